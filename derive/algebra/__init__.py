@@ -1,0 +1,1 @@
+"""Indexed sums over SymPy: binding, differentiation, delta elimination, normal form, exact evaluation."""

@@ -1,0 +1,86 @@
+"""Indices: integer variables that know the axis they run over.
+
+An index is an object with a size, so that a range guard can be dropped by proof and a bound index can never be mistaken
+for a free one. Three kinds share the class: *named* (tag 0, written by people), *fresh* (tag > 0, made by the engine
+when it opens a sum) and *canonical* (tag < 0, the normal form's numbering). An index of size n takes the values 0 .. n-1.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import sympy
+from sympy.core.symbol import Symbol
+
+_counter = itertools.count(1)
+
+
+class Index(Symbol):
+    """An integer variable over ``range(size)``; equal only to an index of the same name, size and tag."""
+
+    __slots__ = ("size", "tag")
+
+    def __new__(cls, name: str, size: Any, tag: int = 0) -> Index:
+        """Return the index ``name`` that runs over ``range(size)``."""
+        obj: Index = Symbol.__xnew__(cls, name, integer=True, nonnegative=True)
+        obj.size = sympy.sympify(size) if isinstance(size, int) else size
+        obj.tag = tag
+        return obj
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Rebuild from name, size and tag when copied."""
+        return ((self.name, self.size, self.tag), {})
+
+    def _hashable_content(self) -> tuple[Any, ...]:
+        return (self.name, self.size, self.tag)
+
+    def sort_key(self, order: Any = None) -> Any:
+        """Order by name, then tag, then size: independent of hashing and of the session."""
+        return self.class_key(), (3, (self.name, self.tag, str(self.size))), sympy.S.One.sort_key(), sympy.S.One
+
+    def fresh(self) -> Index:
+        """Return an index over the same axis that occurs nowhere else."""
+        return Index(self.name, self.size, next(_counter))
+
+    def primed(self) -> Index:
+        """Return the named index with a prime: the second sample or unit of a kernel."""
+        return Index(self.name + "'", self.size)
+
+
+def size_symbol(name: str) -> Symbol:
+    """Return the symbol of an axis length: a positive integer."""
+    return Symbol(name, integer=True, positive=True)
+
+
+def bounds(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """Return the least and greatest value of an index expression that is affine in its indices.
+
+    Indices whose coefficient has no known sign make both ends unknown (``nan``).
+    """
+    low = high = sympy.expand(expression)
+    for index in sorted(expression.atoms(Index), key=Index.sort_key):
+        coefficient = sympy.expand(expression).coeff(index, 1)
+        if coefficient.has(Index) or sympy.degree(sympy.expand(expression), index) > 1:
+            return sympy.nan, sympy.nan
+        end = index.size - 1
+        if coefficient.is_nonnegative:
+            low, high = low.subs(index, 0), high.subs(index, end)
+        elif coefficient.is_nonpositive:
+            low, high = low.subs(index, end), high.subs(index, 0)
+        else:
+            return sympy.nan, sympy.nan
+    return sympy.expand(low), sympy.expand(high)
+
+
+def always_within(expression: sympy.Expr, size: sympy.Expr) -> bool:
+    """Return whether ``0 <= expression < size`` holds for every value of its indices, by proof."""
+    if isinstance(expression, Index):
+        return bool(sympy.expand(size - expression.size).is_nonnegative)
+    if isinstance(expression, sympy.Indexed):
+        values = getattr(expression.base, "values", None)
+        return values is not None and bool(sympy.expand(size - values).is_nonnegative)
+    if not expression.is_integer:
+        return False
+    low, high = bounds(expression)
+    return bool(low.is_nonnegative and sympy.expand(size - 1 - high).is_nonnegative)

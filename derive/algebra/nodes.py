@@ -1,0 +1,171 @@
+"""The expression nodes of indexed sums, as SymPy objects.
+
+Scalars, ``Add``, ``Mul``, ``Pow`` and elementary functions are SymPy's own. A tensor entry is ``sympy.Indexed``. What SymPy
+gets wrong is owned here: a sum is ``IndexedSum`` (never ``sympy.Sum``, whose ``doit``, ``diff`` and ``subs`` capture), and the
+guards ``Within`` and ``Divides`` carry the range and integrality conditions that ``KroneckerDelta`` elimination needs.
+
+Not supported: sums with infinite or index-dependent ranges, complex tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+from sympy import Expr, IndexedBase
+
+from derive.algebra.index import Index, always_within
+
+
+class Within(sympy.Function):
+    """``Within(e, n)`` is 1 where ``0 <= e < n`` and 0 elsewhere."""
+
+    nargs = 2
+    is_real = True
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, value: Expr, size: Expr) -> Expr | None:
+        """Decide the guard where that is provable."""
+        if value.is_Integer and size.is_Integer:
+            return sympy.Integer(int(0 <= value < size))
+        if always_within(value, size):
+            return sympy.S.One
+        return None
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        """A guard is a constant to every derivative."""
+        return sympy.S.Zero
+
+
+class Divides(sympy.Function):
+    """``Divides(d, e)`` is 1 where the integer ``d`` divides the integer ``e`` and 0 elsewhere."""
+
+    nargs = 2
+    is_real = True
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, divisor: Expr, value: Expr) -> Expr | None:
+        """Decide the guard where that is provable."""
+        if divisor.is_Integer and value.is_Integer:
+            return sympy.Integer(int(value % divisor == 0))
+        if (divisor - 1).is_zero or value.is_zero or sympy.expand(value / divisor).is_integer:
+            return sympy.S.One
+        return None
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        """A guard is a constant to every derivative."""
+        return sympy.S.Zero
+
+
+class IndexedSum(Expr):
+    """``IndexedSum(body, j, k, ...)``: the sum of ``body`` over the whole range of each bound index."""
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, body: Any, *bound: Index) -> Expr:
+        """Return the sum; a zero body or no bound index leaves no sum."""
+        body = sympy.sympify(body)
+        if body.is_zero or not bound:
+            return body
+        obj: Expr = Expr.__new__(cls, body, *bound)
+        return obj
+
+    @property
+    def body(self) -> Expr:
+        """The summand."""
+        return self.args[0]
+
+    @property
+    def bound(self) -> tuple[Index, ...]:
+        """The indices summed over."""
+        return tuple(self.args[1:])
+
+    @property
+    def free_symbols(self) -> set[Any]:
+        """Symbols of the body that the sum does not bind, and those of the ranges."""
+        inner = set(self.body.free_symbols) - set(self.bound)
+        for index in self.bound:
+            inner |= index.size.free_symbols
+        return inner
+
+    def renamed(self) -> tuple[Expr, tuple[Index, ...]]:
+        """Return the body and its bound indices with every bound index fresh."""
+        fresh = {index: index.fresh() for index in self.bound}
+        return rename(self.body, fresh), tuple(fresh.values())
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.body.is_nonnegative else None
+
+
+class PartialDerivative(Expr):
+    """``PartialDerivative(e, W[a, b])``: the derivative of ``e`` by one entry of a tensor, not yet carried out."""
+
+    is_commutative = True
+    is_real = True
+
+    @property
+    def expression(self) -> Expr:
+        """What is differentiated."""
+        return self.args[0]
+
+    @property
+    def variable(self) -> Expr:
+        """The tensor entry (or scalar symbol) differentiated by."""
+        return self.args[1]
+
+
+class AtZero(Expr):
+    """``AtZero(e, eta)``: the coefficient of ``eta`` in ``e`` at ``eta = 0``, i.e. its first-order part, not yet carried out."""
+
+    is_commutative = True
+    is_real = True
+
+
+class IndexTensor(IndexedBase):
+    """A tensor of integers in ``range(values)``, for use inside an index (token numbers of an embedding)."""
+
+    def __new__(cls, name: str, values: Expr) -> IndexTensor:
+        """Return the tensor whose entries run over ``range(values)``."""
+        obj: IndexTensor = IndexedBase.__new__(cls, name, integer=True, nonnegative=True)
+        obj.values = values
+        return obj
+
+
+def tensor(name: str, *, values: Expr | None = None) -> IndexedBase:
+    """Return the named tensor of real entries, or of integers in ``range(values)``."""
+    return IndexedBase(name, real=True) if values is None else IndexTensor(name, values)
+
+
+def rename(expression: Expr, mapping: dict[Any, Any]) -> Expr:
+    """Replace indices or tensor entries, opening no sum whose bound index the replacement could meet.
+
+    Bound indices of every sum passed are made fresh first when a replacement mentions them, so nothing is captured.
+    """
+    if not mapping:
+        return expression
+    if expression in mapping:
+        return mapping[expression]
+    if isinstance(expression, IndexedSum):
+        return _rename_sum(expression, mapping)
+    if not expression.args:
+        return expression
+    arguments = [rename(a, mapping) if isinstance(a, sympy.Basic) else a for a in expression.args]
+    if all(new is old for new, old in zip(arguments, expression.args, strict=True)):
+        return expression
+    return expression.func(*arguments)
+
+
+def _rename_sum(expression: IndexedSum, mapping: dict[Any, Any]) -> Expr:
+    live = {old: new for old, new in mapping.items() if old not in expression.bound}
+    incoming = set().union(*(new.atoms(Index) for new in live.values())) if live else set()
+    body, bound = expression.body, expression.bound
+    if incoming & set(bound):
+        body, bound = expression.renamed()
+    body = rename(body, live)
+    return IndexedSum(body, *bound)
