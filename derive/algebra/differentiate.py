@@ -1,0 +1,119 @@
+"""Differentiation of indexed sums by one tensor entry, through named intermediates.
+
+    d W[i, j] / d W[a, b] = delta(i, a) delta(j, b)          d u[e] / d W[a, b] = (d definition / d W[a, b]) at e
+    d sum[j](F) = sum[j'](d F(j'))   with j' fresh           guards are constants
+
+The entry's own indices must be free everywhere: they are names of the entry, never bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import sympy
+from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
+
+from derive.algebra.eliminate import is_guard
+from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, rename
+
+if TYPE_CHECKING:
+    from derive.layer import Definition
+
+Scope = Mapping[IndexedBase, "Definition"]
+
+
+def differentiate(expression: Expr, variable: Expr, scope: Scope) -> Expr:
+    """Return the total derivative of ``expression`` by a tensor entry or a scalar symbol.
+
+    ``scope`` maps intermediates to their definitions; the result mentions intermediates, not their expansions.
+    """
+    if expression == variable and not isinstance(variable, Indexed):
+        return sympy.S.One
+    if isinstance(expression, Indexed):
+        return _entry(expression, variable, scope)
+    if not expression.args or is_guard(expression) or isinstance(expression, IndexedBase):
+        return sympy.S.Zero
+    if isinstance(expression, IndexedSum):
+        body, bound = expression.renamed()
+        return IndexedSum(differentiate(body, variable, scope), *bound)
+    if isinstance(expression, Add):
+        return Add(*(differentiate(a, variable, scope) for a in expression.args))
+    if isinstance(expression, Mul):
+        return _product_rule(expression, variable, scope)
+    return _chain_rule(expression, variable, scope)
+
+
+def _entry(entry: Indexed, variable: Expr, scope: Scope) -> Expr:
+    if isinstance(variable, Indexed) and entry.base == variable.base:
+        return Mul(*(KroneckerDelta(a, b) for a, b in zip(entry.indices, variable.indices, strict=True)))
+    definition = scope.get(entry.base)
+    if definition is None:
+        return sympy.S.Zero
+    return differentiate(definition.at(entry.indices), variable, scope)
+
+
+def _product_rule(expression: Expr, variable: Expr, scope: Scope) -> Expr:
+    terms = []
+    for position, factor in enumerate(expression.args):
+        slope = differentiate(factor, variable, scope)
+        if slope != 0:
+            rest = expression.args[:position] + expression.args[position + 1 :]
+            terms.append(Mul(*rest, slope))
+    return Add(*terms)
+
+
+def _chain_rule(expression: Expr, variable: Expr, scope: Scope) -> Expr:
+    """Differentiate a power or an elementary function of one or more arguments."""
+    if isinstance(expression, Pow):
+        slope = differentiate(expression.base, variable, scope)
+        if differentiate(expression.exp, variable, scope) != 0:
+            raise TypeError(f"cannot differentiate a variable exponent: {expression}")
+        return expression.exp * expression.base ** (expression.exp - 1) * slope
+    terms = []
+    for position, argument in enumerate(expression.args, start=1):
+        slope = differentiate(argument, variable, scope)
+        if slope != 0:
+            terms.append(outer_derivative(expression, position) * slope)
+    return Add(*terms)
+
+
+def outer_derivative(expression: Expr, position: int) -> Expr:
+    """Return the derivative of an elementary function by its argument number ``position`` (from 1)."""
+    if isinstance(expression, sympy.Abs):
+        return sympy.sign(expression.args[0])
+    if isinstance(expression, sympy.sign):
+        return sympy.S.Zero
+    if not hasattr(expression, "fdiff"):
+        raise TypeError(f"no derivative rule for {type(expression).__name__}: {expression}")
+    slots = [sympy.Dummy(real=True) for _ in expression.args]
+    slope = expression.func(*slots).fdiff(position)
+    return slope.xreplace(dict(zip(slots, expression.args, strict=True)))
+
+
+def carry_out(expression: Expr, scope: Scope) -> Expr:
+    """Return the expression with every inert derivative carried out."""
+    if isinstance(expression, PartialDerivative):
+        inner = carry_out(expression.expression, scope)
+        return differentiate(inner, expression.variable, scope)
+    if isinstance(expression, AtZero):
+        inner, eta = carry_out(expression.args[0], scope), expression.args[1]
+        return rename(differentiate(inner, eta, scope), {eta: sympy.S.Zero})
+    if not expression.has(PartialDerivative, AtZero):
+        return expression
+    return expression.func(*(carry_out(a, scope) if isinstance(a, sympy.Expr) else a for a in expression.args))
+
+
+def expand_definitions(expression: Expr, scope: Scope) -> Expr:
+    """Return the expression with every intermediate replaced by its definition, down to inputs and parameters."""
+    if isinstance(expression, Indexed):
+        definition = scope.get(expression.base)
+        return expression if definition is None else expand_definitions(definition.at(expression.indices), scope)
+    if not expression.args or isinstance(expression, IndexedBase):
+        return expression
+    arguments = [expand_definitions(a, scope) if isinstance(a, sympy.Basic) else a for a in expression.args]
+    if isinstance(expression, IndexedSum):
+        # A definition's free indices are its own; renamed bounds keep what is substituted from meeting these.
+        body, bound = expression.renamed()
+        return IndexedSum(expand_definitions(body, scope), *bound)
+    return expression.func(*arguments)

@@ -1,0 +1,99 @@
+"""Delta elimination with the guards that make it true.
+
+``sum over j of delta(a, b) F(j)`` with ``a - b = c j + rest`` is ``F(-rest/c)`` where ``c`` divides ``rest`` and the value lies in
+the range of ``j``, and zero elsewhere. SymPy drops both conditions; here each is either proved or kept as a guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy
+from sympy import Expr, KroneckerDelta
+
+from derive.algebra.index import Index
+from derive.algebra.nodes import Divides, Within, rename
+
+
+def is_guard(expression: Expr) -> bool:
+    """Return whether the expression only takes the values 0 and 1."""
+    return isinstance(expression, KroneckerDelta | Within | Divides)
+
+
+def free_indices(expression: Expr) -> set[Index]:
+    """Return the indices that occur free."""
+    return {s for s in expression.free_symbols if isinstance(s, Index)}
+
+
+def eliminate(factors: Sequence[Expr], bound: tuple[Index, ...]) -> tuple[list[Expr], tuple[Index, ...]] | None:
+    """Use one delta to remove one bound index; None when no delta can.
+
+    Prefers a value that needs no guard, then a coefficient of one, so that guards appear only where they must.
+    """
+    best: tuple[int, Expr, Index, Expr, list[Expr]] | None = None
+    for factor in factors:
+        if not isinstance(factor, KroneckerDelta):
+            continue
+        for index in bound:
+            solved = solve_for(factor, index)
+            if solved is None:
+                continue
+            value, guards = solved
+            cost = len(guards) + (0 if value.is_Atom else 1)
+            if best is None or cost < best[0]:
+                best = (cost, factor, index, value, guards)
+    if best is None:
+        return None
+    _, used, index, value, guards = best
+    rest = [f for f in factors if f is not used]
+    left = [rename(f, {index: value}) for f in rest]
+    return [*guards, *left], tuple(i for i in bound if i != index)
+
+
+def solve_for(delta: KroneckerDelta, index: Index) -> tuple[Expr, list[Expr]] | None:
+    """Solve a delta for an index that enters it linearly; return the value and the guards it needs.
+
+    The coefficient must be known to be non-zero and free of indices (a number, a stride, a dilation).
+    """
+    difference = sympy.expand(delta.args[0] - delta.args[1])
+    if index not in difference.free_symbols:
+        return None
+    coefficient = difference.coeff(index, 1)
+    rest = sympy.expand(difference - coefficient * index)
+    if index in rest.free_symbols or coefficient.has(Index) or not coefficient.is_nonzero:
+        return None
+    value = sympy.expand(-rest / coefficient)
+    guards = [] if coefficient in (1, -1) else [Divides(sympy.Abs(coefficient), rest)]
+    guards.append(Within(value, index.size))
+    return value, [g for g in guards if g != 1]
+
+
+def substitute_free_deltas(factors: Sequence[Expr]) -> list[Expr] | None:
+    """Under ``delta(i, i')`` write ``i`` for ``i'`` in the other factors; None when nothing changes.
+
+    Of two plain indices the later in order is replaced; a plain index equal to a longer expression is replaced by it.
+    """
+    for factor in factors:
+        if not isinstance(factor, KroneckerDelta):
+            continue
+        old, new = _orient(*factor.args)
+        if old is None:
+            continue
+        rest = [f for f in factors if f is not factor]
+        changed = [rename(f, {old: new}) for f in rest]
+        if any(a != b for a, b in zip(changed, rest, strict=True)):
+            return [factor, *changed]
+    return None
+
+
+def _orient(left: Expr, right: Expr) -> tuple[Index | None, Expr]:
+    plain = [side for side in (left, right) if isinstance(side, Index)]
+    if len(plain) == 2:
+        first, second = sorted(plain, key=Index.sort_key)
+        return second, first
+    if len(plain) == 1:
+        other = right if plain[0] is left else left
+        return (None, other) if plain[0] in other.free_symbols else (plain[0], other)
+    return None, left
+
+

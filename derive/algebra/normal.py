@@ -1,0 +1,179 @@
+"""The normal form of indexed sums: two expressions that differ by renaming or reordering become the same object.
+
+Shape of the normal form: a sum of monomials; a monomial is a number times powers of *atoms*; an atom is a symbol, a tensor
+entry, a guard, a function or root of a normal form, or a *connected* ``IndexedSum``: one whose factors all hang together
+through bound indices, whose body is a monomial and whose bound indices are numbered canonically (``_h_p``: height h over
+the sums inside, position p). A product of unconnected sums is therefore a product of atoms, and SymPy merges its powers.
+
+Not decided here: identities between rational functions and roots (``q/(q+1) + 1/(q+1) = 1``); see ``equality``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import sympy
+from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
+
+from derive.algebra.eliminate import eliminate, free_indices, is_guard, substitute_free_deltas
+from derive.algebra.index import Index
+from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within, rename
+
+_CACHE = 20_000
+_MAX_PERMUTATIONS = 40_320
+
+
+@lru_cache(maxsize=_CACHE)
+def normalise(expression: Expr) -> Expr:
+    """Return the normal form of an expression without inert derivatives."""
+    if isinstance(expression, PartialDerivative | AtZero):
+        raise TypeError(f"carry out {type(expression).__name__} before normalising: {expression}")
+    if isinstance(expression, Indexed):
+        return expression.base[tuple(_index(i) for i in expression.indices)]
+    if not expression.args or isinstance(expression, IndexedBase):
+        return expression
+    if isinstance(expression, KroneckerDelta | Within | Divides):
+        return expression.func(*(_index(a) for a in expression.args))
+    if isinstance(expression, Add):
+        return Add(*(normalise(a) for a in expression.args))
+    if isinstance(expression, Mul):
+        return product([normalise(a) for a in expression.args])
+    if isinstance(expression, Pow):
+        return _power(normalise(expression.base), normalise(expression.exp))
+    if isinstance(expression, IndexedSum):
+        return _sum(normalise(expression.body), expression.bound)
+    return expression.func(*(normalise(a) for a in expression.args))
+
+
+def _index(expression: Expr) -> Expr:
+    return expression if expression.is_Atom else sympy.expand(expression)
+
+
+def _power(base: Expr, exponent: Expr) -> Expr:
+    if exponent.is_Integer and exponent > 0:
+        return product([base] * int(exponent)) if base.is_Add else tidy(base**exponent)
+    if base.is_Add:
+        content, primitive = base.as_content_primitive()
+        return content**exponent * primitive**exponent
+    return base**exponent
+
+
+def product(factors: Sequence[Expr]) -> Expr:
+    """Return the normal form of a product of normal forms, multiplied out."""
+    terms: list[Expr] = [sympy.S.One]
+    for factor in factors:
+        terms = [left * right for left in terms for right in Add.make_args(factor)]
+    return Add(*(tidy(term) for term in terms))
+
+
+def tidy(monomial: Expr) -> Expr:
+    """Return a product of atoms in normal form: guards once, free deltas applied, merged powers multiplied out."""
+    factors = [_once(f) for f in Mul.make_args(monomial)]
+    sums = [f for f in factors if f.is_Add or (f.is_Pow and f.base.is_Add and f.exp.is_Integer and f.exp > 0)]
+    if sums:
+        rest = [f for f in factors if f not in sums]
+        copies = [f.base if f.is_Pow else f for f in sums for _ in range(int(f.exp) if f.is_Pow else 1)]
+        return product([Mul(*rest), *copies])
+    changed = substitute_free_deltas(factors)
+    return Mul(*factors) if changed is None else normalise(Mul(*changed))
+
+
+def _once(factor: Expr) -> Expr:
+    """A guard is 0 or 1, so its positive powers are itself."""
+    if factor.is_Pow and is_guard(factor.base) and factor.exp.is_positive:
+        return factor.base
+    return factor
+
+
+def _sum(body: Expr, bound: tuple[Index, ...]) -> Expr:
+    fresh = {index: index.fresh() for index in bound}
+    body = rename(body, fresh)
+    return Add(*(_sum_monomial(term, tuple(fresh.values())) for term in Add.make_args(body)))
+
+
+def _sum_monomial(monomial: Expr, bound: tuple[Index, ...]) -> Expr:
+    """Sum one monomial over fresh bound indices."""
+    factors, bound = _open(Mul.make_args(monomial), bound)
+    eliminated = eliminate(factors, bound)
+    if eliminated is not None:
+        left, remaining = eliminated
+        return _sum(normalise(Mul(*left)), remaining) if remaining else normalise(Mul(*left))
+    used = set().union(*(free_indices(f) for f in factors)) if factors else set()
+    count = Mul(*(index.size for index in bound if index not in used))
+    outside = [f for f in factors if not free_indices(f) & set(bound)]
+    inside = [f for f in factors if free_indices(f) & set(bound)]
+    components = [_canonical(part, names) for part, names in connected(inside, bound)]
+    return tidy(Mul(count, *outside, *components))
+
+
+def _open(factors: Iterable[Expr], bound: tuple[Index, ...]) -> tuple[list[Expr], tuple[Index, ...]]:
+    """Merge inner sums that depend on ``bound`` into the outer one, their bound indices renamed."""
+    flat: list[Expr] = []
+    for factor in factors:
+        base, exponent = factor.as_base_exp()
+        inner = isinstance(base, IndexedSum) and exponent.is_Integer and exponent > 0
+        if not (inner and free_indices(base) & set(bound)):
+            flat.append(factor)
+            continue
+        for _ in range(int(exponent)):
+            body, names = base.renamed()
+            opened, bound = _open(Mul.make_args(body), bound + names)
+            flat.extend(opened)
+    return flat, bound
+
+
+def connected(factors: Sequence[Expr], bound: Sequence[Index]) -> list[tuple[list[Expr], list[Index]]]:
+    """Split factors into groups that share bound indices, each with the bound indices it uses."""
+    groups: list[tuple[list[Expr], set[Index]]] = []
+    for factor in factors:
+        names = free_indices(factor) & set(bound)
+        touching = [g for g in groups if g[1] & names]
+        groups = [g for g in groups if not g[1] & names]
+        merged = [f for g in touching for f in g[0]] + [factor]
+        groups.append((merged, names.union(*(g[1] for g in touching))))
+    return [(part, [i for i in bound if i in names]) for part, names in groups]
+
+
+def height(expression: Expr) -> int:
+    """Return how deep sums are nested in an expression."""
+    inner = max((height(a) for a in expression.args if isinstance(a, sympy.Basic)), default=0)
+    return inner + 1 if isinstance(expression, IndexedSum) else inner
+
+
+def _canonical(factors: list[Expr], bound: list[Index]) -> Expr:
+    """Return the connected sum with its bound indices numbered so that equal sums become the same object."""
+    level = 1 + max(height(f) for f in factors)
+    body = Mul(*factors)
+    groups = _by_signature(body, factors, bound)
+    best: tuple[str, Expr, tuple[Index, ...]] | None = None
+    for order in _orders(groups):
+        names = tuple(Index(f"_{level}_{position}", i.size, -level) for position, i in enumerate(order))
+        candidate = rename(body, dict(zip(order, names, strict=True)))
+        key = str(candidate)
+        if best is None or key < best[0]:
+            best = (key, candidate, names)
+    assert best is not None
+    return IndexedSum(best[1], *best[2])
+
+
+def _by_signature(body: Expr, factors: list[Expr], bound: list[Index]) -> list[list[Index]]:
+    """Group bound indices that cannot be told apart by their size and by the factors they occur in."""
+    blank = {index: Index("_", index.size, -1000) for index in bound}
+
+    def signature(index: Index) -> tuple[str, ...]:
+        marked = {**blank, index: Index("_star", index.size, -1000)}
+        return (str(index.size), *sorted(str(rename(f, marked)) for f in factors if index in free_indices(f)))
+
+    keyed = sorted(((signature(index), index) for index in bound), key=lambda pair: pair[0])
+    return [[i for _, i in group] for _, group in itertools.groupby(keyed, key=lambda pair: pair[0])]
+
+
+def _orders(groups: list[list[Index]]) -> Iterable[list[Index]]:
+    """Yield the numberings that respect the groups; past a limit only one (equality may then be missed, never claimed)."""
+    count = sympy.prod(sympy.factorial(len(g)) for g in groups)
+    if count > _MAX_PERMUTATIONS:
+        return [[i for g in groups for i in g]]
+    choices = itertools.product(*(itertools.permutations(g) for g in groups))
+    return ([i for part in choice for i in part] for choice in choices)
