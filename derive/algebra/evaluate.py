@@ -139,7 +139,9 @@ class Point:
 
     def size(self, expression: Expr) -> int:
         """Return the value of a size expression."""
-        value = expression.xreplace(self.sizes) if self.sizes else expression
+        if expression in self.sizes:
+            return self.sizes[expression]
+        value = expression.xreplace({s: sympy.Integer(v) for s, v in self.sizes.items()})
         if not value.is_Integer:
             raise NotEvaluable(f"size {expression} has no integer value here")
         return int(value)

@@ -1,0 +1,74 @@
+"""Deciding whether two expressions are equal, beyond the normal form: rational functions and square roots of atoms."""
+
+from __future__ import annotations
+
+import sympy
+from sympy import Expr, Indexed, Pow, Symbol
+
+from derive.algebra.eliminate import is_guard
+from derive.algebra.nodes import IndexedSum
+from derive.algebra.normal import normalise
+
+
+def equal(left: Expr, right: Expr) -> bool:
+    """Return True when ``left - right`` is proved to be zero; False means not proved, never proved different.
+
+    Bases of roots and denominators are taken to be positive, as everywhere in this engine.
+    """
+    difference = normalise(left - right)
+    return difference == 0 or _vanishes(difference)
+
+
+def _vanishes(expression: Expr) -> bool:
+    """Decide a rational identity over atoms, square roots as symbols with one side condition each."""
+    scalar, _ = as_scalar(expression)
+    roots: dict[Symbol, Expr] = {}
+    scalar = _name_roots(scalar, roots)
+    numerator = sympy.expand(sympy.numer(sympy.together(scalar)))
+    for root, base in roots.items():
+        numerator = _reduce(numerator, root, base)
+        numerator = sympy.expand(sympy.numer(sympy.together(numerator)))
+    return bool(numerator == 0)
+
+
+def as_scalar(expression: Expr) -> tuple[Expr, dict[Symbol, Expr]]:
+    """Replace every atom (sum, entry, guard, function) by a positive symbol; return the map back."""
+    names: dict[Expr, Symbol] = {}
+
+    def walk(part: Expr) -> Expr:
+        opaque = isinstance(part, IndexedSum | Indexed | sympy.Function) or is_guard(part)
+        if opaque:
+            return names.setdefault(part, sympy.Dummy(f"a{len(names)}", positive=True))
+        if not part.args:
+            return part
+        return part.func(*(walk(a) for a in part.args))
+
+    scalar = walk(expression)
+    return scalar, {symbol: atom for atom, symbol in names.items()}
+
+
+def _name_roots(expression: Expr, roots: dict[Symbol, Expr]) -> Expr:
+    """Write ``base**(p/2)`` as ``t**p`` with ``t**2 = base``."""
+    if expression.is_Pow and expression.exp.is_Rational and expression.exp.q == 2:
+        base = _name_roots(expression.base, roots)
+        for root, known in roots.items():
+            if known == base:
+                return root**expression.exp.p
+        root = sympy.Dummy(f"t{len(roots)}", positive=True)
+        roots[root] = base
+        return root**expression.exp.p
+    if not expression.args or isinstance(expression, Pow) and not expression.base.args:
+        return expression
+    return expression.func(*(_name_roots(a, roots) for a in expression.args))
+
+
+def _reduce(numerator: Expr, root: Symbol, base: Expr) -> Expr:
+    """Return the polynomial in ``root`` modulo ``root**2 - base``."""
+    polynomial = sympy.Poly(numerator, root)
+    return sympy.Add(*(c * base ** (k // 2) * root ** (k % 2) for (k,), c in polynomial.terms()))
+
+
+def factored(expression: Expr) -> Expr:
+    """Return a normal form with common factors pulled out, for people to read."""
+    scalar, atoms = as_scalar(expression)
+    return sympy.factor(scalar).xreplace(atoms)

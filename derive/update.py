@@ -1,0 +1,315 @@
+"""From a forward map to the effective activation update, step by step.
+
+    forward map                      z[s, i]
+    -> parameter gradients           dz[s, i] / dW[a, b]
+    -> loss gradients                sum over s, i of g[s, i] dz[s, i]/dW[a, b]
+    -> one step of the rule          W'[a, b] = W[a, b] - eta * gradient
+    -> change of the activation      z' - z = -eta sum K g  (+ higher orders in eta)
+    -> update kernel K               -> self factor K_ss    -> cross terms K_ss'
+
+Which output axes are samples follows from the forward map: an axis that by itself indexes a parameter is a unit, any other
+a sample (theory, section 1). Nothing here knows any particular layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import sympy
+from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow, Symbol
+
+from derive.algebra.differentiate import carry_out, expand_definitions
+from derive.algebra.equality import factored
+from derive.algebra.index import Index
+from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, rename, tensor
+from derive.algebra.normal import normalise
+from derive.layer import Definition, Layer, LayerError, Tensor
+from derive.record import Derivation, SelfFactor, Step
+
+eta = Symbol("eta", positive=True)
+_LETTERS = "abcdefghjklmnopqruvwy"
+
+
+def effective_update(layer: Layer, rule: str = "sgd") -> Derivation:
+    """Derive the effective activation update of a layer under plain SGD.
+
+    Raises LayerError when the forward map depends on no parameter.
+    """
+    if rule != "sgd":
+        raise LayerError(f"unknown update rule {rule!r}; known: sgd")
+    return _Deriver(layer).derivation()
+
+
+def update_kernel(layer: Layer) -> Expr:
+    """Return the update kernel alone: ``K[sample, unit; sample', unit']`` in normal form, factored."""
+    return _Deriver(layer).kernel
+
+
+@dataclass(frozen=True)
+class _Deriver:
+    """The derivation of one layer; each property is one stage."""
+
+    layer: Layer
+
+    @cached_property
+    def output(self) -> Definition:
+        return self.layer.output
+
+    @cached_property
+    def primes(self) -> dict[Index, Index]:
+        return {i: i.primed() for i in self.output.indices}
+
+    @cached_property
+    def cotangent(self) -> Expr:
+        """``g[s, i]``, the loss gradient at the output; named so that it meets no tensor of the layer."""
+        used = {t.name for t in (*self.layer.inputs, *self.layer.parameters)} | {d.name for d in self.layer.definitions}
+        name = next(n for n in ("g", "g_z", "g_out", "gg") if n not in used)
+        return tensor(name)[self.output.indices]
+
+    @cached_property
+    def entries(self) -> dict[str, Indexed]:
+        """Each parameter's entry at fresh names: ``W[a, b]``."""
+        taken = {i.name for i in self.output.expression.atoms(Index)} | {i.name for i in self.output.indices}
+        for definition in self.layer.definitions:
+            taken |= {i.name for i in definition.expression.atoms(Index)}
+        letters = [letter for letter in _LETTERS if letter not in taken] + [f"a{k}" for k in range(20)]
+        return {p.name: p.base[tuple(map(Index, letters, p.axes))] if p.axes else p.base[()] for p in self.parameters}
+
+    @cached_property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The parameters that the output depends on."""
+        mentioned = self.expanded.atoms(IndexedBase)
+        used = tuple(p for p in self.layer.parameters if p.base in mentioned)
+        if not used:
+            raise LayerError(f"layer {self.layer.name!r} depends on no parameter: there is no update to derive")
+        return used
+
+    @cached_property
+    def expanded(self) -> Expr:
+        return expand_definitions(self.output.expression, self.layer.scope)
+
+    @cached_property
+    def definitions(self) -> tuple[Definition, ...]:
+        return (*self.layer.definitions, self.output)
+
+    @cached_property
+    def gradients(self) -> dict[str, Expr]:
+        """``dz[s, i] / dW[a, b]`` for each parameter, in normal form."""
+        return {
+            name: normalise(carry_out(PartialDerivative(self.output.expression, entry), self.layer.scope))
+            for name, entry in self.entries.items()
+        }
+
+    @cached_property
+    def units(self) -> tuple[Index, ...]:
+        """Output indices that by themselves index a parameter."""
+        bases = {p.base for p in self.parameters}
+        plain = {
+            i
+            for entry in normalise(self.expanded).atoms(Indexed)
+            if entry.base in bases
+            for i in entry.indices
+            if isinstance(i, Index)
+        }
+        return tuple(i for i in self.output.indices if i in plain)
+
+    @cached_property
+    def samples(self) -> tuple[Index, ...]:
+        return tuple(i for i in self.output.indices if i not in self.units)
+
+    def _by_loss(self, expression: Expr) -> Expr:
+        """Sum an expression times the cotangent over all outputs, at primed indices."""
+        return IndexedSum(rename(self.cotangent * expression, self.primes), *self.primes.values())
+
+    @cached_property
+    def unfactored_kernel(self) -> Expr:
+        total = sympy.S.Zero
+        for name, entry in self.entries.items():
+            here = self.gradients[name]
+            total += normalise(IndexedSum(here * rename(here, self.primes), *entry.indices))
+        return total
+
+    @cached_property
+    def kernel(self) -> Expr:
+        return factored(self.unfactored_kernel)
+
+    @cached_property
+    def self_factor_entry(self) -> Expr:
+        """``K`` at one sample, units still paired."""
+        together = {self.primes[i]: i for i in self.samples}
+        return normalise(rename(self.unfactored_kernel, together))
+
+    @cached_property
+    def order_in_eta(self) -> int | None:
+        return degree(normalise(self.expanded), {p.base for p in self.parameters})
+
+    def classify(self) -> SelfFactor:
+        """Tell an isotropic self factor from a diagonal and a full one."""
+        entry = self.self_factor_entry
+        diagonal = strip_unit_deltas(entry, [(i, self.primes[i]) for i in self.units])
+        shape = "full"
+        if diagonal is not None:
+            shape = "diagonal" if diagonal.free_symbols & set(self.units) else "isotropic"
+            entry = diagonal
+        bases = {p.base for p in self.layer.parameters}
+        free = not (expand_definitions(entry, self.layer.scope).atoms(IndexedBase) & bases)
+        return SelfFactor(factored(entry), shape, free)
+
+    def _step(self, name: str, rule: str, target: Expr, before: Expr, after: Expr, *scope: Definition) -> Step:
+        return Step(f"{self.layer.name}/{name}", rule, target, before, after, (*self.definitions, *scope))
+
+    def gradient_steps(self) -> list[Step]:
+        """Parameter gradients, loss gradients and the updated parameters."""
+        steps = []
+        for name, entry in self.entries.items():
+            inert = PartialDerivative(self.output.expression, entry)
+            target = PartialDerivative(self.output.entry, entry)
+            steps.append(
+                self._step(
+                    f"parameter-gradient-{name}",
+                    f"differentiate by {name}; the derivative of an entry by an entry is a product of deltas",
+                    target,
+                    inert,
+                    self.gradients[name],
+                )
+            )
+        for name in self.entries:
+            before = self._by_loss(PartialDerivative(self.output.entry, self.entries[name]))
+            rule = "chain rule over every output that uses the parameter; sum out the deltas"
+            steps.append(self._step(f"loss-gradient-{name}", rule, before, before, self.loss_gradients[name]))
+        return steps
+
+    @cached_property
+    def loss_gradients(self) -> dict[str, Expr]:
+        return {name: normalise(self._by_loss(gradient)) for name, gradient in self.gradients.items()}
+
+    @cached_property
+    def updated(self) -> tuple[Definition, ...]:
+        """The parameters after one SGD step and everything that depends on them, as primed definitions."""
+        fresh: list[Definition] = []
+        for parameter in self.parameters:
+            entry = self.entries[parameter.name]
+            moved = entry - eta * self.loss_gradients[parameter.name]
+            fresh.append(Definition(parameter.name + "'", entry.indices, moved))
+        renamed = {p.base: tensor(p.name + "'") for p in self.parameters}
+        for definition in self.definitions:
+            expression = rename(definition.expression, renamed)
+            if expression != definition.expression:
+                fresh.append(Definition(definition.name + "'", definition.indices, expression))
+                renamed[definition.base] = fresh[-1].base
+        return tuple(fresh)
+
+    def change_steps(self) -> list[Step]:
+        """The SGD step on each parameter, and the activation's change."""
+        steps = []
+        for name, entry in self.entries.items():
+            before = entry - eta * self._by_loss(PartialDerivative(self.output.entry, entry))
+            after = entry - eta * self.loss_gradients[name]
+            target = tensor(name + "'")[entry.indices]
+            steps.append(self._step(f"sgd-step-{name}", "one step of gradient descent", target, before, after))
+        after_step = tensor(self.output.name + "'")[self.output.indices]
+        exact = self.order_in_eta == 1
+        before = after_step - self.output.entry if exact else eta * AtZero(after_step, eta)
+        change = -eta * normalise(IndexedSum(self.unfactored_kernel * rename(self.cotangent, self.primes), *self.primes.values()))
+        rule = "insert the step into the forward map" + (
+            "; the map is linear in the parameters, so this is exact for any eta" if exact else ", to first order in eta"
+        )
+        target = after_step - self.output.entry
+        return [*steps, self._step("activation-change", rule, target, before, change, *self.updated)]
+
+    def kernel_steps(self, factor: SelfFactor) -> list[Step]:
+        """Update kernel, self factor and cross terms."""
+        pairs = Add(
+            *(
+                IndexedSum(
+                    PartialDerivative(self.output.entry, entry)
+                    * PartialDerivative(rename(self.output.entry, self.primes), entry),
+                    *entry.indices,
+                )
+                for entry in self.entries.values()
+            )
+        )
+        symbol = tensor("K")
+        both = (*self.output.indices, *self.primes.values())
+        together = {self.primes[i]: i for i in self.samples}
+        here = rename(symbol[both], together)
+        deltas = Mul(*(KroneckerDelta(i, self.primes[i]) for i in self.units))
+        self_after = factor.expression if factor.shape == "full" else deltas * factor.expression
+        return [
+            self._step("update-kernel", "sum the products of gradients over every parameter entry", symbol[both], pairs, self.kernel),
+            self._step("self-factor", "set both samples equal", here, rename(self.kernel, together), self_after),
+            self._step("cross-terms", "two different samples", symbol[both], pairs, self.kernel_for_cross(deltas)),
+        ]
+
+    def kernel_for_cross(self, deltas: Expr) -> Expr:
+        """The kernel written as unit deltas times the rest, where it has that shape."""
+        stripped = strip_unit_deltas(self.unfactored_kernel, [(i, self.primes[i]) for i in self.units])
+        return self.kernel if stripped is None else deltas * factored(stripped)
+
+    def cross_terms(self) -> Expr:
+        """What one sample's gradient does to another: the scalar in front of the unit deltas, or the whole kernel."""
+        stripped = strip_unit_deltas(self.unfactored_kernel, [(i, self.primes[i]) for i in self.units])
+        return self.kernel if stripped is None else factored(stripped)
+
+    def forward_steps(self) -> list[Step]:
+        """The forward map itself, intermediates first."""
+        steps = [
+            self._step(f"define-{d.name}", f"intermediate {d.name} of the forward map", d.entry, d.entry, d.expression)
+            for d in self.layer.definitions
+        ]
+        out = self.output
+        return [*steps, self._step("forward", "the forward map", out.entry, out.entry, out.expression)]
+
+    def derivation(self) -> Derivation:
+        """Run every stage."""
+        factor = self.classify()
+        steps = [*self.forward_steps(), *self.gradient_steps(), *self.change_steps(), *self.kernel_steps(factor)]
+        return Derivation(
+            layer=self.layer,
+            rule="sgd",
+            steps=tuple(steps),
+            kernel=self.kernel,
+            self_factor=factor,
+            cross_terms=self.cross_terms(),
+            order_in_eta=self.order_in_eta,
+            samples=self.samples,
+            units=self.units,
+        )
+
+
+def strip_unit_deltas(expression: Expr, pairs: list[tuple[Index, Index]]) -> Expr | None:
+    """Return ``c`` where ``expression = c * product of delta(unit, unit')``, or None when it has no such shape."""
+    deltas = {KroneckerDelta(a, b) for a, b in pairs}
+    primed = {b for _, b in pairs}
+    terms = []
+    for monomial in Add.make_args(sympy.expand(expression, deep=False)):
+        factors = Mul.make_args(monomial)
+        rest = Mul(*(f for f in factors if f not in deltas))
+        if not deltas <= set(factors) or rest.free_symbols & primed:
+            return None
+        terms.append(rest)
+    return Add(*terms)
+
+
+def degree(expression: Expr, bases: set[IndexedBase]) -> int | None:
+    """Return the degree of a normal form as a polynomial in the given tensors; None when it is no polynomial."""
+    if isinstance(expression, Indexed):
+        return int(expression.base in bases)
+    if not expression.atoms(IndexedBase) & bases:
+        return 0
+    if isinstance(expression, Add | IndexedSum):
+        parts = [degree(a, bases) for a in (expression.args if expression.is_Add else [expression.body])]
+        return None if None in parts else max(p for p in parts if p is not None)
+    if isinstance(expression, Mul):
+        parts = [degree(a, bases) for a in expression.args]
+        return None if None in parts else sum(p for p in parts if p is not None)
+    if isinstance(expression, Pow) and expression.exp.is_Integer and expression.exp > 0:
+        base = degree(expression.base, bases)
+        return None if base is None else base * int(expression.exp)
+    return None
+
+
+def with_solutions(derivation: Derivation, solutions: tuple[object, ...]) -> Derivation:
+    """Return the derivation carrying its cancelling maps."""
+    return replace(derivation, solutions=solutions)
