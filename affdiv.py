@@ -1,0 +1,126 @@
+"""The one command line: the commands of the three rooms, mounted as one program.
+
+Every room's ``cli.register`` adds its commands; a command imports what it needs when it runs, so that ``--help`` stays
+quick. Exit codes: 0 good, 1 a check failed, 2 wrong usage, 130 interrupted, 141 the reader of a pipe went away.
+
+Not done here: no command's work. What a command prints and returns is its room's business.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+import codegen.cli
+import derive.cli
+import verify.cli
+from derive.errors import UsageError
+
+__version__ = "0.1.0"
+
+WRONG_USAGE, PIPE_CLOSED = 2, 141
+EXAMPLES = (
+    "affdiv run",
+    "affdiv derive affine",
+    "affdiv solve affine --json",
+    "affdiv generate --check",
+)
+
+app = typer.Typer(
+    name="affdiv",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\n\n".join(("Examples:", *EXAMPLES)),
+)
+
+
+def _show_version(wanted: bool) -> None:
+    """Print the version and stop, if it was asked for."""
+    if wanted:
+        typer.echo(f"affdiv {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """From a layer's forward map to its effective activation update, the maps that cancel its divergence, and code."""
+
+
+def _mount() -> None:
+    """Add every room's commands; a room's commands stand together in the help unless they name a panel of their own."""
+    rooms = (("Mathematics", derive.cli), ("Code", codegen.cli), ("Checks and experiments", verify.cli))
+    for panel, room in rooms:
+        known = len(app.registered_commands)
+        room.register(app)
+        for command in app.registered_commands[known:]:
+            command.rich_help_panel = command.rich_help_panel or panel
+
+
+_mount()
+
+
+def _fail(message: str, code: int = WRONG_USAGE) -> int:
+    """Print ``error: message`` on standard error and return the exit code."""
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _wrong_words(problem: typer.TyperException) -> int:
+    """Say what was wrong with the words on the command line, and where help stands."""
+    message, context = problem.format_message(), getattr(problem, "ctx", None)
+    ending = "" if message.endswith((".", "?")) else "."
+    hint = f" See `{context.command_path} --help`." if context else ""
+    return _fail(f"{message}{ending}{hint}", problem.exit_code)
+
+
+def _reader_left() -> int:
+    """Point standard output at nothing, so that the interpreter's last flush of the closed pipe is quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return PIPE_CLOSED
+
+
+def _unusable_file(problem: OSError) -> int:
+    """Name the file that the operating system refused and its reason; any other failure is a defect and goes on."""
+    if problem.filename is None:
+        raise problem
+    return _fail(f"{problem.filename}: {problem.strerror}; choose a path that exists and that you may read or write")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line on ``arguments`` and return the exit code; without arguments, print the help.
+
+    No error that a user can cause leaves this function as an exception; a defect does, with its traceback.
+    """
+    try:
+        result = app(arguments or ["--help"], prog_name="affdiv", standalone_mode=False)
+        sys.stdout.flush()
+    except UsageError as problem:
+        return _fail(str(problem))
+    except typer.TyperException as problem:
+        return _wrong_words(problem)
+    except BrokenPipeError:
+        return _reader_left()
+    except OSError as problem:
+        return _unusable_file(problem)
+    except SystemExit as stop:  # Typer's own answer to a closed pipe is code 1, which here means a failed check
+        if isinstance(stop.__context__, BrokenPipeError):
+            return _reader_left()
+        raise
+    return result if isinstance(result, int) else 0
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Settings and fixtures for every test: steady properties, plots without a display, the command line as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+settings.register_profile("steady", deadline=None, derandomize=True)  # shared cores make a deadline a coin toss
+settings.load_profile("steady")
+
+Completed = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's top folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def affdiv() -> Callable[..., Completed]:
+    """The command line as a real process: ``affdiv("layers", "--json")``; its working folder is ``cwd``."""
+
+    def call(*arguments: str, cwd: Path = ROOT, **environment: str) -> Completed:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "affdiv.py"), *arguments],
+            cwd=cwd,
+            env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=240,
+        )
+
+    return call

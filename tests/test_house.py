@@ -1,0 +1,158 @@
+"""The house rules, read from the source: one direction of imports, sizes of files and functions, docstrings, types."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("derive", "codegen", "affine_divergence", "verify")
+MAY_USE = {  # the rooms each room may import, now or later
+    "derive": {"derive"},
+    "codegen": {"derive", "codegen"},
+    "affine_divergence": {"affine_divergence"},
+    "verify": set(ROOMS),
+}
+HEAVY = {"sympy", "torch", "triton", "cuda", "sklearn", "matplotlib", "scipy", "pandas", "ray", "jax"}
+MAY_LOAD = {  # the heavy libraries each room may import, anywhere
+    "derive": {"sympy"},
+    "codegen": {"sympy", "torch"},
+    "affine_divergence": {"torch", "triton", "cuda"},
+    "verify": HEAVY,
+}
+ON_DEMAND = {  # of those, the ones that may not load when the room is imported
+    "derive": set(),
+    "codegen": {"torch"},
+    "affine_divergence": {"triton", "cuda"},
+    "verify": set(),
+}
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def python_files(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+WRITTEN = [path for room in ("derive", "codegen", "verify") for path in python_files(room)] + [ROOT / "affdiv.py"]
+written = pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
+rooms = pytest.mark.parametrize("room", ROOMS)
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def heads(node: ast.AST, room: str) -> Iterator[str]:
+    """The top-level package that an import statement names; a relative import stays in its room."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name.split(".")[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield room if node.level else (node.module or "").split(".")[0]
+
+
+def imports(node: ast.AST, room: str, *, at_import: bool) -> Iterator[str]:
+    """Packages imported below ``node``; with ``at_import`` only those that run when the module is imported."""
+    for child in ast.iter_child_nodes(node):
+        if at_import and (isinstance(child, Function | ast.Lambda) or is_type_checking(child)):
+            continue
+        yield from heads(child, room)
+        yield from imports(child, room, at_import=at_import)
+
+
+def arrows_back(source: str, room: str) -> set[str]:
+    """What ``source``, standing in ``room``, imports against the rules."""
+    tree = ast.parse(source)
+    anywhere, at_import = set(imports(tree, room, at_import=False)), set(imports(tree, room, at_import=True))
+    wrong_rooms = (anywhere & {*ROOMS, "affdiv", "tests"}) - MAY_USE[room]
+    return wrong_rooms | ((anywhere & HEAVY) - MAY_LOAD[room]) | (at_import & ON_DEMAND[room])
+
+
+@rooms
+def test_room_has_files(room: str) -> None:
+    assert (ROOT / room / "__init__.py").is_file()
+
+
+@rooms
+def test_no_arrow_runs_back(room: str) -> None:
+    found = {str(p): wrong for p in python_files(room) if (wrong := arrows_back(p.read_text(encoding="utf-8"), room))}
+    assert not found
+
+
+def test_generated_layers_import_torch_and_themselves_only() -> None:
+    allowed = {"torch", "triton", "cuda", "affine_divergence", *sys.stdlib_module_names}
+    for path in python_files("affine_divergence"):
+        assert set(imports(parse(path), "affine_divergence", at_import=False)) <= allowed, path
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "wrong"),
+    [
+        ("derive", "import torch", {"torch"}),
+        ("derive", "def f():\n    import torch.nn", {"torch"}),
+        ("derive", "from codegen.lower import lower", {"codegen"}),
+        ("codegen", "import torch", {"torch"}),
+        ("codegen", "class A:\n    import torch", {"torch"}),
+        ("codegen", "try:\n    import torch\nexcept ImportError:\n    pass", {"torch"}),
+        ("codegen", "def f():\n    import torch", set()),
+        ("codegen", "if TYPE_CHECKING:\n    import torch", set()),
+        ("codegen", "import verify.cli", {"verify"}),
+        ("affine_divergence", "import triton", {"triton"}),
+        ("affine_divergence", "def f():\n    import triton", set()),
+        ("affine_divergence", "import derive", {"derive"}),
+        ("affine_divergence", "from . import functional", set()),
+        ("verify", "import derive, codegen, affine_divergence, torch", set()),
+        ("verify", "import affdiv", {"affdiv"}),
+    ],
+)
+def test_the_rule_itself_catches_a_planted_import(room: str, source: str, wrong: set[str]) -> None:
+    assert arrows_back(source, room) == wrong
+
+
+@pytest.mark.parametrize("module", ["derive", "derive.cli", "codegen", "codegen.cli", "verify.cli", "affdiv"])
+def test_importing_does_not_load_torch(module: str) -> None:
+    code = f"import {module}, sys; assert 'torch' not in sys.modules, 'torch was loaded'"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def functions(tree: ast.Module) -> Iterator[Function]:
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+@written
+def test_files_and_functions_stay_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    lengths = {f.name: (f.end_lineno or f.lineno) - f.lineno + 1 for f in functions(parse(path))}
+    assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
+
+
+def public_definitions(body: list[ast.stmt]) -> Iterator[Function | ast.ClassDef]:
+    """Public classes, functions and methods; what stands inside a function is nobody's to call."""
+    for node in body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public_definitions(node.body)
+
+
+@written
+def test_public_names_are_documented(path: Path) -> None:
+    tree = parse(path)
+    assert ast.get_docstring(tree), "the module has no docstring"
+    assert [node.name for node in public_definitions(tree.body) if not ast.get_docstring(node)] == []
+
+
+@written
+def test_every_function_says_what_it_returns(path: Path) -> None:
+    assert [f.name for f in functions(parse(path)) if f.returns is None] == []
