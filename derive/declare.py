@@ -1,0 +1,195 @@
+"""A layer from declarations and formulas, whichever file or module they stand in.
+
+``forward`` is how built-in layers are written; ``derive.spec`` reads the same from TOML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sympy import Expr, IndexedBase, Integer, Symbol
+
+from derive.algebra.index import Index, size_symbol
+from derive.excerpt import Excerpt, suggestion
+from derive.formula import parse_definition
+from derive.layer import BATCH, Definition, Layer, Tensor, assemble
+from derive.names import Named, Namespace, identifier
+
+MOST_AXES = 8
+MOST_NAMES = 64
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A tensor as its text declares it: name, axes (sizes or positive integers), range of the entries if integers."""
+
+    name: Excerpt
+    axes: tuple[Excerpt, ...]
+    values: Excerpt | None = None
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """Everything that a layer's text declares; ``formulas`` are the intermediates in order, the output last."""
+
+    name: str
+    sizes: tuple[Excerpt, ...]
+    inputs: tuple[Declaration, ...]
+    parameters: tuple[Declaration, ...]
+    formulas: tuple[Excerpt, ...]
+    output: Declaration | None = None
+    scalars: tuple[Excerpt, ...] = ()
+    title: str = ""
+    notes: tuple[str, ...] = ()
+    batched: bool = False
+
+
+def forward(
+    name: str,
+    *,
+    sizes: str,
+    inputs: Mapping[str, str],
+    parameters: Mapping[str, str],
+    formulas: Sequence[str],
+    values: Mapping[str, str] | None = None,
+    scalars: str = "",
+    title: str = "",
+    notes: Sequence[str] = (),
+    batched: bool = False,
+) -> Layer:
+    """Return a layer from its forward map: intermediates in order, the output last.
+
+    Axes are size names between blanks (``parameters={"W": "m n"}``); ``values={"t": "v"}`` makes the input ``t`` one of
+    integers below ``v``; ``scalars`` are positive settings. The batch is put in front, unless ``batched``: then sizes,
+    axes and formulas name ``B`` and ``s`` themselves, in front. Raises ``SpecError``.
+    """
+    label = f"layer {name}"
+    ranges = values or {}
+
+    def declared(tensors: Mapping[str, str], part: str) -> tuple[Declaration, ...]:
+        return tuple(
+            Declaration(
+                Excerpt(key, f"{label}, {part}"),
+                tuple(Excerpt(axes, f"{label}, {part} {key}").words()),
+                Excerpt(ranges[key], f"{label}, values") if key in ranges else None,
+            )
+            for key, axes in tensors.items()
+        )
+
+    return build(
+        Declarations(
+            name=name,
+            sizes=tuple(Excerpt(sizes, f"{label}, sizes").words()),
+            inputs=declared(inputs, "input"),
+            parameters=declared(parameters, "parameter"),
+            formulas=tuple(Excerpt(f, f"{label}, formula {k}") for k, f in enumerate(formulas, 1)),
+            scalars=tuple(Excerpt(scalars, f"{label}, scalars").words()),
+            title=title,
+            notes=tuple(notes),
+            batched=batched,
+        )
+    )
+
+
+def build(declared: Declarations) -> Layer:
+    """Return the layer that the declarations describe, or raise ``SpecError``.
+
+    Stages: names and axes -> ``Namespace``; formulas -> ``Definition``; all of it -> ``derive.layer.assemble``.
+    """
+    sizes = _sizes(declared)
+    lead = () if declared.batched else (BATCH,)
+    inputs = tuple(_tensor(d, sizes, lead) for d in declared.inputs)
+    parameters = tuple(_tensor(d, sizes) for d in declared.parameters)
+    scalars = {w.text: Symbol(w.text, positive=True) for w in declared.scalars}
+    names = Namespace(sizes, {}, scalars, declared.batched)
+    for declaration, tensor in zip(declared.inputs, inputs, strict=True):
+        names = _with(names, declaration, tensor, lead)
+    for declaration, tensor in zip(declared.parameters, parameters, strict=True):
+        names = _with(names, declaration, tensor)
+    definitions = _definitions(declared, names)
+    _all_used(declared, definitions)
+    layer = assemble(
+        declared.name,
+        title=declared.title,
+        sizes=tuple(sizes.values()) if declared.batched else (BATCH.size, *sizes.values()),
+        inputs=inputs,
+        parameters=parameters,
+        definitions=definitions[:-1],
+        output=definitions[-1],
+        batched=True,
+        notes=declared.notes,
+    )
+    return replace(layer, scalars=tuple(scalars.values()))
+
+
+def _sizes(declared: Declarations) -> dict[str, Symbol]:
+    sizes: dict[str, Symbol] = {}
+    for word in declared.sizes:
+        name = identifier(word, "size")
+        if name in sizes:
+            word.fail(f"size {name!r} is declared twice", "remove one of the two")
+        if name == BATCH.size.name and not declared.batched:
+            word.fail("size 'B' is the batch, which the engine puts in front by itself", "rename the size")
+        sizes[name] = size_symbol(name)
+    return sizes
+
+
+def _tensor(declaration: Declaration, sizes: Mapping[str, Symbol], lead: tuple[Index, ...] = ()) -> Tensor:
+    """Return the declared tensor with the batch axis, where ``lead`` holds its index, in front."""
+    name = identifier(declaration.name, "tensor")
+    if len(declaration.axes) > MOST_AXES:
+        declaration.name.fail(f"{name!r} has {len(declaration.axes)} axes, more than {MOST_AXES}", "join some of them")
+    axes = tuple(_axis(word, sizes) for word in declaration.axes)
+    values = None if declaration.values is None else _axis(declaration.values, sizes)
+    return Tensor(name, (*(index.size for index in lead), *axes), values)
+
+
+def _with(names: Namespace, declaration: Declaration, tensor: Tensor, lead: tuple[Index, ...] = ()) -> Namespace:
+    """Return the namespace with a declared tensor, or refuse a name that is taken."""
+    if tensor.name in names.known:
+        declaration.name.fail(f"name {tensor.name!r} is declared twice", "rename one of the two")
+    return names.with_tensor(tensor.name, Named(tensor.base, tensor.axes[len(lead) :], lead))
+
+
+def _axis(word: Excerpt, sizes: Mapping[str, Symbol]) -> Expr:
+    """Return the length of an axis: a declared size, or a positive integer."""
+    if word.text in sizes:
+        return sizes[word.text]
+    if word.text.isascii() and word.text.isdigit() and len(word.text) <= 18 and int(word.text) > 0:
+        return Integer(int(word.text))
+    near = suggestion(word.text, list(sizes))
+    word.fail(f"axis {word.quoted} is not a declared size", near + "add it to 'sizes', or write a positive integer")
+
+
+def _definitions(declared: Declarations, names: Namespace) -> tuple[Definition, ...]:
+    """Return the definitions of the formulas, each of which may use the ones before it."""
+    definitions: list[Definition] = []
+    last = len(declared.formulas) - 1
+    for number, formula in enumerate(declared.formulas):
+        target, axes = None, None
+        if declared.output is not None and number == last:
+            target = identifier(declared.output.name, "tensor")
+            axes = [_axis(word, dict(names.sizes)) for word in declared.output.axes]
+        definition = parse_definition(formula, names, target=target, axes=axes)
+        lead = len(names.lead)
+        indices = definition.indices[lead:]
+        named = Named(definition.base, tuple(i.size for i in indices), definition.indices[:lead])
+        names = names.with_tensor(definition.name, named)
+        definitions.append(definition)
+    if definitions[-1].indices[0] != BATCH:
+        declared.formulas[-1].fail("the output of a batched layer does not begin with 's' over 'B'", "put s first")
+    return tuple(definitions)
+
+
+def _all_used(declared: Declarations, definitions: Sequence[Definition]) -> None:
+    """Refuse an input, a parameter or an intermediate that no formula uses."""
+    used = {str(base.label) for d in definitions for base in d.expression.atoms(IndexedBase)}
+    for declaration in (*declared.inputs, *declared.parameters):
+        if declaration.name.text not in used:
+            declaration.name.fail(
+                f"{declaration.name.text!r} is declared, but no formula uses it", "use it or remove it"
+            )
+    for definition, formula in zip(definitions[:-1], declared.formulas, strict=False):
+        if definition.name not in used:
+            formula.fail(f"{definition.name!r} is defined, but no later formula uses it", "use it or remove it")

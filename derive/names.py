@@ -1,0 +1,86 @@
+"""The names that a layer's text may use: which are well formed, and what each one stands for."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from sympy import Expr, IndexedBase, Symbol
+
+from derive.algebra.index import Index
+from derive.algebra.nodes import IndexTensor
+from derive.excerpt import Excerpt
+from derive.layer import BATCH
+
+FUNCTIONS = ("sqrt", "exp", "log", "tanh", "sin", "cos", "abs", "max")
+RESERVED = frozenset({*FUNCTIONS, "sum", "mean", "min", "atan", "delta", "pi", "eta", "kappa"})
+LONGEST_NAME = 40
+
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A tensor that formulas may use: its object, its declared axes, and the indices the engine puts in front."""
+
+    base: IndexedBase
+    axes: tuple[Expr, ...]
+    lead: tuple[Index, ...] = ()
+
+    @property
+    def integer(self) -> bool:
+        """Whether its entries are integers, for use inside an index."""
+        return isinstance(self.base, IndexTensor)
+
+    def entry(self, indices: tuple[Expr, ...]) -> Expr:
+        """Return the entry at ``indices`` of the sample at hand."""
+        return self.base[(*self.lead, *indices)]
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """What each name in a formula stands for.
+
+    ``sizes`` are axis lengths, ``scalars`` positive settings; both may stand as numbers. With ``batched`` the formula
+    names the batch index itself.
+    """
+
+    sizes: Mapping[str, Symbol]
+    tensors: Mapping[str, Named]
+    scalars: Mapping[str, Symbol] = field(default_factory=dict)
+    batched: bool = False
+
+    @property
+    def lead(self) -> tuple[Index, ...]:
+        """The indices put in front of everything that varies by sample."""
+        return () if self.batched else (BATCH,)
+
+    @property
+    def known(self) -> list[str]:
+        """Every name in use."""
+        return [*self.sizes, *self.tensors, *self.scalars]
+
+    def with_tensor(self, name: str, named: Named) -> Namespace:
+        """Return the namespace with one more tensor."""
+        return replace(self, tensors={**self.tensors, name: named})
+
+
+def identifier(word: Excerpt, what: str, *, allowed: tuple[str, ...] = ()) -> str:
+    """Return the text of ``word`` if it can name a ``what`` (a size, a tensor, an index), or raise ``SpecError``."""
+    text = word.text
+    if text in allowed:
+        return text
+    if len(text) > LONGEST_NAME:
+        word.fail(f"{what} name {word.quoted} is longer than {LONGEST_NAME} characters", "shorten it")
+    if not _IDENTIFIER.fullmatch(text) or "__" in text:
+        word.fail(
+            f"{word.quoted} cannot name a {what}",
+            "use a letter first, then letters, digits and single underscores (ASCII only)",
+        )
+    if keyword.iskeyword(text):
+        word.fail(f"{what} name {word.quoted} is a word of the Python language", "choose another name")
+    if text in RESERVED:
+        word.fail(f"{what} name {word.quoted} is taken by the formula language", f"rename it, for example '{text}1'")
+    return text
