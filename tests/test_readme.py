@@ -1,0 +1,118 @@
+"""README.md does what it says: its commands run, its code runs and prints what it claims, its links lead somewhere.
+
+The two set-up commands need fresh virtual environments: ``.ci/run`` runs them, and a test keeps the two the same.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+NOTES = sorted((ROOT / "paper_notes").glob("*.md"))
+SETUP = "python3 -m venv"
+
+Block = tuple[str, str]
+
+
+def blocks() -> list[Block]:
+    """The fenced blocks of the README as (language, body), in order."""
+    text = README.read_text(encoding="utf-8")
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S)
+
+
+def commands() -> list[str]:
+    """Every line of every bash block that is not a comment."""
+    lines = [line.strip() for language, body in blocks() if language == "bash" for line in body.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def transcripts() -> list[tuple[str, str]]:
+    """The last command of each bash block that a text block follows, with that text."""
+    pairs = zip(blocks(), blocks()[1:], strict=False)
+    return [(a[1].splitlines()[-1], b[1]) for a, b in pairs if a[0] == "bash" and b[0] == "text"]
+
+
+SET_UP = [line for line in commands() if line.startswith(SETUP)]
+USE = [line for line in commands() if not line.startswith((SETUP, ".ci/run"))]
+PYTHON = [body for language, body in blocks() if language == "python"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """An environment in which ``affdiv`` and ``python`` are the ones under test."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, target in {
+        "affdiv": f'"{sys.executable}" "{ROOT / "affdiv.py"}"',
+        "python": f'"{sys.executable}"',
+    }.items():
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nexec {target} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+    path = os.pathsep.join([str(folder), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "NO_COLOR": "1"}
+
+
+def call(arguments: list[str], cwd: Path, environment: dict[str, str]) -> str:
+    """Run a process that must succeed and return what it printed."""
+    done = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_set_up_commands_are_the_ones_that_continuous_integration_runs() -> None:
+    script = [line.strip() for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
+    assert len(SET_UP) == 2
+    assert [line for line in script if line.startswith(SETUP)] == SET_UP[::-1]
+
+
+def slow_if_long(command: str) -> object:
+    return pytest.param(command, marks=pytest.mark.slow) if command.startswith("affdiv run") else command
+
+
+@pytest.mark.parametrize("command", [slow_if_long(command) for command in USE])
+def test_command_runs(command: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    call(["bash", "-c", command], tmp_path, environment)
+
+
+@pytest.mark.parametrize(("command", "text"), transcripts())
+def test_command_prints_what_is_shown(command: str, text: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    printed = [" ".join(line.split()) for line in call(["bash", "-c", command], tmp_path, environment).splitlines()]
+    shown = [" ".join(line.split()) for line in text.splitlines() if line.strip() not in ("", "...")]
+    assert [line for line in shown if line not in printed] == []
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+def test_python_prints_what_its_comments_say(code: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    printed = call([sys.executable, "-W", "error", "-c", code], tmp_path, environment)
+    assert printed.splitlines() == re.findall(r"# prints: (.*)$", code, flags=re.M)
+
+
+@pytest.mark.parametrize("page", [README, *NOTES], ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_every_reference_is_in_the_bibliography() -> None:
+    keys = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "paper_notes/related.bib").read_text(encoding="utf-8"), flags=re.M))
+    cited = {
+        key for page in NOTES for key in re.findall(r"`([a-z]+\d{4}[a-z]+|[a-z]+cnn\d{4})`", page.read_text("utf-8"))
+    }
+    assert cited == keys
+
+
+def test_the_bibliography_names_each_entry_once_and_titles_it() -> None:
+    text = (ROOT / "paper_notes/related.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"^@\w+\{(\w+),(.*?)^\}", text, flags=re.M | re.S)
+    assert len({key for key, _ in entries}) == len(entries) == text.count("@")
+    assert [key for key, body in entries if "title" not in body or "year" not in body] == []
+    assert text.count("{") == text.count("}")
