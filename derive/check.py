@@ -25,7 +25,7 @@ from derive.algebra.eliminate import free_indices
 from derive.algebra.equality import equal
 from derive.algebra.evaluate import Environment, Modular, NotEvaluable, Point, Real, evaluate
 from derive.algebra.index import Index
-from derive.layer import Definition
+from derive.forward_map import Definition
 from derive.record import CancellingMap, Derivation, Status, Step, Verdict
 
 _POINTS = 3

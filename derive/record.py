@@ -11,7 +11,7 @@ from typing import Any
 
 from sympy import Expr
 
-from derive.layer import Definition, Layer
+from derive.forward_map import Definition, Layer
 
 
 class Status(str, Enum):
@@ -131,7 +131,8 @@ class CancellingMap:
     """A forward map that cancels the divergence of ``layer``, with its computed properties.
 
     ``mapped`` is a layer like any other (its own effective update can be derived); ``scales`` are the scalar functions of
-    the sample that multiply the part of the output carried by each parameter.
+    the sample that multiply the part of the output carried by each parameter. ``weight_scale`` is the standard deviation of
+    the weights that keeps the variance of the activation; ``angle`` is t(r) in f = sqrt(kappa) sin(t)/r.
     """
 
     name: str
@@ -144,10 +145,12 @@ class CancellingMap:
     self_factor: Expr
     residual: Expr
     scale_invariant: bool
-    injective: bool
+    injective: bool | None
     singular_at_zero: bool
     limit_zero: str
     limit_infinity: str
+    weight_scale: Expr
+    angle: Expr | None
     assumptions: tuple[str, ...]
     steps: tuple[Step, ...]
 

@@ -24,11 +24,11 @@ from derive.algebra.equality import factored
 from derive.algebra.index import Index
 from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, rename, tensor
 from derive.algebra.normal import normalise
-from derive.layer import Definition, Layer, LayerError, Tensor
+from derive.backward_pass import cotangent, entry_of, free_letters
+from derive.forward_map import Definition, Layer, LayerError, Tensor
 from derive.record import Derivation, SelfFactor, Step
 
 eta = Symbol("eta", positive=True)
-_LETTERS = "abcdefghjklmnopqruvwy"
 
 
 def effective_update(layer: Layer, rule: str = "sgd") -> Derivation:
@@ -62,19 +62,13 @@ class _Deriver:
 
     @cached_property
     def cotangent(self) -> Expr:
-        """``g[s, i]``, the loss gradient at the output; named so that it meets no tensor of the layer."""
-        used = {t.name for t in (*self.layer.inputs, *self.layer.parameters)} | {d.name for d in self.layer.definitions}
-        name = next(n for n in ("g", "g_z", "g_out", "gg") if n not in used)
-        return tensor(name)[self.output.indices]
+        return cotangent(self.layer)
 
     @cached_property
     def entries(self) -> dict[str, Indexed]:
         """Each parameter's entry at fresh names: ``W[a, b]``."""
-        taken = {i.name for i in self.output.expression.atoms(Index)} | {i.name for i in self.output.indices}
-        for definition in self.layer.definitions:
-            taken |= {i.name for i in definition.expression.atoms(Index)}
-        letters = [letter for letter in _LETTERS if letter not in taken] + [f"a{k}" for k in range(20)]
-        return {p.name: p.base[tuple(map(Index, letters, p.axes))] if p.axes else p.base[()] for p in self.parameters}
+        letters = free_letters(self.layer)
+        return {p.name: entry_of(p, letters) for p in self.parameters}
 
     @cached_property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -238,7 +232,7 @@ class _Deriver:
         self_after = factor.expression if factor.shape == "full" else deltas * factor.expression
         return [
             self._step("update-kernel", "sum the products of gradients over every parameter entry", symbol[both], pairs, self.kernel),
-            self._step("self-factor", "set both samples equal", here, rename(self.kernel, together), self_after),
+            self._step("self-factor", "set both samples equal", here, rename(pairs, together), self_after),
             self._step("cross-terms", "two different samples", symbol[both], pairs, self.kernel_for_cross(deltas)),
         ]
 

@@ -18,7 +18,7 @@ from derive.algebra.eliminate import is_guard
 from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, rename
 
 if TYPE_CHECKING:
-    from derive.layer import Definition
+    from derive.forward_map import Definition
 
 Scope = Mapping[IndexedBase, "Definition"]
 

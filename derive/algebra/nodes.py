@@ -9,10 +9,11 @@ Not supported: sums with infinite or index-dependent ranges, complex tensors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import sympy
-from sympy import Expr, IndexedBase
+from sympy import Expr, Indexed, IndexedBase
 
 from derive.algebra.index import Index, always_within
 
@@ -169,3 +170,12 @@ def _rename_sum(expression: IndexedSum, mapping: dict[Any, Any]) -> Expr:
         body, bound = expression.renamed()
     body = rename(body, live)
     return IndexedSum(body, *bound)
+
+
+def map_entries(expression: Expr, change: Callable[[Indexed], Expr]) -> Expr:
+    """Replace every tensor entry, inside sums too; ``change`` must bring in no index of its own."""
+    if isinstance(expression, Indexed):
+        return change(expression)
+    if not expression.args or isinstance(expression, IndexedBase | Within | Divides):
+        return expression
+    return expression.func(*(map_entries(a, change) if isinstance(a, Expr) else a for a in expression.args))

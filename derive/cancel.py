@@ -1,0 +1,270 @@
+"""From an update kernel to the maps that cancel the divergence.
+
+    split the output by parameter            z = sum over parameters of part_W
+    put an unknown scalar before each part   z~ = sum f_W part_W, f_W a function of the sample only
+    derive the self factor of the ansatz     sum f_W^2 k_W             (by the engine, not by assumption)
+    ask for a constant                       f^2 E + h^2 c = kappa     (E varies over samples, c does not)
+    add one condition, solve for the scalar  f = h: affine-like;  h = 1: norm-like
+    derive the corrected layer anew          residual = its self factor - kappa
+
+Where no map exists the answer is a refusal with its reason, never a silent absence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import sympy
+from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Symbol
+
+from derive.algebra.differentiate import expand_definitions
+from derive.algebra.equality import equal, factored
+from derive.algebra.index import Index
+from derive.algebra.normal import normalise
+from derive.backward_pass import backward
+from derive.forward_map import Definition, Layer, Tensor
+from derive.properties import Profile, profile
+from derive.record import CancellingMap, Derivation, Step
+from derive.update import effective_update, strip_unit_deltas
+
+kappa = Symbol("kappa", positive=True)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A kind of map that does not exist for a layer, and why."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """The cancelling maps of a layer, in order, and the kinds that do not exist with their reasons."""
+
+    layer: Layer
+    maps: tuple[CancellingMap, ...]
+    refusals: tuple[Refusal, ...] = ()
+
+    def __iter__(self) -> Iterator[CancellingMap]:
+        return iter(self.maps)
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, key: int | str) -> CancellingMap:
+        """Return a map by position or by name; an unknown name raises KeyError with the known ones."""
+        if isinstance(key, int):
+            return self.maps[key]
+        for found in self.maps:
+            if found.name == key:
+                return found
+        raise KeyError(f"no map {key!r} for {self.layer.name}; maps: {', '.join(m.name for m in self.maps) or 'none'}")
+
+
+@dataclass(frozen=True)
+class Family:
+    """The isotropic family of a layer: which parameters carry the varying part, and the condition on the scalars.
+
+    ``energy`` (E) is what the weights add to the self factor of a sample, ``constant`` (c) what the offsets add.
+    ``over`` are the output indices on which a scale may depend.
+    """
+
+    layer: Layer
+    weights: tuple[str, ...]
+    offsets: tuple[str, ...]
+    energy: Expr
+    constant: Expr
+    over: tuple[Index, ...]
+    step: Step
+
+
+def solve(layer: Layer) -> Solutions:
+    """Return the cancelling maps of a layer: normalising and non-normalising, with computed properties."""
+    derivation = effective_update(layer)
+    refusal = _refuse(derivation)
+    if refusal:
+        return Solutions(layer, (), (refusal,))
+    family = isotropic_family(layer, derivation)
+    if family.energy == 0:
+        reason = f"the self factor is the constant {family.constant}: every sample already moves alike, nothing to correct"
+        return Solutions(layer, (), (Refusal("any", reason),))
+    if family.constant == 0:
+        found = _corrected(family, "norm-like", _equal_scales(family), sympy.S.One)
+        reason = (
+            "no parameter adds a constant to the self factor (no bias), so f^2 E = kappa leaves f = sqrt(kappa/E) alone, "
+            "which is scale invariant: the non-normalising map needs the bias"
+        )
+        return Solutions(layer, (found,), (Refusal("non-normalising", reason),))
+    norm_like = _corrected(family, "norm-like", _offsets_kept(family), family.constant + 1)
+    affine_like = _corrected(family, "affine-like", _equal_scales(family), sympy.S.One)
+    return Solutions(layer, (norm_like, affine_like))
+
+
+def _refuse(derivation: Derivation) -> Refusal | None:
+    """Say why no scalar per sample can cancel, or return None."""
+    factor = derivation.self_factor
+    if factor.shape == "full":
+        return Refusal("any", "the self factor is a full matrix over units: no scalar per sample makes it a multiple of I")
+    if not factor.parameter_free:
+        return Refusal(
+            "any",
+            "the self factor depends on the parameters: dividing by it would change their gradients, so it is a residual to "
+            "report, not a factor to cancel",
+        )
+    if not derivation.exact_in_eta:
+        return Refusal("any", "the output is not linear in the parameters, so no per-sample scale is exact")
+    return None
+
+
+def split_by_parameter(layer: Layer) -> dict[str, Expr]:
+    """Return the part of the output carried by each parameter; the parts add up to the output."""
+    expanded = normalise(expand_definitions(layer.output.expression, layer.scope))
+    parts: dict[str, list[Expr]] = {p.name: [] for p in layer.parameters}
+    for term in Add.make_args(expanded):
+        mentioned = term.atoms(IndexedBase)
+        owner = next(p.name for p in layer.parameters if p.base in mentioned)
+        parts[owner].append(term)
+    return {name: Add(*terms) for name, terms in parts.items() if terms}
+
+
+def isotropic_family(layer: Layer, derivation: Derivation) -> Family:
+    """Derive the self factor of the ansatz with one unknown scalar per parameter, and read off the condition."""
+    parts = split_by_parameter(layer)
+    over = tuple(
+        i for i in layer.output.indices if i in derivation.samples or i in derivation.self_factor.expression.free_symbols
+    )
+    unknowns = {name: Tensor(f"f_{name}", tuple(i.size for i in over)) for name in parts}
+    output = Add(*(unknowns[name].base[over] * part for name, part in parts.items()))
+    ansatz = replace(layer.with_output(output), name=f"{layer.name}/ansatz", definitions=())
+    ansatz = replace(ansatz, inputs=(*layer.inputs, *unknowns.values()))
+    derived = effective_update(ansatz)
+    shares = {name: _coefficient(derived.self_factor.expression, unknowns[name].base[over]) for name in parts}
+    weights = tuple(name for name, share in shares.items() if share.atoms(Indexed))
+    offsets = tuple(name for name in shares if name not in weights)
+    energy = Add(*(shares[name] for name in weights))
+    constant = Add(*(shares[name] for name in offsets))
+    step = replace(derived.step("self-factor"), id=f"{layer.name}/family", rule="one unknown scalar before each parameter")
+    return Family(layer, weights, offsets, energy, constant, over, step)
+
+
+def _coefficient(expression: Expr, unknown: Expr) -> Expr:
+    """Return ``k`` in ``expression = k unknown^2 + (terms without it)``."""
+    return sympy.expand(expression, deep=False).coeff(unknown, 2)
+
+
+def _equal_scales(family: Family) -> tuple[Expr, Expr]:
+    """Solve ``f^2 (E + c) = kappa`` for one scalar on the whole pre-activation."""
+    E, f = Symbol("E", positive=True), Symbol("f", positive=True)
+    (root,) = sympy.solve(f**2 * (E + family.constant) - kappa, f)
+    return root, root
+
+
+def _offsets_kept(family: Family) -> tuple[Expr, Expr]:
+    """Solve ``f^2 E + c = kappa``: the offset stays as it is, the weight part takes what is left."""
+    E, f = Symbol("E", positive=True), Symbol("f", positive=True)
+    excess = Symbol("excess", positive=True)
+    (root,) = sympy.solve(f**2 * E - excess, f)
+    return root.xreplace({excess: kappa - family.constant}), sympy.S.One
+
+
+def _corrected(family: Family, name: str, scales: tuple[Expr, Expr], default: Expr) -> CancellingMap:
+    """Build the corrected layer, derive it anew, and compute the map's properties."""
+    f, h = scales
+    mapped = _mapped_layer(family, name, f, h)
+    derived = effective_update(mapped)
+    entry = expand_definitions(derived.self_factor.expression, mapped.scope)
+    residual = sympy.S.Zero if equal(entry, kappa) else factored(normalise(entry - kappa))
+    shape = profile(family, f, h, kappa)
+    return CancellingMap(
+        name=name,
+        kind="normalising" if shape.scale_invariant else "non-normalising",
+        layer=family.layer,
+        mapped=mapped,
+        scales=tuple((p, _scale_of(family, p, f, h)) for p in (*family.weights, *family.offsets)),
+        kappa=kappa,
+        kappa_default=default,
+        self_factor=kappa if residual == 0 else entry,
+        residual=residual,
+        scale_invariant=shape.scale_invariant,
+        injective=shape.injective,
+        singular_at_zero=shape.singular_at_zero,
+        limit_zero=shape.limit_zero,
+        limit_infinity=shape.limit_infinity,
+        weight_scale=shape.weight_scale,
+        angle=shape.angle,
+        assumptions=_assumptions(family, shape, h),
+        steps=_steps(family, mapped, derived, f, h),
+    )
+
+
+def _scale_of(family: Family, parameter: str, f: Expr, h: Expr) -> Expr:
+    return f if parameter in family.weights else h
+
+
+def _unused(layer: Layer, wanted: str) -> str:
+    """Return a name for a new intermediate that meets no tensor of the layer."""
+    used = {t.name for t in (*layer.inputs, *layer.parameters)} | {d.name for d in (*layer.definitions, layer.output)}
+    used |= {str(s) for s in layer.sizes}
+    return next(n for n in (wanted, *(f"{wanted}_{k}" for k in range(1, 99))) if n not in used)
+
+
+def _mapped_layer(family: Family, name: str, f: Expr, h: Expr) -> Layer:
+    """Return the corrected forward map: energy and scales as intermediates, then the scaled parts."""
+    layer, over = family.layer, family.over
+    energy = Definition(_unused(layer, "E"), over, family.energy)
+    at = {Symbol("E", positive=True): energy.entry}
+    scale = Definition(_unused(layer, "f"), over, f.xreplace(at))
+    definitions = [*layer.definitions, energy, scale]
+    if f == h:
+        output = scale.entry * layer.output.expression
+    else:
+        offset = h.xreplace(at)
+        if offset.free_symbols & set(over):
+            definitions.append(Definition(_unused(layer, "h"), over, offset))
+            offset = definitions[-1].entry
+        parts = split_by_parameter(layer)
+        output = Add(*((scale.entry if p in family.weights else offset) * part for p, part in parts.items()))
+    scalars = tuple(sorted(set(layer.scalars) | {kappa}, key=str))
+    mapped_name = map_id(layer, name)
+    return replace(layer.with_output(output), name=mapped_name, title=name, definitions=tuple(definitions), scalars=scalars)
+
+
+def map_id(layer: Layer, name: str) -> str:
+    """Return the equation-id prefix of a map; the affine layer gives the maps their names, so its maps go without prefix."""
+    return name if layer.name == "affine" else f"{layer.name}/{name}"
+
+
+def _steps(family: Family, mapped: Layer, derived: Derivation, f: Expr, h: Expr) -> tuple[Step, ...]:
+    """Return the steps of a map: condition, solution, corrected forward map, its self factor, its backward pass."""
+    names = {d.expression: d.entry for d in mapped.definitions}
+    at = {Symbol("E", positive=True): names[family.energy]}
+    scale, offset = f.xreplace(at), h.xreplace(at)
+    condition = names[scale] ** 2 * names[family.energy] + names.get(offset, offset) ** 2 * family.constant
+    solution = Step(
+        f"{mapped.name}/solution",
+        "solve the condition f^2 E + h^2 c = kappa for the scalar",
+        kappa,
+        condition,
+        kappa,
+        mapped.definitions,
+    )
+    kernel = [s for s in derived.steps if not s.id.endswith(("cross-terms", "self-factor"))]
+    entry = derived.step("self-factor")
+    deltas = Mul(*(KroneckerDelta(i, i.primed()) for i in derived.units))
+    value = strip_unit_deltas(normalise(entry.after), [(i, i.primed()) for i in derived.units])
+    constant = value is not None and equal(expand_definitions(value, mapped.scope), kappa)
+    self_factor = replace(entry, after=kappa * deltas) if constant else entry
+    return (family.step, solution, *kernel, self_factor, derived.step("cross-terms"), *backward(mapped))
+
+
+def _assumptions(family: Family, shape: Profile, h: Expr) -> tuple[str, ...]:
+    """State what a map needs to be true."""
+    stated = ["kappa > 0"]
+    if h == 1 and family.constant != 0:
+        stated = [f"kappa > {family.constant}"]
+    if shape.singular_at_zero:
+        stated.append("E > 0 (the map is singular where the input vanishes)")
+    return (*stated, "the layer's input is held fixed during the step")
+

@@ -1,0 +1,116 @@
+"""What a cancelling map does, computed from its scalars along a ray: invariance, injectivity, limits, initialisation.
+
+Along the ray ``x -> lambda x`` the energy of the weights is ``E = r^2`` (its degree is measured, not assumed), so a map with
+scalars f(E), h(E) sends the radius r to the pair (r f, h). All answers follow from that pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sympy
+from sympy import Expr, Symbol
+
+from derive.algebra.equality import equal
+from derive.algebra.nodes import map_entries
+from derive.algebra.normal import normalise
+
+if TYPE_CHECKING:
+    from derive.cancel import Family
+
+r = Symbol("r", positive=True)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The computed properties of a map; ``injective`` is None where the sign of a derivative cannot be decided."""
+
+    scale_invariant: bool
+    injective: bool | None
+    singular_at_zero: bool
+    limit_zero: str
+    limit_infinity: str
+    weight_scale: Expr
+    angle: Expr | None
+
+
+def profile(family: Family, f: Expr, h: Expr, kappa: Symbol) -> Profile:
+    """Compute the properties of the scalars f and h, given as functions of the energy symbol E."""
+    along = {Symbol("E", positive=True): r**2}
+    f, h = sympy.simplify(f.xreplace(along)), sympy.simplify(h.xreplace(along))
+    pull = sympy.simplify(r * f)
+    zero = sympy.limit(f, r, 0, "+"), sympy.limit(h, r, 0, "+")
+    far = sympy.limit(pull, r, sympy.oo), sympy.limit(h, r, sympy.oo)
+    return Profile(
+        scale_invariant=_scale_invariant(family, pull, h),
+        injective=_injective(family, pull, h),
+        singular_at_zero=not zero[0].is_finite,
+        limit_zero=_near_zero(family, zero, pull),
+        limit_infinity=_far_away(family, far),
+        weight_scale=sympy.simplify(1 / far[0]) if far[0].is_positive else 1 / far[0],
+        angle=_angle(family, pull, h),
+    )
+
+
+def degree_of_energy(family: Family) -> Expr | None:
+    """Return d where E(lambda x) = lambda^d E(x), or None when the energy is not homogeneous."""
+    grow = Symbol("lambda", positive=True)
+    bases = {t.base for t in family.layer.inputs if t.values is None}
+    grown = normalise(map_entries(family.energy, lambda entry: grow * entry if entry.base in bases else entry))
+    for d in (1, 2, 3, 4):
+        if equal(grown, grow**d * family.energy):
+            return sympy.Integer(d)
+    return None
+
+
+def _scale_invariant(family: Family, pull: Expr, h: Expr) -> bool:
+    """A map is scale invariant when neither r f nor h changes along a ray."""
+    return degree_of_energy(family) == 2 and not pull.has(r) and not h.has(r)
+
+
+def _injective(family: Family, pull: Expr, h: Expr) -> bool | None:
+    """Along a ray the map is injective when r f or h is strictly monotone."""
+    answers = []
+    for part in (pull, h if family.offsets else sympy.S.One):
+        slope = sympy.simplify(sympy.diff(part, r))
+        if slope == 0:
+            answers.append(False)
+        elif sympy.factor(slope).is_positive or sympy.factor(slope).is_negative:
+            return True
+        else:
+            answers.append(None)
+    return False if answers == [False, False] else None
+
+
+def _near_zero(family: Family, zero: tuple[Expr, Expr], pull: Expr) -> str:
+    if not zero[0].is_finite:
+        return f"singular: the weight part keeps the length {sympy.limit(pull, r, 0, '+')} in every direction"
+    return _combination(family, zero[0], zero[1], "")
+
+
+def _far_away(family: Family, far: tuple[Expr, Expr]) -> str:
+    if not far[0].is_finite:
+        return "unbounded"
+    return _combination(family, far[0], far[1], "/sqrt(E)")
+
+
+def _combination(family: Family, f: Expr, h: Expr, divisor: str) -> str:
+    """Write ``f (weight part) + h (offset part)`` in words of the layer's parameters."""
+    weights = " + ".join(f"[{name}]" for name in family.weights)
+    terms = [_term(f, weights if len(family.weights) == 1 else f"({weights})") + divisor]
+    if family.offsets and h != 0:
+        offsets = " + ".join(f"[{name}]" for name in family.offsets)
+        terms.append(_term(h, offsets))
+    return "z -> " + " + ".join(terms)
+
+
+def _term(factor: Expr, part: str) -> str:
+    return part if factor == 1 else f"{factor}*{part}"
+
+
+def _angle(family: Family, pull: Expr, h: Expr) -> Expr | None:
+    """Return t with tan t = r f / (h sqrt(c)); pi/2 without an offset."""
+    if not family.offsets:
+        return sympy.pi / 2
+    return sympy.atan(sympy.simplify(pull / (h * sympy.sqrt(family.constant))))
