@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from derive.backward_pass import backward as backward
-    from derive.export import latex as latex
+    from derive.export.latex import latex as latex
     from derive.layers import layer as layer
     from derive.layers import layer_names as layer_names
     from derive.cancel import solve as solve
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "backward": "derive.backward_pass",
     "effective_update": "derive.update",
-    "latex": "derive.export",
+    "latex": "derive.export.latex",
     "layer": "derive.layers",
     "layer_names": "derive.layers",
     "load_spec": "derive.spec",

@@ -47,6 +47,16 @@ class Step:
     scope: tuple[Definition, ...] = ()
     verdict: Verdict = field(default=Verdict(Status.UNVERIFIED, "not checked yet"), compare=False)
 
+    def _repr_latex_(self) -> str:
+        from derive.export.notebook import latex_cell
+
+        return latex_cell(self)
+
+    def _repr_html_(self) -> str:
+        from derive.export.notebook import html_cell
+
+        return html_cell(self)
+
 
 @dataclass(frozen=True)
 class SelfFactor:
@@ -71,7 +81,8 @@ class Derivation:
     """The effective activation update of a layer under one update rule, step by step.
 
     ``order_in_eta`` is the highest power of eta in the change of the activation (None: all powers). ``kernel`` is
-    ``K[sample, unit; sample', unit']``, ``cross_terms`` the same for two different samples.
+    ``K[sample, unit; sample', unit']``, ``cross_terms`` the same for two different samples. ``solutions`` are cancelling
+    maps, ``refusals`` the kinds of map that do not exist, each with its ``kind`` and ``reason``.
     """
 
     layer: Layer
@@ -84,6 +95,7 @@ class Derivation:
     samples: tuple[Any, ...]
     units: tuple[Any, ...]
     solutions: tuple[Any, ...] = ()
+    refusals: tuple[Any, ...] = ()
 
     @property
     def exact_in_eta(self) -> bool:

@@ -1,0 +1,103 @@
+"""Readable letters for indices: what each index is called where it is printed.
+
+The normal form numbers its bound indices (``_1_0``) and the engine opens sums with fresh ones; neither name is for
+people. A scope remembers which letters are in use, so a bound index never takes the name of anything visible around it,
+while two sums side by side may both use ``j``. The choice depends on the expression alone, never on the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import sympy
+from sympy import Expr, Indexed
+
+from derive.algebra.index import Index
+from derive.algebra.nodes import IndexedSum
+
+POOL = ("j", "k", "l", "i", "p", "q", "a", "b", "c", "d", "e", "o", "t", "u", "v", "w")
+SAMPLE_SIZE = "B"
+SAMPLE_LETTER = "s"
+
+Hints = Mapping[Expr, str]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The names in use at one place of an expression.
+
+    ``names`` maps live indices to what they are called, ``taken`` holds every name that may not be reused, and
+    ``hints`` gives the preferred letter of an axis length.
+    """
+
+    names: Mapping[Index, str] = field(default_factory=dict)
+    taken: frozenset[str] = frozenset()
+    hints: Hints = field(default_factory=dict)
+
+    def name(self, index: Index) -> str:
+        """Return what an index is called here; an index that no scope has named keeps its own name."""
+        return self.names.get(index, index.name)
+
+    def enter(self, bound: Iterable[Index]) -> Scope:
+        """Return the scope inside a sum over ``bound``, each index under a letter that is free here."""
+        names, taken = dict(self.names), set(self.taken)
+        for index in bound:
+            names[index] = self._choose(index, taken)
+            taken.add(names[index])
+        return Scope(names, frozenset(taken), self.hints)
+
+    def _choose(self, index: Index, taken: set[str]) -> str:
+        return next(letter for letter in self._candidates(index) if letter not in taken)
+
+    def _candidates(self, index: Index) -> Iterable[str]:
+        own = index.name if index.tag >= 0 else self.hints.get(index.size, "")
+        if own:
+            yield own
+        elif str(index.size) == SAMPLE_SIZE:
+            own = SAMPLE_LETTER
+            yield own
+        if str(index.size) == SAMPLE_SIZE:
+            yield from (own + "'" * count for count in range(1, 9))
+        reserved = {name for size, name in self.hints.items() if size != index.size}
+        yield from (letter for letter in POOL if letter not in reserved)
+        yield from POOL
+        number = 1
+        while True:
+            yield f"{own.rstrip(chr(39)) or 'j'}{number}"
+            number += 1
+
+
+def hints_from(*expressions: Expr) -> dict[Expr, str]:
+    """Return the letter of each axis length, as the named indices of the expressions use it (primes dropped)."""
+    hints: dict[Expr, str] = {}
+    for expression in expressions:
+        for index in sorted(expression.atoms(Index), key=Index.sort_key):
+            if index.tag == 0:
+                hints.setdefault(index.size, index.name.rstrip("'"))
+    return hints
+
+
+def root_scope(*expressions: Expr, hints: Hints | None = None) -> Scope:
+    """Return the scope around expressions that are printed together: their free names are taken."""
+    free = sorted(set().union(*(free_indices(e) for e in expressions)), key=Index.sort_key)
+    named = {index: index.name for index in free if index.tag == 0}
+    taken = frozenset(named.values()).union(*(_visible(e) for e in expressions))
+    scope = Scope(named, taken, hints_from(*expressions) if hints is None else hints)
+    return scope.enter(index for index in free if index.tag != 0)
+
+
+def free_indices(expression: Expr) -> set[Index]:
+    """Return the indices of an expression that no sum inside it binds."""
+    if isinstance(expression, Index):
+        return {expression}
+    if isinstance(expression, IndexedSum):
+        return free_indices(expression.body) - set(expression.bound)
+    return set().union(*(free_indices(a) for a in expression.args)) if expression.args else set()
+
+
+def _visible(expression: Expr) -> set[str]:
+    """Return the names of every tensor, scalar and axis length in an expression."""
+    sizes = {size for index in expression.atoms(Index) for size in index.size.free_symbols}
+    scalars = {symbol for symbol in expression.atoms(sympy.Symbol) if not isinstance(symbol, Index)}
+    return {symbol.name for symbol in scalars | sizes} | {str(entry.base.label) for entry in expression.atoms(Indexed)}

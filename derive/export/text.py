@@ -1,0 +1,133 @@
+"""Expressions as plain text, for terminals and JSON, in the syntax of the formula language wherever it has one.
+
+``sum[j](x[s,j]**2)`` is a sum over the whole axis of ``j``; ``delta[i,i']`` is 1 where the indices agree;
+``within(e, n)`` and ``divides(d, e)`` are the range and divisibility guards; ``diff(e, W[i,j])`` and
+``at_zero(e, eta)`` are derivatives not yet carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy
+from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Rational, S
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
+
+from derive.algebra.index import Index
+from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within
+from derive.export.letters import Hints, Scope, root_scope
+from derive.export.order import ordered_terms, split_fraction
+
+_FUNCTIONS = {"Abs": "abs", "Max": "max", "Min": "min", "Pow": "pow"}
+
+
+def text(expression: Expr, hints: Hints | None = None, reserve: Sequence[Expr] = ()) -> str:
+    """Return an expression as one line of text; bound indices get letters that clash with nothing.
+
+    ``hints`` prefers a letter for an axis length; names in ``reserve`` are not given to bound indices.
+    """
+    return TextPrinter(root_scope(expression, *reserve, hints=hints)).doprint(expression)
+
+
+class TextPrinter(StrPrinter):
+    """SymPy's text printer with our nodes, our order of terms and letters chosen by scope."""
+
+    printmethod = "_affdiv_text"  # not "_sympystr": Indexed and others would print themselves, with engine names
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()
+        self._scope = scope
+
+    def _print_Index(self, expression: Index) -> str:
+        return self._scope.name(expression)
+
+    def _print_Indexed(self, expression: Indexed) -> str:
+        indices = ",".join(self._print(index) for index in expression.indices)
+        return f"{expression.base.label}[{indices}]"
+
+    def _print_IndexedBase(self, expression: sympy.IndexedBase) -> str:
+        return str(expression.label)
+
+    def _print_IndexedSum(self, expression: IndexedSum) -> str:
+        outer, self._scope = self._scope, self._scope.enter(expression.bound)
+        letters = ",".join(self._print(index) for index in expression.bound)
+        body = self._print(expression.body)
+        self._scope = outer
+        return f"sum[{letters}]({body})"
+
+    def _print_KroneckerDelta(self, expression: KroneckerDelta) -> str:
+        return "delta[" + ",".join(sorted(self._print(a) for a in expression.args)) + "]"
+
+    def _print_Within(self, expression: Within) -> str:
+        return self._call("within", expression.args)
+
+    def _print_Divides(self, expression: Divides) -> str:
+        return self._call("divides", expression.args)
+
+    def _print_PartialDerivative(self, expression: PartialDerivative) -> str:
+        return self._call("diff", expression.args)
+
+    def _print_AtZero(self, expression: AtZero) -> str:
+        return self._call("at_zero", expression.args)
+
+    def _print_Subs(self, expression: sympy.Subs) -> str:
+        """Print a derivative of an undefined function at a point as ``sigma'(u)``."""
+        inner = expression.expr
+        if isinstance(inner, sympy.Derivative) and len(expression.point) == 1 and len(inner.variable_count) == 1:
+            order = int(inner.variable_count[0][1])
+            return f"{inner.expr.func.__name__}{chr(39) * order}({self._print(expression.point[0])})"
+        return str(super()._print_Subs(expression))
+
+    def _print_Derivative(self, expression: sympy.Derivative) -> str:
+        if isinstance(expression.expr, sympy.core.function.AppliedUndef) and len(expression.variable_count) == 1:
+            order = int(expression.variable_count[0][1])
+            arguments = ", ".join(self._print(a) for a in expression.expr.args)
+            return f"{expression.expr.func.__name__}{chr(39) * order}({arguments})"
+        return str(super()._print_Derivative(expression))
+
+    def _print_Function(self, expression: Expr) -> str:
+        name = expression.func.__name__
+        return self._call(_FUNCTIONS.get(name, name), expression.args)
+
+    _print_Abs = _print_Max = _print_Min = _print_Function
+
+    def _call(self, name: str, arguments: Sequence[Expr]) -> str:
+        return f"{name}({', '.join(self._print(a) for a in arguments)})"
+
+    def _print_Add(self, expression: Add, order: object = None) -> str:
+        line = ""
+        for term in ordered_terms(expression, self._print):
+            printed = self._print(term)
+            if not line:
+                line = printed
+            elif printed.startswith("-"):
+                line += f" - {printed[1:].lstrip()}"
+            else:
+                line += f" + {printed}"
+        return line
+
+    def _print_Mul(self, expression: Mul) -> str:
+        fraction = split_fraction(expression, self._print)
+        above = "*".join(self._factor(f) for f in fraction.numerator) or "1"
+        sign = "-" if fraction.negative else ""
+        if not fraction.denominator:
+            return sign + above
+        below = "*".join(self._factor(f) for f in fraction.denominator)
+        return f"{sign}{above}/({below})" if len(fraction.denominator) > 1 else f"{sign}{above}/{below}"
+
+    def _factor(self, factor: Expr) -> str:
+        return str(self.parenthesize(factor, PRECEDENCE["Mul"]))
+
+    def _print_Pow(self, expression: Pow, rational: bool = False) -> str:
+        base, exponent = expression.args
+        if isinstance(exponent, Rational) and exponent < 0:
+            return f"1/{self._factor(Pow(base, -exponent))}"
+        if exponent == S.Half:
+            return f"sqrt({self._print(base)})"
+        power = self._print(exponent)
+        power = power if exponent.is_Atom and not (exponent.is_Rational and exponent.q != 1) else f"({power})"
+        return f"{self.parenthesize(base, PRECEDENCE['Pow'])}**{power}"
+
+    def _print_Rational(self, expression: Rational) -> str:
+        return f"{expression.p}/{expression.q}"
