@@ -1,7 +1,7 @@
 """Arithmetic in Python *syntax*, read into exact SymPy expressions and never evaluated.
 
 Stages: ``parse`` (text -> syntax tree; refuses by characters, length, nesting and node count before and after
-``ast.parse``) and ``Arithmetic.read`` (syntax tree -> expression; a whitelist, one rule per node type). What a bare name, an
+``ast.parse``) and ``Arithmetic.read`` (syntax tree -> expression; a whitelist, one rule per node type). What a name, an
 indexed name and ``sum[..](..)`` mean is left to the two languages built on it, formulas and angle functions.
 
 Not supported: comparisons, conditions, strings, attributes, complex numbers, exponents that are not literals.
@@ -201,13 +201,13 @@ class Arithmetic(ABC):
             case ast.UnaryOp(op=ast.UAdd()):
                 return self.read(node.operand)
             case ast.BinOp(op=ast.Pow()):
-                return self._possible(node, self.read(node.left) ** self._exponent(node.right))
+                return self.possible(node, self.read(node.left) ** self._exponent(node.right))
             case ast.BinOp():
-                return self._possible(node, self._operation(node))
+                return self.possible(node, self._operation(node))
             case ast.Call(func=ast.Subscript() as head):
                 return self.total(node, head)
             case ast.Call():
-                return self._possible(node, self._function(node))
+                return self.possible(node, self.function(node))
         self.refuse(node)
 
     def arguments(self, node: ast.Call) -> list[Expr]:
@@ -268,7 +268,8 @@ class Arithmetic(ABC):
                 return top / bottom if top is not None and bottom else None
         return None
 
-    def _function(self, node: ast.Call) -> Expr:
+    def function(self, node: ast.Call) -> Expr:
+        """Return a call of one of the language's functions."""
         name = node.func.id if isinstance(node.func, ast.Name) else None
         if name == "sum":
             self.fail(node.func, "sum has no index", "write what it sums over, such as sum[j](...)")
@@ -281,7 +282,7 @@ class Arithmetic(ABC):
             self.fail(node, f"{name} has {len(arguments)} arguments", f"give it {wanted}")
         return _ALL_FUNCTIONS[name](*arguments)
 
-    def _possible(self, node: ast.expr, value: Expr) -> Expr:
+    def possible(self, node: ast.expr, value: Expr) -> Expr:
         """Return the value if it is a real number, or an expression, of sensible magnitude."""
         if isinstance(value, Rational):
             bad = max(abs(value.p), value.q) >= 10**MOST_DIGITS

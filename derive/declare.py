@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 
 from sympy import Expr, IndexedBase, Integer, Symbol
 
-from derive.algebra.index import Index, size_symbol
+from derive.algebra.index import Index
 from derive.excerpt import Excerpt, suggestion
 from derive.formula import parse_definition
-from derive.layer import BATCH, Definition, Layer, Tensor, assemble
-from derive.names import Named, Namespace, identifier
+from derive.forward_map import BATCH, Definition, Layer, Tensor, assemble
+from derive.names import MOST_AXES, Named, Namespace, identifier
 
-MOST_AXES = 8
 MOST_NAMES = 64
 
 
@@ -31,14 +30,19 @@ class Declaration:
 
 @dataclass(frozen=True)
 class Declarations:
-    """Everything that a layer's text declares; ``formulas`` are the intermediates in order, the output last."""
+    """Everything that a layer's text declares; ``formulas`` are the intermediates in order, the output last.
+
+    ``output`` and ``output_axes`` are the output's name and axes where they are declared, not left to the last formula.
+    """
 
     name: str
     sizes: tuple[Excerpt, ...]
     inputs: tuple[Declaration, ...]
     parameters: tuple[Declaration, ...]
     formulas: tuple[Excerpt, ...]
-    output: Declaration | None = None
+    output: Excerpt | None = None
+    output_axes: tuple[Excerpt, ...] | None = None
+    offsets: tuple[Excerpt, ...] = ()
     scalars: tuple[Excerpt, ...] = ()
     title: str = ""
     notes: tuple[str, ...] = ()
@@ -52,7 +56,9 @@ def forward(
     inputs: Mapping[str, str],
     parameters: Mapping[str, str],
     formulas: Sequence[str],
+    axes: str | None = None,
     values: Mapping[str, str] | None = None,
+    offsets: str = "",
     scalars: str = "",
     title: str = "",
     notes: Sequence[str] = (),
@@ -60,12 +66,17 @@ def forward(
 ) -> Layer:
     """Return a layer from its forward map: intermediates in order, the output last.
 
-    Axes are size names between blanks (``parameters={"W": "m n"}``); ``values={"t": "v"}`` makes the input ``t`` one of
-    integers below ``v``; ``scalars`` are positive settings. The batch is put in front, unless ``batched``: then sizes,
-    axes and formulas name ``B`` and ``s`` themselves, in front. Raises ``SpecError``.
+    Axes are size names between blanks (``parameters={"W": "m n"}``); ``axes`` are those of the output, where its
+    indices do not show them; ``values={"t": "v"}`` makes the input ``t`` one of integers below ``v``; ``offsets`` are
+    integers that may be zero, for index expressions (padding); ``scalars`` are positive settings. The batch is put in
+    front, unless ``batched``: then sizes, axes and formulas name ``B`` and ``s`` themselves, in front.
+    Raises ``SpecError``.
     """
     label = f"layer {name}"
     ranges = values or {}
+
+    for key in set(ranges) - set(inputs):
+        Excerpt(key, f"{label}, values").fail(f"{key!r} is not an input", "declare it under 'inputs'")
 
     def declared(tensors: Mapping[str, str], part: str) -> tuple[Declaration, ...]:
         return tuple(
@@ -84,6 +95,8 @@ def forward(
             inputs=declared(inputs, "input"),
             parameters=declared(parameters, "parameter"),
             formulas=tuple(Excerpt(f, f"{label}, formula {k}") for k, f in enumerate(formulas, 1)),
+            output_axes=None if axes is None else tuple(Excerpt(axes, f"{label}, axes").words()),
+            offsets=tuple(Excerpt(offsets, f"{label}, offsets").words()),
             scalars=tuple(Excerpt(scalars, f"{label}, scalars").words()),
             title=title,
             notes=tuple(notes),
@@ -95,14 +108,12 @@ def forward(
 def build(declared: Declarations) -> Layer:
     """Return the layer that the declarations describe, or raise ``SpecError``.
 
-    Stages: names and axes -> ``Namespace``; formulas -> ``Definition``; all of it -> ``derive.layer.assemble``.
+    Stages: names and axes -> ``Namespace``; formulas -> ``Definition``; all of it -> ``derive.forward_map.assemble``.
     """
-    sizes = _sizes(declared)
-    lead = () if declared.batched else (BATCH,)
-    inputs = tuple(_tensor(d, sizes, lead) for d in declared.inputs)
-    parameters = tuple(_tensor(d, sizes) for d in declared.parameters)
-    scalars = {w.text: Symbol(w.text, positive=True) for w in declared.scalars}
-    names = Namespace(sizes, {}, scalars, declared.batched)
+    names = _symbols(declared)
+    lead = names.lead
+    inputs = tuple(_tensor(d, names.sizes, lead) for d in declared.inputs)
+    parameters = tuple(_tensor(d, names.sizes) for d in declared.parameters)
     for declaration, tensor in zip(declared.inputs, inputs, strict=True):
         names = _with(names, declaration, tensor, lead)
     for declaration, tensor in zip(declared.parameters, parameters, strict=True):
@@ -112,7 +123,7 @@ def build(declared: Declarations) -> Layer:
     layer = assemble(
         declared.name,
         title=declared.title,
-        sizes=tuple(sizes.values()) if declared.batched else (BATCH.size, *sizes.values()),
+        sizes=(*(index.size for index in lead), *names.sizes.values(), *names.offsets.values()),
         inputs=inputs,
         parameters=parameters,
         definitions=definitions[:-1],
@@ -120,19 +131,27 @@ def build(declared: Declarations) -> Layer:
         batched=True,
         notes=declared.notes,
     )
-    return replace(layer, scalars=tuple(scalars.values()))
+    return replace(layer, scalars=tuple(names.scalars.values()))
 
 
-def _sizes(declared: Declarations) -> dict[str, Symbol]:
-    sizes: dict[str, Symbol] = {}
-    for word in declared.sizes:
-        name = identifier(word, "size")
-        if name in sizes:
-            word.fail(f"size {name!r} is declared twice", "remove one of the two")
-        if name == BATCH.size.name and not declared.batched:
-            word.fail("size 'B' is the batch, which the engine puts in front by itself", "rename the size")
-        sizes[name] = size_symbol(name)
-    return sizes
+def _symbols(declared: Declarations) -> Namespace:
+    """Return the namespace of sizes, offsets and scalars, each name once."""
+    found: dict[str, dict[str, Symbol]] = {"size": {}, "offset": {}, "scalar": {}}
+    words = {"size": declared.sizes, "offset": declared.offsets, "scalar": declared.scalars}
+    assumptions: dict[str, dict[str, bool]] = {
+        "size": {"integer": True, "positive": True},
+        "offset": {"integer": True, "nonnegative": True},
+        "scalar": {"positive": True},
+    }
+    for kind, listed in words.items():
+        for word in listed:
+            name = identifier(word, kind, allowed=("kappa",) if kind == "scalar" else ())
+            if any(name in symbols for symbols in found.values()):
+                word.fail(f"{kind} {name!r} is declared twice", "remove one of the two")
+            if name == BATCH.size.name and not declared.batched:
+                word.fail(f"{kind} 'B' is the batch, which the engine puts in front by itself", f"rename the {kind}")
+            found[kind][name] = Symbol(name, **assumptions[kind])
+    return Namespace(found["size"], {}, found["scalar"], found["offset"], declared.batched)
 
 
 def _tensor(declaration: Declaration, sizes: Mapping[str, Symbol], lead: tuple[Index, ...] = ()) -> Tensor:
@@ -168,9 +187,10 @@ def _definitions(declared: Declarations, names: Namespace) -> tuple[Definition, 
     last = len(declared.formulas) - 1
     for number, formula in enumerate(declared.formulas):
         target, axes = None, None
-        if declared.output is not None and number == last:
-            target = identifier(declared.output.name, "tensor")
-            axes = [_axis(word, dict(names.sizes)) for word in declared.output.axes]
+        if number == last and declared.output is not None:
+            target = identifier(declared.output, "tensor")
+        if number == last and declared.output_axes is not None:
+            axes = [_axis(word, names.sizes) for word in declared.output_axes]
         definition = parse_definition(formula, names, target=target, axes=axes)
         lead = len(names.lead)
         indices = definition.indices[lead:]

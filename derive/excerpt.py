@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import NoReturn
 
-from derive.layer import LayerError
+from derive.forward_map import LayerError
 
 _WIDTH = 90  # columns of the source line that an error shows
 

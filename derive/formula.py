@@ -1,26 +1,27 @@
 """Formulas of a forward map, and angle functions, as text.
 
-``parse_definition`` reads ``z[i] = sum[j](W[i, j]*x[j]) + b[i]`` in three stages: the syntax tree (``arithmetic.parse``);
-the range of every index, from the axes that it indexes on its own (``_Formula._range``); the SymPy expression. An index that
-indexes no axis on its own takes its size in the text: ``sum[k:K](x[2*p + k])``. ``delta(a, b)`` is 1 where two index
-expressions agree.
+``parse_definition`` reads ``z[i] = sum[j](W[i, j]*x[j]) + b[i]`` in three stages: the syntax tree
+(``arithmetic.parse``); the range of every index, from the axes that it indexes on its own (``_Formula._range``); the
+SymPy expression. An index that indexes no axis on its own takes its size in the text: ``sum[k:K](x[2*p + k])``.
+``delta(a, b)`` is 1 where two index expressions agree.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import sympy
-from sympy import Expr, Indexed, Symbol
+from sympy import Expr, Symbol
 
 from derive.algebra.index import Index, size_symbol
 from derive.algebra.nodes import IndexedSum
 from derive.arithmetic import Arithmetic, parse
 from derive.excerpt import Excerpt, quote, suggestion
-from derive.layer import BATCH, Definition
-from derive.names import FUNCTIONS, Named, Namespace, identifier
+from derive.forward_map import BATCH, Definition
+from derive.indexing import Indexing, axes_of, is_sum, parts
+from derive.names import FUNCTIONS, MOST_AXES, Named, Namespace, identifier
 
 
 def parse_definition(
@@ -74,18 +75,13 @@ class _Angle(Arithmetic):
         self.fail(node, "an angle has no sums", self.mend)
 
 
-class _Formula(Arithmetic):
+class _Formula(Indexing):
     """The language of forward maps: arithmetic in tensor entries, with sums over indices."""
 
     functions: ClassVar[tuple[str, ...]] = FUNCTIONS
     mend: ClassVar[str] = (
         f"a formula may hold numbers, sizes, indexed names, sum[j](...), + - * / ** and {', '.join(FUNCTIONS)}"
     )
-
-    def __init__(self, excerpt: Excerpt, names: Namespace) -> None:
-        super().__init__(excerpt)
-        self.names = names
-        self.scope: dict[str, Index] = {}
 
     def definition(self, tree: ast.AST, target: str | None, axes: Sequence[Expr] | None) -> Definition:
         """Return the one assignment of the tree."""
@@ -98,11 +94,12 @@ class _Formula(Arithmetic):
         self.screen(right)
         name, binders = self._left_side(left, target, axes)
         for node in ast.walk(right):
-            if isinstance(node, ast.Subscript) and not _is_sum(node):
-                self._tensor(node)
+            if isinstance(node, ast.Subscript) and not is_sum(node):
+                self.tensor(node)
         declared: Sequence[Expr | None] = axes if axes is not None else [None] * len(binders)
         for binder, size in zip(binders, declared, strict=True):
-            self._bind(binder, right, size)
+            if self._bind(binder, right, size).name == name:
+                self.fail(binder, f"index {name!r} has the name of the tensor being defined", "rename the index")
         indices = (*self.names.lead, *self.scope.values())
         if not indices:
             self.fail(left, f"{name!r} has no index", "give it an index of at least one axis")
@@ -114,52 +111,49 @@ class _Formula(Arithmetic):
         for scalars in (self.names.sizes, self.names.scalars):
             if name in scalars:
                 return scalars[name]
-        if name in self.scope:
+        if name in self.scope or name in self.names.offsets:
             self.fail(node, f"index {name!r} stands as a number", "use it inside brackets only")
         if name not in self.names.tensors:
-            self._unknown(node)
+            self.unknown(node)
         named = self.names.tensors[name]
         if named.axes:
             self.fail(
                 node,
-                f"{name!r} stands without indices but has {_axes(named)}",
+                f"{name!r} stands without indices but has {axes_of(named)}",
                 f"write it with its indices, {name}[{', '.join('.' for _ in named.axes)}]",
             )
         return self._real(node, named, ())
 
     def entry(self, node: ast.Subscript) -> Expr:
         """Return a tensor entry ``W[i, j]``."""
-        if _is_sum(node):
+        if is_sum(node):
             self.fail(node, "sum[..] has no body", "write what is summed behind it, such as sum[j](W[i, j]*x[j])")
-        named = self._tensor(node)
-        return self._real(node, named, tuple(self._position(part) for part in _parts(node)))
+        named = self.tensor(node)
+        return self._real(node, named, tuple(self.position(part) for part in parts(node)))
 
     def total(self, node: ast.Call, head: ast.Subscript) -> Expr:
         """Return ``sum[j, k](body)``."""
-        if not _is_sum(head):
+        if not is_sum(head):
             self.fail(head, f"{quote(self.text(head))} cannot be called", "write a product with *")
         if len(node.args) != 1 or node.keywords:
             self.fail(node, f"sum has {len(node.args) + len(node.keywords)} arguments", "give it one")
-        binders = _parts(head)
-        if not binders:
-            self.fail(head, "sum has no index", "write what it sums over, such as sum[j](...)")
+        binders = parts(head)
+        if not 1 <= len(binders) <= MOST_AXES:
+            self.fail(head, f"sum has {len(binders)} indices", f"give it 1 to {MOST_AXES}, such as sum[j](...)")
         outer = dict(self.scope)
         bound = [self._bind(binder, node.args[0]) for binder in binders]
         body = self.read(node.args[0])
         self.scope = outer
         return IndexedSum(body, *bound)
 
-    def _function(self, node: ast.Call) -> Expr:
-        if not (isinstance(node.func, ast.Name) and node.func.id == "delta"):
-            return super()._function(node)
-        if len(node.args) != 2 or node.keywords:
-            self.fail(node, "delta does not have two arguments", "give it two index expressions")
-        left, right = (self._position(argument) for argument in node.args)
-        return sympy.KroneckerDelta(left, right)
+    def function(self, node: ast.Call) -> Expr:
+        """Return a call of a function, or ``delta(a, b)``."""
+        is_delta = isinstance(node.func, ast.Name) and node.func.id == "delta"
+        return self.delta(node) if is_delta else super().function(node)
 
     def _left_side(self, left: ast.expr, target: str | None, axes: Sequence[Expr] | None) -> tuple[str, list[ast.expr]]:
         """Return the defined name and the nodes of its indices."""
-        head, binders = (left.value, _parts(left)) if isinstance(left, ast.Subscript) else (left, [])
+        head, binders = (left.value, parts(left)) if isinstance(left, ast.Subscript) else (left, [])
         if not isinstance(head, ast.Name):
             self.fail(left, f"{quote(self.text(left))} cannot be defined", "write a name and its indices, such as z[i]")
         word = self.excerpt.cut(head.col_offset, head.end_col_offset or 0)
@@ -168,6 +162,8 @@ class _Formula(Arithmetic):
         name = identifier(word, "tensor")
         if name in self.names.known:
             word.fail(f"{name!r} is defined twice", "give the second one another name")
+        if len(binders) > MOST_AXES:
+            self.fail(left, f"{name!r} has {len(binders)} indices, more than {MOST_AXES}", "join some of them")
         if axes is not None and len(binders) != len(axes):
             shown = ", ".join(map(str, axes)) or "none"
             self.fail(
@@ -183,14 +179,12 @@ class _Formula(Arithmetic):
             case ast.Name():
                 node, size = binder, declared
             case ast.Slice(lower=ast.Name() as node, upper=ast.expr() as length, step=None):
-                size = self._size(length)
+                size = self.size(length)
                 if declared is not None and size != declared:
                     self.fail(length, f"size {self.text(length)!r} is declared as '{declared}'", "use one of them")
             case _:
-                at = binder if hasattr(binder, "col_offset") else body
-                self.fail(
-                    at, f"{quote(self.text(at))} is not an index to bind", "write a plain name, such as j, or j:n"
-                )
+                problem = f"{quote(self.text(binder))} is not an index to bind"
+                self.fail(binder, problem, "write a plain name such as j, or with its size, j:n")
         self._free_name(node)
         index = Index(node.id, self._range(node, body, size))
         if node.id == BATCH.name and index != BATCH:
@@ -211,20 +205,12 @@ class _Formula(Arithmetic):
     def _range(self, node: ast.Name, body: ast.expr, size: Expr | None) -> Expr:
         """Return the size of an index: as given, and as every axis has it that the index indexes on its own."""
         origin = f"declared over '{size}'"
-        for use in ast.walk(body):
-            if not isinstance(use, ast.Subscript) or _is_sum(use):
-                continue
-            for part, axis in zip(_parts(use), self._tensor(use).axes, strict=True):
-                if not (isinstance(part, ast.Name) and part.id == node.id):
-                    continue
-                here = f"over '{axis}' in {self.text(use)}"
-                if size is not None and axis != size:
-                    self.fail(
-                        part,
-                        f"index {node.id!r} runs {here}, but is {origin}",
-                        "declare both axes with the same size, or use two indices",
-                    )
-                size, origin = axis, f"used {here}"
+        for use, part, axis in self._uses(node.id, body):
+            here = f"over '{axis}' in {quote(self.text(use))[1:-1]}"
+            if size is not None and axis != size:
+                problem = f"index {node.id!r} runs {here}, but is {origin}"
+                self.fail(part, problem, "declare both axes with the same size, or use two indices")
+            size, origin = axis, f"used {here}"
         if size is None:
             self.fail(
                 node,
@@ -233,117 +219,21 @@ class _Formula(Arithmetic):
             )
         return size
 
-    def _size(self, node: ast.expr) -> Expr:
-        """Return a declared size or a positive integer."""
-        match node:
-            case ast.Name() if node.id in self.names.sizes:
-                return self.names.sizes[node.id]
-            case ast.Constant():
-                value = self.number(node)
-                if value.is_Integer and value > 0:
-                    return value
-        near = suggestion(self.text(node), list(self.names.sizes))
-        self.fail(
-            node, f"{quote(self.text(node))} is not a declared size", near + "add it to 'sizes' or write one of them"
+    def _uses(self, name: str, body: ast.expr) -> list[tuple[ast.Subscript, ast.expr, Expr]]:
+        """Return every place where the index stands on its own in a tensor's brackets, with the axis, left to right."""
+        entries = [n for n in ast.walk(body) if isinstance(n, ast.Subscript) and not is_sum(n)]
+        return sorted(
+            (
+                (entry, part, axis)
+                for entry in entries
+                for part, axis in zip(parts(entry), self.tensor(entry).axes, strict=True)
+                if isinstance(part, ast.Name) and part.id == name
+            ),
+            key=lambda use: use[1].col_offset,
         )
-
-    def _tensor(self, node: ast.Subscript) -> Named:
-        """Return the tensor that is indexed, with as many indices as it has axes."""
-        if not isinstance(node.value, ast.Name):
-            self.fail(node, f"{quote(self.text(node.value))} cannot be indexed", self.mend)
-        name, count = node.value.id, len(_parts(node))
-        if name not in self.names.tensors:
-            self._unknown(node.value)
-        named = self.names.tensors[name]
-        if count != len(named.axes):
-            self.fail(
-                node,
-                f"{name!r} has {_axes(named)} but {count} {'index is' if count == 1 else 'indices are'} given",
-                "give it one index per axis",
-            )
-        return named
 
     def _real(self, node: ast.expr, named: Named, indices: tuple[Expr, ...]) -> Expr:
         """Return an entry for use as a number."""
         if named.integer:
             self.fail(node, f"integer input {quote(self.text(node))} stands as a number", "use it inside brackets only")
         return named.entry(indices)
-
-    def _position(self, node: ast.expr) -> Expr:
-        """Return an index expression: integers, sizes, indices and integer inputs, linear in what varies."""
-        match node:
-            case ast.Constant():
-                value = self.number(node)
-                if not value.is_Integer:
-                    self.fail(node, f"{self.text(node)!r} stands inside brackets", "indices are integers")
-                return value
-            case ast.Name():
-                return self._index_name(node)
-            case ast.UnaryOp(op=ast.USub()):
-                return -self._position(node.operand)
-            case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult()):
-                return self._index_operation(node)
-            case ast.Subscript() if not _is_sum(node) and self._tensor(node).integer:
-                return self._tensor(node).entry(tuple(self._position(part) for part in _parts(node)))
-            case ast.Slice():
-                self.excerpt.fail("a slice has no meaning inside a tensor's brackets", "sum over an index instead")
-        self.fail(
-            node,
-            f"{quote(self.text(node))} cannot stand inside brackets",
-            "an index holds integers, sizes, indices, integer inputs and + - *",
-        )
-
-    def _index_operation(self, node: ast.BinOp) -> Expr:
-        left, right = self._position(node.left), self._position(node.right)
-        match node.op:
-            case ast.Add():
-                return left + right
-            case ast.Sub():
-                return left - right
-        if left.has(Index, Indexed) and right.has(Index, Indexed):
-            self.fail(
-                node, f"{quote(self.text(node))} multiplies two indices", "multiply an index by integers and sizes only"
-            )
-        return left * right
-
-    def _index_name(self, node: ast.Name) -> Expr:
-        name = node.id
-        if name in self.scope:
-            return self.scope[name]
-        if name in self.names.sizes:
-            return self.names.sizes[name]
-        named = self.names.tensors.get(name)
-        if named is not None and named.integer and not named.axes:
-            return named.entry(())
-        if named is not None:
-            self.fail(
-                node, f"{name!r} is not an integer input, so it cannot be an index", "give its declaration 'values'"
-            )
-        self.fail(
-            node,
-            f"index {quote(name)} is not bound",
-            suggestion(name, list(self.scope)) + f"sum over it, sum[{name[:40]}](...), or put it on the left-hand side",
-        )
-
-    def _unknown(self, node: ast.Name) -> NoReturn:
-        near = suggestion(node.id, [*self.names.known, *FUNCTIONS, "sum"])
-        self.fail(
-            node, f"unknown name {quote(node.id)}", near + "declare it as an input or a parameter, or define it earlier"
-        )
-
-
-def _is_sum(node: ast.Subscript) -> bool:
-    return isinstance(node.value, ast.Name) and node.value.id == "sum"
-
-
-def _parts(node: ast.Subscript) -> list[ast.expr]:
-    """Return the nodes between the brackets."""
-    return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
-
-
-def _axes(named: Named) -> str:
-    """Return ``"2 axes (m, n)"``."""
-    count = len(named.axes)
-    if not count:
-        return "no axes"
-    return f"{count} {'axis' if count == 1 else 'axes'} ({', '.join(map(str, named.axes))})"

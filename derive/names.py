@@ -12,11 +12,12 @@ from sympy import Expr, IndexedBase, Symbol
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexTensor
 from derive.excerpt import Excerpt
-from derive.layer import BATCH
+from derive.forward_map import BATCH
 
 FUNCTIONS = ("sqrt", "exp", "log", "tanh", "sin", "cos", "abs", "max")
 RESERVED = frozenset({*FUNCTIONS, "sum", "mean", "min", "atan", "delta", "pi", "eta", "kappa"})
 LONGEST_NAME = 40
+MOST_AXES = 8
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 
@@ -43,13 +44,14 @@ class Named:
 class Namespace:
     """What each name in a formula stands for.
 
-    ``sizes`` are axis lengths, ``scalars`` positive settings; both may stand as numbers. With ``batched`` the formula
-    names the batch index itself.
+    ``sizes`` are axis lengths, ``scalars`` positive settings; both may stand as numbers. ``offsets`` are integers that
+    may be zero, for index expressions. With ``batched`` the formula names the batch index itself.
     """
 
     sizes: Mapping[str, Symbol]
     tensors: Mapping[str, Named]
     scalars: Mapping[str, Symbol] = field(default_factory=dict)
+    offsets: Mapping[str, Symbol] = field(default_factory=dict)
     batched: bool = False
 
     @property
@@ -60,7 +62,7 @@ class Namespace:
     @property
     def known(self) -> list[str]:
         """Every name in use."""
-        return [*self.sizes, *self.tensors, *self.scalars]
+        return [*self.sizes, *self.tensors, *self.scalars, *self.offsets]
 
     def with_tensor(self, name: str, named: Named) -> Namespace:
         """Return the namespace with one more tensor."""

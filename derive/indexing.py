@@ -1,0 +1,129 @@
+"""What stands inside brackets: index expressions, sizes, and the tensors that they index.
+
+An index expression is linear in what varies: integers, declared sizes, bound indices, entries of integer inputs, + - *.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import NoReturn
+
+import sympy
+from sympy import Expr, Indexed
+
+from derive.algebra.index import Index
+from derive.arithmetic import Arithmetic
+from derive.excerpt import Excerpt, quote, suggestion
+from derive.names import FUNCTIONS, Named, Namespace
+
+
+class Indexing(Arithmetic):
+    """Arithmetic with tensors and the indices in scope; a formula adds the binders."""
+
+    def __init__(self, excerpt: Excerpt, names: Namespace) -> None:
+        super().__init__(excerpt)
+        self.names = names
+        self.scope: dict[str, Index] = {}
+
+    def tensor(self, node: ast.Subscript) -> Named:
+        """Return the tensor that is indexed, if it has as many axes as there are indices."""
+        if not isinstance(node.value, ast.Name):
+            self.fail(node, f"{quote(self.text(node.value))} cannot be indexed", self.mend)
+        name, count = node.value.id, len(parts(node))
+        if name not in self.names.tensors:
+            self.unknown(node.value)
+        named = self.names.tensors[name]
+        if count != len(named.axes):
+            given = f"{count} {'index is' if count == 1 else 'indices are'} given"
+            self.fail(node, f"{name!r} has {axes_of(named)} but {given}", "give it one index per axis")
+        return named
+
+    def size(self, node: ast.expr) -> Expr:
+        """Return a declared size or a positive integer."""
+        match node:
+            case ast.Name() if node.id in self.names.sizes:
+                return self.names.sizes[node.id]
+            case ast.Constant():
+                value = self.number(node)
+                if value.is_Integer and value > 0:
+                    return value
+        near = suggestion(self.text(node), list(self.names.sizes))
+        problem = f"{quote(self.text(node))} is not a declared size"
+        self.fail(node, problem, near + "add it to 'sizes' or write one of them")
+
+    def position(self, node: ast.expr) -> Expr:
+        """Return an index expression."""
+        match node:
+            case ast.Constant():
+                value = self.number(node)
+                if not value.is_Integer:
+                    self.fail(node, f"{self.text(node)!r} stands inside brackets", "indices are integers")
+                return value
+            case ast.Name():
+                return self._index_name(node)
+            case ast.UnaryOp(op=ast.USub()):
+                return -self.position(node.operand)
+            case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult()):
+                return self._index_operation(node)
+            case ast.Subscript() if not is_sum(node) and self.tensor(node).integer:
+                return self.tensor(node).entry(tuple(self.position(part) for part in parts(node)))
+        problem = f"{quote(self.text(node))} cannot stand inside brackets"
+        self.fail(node, problem, "an index holds integers, sizes, indices, integer inputs and + - *")
+
+    def delta(self, node: ast.Call) -> Expr:
+        """Return ``delta(a, b)``, which is 1 where two index expressions agree and 0 elsewhere."""
+        if len(node.args) != 2 or node.keywords:
+            self.fail(node, "delta does not have two arguments", "give it two index expressions")
+        left, right = (self.position(argument) for argument in node.args)
+        return sympy.KroneckerDelta(left, right)
+
+    def unknown(self, node: ast.Name) -> NoReturn:
+        """Raise a ``SpecError`` for a name that stands for nothing."""
+        near = suggestion(node.id, [*self.names.known, *FUNCTIONS, "sum"])
+        mend = near + "declare it as an input or a parameter, or define it earlier"
+        self.fail(node, f"unknown name {quote(node.id)}", mend)
+
+    def _index_operation(self, node: ast.BinOp) -> Expr:
+        left, right = self.position(node.left), self.position(node.right)
+        match node.op:
+            case ast.Add():
+                return self.possible(node, left + right)
+            case ast.Sub():
+                return self.possible(node, left - right)
+        if left.has(Index, Indexed) and right.has(Index, Indexed):
+            problem = f"{quote(self.text(node))} multiplies two indices"
+            self.fail(node, problem, "multiply an index by integers and sizes only")
+        return self.possible(node, left * right)
+
+    def _index_name(self, node: ast.Name) -> Expr:
+        name = node.id
+        if name in self.scope:
+            return self.scope[name]
+        for integers in (self.names.sizes, self.names.offsets):
+            if name in integers:
+                return integers[name]
+        named = self.names.tensors.get(name)
+        if named is not None and named.integer and not named.axes:
+            return named.entry(())
+        if named is not None:
+            self.fail(node, f"{name!r} is not an integer input without axes, so it is no index", "declare its 'values'")
+        mend = f"sum over it, sum[{name[:40]}](...), or put it on the left-hand side"
+        self.fail(node, f"index {quote(name)} is not bound", suggestion(name, list(self.scope)) + mend)
+
+
+def is_sum(node: ast.Subscript) -> bool:
+    """Return whether this is the ``sum[j]`` of a sum."""
+    return isinstance(node.value, ast.Name) and node.value.id == "sum"
+
+
+def parts(node: ast.Subscript) -> list[ast.expr]:
+    """Return the nodes between the brackets."""
+    return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+
+
+def axes_of(named: Named) -> str:
+    """Return the axes in words: ``"2 axes (m, n)"``."""
+    count = len(named.axes)
+    if not count:
+        return "no axes"
+    return f"{count} {'axis' if count == 1 else 'axes'} ({', '.join(map(str, named.axes))})"
