@@ -1,0 +1,45 @@
+"""A trial's settings: validated, and the only source of its randomness."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from derive.errors import UsageError
+from verify.training.config import TrialConfig, generator
+
+CONFIG = TrialConfig(method="none", learning_rate=0.1)
+
+
+def test_digest_names_the_settings():
+    assert CONFIG.digest == TrialConfig(method="none", learning_rate=0.1).digest
+    changes = [{"seed": 1}, {"width": 8}, {"learning_rate": 0.2}, {"method": "layer-norm"}, {"probe_every": 5}]
+    digests = {replace(CONFIG, **change).digest for change in changes}
+    assert len(digests | {CONFIG.digest}) == len(changes) + 1
+
+
+def test_generator_depends_on_its_whole_key():
+    draws = [torch.rand(1, generator=generator(*key)).item() for key in (("a", 1), ("a", 1), ("a", 2), ("b", 1))]
+    assert draws[0] == draws[1]
+    assert len(set(draws)) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "l2"}, "method = 'l2' is not known; choose one of none, batch-norm"),
+        ({"activation": "gelu"}, "activation = 'gelu' is not known"),
+        ({"dtype": "float16"}, "dtype = 'float16' is not known"),
+        ({"model": "cnn"}, "model = 'cnn' is not known"),
+        ({"width": 0}, "width = 0 is not usable; give a whole number of at least 1"),
+        ({"depth": True}, "depth = True is not usable"),
+        ({"seed": -1}, "seed = -1 is not usable; give a whole number of at least 0"),
+        ({"epochs": 1.5}, "epochs = 1.5 is not usable"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0 is not a rate"),
+        ({"learning_rate": float("nan")}, "learning_rate = nan is not a rate"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(UsageError) as caught:
+        replace(CONFIG, **change)
+    assert message in str(caught.value)

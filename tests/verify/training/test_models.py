@@ -1,0 +1,57 @@
+"""The networks: every method builds, starts with unit variance, and is the layer it says it is."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from verify.training.config import METHODS, TrialConfig, generator
+from verify.training.initialise import energy, mean_square
+from verify.training.models import build
+
+
+def model_of(method, **settings):
+    return build(TrialConfig(method=method, learning_rate=1.0, **settings), features=64, classes=10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("activation", ["tanh", "leaky-relu"])
+def test_every_layer_starts_with_unit_variance(method, activation):
+    model = model_of(method, activation=activation, width=256, depth=3).train()
+    z = torch.randn(400, 64, dtype=torch.float64, generator=generator("inputs"))
+    for layer in model.layers[:-1]:
+        z = layer(z)
+        assert 0.8 < z.var().item() < 1.25
+        z = model.activation(z)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_initialisation_follows_from_the_settings(method):
+    first, same, other = model_of(method), model_of(method), model_of(method, seed=1)
+    weights = [m.layers[0].weight for m in (first, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert all((layer.bias == 0).all() for layer in first.layers)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shapes_depth_and_parameters(method):
+    model = model_of(method, width=16, depth=2)
+    assert model(torch.randn(5, 64, dtype=torch.float64)).shape == (5, 10)
+    assert list(model.measured_layers()) == ["layer 1", "layer 2", "layer 3"]
+    shapes = [tuple(p.shape) for p in model.parameters()]
+    assert shapes == [(16, 64), (16,), (16, 16), (16,), (10, 16), (10,)], "normalisers carry no parameters of their own"
+
+
+def test_energy_of_the_generated_layers_is_what_kappa_leaves_for_the_weights():
+    for method, expected in (("affine-like", 1.0), ("norm-like", 1.0)):
+        assert energy(method, model_of(method).layers[0], 1.0) == expected
+
+
+def test_second_moment_of_an_activation():
+    assert mean_square(nn.Identity()) == pytest.approx(1.0)
+    sample = torch.randn(2_000_000, dtype=torch.float64, generator=generator("moment")).tanh().square().mean().item()
+    assert mean_square(nn.Tanh()) == pytest.approx(sample, rel=2e-3)
+    assert mean_square(nn.LeakyReLU(0.01)) == pytest.approx((1 + 0.01**2) / 2, rel=1e-3)
+    assert math.isfinite(mean_square(nn.ReLU()))

@@ -1,0 +1,88 @@
+"""A trial: the same settings give the same bits, it learns, and divergence is recorded rather than raised."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from verify.training.config import METHODS, TrialConfig, generator
+from verify.training.data import Dataset, Split, digits
+from verify.training.trial import evaluate, run_trial, steps_of
+
+
+@pytest.fixture(scope="module")
+def data():
+    whole = digits(seed=0)
+    small = Split(whole.train.x[:320], whole.train.y[:320])
+    return replace(whole, train=small)
+
+
+CONFIG = TrialConfig(method="none", learning_rate=0.1, width=16, epochs=2, evaluate_every=7, probe_every=10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_settings_same_bits(method, data):
+    config = replace(CONFIG, method=method, epochs=1)
+    assert json.dumps(run_trial(config, data).to_json()) == json.dumps(run_trial(config, data).to_json())
+
+
+def test_trial_uses_no_global_randomness(data):
+    torch.manual_seed(0)
+    first = run_trial(CONFIG, data)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    assert run_trial(CONFIG, data) == first
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_recorded_steps(data):
+    ticks = []
+    result = run_trial(CONFIG, data, advance=lambda: ticks.append(1))
+    assert steps_of(CONFIG, len(data.train)) == len(ticks) == 20
+    assert [p.step for p in result.points] == [0, 7, 14, 20]
+    assert sorted({s.step for s in result.spreads}) == [0, 10, 20]
+    assert len(result.spreads) == 3 * 3
+    assert result.outcome == "finished"
+
+
+def test_it_learns(data):
+    config = replace(CONFIG, method="affine-like", learning_rate=5.0, epochs=12, probe_every=0)
+    result = run_trial(config, data)
+    assert result.points[0].validation_accuracy < 0.3
+    assert result.test_accuracy > 0.8
+    assert result.points[-1].train_loss < 0.3
+    assert result.spreads == ()
+
+
+def test_divergence_is_recorded(data):
+    result = run_trial(replace(CONFIG, activation="relu", learning_rate=1e12), data)
+    assert result.diverged_at is not None and 1 <= result.diverged_at <= 20
+    assert result.outcome == f"diverged at step {result.diverged_at}"
+    assert result.test_accuracy is None
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_data_order_is_paired_over_methods(data):
+    from verify.training.trial import _Run
+
+    runs = [
+        _Run(replace(CONFIG, method=method, learning_rate=rate), data)
+        for method, rate in (("none", 1), ("rms-norm", 2))
+    ]
+    for first, second in zip(*(list(run.batches()) for run in runs), strict=True):
+        assert torch.equal(first[0], second[0])
+
+
+def test_small_data_gives_one_short_batch():
+    x = torch.randn(5, 64, dtype=torch.float64, generator=generator("small"))
+    part = Split(x, torch.arange(5))
+    tiny = Dataset("tiny", 10, part, part, part, "")
+    assert run_trial(replace(CONFIG, epochs=1), tiny).points[-1].step == 1
+
+
+def test_accuracy_is_the_share_of_right_answers():
+    model = torch.nn.Identity()
+    scores = torch.tensor([[2.0, 1.0], [0.0, 1.0], [5.0, 0.0], [1.0, 0.0]])
+    _, accuracy = evaluate(model, Split(scores, torch.tensor([0, 1, 1, 0])))
+    assert accuracy == 0.75

@@ -1,0 +1,53 @@
+"""Start every method with pre-activations of unit variance (theory, section 2).
+
+With zero biases and weights of standard deviation sigma, ``Var z = sigma^2 * energy`` where the energy is the mean
+squared length of what the weights multiply: n E[x^2] for a plain layer, n behind a normaliser, kappa - 1 for norm-like
+and kappa (up to r^2/(r^2 + 1)) for affine-like. So sigma = 1/sqrt(energy), for affine-like 1/sqrt(kappa), not 1/sqrt(n).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from verify.training.models import MLP
+
+_NODES = 80
+NORMALISERS = ("batch-norm", "layer-norm", "rms-norm")
+
+
+def variance_preserving(model: MLP, method: str, activation: str, generator: torch.Generator) -> None:
+    """Draw every weight from a centred normal distribution with the method's deviation and set every bias to zero."""
+    second_moment = 1.0
+    for layer in model.layers:
+        weight, bias = layer.weight, layer.bias
+        assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
+        with torch.no_grad():
+            weight.normal_(0.0, 1 / math.sqrt(energy(method, layer, second_moment)), generator=generator)
+            bias.zero_()
+        second_moment = mean_square(model.activation)
+
+
+def energy(method: str, layer: nn.Module, second_moment: float) -> float:
+    """Return the mean squared length of what the weights multiply, for inputs of that second moment per entry."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    inputs = weight.shape[1]
+    if method == "none":
+        return inputs * second_moment
+    if method in NORMALISERS:
+        return float(inputs)
+    kappa = float(layer.kappa)  # type: ignore[arg-type]
+    return kappa - 1 if method == "norm-like" else kappa
+
+
+def mean_square(activation: nn.Module) -> float:
+    """Return E[phi(Z)^2] of an activation for a standard normal Z, by Gauss-Hermite quadrature."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    values = activation(torch.tensor(nodes)).numpy()
+    return float((weights * values**2).sum() / weights.sum())
