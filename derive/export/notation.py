@@ -43,12 +43,16 @@ def name_parts(name: str) -> tuple[str, str]:
 
     A name that is no letter, with or without a mark, is one word in italics and has no mark.
     """
+    bare = name.rstrip("'")
+    if bare != name:
+        letter, mark = name_parts(bare)
+        return letter + name[len(bare) :], mark
     match = _MARKED.fullmatch(name)
     stem, mark = (match[1], match[2] or match[3]) if match else (name, "")
-    letter = _letter(stem)
-    if letter is None:
+    known = _letter(stem)
+    if known is None:
         return rf"\mathit{{{escaped_name(name)}}}", ""
-    return letter, mark if len(mark) < 2 or mark.isdigit() else rf"\mathrm{{{mark}}}"
+    return known, mark if len(mark) < 2 or mark.isdigit() else rf"\mathrm{{{mark}}}"
 
 
 def escaped_name(name: str) -> str:
@@ -109,7 +113,8 @@ class NotationPrinter(LatexPrinter):
         if any(not _LETTER.fullmatch(p) for p in printed):
             return ", ".join(printed)
         half = len(printed) // 2
-        if len(printed) > 2 and printed[half:] == [p + "'" for p in printed[:half]]:
+        pairs = list(zip(printed[:half], printed[half:], strict=False))
+        if len(printed) > 2 and any(a != b for a, b in pairs) and all(b in (a, a + "'") for a, b in pairs):
             return " ".join(printed[:half]) + "; " + " ".join(printed[half:])
         return " ".join(printed)
 

@@ -1,0 +1,105 @@
+r"""Text of any origin made safe for each format: nothing a user wrote can become markup or a command.
+
+In LaTeX, characters that pdfLaTeX has no glyph for are written as their code point, so that no text can stop a run.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_\allowbreak{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "'": "'",
+    "`": r"\textasciigrave{}",
+    "-": "-{}",
+    "–": "--",
+    "—": "---",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "…": r"\ldots{}",
+    "²": r"\textsuperscript{2}",
+    "³": r"\textsuperscript{3}",
+    "·": r"$\cdot$",
+    "√": r"$\surd$",
+    "‖": r"$\Vert$",
+    "→": r"$\to$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "≠": r"$\ne$",
+    "∈": r"$\in$",
+    "×": r"$\times$",
+}
+_GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER (\w+)")
+_SAME_AS_LATIN = {
+    "Alpha",
+    "Beta",
+    "Epsilon",
+    "Zeta",
+    "Eta",
+    "Iota",
+    "Kappa",
+    "Mu",
+    "Nu",
+    "Rho",
+    "Tau",
+    "Chi",
+    "Omicron",
+}
+_LABEL = re.compile(r"[^A-Za-z0-9/_.:>-]+")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$&^@])")
+
+
+def latex_text(text: str) -> str:
+    """Return plain text as LaTeX text; control characters become spaces."""
+    return "".join(_latex_character(c) for c in text)
+
+
+def _latex_character(character: str) -> str:
+    if character in _LATEX:
+        return _LATEX[character]
+    if character.isascii() or "\u00c0" <= character <= "\u017f":
+        return " " if unicodedata.category(character) == "Cc" else character
+    match = _GREEK.fullmatch(unicodedata.name(character, ""))
+    if match:
+        name = match[2].lower().replace("lamda", "lambda")
+        name = name if match[1] == "SMALL" else name.capitalize()
+        latin = name in _SAME_AS_LATIN or name == "omicron"
+        return rf"\textit{{{name[0]}}}" if latin else rf"$\{name}$"
+    return f"[U+{ord(character):04X}]"
+
+
+def latex_code(text: str) -> str:
+    """Return plain text as LaTeX text in a typewriter face."""
+    return rf"\texttt{{{latex_text(text)}}}"
+
+
+def label(identifier: str) -> str:
+    """Return an equation id as a LaTeX label or an HTML id: anything unusual becomes a dash."""
+    return _LABEL.sub("-", identifier)
+
+
+def html_text(text: str) -> str:
+    """Return plain text as HTML text, safe in attributes too."""
+    printable = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+    return html.escape(printable, quote=True)
+
+
+def markdown_text(text: str) -> str:
+    """Return plain text as GitHub Markdown: every character with a meaning gets a backslash, line breaks go."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))

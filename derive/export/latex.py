@@ -1,0 +1,169 @@
+r"""Derivations as LaTeX: a fragment to include, or one complete document that pdfLaTeX compiles.
+
+A fragment needs ``\usepackage{amsmath,amssymb,graphicx,booktabs}``. Every equation of a step carries its id as a label:
+``\label{eq:affine/self-factor}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import singledispatch
+
+from sympy import Expr
+
+from derive.export.blocks import (
+    Bibliography,
+    Block,
+    Cite,
+    Code,
+    Equation,
+    Heading,
+    Inline,
+    Items,
+    Math,
+    Paragraph,
+    Prose,
+    Table,
+)
+from derive.export.escape import label, latex_code, latex_text
+from derive.export.linebreak import LINE_WIDTH, break_lines
+from derive.export.notation import latex as expression_latex
+from derive.export.outline import derivation_blocks, document_blocks, map_blocks, notation_for, step_blocks
+from derive.export.pdf import compile_pdf as compile_pdf
+from derive.export.tokens import width
+from derive.forward_map import Layer
+from derive.record import CancellingMap, Derivation, Step
+
+_RELATION = 14.0  # points of an equals sign and the space around it
+_QUAD = 10.0
+_SECTIONS = {1: "section", 2: "subsection", 3: "subsubsection"}
+_PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage[margin=2.5cm]{geometry}
+\usepackage{amsmath,amssymb,graphicx,booktabs,longtable,textcomp}
+\ifdefined\pdfinfoomitdate\pdfinfoomitdate=1\pdftrailerid{}\fi
+\allowdisplaybreaks
+\setlength{\emergencystretch}{3em}
+"""
+
+
+def latex(obj: object) -> str:
+    """Return LaTeX: of an expression inline maths; of a Step, Derivation, CancellingMap or Layer a fragment.
+
+    Raises TypeError for anything else.
+    """
+    if isinstance(obj, Expr):
+        return expression_latex(obj)
+    if isinstance(obj, Layer):
+        notation = notation_for(obj)
+        return f"{notation(obj.output.entry)} = {notation(obj.output.expression)}"
+    return render(blocks_of(obj))
+
+
+def blocks_of(obj: object) -> list[Block]:
+    """Return the blocks of a Derivation, a CancellingMap or a Step; raise TypeError for anything else."""
+    if isinstance(obj, Derivation):
+        return derivation_blocks(obj)
+    if isinstance(obj, CancellingMap):
+        return map_blocks(obj)
+    if isinstance(obj, Step):
+        return step_blocks([obj])
+    raise TypeError(f"no LaTeX for {type(obj).__name__}; give an expression, Layer, Step, Derivation or CancellingMap")
+
+
+def fragment(derivation: Derivation) -> str:
+    """Return a derivation as LaTeX to include in a document of one's own."""
+    return render(derivation_blocks(derivation))
+
+
+def document(derivations: Sequence[Derivation]) -> str:
+    """Return one complete document: set-up, a section per layer, what is ours, bibliography."""
+    blocks = document_blocks(derivations)
+    title = next(block for block in blocks if isinstance(block, Heading) and block.level == 0)
+    head = f"{_PREAMBLE}\\title{{{_prose(title.prose)}}}\n\\author{{}}\n\\date{{}}\n\\begin{{document}}\n\\maketitle\n"
+    body = render(block for block in blocks if block is not title)
+    return f"{head}{body}\\end{{document}}\n"
+
+
+def render(blocks: Iterable[Block]) -> str:
+    """Return blocks as LaTeX, one after the other."""
+    return "".join(_block(block) for block in blocks)
+
+
+@singledispatch
+def _block(block: Block) -> str:
+    raise TypeError(f"no LaTeX for the block {type(block).__name__}")
+
+
+@_block.register
+def _(block: Heading) -> str:
+    return f"\n\\{_SECTIONS[max(block.level, 1)]}{{{_prose(block.prose)}}}\n\n"
+
+
+@_block.register
+def _(block: Paragraph) -> str:
+    return f"{_prose(block.prose)}\n\n" if not block.leads else f"{_prose(block.prose)}\n"
+
+
+@_block.register
+def _(block: Equation) -> str:
+    """Return the equation over as many lines as it needs; the number stands on the last one."""
+    rows = _rows(block)
+    if block.id is None:
+        return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}\n"
+    numbered = " \\notag \\\\\n".join(rows)
+    return f"\\begin{{align}}\n{numbered} \\label{{eq:{label(block.id)}}}\n\\end{{align}}\n"
+
+
+def _rows(block: Equation) -> list[str]:
+    """Return the aligned rows of an equation; a wide left side gets rows of its own."""
+    beside = width(block.left)
+    stacked = beside > LINE_WIDTH / 3
+    available = LINE_WIDTH - _RELATION - (_QUAD if stacked else beside)
+    relation, follow = (r"& \quad = ", r"& \quad ") if stacked else ("&= ", "& ")
+    rows = [f"& {line}" for line in break_lines(block.left, LINE_WIDTH)] if stacked else []
+    for right in block.rights:
+        first, *more = break_lines(right, available)
+        rows += [relation + first, *(follow + line for line in more)]
+    if not stacked:
+        rows[0] = f"{block.left} {rows[0]}"
+    return rows
+
+
+@_block.register
+def _(block: Items) -> str:
+    entries = "".join(f"\\item {_prose(entry)}\n" for entry in block.entries)
+    return f"\\begin{{itemize}}\n{entries}\\end{{itemize}}\n\n"
+
+
+@_block.register
+def _(block: Table) -> str:
+    columns = len(block.header)
+    share = 0.92 / columns
+    widths = [0.27, 0.65] if columns == 2 else [share] * columns
+    shape = "".join(rf"p{{{w:.3f}\linewidth}}" for w in widths)
+    rows = [" & ".join(_prose(cell) for cell in row) + r" \\" for row in block.rows]
+    head = " & ".join(rf"\textbf{{{_prose(cell)}}}" for cell in block.header) + r" \\"
+    lines = [rf"\begin{{longtable}}{{@{{}}{shape}@{{}}}}", r"\toprule", head, r"\midrule", r"\endhead", *rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{longtable}"]) + "\n\n"
+
+
+@_block.register
+def _(block: Bibliography) -> str:
+    entries = "".join(f"\\bibitem{{{label(key)}}} {latex_text(text)}\n" for key, text in block.entries)
+    return f"\n\\begin{{thebibliography}}{{99}}\n{entries}\\end{{thebibliography}}\n"
+
+
+def _prose(parts: Prose) -> str:
+    return "".join(_inline(part) for part in parts)
+
+
+def _inline(part: Inline) -> str:
+    if isinstance(part, Math):
+        return f"${part.latex}$"
+    if isinstance(part, Code):
+        return latex_code(part.text)
+    if isinstance(part, Cite):
+        return rf"~\cite{{{label(part.key)}}}"
+    return latex_text(part)

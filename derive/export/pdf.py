@@ -1,0 +1,59 @@
+"""From a LaTeX file to a PDF with pdfLaTeX, in a folder of its own and without shell escape."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from derive.errors import UsageError
+
+_RUNS = 2  # the second fills in the references
+_SECONDS = 240
+_WARNINGS = re.compile(r"^(?:Overfull \\hbox \((?P<points>[\d.]+)pt).*$", re.MULTILINE)
+
+
+def compile_pdf(tex_path: Path) -> Path:
+    """Compile a LaTeX file and put the PDF beside it; return the PDF's path.
+
+    Raises UsageError when pdfLaTeX is missing, fails or takes too long; the text names the first error.
+    """
+    tex_path = Path(tex_path)
+    with tempfile.TemporaryDirectory(prefix="affdiv-") as folder:
+        run_pdflatex(tex_path, Path(folder))
+        target = tex_path.with_suffix(".pdf")
+        beside = target.with_name(target.name + ".part")
+        shutil.copyfile(Path(folder) / "document.pdf", beside)
+        os.replace(beside, target)
+    return target
+
+
+def run_pdflatex(tex_path: Path, folder: Path) -> str:
+    """Run pdfLaTeX twice in ``folder`` (as ``document.tex``) and return the log of the last run."""
+    program = shutil.which("pdflatex")
+    if program is None:
+        raise UsageError(
+            "pdflatex was not found; install TeX (Debian: apt-get install texlive-latex-base "
+            "texlive-latex-recommended) "
+            "or leave out --pdf"
+        )
+    shutil.copyfile(tex_path, folder / "document.tex")
+    command = [program, "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+    for _ in range(_RUNS):
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, timeout=_SECONDS, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            raise UsageError(f"pdflatex took longer than {_SECONDS} s on {tex_path}") from None
+        log = (folder / "document.log").read_text(encoding="utf-8", errors="replace")
+        if done.returncode:
+            first = next((line for line in log.splitlines() if line.startswith("!")), "no message")
+            raise UsageError(f"pdflatex stopped on {tex_path}: {first}")
+    return log
+
+
+def overfull_points(log: str) -> list[float]:
+    """Return by how many points each overfull box of a log sticks out."""
+    return [float(match["points"]) for match in _WARNINGS.finditer(log)]
