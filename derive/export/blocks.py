@@ -97,3 +97,9 @@ def prose(template: str, *parts: Inline) -> Prose:
     for part, text in zip(parts, texts[1:], strict=True):
         mixed += [part, text]
     return tuple(part for part in mixed if part != "")
+
+
+def sentence(text: str) -> str:
+    """Return a rule or note as a sentence: a capital in front, a full stop behind."""
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?", ":")) else text + "."

@@ -27,9 +27,12 @@ from derive.export.blocks import (
 )
 from derive.export.escape import label, latex_code, latex_text
 from derive.export.linebreak import LINE_WIDTH, break_lines
+from derive.export.maps import map_blocks
 from derive.export.notation import latex as expression_latex
-from derive.export.outline import derivation_blocks, document_blocks, map_blocks, notation_for, step_blocks
+from derive.export.outline import derivation_blocks, document_blocks
 from derive.export.pdf import compile_pdf as compile_pdf
+from derive.export.steps import step_blocks
+from derive.export.symbols import notation_for
 from derive.export.tokens import width
 from derive.forward_map import Layer
 from derive.record import CancellingMap, Derivation, Step

@@ -57,7 +57,7 @@ class Scope:
         elif str(index.size) == SAMPLE_SIZE:
             own = SAMPLE_LETTER
             yield own
-        if str(index.size) == SAMPLE_SIZE:
+        if str(index.size) == SAMPLE_SIZE or len(own) > 1:
             yield from (own + "'" * count for count in range(1, 9))
         reserved = {name for size, name in self.hints.items() if size != index.size}
         yield from (letter for letter in POOL if letter not in reserved)

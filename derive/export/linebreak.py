@@ -16,6 +16,8 @@ from derive.export.tokens import Piece, pieces
 LINE_WIDTH = 400.0
 _INDENT = 20.0
 _FILLED = 0.5
+_SHORT = 0.5
+_SPLITS_SHORT = 20
 
 
 @dataclass
@@ -82,11 +84,12 @@ def _fill(row: list[Piece], available: float) -> list[_Line]:
 def _next_break(row: list[Piece], start: int, room: float) -> int:
     """Return where the line that starts at ``start`` ends: the best break that fits, else the first there is."""
     used, depth, choices = 0.0, 0, []
+    short = _short_groups(row, room)
     fallback = len(row)
     for position in range(start, len(row)):
         piece = row[position]
         if position > start and _may_break(row, position):
-            penalty = 2 * depth + (0 if piece.role == "term" else 3)
+            penalty = 2 * depth + (0 if piece.role == "term" else 3) + (_SPLITS_SHORT if position in short else 0)
             if used <= room:
                 choices.append((penalty, used, position))
             elif fallback == len(row):
@@ -97,8 +100,18 @@ def _next_break(row: list[Piece], start: int, room: float) -> int:
         return len(row)
     if not choices:
         return fallback
-    full = [choice for choice in choices if choice[1] >= _FILLED * room] or choices
+    whole = [choice for choice in choices if choice[0] < _SPLITS_SHORT] or choices
+    full = [choice for choice in whole if choice[1] >= _FILLED * room] or whole
     return min(full, key=lambda choice: (choice[0], -choice[1]))[2]
+
+
+def _short_groups(row: list[Piece], room: float) -> set[int]:
+    """Return the positions inside bracket pairs that are short enough to stay on one line."""
+    inside: set[int] = set()
+    for start, stop in _partners(row).items():
+        if start < stop and sum(piece.width for piece in row[start : stop + 1]) < _SHORT * room:
+            inside |= set(range(start + 1, stop + 1))
+    return inside
 
 
 def _may_break(row: list[Piece], position: int) -> bool:
@@ -106,7 +119,13 @@ def _may_break(row: list[Piece], position: int) -> bool:
     before, piece = row[position - 1], row[position]
     if piece.role == "term":
         return True
-    if before.role in ("open", "term") or piece.role == "close" or not _complete(before) or not _complete(piece):
+    if (
+        piece.glued
+        or before.role in ("open", "term")
+        or piece.role == "close"
+        or not _complete(before)
+        or not _complete(piece)
+    ):
         return False
     return before.role == "close" or piece.role == "open" or before.tall or len(piece.latex) > 1
 

@@ -10,7 +10,7 @@ Not done here: breaking long lines (``linebreak``); prose and labels (``outline`
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import sympy
@@ -25,21 +25,27 @@ from derive.export.order import ordered_terms, split_fraction
 
 _GREEK = {name: rf"\{name}" for name in greeks} | {"lamda": r"\lambda", "lambda": r"\lambda", "omicron": "o"}
 _ACCENTED = re.compile(r"(\w+?)(hat|bar|tilde)")
-_MARKED = re.compile(r"([A-Za-z]+?)(?:_?(\d+)|_([A-Za-z]+))")
+_MARKED = re.compile(r"([A-Za-z]+?)_?(\d+)|([A-Za-z]+)_([A-Za-z]+)|([A-Za-z])([A-Za-z])")
 _RAISED = {"sin", "cos", "tan", "sinh", "cosh", "tanh"}  # functions that carry their power on the name
 _LETTER = re.compile(r"([A-Za-z]|\\[a-z]+)(_\{\w+\})?'*")
 
 
-def latex(expression: Expr, hints: Hints | None = None, reserve: Sequence[Expr] = ()) -> str:
+def latex(
+    expression: Expr,
+    hints: Hints | None = None,
+    reserve: Sequence[Expr] = (),
+    aliases: Mapping[str, str] | None = None,
+) -> str:
     """Return an expression as LaTeX (amsmath); bound indices get letters that clash with nothing.
 
-    ``hints`` prefers a letter for an axis length; names in ``reserve`` are not given to bound indices.
+    ``hints`` prefers a letter for an axis length; names in ``reserve`` are not given to bound indices; ``aliases`` are
+    short symbols (in LaTeX) for scalars with long names.
     """
-    return NotationPrinter(root_scope(expression, *reserve, hints=hints)).doprint(expression)
+    return NotationPrinter(root_scope(expression, *reserve, hints=hints), aliases or {}).doprint(expression)
 
 
 def name_parts(name: str) -> tuple[str, str]:
-    r"""Return a name as its LaTeX letter and its mark: ``W_Q`` is ``W``, ``Q``; ``gamma2`` is ``\gamma``, ``2``.
+    r"""Return a name as its LaTeX letter and its mark: ``W_Q`` and ``WQ`` are ``W``, ``Q``; ``gamma2`` ``\gamma``, ``2``.
 
     A name that is no letter, with or without a mark, is one word in italics and has no mark.
     """
@@ -47,8 +53,8 @@ def name_parts(name: str) -> tuple[str, str]:
     if bare != name:
         letter, mark = name_parts(bare)
         return letter + name[len(bare) :], mark
-    match = _MARKED.fullmatch(name)
-    stem, mark = (match[1], match[2] or match[3]) if match else (name, "")
+    match = None if _letter(name) else _MARKED.fullmatch(name)
+    stem, mark = (part for part in match.groups() if part) if match else (name, "")
     known = _letter(stem)
     if known is None:
         return rf"\mathit{{{escaped_name(name)}}}", ""
@@ -76,11 +82,10 @@ def _letter(stem: str) -> str | None:
 class NotationPrinter(LatexPrinter):
     """SymPy's LaTeX printer with our nodes, our order of terms and letters chosen by scope."""
 
-    printmethod = "_affdiv_latex"  # not "_latex": Indexed and others would print themselves, with engine names
-
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, aliases: Mapping[str, str]) -> None:
         super().__init__()
         self._scope = scope
+        self._aliases = aliases
 
     # Names
 
@@ -91,6 +96,8 @@ class NotationPrinter(LatexPrinter):
         return letter + (f"_{{{mark}}}" if mark else "") + name[len(bare) :]
 
     def _print_Symbol(self, expression: Symbol, style: str = "plain") -> str:
+        if expression.name in self._aliases:
+            return self._aliases[expression.name]
         letter, mark = name_parts(expression.name)
         return f"{letter}_{{{mark}}}" if mark else letter
 
@@ -169,11 +176,11 @@ class NotationPrinter(LatexPrinter):
         variable = self._print(expression.variable)
         if isinstance(expression.expression, Indexed | Symbol):
             return rf"\frac{{\partial {self._print(expression.expression)}}}{{\partial {variable}}}"
-        return rf"\frac{{\partial}}{{\partial {variable}}} {self._bracketed(expression.expression)}"
+        return rf"\frac{{\partial}}{{\partial {variable}}}{self._bracketed(expression.expression)}"
 
     def _print_AtZero(self, expression: AtZero) -> str:
         body, variable = (self._print(a) for a in expression.args)
-        return rf"\frac{{\partial}}{{\partial {variable}}} \left[ {body} \right]_{{{variable} = 0}}"
+        return rf"\frac{{\partial}}{{\partial {variable}}}\left[ {body} \right]_{{{variable} = 0}}"
 
     def _print_Subs(self, expression: sympy.Subs) -> str:
         """Print a derivative of an undefined function at a point with primes: sigma'(u)."""
@@ -191,11 +198,11 @@ class NotationPrinter(LatexPrinter):
     def _derived(self, derivative: sympy.Derivative, point: Expr) -> str:
         primes = "'" * int(derivative.variable_count[0][1])
         name = self._print_Symbol(Symbol(derivative.expr.func.__name__))
-        return f"{name}{primes} {self._bracketed(point)}"
+        return f"{name}{primes}{self._bracketed(point)}"
 
     def _print_AppliedUndef(self, expression: Expr) -> str:
         arguments = ", ".join(self._print(a) for a in expression.args)
-        return rf"{self._print_Symbol(Symbol(expression.func.__name__))} \left( {arguments} \right)"
+        return rf"{self._print_Symbol(Symbol(expression.func.__name__))}\left( {arguments} \right)"
 
     # Terms, products and powers
 
@@ -234,7 +241,9 @@ class NotationPrinter(LatexPrinter):
         printed = [self._factor(item, last=position == len(items) - 1) for position, item in enumerate(items)]
         line = printed[0] if printed else ""
         for left, right in pairwise(printed):
-            line += (r" \cdot " if left[-1].isdigit() and right[0].isdigit() else " ") + right
+            digits = left[-1].isdigit() and right[0].isdigit()
+            word = left.startswith(r"\mathit") or right.startswith(r"\mathit")
+            line += (r" \cdot " if digits else r" \, " if word else " ") + right
         return line
 
     def _factor(self, item: Expr, last: bool) -> str:

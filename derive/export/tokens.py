@@ -43,7 +43,8 @@ class Piece:
     """A part of a formula that stays together.
 
     ``role`` is ``term`` (a sign between terms), ``open`` or ``close`` (of a bracket pair) or ``atom``; ``scripts``
-    follow a closing bracket; ``tall`` marks what needs large brackets around it.
+    follow a closing bracket; ``tall`` marks what needs large brackets around it; ``glued`` an opening bracket that belongs to the
+    function or derivative in front of it.
     """
 
     latex: str
@@ -51,6 +52,7 @@ class Piece:
     role: str = "atom"
     scripts: str = ""
     tall: bool = False
+    glued: bool = False
 
 
 def pieces(source: str) -> list[Piece]:
@@ -87,7 +89,7 @@ class _Reader:
         if self._source.startswith(r"\left", self._at) and not self._source.startswith(r"\leftarrow", self._at):
             out += self._pair()
         elif character == "{":
-            out += self._inner(self._braced())
+            out += self._inner(self._braced(), glued=self._source[self._at - 1 : self._at].isalpha())
         elif character in "+-" and out and out[-1].role in ("atom", "close"):
             self._at += 1
             out.append(Piece(character, _OPERATOR, "term"))
@@ -95,17 +97,19 @@ class _Reader:
             atom = self._command() if character == "\\" else self._character()
             out.append(self._with_scripts(atom))
 
-    def _inner(self, source: str) -> list[Piece]:
-        return _Reader(source).row("")
+    def _inner(self, source: str, glued: bool) -> list[Piece]:
+        inner = _Reader(source).row("")
+        return [replace(inner[0], glued=glued), *inner[1:]] if inner else []
 
     def _pair(self) -> list[Piece]:
+        glued = self._at > 0 and not self._source[self._at - 1].isspace()
         opening = self._delimiter(r"\left")
         content = self.row(r"\right")
         closing = self._delimiter(r"\right")
         scripts = self._with_scripts(Piece("", 0.0))
         tall = any(piece.tall for piece in content)
         return [
-            Piece(opening, _BRACKET, "open", tall=tall),
+            Piece(opening, _BRACKET, "open", tall=tall, glued=glued),
             *content,
             Piece(closing, _BRACKET + scripts.width, "close", scripts=scripts.latex, tall=tall),
         ]

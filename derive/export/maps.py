@@ -1,0 +1,71 @@
+"""Cancelling maps as blocks: origin, computed properties, steps."""
+
+from __future__ import annotations
+
+from sympy import Expr
+
+from derive.export.blocks import Block, Code, Equation, Heading, Inline, Math, Paragraph, Prose, Table, sentence
+from derive.export.linebreak import LINE_WIDTH
+from derive.export.provenance import map_claim
+from derive.export.steps import step_blocks
+from derive.export.symbols import Notation, notation_for
+from derive.export.tokens import width
+from derive.record import CancellingMap
+
+_CELL = 0.55 * LINE_WIDTH
+
+
+def map_blocks(found: CancellingMap, printed: set[str] | None = None) -> list[Block]:
+    """Return the blocks of one cancelling map; steps whose id is in ``printed`` are left out, and the rest added to it."""
+    original, mapped = notation_for(found.layer), notation_for(found.mapped)
+    notation = Notation({**mapped.hints, **original.hints}, mapped.aliases)
+    claim = map_claim(found.layer.name, found.name)
+    origin = f"Reconstructed from the paper: {claim}." if claim else "Ours: this map is not in the paper."
+    blocks: list[Block] = [Heading(2, (sentence(f"{found.name} map").rstrip("."),)), Paragraph((origin,))]
+    narrow, wide = _split(_formulas(found), notation)
+    rows = [(("kind",), (found.kind,)), *narrow, *_facts(found)]
+    blocks += [Table((("property",), ("value",)), tuple(rows)), *wide]
+    return [*blocks, *step_blocks(found.steps, notation, printed)]
+
+
+def _formulas(found: CancellingMap) -> list[tuple[str, Expr]]:
+    """Return the properties that are formulas."""
+    scales = [(f"scale of {name}", scale) for name, scale in found.scales]
+    formulas = [
+        *scales,
+        ("self factor", found.self_factor),
+        ("residual", found.residual),
+        ("default kappa", found.kappa_default),
+        ("variance-preserving weight scale", found.weight_scale),
+    ]
+    return formulas if found.angle is None else [*formulas, ("angle", found.angle)]
+
+
+def _split(formulas: list[tuple[str, Expr]], notation: Notation) -> tuple[list[tuple[Prose, Prose]], list[Block]]:
+    """Return what fits into the table as rows, and the rest as equations."""
+    narrow: list[tuple[Prose, Prose]] = []
+    wide: list[Block] = []
+    for name, expression in formulas:
+        formula = notation(expression)
+        if width(formula) > _CELL:
+            wide.append(Equation(None, rf"\text{{{name}}}", (formula,)))
+        else:
+            narrow.append(((name,), (Math(formula),)))
+    return narrow, wide
+
+
+def _facts(found: CancellingMap) -> list[tuple[Prose, Prose]]:
+    """Return the properties that are words."""
+    rows: list[tuple[str, Inline]] = [
+        ("scale invariant", _yes(found.scale_invariant)),
+        ("injective", _yes(found.injective)),
+        ("singular at zero", _yes(found.singular_at_zero)),
+        ("at zero", Code(found.limit_zero)),
+        ("at infinity", Code(found.limit_infinity)),
+        *(("assumes", assumption) for assumption in found.assumptions),
+    ]
+    return [((name,), (value,)) for name, value in rows]
+
+
+def _yes(value: bool | None) -> str:
+    return {True: "yes", False: "no", None: "not decided"}[value]
