@@ -30,7 +30,8 @@ from derive.record import CancellingMap, Derivation, Status, Step, Verdict
 
 _POINTS = 3
 _ATTEMPTS = 60
-_MAX_ENTRIES = 36
+_MAX_ENTRIES = 24
+_MAX_OPERATIONS = 200
 
 
 def checked(derivation: Derivation) -> Derivation:
@@ -59,7 +60,8 @@ def _provable(step: Step, scope: dict[IndexedBase, Definition]) -> bool:
     before, after = carry_out(step.before, scope), carry_out(step.after, scope)
     if equal(before, after):
         return True
-    return equal(expand_definitions(before, scope), expand_definitions(after, scope))
+    before, after = expand_definitions(before, scope), expand_definitions(after, scope)
+    return before.count_ops() + after.count_ops() <= _MAX_OPERATIONS and equal(before, after)
 
 
 def _sample(step: Step, scope: dict[IndexedBase, Definition], seed: int) -> Verdict:

@@ -38,6 +38,7 @@ class Profile:
 def profile(family: Family, f: Expr, h: Expr, kappa: Symbol) -> Profile:
     """Compute the properties of the scalars f and h, given as functions of the energy symbol E."""
     along = {Symbol("E", positive=True): r**2}
+    h = h if family.offsets else sympy.S.Zero
     f, h = sympy.simplify(f.xreplace(along)), sympy.simplify(h.xreplace(along))
     pull = sympy.simplify(r * f)
     zero = sympy.limit(f, r, 0, "+"), sympy.limit(h, r, 0, "+")
@@ -72,7 +73,7 @@ def _scale_invariant(family: Family, pull: Expr, h: Expr) -> bool:
 def _injective(family: Family, pull: Expr, h: Expr) -> bool | None:
     """Along a ray the map is injective when r f or h is strictly monotone."""
     answers = []
-    for part in (pull, h if family.offsets else sympy.S.One):
+    for part in (pull, h):
         slope = sympy.simplify(sympy.diff(part, r))
         if slope == 0:
             answers.append(False)

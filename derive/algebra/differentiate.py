@@ -15,7 +15,8 @@ import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
 
 from derive.algebra.eliminate import is_guard
-from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, rename
+from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, rename, tensor
+from derive.algebra.normal import normalise
 
 if TYPE_CHECKING:
     from derive.forward_map import Definition
@@ -97,11 +98,25 @@ def carry_out(expression: Expr, scope: Scope) -> Expr:
         inner = carry_out(expression.expression, scope)
         return differentiate(inner, expression.variable, scope)
     if isinstance(expression, AtZero):
-        inner, eta = carry_out(expression.args[0], scope), expression.args[1]
-        return rename(differentiate(inner, eta, scope), {eta: sympy.S.Zero})
+        return _first_order(carry_out(expression.args[0], scope), expression.args[1], scope)
     if not expression.has(PartialDerivative, AtZero):
         return expression
     return expression.func(*(carry_out(a, scope) if isinstance(a, sympy.Expr) else a for a in expression.args))
+
+
+def _first_order(expression: Expr, step: Expr, scope: Scope) -> Expr:
+    """Return the derivative by ``step`` at ``step = 0``, where a moved tensor ``u'`` is the unmoved ``u`` again."""
+    slope = rename(differentiate(expression, step, scope), {step: sympy.S.Zero})
+    still: dict[IndexedBase, IndexedBase] = {}
+    for base, definition in scope.items():
+        if not definition.name.endswith("'"):
+            continue
+        unmoved = tensor(definition.name[:-1])
+        at_rest = normalise(rename(rename(definition.expression, {step: sympy.S.Zero}), still))
+        original = scope[unmoved].at(definition.indices) if unmoved in scope else unmoved[definition.indices]
+        if at_rest == normalise(original):
+            still[base] = unmoved
+    return rename(slope, still)
 
 
 def expand_definitions(expression: Expr, scope: Scope) -> Expr:
