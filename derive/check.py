@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import sympy
 from sympy import Expr, IndexedBase
@@ -23,7 +23,8 @@ from sympy import Expr, IndexedBase
 from derive.algebra.differentiate import carry_out, expand_definitions
 from derive.algebra.eliminate import free_indices
 from derive.algebra.equality import equal
-from derive.algebra.evaluate import Environment, Modular, NotEvaluable, Point, Real, evaluate
+from derive.algebra.evaluate import Environment, Point, evaluate
+from derive.algebra.fields import Modular, NotEvaluable, Real
 from derive.algebra.index import Index
 from derive.forward_map import Definition
 from derive.record import CancellingMap, Derivation, Status, Step, Verdict
@@ -32,6 +33,8 @@ _POINTS = 3
 _ATTEMPTS = 60
 _MAX_ENTRIES = 24
 _MAX_OPERATIONS = 200
+
+Scope = Mapping[IndexedBase, Definition]
 
 
 def checked(derivation: Derivation) -> Derivation:
@@ -56,39 +59,59 @@ def check_step(step: Step, seed: int = 0) -> Verdict:
     return sampled
 
 
-def _provable(step: Step, scope: dict[IndexedBase, Definition]) -> bool:
+def _provable(step: Step, scope: Scope) -> bool:
+    """Compare normal forms: as they stand, with moved tensors and the output expanded, with everything expanded."""
     before, after = carry_out(step.before, scope), carry_out(step.after, scope)
     if equal(before, after):
+        return True
+    moved = {base: d for base, d in scope.items() if d.name.endswith("'") or d is step.scope[-1]}
+    outer = {base: d for base, d in scope.items() if base in moved or d.entry == step.target}
+    if equal(expand_definitions(before, outer), expand_definitions(after, outer)):
         return True
     before, after = expand_definitions(before, scope), expand_definitions(after, scope)
     return before.count_ops() + after.count_ops() <= _MAX_OPERATIONS and equal(before, after)
 
 
-def _sample(step: Step, scope: dict[IndexedBase, Definition], seed: int) -> Verdict:
+def _sample(step: Step, scope: Scope, seed: int) -> Verdict:
     """Evaluate both sides at several points, in the exact field first."""
-    reason = "no point tried"
+    reason, symbols = "no point tried", _size_symbols(step)
     for field in (Modular(), Real()):
         agreed = 0
         for attempt in range(_ATTEMPTS):
-            point = _point(step, scope, field, seed * 1000 + attempt)
-            try:
-                difference = _differs(step, point)
-            except NotEvaluable as problem:
-                reason = str(problem)
-                continue
-            if difference:
-                return Verdict(Status.REFUTED, f"{difference} ({field.name}, seed {point.seed})")
-            agreed += 1
+            point = _point(symbols, scope, field, seed * 1000 + attempt, _volume(attempt))
+            with field.precision():
+                outcome = _compare(step, point)
+            if outcome.refutation:
+                return Verdict(Status.REFUTED, f"{outcome.refutation} ({field.name}, seed {point.seed})")
+            agreed += outcome.entries > 0
+            reason = outcome.reason or reason
             if agreed == _POINTS:
                 return Verdict(Status.SAMPLED, f"{_POINTS} random sizes, {field.name}")
     return Verdict(Status.UNVERIFIED, f"not evaluable: {reason}")
 
 
-def _point(step: Step, scope: dict[IndexedBase, Definition], field: Modular | Real, seed: int) -> Point:
-    """Draw small sizes for every size symbol that the step or its definitions mention."""
+def _volume(attempt: int) -> int:
+    """Return the bound on the product of sizes: where roots seldom exist, later attempts have fewer of them."""
+    return 150 if attempt < 4 else 24 if attempt < 24 else 6
+
+
+def _point(symbols: list[sympy.Symbol], scope: Scope, field: Modular | Real, seed: int, volume: int) -> Point:
+    """Draw small sizes for every size symbol."""
     generator = random.Random(seed)
-    sizes = {s: generator.randint(*_range_of(s)) for s in _size_symbols(step)}
+    sizes = {s: generator.randint(*_range_of(s)) for s in symbols}
+    # Sizes of two and three show every effect of an index; many of them at once only cost time.
+    large = [s for s, v in sizes.items() if v > 1]
+    generator.shuffle(large)
+    while large and _product(sizes.values()) > volume:
+        sizes[large.pop()] = 1
     return Point(seed, sizes, field, scope)
+
+
+def _product(values: Iterable[int]) -> int:
+    total = 1
+    for value in values:
+        total *= max(value, 1)
+    return total
 
 
 def _range_of(symbol: sympy.Symbol) -> tuple[int, int]:
@@ -112,15 +135,32 @@ def _size_symbols(step: Step) -> list[sympy.Symbol]:
     return sorted(found, key=lambda s: str(s.name))
 
 
-def _differs(step: Step, point: Point) -> str:
-    """Return where the two sides differ, or an empty string."""
+@dataclass(frozen=True)
+class _Outcome:
+    """What one point says: entries that agree, the first that differs, and why others could not be evaluated."""
+
+    entries: int
+    refutation: str = ""
+    reason: str = ""
+
+
+def _compare(step: Step, point: Point) -> _Outcome:
+    """Evaluate both sides at every chosen value of the free indices; entries without a value here are passed over."""
+    entries, reason = 0, ""
     for at in _environments(step.before, step.after, point):
-        left, right = evaluate(step.before, at, point)[0], evaluate(step.after, at, point)[0]
+        try:
+            left, right = evaluate(step.before, at, point)[0], evaluate(step.after, at, point)[0]
+        except NotEvaluable as problem:
+            reason = str(problem)
+            if entries == 0:
+                break
+            continue
         if not point.field.same(left, right):
             where = ", ".join(f"{i.name}={v}" for i, v in at.items())
             sizes = ", ".join(f"{s}={v}" for s, v in point.sizes.items())
-            return f"{step.id}: the sides differ at {where or 'the only entry'} for {sizes}"
-    return ""
+            return _Outcome(entries, f"{step.id}: the sides differ at {where or 'the only entry'} for {sizes}")
+        entries += 1
+    return _Outcome(entries, "", reason)
 
 
 def _environments(before: Expr, after: Expr, point: Point) -> Iterator[Environment]:

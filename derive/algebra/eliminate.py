@@ -55,7 +55,8 @@ def solve_for(delta: KroneckerDelta, index: Index) -> tuple[Expr, list[Expr]] | 
 
     The coefficient must be known to be non-zero and free of indices (a number, a stride, a dilation).
     """
-    difference = sympy.expand(delta.args[0] - delta.args[1])
+    # Values that an earlier elimination divided (under its guard) are multiplied out again.
+    difference = sympy.expand(sympy.numer(sympy.together(delta.args[0] - delta.args[1])))
     if index not in difference.free_symbols:
         return None
     coefficient = difference.coeff(index, 1)

@@ -36,6 +36,10 @@ def as_scalar(expression: Expr) -> tuple[Expr, dict[Symbol, Expr]]:
     names: dict[Expr, Symbol] = {}
 
     def walk(part: Expr) -> Expr:
+        if isinstance(part, sympy.exp):
+            count, rest = part.args[0].as_coeff_Mul()
+            if count.is_Integer and count != 1:
+                return walk(sympy.exp(rest)) ** count
         opaque = isinstance(part, IndexedSum | Indexed | sympy.Function) or is_guard(part)
         if opaque:
             return names.setdefault(part, sympy.Dummy(f"a{len(names)}", positive=True))

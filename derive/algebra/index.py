@@ -58,16 +58,17 @@ def bounds(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
 
     Indices whose coefficient has no known sign make both ends unknown (``nan``).
     """
-    low = high = sympy.expand(expression)
+    low = high = rest = sympy.expand(expression)
     for index in sorted(expression.atoms(Index), key=Index.sort_key):
-        coefficient = sympy.expand(expression).coeff(index, 1)
-        if coefficient.has(Index) or sympy.degree(sympy.expand(expression), index) > 1:
+        coefficient = rest.coeff(index, 1)
+        rest = sympy.expand(rest - coefficient * index)
+        if coefficient.has(Index) or index in rest.free_symbols:
             return sympy.nan, sympy.nan
-        end = index.size - 1
+        end = (index.size - 1) * coefficient
         if coefficient.is_nonnegative:
-            low, high = low.subs(index, 0), high.subs(index, end)
+            low, high = low - coefficient * index, high - coefficient * index + end
         elif coefficient.is_nonpositive:
-            low, high = low.subs(index, end), high.subs(index, 0)
+            low, high = low - coefficient * index + end, high - coefficient * index
         else:
             return sympy.nan, sympy.nan
     return sympy.expand(low), sympy.expand(high)

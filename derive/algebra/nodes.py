@@ -53,7 +53,7 @@ class Divides(sympy.Function):
             return sympy.Integer(int(value % divisor == 0))
         if (divisor - 1).is_zero or value.is_zero or sympy.expand(value / divisor).is_integer:
             return sympy.S.One
-        return None
+        return cls(divisor, -value) if value.could_extract_minus_sign() else None
 
     def fdiff(self, argindex: int = 1) -> Expr:
         """A guard is a constant to every derivative."""
