@@ -1,0 +1,189 @@
+"""Every kind of check must fail when what it checks is broken: one deliberate break for each."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import derive
+from derive.record import Status as StepStatus
+from verify.checks import derivations, gradients, identities, references
+from verify.checks.record import Setting, Status, Task
+from verify.checks.runner import run_task, tasks_for
+from verify.checks.subjects import subjects_of
+
+SETTING = Setting(seed=1)
+
+
+def subject_named(name):
+    return next(s for layer in ("affine", "linear") for s in subjects_of(layer) if s.name == name)
+
+
+def broken(name, forward):
+    """Return the subject with a module whose forward is ``forward(x, weight, bias, kappa)``."""
+
+    class Broken(nn.Linear):
+        def __init__(self, n, m, kappa):
+            super().__init__(n, m, bias="linear" not in name)
+            self.kappa = kappa
+
+        def forward(self, x):
+            return forward(x, self.weight, self.bias, self.kappa)
+
+    return replace(subject_named(name), make=Broken)
+
+
+def status_of(tasks, ending):
+    (task,) = [task for task in tasks if task.id.endswith(ending)]
+    return run_task(task, SETTING)
+
+
+def row_scale(x, plus=1.0):
+    return 1 / (x.square().sum(1, keepdim=True) + plus).sqrt()
+
+
+AFFINE_LIKE = {
+    "no + 1 under the root": lambda x, W, b, k: k**0.5 * (x @ W.T + b) * row_scale(x, 0.0),
+    "bias not scaled": lambda x, W, b, k: k**0.5 * (x @ W.T) * row_scale(x) + b,
+    "kappa instead of its root": lambda x, W, b, k: k * (x @ W.T + b) * row_scale(x),
+    "root left out": lambda x, W, b, k: k**0.5 * (x @ W.T + b) * row_scale(x) ** 2,
+    "bias subtracted": lambda x, W, b, k: k**0.5 * (x @ W.T - b) * row_scale(x),
+    "mean instead of sum": lambda x, W, b, k: k**0.5 * (x @ W.T + b) / (x.square().mean(1, keepdim=True) + 1).sqrt(),
+    "an epsilon": lambda x, W, b, k: k**0.5 * (x @ W.T + b) * row_scale(x, 1 + 1e-9),
+}
+
+
+@pytest.mark.parametrize("mutation", [m for m in AFFINE_LIKE if m != "bias subtracted"])
+@pytest.mark.parametrize("equation", ["activation-change", "self-factor", "cross-terms"])
+def test_a_wrong_scale_fails_every_identity(mutation, equation):
+    subject = broken("affine-like", AFFINE_LIKE[mutation])
+    check = status_of(identities.tasks(subject), equation)
+    assert check.status is Status.FAIL, check
+    assert check.measured > check.bound
+    assert check.equation == f"affine-like/{equation}"
+
+
+@pytest.mark.parametrize("mutation", AFFINE_LIKE)
+def test_a_wrong_map_fails_the_reference(mutation):
+    subject = broken("affine-like", AFFINE_LIKE[mutation])
+    assert status_of(references.tasks(subject), "forward").status is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("name", "forward"),
+    [
+        ("norm-like", lambda x, W, b, k: k**0.5 * (x @ W.T) / x.norm(dim=1, keepdim=True) + b),
+        ("norm-like", lambda x, W, b, k: (k - 1) ** 0.5 * (x @ W.T + b) / x.norm(dim=1, keepdim=True)),
+        ("linear/norm-like", lambda x, W, b, k: (x @ W.T) / x.norm(dim=1, keepdim=True)),
+    ],
+)
+def test_a_wrong_norm_like_map_fails(name, forward):
+    subject = broken(name, forward)
+    assert status_of(identities.tasks(subject), "activation-change").status is Status.FAIL
+    assert status_of(references.tasks(subject), "forward").status is Status.FAIL
+
+
+class WrongBackward(torch.autograd.Function):
+    """The affine-like map whose backward pass is wrong in one gradient."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, kappa, wrong):
+        ctx.save_for_backward(x, weight, bias)
+        ctx.kappa, ctx.wrong = kappa, wrong
+        return kappa**0.5 * (x @ weight.T + bias) * row_scale(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight, bias = ctx.saved_tensors
+        scale = ctx.kappa**0.5 * row_scale(x)
+        pull = (g * (x @ weight.T + bias)).sum(1, keepdim=True)
+        sign = 1 if ctx.wrong == "x" else -1
+        dx = scale * (g @ weight) + sign * scale * row_scale(x) ** 2 * pull * x
+        dW = (g if ctx.wrong == "W" else scale * g).T @ x
+        db = (g if ctx.wrong == "b" else scale * g).sum(0)
+        return dx, dW, db, None, None
+
+
+@pytest.mark.parametrize("wrong", ["x", "W", "b"])
+def test_one_wrong_gradient_fails_its_own_check_and_gradcheck(wrong):
+    subject = broken("affine-like", lambda x, W, b, k: WrongBackward.apply(x, W, b, k, wrong))
+    for name in ("x", "W", "b"):
+        expected = Status.FAIL if name == wrong else Status.PASS
+        check = status_of(references.tasks(subject), f"backward-d{name}")
+        assert (check.status, check.equation) == (expected, f"affine-like/backward-d{name}")
+    check = status_of(gradients.tasks(subject), "/gradcheck")
+    assert check.status is Status.FAIL
+    assert "Jacobian mismatch" in check.reason
+
+
+class NoSecondOrder(torch.autograd.Function):
+    """The right first gradients, computed so that their own derivative is lost."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, kappa):
+        ctx.save_for_backward(x, weight, bias)
+        ctx.kappa = kappa
+        return kappa**0.5 * (x @ weight.T + bias) * row_scale(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight, bias = (t.detach() for t in ctx.saved_tensors)
+        scale = ctx.kappa**0.5 * row_scale(x)
+        pull = (g * (x @ weight.T + bias)).sum(1, keepdim=True)
+        dx = scale * (g @ weight) - scale * row_scale(x) ** 2 * pull * x
+        return dx, (scale * g).T @ x, (scale * g).sum(0), None
+
+
+def test_a_lost_second_derivative_fails_gradgradcheck_alone():
+    subject = broken("affine-like", NoSecondOrder.apply)
+    tasks = gradients.tasks(subject)
+    assert status_of(tasks, "/gradcheck").status is Status.PASS
+    assert status_of(tasks, "/gradgradcheck").status is Status.FAIL
+
+
+def test_a_module_that_raises_is_a_failure_with_its_text():
+    def forward(x, W, b, k):
+        raise RuntimeError("shapes do not fit\nsecond line")
+
+    check = status_of(identities.tasks(broken("affine-like", forward)), "self-factor")
+    assert (check.status, check.reason) == (Status.FAIL, "raised RuntimeError: shapes do not fit")
+
+
+def test_not_a_number_is_a_failure():
+    subject = broken("affine-like", lambda x, W, b, k: (x @ W.T + b) * float("nan"))
+    check = status_of(identities.tasks(subject), "activation-change")
+    assert check.status is Status.FAIL
+    assert check.to_json()["measured"] is None
+
+
+@pytest.mark.parametrize("step", ["self-factor", "update-kernel", "activation-change", "loss-gradient-W"])
+def test_a_corrupted_step_fails_its_check(step, monkeypatch):
+    good = derivations.steps_of("affine")
+    corrupt = tuple(replace(s, after=2 * s.after) if s.id == f"affine/{step}" else s for s in good)
+    monkeypatch.setattr(derivations, "steps_of", lambda layer: corrupt)
+    check = status_of(derivations.tasks("affine"), f"derivation/affine/{step}")
+    assert check.status is Status.FAIL
+    assert check.reason.startswith("refuted")
+
+
+def test_an_unverified_step_is_skipped_not_passed(monkeypatch):
+    from derive.record import Verdict
+
+    monkeypatch.setattr(derivations, "check_step", lambda step, seed: Verdict(StepStatus.UNVERIFIED, "not evaluable"))
+    check = run_task(derivations.tasks("affine")[0], SETTING)
+    assert (check.status, check.reason) == (Status.SKIPPED, "unverified: not evaluable")
+
+
+def test_a_wrong_kernel_fails_the_identity():
+    subject = subject_named("affine")
+    wrong = replace(subject, mapped=derive.layer("linear"), layer="affine")  # no bias: the kernel loses its + 1
+    assert status_of(identities.tasks(wrong), "activation-change").status is Status.FAIL
+
+
+def test_the_unbroken_layers_pass_everything():
+    for task in tasks_for():
+        if not task.id.startswith("derivation/"):
+            check = run_task(task, SETTING)
+            assert check.status is Status.PASS, check
+            assert isinstance(task, Task)

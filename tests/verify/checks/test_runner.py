@@ -1,0 +1,124 @@
+"""Which checks run, on which device, with which seed; and that a failure can be repeated from its own line."""
+
+import json
+import shlex
+
+import pytest
+import torch
+
+from derive.errors import UsageError
+from verify.checks.record import Outcome, Setting, Status, Task, count, to_json
+from verify.checks.runner import reproduce, run_checks, run_task, tasks_for
+
+
+def task_that(run, **settings):
+    return Task("identity/affine/test", "affine", "torch", "float64", "affine/test", run, **settings)
+
+
+def test_every_family_covers_every_map():
+    ids = {task.id for task in tasks_for()}
+    for subject in ("affine", "linear", "affine-like", "norm-like", "linear/norm-like"):
+        assert {f"identity/{subject}/{e}" for e in ("activation-change", "self-factor", "cross-terms")} <= ids
+        assert f"derivation/{subject}/self-factor" in ids
+    for subject in ("affine-like", "norm-like", "linear/norm-like"):
+        assert {f"gradient/{subject}/gradcheck", f"gradient/{subject}/gradgradcheck"} <= ids
+        assert {f"reference/{subject}/forward", f"reference/{subject}/backward-dx"} <= ids
+    assert len(ids) == len(tasks_for()), "ids are unique"
+
+
+def test_equations_named_by_checks_exist():
+    import derive
+
+    known = {step.id for layer in ("affine", "linear") for step in derive.effective_update(derive.layer(layer)).steps}
+    known |= {step.id for layer in ("affine", "linear") for m in derive.solve(derive.layer(layer)) for step in m.steps}
+    named = {task.equation for task in tasks_for()}
+    assert {part for equation in named for part in equation.split(", ")} <= known
+
+
+def test_layers_are_chosen_by_name():
+    assert {task.layer for task in tasks_for(["linear"])} == {"linear"}
+    assert len(tasks_for(["linear", "linear"])) == len(tasks_for(["linear"]))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(
+        UsageError, match="no checks for layer 'convolutional'; layers that can be verified: affine, linear"
+    ):
+        tasks_for(["convolutional"])
+    with pytest.raises(UsageError, match="no check 'identity/affine/spin'"):
+        tasks_for(only=["identity/affine/spin"])
+    with pytest.raises(UsageError, match="device 'tpu' is not known"):
+        run_checks([], Setting(device="tpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_is_skipped_with_a_reason_where_there_is_none():
+    checks = run_checks(tasks_for(["affine"], ["identity/affine/self-factor"]), Setting(device="cuda"))
+    assert [(c.status, c.device) for c in checks] == [(Status.SKIPPED, "cuda")]
+    assert "no CUDA device" in checks[0].reason
+
+
+def test_derivations_run_whatever_the_device():
+    (task,) = tasks_for(["affine"], ["derivation/affine/self-factor"])
+    check = run_task(task, Setting(device="cuda"))
+    assert (check.status, check.device, check.backend) == (Status.PASS, "none", "sympy")
+
+
+def test_one_check_alone_gives_the_same_number_as_among_others():
+    setting = Setting(seed=7)
+    chosen = [t for t in tasks_for(["affine"]) if t.id.startswith("identity/")]
+    together = {check.id: check for check in run_checks(chosen, setting)}
+    for identity, check in together.items():
+        words = shlex.split(check.reproduce)
+        assert words[:3] == ["affdiv", "verify", "affine"]
+        (alone,) = run_checks(tasks_for([words[2]], [words[words.index("--only") + 1]]), Setting(seed=7))
+        assert (alone.id, alone.measured, alone.seed) == (identity, check.measured, check.seed)
+    other = run_checks(chosen[:1], Setting(seed=8))[0]
+    assert other.seed != together[other.id].seed
+
+
+def test_reproducing_command_carries_every_option():
+    task = task_that(lambda setting: Outcome("fine", ok=True))
+    command = reproduce(task, Setting(device="cuda", seed=3, full=True))
+    assert command == "affdiv verify affine --only identity/affine/test --seed 3 --device cuda --full"
+
+
+def test_full_means_more_and_larger_instances():
+    from verify.checks.subjects import cases, subjects_of
+
+    subject = subjects_of("affine")[2]
+    few = cases(subject, Setting(), "x", count=4)
+    many = cases(subject, Setting(full=True), "x", count=4)
+    assert len(many) > len(few) == 4
+    assert max(c.x.shape[1] for c in many) > 12 >= max(c.x.shape[1] for c in few)
+    assert all(c.kappa > subject.least_kappa and 0.1 <= c.eta <= 1e6 for c in many)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (Outcome("", measured=1e-13, bound=1e-12), Status.PASS),
+        (Outcome("", measured=1e-12, bound=1e-12), Status.PASS),
+        (Outcome("", measured=2e-12, bound=1e-12), Status.FAIL),
+        (Outcome("", measured=float("nan"), bound=1e-12), Status.FAIL),
+        (Outcome("", ok=True), Status.PASS),
+        (Outcome("", ok=False), Status.FAIL),
+        (Outcome(""), Status.SKIPPED),
+    ],
+)
+def test_status_of_an_outcome(outcome, status):
+    assert outcome.status is status
+
+
+def test_schema():
+    setting = Setting(seed=2)
+    checks = [
+        run_task(task_that(lambda s: Outcome("a", measured=float("inf"), bound=1.0)), setting),
+        run_task(task_that(lambda s: Outcome("b", ok=True)), setting),
+    ]
+    document = json.loads(json.dumps(to_json(checks, setting), allow_nan=False))
+    assert document["schema"] == "affdiv.verification/1"
+    assert document["summary"] == {"pass": 1, "fail": 1, "skipped": 0} == count(checks)
+    needed = {"id", "layer", "backend", "device", "dtype", "status", "measured", "bound", "reason"}
+    assert all(needed | {"equation", "seed", "reproduce"} <= check.keys() for check in document["checks"])
+    assert document["checks"][0]["measured"] is None

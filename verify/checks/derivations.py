@@ -1,0 +1,33 @@
+"""Every step of a layer's derivation and of its cancelling maps, re-checked by exact evaluation (``derive.check``)."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import derive
+from derive.check import check_step
+from derive.record import Status, Step
+from verify.checks.record import Outcome, Setting, Task
+
+
+def tasks(layer: str) -> list[Task]:
+    """Return one task for each step, derivation first, then the maps; a step shared by two maps is checked once."""
+    steps = {step.id: step for step in steps_of(layer)}
+    return [_task(layer, step) for step in steps.values()]
+
+
+@cache
+def steps_of(layer: str) -> tuple[Step, ...]:
+    """Return the steps of a layer's derivation and of every map that cancels its divergence."""
+    forward = derive.layer(layer)
+    found = derive.solve(forward)
+    return (*derive.effective_update(forward).steps, *(step for solution in found for step in solution.steps))
+
+
+def _task(layer: str, step: Step) -> Task:
+    def run(setting: Setting) -> Outcome:
+        verdict = check_step(step, setting.seed)
+        ok = {Status.PROVED: True, Status.SAMPLED: True, Status.REFUTED: False}.get(verdict.status)
+        return Outcome(f"{verdict.status.value}: {verdict.method}", ok=ok)
+
+    return Task(f"derivation/{step.id}", layer, "sympy", "exact", step.id, run, uses_device=False)

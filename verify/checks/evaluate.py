@@ -1,0 +1,103 @@
+"""Evaluate derived expressions on float64 arrays, straight from their meaning.
+
+Deliberately no part of the code generator: what a generated layer is compared with must not have passed through the
+program that wrote it. Every free and bound index becomes an axis of a NumPy array; nothing is rewritten or optimised,
+so this is for small sizes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Symbol
+
+from derive.algebra.index import Index
+from derive.algebra.nodes import Divides, IndexedSum, Within
+from derive.forward_map import Definition
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where to evaluate: arrays by tensor name, numbers by symbol name, and the definitions of intermediates."""
+
+    tensors: Mapping[str, Array]
+    scalars: Mapping[str, float]
+    scope: Mapping[str, Definition]
+    sizes: Mapping[str, int]
+
+    def size(self, index: Index) -> int:
+        """Return the length of an index's axis."""
+        return int(index.size.subs({symbol: self.sizes[symbol.name] for symbol in index.size.free_symbols}))
+
+
+def evaluate(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
+    """Return the expression at every value of ``axes``, as an array with one axis for each, in that order."""
+    shape = tuple(point.size(index) for index in axes)
+    return np.broadcast_to(_value(expression, axes, point), shape).copy()
+
+
+def _value(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
+    """Return the expression as an array that broadcasts against the shape of ``axes``."""
+    arguments = [_value(a, axes, point) for a in _operands(expression)]
+    match expression:
+        case Index():
+            return _grid(axes.index(expression), axes, point)
+        case sympy.Number():
+            return np.asarray(float(expression))
+        case Symbol():
+            return np.asarray({**point.sizes, **point.scalars}[expression.name])
+        case Add():
+            return np.asarray(sum(arguments))
+        case Mul():
+            return np.asarray(np.prod(np.broadcast_arrays(*arguments), axis=0))
+        case Pow():
+            return np.asarray(arguments[0] ** arguments[1])
+        case IndexedSum():
+            body, bound = expression.renamed()  # fresh indices, so that no axis is met twice
+            inner = (*axes, *bound)
+            summand = evaluate(body, inner, point)
+            return summand.sum(axis=tuple(range(len(axes), len(inner))))
+        case Indexed():
+            return _entry(expression, arguments, point)
+        case KroneckerDelta():
+            return np.asarray(arguments[0] == arguments[1], dtype=float)
+        case Within():
+            return np.asarray((arguments[0] >= 0) & (arguments[0] < arguments[1]), dtype=float)
+        case Divides():
+            return np.asarray(arguments[1] % arguments[0] == 0, dtype=float)
+    raise TypeError(f"{type(expression).__name__} has no value on arrays: {expression}")
+
+
+def _operands(expression: Expr) -> tuple[Expr, ...]:
+    """Return the parts that are evaluated at the same axes as the whole."""
+    if isinstance(expression, Indexed):
+        return tuple(expression.indices)
+    return () if isinstance(expression, IndexedSum) else tuple(expression.args)
+
+
+def _grid(position: int, axes: tuple[Index, ...], point: Point) -> Array:
+    """Return the values of one index, laid along its axis."""
+    shape = [1] * len(axes)
+    shape[position] = point.size(axes[position])
+    return np.arange(shape[position]).reshape(shape)
+
+
+def _entry(expression: Indexed, indices: list[Array], point: Point) -> Array:
+    """Return the entries of a tensor, or of an intermediate through its definition.
+
+    A position outside the tensor is clipped into it: the guard beside the entry is 0 there.
+    """
+    name = str(expression.base.label)
+    if name in point.tensors:
+        array = point.tensors[name]
+    else:
+        definition = point.scope[name]
+        array = evaluate(definition.expression, definition.indices, point)
+    positions = [np.clip(i.astype(int), 0, length - 1) for i, length in zip(indices, array.shape, strict=True)]
+    return np.asarray(array[tuple(positions)])

@@ -1,0 +1,116 @@
+"""What a check is, what it gave, and the schema ``affdiv.verification/1`` in which both are reported."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+
+SCHEMA = "affdiv.verification/1"
+
+
+class Status(StrEnum):
+    """What a check gave."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how widely a check runs. ``seed`` is the user's; every check derives its own."""
+
+    device: str = "cpu"
+    seed: int = 0
+    full: bool = False
+
+    def generator(self, check: str) -> torch.Generator:
+        """Return the randomness of the named check: the same alone as among others."""
+        return torch.Generator().manual_seed(self.seed_of(check))
+
+    def seed_of(self, check: str) -> int:
+        """Return the seed that the named check draws from."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}/{check}".encode()).digest()[:4], "big")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A measured number against its bound, in words. A check without a number says ``ok`` itself."""
+
+    reason: str
+    measured: float | None = None
+    bound: float | None = None
+    ok: bool | None = None
+
+    @property
+    def status(self) -> Status:
+        """Pass when the measured number is finite and within its bound, or when ``ok`` says so."""
+        if self.measured is not None and self.bound is not None:
+            return Status.PASS if self.measured <= self.bound else Status.FAIL
+        return {True: Status.PASS, False: Status.FAIL, None: Status.SKIPPED}[self.ok]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A check that can be run: what it is about, which equation it tests, and how.
+
+    ``uses_device`` is false for mathematics that runs on no device.
+    """
+
+    id: str
+    layer: str
+    backend: str
+    dtype: str
+    equation: str
+    run: Callable[[Setting], Outcome]
+    uses_device: bool = True
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check that has run."""
+
+    id: str
+    layer: str
+    backend: str
+    device: str
+    dtype: str
+    equation: str
+    status: Status
+    measured: float | None
+    bound: float | None
+    reason: str
+    seed: int
+    reproduce: str
+
+    @property
+    def family(self) -> str:
+        """The first part of the id: derivation, identity, gradient or reference."""
+        return self.id.split("/", 1)[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the check as plain data; what is infinitely wrong has no number in JSON, its status says it."""
+        finite = self.measured is not None and math.isfinite(self.measured)
+        return {**vars(self), "status": self.status.value, "measured": self.measured if finite else None}
+
+
+def count(checks: list[Check]) -> dict[str, int]:
+    """Return how many checks passed, failed and were skipped."""
+    return {status.value: sum(check.status is status for check in checks) for status in Status}
+
+
+def to_json(checks: list[Check], setting: Setting) -> dict[str, Any]:
+    """Return the checks in the schema ``affdiv.verification/1``."""
+    return {
+        "schema": SCHEMA,
+        "seed": setting.seed,
+        "device": setting.device,
+        "checks": [check.to_json() for check in checks],
+        "summary": count(checks),
+    }
