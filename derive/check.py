@@ -64,8 +64,8 @@ def _provable(step: Step, scope: Scope) -> bool:
     before, after = carry_out(step.before, scope), carry_out(step.after, scope)
     if equal(before, after):
         return True
-    moved = {base: d for base, d in scope.items() if d.name.endswith("'") or d is step.scope[-1]}
-    outer = {base: d for base, d in scope.items() if base in moved or d.entry == step.target}
+    moved = {d.name for d in step.scope if d.name.endswith("'")}
+    outer = {base: d for base, d in scope.items() if d.name in moved or f"{d.name}'" in moved or d.entry == step.target}
     if equal(expand_definitions(before, outer), expand_definitions(after, outer)):
         return True
     before, after = expand_definitions(before, scope), expand_definitions(after, scope)

@@ -109,11 +109,10 @@ def _renaming(first: Layer, second: Layer, fed: Tensor, joined: dict[Expr, Expr]
     for size in second.sizes:
         if size not in sizes and size != BATCH.size and str(size) in taken:
             sizes[size] = _sibling(size, taken)
-    tensors: dict[str, str] = {}
-    for name in sorted(_names(second)):
+    tensors = {fed.name: first.output.name}
+    for name in sorted(_names(second) - {fed.name}):
         if name in taken:
-            tensors[name] = _free(name, taken | _names(second))
-    tensors[fed.name] = _free(first.output.name, taken - {first.output.name} | _names(second) - {fed.name})
+            tensors[name] = _free(name, taken | _names(second) | set(tensors.values()))
     return _Renaming(sizes, tensors)
 
 

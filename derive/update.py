@@ -20,10 +20,10 @@ import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow, Symbol
 
 from derive.algebra.differentiate import carry_out, expand_definitions
-from derive.algebra.equality import factored
 from derive.algebra.index import Index
 from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, rename, tensor
 from derive.algebra.normal import normalise
+from derive.algebra.present import presentable
 from derive.backward_pass import cotangent, entry_of, free_letters
 from derive.forward_map import Definition, Layer, LayerError, Tensor
 from derive.record import Derivation, SelfFactor, Step
@@ -125,8 +125,22 @@ class _Deriver:
         return total
 
     @cached_property
+    def pairs(self) -> list[tuple[Index, Index]]:
+        """Each unit index with its primed partner."""
+        return [(i, self.primes[i]) for i in self.units]
+
+    @cached_property
+    def cross_terms(self) -> Expr:
+        """What one sample's gradient does to another: the scalar in front of the unit deltas, or the whole kernel."""
+        stripped = strip_unit_deltas(self.unfactored_kernel, self.pairs)
+        return presentable(self.unfactored_kernel if stripped is None else stripped, self.layer.scope)
+
+    @cached_property
     def kernel(self) -> Expr:
-        return factored(self.unfactored_kernel)
+        """The kernel for people: unit deltas times the rest, where it has that shape."""
+        if strip_unit_deltas(self.unfactored_kernel, self.pairs) is None:
+            return self.cross_terms
+        return Mul(*(KroneckerDelta(*pair) for pair in self.pairs)) * self.cross_terms
 
     @cached_property
     def self_factor_entry(self) -> Expr:
@@ -141,14 +155,14 @@ class _Deriver:
     def classify(self) -> SelfFactor:
         """Tell an isotropic self factor from a diagonal and a full one."""
         entry = self.self_factor_entry
-        diagonal = strip_unit_deltas(entry, [(i, self.primes[i]) for i in self.units])
+        diagonal = strip_unit_deltas(entry, self.pairs)
         shape = "full"
         if diagonal is not None:
             shape = "diagonal" if diagonal.free_symbols & set(self.units) else "isotropic"
             entry = diagonal
         bases = {p.base for p in self.layer.parameters}
         free = not (expand_definitions(entry, self.layer.scope).atoms(IndexedBase) & bases)
-        return SelfFactor(factored(entry), shape, free)
+        return SelfFactor(presentable(entry, self.layer.scope), shape, free)
 
     def _step(self, name: str, rule: str, target: Expr, before: Expr, after: Expr, *scope: Definition) -> Step:
         return Step(f"{self.layer.name}/{name}", rule, target, before, after, (*self.definitions, *scope))
@@ -233,18 +247,8 @@ class _Deriver:
         return [
             self._step("update-kernel", "sum the products of gradients over every parameter entry", symbol[both], pairs, self.kernel),
             self._step("self-factor", "set both samples equal", here, rename(pairs, together), self_after),
-            self._step("cross-terms", "two different samples", symbol[both], pairs, self.kernel_for_cross(deltas)),
+            self._step("cross-terms", "two different samples", symbol[both], pairs, self.kernel),
         ]
-
-    def kernel_for_cross(self, deltas: Expr) -> Expr:
-        """The kernel written as unit deltas times the rest, where it has that shape."""
-        stripped = strip_unit_deltas(self.unfactored_kernel, [(i, self.primes[i]) for i in self.units])
-        return self.kernel if stripped is None else deltas * factored(stripped)
-
-    def cross_terms(self) -> Expr:
-        """What one sample's gradient does to another: the scalar in front of the unit deltas, or the whole kernel."""
-        stripped = strip_unit_deltas(self.unfactored_kernel, [(i, self.primes[i]) for i in self.units])
-        return self.kernel if stripped is None else factored(stripped)
 
     def forward_steps(self) -> list[Step]:
         """The forward map itself, intermediates first."""
@@ -265,7 +269,7 @@ class _Deriver:
             steps=tuple(steps),
             kernel=self.kernel,
             self_factor=factor,
-            cross_terms=self.cross_terms(),
+            cross_terms=self.cross_terms,
             order_in_eta=self.order_in_eta,
             samples=self.samples,
             units=self.units,

@@ -69,7 +69,7 @@ class IndexedSum(Expr):
     def __new__(cls, body: Any, *bound: Index) -> Expr:
         """Return the sum; a zero body or no bound index leaves no sum."""
         body = sympy.sympify(body)
-        if body.is_zero or not bound:
+        if body == 0 or not bound:
             return body
         obj: Expr = Expr.__new__(cls, body, *bound)
         return obj

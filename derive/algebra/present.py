@@ -1,0 +1,132 @@
+"""Turning a normal form into the form that people read: sums pushed inwards, intermediates named, factors pulled out.
+
+    sum[j,k,l](A[k] A[l] y[k,j] y[l,j])   ->   sum[j](sum[k](A[k] y[k,j])^2)
+    sum[h](u[t,h]^2)                      ->   q[t]          where q is an intermediate with that definition
+    sum[j](y[j]^2)                        ->   n             where the definition of y makes it so
+
+Every rewriting is an equality; the result is checked with the step that carries it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from sympy import Expr, Indexed, IndexedBase, Mul, Pow
+
+from derive.algebra.differentiate import expand_definitions
+from derive.algebra.eliminate import free_indices
+from derive.algebra.equality import factored
+from derive.algebra.index import Index
+from derive.algebra.nodes import IndexedSum, rename
+from derive.algebra.normal import normalise
+
+if TYPE_CHECKING:
+    from derive.forward_map import Definition
+
+Scope = Mapping[IndexedBase, "Definition"]
+_MAX_TRIES = 500
+
+
+def presentable(expression: Expr, scope: Scope) -> Expr:
+    """Return the shortest of the equal forms found: plain or factored, with intermediates named where they occur."""
+    memory: dict[Expr, Expr] = {}
+
+    def name(atom: Expr) -> Expr:
+        if atom not in memory:
+            memory[atom] = _named(atom, scope)
+        return memory[atom]
+
+    named = _fold_powers(_on_sums(expression, name), scope)
+    candidates = [factored(named), named]
+    return min(candidates, key=lambda e: (e.count_ops() + len(e.atoms(IndexedSum)), str(e)))
+
+
+def _on_sums(expression: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """Apply a rewriting to every outermost sum."""
+    if isinstance(expression, IndexedSum):
+        return change(expression)
+    if not expression.args or isinstance(expression, Indexed | IndexedBase):
+        return expression
+    return expression.func(*(_on_sums(a, change) if isinstance(a, Expr) else a for a in expression.args))
+
+
+def _named(atom: Expr, scope: Scope) -> Expr:
+    """Return a constant, an intermediate or a nested sum in place of a sum, if it is one."""
+    constant = normalise(expand_definitions(atom, scope)) if atom.atoms(IndexedBase) & set(scope) else atom
+    if not constant.atoms(Indexed):
+        return constant
+    folded = fold(atom, scope)
+    return nested(atom) if folded is None else folded
+
+
+def fold(atom: Expr, scope: Scope) -> Expr | None:
+    """Return the intermediate whose definition is a number times this sum (divided by that number), or None."""
+    for definition in scope.values():
+        body = normalise(definition.expression)
+        coefficient, rest = _split_sum(body)
+        if rest is None or not rest.atoms(IndexedBase) == atom.atoms(IndexedBase):
+            continue
+        for values in _candidates(definition, atom):
+            if normalise(rename(rest, dict(zip(definition.indices, values, strict=True)))) == atom:
+                return definition.base[values] / coefficient if definition.indices else definition.base / coefficient
+    return None
+
+
+def _split_sum(body: Expr) -> tuple[Expr, Expr | None]:
+    factors = Mul.make_args(body)
+    sums = [f for f in factors if isinstance(f, IndexedSum)]
+    rest = Mul(*(f for f in factors if not isinstance(f, IndexedSum)))
+    return (rest, sums[0]) if len(sums) == 1 and not rest.atoms(Indexed, Index) else (rest, None)
+
+
+def _candidates(definition: Definition, atom: Expr) -> Iterator[tuple[Expr, ...]]:
+    """Yield index values that occur in the atom and run over the definition's axes."""
+    present = sorted(free_indices(atom), key=Index.sort_key)
+    choices = [[i for i in present if i.size == index.size] for index in definition.indices]
+    return itertools.islice(itertools.product(*choices), _MAX_TRIES)
+
+
+def _fold_powers(expression: Expr, scope: Scope) -> Expr:
+    """Write ``1 + exp(-v)`` as ``1/h`` where ``h = 1/(1 + exp(-v))`` is an intermediate."""
+    for definition in scope.values():
+        body = normalise(definition.expression)
+        if not (isinstance(body, Pow) and body.base.is_Add and body.exp.is_Integer):
+            continue
+        for values in _candidates(definition, expression):
+            at = dict(zip(definition.indices, values, strict=True))
+            base = normalise(rename(body.base, at))
+            entry = definition.base[values]
+            expression = expression.replace(
+                lambda e, base=base: e.is_Pow and e.base == base and (e.exp / body.exp).is_Integer,
+                lambda e, entry=entry: entry ** (e.exp / body.exp),
+            )
+    return expression
+
+
+def nested(atom: Expr) -> Expr:
+    """Push each bound index of a connected sum inwards, to the factors that carry it."""
+    if not isinstance(atom, IndexedSum) or len(atom.bound) < 2:
+        return atom
+    body, bound = atom.renamed()
+    factors = list(Mul.make_args(body))
+    for index in sorted(bound, key=lambda i: (_share(i, factors), i.name)):
+        carrying = [f for f in factors if index in free_indices(f)]
+        others = [f for f in factors if index not in free_indices(f)]
+        if not others:
+            continue
+        inner = normalise(IndexedSum(Mul(*carrying), index))
+        factors = list(Mul.make_args(Mul(*others, inner)))
+        bound = tuple(i for i in bound if i != index)
+    return IndexedSum(Mul(*factors), *bound) if _squared(factors) else atom
+
+
+def _share(index: Index, factors: list[Expr]) -> int:
+    return sum(index in free_indices(f) for f in factors)
+
+
+def _squared(factors: list[Expr]) -> bool:
+    """Nesting is worth showing when it reveals the square of a sum."""
+    return any(f.is_Pow and isinstance(f.base, IndexedSum) for f in factors)
+
