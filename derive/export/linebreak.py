@@ -16,7 +16,7 @@ from derive.export.tokens import Piece, pieces
 LINE_WIDTH = 400.0
 _INDENT = 20.0
 _FILLED = 0.5
-_SHORT = 0.5
+_SHORT = 0.8
 _SPLITS_SHORT = 20
 
 
@@ -119,13 +119,9 @@ def _may_break(row: list[Piece], position: int) -> bool:
     before, piece = row[position - 1], row[position]
     if piece.role == "term":
         return True
-    if (
-        piece.glued
-        or before.role in ("open", "term")
-        or piece.role == "close"
-        or not _complete(before)
-        or not _complete(piece)
-    ):
+    if piece.glued or before.role in ("open", "term") or piece.role == "close":
+        return False
+    if not (_complete(before) and _complete(piece)):
         return False
     return before.role == "close" or piece.role == "open" or before.tall or len(piece.latex) > 1
 

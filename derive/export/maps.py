@@ -16,7 +16,10 @@ _CELL = 0.55 * LINE_WIDTH
 
 
 def map_blocks(found: CancellingMap, printed: set[str] | None = None) -> list[Block]:
-    """Return the blocks of one cancelling map; steps whose id is in ``printed`` are left out, and the rest added to it."""
+    """Return the blocks of one cancelling map.
+
+    Steps whose id is in ``printed`` are left out, and the ids of the others are added to it.
+    """
     original, mapped = notation_for(found.layer), notation_for(found.mapped)
     notation = Notation({**mapped.hints, **original.hints}, mapped.aliases)
     claim = map_claim(found.layer.name, found.name)

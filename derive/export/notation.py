@@ -45,9 +45,10 @@ def latex(
 
 
 def name_parts(name: str) -> tuple[str, str]:
-    r"""Return a name as its LaTeX letter and its mark: ``W_Q`` and ``WQ`` are ``W``, ``Q``; ``gamma2`` ``\gamma``, ``2``.
+    r"""Return a name as its LaTeX letter and its mark.
 
-    A name that is no letter, with or without a mark, is one word in italics and has no mark.
+    ``W_Q`` and ``WQ`` are ``W``, ``Q``; ``gamma2`` is ``\gamma``, ``2``. A name that is no letter, with or without a
+    mark, is one word in italics and has no mark.
     """
     bare = name.rstrip("'")
     if bare != name:
@@ -85,7 +86,15 @@ class NotationPrinter(LatexPrinter):
     def __init__(self, scope: Scope, aliases: Mapping[str, str]) -> None:
         super().__init__()
         self._scope = scope
+        self._printed: dict[Expr, str] = {}  # in this scope; sorting prints every part once before it is written
         self._aliases = aliases
+
+    def _print(self, expr: Expr, **settings: object) -> str:
+        if settings or not isinstance(expr, Expr):
+            return str(super()._print(expr, **settings))
+        if expr not in self._printed:
+            self._printed[expr] = str(super()._print(expr))
+        return self._printed[expr]
 
     # Names
 
@@ -109,10 +118,13 @@ class NotationPrinter(LatexPrinter):
 
     def _tensor(self, name: str) -> str:
         r"""Return a tensor's name with its decoration on top, since the indices stand below: ``W^{(1)}``, ``W^{Q}``."""
+        bare = name.rstrip("'")
+        if len(bare) == 2 and bare.isalpha() and bare.islower() and _letter(bare) is None:
+            return rf"\mathit{{{bare}}}" + name[len(bare) :]
         letter, mark = name_parts(name)
         if not mark:
             return letter
-        return f"{letter}^{{({mark})}}" if mark.isdigit() else f"{letter}^{{{mark}}}"
+        return f"{letter}^{{{mark}}}" if mark[0].isupper() else f"{letter}^{{({mark})}}"
 
     def _subscripts(self, indices: Sequence[Expr]) -> str:
         """Return indices side by side; commas where one is more than a letter, `;` before a primed second half."""
@@ -132,11 +144,12 @@ class NotationPrinter(LatexPrinter):
         if known:
             left, right = known
             return rf"\lVert {left} \rVert^{{2}}" if left == right else rf"{left} \cdot {right}"
-        outer, self._scope = self._scope, self._scope.enter(expression.bound)
+        outer = self._scope, self._printed
+        self._scope, self._printed = self._scope.enter(expression.bound), {}
         letters = ", ".join(self._print(index) for index in expression.bound)
         body = self._print(expression.body)
         body = rf"\left( {body} \right)" if expression.body.is_Add or body.startswith("-") else body
-        self._scope = outer
+        self._scope, self._printed = outer
         return rf"\sum_{{{letters}}} {body}"
 
     def _vectors(self, expression: IndexedSum) -> tuple[str, str] | None:

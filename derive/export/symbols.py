@@ -39,7 +39,10 @@ def notation_for(layer: Layer) -> Notation:
 
 
 def short_symbols(names: Sequence[str]) -> dict[str, str]:
-    """Return a Greek letter for each name that is a word; names alike but for a last letter share it (strideh, stridew)."""
+    """Return a Greek letter for each name that is a word.
+
+    Names alike but for their last letter share it and keep that letter below (strideh, stridew).
+    """
     words = [name for name in names if name_parts(name)[0].startswith(r"\mathit")]
     stems = {word: word[:-1] if any(w != word and w[:-1] == word[:-1] for w in words) else word for word in words}
     letters = dict(zip(dict.fromkeys(stems.values()), _GREEK_POOL, strict=False))

@@ -38,6 +38,14 @@ class TextPrinter(StrPrinter):
     def __init__(self, scope: Scope) -> None:
         super().__init__()
         self._scope = scope
+        self._printed: dict[Expr, str] = {}  # in this scope; sorting prints every part once before it is written
+
+    def _print(self, expr: Expr, **settings: object) -> str:
+        if settings or not isinstance(expr, Expr):
+            return str(super()._print(expr, **settings))
+        if expr not in self._printed:
+            self._printed[expr] = str(super()._print(expr))
+        return self._printed[expr]
 
     def _print_Index(self, expression: Index) -> str:
         return self._scope.name(expression)
@@ -50,10 +58,11 @@ class TextPrinter(StrPrinter):
         return str(expression.label)
 
     def _print_IndexedSum(self, expression: IndexedSum) -> str:
-        outer, self._scope = self._scope, self._scope.enter(expression.bound)
+        outer = self._scope, self._printed
+        self._scope, self._printed = self._scope.enter(expression.bound), {}
         letters = ",".join(self._print(index) for index in expression.bound)
         body = self._print(expression.body)
-        self._scope = outer
+        self._scope, self._printed = outer
         return f"sum[{letters}]({body})"
 
     def _print_KroneckerDelta(self, expression: KroneckerDelta) -> str:

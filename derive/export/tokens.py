@@ -43,8 +43,8 @@ class Piece:
     """A part of a formula that stays together.
 
     ``role`` is ``term`` (a sign between terms), ``open`` or ``close`` (of a bracket pair) or ``atom``; ``scripts``
-    follow a closing bracket; ``tall`` marks what needs large brackets around it; ``glued`` an opening bracket that belongs to the
-    function or derivative in front of it.
+    follow a closing bracket; ``tall`` marks what needs large brackets around it; ``glued`` an opening bracket that
+    belongs to the function or derivative in front of it.
     """
 
     latex: str

@@ -1,0 +1,130 @@
+"""Derivations and maps as JSON, schema ``affdiv.derivation/1``, and back.
+
+Every formula is given as ``text`` and ``latex`` for people, and once more under ``expression`` as a tree (``trees``)
+for programs: ``derivation_from_json`` reads only the trees, so a derivation survives the round trip exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sympy import Expr
+
+from derive.export.record_trees import record_from_tree, record_tree
+from derive.export.steps import step_equation
+from derive.export.symbols import Notation, notation_for
+from derive.export.text import text
+from derive.export.trees import TreeError
+from derive.record import CancellingMap, Derivation, Step
+
+SCHEMA = "affdiv.derivation/1"
+Json = dict[str, Any]
+
+
+def derivation_to_json(derivation: Derivation) -> Json:
+    """Return a derivation in the schema ``affdiv.derivation/1``."""
+    notation = notation_for(derivation.layer)
+    factor = derivation.self_factor
+    return {
+        "schema": SCHEMA,
+        "layer": derivation.layer.name,
+        "title": derivation.layer.title,
+        "rule": derivation.rule,
+        "exact_in_eta": derivation.exact_in_eta,
+        "order_in_eta": derivation.order_in_eta,
+        "samples": [index.name for index in derivation.samples],
+        "units": [index.name for index in derivation.units],
+        "self_factor": {
+            **_formula(factor.expression, notation),
+            "shape": factor.shape,
+            "isotropic": factor.isotropic,
+            "parameter_free": factor.parameter_free,
+        },
+        "cross_terms": _formula(derivation.cross_terms, notation),
+        "kernel": _formula(derivation.kernel, notation),
+        "steps": [step_to_json(step, notation) for step in derivation.steps],
+        "solutions": [map_to_json(found) for found in derivation.solutions],
+        "refusals": [{"kind": refusal.kind, "reason": refusal.reason} for refusal in derivation.refusals],
+        "expression": record_tree(replace(derivation, solutions=())),
+    }
+
+
+def map_to_json(found: CancellingMap) -> Json:
+    """Return a cancelling map as one entry of ``solutions``."""
+    notation = notation_for(found.mapped)
+    return {
+        "name": found.name,
+        "kind": found.kind,
+        "map": _formula(found.map, notation),
+        "intermediates": [{"name": d.name, **_formula(d.expression, notation)} for d in found.mapped.definitions],
+        "scales": {name: _formula(scale, notation) for name, scale in found.scales},
+        "self_factor": _formula(found.self_factor, notation),
+        "residual": _formula(found.residual, notation),
+        "kappa": text(found.kappa_default),
+        "scale_invariant": found.scale_invariant,
+        "injective": found.injective,
+        "singular_at_zero": found.singular_at_zero,
+        "limit_zero": found.limit_zero,
+        "limit_infinity": found.limit_infinity,
+        "weight_scale": _formula(found.weight_scale, notation),
+        "angle": None if found.angle is None else _formula(found.angle, notation),
+        "assumptions": list(found.assumptions),
+        "steps": [step_to_json(step, notation) for step in found.steps],
+        "expression": record_tree(found),
+    }
+
+
+def solutions_to_json(derivation: Derivation) -> Json:
+    """Return the cancelling maps of a derivation, and the kinds that do not exist, without its steps."""
+    full = derivation_to_json(derivation)
+    kept = ("schema", "layer", "title", "rule", "self_factor", "solutions", "refusals")
+    return {key: full[key] for key in kept}
+
+
+def step_to_json(step: Step, notation: Notation) -> Json:
+    """Return a step: id, rule, both sides as text, the equation as LaTeX, and its verdict."""
+    beside = (step.target,)
+    return {
+        "id": step.id,
+        "rule": step.rule,
+        "target": text(step.target, notation.hints),
+        "before": text(step.before, notation.hints, beside),
+        "after": text(step.after, notation.hints, beside),
+        "latex": step_equation(step, notation).latex,
+        "status": step.verdict.status.value,
+        "method": step.verdict.method,
+    }
+
+
+def derivation_from_json(data: Mapping[str, Any]) -> Derivation:
+    """Return the derivation that ``derivation_to_json`` wrote; raise TreeError for anything else."""
+    if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+        raise TreeError(f"not a derivation: the schema must be {SCHEMA!r}")
+    solutions = data.get("solutions")
+    if not isinstance(solutions, list):
+        raise TreeError("not a derivation: 'solutions' must be a list")
+    derivation: Derivation = _read(data, Derivation)
+    return replace(derivation, solutions=tuple(map_from_json(found) for found in solutions))
+
+
+def map_from_json(data: Mapping[str, Any]) -> CancellingMap:
+    """Return the map that ``map_to_json`` wrote; raise TreeError for anything else."""
+    found: CancellingMap = _read(data, CancellingMap)
+    return found
+
+
+def _read(data: object, kind: type[Any]) -> Any:
+    if not isinstance(data, Mapping):
+        raise TreeError(f"not a {kind.__name__}: an object is needed")
+    try:
+        return record_from_tree(data.get("expression"), kind)
+    except (TypeError, ValueError, AttributeError, RecursionError, ArithmeticError) as problem:
+        if isinstance(problem, TreeError):
+            raise
+        raise TreeError(f"not a {kind.__name__}: SymPy refuses it ({type(problem).__name__})") from None
+
+
+def _formula(expression: Expr, notation: Notation) -> dict[str, str]:
+    return {"text": text(expression, notation.hints), "latex": notation(expression)}
