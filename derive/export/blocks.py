@@ -62,6 +62,14 @@ class Equation:
         """The equation on one line."""
         return " = ".join((self.left, *self.rights))
 
+    @property
+    def aligned(self) -> str:
+        """The equation with each side on a line of its own, where there are several."""
+        if len(self.rights) == 1:
+            return self.latex
+        rows = " \\\\\n".join(f"&= {right}" for right in self.rights)
+        return f"\\begin{{aligned}}\n{self.left} {rows}\n\\end{{aligned}}"
+
 
 @dataclass(frozen=True)
 class Items:

@@ -62,7 +62,7 @@ _SAME_AS_LATIN = {
     "Omicron",
 }
 _LABEL = re.compile(r"[^A-Za-z0-9/_.:>-]+")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$&^@])")
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>#|~$&]|^[-+](?= )|^\d+[.)](?= )|@")
 
 
 def latex_text(text: str) -> str:
@@ -101,5 +101,13 @@ def html_text(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Return plain text as GitHub Markdown: every character with a meaning gets a backslash, line breaks go."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    """Return plain text as GitHub Markdown: every mark with a meaning loses it, line breaks go."""
+    return _MARKDOWN.sub(_markdown_mark, " ".join(text.split()))
+
+
+def _markdown_mark(match: re.Match[str]) -> str:
+    """Return a mark that Markdown leaves alone; an at sign would notify someone even behind a backslash."""
+    mark = match[0]
+    if mark == "@":
+        return "&#64;"
+    return f"{mark[:-1]}\\{mark[-1]}"

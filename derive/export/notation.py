@@ -84,7 +84,7 @@ class NotationPrinter(LatexPrinter):
     """SymPy's LaTeX printer with our nodes, our order of terms and letters chosen by scope."""
 
     def __init__(self, scope: Scope, aliases: Mapping[str, str]) -> None:
-        super().__init__()
+        super().__init__({"inv_trig_style": "full"})
         self._scope = scope
         self._printed: dict[Expr, str] = {}  # in this scope; sorting prints every part once before it is written
         self._aliases = aliases
