@@ -29,7 +29,7 @@ DEEPEST_TREE = 100
 MOST_NODES = 2000
 MOST_DIGITS = 64
 LARGEST_EXPONENT = 16
-MOST_MAX_ARGUMENTS = 8
+MOST_MAX_ARGUMENTS = 4
 
 _CHARACTERS = frozenset(string.ascii_letters + string.digits + "_[]()+-*/.,:= \t\n")
 _NUMBER = re.compile(r"(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
@@ -276,10 +276,11 @@ class Arithmetic(ABC):
         if name not in self.functions:
             self.fail(node.func, f"{quote(self.text(node.func))} is not a function of this language", self.mend)
         arguments = self.arguments(node)
+        count = len(arguments) if name != "max" else sum(len(sympy.Max.make_args(a)) for a in arguments)
         least, most = (2, MOST_MAX_ARGUMENTS) if name == "max" else (1, 1)
-        if not least <= len(arguments) <= most:
-            wanted = f"{least} to {most} arguments" if name == "max" else "one argument"
-            self.fail(node, f"{name} has {len(arguments)} arguments", f"give it {wanted}")
+        if not least <= count <= most:
+            wanted = f"{least} to {most} arguments, nested ones included" if name == "max" else "one argument"
+            self.fail(node, f"{name} has {count} arguments", f"give it {wanted}")
         return _ALL_FUNCTIONS[name](*arguments)
 
     def possible(self, node: ast.expr, value: Expr) -> Expr:

@@ -16,8 +16,6 @@ from derive.formula import parse_definition
 from derive.forward_map import BATCH, Definition, Layer, Tensor, assemble
 from derive.names import MOST_AXES, Named, Namespace, identifier
 
-MOST_NAMES = 64
-
 
 @dataclass(frozen=True)
 class Declaration:
@@ -208,7 +206,7 @@ def _all_used(declared: Declarations, definitions: Sequence[Definition]) -> None
     for declaration in (*declared.inputs, *declared.parameters):
         if declaration.name.text not in used:
             declaration.name.fail(
-                f"{declaration.name.text!r} is declared, but no formula uses it", "use it or remove it"
+                f"{declaration.name.text!r} is declared, but no formula depends on it", "use it or remove it"
             )
     for definition, formula in zip(definitions[:-1], declared.formulas, strict=False):
         if definition.name not in used:

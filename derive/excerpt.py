@@ -92,7 +92,7 @@ def quote(text: object, longest: int = 40) -> str:
 
 def suggestion(name: str, known: Sequence[str]) -> str:
     """Return ``"did you mean 'W'? "`` for the known name nearest to ``name``, or nothing."""
-    near = get_close_matches(name[:80], known, n=1, cutoff=0.5)
+    near = get_close_matches(name[:80], known, n=1, cutoff=0.6)
     if not near:
         near = [k for k in known if k.lower() == name.lower()]
     return f"did you mean {near[0]!r}? " if near else ""

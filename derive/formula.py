@@ -128,8 +128,7 @@ class _Formula(Indexing):
         """Return a tensor entry ``W[i, j]``."""
         if is_sum(node):
             self.fail(node, "sum[..] has no body", "write what is summed behind it, such as sum[j](W[i, j]*x[j])")
-        named = self.tensor(node)
-        return self._real(node, named, tuple(self.position(part) for part in parts(node)))
+        return self._real(node, self.tensor(node), self.positions(node))
 
     def total(self, node: ast.Call, head: ast.Subscript) -> Expr:
         """Return ``sum[j, k](body)``."""

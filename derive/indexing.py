@@ -51,6 +51,15 @@ class Indexing(Arithmetic):
         problem = f"{quote(self.text(node))} is not a declared size"
         self.fail(node, problem, near + "add it to 'sizes' or write one of them")
 
+    def positions(self, node: ast.Subscript) -> tuple[Expr, ...]:
+        """Return the index expressions of an entry; a number must lie within its axis."""
+        found = tuple(self.position(part) for part in parts(node))
+        for part, value, axis in zip(parts(node), found, self.tensor(node).axes, strict=True):
+            if value.is_Integer and (value < 0 or (axis.is_Integer and value >= axis)):
+                problem = f"index {value} lies outside the axis of size '{axis}'"
+                self.fail(part, problem, f"count from 0 to {axis - 1}")
+        return found
+
     def position(self, node: ast.expr) -> Expr:
         """Return an index expression."""
         match node:
@@ -66,7 +75,7 @@ class Indexing(Arithmetic):
             case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult()):
                 return self._index_operation(node)
             case ast.Subscript() if not is_sum(node) and self.tensor(node).integer:
-                return self.tensor(node).entry(tuple(self.position(part) for part in parts(node)))
+                return self.tensor(node).entry(self.positions(node))
         problem = f"{quote(self.text(node))} cannot stand inside brackets"
         self.fail(node, problem, "an index holds integers, sizes, indices, integer inputs and + - *")
 
@@ -93,6 +102,9 @@ class Indexing(Arithmetic):
         if left.has(Index, Indexed) and right.has(Index, Indexed):
             problem = f"{quote(self.text(node))} multiplies two indices"
             self.fail(node, problem, "multiply an index by integers and sizes only")
+        if left.has(sympy.Add) and right.has(sympy.Add):
+            # Products of sums are what makes expanding an index expression expensive.
+            self.fail(node, f"{quote(self.text(node))} multiplies two sums", "multiply it out")
         return self.possible(node, left * right)
 
     def _index_name(self, node: ast.Name) -> Expr:

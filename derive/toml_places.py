@@ -14,6 +14,7 @@ Path = tuple[str | int, ...]
 _BLANK = re.compile(r"(?:[ \t\n,]|#[^\n]*)*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SCALAR = re.compile(r"[^\s,\]}#]+(?: [0-9][^\s,\]}#]*)?")
+_DEEPEST = 6  # names in a path; the deepest of a layer has four, ``input.t.axes[0]``
 _ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
 _CODE_LENGTHS = {"u": 4, "U": 8}
 
@@ -107,7 +108,7 @@ class _Walker:
         self.at += 2 if array else 1
         keys, offsets = self.keys()
         self.at += 2 if array else 1
-        path: Path = tuple(keys)
+        path: Path = tuple(keys[:_DEEPEST])
         self.found.setdefault(path, Place(offsets, offsets))
         if array:
             self.counts[path] = self.counts.get(path, -1) + 1
@@ -135,12 +136,13 @@ class _Walker:
         """Walk ``key = value`` of a table."""
         keys, offsets = self.keys()
         self.at += 1  # the equals sign
-        for k in range(1, len(keys)):
+        for k in range(1, min(len(keys), _DEEPEST)):
             self.found.setdefault((*table, *keys[:k]), Place(offsets, offsets))
         self.value((*table, *keys), offsets)
 
     def value(self, path: Path, key: Sequence[int]) -> None:
-        """Walk a value and note its place."""
+        """Walk a value and note its place; all that lies too deep shares one path, which no layer has."""
+        path = path[:_DEEPEST]
         self.blank()
         start, first = self.at, self.source[self.at]
         if first in "\"'":
