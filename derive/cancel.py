@@ -94,7 +94,7 @@ def solve(layer: Layer) -> Solutions:
         found = _corrected(family, "norm-like", _equal_scales(family), sympy.S.One)
         reason = (
             "no parameter adds a constant to the self factor (no bias), so f^2 E = kappa leaves f = sqrt(kappa/E) alone, "
-            "which is scale invariant: the non-normalising map needs the bias"
+            "which loses the length sqrt(E): the non-normalising map needs the bias"
         )
         return Solutions(layer, (found,), (Refusal("non-normalising", reason),))
     norm_like = _corrected(family, "norm-like", _offsets_kept(family), family.constant + 1)
@@ -120,7 +120,7 @@ def _refuse(derivation: Derivation) -> Refusal | None:
 
 def split_by_parameter(layer: Layer) -> dict[str, Expr]:
     """Return the part of the output carried by each parameter; the parts add up to the output."""
-    expanded = normalise(expand_definitions(layer.output.expression, layer.scope))
+    expanded = normalise(expand_definitions(layer.output.expression, layer.parametric_scope))
     parts: dict[str, list[Expr]] = {p.name: [] for p in layer.parameters}
     for term in Add.make_args(expanded):
         mentioned = term.atoms(IndexedBase)
@@ -137,7 +137,7 @@ def isotropic_family(layer: Layer, derivation: Derivation) -> Family:
     )
     unknowns = {name: Tensor(f"f_{name}", tuple(i.size for i in over)) for name in parts}
     output = Add(*(unknowns[name].base[over] * part for name, part in parts.items()))
-    ansatz = replace(layer.with_output(output), name=f"{layer.name}/ansatz", definitions=())
+    ansatz = replace(layer.with_output(output), name=f"{layer.name}/ansatz")
     ansatz = replace(ansatz, inputs=(*layer.inputs, *unknowns.values()))
     derived = effective_update(ansatz)
     shares = {name: _coefficient(derived.self_factor.expression, unknowns[name].base[over]) for name in parts}
@@ -179,7 +179,7 @@ def _corrected(family: Family, name: str, scales: tuple[Expr, Expr], default: Ex
     shape = profile(family, f, h, kappa)
     return CancellingMap(
         name=name,
-        kind="normalising" if shape.scale_invariant else "non-normalising",
+        kind="normalising" if shape.normalising else "non-normalising",
         layer=family.layer,
         mapped=mapped,
         scales=tuple((p, _scale_of(family, p, f, h)) for p in (*family.weights, *family.offsets)),

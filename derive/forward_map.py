@@ -83,6 +83,17 @@ class Layer:
         """The intermediates by their tensor."""
         return {definition.base: definition for definition in self.definitions}
 
+    @cached_property
+    def parametric_scope(self) -> dict[IndexedBase, Definition]:
+        """The intermediates that depend on a parameter, by their tensor."""
+        moving = {p.base for p in self.parameters}
+        found: dict[IndexedBase, Definition] = {}
+        for definition in self.definitions:
+            if definition.expression.atoms(IndexedBase) & moving:
+                found[definition.base] = definition
+                moving.add(definition.base)
+        return found
+
     def parameter(self, name: str) -> Tensor:
         """Return the parameter of that name, or raise ``LayerError``."""
         for candidate in self.parameters:

@@ -26,6 +26,7 @@ r = Symbol("r", positive=True)
 class Profile:
     """The computed properties of a map; ``injective`` is None where the sign of a derivative cannot be decided."""
 
+    normalising: bool
     scale_invariant: bool
     injective: bool | None
     singular_at_zero: bool
@@ -44,6 +45,7 @@ def profile(family: Family, f: Expr, h: Expr, kappa: Symbol) -> Profile:
     zero = sympy.limit(f, r, 0, "+"), sympy.limit(h, r, 0, "+")
     far = sympy.limit(pull, r, sympy.oo), sympy.limit(h, r, sympy.oo)
     return Profile(
+        normalising=not pull.has(r) and not h.has(r),
         scale_invariant=_scale_invariant(family, pull, h),
         injective=_injective(family, pull, h),
         singular_at_zero=not zero[0].is_finite,
@@ -59,15 +61,16 @@ def degree_of_energy(family: Family) -> Expr | None:
     grow = Symbol("lambda", positive=True)
     bases = {t.base for t in family.layer.inputs if t.values is None}
     grown = normalise(map_entries(family.energy, lambda entry: grow * entry if entry.base in bases else entry))
-    for d in (1, 2, 3, 4):
+    for d in range(5):
         if equal(grown, grow**d * family.energy):
             return sympy.Integer(d)
     return None
 
 
 def _scale_invariant(family: Family, pull: Expr, h: Expr) -> bool:
-    """A map is scale invariant when neither r f nor h changes along a ray."""
-    return degree_of_energy(family) == 2 and not pull.has(r) and not h.has(r)
+    """A map is scale invariant when its energy is, or when neither r f nor h changes along a ray."""
+    degree = degree_of_energy(family)
+    return degree == 0 or (degree == 2 and not pull.has(r) and not h.has(r))
 
 
 def _injective(family: Family, pull: Expr, h: Expr) -> bool | None:

@@ -95,6 +95,7 @@ class Derivation:
     samples: tuple[Any, ...]
     units: tuple[Any, ...]
     solutions: tuple[Any, ...] = ()
+    assumptions: tuple[str, ...] = ()
     refusals: tuple[Any, ...] = ()
 
     @property

@@ -13,7 +13,7 @@ a sample (theory, section 1). Nothing here knows any particular layer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import sympy
@@ -32,22 +32,24 @@ eta = Symbol("eta", positive=True)
 
 
 def effective_update(layer: Layer, rule: str = "sgd") -> Derivation:
-    """Derive the effective activation update of a layer under plain SGD.
+    """Derive the effective activation update of a layer under an update rule (``sgd`` or one of ``derive.rules``).
 
-    Raises LayerError when the forward map depends on no parameter.
+    Raises LayerError when the forward map depends on no parameter, or for an unknown rule.
     """
-    if rule != "sgd":
-        raise LayerError(f"unknown update rule {rule!r}; known: sgd")
-    return _Deriver(layer).derivation()
+    if rule == "sgd":
+        return Deriver(layer).derivation()
+    from derive.rules import under_rule
+
+    return under_rule(Deriver(layer), rule)
 
 
 def update_kernel(layer: Layer) -> Expr:
     """Return the update kernel alone: ``K[sample, unit; sample', unit']`` in normal form, factored."""
-    return _Deriver(layer).kernel
+    return Deriver(layer).kernel
 
 
 @dataclass(frozen=True)
-class _Deriver:
+class Deriver:
     """The derivation of one layer; each property is one stage."""
 
     layer: Layer
@@ -81,7 +83,8 @@ class _Deriver:
 
     @cached_property
     def expanded(self) -> Expr:
-        return expand_definitions(self.output.expression, self.layer.scope)
+        """The output in terms of parameters and of what does not depend on them."""
+        return expand_definitions(self.output.expression, self.layer.parametric_scope)
 
     @cached_property
     def definitions(self) -> tuple[Definition, ...]:
@@ -112,7 +115,7 @@ class _Deriver:
     def samples(self) -> tuple[Index, ...]:
         return tuple(i for i in self.output.indices if i not in self.units)
 
-    def _by_loss(self, expression: Expr) -> Expr:
+    def by_loss(self, expression: Expr) -> Expr:
         """Sum an expression times the cotangent over all outputs, at primed indices."""
         return IndexedSum(rename(self.cotangent * expression, self.primes), *self.primes.values())
 
@@ -161,10 +164,10 @@ class _Deriver:
             shape = "diagonal" if diagonal.free_symbols & set(self.units) else "isotropic"
             entry = diagonal
         bases = {p.base for p in self.layer.parameters}
-        free = not (expand_definitions(entry, self.layer.scope).atoms(IndexedBase) & bases)
+        free = not (expand_definitions(entry, self.layer.parametric_scope).atoms(IndexedBase) & bases)
         return SelfFactor(presentable(entry, self.layer.scope), shape, free)
 
-    def _step(self, name: str, rule: str, target: Expr, before: Expr, after: Expr, *scope: Definition) -> Step:
+    def step(self, name: str, rule: str, target: Expr, before: Expr, after: Expr, *scope: Definition) -> Step:
         return Step(f"{self.layer.name}/{name}", rule, target, before, after, (*self.definitions, *scope))
 
     def gradient_steps(self) -> list[Step]:
@@ -174,7 +177,7 @@ class _Deriver:
             inert = PartialDerivative(self.output.expression, entry)
             target = PartialDerivative(self.output.entry, entry)
             steps.append(
-                self._step(
+                self.step(
                     f"parameter-gradient-{name}",
                     f"differentiate by {name}; the derivative of an entry by an entry is a product of deltas",
                     target,
@@ -183,14 +186,14 @@ class _Deriver:
                 )
             )
         for name in self.entries:
-            before = self._by_loss(PartialDerivative(self.output.entry, self.entries[name]))
+            before = self.by_loss(PartialDerivative(self.output.entry, self.entries[name]))
             rule = "chain rule over every output that uses the parameter; sum out the deltas"
-            steps.append(self._step(f"loss-gradient-{name}", rule, before, before, self.loss_gradients[name]))
+            steps.append(self.step(f"loss-gradient-{name}", rule, before, before, self.loss_gradients[name]))
         return steps
 
     @cached_property
     def loss_gradients(self) -> dict[str, Expr]:
-        return {name: normalise(self._by_loss(gradient)) for name, gradient in self.gradients.items()}
+        return {name: normalise(self.by_loss(gradient)) for name, gradient in self.gradients.items()}
 
     @cached_property
     def updated(self) -> tuple[Definition, ...]:
@@ -212,10 +215,10 @@ class _Deriver:
         """The SGD step on each parameter, and the activation's change."""
         steps = []
         for name, entry in self.entries.items():
-            before = entry - eta * self._by_loss(PartialDerivative(self.output.entry, entry))
+            before = entry - eta * self.by_loss(PartialDerivative(self.output.entry, entry))
             after = entry - eta * self.loss_gradients[name]
             target = tensor(name + "'")[entry.indices]
-            steps.append(self._step(f"sgd-step-{name}", "one step of gradient descent", target, before, after))
+            steps.append(self.step(f"sgd-step-{name}", "one step of gradient descent", target, before, after))
         after_step = tensor(self.output.name + "'")[self.output.indices]
         exact = self.order_in_eta == 1
         before = after_step - self.output.entry if exact else eta * AtZero(after_step, eta)
@@ -224,7 +227,7 @@ class _Deriver:
             "; the map is linear in the parameters, so this is exact for any eta" if exact else ", to first order in eta"
         )
         target = after_step - self.output.entry
-        return [*steps, self._step("activation-change", rule, target, before, change, *self.updated)]
+        return [*steps, self.step("activation-change", rule, target, before, change, *self.updated)]
 
     def kernel_steps(self, factor: SelfFactor) -> list[Step]:
         """Update kernel, self factor and cross terms."""
@@ -245,19 +248,19 @@ class _Deriver:
         deltas = Mul(*(KroneckerDelta(i, self.primes[i]) for i in self.units))
         self_after = factor.expression if factor.shape == "full" else deltas * factor.expression
         return [
-            self._step("update-kernel", "sum the products of gradients over every parameter entry", symbol[both], pairs, self.kernel),
-            self._step("self-factor", "set both samples equal", here, rename(pairs, together), self_after),
-            self._step("cross-terms", "two different samples", symbol[both], pairs, self.kernel),
+            self.step("update-kernel", "sum the products of gradients over every parameter entry", symbol[both], pairs, self.kernel),
+            self.step("self-factor", "set both samples equal", here, rename(pairs, together), self_after),
+            self.step("cross-terms", "two different samples", symbol[both], pairs, self.kernel),
         ]
 
     def forward_steps(self) -> list[Step]:
         """The forward map itself, intermediates first."""
         steps = [
-            self._step(f"define-{d.name}", f"intermediate {d.name} of the forward map", d.entry, d.entry, d.expression)
+            self.step(f"define-{d.name}", f"intermediate {d.name} of the forward map", d.entry, d.entry, d.expression)
             for d in self.layer.definitions
         ]
         out = self.output
-        return [*steps, self._step("forward", "the forward map", out.entry, out.entry, out.expression)]
+        return [*steps, self.step("forward", "the forward map", out.entry, out.entry, out.expression)]
 
     def derivation(self) -> Derivation:
         """Run every stage."""
@@ -307,7 +310,3 @@ def degree(expression: Expr, bases: set[IndexedBase]) -> int | None:
         return None if base is None else base * int(expression.exp)
     return None
 
-
-def with_solutions(derivation: Derivation, solutions: tuple[object, ...]) -> Derivation:
-    """Return the derivation carrying its cancelling maps."""
-    return replace(derivation, solutions=solutions)

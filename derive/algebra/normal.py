@@ -44,6 +44,8 @@ def normalise(expression: Expr) -> Expr:
         return _power(normalise(expression.base), normalise(expression.exp))
     if isinstance(expression, IndexedSum):
         return _sum(normalise(expression.body), expression.bound)
+    if isinstance(expression, sympy.sign):
+        return _sign(normalise(expression.args[0]))
     return expression.func(*(normalise(a) for a in expression.args))
 
 
@@ -60,6 +62,13 @@ def _power(base: Expr, exponent: Expr) -> Expr:
     return base**exponent
 
 
+def _sign(argument: Expr) -> Expr:
+    """The sign of a product is the product of the signs; a guard is its own sign."""
+    if argument.is_Mul:
+        return tidy(Mul(*(_sign(a) for a in argument.args)))
+    return argument if is_guard(argument) else sympy.sign(argument)
+
+
 def product(factors: Sequence[Expr]) -> Expr:
     """Return the normal form of a product of normal forms, multiplied out."""
     terms: list[Expr] = [sympy.S.One]
@@ -70,7 +79,7 @@ def product(factors: Sequence[Expr]) -> Expr:
 
 def tidy(monomial: Expr) -> Expr:
     """Return a product of atoms in normal form: guards once, free deltas applied, merged powers multiplied out."""
-    factors = [_once(f) for f in Mul.make_args(monomial)]
+    factors = _absolute([_once(f) for f in Mul.make_args(monomial)])
     sums = [f for f in factors if f.is_Add or (f.is_Pow and f.base.is_Add and f.exp.is_Integer and f.exp > 0)]
     if sums:
         rest = [f for f in factors if f not in sums]
@@ -78,6 +87,14 @@ def tidy(monomial: Expr) -> Expr:
         return product([Mul(*rest), *copies])
     changed = substitute_free_deltas(factors)
     return Mul(*factors) if changed is None else normalise(Mul(*changed))
+
+
+def _absolute(factors: list[Expr]) -> list[Expr]:
+    """Write ``x sign(x)`` as ``|x|``."""
+    for sign in [f for f in factors if isinstance(f, sympy.sign) and f.args[0] in factors]:
+        rest = [f for f in factors if f not in (sign, sign.args[0])]
+        return _absolute([*rest, sympy.Abs(sign.args[0])])
+    return factors
 
 
 def _once(factor: Expr) -> Expr:

@@ -54,11 +54,22 @@ def _on_sums(expression: Expr, change: Callable[[Expr], Expr]) -> Expr:
 
 def _named(atom: Expr, scope: Scope) -> Expr:
     """Return a constant, an intermediate or a nested sum in place of a sum, if it is one."""
-    constant = normalise(expand_definitions(atom, scope)) if atom.atoms(IndexedBase) & set(scope) else atom
-    if not constant.atoms(Indexed):
+    constant = _constant(atom, scope)
+    if constant is not None:
         return constant
     folded = fold(atom, scope)
     return nested(atom) if folded is None else folded
+
+
+def _constant(atom: Expr, scope: Scope) -> Expr | None:
+    """Return the value of a sum that the definitions make constant, expanding the outermost of them first."""
+    names = [base for base in reversed(scope) if base in atom.atoms(IndexedBase)]
+    for count in range(1, len(names) + 1):
+        outer = normalise(expand_definitions(atom, {base: scope[base] for base in names[:count]}))
+        inner = _on_sums(outer, lambda part: part if (entry := fold(part, scope)) is None else entry)
+        if not normalise(inner).atoms(Indexed):
+            return normalise(inner)
+    return None
 
 
 def fold(atom: Expr, scope: Scope) -> Expr | None:

@@ -41,18 +41,22 @@ def output_projection() -> Layer:
 
 
 def value_path() -> Layer:
-    """Return the value path ``o_t = sum over s of A_ts v_s`` with the attention weights held fixed."""
+    """Return the value path ``o_t = sum over s of A_ts v_s``, the attention weights A held fixed.
+
+    ``E`` holds the exponentials of the scores; dividing them by their sum gives rows of A that add up to one.
+    """
     return forward(
         "attention-value",
         title="Value path, attention weights held fixed",
         sizes="n d R T S",
-        inputs={"A": "R T S", "y": "S n"},
+        inputs={"E": "R T S", "y": "S n"},
         parameters={"W": "R d n", "b": "R d"},
         formulas=[
+            "e[r, t] = sum[k](E[r, t, k])",
+            "A[r, t, k] = E[r, t, k]/e[r, t]",
             "v[r, k, h] = sum[j](W[r, h, j]*y[k, j]) + b[r, h]",
             "z[r, t, h] = sum[k](A[r, t, k]*v[r, k, h])",
         ],
-        notes=("the rows of A sum to one",),
     )
 
 
