@@ -1,0 +1,15 @@
+"""Layers that cancel the affine divergence: every sample's own gradient moves its own activation equally.
+
+    AffineLike(n, m, ...)         The affine-like (non-normalising) solution of the affine divergence
+    NormLike(n, m, ...)           The norm-like (normalising) solution of the affine divergence
+    functional                    the same as functions of tensors
+
+Generated from derivations whose digests stand in the files and in ``manifest.json``; depends on torch only.
+"""
+
+from __future__ import annotations
+
+from . import functional
+from .modules import AffineLike, NormLike
+
+__all__ = ["AffineLike", "NormLike", "functional"]

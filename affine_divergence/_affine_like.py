@@ -1,0 +1,102 @@
+"""affine-like: z[s,i] = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i]).
+
+    f[s] = sqrt(kappa)/sqrt(E[s] + 1)
+    E[s] = sum[j](x[s,j]**2)
+
+``f`` scales a row; it is the one number a row that is saved for the backward pass, beside the tensors that this reads anyway. The
+scaled input ``u = f x`` is bounded whatever the length of ``x``, so products with it neither overflow nor underflow.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._rows import magnitude, sum_of_squares
+
+
+def scale(x: Tensor, kappa: float) -> Tensor:
+    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32, differentiable by ``x``.
+
+    f[s] = sqrt(kappa)/sqrt(E[s] + 1)
+    """
+    peak = magnitude(x)
+    y = x / peak
+    q = sum_of_squares(y)  # affine-like/define-E
+    f = math.sqrt(kappa) / (peak * torch.sqrt(q + 1 / peak**2))  # affine-like/define-f
+    return f
+
+
+def gradients(g: Tensor, x: Tensor, W: Tensor, b: Tensor, f: Tensor, kappa: float, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """Return the gradients by ``x``, ``W`` and ``b``, None where not wanted, as functions that autograd can differentiate again.
+
+    ``g`` (B, m) is the gradient by the output; the other shapes are those of the forward map.
+    """
+    dx = dW = db = None
+    u = f * x
+    if wanted[0]:
+        gW = g @ W
+        gb = (g @ b).unsqueeze(-1)
+        u_gW = (u * gW).sum(-1, keepdim=True)
+        c = f * (f * gb + u_gW) / kappa
+        dx = (f * gW - c * u).to(x.dtype)  # affine-like/backward-dx
+    if wanted[1]:
+        dW = g.t() @ u.to(x.dtype)  # affine-like/backward-dW
+    if wanted[2]:
+        db = (f * g).sum(0).to(x.dtype)  # affine-like/backward-db
+    return dx, dW, db
+
+
+class AffineLike(torch.autograd.Function):
+    """Apply to ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; gives the output (B, m) and the row scale (B, 1), which carries no gradient.
+
+    Nothing is checked here: see ``functional``. Derivation: cfad222b6c6579e09d9aae903bf1bb454998140b6ced7f579358baf89578781d.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+        """Return the output and the row scale."""
+        f = scale(x, kappa)
+        if x.dtype.itemsize < 4:  # the product of unscaled 16-bit numbers could overflow
+            u = f * x
+            uW = F.linear(u.to(x.dtype), W)
+            z = (uW + f * b).to(x.dtype)  # affine-like/forward
+        else:
+            z = F.linear(x, W, b).mul_(f)  # affine-like/forward
+        return z, f
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keep what the backward pass reads."""
+        x, W, b, ctx.kappa = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, W, b, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x``, ``W`` and ``b`` (None where not needed) and kappa (None)."""
+        x, W, b, f = ctx.saved_tensors
+        kappa, wanted = ctx.kappa, ctx.needs_input_grad
+        if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
+            f = scale(x, kappa)
+        if torch.is_grad_enabled() or g.dtype.itemsize < 4:
+            return (*gradients(g, x, W, b, f, kappa, wanted), None)
+        dx = dW = db = None
+        u = f * x
+        if wanted[0]:
+            gW = g @ W
+            gb = (g @ b).unsqueeze(-1)
+            u_gW = (u * gW).sum(-1, keepdim=True)
+            c = f * (f * gb + u_gW) / kappa
+            dx = gW.mul_(f).addcmul_(c, u, value=-1)  # affine-like/backward-dx
+        if wanted[1]:
+            dW = g.t() @ u  # affine-like/backward-dW
+        if wanted[2]:
+            db = f.squeeze(-1) @ g  # affine-like/backward-db
+        return dx, dW, db, None

@@ -1,0 +1,73 @@
+"""What a caller can get wrong, said once: every message names the value, the cause and the mend."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_kappa(name: str, kappa: object, above: float) -> float:
+    """Return ``kappa`` as a float; TypeError if it is no number, ValueError if it is not finite and above the bound."""
+    if isinstance(kappa, bool) or not isinstance(kappa, int | float):
+        raise TypeError(f"{name}: kappa is a {type(kappa).__name__}; give a number, it is a setting and not a tensor")
+    if not (above < kappa < math.inf):
+        raise ValueError(f"{name}: kappa is {kappa}; the scale is real only above {above:g}, so give a finite number above it")
+    return float(kappa)
+
+
+def check_features(name: str, **features: object) -> None:
+    """Raise TypeError or ValueError unless every number of features is a positive integer."""
+    for word, value in features.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}: {word} is {value!r}; give a positive integer")
+        if value < 1:
+            raise ValueError(f"{name}: {word} is {value}; give a positive integer")
+
+
+def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the operands in one floating-point type, which under autocast is autocast's.
+
+    Shapes: x (..., n), weight (m, n), bias (m) or None. Raise TypeError for what is no floating-point tensor or mixes types,
+    ValueError for a shape that does not fit.
+    """
+    named = [("x", x), ("weight", weight), ("bias", bias)]
+    for word, tensor in named:
+        if tensor is not None:
+            _check_floating(name, word, tensor)
+    if weight.dim() != 2:
+        raise ValueError(f"{name}: weight has shape {_shape(weight)}; give a matrix (out_features, in_features)")
+    if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{name}: x has shape {_shape(x)} but weight {_shape(weight)} takes {weight.shape[1]} features; "
+            "the last axis of x must have that length"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"{name}: bias has shape {_shape(bias)} but weight gives {weight.shape[0]} features; use that length")
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        return _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
+    types = {tensor.dtype for _, tensor in named if tensor is not None}
+    if len(types) > 1:
+        listed = ", ".join(f"{word} {tensor.dtype}" for word, tensor in named if tensor is not None)
+        raise TypeError(f"{name}: the types differ ({listed}); convert x or the layer with .to(), or use torch.autocast")
+    return x, weight, bias
+
+
+def _check_floating(name: str, word: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: {word} is a {type(tensor).__name__}; give a tensor")
+    if tensor.dtype not in _FLOATS:
+        raise TypeError(f"{name}: {word} has type {tensor.dtype}; convert it to a real floating-point type, for example .float()")
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Autocast leaves float64 alone, as it does in ``torch.nn.functional.linear``."""
+    return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)

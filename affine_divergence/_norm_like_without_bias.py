@@ -1,0 +1,96 @@
+"""norm-like without a bias: z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]).
+
+    f[s] = sqrt(kappa)/sqrt(E[s])
+    E[s] = sum[j](x[s,j]**2)
+
+``f`` scales a row; it is the one number a row that is saved for the backward pass, beside the tensors that this reads anyway. The
+scaled input ``u = f x`` is bounded whatever the length of ``x``, so products with it neither overflow nor underflow.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._rows import magnitude, sum_of_squares
+
+
+def scale(x: Tensor, kappa: float) -> Tensor:
+    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32, differentiable by ``x``.
+
+    f[s] = sqrt(kappa)/sqrt(E[s])
+    """
+    peak = magnitude(x)
+    y = x / peak
+    q = sum_of_squares(y)  # linear/norm-like/define-E
+    q_or_inf = q.masked_fill(q == 0, math.inf)
+    f = math.sqrt(kappa) / (peak * torch.sqrt(q_or_inf))  # linear/norm-like/define-f
+    return f
+
+
+def gradients(g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """Return the gradients by ``x`` and ``W``, None where not wanted, as functions that autograd can differentiate again.
+
+    ``g`` (B, m) is the gradient by the output; the other shapes are those of the forward map.
+    """
+    dx = dW = None
+    u = f * x
+    if wanted[0]:
+        gW = g @ W
+        u_gW = (u * gW).sum(-1, keepdim=True)
+        c = f * u_gW / kappa
+        dx = (f * gW - c * u).to(x.dtype)  # linear/norm-like/backward-dx
+    if wanted[1]:
+        dW = g.t() @ u.to(x.dtype)  # linear/norm-like/backward-dW
+    return dx, dW
+
+
+class NormLikeWithoutBias(torch.autograd.Function):
+    """Apply to ``x`` (B, n), ``W`` (m, n) and kappa; gives the output (B, m) and the row scale (B, 1), which carries no gradient.
+
+    Nothing is checked here: see ``functional``. Derivation: 2ec87905374e7d0ce42d46bb8819f45c34998f2f03de24337e53c2c6e6a75828.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+        """Return the output and the row scale."""
+        f = scale(x, kappa)
+        if x.dtype.itemsize < 4:  # the product of unscaled 16-bit numbers could overflow
+            u = f * x
+            z = F.linear(u.to(x.dtype), W)  # linear/norm-like/forward
+        else:
+            z = F.linear(x, W).mul_(f)  # linear/norm-like/forward
+        return z, f
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keep what the backward pass reads."""
+        x, W, ctx.kappa = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, W, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x`` and ``W`` (None where not needed) and kappa (None)."""
+        x, W, f = ctx.saved_tensors
+        kappa, wanted = ctx.kappa, ctx.needs_input_grad
+        if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
+            f = scale(x, kappa)
+        if torch.is_grad_enabled() or g.dtype.itemsize < 4:
+            return (*gradients(g, x, W, f, kappa, wanted), None)
+        dx = dW = None
+        u = f * x
+        if wanted[0]:
+            gW = g @ W
+            u_gW = (u * gW).sum(-1, keepdim=True)
+            c = f * u_gW / kappa
+            dx = gW.mul_(f).addcmul_(c, u, value=-1)  # linear/norm-like/backward-dx
+        if wanted[1]:
+            dW = g.t() @ u  # linear/norm-like/backward-dW
+        return dx, dW, None

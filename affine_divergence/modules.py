@@ -1,0 +1,148 @@
+"""The generated maps as modules with the parameters of ``torch.nn.Linear``."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from . import functional
+from ._checks import check_features, check_kappa
+
+__all__ = ["AffineLike", "NormLike"]
+
+
+class AffineLike(nn.Module):
+    """The affine-like (non-normalising) solution of the affine divergence: a drop-in for ``torch.nn.Linear`` whose update kernel has the same self factor for every sample.
+
+    z[s,i] = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i])
+
+    The parameters ``weight`` (m, n) and ``bias`` (m) have the names and shapes of ``torch.nn.Linear``, so state dicts load both ways;
+    ``kappa`` is a setting and not part of the state. Input (..., n), output (..., m).
+
+    Args:
+        in_features: n.
+        out_features: m.
+        bias: must be True: the map exists only with a bias.
+        device: where the parameters live.
+        dtype: their floating-point type.
+        kappa: the self factor of every sample, above 0.0.
+
+    Raises:
+        TypeError: a size that is no integer, a kappa that is no number.
+        ValueError: a size below 1, a kappa out of range, ``bias=False``.
+    """
+
+    __constants__ = ("in_features", "kappa", "out_features")
+    in_features: int
+    out_features: int
+    kappa: float
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        kappa: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_features("AffineLike", in_features=in_features, out_features=out_features)
+        if not bias:
+            raise ValueError("AffineLike(bias=False): the affine-like solution exists only with a bias; give one, or use the norm-like solution, which needs none")
+        self.kappa = check_kappa("AffineLike", kappa, above=0.0)
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weight so that outputs keep unit variance, whatever ``in_features``, and set the bias to zero."""
+        nn.init.normal_(self.weight, std=1 / math.sqrt(self.kappa))
+        nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return z (..., m) for an input (..., n); raises what ``functional.affine_like`` raises."""
+        return functional.affine_like(input, self.weight, self.bias, self.kappa)
+
+    def extra_repr(self) -> str:
+        """Return the settings as they are shown in the module's text."""
+        features = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return f"{features}, kappa={self.kappa:g}"
+
+
+class NormLike(nn.Module):
+    """The norm-like (normalising) solution of the affine divergence: a drop-in for ``torch.nn.Linear`` whose update kernel has the same self factor for every sample.
+
+    z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]) + b[i]        with a bias
+    z[s,i] = f[s]*sum[j](W[i,j]*x[s,j])        without
+
+    The parameters ``weight`` (m, n) and ``bias`` (m) have the names and shapes of ``torch.nn.Linear``, so state dicts load both ways;
+    ``kappa`` is a setting and not part of the state. Input (..., n), output (..., m). A row of zeros has no direction: its weight part and its gradient are zero.
+
+    Args:
+        in_features: n.
+        out_features: m.
+        bias: learn an additive bias.
+        device: where the parameters live.
+        dtype: their floating-point type.
+        kappa: the self factor of every sample; None means 2.0 with a bias, 1.0 without.
+        center: subtract its mean from each row of the input first: LayerNorm without its gain, then the map.
+
+    Raises:
+        TypeError: a size that is no integer, a kappa that is no number.
+        ValueError: a size below 1, a kappa out of range.
+    """
+
+    __constants__ = ("in_features", "kappa", "out_features")
+    in_features: int
+    out_features: int
+    kappa: float
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        kappa: float | None = None,
+        center: bool = False,
+    ) -> None:
+        super().__init__()
+        check_features("NormLike", in_features=in_features, out_features=out_features)
+        if kappa is None:
+            kappa = 2.0 if bias else 1.0
+        self.kappa = check_kappa("NormLike", kappa, above=1.0 if bias else 0.0)
+        self.in_features, self.out_features = in_features, out_features
+        self.center = center
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weight so that outputs keep unit variance, whatever ``in_features``, and set the bias to zero."""
+        deviation = 1 / math.sqrt(self.kappa) if self.bias is None else 1 / math.sqrt(self.kappa - 1)
+        nn.init.normal_(self.weight, std=deviation)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return z (..., m) for an input (..., n); raises what ``functional.norm_like`` raises."""
+        return functional.norm_like(input, self.weight, self.bias, self.kappa, self.center)
+
+    def extra_repr(self) -> str:
+        """Return the settings as they are shown in the module's text."""
+        features = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return f"{features}, kappa={self.kappa:g}" + (", center=True" if self.center else "")

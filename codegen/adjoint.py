@@ -1,0 +1,154 @@
+"""The backward program of a forward program: reverse mode on the instructions, derivatives of scalars by SymPy.
+
+    Contract   T = sum A B        dA += sum dT B      over every index that A lacks
+    Pointwise  T = F(a, b)        da += sum dT F_a    over every index that a lacks
+
+Cotangents stay indexed sums until the end. Then, in order: values that are not saved give way to their definitions, so that
+``g.(W x)`` and the ``W^T g`` that dx needs meet in one sum; the normal form pulls out of every sum what does not vary along it;
+the scaled input takes the place of the input (``direction``); and ``emit`` builds all gradients from shared contractions.
+
+What is saved: values with fewer axes than the result (one number a row). A derivative is written through the value itself
+where that is possible (``f' = -f^3/2`` for ``f = 1/sqrt(E + 1)``), so that one such value is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import sympy
+from sympy import Expr, Indexed
+
+from codegen.direction import Direction, find_direction
+from codegen.emit import Emitter, renamed
+from codegen.program import Contract, Magnitude, Pointwise, Program, ProgramError, Value, entries, name_of
+from codegen.slopes import slope
+from derive.algebra.index import Index
+from derive.algebra.nodes import IndexedSum, rename
+from derive.algebra.normal import normalise
+
+
+@dataclass(frozen=True)
+class Backward:
+    """A backward program, the forward values that it reads, and the scaled input it computes, if any.
+
+    The program's inputs are the output's cotangent ``g``, the forward inputs that it uses, and ``saved``; its outputs are
+    named ``d`` and the name of the tensor.
+    """
+
+    program: Program
+    saved: tuple[str, ...]
+    direction: Direction | None
+
+
+def adjoint(program: Program, with_respect_to: Sequence[str]) -> Backward:
+    """Return the program that computes the gradient of each named input from the cotangent of the one output.
+
+    Equations are named ``<program>/backward-d<name>``. Raise ``ProgramError`` for a name that is not an input.
+    """
+    for name in with_respect_to:
+        if name not in {v.name for v in program.inputs}:
+            raise ProgramError(f"program {program.name!r} has no input {name!r} to differentiate by")
+    cotangent = _cotangent(program)
+    gradients = _reverse(program, cotangent)
+    wanted = {name: gradients.get(name, sympy.S.Zero) for name in with_respect_to}
+    saved = _saved(program, wanted)
+    explicit = {name: normalise(_without_unsaved(e, program, saved)) for name, e in wanted.items()}
+    return _emitted(program, cotangent, explicit, saved)
+
+
+def gradient_name(name: str) -> str:
+    """Return the name of the gradient by an input: ``dx`` for ``x``."""
+    return f"d{name}"
+
+
+def _cotangent(program: Program) -> Value:
+    output = program.values[program.outputs[0]]
+    name = next(n for n in ("g", "g_out", "cotangent") if n not in program.values)
+    return Value(name, output.indices)
+
+
+def _reverse(program: Program, cotangent: Value) -> dict[str, Expr]:
+    """Return, for every value, the gradient by its entry at the value's own indices."""
+    total: dict[str, Expr] = {program.outputs[0]: cotangent.entry}
+    for instruction in reversed(program.instructions):
+        incoming = total.get(instruction.target.name, sympy.S.Zero)
+        if incoming == 0 or isinstance(instruction, Magnitude):
+            continue
+        for entry, factor in _partials(instruction):
+            value = program.values[name_of(entry)]
+            indices = {i for i in (*instruction.target.indices, *_summed(instruction)) if i not in entry.indices}
+            term = IndexedSum(incoming * factor, *sorted(indices, key=Index.sort_key))
+            # Fresh names first: an entry's indices may be another value's own indices in a different order.
+            own = {old: new.fresh() for old, new in zip(entry.indices, value.indices, strict=True)}
+            back = dict(zip(own.values(), value.indices, strict=True))
+            moved = rename(rename(term, own), back)
+            total[value.name] = total.get(value.name, sympy.S.Zero) + moved
+    return total
+
+
+def _summed(instruction: Contract | Pointwise) -> tuple[Index, ...]:
+    return instruction.summed if isinstance(instruction, Contract) else ()
+
+
+def _partials(instruction: Contract | Pointwise) -> list[tuple[Indexed, Expr]]:
+    """Return each entry read with the derivative by it, one pair for each place of a repeated operand."""
+    if isinstance(instruction, Contract):
+        operands = instruction.operands
+        return [(o, sympy.Mul(*operands[:k], *operands[k + 1 :])) for k, o in enumerate(operands)]
+    return [(e, slope(instruction.expression, e, instruction.target.entry)) for e in entries(instruction.expression)]
+
+
+def _saved(program: Program, gradients: dict[str, Expr]) -> tuple[str, ...]:
+    """Return the intermediates that the gradients mention and that have fewer axes than the result, in program order."""
+    axes = len(program.values[program.outputs[0]].indices)
+    mentioned = {name_of(e) for expression in gradients.values() for e in expression.atoms(Indexed)}
+    return tuple(
+        i.target.name
+        for i in program.instructions
+        if i.target.name in mentioned and len(i.target.indices) < axes
+    )
+
+
+def _without_unsaved(expression: Expr, program: Program, saved: Sequence[str]) -> Expr:
+    """Return the expression with every intermediate that is not saved replaced by what it stands for."""
+    producers = program.producers
+
+    def walk(part: Expr) -> Expr:
+        if isinstance(part, Indexed):
+            instruction = producers.get(name_of(part))
+            if instruction is None or name_of(part) in saved:
+                return part
+            assert not isinstance(instruction, Magnitude)
+            return walk(rename(instruction.meaning, dict(zip(instruction.target.indices, part.indices, strict=True))))
+        if not part.args:
+            return part
+        if isinstance(part, IndexedSum):
+            body, bound = part.renamed()
+            return IndexedSum(walk(body), *bound)
+        return part.func(*(walk(a) if isinstance(a, Expr) else a for a in part.args))
+
+    return walk(expression)
+
+
+def _emitted(program: Program, cotangent: Value, gradients: dict[str, Expr], saved: tuple[str, ...]) -> Backward:
+    direction = find_direction(program, saved)
+    replaced = direction.apply_all(gradients) if direction else None
+    if replaced is None:
+        direction, replaced = None, gradients
+    inputs = (cotangent, *program.inputs, *(program.values[name] for name in saved))
+    emitter = Emitter({v.name: v for v in inputs})
+    if direction:
+        emitter.assign(direction.value, direction.definition)
+    for expression in replaced.values():
+        emitter.demand(expression)
+    for name, expression in replaced.items():
+        target = replace(program.values[name], name=gradient_name(name))
+        emitter.assign(target, expression, f"{program.name}/backward-{target.name}")
+    outputs = tuple(gradient_name(name) for name in gradients)
+    scalars = program.scalars
+    whole = Program(f"{program.name}/backward", inputs, scalars, tuple(emitter.instructions), outputs)
+    return Backward(whole.restricted(whole.name, outputs), saved, direction)
+
+
+__all__ = ["Backward", "adjoint", "gradient_name", "renamed"]

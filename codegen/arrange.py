@@ -1,0 +1,63 @@
+"""Lay out a pointwise expression: wide values with narrow coefficients, each coefficient computed once at its own width.
+
+    f*v - f*p*u/k - f**2*q*u/k      becomes      c = f*(p + f*q)/k,   f*v - c*u       with v, u wide and f, p, q narrow
+    f*y + f*b                       becomes      f*(y + b)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import sympy
+from sympy import Add, Expr, Indexed, Mul
+
+from codegen.program import entries
+from derive.algebra.equality import factored
+from derive.algebra.index import Index
+
+
+def support(expression: Expr) -> tuple[Index, ...]:
+    """Return the indices that an expression of entries varies along, in the order in which its entries have them."""
+    found: dict[Index, int] = {}
+    for entry in entries(expression):
+        for position, index in enumerate(entry.indices):
+            found[index] = min(position, found.get(index, position))
+    return tuple(sorted(found, key=lambda i: (found[i], i.sort_key())))
+
+
+def arranged(expression: Expr, indices: Sequence[Index], narrow: Callable[[Expr], Expr]) -> Expr:
+    """Return an equal expression whose narrow coefficients went through ``narrow``, which gives them a name.
+
+    An expression without a wide entry, or that is no polynomial in its wide entries, is returned as it is.
+    """
+    wide = [e for e in entries(expression) if set(e.indices) == set(indices)]
+    if len(indices) < 2 or not wide or not expression.is_polynomial(*wide):
+        return expression
+    polynomial = sympy.Poly(sympy.expand(expression), *wide)
+    terms = []
+    for powers, coefficient in polynomial.terms():
+        monomial = Mul(*(w**p for w, p in zip(wide, powers, strict=True)))
+        terms.append(_named(factored(coefficient), indices, narrow) * monomial)
+    return _common_factor(terms)
+
+
+def _named(coefficient: Expr, indices: Sequence[Index], narrow: Callable[[Expr], Expr]) -> Expr:
+    """Name a coefficient unless it is a number, a single entry, or as wide as the result."""
+    negative = coefficient.could_extract_minus_sign()
+    positive = -coefficient if negative else coefficient
+    is_wide = set(support(positive)) == set(indices)
+    simple = isinstance(positive, Indexed) or not positive.has(Indexed)
+    named = positive if simple or is_wide else narrow(positive)
+    return -named if negative else named
+
+
+def _common_factor(terms: Sequence[Expr]) -> Expr:
+    """Return the sum with a narrow factor that all its terms share pulled out, and left unexpanded."""
+    shared = set(Mul.make_args(terms[0]))
+    for term in terms[1:]:
+        shared &= set(Mul.make_args(term))
+    factors = sorted((f for f in shared if isinstance(f, Indexed)), key=str)
+    if len(terms) == 1 or not factors:
+        return Add(*terms)
+    common = Mul(*factors)
+    return Mul(common, Add(*(term / common for term in terms)), evaluate=False)

@@ -1,0 +1,164 @@
+"""From indexed sums to instructions: contractions two tensors at a time, and pointwise expressions of what they leave.
+
+    sum[j](W[i,j]*x[s,j])*f[s]                  a contraction, then a product; f carries no summed index and stays outside
+    sum[j](exp(x[s,j])*W[i,j])                  the function first, as a pointwise value
+    sum[i,j](g[s,i]*W[i,j]*x[s,j])              two contractions, and the first is one that another result needs anyway
+
+A contraction is named by its structure, so that one that was emitted is never emitted again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import sympy
+from sympy import Expr, Indexed, Mul
+
+from codegen.arrange import arranged, support
+from codegen.program import Contract, Instruction, Pointwise, Value, name_of
+from derive.algebra.index import Index
+from derive.algebra.nodes import IndexedSum, tensor
+from derive.forward_map import BATCH
+
+Key = tuple[object, ...]
+
+
+@dataclass
+class Emitter:
+    """Collects instructions; ``demanded`` are the contractions of two tensors that the results ask for as they stand."""
+
+    values: dict[str, Value]
+    instructions: list[Instruction] = field(default_factory=list)
+    demanded: set[Key] = field(default_factory=set)
+    emitted: dict[Key, tuple[Value, tuple[Index, ...]]] = field(default_factory=dict)
+
+    def assign(self, target: Value, expression: Expr, equation: str = "") -> None:
+        """Emit instructions so that ``target`` holds ``expression``, a normal form over values known so far."""
+        if isinstance(expression, IndexedSum):
+            operands = self._operands(expression)
+            self._contraction(operands, expression.bound, target, equation)
+            return
+        scalar = self.without_sums(expression)
+        tidy = arranged(scalar, target.indices, self._narrow)
+        self._append(Pointwise(target, tidy, equation))
+
+    def demand(self, expression: Expr) -> None:
+        """Note which contractions of two tensors a result will need, so that longer ones are built from them."""
+        for part in expression.atoms(IndexedSum):
+            factors = [f for f in Mul.make_args(part.body) if isinstance(f, Indexed)]
+            if len(factors) == len(Mul.make_args(part.body)) == 2:
+                self.demanded.add(_signature(factors, part.bound)[0])
+
+    def without_sums(self, expression: Expr) -> Expr:
+        """Return the expression with every sum replaced by an entry of an emitted value."""
+        if isinstance(expression, IndexedSum):
+            return self._contraction(self._operands(expression), expression.bound)
+        if not expression.args or isinstance(expression, Indexed):
+            return expression
+        return expression.func(*(self.without_sums(a) for a in expression.args))
+
+    def _operands(self, total: IndexedSum) -> list[Indexed]:
+        """Return the summand's factors as tensor entries, functions of entries as values of their own."""
+        operands: list[Indexed] = []
+        for factor in Mul.make_args(total.body):
+            base, exponent = factor.as_base_exp()
+            if isinstance(base, Indexed) and exponent.is_Integer and exponent > 0:
+                operands += [base] * int(exponent)
+                continue
+            operands.append(self._as_entry(self.without_sums(factor)))
+        return sorted(operands, key=lambda o: (BATCH not in o.indices, len(o.indices) < 2, name_of(o)))
+
+    def _as_entry(self, expression: Expr) -> Indexed:
+        if isinstance(expression, Indexed):
+            return expression
+        value = Value(self._fresh("t"), support(expression))
+        self._append(Pointwise(value, expression))
+        return value.entry
+
+    def _narrow(self, expression: Expr) -> Expr:
+        """Emit a product or sum of narrow values once, at its own width, before it is spread along wider axes."""
+        value = Value(self._fresh("c"), support(expression))
+        self._append(Pointwise(value, expression))
+        return value.entry
+
+    def _contraction(
+        self, operands: list[Indexed], summed: Sequence[Index], target: Value | None = None, equation: str = ""
+    ) -> Indexed:
+        """Emit the sum of a product, two operands at a time, reusing what is there or asked for."""
+        while len(operands) > 2:
+            first, second = self._best_pair(operands, summed)
+            rest = [o for k, o in enumerate(operands) if k not in (first, second)]
+            outside = {i for o in rest for i in o.indices}
+            inner = [i for i in summed if i not in outside]
+            pair = [operands[first], operands[second]]
+            inner = [i for i in inner if any(i in o.indices for o in pair)]
+            joined = self._contraction(pair, inner) if inner else self._as_entry(Mul(*pair))
+            operands, summed = [*rest, joined], [i for i in summed if i not in inner]
+        return self._pair(operands, summed, target, equation)
+
+    def _pair(self, operands: list[Indexed], summed: Sequence[Index], target: Value | None, equation: str) -> Indexed:
+        key, free = _signature(operands, summed)
+        if target is None and key in self.emitted:
+            value, names = self.emitted[key]
+            here = dict(zip(names, free, strict=True))
+            return value.at(here[i] for i in value.indices)
+        value = target or Value(self._fresh(_joint_name(operands)), _ordered(free, operands))
+        self._append(Contract(value, tuple(operands), tuple(summed), equation))
+        self.emitted.setdefault(key, (value, free))
+        return value.entry
+
+    def _best_pair(self, operands: list[Indexed], summed: Sequence[Index]) -> tuple[int, int]:
+        """Prefer a pair that is there or asked for, then the smallest result, then the least work."""
+
+        def cost(pair: tuple[int, int]) -> tuple[bool, int, int, tuple[int, int]]:
+            both = [operands[k] for k in pair]
+            axes = {i for o in both for i in o.indices}
+            outside = {i for k, o in enumerate(operands) if k not in pair for i in o.indices}
+            inner = [i for i in summed if i in axes - outside]
+            key = _signature(both, inner)[0]
+            return (key not in self.demanded and key not in self.emitted, len(axes) - len(inner), len(axes), pair)
+
+        return min(itertools.combinations(range(len(operands)), 2), key=cost)
+
+    def _append(self, instruction: Instruction) -> None:
+        self.instructions.append(instruction)
+        self.values[instruction.target.name] = instruction.target
+
+    def _fresh(self, stem: str) -> str:
+        names = itertools.chain([stem], (f"{stem}{k}" for k in itertools.count(2)))
+        return next(n for n in names if n not in self.values)
+
+
+def _signature(operands: Sequence[Indexed], summed: Sequence[Index]) -> tuple[Key, tuple[Index, ...]]:
+    """Return what a contraction is up to names and order, and its free indices in that canonical order."""
+    best: tuple[Key, tuple[Index, ...]] | None = None
+    for order in itertools.permutations(operands):
+        seen: dict[Index, int] = {}
+        shape = tuple((name_of(o), tuple(seen.setdefault(i, len(seen)) for i in o.indices)) for o in order)
+        bound = tuple(sorted(seen[i] for i in summed))
+        free = tuple(i for i in seen if i not in summed)
+        if best is None or (shape, bound) < best[0]:
+            best = ((shape, bound), free)
+    assert best is not None
+    return best
+
+
+def _ordered(free: Iterable[Index], operands: Sequence[Indexed]) -> tuple[Index, ...]:
+    """Order free indices as the operands have them, the batch index first."""
+    position = {i: min(o.indices.index(i) for o in operands if i in o.indices) for i in free}
+    return tuple(sorted(position, key=lambda i: (i != BATCH, position[i], i.sort_key())))
+
+
+def _joint_name(operands: Sequence[Indexed]) -> str:
+    """Name a contraction after what it contracts: ``gW`` for g and W, ``x_gW`` for x and gW."""
+    names = [name_of(o) for o in operands]
+    joint = "".join(names) if all(len(n) == 1 for n in names) else "_".join(names)
+    return joint if joint.isidentifier() else "t"
+
+
+def renamed(expression: Expr, names: dict[str, str]) -> Expr:
+    """Return the expression with tensors renamed."""
+    swap = {e: tensor(names[name_of(e)])[e.indices] for e in expression.atoms(Indexed) if name_of(e) in names}
+    return expression.xreplace(swap) if swap else sympy.sympify(expression)

@@ -1,0 +1,1 @@
+"""Plain PyTorch: every device, eager or compiled, differentiable as often as needed."""

@@ -1,0 +1,95 @@
+"""The file of one plan: its scale, its gradients and its ``torch.autograd.Function``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from codegen.plan import Plan
+from codegen.program import Program
+from codegen.targets.torch.printer import Style, TorchPrinter
+from codegen.targets.torch.words import branch, equations, forward_equation, listed
+
+
+def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
+    """Return what ``function.py.jinja`` needs."""
+    scale, backward = plan.scale_name, plan.backward.program
+    inputs = [v.name for v in plan.forward.inputs if v.name != scale]
+    saved = [v.name for v in backward.inputs if v.name in inputs]
+    portable = Style(own=inputs[0], wide=frozenset({scale}))
+    in_place = Style(in_place=True, wide=frozenset({scale}))
+    lines = {
+        "scale_lines": _lines(plan.scale, Style()),
+        "forward_lines": _lines(plan.forward, in_place),
+        "forward_scaled_lines": _lines(plan.forward_scaled, portable),
+    }
+    blocks = {"portable": _blocks(backward, portable), "in_place": _blocks(backward, in_place)}
+    return {
+        **branch(plan, with_bias),
+        **_headings(plan, with_bias, inputs),
+        **_signatures(plan, inputs, saved),
+        **_imports(str((lines, blocks))),
+        **lines,
+        **blocks,
+    }
+
+
+def _headings(plan: Plan, with_bias: bool, inputs: Sequence[str]) -> dict[str, Any]:
+    scale = next(d for d in plan.layer.definitions if d.name == plan.scale_name)
+    return {
+        "title": f"{plan.name}{'' if with_bias else ' without a bias'}",
+        "formula": forward_equation(plan),
+        "scale_formula": next(e for e in equations(plan) if e.startswith(f"{scale.name}[")),
+        "digest": plan.digest,
+        "parameters": listed([f"``{name}``" for name in inputs]),
+        "inputs": ", ".join(f"``{name}`` {_shape(plan, name)}" for name in inputs),
+    }
+
+
+def _signatures(plan: Plan, inputs: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
+    scale, kappa = plan.scale_name, str(plan.kappa)
+    scale_arguments = [v.name for v in plan.scale.inputs] + [str(s) for s in plan.scale.scalars]
+    gradient = ["g", *saved, scale, *(str(s) for s in plan.backward.program.scalars)]
+    results = plan.backward.program.outputs
+    return {
+        "scale_name": scale,
+        "scale_arguments": _typed(scale_arguments, kappa),
+        "scale_call": ", ".join(scale_arguments),
+        "gradient_arguments": _typed(gradient, kappa),
+        "gradient_call": ", ".join(gradient),
+        "forward_arguments": _typed([*inputs, kappa], kappa),
+        "forward_names": ", ".join((*(n if n in saved else "_" for n in inputs), "ctx.kappa")),
+        "saved_inputs": ", ".join(saved),
+        "none_yet": " = ".join(results),
+        "returned": ", ".join(results),
+        "output": plan.forward.outputs[0],
+    }
+
+
+def _imports(printed: str) -> dict[str, bool]:
+    return {"uses_math": "math." in printed, "uses_functional": "F." in printed}
+
+
+def _typed(names: Sequence[str], scalar: str) -> str:
+    return ", ".join(f"{name}: {'float' if name == scalar else 'Tensor'}" for name in names)
+
+
+def _shape(plan: Plan, name: str) -> str:
+    """Return a tensor's declared axes, as ``(B, n)``."""
+    declared = {t.name: t for t in (*plan.layer.inputs, *plan.layer.parameters)}
+    return f"({', '.join(str(a) for a in declared[name].axes)})"
+
+
+def _lines(program: Program, style: Style) -> list[str]:
+    return [str(line) for line in TorchPrinter(program, style).lines()]
+
+
+def _blocks(program: Program, style: Style) -> dict[str, Any]:
+    """Return the lines that several results share, then for each result, by its position, the lines of its own."""
+    needs = {o: {i.target.name for i in program.needed_for([o])} for o in program.outputs}
+    shared = {n for o, names in needs.items() for n in names if any(n in needs[p] for p in needs if p != o)}
+    printer = TorchPrinter(program, style)
+    common = [str(line) for line in printer.lines(shared)]
+    own = [printer.lines(needs[o] - shared) for o in program.outputs]
+    blocks = [{"position": k, "lines": [str(line) for line in lines]} for k, lines in enumerate(own)]
+    return {"shared": common, "blocks": blocks}

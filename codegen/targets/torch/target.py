@@ -1,0 +1,55 @@
+"""The files of the torch target: from plans to text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from codegen.targets.torch.function_file import function_context
+from codegen.targets.torch.words import Family, family_context, quoted
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def files(families: Sequence[Family]) -> dict[str, str]:
+    """Return the text of every file by its name in the package."""
+    result: dict[str, str] = {}
+    for family in families:
+        for plan in family.plans:
+            context = function_context(plan, with_bias=plan is family.with_bias)
+            result[f"{context['module']}.py"] = _render("function.py.jinja", context)
+    shared = _shared(families)
+    functions = quoted(sorted(c["function"] for c in shared["families"]))
+    result["functional.py"] = _render("functional.py.jinja", {**shared, "exported": functions})
+    result["modules.py"] = _render("modules.py.jinja", {**shared, "exported": quoted(shared["modules"])})
+    result["__init__.py"] = _render("__init__.py.jinja", {**shared, "exported": quoted([*shared["modules"], "functional"])})
+    for helper in ("_rows.py", "_checks.py"):
+        result[helper] = _render(f"{helper}.jinja", {})
+    result["py.typed"] = ""
+    return result
+
+
+def _shared(families: Sequence[Family]) -> dict[str, Any]:
+    """Return what the files that hold several families need."""
+    contexts = [family_context(family) for family in families]
+    return {
+        "families": contexts,
+        "branches": sorted((b for c in contexts for b in c["branches"]), key=lambda b: b["module"]),
+        "any_centres": any(c["centres"] for c in contexts),
+        "modules": sorted(c["module_class"] for c in contexts),
+    }
+
+
+def _render(template: str, context: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return re.sub(r"\n+\Z", "\n", environment.get_template(template).render(context))
