@@ -51,7 +51,8 @@ class Scope:
         return next(letter for letter in self._candidates(index) if letter not in taken)
 
     def _candidates(self, index: Index) -> Iterable[str]:
-        own = index.name if index.tag >= 0 else self.hints.get(index.size, "")
+        named = index.tag >= 0 and not index.name.startswith("_")  # a canonical index made fresh keeps its number
+        own = index.name if named else self.hints.get(index.size, "")
         if own:
             yield own
         elif str(index.size) == SAMPLE_SIZE:

@@ -1,0 +1,161 @@
+"""The mathematics on the command line: ``layers``, ``derive``, ``solve`` and ``latex``.
+
+Every function imports what it needs when it runs, so that the program's help costs nothing.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from derive.forward_map import Layer
+    from derive.record import Derivation
+
+LayerName = Annotated[str, typer.Argument(metavar="LAYER|FILE.toml", help="A layer's name or a layer in a TOML file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+class Format(StrEnum):
+    """The formats that ``latex`` writes."""
+
+    LATEX = "latex"
+    MARKDOWN = "markdown"
+    MATHML = "mathml"
+    HTML = "html"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this room to the program."""
+    for command in (layers, derive, solve, latex):
+        app.command()(command)
+
+
+def layers(as_json: AsJson = False) -> None:
+    """List every layer with its self factor and the maps that cancel it; compositions are written A>B."""
+    from derive.export.summary import SCHEMA, layer_rows
+    from derive.export.terminal import table_lines
+    from derive.layers import layer, layer_names
+
+    rows = layer_rows({name: layer(name) for name in layer_names()})
+    _print({"schema": SCHEMA, "layers": rows} if as_json else table_lines(rows))
+
+
+def derive(
+    layer: LayerName,
+    check: Annotated[bool, typer.Option("--check", help="Verify every step; exit 1 unless all hold.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Derive the effective activation update of a layer, step by step."""
+    from derive.export.json_schema import derivation_to_json
+    from derive.export.terminal import derivation_lines
+
+    derivation = _full(_layer(layer))
+    derivation = derivation.check() if check else derivation
+    data = derivation_to_json(derivation)
+    _print(data if as_json else derivation_lines(data))
+    if check:
+        _stop_unless_verified(data, quiet=as_json)
+
+
+def solve(layer: LayerName, as_json: AsJson = False) -> None:
+    """Solve for the maps that cancel a layer's divergence, with their properties."""
+    from derive.export.json_schema import solutions_to_json
+    from derive.export.terminal import solutions_lines
+
+    data = solutions_to_json(_full(_layer(layer)))
+    _print(data if as_json else solutions_lines(data))
+
+
+def latex(
+    layers: Annotated[
+        list[str] | None, typer.Argument(metavar="[LAYER|FILE.toml]...", help="Which layers; all, if none is named.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; else the terminal.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.LATEX,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Compile the LaTeX with pdflatex; needs -o.")] = False,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Verify every step and say so.")] = True,
+) -> None:
+    """Write the derivations of layers as one document."""
+    from derive.errors import UsageError
+    from derive.export.files import write_text
+    from derive.export.pdf import compile_pdf
+
+    if pdf and (output is None or form is not Format.LATEX):
+        raise UsageError("--pdf needs a file to write (-o FILE.tex) and --format latex")
+    if pdf and output is not None and output.suffix == ".pdf":
+        raise UsageError(f"-o {str(output)!r} names the LaTeX file; call it {str(output.with_suffix('.tex'))!r}")
+    derivations = [_full(chosen) for chosen in _chosen(layers or [])]
+    written = _document([d.check() for d in derivations] if check else derivations, form)
+    if output is None:
+        typer.echo(written, nl=False)
+        return
+    write_text(output, written)
+    typer.echo(f"wrote {output}")
+    if pdf:
+        typer.echo(f"wrote {compile_pdf(output)}")
+
+
+def _document(derivations: list[Derivation], form: Format) -> str:
+    from derive.export import html, latex, markdown, mathml
+    from derive.export.outline import document_blocks
+
+    if form is Format.LATEX:
+        return latex.document(derivations)
+    blocks = document_blocks(derivations)
+    return {Format.MARKDOWN: markdown.render, Format.MATHML: mathml.render, Format.HTML: html.page}[form](blocks)
+
+
+def _chosen(names: list[str]) -> list[Layer]:
+    """Return the named layers, or all that have parameters."""
+    from derive.layers import layer, layer_names
+
+    if names:
+        return [_layer(name) for name in names]
+    return [found for found in map(layer, layer_names()) if found.parameters]
+
+
+def _layer(name: str) -> Layer:
+    """Return a layer by name, or from a file if the name ends in .toml; raise UsageError otherwise."""
+    if name.endswith(".toml"):
+        from derive.spec import load_spec
+
+        return load_spec(Path(name))
+    from derive.layers import layer
+
+    return layer(name)
+
+
+def _full(layer: Layer) -> Derivation:
+    from derive.export.summary import full_derivation
+
+    return full_derivation(layer)
+
+
+def _print(content: dict[str, Any] | list[str]) -> None:
+    """Print JSON data on one line, or lines as they are."""
+    if isinstance(content, dict):
+        import json
+
+        typer.echo(json.dumps(content))
+    else:
+        typer.echo("\n".join(content).rstrip())
+
+
+def _stop_unless_verified(data: dict[str, Any], quiet: bool) -> None:
+    """Say how the check went, and exit with 1 if a step is refuted or unverified."""
+    steps = [*data["steps"], *(step for found in data["solutions"] for step in found["steps"])]
+    counts: dict[str, int] = {}
+    for step in steps:
+        counts[step["status"]] = counts.get(step["status"], 0) + 1
+    if not quiet:
+        summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        typer.echo(f"\n{len(steps)} steps, those of the cancelling maps included: {summary}")
+    for step in steps:
+        if step["status"] in ("refuted", "unverified"):
+            typer.echo(f"{step['id']}: {step['status']}: {step['method']}", err=True)
+    if counts.keys() & {"refuted", "unverified"}:
+        raise typer.Exit(1)

@@ -1,0 +1,43 @@
+"""Writing a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from derive.errors import UsageError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically: a temporary file beside it, flushed to disk, takes its place.
+
+    Raises UsageError when the folder is missing or may not be written.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist; create it first")
+    if path.is_dir():
+        raise UsageError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, _mode(path))
+        os.replace(temporary, path)
+    except OSError as problem:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise UsageError(f"cannot write {str(path)!r}: {problem.strerror}; choose another place with -o") from None
+
+
+def _mode(path: Path) -> int:
+    """Return the mode that the file has or would have had, had it been opened in the plain way."""
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

@@ -1,0 +1,83 @@
+"""One row per layer: its self factor and the maps that cancel it, for the table of all layers.
+
+Deriving every layer takes seconds, so the rows of the built-in layers are kept in ``layer_table.json`` beside this
+module. A row is used only while it bears the digest of its layer's forward map; any other is derived anew. A test derives
+all rows again and compares them with the file, which ``pytest tests/derive/export --update`` rewrites.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from derive.export.record_trees import record_tree
+from derive.export.symbols import notation_for
+from derive.export.text import text
+from derive.forward_map import Layer
+from derive.record import Derivation
+
+TABLE = Path(__file__).with_name("layer_table.json")
+SCHEMA = "affdiv.layers/1"
+
+Row = dict[str, Any]
+
+
+def full_derivation(layer: Layer) -> Derivation:
+    """Derive a layer and solve for its cancelling maps."""
+    from derive.cancel import solve
+    from derive.update import effective_update
+
+    found = solve(layer)
+    return replace(effective_update(layer), solutions=tuple(found.maps), refusals=tuple(found.refusals))
+
+
+def layer_rows(layers: Mapping[str, Layer], kept: Mapping[str, Row] | None = None) -> list[Row]:
+    """Return one row per layer by its name, from the kept table where that is up to date."""
+    kept = kept_rows() if kept is None else kept
+    rows = []
+    for name, layer in layers.items():
+        row = kept.get(name, {})
+        rows.append(row if row.get("forward_map") == digest(layer) else layer_row(name, layer))
+    return rows
+
+
+def kept_rows() -> dict[str, Row]:
+    """Return the rows of the kept table by layer name; none where there is no table."""
+    if not TABLE.is_file():
+        return {}
+    return {row["name"]: row for row in json.loads(TABLE.read_text(encoding="utf-8"))["layers"]}
+
+
+def layer_row(name: str, layer: Layer) -> Row:
+    """Derive one row. A layer without parameters has no update: its self factor is None."""
+    row: Row = {"name": name, "title": layer.title, "forward_map": digest(layer), "self_factor": None}
+    row |= {"maps": [], "refusals": []}
+    if not layer.parameters:
+        return row
+    derivation = full_derivation(layer)
+    factor, notation = derivation.self_factor, notation_for(layer)
+    row["self_factor"] = {
+        "text": text(factor.expression, notation.hints),
+        "latex": notation(factor.expression),
+        "shape": factor.shape,
+        "isotropic": factor.isotropic,
+        "parameter_free": factor.parameter_free,
+    }
+    row["maps"] = [found.name for found in derivation.solutions]
+    row["refusals"] = [{"kind": refusal.kind, "reason": refusal.reason} for refusal in derivation.refusals]
+    return row
+
+
+def digest(layer: Layer) -> str:
+    """Return the digest of a layer's forward map."""
+    tree = json.dumps(record_tree(layer), sort_keys=True)
+    return hashlib.sha256(tree.encode()).hexdigest()[:16]
+
+
+def table_text(rows: Iterable[Row]) -> str:
+    """Return the text of the kept table."""
+    return json.dumps({"schema": SCHEMA, "layers": list(rows)}, indent=1) + "\n"
