@@ -20,12 +20,13 @@ import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow, Symbol
 
 from derive.algebra.differentiate import carry_out, expand_definitions
+from derive.algebra.equality import equal
 from derive.algebra.index import Index
 from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, rename, tensor
 from derive.algebra.normal import normalise
 from derive.algebra.present import presentable
 from derive.backward_pass import cotangent, entry_of, free_letters
-from derive.forward_map import Definition, Layer, LayerError, Tensor
+from derive.forward_map import BATCH, Definition, Layer, LayerError, Tensor
 from derive.record import Derivation, SelfFactor, Step
 
 eta = Symbol("eta", positive=True)
@@ -155,6 +156,12 @@ class Deriver:
     def order_in_eta(self) -> int | None:
         return degree(normalise(self.expanded), {p.base for p in self.parameters})
 
+    @cached_property
+    def unpresented(self) -> Expr:
+        """The self factor in normal form, unit deltas stripped where that is possible."""
+        diagonal = strip_unit_deltas(self.self_factor_entry, self.pairs)
+        return self.self_factor_entry if diagonal is None else diagonal
+
     def classify(self) -> SelfFactor:
         """Tell an isotropic self factor from a diagonal and a full one."""
         entry = self.self_factor_entry
@@ -253,6 +260,26 @@ class Deriver:
             self.step("cross-terms", "two different samples", symbol[both], pairs, self.kernel),
         ]
 
+    def law_steps(self, factor: SelfFactor) -> list[Step]:
+        """The general law, where it holds: the operator of the forward map applied to squares, every weight one."""
+        law = general_law(normalise(self.expanded), {p.base for p in self.parameters})
+        if law is None or factor.shape == "full" or not equal(law, self.unpresented):
+            return []
+        rule = "each parameter entry is used at most once in an output: the self factor is the same operator on squares"
+        symbol = tensor("K")[(*self.output.indices, *self.output.indices)]
+        return [self.step("general-law", rule, symbol, normalise(law), factor.expression)]
+
+    def mean_steps(self, factor: SelfFactor) -> list[Step]:
+        """The mean of the self factor over the batch, where the definitions make it a constant."""
+        if BATCH not in self.samples or not factor.expression.atoms(Indexed):
+            return []
+        mean = IndexedSum(factor.expression, BATCH) / BATCH.size
+        value = presentable(normalise(mean), self.layer.scope)
+        if value.atoms(Indexed):
+            return []
+        symbol = tensor("K")[(*self.output.indices, *self.output.indices)]
+        return [self.step("mean-self-factor", "average over the batch", IndexedSum(symbol, BATCH) / BATCH.size, mean, value)]
+
     def forward_steps(self) -> list[Step]:
         """The forward map itself, intermediates first."""
         steps = [
@@ -266,6 +293,7 @@ class Deriver:
         """Run every stage."""
         factor = self.classify()
         steps = [*self.forward_steps(), *self.gradient_steps(), *self.change_steps(), *self.kernel_steps(factor)]
+        steps += [*self.law_steps(factor), *self.mean_steps(factor)]
         return Derivation(
             layer=self.layer,
             rule="sgd",
@@ -291,6 +319,23 @@ def strip_unit_deltas(expression: Expr, pairs: list[tuple[Index, Index]]) -> Exp
             return None
         terms.append(rest)
     return Add(*terms)
+
+
+def general_law(output: Expr, bases: set[IndexedBase]) -> Expr | None:
+    """Return the operator of a forward map applied to squares with every weight one; None unless each term has one weight."""
+    law = sympy.S.Zero
+    for term in Add.make_args(output):
+        factors = Mul.make_args(term)
+        sums = [f for f in factors if isinstance(f, IndexedSum)]
+        outside = Mul(*(f for f in factors if not isinstance(f, IndexedSum)))
+        if len(sums) > 1:
+            return None
+        body, bound = (outside * sums[0].body, sums[0].bound) if sums else (outside, ())
+        weights = [f for f in Mul.make_args(body) if isinstance(f, Indexed) and f.base in bases]
+        if len(weights) != 1 or (body / weights[0]).atoms(IndexedBase) & bases:
+            return None
+        law += IndexedSum((body / weights[0]) ** 2, *bound)
+    return law
 
 
 def degree(expression: Expr, bases: set[IndexedBase]) -> int | None:

@@ -23,7 +23,7 @@ def _vanishes(expression: Expr) -> bool:
     """Decide a rational identity over atoms, square roots as symbols with one side condition each."""
     scalar, _ = as_scalar(expression)
     roots: dict[Symbol, Expr] = {}
-    scalar = _name_roots(scalar, roots)
+    scalar = _name_cosines(_name_roots(scalar, roots), roots)
     numerator = sympy.expand(sympy.numer(sympy.together(scalar)))
     for root, base in roots.items():
         numerator = _reduce(numerator, root, base)
@@ -40,6 +40,8 @@ def as_scalar(expression: Expr) -> tuple[Expr, dict[Symbol, Expr]]:
             count, rest = part.args[0].as_coeff_Mul()
             if count.is_Integer and count != 1:
                 return walk(sympy.exp(rest)) ** count
+        if isinstance(part, sympy.sin | sympy.cos):
+            return part.func(walk(part.args[0]))
         opaque = isinstance(part, IndexedSum | Indexed | sympy.Function) or is_guard(part)
         if opaque:
             return names.setdefault(part, sympy.Dummy(f"a{len(names)}", positive=True))
@@ -64,6 +66,15 @@ def _name_roots(expression: Expr, roots: dict[Symbol, Expr]) -> Expr:
     if not expression.args or isinstance(expression, Pow) and not expression.base.args:
         return expression
     return expression.func(*(_name_roots(a, roots) for a in expression.args))
+
+
+def _name_cosines(expression: Expr, roots: dict[Symbol, Expr]) -> Expr:
+    """Write ``cos(a)`` as ``t`` with ``t**2 = 1 - sin(a)**2``."""
+    for cosine in sorted(expression.atoms(sympy.cos), key=str):
+        root, sine = sympy.Dummy(f"t{len(roots)}"), sympy.Dummy("sine")
+        roots[root] = 1 - sine**2
+        expression = expression.xreplace({cosine: root, sympy.sin(cosine.args[0]): sine})
+    return expression
 
 
 def _reduce(numerator: Expr, root: Symbol, base: Expr) -> Expr:

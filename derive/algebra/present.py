@@ -66,10 +66,19 @@ def _constant(atom: Expr, scope: Scope) -> Expr | None:
     names = [base for base in reversed(scope) if base in atom.atoms(IndexedBase)]
     for count in range(1, len(names) + 1):
         outer = normalise(expand_definitions(atom, {base: scope[base] for base in names[:count]}))
-        inner = _on_sums(outer, lambda part: part if (entry := fold(part, scope)) is None else entry)
-        if not normalise(inner).atoms(Indexed):
-            return normalise(inner)
+        inner = normalise(_on_sums(outer, lambda part: _folded(part, scope)))
+        if not inner.atoms(Indexed):
+            return inner
     return None
+
+
+def _folded(atom: Expr, scope: Scope) -> Expr:
+    """Return a sum with intermediates in place of itself or of the sums that nesting shows inside it."""
+    entry = fold(atom, scope)
+    if entry is not None or len(atom.bound) < 2:
+        return atom if entry is None else entry
+    pushed = push_inwards(atom)
+    return IndexedSum(_on_sums(pushed.body, lambda part: _folded(normalise(part), scope)), *pushed.bound)
 
 
 def fold(atom: Expr, scope: Scope) -> Expr | None:
@@ -117,9 +126,16 @@ def _fold_powers(expression: Expr, scope: Scope) -> Expr:
 
 
 def nested(atom: Expr) -> Expr:
-    """Push each bound index of a connected sum inwards, to the factors that carry it."""
+    """Push sums inwards where that reveals the square of a sum."""
     if not isinstance(atom, IndexedSum) or len(atom.bound) < 2:
         return atom
+    pushed = push_inwards(atom)
+    squares = any(f.is_Pow and isinstance(f.base, IndexedSum) for f in Mul.make_args(pushed.body))
+    return pushed if squares else atom
+
+
+def push_inwards(atom: IndexedSum) -> IndexedSum:
+    """Sum each bound index of a connected sum over the factors that carry it alone; one index at least stays outside."""
     body, bound = atom.renamed()
     factors = list(Mul.make_args(body))
     for index in sorted(bound, key=lambda i: (_share(i, factors), i.name)):
@@ -130,14 +146,8 @@ def nested(atom: Expr) -> Expr:
         inner = normalise(IndexedSum(Mul(*carrying), index))
         factors = list(Mul.make_args(Mul(*others, inner)))
         bound = tuple(i for i in bound if i != index)
-    return IndexedSum(Mul(*factors), *bound) if _squared(factors) else atom
+    return IndexedSum(Mul(*factors), *bound)
 
 
 def _share(index: Index, factors: list[Expr]) -> int:
     return sum(index in free_indices(f) for f in factors)
-
-
-def _squared(factors: list[Expr]) -> bool:
-    """Nesting is worth showing when it reveals the square of a sum."""
-    return any(f.is_Pow and isinstance(f.base, IndexedSum) for f in factors)
-
