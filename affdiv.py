@@ -56,7 +56,7 @@ def _root(
 
 def _mount() -> None:
     """Add every room's commands; a room's commands stand together in the help unless they name a panel of their own."""
-    rooms = (("Mathematics", derive.cli), ("Code", codegen.cli), ("Checks and experiments", verify.cli))
+    rooms = (("The chain and its checks", verify.cli), ("Mathematics", derive.cli), ("Code", codegen.cli))
     for panel, room in rooms:
         known = len(app.registered_commands)
         room.register(app)
