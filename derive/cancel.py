@@ -16,15 +16,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import sympy
-from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Symbol
+from sympy import Add, Expr, KroneckerDelta, Mul, Symbol
 
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.equality import equal, factored
-from derive.algebra.index import Index
 from derive.algebra.normal import normalise
 from derive.backward_pass import backward
-from derive.forward_map import Definition, Layer, Tensor
+from derive.family import Family, energy_symbol, isotropic_family, split_by_parameter
+from derive.forward_map import Definition, Layer
+from derive.inseparable import inseparability, overlapping
 from derive.properties import Profile, profile
+from derive.properties import r as radius
 from derive.record import CancellingMap, Derivation, Step
 from derive.update import effective_update, strip_unit_deltas
 
@@ -63,25 +65,15 @@ class Solutions:
         raise KeyError(f"no map {key!r} for {self.layer.name}; maps: {', '.join(m.name for m in self.maps) or 'none'}")
 
 
-@dataclass(frozen=True)
-class Family:
-    """The isotropic family of a layer: which parameters carry the varying part, and the condition on the scalars.
+def solve(layer: Layer, angle: Expr | None = None) -> Solutions:
+    """Return the cancelling maps of a layer: normalising and non-normalising, with computed properties.
 
-    ``energy`` (E) is what the weights add to the self factor of a sample, ``constant`` (c) what the offsets add.
-    ``over`` are the output indices on which a scale may depend.
+    ``angle`` is a function t(r) of the positive symbol ``r``: the member of the isotropic family with
+    ``f = sqrt(kappa) sin(t)/r`` and ``h = sqrt(kappa) cos(t)`` then comes last, under the name ``angle``. A layer made of
+    parts (attention) has the maps of its parts.
     """
-
-    layer: Layer
-    weights: tuple[str, ...]
-    offsets: tuple[str, ...]
-    energy: Expr
-    constant: Expr
-    over: tuple[Index, ...]
-    step: Step
-
-
-def solve(layer: Layer) -> Solutions:
-    """Return the cancelling maps of a layer: normalising and non-normalising, with computed properties."""
+    if layer.parts:
+        return _solve_parts(layer)
     derivation = effective_update(layer)
     refusal = _refuse(derivation)
     if refusal:
@@ -97,9 +89,21 @@ def solve(layer: Layer) -> Solutions:
             "which loses the length sqrt(E): the non-normalising map needs the bias"
         )
         return Solutions(layer, (found,), (Refusal("non-normalising", reason),))
-    norm_like = _corrected(family, "norm-like", _offsets_kept(family), family.constant + 1)
-    affine_like = _corrected(family, "affine-like", _equal_scales(family), sympy.S.One)
-    return Solutions(layer, (norm_like, affine_like))
+    maps = [
+        _corrected(family, "norm-like", _offsets_kept(family), family.constant + 1),
+        _corrected(family, "affine-like", _equal_scales(family), sympy.S.One),
+    ]
+    if angle is not None:
+        maps.append(_corrected(family, "angle", _by_angle(family, angle), sympy.S.One, angle))
+    return Solutions(layer, tuple(maps))
+
+
+def _solve_parts(layer: Layer) -> Solutions:
+    """Solve a layer part by part; its own refusal, if any, is kept."""
+    solved = [solve(part) for part in layer.parts]
+    own = _refuse(effective_update(layer))
+    refusals = (*([own] if own else []), *(r for s in solved for r in s.refusals))
+    return Solutions(layer, tuple(m for s in solved for m in s), refusals)
 
 
 def _refuse(derivation: Derivation) -> Refusal | None:
@@ -118,65 +122,35 @@ def _refuse(derivation: Derivation) -> Refusal | None:
     return None
 
 
-def split_by_parameter(layer: Layer) -> dict[str, Expr]:
-    """Return the part of the output carried by each parameter; the parts add up to the output."""
-    expanded = normalise(expand_definitions(layer.output.expression, layer.parametric_scope))
-    parts: dict[str, list[Expr]] = {p.name: [] for p in layer.parameters}
-    for term in Add.make_args(expanded):
-        mentioned = term.atoms(IndexedBase)
-        owner = next(p.name for p in layer.parameters if p.base in mentioned)
-        parts[owner].append(term)
-    return {name: Add(*terms) for name, terms in parts.items() if terms}
-
-
-def isotropic_family(layer: Layer, derivation: Derivation) -> Family:
-    """Derive the self factor of the ansatz with one unknown scalar per parameter, and read off the condition."""
-    parts = split_by_parameter(layer)
-    over = tuple(
-        i for i in layer.output.indices if i in derivation.samples or i in derivation.self_factor.expression.free_symbols
-    )
-    unknowns = {name: Tensor(f"f_{name}", tuple(i.size for i in over)) for name in parts}
-    output = Add(*(unknowns[name].base[over] * part for name, part in parts.items()))
-    ansatz = replace(layer.with_output(output), name=f"{layer.name}/ansatz")
-    ansatz = replace(ansatz, inputs=(*layer.inputs, *unknowns.values()))
-    derived = effective_update(ansatz)
-    shares = {name: _coefficient(derived.self_factor.expression, unknowns[name].base[over]) for name in parts}
-    weights = tuple(name for name, share in shares.items() if share.atoms(Indexed))
-    offsets = tuple(name for name in shares if name not in weights)
-    energy = Add(*(shares[name] for name in weights))
-    constant = Add(*(shares[name] for name in offsets))
-    step = replace(derived.step("self-factor"), id=f"{layer.name}/family", rule="one unknown scalar before each parameter")
-    return Family(layer, weights, offsets, energy, constant, over, step)
-
-
-def _coefficient(expression: Expr, unknown: Expr) -> Expr:
-    """Return ``k`` in ``expression = k unknown^2 + (terms without it)``."""
-    return sympy.expand(expression, deep=False).coeff(unknown, 2)
-
-
 def _equal_scales(family: Family) -> tuple[Expr, Expr]:
     """Solve ``f^2 (E + c) = kappa`` for one scalar on the whole pre-activation."""
-    E, f = Symbol("E", positive=True), Symbol("f", positive=True)
+    E, f = energy_symbol, Symbol("f", positive=True)
     (root,) = sympy.solve(f**2 * (E + family.constant) - kappa, f)
     return root, root
 
 
 def _offsets_kept(family: Family) -> tuple[Expr, Expr]:
     """Solve ``f^2 E + c = kappa``: the offset stays as it is, the weight part takes what is left."""
-    E, f = Symbol("E", positive=True), Symbol("f", positive=True)
+    E, f = energy_symbol, Symbol("f", positive=True)
     excess = Symbol("excess", positive=True)
     (root,) = sympy.solve(f**2 * E - excess, f)
     return root.xreplace({excess: kappa - family.constant}), sympy.S.One
 
 
-def _corrected(family: Family, name: str, scales: tuple[Expr, Expr], default: Expr) -> CancellingMap:
+def _by_angle(family: Family, angle: Expr) -> tuple[Expr, Expr]:
+    """Return the member of the family at the angle t(r), r the square root of the energy."""
+    t = angle.xreplace({radius: sympy.sqrt(energy_symbol)})
+    return sympy.sqrt(kappa) * sympy.sin(t) / sympy.sqrt(energy_symbol), sympy.sqrt(kappa / family.constant) * sympy.cos(t)
+
+
+def _corrected(family: Family, name: str, scales: tuple[Expr, Expr], default: Expr, angle: Expr | None = None) -> CancellingMap:
     """Build the corrected layer, derive it anew, and compute the map's properties."""
     f, h = scales
     mapped = _mapped_layer(family, name, f, h)
     derived = effective_update(mapped)
     entry = expand_definitions(derived.self_factor.expression, mapped.scope)
     residual = sympy.S.Zero if equal(entry, kappa) else factored(normalise(entry - kappa))
-    shape = profile(family, f, h, kappa)
+    shape = profile(family, f, h, kappa, angle)
     return CancellingMap(
         name=name,
         kind="normalising" if shape.normalising else "non-normalising",
@@ -194,6 +168,7 @@ def _corrected(family: Family, name: str, scales: tuple[Expr, Expr], default: Ex
         limit_infinity=shape.limit_infinity,
         weight_scale=shape.weight_scale,
         angle=shape.angle,
+        decomposition=shape.decomposition,
         assumptions=_assumptions(family, shape, h),
         steps=_steps(family, mapped, derived, f, h),
     )
@@ -214,7 +189,7 @@ def _mapped_layer(family: Family, name: str, f: Expr, h: Expr) -> Layer:
     """Return the corrected forward map: energy and scales as intermediates, then the scaled parts."""
     layer, over = family.layer, family.over
     energy = Definition(_unused(layer, "E"), over, family.energy)
-    at = {Symbol("E", positive=True): energy.entry}
+    at = {energy_symbol: energy.entry}
     scale = Definition(_unused(layer, "f"), over, f.xreplace(at))
     definitions = [*layer.definitions, energy, scale]
     if f == h:
@@ -239,7 +214,7 @@ def map_id(layer: Layer, name: str) -> str:
 def _steps(family: Family, mapped: Layer, derived: Derivation, f: Expr, h: Expr) -> tuple[Step, ...]:
     """Return the steps of a map: condition, solution, corrected forward map, its self factor, its backward pass."""
     names = {d.expression: d.entry for d in mapped.definitions}
-    at = {Symbol("E", positive=True): names[family.energy]}
+    at = {energy_symbol: names[family.energy]}
     scale, offset = f.xreplace(at), h.xreplace(at)
     condition = names[scale] ** 2 * names[family.energy] + names.get(offset, offset) ** 2 * family.constant
     solution = Step(
@@ -256,7 +231,8 @@ def _steps(family: Family, mapped: Layer, derived: Derivation, f: Expr, h: Expr)
     value = strip_unit_deltas(normalise(entry.after), [(i, i.primed()) for i in derived.units])
     constant = value is not None and equal(expand_definitions(value, mapped.scope), kappa)
     self_factor = replace(entry, after=kappa * deltas) if constant else entry
-    return (family.step, solution, *kernel, self_factor, derived.step("cross-terms"), *backward(mapped))
+    inseparable = inseparability(family.layer) if f == h and overlapping(family.layer) else ()
+    return (family.step, solution, *kernel, self_factor, derived.step("cross-terms"), *backward(mapped), *inseparable)
 
 
 def _assumptions(family: Family, shape: Profile, h: Expr) -> tuple[str, ...]:

@@ -65,7 +65,8 @@ class Layer:
     """A forward map ``output = F(parameters; inputs)`` through named intermediates, at symbolic sizes.
 
     ``definitions`` are in order of use: each may mention inputs, parameters and earlier definitions.
-    ``scalars`` are positive scalar symbols that are settings, not parameters (for example ``kappa``).
+    ``scalars`` are positive scalar symbols that are settings, not parameters (for example ``kappa``). ``parts`` are the
+    layers that a layer consists of, where each has an update of its own (attention).
     """
 
     name: str
@@ -77,6 +78,7 @@ class Layer:
     output: Definition
     scalars: tuple[Symbol, ...] = ()
     notes: tuple[str, ...] = ()
+    parts: tuple[Layer, ...] = ()
 
     @cached_property
     def scope(self) -> dict[IndexedBase, Definition]:

@@ -17,9 +17,10 @@ from derive.algebra.nodes import map_entries
 from derive.algebra.normal import normalise
 
 if TYPE_CHECKING:
-    from derive.cancel import Family
+    from derive.family import Family
 
 r = Symbol("r", positive=True)
+energy_symbol = Symbol("E", positive=True)
 
 
 @dataclass(frozen=True)
@@ -34,26 +35,49 @@ class Profile:
     limit_infinity: str
     weight_scale: Expr
     angle: Expr | None
+    decomposition: tuple[tuple[str, Expr], ...]
 
 
-def profile(family: Family, f: Expr, h: Expr, kappa: Symbol) -> Profile:
-    """Compute the properties of the scalars f and h, given as functions of the energy symbol E."""
-    along = {Symbol("E", positive=True): r**2}
+def profile(family: Family, f: Expr, h: Expr, kappa: Symbol, angle: Expr | None = None) -> Profile:
+    """Compute the properties of the scalars f and h, given as functions of the energy symbol E.
+
+    ``angle`` is t(r) where the map was asked for by its angle; otherwise it is computed.
+    """
+    along = {energy_symbol: r**2}
     h = h if family.offsets else sympy.S.Zero
     f, h = sympy.simplify(f.xreplace(along)), sympy.simplify(h.xreplace(along))
     pull = sympy.simplify(r * f)
     zero = sympy.limit(f, r, 0, "+"), sympy.limit(h, r, 0, "+")
-    far = sympy.limit(pull, r, sympy.oo), sympy.limit(h, r, sympy.oo)
+    far = _far(pull, angle), _far(h, angle)
     return Profile(
         normalising=not pull.has(r) and not h.has(r),
         scale_invariant=_scale_invariant(family, pull, h),
-        injective=_injective(family, pull, h),
+        injective=_injective([pull, h] if angle is None else [angle]),
         singular_at_zero=not zero[0].is_finite,
         limit_zero=_near_zero(family, zero, pull),
         limit_infinity=_far_away(family, far),
-        weight_scale=sympy.simplify(1 / far[0]) if far[0].is_positive else 1 / far[0],
-        angle=_angle(family, pull, h),
+        weight_scale=_weight_scale(far[0], kappa),
+        angle=_angle(family, pull, h) if angle is None else angle,
+        decomposition=_decomposition(pull, h, kappa),
     )
+
+
+def _far(part: Expr, angle: Expr | None) -> Expr:
+    """Return the limit at large r; a wave of the angle is taken at the angle's own limit."""
+    if angle is not None:
+        end = sympy.limit(angle, r, sympy.oo)
+        waves = {wave(angle): wave(end) for wave in (sympy.sin, sympy.cos) if isinstance(wave(angle), wave)}
+        part = part.xreplace(waves)
+    return sympy.limit(part, r, sympy.oo)
+
+
+def _weight_scale(far: Expr, kappa: Symbol) -> Expr:
+    """Return the standard deviation of the weights that keeps the variance of a long input with unit entries.
+
+    The weight part of the output has variance ``(sigma r f)^2``; where r f tends to zero no such scale exists, and the bound
+    ``1/sqrt(kappa)`` of the whole family is returned.
+    """
+    return sympy.simplify(1 / far) if far.is_positive else 1 / sympy.sqrt(kappa)
 
 
 def degree_of_energy(family: Family) -> Expr | None:
@@ -73,18 +97,15 @@ def _scale_invariant(family: Family, pull: Expr, h: Expr) -> bool:
     return degree == 0 or (degree == 2 and not pull.has(r) and not h.has(r))
 
 
-def _injective(family: Family, pull: Expr, h: Expr) -> bool | None:
-    """Along a ray the map is injective when r f or h is strictly monotone."""
-    answers = []
-    for part in (pull, h):
-        slope = sympy.simplify(sympy.diff(part, r))
-        if slope == 0:
-            answers.append(False)
-        elif sympy.factor(slope).is_positive or sympy.factor(slope).is_negative:
+def _injective(parts: list[Expr]) -> bool | None:
+    """Along a ray the map is injective when one of its parts is strictly monotone; None when no sign can be decided."""
+    answers: list[bool | None] = []
+    for part in parts:
+        slope = sympy.factor(sympy.simplify(sympy.diff(part, r)))
+        if slope.is_positive or slope.is_negative:
             return True
-        else:
-            answers.append(None)
-    return False if answers == [False, False] else None
+        answers.append(False if slope == 0 else None)
+    return None if None in answers else False
 
 
 def _near_zero(family: Family, zero: tuple[Expr, Expr], pull: Expr) -> str:
@@ -111,6 +132,18 @@ def _combination(family: Family, f: Expr, h: Expr, divisor: str) -> str:
 
 def _term(factor: Expr, part: str) -> str:
     return part if factor == 1 else f"{factor}*{part}"
+
+
+def _decomposition(pull: Expr, h: Expr, kappa: Symbol) -> tuple[tuple[str, Expr], ...]:
+    """Split the map into what it does to the length r of the input, a linear map, and a parameterised scale.
+
+    The activation-like map sends an input of length r to one of length ``activation`` in the same direction, beside a
+    constant entry ``offset``; an ordinary affine map follows; ``scale`` is what depends on kappa alone.
+    """
+    scale, activation = pull.as_independent(r)
+    if not activation.has(r):
+        scale, activation = pull, sympy.S.One
+    return (("activation", activation), ("offset", sympy.simplify(h / scale)), ("scale", scale))
 
 
 def _angle(family: Family, pull: Expr, h: Expr) -> Expr | None:

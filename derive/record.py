@@ -146,6 +146,7 @@ class CancellingMap:
     ``mapped`` is a layer like any other (its own effective update can be derived); ``scales`` are the scalar functions of
     the sample that multiply the part of the output carried by each parameter. ``weight_scale`` is the standard deviation of
     the weights that keeps the variance of the activation; ``angle`` is t(r) in f = sqrt(kappa) sin(t)/r.
+    ``decomposition`` splits the map into an activation-like map of the length r, the offset entry beside it, and a scale.
     """
 
     name: str
@@ -164,6 +165,7 @@ class CancellingMap:
     limit_infinity: str
     weight_scale: Expr
     angle: Expr | None
+    decomposition: tuple[tuple[str, Expr], ...]
     assumptions: tuple[str, ...]
     steps: tuple[Step, ...]
 

@@ -7,6 +7,7 @@ the range of ``j``, and zero elsewhere. SymPy drops both conditions; here each i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import sympy
 from sympy import Expr, KroneckerDelta
@@ -25,29 +26,56 @@ def free_indices(expression: Expr) -> set[Index]:
     return {s for s in expression.free_symbols if isinstance(s, Index)}
 
 
+@dataclass(frozen=True)
+class _Way:
+    """One way to remove a bound index: the delta used, the index, its value and the guards that the value needs."""
+
+    delta: Expr
+    index: Index
+    value: Expr
+    guards: list[Expr]
+
+    @property
+    def cost(self) -> int:
+        return len(self.guards) + (0 if self.value.is_Atom else 1)
+
+
 def eliminate(factors: Sequence[Expr], bound: tuple[Index, ...]) -> tuple[list[Expr], tuple[Index, ...]] | None:
     """Use one delta to remove one bound index; None when no delta can.
 
     Prefers a value that needs no guard, then a coefficient of one, so that guards appear only where they must.
     """
-    best: tuple[int, Expr, Index, Expr, list[Expr]] | None = None
-    for factor in factors:
-        if not isinstance(factor, KroneckerDelta):
-            continue
-        for index in bound:
-            solved = solve_for(factor, index)
-            if solved is None:
-                continue
-            value, guards = solved
-            cost = len(guards) + (0 if value.is_Atom else 1)
-            if best is None or cost < best[0]:
-                best = (cost, factor, index, value, guards)
-    if best is None:
+    way = _cheapest(_ways(factors, bound), factors, bound)
+    if way is None:
         return None
-    _, used, index, value, guards = best
-    rest = [f for f in factors if f is not used]
-    left = [rename(f, {index: value}) for f in rest]
-    return [*guards, *left], tuple(i for i in bound if i != index)
+    rest = [f for f in factors if f is not way.delta]
+    left = [rename(f, {way.index: way.value}) for f in rest]
+    return [*way.guards, *left], tuple(i for i in bound if i != way.index)
+
+
+def _ways(factors: Sequence[Expr], bound: tuple[Index, ...]) -> list[_Way]:
+    found = []
+    for delta in factors:
+        if isinstance(delta, KroneckerDelta):
+            solved = ((index, solve_for(delta, index)) for index in bound)
+            found += [_Way(delta, index, *solution) for index, solution in solved if solution is not None]
+    return found
+
+
+def _cheapest(ways: list[_Way], factors: Sequence[Expr], bound: tuple[Index, ...]) -> _Way | None:
+    """Choose by cost, then by what does not depend on how indices are called or factors ordered."""
+    least = min((way.cost for way in ways), default=0)
+    best = [way for way in ways if way.cost == least]
+    if len(best) > 1 and least > 0:
+        best.sort(key=lambda way: (signature(way.index, [way.delta], bound), signature(way.index, factors, bound)))
+    return best[0] if best else None
+
+
+def signature(index: Index, factors: Sequence[Expr], bound: Sequence[Index]) -> tuple[str, ...]:
+    """Return what tells a bound index from the others whatever they are called: its size and the factors it stands in."""
+    marked = {other: Index("_", other.size, -1000) for other in bound}
+    marked[index] = Index("_star", index.size, -1000)
+    return (str(index.size), *sorted(str(rename(f, marked)) for f in factors if index in free_indices(f)))
 
 
 def solve_for(delta: KroneckerDelta, index: Index) -> tuple[Expr, list[Expr]] | None:
@@ -96,5 +124,3 @@ def _orient(left: Expr, right: Expr) -> tuple[Index | None, Expr]:
         other = right if plain[0] is left else left
         return (None, other) if plain[0] in other.free_symbols else (plain[0], other)
     return None, left
-
-

@@ -23,7 +23,7 @@ def _vanishes(expression: Expr) -> bool:
     """Decide a rational identity over atoms, square roots as symbols with one side condition each."""
     scalar, _ = as_scalar(expression)
     roots: dict[Symbol, Expr] = {}
-    scalar = _name_cosines(_name_roots(scalar, roots), roots)
+    scalar = _name_waves(_name_roots(scalar, roots), roots)
     numerator = sympy.expand(sympy.numer(sympy.together(scalar)))
     for root, base in roots.items():
         numerator = _reduce(numerator, root, base)
@@ -63,17 +63,18 @@ def _name_roots(expression: Expr, roots: dict[Symbol, Expr]) -> Expr:
         root = sympy.Dummy(f"t{len(roots)}", positive=True)
         roots[root] = base
         return root**expression.exp.p
-    if not expression.args or isinstance(expression, Pow) and not expression.base.args:
+    if not expression.args or (isinstance(expression, Pow) and not expression.base.args):
         return expression
     return expression.func(*(_name_roots(a, roots) for a in expression.args))
 
 
-def _name_cosines(expression: Expr, roots: dict[Symbol, Expr]) -> Expr:
-    """Write ``cos(a)`` as ``t`` with ``t**2 = 1 - sin(a)**2``."""
-    for cosine in sorted(expression.atoms(sympy.cos), key=str):
-        root, sine = sympy.Dummy(f"t{len(roots)}"), sympy.Dummy("sine")
-        roots[root] = 1 - sine**2
-        expression = expression.xreplace({cosine: root, sympy.sin(cosine.args[0]): sine})
+def _name_waves(expression: Expr, roots: dict[Symbol, Expr]) -> Expr:
+    """Write ``cos(a)`` as ``t`` with ``t**2 = 1 - u**2``, where ``u`` is ``sin(a)``."""
+    waves = expression.atoms(sympy.sin, sympy.cos)
+    for angle in sorted({wave.args[0] for wave in waves}, key=str):
+        cosine, sine = sympy.Dummy(f"t{len(roots)}"), sympy.Dummy("sine")
+        roots[cosine] = 1 - sine**2
+        expression = expression.xreplace({sympy.cos(angle): cosine, sympy.sin(angle): sine})
     return expression
 
 

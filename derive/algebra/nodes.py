@@ -137,6 +137,10 @@ class IndexTensor(IndexedBase):
         obj.values = values
         return obj
 
+    def _hashable_content(self) -> tuple[Any, ...]:
+        # The range is part of what the tensor is: SymPy's caches must not mix two tensors of one name.
+        return (*super()._hashable_content(), self.values)
+
 
 def tensor(name: str, *, values: Expr | None = None) -> IndexedBase:
     """Return the named tensor of real entries, or of integers in ``range(values)``."""
@@ -144,9 +148,10 @@ def tensor(name: str, *, values: Expr | None = None) -> IndexedBase:
 
 
 def rename(expression: Expr, mapping: dict[Any, Any]) -> Expr:
-    """Replace indices or tensor entries, opening no sum whose bound index the replacement could meet.
+    """Replace free indices or tensor entries, opening no sum whose bound index the replacement could meet.
 
-    Bound indices of every sum passed are made fresh first when a replacement mentions them, so nothing is captured.
+    Bound indices of every sum passed are made fresh first when a replacement mentions them, so nothing is captured; an
+    entry at an index that a sum binds is another entry inside that sum, and stays.
     """
     if not mapping:
         return expression
@@ -163,7 +168,7 @@ def rename(expression: Expr, mapping: dict[Any, Any]) -> Expr:
 
 
 def _rename_sum(expression: IndexedSum, mapping: dict[Any, Any]) -> Expr:
-    live = {old: new for old, new in mapping.items() if old not in expression.bound}
+    live = {old: new for old, new in mapping.items() if not old.atoms(Index) & set(expression.bound)}
     incoming = set().union(*(new.atoms(Index) for new in live.values())) if live else set()
     body, bound = expression.body, expression.bound
     if incoming & set(bound):

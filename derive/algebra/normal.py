@@ -17,7 +17,7 @@ from functools import lru_cache
 import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
 
-from derive.algebra.eliminate import eliminate, free_indices, is_guard, substitute_free_deltas
+from derive.algebra.eliminate import eliminate, free_indices, is_guard, signature, substitute_free_deltas
 from derive.algebra.index import Index
 from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within, rename
 
@@ -43,7 +43,9 @@ def normalise(expression: Expr) -> Expr:
     if isinstance(expression, Pow):
         return _power(normalise(expression.base), normalise(expression.exp))
     if isinstance(expression, IndexedSum):
-        return _sum(normalise(expression.body), expression.bound)
+        # Bound indices are fresh from here on: a canonical name could meet the numbering of a sum inside.
+        body, bound = expression.renamed()
+        return _sum(normalise(body), bound)
     if isinstance(expression, sympy.sign):
         return _sign(normalise(expression.args[0]))
     return expression.func(*(normalise(a) for a in expression.args))
@@ -105,9 +107,7 @@ def _once(factor: Expr) -> Expr:
 
 
 def _sum(body: Expr, bound: tuple[Index, ...]) -> Expr:
-    fresh = {index: index.fresh() for index in bound}
-    body = rename(body, fresh)
-    return Add(*(_sum_monomial(term, tuple(fresh.values())) for term in Add.make_args(body)))
+    return Add(*(_sum_monomial(term, bound) for term in Add.make_args(body)))
 
 
 def _sum_monomial(monomial: Expr, bound: tuple[Index, ...]) -> Expr:
@@ -177,13 +177,7 @@ def _canonical(factors: list[Expr], bound: list[Index]) -> Expr:
 
 def _by_signature(body: Expr, factors: list[Expr], bound: list[Index]) -> list[list[Index]]:
     """Group bound indices that cannot be told apart by their size and by the factors they occur in."""
-    blank = {index: Index("_", index.size, -1000) for index in bound}
-
-    def signature(index: Index) -> tuple[str, ...]:
-        marked = {**blank, index: Index("_star", index.size, -1000)}
-        return (str(index.size), *sorted(str(rename(f, marked)) for f in factors if index in free_indices(f)))
-
-    keyed = sorted(((signature(index), index) for index in bound), key=lambda pair: pair[0])
+    keyed = sorted(((signature(index, factors, bound), index) for index in bound), key=lambda pair: pair[0])
     return [[i for _, i in group] for _, group in itertools.groupby(keyed, key=lambda pair: pair[0])]
 
 

@@ -86,7 +86,7 @@ def fold(atom: Expr, scope: Scope) -> Expr | None:
     for definition in scope.values():
         body = normalise(definition.expression)
         coefficient, rest = _split_sum(body)
-        if rest is None or not rest.atoms(IndexedBase) == atom.atoms(IndexedBase):
+        if rest is None or rest.atoms(IndexedBase) != atom.atoms(IndexedBase):
             continue
         for values in _candidates(definition, atom):
             if normalise(rename(rest, dict(zip(definition.indices, values, strict=True)))) == atom:
@@ -118,11 +118,16 @@ def _fold_powers(expression: Expr, scope: Scope) -> Expr:
             at = dict(zip(definition.indices, values, strict=True))
             base = normalise(rename(body.base, at))
             entry = definition.base[values]
-            expression = expression.replace(
-                lambda e, base=base: e.is_Pow and e.base == base and (e.exp / body.exp).is_Integer,
-                lambda e, entry=entry: entry ** (e.exp / body.exp),
-            )
+            expression = _replace_powers(expression, base, body.exp, entry)
     return expression
+
+
+def _replace_powers(expression: Expr, base: Expr, exponent: Expr, entry: Expr) -> Expr:
+    """Write powers of ``base`` as powers of ``entry = base**exponent``."""
+    return expression.replace(
+        lambda e: e.is_Pow and e.base == base and (e.exp / exponent).is_Integer,
+        lambda e: entry ** (e.exp / exponent),
+    )
 
 
 def nested(atom: Expr) -> Expr:

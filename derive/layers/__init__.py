@@ -22,7 +22,7 @@ _LAYERS: dict[str, Callable[[], Layer]] = {
     "transposed-convolution-3d": partial(convolution.transposed_convolution, 3),
     "embedding": embedding.embedding,
     "embedding-bag": embedding.embedding_bag,
-    "attention": attention.scores,
+    "attention": attention.attention,
     "attention-projection": attention.projection,
     "attention-value": attention.value_path,
     "attention-output": attention.output_projection,

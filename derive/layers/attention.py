@@ -6,6 +6,8 @@ softmax is held fixed.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from derive.declare import forward
 from derive.forward_map import Layer
 
@@ -60,10 +62,15 @@ def value_path() -> Layer:
     )
 
 
+def attention() -> Layer:
+    """Return multi-head attention: the scores, with the projections and the value path as parts."""
+    return replace(scores(), parts=(projection(), value_path(), output_projection()))
+
+
 def scores() -> Layer:
     """Return the scores ``q_t . k_s / sqrt(d)`` as a function of the query and key projections."""
     return forward(
-        "attention-scores",
+        "attention",
         title="Attention scores",
         sizes=_SCORE_SIZES,
         inputs=_SCORE_INPUTS,

@@ -1,0 +1,76 @@
+"""The isotropic family of a layer: one unknown scalar of the sample before each parameter's part of the output.
+
+    z~ = sum over parameters of f_W part_W      =>      self factor = sum f_W^2 k_W          (derived, not assumed)
+
+Parameters whose k varies over samples are *weights* (k adds up to the energy E), the others *offsets* (c). A member of the
+family cancels the divergence exactly when ``f^2 E + h^2 c = kappa``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import sympy
+from sympy import Add, Expr, Indexed, IndexedBase, Symbol
+
+from derive.algebra.differentiate import expand_definitions
+from derive.algebra.index import Index
+from derive.algebra.normal import normalise
+from derive.forward_map import Layer, Tensor
+from derive.record import Derivation, Step
+from derive.update import effective_update
+
+energy_symbol = Symbol("E", positive=True)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The isotropic family of a layer: which parameters carry the varying part, and the condition on the scalars.
+
+    ``energy`` (E) is what the weights add to the self factor of a sample, ``constant`` (c) what the offsets add.
+    ``over`` are the output indices on which a scale may depend.
+    """
+
+    layer: Layer
+    weights: tuple[str, ...]
+    offsets: tuple[str, ...]
+    energy: Expr
+    constant: Expr
+    over: tuple[Index, ...]
+    step: Step
+
+
+def split_by_parameter(layer: Layer) -> dict[str, Expr]:
+    """Return the part of the output carried by each parameter; the parts add up to the output."""
+    expanded = normalise(expand_definitions(layer.output.expression, layer.parametric_scope))
+    parts: dict[str, list[Expr]] = {p.name: [] for p in layer.parameters}
+    for term in Add.make_args(expanded):
+        mentioned = term.atoms(IndexedBase)
+        owner = next(p.name for p in layer.parameters if p.base in mentioned)
+        parts[owner].append(term)
+    return {name: Add(*terms) for name, terms in parts.items() if terms}
+
+
+def isotropic_family(layer: Layer, derivation: Derivation) -> Family:
+    """Derive the self factor of the ansatz with one unknown scalar per parameter, and read off the condition."""
+    parts = split_by_parameter(layer)
+    over = tuple(
+        i for i in layer.output.indices if i in derivation.samples or i in derivation.self_factor.expression.free_symbols
+    )
+    unknowns = {name: Tensor(f"f_{name}", tuple(i.size for i in over)) for name in parts}
+    output = Add(*(unknowns[name].base[over] * part for name, part in parts.items()))
+    ansatz = replace(layer.with_output(output), name=f"{layer.name}/ansatz")
+    ansatz = replace(ansatz, inputs=(*layer.inputs, *unknowns.values()))
+    derived = effective_update(ansatz)
+    shares = {name: _coefficient(derived.self_factor.expression, unknowns[name].base[over]) for name in parts}
+    weights = tuple(name for name, share in shares.items() if share.atoms(Indexed))
+    offsets = tuple(name for name in shares if name not in weights)
+    energy = Add(*(shares[name] for name in weights))
+    constant = Add(*(shares[name] for name in offsets))
+    step = replace(derived.step("self-factor"), id=f"{layer.name}/family", rule="one unknown scalar before each parameter")
+    return Family(layer, weights, offsets, energy, constant, over, step)
+
+
+def _coefficient(expression: Expr, unknown: Expr) -> Expr:
+    """Return ``k`` in ``expression = k unknown^2 + (terms without it)``."""
+    return sympy.expand(expression, deep=False).coeff(unknown, 2)
