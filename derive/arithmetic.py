@@ -157,10 +157,17 @@ class Arithmetic(ABC):
         self.excerpt = excerpt
 
     def screen(self, tree: ast.expr) -> None:
-        """Refuse a tree that holds a node of another language, wherever it stands."""
+        """Refuse a tree that holds a node of another language, wherever it stands: code is named before mistakes."""
+        brackets = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
+        lists = [part for part in brackets if isinstance(part, ast.Tuple)]
+        inside = {id(part) for part in (*brackets, *(element for part in lists for element in part.elts))}
         for node in ast.walk(tree):
             if isinstance(node, ast.expr) and not isinstance(node, _NODES):
                 self.refuse(node)
+            if isinstance(node, ast.Tuple | ast.Slice) and id(node) not in inside:
+                self.refuse(node)
+            if isinstance(node, ast.Constant):
+                self.number(node)
 
     @abstractmethod
     def name(self, node: ast.Name) -> Expr:
