@@ -20,6 +20,17 @@ settings.load_profile("steady")
 Completed = subprocess.CompletedProcess[str]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--update``: rewrite the golden files instead of comparing with them."""
+    parser.addoption("--update", action="store_true", help="rewrite the golden files instead of comparing with them")
+
+
+@pytest.fixture(scope="session")
+def update(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are to be rewritten."""
+    return bool(request.config.getoption("--update"))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's top folder."""
