@@ -1,10 +1,15 @@
 """affine-like: z[s,i] = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i]).
 
+Where:
+
     f[s] = sqrt(kappa)/sqrt(E[s] + 1)
     E[s] = sum[j](x[s,j]**2)
 
-``f`` scales a row; it is the one number a row that is saved for the backward pass, beside the tensors that this reads anyway. The
-scaled input ``u = f x`` is bounded whatever the length of ``x``, so products with it neither overflow nor underflow.
+``f`` scales a row; it is the one number a row that is kept for the backward pass beside the tensors that this reads
+anyway. Products are taken with the scaled input, which is bounded whatever the length of the input, so that none
+overflows.
+
+Derivation (SHA-256 of the map): cfad222b6c6579e09d9aae903bf1bb454998140b6ced7f579358baf89578781d
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from ._rows import magnitude, sum_of_squares
 
 
 def scale(x: Tensor, kappa: float) -> Tensor:
-    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32, differentiable by ``x``.
+    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32; autograd can differentiate it.
 
     f[s] = sqrt(kappa)/sqrt(E[s] + 1)
     """
@@ -31,8 +36,10 @@ def scale(x: Tensor, kappa: float) -> Tensor:
     return f
 
 
-def gradients(g: Tensor, x: Tensor, W: Tensor, b: Tensor, f: Tensor, kappa: float, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-    """Return the gradients by ``x``, ``W`` and ``b``, None where not wanted, as functions that autograd can differentiate again.
+def gradients(
+    g: Tensor, x: Tensor, W: Tensor, b: Tensor, f: Tensor, kappa: float, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by ``x``, ``W`` and ``b``, None where not wanted; autograd can differentiate them.
 
     ``g`` (B, m) is the gradient by the output; the other shapes are those of the forward map.
     """
@@ -52,9 +59,9 @@ def gradients(g: Tensor, x: Tensor, W: Tensor, b: Tensor, f: Tensor, kappa: floa
 
 
 class AffineLike(torch.autograd.Function):
-    """Apply to ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; gives the output (B, m) and the row scale (B, 1), which carries no gradient.
+    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; gives the output (B, m) and the row scale (B, 1).
 
-    Nothing is checked here: see ``functional``. Derivation: cfad222b6c6579e09d9aae903bf1bb454998140b6ced7f579358baf89578781d.
+    The row scale carries no gradient. Nothing is checked here: see ``functional``.
     """
 
     generate_vmap_rule = True
@@ -73,14 +80,15 @@ class AffineLike(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        """Keep what the backward pass reads."""
+        """Keep what the derivatives read."""
         x, W, b, ctx.kappa = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(x, W, b, output[1])
+        ctx.save_for_forward(x, W, b, output[1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients by ``x``, ``W`` and ``b`` (None where not needed) and kappa (None)."""
+        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
         x, W, b, f = ctx.saved_tensors
         kappa, wanted = ctx.kappa, ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
@@ -100,3 +108,18 @@ class AffineLike(torch.autograd.Function):
         if wanted[2]:
             db = f.squeeze(-1) @ g  # affine-like/backward-db
         return dx, dW, db, None
+
+    @staticmethod
+    def jvp(ctx: Any, x_t: Tensor, W_t: Tensor, b_t: Tensor, _: None) -> tuple[Tensor, None]:
+        """Return the tangent of the output from those of ``x``, ``W`` and ``b``, and None for the row scale."""
+        x, W, b, _ = ctx.saved_tensors
+        kappa = ctx.kappa
+        f = scale(x, kappa)  # again, so that the tangent can be differentiated too
+        u = f * x
+        x_t_W = F.linear(x_t, W)
+        u_x_t = (u * x_t).sum(-1, keepdim=True)
+        uW = F.linear(u.to(x.dtype), W)
+        u_W_t = F.linear(u.to(x.dtype), W_t)
+        c = f * u_x_t / kappa
+        z_t = (f * x_t_W + u_W_t + f * (kappa * b_t - f * u_x_t * b) / kappa - c * uW).to(x.dtype)  # affine-like/tangent
+        return z_t, None

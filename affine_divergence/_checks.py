@@ -15,7 +15,7 @@ def check_kappa(name: str, kappa: object, above: float) -> float:
     if isinstance(kappa, bool) or not isinstance(kappa, int | float):
         raise TypeError(f"{name}: kappa is a {type(kappa).__name__}; give a number, it is a setting and not a tensor")
     if not (above < kappa < math.inf):
-        raise ValueError(f"{name}: kappa is {kappa}; the scale is real only above {above:g}, so give a finite number above it")
+        raise ValueError(f"{name}: kappa is {kappa}; the scale is real only above {above:g}: give a finite number above it")
     return float(kappa)
 
 
@@ -31,8 +31,8 @@ def check_features(name: str, **features: object) -> None:
 def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the operands in one floating-point type, which under autocast is autocast's.
 
-    Shapes: x (..., n), weight (m, n), bias (m) or None. Raise TypeError for what is no floating-point tensor or mixes types,
-    ValueError for a shape that does not fit.
+    Shapes: x (..., n), weight (m, n), bias (m) or None. Raise TypeError for what is no floating-point tensor or mixes
+    types, ValueError for a shape that does not fit.
     """
     named = [("x", x), ("weight", weight), ("bias", bias)]
     for word, tensor in named:
@@ -46,14 +46,14 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
             "the last axis of x must have that length"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"{name}: bias has shape {_shape(bias)} but weight gives {weight.shape[0]} features; use that length")
+        raise ValueError(f"{name}: bias has shape {_shape(bias)}; weight gives {weight.shape[0]} features, use that length")
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         return _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
     types = {tensor.dtype for _, tensor in named if tensor is not None}
     if len(types) > 1:
         listed = ", ".join(f"{word} {tensor.dtype}" for word, tensor in named if tensor is not None)
-        raise TypeError(f"{name}: the types differ ({listed}); convert x or the layer with .to(), or use torch.autocast")
+        raise TypeError(f"{name}: the types differ ({listed}); convert with .to(), or use torch.autocast")
     return x, weight, bias
 
 
@@ -61,7 +61,7 @@ def _check_floating(name: str, word: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: {word} is a {type(tensor).__name__}; give a tensor")
     if tensor.dtype not in _FLOATS:
-        raise TypeError(f"{name}: {word} has type {tensor.dtype}; convert it to a real floating-point type, for example .float()")
+        raise TypeError(f"{name}: {word} has type {tensor.dtype}; convert it to a real floating-point type: .float()")
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,10 +1,15 @@
 """norm-like: z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]) + b[i].
 
+Where:
+
     f[s] = sqrt(kappa - 1)/sqrt(E[s])
     E[s] = sum[j](x[s,j]**2)
 
-``f`` scales a row; it is the one number a row that is saved for the backward pass, beside the tensors that this reads anyway. The
-scaled input ``u = f x`` is bounded whatever the length of ``x``, so products with it neither overflow nor underflow.
+``f`` scales a row; it is the one number a row that is kept for the backward pass beside the tensors that this reads
+anyway. Products are taken with the scaled input, which is bounded whatever the length of the input, so that none
+overflows.
+
+Derivation (SHA-256 of the map): 066ad2a7d1abe914408dd39ad9cb832cb3cf1179193d8da99240086f42663443
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from ._rows import magnitude, sum_of_squares
 
 
 def scale(x: Tensor, kappa: float) -> Tensor:
-    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32, differentiable by ``x``.
+    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32; autograd can differentiate it.
 
     f[s] = sqrt(kappa - 1)/sqrt(E[s])
     """
@@ -32,8 +37,10 @@ def scale(x: Tensor, kappa: float) -> Tensor:
     return f
 
 
-def gradients(g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-    """Return the gradients by ``x``, ``W`` and ``b``, None where not wanted, as functions that autograd can differentiate again.
+def gradients(
+    g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by ``x``, ``W`` and ``b``, None where not wanted; autograd can differentiate them.
 
     ``g`` (B, m) is the gradient by the output; the other shapes are those of the forward map.
     """
@@ -52,9 +59,9 @@ def gradients(g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: 
 
 
 class NormLike(torch.autograd.Function):
-    """Apply to ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; gives the output (B, m) and the row scale (B, 1), which carries no gradient.
+    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; gives the output (B, m) and the row scale (B, 1).
 
-    Nothing is checked here: see ``functional``. Derivation: 066ad2a7d1abe914408dd39ad9cb832cb3cf1179193d8da99240086f42663443.
+    The row scale carries no gradient. Nothing is checked here: see ``functional``.
     """
 
     generate_vmap_rule = True
@@ -72,14 +79,15 @@ class NormLike(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        """Keep what the backward pass reads."""
+        """Keep what the derivatives read."""
         x, W, _, ctx.kappa = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(x, W, output[1])
+        ctx.save_for_forward(x, W, output[1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients by ``x``, ``W`` and ``b`` (None where not needed) and kappa (None)."""
+        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
         x, W, f = ctx.saved_tensors
         kappa, wanted = ctx.kappa, ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
@@ -98,3 +106,18 @@ class NormLike(torch.autograd.Function):
         if wanted[2]:
             db = g.sum(0)  # norm-like/backward-db
         return dx, dW, db, None
+
+    @staticmethod
+    def jvp(ctx: Any, x_t: Tensor, W_t: Tensor, b_t: Tensor, _: None) -> tuple[Tensor, None]:
+        """Return the tangent of the output from those of ``x``, ``W`` and ``b``, and None for the row scale."""
+        x, W, _ = ctx.saved_tensors
+        kappa = ctx.kappa
+        f = scale(x, kappa)  # again, so that the tangent can be differentiated too
+        u = f * x
+        x_t_W = F.linear(x_t, W)
+        uW = F.linear(u.to(x.dtype), W)
+        u_x_t = (u * x_t).sum(-1, keepdim=True)
+        u_W_t = F.linear(u.to(x.dtype), W_t, b_t)
+        c = f * u_x_t / (kappa - 1)
+        z_t = (f * x_t_W + u_W_t - c * uW).to(x.dtype)  # norm-like/tangent
+        return z_t, None

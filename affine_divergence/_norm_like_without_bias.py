@@ -1,10 +1,15 @@
 """norm-like without a bias: z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]).
 
+Where:
+
     f[s] = sqrt(kappa)/sqrt(E[s])
     E[s] = sum[j](x[s,j]**2)
 
-``f`` scales a row; it is the one number a row that is saved for the backward pass, beside the tensors that this reads anyway. The
-scaled input ``u = f x`` is bounded whatever the length of ``x``, so products with it neither overflow nor underflow.
+``f`` scales a row; it is the one number a row that is kept for the backward pass beside the tensors that this reads
+anyway. Products are taken with the scaled input, which is bounded whatever the length of the input, so that none
+overflows.
+
+Derivation (SHA-256 of the map): 2ec87905374e7d0ce42d46bb8819f45c34998f2f03de24337e53c2c6e6a75828
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from ._rows import magnitude, sum_of_squares
 
 
 def scale(x: Tensor, kappa: float) -> Tensor:
-    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32, differentiable by ``x``.
+    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32; autograd can differentiate it.
 
     f[s] = sqrt(kappa)/sqrt(E[s])
     """
@@ -32,8 +37,10 @@ def scale(x: Tensor, kappa: float) -> Tensor:
     return f
 
 
-def gradients(g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-    """Return the gradients by ``x`` and ``W``, None where not wanted, as functions that autograd can differentiate again.
+def gradients(
+    g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by ``x`` and ``W``, None where not wanted; autograd can differentiate them.
 
     ``g`` (B, m) is the gradient by the output; the other shapes are those of the forward map.
     """
@@ -50,9 +57,9 @@ def gradients(g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: 
 
 
 class NormLikeWithoutBias(torch.autograd.Function):
-    """Apply to ``x`` (B, n), ``W`` (m, n) and kappa; gives the output (B, m) and the row scale (B, 1), which carries no gradient.
+    """The map of ``x`` (B, n), ``W`` (m, n) and kappa; gives the output (B, m) and the row scale (B, 1).
 
-    Nothing is checked here: see ``functional``. Derivation: 2ec87905374e7d0ce42d46bb8819f45c34998f2f03de24337e53c2c6e6a75828.
+    The row scale carries no gradient. Nothing is checked here: see ``functional``.
     """
 
     generate_vmap_rule = True
@@ -70,14 +77,15 @@ class NormLikeWithoutBias(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        """Keep what the backward pass reads."""
+        """Keep what the derivatives read."""
         x, W, ctx.kappa = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(x, W, output[1])
+        ctx.save_for_forward(x, W, output[1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients by ``x`` and ``W`` (None where not needed) and kappa (None)."""
+        """Return the gradients by ``x`` and ``W``, None where not needed, and None for kappa."""
         x, W, f = ctx.saved_tensors
         kappa, wanted = ctx.kappa, ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
@@ -94,3 +102,18 @@ class NormLikeWithoutBias(torch.autograd.Function):
         if wanted[1]:
             dW = g.t() @ u  # linear/norm-like/backward-dW
         return dx, dW, None
+
+    @staticmethod
+    def jvp(ctx: Any, x_t: Tensor, W_t: Tensor, _: None) -> tuple[Tensor, None]:
+        """Return the tangent of the output from those of ``x`` and ``W``, and None for the row scale."""
+        x, W, _ = ctx.saved_tensors
+        kappa = ctx.kappa
+        f = scale(x, kappa)  # again, so that the tangent can be differentiated too
+        u = f * x
+        x_t_W = F.linear(x_t, W)
+        uW = F.linear(u.to(x.dtype), W)
+        u_x_t = (u * x_t).sum(-1, keepdim=True)
+        u_W_t = F.linear(u.to(x.dtype), W_t)
+        c = f * u_x_t / kappa
+        z_t = (f * x_t_W + u_W_t - c * uW).to(x.dtype)  # linear/norm-like/tangent
+        return z_t, None

@@ -9,11 +9,11 @@ from torch import Tensor
 def magnitude(x: Tensor) -> Tensor:
     """Return a positive number about as large as each row of ``x`` (B, n): a column (B, 1) of at least float32.
 
-    It is the sum of absolute values, which no square can overflow, and never so small that its own square vanishes. Results
-    do not depend on it (it is divided out before squaring and multiplied in after), so it carries no gradient.
+    It is the sum of absolute values, never so small that its own square vanishes. Results do not depend on it (it is
+    divided out before squaring and multiplied in after), so it carries no gradient.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    total = torch.linalg.vector_norm(x.detach(), 1, dim=-1, keepdim=True, dtype=wide)
+    total: Tensor = torch.linalg.vector_norm(x.detach(), 1, dim=-1, keepdim=True, dtype=wide)
     return total.clamp_min(torch.finfo(wide).tiny ** 0.5)
 
 
@@ -21,7 +21,8 @@ def sum_of_squares(y: Tensor) -> Tensor:
     """Return the sum of squares of each row of ``y`` (B, n) as a column (B, 1)."""
     if torch.is_grad_enabled():  # smooth at zero, which the square of a norm is not to autograd
         return y.square().sum(-1, keepdim=True)
-    return torch.linalg.vector_norm(y, dim=-1, keepdim=True).square()
+    length: Tensor = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+    return length.square()
 
 
 def as_rows(x: Tensor) -> Tensor:
@@ -29,6 +30,12 @@ def as_rows(x: Tensor) -> Tensor:
     if x.dim() == 2:
         return x
     return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
+
+
+def apply(function: type[torch.autograd.Function], *arguments: Tensor | float | None) -> Tensor:
+    """Return the first result, the map's output, of a generated ``torch.autograd.Function``."""
+    output: Tensor = function.apply(*arguments)[0]  # type: ignore[no-untyped-call]
+    return output
 
 
 def as_given(z: Tensor, x: Tensor) -> Tensor:

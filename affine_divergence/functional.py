@@ -1,7 +1,7 @@
 """The generated maps as functions of tensors.
 
-``x`` is (..., n) with any number of leading axes, also none; each of its rows is a sample. Types: float16, bfloat16, float32, float64.
-Under autocast products are taken in autocast's type, row scales in at least float32.
+``x`` is (..., n) with any number of leading axes, also none; each of its rows is a sample. Types: float16, bfloat16,
+float32, float64. Under autocast products are taken in autocast's type, row scales in at least float32.
 """
 
 from __future__ import annotations
@@ -9,23 +9,18 @@ from __future__ import annotations
 from torch import Tensor
 
 from ._affine_like import AffineLike
+from ._checks import check_kappa, check_operands
 from ._norm_like import NormLike
 from ._norm_like_without_bias import NormLikeWithoutBias
-from ._checks import check_kappa, check_operands
-from ._rows import as_given, as_rows, centred
+from ._rows import apply, as_given, as_rows, centred
 
 __all__ = ["affine_like", "norm_like"]
 
 
-def affine_like(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    kappa: float = 1.0,
-) -> Tensor:
+def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0) -> Tensor:
     """The affine-like (non-normalising) solution of the affine divergence.
 
-    z[s,i] = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i])
+    z[s,i] = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i]), f[s] = sqrt(kappa)/sqrt(E[s] + 1), E[s] = sum[j](x[s,j]**2)
 
     Args:
         x: input (..., n).
@@ -41,31 +36,30 @@ def affine_like(
         ValueError: shapes that do not fit, a kappa out of range, no bias.
     """
     if bias is None:
-        raise ValueError("affine_like: the affine-like solution exists only with a bias; give one, or use the norm-like solution, which needs none")
+        raise ValueError(
+            "affine_like: the bias is None; the non-normalising affine-like map exists only with a bias; keep the "
+            "bias, or use NormLike"
+        )
     kappa = check_kappa("affine_like", kappa, above=0.0)
     x, weight, offset = check_operands("affine_like", x, weight, bias)
     rows = as_rows(x)
-    z, _ = AffineLike.apply(rows, weight, offset, kappa)
-    return as_given(z, x)
+    return as_given(apply(AffineLike, rows, weight, offset, kappa), x)
 
 
 def norm_like(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    kappa: float | None = None,
-    center: bool = False,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, kappa: float | None = None, center: bool = False
 ) -> Tensor:
     """The norm-like (normalising) solution of the affine divergence.
 
-    z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]) + b[i]        with a bias
-    z[s,i] = f[s]*sum[j](W[i,j]*x[s,j])        without
+    with a bias: z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]) + b[i], f[s] = sqrt(kappa - 1)/sqrt(E[s]), E[s] = sum[j](x[s,j]**2)
+    without: z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]), f[s] = sqrt(kappa)/sqrt(E[s]), E[s] = sum[j](x[s,j]**2)
 
     Args:
         x: input (..., n).
         weight: W (m, n).
         bias: b (m), or None.
-        kappa: the self factor of every sample; None means 2.0 with a bias, 1.0 without.
+        kappa: the self factor of every sample; above 1.0 with a bias, where None means 2.0; above 0.0 without, where it
+            means 1.0.
         center: subtract its mean from each row of ``x`` first: LayerNorm without its gain, then the map.
 
     Returns:
@@ -81,7 +75,5 @@ def norm_like(
     x, weight, bias = check_operands("norm_like", x, weight, bias)
     rows = as_rows(centred(x) if center else x)
     if bias is None:
-        z, _ = NormLikeWithoutBias.apply(rows, weight, kappa)
-    else:
-        z, _ = NormLike.apply(rows, weight, bias, kappa)
-    return as_given(z, x)
+        return as_given(apply(NormLikeWithoutBias, rows, weight, kappa), x)
+    return as_given(apply(NormLike, rows, weight, bias, kappa), x)

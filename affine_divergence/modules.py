@@ -14,12 +14,13 @@ __all__ = ["AffineLike", "NormLike"]
 
 
 class AffineLike(nn.Module):
-    """The affine-like (non-normalising) solution of the affine divergence: a drop-in for ``torch.nn.Linear`` whose update kernel has the same self factor for every sample.
+    """The affine-like (non-normalising) solution of the affine divergence, a drop-in for ``torch.nn.Linear``.
 
-    z[s,i] = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i])
+    z[s,i] = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i]), f[s] = sqrt(kappa)/sqrt(E[s] + 1), E[s] = sum[j](x[s,j]**2)
 
-    The parameters ``weight`` (m, n) and ``bias`` (m) have the names and shapes of ``torch.nn.Linear``, so state dicts load both ways;
-    ``kappa`` is a setting and not part of the state. Input (..., n), output (..., m).
+    Each sample's own gradient moves its own activation by the same factor kappa. The parameters ``weight`` (m, n) and
+    ``bias`` (m) have the names and shapes of ``torch.nn.Linear``, so state dicts load both ways; kappa is a setting and
+    not part of the state. Input (..., n), output (..., m).
 
     Args:
         in_features: n.
@@ -54,7 +55,10 @@ class AffineLike(nn.Module):
         super().__init__()
         check_features("AffineLike", in_features=in_features, out_features=out_features)
         if not bias:
-            raise ValueError("AffineLike(bias=False): the affine-like solution exists only with a bias; give one, or use the norm-like solution, which needs none")
+            raise ValueError(
+                "AffineLike(bias=False): the non-normalising affine-like map exists only with a bias; keep the bias, "
+                "or use NormLike"
+            )
         self.kappa = check_kappa("AffineLike", kappa, above=0.0)
         self.in_features, self.out_features = in_features, out_features
         self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
@@ -77,13 +81,15 @@ class AffineLike(nn.Module):
 
 
 class NormLike(nn.Module):
-    """The norm-like (normalising) solution of the affine divergence: a drop-in for ``torch.nn.Linear`` whose update kernel has the same self factor for every sample.
+    """The norm-like (normalising) solution of the affine divergence, a drop-in for ``torch.nn.Linear``.
 
-    z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]) + b[i]        with a bias
-    z[s,i] = f[s]*sum[j](W[i,j]*x[s,j])        without
+    with a bias: z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]) + b[i], f[s] = sqrt(kappa - 1)/sqrt(E[s]), E[s] = sum[j](x[s,j]**2)
+    without: z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]), f[s] = sqrt(kappa)/sqrt(E[s]), E[s] = sum[j](x[s,j]**2)
 
-    The parameters ``weight`` (m, n) and ``bias`` (m) have the names and shapes of ``torch.nn.Linear``, so state dicts load both ways;
-    ``kappa`` is a setting and not part of the state. Input (..., n), output (..., m). A row of zeros has no direction: its weight part and its gradient are zero.
+    Each sample's own gradient moves its own activation by the same factor kappa. The parameters ``weight`` (m, n) and
+    ``bias`` (m) have the names and shapes of ``torch.nn.Linear``, so state dicts load both ways; kappa is a setting and
+    not part of the state. Input (..., n), output (..., m). A row of zeros has no direction: its weight part and its
+    gradient are zero.
 
     Args:
         in_features: n.
@@ -91,7 +97,8 @@ class NormLike(nn.Module):
         bias: learn an additive bias.
         device: where the parameters live.
         dtype: their floating-point type.
-        kappa: the self factor of every sample; None means 2.0 with a bias, 1.0 without.
+        kappa: the self factor of every sample; above 1.0 with a bias, where None means 2.0; above 0.0 without, where it
+            means 1.0.
         center: subtract its mean from each row of the input first: LayerNorm without its gain, then the map.
 
     Raises:

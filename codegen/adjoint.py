@@ -3,12 +3,13 @@
     Contract   T = sum A B        dA += sum dT B      over every index that A lacks
     Pointwise  T = F(a, b)        da += sum dT F_a    over every index that a lacks
 
-Cotangents stay indexed sums until the end. Then, in order: values that are not saved give way to their definitions, so that
-``g.(W x)`` and the ``W^T g`` that dx needs meet in one sum; the normal form pulls out of every sum what does not vary along it;
-the scaled input takes the place of the input (``direction``); and ``emit`` builds all gradients from shared contractions.
+Cotangents stay indexed sums until the end. Then, in order: values that are not saved give way to their definitions, so
+that ``g.(W x)`` and the ``W^T g`` that dx needs meet in one sum; the normal form pulls out of every sum what does not
+vary along it; the scaled input takes the place of the input (``direction``); and ``emit`` builds all gradients from
+shared contractions.
 
-What is saved: values with fewer axes than the result (one number a row). A derivative is written through the value itself
-where that is possible (``f' = -f^3/2`` for ``f = 1/sqrt(E + 1)``), so that one such value is enough.
+What is saved: values with fewer axes than the result (one number a row). A derivative is written through the value
+itself where that is possible (``f' = -f^3/2`` for ``f = 1/sqrt(E + 1)``), so that one such value is enough.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from dataclasses import dataclass, replace
 import sympy
 from sympy import Expr, Indexed
 
+from codegen.differentials import explicit_in, partials, summed
 from codegen.direction import Direction, find_direction
-from codegen.emit import Emitter, renamed
-from codegen.program import Contract, Magnitude, Pointwise, Program, ProgramError, Value, entries, name_of
-from codegen.slopes import slope
+from codegen.emit import Emitter
+from codegen.program import Magnitude, Program, ProgramError, Value, name_of
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum, rename
 from derive.algebra.normal import normalise
@@ -32,8 +33,8 @@ from derive.algebra.normal import normalise
 class Backward:
     """A backward program, the forward values that it reads, and the scaled input it computes, if any.
 
-    The program's inputs are the output's cotangent ``g``, the forward inputs that it uses, and ``saved``; its outputs are
-    named ``d`` and the name of the tensor.
+    The program's inputs are the output's cotangent ``g``, the forward inputs that it uses, and ``saved``; its outputs
+    are named ``d`` and the name of the tensor.
     """
 
     program: Program
@@ -53,7 +54,7 @@ def adjoint(program: Program, with_respect_to: Sequence[str]) -> Backward:
     gradients = _reverse(program, cotangent)
     wanted = {name: gradients.get(name, sympy.S.Zero) for name in with_respect_to}
     saved = _saved(program, wanted)
-    explicit = {name: normalise(_without_unsaved(e, program, saved)) for name, e in wanted.items()}
+    explicit = {name: normalise(explicit_in(e, program, saved)) for name, e in wanted.items()}
     return _emitted(program, cotangent, explicit, saved)
 
 
@@ -75,9 +76,9 @@ def _reverse(program: Program, cotangent: Value) -> dict[str, Expr]:
         incoming = total.get(instruction.target.name, sympy.S.Zero)
         if incoming == 0 or isinstance(instruction, Magnitude):
             continue
-        for entry, factor in _partials(instruction):
+        for entry, factor in partials(instruction):
             value = program.values[name_of(entry)]
-            indices = {i for i in (*instruction.target.indices, *_summed(instruction)) if i not in entry.indices}
+            indices = {i for i in (*instruction.target.indices, *summed(instruction)) if i not in entry.indices}
             term = IndexedSum(incoming * factor, *sorted(indices, key=Index.sort_key))
             # Fresh names first: an entry's indices may be another value's own indices in a different order.
             own = {old: new.fresh() for old, new in zip(entry.indices, value.indices, strict=True)}
@@ -87,48 +88,13 @@ def _reverse(program: Program, cotangent: Value) -> dict[str, Expr]:
     return total
 
 
-def _summed(instruction: Contract | Pointwise) -> tuple[Index, ...]:
-    return instruction.summed if isinstance(instruction, Contract) else ()
-
-
-def _partials(instruction: Contract | Pointwise) -> list[tuple[Indexed, Expr]]:
-    """Return each entry read with the derivative by it, one pair for each place of a repeated operand."""
-    if isinstance(instruction, Contract):
-        operands = instruction.operands
-        return [(o, sympy.Mul(*operands[:k], *operands[k + 1 :])) for k, o in enumerate(operands)]
-    return [(e, slope(instruction.expression, e, instruction.target.entry)) for e in entries(instruction.expression)]
-
-
 def _saved(program: Program, gradients: dict[str, Expr]) -> tuple[str, ...]:
-    """Return the intermediates that the gradients mention and that have fewer axes than the result, in program order."""
+    """Return the intermediates that the gradients mention and that have fewer axes than the result, in order."""
     axes = len(program.values[program.outputs[0]].indices)
     mentioned = {name_of(e) for expression in gradients.values() for e in expression.atoms(Indexed)}
     return tuple(
-        i.target.name
-        for i in program.instructions
-        if i.target.name in mentioned and len(i.target.indices) < axes
+        i.target.name for i in program.instructions if i.target.name in mentioned and len(i.target.indices) < axes
     )
-
-
-def _without_unsaved(expression: Expr, program: Program, saved: Sequence[str]) -> Expr:
-    """Return the expression with every intermediate that is not saved replaced by what it stands for."""
-    producers = program.producers
-
-    def walk(part: Expr) -> Expr:
-        if isinstance(part, Indexed):
-            instruction = producers.get(name_of(part))
-            if instruction is None or name_of(part) in saved:
-                return part
-            assert not isinstance(instruction, Magnitude)
-            return walk(rename(instruction.meaning, dict(zip(instruction.target.indices, part.indices, strict=True))))
-        if not part.args:
-            return part
-        if isinstance(part, IndexedSum):
-            body, bound = part.renamed()
-            return IndexedSum(walk(body), *bound)
-        return part.func(*(walk(a) if isinstance(a, Expr) else a for a in part.args))
-
-    return walk(expression)
 
 
 def _emitted(program: Program, cotangent: Value, gradients: dict[str, Expr], saved: tuple[str, ...]) -> Backward:
@@ -149,6 +115,3 @@ def _emitted(program: Program, cotangent: Value, gradients: dict[str, Expr], sav
     scalars = program.scalars
     whole = Program(f"{program.name}/backward", inputs, scalars, tuple(emitter.instructions), outputs)
     return Backward(whole.restricted(whole.name, outputs), saved, direction)
-
-
-__all__ = ["Backward", "adjoint", "gradient_name", "renamed"]

@@ -1,6 +1,8 @@
-"""Lay out a pointwise expression: wide values with narrow coefficients, each coefficient computed once at its own width.
+"""Lay out a pointwise expression: wide values with narrow coefficients, each computed once at its own width.
 
-    f*v - f*p*u/k - f**2*q*u/k      becomes      c = f*(p + f*q)/k,   f*v - c*u       with v, u wide and f, p, q narrow
+Two examples, with v, u, y wide and f, p, q narrow:
+
+    f*v - f*p*u/k - f**2*q*u/k      becomes      c = f*(p + f*q)/k,   f*v - c*u
     f*y + f*b                       becomes      f*(y + b)
 """
 

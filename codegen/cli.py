@@ -37,7 +37,13 @@ def generate(
 def _report(folder: Path, names: list[str], changed: list[str], check: bool, as_json: bool) -> None:
     if as_json:
         status = "same" if not changed else "differs" if check else "written"
-        report = {"schema": "affdiv.generate/1", "folder": str(folder), "status": status, "files": names, "differences": changed}
+        report = {
+            "schema": "affdiv.generate/1",
+            "folder": str(folder),
+            "status": status,
+            "files": names,
+            "differences": changed,
+        }
         typer.echo(json.dumps(report, indent=2))
     elif not changed:
         typer.echo(f"{folder}: {len(names)} files, as derived")

@@ -1,7 +1,7 @@
 """A digest of a derived map: the same for the same mathematics, whatever the session, hash seed or SymPy version.
 
-The text hashed is an own one (not ``srepr``, whose order of arguments is not stable): arguments of sums and products sorted by
-their own text, bound indices numbered by the normal form.
+The text hashed is an own one (not ``srepr``, whose order of arguments is not stable): arguments of sums and products
+sorted by their own text, bound indices numbered by the normal form.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sympy import Add, Basic, Expr, Indexed, Mul
 
 from derive.algebra.index import Index
 from derive.algebra.normal import normalise
-from derive.forward_map import Layer
+from derive.forward_map import Layer, Tensor
 
 
 def digest(layer: Layer) -> str:
@@ -29,7 +29,7 @@ def canonical(layer: Layer) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tensors(layer: Layer) -> list[tuple[str, object]]:
+def _tensors(layer: Layer) -> list[tuple[str, Tensor]]:
     return [("input", t) for t in layer.inputs] + [("parameter", t) for t in layer.parameters]
 
 

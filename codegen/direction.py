@@ -1,8 +1,9 @@
 """The scaled input ``u = f x`` as a variable of its own, where a row scale f comes from the row's own length.
 
-Every entry of u is bounded by sqrt(kappa), whatever the length of x; f and x apart are not. Products such as ``f^2 (x.v) x`` overflow
-or underflow where ``f (u.v) u`` does not, and ``u`` is needed for dW anyway. Writing gradients in u and f is exact: x = u/f.
-It is done only if no f is left in a denominator, so that the result also holds in the limit f = 0.
+Every entry of u is bounded by sqrt(kappa), whatever the length of x; f and x apart are not. Products such as ``f^2
+(x.v) x`` overflow or underflow where ``f (u.v) u`` does not, and ``u`` is needed for dW anyway. Writing gradients in u
+and f is exact: x = u/f. It is done only if no f is left in a denominator, so that the result also holds in the limit f
+= 0.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def find_direction(program: Program, candidates: tuple[str, ...]) -> Direction |
 
 
 def squared_length(program: Program, name: str) -> Contract | None:
-    """Return the contraction ``E = sum x**2`` of an input that the named value is a function of, and of nothing else."""
+    """Return the contraction ``E = sum x**2`` of an input that the named value is a function of, and nothing else."""
     producer = program.producers.get(name)
     if not isinstance(producer, Pointwise) or len(producer.reads) != 1:
         return None

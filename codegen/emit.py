@@ -1,6 +1,6 @@
 """From indexed sums to instructions: contractions two tensors at a time, and pointwise expressions of what they leave.
 
-    sum[j](W[i,j]*x[s,j])*f[s]                  a contraction, then a product; f carries no summed index and stays outside
+    sum[j](f[s]*W[i,j]*x[s,j])                  a contraction, then a product: f carries no summed index
     sum[j](exp(x[s,j])*W[i,j])                  the function first, as a pointwise value
     sum[i,j](g[s,i]*W[i,j]*x[s,j])              two contractions, and the first is one that another result needs anyway
 
@@ -13,13 +13,12 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import sympy
 from sympy import Expr, Indexed, Mul
 
 from codegen.arrange import arranged, support
 from codegen.program import Contract, Instruction, Pointwise, Value, name_of
 from derive.algebra.index import Index
-from derive.algebra.nodes import IndexedSum, tensor
+from derive.algebra.nodes import IndexedSum
 from derive.forward_map import BATCH
 
 Key = tuple[object, ...]
@@ -27,7 +26,7 @@ Key = tuple[object, ...]
 
 @dataclass
 class Emitter:
-    """Collects instructions; ``demanded`` are the contractions of two tensors that the results ask for as they stand."""
+    """Collects instructions; ``demanded`` are the contractions of two tensors that the results ask for themselves."""
 
     values: dict[str, Value]
     instructions: list[Instruction] = field(default_factory=list)
@@ -156,9 +155,3 @@ def _joint_name(operands: Sequence[Indexed]) -> str:
     names = [name_of(o) for o in operands]
     joint = "".join(names) if all(len(n) == 1 for n in names) else "_".join(names)
     return joint if joint.isidentifier() else "t"
-
-
-def renamed(expression: Expr, names: dict[str, str]) -> Expr:
-    """Return the expression with tensors renamed."""
-    swap = {e: tensor(names[name_of(e)])[e.indices] for e in expression.atoms(Indexed) if name_of(e) in names}
-    return expression.xreplace(swap) if swap else sympy.sympify(expression)

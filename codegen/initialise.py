@@ -1,7 +1,8 @@
-"""The variance-preserving standard deviation of a weight, from the forward map (theory section 2, "Scale, initialisation").
+"""The variance-preserving deviation of a weight, from the forward map (theory section 2, "Scale, initialisation").
 
-With independent weights of deviation sigma, ``Var z = sigma**2 sum (dz/dW)**2``: the weight's own part of the self factor. For a map
-that cancels, that part tends to a constant as the input grows, and sigma makes the variance one there.
+With independent weights of deviation sigma, ``Var z = sigma**2 sum (dz/dW)**2``: the weight's own part of the self
+factor. For a map that cancels, that part tends to a constant as the input grows, and sigma makes the variance one
+there.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def weight_deviation(layer: Layer) -> Expr:
     length = Dummy("E", positive=True)
     limit = sympy.limit(_in_length(variance, layer, length), length, sympy.oo)
     if limit.has(Dummy) or limit.is_infinite or limit == 0:
-        raise UsageError(f"layer {layer.name!r}: the variance of the output has no limit, so no scale of {weight.name} preserves it")
+        raise UsageError(
+            f"layer {layer.name!r}: the variance of the output has no limit, so no scale of {weight.name} preserves it"
+        )
     return 1 / sympy.sqrt(limit)
 
 

@@ -36,8 +36,8 @@ def interpret(
 ) -> dict[str, Array]:
     """Return the outputs by name.
 
-    ``inputs`` holds one array an input, its axes in the order of the declared indices; ``sizes`` holds every axis length.
-    Raise ``ProgramError`` for a missing input or one whose shape does not fit.
+    ``inputs`` holds one array an input, its axes in the order of the declared indices; ``sizes`` holds every axis
+    length. Raise ``ProgramError`` for a missing input or one whose shape does not fit.
     """
     values: dict[str, Array] = {}
     for value in program.inputs:

@@ -33,7 +33,9 @@ def lower(layer: Layer) -> Program:
     steps.append((layer.output, f"{layer.name}/forward"))
     for definition, equation in steps:
         if not definition.indices:
-            raise LoweringError(f"layer {layer.name!r}: {definition.name!r} has no axis; code needs at least the batch axis")
+            raise LoweringError(
+                f"layer {layer.name!r}: {definition.name!r} has no axis; code needs at least the batch axis"
+            )
         _refuse(definition.expression, layer.name)
         target = Value(definition.name, definition.indices)
         emitter.assign(target, normalise(definition.expression), equation)
@@ -48,14 +50,18 @@ def declared(tensor: Tensor, layer: str) -> Value:
         raise LoweringError(f"layer {layer!r}: {tensor.name!r} has no axis; declare it with an axis of length 1")
     batch = [a for a in tensor.axes if a == BATCH.size][:1]
     lead = (BATCH,) if batch else ()
-    return Value(tensor.name, (*lead, *(Index(f"_{tensor.name}_{k}", a) for k, a in enumerate(tensor.axes[len(lead) :]))))
+    return Value(
+        tensor.name, (*lead, *(Index(f"_{tensor.name}_{k}", a) for k, a in enumerate(tensor.axes[len(lead) :])))
+    )
 
 
 def _refuse(expression: Expr, layer: str) -> None:
     """Raise ``LoweringError`` for the first part of an expression that has no code yet."""
     for part in sympy.preorder_traversal(expression):
         if is_guard(part):
-            raise LoweringError(f"layer {layer!r}: no code yet for the guard {part}; padding and strides come with convolutions")
+            raise LoweringError(
+                f"layer {layer!r}: no code yet for the guard {part}; padding and strides come with convolutions"
+            )
         if isinstance(part, Indexed):
             _refuse_entry(part, layer)
     _refuse_bare_indices(expression, layer)
@@ -66,7 +72,9 @@ def _refuse_entry(entry: Indexed, layer: str) -> None:
     if not plain:
         raise LoweringError(f"layer {layer!r}: no code yet for the index arithmetic in {entry}; use one index an axis")
     if len(set(entry.indices)) != len(entry.indices):
-        raise LoweringError(f"layer {layer!r}: no code yet for the diagonal {entry}; use a different index on each axis")
+        raise LoweringError(
+            f"layer {layer!r}: no code yet for the diagonal {entry}; use a different index on each axis"
+        )
 
 
 def _refuse_bare_indices(expression: Expr, layer: str) -> None:
@@ -77,5 +85,5 @@ def _refuse_bare_indices(expression: Expr, layer: str) -> None:
         raise LoweringError(f"layer {layer!r}: the index {expression} is used as a number; use it inside brackets only")
     parts = (expression.body,) if isinstance(expression, IndexedSum) else expression.args
     for part in parts:
-        if isinstance(part, Expr) and not isinstance(part, Symbol) or isinstance(part, Index):
+        if (isinstance(part, Expr) and not isinstance(part, Symbol)) or isinstance(part, Index):
             _refuse_bare_indices(part, layer)

@@ -1,7 +1,8 @@
 """Write and check a generated package: all files at once, or none.
 
-``write`` builds the package in a folder beside its destination, flushes it to disk, and puts it in place by renaming, so that a process
-killed at any moment leaves a whole package: the old one, or the new. ``check`` compares what stands there with what would be written.
+``write`` builds the package in a folder beside its destination, flushes it to disk, and puts it in place by renaming,
+so that a process killed at any moment leaves a whole package: the old one, or the new. ``check`` compares what stands
+there with what would be written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def build(package: str = DEFAULT_PACKAGE) -> dict[str, str]:
     return render(families(solve(layer("affine")), solve(layer("linear"))), package)
 
 
-def families(with_bias: Sequence[CancellingMap], without_bias: Sequence[CancellingMap]) -> tuple[Family, ...]:
+def families(with_bias: Iterable[CancellingMap], without_bias: Iterable[CancellingMap]) -> tuple[Family, ...]:
     """Pair the maps of the affine layer with those of the same name of the layer without a bias, sorted by name."""
     bare = {m.name: plan(m) for m in without_bias}
     found = [Family(m.name, plan(m), bare.get(m.name)) for m in with_bias]
@@ -58,16 +59,25 @@ def render(chosen: Sequence[Family], package: str = DEFAULT_PACKAGE) -> dict[str
 
 
 def check_name(package: str) -> None:
-    """Raise ``UsageError`` unless ``package`` can be imported and hides nothing of the standard library or of this project."""
+    """Raise ``UsageError`` unless ``package`` can be imported and hides no module of Python or of this project."""
     if not package.isidentifier() or not package.isascii() or keyword.iskeyword(package):
         raise UsageError(f"package name {package!r} is not an identifier; use letters, digits and underscores")
-    taken = {*sys.stdlib_module_names, *sys.builtin_module_names, "torch", "derive", "codegen", "verify", "tests", "affdiv"}
+    taken = {
+        *sys.stdlib_module_names,
+        *sys.builtin_module_names,
+        "torch",
+        "derive",
+        "codegen",
+        "verify",
+        "tests",
+        "affdiv",
+    }
     if package.lower() in {name.lower() for name in taken}:
         raise UsageError(f"package name {package!r} would hide the module of that name; choose another")
 
 
 def differences(texts: dict[str, str], folder: Path) -> list[str]:
-    """Return what differs between ``texts`` and the folder, as lines: files missing or not ours first, then unified diffs."""
+    """Return what differs between ``texts`` and the folder: files missing or not ours first, then unified diffs."""
     present = {p.relative_to(folder).as_posix() for p in _our_files(folder)}
     lines = [f"missing: {name}" for name in sorted(texts.keys() - present)]
     lines += [f"not generated: {name}" for name in sorted(present - texts.keys())]
@@ -97,7 +107,9 @@ def write(texts: dict[str, str], folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new.", dir=folder.parent))
     except OSError as problem:
-        raise UsageError(f"cannot write beside {folder}: {problem.strerror}; choose a folder that you may write to") from None
+        raise UsageError(
+            f"cannot write beside {folder}: {problem.strerror}; choose a folder that you may write to"
+        ) from None
     try:
         for name, text in texts.items():
             _write_file(staging / name, text)

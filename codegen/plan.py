@@ -1,7 +1,7 @@
 """What is generated for one cancelling map: its programs, settings and digest, before any target is chosen.
 
-A plan is made for maps of the affine family: one input, one weight matrix, perhaps a bias, and one scale a row that is a
-function of the row's squared length. ``plan`` says so when it meets another.
+A plan is made for maps of the affine family: one input, one weight matrix, perhaps a bias, and one scale a row that is
+a function of the row's squared length. ``plan`` says so when it meets another.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from codegen.initialise import weight_deviation
 from codegen.lower import lower
 from codegen.program import Pointwise, Program, Value
 from codegen.ranges import range_safe
+from codegen.tangent import tangent, tangent_name
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.normal import normalise
 from derive.errors import UsageError
@@ -30,9 +31,10 @@ from derive.record import CancellingMap
 class Plan:
     """Everything a target prints for one map.
 
-    ``scale`` computes the row scale from the input. ``forward`` and ``forward_scaled`` compute the output from inputs, parameters and
-    scale: the first scales the product (cheapest), the second the input (for types whose product could overflow).
-    ``kappa_above`` is the bound that kappa must exceed; ``weight_deviation`` the variance-preserving standard deviation.
+    ``scale`` computes the row scale from the input. ``forward`` and ``forward_scaled`` compute the output from inputs,
+    parameters and scale: the first scales the product (cheapest), the second the input (for types whose product could
+    overflow). ``kappa_above`` is the bound that kappa must exceed; ``weight_deviation`` the variance-preserving
+    standard deviation.
     """
 
     name: str
@@ -42,11 +44,28 @@ class Plan:
     forward: Program
     forward_scaled: Program
     backward: Backward
+    tangent: Program
     kappa: Expr
     kappa_default: Expr
     kappa_above: Expr
     weight_deviation: Expr
     digest: str
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs and parameters of the map, in order."""
+        return tuple(t.name for t in (*self.layer.inputs, *self.layer.parameters))
+
+    @property
+    def saved_names(self) -> tuple[str, ...]:
+        """The inputs and parameters that the backward and tangent programs read, in order."""
+        read = {v.name for v in (*self.backward.program.inputs, *self.tangent.inputs)}
+        return tuple(name for name in self.input_names if name in read)
+
+    @property
+    def tangent_names(self) -> tuple[str, ...]:
+        """The tangents of the inputs and parameters, in order."""
+        return tuple(tangent_name(name) for name in self.input_names)
 
     @property
     def scale_name(self) -> str:
@@ -63,7 +82,9 @@ def plan(solution: CancellingMap) -> Plan:
     backward = adjoint(program, [v.name for v in program.inputs])
     direction = backward.direction or find_direction(program, backward.saved)
     if len(backward.saved) != 1 or direction is None:
-        raise UsageError(f"map {layer.name!r}: code exists for maps with one scale a row, made from the row's squared length")
+        raise UsageError(
+            f"map {layer.name!r}: code exists for maps with one scale a row, made from the row's squared length"
+        )
     scale = backward.saved[0]
     return Plan(
         name=solution.name,
@@ -73,6 +94,7 @@ def plan(solution: CancellingMap) -> Plan:
         forward=_output_from(program, scale),
         forward_scaled=_scaled_input(program, layer, direction),
         backward=backward,
+        tangent=tangent(program, backward.saved, direction),
         kappa=solution.kappa,
         kappa_default=solution.kappa_default,
         kappa_above=_lower_bound(program, scale, solution.kappa),
@@ -112,5 +134,7 @@ def _lower_bound(program: Program, scale: str, kappa: Expr) -> Expr:
     squared = (producer.expression**2).xreplace({**here, kappa: unknown})
     roots = sympy.solve(sympy.numer(sympy.together(squared)), unknown)
     if len(roots) != 1 or not roots[0].is_number:
-        raise UsageError(f"map {program.name!r}: the values of kappa for which {producer.expression} is real are not an interval")
+        raise UsageError(
+            f"map {program.name!r}: the values of kappa for which {producer.expression} is real are not an interval"
+        )
     return roots[0]

@@ -1,7 +1,7 @@
 """The one intermediate representation: a small typed tensor program in single-assignment form.
 
-A value is a named tensor with one ``Index`` an axis; an index is an object that knows its size, so two axes agree exactly when
-their indices do, and nothing can be captured. Three instructions:
+A value is a named tensor with one ``Index`` an axis; an index is an object that knows its size, so two axes agree
+exactly when their indices do, and nothing can be captured. Three instructions:
 
     Contract     target[i..] = sum over the summed indices of a product of entries
     Pointwise    target[i..] = a SymPy expression of entries, each broadcast along the indices that it lacks
@@ -87,7 +87,7 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class Magnitude:
-    """``target`` = a positive number about as large as the operand along the summed indices, and a constant to derivatives.
+    """``target`` = a positive number about as large as the operand along the summed indices; derivatives ignore it.
 
     Which number is the target's choice: whatever follows must not depend on it.
     """

@@ -3,8 +3,8 @@
     E = sum x**2,  f = sqrt(kappa)/sqrt(E + 1)
     peak = magnitude of x,  q = sum (x/peak)**2,  f = sqrt(kappa)/(peak*sqrt(q + 1/peak**2))
 
-Equal for every positive peak, so the peak is a constant to derivatives. A scale that is infinite at E = 0 and vanishes at infinity
-(the normalisers) is given the value 0 there: a row without a direction has no weight part.
+Equal for every positive peak, so the peak is a constant to derivatives. A scale that is infinite at E = 0 and vanishes
+at infinity (the normalisers) is given the value 0 there: a row without a direction has no weight part.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sympy
 from sympy import Dummy, Expr, Pow
 
 from codegen.direction import squared_length
-from codegen.program import Contract, Magnitude, Pointwise, Program, Value, name_of
+from codegen.program import Contract, Instruction, Magnitude, Pointwise, Program, Value, name_of
 from derive.errors import UsageError
 
 
@@ -26,13 +26,15 @@ def range_safe(program: Program, scale: str) -> Program:
     """
     squares = squared_length(program, scale)
     if squares is None:
-        raise UsageError(f"{program.name!r}: {scale!r} is not a function of one sum of squares of an input; no safe form is known")
+        raise UsageError(
+            f"{program.name!r}: {scale!r} is not a function of one sum of squares of an input; no safe form is known"
+        )
     producer = program.producers[scale]
     assert isinstance(producer, Pointwise)
     source = program.values[name_of(squares.operands[0])]
     row = squares.target.indices
     peak, ratio, total = Value("peak", row), Value("y", squares.operands[0].indices), Value("q", row)
-    instructions = [
+    instructions: list[Instruction] = [
         Magnitude(peak, squares.operands[0], squares.summed),
         Pointwise(ratio, squares.operands[0] / peak.entry),
         Contract(total, (ratio.entry, ratio.entry), squares.summed, squares.equation),
@@ -52,23 +54,30 @@ def _factored_out(expression: Expr, squares: Expr, peak: Expr, total: Expr) -> E
     """Write ``E = peak**2 q`` and pull the peak out of every power of a sum that is linear in E."""
     if expression == squares:
         return peak**2 * total
-    if isinstance(expression, Pow) and expression.base.is_polynomial(squares) and not expression.exp.has(squares):
-        if sympy.degree(expression.base, squares) == 1:
-            inner = sympy.expand(expression.base.xreplace({squares: peak**2 * total}) / peak**2)
-            return peak ** (2 * expression.exp) * inner**expression.exp
+    if isinstance(expression, Pow) and _linear(expression.base, squares) and not expression.exp.has(squares):
+        inner = sympy.expand(expression.base.xreplace({squares: peak**2 * total}) / peak**2)
+        return peak ** (2 * expression.exp) * inner**expression.exp
     if not expression.has(squares):
         return expression
     return expression.func(*(_factored_out(a, squares, peak, total) for a in expression.args))
+
+
+def _linear(expression: Expr, squares: Expr) -> bool:
+    return bool(expression.is_polynomial(squares)) and sympy.degree(expression, squares) == 1
 
 
 def _singular(expression: Expr, squares: Expr) -> bool:
     """Return whether the scale is infinite at zero; raise ``UsageError`` if it does not vanish at infinity as well."""
     length = Dummy("E", positive=True)
     scalar = expression.xreplace({squares: length})
-    constants = {c: Dummy("c", positive=True) for c in (*scalar.atoms(sympy.Add), *scalar.free_symbols) if not c.has(length)}
+    constants = {
+        c: Dummy("c", positive=True) for c in (*scalar.atoms(sympy.Add), *scalar.free_symbols) if not c.has(length)
+    }
     scalar = scalar.xreplace(constants)
     if sympy.limit(scalar, length, 0, "+") != sympy.oo:
         return False
     if sympy.limit(scalar, length, sympy.oo) != 0:
-        raise UsageError(f"the scale {expression} is singular at zero and does not vanish at infinity; no rule for zero is known")
+        raise UsageError(
+            f"the scale {expression} is singular at zero and does not vanish at infinity; no rule for zero is known"
+        )
     return True

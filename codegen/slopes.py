@@ -1,6 +1,8 @@
 """Derivatives of a scalar expression by one entry, written through the value itself where that is possible.
 
-    f = sqrt(kappa)/sqrt(E + 1)      f' = -f**3/(2*kappa)        no E left: only f need be kept
+Then the argument need not be kept for the backward pass, only the value:
+
+    f = sqrt(kappa)/sqrt(E + 1)      f' = -f**3/(2*kappa)
     t = tanh(y)                      t' = 1 - t**2
 """
 

@@ -1,7 +1,7 @@
 """A pointwise expression as a chain of in-place calls on a buffer that nothing else needs any more.
 
-    f*v - c*u  with buffer v      v.mul_(f).addcmul_(c, u, value=-1)
-    f*(y + b)  with buffer y      y.add_(b).mul_(f)
+f*v - c*u  with buffer v      v.mul_(f).addcmul_(c, u, value=-1)
+f*(y + b)  with buffer y      y.add_(b).mul_(f)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from codegen.targets.torch.expressions import ExpressionPrinter
 
 
 def buffer(program: Program, instruction: Pointwise) -> Indexed | None:
-    """Return an entry whose tensor may be overwritten: as wide as the target, made here, read here once and for the last time."""
+    """Return an entry whose tensor may be overwritten: as wide as the target, made here, read for the last time."""
     position = program.instructions.index(instruction)
     later = {name_of(e) for i in program.instructions[position + 1 :] for e in i.reads} | set(program.outputs)
     made = {i.target.name for i in program.instructions}
@@ -63,5 +63,3 @@ def _added(terms: list[Expr], printer: ExpressionPrinter) -> str:
         else:
             text += f".{'sub' if negative else 'add'}_({printer.text(positive)})"
     return text
-
-

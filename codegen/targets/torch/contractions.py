@@ -121,5 +121,3 @@ def _einsum(instruction: Contract, operands: Operands) -> Term:
     flat = [operands.narrowed(e) + (".squeeze(-1)" if is_column(e.indices) else "") for e in instruction.operands]
     call = f'torch.einsum("{inside}->{outside}", {", ".join(flat)})'
     return Term(call + (".unsqueeze(-1)" if is_column(instruction.target.indices) else ""))
-
-

@@ -1,6 +1,7 @@
 """SymPy scalar expressions as Python: ``math`` where no tensor is involved, ``torch`` where one is.
 
-Narrow factors stand before wide ones and positive terms before negative ones, so that text does not depend on SymPy's order.
+Narrow factors stand before wide ones and positive terms before negative ones, so that text does not depend on SymPy's
+order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _SUM, _PRODUCT, _NEGATION, _POWER, _ATOM = range(5)
 
 
 class ExpressionPrinter:
-    """Prints expressions whose entries are written by ``entry`` and whose axis lengths are written as ``sizes`` says."""
+    """Prints expressions; ``entry`` writes the entries of tensors, ``sizes`` says how axis lengths are written."""
 
     def __init__(self, entry: Callable[[Indexed], str], sizes: Mapping[Symbol, str] | None = None) -> None:
         self._entry = entry
@@ -58,7 +59,9 @@ class ExpressionPrinter:
         return repr(float(number)), _ATOM
 
     def _sum(self, expression: Add) -> str:
-        terms = sorted(expression.args, key=lambda t: (t.could_extract_minus_sign(), -_axes(t), bool(_below(t)), _order(t)))
+        terms = sorted(
+            expression.args, key=lambda t: (t.could_extract_minus_sign(), -_axes(t), bool(_below(t)), _order(t))
+        )
         text = self.text(terms[0], _PRODUCT)
         for term in terms[1:]:
             negative = term.could_extract_minus_sign()
@@ -92,7 +95,9 @@ class ExpressionPrinter:
             return _extreme(name, inside, expression)
         if name in _TENSOR_FUNCTIONS and len(inside) == 1:
             return f"{_home(expression)}.{name}({inside[0]})"
-        raise UsageError(f"the torch target cannot print {name} in {expression}; write it with the functions of the formula language")
+        raise UsageError(
+            f"the torch target cannot print {name} in {expression}; write it with the functions of the formula language"
+        )
 
 
 def _extreme(name: str, inside: list[str], expression: Expr) -> str:

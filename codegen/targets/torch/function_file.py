@@ -14,20 +14,20 @@ from codegen.targets.torch.words import branch, equations, forward_equation, lis
 def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
     """Return what ``function.py.jinja`` needs."""
     scale, backward = plan.scale_name, plan.backward.program
-    inputs = [v.name for v in plan.forward.inputs if v.name != scale]
-    saved = [v.name for v in backward.inputs if v.name in inputs]
+    inputs = plan.input_names
     portable = Style(own=inputs[0], wide=frozenset({scale}))
     in_place = Style(in_place=True, wide=frozenset({scale}))
     lines = {
         "scale_lines": _lines(plan.scale, Style()),
         "forward_lines": _lines(plan.forward, in_place),
         "forward_scaled_lines": _lines(plan.forward_scaled, portable),
+        "tangent_lines": _lines(plan.tangent, portable),
     }
     blocks = {"portable": _blocks(backward, portable), "in_place": _blocks(backward, in_place)}
     return {
         **branch(plan, with_bias),
         **_headings(plan, with_bias, inputs),
-        **_signatures(plan, inputs, saved),
+        **_signatures(plan),
         **_imports(str((lines, blocks))),
         **lines,
         **blocks,
@@ -46,16 +46,17 @@ def _headings(plan: Plan, with_bias: bool, inputs: Sequence[str]) -> dict[str, A
     }
 
 
-def _signatures(plan: Plan, inputs: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
-    scale, kappa = plan.scale_name, str(plan.kappa)
+def _signatures(plan: Plan) -> dict[str, Any]:
+    scale, kappa, inputs, saved = plan.scale_name, str(plan.kappa), plan.input_names, plan.saved_names
     scale_arguments = [v.name for v in plan.scale.inputs] + [str(s) for s in plan.scale.scalars]
-    gradient = ["g", *saved, scale, *(str(s) for s in plan.backward.program.scalars)]
-    results = plan.backward.program.outputs
+    backward = plan.backward.program
+    gradient = [*(v.name for v in backward.inputs), *(str(s) for s in backward.scalars)]
+    results = backward.outputs
     return {
         "scale_name": scale,
-        "scale_arguments": _typed(scale_arguments, kappa),
+        "scale_arguments": ", ".join(_typed(scale_arguments, kappa)),
         "scale_call": ", ".join(scale_arguments),
-        "gradient_arguments": _typed(gradient, kappa),
+        "gradient_arguments": [*_typed(gradient, kappa), "wanted: tuple[bool, ...]"],
         "gradient_call": ", ".join(gradient),
         "forward_arguments": _typed([*inputs, kappa], kappa),
         "forward_names": ", ".join((*(n if n in saved else "_" for n in inputs), "ctx.kappa")),
@@ -63,6 +64,8 @@ def _signatures(plan: Plan, inputs: Sequence[str], saved: Sequence[str]) -> dict
         "none_yet": " = ".join(results),
         "returned": ", ".join(results),
         "output": plan.forward.outputs[0],
+        "tangent_arguments": ["ctx: Any", *_typed(plan.tangent_names, kappa), "_: None"],
+        "tangent_output": plan.tangent.outputs[0],
     }
 
 
@@ -70,8 +73,8 @@ def _imports(printed: str) -> dict[str, bool]:
     return {"uses_math": "math." in printed, "uses_functional": "F." in printed}
 
 
-def _typed(names: Sequence[str], scalar: str) -> str:
-    return ", ".join(f"{name}: {'float' if name == scalar else 'Tensor'}" for name in names)
+def _typed(names: Sequence[str], scalar: str) -> list[str]:
+    return [f"{name}: {'float' if name == scalar else 'Tensor'}" for name in names]
 
 
 def _shape(plan: Plan, name: str) -> str:

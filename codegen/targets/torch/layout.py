@@ -1,5 +1,7 @@
 """How a value of a program lies in memory: what the torch target assumes, and what it refuses.
 
+By the indices of a value, where ``s`` is the batch index:
+
     (s, j)     a matrix with one sample a row            (s,)     a column, so that it scales rows by broadcasting
     (i, j)     a parameter matrix                        (i,)     a vector, so that it adds to every row by broadcasting
 """
@@ -29,7 +31,9 @@ def check_rank(program: Program) -> None:
     """Raise ``LayoutError`` for a value with more axes than a matrix."""
     for value in program.values.values():
         if len(value.indices) > 2:
-            raise LayoutError(f"program {program.name!r}: {value.name!r} has {len(value.indices)} axes; the torch target prints matrices")
+            raise LayoutError(
+                f"program {program.name!r}: {value.name!r} has {len(value.indices)} axes; torch prints matrices"
+            )
 
 
 def broadcast(entry: Indexed, target: Value) -> str:

@@ -3,8 +3,8 @@
     portable    no tensor is written twice and types promote: for graphs to be differentiated again, and for 16 bit
     in place    buffers that the program owns are reused: for 32 and 64 bit where no graph is recorded
 
-In the portable style a row scale and all that it touches is *wide*: at least float32. Products of matrices are taken, and results
-returned, in the input's own type.
+In the portable style a row scale and all that it touches is *wide*: at least float32. Products of matrices are taken,
+and results returned, in the input's own type.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Style:
-    """How to print: ``own`` names the tensor whose type results take (None: as they come), ``wide`` inputs of at least float32."""
+    """How to print: ``own`` names the tensor whose type results take (None: as they come), ``wide`` the wide inputs."""
 
     in_place: bool = False
     own: str | None = None
@@ -57,7 +57,7 @@ class TorchPrinter:
         self._operands = Operands(name_of, self._narrowed, lambda e: name_of(e) in self._wide, not style.in_place)
 
     def lines(self, names: Iterable[str] | None = None) -> list[Line]:
-        """Return the lines that assign the named values (all without names), a call that only goes on with a buffer joined to it."""
+        """Return the lines that assign the named values (all without names); a call that only goes on is joined."""
         chosen = None if names is None else set(names)
         result: list[Line] = []
         for instruction in self._program.instructions:

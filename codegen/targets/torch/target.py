@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.words import Family, family_context, quoted
+from codegen.targets.torch.wrap import fill, raised, signature
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,7 +27,9 @@ def files(families: Sequence[Family]) -> dict[str, str]:
     functions = quoted(sorted(c["function"] for c in shared["families"]))
     result["functional.py"] = _render("functional.py.jinja", {**shared, "exported": functions})
     result["modules.py"] = _render("modules.py.jinja", {**shared, "exported": quoted(shared["modules"])})
-    result["__init__.py"] = _render("__init__.py.jinja", {**shared, "exported": quoted([*shared["modules"], "functional"])})
+    result["__init__.py"] = _render(
+        "__init__.py.jinja", {**shared, "exported": quoted([*shared["modules"], "functional"])}
+    )
     for helper in ("_rows.py", "_checks.py"):
         result[helper] = _render(f"{helper}.jinja", {})
     result["py.typed"] = ""
@@ -35,13 +38,21 @@ def files(families: Sequence[Family]) -> dict[str, str]:
 
 def _shared(families: Sequence[Family]) -> dict[str, Any]:
     """Return what the files that hold several families need."""
-    contexts = [family_context(family) for family in families]
+    bare = [family.name for family in families if family.without_bias is not None]
+    contexts = [family_context(family, bare) for family in families]
     return {
         "families": contexts,
-        "branches": sorted((b for c in contexts for b in c["branches"]), key=lambda b: b["module"]),
-        "any_centres": any(c["centres"] for c in contexts),
+        "imports": _imports(contexts),
         "modules": sorted(c["module_class"] for c in contexts),
     }
+
+
+def _imports(contexts: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the imports of ``functional.py`` in the order in which ``ruff`` sorts them."""
+    homes = {b["module"]: [b["function_class"]] for c in contexts for b in c["branches"]}
+    homes["_checks"] = ["check_kappa", "check_operands"]
+    homes["_rows"] = ["apply", "as_given", "as_rows", *(["centred"] if any(c["centres"] for c in contexts) else [])]
+    return [f"from .{home} import {', '.join(names)}" for home, names in sorted(homes.items())]
 
 
 def _render(template: str, context: dict[str, Any]) -> str:
@@ -52,4 +63,5 @@ def _render(template: str, context: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals.update(fill=fill, signature=signature, raised=raised)
     return re.sub(r"\n+\Z", "\n", environment.get_template(template).render(context))

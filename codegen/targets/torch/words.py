@@ -14,6 +14,8 @@ from codegen.targets.torch.expressions import ExpressionPrinter
 from derive.errors import UsageError
 from derive.export.text import text
 
+_ZERO = " A row of zeros has no direction: its weight part and its gradient are zero."
+
 
 @dataclass(frozen=True)
 class Family:
@@ -22,6 +24,11 @@ class Family:
     name: str
     with_bias: Plan
     without_bias: Plan | None
+
+    @property
+    def kind(self) -> str:
+        """Whether the maps are normalising or non-normalising."""
+        return self.with_bias.kind
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -71,39 +78,72 @@ def branch(plan: Plan, with_bias: bool) -> dict[str, Any]:
     }
 
 
-def family_context(family: Family) -> dict[str, Any]:
-    """Return what the public function and module of one family say."""
+def family_context(family: Family, without_bias: Sequence[str]) -> dict[str, Any]:
+    """Return what the public function and module of one family say; ``without_bias`` names the maps that need none."""
     branches = [branch(plan, plan is family.with_bias) for plan in family.plans]
-    optional = family.without_bias is not None
-    defaults = [_number(plan.kappa_default) for plan in family.plans]
-    above = [_number(plan.kappa_above) for plan in family.plans]
-    same = len(set(defaults)) == 1
-    normalising = family.with_bias.kind == "normalising"
+    optional, normalising = family.without_bias is not None, family.kind == "normalising"
     return {
         "function": snake(family.name),
         "module_class": pascal(family.name),
-        "title": f"The {family.name} ({family.with_bias.kind}) solution of the affine divergence",
+        "title": f"The {family.name} ({family.kind}) solution of the affine divergence",
+        "formulas": _formulas(family),
         "branches": branches,
         "with_bias": branches[0],
         "without_bias": branches[-1],
         "bias_optional": optional,
         "bias_name": "bias" if optional else "offset",
-        "bias_words": ["        with a bias", "        without"] if optional else [""],
-        "no_bias": _no_bias(family),
-        "kappa_default": defaults[0] if same else None,
-        "kappa_words": f", above {above[0]}" if same else f"; None means {defaults[0]} with a bias, {defaults[-1]} without",
-        "kappa_choice": f"{defaults[-1]} if bias is None else {defaults[0]}",
-        "kappa_choice_module": f"{defaults[0]} if bias else {defaults[-1]}",
-        "above_choice": above[0] if len(set(above)) == 1 else f"{above[-1]} if bias is None else {above[0]}",
-        "above_choice_module": above[0] if len(set(above)) == 1 else f"{above[0]} if bias else {above[-1]}",
+        "no_bias": _no_bias(family, without_bias),
         "centres": normalising,
-        "zero_words": " A row of zeros has no direction: its weight part and its gradient are zero." if normalising else "",
+        "zero_words": _ZERO if normalising else "",
+        "forward_call": "input, self.weight, self.bias, self.kappa" + (", self.center" if normalising else ""),
+        **_kappa_context(family, normalising),
     }
 
 
-def _no_bias(family: Family) -> str:
-    """Return why the map needs its bias, and what to use instead."""
-    return f"the {family.name} solution exists only with a bias; give one, or use the norm-like solution, which needs none"
+def _kappa_context(family: Family, normalising: bool) -> dict[str, Any]:
+    """What signatures and checks say of kappa: one default, or one with a bias and one without."""
+    defaults = [_number(plan.kappa_default) for plan in family.plans]
+    above = [_number(plan.kappa_above) for plan in family.plans]
+    default = defaults[0] if len(set(defaults)) == 1 else None
+    return {
+        "function_arguments": _arguments(family.without_bias is not None, default, normalising),
+        "kappa_default": default,
+        "kappa_words": _kappa_words(defaults, above),
+        "kappa_choice": _choice("bias is None", defaults[-1], defaults[0]),
+        "kappa_choice_module": _choice("bias", defaults[0], defaults[-1]),
+        "above_choice": _choice("bias is None", above[-1], above[0]),
+        "above_choice_module": _choice("bias", above[0], above[-1]),
+    }
+
+
+def _choice(condition: str, first: str, second: str) -> str:
+    return first if first == second else f"{first} if {condition} else {second}"
+
+
+def _formulas(family: Family) -> list[str]:
+    """Return the map and its intermediates, a line a plan."""
+    words = [""] if family.without_bias is None else ["with a bias: ", "without: "]
+    lines = [", ".join((forward_equation(plan), *equations(plan))) for plan in family.plans]
+    return [word + line for word, line in zip(words, lines, strict=True)]
+
+
+def _arguments(bias_optional: bool, kappa: str | None, centres: bool) -> list[str]:
+    bias = "bias: Tensor | None = None" if bias_optional else "bias: Tensor"
+    setting = "kappa: float | None = None" if kappa is None else f"kappa: float = {kappa}"
+    return ["x: Tensor", "weight: Tensor", bias, setting, *(["center: bool = False"] if centres else [])]
+
+
+def _kappa_words(defaults: Sequence[str], above: Sequence[str]) -> str:
+    if len(set(defaults)) == 1:
+        return f", above {above[0]}"
+    with_bias = f"above {above[0]} with a bias, where None means {defaults[0]}"
+    return f"; {with_bias}; above {above[-1]} without, where it means {defaults[-1]}"
+
+
+def _no_bias(family: Family, without_bias: Sequence[str]) -> str:
+    """Return that the map needs its bias, and what to use instead."""
+    others = " or ".join(pascal(name) for name in without_bias) or "a linear layer"
+    return f"the {family.kind} {family.name} map exists only with a bias; keep the bias, or use {others}"
 
 
 def _number(value: Expr) -> str:

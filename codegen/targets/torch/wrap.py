@@ -1,0 +1,46 @@
+"""Line breaks of generated Python: prose filled, calls and signatures broken as ``ruff format`` breaks them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+WIDTH = 120
+
+
+def fill(text: str, indent: int = 0, hanging: int | None = None) -> str:
+    """Return a paragraph filled to the line length, without an indent on its first line, ``hanging`` on the others."""
+    later = " " * (indent if hanging is None else hanging)
+    lines = textwrap.wrap(
+        " ".join(text.split()),
+        WIDTH,
+        initial_indent=" " * indent,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines).lstrip()
+
+
+def signature(name: str, arguments: Sequence[str], returns: str, indent: int = 0) -> str:
+    """Return the head of a function: on one line, or its arguments on a line of their own, or each on its own."""
+    pad = " " * indent
+    whole = f"def {name}({', '.join(arguments)}) -> {returns}:"
+    if len(pad + whole) <= WIDTH:
+        return whole
+    inner = f"{pad}    {', '.join(arguments)}"
+    if len(inner) > WIDTH:
+        inner = "\n".join(f"{pad}    {argument}," for argument in arguments)
+    return f"def {name}(\n{inner}\n{pad}) -> {returns}:"
+
+
+def raised(error: str, message: str, indent: int) -> str:
+    """Return a ``raise`` statement; a message that is too long for a line is split between words."""
+    pad = " " * indent
+    whole = f'raise {error}("{message}")'
+    if len(pad + whole) <= WIDTH:
+        return whole
+    parts = textwrap.wrap(message, WIDTH - indent - 8, break_long_words=False, break_on_hyphens=False)
+    spaced = [part + " " for part in parts[:-1]] + parts[-1:]
+    inner = "\n".join(f'{pad}    "{part}"' for part in spaced)
+    return f"raise {error}(\n{inner}\n{pad})"
