@@ -78,7 +78,7 @@ def identifier(word: Excerpt, what: str, *, allowed: tuple[str, ...] = ()) -> st
         word.fail(f"{what} name {word.quoted} is longer than {LONGEST_NAME} characters", "shorten it")
     if not _IDENTIFIER.fullmatch(text) or "__" in text:
         word.fail(
-            f"{word.quoted} cannot name a {what}",
+            f"{word.quoted} cannot name {'an' if what[0] in 'aeiou' else 'a'} {what}",
             "use a letter first, then letters, digits and single underscores (ASCII only)",
         )
     if keyword.iskeyword(text):

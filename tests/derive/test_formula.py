@@ -214,6 +214,7 @@ BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
     "sum[i] = b[i]": (1, "'sum' is taken", "rename it"),
     "class[i] = b[i]": (6, "cannot read this", "mend the brackets"),
     "_z[i] = b[i]": (1, "'_z' cannot name a tensor", "a letter first"),
+    "z[_i] = b[_i]": (3, "'_i' cannot name an index", "a letter first"),
     "a__b[i] = b[i]": (1, "'a__b' cannot name a tensor", "single underscores"),
     "z" * 41 + "[i] = b[i]": (1, "longer than 40", "shorten"),
     "z.y = b[i]": (1, "'z.y' cannot be defined", "a name and its indices"),
