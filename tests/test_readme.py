@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +29,9 @@ def blocks() -> list[Block]:
 
 
 def commands() -> list[str]:
-    """Every line of every bash block that is not a comment."""
-    lines = [line.strip() for language, body in blocks() if language == "bash" for line in body.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
+    """Every different command of the bash blocks, without its comment."""
+    lines = [line for language, body in blocks() if language == "bash" for line in body.splitlines()]
+    return [line for line in dict.fromkeys(line.split("#")[0].strip() for line in lines) if line]
 
 
 def transcripts() -> list[tuple[str, str]]:
@@ -46,7 +47,7 @@ PYTHON = [body for language, body in blocks() if language == "python"]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """An environment in which ``affdiv`` and ``python`` are the ones under test."""
+    """An environment in which ``affdiv`` and ``python`` are the ones under test; beside it, a copy of the product."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, target in {
@@ -57,6 +58,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
         script.write_text(f'#!/bin/sh\nexec {target} "$@"\n', encoding="utf-8")
         script.chmod(0o755)
     path = os.pathsep.join([str(folder), os.environ["PATH"]])
+    shutil.copytree(
+        ROOT / "affine_divergence", tmp_path / "affine_divergence", ignore=shutil.ignore_patterns("__pycache__")
+    )
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "NO_COLOR": "1"}
 
 
@@ -97,7 +101,8 @@ def test_python_prints_what_its_comments_say(code: str, tmp_path: Path, environm
 
 @pytest.mark.parametrize("page", [README, *NOTES], ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose)
     local = [target for target in targets if "://" not in target]
     assert [target for target in local if not (page.parent / target).exists()] == []
 
