@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from derive.export.outline import Chapter
     from derive.forward_map import Layer
     from derive.record import Derivation
 
 LayerName = Annotated[str, typer.Argument(metavar="LAYER|FILE.toml", help="A layer's name or a layer in a TOML file.")]
+LayerNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[LAYER|FILE.toml]...", help="Which layers; if none, those of paper_notes."),
+]
+Angle = Annotated[
+    str | None, typer.Option("--angle", metavar="T", help="Also the map at an angle, e.g. '2*atan(r/2)'.")
+]
+Rule = Annotated[str, typer.Option("--rule", help="The update rule: sgd, momentum, weight-decay, sign, nlms, foof.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -47,13 +56,15 @@ def layers(as_json: AsJson = False) -> None:
 def derive(
     layer: LayerName,
     check: Annotated[bool, typer.Option("--check", help="Verify every step; exit 1 unless all hold.")] = False,
+    rule: Rule = "sgd",
     as_json: AsJson = False,
 ) -> None:
     """Derive the effective activation update of a layer, step by step."""
     from derive.export.json_schema import derivation_to_json
     from derive.export.terminal import derivation_lines
 
-    derivation = _full(_layer(layer))
+    chosen = _layer(layer)
+    derivation = _full(chosen) if rule == "sgd" else _under(chosen, rule)
     derivation = derivation.check() if check else derivation
     data = derivation_to_json(derivation)
     _print(data if as_json else derivation_lines(data))
@@ -61,18 +72,19 @@ def derive(
         _stop_unless_verified(data, quiet=as_json)
 
 
-def solve(layer: LayerName, as_json: AsJson = False) -> None:
+def solve(layer: LayerName, angle: Angle = None, as_json: AsJson = False) -> None:
     """Solve for the maps that cancel a layer's divergence, with their properties."""
     from derive.export.json_schema import solutions_to_json
     from derive.export.terminal import solutions_lines
 
-    data = solutions_to_json(_full(_layer(layer)))
+    data = solutions_to_json(_full(_layer(layer), angle))
     _print(data if as_json else solutions_lines(data))
 
 
 def latex(
     layers: Annotated[
-        list[str] | None, typer.Argument(metavar="[LAYER|FILE.toml]...", help="Which layers; all, if none is named.")
+        list[str] | None,
+        typer.Argument(metavar="[LAYER|FILE.toml]...", help="Which layers; if none, those of paper_notes."),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; else the terminal.")] = None,
     form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.LATEX,
@@ -88,8 +100,7 @@ def latex(
         raise UsageError("--pdf needs a file to write (-o FILE.tex) and --format latex")
     if pdf and output is not None and output.suffix == ".pdf":
         raise UsageError(f"-o {str(output)!r} names the LaTeX file; call it {str(output.with_suffix('.tex'))!r}")
-    derivations = [_full(chosen) for chosen in _chosen(layers or [])]
-    written = _document([d.check() for d in derivations] if check else derivations, form)
+    written = _document([_chapter(chosen, check) for chosen in _chosen(layers or [])], form)
     if output is None:
         typer.echo(written, nl=False)
         return
@@ -99,23 +110,25 @@ def latex(
         typer.echo(f"wrote {compile_pdf(output)}")
 
 
-def _document(derivations: list[Derivation], form: Format) -> str:
+def _document(chapters: list[Chapter], form: Format) -> str:
     from derive.export import html, latex, markdown, mathml
     from derive.export.outline import document_blocks
 
-    if form is Format.LATEX:
-        return latex.document(derivations)
-    blocks = document_blocks(derivations)
-    return {Format.MARKDOWN: markdown.render, Format.MATHML: mathml.render, Format.HTML: html.page}[form](blocks)
+    writers = {"latex": latex.page, "markdown": markdown.render, "mathml": mathml.render, "html": html.page}
+    return writers[form.value](document_blocks(chapters))
+
+
+def _chapter(layer: Layer, check: bool) -> Chapter:
+    from derive.export.summary import chapter
+
+    return chapter(layer, check)
 
 
 def _chosen(names: list[str]) -> list[Layer]:
-    """Return the named layers, or all that have parameters."""
-    from derive.layers import layer, layer_names
+    """Return the named layers, or those of the project's own document."""
+    from derive.export.summary import CHAPTERS
 
-    if names:
-        return [_layer(name) for name in names]
-    return [found for found in map(layer, layer_names()) if found.parameters]
+    return [_layer(name) for name in names or CHAPTERS]
 
 
 def _layer(name: str) -> Layer:
@@ -129,10 +142,20 @@ def _layer(name: str) -> Layer:
     return layer(name)
 
 
-def _full(layer: Layer) -> Derivation:
+def _full(layer: Layer, angle: str | None = None) -> Derivation:
     from derive.export.summary import full_derivation
 
-    return full_derivation(layer)
+    if angle is None:
+        return full_derivation(layer)
+    from derive.spec import parse_angle
+
+    return full_derivation(layer, parse_angle(angle))
+
+
+def _under(layer: Layer, rule: str) -> Derivation:
+    from derive.update import effective_update
+
+    return effective_update(layer, rule)
 
 
 def _print(content: dict[str, Any] | list[str]) -> None:

@@ -56,6 +56,7 @@ def map_to_json(found: CancellingMap) -> Json:
     notation = notation_for(found.mapped)
     return {
         "name": found.name,
+        "layer": found.layer.name,
         "kind": found.kind,
         "map": _formula(found.map, notation),
         "intermediates": [{"name": d.name, **_formula(d.expression, notation)} for d in found.mapped.definitions],
@@ -70,6 +71,7 @@ def map_to_json(found: CancellingMap) -> Json:
         "limit_infinity": found.limit_infinity,
         "weight_scale": _formula(found.weight_scale, notation),
         "angle": None if found.angle is None else _formula(found.angle, notation),
+        "decomposition": {name: _formula(part, notation) for name, part in found.decomposition},
         "assumptions": list(found.assumptions),
         "steps": [step_to_json(step, notation) for step in found.steps],
         "expression": record_tree(found),

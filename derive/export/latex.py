@@ -29,7 +29,7 @@ from derive.export.escape import label, latex_code, latex_text
 from derive.export.linebreak import LINE_WIDTH, break_lines
 from derive.export.maps import map_blocks
 from derive.export.notation import latex as expression_latex
-from derive.export.outline import derivation_blocks, document_blocks
+from derive.export.outline import Chapter, derivation_blocks, document_blocks
 from derive.export.pdf import compile_pdf as compile_pdf
 from derive.export.steps import step_blocks
 from derive.export.symbols import notation_for
@@ -80,9 +80,13 @@ def fragment(derivation: Derivation) -> str:
     return render(derivation_blocks(derivation))
 
 
-def document(derivations: Sequence[Derivation]) -> str:
+def document(items: Sequence[Derivation | Chapter]) -> str:
     """Return one complete document: set-up, a section per layer, what is ours, bibliography."""
-    blocks = document_blocks(derivations)
+    return page(document_blocks(items))
+
+
+def page(blocks: Sequence[Block]) -> str:
+    """Return the blocks of a document as a LaTeX file of its own."""
     title = next(block for block in blocks if isinstance(block, Heading) and block.level == 0)
     head = f"{_PREAMBLE}\\title{{{_prose(title.prose)}}}\n\\author{{}}\n\\date{{}}\n\\begin{{document}}\n\\maketitle\n"
     body = render(block for block in blocks if block is not title)

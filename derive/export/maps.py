@@ -13,18 +13,26 @@ from derive.export.tokens import width
 from derive.record import CancellingMap
 
 _CELL = 0.55 * LINE_WIDTH
+_DECOMPOSITION = {
+    "activation": "activation-like map: the length r becomes",
+    "offset": "beside it the constant entry",
+    "scale": "then a linear map and the scale",
+}
 
 
-def map_blocks(found: CancellingMap, printed: set[str] | None = None) -> list[Block]:
-    """Return the blocks of one cancelling map.
+def map_blocks(found: CancellingMap, printed: set[str] | None = None, of: str | None = None) -> list[Block]:
+    """Return the blocks of one cancelling map, a map of the layer ``of``; a map of a part of it says so.
 
     Steps whose id is in ``printed`` are left out, and the ids of the others are added to it.
     """
     original, mapped = notation_for(found.layer), notation_for(found.mapped)
     notation = Notation({**mapped.hints, **original.hints}, mapped.aliases)
+    heading = sentence(f"{found.name} map").rstrip(".")
+    if of is not None and of != found.layer.name:
+        heading += f" of {found.layer.name}"
     claim = map_claim(found.layer.name, found.name)
     origin = f"Reconstructed from the paper: {claim}." if claim else "Ours: this map is not in the paper."
-    blocks: list[Block] = [Heading(2, (sentence(f"{found.name} map").rstrip("."),)), Paragraph((origin,))]
+    blocks: list[Block] = [Heading(2, (heading,)), Paragraph((origin,))]
     narrow, wide = _split(_formulas(found), notation)
     rows = [(("kind",), (found.kind,)), *narrow, *_facts(found)]
     blocks += [Table((("property",), ("value",)), tuple(rows)), *wide]
@@ -41,7 +49,9 @@ def _formulas(found: CancellingMap) -> list[tuple[str, Expr]]:
         ("default kappa", found.kappa_default),
         ("variance-preserving weight scale", found.weight_scale),
     ]
-    return formulas if found.angle is None else [*formulas, ("angle", found.angle)]
+    if found.angle is not None:
+        formulas.append(("angle t(r)", found.angle))
+    return [*formulas, *((_DECOMPOSITION.get(name, name), part) for name, part in found.decomposition)]
 
 
 def _split(formulas: list[tuple[str, Expr]], notation: Notation) -> tuple[list[tuple[Prose, Prose]], list[Block]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sympy import Expr, IndexedBase
 
@@ -15,13 +16,43 @@ from derive.export.provenance import layer_claim
 from derive.export.steps import step_blocks
 from derive.export.symbols import Notation, notation_for
 from derive.forward_map import Layer
-from derive.record import Derivation
+from derive.record import Derivation, Step
 
+_INSEPARABLE = (
+    "Suppose that a map applied to the input before an ordinary layer gave the same output as dividing by a divisor at "
+    "each position. Then the divisor could not vary between positions that share input:"
+)
 _SHAPES = {
     "isotropic": "the same for every unit, a multiple of the identity",
     "diagonal": "diagonal, but different from unit to unit",
     "full": "a full matrix over the units",
 }
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A layer in a document: its derivation, what other update rules do to it, and why no separate map replaces it.
+
+    ``inseparability`` are the steps of a contradiction; none for a layer to which the question does not apply.
+    """
+
+    derivation: Derivation
+    under_rules: tuple[Derivation, ...] = ()
+    inseparability: tuple[Step, ...] = ()
+
+
+def chapter_blocks(chapter: Chapter) -> list[Block]:
+    """Return the blocks of one chapter."""
+    blocks = derivation_blocks(chapter.derivation)
+    notation = notation_for(chapter.derivation.layer)
+    if chapter.inseparability:
+        blocks += [Heading(2, ("Inseparability",)), Paragraph((_INSEPARABLE,))]
+        blocks += step_blocks(chapter.inseparability, notation)
+    printed = {step.id for step in chapter.derivation.steps}
+    for other in chapter.under_rules:
+        blocks += [Heading(2, (f"Under the rule {other.rule}",)), Paragraph(("Ours: not in the paper.",))]
+        blocks += [*step_blocks(other.steps, notation, printed), *_result(other, notation)]
+    return blocks
 
 
 def derivation_blocks(derivation: Derivation) -> list[Block]:
@@ -33,7 +64,7 @@ def derivation_blocks(derivation: Derivation) -> list[Block]:
     blocks += step_blocks(derivation.steps, notation, printed)
     blocks += [Heading(2, ("Result",)), *_result(derivation, notation)]
     for found in derivation.solutions:
-        blocks += map_blocks(found, printed)
+        blocks += map_blocks(found, printed, layer.name)
     for refusal in derivation.refusals:
         kind = "cancelling" if refusal.kind == "any" else refusal.kind
         blocks.append(Paragraph((f"There is no {kind} map: {refusal.reason}.",)))
@@ -109,12 +140,13 @@ def _listed(indices: Iterable[Index], notation: Notation) -> list[Inline]:
     return mixed[1:] or ["none"]
 
 
-def document_blocks(derivations: Sequence[Derivation]) -> list[Block]:
+def document_blocks(items: Sequence[Derivation | Chapter]) -> list[Block]:
     """Return the blocks of a whole document about several layers."""
+    chapters = [item if isinstance(item, Chapter) else Chapter(item) for item in items]
     blocks: list[Block] = [Heading(0, ("The affine divergence: derivations",)), *opening()]
-    for derivation in derivations:
-        blocks += derivation_blocks(derivation)
-    return [*blocks, *closing(derivations)]
+    for chapter in chapters:
+        blocks += chapter_blocks(chapter)
+    return [*blocks, *closing([chapter.derivation for chapter in chapters])]
 
 
 def equation_ids(blocks: Iterable[Block]) -> list[str]:

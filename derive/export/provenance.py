@@ -38,6 +38,7 @@ _LAYER_CLAIMS = {
     "convolution": "the abstract states the patchwise divergence of convolution",
     "attention": "the abstract states the divergence of attention",
 }
+_AFFINE = ("affine", "attention-projection", "attention-output")
 _MAP_CLAIMS = {
     "norm-like": "the author states that one correction is classical normalisation, derived without that motive",
     "affine-like": "the author states a second, affine-like correction; its form is inferred from its stated "
@@ -55,7 +56,7 @@ def map_claim(layer: str, name: str) -> str | None:
     """Return what of the paper a map reconstructs, or None where the map is ours."""
     if _family(layer) == "convolution":
         return _MAP_CLAIMS["patch-norm"]
-    return _MAP_CLAIMS.get(name) if _family(layer) == "affine" else None
+    return _MAP_CLAIMS.get(name) if layer in _AFFINE else None
 
 
 def _family(name: str) -> str:

@@ -1,8 +1,8 @@
 """One row per layer: its self factor and the maps that cancel it, for the table of all layers.
 
 Deriving every layer takes seconds, so the rows of the built-in layers are kept in ``layer_table.json`` beside this
-module. A row is used only while it bears the digest of its layer's forward map; any other is derived anew. A test derives
-all rows again and compares them with the file, which ``pytest tests/derive/export --update`` rewrites.
+module. A row is used only while it bears the digest of its layer's forward map; any other is derived anew. A test
+derives all rows again and compares them with the file, which ``pytest tests/derive/export --update`` rewrites.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sympy import Expr
+
+from derive.export.outline import Chapter
 from derive.export.record_trees import record_tree
 from derive.export.symbols import notation_for
 from derive.export.text import text
@@ -22,17 +25,51 @@ from derive.record import Derivation
 
 TABLE = Path(__file__).with_name("layer_table.json")
 SCHEMA = "affdiv.layers/1"
+CHAPTERS = (  # the document of paper_notes: one of each kind
+    "affine",
+    "linear",
+    "convolution",
+    "grouped-convolution",
+    "transposed-convolution",
+    "embedding",
+    "embedding-bag",
+    "attention",
+    "qk-norm>attention",
+    "low-rank",
+    "gated",
+    "rms-norm>affine",
+    "layer-norm>affine",
+    "batch-norm>affine",
+    "affine>rms-norm",
+    "affine>gain",
+)
 
 Row = dict[str, Any]
 
 
-def full_derivation(layer: Layer) -> Derivation:
-    """Derive a layer and solve for its cancelling maps."""
+def full_derivation(layer: Layer, angle: Expr | None = None) -> Derivation:
+    """Derive a layer and solve for its cancelling maps, with ``angle`` also for the one at that angle function."""
     from derive.cancel import solve
     from derive.update import effective_update
 
-    found = solve(layer)
+    found = solve(layer, angle)
     return replace(effective_update(layer), solutions=tuple(found.maps), refusals=tuple(found.refusals))
+
+
+def chapter(layer: Layer, check: bool) -> Chapter:
+    """Return a layer's chapter: its derivation, inseparability where it slides a kernel, other rules if it is affine."""
+    from derive.check import check_step, checked
+    from derive.inseparable import inseparability, overlapping
+    from derive.rules import RULES
+    from derive.update import effective_update
+
+    derivation = full_derivation(layer)
+    others = tuple(effective_update(layer, rule) for rule in RULES) if layer.name == "affine" else ()
+    proof = inseparability(layer) if overlapping(layer) else ()
+    if check:
+        derivation, others = checked(derivation), tuple(checked(other) for other in others)
+        proof = tuple(replace(step, verdict=check_step(step)) for step in proof)
+    return Chapter(derivation, others, proof)
 
 
 def layer_rows(layers: Mapping[str, Layer], kept: Mapping[str, Row] | None = None) -> list[Row]:
@@ -67,7 +104,7 @@ def layer_row(name: str, layer: Layer) -> Row:
         "isotropic": factor.isotropic,
         "parameter_free": factor.parameter_free,
     }
-    row["maps"] = [found.name for found in derivation.solutions]
+    row["maps"] = [found.name if found.layer == layer else found.mapped.name for found in derivation.solutions]
     row["refusals"] = [{"kind": refusal.kind, "reason": refusal.reason} for refusal in derivation.refusals]
     return row
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 _BREAKS = re.compile(r"(?= [+-] )|(?<=, )|(?<=[^*])(?=\*[^*])|(?<=/)(?=\()")
+_DECOMPOSITION = {"activation": "length r becomes", "offset": "constant entry", "scale": "scale"}
 _NARROWEST, _WIDEST = 40, 110
 
 
@@ -89,7 +90,7 @@ def solutions_lines(data: Mapping[str, Any]) -> list[str]:
 
 
 def _map_lines(found: Mapping[str, Any]) -> list[str]:
-    lines = [f"{found['name']} ({found['kind']})"]
+    lines = [f"{found['layer']}: {found['name']} ({found['kind']})"]
     for definition in found["intermediates"]:
         lines += formula_lines(definition["text"], "    ", f"{definition['name']} = ")
     lines += formula_lines(found["map"]["text"], "    ", "map = ")
@@ -103,6 +104,8 @@ def _map_lines(found: Mapping[str, Any]) -> list[str]:
         "at zero": found["limit_zero"],
         "at infinity": found["limit_infinity"],
         "weight scale": found["weight_scale"]["text"],
+        "angle": found["angle"]["text"] if found["angle"] else "none",
+        **{_DECOMPOSITION.get(name, name): part["text"] for name, part in found["decomposition"].items()},
         "assumes": "; ".join(found["assumptions"]),
     }
     for name, value in facts.items():
@@ -123,10 +126,17 @@ def table_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             lines.append(_row(row["name"], "no parameters", "-"))
             continue
         shape = factor["shape"] + ("" if factor["parameter_free"] else ", of parameters")
-        lines.append(_row(row["name"], shape, ", ".join(row["maps"]) or "none"))
+        lines.append(_row(row["name"], shape, _kinds(row["maps"])))
         room = line_width() - 4
         lines.append("    " + (factor["text"] if len(factor["text"]) <= room else factor["text"][: room - 3] + "..."))
     return lines
+
+
+def _kinds(maps: Iterable[str]) -> str:
+    """Return the names of maps, each once; a map of a layer's part has the part and a slash in front of its name."""
+    split = [name.rpartition("/") for name in maps]
+    own = ", ".join(dict.fromkeys(name for _, _, name in split))
+    return f"{own}, of parts" if any(part for part, _, _ in split) else own or "none"
 
 
 def _row(name: str, shape: str, maps: str) -> str:
