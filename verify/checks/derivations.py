@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-import derive
 from derive.check import check_step
 from derive.record import Status, Step
 from verify.checks.record import Outcome, Setting, Task
+from verify.derived import derived
 
 
 def tasks(layer: str) -> list[Task]:
@@ -16,12 +14,10 @@ def tasks(layer: str) -> list[Task]:
     return [_task(layer, step) for step in steps.values()]
 
 
-@cache
 def steps_of(layer: str) -> tuple[Step, ...]:
     """Return the steps of a layer's derivation and of every map that cancels its divergence."""
-    forward = derive.layer(layer)
-    found = derive.solve(forward)
-    return (*derive.effective_update(forward).steps, *(step for solution in found for step in solution.steps))
+    derivation = derived(layer)
+    return (*derivation.steps, *(step for found in derivation.solutions for step in found.steps))
 
 
 def _task(layer: str, step: Step) -> Task:

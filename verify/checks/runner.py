@@ -11,6 +11,7 @@ from derive.errors import UsageError
 from verify.checks import derivations, gradients, identities, references
 from verify.checks.record import Check, Outcome, Setting, Status, Task
 from verify.checks.subjects import LAYERS, subjects_of
+from verify.threads import one_thread
 
 DEVICES = ("cpu", "cuda")
 NO_CUDA = "no CUDA device on this machine (torch.cuda.is_available() is False)"
@@ -39,10 +40,11 @@ def run_checks(
     """Run the tasks in order and return their checks; ``progress`` hears of each as it ends."""
     if setting.device not in DEVICES:
         raise UsageError(f"device {setting.device!r} is not known; choose one of {', '.join(DEVICES)}")
-    checks = []
-    for number, task in enumerate(tasks, start=1):
-        checks.append(run_task(task, setting))
-        progress(checks[-1], number, len(tasks))
+    checks: list[Check] = []
+    with one_thread():
+        for number, task in enumerate(tasks, start=1):
+            checks.append(run_task(task, setting))
+            progress(checks[-1], number, len(tasks))
     return checks
 
 

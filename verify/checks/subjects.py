@@ -20,6 +20,7 @@ from derive.forward_map import Layer
 from derive.record import CancellingMap, Derivation
 from verify.checks.evaluate import Array, Point
 from verify.checks.record import Setting
+from verify.derived import derived
 
 LAYERS = ("affine", "linear")
 _ATTRIBUTES = {"W": "weight", "b": "bias"}
@@ -94,11 +95,11 @@ class Case:
 @cache
 def subjects_of(layer: str) -> tuple[Subject, ...]:
     """Return the uncorrected layer and every map that cancels its divergence."""
-    forward = derive.layer(layer)
+    derivation = derived(layer)
+    forward, factor = derivation.layer, derivation.self_factor.expression
     biased = "b" in {parameter.name for parameter in forward.parameters}
-    factor = _derivation(forward).self_factor.expression
     plain = Subject(layer, layer, forward, factor, lambda n, m, kappa: nn.Linear(n, m, bias=biased))
-    return (plain, *(_corrected(layer, found, biased) for found in derive.solve(forward)))
+    return (plain, *(_corrected(layer, found, biased) for found in derivation.solutions))
 
 
 def _corrected(layer: str, found: CancellingMap, biased: bool) -> Subject:

@@ -2,7 +2,8 @@
 
 With zero biases and weights of standard deviation sigma, ``Var z = sigma^2 * energy`` where the energy is the mean
 squared length of what the weights multiply: n E[x^2] for a plain layer, n behind a normaliser, kappa - 1 for norm-like
-and kappa (up to r^2/(r^2 + 1)) for affine-like. So sigma = 1/sqrt(energy), for affine-like 1/sqrt(kappa), not 1/sqrt(n).
+and kappa (up to r^2/(r^2 + 1)) for affine-like. Hence sigma = 1/sqrt(energy): 1/sqrt(kappa) for
+affine-like, not 1/sqrt(n).
 """
 
 from __future__ import annotations

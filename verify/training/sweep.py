@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from verify.threads import one_thread
 from verify.training.config import METHODS, TrialConfig
 from verify.training.data import load
 from verify.training.models import make_layer
@@ -114,10 +115,11 @@ def run_sweep(plan: Plan, progress: Callable[[int, int], None] = lambda done, to
     total = plan.updates(len(data.train))
     counter = _Counter(total, progress)
     trials = steps_of(plan.base, len(data.train))
-    tuning = tuple(run_trial(config, data, counter.one) for config in counter.trials(plan.tuning(), trials))
-    choices = tuple(choose(plan, method, tuning) for method in plan.methods)
-    chosen = {choice.method: choice.learning_rate for choice in choices}
-    final = tuple(run_trial(config, data, counter.one) for config in counter.trials(plan.final(chosen), trials))
+    with one_thread():
+        tuning = tuple(run_trial(config, data, counter.one) for config in counter.trials(plan.tuning(), trials))
+        choices = tuple(choose(plan, method, tuning) for method in plan.methods)
+        chosen = {choice.method: choice.learning_rate for choice in choices}
+        final = tuple(run_trial(config, data, counter.one) for config in counter.trials(plan.final(chosen), trials))
     parts = (len(data.train), len(data.validation), len(data.test))
     return SweepResult(plan, data.digest, parts, choices, tuning, final)
 

@@ -1,0 +1,153 @@
+"""``affdiv run`` and ``affdiv verify`` as a user meets them: output, exit codes, messages, and nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import affdiv
+from verify.checks import identities, runner
+from verify.run.table import print_stages
+from verify.training import sweep
+
+NEEDED = {"id", "layer", "backend", "device", "dtype", "status", "measured", "bound", "reason"}
+
+
+@pytest.fixture
+def small(monkeypatch, small_plan):
+    """Make ``affdiv run`` train the small plan."""
+    monkeypatch.setattr(sweep, "short_plan", lambda seed: small_plan)
+
+
+@pytest.fixture
+def broken_identity(monkeypatch):
+    """Make one identity fail: the derived change with the wrong sign."""
+    real = identities.sgd_change
+    monkeypatch.setattr(identities, "sgd_change", lambda case: -real(case))
+
+
+def test_verify_prints_a_table_and_the_seed(capsys):
+    assert affdiv.run(["verify", "affine", "--seed", "5"]) == 0
+    printed = capsys.readouterr()
+    assert "identity/affine-like/self-factor" in printed.out
+    assert "derivation/affine: " in printed.out
+    assert "0 failed, 0 skipped; seed 5" in printed.out
+    assert printed.err == ""
+
+
+def test_verify_json(capsys):
+    assert affdiv.run(["verify", "linear", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "affdiv.verification/1"
+    assert all(check.keys() >= NEEDED and check["layer"] == "linear" for check in document["checks"])
+    assert document["summary"] == {"pass": len(document["checks"]), "fail": 0, "skipped": 0}
+
+
+def test_a_failure_exits_1_and_says_how_to_repeat_it(capsys, broken_identity):
+    assert affdiv.run(["verify", "affine", "--only", "identity/affine-like/self-factor", "--seed", "9"]) == 1
+    printed = capsys.readouterr().out
+    assert "failed: identity/affine-like/self-factor (equation affine-like/self-factor)" in printed
+    assert "repeat: affdiv verify affine --only identity/affine-like/self-factor --seed 9" in printed
+    assert affdiv.run(["verify", "affine", "--only", "identity/affine-like/self-factor", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["summary"]["fail"] == 1
+
+
+def test_verify_lists_its_checks(capsys):
+    assert affdiv.run(["verify", "affine", "--list"]) == 0
+    assert capsys.readouterr().out.split() == [task.id for task in runner.tasks_for(["affine"])]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_is_skipped_with_its_reason(capsys):
+    assert affdiv.run(["verify", "affine", "--device", "cuda"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("no CUDA device on this machine") == 1
+    assert "0 failed, 0 skipped" not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["verify", "afine"], "no checks for layer 'afine'; layers that can be verified: affine, linear"),
+        (["verify", "--only", "identity/x"], "no check 'identity/x'"),
+        (["verify", "--device", "tpu"], "device 'tpu' is not known; choose one of cpu, cuda"),
+        (["verify", "--seed", "minus"], "Invalid value for '--seed'"),
+        (["run", "--seed", "-1"], "Invalid value for '--seed': Input should be greater than or equal to 0"),
+        (["run", "--out", "/proc/nowhere"], "output folder '/proc/nowhere' cannot be written"),
+    ],
+)
+def test_wrong_usage_exits_2_with_one_message(words, message, capsys):
+    assert affdiv.run(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert message in printed.err
+
+
+def test_run_writes_its_files_and_prints_the_same_as_json(tmp_path, capsys, small):
+    out = tmp_path / "new" / "folder"
+    assert affdiv.run(["run", "--out", str(out), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "", "no progress where there is no terminal"
+    assert sorted(p.name for p in out.iterdir()) == ["report.html", "results.json"]
+    result, written = json.loads(printed.out), json.loads((out / "results.json").read_text())
+    stages = [stage["name"] for stage in result.pop("stages")]
+    assert stages == ["derive", "solve", "generate --check", "verify", "train", "report"]
+    written.pop("stages")
+    assert result == written
+
+
+def test_stages_are_printed_as_a_table(small_run, capsys):
+    print_stages(small_run[0])
+    printed = capsys.readouterr().out
+    for stage in ("derive", "solve", "generate --check", "verify", "train", "report", "total"):
+        assert f"\n{stage} " in printed
+    assert printed.count(" pass ") == 6
+
+
+def test_run_with_a_failed_check_exits_1_and_still_reports(tmp_path, capsys, small, broken_identity, monkeypatch):
+    few = runner.tasks_for(["affine"], ["identity/affine-like/self-factor", "derivation/affine/self-factor"])
+    monkeypatch.setattr("verify.run.pipeline.tasks_for", lambda: few)
+    assert affdiv.run(["run", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "1 passed, 1 failed, 0 skipped: identity/affine-like/self-factor" in printed
+    assert 'role="alert"' in (tmp_path / "report.html").read_text()
+
+
+def test_a_file_in_the_way_is_refused_before_any_work(tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    start = time.perf_counter()
+    assert affdiv.run(["run", "--out", str(tmp_path / "out")]) == 2
+    assert time.perf_counter() - start < 5
+    assert "is a file, not a folder; name another folder with --out" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, capsys, small, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("verify.run.pipeline.tasks_for", lambda: [])
+    monkeypatch.setattr("verify.run.pipeline.run_sweep", interrupt)
+    assert affdiv.run(["run", "--out", str(tmp_path / "out")]) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, affdiv; affdiv.run(['verify', '-h']); assert not {'torch', 'sympy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_the_whole_run_takes_less_than_two_minutes(tmp_path):
+    start = time.perf_counter()
+    command = [sys.executable, "affdiv.py", "run", "--out", str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.perf_counter() - start < 120
+    training = json.loads((tmp_path / "results.json").read_text())["training"]
+    assert {choice["method"] for choice in training["choices"]} == set(sweep.METHODS)

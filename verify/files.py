@@ -1,0 +1,47 @@
+"""Refuse an output folder that cannot be written before the work is done; create it after."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from derive.errors import UsageError
+
+
+def check_folder(folder: Path, names: Iterable[str]) -> None:
+    """Raise UsageError unless the named files can be written into the folder, which need not exist yet.
+
+    Leaves nothing behind.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        what = (
+            f"output folder {str(folder)!r}"
+            if existing == folder
+            else f"{str(existing)!r}, where the output should go,"
+        )
+        raise UsageError(f"{what} is a file, not a folder; name another folder with --out, or move the file away")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as problem:
+        raise _refusal(folder, problem) from problem
+    for name in names:
+        if (folder / name).is_dir():
+            raise UsageError(
+                f"{str(folder / name)!r} is a folder where a file should go; move it away or choose another --out"
+            )
+
+
+def make_folder(folder: Path) -> None:
+    """Create the folder and its parents; raise UsageError where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise _refusal(folder, problem) from problem
+
+
+def _refusal(folder: Path, problem: OSError) -> UsageError:
+    reason = problem.strerror or problem
+    return UsageError(f"output folder {str(folder)!r} cannot be written: {reason}; name another folder with --out")

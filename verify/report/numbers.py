@@ -1,0 +1,44 @@
+"""Numbers as a reader wants them: few digits, powers of ten as powers, how far from one rather than 1.0000000000."""
+
+from __future__ import annotations
+
+import math
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with that many significant digits; a dash for None."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "not a number"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits}g}".replace("-", "−")
+    mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
+    power = "10" + str(int(exponent)).translate(_SUPERSCRIPTS)
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return power if mantissa == "1" else f"{mantissa.replace('-', '−')} × {power}"
+
+
+def factor(value: float) -> str:
+    """Return a ratio; one that is 1 up to a little is written as 1 and the little: ``1 + 4 × 10⁻¹⁶``."""
+    excess = value - 1
+    if excess == 0:
+        return "1"
+    if abs(excess) < 1e-2:
+        return f"1 {'+' if excess > 0 else '−'} {number(abs(excess))}"
+    return number(value)
+
+
+def percent(share: float | None) -> str:
+    """Return a share as a percentage with one decimal; a dash for None."""
+    return "–" if share is None else f"{100 * share:.1f}\u202f%"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration: ``0.4 s``, ``12 s``, ``1 min 5 s``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
