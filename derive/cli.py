@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 LayerName = Annotated[str, typer.Argument(metavar="LAYER|FILE.toml", help="A layer's name or a layer in a TOML file.")]
 LayerNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[LAYER|FILE.toml]...", help="Which layers; if none, those of paper_notes."),
+    typer.Argument(metavar="[LAYER|FILE.toml]...", help="Which layers; else those of paper_notes."),
 ]
-Angle = Annotated[
-    str | None, typer.Option("--angle", metavar="T", help="Also the map at an angle, e.g. '2*atan(r/2)'.")
-]
+Angle = Annotated[str | None, typer.Option("--angle", metavar="T", help="Also the map at this angle: '2*atan(r/2)'.")]
 Rule = Annotated[str, typer.Option("--rule", help="The update rule: sgd, momentum, weight-decay, sign, nlms, foof.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -82,10 +80,7 @@ def solve(layer: LayerName, angle: Angle = None, as_json: AsJson = False) -> Non
 
 
 def latex(
-    layers: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[LAYER|FILE.toml]...", help="Which layers; if none, those of paper_notes."),
-    ] = None,
+    layers: LayerNames = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; else the terminal.")] = None,
     form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.LATEX,
     pdf: Annotated[bool, typer.Option("--pdf", help="Compile the LaTeX with pdflatex; needs -o.")] = False,

@@ -57,7 +57,7 @@ def full_derivation(layer: Layer, angle: Expr | None = None) -> Derivation:
 
 
 def chapter(layer: Layer, check: bool) -> Chapter:
-    """Return a layer's chapter: its derivation, inseparability where it slides a kernel, other rules if it is affine."""
+    """Return a layer's chapter: its derivation, inseparability where it slides a kernel, other rules if affine."""
     from derive.check import check_step, checked
     from derive.inseparable import inseparability, overlapping
     from derive.rules import RULES
