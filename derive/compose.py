@@ -40,7 +40,7 @@ def _follow(first: Layer, second: Layer) -> Layer:
     sizes = tuple(dict.fromkeys((*first.sizes, *(s for s in moved.sizes if s.is_Symbol))))
     return Layer(
         name=f"{first.name}>{second.name}",
-        title=f"{first.title}, then {second.title[:1].lower()}{second.title[1:]}",
+        title=f"{first.title}, then {_in_sentence(second.title)}",
         sizes=sizes,
         inputs=(*first.inputs, *(t for t in moved.inputs if t.name != middle.name)),
         parameters=(*first.parameters, *moved.parameters),
@@ -49,6 +49,11 @@ def _follow(first: Layer, second: Layer) -> Layer:
         scalars=tuple(dict.fromkeys((*first.scalars, *moved.scalars))),
         notes=(*first.notes, *moved.notes),
     )
+
+
+def _in_sentence(title: str) -> str:
+    """Return a title as it stands within a sentence: an acronym keeps its capitals."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
 @dataclass(frozen=True)
