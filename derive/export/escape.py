@@ -26,9 +26,8 @@ _LATEX = {
     '"': r"\textquotedbl{}",
     "'": "'",
     "`": r"\textasciigrave{}",
-    "-": "-{}",
-    "–": "--",
-    "—": "---",
+    "–": r"\textendash{}",
+    "—": r"\textemdash{}",
     "’": "'",
     "“": "``",
     "”": "''",
@@ -67,7 +66,7 @@ _MARKDOWN = re.compile(r"[\\`*_\[\]<>#|~$&]|^[-+](?= )|^\d+[.)](?= )|@")
 
 def latex_text(text: str) -> str:
     """Return plain text as LaTeX text; control characters become spaces."""
-    return "".join(_latex_character(c) for c in text)
+    return "".join(_latex_character(c) for c in text).replace("--", "-{}-")
 
 
 def _latex_character(character: str) -> str:

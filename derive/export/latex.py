@@ -1,6 +1,6 @@
 r"""Derivations as LaTeX: a fragment to include, or one complete document that pdfLaTeX compiles.
 
-A fragment needs ``\usepackage{amsmath,amssymb,graphicx,booktabs}``. Every equation of a step carries its id as a label:
+A fragment needs ``\usepackage{amsmath,amssymb,graphicx,array,booktabs,longtable}``. Every equation of a step carries its id as a label:
 ``\label{eq:affine/self-factor}``.
 """
 
@@ -44,7 +44,7 @@ _PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
 \usepackage[margin=2.5cm]{geometry}
-\usepackage{amsmath,amssymb,graphicx,booktabs,longtable,textcomp}
+\usepackage{amsmath,amssymb,graphicx,array,booktabs,longtable,textcomp}
 \ifdefined\pdfinfoomitdate\pdfinfoomitdate=1\pdftrailerid{}\fi
 \allowdisplaybreaks
 \setlength{\emergencystretch}{3em}
@@ -149,11 +149,17 @@ def _(block: Table) -> str:
     columns = len(block.header)
     share = 0.92 / columns
     widths = [0.27, 0.65] if columns == 2 else [share] * columns
-    shape = "".join(rf"p{{{w:.3f}\linewidth}}" for w in widths)
-    rows = [" & ".join(_prose(cell) for cell in row) + r" \\" for row in block.rows]
+    shape = "".join(rf">{{\raggedright\arraybackslash}}p{{{w:.3f}\linewidth}}" for w in widths)
+    rows = [" & ".join(_cell(cell) for cell in row) + r" \\" for row in block.rows]
     head = " & ".join(rf"\textbf{{{_prose(cell)}}}" for cell in block.header) + r" \\"
     lines = [rf"\begin{{longtable}}{{@{{}}{shape}@{{}}}}", r"\toprule", head, r"\midrule", r"\endhead", *rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{longtable}"]) + "\n\n"
+    stretched = ["{", r"\renewcommand{\arraystretch}{1.35}", *lines, r"\bottomrule", r"\end{longtable}", "}"]
+    return "\n".join(stretched) + "\n\n"
+
+
+def _cell(cell: Prose) -> str:
+    """Return a cell; its fractions are large, since there is room."""
+    return "".join(rf"$\displaystyle {part.latex}$" if isinstance(part, Math) else _inline(part) for part in cell)
 
 
 @_block.register

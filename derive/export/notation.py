@@ -57,6 +57,8 @@ def name_parts(name: str) -> tuple[str, str]:
     match = None if _letter(name) else _MARKED.fullmatch(name)
     stem, mark = (part for part in match.groups() if part) if match else (name, "")
     known = _letter(stem)
+    if known is None and mark.isdigit():
+        return rf"\mathit{{{escaped_name(stem)}}}", mark
     if known is None:
         return rf"\mathit{{{escaped_name(name)}}}", ""
     return known, mark if len(mark) < 2 or mark.isdigit() else rf"\mathrm{{{mark}}}"
