@@ -1,6 +1,7 @@
 r"""Derivations as LaTeX: a fragment to include, or one complete document that pdfLaTeX compiles.
 
-A fragment needs ``\usepackage{amsmath,amssymb,graphicx,array,booktabs,longtable}``. Every equation of a step carries its id as a label:
+A fragment needs ``\usepackage{amsmath,amssymb,graphicx,array,booktabs,longtable}``. Every equation of a step carries
+its id as a label:
 ``\label{eq:affine/self-factor}``.
 """
 

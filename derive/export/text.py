@@ -1,6 +1,6 @@
 """Expressions as plain text, for terminals and JSON, in the syntax of the formula language wherever it has one.
 
-``sum[j](x[s,j]**2)`` is a sum over the whole axis of ``j``; ``delta[i,i']`` is 1 where the indices agree;
+``sum[j](x[s,j]**2)`` is a sum over the whole axis of ``j``; ``delta(i, i')`` is 1 where the indices agree;
 ``within(e, n)`` and ``divides(d, e)`` are the range and divisibility guards; ``diff(e, W[i,j])`` and
 ``at_zero(e, eta)`` are derivatives not yet carried out.
 """
@@ -66,7 +66,7 @@ class TextPrinter(StrPrinter):
         return f"sum[{letters}]({body})"
 
     def _print_KroneckerDelta(self, expression: KroneckerDelta) -> str:
-        return "delta[" + ",".join(sorted(self._print(a) for a in expression.args)) + "]"
+        return f"delta({', '.join(sorted(self._print(a) for a in expression.args))})"
 
     def _print_Within(self, expression: Within) -> str:
         return self._call("within", expression.args)
