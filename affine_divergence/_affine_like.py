@@ -25,7 +25,7 @@ from ._rows import magnitude, sum_of_squares
 
 
 def scale(x: Tensor, kappa: float) -> Tensor:
-    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32; autograd can differentiate it.
+    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32, differentiable by ``x``.
 
     f[s] = sqrt(kappa)/sqrt(E[s] + 1)
     """
@@ -58,10 +58,11 @@ def gradients(
     return dx, dW, db
 
 
-class AffineLike(torch.autograd.Function):
+class AffineLikeReverse(torch.autograd.Function):
     """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; gives the output (B, m) and the row scale (B, 1).
 
-    The row scale carries no gradient. Nothing is checked here: see ``functional``.
+    The row scale carries no gradient. Nothing is checked here: see ``functional``. Reverse mode only, which is what
+    ``torch.compile`` can trace.
     """
 
     generate_vmap_rule = True
@@ -109,6 +110,10 @@ class AffineLike(torch.autograd.Function):
             db = f.squeeze(-1) @ g  # affine-like/backward-db
         return dx, dW, db, None
 
+
+class AffineLike(AffineLikeReverse):
+    """The same with tangents, for forward mode."""
+
     @staticmethod
     def jvp(ctx: Any, x_t: Tensor, W_t: Tensor, b_t: Tensor, _: None) -> tuple[Tensor, None]:
         """Return the tangent of the output from those of ``x``, ``W`` and ``b``, and None for the row scale."""
@@ -120,6 +125,7 @@ class AffineLike(torch.autograd.Function):
         u_x_t = (u * x_t).sum(-1, keepdim=True)
         uW = F.linear(u.to(x.dtype), W)
         u_W_t = F.linear(u.to(x.dtype), W_t)
-        c = f * u_x_t / kappa
-        z_t = (f * x_t_W + u_W_t + f * (kappa * b_t - f * u_x_t * b) / kappa - c * uW).to(x.dtype)  # affine-like/tangent
+        c = f**2 * u_x_t / kappa
+        c2 = f * u_x_t / kappa
+        z_t = (f * x_t_W + u_W_t + f * b_t - c2 * uW - c * b).to(x.dtype)  # affine-like/tangent
         return z_t, None

@@ -15,7 +15,7 @@ def check_kappa(name: str, kappa: object, above: float) -> float:
     if isinstance(kappa, bool) or not isinstance(kappa, int | float):
         raise TypeError(f"{name}: kappa is a {type(kappa).__name__}; give a number, it is a setting and not a tensor")
     if not (above < kappa < math.inf):
-        raise ValueError(f"{name}: kappa is {kappa}; the scale is real only above {above:g}: give a finite number above it")
+        raise ValueError(f"{name}: kappa is {kappa}; give a finite number above {above:g}, where the scale is real")
     return float(kappa)
 
 
@@ -46,7 +46,7 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
             "the last axis of x must have that length"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"{name}: bias has shape {_shape(bias)}; weight gives {weight.shape[0]} features, use that length")
+        raise ValueError(f"{name}: bias has shape {_shape(bias)}; weight gives {weight.shape[0]} features: use that")
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         return _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)

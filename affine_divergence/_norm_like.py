@@ -25,7 +25,7 @@ from ._rows import magnitude, sum_of_squares
 
 
 def scale(x: Tensor, kappa: float) -> Tensor:
-    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32; autograd can differentiate it.
+    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32, differentiable by ``x``.
 
     f[s] = sqrt(kappa - 1)/sqrt(E[s])
     """
@@ -58,10 +58,11 @@ def gradients(
     return dx, dW, db
 
 
-class NormLike(torch.autograd.Function):
+class NormLikeReverse(torch.autograd.Function):
     """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; gives the output (B, m) and the row scale (B, 1).
 
-    The row scale carries no gradient. Nothing is checked here: see ``functional``.
+    The row scale carries no gradient. Nothing is checked here: see ``functional``. Reverse mode only, which is what
+    ``torch.compile`` can trace.
     """
 
     generate_vmap_rule = True
@@ -106,6 +107,10 @@ class NormLike(torch.autograd.Function):
         if wanted[2]:
             db = g.sum(0)  # norm-like/backward-db
         return dx, dW, db, None
+
+
+class NormLike(NormLikeReverse):
+    """The same with tangents, for forward mode."""
 
     @staticmethod
     def jvp(ctx: Any, x_t: Tensor, W_t: Tensor, b_t: Tensor, _: None) -> tuple[Tensor, None]:

@@ -25,7 +25,7 @@ from ._rows import magnitude, sum_of_squares
 
 
 def scale(x: Tensor, kappa: float) -> Tensor:
-    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32; autograd can differentiate it.
+    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32, differentiable by ``x``.
 
     f[s] = sqrt(kappa)/sqrt(E[s])
     """
@@ -56,10 +56,11 @@ def gradients(
     return dx, dW
 
 
-class NormLikeWithoutBias(torch.autograd.Function):
+class NormLikeWithoutBiasReverse(torch.autograd.Function):
     """The map of ``x`` (B, n), ``W`` (m, n) and kappa; gives the output (B, m) and the row scale (B, 1).
 
-    The row scale carries no gradient. Nothing is checked here: see ``functional``.
+    The row scale carries no gradient. Nothing is checked here: see ``functional``. Reverse mode only, which is what
+    ``torch.compile`` can trace.
     """
 
     generate_vmap_rule = True
@@ -102,6 +103,10 @@ class NormLikeWithoutBias(torch.autograd.Function):
         if wanted[1]:
             dW = g.t() @ u  # linear/norm-like/backward-dW
         return dx, dW, None
+
+
+class NormLikeWithoutBias(NormLikeWithoutBiasReverse):
+    """The same with tangents, for forward mode."""
 
     @staticmethod
     def jvp(ctx: Any, x_t: Tensor, W_t: Tensor, _: None) -> tuple[Tensor, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 
 def magnitude(x: Tensor) -> Tensor:
@@ -32,9 +33,10 @@ def as_rows(x: Tensor) -> Tensor:
     return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
 
 
-def apply(function: type[torch.autograd.Function], *arguments: Tensor | float | None) -> Tensor:
-    """Return the first result, the map's output, of a generated ``torch.autograd.Function``."""
-    output: Tensor = function.apply(*arguments)[0]  # type: ignore[no-untyped-call]
+def apply(eager: type[Function], traced: type[Function], *arguments: Tensor | float | None) -> Tensor:
+    """Return the first result, the map's output, of a generated function; ``traced`` is the form that compilers read."""
+    chosen = traced if torch.compiler.is_compiling() else eager
+    output: Tensor = chosen.apply(*arguments)[0]  # type: ignore[no-untyped-call]
     return output
 
 

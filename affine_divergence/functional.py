@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._affine_like import AffineLike
+from ._affine_like import AffineLike, AffineLikeReverse
 from ._checks import check_kappa, check_operands
-from ._norm_like import NormLike
-from ._norm_like_without_bias import NormLikeWithoutBias
+from ._norm_like import NormLike, NormLikeReverse
+from ._norm_like_without_bias import NormLikeWithoutBias, NormLikeWithoutBiasReverse
 from ._rows import apply, as_given, as_rows, centred
 
 __all__ = ["affine_like", "norm_like"]
@@ -43,7 +43,8 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0) -> 
     kappa = check_kappa("affine_like", kappa, above=0.0)
     x, weight, offset = check_operands("affine_like", x, weight, bias)
     rows = as_rows(x)
-    return as_given(apply(AffineLike, rows, weight, offset, kappa), x)
+    z = apply(AffineLike, AffineLikeReverse, rows, weight, offset, kappa)
+    return as_given(z, x)
 
 
 def norm_like(
@@ -75,5 +76,7 @@ def norm_like(
     x, weight, bias = check_operands("norm_like", x, weight, bias)
     rows = as_rows(centred(x) if center else x)
     if bias is None:
-        return as_given(apply(NormLikeWithoutBias, rows, weight, kappa), x)
-    return as_given(apply(NormLike, rows, weight, bias, kappa), x)
+        z = apply(NormLikeWithoutBias, NormLikeWithoutBiasReverse, rows, weight, kappa)
+        return as_given(z, x)
+    z = apply(NormLike, NormLikeReverse, rows, weight, bias, kappa)
+    return as_given(z, x)

@@ -30,26 +30,26 @@ def support(expression: Expr) -> tuple[Index, ...]:
 def arranged(expression: Expr, indices: Sequence[Index], narrow: Callable[[Expr], Expr]) -> Expr:
     """Return an equal expression whose narrow coefficients went through ``narrow``, which gives them a name.
 
-    An expression without a wide entry, or that is no polynomial in its wide entries, is returned as it is.
+    An entry is wide if it varies along the last axis. An expression that is no polynomial in wide entries, or has none,
+    is returned as it is.
     """
-    wide = [e for e in entries(expression) if set(e.indices) == set(indices)]
+    wide = [e for e in entries(expression) if indices[-1] in e.indices]
     if len(indices) < 2 or not wide or not expression.is_polynomial(*wide):
         return expression
     polynomial = sympy.Poly(sympy.expand(expression), *wide)
     terms = []
     for powers, coefficient in polynomial.terms():
         monomial = Mul(*(w**p for w, p in zip(wide, powers, strict=True)))
-        terms.append(_named(factored(coefficient), indices, narrow) * monomial)
+        terms.append(_named(factored(coefficient), narrow) * monomial)
     return _common_factor(terms)
 
 
-def _named(coefficient: Expr, indices: Sequence[Index], narrow: Callable[[Expr], Expr]) -> Expr:
-    """Name a coefficient unless it is a number, a single entry, or as wide as the result."""
+def _named(coefficient: Expr, narrow: Callable[[Expr], Expr]) -> Expr:
+    """Name a coefficient unless it is a number or a single entry."""
     negative = coefficient.could_extract_minus_sign()
     positive = -coefficient if negative else coefficient
-    is_wide = set(support(positive)) == set(indices)
     simple = isinstance(positive, Indexed) or not positive.has(Indexed)
-    named = positive if simple or is_wide else narrow(positive)
+    named = positive if simple else narrow(positive)
     return -named if negative else named
 
 

@@ -76,7 +76,7 @@ def _run(
     if isinstance(instruction, Magnitude):
         axes = tuple(k for k, i in enumerate(instruction.operand.indices) if i in instruction.summed)
         size = numpy.abs(values[name_of(instruction.operand)]).sum(axis=axes)
-        return numpy.asarray(numpy.where(size > 0, size, 1.0))
+        return numpy.asarray(numpy.maximum(size, numpy.finfo(numpy.float64).tiny ** 0.5))
     assert isinstance(instruction, Pointwise)
     result = evaluate(instruction.expression, lambda e: _aligned(values[name_of(e)], e.indices, indices), numbers)
     return numpy.asarray(numpy.broadcast_to(result, shape))

@@ -16,9 +16,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
+from codegen.exchange import put_in_place, sync_folder
 from codegen.plan import plan
 from codegen.targets.torch.target import files
 from codegen.targets.torch.words import Family
@@ -30,6 +30,7 @@ from derive.record import CancellingMap
 SCHEMA = "affdiv.package/1"
 DEFAULT_PACKAGE = "affine_divergence"
 MANIFEST = "manifest.json"
+TARGETS = ("torch",)
 
 
 def build(package: str = DEFAULT_PACKAGE) -> dict[str, str]:
@@ -62,18 +63,18 @@ def check_name(package: str) -> None:
     """Raise ``UsageError`` unless ``package`` can be imported and hides no module of Python or of this project."""
     if not package.isidentifier() or not package.isascii() or keyword.iskeyword(package):
         raise UsageError(f"package name {package!r} is not an identifier; use letters, digits and underscores")
-    taken = {
-        *sys.stdlib_module_names,
-        *sys.builtin_module_names,
-        "torch",
-        "derive",
-        "codegen",
-        "verify",
-        "tests",
-        "affdiv",
-    }
+    libraries = {"torch", "numpy", "sympy", "triton", "cuda"}
+    rooms = {"derive", "codegen", "verify", "tests", "affdiv"}
+    taken = {*sys.stdlib_module_names, *sys.builtin_module_names, *libraries, *rooms}
     if package.lower() in {name.lower() for name in taken}:
         raise UsageError(f"package name {package!r} would hide the module of that name; choose another")
+
+
+def check_targets(targets: Sequence[str]) -> None:
+    """Raise ``UsageError`` unless the targets are known and include plain PyTorch, which every package needs."""
+    unknown = [t for t in targets if t not in TARGETS]
+    if unknown or TARGETS[0] not in targets:
+        raise UsageError(f"targets {','.join(targets)!r}: {TARGETS[0]} is needed, and known are: {', '.join(TARGETS)}")
 
 
 def differences(texts: dict[str, str], folder: Path) -> list[str]:
@@ -100,9 +101,9 @@ def _our_files(folder: Path) -> list[Path]:
 def write(texts: dict[str, str], folder: Path) -> None:
     """Replace the folder by one that holds exactly ``texts``; raise ``UsageError`` for a place that cannot be written.
 
-    A folder that holds files and no manifest of ours is never replaced.
+    A folder that holds a file which was not generated is never replaced.
     """
-    _refuse_foreign(folder)
+    _refuse_foreign(folder, texts)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new.", dir=folder.parent))
@@ -114,17 +115,28 @@ def write(texts: dict[str, str], folder: Path) -> None:
         for name, text in texts.items():
             _write_file(staging / name, text)
         staging.chmod(0o755)
-        _sync_folder(staging)
-        _swap(staging, folder)
+        sync_folder(staging)
+        put_in_place(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_foreign(folder: Path, texts: dict[str, str]) -> None:
+    """Refuse to replace a folder that holds a file which its manifest does not list and that is not about to be written."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; choose a folder")
-    if _our_files(folder) and not (folder / MANIFEST).is_file():
-        raise UsageError(f"{folder} holds files but no {MANIFEST} of ours; choose an empty folder, or remove it first")
+    known = {*texts, *_listed(folder)} if (folder / MANIFEST).is_file() else set()
+    foreign = sorted({p.relative_to(folder).as_posix() for p in _our_files(folder)} - known)
+    if foreign:
+        raise UsageError(f"{folder} holds {foreign[0]}, which was not generated; move it away or choose another folder")
+
+
+def _listed(folder: Path) -> list[str]:
+    """Return the files that the manifest in a folder lists; none if it cannot be read."""
+    try:
+        return list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _write_file(path: Path, text: str) -> None:
@@ -133,28 +145,3 @@ def _write_file(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # some systems cannot open a folder; the renames below are still atomic
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _swap(staging: Path, folder: Path) -> None:
-    """Put the staged folder in the old one's place."""
-    if not folder.exists():
-        os.replace(staging, folder)
-        return
-    retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    os.replace(folder, retired)
-    try:
-        os.replace(staging, folder)
-    except OSError:
-        os.replace(retired, folder)
-        raise
-    shutil.rmtree(retired, ignore_errors=True)
-    _sync_folder(folder.parent)

@@ -89,7 +89,7 @@ class Pointwise:
 class Magnitude:
     """``target`` = a positive number about as large as the operand along the summed indices; derivatives ignore it.
 
-    Which number is the target's choice: whatever follows must not depend on it.
+    Which number is the target's choice, but its own square must not vanish. Whatever follows must not depend on it.
     """
 
     target: Value

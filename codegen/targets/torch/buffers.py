@@ -1,7 +1,9 @@
 """A pointwise expression as a chain of in-place calls on a buffer that nothing else needs any more.
 
-f*v - c*u  with buffer v      v.mul_(f).addcmul_(c, u, value=-1)
-f*(y + b)  with buffer y      y.add_(b).mul_(f)
+For example:
+
+    f*v - c*u  with buffer v      v.mul_(f).addcmul_(c, u, value=-1)
+    f*(y + b)  with buffer y      y.add_(b).mul_(f)
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 from codegen.plan import Plan
 from codegen.program import Program
-from codegen.targets.torch.printer import Style, TorchPrinter
+from codegen.targets.torch.printer import Line, Style, TorchPrinter
 from codegen.targets.torch.words import branch, equations, forward_equation, listed
 
 
@@ -84,7 +84,11 @@ def _shape(plan: Plan, name: str) -> str:
 
 
 def _lines(program: Program, style: Style) -> list[str]:
-    return [str(line) for line in TorchPrinter(program, style).lines()]
+    return _printed(TorchPrinter(program, style).lines())
+
+
+def _printed(lines: Sequence[Line]) -> list[str]:
+    return [text for line in lines for text in line.printed()]
 
 
 def _blocks(program: Program, style: Style) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def _blocks(program: Program, style: Style) -> dict[str, Any]:
     needs = {o: {i.target.name for i in program.needed_for([o])} for o in program.outputs}
     shared = {n for o, names in needs.items() for n in names if any(n in needs[p] for p in needs if p != o)}
     printer = TorchPrinter(program, style)
-    common = [str(line) for line in printer.lines(shared)]
+    common = _printed(printer.lines(shared))
     own = [printer.lines(needs[o] - shared) for o in program.outputs]
-    blocks = [{"position": k, "lines": [str(line) for line in lines]} for k, lines in enumerate(own)]
+    blocks = [{"position": k, "lines": _printed(lines)} for k, lines in enumerate(own)]
     return {"shared": common, "blocks": blocks}

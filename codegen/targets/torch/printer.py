@@ -31,9 +31,13 @@ class Line:
     text: str
     equation: str = ""
 
-    def __str__(self) -> str:
-        """Return the line of Python, the equation as a comment."""
-        return f"{self.target} = {self.text}" + (f"  # {self.equation}" if self.equation else "")
+    def printed(self, width: int = 100) -> list[str]:
+        """Return the line of Python, its equation as a comment behind it, or before it if the line were too long."""
+        code = f"{self.target} = {self.text}"
+        if not self.equation:
+            return [code]
+        whole = f"{code}  # {self.equation}"
+        return [whole] if len(whole) <= width else [f"# {self.equation}", code]
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,9 @@ def _shared(families: Sequence[Family]) -> dict[str, Any]:
 
 def _imports(contexts: Sequence[dict[str, Any]]) -> list[str]:
     """Return the imports of ``functional.py`` in the order in which ``ruff`` sorts them."""
-    homes = {b["module"]: [b["function_class"]] for c in contexts for b in c["branches"]}
+    homes = {
+        b["module"]: [b["function_class"], b["function_class"] + "Reverse"] for c in contexts for b in c["branches"]
+    }
     homes["_checks"] = ["check_kappa", "check_operands"]
     homes["_rows"] = ["apply", "as_given", "as_rows", *(["centred"] if any(c["centres"] for c in contexts) else [])]
     return [f"from .{home} import {', '.join(names)}" for home, names in sorted(homes.items())]

@@ -1,0 +1,59 @@
+"""Put a folder in the place of another so that at every moment one of the two stands there, whole."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+_AT_WORKING_FOLDER, _EXCHANGE = -100, 2  # of Linux: AT_FDCWD and RENAME_EXCHANGE
+
+
+def put_in_place(staging: Path, folder: Path) -> None:
+    """Make ``folder`` what ``staging`` is now, and remove what stood there; both are on one file system.
+
+    On Linux the two names are exchanged in one step. Elsewhere, and on a file system that cannot, the old folder is
+    renamed first: a process killed between two renames leaves it beside, under a name that starts with a dot.
+    """
+    if not folder.exists():
+        os.replace(staging, folder)
+    elif exchange(staging, folder):
+        shutil.rmtree(staging, ignore_errors=True)
+    else:
+        _in_two_steps(staging, folder)
+    sync_folder(folder.parent)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; return whether the system could."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # no such call in this system's C library
+        return False
+    here = _AT_WORKING_FOLDER
+    return bool(rename(here, os.fsencode(first), here, os.fsencode(second), _EXCHANGE) == 0)
+
+
+def _in_two_steps(staging: Path, folder: Path) -> None:
+    retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    os.replace(folder, retired)
+    try:
+        os.replace(staging, folder)
+    except OSError:
+        os.replace(retired, folder)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's names to disk, where the system can open a folder."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,77 @@
+"""Layers as programs: the interpreter's value equals NumPy's for the formula, and what has no code is refused."""
+
+import numpy
+import pytest
+
+import derive
+from codegen.interpret import interpret
+from codegen.lower import LoweringError, lower
+from codegen.program import Contract
+from derive.declare import forward
+
+SIZES = {"B": 5, "n": 4, "m": 3}
+rng = numpy.random.default_rng(1)
+x, W, V = rng.normal(size=(5, 4)), rng.normal(size=(3, 4)), rng.normal(size=(3, 4))
+b, M = rng.normal(size=3), rng.normal(size=(3, 3))
+ARRAYS = {"x": x, "W": W, "V": V, "b": b, "M": M}
+AXES = {"W": "m n", "V": "m n", "b": "m", "M": "m m"}
+
+
+def layer(*formulas, parameters="W b"):
+    chosen = {name: AXES[name] for name in parameters.split()}
+    return forward("mine", sizes="n m", inputs={"x": "n"}, parameters=chosen, formulas=list(formulas))
+
+
+CASES = [
+    ("W b", ["z[i] = sum[j](W[i, j]*x[j]) + b[i]"], x @ W.T + b),
+    ("W b", ["z[i] = 3*sum[j](W[i, j]*x[j]*b[i])/2"], 1.5 * (x @ W.T) * b),
+    ("W V", ["z[i] = sum[j](W[i, j]*tanh(sum[k](V[i, k]*x[k])*x[j]))"], None),
+    ("W", ["z[i] = sum[j](W[i, j]*exp(x[j]))"], numpy.exp(x) @ W.T),
+    ("W V", ["u[i] = sum[j](W[i, j]*x[j])", "z[i] = u[i]*tanh(sum[j](V[i, j]*x[j]))"], (x @ W.T) * numpy.tanh(x @ V.T)),
+    ("W M", ["z[i] = sum[k](M[i, k]*sum[j](W[k, j]*x[j]))"], x @ W.T @ M.T),
+    ("b", ["z[i] = (sum[j](x[j]**2) + 1)**2*b[i]"], ((x**2).sum(1, keepdims=True) + 1) ** 2 * b),
+    ("W b", ["z[i] = sum[j]((W[i, j] + b[i])*x[j]**3)"], x**3 @ W.T + (x**3).sum(1, keepdims=True) * b),
+    ("W b", ["z[i] = sum[j](W[i, j])*b[i]*sum[j](x[j])"], W.sum(1) * b * x.sum(1, keepdims=True)),
+    ("b", ["z[i] = sum[j:n](b[i] + 2)*sum[j](x[j])"], 4 * (b + 2) * x.sum(1, keepdims=True)),
+]
+
+
+@pytest.mark.parametrize(("parameters", "formulas", "expected"), CASES)
+def test_formula(parameters, formulas, expected):
+    program = lower(layer(*formulas, parameters=parameters))
+    arrays = {v.name: ARRAYS[v.name] for v in program.inputs}
+    if expected is None:
+        inner = numpy.einsum("ik,sk->si", V, x)
+        expected = numpy.einsum("ij,sij->si", W, numpy.tanh(inner[:, :, None] * x[:, None, :]))
+    numpy.testing.assert_allclose(interpret(program, arrays, {}, SIZES)["z"], expected, rtol=1e-12)
+
+
+def test_a_factor_without_the_summed_index_stays_outside_the_contraction():
+    program = lower(layer("z[i] = sum[j](b[i]*W[i, j]*x[j])"))
+    (contract,) = [k for k in program.instructions if isinstance(k, Contract)]
+    assert {str(o.base) for o in contract.operands} == {"x", "W"}
+
+
+def test_a_contraction_is_emitted_once():
+    program = lower(layer("z[i] = sum[j](W[i, j]*x[j]) + tanh(sum[k](W[i, k]*x[k]))", parameters="W"))
+    assert len([k for k in program.instructions if isinstance(k, Contract)]) == 1
+
+
+def test_equations_are_named_after_the_layer(forward, solution):
+    named = {k.target.name: k.equation for k in forward.instructions if k.equation}
+    name = solution.mapped.name
+    assert named == {"E": f"{name}/define-E", "f": f"{name}/define-f", "z": f"{name}/forward"}
+
+
+@pytest.mark.parametrize(
+    ("refused", "words"),
+    [
+        (lambda: derive.layer("embedding"), "holds integers"),
+        (lambda: derive.layer("convolution"), "no code yet"),
+        (lambda: layer("z[i] = M[i, i]*b[i] + sum[j](x[j])", parameters="M b"), "diagonal"),
+        (lambda: layer("z[i] = sum[j](x[j])*W[i, 0] + b[i]"), "index arithmetic"),
+    ],
+)
+def test_what_has_no_code_is_refused_by_name(refused, words):
+    with pytest.raises(LoweringError, match=words):
+        lower(refused())
