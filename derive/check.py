@@ -16,6 +16,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import sympy
 from sympy import Expr, IndexedBase
@@ -50,6 +51,12 @@ def checked_map(found: CancellingMap) -> CancellingMap:
 
 def check_step(step: Step, seed: int = 0) -> Verdict:
     """Return the verdict of one step; ``seed`` chooses the evaluation points."""
+    return _verdict(step, seed)
+
+
+@lru_cache(maxsize=2_000)
+def _verdict(step: Step, seed: int) -> Verdict:
+    """Check a step once, however many derivations carry it."""
     scope = {definition.base: definition for definition in step.scope}
     sampled = _sample(step, scope, seed)
     if sampled.status is not Status.SAMPLED:
@@ -92,13 +99,13 @@ def _sample(step: Step, scope: Scope, seed: int) -> Verdict:
 
 def _volume(attempt: int) -> int:
     """Return the bound on the product of sizes: where roots seldom exist, later attempts have fewer of them."""
-    return 150 if attempt < 4 else 24 if attempt < 24 else 6
+    return 150 if attempt < 4 else 24 if attempt < 16 else (6, 4, 3, 2)[attempt % 4]
 
 
 def _point(symbols: list[sympy.Symbol], scope: Scope, field: Modular | Real, seed: int, volume: int) -> Point:
     """Draw small sizes for every size symbol."""
     generator = random.Random(seed)
-    sizes = {s: generator.randint(*_range_of(s)) for s in symbols}
+    sizes = {s: generator.randint(*_range_of(s, volume)) for s in symbols}
     # Sizes of two and three show every effect of an index; many of them at once only cost time.
     large = [s for s, v in sizes.items() if v > 1]
     generator.shuffle(large)
@@ -114,8 +121,11 @@ def _product(values: Iterable[int]) -> int:
     return total
 
 
-def _range_of(symbol: sympy.Symbol) -> tuple[int, int]:
-    return (1, 3) if symbol.is_positive else (0, 2)
+def _range_of(symbol: sympy.Symbol, volume: int) -> tuple[int, int]:
+    """Sizes are 1 to 3; offsets 0 to 2, but 0 at the smallest points, where padding alone would leave nothing to read."""
+    if symbol.is_positive:
+        return 1, 3
+    return (0, 2) if volume > 6 else (0, 0)
 
 
 def _size_symbols(step: Step) -> list[sympy.Symbol]:

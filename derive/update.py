@@ -14,7 +14,7 @@ a sample (theory, section 1). Nothing here knows any particular layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow, Symbol
@@ -32,6 +32,7 @@ from derive.record import Derivation, SelfFactor, Step
 eta = Symbol("eta", positive=True)
 
 
+@lru_cache(maxsize=256)
 def effective_update(layer: Layer, rule: str = "sgd") -> Derivation:
     """Derive the effective activation update of a layer under an update rule (``sgd`` or one of ``derive.rules``).
 
@@ -271,7 +272,8 @@ class Deriver:
 
     def mean_steps(self, factor: SelfFactor) -> list[Step]:
         """The mean of the self factor over the batch, where the definitions make it a constant."""
-        if BATCH not in self.samples or not factor.expression.atoms(Indexed):
+        over_the_batch = any(BATCH not in d.indices for d in self.layer.definitions)
+        if BATCH not in self.samples or not over_the_batch or not factor.expression.atoms(Indexed):
             return []
         mean = IndexedSum(factor.expression, BATCH) / BATCH.size
         value = presentable(normalise(mean), self.layer.scope)

@@ -1,7 +1,7 @@
 """Differentiation of indexed sums by one tensor entry, through named intermediates.
 
     d W[i, j] / d W[a, b] = delta(i, a) delta(j, b)          d u[e] / d W[a, b] = (d definition / d W[a, b]) at e
-    d sum[j](F) = sum[j'](d F(j'))   with j' fresh           guards are constants
+    d sum[j](F) = sum[j](d F), j fresh where W's own indices have it           guards are constants
 
 The entry's own indices must be free everywhere: they are names of the entry, never bound.
 """
@@ -15,7 +15,7 @@ import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
 
 from derive.algebra.eliminate import is_guard
-from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, rename, tensor
+from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, indices_in, rename, tensor
 from derive.algebra.normal import normalise
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def differentiate(expression: Expr, variable: Expr, scope: Scope) -> Expr:
     if not expression.args or is_guard(expression) or isinstance(expression, IndexedBase):
         return sympy.S.Zero
     if isinstance(expression, IndexedSum):
-        body, bound = expression.renamed()
+        clash = indices_in(variable) & set(expression.bound)
+        body, bound = expression.renamed() if clash else (expression.body, expression.bound)
         return IndexedSum(differentiate(body, variable, scope), *bound)
     if isinstance(expression, Add):
         return Add(*(differentiate(a, variable, scope) for a in expression.args))
@@ -126,9 +127,5 @@ def expand_definitions(expression: Expr, scope: Scope) -> Expr:
         return expression if definition is None else expand_definitions(definition.at(expression.indices), scope)
     if not expression.args or isinstance(expression, IndexedBase):
         return expression
-    arguments = [expand_definitions(a, scope) if isinstance(a, sympy.Basic) else a for a in expression.args]
-    if isinstance(expression, IndexedSum):
-        # A definition's free indices are its own; renamed bounds keep what is substituted from meeting these.
-        body, bound = expression.renamed()
-        return IndexedSum(expand_definitions(body, scope), *bound)
-    return expression.func(*arguments)
+    # Under a sum nothing is captured: an expanded definition brings in only the indices that its entry already has.
+    return expression.func(*(expand_definitions(a, scope) if isinstance(a, Expr) else a for a in expression.args))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy
 from sympy import Expr, KroneckerDelta
@@ -21,9 +22,10 @@ def is_guard(expression: Expr) -> bool:
     return isinstance(expression, KroneckerDelta | Within | Divides)
 
 
-def free_indices(expression: Expr) -> set[Index]:
+@lru_cache(maxsize=100_000)
+def free_indices(expression: Expr) -> frozenset[Index]:
     """Return the indices that occur free."""
-    return {s for s in expression.free_symbols if isinstance(s, Index)}
+    return frozenset(s for s in expression.free_symbols if isinstance(s, Index))
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,16 @@ def signature(index: Index, factors: Sequence[Expr], bound: Sequence[Index]) -> 
     return (str(index.size), *sorted(str(rename(f, marked)) for f in factors if index in free_indices(f)))
 
 
+@lru_cache(maxsize=20_000)
 def solve_for(delta: KroneckerDelta, index: Index) -> tuple[Expr, list[Expr]] | None:
     """Solve a delta for an index that enters it linearly; return the value and the guards it needs.
 
     The coefficient must be known to be non-zero and free of indices (a number, a stride, a dilation).
     """
-    # Values that an earlier elimination divided (under its guard) are multiplied out again.
-    difference = sympy.expand(sympy.numer(sympy.together(delta.args[0] - delta.args[1])))
+    difference = sympy.expand(delta.args[0] - delta.args[1])
+    if any(power.exp.is_negative for power in difference.atoms(sympy.Pow)) or not difference.is_integer:
+        # Values that an earlier elimination divided (under its guard) are multiplied out again.
+        difference = sympy.expand(sympy.numer(sympy.together(difference)))
     if index not in difference.free_symbols:
         return None
     coefficient = difference.coeff(index, 1)

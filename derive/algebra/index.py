@@ -8,6 +8,7 @@ when it opens a sum) and *canonical* (tag < 0, the normal form's numbering). An 
 from __future__ import annotations
 
 import itertools
+from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -74,6 +75,7 @@ def bounds(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
     return sympy.expand(low), sympy.expand(high)
 
 
+@lru_cache(maxsize=50_000)
 def always_within(expression: sympy.Expr, size: sympy.Expr) -> bool:
     """Return whether ``0 <= expression < size`` holds for every value of its indices, by proof."""
     if isinstance(expression, Index):

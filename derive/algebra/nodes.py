@@ -9,7 +9,8 @@ Not supported: sums with infinite or index-dependent ranges, complex tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -18,33 +19,36 @@ from sympy import Expr, Indexed, IndexedBase
 from derive.algebra.index import Index, always_within
 
 
-class Within(sympy.Function):
-    """``Within(e, n)`` is 1 where ``0 <= e < n`` and 0 elsewhere."""
+class _Guard(sympy.Function):
+    """A function of two integers whose only values are 0 and 1."""
 
     nargs = 2
     is_real = True
     is_nonnegative = True
-
-    @classmethod
-    def eval(cls, value: Expr, size: Expr) -> Expr | None:
-        """Decide the guard where that is provable."""
-        if value.is_Integer and size.is_Integer:
-            return sympy.Integer(int(0 <= value < size))
-        if always_within(value, size):
-            return sympy.S.One
-        return None
 
     def fdiff(self, argindex: int = 1) -> Expr:
         """A guard is a constant to every derivative."""
         return sympy.S.Zero
 
+    def _eval_power(self, exponent: Expr) -> Expr | None:
+        return self if exponent.is_positive else None
 
-class Divides(sympy.Function):
+
+class Within(_Guard):
+    """``Within(e, n)`` is 1 where ``0 <= e < n`` and 0 elsewhere."""
+
+    @classmethod
+    def eval(cls, value: Expr, size: Expr) -> Expr | None:
+        """Decide the guard where that is provable."""
+        if value.is_Integer and size.is_Integer:
+            return sympy.Integer(int(0 <= int(value) < int(size)))
+        if always_within(value, size):
+            return sympy.S.One
+        return None
+
+
+class Divides(_Guard):
     """``Divides(d, e)`` is 1 where the integer ``d`` divides the integer ``e`` and 0 elsewhere."""
-
-    nargs = 2
-    is_real = True
-    is_nonnegative = True
 
     @classmethod
     def eval(cls, divisor: Expr, value: Expr) -> Expr | None:
@@ -54,10 +58,6 @@ class Divides(sympy.Function):
         if (divisor - 1).is_zero or value.is_zero or sympy.expand(value / divisor).is_integer:
             return sympy.S.One
         return cls(divisor, -value) if value.could_extract_minus_sign() else None
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        """A guard is a constant to every derivative."""
-        return sympy.S.Zero
 
 
 class IndexedSum(Expr):
@@ -103,6 +103,10 @@ class IndexedSum(Expr):
     def _eval_is_nonnegative(self) -> bool | None:
         return True if self.body.is_nonnegative else None
 
+    def _eval_is_polynomial(self, symbols: set[Any]) -> bool:
+        # SymPy looks for a size in the arguments, finds none, and would take the sum for a constant.
+        return not self.free_symbols & set(symbols)
+
 
 class PartialDerivative(Expr):
     """``PartialDerivative(e, W[a, b])``: the derivative of ``e`` by one entry of a tensor, not yet carried out."""
@@ -147,13 +151,27 @@ def tensor(name: str, *, values: Expr | None = None) -> IndexedBase:
     return IndexedBase(name, real=True) if values is None else IndexTensor(name, values)
 
 
-def rename(expression: Expr, mapping: dict[Any, Any]) -> Expr:
-    """Replace free indices or tensor entries, opening no sum whose bound index the replacement could meet.
+@lru_cache(maxsize=200_000)
+def indices_in(expression: Expr) -> frozenset[Index]:
+    """Return every index that occurs in an expression, free or bound."""
+    if isinstance(expression, Index):
+        return frozenset((expression,))
+    return frozenset().union(*(indices_in(a) for a in expression.args if isinstance(a, sympy.Basic)))
 
-    Bound indices of every sum passed are made fresh first when a replacement mentions them, so nothing is captured; an
-    entry at an index that a sum binds is another entry inside that sum, and stays.
+
+def rename(expression: Expr, mapping: Mapping[Any, Any]) -> Expr:
+    """Replace indices, symbols or tensors by name, capturing nothing.
+
+    Bound indices of every sum passed are made fresh first where a replacement mentions them.
     """
     if not mapping:
+        return expression
+    only_indices = frozenset(mapping) if all(isinstance(key, Index) for key in mapping) else None
+    return _rename(expression, mapping, only_indices)
+
+
+def _rename(expression: Expr, mapping: Mapping[Any, Any], keys: frozenset[Index] | None) -> Expr:
+    if keys is not None and not keys & indices_in(expression):
         return expression
     if expression in mapping:
         return mapping[expression]
@@ -161,20 +179,19 @@ def rename(expression: Expr, mapping: dict[Any, Any]) -> Expr:
         return _rename_sum(expression, mapping)
     if not expression.args:
         return expression
-    arguments = [rename(a, mapping) if isinstance(a, sympy.Basic) else a for a in expression.args]
+    arguments = [_rename(a, mapping, keys) if isinstance(a, sympy.Basic) else a for a in expression.args]
     if all(new is old for new, old in zip(arguments, expression.args, strict=True)):
         return expression
     return expression.func(*arguments)
 
 
-def _rename_sum(expression: IndexedSum, mapping: dict[Any, Any]) -> Expr:
-    live = {old: new for old, new in mapping.items() if not old.atoms(Index) & set(expression.bound)}
-    incoming = set().union(*(new.atoms(Index) for new in live.values())) if live else set()
+def _rename_sum(expression: IndexedSum, mapping: Mapping[Any, Any]) -> Expr:
+    live = {old: new for old, new in mapping.items() if old not in expression.bound}
+    incoming = frozenset().union(*(indices_in(new) for new in live.values())) if live else frozenset()
     body, bound = expression.body, expression.bound
     if incoming & set(bound):
         body, bound = expression.renamed()
-    body = rename(body, live)
-    return IndexedSum(body, *bound)
+    return IndexedSum(rename(body, live), *bound)
 
 
 def map_entries(expression: Expr, change: Callable[[Indexed], Expr]) -> Expr:

@@ -25,9 +25,21 @@ _CACHE = 20_000
 _MAX_PERMUTATIONS = 40_320
 
 
-@lru_cache(maxsize=_CACHE)
+_known: dict[Expr, Expr] = {}
+
+
 def normalise(expression: Expr) -> Expr:
     """Return the normal form of an expression without inert derivatives."""
+    form = _known.get(expression)
+    if form is None:
+        if len(_known) > _CACHE:
+            _known.clear()
+        form = _normal_form(expression)
+        _known[expression] = _known[form] = form
+    return form
+
+
+def _normal_form(expression: Expr) -> Expr:
     if isinstance(expression, PartialDerivative | AtZero):
         raise TypeError(f"carry out {type(expression).__name__} before normalising: {expression}")
     if isinstance(expression, Indexed):
@@ -111,7 +123,7 @@ def _sum(body: Expr, bound: tuple[Index, ...]) -> Expr:
 
 
 def _sum_monomial(monomial: Expr, bound: tuple[Index, ...]) -> Expr:
-    """Sum one monomial over fresh bound indices."""
+    """Sum one monomial over bound indices that no sum inside it binds."""
     factors, bound = _open(Mul.make_args(monomial), bound)
     eliminated = eliminate(factors, bound)
     if eliminated is not None:
@@ -164,21 +176,27 @@ def _canonical(factors: list[Expr], bound: list[Index]) -> Expr:
     level = 1 + max(height(f) for f in factors)
     body = Mul(*factors)
     groups = _by_signature(body, factors, bound)
-    best: tuple[str, Expr, tuple[Index, ...]] | None = None
-    for order in _orders(groups):
-        names = tuple(Index(f"_{level}_{position}", i.size, -level) for position, i in enumerate(order))
-        candidate = rename(body, dict(zip(order, names, strict=True)))
-        key = str(candidate)
-        if best is None or key < best[0]:
-            best = (key, candidate, names)
-    assert best is not None
-    return IndexedSum(best[1], *best[2])
+    candidates = [_numbered(body, order, level) for order in _orders(groups)]
+    best, names = candidates[0] if len(candidates) == 1 else min(candidates, key=lambda pair: str(pair[0]))
+    return IndexedSum(best, *names)
+
+
+def _numbered(body: Expr, order: Sequence[Index], level: int) -> tuple[Expr, tuple[Index, ...]]:
+    names = tuple(Index(f"_{level}_{position}", i.size, -level) for position, i in enumerate(order))
+    return rename(body, dict(zip(order, names, strict=True))), names
 
 
 def _by_signature(body: Expr, factors: list[Expr], bound: list[Index]) -> list[list[Index]]:
     """Group bound indices that cannot be told apart by their size and by the factors they occur in."""
-    keyed = sorted(((signature(index, factors, bound), index) for index in bound), key=lambda pair: pair[0])
-    return [[i for _, i in group] for _, group in itertools.groupby(keyed, key=lambda pair: pair[0])]
+    groups: list[list[Index]] = []
+    for _, same_size in itertools.groupby(sorted(bound, key=lambda i: str(i.size)), key=lambda i: str(i.size)):
+        alike = list(same_size)
+        if len(alike) == 1:
+            groups.append(alike)
+            continue
+        keyed = sorted(((signature(index, factors, bound), index) for index in alike), key=lambda pair: pair[0])
+        groups += [[i for _, i in group] for _, group in itertools.groupby(keyed, key=lambda pair: pair[0])]
+    return groups
 
 
 def _orders(groups: list[list[Index]]) -> Iterable[list[Index]]:

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Indexed, IndexedBase, Mul, Pow
+from sympy import Add, Expr, Indexed, IndexedBase, Mul, Pow
 
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.eliminate import free_indices
@@ -62,8 +62,8 @@ def _named(atom: Expr, scope: Scope) -> Expr:
 
 
 def _constant(atom: Expr, scope: Scope) -> Expr | None:
-    """Return the value of a sum that the definitions make constant, expanding the outermost of them first."""
-    names = [base for base in reversed(scope) if base in atom.atoms(IndexedBase)]
+    """Return the value of a sum that the definitions make constant, expanding products, the outermost first."""
+    names = [base for base in reversed(scope) if base in atom.atoms(IndexedBase) and not scope[base].expression.has(Add)]
     for count in range(1, len(names) + 1):
         outer = normalise(expand_definitions(atom, {base: scope[base] for base in names[:count]}))
         inner = normalise(_on_sums(outer, lambda part: _folded(part, scope)))
