@@ -34,7 +34,7 @@ _WIDTHS = {
     ",": 1.7,
     "partial": 6.0,
 }
-_LETTER, _DIGIT, _OPERATOR, _BRACKET, _SCRIPT = 5.9, 5.0, 12.3, 6.5, 0.72
+_LETTER, _DIGIT, _OPERATOR, _BRACKET, _SCRIPT = 5.9, 5.0, 12.3, 6.5, 0.8
 _WORDS = {"tanh", "sinh", "cosh", "sin", "cos", "tan", "exp", "log", "max", "min", "atan", "infty", "operatorname"}
 
 
