@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from derive.backward_pass import backward as backward
+    from derive.cancel import solve as solve
     from derive.export.latex import latex as latex
     from derive.layers import layer as layer
     from derive.layers import layer_names as layer_names
-    from derive.cancel import solve as solve
     from derive.spec import load_spec as load_spec
     from derive.update import effective_update as effective_update
     from derive.update import update_kernel as update_kernel

@@ -55,4 +55,6 @@ def _gradient(layer: Layer, declared: Tensor, letters: list[str], prefix: str) -
     slope = carry_out(PartialDerivative(rename(layer.output.expression, primes), entry), layer.scope)
     after = normalise(IndexedSum(weight * slope, *primes.values()))
     scope = (*layer.definitions, layer.output)
-    return Step(f"{prefix}/backward-d{declared.name}", "chain rule backwards; sum out the deltas", before, before, after, scope)
+    return Step(
+        f"{prefix}/backward-d{declared.name}", "chain rule backwards; sum out the deltas", before, before, after, scope
+    )

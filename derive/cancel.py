@@ -25,10 +25,11 @@ from derive.backward_pass import backward
 from derive.family import Family, energy_symbol, isotropic_family, split_by_parameter
 from derive.forward_map import Definition, Layer
 from derive.inseparable import inseparability, overlapping
+from derive.kernel_forms import strip_unit_deltas
 from derive.properties import Profile, profile
 from derive.properties import r as radius
 from derive.record import CancellingMap, Derivation, Step
-from derive.update import effective_update, strip_unit_deltas
+from derive.update import effective_update
 
 kappa = Symbol("kappa", positive=True)
 
@@ -68,8 +69,8 @@ class Solutions:
 def solve(layer: Layer, angle: Expr | None = None) -> Solutions:
     """Return the cancelling maps of a layer: normalising and non-normalising, with computed properties.
 
-    ``angle`` is a function t(r) of the positive symbol ``r``: the member of the isotropic family with
-    ``f = sqrt(kappa) sin(t)/r`` and ``h = sqrt(kappa) cos(t)`` then comes last, under the name ``angle``. A layer made of
+    ``angle`` is a function t(r) of the positive symbol ``r``: the member of the isotropic family with ``f =
+    sqrt(kappa) sin(t)/r`` and ``h = sqrt(kappa) cos(t)`` then comes last, under the name ``angle``. A layer made of
     parts (attention) has the maps of its parts.
     """
     if layer.parts:
@@ -80,13 +81,15 @@ def solve(layer: Layer, angle: Expr | None = None) -> Solutions:
         return Solutions(layer, (), (refusal,))
     family = isotropic_family(layer, derivation)
     if family.energy == 0:
-        reason = f"the self factor is the constant {family.constant}: every sample already moves alike, nothing to correct"
+        reason = (
+            f"the self factor is the constant {family.constant}: every sample already moves alike, nothing to correct"
+        )
         return Solutions(layer, (), (Refusal("any", reason),))
     if family.constant == 0:
         found = _corrected(family, "norm-like", _equal_scales(family), sympy.S.One)
         reason = (
-            "no parameter adds a constant to the self factor (no bias), so f^2 E = kappa leaves f = sqrt(kappa/E) alone, "
-            "which loses the length sqrt(E): the non-normalising map needs the bias"
+            "no parameter adds a constant to the self factor (no bias), so f^2 E = kappa leaves f = sqrt(kappa/E) "
+            "alone, which loses the length sqrt(E): the non-normalising map needs the bias"
         )
         return Solutions(layer, (found,), (Refusal("non-normalising", reason),))
     maps = [
@@ -110,12 +113,14 @@ def _refuse(derivation: Derivation) -> Refusal | None:
     """Say why no scalar per sample can cancel, or return None."""
     factor = derivation.self_factor
     if factor.shape == "full":
-        return Refusal("any", "the self factor is a full matrix over units: no scalar per sample makes it a multiple of I")
+        return Refusal(
+            "any", "the self factor is a full matrix over units: no scalar per sample makes it a multiple of I"
+        )
     if not factor.parameter_free:
         return Refusal(
             "any",
-            "the self factor depends on the parameters: dividing by it would change their gradients, so it is a residual to "
-            "report, not a factor to cancel",
+            "the self factor depends on the parameters: dividing by it would change their gradients, so it is a "
+            "residual to report, not a factor to cancel",
         )
     if not derivation.exact_in_eta:
         return Refusal("any", "the output is not linear in the parameters, so no per-sample scale is exact")
@@ -140,10 +145,14 @@ def _offsets_kept(family: Family) -> tuple[Expr, Expr]:
 def _by_angle(family: Family, angle: Expr) -> tuple[Expr, Expr]:
     """Return the member of the family at the angle t(r), r the square root of the energy."""
     t = angle.xreplace({radius: sympy.sqrt(energy_symbol)})
-    return sympy.sqrt(kappa) * sympy.sin(t) / sympy.sqrt(energy_symbol), sympy.sqrt(kappa / family.constant) * sympy.cos(t)
+    return sympy.sqrt(kappa) * sympy.sin(t) / sympy.sqrt(energy_symbol), sympy.sqrt(
+        kappa / family.constant
+    ) * sympy.cos(t)
 
 
-def _corrected(family: Family, name: str, scales: tuple[Expr, Expr], default: Expr, angle: Expr | None = None) -> CancellingMap:
+def _corrected(
+    family: Family, name: str, scales: tuple[Expr, Expr], default: Expr, angle: Expr | None = None
+) -> CancellingMap:
     """Build the corrected layer, derive it anew, and compute the map's properties."""
     f, h = scales
     mapped = _mapped_layer(family, name, f, h)
@@ -203,11 +212,13 @@ def _mapped_layer(family: Family, name: str, f: Expr, h: Expr) -> Layer:
         output = Add(*((scale.entry if p in family.weights else offset) * part for p, part in parts.items()))
     scalars = tuple(sorted(set(layer.scalars) | {kappa}, key=str))
     mapped_name = map_id(layer, name)
-    return replace(layer.with_output(output), name=mapped_name, title=name, definitions=tuple(definitions), scalars=scalars)
+    return replace(
+        layer.with_output(output), name=mapped_name, title=name, definitions=tuple(definitions), scalars=scalars
+    )
 
 
 def map_id(layer: Layer, name: str) -> str:
-    """Return the equation-id prefix of a map; the affine layer gives the maps their names, so its maps go without prefix."""
+    """Return the equation-id prefix of a map; the affine layer names the maps, so its own go without prefix."""
     return name if layer.name == "affine" else f"{layer.name}/{name}"
 
 
@@ -243,4 +254,3 @@ def _assumptions(family: Family, shape: Profile, h: Expr) -> tuple[str, ...]:
     if shape.singular_at_zero:
         stated.append("E > 0 (the map is singular where the input vanishes)")
     return (*stated, "the layer's input is held fixed during the step")
-

@@ -1,8 +1,8 @@
 """Machine check of every step, by a route that shares no rule with the derivation.
 
-Each side is evaluated, as it stands, at several random small sizes and at every value of its free indices: modulo a prime
-when the step has only rational operations and square roots, at 60 digits otherwise. Inert derivatives are taken by dual
-numbers. A step is
+Each side is evaluated, as it stands, at several random small sizes and at every value of its free indices: modulo a
+prime when the step has only rational operations and square roots, at 60 digits otherwise. Inert derivatives are taken
+by dual numbers. A step is
 
     proved       the two sides have the same normal form, and every evaluation agrees
     sampled      every evaluation agrees
@@ -98,7 +98,7 @@ def _sample(step: Step, scope: Scope, seed: int) -> Verdict:
 
 
 def _volume(attempt: int) -> int:
-    """Return the bound on the product of sizes: where roots seldom exist, later attempts have fewer of them."""
+    """Bound the product of the sizes: where roots seldom exist, later points are smaller."""
     return 150 if attempt < 4 else 24 if attempt < 16 else (6, 4, 3, 2)[attempt % 4]
 
 
@@ -122,7 +122,7 @@ def _product(values: Iterable[int]) -> int:
 
 
 def _range_of(symbol: sympy.Symbol, volume: int) -> tuple[int, int]:
-    """Sizes are 1 to 3; offsets 0 to 2, but 0 at the smallest points, where padding alone would leave nothing to read."""
+    """Sizes are 1 to 3; offsets 0 to 2, but 0 at the smallest points, where padding would leave nothing to read."""
     if symbol.is_positive:
         return 1, 3
     return (0, 2) if volume > 6 else (0, 0)

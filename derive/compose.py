@@ -1,6 +1,7 @@
 """Composition of layers: the output of one is the input of the next, and all their parameters are the parameters.
 
-Sizes are joined where the tensors meet; every other name that both layers use is primed in words (``W`` becomes ``W_2``).
+Sizes are joined where the tensors meet; every other name that both layers use is primed in words (``W`` becomes
+``W_2``).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     z~ = sum over parameters of f_W part_W      =>      self factor = sum f_W^2 k_W          (derived, not assumed)
 
-Parameters whose k varies over samples are *weights* (k adds up to the energy E), the others *offsets* (c). A member of the
-family cancels the divergence exactly when ``f^2 E + h^2 c = kappa``.
+Parameters whose k varies over samples are *weights* (k adds up to the energy E), the others *offsets* (c). A member of
+the family cancels the divergence exactly when ``f^2 E + h^2 c = kappa``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def isotropic_family(layer: Layer, derivation: Derivation) -> Family:
     """Derive the self factor of the ansatz with one unknown scalar per parameter, and read off the condition."""
     parts = split_by_parameter(layer)
     over = tuple(
-        i for i in layer.output.indices if i in derivation.samples or i in derivation.self_factor.expression.free_symbols
+        i
+        for i in layer.output.indices
+        if i in derivation.samples or i in derivation.self_factor.expression.free_symbols
     )
     unknowns = {name: Tensor(f"f_{name}", tuple(i.size for i in over)) for name in parts}
     output = Add(*(unknowns[name].base[over] * part for name, part in parts.items()))
@@ -67,7 +69,9 @@ def isotropic_family(layer: Layer, derivation: Derivation) -> Family:
     offsets = tuple(name for name in shares if name not in weights)
     energy = Add(*(shares[name] for name in weights))
     constant = Add(*(shares[name] for name in offsets))
-    step = replace(derived.step("self-factor"), id=f"{layer.name}/family", rule="one unknown scalar before each parameter")
+    step = replace(
+        derived.step("self-factor"), id=f"{layer.name}/family", rule="one unknown scalar before each parameter"
+    )
     return Family(layer, weights, offsets, energy, constant, over, step)
 
 

@@ -1,7 +1,7 @@
 """A layer as the engine sees it: names, axes and a forward map, and nothing that follows from them.
 
-Index convention: every input, intermediate and output carries the batch index ``s`` (axis ``B``) in front; parameters do
-not. ``assemble`` puts it there, so that a forward map is written for one sample.
+Index convention: every input, intermediate and output carries the batch index ``s`` (axis ``B``) in front; parameters
+do not. ``assemble`` puts it there, so that a forward map is written for one sample.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Why PatchNorm is no normalisation of the image followed by an ordinary convolution, as a derivation.
 
-Suppose a map n of the image and a divisor s of each position gave ``conv(n(x), W) = conv(x, W) / s`` for every kernel W.
+Suppose a map n of the image and a divisor s of each position gave ``conv(n(x), W) = conv(x, W) / s`` for every kernel
+W.
 
-    1. the coefficient of a kernel entry on both sides     n[read] = x[read] / s[p]        for every entry of the patch at p
+    1. the coefficient of a kernel entry on both sides     n[read] = x[read] / s[p]   for each entry of the patch
     2. two overlapping patches read the same pixel         x[read] (1/s[p] - 1/s[p']) = 0
     3. so s is constant on overlapping patches             but E[p] differs from E[p'] for an image of one pixel
 
-The steps are checked like those of any derivation. The patches at ``p`` and ``p + dilation`` overlap: they read the same
-pixel with kernel entries ``k`` and ``k - stride``.
+The steps are checked like those of any derivation. The patches at ``p`` and ``p + dilation`` overlap: they read the
+same pixel with kernel entries ``k`` and ``k - stride``.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ def overlapping(layer: Layer) -> bool:
 
 
 def inseparability(layer: Layer) -> tuple[Step, ...]:
-    """Return the steps of the contradiction for a convolution; raise LayerError for a layer without overlapping patches."""
+    """Return the steps of the contradiction; raise LayerError for a layer without overlapping patches."""
     if not overlapping(layer):
-        raise LayerError(f"{layer.name!r} slides no kernel over its input: inseparability is a statement on convolutions")
+        raise LayerError(
+            f"{layer.name!r} slides no kernel over its input: inseparability is a statement on convolutions"
+        )
     return (_same_reading(layer), _shared_pixel(layer), *_one_pixel(layer))
 
 
@@ -95,7 +98,7 @@ def _shared_pixel(layer: Layer) -> Step:
     moved = rename(divisor, {p: p + dilation})
     before = read / divisor - there / moved
     after = read * (1 / divisor - 1 / moved)
-    rule = "the pixel that entry k reads at p is read by entry k - stride at p + dilation (patches overlap where K > stride)"
+    rule = "what entry k reads at p, entry k - stride reads at p + dilation (patches overlap where K > stride)"
     return Step(f"{layer.name}/inseparable-overlap", rule, before, before, after)
 
 
@@ -105,7 +108,9 @@ def _one_pixel(layer: Layer) -> tuple[Step, Step]:
     read, p, _, _, dilation = _slide(layer)
     image = next(t for t in layer.inputs if t.base == read.base)
     spots = (BATCH, *(Index(f"pixel{k}", axis) for k, axis in enumerate(image.axes[1:])))
-    pixels = [spot for spot, at in zip(spots, read.indices, strict=True) if at.atoms(Index) & _positions(layer) - {BATCH}]
+    pixels = [
+        spot for spot, at in zip(spots, read.indices, strict=True) if at.atoms(Index) & _positions(layer) - {BATCH}
+    ]
     first = Definition(image.name, spots, sympy.Mul(*(KroneckerDelta(spot, 0) for spot in pixels)))
     seen = normalise(IndexedSum(sympy.S.One, *(i for i in read.indices if isinstance(i, Index) and _summed(layer, i))))
     corner = {s: sympy.S.Zero for s in layer.sizes if not s.is_positive}
@@ -114,7 +119,14 @@ def _one_pixel(layer: Layer) -> tuple[Step, Step]:
     rule = "an image of one pixel, unpadded: "
     return (
         Step(f"{layer.name}/inseparable-first", rule + "the first patch sees it", here, here, seen + 1, (first,)),
-        Step(f"{layer.name}/inseparable-second", rule + "an overlapping one does not", there, there, sympy.S.One, (first,)),
+        Step(
+            f"{layer.name}/inseparable-second",
+            rule + "an overlapping one does not",
+            there,
+            there,
+            sympy.S.One,
+            (first,),
+        ),
     )
 
 

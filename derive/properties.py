@@ -1,7 +1,7 @@
 """What a cancelling map does, computed from its scalars along a ray: invariance, injectivity, limits, initialisation.
 
-Along the ray ``x -> lambda x`` the energy of the weights is ``E = r^2`` (its degree is measured, not assumed), so a map with
-scalars f(E), h(E) sends the radius r to the pair (r f, h). All answers follow from that pair.
+Along the ray ``x -> lambda x`` the energy of the weights is ``E = r^2`` (its degree is measured, not assumed), so a
+map with scalars f(E), h(E) sends the radius r to the pair (r f, h). All answers follow from that pair.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def _far(part: Expr, angle: Expr | None) -> Expr:
 def _weight_scale(far: Expr, kappa: Symbol) -> Expr:
     """Return the standard deviation of the weights that keeps the variance of a long input with unit entries.
 
-    The weight part of the output has variance ``(sigma r f)^2``; where r f tends to zero no such scale exists, and the bound
-    ``1/sqrt(kappa)`` of the whole family is returned.
+    The weight part of the output has variance ``(sigma r f)^2``; where r f tends to zero no such scale exists, and the
+    bound ``1/sqrt(kappa)`` of the whole family is returned.
     """
     return sympy.simplify(1 / far) if far.is_positive else 1 / sympy.sqrt(kappa)
 

@@ -6,7 +6,7 @@ Everything here is data. Deriving is in ``update``, checking in ``check``, print
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from sympy import Expr
@@ -14,7 +14,7 @@ from sympy import Expr
 from derive.forward_map import Definition, Layer
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """How far a step is verified."""
 
     PROVED = "proved"
@@ -35,8 +35,8 @@ class Verdict:
 class Step:
     """One rewriting ``before = after`` with a stable equation id such as ``affine/self-factor``.
 
-    ``target`` is what the equation is about (``z[s, i]``, ``K``); ``rule`` says in words what was done. ``scope`` holds the
-    intermediates that ``before`` and ``after`` may mention, in order.
+    ``target`` is what the equation is about (``z[s, i]``, ``K``); ``rule`` says in words what was done. ``scope``
+    holds the intermediates that ``before`` and ``after`` may mention, in order.
     """
 
     id: str
@@ -62,8 +62,8 @@ class Step:
 class SelfFactor:
     """The self factor ``K_ss`` of one sample, as a matrix over units.
 
-    ``shape`` is ``isotropic`` (a scalar times I), ``diagonal`` (varies over units) or ``full``. ``expression`` is the scalar or
-    diagonal entry; for a full matrix it is the whole entry, unit index and primed unit index free.
+    ``shape`` is ``isotropic`` (a scalar times I), ``diagonal`` (varies over units) or ``full``. ``expression`` is the
+    scalar or diagonal entry; for a full matrix it is the whole entry, unit index and primed unit index free.
     """
 
     expression: Expr
@@ -81,8 +81,8 @@ class Derivation:
     """The effective activation update of a layer under one update rule, step by step.
 
     ``order_in_eta`` is the highest power of eta in the change of the activation (None: all powers). ``kernel`` is
-    ``K[sample, unit; sample', unit']``, ``cross_terms`` the same for two different samples. ``solutions`` are cancelling
-    maps, ``refusals`` the kinds of map that do not exist, each with its ``kind`` and ``reason``.
+    ``K[sample, unit; sample', unit']``, ``cross_terms`` the same for two different samples. ``solutions`` are
+    cancelling maps, ``refusals`` the kinds of map that do not exist, each with its ``kind`` and ``reason``.
     """
 
     layer: Layer
@@ -143,10 +143,11 @@ class Derivation:
 class CancellingMap:
     """A forward map that cancels the divergence of ``layer``, with its computed properties.
 
-    ``mapped`` is a layer like any other (its own effective update can be derived); ``scales`` are the scalar functions of
-    the sample that multiply the part of the output carried by each parameter. ``weight_scale`` is the standard deviation of
-    the weights that keeps the variance of the activation; ``angle`` is t(r) in f = sqrt(kappa) sin(t)/r.
-    ``decomposition`` splits the map into an activation-like map of the length r, the offset entry beside it, and a scale.
+    ``mapped`` is a layer like any other (its own effective update can be derived); ``scales`` are the scalar functions
+    of the sample that multiply the part of the output carried by each parameter. ``weight_scale`` is the standard
+    deviation of the weights that keeps the variance of the activation; ``angle`` is t(r) in f = sqrt(kappa) sin(t)/r.
+    ``decomposition`` splits the map into an activation-like map of the length r, the offset entry beside it, and a
+    scale.
     """
 
     name: str

@@ -15,9 +15,9 @@ from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Symbol
 from derive.algebra.nodes import IndexedSum, PartialDerivative, rename, tensor
 from derive.algebra.normal import normalise
 from derive.algebra.present import presentable
+from derive.deriver import Deriver, eta
 from derive.forward_map import LayerError
 from derive.record import Derivation, SelfFactor, Step
-from derive.update import Deriver, eta
 
 mu = Symbol("mu", positive=True)
 lam = Symbol("lambda", positive=True)
@@ -26,13 +26,13 @@ Rule = Callable[[Deriver, Derivation], Derivation]
 
 
 def under_rule(deriver: Deriver, rule: str) -> Derivation:
-    """Derive the effective update under a named rule; raise LayerError for an unknown one or a layer it does not fit."""
+    """Derive the effective update under a named rule; raise LayerError for an unknown one or an unfit layer."""
     if rule not in RULES:
         raise LayerError(f"unknown update rule {rule!r}; known: sgd, {', '.join(RULES)}")
     base = deriver.derivation()
     if not base.exact_in_eta:
         raise LayerError(
-            f"rule {rule!r} is derived for layers linear in their parameters; {deriver.layer.name!r} is not: use rule 'sgd'"
+            f"rule {rule!r} is derived for layers linear in their parameters; {deriver.layer.name!r} is not: use 'sgd'"
         )
     return replace(RULES[rule](deriver, base), rule=rule)
 
@@ -88,7 +88,7 @@ def _momentum(deriver: Deriver, base: Derivation) -> Derivation:
 
 
 def _weight_decay(deriver: Deriver, base: Derivation) -> Derivation:
-    """``W' = W - eta (G + lambda W)`` for tensors of two or more axes: the activation also shrinks by its weight part."""
+    """``W' = W - eta (G + lambda W)`` for tensors of two or more axes: the weight part shrinks the activation."""
 
     def moved(name: str, entry: Indexed) -> Expr:
         decay = lam * entry if len(entry.indices) > 1 else sympy.S.Zero
@@ -107,7 +107,7 @@ def _weight_decay(deriver: Deriver, base: Derivation) -> Derivation:
 
 
 def _sign(deriver: Deriver, base: Derivation) -> Derivation:
-    """``W' = W - eta sign(G)`` for one sample, the limit of Adam: the direction of g is lost, another divergence appears."""
+    """``W' = W - eta sign(G)`` for one sample, Adam's limit: the direction of g is lost, another factor appears."""
     units = {i: i.primed() for i in deriver.units}
     weight = rename(deriver.cotangent, units)
 
@@ -133,7 +133,7 @@ def _sign(deriver: Deriver, base: Derivation) -> Derivation:
 
 
 def _nlms(deriver: Deriver, base: Derivation) -> Derivation:
-    """Divide each sample's gradient by its self factor: the activation moves by -eta g, the forward map stays as it is."""
+    """Divide each sample's gradient by its self factor: the activation moves by -eta g, the forward map stays."""
     if base.self_factor.shape == "full":
         raise LayerError(f"rule 'nlms' needs a self factor that is no full matrix; that of {deriver.layer.name!r} is")
     own = rename(base.self_factor.expression, deriver.primes)
@@ -162,10 +162,10 @@ def _nlms(deriver: Deriver, base: Derivation) -> Derivation:
 
 
 def _foof(deriver: Deriver, base: Derivation) -> Derivation:
-    """Precondition by the second moment of the inputs: with ``g = (K + lambda) h`` the activation moves by ``-eta K h``.
+    """Precondition by the inputs' second moment: where ``g = (K + lambda) h`` the activation moves by ``-eta K h``.
 
-    Stated without an inverse: let J be the parameter gradients and D the step that solves ``(J^T J + lambda) D = J^T g``.
-    Then ``D = J^T h`` solves it, and ``J D = K h``; at lambda = 0 that is ``g`` itself, wherever K is invertible.
+    Stated without an inverse: let J be the parameter gradients and D the step that solves ``(J^T J + lambda) D = J^T
+    g``. Then ``D = J^T h`` solves it, and ``J D = K h``; at lambda = 0 that is ``g`` itself, wherever K is invertible.
     """
     h = tensor("h_foof")[deriver.output.indices]
     kernel = deriver.unfactored_kernel
@@ -187,8 +187,8 @@ def _foof(deriver: Deriver, base: Derivation) -> Derivation:
         cross_terms=sympy.S.Zero,
         self_factor=SelfFactor(sympy.S.One, "isotropic", True),
         assumptions=(
-            "lambda = 0 and K invertible (the rows [x_s; 1] independent, so B <= n + 1 for an affine map); otherwise the "
-            "change is -eta K (K + lambda)^-1 g, a damped projection",
+            "lambda = 0 and K invertible (the rows [x_s; 1] independent, so B <= n + 1 for an affine map); otherwise "
+            "the change is -eta K (K + lambda)^-1 g, a damped projection",
         ),
     )
 
@@ -202,9 +202,7 @@ def _normal_equation(deriver: Deriver, name: str, h: Expr, solved: Expr) -> Step
     """``(J^T J + lambda) J^T h = J^T (K + lambda) h`` at the entries of one parameter."""
     entry = deriver.entries[name]
     step = {n: _pulled(deriver, slope, h) for n, slope in deriver.gradients.items()}
-    through = Add(
-        *(IndexedSum(deriver.gradients[n] * step[n], *deriver.entries[n].indices) for n in deriver.entries)
-    )
+    through = Add(*(IndexedSum(deriver.gradients[n] * step[n], *deriver.entries[n].indices) for n in deriver.entries))
     left = _pulled(deriver, deriver.gradients[name], _fresh_bounds(through)) + lam * step[name]
     right = _pulled(deriver, deriver.gradients[name], solved)
     rule = "J^T h solves the normal equations of FOOF"

@@ -1,7 +1,8 @@
 """Delta elimination with the guards that make it true.
 
-``sum over j of delta(a, b) F(j)`` with ``a - b = c j + rest`` is ``F(-rest/c)`` where ``c`` divides ``rest`` and the value lies in
-the range of ``j``, and zero elsewhere. SymPy drops both conditions; here each is either proved or kept as a guard.
+``sum over j of delta(a, b) F(j)`` with ``a - b = c j + rest`` is ``F(-rest/c)`` where ``c`` divides ``rest`` and the
+value lies in the range of ``j``, and zero elsewhere. SymPy drops both conditions; here each is either proved or kept
+as a guard.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def _cheapest(ways: list[_Way], factors: Sequence[Expr], bound: tuple[Index, ...
 
 
 def signature(index: Index, factors: Sequence[Expr], bound: Sequence[Index]) -> tuple[str, ...]:
-    """Return what tells a bound index from the others whatever they are called: its size and the factors it stands in."""
+    """Return what tells a bound index from the others, whatever their names: its size and its factors."""
     marked = {other: Index("_", other.size, -1000) for other in bound}
     marked[index] = Index("_star", index.size, -1000)
     return (str(index.size), *sorted(str(rename(f, marked)) for f in factors if index in free_indices(f)))
@@ -93,6 +94,8 @@ def solve_for(delta: KroneckerDelta, index: Index) -> tuple[Expr, list[Expr]] | 
     if index not in difference.free_symbols:
         return None
     coefficient = difference.coeff(index, 1)
+    if coefficient.could_extract_minus_sign():
+        coefficient, difference = -coefficient, sympy.expand(-difference)
     rest = sympy.expand(difference - coefficient * index)
     if index in rest.free_symbols or coefficient.has(Index) or not coefficient.is_nonzero:
         return None

@@ -1,17 +1,17 @@
 """Exact evaluation of indexed sums at small sizes: the independent route by which every step is checked.
 
-Entries are random elements of a field (``fields``), drawn from a seed by name and position. Derivatives are taken by dual
-numbers (value and slope), never by the rules that are being checked. Nothing is rewritten here: no delta is eliminated, no
-sum is split.
+Entries are random elements of a field (``fields``), drawn from a seed by name and position. Derivatives are taken by
+dual numbers (value and slope), never by the rules that are being checked. Nothing is rewritten here: no delta is
+eliminated, no sum is split.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -28,7 +28,7 @@ Number = Any
 Jet = tuple[Number, Number]
 
 
-@dataclass
+@dataclasses.dataclass
 class Point:
     """One evaluation point: sizes, free indices and a seed from which every entry and scalar follows."""
 
@@ -37,9 +37,9 @@ class Point:
     field: Modular | Real
     scope: Mapping[IndexedBase, Any]
     perturbed: tuple[str, tuple[int, ...]] | None = None
-    memory: dict[Any, Jet] = field(default_factory=dict)
-    shadows: dict[Any, Point] = field(default_factory=dict)
-    constants: dict[Expr, Number] = field(default_factory=dict)
+    memory: dict[Any, Jet] = dataclasses.field(default_factory=dict)
+    shadows: dict[Any, Point] = dataclasses.field(default_factory=dict)
+    constants: dict[Expr, Number] = dataclasses.field(default_factory=dict)
 
     def size(self, expression: Expr) -> int:
         """Return the value of a size expression."""
@@ -214,7 +214,7 @@ def _symbol(symbol: Symbol) -> Evaluator:
 
 
 def _partial(expression: PartialDerivative) -> Evaluator:
-    """Differentiate by dual numbers: the variable's entry gets slope one, and the slope of the expression is read off."""
+    """Differentiate by dual numbers: the variable's entry gets slope one, the expression's slope is read off."""
     inner, variable = compiled(expression.expression), expression.variable
     indexed = isinstance(variable, Indexed)
     name = str(variable.base.label) if indexed else variable.name

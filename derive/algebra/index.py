@@ -1,8 +1,9 @@
 """Indices: integer variables that know the axis they run over.
 
-An index is an object with a size, so that a range guard can be dropped by proof and a bound index can never be mistaken
-for a free one. Three kinds share the class: *named* (tag 0, written by people), *fresh* (tag > 0, made by the engine
-when it opens a sum) and *canonical* (tag < 0, the normal form's numbering). An index of size n takes the values 0 .. n-1.
+An index is an object with a size, so that a range guard can be dropped by proof and a bound index can never be
+mistaken for a free one. Three kinds share the class: *named* (tag 0, written by people), *fresh* (tag > 0, made by the
+engine when it opens a sum) and *canonical* (tag < 0, the normal form's numbering). An index of size n takes the values
+0 .. n-1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The expression nodes of indexed sums, as SymPy objects.
 
-Scalars, ``Add``, ``Mul``, ``Pow`` and elementary functions are SymPy's own. A tensor entry is ``sympy.Indexed``. What SymPy
-gets wrong is owned here: a sum is ``IndexedSum`` (never ``sympy.Sum``, whose ``doit``, ``diff`` and ``subs`` capture), and the
-guards ``Within`` and ``Divides`` carry the range and integrality conditions that ``KroneckerDelta`` elimination needs.
+Scalars, ``Add``, ``Mul``, ``Pow`` and elementary functions are SymPy's own. A tensor entry is ``sympy.Indexed``. What
+SymPy gets wrong is owned here: a sum is ``IndexedSum`` (never ``sympy.Sum``, whose ``doit``, ``diff`` and ``subs``
+capture), and the guards ``Within`` and ``Divides`` carry the range and integrality conditions that ``KroneckerDelta``
+elimination needs.
 
 Not supported: sums with infinite or index-dependent ranges, complex tensors.
 """
@@ -126,7 +127,7 @@ class PartialDerivative(Expr):
 
 
 class AtZero(Expr):
-    """``AtZero(e, eta)``: the coefficient of ``eta`` in ``e`` at ``eta = 0``, i.e. its first-order part, not yet carried out."""
+    """``AtZero(e, eta)``: the derivative of ``e`` by ``eta`` at ``eta = 0``, not yet carried out."""
 
     is_commutative = True
     is_real = True

@@ -1,9 +1,10 @@
 """The normal form of indexed sums: two expressions that differ by renaming or reordering become the same object.
 
-Shape of the normal form: a sum of monomials; a monomial is a number times powers of *atoms*; an atom is a symbol, a tensor
-entry, a guard, a function or root of a normal form, or a *connected* ``IndexedSum``: one whose factors all hang together
-through bound indices, whose body is a monomial and whose bound indices are numbered canonically (``_h_p``: height h over
-the sums inside, position p). A product of unconnected sums is therefore a product of atoms, and SymPy merges its powers.
+Shape of the normal form: a sum of monomials; a monomial is a number times powers of *atoms*; an atom is a symbol, a
+tensor entry, a guard, a function or root of a normal form, or a *connected* ``IndexedSum``: one whose factors all hang
+together through bound indices, whose body is a monomial and whose bound indices are numbered canonically (``_h_p``:
+height h over the sums inside, position p). A product of unconnected sums is therefore a product of atoms, and SymPy
+merges its powers.
 
 Not decided here: identities between rational functions and roots (``q/(q+1) + 1/(q+1) = 1``); see ``equality``.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 
 import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
@@ -155,7 +155,7 @@ def _open(factors: Iterable[Expr], bound: tuple[Index, ...]) -> tuple[list[Expr]
 
 def connected(factors: Sequence[Expr], bound: Sequence[Index]) -> list[tuple[list[Expr], list[Index]]]:
     """Split factors into groups that share bound indices, each with the bound indices it uses."""
-    groups: list[tuple[list[Expr], set[Index]]] = []
+    groups: list[tuple[list[Expr], frozenset[Index]]] = []
     for factor in factors:
         names = free_indices(factor) & set(bound)
         touching = [g for g in groups if g[1] & names]
@@ -200,7 +200,7 @@ def _by_signature(body: Expr, factors: list[Expr], bound: list[Index]) -> list[l
 
 
 def _orders(groups: list[list[Index]]) -> Iterable[list[Index]]:
-    """Yield the numberings that respect the groups; past a limit only one (equality may then be missed, never claimed)."""
+    """Yield the numberings that respect the groups; past a limit only one: equality may be missed, never claimed."""
     count = sympy.prod(sympy.factorial(len(g)) for g in groups)
     if count > _MAX_PERMUTATIONS:
         return [[i for g in groups for i in g]]

@@ -63,7 +63,9 @@ def _named(atom: Expr, scope: Scope) -> Expr:
 
 def _constant(atom: Expr, scope: Scope) -> Expr | None:
     """Return the value of a sum that the definitions make constant, expanding products, the outermost first."""
-    names = [base for base in reversed(scope) if base in atom.atoms(IndexedBase) and not scope[base].expression.has(Add)]
+    names = [
+        base for base in reversed(scope) if base in atom.atoms(IndexedBase) and not scope[base].expression.has(Add)
+    ]
     for count in range(1, len(names) + 1):
         outer = normalise(expand_definitions(atom, {base: scope[base] for base in names[:count]}))
         inner = normalise(_on_sums(outer, lambda part: _folded(part, scope)))
@@ -140,7 +142,7 @@ def nested(atom: Expr) -> Expr:
 
 
 def push_inwards(atom: IndexedSum) -> IndexedSum:
-    """Sum each bound index of a connected sum over the factors that carry it alone; one index at least stays outside."""
+    """Sum each bound index over the factors that carry it alone; one index at least stays outside."""
     body, bound = atom.renamed()
     factors = list(Mul.make_args(body))
     for index in sorted(bound, key=lambda i: (_share(i, factors), i.name)):
@@ -151,7 +153,8 @@ def push_inwards(atom: IndexedSum) -> IndexedSum:
         inner = normalise(IndexedSum(Mul(*carrying), index))
         factors = list(Mul.make_args(Mul(*others, inner)))
         bound = tuple(i for i in bound if i != index)
-    return IndexedSum(Mul(*factors), *bound)
+    pushed: IndexedSum = IndexedSum(Mul(*factors), *bound)
+    return pushed
 
 
 def _share(index: Index, factors: list[Expr]) -> int:

@@ -17,7 +17,7 @@ _LATEX = {
     "&": r"\&",
     "#": r"\#",
     "%": r"\%",
-    "_": r"\_\allowbreak{}",
+    "_": r"\_",
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
     "<": r"\textless{}",
@@ -44,6 +44,7 @@ _LATEX = {
     "∈": r"$\in$",
     "×": r"$\times$",
 }
+_LONG_WORD = 20
 _GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER (\w+)")
 _SAME_AS_LATIN = {
     "Alpha",
@@ -60,13 +61,21 @@ _SAME_AS_LATIN = {
     "Chi",
     "Omicron",
 }
+_BLANKS = re.compile(r"[\s\x00-\x20\x7f]+")
 _LABEL = re.compile(r"[^A-Za-z0-9/_.:>-]+")
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>#|~$&]|^[-+](?= )|^\d+[.)](?= )|@")
 
 
 def latex_text(text: str) -> str:
-    """Return plain text as LaTeX text; control characters become spaces."""
-    return "".join(_latex_character(c) for c in text).replace("--", "-{}-")
+    """Return plain text as LaTeX text; control characters and line breaks become spaces."""
+    return re.sub(r"\S+", lambda word: _latex_word(word[0]), _BLANKS.sub(" ", text))
+
+
+def _latex_word(word: str) -> str:
+    """Return a word as LaTeX; a long one, which no dictionary hyphenates, may break after every few characters."""
+    parts = [word[start : start + _LONG_WORD // 2] for start in range(0, len(word), _LONG_WORD // 2)]
+    parts = parts if len(word) > _LONG_WORD else [word]
+    return r"\allowbreak{}".join("".join(map(_latex_character, part)).replace("--", "-{}-") for part in parts)
 
 
 def _latex_character(character: str) -> str:

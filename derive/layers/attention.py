@@ -1,7 +1,7 @@
 """Multi-head attention in its parts: projections, scores, value path. Tokens (and pairs of tokens) are samples.
 
-``R`` heads of width ``d``; ``T`` tokens ask, ``S`` tokens answer. In the value path the attention weights are an input: the
-softmax is held fixed.
+``R`` heads of width ``d``; ``T`` tokens ask, ``S`` tokens answer. In the value path the attention weights are an
+input: the softmax is held fixed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,305 @@
+"""The stages of a derivation, one property or method each; ``derive.update`` runs them.
+
+Nothing here knows any particular layer, nor any rule but plain gradient descent (``derive.rules`` has the others).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import sympy
+from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Symbol
+
+from derive.algebra.differentiate import carry_out, expand_definitions
+from derive.algebra.equality import equal
+from derive.algebra.index import Index
+from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, rename, tensor
+from derive.algebra.normal import normalise
+from derive.algebra.present import presentable
+from derive.backward_pass import cotangent, entry_of, free_letters
+from derive.forward_map import BATCH, Definition, Layer, LayerError, Tensor
+from derive.kernel_forms import degree, general_law, strip_unit_deltas
+from derive.record import Derivation, SelfFactor, Step
+
+eta = Symbol("eta", positive=True)
+
+
+@dataclass(frozen=True)
+class Deriver:
+    """The derivation of one layer; each property is one stage."""
+
+    layer: Layer
+
+    @cached_property
+    def output(self) -> Definition:
+        """The definition of the output."""
+        return self.layer.output
+
+    @cached_property
+    def primes(self) -> dict[Index, Index]:
+        """Each output index with its primed partner: the second sample or unit of a kernel."""
+        return {i: i.primed() for i in self.output.indices}
+
+    @cached_property
+    def cotangent(self) -> Expr:
+        """``g[s, i]``, the loss gradient at the output."""
+        return cotangent(self.layer)
+
+    @cached_property
+    def entries(self) -> dict[str, Indexed]:
+        """Each parameter's entry at fresh names: ``W[a, b]``."""
+        letters = free_letters(self.layer)
+        return {p.name: entry_of(p, letters) for p in self.parameters}
+
+    @cached_property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The parameters that the output depends on."""
+        mentioned = self.expanded.atoms(IndexedBase)
+        used = tuple(p for p in self.layer.parameters if p.base in mentioned)
+        if not used:
+            raise LayerError(f"layer {self.layer.name!r} depends on no parameter: there is no update to derive")
+        return used
+
+    @cached_property
+    def expanded(self) -> Expr:
+        """The output in terms of parameters and of what does not depend on them."""
+        return expand_definitions(self.output.expression, self.layer.parametric_scope)
+
+    @cached_property
+    def definitions(self) -> tuple[Definition, ...]:
+        """The intermediates and the output."""
+        return (*self.layer.definitions, self.output)
+
+    @cached_property
+    def gradients(self) -> dict[str, Expr]:
+        """``dz[s, i] / dW[a, b]`` for each parameter, in normal form."""
+        return {
+            name: normalise(carry_out(PartialDerivative(self.output.expression, entry), self.layer.scope))
+            for name, entry in self.entries.items()
+        }
+
+    @cached_property
+    def units(self) -> tuple[Index, ...]:
+        """Output indices that by themselves index a parameter."""
+        bases = {p.base for p in self.parameters}
+        plain = {
+            i
+            for entry in normalise(self.expanded).atoms(Indexed)
+            if entry.base in bases
+            for i in entry.indices
+            if isinstance(i, Index)
+        }
+        return tuple(i for i in self.output.indices if i in plain)
+
+    @cached_property
+    def samples(self) -> tuple[Index, ...]:
+        """Output indices that index no parameter by themselves."""
+        return tuple(i for i in self.output.indices if i not in self.units)
+
+    def by_loss(self, expression: Expr) -> Expr:
+        """Sum an expression times the cotangent over all outputs, at primed indices."""
+        return IndexedSum(rename(self.cotangent * expression, self.primes), *self.primes.values())
+
+    @cached_property
+    def unfactored_kernel(self) -> Expr:
+        """The kernel as the plain sum over parameters of products of gradients, in normal form."""
+        total = sympy.S.Zero
+        for name, entry in self.entries.items():
+            here = self.gradients[name]
+            total += normalise(IndexedSum(here * rename(here, self.primes), *entry.indices))
+        return total
+
+    @cached_property
+    def pairs(self) -> list[tuple[Index, Index]]:
+        """Each unit index with its primed partner."""
+        return [(i, self.primes[i]) for i in self.units]
+
+    @cached_property
+    def cross_terms(self) -> Expr:
+        """What one sample's gradient does to another: the scalar in front of the unit deltas, or the whole kernel."""
+        stripped = strip_unit_deltas(self.unfactored_kernel, self.pairs)
+        return presentable(self.unfactored_kernel if stripped is None else stripped, self.layer.scope)
+
+    @cached_property
+    def kernel(self) -> Expr:
+        """The kernel for people: unit deltas times the rest, where it has that shape."""
+        if strip_unit_deltas(self.unfactored_kernel, self.pairs) is None:
+            return self.cross_terms
+        return Mul(*(KroneckerDelta(*pair) for pair in self.pairs)) * self.cross_terms
+
+    @cached_property
+    def self_factor_entry(self) -> Expr:
+        """``K`` at one sample, units still paired."""
+        together = {self.primes[i]: i for i in self.samples}
+        return normalise(rename(self.unfactored_kernel, together))
+
+    @cached_property
+    def order_in_eta(self) -> int | None:
+        """The highest power of eta in the change of the activation; None when it is no polynomial."""
+        return degree(normalise(self.expanded), {p.base for p in self.parameters})
+
+    @cached_property
+    def unpresented(self) -> Expr:
+        """The self factor in normal form, unit deltas stripped where that is possible."""
+        diagonal = strip_unit_deltas(self.self_factor_entry, self.pairs)
+        return self.self_factor_entry if diagonal is None else diagonal
+
+    def classify(self) -> SelfFactor:
+        """Tell an isotropic self factor from a diagonal and a full one."""
+        entry = self.self_factor_entry
+        diagonal = strip_unit_deltas(entry, self.pairs)
+        shape = "full"
+        if diagonal is not None:
+            shape = "diagonal" if diagonal.free_symbols & set(self.units) else "isotropic"
+            entry = diagonal
+        bases = {p.base for p in self.layer.parameters}
+        free = not (expand_definitions(entry, self.layer.parametric_scope).atoms(IndexedBase) & bases)
+        return SelfFactor(presentable(entry, self.layer.scope), shape, free)
+
+    def step(self, name: str, rule: str, target: Expr, before: Expr, after: Expr, *scope: Definition) -> Step:
+        """Return a step of this layer, with the layer's definitions in scope."""
+        return Step(f"{self.layer.name}/{name}", rule, target, before, after, (*self.definitions, *scope))
+
+    def gradient_steps(self) -> list[Step]:
+        """Parameter gradients, loss gradients and the updated parameters."""
+        steps = []
+        for name, entry in self.entries.items():
+            inert = PartialDerivative(self.output.expression, entry)
+            target = PartialDerivative(self.output.entry, entry)
+            steps.append(
+                self.step(
+                    f"parameter-gradient-{name}",
+                    f"differentiate by {name}; the derivative of an entry by an entry is a product of deltas",
+                    target,
+                    inert,
+                    self.gradients[name],
+                )
+            )
+        for name in self.entries:
+            before = self.by_loss(PartialDerivative(self.output.entry, self.entries[name]))
+            rule = "chain rule over every output that uses the parameter; sum out the deltas"
+            steps.append(self.step(f"loss-gradient-{name}", rule, before, before, self.loss_gradients[name]))
+        return steps
+
+    @cached_property
+    def loss_gradients(self) -> dict[str, Expr]:
+        """The gradient of the loss by each parameter, in normal form."""
+        return {name: normalise(self.by_loss(gradient)) for name, gradient in self.gradients.items()}
+
+    @cached_property
+    def updated(self) -> tuple[Definition, ...]:
+        """The parameters after one SGD step and everything that depends on them, as primed definitions."""
+        fresh: list[Definition] = []
+        for parameter in self.parameters:
+            entry = self.entries[parameter.name]
+            moved = entry - eta * self.loss_gradients[parameter.name]
+            fresh.append(Definition(parameter.name + "'", entry.indices, moved))
+        renamed = {p.base: tensor(p.name + "'") for p in self.parameters}
+        for definition in self.definitions:
+            expression = rename(definition.expression, renamed)
+            if expression != definition.expression:
+                fresh.append(Definition(definition.name + "'", definition.indices, expression))
+                renamed[definition.base] = fresh[-1].base
+        return tuple(fresh)
+
+    def change_steps(self) -> list[Step]:
+        """The SGD step on each parameter, and the activation's change."""
+        steps = []
+        for name, entry in self.entries.items():
+            before = entry - eta * self.by_loss(PartialDerivative(self.output.entry, entry))
+            after = entry - eta * self.loss_gradients[name]
+            target = tensor(name + "'")[entry.indices]
+            steps.append(self.step(f"sgd-step-{name}", "one step of gradient descent", target, before, after))
+        after_step = tensor(self.output.name + "'")[self.output.indices]
+        exact = self.order_in_eta == 1
+        before = after_step - self.output.entry if exact else eta * AtZero(after_step, eta)
+        change = -eta * normalise(
+            IndexedSum(self.unfactored_kernel * rename(self.cotangent, self.primes), *self.primes.values())
+        )
+        rule = "insert the step into the forward map" + (
+            "; the map is linear in the parameters, so this is exact for any eta"
+            if exact
+            else ", to first order in eta"
+        )
+        target = after_step - self.output.entry
+        return [*steps, self.step("activation-change", rule, target, before, change, *self.updated)]
+
+    def kernel_steps(self, factor: SelfFactor) -> list[Step]:
+        """Update kernel, self factor and cross terms."""
+        pairs = Add(
+            *(
+                IndexedSum(
+                    PartialDerivative(self.output.entry, entry)
+                    * PartialDerivative(rename(self.output.entry, self.primes), entry),
+                    *entry.indices,
+                )
+                for entry in self.entries.values()
+            )
+        )
+        symbol = tensor("K")
+        both = (*self.output.indices, *self.primes.values())
+        together = {self.primes[i]: i for i in self.samples}
+        here = rename(symbol[both], together)
+        deltas = Mul(*(KroneckerDelta(i, self.primes[i]) for i in self.units))
+        self_after = factor.expression if factor.shape == "full" else deltas * factor.expression
+        return [
+            self.step(
+                "update-kernel",
+                "sum the products of gradients over every parameter entry",
+                symbol[both],
+                pairs,
+                self.kernel,
+            ),
+            self.step("self-factor", "set both samples equal", here, rename(pairs, together), self_after),
+            self.step("cross-terms", "two different samples", symbol[both], pairs, self.kernel),
+        ]
+
+    def law_steps(self, factor: SelfFactor) -> list[Step]:
+        """The general law, where it holds: the operator of the forward map applied to squares, every weight one."""
+        law = general_law(normalise(self.expanded), {p.base for p in self.parameters})
+        if law is None or factor.shape == "full" or not equal(law, self.unpresented):
+            return []
+        rule = "each parameter entry is used at most once in an output: the self factor is the same operator on squares"
+        symbol = tensor("K")[(*self.output.indices, *self.output.indices)]
+        return [self.step("general-law", rule, symbol, normalise(law), factor.expression)]
+
+    def mean_steps(self, factor: SelfFactor) -> list[Step]:
+        """The mean of the self factor over the batch, where the definitions make it a constant."""
+        over_the_batch = any(BATCH not in d.indices for d in self.layer.definitions)
+        if BATCH not in self.samples or not over_the_batch or not factor.expression.atoms(Indexed):
+            return []
+        mean = IndexedSum(factor.expression, BATCH) / BATCH.size
+        value = presentable(normalise(mean), self.layer.scope)
+        if value.atoms(Indexed):
+            return []
+        symbol = tensor("K")[(*self.output.indices, *self.output.indices)]
+        return [
+            self.step("mean-self-factor", "average over the batch", IndexedSum(symbol, BATCH) / BATCH.size, mean, value)
+        ]
+
+    def forward_steps(self) -> list[Step]:
+        """The forward map itself, intermediates first."""
+        steps = [
+            self.step(f"define-{d.name}", f"intermediate {d.name} of the forward map", d.entry, d.entry, d.expression)
+            for d in self.layer.definitions
+        ]
+        out = self.output
+        return [*steps, self.step("forward", "the forward map", out.entry, out.entry, out.expression)]
+
+    def derivation(self) -> Derivation:
+        """Run every stage."""
+        factor = self.classify()
+        steps = [*self.forward_steps(), *self.gradient_steps(), *self.change_steps(), *self.kernel_steps(factor)]
+        steps += [*self.law_steps(factor), *self.mean_steps(factor)]
+        return Derivation(
+            layer=self.layer,
+            rule="sgd",
+            steps=tuple(steps),
+            kernel=self.kernel,
+            self_factor=factor,
+            cross_terms=self.cross_terms,
+            order_in_eta=self.order_in_eta,
+            samples=self.samples,
+            units=self.units,
+        )
