@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import sympy
 from sympy import Add, Expr, KroneckerDelta, Mul, Symbol
@@ -129,25 +130,30 @@ def _refuse(derivation: Derivation) -> Refusal | None:
 
 def _equal_scales(family: Family) -> tuple[Expr, Expr]:
     """Solve ``f^2 (E + c) = kappa`` for one scalar on the whole pre-activation."""
-    E, f = energy_symbol, Symbol("f", positive=True)
-    (root,) = sympy.solve(f**2 * (E + family.constant) - kappa, f)
+    root = _positive_root(energy_symbol + family.constant, kappa)
     return root, root
 
 
 def _offsets_kept(family: Family) -> tuple[Expr, Expr]:
     """Solve ``f^2 E + c = kappa``: the offset stays as it is, the weight part takes what is left."""
-    E, f = energy_symbol, Symbol("f", positive=True)
     excess = Symbol("excess", positive=True)
-    (root,) = sympy.solve(f**2 * E - excess, f)
+    root = _positive_root(energy_symbol, excess)
     return root.xreplace({excess: kappa - family.constant}), sympy.S.One
+
+
+@lru_cache(maxsize=64)
+def _positive_root(factor: Expr, value: Expr) -> Expr:
+    """Solve ``f^2 factor = value`` for the positive f."""
+    f = Symbol("f", positive=True)
+    (root,) = sympy.solve(f**2 * factor - value, f)
+    return root
 
 
 def _by_angle(family: Family, angle: Expr) -> tuple[Expr, Expr]:
     """Return the member of the family at the angle t(r), r the square root of the energy."""
     t = angle.xreplace({radius: sympy.sqrt(energy_symbol)})
-    return sympy.sqrt(kappa) * sympy.sin(t) / sympy.sqrt(energy_symbol), sympy.sqrt(
-        kappa / family.constant
-    ) * sympy.cos(t)
+    f = sympy.sqrt(kappa) * sympy.sin(t) / sympy.sqrt(energy_symbol)
+    return f, sympy.sqrt(kappa / family.constant) * sympy.cos(t)
 
 
 def _corrected(

@@ -7,11 +7,13 @@ map with scalars f(E), h(E) sends the radius r to the pair (r f, h). All answers
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import sympy
 from sympy import Expr, Symbol
 
+from derive.algebra.differentiate import expand_definitions
 from derive.algebra.equality import equal
 from derive.algebra.nodes import map_entries
 from derive.algebra.normal import normalise
@@ -43,22 +45,43 @@ def profile(family: Family, f: Expr, h: Expr, kappa: Symbol, angle: Expr | None 
 
     ``angle`` is t(r) where the map was asked for by its angle; otherwise it is computed.
     """
+    ray = _along_a_ray(f, h if family.offsets else sympy.S.Zero, angle)
+    return Profile(
+        normalising=not ray.pull.has(r) and not ray.offset.has(r),
+        scale_invariant=_scale_invariant(family, ray.pull, ray.offset),
+        injective=ray.injective,
+        singular_at_zero=not ray.zero[0].is_finite,
+        limit_zero=_near_zero(family, ray.zero, ray.pull),
+        limit_infinity=_far_away(family, ray.far),
+        weight_scale=_weight_scale(ray.far[0], kappa),
+        angle=_angle(family, ray.pull, ray.offset) if angle is None else angle,
+        decomposition=_decomposition(ray.pull, ray.offset, kappa),
+    )
+
+
+@dataclass(frozen=True)
+class _Ray:
+    """The scalars along a ray: ``pull`` is r f, ``offset`` is h; ``zero`` are limits of (f, h), ``far`` of (r f, h)."""
+
+    pull: Expr
+    offset: Expr
+    zero: tuple[Expr, Expr]
+    far: tuple[Expr, Expr]
+    injective: bool | None
+
+
+@lru_cache(maxsize=64)
+def _along_a_ray(f: Expr, h: Expr, angle: Expr | None) -> _Ray:
+    """Take limits and slopes of the scalars; many layers share them."""
     along = {energy_symbol: r**2}
-    h = h if family.offsets else sympy.S.Zero
     f, h = sympy.simplify(f.xreplace(along)), sympy.simplify(h.xreplace(along))
     pull = sympy.simplify(r * f)
-    zero = sympy.limit(f, r, 0, "+"), sympy.limit(h, r, 0, "+")
-    far = _far(pull, angle), _far(h, angle)
-    return Profile(
-        normalising=not pull.has(r) and not h.has(r),
-        scale_invariant=_scale_invariant(family, pull, h),
+    return _Ray(
+        pull=pull,
+        offset=h,
+        zero=(sympy.limit(f, r, 0, "+"), sympy.limit(h, r, 0, "+")),
+        far=(_far(pull, angle), _far(h, angle)),
         injective=_injective([pull, h] if angle is None else [angle]),
-        singular_at_zero=not zero[0].is_finite,
-        limit_zero=_near_zero(family, zero, pull),
-        limit_infinity=_far_away(family, far),
-        weight_scale=_weight_scale(far[0], kappa),
-        angle=_angle(family, pull, h) if angle is None else angle,
-        decomposition=_decomposition(pull, h, kappa),
     )
 
 
@@ -77,16 +100,17 @@ def _weight_scale(far: Expr, kappa: Symbol) -> Expr:
     The weight part of the output has variance ``(sigma r f)^2``; where r f tends to zero no such scale exists, and the
     bound ``1/sqrt(kappa)`` of the whole family is returned.
     """
-    return sympy.simplify(1 / far) if far.is_positive else 1 / sympy.sqrt(kappa)
+    return 1 / sympy.sqrt(kappa) if far == 0 or not far.is_finite else sympy.simplify(1 / far)
 
 
 def degree_of_energy(family: Family) -> Expr | None:
     """Return d where E(lambda x) = lambda^d E(x), or None when the energy is not homogeneous."""
     grow = Symbol("lambda", positive=True)
     bases = {t.base for t in family.layer.inputs if t.values is None}
-    grown = normalise(map_entries(family.energy, lambda entry: grow * entry if entry.base in bases else entry))
+    energy = expand_definitions(family.energy, family.layer.scope)
+    grown = normalise(map_entries(energy, lambda entry: grow * entry if entry.base in bases else entry))
     for d in range(5):
-        if equal(grown, grow**d * family.energy):
+        if equal(grown, grow**d * energy):
             return sympy.Integer(d)
     return None
 
