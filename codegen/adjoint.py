@@ -23,7 +23,7 @@ from sympy import Expr, Indexed
 from codegen.differentials import explicit_in, partials, summed
 from codegen.direction import Direction, find_direction
 from codegen.emit import Emitter
-from codegen.program import Magnitude, Program, ProgramError, Value, name_of
+from codegen.program import Magnitude, Pointwise, Program, ProgramError, Value, name_of
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum, rename
 from derive.algebra.normal import normalise
@@ -89,12 +89,19 @@ def _reverse(program: Program, cotangent: Value) -> dict[str, Expr]:
 
 
 def _saved(program: Program, gradients: dict[str, Expr]) -> tuple[str, ...]:
-    """Return the intermediates that the gradients mention and that have fewer axes than the result, in order."""
+    """Return the narrow intermediates that the gradients mention, in order, less those that follow from the others.
+
+    Narrow means fewer axes than the result.
+    """
     axes = len(program.values[program.outputs[0]].indices)
     mentioned = {name_of(e) for expression in gradients.values() for e in expression.atoms(Indexed)}
-    return tuple(
-        i.target.name for i in program.instructions if i.target.name in mentioned and len(i.target.indices) < axes
-    )
+    narrow = [i for i in program.instructions if i.target.name in mentioned and len(i.target.indices) < axes]
+    kept = {i.target.name for i in narrow}
+    for instruction in reversed(narrow):
+        others = kept - {instruction.target.name}
+        if isinstance(instruction, Pointwise) and {name_of(e) for e in instruction.reads} <= others:
+            kept = others
+    return tuple(i.target.name for i in narrow if i.target.name in kept)
 
 
 def _emitted(program: Program, cotangent: Value, gradients: dict[str, Expr], saved: tuple[str, ...]) -> Backward:

@@ -45,10 +45,10 @@ def arranged(expression: Expr, indices: Sequence[Index], narrow: Callable[[Expr]
 
 
 def _named(coefficient: Expr, narrow: Callable[[Expr], Expr]) -> Expr:
-    """Name a coefficient unless it is a number or a single entry."""
+    """Name a coefficient unless it is a number, a single entry, or one times the other."""
     negative = coefficient.could_extract_minus_sign()
     positive = -coefficient if negative else coefficient
-    simple = isinstance(positive, Indexed) or not positive.has(Indexed)
+    simple = isinstance(positive.as_coeff_Mul()[1], Indexed) or not positive.has(Indexed)
     named = positive if simple else narrow(positive)
     return -named if negative else named
 

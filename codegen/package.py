@@ -122,7 +122,7 @@ def write(texts: dict[str, str], folder: Path) -> None:
 
 
 def _refuse_foreign(folder: Path, texts: dict[str, str]) -> None:
-    """Refuse to replace a folder that holds a file which its manifest does not list and that is not about to be written."""
+    """Refuse to replace a folder with a file that its manifest does not list and that is not about to be written."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; choose a folder")
     known = {*texts, *_listed(folder)} if (folder / MANIFEST).is_file() else set()

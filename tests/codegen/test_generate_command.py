@@ -1,0 +1,48 @@
+"""``affdiv generate``: exit codes, messages and JSON."""
+
+import json
+
+import pytest
+
+import affdiv
+
+
+def run(capsys, *words):
+    code = affdiv.run(["generate", *map(str, words)])
+    seen = capsys.readouterr()
+    return code, seen.out, seen.err
+
+
+def test_generate_then_check_then_damage(tmp_path, capsys):
+    code, out, _ = run(capsys, "--out", tmp_path, "--package", "mine")
+    assert code == 0 and "files written" in out
+    assert run(capsys, "--out", tmp_path, "--package", "mine", "--check")[:1] == (0,)
+    (tmp_path / "mine" / "functional.py").write_text("")
+    code, out, _ = run(capsys, "--out", tmp_path, "--package", "mine", "--check")
+    assert code == 1
+    assert "run `affdiv generate` to update it" in out.splitlines()[-1]
+    assert (tmp_path / "mine" / "functional.py").read_text() == "", "a check writes nothing"
+
+
+def test_json_report(tmp_path, capsys):
+    words = ("--out", tmp_path, "--package", "mine", "--json")
+    for status, more in (("differs", ["--check"]), ("written", []), ("same", [])):
+        code, out, _ = run(capsys, *words, *more)
+        report = json.loads(out)
+        assert report["schema"] == "affdiv.generate/1" and report["status"] == status
+        assert code == (1 if status == "differs" else 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--package", "json"], "would hide the module"),
+        (["--package", "a-b"], "is not an identifier"),
+        (["--targets", "fortran"], "torch is needed"),
+        (["--out", "/proc/nowhere"], "choose a folder that you may write to"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_how_to_mend_it(capsys, words, message):
+    code, out, err = run(capsys, *words)
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and message in err

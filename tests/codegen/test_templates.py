@@ -1,0 +1,41 @@
+"""Templates hold signatures, memory and checks, and no result of the mathematics."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "codegen" / "targets" / "torch" / "templates"
+TEMPLATES = sorted(FOLDER.glob("*.jinja"))
+FORMULAS = [
+    r"sqrt",
+    r"kappa\s*[-+*/]",
+    r"[-+*/]\s*kappa",
+    r"\+\s*1\b(?!\])",
+    r"[a-zA-Z)\]]\s@\s",
+    r"F\.linear\(",
+    r"addcmul|mul_|addmm",
+]
+ALLOWED = {"_rows.py.jinja": {"sqrt"}, "_checks.py.jinja": set()}
+
+
+def without_holes(text):
+    return re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", text, flags=re.S)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.name)
+def test_no_formula_is_typed_in_a_template(path):
+    text = without_holes(path.read_text(encoding="utf-8"))
+    found = {pattern for pattern in FORMULAS if re.search(pattern, text)}
+    assert not found - ALLOWED.get(path.name, set())
+
+
+def test_the_patterns_find_a_planted_formula():
+    planted = "f = math.sqrt(kappa) / torch.sqrt(q + 1)\nz = F.linear(x, W).mul_(f)\nd = g @ W\n"
+    found = [p for p in FORMULAS if re.search(p, planted)]
+    assert len(found) == len(FORMULAS) - 2, "all but the two for kappa, which the next line tests"
+    assert re.search(FORMULAS[1], "kappa - 1") and re.search(FORMULAS[2], "1 / kappa")
+
+
+def test_there_are_templates():
+    assert len(TEMPLATES) >= 6
