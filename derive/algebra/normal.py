@@ -71,9 +71,21 @@ def _power(base: Expr, exponent: Expr) -> Expr:
     if exponent.is_Integer and exponent > 0:
         return product([base] * int(exponent)) if base.is_Add else tidy(base**exponent)
     if base.is_Add:
-        content, primitive = base.as_content_primitive()
+        content, primitive = _content(base)
         return content**exponent * primitive**exponent
     return base**exponent
+
+
+def _content(base: Add) -> tuple[Expr, Expr]:
+    """Split a sum into the number and the powers of positive symbols common to all terms, and the rest."""
+    number, rest = base.as_content_primitive()
+    powers = [term.as_powers_dict() for term in Add.make_args(rest)]
+    common = sympy.S.One
+    for symbol in sorted((s for s in rest.free_symbols if s.is_positive and s.is_Symbol), key=str):
+        least = min((p.get(symbol, 0) for p in powers), default=0)
+        if least != 0:
+            common *= symbol**least
+    return number * common, Add(*(term / common for term in Add.make_args(rest)))
 
 
 def _sign(argument: Expr) -> Expr:
