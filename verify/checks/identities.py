@@ -49,12 +49,17 @@ def _task(subject: Subject, equation: str, error: Callable[[Subject, Case], floa
 
 
 def batch_error(subject: Subject, case: Case) -> float:
-    """Return the relative error of the whole batch's change against ``-eta sum K g``."""
+    """Return the error of the whole batch's change against ``-eta sum K g``, relative to ``eta sum |K| |g|``.
+
+    The samples' contributions may cancel to nothing; what they add up from is then the only scale there is.
+    """
     derivation = subject.derivation
     axes = derivation.layer.output.indices
     kernel = evaluate(derivation.kernel, (*axes, *_primed(axes)), case.point(subject))
-    expected = -case.eta * np.tensordot(kernel, case.g.cpu().numpy(), axes=len(axes))
-    return relative_error(sgd_change(case), expected)
+    g = case.g.cpu().numpy()
+    expected = -case.eta * np.tensordot(kernel, g, axes=len(axes))
+    scale = case.eta * np.tensordot(np.abs(kernel), np.abs(g), axes=len(axes)).max()
+    return relative_error(sgd_change(case), expected, scale=float(scale))
 
 
 def lone_sample_error(subject: Subject, case: Case) -> float:

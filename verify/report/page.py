@@ -56,7 +56,7 @@ class MethodRow:
     low: float
     high: float
     ratio: float
-    variation: float
+    at_end: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,15 @@ def method_row(sweep: SweepResult, method: str) -> MethodRow:
         low=min((s.minimum for s in spreads), default=math.nan),
         high=max((s.maximum for s in spreads), default=math.nan),
         ratio=max((s.ratio for s in spreads), default=math.nan),
-        variation=max((s.coefficient_of_variation for s in spreads), default=math.nan),
+        at_end=ratios_at_end(spreads),
+    )
+
+
+def ratios_at_end(spreads: list[Spread]) -> tuple[tuple[str, float], ...]:
+    """Return each layer's largest over smallest self factor at the last measured step, the worst of the seeds."""
+    last = [s for s in spreads if s.step == max(t.step for t in spreads)]
+    return tuple(
+        (layer, max(s.ratio for s in last if s.layer == layer)) for layer in dict.fromkeys(s.layer for s in last)
     )
 
 

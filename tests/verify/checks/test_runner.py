@@ -94,6 +94,13 @@ def test_full_means_more_and_larger_instances():
     assert all(c.kappa > subject.least_kappa and 0.1 <= c.eta <= 1e6 for c in many)
 
 
+@pytest.mark.parametrize("seed", [4, 10, 19])
+def test_contributions_that_cancel_exactly_are_no_failure(seed):
+    """In one dimension a norm-like layer sees only signs, so a batch may move an activation by nothing at all."""
+    ids = ["identity/norm-like/activation-change", "identity/linear/norm-like/activation-change"]
+    assert {check.status for check in run_checks(tasks_for(only=ids), Setting(seed=seed))} == {Status.PASS}
+
+
 @pytest.mark.parametrize(
     ("outcome", "status"),
     [

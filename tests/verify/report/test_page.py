@@ -11,8 +11,9 @@ from itertools import pairwise
 
 import pytest
 
-from verify.report.page import render
+from verify.report.page import ratios_at_end, render
 from verify.report.palette import PENS, markers
+from verify.training.probe import Spread
 
 VOID = {"meta", "br", "line", "img", "link", "input", "hr", "wbr", "col"}
 
@@ -118,6 +119,14 @@ def test_a_failure_is_shown_first_with_its_command_and_escaped(failed_run):
     assert alarm.index(failed.reproduce) < alarm.index("<details")
     assert f"<code>{failed.equation}</code>" in alarm
     assert '<strong class="fail">1</strong>' in text
+
+
+def test_ratios_at_end_are_the_worst_of_the_last_step():
+    def spread(step, layer, largest):
+        return Spread(step, layer, 1.0, 1.0, largest, 1.0, 0.0)
+
+    spreads = [spread(0, "a", 9.0), spread(4, "a", 2.0), spread(4, "a", 3.0), spread(4, "b", 1.5)]
+    assert ratios_at_end(spreads) == (("a", 3.0), ("b", 1.5))
 
 
 def test_results_beside_the_page(small_run):

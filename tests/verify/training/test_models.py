@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from verify.derived import derived
 from verify.training.config import METHODS, TrialConfig, generator
 from verify.training.initialise import energy, mean_square
-from verify.training.models import build
+from verify.training.models import build, make_layer
 
 
 def model_of(method, **settings):
@@ -44,9 +45,14 @@ def test_shapes_depth_and_parameters(method):
     assert shapes == [(16, 64), (16,), (16, 16), (16,), (10, 16), (10,)], "normalisers carry no parameters of their own"
 
 
-def test_energy_of_the_generated_layers_is_what_kappa_leaves_for_the_weights():
-    for method, expected in (("affine-like", 1.0), ("norm-like", 1.0)):
-        assert energy(method, model_of(method).layers[0], 1.0) == expected
+@pytest.mark.parametrize("method", ["affine-like", "norm-like"])
+@pytest.mark.parametrize("kappa", [1.5, 2.0, 7.0])
+def test_energy_of_the_generated_layers_is_the_derived_one(method, kappa):
+    (found,) = [m for m in derived("affine").solutions if m.name == method]
+    layer = make_layer(method, 3, 2)
+    layer.kappa = kappa
+    deviation = float(found.weight_scale.subs(found.kappa, kappa))
+    assert energy(method, layer, 1.0) == pytest.approx(deviation**-2)
 
 
 def test_second_moment_of_an_activation():
