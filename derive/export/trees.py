@@ -96,7 +96,15 @@ def _assumptions(symbol: Symbol) -> tuple[str, ...]:
 
 def from_tree(tree: object) -> Expr:
     """Return the expression of a JSON tree; raise TreeError for anything that ``to_tree`` would not write."""
-    return _Reader().read(tree, 0)
+    try:
+        read = _Reader().read(tree, 0)
+    except TreeError:
+        raise
+    except (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as problem:
+        raise TreeError(f"SymPy refuses this tree: {type(problem).__name__}") from None
+    if read.has(sympy.nan, sympy.zoo):
+        raise TreeError("a tree holds a division by zero")
+    return read
 
 
 class _Reader:
