@@ -8,6 +8,7 @@ import pytest
 
 from derive.algebra.evaluate import Point, evaluate
 from derive.algebra.fields import Modular
+from derive.algebra.index import Index, size_symbol
 from derive.layers import layer
 from derive.update import update_kernel
 from verify.bench import derivation
@@ -18,8 +19,8 @@ def test_the_explicit_kernel_is_the_symbolic_one(n: int) -> None:
     """Both sides of the benchmark compute the same kernel."""
     explicit = derivation.explicit_kernel(n)
     kernel = update_kernel(layer("affine"))
-    point = Point(7, {s: n for s in kernel.atoms() if getattr(s, "name", "") in "nm"}, Modular(), {})
-    names = {i.name: i for i in kernel.free_symbols if hasattr(i, "size")}
+    point = Point(7, {size_symbol("n"): n, size_symbol("m"): n}, Modular(), {})
+    names = {i.name: i for i in kernel.free_symbols if isinstance(i, Index)}
     symbols = {f"{t}{j}": point.draw("x", (s, j)) for t, s in (("x", 0), ("y", 1)) for j in range(n)}
     for i in range(n):
         for k in range(n):
