@@ -61,18 +61,25 @@ def _task(subject: Subject, what: str) -> Task:
 
 def _error(subject: Subject, case: Case, what: str) -> float:
     reference = REFERENCES[subject.map_name]
-    ours = _results(case, lambda x, parameters: case.module(x), subject)
-    other = _results(
-        case, lambda x, parameters: reference(x, parameters["W"], parameters.get("b"), case.kappa), subject
-    )
-    return relative_error(ours[what].cpu().numpy(), other[what].cpu().numpy())
+
+    def written_by_hand(x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        return reference(x, parameters["W"], parameters.get("b"), case.kappa)
+
+    expected = _results(case, written_by_hand, subject, recorded=False)[what]
+    ours = [_results(case, lambda x, _: case.module(x), subject, recorded=recorded)[what] for recorded in (False, True)]
+    return largest(relative_error(value.cpu().numpy(), expected.cpu().numpy()) for value in ours)
 
 
-def _results(case: Case, forward: Callable[[Tensor, dict[str, Tensor]], Tensor], subject: Subject) -> dict[str, Tensor]:
-    """Return the output and every gradient of ``sum(g * z)``, by the name of the equation that states it."""
+def _results(
+    case: Case, forward: Callable[[Tensor, dict[str, Tensor]], Tensor], subject: Subject, *, recorded: bool
+) -> dict[str, Tensor]:
+    """Return the output and every gradient of ``sum(g * z)``, by the name of the equation that states it.
+
+    ``recorded`` asks for gradients that can be differentiated again, which a layer may compute in another way.
+    """
     x = case.x.clone().requires_grad_()
     parameters = subject.parameters_of(case.module)
     z = forward(x, parameters)
-    gradients = torch.autograd.grad(z, (x, *parameters.values()), case.g)
+    gradients = torch.autograd.grad(z, (x, *parameters.values()), case.g, create_graph=recorded)
     named = zip(("x", *parameters), gradients, strict=True)
-    return {"forward": z.detach()} | {f"backward-d{name}": gradient for name, gradient in named}
+    return {"forward": z.detach()} | {f"backward-d{name}": gradient.detach() for name, gradient in named}

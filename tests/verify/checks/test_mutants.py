@@ -117,6 +117,32 @@ def test_one_wrong_gradient_fails_its_own_check_and_gradcheck(wrong):
     assert "Jacobian mismatch" in check.reason
 
 
+class WrongWhenRecorded(torch.autograd.Function):
+    """Right gradients, except where they are to be differentiated again."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, kappa):
+        ctx.save_for_backward(x, weight, bias)
+        ctx.kappa = kappa
+        return kappa**0.5 * (x @ weight.T + bias) * row_scale(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight, bias = ctx.saved_tensors
+        scale = ctx.kappa**0.5 * row_scale(x)
+        pull = (g * (x @ weight.T + bias)).sum(1, keepdim=True)
+        sign = 1 if torch.is_grad_enabled() else -1
+        dx = scale * (g @ weight) + sign * scale * row_scale(x) ** 2 * pull * x
+        return dx, (scale * g).T @ x, (scale * g).sum(0), None
+
+
+def test_a_gradient_that_is_wrong_only_when_recorded_is_seen():
+    subject = broken("affine-like", WrongWhenRecorded.apply)
+    assert status_of(gradients.tasks(subject), "/gradcheck").status is Status.PASS
+    assert status_of(references.tasks(subject), "backward-dx").status is Status.FAIL
+    assert status_of(references.tasks(subject), "backward-dW").status is Status.PASS
+
+
 class NoSecondOrder(torch.autograd.Function):
     """The right first gradients, computed so that their own derivative is lost."""
 
