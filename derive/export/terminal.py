@@ -136,8 +136,8 @@ def _kinds(maps: Iterable[str]) -> str:
     """Return the names of maps, each once; a map of a layer's part has the part and a slash in front of its name."""
     split = [name.rpartition("/") for name in maps]
     own = ", ".join(dict.fromkeys(name for _, _, name in split))
-    return f"{own}, of parts" if any(part for part, _, _ in split) else own or "none"
+    return f"{own} (parts)" if any(part for part, _, _ in split) else own or "none"
 
 
 def _row(name: str, shape: str, maps: str) -> str:
-    return f"{name:<27} {shape:<26}{maps}".rstrip()
+    return f"{name:<26}{shape:<24}{maps}".rstrip()
