@@ -1,6 +1,7 @@
 r"""Text of any origin made safe for each format: nothing a user wrote can become markup or a command.
 
-In LaTeX, characters that pdfLaTeX has no glyph for are written as their code point, so that no text can stop a run.
+In LaTeX, characters that its oldest fonts have no glyph for are written as their code point, so that no text can stop a
+run, and no fonts beyond those of every TeX are needed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     "'": "'",
     "`": r"\textasciigrave{}",
     "–": r"\textendash{}",
@@ -46,21 +47,10 @@ _LATEX = {
 }
 _LONG_WORD = 20
 _GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER (\w+)")
-_SAME_AS_LATIN = {
-    "Alpha",
-    "Beta",
-    "Epsilon",
-    "Zeta",
-    "Eta",
-    "Iota",
-    "Kappa",
-    "Mu",
-    "Nu",
-    "Rho",
-    "Tau",
-    "Chi",
-    "Omicron",
-}
+_SMALL = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi"
+_SMALL += " rho sigma tau upsilon phi chi psi omega"
+_CAPITAL = "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
+_COMMANDS = frozenset(_SMALL.split()) | frozenset(_CAPITAL.split())
 _BLANKS = re.compile(r"[\s\x00-\x20\x7f]+")
 _LABEL = re.compile(r"[^A-Za-z0-9/_.:>-]+")
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>#|~$&]|^[-+](?= )|^\d+[.)](?= )|@")
@@ -81,14 +71,14 @@ def _latex_word(word: str) -> str:
 def _latex_character(character: str) -> str:
     if character in _LATEX:
         return _LATEX[character]
-    if character.isascii() or "\u00c0" <= character <= "\u017f":
+    if character.isascii() or ("\u00c0" <= character <= "\u00ff" and character not in "ÐÞðþ×÷"):
         return " " if unicodedata.category(character) == "Cc" else character
     match = _GREEK.fullmatch(unicodedata.name(character, ""))
     if match:
         name = match[2].lower().replace("lamda", "lambda")
         name = name if match[1] == "SMALL" else name.capitalize()
-        latin = name in _SAME_AS_LATIN or name == "omicron"
-        return rf"\textit{{{name[0]}}}" if latin else rf"$\{name}$"
+        if name in _COMMANDS:
+            return rf"$\{name}$"
     return f"[U+{ord(character):04X}]"
 
 

@@ -1,6 +1,6 @@
 r"""Derivations as LaTeX: a fragment to include, or one complete document that pdfLaTeX compiles.
 
-A fragment needs ``\usepackage{amsmath,amssymb,graphicx,array,booktabs,longtable}``. Every equation of a step carries
+A fragment needs ``\usepackage{amsmath,amssymb,graphicx,array,longtable}``. Every equation of a step carries
 its id as a label:
 ``\label{eq:affine/self-factor}``.
 """
@@ -42,10 +42,9 @@ _RELATION = 14.0  # points of an equals sign and the space around it
 _QUAD = 10.0
 _SECTIONS = {1: "section", 2: "subsection", 3: "subsubsection"}
 _PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
-\usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
 \usepackage[margin=2.5cm]{geometry}
-\usepackage{amsmath,amssymb,graphicx,array,booktabs,longtable,textcomp}
+\usepackage{amsmath,amssymb,graphicx,array,longtable,textcomp}
 \ifdefined\pdfinfoomitdate\pdfinfoomitdate=1\pdftrailerid{}\fi
 \allowdisplaybreaks
 \setlength{\emergencystretch}{3em}
@@ -153,8 +152,8 @@ def _(block: Table) -> str:
     shape = "".join(rf">{{\raggedright\arraybackslash}}p{{{w:.3f}\linewidth}}" for w in widths)
     rows = [" & ".join(_cell(cell) for cell in row) + r" \\" for row in block.rows]
     head = " & ".join(rf"\textbf{{{_prose(cell)}}}" for cell in block.header) + r" \\"
-    lines = [rf"\begin{{longtable}}{{@{{}}{shape}@{{}}}}", r"\toprule", head, r"\midrule", r"\endhead", *rows]
-    stretched = ["{", r"\renewcommand{\arraystretch}{1.35}", *lines, r"\bottomrule", r"\end{longtable}", "}"]
+    lines = [rf"\begin{{longtable}}{{@{{}}{shape}@{{}}}}", r"\hline", head, r"\hline", r"\endhead", *rows]
+    stretched = ["{", r"\renewcommand{\arraystretch}{1.35}", *lines, r"\hline", r"\end{longtable}", "}"]
     return "\n".join(stretched) + "\n\n"
 
 

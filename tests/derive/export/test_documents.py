@@ -14,9 +14,10 @@ import pytest
 import derive
 from derive.errors import UsageError
 from derive.export import html, markdown, mathml, pdf
-from derive.export.blocks import Equation
+from derive.export.blocks import Code, Equation, Heading, Paragraph
 from derive.export.escape import label, latex_text
 from derive.export.latex import document, fragment, latex
+from derive.export.latex import page as latex_page
 from derive.export.outline import Chapter, derivation_blocks, document_blocks, equation_ids
 from derive.record import Derivation
 
@@ -197,3 +198,12 @@ def test_notebook_cells(full: Full) -> None:
         parser = Balanced()
         parser.feed(obj._repr_html_())
         assert parser.open == []
+
+
+@needs_tex
+def test_no_character_stops_pdflatex(tmp_path: Path) -> None:
+    codes = (*range(1, 0x300), *range(0x370, 0x400), *range(0x2000, 0x2300), 0x4E2D, 0xD800, 0xFFFE, 0x1F600)
+    words = " ".join(map(chr, codes))
+    source = tmp_path / "characters.tex"
+    source.write_text(latex_page([Heading(0, ("All",)), Heading(1, (words,)), Paragraph((words, Code(words)))]))
+    assert "Missing character" not in pdf.run_pdflatex(source, tmp_path)
