@@ -36,9 +36,7 @@ def run_pdflatex(tex_path: Path, folder: Path) -> str:
     program = shutil.which("pdflatex")
     if program is None:
         raise UsageError(
-            "pdflatex was not found; install TeX (Debian: apt-get install texlive-latex-base "
-            "texlive-latex-recommended) "
-            "or leave out --pdf"
+            "pdflatex was not found; install TeX (Debian: apt-get install texlive-latex-base) or leave out --pdf"
         )
     shutil.copyfile(tex_path, folder / "document.tex")
     command = [program, "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]

@@ -82,7 +82,8 @@ def solutions_lines(data: Mapping[str, Any]) -> list[str]:
     lines = [f"{data['layer']}: {data['title']}", ""]
     lines += ["self factor", *formula_lines(data["self_factor"]["text"], "    "), ""]
     for found in data["solutions"]:
-        lines += [*_map_lines(found), ""]
+        part = "" if found["layer"] == data["layer"] else f" of {found['layer']}"
+        lines += [f"{found['name']}{part} ({found['kind']})", *_map_lines(found), ""]
     for refusal in data["refusals"]:
         kind = "cancelling" if refusal["kind"] == "any" else refusal["kind"]
         lines += [f"no {kind} map", *words(refusal["reason"], "    "), ""]
@@ -90,7 +91,7 @@ def solutions_lines(data: Mapping[str, Any]) -> list[str]:
 
 
 def _map_lines(found: Mapping[str, Any]) -> list[str]:
-    lines = [f"{found['layer']}: {found['name']} ({found['kind']})"]
+    lines: list[str] = []
     for definition in found["intermediates"]:
         lines += formula_lines(definition["text"], "    ", f"{definition['name']} = ")
     lines += formula_lines(found["map"]["text"], "    ", "map = ")
