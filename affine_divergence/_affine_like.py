@@ -15,25 +15,38 @@ Derivation (SHA-256 of the map): cfad222b6c6579e09d9aae903bf1bb454998140b6ced7f5
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._rows import magnitude, sum_of_squares
+from ._rows import squared_length, squared_length_without_graph
+
+Length = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def scale(x: Tensor, kappa: float) -> Tensor:
-    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32, differentiable by ``x``.
+def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
+    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32.
 
     f[s] = sqrt(kappa)/sqrt(E[s] + 1)
     """
-    peak = magnitude(x)
-    y = x / peak
-    q = sum_of_squares(y)  # affine-like/define-E
+    peak, q = length(x)  # affine-like/define-E
     f = math.sqrt(kappa) / (peak * torch.sqrt(q + 1 / peak**2))  # affine-like/define-f
     return f
+
+
+def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+    """Return the output (B, m) and the row scale (B, 1) by operations that autograd and ``torch.vmap`` know.
+
+    The input is scaled before the product, which unscaled 16-bit numbers could overflow.
+    """
+    f = scale(x, kappa)
+    u = f * x
+    uW = F.linear(u.to(x.dtype), W)
+    z = (uW + f * b).to(x.dtype)  # affine-like/forward
+    return z, f
 
 
 def gradients(
@@ -65,18 +78,13 @@ class AffineLikeReverse(torch.autograd.Function):
     ``torch.compile`` can trace.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Return the output and the row scale."""
-        f = scale(x, kappa)
-        if x.dtype.itemsize < 4:  # the product of unscaled 16-bit numbers could overflow
-            u = f * x
-            uW = F.linear(u.to(x.dtype), W)
-            z = (uW + f * b).to(x.dtype)  # affine-like/forward
-        else:
-            z = F.linear(x, W, b).mul_(f)  # affine-like/forward
+        if x.dtype.itemsize < 4:
+            return portable(x, W, b, kappa)
+        f = scale(x, kappa, squared_length_without_graph)
+        z = F.linear(x, W, b).mul_(f)  # affine-like/forward
         return z, f
 
     @staticmethod
@@ -109,6 +117,11 @@ class AffineLikeReverse(torch.autograd.Function):
         if wanted[2]:
             db = f.squeeze(-1) @ g  # affine-like/backward-db
         return dx, dW, db, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        """Return the map over one more axis, which stands first."""
+        return torch.vmap(portable, in_dims)(*arguments), (0, 0)
 
 
 class AffineLike(AffineLikeReverse):

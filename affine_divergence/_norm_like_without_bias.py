@@ -15,26 +15,38 @@ Derivation (SHA-256 of the map): 2ec87905374e7d0ce42d46bb8819f45c34998f2f03de243
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._rows import magnitude, sum_of_squares
+from ._rows import squared_length, squared_length_without_graph
+
+Length = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def scale(x: Tensor, kappa: float) -> Tensor:
-    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32, differentiable by ``x``.
+def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
+    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32.
 
     f[s] = sqrt(kappa)/sqrt(E[s])
     """
-    peak = magnitude(x)
-    y = x / peak
-    q = sum_of_squares(y)  # linear/norm-like/define-E
+    peak, q = length(x)  # linear/norm-like/define-E
     q_or_inf = q.masked_fill(q == 0, math.inf)
     f = math.sqrt(kappa) / (peak * torch.sqrt(q_or_inf))  # linear/norm-like/define-f
     return f
+
+
+def portable(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+    """Return the output (B, m) and the row scale (B, 1) by operations that autograd and ``torch.vmap`` know.
+
+    The input is scaled before the product, which unscaled 16-bit numbers could overflow.
+    """
+    f = scale(x, kappa)
+    u = f * x
+    z = F.linear(u.to(x.dtype), W)  # linear/norm-like/forward
+    return z, f
 
 
 def gradients(
@@ -63,17 +75,13 @@ class NormLikeWithoutBiasReverse(torch.autograd.Function):
     ``torch.compile`` can trace.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Return the output and the row scale."""
-        f = scale(x, kappa)
-        if x.dtype.itemsize < 4:  # the product of unscaled 16-bit numbers could overflow
-            u = f * x
-            z = F.linear(u.to(x.dtype), W)  # linear/norm-like/forward
-        else:
-            z = F.linear(x, W).mul_(f)  # linear/norm-like/forward
+        if x.dtype.itemsize < 4:
+            return portable(x, W, kappa)
+        f = scale(x, kappa, squared_length_without_graph)
+        z = F.linear(x, W).mul_(f)  # linear/norm-like/forward
         return z, f
 
     @staticmethod
@@ -103,6 +111,11 @@ class NormLikeWithoutBiasReverse(torch.autograd.Function):
         if wanted[1]:
             dW = g.t() @ u  # linear/norm-like/backward-dW
         return dx, dW, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        """Return the map over one more axis, which stands first."""
+        return torch.vmap(portable, in_dims)(*arguments), (0, 0)
 
 
 class NormLikeWithoutBias(NormLikeWithoutBiasReverse):

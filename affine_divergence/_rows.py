@@ -1,4 +1,4 @@
-"""Lengths of rows that neither overflow nor underflow."""
+"""Rows of a matrix: lengths that neither overflow nor underflow, and the way from tensors to matrices and back."""
 
 from __future__ import annotations
 
@@ -7,23 +7,40 @@ from torch import Tensor
 from torch.autograd import Function
 
 
-def magnitude(x: Tensor) -> Tensor:
-    """Return a positive number about as large as each row of ``x`` (B, n): a column (B, 1) of at least float32.
+def squared_length(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return columns (B, 1) ``peak`` and ``q`` of at least float32 with ``|x|^2 = peak^2 q`` for each row of ``x`` (B, n).
 
-    It is the sum of absolute values, never so small that its own square vanishes. Results do not depend on it (it is
-    divided out before squaring and multiplied in after), so it carries no gradient.
+    The peak is about as large as the row, so that no square overflows or vanishes; results do not depend on it and it
+    carries no gradient. ``q`` is smooth also at zero, as often as autograd may ask.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
-    total: Tensor = torch.linalg.vector_norm(x.detach(), 1, dim=-1, keepdim=True, dtype=wide)
-    return total.clamp_min(torch.finfo(wide).tiny ** 0.5)
+    peak = _peak(x.detach())
+    return peak, (x / peak).square().sum(-1, keepdim=True)
 
 
-def sum_of_squares(y: Tensor) -> Tensor:
-    """Return the sum of squares of each row of ``y`` (B, n) as a column (B, 1)."""
-    if torch.is_grad_enabled():  # smooth at zero, which the square of a norm is not to autograd
-        return y.square().sum(-1, keepdim=True)
-    length: Tensor = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
-    return length.square()
+def squared_length_without_graph(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same for a plain tensor when no graph is recorded, with fewer passes over the memory.
+
+    On the CPU, where looking at a value costs nothing, lengths that are safe to square are taken as they are.
+    """
+    if x.is_cpu and x.shape[0] and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling():
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
+        low, high = torch.aminmax(length)
+        limits = torch.finfo(length.dtype)
+        if limits.tiny**0.4 < low and high < limits.max**0.45:
+            return torch.ones_like(length), length.square()
+    peak = _peak(x)
+    length = torch.linalg.vector_norm(x / peak, dim=-1, keepdim=True)
+    return peak, length.square()
+
+
+def _peak(x: Tensor) -> Tensor:
+    """Return the sum of absolute values of each row, never so small that its own square vanishes."""
+    total: Tensor = torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True, dtype=_wide(x))
+    return total.clamp_min(torch.finfo(total.dtype).tiny ** 0.5)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def as_rows(x: Tensor) -> Tensor:
@@ -47,5 +64,4 @@ def as_given(z: Tensor, x: Tensor) -> Tensor:
 
 def centred(x: Tensor) -> Tensor:
     """Return ``x`` (..., n) less the mean of each row, which is taken in at least float32."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return (x - x.mean(-1, keepdim=True, dtype=wide)).to(x.dtype)
+    return (x - x.mean(-1, keepdim=True, dtype=_wide(x))).to(x.dtype)

@@ -283,7 +283,8 @@ COST = """
 import sys, time, torch
 start = time.perf_counter()
 import affine_divergence
-print(time.perf_counter() - start, sorted({m.split(".")[0] for m in sys.modules} & {"sympy", "jinja2", "derive", "codegen"}))
+others = {"sympy", "jinja2", "derive", "codegen"}
+print(time.perf_counter() - start, sorted({m.split(".")[0] for m in sys.modules} & others))
 """
 
 

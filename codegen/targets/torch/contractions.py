@@ -49,8 +49,6 @@ def contraction(instruction: Contract, operands: Operands, bias: str | None = No
     entries = instruction.operands
     if len(entries) == 1:
         return _sum(instruction, operands)
-    if len(entries) == 2 and entries[0] == entries[1] and is_column(instruction.target.indices):
-        return Term(f"sum_of_squares({operands.plain(entries[0])})", wide=operands.wide(entries[0]))
     if len(entries) == 2:
         ranks = {len(e.indices) for e in entries}
         printed = _matrices(instruction, operands, bias) if ranks == {2} else _with_vector(instruction, operands)

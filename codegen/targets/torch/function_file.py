@@ -54,11 +54,12 @@ def _signatures(plan: Plan) -> dict[str, Any]:
     results = backward.outputs
     return {
         "scale_name": scale,
-        "scale_arguments": ", ".join(_typed(scale_arguments, kappa)),
+        "scale_arguments": [*_typed(scale_arguments, kappa), "length: Length = squared_length"],
         "scale_call": ", ".join(scale_arguments),
         "gradient_arguments": [*_typed(gradient, kappa), "wanted: tuple[bool, ...]"],
         "gradient_call": ", ".join(gradient),
         "forward_arguments": _typed([*inputs, kappa], kappa),
+        "portable_call": ", ".join([*inputs, kappa]),
         "forward_names": ", ".join((*(n if n in saved else "_" for n in inputs), "ctx.kappa")),
         "saved_inputs": ", ".join(saved),
         "none_yet": " = ".join(results),

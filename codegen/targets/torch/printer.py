@@ -21,6 +21,7 @@ from codegen.targets.torch.buffers import buffer, chain
 from codegen.targets.torch.contractions import Operands, Term, contraction
 from codegen.targets.torch.expressions import ExpressionPrinter
 from codegen.targets.torch.layout import broadcast, check_rank, sizes
+from derive.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class TorchPrinter:
         self._style = style
         self._wide = set(style.wide)
         self._sizes = sizes(program)
+        self._lengths = {found[0]: found for found in _lengths(program)}
+        self._within_length = {name for found in self._lengths.values() for name in found[1:]}
         self._operands = Operands(name_of, self._narrowed, lambda e: name_of(e) in self._wide, not style.in_place)
 
     def lines(self, names: Iterable[str] | None = None) -> list[Line]:
@@ -66,6 +69,8 @@ class TorchPrinter:
         result: list[Line] = []
         for instruction in self._program.instructions:
             if chosen is not None and instruction.target.name not in chosen:
+                continue
+            if instruction.target.name in self._within_length:
                 continue
             line = self._line(instruction)
             if result and self._goes_on(result[-1], line):
@@ -82,6 +87,8 @@ class TorchPrinter:
         return starts and once and reads.count(previous.target) == 1 and previous.text.endswith(")")
 
     def _line(self, instruction: Instruction) -> Line:
+        if isinstance(instruction, Magnitude):
+            return self._length(instruction)
         term = self._term(instruction)
         name = instruction.target.name
         if term.wide:
@@ -90,12 +97,19 @@ class TorchPrinter:
         text = f"{term.operand}.to({self._style.own}.dtype)" if casts else term.text
         return Line(name, text, instruction.equation)
 
-    def _term(self, instruction: Instruction) -> Term:
-        if isinstance(instruction, Magnitude):
-            return Term(f"magnitude({name_of(instruction.operand)})", wide=True)
+    def _term(self, instruction: Contract | Pointwise) -> Term:
         if isinstance(instruction, Contract):
             return contraction(instruction, self._operands, self._biases.get(instruction.target.name))
         return self._pointwise(instruction)
+
+    def _length(self, instruction: Magnitude) -> Line:
+        """A magnitude and the sum of squares of what it divides are one call."""
+        if instruction.target.name not in self._lengths:
+            raise UsageError(f"the torch target prints {instruction.target.name!r} only before a sum of squares")
+        peak, _, total = self._lengths[instruction.target.name]
+        self._wide |= {peak, total}
+        equation = self._program.producers[total].equation
+        return Line(f"{peak}, {total}", f"length({name_of(instruction.operand)})", equation)
 
     def _pointwise(self, instruction: Pointwise) -> Term:
         printer = ExpressionPrinter(lambda e: broadcast(e, instruction.target), self._sizes)
@@ -114,6 +128,19 @@ class TorchPrinter:
         name = name_of(entry)
         casts = name in self._wide and self._style.own and not self._style.in_place
         return f"{name}.to({self._style.own}.dtype)" if casts else name
+
+
+def _lengths(program: Program) -> list[tuple[str, str, str]]:
+    """Return the names of each magnitude, of the quotient by it, and of the sum of the quotient's squares."""
+    found = []
+    for peak in (i for i in program.instructions if isinstance(i, Magnitude)):
+        quotient = peak.operand / peak.target.entry
+        for ratio in program.instructions:
+            if isinstance(ratio, Pointwise) and ratio.expression == quotient:
+                users = [i for i in program.instructions if ratio.target.entry in i.reads]
+                if len(users) == 1 and users[0].reads == (ratio.target.entry, ratio.target.entry):
+                    found.append((peak.target.name, ratio.target.name, users[0].target.name))
+    return found
 
 
 def _where_zero(expression: sympy.Piecewise, printer: ExpressionPrinter) -> str:
