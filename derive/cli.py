@@ -43,11 +43,11 @@ def register(app: typer.Typer) -> None:
 
 def layers(as_json: AsJson = False) -> None:
     """List every layer with its self factor and the maps that cancel it; compositions are written A>B."""
-    from derive.export.summary import SCHEMA, layer_rows
+    from derive.export.summary import SCHEMA, layer_rows, with_generated
     from derive.export.terminal import table_lines
     from derive.layers import layer, layer_names
 
-    rows = layer_rows({name: layer(name) for name in layer_names()})
+    rows = with_generated(layer_rows({name: layer(name) for name in layer_names()}))
     _print({"schema": SCHEMA, "layers": rows} if as_json else table_lines(rows))
 
 

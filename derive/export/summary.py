@@ -8,6 +8,7 @@ derives all rows again and compares them with the file, which ``pytest tests/der
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -82,6 +83,21 @@ def layer_rows(layers: Mapping[str, Layer], kept: Mapping[str, Row] | None = Non
     return rows
 
 
+def with_generated(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows, each with the ids of its maps for which the installed package holds generated code."""
+    known = _generated()
+    return [{**row, "generated": [found["id"] for found in row["maps"] if found["id"] in known]} for row in rows]
+
+
+def _generated() -> set[str]:
+    """Return the ids of the maps in the generated package's manifest, without importing it; none where it is absent."""
+    spec = importlib.util.find_spec("affine_divergence")
+    manifest = Path(spec.origin).with_name("manifest.json") if spec and spec.origin else None
+    if manifest is None or not manifest.is_file():
+        return set()
+    return set(json.loads(manifest.read_text(encoding="utf-8")).get("derivations", ()))
+
+
 def kept_rows() -> dict[str, Row]:
     """Return the rows of the kept table by layer name; none where there is no table."""
     if not TABLE.is_file():
@@ -104,7 +120,10 @@ def layer_row(name: str, layer: Layer) -> Row:
         "isotropic": factor.isotropic,
         "parameter_free": factor.parameter_free,
     }
-    row["maps"] = [found.name if found.layer == layer else found.mapped.name for found in derivation.solutions]
+    row["maps"] = [
+        {"name": found.name, "id": found.mapped.name, "part": "" if found.layer == layer else found.layer.name}
+        for found in derivation.solutions
+    ]
     row["refusals"] = [{"kind": refusal.kind, "reason": refusal.reason} for refusal in derivation.refusals]
     return row
 

@@ -82,8 +82,7 @@ def solutions_lines(data: Mapping[str, Any]) -> list[str]:
     lines = [f"{data['layer']}: {data['title']}", ""]
     lines += ["self factor", *formula_lines(data["self_factor"]["text"], "    "), ""]
     for found in data["solutions"]:
-        part = "" if found["layer"] == data["layer"] else f" of {found['layer']}"
-        lines += [f"{found['name']}{part} ({found['kind']})", *_map_lines(found), ""]
+        lines += [f"{found['layer']}: {found['name']} ({found['kind']})", *_map_lines(found), ""]
     for refusal in data["refusals"]:
         kind = "cancelling" if refusal["kind"] == "any" else refusal["kind"]
         lines += [f"no {kind} map", *words(refusal["reason"], "    "), ""]
@@ -127,17 +126,17 @@ def table_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             lines.append(_row(row["name"], "no parameters", "-"))
             continue
         shape = factor["shape"] + ("" if factor["parameter_free"] else ", of parameters")
-        lines.append(_row(row["name"], shape, _kinds(row["maps"])))
+        lines.append(_row(row["name"], shape, _kinds(row["maps"], row["generated"])))
         room = line_width() - 4
         lines.append("    " + (factor["text"] if len(factor["text"]) <= room else factor["text"][: room - 3] + "..."))
-    return lines
+    return [*lines, "", "* there is generated code for it: affine_divergence"]
 
 
-def _kinds(maps: Iterable[str]) -> str:
-    """Return the names of maps, each once; a map of a layer's part has the part and a slash in front of its name."""
-    split = [name.rpartition("/") for name in maps]
-    own = ", ".join(dict.fromkeys(name for _, _, name in split))
-    return f"{own} (parts)" if any(part for part, _, _ in split) else own or "none"
+def _kinds(maps: Iterable[Mapping[str, str]], generated: Iterable[str]) -> str:
+    """Return the names of maps, each once, with a star where code was generated for it."""
+    named = {found["name"]: found["name"] + ("*" if found["id"] in generated else "") for found in maps}
+    own = ", ".join(named.values())
+    return f"{own} (parts)" if any(found["part"] for found in maps) else own or "none"
 
 
 def _row(name: str, shape: str, maps: str) -> str:

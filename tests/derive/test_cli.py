@@ -66,7 +66,8 @@ def test_layers_as_json(affdiv: Affdiv) -> None:
     assert data["schema"] == "affdiv.layers/1"
     rows = {row["name"]: row for row in data["layers"]}
     assert rows["affine"]["self_factor"]["text"] == "sum[j](x[s,j]**2) + 1"
-    assert rows["affine"]["maps"] == ["norm-like", "affine-like"]
+    assert [found["name"] for found in rows["affine"]["maps"]] == ["norm-like", "affine-like"]
+    assert set(rows["affine"]["generated"]) <= {"norm-like", "affine-like"}
     assert rows["rms-norm"]["self_factor"] is None
 
 
