@@ -207,3 +207,12 @@ def test_no_character_stops_pdflatex(tmp_path: Path) -> None:
     source = tmp_path / "characters.tex"
     source.write_text(latex_page([Heading(0, ("All",)), Heading(1, (words,)), Paragraph((words, Code(words)))]))
     assert "Missing character" not in pdf.run_pdflatex(source, tmp_path)
+
+
+@needs_tex
+@pytest.mark.slow
+def test_the_notes_compile_and_nothing_sticks_out(root: Path, tmp_path: Path) -> None:
+    log = pdf.run_pdflatex(root / "paper_notes" / "derivation.tex", tmp_path)
+    assert [points for points in pdf.overfull_points(log) if points > OVERFULL_POINTS] == []
+    assert "multiply defined" not in log
+    assert "undefined on input" not in log
