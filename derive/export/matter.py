@@ -152,9 +152,8 @@ def closing(derivations: Sequence[Derivation]) -> list[Block]:
     for derivation in derivations:
         rows.append(_origin_row(derivation.layer.title, layer_claim(derivation.layer.name)))
         for found in derivation.solutions:
-            rows.append(
-                _origin_row(f"{derivation.layer.title}, {found.name} map", map_claim(derivation.layer.name, found.name))
-            )
+            title, claim = f"{found.layer.title}, {found.name} map", map_claim(found.layer.name, found.name)
+            rows.append(_origin_row(title, claim))
     header = (("derivation",), ("origin",))
     return [
         Heading(1, ("What is the paper's and what is ours",)),

@@ -16,12 +16,8 @@ from derive.export.provenance import layer_claim
 from derive.export.steps import step_blocks
 from derive.export.symbols import Notation, notation_for
 from derive.forward_map import Layer
-from derive.record import Derivation, Step
+from derive.record import Derivation
 
-_INSEPARABLE = (
-    "Suppose that a map applied to the input before an ordinary layer gave the same output as dividing by a divisor at "
-    "each position. Then the divisor could not vary between positions that share input:"
-)
 _SHAPES = {
     "isotropic": "the same for every unit, a multiple of the identity",
     "diagonal": "diagonal, but different from unit to unit",
@@ -31,23 +27,16 @@ _SHAPES = {
 
 @dataclass(frozen=True)
 class Chapter:
-    """A layer in a document: its derivation, what other update rules do to it, and why no separate map replaces it.
-
-    ``inseparability`` are the steps of a contradiction; none for a layer to which the question does not apply.
-    """
+    """A layer in a document: its derivation, and what other update rules do to it."""
 
     derivation: Derivation
     under_rules: tuple[Derivation, ...] = ()
-    inseparability: tuple[Step, ...] = ()
 
 
 def chapter_blocks(chapter: Chapter) -> list[Block]:
     """Return the blocks of one chapter."""
     blocks = derivation_blocks(chapter.derivation)
     notation = notation_for(chapter.derivation.layer)
-    if chapter.inseparability:
-        blocks += [Heading(2, ("Inseparability",)), Paragraph((_INSEPARABLE,))]
-        blocks += step_blocks(chapter.inseparability, notation)
     printed = {step.id for step in chapter.derivation.steps}
     for other in chapter.under_rules:
         blocks += [Heading(2, (f"Under the rule {other.rule}",)), Paragraph(("Ours: not in the paper.",))]

@@ -58,19 +58,16 @@ def full_derivation(layer: Layer, angle: Expr | None = None) -> Derivation:
 
 
 def chapter(layer: Layer, check: bool) -> Chapter:
-    """Return a layer's chapter: its derivation, inseparability where it slides a kernel, other rules if affine."""
-    from derive.check import check_step, checked
-    from derive.inseparable import inseparability, overlapping
+    """Return a layer's chapter: its derivation, and for an affine map also the other update rules."""
+    from derive.check import checked
     from derive.rules import RULES
     from derive.update import effective_update
 
     derivation = full_derivation(layer)
     others = tuple(effective_update(layer, rule) for rule in RULES) if layer.name == "affine" else ()
-    proof = inseparability(layer) if overlapping(layer) else ()
     if check:
         derivation, others = checked(derivation), tuple(checked(other) for other in others)
-        proof = tuple(replace(step, verdict=check_step(step)) for step in proof)
-    return Chapter(derivation, others, proof)
+    return Chapter(derivation, others)
 
 
 def layer_rows(layers: Mapping[str, Layer], kept: Mapping[str, Row] | None = None) -> list[Row]:
