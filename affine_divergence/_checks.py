@@ -47,8 +47,9 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"{name}: bias has shape {_shape(bias)}; weight gives {weight.shape[0]} features: use that")
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
         return _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
     types = {tensor.dtype for _, tensor in named if tensor is not None}
     if len(types) > 1:

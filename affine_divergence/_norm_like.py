@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ._rows import squared_length, squared_length_without_graph
 
-Length = Callable[[Tensor], tuple[Tensor, Tensor]]
+Length = Callable[[Tensor], tuple[Tensor | float, Tensor]]
 
 
 def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:

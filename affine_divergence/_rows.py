@@ -17,7 +17,7 @@ def squared_length(x: Tensor) -> tuple[Tensor, Tensor]:
     return peak, (x / peak).square().sum(-1, keepdim=True)
 
 
-def squared_length_without_graph(x: Tensor) -> tuple[Tensor, Tensor]:
+def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
     """Return the same for a plain tensor when no graph is recorded, with fewer passes over the memory.
 
     On the CPU, where looking at a value costs nothing, lengths that are safe to square are taken as they are.
@@ -26,8 +26,8 @@ def squared_length_without_graph(x: Tensor) -> tuple[Tensor, Tensor]:
         length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
         low, high = torch.aminmax(length)
         limits = torch.finfo(length.dtype)
-        if limits.tiny**0.4 < low and high < limits.max**0.45:
-            return torch.ones_like(length), length.square()
+        if limits.tiny**0.4 < low.item() and high.item() < limits.max**0.45:
+            return 1.0, length.square()
     peak = _peak(x)
     length = torch.linalg.vector_norm(x / peak, dim=-1, keepdim=True)
     return peak, length.square()

@@ -1,5 +1,6 @@
 """The generated layers. A table of layers, each with an independent twin; adding a layer adds a row."""
 
+import contextlib
 import copy
 import pickle
 import subprocess
@@ -7,12 +8,13 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import affine_divergence as ad
 
 # Torch's own: forward mode loads decompositions with torch.jit.script, and torch.compile makes an instance of Function.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script(_method)?. is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
 ]
 
@@ -154,6 +156,27 @@ def test_a_bad_row_spoils_no_other(name):
 
 
 @layers
+def test_rows_of_every_size_in_one_batch(name):
+    ours, twin, *_ = LAYERS[name]
+    sizes = torch.tensor([1e-25, 1.0, 1e-8, 1e12, 1e30]).unsqueeze(-1)
+    inputs = [t.detach() for t in operands(name, dtype=torch.float32)]
+    inputs[0] = inputs[0] * sizes
+    expected = twin(*(t.double() for t in inputs))
+    torch.testing.assert_close(ours(*inputs).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@layers
+@pytest.mark.parametrize("device", ["meta", "fake"])
+def test_shapes_without_values(name, device):
+    with FakeTensorMode() if device == "fake" else contextlib.nullcontext():
+        module = LAYERS[name][3]()
+        module = module if device == "fake" else module.to("meta")
+        x = torch.empty(B, N, dtype=DOUBLE, device=module.weight.device, requires_grad=True)
+        module(x).sum().backward()
+        assert x.grad.shape == x.shape
+
+
+@layers
 def test_inputs_and_cotangents_are_not_written_to(name):
     inputs = operands(name, dtype=torch.float32)
     before = [t.detach().clone() for t in inputs]
@@ -271,6 +294,15 @@ def test_compiled_in_one_graph_with_dynamic_shapes(name):
         ours, plain = compiled(x), module(x)
         torch.testing.assert_close(ours, plain)
         torch.testing.assert_close(*(torch.autograd.grad(z.square().sum(), x) for z in (ours, plain)))
+
+
+@pytest.mark.slow
+@layers
+def test_compiled_to_machine_code(name):
+    module, x = LAYERS[name][3](), torch.randn(B, N, dtype=DOUBLE, requires_grad=True)
+    ours, plain = torch.compile(module, fullgraph=True)(x), module(x)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(*(torch.autograd.grad(z.square().sum(), x) for z in (ours, plain)))
 
 
 @layers
