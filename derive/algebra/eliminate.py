@@ -100,7 +100,7 @@ def solve_for(delta: KroneckerDelta, index: Index) -> tuple[Expr, list[Expr]] | 
     if index in rest.free_symbols or coefficient.has(Index) or not coefficient.is_nonzero:
         return None
     value = sympy.expand(-rest / coefficient)
-    guards = [] if coefficient in (1, -1) else [Divides(sympy.Abs(coefficient), rest)]
+    guards = [] if coefficient in (1, -1) else [Divides(coefficient, rest)]
     guards.append(Within(value, index.size))
     return value, [g for g in guards if g != 1]
 
@@ -108,11 +108,10 @@ def solve_for(delta: KroneckerDelta, index: Index) -> tuple[Expr, list[Expr]] | 
 def substitute_free_deltas(factors: Sequence[Expr]) -> list[Expr] | None:
     """Under ``delta(i, i')`` write ``i`` for ``i'`` in the other factors; None when nothing changes.
 
-    Of two plain indices the later in order is replaced; a plain index equal to a longer expression is replaced by it.
+    Of two plain indices the later in order is replaced, an engine's index before a named one; a plain index equal to a
+    longer expression is replaced by it.
     """
-    for factor in factors:
-        if not isinstance(factor, KroneckerDelta):
-            continue
+    for factor in _in_order([f for f in factors if isinstance(f, KroneckerDelta)]):
         old, new = _orient(*factor.args)
         if old is None:
             continue
@@ -123,10 +122,18 @@ def substitute_free_deltas(factors: Sequence[Expr]) -> list[Expr] | None:
     return None
 
 
+def _in_order(deltas: list[Expr]) -> list[Expr]:
+    """Put deltas of two plain indices first, then order by what does not depend on how bound indices are called."""
+    if len(deltas) < 2:
+        return deltas
+    blank = {i: Index("_", i.size, -1000) for i in set().union(*map(free_indices, deltas)) if i.tag > 0}
+    return sorted(deltas, key=lambda d: (not all(isinstance(a, Index) for a in d.args), str(rename(d, blank))))
+
+
 def _orient(left: Expr, right: Expr) -> tuple[Index | None, Expr]:
     plain = [side for side in (left, right) if isinstance(side, Index)]
     if len(plain) == 2:
-        first, second = sorted(plain, key=Index.sort_key)
+        first, second = sorted(plain, key=lambda index: (index.tag > 0, str(index.size), index.sort_key()))
         return second, first
     if len(plain) == 1:
         other = right if plain[0] is left else left

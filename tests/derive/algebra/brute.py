@@ -1,0 +1,149 @@
+"""A second evaluator, written for the tests alone: plain loops over exact fractions, no rule, no cache, no field.
+
+It shares nothing with ``derive.algebra.evaluate`` and is stricter: reading an entry outside its tensor is an error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import sympy
+from sympy import Expr, Indexed, KroneckerDelta, Symbol
+
+from derive.algebra.index import Index
+from derive.algebra.nodes import Divides, IndexedSum, IndexTensor, Within
+
+Environment = Mapping[Index, int]
+
+
+class OutsideTensor(AssertionError):
+    """An entry was read at a position that its tensor does not have."""
+
+
+class Undefined(ArithmeticError):
+    """The expression has no value here (division by zero)."""
+
+
+@dataclass
+class World:
+    """Sizes, shapes and numbers: what a symbolic expression stands for at one small point."""
+
+    sizes: Mapping[Symbol, int]
+    shapes: Mapping[str, tuple[Expr, ...]]
+    seed: int = 0
+    numbers: dict[tuple[str, tuple[int, ...]], Fraction] = field(default_factory=dict)
+
+    def size(self, expression: Expr) -> int:
+        return int(sympy.sympify(expression).xreplace({s: sympy.Integer(v) for s, v in self.sizes.items()}))
+
+    def entry(self, name: str, at: tuple[int, ...]) -> Fraction:
+        """The number at a position; drawn once, small and never zero."""
+        shape = [self.size(s) for s in self.shapes[name]]
+        if len(at) != len(shape) or not all(0 <= a < s for a, s in zip(at, shape, strict=True)):
+            raise OutsideTensor(f"{name}{list(at)} of shape {shape}")
+        if (name, at) not in self.numbers:
+            draw = random.Random(f"{self.seed} {name} {at}")
+            self.numbers[name, at] = Fraction(draw.choice((-3, -2, -1, 1, 2, 3, 4, 5)), draw.choice((1, 1, 2, 3)))
+        return self.numbers[name, at]
+
+    def token(self, base: IndexTensor, at: tuple[int, ...]) -> int:
+        """An entry of a tensor of integers."""
+        self.entry(str(base.label), at)  # refuses a position outside
+        return random.Random(f"{self.seed} {base.label} {at}").randrange(self.size(base.values))
+
+    def moved(self, name: str, at: tuple[int, ...], by: Fraction) -> World:
+        """The same world with one entry moved."""
+        numbers = {**self.numbers, (name, at): self.entry(name, at) + by}
+        return World(self.sizes, self.shapes, self.seed, numbers)
+
+
+def value(expression: Expr, at: Environment, world: World) -> Fraction:
+    """The number that an expression stands for; ``at`` gives the free indices."""
+    if expression.is_Rational:
+        return Fraction(int(expression.p), int(expression.q))
+    if isinstance(expression, Index):
+        return Fraction(at[expression])
+    if isinstance(expression, Symbol):
+        return Fraction(world.sizes[expression])
+    if isinstance(expression, Indexed):
+        return _entry(expression, at, world)
+    if isinstance(expression, KroneckerDelta | Within | Divides):
+        return Fraction(int(_holds(expression, at, world)))
+    if isinstance(expression, IndexedSum):
+        return _sum(expression, at, world)
+    if expression.is_Add:
+        return sum((value(a, at, world) for a in expression.args), Fraction(0))
+    if expression.is_Mul:
+        return _product(expression, at, world)
+    if expression.is_Pow:
+        return _power(expression, at, world)
+    raise TypeError(f"not in this language: {type(expression).__name__}")
+
+
+def _entry(expression: Indexed, at: Environment, world: World) -> Fraction:
+    where = tuple(value(i, at, world) for i in expression.indices)
+    if any(w.denominator != 1 for w in where):
+        raise OutsideTensor(f"{expression} at the broken position {where}")
+    position = tuple(int(w) for w in where)
+    if isinstance(expression.base, IndexTensor):
+        return Fraction(world.token(expression.base, position))
+    return world.entry(str(expression.base.label), position)
+
+
+def _holds(guard: Expr, at: Environment, world: World) -> bool:
+    first, second = (value(a, at, world) for a in guard.args)
+    if isinstance(guard, KroneckerDelta):
+        return first == second
+    if isinstance(guard, Divides):
+        return (second / first).denominator == 1
+    return first.denominator == 1 and 0 <= first < second
+
+
+def _sum(expression: IndexedSum, at: Environment, world: World) -> Fraction:
+    ranges = [range(world.size(i.size)) for i in expression.bound]
+    total = Fraction(0)
+    for position in itertools.product(*ranges):
+        total += value(expression.body, {**at, **dict(zip(expression.bound, position, strict=True))}, world)
+    return total
+
+
+def _product(expression: Expr, at: Environment, world: World) -> Fraction:
+    """A guard that does not hold makes the product zero before anything behind it is read."""
+    guards = [a for a in expression.args if isinstance(a, KroneckerDelta | Within | Divides)]
+    guards.sort(key=lambda g: g.has(Indexed))  # a guard that looks a token up may itself need guarding
+    if not all(_holds(g, at, world) for g in guards):
+        return Fraction(0)
+    total = Fraction(1)
+    for factor in expression.args:
+        total *= value(factor, at, world)
+    return total
+
+
+def _power(expression: Expr, at: Environment, world: World) -> Fraction:
+    base, exponent = value(expression.base, at, world), int(expression.exp)
+    assert expression.exp.is_Integer
+    if base == 0 and exponent < 0:
+        raise Undefined(str(expression))
+    return base**exponent
+
+
+def environments(expression: Expr, world: World, most: int = 8) -> Iterator[dict[Index, int]]:
+    """Values of the free indices: all of them, or ``most`` drawn from them with both ends of every range."""
+    free = sorted((s for s in expression.free_symbols if isinstance(s, Index)), key=Index.sort_key)
+    ranges = [range(world.size(i.size)) for i in free]
+    everywhere = list(itertools.islice(itertools.product(*ranges), 400))
+    if len(everywhere) > most:
+        ends = [everywhere[0], everywhere[-1]]
+        everywhere = ends + random.Random(world.seed).sample(everywhere[1:-1], most - 2)
+    for position in everywhere:
+        yield dict(zip(free, position, strict=True))
+
+
+def derivative(expression: Expr, name: str, entry: tuple[int, ...], at: Environment, world: World) -> Fraction:
+    """The slope by one entry, an exact difference: for polynomials of degree four or less in that entry."""
+    values = {h: value(expression, at, world.moved(name, entry, Fraction(h))) for h in (-2, -1, 1, 2)}
+    return (values[-2] - 8 * values[-1] + 8 * values[1] - values[2]) / 12
