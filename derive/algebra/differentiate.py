@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
+from sympy.core.function import Application
 
 from derive.algebra.eliminate import is_guard
 from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, indices_in, rename, tensor
@@ -72,6 +73,8 @@ def _chain_rule(expression: Expr, variable: Expr, scope: Scope) -> Expr:
         if differentiate(expression.exp, variable, scope) != 0:
             raise TypeError(f"cannot differentiate a variable exponent: {expression}")
         return expression.exp * expression.base ** (expression.exp - 1) * slope
+    if not isinstance(expression, Application):
+        raise TypeError(f"no derivative rule for {type(expression).__name__}: {expression}")
     terms = []
     for position, argument in enumerate(expression.args, start=1):
         slope = differentiate(argument, variable, scope)
@@ -86,10 +89,10 @@ def outer_derivative(expression: Expr, position: int) -> Expr:
         return sympy.sign(expression.args[0])
     if isinstance(expression, sympy.sign):
         return sympy.S.Zero
-    if not hasattr(expression, "fdiff"):
-        raise TypeError(f"no derivative rule for {type(expression).__name__}: {expression}")
     slots = [sympy.Dummy(real=True) for _ in expression.args]
-    slope = expression.func(*slots).fdiff(position)
+    applied = expression.func(*slots)
+    # A symmetric function (max) sorts its arguments by name: find the slot again.
+    slope = applied.fdiff(applied.args.index(slots[position - 1]) + 1)
     return slope.xreplace(dict(zip(slots, expression.args, strict=True)))
 
 

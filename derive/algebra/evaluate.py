@@ -244,15 +244,16 @@ def _function(expression: Expr) -> Evaluator:
 
     parts = [compiled(a) for a in expression.args]
     slots = [Symbol(f"_slot{k}", real=True) for k in range(len(parts))]
+    applied = expression.func(*slots)
 
     def run(at: Environment, point: Point) -> Jet:
         jets = [part(at, point) for part in parts]
         value, slope = point.field.apply(expression, [v for v, _ in jets]), 0
-        for k, (_, d) in enumerate(jets, start=1):
+        for slot, (_, d) in zip(slots, jets, strict=True):
             if d != 0:
                 inner = Point(point.seed, {}, point.field, {})
                 inner.memory.update({(s.name, ()): (v, 0) for s, (v, _) in zip(slots, jets, strict=True)})
-                slope += evaluate(outer_derivative(expression.func(*slots), k), {}, inner)[0] * d
+                slope += evaluate(outer_derivative(applied, applied.args.index(slot) + 1), {}, inner)[0] * d
         return value, slope
 
     return run

@@ -161,7 +161,7 @@ def indices_in(expression: Expr) -> frozenset[Index]:
 
 
 def rename(expression: Expr, mapping: Mapping[Any, Any]) -> Expr:
-    """Replace indices, symbols or tensors by name, capturing nothing.
+    """Replace free indices, symbols, tensors or entries, capturing nothing.
 
     Bound indices of every sum passed are made fresh first where a replacement mentions them.
     """
@@ -187,7 +187,7 @@ def _rename(expression: Expr, mapping: Mapping[Any, Any], keys: frozenset[Index]
 
 
 def _rename_sum(expression: IndexedSum, mapping: Mapping[Any, Any]) -> Expr:
-    live = {old: new for old, new in mapping.items() if old not in expression.bound}
+    live = {old: new for old, new in mapping.items() if not indices_in(old) & set(expression.bound)}
     incoming = frozenset().union(*(indices_in(new) for new in live.values())) if live else frozenset()
     body, bound = expression.body, expression.bound
     if incoming & set(bound):

@@ -16,20 +16,25 @@ from collections.abc import Iterable, Sequence
 
 import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
+from sympy.core.function import Application
 
 from derive.algebra.eliminate import eliminate, free_indices, is_guard, signature, substitute_free_deltas
 from derive.algebra.index import Index
-from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within, rename
+from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within, indices_in, rename
 
 _CACHE = 20_000
 _MAX_PERMUTATIONS = 40_320
+_OPENED = -10_000
 
 
 _known: dict[Expr, Expr] = {}
 
 
 def normalise(expression: Expr) -> Expr:
-    """Return the normal form of an expression without inert derivatives."""
+    """Return the normal form of an expression; raise TypeError for what this language does not have.
+
+    That is an inert derivative (carry it out first), ``sympy.Sum``, and SymPy's matrix expressions.
+    """
     form = _known.get(expression)
     if form is None:
         if len(_known) > _CACHE:
@@ -60,6 +65,8 @@ def _normal_form(expression: Expr) -> Expr:
         return _sum(normalise(body), bound)
     if isinstance(expression, sympy.sign):
         return _sign(normalise(expression.args[0]))
+    if not isinstance(expression, Application):
+        raise TypeError(f"{type(expression).__name__} is no part of an indexed sum: {expression}")
     return expression.func(*(normalise(a) for a in expression.args))
 
 
@@ -151,6 +158,8 @@ def _sum_monomial(monomial: Expr, bound: tuple[Index, ...]) -> Expr:
 
 def _open(factors: Iterable[Expr], bound: tuple[Index, ...]) -> tuple[list[Expr], tuple[Index, ...]]:
     """Merge inner sums that depend on ``bound`` into the outer one, their bound indices renamed."""
+    factors = list(factors)
+    taken = set(bound).union(*(indices_in(f) for f in factors))
     flat: list[Expr] = []
     for factor in factors:
         base, exponent = factor.as_base_exp()
@@ -159,10 +168,21 @@ def _open(factors: Iterable[Expr], bound: tuple[Index, ...]) -> tuple[list[Expr]
             flat.append(factor)
             continue
         for _ in range(int(exponent)):
-            body, names = base.renamed()
-            opened, bound = _open(Mul.make_args(body), bound + names)
+            names = _unused(base.bound, taken)
+            opened, bound = _open(Mul.make_args(rename(base.body, names)), (*bound, *names.values()))
+            taken |= set(bound)
             flat.extend(opened)
     return flat, bound
+
+
+def _unused(bound: Sequence[Index], taken: set[Index]) -> dict[Index, Index]:
+    """Choose new names for bound indices; the same ones wherever that is possible, so that what is known is found."""
+    names: dict[Index, Index] = {}
+    for index in bound:
+        candidates = (Index("open", index.size, _OPENED - k) for k in itertools.count())
+        names[index] = next(name for name in candidates if name not in taken)
+        taken.add(names[index])
+    return names
 
 
 def connected(factors: Sequence[Expr], bound: Sequence[Index]) -> list[tuple[list[Expr], list[Index]]]:
