@@ -32,7 +32,7 @@ from derive.record import CancellingMap, Derivation, Status, Step, Verdict
 
 _POINTS = 3
 _ATTEMPTS = 60
-_MAX_ENTRIES = 24
+_MAX_ENTRIES = 12
 _MAX_OPERATIONS = 200
 
 Scope = Mapping[IndexedBase, Definition]
@@ -99,7 +99,7 @@ def _sample(step: Step, scope: Scope, seed: int) -> Verdict:
 
 def _volume(attempt: int) -> int:
     """Bound the product of the sizes: where roots seldom exist, later points are smaller."""
-    return 150 if attempt < 4 else 24 if attempt < 16 else (6, 4, 3, 2)[attempt % 4]
+    return 64 if attempt < 4 else 16 if attempt < 16 else (6, 4, 3, 2)[attempt % 4]
 
 
 def _point(symbols: list[sympy.Symbol], scope: Scope, field: Modular | Real, seed: int, volume: int) -> Point:
