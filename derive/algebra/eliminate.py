@@ -126,14 +126,14 @@ def _in_order(deltas: list[Expr]) -> list[Expr]:
     """Put deltas of two plain indices first, then order by what does not depend on how bound indices are called."""
     if len(deltas) < 2:
         return deltas
-    blank = {i: Index("_", i.size, -1000) for i in set().union(*map(free_indices, deltas)) if i.tag > 0}
+    blank = {i: Index("_", i.size, -1000) for i in set().union(*map(free_indices, deltas)) if i.tag != 0}
     return sorted(deltas, key=lambda d: (not all(isinstance(a, Index) for a in d.args), str(rename(d, blank))))
 
 
 def _orient(left: Expr, right: Expr) -> tuple[Index | None, Expr]:
     plain = [side for side in (left, right) if isinstance(side, Index)]
     if len(plain) == 2:
-        first, second = sorted(plain, key=lambda index: (index.tag > 0, str(index.size), index.sort_key()))
+        first, second = sorted(plain, key=lambda index: (index.tag != 0, str(index.size), index.sort_key()))
         return second, first
     if len(plain) == 1:
         other = right if plain[0] is left else left

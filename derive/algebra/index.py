@@ -25,10 +25,7 @@ class Index(Symbol):
 
     def __new__(cls, name: str, size: Any, tag: int = 0) -> Index:
         """Return the index ``name`` that runs over ``range(size)``."""
-        obj: Index = Symbol.__xnew__(cls, name, integer=True, nonnegative=True)
-        obj.size = sympy.sympify(size) if isinstance(size, int) else size
-        obj.tag = tag
-        return obj
+        return _made(name, sympy.sympify(size), tag)
 
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Rebuild from name, size and tag when copied."""
@@ -50,6 +47,15 @@ class Index(Symbol):
         return Index(self.name + "'", self.size)
 
 
+@lru_cache(maxsize=100_000)
+def _made(name: str, size: Any, tag: int) -> Index:
+    """Make an index, or find the one made before: SymPy then knows its assumptions already."""
+    obj: Index = Symbol.__xnew__(Index, name, integer=True, nonnegative=True)
+    obj.size, obj.tag = size, tag
+    return obj
+
+
+@lru_cache(maxsize=10_000)
 def size_symbol(name: str) -> Symbol:
     """Return the symbol of an axis length: a positive integer."""
     return Symbol(name, integer=True, positive=True)
@@ -76,6 +82,11 @@ def bounds(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
     return sympy.expand(low), sympy.expand(high)
 
 
+def has_division(expression: sympy.Expr) -> bool:
+    """Return whether a symbol is divided by, in which case nothing is known of the sign and of integrality."""
+    return any(power.exp.is_negative for power in expression.atoms(sympy.Pow))
+
+
 @lru_cache(maxsize=50_000)
 def always_within(expression: sympy.Expr, size: sympy.Expr) -> bool:
     """Return whether ``0 <= expression < size`` holds for every value of its indices, by proof."""
@@ -84,7 +95,7 @@ def always_within(expression: sympy.Expr, size: sympy.Expr) -> bool:
     if isinstance(expression, sympy.Indexed):
         values = getattr(expression.base, "values", None)
         return values is not None and bool(sympy.expand(size - values).is_nonnegative)
-    if not expression.is_integer:
+    if has_division(expression) or not expression.is_integer:
         return False
     low, high = bounds(expression)
     return bool(low.is_nonnegative and sympy.expand(size - 1 - high).is_nonnegative)

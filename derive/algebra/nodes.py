@@ -17,7 +17,7 @@ from typing import Any
 import sympy
 from sympy import Expr, Indexed, IndexedBase
 
-from derive.algebra.index import Index, always_within
+from derive.algebra.index import Index, always_within, has_division
 
 
 class _Guard(sympy.Function):
@@ -56,7 +56,8 @@ class Divides(_Guard):
         """Decide the guard where that is provable."""
         if divisor.is_Integer and value.is_Integer:
             return sympy.Integer(int(value % divisor == 0))
-        if (divisor - 1).is_zero or value.is_zero or sympy.expand(value / divisor).is_integer:
+        quotient = sympy.expand(value / divisor)
+        if not has_division(quotient) and quotient.is_integer:
             return sympy.S.One
         return cls(divisor, -value) if value.could_extract_minus_sign() else None
 
@@ -87,11 +88,12 @@ class IndexedSum(Expr):
 
     @property
     def free_symbols(self) -> set[Any]:
-        """Symbols of the body that the sum does not bind, and those of the ranges."""
-        inner = set(self.body.free_symbols) - set(self.bound)
-        for index in self.bound:
-            inner |= index.size.free_symbols
-        return inner
+        """Symbols of the body that the sum does not bind.
+
+        Ranges are no arguments of the sum, so their symbols are not listed: SymPy would look for them there, find none,
+        and take the sum for a constant.
+        """
+        return set(self.body.free_symbols) - set(self.bound)
 
     def renamed(self) -> tuple[Expr, tuple[Index, ...]]:
         """Return the body and its bound indices with every bound index fresh."""
@@ -103,10 +105,6 @@ class IndexedSum(Expr):
 
     def _eval_is_nonnegative(self) -> bool | None:
         return True if self.body.is_nonnegative else None
-
-    def _eval_is_polynomial(self, symbols: set[Any]) -> bool:
-        # SymPy looks for a size in the arguments, finds none, and would take the sum for a constant.
-        return not self.free_symbols & set(symbols)
 
 
 class PartialDerivative(Expr):

@@ -6,7 +6,8 @@ together through bound indices, whose body is a monomial and whose bound indices
 height h over the sums inside, position p). A product of unconnected sums is therefore a product of atoms, and SymPy
 merges its powers.
 
-Not decided here: identities between rational functions and roots (``q/(q+1) + 1/(q+1) = 1``); see ``equality``.
+Not decided here: identities between rational functions and roots (``q/(q+1) + 1/(q+1) = 1``), see ``equality``; which
+of several deltas between longer index expressions solves for which index (the guards that are left may then differ).
 """
 
 from __future__ import annotations
@@ -215,7 +216,9 @@ def _canonical(factors: list[Expr], bound: list[Index]) -> Expr:
 
 def _numbered(body: Expr, order: Sequence[Index], level: int) -> tuple[Expr, tuple[Index, ...]]:
     names = tuple(Index(f"_{level}_{position}", i.size, -level) for position, i in enumerate(order))
-    return rename(body, dict(zip(order, names, strict=True))), names
+    numbered = rename(body, dict(zip(order, names, strict=True)))
+    # Which index a delta inside a function replaces depends on how the two are called.
+    return normalise(numbered) if numbered.has(KroneckerDelta) else numbered, names
 
 
 def _by_signature(body: Expr, factors: list[Expr], bound: list[Index]) -> list[list[Index]]:
