@@ -44,7 +44,8 @@ def as_scalar(expression: Expr) -> tuple[Expr, dict[Symbol, Expr]]:
             return part.func(walk(part.args[0]))
         opaque = isinstance(part, IndexedSum | Indexed | sympy.Function) or is_guard(part)
         if opaque:
-            return names.setdefault(part, sympy.Dummy(f"a{len(names)}", positive=True))
+            assumed = {"positive": True} if part.is_nonnegative else {"real": True}
+            return names.setdefault(part, sympy.Dummy(f"a{len(names)}", **assumed))
         if not part.args:
             return part
         return part.func(*(walk(a) for a in part.args))
