@@ -57,7 +57,9 @@ class Point:
         return self.constants[expression]
 
     def nudged(self, key: tuple[str, tuple[int, ...]]) -> Point:
-        """Return the same point with slope one on one entry."""
+        """Return the same point with slope one on one entry; a slope of a slope is refused, for dual numbers lose it."""
+        if self.perturbed is not None:
+            raise NotEvaluable("a derivative of a derivative")
         if key not in self.shadows:
             self.shadows[key] = Point(self.seed, self.sizes, self.field, self.scope, key)
         return self.shadows[key]

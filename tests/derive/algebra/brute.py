@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import factorial
 
 import sympy
 from sympy import Expr, Indexed, KroneckerDelta, Symbol
@@ -143,7 +144,15 @@ def environments(expression: Expr, world: World, most: int = 8) -> Iterator[dict
         yield dict(zip(free, position, strict=True))
 
 
-def derivative(expression: Expr, name: str, entry: tuple[int, ...], at: Environment, world: World) -> Fraction:
-    """The slope by one entry, an exact difference: for polynomials of degree four or less in that entry."""
-    values = {h: value(expression, at, world.moved(name, entry, Fraction(h))) for h in (-2, -1, 1, 2)}
-    return (values[-2] - 8 * values[-1] + 8 * values[1] - values[2]) / 12
+def derivative(
+    expression: Expr, name: str, entry: tuple[int, ...], at: Environment, world: World, *, half: int = 2
+) -> Fraction:
+    """The slope by one entry, an exact difference: for polynomials of degree ``2 half`` or less in that entry."""
+    slope = Fraction(0)
+    for step in range(1, half + 1):
+        weight = Fraction(
+            -((-1) ** step) * factorial(half) ** 2, step * factorial(half - step) * factorial(half + step)
+        )
+        ends = (value(expression, at, world.moved(name, entry, Fraction(h))) for h in (step, -step))
+        slope += weight * (next(ends) - next(ends))
+    return slope
