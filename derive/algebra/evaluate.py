@@ -57,7 +57,7 @@ class Point:
         return self.constants[expression]
 
     def nudged(self, key: tuple[str, tuple[int, ...]]) -> Point:
-        """Return the same point with slope one on one entry; a slope of a slope is refused, for dual numbers lose it."""
+        """Return the same point with slope one on one entry; dual numbers lose a slope of a slope, so it is refused."""
         if self.perturbed is not None:
             raise NotEvaluable("a derivative of a derivative")
         if key not in self.shadows:

@@ -136,16 +136,20 @@ def nested(atom: Expr) -> Expr:
     """Push sums inwards where that reveals the square of a sum."""
     if not isinstance(atom, IndexedSum) or len(atom.bound) < 2:
         return atom
-    pushed = push_inwards(atom)
-    squares = any(f.is_Pow and isinstance(f.base, IndexedSum) for f in Mul.make_args(pushed.body))
-    return pushed if squares else atom
+    # Which index must stay outside for that depends on the sum: each is tried.
+    for outermost in range(len(atom.bound)):
+        pushed = push_inwards(atom, outermost)
+        if any(f.is_Pow and isinstance(f.base, IndexedSum) for f in Mul.make_args(pushed.body)):
+            return pushed
+    return atom
 
 
-def push_inwards(atom: IndexedSum) -> IndexedSum:
-    """Sum each bound index over the factors that carry it alone; one index at least stays outside."""
+def push_inwards(atom: IndexedSum, outermost: int | None = None) -> IndexedSum:
+    """Sum each bound index over the factors that carry it alone; one index at least, or that chosen, stays outside."""
     body, bound = atom.renamed()
     factors = list(Mul.make_args(body))
-    for index in sorted(bound, key=lambda i: (_share(i, factors), i.name)):
+    outer = None if outermost is None else bound[outermost]
+    for index in sorted(bound, key=lambda i: (i == outer, _share(i, factors), i.name)):
         carrying = [f for f in factors if index in free_indices(f)]
         others = [f for f in factors if index not in free_indices(f)]
         if not others:
