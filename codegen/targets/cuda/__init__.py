@@ -1,0 +1,1 @@
+"""CUDA C++ for NVIDIA devices: row kernels around products of matrices, compiled at first use by NVRTC."""

@@ -1,0 +1,190 @@
+"""The text of kernels: what the template of a source file needs for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sympy import Expr, Indexed, Mul, Symbol
+
+from codegen.program import Contract, Instruction, Magnitude, Pointwise, Program, Value, name_of
+from codegen.targets.cuda.names import check_distinct, identifier
+from codegen.targets.cuda.passes import Loop, RowKernel, row_kernel
+from codegen.targets.cuda.printer import ScalarPrinter
+from codegen.targets.cuda.schedule import Columns, Rows
+from codegen.targets.cuda.storage import is_column
+from derive.forward_map import BATCH
+
+_ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A printed kernel: its name, what wrappers pass in order, and the context of its template.
+
+    First the number of rows, then ``lengths``, the addresses of ``tensors`` (with a stride where they have rows), and
+    the settings ``scalars``.
+    """
+
+    name: str
+    lengths: tuple[Symbol, ...]
+    tensors: tuple[str, ...]
+    scalars: tuple[Symbol, ...]
+    context: Mapping[str, Any]
+
+
+def row_text(program: Program, rows: Rows, types: Mapping[str, str], prefix: str) -> Kernel:
+    """Return the kernel of a step that works row by row, named after ``prefix`` and what it computes."""
+    return _RowText(program, row_kernel(program, rows), types, f"{prefix}_{'_'.join(rows.outputs)}").kernel()
+
+
+def column_text(program: Program, step: Columns, types: Mapping[str, str], prefix: str) -> Kernel:
+    """Return the kernel of a step that sums rows."""
+    instruction = step.instruction
+    name, width = f"{prefix}_{instruction.target.name}", instruction.target.indices[0].size
+    lengths = _symbols([width])
+    printer = ScalarPrinter(lambda e: identifier(name_of(e)), _length_names(lengths))
+    values = [program.values[n] for n in dict.fromkeys(name_of(o) for o in instruction.operands)]
+    context = {
+        "kind": "columns",
+        "name": name,
+        "parameters": [*_lengths(lengths), *_pointers(values, types)],
+        "width": printer.whole(width),
+        "reads": [_read(v) for v in values],
+        "line": _line(f"sum += {printer.text(Mul(*instruction.operands))};", instruction),
+        "type": types[instruction.target.name],
+    }
+    return _checked(Kernel(name, lengths, tuple(v.name for v in values), (), context))
+
+
+class _RowText:
+    """Prints one row kernel."""
+
+    def __init__(self, program: Program, kernel: RowKernel, types: Mapping[str, str], name: str) -> None:
+        self._kernel, self._types, self._name = kernel, types, name
+        expressions = [i.expression for i in kernel.instructions if isinstance(i, Pointwise)]
+        used = set().union(*(e.free_symbols for e in expressions))
+        sizes = {s for v in program.values.values() for i in v.indices for s in i.size.free_symbols}
+        self._lengths = _symbols([*(loop.axis.size for loop in kernel.loops), *sorted(used & sizes, key=str)])
+        self._scalars = tuple(s for s in program.scalars if s in used)
+        self._names = _length_names(self._lengths)
+
+    def kernel(self) -> Kernel:
+        reads, writes = self._kernel.reads, self._kernel.writes
+        outside = self._printer(())
+        settings = [identifier(str(s)) for s in self._scalars]
+        context = {
+            "kind": "rows",
+            "name": self._name,
+            "parameters": [
+                *_lengths(self._lengths),
+                *_pointers(reads, self._types),
+                *_pointers(writes, self._types, const=False),
+                *(f"const double {name}_setting" for name in settings),
+            ],
+            "scalars": settings,
+            "rows": [_row_pointer(v, self._types, v in writes) for v in (*reads, *writes) if not is_column(v)],
+            "columns": [identifier(v.name) for v in reads if is_column(v)],
+            "before": [_assign(i, outside) for i in self._kernel.before],
+            "loops": [self._loop(loop) for loop in self._kernel.loops],
+            "results": [identifier(v.name) for v in writes if is_column(v)],
+        }
+        tensors = tuple(v.name for v in (*reads, *writes))
+        return _checked(Kernel(self._name, self._lengths, tensors, self._scalars, context))
+
+    def _printer(self, arrays: Iterable[str]) -> ScalarPrinter:
+        """Print entries of ``arrays`` with the position in the registers of the loop."""
+        here = set(arrays)
+
+        def entry(e: Indexed) -> str:
+            return identifier(name_of(e)) + ("[k]" if name_of(e) in here else "")
+
+        return ScalarPrinter(entry, self._names)
+
+    def _loop(self, loop: Loop) -> dict[str, Any]:
+        printer, outside = self._printer((*loop.loads, *loop.stores)), self._printer(())
+        return {
+            "length": printer.whole(loop.axis.size),
+            "loads": [identifier(n) for n in loop.loads],
+            "stores": [identifier(n) for n in loop.stores],
+            "sums": [identifier(i.target.name) for i in loop.sums],
+            "lines": [
+                *(_assign(i, printer, i.target.name in loop.stores) for i in loop.pointwise),
+                *(_accumulate(i, printer) for i in loop.sums),
+            ],
+            "totals": [_total(i) for i in loop.sums],
+            "after": [_assign(i, outside) for i in loop.after],
+        }
+
+
+def _symbols(sizes: Iterable[Expr]) -> tuple[Symbol, ...]:
+    """Return the symbols of axis lengths in order, each once, without the number of rows."""
+    found = [s for size in sizes for s in sorted(size.free_symbols, key=str)]
+    return tuple(s for s in dict.fromkeys(found) if s != BATCH.size)
+
+
+def _length_names(lengths: Iterable[Symbol]) -> dict[Symbol, str]:
+    return {BATCH.size: _ROWS, **{s: identifier(str(s)) for s in lengths}}
+
+
+def _lengths(lengths: Iterable[Symbol]) -> list[str]:
+    """Return the parameters for the number of rows and the axis lengths."""
+    return [f"const Offset {name}" for name in (_ROWS, *(identifier(str(s)) for s in lengths))]
+
+
+def _pointers(values: Iterable[Value], types: Mapping[str, str], const: bool = True) -> list[str]:
+    """Return the parameters for values: an address, and for what has rows the distance from one to the next."""
+    texts = []
+    for value in values:
+        name = identifier(value.name)
+        texts.append(f"{'const ' if const else ''}{types[value.name]}* {name}_data")
+        if len(value.indices) == 2 or is_column(value):
+            texts.append(f"const Offset {name}_stride")
+    return texts
+
+
+def _row_pointer(value: Value, types: Mapping[str, str], written: bool) -> str:
+    name = identifier(value.name)
+    offset = f" + row * {name}_stride" if len(value.indices) == 2 else ""
+    return f"{'' if written else 'const '}{types[value.name]}* {name}_row = {name}_data{offset};"
+
+
+def _read(value: Value) -> str:
+    """Return the line of a column kernel that reads an entry of the row at hand."""
+    name = identifier(value.name)
+    offset = f"row * {name}_stride" + ("" if is_column(value) else " + column")
+    return f"const Wide {name} = widen({name}_data[{offset}]);"
+
+
+def _assign(instruction: Pointwise, printer: ScalarPrinter, array: bool = False) -> str:
+    name = identifier(instruction.target.name)
+    target = f"{name}[k]" if array else f"const Wide {name}"
+    return _line(f"{target} = {printer.text(instruction.expression)};", instruction)
+
+
+def _accumulate(instruction: Contract | Magnitude, printer: ScalarPrinter) -> str:
+    name = identifier(instruction.target.name)
+    if isinstance(instruction, Magnitude):
+        return _line(f"{name} = fmax({name}, fabs({printer.text(instruction.operand)}));", instruction)
+    product = " * ".join(printer.text(o) for o in instruction.operands)
+    return _line(f"{name} += {product};", instruction)
+
+
+def _total(instruction: Contract | Magnitude) -> str:
+    name = identifier(instruction.target.name)
+    if isinstance(instruction, Magnitude):
+        return f"{name} = magnitude(row_largest({name}));"
+    return f"{name} = row_sum({name});"
+
+
+def _line(code: str, instruction: Instruction) -> str:
+    return f"{code}  // {instruction.equation}" if instruction.equation else code
+
+
+def _checked(kernel: Kernel) -> Kernel:
+    """Raise ``UsageError`` where the names of two things in a kernel meet."""
+    parameters = [text.split()[-1].lstrip("*") for text in kernel.context["parameters"]]
+    tensors = [identifier(name) for name in kernel.tensors]
+    check_distinct(kernel.name, [*parameters, *tensors, *kernel.context.get("scalars", ())])
+    return kernel

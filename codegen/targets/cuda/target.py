@@ -1,0 +1,102 @@
+"""The files of the CUDA target: from plans to text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from codegen.plan import Plan
+from codegen.targets.cuda.wrappers import Printed, printed, unique, variants
+from codegen.targets.torch import target as torch_target
+from codegen.targets.torch.function_file import function_context
+from codegen.targets.torch.words import Family, branch
+from codegen.targets.torch.wrap import fill, signature
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_FIXED = ("_cuda_rows.cuh", "_cuda_cache.py", "_cuda_compile.py", "_cuda_launch.py")
+
+
+def files(families: Sequence[Family]) -> dict[str, str]:
+    """Return the text of every file by its name in the package, which also needs the files of the torch target.
+
+    Raise ``UsageError`` for a map with a part that has no kernel and no line of torch.
+    """
+    result = {name: render(f"{name}.jinja", {}) for name in _FIXED}
+    for family in families:
+        for plan in family.plans:
+            context = map_context(plan, with_bias=plan is family.with_bias)
+            result[context["source"]] = render("kernels.cu.jinja", context)
+            result[f"{context['module']}.py"] = render("map.py.jinja", context)
+    result["_cuda.py"] = _functions(families)
+    return result
+
+
+def map_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
+    """Return what the templates of one map need."""
+    twin = function_context(plan, with_bias)
+    plain, own = twin["module"], plan.input_names[0]
+    prefix = plain.lstrip("_")
+    forward = [printed(program, prefix, own) for program in (plan.scale, plan.forward)]
+    blocks, backward = _blocks(plan, prefix, own)
+    lines = [line for p in (*forward, *backward) for line in p.lines]
+    return {
+        **twin,
+        "plain": plain,
+        "module": f"_cuda{plain}",
+        "source": f"_cuda{plain}.cu",
+        "own": own,
+        "forward_lines": [line for p in forward for line in p.lines],
+        "blocks": blocks,
+        "kernels": unique([k for p in (*forward, *backward) for k in p.kernels]),
+        "uses_math": any("math." in line for line in lines),
+        "uses_functional": any("F." in line for line in lines),
+    }
+
+
+def _blocks(plan: Plan, prefix: str, own: str) -> tuple[list[dict[str, Any]], list[Printed]]:
+    """Return the branches of the backward pass, one a choice of gradients that share work."""
+    program = plan.backward.program
+    blocks, parts = [], []
+    for group, choices in variants(program):
+        for choice in choices:
+            part = printed(program.restricted(program.name, choice), prefix, own)
+            wanted = [f"wanted[{program.outputs.index(name)}]" for name in choice]
+            joint = " and " if len(choices) > 1 else " or "
+            keyword = "if" if choice == group else "elif"
+            blocks.append({"keyword": keyword, "condition": joint.join(wanted), "lines": part.lines})
+            parts.append(part)
+    return blocks, parts
+
+
+def _functions(families: Sequence[Family]) -> str:
+    """Return the torch target's ``functional.py`` with the maps taken from the files of this target."""
+    homes = {branch(plan, plan is f.with_bias)["module"] for f in families for plan in f.plans}
+    lines = torch_target.files(families)["functional.py"].splitlines()
+    lines = [re.sub(r"(?<=^from \.)\w+", lambda m: f"_cuda{m[0]}" if m[0] in homes else m[0], line) for line in lines]
+    places = [k for k, line in enumerate(lines) if line.startswith("from .")]
+    for place, line in zip(places, sorted(lines[k] for k in places), strict=True):
+        lines[place] = line
+    title = '"""The generated maps as functions'
+    return "\n".join(lines).replace(f"{title} of tensors.", f"{title} of tensors on a CUDA device.", 1) + "\n"
+
+
+def render(template: str, context: dict[str, Any]) -> str:
+    """Return a template's text."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals.update(fill=fill, signature=signature, comment=_comment)
+    return re.sub(r"\n+\Z", "\n", environment.get_template(template).render(context))
+
+
+def _comment(text: str) -> list[str]:
+    """Return a paragraph in lines that fit behind ``// ``."""
+    return fill(text, 3).split("\n   ")
