@@ -18,7 +18,7 @@ def generate(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if the package there differs.")] = False,
     out: Annotated[Path, typer.Option(help="The folder that holds the package.")] = Path("."),
     package: Annotated[str, typer.Option(help="The package's name.")] = "affine_divergence",
-    targets: Annotated[str, typer.Option(help="The targets, separated by commas.")] = "torch",
+    targets: Annotated[str, typer.Option(help="The targets, separated by commas.")] = "torch,triton",
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Write the generated layers from the derivations."""
@@ -27,7 +27,7 @@ def generate(
     check_name(package)
     check_targets(targets.split(","))
     folder = out / package
-    texts = build(package)
+    texts = build(package, targets.split(","))
     changed = differences(texts, folder)
     if changed and not check:
         write(texts, folder)

@@ -15,13 +15,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from codegen.exchange import put_in_place, sync_folder
 from codegen.plan import plan
-from codegen.targets.torch.target import files
+from codegen.targets.torch import target as torch_target
 from codegen.targets.torch.words import Family
+from codegen.targets.triton import target as triton_target
 from derive.cancel import solve
 from derive.errors import UsageError
 from derive.layers import layer
@@ -30,12 +31,16 @@ from derive.record import CancellingMap
 SCHEMA = "affdiv.package/1"
 DEFAULT_PACKAGE = "affine_divergence"
 MANIFEST = "manifest.json"
-TARGETS = ("torch",)
+_FILES: dict[str, Callable[[Sequence[Family]], dict[str, str]]] = {
+    "torch": torch_target.files,
+    "triton": triton_target.files,
+}
+TARGETS = tuple(_FILES)
 
 
-def build(package: str = DEFAULT_PACKAGE) -> dict[str, str]:
+def build(package: str = DEFAULT_PACKAGE, targets: Sequence[str] = TARGETS) -> dict[str, str]:
     """Derive the maps and return the text of every file by its name; the mathematics comes from ``derive.solve``."""
-    return render(families(solve(layer("affine")), solve(layer("linear"))), package)
+    return render(families(solve(layer("affine")), solve(layer("linear"))), package, targets)
 
 
 def families(with_bias: Iterable[CancellingMap], without_bias: Iterable[CancellingMap]) -> tuple[Family, ...]:
@@ -45,10 +50,13 @@ def families(with_bias: Iterable[CancellingMap], without_bias: Iterable[Cancelli
     return tuple(sorted(found, key=lambda f: f.name))
 
 
-def render(chosen: Sequence[Family], package: str = DEFAULT_PACKAGE) -> dict[str, str]:
+def render(
+    chosen: Sequence[Family], package: str = DEFAULT_PACKAGE, targets: Sequence[str] = TARGETS[:1]
+) -> dict[str, str]:
     """Return the text of every file of a package of these families, its manifest included."""
     check_name(package)
-    texts = dict(sorted(files(chosen).items()))
+    check_targets(targets)
+    texts = dict(sorted((name, text) for target in targets for name, text in _FILES[target](chosen).items()))
     manifest = {
         "schema": SCHEMA,
         "package": package,

@@ -1,4 +1,6 @@
-"""SymPy scalar expressions as Triton: tensors by ``triton.language``, what holds no tensor computed before the launch.
+"""SymPy scalar expressions as Triton: tiles by ``triton.language``; what holds no tensor is computed before the launch.
+
+For example:
 
     sqrt(kappa)/(peak*sqrt(q + peak**(-2)))      sqrt_kappa / (peak * tl.sqrt(q + 1 / (peak * peak)))
     f*u_gW/(kappa - 1)                           f * u_gW / kappa_minus_1
@@ -88,7 +90,7 @@ class TileExpressionPrinter(ExpressionPrinter):
         if name in _FUNCTIONS and len(inside) == 1:
             return f"tl.{name}({inside[0]})"
         raise UsageError(
-            f"the triton target cannot print {name} in {expression}; write it with the functions of the formula language"
+            f"the triton target cannot print {name} in {expression}; use the functions of the formula language"
         )
 
     @staticmethod

@@ -140,7 +140,7 @@ def _gradient_rows(parts: Schedule, plan: Plan) -> dict[str, Any] | None:
     rows = parts.gradient_rows
     if rows is None:
         return None
-    every = [*rows.before, *rows.tile, *rows.row_sums, *rows.unit_sums]
+    every: list[Instruction] = [*rows.before, *rows.tile, *rows.row_sums, *rows.unit_sums]
     used = _read(every, plan.backward.program.inputs)
     printer, known = TilePrinter(parts.roles, used), _rows_of(parts.roles, used)
     row_names, unit_names = ([c.target.name for c in sums] for sums in (rows.row_sums, rows.unit_sums))
@@ -259,9 +259,7 @@ def _launch(plan: Plan, parts: Schedule, names: dict[str, Any]) -> dict[str, Any
     gradients = ", ".join(backward.outputs)
     tensors = ", ".join(f"Tensor {name}" for name in inputs)
     row = (names["source"], names["matrix"])
-    sizes = {
-        role: f"{name}.shape[{axis}]" for name in row for axis, role in enumerate(parts.roles.of(shapes[name]))
-    }
+    sizes = {role: f"{name}.shape[{axis}]" for name in row for axis, role in enumerate(parts.roles.of(shapes[name]))}
     return {
         "forward_arguments": [*(f"{name}: Tensor" for name in inputs), f"{scalar}: float"],
         "forward_call": ", ".join((*inputs, scalar)),
@@ -272,7 +270,7 @@ def _launch(plan: Plan, parts: Schedule, names: dict[str, Any]) -> dict[str, Any
         "gradient_call": ", ".join((*read, scalar)),
         "gradients": gradients,
         "gradient_types": f"tuple[{', '.join('Tensor' for _ in backward.outputs)}]",
-        "pieces": ", ".join(pieces),
+        "pieces": ", ".join(f"{name}[rows]" for name in pieces),
         "wholes": ", ".join(wholes),
         "slab_arguments": [*(f"{name}: Tensor" for name in (*pieces, *wholes[:-1])), f"{scalar}: float"],
         "shapes": ", ".join(f"[{', '.join(sizes[r] for r in parts.roles.of(shapes[name]))}]" for name in inputs),

@@ -73,7 +73,7 @@ class TilePrinter:
         return self._roles.of(self._memory[name].indices) == ("s",)
 
     def load(self, name: str, turned: bool = False) -> str:
-        """Return the call that loads a tile, or a row of numbers, of a tensor; a turned tile has its last axis first."""
+        """Return the call that loads a tile or a piece of a vector; a turned tile has its last axis first."""
         value = self._memory[name]
         axes = self._roles.of(value.indices)
         strides = ["1"] if self.is_row_number(name) else [f"{name}_{role}" for role in axes]
@@ -111,8 +111,10 @@ class TilePrinter:
         if isinstance(instruction, Magnitude):
             peak = f"tl.max(tl.abs({name_of(instruction.operand)}), axis=1)"
             return _assigned(name, f"tl.maximum({peak}, {name if onward else 'FLOOR'})", instruction.equation)
-        total, sign = self._sum(instruction), "+=" if onward and self._roles.of(instruction.target.indices) == ("s",) else "="
-        return _assigned(name, total, instruction.equation, sign)
+        if not isinstance(instruction, Contract):
+            raise ScheduleError(f"the triton target has no kernel for {name!r}")
+        sign = "+=" if onward and self._roles.of(instruction.target.indices) == ("s",) else "="
+        return _assigned(name, self._sum(instruction), instruction.equation, sign)
 
     def _sum(self, contract: Contract) -> str:
         """Return a sum along one axis of a tile."""

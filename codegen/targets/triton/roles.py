@@ -1,4 +1,4 @@
-"""Which axis of a value is which, in a tile: ``s`` the rows, ``j`` the columns of the input, ``i`` the units of the output.
+"""Which axis of a value is which: ``s`` the rows, ``j`` the columns of the input, ``i`` the units of the output.
 
 An axis has the role of its length: the batch size, the input's last axis, the output's last axis.
 """

@@ -150,7 +150,9 @@ class _Sorter:
             levels[instruction.target.name] = read + (not isinstance(instruction, Pointwise))
         tile = [i for i in instructions if isinstance(i, Pointwise) and "j" in self._axes(i)]
         narrow = [i for i in instructions if isinstance(i, Pointwise) and i not in tile]
-        sums = [i for i in instructions if not isinstance(i, Pointwise)]
+        sums = [i for i in instructions if isinstance(i, Contract | Magnitude)]
+        if len(tile) + len(narrow) + len(sums) < len(instructions):
+            raise ScheduleError(f"the triton target has no kernel for a convolution in {self._program.name!r}")
         ends = set(outputs)
         result = []
         for level in range(max(levels.values()) + 1):
@@ -172,14 +174,13 @@ class _Sorter:
         return {i.target.name for i in needed}
 
     def _axes(self, instruction: Instruction) -> set[str]:
-        return {role for entry in (instruction.target.entry, *instruction.reads) for role in self._roles.of(entry.indices)}
+        touched = (instruction.target.entry, *instruction.reads)
+        return {role for entry in touched for role in self._roles.of(entry.indices)}
 
     def _shape(self, instruction: Contract) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return self._roles.of(instruction.target.indices), self._roles.of(instruction.summed)
 
-    def _the_product(
-        self, needed: Sequence[Instruction], target: tuple[str, ...], along: str, output: str
-    ) -> Contract:
+    def _the_product(self, needed: Sequence[Instruction], target: tuple[str, ...], along: str, output: str) -> Contract:
         """Return the one product of matrices of this shape."""
         pairs = sorted(sorted((role, along)) for role in target)
         found = [
@@ -190,7 +191,7 @@ class _Sorter:
             and sorted(sorted(self._roles.of(o.indices)) for o in i.operands) == pairs
         ]
         if len(found) != 1:
-            raise ScheduleError(f"the triton target needs one product of matrices behind {output!r}, found {len(found)}")
+            raise ScheduleError(f"the triton target needs one product of matrices for {output!r}, not {len(found)}")
         return found[0]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from codegen.targets.torch import target as torch_target
-from codegen.targets.torch.words import Family
+from codegen.targets.torch.words import Family, branch
 from codegen.targets.torch.wrap import fill, signature
 from codegen.targets.triton.kernels_file import map_context
 
@@ -20,9 +20,7 @@ _NOTHING = "\0"
 
 def files(families: Sequence[Family]) -> dict[str, str]:
     """Return the text of every file by its name in the package, which also needs the files of the torch target."""
-    contexts = [
-        map_context(plan, with_bias=plan is family.with_bias) for family in families for plan in family.plans
-    ]
+    contexts = [map_context(plan, with_bias=plan is family.with_bias) for family in families for plan in family.plans]
     result = {f"{c['module']}.py": render("map.py.jinja", c) for c in contexts}
     result["_triton_tiles.py"] = render("_triton_tiles.py.jinja", {"uses_tanh": any(c["uses_tanh"] for c in contexts)})
     result["_triton.py"] = _functions(families)
@@ -34,7 +32,7 @@ def _functions(families: Sequence[Family]) -> str:
     text = torch_target.files(families)["functional.py"]
     for family in families:
         for plan in family.plans:
-            home = torch_target.function_context(plan, plan is family.with_bias)["module"]
+            home = branch(plan, plan is family.with_bias)["module"]
             text = text.replace(f"from .{home} import", f"from ._triton{home} import")
     text = _with_sorted_imports(text)
     return text.replace(
