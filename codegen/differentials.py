@@ -7,22 +7,23 @@ from collections.abc import Sequence
 import sympy
 from sympy import Expr, Indexed
 
-from codegen.program import Contract, Magnitude, Pointwise, Program, entries, name_of
+from codegen.program import Contract, Convolve, Magnitude, Pointwise, Program, entries, name_of
 from codegen.slopes import slope
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum, rename
 
 
-def summed(instruction: Contract | Pointwise) -> tuple[Index, ...]:
+def summed(instruction: Contract | Convolve | Pointwise) -> tuple[Index, ...]:
     """Return the indices that an instruction sums over."""
-    return instruction.summed if isinstance(instruction, Contract) else ()
+    return () if isinstance(instruction, Pointwise) else instruction.summed
 
 
-def partials(instruction: Contract | Pointwise) -> list[tuple[Indexed, Expr]]:
+def partials(instruction: Contract | Convolve | Pointwise) -> list[tuple[Indexed, Expr]]:
     """Return each entry read with the derivative by it, one pair for each place of a repeated operand."""
-    if isinstance(instruction, Contract):
+    if not isinstance(instruction, Pointwise):
         operands = instruction.operands
-        return [(o, sympy.Mul(*operands[:k], *operands[k + 1 :])) for k, o in enumerate(operands)]
+        links = [link.delta for link in instruction.links] if isinstance(instruction, Convolve) else []
+        return [(o, sympy.Mul(*operands[:k], *operands[k + 1 :], *links)) for k, o in enumerate(operands)]
     return [(e, slope(instruction.expression, e, instruction.target.entry)) for e in entries(instruction.expression)]
 
 

@@ -4,6 +4,8 @@
     sum[j](exp(x[s,j])*W[i,j])                  the function first, as a pointwise value
     sum[i,j](g[s,i]*W[i,j]*x[s,j])              two contractions, and the first is one that another result needs anyway
 
+    sum[c,k](x[s,c,p+k]**2)                     the sum over c first, which no link touches; then one over patches
+
 A contraction is named by its structure, so that one that was emitted is never emitted again.
 """
 
@@ -11,12 +13,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sympy import Expr, Indexed, Mul
 
 from codegen.arrange import arranged, support
-from codegen.program import Contract, Instruction, Pointwise, Value, name_of
+from codegen.link import Link
+from codegen.program import Contract, Convolve, Instruction, Pointwise, ProgramError, Value, name_of
+from codegen.relations import relations
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum
 from derive.forward_map import BATCH
@@ -26,9 +30,13 @@ Key = tuple[object, ...]
 
 @dataclass
 class Emitter:
-    """Collects instructions; ``demanded`` are the contractions of two tensors that the results ask for themselves."""
+    """Collects instructions; ``demanded`` are the contractions of two tensors that the results ask for themselves.
+
+    ``space`` holds the axis lengths that links join: positions, not features.
+    """
 
     values: dict[str, Value]
+    space: set[Expr] = field(default_factory=set)
     instructions: list[Instruction] = field(default_factory=list)
     demanded: set[Key] = field(default_factory=set)
     emitted: dict[Key, tuple[Value, tuple[Index, ...]]] = field(default_factory=dict)
@@ -36,12 +44,12 @@ class Emitter:
     def assign(self, target: Value, expression: Expr, equation: str = "") -> None:
         """Emit instructions so that ``target`` holds ``expression``, a normal form over values known so far."""
         if isinstance(expression, IndexedSum):
-            operands = self._operands(expression)
-            self._contraction(operands, expression.bound, target, equation)
+            self._sum(expression, target, equation)
             return
         scalar = self.without_sums(expression)
-        tidy = arranged(scalar, target.indices, self._narrow)
-        self._append(Pointwise(target, tidy, equation))
+        features = [i for i in target.indices if i.size not in self.space]
+        tidy = arranged(scalar, features or target.indices, self._narrow)
+        self.append(Pointwise(target, tidy, equation))
 
     def demand(self, expression: Expr) -> None:
         """Note which contractions of two tensors a result will need, so that longer ones are built from them."""
@@ -53,15 +61,46 @@ class Emitter:
     def without_sums(self, expression: Expr) -> Expr:
         """Return the expression with every sum replaced by an entry of an emitted value."""
         if isinstance(expression, IndexedSum):
-            return self._contraction(self._operands(expression), expression.bound)
+            return self._sum(expression)
         if not expression.args or isinstance(expression, Indexed):
             return expression
         return expression.func(*(self.without_sums(a) for a in expression.args))
 
-    def _operands(self, total: IndexedSum) -> list[Indexed]:
-        """Return the summand's factors as tensor entries, functions of entries as values of their own."""
+    def _sum(self, total: IndexedSum, target: Value | None = None, equation: str = "") -> Indexed:
+        kernels = {i.size for v in self.values.values() if BATCH not in v.indices for i in v.indices}
+        found = relations(total, lambda e: tuple(i.size for i in self.values[name_of(e)].indices), kernels)
+        if found.odd is not None:
+            raise ProgramError(f"no instruction for {found.odd} in {total}")
+        operands = self.operands(found.factors)
+        if found.links:
+            return self.convolution(operands, found.bound, found.links, target, equation)
+        return self.contraction(operands, found.bound, target, equation)
+
+    def convolution(
+        self,
+        operands: list[Indexed],
+        summed: Sequence[Index],
+        links: Sequence[Link],
+        target: Value | None = None,
+        equation: str = "",
+    ) -> Indexed:
+        """Emit a sum over linked indices; what can be summed first, in fewer axes than it has, is."""
+        self.space |= {i.size for link in links for i in link.indices}
+        linked = {i for link in links for i in link.indices}
+        for index in [i for i in summed if i not in linked]:
+            along = [o for o in operands if index in o.indices]
+            if along and len({i for o in along for i in o.indices}) - 1 < min(len(o.indices) for o in along):
+                first = self.contraction(along, [index])
+                operands, summed = [*(o for o in operands if o not in along), first], [i for i in summed if i != index]
+        free = {i for o in operands for i in o.indices} | linked
+        value = target or Value(self.fresh(joint_name(operands)), _ordered_along(links, free - set(summed), operands))
+        self.append(Convolve(value, tuple(operands), tuple(summed), tuple(links), equation))
+        return value.entry
+
+    def operands(self, factors: Iterable[Expr]) -> list[Indexed]:
+        """Return the factors of a summand as tensor entries, functions of entries as values of their own."""
         operands: list[Indexed] = []
-        for factor in Mul.make_args(total.body):
+        for factor in factors:
             base, exponent = factor.as_base_exp()
             if isinstance(base, Indexed) and exponent.is_Integer and exponent > 0:
                 operands += [base] * int(exponent)
@@ -72,17 +111,17 @@ class Emitter:
     def _as_entry(self, expression: Expr) -> Indexed:
         if isinstance(expression, Indexed):
             return expression
-        value = Value(self._fresh("t"), support(expression))
-        self._append(Pointwise(value, expression))
+        value = Value(self.fresh("t"), support(expression))
+        self.append(Pointwise(value, expression))
         return value.entry
 
     def _narrow(self, expression: Expr) -> Expr:
         """Emit a product or sum of narrow values once, at its own width, before it is spread along wider axes."""
-        value = Value(self._fresh("c"), support(expression))
-        self._append(Pointwise(value, expression))
+        value = Value(self.fresh("c"), support(expression))
+        self.append(Pointwise(value, expression))
         return value.entry
 
-    def _contraction(
+    def contraction(
         self, operands: list[Indexed], summed: Sequence[Index], target: Value | None = None, equation: str = ""
     ) -> Indexed:
         """Emit the sum of a product, two operands at a time, reusing what is there or asked for."""
@@ -93,7 +132,7 @@ class Emitter:
             inner = [i for i in summed if i not in outside]
             pair = [operands[first], operands[second]]
             inner = [i for i in inner if any(i in o.indices for o in pair)]
-            joined = self._contraction(pair, inner) if inner else self._as_entry(Mul(*pair))
+            joined = self.contraction(pair, inner) if inner else self._as_entry(Mul(*pair))
             operands, summed = [*rest, joined], [i for i in summed if i not in inner]
         return self._pair(operands, summed, target, equation)
 
@@ -103,8 +142,8 @@ class Emitter:
             value, names = self.emitted[key]
             here = dict(zip(names, free, strict=True))
             return value.at(here[i] for i in value.indices)
-        value = target or Value(self._fresh(_joint_name(operands)), _ordered(free, operands))
-        self._append(Contract(value, tuple(operands), tuple(summed), equation))
+        value = target or Value(self.fresh(joint_name(operands)), _ordered(free, operands))
+        self.append(Contract(value, tuple(operands), tuple(summed), equation))
         self.emitted.setdefault(key, (value, free))
         return value.entry
 
@@ -121,11 +160,25 @@ class Emitter:
 
         return min(itertools.combinations(range(len(operands)), 2), key=cost)
 
-    def _append(self, instruction: Instruction) -> None:
+    def append(self, instruction: Instruction) -> None:
+        """Add an instruction whose operands are known."""
         self.instructions.append(instruction)
         self.values[instruction.target.name] = instruction.target
 
-    def _fresh(self, stem: str) -> str:
+    def renamed(self, old: str, new: str, equation: str) -> bool:
+        """Rename an emitted value that nothing reads and name its equation; return whether that could be done."""
+        if any(name_of(e) == old for i in self.instructions for e in i.reads):
+            return False
+        for place, instruction in enumerate(self.instructions):
+            if instruction.target.name == old:
+                target = replace(instruction.target, name=new)
+                self.instructions[place] = replace(instruction, target=target, equation=equation)
+                self.values[new] = target
+                return True
+        return False
+
+    def fresh(self, stem: str) -> str:
+        """Return an unused name: the stem, with a number if need be."""
         names = itertools.chain([stem], (f"{stem}{k}" for k in itertools.count(2)))
         return next(n for n in names if n not in self.values)
 
@@ -150,7 +203,13 @@ def _ordered(free: Iterable[Index], operands: Sequence[Indexed]) -> tuple[Index,
     return tuple(sorted(position, key=lambda i: (i != BATCH, position[i], i.sort_key())))
 
 
-def _joint_name(operands: Sequence[Indexed]) -> str:
+def _ordered_along(links: Sequence[Link], free: set[Index], operands: Sequence[Indexed]) -> tuple[Index, ...]:
+    """Order free indices as ``_ordered`` does, those of the links last and in their order."""
+    linked = [i for link in links for i in link.indices if i in free]
+    return (*_ordered((i for i in free if i not in linked), operands), *linked)
+
+
+def joint_name(operands: Sequence[Indexed]) -> str:
     """Name a contraction after what it contracts: ``gW`` for g and W, ``x_gW`` for x and gW."""
     names = [name_of(o) for o in operands]
     joint = "".join(names) if all(len(n) == 1 for n in names) else "_".join(names)

@@ -13,7 +13,8 @@ import sympy
 from numpy.typing import NDArray
 from sympy import Expr, Indexed
 
-from codegen.program import Contract, Instruction, Magnitude, Pointwise, Program, ProgramError, name_of
+from codegen.link import Link
+from codegen.program import Contract, Convolve, Instruction, Magnitude, Pointwise, Program, ProgramError, name_of
 from derive.algebra.index import Index
 
 Array = NDArray[Any]
@@ -37,7 +38,8 @@ def interpret(
     """Return the outputs by name.
 
     ``inputs`` holds one array an input, its axes in the order of the declared indices; ``sizes`` holds every axis
-    length. Raise ``ProgramError`` for a missing input or one whose shape does not fit.
+    length and every stride, dilation and padding. Raise ``ProgramError`` for a missing input or one whose shape does
+    not fit.
     """
     values: dict[str, Array] = {}
     for value in program.inputs:
@@ -67,11 +69,13 @@ def _run(
     instruction: Instruction, values: Mapping[str, Array], numbers: Mapping[str, float], shape: tuple[int, ...]
 ) -> Array:
     indices = instruction.target.indices
-    if isinstance(instruction, Contract):
+    if isinstance(instruction, Contract | Convolve):
         letters = {index: k for k, index in enumerate((*indices, *instruction.summed))}
         arguments: list[Any] = []
         for operand in instruction.operands:
             arguments += [values[name_of(operand)], [letters[i] for i in operand.indices]]
+        for link in instruction.links if isinstance(instruction, Convolve) else ():
+            arguments += [_meetings(link, numbers), [letters[i] for i in link.indices]]
         return numpy.asarray(numpy.einsum(*arguments, [letters[i] for i in indices]))
     if isinstance(instruction, Magnitude):
         axes = tuple(k for k, i in enumerate(instruction.operand.indices) if i in instruction.summed)
@@ -80,6 +84,16 @@ def _run(
     assert isinstance(instruction, Pointwise)
     result = evaluate(instruction.expression, lambda e: _aligned(values[name_of(e)], e.indices, indices), numbers)
     return numpy.asarray(numpy.broadcast_to(result, shape))
+
+
+def _meetings(link: Link, numbers: Mapping[str, float]) -> Array:
+    """Return the tensor of a link: 1 where its three indices meet, 0 elsewhere."""
+    lengths = {symbol: int(numbers[symbol.name]) for i in link.indices for symbol in i.size.free_symbols}
+    steps = (link.stride, link.dilation, link.padding)
+    lengths |= {symbol: int(numbers[symbol.name]) for step in steps for symbol in step.free_symbols}
+    stride, dilation, padding = (int(step.xreplace(lengths)) for step in steps)
+    long, position, kernel = numpy.ogrid[tuple(slice(int(i.size.xreplace(lengths))) for i in link.indices)]
+    return numpy.asarray(long == stride * position + dilation * kernel - padding, dtype=numpy.float64)
 
 
 def _aligned(array: Array, own: tuple[Index, ...], target: tuple[Index, ...]) -> Array:

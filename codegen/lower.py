@@ -1,15 +1,18 @@
 """A layer becomes a program: each definition, then the output, in order.
 
-Refused for now, with a ``UsageError`` that says so: guards, index arithmetic, integer tensors, tensors without an axis.
+Refused for now, with a ``UsageError`` that says so: index arithmetic that is no convolution, integer tensors, tensors
+without an axis.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import sympy
 from sympy import Expr, Indexed, Symbol
 
 from codegen.emit import Emitter
-from codegen.program import Program, Value
+from codegen.program import Program, ProgramError, Value
 from derive.algebra.eliminate import is_guard
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum
@@ -36,9 +39,13 @@ def lower(layer: Layer) -> Program:
             raise LoweringError(
                 f"layer {layer.name!r}: {definition.name!r} has no axis; code needs at least the batch axis"
             )
-        _refuse(definition.expression, layer.name)
-        target = Value(definition.name, definition.indices)
-        emitter.assign(target, normalise(definition.expression), equation)
+        _refuse_bare_indices(definition.expression, layer.name)
+        form = normalise(definition.expression)
+        _refuse(form, layer.name)
+        try:
+            emitter.assign(Value(definition.name, definition.indices), form, equation)
+        except ProgramError as problem:
+            raise LoweringError(f"layer {layer.name!r}: no code yet for the index arithmetic: {problem}") from problem
     return Program(layer.name, inputs, layer.scalars, tuple(emitter.instructions), (layer.output.name,))
 
 
@@ -56,30 +63,32 @@ def declared(tensor: Tensor, layer: str) -> Value:
 
 
 def _refuse(expression: Expr, layer: str) -> None:
-    """Raise ``LoweringError`` for the first part of an expression that has no code yet."""
+    """Raise ``LoweringError`` for the first part that has no code yet; index arithmetic under a sum may be a link."""
     for part in sympy.preorder_traversal(expression):
-        if is_guard(part):
+        if isinstance(part, Indexed) and len(set(part.indices)) != len(part.indices):
             raise LoweringError(
-                f"layer {layer!r}: no code yet for the guard {part}; padding and strides come with convolutions"
+                f"layer {layer!r}: no code yet for the diagonal {part}; use a different index on each axis"
             )
-        if isinstance(part, Indexed):
-            _refuse_entry(part, layer)
-    _refuse_bare_indices(expression, layer)
+    for part in _outside_sums(expression):
+        if is_guard(part):
+            raise LoweringError(f"layer {layer!r}: no code yet for the guard {part} outside a sum")
+        if isinstance(part, Indexed) and not all(isinstance(i, Index) for i in part.indices):
+            raise LoweringError(
+                f"layer {layer!r}: no code yet for the index arithmetic in {part}; use one index an axis"
+            )
 
 
-def _refuse_entry(entry: Indexed, layer: str) -> None:
-    plain = all(isinstance(i, Index) for i in entry.indices)
-    if not plain:
-        raise LoweringError(f"layer {layer!r}: no code yet for the index arithmetic in {entry}; use one index an axis")
-    if len(set(entry.indices)) != len(entry.indices):
-        raise LoweringError(
-            f"layer {layer!r}: no code yet for the diagonal {entry}; use a different index on each axis"
-        )
+def _outside_sums(expression: Expr) -> Iterator[Expr]:
+    """Every part of an expression that stands under no sum."""
+    yield expression
+    if not isinstance(expression, IndexedSum | Indexed):
+        for part in expression.args:
+            yield from _outside_sums(part)
 
 
 def _refuse_bare_indices(expression: Expr, layer: str) -> None:
     """An index is only a name of a position: its number is not part of the language."""
-    if isinstance(expression, Indexed):
+    if isinstance(expression, Indexed) or is_guard(expression):
         return
     if isinstance(expression, Index):
         raise LoweringError(f"layer {layer!r}: the index {expression} is used as a number; use it inside brackets only")

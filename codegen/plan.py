@@ -97,7 +97,7 @@ def plan(solution: CancellingMap) -> Plan:
         tangent=tangent(program, backward.saved, direction),
         kappa=solution.kappa,
         kappa_default=solution.kappa_default,
-        kappa_above=_lower_bound(program, scale, solution.kappa),
+        kappa_above=lower_bound(program, scale, solution.kappa),
         weight_deviation=weight_deviation(layer),
         digest=digest(layer),
     )
@@ -125,7 +125,7 @@ def _scaled_input(program: Program, layer: Layer, direction: Direction) -> Progr
     return whole.restricted(f"{program.name}/output-scaled-input", program.outputs)
 
 
-def _lower_bound(program: Program, scale: str, kappa: Expr) -> Expr:
+def lower_bound(program: Program, scale: str, kappa: Expr) -> Expr:
     """Return the number that kappa must exceed for the squared scale to be positive."""
     producer = program.producers[scale]
     assert isinstance(producer, Pointwise)

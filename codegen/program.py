@@ -1,13 +1,17 @@
 """The one intermediate representation: a small typed tensor program in single-assignment form.
 
 A value is a named tensor with one ``Index`` an axis; an index is an object that knows its size, so two axes agree
-exactly when their indices do, and nothing can be captured. Three instructions:
+exactly when their indices do, and nothing can be captured. The instructions:
 
     Contract     target[i..] = sum over the summed indices of a product of entries
+    Convolve     the same where links hold: an input, an output and a kernel meet along axes of space
     Pointwise    target[i..] = a SymPy expression of entries, each broadcast along the indices that it lacks
     Magnitude    target[i..] = some positive constant comparable with the entries of a row, to divide by before squaring
+    Gather       target[i..] = the entry at positions that are index arithmetic or look-ups, zero outside the tensor
+    Scatter      the transpose of a gather: adds entries up at their positions
+    Mask         target[i..] = 1 where conditions on the indices hold, 0 elsewhere
 
-Not supported: index arithmetic, guards, diagonals (one index twice in an entry), tensors without an axis.
+Not supported: tensors without an axis. Only a gather reads a diagonal (one index twice in an entry).
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ import keyword
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from sympy import Expr, Indexed, Symbol
+from sympy import Expr, Indexed, Mul, Symbol
 
+from codegen.link import Link
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum, tensor
 
@@ -60,10 +65,32 @@ class Contract:
     @property
     def meaning(self) -> Expr:
         """The instruction as an indexed sum."""
-        product = self.operands[0]
-        for operand in self.operands[1:]:
-            product = product * operand
-        return IndexedSum(product, *self.summed)
+        return IndexedSum(Mul(*self.operands), *self.summed)
+
+
+@dataclass(frozen=True)
+class Convolve:
+    """``target = sum over summed of operand * operand * ...`` over those indices where every link holds.
+
+    Which of a link's indices the target has, and which an operand, makes it a convolution, a transposed one, the
+    gradient of a kernel, or with one operand a sum over patches.
+    """
+
+    target: Value
+    operands: tuple[Indexed, ...]
+    summed: tuple[Index, ...]
+    links: tuple[Link, ...]
+    equation: str = ""
+
+    @property
+    def reads(self) -> tuple[Indexed, ...]:
+        """The entries read."""
+        return self.operands
+
+    @property
+    def meaning(self) -> Expr:
+        """The instruction as an indexed sum."""
+        return IndexedSum(Mul(*self.operands, *(link.delta for link in self.links)), *self.summed)
 
 
 @dataclass(frozen=True)
@@ -103,7 +130,58 @@ class Magnitude:
         return (self.operand,)
 
 
-Instruction = Contract | Pointwise | Magnitude
+@dataclass(frozen=True)
+class Gather:
+    """``target = source[positions]``, one position an axis of the source; zero where a position lies outside.
+
+    A position is an index expression of the target's indices, of axis lengths and of entries of integer tensors; one
+    that is no integer lies outside. ``operand`` is the source at indices of its own. Without ``filled`` what is
+    outside may be any entry.
+    """
+
+    target: Value
+    operand: Indexed
+    positions: tuple[Expr, ...]
+    filled: bool = True
+    equation: str = ""
+
+    @property
+    def reads(self) -> tuple[Indexed, ...]:
+        """The entries read: the source, and integers inside positions."""
+        return (self.operand, *_inside(self.positions))
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """``target[positions] += operand`` over all indices of the operand: the transpose of a gather."""
+
+    target: Value
+    operand: Indexed
+    positions: tuple[Expr, ...]
+    equation: str = ""
+
+    @property
+    def reads(self) -> tuple[Indexed, ...]:
+        """The entries read: what is added up, and integers inside positions."""
+        return (self.operand, *_inside(self.positions))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """``target`` = the product of guards (``Within``, ``Divides``, ``KroneckerDelta``) of index expressions."""
+
+    target: Value
+    guards: tuple[Expr, ...]
+    equation: str = ""
+
+    @property
+    def reads(self) -> tuple[Indexed, ...]:
+        """The integer entries that the guards mention."""
+        return _inside(self.guards)
+
+
+Placed = Gather | Scatter | Mask
+Instruction = Contract | Convolve | Pointwise | Magnitude | Placed
 
 
 @dataclass(frozen=True)
@@ -174,6 +252,11 @@ def entries(expression: Expr) -> tuple[Indexed, ...]:
     return tuple(sorted(expression.atoms(Indexed), key=str))
 
 
+def _inside(expressions: Iterable[Expr]) -> tuple[Indexed, ...]:
+    """Return the integer entries of index expressions, sorted by their text."""
+    return tuple(sorted({e for x in expressions for e in x.atoms(Indexed)}, key=str))
+
+
 def _declare(program: str, value: Value, known: dict[str, Value]) -> None:
     if not value.name.isidentifier() or keyword.iskeyword(value.name):
         raise ProgramError(f"program {program!r}: {value.name!r} is not a name")
@@ -206,8 +289,25 @@ def _check_indices(program: str, instruction: Instruction, scalars: tuple[Symbol
         if read - expected:
             raise ProgramError(f"program {program!r}: {target.name!r} reads along {read - expected}, which it lacks")
         return
+    if isinstance(instruction, Placed):
+        _check_positions(program, instruction)
+        return
+    if isinstance(instruction, Convolve):
+        read |= {index for link in instruction.links for index in link.indices}
     if read != set(target.indices) | set(instruction.summed) or set(target.indices) & set(instruction.summed):
         raise ProgramError(f"program {program!r}: the indices of {target.name!r} and of what it reads do not match")
+
+
+def _check_positions(program: str, instruction: Placed) -> None:
+    """Every index that a position or a guard mentions is one of the gathered, scattered or masked entries."""
+    expressions = instruction.guards if isinstance(instruction, Mask) else instruction.positions
+    free = {i for e in expressions for i in e.atoms(Index)}
+    own = instruction.operand.indices if isinstance(instruction, Scatter) else instruction.target.indices
+    if free - set(own):
+        raise ProgramError(f"program {program!r}: {instruction.target.name!r} has no axis for {free - set(own)}")
+    axes = instruction.target.indices if isinstance(instruction, Scatter) else instruction.reads[0].indices
+    if not isinstance(instruction, Mask) and len(axes) != len(instruction.positions):
+        raise ProgramError(f"program {program!r}: {instruction.target.name!r} needs a position for each axis")
 
 
 def _check_symbols(program: str, instruction: Pointwise, scalars: tuple[Symbol, ...]) -> None:

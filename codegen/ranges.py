@@ -40,7 +40,7 @@ def range_safe(program: Program, scale: str) -> Program:
         Contract(total, (ratio.entry, ratio.entry), squares.summed, squares.equation),
     ]
     expression = _factored_out(producer.expression, squares.target.entry, peak.entry, total.entry)
-    if _singular(producer.expression, squares.target.entry):
+    if singular_at_zero(producer.expression, squares.target.entry):
         safe = Value("q_or_inf", row)
         at_zero = sympy.Piecewise((sympy.oo, sympy.Eq(total.entry, 0)), (total.entry, True))
         instructions.append(Pointwise(safe, at_zero))
@@ -66,7 +66,7 @@ def _linear(expression: Expr, squares: Expr) -> bool:
     return bool(expression.is_polynomial(squares)) and sympy.degree(expression, squares) == 1
 
 
-def _singular(expression: Expr, squares: Expr) -> bool:
+def singular_at_zero(expression: Expr, squares: Expr) -> bool:
     """Return whether the scale is infinite at zero; raise ``UsageError`` if it does not vanish at infinity as well."""
     length = Dummy("E", positive=True)
     scalar = expression.xreplace({squares: length})

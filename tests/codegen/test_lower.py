@@ -67,7 +67,8 @@ def test_equations_are_named_after_the_layer(forward, solution):
     ("refused", "words"),
     [
         (lambda: derive.layer("embedding"), "holds integers"),
-        (lambda: derive.layer("convolution"), "no code yet"),
+        (lambda: layer("z[i] = sum[j](W[i, 2*j]*x[j]) + b[i]"), "no code yet for the index arithmetic"),
+        (lambda: layer("z[i] = x[2*i] + sum[j](W[i, j]*x[j])", parameters="W"), "outside a sum|index arithmetic"),
         (lambda: layer("z[i] = M[i, i]*b[i] + sum[j](x[j])", parameters="M b"), "diagonal"),
         (lambda: layer("z[i] = sum[j](x[j])*W[i, 0] + b[i]"), "index arithmetic"),
     ],
