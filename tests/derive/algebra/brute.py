@@ -1,4 +1,4 @@
-"""A second evaluator, written for the tests alone: plain loops over exact fractions, no rule, no cache, no field.
+"""A second evaluator, written for the tests alone: plain loops over fractions (or floats), no rule, no field.
 
 It shares nothing with ``derive.algebra.evaluate`` and is stricter: reading an entry outside its tensor is an error.
 """
@@ -6,9 +6,10 @@ It shares nothing with ``derive.algebra.evaluate`` and is stricter: reading an e
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import factorial
 
@@ -17,8 +18,10 @@ from sympy import Expr, Indexed, KroneckerDelta, Symbol
 
 from derive.algebra.index import Index
 from derive.algebra.nodes import Divides, IndexedSum, IndexTensor, Within
+from derive.forward_map import Definition
 
 Environment = Mapping[Index, int]
+Number = Fraction | float
 
 
 class OutsideTensor(AssertionError):
@@ -31,18 +34,30 @@ class Undefined(ArithmeticError):
 
 @dataclass
 class World:
-    """Sizes, shapes and numbers: what a symbolic expression stands for at one small point."""
+    """Sizes, shapes and numbers: what a symbolic expression stands for at one small point.
+
+    ``numbers`` holds the entries known so far; others are drawn. ``definitions`` are the intermediates, by name.
+    """
 
     sizes: Mapping[Symbol, int]
     shapes: Mapping[str, tuple[Expr, ...]]
     seed: int = 0
-    numbers: dict[tuple[str, tuple[int, ...]], Fraction] = field(default_factory=dict)
+    numbers: dict[tuple[str, tuple[int, ...]], Number] = field(default_factory=dict)
+    definitions: Mapping[str, Definition] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
     def size(self, expression: Expr) -> int:
+        if expression in self.sizes:
+            return self.sizes[expression]
         return int(sympy.sympify(expression).xreplace({s: sympy.Integer(v) for s, v in self.sizes.items()}))
 
-    def entry(self, name: str, at: tuple[int, ...]) -> Fraction:
+    def entry(self, name: str, at: tuple[int, ...]) -> Number:
         """The number at a position; drawn once, small and never zero."""
+        if name in self.definitions:
+            if (name, at) not in self.numbers:
+                indices, expression = self.definitions[name].indices, self.definitions[name].expression
+                self.numbers[name, at] = value(expression, dict(zip(indices, at, strict=True)), self)
+            return self.numbers[name, at]
         shape = [self.size(s) for s in self.shapes[name]]
         if len(at) != len(shape) or not all(0 <= a < s for a, s in zip(at, shape, strict=True)):
             raise OutsideTensor(f"{name}{list(at)} of shape {shape}")
@@ -53,23 +68,25 @@ class World:
 
     def token(self, base: IndexTensor, at: tuple[int, ...]) -> int:
         """An entry of a tensor of integers."""
-        self.entry(str(base.label), at)  # refuses a position outside
+        known = self.entry(str(base.label), at)  # refuses a position outside
+        if isinstance(known, float):
+            return int(known)
         return random.Random(f"{self.seed} {base.label} {at}").randrange(self.size(base.values))
 
     def moved(self, name: str, at: tuple[int, ...], by: Fraction) -> World:
         """The same world with one entry moved."""
-        numbers = {**self.numbers, (name, at): self.entry(name, at) + by}
-        return World(self.sizes, self.shapes, self.seed, numbers)
+        given = {key: number for key, number in self.numbers.items() if key[0] not in self.definitions}
+        return replace(self, numbers={**given, (name, at): self.entry(name, at) + by})
 
 
-def value(expression: Expr, at: Environment, world: World) -> Fraction:
+def value(expression: Expr, at: Environment, world: World) -> Number:
     """The number that an expression stands for; ``at`` gives the free indices."""
     if expression.is_Rational:
         return Fraction(int(expression.p), int(expression.q))
     if isinstance(expression, Index):
         return Fraction(at[expression])
     if isinstance(expression, Symbol):
-        return Fraction(world.sizes[expression])
+        return world.scalars[expression.name] if expression.name in world.scalars else Fraction(world.sizes[expression])
     if isinstance(expression, Indexed):
         return _entry(expression, at, world)
     if isinstance(expression, KroneckerDelta | Within | Divides):
@@ -82,11 +99,13 @@ def value(expression: Expr, at: Environment, world: World) -> Fraction:
         return _product(expression, at, world)
     if expression.is_Pow:
         return _power(expression, at, world)
+    if isinstance(expression, sympy.exp | sympy.tanh | sympy.sin | sympy.cos):
+        return float(getattr(math, type(expression).__name__)(value(expression.args[0], at, world)))
     raise TypeError(f"not in this language: {type(expression).__name__}")
 
 
-def _entry(expression: Indexed, at: Environment, world: World) -> Fraction:
-    where = tuple(value(i, at, world) for i in expression.indices)
+def _entry(expression: Indexed, at: Environment, world: World) -> Number:
+    where = tuple(Fraction(value(i, at, world)) for i in expression.indices)
     if any(w.denominator != 1 for w in where):
         raise OutsideTensor(f"{expression} at the broken position {where}")
     position = tuple(int(w) for w in where)
@@ -96,7 +115,7 @@ def _entry(expression: Indexed, at: Environment, world: World) -> Fraction:
 
 
 def _holds(guard: Expr, at: Environment, world: World) -> bool:
-    first, second = (value(a, at, world) for a in guard.args)
+    first, second = (Fraction(value(a, at, world)) for a in guard.args)
     if isinstance(guard, KroneckerDelta):
         return first == second
     if isinstance(guard, Divides):
@@ -104,32 +123,31 @@ def _holds(guard: Expr, at: Environment, world: World) -> bool:
     return first.denominator == 1 and 0 <= first < second
 
 
-def _sum(expression: IndexedSum, at: Environment, world: World) -> Fraction:
+def _sum(expression: IndexedSum, at: Environment, world: World) -> Number:
     ranges = [range(world.size(i.size)) for i in expression.bound]
-    total = Fraction(0)
+    total: Number = Fraction(0)
     for position in itertools.product(*ranges):
         total += value(expression.body, {**at, **dict(zip(expression.bound, position, strict=True))}, world)
     return total
 
 
-def _product(expression: Expr, at: Environment, world: World) -> Fraction:
+def _product(expression: Expr, at: Environment, world: World) -> Number:
     """A guard that does not hold makes the product zero before anything behind it is read."""
     guards = [a for a in expression.args if isinstance(a, KroneckerDelta | Within | Divides)]
     guards.sort(key=lambda g: g.has(Indexed))  # a guard that looks a token up may itself need guarding
     if not all(_holds(g, at, world) for g in guards):
         return Fraction(0)
-    total = Fraction(1)
+    total: Number = Fraction(1)
     for factor in expression.args:
         total *= value(factor, at, world)
     return total
 
 
-def _power(expression: Expr, at: Environment, world: World) -> Fraction:
-    base, exponent = value(expression.base, at, world), int(expression.exp)
-    assert expression.exp.is_Integer
-    if base == 0 and exponent < 0:
+def _power(expression: Expr, at: Environment, world: World) -> Number:
+    base, exponent = value(expression.base, at, world), expression.exp
+    if base == 0 and exponent.is_negative:
         raise Undefined(str(expression))
-    return base**exponent
+    return base ** int(exponent) if exponent.is_Integer else math.pow(base, exponent)
 
 
 def environments(expression: Expr, world: World, most: int = 8) -> Iterator[dict[Index, int]]:
@@ -146,9 +164,9 @@ def environments(expression: Expr, world: World, most: int = 8) -> Iterator[dict
 
 def derivative(
     expression: Expr, name: str, entry: tuple[int, ...], at: Environment, world: World, *, half: int = 2
-) -> Fraction:
+) -> Number:
     """The slope by one entry, an exact difference: for polynomials of degree ``2 half`` or less in that entry."""
-    slope = Fraction(0)
+    slope: Number = Fraction(0)
     for step in range(1, half + 1):
         weight = Fraction(
             -((-1) ** step) * factorial(half) ** 2, step * factorial(half - step) * factorial(half + step)
