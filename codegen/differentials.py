@@ -7,19 +7,35 @@ from collections.abc import Sequence
 import sympy
 from sympy import Expr, Indexed
 
-from codegen.program import Contract, Convolve, Magnitude, Pointwise, Program, entries, name_of
+from codegen.program import (
+    Contract,
+    Convolve,
+    Instruction,
+    Magnitude,
+    Placed,
+    Pointwise,
+    Program,
+    ProgramError,
+    entries,
+    name_of,
+)
 from codegen.slopes import slope
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum, rename
 
 
-def summed(instruction: Contract | Convolve | Pointwise) -> tuple[Index, ...]:
+def summed(instruction: Instruction) -> tuple[Index, ...]:
     """Return the indices that an instruction sums over."""
-    return () if isinstance(instruction, Pointwise) else instruction.summed
+    return instruction.summed if isinstance(instruction, Contract | Convolve) else ()
 
 
-def partials(instruction: Contract | Convolve | Pointwise) -> list[tuple[Indexed, Expr]]:
-    """Return each entry read with the derivative by it, one pair for each place of a repeated operand."""
+def partials(instruction: Instruction) -> list[tuple[Indexed, Expr]]:
+    """Return each entry read with the derivative by it, one pair for each place of a repeated operand.
+
+    Raise ``ProgramError`` for a gather and its like: ``stepwise`` differentiates these.
+    """
+    if isinstance(instruction, Magnitude | Placed):
+        raise ProgramError(f"{type(instruction).__name__} of {instruction.target.name!r} has no symbolic derivative")
     if not isinstance(instruction, Pointwise):
         operands = instruction.operands
         links = [link.delta for link in instruction.links] if isinstance(instruction, Convolve) else []
@@ -36,7 +52,7 @@ def explicit_in(expression: Expr, program: Program, saved: Sequence[str]) -> Exp
             instruction = producers.get(name_of(part))
             if instruction is None or name_of(part) in saved:
                 return part
-            assert not isinstance(instruction, Magnitude)
+            assert not isinstance(instruction, Magnitude | Placed)
             return walk(rename(instruction.meaning, dict(zip(instruction.target.indices, part.indices, strict=True))))
         if not part.args:
             return part

@@ -165,15 +165,26 @@ class Emitter:
         self.instructions.append(instruction)
         self.values[instruction.target.name] = instruction.target
 
-    def renamed(self, old: str, new: str, equation: str) -> bool:
-        """Rename an emitted value that nothing reads and name its equation; return whether that could be done."""
-        if any(name_of(e) == old for i in self.instructions for e in i.reads):
+    def renamed(self, entry: Indexed, target: Value, equation: str) -> bool:
+        """Make an emitted value that nothing reads the target, and name its equation; return whether that can be done.
+
+        ``entry`` is the value at the target's indices; a contraction puts its axes in any order.
+        """
+        if any(name_of(e) == name_of(entry) for i in self.instructions for e in i.reads):
             return False
         for place, instruction in enumerate(self.instructions):
-            if instruction.target.name == old:
-                target = replace(instruction.target, name=new)
-                self.instructions[place] = replace(instruction, target=target, equation=equation)
-                self.values[new] = target
+            own = instruction.target.indices
+            if instruction.target.name == name_of(entry):
+                here = dict(zip(entry.indices, own, strict=True))
+                order = tuple(here[i] for i in target.indices)
+                if order != own and not isinstance(instruction, Contract):
+                    return False
+                named = Value(target.name, order)
+                self.instructions[place] = replace(instruction, target=named, equation=equation)
+                self.values[target.name] = target
+                for key, (value, free) in self.emitted.items():
+                    if value.name == name_of(entry):
+                        self.emitted[key] = (named, free)
                 return True
         return False
 

@@ -13,8 +13,19 @@ import sympy
 from numpy.typing import NDArray
 from sympy import Expr, Indexed
 
+from codegen.interpret_positions import placed
 from codegen.link import Link
-from codegen.program import Contract, Convolve, Instruction, Magnitude, Pointwise, Program, ProgramError, name_of
+from codegen.program import (
+    Contract,
+    Convolve,
+    Instruction,
+    Magnitude,
+    Placed,
+    Pointwise,
+    Program,
+    ProgramError,
+    name_of,
+)
 from derive.algebra.index import Index
 
 Array = NDArray[Any]
@@ -27,6 +38,8 @@ _FUNCTIONS: dict[type[Any], Callable[..., Any]] = {
     sympy.cos: numpy.cos,
     sympy.Abs: numpy.abs,
     sympy.sign: numpy.sign,
+    sympy.atan: numpy.arctan,
+    sympy.Heaviside: lambda a, at_zero: numpy.heaviside(a, at_zero),
     sympy.Max: lambda *a: numpy.maximum.reduce(numpy.broadcast_arrays(*a)),
     sympy.Min: lambda *a: numpy.minimum.reduce(numpy.broadcast_arrays(*a)),
 }
@@ -77,6 +90,8 @@ def _run(
         for link in instruction.links if isinstance(instruction, Convolve) else ():
             arguments += [_meetings(link, numbers), [letters[i] for i in link.indices]]
         return numpy.asarray(numpy.einsum(*arguments, [letters[i] for i in indices]))
+    if isinstance(instruction, Placed):
+        return placed(instruction, values, numbers, shape)
     if isinstance(instruction, Magnitude):
         axes = tuple(k for k, i in enumerate(instruction.operand.indices) if i in instruction.summed)
         size = numpy.abs(values[name_of(instruction.operand)]).sum(axis=axes)

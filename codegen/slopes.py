@@ -13,17 +13,22 @@ from sympy import Dummy, Expr, Indexed
 
 from codegen.program import entries
 
+_KINKED = (sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.Heaviside)
+
 
 def slope(expression: Expr, entry: Indexed, value: Indexed) -> Expr:
     """Return ``d expression / d entry``, through ``value`` (which equals ``expression``) if that needs no entry.
 
-    Bases of roots and denominators are taken to be positive, as everywhere in the derivation.
+    Bases of roots and denominators are taken to be positive, as everywhere in the derivation, unless the expression
+    asks for a sign.
     """
-    unknown = {e: Dummy(f"a{k}", positive=True) for k, e in enumerate(entries(expression))}
+    smooth = not expression.has(*_KINKED)
+    assumed = {"positive": True} if smooth else {"real": True}
+    unknown = {e: Dummy(f"a{k}", **assumed) for k, e in enumerate(entries(expression))}
     scalar = expression.xreplace(unknown)
     plain = scalar.diff(unknown[entry])
     back = {dummy: e for e, dummy in unknown.items()}
-    if len(unknown) == 1 and not scalar.is_polynomial(unknown[entry]):
+    if smooth and len(unknown) == 1 and not scalar.is_polynomial(unknown[entry]):
         through = _through_value(scalar, unknown[entry])
         if through is not None:
             return through[1].xreplace({through[0]: value})

@@ -1,8 +1,9 @@
-"""Reverse and forward mode one instruction at a time, for programs with convolutions.
+"""Reverse and forward mode one instruction at a time, for programs with convolutions and with gathers.
 
     Convolve   T = sum A B where links hold     dA += sum dT B over the indices that A lacks, where the links hold
     Contract   T = sum A B                      the same without links
     Pointwise  T = F(a, b)                      da += sum dT F_a over the indices that a lacks
+    Gather     T = A[positions]                 dA += dT at these positions, added up: a scatter
 
 Every cotangent is a value of its own, so that a sum over patches is taken once, of one number a position. Only
 ``saved`` values are read from the forward pass; what else is needed of it is computed again.
@@ -20,11 +21,14 @@ from codegen.emit import Emitter, joint_name
 from codegen.program import (
     Contract,
     Convolve,
+    Gather,
     Instruction,
     Magnitude,
+    Mask,
     Pointwise,
     Program,
     ProgramError,
+    Scatter,
     Value,
     entries,
     name_of,
@@ -34,6 +38,7 @@ from derive.algebra.index import Index
 from derive.algebra.nodes import rename
 
 Sum = Contract | Convolve
+Constant = Magnitude | Mask
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class _Reverse:
         self._terms: dict[str, list[Expr]] = {program.outputs[0]: [cotangent.entry]}
         for instruction in reversed(program.instructions):
             name = instruction.target.name
-            if name in self._terms and not isinstance(instruction, Magnitude):
+            if name in self._terms and not isinstance(instruction, Constant):
                 self._push(instruction, self._settled(name).at(instruction.target.indices))
 
     def result(self, name: str, rescaling: Rescaling | None) -> str:
@@ -102,10 +107,16 @@ class _Reverse:
         target = replace(value, name=f"d{name}")
         equation = f"{self._program.name}/backward-{target.name}"
         total = Add(*self._terms.get(name, []))
-        if isinstance(total, Indexed) and self.emitter.renamed(name_of(total), target.name, equation):
+        alone = isinstance(total, Indexed) and not self._shared(name_of(total), name)
+        if alone and self.emitter.renamed(total, target, equation):
             return target.name
         self.emitter.assign(target, rescaling.applied(total) if rescaling else total, equation)
         return target.name
+
+    def _shared(self, value: str, name: str) -> bool:
+        """Whether the cotangent of another input mentions a value."""
+        others = [t for other, terms in self._terms.items() if other != name for t in terms]
+        return any(name_of(e) == value for term in others for e in entries(term))
 
     def _settled(self, name: str) -> Value:
         """Return the value that holds the whole cotangent of a value."""
@@ -122,7 +133,10 @@ class _Reverse:
             for entry, slope in partials(instruction):
                 self._add(entry, self._summed(cotangent, slope, entry))
             return
-        assert isinstance(instruction, Sum)
+        if isinstance(instruction, Gather):
+            self._add(instruction.operand, self._scattered(instruction, cotangent))
+            return
+        assert isinstance(instruction, Sum), f"no reverse mode for {type(instruction).__name__}"
         for place, operand in enumerate(instruction.operands):
             others = [o for k, o in enumerate(instruction.operands) if k != place]
             self._add(operand, self._product(instruction, operand, [cotangent, *others]))
@@ -139,6 +153,13 @@ class _Reverse:
         name = self.emitter.fresh(joint_name(factors) if given else f"d{name_of(operand)}")
         target = Value(name, tuple(operand.indices))
         return self.emitter.convolution(factors, summed, instruction.links, target)
+
+    def _scattered(self, instruction: Gather, cotangent: Indexed) -> Indexed:
+        """Emit the cotangent of a gathered tensor at the indices of the instruction's operand."""
+        operand = instruction.operand
+        target = Value(self.emitter.fresh(f"d{name_of(operand)}"), tuple(operand.indices))
+        self.emitter.append(Scatter(target, cotangent, instruction.positions))
+        return target.entry
 
     def _summed(self, cotangent: Indexed, slope: Expr, entry: Indexed) -> Expr:
         """Return the sum of ``cotangent * slope`` over the indices that an entry lacks; what varies not stays out."""
@@ -167,14 +188,15 @@ def forward_mode(program: Program, saved: Sequence[str]) -> Program:
     emitter = _emitter(program, tangents)
     moving = {v.name for v in program.inputs}
     for instruction in program.instructions:
-        terms = [] if isinstance(instruction, Magnitude) else _tangent_terms(emitter, instruction, moving)
+        terms = [] if isinstance(instruction, Constant) else _tangent_terms(emitter, instruction, moving)
         if terms:
             target = instruction.target
             last = target.name == program.outputs[0]
             equation = f"{program.name}/tangent" if last else ""
             name, total = tangent_name(target.name), Add(*terms)
-            if not (isinstance(total, Indexed) and emitter.renamed(name_of(total), name, equation)):
-                emitter.assign(replace(target, name=name), total, equation)
+            named = replace(target, name=name)
+            if not (isinstance(total, Indexed) and emitter.renamed(total, named, equation)):
+                emitter.assign(named, total, equation)
             moving.add(target.name)
     output = tangent_name(program.outputs[0])
     inputs = (*program.inputs, *(program.values[name] for name in saved), *tangents)
@@ -184,11 +206,18 @@ def forward_mode(program: Program, saved: Sequence[str]) -> Program:
     return whole.restricted(f"{program.name}/tangent", (output,))
 
 
-def _tangent_terms(emitter: Emitter, instruction: Sum | Pointwise, moving: set[str]) -> list[Expr]:
+def _tangent_terms(emitter: Emitter, instruction: Instruction, moving: set[str]) -> list[Expr]:
     """Return the parts of an instruction's tangent, one for each entry that moves."""
     if isinstance(instruction, Pointwise):
         pairs = [(e, slope) for e, slope in partials(instruction) if name_of(e) in moving]
         return [slope * _moved(e) for e, slope in pairs]
+    if isinstance(instruction, Gather):
+        if name_of(instruction.operand) not in moving:
+            return []
+        target = replace(instruction.target, name=emitter.fresh(tangent_name(instruction.target.name)))
+        emitter.append(replace(instruction, target=target, operand=_moved(instruction.operand), equation=""))
+        return [target.entry]
+    assert isinstance(instruction, Sum), f"no forward mode for {type(instruction).__name__}"
     terms: list[Expr] = []
     operands = instruction.operands
     for operand in dict.fromkeys(o for o in operands if name_of(o) in moving):

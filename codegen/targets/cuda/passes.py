@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from codegen.program import Contract, Instruction, Magnitude, Pointwise, Program, Value, name_of
+from codegen.program import Contract, Magnitude, Pointwise, Program, Value, name_of
 from codegen.targets.cuda.hoist import hoisted
-from codegen.targets.cuda.schedule import Rows, in_batch, is_wide_pointwise
+from codegen.targets.cuda.schedule import Rows, RowWork, in_batch, is_wide_pointwise
 from derive.algebra.index import Index
 
 
@@ -42,7 +42,7 @@ class RowKernel:
     loops: tuple[Loop, ...]
 
     @property
-    def instructions(self) -> tuple[Instruction, ...]:
+    def instructions(self) -> tuple[RowWork, ...]:
         """Every instruction as it is printed, some of them more than once."""
         inside = (i for loop in self.loops for i in (*loop.pointwise, *loop.sums, *loop.after))
         return (*self.before, *inside)
@@ -104,10 +104,10 @@ class _Builder:
             after = self._scalars(level) if size == sizes[-1] else ()
             yield self._loop(here, [i for i in here if i in stores], after)
 
-    def _ends(self, instruction: Instruction, level: int) -> bool:
+    def _ends(self, instruction: RowWork, level: int) -> bool:
         return self._level[instruction.target.name] == level
 
-    def _loop(self, ends: list[Instruction], stores: list[Instruction], after: tuple[Pointwise, ...]) -> Loop:
+    def _loop(self, ends: list[RowWork], stores: list[RowWork], after: tuple[Pointwise, ...]) -> Loop:
         needed = self._recomputed(ends)
         inside = tuple(i for i in self._instructions if i.target.name in needed and isinstance(i, Pointwise))
         sums = tuple(i for i in ends if isinstance(i, Contract | Magnitude))
@@ -115,7 +115,7 @@ class _Builder:
         loads = {name_of(e): e for e in read if name_of(e) not in self._made and wide_axis(self._value(name_of(e)))}
         return Loop(_axis_of(ends[0]), tuple(loads), inside, sums, tuple(i.target.name for i in stores), after)
 
-    def _recomputed(self, ends: Iterable[Instruction]) -> set[str]:
+    def _recomputed(self, ends: Iterable[RowWork]) -> set[str]:
         """Return the entries that a loop computes in registers: those stored, and those that others read."""
         wanted = {i.target.name for i in ends if isinstance(i, Pointwise)}
         wanted |= {name_of(e) for i in ends for e in i.reads}
@@ -128,7 +128,7 @@ class _Builder:
         return self._program.values[name]
 
 
-def _axis_of(instruction: Instruction) -> Index:
+def _axis_of(instruction: RowWork) -> Index:
     """Return the axis of the loop that an instruction ends in."""
     if isinstance(instruction, Pointwise):
         return instruction.target.indices[1]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import sympy
 from sympy import Add, Expr, Indexed
 
-from codegen.program import Contract, Convolve, Instruction, Magnitude, Pointwise, Program, name_of
+from codegen.program import Contract, Convolve, Instruction, Magnitude, Placed, Pointwise, Program, name_of
 from codegen.targets.torch.buffers import buffer, chain
 from codegen.targets.torch.contractions import Operands, Term, contraction
 from codegen.targets.torch.expressions import ExpressionPrinter
@@ -97,11 +97,10 @@ class TorchPrinter:
         text = f"{term.operand}.to({self._style.own}.dtype)" if casts else term.text
         return Line(name, text, instruction.equation)
 
-    def _term(self, instruction: Contract | Convolve | Pointwise) -> Term:
-        if isinstance(instruction, Convolve):
-            raise UsageError(
-                f"{self._program.name!r}: {instruction.target.name!r} is a convolution; print it as patches"
-            )
+    def _term(self, instruction: Contract | Convolve | Pointwise | Placed) -> Term:
+        if isinstance(instruction, Convolve | Placed):
+            kind = type(instruction).__name__.lower()
+            raise UsageError(f"{self._program.name!r}: {instruction.target.name!r} is no product of matrices: a {kind}")
         if isinstance(instruction, Contract):
             return contraction(instruction, self._operands, self._biases.get(instruction.target.name))
         return self._pointwise(instruction)
