@@ -13,18 +13,17 @@ from dataclasses import dataclass, field, replace
 import sympy
 from sympy import Add, Expr, Indexed, Mul, Symbol
 
-from codegen.program import Instruction, Pointwise, Value, entries
-from codegen.targets.cuda.schedule import in_batch, is_wide_pointwise
+from codegen.program import Pointwise, Value, entries
+from codegen.targets.cuda.schedule import RowWork, in_batch, is_wide_pointwise
 from derive.algebra.index import Index
 
 
-def hoisted(instructions: Iterable[Instruction], names: Iterable[str]) -> tuple[Instruction, ...]:
+def hoisted(instructions: Iterable[RowWork], names: Iterable[str]) -> tuple[RowWork, ...]:
     """Return equal instructions whose entries read scalars of the row, not compute them; ``names`` are taken."""
     taken = set(names)
-    result: list[Instruction] = []
+    result: list[RowWork] = []
     for instruction in instructions:
         if is_wide_pointwise(instruction):
-            assert isinstance(instruction, Pointwise)
             hoist = _Hoist(instruction.target, taken)
             instruction = replace(instruction, expression=hoist.walk(instruction.expression))
             result += hoist.scalars
@@ -38,7 +37,7 @@ class _Hoist:
 
     target: Value
     taken: set[str]
-    scalars: list[Instruction] = field(default_factory=list)
+    scalars: list[RowWork] = field(default_factory=list)
 
     def walk(self, expression: Expr) -> Expr:
         if not _varies(expression):

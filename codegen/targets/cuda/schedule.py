@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from sympy import Indexed
 
@@ -20,12 +21,14 @@ from codegen.program import Contract, Instruction, Magnitude, Pointwise, Program
 from derive.algebra.index import Index
 from derive.forward_map import BATCH
 
+RowWork = Contract | Pointwise | Magnitude
+
 
 @dataclass(frozen=True)
 class Rows:
     """Instructions of one kernel that works row by row, and the values that it leaves in memory."""
 
-    instructions: tuple[Instruction, ...]
+    instructions: tuple[RowWork, ...]
     outputs: tuple[str, ...]
 
 
@@ -72,7 +75,7 @@ def in_batch(indices: Iterable[Index]) -> bool:
     return next(iter(indices)).size == BATCH.size
 
 
-def is_row_work(instruction: Instruction) -> bool:
+def is_row_work(instruction: Instruction) -> TypeGuard[RowWork]:
     """Return whether an instruction stays inside a row: rows and columns in, a row or a column out.
 
     A vector of a parameter may be read along the row; a matrix of a parameter may not.
@@ -138,12 +141,12 @@ def _latest(program: Program, last: int) -> dict[str, int]:
     return turns
 
 
-def _outputs(program: Program, inside: tuple[Instruction, ...]) -> tuple[str, ...]:
+def _outputs(program: Program, inside: tuple[RowWork, ...]) -> tuple[str, ...]:
     """Return which values of a kernel are read outside it or are results."""
     read = {name_of(e) for i in program.instructions if i not in inside for e in i.reads} | set(program.outputs)
     return tuple(i.target.name for i in inside if i.target.name in read)
 
 
-def is_wide_pointwise(instruction: Instruction) -> bool:
+def is_wide_pointwise(instruction: Instruction) -> TypeGuard[Pointwise]:
     """Return whether an instruction makes one value an entry of a row."""
     return isinstance(instruction, Pointwise) and len(instruction.target.indices) == 2

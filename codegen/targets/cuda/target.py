@@ -49,6 +49,7 @@ def map_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
         "module": f"_cuda{plain}",
         "source": f"_cuda{plain}.cu",
         "own": own,
+        "forward_call": ", ".join((*plan.input_names, str(plan.kappa))),
         "forward_lines": [line for p in forward for line in p.lines],
         "blocks": blocks,
         "kernels": unique([k for p in (*forward, *backward) for k in p.kernels]),
