@@ -140,17 +140,17 @@ def _gradient_rows(parts: Schedule, plan: Plan) -> dict[str, Any] | None:
     rows = parts.gradient_rows
     if rows is None:
         return None
-    every: list[Instruction] = [*rows.before, *rows.tile, *rows.row_sums, *rows.unit_sums]
+    every: list[Instruction] = [*rows.before, *rows.tiles]
     used = _read(every, plan.backward.program.inputs)
     printer, known = TilePrinter(parts.roles, used), _rows_of(parts.roles, used)
-    row_names, unit_names = ([c.target.name for c in sums] for sums in (rows.row_sums, rows.unit_sums))
+    row_names, unit_names = [c.target.name for c in rows.row_sums], rows.outputs
     places = [plan.backward.program.outputs.index(name) for name in unit_names]
     context = {
         "row_loads": _row_loads(printer, known),
         "before": printer.lines(rows.before),
         "started": printer.started(rows.row_sums),
         "loads": printer.loads(every, known),
-        "lines": printer.lines([*rows.tile, *rows.row_sums, *rows.unit_sums], onward=True),
+        "lines": printer.lines(rows.tiles, onward=True),
         "row_outputs": row_names,
         "unit_outputs": dict(zip(unit_names, places, strict=True)),
         "words": " and ".join(
@@ -202,13 +202,14 @@ def _row_sums(parts: Schedule) -> list[Value]:
 
 def _weight(parts: Schedule, plan: Plan) -> dict[str, Any]:
     product = parts.weight
-    used = _read([*product.before, product.contract], plan.backward.program.inputs)
+    used = _read([*product.before, product.contract, *product.after], plan.backward.program.inputs)
     printer = TilePrinter(parts.roles, used)
     context = {
         "started": printer.started([product.contract]),
         "loads": [*printer.tile_loads(product.contract), *printer.loads(product.before)],
         "before": printer.lines(product.before),
         "product": printer.product(product.contract),
+        "after": printer.lines(product.after),
     }
     head = _head(parts.roles, printer, used, plan.backward.program.outputs[1:2], [*_PRODUCT, "GROUP"])
     position = next(k for k, text in enumerate(head["arguments"]) if text.endswith("constexpr"))

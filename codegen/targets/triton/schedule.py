@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sympy import Dummy
+
 from codegen.program import Contract, Instruction, Magnitude, Pointwise, Program, name_of
 from codegen.targets.triton.roles import Roles, ScheduleError, roles
 
@@ -50,12 +52,22 @@ class Product:
 
 @dataclass(frozen=True)
 class GradientRows:
-    """One pass over the output's gradient; ``row_sums`` has one number a row, ``unit_sums`` one a unit."""
+    """One pass over the output's gradient; ``row_sums`` has one number a row, ``unit_sums`` one a unit.
+
+    ``after`` makes ``outputs`` of the unit sums; it is linear in them, so that it may come before blocks are added up.
+    """
 
     before: tuple[Pointwise, ...]
     tile: tuple[Pointwise, ...]
     row_sums: tuple[Contract, ...]
     unit_sums: tuple[Contract, ...]
+    after: tuple[Pointwise, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def tiles(self) -> tuple[Instruction, ...]:
+        """The instructions inside the walk."""
+        return (*self.tile, *self.row_sums, *self.unit_sums, *self.after)
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,7 @@ def schedule(scale: Program, forward: Program, backward: Program) -> Schedule:
     row_sums = wide.row_sums(backward.needed_for([gradient]))
     product, finish = wide.input_gradient(gradient, row_sums)
     of_weight = wide.product(weight, ("i", "j"), "s")
-    if of_weight.after:
-        raise ScheduleError(f"the triton target adds up {weight!r} in parts, so nothing can follow the sum over rows")
+    _check_linear(of_weight.after, [of_weight.contract], weight)
     return Schedule(
         roles=names,
         scale=scale,
@@ -135,12 +146,16 @@ class _Sorter:
         if not needed:
             return None
         unit_sums = tuple(i for i in needed if isinstance(i, Contract) and self._shape(i) == (("i",), ("s",)))
-        rest = [i for i in needed if i not in (*row_sums, *unit_sums)]
-        plain = _pointwise(rest, " and ".join(outputs))
-        if [c.target.name for c in unit_sums] != list(outputs) or any("j" in self._axes(i) for i in needed):
-            raise ScheduleError(f"the triton target has no kernel for {outputs}: a sum along the rows must come last")
+        names = {i.target.name for i in unit_sums}
+        plain = _pointwise([i for i in needed if i not in (*row_sums, *unit_sums)], " and ".join(outputs))
+        if any("j" in self._axes(i) for i in needed):
+            raise ScheduleError(f"the triton target has no kernel for {outputs} that reads along the columns")
         before = tuple(i for i in plain if self._axes(i) == {"s"})
-        return GradientRows(before, tuple(i for i in plain if i not in before), tuple(row_sums), unit_sums)
+        after = tuple(i for i in plain if names & self._sources(i))
+        for output in outputs:
+            _check_linear(after, unit_sums, output)
+        tile = tuple(i for i in plain if i not in (*before, *after))
+        return GradientRows(before, tile, tuple(row_sums), unit_sums, after, tuple(outputs))
 
     def passes(self, instructions: Sequence[Instruction], outputs: Iterable[str]) -> tuple[Pass, ...]:
         """Cut instructions into walks over the columns; tile values that several walks need are in each of them."""
@@ -202,3 +217,18 @@ def _pointwise(instructions: Iterable[Instruction], output: str) -> tuple[Pointw
         if not isinstance(instruction, Pointwise):
             raise ScheduleError(f"the triton target has no kernel for {instruction.target.name!r} behind {output!r}")
     return tuple(i for i in found if isinstance(i, Pointwise))
+
+
+def _check_linear(after: Sequence[Pointwise], sums: Sequence[Contract], output: str) -> None:
+    """Raise ``ScheduleError`` unless what follows sums along the rows is linear in them, so that parts may be added up."""
+    names = {c.target.name for c in sums}
+    for instruction in after:
+        read = [e for e in instruction.reads if name_of(e) in names]
+        unknown = [Dummy(f"a{k}") for k, _ in enumerate(read)]
+        scalar = instruction.expression.xreplace(dict(zip(read, unknown, strict=True)))
+        polynomial = scalar.as_poly(*unknown) if read else None
+        if polynomial is None or any(sum(powers) != 1 for powers in polynomial.monoms()):
+            raise ScheduleError(
+                f"the triton target adds up {output!r} in parts, so {instruction.expression} cannot follow the sum"
+            )
+        names.add(instruction.target.name)

@@ -1,0 +1,165 @@
+"""Damage to the emitted text, or to the mathematics, must show: the comparison is a gate, and the text follows it."""
+
+import dataclasses
+import functools
+import re
+import sys
+
+import pytest
+import sympy
+import torch
+
+import derive
+from codegen.package import families, render, write
+from derive.algebra.nodes import rename, tensor
+from derive.forward_map import Definition
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter is NumPy
+
+SHAPE = (150, 24, 36)
+
+
+@functools.cache
+def solution():
+    return derive.solve(derive.layer("affine"))["affine-like"]
+
+
+@pytest.fixture
+def agrees(in_pieces):
+    """Whether output and gradients agree in float64, with rows whole in a tile and with rows in pieces."""
+
+    def compare(package, expected):
+        with pytest.MonkeyPatch.context() as patch:
+            if not same(package.affine_like, expected):
+                return False
+            in_pieces(patch, sys.modules[package.affine_like.__module__ + "_affine_like"])
+            return same(package.affine_like, expected)
+
+    return compare
+
+
+def same(ours, expected):
+    B, n, m = SHAPE
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in ((B, n), (m, n), (m,))]
+    g = torch.randn(B, m, generator=generator, dtype=torch.float64)
+    pair = [function(*inputs, 1.7) for function in (ours, expected)]
+    gradients = [torch.autograd.grad(z, inputs, g) for z in pair]
+    both = [pair, *zip(*gradients, strict=True)]
+    return all(torch.allclose(a, b, rtol=1e-9, atol=1e-11) for a, b in both)
+
+
+def twin(x, W, b, kappa):
+    return kappa**0.5 * (x @ W.T + b) / torch.sqrt((x * x).sum(-1, keepdim=True) + 1)
+
+
+@functools.cache
+def texts():
+    return render(families([solution()], []), "package", ("torch", "triton"))
+
+
+FILE, TILES = "_triton_affine_like.py", "_triton_tiles.py"
+DAMAGE = {  # file, text, other text, and which of its occurrences to change
+    "sign of the radial term, rows": (FILE, "gW - c[:, None] * u", "gW + c[:, None] * u", 1),
+    "sign of the radial term, slabs": (FILE, "gW - c[:, None] * u", "gW + c[:, None] * u", 0),
+    "one is dropped from the scale, rows": (FILE, "tl.sqrt(q + 1 / (peak * peak))", "tl.sqrt(q)", 1),
+    "one is dropped from the scale, prepass": (FILE, "tl.sqrt(q + 1 / (peak * peak))", "tl.sqrt(q)", 0),
+    "scale squared": (FILE, "z = f[:, None] * (xW", "z = f[:, None] * f[:, None] * (xW", 0),
+    "bias outside the scale, wide": (FILE, "f[:, None] * (xW + b[None, :])", "f[:, None] * xW + b[None, :]", 0),
+    "bias outside the scale, rows": (FILE, "f[:, None] * (xW + b[None, :])", "f[:, None] * xW + b[None, :]", 1),
+    "sum along the other axis": (FILE, "db = tl.sum(f[:, None] * g, axis=0)", "db = tl.sum(g, axis=0)", 0),
+    "bias part of the row term dropped, rows": (FILE, "c = f * (f * gb + u_gW)", "c = f * u_gW", 1),
+    "bias part of the row term dropped, slabs": (FILE, "c = f * (f * gb + u_gW)", "c = f * u_gW", 0),
+    "kappa dropped from the row term": (FILE, "u_gW) / kappa", "u_gW)", 1),
+    "weight gradient of the unscaled input": (
+        FILE,
+        "dot(g_tile, u.to(g_tile.dtype)",
+        "dot(g_tile, x.to(g_tile.dtype)",
+        0,
+    ),
+    "sum not carried on": (FILE, "q += tl.sum(y * y, axis=1)", "q = tl.sum(y, axis=1)", 0),
+    "product not carried on": (FILE, "gW = dot(g_tile, W_tile, gW", "gW = dot(g_tile, W_tile, gW * 0", 0),
+    "columns beyond the end": (
+        TILES,
+        "mask=(rows < row_end)[:, None] & (columns < column_end)[None, :], other=0.0",
+        "mask=(rows < row_end)[:, None] & (columns < column_end)[None, :], other=1.0",
+        0,
+    ),
+    "parts lost": (FILE, "dW = dW.sum(0).to(x.dtype) if parts > 1", "dW = dW[0].to(x.dtype) if parts > 1", 0),
+    "one block of rows too few": (
+        TILES,
+        "return part, max(1, triton.cdiv(length, part))",
+        "return part, max(1, length // part)",
+        0,
+    ),
+}
+
+
+def changed(text, old, new, which):
+    places = [m.start() for m in re.finditer(re.escape(old), text)]
+    assert len(places) > which, f"{old!r} is no longer emitted; choose other damage"
+    place = places[which]
+    return text[:place] + new + text[place + len(old) :]
+
+
+def test_what_is_emitted_agrees(agrees, tmp_path, import_package):
+    write(texts(), tmp_path / "sound")
+    assert agrees(import_package(tmp_path, "sound"), twin)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_caught(damage, agrees, tmp_path, import_package):
+    file, old, new, which = DAMAGE[damage]
+    name = "damaged_" + re.sub(r"\W+", "_", damage)
+    write({**texts(), file: changed(texts()[file], old, new, which)}, tmp_path / name)
+    assert not agrees(import_package(tmp_path, name), twin)
+
+
+kappa = sympy.Symbol("kappa", positive=True)
+
+
+def scaled(change):
+    """The solution with another scale, made of the old one."""
+    layer = solution().mapped
+    definitions = [
+        Definition(d.name, d.indices, change(d.expression)) if d.name == "f" else d for d in layer.definitions
+    ]
+    return dataclasses.replace(solution(), mapped=dataclasses.replace(layer, definitions=tuple(definitions)))
+
+
+def with_output(change):
+    layer = solution().mapped
+    return dataclasses.replace(solution(), mapped=layer.with_output(change(layer.output.expression)))
+
+
+def doubled_bias(expression):
+    return rename(expression, {e: 2 * e for e in expression.atoms(sympy.Indexed) if e.base == tensor("b")})
+
+
+def five(expression):
+    (length,) = expression.atoms(sympy.Indexed)
+    return expression.subs(length, length + 4)
+
+
+def ratio(x):
+    return 1 / torch.sqrt((x * x).sum(-1, keepdim=True) + 1)
+
+
+MATHEMATICS = {
+    "twice the bias": (lambda: with_output(doubled_bias), lambda x, W, b, k: k**0.5 * (x @ W.T + 2 * b) * ratio(x)),
+    "minus": (lambda: with_output(lambda e: -e), lambda x, W, b, k: -(k**0.5) * (x @ W.T + b) * ratio(x)),
+    "other scale": (lambda: scaled(lambda e: 3 * e), lambda x, W, b, k: 3 * k**0.5 * (x @ W.T + b) * ratio(x)),
+    "other constant": (
+        lambda: scaled(five),
+        lambda x, W, b, k: k**0.5 * (x @ W.T + b) / torch.sqrt((x * x).sum(-1, keepdim=True) + 5),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", MATHEMATICS)
+def test_kernels_follow_the_mathematics(change, agrees, tmp_path, import_package):
+    make, expected = MATHEMATICS[change]
+    name = "other_" + re.sub(r"\W+", "_", change)
+    write(render(families([make()], []), name, ("torch", "triton")), tmp_path / name)
+    assert agrees(import_package(tmp_path, name), expected)
+    assert not agrees(import_package(tmp_path, name), twin)
