@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +44,11 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def children_seconds() -> float:
+    """Return the processor time of all ended child processes: a busy machine does not add to it."""
+    return sum(os.times()[2:4])
+
+
 def widest(text: str) -> int:
     return max(map(len, text.splitlines()))
 
@@ -51,9 +56,9 @@ def widest(text: str) -> int:
 def test_layers_names_every_layer_and_is_quick(affdiv: Affdiv) -> None:
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = children_seconds()
         done = affdiv("layers")
-        times.append(time.perf_counter() - start)
+        times.append(children_seconds() - start)
     assert min(times) < LAYERS_SECONDS
     assert done.returncode == 0
     assert widest(done.stdout) <= COLUMNS

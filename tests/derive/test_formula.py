@@ -226,10 +226,10 @@ BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
 @pytest.mark.parametrize("text", BAD, ids=lambda text: ascii(text[:50]))
 def test_a_bad_formula_is_refused_at_its_place_and_fast(text: str) -> None:
     column, cause, mend = BAD[text]
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(SpecError) as caught:
         parse_definition(Excerpt(text, "mine.toml"), NAMES)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     message = str(caught.value)
     assert cause in message
     assert mend in message

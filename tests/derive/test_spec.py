@@ -45,10 +45,10 @@ def refused(text: str | bytes, tmp_path: Path) -> SpecError:
     """Return the error that a file of that content causes, which must come fast."""
     path = tmp_path / "mine.toml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(SpecError) as caught:
         load_spec(path)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert len(str(caught.value)) < 1000
     return caught.value
 

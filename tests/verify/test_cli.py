@@ -120,9 +120,9 @@ def test_run_with_a_failed_check_exits_1_and_still_reports(tmp_path, capsys, sma
 
 def test_a_file_in_the_way_is_refused_before_any_work(tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
-    start = time.perf_counter()
+    start = time.process_time()
     assert affdiv.run(["run", "--out", str(tmp_path / "out")]) == 2
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert "is a file, not a folder; name another folder with --out" in capsys.readouterr().err
     assert (tmp_path / "out").read_text() == "mine"
 

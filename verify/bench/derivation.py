@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def measure() -> dict[str, Any]:
     """Measure all sides, interleaved; each figure is the median, with least and greatest, of several runs."""
     providers: dict[str, Callable[[], float]] = {"symbolic sizes": lambda: fresh_process(_ENGINE)}
     for n in SIZES:
-        providers[f"explicit n={n}"] = lambda n=n: timed(lambda: explicit_kernel(n))
+        providers[f"explicit n={n}"] = partial(timed, partial(explicit_kernel, n))
     if importlib.util.find_spec("tensorgrad"):
         providers["tensorgrad gradient"] = lambda: fresh_process(_TENSORGRAD)
     seconds: dict[str, list[float]] = {name: [] for name in providers}
