@@ -257,8 +257,11 @@ class Deriver:
 
     def law_steps(self, factor: SelfFactor) -> list[Step]:
         """The general law, where it holds: the operator of the forward map applied to squares, every weight one."""
-        law = general_law(normalise(self.expanded), {p.base for p in self.parameters})
-        if law is None or factor.shape == "full" or not equal(law, self.unpresented):
+        bases = {p.base for p in self.parameters}
+        # The normal form may have solved a delta for an index of the parameter, so the map as written is tried too.
+        laws = (general_law(form, bases) for form in (normalise(self.expanded), self.expanded))
+        law = next((law for law in laws if law is not None and equal(law, self.unpresented)), None)
+        if law is None or factor.shape == "full":
             return []
         rule = "each parameter entry is used at most once in an output: the self factor is the same operator on squares"
         symbol = tensor("K")[(*self.output.indices, *self.output.indices)]

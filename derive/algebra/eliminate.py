@@ -66,12 +66,17 @@ def _ways(factors: Sequence[Expr], bound: tuple[Index, ...]) -> list[_Way]:
 
 
 def _cheapest(ways: list[_Way], factors: Sequence[Expr], bound: tuple[Index, ...]) -> _Way | None:
-    """Choose by cost, then by what does not depend on how indices are called or factors ordered."""
+    """Choose by cost, then the index that stands in most factors, then by what does not depend on names or order."""
     least = min((way.cost for way in ways), default=0)
     best = [way for way in ways if way.cost == least]
     if len(best) > 1 and least > 0:
-        best.sort(key=lambda way: (signature(way.index, [way.delta], bound), signature(way.index, factors, bound)))
+        best.sort(key=lambda way: _rank(way, factors, bound))
     return best[0] if best else None
+
+
+def _rank(way: _Way, factors: Sequence[Expr], bound: tuple[Index, ...]) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
+    used = sum(way.index in free_indices(f) for f in factors)
+    return -used, signature(way.index, [way.delta], bound), signature(way.index, factors, bound)
 
 
 def signature(index: Index, factors: Sequence[Expr], bound: Sequence[Index]) -> tuple[str, ...]:
