@@ -3,6 +3,7 @@
     AffineLike(n, m, ...)         The affine-like (non-normalising) solution of the affine divergence
     NormLike(n, m, ...)           The norm-like (normalising) solution of the affine divergence
     functional                    the same as functions of tensors
+    AffineLikeMultiheadAttention  multi-head attention with affine-like projections
 
 Generated from derivations whose digests stand in the files and in ``manifest.json``; depends on torch only.
 """
@@ -10,6 +11,7 @@ Generated from derivations whose digests stand in the files and in ``manifest.js
 from __future__ import annotations
 
 from . import functional
+from .attention import AffineLikeMultiheadAttention
 from .modules import AffineLike, NormLike
 
-__all__ = ["AffineLike", "NormLike", "functional"]
+__all__ = ["AffineLike", "AffineLikeMultiheadAttention", "NormLike", "functional"]

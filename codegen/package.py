@@ -21,6 +21,7 @@ from pathlib import Path
 from codegen.exchange import put_in_place, sync_folder
 from codegen.plan import plan
 from codegen.targets.torch import target as torch_target
+from codegen.targets.torch.companions import companions
 from codegen.targets.torch.words import Family
 from codegen.targets.triton import target as triton_target
 from derive.cancel import solve
@@ -60,7 +61,7 @@ def render(
     manifest = {
         "schema": SCHEMA,
         "package": package,
-        "derivations": {p.layer.name: p.digest for family in chosen for p in family.plans},
+        "derivations": {**{p.layer.name: p.digest for f in chosen for p in f.plans}, **companions(chosen).digests},
         "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
     }
     texts[MANIFEST] = json.dumps(manifest, indent=2, sort_keys=True) + "\n"

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from codegen.targets.torch.companions import companions
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.words import Family, family_context, quoted
 from codegen.targets.torch.wrap import fill, raised, signature
@@ -27,8 +28,11 @@ def files(families: Sequence[Family]) -> dict[str, str]:
     functions = quoted(sorted(c["function"] for c in shared["families"]))
     result["functional.py"] = _render("functional.py.jinja", {**shared, "exported": functions})
     result["modules.py"] = _render("modules.py.jinja", {**shared, "exported": quoted(shared["modules"])})
+    more = companions(families)
+    result |= {name: _render(f"{name}.jinja", dict(context)) for name, context in more.contexts.items()}
+    public = sorted([*shared["modules"], *(name for export in more.exports for name in export.names)])
     result["__init__.py"] = _render(
-        "__init__.py.jinja", {**shared, "exported": quoted([*shared["modules"], "functional"])}
+        "__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted([*public, "functional"])}
     )
     for helper in ("_rows.py", "_checks.py"):
         result[helper] = _render(f"{helper}.jinja", {})

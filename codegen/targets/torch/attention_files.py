@@ -1,0 +1,95 @@
+"""The files of multi-head attention: its projections from a family of the package, its value path from its own map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sympy
+from sympy import Indexed, IndexedBase
+
+from codegen.targets.torch.axes import AxesPrinter
+from codegen.targets.torch.expressions import ExpressionPrinter
+from codegen.targets.torch.words import Family, branch, family_context, pascal
+from codegen.value_path import ValuePath
+from derive.errors import UsageError
+from derive.export.text import text
+from derive.forward_map import Definition, Layer
+from derive.layers import layer
+
+SUFFIX = "MultiheadAttention"
+
+
+def attention_context(family: Family, direction: Family, path: ValuePath) -> dict[str, dict[str, Any]]:
+    """Return what each template of attention needs, by the template's name.
+
+    ``family`` gives the projections, ``direction`` (without a bias) the unit length of QK-norm.
+    """
+    assert direction.without_bias is not None
+    module_class = pascal(family.name) + SUFFIX
+    return {
+        "_value_path.py": _value_path(path),
+        "_attention.py": {"unit_module": branch(direction.without_bias, with_bias=False)["module"]},
+        "_attention_checks.py": {"module_class": module_class},
+        "attention.py": {**_module(family, path), "module_class": module_class},
+    }
+
+
+def _module(family: Family, path: ValuePath) -> dict[str, Any]:
+    known = family_context(family, [])
+    mapped = path.solution.mapped
+    energy, scale = mapped.definitions[-2:]
+    return {
+        "name": family.name,
+        "projection": known["module_class"],
+        "function": known["function"],
+        "kappa_default": known["kappa_default"],
+        "no_bias": f"the {family.kind} {family.name} map of the projections exists only with a bias; keep the bias",
+        "deviation": known["with_bias"]["deviation"],
+        "value_formula": _equation(mapped.output),
+        "value_scale": _equation(scale),
+        "value_energy": _equation(energy),
+        "score_scale": _score_scale(layer("attention")),
+    }
+
+
+def _value_path(path: ValuePath) -> dict[str, Any]:
+    plan, mapped = path.plan, path.solution.mapped
+    names, kappa = list(plan.input_names), str(plan.kappa)
+    arguments = [v.name for v in plan.scale.inputs] + [str(s) for s in plan.scale.scalars]
+    own = names[0]
+    return {
+        "formula": _equation(mapped.output),
+        "definitions": [_equation(d) for d in reversed(mapped.definitions)],
+        "by_head": text(plan.layer.output.expression),
+        "digest": path.digest,
+        "scale_name": plan.scale_name,
+        "scale_formula": next(_equation(d) for d in mapped.definitions if d.name == plan.scale_name),
+        "scale_arguments": _typed(arguments, kappa),
+        "scale_call": ", ".join(arguments),
+        "scale_lines": _lines(AxesPrinter(plan.scale, own)),
+        "forward_arguments": _typed([*names, kappa], kappa),
+        "forward_lines": _lines(AxesPrinter(plan.forward_scaled, own, {plan.scale_name})),
+        "output": plan.forward.outputs[0],
+    }
+
+
+def _typed(names: Sequence[str], scalar: str) -> list[str]:
+    return [f"{name}: {'float' if name == scalar else 'Tensor'}" for name in names]
+
+
+def _lines(printer: AxesPrinter) -> list[str]:
+    return [printed for line in printer.lines() for printed in line.printed()]
+
+
+def _equation(definition: Definition) -> str:
+    return f"{text(definition.entry)} = {text(definition.expression)}"
+
+
+def _score_scale(scores: Layer) -> str:
+    """Return what the forward map of the scores multiplies the products of queries and keys by."""
+    factor, _ = scores.output.expression.as_independent(Indexed, IndexedBase, as_Add=False)
+    sizes = {symbol: "self.head_dim" for symbol in factor.free_symbols}
+    if len(sizes) > 1 or factor == sympy.S.Zero:
+        raise UsageError(f"layer {scores.name!r}: its scores are not scaled by the width of a head alone")
+    return ExpressionPrinter(str, sizes).text(factor)

@@ -1,0 +1,48 @@
+"""What a package holds beside its families of maps, where it has the families that this is made of: attention.
+
+Each file is the template of its name with a context; what a user may import from it is listed in ``__init__.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from codegen.targets.torch.attention_files import SUFFIX, attention_context
+from codegen.targets.torch.words import Family, pascal
+from codegen.value_path import NAME, value_path
+
+
+@dataclass(frozen=True)
+class Export:
+    """Public names of one file: ``call`` and ``words`` stand in the package's docstring."""
+
+    module: str
+    names: tuple[str, ...]
+    call: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Contexts by file name, public names, and the digests of the maps that the files hold, by the map's name."""
+
+    contexts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    exports: tuple[Export, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+def companions(families: Sequence[Family]) -> Companions:
+    """Return the companions of a package of these families; none where one of the families that they use is missing."""
+    found = {family.name: family for family in families}
+    direction = next((f for f in families if f.kind == "normalising" and f.without_bias is not None), None)
+    if NAME not in found or direction is None:
+        return Companions()
+    path = value_path()
+    attention = pascal(NAME) + SUFFIX
+    return Companions(
+        contexts=attention_context(found[NAME], direction, path),
+        exports=(Export("attention", (attention,), attention, f"multi-head attention with {NAME} projections"),),
+        digests={path.solution.mapped.name: path.digest},
+    )
