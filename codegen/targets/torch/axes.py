@@ -21,7 +21,7 @@ from derive.forward_map import BATCH
 
 
 class AxesPrinter:
-    """Prints one program; ``own`` is the tensor whose type results take, ``wide`` the inputs that are at least float32."""
+    """Prints one program; ``own`` is the tensor whose type results take, ``wide`` those inputs that may be wider."""
 
     def __init__(self, program: Program, own: str, wide: Iterable[str] = ()) -> None:
         self._program = program
@@ -102,7 +102,7 @@ class AxesPrinter:
 
 
 def _lengths(program: Program) -> dict[str, tuple[Pointwise, Contract]]:
-    """Return, by the name of each magnitude, the quotient by it and the sum of the quotient's squares, which follow it."""
+    """Return, by the name of each magnitude, the quotient by it and the sum of the quotient's squares."""
     found = {}
     for place, peak in enumerate(program.instructions):
         if isinstance(peak, Magnitude):
