@@ -21,6 +21,7 @@ from sympy import Add, Expr, KroneckerDelta, Mul, Symbol
 
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.equality import equal, factored
+from derive.algebra.index import Index
 from derive.algebra.normal import normalise
 from derive.backward_pass import backward
 from derive.family import Family, energy_symbol, isotropic_family, split_by_parameter
@@ -80,12 +81,11 @@ def solve(layer: Layer, angle: Expr | None = None) -> Solutions:
     refusal = _refuse(derivation)
     if refusal:
         return Solutions(layer, (), (refusal,))
-    family = isotropic_family(layer, derivation)
-    if family.energy == 0:
-        reason = (
-            f"the self factor is the constant {family.constant}: every sample already moves alike, nothing to correct"
-        )
+    value = factored(normalise(expand_definitions(derivation.self_factor.expression, layer.scope)))
+    if not value.atoms(Index):
+        reason = f"the self factor is the constant {value}: every sample already moves alike, nothing to correct"
         return Solutions(layer, (), (Refusal("any", reason),))
+    family = isotropic_family(layer, derivation)
     if family.constant == 0:
         found = _corrected(family, "norm-like", _equal_scales(family), sympy.S.One)
         reason = (

@@ -81,7 +81,7 @@ def _along_a_ray(f: Expr, h: Expr, angle: Expr | None) -> _Ray:
         offset=h,
         zero=(sympy.limit(f, r, 0, "+"), sympy.limit(h, r, 0, "+")),
         far=(_far(pull, angle), _far(h, angle)),
-        injective=_injective([pull, h] if angle is None else [angle]),
+        injective=_injective([pull, h]) if angle is None else _injective_angle(angle),
     )
 
 
@@ -97,10 +97,11 @@ def _far(part: Expr, angle: Expr | None) -> Expr:
 def _weight_scale(far: Expr, kappa: Symbol) -> Expr:
     """Return the standard deviation of the weights that keeps the variance of a long input with unit entries.
 
-    The weight part of the output has variance ``(sigma r f)^2``; where r f tends to zero no such scale exists, and the
-    bound ``1/sqrt(kappa)`` of the whole family is returned.
+    The weight part of the output has variance ``(sigma r f)^2``; where r f tends to zero or to nothing no such scale
+    exists, and the bound ``1/sqrt(kappa)`` of the whole family is returned.
     """
-    return 1 / sympy.sqrt(kappa) if far == 0 or not far.is_finite else sympy.simplify(1 / far)
+    settled = far != 0 and far.is_finite and not far.has(sympy.AccumBounds)
+    return sympy.simplify(1 / far) if settled else 1 / sympy.sqrt(kappa)
 
 
 def degree_of_energy(family: Family) -> Expr | None:
@@ -132,6 +133,22 @@ def _injective(parts: list[Expr]) -> bool | None:
     return None if None in answers else False
 
 
+def _injective_angle(angle: Expr) -> bool | None:
+    """An angle keeps inputs apart when it is strictly monotone and stays within one half turn.
+
+    Beyond it the sine changes sign: an input then meets the opposite one of another length.
+    """
+    monotone = _injective([angle])
+    if not monotone:
+        return monotone
+    ends = sympy.limit(angle, r, 0, "+"), sympy.limit(angle, r, sympy.oo)
+    if not all(end.is_finite for end in ends):
+        return False
+    half_turns = sympy.floor(sympy.Min(*ends) / sympy.pi) + 1
+    within: bool | None = (half_turns * sympy.pi - sympy.Max(*ends)).is_nonnegative
+    return within
+
+
 def _near_zero(family: Family, zero: tuple[Expr, Expr], pull: Expr) -> str:
     if not zero[0].is_finite:
         return f"singular: the weight part keeps the length {sympy.limit(pull, r, 0, '+')} in every direction"
@@ -139,6 +156,8 @@ def _near_zero(family: Family, zero: tuple[Expr, Expr], pull: Expr) -> str:
 
 
 def _far_away(family: Family, far: tuple[Expr, Expr]) -> str:
+    if any(part.has(sympy.AccumBounds) for part in far):
+        return "no limit: the angle keeps turning"
     if not far[0].is_finite:
         return "unbounded"
     return _combination(family, far[0], far[1], "/sqrt(E)")

@@ -14,6 +14,7 @@ import derive
 from derive.algebra.nodes import PartialDerivative
 from derive.backward_pass import backward
 from derive.forward_map import LayerError
+from derive.record import Step
 from tests.derive import twins
 from tests.derive.algebra.brute import value
 from tests.derive.twins import CLOSE, Trial, after, before, trial
@@ -127,13 +128,10 @@ def test_the_self_factor_is_the_kernel_at_one_sample(made: Trial) -> None:
         assert float(kernel[here + there]) == pytest.approx(float(expected), rel=CLOSE, abs=CLOSE)
 
 
-@trials
-def test_the_backward_pass_is_that_of_automatic_differentiation(made: Trial) -> None:
+def gradients_agree(made: Trial, steps: tuple[Step, ...]) -> None:
+    """Hold the engine's backward pass against automatic differentiation of the twin."""
     cotangent = torch.randn(made.output().shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     world = made.world(g=cotangent)
-    steps = backward(made.layer)
-    real = [t.name for t in made.layer.inputs if t.values is None]
-    assert [s.id.rpartition("-d")[2] for s in steps] == real + [p.name for p in made.layer.parameters]
     for step in steps:
         name = step.id.rpartition("-d")[2]
         expected = made.gradient(name, cotangent)
@@ -141,6 +139,14 @@ def test_the_backward_pass_is_that_of_automatic_differentiation(made: Trial) -> 
         for place in _some(expected.shape):
             at = dict(zip(entry.indices, place, strict=True))
             assert value(step.after, at, world) == pytest.approx(float(expected[place]), rel=1e-8, abs=1e-8)
+
+
+@trials
+def test_the_backward_pass_is_that_of_automatic_differentiation(made: Trial) -> None:
+    steps = backward(made.layer)
+    real = [t.name for t in made.layer.inputs if t.values is None]
+    assert [s.id.rpartition("-d")[2] for s in steps] == real + [p.name for p in made.layer.parameters]
+    gradients_agree(made, steps)
 
 
 def _some(shape: torch.Size, most: int = 12) -> list[tuple[int, ...]]:

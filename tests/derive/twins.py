@@ -147,10 +147,13 @@ class Trial:
     seed: int = 0
     positive: tuple[str, ...] = ()
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.seed)
         for declared in (*self.layer.inputs, *self.layer.parameters):
+            if declared.name in self.tensors:
+                continue
             shape = [self.world_size(a) for a in declared.axes]
             if declared.values is not None:
                 top = self.world_size(declared.values)
@@ -167,7 +170,7 @@ class Trial:
         declared = (*self.layer.inputs, *self.layer.parameters)
         sizes = {symbol: self.sizes[symbol.name] for symbol in self.layer.sizes if symbol.is_Symbol}
         definitions = {d.name: d for d in (*self.layer.definitions, self.layer.output)}
-        world = World(sizes, {t.name: t.axes for t in declared}, definitions=definitions)
+        world = World(sizes, {t.name: t.axes for t in declared}, definitions=definitions, scalars=self.scalars)
         for name, tensor in {**self.tensors, **tensors}.items():
             for place in itertools.product(*map(range, tensor.shape)):
                 world.numbers[name, place] = float(tensor[place])
