@@ -16,15 +16,16 @@ from sympy import Add, Expr, Indexed, Mul
 from codegen.program import entries
 from derive.algebra.equality import factored
 from derive.algebra.index import Index
+from derive.forward_map import BATCH
 
 
 def support(expression: Expr) -> tuple[Index, ...]:
-    """Return the indices that an expression of entries varies along, in the order in which its entries have them."""
+    """Return the indices that an expression of entries varies along, the batch first, then in their entries' order."""
     found: dict[Index, int] = {}
     for entry in entries(expression):
         for position, index in enumerate(entry.indices):
             found[index] = min(position, found.get(index, position))
-    return tuple(sorted(found, key=lambda i: (found[i], i.sort_key())))
+    return tuple(sorted(found, key=lambda i: (i != BATCH, found[i], i.sort_key())))
 
 
 def arranged(expression: Expr, indices: Sequence[Index], narrow: Callable[[Expr], Expr]) -> Expr:

@@ -170,7 +170,8 @@ class Emitter:
 
         ``entry`` is the value at the target's indices; a contraction puts its axes in any order.
         """
-        if any(name_of(e) == name_of(entry) for i in self.instructions for e in i.reads):
+        read = any(name_of(e) == name_of(entry) for i in self.instructions for e in i.reads)
+        if read or set(entry.indices) != set(target.indices):
             return False
         for place, instruction in enumerate(self.instructions):
             own = instruction.target.indices

@@ -11,8 +11,7 @@ Sums then are contractions of plain entries. ``codegen.lower`` comes first: it k
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,6 +20,7 @@ from sympy import Expr, Indexed, Mul
 
 from codegen.arrange import support
 from codegen.emit import Emitter, Key
+from codegen.placement import indices_of, placement
 from codegen.program import Gather, Instruction, Mask, Pointwise, Program, Value, name_of
 from derive.algebra.eliminate import is_guard
 from derive.algebra.index import Index
@@ -145,7 +145,7 @@ class GatheringEmitter(Emitter):
         source = self.values[name_of(entry)]
         positions = tuple(self._position(p) for p in entry.indices)
         operand = source.at(i.fresh() for i in source.indices)
-        indices = _layout(positions)
+        indices = placement(positions).indices
         integers = entry.base.values if isinstance(entry.base, IndexTensor) else None
         key = ("gather", source.name, filled, positions)
         name = f"{source.name}_at"
@@ -162,7 +162,7 @@ class GatheringEmitter(Emitter):
         groups: dict[tuple[Index, ...], list[Expr]] = {}
         for guard in guards:
             plain = guard.func(*(self._position(a) for a in guard.args))
-            groups.setdefault(_grid((plain,)) or (BATCH,), []).append(plain)
+            groups.setdefault(indices_of((plain,)) or (BATCH,), []).append(plain)
         masks = []
         for indices, group in groups.items():
             key = ("mask", tuple(sorted(group, key=str)))
@@ -196,27 +196,3 @@ def _renamed(part: object, numbers: dict[Index, Index]) -> object:
 
 def _natural(exponent: Expr) -> bool:
     return bool(exponent.is_Integer and exponent > 0)
-
-
-def grid_and_plain(positions: Sequence[Expr]) -> tuple[tuple[Index, ...], tuple[int, ...]]:
-    """Split the axes of a gathered tensor: the indices that positions are computed from, and the axes taken whole."""
-    counts = Counter(i for p in positions for i in p.atoms(Index))
-    plain = tuple(k for k, p in enumerate(positions) if isinstance(p, Index) and counts[p] == 1)
-    rest = [p for k, p in enumerate(positions) if k not in plain]
-    return _grid(rest), plain
-
-
-def _layout(positions: Sequence[Expr]) -> tuple[Index, ...]:
-    """Return the indices of a gathered value: axes taken whole, then those of the grid of positions."""
-    grid, plain = grid_and_plain(positions)
-    return (*(positions[k] for k in plain), *grid) or (BATCH,)
-
-
-def _grid(expressions: Iterable[Expr]) -> tuple[Index, ...]:
-    """Return the indices of index expressions in the order in which they first occur, the batch index first."""
-    found: dict[Index, None] = {}
-    for expression in expressions:
-        coefficients = {i: str(expression.coeff(i)) for i in expression.atoms(Index)}
-        order = sorted(coefficients, key=lambda i: (coefficients[i], str(i.size), i.sort_key()), reverse=True)
-        found.update(dict.fromkeys(order))
-    return tuple(sorted(found, key=lambda i: i != BATCH))

@@ -8,6 +8,8 @@ Then the argument need not be kept for the backward pass, only the value:
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import sympy
 from sympy import Dummy, Expr, Indexed
 
@@ -16,6 +18,7 @@ from codegen.program import entries
 _KINKED = (sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.Heaviside)
 
 
+@lru_cache(maxsize=1000)
 def slope(expression: Expr, entry: Indexed, value: Indexed) -> Expr:
     """Return ``d expression / d entry``, through ``value`` (which equals ``expression``) if that needs no entry.
 

@@ -14,7 +14,8 @@ from sympy import Add, Expr, Indexed, Mul, Pow, Symbol
 from codegen.targets.torch.layout import is_column
 from derive.errors import UsageError
 
-_TENSOR_FUNCTIONS = {"exp", "log", "tanh", "sin", "cos", "sign"}
+_TENSOR_FUNCTIONS = {"exp", "log", "tanh", "sin", "cos", "sign", "atan"}
+_CONSTANTS = {sympy.oo: "math.inf", sympy.pi: "math.pi", sympy.E: "math.e"}
 _SUM, _PRODUCT, _NEGATION, _POWER, _ATOM = range(5)
 
 
@@ -39,8 +40,8 @@ class ExpressionPrinter:
             return self._entry(expression), _ATOM
         if isinstance(expression, Symbol):
             return self._sizes.get(expression, expression.name), _ATOM
-        if expression == sympy.oo:
-            return "math.inf", _ATOM
+        if expression in _CONSTANTS:
+            return _CONSTANTS[expression], _ATOM
         if expression.is_Integer:
             return str(expression), _ATOM if expression >= 0 else _NEGATION
         if expression.is_Number:
@@ -51,6 +52,8 @@ class ExpressionPrinter:
             return self._product(expression)
         if isinstance(expression, Pow):
             return self._power(expression)
+        if isinstance(expression, sympy.Heaviside):  # by signs, which autograd knows
+            return f"(torch.sign({self.text(expression.args[0])}) + 1) / 2", _PRODUCT
         return self._function(expression), _ATOM
 
     def _quotient(self, number: Expr) -> tuple[str, int]:
@@ -88,6 +91,8 @@ class ExpressionPrinter:
 
     def _function(self, expression: Expr) -> str:
         name = type(expression).__name__
+        if isinstance(expression, sympy.Piecewise):
+            return self._choice(expression)
         inside = [self.text(a) for a in expression.args]
         if isinstance(expression, sympy.Abs):
             return f"torch.abs({inside[0]})" if expression.has(Indexed) else f"abs({inside[0]})"
@@ -98,6 +103,12 @@ class ExpressionPrinter:
         raise UsageError(
             f"the torch target cannot print {name} in {expression}; write it with the functions of the formula language"
         )
+
+    def _choice(self, expression: sympy.Piecewise) -> str:
+        """``Piecewise((a, Eq(u, v)), (b, True))``: one value where two agree, another elsewhere."""
+        (value, condition), (otherwise, _) = expression.args
+        agree = f"{self.text(condition.lhs)} == {self.text(condition.rhs)}"
+        return f"torch.where({agree}, {self.text(value)}, {self.text(otherwise)})"
 
 
 def _extreme(name: str, inside: list[str], expression: Expr) -> str:

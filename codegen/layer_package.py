@@ -1,0 +1,51 @@
+"""A package with one layer: a class for each cancelling map that the solver finds, whatever the layer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from sympy import Expr
+
+from codegen.layer_plan import LayerPlan, layer_plan
+from codegen.package import MANIFEST, SCHEMA, check_name
+from codegen.targets.torch.layer_target import layer_files
+from codegen.targets.torch.layer_words import class_name
+from derive.cancel import solve
+from derive.errors import UsageError
+from derive.forward_map import Layer
+
+ANGLE = "angle-like"
+
+
+def build_layer(layer: Layer, package: str = "", angle: Expr | None = None) -> dict[str, str]:
+    """Derive the maps of a layer and return the text of every file by its name; the package is named after the layer.
+
+    With ``angle`` the member of the family at that angle is one of the maps. Raise ``UsageError`` with the derivation's
+    reason where there is no map, and for names that code cannot use.
+    """
+    check_name(package or layer.name)
+    solutions = solve(layer, angle)
+    reasons = "; ".join(refusal.reason for refusal in solutions.refusals)
+    if not solutions.maps:
+        raise UsageError(f"layer {layer.name!r}: there is no map to generate: {reasons}")
+    if angle is not None and "angle" not in {m.name for m in solutions}:
+        raise UsageError(f"layer {layer.name!r}: there is no family of angles: {reasons}")
+    plans = [layer_plan(m, ANGLE if m.name == "angle" else m.name) for m in solutions]
+    return _with_manifest(layer, plans, package or layer.name, reasons)
+
+
+def _with_manifest(layer: Layer, plans: Sequence[LayerPlan], package: str, refused: str) -> dict[str, str]:
+    texts = dict(sorted(layer_files(layer, plans).items()))
+    manifest = {
+        "schema": SCHEMA,
+        "package": package,
+        "layer": layer.name,
+        "classes": {class_name(layer, plan): plan.layer.name for plan in plans},
+        "refused": refused,
+        "derivations": {plan.layer.name: plan.digest for plan in plans},
+        "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
+    }
+    texts[MANIFEST] = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+    return texts
