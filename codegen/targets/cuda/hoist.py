@@ -45,8 +45,9 @@ class _Hoist:
         if isinstance(expression, Indexed) or not expression.args:
             return expression
         if isinstance(expression, Add | Mul):
-            still = [a for a in expression.args if not _varies(a)]
-            moving = [self.walk(a) for a in expression.args if _varies(a)]
+            parts = sorted(expression.args, key=str)
+            still = [a for a in parts if not _varies(a)]
+            moving = [self.walk(a) for a in parts if _varies(a)]
             return expression.func(self._named(expression.func(*still)), *moving)
         return expression.func(*(self.walk(a) if isinstance(a, Expr) else a for a in expression.args))
 

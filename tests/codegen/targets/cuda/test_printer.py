@@ -164,7 +164,7 @@ def test_what_cannot_be_printed_is_named():
     with pytest.raises(UsageError, match="use equalities"):
         PRINTER.text(Piecewise((x, x > 0), (u, True)))
     with pytest.raises(UsageError, match="cannot count with"):
-        PRINTER.text(floor(n - m) * x)
+        PRINTER.text(floor((n - m) / 2) * x)
 
 
 def test_names_that_cpp_has_taken_get_an_underscore():

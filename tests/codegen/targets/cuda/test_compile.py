@@ -1,0 +1,92 @@
+"""Every kernel compiled for the devices: no warning, no spilled register, few registers, little shared memory."""
+
+import functools
+import importlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+ARCHITECTURES = ["sm_80", "sm_90"]
+ELEMENTS = ["float", "double", "Half", "Bfloat"]
+MOST_REGISTERS = 64  # four blocks of 256 threads a multiprocessor
+MOST_SHARED = 8192
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+
+
+@functools.cache
+def report(source, element, architecture):
+    """Compile, warnings as errors, and return for every kernel its registers, spills, stack and shared memory."""
+    command = ["nvcc", "-std=c++17", f"-arch={architecture}", "--Werror", "all-warnings", "-Xptxas", "-v"]
+    command += [f"-DELEMENT={element}", "-cubin", "-o", "/dev/null", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    kernels = {}
+    for part in done.stderr.split("Compiling entry function ")[1:]:
+        name = re.match(r"'(\w+)'", part)[1]
+        frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part)
+        shared = re.search(r"(\d+) bytes smem", part)
+        registers = int(re.search(r"Used (\d+) registers", part)[1])
+        kernels[name] = (registers, [int(n) for n in frame.groups()], int(shared[1]) if shared else 0)
+    return kernels
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("name", ["affine_like", "norm_like", "norm_like_without_bias"])
+def test_nvcc_has_nothing_to_say(folder, name, element, architecture):
+    source = folder / f"_cuda_{name}.cu"
+    kernels = report(source, element, architecture)
+    assert set(kernels) == set(re.findall(r"__global__ void (\w+)\(", source.read_text()))
+    for kernel, (registers, spills, shared) in kernels.items():
+        assert spills == [0, 0, 0], f"{kernel}: stack frame, spill stores, spill loads"
+        assert registers <= MOST_REGISTERS and shared <= MOST_SHARED, f"{kernel}: {registers}, {shared}"
+
+
+@needs_nvcc
+def test_rows_move_in_chunks_of_sixteen_bytes(folder, tmp_path):
+    for element, kind in (("float", "f32"), ("Bfloat", "u32")):
+        text = tmp_path / "kernels.ptx"
+        source = folder / "_cuda_affine_like.cu"
+        command = ["nvcc", "-std=c++17", "-arch=sm_90", f"-DELEMENT={element}", "-ptx", "-o", str(text), str(source)]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        kernels = dict(re.findall(r"\.entry (\w+)\((.*?)\n}", text.read_text(), flags=re.S))
+        assert f"ld.global.v4.{kind}" in kernels["affine_like_f"]
+        assert f"st.global.v4.{kind}" in kernels["affine_like_z"]
+
+
+@needs_nvcc
+def test_a_warning_is_found(folder, tmp_path):
+    shutil.copy(folder / "_cuda_rows.cuh", tmp_path)
+    text = (folder / "_cuda_affine_like.cu").read_text().replace("Wide q = 0;", "Wide q = 0, unused;", 1)
+    (tmp_path / "damaged.cu").write_text(text)
+    with pytest.raises(AssertionError, match="unused"):
+        report(tmp_path / "damaged.cu", "float", "sm_90")
+
+
+def has_nvrtc():
+    """Whether cuda.core is installed with its compiler."""
+    try:
+        return bool(importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion())
+    except Exception:  # the package, or its library, in any of their ways
+        return False
+
+
+@pytest.mark.skipif(not has_nvrtc(), reason="needs cuda.core and NVRTC")
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_nvrtc_compiles_what_nvcc_compiles(host, folder, element, tmp_path, monkeypatch):
+    """The way a user's machine takes: no headers, no compiler but the library."""
+    monkeypatch.setenv("AFFINE_DIVERGENCE_CACHE", str(tmp_path / "cache"))
+    host.compile.binary.cache_clear()
+    for name in ("affine_like", "norm_like", "norm_like_without_bias"):
+        for architecture in ARCHITECTURES:
+            code = host.compile.binary(folder / f"_cuda_{name}.cu", element, architecture)
+            assert code.startswith(b"\x7fELF") and f"{name}_dx".encode() in code
+    kept = list((tmp_path / "cache").glob("*.cubin"))
+    assert len(kept) == 6
+    host.compile.binary.cache_clear()
+    monkeypatch.setattr(host.compile, "_compile", None)
+    assert host.compile.binary(folder / "_cuda_affine_like.cu", element, "sm_90")

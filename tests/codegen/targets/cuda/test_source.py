@@ -1,0 +1,130 @@
+"""The text of the source files: header, equations on their lines, determinism, and the user's function in them."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sympy
+
+from codegen.lower import lower
+from codegen.package import families
+from codegen.program import Pointwise
+from codegen.ranges import range_safe
+from codegen.targets.cuda import target as cuda_target
+from codegen.targets.cuda.wrappers import printed
+from derive.cancel import solve
+from derive.layers import layer
+from derive.properties import r
+from tests.codegen.targets.cuda.conftest import chosen
+
+ROOT = Path(__file__).parents[4]
+TEMPLATES = sorted((ROOT / "codegen/targets/cuda/templates").glob("*.jinja"))
+PLANS = {plan.layer.name: plan for family in chosen() for plan in family.plans}
+SOURCES = {
+    "affine-like": "_cuda_affine_like.cu",
+    "norm-like": "_cuda_norm_like.cu",
+    "linear/norm-like": "_cuda_norm_like_without_bias.cu",
+}
+
+
+def test_the_files(texts):
+    names = {name for name in texts if "_cuda" in name}
+    expected = {"_cuda.py", "_cuda_cache.py", "_cuda_compile.py", "_cuda_launch.py", "_cuda_rows.cuh"}
+    assert names == expected | set(SOURCES.values()) | {name.replace(".cu", ".py") for name in SOURCES.values()}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_header_names_the_map_and_the_digest_of_its_derivation(texts, name):
+    plan = PLANS[name]
+    for text in (texts[SOURCES[name]], texts[SOURCES[name].replace(".cu", ".py")]):
+        assert f"Derivation (SHA-256 of the map): {plan.digest}" in text
+        assert "z[s,i] = " in text
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_equations_stand_on_the_lines_that_implement_them(texts, name):
+    lines = texts[SOURCES[name]].splitlines() + texts[SOURCES[name].replace(".cu", ".py")].splitlines()
+    noted = {(line.split()[0], re.split(r"(?://|#) ", line)[1]) for line in lines if f" {name}/" in line}
+    plan = PLANS[name]
+    programs = (plan.scale, plan.forward, plan.backward.program)
+    wanted = {i.equation for p in programs for i in p.instructions if i.equation}
+    assert wanted <= {equation for _, equation in noted}
+    assert ("dx[k]", f"{name}/backward-dx") in noted and ("z[k]", f"{name}/forward") in noted
+    assert ("q", f"{name}/define-E") in noted
+
+
+def test_the_bytes_do_not_depend_on_the_hash_seed(texts):
+    code = (
+        "import hashlib; from tests.codegen.targets.cuda.conftest import emitted; t = emitted();"
+        "print(hashlib.sha256(repr(sorted(t.items())).encode()).hexdigest())"
+    )
+    digests = set()
+    for seed in ("0", "77"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        digests.add(done.stdout)
+    assert len(digests) == 1
+
+
+def test_no_torch_and_no_headers_but_our_own_in_the_sources(texts):
+    for name, text in texts.items():
+        if name.endswith((".cu", ".cuh")):
+            assert re.findall(r"#include .*", text) in ([], ['#include "_cuda_rows.cuh"'])
+            assert "torch" not in text and "atomic" not in re.sub("No atomics", "", text)
+
+
+def test_what_is_needed_on_demand_is_not_imported_at_the_top(texts):
+    for name, text in texts.items():
+        if name.startswith("_cuda") and name.endswith(".py"):
+            imported = {
+                a.name.split(".")[0] for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import) for a in n.names
+            }
+            assert not imported & {"cuda", "filelock", "fcntl", "numpy", "derive", "codegen"}
+
+
+FORMULAS = [r"sqrt\(", r"kappa\w*\s*[-+*/]", r"[-+*/]\s*kappa", r"\+\s*Wide\(?1", r"[a-zA-Z)\]]\s@\s", r"\bfma\b"]
+ALLOWED = {"_cuda_launch.py.jinja": {r"[a-zA-Z)\]]\s@\s"}}  # the product of any two matrices
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.name)
+def test_no_formula_is_typed_in_a_template(path):
+    text = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", "", path.read_text(), flags=re.S)
+    assert not {p for p in FORMULAS if re.search(p, text)} - ALLOWED.get(path.name, set())
+
+
+ANGLES = {
+    "tanh(r)": (sympy.tanh(r), ["sin(tanh(", "cos(tanh("]),
+    "atan(2 r)": (sympy.atan(2 * r), ["4 * q + Wide(1) / (peak * peak)", "2 * sqrt(kappa)"]),
+    "exp": (sympy.exp(-r), ["exp(-"]),
+}
+
+
+@pytest.mark.parametrize("name", ANGLES)
+def test_an_angle_function_reaches_the_kernel(name):
+    """Both scales of the member of the family at that angle, as they are printed for a row."""
+    angle, expected = ANGLES[name]
+    program = lower(solve(layer("affine"), angle)["angle"].mapped)
+    scales = [i.target.name for i in program.instructions if isinstance(i, Pointwise)][:2]
+    texts = [cuda_text(range_safe(program, scale)) for scale in scales]
+    assert all(any(part in text for text in texts) for part in expected), texts
+
+
+def cuda_text(program):
+    kernels = printed(program, "angle", "x").kernels
+    return cuda_target.render(
+        "kernels.cu.jinja",
+        {"title": "", "formula": "", "definitions": [], "digest": "", "kernels": [k.context for k in kernels]},
+    )
+
+
+def test_a_map_with_a_constant_angle_is_printed_whole(tmp_path):
+    made = families([solve(layer("affine"), sympy.pi / 3)["angle"]], [])
+    texts = cuda_target.files(made)
+    assert "Wide(1.7320508075688772) * sqrt(kappa)" in texts["_cuda_angle.cu"]
+    assert "math.sqrt(kappa)" in texts["_cuda_angle.py"]
+    assert "\nimport math\n" in texts["_cuda_angle.py"]
