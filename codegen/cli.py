@@ -18,7 +18,7 @@ def generate(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if the package there differs.")] = False,
     out: Annotated[Path, typer.Option(help="The folder that holds the package.")] = Path("."),
     package: Annotated[str, typer.Option(help="The package's name.")] = "affine_divergence",
-    targets: Annotated[str, typer.Option(help="The targets, separated by commas.")] = "torch,triton",
+    targets: Annotated[str, typer.Option(help="The targets, separated by commas.")] = "torch,triton,cuda",
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Write the generated layers from the derivations."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from codegen.exchange import put_in_place, sync_folder
 from codegen.plan import plan
+from codegen.targets.cuda import target as cuda_target
 from codegen.targets.torch import target as torch_target
 from codegen.targets.torch.companions import companions
 from codegen.targets.torch.words import Family
@@ -35,6 +36,7 @@ MANIFEST = "manifest.json"
 _FILES: dict[str, Callable[[Sequence[Family]], dict[str, str]]] = {
     "torch": torch_target.files,
     "triton": triton_target.files,
+    "cuda": cuda_target.files,
 }
 TARGETS = tuple(_FILES)
 

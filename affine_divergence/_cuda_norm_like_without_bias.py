@@ -1,0 +1,66 @@
+"""norm-like without a bias on CUDA: the kernels of ``_cuda_norm_like_without_bias.cu`` around products of matrices.
+
+    z[s,i] = f[s]*sum[j](W[i,j]*x[s,j])
+
+Derivation (SHA-256 of the map): 2ec87905374e7d0ce42d46bb8819f45c34998f2f03de24337e53c2c6e6a75828
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _norm_like_without_bias as plain
+from ._cuda_launch import Source, in_memory
+
+KERNELS = Source("_cuda_norm_like_without_bias.cu")
+NormLikeWithoutBiasReverse = plain.NormLikeWithoutBiasReverse  # for what traces operations of torch
+
+
+class NormLikeWithoutBias(plain.NormLikeWithoutBias):
+    """The map of ``x`` (B, n), ``W`` (m, n) and kappa by CUDA kernels; gives the output (B, m) and row scale (B, 1).
+
+    Nothing is checked here: see ``_cuda``. What is kept for the backward pass, tangents and maps over more axes are
+    those of the class that this one is derived from.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+        """Return the output and the row scale."""
+        if not in_memory(x):
+            return plain.NormLikeWithoutBias.forward(x, W, kappa)
+        kernels = KERNELS.on(x)
+        f = kernels.column(x.shape[0])
+        kernels.rows("norm_like_without_bias_f", (x.shape[0], x.shape[1]), x, f, kappa)  # linear/norm-like/define-f
+        xW = kernels.product(x, W.t(), wide=True)
+        z = kernels.over(xW)
+        kernels.rows("norm_like_without_bias_z", (x.shape[0], W.shape[0]), f, xW, z)  # linear/norm-like/forward
+        return z, f
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x`` and ``W``, None where not needed, and None for kappa."""
+        if torch.is_grad_enabled() or not in_memory(g):  # by operations that autograd and torch.vmap know
+            return plain.NormLikeWithoutBias.backward(ctx, g, _)
+        x, W, f = ctx.saved_tensors
+        kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
+        dx = dW = None
+        if wanted[0] and wanted[1]:
+            gW = kernels.product(g, W, wide=True)
+            u = kernels.matrix(g.shape[0], x.shape[1])
+            dx = kernels.over(gW)
+            # linear/norm-like/backward-dx
+            kernels.rows("norm_like_without_bias_u_dx", (g.shape[0], x.shape[1]), x, f, gW, u, dx, kappa)
+            dW = kernels.product(g.t(), u)  # linear/norm-like/backward-dW
+        elif wanted[0]:
+            gW = kernels.product(g, W, wide=True)
+            dx = kernels.over(gW)
+            # linear/norm-like/backward-dx
+            kernels.rows("norm_like_without_bias_dx", (g.shape[0], x.shape[1]), x, f, gW, dx, kappa)
+        elif wanted[1]:
+            u = kernels.matrix(g.shape[0], x.shape[1])
+            kernels.rows("norm_like_without_bias_u", (g.shape[0], x.shape[1]), x, f, u)
+            dW = kernels.product(g.t(), u)  # linear/norm-like/backward-dW
+        return dx, dW, None
