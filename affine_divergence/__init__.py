@@ -4,6 +4,8 @@
     NormLike(n, m, ...)           The norm-like (normalising) solution of the affine divergence
     functional                    the same as functions of tensors
     AffineLikeMultiheadAttention  multi-head attention with affine-like projections
+    convert, revert               put them in the place of torch's, and back
+    self_factor(module, x)        K_ss of each sample, of torch's layers too
 
 Generated from derivations whose digests stand in the files and in ``manifest.json``; depends on torch only.
 """
@@ -12,6 +14,8 @@ from __future__ import annotations
 
 from . import functional
 from .attention import AffineLikeMultiheadAttention
+from .conversion import convert, revert
 from .modules import AffineLike, NormLike
+from .self_factors import self_factor
 
-__all__ = ["AffineLike", "AffineLikeMultiheadAttention", "NormLike", "functional"]
+__all__ = ["AffineLike", "AffineLikeMultiheadAttention", "NormLike", "convert", "functional", "revert", "self_factor"]

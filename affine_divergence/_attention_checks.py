@@ -11,7 +11,7 @@ _NAME = "AffineLikeMultiheadAttention"
 
 
 def check_settings(embed_dim: int, num_heads: int, dropout: float, kdim: int, vdim: int) -> None:
-    """Raise TypeError or ValueError for sizes that are no positive integers or do not fit, and for a dropout out of range."""
+    """Raise TypeError or ValueError for sizes that are no positive integers or do not fit, or a dropout out of range."""
     check_features(_NAME, embed_dim=embed_dim, num_heads=num_heads, kdim=kdim, vdim=vdim)
     if embed_dim % num_heads:
         raise ValueError(

@@ -106,7 +106,7 @@ class AffineLikeMultiheadAttention(nn.Module):
         self.reset_parameters()
 
     def _make_parameters(self, add_bias_kv: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        """Register the parameters of ``torch.nn.MultiheadAttention``: one weight where all widths are E, three otherwise."""
+        """Register the parameters of ``torch.nn.MultiheadAttention``: one weight where all widths are E, else three."""
         wide, names = self.embed_dim, ("q_proj_weight", "k_proj_weight", "v_proj_weight")
         one = self.kdim == self.vdim == wide
         shapes = dict(zip(names, ((wide, wide), (wide, self.kdim), (wide, self.vdim)), strict=True))

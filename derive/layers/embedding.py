@@ -30,3 +30,16 @@ def embedding_bag() -> Layer:
         parameters={"W": "V n"},
         formulas=["z[i] = sum[p](W[t[p], i])"],
     )
+
+
+def weighted_embedding_bag() -> Layer:
+    """Return ``z = sum over p of w_p W[t_p]``, the sum of the rows of a bag of tokens, each with a weight of its own."""
+    return forward(
+        "weighted-embedding-bag",
+        title="Weighted embedding bag",
+        sizes="V n T",
+        inputs={"t": "T", "w": "T"},
+        values={"t": "V"},
+        parameters={"W": "V n"},
+        formulas=["z[i] = sum[p](w[p]*W[t[p], i])"],
+    )

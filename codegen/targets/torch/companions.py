@@ -1,4 +1,4 @@
-"""What a package holds beside its families of maps, where it has the families that this is made of: attention.
+"""What a package holds beside its families of maps: attention, conversion of models, self factors.
 
 Each file is the template of its name with a context; what a user may import from it is listed in ``__init__.py``.
 """
@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from codegen.self_factors import self_factors
 from codegen.targets.torch.attention_files import SUFFIX, attention_context
+from codegen.targets.torch.self_factor_file import self_factor_context
 from codegen.targets.torch.words import Family, pascal
 from codegen.value_path import NAME, value_path
 
@@ -42,7 +44,26 @@ def companions(families: Sequence[Family]) -> Companions:
     path = value_path()
     attention = pascal(NAME) + SUFFIX
     return Companions(
-        contexts=attention_context(found[NAME], direction, path),
-        exports=(Export("attention", (attention,), attention, f"multi-head attention with {NAME} projections"),),
+        contexts={
+            **attention_context(found[NAME], direction, path),
+            "conversion.py": {
+                "attention": attention,
+                "affine": pascal(NAME),
+                "norm": pascal(direction.name),
+                "modules": sorted(pascal(family.name) for family in families),
+                "form": NAME,
+                "convolutions": (),
+            },
+            "self_factors.py": self_factor_context(families, attention, self_factors()),
+        },
+        exports=(
+            Export("attention", (attention,), attention, f"multi-head attention with {NAME} projections"),
+            Export(
+                "conversion", ("convert", "revert"), "convert, revert", "put them in the place of torch's, and back"
+            ),
+            Export(
+                "self_factors", ("self_factor",), "self_factor(module, x)", "K_ss of each sample, of torch's layers too"
+            ),
+        ),
         digests={path.solution.mapped.name: path.digest},
     )

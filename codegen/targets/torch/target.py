@@ -30,9 +30,9 @@ def files(families: Sequence[Family]) -> dict[str, str]:
     result["modules.py"] = _render("modules.py.jinja", {**shared, "exported": quoted(shared["modules"])})
     more = companions(families)
     result |= {name: _render(f"{name}.jinja", dict(context)) for name, context in more.contexts.items()}
-    public = sorted([*shared["modules"], *(name for export in more.exports for name in export.names)])
+    public = sorted([*shared["modules"], "functional", *(name for export in more.exports for name in export.names)])
     result["__init__.py"] = _render(
-        "__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted([*public, "functional"])}
+        "__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted(public)}
     )
     for helper in ("_rows.py", "_checks.py"):
         result[helper] = _render(f"{helper}.jinja", {})
