@@ -109,7 +109,7 @@ def limits(device: torch.device) -> Limits:
 
 @functools.lru_cache(maxsize=4096)
 def product_tiles(down: int, across: int, itemsize: int, device: torch.device, length: int = 0) -> Tiles:
-    """Return tiles for a product of matrices: large ones are faster, if shared memory holds them and few processors idle.
+    """Return tiles for a product of matrices: large ones are faster, if they fit and few processors idle.
 
     A product that sums over a ``length`` may be cut along it (see ``cut``), so that few tiles need not leave many idle.
     """
@@ -154,7 +154,7 @@ def clipped(size: int, length: int) -> int:
 
 
 def cut(length: int, tile: int, across: int, device: torch.device) -> tuple[int, int]:
-    """Cut a sum over ``length`` into parts, so that few result tiles fill the device; return a part's length, and how many.
+    """Cut a sum over ``length`` into parts, so that few tiles fill the device; return a part's length, and how many.
 
     A part is several tiles long. The sums of the parts are added up in a second step, in order.
     """
@@ -165,7 +165,7 @@ def cut(length: int, tile: int, across: int, device: torch.device) -> tuple[int,
 
 @functools.lru_cache(maxsize=4096)
 def slab(down: int, width: int, dtype: torch.dtype, itemsize: int, device: torch.device) -> int:
-    """Return how many of ``down`` rows of an intermediate matrix half of the shared cache holds: whole waves of tiles."""
+    """Return how many of ``down`` rows of an intermediate half of the shared cache holds, in whole waves of tiles."""
     processors, _, cache = limits(device)
     height = max(128, cache // 2 // (width * dtype.itemsize))
     tiles = product_tiles(height, width, itemsize, device)
@@ -180,7 +180,7 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def wide(dtype: torch.dtype) -> tuple[torch.dtype, Any, float]:
-    """Return the type in which sums are taken, for torch and for Triton, and a number whose square it can still hold."""
+    """Return the type in which sums are taken, for torch and for Triton, and a number whose square it can hold."""
     double = dtype == torch.float64
     return (torch.float64, tl.float64, 2.0**-500) if double else (torch.float32, tl.float32, 2.0**-60)
 

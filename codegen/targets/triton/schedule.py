@@ -220,7 +220,7 @@ def _pointwise(instructions: Iterable[Instruction], output: str) -> tuple[Pointw
 
 
 def _check_linear(after: Sequence[Pointwise], sums: Sequence[Contract], output: str) -> None:
-    """Raise ``ScheduleError`` unless what follows sums along the rows is linear in them, so that parts may be added up."""
+    """Raise ``ScheduleError`` unless what follows sums along the rows is linear, so that parts can be added up."""
     names = {c.target.name for c in sums}
     for instruction in after:
         read = [e for e in instruction.reads if name_of(e) in names]

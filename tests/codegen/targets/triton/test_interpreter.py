@@ -12,9 +12,14 @@ pytest.importorskip("triton", reason="Triton is not installed: there are wheels 
 
 ROOT = Path(__file__).parents[4]
 FOLDER = Path(__file__).parent / "interpreted"
+SLOW = {"test_mutants.py"}
+FILES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.name in SLOW else [])
+    for path in sorted(FOLDER.glob("test_*.py"))
+]
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("test_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", FILES)
 def test_in_the_interpreter(file):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", str(file)],

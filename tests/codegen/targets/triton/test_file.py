@@ -1,0 +1,105 @@
+"""The emitted files: the same text every time, equations on the lines that implement them, no formula in a template."""
+
+import functools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import derive
+from codegen.package import families, render
+from codegen.targets.triton.target import files
+
+ROOT = Path(__file__).parents[4]
+TEMPLATES = sorted((ROOT / "codegen" / "targets" / "triton" / "templates").glob("*.jinja"))
+MAP_FILES = ["_triton_affine_like.py", "_triton_norm_like.py", "_triton_norm_like_without_bias.py"]
+
+
+@functools.cache
+def chosen():
+    return families(derive.solve(derive.layer("affine")), derive.solve(derive.layer("linear")))
+
+
+@functools.cache
+def emitted():
+    return files(chosen())
+
+
+def test_the_files_of_the_target():
+    assert sorted(emitted()) == sorted([*MAP_FILES, "_triton.py", "_triton_tiles.py"])
+    assert files(chosen()) == emitted()
+
+
+def test_a_package_without_the_target_has_none_of_its_files():
+    assert not [name for name in render(chosen(), "plain") if "triton" in name]
+    assert set(emitted()) < set(render(chosen(), "both", ("torch", "triton")))
+
+
+@pytest.mark.parametrize("position", range(len(MAP_FILES)), ids=MAP_FILES)
+def test_header_and_equations(position):
+    plan, text = [p for family in chosen() for p in family.plans][position], emitted()[MAP_FILES[position]]
+    assert plan.digest in text.split('"""')[1]
+    programs = (plan.scale, plan.forward, plan.backward.program)
+    equations = {i.equation for program in programs for i in program.instructions} - {""}
+    assert equations == {e for e in re.findall(r"# ([\w/-]+)$", text, flags=re.MULTILINE) if "/" in e}
+    for line in text.splitlines():
+        if re.search(r"# [\w-]+/", line) and not line.strip().startswith("#"):
+            assert "=" in line.split("#")[0]
+
+
+def test_lines_are_not_too_long():
+    for name, text in emitted().items():
+        assert [line for line in text.splitlines() if len(line) > 120 and "https" not in line] == [], name
+
+
+def test_emitted_code_passes_ruff_and_mypy(tmp_path):
+    folder = tmp_path / "made"
+    folder.mkdir()
+    for name, text in render(chosen(), "made", ("torch", "triton")).items():
+        (folder / name).write_text(text)
+    configuration = ["--config", str(ROOT / "pyproject.toml")]
+    kernels = [str(folder / name) for name in emitted()]
+    lint = [sys.executable, "-m", "ruff", "check", *configuration, "--ignore", "I001", "--no-cache", *kernels]
+    done = subprocess.run(lint, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    types = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--cache-dir", str(tmp_path)]
+    types += ["--follow-imports", "silent", *(f"made/{name}" for name in emitted())]
+    done = subprocess.run(types, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout
+
+
+# What a template must not type; ``_triton_tiles.py`` holds no map and is left out.
+FORMULAS = [
+    r"sqrt",
+    r"kappa",
+    r"tl\.sum",
+    r"\bdot\(",
+    r"[\w\])] / [\w(]",
+    r"tl\.(exp|log|where|sin|cos)",
+    r"\bf\b",
+    r"\bu\b",
+]
+
+
+def without_holes(text):
+    return re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\"\"\".*?\"\"\"|#.*", "", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("path", [p for p in TEMPLATES if "tiles" not in p.name], ids=lambda p: p.name)
+def test_no_formula_is_typed_in_a_template(path):
+    text = without_holes(path.read_text(encoding="utf-8"))
+    allowed = {"function.jinja": {r"kappa"}}.get(path.name, set())
+    assert {pattern for pattern in FORMULAS if re.search(pattern, text)} <= allowed
+
+
+def test_the_patterns_find_a_planted_formula():
+    planted = "f = tl.sqrt(kappa) / tl.exp(tl.sum(q))\nz = dot(u, w)"
+    assert [pattern for pattern in FORMULAS if not re.search(pattern, planted)] == []
+
+
+def test_the_public_functions_use_the_kernels():
+    text = emitted()["_triton.py"]
+    homes = re.findall(r"^from \.(\w+) import .*Reverse", text, flags=re.MULTILINE)
+    assert homes == sorted(name.removesuffix(".py") for name in MAP_FILES)
