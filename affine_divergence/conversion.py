@@ -6,6 +6,7 @@ mode and device, and all references to it, from an optimiser or elsewhere, there
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,10 +76,11 @@ def convert(
 ) -> Report:
     """Replace torch's layers in ``model``, itself included, by those that cancel their divergence.
 
-    ``torch.nn.Linear`` becomes ``AffineLike``, ``torch.nn.MultiheadAttention`` ``AffineLikeMultiheadAttention``.
-    Parameters keep their values, so the model computes something else: train it, or call ``reset_parameters`` of the
-    layers first. A second call changes nothing more. torch's encoder layers that hold a replaced layer no longer take
-    the fast path on which they compute plain layers from the parameters.
+    ``torch.nn.Linear`` becomes ``AffineLike``, ``torch.nn.MultiheadAttention`` ``AffineLikeMultiheadAttention``, and a
+    convolution such as ``torch.nn.Conv2d`` what is ``PatchNormConv2d``, where the package holds it. Parameters keep
+    their values, so the model computes something else: train it, or call ``reset_parameters`` of the layers first. A
+    second call changes nothing more. torch's encoder layers that hold a replaced layer no longer take the fast path on
+    which they compute plain layers from the parameters.
 
     Args:
         model: any module; it is changed in place and stands in the report as ``model``.
@@ -133,7 +135,7 @@ def revert(model: nn.Module) -> Report:
         old = type(module)
         if _go_back(module):
             replaced.append(Replaced(name, old.__name__, type(module).__name__))
-        elif old in _OURS:
+        elif _ours(old):
             skipped.append(Skipped(name, old.__name__, "convert did not make it; it was built as it is"))
     for module in model.modules():
         _go_back(module)
@@ -155,7 +157,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _reason(module: nn.Module) -> str:
     """Return why a module cannot be replaced, nothing if it can."""
     kind = type(module)
-    if kind in _OURS:
+    if _ours(kind):
         return "it is a layer of this package already"
     if kind not in _MAKERS:
         if nn.parameter.is_lazy(next(p for p in module._parameters.values() if p is not None)):
@@ -206,11 +208,41 @@ def _attention(old: Any, normalise: bool) -> nn.Module:
     )
 
 
+def _convolution(old: Any, normalise: bool) -> nn.Module:
+    """Return PatchNorm of the same name, which not every package holds."""
+    name, bias = f"PatchNorm{type(old).__name__}", old.bias is not None
+    make: Callable[..., nn.Module] | None = getattr(sys.modules[__package__ or ""], name, None)
+    if make is None:
+        raise ValueError(f"this package holds no {name}")
+    settings = {"output_padding": old.output_padding} if old.transposed else {}
+    return make(
+        old.in_channels,
+        old.out_channels,
+        old.kernel_size,
+        stride=old.stride,
+        padding=old.padding,
+        dilation=old.dilation,
+        groups=old.groups,
+        bias=bias,
+        padding_mode=old.padding_mode,
+        device="meta",
+        form="norm-like" if normalise and not bias else "affine-like",
+        **settings,
+    )
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _MAKERS: dict[type[nn.Module], Callable[[Any, bool], nn.Module]] = {
     nn.Linear: _linear,
     nn.MultiheadAttention: _attention,
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
 }
-_OURS: frozenset[object] = frozenset((AffineLike, NormLike, AffineLikeMultiheadAttention))
+
+
+def _ours(kind: type[nn.Module]) -> bool:
+    """Whether a class is a layer of this package."""
+    within = f"{__package__}."
+    return kind.__module__.startswith(within)
 
 
 def _become(module: nn.Module, new: nn.Module) -> None:

@@ -18,6 +18,7 @@ Derivations (SHA-256 of the forward maps):
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,8 @@ def self_factor(
         ValueError: an input of the wrong shape, a setting under which the self factor is another.
     """
     _check(module, x)
+    if isinstance(module, _patch_norms()):
+        return _patch_norm(module, x)
     if isinstance(module, nn.EmbeddingBag):
         return _bags(module, x, offsets, per_sample_weights)
     if offsets is not None or per_sample_weights is not None:
@@ -76,7 +79,7 @@ def _check(module: object, x: object) -> None:
     if not isinstance(module, nn.Module):
         raise TypeError(f"self_factor: module is a {type(module).__name__}; give a layer and its input")
     kind = type(module)
-    known = next((k for k in _KNOWN if isinstance(module, k)), None)
+    known = next((k for k in (*_KNOWN, *_patch_norms()) if isinstance(module, k)), None)
     if known is None:
         names = ", ".join(k.__name__ for k in _KNOWN)
         raise TypeError(f"self_factor: no self factor of {kind.__name__} is known; known are {names}")
@@ -210,8 +213,30 @@ def _transposed_convolution(module: Any, x: Tensor) -> Tensor:
     return _as_given(sums, module, x)
 
 
-def _on_squares(module: Any, x: Tensor) -> Tensor:
-    """Return a convolution of the squared input with every weight 1, (batch, groups, *space), where possible in float64."""
+def _patch_norms() -> tuple[type[nn.Module], ...]:
+    """Return the classes of PatchNorm, which not every package holds."""
+    names = [f"PatchNormConv{word}{axes}d" for word in ("", "Transpose") for axes in "123"]
+    found = (getattr(sys.modules[__package__ or ""], name, None) for name in names)
+    return tuple(kind for kind in found if kind is not None)
+
+
+def _patch_norm(module: Any, x: Tensor) -> Tensor:
+    """Kappa; where a patch vanishes, and its scale with it, what is left of it: the share of the bias."""
+    sums = _on_squares(module, x)
+    if getattr(module, "center", False):
+        means = _on_squares(module, x, power=1) ** 2 / (module.weight[0].numel())
+        sums = (sums - means).masked_fill(sums - means <= sums * torch.finfo(sums.dtype).eps ** 0.75, 0)
+    left = 0 if module.bias is None else 1
+    if module.form != "norm-like":
+        left = module.kappa
+    return _as_given(torch.where(sums > 0, sums.new_full((), module.kappa), left), module, x)
+
+
+def _on_squares(module: Any, x: Tensor, power: int = 2) -> Tensor:
+    """Return a convolution of the squared input with every weight 1, (batch, groups, *space), where possible in float64.
+
+    With ``power`` 1 it is that of the input itself.
+    """
     axes, groups, padding = len(module.kernel_size), module.groups, module.padding
     if x.dim() not in (1 + axes, 2 + axes) or x.shape[-axes - 1] != module.in_channels:
         raise ValueError(
@@ -221,11 +246,12 @@ def _on_squares(module: Any, x: Tensor) -> Tensor:
     image = x if x.dim() == 2 + axes else x.unsqueeze(0)
     image = _wide(image) if x.device.type == "mps" else image.double()
     if module.padding_mode != "zeros":
-        image, padding = F.pad(image, module._reversed_padding_repeated_twice, mode=module.padding_mode), 0
+        ends = module._ends if hasattr(module, "_ends") else module._reversed_padding_repeated_twice
+        image, padding = F.pad(image, ends, mode=module.padding_mode), 0
     channels = image.shape[1] // groups
-    squares = image.square().reshape(image.shape[0], groups, channels, *image.shape[2:]).sum(2)
+    squares = (image**power).reshape(image.shape[0], groups, channels, *image.shape[2:]).sum(2)
     ones = squares.new_ones(groups, 1, *module.kernel_size)
-    if isinstance(module, _TRANSPOSED_KINDS):
+    if "Transpose" in type(module).__name__ or isinstance(module, _TRANSPOSED_KINDS):
         transpose = _TRANSPOSED[axes - 1]
         return transpose(squares, ones, None, module.stride, padding, module.output_padding, groups, module.dilation)
     return _CONVOLUTIONS[axes - 1](squares, ones, None, module.stride, padding, module.dilation, groups)

@@ -326,7 +326,10 @@ def test_second_derivatives(name):
     assert torch.autograd.gradgradcheck(lambda *t: module(*t)[0], inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("name", ["plain", "kdim and vdim", "more keys", "value path with a zero"])
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("batch first", "kdim and vdim", "more keys")]
+
+
+@pytest.mark.parametrize("name", ["plain", "value path with a zero", *SLOWER])
 def test_compiled_in_one_graph(name):
     torch._dynamo.reset()  # the limit of recompilations is one for all modules of a class
     module = make(**SETTINGS[name]).eval()

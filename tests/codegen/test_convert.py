@@ -311,6 +311,34 @@ def test_a_compiled_model_is_compiled_again():
     torch.testing.assert_close(compiled(x), model(x))
 
 
+CONVOLUTIONS = {
+    "Conv1d": ((2, 3, 3), {"stride": 2, "padding": 1, "padding_mode": "circular"}, (2, 2, 7)),
+    "Conv2d": ((4, 6, (3, 2)), {"groups": 2, "padding": "same", "dilation": (1, 2)}, (2, 4, 5, 6)),
+    "Conv3d": ((2, 2, 2), {"padding": (0, 1, 0)}, (1, 2, 3, 2, 3)),
+    "ConvTranspose1d": ((2, 3, 3), {"stride": 2, "output_padding": 1}, (2, 2, 4)),
+    "ConvTranspose2d": ((4, 2, 2), {"groups": 2, "padding": 1}, (1, 4, 3, 3)),
+    "ConvTranspose3d": ((2, 2, 2), {"dilation": 2}, (1, 2, 2, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_become_patch_norm_where_the_package_holds_it(name):
+    arguments, settings, shape = CONVOLUTIONS[name]
+    old = getattr(nn, name)(*arguments, **settings)
+    before = dict(vars(old))
+    report = ad.convert(old)
+    kind = getattr(ad, f"PatchNorm{name}", None)
+    if kind is None:
+        assert report.skipped[0].why == f"this package holds no PatchNorm{name}"
+        return
+    x = torch.randn(shape)
+    twin = kind(*arguments, **settings)
+    twin.load_state_dict(old.state_dict())
+    torch.testing.assert_close(old(x), twin(x))
+    assert torch.equal(ad.self_factor(old, x), torch.full_like(ad.self_factor(old, x), old.kappa))
+    assert type(ad.revert(old).model) is getattr(nn, name) and vars(old) == before
+
+
 MISTAKES = [
     (lambda: ad.convert([nn.Linear(2, 2)]), TypeError, "convert: model is a list; give a torch.nn.Module"),
     (lambda: ad.revert(None), TypeError, "revert: model is a NoneType"),

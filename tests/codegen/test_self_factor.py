@@ -103,6 +103,23 @@ def test_each_group_has_a_self_factor_of_its_own(make, shape):
     torch.testing.assert_close(kernels(module, z.movedim(1, -1).flatten(0, -2)), torch.diag_embed(by_unit))
 
 
+@pytest.mark.parametrize("form", ["affine-like", "norm-like"])
+@pytest.mark.parametrize("name", ["Conv1d", "Conv2d circular", "ConvTranspose1d"])
+def test_patch_norm_where_the_package_holds_it(name, form):
+    make, shape = CONVOLUTIONS[name]
+    old = make()
+    kind = getattr(ad, f"PatchNorm{type(old).__name__}", None)
+    if kind is None:
+        return
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "padding_mode")
+    settings = {n: getattr(old, n) for n in (*names, *(("output_padding",) if old.transposed else ()))}
+    module, x = randomised(kind(**settings, form=form)), torch.randn(shape, dtype=DOUBLE)
+    x[0] = 0.0  # patches of zeros
+    z, factors = module(x), ad.self_factor(module, x)
+    assert factors.shape == (z.shape[0], *z.shape[2:])
+    torch.testing.assert_close(kernels(module, z.movedim(1, -1).flatten(0, -2)), isotropic(factors, z.shape[1]))
+
+
 @pytest.mark.parametrize("settings", [{}, {"padding_idx": 2}, {"sparse": False, "max_norm": None}])
 def test_embedding(settings):
     module, t = randomised(nn.Embedding(5, 3, **settings)), torch.tensor([[0, 2, 2], [4, 1, 0]])

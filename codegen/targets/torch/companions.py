@@ -52,7 +52,6 @@ def companions(families: Sequence[Family]) -> Companions:
                 "norm": pascal(direction.name),
                 "modules": sorted(pascal(family.name) for family in families),
                 "form": NAME,
-                "convolutions": (),
             },
             "self_factors.py": self_factor_context(families, attention, self_factors()),
         },

@@ -25,6 +25,7 @@ def self_factor_context(families: Sequence[Family], attention: str, found: SelfF
         "attention": attention,
         "constant_kinds": sorted([*(pascal(f.name) for f in families if f.kind != "normalising"), attention]),
         "normalising": [_normalising(family) for family in families if family.kind == "normalising"],
+        "normalising_form": next(family.name for family in families if family.kind == "normalising"),
         "formulas": {w.name: text(w.expression) for w in written},
         "printed": {w.name: printed(w.expression) for w in written},
         "digests": {w.name: w.digest for w in written},
@@ -39,7 +40,12 @@ def _normalising(family: Family) -> dict[str, str]:
 
 
 def _law(law: Law) -> dict[str, str]:
-    return {"with_bias": _plus(law.with_bias), "without_bias": _plus(law.without_bias)}
+    return {
+        "with_bias": _plus(law.with_bias),
+        "without_bias": _plus(law.without_bias),
+        "left_with_bias": str(law.with_bias),
+        "left_without_bias": str(law.without_bias),
+    }
 
 
 def _plus(constant: Expr) -> str:
