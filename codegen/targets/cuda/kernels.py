@@ -14,6 +14,7 @@ from codegen.targets.cuda.passes import Loop, RowKernel, row_kernel
 from codegen.targets.cuda.printer import ScalarPrinter
 from codegen.targets.cuda.schedule import Columns, Rows
 from codegen.targets.cuda.storage import is_column
+from derive.errors import UsageError
 from derive.forward_map import BATCH
 
 _ROWS = "rows"
@@ -69,6 +70,8 @@ class _RowText:
         self._lengths = _symbols([*(loop.axis.size for loop in kernel.loops), *sorted(used & sizes, key=str)])
         self._scalars = tuple(s for s in program.scalars if s in used)
         self._names = _length_names(self._lengths)
+        for symbol in sorted(used - sizes - {*program.scalars, *_positions(expressions)}, key=str):
+            raise UsageError(f"kernel {name}: {symbol} is the length of no tensor; pass one that has this axis")
 
     def kernel(self) -> Kernel:
         reads, writes = self._kernel.reads, self._kernel.writes
@@ -116,6 +119,11 @@ class _RowText:
             "totals": [_total(i) for i in loop.sums],
             "after": [_assign(i, outside) for i in loop.after],
         }
+
+
+def _positions(expressions: Iterable[Expr]) -> set[Symbol]:
+    """Return the symbols that stand in the brackets of entries: indices, and the names of tensors."""
+    return {s for e in expressions for entry in e.atoms(Indexed) for s in entry.free_symbols}
 
 
 def _symbols(sizes: Iterable[Expr]) -> tuple[Symbol, ...]:

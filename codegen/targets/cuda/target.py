@@ -76,7 +76,7 @@ def _blocks(plan: Plan, prefix: str, own: str) -> tuple[list[dict[str, Any]], li
 def _functions(families: Sequence[Family]) -> str:
     """Return the torch target's ``functional.py`` with the maps taken from the files of this target."""
     homes = {branch(plan, plan is f.with_bias)["module"] for f in families for plan in f.plans}
-    lines = torch_target.files(families)["functional.py"].splitlines()
+    lines = torch_target.functions_text(families).splitlines()
     lines = [re.sub(r"(?<=^from \.)\w+", lambda m: f"_cuda{m[0]}" if m[0] in homes else m[0], line) for line in lines]
     places = [k for k, line in enumerate(lines) if line.startswith("from .")]
     for place, line in zip(places, sorted(lines[k] for k in places), strict=True):
