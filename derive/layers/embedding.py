@@ -33,7 +33,7 @@ def embedding_bag() -> Layer:
 
 
 def weighted_embedding_bag() -> Layer:
-    """Return ``z = sum over p of w_p W[t_p]``, the sum of the rows of a bag of tokens, each with a weight of its own."""
+    """Return ``z = sum over p of w_p W[t_p]``, the sum of the rows of a bag of tokens, each with its own weight."""
     return forward(
         "weighted-embedding-bag",
         title="Weighted embedding bag",
