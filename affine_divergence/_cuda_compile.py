@@ -18,6 +18,7 @@ from ._cuda_cache import CudaError, cached
 
 HEADER = "_cuda_rows.cuh"
 ELEMENTS = {torch.float32: "float", torch.float64: "double", torch.float16: "Half", torch.bfloat16: "Bfloat"}
+_DEFAULT_STREAM = 1  # CUDA's explicit name for the stream that torch calls 0
 _INSTALL = "`pip install cuda-core[cu13]` (cu12 for a torch built for CUDA 12)"
 
 
@@ -37,7 +38,7 @@ class Code:
             if name not in self._kernels:
                 self._kernels[name] = self._object.get_kernel(name)
             handle = torch.cuda.current_stream(self._device).cuda_stream
-            stream = self._core.Stream.from_handle(handle)
+            stream = self._core.Stream.from_handle(handle or _DEFAULT_STREAM)
             self._core.launch(stream, self._core.LaunchConfig(grid=grid, block=block), self._kernels[name], *arguments)
 
 
