@@ -55,7 +55,7 @@ def limit_at_zero(expression: Expr, r: Expr) -> Expr:
     """Return the limit of a function as r falls to zero, infinite or not; raise ``UsageError`` if none is known."""
     failed = f"no limit of {expression} is known as {r} falls to zero; write the angle in another form"
     try:
-        limit = sympy.limit(_without_kinks(expression, r), r, 0, "+")
+        limit = sympy.limit(without_kinks(expression, r), r, 0, "+")
     except (NotImplementedError, ValueError, TypeError) as problem:
         raise UsageError(failed) from problem
     if limit.has(sympy.Limit, sympy.AccumBounds, sympy.nan, r):
@@ -63,7 +63,7 @@ def limit_at_zero(expression: Expr, r: Expr) -> Expr:
     return limit
 
 
-def _without_kinks(expression: Expr, r: Expr) -> Expr:
+def without_kinks(expression: Expr, r: Expr) -> Expr:
     """Choose the branch of absolute values, maxima and steps that holds at small r."""
 
     def positive(part: Expr) -> bool:

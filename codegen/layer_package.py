@@ -10,9 +10,9 @@ from sympy import Expr
 
 from codegen.layer_plan import LayerPlan, layer_plan
 from codegen.package import MANIFEST, SCHEMA, check_name
+from codegen.solve_at import solve_at
 from codegen.targets.torch.layer_target import layer_files
 from codegen.targets.torch.layer_words import class_name
-from derive.cancel import solve
 from derive.errors import UsageError
 from derive.forward_map import Layer
 
@@ -26,12 +26,10 @@ def build_layer(layer: Layer, package: str = "", angle: Expr | None = None) -> d
     reason where there is no map, and for names that code cannot use.
     """
     check_name(package or layer.name)
-    solutions = solve(layer, angle)
+    solutions = solve_at(layer, angle)
     reasons = "; ".join(refusal.reason for refusal in solutions.refusals)
     if not solutions.maps:
         raise UsageError(f"layer {layer.name!r}: there is no map to generate: {reasons}")
-    if angle is not None and "angle" not in {m.name for m in solutions}:
-        raise UsageError(f"layer {layer.name!r}: there is no family of angles: {reasons}")
     plans = [layer_plan(m, ANGLE if m.name == "angle" else m.name) for m in solutions]
     return _with_manifest(layer, plans, package or layer.name, reasons)
 

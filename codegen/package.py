@@ -18,12 +18,16 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from sympy import Expr
+
+from codegen.angle_plan import angle_plan
 from codegen.exchange import put_in_place, sync_folder
 from codegen.plan import plan
+from codegen.solve_at import solve_at
 from codegen.targets.cuda import target as cuda_target
 from codegen.targets.torch import target as torch_target
 from codegen.targets.torch.companions import companions
-from codegen.targets.torch.words import Family
+from codegen.targets.torch.words import AngleFamily, Family
 from codegen.targets.triton import target as triton_target
 from derive.cancel import solve
 from derive.errors import UsageError
@@ -41,9 +45,16 @@ _FILES: dict[str, Callable[[Sequence[Family]], dict[str, str]]] = {
 TARGETS = tuple(_FILES)
 
 
-def build(package: str = DEFAULT_PACKAGE, targets: Sequence[str] = TARGETS) -> dict[str, str]:
-    """Derive the maps and return the text of every file by its name; the mathematics comes from ``derive.solve``."""
-    return render(families(solve(layer("affine")), solve(layer("linear"))), package, targets)
+def build(
+    package: str = DEFAULT_PACKAGE, targets: Sequence[str] = TARGETS, angle: Expr | None = None
+) -> dict[str, str]:
+    """Derive the maps and return the text of every file by its name; the mathematics comes from ``derive.solve``.
+
+    With ``angle``, t(r), the member of the family at that angle is one of the maps: in torch, which runs everywhere.
+    """
+    affine = layer("affine")
+    angles = [] if angle is None else [AngleFamily(angle_plan(solve_at(affine, angle)["angle"]))]
+    return render(families(solve(affine), solve(layer("linear"))), package, targets, angles)
 
 
 def families(with_bias: Iterable[CancellingMap], without_bias: Iterable[CancellingMap]) -> tuple[Family, ...]:
@@ -54,16 +65,24 @@ def families(with_bias: Iterable[CancellingMap], without_bias: Iterable[Cancelli
 
 
 def render(
-    chosen: Sequence[Family], package: str = DEFAULT_PACKAGE, targets: Sequence[str] = TARGETS[:1]
+    chosen: Sequence[Family],
+    package: str = DEFAULT_PACKAGE,
+    targets: Sequence[str] = TARGETS[:1],
+    angles: Sequence[AngleFamily] = (),
 ) -> dict[str, str]:
     """Return the text of every file of a package of these families, its manifest included."""
     check_name(package)
     check_targets(targets)
-    texts = dict(sorted((name, text) for target in targets for name, text in _FILES[target](chosen).items()))
+    texts = {name: text for target in targets for name, text in _FILES[target](chosen).items()}
+    if angles:
+        texts |= torch_target.files(chosen, angles)
+    texts = dict(sorted(texts.items()))
+    digests = {p.layer.name: p.digest for family in chosen for p in family.plans}
+    digests |= {p.layer.name: p.digest for family in angles for p in family.plans}
     manifest = {
         "schema": SCHEMA,
         "package": package,
-        "derivations": {**{p.layer.name: p.digest for f in chosen for p in f.plans}, **companions(chosen).digests},
+        "derivations": {**digests, **companions(chosen).digests},
         "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
     }
     texts[MANIFEST] = json.dumps(manifest, indent=2, sort_keys=True) + "\n"

@@ -9,6 +9,7 @@ from typing import Any
 
 from sympy import Expr
 
+from codegen.angle_plan import AnglePlan
 from codegen.plan import Plan
 from codegen.targets.torch.expressions import ExpressionPrinter
 from derive.errors import UsageError
@@ -36,6 +37,29 @@ class Family:
         return (self.with_bias,) if self.without_bias is None else (self.with_bias, self.without_bias)
 
 
+@dataclass(frozen=True)
+class AngleFamily:
+    """The map at one angle of the family, which needs the bias."""
+
+    with_bias: AnglePlan
+    without_bias: None = None
+
+    @property
+    def name(self) -> str:
+        """The map's name."""
+        return self.with_bias.name
+
+    @property
+    def kind(self) -> str:
+        """Whether the map is normalising or non-normalising."""
+        return self.with_bias.kind
+
+    @property
+    def plans(self) -> tuple[AnglePlan, ...]:
+        """The one plan."""
+        return (self.with_bias,)
+
+
 def snake(name: str) -> str:
     """Return ``affine_like`` for ``affine-like``."""
     return re.sub(r"\W+", "_", name)
@@ -56,17 +80,17 @@ def listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def equations(plan: Plan) -> list[str]:
+def equations(plan: Plan | AnglePlan) -> list[str]:
     """Return the intermediates of a map, the last first, in the formula language."""
     return [f"{text(d.entry)} = {text(d.expression)}" for d in reversed(plan.layer.definitions)]
 
 
-def forward_equation(plan: Plan) -> str:
+def forward_equation(plan: Plan | AnglePlan) -> str:
     """Return the map in the formula language."""
     return f"{text(plan.layer.output.entry)} = {text(plan.layer.output.expression)}"
 
 
-def branch(plan: Plan, with_bias: bool) -> dict[str, Any]:
+def branch(plan: Plan | AnglePlan, with_bias: bool) -> dict[str, Any]:
     """Return what other files say of one plan."""
     suffix = "" if with_bias else "-without-bias"
     return {
@@ -78,7 +102,7 @@ def branch(plan: Plan, with_bias: bool) -> dict[str, Any]:
     }
 
 
-def family_context(family: Family, without_bias: Sequence[str]) -> dict[str, Any]:
+def family_context(family: Family | AngleFamily, without_bias: Sequence[str]) -> dict[str, Any]:
     """Return what the public function and module of one family say; ``without_bias`` names the maps that need none."""
     branches = [branch(plan, plan is family.with_bias) for plan in family.plans]
     optional, normalising = family.without_bias is not None, family.kind == "normalising"
@@ -100,7 +124,7 @@ def family_context(family: Family, without_bias: Sequence[str]) -> dict[str, Any
     }
 
 
-def _kappa_context(family: Family, normalising: bool) -> dict[str, Any]:
+def _kappa_context(family: Family | AngleFamily, normalising: bool) -> dict[str, Any]:
     """What signatures and checks say of kappa: one default, or one with a bias and one without."""
     defaults = [_number(plan.kappa_default) for plan in family.plans]
     above = [_number(plan.kappa_above) for plan in family.plans]
@@ -120,7 +144,7 @@ def _choice(condition: str, first: str, second: str) -> str:
     return first if first == second else f"{first} if {condition} else {second}"
 
 
-def _formulas(family: Family) -> list[str]:
+def _formulas(family: Family | AngleFamily) -> list[str]:
     """Return the map and its intermediates, a line a plan."""
     words = [""] if family.without_bias is None else ["with a bias: ", "without: "]
     lines = [", ".join((forward_equation(plan), *equations(plan))) for plan in family.plans]
@@ -140,7 +164,7 @@ def _kappa_words(defaults: Sequence[str], above: Sequence[str]) -> str:
     return f"; {with_bias}; above {above[-1]} without, where it means {defaults[-1]}"
 
 
-def _no_bias(family: Family, without_bias: Sequence[str]) -> str:
+def _no_bias(family: Family | AngleFamily, without_bias: Sequence[str]) -> str:
     """Return that the map needs its bias, and what to use instead."""
     others = " or ".join(pascal(name) for name in without_bias) or "a linear layer"
     return f"the {family.kind} {family.name} map exists only with a bias; keep the bias, or use {others}"

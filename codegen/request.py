@@ -1,0 +1,48 @@
+"""What ``affdiv generate`` was asked for, checked before anything is derived."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from codegen.layer_package import build_layer
+from codegen.package import DEFAULT_PACKAGE, TARGETS, build, check_name, check_targets
+from derive.formula import parse_angle
+from derive.forward_map import Layer
+from derive.spec import load_spec
+
+
+@dataclass
+class Request:
+    """A package: of the affine layer, or of the layer in the file ``spec``; ``angle`` adds a member of the family.
+
+    ``targets`` are names separated by commas; None means all that there are. Raise ``UsageError`` for a name, a target,
+    an angle or a file that cannot be used.
+    """
+
+    spec: Path | None = None
+    name: str | None = None
+    angle: str | None = None
+    targets: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what was asked for, the cheapest first."""
+        self._targets = TARGETS if self.targets is None else tuple(self.targets.split(","))
+        check_targets(self._targets)
+        if self.name is not None:
+            check_name(self.name)
+        self._angle = None if self.angle is None else parse_angle(self.angle)
+        self._layer: Layer | None = None if self.spec is None else load_spec(self.spec)
+
+    @property
+    def package(self) -> str:
+        """The package's name."""
+        if self.name is not None:
+            return self.name
+        return DEFAULT_PACKAGE if self._layer is None else self._layer.name
+
+    def texts(self) -> dict[str, str]:
+        """Derive, and return the text of every file by its name."""
+        if self._layer is not None:
+            return build_layer(self._layer, self.package, self._angle)
+        return build(self.package, self._targets, self._angle)

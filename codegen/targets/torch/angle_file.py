@@ -1,0 +1,161 @@
+"""The file of the map at an angle: its scalars, its gradients and its ``torch.autograd.Function``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sympy
+from sympy import Expr
+
+from codegen.angle_plan import AnglePlan, Scalar, radius, turn, turning
+from codegen.program import Program
+from codegen.tangent import tangent_name
+from codegen.targets.torch.expressions import ExpressionPrinter
+from codegen.targets.torch.printer import Line, Style, TorchPrinter
+from codegen.targets.torch.words import branch, equations, forward_equation, listed
+from derive.algebra.nodes import tensor
+from derive.export.text import text
+from derive.forward_map import BATCH
+
+_WIDE = frozenset({"f", "h", "p", "a", "c", "shrink"})
+
+
+def angle_context(plan: AnglePlan) -> dict[str, Any]:
+    """Return what ``angle_function.py.jinja`` needs."""
+    own = plan.input_names[0]
+    portable, eager = Style(own=own, wide=_WIDE), Style(in_place=True, wide=_WIDE)
+    lines = {
+        "forward_lines": _lines(plan.forward, eager),
+        "forward_scaled_lines": _lines(plan.forward_scaled, portable),
+        "tangent_lines": _lines(plan.tangent, portable),
+        "backward": _blocks(plan.backward, portable),
+        "value_lines": [_scalar(s) for s in plan.scalars[:3]],
+        "slope_lines": [_scalar(s) for s in plan.scalars[3:]],
+        "series": [_coefficients(s) for s in plan.scalars],
+        "turn": _of_length(plan.angle),
+        "turning": _of_length(plan.angle_slope),
+    }
+    printed = str(lines)
+    return {
+        **branch(plan, with_bias=True),
+        **_words(plan),
+        **_signatures(plan),
+        **_settings(plan),
+        **lines,
+        "uses_functional": "F." in printed,
+    }
+
+
+def _words(plan: AnglePlan) -> dict[str, Any]:
+    inputs = plan.input_names
+    single = len(plan.scalars[0].series) == 1
+    declared = {t.name: t for t in (*plan.layer.inputs, *plan.layer.parameters)}
+    names = [f"_{s.name}" for s in plan.scalars]
+    return {
+        "title": plan.name,
+        "formula": forward_equation(plan),
+        "definitions": equations(plan),
+        "angle": text(plan.angle),
+        "digest": plan.digest,
+        "power": plan.power,
+        "rho": "sqrt(1 + r**2)" if plan.power == 2 else "r",
+        "names": listed([s.name for s in plan.scalars]),
+        "series_words": "values at length zero" if single else f"power series in r**{plan.power} near zero",
+        "near_zero": _near_zero(plan, single),
+        "value_names": ", ".join([*names[:3], "*_"]),
+        "slope_names": ", ".join(["*_", *names[3:]]),
+        "parameters": listed([f"``{name}``" for name in inputs]),
+        "inputs": ", ".join(f"``{n}`` ({', '.join(str(a) for a in declared[n].axes)})" for n in inputs),
+    }
+
+
+def _near_zero(plan: AnglePlan, single: bool) -> str:
+    """Say what happens at length zero, from the limits."""
+    root = sympy.sqrt(plan.kappa)
+    f, h = (text(root * s.series[0]) for s in plan.scalars[:2])
+    if single:
+        rule = (
+            "limits where they are finite, 0 where they are not, so that a row without a direction has no weight part"
+        )
+        return f"At r = 0 f is {f} and h is {h}: {rule}."
+    series = f"Near r = 0 all scalars are power series in r**{plan.power} derived from the angle"
+    slopes = "derivatives" if plan.power == 2 else "gradient"
+    return f"{series}, so that the map, its limit at r = 0 (f = {f}, h = {h}) and its {slopes} are accurate there."
+
+
+def _settings(plan: AnglePlan) -> dict[str, Any]:
+    """The settings that the angle mentions, beside its length: n and kappa."""
+    used = [str(s) for s in sorted(plan.angle.free_symbols - {radius}, key=str)]
+    kinds = {"kappa": "float", "n": "int"}
+    n = ["n"] if "n" in used else []
+    return {
+        "settings": used,
+        "typed_settings": [f"{s}: {kinds[s]}" for s in used],
+        "series_call": f"coefficients({', '.join(used)})" if used else "_SERIES",
+        "scalar_settings": [f"{s}: {kinds[s]}" for s in ("kappa", *n)],
+        "scalar_call": ", ".join(["radius", "kappa", *n]),
+        "uses_n": bool(n),
+    }
+
+
+def _signatures(plan: AnglePlan) -> dict[str, Any]:
+    kappa, inputs, saved = str(plan.kappa), plan.input_names, plan.saved_names
+    gradient = ["g", *saved]
+    tangents = [f"{tangent_name(name)}: Tensor" for name in inputs]
+    return {
+        "forward_arguments": [*(f"{name}: Tensor" for name in inputs), f"{kappa}: float"],
+        "call": ", ".join([*inputs, kappa]),
+        "gradient_arguments": [
+            *(f"{name}: Tensor" for name in gradient),
+            "radius: Radius",
+            f"{kappa}: float",
+            "wanted: tuple[bool, ...]",
+        ],
+        "gradient_call": ", ".join(gradient),
+        "forward_names": ", ".join((*(n if n in saved else "_" for n in inputs), "ctx.kappa")),
+        "saved_inputs": ", ".join(saved),
+        "none_yet": " = ".join(plan.backward.outputs),
+        "output": plan.forward.outputs[0],
+        "tangent_arguments": ["ctx: Any", *tangents, "_: None"],
+        "tangent_output": plan.tangent.outputs[0],
+    }
+
+
+def _scalar(scalar: Scalar) -> str:
+    """Return the line that computes a scalar of the row; ``r``, ``t`` and ``t_r`` are columns."""
+    columns = {s: tensor(s.name)[(BATCH,)] for s in (radius, turn, turning)}
+    printer = ExpressionPrinter(lambda e: str(e.base.label))
+    formula = printer.text(scalar.formula.xreplace(columns))
+    if not scalar.formula.free_symbols & set(columns):
+        formula = f"torch.full_like(r, {formula})"
+    return f"{scalar.name} = root * radius.joined({formula}, _{scalar.name})"
+
+
+def _coefficients(scalar: Scalar) -> str:
+    return ", ".join(ExpressionPrinter(str).text(c) for c in scalar.series)
+
+
+def _of_length(expression: Expr) -> str:
+    """Return a function of the length as text."""
+    column = tensor("length")[(BATCH,)]
+    printed = ExpressionPrinter(lambda _: "radius.bounded").text(expression.xreplace({radius: column}))
+    return printed if expression.has(radius) else f"torch.full_like(radius.r, {printed})"
+
+
+def _lines(program: Program, style: Style) -> list[str]:
+    return _printed(TorchPrinter(program, style).lines())
+
+
+def _printed(lines: Sequence[Line]) -> list[str]:
+    return [printed for line in lines for printed in line.printed()]
+
+
+def _blocks(program: Program, style: Style) -> dict[str, Any]:
+    """Return the lines that several gradients share, then for each gradient, by its position, the lines of its own."""
+    needs = {o: {i.target.name for i in program.needed_for([o])} for o in program.outputs}
+    shared = {n for o, names in needs.items() for n in names if any(n in needs[p] for p in needs if p != o)}
+    printer = TorchPrinter(program, style)
+    common = _printed(printer.lines(shared))
+    own = [printer.lines(needs[o] - shared) for o in program.outputs]
+    return {"shared": common, "blocks": [{"position": k, "lines": _printed(lines)} for k, lines in enumerate(own)]}
