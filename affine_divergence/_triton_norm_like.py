@@ -228,7 +228,7 @@ def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tens
     z = x.new_empty(B, m)
     f = x.new_empty(B, 1, dtype=dtype)
     with on(x):
-        if max(n, m) <= WHOLE_ROW:
+        if max(n, m) * max(x.itemsize, 4) <= WHOLE_ROW:
             tiles = whole_row_tiles(B, n, m, x.itemsize, x.device)
             ROWS, COLUMNS, UNITS = tiles.sizes
             forward_rows_kernel[(triton.cdiv(B, ROWS),)](
@@ -276,7 +276,7 @@ def backward(
             db = db.sum(0).to(x.dtype) if wanted[2] else x.new_empty(0)
         if wanted[0]:
             dx = x.new_empty(B, n)
-            if max(n, m) <= WHOLE_ROW:
+            if max(n, m) * max(x.itemsize, 4) <= WHOLE_ROW:
                 tiles = whole_row_tiles(B, n, m, x.itemsize, x.device)
                 ROWS, COLUMNS, UNITS = tiles.sizes
                 input_gradient_rows_kernel[(triton.cdiv(B, ROWS),)](

@@ -211,7 +211,7 @@ def forward(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
     z = x.new_empty(B, m)
     f = x.new_empty(B, 1, dtype=dtype)
     with on(x):
-        if max(n, m) <= WHOLE_ROW:
+        if max(n, m) * max(x.itemsize, 4) <= WHOLE_ROW:
             tiles = whole_row_tiles(B, n, m, x.itemsize, x.device)
             ROWS, COLUMNS, UNITS = tiles.sizes
             forward_rows_kernel[(triton.cdiv(B, ROWS),)](
@@ -248,7 +248,7 @@ def backward(g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: S
     with on(x):
         if wanted[0]:
             dx = x.new_empty(B, n)
-            if max(n, m) <= WHOLE_ROW:
+            if max(n, m) * max(x.itemsize, 4) <= WHOLE_ROW:
                 tiles = whole_row_tiles(B, n, m, x.itemsize, x.device)
                 ROWS, COLUMNS, UNITS = tiles.sizes
                 input_gradient_rows_kernel[(triton.cdiv(B, ROWS),)](

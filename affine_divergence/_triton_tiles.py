@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 LIBRARY = torch.library.Library(__name__.rpartition(".")[0].replace(".", "_") or "triton_layers", "FRAGMENT")
-WHOLE_ROW = 512  # rows up to this long are one tile
+WHOLE_ROW = 2048  # rows of up to so many bytes in float32 or wider are one tile
 _PRODUCT_TILES = {  # by the bytes of a number: height, width, warps, stages, speed relative to the others
     2: [(128, 256, 8, 3, 1.0), (128, 128, 4, 3, 0.9), (64, 128, 4, 3, 0.75), (64, 64, 4, 4, 0.6), (32, 32, 4, 4, 0.3)],
     4: [(64, 128, 8, 3, 1.0), (64, 64, 4, 3, 0.9), (32, 32, 4, 3, 0.4)],
@@ -128,7 +128,7 @@ def product_tiles(down: int, across: int, itemsize: int, device: torch.device, l
 @functools.lru_cache(maxsize=4096)
 def whole_row_tiles(down: int, row: int, across: int, itemsize: int, device: torch.device) -> Tiles:
     """Return tiles for a product with a whole row on one side, of as many rows as shared memory holds."""
-    shared, whole = limits(device).shared, clipped(WHOLE_ROW, row)
+    shared, whole = limits(device).shared, clipped(WHOLE_ROW // max(itemsize, 4), row)
     height, width = min(clipped(64, down), (1 << 14) // whole), clipped(128 // itemsize, across)
     while (height * whole + 2 * whole * width + height * width) * itemsize > shared and max(height, width) > 16:
         height, width = (height // 2, width) if height > width else (height, width // 2)
