@@ -29,7 +29,7 @@ def files(families: Sequence[Family]) -> dict[str, str]:
 
 def _functions(families: Sequence[Family]) -> str:
     """Return the torch target's ``functional.py`` with the maps taken from the files of this target."""
-    text = torch_target.files(families)["functional.py"]
+    text = torch_target.functions_text(families)
     for family in families:
         for plan in family.plans:
             home = branch(plan, plan is family.with_bias)["module"]
