@@ -18,6 +18,7 @@ from ._cuda_compile import Code, compiled
 _WARP = 32
 _SHORT_ROW, _ROWS_A_BLOCK, _LONG_BLOCK = 1024, 4, 256  # a warp a row up to this length, then a block a row
 _COLUMN_BLOCK = (32, 8)
+_WIDE_PRODUCTS = hasattr(torch.ops.aten.mm, "dtype")  # torch 2.8 and later keep the wide sums of 16-bit products
 _LEAST_CHUNK, _MOST_CHUNKS = 256, 512
 
 
@@ -66,7 +67,9 @@ class Kernels:
         """Return ``a @ b`` (B, m) of elements, summed and, if ``wide`` is set, also kept in the wide type."""
         if not wide or self._wide == self._element:
             return a @ b
-        return torch.mm(a, b, out_dtype=self._wide)
+        if _WIDE_PRODUCTS:
+            return torch.mm(a, b, out_dtype=self._wide)
+        return a.to(self._wide) @ b.to(self._wide)
 
     def rows(self, name: str, shape: Sequence[int], *arguments: Tensor | float) -> None:
         """Launch a row kernel. ``shape`` is the number of rows, then the lengths along them; results come last."""
