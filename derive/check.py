@@ -13,13 +13,14 @@ by dual numbers. A step is
 from __future__ import annotations
 
 import itertools
+import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import sympy
-from sympy import Expr, IndexedBase
+from sympy import Expr, IndexedBase, KroneckerDelta
 
 from derive.algebra.differentiate import carry_out, expand_definitions
 from derive.algebra.eliminate import free_indices
@@ -27,10 +28,11 @@ from derive.algebra.equality import equal
 from derive.algebra.evaluate import Environment, Point, evaluate
 from derive.algebra.fields import Modular, NotEvaluable, Real
 from derive.algebra.index import Index
+from derive.algebra.nodes import Divides, Within
 from derive.forward_map import Definition
 from derive.record import CancellingMap, Derivation, Status, Step, Verdict
 
-_POINTS = 3
+_LEAST = 3
 _ATTEMPTS = 60
 _MAX_ENTRIES = 12
 _MAX_OPERATIONS = 200
@@ -58,12 +60,12 @@ def check_step(step: Step, seed: int = 0) -> Verdict:
 def _verdict(step: Step, seed: int) -> Verdict:
     """Check a step once, however many derivations carry it."""
     scope = {definition.base: definition for definition in step.scope}
-    sampled = _sample(step, scope, seed)
+    sampled = _sample(step, scope, seed, _FEW)
     if sampled.status is not Status.SAMPLED:
         return sampled
     if _provable(step, scope):
         return Verdict(Status.PROVED, f"normal form; {sampled.method}")
-    return sampled
+    return _sample(step, scope, seed, _MANY)
 
 
 def _provable(step: Step, scope: Scope) -> bool:
@@ -79,70 +81,111 @@ def _provable(step: Step, scope: Scope) -> bool:
     return before.count_ops() + after.count_ops() <= _MAX_OPERATIONS and equal(before, after)
 
 
-def _sample(step: Step, scope: Scope, seed: int) -> Verdict:
-    """Evaluate both sides at several points, in the exact field first."""
-    reason, symbols = "no point tried", _size_symbols(step)
+@dataclass(frozen=True)
+class _Effort:
+    """How many points must agree, at most how many are asked for, and whether the guards must be seen both ways."""
+
+    points: int
+    most: int
+    thorough: bool
+
+
+_FEW, _MANY = _Effort(3, 5, False), _Effort(6, 12, True)
+
+
+def _sample(step: Step, scope: Scope, seed: int, effort: _Effort) -> Verdict:
+    """Evaluate both sides at several points, in the exact field first, until the points have shown enough.
+
+    At size one a delta is no condition, a sum has one term and a tangent projection is zero: there, much agrees. So
+    every size must have been larger than one; and where nothing is proved, every guard must have held and failed, and
+    points that the exact field could not evaluate (the large ones, where roots are many) are made up for by reals.
+    """
+    reason, sampled, sizes, guards = "", "", _Sizes.of(step), _guards(step) if effort.thorough else set()
     for field in (Modular(), Real()):
-        agreed = 0
+        agreed, small, unseen = 0, set(sizes.symbols), {(g, held) for g in guards for held in (True, False)}
         for attempt in range(_ATTEMPTS):
-            point = _point(symbols, scope, field, seed * 1000 + attempt, _volume(attempt))
+            drawn = sizes.draw(small, seed * 1000 + attempt, _volume(attempt))
+            point = Point(seed * 1000 + attempt, drawn, field, scope)
             with field.precision():
                 outcome = _compare(step, point)
             if outcome.refutation:
                 return Verdict(Status.REFUTED, f"{outcome.refutation} ({field.name}, seed {point.seed})")
-            agreed += outcome.entries > 0
             reason = outcome.reason or reason
-            if agreed == _POINTS:
-                return Verdict(Status.SAMPLED, f"{_POINTS} random sizes, {field.name}")
-    return Verdict(Status.UNVERIFIED, f"not evaluable: {reason}")
+            if outcome.entries:
+                agreed += 1
+                small -= {s for s, size in drawn.items() if size > sizes.least(s)}
+                unseen -= point.witnessed
+            enough = agreed >= effort.points and not small and not unseen
+            if enough or agreed == effort.most:
+                break
+        if agreed >= _LEAST:
+            sampled = f"{agreed} random sizes, {field.name}"
+        if sampled and not (effort.thorough and (reason or not enough)):
+            break
+    return Verdict(Status.SAMPLED, sampled) if sampled else Verdict(Status.UNVERIFIED, f"not evaluable: {reason}")
+
+
+def _guards(step: Step) -> set[Expr]:
+    return set().union(*(side.atoms(KroneckerDelta, Within, Divides) for side in (step.before, step.after)))
 
 
 def _volume(attempt: int) -> int:
-    """Bound the product of the sizes: where roots seldom exist, later points are smaller."""
-    return 64 if attempt < 4 else 16 if attempt < 16 else (6, 4, 3, 2)[attempt % 4]
+    """Bound the product of the axes: where roots seldom exist, later points are smaller."""
+    return 64 if attempt < 8 else 16 if attempt < 16 else (6, 4, 3, 2)[attempt % 4]
 
 
-def _point(symbols: list[sympy.Symbol], scope: Scope, field: Modular | Real, seed: int, volume: int) -> Point:
-    """Draw small sizes for every size symbol."""
-    generator = random.Random(seed)
-    sizes = {s: generator.randint(*_range_of(s, volume)) for s in symbols}
-    # Sizes of two and three show every effect of an index; many of them at once only cost time.
-    large = [s for s, v in sizes.items() if v > 1]
-    generator.shuffle(large)
-    while large and _product(sizes.values()) > volume:
-        sizes[large.pop()] = 1
-    return Point(seed, sizes, field, scope)
+@dataclass(frozen=True)
+class _Sizes:
+    """The integer symbols of a step, in a fixed order: ``axes`` are ranges of indices, others strides and offsets."""
 
+    axes: tuple[sympy.Symbol, ...]
+    others: tuple[sympy.Symbol, ...]
 
-def _product(values: Iterable[int]) -> int:
-    total = 1
-    for value in values:
-        total *= max(value, 1)
-    return total
+    @property
+    def symbols(self) -> tuple[sympy.Symbol, ...]:
+        """All of them."""
+        return (*self.axes, *self.others)
 
+    @staticmethod
+    def least(symbol: sympy.Symbol) -> int:
+        """The smallest value that a symbol takes."""
+        return 1 if symbol.is_positive else 0
 
-def _range_of(symbol: sympy.Symbol, volume: int) -> tuple[int, int]:
-    """Sizes are 1 to 3; offsets 0 to 2, but 0 at the smallest points, where padding would leave nothing to read."""
-    if symbol.is_positive:
-        return 1, 3
-    return (0, 2) if volume > 6 else (0, 0)
+    @classmethod
+    def of(cls, step: Step) -> _Sizes:
+        """Collect the symbols of both sides and of the definitions in scope."""
+        axes: set[sympy.Symbol] = set()
+        others: set[sympy.Symbol] = set()
+        for expression in (step.before, step.after, *(d.expression for d in step.scope)):
+            for symbol in expression.atoms(sympy.Symbol):
+                if isinstance(symbol, Index):
+                    axes |= symbol.size.free_symbols
+                elif symbol.is_integer:
+                    others.add(symbol)
+            for entry in expression.atoms(IndexedBase):
+                axes |= getattr(entry, "values", sympy.S.Zero).free_symbols
+        for definition in step.scope:
+            axes |= set().union(*(i.size.free_symbols for i in definition.indices))
+        return cls(*(tuple(sorted(part, key=lambda s: str(s.name))) for part in (axes, others - axes)))
 
+    def draw(self, small: set[sympy.Symbol], seed: int, volume: int) -> dict[sympy.Symbol, int]:
+        """Draw a value for every symbol; axes that have only been one so far come before the others.
 
-def _size_symbols(step: Step) -> list[sympy.Symbol]:
-    """Return the integer symbols of a step, in a fixed order."""
-    expressions = [step.before, step.after, *(d.expression for d in step.scope)]
-    found: set[sympy.Symbol] = set()
-    for expression in expressions:
-        for symbol in expression.atoms(sympy.Symbol):
-            if isinstance(symbol, Index):
-                found |= symbol.size.free_symbols
-            elif symbol.is_integer:
-                found.add(symbol)
-        for entry in expression.atoms(IndexedBase):
-            found |= getattr(entry, "values", sympy.S.Zero).free_symbols
-    for definition in step.scope:
-        found |= set().union(*(i.size.free_symbols for i in definition.indices))
-    return sorted(found, key=lambda s: str(s.name))
+        At the smallest points strides are one and offsets zero, for others would leave nothing to read.
+        """
+        generator = random.Random(seed)
+        sizes = {s: generator.choice((1, 2, 2, 3, 4)) for s in self.axes}
+        sizes |= {s: max(sizes[s], 2) for s in self.axes if s in small}
+        for symbol in self.others:
+            least = self.least(symbol)
+            sizes[symbol] = least + (generator.choice((0, 1, 1, 2)) if volume > 6 else 0)
+        order = sorted(self.axes, key=lambda s: (s in small, generator.random()))
+        # Sizes of two and three show every effect of an index; many of them at once only cost time.
+        for floor in (3, 2, 1):
+            for symbol in order:
+                if math.prod(sizes[s] for s in self.axes) > volume:
+                    sizes[symbol] = min(sizes[symbol], floor)
+        return sizes
 
 
 @dataclass(frozen=True)

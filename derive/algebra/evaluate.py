@@ -30,7 +30,10 @@ Jet = tuple[Number, Number]
 
 @dataclasses.dataclass
 class Point:
-    """One evaluation point: sizes, free indices and a seed from which every entry and scalar follows."""
+    """One evaluation point: sizes, free indices and a seed from which every entry and scalar follows.
+
+    ``witnessed`` collects each guard that was looked at, with whether it held.
+    """
 
     seed: int
     sizes: dict[Symbol, int]
@@ -40,6 +43,7 @@ class Point:
     memory: dict[Any, Jet] = dataclasses.field(default_factory=dict)
     shadows: dict[Any, Point] = dataclasses.field(default_factory=dict)
     constants: dict[Expr, Number] = dataclasses.field(default_factory=dict)
+    witnessed: set[tuple[Expr, bool]] = dataclasses.field(default_factory=set)
 
     def size(self, expression: Expr) -> int:
         """Return the value of a size expression."""
@@ -61,7 +65,8 @@ class Point:
         if self.perturbed is not None:
             raise NotEvaluable("a derivative of a derivative")
         if key not in self.shadows:
-            self.shadows[key] = Point(self.seed, self.sizes, self.field, self.scope, key)
+            shadow = Point(self.seed, self.sizes, self.field, self.scope, key, witnessed=self.witnessed)
+            self.shadows[key] = shadow
         return self.shadows[key]
 
     def draw(self, name: str, indices: tuple[int, ...], positive: bool = False) -> Number:
@@ -197,7 +202,12 @@ def _guard(expression: Expr) -> Evaluator:
             return Fraction(b, a).denominator == 1
         return 0 <= a < b and Fraction(a).denominator == 1
 
-    return lambda at, point: (int(holds(left(at, point), right(at, point))), 0)
+    def run(at: Environment, point: Point) -> Jet:
+        held = holds(left(at, point), right(at, point))
+        point.witnessed.add((expression, held))
+        return int(held), 0
+
+    return run
 
 
 def _symbol(symbol: Symbol) -> Evaluator:

@@ -15,6 +15,7 @@ from sympy import Expr
 
 PRIME = 2**61 - 1
 _DIGITS = 60
+_LOST = mpmath.mpf(10) ** (-_DIGITS // 2)  # entries are of order one: what is smaller than this is a rounding error
 
 
 class NotEvaluable(ValueError):
@@ -95,11 +96,12 @@ class Real:
         return value
 
     def power(self, base: mpmath.mpf, exponent: sympy.Expr) -> mpmath.mpf:
-        """Return the real power; a negative base with a broken exponent is refused."""
-        if base == 0 and exponent.is_negative:
+        """Return the real power; a negative base with a broken exponent is refused, and so is one lost in rounding."""
+        base = mpmath.mpf(base)  # a size is a whole number, whose inverse Python would round to 16 digits
+        if exponent.is_negative and abs(base) < _LOST:
             raise NotEvaluable("division by zero")
-        if base < 0 and not exponent.is_Integer:
-            raise NotEvaluable("root of a negative number")
+        if not exponent.is_Integer and (base < 0 or 0 < base < _LOST):
+            raise NotEvaluable("root of a negative number or of one that nearly vanishes")
         return base ** (int(exponent) if exponent.is_Integer else self.constant(exponent))
 
     def apply(self, function: Expr, arguments: list[mpmath.mpf]) -> mpmath.mpf:

@@ -174,6 +174,24 @@ def test_no_root_modulo_the_prime_is_refused() -> None:
         Modular().power(2, sympy.Rational(1, 3))
 
 
+def test_the_real_field_keeps_its_digits_when_it_divides_by_a_size() -> None:
+    here = point(Real(), n=3)
+    with here.field.precision():
+        assert here.field.same(evaluate(x[i] / n, {i: 1}, here)[0] * 3, evaluate(x[i], {i: 1}, here)[0])
+        assert here.field.same(here.field.power(3, sympy.Integer(-1)) * 3, mpmath.mpf(1))
+
+
+def test_the_real_field_knows_a_zero_that_rounding_has_hidden() -> None:
+    """``sum over j, k of (x_j - x_k)`` is zero; its inverse is no large number, nor has it a root."""
+    nothing = IndexedSum(x[j] / 3 - x[k] / 3, j, k)
+    here = point(Real(), n=3)
+    with here.field.precision():
+        assert abs(evaluate(nothing, {}, here)[0]) < mpmath.mpf(10) ** -50
+        for expression in (1 / nothing, sqrt(nothing**2 + Add(nothing, 0)) + 1 / nothing):
+            with pytest.raises(NotEvaluable):
+                evaluate(expression, {}, here)
+
+
 def test_the_real_field_refuses_what_is_not_real() -> None:
     here = point(Real())
     with here.field.precision():
