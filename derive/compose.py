@@ -34,7 +34,7 @@ def _follow(first: Layer, second: Layer) -> Layer:
             f"{first.name!r} gives {len(output_axes) - 1} axes a sample, {second.name!r} takes {len(fed.axes) - 1}: "
             "compose layers whose shapes meet"
         )
-    joined = {b: a for a, b in zip(output_axes, fed.axes, strict=True) if b != BATCH.size}
+    joined = _joined(first, second, output_axes, fed.axes)
     renaming = _renaming(first, second, fed, joined)
     moved = renaming.layer(second)
     middle = Definition(renaming.tensors[fed.name], first.output.indices, first.output.expression)
@@ -50,6 +50,20 @@ def _follow(first: Layer, second: Layer) -> Layer:
         scalars=tuple(dict.fromkeys((*first.scalars, *moved.scalars))),
         notes=(*first.notes, *moved.notes),
     )
+
+
+def _joined(first: Layer, second: Layer, given: Sequence[Expr], taken: Sequence[Expr]) -> dict[Expr, Expr]:
+    """Return what each size of the second layer becomes; raise LayerError where one would become two."""
+    joined: dict[Expr, Expr] = {}
+    for a, b in zip(given, taken, strict=True):
+        if joined.setdefault(b, a) != a or (b.is_Integer and a != b):
+            shapes = [" x ".join(map(str, axes[1:])) for axes in (given, taken)]
+            raise LayerError(
+                f"{first.name!r} gives {shapes[0]} a sample, {second.name!r} takes {shapes[1]}: "
+                "declare the axes that meet with the same size"
+            )
+    joined.pop(BATCH.size, None)
+    return joined
 
 
 def _in_sentence(title: str) -> str:

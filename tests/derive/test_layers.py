@@ -13,7 +13,9 @@ import torch
 import derive
 from derive.algebra.nodes import PartialDerivative
 from derive.backward_pass import backward
-from derive.forward_map import LayerError
+from derive.compose import compose
+from derive.declare import forward
+from derive.forward_map import Layer, LayerError
 from derive.record import Step
 from tests.derive import twins
 from tests.derive.algebra.brute import value
@@ -159,3 +161,87 @@ def test_an_unknown_layer_is_refused_with_the_nearest_name() -> None:
         derive.layer("afine")
     with pytest.raises(LayerError, match="unknown layer 'nothing'"):
         derive.layer("affine>nothing")
+
+
+def dense(name: str, takes: str, gives: str, sizes: str = "n m") -> Layer:
+    """A linear layer between axes of given sizes."""
+    return forward(
+        name,
+        sizes=sizes,
+        inputs={"x": takes},
+        parameters={"W": f"{gives} {takes}"},
+        formulas=["z[i] = sum[j](W[i, j]*x[j])"],
+    )
+
+
+def table_of(layer: Layer) -> dict[str, tuple[str, ...]]:
+    return {t.name: tuple(map(str, t.axes)) for t in (*layer.inputs, *layer.parameters)}
+
+
+def test_composition_joins_sizes_and_keeps_names_apart() -> None:
+    layer = derive.layer("affine>affine>affine")
+    assert table_of(layer) == {
+        "x": ("B", "n"),
+        "W": ("m", "n"),
+        "b": ("m",),
+        "W_2": ("m_2", "m"),
+        "b_2": ("m_2",),
+        "W_3": ("m_3", "m_2"),
+        "b_3": ("m_3",),
+    }
+    assert [d.name for d in (*layer.definitions, layer.output)] == ["z", "z_2", "z_3"]
+    assert layer.name == "affine>affine>affine" and layer.title == "Affine map, then affine map, then affine map"
+    assert [str(size) for size in layer.sizes] == ["B", "n", "m", "m_2", "m_3"]
+
+
+def test_composition_keeps_intermediates_apart() -> None:
+    layer = derive.layer("batch-norm>batch-norm>affine")
+    assert [d.name for d in layer.definitions] == ["c", "v", "y", "c_2", "v_2", "y_2"]
+    twice = twins.before(lambda x: twins.batch_norm(twins.batch_norm(x)), twins.affine)
+    made = Trial(layer, twice, DENSE)
+    output, world = made.output(), made.world()
+    for place, _ in made.places(most=8):
+        at = dict(zip(layer.output.indices, place, strict=True))
+        assert value(layer.output.expression, at, world) == pytest.approx(float(output[place]), rel=1e-6)
+
+
+def test_composition_of_convolutions_is_that_of_their_twins() -> None:
+    layer = derive.layer("convolution-1d>convolution-1d")
+    sizes = {**ROW, "P": 4, "O_2": 1, "K_2": 2, "P_2": 2, "stride_2": 2, "dilation_2": 1, "padding_2": 0}
+
+    def twin(v: twins.Named, s: twins.Sizes) -> torch.Tensor:
+        return torch.nn.functional.conv1d(row(v, s), v["W_2"], v["b_2"], s["stride_2"])
+
+    made = Trial(layer, twin, sizes)
+    output, world = made.output(), made.world()
+    for place, _ in made.places(most=12):
+        at = dict(zip(layer.output.indices, place, strict=True))
+        assert value(layer.output.expression, at, world) == pytest.approx(float(output[place]), rel=CLOSE)
+
+
+def test_a_fixed_size_is_carried_on() -> None:
+    layer = compose([dense("first", "n", "4"), dense("second", "n", "m")])
+    assert table_of(layer) == {"x": ("B", "n"), "W": ("4", "n"), "W_2": ("m_2", "4")}
+    assert table_of(compose([dense("a", "n", "3"), dense("b", "3", "m")]))["W_2"] == ("m_2", "3")
+
+
+MISFITS: dict[str, tuple[Layer, Layer, str]] = {
+    "axes": (derive.layer("affine"), derive.layer("convolution-1d"), "gives 1 axes a sample, 'convolution-1d' takes 2"),
+    "tokens": (derive.layer("embedding"), derive.layer("affine"), "gives 2 axes a sample, 'affine' takes 1"),
+    "no input": (derive.layer("affine"), derive.layer("embedding"), "no real input"),
+    "two fixed sizes": (dense("a", "n", "4"), dense("b", "3", "m"), "gives 4 a sample, 'b' takes 3"),
+    "a fixed size": (derive.layer("affine"), dense("b", "3", "m"), "gives m a sample, 'b' takes 3"),
+    "a square": (
+        derive.layer("attention-output"),
+        forward(
+            "square", sizes="n", inputs={"x": "n n"}, parameters={"w": "n"}, formulas=["z[i] = sum[j](w[j]*x[i, j])"]
+        ),
+        "gives T x m a sample, 'square' takes n x n",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", MISFITS.values(), ids=MISFITS.keys())
+def test_shapes_that_do_not_meet_are_refused(row: tuple[Layer, Layer, str]) -> None:
+    with pytest.raises(LayerError, match=row[2]):
+        compose([row[0], row[1]])
