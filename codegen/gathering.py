@@ -26,6 +26,7 @@ from derive.algebra.eliminate import is_guard
 from derive.algebra.index import Index
 from derive.algebra.nodes import Divides, IndexedSum, IndexTensor, Within, rename, tensor
 from derive.algebra.normal import normalise
+from derive.errors import UsageError
 from derive.forward_map import BATCH, Layer, Tensor
 
 
@@ -153,9 +154,17 @@ class GatheringEmitter(Emitter):
         return self._once(key, indices, name, made, integers)
 
     def _position(self, position: Expr) -> Expr:
-        """Return an index expression whose integer entries are plain."""
-        swap = {e: self._entry(e) for e in position.atoms(Indexed)}
-        return position.xreplace({e: plain for e, plain in swap.items() if plain != e})
+        """Return an index expression whose integer entries are plain; a guard beside such an entry is implied by it."""
+        terms = []
+        for term in sympy.Add.make_args(sympy.expand(position)):
+            read = [f for f in Mul.make_args(term) if isinstance(f, Indexed)]
+            implied = {g for entry in read for g in self._implied(entry)}
+            plain = (self._entry(f) if isinstance(f, Indexed) else f for f in Mul.make_args(term) if f not in implied)
+            terms.append(Mul(*plain))
+        found = sympy.Add(*terms)
+        if any(is_guard(part) for part in sympy.preorder_traversal(found)):
+            raise UsageError(f"no code for a condition inside the index {position}; gather in a definition of its own")
+        return found
 
     def _masks(self, guards: Sequence[Expr]) -> list[Indexed]:
         """Return masks for guards, one for all that vary along the same indices."""

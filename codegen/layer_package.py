@@ -26,6 +26,11 @@ def build_layer(layer: Layer, package: str = "", angle: Expr | None = None) -> d
     reason where there is no map, and for names that code cannot use.
     """
     check_name(package or layer.name)
+    unknown = set() if angle is None else {s for s in angle.free_symbols if s.is_integer} - set(layer.sizes)
+    if unknown:
+        raise UsageError(
+            f"the angle {angle} uses {min(unknown, key=str)}, which is no size of the layer {layer.name!r}; declare it"
+        )
     solutions = solve_at(layer, angle)
     reasons = "; ".join(refusal.reason for refusal in solutions.refusals)
     if not solutions.maps:

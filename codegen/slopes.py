@@ -31,11 +31,19 @@ def slope(expression: Expr, entry: Indexed, value: Indexed) -> Expr:
     scalar = expression.xreplace(unknown)
     plain = scalar.diff(unknown[entry])
     back = {dummy: e for e, dummy in unknown.items()}
-    if smooth and len(unknown) == 1 and not scalar.is_polynomial(unknown[entry]):
+    if smooth and len(unknown) == 1 and not scalar.is_polynomial(unknown[entry]) and _solvable(scalar, unknown[entry]):
         through = _through_value(scalar, unknown[entry])
         if through is not None:
             return through[1].xreplace({through[0]: value})
     return plain.xreplace(back)
+
+
+def _solvable(scalar: Expr, unknown: Dummy) -> bool:
+    """Whether the argument can be told from the value in good time: one root, or one function of a polynomial."""
+    roots = [p for p in scalar.atoms(sympy.Pow) if p.has(unknown) and not p.exp.is_Integer]
+    functions = [f for f in scalar.atoms(sympy.Function) if f.has(unknown)]
+    polynomial = all(f.args[0].is_polynomial(unknown) for f in functions)
+    return len(roots) + len(functions) <= 1 and polynomial
 
 
 def _through_value(scalar: Expr, unknown: Dummy) -> tuple[Dummy, Expr] | None:

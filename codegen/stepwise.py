@@ -157,7 +157,9 @@ class _Reverse:
     def _scattered(self, instruction: Gather, cotangent: Indexed) -> Indexed:
         """Emit the cotangent of a gathered tensor at the indices of the instruction's operand."""
         operand = instruction.operand
-        target = Value(self.emitter.fresh(f"d{name_of(operand)}"), tuple(operand.indices))
+        given = any(v.name == name_of(operand) for v in self._program.inputs)
+        name = f"{name_of(operand)}_part" if given else f"d{name_of(operand)}"
+        target = Value(self.emitter.fresh(name), tuple(operand.indices))
         self.emitter.append(Scatter(target, cotangent, instruction.positions))
         return target.entry
 

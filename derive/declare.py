@@ -157,6 +157,8 @@ def _tensor(declaration: Declaration, sizes: Mapping[str, Symbol], lead: tuple[I
     name = identifier(declaration.name, "tensor")
     if len(declaration.axes) > MOST_AXES:
         declaration.name.fail(f"{name!r} has {len(declaration.axes)} axes, more than {MOST_AXES}", "join some of them")
+    if not declaration.axes and not lead:
+        declaration.name.fail(f"{name!r} has no axis", f"give it one of length 1, {name} = [1], and write {name}[0]")
     axes = tuple(_axis(word, sizes) for word in declaration.axes)
     values = None if declaration.values is None else _axis(declaration.values, sizes)
     return Tensor(name, (*(index.size for index in lead), *axes), values)

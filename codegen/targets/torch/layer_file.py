@@ -16,6 +16,7 @@ from codegen.targets.torch.layer_printer import LayerPrinter
 from codegen.targets.torch.printer import Line
 from codegen.targets.torch.words import listed, pascal, snake
 from derive.export.text import text
+from derive.forward_map import Layer
 
 _HELPERS = ("put", "quotient", "take", "within")
 _WIDTH = 108  # of a line that stands in a method, without its indent
@@ -25,6 +26,13 @@ _STRINGS_AND_COMMENTS = re.compile(r'"[^"]*"|#.*')
 def layer_function_context(plan: LayerPlan) -> dict[str, Any]:
     """Return what ``layer_function.py.jinja`` needs."""
     return _FunctionFile(plan).context()
+
+
+def formulas(layer: Layer) -> list[str]:
+    """Return the output and the intermediates of a layer, the last first, in the formula language."""
+    lines = [(layer.output.entry, layer.output.expression)]
+    lines += [(d.entry, d.expression) for d in reversed(layer.definitions)]
+    return [f"{text(left)} = {text(right)}" for left, right in lines]
 
 
 def settings(plan: LayerPlan) -> tuple[str, ...]:
@@ -53,8 +61,7 @@ class _FunctionFile:
         code = _STRINGS_AND_COMMENTS.sub("", self._everything)
         return {
             "title": plan.layer.name,
-            "formula": f"{text(plan.layer.output.entry)} = {text(plan.layer.output.expression)}",
-            "definitions": [f"{text(d.entry)} = {text(d.expression)}" for d in reversed(plan.layer.definitions)],
+            "formulas": formulas(plan.layer),
             "digest": plan.digest,
             "module": f"_{snake(plan.name)}",
             "function_class": pascal(plan.name),
@@ -102,7 +109,6 @@ class _FunctionFile:
             "forward_lines": self.forward,
             "forward_results": ", ".join(outputs) if len(outputs) > 1 else f"{outputs[0]},",
             "results": len(outputs),
-            "inputs_words": listed([*(f"``{name}``" for name in plan.tensors), "settings"]),
         }
 
     def _gradient_context(self) -> dict[str, Any]:
@@ -117,7 +123,6 @@ class _FunctionFile:
         return {
             "cotangent": cotangent,
             "gradient_arguments": [*_typed(arguments, plan), "wanted: tuple[bool, ...]"],
-            "real_words": listed([f"``{name}``" for name in plan.real_names]),
             "none_yet": " = ".join(backward.outputs),
             "shared_lines": self.shared,
             "blocks": self.blocks,

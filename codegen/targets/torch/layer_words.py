@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import sympy
 from sympy import Expr, Symbol
 
 from codegen.layer_plan import LayerPlan
 from codegen.targets.torch.expressions import ExpressionPrinter
-from codegen.targets.torch.layer_file import settings
+from codegen.targets.torch.layer_file import formulas, settings
 from codegen.targets.torch.words import listed, quoted, snake
 from derive.export.text import text
 from derive.forward_map import BATCH, Layer, Tensor
@@ -75,7 +76,7 @@ class _Words:
             "module_class": self.module,
             "title": f"The {plan.name} ({plan.kind}) map of the layer ``{self.layer.name}``",
             "summary": f"the {plan.name} ({plan.kind}) map",
-            "formulas": self._formulas(),
+            "formulas": formulas(plan.layer),
             "zero_words": _ZERO if plan.kind == "normalising" else "",
             "settings": self._settings(),
             **self._kappa(),
@@ -86,12 +87,6 @@ class _Words:
     def _settings(self) -> str:
         lengths = quoted(settings(self.plan))
         return f", kappa, *samples.lengths({lengths})" if lengths else ", kappa"
-
-    def _formulas(self) -> list[str]:
-        layer = self.plan.layer
-        lines = [(layer.output.entry, layer.output.expression)]
-        lines += [(d.entry, d.expression) for d in reversed(layer.definitions)]
-        return [f"{text(left)} = {text(right)}" for left, right in lines]
 
     def _kappa(self) -> dict[str, Any]:
         """What signatures and checks say of kappa; its default and bound may depend on sizes."""
@@ -111,7 +106,7 @@ class _Words:
             "kappa_choice": _number(plan.kappa_default, 'samples.sizes["{}"]'),
             "kappa_choice_module": _number(plan.kappa_default, "{}"),
             "kappa_above": _number(plan.kappa_above, 'samples.sizes["{}"]'),
-            "kappa_above_module": _number(plan.kappa_above, "{}"),
+            "kappa_above_module": "0.0" if needed else _number(plan.kappa_above, "{}"),
         }
 
     def _arguments(self) -> dict[str, Any]:
@@ -149,13 +144,16 @@ class _Words:
         attributes = [f"{s}: int" for s in (*self.own, *self.free)]
         attributes += ["kappa: float", *(f"{p.name}: nn.Parameter" for p in self.layer.parameters)]
         made, resets = [], []
-        deviation = ExpressionPrinter(str, {s: f"self.{s}" for s in self.plan.weight_deviation.free_symbols})
+        plan = self.plan
+        known = {plan.kappa, *plan.parameter_sizes, *plan.free_sizes}
+        free = plan.weight_deviation.free_symbols
+        deviation = plan.weight_deviation if free <= known else 1 / sympy.sqrt(plan.kappa)
+        std = ExpressionPrinter(str, {s: f"self.{s}" for s in known}).text(deviation)
         for parameter in self.layer.parameters:
             lengths = ", ".join(str(axis) for axis in parameter.axes)
             tensor = f"torch.empty({lengths}, device=device, dtype=dtype)"
             made.append(f"self.{parameter.name} = nn.Parameter({tensor})")
             offset = parameter.name in self.plan.offsets
-            std = deviation.text(self.plan.weight_deviation)
             reset = (
                 f"nn.init.zeros_(self.{parameter.name})"
                 if offset
