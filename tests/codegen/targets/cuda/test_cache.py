@@ -84,10 +84,12 @@ def test_without_the_variable_it_is_the_users_cache(cache, tmp_path, monkeypatch
 
 
 SLOW = """
-import importlib, sys, time
-sys.path.insert(0, sys.argv[1])
-cache = importlib.import_module(sys.argv[2] + "._cuda_cache")
-if sys.argv[3] == "without filelock":
+import importlib.util, sys, time
+
+specification = importlib.util.spec_from_file_location("cache", sys.argv[1])
+cache = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(cache)
+if sys.argv[2] == "without filelock":
     sys.modules["filelock"] = None
 
 def make():
@@ -102,7 +104,7 @@ assert cache.cached("ab", make) == b"code"
 @posix
 @pytest.mark.parametrize("lock", ["with filelock", "without filelock"])
 def test_of_several_processes_one_compiles(cache, folder, tmp_path, lock):
-    command = [sys.executable, "-c", SLOW, str(folder.parent), PACKAGE, lock]
+    command = [sys.executable, "-c", SLOW, str(folder / "_cuda_cache.py"), lock]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     output = [process.communicate(timeout=120)[0] for process in started]
     assert all(process.returncode == 0 for process in started)
