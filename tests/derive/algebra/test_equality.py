@@ -85,7 +85,7 @@ def test_what_is_called_equal_has_equal_values(case: Case, change: Callable[[Exp
             assert value(case.expression, at, case.world) == value(changed, at, case.world)
 
 
-@settings(random_cases, max_examples=100)
+@settings(random_cases, max_examples=60)
 @given(case=cases(depth=0))
 def test_factoring_keeps_the_value(case: Case) -> None:
     normal = normalise(case.expression)
