@@ -34,10 +34,7 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     Shapes: x (..., n), weight (m, n), bias (m) or None. Raise TypeError for what is no floating-point tensor or mixes
     types, ValueError for a shape that does not fit.
     """
-    named = [("x", x), ("weight", weight), ("bias", bias)]
-    for word, tensor in named:
-        if tensor is not None:
-            _check_floating(name, word, tensor)
+    x, weight, bias = as_one_type(name, x, weight, bias)
     if weight.dim() != 2:
         raise ValueError(f"{name}: weight has shape {_shape(weight)}; give a matrix (out_features, in_features)")
     if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
@@ -47,6 +44,18 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"{name}: bias has shape {_shape(bias)}; weight gives {weight.shape[0]} features: use that")
+    return x, weight, bias
+
+
+def as_one_type(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the operands in one floating-point type, which under autocast is autocast's.
+
+    Raise TypeError for what is no floating-point tensor or mixes types.
+    """
+    named = [("x", x), ("weight", weight), ("bias", bias)]
+    for word, tensor in named:
+        if tensor is not None:
+            _check_floating(name, word, tensor)
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)

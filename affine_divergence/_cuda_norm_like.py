@@ -20,8 +20,7 @@ NormLikeReverse = plain.NormLikeReverse  # for what traces operations of torch
 
 
 class NormLike(plain.NormLike):
-    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by CUDA kernels; gives the output (B, m) and row scale
-    (B, 1).
+    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by CUDA kernels; gives output and row scale.
 
     Nothing is checked here: see ``_cuda``. What is kept for the backward pass, tangents and maps over more axes are
     those of the class that this one is derived from.

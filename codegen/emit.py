@@ -224,5 +224,7 @@ def _ordered_along(links: Sequence[Link], free: set[Index], operands: Sequence[I
 def joint_name(operands: Sequence[Indexed]) -> str:
     """Name a contraction after what it contracts: ``gW`` for g and W, ``x_gW`` for x and gW."""
     names = [name_of(o) for o in operands]
+    if len(names) == 1:
+        return f"{names[0]}_sum"
     joint = "".join(names) if all(len(n) == 1 for n in names) else "_".join(names)
     return joint if joint.isidentifier() else "t"

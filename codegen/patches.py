@@ -63,11 +63,11 @@ def patch_plan(solution: CancellingMap) -> PatchPlan:
     layer = solution.mapped
     scale = layer.definitions[-1].name
     separate, product = separated(layer, scale)
-    program = lower(separate)
+    program = _without_own_equation(lower(separate), product)
     if not any(isinstance(i, Convolve) for i in program.instructions) or len(layer.inputs) != 1:
         raise UsageError(f"map {layer.name!r}: it is no convolution of one input; use the plan of another family")
     rescaling = _rescaling(program)
-    plain, scaled = _named_magnitude(program, rescaling, scale), _rescaled(program, rescaling, scale)
+    scaled = _rescaled(program, rescaling, scale)
     wanted = [v.name for v in program.inputs]
     return PatchPlan(
         name=solution.name,
@@ -78,8 +78,8 @@ def patch_plan(solution: CancellingMap) -> PatchPlan:
         scale=_scale(program, scale),
         forward=_given(program, scale),
         forward_scaled=_given(scaled, scale),
-        backward=reverse(plain, wanted, (scale,), rescaling),
-        backward_kept=reverse(plain, wanted, (scale, product), rescaling),
+        backward=reverse(program, wanted, (scale,)),
+        backward_kept=reverse(program, wanted, (scale, product)),
         backward_scaled=reverse(scaled, wanted, (scale,), rescaling),
         tangent=forward_mode(scaled, (scale,)),
         kappa=solution.kappa,
@@ -108,6 +108,12 @@ def separated(layer: Layer, scale: str) -> tuple[Layer, str]:
     return replace(changed, definitions=(*layer.definitions, product)), name
 
 
+def _without_own_equation(program: Program, name: str) -> Program:
+    """The product is no definition of the derivation, so no equation says what it is."""
+    named = (replace(i, equation="") if i.target.name == name else i for i in program.instructions)
+    return replace(program, instructions=tuple(named))
+
+
 def _rescaling(program: Program) -> Rescaling:
     """Return the input in units of one number an image."""
     source = program.inputs[0]
@@ -118,12 +124,6 @@ def _rescaling(program: Program) -> Rescaling:
 def _magnitude(program: Program, rescaling: Rescaling, scale: str) -> Magnitude:
     entry = program.values[scale].entry
     return Magnitude(rescaling.magnitude, entry, tuple(i for i in entry.indices if i != BATCH))
-
-
-def _named_magnitude(program: Program, rescaling: Rescaling, scale: str) -> Program:
-    """Return the program with the magnitude of each image as a value that nothing reads yet."""
-    instructions = (*program.instructions, _magnitude(program, rescaling, scale))
-    return replace(program, instructions=instructions)
 
 
 def _rescaled(program: Program, rescaling: Rescaling, scale: str) -> Program:

@@ -74,8 +74,6 @@ def reverse(
     output = program.values[program.outputs[0]]
     cotangent = Value(next(n for n in ("g", "g_out", "cotangent") if n not in program.values), output.indices)
     sweep = _Reverse(program, cotangent)
-    if rescaling and rescaling.value.name not in program.values:
-        sweep.emitter.append(rescaling.definition)
     results = [sweep.result(name, rescaling) for name in with_respect_to]
     inputs = (cotangent, *program.inputs, *(program.values[name] for name in saved))
     again = tuple(i for i in program.instructions if i.target.name not in saved)

@@ -16,7 +16,13 @@ FORMULAS = [
     r"F\.linear\(",
     r"addcmul|mul_|addmm",
 ]
-ALLOWED = {"_rows.py.jinja": {"sqrt"}, "_checks.py.jinja": set()}
+LENGTHS = r"\+\s*1\b(?!\])"  # of windows and kernels, which are no part of a map
+ALLOWED = {
+    "_rows.py.jinja": {"sqrt"},
+    "_patches.py.jinja": {LENGTHS, r"addcmul|mul_|addmm"},
+    "_patch_checks.py.jinja": {LENGTHS},
+    "patch_modules.py.jinja": {LENGTHS},
+}
 
 
 def without_holes(text):

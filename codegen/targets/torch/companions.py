@@ -1,4 +1,4 @@
-"""What a package holds beside its families of maps: attention, conversion of models, self factors.
+"""What a package holds beside its families of maps: attention, PatchNorm, conversion of models, self factors.
 
 Each file is the template of its name with a context; what a user may import from it is listed in ``__init__.py``.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from codegen.self_factors import self_factors
 from codegen.targets.torch.attention_files import SUFFIX, attention_context
+from codegen.targets.torch.patch_files import FUNCTIONS, MODULES, patch_contexts, patch_maps
 from codegen.targets.torch.self_factor_file import self_factor_context
 from codegen.targets.torch.words import Family, pascal
 from codegen.value_path import NAME, value_path
@@ -28,11 +29,17 @@ class Export:
 
 @dataclass(frozen=True)
 class Companions:
-    """Contexts by file name, public names, and the digests of the maps that the files hold, by the map's name."""
+    """Contexts by file name, public names, and the digests of the maps that the files hold, by the map's name.
+
+    ``templates`` names the template of a file where several files have one; ``functions`` are public names of
+    ``functional`` that stand in another file, by that file.
+    """
 
     contexts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     exports: tuple[Export, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
+    templates: Mapping[str, str] = field(default_factory=dict)
+    functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def companions(families: Sequence[Family]) -> Companions:
@@ -41,10 +48,11 @@ def companions(families: Sequence[Family]) -> Companions:
     direction = next((f for f in families if f.kind == "normalising" and f.without_bias is not None), None)
     if NAME not in found or direction is None:
         return Companions()
-    path = value_path()
+    path, patches = value_path(), patch_contexts(patch_maps())
     attention = pascal(NAME) + SUFFIX
     return Companions(
         contexts={
+            **{name: context for name, (_, context) in patches.items()},
             **attention_context(found[NAME], direction, path),
             "conversion.py": {
                 "attention": attention,
@@ -61,8 +69,13 @@ def companions(families: Sequence[Family]) -> Companions:
                 "conversion", ("convert", "revert"), "convert, revert", "put them in the place of torch's, and back"
             ),
             Export(
+                "patch_modules", MODULES, "PatchNormConv2d, ...", "convolutions that divide each patch by its length"
+            ),
+            Export(
                 "self_factors", ("self_factor",), "self_factor(module, x)", "K_ss of each sample, of torch's layers too"
             ),
         ),
-        digests={path.solution.mapped.name: path.digest},
+        digests={path.solution.mapped.name: path.digest, **{m.plan.layer.name: m.plan.digest for m in patch_maps()}},
+        templates={name: template for name, (template, _) in patches.items()},
+        functions={"_patch_functional": FUNCTIONS},
     )

@@ -3,44 +3,56 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from codegen.targets.torch.angle_file import angle_context
 from codegen.targets.torch.companions import companions
 from codegen.targets.torch.function_file import function_context
-from codegen.targets.torch.words import Family, family_context, quoted
-from codegen.targets.torch.wrap import fill, raised, signature
+from codegen.targets.torch.words import AngleFamily, Family, family_context, quoted
+from codegen.targets.torch.wrap import fill, imported, raised, signature
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def files(families: Sequence[Family]) -> dict[str, str]:
+def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
     """Return the text of every file by its name in the package."""
     result: dict[str, str] = {}
+    for angle in angles:
+        context = angle_context(angle.with_bias)
+        result[f"{context['module']}.py"] = _render("angle_function.py.jinja", context)
+        result["_radius.py"] = _render("_radius.py.jinja", {})
     for family in families:
         for plan in family.plans:
             context = function_context(plan, with_bias=plan is family.with_bias)
             result[f"{context['module']}.py"] = _render("function.py.jinja", context)
-    shared = _shared(families)
-    functions = quoted(sorted(c["function"] for c in shared["families"]))
-    result["functional.py"] = _render("functional.py.jinja", {**shared, "exported": functions})
+    shared, more = _shared([*families, *angles]), companions(families)
+    result["functional.py"] = functions_text([*families, *angles], more.functions)
     result["modules.py"] = _render("modules.py.jinja", {**shared, "exported": quoted(shared["modules"])})
-    more = companions(families)
-    result |= {name: _render(f"{name}.jinja", dict(context)) for name, context in more.contexts.items()}
+    for name, known in more.contexts.items():
+        result[name] = _render(f"{more.templates.get(name, name)}.jinja", dict(known))
     public = sorted([*shared["modules"], "functional", *(name for export in more.exports for name in export.names)])
-    result["__init__.py"] = _render(
-        "__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted(public)}
-    )
+    result["__init__.py"] = _render("__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted(public)})
     for helper in ("_rows.py", "_checks.py"):
         result[helper] = _render(f"{helper}.jinja", {})
     result["py.typed"] = ""
     return result
 
 
-def _shared(families: Sequence[Family]) -> dict[str, Any]:
+def functions_text(
+    families: Sequence[Family | AngleFamily], borrowed: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """Return the text of ``functional.py``; ``borrowed`` are names that it takes from other files, by the file."""
+    shared, more = _shared(families), dict(borrowed or {})
+    functions = [*(c["function"] for c in shared["families"]), *(name for names in more.values() for name in names)]
+    context = {**shared, "borrowed": more, "exported": quoted(sorted(functions))}
+    return _render("functional.py.jinja", context)
+
+
+def _shared(families: Sequence[Family | AngleFamily]) -> dict[str, Any]:
     """Return what the files that hold several families need."""
     bare = [family.name for family in families if family.without_bias is not None]
     contexts = [family_context(family, bare) for family in families]
@@ -69,5 +81,5 @@ def _render(template: str, context: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(fill=fill, signature=signature, raised=raised)
+    environment.globals.update(fill=fill, imported=imported, signature=signature, raised=raised)
     return re.sub(r"\n+\Z", "\n", environment.get_template(template).render(context))

@@ -34,6 +34,12 @@ def signature(name: str, arguments: Sequence[str], returns: str, indent: int = 0
     return f"def {name}(\n{inner}\n{pad}) -> {returns}:"
 
 
+def imported(home: str, names: Sequence[str]) -> str:
+    """Return an import, its names filled in lines of their own if they are too many for one."""
+    whole = f"from {home} import {', '.join(names)}"
+    return whole if len(whole) <= WIDTH else f"from {home} import (\n    {fill(', '.join(names), 4)},\n)"
+
+
 def raised(error: str, message: str, indent: int) -> str:
     """Return a ``raise`` statement; a message that is too long for a line is split between words."""
     pad = " " * indent

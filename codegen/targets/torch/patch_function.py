@@ -1,0 +1,135 @@
+"""The file of one map of a convolution: its scale, its gradients and its ``torch.autograd.Function``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from codegen.patches import PatchPlan
+from codegen.program import Program
+from codegen.targets.torch.patch_family import PatchMap
+from codegen.targets.torch.patch_printer import PatchPrinter
+from codegen.targets.torch.words import listed
+from derive.export.text import text
+from derive.forward_map import Definition
+
+_HELPERS = Path(__file__).parent / "templates" / "_patches.py.jinja"
+
+
+def patch_context(chosen: PatchMap) -> dict[str, Any]:
+    """Return what ``patch_function.py.jinja`` needs."""
+    plan = chosen.plan
+    source = plan.input_names[0]
+    context: dict[str, Any] = {
+        **_headings(chosen),
+        **_signatures(plan),
+        **_forward_lines(plan, source),
+        "scale_lines": _lines(PatchPrinter(plan.scale, source)),
+        "tangent_lines": _lines(PatchPrinter(plan.tangent, source)),
+        "portable": _blocks(plan.backward_scaled, PatchPrinter(plan.backward_scaled, source)),
+        "in_place": _in_place(plan, source),
+    }
+    printed = str(context)
+    context["quick"] = "difference(" not in printed
+    known = re.findall(r"^def ([a-z]\w*)\(", _HELPERS.read_text(encoding="utf-8"), re.MULTILINE)
+    used = [name for name in known if re.search(rf"\b{name}\(", printed)]
+    more = {"Geometry", "rounded", *(["squares_without_graph"] if context["quick"] else [])}
+    context["helpers"] = sorted({*used, *more}, key=lambda n: (not n[0].isupper(), n))
+    arguments = [f"{source}: Tensor", f"{plan.kappa}: float", "geometry: Geometry"]
+    context["scale_arguments"] = [*arguments, *(["squares: Squares = squares"] if context["quick"] else [])]
+    return context
+
+
+def _headings(chosen: PatchMap) -> dict[str, Any]:
+    plan = chosen.plan
+    definitions = plan.layer.definitions
+    return {
+        "title": chosen.title,
+        "formulas": [_equation(d) for d in (plan.layer.output, *reversed(definitions))],
+        "scale_formula": next(_equation(d) for d in definitions if d.name == plan.scale_name),
+        "digest": plan.digest,
+        "function_class": chosen.function_class,
+        "parameters": listed([f"``{name}``" for name in plan.input_names]),
+    }
+
+
+def _equation(definition: Definition) -> str:
+    return f"{text(definition.entry)} = {text(definition.expression)}"
+
+
+def _signatures(plan: PatchPlan) -> dict[str, Any]:
+    inputs, kappa = list(plan.input_names), str(plan.kappa)
+    settings = [f"{kappa}: float", "geometry: Geometry"]
+    tensors = [f"{name}: Tensor" for name in inputs]
+    gradient = [v.name for v in plan.backward_scaled.inputs]
+    programs = (plan.backward, plan.backward_scaled, plan.tangent, plan.scale)
+    saved = [n for n in inputs if any(v.name == n for program in programs for v in program.inputs)]
+    results = plan.backward.outputs
+    return {
+        "scale_name": plan.scale_name,
+        "product": plan.product,
+        "output": plan.forward.outputs[0],
+        "scale_call": f"{inputs[0]}, {kappa}, geometry",
+        "portable_arguments": [*tensors, *settings],
+        "portable_call": ", ".join([*inputs, kappa, "geometry"]),
+        "forward_arguments": [*tensors, *settings, "recompute: bool"],
+        "gradient_arguments": [*(f"{n}: Tensor" for n in gradient), *settings, "wanted: tuple[bool, ...]"],
+        "gradient_call": ", ".join([*gradient, kappa, "geometry"]),
+        "forward_names": ", ".join([*(n if n in saved else "_" for n in inputs), f"ctx.{kappa}", "ctx.geometry"]),
+        "saved_inputs": ", ".join(saved),
+        "saved_count": len(saved),
+        "none_yet": " = ".join(results),
+        "returned": ", ".join(results),
+        "tangent_arguments": ["ctx: Any", *(f"{n}_t: Tensor" for n in inputs), "*_: None"],
+        "tangent_output": plan.tangent.outputs[0],
+    }
+
+
+def _forward_lines(plan: PatchPlan, source: str) -> dict[str, list[str]]:
+    """The product, then the output, which overwrites it, or not where the product is kept."""
+    forward, product = plan.forward, plan.product
+    before = {i.target.name for i in forward.needed_for([product])}
+    after = {i.target.name for i in forward.instructions} - before
+    keeping = replace(forward, outputs=(*forward.outputs, product))
+    return {
+        "product_lines": _lines(PatchPrinter(forward, source, in_place=True), before),
+        "output_lines": _lines(PatchPrinter(forward, source, in_place=True), after),
+        "kept_lines": _lines(PatchPrinter(keeping, source, in_place=True), after),
+        "forward_scaled_lines": _lines(PatchPrinter(plan.forward_scaled, source)),
+    }
+
+
+def _in_place(plan: PatchPlan, source: str) -> dict[str, Any]:
+    """Blocks of the backward pass; what computes the product again stands early, to be left out if it was kept."""
+    kept = {i.target.name for i in plan.backward_kept.instructions}
+    again = {i.target.name for i in plan.backward.instructions} - kept
+    printer = PatchPrinter(plan.backward, source, in_place=True)
+    merged, call = printer.merged()
+    blocks = _blocks(plan.backward, printer, leave_out=again | merged)
+    blocks["shared"] += call
+    before = {i.target.name for i in plan.backward.needed_for([plan.product])} - again
+    for block, result in zip(blocks["blocks"], plan.backward.outputs, strict=True):
+        needed = {i.target.name for i in plan.backward.needed_for([result])} & again
+        early = block["names"] & before if needed else set()
+        block["before"], block["lines"] = _lines(printer, early), _lines(printer, block["names"] - early)
+        block["again"] = _lines(printer, needed)
+    return blocks
+
+
+def _blocks(program: Program, printer: PatchPrinter, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the lines that several results share, then for each result, by its position, the lines of its own."""
+    needs = {o: {i.target.name for i in program.needed_for([o])} - set(leave_out) for o in program.outputs}
+    shared = {n for o, names in needs.items() for n in names if any(n in needs[p] for p in needs if p != o)}
+    blocks = [
+        {"position": k, "names": needs[o] - shared, "lines": _lines(printer, needs[o] - shared)}
+        for k, o in enumerate(program.outputs)
+    ]
+    return {"shared": _lines(printer, shared), "blocks": blocks}
+
+
+def _lines(printer: PatchPrinter, names: Iterable[str] | None = None) -> list[str]:
+    found: Sequence[Any] = printer.lines(names)
+    return [printed for line in found for printed in line.printed()]
