@@ -18,6 +18,7 @@ from derive.algebra.equality import equal
 from derive.backward_pass import backward
 from derive.cancel import Solutions
 from derive.check import checked_map
+from derive.declare import forward
 from derive.forward_map import Layer
 from derive.properties import r
 from derive.record import CancellingMap
@@ -270,6 +271,19 @@ def test_what_has_no_map_says_why(name: str) -> None:
     found = {m.layer.name for m in solutions}
     assert found == ({name} if kind == "non-normalising" else {p.name for p in derive.layer(name).parts})
     assert "affine-like" not in {m.name for m in solutions if kind == "non-normalising"}
+
+
+def test_a_scalar_called_kappa_is_not_taken_for_the_one_to_reach() -> None:
+    layer = forward(
+        "scaled",
+        sizes="n m",
+        inputs={"x": "n"},
+        parameters={"W": "m n"},
+        scalars="kappa",
+        formulas=["z[i] = kappa*sum[j](W[i, j]*x[j])"],
+    )
+    solutions = derive.solve(layer)
+    assert not solutions.maps and "rename it" in solutions.refusals[0].reason
 
 
 def test_attention_has_the_maps_of_its_parts() -> None:

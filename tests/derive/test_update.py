@@ -252,7 +252,7 @@ class Variant:
     order: int | None = 1
 
     def trial(self) -> Trial:
-        axes = {"W": "m n", "b": "m", "x": "n", "y": "n", "V": "m n"}
+        axes = {"W": "m n", "b": "m", "x": "n", "y": "n", "V": "m n", "past": "m"}
         made = forward(
             "unseen",
             sizes="n m",
@@ -284,6 +284,10 @@ def first_column_twice(v: Named, sizes: Sizes) -> torch.Tensor:
 
 def two_inputs(v: Named, sizes: Sizes) -> torch.Tensor:
     return affine(v, sizes) + v["y"] @ v["W"].T
+
+
+def skipping(v: Named, sizes: Sizes) -> torch.Tensor:
+    return affine(v, sizes) + v["past"] ** 2
 
 
 def tied(v: Named, sizes: Sizes) -> torch.Tensor:
@@ -327,6 +331,9 @@ UNSEEN: dict[str, Variant] = {
         two_inputs,
         total((x[s, j] + y[s, j]) ** 2, j) + 1,
         inputs=("x", "y"),
+    ),
+    "a skip connection": Variant(
+        ("z[i] = past[i]**2 + sum[j](W[i, j]*x[j]) + b[i]",), skipping, square + 1, inputs=("x", "past")
     ),
     "two weights": Variant(
         ("z[i] = sum[j](W[i, j]*x[j]) + sum[j](V[i, j]*x[j]**2)",),

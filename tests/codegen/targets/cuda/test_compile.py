@@ -33,10 +33,14 @@ def report(source, element, architecture):
     return kernels
 
 
+SELDOM = [pytest.mark.slow]
+NAMES = ["affine_like", *(pytest.param(n, marks=SELDOM) for n in ("norm_like", "norm_like_without_bias"))]
+
+
 @needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("name", ["affine_like", "norm_like", "norm_like_without_bias"])
+@pytest.mark.parametrize("name", NAMES)
 def test_nvcc_has_nothing_to_say(folder, name, element, architecture):
     source = folder / f"_cuda_{name}.cu"
     kernels = report(source, element, architecture)

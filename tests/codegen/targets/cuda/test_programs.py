@@ -34,7 +34,7 @@ ANGLES = {
     "tanh r": sympy.tanh(r),
     "pi r / (2 + 2 r)": sympy.pi * r / (2 * (1 + r)),
 }
-SLOW = {"tanh r", "pi r / (2 + 2 r)"}  # to differentiate
+SLOW = {"arctan 2r", "tanh r", "pi r / (2 + 2 r)"}  # to differentiate
 
 
 def run(host, program):
