@@ -1,4 +1,4 @@
-"""A layer from a text file as code: equal to its twin divided by autograd's own self factor, and aligned by one step."""
+"""A layer from a text file as code: equal to its twin divided by autograd's self factor, aligned by one step."""
 
 from __future__ import annotations
 
