@@ -24,7 +24,7 @@ from derive.algebra.equality import equal, factored
 from derive.algebra.index import Index
 from derive.algebra.normal import normalise
 from derive.backward_pass import backward
-from derive.family import Family, energy_symbol, isotropic_family, split_by_parameter
+from derive.family import Family, energy_symbol, isotropic_family, skipped_part, split_by_parameter
 from derive.forward_map import Definition, Layer
 from derive.inseparable import inseparability, overlapping
 from derive.kernel_forms import strip_unit_deltas
@@ -84,6 +84,9 @@ def solve(layer: Layer, angle: Expr | None = None) -> Solutions:
     value = factored(normalise(expand_definitions(derivation.self_factor.expression, layer.scope)))
     if not value.atoms(Index):
         reason = f"the self factor is the constant {value}: every sample already moves alike, nothing to correct"
+        return Solutions(layer, (), (Refusal("any", reason),))
+    if kappa in layer.scalars:
+        reason = "a scalar of the layer is called kappa, as is the self factor that a map is to reach: rename it"
         return Solutions(layer, (), (Refusal("any", reason),))
     family = isotropic_family(layer, derivation)
     if family.constant == 0:
@@ -215,7 +218,8 @@ def _mapped_layer(family: Family, name: str, f: Expr, h: Expr) -> Layer:
             definitions.append(Definition(_unused(layer, "h"), over, offset))
             offset = definitions[-1].entry
         parts = split_by_parameter(layer)
-        output = Add(*((scale.entry if p in family.weights else offset) * part for p, part in parts.items()))
+        scaled = ((scale.entry if p in family.weights else offset) * part for p, part in parts.items())
+        output = Add(*scaled, skipped_part(layer))
     scalars = tuple(sorted(set(layer.scalars) | {kappa}, key=str))
     mapped_name = map_id(layer, name)
     return replace(

@@ -41,13 +41,21 @@ class Family:
 
 
 def split_by_parameter(layer: Layer) -> dict[str, Expr]:
-    """Return the part of the output carried by each parameter; the parts add up to the output."""
+    """Return the part of the output carried by each parameter; with ``skipped_part`` they add up to the output."""
+    return {name: part for name, part in _parts(layer).items() if name}
+
+
+def skipped_part(layer: Layer) -> Expr:
+    """Return the part of the output that carries no parameter: a skip connection, which no update moves."""
+    return _parts(layer).get("", sympy.S.Zero)
+
+
+def _parts(layer: Layer) -> dict[str, Expr]:
     expanded = normalise(expand_definitions(layer.output.expression, layer.parametric_scope))
-    parts: dict[str, list[Expr]] = {p.name: [] for p in layer.parameters}
+    parts: dict[str, list[Expr]] = {p.name: [] for p in layer.parameters} | {"": []}
     for term in Add.make_args(expanded):
         mentioned = term.atoms(IndexedBase)
-        owner = next(p.name for p in layer.parameters if p.base in mentioned)
-        parts[owner].append(term)
+        parts[next((p.name for p in layer.parameters if p.base in mentioned), "")].append(term)
     return {name: Add(*terms) for name, terms in parts.items() if terms}
 
 
