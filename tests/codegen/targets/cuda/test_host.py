@@ -80,7 +80,7 @@ def test_error_stays_at_the_rounding_of_the_result(host, name, dtype, shape):
     for k, (ours, exact) in enumerate(zip(*both(host, name, inputs, g), strict=True)):
         assert ours.dtype == dtype and ours.shape == exact.shape
         rounded_twice = dtype.itemsize < 4 and k == 2  # dW is a product with the scaled input, itself rounded
-        floor = ROUNDING[dtype] * (1.65 if rounded_twice else 1.2 if k == 3 else 1.1)  # db sums few rounded numbers
+        floor = ROUNDING[dtype] * (1.8 if rounded_twice else 1.2 if k == 3 else 1.1)  # db sums few rounded numbers
         if exact.detach().norm() > 1e-8:
             assert error(ours, exact) <= floor * (1 if exact.numel() >= 200 else 2), k
 
