@@ -3,15 +3,21 @@
 import copy
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
+import sympy
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 import affine_divergence as ad
-from codegen.targets.torch.patch_files import patch_maps
+import derive
+from codegen.patches import patch_plan
 from codegen.targets.torch.patch_printer import PatchPrinter
+from derive.algebra.nodes import rename
 
 DOUBLE = torch.float64
 KAPPA = 1.7
@@ -240,9 +246,65 @@ def test_what_a_caller_gets_wrong_is_said(call, error, words):
         call()
 
 
-@pytest.mark.slow
-def test_the_files_are_printed_from_plans_that_follow_the_mathematics():
-    """Another scale, kappa replaced, prints other lines; nothing about the maps is held in a template."""
-    (found,) = [m for m in patch_maps() if m.function_class == "PatchAffineLike"]
-    (line,) = [line for line in PatchPrinter(found.plan.scale, "x").lines() if line.target == "f"]
-    assert line.text == "math.sqrt(kappa) / torch.sqrt(E + 1)"
+MUTATIONS = {
+    "three times the scale": ("f", lambda e: 3 * e, "3 * math.sqrt(kappa) / torch.sqrt(E + 1)"),
+    "another constant": ("f", lambda e: e.subs(*_length(e, 4)), "math.sqrt(kappa) / torch.sqrt(E + 5)"),
+}
+
+
+def _length(expression, more):
+    (length,) = expression.atoms(sympy.Indexed)
+    return length, length + more
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_emitted_lines_follow_the_mathematics(name):
+    """Nothing about the maps is held in a template: another scale prints another scale, and another gradient."""
+    changed, change, expected = MUTATIONS[name]
+    solution = derive.solve(derive.layer("convolution-1d"))["affine-like"]
+    definitions = tuple(
+        replace(d, expression=change(d.expression)) if d.name == changed else d for d in solution.mapped.definitions
+    )
+    mutant = replace(solution, mapped=replace(solution.mapped, definitions=definitions))
+    plans = patch_plan(solution), patch_plan(mutant)
+    scale, other = (next(p for p in PatchPrinter(plan.scale, "x").lines() if p.target == "f").text for plan in plans)
+    assert scale == "math.sqrt(kappa) / torch.sqrt(E + 1)" and other == expected
+    if "times" in name:
+        old, new = ({line.text for line in PatchPrinter(p.backward, "x", in_place=True).lines()} for p in plans)
+        assert old != new
+
+
+def test_twice_the_bias_is_printed_as_twice_the_bias():
+    solution = derive.solve(derive.layer("convolution-1d"))["norm-like"]
+    output = solution.mapped.output.expression
+    entries = {e: 2 * e for e in output.atoms(sympy.Indexed) if str(e.base) == "b"}
+    mutant = replace(solution, mapped=solution.mapped.with_output(rename(output, entries)))
+    lines = [line.text for line in PatchPrinter(patch_plan(mutant).forward, "x", in_place=True).lines()]
+    assert any("2 * b" in line for line in lines)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    axes=st.integers(1, 2),
+    kernel=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 3),
+    dilation=st.integers(1, 3),
+    groups=st.sampled_from([1, 2, 4]),
+    form=st.sampled_from(["affine-like", "norm-like"]),
+    transposed=st.booleans(),
+)
+def test_any_geometry(axes, kernel, stride, padding, dilation, groups, form, transposed):
+    name = f"Conv{'Transpose' if transposed else ''}{axes}d"
+    chosen = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    module, x = layer(name, {**chosen, "groups": groups, "form": form}), example(name, requires_grad=True)
+    shapes = [(n - 1) * stride + dilation * (kernel - 1) + 1 - 2 * padding for n in x.shape[2:]]
+    fits = min(shapes) > 0 if transposed else min(x.shape[2:]) + 2 * padding > dilation * (kernel - 1)
+    if not fits:
+        with pytest.raises(ValueError, match="pad"):
+            module(x)
+        return
+    ours, theirs = module(x), reference(module, x)
+    torch.testing.assert_close(ours, theirs)
+    cotangent, wanted = torch.randn_like(theirs), [x, *module.parameters()]
+    torch.testing.assert_close(*(torch.autograd.grad(z, wanted, cotangent) for z in (ours, theirs)))
