@@ -77,9 +77,9 @@ def reference(module, x):
         sums = module.weight.flatten(1).sum(1).reshape(-1, *[1] * (x.dim() - 2))
         y, energy = y - mean.repeat_interleave(4 // m, 1) * sums, energy - entries * mean**2
     energy = energy.repeat_interleave(4 // m, 1)
-    energy = torch.where(energy == 0, 1, energy)  # nothing adds to this position, so y is zero as well
     if module.form == "affine-like":
         return math.sqrt(KAPPA) * (y + bias) / torch.sqrt(energy + 1)
+    energy = torch.where(energy == 0, 1, energy)  # nothing adds to this position, so y is zero as well
     return math.sqrt(KAPPA - (module.bias is not None)) * y / torch.sqrt(energy) + bias
 
 
