@@ -305,8 +305,10 @@ def _check_positions(program: str, instruction: Placed) -> None:
     own = instruction.operand.indices if isinstance(instruction, Scatter) else instruction.target.indices
     if free - set(own):
         raise ProgramError(f"program {program!r}: {instruction.target.name!r} has no axis for {free - set(own)}")
-    axes = instruction.target.indices if isinstance(instruction, Scatter) else instruction.reads[0].indices
-    if not isinstance(instruction, Mask) and len(axes) != len(instruction.positions):
+    if isinstance(instruction, Mask):
+        return
+    axes = (instruction.target if isinstance(instruction, Scatter) else instruction.operand).indices
+    if len(axes) != len(instruction.positions):
         raise ProgramError(f"program {program!r}: {instruction.target.name!r} needs a position for each axis")
 
 
