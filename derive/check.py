@@ -131,7 +131,7 @@ def _guards(step: Step) -> set[Expr]:
 
 def _volume(attempt: int) -> int:
     """Bound the product of the axes: where roots seldom exist, later points are smaller."""
-    return 64 if attempt < 8 else 16 if attempt < 16 else (6, 4, 3, 2)[attempt % 4]
+    return 200 if attempt < 8 else 16 if attempt < 16 else (6, 4, 3, 2)[attempt % 4]
 
 
 @dataclass(frozen=True)
