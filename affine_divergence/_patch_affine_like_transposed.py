@@ -12,7 +12,7 @@
 reads anyway. The formulas are written for two axes of space; those for one and three differ in nothing else, and
 neither does the code. Tensors are laid out as in ``_patches``.
 
-Derivation (SHA-256 of the map): b25d766b6fc3574fec9770b46208d7cd64b9bf53aa18a702cc2bdadb55d2f5fa
+Derivation (SHA-256 of the map): f78ad2981ff98da708519563dc6fb6747786d6219f7dd5ca8c3e758078d52452
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """norm-like (normalising) transposed convolution.
 
-    z[s,g,o,qh,qw] = f[s,g,qh,qw]*sum[j,k,l](W[g,j,o,qh/dilationh + paddingh/dilationh -
-        strideh*k/dilationh,qw/dilationw + paddingw/dilationw - stridew*l/dilationw]*x[s,g,j,k,l]*divides(dilationh, qh
-        + paddingh - strideh*k)*divides(dilationw, qw + paddingw - stridew*l)*within(qh/dilationh + paddingh/dilationh -
-        strideh*k/dilationh, Kh)*within(qw/dilationw + paddingw/dilationw - stridew*l/dilationw, Kw)) + b[g,o]
+    z[s,g,o,qh,qw] = f[s,g,qh,qw]*sum[j,k,l](W[g,j,o,k,l]*x[s,g,j,qh/strideh + paddingh/strideh -
+        dilationh*k/strideh,qw/stridew + paddingw/stridew - dilationw*l/stridew]*divides(strideh, qh + paddingh -
+        dilationh*k)*divides(stridew, qw + paddingw - dilationw*l)*within(qh/strideh + paddingh/strideh -
+        dilationh*k/strideh, Lh)*within(qw/stridew + paddingw/stridew - dilationw*l/stridew, Lw)) + b[g,o]
     f[s,g,qh,qw] = sqrt(kappa - 1)/sqrt(E[s,g,qh,qw])
     E[s,g,qh,qw] = sum[j,k,l](x[s,g,j,qh/strideh + paddingh/strideh - dilationh*k/strideh,qw/stridew + paddingw/stridew
         - dilationw*l/stridew]**2*divides(strideh, qh + paddingh - dilationh*k)*divides(stridew, qw + paddingw -
@@ -14,7 +14,7 @@
 reads anyway. The formulas are written for two axes of space; those for one and three differ in nothing else, and
 neither does the code. Tensors are laid out as in ``_patches``.
 
-Derivation (SHA-256 of the map): 28733be9efa9b63d8e87519fc8843bdd1b4dfbccfb0ebf8d01b3538b233fcf2a
+Derivation (SHA-256 of the map): 0262b6ed526c5e20da7eb57bf27b82d2481701feaedc48ebfe5c46182e00e89b
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@
 reads anyway. The formulas are written for two axes of space; those for one and three differ in nothing else, and
 neither does the code. Tensors are laid out as in ``_patches``.
 
-Derivation (SHA-256 of the map): ecb1fabe8fbe8352ec03cc0892896baf500ebb9e4bfcadb70ff8c63d92d0db5b
+Derivation (SHA-256 of the map): 1200751a61d37b6d171ffc7ac5d69cf15d5bc3bfb09626a07472a7b6165fdac4
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ Key = tuple[object, ...]
 class Emitter:
     """Collects instructions; ``demanded`` are the contractions of two tensors that the results ask for themselves.
 
-    ``space`` holds the axis lengths that links join: positions, not features.
+    ``space`` holds the axis lengths that links join: positions, not features. ``taken`` are names that are to be given
+    later.
     """
 
     values: dict[str, Value]
@@ -40,6 +41,7 @@ class Emitter:
     instructions: list[Instruction] = field(default_factory=list)
     demanded: set[Key] = field(default_factory=set)
     emitted: dict[Key, tuple[Value, tuple[Index, ...]]] = field(default_factory=dict)
+    taken: frozenset[str] = frozenset()
 
     def assign(self, target: Value, expression: Expr, equation: str = "") -> None:
         """Emit instructions so that ``target`` holds ``expression``, a normal form over values known so far."""
@@ -192,7 +194,7 @@ class Emitter:
     def fresh(self, stem: str) -> str:
         """Return an unused name: the stem, with a number if need be."""
         names = itertools.chain([stem], (f"{stem}{k}" for k in itertools.count(2)))
-        return next(n for n in names if n not in self.values)
+        return next(n for n in names if n not in self.values and n not in self.taken)
 
 
 def _signature(operands: Sequence[Indexed], summed: Sequence[Index]) -> tuple[Key, tuple[Index, ...]]:

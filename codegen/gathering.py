@@ -10,7 +10,6 @@ Sums then are contractions of plain entries. ``codegen.lower`` comes first: it k
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +17,12 @@ from functools import partial
 import sympy
 from sympy import Expr, Indexed, Mul
 
+from codegen.adjoint import gradient_name
 from codegen.arrange import support
 from codegen.emit import Emitter, Key
 from codegen.placement import indices_of, placement
 from codegen.program import Gather, Instruction, Mask, Pointwise, Program, Value, name_of
+from codegen.tangent import tangent_name
 from derive.algebra.eliminate import is_guard
 from derive.algebra.index import Index
 from derive.algebra.nodes import Divides, IndexedSum, IndexTensor, Within, rename, tensor
@@ -38,6 +39,7 @@ def lower_gathered(layer: Layer) -> Program:
     inputs = tuple(_declared(t) for t in (*layer.inputs, *layer.parameters))
     definitions = (*layer.definitions, layer.output)
     taken = frozenset({d.name for d in definitions} | {str(size) for size in layer.sizes})
+    taken |= {gradient_name(v.name) for v in inputs}
     emitter = GatheringEmitter({v.name: v for v in inputs}, taken=taken)
     for definition in definitions:
         word = "forward" if definition is layer.output else f"define-{definition.name}"
@@ -55,18 +57,13 @@ def _declared(tensor: Tensor) -> Value:
 
 @dataclass
 class GatheringEmitter(Emitter):
-    """An emitter that gathers; what was gathered, masked or computed pointwise once is not computed again.
-
-    ``taken`` are names that later values have.
-    """
+    """An emitter that gathers; what was gathered, masked or computed pointwise once is not computed again."""
 
     placed: dict[object, Value] = field(default_factory=dict)
-    taken: frozenset[str] = frozenset()
 
     def fresh(self, stem: str) -> str:
-        """Return an unused name that no later definition and no size has: the stem, with a number if need be."""
-        names = itertools.chain([stem], (f"{stem}{k}" for k in itertools.count(2)))
-        return next(n for n in names if n not in self.values and n not in self.taken)
+        """Return an unused name that is no tangent's: the stem, with a number if need be."""
+        return super().fresh("product" if stem.endswith(tangent_name("")) else stem)
 
     def assign(self, target: Value, expression: Expr, equation: str = "") -> None:
         """Emit instructions so that ``target`` holds ``expression``, a normal form over values known so far."""

@@ -92,7 +92,7 @@ class _Reverse:
 
     def __init__(self, program: Program, cotangent: Value) -> None:
         self._program = program
-        self.emitter = _emitter(program, (cotangent,))
+        self.emitter = _emitter(program, (cotangent,), {f"d{v.name}" for v in program.inputs})
         self._terms: dict[str, list[Expr]] = {program.outputs[0]: [cotangent.entry]}
         for instruction in reversed(program.instructions):
             name = instruction.target.name
@@ -185,7 +185,7 @@ def forward_mode(program: Program, saved: Sequence[str]) -> Program:
     Its inputs are the forward inputs, ``saved`` and the tangents; its equation is named ``<program>/tangent``.
     """
     tangents = tuple(Value(tangent_name(v.name), v.indices) for v in program.inputs)
-    emitter = _emitter(program, tangents)
+    emitter = _emitter(program, tangents, {tangent_name(i.target.name) for i in program.instructions})
     moving = {v.name for v in program.inputs}
     for instruction in program.instructions:
         terms = [] if isinstance(instruction, Constant) else _tangent_terms(emitter, instruction, moving)
@@ -241,8 +241,8 @@ def _moved(entry: Indexed) -> Indexed:
     return Value(tangent_name(name_of(entry)), tuple(entry.indices)).entry
 
 
-def _emitter(program: Program, more: Sequence[Value]) -> Emitter:
-    """Return an emitter that knows every value of a program and its axes of space."""
+def _emitter(program: Program, more: Sequence[Value], taken: set[str]) -> Emitter:
+    """Return an emitter that knows every value of a program, its axes of space and the names that are to come."""
     links = [link for i in program.instructions if isinstance(i, Convolve) for link in i.links]
     space = {index.size for link in links for index in link.indices}
-    return Emitter({**program.values, **{v.name: v for v in more}}, space)
+    return Emitter({**program.values, **{v.name: v for v in more}}, space, taken=frozenset(taken))

@@ -20,22 +20,22 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import sympy
-from sympy import Expr, IndexedBase, KroneckerDelta
+from sympy import Expr, IndexedBase
 
 from derive.algebra.differentiate import carry_out, expand_definitions
 from derive.algebra.eliminate import free_indices
 from derive.algebra.equality import equal
-from derive.algebra.evaluate import Environment, Point, evaluate
+from derive.algebra.evaluate import Environment, Point, Witness, edges, evaluate
 from derive.algebra.fields import Modular, NotEvaluable, Real
 from derive.algebra.index import Index
-from derive.algebra.nodes import Divides, Within
+from derive.algebra.normal import normalise
 from derive.forward_map import Definition
 from derive.record import CancellingMap, Derivation, Status, Step, Verdict
 
 _LEAST = 3
-_ATTEMPTS = 60
-_MAX_ENTRIES = 12
-_MAX_OPERATIONS = 200
+_ATTEMPTS = 100
+_FEW_ENTRIES, _MANY_ENTRIES = 12, 40
+_MAX_OPERATIONS = 1_000
 
 Scope = Mapping[IndexedBase, Definition]
 
@@ -75,7 +75,10 @@ def _provable(step: Step, scope: Scope) -> bool:
         return True
     moved = {d.name for d in step.scope if d.name.endswith("'")}
     outer = {base: d for base, d in scope.items() if d.name in moved or f"{d.name}'" in moved or d.entry == step.target}
-    if equal(expand_definitions(before, outer), expand_definitions(after, outer)):
+    # What is made of moved tensors takes its normal form before they are replaced by what they have become.
+    first = {base: d for base, d in outer.items() if d.expression.atoms(IndexedBase) & outer.keys()}
+    staged = (normalise(expand_definitions(side, first)) for side in (before, after))
+    if equal(*(expand_definitions(side, outer) for side in staged)):
         return True
     before, after = expand_definitions(before, scope), expand_definitions(after, scope)
     return before.count_ops() + after.count_ops() <= _MAX_OPERATIONS and equal(before, after)
@@ -83,29 +86,30 @@ def _provable(step: Step, scope: Scope) -> bool:
 
 @dataclass(frozen=True)
 class _Effort:
-    """How many points must agree, at most how many are asked for, and whether the guards must be seen both ways."""
+    """How many points must agree, and whether they must have met every edge: on, until so many more meet no new one."""
 
     points: int
-    most: int
+    patience: int
     thorough: bool
 
 
-_FEW, _MANY = _Effort(3, 5, False), _Effort(6, 12, True)
+_FEW, _MANY = _Effort(3, 2, False), _Effort(10, 12, True)
 
 
 def _sample(step: Step, scope: Scope, seed: int, effort: _Effort) -> Verdict:
     """Evaluate both sides at several points, in the exact field first, until the points have shown enough.
 
     At size one a delta is no condition, a sum has one term and a tangent projection is zero: there, much agrees. So
-    every size must have been larger than one; and where nothing is proved, every guard must have held and failed, and
-    points that the exact field could not evaluate (the large ones, where roots are many) are made up for by reals.
+    every size must have been larger than one; and where nothing is proved, both sides of every edge must have been met
+    (``_edges``), and points that the exact field could not evaluate (the large ones, where roots are many) are made up
+    for by reals.
     """
-    reason, sampled, sizes, guards = "", "", _Sizes.of(step), _guards(step) if effort.thorough else set()
+    reason, sampled, sizes, wanted = "", "", _Sizes.of(step), _edges(step) if effort.thorough else set()
     for field in (Modular(), Real()):
-        agreed, small, unseen = 0, set(sizes.symbols), {(g, held) for g in guards for held in (True, False)}
+        agreed, newest, small, unseen = 0, 0, set(sizes.symbols), set(wanted)
         for attempt in range(_ATTEMPTS):
-            drawn = sizes.draw(small, seed * 1000 + attempt, _volume(attempt))
-            point = Point(seed * 1000 + attempt, drawn, field, scope)
+            drawn = sizes.draw(small, seed * 1000 + attempt, _volume(attempt - agreed))
+            point = Point(seed * 1000 + attempt, drawn, field, scope, witnessed=set() if effort.thorough else None)
             with field.precision():
                 outcome = _compare(step, point)
             if outcome.refutation:
@@ -113,25 +117,28 @@ def _sample(step: Step, scope: Scope, seed: int, effort: _Effort) -> Verdict:
             reason = outcome.reason or reason
             if outcome.entries:
                 agreed += 1
-                small -= {s for s, size in drawn.items() if size > sizes.least(s)}
-                unseen -= point.witnessed
-            enough = agreed >= effort.points and not small and not unseen
-            if enough or agreed == effort.most:
+                shown = {s for s, size in drawn.items() if size > sizes.least(s)} | (point.witnessed or set())
+                newest = agreed if shown & unseen else newest
+                small, unseen = small - shown, unseen - shown
+            if agreed >= effort.points and (not (small or unseen) or agreed >= newest + effort.patience):
                 break
         if agreed >= _LEAST:
             sampled = f"{agreed} random sizes, {field.name}"
-        if sampled and not (effort.thorough and (reason or not enough)):
+        if sampled and not (effort.thorough and reason):
             break
     return Verdict(Status.SAMPLED, sampled) if sampled else Verdict(Status.UNVERIFIED, f"not evaluable: {reason}")
 
 
-def _guards(step: Step) -> set[Expr]:
-    return set().union(*(side.atoms(KroneckerDelta, Within, Divides) for side in (step.before, step.after)))
+def _edges(step: Step) -> set[Witness]:
+    """Return the edges of both sides, and every two free indices of one range: they must have differed somewhere."""
+    indices = sorted(free_indices(step.before) | free_indices(step.after), key=Index.sort_key)
+    alike = {pair for pair in itertools.combinations(indices, 2) if pair[0].size == pair[1].size}
+    return edges(step.before) | edges(step.after) | alike
 
 
-def _volume(attempt: int) -> int:
+def _volume(failed: int) -> int:
     """Bound the product of the axes: where roots seldom exist, later points are smaller."""
-    return 200 if attempt < 8 else 16 if attempt < 16 else (6, 4, 3, 2)[attempt % 4]
+    return 200 if failed < 8 else 16 if failed < 16 else (6, 4, 3, 2)[failed % 4]
 
 
 @dataclass(frozen=True)
@@ -213,6 +220,8 @@ def _compare(step: Step, point: Point) -> _Outcome:
             sizes = ", ".join(f"{s}={v}" for s, v in point.sizes.items())
             return _Outcome(entries, f"{step.id}: the sides differ at {where or 'the only entry'} for {sizes}")
         entries += 1
+        if point.witnessed is not None and left:
+            point.witnessed |= {(i, j) for i, j in itertools.combinations(at, 2) if at[i] != at[j]}
     return _Outcome(entries, "", reason)
 
 
@@ -223,12 +232,13 @@ def _environments(before: Expr, after: Expr, point: Point) -> Iterator[Environme
     total = 1
     for r in ranges:
         total *= len(r)
-    if total <= _MAX_ENTRIES:
+    most = _FEW_ENTRIES if point.witnessed is None else _MANY_ENTRIES
+    if total <= most:
         for values in itertools.product(*ranges):
             yield dict(zip(indices, values, strict=True))
         return
     generator = random.Random(point.seed)
-    for _ in range(_MAX_ENTRIES):
+    for _ in range(most):
         at = {i: generator.choice(r) for i, r in zip(indices, ranges, strict=True)}
         for index in indices:
             partner = Index(index.name.rstrip("'"), index.size)

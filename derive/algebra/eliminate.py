@@ -70,13 +70,13 @@ def _cheapest(ways: list[_Way], factors: Sequence[Expr], bound: tuple[Index, ...
     least = min((way.cost for way in ways), default=0)
     best = [way for way in ways if way.cost == least]
     if len(best) > 1 and least > 0:
-        best.sort(key=lambda way: _rank(way, factors, bound))
+        best.sort(key=lambda way: _rank(way, factors, bound), reverse=True)
     return best[0] if best else None
 
 
 def _rank(way: _Way, factors: Sequence[Expr], bound: tuple[Index, ...]) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
     used = sum(way.index in free_indices(f) for f in factors)
-    return -used, signature(way.index, [way.delta], bound), signature(way.index, factors, bound)
+    return used, signature(way.index, [way.delta], bound), signature(way.index, factors, bound)
 
 
 def signature(index: Index, factors: Sequence[Expr], bound: Sequence[Index]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow, Symbol
 
-from derive.algebra.eliminate import is_guard
+from derive.algebra.eliminate import free_indices, is_guard
 from derive.algebra.fields import Modular, NotEvaluable, Real
 from derive.algebra.index import Index
 from derive.algebra.nodes import AtZero, Divides, IndexedSum, IndexTensor, PartialDerivative, Within
@@ -28,11 +28,14 @@ Number = Any
 Jet = tuple[Number, Number]
 
 
+Witness = tuple[Expr, object]
+
+
 @dataclasses.dataclass
 class Point:
     """One evaluation point: sizes, free indices and a seed from which every entry and scalar follows.
 
-    ``witnessed`` collects each guard that was looked at, with whether it held.
+    ``witnessed``, unless None, collects what was seen at the edges: see ``edges``.
     """
 
     seed: int
@@ -43,7 +46,7 @@ class Point:
     memory: dict[Any, Jet] = dataclasses.field(default_factory=dict)
     shadows: dict[Any, Point] = dataclasses.field(default_factory=dict)
     constants: dict[Expr, Number] = dataclasses.field(default_factory=dict)
-    witnessed: set[tuple[Expr, bool]] = dataclasses.field(default_factory=set)
+    witnessed: set[Witness] | None = None
 
     def size(self, expression: Expr) -> int:
         """Return the value of a size expression."""
@@ -120,10 +123,13 @@ def _add(expression: Add) -> Evaluator:
 
 def _multiply(expression: Mul) -> Evaluator:
     """Multiply, guards first: what a guard excludes (an entry outside its tensor) is never looked at."""
-    guards = [compiled(f) for f in expression.args if is_guard(f)]
+    conditions = [f for f in expression.args if is_guard(f)]
+    guards = [compiled(f) for f in conditions]
     parts = [compiled(f) for f in expression.args if not is_guard(f)]
 
     def run(at: Environment, point: Point) -> Jet:
+        if point.witnessed is not None and conditions:
+            point.witnessed |= _decisive(conditions, at, point)
         for guard in guards:
             if guard(at, point)[0] == 0:
                 return 0, 0
@@ -152,7 +158,7 @@ def _power(expression: Pow) -> Evaluator:
 
 
 def _sum(expression: IndexedSum) -> Evaluator:
-    body, bound = compiled(expression.body), expression.bound
+    body, bound, pairs = compiled(expression.body), expression.bound, _pairs(expression)
 
     def run(at: Environment, point: Point) -> Jet:
         value, slope, inner = 0, 0, dict(at)
@@ -160,6 +166,9 @@ def _sum(expression: IndexedSum) -> Evaluator:
             inner.update(zip(bound, position, strict=True))
             v, d = body(inner, point)
             value, slope = value + v, slope + d
+            if point.witnessed is not None and (v or d):
+                point.witnessed |= {(expression, i) for i in bound if inner[i] == point.size(i.size) - 1}
+                point.witnessed |= {(expression, p) for p in pairs if inner[p[0]] != inner[p[1]]}
         return point.field.tidy(value), point.field.tidy(slope)
 
     return run
@@ -194,20 +203,59 @@ def _look_up(base: IndexedBase, key: tuple[str, tuple[int, ...]], point: Point) 
 
 def _guard(expression: Expr) -> Evaluator:
     left, right = (position(a) for a in expression.args)
+    return lambda at, point: (int(_holds(expression, left(at, point), right(at, point))), 0)
 
-    def holds(a: int | Fraction, b: int | Fraction) -> bool:
-        if isinstance(expression, KroneckerDelta):
-            return a == b
-        if isinstance(expression, Divides):
-            return Fraction(b, a).denominator == 1
-        return 0 <= a < b and Fraction(a).denominator == 1
 
-    def run(at: Environment, point: Point) -> Jet:
-        held = holds(left(at, point), right(at, point))
-        point.witnessed.add((expression, held))
-        return int(held), 0
+def _holds(guard: Expr, a: int | Fraction, b: int | Fraction) -> bool:
+    if isinstance(guard, KroneckerDelta):
+        return a == b
+    if isinstance(guard, Divides):
+        return Fraction(b, a).denominator == 1
+    return 0 <= a < b and Fraction(a).denominator == 1
 
-    return run
+
+def edges(expression: Expr) -> set[Witness]:
+    """Return what evaluations must have met before their agreement says much of an expression.
+
+    Of every range guard, both sides of both ends; of every other guard, that it held and failed: each time with all
+    guards beside it holding, so that it alone decided. Of every sum, terms that are not zero: the last of every index,
+    and one where any two indices differ that are both bound or run over one range.
+    """
+    wanted: set[Witness] = set()
+    for total in expression.atoms(IndexedSum):
+        wanted |= {(total, seen) for seen in (*total.bound, *_pairs(total))}
+    for guard in expression.atoms(KroneckerDelta, Divides, Within):
+        wanted |= {(guard, word) for word in (_ENDS.values() if isinstance(guard, Within) else ("holds", "fails"))}
+    return wanted
+
+
+def _pairs(total: IndexedSum) -> list[tuple[Index, Index]]:
+    indices = sorted(free_indices(total.body), key=Index.sort_key)
+    pairs = itertools.combinations(indices, 2)
+    return [(i, j) for i, j in pairs if i.size == j.size or (i in total.bound and j in total.bound)]
+
+
+_ENDS = {(-1, True): "before", (0, True): "first", (-1, False): "last", (0, False): "after"}
+
+
+def _decisive(conditions: Sequence[Expr], at: Environment, point: Point) -> set[Witness]:
+    """Return what this point shows of guards that stand beside each other: of all if all hold, of one if it fails.
+
+    Of a range guard only the range: that its index is an integer is what a divisibility guard beside it says.
+    """
+    sides = [tuple(position(a)(at, point) for a in guard.args) for guard in conditions]
+    within = [isinstance(guard, Within) for guard in conditions]
+    held = [0 <= a < b if w else _holds(g, a, b) for w, g, (a, b) in zip(within, conditions, sides, strict=True)]
+    if held.count(False) > 1:
+        return set()
+    seen: set[Witness] = set()
+    for k in [held.index(False)] if False in held else range(len(held)):
+        guard, (a, b) = conditions[k], sides[k]
+        if within[k]:
+            seen |= {(guard, _ENDS[key]) for key in ((a, True), (a - b, False)) if key in _ENDS}
+        elif not (isinstance(guard, Divides) and abs(a) == 1):  # one divides everything, which shows nothing
+            seen.add((guard, "holds" if held[k] else "fails"))
+    return seen
 
 
 def _symbol(symbol: Symbol) -> Evaluator:

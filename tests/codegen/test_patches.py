@@ -70,7 +70,6 @@ def reference(module, x):
     energy = torch.einsum("sn,n...->s...", x.flatten(1) ** 2, reads)
     y = twin_of(module, live=True)(x)
     bias = 0 if module.bias is None else module.bias.reshape(-1, *[1] * (x.dim() - 2))
-    y = y - bias
     if module.center:
         entries = module.weight[0].numel()
         mean = torch.einsum("sn,n...->s...", x.flatten(1), reads) / entries
@@ -90,7 +89,9 @@ def twin_of(module, live=False):
         settings["output_padding"] = module.output_padding
     kind = TWINS[type(module).__name__.removeprefix("PatchNorm")]
     twin = kind(4, 4, bias=module.bias is not None, dtype=DOUBLE, **settings)
-    return (lambda x: torch.func.functional_call(twin, dict(module.named_parameters()), (x,))) if live else twin
+    # Live: the module's weight, and no bias. Subtracting a bias afterwards would lose what is small beside it.
+    given = {n: p if n == "weight" else torch.zeros_like(p) for n, p in module.named_parameters()}
+    return (lambda x: torch.func.functional_call(twin, given, (x,))) if live else twin
 
 
 @table
@@ -294,7 +295,6 @@ def test_twice_the_bias_is_printed_as_twice_the_bias():
     form=st.sampled_from(["affine-like", "norm-like"]),
     transposed=st.booleans(),
 )
-@pytest.mark.xfail(strict=False, reason="one geometry differs beyond the bound; cause not found yet")
 def test_any_geometry(axes, kernel, stride, padding, dilation, groups, form, transposed):
     name = f"Conv{'Transpose' if transposed else ''}{axes}d"
     chosen = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
