@@ -93,7 +93,7 @@ class _Effort:
     thorough: bool
 
 
-_FEW, _MANY = _Effort(3, 2, False), _Effort(10, 12, True)
+_FEW, _MANY = _Effort(3, 2, False), _Effort(10, 16, True)
 
 
 def _sample(step: Step, scope: Scope, seed: int, effort: _Effort) -> Verdict:
