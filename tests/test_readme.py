@@ -47,7 +47,13 @@ PYTHON = [body for language, body in blocks() if language == "python"]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """An environment in which ``affdiv`` and ``python`` are the ones under test; beside it, a copy of the product."""
+    """An environment in which ``affdiv`` and ``python`` are the ones under test; beside it, a copy of the product.
+
+    And the layer file that the README's Python writes, which its commands read.
+    """
+    written = re.search(r'Path\("(.*?)"\).write_text\("""\n(.*?)"""\)', README.read_text(encoding="utf-8"), flags=re.S)
+    assert written
+    (tmp_path / written[1]).write_text(written[2], encoding="utf-8")
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, target in {
