@@ -75,10 +75,16 @@ def _fail(message: str, code: int = WRONG_USAGE) -> int:
 
 def _wrong_words(problem: typer.TyperException) -> int:
     """Say what was wrong with the words on the command line, and where help stands."""
-    message, context = problem.format_message(), getattr(problem, "ctx", None)
+    message, context = problem.format_message() + _given(problem), getattr(problem, "ctx", None)
     ending = "" if message.endswith((".", "?")) else "."
     hint = f" See `{context.command_path} --help`." if context else ""
     return _fail(f"{message}{ending}{hint}", problem.exit_code)
+
+
+def _given(problem: typer.TyperException) -> str:
+    """Return the value that a number's or a choice's rule refused, which the message alone leaves out."""
+    rules = getattr(problem.__cause__, "errors", None)
+    return f", given {rules()[0]['input']!r}" if callable(rules) else ""
 
 
 def _reader_left() -> int:

@@ -67,6 +67,7 @@ def test_version(affdiv: Affdiv) -> None:
         (["derive"], ["affdiv derive --help"]),
         (["derive", "affine", "--no-such-option"], ["--no-such-option", "affdiv derive --help"]),
         (["verify", "affine", "--device"], ["--device"]),
+        (["verify", "affine", "--seed", "x"], ["'--seed'", "'x'", "integer"]),
     ],
 )
 def test_wrong_words(affdiv: Affdiv, arguments: list[str], words: list[str]) -> None:
