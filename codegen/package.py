@@ -21,6 +21,7 @@ from pathlib import Path
 from sympy import Expr
 
 from codegen.angle_plan import angle_plan
+from codegen.coverage import covered
 from codegen.exchange import put_in_place, sync_folder
 from codegen.plan import plan
 from codegen.solve_at import solve_at
@@ -79,10 +80,12 @@ def render(
     texts = dict(sorted(texts.items()))
     digests = {p.layer.name: p.digest for family in chosen for p in family.plans}
     digests |= {p.layer.name: p.digest for family in angles for p in family.plans}
+    digests |= companions(chosen).digests
     manifest = {
         "schema": SCHEMA,
         "package": package,
-        "derivations": {**digests, **companions(chosen).digests},
+        "derivations": digests,
+        "covers": covered(digests),
         "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
     }
     texts[MANIFEST] = json.dumps(manifest, indent=2, sort_keys=True) + "\n"

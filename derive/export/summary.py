@@ -92,7 +92,8 @@ def _generated() -> set[str]:
     manifest = Path(spec.origin).with_name("manifest.json") if spec and spec.origin else None
     if manifest is None or not manifest.is_file():
         return set()
-    return set(json.loads(manifest.read_text(encoding="utf-8")).get("derivations", ()))
+    said = json.loads(manifest.read_text(encoding="utf-8"))
+    return {*said.get("derivations", ()), *said.get("covers", ())}
 
 
 def kept_rows() -> dict[str, Row]:

@@ -129,14 +129,16 @@ def table_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         lines.append(_row(row["name"], shape, _kinds(row["maps"], row["generated"])))
         room = line_width() - 4
         lines.append("    " + (factor["text"] if len(factor["text"]) <= room else factor["text"][: room - 3] + "..."))
-    return [*lines, "", "* there is generated code for it: affine_divergence"]
+    return [*lines, "", "* there is generated code for it: affine_divergence", "+ for its parts, layers of their own"]
 
 
 def _kinds(maps: Iterable[Mapping[str, str]], generated: Iterable[str]) -> str:
-    """Return the names of maps, each once, with a star where code was generated for it."""
-    named = {found["name"]: found["name"] + ("*" if found["id"] in generated else "") for found in maps}
-    own = ", ".join(named.values())
-    return f"{own} (parts)" if any(found["part"] for found in maps) else own or "none"
+    """Return the names of maps, each once, with a star where code was generated for it and a plus where parts have it."""
+    marks: dict[str, set[str]] = {}
+    for found in maps:
+        seen = {"*": found["id"] in generated, "+": bool(found["part"])}
+        marks.setdefault(found["name"], set()).update(mark for mark, holds in seen.items() if holds)
+    return ", ".join(name + "".join(sorted(found)) for name, found in marks.items()) or "none"
 
 
 def _row(name: str, shape: str, maps: str) -> str:
