@@ -133,7 +133,7 @@ def table_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _kinds(maps: Iterable[Mapping[str, str]], generated: Iterable[str]) -> str:
-    """Return the names of maps, each once, with a star where code was generated for it and a plus where parts have it."""
+    """Return the names of maps, each once: a star where there is code for it, a plus where parts have it."""
     marks: dict[str, set[str]] = {}
     for found in maps:
         seen = {"*": found["id"] in generated, "+": bool(found["part"])}
