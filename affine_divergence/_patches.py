@@ -232,8 +232,15 @@ def wide(t: Tensor) -> Tensor:
 
 
 def rounded(c: Tensor, x: Tensor) -> Tensor:
-    """Return ``c`` in the type in which it multiplies entries of ``x``: at least float32."""
-    return c.to(rounded_type(x))
+    """Return ``c`` in the type in which it multiplies entries of ``x``, at least float32, laid out as ``x`` is.
+
+    The layout of a product is that of its first factor: groups of one number a position must lie where channels lie.
+    Compilers choose layouts by themselves.
+    """
+    c = c.to(rounded_type(x))
+    if c.shape[1] == 1 or torch.compiler.is_compiling() or not 0 < x.stride(1) < x.stride(-1):
+        return c
+    return c.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def rounded_type(x: Tensor) -> torch.dtype:
