@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add this room's commands to the program."""
     app.command("run")(run)
     app.command("verify")(verify)
+    app.command("bench")(bench)
 
 
 def run(
@@ -82,3 +83,51 @@ def verify(
         print_checks(checks, setting)
     if any(check.status is Status.FAIL for check in checks):
         raise typer.Exit(_FAILED)
+
+
+def bench(
+    device: Annotated[str, typer.Option(help="Where to measure: cpu or cuda.")] = "cpu",
+    shapes: Annotated[
+        str, typer.Option(metavar="SHAPE,..", help="BATCHxINxOUT, or for images BATCHxINxOUTxLENGTHxKERNEL.")
+    ] = "",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64; by the device if not named.")] = "",
+    seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="How long to launch at each shape.")] = 20.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Small shapes, few launches, no compiler: to try it.")] = False,
+    json: Json = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Add the run to this file of results.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the ratios into this SVG file.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure the layers against torch's and others', launch by launch in turn: both passes, memory, ratios.
+
+    Takes about two minutes on two cores. What is not installed is named and left out.
+    """
+    from verify.bench.record import write_text
+    from verify.bench.results_file import append, check_file, described
+    from verify.bench.shapes import default_shapes, parse_shape
+    from verify.bench.speed import DEFAULT_DTYPES, Request, measure
+    from verify.bench.speed_plot import plot as drawn
+    from verify.bench.speed_table import print_speed
+    from verify.files import check_folder
+    from verify.run.progress import watching
+    from verify.run.table import print_json
+
+    named = tuple(shapes.split(",")) if shapes else default_shapes(device, quick)
+    chosen = dtype or DEFAULT_DTYPES.get(device, "float32")
+    request = Request(tuple(map(parse_shape, named)), device, chosen, seconds, quick, seed)
+    request.check()
+    if out is not None:
+        check_file(out)
+    if plot is not None:
+        check_folder(plot.parent, (plot.name,))
+    with watching() as watcher:
+        speed = measure(request, watcher.report)
+    run = described(speed)
+    if out is not None:
+        append(out, run)
+    if plot is not None:
+        write_text(plot, drawn(speed))
+    if json:
+        print_json(run)
+    else:
+        print_speed(speed)

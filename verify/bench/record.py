@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("sympy", "torch", "numpy", "tensorgrad")
+_PACKAGES = ("sympy", "torch", "triton", "numpy", "tensorgrad", "liger-kernel", "quack-kernels", "transformer-engine")
 
 
 def circumstances() -> dict[str, Any]:

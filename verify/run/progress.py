@@ -27,6 +27,9 @@ class Watcher(Protocol):
     def advance(self, done: int, total: int) -> None:
         """Hear how far the current stage is."""
 
+    def report(self, stage: str, share: float) -> None:
+        """Hear what is being done and which share of it is."""
+
 
 class Silent:
     """A watcher that says nothing."""
@@ -36,6 +39,9 @@ class Silent:
 
     def advance(self, done: int, total: int) -> None:
         """Ignore the count."""
+
+    def report(self, stage: str, share: float) -> None:
+        """Ignore the stage and the share."""
 
 
 class Bars:
@@ -52,6 +58,10 @@ class Bars:
     def advance(self, done: int, total: int) -> None:
         """Move the bar."""
         self._progress.update(self._task, completed=done, total=total)
+
+    def report(self, stage: str, share: float) -> None:
+        """Name the stage and set the bar to the share, in hundredths."""
+        self._progress.update(self._task, description=stage, completed=round(100 * share), total=100)
 
 
 @contextmanager

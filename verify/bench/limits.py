@@ -1,0 +1,47 @@
+"""What the machine can do at most, measured in the same run: bytes copied a second and operations of a product."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+_COPIED_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+_SIDE = {"cpu": 2048, "cuda": 8192}
+_REPEATS = 9
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes a second of a large copy, read and written both counted, and operations a second of a square product."""
+
+    copy_bytes: float
+    product_operations: float
+
+
+def measure_limits(device: str, dtype: torch.dtype, quick: bool) -> Limits:
+    """Measure both limits: the best of some tries, because a limit is what is reached when nothing disturbs."""
+    size, side = _COPIED_BYTES[device], _SIDE[device]
+    if quick:
+        size, side = size // 64, side // 16
+    source = torch.randint(0, 100, (size,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    copied, multiplied = [], []
+    for _ in range(_REPEATS):
+        copied.append(_seconds(lambda: target.copy_(source), device))
+        multiplied.append(_seconds(lambda: torch.mm(a, b, out=out), device))
+    return Limits(2 * size / min(copied), 2 * side**3 / min(multiplied))
+
+
+def _seconds(work: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -1,0 +1,137 @@
+"""What is measured: the torch layer alone, with normalisers behind it, the map composed plainly, ours, and peers.
+
+The normalisers stand behind the layer, where our maps scale; those of the peers stand where the peer puts them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import affine_divergence as ad
+from verify.bench.peers import PEERS
+from verify.bench.shapes import LINEAR, Shape
+
+Build = Callable[[Shape], nn.Module]
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A module to measure: its name, how it is built on the CPU, and why it cannot be measured here, if so.
+
+    ``compiled`` says whether torch.compile is applied; ``ours`` marks the generated layers.
+    """
+
+    name: str
+    build: Build
+    missing: str = ""
+    compiled: bool = False
+    ours: bool = False
+
+
+class Plain(nn.Module):
+    """The affine-like map as its formula reads, of a layer and a sum of squares; autograd finds the backward pass."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return z, one scale a row (B, m) or a position (B, out, h, w)."""
+        if isinstance(self.layer, nn.Linear):
+            energy = x.float().square().sum(-1, keepdim=True)
+        else:
+            patch = torch.ones((1, 1, *self.layer.kernel_size), device=x.device)
+            energy = F.conv2d(x.float().square().sum(1, keepdim=True), patch, padding=self.layer.padding)
+        z: Tensor = self.layer(x) * (energy + 1).rsqrt()
+        return z.to(x.dtype)
+
+
+class Functional(nn.Module):
+    """The affine-like map by a function of one of our targets."""
+
+    def __init__(self, shape: Shape, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        layer = ad.AffineLike(shape.inputs, shape.outputs)
+        self.weight, self.bias, self._function = layer.weight, layer.bias, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return z (B, m)."""
+        return self._function(x, self.weight, self.bias)
+
+
+def twin(shape: Shape) -> nn.Linear | nn.Conv2d:
+    """Return torch's own layer of a shape, which every ratio is taken to."""
+    if shape.kind == LINEAR:
+        return nn.Linear(shape.inputs, shape.outputs)
+    return nn.Conv2d(shape.inputs, shape.outputs, shape.kernel, padding=shape.kernel // 2)
+
+
+def providers(shape: Shape, device: str, compiles: bool) -> list[Provider]:
+    """Return everything there is for a shape, the twin first; what cannot run here says why."""
+    return _linear(device, compiles) if shape.kind == LINEAR else _convolution(compiles)
+
+
+def _linear(device: str, compiles: bool) -> list[Provider]:
+    norms: dict[str, Build] = {
+        "+ layer norm": lambda s: nn.Sequential(twin(s), nn.LayerNorm(s.outputs)),
+        "+ RMS norm": lambda s: nn.Sequential(twin(s), nn.RMSNorm(s.outputs)),
+        "+ batch norm": lambda s: nn.Sequential(twin(s), nn.BatchNorm1d(s.outputs)),
+    }
+    found = [Provider("nn.Linear", twin)]
+    for name, build in {**norms, "plain": lambda s: Plain(twin(s))}.items():
+        found += _both(name, build, compiles)
+    found += _both("ours", lambda s: ad.AffineLike(s.inputs, s.outputs), compiles, ours=True)
+    found += [Provider("ours, Triton", _triton, _needs("triton", device), ours=True)]
+    found += [Provider("ours, CUDA", _cuda, _needs("cuda.core", device), ours=True)]
+    return found + [Provider(p.name, p.build, _needs(p.package, device)) for p in PEERS]
+
+
+def _convolution(compiles: bool) -> list[Provider]:
+    norms: dict[str, Build] = {
+        "+ batch norm": lambda s: nn.Sequential(twin(s), nn.BatchNorm2d(s.outputs)),
+        "+ group norm": lambda s: nn.Sequential(twin(s), nn.GroupNorm(1, s.outputs)),
+    }
+    found = [Provider("nn.Conv2d", twin)]
+    for name, build in {**norms, "plain": lambda s: Plain(twin(s))}.items():
+        found += _both(name, build, compiles)
+    found += _both("ours", lambda s: _patch_norm(s), compiles, ours=True)
+    return [*found, Provider("ours, kept", lambda s: _patch_norm(s, recompute=False), ours=True)]
+
+
+def _patch_norm(s: Shape, recompute: bool = True) -> nn.Module:
+    return ad.PatchNormConv2d(s.inputs, s.outputs, s.kernel, padding=s.kernel // 2, recompute=recompute)
+
+
+def _both(name: str, build: Build, compiles: bool, ours: bool = False) -> list[Provider]:
+    """The module as it is, and by torch.compile."""
+    missing = "" if compiles else "torch.compile was not asked for (--quick)"
+    return [Provider(name, build, ours=ours), Provider(f"{name}, compiled", build, missing, compiled=True, ours=ours)]
+
+
+def _triton(shape: Shape) -> nn.Module:
+    from affine_divergence import _triton
+
+    return Functional(shape, _triton.affine_like)
+
+
+def _cuda(shape: Shape) -> nn.Module:
+    from affine_divergence import _cuda
+
+    return Functional(shape, _cuda.affine_like)
+
+
+def _needs(package: str, device: str) -> str:
+    """Return why what needs a package and a GPU cannot run here, or nothing."""
+    if device != "cuda":
+        return "needs a GPU (--device cuda)"
+    try:
+        known = importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name
+        known = False
+    return "" if known else f"{package} is not installed"

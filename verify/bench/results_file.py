@@ -1,0 +1,57 @@
+"""A file of benchmark results that grows: every run is kept with where, with what and of which sources it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import affine_divergence
+from derive.errors import UsageError
+from verify.bench.record import circumstances, write_json
+from verify.bench.rows import SCHEMA, Speed
+from verify.files import check_folder
+
+
+def described(speed: Speed) -> dict[str, Any]:
+    """Return a run as plain data with its circumstances and the digest of every generated source."""
+    where = circumstances()
+    where["device"].update(threads=torch.get_num_threads(), load_average=os.getloadavg())
+    if speed.device == "cuda":
+        where["device"]["gpu"] = torch.cuda.get_device_name()
+    return {**speed.to_json(), "circumstances": {**where, "sources": _sources()}}
+
+
+def _sources() -> dict[str, str]:
+    """Return the SHA-256 of every file of the generated package that computes something, as it stands on disk."""
+    folder = Path(str(affine_divergence.__file__)).parent
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".py", ".cu", ".cuh"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def check_file(path: Path) -> None:
+    """Raise UsageError unless runs can be added to the file; called before anything is measured."""
+    check_folder(path.parent, (path.name,))
+    _runs(path)
+
+
+def append(path: Path, run: dict[str, Any]) -> None:
+    """Add a run to the file, atomically; it is the last of its ``runs``."""
+    write_json(path, {"schema": SCHEMA, "runs": [*_runs(path), run]})
+
+
+def _runs(path: Path) -> list[dict[str, Any]]:
+    """Return the runs of a file, none if there is no file; raise UsageError if it holds something else."""
+    if not path.exists():
+        return []
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["schema"] == SCHEMA and isinstance(held["runs"], list):
+            return held["runs"]
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UsageError(f"{str(path)!r} exists and holds no benchmark results; name another file with --out, or move it")

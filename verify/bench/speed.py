@@ -1,0 +1,145 @@
+"""``affdiv bench``: the generated layers against torch's and others', measured in turn in one run.
+
+    shapes ──▶ providers ──▶ modules, compiled and warmed up ──▶ launches in turn ──▶ rows
+
+Every ratio is taken launch by launch to the torch twin of the same round and then its median, so that what slows the
+machine down for a while slows both sides.
+
+Not done here: no comparison of what the modules compute; ``affdiv verify`` and the tests do that.
+"""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from derive.errors import UsageError
+from verify.bench.launch import Times, host_seconds, interleaved
+from verify.bench.limits import Limits, measure_limits
+from verify.bench.memory import peak_bytes, saved_bytes
+from verify.bench.providers import Provider, providers
+from verify.bench.rows import PARTS, Row, Speed, Spread
+from verify.bench.shapes import Feed, Shape, feeds
+from verify.checks.runner import DEVICES, NO_CUDA
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+DEFAULT_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+_LEAST_ROUNDS = {False: 7, True: 3}
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure: the shapes, where, in which type, for how long a shape, and whether only to try it out."""
+
+    shapes: tuple[Shape, ...]
+    device: str = "cpu"
+    dtype: str = "float32"
+    seconds: float = 20.0
+    quick: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise UsageError for a device or a type that is not known, and for a device that is not there."""
+        if self.device not in DEVICES:
+            raise UsageError(f"device {self.device!r} is not known; choose one of {', '.join(DEVICES)}")
+        if self.dtype not in DTYPES:
+            raise UsageError(f"type {self.dtype!r} is not known; choose one of {', '.join(DTYPES)}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UsageError(f"{NO_CUDA}; use --device cpu, or run on a machine with a GPU and a torch built for it")
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A provider's module, warmed up; ``host`` is the cost of a call in seconds."""
+
+    provider: Provider
+    module: nn.Module
+    saved: int
+    peak: int
+    host: float | None
+
+
+def measure(request: Request, progress: Progress) -> Speed:
+    """Measure every provider at every shape; raise UsageError for a request that cannot be met."""
+    request.check()
+    dtype = DTYPES[request.dtype]
+    limits = measure_limits(request.device, dtype, request.quick)
+    rows: list[Row] = []
+    missing: dict[str, str] = {}
+    with warnings.catch_warnings():
+        if not request.quick:
+            warnings.simplefilter("ignore")  # the compiler's, about how it reads torch's own layers
+        for shape in request.shapes:
+            rows += _measure_shape(request, shape, dtype, limits, missing, progress)
+    return Speed(request.device, request.dtype, request.seed, limits, tuple(rows), missing)
+
+
+def _measure_shape(
+    request: Request, shape: Shape, dtype: torch.dtype, limits: Limits, missing: dict[str, str], progress: Progress
+) -> list[Row]:
+    data = feeds(shape, request.device, dtype, request.seed)
+    tiny = feeds(shape.tiny, request.device, dtype, request.seed)[0]
+    torch.manual_seed(request.seed)
+    torch.compiler.reset()  # what was compiled for another shape would make this one more general and slower
+    built: list[_Built] = []
+    known = providers(shape, request.device, compiles=not request.quick)
+    for number, provider in enumerate(known):
+        progress(f"{shape.text}: {provider.name}", number / len(known))
+        result = provider.missing or _build(provider, shape, data[0], tiny)
+        if isinstance(result, str):
+            missing[provider.name] = result
+        else:
+            built.append(result)
+    modules = [b.module for b in built]
+    times = interleaved(
+        modules,
+        data,
+        request.device,
+        0.0 if request.quick else request.seconds,
+        _LEAST_ROUNDS[request.quick],
+        lambda share: progress(f"{shape.text}: launches", share),
+    )
+    return [_row(b, t, times[0], shape, limits, dtype) for b, t in zip(built, times, strict=True)]
+
+
+def _build(provider: Provider, shape: Shape, feed: Feed, tiny: Feed) -> _Built | str:
+    """Return the module, ready to be timed, or why there is none: a peer or a compiler may refuse what it is given."""
+    try:
+        module = provider.build(shape).to(device=feed.x.device, dtype=feed.x.dtype)
+        host = None
+        if provider.compiled:
+            module.compile(dynamic=False)
+        else:
+            host = host_seconds(provider.build(shape.tiny).to(device=feed.x.device, dtype=feed.x.dtype), tiny)
+        return _Built(provider, module, saved_bytes(module, feed), peak_bytes(module, feed), host)
+    except (ImportError, AttributeError, RuntimeError, TypeError, ValueError) as problem:
+        if provider.ours and not provider.compiled:
+            raise
+        return f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"
+
+
+def _row(built: _Built, times: Times, twin: Times, shape: Shape, limits: Limits, dtype: torch.dtype) -> Row:
+    operations, traffic = shape.operations(), shape.traffic(dtype.itemsize)
+    return Row(
+        shape=shape.text,
+        provider=built.provider.name,
+        ours=built.provider.ours,
+        seconds={part: Spread.of(times.of(part)) for part in PARTS},
+        ratio={part: Spread.of(_ratios(times.of(part), twin.of(part))) for part in PARTS},
+        ratio_of_least={part: min(times.of(part)) / min(twin.of(part)) for part in PARTS},
+        product_share={p: operations[p] / statistics.median(times.of(p)) / limits.product_operations for p in PARTS},
+        copy_share={p: traffic[p] / statistics.median(times.of(p)) / limits.copy_bytes for p in PARTS},
+        saved_bytes=built.saved,
+        peak_bytes=built.peak,
+        host_seconds=built.host,
+    )
+
+
+def _ratios(times: Sequence[float], twin: Sequence[float]) -> list[float]:
+    return [a / b for a, b in zip(times, twin, strict=True)]
