@@ -1,1 +1,23 @@
-"""Hold the generated layers against their derivation: identities, gradients, training runs and the report on them."""
+"""Hold the generated layers against their derivation: identities, gradients, training runs and the report on them.
+
+verify.diagnose(model, batch, loss)      how far every layer of a model of yours is from ideal steps
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verify.diagnosis.measure import diagnose as diagnose
+
+_HOMES = {"diagnose": "verify.diagnosis.measure"}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home when it is first used, so that importing the room loads nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'verify' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command("run")(run)
     app.command("verify")(verify)
     app.command("bench")(bench)
+    app.command("diagnose")(diagnose)
 
 
 def run(
@@ -131,3 +132,27 @@ def bench(
         print_json(run)
     else:
         print_speed(speed)
+
+
+def diagnose(
+    factory: Annotated[
+        str, typer.Argument(metavar="MODULE:FACTORY", help="A function that returns (model, batch, loss).")
+    ],
+    json: Json = False,
+    convert: Annotated[
+        bool, typer.Option("--convert", help="Show the same for a copy with affine_divergence's layers.")
+    ] = False,
+    steps: Annotated[int, typer.Option(min=0, help="Virtual steps of SGD over which drift is measured.")] = 1,
+    rate: Annotated[float, typer.Option(help="The learning rate of these steps.")] = 0.01,
+    seed: Seed = 0,
+) -> None:
+    """Judge every layer of a model of yours: self factors, shares of a step, drift, and what would correct it.
+
+    The module is imported, so its code runs. Nothing is changed: steps are taken on copies. Exit code 1 when a real
+    step is not the derived one.
+    """
+    from verify.diagnosis.command import Request, run_diagnosis
+
+    request = Request(factory, steps=steps, rate=rate, seed=seed, convert=convert)
+    if not run_diagnosis(request, json=json):
+        raise typer.Exit(_FAILED)

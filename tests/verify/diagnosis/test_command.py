@@ -1,0 +1,156 @@
+"""``affdiv diagnose`` as a user meets it: the table, JSON, conversion, and a message for everything that goes wrong."""
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+
+import affdiv
+from verify.diagnosis import step
+
+EXAMPLE = "verify.diagnosis.examples:digits"
+
+MODULE = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+CONSTANT = 3
+
+def x(): return torch.randn(4, 3)
+def good(): return nn.Linear(3, 2), (x(), torch.randn(4, 2)), F.mse_loss
+def without_parameters(): return nn.ReLU(), x(), torch.sum
+def frozen(): return nn.Linear(3, 2).requires_grad_(False), x(), torch.sum
+def raising(): raise RuntimeError("no data here")
+def nan(): return nn.Linear(3, 2), {"input": x() * float("nan")}, torch.sum
+def vector(): return nn.Linear(3, 2), x(), lambda z: z.sum(0)
+def elsewhere(): return nn.Linear(3, 2, device="meta"), x(), torch.sum
+def constant_loss(): return nn.Linear(3, 2), x(), lambda z: torch.zeros(())
+def no_loss(): return nn.Linear(3, 2), x()
+def wrong_shape(): return nn.Linear(5, 2), x(), torch.sum
+def no_tuple(): return 7
+def alone(): return nn.Linear(3, 2)
+def no_tensor(): return nn.Linear(3, 2), "text", torch.sum
+def infinite(): return nn.Linear(3, 2), x(), lambda z: z.sum() / 0
+def lazy(): return nn.LazyLinear(2), x(), torch.sum
+def needs_more(size): return nn.Linear(3, 2), x(), torch.sum
+
+class WithExample(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.example_inputs = nn.Linear(3, 2), x()
+    def forward(self, x): return {"logits": self.linear(x)}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with a user's module in it, forgotten afterwards."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
+    (tmp_path / "unreadable.py").write_text("def f(:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in ("mine", "broken", "unreadable"):
+        sys.modules.pop(name, None)
+
+
+def test_the_table_names_layers_and_the_map_that_corrects_them(capsys):
+    assert affdiv.run(["diagnose", EXAMPLE]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^5 +Linear +64 samples ", printed, flags=re.M)
+    assert "advice for 5: affine-like: z = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i])" in printed
+    assert "ad.PatchNormConv2d" in printed and "over 1 virtual steps" in printed
+
+
+def test_json_of_a_model_before_and_after_conversion(capsys):
+    assert affdiv.run(["diagnose", EXAMPLE, "--json", "--convert", "--steps", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema"] == "affdiv.diagnosis/1" and found["ok"]
+    before, after = found["layers"], found["converted"]["layers"]
+    assert [layer["type"] for layer in after] == ["PatchNormConv2d", "PatchNormConv2d", "AffineLike"]
+    assert all(layer["self_factor"]["ratio"] > 1.1 and layer["advice"] for layer in before)
+    assert all(layer["self_factor"]["ratio"] == 1 and not layer["advice"] for layer in after)
+    assert all(len(layer["history"]) == 3 and layer["step"]["exact"] for layer in (*before, *after))
+
+
+def test_the_seed_decides_what_the_factory_draws(folder, capsys):
+    printed = []
+    for seed in ("1", "1", "2"):
+        assert affdiv.run(["diagnose", "mine:good", "--json", "--seed", seed]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2]
+
+
+def test_a_model_alone_with_an_example_of_its_input(folder, capsys):
+    assert affdiv.run(["diagnose", "mine:WithExample", "--json"]) == 0
+    assert [m["name"] for m in json.loads(capsys.readouterr().out)["layers"]] == ["linear"]
+
+
+def test_a_step_that_is_not_the_derived_one_exits_1(folder, capsys, monkeypatch):
+    real = step.kernel
+    monkeypatch.setattr(step, "kernel", lambda *arguments: real(*arguments) + 1)
+    assert affdiv.run(["diagnose", "mine:good"]) == 1
+    assert "the real step is not the derived one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("mine", "'mine' is not of the form MODULE:FACTORY"),
+        ("mine:", "is not of the form MODULE:FACTORY"),
+        ("mine:good()", "is not of the form MODULE:FACTORY"),
+        ("os;x:y", "is not of the form MODULE:FACTORY"),
+        ("no_such_module:make", "no module 'no_such_module'"),
+        ("mine.deeper:make", "no module 'mine.deeper'"),
+        ("broken:make", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("unreadable:f", "SyntaxError"),
+        ("mine:god", "has no 'god'"),
+        ("mine:CONSTANT", "holds a value, not a function, in 'CONSTANT'"),
+        ("mine:raising", "the factory 'mine:raising' raised RuntimeError: no data here"),
+        ("mine:needs_more", "raised TypeError"),
+        ("mine:no_tuple", "returned a int"),
+        ("mine:alone", "holds no example of its input"),
+        ("mine:without_parameters", "has no parameters"),
+        ("mine:frozen", "every parameter of the model is frozen"),
+        ("mine:lazy", "call the model once before"),
+        ("mine:nan", "batch['input'] holds 12 NaN of 12 numbers"),
+        ("mine:no_tensor", "holds no tensor"),
+        ("mine:vector", "the loss has shape (2,); it must be one number"),
+        ("mine:infinite", "the loss is"),
+        ("mine:constant_loss", "does not depend on any trained parameter"),
+        ("mine:no_loss", "no loss was given"),
+        ("mine:wrong_shape", "the model cannot be run on the batch: RuntimeError"),
+        ("mine:elsewhere", "batch is on cpu and the model on meta"),
+    ],
+)
+def test_wrong_usage_exits_2_with_one_message(folder, capsys, words, message):
+    assert affdiv.run(["diagnose", words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert message in printed.err
+
+
+@pytest.mark.parametrize("option", [["--steps", "-1"], ["--rate", "0"], ["--rate", "nan"]])
+def test_wrong_numbers_exit_2(folder, capsys, option):
+    assert affdiv.run(["diagnose", "mine:good", *option]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_model_without_a_layer_to_replace_is_not_converted(folder, capsys):
+    (folder / "mine.py").write_text(
+        MODULE + "\ndef table(): return nn.Embedding(4, 2), torch.tensor([0, 1]), torch.sum\n"
+    )
+    assert affdiv.run(["diagnose", "mine:table", "--convert"]) == 2
+    assert "--convert finds no layer to replace" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_on_a_gpu_and_its_batch_on_the_cpu(folder, capsys):
+    (folder / "mine.py").write_text(MODULE + "\ndef far(): return nn.Linear(3, 2, device='cuda'), x(), torch.sum\n")
+    assert affdiv.run(["diagnose", "mine:far"]) == 2
+    assert "batch is on cpu and the model on cuda:0" in capsys.readouterr().err

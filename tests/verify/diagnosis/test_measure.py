@@ -1,0 +1,186 @@
+"""Shares and self factors against brute force: the whole Jacobian of a layer, and the kernel that is its square."""
+
+import pytest
+import torch
+from torch import nn
+
+import verify
+from tests.verify.diagnosis.models import DOUBLE, LAYERS, Attend, network, single, tied
+from verify.diagnosis import step
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+
+def brute(module, x, loss):
+    """Return K (entries, entries) of a layer's output, the gradient of the loss there, and the unit axis last."""
+    z = module(x)
+    z = z if isinstance(module, nn.Embedding) or z.dim() == 2 or type(module).__name__ in ROWWISE else z.movedim(1, -1)
+    g = torch.autograd.grad(loss(module(x)), list(module.parameters()), allow_unused=True)
+    assert any(part is not None for part in g)
+    rows = []
+    for entry in z.reshape(-1):
+        found = torch.autograd.grad(entry, list(module.parameters()), retain_graph=True)
+        rows.append(torch.cat([part.flatten() for part in found]))
+    jacobian = torch.stack(rows)
+    return jacobian @ jacobian.T, z.shape
+
+
+ROWWISE = ("Linear", "Conv1D", "AffineLike", "NormLike")
+
+
+def output_gradient(module, x, loss):
+    z = module(x).detach().requires_grad_()
+    (g,) = torch.autograd.grad(loss(z), z)
+    rowwise = isinstance(module, nn.Embedding) or z.dim() == 2 or type(module).__name__ in ROWWISE
+    return (g if rowwise else g.movedim(1, -1)).reshape(-1)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_shares_and_factors_are_those_of_the_whole_kernel(name):
+    module, x, loss = single(name)
+    kernel, shape = brute(module, x, loss)
+    g = output_gradient(module, x, loss)
+    units = shape[-1]
+    sample = torch.arange(len(g)) // units
+    within = sample[:, None] == sample[None, :]
+    own, cross = (kernel * within) @ g, (kernel * ~within) @ g
+    found = verify.diagnose(module, x, loss, steps=0).layers[0]
+    assert found.shares is not None and found.shares.exact and found.shares.error < 1e-11
+    assert found.shares.elsewhere == 0
+    total = own.square().sum() + cross.square().sum()
+    assert found.shares.own == pytest.approx(float(own.square().sum() / total), rel=1e-9)
+    assert found.shares.cross == pytest.approx(float(cross.square().sum() / total), rel=1e-9)
+    diagonal = kernel.diagonal()
+    assert found.factors.minimum == pytest.approx(float(diagonal.min()), rel=1e-9, abs=1e-12)
+    assert found.factors.maximum == pytest.approx(float(diagonal.max()), rel=1e-9)
+    assert found.factors.samples * units == len(g) * getattr(module, "groups", 1)
+
+
+def test_an_embedding_is_moved_by_repeated_tokens_only():
+    module = nn.Embedding(5, 2).double()
+    alone = verify.diagnose(module, torch.tensor([0, 1, 2]), torch.sum, steps=0).layers[0]
+    assert alone.shares.own == 1 and alone.advice == ""
+    twice = verify.diagnose(module, torch.tensor([0, 0]), torch.sum, steps=0).layers[0]
+    assert twice.shares.own == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"bias": False}, {"kdim": 5, "vdim": 5}, {"add_bias_kv": True}])
+def test_attention_is_judged_by_projection(settings):
+    torch.manual_seed(0)
+    model = Attend(**settings).double()
+    x = torch.randn(2, 3, 4, dtype=DOUBLE)
+    found = verify.diagnose(model, x, lambda z: z.pow(3).sum())
+    names = ["q", "k", "v"] if "kdim" in settings else ["qkv"]
+    assert [m.name for m in found.layers] == [f"attention.{name}" for name in [*names, "out_proj"]]
+    bias = settings.get("bias", True)
+    asked = found.layer(f"attention.{names[0]}").factors
+    lengths = x.square().sum(-1) + (1 if bias else 0)
+    assert (asked.minimum, asked.maximum) == pytest.approx((float(lengths.min()), float(lengths.max())))
+    for layer in found.layers:
+        assert layer.shares is None or layer.shares.error < 1e-10, layer.name
+
+
+def test_a_layer_used_twice_and_tied_weights():
+    found = verify.diagnose(*tied())
+    twice, head, table = found.layer("twice"), found.layer("head"), found.layer("embedding")
+    assert twice.calls == 2 and twice.factors.samples == 24 and "2 times" in twice.note
+    assert twice.shares.error < 1e-11 and twice.shares.elsewhere == 0
+    for layer, other in ((head, "embedding.weight"), (table, "head.weight")):
+        assert other in layer.note
+        assert layer.shares.elsewhere > 0.01 and layer.shares.error < 1e-11
+
+
+def test_the_step_on_a_tied_weight_is_what_other_uses_add():
+    """The change of the head by the gradient that reaches the table through the embedding alone, worked out apart."""
+    model, t, loss = tied()
+    found = verify.diagnose(model, t, loss, steps=0).layer("head")
+    held = {}
+    handle = model.head.register_forward_hook(lambda _, x, z: held.update(x=x[0], z=z))
+    loss(model(t), t).backward()
+    handle.remove()
+    x, z = (held[name].detach().flatten(0, 1) for name in ("x", "z"))
+    g = torch.softmax(z, -1) - torch.eye(7, dtype=DOUBLE)[t.flatten()]
+    g = g / len(g)
+    through_head = g.T @ x
+    elsewhere = x @ (model.head.weight.grad - through_head).T
+    own = x.square().sum(-1, keepdim=True) * g
+    cross = x @ through_head.T - own
+    parts = [float(part.square().sum()) for part in (own, cross, elsewhere)]
+    assert [found.shares.own, found.shares.cross, found.shares.elsewhere] == pytest.approx(
+        [part / sum(parts) for part in parts], rel=1e-9
+    )
+
+
+def test_what_cannot_be_judged_is_listed_with_its_reason():
+    found = verify.diagnose(*tied())
+    assert found.layer("vain").shares is None and "does not reach the loss" in found.layer("vain").missing
+    reasons = {entry.name: entry.reason for entry in found.unjudged}
+    assert reasons.keys() == {"", "never", "norm"}
+    assert "not called" in reasons["never"] and "weight, bias" in reasons["norm"] and "shift" in reasons[""]
+
+
+def test_every_module_with_parameters_is_named():
+    model, t, loss = tied()
+    found = verify.diagnose(model, t, loss)
+    named = {layer.name for layer in found.layers} | {entry.name for entry in found.unjudged}
+    assert named == {name for name, module in model.named_modules() if list(module.parameters(recurse=False))}
+
+
+@pytest.mark.parametrize(("frozen", "kept"), [("weight", "bias"), ("bias", "weight")])
+@pytest.mark.parametrize("name", ["Linear", "Conv1D", "Conv2d in groups", "ConvTranspose1d"])
+def test_a_partly_frozen_layer_moves_by_what_is_trained(name, frozen, kept):
+    module, x, loss = single(name)
+    if module.bias is None:
+        return
+    getattr(module, frozen).requires_grad_(False)
+    found = verify.diagnose(module, x, loss, steps=0).layers[0]
+    assert found.shares.error < 1e-11 and f"only its {kept}" in found.note
+    if kept == "bias":
+        assert (found.factors.minimum, found.factors.maximum) == (1, 1)
+
+
+def test_a_frozen_layer_is_listed():
+    model, batch, loss = network()
+    model[0].requires_grad_(False)
+    found = verify.diagnose(model, batch, loss)
+    assert "frozen" in next(entry.reason for entry in found.unjudged if entry.name == "0")
+    assert found.layer("4").shares.exact
+
+
+def test_in_place_activations_do_not_move_the_gradient():
+    model, batch, loss = network()
+    found = verify.diagnose(model, batch, loss)
+    assert found.ok and [layer.name for layer in found.layers] == ["0", "4", "7"]
+    assert all(layer.shares.elsewhere == 0 for layer in found.layers)
+
+
+def test_drift_follows_real_steps():
+    """The self factors after two steps of torch's SGD on the model are those that the diagnosis foretold."""
+    model, x, loss = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(), None, None
+    x, loss = torch.randn(6, 3, dtype=DOUBLE), lambda z: z.square().sum()
+    found = verify.diagnose(model, x, loss, steps=2, rate=0.05).layer("2")
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(2):
+        optimiser.zero_grad()
+        loss(model(x)).backward()
+        optimiser.step()
+    factors = model[:2](x).square().sum(-1) + 1
+    assert found.history[2].maximum == pytest.approx(factors.max().item(), rel=1e-12)
+    assert found.drift == pytest.approx(factors.median().item() / found.factors.median, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["Linear", "Conv2d", "Embedding", "AffineLike"])
+def test_a_wrong_kernel_is_seen(name, monkeypatch):
+    real = step.kernel
+    monkeypatch.setattr(step, "kernel", lambda *arguments: real(*arguments) * 1.01)
+    module, x, loss = single(name)
+    found = verify.diagnose(module, x, loss)
+    assert not found.ok and not found.layers[0].shares.exact
+
+
+def test_single_and_half_precision_agree_within_their_rounding():
+    for kind in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        model, x = nn.Linear(16, 8).to(kind), torch.randn(40, 16).to(kind)
+        layer = verify.diagnose(model, x, lambda z: z.float().square().mean()).layers[0]
+        assert 1e-12 < layer.shares.error < layer.shares.bound

@@ -1,0 +1,157 @@
+"""What is given to a model and to its loss, and whether that can be used at all.
+
+    batch                      the model is called with     the loss is called with
+    a tensor                   the tensor                   (output), or (output, batch) where it takes two
+    a mapping                  keyword arguments            the same
+    a pair, a loss of two      the first                    (output, second)
+    another tuple or list      positional arguments         (output)
+
+Without a loss, the model's output is the loss or has one as ``.loss`` (or under the key ``"loss"``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from derive.errors import UsageError
+
+Loss = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The arguments of the model, and the loss as a function of its output alone."""
+
+    arguments: tuple[Any, ...]
+    words: dict[str, Any]
+    loss: Callable[[Any], Tensor]
+
+
+def arrange(model: nn.Module, batch: Any, loss: Loss | None) -> Work:
+    """Return what is to be done; raise UsageError for a model, a batch or a loss that cannot be used."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
+    if loss is not None and not callable(loss):
+        raise UsageError(f"the loss is a {type(loss).__name__}; give a function of the model's output, or None")
+    _check_model(model)
+    _check_tensors(model, batch)
+    two = loss is not None and _wants_two(loss)
+    pair = two and isinstance(batch, tuple | list) and len(batch) == 2
+    inputs, target = batch if pair else (batch, batch)
+
+    def value(output: Any) -> Tensor:
+        if loss is None:
+            return _own_loss(output)
+        return loss(output, target) if two else loss(output)
+
+    if isinstance(inputs, Mapping):
+        return Work((), dict(inputs), value)
+    return Work(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}, value)
+
+
+def scalar(loss: Any) -> Tensor:
+    """Return the loss, checked: one finite real number that depends on parameters; raise UsageError otherwise."""
+    if not isinstance(loss, Tensor):
+        raise UsageError(f"the loss is a {type(loss).__name__}; return a tensor with one number")
+    if loss.numel() != 1:
+        raise UsageError(f"the loss has shape {tuple(loss.shape)}; it must be one number: take its mean, for example")
+    if not loss.requires_grad:
+        raise UsageError("the loss does not depend on any trained parameter; compute it from the model's output")
+    if not loss.isfinite():
+        raise UsageError(f"the loss is {loss.item()}; a step from there goes nowhere: check the batch and the model")
+    return loss.reshape(())
+
+
+def _own_loss(output: Any) -> Any:
+    found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if found is None and isinstance(output, Tensor) and output.numel() == 1:
+        found = output
+    if found is None:
+        raise UsageError(
+            f"no loss was given and the model's output, a {type(output).__name__}, holds none; give a loss, or labels "
+            "in the batch where the model computes its loss from them"
+        )
+    return found
+
+
+def _wants_two(loss: Loss) -> bool:
+    """Whether a loss needs a target: it takes two positional arguments without a default."""
+    try:
+        parameters = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values()
+    except (TypeError, ValueError):
+        return False  # a function of torch's own, such as torch.sum
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in places and p.default is p.empty]
+    return len(needed) >= 2
+
+
+def _check_model(model: nn.Module) -> None:
+    parameters = list(model.named_parameters())
+    if not parameters:
+        raise UsageError(f"the model, a {type(model).__name__}, has no parameters; there is no step to judge")
+    lazy = next((name for name, p in parameters if nn.parameter.is_lazy(p)), None)
+    if lazy:
+        raise UsageError(f"the shape of the parameter {lazy!r} is not known yet; call the model once before")
+    if not any(p.requires_grad for _, p in parameters):
+        raise UsageError("every parameter of the model is frozen; let at least one require a gradient")
+    bad = next((name for name, p in parameters if p.device.type != "meta" and not p.isfinite().all()), None)
+    if bad:
+        raise UsageError(f"the parameter {bad!r} holds NaN or infinity; a step from there goes nowhere")
+
+
+def _check_tensors(model: nn.Module, batch: Any) -> None:
+    """Raise UsageError for a batch without tensors, with NaN, or on another device than the model."""
+    homes = {p.device for p in model.parameters()}
+    tensors = list(_tensors(batch, "batch"))
+    if not tensors:
+        raise UsageError(f"the batch, a {type(batch).__name__}, holds no tensor; give what the model is called with")
+    for name, tensor in tensors:
+        if len(homes) == 1 and tensor.device not in homes:
+            home = next(iter(homes))
+            raise UsageError(
+                f"{name} is on {tensor.device} and the model on {home}; move one: {name}.to({str(home)!r})"
+            )
+        if tensor.is_floating_point() and tensor.isnan().any():
+            raise UsageError(
+                f"{name} holds {int(tensor.isnan().sum())} NaN of {tensor.numel()} numbers; clean the data"
+            )
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor in a value of tuples, lists and mappings, with the words that reach it."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _tensors(part, f"{name}[{key!r}]")
+    elif isinstance(value, tuple | list):
+        for place, part in enumerate(value):
+            yield from _tensors(part, f"{name}[{place}]")
+
+
+def run(work: Work, call: Callable[..., Any]) -> Tensor:
+    """Return the loss of one call of the model; a failure of the user's code becomes a UsageError that shows it."""
+    try:
+        output = call(*work.arguments, **work.words)
+    except UsageError:
+        raise
+    except Exception as problem:
+        raise UsageError(f"the model cannot be run on the batch: {first_line(problem)}") from problem
+    try:
+        value = work.loss(output)
+    except UsageError:
+        raise
+    except Exception as problem:
+        raise UsageError(f"the loss cannot be computed from the model's output: {first_line(problem)}") from problem
+    return scalar(value)
+
+
+def first_line(problem: Exception) -> str:
+    """Return the kind of a problem and the first line of its message."""
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0] if lines else 'no message'}"

@@ -1,0 +1,191 @@
+"""One forward pass of a model: what each layer read, its self factors, and where a gradient meets its output.
+
+Gradients are asked for at the edge of the graph that left the layer, so that what is done to the output in place
+afterwards does not matter. Attention projects inside one function of torch's; its projections are met by standing in
+for ``torch.nn.functional.linear`` while it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+import affine_divergence as ad
+from verify.diagnosis.kernel import Law
+from verify.diagnosis.layers import Piece, Plan, Site, Unjudged, affine_stand_in
+from verify.diagnosis.samples import Shape, factors_of
+
+NO_GRAPH = "it ran without gradients (no_grad, or checkpointing that recomputes)"
+CLOSED = "it is computed inside the generated attention, where its output cannot be met"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of a layer: its input, its self factors (groups, rows), and the edge behind its output."""
+
+    site: Site
+    x: Tensor
+    factors: Tensor
+    edge: GradientEdge | None
+    dtype: torch.dtype
+
+
+@dataclass
+class Captured:
+    """Every call of every site in one forward pass, and what turned out not to be judged."""
+
+    calls: dict[str, list[Call]] = field(default_factory=dict)
+    refused: dict[str, Unjudged] = field(default_factory=dict)
+
+    def add(self, site: Site, x: Any, z: Any) -> None:
+        """Take one use of a site into account."""
+        if site.name in self.refused:
+            return
+        try:
+            call = _call(site, x, z)
+        except (TypeError, ValueError) as problem:
+            self.refuse(site.name, site.type, str(problem).removeprefix("self_factor: "))
+            return
+        self.calls.setdefault(site.name, []).append(call)
+
+    def refuse(self, name: str, kind: str, reason: str) -> None:
+        """Strike a site off, with the reason."""
+        self.calls.pop(name, None)
+        self.refused[name] = Unjudged(name, kind, reason)
+
+
+def _call(site: Site, x: Any, z: Any) -> Call:
+    if not isinstance(x, Tensor) or not isinstance(z, Tensor):
+        raise TypeError(f"it was called with a {type(x).__name__} and returned a {type(z).__name__}, not tensors")
+    edge = get_gradient_edge(z) if z.grad_fn is not None else None
+    return Call(site, x.detach(), self_factors(site, x), edge, z.dtype)
+
+
+@torch.no_grad()
+def self_factors(site: Site, x: Tensor) -> Tensor:
+    """Return the derived self factor of each row, (groups, rows); raises what ``ad.self_factor`` raises."""
+    x = x.detach()
+    factors = ad.self_factor(site.view, torch.zeros_like(x) if site.offsets_only else x)
+    return factors_of(site.shape, site.view, factors)
+
+
+def first_argument(arguments: tuple[Any, ...], words: dict[str, Any]) -> Any:
+    """Return what a layer was called with first, by place or by name."""
+    return arguments[0] if arguments else next(iter(words.values()), None)
+
+
+@contextmanager
+def capturing(plan: Plan, values: dict[str, Tensor]) -> Iterator[Captured]:
+    """Record every call of the plan's sites inside the context; ``values`` are the parameters of this pass by name."""
+    captured, handles = Captured(), []
+    for module, site in plan.sites.items():
+
+        def record(_: nn.Module, arguments: Any, words: Any, output: Any, site: Site = site) -> None:
+            captured.add(site, first_argument(arguments, words), output)
+
+        handles.append(module.register_forward_hook(record, with_kwargs=True, prepend=True))
+    try:
+        with _attention_calls(plan, captured, values):
+            yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _attention_calls(plan: Plan, captured: Captured, values: dict[str, Tensor]) -> Iterator[None]:
+    """Record the projections of torch's attention, which calls no module for them."""
+    if not plan.attention:
+        yield
+        return
+    running: list[nn.Module] = []
+    real = F.linear
+
+    def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        z = real(input, weight, bias)
+        if running and isinstance(running[-1], nn.MultiheadAttention):
+            _projection(plan.attention[running[-1]], running[-1], (input, weight, bias, z), values, captured)
+        return z
+
+    def enter(module: nn.Module, *_: Any) -> None:
+        running.append(module)
+
+    def leave(module: nn.Module, arguments: Any, words: Any, output: Any) -> None:
+        running.pop()
+        if isinstance(module, ad.AffineLikeMultiheadAttention):
+            _generated_projections(plan.attention[module], module, arguments, words, captured)
+
+    handles = [module.register_forward_pre_hook(enter) for module in plan.attention]
+    handles += [m.register_forward_hook(leave, with_kwargs=True, prepend=True) for m in plan.attention]
+    F.linear = linear
+    try:
+        yield
+    finally:
+        F.linear = real
+        for handle in handles:
+            handle.remove()
+
+
+def _projection(
+    name: str,
+    module: nn.MultiheadAttention,
+    met: tuple[Tensor, Tensor, Tensor | None, Tensor],
+    values: dict[str, Tensor],
+    captured: Captured,
+) -> None:
+    """Record one projection: some rows of the input projections' weight, or the output projection."""
+    x, weight, bias, z = met
+    pieces = {word: _piece(t, values) for word, t in (("weight", weight), ("bias", bias)) if t is not None}
+    part = _part(pieces["weight"], weight, module.embed_dim)
+    site_name, kind = f"{name}.{part}" if name else part, f"{type(module).__name__}.{part}"
+    found = {word: piece for word, piece in pieces.items() if piece is not None}
+    if len(found) < len(pieces):
+        captured.refuse(site_name, kind, "its weight or bias is computed from other parameters")
+        return
+    trained = tuple(word for word, piece in found.items() if values[piece.parameter].requires_grad)
+    if not trained:
+        captured.refuse(site_name, kind, "frozen: no parameter of it requires a gradient, so no step moves its output")
+        return
+    stand_in = affine_stand_in(weight.shape[1], weight.shape[0], "bias" in trained)
+    law = Law("affine" if "bias" in trained else "linear")
+    captured.add(Site(site_name, kind, stand_in, law, Shape.ROWS, found, trained), x, z)
+
+
+def _piece(part: Tensor, values: dict[str, Tensor]) -> Piece | None:
+    """Return which rows of which parameter a tensor is, None if it is a part of none."""
+    for name, value in values.items():
+        if part is value:
+            return Piece(name)
+        if part._base is value:
+            start = (part.storage_offset() - value.storage_offset()) // value.stride(0)
+            return Piece(name, start, start + part.shape[0])
+    return None
+
+
+def _part(piece: Piece | None, weight: Tensor, width: int) -> str:
+    """Return the name of a projection: ``qkv``, ``q``, ``k``, ``v``, ``kv`` or ``out_proj``."""
+    if piece is None:
+        return "projection"
+    word = piece.parameter.rpartition(".")[2]
+    if word != "in_proj_weight":
+        return "out_proj" if word == "weight" else word[0]
+    first = piece.start // width
+    return "qkv"[first : first + weight.shape[0] // width]
+
+
+def _generated_projections(name: str, module: nn.Module, arguments: Any, words: Any, captured: Captured) -> None:
+    """Record the self factors of the generated attention's projections; what they return stays inside."""
+    given = {**dict(zip(("query", "key", "value"), arguments, strict=False)), **words}
+    sources = {id(given[word]): given[word] for word in ("query", "key", "value")}
+    site_name = f"{name}.qkv" if name else "qkv"
+    kind = f"{type(module).__name__}.qkv"
+    site = Site(site_name, kind, module, Law("affine", "affine-like"), Shape.ROWS, {}, ("weight", "bias"), closed=True)
+    for x in sources.values():
+        captured.add(site, x, x)

@@ -1,0 +1,68 @@
+"""The work of ``affdiv diagnose``: make the model, diagnose it, and once more after conversion if asked for."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import affine_divergence as ad
+from derive.errors import UsageError
+from verify.diagnosis.factory import load, made
+from verify.diagnosis.measure import diagnose
+from verify.diagnosis.record import Diagnosis
+from verify.diagnosis.show import print_diagnosis
+from verify.run.table import print_json
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for on the command line."""
+
+    factory: str
+    steps: int = 1
+    rate: float = 0.01
+    seed: int = 0
+    convert: bool = False
+
+
+def run_diagnosis(request: Request, *, json: bool) -> bool:
+    """Diagnose what the factory makes and print it; return whether every checked step was the derived one.
+
+    Raises UsageError for words, a factory or a model that cannot be used.
+    """
+    factory = load(request.factory)
+    torch.manual_seed(request.seed)
+    model, batch, loss = made(factory, request.factory)
+    found = diagnose(model, batch, loss, steps=request.steps, rate=request.rate)
+    after = None
+    if request.convert:
+        twin = converted(model)
+        after = diagnose(twin, batch, loss, steps=request.steps, rate=request.rate)
+    if json:
+        print_json(to_json(found, after))
+    else:
+        print_diagnosis(found)
+        if after:
+            print_diagnosis(after, "\nAfter affine_divergence.convert(model, without_bias='norm-like')")
+    return found.ok and (after is None or after.ok)
+
+
+def converted(model: nn.Module) -> nn.Module:
+    """Return a copy of a model in which every layer that can be is replaced; raise UsageError if none can."""
+    try:
+        twin = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as problem:
+        raise UsageError(f"the model cannot be copied for --convert: {problem}; leave --convert out") from problem
+    report = ad.convert(twin, without_bias="norm-like")
+    if not report.replaced:
+        raise UsageError(f"--convert finds no layer to replace in this {type(model).__name__}; leave it out")
+    return twin
+
+
+def to_json(found: Diagnosis, after: Diagnosis | None) -> dict[str, Any]:
+    """Return the diagnosis, and under ``converted`` that of the converted model, None if it was not asked for."""
+    return {**found.to_json(), "converted": after.to_json() if after else None}

@@ -1,0 +1,228 @@
+"""Which layers of a model can be judged, and why the others cannot: every module with parameters ends in one list.
+
+Not judged here: what a layer read. Whether it is called, and with what, ``capture`` finds out.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+import affine_divergence as ad
+from verify.diagnosis.kernel import Law
+from verify.diagnosis.samples import Shape
+
+ATTENTION = (nn.MultiheadAttention, ad.AffineLikeMultiheadAttention)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_PATCH_NORMS = (
+    ad.PatchNormConv1d,
+    ad.PatchNormConv2d,
+    ad.PatchNormConv3d,
+    ad.PatchNormConvTranspose1d,
+    ad.PatchNormConvTranspose2d,
+    ad.PatchNormConvTranspose3d,
+)
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """A layer, or a part of the judgement on it, that there is none of, and the reason in words."""
+
+    name: str
+    type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows ``start`` to ``stop`` of a parameter, named as the model names it first; all rows if ``stop`` is None."""
+
+    parameter: str
+    start: int = 0
+    stop: int | None = None
+
+    def of(self, values: dict[str, Tensor]) -> Tensor:
+        """Return these rows of the parameter's value."""
+        whole = values[self.parameter]
+        return whole if self.stop is None else whole[self.start : self.stop]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One layer, or one projection of attention, that can be judged.
+
+    ``view`` is asked for self factors and run alone: a stand-in with the settings of the layer and no hooks. ``pieces``
+    holds what of the model's parameters is its ``weight`` and ``bias``; ``trained`` the names of those that a step
+    moves; ``shared_with`` names the same parameters elsewhere; ``closed`` says that its output cannot be met.
+    """
+
+    name: str
+    type: str
+    view: nn.Module
+    law: Law
+    shape: Shape
+    pieces: dict[str, Piece]
+    trained: tuple[str, ...]
+    kappa: float = 1.0
+    shared_with: tuple[str, ...] = ()
+    closed: bool = False
+
+    @property
+    def offsets_only(self) -> bool:
+        """Whether only the bias is trained, so that a step does what it would do at an input of zeros."""
+        return self.trained == ("bias",)
+
+
+@dataclass
+class Plan:
+    """The sites of a model by the module that is called, its attention modules, and what cannot be judged."""
+
+    sites: dict[nn.Module, Site] = field(default_factory=dict)
+    attention: dict[nn.Module, str] = field(default_factory=dict)
+    unjudged: list[Unjudged] = field(default_factory=list)
+
+
+class Names:
+    """The first name of each parameter of a model, and every other one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.all: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            self.all.setdefault(id(parameter), []).append(name)
+
+    def piece(self, parameter: nn.Parameter, start: int = 0, stop: int | None = None) -> Piece:
+        """Return the piece of a parameter of the model."""
+        return Piece(self.all[id(parameter)][0], start, stop)
+
+    def others(self, module: str, parameters: list[nn.Parameter]) -> tuple[str, ...]:
+        """Return the names of the same parameters outside the module of that name."""
+        own = f"{module}." if module else ""
+        names = [name for p in parameters for name in self.all[id(p)]]
+        return tuple(name for name in names if name.rpartition(".")[0] != own.rstrip("."))
+
+
+def plan(model: nn.Module) -> Plan:
+    """Sort every module of the model that has parameters of its own."""
+    found, names, within = Plan(), Names(model), set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            within.add(module.out_proj)
+        own = [p for p in module._parameters.values() if p is not None]
+        if isinstance(module, ParametrizationList) or module in within:
+            continue
+        if not own and not hasattr(module, "parametrizations"):
+            continue
+        result = _sorted(name, module, own, names)
+        if isinstance(result, Site):
+            found.sites[module] = result
+        elif result is None:
+            found.attention[module] = name
+        else:
+            found.unjudged.append(result)
+    return found
+
+
+def _sorted(name: str, module: nn.Module, own: list[nn.Parameter], names: Names) -> Site | Unjudged | None:
+    """Return the site of a module, why there is none, or None for attention, whose projections are sites."""
+    reason = _refusal(module, own)
+    if reason:
+        return Unjudged(name, type(module).__name__, reason)
+    if isinstance(module, ATTENTION):
+        return None
+    made = make_site(name, module, names)
+    return made if isinstance(made, Site) else Unjudged(name, type(module).__name__, made)
+
+
+def _refusal(module: nn.Module, own: list[nn.Parameter]) -> str:
+    """Return why a module cannot be judged whatever its settings; nothing if it can."""
+    if hasattr(module, "parametrizations"):
+        return "its parameters are computed from others (torch.nn.utils.parametrize)"
+    if any(nn.parameter.is_lazy(p) for p in own):
+        return "its shapes are not known yet; call the model once before"
+    if not any(p.requires_grad for p in module.parameters()):
+        return "frozen: no parameter of it requires a gradient, so no step moves its output"
+    if not (is_conv1d_of_transformers(module) or isinstance(module, (*_KINDS, *ATTENTION))):
+        held = ", ".join(n for n, p in module._parameters.items() if p is not None)
+        return f"no self factor is known for this kind of layer (it holds {held})"
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+        return "max_norm rescales rows whenever they are read, which is no step of descent; set it to None"
+    return ""
+
+
+def is_conv1d_of_transformers(module: nn.Module) -> bool:
+    """Whether a module is transformers' ``Conv1D``, an affine map whose weight is stored the other way round."""
+    weight = module._parameters.get("weight")
+    return (
+        type(module).__name__ == "Conv1D"
+        and weight is not None
+        and weight.dim() == 2
+        and getattr(module, "nf", None) == weight.shape[1]
+    )
+
+
+def make_site(name: str, module: nn.Module, names: Names) -> Site | str:
+    """Return the site of a layer that is one of the known kinds, or why it is none."""
+    parameters = {n: p for n, p in module._parameters.items() if p is not None}
+    trained = tuple(n for n in ("weight", "bias") if n in parameters and parameters[n].requires_grad)
+    if set(parameters) - {"weight", "bias"}:
+        return f"it holds parameters that are no part of its map: {', '.join(sorted(set(parameters)))}"
+    law, shape, kappa = _law(module, trained)
+    if law.map and set(trained) != set(parameters):
+        return f"only its {trained[0]} is trained: its derived constant holds where weight and bias both are"
+    return Site(
+        name=name,
+        type=type(module).__name__,
+        view=view(module, trained),
+        law=law,
+        shape=shape,
+        pieces={n: names.piece(p) for n, p in parameters.items()},
+        trained=trained,
+        kappa=kappa,
+        shared_with=names.others(name, list(parameters.values())),
+    )
+
+
+def _law(module: Any, trained: tuple[str, ...]) -> tuple[Law, Shape, float]:
+    """Return whose kernel a layer has, how it reads its input, and its kappa."""
+    base = "affine" if "bias" in trained else "linear"
+    if isinstance(module, nn.Embedding):
+        return Law("embedding"), Shape.TOKENS, 1.0
+    if isinstance(module, ad.AffineLike | ad.NormLike):
+        form = "affine-like" if isinstance(module, ad.AffineLike) else "norm-like"
+        return Law(base, form), Shape.ROWS, module.kappa
+    if isinstance(module, _PATCH_NORMS):
+        return Law(base, module.form), Shape.PATCHES, module.kappa
+    return Law(base), Shape.PATCHES if isinstance(module, _CONVOLUTIONS) else Shape.ROWS, 1.0
+
+
+def view(module: nn.Module, trained: tuple[str, ...]) -> nn.Module:
+    """Return a stand-in without hooks, whose bias is left out where only the weight is trained.
+
+    It shares the settings of the module and not its tables of parameters, so that calling it changes nothing there.
+    """
+    if is_conv1d_of_transformers(module):
+        weight = module._parameters["weight"]
+        assert weight is not None
+        return affine_stand_in(weight.shape[0], weight.shape[1], "bias" in trained)
+    twin = copy.copy(module)
+    for word in [w for w in twin.__dict__ if w.endswith("_hooks")]:
+        twin.__dict__[word] = OrderedDict()
+    twin.__dict__["_parameters"] = dict(module._parameters)
+    twin.__dict__["_buffers"] = dict(module._buffers)
+    if "bias" not in trained and "bias" in twin._parameters:
+        twin._parameters["bias"] = None
+    return twin
+
+
+def affine_stand_in(inputs: int, outputs: int, bias: bool) -> nn.Linear:
+    """Return an affine map without storage, to be asked for self factors and run with parameters of others."""
+    return nn.Linear(inputs, outputs, bias=bias, device=torch.device("meta"))
+
+
+_KINDS = (nn.Linear, *_CONVOLUTIONS, nn.Embedding, ad.AffineLike, ad.NormLike, *_PATCH_NORMS)
