@@ -81,6 +81,8 @@ __device__ inline Wide infinity() { return Wide(__int_as_float(0x7f800000)); }
 
 __device__ inline Wide sign(Wide value) { return Wide((value > 0) - (value < 0)); }
 
+__device__ inline Wide heaviside(Wide value) { return (sign(value) + 1) / 2; }
+
 // V consecutive entries, moved 16 bytes at a time where the row allows it.
 template <typename T>
 struct alignas(16) Chunk {

@@ -5,6 +5,7 @@ Slow and plain on purpose: every printed target is compared with it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,6 +43,14 @@ _FUNCTIONS: dict[type[Any], Callable[..., Any]] = {
     sympy.Heaviside: lambda a, at_zero: numpy.heaviside(a, at_zero),
     sympy.Max: lambda *a: numpy.maximum.reduce(numpy.broadcast_arrays(*a)),
     sympy.Min: lambda *a: numpy.minimum.reduce(numpy.broadcast_arrays(*a)),
+}
+
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "==": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
 }
 
 
@@ -145,8 +154,9 @@ def evaluate(expression: Expr, entry: Callable[[Indexed], Any], numbers: Mapping
 
 
 def _piecewise(part: sympy.Piecewise, walk: Callable[[Expr], Any]) -> Any:
-    """``Piecewise((a, Eq(u, v)), (b, True))``: the only conditions are equalities."""
+    """``Piecewise((a, Eq(u, v)), (b, True))``: conditions compare two scalars."""
     result = walk(part.args[-1].expr)
     for value, condition in reversed(part.args[:-1]):
-        result = numpy.where(walk(condition.lhs) == walk(condition.rhs), walk(value), result)
+        holds = _COMPARISONS[condition.rel_op](walk(condition.lhs), walk(condition.rhs))
+        result = numpy.where(holds, walk(value), result)
     return result

@@ -38,7 +38,7 @@ from derive.record import CancellingMap
 SCHEMA = "affdiv.package/1"
 DEFAULT_PACKAGE = "affine_divergence"
 MANIFEST = "manifest.json"
-_FILES: dict[str, Callable[[Sequence[Family]], dict[str, str]]] = {
+_FILES: dict[str, Callable[[Sequence[Family], Sequence[AngleFamily]], dict[str, str]]] = {
     "torch": torch_target.files,
     "triton": triton_target.files,
     "cuda": cuda_target.files,
@@ -51,7 +51,7 @@ def build(
 ) -> dict[str, str]:
     """Derive the maps and return the text of every file by its name; the mathematics comes from ``derive.solve``.
 
-    With ``angle``, t(r), the member of the family at that angle is one of the maps: in torch, which runs everywhere.
+    With ``angle``, t(r), the member of the family at that angle is one of the maps.
     """
     affine = layer("affine")
     angles = [] if angle is None else [AngleFamily(angle_plan(solve_at(affine, angle)["angle"]))]
@@ -74,9 +74,7 @@ def render(
     """Return the text of every file of a package of these families, its manifest included."""
     check_name(package)
     check_targets(targets)
-    texts = {name: text for target in targets for name, text in _FILES[target](chosen).items()}
-    if angles:
-        texts |= torch_target.files(chosen, angles)
+    texts = {name: text for target in targets for name, text in _FILES[target](chosen, angles).items()}
     texts = dict(sorted(texts.items()))
     digests = {p.layer.name: p.digest for family in chosen for p in family.plans}
     digests |= {p.layer.name: p.digest for family in angles for p in family.plans}

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 import sympy
 from sympy import Add, Expr, Indexed, Mul, Pow, Symbol
+from sympy.core.relational import Relational
 
 from codegen.targets.cuda.names import identifier
 from derive.errors import UsageError
@@ -118,20 +119,20 @@ class ScalarPrinter:
         return f"Wide({expression})" if expression.is_Integer else self.text(expression)
 
     def _choice(self, expression: sympy.Piecewise) -> str:
-        """``Piecewise((a, Eq(u, v)), (b, True))``: the only conditions are equalities."""
+        """``Piecewise((a, Eq(u, v)), (b, True))``: conditions compare two scalars."""
         text = self.text(expression.args[-1].expr)
         for value, condition in reversed(expression.args[:-1]):
-            if not isinstance(condition, sympy.Eq):
-                raise UsageError(f"the cuda target cannot print the condition {condition}; use equalities")
-            sides = f"{self.text(condition.lhs, _SUM)} == {self.text(condition.rhs, _SUM)}"
+            if not isinstance(condition, Relational):
+                raise UsageError(f"the cuda target cannot print the condition {condition}; compare two scalars")
+            sides = f"{self.text(condition.lhs, _SUM)} {condition.rel_op} {self.text(condition.rhs, _SUM)}"
             text = f"{sides} ? {self.text(value, _SUM)} : {text}"
         return text
 
     def _function(self, expression: Expr) -> str:
         name = type(expression).__name__
         inside = [self._wide(a) for a in sorted(expression.args, key=_order)]
-        if name == "sign":
-            return f"sign({inside[0]})"
+        if name in ("sign", "Heaviside"):
+            return f"{name.lower()}({self._wide(expression.args[0])})"
         if name not in _FUNCTIONS:
             raise UsageError(
                 f"the cuda target cannot print {name} in {expression}; write it with the functions of formulas"

@@ -9,35 +9,37 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from codegen.angle_rows import row_plan
 from codegen.plan import Plan
 from codegen.targets.cuda.wrappers import Printed, printed, unique, variants
 from codegen.targets.torch import target as torch_target
-from codegen.targets.torch.function_file import function_context
-from codegen.targets.torch.words import Family, branch
+from codegen.targets.torch.angle_file import borrowed
+from codegen.targets.torch.function_file import heading_context
+from codegen.targets.torch.words import AngleFamily, Borrowed, Family, branch
 from codegen.targets.torch.wrap import fill, signature
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FIXED = ("_cuda_rows.cuh", "_cuda_cache.py", "_cuda_compile.py", "_cuda_launch.py")
 
 
-def files(families: Sequence[Family]) -> dict[str, str]:
+def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
     """Return the text of every file by its name in the package, which also needs the files of the torch target.
 
     Raise ``UsageError`` for a map with a part that has no kernel and no line of torch.
     """
     result = {name: render(f"{name}.jinja", {}) for name in _FIXED}
-    for family in families:
-        for plan in family.plans:
-            context = map_context(plan, with_bias=plan is family.with_bias)
-            result[context["source"]] = render("kernels.cu.jinja", context)
-            result[f"{context['module']}.py"] = render("map.py.jinja", context)
-    result["_cuda.py"] = _functions(families)
+    contexts = [map_context(plan, with_bias=plan is family.with_bias) for family in families for plan in family.plans]
+    contexts += [map_context(row_plan(plan), True, borrowed(plan)) for family in angles for plan in family.plans]
+    for context in contexts:
+        result[context["source"]] = render("kernels.cu.jinja", context)
+        result[f"{context['module']}.py"] = render("map.py.jinja", context)
+    result["_cuda.py"] = _functions([*families, *angles])
     return result
 
 
-def map_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
+def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> dict[str, Any]:
     """Return what the templates of one map need."""
-    twin = function_context(plan, with_bias)
+    twin = heading_context(plan, with_bias)
     plain, own = twin["module"], plan.input_names[0]
     prefix = plain.lstrip("_")
     forward = [printed(program, prefix, own) for program in (plan.scale, plan.forward)]
@@ -49,6 +51,7 @@ def map_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
         "module": f"_cuda{plain}",
         "source": f"_cuda{plain}.cu",
         "own": own,
+        "setup": lent.setup if lent else (),
         "forward_call": ", ".join((*plan.input_names, str(plan.kappa))),
         "forward_lines": [line for p in forward for line in p.lines],
         "blocks": blocks,
@@ -73,7 +76,7 @@ def _blocks(plan: Plan, prefix: str, own: str) -> tuple[list[dict[str, Any]], li
     return blocks, parts
 
 
-def _functions(families: Sequence[Family]) -> str:
+def _functions(families: Sequence[Family | AngleFamily]) -> str:
     """Return the torch target's ``functional.py`` with the maps taken from the files of this target."""
     homes = {branch(plan, plan is f.with_bias)["module"] for f in families for plan in f.plans}
     lines = torch_target.functions_text(families).splitlines()

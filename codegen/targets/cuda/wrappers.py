@@ -6,13 +6,14 @@ In these lines ``kernels`` holds the compiled kernels for the device and type of
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sympy import Expr, Indexed
 
-from codegen.program import Contract, Instruction, Program, Value, name_of
+from codegen.program import Contract, Instruction, Pointwise, Program, Value, name_of
 from codegen.targets.cuda.kernels import Kernel, column_text, row_text
 from codegen.targets.cuda.schedule import Columns, Plain, Product, Rows, Step, schedule
 from codegen.targets.cuda.storage import ELEMENT, WIDE, is_column, storage
@@ -55,14 +56,21 @@ def variants(program: Program) -> Iterator[tuple[tuple[str, ...], tuple[tuple[st
 
 
 def _groups(program: Program) -> list[tuple[str, ...]]:
-    """Return the outputs in groups, each connected by instructions that several of its members need."""
+    """Return the outputs in groups, each connected by instructions that several of its members need.
+
+    What is one number a row, made of others, is cheap to make again: it connects nothing.
+    """
     groups: list[tuple[set[str], list[str]]] = []
     for output in program.outputs:
-        needs = {i.target.name for i in program.needed_for([output])}
+        needs = {i.target.name for i in program.needed_for([output]) if not _is_scalar_of_a_row(i)}
         meeting = [g for g in groups if g[0] & needs]
         merged = (needs.union(*(g[0] for g in meeting)), [*(n for g in meeting for n in g[1]), output])
         groups = [*(g for g in groups if g not in meeting), merged]
     return [tuple(o for o in program.outputs if o in names) for _, names in groups]
+
+
+def _is_scalar_of_a_row(instruction: Instruction) -> bool:
+    return isinstance(instruction, Pointwise) and is_column(instruction.target)
 
 
 class _Printer:
@@ -166,9 +174,17 @@ def _noted(code: str, *equations: str) -> list[str]:
     """Return a line with the equations that it implements behind it, or before it if the line were too long."""
     note = ", ".join(e for e in equations if e)
     whole = f"{code}  # {note}"
-    if not note:
-        return [code]
-    return [whole] if len(whole) <= _WIDTH else [f"# {note}", code]
+    if note and len(whole) <= _WIDTH:
+        return [whole]
+    return [*([f"# {note}"] if note else []), *_broken(code)]
+
+
+def _broken(call: str) -> list[str]:
+    """Return a call on one line, or its arguments on lines of their own."""
+    if len(call) <= _WIDTH:
+        return [call]
+    head, arguments = call.removesuffix(")").split("(", 1)
+    return [f"{head}(", *(f"    {line}" for line in textwrap.wrap(arguments, _WIDTH - 4)), ")"]
 
 
 def unique(kernels: Sequence[Kernel]) -> list[Mapping[str, Any]]:

@@ -9,11 +9,12 @@ import sympy
 from sympy import Expr
 
 from codegen.angle_plan import AnglePlan, Scalar, radius, turn, turning
+from codegen.angle_rows import coefficient_names
 from codegen.program import Program
 from codegen.tangent import tangent_name
 from codegen.targets.torch.expressions import ExpressionPrinter
 from codegen.targets.torch.printer import Line, Style, TorchPrinter
-from codegen.targets.torch.words import branch, equations, forward_equation, listed
+from codegen.targets.torch.words import Borrowed, branch, equations, forward_equation, listed
 from derive.algebra.nodes import tensor
 from derive.export.text import text
 from derive.forward_map import BATCH
@@ -45,6 +46,18 @@ def angle_context(plan: AnglePlan) -> dict[str, Any]:
         **lines,
         "uses_functional": "F." in printed,
     }
+
+
+def borrowed(plan: AnglePlan) -> Borrowed:
+    """Return what the files of kernels take from this file, which they call ``plain``."""
+    sizes, used = _settings(plan), "features" if _settings(plan)["uses_n"] else ""
+    setup = ["near, limit = plain.limits(x, kappa)"]
+    setup += ["features = float(x.shape[-1])"] if used else []
+    if sizes["settings"]:
+        names = [f"({', '.join(coefficient_names(s))},)" for s in plan.scalars]
+        call = sizes["series_call"].replace("n)", f"{used})")
+        setup.append(f"{', '.join(names)} = plain.{call}")
+    return Borrowed(tuple(setup), "plain.kept_radius(r, kappa{})".format(", x.shape[-1]" if used else ""))
 
 
 def _words(plan: AnglePlan) -> dict[str, Any]:
@@ -94,6 +107,7 @@ def _settings(plan: AnglePlan) -> dict[str, Any]:
         "typed_settings": [f"{s}: {kinds[s]}" for s in used],
         "series_call": f"coefficients({', '.join(used)})" if used else "_SERIES",
         "scalar_settings": [f"{s}: {kinds[s]}" for s in ("kappa", *n)],
+        "settings_call": "".join(f", {s}" for s in ("kappa", *n)),
         "scalar_call": ", ".join(["radius", "kappa", *n]),
         "uses_n": bool(n),
     }

@@ -25,21 +25,22 @@ def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
     }
     blocks = {"portable": _blocks(backward, portable), "in_place": _blocks(backward, in_place)}
     return {
-        **branch(plan, with_bias),
-        **_headings(plan, with_bias, inputs),
-        **_signatures(plan),
+        **heading_context(plan, with_bias),
+        "scale_formula": next(e for e in equations(plan) if e.startswith(f"{scale}[")),
         **_imports(str((lines, blocks))),
         **lines,
         **blocks,
     }
 
 
-def _headings(plan: Plan, with_bias: bool, inputs: Sequence[str]) -> dict[str, Any]:
-    scale = next(d for d in plan.layer.definitions if d.name == plan.scale_name)
+def heading_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
+    """Return the names, sentences and signatures of the map, which files of other targets need as well."""
+    inputs = plan.input_names
     return {
+        **branch(plan, with_bias),
+        **_signatures(plan),
         "title": f"{plan.name}{'' if with_bias else ' without a bias'}",
         "formula": forward_equation(plan),
-        "scale_formula": next(e for e in equations(plan) if e.startswith(f"{scale.name}[")),
         "digest": plan.digest,
         "parameters": listed([f"``{name}``" for name in inputs]),
         "inputs": ", ".join(f"``{name}`` {_shape(plan, name)}" for name in inputs),

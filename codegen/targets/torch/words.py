@@ -19,6 +19,18 @@ _ZERO = " A row of zeros has no direction: its weight part and its gradient are 
 
 
 @dataclass(frozen=True)
+class Borrowed:
+    """What a file of kernels takes from the torch target's file of the same map.
+
+    ``setup`` are lines that give the kernels' settings their values. ``known`` is what ``plain.gradients`` reads in the
+    place of the number a row that was kept, if not that number.
+    """
+
+    setup: tuple[str, ...] = ()
+    known: str | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """The maps of one name: with a bias, and without one where the layer without a bias has such a map."""
 

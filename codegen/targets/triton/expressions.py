@@ -13,10 +13,12 @@ from collections.abc import Callable
 
 import sympy
 from sympy import Expr, Indexed, Pow
+from sympy.core.relational import Relational
 
 from codegen.targets.torch.expressions import ExpressionPrinter
 from derive.errors import UsageError
 
+HELPERS = ("atan", "tanh")  # functions of ``_triton_tiles``
 _FUNCTIONS = {"exp", "log", "sin", "cos"}
 _PRODUCT, _POWER, _ATOM = 1, 3, 4  # how tightly a text binds: see ExpressionPrinter
 
@@ -55,15 +57,18 @@ class TileExpressionPrinter(ExpressionPrinter):
             return self._constants.name(expression), _ATOM
         if isinstance(expression, sympy.Piecewise):
             return self._where(expression), _ATOM
+        if isinstance(expression, sympy.Heaviside):
+            return self._function(expression), _ATOM
         return super()._print(expression)
 
     def _where(self, expression: sympy.Piecewise) -> str:
-        """``Piecewise((value, Eq(u, v)), (otherwise, True))``: the only conditions are equalities."""
+        """``Piecewise((value, Eq(u, v)), (otherwise, True))``: conditions compare two scalars."""
         text = self.text(expression.args[-1].expr)
         for value, condition in reversed(expression.args[:-1]):
-            if not isinstance(condition, sympy.Equality):
-                raise UsageError(f"the triton target cannot print the condition {condition}; only equalities occur")
-            text = f"tl.where({self.text(condition.lhs)} == {self.text(condition.rhs)}, {self.text(value)}, {text})"
+            if not isinstance(condition, Relational):
+                raise UsageError(f"the triton target cannot print the condition {condition}; compare two scalars")
+            sides = f"{self.text(condition.lhs)} {condition.rel_op} {self.text(condition.rhs)}"
+            text = f"tl.where({sides}, {self.text(value)}, {text})"
         return text
 
     def _power(self, expression: Pow) -> tuple[str, int]:
@@ -83,8 +88,10 @@ class TileExpressionPrinter(ExpressionPrinter):
             return f"tl.abs({inside[0]})"
         if isinstance(expression, sympy.Max | sympy.Min):
             return self._extreme(name, inside)
-        if name == "tanh":
-            return f"tanh({inside[0]})"
+        if name in HELPERS:
+            return f"{name}({inside[0]})"
+        if name == "Heaviside":
+            return f"tl.where({inside[0]} > 0, 1.0, tl.where({inside[0]} < 0, 0.0, 0.5))"
         if name == "sign":
             return f"tl.where({inside[0]} > 0, 1.0, tl.where({inside[0]} < 0, -1.0, {inside[0]}))"
         if name in _FUNCTIONS and len(inside) == 1:

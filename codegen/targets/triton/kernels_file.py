@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from codegen.plan import Plan
 from codegen.program import Instruction, Magnitude, Value, name_of
-from codegen.targets.torch.words import branch, forward_equation, listed, snake
+from codegen.targets.torch.words import Borrowed, branch, forward_equation, listed, snake
+from codegen.targets.triton.expressions import HELPERS
 from codegen.targets.triton.printer import TilePrinter
 from codegen.targets.triton.roles import Roles
 from codegen.targets.triton.schedule import Pass, Schedule, schedule
@@ -15,14 +17,19 @@ from codegen.targets.triton.schedule import Pass, Schedule, schedule
 _PRODUCT = ("WIDE", "PRECISION", "ROWS", "COLUMNS", "UNITS")
 
 
-def map_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
+def map_context(plan: Plan, with_bias: bool, borrowed: Borrowed | None = None) -> dict[str, Any]:
     """Return what ``map.py.jinja`` needs; raise ``ScheduleError`` for a map that no kernel here computes."""
     parts = schedule(plan.scale, plan.forward, plan.backward.program)
     kernels = kernel_contexts(parts, plan)
     names = _names(plan, parts, with_bias)
-    launch = _launch(plan, parts, names)
+    launch = _launch(plan, parts, names, borrowed or Borrowed())
     used = str((kernels, launch))
-    return {**names, **kernels, "launch": launch, "uses_math": "math." in used, "uses_tanh": " tanh(" in used}
+    return {**names, **kernels, "launch": launch, "uses_math": "math." in used, "helpers": _helpers(used)}
+
+
+def _helpers(text: str) -> list[str]:
+    """Return the functions of ``_triton_tiles`` that stand in for those that Triton lacks."""
+    return [name for name in HELPERS if re.search(rf"(?<![\w.]){name}\(", text)]
 
 
 def kernel_contexts(parts: Schedule, plan: Plan) -> dict[str, Any]:
@@ -249,7 +256,7 @@ def _names(plan: Plan, parts: Schedule, with_bias: bool) -> dict[str, Any]:
     }
 
 
-def _launch(plan: Plan, parts: Schedule, names: dict[str, Any]) -> dict[str, Any]:
+def _launch(plan: Plan, parts: Schedule, names: dict[str, Any], borrowed: Borrowed) -> dict[str, Any]:
     """Return the signatures and calls of the functions that launch the kernels."""
     scalar, inputs, backward = str(plan.kappa), plan.input_names, plan.backward.program
     read = [v.name for v in backward.inputs]
@@ -269,6 +276,8 @@ def _launch(plan: Plan, parts: Schedule, names: dict[str, Any]) -> dict[str, Any
         "backward_schema": f"({', '.join(f'Tensor {name}' for name in read)}, float {scalar}, bool[] wanted) -> "
         f"({', '.join('Tensor' for _ in backward.outputs)})",
         "gradient_call": ", ".join((*read, scalar)),
+        "plain_call": ", ".join(((borrowed.known or n) if n == plan.scale_name else n) for n in (*read, scalar)),
+        "setup": borrowed.setup,
         "gradients": gradients,
         "gradient_types": f"tuple[{', '.join('Tensor' for _ in backward.outputs)}]",
         "pieces": ", ".join(f"{name}[rows]" for name in pieces),

@@ -58,9 +58,13 @@ class TilePrinter:
 
     def _zeros(self, total: Contract | Magnitude) -> str:
         """Return a tile of zeros, or of the least number that a magnitude may be."""
-        shape = ", ".join(BLOCKS[role] for role in self._roles.of(total.target.indices))
-        shape += "," if len(total.target.indices) == 1 else ""
-        return f"tl.full(({shape}), FLOOR, WIDE)" if isinstance(total, Magnitude) else f"tl.zeros(({shape}), WIDE)"
+        shape = self._shape(total.target)
+        return f"tl.full({shape}, FLOOR, WIDE)" if isinstance(total, Magnitude) else f"tl.zeros({shape}, WIDE)"
+
+    def _shape(self, value: Value) -> str:
+        """Return the shape of a value's tile."""
+        shape = ", ".join(BLOCKS[role] for role in self._roles.of(value.indices))
+        return f"({shape},)" if len(value.indices) == 1 else f"({shape})"
 
     def loads(self, instructions: Sequence[Instruction], known: Iterable[str] = ()) -> list[str]:
         """Return the lines that load, in the wide type, what the instructions read from memory and is not known yet."""
@@ -107,6 +111,7 @@ class TilePrinter:
         name = _checked(instruction.target.name)
         if isinstance(instruction, Pointwise):
             text = self._text(instruction.expression, self._roles.of(instruction.target.indices))
+            text = text if instruction.reads else f"tl.full({self._shape(instruction.target)}, {text}, WIDE)"
             return _assigned(name, text, instruction.equation)
         if isinstance(instruction, Magnitude):
             peak = f"tl.max(tl.abs({name_of(instruction.operand)}), axis=1)"

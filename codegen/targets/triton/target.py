@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from codegen.angle_rows import row_plan
 from codegen.targets.torch import target as torch_target
-from codegen.targets.torch.words import Family, branch
+from codegen.targets.torch.angle_file import borrowed
+from codegen.targets.torch.words import AngleFamily, Family, branch
 from codegen.targets.torch.wrap import fill, signature
 from codegen.targets.triton.kernels_file import map_context
 
@@ -18,16 +21,18 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _NOTHING = "\0"
 
 
-def files(families: Sequence[Family]) -> dict[str, str]:
+def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
     """Return the text of every file by its name in the package, which also needs the files of the torch target."""
     contexts = [map_context(plan, with_bias=plan is family.with_bias) for family in families for plan in family.plans]
+    contexts += [map_context(row_plan(plan), True, borrowed(plan)) for family in angles for plan in family.plans]
     result = {f"{c['module']}.py": render("map.py.jinja", c) for c in contexts}
-    result["_triton_tiles.py"] = render("_triton_tiles.py.jinja", {"uses_tanh": any(c["uses_tanh"] for c in contexts)})
-    result["_triton.py"] = _functions(families)
+    helpers = {name for c in contexts for name in c["helpers"]}
+    result["_triton_tiles.py"] = render("_triton_tiles.py.jinja", {"helpers": helpers, "quarter_turn": math.pi / 2})
+    result["_triton.py"] = _functions([*families, *angles])
     return result
 
 
-def _functions(families: Sequence[Family]) -> str:
+def _functions(families: Sequence[Family | AngleFamily]) -> str:
     """Return the torch target's ``functional.py`` with the maps taken from the files of this target."""
     text = torch_target.functions_text(families)
     for family in families:

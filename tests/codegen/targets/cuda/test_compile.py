@@ -8,10 +8,18 @@ import subprocess
 
 import pytest
 
+from codegen.angle_plan import angle_plan
+from codegen.solve_at import solve_at
+from codegen.targets.cuda import target as cuda_target
+from codegen.targets.torch.words import AngleFamily
+from derive.formula import parse_angle
+from derive.layers import layer
+
 ARCHITECTURES = ["sm_80", "sm_90"]
 ELEMENTS = ["float", "double", "Half", "Bfloat"]
 MOST_REGISTERS = 64  # four blocks of 256 threads a multiprocessor
 MOST_SHARED = 8192
+MOST_FRAME = 64  # bytes of a thread's stack
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 
@@ -47,6 +55,22 @@ def test_nvcc_has_nothing_to_say(folder, name, element, architecture):
     assert set(kernels) == set(re.findall(r"__global__ void (\w+)\(", source.read_text()))
     for kernel, (registers, spills, shared) in kernels.items():
         assert spills == [0, 0, 0], f"{kernel}: stack frame, spill stores, spill loads"
+        assert registers <= MOST_REGISTERS and shared <= MOST_SHARED, f"{kernel}: {registers}, {shared}"
+
+
+@needs_nvcc
+@pytest.mark.slow
+@pytest.mark.parametrize("element", ["float", "double"])
+def test_the_map_at_an_angle_that_a_user_gives(tmp_path, element):
+    """The reduction of large arguments of sine and cosine keeps a few numbers in a stack frame; nothing is spilled."""
+    plan = angle_plan(solve_at(layer("affine"), parse_angle("2*atan(r) + tanh(r/n)"))["angle"])
+    for name, text in cuda_target.files([], [AngleFamily(plan)]).items():
+        (tmp_path / name).write_text(text)
+    source = tmp_path / "_cuda_angle_like.cu"
+    kernels = report(source, element, "sm_90")
+    assert set(kernels) == set(re.findall(r"__global__ void (\w+)\(", source.read_text()))
+    for kernel, (registers, (frame, *spills), shared) in kernels.items():
+        assert spills == [0, 0] and frame <= MOST_FRAME, f"{kernel}: {frame}, {spills}"
         assert registers <= MOST_REGISTERS and shared <= MOST_SHARED, f"{kernel}: {registers}, {shared}"
 
 

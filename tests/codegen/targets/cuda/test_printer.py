@@ -68,6 +68,8 @@ TEXTS = [
     (sympy.sign(x), "sign(x)"),
     (oo, "infinity()"),
     (Piecewise((oo, Eq(q, 0)), (q, True)), "q == 0 ? infinity() : q"),
+    (Piecewise((x, sympy.Lt(q, 1)), (0, True)), "q < 1 ? x : 0"),
+    (sympy.Heaviside(x - 1), "heaviside(x - 1)"),
     (Integer(10) ** 12, "Wide(1000000000000.0)"),
     (sympy.Float("0.1"), "Wide(0.1)"),
 ]
@@ -85,6 +87,7 @@ PRELUDE = """
 typedef {wide} Wide;
 static Wide infinity() {{ return INFINITY; }}
 static Wide sign(Wide v) {{ return Wide((v > 0) - (v < 0)); }}
+static Wide heaviside(Wide v) {{ return (sign(v) + 1) / 2; }}
 int main() {{
     const long long n = 7, m = 5;
     const Wide kappa = Wide(2.5), q = Wide(0.3), peak = Wide(1.7), c = Wide(-0.8);
@@ -161,8 +164,8 @@ def test_what_cannot_be_printed_is_named():
         PRINTER.text(sympy.gamma(x))
     with pytest.raises(UsageError, match="cannot print the number I"):
         PRINTER.text(sympy.I * x)
-    with pytest.raises(UsageError, match="use equalities"):
-        PRINTER.text(Piecewise((x, x > 0), (u, True)))
+    with pytest.raises(UsageError, match="compare two scalars"):
+        PRINTER.text(Piecewise((x, sympy.And(x > 0, u > 0)), (u, True)))
     with pytest.raises(UsageError, match="cannot count with"):
         PRINTER.text(floor((n - m) / 2) * x)
 

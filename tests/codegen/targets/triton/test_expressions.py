@@ -45,6 +45,13 @@ ROLES = Roles(B, N, M)
         (abs(q.entry), "tl.abs(q)", {}),
         (sympy.Max(q.entry, 0), "tl.maximum(0, q, propagate_nan=tl.PropagateNan.ALL)", {}),
         (sympy.Piecewise((sympy.oo, sympy.Eq(q.entry, 0)), (q.entry, True)), 'tl.where(q == 0, float("inf"), q)', {}),
+        (
+            sympy.Piecewise((q.entry, sympy.Le(q.entry, kappa)), (0, True)),
+            "tl.where(kappa >= q, q, 0)",
+            {"kappa": "kappa"},
+        ),
+        (sympy.Heaviside(q.entry - 1), "tl.where(q - 1 > 0, 1.0, tl.where(q - 1 < 0, 0.0, 0.5))", {}),
+        (sympy.atan(q.entry), "atan(q)", {}),
         (q.entry * sympy.exp(kappa), "exp_kappa * q", {"exp_kappa": "math.exp(kappa)"}),
     ],
 )

@@ -1,0 +1,71 @@
+"""One package from one expression, by torch, by Triton in its interpreter, and by CUDA on the CPU."""
+
+import importlib
+import sys
+
+import torch
+
+from codegen.angle_plan import angle_plan
+from codegen.package import TARGETS, render, write
+from codegen.solve_at import solve_at
+from codegen.targets.torch.words import AngleFamily
+from derive.formula import parse_angle
+from derive.layers import layer
+from tests.codegen.targets.cuda.host import HostCode
+
+KAPPA = 1.7
+
+
+class Targets:
+    """The public functions of a generated package by the name of the target; ``replace`` damages its texts."""
+
+    def __init__(self, texts, folder, patch, replace=()):
+        name = folder.name
+        for file, old, new in replace:
+            assert old in texts[file], f"{old!r} is not in {file}: look again"
+            texts = {**texts, file: texts[file].replace(old, new)}
+        write(texts, folder)
+        patch.syspath_prepend(str(folder.parent))
+        homes = {"torch": "functional", "triton": "_triton", "cuda": "_cuda"}
+        self.functions = {target: importlib.import_module(f"{name}.{home}") for target, home in homes.items()}
+        self.name, self.place = name, folder
+        self.header = (folder / "_cuda_rows.cuh").read_text()
+        self.launch = importlib.import_module(f"{name}._cuda_launch")
+        self.elements = importlib.import_module(f"{name}._cuda_compile").ELEMENTS
+        patch.setattr(self.launch, "compiled", self._compiled)
+        patch.setattr(self.launch, "_WIDE_PRODUCTS", False)  # torch has them on CUDA devices only
+
+    def _compiled(self, source, dtype, device):
+        return HostCode(source.read_text(), self.header, self.elements[dtype])
+
+    def module(self, name):
+        return sys.modules[f"{self.name}.{name}"]
+
+    def forget(self):
+        for name in [m for m in sys.modules if m.split(".")[0] == self.name]:
+            del sys.modules[name]
+
+
+def at_angle(text):
+    """The texts of a package of every target that holds the map at an angle."""
+    plan = angle_plan(solve_at(layer("affine"), parse_angle(text))["angle"])
+    return render([], "package", TARGETS, [AngleFamily(plan)])
+
+
+def results(function, tensors, g):
+    """Return the output and gradients of a function, all detached."""
+    z = function(*tensors, KAPPA)
+    return [t.detach() for t in (z, *torch.autograd.grad(z, tensors, g))]
+
+
+def operands(shape, dtype, sizes=(0.0, 1e-3, 0.03, 1e3), seed=0):
+    """Return x (B, n), W (m, n), b (m) and a gradient (B, m); the first rows of x are short, long, or zero."""
+    B, n, m = shape
+    generator = torch.Generator().manual_seed(seed)
+    x, W, b, g = (torch.randn(s, generator=generator, dtype=torch.float64) for s in ((B, n), (m, n), (m,), (B, m)))
+    x[: len(sizes)] *= torch.tensor(sizes, dtype=torch.float64)[:, None]
+    return [t.to(dtype).requires_grad_() for t in (x, W, b)], g.to(dtype)
+
+
+def relative_error(ours, exact):
+    return ((ours.double() - exact).norm() / exact.norm()).item()

@@ -1,0 +1,61 @@
+"""One angle function that a user gives, in three languages: the same numbers, and kernels that nvcc accepts."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from tests.codegen.targets.cuda.host import needs_compiler
+from tests.codegen.targets.triton.interpreted.targets import Targets, at_angle, operands, relative_error, results
+
+pytestmark = [needs_compiler, pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
+
+ANGLE = "atan(r)/2"
+ROUNDING = {torch.float64: 3e-15, torch.float32: 6e-7}
+
+
+def twin(x, W, b, kappa):
+    r = x.norm(dim=-1, keepdim=True)
+    angle = torch.atan(r) / 2
+    return kappa**0.5 * (torch.sin(angle) / r * (x @ W.T) + torch.cos(angle) * b)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        made = Targets(at_angle(ANGLE), tmp_path_factory.mktemp("made") / "package", patch)
+        yield made
+        made.forget()
+
+
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+def test_three_targets_and_a_formula_agree(package, dtype):
+    """Short, long and zero rows; the formula, which knows no limit at zero, where it is defined."""
+    tensors, g = operands((9, 24, 20), dtype)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    expected = results(package.functions["torch"].angle_like, exact, g.double())
+    far = [exact[0].detach()[1:].requires_grad_(), *exact[1:]]
+    by_formula = results(twin, far, g.double()[1:])
+    assert relative_error(expected[0][1:], by_formula[0]) < 1e-13
+    assert relative_error(expected[1][1:], by_formula[1]) < 1e-10  # the formula loses digits at short rows
+    for target, functions in package.functions.items():
+        for ours, right in zip(results(functions.angle_like, tensors, g), expected, strict=True):
+            assert ours.dtype == dtype and relative_error(ours, right) <= ROUNDING[dtype], target
+
+
+def test_the_angle_stands_in_every_language(package):
+    kernels = (package.place / "_cuda_angle_like.cu").read_text()
+    assert re.search(r"const Wide turn = .*atan\(kept\)", kernels)
+    assert re.search(r"const Wide turning = limit > r \? ", kernels)
+    tiles = (package.place / "_triton_angle_like.py").read_text()
+    assert re.search(r"turn = .*atan\(kept\)", tiles) and "turning = tl.where(" in tiles
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_nvcc_has_nothing_to_say(package):
+    command = ["nvcc", "-std=c++17", "-arch=sm_90", "--Werror", "all-warnings", "-DELEMENT=float", "-cubin"]
+    source = package.place / "_cuda_angle_like.cu"
+    done = subprocess.run([*command, "-o", "/dev/null", str(source)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
