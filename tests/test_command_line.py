@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("run", "layers", "derive", "solve", "latex", "generate", "verify", "diagnose")
+COMMANDS = ("run", "layers", "derive", "solve", "latex", "generate", "verify", "diagnose", "experiment")
 HELP_SECONDS = 0.5
 
 Affdiv = Callable[..., "subprocess.CompletedProcess[str]"]

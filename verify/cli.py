@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verify.training.cli import app as experiment_app
+
 if TYPE_CHECKING:
     pass
 
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("verify")(verify)
     app.command("bench")(bench)
     app.command("diagnose")(diagnose)
+    app.add_typer(experiment_app, name="experiment")
 
 
 def run(

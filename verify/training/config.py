@@ -12,7 +12,10 @@ import torch
 from derive.errors import UsageError
 
 METHODS = ("none", "batch-norm", "layer-norm", "rms-norm", "norm-like", "affine-like")
+UPDATES = ("sgd", "momentum", "adam", "nlms", "foof")
 ACTIVATIONS = ("tanh", "leaky-relu", "relu")
+MODELS = ("mlp",)
+DEVICES = ("cpu", "cuda")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -20,12 +23,18 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class TrialConfig:
     """Everything that decides a trial. Two trials with equal settings give equal results on the CPU.
 
-    ``depth`` counts hidden layers of ``width`` units. ``probe_every`` is the number of steps between two measurements
-    of the self factors, 0 for none. ``split_seed`` chooses the parts of the data, ``seed`` everything else.
+    ``depth`` counts hidden layers of ``width`` units. The length is given in ``epochs`` or in ``steps``; the other is
+    None. ``evaluate_every`` and ``probe_every`` are the numbers of steps between two evaluations and between two
+    measurements of the self factors, 0 for no such measurement. ``split_seed`` chooses the parts of the data, ``seed``
+    everything else. ``device`` is part of the settings because the bits of a result depend on it.
+
+    Raises:
+        UsageError: a setting that cannot be used, or two that cannot be used together.
     """
 
     method: str
     learning_rate: float
+    update: str = "sgd"
     seed: int = 0
     data: str = "digits"
     split_seed: int = 0
@@ -34,22 +43,30 @@ class TrialConfig:
     depth: int = 2
     activation: str = "tanh"
     batch_size: int = 32
-    epochs: int = 10
+    epochs: int | None = 10
+    steps: int | None = None
     dtype: str = "float64"
+    device: str = "cpu"
     evaluate_every: int = 20
     probe_every: int = 0
 
     def __post_init__(self) -> None:
-        _one_of("method", self.method, METHODS)
-        _one_of("activation", self.activation, ACTIVATIONS)
-        _one_of("dtype", self.dtype, tuple(DTYPES))
-        _one_of("model", self.model, ("mlp",))
-        for name in ("width", "depth", "batch_size", "epochs", "evaluate_every"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("seed", "split_seed", "probe_every"):
-            _at_least(name, getattr(self, name), 0)
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UsageError(f"learning_rate = {self.learning_rate!r} is not a rate; give a positive finite number")
+        for name, known in _CHOICES.items():
+            _one_of(name, getattr(self, name), known)
+        for name, (least, most) in _RANGES.items():
+            _within(name, getattr(self, name), least, most)
+        for name in ("epochs", "steps"):
+            if getattr(self, name) is not None:
+                _within(name, getattr(self, name), 1, 10**9)
+        if (self.epochs is None) == (self.steps is None):
+            raise UsageError(
+                f"epochs = {self.epochs} and steps = {self.steps}: give one of the two, leave the other out"
+            )
+        rate = self.learning_rate
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
+            raise UsageError(f"learning_rate = {rate!r} is not a rate; give a positive finite number")
+        if self.method == "batch-norm" and self.batch_size == 1:
+            raise UsageError("method = 'batch-norm' has no variance in a batch of one; give a batch_size of at least 2")
 
     @property
     def digest(self) -> str:
@@ -62,17 +79,38 @@ class TrialConfig:
         return DTYPES[self.dtype]
 
 
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "method": METHODS,
+    "update": UPDATES,
+    "activation": ACTIVATIONS,
+    "dtype": tuple(DTYPES),
+    "model": MODELS,
+    "device": DEVICES,
+}
+_RANGES = {  # the largest value is one that no machine at hand outgrows, so that a slip of the hand is refused at once
+    "width": (1, 2**20),
+    "depth": (1, 1000),
+    "batch_size": (1, 2**24),
+    "evaluate_every": (0, 10**9),
+    "probe_every": (0, 10**9),
+    "seed": (0, 2**63 - 1),
+    "split_seed": (0, 2**63 - 1),
+}
+
+
 def generator(*key: object) -> torch.Generator:
     """Return a generator of its own whose seed is a digest of ``key``, so that no trial shares another's randomness."""
     digest = hashlib.sha256("/".join(str(part) for part in key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UsageError(f"{name} = {value!r} is not known; choose one of {', '.join(known)}")
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _within(name: str, value: object, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UsageError(f"{name} = {value!r} is not usable; give a whole number of at least {least}")
+    if value > most:
+        raise UsageError(f"{name} = {value!r} is too large; give a whole number of at most {most}")

@@ -27,6 +27,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
+    def first(self, count: int) -> Split:
+        """Return the first ``count`` samples, or all where there are fewer."""
+        return Split(self.x[:count], self.y[:count])
+
+    def to(self, device: str) -> Split:
+        """Return the same samples on a device."""
+        return Split(self.x.to(device), self.y.to(device))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -43,6 +51,11 @@ class Dataset:
     def features(self) -> int:
         """The number of entries of one sample."""
         return self.train.x.shape[1]
+
+    def to(self, device: str) -> Dataset:
+        """Return the same data on a device."""
+        parts = (self.train.to(device), self.validation.to(device), self.test.to(device))
+        return Dataset(self.name, self.classes, *parts, self.digest)
 
 
 def load(name: str, seed: int, dtype: torch.dtype = torch.float64) -> Dataset:

@@ -75,9 +75,13 @@ class MLP(nn.Module):
         """Return the layers whose self factor a probe measures, by name, from input to output."""
         return {f"layer {number}": layer for number, layer in enumerate(self.layers, start=1)}
 
+    def affine_layers(self) -> list[nn.Module]:
+        """Return the maps that carry the parameters, without the normalisers in front of them."""
+        return [layer.affine if isinstance(layer, Normalised) else layer for layer in self.layers]
 
-def build(config: TrialConfig, features: int, classes: int) -> MLP:
-    """Return the network of a trial, initialised from the trial's digest."""
+
+def build(config: TrialConfig, features: int, classes: int, identity: str | None = None) -> MLP:
+    """Return the network of a trial, initialised from ``identity``, which is the settings' digest if not given."""
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw weights, which are drawn anew below
         model = MLP(
             features,
@@ -87,5 +91,5 @@ def build(config: TrialConfig, features: int, classes: int) -> MLP:
             depth=config.depth,
             activation=config.activation,
         ).to(config.torch_dtype)
-    variance_preserving(model, config.method, config.activation, generator(config.digest, "initialise"))
-    return model
+    variance_preserving(model, config.method, config.activation, generator(identity or config.digest, "initialise"))
+    return model.to(config.device)

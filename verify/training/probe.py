@@ -55,7 +55,7 @@ def self_factors(layer: nn.Module, x: Tensor, generator: torch.Generator) -> Ten
     """Return ``v^T K_ss v``, of shape (B,), for ``x`` of shape (B, n) and one random unit vector v."""
     parameters = [p for p in layer.parameters() if p.requires_grad]
     z = layer(x.detach())
-    v = torch.randn(z.shape[-1], dtype=z.dtype, generator=generator)
+    v = torch.randn(z.shape[-1], dtype=z.dtype, generator=generator).to(z.device)
     along = z @ (v / v.norm())
     factors = []
     for value in along:

@@ -1,9 +1,13 @@
-"""One training run: plain SGD on the cross-entropy, measured as it goes; divergence is a result, not an error."""
+"""One training run on the cross-entropy, measured as it goes; divergence is a result, not an error.
+
+A run can be stopped between two steps, its state taken and put into another run of the same settings, which goes on
+bit for bit where the first one stopped (on the CPU, with the same number of threads).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +19,11 @@ from verify.training.config import TrialConfig, generator
 from verify.training.data import Dataset, Split
 from verify.training.models import MLP, build
 from verify.training.probe import Spread, measure_model
+from verify.training.updates import Update
 
 PROBE_SAMPLES = 32
+EVALUATED_SAMPLES = 10_000  # of the training part, the first so many give the training loss
+_CHUNK = 4_096  # samples evaluated at once
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Point:
 class TrialResult:
     """What one trial gave. ``diverged_at`` is the step whose loss or self factor was no longer finite, else None.
 
-    ``test_accuracy`` is None for a diverged trial.
+    ``test_accuracy`` and ``test_loss`` (mean cross-entropy, in nats) are None for a diverged trial.
     """
 
     config: TrialConfig
@@ -41,6 +48,7 @@ class TrialResult:
     spreads: tuple[Spread, ...]
     diverged_at: int | None
     test_accuracy: float | None
+    test_loss: float | None = None
 
     @property
     def outcome(self) -> str:
@@ -52,90 +60,124 @@ class TrialResult:
         return {"digest": self.config.digest, "outcome": self.outcome, **asdict(self)}
 
 
-class _Diverged(Exception):
-    """Raised inside a trial by the first number that is not finite."""
-
-
 def run_trial(config: TrialConfig, data: Dataset, advance: Callable[[], None] = lambda: None) -> TrialResult:
     """Train one network as ``config`` says and return what was measured; ``advance`` is called after every step."""
-    run = _Run(config, data)
-    diverged_at: int | None = None
-    try:
-        run.measure()
-        for x, y in run.batches():
-            run.update(x, y)
-            run.measure()
-            advance()
-    except _Diverged:
-        diverged_at = run.step
-    accuracy = None if diverged_at is not None else evaluate(run.model, data.test)[1]
-    return TrialResult(config, tuple(run.points), tuple(run.spreads), diverged_at, accuracy)
+    run = TrialRun(config, data)
+    while run.advance():
+        advance()
+    return run.result()
 
 
 def evaluate(model: nn.Module, split: Split) -> tuple[float, float]:
     """Return mean cross-entropy and accuracy of the model on a part of the data, in evaluation mode."""
+    loss, right = 0.0, 0
     model.eval()
     with torch.no_grad():
-        scores = model(split.x)
-        loss = float(cross_entropy(scores, split.y))
-        accuracy = float((scores.argmax(dim=1) == split.y).double().mean())
+        for x, y in zip(split.x.split(_CHUNK), split.y.split(_CHUNK), strict=True):
+            scores = model(x)
+            loss += float(cross_entropy(scores, y)) * (len(y) / len(split))
+            right += int((scores.argmax(dim=1) == y).sum())
     model.train()
-    return loss, accuracy
+    return loss, right / len(split)
 
 
-class _Run:
-    """The state of a trial between two steps."""
+class TrialRun:
+    """A trial between two steps: its network, its update rule and what was measured so far.
 
-    def __init__(self, config: TrialConfig, data: Dataset) -> None:
-        self.config, self.data = config, data
-        self.model: MLP = build(config, data.features, data.classes)
-        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=config.learning_rate)
-        self.probe_generator = generator(config.digest, "probe")
+    Args:
+        config: the settings.
+        data: what it trains on, in the type of ``config.dtype``; moved to ``config.device`` here.
+        identity: what the randomness of initialisation and probes follows from; the settings' digest if not given.
+    """
+
+    def __init__(self, config: TrialConfig, data: Dataset, identity: str | None = None) -> None:
+        self.config, self.data = config, data.to(config.device)
+        self.identity = identity or config.digest
+        self.total = steps_of(config, len(data.train))
+        self.model: MLP = build(config, data.features, data.classes, self.identity)
+        self.update = Update(config.update, self.model, config.learning_rate)
         self.step = 0
+        self.diverged_at: int | None = None
         self.points: list[Point] = []
         self.spreads: list[Spread] = []
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.long))
 
-    @property
-    def total(self) -> int:
-        return steps_of(self.config, len(self.data.train))
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every batch of every epoch; the order depends on seed and epoch only, so methods are paired."""
-        train, size = self.data.train, self.config.batch_size
-        for epoch in range(self.config.epochs):
-            order = torch.randperm(len(train), generator=generator("order", self.config.seed, epoch))
-            for rows in order.split(size)[: max(1, len(train) // size)]:
-                yield train.x[rows], train.y[rows]
-
-    def update(self, x: Tensor, y: Tensor) -> None:
-        """Take one step of SGD on the mean loss of a batch."""
+    def advance(self) -> bool:
+        """Take one step and measure; return whether one was taken, False at the end and after divergence."""
+        if self.step == 0 and not self.points and self.diverged_at is None:
+            self._guarded(self._measure)
+        if self.step == self.total or self.diverged_at is not None:
+            return False
         self.step += 1
-        self.optimiser.zero_grad()
-        loss = cross_entropy(self.model(x), y)
+        self._guarded(self._learn)
+        return True
+
+    def result(self) -> TrialResult:
+        """Return what was measured, with the test part evaluated if the run has come to its end."""
+        loss, accuracy = (None, None) if self.diverged_at is not None else evaluate(self.model, self.data.test)
+        if loss is not None and not math.isfinite(loss):
+            loss, accuracy, self.diverged_at = None, None, self.step
+        points, spreads = tuple(self.points), tuple(self.spreads)
+        return TrialResult(self.config, points, spreads, self.diverged_at, accuracy, loss)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the batch of a step, counted from 1; the order depends on seed and epoch only: methods are paired."""
+        train, size = self.data.train, self.config.batch_size
+        epoch, position = divmod(step - 1, steps_per_epoch(self.config, len(train)))
+        if self._order[0] != epoch:
+            order = torch.randperm(len(train), generator=generator("order", self.config.seed, epoch))
+            self._order = (epoch, order.to(train.y.device))
+        rows = self._order[1][position * size : (position + 1) * size]
+        return train.x[rows], train.y[rows]
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except _Diverged:
+            self.diverged_at = self.step
+
+    def _learn(self) -> None:
+        x, y = self.batch(self.step)
+        with self.update.watching():
+            loss = cross_entropy(self.model(x), y)
         _demand_finite(loss.item())
         loss.backward()
-        self.optimiser.step()
+        self.update.step()
+        self._measure()
 
-    def measure(self) -> None:
+    def _measure(self) -> None:
         """Record losses, accuracy and self factors where this step is due for them; the last step always is."""
-        if self._due(self.config.evaluate_every):
-            train_loss, _ = evaluate(self.model, self.data.train)
-            validation_loss, accuracy = evaluate(self.model, self.data.validation)
-            _demand_finite(train_loss, validation_loss)
-            self.points.append(Point(self.step, train_loss, validation_loss, accuracy))
+        if self._due(self.config.evaluate_every or self.total):
+            self._evaluate()
         if self.config.probe_every and self._due(self.config.probe_every):
             probed = self.data.train.x[:PROBE_SAMPLES]
-            spreads = measure_model(self.model, probed, self.step, self.probe_generator)
-            _demand_finite(*(s.maximum for s in spreads))
+            randomness = generator(self.identity, "probe", self.step)
+            spreads = measure_model(self.model, probed, self.step, randomness)
+            _demand_finite(*(value for s in spreads for value in (s.maximum, s.coefficient_of_variation)))
             self.spreads += spreads
+
+    def _evaluate(self) -> None:
+        train_loss, _ = evaluate(self.model, self.data.train.first(EVALUATED_SAMPLES))
+        validation_loss, accuracy = evaluate(self.model, self.data.validation)
+        _demand_finite(train_loss, validation_loss)
+        self.points.append(Point(self.step, train_loss, validation_loss, accuracy))
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.total
 
 
+class _Diverged(Exception):
+    """Raised inside a trial by the first number that is not finite."""
+
+
+def steps_per_epoch(config: TrialConfig, samples: int) -> int:
+    """Return the number of updates of one pass over that many training samples; a last partial batch is left out."""
+    return max(1, samples // config.batch_size)
+
+
 def steps_of(config: TrialConfig, samples: int) -> int:
-    """Return the number of updates of a trial on that many training samples; a last partial batch is left out."""
-    return config.epochs * max(1, samples // config.batch_size)
+    """Return the number of updates of a trial on that many training samples."""
+    return config.steps or (config.epochs or 0) * steps_per_epoch(config, samples)
 
 
 def _demand_finite(*values: float) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from verify.training.config import METHODS, TrialConfig, generator
 from verify.training.data import Dataset, Split, digits
-from verify.training.trial import evaluate, run_trial, steps_of
+from verify.training.trial import TrialRun, evaluate, run_trial, steps_of
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,12 @@ def test_divergence_is_recorded(data):
 
 
 def test_data_order_is_paired_over_methods(data):
-    from verify.training.trial import _Run
-
     runs = [
-        _Run(replace(CONFIG, method=method, learning_rate=rate), data)
+        TrialRun(replace(CONFIG, method=method, learning_rate=rate), data)
         for method, rate in (("none", 1), ("rms-norm", 2))
     ]
-    for first, second in zip(*(list(run.batches()) for run in runs), strict=True):
+    for step in range(1, runs[0].total + 1):
+        first, second = (run.batch(step) for run in runs)
         assert torch.equal(first[0], second[0])
 
 

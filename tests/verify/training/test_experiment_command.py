@@ -1,0 +1,177 @@
+"""``affdiv experiment`` as a user meets it, and on a machine that dies: killed anywhere, the table is the same."""
+
+import csv
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import affdiv
+from verify.training.driver import register
+from verify.training.experiment import load_experiment
+from verify.training.export import to_csv
+from verify.training.store import Store
+from verify.training.worker import Job, work
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = """
+methods = ["affine-like", "batch-norm"]
+updates = ["momentum"]
+learning_rates = [0.05, 1e300]
+batch_sizes = [64]
+seeds = [0, 1]
+widths = [8]
+depths = [2]
+activation = "relu"
+steps = 40
+evaluate_every = 20
+probe_every = 20
+"""
+EAGER = ("--workers", "2", "--checkpoint-seconds", "0")
+LONGER = SMALL.replace("steps = 40", "steps = 150").replace("[0.05, 1e300]", "[0.05]")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """Return the table of an experiment text that was run in this process, with no engine, once."""
+    tables = {}
+
+    def table(text):
+        if text not in tables:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            (folder / "mine.toml").write_text(text)
+            with Store(folder / "store", create=True) as store:
+                register(store, load_experiment(folder / "mine.toml"), "digits", "cpu")
+                work(Job(str(folder / "store"), "mine", "digits", checkpoint_seconds=1e9, lease=60.0))
+                tables[text] = to_csv(store.rows("mine"))
+        return tables[text]
+
+    return table
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Call ``affdiv experiment VERB mine.toml`` in this process; return exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(verb, *options):
+        capsys.readouterr()
+        code = affdiv.run(["experiment", verb, "mine.toml", "--store", "store", *options])
+        return (code, *capsys.readouterr())
+
+    return command
+
+
+def start(folder, *options):
+    """Start ``run`` as a process with a process group of its own."""
+    words = [sys.executable, str(ROOT / "affdiv.py"), "experiment", "run", "mine.toml", "--store", "store", *options]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=folder, stdout=pipe, stderr=pipe, text=True, process_group=0)
+
+
+def children(process):
+    """The process numbers of the workers of a driver."""
+    try:
+        return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def wait_for(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.01)
+
+
+def running(folder):
+    """How many trials are running, as another process sees it."""
+    if not (folder / "store" / "trials.sqlite").exists():
+        return 0
+    with Store(folder / "store") as store:
+        return store.progress("mine")[0]["running"]
+
+
+def test_run_then_export_and_status(tmp_path, call, undisturbed):
+    (tmp_path / "mine.toml").write_text(SMALL)
+    code, out, err = call("run", "--workers", "1", "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert (result["trials"]["done"], result["diverged"], result["steps"]["done"]) == (8, 4, 8 * 40)
+    _, table, _ = call("export")
+    assert table == undisturbed(SMALL)
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert len(rows) == 8 == len({row["trial"] for row in rows})
+    diverged = [row for row in rows if row["outcome"] == "diverged"]
+    assert len(diverged) == 4 and {row["learning_rate"] for row in diverged} == {"1e+300"}
+    assert all(0 < int(row["diverged_at"]) <= 40 and row["test_accuracy"] == "" for row in diverged)
+    assert all(float(row["test_accuracy"]) > 0 for row in rows if row["outcome"] == "finished")
+    assert list((tmp_path / "store" / "checkpoints").iterdir()) == []
+    assert "8 trials: 8 done; 4 diverged" in call("status")[1]
+    assert "8 done" in call("run")[1], "run again, there is nothing left to do"
+    (tmp_path / "mine.toml").write_text(LONGER)
+    code, _, err = call("export")
+    assert code == 2 and "mine.toml has changed since it was run; run it again" in err
+
+
+def disturbed(folder, kills, seed):
+    """Kill driver and workers at random moments so many times, starting the same line again; return how it ended."""
+    chance = random.Random(seed)
+    process = start(folder, *EAGER)
+    wait_for(lambda: running(folder) or process.poll() is not None)
+    while kills and process.poll() is None:
+        time.sleep(chance.uniform(0.0, 0.5))
+        driver = kills % 2 == 0
+        for victim in [process.pid] if driver else children(process)[:1]:
+            os.kill(victim, signal.SIGKILL)
+            kills -= 1
+        if driver:
+            process.communicate()
+            assert process.returncode == -signal.SIGKILL
+            process = start(folder, *EAGER)
+            wait_for(lambda p=process: children(p) or p.poll() is not None)
+    return process
+
+
+def test_killed_then_interrupted_the_same_line_goes_on_to_the_same_table(tmp_path, call, undisturbed):
+    (tmp_path / "mine.toml").write_text(LONGER)
+    process = disturbed(tmp_path, kills=2, seed=0)
+    wait_for(lambda: children(process))
+    workers = children(process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1].startswith("stopped: ")
+    assert err.endswith("of 4 trials done; the same line goes on from here\n")
+    assert not any(Path(f"/proc/{number}").exists() for number in workers)
+    assert running(tmp_path) == 0
+    assert call("run", "--workers", "1")[0] == 0
+    assert call("export")[1] == undisturbed(LONGER)
+
+
+def test_usage_errors_exit_2_with_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.toml").write_text(SMALL)
+    (tmp_path / "bad.toml").write_text(SMALL + "seedz = 1\n")
+    for words, message in [
+        (["run", "bad.toml"], "bad.toml:13: seedz: this key is not known; did you mean 'seeds'?"),
+        (["run", "absent.toml"], "'absent.toml' does not exist"),
+        (["run", "nobody"], "no experiment 'nobody' is bundled"),
+        (["run", "good.toml", "--engine", "moon"], "--engine 'moon' is not known; choose one of local"),
+        (["run", "good.toml", "--device", "tpu"], "--device 'tpu' is not known; choose one of cpu, cuda"),
+        (["run", "good.toml", "--data", "nowhere"], "--data 'nowhere' does not exist"),
+        (["run", "good.toml", "--workers", "0"], "Invalid value for '--workers'"),
+        (["status", "good.toml"], "no store at 'affdiv-store'"),
+        (["export", "good.toml", "--store", "none"], "no store at 'none'"),
+    ]:
+        assert affdiv.run(["experiment", *words]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.count("\n") == 1 and message in printed.err, printed.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.toml", "good.toml"]

@@ -1,0 +1,135 @@
+"""A stopped trial as a file: safetensors for the tensors, JSON beside them in the file's own header.
+
+A file is there whole or not at all: it is written under another name, flushed, renamed, and its folder flushed. One
+that was damaged later is noticed by its digest and counts as no checkpoint: the trial then starts from its beginning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from verify.training.probe import Spread
+from verify.training.trial import Point, TrialRun
+
+SUFFIX = ".safetensors"
+
+
+class DamagedCheckpoint(Exception):
+    """A file that is not a checkpoint of this trial, or no longer."""
+
+
+def save_checkpoint(run: TrialRun, path: Path) -> None:
+    """Write the state of a run between two steps, atomically and flushed to the disk."""
+    tensors = _tensors(run)
+    state = json.dumps(_state(run), sort_keys=True, allow_nan=False)
+    content = save(tensors, {"state": state, "digest": _digest(tensors, state)})
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _flush_folder(path.parent)
+
+
+def load_checkpoint(run: TrialRun, path: Path) -> None:
+    """Put a saved state into a fresh run of the same trial.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        DamagedCheckpoint: there is one that cannot be used; the run is as it was.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    tensors, state = _read(path)
+    own = {name: (value.shape, value.dtype) for name, value in _parameters(run).items()}
+    if state["identity"] != run.identity or own != {k: (v.shape, v.dtype) for k, v in tensors.items() if k in own}:
+        raise DamagedCheckpoint(f"{path} belongs to another trial")
+    with torch.no_grad():
+        for name, value in _parameters(run).items():
+            value.copy_(tensors[name])
+    _restore_optimiser(run, {k: v for k, v in tensors.items() if k.startswith("optimiser/")})
+    run.step, run.diverged_at = state["step"], state["diverged_at"]
+    run.points = [Point(**point) for point in state["points"]]
+    run.spreads = [Spread(**spread) for spread in state["spreads"]]
+
+
+def remove_checkpoints(folder: Path, identity: str) -> None:
+    """Remove what a finished trial has left: its checkpoint and unfinished writes of it."""
+    for path in folder.glob(f"*{identity}*"):
+        path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+        if header["digest"] != _digest(tensors, header["state"]):
+            raise DamagedCheckpoint(f"{path} does not match its digest")
+        return tensors, json.loads(header["state"])
+    except (SafetensorError, KeyError, ValueError, OSError) as problem:
+        raise DamagedCheckpoint(f"{path} cannot be read: {problem}") from problem
+
+
+def _parameters(run: TrialRun) -> dict[str, Tensor]:
+    return {f"model/{name}": value for name, value in run.model.state_dict().items()}
+
+
+def _tensors(run: TrialRun) -> dict[str, Tensor]:
+    tensors = _parameters(run)
+    for number, values in run.update.optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser/{number}/{name}": v for name, v in values.items() if isinstance(v, Tensor)}
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _restore_optimiser(run: TrialRun, tensors: dict[str, Tensor]) -> None:
+    whole = run.update.optimiser.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        _, number, key = name.split("/")
+        state.setdefault(int(number), {})[key] = value
+    run.update.optimiser.load_state_dict({**whole, "state": state})
+
+
+def _state(run: TrialRun) -> dict[str, Any]:
+    return {
+        "identity": run.identity,
+        "step": run.step,
+        "diverged_at": run.diverged_at,
+        "points": [asdict(point) for point in run.points],
+        "spreads": [asdict(spread) for spread in run.spreads],
+    }
+
+
+def _digest(tensors: dict[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,181 @@
+"""``affdiv experiment``: run a sweep, say how far it is, print its table. Imports what a command needs when it runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from derive.errors import UsageError
+
+if TYPE_CHECKING:
+    from verify.training.engines import Engine
+    from verify.training.experiment import Experiment
+    from verify.training.store import Store
+
+_FAILED, _INTERRUPTED = 1, 130
+STORE = Path("affdiv-store")
+ENGINES = ("local",)
+DEVICES = ("cpu", "cuda")
+
+app = typer.Typer(
+    help="Run, watch and print sweeps of training runs described in a TOML file.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME|FILE.toml", help="An experiment file, or the name of a bundled one.")
+]
+StorePath = Annotated[Path, typer.Option("--store", help="The folder (or .sqlite file) that holds trials and results.")]
+Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Data in place of the file's.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+@app.command("run")
+def run(
+    name: Name,
+    store: StorePath = STORE,
+    engine: Annotated[str, typer.Option(help="What runs the workers: local.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Worker processes; one a core if not given.")
+    ] = None,
+    data: Data = None,
+    device: Annotated[str, typer.Option(help="Where the trials train: cpu or cuda.")] = "cpu",
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed and quarantined trials again.")] = False,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="How often a trial's state is saved.")] = 20.0,
+    lease_seconds: Annotated[
+        float, typer.Option(min=2.0, help="How long a silent worker on another machine keeps its trial.")
+    ] = 60.0,
+    json: Json = False,
+) -> None:
+    """Train every trial of an experiment that is not done yet.
+
+    Ctrl-C stops it cleanly, and the same line goes on where it stopped, also after a crash. Exit code 1 when a trial
+    failed for good; a diverged trial is a result.
+    """
+    from verify.run.progress import watching
+    from verify.training.driver import drive, job_of, register, summary
+    from verify.training.store import Store
+
+    experiment, source = _experiment(name), _source(name, data)
+    chosen = _engine(engine)
+    _one_of("--device", device, DEVICES)
+    with Store(store, create=True, lease=lease_seconds) as opened:
+        opened.check()
+        register(opened, experiment, source, device)
+        if retry:
+            opened.retry(experiment.name)
+        job = job_of(store, experiment.name, source, checkpoint_seconds, lease_seconds)
+        try:
+            with watching() as watcher:
+                watcher.begin(experiment.name)
+                drive(opened, job, chosen, workers or _cores(), watcher.advance)
+        except KeyboardInterrupt:
+            typer.echo(_stopped(summary(opened, experiment.name)), err=True)
+            raise typer.Exit(_INTERRUPTED) from None
+        result = summary(opened, experiment.name)
+    _print(result, json)
+    if result["trials"]["quarantined"]:
+        raise typer.Exit(_FAILED)
+
+
+@app.command("status")
+def status(name: Name, store: StorePath = STORE, data: Data = None, json: Json = False) -> None:
+    """Say how many trials of an experiment are pending, running, done or failed; also while it runs elsewhere."""
+    from verify.training.driver import summary
+    from verify.training.store import Store
+
+    with Store(store) as opened:
+        _demand_same(opened, name, data)
+        _print(summary(opened, _name(name)), json)
+
+
+@app.command("export")
+def export(name: Name, store: StorePath = STORE, data: Data = None) -> None:
+    """Print one CSV row a trial, sorted, with every setting and every metric."""
+    from verify.training.export import to_csv
+    from verify.training.store import Store
+
+    with Store(store) as opened:
+        _demand_same(opened, name, data)
+        typer.echo(to_csv(opened.rows(_name(name))), nl=False)
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _name(given: str) -> str:
+    return Path(given).stem if given.endswith(".toml") else given
+
+
+def _experiment(given: str) -> Experiment:
+    """Return the experiment of a file."""
+    from verify.training.experiment import load_experiment
+
+    if not given.endswith(".toml"):
+        raise UsageError(f"no experiment {given!r} is bundled; give the path of a file that ends in .toml")
+    return load_experiment(Path(given))
+
+
+def _source(name: str, data: str | None) -> str:
+    """Return what the trials train on: ``digits`` or an absolute path."""
+    if data is None:
+        return _experiment(name).data
+    if data == "digits":
+        return data
+    path = Path(data).expanduser().absolute()
+    if not path.exists():
+        raise UsageError(f"--data {data!r} does not exist; name a folder or file that does, or leave --data out")
+    return str(path)
+
+
+def _engine(name: str) -> Engine:
+    from verify.training.engines.local import LocalEngine
+
+    _one_of("--engine", name, ENGINES)
+    return LocalEngine()
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{option} {value!r} is not known; choose one of {', '.join(known)}")
+
+
+def _demand_same(store: Store, name: str, data: str | None) -> None:
+    """Refuse to speak of an experiment that was not started in this store, or not as its file now stands."""
+    known = store.experiments()
+    if _name(name) not in known:
+        there = f"it holds {', '.join(known)}" if known else "it is empty"
+        raise UsageError(f"experiment {_name(name)!r} is not in store {store.database}: {there}; run it first")
+    text, settings = known[_name(name)]
+    if name.endswith(".toml") and _experiment(name).text != text:
+        raise UsageError(f"{name} has changed since it was run; run it again, its finished trials are kept")
+    if data is not None and _source(name, data) != settings["data"]:
+        raise UsageError(
+            f"experiment {_name(name)!r} was last run on {settings['data']!r}, not on {data!r}; run it on that"
+        )
+
+
+def _stopped(result: dict[str, Any]) -> str:
+    counts = result["trials"]
+    return f"stopped: {counts['done']} of {sum(counts.values())} trials done; the same line goes on from here"
+
+
+def _print(result: dict[str, Any], json: bool) -> None:
+    """Print the state of an experiment as JSON or as lines for a person."""
+    if json:
+        from verify.run.table import print_json
+
+        print_json(result)
+        return
+    counts, steps = result["trials"], result["steps"]
+    words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    typer.echo(f"{result['experiment']}: {sum(counts.values())} trials: {words}; {result['diverged']} diverged")
+    typer.echo(f"steps: {steps['done']} of {steps['total']}")
+    for identity, error in result["errors"].items():
+        typer.echo(f"trial {identity[:12]}: {error}")

@@ -1,0 +1,110 @@
+"""A sweep from the driver's side: write the trials into the store, keep workers going, watch until all are over.
+
+register   experiment, data source -> trials in the store
+drive      store, engine -> every trial done or quarantined
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from derive.errors import UsageError
+from verify.training.checkpoint import SUFFIX, remove_checkpoints
+from verify.training.engines import Engine
+from verify.training.experiment import Experiment
+from verify.training.store import Store
+from verify.training.trial import steps_of
+from verify.training.worker import Job, with_data
+
+POLL_SECONDS = 0.1
+
+
+def register(store: Store, experiment: Experiment, source: str, device: str) -> None:
+    """Write the trials of an experiment on the data of ``source`` into the store; those known stay as they are.
+
+    Raises:
+        UsageError: data that cannot be used, a device that is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device 'cuda': no CUDA device on this machine; use --device cpu")
+    trials = []
+    for config in experiment.trials:
+        identity, named, data = with_data(replace(config, device=device), source)
+        trials.append((identity, named, steps_of(named, len(data.train))))
+    store.register(experiment.name, experiment.text, {"data": source, "device": device}, trials)
+
+
+def drive(store: Store, job: Job, engine: Engine, workers: int, watch: Callable[[int, int], None]) -> None:
+    """Let workers train until every trial of the job's experiment is done or quarantined; ``watch`` hears the steps.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when every worker has saved its state and ended.
+        UsageError: workers that cannot work.
+    """
+    with _terminated_is_interrupted():
+        try:
+            counts, done, total = store.progress(job.experiment)
+            left = counts["pending"] + counts["running"] + counts["failed"]
+            if left:
+                engine.start(job, min(workers, left))
+            while engine.tend():
+                _, done, total = store.progress(job.experiment)
+                watch(done, total)
+                time.sleep(POLL_SECONDS)
+            watch(total, total)
+        finally:
+            engine.stop()
+    _sweep(store, job.experiment)
+
+
+def job_of(store_path: Path, experiment: str, source: str, checkpoint_seconds: float, lease: float) -> Job:
+    """Return the job that workers of an experiment are given."""
+    return Job(str(store_path.absolute()), experiment, source, checkpoint_seconds, lease)
+
+
+def summary(store: Store, experiment: str) -> dict[str, Any]:
+    """Return the state of an experiment in the schema ``affdiv.experiment/1``."""
+    counts, done, total = store.progress(experiment)
+    rows = store.rows(experiment)
+    diverged = sum(row.result is not None and row.result["diverged_at"] is not None for row in rows)
+    return {
+        "schema": "affdiv.experiment/1",
+        "experiment": experiment,
+        "trials": counts,
+        "steps": {"done": done, "total": total},
+        "diverged": diverged,
+        "errors": {row.id: row.error for row in rows if row.error},
+    }
+
+
+def _sweep(store: Store, experiment: str) -> None:
+    """Remove the checkpoints of trials that are done: a killed process may have left one behind."""
+    done = {row.id for row in store.rows(experiment) if row.state == "done"}
+    for identity in {path.name.removesuffix(SUFFIX) for path in store.checkpoints.glob(f"*{SUFFIX}")} & done:
+        remove_checkpoints(store.checkpoints, identity)
+
+
+@contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the sweep as Ctrl-C does; signals are the main thread's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,192 @@
+"""An experiment in a TOML file: the lists whose product are its trials.
+
+    data = "digits"                    # or a path, or --data PATH
+    methods = ["none", "affine-like"]
+    updates = ["sgd"]
+    learning_rates = [0.1, 1.0]
+    batch_sizes = [32, 128]
+    seeds = [0, 1]
+    model = "mlp"
+    widths = [16]
+    depths = [2]
+    activation = "tanh"                # or a list
+    epochs = 2                         # or steps = 500
+
+``methods`` and ``learning_rates`` must be there; what else is left out has the value that ``TrialConfig`` gives it.
+Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, and, for the reader, ``hypothesis``,
+``criterion``, ``cost``.
+
+Stages: file -> ``tomllib`` -> each value checked alone, with its line -> the product, each trial checked whole.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import tomllib
+from dataclasses import dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from derive.errors import UsageError
+from derive.toml_places import places
+from verify.training.config import TrialConfig
+
+LARGEST_FILE = 64 * 1024
+MOST_TRIALS = 100_000
+
+_LISTS = {  # keys that hold a list, and the setting that each of its values is
+    "methods": "method",
+    "updates": "update",
+    "learning_rates": "learning_rate",
+    "batch_sizes": "batch_size",
+    "seeds": "seed",
+    "widths": "width",
+    "depths": "depth",
+    "activation": "activation",
+}
+_SINGLE = ("model", "epochs", "steps", "dtype", "evaluate_every", "probe_every", "split_seed")
+_PROSE = ("hypothesis", "criterion", "cost")
+KEYS = ("data", *_LISTS, *_SINGLE, *_PROSE)
+_REQUIRED = {"methods": 'methods = ["none", "affine-like"]', "learning_rates": "learning_rates = [0.1, 1.0]"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named experiment: its trials before the data is known, and what its file says to a reader.
+
+    ``data`` is ``digits`` or a path; every trial's own ``data`` is a placeholder until the data is loaded.
+    """
+
+    name: str
+    data: str
+    trials: tuple[TrialConfig, ...]
+    prose: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The experiment in one canonical line of JSON: equal for files that ask for the same trials and data."""
+        return json.dumps({"data": self.data, "trials": sorted(trial.digest for trial in self.trials)})
+
+
+def load_experiment(path: Path, name: str | None = None) -> Experiment:
+    """Return the experiment of a TOML file; its name is the file's, without the ending, if not given.
+
+    Raises:
+        UsageError: a file that cannot be read or used; the text names file, line, key, value and mend.
+    """
+    if not path.is_file():
+        raise UsageError(f"experiment file {str(path)!r} does not exist or is no file; name an existing TOML file")
+    content = path.read_bytes()
+    if len(content) > LARGEST_FILE:
+        raise UsageError(
+            f"{path}: {len(content)} bytes are too long for an experiment; at most {LARGEST_FILE} are read"
+        )
+    try:
+        source = content.decode("utf-8-sig").replace("\r\n", "\n")
+        table = tomllib.loads(source)
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"{path}: not UTF-8 text (byte {problem.start}); save the file as UTF-8") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as problem:
+        raise UsageError(f"{path}: not TOML: {problem}; write lines such as learning_rates = [0.1, 1.0]") from None
+    return _Reader(path, source, table).experiment(name or path.stem)
+
+
+class _Reader:
+    """Checks the table of one file and turns it into trials."""
+
+    def __init__(self, path: Path, source: str, table: dict[str, Any]) -> None:
+        self.path, self.source, self.table = path, source, table
+        self.places = places(source)
+
+    def experiment(self, name: str) -> Experiment:
+        for key in self.table:
+            self._known(key)
+        for key, example in _REQUIRED.items():
+            if key not in self.table:
+                raise UsageError(f"{self.path}: the key {key!r} is missing; add a line such as {example}")
+        lists = {setting: self._values(key, setting) for key, setting in _LISTS.items() if key in self.table}
+        single = {key: self._checked(key, key, self.table[key]) for key in _SINGLE if key in self.table}
+        if "epochs" in single and "steps" in single:
+            raise self._error("steps", "the length is given in epochs too; keep one of the two lines")
+        if "steps" in single:
+            single["epochs"] = None
+        prose = tuple((key, self._text(key)) for key in _PROSE if key in self.table)
+        return Experiment(name, self._data(), self._product(lists, single), prose)
+
+    def _known(self, key: str) -> None:
+        if key in KEYS:
+            return
+        near = difflib.get_close_matches(key, KEYS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(KEYS)}"
+        raise self._error(key, f"this key is not known; {hint}")
+
+    def _values(self, key: str, setting: str) -> list[Any]:
+        """Return the checked values of a list."""
+        given = self.table[key]
+        values = [given] if key == "activation" and isinstance(given, str) else given
+        if not isinstance(values, list):
+            raise self._error(key, f"{given!r} is not a list; write {key} = [{_toml(given)}]")
+        if not values:
+            raise self._error(key, "the list is empty; give at least one value")
+        checked = [self._checked(key, setting, value) for value in values]
+        twice = next((v for v in checked if checked.count(v) > 1), None)
+        if twice is not None:
+            raise self._error(key, f"{twice!r} is given twice; give each value once")
+        return checked
+
+    def _checked(self, key: str, setting: str, value: Any) -> Any:
+        """Return one value as its setting takes it, checked alone against settings that fit everything."""
+        if setting == "learning_rate" and type(value) is int and abs(value) < 2**53:
+            value = float(value)
+        change = {setting: value}
+        if setting == "steps":
+            change["epochs"] = None
+        if isinstance(value, dict | list):
+            raise self._error(key, f"{value!r} is not a single value; give one value here")
+        try:
+            TrialConfig(**{"method": "none", "learning_rate": 1.0, **change})
+        except UsageError as problem:
+            raise self._error(key, str(problem)) from None
+        return value
+
+    def _text(self, key: str) -> str:
+        value = self.table[key]
+        if not isinstance(value, str):
+            raise self._error(key, f'{value!r} is not a text; write {key} = "..."')
+        return value
+
+    def _data(self) -> str:
+        """Return the data set's name, or its path as seen from the file's folder."""
+        data = self._text("data") if "data" in self.table else "digits"
+        if data == "digits":
+            return data
+        path = self.path.absolute().parent / Path(data).expanduser()
+        if not path.exists():
+            raise self._error("data", f'{data!r} is no data set: it is not "digits", and {str(path)!r} does not exist')
+        return str(path)
+
+    def _product(self, lists: dict[str, list[Any]], single: dict[str, Any]) -> tuple[TrialConfig, ...]:
+        count = math.prod(map(len, lists.values()))
+        if count > MOST_TRIALS:
+            raise UsageError(f"{self.path}: the lists give {count} trials; at most {MOST_TRIALS} are run: shorten them")
+        try:
+            return tuple(
+                TrialConfig(**dict(zip(lists, values, strict=True)), **single) for values in product(*lists.values())
+            )
+        except UsageError as problem:
+            raise UsageError(f"{self.path}: two lists do not go together: {problem}") from None
+
+    def _error(self, key: str, message: str) -> UsageError:
+        place = self.places.get((key,))
+        line = f":{self.source.count(chr(10), 0, place.key[0]) + 1}" if place else ""
+        return UsageError(f"{self.path}{line}: {key}: {message}")
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value, default=str)
+
+
+SETTINGS = tuple(field.name for field in fields(TrialConfig))

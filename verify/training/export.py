@@ -1,0 +1,74 @@
+"""The table of an experiment: one row a trial with every setting and every metric, sorted, as CSV.
+
+The table holds nothing that depends on when or where a trial ran, so that an interrupted sweep gives the same bytes.
+A float is written with as many digits as it takes to read the same float back; what there is not, is left empty.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from verify.training.experiment import SETTINGS
+from verify.training.store import Row
+
+METRICS = (
+    "outcome",
+    "diverged_at",
+    "train_loss",
+    "validation_loss",
+    "validation_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "best_validation_accuracy",
+    "largest_self_factor_ratio",
+    "largest_self_factor_variation",
+)
+COLUMNS = ("trial", *SETTINGS, "state", *METRICS)
+
+
+def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the rows as columns to values, sorted by their settings in the order of the columns."""
+    return [line(row) for row in sorted(rows, key=_order)]
+
+
+def line(row: Row) -> dict[str, Any]:
+    """Return one row as columns to values; None for what there is not."""
+    metrics: dict[str, Any] = dict.fromkeys(METRICS)
+    if row.result is not None:
+        metrics |= metrics_of(row.result)
+    return {"trial": row.id, **asdict(row.config), "state": row.state, **metrics}
+
+
+def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics of a stored result. Losses and accuracies at the end are None where the run diverged."""
+    points, spreads, diverged_at = result["points"], result["spreads"], result["diverged_at"]
+    last = points[-1] if diverged_at is None else {}
+    return {
+        "outcome": "finished" if diverged_at is None else "diverged",
+        "diverged_at": diverged_at,
+        **{name: last.get(name) for name in ("train_loss", "validation_loss", "validation_accuracy")},
+        "test_loss": result["test_loss"],
+        "test_accuracy": result["test_accuracy"],
+        "best_validation_accuracy": max((point["validation_accuracy"] for point in points), default=None),
+        "largest_self_factor_ratio": max((s["maximum"] / s["minimum"] for s in spreads if s["minimum"]), default=None),
+        "largest_self_factor_variation": max((s["coefficient_of_variation"] for s in spreads), default=None),
+    }
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return the table as CSV with a line of headings, lines ended by a line feed."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for values in table(rows):
+        writer.writerow({name: repr(v) if isinstance(v, float) else v for name, v in values.items()})
+    return text.getvalue()
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    settings = asdict(row.config)
+    return (*((settings[name] is None, 0 if settings[name] is None else settings[name]) for name in SETTINGS), row.id)

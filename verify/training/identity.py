@@ -1,0 +1,38 @@
+"""The identity of a trial: everything that its result depends on, as one digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import torch
+
+import affine_divergence
+from verify.training.config import TrialConfig
+
+PROCEDURE = 1  # raised when the same settings are to give another result: older results are then not taken for new ones
+
+
+def trial_id(config: TrialConfig, data_digest: str) -> str:
+    """Return the SHA-256, in hexadecimal, of settings, generated layers, data, torch's version and the procedure."""
+    parts = {
+        "configuration": asdict(config),
+        "layers": layers_digest(),
+        "data": data_digest,
+        "torch": torch.__version__,
+        "procedure": PROCEDURE,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def layers_digest() -> str:
+    """Return the SHA-256 of the generated package as it is on the disk, file by file."""
+    folder = Path(affine_divergence.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".py", ".cu", ".cuh")):
+        digest.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()

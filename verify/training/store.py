@@ -1,0 +1,314 @@
+"""The one truth of a sweep: every trial with its state, in an SQLite file that any number of processes share.
+
+    pending ──claim──▶ running ──complete──▶ done
+       ▲                 │  │
+       └──release/lease──┘  └──fail──▶ failed (tried again) ──third time──▶ quarantined
+
+A claim is one ``BEGIN IMMEDIATE`` update; a result is written in the transaction that says done. A running trial has
+an owner and a lease that the owner's heartbeat prolongs; one whose owner is gone, or whose lease has run out, can be
+claimed anew, and the former owner's writes are then refused.
+
+Not supported: network file systems, on which SQLite's locks cannot be relied on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from derive.errors import UsageError
+from verify.training.config import TrialConfig
+from verify.training.owner import is_gone, myself
+
+SCHEMA = 1
+LEASE_SECONDS = 60.0
+MOST_FAILURES = 3
+MOST_LOSSES = 20  # owners lost one after the other without any progress: the trial kills whoever takes it
+STATES = ("pending", "running", "done", "failed", "quarantined")
+DATABASE = "trials.sqlite"
+_FILE_ENDINGS = (".sqlite", ".sqlite3", ".db")
+_WAIT_SECONDS = 60.0
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS trials (
+    id TEXT PRIMARY KEY, config TEXT NOT NULL, state TEXT NOT NULL, total INTEGER NOT NULL, step INTEGER NOT NULL,
+    owner TEXT, lease_until REAL, failures INTEGER NOT NULL, losses INTEGER NOT NULL, error TEXT,
+    result TEXT, result_digest TEXT
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS experiments (name TEXT PRIMARY KEY, text TEXT NOT NULL, settings TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS members (
+    experiment TEXT NOT NULL, position INTEGER NOT NULL, trial TEXT NOT NULL REFERENCES trials (id),
+    PRIMARY KEY (experiment, position)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS members_trial ON members (trial);
+"""
+_CLAIM = """
+UPDATE trials SET
+    state = 'running', owner = :owner, lease_until = :until,
+    losses = CASE WHEN state = 'running' THEN losses + 1 ELSE losses END
+WHERE id = (
+    SELECT id FROM members JOIN trials ON trial = id
+    WHERE experiment = :experiment AND (
+        state IN ('pending', 'failed') OR (state = 'running' AND (lease_until < :now OR is_gone(owner)))
+    ) AND losses < :most ORDER BY failures, position LIMIT 1
+) RETURNING id, config
+"""
+_QUARANTINE = """
+UPDATE trials SET state = 'quarantined', owner = NULL, lease_until = NULL,
+    error = 'the process that worked on it was lost ' || losses || ' times without progress'
+WHERE state = 'running' AND losses >= :most AND (lease_until < :now OR is_gone(owner))
+"""
+
+
+class LeaseLost(Exception):
+    """Another process has taken the trial: what this one does with it no longer counts."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process may work on."""
+
+    id: str
+    config: TrialConfig
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial as the store knows it; ``result`` is None until it is done, ``error`` the last failure's text."""
+
+    id: str
+    config: TrialConfig
+    state: str
+    step: int
+    total: int
+    failures: int
+    error: str | None
+    result: dict[str, Any] | None
+
+
+class Store:
+    """An open store. Use it as a context, in the process and thread that opened it.
+
+    Args:
+        path: a folder, which is created, or the path of the database itself, ending in .sqlite, .sqlite3 or .db.
+        create: whether a store that does not exist is made; else it is refused.
+        lease: seconds for which a claim or heartbeat keeps others away.
+
+    Raises:
+        UsageError: no store there, no right to write it, or a damaged file; the text says what to do.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False, lease: float = LEASE_SECONDS) -> None:
+        self.database, self.checkpoints = places_of(path)
+        self.owner, self.lease = myself(), lease
+        if not create and not self.database.is_file():
+            raise UsageError(f"no store at {str(path)!r}; start with `affdiv experiment run`, or name another --store")
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            reason = problem.strerror or problem
+            raise UsageError(f"store {str(path)!r} cannot be made: {reason}; name another --store") from None
+        with self._readable():
+            self._connection = sqlite3.connect(self.database, timeout=_WAIT_SECONDS, isolation_level=None)
+            self._connection.create_function("is_gone", 1, is_gone)
+            self._prepare()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def check(self) -> None:
+        """Read the whole file once; raise UsageError where it is damaged."""
+        with self._readable():
+            found = self._connection.execute("PRAGMA integrity_check").fetchall()
+            if found != [("ok",)]:
+                lines = [line for (text,) in found for line in str(text).splitlines() if not line.startswith("***")]
+                raise sqlite3.DatabaseError("; ".join(lines[:3]))
+
+    def register(
+        self, name: str, text: str, settings: dict[str, Any], trials: Iterable[tuple[str, TrialConfig, int]]
+    ) -> None:
+        """Write down an experiment and its trials (id, settings, number of steps), each where it is not known yet."""
+        rows = list(trials)
+        with self._transaction() as run:
+            run("INSERT OR REPLACE INTO experiments VALUES (?, ?, ?)", (name, text, json.dumps(settings)))
+            run("DELETE FROM members WHERE experiment = ?", (name,))
+            for position, (identity, config, total) in enumerate(rows):
+                values = (identity, json.dumps(asdict(config)), total)
+                run(
+                    "INSERT OR IGNORE INTO trials VALUES (?, ?, 'pending', ?, 0, NULL, NULL, 0, 0, NULL, NULL, NULL)",
+                    values,
+                )
+                run("INSERT INTO members VALUES (?, ?, ?)", (name, position, identity))
+
+    def experiments(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Return the text and settings of every experiment in the store, by name."""
+        with self._readable():
+            rows = self._connection.execute("SELECT name, text, settings FROM experiments ORDER BY name").fetchall()
+            return {name: (text, json.loads(settings)) for name, text, settings in rows}
+
+    def claim(self, experiment: str) -> Claim | None:
+        """Take the next trial that nobody works on; None if there is none at this moment."""
+        now = time.time()
+        values = {"owner": self.owner, "until": now + self.lease, "now": now, "experiment": experiment}
+        with self._transaction() as run:
+            run(_QUARANTINE, {"most": MOST_LOSSES, "now": now})
+            row = run(_CLAIM, {**values, "most": MOST_LOSSES}).fetchone()
+        return None if row is None else Claim(row[0], _config(row[0], row[1]))
+
+    def heartbeat(self, identity: str, step: int) -> None:
+        """Prolong the lease and note the progress; LeaseLost if the trial is no longer this process's."""
+        self._mine(
+            "lease_until = ?, losses = CASE WHEN step < ? THEN 0 ELSE losses END, step = max(step, ?)",
+            (time.time() + self.lease, step, step),
+            identity,
+        )
+
+    def release(self, identity: str) -> None:
+        """Give a trial back as pending; LeaseLost if it is no longer this process's."""
+        self._mine("state = 'pending', owner = NULL, lease_until = NULL", (), identity)
+
+    def complete(self, identity: str, result: dict[str, Any]) -> None:
+        """Write the result and say done, in one transaction; LeaseLost if it is no longer this process's."""
+        text = json.dumps(result, sort_keys=True, allow_nan=False)
+        changes = (
+            "state = 'done', owner = NULL, lease_until = NULL, step = total, error = NULL, "
+            "result = ?, result_digest = ?"
+        )
+        self._mine(changes, (text, _digest(text)), identity)
+
+    def fail(self, identity: str, error: str) -> None:
+        """Note that the trial raised ``error``: failed, and quarantined the third time; LeaseLost as above."""
+        changes = (
+            f"state = CASE WHEN failures + 1 < {MOST_FAILURES} THEN 'failed' ELSE 'quarantined' END, "
+            "failures = failures + 1, owner = NULL, lease_until = NULL, error = ?"
+        )
+        self._mine(changes, (error,), identity)
+
+    def retry(self, experiment: str) -> int:
+        """Make the failed and quarantined trials of an experiment pending again; return how many."""
+        with self._transaction() as run:
+            return run(
+                "UPDATE trials SET state = 'pending', failures = 0, losses = 0, error = NULL "
+                "WHERE state IN ('failed', 'quarantined') AND id IN (SELECT trial FROM members WHERE experiment = ?)",
+                (experiment,),
+            ).rowcount
+
+    def progress(self, experiment: str) -> tuple[dict[str, int], int, int]:
+        """Return the number of trials in each state, the steps taken and the steps of all trials."""
+        query = (
+            "SELECT state, count(*), sum(step), sum(total) FROM members JOIN trials ON trial = id "
+            "WHERE experiment = ? GROUP BY state"
+        )
+        with self._readable():
+            rows = self._connection.execute(query, (experiment,)).fetchall()
+        counts = {state: 0 for state in STATES} | {state: count for state, count, _, _ in rows}
+        over = sum(total if state in ("done", "quarantined") else step for state, _, step, total in rows)
+        return counts, over, sum(total for *_, total in rows)
+
+    def rows(self, experiment: str) -> list[Row]:
+        """Return the trials of an experiment in the order of its file; UsageError where a result was damaged."""
+        query = (
+            "SELECT id, config, state, step, total, failures, error, result, result_digest "
+            "FROM members JOIN trials ON trial = id WHERE experiment = ? ORDER BY position"
+        )
+        with self._readable():
+            return [_row(values) for values in self._connection.execute(query, (experiment,))]
+
+    def _mine(self, changes: str, values: tuple[Any, ...], identity: str) -> None:
+        with self._transaction() as run:
+            query = f"UPDATE trials SET {changes} WHERE id = ? AND state = 'running' AND owner = ?"
+            if run(query, (*values, identity, self.owner)).rowcount != 1:
+                raise LeaseLost(identity)
+
+    def _prepare(self) -> None:
+        self._to_wal()
+        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, SCHEMA):
+            raise UsageError(
+                f"store {self.database} has layout {version}, this program reads {SCHEMA}; use another --store"
+            )
+        if version == 0:
+            with self._transaction() as run:
+                for statement in filter(str.strip, _TABLES.split(";")):
+                    run(statement)
+                run(f"PRAGMA user_version = {SCHEMA}")
+
+    def _to_wal(self) -> None:
+        """Set the journal mode; SQLite does not wait for its lock here, so two first openers could meet."""
+        end = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as problem:
+                if "locked" not in str(problem) or time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        with self._readable():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection.execute
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Say what to do about a file that SQLite cannot read or write."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, _DamagedRow) as problem:
+            raise UsageError(
+                f"store {self.database} cannot be used: {problem}. If it is damaged, move it away and run again, or "
+                f"save what can be read with `sqlite3 {self.database} .recover`; the checkpoints beside it stay usable"
+            ) from problem
+
+
+class _DamagedRow(Exception):
+    pass
+
+
+def places_of(path: Path) -> tuple[Path, Path]:
+    """Return the database and the folder of checkpoints of a store named by its folder or by its database."""
+    if path.suffix in _FILE_ENDINGS and not path.is_dir():
+        return path, path.with_name(f"{path.name}.checkpoints")
+    return path / DATABASE, path / "checkpoints"
+
+
+def _row(values: tuple[Any, ...]) -> Row:
+    identity, config, state, step, total, failures, error, result, digest = values
+    if result is not None and _digest(result) != digest:
+        raise _DamagedRow(f"the result of trial {identity[:12]} does not match its digest")
+    loaded = None if result is None else json.loads(result)
+    return Row(identity, _config(identity, config), state, step, total, failures, error, loaded)
+
+
+def _config(identity: str, text: str) -> TrialConfig:
+    try:
+        return TrialConfig(**json.loads(text))
+    except (ValueError, TypeError) as problem:
+        raise _DamagedRow(f"the settings of trial {identity[:12]} cannot be read") from problem
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

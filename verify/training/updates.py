@@ -1,0 +1,114 @@
+"""Update rules: how the gradients of a batch become a step of the parameters (theory, section 7).
+
+    sgd        theta' = theta - eta dL/dtheta
+    momentum   the same on a running sum of gradients, v' = 0.9 v + dL/dtheta
+    adam       torch's, with its default constants
+    nlms       every sample's share of the gradient divided by that sample's self factor
+    foof       W~' = W~ - eta G^T X~ (X~^T X~ + lambda I)^-1, X~ the rows that [W, b] multiply, G = dL/dz
+
+The last two act on each layer that is linear in its parameters, whatever its forward map: what W and b multiply is
+asked of the layer itself. Not supported: layers whose parameters occur in products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import affine_divergence as ad
+from verify.training.models import MLP
+
+MOMENTUM = 0.9
+DAMPING = 1e-6  # lambda of foof, as a share of the mean squared length of the rows
+
+
+Rewrite = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Update:
+    """An update rule at work on a model; ``optimiser`` holds the state that a checkpoint must carry.
+
+    Args:
+        rule: its name, one of ``config.UPDATES``.
+        model: the network whose parameters move.
+        learning_rate: eta.
+    """
+
+    def __init__(self, rule: str, model: MLP, learning_rate: float) -> None:
+        parameters = list(model.parameters())
+        self.optimiser: torch.optim.Optimizer
+        if rule == "adam":
+            self.optimiser = torch.optim.Adam(parameters, lr=learning_rate)
+        else:
+            self.optimiser = torch.optim.SGD(parameters, lr=learning_rate, momentum=MOMENTUM * (rule == "momentum"))
+        self._rewrite = _REWRITES.get(rule)
+        self._layers = model.affine_layers() if self._rewrite else []
+        self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note, for the rules that need it, what each layer receives in the one forward pass made inside."""
+        handles = [layer.register_forward_hook(self._note) for layer in self._layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def step(self) -> None:
+        """Move the parameters by the gradients that a backward pass has left, and forget these."""
+        with torch.no_grad():
+            for layer, (x, g) in self._seen.items():
+                assert self._rewrite is not None
+                layer.weight.grad, layer.bias.grad = self._rewrite(layer, x, g)
+        self._seen.clear()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+    def _note(self, layer: nn.Module, arguments: tuple[Tensor, ...], z: Tensor) -> None:
+        x = arguments[0].detach()
+        z.register_hook(lambda g: self._seen.__setitem__(layer, (x, g)))
+
+
+def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return X~, of shape (B, n + 1): what [W, b] multiply in a layer that is linear in them, for ``x`` of (B, n).
+
+    With W = I and b = 0 the layer shows what W multiplies; with W = 0 and b = 1, what b multiplies.
+    """
+    n = x.shape[1]
+    eye, none = torch.eye(n, dtype=x.dtype, device=x.device), x.new_zeros(n)
+    weighted = functional_call(layer, {"weight": eye, "bias": none}, (x,))
+    offset = functional_call(layer, {"weight": x.new_zeros(1, n), "bias": x.new_ones(1)}, (x,))
+    return torch.cat([weighted, offset], dim=1)
+
+
+def nlms_gradient(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of W (m, n) and b (m) with each sample's share divided by its self factor."""
+    rows = rows_of(layer, x)
+    both = (g / ad.self_factor(layer, x).to(g.dtype)[:, None]).T @ rows
+    return both[:, :-1], both[:, -1]
+
+
+def foof_gradient(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of ``G^T X~ (X~^T X~ + lambda I)^-1`` as gradients of W (m, n) and b (m).
+
+    The smaller of the two equal systems is solved: ``X~ (X~^T X~ + lambda I)^-1 = (X~ X~^T + lambda I)^-1 X~``.
+    """
+    rows = rows_of(layer, x)
+    damping = DAMPING * rows.square().sum() / len(rows)
+    if len(rows) <= rows.shape[1]:
+        both = torch.linalg.solve(_damped(rows @ rows.T, damping), g).T @ rows
+    else:
+        both = torch.linalg.solve(_damped(rows.T @ rows, damping), rows.T @ g).T
+    return both[:, :-1], both[:, -1]
+
+
+def _damped(square: Tensor, damping: Tensor) -> Tensor:
+    return square + damping * torch.eye(len(square), dtype=square.dtype, device=square.device)
+
+
+_REWRITES: dict[str, Rewrite] = {"nlms": nlms_gradient, "foof": foof_gradient}

@@ -1,0 +1,171 @@
+"""A worker: takes one trial after the other from the store and trains it, until all are over.
+
+Started by an engine as ``python -m verify.training.worker JOB`` with the job as JSON. Stops between two steps, its
+state saved and its trial given back, when it is told to (SIGTERM) or when the process that started it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from derive.errors import UsageError
+from verify.threads import one_thread
+from verify.training.checkpoint import SUFFIX, DamagedCheckpoint, load_checkpoint, remove_checkpoints, save_checkpoint
+from verify.training.config import DTYPES, TrialConfig
+from verify.training.data import Dataset, load
+from verify.training.identity import trial_id
+from verify.training.store import Claim, LeaseLost, Store
+from verify.training.trial import TrialResult, TrialRun
+
+HEARTBEAT_SECONDS = 1.0
+_IDLE_SECONDS = 0.1
+_WRONG_USAGE = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told: where the store and the data are, which experiment, how often to save.
+
+    ``parent`` is the process whose end ends the worker; None for one that is on its own.
+    """
+
+    store: str
+    experiment: str
+    data: str
+    checkpoint_seconds: float
+    lease: float
+    parent: int | None = None
+
+    def to_json(self) -> str:
+        """Return the job as one line of JSON."""
+        return json.dumps(asdict(self))
+
+
+class _Stopped(Exception):
+    """Raised between two steps when the worker is to stop."""
+
+
+def work(job: Job, stopped: Callable[[], bool] = lambda: False) -> None:
+    """Train trials until none of the experiment is left, or until ``stopped()``.
+
+    Raises:
+        UsageError: a store or data that cannot be used.
+    """
+    with Store(Path(job.store), lease=job.lease) as store, one_thread():
+        while not stopped():
+            claim = store.claim(job.experiment)
+            if claim is not None:
+                with suppress(LeaseLost, _Stopped):
+                    _train(store, job, claim, stopped)
+            elif _over(store, job.experiment):
+                return
+            else:
+                time.sleep(_IDLE_SECONDS)
+
+
+def _over(store: Store, experiment: str) -> bool:
+    counts, *_ = store.progress(experiment)
+    return counts["pending"] + counts["running"] + counts["failed"] == 0
+
+
+def _train(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) -> None:
+    """Train one trial to its end and write its result; whatever it raises is written down as its failure."""
+    try:
+        result = _result(store, job, claim, stopped)
+    except (UsageError, LeaseLost, _Stopped):
+        raise
+    except Exception as problem:
+        store.fail(claim.id, f"{type(problem).__name__}: {problem}")
+        return
+    store.complete(claim.id, stored(result))
+    remove_checkpoints(store.checkpoints, claim.id)
+
+
+def _result(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) -> TrialResult:
+    config, path = claim.config, store.checkpoints / f"{claim.id}{SUFFIX}"
+    run = TrialRun(config, _data(store, job, claim), claim.id)
+    try:
+        load_checkpoint(run, path)
+    except FileNotFoundError:
+        pass
+    except DamagedCheckpoint as problem:
+        print(f"note: {problem}; the trial starts from its beginning", file=sys.stderr)
+    beaten = saved = time.monotonic()
+    while run.advance():
+        now = time.monotonic()
+        if stopped():
+            save_checkpoint(run, path)
+            store.release(claim.id)
+            raise _Stopped
+        if now - saved >= job.checkpoint_seconds:
+            save_checkpoint(run, path)
+            saved = now
+        if now - beaten >= HEARTBEAT_SECONDS:
+            store.heartbeat(claim.id, run.step)
+            beaten = now
+    return run.result()
+
+
+def _data(store: Store, job: Job, claim: Claim) -> Dataset:
+    """Return the data of a trial; give the trial back and refuse data that is not what the trial was made for."""
+    config = claim.config
+    try:
+        data = dataset(job.data, config.split_seed, config.dtype)
+        if trial_id(config, data.digest) != claim.id:
+            raise UsageError(
+                f"the data {job.data!r}, the generated layers or torch have changed since the sweep was started; "
+                "start `affdiv experiment run` again"
+            )
+    except UsageError:
+        store.release(claim.id)
+        raise
+    return data
+
+
+@lru_cache(maxsize=1)
+def dataset(source: str, split_seed: int, dtype: str) -> Dataset:
+    """Return the data of a source in a type, loaded once."""
+    return load(source, split_seed, DTYPES[dtype])
+
+
+def with_data(config: TrialConfig, source: str) -> tuple[str, TrialConfig, Dataset]:
+    """Return the trial's id, its settings with the data named, and the data of a source."""
+    data = dataset(source, config.split_seed, config.dtype)
+    named = replace(config, data=data.name)
+    return trial_id(named, data.digest), named, data
+
+
+def stored(result: TrialResult) -> dict[str, Any]:
+    """Return what the store keeps of a result: everything but the settings, which stand beside it."""
+    return {key: value for key, value in asdict(result).items() if key != "config"}
+
+
+def main(arguments: list[str]) -> int:
+    """Work on the job in the one argument; return the exit code."""
+    job = Job(**json.loads(arguments[0]))
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which tells its workers
+    torch.set_num_interop_threads(1)
+    try:
+        work(job, lambda: bool(told) or (job.parent is not None and os.getppid() != job.parent))
+    except UsageError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return _WRONG_USAGE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
