@@ -102,6 +102,7 @@ class _Reader:
         self.places = places(source)
 
     def experiment(self, name: str) -> Experiment:
+        """Return the whole file as an experiment of that name."""
         for key in self.table:
             self._known(key)
         for key, example in _REQUIRED.items():
