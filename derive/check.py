@@ -25,10 +25,11 @@ from sympy import Expr, IndexedBase
 from derive.algebra.differentiate import carry_out, expand_definitions
 from derive.algebra.eliminate import free_indices
 from derive.algebra.equality import equal
-from derive.algebra.evaluate import Environment, Point, Witness, edges, evaluate
+from derive.algebra.evaluate import Point, Witness, edges, evaluate
 from derive.algebra.fields import Modular, NotEvaluable, Real
 from derive.algebra.index import Index
 from derive.algebra.normal import normalise
+from derive.algebra.positions import Environment
 from derive.forward_map import Definition
 from derive.record import CancellingMap, Derivation, Status, Step, Verdict
 
@@ -37,7 +38,10 @@ _ATTEMPTS = 100
 _FEW_ENTRIES, _MANY_ENTRIES = 12, 40
 _MAX_OPERATIONS = 1_000
 
+_FIELDS = (Modular(), Real())
+
 Scope = Mapping[IndexedBase, Definition]
+Definitions = tuple[Definition, ...]
 
 
 def checked(derivation: Derivation) -> Derivation:
@@ -60,28 +64,47 @@ def check_step(step: Step, seed: int = 0) -> Verdict:
 def _verdict(step: Step, seed: int) -> Verdict:
     """Check a step once, however many derivations carry it."""
     scope = {definition.base: definition for definition in step.scope}
-    sampled = _sample(step, scope, seed, _FEW)
+    sampled = _sample(step, seed, _FEW)
     if sampled.status is not Status.SAMPLED:
         return sampled
     if _provable(step, scope):
         return Verdict(Status.PROVED, f"normal form; {sampled.method}")
-    return _sample(step, scope, seed, _MANY)
+    return _sample(step, seed, _MANY)
 
 
 def _provable(step: Step, scope: Scope) -> bool:
-    """Compare normal forms: as they stand, with moved tensors and the output expanded, with everything expanded."""
+    """Compare normal forms, the definitions expanded further and further; what has been compared is not again."""
+    tried: set[tuple[Expr, Expr]] = set()
+    for sides in _forms(step, scope):
+        if sides not in tried and equal(*sides):
+            return True
+        tried.add(sides)
+    return False
+
+
+def _forms(step: Step, scope: Scope) -> Iterator[tuple[Expr, Expr]]:
+    """Yield both sides as they stand, then with more and more intermediates replaced by their definitions.
+
+    First moved tensors and the output; then what is made of other intermediates, so that those stay whole; then all.
+    """
     before, after = carry_out(step.before, scope), carry_out(step.after, scope)
-    if equal(before, after):
-        return True
+    yield before, after
     moved = {d.name for d in step.scope if d.name.endswith("'")}
     outer = {base: d for base, d in scope.items() if d.name in moved or f"{d.name}'" in moved or d.entry == step.target}
-    # What is made of moved tensors takes its normal form before they are replaced by what they have become.
-    first = {base: d for base, d in outer.items() if d.expression.atoms(IndexedBase) & outer.keys()}
-    staged = (normalise(expand_definitions(side, first)) for side in (before, after))
-    if equal(*(expand_definitions(side, outer) for side in staged)):
-        return True
-    before, after = expand_definitions(before, scope), expand_definitions(after, scope)
-    return before.count_ops() + after.count_ops() <= _MAX_OPERATIONS and equal(before, after)
+    if outer:
+        # What is made of moved tensors takes its normal form before they are replaced by what they have become.
+        first = _made_of(outer, outer)
+        staged = [normalise(expand_definitions(side, first)) for side in (before, after)]
+        yield expand_definitions(staged[0], outer), expand_definitions(staged[1], outer)
+    for some in (_made_of(scope, scope), scope):
+        left, right = expand_definitions(before, some), expand_definitions(after, some)
+        if left.count_ops() + right.count_ops() <= _MAX_OPERATIONS:
+            yield left, right
+
+
+def _made_of(scope: Scope, others: Scope) -> Scope:
+    """Return the definitions that mention an intermediate of ``others``."""
+    return {base: d for base, d in scope.items() if d.expression.atoms(IndexedBase) & others.keys()}
 
 
 @dataclass(frozen=True)
@@ -96,7 +119,7 @@ class _Effort:
 _FEW, _MANY = _Effort(3, 2, False), _Effort(10, 16, True)
 
 
-def _sample(step: Step, scope: Scope, seed: int, effort: _Effort) -> Verdict:
+def _sample(step: Step, seed: int, effort: _Effort) -> Verdict:
     """Evaluate both sides at several points, in the exact field first, until the points have shown enough.
 
     At size one a delta is no condition, a sum has one term and a tangent projection is zero: there, much agrees. So
@@ -105,11 +128,11 @@ def _sample(step: Step, scope: Scope, seed: int, effort: _Effort) -> Verdict:
     for by reals.
     """
     reason, sampled, sizes, wanted = "", "", _Sizes.of(step), _edges(step) if effort.thorough else set()
-    for field in (Modular(), Real()):
+    for field in _FIELDS:
         agreed, newest, small, unseen = 0, 0, set(sizes.symbols), set(wanted)
         for attempt in range(_ATTEMPTS):
             drawn = sizes.draw(small, seed * 1000 + attempt, _volume(attempt - agreed))
-            point = Point(seed * 1000 + attempt, drawn, field, scope, witnessed=set() if effort.thorough else None)
+            point = _point(step, seed * 1000 + attempt, drawn, field, effort)
             with field.precision():
                 outcome = _compare(step, point)
             if outcome.refutation:
@@ -127,6 +150,19 @@ def _sample(step: Step, scope: Scope, seed: int, effort: _Effort) -> Verdict:
         if sampled and not (effort.thorough and reason):
             break
     return Verdict(Status.SAMPLED, sampled) if sampled else Verdict(Status.UNVERIFIED, f"not evaluable: {reason}")
+
+
+def _point(step: Step, seed: int, drawn: dict[sympy.Symbol, int], field: Modular | Real, effort: _Effort) -> Point:
+    """Return the point to compare at; what has been met at it is collected only where the effort asks for it."""
+    if effort.thorough:
+        return Point(seed, drawn, field, {definition.base: definition for definition in step.scope}, witnessed=set())
+    return _shared(seed, tuple(drawn.items()), field, step.scope)
+
+
+@lru_cache(maxsize=128)
+def _shared(seed: int, sizes: tuple[tuple[sympy.Symbol, int], ...], field: Modular | Real, scope: Definitions) -> Point:
+    """Return a point; steps with one scope share it, for what an intermediate is there needs no second evaluation."""
+    return Point(seed, dict(sizes), field, {definition.base: definition for definition in scope})
 
 
 def _edges(step: Step) -> set[Witness]:

@@ -225,34 +225,37 @@ class Deriver:
         target = after_step - self.output.entry
         return [*steps, self.step("activation-change", rule, target, before, change, *self.updated)]
 
-    def kernel_steps(self, factor: SelfFactor) -> list[Step]:
-        """Update kernel, self factor and cross terms."""
-        pairs = Add(
+    @cached_property
+    def products(self) -> Expr:
+        """The update kernel before it is worked out: products of inert gradients, summed over parameter entries."""
+        here, there = self.output.entry, rename(self.output.entry, self.primes)
+        return Add(
             *(
-                IndexedSum(
-                    PartialDerivative(self.output.entry, entry)
-                    * PartialDerivative(rename(self.output.entry, self.primes), entry),
-                    *entry.indices,
-                )
+                IndexedSum(PartialDerivative(here, entry) * PartialDerivative(there, entry), *entry.indices)
                 for entry in self.entries.values()
             )
         )
-        symbol = tensor("K")
-        both = (*self.output.indices, *self.primes.values())
+
+    @cached_property
+    def kernel_entry(self) -> Expr:
+        """``K[s, i, s', i']``."""
+        return tensor("K")[(*self.output.indices, *self.primes.values())]
+
+    def self_factor_step(self, factor: SelfFactor) -> Step:
+        """The self factor from the products of gradients."""
         together = {self.primes[i]: i for i in self.samples}
-        here = rename(symbol[both], together)
+        here, before = rename(self.kernel_entry, together), rename(self.products, together)
         deltas = Mul(*(KroneckerDelta(i, self.primes[i]) for i in self.units))
-        self_after = factor.expression if factor.shape == "full" else deltas * factor.expression
+        after = factor.expression if factor.shape == "full" else deltas * factor.expression
+        return self.step("self-factor", "set both samples equal", here, before, after)
+
+    def kernel_steps(self, factor: SelfFactor) -> list[Step]:
+        """Update kernel, self factor and cross terms."""
+        rule = "sum the products of gradients over every parameter entry"
         return [
-            self.step(
-                "update-kernel",
-                "sum the products of gradients over every parameter entry",
-                symbol[both],
-                pairs,
-                self.kernel,
-            ),
-            self.step("self-factor", "set both samples equal", here, rename(pairs, together), self_after),
-            self.step("cross-terms", "two different samples", symbol[both], pairs, self.kernel),
+            self.step("update-kernel", rule, self.kernel_entry, self.products, self.kernel),
+            self.self_factor_step(factor),
+            self.step("cross-terms", "two different samples", self.kernel_entry, self.products, self.kernel),
         ]
 
     def law_steps(self, factor: SelfFactor) -> list[Step]:

@@ -16,9 +16,9 @@ from sympy import Add, Expr, Indexed, IndexedBase, Symbol
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.index import Index
 from derive.algebra.normal import normalise
+from derive.deriver import Deriver
 from derive.forward_map import Layer, Tensor
 from derive.record import Derivation, Step
-from derive.update import effective_update
 
 energy_symbol = Symbol("E", positive=True)
 
@@ -71,15 +71,15 @@ def isotropic_family(layer: Layer, derivation: Derivation) -> Family:
     output = Add(*(unknowns[name].base[over] * part for name, part in parts.items()))
     ansatz = replace(layer.with_output(output), name=f"{layer.name}/ansatz")
     ansatz = replace(ansatz, inputs=(*layer.inputs, *unknowns.values()))
-    derived = effective_update(ansatz)
-    shares = {name: _coefficient(derived.self_factor.expression, unknowns[name].base[over]) for name in parts}
+    deriver = Deriver(ansatz)
+    factor = deriver.classify()
+    shares = {name: _coefficient(factor.expression, unknowns[name].base[over]) for name in parts}
     weights = tuple(name for name, share in shares.items() if share.atoms(Indexed))
     offsets = tuple(name for name in shares if name not in weights)
     energy = Add(*(shares[name] for name in weights))
     constant = Add(*(shares[name] for name in offsets))
-    step = replace(
-        derived.step("self-factor"), id=f"{layer.name}/family", rule="one unknown scalar before each parameter"
-    )
+    rule = "one unknown scalar before each parameter"
+    step = replace(deriver.self_factor_step(factor), id=f"{layer.name}/family", rule=rule)
     return Family(layer, weights, offsets, energy, constant, over, step)
 
 

@@ -35,22 +35,22 @@ def as_scalar(expression: Expr) -> tuple[Expr, dict[Symbol, Expr]]:
     """Replace every atom (sum, entry, guard, function) by a positive symbol; return the map back."""
     names: dict[Expr, Symbol] = {}
 
-    def walk(part: Expr) -> Expr:
+    def _walk(part: Expr) -> Expr:
         if isinstance(part, sympy.exp):
             count, rest = part.args[0].as_coeff_Mul()
             if count.is_Integer and count != 1:
-                return walk(sympy.exp(rest)) ** count
+                return _walk(sympy.exp(rest)) ** count
         if isinstance(part, sympy.sin | sympy.cos):
-            return part.func(walk(part.args[0]))
+            return part.func(_walk(part.args[0]))
         opaque = isinstance(part, IndexedSum | Indexed | sympy.Function) or is_guard(part)
         if opaque:
             assumed = {"positive": True} if part.is_nonnegative else {"real": True}
             return names.setdefault(part, sympy.Dummy(f"a{len(names)}", **assumed))
         if not part.args:
             return part
-        return part.func(*(walk(a) for a in part.args))
+        return part.func(*(_walk(a) for a in part.args))
 
-    scalar = walk(expression)
+    scalar = _walk(expression)
     return scalar, {symbol: atom for atom, symbol in names.items()}
 
 

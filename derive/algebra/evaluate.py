@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -22,20 +21,24 @@ from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow, Sym
 from derive.algebra.eliminate import free_indices, is_guard
 from derive.algebra.fields import Modular, NotEvaluable, Real
 from derive.algebra.index import Index
-from derive.algebra.nodes import AtZero, Divides, IndexedSum, IndexTensor, PartialDerivative, Within
+from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within
+from derive.algebra.positions import Affine, Environment, position
 
 Number = Any
 Jet = tuple[Number, Number]
 
 
 Witness = tuple[Expr, object]
+Evaluator = Callable[[Environment, "Point"], Jet]
+Maker = tuple[tuple[Index, ...], Evaluator]
 
 
 @dataclasses.dataclass
 class Point:
     """One evaluation point: sizes, free indices and a seed from which every entry and scalar follows.
 
-    ``witnessed``, unless None, collects what was seen at the edges: see ``edges``.
+    ``witnessed``, unless None, collects what was seen at the edges: see ``edges``. A nudged point knows the point
+    ``rest`` that it was nudged from, and looks there for every tensor that is not ``moving`` with the nudge.
     """
 
     seed: int
@@ -46,7 +49,11 @@ class Point:
     memory: dict[Any, Jet] = dataclasses.field(default_factory=dict)
     shadows: dict[Any, Point] = dataclasses.field(default_factory=dict)
     constants: dict[Expr, Number] = dataclasses.field(default_factory=dict)
+    forms: dict[int, Affine] = dataclasses.field(default_factory=dict)
+    makers: dict[str, Maker | None] = dataclasses.field(default_factory=dict)
     witnessed: set[Witness] | None = None
+    rest: Point | None = None
+    moving: frozenset[str] = frozenset()
 
     def size(self, expression: Expr) -> int:
         """Return the value of a size expression."""
@@ -68,9 +75,31 @@ class Point:
         if self.perturbed is not None:
             raise NotEvaluable("a derivative of a derivative")
         if key not in self.shadows:
-            shadow = Point(self.seed, self.sizes, self.field, self.scope, key, witnessed=self.witnessed)
-            self.shadows[key] = shadow
+            self.shadows[key] = dataclasses.replace(
+                self, perturbed=key, memory={}, shadows={}, rest=self, moving=self._moving(key[0])
+            )
         return self.shadows[key]
+
+    def _moving(self, name: str) -> frozenset[str]:
+        """Return the names of what depends on a tensor or scalar, itself included."""
+        moving = {name}
+        for _ in self.scope:
+            found = {str(base.label) for base, made in self.scope.items() if _names(made.expression) & moving}
+            if found <= moving:
+                break
+            moving |= found
+        return frozenset(moving)
+
+    def maker(self, base: IndexedBase, name: str) -> Maker | None:
+        """Return the indices and the evaluator of an intermediate's definition; None for an unknown tensor."""
+        if name not in self.makers:
+            definition = self.scope.get(base)
+            self.makers[name] = definition and (definition.indices, compiled(definition.expression))
+        return self.makers[name]
+
+    def home(self, name: str) -> Point:
+        """Return the point at which a tensor is looked up: this one, or that at rest where the nudge does not reach."""
+        return self if self.rest is None or name in self.moving else self.rest
 
     def draw(self, name: str, indices: tuple[int, ...], positive: bool = False) -> Number:
         """Return the entry of an unknown tensor: a function of seed, name and position alone."""
@@ -82,9 +111,10 @@ class Point:
         return int.from_bytes(digest, "big")
 
 
-Environment = dict[Index, int]
-Scalar = Callable[[Environment, Point], int | Fraction]
-Evaluator = Callable[[Environment, Point], Jet]
+@lru_cache(maxsize=5_000)
+def _names(expression: Expr) -> frozenset[str]:
+    """Return the names of all tensors and scalars in an expression (and of its indices, which does no harm)."""
+    return frozenset(symbol.name for symbol in expression.atoms(Symbol))
 
 
 def evaluate(expression: Expr, at: Environment, point: Point) -> Jet:
@@ -111,14 +141,14 @@ def _number(expression: Expr) -> Evaluator:
 def _add(expression: Add) -> Evaluator:
     parts = [compiled(a) for a in expression.args]
 
-    def run(at: Environment, point: Point) -> Jet:
+    def _run(at: Environment, point: Point) -> Jet:
         value, slope = 0, 0
         for part in parts:
             v, d = part(at, point)
             value, slope = value + v, slope + d
         return point.field.tidy(value), point.field.tidy(slope)
 
-    return run
+    return _run
 
 
 def _multiply(expression: Mul) -> Evaluator:
@@ -127,7 +157,7 @@ def _multiply(expression: Mul) -> Evaluator:
     guards = [compiled(f) for f in conditions]
     parts = [compiled(f) for f in expression.args if not is_guard(f)]
 
-    def run(at: Environment, point: Point) -> Jet:
+    def _run(at: Environment, point: Point) -> Jet:
         if point.witnessed is not None and conditions:
             point.witnessed |= _decisive(conditions, at, point)
         for guard in guards:
@@ -139,7 +169,7 @@ def _multiply(expression: Mul) -> Evaluator:
             value, slope = point.field.tidy(value * v), point.field.tidy(value * d + slope * v)
         return value, slope
 
-    return run
+    return _run
 
 
 def _power(expression: Pow) -> Evaluator:
@@ -147,23 +177,23 @@ def _power(expression: Pow) -> Evaluator:
     if not exponent.is_number:
         raise NotEvaluable(f"symbolic exponent {exponent}")
 
-    def run(at: Environment, point: Point) -> Jet:
+    def _run(at: Environment, point: Point) -> Jet:
         v, d = base(at, point)
         value = point.field.power(v, exponent)
         if d == 0:
             return value, 0
         return value, point.field.tidy(point.field.power(v, exponent - 1) * point.constant(exponent) * d)
 
-    return run
+    return _run
 
 
 def _sum(expression: IndexedSum) -> Evaluator:
     body, bound, pairs = compiled(expression.body), expression.bound, _pairs(expression)
 
-    def run(at: Environment, point: Point) -> Jet:
+    def _run(at: Environment, point: Point) -> Jet:
         value, slope, inner = 0, 0, dict(at)
-        for position in itertools.product(*(range(point.size(i.size)) for i in bound)):
-            inner.update(zip(bound, position, strict=True))
+        for values in itertools.product(*(range(point.size(i.size)) for i in bound)):
+            inner.update(zip(bound, values, strict=True))
             v, d = body(inner, point)
             value, slope = value + v, slope + d
             if point.witnessed is not None and (v or d):
@@ -171,47 +201,58 @@ def _sum(expression: IndexedSum) -> Evaluator:
                 point.witnessed |= {(expression, p) for p in pairs if inner[p[0]] != inner[p[1]]}
         return point.field.tidy(value), point.field.tidy(slope)
 
-    return run
+    return _run
 
 
 def _entry(expression: Indexed) -> Evaluator:
-    base, name = expression.base, str(expression.base.label)
-    positions = [position(i) for i in expression.indices]
+    base, name, place = expression.base, str(expression.base.label), _place(expression)
 
-    def run(at: Environment, point: Point) -> Jet:
-        key = (name, tuple(_whole(p(at, point), expression) for p in positions))
-        known = point.memory.get(key)
+    def _run(at: Environment, point: Point) -> Jet:
+        home, key = point.home(name), (name, place(at, point))
+        known = home.memory.get(key)
         if known is None:
-            known = point.memory[key] = _look_up(base, key, point)
+            known = home.memory[key] = _look_up(base, key, home)
         return known
 
-    return run
+    return _run
+
+
+def _place(entry: Indexed) -> Callable[[Environment, Point], tuple[int, ...]]:
+    """Return the evaluator of an entry's position."""
+    if all(isinstance(i, Index) for i in entry.indices):
+        indices = entry.indices
+        return lambda at, point: tuple([at[i] for i in indices])
+    positions = [position(i) for i in entry.indices]
+    return lambda at, point: tuple([_whole(p(at, point), entry) for p in positions])
 
 
 def _whole(value: int | Fraction, expression: Expr) -> int:
-    if isinstance(value, Fraction) and value.denominator != 1:
+    if type(value) is int:
+        return value
+    if value.denominator != 1:
         raise NotEvaluable(f"broken index in {expression}")
     return int(value)
 
 
 def _look_up(base: IndexedBase, key: tuple[str, tuple[int, ...]], point: Point) -> Jet:
-    definition = point.scope.get(base)
-    if definition is None:
+    maker = point.maker(base, key[0])
+    if maker is None:
         return point.draw(*key), int(point.perturbed == key)
-    return evaluate(definition.expression, dict(zip(definition.indices, key[1], strict=True)), point)
+    indices, body = maker
+    return body(dict(zip(indices, key[1], strict=True)), point)
 
 
 def _guard(expression: Expr) -> Evaluator:
     left, right = (position(a) for a in expression.args)
-    return lambda at, point: (int(_holds(expression, left(at, point), right(at, point))), 0)
+    holds = _conditions[type(expression)]
+    return lambda at, point: (int(holds(left(at, point), right(at, point))), 0)
 
 
-def _holds(guard: Expr, a: int | Fraction, b: int | Fraction) -> bool:
-    if isinstance(guard, KroneckerDelta):
-        return a == b
-    if isinstance(guard, Divides):
-        return Fraction(b, a).denominator == 1
-    return 0 <= a < b and Fraction(a).denominator == 1
+_conditions: dict[type[Expr], Callable[[int | Fraction, int | Fraction], bool]] = {
+    KroneckerDelta: lambda a, b: a == b,
+    Divides: lambda a, b: Fraction(b, a).denominator == 1,
+    Within: lambda a, b: 0 <= a < b and a.denominator == 1,
+}
 
 
 def edges(expression: Expr) -> set[Witness]:
@@ -245,7 +286,9 @@ def _decisive(conditions: Sequence[Expr], at: Environment, point: Point) -> set[
     """
     sides = [tuple(position(a)(at, point) for a in guard.args) for guard in conditions]
     within = [isinstance(guard, Within) for guard in conditions]
-    held = [0 <= a < b if w else _holds(g, a, b) for w, g, (a, b) in zip(within, conditions, sides, strict=True)]
+    held = [
+        0 <= a < b if w else _conditions[type(g)](a, b) for w, g, (a, b) in zip(within, conditions, sides, strict=True)
+    ]
     if held.count(False) > 1:
         return set()
     seen: set[Witness] = set()
@@ -263,14 +306,14 @@ def _symbol(symbol: Symbol) -> Evaluator:
         return lambda at, point: (at[symbol], 0)
     key = (symbol.name, ())
 
-    def run(at: Environment, point: Point) -> Jet:
+    def _run(at: Environment, point: Point) -> Jet:
         if symbol in point.sizes:
             return point.sizes[symbol], 0
         if key not in point.memory:
             point.memory[key] = point.draw(symbol.name, (), bool(symbol.is_positive)), int(point.perturbed == key)
         return point.memory[key]
 
-    return run
+    return _run
 
 
 def _partial(expression: PartialDerivative) -> Evaluator:
@@ -280,22 +323,22 @@ def _partial(expression: PartialDerivative) -> Evaluator:
     name = str(variable.base.label) if indexed else variable.name
     positions = [position(i) for i in variable.indices] if indexed else []
 
-    def run(at: Environment, point: Point) -> Jet:
+    def _run(at: Environment, point: Point) -> Jet:
         key = (name, tuple(int(p(at, point)) for p in positions))
         return inner(at, point.nudged(key))[1], 0
 
-    return run
+    return _run
 
 
 def _at_zero(expression: AtZero) -> Evaluator:
     inner, key = compiled(expression.args[0]), (expression.args[1].name, ())
 
-    def run(at: Environment, point: Point) -> Jet:
+    def _run(at: Environment, point: Point) -> Jet:
         nudged = point.nudged(key)
         nudged.memory[key] = (0, 1)
         return inner(at, nudged)[1], 0
 
-    return run
+    return _run
 
 
 def _function(expression: Expr) -> Evaluator:
@@ -306,7 +349,7 @@ def _function(expression: Expr) -> Evaluator:
     slots = [Symbol(f"_slot{k}", real=True) for k in range(len(parts))]
     applied = expression.func(*slots)
 
-    def run(at: Environment, point: Point) -> Jet:
+    def _run(at: Environment, point: Point) -> Jet:
         jets = [part(at, point) for part in parts]
         value, slope = point.field.apply(expression, [v for v, _ in jets]), 0
         for slot, (_, d) in zip(slots, jets, strict=True):
@@ -316,7 +359,7 @@ def _function(expression: Expr) -> Evaluator:
                 slope += evaluate(outer_derivative(applied, applied.args.index(slot) + 1), {}, inner)[0] * d
         return value, slope
 
-    return run
+    return _run
 
 
 _RULES: tuple[tuple[Any, Callable[[Any], Evaluator]], ...] = (
@@ -331,38 +374,3 @@ _RULES: tuple[tuple[Any, Callable[[Any], Evaluator]], ...] = (
     (AtZero, _at_zero),
     (Symbol, _symbol),
 )
-
-
-@lru_cache(maxsize=20_000)
-def position(expression: Expr) -> Scalar:
-    """Return the evaluator of an index expression; a division that is not exact gives a fraction."""
-    if isinstance(expression, sympy.Rational):
-        value = int(expression) if expression.is_Integer else Fraction(int(expression.p), int(expression.q))
-        return lambda at, point: value
-    if isinstance(expression, Index):
-        return lambda at, point: at[expression]
-    if isinstance(expression, Indexed):
-        return _token(expression)
-    if isinstance(expression, Symbol):
-        return lambda at, point: point.size(expression)
-    parts = [position(a) for a in expression.args]
-    if isinstance(expression, Add):
-        return lambda at, point: sum(part(at, point) for part in parts)
-    if isinstance(expression, Mul):
-        return lambda at, point: math.prod(part(at, point) for part in parts)
-    if isinstance(expression, Pow):
-        return lambda at, point: Fraction(parts[0](at, point)) ** int(parts[1](at, point))
-    raise NotEvaluable(f"{expression} is no index expression")
-
-
-def _token(expression: Indexed) -> Scalar:
-    """Return the evaluator of an entry of an integer tensor."""
-    base, name = expression.base, str(expression.base.label)
-    assert isinstance(base, IndexTensor)
-    positions = [position(i) for i in expression.indices]
-
-    def run(at: Environment, point: Point) -> int:
-        where = tuple(int(p(at, point)) for p in positions)
-        return point.bits(name, where) % point.size(base.values)
-
-    return run

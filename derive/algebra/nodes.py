@@ -10,7 +10,8 @@ Not supported: sums with infinite or index-dependent ranges, complex tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,8 @@ import sympy
 from sympy import Expr, Indexed, IndexedBase
 
 from derive.algebra.index import Index, always_within, has_division
+
+_OPENED = 10**9
 
 
 class _Guard(sympy.Function):
@@ -95,6 +98,15 @@ class IndexedSum(Expr):
         """
         return set(self.body.free_symbols) - set(self.bound)
 
+    def opened(self) -> tuple[Expr, tuple[Index, ...]]:
+        """Return the body and its bound indices under names that the body does not use, the same ones every time.
+
+        What is worked out about the body (guards above all) is then found again when the sum is opened again. For use
+        where nothing but the body is looked at: other expressions may hold these names too.
+        """
+        names = unused(self.bound, indices_in(self.body))
+        return rename(self.body, names), tuple(names.values())
+
     def renamed(self) -> tuple[Expr, tuple[Index, ...]]:
         """Return the body and its bound indices with every bound index fresh."""
         fresh = {index: index.fresh() for index in self.bound}
@@ -145,9 +157,25 @@ class IndexTensor(IndexedBase):
         return (*super()._hashable_content(), self.values)
 
 
+def unused(bound: Sequence[Index], taken: Set[Index]) -> dict[Index, Index]:
+    """Return new names for bound indices that are not taken: the first of a fixed row, so that they come again."""
+    names: dict[Index, Index] = {}
+    for index in bound:
+        row = (Index(index.name, index.size, _OPENED + k) for k in itertools.count())
+        names[index] = next(name for name in row if name not in taken and name not in names.values())
+    return names
+
+
+@lru_cache(maxsize=10_000)
 def tensor(name: str, *, values: Expr | None = None) -> IndexedBase:
     """Return the named tensor of real entries, or of integers in ``range(values)``."""
     return IndexedBase(name, real=True) if values is None else IndexTensor(name, values)
+
+
+@lru_cache(maxsize=100_000)
+def entry(base: IndexedBase, *indices: Expr) -> Indexed:
+    """Return ``base[indices]``, the one made before if there is one: SymPy deduces the assumptions of each anew."""
+    return base[indices]
 
 
 @lru_cache(maxsize=200_000)
@@ -181,7 +209,7 @@ def _rename(expression: Expr, mapping: Mapping[Any, Any], keys: frozenset[Index]
     arguments = [_rename(a, mapping, keys) if isinstance(a, sympy.Basic) else a for a in expression.args]
     if all(new is old for new, old in zip(arguments, expression.args, strict=True)):
         return expression
-    return expression.func(*arguments)
+    return (entry if isinstance(expression, Indexed) else expression.func)(*arguments)
 
 
 def _rename_sum(expression: IndexedSum, mapping: Mapping[Any, Any]) -> Expr:

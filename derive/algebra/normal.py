@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
@@ -21,11 +22,20 @@ from sympy.core.function import Application
 
 from derive.algebra.eliminate import eliminate, free_indices, is_guard, signature, substitute_free_deltas
 from derive.algebra.index import Index
-from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within, indices_in, rename
+from derive.algebra.nodes import (
+    AtZero,
+    Divides,
+    IndexedSum,
+    PartialDerivative,
+    Within,
+    entry,
+    indices_in,
+    rename,
+    unused,
+)
 
 _CACHE = 20_000
 _MAX_PERMUTATIONS = 40_320
-_OPENED = -10_000
 
 
 _known: dict[Expr, Expr] = {}
@@ -49,7 +59,7 @@ def _normal_form(expression: Expr) -> Expr:
     if isinstance(expression, PartialDerivative | AtZero):
         raise TypeError(f"carry out {type(expression).__name__} before normalising: {expression}")
     if isinstance(expression, Indexed):
-        return expression.base[tuple(_index(i) for i in expression.indices)]
+        return entry(expression.base, *(_index(i) for i in expression.indices))
     if not expression.args or isinstance(expression, IndexedBase):
         return expression
     if isinstance(expression, KroneckerDelta | Within | Divides):
@@ -61,8 +71,8 @@ def _normal_form(expression: Expr) -> Expr:
     if isinstance(expression, Pow):
         return _power(normalise(expression.base), normalise(expression.exp))
     if isinstance(expression, IndexedSum):
-        # Bound indices are fresh from here on: a canonical name could meet the numbering of a sum inside.
-        body, bound = expression.renamed()
+        # Bound indices are not canonical from here on: a canonical name could meet the numbering of a sum inside.
+        body, bound = expression.opened()
         return _sum(normalise(body), bound)
     if isinstance(expression, sympy.sign):
         return _sign(normalise(expression.args[0]))
@@ -71,6 +81,7 @@ def _normal_form(expression: Expr) -> Expr:
     return expression.func(*(normalise(a) for a in expression.args))
 
 
+@lru_cache(maxsize=_CACHE)
 def _index(expression: Expr) -> Expr:
     return expression if expression.is_Atom else sympy.expand(expression)
 
@@ -105,10 +116,8 @@ def _sign(argument: Expr) -> Expr:
 
 def product(factors: Sequence[Expr]) -> Expr:
     """Return the normal form of a product of normal forms, multiplied out."""
-    terms: list[Expr] = [sympy.S.One]
-    for factor in factors:
-        terms = [left * right for left in terms for right in Add.make_args(factor)]
-    return Add(*(tidy(term) for term in terms))
+    choices = itertools.product(*(Add.make_args(factor) for factor in factors))
+    return Add(*(tidy(Mul(*choice)) for choice in choices))
 
 
 def tidy(monomial: Expr) -> Expr:
@@ -169,21 +178,11 @@ def _open(factors: Iterable[Expr], bound: tuple[Index, ...]) -> tuple[list[Expr]
             flat.append(factor)
             continue
         for _ in range(int(exponent)):
-            names = _unused(base.bound, taken)
+            names = unused(base.bound, taken)
             opened, bound = _open(Mul.make_args(rename(base.body, names)), (*bound, *names.values()))
             taken |= set(bound)
             flat.extend(opened)
     return flat, bound
-
-
-def _unused(bound: Sequence[Index], taken: set[Index]) -> dict[Index, Index]:
-    """Choose new names for bound indices; the same ones wherever that is possible, so that what is known is found."""
-    names: dict[Index, Index] = {}
-    for index in bound:
-        candidates = (Index("open", index.size, _OPENED - k) for k in itertools.count())
-        names[index] = next(name for name in candidates if name not in taken)
-        taken.add(names[index])
-    return names
 
 
 def connected(factors: Sequence[Expr], bound: Sequence[Index]) -> list[tuple[list[Expr], list[Index]]]:

@@ -146,7 +146,7 @@ def nested(atom: Expr) -> Expr:
 
 def push_inwards(atom: IndexedSum, outermost: int | None = None) -> IndexedSum:
     """Sum each bound index over the factors that carry it alone; one index at least, or that chosen, stays outside."""
-    body, bound = atom.renamed()
+    body, bound = atom.opened()
     factors = list(Mul.make_args(body))
     outer = None if outermost is None else bound[outermost]
     for index in sorted(bound, key=lambda i: (i == outer, _share(i, factors), i.name)):

@@ -129,13 +129,18 @@ class NotationPrinter(LatexPrinter):
         return f"{letter}^{{{mark}}}" if mark[0].isupper() else f"{letter}^{{({mark})}}"
 
     def _subscripts(self, indices: Sequence[Expr]) -> str:
-        """Return indices side by side; commas where one is more than a letter, `;` before a primed second half."""
+        """Return indices side by side; commas where one is more than a letter, `;` where a kernel's second half begins.
+
+        That half repeats the first, primed or at the same sample.
+        """
         printed = [self._print(index) for index in indices]
         if any(not _LETTER.fullmatch(p) for p in printed):
             return ", ".join(printed)
         half = len(printed) // 2
-        pairs = list(zip(printed[:half], printed[half:], strict=False))
-        if len(printed) > 2 and any(a != b for a, b in pairs) and all(b in (a, a + "'") for a, b in pairs):
+        repeated = len(printed) == 2 * half > 2 and all(
+            b in (a, f"{a}'") for a, b in zip(printed[:half], printed[half:], strict=True)
+        )
+        if repeated:
             return " ".join(printed[:half]) + "; " + " ".join(printed[half:])
         return " ".join(printed)
 

@@ -27,6 +27,8 @@ CASES: list[tuple[Expr, str]] = [
     (x[s, sympy.Integer(0)], "x_{s, 0}"),
     (K[s, i, t, k], "K_{s i; s' i'}"),
     (K[s, i, s, k], "K_{s i; s i'}"),
+    (K[s, i, s, i], "K_{s i; s i}"),
+    (K[s, s, i], "K_{s s i}"),
     (r2[s] ** 2, r"\left( r^{(2)}_{s} \right)^{2}"),
     (WQ[i, j], "W^{Q}_{i j}"),
     (uu[s], r"\mathit{uu}_{s}"),

@@ -1,0 +1,126 @@
+"""Evaluation of index expressions: at one point, where every size has a value, they are affine in the indices.
+
+    s p - P + d k   at   s = 2, P = 1, d = 1   ->   2 p + k - 1          (p + P - k)/s   ->   (p - k + 1)/2
+
+The affine form is found once a point and then only added up. An expression that is not affine (an entry of an integer
+tensor, a product of two indices) is evaluated node by node.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import sympy
+from sympy import Add, Expr, Indexed, Mul, Pow, Symbol
+
+from derive.algebra.fields import NotEvaluable
+from derive.algebra.index import Index
+from derive.algebra.nodes import IndexTensor
+
+if TYPE_CHECKING:
+    from derive.algebra.evaluate import Point
+
+Environment = dict[Index, int]
+Whole = int | Fraction
+Scalar = Callable[[Environment, "Point"], Whole]
+Affine = tuple[int, tuple[tuple[Index, int], ...], int]
+"""``(c, ((i, a), (j, b)), q)`` stands for ``(c + a i + b j)/q``."""
+
+_numbers = itertools.count()
+
+
+@lru_cache(maxsize=20_000)
+def position(expression: Expr) -> Scalar:
+    """Return the evaluator of an index expression; a division that is not exact gives a fraction.
+
+    Raises NotEvaluable for what is no index expression.
+    """
+    if isinstance(expression, Index):
+        return lambda at, point: at[expression]
+    if not _is_affine(expression):
+        return _by_node(expression)
+    number = next(_numbers)
+
+    def _run(at: Environment, point: Point) -> Whole:
+        form = point.forms.get(number)
+        if form is None:
+            form = point.forms[number] = _affine(expression, point)
+        value, terms, divisor = form
+        for index, coefficient in terms:
+            value += coefficient * at[index]
+        if divisor == 1:
+            return value
+        return Fraction(value, divisor) if value % divisor else value // divisor
+
+    return _run
+
+
+def _is_affine(expression: Expr) -> bool:
+    """Return whether an index expression is affine in its indices whatever the sizes are."""
+    if not expression.args:
+        return isinstance(expression, Symbol | sympy.Rational)
+    if isinstance(expression, Mul) and sum(bool(a.atoms(Index)) for a in expression.args) > 1:
+        return False
+    if isinstance(expression, Pow):
+        return expression.exp.is_Integer and not expression.atoms(Index) and _is_affine(expression.base)
+    return isinstance(expression, Add | Mul) and all(_is_affine(a) for a in expression.args)
+
+
+def _affine(expression: Expr, point: Point) -> Affine:
+    """Return the affine form of an expression at a point, over the least common denominator."""
+    constant, slopes = _coefficients(expression, point)
+    divisor = math.lcm(constant.denominator, *(c.denominator for c in slopes.values()))
+    terms = tuple((index, int(c * divisor)) for index, c in slopes.items() if c)
+    return int(constant * divisor), terms, divisor
+
+
+def _coefficients(expression: Expr, point: Point) -> tuple[Fraction, dict[Index, Fraction]]:
+    if isinstance(expression, sympy.Rational):
+        return Fraction(int(expression.p), int(expression.q)), {}
+    if isinstance(expression, Index):
+        return Fraction(0), {expression: Fraction(1)}
+    if isinstance(expression, Symbol):
+        return Fraction(point.size(expression)), {}
+    parts = [_coefficients(a, point) for a in expression.args]
+    if isinstance(expression, Pow):
+        return parts[0][0] ** int(expression.exp), {}
+    constant, slopes = parts[0]
+    for other, more in parts[1:]:
+        if isinstance(expression, Add):
+            constant += other
+            slopes = {i: slopes.get(i, 0) + more.get(i, Fraction(0)) for i in (*slopes, *more)}
+        else:  # one factor at most holds indices
+            slopes = {i: c * other for i, c in slopes.items()} | {i: c * constant for i, c in more.items()}
+            constant *= other
+    return constant, slopes
+
+
+def _by_node(expression: Expr) -> Scalar:
+    if isinstance(expression, Indexed):
+        return _token(expression)
+    parts = [position(a) for a in expression.args]
+    if isinstance(expression, Add):
+        return lambda at, point: sum(part(at, point) for part in parts)
+    if isinstance(expression, Mul):
+        return lambda at, point: math.prod(part(at, point) for part in parts)
+    if isinstance(expression, Pow):
+        return lambda at, point: Fraction(parts[0](at, point)) ** int(parts[1](at, point))
+    raise NotEvaluable(f"{expression} is no index expression")
+
+
+def _token(expression: Indexed) -> Scalar:
+    """Return the evaluator of an entry of an integer tensor."""
+    base, name = expression.base, str(expression.base.label)
+    assert isinstance(base, IndexTensor)
+    positions = [position(i) for i in expression.indices]
+
+    def _run(at: Environment, point: Point) -> int:
+        where = tuple(int(p(at, point)) for p in positions)
+        return point.bits(name, where) % point.size(base.values)
+
+    return _run
