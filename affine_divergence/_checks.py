@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+INITS = ("variance-preserving", "torch")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -17,6 +18,13 @@ def check_kappa(name: str, kappa: object, above: float) -> float:
     if not (above < kappa < math.inf):
         raise ValueError(f"{name}: kappa is {kappa}; give a finite number above {above:g}, where the scale is real")
     return float(kappa)
+
+
+def check_init(name: str, init: object) -> str:
+    """Return the name of a way to draw first values; raise ValueError for what is none."""
+    if not isinstance(init, str) or init not in INITS:
+        raise ValueError(f"{name}: init is {init!r}; choose one of {', '.join(map(repr, INITS))}")
+    return init
 
 
 def check_features(name: str, **features: object) -> None:

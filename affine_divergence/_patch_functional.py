@@ -35,6 +35,7 @@ def patch_norm_conv1d(
     center: bool = False,
     kappa: float | None = None,
     recompute: bool = True,
+    backend: str | None = None,
 ) -> Tensor:
     """PatchNorm over one axis of space: ``torch.nn.functional.conv1d`` with every patch divided by its length.
 
@@ -52,15 +53,16 @@ def patch_norm_conv1d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
         TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
     """
-    settings = (form, center, kappa, recompute)
+    settings = (form, center, kappa, recompute, backend)
     return _convolution("patch_norm_conv1d", 1, x, weight, bias, (stride, padding, dilation, groups), settings)
 
 
@@ -77,6 +79,7 @@ def patch_norm_conv2d(
     center: bool = False,
     kappa: float | None = None,
     recompute: bool = True,
+    backend: str | None = None,
 ) -> Tensor:
     """PatchNorm over two axes of space: ``torch.nn.functional.conv2d`` with every patch divided by its length.
 
@@ -94,15 +97,16 @@ def patch_norm_conv2d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
         TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
     """
-    settings = (form, center, kappa, recompute)
+    settings = (form, center, kappa, recompute, backend)
     return _convolution("patch_norm_conv2d", 2, x, weight, bias, (stride, padding, dilation, groups), settings)
 
 
@@ -119,6 +123,7 @@ def patch_norm_conv3d(
     center: bool = False,
     kappa: float | None = None,
     recompute: bool = True,
+    backend: str | None = None,
 ) -> Tensor:
     """PatchNorm over three axes of space: ``torch.nn.functional.conv3d`` with every patch divided by its length.
 
@@ -136,15 +141,16 @@ def patch_norm_conv3d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
         TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
     """
-    settings = (form, center, kappa, recompute)
+    settings = (form, center, kappa, recompute, backend)
     return _convolution("patch_norm_conv3d", 3, x, weight, bias, (stride, padding, dilation, groups), settings)
 
 
@@ -161,6 +167,7 @@ def patch_norm_conv_transpose1d(
     form: str = "affine-like",
     kappa: float | None = None,
     recompute: bool = True,
+    backend: str | None = None,
 ) -> Tensor:
     """PatchNorm of a transposed convolution: ``torch.nn.functional.conv_transpose1d`` with scaled outputs.
 
@@ -180,15 +187,16 @@ def patch_norm_conv_transpose1d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
         TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
     """
-    settings = (form, False, kappa, recompute)
+    settings = (form, False, kappa, recompute, backend)
     geometry = (stride, padding, output_padding, groups, dilation)
     return _transposed("patch_norm_conv_transpose1d", 1, x, weight, bias, geometry, settings)
 
@@ -206,6 +214,7 @@ def patch_norm_conv_transpose2d(
     form: str = "affine-like",
     kappa: float | None = None,
     recompute: bool = True,
+    backend: str | None = None,
 ) -> Tensor:
     """PatchNorm of a transposed convolution: ``torch.nn.functional.conv_transpose2d`` with scaled outputs.
 
@@ -225,15 +234,16 @@ def patch_norm_conv_transpose2d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
         TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
     """
-    settings = (form, False, kappa, recompute)
+    settings = (form, False, kappa, recompute, backend)
     geometry = (stride, padding, output_padding, groups, dilation)
     return _transposed("patch_norm_conv_transpose2d", 2, x, weight, bias, geometry, settings)
 
@@ -251,6 +261,7 @@ def patch_norm_conv_transpose3d(
     form: str = "affine-like",
     kappa: float | None = None,
     recompute: bool = True,
+    backend: str | None = None,
 ) -> Tensor:
     """PatchNorm of a transposed convolution: ``torch.nn.functional.conv_transpose3d`` with scaled outputs.
 
@@ -270,15 +281,16 @@ def patch_norm_conv_transpose3d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
         TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
     """
-    settings = (form, False, kappa, recompute)
+    settings = (form, False, kappa, recompute, backend)
     geometry = (stride, padding, output_padding, groups, dilation)
     return _transposed("patch_norm_conv_transpose3d", 3, x, weight, bias, geometry, settings)
 
@@ -290,9 +302,9 @@ def _convolution(
     weight: Tensor,
     bias: Tensor | None,
     given: tuple[Axes, str | Axes, Axes, int],
-    settings: tuple[str, bool, float | None, bool],
+    settings: tuple[str, bool, float | None, bool, str | None],
 ) -> Tensor:
-    form, center, kappa, recompute = settings
+    form, center, kappa, recompute, backend = settings
     chosen = choose(name, CONVOLUTIONS, form, center, bias is not None)
     kappa = check_kappa(name, chosen.kappa if kappa is None else kappa, above=chosen.above)
     x, weight, bias = as_one_type(name, x, weight, bias)
@@ -305,7 +317,7 @@ def _convolution(
         x = F.pad(x, [end for before, after in reversed(ends) for end in (0, after - before)])
     geometry = Geometry(kernel, stride, tuple(min(pair) for pair in ends), dilation, (0,) * axes)
     check_reach(name, x.shape[-axes:], geometry)
-    return _grouped(chosen, axes, x, weight, bias, groups, (kappa, geometry, recompute))
+    return _grouped((name, backend, chosen), axes, x, weight, bias, groups, (kappa, geometry, recompute))
 
 
 def _transposed(
@@ -315,9 +327,9 @@ def _transposed(
     weight: Tensor,
     bias: Tensor | None,
     given: tuple[Axes, Axes, Axes, int, Axes],
-    settings: tuple[str, bool, float | None, bool],
+    settings: tuple[str, bool, float | None, bool, str | None],
 ) -> Tensor:
-    form, center, kappa, recompute = settings
+    form, center, kappa, recompute, backend = settings
     chosen = choose(name, TRANSPOSED, form, center, bias is not None)
     kappa = check_kappa(name, chosen.kappa if kappa is None else kappa, above=chosen.above)
     x, weight, bias = as_one_type(name, x, weight, bias)
@@ -327,11 +339,11 @@ def _transposed(
     stride, padding, dilation, extra = (each_axis(name, word, value, axes, least) for word, value, least in words)
     geometry = Geometry(tuple(weight.shape[2:]), stride, padding, dilation, extra)
     check_extra(name, x.shape[-axes:], geometry)
-    return _grouped(chosen, axes, x, weight, bias, groups, (kappa, geometry, recompute))
+    return _grouped((name, backend, chosen), axes, x, weight, bias, groups, (kappa, geometry, recompute))
 
 
 def _grouped(
-    chosen: Map,
+    called: tuple[str, str | None, Map],
     axes: int,
     x: Tensor,
     weight: Tensor,
@@ -344,5 +356,6 @@ def _grouped(
     tensors = [split(batch, 1, groups), split(weight, 0, groups)]
     if bias is not None:
         tensors.append(bias.reshape(groups, bias.shape[0] // groups, *[1] * axes))
-    z = chosen.apply(*tensors, *settings).flatten(1, 2)
+    name, backend, chosen = called
+    z = chosen.apply(name, backend, *tensors, *settings).flatten(1, 2)
     return z if batch is x else z.squeeze(0)

@@ -6,79 +6,81 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ._backends import chosen
+from ._rows import apply
+
 
 class Map(NamedTuple):
-    """A map: its functions, the default of kappa, the bound below it, and the deviation of a weight by kappa."""
+    """A map: its file and class, its functions, the default of kappa, the bound below it, the deviation of a weight by kappa."""
 
+    home: str
     eager: type[Function]
     traced: type[Function]
     kappa: float
     above: float
     deviation: Callable[[float], float]
 
-    def apply(self, *arguments: Any) -> Tensor:
-        """Return the output; compilers read another form than is run eagerly."""
-        chosen = self.traced if torch.compiler.is_compiling() else self.eager
-        output: Tensor = chosen.apply(*arguments)[0]  # type: ignore[no-untyped-call]
-        return output
+    def apply(self, name: str, backend: str | None, x: Tensor, weight: Tensor, *others: Any) -> Tensor:
+        """Return the output, computed by a backend; compilers read another form than is run eagerly."""
+        eager, traced = chosen(name, backend, self.home, (self.eager, self.traced), x, weight)
+        return apply(eager, traced, x, weight, *others)
 
 
 def _patch_affine_like() -> Map:
     from ._patch_affine_like import PatchAffineLike as eager, PatchAffineLikeReverse as traced
 
-    return Map(eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
+    return Map("_patch_affine_like.PatchAffineLike", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 
 
 def _patch_affine_like_centred() -> Map:
     from ._patch_affine_like_centred import PatchAffineLikeCentred as eager, PatchAffineLikeCentredReverse as traced
 
-    return Map(eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
+    return Map("_patch_affine_like_centred.PatchAffineLikeCentred", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 
 
 def _patch_affine_like_transposed() -> Map:
     from ._patch_affine_like_transposed import PatchAffineLikeTransposed as eager, PatchAffineLikeTransposedReverse as traced
 
-    return Map(eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
+    return Map("_patch_affine_like_transposed.PatchAffineLikeTransposed", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 
 
 def _patch_norm_like() -> Map:
     from ._patch_norm_like import PatchNormLike as eager, PatchNormLikeReverse as traced
 
-    return Map(eager, traced, 2.0, 1.0, lambda kappa: 1 / math.sqrt(kappa - 1))
+    return Map("_patch_norm_like.PatchNormLike", eager, traced, 2.0, 1.0, lambda kappa: 1 / math.sqrt(kappa - 1))
 
 
 def _patch_norm_like_centred() -> Map:
     from ._patch_norm_like_centred import PatchNormLikeCentred as eager, PatchNormLikeCentredReverse as traced
 
-    return Map(eager, traced, 2.0, 1.0, lambda kappa: 1 / math.sqrt(kappa - 1))
+    return Map("_patch_norm_like_centred.PatchNormLikeCentred", eager, traced, 2.0, 1.0, lambda kappa: 1 / math.sqrt(kappa - 1))
 
 
 def _patch_norm_like_centred_without_bias() -> Map:
     from ._patch_norm_like_centred_without_bias import PatchNormLikeCentredWithoutBias as eager, PatchNormLikeCentredWithoutBiasReverse as traced
 
-    return Map(eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
+    return Map("_patch_norm_like_centred_without_bias.PatchNormLikeCentredWithoutBias", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 
 
 def _patch_norm_like_transposed() -> Map:
     from ._patch_norm_like_transposed import PatchNormLikeTransposed as eager, PatchNormLikeTransposedReverse as traced
 
-    return Map(eager, traced, 2.0, 1.0, lambda kappa: 1 / math.sqrt(kappa - 1))
+    return Map("_patch_norm_like_transposed.PatchNormLikeTransposed", eager, traced, 2.0, 1.0, lambda kappa: 1 / math.sqrt(kappa - 1))
 
 
 def _patch_norm_like_transposed_without_bias() -> Map:
     from ._patch_norm_like_transposed_without_bias import PatchNormLikeTransposedWithoutBias as eager, PatchNormLikeTransposedWithoutBiasReverse as traced
 
-    return Map(eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
+    return Map("_patch_norm_like_transposed_without_bias.PatchNormLikeTransposedWithoutBias", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 
 
 def _patch_norm_like_without_bias() -> Map:
     from ._patch_norm_like_without_bias import PatchNormLikeWithoutBias as eager, PatchNormLikeWithoutBiasReverse as traced
 
-    return Map(eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
+    return Map("_patch_norm_like_without_bias.PatchNormLikeWithoutBias", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 
 
 Maps = Mapping[tuple[str, bool, bool], Callable[[], Map]]  # by form, whether patches are centred, whether there is a bias

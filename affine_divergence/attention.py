@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from . import functional
 from ._attention import as_heads, as_source, from_heads, merged_mask, mixed, unit
 from ._attention_checks import check_masks, check_settings, check_tokens
-from ._checks import check_operands
+from ._backends import check_backend
+from ._checks import check_init, check_operands
 from ._value_path import corrected
 from .modules import AffineLike
 
@@ -47,13 +48,15 @@ class AffineLikeMultiheadAttention(nn.Module):
         qk_norm: give every query and key unit length before the scores, which are then multiplied by ``score_scale``,
             the square root of d unless it is set to another value. This removes the radial part and leaves a residual:
             it is not a cancellation.
+        init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``. It computes the projections.
 
     Attributes:
         score_scale: what the products of queries and keys are multiplied by.
 
     Raises:
         TypeError: a size that is no integer, a dropout that is no number.
-        ValueError: a size or dropout out of range, ``bias=False``, ``value_path`` with ``add_bias_kv``.
+        ValueError: a size or dropout out of range, an unknown init or backend, ``bias=False``, ``value_path`` with ``add_bias_kv``.
     """
 
     __constants__ = ("batch_first",)
@@ -82,6 +85,8 @@ class AffineLikeMultiheadAttention(nn.Module):
         *,
         value_path: bool = False,
         qk_norm: bool = False,
+        init: str = "variance-preserving",
+        backend: str | None = None,
     ) -> None:
         super().__init__()
         self.embed_dim, self.num_heads, self.dropout, self.batch_first = embed_dim, num_heads, dropout, batch_first
@@ -101,8 +106,11 @@ class AffineLikeMultiheadAttention(nn.Module):
         self.head_dim = embed_dim // num_heads
         self.add_zero_attn, self.value_path, self.qk_norm = add_zero_attn, value_path, qk_norm
         self.score_scale = self.head_dim**0.5 if qk_norm else 1 / math.sqrt(self.head_dim)
+        self.init, self.backend = check_init("AffineLikeMultiheadAttention", init), check_backend("AffineLikeMultiheadAttention", backend)
         self._make_parameters(add_bias_kv, device, dtype)
-        self.out_proj = AffineLike(embed_dim, embed_dim, device=device, dtype=dtype, kappa=self.kappa)
+        self.out_proj = AffineLike(
+            embed_dim, embed_dim, device=device, dtype=dtype, kappa=self.kappa, init=init, backend=backend
+        )
         self.reset_parameters()
 
     def _make_parameters(self, add_bias_kv: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
@@ -122,16 +130,23 @@ class AffineLikeMultiheadAttention(nn.Module):
             self.register_parameter(name, made)
 
     def reset_parameters(self) -> None:
-        """Draw the weights so that projections keep unit variance, whatever their widths, and set biases to zero."""
-        deviation = 1 / math.sqrt(self.kappa)
+        """Draw the weights so that projections keep unit variance, whatever their widths, and set biases to zero.
+
+        With ``init="torch"`` weights are drawn as ``torch.nn.MultiheadAttention`` draws them.
+        """
         for weight in (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight):
-            if weight is not None:
-                nn.init.normal_(weight, std=deviation)
-        nn.init.zeros_(self.in_proj_bias)
+            if weight is None:
+                continue
+            if self.init == "torch":
+                nn.init.xavier_uniform_(weight)
+            else:
+                nn.init.normal_(weight, std=1 / math.sqrt(self.kappa))
         for extra in (self.bias_k, self.bias_v):
             if extra is not None:
                 nn.init.xavier_normal_(extra)
         self.out_proj.reset_parameters()
+        for bias in (self.in_proj_bias, self.out_proj.bias):
+            nn.init.zeros_(bias)
 
     @property
     def _qkv_same_embed_dim(self) -> bool:
@@ -222,11 +237,11 @@ class AffineLikeMultiheadAttention(nn.Module):
         """Return the projections of query, key and perhaps value; as one product where all are the same tensor."""
         if self.in_proj_weight is not None and all(source is sources[0] for source in sources):
             rows = len(sources) * self.embed_dim
-            z = functional.affine_like(sources[0], self.in_proj_weight[:rows], self.in_proj_bias[:rows], self.kappa)
+            z = functional.affine_like(sources[0], self.in_proj_weight[:rows], self.in_proj_bias[:rows], self.kappa, backend=self.backend)
             return z.chunk(len(sources), -1)
         weights, biases = self._weights(), self.in_proj_bias.chunk(3)
         parts = zip(sources, weights, biases, strict=False)
-        return tuple(functional.affine_like(x, weight, bias, self.kappa) for x, weight, bias in parts)
+        return tuple(functional.affine_like(x, weight, bias, self.kappa, backend=self.backend) for x, weight, bias in parts)
 
     def _weights(self) -> tuple[Tensor, ...]:
         """Return the weights of queries, keys and values."""
@@ -254,4 +269,6 @@ class AffineLikeMultiheadAttention(nn.Module):
         """Return the settings as they are shown in the module's text."""
         flags = ("add_zero_attn", "batch_first", "value_path", "qk_norm")
         shown = "".join(f", {flag}=True" for flag in flags if getattr(self, flag))
+        shown += f", init={self.init!r}" if self.init != "variance-preserving" else ""
+        shown += f", backend={self.backend!r}" if self.backend is not None else ""
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, dropout={self.dropout:g}{shown}"

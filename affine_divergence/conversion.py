@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from ._checks import check_init
 from .attention import AffineLikeMultiheadAttention
 from .modules import AffineLike, NormLike
 
@@ -72,15 +73,20 @@ class Report:
 
 
 def convert(
-    model: nn.Module, filter_fn: Filter | None = None, dry_run: bool = False, *, without_bias: str = "skip"
+    model: nn.Module,
+    filter_fn: Filter | None = None,
+    dry_run: bool = False,
+    *,
+    without_bias: str = "skip",
+    init: str | None = None,
 ) -> Report:
     """Replace torch's layers in ``model``, itself included, by those that cancel their divergence.
 
     ``torch.nn.Linear`` becomes ``AffineLike``, ``torch.nn.MultiheadAttention`` ``AffineLikeMultiheadAttention``, and a
     convolution such as ``torch.nn.Conv2d`` what is ``PatchNormConv2d``, where the package holds it. Parameters keep
-    their values, so the model computes something else: train it, or call ``reset_parameters`` of the layers first. A
-    second call changes nothing more. torch's encoder layers that hold a replaced layer no longer take the fast path on
-    which they compute plain layers from the parameters.
+    their values, so the model computes something else: train it, or have them drawn anew with ``init``. A second call
+    changes nothing more. torch's encoder layers that hold a replaced layer no longer take the fast path on which they
+    compute plain layers from the parameters.
 
     Args:
         model: any module; it is changed in place and stands in the report as ``model``.
@@ -88,13 +94,15 @@ def convert(
         dry_run: report what would be done, and do nothing.
         without_bias: what becomes of a layer without a bias, for which the non-normalising map does not exist: "skip", or
             "norm-like" to give it the normalising map.
+        init: None keeps the values of the parameters; "variance-preserving" or "torch" draws those of the replaced layers
+            anew, as their ``reset_parameters`` does. ``revert`` does not bring the old values back.
 
     Returns:
         What was replaced, and what was skipped and why.
 
     Raises:
         TypeError: a model that is no module, a filter that cannot be called.
-        ValueError: another word for ``without_bias``.
+        ValueError: another word for ``without_bias`` or ``init``.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert: model is a {type(model).__name__}; give a torch.nn.Module")
@@ -102,6 +110,8 @@ def convert(
         raise TypeError(f"convert: filter_fn is a {type(filter_fn).__name__}; give a function of a module and its name")
     if without_bias not in ("skip", "norm-like"):
         raise ValueError(f"convert: without_bias is {without_bias!r}; choose 'skip' or 'norm-like'")
+    if init is not None:
+        check_init("convert", init)
     found: list[tuple[nn.Module, nn.Module]] = []
     replaced, skipped = [], []
     for name, module in _layers(model):
@@ -115,6 +125,7 @@ def convert(
     if not dry_run:
         for module, new in found:
             _become(module, new)
+            _draw(module, init)
         _leave_fast_paths(model, {id(module) for module, _ in found})
     return Report(model, tuple(replaced), tuple(skipped), dry_run)
 
@@ -252,6 +263,14 @@ def _become(module: nn.Module, new: nn.Module) -> None:
     settings = {word: value for word, value in new.__dict__.items() if word not in _INTERNAL}
     _set(module, settings, type(module))
     module.__class__ = type(new)
+
+
+def _draw(module: Any, init: str | None) -> None:
+    """Draw the parameters of a replaced layer, and of its output projection where it has one, in a way of ``INITS``."""
+    if init is not None:
+        for part in (module, *module.children()):
+            part.init = init
+        module.reset_parameters()
 
 
 def _set(module: nn.Module, settings: dict[str, Any], kind: type[nn.Module] | None) -> None:

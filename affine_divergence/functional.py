@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ._affine_like import AffineLike, AffineLikeReverse
+from ._backends import chosen
 from ._checks import check_kappa, check_operands
 from ._norm_like import NormLike, NormLikeReverse
 from ._norm_like_without_bias import NormLikeWithoutBias, NormLikeWithoutBiasReverse
@@ -21,7 +22,7 @@ from ._patch_functional import (
 __all__ = ["affine_like", "norm_like", "patch_norm_conv1d", "patch_norm_conv2d", "patch_norm_conv3d", "patch_norm_conv_transpose1d", "patch_norm_conv_transpose2d", "patch_norm_conv_transpose3d"]
 
 
-def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0) -> Tensor:
+def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0, *, backend: str | None = None) -> Tensor:
     """The affine-like (non-normalising) solution of the affine divergence.
 
     z[s,i] = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i]), f[s] = sqrt(kappa)/sqrt(E[s] + 1), E[s] = sum[j](x[s,j]**2)
@@ -31,13 +32,14 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0) -> 
         weight: W (m, n).
         bias: b (m).
         kappa: the self factor of every sample, above 0.0.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Returns:
         z (..., m).
 
     Raises:
         TypeError: what is no floating-point tensor, types that differ, a kappa that is no number.
-        ValueError: shapes that do not fit, a kappa out of range, no bias.
+        ValueError: shapes that do not fit, a kappa out of range, no bias, a backend that cannot compute it.
     """
     if bias is None:
         raise ValueError(
@@ -47,12 +49,20 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0) -> 
     kappa = check_kappa("affine_like", kappa, above=0.0)
     x, weight, offset = check_operands("affine_like", x, weight, bias)
     rows = as_rows(x)
-    z = apply(AffineLike, AffineLikeReverse, rows, weight, offset, kappa)
+    own = AffineLike, AffineLikeReverse
+    eager, traced = chosen("affine_like", backend, "_affine_like.AffineLike", own, rows, weight)
+    z = apply(eager, traced, rows, weight, offset, kappa)
     return as_given(z, x)
 
 
 def norm_like(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, kappa: float | None = None, center: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    kappa: float | None = None,
+    center: bool = False,
+    *,
+    backend: str | None = None,
 ) -> Tensor:
     """The norm-like (normalising) solution of the affine divergence.
 
@@ -66,13 +76,14 @@ def norm_like(
         kappa: the self factor of every sample; above 1.0 with a bias, where None means 2.0; above 0.0 without, where it
             means 1.0.
         center: subtract its mean from each row of ``x`` first: LayerNorm without its gain, then the map.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Returns:
         z (..., m). A row of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
         TypeError: what is no floating-point tensor, types that differ, a kappa that is no number.
-        ValueError: shapes that do not fit, a kappa out of range.
+        ValueError: shapes that do not fit, a kappa out of range, a backend that cannot compute it.
     """
     if kappa is None:
         kappa = 1.0 if bias is None else 2.0
@@ -80,7 +91,11 @@ def norm_like(
     x, weight, bias = check_operands("norm_like", x, weight, bias)
     rows = as_rows(centred(x) if center else x)
     if bias is None:
-        z = apply(NormLikeWithoutBias, NormLikeWithoutBiasReverse, rows, weight, kappa)
+        own = NormLikeWithoutBias, NormLikeWithoutBiasReverse
+        eager, traced = chosen("norm_like", backend, "_norm_like_without_bias.NormLikeWithoutBias", own, rows, weight)
+        z = apply(eager, traced, rows, weight, kappa)
         return as_given(z, x)
-    z = apply(NormLike, NormLikeReverse, rows, weight, bias, kappa)
+    own = NormLike, NormLikeReverse
+    eager, traced = chosen("norm_like", backend, "_norm_like.NormLike", own, rows, weight)
+    z = apply(eager, traced, rows, weight, bias, kappa)
     return as_given(z, x)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _patch_functional as functional
-from ._checks import check_features, check_kappa
+from ._backends import check_backend
+from ._checks import check_features, check_init, check_kappa
 from ._patch_checks import around, check_groups, each_axis
 from ._patch_maps import CONVOLUTIONS, TRANSPOSED, Maps, choose
 
@@ -28,6 +29,8 @@ class _PatchNorm(nn.Module):
     in_channels: int
     out_channels: int
     kappa: float
+    init: str
+    backend: str | None
     weight: nn.Parameter
     bias: nn.Parameter | None
 
@@ -39,7 +42,7 @@ class _PatchNorm(nn.Module):
         dilation: Axes,
         groups: int,
         with_bias: bool,
-        settings: tuple[str, bool, float | None, bool],
+        settings: tuple[str, bool, float | None, bool, str, str | None],
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -49,7 +52,8 @@ class _PatchNorm(nn.Module):
         self.kernel_size = each_axis(name, "kernel_size", kernel_size, self.axes, 1)
         self.stride = each_axis(name, "stride", stride, self.axes, 1)
         self.dilation = each_axis(name, "dilation", dilation, self.axes, 1)
-        self.form, self.center, kappa, self.recompute = settings
+        self.form, self.center, kappa, self.recompute, init, backend = settings
+        self.init, self.backend = check_init(name, init), check_backend(name, backend)
         chosen = choose(name, self.maps, self.form, self.center, with_bias)
         self.kappa = check_kappa(name, chosen.kappa if kappa is None else kappa, above=chosen.above)
 
@@ -62,7 +66,13 @@ class _PatchNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weight so that outputs keep unit variance, whatever the size of a patch; set the bias to zero."""
+        """Draw the weight so that outputs keep unit variance, whatever the size of a patch; set the bias to zero.
+
+        With ``init="torch"`` both are drawn as torch's convolutions draw them.
+        """
+        if self.init == "torch":
+            nn.Conv2d.reset_parameters(cast(nn.Conv2d, self))  # which looks at the parameters alone
+            return
         chosen = choose(type(self).__name__, self.maps, self.form, self.center, self.bias is not None)
         nn.init.normal_(self.weight, std=chosen.deviation(self.kappa))
         if self.bias is not None:
@@ -70,7 +80,9 @@ class _PatchNorm(nn.Module):
 
     def _settings(self) -> str:
         """Return the settings that are not torch's, as they are shown in the module's text."""
-        return f", form={self.form!r}, kappa={self.kappa:g}" + (", center=True" if self.center else "")
+        text = f", form={self.form!r}, kappa={self.kappa:g}" + (", center=True" if self.center else "")
+        text += f", init={self.init!r}" if self.init != "variance-preserving" else ""
+        return text + (f", backend={self.backend!r}" if self.backend is not None else "")
 
 
 class _PatchNormConv(_PatchNorm):
@@ -97,8 +109,10 @@ class _PatchNormConv(_PatchNorm):
         center: bool = False,
         kappa: float | None = None,
         recompute: bool = True,
+        init: str = "variance-preserving",
+        backend: str | None = None,
     ) -> None:
-        settings = (form, center, kappa, recompute)
+        settings = (form, center, kappa, recompute, init, backend)
         super().__init__((in_channels, out_channels), kernel_size, stride, dilation, groups, bias, settings)
         if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
             raise ValueError(
@@ -127,6 +141,7 @@ class _PatchNormConv(_PatchNorm):
             center=self.center,
             kappa=self.kappa,
             recompute=self.recompute,
+            backend=self.backend,
         )
 
     def extra_repr(self) -> str:
@@ -164,8 +179,10 @@ class _PatchNormConvTranspose(_PatchNorm):
         form: str = "affine-like",
         kappa: float | None = None,
         recompute: bool = True,
+        init: str = "variance-preserving",
+        backend: str | None = None,
     ) -> None:
-        settings = (form, False, kappa, recompute)
+        settings = (form, False, kappa, recompute, init, backend)
         super().__init__((in_channels, out_channels), kernel_size, stride, dilation, groups, bias, settings)
         name = type(self).__name__
         if padding_mode != "zeros":
@@ -193,6 +210,7 @@ class _PatchNormConvTranspose(_PatchNorm):
             form=self.form,
             kappa=self.kappa,
             recompute=self.recompute,
+            backend=self.backend,
         )
 
     def _missing(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
@@ -244,10 +262,12 @@ class PatchNormConv1d(_PatchNormConv):
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.
-        ValueError: a setting out of range, a form that needs a bias with ``bias=False``.
+        ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 
     axes = 1
@@ -280,10 +300,12 @@ class PatchNormConv2d(_PatchNormConv):
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.
-        ValueError: a setting out of range, a form that needs a bias with ``bias=False``.
+        ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 
     axes = 2
@@ -316,10 +338,12 @@ class PatchNormConv3d(_PatchNormConv):
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.
-        ValueError: a setting out of range, a form that needs a bias with ``bias=False``.
+        ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 
     axes = 3
@@ -352,10 +376,12 @@ class PatchNormConvTranspose1d(_PatchNormConvTranspose):
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.
-        ValueError: a setting out of range, a form that needs a bias with ``bias=False``.
+        ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 
     axes = 1
@@ -388,10 +414,12 @@ class PatchNormConvTranspose2d(_PatchNormConvTranspose):
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.
-        ValueError: a setting out of range, a form that needs a bias with ``bias=False``.
+        ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 
     axes = 2
@@ -424,10 +452,12 @@ class PatchNormConvTranspose3d(_PatchNormConvTranspose):
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
+        init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.
-        ValueError: a setting out of range, a form that needs a bias with ``bias=False``.
+        ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 
     axes = 3

@@ -10,7 +10,7 @@ from sympy import Indexed, IndexedBase
 
 from codegen.targets.torch.axes import AxesPrinter
 from codegen.targets.torch.expressions import ExpressionPrinter
-from codegen.targets.torch.words import Family, branch, family_context, pascal
+from codegen.targets.torch.words import BACKEND_WORDS, INIT_WORDS, Family, branch, family_context, pascal
 from codegen.value_path import ValuePath
 from derive.errors import UsageError
 from derive.export.text import text
@@ -50,6 +50,8 @@ def _module(family: Family, path: ValuePath) -> dict[str, Any]:
         "value_scale": _equation(scale),
         "value_energy": _equation(energy),
         "score_scale": _score_scale(layer("attention")),
+        "init_words": INIT_WORDS,
+        "backend_words": BACKEND_WORDS,
     }
 
 

@@ -10,7 +10,7 @@ from codegen.patches import patch_plan
 from codegen.targets.torch.expressions import ExpressionPrinter
 from codegen.targets.torch.patch_family import PatchMap
 from codegen.targets.torch.patch_function import patch_context
-from codegen.targets.torch.words import quoted
+from codegen.targets.torch.words import BACKEND_WORDS, INIT_WORDS, quoted
 from derive.cancel import solve
 from derive.errors import UsageError
 from derive.layers.convolution import convolution, transposed_convolution
@@ -94,4 +94,6 @@ def _words(maps: Sequence[PatchMap]) -> dict[str, str]:
         "bare_forms": " or ".join(f'"{form}"' for form in sorted(bare)),
         "kappa_words": ", ".join(kappas) + "; it must be positive" + "".join(f", {words}" for words in above),
         "zero_words": _ZERO if bare else "",
+        "init_words": INIT_WORDS,
+        "backend_words": BACKEND_WORDS,
     }

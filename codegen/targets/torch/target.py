@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from codegen.targets.torch.angle_file import angle_context
 from codegen.targets.torch.companions import companions
 from codegen.targets.torch.function_file import function_context
-from codegen.targets.torch.words import AngleFamily, Family, family_context, quoted
+from codegen.targets.torch.words import BACKEND_WORDS, INIT_WORDS, AngleFamily, Family, family_context, quoted
 from codegen.targets.torch.wrap import fill, imported, raised, signature
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -30,25 +30,34 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
             context = function_context(plan, with_bias=plan is family.with_bias)
             result[f"{context['module']}.py"] = _render("function.py.jinja", context)
     shared, more = _shared([*families, *angles]), companions(families)
-    result["functional.py"] = functions_text([*families, *angles], more.functions)
-    result["modules.py"] = _render("modules.py.jinja", {**shared, "exported": quoted(shared["modules"])})
+    result["functional.py"] = functions_text([*families, *angles], more.functions, dispatches=True)
+    choices = {"init_words": INIT_WORDS, "backend_words": BACKEND_WORDS}
+    result["modules.py"] = _render("modules.py.jinja", {**shared, **choices, "exported": quoted(shared["modules"])})
     for name, known in more.contexts.items():
         result[name] = _render(f"{more.templates.get(name, name)}.jinja", dict(known))
     public = sorted([*shared["modules"], "functional", *(name for export in more.exports for name in export.names)])
     result["__init__.py"] = _render("__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted(public)})
-    for helper in ("_rows.py", "_checks.py"):
+    for helper in ("_rows.py", "_checks.py", "_backends.py"):
         result[helper] = _render(f"{helper}.jinja", {})
     result["py.typed"] = ""
     return result
 
 
 def functions_text(
-    families: Sequence[Family | AngleFamily], borrowed: Mapping[str, Sequence[str]] | None = None
+    families: Sequence[Family | AngleFamily],
+    borrowed: Mapping[str, Sequence[str]] | None = None,
+    dispatches: bool = False,
 ) -> str:
-    """Return the text of ``functional.py``; ``borrowed`` are names that it takes from other files, by the file."""
+    """Return the text of ``functional.py``; ``borrowed`` are names that it takes from other files, by the file.
+
+    With ``dispatches`` its functions choose their backend, else they are those of the files that it imports.
+    """
     shared, more = _shared(families), dict(borrowed or {})
+    if dispatches:
+        shared["imports"] = sorted([*shared["imports"], "from ._backends import chosen"])
     functions = [*(c["function"] for c in shared["families"]), *(name for names in more.values() for name in names)]
     context = {**shared, "borrowed": more, "exported": quoted(sorted(functions))}
+    context |= {"dispatches": dispatches, "backend_words": BACKEND_WORDS}
     return _render("functional.py.jinja", context)
 
 

@@ -1,0 +1,126 @@
+"""Which program computes a map of rows: torch's operations, Triton's kernels, or those in CUDA C++.
+
+The caller's choice comes first, then that of the environment variable AFFINE_DIVERGENCE_BACKEND, then the device and the shape.
+The CPU has torch's operations. A CUDA device has, of what is installed, Triton's kernels for short rows, which they
+read once; for longer rows, where time goes into the product of matrices, the CUDA kernels around the product of a
+library. That order follows from counting memory traffic; it is not a measurement. What is no plain tensor, such as
+one that is spread over several devices, takes torch's operations. A compiled function keeps the choice that was made
+when it was traced.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+BACKENDS = ("torch", "triton", "cuda")
+VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
+
+Pair = tuple[type[Function], type[Function]]
+
+_SHORT_ROW = 2048  # bytes of a row in float32 or wider, up to which Triton's kernels hold it as a whole
+_OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are compiled
+_PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
+_NEEDS = {"triton": "triton", "cuda": "cuda.core"}
+_INSTALL = {"triton": "pip install triton", "cuda": "pip install cuda-core[cu13]"}
+_LOADED: dict[tuple[str, str], Pair] = {}
+
+
+def check_backend(name: str, backend: object, source: str = "") -> str | None:
+    """Return the name of a backend, or None for none; raise ValueError for what is no backend."""
+    if backend is None or backend in BACKENDS:
+        return backend if isinstance(backend, str) else None
+    known = ", ".join(map(repr, BACKENDS))
+    raise ValueError(f"{name}: backend is {backend!r}{source}; choose one of {known}, or leave it out")
+
+
+def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
+    """Return the function to run and the form of it that compilers read: ``own``, which is torch's, or a backend's.
+
+    ``name`` is the public function, for messages; ``home`` the file and the class of ``own``, such as
+    ``_affine_like.AffineLike``; ``x`` is (B, n), ``weight`` (m, n). Raises ValueError for a backend that is unknown, not
+    installed, not part of this package, or not for the device of ``x``.
+    """
+    source = "" if backend is not None else f" by the environment variable {VARIABLE}"
+    asked = backend if backend is not None else os.environ.get(VARIABLE) or None
+    device = x.device.type
+    if asked is None:
+        if device != "cuda" or not _is_plain(x):
+            return own
+        short = max(weight.shape) * max(x.element_size(), 4) <= _SHORT_ROW
+        found = _best(home, short, x.device.index or 0)
+    else:
+        found = _possible(name, asked, source, home, device)
+    return own if found == "torch" else _LOADED[found, home]
+
+
+def _is_plain(x: Tensor) -> bool:
+    return type(x) in (Tensor, torch.nn.Parameter) or torch.compiler.is_compiling()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _best(home: str, short: bool, device: int) -> str:
+    """Return the backend for a CUDA device that is preferred among those that are there, and load it."""
+    if torch.version.cuda is None or torch.cuda.get_device_capability(device) < _OLDEST_GPU:
+        return "torch"
+    return next((b for b in _PREFERRED[short] if not _lack(b, home) and _load(b, home)), "torch")
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _possible(name: str, asked: str, source: str, home: str, device: str) -> str:
+    """Return the backend that was asked for, loaded; ValueError if it cannot compute the map on such a device."""
+    check_backend(name, asked, source)
+    if asked == "torch" or device == "meta":  # without values there is nothing to compute
+        return "torch"
+    lack = _lack(asked, home) or _misplaced(asked, device)
+    if lack:
+        raise ValueError(f"{name}: backend is {asked!r}{source}, but {lack}, or use 'torch'")
+    _load(asked, home)
+    return asked
+
+
+@cache
+def _lack(backend: str, home: str) -> str:
+    """Return what a backend lacks to compute a map, and the mend; nothing if all is there."""
+    file = _file(backend, home)
+    if find_spec(f".{file}", __package__) is None:
+        return f"this package holds no {file}.py; generate it with `--targets torch,{backend}`"
+    needed = _NEEDS[backend]
+    try:
+        there = find_spec(needed) is not None
+    except ModuleNotFoundError:  # the package that it is part of
+        there = False
+    return "" if there else f"{needed} is not installed; install it (`{_INSTALL[backend]}`)"
+
+
+def _misplaced(backend: str, device: str) -> str:
+    """Return why a backend cannot work on a kind of device, and the mend; nothing if it can."""
+    if device == "cuda":
+        return ""
+    if backend == "cuda":
+        return f"x is on the device {device!r}; move x to a CUDA device"
+    interpreted: bool = import_module("._triton_tiles", __package__).INTERPRETED.value
+    if interpreted and device == "cpu":
+        return ""
+    return (
+        f"x is on the device {device!r}, where only Triton's interpreter could run; move x to a GPU, or for the CPU set "
+        "TRITON_INTERPRET=1 before Triton is imported"
+    )
+
+
+def _load(backend: str, home: str) -> bool:
+    """Import a backend's functions of a map, once; always True."""
+    if (backend, home) not in _LOADED:
+        module, function = import_module(f".{_file(backend, home)}", __package__), home.partition(".")[2]
+        _LOADED[backend, home] = getattr(module, function), getattr(module, f"{function}Reverse")
+    return True
+
+
+def _file(backend: str, home: str) -> str:
+    return f"_{backend}{home.partition('.')[0]}"

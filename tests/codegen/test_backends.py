@@ -1,0 +1,158 @@
+"""Who computes a map: the caller's choice, the environment's, the device's; what cannot be is said."""
+
+import importlib.util
+
+import pytest
+import torch
+
+import affine_divergence as ad
+import derive
+from affine_divergence import _affine_like, _backends
+from codegen.package import families, render, write
+
+F = ad.functional
+x, W, b = torch.randn(5, 4), torch.randn(3, 4), torch.randn(3)
+OWN = (_affine_like.AffineLike, _affine_like.AffineLikeReverse)
+HOME = "_affine_like.AffineLike"
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch):
+    """No choice from outside, and nothing remembered of what is installed."""
+    monkeypatch.delenv(_backends.VARIABLE, raising=False)
+    _backends._lack.cache_clear()
+    yield
+    _backends._lack.cache_clear()
+
+
+def refusal(backend=None, call=lambda backend: F.affine_like(x, W, b, backend=backend)):
+    with pytest.raises(ValueError) as caught:
+        call(backend)
+    return str(caught.value)
+
+
+def test_the_cpu_has_torchs_operations():
+    for backend in (None, "torch"):
+        assert _backends.chosen("affine_like", backend, HOME, OWN, x, W) is OWN
+        torch.testing.assert_close(F.affine_like(x, W, b, backend=backend), F.affine_like(x, W, b), rtol=0, atol=0)
+
+
+CALLS = {
+    "affine_like": lambda backend: F.affine_like(x, W, b, backend=backend),
+    "norm_like": lambda backend: F.norm_like(x, W, backend=backend),
+    "patch_norm_conv1d": lambda backend: F.patch_norm_conv1d(
+        x[None], torch.ones(2, 5, 2), torch.ones(2), backend=backend
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_no_backend_is_named_wherever_it_comes_from(name, monkeypatch):
+    assert refusal("tpu", CALLS[name]).startswith(f"{name}: backend is 'tpu'; choose one of 'torch', 'triton', 'cuda'")
+    monkeypatch.setenv(_backends.VARIABLE, "tpu")
+    assert f"backend is 'tpu' by the environment variable {_backends.VARIABLE}; choose" in refusal(None, CALLS[name])
+    assert CALLS[name]("torch") is not None, "the caller's choice comes first"
+    monkeypatch.setenv(_backends.VARIABLE, "")
+    assert CALLS[name](None) is not None, "an empty variable is none"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **more: ad.AffineLike(4, 3, **more),
+        lambda **more: ad.NormLike(4, 3, **more),
+        lambda **more: ad.PatchNormConv2d(4, 4, 3, **more),
+        lambda **more: ad.PatchNormConvTranspose1d(4, 4, 3, **more),
+        lambda **more: ad.AffineLikeMultiheadAttention(4, 2, **more),
+    ],
+)
+def test_modules_check_the_name_and_show_it(make):
+    with pytest.raises(ValueError, match="backend is 'tpu'; choose one of"):
+        make(backend="tpu")
+    assert "backend='torch'" in repr(make(backend="torch")) and "backend" not in repr(make())
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: ad.AffineLike(4, 4, backend="cuda"), lambda: ad.AffineLikeMultiheadAttention(4, 2, backend="cuda")]
+)
+def test_modules_hand_their_choice_on(make, monkeypatch):
+    monkeypatch.setitem(_backends._NEEDS, "cuda", "math")
+    module = make()
+    with pytest.raises(ValueError, match="x is on the device 'cpu'; move x to a CUDA device, or use 'torch'"):
+        module(*[x] * (3 if isinstance(module, ad.AffineLikeMultiheadAttention) else 1))
+
+
+def test_what_is_not_installed_is_named_with_its_mend(monkeypatch):
+    monkeypatch.setitem(_backends._NEEDS, "cuda", "not_there.core")
+    monkeypatch.setitem(_backends._NEEDS, "triton", "not_there")
+    assert "not_there.core is not installed; install it (`pip install cuda-core[cu13]`), or use" in refusal("cuda")
+    assert "not_there is not installed; install it (`pip install triton`), or use 'torch'" in refusal("triton")
+
+
+def test_triton_on_the_cpu_needs_its_interpreter():
+    pytest.importorskip("triton")
+    text = refusal("triton")
+    assert "x is on the device 'cpu', where only Triton's interpreter" in text and "set TRITON_INTERPRET=1" in text
+
+
+def test_tensors_without_values_need_no_kernels():
+    module = ad.AffineLike(
+        4, 3, device="meta", backend="cuda" if importlib.util.find_spec("triton") is None else "triton"
+    )
+    assert module(x.to("meta")).shape == (5, 3)
+
+
+def test_a_package_without_the_target_says_so(tmp_path, import_package):
+    affine = derive.solve(derive.layer("affine"))["affine-like"]
+    write(render(families([affine], []), "torch_alone"), tmp_path / "torch_alone")
+    package = import_package(tmp_path, "torch_alone")
+    own = package.functional.affine_like
+    torch.testing.assert_close(own(x, W, b), F.affine_like(x, W, b))
+    for backend in ("triton", "cuda"):
+        text = refusal(backend, lambda backend: own(x, W, b, backend=backend))
+        assert f"holds no _{backend}_affine_like.py; generate it with `--targets torch,{backend}`" in text
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor of another kind, which says that it is on a GPU."""
+
+    @property
+    def device(self):
+        return torch.device("cuda:0")
+
+
+SHORT, LONG = torch.empty(512, 512), torch.empty(512, 513)
+
+
+@pytest.mark.parametrize(
+    ("weight", "installed", "capability", "expected"),
+    [
+        (SHORT, {"triton", "cuda"}, (9, 0), "_triton_affine_like"),
+        (LONG, {"triton", "cuda"}, (9, 0), "_cuda_affine_like"),
+        (LONG, {"triton"}, (8, 0), "_triton_affine_like"),
+        (SHORT, {"cuda"}, (8, 6), "_cuda_affine_like"),
+        (SHORT, set(), (9, 0), "_affine_like"),
+        (SHORT, {"triton", "cuda"}, (7, 5), "_affine_like"),
+    ],
+)
+def test_a_gpu_takes_what_is_installed_by_the_length_of_rows(weight, installed, capability, expected, monkeypatch):
+    pytest.importorskip("triton")
+    for backend in ("triton", "cuda"):
+        monkeypatch.setitem(_backends._NEEDS, backend, "math" if backend in installed else "not_there")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    there = torch.empty(2, weight.shape[1]).as_subclass(Elsewhere)
+    monkeypatch.setattr(_backends, "_is_plain", lambda _: True)
+    eager, traced = _backends.chosen("affine_like", None, HOME, OWN, there, weight)
+    assert eager.__module__.rpartition(".")[2] == expected
+    assert issubclass(eager, _affine_like.AffineLikeReverse) and issubclass(traced, _affine_like.AffineLikeReverse)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert _backends.chosen("affine_like", None, HOME, OWN, there, weight) is OWN, "a tensor of another kind"
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
+def test_the_choice_is_part_of_one_graph():
+    module = ad.NormLike(4, 3, backend="torch")
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), module(x))
