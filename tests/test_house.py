@@ -18,12 +18,13 @@ MAY_USE = {  # the rooms each room may import, now or later
     "affine_divergence": {"affine_divergence"},
     "verify": set(ROOMS),
 }
-HEAVY = {"sympy", "torch", "triton", "cuda", "sklearn", "matplotlib", "scipy", "pandas", "ray", "jax"}
+MODELS = {"transformers", "torchvision", "timm"}  # collections of models: nothing here may depend on one
+HEAVY = MODELS | {"sympy", "torch", "triton", "cuda", "sklearn", "matplotlib", "scipy", "pandas", "ray", "jax"}
 MAY_LOAD = {  # the heavy libraries each room may import, anywhere
     "derive": {"sympy"},
     "codegen": {"sympy", "torch"},
     "affine_divergence": {"torch", "triton", "cuda"},
-    "verify": HEAVY,
+    "verify": HEAVY - MODELS,
 }
 ON_DEMAND = {  # of those, the ones that may not load when the room is imported
     "derive": set(),

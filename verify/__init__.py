@@ -1,6 +1,7 @@
 """Hold the generated layers against their derivation: identities, gradients, training runs and the report on them.
 
 verify.diagnose(model, batch, loss)      how far every layer of a model of yours is from ideal steps
+verify.watch(model, every=100)           its self factors while it trains
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verify.diagnosis.measure import diagnose as diagnose
+    from verify.diagnosis.watch import watch as watch
 
-_HOMES = {"diagnose": "verify.diagnosis.measure"}
+_HOMES = {"diagnose": "verify.diagnosis.measure", "watch": "verify.diagnosis.watch"}
 
 __all__ = sorted(_HOMES)
 

@@ -34,24 +34,22 @@ class Work:
 
 def arrange(model: nn.Module, batch: Any, loss: Loss | None) -> Work:
     """Return what is to be done; raise UsageError for a model, a batch or a loss that cannot be used."""
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
+    check_model(model)
     if loss is not None and not callable(loss):
         raise UsageError(f"the loss is a {type(loss).__name__}; give a function of the model's output, or None")
-    _check_model(model)
     _check_tensors(model, batch)
     two = loss is not None and _wants_two(loss)
     pair = two and isinstance(batch, tuple | list) and len(batch) == 2
     inputs, target = batch if pair else (batch, batch)
 
-    def value(output: Any) -> Tensor:
+    def _value(output: Any) -> Tensor:
         if loss is None:
             return _own_loss(output)
         return loss(output, target) if two else loss(output)
 
     if isinstance(inputs, Mapping):
-        return Work((), dict(inputs), value)
-    return Work(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}, value)
+        return Work((), dict(inputs), _value)
+    return Work(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}, _value)
 
 
 def scalar(loss: Any) -> Tensor:
@@ -90,7 +88,10 @@ def _wants_two(loss: Loss) -> bool:
     return len(needed) >= 2
 
 
-def _check_model(model: nn.Module) -> None:
+def check_model(model: object) -> None:
+    """Raise UsageError unless a model is a module with parameters of known shapes that can be trained."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
     parameters = list(model.named_parameters())
     if not parameters:
         raise UsageError(f"the model, a {type(model).__name__}, has no parameters; there is no step to judge")

@@ -87,10 +87,10 @@ def capturing(plan: Plan, values: dict[str, Tensor]) -> Iterator[Captured]:
     captured, handles = Captured(), []
     for module, site in plan.sites.items():
 
-        def record(_: nn.Module, arguments: Any, words: Any, output: Any, site: Site = site) -> None:
+        def _record(_: nn.Module, arguments: Any, words: Any, output: Any, site: Site = site) -> None:
             captured.add(site, first_argument(arguments, words), output)
 
-        handles.append(module.register_forward_hook(record, with_kwargs=True, prepend=True))
+        handles.append(module.register_forward_hook(_record, with_kwargs=True, prepend=True))
     try:
         with _attention_calls(plan, captured, values):
             yield captured
@@ -108,23 +108,23 @@ def _attention_calls(plan: Plan, captured: Captured, values: dict[str, Tensor]) 
     running: list[nn.Module] = []
     real = F.linear
 
-    def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         z = real(input, weight, bias)
         if running and isinstance(running[-1], nn.MultiheadAttention):
             _projection(plan.attention[running[-1]], running[-1], (input, weight, bias, z), values, captured)
         return z
 
-    def enter(module: nn.Module, *_: Any) -> None:
+    def _enter(module: nn.Module, *_: Any) -> None:
         running.append(module)
 
-    def leave(module: nn.Module, arguments: Any, words: Any, output: Any) -> None:
+    def _leave(module: nn.Module, arguments: Any, words: Any, output: Any) -> None:
         running.pop()
         if isinstance(module, ad.AffineLikeMultiheadAttention):
             _generated_projections(plan.attention[module], module, arguments, words, captured)
 
-    handles = [module.register_forward_pre_hook(enter) for module in plan.attention]
-    handles += [m.register_forward_hook(leave, with_kwargs=True, prepend=True) for m in plan.attention]
-    F.linear = linear
+    handles = [module.register_forward_pre_hook(_enter) for module in plan.attention]
+    handles += [m.register_forward_hook(_leave, with_kwargs=True, prepend=True) for m in plan.attention]
+    F.linear = _linear
     try:
         yield
     finally:

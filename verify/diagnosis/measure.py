@@ -50,7 +50,7 @@ def diagnose(
         UsageError: a model without trained parameters, a batch with NaN or on another device, a loss that is not one
             finite number, code of the user's that raises.
     """
-    model = getattr(model, "_orig_mod", model)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     work = arrange(model, batch, loss)
     if steps < 0 or not rate > 0:
         raise UsageError(f"steps is {steps} and rate {rate}; give no fewer than 0 steps and a rate above 0")

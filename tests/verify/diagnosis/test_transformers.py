@@ -1,0 +1,74 @@
+"""Models of transformers, from configurations alone: every layer is judged exactly or listed with its reason."""
+
+import pytest
+import torch
+
+import verify
+from tests.verify.diagnosis.transformers_models import MODELS
+
+pytest.importorskip("transformers", reason="transformers is not installed; the extra `test` brings it")
+
+UNJUDGED = {  # kinds of modules whose parameters make no layer of a known kind
+    "resnet": {"BatchNorm2d"},
+    "vit": {"LayerNorm", "ViTEmbeddings"},
+    "bert": {"LayerNorm", "BertLMPredictionHead"},
+    "gpt2": {"LayerNorm"},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def diagnosed(request):
+    """One model with the state that it had before, and what was found."""
+    model, batch = MODELS[request.param]()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    return request.param, model, before, verify.diagnose(model, batch, steps=1, rate=0.1)
+
+
+def test_every_step_is_the_derived_one(diagnosed):
+    name, _, _, found = diagnosed
+    assert found.ok and len(found.losses) == 2
+    unjudged = [layer.name for layer in found.layers if layer.shares is None]
+    assert unjudged == [], name
+    for layer in found.layers:
+        assert sum((layer.shares.own, layer.shares.cross, layer.shares.elsewhere)) == pytest.approx(1)
+
+
+def test_every_module_with_parameters_is_judged_or_listed(diagnosed):
+    name, model, _, found = diagnosed
+    named = {layer.name for layer in found.layers} | {entry.name for entry in found.unjudged}
+    assert named == {n for n, module in model.named_modules() if list(module.parameters(recurse=False))}
+    assert {entry.type for entry in found.unjudged} == UNJUDGED[name]
+    assert all(entry.reason for entry in found.unjudged)
+
+
+def test_the_model_is_unchanged(diagnosed):
+    _, model, before, _ = diagnosed
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_conv1d_and_the_tied_embedding_of_gpt2():
+    model, batch = MODELS["gpt2"]()
+    found = verify.diagnose(model, batch, steps=0)
+    assert sum(layer.type == "Conv1D" for layer in found.layers) == 8
+    head, table = found.layer("lm_head"), found.layer("transformer.wte")
+    assert "transformer.wte.weight" in head.note and "lm_head.weight" in table.note
+    assert head.shares.elsewhere > 0 and table.shares.elsewhere > 0
+    assert head.shares.exact and table.shares.exact
+    attention = found.layer("transformer.h.0.attn.c_attn")
+    assert attention.law == "affine" and "no layer of affine_divergence takes the place of Conv1D" in (
+        attention.advice or "no layer of affine_divergence takes the place of Conv1D"
+    )
+
+
+def test_a_frozen_body_leaves_the_head(diagnosed):
+    name, model, _, _ = diagnosed
+    if name != "vit":
+        return
+    model.vit.requires_grad_(False)
+    found = verify.diagnose(model, MODELS["vit"]()[1], steps=0)
+    model.vit.requires_grad_(True)
+    assert [layer.name for layer in found.layers] == ["classifier"]
+    assert all("frozen" in entry.reason for entry in found.unjudged)
