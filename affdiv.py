@@ -58,10 +58,12 @@ def _mount() -> None:
     """Add every room's commands; a room's commands stand together in the help unless they name a panel of their own."""
     rooms = (("The chain and its checks", verify.cli), ("Mathematics", derive.cli), ("Code", codegen.cli))
     for panel, room in rooms:
-        known = len(app.registered_commands)
+        commands, groups = len(app.registered_commands), len(app.registered_groups)
         room.register(app)
-        for command in app.registered_commands[known:]:
+        for command in app.registered_commands[commands:]:
             command.rich_help_panel = command.rich_help_panel or panel
+        for group in app.registered_groups[groups:]:
+            group.rich_help_panel = panel
 
 
 _mount()
