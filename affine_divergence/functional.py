@@ -91,8 +91,8 @@ def norm_like(
     x, weight, bias = check_operands("norm_like", x, weight, bias)
     rows = as_rows(centred(x) if center else x)
     if bias is None:
-        own = NormLikeWithoutBias, NormLikeWithoutBiasReverse
-        eager, traced = chosen("norm_like", backend, "_norm_like_without_bias.NormLikeWithoutBias", own, rows, weight)
+        bare = NormLikeWithoutBias, NormLikeWithoutBiasReverse
+        eager, traced = chosen("norm_like", backend, "_norm_like_without_bias.NormLikeWithoutBias", bare, rows, weight)
         z = apply(eager, traced, rows, weight, kappa)
         return as_given(z, x)
     own = NormLike, NormLikeReverse
