@@ -64,7 +64,7 @@ class AnglePlan:
     """Everything a target prints for the map at one angle; programs read the scalars as columns.
 
     ``power`` is that of r in the series, 2 where the scalars are smooth: it says which ``rho`` is meant. ``shrink`` is
-    1/rho, of which the programs make ``u``. All scalars are to be multiplied by ``sqrt(kappa)``.
+    1/rho, of which the programs make ``u``. All scalars are to be multiplied by ``root``, a function of kappa.
     """
 
     name: str
@@ -73,6 +73,7 @@ class AnglePlan:
     angle: Expr
     angle_slope: Expr
     power: int
+    root: Expr
     scalars: tuple[Scalar, ...]
     forward: Program
     forward_scaled: Program
@@ -102,7 +103,8 @@ def angle_plan(solution: CancellingMap) -> AnglePlan:
         raise UsageError(f"map {solution.mapped.name!r} has no angle")
     layer = solution.mapped
     angle = solution.angle
-    power, scalars = _scalars(solution, angle)
+    root_of_kappa, f, h = _by_length(solution)
+    power, scalars = _scalars(f, h, angle)
     ansatz = _Ansatz(solution)
     return AnglePlan(
         name=NAME,
@@ -111,6 +113,7 @@ def angle_plan(solution: CancellingMap) -> AnglePlan:
         angle=angle,
         angle_slope=_slope(angle),
         power=power,
+        root=root_of_kappa,
         scalars=scalars,
         forward=ansatz.forward(),
         forward_scaled=ansatz.forward_scaled(),
@@ -138,13 +141,18 @@ def _deviation(solution: CancellingMap) -> Expr:
     return solution.weight_scale if known else 1 / sympy.sqrt(solution.kappa)
 
 
-def _scalars(solution: CancellingMap, angle: Expr) -> tuple[int, tuple[Scalar, ...]]:
+def scaled_length(power: int) -> Expr:
+    """Return ``rho``, the bounded stand-in for the length r of which scalars with series in ``r**power`` are made."""
+    return sympy.sqrt(radius**2 + 1) if power == 2 else radius
+
+
+def _scalars(f: Expr, h: Expr, angle: Expr) -> tuple[int, tuple[Scalar, ...]]:
     """Return the power of r that the series of the scalars are in, and each scalar with its form near zero."""
-    f, h = (e / sympy.sqrt(solution.kappa) for e in _by_length(solution))
     turns = expanded(angle, radius, 2 * TERMS + 4)
     flat = turns is not None and sympy.sin(turns[0]) == 0
     smooth = turns is not None and flat and not any(turns[2::2])
-    rho = sympy.sqrt(1 + 1 / radius**2) if smooth else sympy.S.One  # rho/r
+    power = 2 if smooth else 1
+    rho = sympy.sqrt(sympy.expand(scaled_length(power) ** 2 / radius**2))  # rho/r
     formulas = (
         f,
         h,
@@ -152,7 +160,6 @@ def _scalars(solution: CancellingMap, angle: Expr) -> tuple[int, tuple[Scalar, .
         sympy.expand(radius * _total(f)) * rho**2,
         _total(h) * rho,
     )
-    power = 2 if smooth else 1
     if turns is not None and flat:
         series = _series(turns, smooth)
         if all(_reaches(s, e.xreplace(_turned(angle)), power) for s, e in zip(series, formulas, strict=True)):
@@ -162,8 +169,8 @@ def _scalars(solution: CancellingMap, angle: Expr) -> tuple[int, tuple[Scalar, .
     return 1, tuple(Scalar(*found) for found in zip(SCALARS, map(sympy.expand, rough), series, strict=True))
 
 
-def _by_length(solution: CancellingMap) -> tuple[Expr, Expr]:
-    """Return f and h in the length and an angle that is left open, as the solver finds them."""
+def _by_length(solution: CancellingMap) -> tuple[Expr, Expr, Expr]:
+    """Return what f and h have in common, a function of kappa, and the rest of each in the length and an open angle."""
     weight, offset = (p.name for p in solution.layer.parameters)
     opened = dict(solve(solution.layer, turn)["angle"].scales)
     assert solution.angle is not None
@@ -172,7 +179,10 @@ def _by_length(solution: CancellingMap) -> tuple[Expr, Expr]:
         if opened[name].xreplace({turn: angle}) != scale:
             raise ProgramError(f"map {solution.mapped.name!r}: the scale of {name} is not that of an open angle")
     f, h = (sympy.powdenest(opened[name].xreplace({energy_symbol: radius**2}), force=True) for name in (weight, offset))
-    return f, h
+    (shared, f), (also, h) = (e.as_independent(radius, turn) for e in (f, h))
+    if shared != also:
+        raise ProgramError(f"map {solution.mapped.name!r}: kappa scales the weight by {shared}, the offset by {also}")
+    return shared, f, h
 
 
 def _turned(angle: Expr) -> dict[Expr, Expr]:

@@ -22,9 +22,6 @@ ALLOWED = {
     "_patches.py.jinja": {LENGTHS, r"addcmul|mul_|addmm"},
     "_patch_checks.py.jinja": {LENGTHS},
     "patch_modules.py.jinja": {LENGTHS},
-    # Lengths of rows and a bounded inverse of them, whatever the angle: the angle is printed from its text.
-    "_radius.py.jinja": {"sqrt", LENGTHS},
-    "angle_function.py.jinja": {"sqrt"},
 }
 
 

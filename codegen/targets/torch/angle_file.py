@@ -8,7 +8,7 @@ from typing import Any
 import sympy
 from sympy import Expr
 
-from codegen.angle_plan import AnglePlan, Scalar, radius, turn, turning
+from codegen.angle_plan import AnglePlan, Scalar, radius, scaled_length, turn, turning
 from codegen.angle_rows import coefficient_names
 from codegen.program import Program
 from codegen.tangent import tangent_name
@@ -34,6 +34,7 @@ def angle_context(plan: AnglePlan) -> dict[str, Any]:
         "value_lines": [_scalar(s) for s in plan.scalars[:3]],
         "slope_lines": [_scalar(s) for s in plan.scalars[3:]],
         "series": [_coefficients(s) for s in plan.scalars],
+        "root": ExpressionPrinter(str).text(plan.root),
         "turn": _of_length(plan.angle),
         "turning": _of_length(plan.angle_slope),
     }
@@ -60,6 +61,27 @@ def borrowed(plan: AnglePlan) -> Borrowed:
     return Borrowed(tuple(setup), "plain.kept_radius(r, kappa{})".format(", x.shape[-1]" if used else ""))
 
 
+def radius_context() -> dict[str, Any]:
+    """Return what ``_radius.py.jinja`` needs: lengths, where r is ``peak sqrt(q)``, and the inverses of rho."""
+    peak, q = (sympy.Symbol(name, positive=True) for name in ("peak", "q"))
+    column = {s: tensor(s.name)[(BATCH,)] for s in (peak, q)}
+    length = sympy.sqrt(peak**2 * q)
+
+    def _printed(expression: Expr) -> str:
+        return ExpressionPrinter(lambda e: str(e.base.label)).text(expression.xreplace(column))
+
+    def _shrink(power: int) -> Expr:
+        # The peak is pulled out of the root, so that nothing in it overflows.
+        return 1 / (peak * sympy.sqrt(sympy.expand((scaled_length(power).xreplace({radius: length}) / peak) ** 2)))
+
+    return {
+        "length": _printed(length),
+        "shrinks": {
+            power: {"text": text(1 / scaled_length(power)), "line": _printed(_shrink(power))} for power in (1, 2)
+        },
+    }
+
+
 def _words(plan: AnglePlan) -> dict[str, Any]:
     inputs = plan.input_names
     single = len(plan.scalars[0].series) == 1
@@ -72,7 +94,8 @@ def _words(plan: AnglePlan) -> dict[str, Any]:
         "angle": text(plan.angle),
         "digest": plan.digest,
         "power": plan.power,
-        "rho": "sqrt(1 + r**2)" if plan.power == 2 else "r",
+        "root_words": text(plan.root),
+        "rho": text(scaled_length(plan.power)),
         "names": listed([s.name for s in plan.scalars]),
         "series_words": "values at length zero" if single else f"power series in r**{plan.power} near zero",
         "near_zero": _near_zero(plan, single),
@@ -85,8 +108,7 @@ def _words(plan: AnglePlan) -> dict[str, Any]:
 
 def _near_zero(plan: AnglePlan, single: bool) -> str:
     """Say what happens at length zero, from the limits."""
-    root = sympy.sqrt(plan.kappa)
-    f, h = (text(root * s.series[0]) for s in plan.scalars[:2])
+    f, h = (text(plan.root * s.series[0]) for s in plan.scalars[:2])
     if single:
         rule = (
             "limits where they are finite, 0 where they are not, so that a row without a direction has no weight part"

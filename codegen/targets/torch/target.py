@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from codegen.targets.torch.angle_file import angle_context
+from codegen.targets.torch.angle_file import angle_context, radius_context
 from codegen.targets.torch.companions import companions
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.words import BACKEND_WORDS, INIT_WORDS, AngleFamily, Family, family_context, quoted
@@ -24,7 +24,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     for angle in angles:
         context = angle_context(angle.with_bias)
         result[f"{context['module']}.py"] = _render("angle_function.py.jinja", context)
-        result["_radius.py"] = _render("_radius.py.jinja", {})
+        result["_radius.py"] = _render("_radius.py.jinja", radius_context())
     for family in families:
         for plan in family.plans:
             context = function_context(plan, with_bias=plan is family.with_bias)
