@@ -89,6 +89,7 @@ def status(name: Name, store: StorePath = STORE, data: Data = None, json: Json =
     from verify.training.store import Store
 
     with Store(store) as opened:
+        opened.check()
         _demand_same(opened, name, data)
         _print(summary(opened, _name(name)), json)
 
@@ -100,6 +101,7 @@ def export(name: Name, store: StorePath = STORE, data: Data = None) -> None:
     from verify.training.store import Store
 
     with Store(store) as opened:
+        opened.check()
         _demand_same(opened, name, data)
         typer.echo(to_csv(opened.rows(_name(name))), nl=False)
 

@@ -98,6 +98,7 @@ def _result(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) -
     run = TrialRun(config, _data(store, job, claim), claim.id)
     try:
         load_checkpoint(run, path)
+        store.heartbeat(claim.id, run.step)  # what the former owner saved counts as progress, though it was lost
     except FileNotFoundError:
         pass
     except DamagedCheckpoint as problem:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import affdiv
+from verify.training import worker
 from verify.training.driver import register
 from verify.training.experiment import load_experiment
 from verify.training.export import to_csv
@@ -36,6 +38,14 @@ probe_every = 20
 """
 EAGER = ("--workers", "2", "--checkpoint-seconds", "0")
 LONGER = SMALL.replace("steps = 40", "steps = 150").replace("[0.05, 1e300]", "[0.05]")
+
+ONE = """
+methods = ["batch-norm"]
+learning_rates = [0.1]
+widths = [8]
+depths = [1]
+steps = 3
+"""
 
 
 @pytest.fixture(scope="session")
@@ -154,6 +164,103 @@ def test_killed_then_interrupted_the_same_line_goes_on_to_the_same_table(tmp_pat
     assert running(tmp_path) == 0
     assert call("run", "--workers", "1")[0] == 0
     assert call("export")[1] == undisturbed(LONGER)
+
+
+@pytest.mark.slow
+def test_two_drivers_at_once_share_the_work(tmp_path, call, undisturbed):
+    (tmp_path / "mine.toml").write_text(LONGER)
+    drivers = [start(tmp_path, "--workers", "1") for _ in range(2)]
+    for driver in drivers:
+        out, err = driver.communicate(timeout=240)
+        assert (driver.returncode, err) == (0, ""), err
+        assert "4 trials: 4 done" in out
+    assert call("export")[1] == undisturbed(LONGER)
+
+
+def dying(folder, mode, text, **environment):
+    """Let the children of one process be killed; return what became of each."""
+    (folder / "mine.toml").write_text(text)
+    words = [sys.executable, str(Path(__file__).with_name("dying.py")), mode, "mine.toml", str(folder / "stores")]
+    paths = {"PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=280, env={**os.environ, **paths})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_killed_fifty_times_the_table_is_the_same(tmp_path, undisturbed):
+    (result,) = dying(tmp_path, "anytime", LONGER.replace("150", "300"))
+    assert result["killed"] == 50
+    assert result["table"] == undisturbed(LONGER.replace("150", "300"))
+    assert result["left"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to build the calls that kill")
+def test_killed_at_every_single_write_the_table_is_the_same(tmp_path, undisturbed):
+    library = tmp_path / "dying.so"
+    source = str(Path(__file__).with_name("dying.c"))
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", source, "-o", str(library), "-ldl"], check=True)
+    results = dying(tmp_path, "everywhere", ONE, LD_PRELOAD=str(library))
+    assert len(results) > 30, "claims, checkpoints, heartbeats and the result are many calls"
+    assert {result["table"] for result in results} == {undisturbed(ONE)}
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A store with one trial that was stopped after ten steps, its job and its checkpoint."""
+    (tmp_path / "mine.toml").write_text(ONE.replace("3", "30"))
+    with Store(tmp_path / "store", create=True) as store:
+        register(store, load_experiment(tmp_path / "mine.toml"), "digits", "cpu")
+    job = Job(str(tmp_path / "store"), "mine", "digits", checkpoint_seconds=1e9, lease=60.0)
+    asked = iter(range(1000))
+    work(job, lambda: next(asked) >= 10)
+    (path,) = (tmp_path / "store" / "checkpoints").iterdir()
+    return job, path
+
+
+@pytest.mark.parametrize("damage", ["none", "short", "empty"])
+def test_a_stopped_trial_goes_on_or_starts_anew_if_its_checkpoint_is_damaged(stopped, damage, capsys, undisturbed):
+    job, path = stopped
+    content = path.read_bytes()
+    if damage != "none":
+        path.write_bytes(content[: len(content) // 2 * (damage == "short")])
+    steps = iter(range(1000))
+    work(job, lambda: next(steps) < 0)
+    asked = next(steps)
+    assert asked == 2 + (20 if damage == "none" else 30), "twice between trials, once after each step that was left"
+    assert ("the trial starts from its beginning" in capsys.readouterr().err) == (damage != "none")
+    with Store(Path(job.store)) as store:
+        assert to_csv(store.rows("mine")) == undisturbed(ONE.replace("3", "30"))
+    assert not path.exists()
+
+
+def test_a_trial_that_raises_is_failed_then_quarantined_and_the_rest_goes_on(tmp_path, call, monkeypatch):
+    (tmp_path / "mine.toml").write_text(ONE + "seeds = [0, 1]")
+    with Store(tmp_path / "store", create=True) as store:
+        register(store, load_experiment(tmp_path / "mine.toml"), "digits", "cpu")
+    real = worker.TrialRun
+
+    def broken(config, data, identity):
+        if config.seed == 1:
+            raise RuntimeError("out of memory")
+        return real(config, data, identity)
+
+    monkeypatch.setattr(worker, "TrialRun", broken)
+    work(Job(str(tmp_path / "store"), "mine", "digits", 1e9, 60.0))
+    code, out, _ = call("run")
+    assert code == 1 and "1 done, 1 quarantined" in out and "RuntimeError: out of memory" in out
+    assert [row["state"] for row in csv.DictReader(io.StringIO(call("export")[1]))] == ["done", "quarantined"]
+
+
+def test_a_damaged_store_exits_2_with_one_line(stopped, call):
+    job, _ = stopped
+    database = Path(job.store) / "trials.sqlite"
+    database.write_bytes(database.read_bytes()[:-3000])
+    for verb in ("run", "export", "status"):
+        code, out, err = call(verb)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "trials.sqlite cannot be used" in err and "move it away and run again" in err
 
 
 def test_usage_errors_exit_2_with_one_line(tmp_path, capsys, monkeypatch):
