@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from derive.errors import UsageError
-from verify.training.checkpoint import SUFFIX, remove_checkpoints
+from verify.training.checkpoint import remove_checkpoints
 from verify.training.engines import Engine
 from verify.training.experiment import Experiment
 from verify.training.store import Store
@@ -63,7 +63,7 @@ def drive(store: Store, job: Job, engine: Engine, workers: int, watch: Callable[
             watch(total, total)
         finally:
             engine.stop()
-    _sweep(store, job.experiment)
+    tidy(store, job.experiment)
 
 
 def job_of(store_path: Path, experiment: str, source: str, checkpoint_seconds: float, lease: float) -> Job:
@@ -86,10 +86,10 @@ def summary(store: Store, experiment: str) -> dict[str, Any]:
     }
 
 
-def _sweep(store: Store, experiment: str) -> None:
-    """Remove the checkpoints of trials that are done: a killed process may have left one behind."""
+def tidy(store: Store, experiment: str) -> None:
+    """Remove what trials that are done have left behind: their processes may have been killed before they could."""
     done = {row.id for row in store.rows(experiment) if row.state == "done"}
-    for identity in {path.name.removesuffix(SUFFIX) for path in store.checkpoints.glob(f"*{SUFFIX}")} & done:
+    for identity in {path.name.lstrip(".").split(".")[0] for path in store.checkpoints.iterdir()} & done:
         remove_checkpoints(store.checkpoints, identity)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from verify.training.driver import register
+from verify.training.driver import register, tidy
 from verify.training.experiment import load_experiment
 from verify.training.export import to_csv
 from verify.training.store import Store
@@ -62,6 +62,7 @@ def processor_seconds(number):
 def table(job):
     with Store(Path(job.store)) as store:
         store.check()
+        tidy(store, job.experiment)
         left = sorted(path.name for path in store.checkpoints.iterdir())
         return {"table": to_csv(store.rows(job.experiment)), "left": left}
 
