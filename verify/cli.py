@@ -145,6 +145,8 @@ def diagnose(
     convert: Annotated[
         bool, typer.Option("--convert", help="Show the same for a copy with affine_divergence's layers.")
     ] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with pictures.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(metavar="DIR", help="Write TensorBoard scalars.")] = None,
     steps: Annotated[int, typer.Option(min=0, help="Virtual steps of SGD over which drift is measured.")] = 1,
     rate: Annotated[float, typer.Option(help="The learning rate of these steps.")] = 0.01,
     seed: Seed = 0,
@@ -156,6 +158,6 @@ def diagnose(
     """
     from verify.diagnosis.command import Request, run_diagnosis
 
-    request = Request(factory, steps=steps, rate=rate, seed=seed, convert=convert)
+    request = Request(factory, steps=steps, rate=rate, seed=seed, convert=convert, html=html, tensorboard=tensorboard)
     if not run_diagnosis(request, json=json):
         raise typer.Exit(_FAILED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +12,13 @@ from torch import nn
 
 import affine_divergence as ad
 from derive.errors import UsageError
+from derive.export.files import write_text
 from verify.diagnosis.factory import load, made
 from verify.diagnosis.measure import diagnose
 from verify.diagnosis.record import Diagnosis
+from verify.diagnosis.scalars import summary_writer, write_scalars
 from verify.diagnosis.show import print_diagnosis
+from verify.files import check_folder, make_folder
 from verify.run.table import print_json
 
 
@@ -27,6 +31,8 @@ class Request:
     rate: float = 0.01
     seed: int = 0
     convert: bool = False
+    html: Path | None = None
+    tensorboard: Path | None = None
 
 
 def run_diagnosis(request: Request, *, json: bool) -> bool:
@@ -34,6 +40,11 @@ def run_diagnosis(request: Request, *, json: bool) -> bool:
 
     Raises UsageError for words, a factory or a model that cannot be used.
     """
+    if request.html is not None:
+        check_folder(request.html.parent, (request.html.name,), "--html")
+    if request.tensorboard is not None:
+        check_folder(request.tensorboard, (), "--tensorboard")
+        summary_writer(request.tensorboard)
     factory = load(request.factory)
     torch.manual_seed(request.seed)
     model, batch, loss = made(factory, request.factory)
@@ -42,6 +53,7 @@ def run_diagnosis(request: Request, *, json: bool) -> bool:
     if request.convert:
         twin = converted(model)
         after = diagnose(twin, batch, loss, steps=request.steps, rate=request.rate)
+    _write(request, found, after)
     if json:
         print_json(to_json(found, after))
     else:
@@ -49,6 +61,20 @@ def run_diagnosis(request: Request, *, json: bool) -> bool:
         if after:
             print_diagnosis(after, "\nAfter affine_divergence.convert(model, without_bias='norm-like')")
     return found.ok and (after is None or after.ok)
+
+
+def _write(request: Request, found: Diagnosis, after: Diagnosis | None) -> None:
+    """Write the page and the scalars that were asked for."""
+    if request.html is not None:
+        from verify.report.diagnosis import render
+
+        page = render(found, after)
+        make_folder(request.html.parent, "--html")
+        write_text(request.html, page)
+    if request.tensorboard is not None:
+        write_scalars(found, request.tensorboard / "before" if after else request.tensorboard)
+        if after:
+            write_scalars(after, request.tensorboard / "after")
 
 
 def converted(model: nn.Module) -> nn.Module:

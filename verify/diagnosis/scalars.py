@@ -10,6 +10,17 @@ from derive.errors import UsageError
 from verify.diagnosis.record import Diagnosis, Spread
 
 
+def summary_writer(folder: Path | str) -> Any:
+    """Return torch's ``SummaryWriter``; raise UsageError, naming the folder, where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as problem:
+        raise UsageError(
+            f"TensorBoard is needed to write {str(folder)!r} and is not installed: pip install tensorboard"
+        ) from problem
+    return SummaryWriter
+
+
 class Scalars:
     """Writes into a folder of TensorBoard's; the folder is created. ``close`` must be called, or nothing may be there.
 
@@ -19,16 +30,11 @@ class Scalars:
 
     def __init__(self, folder: Path | str) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as problem:
-            raise UsageError(
-                f"TensorBoard is needed to write {str(folder)!r} and is not installed: pip install tensorboard"
-            ) from problem
-        try:
-            self._writer: Any = SummaryWriter(str(folder))
+            self._writer: Any = summary_writer(folder)(str(folder))
         except OSError as problem:
+            reason = problem.strerror or problem
             raise UsageError(
-                f"TensorBoard cannot write into {str(folder)!r}: {problem.strerror or problem}"
+                f"TensorBoard cannot write into {str(folder)!r}: {reason}; name another folder"
             ) from problem
 
     def add(self, step: int, layers: Mapping[str, Spread]) -> None:

@@ -92,7 +92,7 @@ class Family:
 
 def render(result: RunResult) -> str:
     """Return the report as one HTML document that refers to nothing outside itself."""
-    return _environment().get_template("report.html.jinja").render(**context(result))
+    return environment().get_template("report.html.jinja").render(**context(result))
 
 
 def context(result: RunResult) -> dict[str, Any]:
@@ -218,13 +218,14 @@ def sampling_error(sweep: SweepResult, rows: list[MethodRow]) -> float:
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return the templates of this folder, with the filters that print numbers; a name not given is an error."""
+    found = jinja2.Environment(
         loader=jinja2.PackageLoader("verify.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "factor": factor, "percent": percent, "duration": duration}
-    return environment
+    found.filters |= {"number": number, "factor": factor, "percent": percent, "duration": duration}
+    return found

@@ -6,9 +6,12 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 import affdiv
+import verify
 from verify.diagnosis import step
+from verify.report.diagnosis import render
 
 EXAMPLE = "verify.diagnosis.examples:digits"
 
@@ -147,6 +150,46 @@ def test_a_model_without_a_layer_to_replace_is_not_converted(folder, capsys):
     )
     assert affdiv.run(["diagnose", "mine:table", "--convert"]) == 2
     assert "--convert finds no layer to replace" in capsys.readouterr().err
+
+
+def test_a_page_with_pictures(tmp_path, capsys):
+    page = tmp_path / "new" / "page.html"
+    assert affdiv.run(["diagnose", EXAMPLE, "--convert", "--html", str(page)]) == 0
+    assert sorted(p.name for p in page.parent.iterdir()) == ["page.html"]
+    text = page.read_text()
+    assert text.count("<svg") == 6 and "After conversion" in text and "ad.PatchNormConv2d" in text
+    assert not re.findall(r'(?:href|src)="http', text)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert text.count("<tr>") == 2 * (1 + 3)
+
+
+def test_names_of_layers_are_text_on_the_page():
+    model = nn.ModuleDict({"<b>$x$ & y": nn.Linear(3, 2)})
+    model.forward = lambda x: model["<b>$x$ & y"](x)
+    text = render(verify.diagnose(model, torch.randn(4, 3), torch.sum))
+    assert "<b>" not in text and "&lt;b&gt;$x$ &amp; y" in text
+
+
+@pytest.mark.parametrize("option", ["--html", "--tensorboard"])
+def test_a_place_that_cannot_be_written(option, folder, capsys):
+    assert affdiv.run(["diagnose", "mine:good", option, "/proc/nowhere/at_all"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert "/proc/nowhere" in printed.err and "--out" not in printed.err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_of_both_models(tmp_path, capsys):
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    words = ["diagnose", EXAMPLE, "--json", "--convert", "--steps", "2", "--tensorboard", str(tmp_path)]
+    assert affdiv.run(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    for part, layers in (("before", found["layers"]), ("after", found["converted"]["layers"])):
+        written = loading.EventAccumulator(str(tmp_path / part)).Reload()
+        for layer in layers:
+            scalars = written.Scalars(f"self factor/{layer['name']}/median")
+            assert [s.value for s in scalars] == pytest.approx([h["median"] for h in layer["history"]])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,0 +1,120 @@
+"""A diagnosis as one HTML document: self factors, shares, drift, advice, what was not judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from verify.diagnosis.record import Diagnosis, LayerDiagnosis
+from verify.diagnosis.show import remarks
+from verify.report.page import environment
+from verify.report.palette import FAINT, PENS
+from verify.report.plots import Picture
+from verify.report.svg import inline, style
+
+_LONGEST = 34
+_OWN, _CROSS, _ELSEWHERE = (PENS[name].marker for name in ("affine-like", "layer-norm", "none"))
+
+
+def render(found: Diagnosis, after: Diagnosis | None = None) -> str:
+    """Return the page of a diagnosis, with that of the converted model below; it needs nothing outside itself."""
+    parts = [("The model as it is", found, pictures(found, "before"), remarks(found))]
+    if after is not None:
+        parts.append(("After conversion", after, pictures(after, "after"), remarks(after)))
+    return environment().get_template("diagnosis.html.jinja").render(parts=parts, found=found, pens=list(PENS.values()))
+
+
+def pictures(found: Diagnosis, part: str) -> list[Picture]:
+    """Return the pictures of one diagnosis; ``part`` keeps their names apart on a page of two."""
+    judged = [layer for layer in found.layers if layer.shares is not None]
+    panels: list[tuple[str, str, str, Sequence[LayerDiagnosis], Callable[[Axes, Sequence[LayerDiagnosis]], None]]] = [
+        (
+            "factors",
+            "Self factors",
+            "Smallest to largest self factor of each layer (line) and its median (dot), logarithmic. A dot alone is "
+            "ideal: every sample moves by the same factor. A factor of 0 is drawn at the left edge.",
+            found.layers,
+            _factors,
+        ),
+        (
+            "shares",
+            "What the first step is made of",
+            "Shares of the squared change of each layer's activation: by each sample's own gradient (left, with the "
+            "number), by other samples (middle), by other uses of the same parameters (right).",
+            judged,
+            _shares,
+        ),
+    ]
+    if any(layer.drift is not None for layer in found.layers):
+        steps = len(found.losses) - 1
+        caption = f"Median self factor after {steps} virtual steps of rate {found.rate:g} over that before; 1: at rest."
+        moving = [layer for layer in found.layers if layer.drift is not None]
+        panels.append(("drift", "Drift", caption, moving, _drift))
+    return [_panel(f"{part}-{name}", *rest) for name, *rest in panels if rest[2]]  # type: ignore[arg-type]
+
+
+def _panel(
+    name: str,
+    title: str,
+    caption: str,
+    layers: Sequence[LayerDiagnosis],
+    draw: Callable[[Axes, Sequence[LayerDiagnosis]], None],
+) -> Picture:
+    with style():
+        figure = Figure(figsize=(6.4, 0.9 + 0.24 * len(layers)), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(title, pad=8)
+        draw(axes, layers)
+        axes.set_yticks(range(len(layers)), [_short(layer.name) for layer in layers])
+        axes.set_ylim(len(layers) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        return Picture(Markup(inline(figure, name, f"{title}. {caption}")), caption)
+
+
+def _short(name: str) -> str:
+    """Return a layer's name as it fits beside an axis, with nothing in it that Matplotlib reads as mathematics."""
+    shown = name or "(root)"
+    return (shown if len(shown) <= _LONGEST else "…" + shown[1 - _LONGEST :]).replace("$", r"\$")
+
+
+def _factors(axes: Axes, layers: Sequence[LayerDiagnosis]) -> None:
+    positive = [v for m in layers for v in (m.factors.minimum, m.factors.median, m.factors.maximum) if v > 0]
+    least, most = (min(positive), max(positive)) if positive else (1.0, 1.0)
+    floor = least / 1.5
+    for place, layer in enumerate(layers):
+        s = layer.factors
+        axes.plot([max(s.minimum, floor), max(s.maximum, floor)], [place, place], color=_OWN, linewidth=2.4)
+        axes.plot([max(s.median, floor)], [place], "o", color=_OWN, markersize=5)
+    axes.set_xscale("log")
+    axes.set_xlim(floor, most * 1.5)
+    _plain(axes)
+
+
+def _shares(axes: Axes, layers: Sequence[LayerDiagnosis]) -> None:
+    for place, layer in enumerate(layers):
+        left, shares = 0.0, layer.shares
+        assert shares is not None
+        for share, colour in ((shares.own, _OWN), (shares.cross, _CROSS), (shares.elsewhere, _ELSEWHERE)):
+            axes.barh(place, share, left=left, color=colour, height=0.62)
+            left += share
+        axes.text(1.02, place, f"{100 * shares.own:.1f} %", va="center", fontsize=8)
+    axes.set_xlim(0, 1.18)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+
+def _drift(axes: Axes, layers: Sequence[LayerDiagnosis]) -> None:
+    axes.axvline(1, color=FAINT, linewidth=1.2)
+    for place, layer in enumerate(layers):
+        axes.plot([1, layer.drift or 1], [place, place], color=_OWN, linewidth=1.2)
+        axes.plot([layer.drift or 1], [place], "o", color=_OWN, markersize=5)
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
