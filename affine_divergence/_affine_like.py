@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._rows import squared_length, squared_length_without_graph
+from ._rows import read_once, safe_squares, scaled_length, squared_length
 
-Length = Callable[[Tensor], tuple[Tensor | float, Tensor]]
+Length = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
@@ -34,6 +34,12 @@ def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
     """
     peak, q = length(x)  # affine-like/define-E
     f = math.sqrt(kappa) / (peak * torch.sqrt(q + 1 / peak**2))  # affine-like/define-f
+    return f
+
+
+def plain_scale(E: Tensor, kappa: float) -> Tensor:
+    """Return the same of the squared lengths (B, 1) of rows, which must be in range and above zero; overwrites them."""
+    f = E.add_(1).rsqrt_().mul_(math.sqrt(kappa))  # affine-like/define-f
     return f
 
 
@@ -79,11 +85,13 @@ class AffineLikeReverse(torch.autograd.Function):
     """
 
     @staticmethod
+    @read_once
     def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Return the output and the row scale."""
         if x.dtype.itemsize < 4:
             return portable(x, W, b, kappa)
-        f = scale(x, kappa, squared_length_without_graph)
+        E = safe_squares(x)
+        f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
         z = F.linear(x, W, b).mul_(f)  # affine-like/forward
         return z, f
 
@@ -109,8 +117,7 @@ class AffineLikeReverse(torch.autograd.Function):
         if wanted[0]:
             gW = g @ W
             gb = (g @ b).unsqueeze(-1)
-            u_gW = (u * gW).sum(-1, keepdim=True)
-            c = f * (f * gb + u_gW) / kappa
+            c = (u * gW).sum(-1, keepdim=True).addcmul_(f, gb).mul_(f / kappa)
             dx = gW.mul_(f).addcmul_(c, u, value=-1)  # affine-like/backward-dx
         if wanted[1]:
             dW = g.t() @ u  # affine-like/backward-dW

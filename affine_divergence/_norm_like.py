@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._rows import squared_length, squared_length_without_graph
+from ._rows import read_once, safe_squares, scaled_length, squared_length
 
-Length = Callable[[Tensor], tuple[Tensor | float, Tensor]]
+Length = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
@@ -35,6 +35,12 @@ def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
     peak, q = length(x)  # norm-like/define-E
     q_or_inf = q.masked_fill(q == 0, math.inf)
     f = math.sqrt(kappa - 1) / (peak * torch.sqrt(q_or_inf))  # norm-like/define-f
+    return f
+
+
+def plain_scale(E: Tensor, kappa: float) -> Tensor:
+    """Return the same of the squared lengths (B, 1) of rows, which must be in range and above zero; overwrites them."""
+    f = E.rsqrt_().mul_(math.sqrt(kappa - 1))  # norm-like/define-f
     return f
 
 
@@ -78,11 +84,13 @@ class NormLikeReverse(torch.autograd.Function):
     """
 
     @staticmethod
+    @read_once
     def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Return the output and the row scale."""
         if x.dtype.itemsize < 4:
             return portable(x, W, b, kappa)
-        f = scale(x, kappa, squared_length_without_graph)
+        E = safe_squares(x)
+        f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
         z = F.linear(x, W).mul_(f).add_(b)  # norm-like/forward
         return z, f
 
@@ -107,8 +115,7 @@ class NormLikeReverse(torch.autograd.Function):
         u = f * x
         if wanted[0]:
             gW = g @ W
-            u_gW = (u * gW).sum(-1, keepdim=True)
-            c = f * u_gW / (kappa - 1)
+            c = (u * gW).sum(-1, keepdim=True).mul_(f / (kappa - 1))
             dx = gW.mul_(f).addcmul_(c, u, value=-1)  # norm-like/backward-dx
         if wanted[1]:
             dW = g.t() @ u  # norm-like/backward-dW

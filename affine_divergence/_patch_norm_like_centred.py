@@ -32,6 +32,7 @@ from ._patches import (
     Geometry, add_product, box, difference, gather, gradients_of, inner, kernel_gradient, longest, over_channels,
     over_kernel, over_samples, rounded, scatter, spread, squares, wide,
 )
+from ._rows import read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -123,6 +124,7 @@ class PatchNormLikeCentredReverse(torch.autograd.Function):
     """
 
     @staticmethod
+    @read_once
     def forward(
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -31,6 +31,7 @@ from ._patches import (
     Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, over_samples, reach, rounded,
     scatter, spread, squares, squares_without_graph, wide,
 )
+from ._rows import read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -102,6 +103,7 @@ class PatchNormLikeTransposedReverse(torch.autograd.Function):
     """
 
     @staticmethod
+    @read_once
     def forward(
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:

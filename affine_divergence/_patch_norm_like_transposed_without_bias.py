@@ -29,6 +29,7 @@ from ._patches import (
     Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, reach, rounded, scatter, spread,
     squares, squares_without_graph, wide,
 )
+from ._rows import read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -99,6 +100,7 @@ class PatchNormLikeTransposedWithoutBiasReverse(torch.autograd.Function):
     """
 
     @staticmethod
+    @read_once
     def forward(
         x: Tensor, W: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -17,20 +21,36 @@ def squared_length(x: Tensor) -> tuple[Tensor, Tensor]:
     return peak, (x / peak).square().sum(-1, keepdim=True)
 
 
-def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
-    """Return the same for a plain tensor when no graph is recorded, with fewer passes over the memory.
+def safe_squares(x: Tensor) -> Tensor | None:
+    """Return ``|x|^2`` for each row of ``x`` (B, n) as a column (B, 1), a new tensor, or None where that may not be safe.
 
-    On the CPU, where looking at a value costs nothing, lengths that are safe to square are taken as they are.
+    On the CPU, where looking at a value costs nothing, lengths that are safe to square are taken as they are; they are
+    above zero. Not for graphs, and None while a compiler reads.
     """
-    if x.is_cpu and x.shape[0] and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling():
-        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
-        low, high = torch.aminmax(length)
-        limits = torch.finfo(length.dtype)
-        if limits.tiny**0.4 < low.item() and high.item() < limits.max**0.45:
-            return 1.0, length.square()
+    if not (x.is_cpu and x.shape[0] and type(x) in (Tensor, torch.nn.Parameter)) or torch.compiler.is_compiling():
+        return None
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
+    low, high = torch.aminmax(length)
+    limits = torch.finfo(length.dtype)
+    return length.square_() if limits.tiny**0.4 < low.item() and high.item() < limits.max**0.45 else None
+
+
+def scaled_length(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what ``squared_length`` does when no graph is recorded, with fewer passes over the memory."""
     peak = _peak(x)
-    length = torch.linalg.vector_norm(x / peak, dim=-1, keepdim=True)
-    return peak, length.square()
+    return peak, torch.linalg.vector_norm(x / peak, dim=-1, keepdim=True).square_()
+
+
+def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
+    """Return the same, with a peak of 1 where lengths are safe to square."""
+    squares = safe_squares(x)
+    return scaled_length(x) if squares is None else (1.0, squares)
+
+
+def read_once(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function carry its signature, which torch else works out anew each time the function is applied."""
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    return forward
 
 
 def _peak(x: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ def row_plan(plan: AnglePlan) -> Plan:
         name=plan.name,
         kind=plan.kind,
         layer=plan.layer,
-        scale=_length(plan),
+        scale=range_safe(_length(plan), _LENGTH.name),
+        plain_scale=_length(plan),
         forward=_with_scalars(plan.forward, scalars, plan),
         forward_scaled=_with_scalars(plan.forward_scaled, scalars, plan),
         backward=Backward(backward, (_LENGTH.name,), None),
@@ -55,7 +56,7 @@ def row_plan(plan: AnglePlan) -> Plan:
 
 
 def _length(plan: AnglePlan) -> Program:
-    """Return the program of the lengths of rows, at any magnitude of the input."""
+    """Return the program of the lengths of rows."""
     energy = plan.layer.definitions[0]
     total = energy.expression
     assert isinstance(total, IndexedSum)
@@ -65,7 +66,7 @@ def _length(plan: AnglePlan) -> Program:
         Value(energy.name, _ROW), tuple(operands), total.bound, f"{plan.layer.name}/define-{energy.name}"
     )
     length = Pointwise(_LENGTH, sympy.sqrt(squares.target.entry))
-    return range_safe(Program(plan.layer.name, (source,), (), (squares, length), (_LENGTH.name,)), _LENGTH.name)
+    return Program(plan.layer.name, (source,), (), (squares, length), (_LENGTH.name,))
 
 
 def _repeated(factor: Expr) -> list[Indexed]:

@@ -31,16 +31,18 @@ from derive.record import CancellingMap
 class Plan:
     """Everything a target prints for one map.
 
-    ``scale`` computes the row scale from the input. ``forward`` and ``forward_scaled`` compute the output from inputs,
-    parameters and scale: the first scales the product (cheapest), the second the input (for types whose product could
-    overflow). ``kappa_above`` is the bound that kappa must exceed; ``weight_deviation`` the variance-preserving
-    standard deviation.
+    ``scale`` computes the row scale from the input, whatever its length; ``plain_scale``, a sum of squares and one
+    function of it, where that sum is in range and above zero. ``forward`` and ``forward_scaled`` compute the output
+    from inputs, parameters and scale: the first scales the product (cheapest), the second the input (for types whose
+    product could overflow). ``kappa_above`` is the bound that kappa must exceed; ``weight_deviation`` the
+    variance-preserving standard deviation.
     """
 
     name: str
     kind: str
     layer: Layer
     scale: Program
+    plain_scale: Program
     forward: Program
     forward_scaled: Program
     backward: Backward
@@ -91,6 +93,7 @@ def plan(solution: CancellingMap) -> Plan:
         kind=solution.kind,
         layer=layer,
         scale=range_safe(program, scale),
+        plain_scale=program.restricted(f"{program.name}/plain-scale", (scale,)),
         forward=_output_from(program, scale),
         forward_scaled=_scaled_input(program, layer, direction),
         backward=backward,

@@ -133,6 +133,28 @@ def test_pointwise_after_a_product(expression):
     agrees(program(PRODUCT, Pointwise(z, expression)))
 
 
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        (sympy.sqrt(kappa) / sympy.sqrt(c.entry + 1), ".add_(1).rsqrt_().mul_(math.sqrt(kappa))"),
+        (sympy.sqrt(c.entry) - f.entry, ".sqrt_().sub_(f)"),
+        (f.entry * (f.entry * f.entry + c.entry) / kappa, ".add_(f**2).mul_(f / kappa)"),
+    ],
+)
+def test_a_number_a_row_is_computed_in_its_own_column(expression, text):
+    whole = program(Contract(c, (x.entry, x.entry), (j,)), Pointwise(Value("last", (s,)), expression))
+    agrees(whole)
+    assert TorchPrinter(whole, Style(in_place=True, wide=WIDE)).lines()[-1].text.endswith(text)
+
+
+def test_the_buffer_that_takes_the_fewest_calls_is_overwritten():
+    other = Contract(Value("a", (s,)), (g.entry, g.entry), (i,))
+    total = f.entry * other.target.entry + c.entry
+    whole = program(other, Contract(c, (x.entry, x.entry), (j,)), Pointwise(Value("last", (s,)), total))
+    agrees(whole)
+    assert TorchPrinter(whole, Style(in_place=True, wide=WIDE)).lines()[-1].text.endswith(".addcmul_(a, f)")
+
+
 def test_a_buffer_that_is_read_later_is_not_overwritten():
     first = Pointwise(z, f.entry * y.entry)
     agrees(program(PRODUCT, first, Pointwise(Value("last", (s, i)), y.entry + z.entry)))

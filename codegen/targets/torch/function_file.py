@@ -19,6 +19,7 @@ def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
     in_place = Style(in_place=True, wide=frozenset({scale}))
     lines = {
         "scale_lines": _lines(plan.scale, Style()),
+        "plain_scale_lines": _printed(TorchPrinter(plan.plain_scale, in_place).lines({scale})),
         "forward_lines": _lines(plan.forward, in_place),
         "forward_scaled_lines": _lines(plan.forward_scaled, portable),
         "tangent_lines": _lines(plan.tangent, portable),
@@ -50,11 +51,14 @@ def heading_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
 def _signatures(plan: Plan) -> dict[str, Any]:
     scale, kappa, inputs, saved = plan.scale_name, str(plan.kappa), plan.input_names, plan.saved_names
     scale_arguments = [v.name for v in plan.scale.inputs] + [str(s) for s in plan.scale.scalars]
-    backward = plan.backward.program
+    backward, squares = plan.backward.program, plan.plain_scale.instructions[0].target.name
     gradient = [*(v.name for v in backward.inputs), *(str(s) for s in backward.scalars)]
     results = backward.outputs
     return {
         "scale_name": scale,
+        "squares": squares,
+        "plain_arguments": _typed([squares, kappa], kappa),
+        "plain_call": f"{squares}, {kappa}",
         "scale_arguments": [*_typed(scale_arguments, kappa), "length: Length = squared_length"],
         "scale_call": ", ".join(scale_arguments),
         "gradient_arguments": [*_typed(gradient, kappa), "wanted: tuple[bool, ...]"],

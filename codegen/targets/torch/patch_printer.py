@@ -13,7 +13,7 @@ import sympy
 from sympy import Add, Expr, Indexed, Symbol
 
 from codegen.program import Contract, Convolve, Instruction, Magnitude, Pointwise, Program, Value, name_of
-from codegen.targets.torch.buffers import buffer, chain
+from codegen.targets.torch.buffers import buffers, chain
 from codegen.targets.torch.expressions import ExpressionPrinter
 from codegen.targets.torch.printer import Line
 from derive.algebra.index import Index
@@ -132,7 +132,7 @@ class PatchPrinter:
         narrow = self._space.is_narrow(instruction.target.indices)
         if narrow and "/scale" in self._program.name and isinstance(expression, Add):
             return self._difference(expression, printer)
-        free = buffer(self._program, instruction)
+        free = next(iter(buffers(self._program, instruction)), None)
         if free is not None and self._in_place and not narrow:
             text = self._onto(expression, free, printer)
             if text is not None:

@@ -17,10 +17,10 @@ import sympy
 from sympy import Add, Expr, Indexed
 
 from codegen.program import Contract, Convolve, Instruction, Magnitude, Placed, Pointwise, Program, name_of
-from codegen.targets.torch.buffers import buffer, chain
+from codegen.targets.torch.buffers import buffers, shortest_chain
 from codegen.targets.torch.contractions import Operands, Term, contraction
 from codegen.targets.torch.expressions import ExpressionPrinter
-from codegen.targets.torch.layout import broadcast, check_rank, sizes
+from codegen.targets.torch.layout import broadcast, check_rank, is_column, sizes
 from derive.errors import UsageError
 
 
@@ -119,10 +119,10 @@ class TorchPrinter:
         wide = any(name_of(e) in self._wide for e in instruction.reads)
         if isinstance(instruction.expression, sympy.Piecewise):
             return Term(_where_zero(instruction.expression, printer), wide=wide)
-        free = buffer(self._program, instruction)
-        worth = len(instruction.target.indices) > 1 and self._style.in_place
-        if free is not None and (worth or instruction.expression == free):
-            text = chain(instruction.expression, free, printer)
+        free = buffers(self._program, instruction)
+        worth = len(instruction.target.indices) > 1 or is_column(instruction.target.indices)
+        if (self._style.in_place and worth) or instruction.expression in free:
+            text = shortest_chain(instruction.expression, free, printer)
             if text is not None:
                 return Term(text, wide=wide)
         return Term(printer.text(instruction.expression), isinstance(instruction.expression, Indexed), wide)

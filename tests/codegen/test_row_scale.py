@@ -1,0 +1,80 @@
+"""The row scale where rows may be squared as they are: the same numbers as at any magnitude, in fewer calls."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from affine_divergence import _affine_like, _norm_like, _norm_like_without_bias, _rows
+from affine_divergence._patch_affine_like import PatchAffineLike
+
+CLASSES = {
+    _affine_like: _affine_like.AffineLike,
+    _norm_like: _norm_like.NormLike,
+    _norm_like_without_bias: _norm_like_without_bias.NormLikeWithoutBias,
+}
+maps = pytest.mark.parametrize("module", CLASSES, ids=lambda module: module.__name__.rsplit("._", 1)[-1])
+types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def scale_of(module: ModuleType, x: torch.Tensor) -> torch.Tensor:
+    """The row scale that the map itself gives, at kappa 3."""
+    W, b = torch.randn(5, x.shape[1], dtype=x.dtype), torch.randn(5, dtype=x.dtype)
+    operands = (x, W) if module is _norm_like_without_bias else (x, W, b)
+    return CLASSES[module].apply(*operands, 3.0)[1]
+
+
+@maps
+@types
+@pytest.mark.parametrize("power", [-60, -30, -14, -5, 0, 5, 14, 18, 30, 60])
+def test_the_scale_is_the_one_of_any_magnitude(module, dtype, power):
+    """On both sides of the limits of what may be squared; rows of one matrix differ by as much."""
+    torch.manual_seed(0)
+    x = torch.randn(6, 7, dtype=torch.float64) * 10.0 ** min(max(power, -37 if dtype == torch.float32 else -99), 37)
+    x = torch.cat([x, torch.randn(1, 7, dtype=torch.float64)])
+    for rows in (x.to(dtype), x[:6].to(dtype)):
+        exact = module.scale(rows.double(), 3.0)
+        torch.testing.assert_close(scale_of(module, rows).double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
+@types
+def test_squares_are_taken_only_where_that_is_safe(dtype):
+    limits = torch.finfo(dtype)
+    for row, safe in (
+        (1.0, True),
+        (0.0, False),
+        (limits.tiny**0.5, False),
+        (limits.max**0.5, False),
+        (math.nan, False),
+    ):
+        x = torch.ones(3, 4, dtype=dtype)
+        x[1] = row
+        found = _rows.safe_squares(x)
+        assert (found is not None) is safe
+        if safe:
+            torch.testing.assert_close(found, x.square().sum(-1, keepdim=True))
+    assert _rows.safe_squares(torch.empty(0, 4, dtype=dtype)) is None
+    assert _rows.safe_squares(nn.Parameter(torch.ones(2, 2))) is not None
+
+
+def test_a_limit_that_lets_too_much_through_is_seen(monkeypatch):
+    """Squares taken without looking lose short rows of a normaliser; the comparison above would fail."""
+
+    def careless(x):
+        return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+
+    monkeypatch.setattr(_norm_like, "safe_squares", careless)
+    with pytest.raises(AssertionError):
+        test_the_scale_is_the_one_of_any_magnitude(_norm_like, torch.float32, -30)
+
+
+@pytest.mark.parametrize("function", [*CLASSES.values(), PatchAffineLike])
+def test_torch_finds_the_signature_of_a_map_instead_of_making_it(function):
+    assert inspect.signature(function.forward) is inspect.signature(function.forward)
+    names = [*inspect.signature(function.forward).parameters]
+    assert names == [*function.forward.__code__.co_varnames[: function.forward.__code__.co_argcount]]
