@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 NOTES = sorted((ROOT / "paper_notes").glob("*.md"))
 SETUP = "python3 -m venv"
+LONG = ("affdiv run", "affdiv experiment run")
 
 Block = tuple[str, str]
 
@@ -84,7 +85,7 @@ def test_set_up_commands_are_the_ones_that_continuous_integration_runs() -> None
 
 
 def slow_if_long(command: str) -> object:
-    return pytest.param(command, marks=pytest.mark.slow) if command.startswith("affdiv run") else command
+    return pytest.param(command, marks=pytest.mark.slow) if command.startswith(LONG) else command
 
 
 @pytest.mark.parametrize("command", [slow_if_long(command) for command in USE])

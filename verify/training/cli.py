@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FAILED, _INTERRUPTED = 1, 130
 STORE = Path("affdiv-store")
+BUNDLED = Path(__file__).parent / "experiments"
 ENGINES = ("local",)
 DEVICES = ("cpu", "cuda")
 
@@ -116,12 +117,18 @@ def _name(given: str) -> str:
 
 
 def _experiment(given: str) -> Experiment:
-    """Return the experiment of a file."""
+    """Return the experiment of a file, or the bundled one of a name."""
     from verify.training.experiment import load_experiment
 
-    if not given.endswith(".toml"):
-        raise UsageError(f"no experiment {given!r} is bundled; give the path of a file that ends in .toml")
-    return load_experiment(Path(given))
+    if given.endswith(".toml"):
+        return load_experiment(Path(given))
+    bundled = {path.stem: path for path in sorted(BUNDLED.glob("*.toml"))}
+    if given not in bundled:
+        known = ", ".join(bundled)
+        raise UsageError(
+            f"no experiment {given!r} is bundled ({known} are); for a file of yours, its path ends in .toml"
+        )
+    return load_experiment(bundled[given])
 
 
 def _source(name: str, data: str | None) -> str:
@@ -155,7 +162,7 @@ def _demand_same(store: Store, name: str, data: str | None) -> None:
         there = f"it holds {', '.join(known)}" if known else "it is empty"
         raise UsageError(f"experiment {_name(name)!r} is not in store {store.database}: {there}; run it first")
     text, settings = known[_name(name)]
-    if name.endswith(".toml") and _experiment(name).text != text:
+    if _experiment(name).text != text:
         raise UsageError(f"{name} has changed since it was run; run it again, its finished trials are kept")
     if data is not None and _source(name, data) != settings["data"]:
         raise UsageError(
@@ -166,6 +173,16 @@ def _demand_same(store: Store, name: str, data: str | None) -> None:
 def _stopped(result: dict[str, Any]) -> str:
     counts = result["trials"]
     return f"stopped: {counts['done']} of {sum(counts.values())} trials done; the same line goes on from here"
+
+
+def _best(best: dict[str, Any]) -> str:
+    """Say in a line which rate a setting does best with, and whether a better one may lie beyond the grid."""
+    setting = ", ".join(str(value) for value in best["setting"].values())
+    if best["validation_accuracy"] is None:
+        return f"{setting}: diverged at every rate; give smaller ones"
+    edge = "; at the edge of the grid: a better rate may lie beyond" if best["at_edge"] else ""
+    accuracy = f"{100 * best['validation_accuracy']:.1f} % of validation right"
+    return f"{setting}: best rate {best['learning_rate']:g}, {accuracy}{edge}"
 
 
 def _print(result: dict[str, Any], json: bool) -> None:
@@ -179,5 +196,7 @@ def _print(result: dict[str, Any], json: bool) -> None:
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     typer.echo(f"{result['experiment']}: {sum(counts.values())} trials: {words}; {result['diverged']} diverged")
     typer.echo(f"steps: {steps['done']} of {steps['total']}")
+    for best in result["best_rates"]:
+        typer.echo(_best(best))
     for identity, error in result["errors"].items():
         typer.echo(f"trial {identity[:12]}: {error}")

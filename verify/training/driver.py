@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from derive.errors import UsageError
 from verify.training.checkpoint import remove_checkpoints
 from verify.training.engines import Engine
 from verify.training.experiment import Experiment
+from verify.training.rates import best_rates
 from verify.training.store import Store
 from verify.training.trial import steps_of
 from verify.training.worker import Job, with_data
@@ -82,6 +83,7 @@ def summary(store: Store, experiment: str) -> dict[str, Any]:
         "trials": counts,
         "steps": {"done": done, "total": total},
         "diverged": diverged,
+        "best_rates": [{**asdict(best), "setting": dict(best.setting)} for best in best_rates(rows)],
         "errors": {row.id: row.error for row in rows if row.error},
     }
 

@@ -3,7 +3,8 @@
 import pytest
 
 from derive.errors import UsageError
-from verify.training.config import TrialConfig
+from verify.training.cli import BUNDLED
+from verify.training.config import METHODS, TrialConfig
 from verify.training.experiment import LARGEST_FILE, load_experiment
 
 WHOLE = """
@@ -108,3 +109,16 @@ def test_what_cannot_be_used_is_named(load, text, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"absent\.toml' does not exist"):
         load_experiment(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("path", sorted(BUNDLED.glob("*.toml")), ids=lambda path: path.stem)
+def test_bundled_experiments_say_what_they_ask_and_cost(path):
+    found = load_experiment(path)
+    prose = dict(found.prose)
+    assert set(prose) == {"hypothesis", "criterion", "cost"} and all(prose.values())
+    assert prose["cost"].startswith(f"{len(found.trials):,} trials, ")
+    assert {trial.method for trial in found.trials} <= set(METHODS)
+
+
+def test_there_is_a_bundled_experiment_for_a_first_try():
+    assert (BUNDLED / "smoke.toml").is_file()

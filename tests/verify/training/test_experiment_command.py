@@ -124,7 +124,9 @@ def test_run_then_export_and_status(tmp_path, call, undisturbed):
     assert all(0 < int(row["diverged_at"]) <= 40 and row["test_accuracy"] == "" for row in diverged)
     assert all(float(row["test_accuracy"]) > 0 for row in rows if row["outcome"] == "finished")
     assert list((tmp_path / "store" / "checkpoints").iterdir()) == []
-    assert "8 trials: 8 done; 4 diverged" in call("status")[1]
+    status = call("status")[1]
+    assert "8 trials: 8 done; 4 diverged" in status
+    assert "affine-like: best rate 0.05, " in status and status.count("at the edge of the grid") == 2
     assert "8 done" in call("run")[1], "run again, there is nothing left to do"
     (tmp_path / "mine.toml").write_text(LONGER)
     code, _, err = call("export")
@@ -270,7 +272,7 @@ def test_usage_errors_exit_2_with_one_line(tmp_path, capsys, monkeypatch):
     for words, message in [
         (["run", "bad.toml"], "bad.toml:13: seedz: this key is not known; did you mean 'seeds'?"),
         (["run", "absent.toml"], "'absent.toml' does not exist"),
-        (["run", "nobody"], "no experiment 'nobody' is bundled"),
+        (["run", "nobody"], "no experiment 'nobody' is bundled (alignment, batch-size, fully-connected, smoke are)"),
         (["run", "good.toml", "--engine", "moon"], "--engine 'moon' is not known; choose one of local"),
         (["run", "good.toml", "--device", "tpu"], "--device 'tpu' is not known; choose one of cpu, cuda"),
         (["run", "good.toml", "--data", "nowhere"], "--data 'nowhere' does not exist"),
