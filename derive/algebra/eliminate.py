@@ -14,7 +14,7 @@ from functools import lru_cache
 import sympy
 from sympy import Expr, KroneckerDelta
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, size_name
 from derive.algebra.nodes import Divides, Within, rename
 
 
@@ -83,7 +83,7 @@ def signature(index: Index, factors: Sequence[Expr], bound: Sequence[Index]) -> 
     """Return what tells a bound index from the others, whatever their names: its size and its factors."""
     marked = {other: Index("_", other.size, -1000) for other in bound}
     marked[index] = Index("_star", index.size, -1000)
-    return (str(index.size), *sorted(str(rename(f, marked)) for f in factors if index in free_indices(f)))
+    return (size_name(index.size), *sorted(str(rename(f, marked)) for f in factors if index in free_indices(f)))
 
 
 @lru_cache(maxsize=20_000)
@@ -138,7 +138,7 @@ def _in_order(deltas: list[Expr]) -> list[Expr]:
 def _orient(left: Expr, right: Expr) -> tuple[Index | None, Expr]:
     plain = [side for side in (left, right) if isinstance(side, Index)]
     if len(plain) == 2:
-        first, second = sorted(plain, key=lambda index: (index.tag != 0, str(index.size), index.sort_key()))
+        first, second = sorted(plain, key=lambda index: (index.tag != 0, size_name(index.size), index.sort_key()))
         return second, first
     if len(plain) == 1:
         other = right if plain[0] is left else left

@@ -36,7 +36,7 @@ class Index(Symbol):
 
     def sort_key(self, order: Any = None) -> Any:
         """Order by name, then tag, then size: independent of hashing and of the session."""
-        return self.class_key(), (3, (self.name, self.tag, str(self.size))), sympy.S.One.sort_key(), sympy.S.One
+        return self.class_key(), (3, (self.name, self.tag, size_name(self.size))), sympy.S.One.sort_key(), sympy.S.One
 
     def fresh(self) -> Index:
         """Return an index over the same axis that occurs nowhere else."""
@@ -59,6 +59,12 @@ def _made(name: str, size: Any, tag: int) -> Index:
 def size_symbol(name: str) -> Symbol:
     """Return the symbol of an axis length: a positive integer."""
     return Symbol(name, integer=True, positive=True)
+
+
+@lru_cache(maxsize=10_000)
+def size_name(size: sympy.Expr) -> str:
+    """Return the text of an axis length, by which indices are ordered."""
+    return str(size)
 
 
 def bounds(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:

@@ -21,7 +21,7 @@ from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
 from sympy.core.function import Application
 
 from derive.algebra.eliminate import eliminate, free_indices, is_guard, signature, substitute_free_deltas
-from derive.algebra.index import Index
+from derive.algebra.index import Index, size_name
 from derive.algebra.nodes import (
     AtZero,
     Divides,
@@ -220,10 +220,14 @@ def _numbered(body: Expr, order: Sequence[Index], level: int) -> tuple[Expr, tup
     return normalise(numbered) if numbered.has(KroneckerDelta) else numbered, names
 
 
+def _by_size(index: Index) -> str:
+    return size_name(index.size)
+
+
 def _by_signature(body: Expr, factors: list[Expr], bound: list[Index]) -> list[list[Index]]:
     """Group bound indices that cannot be told apart by their size and by the factors they occur in."""
     groups: list[list[Index]] = []
-    for _, same_size in itertools.groupby(sorted(bound, key=lambda i: str(i.size)), key=lambda i: str(i.size)):
+    for _, same_size in itertools.groupby(sorted(bound, key=_by_size), key=_by_size):
         alike = list(same_size)
         if len(alike) == 1:
             groups.append(alike)
