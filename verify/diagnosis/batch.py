@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from derive.errors import UsageError
@@ -98,6 +99,8 @@ def check_model(model: object) -> None:
     lazy = next((name for name, p in parameters if nn.parameter.is_lazy(p)), None)
     if lazy:
         raise UsageError(f"the shape of the parameter {lazy!r} is not known yet; call the model once before")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise UsageError("the model holds modules that torch.jit compiled; give it as it was before")
     if not any(p.requires_grad for _, p in parameters):
         raise UsageError("every parameter of the model is frozen; let at least one require a gradient")
     bad = next((name for name, p in parameters if p.device.type != "meta" and not p.isfinite().all()), None)

@@ -43,6 +43,7 @@ class Captured:
 
     calls: dict[str, list[Call]] = field(default_factory=dict)
     refused: dict[str, Unjudged] = field(default_factory=dict)
+    empty: set[str] = field(default_factory=set)
 
     def add(self, site: Site, x: Any, z: Any) -> None:
         """Take one use of a site into account."""
@@ -53,7 +54,10 @@ class Captured:
         except (TypeError, ValueError) as problem:
             self.refuse(site.name, site.type, str(problem).removeprefix("self_factor: "))
             return
-        self.calls.setdefault(site.name, []).append(call)
+        if call.factors.numel() == 0:
+            self.empty.add(site.name)
+        else:
+            self.calls.setdefault(site.name, []).append(call)
 
     def refuse(self, name: str, kind: str, reason: str) -> None:
         """Strike a site off, with the reason."""
@@ -64,8 +68,14 @@ class Captured:
 def _call(site: Site, x: Any, z: Any) -> Call:
     if not isinstance(x, Tensor) or not isinstance(z, Tensor):
         raise TypeError(f"it was called with a {type(x).__name__} and returned a {type(z).__name__}, not tensors")
-    edge = get_gradient_edge(z) if z.grad_fn is not None else None
-    return Call(site, x.detach(), self_factors(site, x), edge, z.dtype)
+    edge, factors = get_gradient_edge(z) if z.grad_fn is not None else None, self_factors(site, x)
+    if not factors.isfinite().all():
+        raise ValueError("its input holds NaN or infinity, or is too large to be squared")
+    view: Any = site.view
+    units = view.out_channels // view.groups if site.shape is Shape.PATCHES else z.shape[-1]
+    if factors.numel() * units != z.numel():
+        raise ValueError("its output has another shape than its settings give; call it without output_size")
+    return Call(site, x.detach(), factors, edge, z.dtype)
 
 
 @torch.no_grad()

@@ -147,6 +147,8 @@ def _refusal(module: nn.Module, own: list[nn.Parameter]) -> str:
         return "its shapes are not known yet; call the model once before"
     if not any(p.requires_grad for p in module.parameters()):
         return "frozen: no parameter of it requires a gradient, so no step moves its output"
+    if isinstance(module, nn.EmbeddingBag):
+        return "its samples are bags of rows: ask affine_divergence.self_factor(module, x) for its self factor"
     if not (is_conv1d_of_transformers(module) or isinstance(module, (*_KINDS, *ATTENTION))):
         held = ", ".join(n for n, p in module._parameters.items() if p is not None)
         return f"no self factor is known for this kind of layer (it holds {held})"
@@ -170,8 +172,9 @@ def make_site(name: str, module: nn.Module, names: Names) -> Site | str:
     """Return the site of a layer that is one of the known kinds, or why it is none."""
     parameters = {n: p for n, p in module._parameters.items() if p is not None}
     trained = tuple(n for n in ("weight", "bias") if n in parameters and parameters[n].requires_grad)
-    if set(parameters) - {"weight", "bias"}:
-        return f"it holds parameters that are no part of its map: {', '.join(sorted(set(parameters)))}"
+    more = sorted(set(parameters) - {"weight", "bias"})
+    if more:
+        return f"it computes its map from other parameters: {', '.join(more)} (pruning, a norm of weights)"
     law, shape, kappa = _law(module, trained)
     if law.map and set(trained) != set(parameters):
         return f"only its {trained[0]} is trained: its derived constant holds where weight and bias both are"

@@ -28,6 +28,8 @@ from verify.diagnosis.samples import Shape
 from verify.diagnosis.step import shares
 
 UNUSED = "its output does not reach the loss"
+UNCALLED = "it is not called when the model runs on this batch"
+EMPTY = "it is called without a single sample"
 
 
 def diagnose(
@@ -92,13 +94,14 @@ def _diagnose(model: nn.Module, work: Work, steps: int, rate: float) -> Diagnosi
     first = _observe(state, found, work)
     judged = {name: _shares(name, first, state.values) for name in first.captured.calls}
     history = {name: [_spread(calls)] for name, calls in first.captured.calls.items()}
-    losses, seen = [first.loss], first
+    losses, seen, stopped = [first.loss], first, ""
     for _ in range(steps):
         state.descend(seen.gradients, rate)
         try:
             seen = _observe(state, found, work)
-        except UsageError:
-            break  # the steps left the finite numbers: the history ends where they did
+        except UsageError as problem:
+            stopped = str(problem)
+            break
         losses.append(seen.loss)
         for name, calls in seen.captured.calls.items():
             history.setdefault(name, []).append(_spread(calls))
@@ -110,6 +113,7 @@ def _diagnose(model: nn.Module, work: Work, steps: int, rate: float) -> Diagnosi
         losses=tuple(losses),
         rate=rate,
         training=model.training,
+        stopped=stopped,
     )
 
 
@@ -181,13 +185,13 @@ def _layer(calls: Sequence[Call], history: tuple[Spread, ...], judged: Shares | 
 def _unjudged(found: Plan, captured: Captured) -> tuple[Unjudged, ...]:
     """Return every layer that was not judged: unknown, refused when called, or never called."""
     never = [
-        Unjudged(site.name, site.type, "it is not called when the model runs on this batch")
+        Unjudged(site.name, site.type, EMPTY if site.name in captured.empty else UNCALLED)
         for site in found.sites.values()
         if site.name not in captured.calls and site.name not in captured.refused
     ]
     parts = [*captured.calls, *captured.refused]
     idle = [
-        Unjudged(name, type(module).__name__, "it is not called when the model runs on this batch")
+        Unjudged(name, type(module).__name__, UNCALLED)
         for module, name in found.attention.items()
         if not any(part.startswith(f"{name}." if name else "") for part in parts)
     ]

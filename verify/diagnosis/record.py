@@ -31,7 +31,12 @@ class Spread:
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers by name; a ratio that is infinite is None."""
-        return {**asdict(self), "ratio": self.ratio if math.isfinite(self.ratio) else None}
+        return {**asdict(self), "ratio": _finite(self.ratio)}
+
+
+def _finite(value: float) -> float | None:
+    """Return a number, None where JSON has no number for it."""
+    return value if math.isfinite(value) else None
 
 
 def spread(factors: Tensor) -> Spread:
@@ -107,7 +112,7 @@ class LayerDiagnosis:
             "self_share": shares.own if shares else None,
             "cross_share": shares.cross if shares else None,
             "elsewhere_share": shares.elsewhere if shares else None,
-            "step": {"error": shares.error, "bound": shares.bound, "exact": shares.exact} if shares else None,
+            "step": {"error": _finite(shares.error), "bound": shares.bound, "exact": shares.exact} if shares else None,
             "missing": self.missing,
             "note": self.note,
             "advice": self.advice,
@@ -116,7 +121,10 @@ class LayerDiagnosis:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Every layer of a model: the judged ones in the order of their calls, and the others with the reason."""
+    """Every layer of a model: the judged ones in the order of their calls, and the others with the reason.
+
+    ``losses`` are those before each step and after the last; ``stopped`` says why there are fewer steps than asked for.
+    """
 
     model: str
     layers: tuple[LayerDiagnosis, ...]
@@ -124,6 +132,7 @@ class Diagnosis:
     losses: tuple[float, ...]
     rate: float
     training: bool
+    stopped: str = ""
 
     @property
     def ok(self) -> bool:
@@ -145,6 +154,7 @@ class Diagnosis:
             "training": self.training,
             "rate": self.rate,
             "losses": list(self.losses),
+            "stopped": self.stopped,
             "layers": [layer.to_json() for layer in self.layers],
             "unjudged": [asdict(entry) for entry in self.unjudged],
             "ok": self.ok,

@@ -63,19 +63,20 @@ def _cells(layer: LayerDiagnosis) -> Sequence[str]:
 
 def remarks(found: Diagnosis) -> list[str]:
     """Return the lines under the table: notes, advice grouped by map, and the layers without a judgement by reason."""
-    lines = [f"note: {layer.name}: {layer.note}" for layer in found.layers if layer.note]
-    lines += [f"{layer.name}: no shares: {layer.missing}" for layer in found.layers if layer.missing]
-    lines += [f"advice for {names}: {advice}" for names, advice in grouped((m.name, m.advice) for m in found.layers)]
+    lines = [f"note: {layer.name or '(root)'}: {layer.note}" for layer in found.layers if layer.note]
+    lines += [f"{layer.name or '(root)'}: no shares: {layer.missing}" for layer in found.layers if layer.missing]
+    advised = grouped((layer.name or "(root)", layer.advice) for layer in found.layers)
+    lines += [f"advice for {names}: {advice}" for names, advice in advised]
     unjudged = ((f"{entry.name or '(root)'} ({entry.type})", entry.reason) for entry in found.unjudged)
     lines += [f"not judged: {names}: {reason}" for names, reason in grouped(unjudged)]
-    wrong = [layer.name for layer in found.layers if layer.shares and not layer.shares.exact]
+    wrong = [layer.name or "(root)" for layer in found.layers if layer.shares and not layer.shares.exact]
     if wrong:
         lines.append(f"the real step is not the derived one in {', '.join(wrong)}")
     losses = " -> ".join(number(loss) for loss in found.losses)
     lines.append(
         f"loss {losses} over {len(found.losses) - 1} virtual steps of rate {found.rate:g}; the model is unchanged"
     )
-    return lines
+    return [*lines, f"the steps ended early: {found.stopped}"] if found.stopped else lines
 
 
 def grouped(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -1,10 +1,15 @@
 """Shares and self factors against brute force: the whole Jacobian of a layer, and the kernel that is its square."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 
 import verify
+from derive.errors import UsageError
 from tests.verify.diagnosis.models import DOUBLE, LAYERS, Attend, network, single, tied
 from verify.diagnosis import step
 
@@ -184,3 +189,114 @@ def test_single_and_half_precision_agree_within_their_rounding():
         model, x = nn.Linear(16, 8).to(kind), torch.randn(40, 16).to(kind)
         layer = verify.diagnose(model, x, lambda z: z.float().square().mean()).layers[0]
         assert 1e-12 < layer.shares.error < layer.shares.bound
+
+
+class Sparing(nn.Module):
+    """Two layers that share the samples out as experts do, and one that is called with none."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x):
+        parts = self.first(x[:2]), self.second(x[2:]), self.third(x[:0]), self.first(x[:0])
+        return torch.cat(parts)
+
+
+def test_calls_without_samples_count_for_nothing():
+    found = verify.diagnose(Sparing().double(), torch.randn(5, 3, dtype=DOUBLE), lambda z: z.square().sum())
+    assert {layer.name: (layer.calls, layer.factors.samples) for layer in found.layers} == {
+        "first": (1, 2),
+        "second": (1, 3),
+    }
+    assert [(entry.name, entry.reason) for entry in found.unjudged] == [
+        ("third", "it is called without a single sample")
+    ]
+
+
+class Longer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose1d(2, 2, 3, stride=2)
+
+    def forward(self, x):
+        return self.up(x, output_size=[8])
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scores, self.head = nn.Linear(2, 2, bias=False), nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.head(x) + torch.exp(self.scores(torch.tensor([[-torch.inf, -torch.inf]])).nan_to_num() * 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "name", "reason"),
+    [
+        (Longer(), torch.randn(1, 2, 3), "up", "output_size"),
+        (Masked(), torch.randn(3, 2), "scores", "NaN or infinity"),
+        (nn.Sequential(nn.Embedding(4, 2, max_norm=1.0)), torch.tensor([0, 1]), "0", "max_norm"),
+        (nn.Sequential(nn.EmbeddingBag(4, 2), nn.Linear(2, 2)), torch.tensor([[0, 1]]), "0", "bags of rows"),
+        (nn.Sequential(nn.LSTM(2, 2)), torch.randn(3, 2), "0", "weight_ih_l0"),
+    ],
+)
+def test_settings_that_cannot_be_judged_say_why(model, x, name, reason):
+    def loss(z):
+        return (z[0] if isinstance(z, tuple) else z).square().mean()
+
+    found = verify.diagnose(model, x, loss, steps=0)
+    assert reason in next(entry.reason for entry in found.unjudged if entry.name == name)
+
+
+def test_parameters_that_are_computed_are_listed():
+    pruned, normed = nn.Linear(3, 3), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3, bias=False))
+    prune.random_unstructured(pruned, "weight", 0.3)
+    found = verify.diagnose(nn.Sequential(pruned, normed), torch.randn(4, 3), lambda z: z.square().mean())
+    reasons = {entry.name: entry.reason for entry in found.unjudged}
+    assert "weight_orig" in reasons["0"] and "computed from others" in reasons["1"]
+
+
+class Elsewhere(nn.Module):
+    """A layer whose weight is used once more, by a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return nn.functional.linear(self.linear(x).tanh(), self.linear.weight)
+
+
+def test_a_weight_that_a_function_uses_too():
+    found = verify.diagnose(Elsewhere().double(), torch.randn(5, 4, dtype=DOUBLE), lambda z: z.square().sum())
+    layer = found.layer("linear")
+    assert layer.shares.exact and layer.shares.elsewhere > 1e-3 and "outside its own calls" in layer.note
+
+
+def test_checkpointing_that_recomputes_counts_each_call_once():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(checkpoint(self.body, x, use_reentrant=False).tanh())
+
+    found = verify.diagnose(Checkpointed(), torch.randn(4, 3), lambda z: z.square().mean())
+    assert [(m.name, m.calls, m.shares.exact) for m in found.layers] == [("body", 1, True), ("head", 1, True)]
+
+
+def test_steps_that_leave_the_finite_numbers_end_the_history():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    found = verify.diagnose(model, 1e3 * torch.randn(2, 3), lambda z: z.pow(4).mean(), steps=9, rate=10.0)
+    assert 1 <= len(found.losses) < 10 and "goes nowhere" in found.stopped and found.stopped in str(found)
+    assert "NaN" not in json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_modules_of_torch_jit_are_refused():
+    model = nn.Sequential(nn.Linear(2, 2), torch.jit.trace(nn.Linear(2, 2), torch.randn(1, 2)))
+    with pytest.raises(UsageError, match=r"torch\.jit compiled"):
+        verify.diagnose(model, torch.randn(2, 2), torch.sum)
