@@ -97,7 +97,6 @@ ALWAYS = {
     "norm-like",
     "norm-like without bias",
     "norm-like centred",
-    "patches 2d",
     "patches norm-like",
     "patches centred",
     "transposed 2d",
