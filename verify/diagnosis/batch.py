@@ -5,6 +5,7 @@
     a mapping                  keyword arguments            the same
     a pair, a loss of two      the first                    (output, second)
     another tuple or list      positional arguments         (output)
+    anything                   by the loss itself           (model, batch), if its first argument is named ``model``
 
 Without a loss, the model's output is the loss or has one as ``.loss`` (or under the key ``"loss"``).
 """
@@ -26,11 +27,12 @@ Loss = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Work:
-    """The arguments of the model, and the loss as a function of its output alone."""
+    """The arguments of the model, and the loss as a function of its output alone, or of what runs the model."""
 
     arguments: tuple[Any, ...]
     words: dict[str, Any]
     loss: Callable[[Any], Tensor]
+    runs_itself: bool = False
 
 
 def arrange(model: nn.Module, batch: Any, loss: Loss | None) -> Work:
@@ -39,7 +41,10 @@ def arrange(model: nn.Module, batch: Any, loss: Loss | None) -> Work:
     if loss is not None and not callable(loss):
         raise UsageError(f"the loss is a {type(loss).__name__}; give a function of the model's output, or None")
     _check_tensors(model, batch)
-    two = loss is not None and _wants_two(loss)
+    needed = [] if loss is None else _needed(loss)
+    if loss is not None and needed[:1] == ["model"]:
+        return Work((), {}, lambda call: loss(call, batch), runs_itself=True)
+    two = len(needed) >= 2
     pair = two and isinstance(batch, tuple | list) and len(batch) == 2
     inputs, target = batch if pair else (batch, batch)
 
@@ -78,15 +83,14 @@ def _own_loss(output: Any) -> Any:
     return found
 
 
-def _wants_two(loss: Loss) -> bool:
-    """Whether a loss needs a target: it takes two positional arguments without a default."""
+def _needed(loss: Loss) -> list[str]:
+    """Return the names of the positional arguments without a default; one that has two needs a target."""
     try:
         parameters = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values()
     except (TypeError, ValueError):
-        return False  # a function of torch's own, such as torch.sum
+        return []  # a function of torch's own, such as torch.sum
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [p for p in parameters if p.kind in places and p.default is p.empty]
-    return len(needed) >= 2
+    return [p.name for p in parameters if p.kind in places and p.default is p.empty]
 
 
 def check_model(model: object) -> None:
@@ -141,7 +145,7 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 def run(work: Work, call: Callable[..., Any]) -> Tensor:
     """Return the loss of one call of the model; a failure of the user's code becomes a UsageError that shows it."""
     try:
-        output = call(*work.arguments, **work.words)
+        output = call if work.runs_itself else call(*work.arguments, **work.words)
     except UsageError:
         raise
     except Exception as problem:
@@ -155,7 +159,7 @@ def run(work: Work, call: Callable[..., Any]) -> Tensor:
     return scalar(value)
 
 
-def first_line(problem: Exception) -> str:
+def first_line(problem: BaseException) -> str:
     """Return the kind of a problem and the first line of its message."""
     lines = str(problem).strip().splitlines()
     return f"{type(problem).__name__}: {lines[0] if lines else 'no message'}"

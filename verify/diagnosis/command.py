@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,14 +47,8 @@ def run_diagnosis(request: Request, *, json: bool) -> bool:
     if request.tensorboard is not None:
         check_folder(request.tensorboard, (), "--tensorboard")
         summary_writer(request.tensorboard)
-    factory = load(request.factory)
-    torch.manual_seed(request.seed)
-    model, batch, loss = made(factory, request.factory)
-    found = diagnose(model, batch, loss, steps=request.steps, rate=request.rate)
-    after = None
-    if request.convert:
-        twin = converted(model)
-        after = diagnose(twin, batch, loss, steps=request.steps, rate=request.rate)
+    with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is no part of the result
+        found, after = _diagnosed(request)
     _write(request, found, after)
     if json:
         print_json(to_json(found, after))
@@ -61,6 +57,17 @@ def run_diagnosis(request: Request, *, json: bool) -> bool:
         if after:
             print_diagnosis(after, "\nAfter affine_divergence.convert(model, without_bias='norm-like')")
     return found.ok and (after is None or after.ok)
+
+
+def _diagnosed(request: Request) -> tuple[Diagnosis, Diagnosis | None]:
+    """Return the diagnosis of what the factory makes, and that of its conversion, None if it was not asked for."""
+    factory = load(request.factory)
+    torch.manual_seed(request.seed)
+    model, batch, loss = made(factory, request.factory)
+    found = diagnose(model, batch, loss, steps=request.steps, rate=request.rate)
+    if not request.convert:
+        return found, None
+    return found, diagnose(converted(model), batch, loss, steps=request.steps, rate=request.rate)
 
 
 def _write(request: Request, found: Diagnosis, after: Diagnosis | None) -> None:

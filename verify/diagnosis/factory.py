@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from derive.errors import UsageError
 from verify.diagnosis.batch import Loss, first_line
 
+_HERE, _LIBRARY = str(Path(__file__)), str(Path(traceback.__file__).parent)
 EXAMPLES = ("example_inputs", "example_input_array", "dummy_inputs")
 
 
@@ -43,8 +45,8 @@ def load(words: str) -> Callable[[], Any]:
                 f"no module {module_name!r} in {here} or among the installed packages; name a module as in an import"
             ) from problem
         raise UsageError(f"module {module_name!r} cannot be imported: {first_line(problem)}") from problem
-    except Exception as problem:
-        raise UsageError(f"module {module_name!r} cannot be imported: {first_line(problem)}") from problem
+    except (Exception, SystemExit) as problem:
+        raise UsageError(f"module {module_name!r} cannot be imported: {_where(problem)}") from problem
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -60,14 +62,21 @@ def made(factory: Callable[[], Any], words: str) -> tuple[nn.Module, Any, Loss |
     """Return what the factory makes as model, batch and loss; raise UsageError where it raises or returns otherwise."""
     try:
         result = factory()
-    except Exception as problem:
-        raise UsageError(f"the factory {words!r} raised {first_line(problem)}") from problem
+    except (Exception, SystemExit) as problem:
+        raise UsageError(f"the factory {words!r} raised {_where(problem)}") from problem
     if isinstance(result, nn.Module):
         return _with_example(result)
     if isinstance(result, tuple) and len(result) in (2, 3) and isinstance(result[0], nn.Module):
         return result[0], result[1], result[2] if len(result) == 3 else None
     shown = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"a {type(result).__name__}"
     raise UsageError(f"the factory {words!r} returned {shown}; return (model, batch, loss), the model a torch module")
+
+
+def _where(problem: BaseException) -> str:
+    """Return the first line of a problem and the last line of code outside the libraries that led to it."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(("<", _HERE, _LIBRARY))]
+    return first_line(problem) + (f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else "")
 
 
 def _with_example(model: nn.Module) -> tuple[nn.Module, Any, Loss]:

@@ -44,7 +44,8 @@ def diagnose(
         model: any ``torch.nn.Module``; of a compiled one, the module that was compiled.
         batch: a tensor, a tuple of arguments, a mapping of keyword arguments, or a pair ``(inputs, target)``.
         loss: a function of the model's output, or of output and target, that returns one number; None where the output
-            is the loss or has one as ``.loss``. Targets: the second of a pair, otherwise the batch itself.
+            is the loss or has one as ``.loss``. Targets: the second of a pair, otherwise the batch itself. A loss whose
+            first argument is named ``model`` gets the model, to call it as often as it likes, and the batch.
         steps: how many virtual steps of SGD to take on the batch, after each of which self factors are measured again.
         rate: the learning rate of these steps.
 

@@ -27,6 +27,11 @@ def good(): return nn.Linear(3, 2), (x(), torch.randn(4, 2)), F.mse_loss
 def without_parameters(): return nn.ReLU(), x(), torch.sum
 def frozen(): return nn.Linear(3, 2).requires_grad_(False), x(), torch.sum
 def raising(): raise RuntimeError("no data here")
+def leaving(): raise SystemExit(3)
+def talking():
+    print("here I am")
+    return good()
+def itself(): return nn.Linear(3, 2), x(), lambda model, batch: model(batch).sum() + model(2 * batch).pow(2).sum()
 def nan(): return nn.Linear(3, 2), {"input": x() * float("nan")}, torch.sum
 def vector(): return nn.Linear(3, 2), x(), lambda z: z.sum(0)
 def elsewhere(): return nn.Linear(3, 2, device="meta"), x(), torch.sum
@@ -53,11 +58,12 @@ def folder(tmp_path, monkeypatch):
     """A working folder with a user's module in it, forgotten afterwards."""
     (tmp_path / "mine.py").write_text(MODULE)
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(4)\n")
     (tmp_path / "unreadable.py").write_text("def f(:\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
-    for name in ("mine", "broken", "unreadable"):
+    for name in ("mine", "broken", "unreadable", "leaves"):
         sys.modules.pop(name, None)
 
 
@@ -93,6 +99,18 @@ def test_a_model_alone_with_an_example_of_its_input(folder, capsys):
     assert [m["name"] for m in json.loads(capsys.readouterr().out)["layers"]] == ["linear"]
 
 
+def test_what_the_users_code_prints_is_no_part_of_the_result(folder, capsys):
+    assert affdiv.run(["diagnose", "mine:talking", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["ok"] and "here I am" in printed.err
+
+
+def test_a_loss_that_runs_the_model_itself(folder, capsys):
+    assert affdiv.run(["diagnose", "mine:itself", "--json"]) == 0
+    (layer,) = json.loads(capsys.readouterr().out)["layers"]
+    assert layer["calls"] == 2 and layer["step"]["exact"] and layer["self_factor"]["samples"] == 8
+
+
 def test_a_step_that_is_not_the_derived_one_exits_1(folder, capsys, monkeypatch):
     real = step.kernel
     monkeypatch.setattr(step, "kernel", lambda *arguments: real(*arguments) + 1)
@@ -114,6 +132,9 @@ def test_a_step_that_is_not_the_derived_one_exits_1(folder, capsys, monkeypatch)
         ("mine:god", "has no 'god'"),
         ("mine:CONSTANT", "holds a value, not a function, in 'CONSTANT'"),
         ("mine:raising", "the factory 'mine:raising' raised RuntimeError: no data here"),
+        ("mine:raising", "(mine.py, line "),
+        ("mine:leaving", "raised SystemExit: 3"),
+        ("leaves:make", "cannot be imported: SystemExit: 4 (leaves.py, line 2)"),
         ("mine:needs_more", "raised TypeError"),
         ("mine:no_tuple", "returned a int"),
         ("mine:alone", "holds no example of its input"),
