@@ -31,7 +31,10 @@ Name = Annotated[
     str, typer.Argument(metavar="NAME|FILE.toml", help="An experiment file, or the name of a bundled one.")
 ]
 StorePath = Annotated[Path, typer.Option("--store", help="The folder (or .sqlite file) that holds trials and results.")]
-Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Data in place of the file's.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="PATH", help="A folder of images, or digits, in place of the file's data."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 

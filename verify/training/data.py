@@ -1,68 +1,36 @@
 """The data a trial trains on: three fixed parts, standardised by the training part alone.
 
-Not supported: any data set other than scikit-learn's digits (1,797 images of 8 x 8 pixels, embedded in scikit-learn).
+Built in are scikit-learn's digits (1,797 images of 8 x 8 pixels, embedded in scikit-learn); a path names a folder of
+images, see ``image_files``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from derive.errors import UsageError
+from verify.training.dataset import Dataset, Split
+from verify.training.image_files import load_images
+
+__all__ = ["Dataset", "Split", "digits", "load"]
 
 TRAIN_SHARE, VALIDATION_SHARE = 0.6, 0.2
 
 
-@dataclass(frozen=True)
-class Split:
-    """Samples ``x`` of shape (samples, features) and their classes ``y`` of shape (samples,)."""
-
-    x: Tensor
-    y: Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def first(self, count: int) -> Split:
-        """Return the first ``count`` samples, or all where there are fewer."""
-        return Split(self.x[:count], self.y[:count])
-
-    def to(self, device: str) -> Split:
-        """Return the same samples on a device."""
-        return Split(self.x.to(device), self.y.to(device))
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A named data set in three disjoint parts, with the digest of exactly these numbers."""
-
-    name: str
-    classes: int
-    train: Split
-    validation: Split
-    test: Split
-    digest: str
-
-    @property
-    def features(self) -> int:
-        """The number of entries of one sample."""
-        return self.train.x.shape[1]
-
-    def to(self, device: str) -> Dataset:
-        """Return the same data on a device."""
-        parts = (self.train.to(device), self.validation.to(device), self.test.to(device))
-        return Dataset(self.name, self.classes, *parts, self.digest)
-
-
 def load(name: str, seed: int, dtype: torch.dtype = torch.float64) -> Dataset:
-    """Return the named data set, split by ``seed``; raise ``UsageError`` for a name that is not known."""
-    if name != "digits":
-        raise UsageError(f"data set {name!r} is not known; the one that is built in is 'digits'")
-    return digits(seed, dtype)
+    """Return ``digits`` or the images of a folder, split by ``seed``; UsageError for what is neither."""
+    if name == "digits":
+        return digits(seed, dtype)
+    folder = Path(name)
+    if folder.is_dir():
+        return load_images(folder, seed, dtype)
+    if folder.exists():
+        raise UsageError(f"data {name!r} is a file; images come from a folder, name the folder that holds it")
+    raise UsageError(f"data set {name!r} is not known; the one that is built in is 'digits', others are folders")
 
 
 def digits(seed: int, dtype: torch.dtype = torch.float64) -> Dataset:

@@ -1,0 +1,48 @@
+"""What a trial trains on, whatever it was read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples ``x`` of shape (samples, features) and their classes ``y`` of shape (samples,)."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def first(self, count: int) -> Split:
+        """Return the first ``count`` samples, or all where there are fewer."""
+        return Split(self.x[:count], self.y[:count])
+
+    def to(self, device: str) -> Split:
+        """Return the same samples on a device."""
+        return Split(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named data set in three disjoint parts, with the digest of exactly these numbers."""
+
+    name: str
+    classes: int
+    train: Split
+    validation: Split
+    test: Split
+    digest: str
+
+    @property
+    def features(self) -> int:
+        """The number of entries of one sample."""
+        return self.train.x.shape[1]
+
+    def to(self, device: str) -> Dataset:
+        """Return the same data on a device."""
+        parts = (self.train.to(device), self.validation.to(device), self.test.to(device))
+        return Dataset(self.name, self.classes, *parts, self.digest)

@@ -1,0 +1,165 @@
+"""Images from a folder: the CIFAR-10 or CIFAR-100 binary release, or Parquet in the Hugging Face layout.
+
+    CIFAR binary   data_batch_*.bin and test_batch.bin, or train.bin and test.bin; one byte a class (two in CIFAR-100,
+                   of which the second counts), then 3 x 32 x 32 bytes
+    Parquet        train*.parquet and test*.parquet with a column img or image of {bytes: JPEG or PNG} and a column
+                   label or fine_label of whole numbers
+
+A tenth of the training images, drawn by the split's seed, is the validation part. Every channel is centred and scaled
+by its mean and deviation over what is left to train on. Not supported: images of different sizes, pickled releases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from derive.errors import UsageError
+from verify.training.dataset import Dataset, Split
+
+VALIDATION_SHARE = 0.1
+_LARGEST_SIDE = 512
+_CIFAR = 3 * 32 * 32
+_IMAGE_COLUMNS, _LABEL_COLUMNS = ("img", "image"), ("label", "fine_label")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pixels of shape (images, channels, height * width) in 0 ... 255 and classes of shape (images,)."""
+
+    pixels: np.ndarray
+    classes: np.ndarray
+
+
+def load_images(folder: Path, seed: int, dtype: torch.dtype) -> Dataset:
+    """Return the images of a folder, flattened channel by channel: x of shape (images, channels * height * width).
+
+    Raises:
+        UsageError: a folder of no known layout, or files that are damaged; the text names the file and the mend.
+    """
+    name, learn, test = _read(folder)
+    if learn.pixels.shape[1:] != test.pixels.shape[1:]:
+        raise UsageError(f"{folder}: training and test images differ in shape; give a folder of one data set")
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(learn.classes))
+    held = max(1, round(VALIDATION_SHARE * len(order)))
+    if len(order) < 2 or len(test.classes) == 0:
+        raise UsageError(f"{folder}: {len(order)} training and {len(test.classes)} test images are too few to train on")
+    train = Images(learn.pixels[order[held:]], learn.classes[order[held:]])
+    validation = Images(learn.pixels[order[:held]], learn.classes[order[:held]])
+    parts = (train, validation, test)
+    mean, deviation = _statistics(train.pixels)
+    first, second, third = (_split(part, mean, deviation, dtype) for part in parts)
+    classes = int(max(part.classes.max() for part in parts)) + 1
+    return Dataset(name, classes, first, second, third, _digest(parts))
+
+
+def _read(folder: Path) -> tuple[str, Images, Images]:
+    """Return the data set's name, its training images and its test images."""
+    for name, learn, test, labels in (
+        ("cifar10", "data_batch_*.bin", "test_batch.bin", 1),
+        ("cifar100", "train.bin", "test.bin", 2),
+    ):
+        if (folder / test).is_file():
+            return name, _cifar(folder, learn, labels), _cifar(folder, test, labels)
+    if list(folder.glob("*.parquet")):
+        return "parquet-images", _parquet(folder, "train*.parquet"), _parquet(folder, "test*.parquet")
+    raise UsageError(
+        f"{str(folder)!r} holds no data of a known layout; give the folder of a CIFAR binary release (test_batch.bin "
+        "or test.bin) or one with train*.parquet and test*.parquet"
+    )
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    files = sorted(folder.glob(pattern))
+    if not files:
+        raise UsageError(f"{str(folder)!r} holds no {pattern}; put the missing file beside the others")
+    return files
+
+
+def _cifar(folder: Path, pattern: str, labels: int) -> Images:
+    rows = []
+    for path in _files(folder, pattern):
+        content = np.fromfile(path, dtype=np.uint8)
+        if len(content) == 0 or len(content) % (labels + _CIFAR):
+            raise UsageError(f"{path}: {len(content)} bytes are no whole number of images; fetch the file again")
+        rows.append(content.reshape(-1, labels + _CIFAR))
+    table = np.concatenate(rows)
+    return Images(table[:, labels:].reshape(len(table), 3, -1), table[:, labels - 1].astype(np.int64))
+
+
+def _parquet(folder: Path, pattern: str) -> Images:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UsageError("reading Parquet needs pyarrow and pillow: pip install 'affine-divergence[data]'") from None
+    pixels, classes = [], []
+    for path in _files(folder, pattern):
+        try:
+            table = parquet.read_table(path)
+        except (pyarrow.ArrowException, OSError) as problem:
+            raise UsageError(f"{path}: no Parquet file that can be read ({problem}); fetch the file again") from None
+        images = _column(path, table, _IMAGE_COLUMNS).to_pylist()
+        labels = _column(path, table, _LABEL_COLUMNS).to_pylist()
+        if not all(isinstance(label, int) and label >= 0 for label in labels):
+            raise UsageError(f"{path}: the labels are not all whole numbers from 0; give a file of classified images")
+        pixels += [_decoded(path, number, image) for number, image in enumerate(images)]
+        classes += labels
+    if not pixels or len({image.shape for image in pixels}) != 1:
+        raise UsageError(
+            f"{str(folder)!r}: the images of {pattern} are none or differ in shape; bring them to one size"
+        )
+    return Images(np.stack(pixels), np.array(classes, dtype=np.int64))
+
+
+def _column(path: Path, table: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
+        if name in table.column_names:
+            return table.column(name)
+    found = ", ".join(table.column_names)
+    raise UsageError(f"{path}: no column {' or '.join(names)} (there are: {found}); rename the one that holds them")
+
+
+def _decoded(path: Path, number: int, image: Any) -> np.ndarray:
+    """Return the pixels of one image, of shape (channels, height * width)."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(image["bytes"]), formats=["JPEG", "PNG"]) as opened:
+            if max(opened.size) > _LARGEST_SIDE:
+                raise ValueError(f"{opened.size[0]} x {opened.size[1]} pixels are too many")
+            values = np.asarray(opened.convert("L" if opened.mode == "L" else "RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, TypeError, KeyError, SyntaxError) as problem:
+        raise UsageError(f"{path}: image {number} cannot be read ({problem}); give JPEG or PNG in bytes") from None
+    return values.reshape(values.shape[0] * values.shape[1], -1).T
+
+
+def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation of every channel, each of shape (channels,), from exact counts of the 256 values."""
+    values = np.arange(256.0)
+    counts = np.stack([np.bincount(pixels[:, c].ravel(), minlength=256) for c in range(pixels.shape[1])])
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    deviation = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0.0))
+    return mean, np.where(deviation > 0, deviation, 1.0)
+
+
+def _split(part: Images, mean: np.ndarray, deviation: np.ndarray, dtype: torch.dtype) -> Split:
+    x = torch.from_numpy(part.pixels).to(dtype)
+    x.sub_(torch.from_numpy(mean).to(dtype)[:, None]).div_(torch.from_numpy(deviation).to(dtype)[:, None])
+    return Split(x.flatten(1), torch.from_numpy(part.classes))
+
+
+def _digest(parts: tuple[Images, ...]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(str(part.pixels.shape).encode())
+        digest.update(np.ascontiguousarray(part.pixels).data)
+        digest.update(np.ascontiguousarray(part.classes).data)
+    return digest.hexdigest()
