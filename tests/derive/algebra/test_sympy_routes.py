@@ -5,17 +5,24 @@ If one of SymPy's answers changes, its assertion here fails: look at the reason 
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 
 import pytest
 import sympy
 from sympy import IndexedBase, KroneckerDelta, MatrixSymbol, Piecewise, Sum, Trace
 
-from derive.algebra.differentiate import differentiate
+from derive.algebra.differentiate import differentiate, expand_definitions
 from derive.algebra.equality import equal
 from derive.algebra.index import Index, size_symbol
 from derive.algebra.nodes import IndexedSum, Within, map_entries, rename, tensor
 from derive.algebra.normal import normalise
+from derive.algebra.present import presentable
+from derive.excerpt import SpecError
+from derive.export.notation import latex
+from derive.formula import parse_angle
+from derive.forward_map import Definition
+from derive.spec import loads_spec
 from tests.derive.algebra.brute import World, value
 
 n = size_symbol("n")
@@ -23,6 +30,18 @@ i, j, k = (Index(name, n) for name in "ijk")
 x, y, A, B, W, g = (tensor(name) for name in ("x", "y", "A", "B", "W", "g"))
 si, sj, sk, sp, sa, sn = sympy.symbols("i j k p a n", integer=True)
 sx, sA, sB, sW, sg = (IndexedBase(name) for name in ("x", "A", "B", "W", "g"))
+
+SPEC = """
+name = "mine"
+sizes = ["n"]
+[input]
+x = ["n"]
+[parameters]
+W = ["n"]
+[output]
+z = []
+formula = "z = {formula}"
+"""
 
 
 def test_a_delta_with_a_stride_asks_for_integrality() -> None:
@@ -137,3 +156,33 @@ def test_an_index_in_range_by_construction_needs_no_guard() -> None:
     assert normalise(IndexedSum(KroneckerDelta(n - 1 - i, j) * x[j], j)) == x[n - 1 - i]
     other = Index("o", size_symbol("m"))  # of another axis: here the guard is needed, and kept
     assert normalise(IndexedSum(KroneckerDelta(other, j) * x[j], j)) == Within(other, n) * x[other]
+
+
+def test_text_is_read_as_data() -> None:
+    asked = "__import__('os').getpid()"
+    assert sympy.sympify(asked) == os.getpid()  # theirs has run it
+    for read in (parse_angle, lambda text: loads_spec(SPEC.format(formula=text))):
+        with pytest.raises(SpecError):
+            read(asked)
+    assert loads_spec(SPEC.format(formula="sum[j](W[j] * x[j])")).name == "mine"
+
+
+def test_common_parts_are_not_taken_out_of_a_sum() -> None:
+    """SymPy's takes ``x[j] + 1`` out of the sum that binds j; ours names whole sums alone, by their definitions."""
+    hoisted, _ = sympy.cse(Sum((sx[sj] + 1) ** 2 + 1 / (sx[sj] + 1), (sj, 0, sn - 1)))
+    assert any(sj in part.free_symbols for _, part in hoisted)
+    energy = Definition("E", (), IndexedSum((x[j] + 1) ** 2, j))
+    shown = presentable(normalise(IndexedSum((x[j] + 1) ** 2 * y[k], j, k)), {energy.base: energy})
+    assert not shown.free_symbols & {j, k}
+    world = World({n: 2}, {"x": (n,), "y": (n,)})
+    whole = IndexedSum((x[j] + 1) ** 2, j) * IndexedSum(y[k], k)
+    assert value(expand_definitions(shown, {energy.base: energy}), {}, world) == value(whole, {}, world)
+
+
+def test_indices_are_letters_in_latex() -> None:
+    ranged = sympy.Idx("j", (0, sn - 1))
+    assert "mathrel" in sympy.latex(sx[ranged])  # theirs prints the range as the subscript
+    assert "Dummy" in sympy.latex(sx[sympy.Dummy()])
+    assert latex(x[j]) == "x_{j}"
+    assert latex(normalise(IndexedSum(x[k] * A[k, i], k))) == latex(IndexedSum(x[j] * A[j, i], j))
+    assert "_1" not in latex(normalise(IndexedSum(x[k] * A[k, i], k)))

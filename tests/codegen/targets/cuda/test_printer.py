@@ -80,6 +80,12 @@ def test_text(expression, text):
     assert PRINTER.text(expression) == text
 
 
+def test_counting_stays_among_whole_numbers():
+    """SymPy's own C divides lengths as floats; ours divides whole numbers."""
+    assert "1.0/2.0" in sympy.ccode(floor(n / 2))
+    assert PRINTER.text(floor(n / 2) * x) == "Wide((n / 2)) * x"
+
+
 VALUES = {"kappa": 2.5, "q": 0.3, "peak": 1.7, "c": -0.8, "f": 0.45, "x": -1.25, "u": 0.7, "n": 7, "m": 5}
 PRELUDE = """
 #include <math.h>
