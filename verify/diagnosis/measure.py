@@ -160,10 +160,13 @@ def _shares(name: str, seen: _Observed, values: dict[str, Tensor]) -> Shares | s
 
 def _layer(calls: Sequence[Call], history: tuple[Spread, ...], judged: Shares | str) -> LayerDiagnosis:
     site, x = calls[0].site, calls[0].x
-    sample = {Shape.PATCHES: "position", Shape.TOKENS: "token"}.get(site.shape, "token" if x.dim() > 2 else "sample")
+    tokens = site.shape is Shape.TOKENS or x.dim() > 2 or "MultiheadAttention" in site.type
+    sample = "position" if site.shape is Shape.PATCHES else "token" if tokens else "sample"
     notes = []
     if len(calls) > 1:
         notes.append(f"called {len(calls)} times: the samples of all calls count together")
+    if getattr(site.view, "padding_idx", None) is not None:
+        notes.append("the row of its padding token is not trained: there the self factor is 0")
     if site.shared_with:
         notes.append(f"shares parameters with {', '.join(site.shared_with)}")
     elif isinstance(judged, Shares) and judged.elsewhere > 0:

@@ -65,6 +65,8 @@ def test_an_embedding_is_moved_by_repeated_tokens_only():
     module = nn.Embedding(5, 2).double()
     alone = verify.diagnose(module, torch.tensor([0, 1, 2]), torch.sum, steps=0).layers[0]
     assert alone.shares.own == 1 and alone.advice == ""
+    padded = nn.Embedding(5, 2, padding_idx=0).double()
+    assert "padding token" in verify.diagnose(padded, torch.tensor([0, 1]), torch.sum, steps=0).layers[0].note
     twice = verify.diagnose(module, torch.tensor([0, 0]), torch.sum, steps=0).layers[0]
     assert twice.shares.own == pytest.approx(0.5)
 
@@ -82,6 +84,7 @@ def test_attention_is_judged_by_projection(settings):
     lengths = x.square().sum(-1) + (1 if bias else 0)
     assert (asked.minimum, asked.maximum) == pytest.approx((float(lengths.min()), float(lengths.max())))
     for layer in found.layers:
+        assert layer.sample == "token"
         assert layer.shares is None or layer.shares.error < 1e-10, layer.name
 
 
