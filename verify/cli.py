@@ -104,7 +104,7 @@ def bench(
 ) -> None:
     """Measure the layers against torch's and others', launch by launch in turn: both passes, memory, ratios.
 
-    Takes about two minutes on two cores. What is not installed is named and left out.
+    Takes two to four minutes on two cores. What is not installed is named and left out.
     """
     from verify.bench.record import write_text
     from verify.bench.results_file import append, check_file, described

@@ -1,6 +1,7 @@
 """What is measured: the torch layer alone, with normalisers behind it, the map composed plainly, ours, and peers.
 
-The normalisers stand behind the layer, where our maps scale; those of the peers stand where the peer puts them.
+The normalisers stand behind the layer, where our maps scale; those of the peers stand where the peer puts them. What is
+called ours, and no more, is the torch target.
 """
 
 from __future__ import annotations
@@ -52,19 +53,6 @@ class Plain(nn.Module):
         return z.to(x.dtype)
 
 
-class Functional(nn.Module):
-    """The affine-like map by a function of one of our targets."""
-
-    def __init__(self, shape: Shape, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        layer = ad.AffineLike(shape.inputs, shape.outputs)
-        self.weight, self.bias, self._function = layer.weight, layer.bias, function
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return z (B, m)."""
-        return self._function(x, self.weight, self.bias)
-
-
 def twin(shape: Shape) -> nn.Linear | nn.Conv2d:
     """Return torch's own layer of a shape, which every ratio is taken to."""
     if shape.kind == LINEAR:
@@ -86,9 +74,9 @@ def _linear(device: str, compiles: bool) -> list[Provider]:
     found = [Provider("nn.Linear", twin)]
     for name, build in {**norms, "plain": lambda s: Plain(twin(s))}.items():
         found += _both(name, build, compiles)
-    found += _both("ours", lambda s: ad.AffineLike(s.inputs, s.outputs), compiles, ours=True)
-    found += [Provider("ours, Triton", _triton, _needs("triton", device), ours=True)]
-    found += [Provider("ours, CUDA", _cuda, _needs("cuda.core", device), ours=True)]
+    found += _both("ours", _affine_like("torch"), compiles, ours=True)
+    found += [Provider("ours, Triton", _affine_like("triton"), _needs("triton", device), ours=True)]
+    found += [Provider("ours, CUDA", _affine_like("cuda"), _needs("cuda.core", device), ours=True)]
     return found + [Provider(p.name, p.build, _needs(p.package, device)) for p in PEERS]
 
 
@@ -114,16 +102,8 @@ def _both(name: str, build: Build, compiles: bool, ours: bool = False) -> list[P
     return [Provider(name, build, ours=ours), Provider(f"{name}, compiled", build, missing, compiled=True, ours=ours)]
 
 
-def _triton(shape: Shape) -> nn.Module:
-    from affine_divergence import _triton
-
-    return Functional(shape, _triton.affine_like)
-
-
-def _cuda(shape: Shape) -> nn.Module:
-    from affine_divergence import _cuda
-
-    return Functional(shape, _cuda.affine_like)
+def _affine_like(backend: str) -> Build:
+    return lambda s: ad.AffineLike(s.inputs, s.outputs, backend=backend)
 
 
 def _needs(package: str, device: str) -> str:
