@@ -17,7 +17,10 @@ from ._patch_checks import around, check_extra, check_reach, check_shapes, each_
 from ._patch_maps import CONVOLUTIONS, TRANSPOSED, Map, choose
 from ._patches import Geometry, split
 
-__all__ = ["patch_norm_conv1d", "patch_norm_conv2d", "patch_norm_conv3d", "patch_norm_conv_transpose1d", "patch_norm_conv_transpose2d", "patch_norm_conv_transpose3d"]
+__all__ = [
+    "patch_norm_conv1d", "patch_norm_conv2d", "patch_norm_conv3d", "patch_norm_conv_transpose1d",
+    "patch_norm_conv_transpose2d", "patch_norm_conv_transpose3d",
+]
 
 Axes = int | Sequence[int]
 

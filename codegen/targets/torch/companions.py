@@ -42,10 +42,19 @@ class Companions:
     functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+def has_companions(families: Sequence[Family]) -> bool:
+    """Return whether the families that companions use are all there."""
+    return NAME in {family.name for family in families} and _direction(families) is not None
+
+
+def _direction(families: Sequence[Family]) -> Family | None:
+    """Return the normalising family that needs no bias."""
+    return next((f for f in families if f.kind == "normalising" and f.without_bias is not None), None)
+
+
 def companions(families: Sequence[Family]) -> Companions:
     """Return the companions of a package of these families; none where one of the families that they use is missing."""
-    found = {family.name: family for family in families}
-    direction = next((f for f in families if f.kind == "normalising" and f.without_bias is not None), None)
+    found, direction = {family.name: family for family in families}, _direction(families)
     if NAME not in found or direction is None:
         return Companions()
     path, patches = value_path(), patch_contexts(patch_maps())

@@ -17,6 +17,7 @@ from derive.export.text import text
 from derive.forward_map import Definition
 
 _HELPERS = Path(__file__).parent / "templates" / "_patches.py.jinja"
+HELPER_NAMES = tuple(re.findall(r"^def ([a-z]\w*)\(", _HELPERS.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def patch_context(chosen: PatchMap) -> dict[str, Any]:
@@ -24,8 +25,7 @@ def patch_context(chosen: PatchMap) -> dict[str, Any]:
     plan = chosen.plan
     source = plan.input_names[0]
     context: dict[str, Any] = {
-        **_headings(chosen),
-        **_signatures(plan),
+        **patch_headings(chosen),
         **_forward_lines(plan, source),
         "scale_lines": _lines(PatchPrinter(plan.scale, source)),
         "tangent_lines": _lines(PatchPrinter(plan.tangent, source)),
@@ -34,8 +34,7 @@ def patch_context(chosen: PatchMap) -> dict[str, Any]:
     }
     printed = str(context)
     context["quick"] = "difference(" not in printed
-    known = re.findall(r"^def ([a-z]\w*)\(", _HELPERS.read_text(encoding="utf-8"), re.MULTILINE)
-    used = [name for name in known if re.search(rf"\b{name}\(", printed)]
+    used = [name for name in HELPER_NAMES if re.search(rf"\b{name}\(", printed)]
     more = {"Geometry", "rounded", *(["squares_without_graph"] if context["quick"] else [])}
     context["helpers"] = sorted({*used, *more}, key=lambda n: (not n[0].isupper(), n))
     arguments = [f"{source}: Tensor", f"{plan.kappa}: float", "geometry: Geometry"]
@@ -43,10 +42,12 @@ def patch_context(chosen: PatchMap) -> dict[str, Any]:
     return context
 
 
-def _headings(chosen: PatchMap) -> dict[str, Any]:
+def patch_headings(chosen: PatchMap) -> dict[str, Any]:
+    """Return the names, sentences and signatures of the map, which files of other targets need as well."""
     plan = chosen.plan
     definitions = plan.layer.definitions
     return {
+        **_signatures(plan),
         "title": chosen.title,
         "formulas": [_equation(d) for d in (plan.layer.output, *reversed(definitions))],
         "scale_formula": next(_equation(d) for d in definitions if d.name == plan.scale_name),

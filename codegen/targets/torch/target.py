@@ -23,22 +23,22 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     result: dict[str, str] = {}
     for angle in angles:
         context = angle_context(angle.with_bias)
-        result[f"{context['module']}.py"] = _render("angle_function.py.jinja", context)
-        result["_radius.py"] = _render("_radius.py.jinja", radius_context())
+        result[f"{context['module']}.py"] = render("angle_function.py.jinja", context)
+        result["_radius.py"] = render("_radius.py.jinja", radius_context())
     for family in families:
         for plan in family.plans:
             context = function_context(plan, with_bias=plan is family.with_bias)
-            result[f"{context['module']}.py"] = _render("function.py.jinja", context)
+            result[f"{context['module']}.py"] = render("function.py.jinja", context)
     shared, more = _shared([*families, *angles]), companions(families)
     result["functional.py"] = functions_text([*families, *angles], more.functions, dispatches=True)
     choices = {"init_words": INIT_WORDS, "backend_words": BACKEND_WORDS}
-    result["modules.py"] = _render("modules.py.jinja", {**shared, **choices, "exported": quoted(shared["modules"])})
+    result["modules.py"] = render("modules.py.jinja", {**shared, **choices, "exported": quoted(shared["modules"])})
     for name, known in more.contexts.items():
-        result[name] = _render(f"{more.templates.get(name, name)}.jinja", dict(known))
+        result[name] = render(f"{more.templates.get(name, name)}.jinja", dict(known))
     public = sorted([*shared["modules"], "functional", *(name for export in more.exports for name in export.names)])
-    result["__init__.py"] = _render("__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted(public)})
+    result["__init__.py"] = render("__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted(public)})
     for helper in ("_rows.py", "_checks.py", "_backends.py"):
-        result[helper] = _render(f"{helper}.jinja", {})
+        result[helper] = render(f"{helper}.jinja", {})
     result["py.typed"] = ""
     return result
 
@@ -58,7 +58,7 @@ def functions_text(
     functions = [*(c["function"] for c in shared["families"]), *(name for names in more.values() for name in names)]
     context = {**shared, "borrowed": more, "exported": quoted(sorted(functions))}
     context |= {"dispatches": dispatches, "backend_words": BACKEND_WORDS}
-    return _render("functional.py.jinja", context)
+    return render("functional.py.jinja", context)
 
 
 def _shared(families: Sequence[Family | AngleFamily]) -> dict[str, Any]:
@@ -82,7 +82,8 @@ def _imports(contexts: Sequence[dict[str, Any]]) -> list[str]:
     return [f"from .{home} import {', '.join(names)}" for home, names in sorted(homes.items())]
 
 
-def _render(template: str, context: dict[str, Any]) -> str:
+def render(template: str, context: dict[str, Any]) -> str:
+    """Return the text of a template."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         undefined=StrictUndefined,

@@ -1,6 +1,8 @@
 """Every kernel compiles to machine code for GPUs that need not be there, and its tiles fit their shared memory."""
 
 import contextlib
+import inspect
+import re
 
 import pytest
 import torch
@@ -10,7 +12,14 @@ triton = pytest.importorskip("triton", reason="Triton is not installed: there ar
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from affine_divergence import _triton_affine_like, _triton_norm_like, _triton_norm_like_without_bias  # noqa: E402
+from affine_divergence import (  # noqa: E402
+    _triton_affine_like,
+    _triton_norm_like,
+    _triton_norm_like_without_bias,
+    _triton_patch_affine_like,
+    _triton_patch_functional,
+    _triton_patches,
+)
 from affine_divergence import _triton_tiles as tiles  # noqa: E402
 
 GPUS = {  # multiprocessors, shared memory of a block, shared cache
@@ -113,6 +122,23 @@ def test_kernels_compile_for_every_gpu_and_type(compiled, gpu, dtype):
 def test_kernels_of_the_other_maps_compile(compiled, module):
     missing = KERNELS - check(compiled, 90, module, torch.bfloat16, SHAPES)
     assert missing <= {"gradient_rows_kernel"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_kernels_of_convolutions_compile(compiled, monkeypatch, dtype):
+    """Every launch of PatchNorm with and without padding of space to three axes, forward and backward."""
+    found = compiled(90)
+    monkeypatch.setattr(_triton_patches, "on", lambda x: contextlib.nullcontext())
+    monkeypatch.setattr(_triton_patch_affine_like, "takes", lambda *_: True)
+    x, W, b = (
+        torch.empty(s, dtype=dtype, device="meta", requires_grad=True) for s in ((4, 64, 9, 9), (32, 64, 3, 3), 32)
+    )
+    for recompute in (True, False):
+        z = _triton_patch_functional.patch_norm_conv2d(x, W, b, stride=2, padding=1, recompute=recompute)
+        torch.autograd.grad(z, (x, W, b), torch.empty_like(z))
+    made = {name for name, _ in found}
+    assert made == set(re.findall(r"def (\w+_kernel)\(", inspect.getsource(_triton_patch_affine_like)))
 
 
 @pytest.mark.parametrize("gpu", GPUS)

@@ -10,6 +10,7 @@ import pytest
 
 import derive
 from codegen.package import families, render
+from codegen.targets.torch.patch_files import patch_maps
 from codegen.targets.triton.target import files
 
 ROOT = Path(__file__).parents[4]
@@ -28,7 +29,9 @@ def emitted():
 
 
 def test_the_files_of_the_target():
-    assert sorted(emitted()) == sorted([*MAP_FILES, "_triton.py", "_triton_tiles.py"])
+    patches = [f"_triton{m.module}.py" for m in patch_maps() if not m.centred]
+    shared = [f"_triton{word}.py" for word in ("", "_tiles", "_patches", "_patch_maps", "_patch_functional")]
+    assert sorted(emitted()) == sorted([*MAP_FILES, *patches, *shared])
     assert files(chosen()) == emitted()
 
 

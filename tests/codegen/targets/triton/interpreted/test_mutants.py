@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import importlib
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import sympy
 import torch
 
+import affine_divergence
 import derive
 from codegen.package import families, render, write
 from derive.algebra.nodes import rename, tensor
@@ -163,3 +166,49 @@ def test_kernels_follow_the_mathematics(change, agrees, tmp_path, import_package
     write(render(families([make()], []), name, ("torch", "triton")), tmp_path / name)
     assert agrees(import_package(tmp_path, name), expected)
     assert not agrees(import_package(tmp_path, name), twin)
+
+
+PATCHES = {  # text of PatchNorm's kernels, and other text
+    "one dropped from the scale": ("tl.sqrt(E + 1)", "tl.sqrt(E)"),
+    "scale squared": ("z = f[:, None] * h", "z = f[:, None] * f[:, None] * h"),
+    "bias outside the scale": ("h = b + xW", "h = xW"),
+    "sum along the other axis": ("gh += tl.sum(g * h, axis=1)", "gh += tl.sum(g * h * 0, axis=1)"),
+    "sign of the row term": ("dE = -(f * f * f)", "dE = f * f * f"),
+    "one of three scales": ("dE = -(f * f * f)", "dE = -(f * f)"),
+    "spread without its factor": ("2 * dxx[:, None]", "dxx[:, None]"),
+    "box in the place of its transpose": ("dxx = spread_sum(", "dxx = box_sum("),
+    "stride left out": ("qd, qh, qw = ld // sd, lh // sh, lw // sw", "qd, qh, qw = ld, lh, lw"),
+    "padding on the wrong side": ("h * sh + kh * dh - ph", "h * sh + kh * dh"),
+    "beyond the edge": ("there & (ld % sd == 0) & (lh % sh == 0)", "there & (ld % sd == 0)"),
+    "last channel": ("(columns < channels)[None, :], other=0.0)", "(columns + 1 < channels)[None, :], other=0.0)"),
+}
+
+
+def patches_agree(package):
+    """Whether output and gradients are those of torch's target, at one geometry that has everything."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((2, 6, 7, 6), (4, 3, 3, 2), (4,))
+    inputs = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
+    settings = {"stride": 2, "padding": (2, 1), "dilation": (2, 1), "groups": 2, "kappa": 1.7}
+    results = []
+    for name in ("_triton_patch_functional", "_patch_functional"):
+        home = importlib.import_module(f"{package.__package__}.{name}")
+        z = home.patch_norm_conv2d(*inputs, **settings)
+        g = torch.randn(z.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        results.append([z, *torch.autograd.grad(z, inputs, g)])
+    return all(torch.allclose(a, b, rtol=1e-9, atol=1e-11) for a, b in zip(*results, strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return {p.name: p.read_text() for p in Path(affine_divergence.__file__).parent.glob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("damage", [None, *PATCHES], ids=str)
+def test_damage_to_patches_is_caught(damage, whole, tmp_path, import_package):
+    old, new = PATCHES.get(damage, ("", ""))
+    name = "patches_" + re.sub(r"\W+", "_", damage or "sound")
+    files = [f for f in ("_triton_patch_affine_like.py", "_triton_patches.py") if old in whole[f]]
+    assert files, f"{old!r} is no longer emitted; choose other damage"
+    write({**whole, **({f: whole[f].replace(old, new) for f in files} if damage else {})}, tmp_path / name)
+    assert patches_agree(import_package(tmp_path, name)) == (damage is None)

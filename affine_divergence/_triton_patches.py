@@ -1,0 +1,137 @@
+"""What the Triton kernels of convolutions share: positions of a tensor (batch, groups, channels, *space), and patches.
+
+A program works on a block of positions, in the order in which space lies in memory. Arithmetic is float64: there squares
+and cubes of what float32 holds neither overflow nor vanish. One number a position is (batch, groups, 1, *space).
+"""
+
+# mypy: disable-error-code="import-untyped, no-untyped-call, no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._patches import Geometry
+from ._triton_tiles import INTERPRETED, Tiles, on
+
+_TYPES = (torch.bfloat16, torch.float32, torch.float64)
+_TILE = 2048  # entries of a tile
+
+
+@triton.jit
+def numbers(pointer, image, group, place, s, g, p, inside):
+    """Return one number of each position."""
+    return tl.load(pointer + image * s + group * g + place * p, mask=inside, other=0.0).to(tl.float64)
+
+
+@triton.jit
+def entries(pointer, image, group, place, columns, s, g, c, p, inside, channels):
+    """Return a tile: some channels of each position, zero beyond the ends."""
+    at = pointer + (image * s + group * g + place * p)[:, None] + columns.to(tl.int64)[None, :] * c
+    tile = tl.load(at, mask=inside[:, None] & (columns < channels)[None, :], other=0.0)
+    if pointer.dtype.element_ty == tl.bfloat16:  # 16 bits and 64 meet by way of 32
+        tile = tile.to(tl.float32)
+    return tile.to(tl.float64)
+
+
+@triton.jit
+def put(pointer, tile, image, group, place, columns, s, g, c, p, inside, channels):
+    """Store a tile: some channels of each position."""
+    at = pointer + (image * s + group * g + place * p)[:, None] + columns.to(tl.int64)[None, :] * c
+    if pointer.dtype.element_ty == tl.bfloat16:
+        tile = tile.to(tl.float32)
+    tl.store(at, tile, mask=inside[:, None] & (columns < channels)[None, :])
+
+
+@triton.jit
+def box_sum(
+    pointer, block, d, h, w, inside, D, H, W, sd, sh, sw, pd, ph, pw, dd, dh, dw, KD: tl.constexpr, KH: tl.constexpr,
+    KW: tl.constexpr
+):
+    """Return the sum of a map (.., D, H, W) over the patch of each position."""
+    total = (d * 0).to(tl.float64)
+    for kd in tl.static_range(KD):
+        for kh in tl.static_range(KH):
+            for kw in tl.static_range(KW):
+                ld, lh, lw = d * sd + kd * dd - pd, h * sh + kh * dh - ph, w * sw + kw * dw - pw
+                there = inside & (ld >= 0) & (ld < D) & (lh >= 0) & (lh < H) & (lw >= 0) & (lw < W)
+                total += tl.load(pointer + ((block * D + ld) * H + lh) * W + lw, mask=there, other=0.0)
+    return total
+
+
+@triton.jit
+def spread_sum(
+    pointer, block, d, h, w, inside, D, H, W, sd, sh, sw, pd, ph, pw, dd, dh, dw, KD: tl.constexpr, KH: tl.constexpr,
+    KW: tl.constexpr
+):
+    """Return the sum of a map (.., D, H, W) over those of its positions whose patch holds each position."""
+    total = (d * 0).to(tl.float64)
+    for kd in tl.static_range(KD):
+        for kh in tl.static_range(KH):
+            for kw in tl.static_range(KW):
+                ld, lh, lw = d + pd - kd * dd, h + ph - kh * dh, w + pw - kw * dw
+                there = inside & (ld >= 0) & (lh >= 0) & (lw >= 0)
+                there = there & (ld % sd == 0) & (lh % sh == 0) & (lw % sw == 0)
+                qd, qh, qw = ld // sd, lh // sh, lw // sw
+                there = there & (qd < D) & (qh < H) & (qw < W)
+                total += tl.load(pointer + ((block * D + qd) * H + qh) * W + qw, mask=there, other=0.0)
+    return total
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Return whether the kernels work on these tensors: plain ones at an address, not empty, of no narrow range."""
+    plain = all(type(t) in (Tensor, torch.nn.Parameter) and not t.is_meta for t in tensors)
+    where = plain and all(t.is_cuda or INTERPRETED.value for t in tensors)
+    return where and all(t.dtype in _TYPES and t.numel() for t in tensors) and not torch.compiler.is_compiling()
+
+
+def number(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return memory for one number a position of a tensor."""
+    return like.new_empty((*like.shape[:2], 1, *like.shape[3:]), dtype=dtype)
+
+
+def smallest_sum(x: Tensor) -> float:
+    """Return the sum of squares below which a patch counts as zero: its root would not be normal."""
+    return float(torch.finfo(torch.promote_types(x.dtype, torch.float32)).tiny ** 2)
+
+
+def walk(
+    kernel: Any, like: Tensor, tensors: Sequence[Tensor], maps: Sequence[Tensor], geometry: Geometry, **constants: float
+) -> None:
+    """Launch a kernel over the positions of ``like``; sums of patches are taken over ``maps``."""
+    length, height, width = _three(like.shape[3:], 1)
+    count = like.shape[0] * like.shape[1] * length * height * width
+    channels = max(1, *(t.shape[-like.dim() + 2] for t in tensors))
+    columns = min(32, triton.next_power_of_2(channels))
+    held = [_along_space(t if t.dim() == like.dim() else t.unsqueeze(0), like) for t in tensors]
+    shapes = [_three(m.shape[3:], 1) for m in maps[:1]] or [(1, 1, 1)]
+    steps = [n for part, other in zip(geometry[1:4], (1, 0, 1), strict=True) for n in _three(part, other)]
+    kernels = dict(zip(("KD", "KH", "KW"), _three(geometry.kernel, 1), strict=True))
+    tiles = Tiles(_TILE // columns, columns, 0)
+    with on(like):
+        kernel[(triton.cdiv(count, tiles.down),)](
+            count, like.shape[1], length, height, width, channels, *shapes[0], *steps,
+            *(value for placed in held for value in placed), *(m.contiguous() for m in maps),
+            **constants, **kernels, ROWS=tiles.down, COLUMNS=columns, **tiles.settings
+        )
+
+
+def _three(lengths: Sequence[int], other: int) -> tuple[int, int, int]:
+    """Return lengths of three axes; ``other`` is that of an axis that is not there."""
+    first, second, third = (*(other,) * (3 - len(lengths)), *lengths)
+    return first, second, third
+
+
+def _along_space(t: Tensor, like: Tensor) -> tuple[Tensor, int, int, int, int]:
+    """Return a tensor and how far apart its images, groups, channels and positions lie; positions in one step."""
+    t = t.expand(like.shape[0], like.shape[1], t.shape[2], *like.shape[3:])
+    steps = list(zip(t.shape[3:], t.stride()[3:], strict=True))
+    even = all(step == size * inner for (_, step), (size, inner) in itertools.pairwise(steps))
+    t = t if even else t.contiguous()
+    return t, t.stride(0), t.stride(1), t.stride(2), t.stride(-1)

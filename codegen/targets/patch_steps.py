@@ -1,0 +1,207 @@
+"""The order of work of a map of a convolution: what torch carries out, and what one kernel does at every position.
+
+    pointwise   xW = x * W                               torch: convolutions, their gradients, sums over samples
+    pixels      xx = sum over c of x**2                  a kernel over the positions of the input
+    positions   E = box of xx,  f = .. E ..,  z = f h    a kernel over the positions of the output
+
+A kernel works at one position: numbers of it, sums along its channels, entries of its channels. It may begin with a sum
+of patches of a map of one number a position, or with the transpose of one. There, everything but these sums looks like
+the work on a row (``codegen.targets.cuda.passes``), so a position is a row: its instructions are written with the batch
+index in the place of batch, group and space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import sympy
+from sympy import Symbol
+
+from codegen.program import Contract, Convolve, Instruction, Pointwise, Program, Value, name_of
+from codegen.targets.cuda.passes import RowKernel, row_kernel
+from codegen.targets.cuda.schedule import Rows
+from derive.algebra.index import Index
+from derive.errors import UsageError
+from derive.forward_map import BATCH
+
+LONG, POSITION = "long", "position"
+floor = Symbol("floor", positive=True)  # sums of squares below it are taken as zero
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A number a position that is a sum of patches of ``operand``, or with ``box`` unset the transpose of one."""
+
+    target: str
+    operand: str
+    box: bool
+
+
+@dataclass(frozen=True)
+class Positions:
+    """One kernel: its work as that on rows, the sums of patches before it, and what it leaves in memory.
+
+    ``place`` is the space whose positions it walks. ``like`` is a tensor of that space with channels, and ``outputs``
+    are the values that it writes, in their own axes.
+    """
+
+    place: str
+    kernel: RowKernel
+    taps: tuple[Tap, ...]
+    like: str
+    outputs: tuple[Value, ...]
+    equations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ByTorch:
+    """Instructions that torch carries out."""
+
+    instructions: tuple[Instruction, ...]
+
+
+Step = Positions | ByTorch
+
+
+def steps(program: Program) -> tuple[Step, ...]:
+    """Return the steps that carry out a program, in order; raise ``UsageError`` for one that reads a difference.
+
+    A sum of squares that is left as a difference needs a rule for what rounding leaves of nothing; torch has it.
+    """
+    return _Scheduler(program).steps()
+
+
+class _Scheduler:
+    """Takes what torch can do as soon as it can be done, and the rest in as few kernels as possible."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        links = [link for i in program.instructions if isinstance(i, Convolve) for link in i.links]
+        self._sizes = {place: {getattr(link, place).size for link in links} for place in (LONG, POSITION)}
+        self._kernels = {link.kernel.size for link in links}
+        self._known = {v.name for v in program.inputs}
+        self._left = list(program.instructions)
+
+    def steps(self) -> tuple[Step, ...]:
+        found: list[Step] = []
+        while self._left:
+            step = self._by_torch() or self._positions(self._first_place()) or self._positions(self._second_place())
+            if step is None:
+                raise UsageError(f"{self._program.name!r}: no kernel computes {self._left[0].target.name!r}")
+            found.append(step)
+        return tuple(found)
+
+    def _first_place(self) -> str:
+        """Return the space of the layer's input, whose sums everything waits for."""
+        source = next(v for v in self._program.values.values() if v.name == "x")
+        return self._place(source.indices) or LONG
+
+    def _second_place(self) -> str:
+        return POSITION if self._first_place() == LONG else LONG
+
+    def _place(self, indices: Iterable[Index]) -> str | None:
+        """Return the space that a value lies in; None for one without space, or of a kernel."""
+        sizes = {i.size for i in indices}
+        return next((p for p in (LONG, POSITION) if sizes & self._sizes[p]), None)
+
+    def _by_torch(self) -> ByTorch | None:
+        ready = [i for i in self._left if not self._is_local(i) and {name_of(e) for e in i.reads} <= self._known]
+        return ByTorch(tuple(self._taken(ready))) if ready else None
+
+    def _taken(self, chosen: Sequence[Instruction]) -> Sequence[Instruction]:
+        self._left = [i for i in self._left if i not in chosen]
+        self._known |= {i.target.name for i in chosen}
+        return chosen
+
+    def _is_local(self, instruction: Instruction) -> bool:
+        """Whether an instruction stays at a position, sums of patches of one number a position included."""
+        target = instruction.target.indices
+        if BATCH not in target or self._place(target) is None:
+            return False
+        if isinstance(instruction, Convolve):
+            return len(instruction.operands) == 1 and self._channel(target) is None
+        return isinstance(instruction, Pointwise | Contract)
+
+    def _channel(self, indices: Sequence[Index]) -> Index | None:
+        """Return the axis of channels, the second of those that are neither batch nor space."""
+        space = self._kernels | self._sizes[LONG] | self._sizes[POSITION]
+        features = [i for i in indices if i.size not in space and i != BATCH]
+        return features[1] if len(features) > 1 else None
+
+    def _positions(self, place: str) -> Positions | None:
+        inside: list[Instruction] = []
+        for instruction in self._left:
+            here = self._is_local(instruction) and self._place(instruction.target.indices) == place
+            near = set() if isinstance(instruction, Convolve) else {i.target.name for i in inside}
+            if here and {name_of(e) for e in instruction.reads} <= self._known | near:
+                inside.append(instruction)
+        return self._kernel(place, self._taken(inside)) if inside else None
+
+    def _kernel(self, place: str, inside: Sequence[Instruction]) -> Positions:
+        names = [i.target.name for i in inside]
+        later = {name_of(e) for i in self._left for e in i.reads} | set(self._program.outputs)
+        outputs = tuple(i.target for i in inside if i.target.name in later)
+        taps = tuple(self._tap(i) for i in inside if isinstance(i, Convolve))
+        read = {name_of(e) for i in inside if not isinstance(i, Convolve) for e in i.reads} - set(names)
+        given = [self._program.values[n] for n in self._program.values if n in read]
+        rows = [part for i in inside if not isinstance(i, Convolve) for part in self._flat(i)]
+        whole = Program(
+            self._program.name,
+            tuple(self._flat_value(v) for v in (*given, *(i.target for i in inside if isinstance(i, Convolve)))),
+            (*self._program.scalars, floor),
+            tuple(rows),
+            tuple(v.name for v in outputs),
+        )
+        like = next(
+            (v.name for v in given if self._place(v.indices) == place and self._channel(v.indices) is not None), None
+        )
+        if like is None:
+            raise UsageError(f"{self._program.name!r}: the kernel of {names[0]!r} reads no tensor with channels")
+        kernel = row_kernel(whole, Rows(whole.instructions, whole.outputs))  # type: ignore[arg-type]
+        equations = tuple(i.equation for i in inside if i.equation and i.target in outputs)
+        return Positions(place, kernel, taps, like, outputs, equations)
+
+    def _tap(self, instruction: Convolve) -> Tap:
+        operand = instruction.operands[0]
+        return Tap(instruction.target.name, name_of(operand), self._place(operand.indices) == LONG)
+
+    def _flat_value(self, value: Value) -> Value:
+        return Value(value.name, self._flat_indices(value.indices))
+
+    def _flat_indices(self, indices: Sequence[Index]) -> tuple[Index, ...]:
+        """Return the batch index for batch, group and space, and the axis of channels, which a bias has too."""
+        channel = self._channel(indices) or (indices[-1] if BATCH not in indices else None)
+        return (BATCH,) if channel is None else (BATCH, Index("k", channel.size))
+
+    def _flat(self, instruction: Instruction) -> list[Pointwise | Contract]:
+        target = self._flat_value(instruction.target)
+        if isinstance(instruction, Pointwise):
+            self._refuse_difference(instruction)
+            flat = {e: e.base[self._flat_indices(e.indices)] for e in instruction.reads}
+            return [Pointwise(target, instruction.expression.xreplace(flat), instruction.equation)]
+        assert isinstance(instruction, Contract)
+        operands = tuple(o.base[self._flat_indices(o.indices)] for o in instruction.operands)
+        (over,) = {i for o in operands for i in o.indices} - {BATCH}
+        if len(operands) < 2 or operands[0] != operands[1]:
+            return [Contract(target, operands, (over,), instruction.equation)]
+        total = Value(f"{target.name}_total", target.indices)
+        kept = sympy.Piecewise((sympy.S.Zero, sympy.Lt(total.entry, floor)), (total.entry, True))
+        return [Contract(total, operands, (over,)), Pointwise(target, kept, instruction.equation)]
+
+    def _refuse_difference(self, instruction: Pointwise) -> None:
+        terms = sympy.Add.make_args(instruction.expression)
+        narrow = self._channel(instruction.target.indices) is None
+        if narrow and len(terms) > 1 and any(t.could_extract_minus_sign() for t in terms):
+            raise UsageError(f"{self._program.name!r}: {instruction.target.name!r} is a difference; torch computes it")
+
+
+def with_scale(scale: Program, forward: Program, *kept: str) -> Program:
+    """Return the program of the output, the scale and what else is kept."""
+    return replace(
+        forward,
+        inputs=tuple(v for v in forward.inputs if v.name not in scale.outputs),
+        scalars=tuple(dict.fromkeys((*scale.scalars, *forward.scalars))),
+        instructions=(*scale.instructions, *forward.instructions),
+        outputs=(*forward.outputs, *scale.outputs, *kept),
+    )

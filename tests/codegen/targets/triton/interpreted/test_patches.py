@@ -1,0 +1,161 @@
+"""PatchNorm by kernels against torch's target and against patches taken apart, over geometries, types and layouts."""
+
+import inspect
+import re
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from affine_divergence import _triton_patch_functional as kernels
+from affine_divergence import _triton_patch_maps as maps
+from affine_divergence import functional as plain
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter is NumPy
+
+DOUBLE = torch.float64
+ROUNDING = {torch.float64: 1e-14, torch.float32: 6e-7, torch.bfloat16: 1.6e-2}  # Triton's interpreter cuts to bfloat16
+GEOMETRIES = {
+    "plain": ((2, 40, 4, 5), (6, 40, 3, 3), {}),
+    "padded, strided, dilated": ((2, 3, 9, 8), (5, 3, 3, 2), {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 1)}),
+    "grouped": ((1, 4, 5, 5), (6, 2, 3, 3), {"groups": 2, "padding": 1}),
+    "depthwise": ((2, 6, 3, 4), (6, 1, 2, 2), {"groups": 6, "stride": 2}),
+    "one axis": ((2, 3, 11), (4, 3, 3), {"stride": 2, "padding": 1}),
+    "three axes": ((1, 2, 4, 3, 5), (3, 2, 2, 2, 3), {"padding": (0, 1, 1), "dilation": (1, 1, 2)}),
+}
+TURNED = {
+    "plain": ((2, 4, 5, 4), (4, 6, 3, 3), {}),
+    "strided, lengthened": ((2, 4, 4, 3), (4, 3, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
+    "one axis": ((1, 3, 6), (3, 4, 3), {"stride": 2, "dilation": 2}),
+}
+FORMS = [("affine-like", True), ("norm-like", True), ("norm-like", False)]
+
+
+def operands(shapes, bias, dtype=DOUBLE, turned=False, groups=1):
+    shape, kernel, _ = shapes
+    generator = torch.Generator().manual_seed(3)
+    units = kernel[1] * groups if turned else kernel[0]
+    wanted = [shape, kernel, *([(units,)] if bias else [])]
+    return [torch.randn(s, generator=generator, dtype=DOUBLE).to(dtype).requires_grad_() for s in wanted]
+
+
+def results(function, tensors, settings, g=None, **more):
+    x, W, *b = tensors
+    z = function(x, W, b[0] if b else None, **settings, **more)
+    g = torch.randn(z.shape, generator=torch.Generator().manual_seed(4), dtype=DOUBLE).to(z.dtype) if g is None else g
+    return [t.detach() for t in (z, *torch.autograd.grad(z, tensors, g))]
+
+
+def function(home, shapes, turned):
+    return getattr(home, f"patch_norm_conv{'_transpose' if turned else ''}{len(shapes[0]) - 2}d")
+
+
+def error(ours, right):
+    return float((ours.double() - right.double()).norm() / right.double().norm())
+
+
+CASES = [(shapes, False) for shapes in GEOMETRIES.values()] + [(shapes, True) for shapes in TURNED.values()]
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The names of the kernels that ran."""
+    names = []
+    for chosen in {*maps.CONVOLUTIONS.values(), *maps.TRANSPOSED.values()}:
+        eager = chosen().eager
+        module = sys.modules[eager.__module__]
+        if hasattr(module, "walk"):
+            inner = module.walk
+            monkeypatch.setattr(
+                module,
+                "walk",
+                lambda kernel, *a, _inner=inner, **k: (names.append(kernel.__name__), _inner(kernel, *a, **k)),
+            )
+    return names
+
+
+@pytest.mark.parametrize(("form", "bias"), FORMS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_as_torch_computes_it(case, form, bias, launched):
+    (shapes, turned), settings = case, {**case[0][2], "form": form, "kappa": 1.7}
+    tensors = operands(shapes, bias, turned=turned, groups=settings.get("groups", 1))
+    for recompute in (True, False):
+        ours = results(function(kernels, shapes, turned), tensors, settings, recompute=recompute)
+        right = results(function(plain, shapes, turned), tensors, settings)
+        for k, (a, b) in enumerate(zip(ours, right, strict=True)):
+            assert a.shape == b.shape and error(a, b) <= ROUNDING[DOUBLE], f"{k}: {error(a, b)}"
+    assert {"xx_kernel", "dx_kernel", "dh_dE_kernel"} <= set(launched)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_types_and_layouts(dtype, layout):
+    shapes = GEOMETRIES["padded, strided, dilated"]
+    tensors = operands(shapes, True, dtype)
+    x = tensors[0].detach().contiguous(memory_format=layout).requires_grad_()
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    settings = {**shapes[2], "kappa": 1.7}
+    g = torch.randn(results(plain.patch_norm_conv2d, exact, settings)[0].shape).to(dtype)
+    right = results(plain.patch_norm_conv2d, exact, settings, g.double())
+    for a, b in zip(results(kernels.patch_norm_conv2d, [x, *tensors[1:]], settings, g), right, strict=True):
+        assert a.dtype == dtype and error(a, b) <= ROUNDING[dtype]
+        if a.dim() == 4 and a.shape[0] == 2:
+            assert a.is_contiguous(memory_format=layout)
+
+
+def test_an_expanded_gradient_and_a_view():
+    shapes = GEOMETRIES["plain"]
+    x, W, b = operands(shapes, True)
+    wide = x.detach().repeat_interleave(2, 3)[..., ::2].requires_grad_()
+    z = plain.patch_norm_conv2d(x, W, b)
+    g = torch.ones(1, 1, 1, 1, dtype=DOUBLE).expand(z.shape)
+    ours, right = (
+        results(kernels.patch_norm_conv2d, [wide, W, b], {}, g),
+        results(plain.patch_norm_conv2d, [x, W, b], {}, g),
+    )
+    assert all(error(a, c) <= ROUNDING[DOUBLE] for a, c in zip(ours, right, strict=True))
+
+
+def test_patches_taken_apart():
+    """The theory's formula, with each patch a row."""
+    x, W, b = operands(GEOMETRIES["plain"], True)
+    patches = F.unfold(x, (3, 3), padding=1, stride=2)
+    energy = patches.square().sum(1, keepdim=True)
+    expected = (1.7 / (energy + 1)).sqrt() * (W.flatten(1) @ patches + b[:, None])
+    z = kernels.patch_norm_conv2d(x, W, b, stride=2, padding=1, kappa=1.7)
+    torch.testing.assert_close(z.flatten(2), expected)
+    g = torch.randn(z.shape, dtype=DOUBLE)
+    for ours, right in zip(
+        torch.autograd.grad(z, (x, W, b), g), torch.autograd.grad(expected, (x, W, b), g.flatten(2)), strict=True
+    ):
+        torch.testing.assert_close(ours, right)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e30])
+@pytest.mark.parametrize(("form", "bias"), FORMS)
+def test_magnitudes(size, form, bias):
+    shapes = GEOMETRIES["plain"]
+    tensors = operands(shapes, bias, torch.float32)
+    tensors[0] = (tensors[0].detach() * size).requires_grad_()
+    ours = results(kernels.patch_norm_conv2d, tensors, {"form": form})
+    right = results(plain.patch_norm_conv2d, [t.detach().double().requires_grad_() for t in tensors], {"form": form})
+    for a, c in zip(ours, right, strict=True):
+        if not 0 < c.abs().max() < 1e-37:  # what the type can hold
+            assert a.isfinite().all() and torch.allclose(a.double(), c, rtol=1e-5, atol=2e-6 * float(c.abs().max()))
+
+
+def test_what_has_no_kernel_is_left_to_torch(launched):
+    x, W, b = operands(GEOMETRIES["plain"], True)
+    kernels.patch_norm_conv2d(x, W, b, center=True)
+    kernels.patch_norm_conv2d(*(t.half() for t in (x, W, b)))
+    kernels.patch_norm_conv2d(x[:0], W, b)
+    assert not launched
+    few = [t.detach()[:2].requires_grad_() for t in (x[:1, :2, :3, :3], W[:, :2, :2, :2], b)]
+    assert torch.autograd.gradgradcheck(kernels.patch_norm_conv2d, few)
+
+
+def test_no_patch_is_unfolded_and_no_square_has_channels():
+    for chosen in maps.CONVOLUTIONS.values():
+        text = inspect.getsource(sys.modules[chosen().eager.__module__])
+        assert not re.search(r"unfold|cumsum|square\(", text)
