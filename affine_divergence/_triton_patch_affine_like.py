@@ -270,7 +270,8 @@ class PatchAffineLike(plain.PatchAffineLike):
             walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
             f = number(xW, rounded_type(x))
             z = torch.empty_like(xW)
-            # grouped-convolution/affine-like/define-f, grouped-convolution/affine-like/forward
+            # grouped-convolution/affine-like/define-f
+            # grouped-convolution/affine-like/forward
             walk(f_z_kernel, xW, [b, xW, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
             return z, f, None
         xW = gather(x, W, geometry)
@@ -279,7 +280,8 @@ class PatchAffineLike(plain.PatchAffineLike):
         f = number(xW, rounded_type(x))
         h = torch.empty_like(xW)
         z = torch.empty_like(xW)
-        # grouped-convolution/affine-like/define-f, grouped-convolution/affine-like/forward
+        # grouped-convolution/affine-like/define-f
+        # grouped-convolution/affine-like/forward
         walk(f_h_z_kernel, xW, [b, xW, f, h, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
         return z, f, h
 

@@ -271,7 +271,8 @@ class PatchAffineLikeTransposed(plain.PatchAffineLikeTransposed):
             walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
             f = number(xW, rounded_type(x))
             z = torch.empty_like(xW)
-            # grouped-transposed-convolution/affine-like/define-f, grouped-transposed-convolution/affine-like/forward
+            # grouped-transposed-convolution/affine-like/define-f
+            # grouped-transposed-convolution/affine-like/forward
             walk(f_z_kernel, xW, [b, xW, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
             return z, f, None
         xW = scatter(x, W, geometry, reach(x.shape[3:], geometry))
@@ -280,7 +281,8 @@ class PatchAffineLikeTransposed(plain.PatchAffineLikeTransposed):
         f = number(xW, rounded_type(x))
         h = torch.empty_like(xW)
         z = torch.empty_like(xW)
-        # grouped-transposed-convolution/affine-like/define-f, grouped-transposed-convolution/affine-like/forward
+        # grouped-transposed-convolution/affine-like/define-f
+        # grouped-transposed-convolution/affine-like/forward
         walk(f_h_z_kernel, xW, [b, xW, f, h, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
         return z, f, h
 

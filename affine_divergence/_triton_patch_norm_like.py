@@ -187,7 +187,8 @@ class PatchNormLike(plain.PatchNormLike):
             walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
             f = number(h, rounded_type(x))
             z = torch.empty_like(h)
-            # grouped-convolution/norm-like/define-f, grouped-convolution/norm-like/forward
+            # grouped-convolution/norm-like/define-f
+            # grouped-convolution/norm-like/forward
             walk(f_z_kernel, h, [b, h, f, z], [xx], geometry, sqrt_kappa_minus_1=math.sqrt(kappa - 1))
             return z, f, None
         h = gather(x, W, geometry)
@@ -195,7 +196,8 @@ class PatchNormLike(plain.PatchNormLike):
         walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
         f = number(h, rounded_type(x))
         z = torch.empty_like(h)
-        # grouped-convolution/norm-like/define-f, grouped-convolution/norm-like/forward
+        # grouped-convolution/norm-like/define-f
+        # grouped-convolution/norm-like/forward
         walk(f_z_kernel, h, [b, h, f, z], [xx], geometry, sqrt_kappa_minus_1=math.sqrt(kappa - 1))
         return z, f, h
 

@@ -190,7 +190,8 @@ class PatchNormLikeTransposed(plain.PatchNormLikeTransposed):
             walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
             f = number(h, rounded_type(x))
             z = torch.empty_like(h)
-            # grouped-transposed-convolution/norm-like/define-f, grouped-transposed-convolution/norm-like/forward
+            # grouped-transposed-convolution/norm-like/define-f
+            # grouped-transposed-convolution/norm-like/forward
             walk(f_z_kernel, h, [b, h, f, z], [xx], geometry, sqrt_kappa_minus_1=math.sqrt(kappa - 1))
             return z, f, None
         h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
@@ -198,7 +199,8 @@ class PatchNormLikeTransposed(plain.PatchNormLikeTransposed):
         walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
         f = number(h, rounded_type(x))
         z = torch.empty_like(h)
-        # grouped-transposed-convolution/norm-like/define-f, grouped-transposed-convolution/norm-like/forward
+        # grouped-transposed-convolution/norm-like/define-f
+        # grouped-transposed-convolution/norm-like/forward
         walk(f_z_kernel, h, [b, h, f, z], [xx], geometry, sqrt_kappa_minus_1=math.sqrt(kappa - 1))
         return z, f, h
 

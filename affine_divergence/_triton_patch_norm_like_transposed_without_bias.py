@@ -184,7 +184,8 @@ class PatchNormLikeTransposedWithoutBias(plain.PatchNormLikeTransposedWithoutBia
             walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
             f = number(h, rounded_type(x))
             z = torch.empty_like(h)
-            # grouped-transposed-convolution-without-bias/norm-like/define-f, grouped-transposed-convolution-without-bias/norm-like/forward
+            # grouped-transposed-convolution-without-bias/norm-like/define-f
+            # grouped-transposed-convolution-without-bias/norm-like/forward
             walk(f_z_kernel, h, [h, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
             return z, f, None
         h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
@@ -192,7 +193,8 @@ class PatchNormLikeTransposedWithoutBias(plain.PatchNormLikeTransposedWithoutBia
         walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
         f = number(h, rounded_type(x))
         z = torch.empty_like(h)
-        # grouped-transposed-convolution-without-bias/norm-like/define-f, grouped-transposed-convolution-without-bias/norm-like/forward
+        # grouped-transposed-convolution-without-bias/norm-like/define-f
+        # grouped-transposed-convolution-without-bias/norm-like/forward
         walk(f_z_kernel, h, [h, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
         return z, f, h
 

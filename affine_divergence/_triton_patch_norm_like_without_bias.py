@@ -183,7 +183,8 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
             walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
             f = number(h, rounded_type(x))
             z = torch.empty_like(h)
-            # grouped-convolution-without-bias/norm-like/define-f, grouped-convolution-without-bias/norm-like/forward
+            # grouped-convolution-without-bias/norm-like/define-f
+            # grouped-convolution-without-bias/norm-like/forward
             walk(f_z_kernel, h, [h, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
             return z, f, None
         h = gather(x, W, geometry)
@@ -191,7 +192,8 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
         walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
         f = number(h, rounded_type(x))
         z = torch.empty_like(h)
-        # grouped-convolution-without-bias/norm-like/define-f, grouped-convolution-without-bias/norm-like/forward
+        # grouped-convolution-without-bias/norm-like/define-f
+        # grouped-convolution-without-bias/norm-like/forward
         walk(f_z_kernel, h, [h, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
         return z, f, h
 

@@ -19,7 +19,10 @@ from ._patch_functional import (
     patch_norm_conv_transpose3d,
 )
 
-__all__ = ["affine_like", "norm_like", "patch_norm_conv1d", "patch_norm_conv2d", "patch_norm_conv3d", "patch_norm_conv_transpose1d", "patch_norm_conv_transpose2d", "patch_norm_conv_transpose3d"]
+__all__ = [
+    "affine_like", "norm_like", "patch_norm_conv1d", "patch_norm_conv2d", "patch_norm_conv3d",
+    "patch_norm_conv_transpose1d", "patch_norm_conv_transpose2d", "patch_norm_conv_transpose3d",
+]
 
 
 def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0, *, backend: str | None = None) -> Tensor:

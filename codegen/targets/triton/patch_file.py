@@ -106,7 +106,7 @@ def _launch(step: Positions, name: str) -> list[str]:
     tensors = f"[{', '.join(_tensors(step))}]"
     taps = f"[{', '.join(tap.operand for tap in step.taps)}]"
     call = ", ".join([name, step.like, tensors, taps, "geometry", *constants])
-    notes = [f"# {', '.join(step.equations)}"] if step.equations else []
+    notes = [f"# {equation}" for equation in step.equations]
     if len(call) + len("walk()") <= 100:
         return [*notes, f"walk({call})"]
     return [*notes, "walk(", f"    {fill(call, 8, 4)}", ")"]
