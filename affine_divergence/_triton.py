@@ -13,15 +13,8 @@ from ._rows import apply, as_given, as_rows, centred
 from ._triton_affine_like import AffineLike, AffineLikeReverse
 from ._triton_norm_like import NormLike, NormLikeReverse
 from ._triton_norm_like_without_bias import NormLikeWithoutBias, NormLikeWithoutBiasReverse
-from ._triton_patch_functional import (
-    patch_norm_conv1d, patch_norm_conv2d, patch_norm_conv3d, patch_norm_conv_transpose1d, patch_norm_conv_transpose2d,
-    patch_norm_conv_transpose3d,
-)
 
-__all__ = [
-    "affine_like", "norm_like", "patch_norm_conv1d", "patch_norm_conv2d", "patch_norm_conv3d",
-    "patch_norm_conv_transpose1d", "patch_norm_conv_transpose2d", "patch_norm_conv_transpose3d",
-]
+__all__ = ["affine_like", "norm_like"]
 
 
 def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0) -> Tensor:

@@ -250,6 +250,10 @@ def recomputed_dh_dE_kernel(
     tl.store(dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside)
 
 
+# for what traces operations of torch
+PatchAffineLikeReverse = plain.PatchAffineLikeReverse
+
+
 class PatchAffineLike(plain.PatchAffineLike):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels above.
 

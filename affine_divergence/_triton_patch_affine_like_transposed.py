@@ -251,6 +251,10 @@ def recomputed_dh_dE_kernel(
     tl.store(dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside)
 
 
+# for what traces operations of torch
+PatchAffineLikeTransposedReverse = plain.PatchAffineLikeTransposedReverse
+
+
 class PatchAffineLikeTransposed(plain.PatchAffineLikeTransposed):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels above.
 

@@ -167,6 +167,10 @@ def dx_kernel(
         )
 
 
+# for what traces operations of torch
+PatchNormLikeReverse = plain.PatchNormLikeReverse
+
+
 class PatchNormLike(plain.PatchNormLike):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels above.
 

@@ -170,6 +170,10 @@ def dx_kernel(
         )
 
 
+# for what traces operations of torch
+PatchNormLikeTransposedReverse = plain.PatchNormLikeTransposedReverse
+
+
 class PatchNormLikeTransposed(plain.PatchNormLikeTransposed):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels above.
 

@@ -164,6 +164,10 @@ def dx_kernel(
         )
 
 
+# for what traces operations of torch
+PatchNormLikeTransposedWithoutBiasReverse = plain.PatchNormLikeTransposedWithoutBiasReverse
+
+
 class PatchNormLikeTransposedWithoutBias(plain.PatchNormLikeTransposedWithoutBias):
     """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by the kernels above.
 

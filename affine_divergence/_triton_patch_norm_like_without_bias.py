@@ -163,6 +163,10 @@ def dx_kernel(
         )
 
 
+# for what traces operations of torch
+PatchNormLikeWithoutBiasReverse = plain.PatchNormLikeWithoutBiasReverse
+
+
 class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
     """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by the kernels above.
 

@@ -1,7 +1,7 @@
 """What the Triton kernels of convolutions share: positions of a tensor (batch, groups, channels, *space), and patches.
 
 A program works on a block of positions, in the order in which space lies in memory. Arithmetic is float64: there
-squares and cubes of what float32 holds neither overflow nor vanish. One number a position is (batch, groups, 1, *space).
+squares and cubes of what float32 holds do not overflow. One number a position is (batch, groups, 1, *space).
 """
 
 # mypy: disable-error-code="import-untyped, no-untyped-call, no-untyped-def, untyped-decorator"

@@ -40,17 +40,17 @@ def patch_maps() -> tuple[PatchMap, ...]:
 def patch_contexts(maps: Sequence[PatchMap]) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Return the template and its context for each file."""
     ordered = sorted(maps, key=lambda m: m.module)
-    words = patch_words(ordered)
+    words = _words(ordered)
     files: dict[str, tuple[str, Mapping[str, Any]]] = {
         f"{m.module}.py": ("patch_function.py", patch_context(m)) for m in ordered
     }
-    files["_patch_maps.py"] = ("_patch_maps.py", patch_tables(ordered))
+    files["_patch_maps.py"] = ("_patch_maps.py", _tables(ordered))
     files["_patch_functional.py"] = ("_patch_functional.py", {**words, "exported": quoted(FUNCTIONS)})
     files["patch_modules.py"] = ("patch_modules.py", {**words, "exported": quoted(MODULES)})
     return files | {name: (name, {}) for name in ("_patches.py", "_patch_checks.py")}
 
 
-def patch_tables(maps: Sequence[PatchMap]) -> dict[str, Any]:
+def _tables(maps: Sequence[PatchMap]) -> dict[str, Any]:
     """Return what ``_patch_maps.py.jinja`` needs: the maps with what holds of each, and their tables."""
     entries = [(m, _entry(m)) for m in maps]
     return {
@@ -76,7 +76,7 @@ def _entry(chosen: PatchMap) -> dict[str, Any]:
     }
 
 
-def patch_words(maps: Sequence[PatchMap]) -> dict[str, str]:
+def _words(maps: Sequence[PatchMap]) -> dict[str, str]:
     """Return what signatures and docstrings say of the forms, the same of plain, centred and transposed ones."""
     biased = {m.plan.name: _entry(m) for m in maps if m.with_bias}
     bare = {m.plan.name: _entry(m) for m in maps if not m.with_bias}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from codegen.angle_rows import row_plan
-from codegen.targets.patch_backend import borrowed_functions, maps_with_kernels, patch_files
+from codegen.targets.patch_backend import maps_with_kernels
 from codegen.targets.torch import target as torch_target
 from codegen.targets.torch.angle_file import borrowed
 from codegen.targets.torch.words import AngleFamily, Family, branch
@@ -31,16 +31,15 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     patches = maps_with_kernels(families)
     result |= {f"_triton{m.module}.py": render("patch_map.py.jinja", patch_map_context(m)) for m in patches}
     result |= {"_triton_patches.py": render("_triton_patches.py.jinja", {})} if patches else {}
-    result |= patch_files("triton", patches)
     helpers = {name for c in contexts for name in c["helpers"]}
     result["_triton_tiles.py"] = render("_triton_tiles.py.jinja", {"helpers": helpers, "quarter_turn": math.pi / 2})
-    result["_triton.py"] = _functions([*families, *angles], borrowed_functions("triton", patches))
+    result["_triton.py"] = _functions([*families, *angles])
     return result
 
 
-def _functions(families: Sequence[Family | AngleFamily], patches: Mapping[str, Sequence[str]]) -> str:
+def _functions(families: Sequence[Family | AngleFamily]) -> str:
     """Return the torch target's ``functional.py`` with the maps taken from the files of this target."""
-    text = torch_target.functions_text(families, patches)
+    text = torch_target.functions_text(families)
     for family in families:
         for plan in family.plans:
             home = branch(plan, plan is family.with_bias)["module"]

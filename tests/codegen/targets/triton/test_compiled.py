@@ -17,10 +17,10 @@ from affine_divergence import (  # noqa: E402
     _triton_norm_like,
     _triton_norm_like_without_bias,
     _triton_patch_affine_like,
-    _triton_patch_functional,
     _triton_patches,
 )
 from affine_divergence import _triton_tiles as tiles  # noqa: E402
+from affine_divergence._patches import Geometry  # noqa: E402
 
 GPUS = {  # multiprocessors, shared memory of a block, shared cache
     80: tiles.Limits(108, 163 << 10, 40 << 20),
@@ -131,11 +131,11 @@ def test_kernels_of_convolutions_compile(compiled, monkeypatch, dtype):
     found = compiled(90)
     monkeypatch.setattr(_triton_patches, "on", lambda x: contextlib.nullcontext())
     monkeypatch.setattr(_triton_patch_affine_like, "takes", lambda *_: True)
-    x, W, b = (
-        torch.empty(s, dtype=dtype, device="meta", requires_grad=True) for s in ((4, 64, 9, 9), (32, 64, 3, 3), 32)
-    )
+    shapes = ((4, 1, 64, 9, 9), (1, 32, 64, 3, 3), (1, 32, 1, 1))
+    x, W, b = (torch.empty(s, dtype=dtype, device="meta", requires_grad=True) for s in shapes)
+    geometry = Geometry((3, 3), (2, 2), (1, 1), (1, 1), (0, 0))
     for recompute in (True, False):
-        z = _triton_patch_functional.patch_norm_conv2d(x, W, b, stride=2, padding=1, recompute=recompute)
+        z = _triton_patch_affine_like.PatchAffineLike.apply(x, W, b, 1.7, geometry, recompute)[0]
         torch.autograd.grad(z, (x, W, b), torch.empty_like(z))
     made = {name for name, _ in found}
     assert made == set(re.findall(r"def (\w+_kernel)\(", inspect.getsource(_triton_patch_affine_like)))

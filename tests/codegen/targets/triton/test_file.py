@@ -28,14 +28,9 @@ def emitted():
     return files(chosen())
 
 
-def own_files():
-    """The files whose templates are the target's own."""
-    return {n: t for n, t in emitted().items() if n not in ("_triton_patch_maps.py", "_triton_patch_functional.py")}
-
-
 def test_the_files_of_the_target():
     patches = [f"_triton{m.module}.py" for m in patch_maps() if not m.centred]
-    shared = [f"_triton{word}.py" for word in ("", "_tiles", "_patches", "_patch_maps", "_patch_functional")]
+    shared = [f"_triton{word}.py" for word in ("", "_tiles", "_patches")]
     assert sorted(emitted()) == sorted([*MAP_FILES, *patches, *shared])
     assert files(chosen()) == emitted()
 
@@ -58,7 +53,7 @@ def test_header_and_equations(position):
 
 
 def test_lines_are_not_too_long():
-    for name, text in own_files().items():
+    for name, text in emitted().items():
         assert [line for line in text.splitlines() if len(line) > 120 and "https" not in line] == [], name
 
 
@@ -79,7 +74,7 @@ def passes(*command, cwd):
 
 def test_emitted_code_passes_ruff(made):
     configuration = ["--config", str(ROOT / "pyproject.toml"), "--ignore", "I001", "--no-cache"]
-    passes("ruff", "check", *configuration, *own_files(), cwd=made)
+    passes("ruff", "check", *configuration, *emitted(), cwd=made)
 
 
 @pytest.mark.slow

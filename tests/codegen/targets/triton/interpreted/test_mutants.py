@@ -191,9 +191,9 @@ def patches_agree(package):
     inputs = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
     settings = {"stride": 2, "padding": (2, 1), "dilation": (2, 1), "groups": 2, "kappa": 1.7}
     results = []
-    for name in ("_triton_patch_functional", "_patch_functional"):
-        home = importlib.import_module(f"{package.__package__}.{name}")
-        z = home.patch_norm_conv2d(*inputs, **settings)
+    home = importlib.import_module(f"{package.__package__}.functional")
+    for backend in ("triton", "torch"):
+        z = home.patch_norm_conv2d(*inputs, **settings, backend=backend)
         g = torch.randn(z.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
         results.append([z, *torch.autograd.grad(z, inputs, g)])
     return all(torch.allclose(a, b, rtol=1e-9, atol=1e-11) for a, b in zip(*results, strict=True))

@@ -2,19 +2,32 @@
 
 import inspect
 import re
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from affine_divergence import _triton_patch_functional as kernels
-from affine_divergence import _triton_patch_maps as maps
+from affine_divergence import (
+    _triton_patch_affine_like,
+    _triton_patch_affine_like_transposed,
+    _triton_patch_norm_like,
+    _triton_patch_norm_like_transposed,
+    _triton_patch_norm_like_transposed_without_bias,
+    _triton_patch_norm_like_without_bias,
+)
 from affine_divergence import functional as plain
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter is NumPy
 
 DOUBLE = torch.float64
+MODULES = [
+    _triton_patch_affine_like,
+    _triton_patch_affine_like_transposed,
+    _triton_patch_norm_like,
+    _triton_patch_norm_like_transposed,
+    _triton_patch_norm_like_transposed_without_bias,
+    _triton_patch_norm_like_without_bias,
+]
 ROUNDING = {torch.float64: 1e-14, torch.float32: 6e-7, torch.bfloat16: 1.6e-2}  # Triton's interpreter cuts to bfloat16
 GEOMETRIES = {
     "plain": ((2, 40, 4, 5), (6, 40, 3, 3), {}),
@@ -47,8 +60,12 @@ def results(function, tensors, settings, g=None, **more):
     return [t.detach() for t in (z, *torch.autograd.grad(z, tensors, g))]
 
 
-def function(home, shapes, turned):
-    return getattr(home, f"patch_norm_conv{'_transpose' if turned else ''}{len(shapes[0]) - 2}d")
+def function(shapes, turned):
+    return getattr(plain, f"patch_norm_conv{'_transpose' if turned else ''}{len(shapes[0]) - 2}d")
+
+
+def kernels(*tensors, **settings):
+    return plain.patch_norm_conv2d(*tensors, **settings, backend="triton")
 
 
 def error(ours, right):
@@ -62,16 +79,12 @@ CASES = [(shapes, False) for shapes in GEOMETRIES.values()] + [(shapes, True) fo
 def launched(monkeypatch):
     """The names of the kernels that ran."""
     names = []
-    for chosen in {*maps.CONVOLUTIONS.values(), *maps.TRANSPOSED.values()}:
-        eager = chosen().eager
-        module = sys.modules[eager.__module__]
-        if hasattr(module, "walk"):
-            inner = module.walk
-            monkeypatch.setattr(
-                module,
-                "walk",
-                lambda kernel, *a, _inner=inner, **k: (names.append(kernel.__name__), _inner(kernel, *a, **k)),
-            )
+
+    def watched(inner):
+        return lambda kernel, *a, **k: (names.append(kernel.__name__), inner(kernel, *a, **k))
+
+    for module in MODULES:
+        monkeypatch.setattr(module, "walk", watched(module.walk))
     return names
 
 
@@ -81,8 +94,8 @@ def test_as_torch_computes_it(case, form, bias, launched):
     (shapes, turned), settings = case, {**case[0][2], "form": form, "kappa": 1.7}
     tensors = operands(shapes, bias, turned=turned, groups=settings.get("groups", 1))
     for recompute in (True, False):
-        ours = results(function(kernels, shapes, turned), tensors, settings, recompute=recompute)
-        right = results(function(plain, shapes, turned), tensors, settings)
+        ours = results(function(shapes, turned), tensors, settings, recompute=recompute, backend="triton")
+        right = results(function(shapes, turned), tensors, settings)
         for k, (a, b) in enumerate(zip(ours, right, strict=True)):
             assert a.shape == b.shape and error(a, b) <= ROUNDING[DOUBLE], f"{k}: {error(a, b)}"
     assert {"xx_kernel", "dx_kernel", "dh_dE_kernel"} <= set(launched)
@@ -98,7 +111,7 @@ def test_types_and_layouts(dtype, layout):
     settings = {**shapes[2], "kappa": 1.7}
     g = torch.randn(results(plain.patch_norm_conv2d, exact, settings)[0].shape).to(dtype)
     right = results(plain.patch_norm_conv2d, exact, settings, g.double())
-    for a, b in zip(results(kernels.patch_norm_conv2d, [x, *tensors[1:]], settings, g), right, strict=True):
+    for a, b in zip(results(kernels, [x, *tensors[1:]], settings, g), right, strict=True):
         assert a.dtype == dtype and error(a, b) <= ROUNDING[dtype]
         if a.dim() == 4 and a.shape[0] == 2:
             assert a.is_contiguous(memory_format=layout)
@@ -111,7 +124,7 @@ def test_an_expanded_gradient_and_a_view():
     z = plain.patch_norm_conv2d(x, W, b)
     g = torch.ones(1, 1, 1, 1, dtype=DOUBLE).expand(z.shape)
     ours, right = (
-        results(kernels.patch_norm_conv2d, [wide, W, b], {}, g),
+        results(kernels, [wide, W, b], {}, g),
         results(plain.patch_norm_conv2d, [x, W, b], {}, g),
     )
     assert all(error(a, c) <= ROUNDING[DOUBLE] for a, c in zip(ours, right, strict=True))
@@ -123,7 +136,7 @@ def test_patches_taken_apart():
     patches = F.unfold(x, (3, 3), padding=1, stride=2)
     energy = patches.square().sum(1, keepdim=True)
     expected = (1.7 / (energy + 1)).sqrt() * (W.flatten(1) @ patches + b[:, None])
-    z = kernels.patch_norm_conv2d(x, W, b, stride=2, padding=1, kappa=1.7)
+    z = kernels(x, W, b, stride=2, padding=1, kappa=1.7)
     torch.testing.assert_close(z.flatten(2), expected)
     g = torch.randn(z.shape, dtype=DOUBLE)
     for ours, right in zip(
@@ -138,7 +151,7 @@ def test_magnitudes(size, form, bias):
     shapes = GEOMETRIES["plain"]
     tensors = operands(shapes, bias, torch.float32)
     tensors[0] = (tensors[0].detach() * size).requires_grad_()
-    ours = results(kernels.patch_norm_conv2d, tensors, {"form": form})
+    ours = results(kernels, tensors, {"form": form})
     right = results(plain.patch_norm_conv2d, [t.detach().double().requires_grad_() for t in tensors], {"form": form})
     for a, c in zip(ours, right, strict=True):
         if not 0 < c.abs().max() < 1e-37:  # what the type can hold
@@ -147,15 +160,15 @@ def test_magnitudes(size, form, bias):
 
 def test_what_has_no_kernel_is_left_to_torch(launched):
     x, W, b = operands(GEOMETRIES["plain"], True)
-    kernels.patch_norm_conv2d(x, W, b, center=True)
-    kernels.patch_norm_conv2d(*(t.half() for t in (x, W, b)))
-    kernels.patch_norm_conv2d(x[:0], W, b)
+    with pytest.raises(ValueError, match="holds no _triton_patch_affine_like_centred"):
+        kernels(x, W, b, center=True)
+    kernels(*(t.half() for t in (x, W, b)))
+    kernels(x[:0], W, b)
     assert not launched
     few = [t.detach()[:2].requires_grad_() for t in (x[:1, :2, :3, :3], W[:, :2, :2, :2], b)]
-    assert torch.autograd.gradgradcheck(kernels.patch_norm_conv2d, few)
+    assert torch.autograd.gradgradcheck(kernels, few)
 
 
 def test_no_patch_is_unfolded_and_no_square_has_channels():
-    for chosen in maps.CONVOLUTIONS.values():
-        text = inspect.getsource(sys.modules[chosen().eager.__module__])
-        assert not re.search(r"unfold|cumsum|square\(", text)
+    for module in MODULES:
+        assert not re.search(r"unfold|cumsum|square\(", inspect.getsource(module))
