@@ -79,7 +79,6 @@ CITIZENS = {
     "norm-like without bias": rows(ad.NormLike, bias=False),
     "norm-like centred": rows(ad.NormLike, center=True),
     "patches 1d": convolution("Conv1d", padding=1),
-    "patches 2d": convolution("Conv2d", padding=1),
     "patches 3d": convolution("Conv3d", padding=1),
     "patches norm-like": convolution("Conv2d", stride=2, groups=2, form="norm-like"),
     "patches centred": convolution("Conv2d", padding=1, center=True),

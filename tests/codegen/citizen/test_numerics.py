@@ -46,7 +46,7 @@ def test_what_is_zero_has_no_direction(name):
 
 
 @samples
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_no_number_shows_in_its_sample_alone(name, bad, dtype):
     module, x = CITIZENS[name].make(dtype), CITIZENS[name].example(dtype=dtype)
