@@ -35,7 +35,6 @@ def gather(
 
     What lies outside ``x`` is zero; ``size`` is the number of positions p, if it is not as many as there are.
     """
-    x = _reached(x, size, geometry)
     flat = _CONVOLVE[len(geometry.kernel) - 1](
         x.flatten(1, 2),
         W.flatten(0, 1),
@@ -45,7 +44,8 @@ def gather(
         geometry.dilation,
         x.shape[1],
     )
-    return split(flat, 1, x.shape[1])
+    y = split(flat, 1, x.shape[1])
+    return y if size is None else _first(y, size)
 
 
 def scatter(y: Tensor, W: Tensor, geometry: Geometry, size: Sequence[int], bias: Tensor | None = None) -> Tensor:
@@ -69,7 +69,7 @@ def scatter(y: Tensor, W: Tensor, geometry: Geometry, size: Sequence[int], bias:
 
 def kernel_gradient(y: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
     """Return W[g,o,c,k] = sum of y[s,g,o,p] * x[s,g,c,stride*p + dilation*k - padding] over s and p."""
-    x = _reached(x, y.shape[3:], geometry)
+    y = _up_to(y, _positions(x.shape[3:], geometry))
     unused = y.new_empty(1).expand(y.shape[1] * y.shape[2], x.shape[2], *geometry.kernel)
     flat: Tensor = torch.ops.aten.convolution_backward(
         y.flatten(1, 2),
@@ -118,13 +118,12 @@ def gradients_of(
 
 def box(e: Tensor, geometry: Geometry, size: Sequence[int] | None = None) -> Tensor:
     """Return E[s,g,p] = sum of e[s,g,stride*p + dilation*k - padding] over k: one axis of space after the other."""
-    e = _reached(e, size, geometry)
     e = F.pad(e, [p for padding in reversed(geometry.padding) for p in (padding, padding)])
     for axis, (kernel, stride, _, dilation, _) in enumerate(zip(*geometry, strict=True), start=3):
         count = (e.shape[axis] - dilation * (kernel - 1) - 1) // stride + 1
         parts = [_every(e, axis, k * dilation, stride, count) for k in range(kernel)]
         e = sum(parts[1:], start=parts[0])
-    return e
+    return e if size is None else _first(e, size)
 
 
 def spread(t: Tensor, geometry: Geometry, size: Sequence[int]) -> Tensor:
@@ -266,12 +265,20 @@ def _every(t: Tensor, axis: int, first: int, step: int, count: int) -> Tensor:
     return t[(slice(None),) * axis + (slice(first, first + (count - 1) * step + 1, step),)]
 
 
-def _reached(x: Tensor, positions: Sequence[int] | None, geometry: Geometry) -> Tensor:
-    """Return ``x`` without what lies so far out that it would make more positions than there are."""
-    if positions is None:
-        return x
-    most = reach(positions, geometry._replace(extra=tuple(stride - 1 for stride in geometry.stride)))
-    for axis, length in enumerate(most, start=3):
-        if x.shape[axis] > length:
-            x = x.narrow(axis, 0, length)
-    return x
+def _positions(lengths: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
+    """Return how many positions a kernel has on images of these lengths."""
+    axes = zip(lengths, zip(*geometry, strict=True), strict=True)
+    return tuple((n + 2 * pad - hole * (k - 1) - 1) // step + 1 for n, (k, step, pad, hole, _) in axes)
+
+
+def _first(y: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the first positions: an output that was lengthened by a stride or more has a kernel at further ones."""
+    for axis, count in enumerate(size, start=3):
+        y = y.narrow(axis, 0, count) if y.shape[axis] > count else y
+    return y
+
+
+def _up_to(y: Tensor, size: Sequence[int]) -> Tensor:
+    """Return ``y`` with zeros at the positions that it lacks."""
+    more = [count - length for count, length in zip(size, y.shape[3:], strict=True)]
+    return F.pad(y, [end for count in reversed(more) for end in (0, count)]) if any(more) else y

@@ -38,6 +38,8 @@ TABLE = [
     ("ConvTranspose1d", {"stride": 3, "output_padding": 1, "form": "norm-like", "bias": False}),
     ("ConvTranspose2d", {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
     ("ConvTranspose2d", {"dilation": 2, "output_padding": 1, "form": "norm-like"}),
+    ("ConvTranspose2d", {"dilation": 2, "padding": (2, 1), "output_padding": 1}),
+    ("ConvTranspose1d", {"dilation": 3, "padding": 2, "output_padding": 2, "form": "norm-like"}),
     ("ConvTranspose3d", {"kernel_size": 2}),
 ]
 table = pytest.mark.parametrize(("name", "given"), TABLE, ids=lambda v: v if isinstance(v, str) else ",".join(v))
