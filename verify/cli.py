@@ -60,15 +60,25 @@ def verify(
     device: Annotated[str, typer.Option(help="Where the modules run: cpu or cuda.")] = "cpu",
     full: Annotated[bool, typer.Option("--full", help="More and larger random shapes.")] = False,
     seed: Seed = 0,
+    package: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The generated package to verify, if not the project's own."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the checks as JUnit XML too.")] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="ID", help="Run this check alone; may be repeated.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Print the ids of the checks and stop.")] = False,
 ) -> None:
-    """Check the derivations and hold the generated layers against them.
+    """Check the derivations and hold the generated layers against them, by four independent routes.
 
+    Derivations (every step anew), identities (real SGD steps), gradients (finite differences, references by hand, every
+    type and backend), properties (what the solved maps are said to do). All of it takes about a minute on two cores.
     Exit code 1 when a check failed; each failure names its equation and the command that repeats it.
     """
+    from derive.export.files import write_text
+    from verify.checks.junit import junit as as_junit
     from verify.checks.record import Setting, Status, to_json
     from verify.checks.runner import run_checks, tasks_for
+    from verify.files import check_folder, make_folder
     from verify.run.progress import watching
     from verify.run.table import print_checks, print_json
 
@@ -77,10 +87,15 @@ def verify(
         for task in tasks:
             typer.echo(task.id)
         return
-    setting = Setting(device=device, seed=seed, full=full)
+    setting = Setting(device=device, seed=seed, full=full, package=package)
+    if junit is not None:
+        check_folder(junit.parent, (junit.name,))
     with watching() as watcher:
         watcher.begin("verify")
         checks = run_checks(tasks, setting, lambda _, done, total: watcher.advance(done, total))
+    if junit is not None:
+        make_folder(junit.parent)
+        write_text(junit, as_junit(checks, setting))
     if json:
         print_json(to_json(checks, setting))
     else:

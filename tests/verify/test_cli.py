@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -33,17 +34,22 @@ def broken_identity(monkeypatch):
 def test_verify_prints_a_table_and_the_seed(capsys):
     assert affdiv.run(["verify", "affine", "--seed", "5"]) == 0
     printed = capsys.readouterr()
-    assert "identity/affine-like/self-factor" in printed.out
-    assert "derivation/affine: " in printed.out
-    assert "0 failed, 0 skipped; seed 5" in printed.out
+    for family, backend in (
+        ("derivation", "sympy"),
+        ("identity", "triton"),
+        ("gradient", "torch"),
+        ("property", "torch"),
+    ):
+        assert re.search(rf"\naffine +{family} +{backend} .* pass ", printed.out)
+    assert " 0 failed, " in printed.out and printed.out.endswith("; seed 5\n")
     assert printed.err == ""
 
 
 def test_verify_json(capsys):
-    assert affdiv.run(["verify", "linear", "--json"]) == 0
+    assert affdiv.run(["verify", "low-rank", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "affdiv.verification/1"
-    assert all(check.keys() >= NEEDED and check["layer"] == "linear" for check in document["checks"])
+    assert all(check.keys() >= NEEDED and check["layer"] == "low-rank" for check in document["checks"])
     assert document["summary"] == {"pass": len(document["checks"]), "fail": 0, "skipped": 0}
 
 
@@ -73,8 +79,9 @@ def test_cuda_is_skipped_with_its_reason(capsys):
     ("words", "message"),
     [
         (["verify", "afine"], "no checks for layer 'afine'; layers that can be verified: affine, linear"),
-        (["verify", "--only", "identity/x"], "no check 'identity/x'"),
-        (["verify", "--device", "tpu"], "device 'tpu' is not known; choose one of cpu, cuda"),
+        (["verify", "linear", "--only", "identity/x"], "no check 'identity/x'"),
+        (["verify", "linear", "--package", "nowhere"], "__init__.py is missing; name a folder that `affdiv generate"),
+        (["verify", "linear", "--device", "tpu"], "device 'tpu' is not known; choose one of cpu, cuda"),
         (["verify", "--seed", "minus"], "Invalid value for '--seed'"),
         (["run", "--seed", "-1"], "Invalid value for '--seed': Input should be greater than or equal to 0"),
         (["run", "--out", "/proc/nowhere"], "output folder '/proc/nowhere' cannot be written"),
@@ -111,7 +118,7 @@ def test_stages_are_printed_as_a_table(small_run, capsys):
 
 def test_run_with_a_failed_check_exits_1_and_still_reports(tmp_path, capsys, small, broken_identity, monkeypatch):
     few = runner.tasks_for(["affine"], ["identity/affine-like/self-factor", "derivation/affine/self-factor"])
-    monkeypatch.setattr("verify.run.pipeline.tasks_for", lambda: few)
+    monkeypatch.setattr("verify.run.pipeline.tasks_for", lambda layers: few)
     assert affdiv.run(["run", "--out", str(tmp_path)]) == 1
     printed = capsys.readouterr().out
     assert "1 passed, 1 failed, 0 skipped: identity/affine-like/self-factor" in printed
@@ -131,7 +138,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, capsys, small, monkeypatch)
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("verify.run.pipeline.tasks_for", lambda: [])
+    monkeypatch.setattr("verify.run.pipeline.tasks_for", lambda layers: [])
     monkeypatch.setattr("verify.run.pipeline.run_sweep", interrupt)
     assert affdiv.run(["run", "--out", str(tmp_path / "out")]) == 130
     assert list(tmp_path.iterdir()) == []

@@ -58,6 +58,8 @@ def _value(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
             return np.asarray(np.prod(np.broadcast_arrays(*arguments), axis=0))
         case Pow():
             return np.asarray(arguments[0] ** arguments[1])
+        case sympy.exp():
+            return np.exp(arguments[0])
         case IndexedSum():
             body, bound = expression.renamed()  # fresh indices, so that no axis is met twice
             inner = (*axes, *bound)

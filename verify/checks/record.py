@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +25,15 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how widely a check runs. ``seed`` is the user's; every check derives its own."""
+    """Where and how widely a check runs, and on which package (None: the project's own).
+
+    ``seed`` is the user's; every check derives its own.
+    """
 
     device: str = "cpu"
     seed: int = 0
     full: bool = False
+    package: Path | None = None
 
     def generator(self, check: str) -> torch.Generator:
         """Return the randomness of the named check: the same alone as among others."""
@@ -91,13 +96,21 @@ class Check:
 
     @property
     def family(self) -> str:
-        """The first part of the id: derivation, identity, gradient or reference."""
+        """The first part of the id: derivation, identity, gradient or property."""
         return self.id.split("/", 1)[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return the check as plain data; what is infinitely wrong has no number in JSON, its status says it."""
         finite = self.measured is not None and math.isfinite(self.measured)
         return {**vars(self), "status": self.status.value, "measured": self.measured if finite else None}
+
+
+def options(setting: Setting) -> list[str]:
+    """Return the setting as words of the command line."""
+    words = ["--seed", str(setting.seed)]
+    words += ["--device", setting.device] if setting.device != "cpu" else []
+    words += ["--full"] if setting.full else []
+    return [*words, "--package", str(setting.package)] if setting.package else words
 
 
 def count(checks: list[Check]) -> dict[str, int]:

@@ -1,85 +1,79 @@
-"""The generated layers against references written by hand from the geometry, not from the derivation.
+"""References written by hand from the geometry, not from the derivation, of torch's own operations.
 
 affine-like is the unit vector of the homogeneous input [x; 1] under the weight [W, b]; norm-like is the unit vector of
-x under W, then the bias. Both are composed of torch's own operations and differentiated by torch.
+x under W, then the bias. A convolution does the same to every patch, cut out of the image without a convolution.
+Tensors have the axes of the derivation; the last axis of a row is its features.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from verify.checks.compare import largest, relative_error
-from verify.checks.record import Outcome, Setting, Task
-from verify.checks.subjects import Case, Subject, cases
-
-BOUND = 1e-12
-_SHAPES = 12
-_LEAST = 2  # the direction of a single input never turns: its dx is 0, and no relative error exists
-Reference = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
+Named = Mapping[str, Tensor]
 
 
 def affine_like(x: Tensor, weight: Tensor, bias: Tensor | None, kappa: float) -> Tensor:
-    """Return the reference of the affine-like map: (B, n) -> (B, m)."""
+    """Return the affine-like map of rows: (.., n) -> (.., m)."""
     assert bias is not None
-    homogeneous = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-    return math.sqrt(kappa) * normalize(homogeneous, dim=1) @ torch.cat([weight, bias[:, None]], dim=1).T
+    homogeneous = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+    return math.sqrt(kappa) * normalize(homogeneous, dim=-1, eps=0.0) @ torch.cat([weight, bias[:, None]], dim=1).T
 
 
 def norm_like(x: Tensor, weight: Tensor, bias: Tensor | None, kappa: float) -> Tensor:
-    """Return the reference of the norm-like map: (B, n) -> (B, m)."""
+    """Return the norm-like map of rows: (.., n) -> (.., m)."""
     left_for_weights = kappa if bias is None else kappa - 1
-    z = math.sqrt(left_for_weights) * normalize(x, dim=1) @ weight.T
+    z = math.sqrt(left_for_weights) * normalize(x, dim=-1) @ weight.T
     return z if bias is None else z + bias
 
 
-REFERENCES: dict[str, Reference] = {"affine-like": affine_like, "norm-like": norm_like}
+ROWS = {"affine-like": affine_like, "norm-like": norm_like}
 
 
-def tasks(subject: Subject) -> list[Task]:
-    """Return one task for the forward map and one for each gradient of a generated layer."""
-    if not subject.generated:
-        return []
-    return [_task(subject, "forward"), *(_task(subject, f"backward-d{name}") for name in ("x", *subject.parameters))]
+def centred(x: Tensor) -> Tensor:
+    """Return rows less their means."""
+    return x - x.mean(-1, keepdim=True)
 
 
-def _task(subject: Subject, what: str) -> Task:
-    identity = f"reference/{subject.name}/{what}"
-
-    def run(setting: Setting) -> Outcome:
-        drawn = cases(subject, setting, identity, count=_SHAPES, least=_LEAST)
-        worst = largest(_error(subject, case, what) for case in drawn)
-        reason = f"largest relative difference from the hand-written reference, {len(drawn)} random shapes"
-        return Outcome(reason, measured=worst, bound=BOUND)
-
-    return Task(identity, subject.layer, subject.backend, "float64", f"{subject.name}/{what}", run)
-
-
-def _error(subject: Subject, case: Case, what: str) -> float:
-    reference = REFERENCES[subject.map_name]
-
-    def written_by_hand(x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        return reference(x, parameters["W"], parameters.get("b"), case.kappa)
-
-    expected = _results(case, written_by_hand, subject, recorded=False)[what]
-    ours = [_results(case, lambda x, _: case.module(x), subject, recorded=recorded)[what] for recorded in (False, True)]
-    return largest(relative_error(value.cpu().numpy(), expected.cpu().numpy()) for value in ours)
+def patches(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """Return the patches of images (B, G, C, *L) as rows (B, G, *P, C * K); zeros are padded, also less than none."""
+    x = F.pad(x, [p for pad in reversed(padding) for p in (pad, pad)])
+    for axis, (k, step, hole) in enumerate(zip(kernel, stride, dilation, strict=True), start=3):
+        x = x.unfold(axis, hole * (k - 1) + 1, step)[..., ::hole]
+    axes = len(kernel)
+    return x.movedim(2, 2 + axes).flatten(2 + axes)
 
 
-def _results(
-    case: Case, forward: Callable[[Tensor, dict[str, Tensor]], Tensor], subject: Subject, *, recorded: bool
-) -> dict[str, Tensor]:
-    """Return the output and every gradient of ``sum(g * z)``, by the name of the equation that states it.
+def patch_map(form: str, u: Tensor, W: Tensor, b: Tensor | None, kappa: float, centre: bool) -> Tensor:
+    """Return a map of patches u (B, G, *P, n) under W (G, O, C, *K) and b (G, O): (B, G, O, *P)."""
+    u = centred(u) if centre else u
+    biases = [None] * len(W) if b is None else list(b)
+    groups = [ROWS[form](u[:, g], W[g].flatten(1), biases[g], kappa) for g in range(len(W))]
+    return torch.stack(groups, 1).movedim(-1, 2)
 
-    ``recorded`` asks for gradients that can be differentiated again, which a layer may compute in another way.
-    """
-    x = case.x.clone().requires_grad_()
-    parameters = subject.parameters_of(case.module)
-    z = forward(x, parameters)
-    gradients = torch.autograd.grad(z, (x, *parameters.values()), case.g, create_graph=recorded)
-    named = zip(("x", *parameters), gradients, strict=True)
-    return {"forward": z.detach()} | {f"backward-d{name}": gradient.detach() for name, gradient in named}
+
+def spaced(x: Tensor, stride: Sequence[int], extra: Sequence[int]) -> Tensor:
+    """Return images (B, G, C, *L) with ``stride - 1`` zeros between neighbours and ``extra`` at each end of an axis."""
+    for axis, (step, more) in enumerate(zip(stride, extra, strict=True), start=3):
+        length = (x.shape[axis] - 1) * step + 1
+        wide = x.new_zeros(*x.shape[:axis], length + more, *x.shape[axis + 1 :])
+        x = wide.index_copy(axis, torch.arange(0, length, step, device=x.device), x)
+    return x
+
+
+def heads(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    """Return ordinary projections (B, R, T, d) of tokens (B, T, n) under W (R, d, n) and b (R, d)."""
+    return torch.einsum("stn,rdn->srtd", x, W) + b[None, :, None]
+
+
+def affine_like_heads(x: Tensor, W: Tensor, b: Tensor, kappa: float = 1.0) -> Tensor:
+    """Return affine-like projections (B, R, T, d) of tokens (B, T, n), or of (B, R, T, n), mixed for each head."""
+    per_head = [affine_like(x if x.dim() == 3 else x[:, r], W[r], b[r], kappa) for r in range(len(W))]
+    return torch.stack(per_head, 1)

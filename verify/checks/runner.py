@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 from collections.abc import Callable, Iterable
 
 import torch
 
 from derive.errors import UsageError
-from verify.checks import derivations, gradients, identities, references
-from verify.checks.record import Check, Outcome, Setting, Status, Task
-from verify.checks.subjects import LAYERS, subjects_of
+from verify.checks.helper import NO_TRITON, Helper, shared
+from verify.checks.layers import LAYERS, tasks_of
+from verify.checks.record import Check, Outcome, Setting, Task, options
+from verify.checks.target import verifying
 from verify.threads import one_thread
 
 DEVICES = ("cpu", "cuda")
 NO_CUDA = "no CUDA device on this machine (torch.cuda.is_available() is False)"
+NEEDS_CUDA = "the CUDA kernels run on a CUDA device: `--device cuda`"
 
 
 def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = ()) -> list[Task]:
@@ -26,44 +29,73 @@ def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = ()) -> list[Task
     for layer in layers:
         if layer not in LAYERS:
             raise UsageError(f"no checks for layer {layer!r}; layers that can be verified: {', '.join(LAYERS)}")
-    tasks = [task for layer in layers for task in _tasks_of(layer)]
-    wanted = list(only)
-    unknown = set(wanted) - {task.id for task in tasks}
+    tasks = [task for layer in layers for task in tasks_of(layer)]
+    wanted = set(only)
+    unknown = wanted - {task.id for task in tasks}
     if unknown:
         raise UsageError(f"no check {sorted(unknown)[0]!r}; `affdiv verify --list` prints the ids")
-    return [task for task in tasks if not wanted or task.id in wanted]
+    return list({task.id: task for task in tasks if not wanted or task.id in wanted}.values())
 
 
 def run_checks(
     tasks: list[Task], setting: Setting, progress: Callable[[Check, int, int], None] = lambda check, done, total: None
 ) -> list[Check]:
-    """Run the tasks in order and return their checks; ``progress`` hears of each as it ends."""
+    """Run the tasks and return their checks in the tasks' order; ``progress`` hears of each as it ends.
+
+    Raises UsageError for a device that is not known, and for a package that cannot be verified.
+    """
     if setting.device not in DEVICES:
         raise UsageError(f"device {setting.device!r} is not known; choose one of {', '.join(DEVICES)}")
-    checks: list[Check] = []
-    with one_thread():
-        for number, task in enumerate(tasks, start=1):
-            checks.append(run_task(task, setting))
-            progress(checks[-1], number, len(tasks))
-    return checks
+    done: dict[str, Check] = {}
+
+    def ended(check: Check) -> None:
+        done[check.id] = check
+        progress(check, len(done), len(tasks))
+
+    given = shared(tasks, setting)
+    elsewhere = {task.id for task in given}
+    with verifying(setting.package), one_thread():
+        helper = Helper.start(given, setting)
+        try:
+            for task in tasks:
+                if task.id not in elsewhere:
+                    ended(run_task(task, setting))
+            found = helper.checks()
+        finally:
+            helper.stop()
+    for task in given:
+        result = found[task.id]
+        ended(result if isinstance(result, Check) else _check(task, setting, result))
+    return [done[task.id] for task in tasks]
 
 
 def run_task(task: Task, setting: Setting) -> Check:
     """Run one task; an exception inside it is a failure with its text, never a crash of the whole run."""
-    device = setting.device if task.uses_device else "none"
-    if device == "cuda" and not torch.cuda.is_available():
-        outcome, status = Outcome(NO_CUDA), Status.SKIPPED
-    else:
-        outcome = _attempt(task, setting)
-        status = outcome.status
+    return _check(task, setting, _skipped(task, setting) or _attempt(task, setting))
+
+
+def _skipped(task: Task, setting: Setting) -> Outcome | None:
+    """Return why a task cannot run here, if it cannot."""
+    if not task.uses_device:
+        return None
+    if setting.device == "cuda" and not torch.cuda.is_available():
+        return Outcome(NO_CUDA)
+    if task.backend == "cuda" and setting.device != "cuda":
+        return Outcome(NEEDS_CUDA)
+    if task.backend == "triton" and importlib.util.find_spec("triton") is None:
+        return Outcome(NO_TRITON)
+    return None
+
+
+def _check(task: Task, setting: Setting, outcome: Outcome) -> Check:
     return Check(
         id=task.id,
         layer=task.layer,
         backend=task.backend,
-        device=device,
+        device=setting.device if task.uses_device else "none",
         dtype=task.dtype,
         equation=task.equation,
-        status=status,
+        status=outcome.status,
         measured=outcome.measured,
         bound=outcome.bound,
         reason=outcome.reason,
@@ -74,10 +106,7 @@ def run_task(task: Task, setting: Setting) -> Check:
 
 def reproduce(task: Task, setting: Setting) -> str:
     """Return the command that repeats one check exactly."""
-    words = ["affdiv", "verify", task.layer, "--only", task.id, "--seed", str(setting.seed)]
-    words += ["--device", setting.device] if setting.device != "cpu" else []
-    words += ["--full"] if setting.full else []
-    return shlex.join(words)
+    return shlex.join(["affdiv", "verify", task.layer, "--only", task.id, *options(setting)])
 
 
 def _attempt(task: Task, setting: Setting) -> Outcome:
@@ -86,11 +115,3 @@ def _attempt(task: Task, setting: Setting) -> Outcome:
     except Exception as problem:
         lines = str(problem).strip().splitlines() or [""]
         return Outcome(f"raised {type(problem).__name__}: {lines[0]}", ok=False)
-
-
-def _tasks_of(layer: str) -> list[Task]:
-    tasks = derivations.tasks(layer)
-    for subject in subjects_of(layer):
-        for family in (identities, gradients, references):
-            tasks += family.tasks(subject)
-    return tasks

@@ -26,8 +26,8 @@ from verify.training.trial import PROBE_SAMPLES
 FAMILIES = {
     "derivation": "Every step of the derivation and of the maps, evaluated anew at random sizes",
     "identity": "One real step of SGD on the module against the derived change of its activation",
-    "gradient": "The generated backward pass, and its own derivative, against finite differences",
-    "reference": "The generated layer against a reference written by hand: output and every gradient",
+    "gradient": "The generated layer against finite differences and against a reference written by hand",
+    "property": "What the solved maps are said to do, measured on the generated layers",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,8 @@ from verify.report.numbers import duration, number
 from verify.run.record import RunResult
 
 _STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.SKIPPED: "yellow"}
-_PIPE_WIDTH = 160
+_PIPE_WIDTH = 200
+_FEW = 60  # so many checks are still read one by one
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -37,16 +39,12 @@ def print_stages(result: RunResult) -> None:
 
 
 def print_checks(checks: list[Check], setting: Setting) -> None:
-    """Print every check but the derivation steps that held, which are counted; then every failure with its command."""
-    table = _table("Check", "", "Measured", "Bound", "Device")
-    proved = [check for check in checks if check.family == "derivation" and check.status is Status.PASS]
-    for layer in dict.fromkeys(check.layer for check in proved):
-        steps = sum(check.layer == layer for check in proved)
-        table.add_row(f"derivation/{layer}: {steps} steps", _status(Status.PASS), "", "", "none")
-    for check in checks:
-        if check not in proved:
-            table.add_row(*_row(check))
+    """Print a row for each layer, family, backend and type, or one for each check where there are few; then failures.
+
+    Each failure comes with its command.
+    """
     console = _console()
+    table = _each(checks) if len(checks) <= _FEW else _grouped(checks)
     console.print(table)
     _print_skips(console, checks)
     for check in checks:
@@ -60,10 +58,42 @@ def print_checks(checks: list[Check], setting: Setting) -> None:
     console.print(f"{counts['pass']} passed, {counts['fail']} failed, {counts['skipped']} skipped; seed {setting.seed}")
 
 
-def _row(check: Check) -> Iterable[Text | str]:
+def _each(checks: list[Check]) -> Table:
+    table = _table("Check", "", "Measured", "Bound", "Device")
+    for check in checks:
+        table.add_row(*_row(check))
+    return table
+
+
+def _grouped(checks: list[Check]) -> Table:
+    """Return the counts of each group, and the check whose measured number is largest in relation to its bound."""
+    table = _table("Layer", "Family", "Computed by", "Type", "Passed", "", "Worst", "Bound", "Of")
+    groups: dict[tuple[str, str, str, str], list[Check]] = {}
+    for check in checks:
+        groups.setdefault((check.layer, check.family, check.backend, check.dtype), []).append(check)
+    for key, own in groups.items():
+        counts = count(own)
+        status = Status.FAIL if counts["fail"] else Status.PASS if counts["pass"] else Status.SKIPPED
+        worst = max((check for check in own if check.bound), key=_ratio, default=None)
+        figures = ("", "", "") if worst is None else (*_numbers(worst), worst.id.split("/", 1)[1])
+        table.add_row(*key, f"{counts['pass']} of {len(own)}", _status(status), *figures)
+    return table
+
+
+def _ratio(check: Check) -> float:
+    """Return the measured number over its bound; what failed without a number is beyond all."""
+    if check.measured is None or not check.bound:
+        return math.inf if check.status is Status.FAIL else 0.0
+    return math.inf if math.isnan(check.measured) else check.measured / check.bound
+
+
+def _numbers(check: Check) -> tuple[str, str]:
     measured = "" if check.measured is None else number(check.measured, 2)
-    bound = "" if check.bound is None else number(check.bound)
-    return check.id, _status(check.status), measured, bound, check.device
+    return measured, "" if check.bound is None else number(check.bound)
+
+
+def _row(check: Check) -> Iterable[Text | str]:
+    return check.id, _status(check.status), *_numbers(check), check.device
 
 
 def _print_skips(console: Console, checks: list[Check]) -> None:
@@ -79,8 +109,10 @@ def _status(status: Status) -> Text:
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        right = heading in ("Time", "Measured", "Bound")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "Result")
+        right = heading in ("Time", "Measured", "Bound", "Worst", "Passed")
+        table.add_column(
+            heading, justify="right" if right else "left", no_wrap=heading not in ("Result", "Of"), overflow="fold"
+        )
     return table
 
 

@@ -1,0 +1,293 @@
+"""What a cancelling map is said to do, measured on the module; the expected values are read from the solved map.
+
+What is measured:
+
+scale-invariance    z(3x) = z(x), or not
+injectivity         the rank of dz/dx: that of the uncorrected map, less one where the length is lost
+bound               |z_k| <= sqrt(kappa) ||(W_k, b_k)||, at inputs from 1e-30 to 1e30
+limit-zero          near x = 0: the limits of the map's scales f(E), h(E), or of sqrt(E) f(E) where f has none
+limit-infinity      far away: the limits of sqrt(E) f(E) and h(E)
+initialisation      the deviation of a fresh weight
+batch               reordering samples reorders outputs; batches side by side do not see each other
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from sympy import Expr
+
+from derive.algebra.differentiate import expand_definitions
+from derive.algebra.nodes import tensor
+from derive.forward_map import Definition
+from derive.properties import energy_symbol
+from derive.record import CancellingMap, Derivation
+from verify.checks.cases import Case, Subject, cases
+from verify.checks.compare import largest, relative_error
+from verify.checks.evaluate import Array, Point, evaluate
+from verify.checks.record import Outcome, Setting, Task
+
+BOUND = 1e-12
+_INSTANCES = 4
+_NEAR, _FAR = 1e-18, 1e18
+_LEAST_CHANGE = 1e-6
+_STRETCHES = (1e-30, 1e-3, 1.0, 1e3, 1e30)
+_FRESH_WEIGHTS = 20_000
+_DEVIATION_BOUND = 0.05  # ten standard errors of a deviation that is estimated from so many weights
+Measure = Callable[[CancellingMap, Case], float]
+
+
+def tasks(subject: Subject) -> list[Task]:
+    """Return the tasks of one generated map, and that of batches where samples do not see each other."""
+    if "property" not in subject.families or subject.backend in ("triton", "cuda"):
+        return []
+    found = [_task(subject, name, *entry) for name, entry in _MEASURES.items()] if subject.generated else []
+    return [*found, _batch(subject)] if subject.samples_apart else found
+
+
+def _task(subject: Subject, name: str, equation: str, measure: Measure, bound: float, reason: str) -> Task:
+    identity = subject.identity("property", name)
+
+    def run(setting: Setting) -> Outcome:
+        found = subject.source().found
+        assert found is not None
+        count = 1 if name in ("injectivity", "initialisation") else _INSTANCES
+        drawn = cases(subject, setting, identity, count=count, least=2, largest=6)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(setting.seed_of(identity))
+            return Outcome(reason, measured=largest(measure(found, case) for case in drawn), bound=bound)
+
+    return Task(identity, subject.layer, subject.backend, "float64", subject.equation(equation), run)
+
+
+def _batch(subject: Subject) -> Task:
+    identity = subject.identity("property", "batch")
+
+    def run(setting: Setting) -> Outcome:
+        drawn = cases(subject, setting, identity, count=_INSTANCES, largest=6)
+        reason = "reordering samples reorders outputs, and batches side by side do not see each other"
+        return Outcome(reason, measured=largest(_batch_error(case) for case in drawn), bound=BOUND)
+
+    return Task(identity, subject.layer, subject.backend, "float64", subject.equation("forward"), run)
+
+
+def _batch_error(case: Case) -> float:
+    flipped = {name: t.flip(0) for name, t in case.inputs.items()}
+    turned = replace(case, inputs={n: 2 * t if t.is_floating_point() else t for n, t in flipped.items()})
+    beside = replace(case, inputs={n: torch.cat([case.inputs[n], turned.inputs[n]]) for n in case.inputs})
+    z = _value(case)
+    reordered = relative_error(_value(replace(case, inputs=flipped)), np.flip(z, 0))
+    return max(reordered, relative_error(_value(beside), np.concatenate([z, _value(turned)])))
+
+
+def _value(case: Case) -> Array:
+    with torch.no_grad():
+        return np.asarray(case().cpu().numpy())
+
+
+def _input(case: Case) -> str:
+    """Return the input whose length the map sees: the last; before it stand only the weights of a mixture."""
+    return list(case.inputs)[-1]
+
+
+def _stretched(case: Case, by: float) -> Case:
+    return replace(case, inputs={**case.inputs, _input(case): by * case.inputs[_input(case)]})
+
+
+def _scale_invariance(found: CancellingMap, case: Case) -> float:
+    """Return the change when the input is stretched where there is to be none, else how far it falls short of some."""
+    change = relative_error(_value(_stretched(case, 3.0)), _value(case))
+    if found.scale_invariant:
+        return change
+    return 0.0 if change >= _LEAST_CHANGE else math.inf
+
+
+def _injectivity(found: CancellingMap, case: Case) -> float:
+    """Return how far the rank of dz/dx at one sample is from what the uncorrected map has, or has less the length.
+
+    Outputs of many weights at the same input are put side by side, so that no direction is lost for want of outputs.
+    """
+    one = replace(case, inputs={name: t[:1] for name, t in case.inputs.items()}, g=case.g[:1])
+    one = replace(one, sizes={**case.sizes, "B": 1})
+    width = one.inputs[_input(one)].numel()
+    axes = found.mapped.output.indices
+    last = tuple(-1 if axis in _samples(found) else slice(None) for axis in axes)
+    mapped, parts = [], []
+    for _ in range(math.ceil((min(width, 40) + 1) / max(1, _value(one)[last].size))):
+        with torch.no_grad():
+            for parameter in one.module.parameters():
+                parameter.normal_()
+        mapped.append(_jacobian(one, last).reshape(-1, width))
+        parts.append(_uncorrected(found, one, last).reshape(width, -1).T)
+    expected = _rank(np.concatenate(parts)) - (0 if found.injective else _lengths(found, one))
+    return float(abs(_rank(np.concatenate(mapped)) - expected))
+
+
+def _lengths(found: CancellingMap, case: Case) -> int:
+    """Return how many lengths a sample's output is divided by: one, or one for each group."""
+    point, samples = case.point(found.mapped), _samples(found)
+    return math.prod(point.size(axis) for axis in _energy(found).indices if axis not in samples)
+
+
+def _energy(found: CancellingMap) -> Definition:
+    """Return the definition of E, which a map adds first to those of its layer."""
+    return found.mapped.definitions[len(found.layer.definitions)]
+
+
+def _samples(found: CancellingMap) -> tuple[object, ...]:
+    return _derivation(found).samples
+
+
+def _derivation(found: CancellingMap) -> Derivation:
+    from derive.update import effective_update
+
+    return effective_update(found.mapped)
+
+
+def _jacobian(case: Case, last: tuple[object, ...]) -> Array:
+    """Return d z / d x of one sample's outputs."""
+    name = _input(case)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        z: torch.Tensor = case.module(*{**case.inputs, name: x}.values())
+        return z[last].flatten()  # type: ignore[index]
+
+    jacobian = torch.autograd.functional.jacobian(function, case.inputs[name])
+    return np.asarray(jacobian.cpu().numpy())
+
+
+def _uncorrected(found: CancellingMap, case: Case, last: tuple[object, ...]) -> Array:
+    """Return the weight part's outputs of one sample at every unit vector of the input, from the derivation."""
+    name, x = _input(case), case.inputs[_input(case)]
+    width = x.numel()
+    units = torch.eye(width, dtype=x.dtype, device=x.device).reshape(width, *x.shape[1:])
+    others = {n: t.expand(width, *t.shape[1:]) for n, t in case.inputs.items() if n != name}
+    many = replace(case, inputs={**others, name: units}, sizes={**case.sizes, "B": width})
+    part = _part(found, many.point(found.layer), offset=False)
+    picked: tuple[Any, ...] = (slice(None), *last[1:])
+    return np.asarray(part[picked])
+
+
+def _rank(matrix: Array) -> int:
+    singular = np.linalg.svd(matrix, compute_uv=False)
+    return int((singular > 1e-9 * singular.max()).sum())
+
+
+def _part(found: CancellingMap, point: Point, *, offset: bool) -> Array:
+    """Return the part of the uncorrected output that the weights carry, or the one that the offset carries."""
+    silent = "W" if offset else "b"
+    tensors = {name: np.zeros_like(a) if name == silent else a for name, a in point.tensors.items()}
+    scope = {d.name: d for d in found.layer.definitions}
+    output = found.layer.output
+    return evaluate(output.expression, output.indices, replace(point, tensors=tensors, scope=scope))
+
+
+def _bound(found: CancellingMap, case: Case) -> float:
+    """Return the largest ``|z_k|`` over its bound, less one, wherever the input lies."""
+    squares: Array = np.zeros(1)
+    for name, values in case.parameters().items():
+        squares = squares + _over_units(found, name, values.detach().cpu().numpy() ** 2)
+    limit = math.sqrt(case.kappa) * np.sqrt(squares)
+    excess = (float((np.abs(_value(_stretched(case, by))) / limit).max()) for by in _STRETCHES)
+    return max(0.0, largest(excess) - 1)
+
+
+def _over_units(found: CancellingMap, name: str, squares: Array) -> Array:
+    """Return the sum over the axes of a parameter that index no unit, laid along the axes of the output."""
+    written = expand_definitions(found.layer.output.expression, found.layer.scope)
+    entry = next(e for e in written.atoms(sympy.Indexed) if e.base == tensor(name))
+    units = {axis.name: axis for axis in _derivation(found).units}
+    kept = [getattr(index, "name", "") for index in entry.indices]
+    total = squares.sum(axis=tuple(k for k, letter in enumerate(kept) if letter not in units))
+    order = [letter for letter in kept if letter in units]
+    axes = [axis.name for axis in found.mapped.output.indices]
+    total = total.transpose([order.index(letter) for letter in axes if letter in order])
+    sizes = iter(total.shape)
+    return np.asarray(total.reshape([next(sizes) if letter in order else 1 for letter in axes]))
+
+
+def _scales(found: CancellingMap) -> tuple[Expr, Expr]:
+    """Return f(E) and h(E): what multiplies the part of the weights and that of the offset."""
+    scales = dict(found.scales)
+    return scales["W"], scales.get("b", sympy.S.Zero)
+
+
+def _limit(found: CancellingMap, expression: Expr, at: Expr, case: Case) -> float:
+    return float(sympy.limit(expression, energy_symbol, at, "+" if at == 0 else "-").subs(found.kappa, case.kappa))
+
+
+def _directed(found: CancellingMap, case: Case, at: Expr) -> Array:
+    """Return the output where only the direction of the input is left: limits times directions and offset."""
+    f, h = _scales(found)
+    point = case.point(found.mapped)
+    length = np.sqrt(evaluate(_energy(found).entry, found.mapped.output.indices, point))
+    with np.errstate(invalid="ignore"):  # where a patch sees nothing there is no direction
+        direction = _part(found, point, offset=False) / length
+    pull = _limit(found, sympy.sqrt(energy_symbol) * f, at, case)
+    return np.asarray(pull * direction + _limit(found, h, at, case) * _part(found, point, offset=True))
+
+
+def _limit_infinity(found: CancellingMap, case: Case) -> float:
+    """Return the error of the output far away. Where a patch sees nothing, far is as near: there is no direction."""
+    expected = _directed(found, case, sympy.oo)
+    seen = np.isfinite(expected)
+    return relative_error(_value(_stretched(case, _FAR))[seen], expected[seen])
+
+
+def _limit_zero(found: CancellingMap, case: Case) -> float:
+    """Return the error of the output near zero, of the weight part and of the offset apart where both are left."""
+    near = _stretched(case, _NEAR)
+    if found.singular_at_zero:
+        return relative_error(_value(near), _directed(found, case, sympy.S.Zero))
+    f, h = _scales(found)
+    point = case.point(found.mapped)
+    offset = _limit(found, h, sympy.S.Zero, case) * _part(found, point, offset=True)
+    slope = _limit(found, f, sympy.S.Zero, case) * _part(found, point, offset=False)
+    bare = replace(near, module=copy.deepcopy(near.module))
+    with torch.no_grad():
+        bare.parameters()["b"].zero_()
+    return max(relative_error(_value(near), offset), relative_error(_value(bare) / _NEAR, slope))
+
+
+def _initialisation(found: CancellingMap, case: Case) -> float:
+    """Return the relative error of the deviation of fresh weights."""
+    inner = case.module.inner
+    seen: list[torch.Tensor] = []
+    while sum(t.numel() for t in seen) < _FRESH_WEIGHTS:
+        inner.reset_parameters()  # type: ignore[operator, union-attr]
+        seen.append(case.parameters()["W"].detach().flatten().clone())
+    deviation = float(torch.cat(seen).square().mean().sqrt())
+    expected = float(found.weight_scale.subs(found.kappa, case.kappa))
+    return abs(deviation / expected - 1)
+
+
+_MEASURES: dict[str, tuple[str, Measure, float, str]] = {
+    "scale-invariance": (
+        "forward",
+        _scale_invariance,
+        BOUND,
+        "change when the input is stretched",
+    ),
+    "injectivity": (
+        "forward",
+        _injectivity,
+        0.0,
+        "rank of dz/dx against that of the solved map",
+    ),
+    "bound": ("solution", _bound, BOUND, "excess of |z_k| over sqrt(kappa) ||(W_k, b_k)||, inputs from 1e-30 to 1e30"),
+    "limit-zero": ("define-f", _limit_zero, BOUND, "error near zero against the limits of the solved scales"),
+    "limit-infinity": ("define-f", _limit_infinity, BOUND, "error far away against the limits of the solved scales"),
+    "initialisation": (
+        "solution",
+        _initialisation,
+        _DEVIATION_BOUND,
+        "deviation of fresh weights",
+    ),
+}

@@ -1,0 +1,72 @@
+"""The generated package that is verified: the project's own, or a folder that ``--package`` names."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from derive.errors import UsageError
+
+_OWN = "affine_divergence"
+_NEEDED = ("modules.py", "patch_modules.py", "attention.py", "self_factors.py")
+_chosen: list[str] = [_OWN]
+
+
+def package() -> ModuleType:
+    """Return the package under verification."""
+    return importlib.import_module(_chosen[-1])
+
+
+def part(name: str) -> ModuleType:
+    """Return a module of the package under verification, such as ``functional``."""
+    return importlib.import_module(f"{_chosen[-1]}.{name}")
+
+
+@contextmanager
+def verifying(folder: Path | None) -> Iterator[None]:
+    """Verify the package in a folder inside the context; None means the project's own.
+
+    The package is imported under a name of its own, so that it does not take the place of the project's. Raises
+    UsageError where the folder holds no generated package with the standard layers.
+    """
+    if folder is None:
+        yield
+        return
+    missing = [name for name in ("__init__.py", *_NEEDED) if not (folder / name).is_file()]
+    if missing:
+        raise UsageError(
+            f"--package {str(folder)!r}: {missing[0]} is missing; name a folder that `affdiv generate --out` wrote "
+            "with the standard layers"
+        )
+    name = f"{folder.name}_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
+    if not name.isidentifier():
+        raise UsageError(f"--package {str(folder)!r}: {folder.name!r} is no name for a package; rename the folder")
+    _import(name, folder)
+    _chosen.append(name)
+    try:
+        yield
+    finally:
+        _chosen.pop()
+        for loaded in [m for m in sys.modules if m.split(".")[0] == name]:
+            del sys.modules[loaded]
+
+
+def _import(name: str, folder: Path) -> None:
+    place = [str(folder.resolve())]
+    found = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=place)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except Exception as problem:
+        del sys.modules[name]
+        raise UsageError(
+            f"--package {str(folder)!r} cannot be imported: {type(problem).__name__}: {problem}"
+        ) from problem
