@@ -7,7 +7,7 @@ import torch
 
 import derive
 from derive.record import Status as StepStatus
-from verify.checks import derivations, gradients, identities
+from verify.checks import derivations, gradients, identities, properties, twins
 from verify.checks.cases import Laid, Source
 from verify.checks.layers import subjects_of
 from verify.checks.record import Setting, Status
@@ -203,3 +203,39 @@ def test_a_wrong_kernel_fails_the_identity():
     subject = subject_named("affine")
     wrong = replace(subject, source=lambda: Source(derive.layer("linear")))  # no bias: the kernel loses its + 1
     assert status_of(identities.tasks(wrong), "activation-change").status is Status.FAIL
+
+
+PROPERTIES = {
+    "scale-invariance": lambda x, W, b, k: k**0.5 * (x @ W.T) * row_scale(x, 0.0) + b,
+    "injectivity": lambda x, W, b, k: k**0.5 * (x @ W.T) * row_scale(x, 0.0) + b,
+    "bound": lambda x, W, b, k: 2 * k**0.5 * (x @ W.T + b) * row_scale(x),
+    "limit-zero": lambda x, W, b, k: k**0.5 * (x @ W.T + b) * row_scale(x, 2.0),
+    "limit-infinity": lambda x, W, b, k: k**0.5 * (x @ W.T) * row_scale(x) + b,
+    "batch": lambda x, W, b, k: k**0.5 * (x @ W.T + b) * row_scale(x - x.mean(0)),
+}
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_a_map_without_a_property_fails_its_check(name):
+    check = status_of(properties.tasks(broken("affine-like", PROPERTIES[name])), name)
+    assert check.status is Status.FAIL, check
+    assert check.equation.startswith("affine-like/")
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_the_generated_map_has_every_property(name):
+    assert status_of(properties.tasks(subject_named("affine-like")), name).status is Status.PASS
+
+
+def test_a_wrong_kernel_leaves_a_remainder_of_first_order():
+    (subject,) = twins.subjects("low-rank")
+    (gated,) = twins.subjects("gated")
+    assert status_of(identities.tasks(subject), "self-factor").status is Status.PASS
+    wrong = replace(gated, draw=lambda random, kappa: _slower(gated.draw(random, kappa)))
+    check = status_of(identities.tasks(wrong), "activation-change")
+    assert check.status is Status.FAIL and check.measured > 0.5
+
+
+def _slower(case):
+    """The case with a module that computes half of the derivation's output."""
+    return replace(case, module=Laid(case.module.inner, lambda inner, *inputs: inner(*inputs) / 2))
