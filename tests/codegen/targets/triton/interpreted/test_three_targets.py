@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import torch
 
+from affine_divergence.functional import patch_norm_conv2d
 from tests.codegen.targets.cuda.host import needs_compiler
 from tests.codegen.targets.triton.interpreted.targets import Targets, at_angle, operands, relative_error, results
 
@@ -57,3 +58,18 @@ def test_nvcc_has_nothing_to_say(package):
     source = package.place / "_cuda_angle_like.cu"
     done = subprocess.run([*command, "-o", "/dev/null", str(source)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("form", ["affine-like", "norm-like"])
+def test_patches_agree_at_one_geometry(form):
+    """All other geometries, types and layouts: see ``test_patches``."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 4, 7, 6), (6, 2, 3, 2), (6,))
+    tensors = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
+    settings = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2, "form": form}
+    found = []
+    for backend in ("triton", "torch"):
+        z = patch_norm_conv2d(*tensors, **settings, backend=backend)
+        g = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        found.append([z, *torch.autograd.grad(z, tensors, g)])
+    assert all(relative_error(a, b) < 1e-14 for a, b in zip(*found, strict=True))
