@@ -44,7 +44,7 @@ def gather(
         geometry.dilation,
         x.shape[1],
     )
-    y = split(flat, 1, x.shape[1])
+    y = grouped(flat, x.shape[1])
     return y if size is None else _first(y, size)
 
 
@@ -64,7 +64,7 @@ def scatter(y: Tensor, W: Tensor, geometry: Geometry, size: Sequence[int], bias:
         y.shape[1],
         geometry.dilation,
     )
-    return split(flat, 1, y.shape[1])
+    return grouped(flat, y.shape[1])
 
 
 def kernel_gradient(y: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
@@ -144,6 +144,12 @@ def reach(positions: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
         (count - 1) * stride + dilation * (kernel - 1) + 1 - 2 * padding + extra
         for count, (kernel, stride, padding, dilation, extra) in zip(positions, zip(*geometry, strict=True), strict=True)
     )
+
+
+def grouped(flat: Tensor, groups: int) -> Tensor:
+    """Return new channels (B, G*O, *P) as (B, G, O, *P), no view to autograd: its holder may change it in place."""
+    shape = (flat.shape[0], groups, flat.shape[1] // groups, *flat.shape[2:])
+    return torch.ops.aten._unsafe_view(flat, shape)
 
 
 def split(t: Tensor, axis: int, groups: int) -> Tensor:

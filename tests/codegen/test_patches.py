@@ -311,3 +311,13 @@ def test_any_geometry(axes, kernel, stride, padding, dilation, groups, form, tra
     torch.testing.assert_close(ours, theirs)
     cotangent, wanted = torch.randn_like(theirs), [x, *module.parameters()]
     torch.testing.assert_close(*(torch.autograd.grad(z, wanted, cotangent) for z in (ours, theirs)))
+
+
+@table
+@pytest.mark.parametrize("recompute", [True, False])
+def test_what_comes_out_may_be_changed_in_place(name, given, recompute):
+    module, x = layer(name, given, recompute=recompute), example(name, requires_grad=True)
+    changed, expected = module(x).relu_(), module(x).relu()
+    torch.testing.assert_close(changed, expected)
+    cotangent, wanted = torch.randn_like(expected), [x, *module.parameters()]
+    torch.testing.assert_close(*(torch.autograd.grad(z, wanted, cotangent) for z in (changed, expected)))
