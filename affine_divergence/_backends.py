@@ -3,8 +3,9 @@
 The caller's choice comes first, then that of the environment variable AFFINE_DIVERGENCE_BACKEND, then the device and the shape.
 The CPU has torch's operations. A CUDA device has, of what is installed, Triton's kernels for short rows, which they
 read once; for longer rows, where time goes into the product of matrices, the CUDA kernels around the product of a
-library. That order follows from counting memory traffic; it is not a measurement. What is no plain tensor, such as
-one that is spread over several devices, takes torch's operations. A compiled function keeps the choice that was made
+library. That order follows from counting memory traffic; it is not a measurement. Convolutions take torch's operations
+unless asked otherwise, for their kernels have not been timed on a GPU, and so does what is no plain tensor, such as one
+that is spread over several devices. A compiled function keeps the choice that was made
 when it was traced.
 """
 
@@ -51,7 +52,7 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
     asked = backend if backend is not None else os.environ.get(VARIABLE) or None
     device = x.device.type
     if asked is None:
-        if device != "cuda" or not _is_plain(x):
+        if device != "cuda" or not _is_plain(x) or weight.dim() > 2:
             return own
         short = max(weight.shape) * max(x.element_size(), 4) <= _SHORT_ROW
         found = _best(home, short, x.device.index or 0)
