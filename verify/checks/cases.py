@@ -166,8 +166,8 @@ class Subject:
     is the name of the cancelling map, empty for an uncorrected layer. ``reference`` is the map written by hand, of the
     inputs and parameters by name; ``by`` are the tensors whose gradients are compared with it. ``samples_apart`` says
     that the samples of a batch do not see each other; ``factor`` is the self factor that the package states for the
-    module. ``equations`` names the equations of what no equation of its own says, ``skips`` the types that the CPU
-    cannot do and why.
+    module. ``slack`` multiplies the bounds of a chain of maps, in whose sums large terms cancel. ``equations`` names
+    the equations of what no equation of its own says, ``skips`` the types that the CPU cannot do and why.
     """
 
     name: str
@@ -182,6 +182,7 @@ class Subject:
     samples_apart: bool = True
     factor: Callable[[Case], Tensor] | None = None
     families: tuple[str, ...] = ("identity", "gradient", "property")
+    slack: float = 1.0
     equations: Mapping[str, str] = field(default_factory=dict)
     skips: Mapping[str, str] = field(default_factory=dict)
 

@@ -24,7 +24,8 @@ _AXES = {"convolution": 2, "convolution-1d": 1, "convolution-3d": 3, "grouped-co
 _AXES |= {"transposed-convolution": 2, "transposed-convolution-1d": 1, "transposed-convolution-3d": 3}
 LAYERS = tuple(_AXES)
 _NO_SHORT = (
-    "torch's own conv3d in bfloat16 returns unwritten memory at some geometries on the CPU; `--device cuda` runs it"
+    "torch's own convolutions in bfloat16 return unwritten memory at some geometries on the CPU, such as groups with "
+    "stride and dilation; `--device cuda` runs it"
 )
 
 
@@ -114,7 +115,7 @@ def _generated(layer: str, kind: Kind) -> Subject:
         reference=reference,
         by=kind.by,
         factor=partial(_stated, grouped=True),
-        skips={"bfloat16": _NO_SHORT} if kind.axes == 3 else {},
+        skips={"bfloat16": _NO_SHORT},
     )
 
 

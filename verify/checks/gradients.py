@@ -85,11 +85,13 @@ def _parity(subject: Subject, what: str, dtype: str) -> Task:
         drawn = cases(subject, setting, identity, count=count, least=_LEAST, largest=8)
         if dtype == "float64":
             worst = largest(_error(subject, case, what) for case in drawn)
-            return Outcome(f"largest relative difference from the reference, {len(drawn)} shapes", worst, BOUND)
+            return Outcome(
+                f"largest relative difference from the reference, {len(drawn)} shapes", worst, BOUND * subject.slack
+            )
         generator = setting.generator(f"{identity}/rounding")
         worst = largest(_error_in_roundings(subject, case, what, _TYPES[dtype], generator) for case in drawn)
         reason = f"largest difference from the reference in float64, in roundings of its inputs, {len(drawn)} shapes"
-        return Outcome(reason, worst, float(ROUNDINGS))
+        return Outcome(reason, worst, ROUNDINGS * subject.slack)
 
     return Task(identity, subject.layer, subject.backend, dtype, subject.equation(what), run)
 
