@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from verify.training.cli import app as experiment_app
+from verify.training.report_command import report
 
 if TYPE_CHECKING:
     pass
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command("bench")(bench)
     app.command("diagnose")(diagnose)
     app.add_typer(experiment_app, name="experiment")
+    app.command("report")(report)
 
 
 def run(
