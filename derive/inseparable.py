@@ -27,8 +27,13 @@ from derive.update import effective_update
 
 
 def overlapping(layer: Layer) -> bool:
-    """Return whether the layer slides a kernel along its last output axis: whether its positions share pixels."""
-    return _read(layer) is not None
+    """Return whether the layer slides a kernel along its last output axis: whether its positions share pixels.
+
+    A layer that also reads the patch otherwise, as centring reads its mean, is left out: step 1 is about the kernel.
+    """
+    images = {t.base for t in layer.inputs}
+    otherwise = any(e.base in images for d in layer.definitions for e in d.expression.atoms(Indexed))
+    return _read(layer) is not None and not otherwise
 
 
 def inseparability(layer: Layer) -> tuple[Step, ...]:
@@ -116,15 +121,16 @@ def _one_pixel(layer: Layer) -> tuple[Step, Step]:
     corner = {s: sympy.S.Zero for s in layer.sizes if not s.is_positive}
     corner |= {i: sympy.S.Zero for i in _positions(layer) - {BATCH}}
     here, there = rename(factor, corner), rename(factor, {**corner, p: dilation})
+    blank = normalise(map_entries(there, lambda e: sympy.S.Zero if e.base == image.base else e))  # of the bias
     rule = "an image of one pixel, unpadded: "
     return (
-        Step(f"{layer.name}/inseparable-first", rule + "the first patch sees it", here, here, seen + 1, (first,)),
+        Step(f"{layer.name}/inseparable-first", rule + "the first patch sees it", here, here, seen + blank, (first,)),
         Step(
             f"{layer.name}/inseparable-second",
             rule + "an overlapping one does not",
             there,
             there,
-            sympy.S.One,
+            blank,
             (first,),
         ),
     )
