@@ -266,7 +266,9 @@ class PatchAffineLike(plain.PatchAffineLike):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
         if not takes(x, W, b):
-            return plain.PatchAffineLike.forward(x, W, b, kappa, geometry, recompute)
+            found: tuple[Tensor, Tensor, Tensor | None]
+            found = plain.PatchAffineLike.forward(x, W, b, kappa, geometry, recompute)
+            return found
         floor = smallest_sum(x)
         if recompute:
             xW = gather(x, W, geometry)

@@ -267,7 +267,9 @@ class PatchAffineLikeTransposed(plain.PatchAffineLikeTransposed):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
         if not takes(x, W, b):
-            return plain.PatchAffineLikeTransposed.forward(x, W, b, kappa, geometry, recompute)
+            found: tuple[Tensor, Tensor, Tensor | None]
+            found = plain.PatchAffineLikeTransposed.forward(x, W, b, kappa, geometry, recompute)
+            return found
         floor = smallest_sum(x)
         if recompute:
             xW = scatter(x, W, geometry, reach(x.shape[3:], geometry))

@@ -183,7 +183,9 @@ class PatchNormLike(plain.PatchNormLike):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
         if not takes(x, W, b):
-            return plain.PatchNormLike.forward(x, W, b, kappa, geometry, recompute)
+            found: tuple[Tensor, Tensor, Tensor | None]
+            found = plain.PatchNormLike.forward(x, W, b, kappa, geometry, recompute)
+            return found
         floor = smallest_sum(x)
         if recompute:
             h = gather(x, W, geometry)

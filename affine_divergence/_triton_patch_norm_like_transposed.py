@@ -186,7 +186,9 @@ class PatchNormLikeTransposed(plain.PatchNormLikeTransposed):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
         if not takes(x, W, b):
-            return plain.PatchNormLikeTransposed.forward(x, W, b, kappa, geometry, recompute)
+            found: tuple[Tensor, Tensor, Tensor | None]
+            found = plain.PatchNormLikeTransposed.forward(x, W, b, kappa, geometry, recompute)
+            return found
         floor = smallest_sum(x)
         if recompute:
             h = scatter(x, W, geometry, reach(x.shape[3:], geometry))

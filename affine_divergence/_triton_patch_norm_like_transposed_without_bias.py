@@ -180,7 +180,9 @@ class PatchNormLikeTransposedWithoutBias(plain.PatchNormLikeTransposedWithoutBia
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
         if not takes(x, W):
-            return plain.PatchNormLikeTransposedWithoutBias.forward(x, W, kappa, geometry, recompute)
+            found: tuple[Tensor, Tensor, Tensor | None]
+            found = plain.PatchNormLikeTransposedWithoutBias.forward(x, W, kappa, geometry, recompute)
+            return found
         floor = smallest_sum(x)
         if recompute:
             h = scatter(x, W, geometry, reach(x.shape[3:], geometry))

@@ -179,7 +179,9 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
         if not takes(x, W):
-            return plain.PatchNormLikeWithoutBias.forward(x, W, kappa, geometry, recompute)
+            found: tuple[Tensor, Tensor, Tensor | None]
+            found = plain.PatchNormLikeWithoutBias.forward(x, W, kappa, geometry, recompute)
+            return found
         floor = smallest_sum(x)
         if recompute:
             h = gather(x, W, geometry)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.testing._internal.optests.generate_tests import OpCheckError
 
 import affine_divergence as ad
 from affine_divergence import _backends, _triton_affine_like, functional
@@ -84,5 +85,5 @@ def test_an_operator_that_breaks_its_word_is_caught():
         library.define("wrong(Tensor x) -> Tensor")
         library.impl("wrong", lambda x: x.sum(0), "CPU")
         torch.library.register_fake("broken_word::wrong", lambda x: x.new_empty(1), lib=library)
-        with pytest.raises(torch.testing._internal.optests.generate_tests.OpCheckError):
+        with pytest.raises(OpCheckError):
             torch.library.opcheck(torch.ops.broken_word.wrong.default, (torch.randn(3, 4),))
