@@ -7,11 +7,12 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from derive.export.files import write_text as write_whole
 
 _PACKAGES = ("sympy", "torch", "triton", "numpy", "tensorgrad", "liger-kernel", "quack-kernels", "transformer-engine")
 
@@ -62,10 +63,6 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: a temporary file beside it, synced, then moved into place."""
+    """Write a text file atomically, its folder included."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(stream.name, path)
+    write_whole(path, text)
