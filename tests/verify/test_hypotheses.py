@@ -100,7 +100,8 @@ def test_what_was_not_tried_is_inconclusive_and_says_why():
 
 
 def test_every_number_of_the_page_leads_to_its_trials():
-    page = render({"made-up": ("seeds = [0]", trials(0.05, batches=(16, 32), ratio=1.0))})
+    rows = trials(0.05, batches=(16, 32), ratio=1.0)
+    page = render({"made-up": ("seeds = [0]", rows)}, {"made-up": judge(rows)})
     xml.dom.minidom.parseString(page.split("<main", 1)[1].join(("<main", "")).split("</main>")[0] + "</main>")
     links = set(re.findall(r'href="#(t-[^"]+)"', page))
     assert links

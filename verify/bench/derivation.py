@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import io
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from verify.bench.record import circumstances, write_json, write_text
+from verify.bench.record import circumstances, svg_text, write_json, write_text
 
 SIZES = (2, 4, 8, 16, 32)
 _REPEATS = 5
@@ -97,7 +96,6 @@ def measure() -> dict[str, Any]:
 
 def plot(figures: dict[str, Any]) -> str:
     """Return the cost over n as an SVG text."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.4), layout="constrained")
@@ -109,10 +107,7 @@ def plot(figures: dict[str, Any]) -> str:
     axes.set(xlabel="n = m", ylabel="seconds", title="Deriving the update kernel of the affine layer")
     axes.set_xticks(SIZES, [str(n) for n in SIZES])
     axes.legend(frameon=False)
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "derivation-cost"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return svg_text(figure, "derivation-cost")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,7 +11,6 @@ target, two and all.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from verify.bench.record import circumstances, write_json, write_text
+from verify.bench.record import circumstances, svg_text, write_json, write_text
 
 LAYERS = 32
 _REPEATS = 3
@@ -97,7 +96,6 @@ def growth(seconds: Sequence[float]) -> float:
 
 def plot(figures: dict[str, Any]) -> str:
     """Return the cost over the number of layers and of targets as an SVG text."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     seconds = figures["layer_s"]
@@ -113,10 +111,7 @@ def plot(figures: dict[str, Any]) -> str:
     left.legend(frameon=False)
     right.bar([str(k + 1) for k in range(len(figures["target_s"]))], figures["target_s"])
     right.set(xlabel="targets", title="The package")
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "generation-cost"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return svg_text(figure, "generation-cost")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -10,9 +11,12 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from derive.export.files import write_text as write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PACKAGES = ("sympy", "torch", "triton", "numpy", "tensorgrad", "liger-kernel", "quack-kernels", "transformer-engine")
 
@@ -66,3 +70,13 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, its folder included."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
+
+
+def svg_text(figure: Figure, name: str) -> str:
+    """Return a figure as an SVG text that depends on the figure alone: no date, ids made from ``name``."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-
+from verify.bench.record import svg_text
 from verify.bench.rows import Row, Speed
 
 _BAR_INCHES, _MOST_SHOWN = 0.24, 4.0
@@ -12,7 +11,6 @@ _OURS, _OTHER = "#c2185b", "#8a94a6"
 
 def plot(speed: Speed) -> str:
     """Return both passes' ratios to the torch twin as an SVG text that depends on the figures alone."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     shapes = list(dict.fromkeys(row.shape for row in speed.rows))
@@ -24,10 +22,7 @@ def plot(speed: Speed) -> str:
         _draw(axes, group)
         axes.set_title(f"{shape}, {speed.dtype}, {speed.device}", loc="left", fontsize=9)
     panels[-1, 0].set_xlabel("time of forward and backward, as a multiple of the first row's")
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "affdiv-bench"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return svg_text(figure, "affdiv-bench")
 
 
 def _draw(axes: object, rows: list[Row]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from verify.hypotheses import Finding, judge
+from verify.hypotheses import Finding
 from verify.report.page import environment
 from verify.report.palette import PENS
 from verify.report.plots import Picture
@@ -22,6 +22,7 @@ from verify.training.export import COLUMNS, table
 from verify.training.store import Row
 
 _SIZE = (4.6, 3.0)
+Trial = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,74 +33,52 @@ class Section:
     text: str
     findings: Sequence[Finding]
     pictures: Sequence[Picture]
-    trials: Sequence[Mapping[str, Any]]
+    trials: Sequence[Trial]
     methods: Sequence[str]
 
 
-def render(experiments: Mapping[str, tuple[str, Sequence[Row]]]) -> str:
-    """Return the page of experiments, each name with its file's text and its rows; it needs nothing else."""
-    sections = [
-        Section(name, text, judge(rows), pictures(name, rows), table(rows), sorted({row.config.method for row in rows}))
-        for name, (text, rows) in experiments.items()
-    ]
+def render(experiments: Mapping[str, tuple[str, Sequence[Row]]], findings: Mapping[str, Sequence[Finding]]) -> str:
+    """Return the page of experiments; it needs nothing outside itself.
+
+    Args:
+        experiments: the text of each experiment's file and its rows, by name.
+        findings: what ``judge`` says of the rows, by name.
+    """
+    sections = [_section(name, text, table(rows), findings[name]) for name, (text, rows) in experiments.items()]
     template = environment().get_template("experiments.html.jinja")
     return template.render(sections=sections, columns=COLUMNS, pens=list(PENS.values()))
 
 
-def pictures(name: str, rows: Sequence[Row]) -> list[Picture]:
-    """Return the rate sweep, the accuracy by batch size and the spread of the self factor, of those that rows show."""
-    done = [row for row in rows if row.result is not None]
-    panels: list[tuple[str, str, str, str, Callable[[Row], float], Callable[[Row], float | None]]] = [
-        ("rates", "Rate sweep", "learning rate", "validation accuracy", _rate, _validation),
-        ("batches", "Batch size", "batch size", "test accuracy", _batch, _test),
-        (
-            "spread",
-            "Spread of the self factor",
-            "learning rate",
-            "largest ratio",
-            lambda r: r.config.learning_rate,
-            _spread,
-        ),
-    ]
+def _section(name: str, text: str, trials: Sequence[Trial], findings: Sequence[Finding]) -> Section:
+    return Section(name, text, findings, pictures(name, trials), trials, sorted({t["method"] for t in trials}))
+
+
+def pictures(name: str, trials: Sequence[Trial]) -> list[Picture]:
+    """Return the rate sweep, the accuracy by batch size and the spread of the self factor, where trials show them."""
+    panels = (
+        ("rates", "Rate sweep", "learning_rate", "validation_accuracy"),
+        ("batches", "Batch size", "batch_size", "test_accuracy"),
+        ("spread", "Spread of the self factor", "learning_rate", "largest_self_factor_ratio"),
+    )
+    done = [trial for trial in trials if trial["outcome"] is not None]
     return [
-        _panel(f"{name}-{key}", title, across, up, _means(done, x, y))
-        for key, title, across, up, x, y in panels
-        if len({x(row) for row in done}) > 1 and any(y(row) is not None for row in done)
+        _panel(f"{name}-{key}", title, _words(x), _words(y), _means(done, x, y))
+        for key, title, x, y in panels
+        if len({t[x] for t in done}) > 1 and any(t[y] is not None for t in done)
     ]
 
 
-def _means(
-    rows: Sequence[Row], x: Callable[[Row], float], y: Callable[[Row], float | None]
-) -> dict[str, dict[float, float]]:
-    """Return for each method the mean over its trials at each place; diverged trials have no value."""
+def _words(column: str) -> str:
+    return column.replace("_", " ")
+
+
+def _means(trials: Sequence[Trial], x: str, y: str) -> dict[str, dict[float, float]]:
+    """Return for each method the mean of a column over its trials at each place; diverged trials have no value."""
     values: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        value = y(row)
-        if value is not None and math.isfinite(value):
-            values[row.config.method][x(row)].append(value)
+    for trial in trials:
+        if trial[y] is not None and math.isfinite(trial[y]):
+            values[trial["method"]][trial[x]].append(trial[y])
     return {method: {at: fmean(v) for at, v in sorted(places.items())} for method, places in sorted(values.items())}
-
-
-def _rate(row: Row) -> float:
-    return row.config.learning_rate
-
-
-def _batch(row: Row) -> float:
-    return float(row.config.batch_size)
-
-
-def _validation(row: Row) -> float | None:
-    result = row.result or {}
-    return None if result["diverged_at"] is not None else result["points"][-1]["validation_accuracy"]
-
-
-def _test(row: Row) -> float | None:
-    return (row.result or {})["test_accuracy"]
-
-
-def _spread(row: Row) -> float | None:
-    spreads = (row.result or {})["spreads"]
-    return max((s["maximum"] / s["minimum"] for s in spreads if s["minimum"]), default=None)
 
 
 def _panel(name: str, title: str, across: str, up: str, lines: Mapping[str, Mapping[float, float]]) -> Picture:

@@ -42,8 +42,8 @@ def report(
     if not found:
         raise UsageError(f"store {str(store)!r} is empty; run an experiment first: affdiv experiment run smoke")
     make_folder(output.parent, "--output")
-    write_text(output, render(found))
     findings = {name: judge(rows) for name, (_, rows) in found.items()}
+    write_text(output, render(found, findings))
     if json:
         print_json({"schema": "affdiv.report/1", "output": str(output), "experiments": _plain(findings)})
         return
