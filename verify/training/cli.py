@@ -35,6 +35,9 @@ Data = Annotated[
     str | None,
     typer.Option("--data", metavar="PATH", help="A folder of images, or digits, in place of the file's data."),
 ]
+Scale = Annotated[
+    str, typer.Option("--scale", help="cpu: small, as the file stands; paper: with what its table [paper] changes.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
@@ -42,6 +45,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 def run(
     name: Name,
     store: StorePath = STORE,
+    scale: Scale = "cpu",
     engine: Annotated[str, typer.Option(help="What runs the workers: local.")] = "local",
     workers: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Worker processes; one a core if not given.")
@@ -64,7 +68,8 @@ def run(
     from verify.training.driver import drive, job_of, register, summary
     from verify.training.store import Store
 
-    experiment, source = _experiment(name), _source(name, data)
+    experiment = _experiment(name, scale)
+    source = _source(experiment, data)
     chosen = _engine(engine)
     _one_of("--device", device, DEVICES)
     with Store(store, create=True, lease=lease_seconds) as opened:
@@ -87,26 +92,26 @@ def run(
 
 
 @app.command("status")
-def status(name: Name, store: StorePath = STORE, data: Data = None, json: Json = False) -> None:
+def status(name: Name, store: StorePath = STORE, scale: Scale = "cpu", data: Data = None, json: Json = False) -> None:
     """Say how many trials of an experiment are pending, running, done or failed; also while it runs elsewhere."""
     from verify.training.driver import summary
     from verify.training.store import Store
 
     with Store(store) as opened:
         opened.check()
-        _demand_same(opened, name, data)
+        _demand_same(opened, name, _experiment(name, scale), data)
         _print(summary(opened, _name(name)), json)
 
 
 @app.command("export")
-def export(name: Name, store: StorePath = STORE, data: Data = None) -> None:
+def export(name: Name, store: StorePath = STORE, scale: Scale = "cpu", data: Data = None) -> None:
     """Print one CSV row a trial, sorted, with every setting and every metric."""
     from verify.training.export import to_csv
     from verify.training.store import Store
 
     with Store(store) as opened:
         opened.check()
-        _demand_same(opened, name, data)
+        _demand_same(opened, name, _experiment(name, scale), data)
         typer.echo(to_csv(opened.rows(_name(name))), nl=False)
 
 
@@ -119,28 +124,34 @@ def _name(given: str) -> str:
     return Path(given).stem if given.endswith(".toml") else given
 
 
-def _experiment(given: str) -> Experiment:
-    """Return the experiment of a file, or the bundled one of a name."""
-    from verify.training.experiment import load_experiment
+def _experiment(given: str, scale: str) -> Experiment:
+    """Return the experiment of a file, or the bundled one of a name, at a scale."""
+    from verify.training.experiment import SCALES, load_experiment
 
+    _one_of("--scale", scale, SCALES)
     if given.endswith(".toml"):
-        return load_experiment(Path(given))
+        return load_experiment(Path(given), scale=scale)
     bundled = {path.stem: path for path in sorted(BUNDLED.glob("*.toml"))}
     if given not in bundled:
         known = ", ".join(bundled)
         raise UsageError(
             f"no experiment {given!r} is bundled ({known} are); for a file of yours, its path ends in .toml"
         )
-    return load_experiment(bundled[given])
+    return load_experiment(bundled[given], scale=scale)
 
 
-def _source(name: str, data: str | None) -> str:
+def _source(experiment: Experiment, data: str | None) -> str:
     """Return what the trials train on: ``digits`` or an absolute path."""
-    if data is None:
-        return _experiment(name).data
-    if data == "digits":
-        return data
-    path = Path(data).expanduser().absolute()
+    from verify.training.experiment import GIVEN
+
+    if data is None and experiment.data == GIVEN:
+        raise UsageError(
+            f"experiment {experiment.name!r} leaves its data to you at this scale; name it with --data PATH"
+        )
+    chosen = experiment.data if data is None else data
+    if chosen == "digits":
+        return chosen
+    path = Path(chosen).expanduser().absolute()
     if not path.exists():
         raise UsageError(f"--data {data!r} does not exist; name a folder or file that does, or leave --data out")
     return str(path)
@@ -158,19 +169,24 @@ def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
         raise UsageError(f"{option} {value!r} is not known; choose one of {', '.join(known)}")
 
 
-def _demand_same(store: Store, name: str, data: str | None) -> None:
+def _demand_same(store: Store, given: str, experiment: Experiment, data: str | None) -> None:
     """Refuse to speak of an experiment that was not started in this store, or not as its file now stands."""
-    known = store.experiments()
-    if _name(name) not in known:
+    from verify.training.experiment import scale_of
+
+    known, name = store.experiments(), experiment.name
+    if name not in known:
         there = f"it holds {', '.join(known)}" if known else "it is empty"
-        raise UsageError(f"experiment {_name(name)!r} is not in store {store.database}: {there}; run it first")
-    text, settings = known[_name(name)]
-    if _experiment(name).text != text:
-        raise UsageError(f"{name} has changed since it was run; run it again, its finished trials are kept")
-    if data is not None and _source(name, data) != settings["data"]:
+        raise UsageError(f"experiment {name!r} is not in store {store.database}: {there}; run it first")
+    text, settings = known[name]
+    if scale_of(text) != experiment.scale:
         raise UsageError(
-            f"experiment {_name(name)!r} was last run on {settings['data']!r}, not on {data!r}; run it on that"
+            f"experiment {name!r} was last run at scale {scale_of(text)!r}, not at {experiment.scale!r}; "
+            f"add --scale {scale_of(text)}"
         )
+    if experiment.text != text:
+        raise UsageError(f"{given} has changed since it was run; run it again, its finished trials are kept")
+    if data is not None and _source(experiment, data) != settings["data"]:
+        raise UsageError(f"experiment {name!r} was last run on {settings['data']!r}, not on {data!r}; run it on that")
 
 
 def _stopped(result: dict[str, Any]) -> str:

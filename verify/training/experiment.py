@@ -16,7 +16,11 @@
 Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, and, for the reader, ``hypothesis``,
 ``criterion``, ``cost``.
 
-Stages: file -> ``tomllib`` -> each value checked alone, with its line -> the product, each trial checked whole.
+A file has two scales. What stands above is the scale ``cpu``; a table ``[paper]`` at the end holds the keys that differ
+at the scale ``paper``. There ``data = "--data"`` says that the one who runs it names the data.
+
+Stages: file -> ``tomllib`` -> the keys of one scale -> each value checked alone, with its line -> the product, each
+trial checked whole.
 """
 
 from __future__ import annotations
@@ -50,6 +54,10 @@ _LISTS = {  # keys that hold a list, and the setting that each of its values is
 _SINGLE = ("model", "epochs", "steps", "dtype", "evaluate_every", "probe_every", "split_seed")
 _PROSE = ("hypothesis", "criterion", "cost")
 KEYS = ("data", *_LISTS, *_SINGLE, *_PROSE)
+CPU, PAPER = "cpu", "paper"
+SCALES = (CPU, PAPER)
+GIVEN = "--data"  # as the value of ``data``: named on the command line
+_LENGTHS = ("epochs", "steps")
 _REQUIRED = {"methods": 'methods = ["none", "affine-like"]', "learning_rates": "learning_rates = [0.1, 1.0]"}
 
 
@@ -57,25 +65,33 @@ _REQUIRED = {"methods": 'methods = ["none", "affine-like"]', "learning_rates": "
 class Experiment:
     """A named experiment: its trials before the data is known, and what its file says to a reader.
 
-    ``data`` is ``digits`` or a path; every trial's own ``data`` is a placeholder until the data is loaded.
+    ``data`` is ``digits``, a path or ``--data``; every trial's own ``data`` is a placeholder until the data is loaded.
     """
 
     name: str
     data: str
     trials: tuple[TrialConfig, ...]
     prose: tuple[tuple[str, str], ...] = ()
+    scale: str = CPU
 
     @property
     def text(self) -> str:
-        """The experiment in one canonical line of JSON: equal for files that ask for the same trials and data."""
-        return json.dumps({"data": self.data, "trials": sorted(trial.digest for trial in self.trials)})
+        """The experiment in one line of JSON: equal for files that ask for the same trials, data and scale."""
+        scale = {} if self.scale == CPU else {"scale": self.scale}
+        return json.dumps({"data": self.data, **scale, "trials": sorted(trial.digest for trial in self.trials)})
 
 
-def load_experiment(path: Path, name: str | None = None) -> Experiment:
-    """Return the experiment of a TOML file; its name is the file's, without the ending, if not given.
+def scale_of(text: str) -> str:
+    """Return the scale of an experiment's canonical text."""
+    return str(json.loads(text).get("scale", CPU))
+
+
+def load_experiment(path: Path, name: str | None = None, scale: str = CPU) -> Experiment:
+    """Return the experiment of a TOML file at a scale; its name is the file's, without the ending, if not given.
 
     Raises:
-        UsageError: a file that cannot be read or used; the text names file, line, key, value and mend.
+        UsageError: a file that cannot be read or used, or that has not got the scale; the text names file, line, key,
+            value and mend.
     """
     if not path.is_file():
         raise UsageError(f"experiment file {str(path)!r} does not exist or is no file; name an existing TOML file")
@@ -91,20 +107,45 @@ def load_experiment(path: Path, name: str | None = None) -> Experiment:
         raise UsageError(f"{path}: not UTF-8 text (byte {problem.start}); save the file as UTF-8") from None
     except (tomllib.TOMLDecodeError, RecursionError) as problem:
         raise UsageError(f"{path}: not TOML: {problem}; write lines such as learning_rates = [0.1, 1.0]") from None
-    return _Reader(path, source, table).experiment(name or path.stem)
+    return _Reader(path, source, table, scale).experiment(name or path.stem)
 
 
 class _Reader:
-    """Checks the table of one file and turns it into trials."""
+    """Turns the table of one file at one scale into trials; ``larger`` is what the paper scale changes."""
 
-    def __init__(self, path: Path, source: str, table: dict[str, Any]) -> None:
-        self.path, self.source, self.table = path, source, table
+    def __init__(self, path: Path, source: str, table: dict[str, Any], scale: str) -> None:
+        self.path, self.source, self.scale = path, source, scale
         self.places = places(source)
+        self.larger: dict[str, Any] = {}
+        for key in table:
+            self._known(key, (*KEYS, PAPER))
+        self.table = {key: value for key, value in table.items() if key != PAPER}
+        if scale not in SCALES:
+            raise UsageError(f"scale {scale!r} is not known; choose one of {', '.join(SCALES)}")
+        if PAPER in table or scale == PAPER:
+            self._enlarge(table.get(PAPER))
+
+    def _enlarge(self, larger: Any) -> None:
+        """Check the names of the paper scale's keys and, at that scale, let them take the place of the file's own."""
+        if larger is None:
+            raise UsageError(f"{self.path}: there is no scale 'paper'; add a table [{PAPER}] with the keys that differ")
+        if not isinstance(larger, dict):
+            raise self._error(PAPER, f"{larger!r} is not a table; write [{PAPER}] and, below it, the keys that differ")
+        self.larger = larger
+        for key in larger:
+            self._known(key, KEYS)
+        if self.scale == PAPER:
+            kept = (
+                {}
+                if any(key in larger for key in _LENGTHS)
+                else {k: self.table[k] for k in _LENGTHS if k in self.table}
+            )
+            self.table = {k: v for k, v in self.table.items() if k not in _LENGTHS} | kept | larger
+        else:
+            self.larger = {}
 
     def experiment(self, name: str) -> Experiment:
         """Return the whole file as an experiment of that name."""
-        for key in self.table:
-            self._known(key)
         for key, example in _REQUIRED.items():
             if key not in self.table:
                 raise UsageError(f"{self.path}: the key {key!r} is missing; add a line such as {example}")
@@ -115,13 +156,13 @@ class _Reader:
         if "steps" in single:
             single["epochs"] = None
         prose = tuple((key, self._text(key)) for key in _PROSE if key in self.table)
-        return Experiment(name, self._data(), self._product(lists, single), prose)
+        return Experiment(name, self._data(), self._product(lists, single), prose, self.scale)
 
-    def _known(self, key: str) -> None:
-        if key in KEYS:
+    def _known(self, key: str, keys: tuple[str, ...]) -> None:
+        if key in keys:
             return
-        near = difflib.get_close_matches(key, KEYS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(KEYS)}"
+        near = difflib.get_close_matches(key, keys, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(keys)}"
         raise self._error(key, f"this key is not known; {hint}")
 
     def _values(self, key: str, setting: str) -> list[Any]:
@@ -162,7 +203,7 @@ class _Reader:
     def _data(self) -> str:
         """Return the data set's name, or its path as seen from the file's folder."""
         data = self._text("data") if "data" in self.table else "digits"
-        if data == "digits":
+        if data in ("digits", GIVEN):
             return data
         path = self.path.absolute().parent / Path(data).expanduser()
         if not path.exists():
@@ -181,7 +222,7 @@ class _Reader:
             raise UsageError(f"{self.path}: two lists do not go together: {problem}") from None
 
     def _error(self, key: str, message: str) -> UsageError:
-        place = self.places.get((key,))
+        place = self.places.get((PAPER, key)) if key in self.larger else self.places.get((key,))
         line = f":{self.source.count(chr(10), 0, place.key[0]) + 1}" if place else ""
         return UsageError(f"{self.path}{line}: {key}: {message}")
 

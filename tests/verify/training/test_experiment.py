@@ -1,11 +1,15 @@
 """Experiment files: the product of the lists, and errors that name file, line, key, value and mend."""
 
+from dataclasses import replace
+
 import pytest
 
 from derive.errors import UsageError
 from verify.training.cli import BUNDLED
 from verify.training.config import METHODS, TrialConfig
-from verify.training.experiment import LARGEST_FILE, load_experiment
+from verify.training.data import digits
+from verify.training.experiment import LARGEST_FILE, SCALES, load_experiment, scale_of
+from verify.training.trial import run_trial
 
 WHOLE = """
 data = "digits"
@@ -25,10 +29,10 @@ hypothesis = "none"
 
 @pytest.fixture
 def load(tmp_path):
-    def write(text):
+    def write(text, scale="cpu"):
         path = tmp_path / "mine.toml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return load_experiment(path)
+        return load_experiment(path, scale=scale)
 
     return write
 
@@ -94,6 +98,9 @@ LINES = 'methods = ["none"]\nlearning_rates = [0.1]\n'
             'methods = ["batch-norm"]\nlearning_rates = [0.1]\nbatch_sizes = [1, 2]',
             "mine.toml: two lists do not go together: method = 'batch-norm' has no variance in a batch of one",
         ),
+        (LINES + "[paper]\nseedz = [0]\n", "mine.toml:4: seedz: this key is not known; did you mean 'seeds'?"),
+        (LINES + "[paper]\npaper = 1\n", "mine.toml:4: paper: this key is not known"),
+        (LINES + "paper = 3\n", "mine.toml:3: paper: 3 is not a table; write [paper]"),
         ("methods = [", "mine.toml: not TOML:"),
         (b"\xff", "mine.toml: not UTF-8 text"),
         ("#" * (LARGEST_FILE + 1), "are too long for an experiment"),
@@ -111,13 +118,65 @@ def test_a_missing_file_is_named(tmp_path):
         load_experiment(tmp_path / "absent.toml")
 
 
-@pytest.mark.parametrize("path", sorted(BUNDLED.glob("*.toml")), ids=lambda path: path.stem)
-def test_bundled_experiments_say_what_they_ask_and_cost(path):
-    found = load_experiment(path)
+SCALED = LINES + 'epochs = 3\nwidths = [8]\n[paper]\nsteps = 7\nwidths = [16, 32]\ndata = "--data"\ncost = "much"\n'
+
+
+def test_the_paper_scale_changes_the_keys_of_its_table_alone(load):
+    small, large = load(SCALED), load(SCALED, "paper")
+    assert [(t.width, t.epochs, t.steps) for t in small.trials] == [(8, 3, None)]
+    assert [(t.width, t.epochs, t.steps) for t in large.trials] == [(16, None, 7), (32, None, 7)]
+    assert (small.data, large.data, large.prose) == ("digits", "--data", (("cost", "much"),))
+
+
+def test_the_scale_is_part_of_the_text_even_where_the_trials_are_the_same(load):
+    small, large = load(LINES + "[paper]\n"), load(LINES + "[paper]\n", "paper")
+    assert small.trials == large.trials and small.text != large.text
+    assert small.text == load(LINES).text, "what a file without a second scale asks for stays the same"
+    assert [scale_of(found.text) for found in (small, large)] == ["cpu", "paper"]
+
+
+@pytest.mark.parametrize(
+    ("text", "scale", "message"),
+    [
+        (LINES, "paper", "mine.toml: there is no scale 'paper'; add a table [paper]"),
+        (LINES, "moon", "scale 'moon' is not known; choose one of cpu, paper"),
+        (LINES + "epochs = 2\n[paper]\nwidths = [0]\n", "paper", "mine.toml:5: widths: width = 0 is not usable"),
+        (LINES + "[paper]\nepochs = 1\nsteps = 2\n", "paper", "mine.toml:5: steps: the length is given in epochs too"),
+    ],
+)
+def test_a_scale_that_cannot_be_used_is_named(load, text, scale, message):
+    with pytest.raises(UsageError) as caught:
+        load(text, scale)
+    assert message in str(caught.value)
+
+
+BOTH = [
+    pytest.param(path, scale, id=f"{path.stem}-{scale}") for path in sorted(BUNDLED.glob("*.toml")) for scale in SCALES
+]
+
+
+@pytest.mark.parametrize(("path", "scale"), BOTH)
+def test_bundled_experiments_say_what_they_ask_and_cost(path, scale):
+    found = load_experiment(path, scale=scale)
     prose = dict(found.prose)
     assert set(prose) == {"hypothesis", "criterion", "cost"} and all(prose.values())
     assert prose["cost"].startswith(f"{len(found.trials):,} trials, ")
     assert {trial.method for trial in found.trials} <= set(METHODS)
+
+
+@pytest.mark.parametrize(("path", "scale"), BOTH)
+def test_a_trial_of_each_bundled_experiment_runs(path, scale):
+    trial = load_experiment(path, scale=scale).trials[-1]
+    result = run_trial(replace(trial, epochs=None, steps=1), digits(0, trial.torch_dtype))
+    assert result.points[-1].step == 1
+
+
+@pytest.mark.parametrize(("question", "other"), [("batch-size", "batch-size-steps")])
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_two_regimes_differ_in_the_length_alone(question, other, scale):
+    by_epochs, by_steps = (load_experiment(BUNDLED / f"{name}.toml", scale=scale).trials for name in (question, other))
+    assert all(trial.steps for trial in by_steps)
+    assert {replace(t, steps=1, epochs=None) for t in by_epochs} == {replace(t, steps=1) for t in by_steps}
 
 
 def test_there_is_a_bundled_experiment_for_a_first_try():

@@ -133,6 +133,16 @@ def test_run_then_export_and_status(tmp_path, call, undisturbed):
     assert code == 2 and "mine.toml has changed since it was run; run it again" in err
 
 
+def test_the_scale_that_was_run_is_the_one_that_is_spoken_of(tmp_path, call):
+    (tmp_path / "mine.toml").write_text(ONE + "[paper]\nwidths = [4, 6]\n")
+    assert "2 done" in call("run", "--workers", "1", "--scale", "paper")[1]
+    for verb in ("status", "export"):
+        assert call(verb, "--scale", "paper")[0] == 0
+        code, out, err = call(verb)
+        assert (code, out) == (2, "")
+        assert "experiment 'mine' was last run at scale 'paper', not at 'cpu'; add --scale paper" in err
+
+
 def disturbed(folder, kills, seed):
     """Kill driver and workers at random moments so many times, starting the same line again; return how it ended."""
     chance = random.Random(seed)
@@ -272,7 +282,10 @@ def test_usage_errors_exit_2_with_one_line(tmp_path, capsys, monkeypatch):
     for words, message in [
         (["run", "bad.toml"], "bad.toml:13: seedz: this key is not known; did you mean 'seeds'?"),
         (["run", "absent.toml"], "'absent.toml' does not exist"),
-        (["run", "nobody"], "no experiment 'nobody' is bundled (alignment, batch-size, fully-connected, smoke are)"),
+        (["run", "nobody"], "no experiment 'nobody' is bundled (alignment-or-function, "),
+        (["run", "smoke", "--scale", "moon"], "--scale 'moon' is not known; choose one of cpu, paper"),
+        (["run", "good.toml", "--scale", "paper"], "good.toml: there is no scale 'paper'"),
+        (["run", "smoke", "--scale", "paper"], "experiment 'smoke' leaves its data to you at this scale; name it with"),
         (["run", "good.toml", "--engine", "moon"], "--engine 'moon' is not known; choose one of local"),
         (["run", "good.toml", "--device", "tpu"], "--device 'tpu' is not known; choose one of cpu, cuda"),
         (["run", "good.toml", "--data", "nowhere"], "--data 'nowhere' does not exist"),
