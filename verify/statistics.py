@@ -12,12 +12,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import fmean
 
 import numpy as np
 from scipy import stats
 
 LEAST_FOR_BOOTSTRAP = 20
 _RESAMPLES = 2_000
+Line = Sequence[tuple[float, float]]
 
 
 class Verdict(StrEnum):
@@ -113,19 +115,23 @@ def slope(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> E
     return _by_t(float(line.slope), float(line.stderr), len(across) - 2, len(across), confidence)
 
 
-def slope_within(groups: Sequence[tuple[Sequence[float], Sequence[float]]], confidence: float = 0.95) -> Effect:
-    """Return the mean slope over groups of points, one line a group: what a seed adds to all its points cancels.
+def slope_within(groups: Sequence[Sequence[Line]], confidence: float = 0.95) -> Effect:
+    """Return the mean slope over groups of lines, each a sequence of points (x, y).
+
+    What a line adds to all its points cancels. A group (a seed) counts once, by the mean slope of its lines.
 
     Raises:
-        ValueError: for fewer than two groups, or a group without a slope.
+        ValueError: for fewer than two groups, or a line without a slope.
     """
-    slopes = []
-    for x, y in groups:
-        across, up = _finite("x", x), _finite("y", y)
-        if len(across) < 2 or np.ptp(across) == 0:
-            raise ValueError("a group has fewer than two different values of x: it has no slope")
-        slopes.append(float(np.polyfit(across, _matching(up, len(across), "x", "y"), 1)[0]))
+    slopes = [fmean(_line_slope(line) for line in lines) for lines in groups]
     return paired_difference(slopes, [0.0] * len(slopes), confidence)
+
+
+def _line_slope(line: Line) -> float:
+    across, up = _finite("x", [x for x, _ in line]), _finite("y", [y for _, y in line])
+    if len(across) < 2 or np.ptp(across) == 0:
+        raise ValueError("a line has fewer than two different values of x: it has no slope")
+    return float(np.polyfit(across, up, 1)[0])
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:

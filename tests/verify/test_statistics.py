@@ -56,10 +56,18 @@ def test_a_slope_is_that_of_ordinary_least_squares(n):
 
 def test_what_a_seed_adds_does_not_enter_a_slope_within_groups():
     batches = [5.0, 6.0, 7.0, 8.0]
-    groups = [(batches, [offset - 0.5 * b for b in batches]) for offset in (0.0, 40.0, -7.0)]
+    groups = [[[(b, offset - 0.5 * b) for b in batches]] for offset in (0.0, 40.0, -7.0)]
     found = slope_within(groups)
     assert (found.estimate, found.low, found.high) == pytest.approx((-0.5, -0.5, -0.5))
     assert found.n == 3
+
+
+def test_the_lines_of_a_group_count_once():
+    def line(slope, offset):
+        return [(0.0, offset), (1.0, offset + slope), (2.0, offset + 2 * slope)]
+
+    found = slope_within([[line(1.0, 5.0), line(3.0, -5.0)], [line(2.0, 0.0)]])
+    assert (found.estimate, found.low, found.high, found.n) == pytest.approx((2.0, 2.0, 2.0, 2))
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
@@ -107,7 +115,7 @@ def test_a_verdict_asks_for_the_whole_interval(low, high, least, verdict):
         (lambda: paired_difference([1.0, 2.0], [2.0, 1.0], method="bootstrap"), f"below {LEAST_FOR_BOOTSTRAP}"),
         (lambda: slope([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]), "two different values"),
         (lambda: slope([1.0, 2.0], [1.0, 2.0]), "at least three"),
-        (lambda: slope_within([([1.0, 1.0], [1.0, 2.0])]), "no slope"),
+        (lambda: slope_within([[[(1.0, 1.0), (1.0, 2.0)]]]), "no slope"),
         (lambda: holm([0.5, 1.5]), "between 0 and 1"),
     ],
 )
@@ -142,8 +150,8 @@ def of_pairs(n, method="t"):
 def of_slopes(generator):
     """A true slope of -0.02 a doubling of the batch, with an offset a seed."""
     batches = np.arange(5.0, 11.0)
-    groups = [(batches, generator.normal(0, 1) - 0.02 * batches + generator.normal(0, 0.05, 6)) for _ in range(5)]
-    return slope_within(groups)
+    ups = [generator.normal(0, 1) - 0.02 * batches + generator.normal(0, 0.05, 6) for _ in range(5)]
+    return slope_within([[list(zip(batches, up, strict=True))] for up in ups])
 
 
 @pytest.mark.parametrize(("make", "truth"), [(of_pairs(5), 0.3), (of_pairs(20), 0.3), (of_slopes, -0.02)])

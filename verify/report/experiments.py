@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -18,11 +17,10 @@ from verify.report.page import environment
 from verify.report.palette import PENS
 from verify.report.plots import Picture
 from verify.report.svg import inline, style
-from verify.training.export import COLUMNS, table
-from verify.training.store import Row
+from verify.training.export import COLUMNS
+from verify.training.rates import Trial
 
 _SIZE = (4.6, 3.0)
-Trial = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,14 @@ class Section:
     methods: Sequence[str]
 
 
-def render(experiments: Mapping[str, tuple[str, Sequence[Row]]], findings: Mapping[str, Sequence[Finding]]) -> str:
+def render(experiments: Mapping[str, tuple[str, Sequence[Trial]]], findings: Mapping[str, Sequence[Finding]]) -> str:
     """Return the page of experiments; it needs nothing outside itself.
 
     Args:
-        experiments: the text of each experiment's file and its rows, by name.
-        findings: what ``judge`` says of the rows, by name.
+        experiments: the text of each experiment's file and its trials (lines of its table), by name.
+        findings: what ``judge`` says of the trials, by name.
     """
-    sections = [_section(name, text, table(rows), findings[name]) for name, (text, rows) in experiments.items()]
+    sections = [_section(name, text, trials, findings[name]) for name, (text, trials) in experiments.items()]
     template = environment().get_template("experiments.html.jinja")
     return template.render(sections=sections, columns=COLUMNS, pens=list(PENS.values()))
 

@@ -21,6 +21,7 @@ from derive.errors import UsageError
 from verify.training.checkpoint import remove_checkpoints
 from verify.training.engines import Engine
 from verify.training.experiment import Experiment
+from verify.training.export import line
 from verify.training.rates import best_rates
 from verify.training.store import Store
 from verify.training.trial import steps_of
@@ -76,6 +77,7 @@ def summary(store: Store, experiment: str) -> dict[str, Any]:
     """Return the state of an experiment in the schema ``affdiv.experiment/1``."""
     counts, done, total = store.progress(experiment)
     rows = store.rows(experiment)
+    lines = [line(row) for row in rows]
     diverged = sum(row.result is not None and row.result["diverged_at"] is not None for row in rows)
     return {
         "schema": "affdiv.experiment/1",
@@ -83,7 +85,7 @@ def summary(store: Store, experiment: str) -> dict[str, Any]:
         "trials": counts,
         "steps": {"done": done, "total": total},
         "diverged": diverged,
-        "best_rates": [{**asdict(best), "setting": dict(best.setting)} for best in best_rates(rows)],
+        "best_rates": [{**asdict(best), "setting": dict(best.setting)} for best in best_rates(lines)],
         "errors": {row.id: row.error for row in rows if row.error},
     }
 

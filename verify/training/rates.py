@@ -7,12 +7,15 @@ compares grids. Diverged trials count as worse than any that finished.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from verify.training.store import Row
+from verify.training.experiment import SETTINGS
+
+Trial = Mapping[str, Any]  # a line of the exported table: every setting and every metric by name
+Setting = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -23,34 +26,31 @@ class BestRate:
     a grid of one rate, which has no inside.
     """
 
-    setting: tuple[tuple[str, Any], ...]
+    setting: Setting
     learning_rate: float
     validation_accuracy: float | None
     at_edge: bool | None
 
 
-def best_rates(rows: Sequence[Row]) -> list[BestRate]:
-    """Return the best rate of every setting whose trials are all done, in the order of the experiment."""
-    varying = _varying(rows)
-    groups: dict[tuple[tuple[str, Any], ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        settings = asdict(row.config)
-        groups[tuple((name, settings[name]) for name in varying)].append(row)
-    return [_best(setting, group) for setting, group in groups.items() if all(row.result for row in group)]
+def best_rates(trials: Sequence[Trial]) -> list[BestRate]:
+    """Return the best rate of every setting whose trials are all done, in the order of the trials."""
+    return [best_rate(setting, group) for setting, group in by_setting(trials).items()]
 
 
-def _varying(rows: Sequence[Row]) -> list[str]:
-    """Return the names of the settings that differ between trials, the method always among them."""
-    settings = [asdict(row.config) for row in rows]
-    names = settings[0].keys() - {"learning_rate", "seed"} if settings else set()
-    several = {name for name in names if len({one[name] for one in settings}) > 1}
-    return [name for name in (settings[0] if settings else ()) if name in several | {"method"}]
+def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:
+    """Return the trials of each setting, all rates and seeds together, of settings whose trials are all done."""
+    names = _varying(trials)
+    groups: dict[Setting, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        groups[tuple((name, trial[name]) for name in names)].append(trial)
+    return {setting: group for setting, group in groups.items() if all(trial["outcome"] for trial in group)}
 
 
-def _best(setting: tuple[tuple[str, Any], ...], group: list[Row]) -> BestRate:
-    by_rate: dict[float, list[Row]] = defaultdict(list)
-    for row in group:
-        by_rate[row.config.learning_rate].append(row)
+def best_rate(setting: Setting, group: Sequence[Trial]) -> BestRate:
+    """Return the best rate of the trials of one setting, all done."""
+    by_rate: dict[float, list[Trial]] = defaultdict(list)
+    for trial in group:
+        by_rate[trial["learning_rate"]].append(trial)
     rates = sorted(by_rate)
     merits = {rate: _merit(by_rate[rate]) for rate in rates}
     best = min(rates, key=lambda rate: merits[rate])
@@ -59,10 +59,16 @@ def _best(setting: tuple[tuple[str, Any], ...], group: list[Row]) -> BestRate:
     return BestRate(setting, best, None if diverged else -loss, at_edge)
 
 
-def _merit(rows: list[Row]) -> tuple[int, float, float]:
+def _varying(trials: Sequence[Trial]) -> list[str]:
+    """Return the names of the settings that differ between trials, the method always among them."""
+    names = [name for name in SETTINGS if name not in ("learning_rate", "seed")]
+    return [name for name in names if name == "method" or len({trial[name] for trial in trials}) > 1]
+
+
+def _merit(trials: Sequence[Trial]) -> tuple[int, float, float]:
     """Return what orders rates, the best first: diverged seeds, then accuracy and loss of those that finished."""
-    finished = [row.result["points"][-1] for row in rows if row.result and row.result["diverged_at"] is None]
+    finished = [trial for trial in trials if trial["diverged_at"] is None]
     if not finished:
-        return len(rows), 0.0, 0.0
-    accuracy = fmean(point["validation_accuracy"] for point in finished)
-    return len(rows) - len(finished), -accuracy, fmean(point["validation_loss"] for point in finished)
+        return len(trials), 0.0, 0.0
+    accuracy = fmean(trial["validation_accuracy"] for trial in finished)
+    return len(trials) - len(finished), -accuracy, fmean(trial["validation_loss"] for trial in finished)

@@ -33,16 +33,17 @@ def report(
     from verify.hypotheses import judge
     from verify.report.experiments import render
     from verify.run.table import print_json
+    from verify.training.export import table
     from verify.training.store import Store
 
     check_folder(output.parent, (output.name,), "--output")
     with Store(store) as opened:
         opened.check()
-        found = {name: (text, opened.rows(name)) for name, (text, _) in opened.experiments().items()}
+        found = {name: (text, table(opened.rows(name))) for name, (text, _) in opened.experiments().items()}
     if not found:
         raise UsageError(f"store {str(store)!r} is empty; run an experiment first: affdiv experiment run smoke")
     make_folder(output.parent, "--output")
-    findings = {name: judge(rows) for name, (_, rows) in found.items()}
+    findings = {name: judge(trials) for name, (_, trials) in found.items()}
     write_text(output, render(found, findings))
     if json:
         print_json({"schema": "affdiv.report/1", "output": str(output), "experiments": _plain(findings)})

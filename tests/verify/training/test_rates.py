@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from verify.training.config import TrialConfig
+from verify.training.export import line
 from verify.training.rates import best_rates
 from verify.training.store import Row
 
@@ -14,8 +15,9 @@ BASE = TrialConfig(method="none", learning_rate=0.1)
 def row(rate, accuracy, loss=1.0, seed=0, diverged=False, done=True, **settings):
     point = {"step": 9, "train_loss": 0.0, "validation_loss": loss, "validation_accuracy": accuracy}
     result = {"points": [point], "spreads": [], "diverged_at": 3 if diverged else None}
+    result |= {"test_loss": None, "test_accuracy": None}
     config = replace(BASE, learning_rate=rate, seed=seed, **settings)
-    return Row(f"{config}", config, "done", 9, 9, 0, None, result if done else None)
+    return line(Row(f"{config}", config, "done", 9, 9, 0, None, result if done else None))
 
 
 def test_the_best_mean_over_seeds_wins():

@@ -1,0 +1,50 @@
+"""Trials whose truth is known: lines of a table, with a test accuracy as asked for and a best rate in the middle."""
+
+import itertools
+
+import numpy as np
+
+from verify.training.config import TrialConfig
+from verify.training.export import line
+from verify.training.store import Row
+
+RATES = (0.01, 0.1, 1.0)
+SEEDS = range(6)
+BEST = RATES[1]
+
+
+def row(rate=BEST, seed=0, accuracy=0.8, best=BEST, loss=0.3, ratio=None, **settings):
+    """A finished trial; validation favours the best rate."""
+    config = TrialConfig(**{"method": "none", "learning_rate": rate, "seed": seed, **settings})
+    validation = 0.9 - 0.1 * abs(np.log10(rate / best))
+    point = {"step": 1, "train_loss": 0.1, "validation_loss": 0.2, "validation_accuracy": validation}
+    spreads = [] if ratio is None else [{"minimum": 1.0, "maximum": ratio, "coefficient_of_variation": 0.1}]
+    result = {"points": [point], "spreads": spreads, "diverged_at": None, "test_loss": loss, "test_accuracy": accuracy}
+    return Row(config.digest, config, "done", 1, 1, 0, None, result)
+
+
+def trial(**asked):
+    """A line of the table of one finished trial."""
+    return line(row(**asked))
+
+
+def trials(accuracy, rates=RATES, seeds=SEEDS, loss=lambda **_: 0.3, best=lambda **_: BEST, **lists):
+    """The product of lists of settings, at every rate and seed; ``accuracy`` is told each setting, the rate and seed.
+
+    A little noise is added that rate and method do not share, and an offset that those of a seed do.
+    """
+    noise = np.random.default_rng(1)
+    found = []
+    for values in itertools.product(*lists.values()):
+        settings = dict(zip(lists, values, strict=True))
+        for seed, rate in itertools.product(seeds, rates):
+            told = {**settings, "rate": rate, "seed": seed}
+            shift = 0.003 * seed + noise.normal(0, 0.0005)
+            common = {"accuracy": accuracy(**told) + shift, "loss": loss(**told) + shift, "best": best(**settings)}
+            found.append(trial(rate=rate, seed=seed, **settings, **common))
+    return found
+
+
+def as_model(model, rows):
+    """The same trials as if another kind of network had been trained."""
+    return [{**one, "model": model} for one in rows]

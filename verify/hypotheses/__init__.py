@@ -1,0 +1,42 @@
+"""What a sweep says of each hypothesis: supported, contradicted or inconclusive, by a criterion written before the run.
+
+Judged are lines of the exported table, so that anybody who has the table can judge anew. Methods are compared at the
+learning rate that each does best with on validation data, in pairs of one seed. A finding names the trials that it
+rests on. What the trials of an experiment cannot answer is inconclusive, and says why.
+
+    self_factors   H1, H2     what was measured on the layers themselves
+    networks       H3, H6, H8 corrected layers against others in three kinds of network
+    batches        H4         the slope on the batch size, in three readings
+    alignment      H7         layers times update rules
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from verify.hypotheses import alignment, batches, networks, self_factors
+from verify.hypotheses.chosen import LEAST_SEEDS, Chosen, at_best_rates
+from verify.hypotheses.finding import Finding, open_finding
+from verify.training.rates import Trial
+
+__all__ = ["LEAST_SEEDS", "Chosen", "Finding", "judge"]
+
+
+def judge(trials: Sequence[Trial]) -> list[Finding]:
+    """Return the findings of one experiment's trials (lines of its table), in the order of the hypotheses."""
+    chosen = at_best_rates(trials)
+    judged = [
+        *self_factors.identities(trials),
+        *self_factors.spreads(trials),
+        *(finding for question in networks.QUESTIONS for finding in networks.judge(chosen, question)),
+        *networks.growth(chosen),
+        *batches.judge(chosen),
+        *alignment.judge(chosen),
+        _unasked(),
+    ]
+    return sorted(judged, key=lambda finding: finding.hypothesis)
+
+
+def _unasked() -> Finding:
+    why = "no trial varies the angle of the family"
+    return open_finding("H5", "Scale invariance is not needed.", "Not asked of these trials.", why)

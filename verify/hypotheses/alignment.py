@@ -1,0 +1,83 @@
+"""H7: is it the aligned update that helps, or the changed function? Layers times update rules, at their best rates.
+
+NLMS and FOOF align the update of an unchanged layer; affine-like and norm-like under SGD align it too, and change what
+the layer computes. What NLMS gains over SGD is alignment alone; what affine-like under SGD has over the unchanged layer
+under NLMS is the function alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from verify.hypotheses.chosen import Chosen, compare, of, pair
+from verify.hypotheses.finding import Finding, corrected, open_finding
+from verify.hypotheses.networks import PAR
+from verify.statistics import Verdict
+
+Cell = tuple[str, str]  # method and update rule
+STATEMENT = "Alignment of the update, not the class of functions, is what affine-like gains by."
+CRITERION = (
+    "Supported where the unchanged layer gains by NLMS, and affine-like with SGD is at most "
+    f"{PAR:g} of test accuracy above it; contradicted where it does not gain and affine-like with SGD is above it."
+)
+ABSENT = "no trials cross layers with the update rules SGD and NLMS"
+_PART = "Paired difference of test accuracy at best rates: its 95 % interval above 0, Holm over these comparisons."
+
+
+@dataclass(frozen=True)
+class _Contrast:
+    first: Cell
+    second: Cell
+    statement: str
+
+
+ALIGNED = _Contrast(("none", "nlms"), ("none", "sgd"), "Alignment alone helps: none with NLMS against none with SGD.")
+FUNCTION = _Contrast(
+    ("affine-like", "sgd"),
+    ("none", "nlms"),
+    "The function alone helps: affine-like with SGD against none with NLMS.",
+)
+CONTRASTS = (
+    ALIGNED,
+    _Contrast(("none", "foof"), ("none", "sgd"), "Alignment alone helps: none with FOOF against none with SGD."),
+    FUNCTION,
+    _Contrast(
+        ("norm-like", "sgd"),
+        ("none", "nlms"),
+        "The function alone helps: norm-like with SGD against none with NLMS.",
+    ),
+    _Contrast(("affine-like", "sgd"), ("none", "sgd"), "Both together help: affine-like against none, both with SGD."),
+)
+
+
+def judge(chosen: Sequence[Chosen]) -> list[Finding]:
+    """Return the statement of H7 and the comparisons that it rests on."""
+    own = of(chosen, model="mlp")
+    there = {(c.settings["method"], c.settings["update"]) for c in own}
+    if not there >= {ALIGNED.first, ALIGNED.second, FUNCTION.first}:
+        return [open_finding("H7", STATEMENT, CRITERION, ABSENT)]
+    contrasts = [c for c in CONTRASTS if {c.first, c.second} <= there]
+    parts = corrected([_part(own, contrast) for contrast in contrasts])
+    by_contrast = dict(zip(contrasts, parts, strict=True))
+    return [_whole(by_contrast[ALIGNED], by_contrast[FUNCTION]), *parts]
+
+
+def _part(chosen: Sequence[Chosen], contrast: _Contrast) -> Finding:
+    (method, update), (other, rule) = contrast.first, contrast.second
+    pairs = pair(of(chosen, method=method, update=update), of(chosen, method=other, update=rule), "method", "update")
+    return compare(("H7", contrast.statement, _PART), pairs, detail=True)
+
+
+def _whole(aligned: Finding, function: Finding) -> Finding:
+    """Return the verdict of the hypothesis from what alignment alone and the function alone give."""
+    reason = "; ".join(dict.fromkeys(filter(None, (aligned.reason, function.reason))))
+    trials = tuple(dict.fromkeys((*aligned.trials, *function.trials)))
+    verdict = Verdict.INCONCLUSIVE
+    if not reason and aligned.effect and function.effect:
+        gains = aligned.verdict is Verdict.SUPPORTED
+        if gains and function.effect.high < PAR:
+            verdict = Verdict.SUPPORTED
+        elif not gains and function.verdict is Verdict.SUPPORTED:
+            verdict = Verdict.CONTRADICTED
+    return Finding("H7", STATEMENT, CRITERION, verdict, aligned.effect, reason, trials, "test accuracy that NLMS gains")

@@ -1,0 +1,142 @@
+"""H3, H6 and H8: a corrected layer against every other, over the networks of an experiment, each at its best rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from verify.hypotheses.chosen import ACCURACY, LOSS, Chosen, compare, limits, methods_of, of, pair, slope
+from verify.hypotheses.finding import Finding, corrected, open_finding
+from verify.statistics import Verdict
+
+PAR = 0.01  # how far below another a method may be and still be on par with it, in accuracy or in nats
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of one kind of network: ``ours`` are the methods that are compared with all others.
+
+    ``least`` is the margin: 0 asks whether the first is better, a negative number whether it is no worse than by that.
+    """
+
+    hypothesis: str
+    model: str
+    ours: tuple[str, ...]
+    measure: str
+    least: float
+    statement: str
+    criterion: str
+    absent: str
+
+
+H3 = Question(
+    "H3",
+    "mlp",
+    ("affine-like",),
+    ACCURACY,
+    0.0,
+    "In fully connected networks, {} layers reach at least the test accuracy of {}.",
+    "Paired difference of test accuracy at each method's best rate, mean over the networks, one number a seed: its "
+    "95 % interval above 0, Holm over the rivals. Contradicted where the interval lies below 0.",
+    "no trial compares affine-like with another method in fully connected networks",
+)
+H6 = Question(
+    "H6",
+    "cnn",
+    ("patch-norm", "patch-norm-like"),
+    ACCURACY,
+    -PAR,
+    "In convolutional networks, {} is on par with {}.",
+    f"Paired difference of test accuracy at each method's best rate: its 95 % interval above -{PAR:g}. Contradicted "
+    f"where the interval lies below -{PAR:g}.",
+    "no trial trains a convolutional network with PatchNorm and with another method",
+)
+H8 = Question(
+    "H8",
+    "transformer",
+    ("affine-like", "norm-like"),
+    LOSS,
+    -PAR,
+    "Transformers with {} projections train at least as well as with {}.",
+    f"Paired difference of test loss at each method's best rate, how much lower: its 95 % interval above -{PAR:g}. "
+    f"Contradicted where the interval lies below -{PAR:g}.",
+    "no trial trains a transformer with corrected projections and with others",
+)
+QUESTIONS = (H3, H6, H8)
+
+
+def judge(chosen: Sequence[Chosen], question: Question) -> list[Finding]:
+    """Return a finding for every pair of one of ours and a rival, then one for each network alone."""
+    own = of(chosen, model=question.model, update="sgd")
+    found = [f for ours in question.ours for f in _against_all(own, question, ours)]
+    if not found:
+        statement = question.statement.format(question.ours[0], "others")
+        return [open_finding(question.hypothesis, statement, question.criterion, question.absent)]
+    return found
+
+
+def _against_all(chosen: Sequence[Chosen], question: Question, ours: str) -> list[Finding]:
+    present = methods_of(chosen)
+    rivals = [method for method in present if method not in question.ours and not method.startswith("angle")]
+    if ours not in present or not rivals:
+        return []
+    found = _family(chosen, question, ours, rivals, "")
+    networks = sorted({_network(c) for c in chosen})
+    for network in networks if len(networks) > 1 else ():
+        found += _family([c for c in chosen if _network(c) == network], question, ours, rivals, network)
+    return found
+
+
+def _family(
+    chosen: Sequence[Chosen], question: Question, ours: str, rivals: Sequence[str], network: str
+) -> list[Finding]:
+    findings = []
+    for rival in rivals:
+        statement = question.statement.format(ours, rival) + (f" ({network})" if network else "")
+        head = (question.hypothesis, statement, question.criterion)
+        pairs = pair(of(chosen, method=ours), of(chosen, method=rival), "method")
+        findings.append(compare(head, pairs, question.measure, question.measure == LOSS, detail=bool(network)))
+    return corrected(findings, question.least)
+
+
+def _network(one: Chosen) -> str:
+    s = one.settings
+    return f"width {s['width']:g}, depth {s['depth']:g}, {s['activation']}"
+
+
+def growth(chosen: Sequence[Chosen]) -> list[Finding]:
+    """C5's second half: the slope of affine-like's lead over each rival on the doublings of width and of depth."""
+    own = of(chosen, model="mlp", update="sgd")
+    rivals = [m for m in methods_of(own) if m != "affine-like" and not m.startswith("angle")]
+    families = []
+    for size in ("width", "depth"):
+        if len({c.settings[size] for c in own}) > 1 and of(own, method="affine-like"):
+            families.append(corrected([_growth(own, rival, size) for rival in rivals]))
+    return [finding for family in families for finding in family]
+
+
+def _growth(chosen: Sequence[Chosen], rival: str, size: str) -> Finding:
+    statement = f"The lead of affine-like over {rival} in test accuracy grows with the {size}."
+    criterion = (
+        f"Slope of the paired difference on log2({size}), mean over the other settings, one number a seed: its 95 % "
+        "interval above 0, Holm over the rivals. Contradicted where the interval lies below 0."
+    )
+    pairs = pair(of(chosen, method="affine-like"), of(chosen, method=rival), "method")
+    effect = slope(
+        (
+            seed,
+            ours.key("method", size),
+            math.log2(ours.settings[size]),
+            first[ACCURACY] - theirs.by_seed[seed][ACCURACY],
+        )
+        for ours, theirs in pairs.cells
+        for seed, first in ours.by_seed.items()
+        if seed in theirs.by_seed
+    )
+    if effect is None:
+        return replace(open_finding("H3", statement, criterion, f"fewer than two seeds at two {size}s"), detail=True)
+    unit = f"test accuracy per doubling of the {size}"
+    return Finding(
+        "H3", statement, criterion, Verdict.INCONCLUSIVE, effect, limits(pairs.chosen), pairs.trials(), unit, True
+    )
