@@ -13,6 +13,8 @@
     epochs = 2                         # or steps = 500
 
 ``methods`` and ``learning_rates`` must be there; what else is left out has the value that ``TrialConfig`` gives it.
+``method_learning_rates = { affine-like = [1.0, 10.0] }`` gives single methods a grid of their own in place of
+``learning_rates``: the good rates of two methods may lie two decades apart, as their kappas do (theory, section 2).
 Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, and, for the reader, ``hypothesis``,
 ``criterion``, ``cost``.
 
@@ -53,7 +55,8 @@ _LISTS = {  # keys that hold a list, and the setting that each of its values is
 }
 _SINGLE = ("model", "epochs", "steps", "dtype", "evaluate_every", "probe_every", "split_seed")
 _PROSE = ("hypothesis", "criterion", "cost")
-KEYS = ("data", *_LISTS, *_SINGLE, *_PROSE)
+_OWN_RATES = "method_learning_rates"
+KEYS = ("data", *_LISTS, _OWN_RATES, *_SINGLE, *_PROSE)
 CPU, PAPER = "cpu", "paper"
 SCALES = (CPU, PAPER)
 GIVEN = "--data"  # as the value of ``data``: named on the command line
@@ -140,7 +143,8 @@ class _Reader:
                 if any(key in larger for key in _LENGTHS)
                 else {k: self.table[k] for k in _LENGTHS if k in self.table}
             )
-            self.table = {k: v for k, v in self.table.items() if k not in _LENGTHS} | kept | larger
+            replaced = (*_LENGTHS, *((_OWN_RATES,) if "learning_rates" in larger else ()))
+            self.table = {k: v for k, v in self.table.items() if k not in replaced} | kept | larger
         else:
             self.larger = {}
 
@@ -149,14 +153,36 @@ class _Reader:
         for key, example in _REQUIRED.items():
             if key not in self.table:
                 raise UsageError(f"{self.path}: the key {key!r} is missing; add a line such as {example}")
-        lists = {setting: self._values(key, setting) for key, setting in _LISTS.items() if key in self.table}
+        lists = {
+            setting: self._values(key, setting, self.table[key]) for key, setting in _LISTS.items() if key in self.table
+        }
         single = {key: self._checked(key, key, self.table[key]) for key in _SINGLE if key in self.table}
         if "epochs" in single and "steps" in single:
             raise self._error("steps", "the length is given in epochs too; keep one of the two lines")
         if "steps" in single:
             single["epochs"] = None
         prose = tuple((key, self._text(key)) for key in _PROSE if key in self.table)
-        return Experiment(name, self._data(), self._product(lists, single), prose, self.scale)
+        return Experiment(name, self._data(), self._product(self._by_grid(lists), single), prose, self.scale)
+
+    def _by_grid(self, lists: dict[str, list[Any]]) -> list[dict[str, list[Any]]]:
+        """Return the lists once for every grid of rates, each with the methods that take it; none without methods."""
+        own = self._own_rates(lists["method"])
+        shared = [method for method in lists["method"] if method not in own]
+        grids = [(shared, lists["learning_rate"]), *(([method], rates) for method, rates in own.items())]
+        return [lists | {"method": methods, "learning_rate": rates} for methods, rates in grids if methods]
+
+    def _own_rates(self, methods: list[str]) -> dict[str, list[float]]:
+        """Return the grid of each method that has its own."""
+        given = self.table.get(_OWN_RATES, {})
+        if not isinstance(given, dict):
+            example = f"{{ {methods[0]} = [0.1, 1.0] }}"
+            raise self._error(_OWN_RATES, f"{given!r} is no table; write {_OWN_RATES} = {example}")
+        for method, rates in given.items():
+            if method not in methods:
+                raise self._error(_OWN_RATES, f"{method!r} is not one of the methods: {', '.join(methods)}")
+            if not isinstance(rates, list):
+                raise self._error(_OWN_RATES, f"{rates!r} is not a list; write {{ {method} = [{_toml(rates)}] }}")
+        return {method: self._values(_OWN_RATES, "learning_rate", rates) for method, rates in given.items()}
 
     def _known(self, key: str, keys: tuple[str, ...]) -> None:
         if key in keys:
@@ -165,9 +191,8 @@ class _Reader:
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(keys)}"
         raise self._error(key, f"this key is not known; {hint}")
 
-    def _values(self, key: str, setting: str) -> list[Any]:
+    def _values(self, key: str, setting: str, given: Any) -> list[Any]:
         """Return the checked values of a list."""
-        given = self.table[key]
         values = [given] if key == "activation" and isinstance(given, str) else given
         if not isinstance(values, list):
             raise self._error(key, f"{given!r} is not a list; write {key} = [{_toml(given)}]")
@@ -210,13 +235,15 @@ class _Reader:
             raise self._error("data", f'{data!r} is no data set: it is not "digits", and {str(path)!r} does not exist')
         return str(path)
 
-    def _product(self, lists: dict[str, list[Any]], single: dict[str, Any]) -> tuple[TrialConfig, ...]:
-        count = math.prod(map(len, lists.values()))
+    def _product(self, grids: list[dict[str, list[Any]]], single: dict[str, Any]) -> tuple[TrialConfig, ...]:
+        count = sum(math.prod(map(len, lists.values())) for lists in grids)
         if count > MOST_TRIALS:
             raise UsageError(f"{self.path}: the lists give {count} trials; at most {MOST_TRIALS} are run: shorten them")
         try:
             return tuple(
-                TrialConfig(**dict(zip(lists, values, strict=True)), **single) for values in product(*lists.values())
+                TrialConfig(**dict(zip(lists, values, strict=True)), **single)
+                for lists in grids
+                for values in product(*lists.values())
             )
         except UsageError as problem:
             raise UsageError(f"{self.path}: two lists do not go together: {problem}") from None

@@ -98,6 +98,10 @@ LINES = 'methods = ["none"]\nlearning_rates = [0.1]\n'
             'methods = ["batch-norm"]\nlearning_rates = [0.1]\nbatch_sizes = [1, 2]',
             "mine.toml: two lists do not go together: method = 'batch-norm' has no variance in a batch of one",
         ),
+        (LINES + "method_learning_rates = 3\n", "mine.toml:3: method_learning_rates: 3 is no table; write method_"),
+        (LINES + "method_learning_rates = { none = 3 }\n", "3 is not a list; write { none = [3] }"),
+        (LINES + "method_learning_rates = { none = [0] }\n", "learning_rates: learning_rate = 0.0 is not a rate"),
+        (LINES + "method_learning_rates = { l2 = [1] }\n", "'l2' is not one of the methods: none"),
         (LINES + "[paper]\nseedz = [0]\n", "mine.toml:4: seedz: this key is not known; did you mean 'seeds'?"),
         (LINES + "[paper]\npaper = 1\n", "mine.toml:4: paper: this key is not known"),
         (LINES + "paper = 3\n", "mine.toml:3: paper: 3 is not a table; write [paper]"),
@@ -111,6 +115,26 @@ def test_what_cannot_be_used_is_named(load, text, message):
         load(text)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+OWN = """
+methods = ["none", "affine-like", "rms-norm"]
+learning_rates = [0.1, 1.0]
+method_learning_rates = { affine-like = [3, 10.0, 30.0] }
+seeds = [0, 1]
+[paper]
+learning_rates = [0.2]
+"""
+
+
+def test_a_method_may_have_a_grid_of_its_own(load):
+    grids = {(t.method, t.learning_rate) for t in load(OWN).trials}
+    shared = {(method, rate) for method in ("none", "rms-norm") for rate in (0.1, 1.0)}
+    assert grids == shared | {("affine-like", rate) for rate in (3.0, 10.0, 30.0)}
+    assert len(load(OWN).trials) == 2 * len(grids)
+    assert {t.learning_rate for t in load(OWN, "paper").trials} == {0.2}, "another scale's grid stands for all methods"
+    alone = load('methods = ["none"]\nlearning_rates = [0.1]\nmethod_learning_rates = { none = [2.0] }').trials
+    assert [t.learning_rate for t in alone] == [2.0]
 
 
 def test_a_missing_file_is_named(tmp_path):
