@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from verify.training.probe import Spread
+from verify.training.probe import OwnStep, Spread
 from verify.training.trial import Point, TrialRun
 
 SUFFIX = ".safetensors"
@@ -68,6 +68,7 @@ def load_checkpoint(run: TrialRun, path: Path) -> None:
     run.step, run.diverged_at = state["step"], state["diverged_at"]
     run.points = [Point(**point) for point in state["points"]]
     run.spreads = [Spread(**spread) for spread in state["spreads"]]
+    run.own_steps = [OwnStep(**own) for own in state["own_steps"]]
 
 
 def remove_checkpoints(folder: Path, identity: str) -> None:
@@ -115,6 +116,7 @@ def _state(run: TrialRun) -> dict[str, Any]:
         "diverged_at": run.diverged_at,
         "points": [asdict(point) for point in run.points],
         "spreads": [asdict(spread) for spread in run.spreads],
+        "own_steps": [asdict(own) for own in run.own_steps],
     }
 
 

@@ -15,6 +15,7 @@ METHODS = ("none", "batch-norm", "layer-norm", "rms-norm", "norm-like", "affine-
 UPDATES = ("sgd", "momentum", "adam", "nlms", "foof")
 ACTIVATIONS = ("tanh", "leaky-relu", "relu")
 MODELS = ("mlp",)
+INITS = ("variance-preserving", "torch")
 DEVICES = ("cpu", "cuda")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -26,7 +27,10 @@ class TrialConfig:
     ``depth`` counts hidden layers of ``width`` units. The length is given in ``epochs`` or in ``steps``; the other is
     None. ``evaluate_every`` and ``probe_every`` are the numbers of steps between two evaluations and between two
     measurements of the self factors, 0 for no such measurement. ``split_seed`` chooses the parts of the data, ``seed``
-    everything else. ``device`` is part of the settings because the bits of a result depend on it.
+    everything else. ``device`` is part of the settings because the bits of a result depend on it. ``init`` draws the
+    first weights so that each method starts with pre-activations of unit variance, or as torch's layers do.
+    ``train_samples`` and ``evaluation_samples`` are the most samples of the training part, and of each of the other
+    two, that are used, 0 for all: the first of each part, which are in the order of the split's permutation.
 
     Raises:
         UsageError: a setting that cannot be used, or two that cannot be used together.
@@ -49,6 +53,9 @@ class TrialConfig:
     device: str = "cpu"
     evaluate_every: int = 20
     probe_every: int = 0
+    init: str = "variance-preserving"
+    train_samples: int = 0
+    evaluation_samples: int = 0
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -86,6 +93,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": tuple(DTYPES),
     "model": MODELS,
     "device": DEVICES,
+    "init": INITS,
 }
 _RANGES = {  # the largest value is one that no machine at hand outgrows, so that a slip of the hand is refused at once
     "width": (1, 2**20),
@@ -93,6 +101,8 @@ _RANGES = {  # the largest value is one that no machine at hand outgrows, so tha
     "batch_size": (1, 2**24),
     "evaluate_every": (0, 10**9),
     "probe_every": (0, 10**9),
+    "train_samples": (0, 10**12),
+    "evaluation_samples": (0, 10**12),
     "seed": (0, 2**63 - 1),
     "split_seed": (0, 2**63 - 1),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -45,4 +45,16 @@ class Dataset:
     def to(self, device: str) -> Dataset:
         """Return the same data on a device."""
         parts = (self.train.to(device), self.validation.to(device), self.test.to(device))
-        return Dataset(self.name, self.classes, *parts, self.digest)
+        return replace(self, train=parts[0], validation=parts[1], test=parts[2])
+
+    def limited(self, train: int, evaluation: int) -> Dataset:
+        """Return the first ``train`` training samples and ``evaluation`` samples of each other part; 0 means all.
+
+        The digest stays that of the whole: what is left follows from it and the two numbers.
+        """
+        return replace(
+            self,
+            train=self.train.first(train or len(self.train)),
+            validation=self.validation.first(evaluation or len(self.validation)),
+            test=self.test.first(evaluation or len(self.test)),
+        )

@@ -10,13 +10,14 @@
     widths = [16]
     depths = [2]
     activation = "tanh"                # or a list
+    inits = ["variance-preserving"]    # "torch": the layers' first values as torch draws them
     epochs = 2                         # or steps = 500
 
 ``methods`` and ``learning_rates`` must be there; what else is left out has the value that ``TrialConfig`` gives it.
 ``method_learning_rates = { affine-like = [1.0, 10.0] }`` gives single methods a grid of their own in place of
 ``learning_rates``: the good rates of two methods may lie two decades apart, as their kappas do (theory, section 2).
-Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, and, for the reader, ``hypothesis``,
-``criterion``, ``cost``.
+Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, ``train_samples``, ``evaluation_samples``,
+and, for the reader, ``hypothesis``, ``criterion``, ``cost``.
 
 A file has two scales. What stands above is the scale ``cpu``; a table ``[paper]`` at the end holds the keys that differ
 at the scale ``paper``. There ``data = "--data"`` says that the one who runs it names the data.
@@ -52,8 +53,19 @@ _LISTS = {  # keys that hold a list, and the setting that each of its values is
     "widths": "width",
     "depths": "depth",
     "activation": "activation",
+    "inits": "init",
 }
-_SINGLE = ("model", "epochs", "steps", "dtype", "evaluate_every", "probe_every", "split_seed")
+_SINGLE = (
+    "model",
+    "epochs",
+    "steps",
+    "dtype",
+    "evaluate_every",
+    "probe_every",
+    "split_seed",
+    "train_samples",
+    "evaluation_samples",
+)
 _PROSE = ("hypothesis", "criterion", "cost")
 _OWN_RATES = "method_learning_rates"
 KEYS = ("data", *_LISTS, _OWN_RATES, *_SINGLE, *_PROSE)

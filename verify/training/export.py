@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from verify.training.experiment import SETTINGS
@@ -26,6 +27,11 @@ METRICS = (
     "best_validation_accuracy",
     "largest_self_factor_ratio",
     "largest_self_factor_variation",
+    "largest_identity_error",
+    "largest_identity_error_float64",
+    "largest_identity_error_over_bound",
+    "smallest_self_share",
+    "mean_self_share",
 )
 COLUMNS = ("trial", *SETTINGS, "state", *METRICS)
 
@@ -56,6 +62,20 @@ def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
         "best_validation_accuracy": max((point["validation_accuracy"] for point in points), default=None),
         "largest_self_factor_ratio": max((s["maximum"] / s["minimum"] for s in spreads if s["minimum"]), default=None),
         "largest_self_factor_variation": max((s["coefficient_of_variation"] for s in spreads), default=None),
+        **_own_steps(result.get("own_steps", ())),
+    }
+
+
+def _own_steps(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the metrics of what each sample's own gradient did; None where the samples had no gradient."""
+    exact = [one for one in found if one["error"] is not None]
+    shares = [one["self_share"] for one in found if one["self_share"] is not None]
+    return {
+        "largest_identity_error": max((one["error"] for one in exact), default=None),
+        "largest_identity_error_float64": max((one["error_float64"] for one in exact), default=None),
+        "largest_identity_error_over_bound": max((one["error"] / one["bound"] for one in exact), default=None),
+        "smallest_self_share": min(shares, default=None),
+        "mean_self_share": fmean(shares) if shares else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""Start every method with pre-activations of unit variance (theory, section 2).
+"""The first values of the parameters: pre-activations of unit variance (theory, section 2), or torch's as a control.
 
 With zero biases and weights of standard deviation sigma, ``Var z = sigma^2 * energy`` where the energy is the mean
 squared length of what the weights multiply: n E[x^2] for a plain layer, n behind a normaliser, kappa - 1 for norm-like
@@ -22,7 +22,17 @@ _NODES = 80
 NORMALISERS = ("batch-norm", "layer-norm", "rms-norm")
 
 
-def variance_preserving(model: MLP, method: str, activation: str, generator: torch.Generator) -> None:
+def torch_default(model: MLP, generator: torch.Generator) -> None:
+    """Draw weights and biases as torch's own layers do, uniform within 1/sqrt(n), the same for every method."""
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
+        torch.manual_seed(generator.initial_seed())
+        for layer in model.affine_layers():
+            if hasattr(layer, "init"):
+                layer.init = "torch"  # type: ignore[assignment]
+            layer.reset_parameters()  # type: ignore[operator]
+
+
+def variance_preserving(model: MLP, method: str, generator: torch.Generator) -> None:
     """Draw every weight from a centred normal distribution with the method's deviation and set every bias to zero."""
     second_moment = 1.0
     for layer in model.layers:

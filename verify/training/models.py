@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import affine_divergence as ad
 from verify.training.config import TrialConfig, generator
-from verify.training.initialise import variance_preserving
+from verify.training.initialise import torch_default, variance_preserving
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "leaky-relu": nn.LeakyReLU, "relu": nn.ReLU}
 _LAYERS: dict[str, Callable[[int, int], nn.Module]] = {
@@ -91,5 +91,9 @@ def build(config: TrialConfig, features: int, classes: int, identity: str | None
             depth=config.depth,
             activation=config.activation,
         ).to(config.torch_dtype)
-    variance_preserving(model, config.method, config.activation, generator(identity or config.digest, "initialise"))
+    randomness = generator(identity or config.digest, "initialise")
+    if config.init == "torch":
+        torch_default(model, randomness)
+    else:
+        variance_preserving(model, config.method, randomness)
     return model.to(config.device)

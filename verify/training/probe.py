@@ -1,21 +1,34 @@
-"""Measure the self factor of real layers, sample by sample, from the module alone.
+"""Look into a network while it trains: self factors, and what each sample's own gradient does to its own activation.
 
-For a sample s with output z_s and a unit vector v over the units, ``v^T K_ss v`` is the sum over all parameters of
-``(d(v.z_s)/dtheta)^2``. Automatic differentiation gives that for any layer; no formula of any method enters. For an
-isotropic self factor kappa I it is kappa, whatever v. The layer's input is held fixed, as in theory, section 1.
+    factors   K_ss of every probed sample, from what the layer's parameters multiply: |x~_s|^2 (``rows``)
+    own step  a copy of the layer's parameters is really moved along the gradient of one sample's share of the loss; the
+              identity (theory, section 1) says ``Delta z_s = -eta kappa g_s``
+    share     how much of the change that a step on the whole probe makes, each sample's own gradient makes
+
+A layer's input is held fixed, as in theory, section 1, and g_s is the gradient of the loss of the network as it stands.
+No formula of any method enters. All measured layers are linear in their parameters, so the identity holds at every
+rate; the rate is the one that makes the step as long as the parameters are, where rounding disturbs least. At a small
+rate the change of z would be the difference of two nearly equal numbers, and only rounding would be measured.
 """
 
 from __future__ import annotations
 
 import copy
+import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from verify.training.dataset import Split
+from verify.training.rows import entries, rows_of, units_of, with_units
 
 if TYPE_CHECKING:
     from verify.training.models import MLP
+
+STEPPED_SAMPLES = 4  # of the probed ones, so many take a step of their own
 
 
 @dataclass(frozen=True)
@@ -36,57 +49,183 @@ class Spread:
         return self.maximum / self.minimum
 
 
-def measure_model(model: MLP, x: Tensor, step: int, generator: torch.Generator) -> list[Spread]:
-    """Return the spread of every layer's self factor over the samples ``x``, leaving the model as it was.
+@dataclass(frozen=True)
+class OwnStep:
+    """What a sample's own gradient does to its own activation, in one layer at one step of training.
 
-    A copy in float64 and in training mode is measured, so that batch statistics are those of ``x`` and rounding does
-    not hide what the map does.
+    ``kappa`` is the factor that the layer declares, and for layers that declare none the mean of the probed self
+    factors: the error is then the largest departure from that mean. ``error`` is
+    ``max_s |Delta z_s + eta kappa g_s| / |eta kappa g_s|`` over a few samples, in the type that the trial trains in,
+    ``error_float64`` the same of a copy in float64, and ``bound`` what rounding may make of an exact identity in the
+    trial's type. ``self_share`` is ``sum_s |own_s|^2 / (sum_s |own_s|^2 + sum_s |cross_s|^2)`` of a step on the loss of
+    all probed samples, and 1 minus it what cross terms make. None where no chosen sample has a gradient.
     """
-    twin = copy.deepcopy(model).double().train()
-    inputs = _inputs(twin, x.double())
-    spreads = []
-    for name, layer in twin.measured_layers().items():
-        factors = self_factors(layer, inputs[name], generator)
-        spreads.append(summarise(step, name, factors))
-    return spreads
+
+    step: int
+    layer: str
+    kappa: float
+    declared: bool
+    error: float | None
+    error_float64: float | None
+    bound: float
+    self_share: float | None
+
+    def measured(self) -> list[float]:
+        """Return the numbers that were measured, without those that there are not."""
+        return [v for v in (self.kappa, self.error, self.error_float64, self.self_share) if v is not None]
 
 
-def self_factors(layer: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return ``v^T K_ss v``, of shape (B,), for ``x`` of shape (B, n) and one random unit vector v."""
-    parameters = [p for p in layer.parameters() if p.requires_grad]
-    z = layer(x.detach())
-    v = torch.randn(z.shape[-1], dtype=z.dtype, generator=generator).to(z.device)
-    along = z @ (v / v.norm())
-    factors = []
-    for value in along:
-        gradients = torch.autograd.grad(value, parameters, retain_graph=True)
-        factors.append(sum((g.square().sum() for g in gradients), start=torch.zeros((), dtype=z.dtype)))
-    return torch.stack(factors)
+@dataclass(frozen=True)
+class _Seen:
+    """A layer of a twin, its input x (B, n), and the gradient g (B, m, places) of the loss by its output."""
+
+    layer: nn.Module
+    x: Tensor
+    g: Tensor
+
+
+class Probe:
+    """Measures a network on copies of it, so that the network, its buffers and its gradients stay as they are.
+
+    Args:
+        model: the network, or one of the same shapes: the copies take over its parameters at each measurement.
+    """
+
+    def __init__(self, model: MLP) -> None:
+        own = next(model.parameters()).dtype
+        self._exact = copy.deepcopy(model).double().train()
+        self._same = self._exact if own is torch.float64 else copy.deepcopy(model).train()
+
+    def measure(
+        self, model: MLP, probed: Split, step: int, generator: torch.Generator
+    ) -> tuple[list[Spread], list[OwnStep]]:
+        """Return what is seen in each measured layer; ``generator`` draws the samples that take a step of their own."""
+        exact = _look(self._exact, model, probed)
+        same = exact if self._same is self._exact else _look(self._same, model, probed)
+        spreads, own_steps = [], []
+        for name, seen in exact.items():
+            factors = self_factors(seen.layer, seen.x)
+            spreads.append(summarise(step, name, factors))
+            chosen = torch.randperm(factors.numel(), generator=generator)[:STEPPED_SAMPLES].to(seen.x.device)
+            own_steps.append(_own_step(step, name, seen, same[name], factors, chosen))
+        return spreads, own_steps
+
+
+def self_factors(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return K_ss of each sample, of shape (B, places), for ``x`` of shape (B, n) with one place."""
+    rows = rows_of(layer, x)
+    return rows.reshape(*rows.shape[:2], -1).square().sum(1)
 
 
 def summarise(step: int, layer: str, factors: Tensor) -> Spread:
-    """Return the spread of the self factors of shape (B,)."""
-    mean = factors.mean()
-    return Spread(
+    """Return the spread of the self factors, of any shape."""
+    inner, mean = sorted(factors.flatten().tolist()), factors.mean()
+    numbers = statistics.median(inner), inner[-1], *torch.stack([mean, factors.std(correction=0) / mean]).tolist()
+    return Spread(step, layer, inner[0], *numbers)
+
+
+def rounding_bound(products: int, dtype: torch.dtype) -> float:
+    """Return how far rounding may carry a step from the identity, for units that sum so many products.
+
+    In units of roundoff: 3 (n + 1) for the sums in z before and after a step that is as long as the parameters, another
+    half of that for the length that z is divided by, and n + 1 for the gradient's own; 6 (n + 8) covers them all.
+    """
+    return 6 * (products + 8) * torch.finfo(dtype).eps / 2
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What steps of a layer's parameters did to its activations.
+
+    ``error`` is that of ``OwnStep``, ``change`` (B, m, places) what a step on all samples does, per unit of its rate;
+    None where no sample has a gradient.
+    """
+
+    error: float | None
+    change: Tensor | None
+
+
+def move(layer: nn.Module, x: Tensor, g: Tensor, kappa: float, chosen: Tensor) -> Moved:
+    """Step copies of a layer's parameters, one on each chosen sample alone and one on all samples, and compare.
+
+    The copies stand side by side as the units of one wide layer, for units do not act on each other.
+
+    Args:
+        layer: the layer, whose parameters stay as they are.
+        x: its input (B, n).
+        g: the gradient (B, m, places) of the loss by its output.
+        kappa: the factor that is to be.
+        chosen: the samples that step alone, as numbers below B * places; one without a gradient is left out.
+    """
+    (units, places), copies = g.shape[1:], len(chosen) + 1
+    own = units_of(layer)
+    theta = own.repeat(copies, 1).requires_grad_()
+    z = with_units(layer, x, theta)
+    at = chosen // places, torch.arange(copies - 1, device=g.device), slice(None), chosen % places
+    lone = g[at[0], :, at[3]]
+    seed = g.new_zeros(len(g), copies, units, places)
+    seed[at] = lone
+    seed[:, -1] = g
+    (gradient,) = torch.autograd.grad(z, theta, seed.reshape(z.shape))
+    with torch.no_grad():
+        lengths = gradient.reshape(copies, -1).norm(dim=1)
+        eta = own.norm() / lengths
+        stepped = theta - eta.repeat_interleave(units)[:, None] * gradient
+        change = (with_units(layer, x, stepped) - z).reshape(seed.shape)
+        ideal = kappa * eta[:-1, None] * lone
+        errors = (change[at] + ideal).norm(dim=1) / ideal.norm(dim=1)
+        *lone_moved, all_moved = (lengths > 0).tolist()
+        found = [error for error, moved in zip(errors.tolist(), lone_moved, strict=True) if moved]
+        return Moved(max(found, default=None), change[:, -1] / -eta[-1] if all_moved else None)
+
+
+def self_share(own: Tensor, whole: Tensor | None) -> float | None:
+    """Return the share of ``own`` in a change ``whole`` of which it is a part, by summed squares."""
+    if whole is None:
+        return None
+    mine, others = torch.stack([own.square().sum(), (whole - own).square().sum()]).tolist()
+    return float(mine / (mine + others)) if mine + others > 0 else None
+
+
+def _own_step(step: int, name: str, exact: _Seen, same: _Seen, factors: Tensor, chosen: Tensor) -> OwnStep:
+    declared = getattr(exact.layer, "kappa", None)
+    kappa = float(factors.mean()) if declared is None else float(declared)
+    moved = move(exact.layer, exact.x, exact.g, kappa, chosen)
+    error = moved.error if same is exact else move(same.layer, same.x, same.g, kappa, chosen).error
+    both = error is not None and moved.error is not None
+    return OwnStep(
         step=step,
-        layer=layer,
-        minimum=float(factors.min()),
-        median=float(factors.quantile(0.5)),
-        maximum=float(factors.max()),
-        mean=float(mean),
-        coefficient_of_variation=float(factors.std(correction=0) / mean),
+        layer=name,
+        kappa=kappa,
+        declared=declared is not None,
+        error=error if both else None,
+        error_float64=moved.error if both else None,
+        bound=rounding_bound(entries(exact.layer), same.x.dtype),
+        self_share=self_share(factors.unsqueeze(1) * exact.g, moved.change),
     )
 
 
-def _inputs(model: MLP, x: Tensor) -> dict[str, Tensor]:
-    """Return what each measured layer receives when the model sees ``x``."""
-    seen: dict[str, Tensor] = {}
-    handles = [
-        layer.register_forward_pre_hook(lambda _, arguments, name=name: seen.__setitem__(name, arguments[0].detach()))
-        for name, layer in model.measured_layers().items()
-    ]
+def _look(twin: MLP, model: MLP, probed: Split) -> dict[str, _Seen]:
+    """Return what each measured layer of ``twin`` receives, with the parameters of ``model``, and the gradients."""
     with torch.no_grad():
-        model(x)
+        for own, given in zip(twin.state_dict().values(), model.state_dict().values(), strict=True):
+            own.copy_(given)
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def note(name: str, x: Tensor, z: Tensor) -> None:
+        inputs[name], outputs[name] = x.detach(), z
+
+    layers = twin.measured_layers()
+    handles = [
+        layer.register_forward_hook(lambda _, arguments, z, name=name: note(name, arguments[0], z))
+        for name, layer in layers.items()
+    ]
+    loss = cross_entropy(twin(probed.x.to(next(twin.parameters()).dtype)), probed.y)
     for handle in handles:
         handle.remove()
-    return seen
+    gradients = torch.autograd.grad(loss, list(outputs.values()))
+    return {
+        name: _Seen(layers[name], inputs[name], g.reshape(*g.shape[:2], -1))
+        for name, g in zip(outputs, gradients, strict=True)
+    }

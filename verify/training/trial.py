@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from verify.training.config import TrialConfig, generator
 from verify.training.data import Dataset, Split
 from verify.training.models import MLP, build
-from verify.training.probe import Spread, measure_model
+from verify.training.probe import OwnStep, Probe, Spread
 from verify.training.updates import Update
 
 PROBE_SAMPLES = 32
@@ -49,6 +50,7 @@ class TrialResult:
     diverged_at: int | None
     test_accuracy: float | None
     test_loss: float | None = None
+    own_steps: tuple[OwnStep, ...] = ()
 
     @property
     def outcome(self) -> str:
@@ -91,6 +93,7 @@ class TrialRun:
     """
 
     def __init__(self, config: TrialConfig, data: Dataset, identity: str | None = None) -> None:
+        data = data.limited(config.train_samples, config.evaluation_samples)
         self.config, self.data = config, data.to(config.device)
         self.identity = identity or config.digest
         self.total = steps_of(config, len(data.train))
@@ -100,6 +103,7 @@ class TrialRun:
         self.diverged_at: int | None = None
         self.points: list[Point] = []
         self.spreads: list[Spread] = []
+        self.own_steps: list[OwnStep] = []
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.long))
 
     def advance(self) -> bool:
@@ -117,8 +121,8 @@ class TrialRun:
         loss, accuracy = (None, None) if self.diverged_at is not None else evaluate(self.model, self.data.test)
         if loss is not None and not math.isfinite(loss):
             loss, accuracy, self.diverged_at = None, None, self.step
-        points, spreads = tuple(self.points), tuple(self.spreads)
-        return TrialResult(self.config, points, spreads, self.diverged_at, accuracy, loss)
+        points, spreads, own_steps = tuple(self.points), tuple(self.spreads), tuple(self.own_steps)
+        return TrialResult(self.config, points, spreads, self.diverged_at, accuracy, loss, own_steps)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the batch of a step, counted from 1; the order depends on seed and epoch only: methods are paired."""
@@ -129,6 +133,19 @@ class TrialRun:
             self._order = (epoch, order.to(train.y.device))
         rows = self._order[1][position * size : (position + 1) * size]
         return train.x[rows], train.y[rows]
+
+    @cached_property
+    def _probe(self) -> Probe:
+        return Probe(self.model)
+
+    def look(self) -> None:
+        """Record what a probe sees at this step."""
+        randomness, probed = generator(self.identity, "probe", self.step), self.data.train.first(PROBE_SAMPLES)
+        spreads, own_steps = self._probe.measure(self.model, probed, self.step, randomness)
+        _demand_finite(*(value for s in spreads for value in (s.maximum, s.coefficient_of_variation)))
+        _demand_finite(*(value for one in own_steps for value in one.measured()))
+        self.spreads += spreads
+        self.own_steps += own_steps
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -146,15 +163,11 @@ class TrialRun:
         self._measure()
 
     def _measure(self) -> None:
-        """Record losses, accuracy and self factors where this step is due for them; the last step always is."""
+        """Record losses, accuracy and what a probe sees where this step is due for them; the last step always is."""
         if self._due(self.config.evaluate_every or self.total):
             self._evaluate()
         if self.config.probe_every and self._due(self.config.probe_every):
-            probed = self.data.train.x[:PROBE_SAMPLES]
-            randomness = generator(self.identity, "probe", self.step)
-            spreads = measure_model(self.model, probed, self.step, randomness)
-            _demand_finite(*(value for s in spreads for value in (s.maximum, s.coefficient_of_variation)))
-            self.spreads += spreads
+            self.look()
 
     def _evaluate(self) -> None:
         train_loss, _ = evaluate(self.model, self.data.train.first(EVALUATED_SAMPLES))
@@ -176,8 +189,9 @@ def steps_per_epoch(config: TrialConfig, samples: int) -> int:
 
 
 def steps_of(config: TrialConfig, samples: int) -> int:
-    """Return the number of updates of a trial on that many training samples."""
-    return config.steps or (config.epochs or 0) * steps_per_epoch(config, samples)
+    """Return the number of updates of a trial for which that many training samples are at hand."""
+    used = min(samples, config.train_samples or samples)
+    return config.steps or (config.epochs or 0) * steps_per_epoch(config, used)
 
 
 def _demand_finite(*values: float) -> None:

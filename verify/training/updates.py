@@ -17,10 +17,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 import affine_divergence as ad
 from verify.training.models import MLP
+from verify.training.rows import rows_of
 
 MOMENTUM = 0.9
 DAMPING = 1e-6  # lambda of foof, as a share of the mean squared length of the rows
@@ -72,18 +72,6 @@ class Update:
     def _note(self, layer: nn.Module, arguments: tuple[Tensor, ...], z: Tensor) -> None:
         x = arguments[0].detach()
         z.register_hook(lambda g: self._seen.__setitem__(layer, (x, g)))
-
-
-def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
-    """Return X~, of shape (B, n + 1): what [W, b] multiply in a layer that is linear in them, for ``x`` of (B, n).
-
-    With W = I and b = 0 the layer shows what W multiplies; with W = 0 and b = 1, what b multiplies.
-    """
-    n = x.shape[1]
-    eye, none = torch.eye(n, dtype=x.dtype, device=x.device), x.new_zeros(n)
-    weighted = functional_call(layer, {"weight": eye, "bias": none}, (x,))
-    offset = functional_call(layer, {"weight": x.new_zeros(1, n), "bias": x.new_ones(1)}, (x,))
-    return torch.cat([weighted, offset], dim=1)
 
 
 def nlms_gradient(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,13 @@ def test_trials_are_the_product_of_the_lists(load):
     assert found.prose == (("hypothesis", "none"),)
 
 
+def test_inits_are_a_list_and_numbers_of_samples_are_single(load):
+    text = 'methods = ["none"]\nlearning_rates = [0.5]\ninits = ["variance-preserving", "torch"]\n'
+    found = load(text + "train_samples = 500\nevaluation_samples = 100").trials
+    assert [trial.init for trial in found] == ["variance-preserving", "torch"]
+    assert {(trial.train_samples, trial.evaluation_samples) for trial in found} == {(500, 100)}
+
+
 def test_what_is_left_out_has_the_settings_own_value(load):
     (only,) = load('methods = ["none"]\nlearning_rates = [0.5]').trials
     assert only == TrialConfig(method="none", learning_rate=0.5)

@@ -19,6 +19,10 @@ def spread(low, high, variation):
     return {"minimum": low, "maximum": high, "coefficient_of_variation": variation}
 
 
+def own(error, exact, bound, share):
+    return {"error": error, "error_float64": exact, "bound": bound, "self_share": share}
+
+
 DONE = {
     "points": [point(0, 0.1), point(5, 0.9), point(9, 0.8)],
     "spreads": [spread(2.0, 4.0, 0.3), spread(2.0, 7.0, 0.2)],
@@ -50,6 +54,15 @@ def test_metrics_of_a_finished_trial():
     assert (found["train_loss"], found["validation_accuracy"], found["best_validation_accuracy"]) == (0.9, 0.8, 0.9)
     assert (found["largest_self_factor_ratio"], found["largest_self_factor_variation"]) == (3.5, 0.3)
     assert (found["test_loss"], found["test_accuracy"]) == (2 / 3, 0.75)
+    assert found["largest_identity_error"] is found["mean_self_share"] is None
+
+
+def test_metrics_of_own_steps():
+    steps = [own(3e-7, 1e-16, 1e-6, 0.5), own(4e-7, 5e-17, 1e-5, 0.25), own(None, None, 1e-6, None)]
+    found = metrics_of({**DONE, "own_steps": steps})
+    assert (found["largest_identity_error"], found["largest_identity_error_float64"]) == (4e-7, 1e-16)
+    assert found["largest_identity_error_over_bound"] == 3e-7 / 1e-6
+    assert (found["smallest_self_share"], found["mean_self_share"]) == (0.25, 0.375)
 
 
 def test_a_diverged_trial_is_a_row_with_its_step():

@@ -27,6 +27,18 @@ def test_every_layer_starts_with_unit_variance(method, activation):
         z = model.activation(z)
 
 
+def test_torchs_first_values_are_those_of_its_layers_for_every_method():
+    models = [model_of(method, init="torch", width=32) for method in METHODS]
+    for layers in zip(*(model.affine_layers() for model in models), strict=True):
+        bound = layers[0].weight.shape[1] ** -0.5
+        for values in ([layer.weight for layer in layers], [layer.bias for layer in layers]):
+            assert 0.8 * bound < values[0].abs().max() <= bound
+            assert values[0].detach().std().item() == pytest.approx(bound / 3**0.5, rel=0.5)
+    same = [build(TrialConfig(method=m, learning_rate=1.0, init="torch"), 64, 10, "one") for m in METHODS]
+    for parameters in zip(*(model.parameters() for model in same), strict=True):
+        assert all(torch.equal(parameters[0], parameter) for parameter in parameters)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_initialisation_follows_from_the_settings(method):
     first, same, other = model_of(method), model_of(method), model_of(method, seed=1)

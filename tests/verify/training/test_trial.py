@@ -43,6 +43,7 @@ def test_recorded_steps(data):
     assert [p.step for p in result.points] == [0, 7, 14, 20]
     assert sorted({s.step for s in result.spreads}) == [0, 10, 20]
     assert len(result.spreads) == 3 * 3
+    assert [(s.step, s.layer) for s in result.own_steps] == [(s.step, s.layer) for s in result.spreads]
     assert result.outcome == "finished"
 
 
@@ -85,3 +86,15 @@ def test_accuracy_is_the_share_of_right_answers():
     scores = torch.tensor([[2.0, 1.0], [0.0, 1.0], [5.0, 0.0], [1.0, 0.0]])
     _, accuracy = evaluate(model, Split(scores, torch.tensor([0, 1, 1, 0])))
     assert accuracy == 0.75
+
+
+def test_no_more_samples_are_used_than_asked_for(data):
+    config = replace(CONFIG, train_samples=100, evaluation_samples=7, epochs=None, steps=4, batch_size=64)
+    run = TrialRun(config, data)
+    assert (len(run.data.train), len(run.data.validation), len(run.data.test)) == (100, 7, 7)
+    seen = {tuple(row.tolist()) for step in (1, 2, 3, 4) for row in run.batch(step)[0]}
+    assert seen <= {tuple(row.tolist()) for row in data.train.x[:100]} and len(seen) > 64
+    cut = replace(data, train=data.train.first(100), validation=data.validation.first(7), test=data.test.first(7))
+    assert run_trial(config, cut).points == run_trial(config, data).points
+    lengths = [steps_of(replace(CONFIG, train_samples=samples), 320) for samples in (0, 100, 1000)]
+    assert lengths == [20, 6, 20]

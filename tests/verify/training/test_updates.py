@@ -8,7 +8,8 @@ from torch import nn
 
 from verify.training.config import METHODS, UPDATES, TrialConfig, generator
 from verify.training.models import build, make_layer
-from verify.training.updates import MOMENTUM, Update, foof_gradient, nlms_gradient, rows_of
+from verify.training.rows import rows_of
+from verify.training.updates import MOMENTUM, Update, foof_gradient, nlms_gradient
 
 ETA = 0.3
 

@@ -1,0 +1,94 @@
+"""What looking into a network costs: probes against the training steps between them, in turn, in one process.
+
+    python -m verify.bench.probe [EXPERIMENT ..] -o paper_notes/results
+
+For the smallest network of every method in a bundled experiment that probes, on the experiment's data: the processor
+time of one probe over that of the steps from one probe to the next. The smallest network is the dearest to look into,
+for there the fixed costs of an operation count most. Each round gives one ratio, the median is held against the bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from verify.bench.record import circumstances, write_json
+from verify.threads import one_thread
+from verify.training.cli import BUNDLED
+from verify.training.config import TrialConfig
+from verify.training.dataset import Dataset
+from verify.training.experiment import load_experiment
+from verify.training.trial import TrialRun
+from verify.training.worker import dataset
+
+BOUND = 0.10
+_ROUNDS = 15
+_STEPS = 20  # timed in each round; from one probe to the next there are more
+
+
+def measure(config: TrialConfig, data: Dataset, rounds: int) -> dict[str, Any]:
+    """Measure rounds of steps and one probe; return medians of both, their ratio and the interval within the bound."""
+    endless = replace(config, epochs=None, steps=(rounds + 2) * _STEPS, evaluate_every=0, probe_every=10**9)
+    run = TrialRun(endless, data)
+    steps, probes = [], []
+    for number in range(rounds + 1):
+        start = time.process_time()
+        for _ in range(_STEPS):
+            run.advance()
+        middle = time.process_time()
+        run.look()
+        if number:
+            steps.append((middle - start) / _STEPS)
+            probes.append(time.process_time() - middle)
+    each = [probe / step for probe, step in zip(probes, steps, strict=True)]
+    ratio = statistics.median(each) / config.probe_every
+    return {
+        "width": config.width,
+        "depth": config.depth,
+        "batch_size": config.batch_size,
+        "step_s": statistics.median(steps),
+        "probe_s": statistics.median(probes),
+        "steps_a_probe": statistics.median(each),
+        "probe_every": config.probe_every,
+        "ratio": ratio,
+        "bound": BOUND,
+    }
+
+
+def cheapest(trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return, for every method, the trial whose step costs least."""
+    ordered = sorted(trials, key=lambda trial: (trial.update != "sgd", trial.width, trial.depth, trial.batch_size))
+    return list({trial.method: trial for trial in reversed(ordered)}.values())[::-1]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark; write probe-cost.json with -o. Exit code 1 where a ratio is above the bound."""
+    parser = argparse.ArgumentParser(prog="python -m verify.bench.probe", description=__doc__.splitlines()[0])
+    parser.add_argument("experiments", nargs="*", help="names of bundled experiments; all that probe if none is given")
+    parser.add_argument("-o", "--out", type=Path, help="folder for probe-cost.json")
+    given = parser.parse_args(arguments)
+    figures: dict[str, dict[str, Any]] = {}
+    for path in sorted(BUNDLED.glob("*.toml")):
+        found = load_experiment(path)
+        if not found.trials[0].probe_every or (given.experiments and found.name not in given.experiments):
+            continue
+        for config in cheapest(found.trials):
+            with one_thread():
+                row = measure(config, dataset(found.data, config.split_seed, config.dtype), _ROUNDS)
+            figures.setdefault(found.name, {})[config.method] = row
+            share, every = row["ratio"], row["probe_every"]
+            print(f"{found.name:16s} {config.method:14s} +{share:6.1%} at one probe in {every} steps")
+    if given.out is not None:
+        result = {"benchmark": "probe-cost", "threads": 1, **circumstances(), "figures": figures}
+        write_json(given.out / "probe-cost.json", result)
+    return 0 if all(row["ratio"] <= BOUND for rows in figures.values() for row in rows.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
