@@ -10,7 +10,12 @@ from derive.errors import UsageError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically: a temporary file beside it, flushed to disk, takes its place.
+    """Write a UTF-8 text file atomically, as ``write_bytes`` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: a temporary file beside it, flushed to disk, takes its place.
 
     Raises UsageError when the folder is missing or may not be written.
     """
@@ -22,8 +27,8 @@ def write_text(path: Path, text: str) -> None:
     temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, _mode(path))

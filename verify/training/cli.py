@@ -19,6 +19,7 @@ _FAILED, _INTERRUPTED = 1, 130
 STORE = Path("affdiv-store")
 BUNDLED = Path(__file__).parent / "experiments"
 ENGINES = ("local",)
+FORMATS = ("csv", "parquet")
 DEVICES = ("cpu", "cuda")
 
 app = typer.Typer(
@@ -104,15 +105,40 @@ def status(name: Name, store: StorePath = STORE, scale: Scale = "cpu", data: Dat
 
 
 @app.command("export")
-def export(name: Name, store: StorePath = STORE, scale: Scale = "cpu", data: Data = None) -> None:
-    """Print one CSV row a trial, sorted, with every setting and every metric."""
+def export(
+    name: Name,
+    store: StorePath = STORE,
+    scale: Scale = "cpu",
+    data: Data = None,
+    form: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there; CSV is printed otherwise.")
+    ] = None,
+) -> None:
+    """Print one row a trial, sorted, with every setting and every metric, or write it to a file."""
+    from derive.export.files import write_bytes
+    from verify.files import check_folder, make_folder
     from verify.training.export import to_csv
     from verify.training.store import Store
+    from verify.training.tables import demand_parquet, to_parquet
 
+    _one_of("--format", form, FORMATS)
+    if form == "parquet":
+        demand_parquet("writing")
+        if output is None:
+            raise UsageError("--format parquet is no text to print; name a file for it with -o FILE")
+    if output is not None:
+        check_folder(output.parent, (output.name,), "-o")
     with Store(store) as opened:
         opened.check()
         _demand_same(opened, name, _experiment(name, scale), data)
-        typer.echo(to_csv(opened.rows(_name(name))), nl=False)
+        rows = opened.rows(_name(name))
+    if output is None:
+        typer.echo(to_csv(rows), nl=False)
+        return
+    make_folder(output.parent, "-o")
+    write_bytes(output, to_parquet(rows) if form == "parquet" else to_csv(rows).encode("utf-8"))
+    typer.echo(f"written: {output} ({len(rows)} trials)", err=True)
 
 
 def _cores() -> int:

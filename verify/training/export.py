@@ -1,5 +1,8 @@
 """The table of an experiment: one row a trial with every setting and every metric, sorted, as CSV.
 
+``kappa`` is the self factor that the method gives a layer of the network's width (on average, where samples differ),
+``effective_rate`` the learning rate times that: what two methods must share to take equal steps in activation space.
+
 The table holds nothing that depends on when or where a trial ran, so that an interrupted sweep gives the same bytes.
 A float is written with as many digits as it takes to read the same float back; what there is not, is left empty.
 """
@@ -8,13 +11,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
+from verify.training.config import TrialConfig
 from verify.training.experiment import SETTINGS
 from verify.training.store import Row
+from verify.training.sweep import nominal_kappa
 
 METRICS = (
     "outcome",
@@ -33,7 +39,8 @@ METRICS = (
     "smallest_self_share",
     "mean_self_share",
 )
-COLUMNS = ("trial", *SETTINGS, "state", *METRICS)
+SCALE = ("kappa", "effective_rate")
+COLUMNS = ("trial", *SETTINGS, *SCALE, "state", *METRICS)
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -46,7 +53,13 @@ def line(row: Row) -> dict[str, Any]:
     metrics: dict[str, Any] = dict.fromkeys(METRICS)
     if row.result is not None:
         metrics |= metrics_of(row.result)
-    return {"trial": row.id, **asdict(row.config), "state": row.state, **metrics}
+    return {"trial": row.id, **asdict(row.config), **scale_of(row.config), "state": row.state, **metrics}
+
+
+def scale_of(config: TrialConfig) -> dict[str, float | None]:
+    """Return kappa and the effective rate of a trial; None for networks whose layers differ in their inputs."""
+    kappa = nominal_kappa(config.method, config.width) if config.model == "mlp" else None
+    return {"kappa": kappa, "effective_rate": None if kappa is None else config.learning_rate * kappa}
 
 
 def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +73,7 @@ def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
         "test_loss": result["test_loss"],
         "test_accuracy": result["test_accuracy"],
         "best_validation_accuracy": max((point["validation_accuracy"] for point in points), default=None),
-        "largest_self_factor_ratio": max((s["maximum"] / s["minimum"] for s in spreads if s["minimum"]), default=None),
+        "largest_self_factor_ratio": max(map(_ratio, spreads), default=None),
         "largest_self_factor_variation": max((s["coefficient_of_variation"] for s in spreads), default=None),
         **_own_steps(result.get("own_steps", ())),
     }
@@ -77,6 +90,10 @@ def _own_steps(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "smallest_self_share": min(shares, default=None),
         "mean_self_share": fmean(shares) if shares else None,
     }
+
+
+def _ratio(spread: dict[str, float]) -> float:
+    return spread["maximum"] / spread["minimum"] if spread["minimum"] else math.inf
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import mean
 from typing import Any
 
@@ -98,6 +99,7 @@ def short_plan(seed: int) -> Plan:
     return Plan(TrialConfig(method="none", learning_rate=1.0, seed=seed, split_seed=seed))
 
 
+@cache
 def nominal_kappa(method: str, width: int) -> float:
     """Return the self factor that a method gives a layer of ``width`` inputs.
 

@@ -16,7 +16,7 @@ BEST = RATES[1]
 def row(rate=BEST, seed=0, accuracy=0.8, best=BEST, loss=0.3, ratio=None, **settings):
     """A finished trial; validation favours the best rate."""
     config = TrialConfig(**{"method": "none", "learning_rate": rate, "seed": seed, **settings})
-    validation = 0.9 - 0.1 * abs(np.log10(rate / best))
+    validation = float(0.9 - 0.1 * abs(np.log10(rate / best)))
     point = {"step": 1, "train_loss": 0.1, "validation_loss": 0.2, "validation_accuracy": validation}
     spreads = [] if ratio is None else [{"minimum": 1.0, "maximum": ratio, "coefficient_of_variation": 0.1}]
     result = {"points": [point], "spreads": spreads, "diverged_at": None, "test_loss": loss, "test_accuracy": accuracy}
@@ -39,7 +39,7 @@ def trials(accuracy, rates=RATES, seeds=SEEDS, loss=lambda **_: 0.3, best=lambda
         settings = dict(zip(lists, values, strict=True))
         for seed, rate in itertools.product(seeds, rates):
             told = {**settings, "rate": rate, "seed": seed}
-            shift = 0.003 * seed + noise.normal(0, 0.0005)
+            shift = float(0.003 * seed + noise.normal(0, 0.0005))
             common = {"accuracy": accuracy(**told) + shift, "loss": loss(**told) + shift, "best": best(**settings)}
             found.append(trial(rate=rate, seed=seed, **settings, **common))
     return found

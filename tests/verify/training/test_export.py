@@ -5,7 +5,7 @@ import io
 from dataclasses import asdict, fields, replace
 
 from verify.training.config import TrialConfig
-from verify.training.export import COLUMNS, METRICS, metrics_of, to_csv
+from verify.training.export import COLUMNS, METRICS, SCALE, metrics_of, to_csv
 from verify.training.store import Row
 
 BASE = TrialConfig(method="none", learning_rate=0.1)
@@ -41,7 +41,7 @@ def read(rows):
 
 
 def test_every_setting_and_metric_is_a_column():
-    assert set(COLUMNS) == {"trial", "state", *METRICS, *(field.name for field in fields(TrialConfig))}
+    assert set(COLUMNS) == {"trial", "state", *SCALE, *METRICS, *(field.name for field in fields(TrialConfig))}
     (values,) = read([row("a", seed=3)])
     assert values["trial"] == "a" and values["state"] == "done" and values["outcome"] == "finished"
     settings = asdict(replace(BASE, seed=3))

@@ -1,0 +1,121 @@
+"""Exported tables as files: written as Parquet, and read back from CSV or Parquet as the lines that were exported.
+
+Both forms have the same columns in the same order with the same types. A table of an earlier version may lack columns:
+a metric that is not there was not measured, and a setting that is not there had the value that it has by default.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_type_hints
+
+from derive.errors import UsageError
+from verify.training.config import TrialConfig
+from verify.training.experiment import SETTINGS
+from verify.training.export import COLUMNS, table
+from verify.training.rates import Trial
+from verify.training.store import Row
+
+_HINTS = get_type_hints(TrialConfig)
+_NOT_FLOAT: dict[str, type] = {"trial": str, "state": str, "outcome": str, "diverged_at": int}
+_DEFAULTS = {field.name: field.default for field in fields(TrialConfig)}
+_REQUIRED = ("trial", "outcome", "method", "learning_rate")
+_ARROW = {str: "string", int: "int64", float: "float64"}
+
+
+@cache
+def type_of(column: str) -> type:
+    """Return the type of a column's values: str, int or float; any value may be missing."""
+    if column not in SETTINGS:
+        return _NOT_FLOAT.get(column, float)
+    hint = _HINTS[column]
+    plain = [kind for kind in get_args(hint) if kind is not type(None)] if isinstance(hint, UnionType) else [hint]
+    return plain[0] if isinstance(plain[0], type) else str
+
+
+def demand_parquet(doing: str) -> None:
+    """Raise UsageError, with the mend, where the package that reads and writes Parquet is not installed."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise UsageError(f"{doing} Parquet needs pyarrow: pip install 'affine-divergence[data]'") from None
+
+
+def to_parquet(rows: Sequence[Row]) -> bytes:
+    """Return the table of trials as a Parquet file's content, with the types of the CSV's columns."""
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = pyarrow.schema([(name, getattr(pyarrow, _ARROW[type_of(name)])()) for name in COLUMNS])
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(table(rows), schema=schema), buffer)
+    return buffer.getvalue()
+
+
+def read_table(path: Path) -> list[Trial]:
+    """Return the lines of an exported table, a file that ends in ``.csv`` or ``.parquet``.
+
+    Raises:
+        UsageError: a file that is not there, cannot be read, or is no exported table.
+    """
+    if not path.is_file():
+        raise UsageError(f"table {str(path)!r} does not exist or is no file; name one that `experiment export` wrote")
+    if path.suffix not in _READERS:
+        raise UsageError(f"table {str(path)!r}: its name ends neither in .csv nor in .parquet")
+    columns, lines = _READERS[path.suffix](path)
+    for column in columns:
+        if column not in COLUMNS:
+            raise UsageError(f"{path}: the column {column!r} is not known; give a table that `experiment export` wrote")
+    for column in _REQUIRED:
+        if column not in columns:
+            raise UsageError(f"{path}: the column {column!r} is missing; give a table that `experiment export` wrote")
+    missing = {name: _absent(name) for name in COLUMNS if name not in columns}
+    return [{name: (missing | line)[name] for name in COLUMNS} for line in lines]
+
+
+def _absent(column: str) -> Any:
+    default = _DEFAULTS.get(column)
+    return None if default is MISSING else default
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+        columns = list(reader.fieldnames or ())
+        return columns, [_converted(path, reader.line_num, line, len(columns)) for line in reader]
+    except (UnicodeDecodeError, csv.Error) as problem:
+        raise UsageError(f"{path}: no CSV that can be read ({problem}); export the table again") from None
+
+
+def _converted(path: Path, number: int, line: dict[Any, Any], columns: int) -> dict[str, Any]:
+    if len(line) != columns or None in line.values():
+        raise UsageError(f"{path}:{number}: not as many values as there are headings; export the table again")
+    try:
+        return {name: None if text == "" else type_of(name)(text) for name, text in line.items()}
+    except ValueError as problem:
+        raise UsageError(f"{path}:{number}: {problem}; export the table again") from None
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    demand_parquet("reading")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        found = parquet.ParquetFile(path).read()
+    except (pyarrow.ArrowException, OSError) as problem:
+        raise UsageError(f"{path}: no Parquet file that can be read ({problem}); export the table again") from None
+    for field in found.schema:
+        if field.name in COLUMNS and str(field.type) != _ARROW_NAMES[type_of(field.name)]:
+            raise UsageError(f"{path}: the column {field.name!r} holds {field.type}; export the table again")
+    return found.column_names, found.to_pylist()
+
+
+_ARROW_NAMES = {str: "string", int: "int64", float: "double"}
+_READERS = {".csv": _read_csv, ".parquet": _read_parquet}
