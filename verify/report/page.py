@@ -19,9 +19,9 @@ from verify.report.mathematics import Line, lines, mathml
 from verify.report.numbers import duration, factor, number, percent
 from verify.report.palette import PENS
 from verify.run.record import RunResult
+from verify.training.layers import Network
 from verify.training.probe import Spread
 from verify.training.sweep import Choice, SweepResult, mean_test_accuracy
-from verify.training.trial import PROBE_SAMPLES
 
 FAMILIES = {
     "derivation": "Every step of the derivation and of the maps, evaluated anew at random sizes",
@@ -117,7 +117,7 @@ def context(result: RunResult) -> dict[str, Any]:
         "self_factors": plots.self_factors(result.sweep),
         "spreads": plots.spreads(result.sweep),
         "rates": plots.rates(result.sweep),
-        "probe_samples": PROBE_SAMPLES,
+        "probe_samples": Network.probed,
         "self_factor": mathml(notation_for(result.derivation.layer)(result.derivation.self_factor.expression)),
         "chain": chain(result),
     }

@@ -12,9 +12,13 @@ import torch
 from derive.errors import UsageError
 
 METHODS = ("none", "batch-norm", "layer-norm", "rms-norm", "norm-like", "affine-like")
+METHODS_OF = {
+    "mlp": METHODS,
+    "cnn": ("none", "batch-norm", "layer-norm", "rms-norm", "patch-norm", "patch-norm-like", "patch-norm-centred"),
+}
 UPDATES = ("sgd", "momentum", "adam", "nlms", "foof")
 ACTIVATIONS = ("tanh", "leaky-relu", "relu")
-MODELS = ("mlp",)
+MODELS = tuple(METHODS_OF)
 INITS = ("variance-preserving", "torch")
 DEVICES = ("cpu", "cuda")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -24,13 +28,13 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class TrialConfig:
     """Everything that decides a trial. Two trials with equal settings give equal results on the CPU.
 
-    ``depth`` counts hidden layers of ``width`` units. The length is given in ``epochs`` or in ``steps``; the other is
-    None. ``evaluate_every`` and ``probe_every`` are the numbers of steps between two evaluations and between two
-    measurements of the self factors, 0 for no such measurement. ``split_seed`` chooses the parts of the data, ``seed``
-    everything else. ``device`` is part of the settings because the bits of a result depend on it. ``init`` draws the
-    first weights so that each method starts with pre-activations of unit variance, or as torch's layers do.
-    ``train_samples`` and ``evaluation_samples`` are the most samples of the training part, and of each of the other
-    two, that are used, 0 for all: the first of each part, which are in the order of the split's permutation.
+    ``depth`` counts hidden layers of ``width`` units, or convolutions of ``width`` channels. The length is given in
+    ``epochs`` or in ``steps``; the other is None. ``evaluate_every`` and ``probe_every`` are the numbers of steps
+    between two evaluations and between two looks into the layers, 0 for none. ``split_seed`` chooses the parts of the
+    data, ``seed`` everything else. ``device`` is part of the settings because the bits of a result depend on it.
+    ``init`` draws the first weights so that each method starts with pre-activations of unit variance, or as torch's
+    layers do. ``train_samples`` and ``evaluation_samples`` are the most samples of the training part, and of each of
+    the other two, that are used, 0 for all: the first of each part, which are in the order of the split's permutation.
 
     Raises:
         UsageError: a setting that cannot be used, or two that cannot be used together.
@@ -60,6 +64,7 @@ class TrialConfig:
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
             _one_of(name, getattr(self, name), known)
+        self._check_method()
         for name, (least, most) in _RANGES.items():
             _within(name, getattr(self, name), least, most)
         for name in ("epochs", "steps"):
@@ -75,6 +80,12 @@ class TrialConfig:
         if self.method == "batch-norm" and self.batch_size == 1:
             raise UsageError("method = 'batch-norm' has no variance in a batch of one; give a batch_size of at least 2")
 
+    def _check_method(self) -> None:
+        own = METHODS_OF[self.model]
+        if self.method not in own and any(self.method in methods for methods in METHODS_OF.values()):
+            raise UsageError(f"method = {self.method!r} is not one of model = {self.model!r}; choose {', '.join(own)}")
+        _one_of("method", self.method, own)
+
     @property
     def digest(self) -> str:
         """The SHA-256 of the settings, in hexadecimal: the trial's identity."""
@@ -87,7 +98,6 @@ class TrialConfig:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "method": METHODS,
     "update": UPDATES,
     "activation": ACTIVATIONS,
     "dtype": tuple(DTYPES),

@@ -48,7 +48,7 @@ def digits(seed: int, dtype: torch.dtype = torch.float64) -> Dataset:
     mean, scale = _statistics(images[parts[0]])
     splits = [Split(torch.tensor((images[p] - mean) / scale, dtype=dtype), torch.tensor(classes[p])) for p in parts]
     train, validation, test = splits
-    return Dataset("digits", int(classes.max()) + 1, train, validation, test, _digest(splits))
+    return Dataset("digits", int(classes.max()) + 1, train, validation, test, _digest(splits), (1, 8, 8))
 
 
 def _ends(count: int) -> tuple[int, int]:

@@ -28,7 +28,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set in three disjoint parts, with the digest of exactly these numbers."""
+    """A named data set in three disjoint parts, with the digest of exactly these numbers.
+
+    ``shape`` is that of one sample, (channels, height, width) of an image, which the parts hold flattened.
+    """
 
     name: str
     classes: int
@@ -36,6 +39,7 @@ class Dataset:
     validation: Split
     test: Split
     digest: str
+    shape: tuple[int, ...] = ()
 
     @property
     def features(self) -> int:

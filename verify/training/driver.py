@@ -22,6 +22,7 @@ from verify.training.checkpoint import remove_checkpoints
 from verify.training.engines import Engine
 from verify.training.experiment import Experiment
 from verify.training.export import line
+from verify.training.models import demand_fit
 from verify.training.rates import best_rates
 from verify.training.store import Store
 from verify.training.trial import steps_of
@@ -41,6 +42,7 @@ def register(store: Store, experiment: Experiment, source: str, device: str) -> 
     trials = []
     for config in experiment.trials:
         identity, named, data = with_data(replace(config, device=device), source)
+        demand_fit(named, data.shape)
         trials.append((identity, named, steps_of(named, len(data.train))))
     store.register(experiment.name, experiment.text, {"data": source, "device": device}, trials)
 

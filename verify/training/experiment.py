@@ -39,7 +39,7 @@ from typing import Any
 
 from derive.errors import UsageError
 from derive.toml_places import places
-from verify.training.config import TrialConfig
+from verify.training.config import MODELS, TrialConfig
 
 LARGEST_FILE = 64 * 1024
 MOST_TRIALS = 100_000
@@ -225,6 +225,8 @@ class _Reader:
             change["epochs"] = None
         if isinstance(value, dict | list):
             raise self._error(key, f"{value!r} is not a single value; give one value here")
+        if setting == "method" and self.table.get("model") in MODELS:
+            change["model"] = self.table["model"]
         try:
             TrialConfig(**{"method": "none", "learning_rate": 1.0, **change})
         except UsageError as problem:

@@ -31,10 +31,11 @@ _IMAGE_COLUMNS, _LABEL_COLUMNS = ("img", "image"), ("label", "fine_label")
 
 @dataclass(frozen=True)
 class Images:
-    """Pixels of shape (images, channels, height * width) in 0 ... 255 and classes of shape (images,)."""
+    """Pixels of shape (images, channels, height * width) in 0 ... 255, classes of shape (images,), height and width."""
 
     pixels: np.ndarray
     classes: np.ndarray
+    size: tuple[int, int]
 
 
 def load_images(folder: Path, seed: int, dtype: torch.dtype) -> Dataset:
@@ -44,19 +45,19 @@ def load_images(folder: Path, seed: int, dtype: torch.dtype) -> Dataset:
         UsageError: a folder of no known layout, or files that are damaged; the text names the file and the mend.
     """
     name, learn, test = _read(folder)
-    if learn.pixels.shape[1:] != test.pixels.shape[1:]:
+    if (learn.pixels.shape[1], learn.size) != (test.pixels.shape[1], test.size):
         raise UsageError(f"{folder}: training and test images differ in shape; give a folder of one data set")
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(learn.classes))
     held = max(1, round(VALIDATION_SHARE * len(order)))
     if len(order) < 2 or len(test.classes) == 0:
         raise UsageError(f"{folder}: {len(order)} training and {len(test.classes)} test images are too few to train on")
-    train = Images(learn.pixels[order[held:]], learn.classes[order[held:]])
-    validation = Images(learn.pixels[order[:held]], learn.classes[order[:held]])
+    train = Images(learn.pixels[order[held:]], learn.classes[order[held:]], learn.size)
+    validation = Images(learn.pixels[order[:held]], learn.classes[order[:held]], learn.size)
     parts = (train, validation, test)
     mean, deviation = _statistics(train.pixels)
     first, second, third = (_split(part, mean, deviation, dtype) for part in parts)
     classes = int(max(part.classes.max() for part in parts)) + 1
-    return Dataset(name, classes, first, second, third, _digest(parts))
+    return Dataset(name, classes, first, second, third, _digest(parts), (learn.pixels.shape[1], *learn.size))
 
 
 def _read(folder: Path) -> tuple[str, Images, Images]:
@@ -90,7 +91,7 @@ def _cifar(folder: Path, pattern: str, labels: int) -> Images:
             raise UsageError(f"{path}: {len(content)} bytes are no whole number of images; fetch the file again")
         rows.append(content.reshape(-1, labels + _CIFAR))
     table = np.concatenate(rows)
-    return Images(table[:, labels:].reshape(len(table), 3, -1), table[:, labels - 1].astype(np.int64))
+    return Images(table[:, labels:].reshape(len(table), 3, -1), table[:, labels - 1].astype(np.int64), (32, 32))
 
 
 def _parquet(folder: Path, pattern: str) -> Images:
@@ -115,7 +116,8 @@ def _parquet(folder: Path, pattern: str) -> Images:
         raise UsageError(
             f"{str(folder)!r}: the images of {pattern} are none or differ in shape; bring them to one size"
         )
-    return Images(np.stack(pixels), np.array(classes, dtype=np.int64))
+    stacked = np.stack(pixels)
+    return Images(stacked.reshape(*stacked.shape[:2], -1), np.array(classes, dtype=np.int64), stacked.shape[2:])
 
 
 def _column(path: Path, table: Any, names: tuple[str, ...]) -> Any:
@@ -127,7 +129,7 @@ def _column(path: Path, table: Any, names: tuple[str, ...]) -> Any:
 
 
 def _decoded(path: Path, number: int, image: Any) -> np.ndarray:
-    """Return the pixels of one image, of shape (channels, height * width)."""
+    """Return the pixels of one image, of shape (channels, height, width)."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -137,7 +139,7 @@ def _decoded(path: Path, number: int, image: Any) -> np.ndarray:
             values = np.asarray(opened.convert("L" if opened.mode == "L" else "RGB"))
     except (UnidentifiedImageError, OSError, ValueError, TypeError, KeyError, SyntaxError) as problem:
         raise UsageError(f"{path}: image {number} cannot be read ({problem}); give JPEG or PNG in bytes") from None
-    return values.reshape(values.shape[0] * values.shape[1], -1).T
+    return values.reshape(*values.shape[:2], -1).transpose(2, 0, 1)
 
 
 def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,27 +2,25 @@
 
 With zero biases and weights of standard deviation sigma, ``Var z = sigma^2 * energy`` where the energy is the mean
 squared length of what the weights multiply: n E[x^2] for a plain layer, n behind a normaliser, kappa - 1 for norm-like
-and kappa (up to r^2/(r^2 + 1)) for affine-like. Hence sigma = 1/sqrt(energy): 1/sqrt(kappa) for
+and kappa (up to r^2/(r^2 + 1)) for affine-like, of rows as of patches. Hence sigma = 1/sqrt(energy): 1/sqrt(kappa) for
 affine-like, not 1/sqrt(n).
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from verify.training.models import MLP
+import affine_divergence as ad
+from verify.training.layers import Network, Normalised
 
 _NODES = 80
-NORMALISERS = ("batch-norm", "layer-norm", "rms-norm")
 
 
-def torch_default(model: MLP, generator: torch.Generator) -> None:
+def torch_default(model: Network, generator: torch.Generator) -> None:
     """Draw weights and biases as torch's own layers do, uniform within 1/sqrt(n), the same for every method."""
     with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
         torch.manual_seed(generator.initial_seed())
@@ -32,29 +30,28 @@ def torch_default(model: MLP, generator: torch.Generator) -> None:
             layer.reset_parameters()  # type: ignore[operator]
 
 
-def variance_preserving(model: MLP, method: str, generator: torch.Generator) -> None:
-    """Draw every weight from a centred normal distribution with the method's deviation and set every bias to zero."""
-    second_moment = 1.0
-    for layer in model.layers:
+def variance_preserving(model: Network, generator: torch.Generator) -> None:
+    """Draw every weight from a centred normal distribution with the layer's deviation and set every bias to zero."""
+    for layer, second_moment in zip(model.measured_layers().values(), model.second_moments(), strict=True):
         weight, bias = layer.weight, layer.bias
         assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
         with torch.no_grad():
-            weight.normal_(0.0, 1 / math.sqrt(energy(method, layer, second_moment)), generator=generator)
+            weight.normal_(0.0, 1 / math.sqrt(energy(layer, second_moment)), generator=generator)
             bias.zero_()
-        second_moment = mean_square(model.activation)
 
 
-def energy(method: str, layer: nn.Module, second_moment: float) -> float:
-    """Return the mean squared length of what the weights multiply, for inputs of that second moment per entry."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    inputs = weight.shape[1]
-    if method == "none":
-        return inputs * second_moment
-    if method in NORMALISERS:
-        return float(inputs)
+def energy(layer: nn.Module, second_moment: float) -> float:
+    """Return the mean squared length of what the weights multiply, for inputs of that second moment per entry.
+
+    What a border of zeros takes from a patch is not counted.
+    """
+    if not hasattr(layer, "kappa"):
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        return weight[0].numel() * (1.0 if isinstance(layer, Normalised) else second_moment)
     kappa = float(layer.kappa)  # type: ignore[arg-type]
-    return kappa - 1 if method == "norm-like" else kappa
+    normalising = isinstance(layer, ad.NormLike) or getattr(layer, "form", "") == "norm-like"
+    return kappa - 1 if normalising else kappa
 
 
 def mean_square(activation: nn.Module) -> float:

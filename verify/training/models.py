@@ -1,69 +1,35 @@
-"""The network of a trial: an MLP whose every affine layer, the last one included, is of one method.
+"""The network of a trial, by the settings: an MLP here, a convolutional network in ``cnn``.
 
-``none`` and the normalisers are torch's own layers, each normaliser parameterless and in front of the affine map;
-``norm-like`` and ``affine-like`` are the generated ones. Not supported: convolutions, attention.
+Every affine layer, the last one included, is of one method, see ``layers``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-import affine_divergence as ad
+from derive.errors import UsageError
+from verify.training.cnn import CNN
 from verify.training.config import TrialConfig, generator
-from verify.training.initialise import torch_default, variance_preserving
+from verify.training.dataset import Dataset
+from verify.training.initialise import mean_square, torch_default, variance_preserving
+from verify.training.layers import ACTIVATIONS, Network, Normalised, make_layer
 
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "leaky-relu": nn.LeakyReLU, "relu": nn.ReLU}
-_LAYERS: dict[str, Callable[[int, int], nn.Module]] = {
-    "none": nn.Linear,
-    "batch-norm": lambda n, m: Normalised(nn.BatchNorm1d(n, affine=False), nn.Linear(n, m)),
-    "layer-norm": lambda n, m: Normalised(nn.LayerNorm(n, elementwise_affine=False), nn.Linear(n, m)),
-    "rms-norm": lambda n, m: Normalised(nn.RMSNorm(n, elementwise_affine=False), nn.Linear(n, m)),
-    "norm-like": ad.NormLike,
-    "affine-like": ad.AffineLike,
-}
+__all__ = ["MLP", "Network", "Normalised", "build", "build_for", "demand_fit", "make_layer"]
 
 
-def make_layer(method: str, inputs: int, outputs: int) -> nn.Module:
-    """Return a layer of a method, (B, inputs) -> (B, outputs)."""
-    return _LAYERS[method](inputs, outputs)
-
-
-class Normalised(nn.Module):
-    """A normaliser without parameters, then an affine map: one layer, whose parameters are the affine map's."""
-
-    def __init__(self, normaliser: nn.Module, affine: nn.Linear) -> None:
-        super().__init__()
-        self.normaliser = normaliser
-        self.affine = affine
-
-    @property
-    def weight(self) -> Tensor:
-        """The affine map's weight, of shape (m, n)."""
-        return self.affine.weight
-
-    @property
-    def bias(self) -> Tensor:
-        """The affine map's bias, of shape (m,)."""
-        return self.affine.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the affine map of the normalised ``x``: (B, n) -> (B, m)."""
-        return cast(Tensor, self.affine(self.normaliser(x)))
-
-
-class MLP(nn.Module):
+class MLP(Network):
     """``depth`` hidden layers of one width with an activation after each, then a layer of one unit per class."""
 
     def __init__(self, features: int, classes: int, *, method: str, width: int, depth: int, activation: str) -> None:
         super().__init__()
         sizes = (features, *[width] * depth, classes)
         self.layers = nn.ModuleList(make_layer(method, n, m) for n, m in pairwise(sizes))
-        self.activation = _ACTIVATIONS[activation]()
+        self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the class scores: (B, features) -> (B, classes)."""
@@ -72,28 +38,60 @@ class MLP(nn.Module):
         return cast(Tensor, self.layers[-1](x))
 
     def measured_layers(self) -> dict[str, nn.Module]:
-        """Return the layers whose self factor a probe measures, by name, from input to output."""
+        """Return the layers by name, from input to output."""
         return {f"layer {number}": layer for number, layer in enumerate(self.layers, start=1)}
 
-    def affine_layers(self) -> list[nn.Module]:
-        """Return the maps that carry the parameters, without the normalisers in front of them."""
-        return [layer.affine if isinstance(layer, Normalised) else layer for layer in self.layers]
+    def second_moments(self) -> list[float]:
+        """Return E[x^2] of what each layer receives: 1 for standardised data, then that of the activation."""
+        return [1.0, *[mean_square(self.activation)] * (len(self.layers) - 1)]
 
 
-def build(config: TrialConfig, features: int, classes: int, identity: str | None = None) -> MLP:
-    """Return the network of a trial, initialised from ``identity``, which is the settings' digest if not given."""
+def demand_fit(config: TrialConfig, shape: tuple[int, ...]) -> None:
+    """Raise UsageError unless the model of a trial can read samples of that shape."""
+    if config.model == "cnn" and len(shape) != 3:
+        raise UsageError(
+            "model = 'cnn' reads images, and this data has none; give a folder of images, or another model"
+        )
+
+
+def build(
+    config: TrialConfig, features: int, classes: int, identity: str | None = None, shape: tuple[int, ...] = ()
+) -> Network:
+    """Return the network of a trial with its first values.
+
+    Args:
+        config: the settings.
+        features: the entries of a sample.
+        classes: the number of classes.
+        identity: what the first values follow from, the settings' digest if not given.
+        shape: (channels, height, width) of a sample, for models that read images.
+    """
+    demand_fit(config, shape or (features,))
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw weights, which are drawn anew below
-        model = MLP(
-            features,
-            classes,
-            method=config.method,
-            width=config.width,
-            depth=config.depth,
-            activation=config.activation,
-        ).to(config.torch_dtype)
+        model = _MODELS[config.model](config, shape or (features,), classes).to(config.torch_dtype)
     randomness = generator(identity or config.digest, "initialise")
     if config.init == "torch":
         torch_default(model, randomness)
     else:
-        variance_preserving(model, config.method, randomness)
+        variance_preserving(model, randomness)
     return model.to(config.device)
+
+
+def build_for(config: TrialConfig, data: Dataset, identity: str | None = None) -> Network:
+    """Return the network of a trial on the data, with its first values."""
+    return build(config, data.features, data.classes, identity, data.shape)
+
+
+def _mlp(config: TrialConfig, shape: tuple[int, ...], classes: int) -> Network:
+    return MLP(torch.Size(shape).numel(), classes, **_sizes(config))
+
+
+def _cnn(config: TrialConfig, shape: tuple[int, ...], classes: int) -> Network:
+    return CNN(cast(tuple[int, int, int], shape), classes, **_sizes(config))
+
+
+def _sizes(config: TrialConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("method", "width", "depth", "activation")}
+
+
+_MODELS: dict[str, Callable[[TrialConfig, tuple[int, ...], int], Network]] = {"mlp": _mlp, "cnn": _cnn}

@@ -26,7 +26,7 @@ from verify.training.dataset import Split
 from verify.training.rows import entries, rows_of, units_of, with_units
 
 if TYPE_CHECKING:
-    from verify.training.models import MLP
+    from verify.training.models import Network
 
 STEPPED_SAMPLES = 4  # of the probed ones, so many take a step of their own
 
@@ -91,13 +91,13 @@ class Probe:
         model: the network, or one of the same shapes: the copies take over its parameters at each measurement.
     """
 
-    def __init__(self, model: MLP) -> None:
+    def __init__(self, model: Network) -> None:
         own = next(model.parameters()).dtype
         self._exact = copy.deepcopy(model).double().train()
         self._same = self._exact if own is torch.float64 else copy.deepcopy(model).train()
 
     def measure(
-        self, model: MLP, probed: Split, step: int, generator: torch.Generator
+        self, model: Network, probed: Split, step: int, generator: torch.Generator
     ) -> tuple[list[Spread], list[OwnStep]]:
         """Return what is seen in each measured layer; ``generator`` draws the samples that take a step of their own."""
         exact = _look(self._exact, model, probed)
@@ -205,7 +205,7 @@ def _own_step(step: int, name: str, exact: _Seen, same: _Seen, factors: Tensor, 
     )
 
 
-def _look(twin: MLP, model: MLP, probed: Split) -> dict[str, _Seen]:
+def _look(twin: Network, model: Network, probed: Split) -> dict[str, _Seen]:
     """Return what each measured layer of ``twin`` receives, with the parameters of ``model``, and the gradients."""
     with torch.no_grad():
         for own, given in zip(twin.state_dict().values(), model.state_dict().values(), strict=True):

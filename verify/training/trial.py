@@ -13,18 +13,16 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from verify.training.config import TrialConfig, generator
 from verify.training.data import Dataset, Split
-from verify.training.models import MLP, build
+from verify.training.models import Network, build_for
 from verify.training.probe import OwnStep, Probe, Spread
 from verify.training.updates import Update
 
-PROBE_SAMPLES = 32
 EVALUATED_SAMPLES = 10_000  # of the training part, the first so many give the training loss
-_CHUNK = 4_096  # samples evaluated at once
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,12 @@ def run_trial(config: TrialConfig, data: Dataset, advance: Callable[[], None] = 
     return run.result()
 
 
-def evaluate(model: nn.Module, split: Split) -> tuple[float, float]:
+def evaluate(model: Network, split: Split) -> tuple[float, float]:
     """Return mean cross-entropy and accuracy of the model on a part of the data, in evaluation mode."""
     loss, right = 0.0, 0
     model.eval()
     with torch.no_grad():
-        for x, y in zip(split.x.split(_CHUNK), split.y.split(_CHUNK), strict=True):
+        for x, y in zip(split.x.split(model.chunk), split.y.split(model.chunk), strict=True):
             scores = model(x)
             loss += float(cross_entropy(scores, y)) * (len(y) / len(split))
             right += int((scores.argmax(dim=1) == y).sum())
@@ -97,7 +95,7 @@ class TrialRun:
         self.config, self.data = config, data.to(config.device)
         self.identity = identity or config.digest
         self.total = steps_of(config, len(data.train))
-        self.model: MLP = build(config, data.features, data.classes, self.identity)
+        self.model: Network = build_for(config, data, self.identity)
         self.update = Update(config.update, self.model, config.learning_rate)
         self.step = 0
         self.diverged_at: int | None = None
@@ -140,7 +138,7 @@ class TrialRun:
 
     def look(self) -> None:
         """Record what a probe sees at this step."""
-        randomness, probed = generator(self.identity, "probe", self.step), self.data.train.first(PROBE_SAMPLES)
+        randomness, probed = generator(self.identity, "probe", self.step), self.data.train.first(self.model.probed)
         spreads, own_steps = self._probe.measure(self.model, probed, self.step, randomness)
         _demand_finite(*(value for s in spreads for value in (s.maximum, s.coefficient_of_variation)))
         _demand_finite(*(value for one in own_steps for value in one.measured()))

@@ -7,7 +7,8 @@
     foof       W~' = W~ - eta G^T X~ (X~^T X~ + lambda I)^-1, X~ the rows that [W, b] multiply, G = dL/dz
 
 The last two act on each layer that is linear in its parameters, whatever its forward map: what W and b multiply is
-asked of the layer itself. Not supported: layers whose parameters occur in products.
+asked of the layer itself. Of a convolution that is every patch, unfolded: (B * places, n + 1) numbers at once.
+Not supported: layers whose parameters occur in products.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import affine_divergence as ad
-from verify.training.models import MLP
-from verify.training.rows import rows_of
+from verify.training.layers import Network
+from verify.training.rows import rows_of, weight_and_bias
 
 MOMENTUM = 0.9
 DAMPING = 1e-6  # lambda of foof, as a share of the mean squared length of the rows
@@ -38,7 +39,7 @@ class Update:
         learning_rate: eta.
     """
 
-    def __init__(self, rule: str, model: MLP, learning_rate: float) -> None:
+    def __init__(self, rule: str, model: Network, learning_rate: float) -> None:
         parameters = list(model.parameters())
         self.optimiser: torch.optim.Optimizer
         if rule == "adam":
@@ -64,7 +65,9 @@ class Update:
         with torch.no_grad():
             for layer, (x, g) in self._seen.items():
                 assert self._rewrite is not None
-                layer.weight.grad, layer.bias.grad = self._rewrite(layer, x, g)
+                weight, bias = self._rewrite(layer, x, g)
+                own = weight_and_bias(layer)
+                own[0].grad, own[1].grad = weight.reshape(own[0].shape), bias
         self._seen.clear()
         self.optimiser.step()
         self.optimiser.zero_grad()
@@ -74,10 +77,15 @@ class Update:
         z.register_hook(lambda g: self._seen.__setitem__(layer, (x, g)))
 
 
+def samples(z: Tensor) -> Tensor:
+    """Return (samples, entries) of (B, entries, ..): every place of an image is a sample of its convolution."""
+    return z.reshape(*z.shape[:2], -1).transpose(1, 2).reshape(-1, z.shape[1])
+
+
 def nlms_gradient(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of W (m, n) and b (m) with each sample's share divided by its self factor."""
-    rows = rows_of(layer, x)
-    both = (g / ad.self_factor(layer, x).to(g.dtype)[:, None]).T @ rows
+    rows, g = samples(rows_of(layer, x)), samples(g)
+    both = (g / ad.self_factor(layer, x).to(g.dtype).reshape(-1, 1)).T @ rows
     return both[:, :-1], both[:, -1]
 
 
@@ -86,7 +94,7 @@ def foof_gradient(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tenso
 
     The smaller of the two equal systems is solved: ``X~ (X~^T X~ + lambda I)^-1 = (X~ X~^T + lambda I)^-1 X~``.
     """
-    rows = rows_of(layer, x)
+    rows, g = samples(rows_of(layer, x)), samples(g)
     damping = DAMPING * rows.square().sum() / len(rows)
     if len(rows) <= rows.shape[1]:
         both = torch.linalg.solve(_damped(rows @ rows.T, damping), g).T @ rows

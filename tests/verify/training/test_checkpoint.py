@@ -50,6 +50,22 @@ def test_going_on_gives_the_same_bits(method, update, dtype, data, tmp_path):
     assert finished(resumed) == finished(TrialRun(config, part))
 
 
+@pytest.mark.parametrize(
+    ("model", "method", "update"),
+    [("cnn", "batch-norm", "momentum"), ("cnn", "patch-norm", "adam"), ("cnn", "patch-norm-like", "foof")],
+)
+def test_other_networks_go_on_with_the_same_bits(model, method, update, data, tmp_path):
+    settings = {"width": 3, "depth": 2, "epochs": None, "steps": 6, "evaluate_every": 4, "probe_every": 2}
+    config = replace(CONFIG, model=model, method=method, update=update, evaluation_samples=40, **settings)
+    stopped, resumed = TrialRun(config, data), TrialRun(config, data)
+    for _ in range(3):
+        stopped.advance()
+    save_checkpoint(stopped, tmp_path / "trial.safetensors")
+    load_checkpoint(resumed, tmp_path / "trial.safetensors")
+    assert resumed.step == 3 and len(resumed.own_steps) == 6
+    assert finished(resumed) == finished(TrialRun(config, data))
+
+
 def test_the_end_itself_can_be_saved(data, tmp_path):
     run = TrialRun(CONFIG, data)
     whole = finished(run)

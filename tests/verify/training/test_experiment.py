@@ -56,6 +56,13 @@ def test_inits_are_a_list_and_numbers_of_samples_are_single(load):
     assert {(trial.train_samples, trial.evaluation_samples) for trial in found} == {(500, 100)}
 
 
+def test_methods_are_those_of_the_model(load):
+    text = 'model = "{}"\nlearning_rates = [0.5]\nmethods = ["none", "patch-norm"]\n'
+    assert [trial.method for trial in load(text.format("cnn")).trials] == ["none", "patch-norm"]
+    with pytest.raises(UsageError, match=r":3: methods: method = 'patch-norm' is not one of model = 'mlp'"):
+        load(text.format("mlp"))
+
+
 def test_what_is_left_out_has_the_settings_own_value(load):
     (only,) = load('methods = ["none"]\nlearning_rates = [0.5]').trials
     assert only == TrialConfig(method="none", learning_rate=0.5)

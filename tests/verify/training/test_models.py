@@ -64,7 +64,7 @@ def test_energy_of_the_generated_layers_is_the_derived_one(method, kappa):
     layer = make_layer(method, 3, 2)
     layer.kappa = kappa
     deviation = float(found.weight_scale.subs(found.kappa, kappa))
-    assert energy(method, layer, 1.0) == pytest.approx(deviation**-2)
+    assert energy(layer, 1.0) == pytest.approx(deviation**-2)
 
 
 def test_second_moment_of_an_activation():

@@ -1,0 +1,71 @@
+"""A convolutional network for images whose every layer, the last one included, is of one method.
+
+    image -> ``depth`` times (convolution of ``width`` channels, activation) -> mean over space -> classes
+
+Every second convolution has stride 2, as long as the shorter side has at least 8 pixels. Not supported: images of other
+sizes than it was built for, pooling between layers.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from verify.training.initialise import mean_square
+from verify.training.layers import ACTIVATIONS, Network, make_convolution, make_layer
+
+_LEAST_SIDE = 8
+
+
+class CNN(Network):
+    """``depth`` convolutions of one width, the mean over space, then a layer of one unit per class.
+
+    Args:
+        shape: (channels, height, width) of an image, which comes flattened.
+        classes: the number of classes.
+        method: what its layers are.
+        width: the channels of a convolution.
+        depth: the number of convolutions.
+        activation: the name of what follows each.
+    """
+
+    chunk, probed = 256, 8
+
+    def __init__(
+        self, shape: tuple[int, int, int], classes: int, *, method: str, width: int, depth: int, activation: str
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        channels = (shape[0], *[width] * depth)
+        self.convolutions = nn.ModuleList(
+            make_convolution(method, channels[k], channels[k + 1], stride)
+            for k, stride in enumerate(strides(min(shape[1:]), depth))
+        )
+        self.last = make_layer(method, width, classes)
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the class scores: (B, channels * height * width) -> (B, classes)."""
+        x = x.unflatten(1, self.shape)
+        for convolution in self.convolutions:
+            x = self.activation(convolution(x))
+        return cast(Tensor, self.last(x.mean(dim=(2, 3))))
+
+    def measured_layers(self) -> dict[str, nn.Module]:
+        """Return the convolutions and the last layer, by name."""
+        layers = (*self.convolutions, self.last)
+        return {f"layer {number}": layer for number, layer in enumerate(layers, start=1)}
+
+    def second_moments(self) -> list[float]:
+        """Return E[x^2] of what each layer receives; the mean over space is counted as if it were of equal values."""
+        return [1.0, *[mean_square(self.activation)] * len(self.convolutions)]
+
+
+def strides(side: int, depth: int) -> list[int]:
+    """Return the stride of each of ``depth`` convolutions of an image whose shorter side has so many pixels."""
+    found = []
+    for number in range(1, depth + 1):
+        found.append(2 if number % 2 == 0 and side >= _LEAST_SIDE else 1)
+        side = -(-side // found[-1])
+    return found

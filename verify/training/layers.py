@@ -1,0 +1,123 @@
+"""The layers that networks are built of: one affine map each, corrected, normalised or left alone.
+
+    method               rows (B, n)                            images (B, channels, height, width), 3 x 3 convolutions
+    none                 Linear                                 Conv2d
+    batch-norm           BatchNorm1d, Linear                    BatchNorm2d, Conv2d
+    layer-norm           LayerNorm, Linear                      mean and variance of each image, all channels; Conv2d
+    rms-norm             RMSNorm, Linear                        mean square of each image, all channels; Conv2d
+    norm-like            NormLike                               -
+    affine-like          AffineLike                             -
+    patch-norm           AffineLike                             PatchNormConv2d, its own form: affine-like
+    patch-norm-like      NormLike                               PatchNormConv2d(form="norm-like")
+    patch-norm-centred   NormLike(center=True)                  PatchNormConv2d(form="norm-like", center=True)
+
+Every normaliser is torch's, without parameters and in front of the affine map. ``patch-norm`` is the non-normalising
+correction of a convolution, ``patch-norm-like`` the normalising one, and ``patch-norm-centred`` Killeen's variant of
+it, which takes the mean of each patch from the patch first. The rows of these three are those of a convolutional
+network's last layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+import affine_divergence as ad
+
+KERNEL, PADDING = 3, 1
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "leaky-relu": nn.LeakyReLU, "relu": nn.ReLU}
+
+
+class Normalised(nn.Module):
+    """A normaliser without parameters, then an affine map: one layer, whose parameters are the affine map's."""
+
+    def __init__(self, normaliser: nn.Module, affine: nn.Linear | nn.Conv2d) -> None:
+        super().__init__()
+        self.normaliser = normaliser
+        self.affine = affine
+
+    @property
+    def weight(self) -> Tensor:
+        """The affine map's weight, of shape (m, n) or (m, channels, height, width)."""
+        return self.affine.weight
+
+    @property
+    def bias(self) -> Tensor:
+        """The affine map's bias, of shape (m,)."""
+        return cast(Tensor, self.affine.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the affine map of the normalised ``x``: (B, n) -> (B, m), or images to images."""
+        return cast(Tensor, self.affine(self.normaliser(x)))
+
+
+class ImageNorm(nn.Module):
+    """A normaliser over all entries of an image: ``normalise`` takes the images and the shape of one."""
+
+    def __init__(self, normalise: Callable[[Tensor, list[int]], Tensor]) -> None:
+        super().__init__()
+        self.normalise = normalise
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised images, of the shape of ``x``."""
+        return self.normalise(x, list(x.shape[1:]))
+
+
+_ROWS: dict[str, Callable[[int, int], nn.Module]] = {
+    "none": nn.Linear,
+    "batch-norm": lambda n, m: Normalised(nn.BatchNorm1d(n, affine=False), nn.Linear(n, m)),
+    "layer-norm": lambda n, m: Normalised(nn.LayerNorm(n, elementwise_affine=False), nn.Linear(n, m)),
+    "rms-norm": lambda n, m: Normalised(nn.RMSNorm(n, elementwise_affine=False), nn.Linear(n, m)),
+    "norm-like": ad.NormLike,
+    "affine-like": ad.AffineLike,
+    "patch-norm": ad.AffineLike,
+    "patch-norm-like": ad.NormLike,
+    "patch-norm-centred": partial(ad.NormLike, center=True),
+}
+_IMAGES: dict[str, Callable[[int, nn.Conv2d], nn.Module]] = {
+    "none": lambda channels, convolution: convolution,
+    "batch-norm": lambda channels, convolution: Normalised(nn.BatchNorm2d(channels, affine=False), convolution),
+    "layer-norm": lambda channels, convolution: Normalised(ImageNorm(functional.layer_norm), convolution),
+    "rms-norm": lambda channels, convolution: Normalised(ImageNorm(functional.rms_norm), convolution),
+}
+_PATCHES: dict[str, Callable[..., nn.Module]] = {
+    "patch-norm": ad.PatchNormConv2d,
+    "patch-norm-like": partial(ad.PatchNormConv2d, form="norm-like"),
+    "patch-norm-centred": partial(ad.PatchNormConv2d, form="norm-like", center=True),
+}
+
+
+def make_layer(method: str, inputs: int, outputs: int) -> nn.Module:
+    """Return a layer of a method, (B, inputs) -> (B, outputs)."""
+    return _ROWS[method](inputs, outputs)
+
+
+def make_convolution(method: str, inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Return a 3 x 3 convolution of a method with a border of zeros: images of inputs -> images of outputs."""
+    if method in _PATCHES:
+        return _PATCHES[method](inputs, outputs, KERNEL, stride=stride, padding=PADDING)
+    return _IMAGES[method](inputs, nn.Conv2d(inputs, outputs, KERNEL, stride=stride, padding=PADDING))
+
+
+class Network(nn.Module):
+    """What every network says of itself: how many samples are evaluated at once, and how many a probe looks at."""
+
+    chunk, probed = 4_096, 32
+    activation: nn.Module
+
+    def measured_layers(self) -> dict[str, nn.Module]:
+        """Return the layers that a probe looks into, by name, from input to output."""
+        raise NotImplementedError
+
+    def second_moments(self) -> list[float]:
+        """Return E[x^2] of the entries that each measured layer receives when the first values are drawn."""
+        raise NotImplementedError
+
+    def affine_layers(self) -> list[nn.Module]:
+        """Return the maps that carry the parameters, without the normalisers in front of them."""
+        layers = self.measured_layers().values()
+        return [layer.affine if isinstance(layer, Normalised) else layer for layer in layers]
