@@ -11,7 +11,9 @@ from verify.training.rates import Trial
 
 CORRECTED = ("affine-like", "norm-like", "patch-norm", "patch-norm-like", "patch-norm-centred", "angle")
 EVEN = 1e-3  # how far the largest over the smallest self factor may be from one
+EXACT = 1e-12  # of the relative error of a step in float64
 RATIO = "largest_self_factor_ratio"
+ERROR, OVER_BOUND = "largest_identity_error_float64", "largest_identity_error_over_bound"
 
 
 def spreads(trials: Sequence[Trial]) -> list[Finding]:
@@ -24,15 +26,31 @@ def spreads(trials: Sequence[Trial]) -> list[Finding]:
         return [open_finding("H2", statement, criterion, "no trial measured the self factor of a corrected layer")]
     worst = max(trial[RATIO] for trial in own)
     verdict = Verdict.SUPPORTED if worst <= 1 + EVEN else Verdict.CONTRADICTED
-    others = {t["method"]: max(o[RATIO] for o in measured if o["method"] == t["method"]) for t in measured}
-    rest = ", ".join(f"{m} {ratio:.3g}" for m, ratio in sorted(others.items()) if m not in CORRECTED)
-    reason = f"largest ratio {worst:.6g}" + (f"; elsewhere: {rest}" if rest else "")
+    reason = f"largest ratio {worst:.6g}" + _worst_elsewhere(measured, RATIO)
     return [Finding("H2", statement, criterion, verdict, None, reason, ids(own))]
 
 
 def identities(trials: Sequence[Trial]) -> list[Finding]:
-    """H1: not asked of trials, which recorded no single steps."""
-    statement, criterion = "The self term is exact on corrected layers.", "Not asked of these trials."
-    return [
-        open_finding("H1", statement, criterion, "affdiv verify measures it; these trials recorded no single steps")
-    ]
+    """H1: a step on one sample moves its activation by ``-eta kappa g``, inside networks that train."""
+    statement = "On corrected layers the self term is exact throughout training: one sample's step moves z by -ηκg."
+    criterion = (
+        f"Largest |Δz + ηκg|/|ηκg| of any measured step at most {EXACT:g} in float64, and at most what rounding may "
+        "make in the type that the trial trains in."
+    )
+    measured = [t for t in trials if t[ERROR] is not None and t["diverged_at"] is None]
+    own = [trial for trial in measured if trial["method"] in CORRECTED]
+    if not own:
+        return [open_finding("H1", statement, criterion, "no trial of a corrected layer took single steps")]
+    exact, rounded = max(t[ERROR] for t in own), max(t[OVER_BOUND] for t in own)
+    verdict = Verdict.SUPPORTED if exact <= EXACT and rounded <= 1 else Verdict.CONTRADICTED
+    types = ", ".join(sorted({t["dtype"] for t in own}))
+    others = _worst_elsewhere(measured, ERROR)
+    reason = f"largest error {exact:.2g} in float64, {rounded:.2g} of the rounding bound in {types}"
+    return [Finding("H1", statement, criterion, verdict, None, reason + others, ids(own))]
+
+
+def _worst_elsewhere(measured: Sequence[Trial], column: str) -> str:
+    """Say the largest value of a column for each method that is not corrected."""
+    others = sorted({t["method"] for t in measured} - set(CORRECTED))
+    worst = [f"{method} {max(t[column] for t in measured if t['method'] == method):.3g}" for method in others]
+    return f"; elsewhere: {', '.join(worst)}" if worst else ""

@@ -13,13 +13,16 @@ SEEDS = range(6)
 BEST = RATES[1]
 
 
-def row(rate=BEST, seed=0, accuracy=0.8, best=BEST, loss=0.3, ratio=None, **settings):
+def row(rate=BEST, seed=0, accuracy=0.8, best=BEST, loss=0.3, ratio=None, errors=None, **settings):
     """A finished trial; validation favours the best rate."""
     config = TrialConfig(**{"method": "none", "learning_rate": rate, "seed": seed, **settings})
     validation = float(0.9 - 0.1 * abs(np.log10(rate / best)))
     point = {"step": 1, "train_loss": 0.1, "validation_loss": 0.2, "validation_accuracy": validation}
     spreads = [] if ratio is None else [{"minimum": 1.0, "maximum": ratio, "coefficient_of_variation": 0.1}]
+    own = [] if errors is None else [dict(zip(("error_float64", "error", "bound"), errors, strict=True))]
+    own = [{"self_share": 0.5, **one} for one in own]
     result = {"points": [point], "spreads": spreads, "diverged_at": None, "test_loss": loss, "test_accuracy": accuracy}
+    result["own_steps"] = own
     return Row(config.digest, config, "done", 1, 1, 0, None, result)
 
 

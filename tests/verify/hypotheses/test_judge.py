@@ -50,6 +50,24 @@ def test_an_uneven_self_factor_is_found(ratio, expected):
     assert "none 5" in found.reason
 
 
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ((2e-14, 1e-7, 1e-5), Verdict.SUPPORTED),
+        ((2e-12, 1e-7, 1e-5), Verdict.CONTRADICTED),
+        ((2e-14, 2e-5, 1e-5), Verdict.CONTRADICTED),
+    ],
+)
+def test_a_step_that_is_not_the_derived_one_is_found(errors, expected):
+    rows = [
+        line(row(method=m, errors=e, dtype="float32")) for m, e in (("norm-like", errors), ("none", (0.5, 0.5, 1e-5)))
+    ]
+    found = of("H1", rows)
+    assert found.verdict is expected
+    assert "float32; elsewhere: none 0.5" in found.reason and found.trials == (rows[0]["trial"],)
+    assert of("H1", rows[1:]).verdict is Verdict.INCONCLUSIVE
+
+
 def test_what_was_not_tried_is_inconclusive_and_says_why():
     findings = judge(better())
     assert {f.hypothesis for f in findings} == {f"H{k}" for k in range(1, 9)}
