@@ -8,15 +8,16 @@ rests on. What the trials of an experiment cannot answer is inconclusive, and sa
     networks       H3, H6, H8 corrected layers against others in three kinds of network
     batches        H4         the slope on the batch size, in three readings
     alignment      H7         layers times update rules
+    angles         H5         members of the affine family with and without scale invariance
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verify.hypotheses import alignment, batches, networks, self_factors
+from verify.hypotheses import alignment, angles, batches, networks, self_factors
 from verify.hypotheses.chosen import LEAST_SEEDS, Chosen, at_best_rates
-from verify.hypotheses.finding import Finding, open_finding
+from verify.hypotheses.finding import Finding
 from verify.training.rates import Trial
 
 __all__ = ["LEAST_SEEDS", "Chosen", "Finding", "judge"]
@@ -32,11 +33,6 @@ def judge(trials: Sequence[Trial]) -> list[Finding]:
         *networks.growth(chosen),
         *batches.judge(chosen),
         *alignment.judge(chosen),
-        _unasked(),
+        *angles.judge(chosen),
     ]
     return sorted(judged, key=lambda finding: finding.hypothesis)
-
-
-def _unasked() -> Finding:
-    why = "no trial varies the angle of the family"
-    return open_finding("H5", "Scale invariance is not needed.", "Not asked of these trials.", why)

@@ -6,14 +6,17 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
 from derive.errors import UsageError
+from verify.training.angles import parsed
 
 METHODS = ("none", "batch-norm", "layer-norm", "rms-norm", "norm-like", "affine-like")
+ANGLE = "angle"  # is generated for the angle that a trial names
 METHODS_OF = {
-    "mlp": METHODS,
+    "mlp": (*METHODS, "rms-norm-eps", ANGLE),
     "cnn": ("none", "batch-norm", "layer-norm", "rms-norm", "patch-norm", "patch-norm-like", "patch-norm-centred"),
 }
 UPDATES = ("sgd", "momentum", "adam", "nlms", "foof")
@@ -35,6 +38,7 @@ class TrialConfig:
     ``init`` draws the first weights so that each method starts with pre-activations of unit variance, or as torch's
     layers do. ``train_samples`` and ``evaluation_samples`` are the most samples of the training part, and of each of
     the other two, that are used, 0 for all: the first of each part, which are in the order of the split's permutation.
+    ``angle`` is the t(r) of the method ``angle``, such as ``"atan(r)/2"``, and None for every other method.
 
     Raises:
         UsageError: a setting that cannot be used, or two that cannot be used together.
@@ -60,6 +64,7 @@ class TrialConfig:
     init: str = "variance-preserving"
     train_samples: int = 0
     evaluation_samples: int = 0
+    angle: str | None = None
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -85,11 +90,16 @@ class TrialConfig:
         if self.method not in own and any(self.method in methods for methods in METHODS_OF.values()):
             raise UsageError(f"method = {self.method!r} is not one of model = {self.model!r}; choose {', '.join(own)}")
         _one_of("method", self.method, own)
+        _check_angle(self.method, self.angle)
 
     @property
     def digest(self) -> str:
         """The SHA-256 of the settings, in hexadecimal: the trial's identity."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.told(), sort_keys=True).encode()).hexdigest()
+
+    def told(self) -> dict[str, Any]:
+        """Return the settings that decide this trial: all, but for an angle that there is not."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("angle", None)}
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -122,6 +132,19 @@ def generator(*key: object) -> torch.Generator:
     """Return a generator of its own whose seed is a digest of ``key``, so that no trial shares another's randomness."""
     digest = hashlib.sha256("/".join(str(part) for part in key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _check_angle(method: str, angle: object) -> None:
+    """Refuse an angle that cannot be read, one without its method, and the method without one."""
+    if (method == ANGLE) != (angle is not None):
+        raise UsageError(
+            f"method = {method!r} and angle = {angle!r}: the method 'angle' has an angle, and no other has"
+        )
+    if angle is None:
+        return
+    if not isinstance(angle, str):
+        raise UsageError(f'angle = {angle!r} is no text; give an angle t(r) such as "atan(r)"')
+    parsed(angle)
 
 
 def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@
 ``methods`` and ``learning_rates`` must be there; what else is left out has the value that ``TrialConfig`` gives it.
 ``method_learning_rates = { affine-like = [1.0, 10.0] }`` gives single methods a grid of their own in place of
 ``learning_rates``: the good rates of two methods may lie two decades apart, as their kappas do (theory, section 2).
+``angles = ["pi/4", "atan(r)"]`` are the members t(r) of the affine family that the method ``angle`` stands for.
 Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, ``train_samples``, ``evaluation_samples``,
 and, for the reader, ``hypothesis``, ``criterion``, ``cost``.
 
@@ -39,7 +40,7 @@ from typing import Any
 
 from derive.errors import UsageError
 from derive.toml_places import places
-from verify.training.config import MODELS, TrialConfig
+from verify.training.config import ANGLE, MODELS, TrialConfig
 
 LARGEST_FILE = 64 * 1024
 MOST_TRIALS = 100_000
@@ -54,6 +55,7 @@ _LISTS = {  # keys that hold a list, and the setting that each of its values is
     "depths": "depth",
     "activation": "activation",
     "inits": "init",
+    "angles": "angle",
 }
 _SINGLE = (
     "model",
@@ -73,6 +75,10 @@ CPU, PAPER = "cpu", "paper"
 SCALES = (CPU, PAPER)
 GIVEN = "--data"  # as the value of ``data``: named on the command line
 _LENGTHS = ("epochs", "steps")
+_TOGETHER: dict[tuple[str, str | None], dict[str, str]] = {  # what a value must be checked with
+    ("angle", None): {"method": ANGLE},
+    ("method", ANGLE): {"angle": "atan(r)"},
+}
 _REQUIRED = {"methods": 'methods = ["none", "affine-like"]', "learning_rates": "learning_rates = [0.1, 1.0]"}
 
 
@@ -174,7 +180,9 @@ class _Reader:
         if "steps" in single:
             single["epochs"] = None
         prose = tuple((key, self._text(key)) for key in _PROSE if key in self.table)
-        return Experiment(name, self._data(), self._product(self._by_grid(lists), single), prose, self.scale)
+        return Experiment(
+            name, self._data(), self._product(self._by_angle(self._by_grid(lists)), single), prose, self.scale
+        )
 
     def _by_grid(self, lists: dict[str, list[Any]]) -> list[dict[str, list[Any]]]:
         """Return the lists once for every grid of rates, each with the methods that take it; none without methods."""
@@ -182,6 +190,18 @@ class _Reader:
         shared = [method for method in lists["method"] if method not in own]
         grids = [(shared, lists["learning_rate"]), *(([method], rates) for method, rates in own.items())]
         return [lists | {"method": methods, "learning_rate": rates} for methods, rates in grids if methods]
+
+    def _by_angle(self, grids: list[dict[str, list[Any]]]) -> list[dict[str, list[Any]]]:
+        """Return the lists with the angles for the method that takes them, and without for the other methods."""
+        if any(ANGLE in lists["method"] for lists in grids) != ("angles" in self.table):
+            key = "angles" if "angles" in self.table else "methods"
+            raise self._error(key, 'the method "angle" and a list of angles go together; write angles = ["atan(r)"]')
+        split = []
+        for lists in grids:
+            plain = [method for method in lists["method"] if method != ANGLE]
+            split += [{k: v for k, v in lists.items() if k != "angle"} | {"method": plain}] if plain else []
+            split += [lists | {"method": [ANGLE]}] if ANGLE in lists["method"] else []
+        return split
 
     def _own_rates(self, methods: list[str]) -> dict[str, list[float]]:
         """Return the grid of each method that has its own."""
@@ -220,7 +240,7 @@ class _Reader:
         """Return one value as its setting takes it, checked alone against settings that fit everything."""
         if setting == "learning_rate" and type(value) is int and abs(value) < 2**53:
             value = float(value)
-        change = {setting: value}
+        change = {setting: value, **_TOGETHER.get((setting, value if setting == "method" else None), {})}
         if setting == "steps":
             change["epochs"] = None
         if isinstance(value, dict | list):

@@ -58,7 +58,7 @@ def line(row: Row) -> dict[str, Any]:
 
 def scale_of(config: TrialConfig) -> dict[str, float | None]:
     """Return kappa and the effective rate of a trial; None for networks whose layers differ in their inputs."""
-    kappa = nominal_kappa(config.method, config.width) if config.model == "mlp" else None
+    kappa = nominal_kappa(config.method, config.width, config.angle) if config.model == "mlp" else None
     return {"kappa": kappa, "effective_rate": None if kappa is None else config.learning_rate * kappa}
 
 

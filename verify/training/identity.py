@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 import torch
 
 import affine_divergence
+from verify.training import angles
 from verify.training.config import TrialConfig
 
 PROCEDURE = 2  # raised when the same settings are to give another result: older results are then not taken for new ones
@@ -19,12 +19,14 @@ PROCEDURE = 2  # raised when the same settings are to give another result: older
 def trial_id(config: TrialConfig, data_digest: str) -> str:
     """Return the SHA-256, in hexadecimal, of settings, generated layers, data, torch's version and the procedure."""
     parts = {
-        "configuration": asdict(config),
+        "configuration": config.told(),
         "layers": layers_digest(),
         "data": data_digest,
         "torch": torch.__version__,
         "procedure": PROCEDURE,
     }
+    if config.angle is not None:
+        parts["angle"] = angles.layers_digest(config.angle)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

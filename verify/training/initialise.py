@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, nn
 
 import affine_divergence as ad
+from derive.errors import UsageError
 from verify.training.layers import Network, Normalised
+from verify.training.rows import entries, with_units
 
 _NODES = 80
+_LEAST_ENERGY = 1e-12
 
 
 def torch_default(model: Network, generator: torch.Generator) -> None:
@@ -49,9 +52,21 @@ def energy(layer: nn.Module, second_moment: float) -> float:
         weight = layer.weight
         assert isinstance(weight, Tensor)
         return weight[0].numel() * (1.0 if isinstance(layer, Normalised) else second_moment)
+    if not isinstance(layer, ad.NormLike | ad.AffineLike) and not hasattr(layer, "form"):
+        return _energy_along(layer, second_moment)
     kappa = float(layer.kappa)  # type: ignore[arg-type]
     normalising = isinstance(layer, ad.NormLike) or getattr(layer, "form", "") == "norm-like"
     return kappa - 1 if normalising else kappa
+
+
+def _energy_along(layer: nn.Module, second_moment: float) -> float:
+    """Return the energy by asking the layer: what a weight row along an input of that second moment makes of it."""
+    x = torch.full((1, entries(layer)), math.sqrt(second_moment), dtype=torch.float64)
+    unit = torch.cat([x / x.norm(), torch.zeros(1, 1, dtype=torch.float64)], dim=1)
+    energy = float(with_units(layer, x, unit).square())
+    if energy < _LEAST_ENERGY:
+        raise UsageError(f"an input of mean square {second_moment:.3g} passes no weight at this angle; choose another")
+    return energy
 
 
 def mean_square(activation: nn.Module) -> float:

@@ -5,8 +5,10 @@
     batch-norm           BatchNorm1d, Linear                    BatchNorm2d, Conv2d
     layer-norm           LayerNorm, Linear                      mean and variance of each image, all channels; Conv2d
     rms-norm             RMSNorm, Linear                        mean square of each image, all channels; Conv2d
+    rms-norm-eps         RMSNorm with eps = 1/n, Linear         -
     norm-like            NormLike                               -
     affine-like          AffineLike                             -
+    angle                generated for the angle of the trial   -
     patch-norm           AffineLike                             PatchNormConv2d, its own form: affine-like
     patch-norm-like      NormLike                               PatchNormConv2d(form="norm-like")
     patch-norm-centred   NormLike(center=True)                  PatchNormConv2d(form="norm-like", center=True)
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import affine_divergence as ad
+from verify.training.angles import layer_class
 
 KERNEL, PADDING = 3, 1
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "leaky-relu": nn.LeakyReLU, "relu": nn.ReLU}
@@ -72,6 +75,7 @@ _ROWS: dict[str, Callable[[int, int], nn.Module]] = {
     "batch-norm": lambda n, m: Normalised(nn.BatchNorm1d(n, affine=False), nn.Linear(n, m)),
     "layer-norm": lambda n, m: Normalised(nn.LayerNorm(n, elementwise_affine=False), nn.Linear(n, m)),
     "rms-norm": lambda n, m: Normalised(nn.RMSNorm(n, elementwise_affine=False), nn.Linear(n, m)),
+    "rms-norm-eps": lambda n, m: Normalised(nn.RMSNorm(n, eps=1 / n, elementwise_affine=False), nn.Linear(n, m)),
     "norm-like": ad.NormLike,
     "affine-like": ad.AffineLike,
     "patch-norm": ad.AffineLike,
@@ -91,8 +95,10 @@ _PATCHES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def make_layer(method: str, inputs: int, outputs: int) -> nn.Module:
-    """Return a layer of a method, (B, inputs) -> (B, outputs)."""
+def make_layer(method: str, inputs: int, outputs: int, angle: str | None = None) -> nn.Module:
+    """Return a layer of a method, (B, inputs) -> (B, outputs); ``angle`` is that of the method ``angle``."""
+    if angle is not None:
+        return layer_class(angle)(inputs, outputs)
     return _ROWS[method](inputs, outputs)
 
 

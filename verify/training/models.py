@@ -25,10 +25,20 @@ __all__ = ["MLP", "Network", "Normalised", "build", "build_for", "demand_fit", "
 class MLP(Network):
     """``depth`` hidden layers of one width with an activation after each, then a layer of one unit per class."""
 
-    def __init__(self, features: int, classes: int, *, method: str, width: int, depth: int, activation: str) -> None:
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        *,
+        method: str,
+        width: int,
+        depth: int,
+        activation: str,
+        angle: str | None = None,
+    ) -> None:
         super().__init__()
         sizes = (features, *[width] * depth, classes)
-        self.layers = nn.ModuleList(make_layer(method, n, m) for n, m in pairwise(sizes))
+        self.layers = nn.ModuleList(make_layer(method, n, m, angle) for n, m in pairwise(sizes))
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +93,7 @@ def build_for(config: TrialConfig, data: Dataset, identity: str | None = None) -
 
 
 def _mlp(config: TrialConfig, shape: tuple[int, ...], classes: int) -> Network:
-    return MLP(torch.Size(shape).numel(), classes, **_sizes(config))
+    return MLP(torch.Size(shape).numel(), classes, **_sizes(config), angle=config.angle)
 
 
 def _cnn(config: TrialConfig, shape: tuple[int, ...], classes: int) -> Network:

@@ -100,14 +100,14 @@ def short_plan(seed: int) -> Plan:
 
 
 @cache
-def nominal_kappa(method: str, width: int) -> float:
+def nominal_kappa(method: str, width: int, angle: str | None = None) -> float:
     """Return the self factor that a method gives a layer of ``width`` inputs.
 
     A generated layer says its own. For the others it is ``width + 1``: on average for batch-norm, and for none where
     the entries of the input have a second moment of 1.
     """
     with torch.device("meta"):
-        layer = make_layer(method, width, 1)
+        layer = make_layer(method, width, 1, angle)
     return float(getattr(layer, "kappa", width + 1))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from derive.errors import UsageError
 from verify.training.cli import BUNDLED
-from verify.training.config import METHODS, TrialConfig
+from verify.training.config import METHODS_OF, TrialConfig
 from verify.training.data import digits
 from verify.training.experiment import LARGEST_FILE, SCALES, load_experiment, scale_of
 from verify.training.trial import run_trial
@@ -119,6 +119,9 @@ LINES = 'methods = ["none"]\nlearning_rates = [0.1]\n'
         (LINES + "[paper]\nseedz = [0]\n", "mine.toml:4: seedz: this key is not known; did you mean 'seeds'?"),
         (LINES + "[paper]\npaper = 1\n", "mine.toml:4: paper: this key is not known"),
         (LINES + "paper = 3\n", "mine.toml:3: paper: 3 is not a table; write [paper]"),
+        (LINES + 'angles = ["pi/4"]\n', 'mine.toml:3: angles: the method "angle" and a list of angles go together'),
+        ('methods = ["angle"]\nlearning_rates = [0.1]\n', 'mine.toml:1: methods: the method "angle" and a list of'),
+        (LINES + 'angles = ["q"]\n', "mine.toml:3: angles: angle = 'q': <angle>, line 1, column 1: unknown name 'q'"),
         ("methods = [", "mine.toml: not TOML:"),
         (b"\xff", "mine.toml: not UTF-8 text"),
         ("#" * (LARGEST_FILE + 1), "are too long for an experiment"),
@@ -154,6 +157,11 @@ def test_a_method_may_have_a_grid_of_its_own(load):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"absent\.toml' does not exist"):
         load_experiment(tmp_path / "absent.toml")
+
+
+def test_angles_belong_to_the_method_that_has_them(load):
+    found = load('methods = ["angle", "none"]\nangles = ["pi/4", "atan(r)"]\nlearning_rates = [0.1]\n').trials
+    assert {(t.method, t.angle) for t in found} == {("none", None), ("angle", "pi/4"), ("angle", "atan(r)")}
 
 
 SCALED = LINES + 'epochs = 3\nwidths = [8]\n[paper]\nsteps = 7\nwidths = [16, 32]\ndata = "--data"\ncost = "much"\n'
@@ -199,7 +207,7 @@ def test_bundled_experiments_say_what_they_ask_and_cost(path, scale):
     prose = dict(found.prose)
     assert set(prose) == {"hypothesis", "criterion", "cost"} and all(prose.values())
     assert prose["cost"].startswith(f"{len(found.trials):,} trials, ")
-    assert {trial.method for trial in found.trials} <= set(METHODS)
+    assert all(trial.method in METHODS_OF[trial.model] for trial in found.trials)
 
 
 @pytest.mark.parametrize(("path", "scale"), BOTH)
