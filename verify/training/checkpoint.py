@@ -1,4 +1,4 @@
-"""A stopped trial as a file: safetensors for the tensors, JSON beside them in the file's own header.
+"""A stopped trial or team as a file: safetensors for the tensors, JSON beside them in the file's own header.
 
 A file is there whole or not at all: it is written under another name, flushed, renamed, and its folder flushed. One
 that was damaged later is noticed by its digest and counts as no checkpoint: the trial then starts from its beginning.
@@ -20,16 +20,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from verify.training.probe import OwnStep, Spread
+from verify.training.together import TeamRun
 from verify.training.trial import Point, TrialRun
 
 SUFFIX = ".safetensors"
+Run = TrialRun | TeamRun
 
 
 class DamagedCheckpoint(Exception):
     """A file that is not a checkpoint of this trial, or no longer."""
 
 
-def save_checkpoint(run: TrialRun, path: Path) -> None:
+def save_checkpoint(run: Run, path: Path) -> None:
     """Write the state of a run between two steps, atomically and flushed to the disk."""
     tensors = _tensors(run)
     state = json.dumps(_state(run), sort_keys=True, allow_nan=False)
@@ -48,7 +50,7 @@ def save_checkpoint(run: TrialRun, path: Path) -> None:
     _flush_folder(path.parent)
 
 
-def load_checkpoint(run: TrialRun, path: Path) -> None:
+def load_checkpoint(run: Run, path: Path) -> None:
     """Put a saved state into a fresh run of the same trial.
 
     Raises:
@@ -58,17 +60,17 @@ def load_checkpoint(run: TrialRun, path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(path)
     tensors, state = _read(path)
-    own = {name: (value.shape, value.dtype) for name, value in _parameters(run).items()}
-    if state["identity"] != run.identity or own != {k: (v.shape, v.dtype) for k, v in tensors.items() if k in own}:
+    own = _tensors(run)
+    same = all(n in tensors and (v.shape, v.dtype) == (tensors[n].shape, tensors[n].dtype) for n, v in own.items())
+    parts, states = _parts(run), state.get("members", [state])
+    if state["identity"] != run.identity or not same or len(states) != len(parts):
         raise DamagedCheckpoint(f"{path} belongs to another trial")
-    with torch.no_grad():
-        for name, value in _parameters(run).items():
+    for (prefix, part), part_state in zip(parts.items(), states, strict=True):
+        _restore(part, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}, part_state)
+    if isinstance(run, TeamRun):
+        run.step = state["step"]
+        for name, value in _moments(run).items():
             value.copy_(tensors[name])
-    _restore_optimiser(run, {k: v for k, v in tensors.items() if k.startswith("optimiser/")})
-    run.step, run.diverged_at = state["step"], state["diverged_at"]
-    run.points = [Point(**point) for point in state["points"]]
-    run.spreads = [Spread(**spread) for spread in state["spreads"]]
-    run.own_steps = [OwnStep(**own) for own in state["own_steps"]]
 
 
 def remove_checkpoints(folder: Path, identity: str) -> None:
@@ -89,15 +91,39 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedCheckpoint(f"{path} cannot be read: {problem}") from problem
 
 
+def _parts(run: Run) -> dict[str, TrialRun]:
+    """Return the trials of a run by what the names of their tensors begin with."""
+    return {f"{k}/": member for k, member in enumerate(run.members)} if isinstance(run, TeamRun) else {"": run}
+
+
 def _parameters(run: TrialRun) -> dict[str, Tensor]:
     return {f"model/{name}": value for name, value in run.model.state_dict().items()}
 
 
-def _tensors(run: TrialRun) -> dict[str, Tensor]:
-    tensors = _parameters(run)
-    for number, values in run.update.optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser/{number}/{name}": v for name, v in values.items() if isinstance(v, Tensor)}
+def _moments(run: TeamRun) -> dict[str, Tensor]:
+    """Return what a team's update rule keeps; the optimisers of its members take no steps and keep nothing."""
+    return {f"update/{k}/{j}": v for k, moment in enumerate(run.update.state) for j, v in enumerate(moment)}
+
+
+def _tensors(run: Run) -> dict[str, Tensor]:
+    tensors = _moments(run) if isinstance(run, TeamRun) else {}
+    for prefix, part in _parts(run).items():
+        tensors |= {f"{prefix}{name}": value for name, value in _parameters(part).items()}
+        for number, values in part.update.optimiser.state_dict()["state"].items():
+            tensors |= {f"{prefix}optimiser/{number}/{n}": v for n, v in values.items() if isinstance(v, Tensor)}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _restore(run: TrialRun, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Put the saved tensors and state of one trial into a fresh run of it."""
+    with torch.no_grad():
+        for name, value in _parameters(run).items():
+            value.copy_(tensors[name])
+    _restore_optimiser(run, {k: v for k, v in tensors.items() if k.startswith("optimiser/")})
+    run.step, run.diverged_at = state["step"], state["diverged_at"]
+    run.points = [Point(**point) for point in state["points"]]
+    run.spreads = [Spread(**spread) for spread in state["spreads"]]
+    run.own_steps = [OwnStep(**own) for own in state["own_steps"]]
 
 
 def _restore_optimiser(run: TrialRun, tensors: dict[str, Tensor]) -> None:
@@ -109,7 +135,10 @@ def _restore_optimiser(run: TrialRun, tensors: dict[str, Tensor]) -> None:
     run.update.optimiser.load_state_dict({**whole, "state": state})
 
 
-def _state(run: TrialRun) -> dict[str, Any]:
+def _state(run: Run) -> dict[str, Any]:
+    if isinstance(run, TeamRun):
+        run.settle()
+        return {"identity": run.identity, "step": run.step, "members": [_state(member) for member in run.members]}
     return {
         "identity": run.identity,
         "step": run.step,

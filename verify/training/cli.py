@@ -21,6 +21,7 @@ BUNDLED = Path(__file__).parent / "experiments"
 ENGINES = ("local",)
 FORMATS = ("csv", "parquet")
 DEVICES = ("cpu", "cuda")
+SEEDS = ("auto", "together", "apart")
 
 app = typer.Typer(
     help="Run, watch and print sweeps of training runs described in a TOML file.",
@@ -53,6 +54,10 @@ def run(
     ] = None,
     data: Data = None,
     device: Annotated[str, typer.Option(help="Where the trials train: cpu or cuda.")] = "cpu",
+    seeds: Annotated[
+        str,
+        typer.Option(help="Seeds of one configuration: together (one stack), apart, or auto, by what is faster."),
+    ] = "auto",
     retry: Annotated[bool, typer.Option("--retry", help="Try failed and quarantined trials again.")] = False,
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="How often a trial's state is saved.")] = 20.0,
     lease_seconds: Annotated[
@@ -73,9 +78,10 @@ def run(
     source = _source(experiment, data)
     chosen = _engine(engine)
     _one_of("--device", device, DEVICES)
+    _one_of("--seeds", seeds, SEEDS)
     with Store(store, create=True, lease=lease_seconds) as opened:
         opened.check()
-        register(opened, experiment, source, device)
+        register(opened, experiment, source, device, seeds)
         if retry:
             opened.retry(experiment.name)
         job = job_of(store, experiment.name, source, checkpoint_seconds, lease_seconds)

@@ -19,32 +19,40 @@ import torch
 
 from derive.errors import UsageError
 from verify.training.checkpoint import remove_checkpoints
+from verify.training.config import TrialConfig
 from verify.training.engines import Engine
 from verify.training.experiment import Experiment
 from verify.training.export import line
 from verify.training.models import demand_fit
 from verify.training.rates import best_rates
 from verify.training.store import Store
+from verify.training.teams import team_of, teams
 from verify.training.trial import steps_of
 from verify.training.worker import Job, with_data
 
 POLL_SECONDS = 0.1
 
 
-def register(store: Store, experiment: Experiment, source: str, device: str) -> None:
+def register(store: Store, experiment: Experiment, source: str, device: str, seeds: str = "auto") -> None:
     """Write the trials of an experiment on the data of ``source`` into the store; those known stay as they are.
+
+    ``seeds`` says which trials train together, see ``teams``.
 
     Raises:
         UsageError: data that cannot be used, a device that is not there.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device 'cuda': no CUDA device on this machine; use --device cpu")
-    trials = []
-    for config in experiment.trials:
-        identity, named, data = with_data(replace(config, device=device), source)
-        demand_fit(named, data.shape)
-        trials.append((identity, named, steps_of(named, len(data.train))))
-    store.register(experiment.name, experiment.text, {"data": source, "device": device}, trials)
+    data = dict(with_data(replace(config, device=device), source) for config in experiment.trials)
+    for config, own in data.items():
+        demand_fit(config, own.shape)
+    found: dict[TrialConfig, tuple[str, str]] = {}
+    for configs in teams(data, seeds):
+        team = team_of(configs, data[configs[0]].digest)
+        found |= {config: (identity, team.id) for identity, config in team.trials}
+    trials = [(found[config][0], config, steps_of(config, len(own.train))) for config, own in data.items()]
+    settings = {"data": source, "device": device, "seeds": seeds}
+    store.register(experiment.name, experiment.text, settings, trials, dict(found.values()))
 
 
 def drive(store: Store, job: Job, engine: Engine, workers: int, watch: Callable[[int, int], None]) -> None:
@@ -67,7 +75,7 @@ def drive(store: Store, job: Job, engine: Engine, workers: int, watch: Callable[
             watch(total, total)
         finally:
             engine.stop()
-    tidy(store, job.experiment)
+    tidy(store)
 
 
 def job_of(store_path: Path, experiment: str, source: str, checkpoint_seconds: float, lease: float) -> Job:
@@ -92,10 +100,9 @@ def summary(store: Store, experiment: str) -> dict[str, Any]:
     }
 
 
-def tidy(store: Store, experiment: str) -> None:
+def tidy(store: Store) -> None:
     """Remove what trials that are done have left behind: their processes may have been killed before they could."""
-    done = {row.id for row in store.rows(experiment) if row.state == "done"}
-    for identity in {path.name.lstrip(".").split(".")[0] for path in store.checkpoints.iterdir()} & done:
+    for identity in {path.name.lstrip(".").split(".")[0] for path in store.checkpoints.iterdir()} & store.finished():
         remove_checkpoints(store.checkpoints, identity)
 
 

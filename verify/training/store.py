@@ -6,7 +6,8 @@
 
 A claim is one ``BEGIN IMMEDIATE`` update; a result is written in the transaction that says done. A running trial has
 an owner and a lease that the owner's heartbeat prolongs; one whose owner is gone, or whose lease has run out, can be
-claimed anew, and the former owner's writes are then refused.
+claimed anew, and the former owner's writes are then refused. Trials of a team go through all of this as one; a trial
+that trains alone is a team of its own name.
 
 Not supported: network file systems, on which SQLite's locks cannot be relied on.
 """
@@ -17,7 +18,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from derive.errors import UsageError
 from verify.training.config import TrialConfig
 from verify.training.owner import is_gone, myself
 
-SCHEMA = 1
+SCHEMA = 2
 LEASE_SECONDS = 60.0
 MOST_FAILURES = 3
 MOST_LOSSES = 20  # owners lost one after the other without any progress: the trial kills whoever takes it
@@ -38,28 +39,34 @@ _FILE_ENDINGS = (".sqlite", ".sqlite3", ".db")
 _WAIT_SECONDS = 60.0
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS trials (
+CREATE TABLE trials (
     id TEXT PRIMARY KEY, config TEXT NOT NULL, state TEXT NOT NULL, total INTEGER NOT NULL, step INTEGER NOT NULL,
     owner TEXT, lease_until REAL, failures INTEGER NOT NULL, losses INTEGER NOT NULL, error TEXT,
     result TEXT, result_digest TEXT
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS experiments (name TEXT PRIMARY KEY, text TEXT NOT NULL, settings TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS members (
+CREATE TABLE experiments (name TEXT PRIMARY KEY, text TEXT NOT NULL, settings TEXT NOT NULL);
+CREATE TABLE members (
     experiment TEXT NOT NULL, position INTEGER NOT NULL, trial TEXT NOT NULL REFERENCES trials (id),
     PRIMARY KEY (experiment, position)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS members_trial ON members (trial);
+CREATE INDEX members_trial ON members (trial)
 """
+_TEAMS = """
+ALTER TABLE trials ADD COLUMN team TEXT;
+UPDATE trials SET team = id;
+CREATE INDEX trials_team ON trials (team)
+"""
+_LAYOUTS = (_TABLES, _TEAMS)  # what makes each layout of the one before it, the first of an empty file
 _CLAIM = """
 UPDATE trials SET
     state = 'running', owner = :owner, lease_until = :until,
     losses = CASE WHEN state = 'running' THEN losses + 1 ELSE losses END
-WHERE id = (
-    SELECT id FROM members JOIN trials ON trial = id
+WHERE team = (
+    SELECT team FROM members JOIN trials ON trial = id
     WHERE experiment = :experiment AND (
         state IN ('pending', 'failed') OR (state = 'running' AND (lease_until < :now OR is_gone(owner)))
     ) AND losses < :most ORDER BY failures, position LIMIT 1
-) RETURNING id, config
+) RETURNING team, id, config
 """
 _QUARANTINE = """
 UPDATE trials SET state = 'quarantined', owner = NULL, lease_until = NULL,
@@ -74,10 +81,15 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """A trial that this process may work on."""
+    """What this process may work on: the team ``id``, its trials' ids with their settings, by seed."""
 
     id: str
-    config: TrialConfig
+    trials: tuple[tuple[str, TrialConfig], ...]
+
+    @property
+    def config(self) -> TrialConfig:
+        """The settings of the first trial; those of the others differ in the seed alone."""
+        return self.trials[0][1]
 
 
 @dataclass(frozen=True)
@@ -138,17 +150,26 @@ class Store:
                 raise sqlite3.DatabaseError("; ".join(lines[:3]))
 
     def register(
-        self, name: str, text: str, settings: dict[str, Any], trials: Iterable[tuple[str, TrialConfig, int]]
+        self,
+        name: str,
+        text: str,
+        settings: dict[str, Any],
+        trials: Iterable[tuple[str, TrialConfig, int]],
+        teams: Mapping[str, str] | None = None,
     ) -> None:
-        """Write down an experiment and its trials (id, settings, number of steps), each where it is not known yet."""
+        """Write down an experiment and its trials (id, settings, number of steps), each where it is not known yet.
+
+        ``teams`` names the team of each trial that is of one; an id belongs to one team for ever.
+        """
         rows = list(trials)
         with self._transaction() as run:
             run("INSERT OR REPLACE INTO experiments VALUES (?, ?, ?)", (name, text, json.dumps(settings)))
             run("DELETE FROM members WHERE experiment = ?", (name,))
             for position, (identity, config, total) in enumerate(rows):
-                values = (identity, json.dumps(asdict(config)), total)
+                values = (identity, json.dumps(asdict(config)), total, (teams or {}).get(identity, identity))
                 run(
-                    "INSERT OR IGNORE INTO trials VALUES (?, ?, 'pending', ?, 0, NULL, NULL, 0, 0, NULL, NULL, NULL)",
+                    "INSERT OR IGNORE INTO trials (id, config, state, total, step, failures, losses, team) "
+                    "VALUES (?, ?, 'pending', ?, 0, 0, 0, ?)",
                     values,
                 )
                 run("INSERT INTO members VALUES (?, ?, ?)", (name, position, identity))
@@ -160,16 +181,17 @@ class Store:
             return {name: (text, json.loads(settings)) for name, text, settings in rows}
 
     def claim(self, experiment: str) -> Claim | None:
-        """Take the next trial that nobody works on; None if there is none at this moment."""
+        """Take the next team that nobody works on; None if there is none at this moment."""
         now = time.time()
         values = {"owner": self.owner, "until": now + self.lease, "now": now, "experiment": experiment}
         with self._transaction() as run:
             run(_QUARANTINE, {"most": MOST_LOSSES, "now": now})
-            row = run(_CLAIM, {**values, "most": MOST_LOSSES}).fetchone()
-        return None if row is None else Claim(row[0], _config(row[0], row[1]))
+            rows = run(_CLAIM, {**values, "most": MOST_LOSSES}).fetchall()
+            trials = [(identity, _config(identity, config)) for _, identity, config in rows]
+        return Claim(rows[0][0], tuple(sorted(trials, key=lambda trial: trial[1].seed))) if rows else None
 
     def heartbeat(self, identity: str, step: int) -> None:
-        """Prolong the lease and note the progress; LeaseLost if the trial is no longer this process's."""
+        """Prolong the lease and note the progress; LeaseLost if the team is no longer this process's."""
         self._mine(
             "lease_until = ?, losses = CASE WHEN step < ? THEN 0 ELSE losses END, step = max(step, ?)",
             (time.time() + self.lease, step, step),
@@ -177,20 +199,22 @@ class Store:
         )
 
     def release(self, identity: str) -> None:
-        """Give a trial back as pending; LeaseLost if it is no longer this process's."""
+        """Give a team back as pending; LeaseLost if it is no longer this process's."""
         self._mine("state = 'pending', owner = NULL, lease_until = NULL", (), identity)
 
-    def complete(self, identity: str, result: dict[str, Any]) -> None:
-        """Write the result and say done, in one transaction; LeaseLost if it is no longer this process's."""
-        text = json.dumps(result, sort_keys=True, allow_nan=False)
-        changes = (
-            "state = 'done', owner = NULL, lease_until = NULL, step = total, error = NULL, "
-            "result = ?, result_digest = ?"
-        )
-        self._mine(changes, (text, _digest(text)), identity)
+    def complete(self, identity: str, *results: dict[str, Any]) -> None:
+        """Write the results of a team, by seed, and say done, in one transaction; LeaseLost if it is another's now."""
+        texts = [json.dumps(result, sort_keys=True, allow_nan=False) for result in results]
+        changes = "state = 'done', owner = NULL, lease_until = NULL, step = total, error = NULL"
+        with self._transaction() as run:
+            self._change(run, changes, (), identity)
+            rows = run("SELECT id, config FROM trials WHERE team = ?", (identity,)).fetchall()
+            rows.sort(key=lambda row: _config(*row).seed)
+            for (trial, _), text in zip(rows, texts, strict=True):
+                run("UPDATE trials SET result = ?, result_digest = ? WHERE id = ?", (text, _digest(text), trial))
 
     def fail(self, identity: str, error: str) -> None:
-        """Note that the trial raised ``error``: failed, and quarantined the third time; LeaseLost as above."""
+        """Note that a team raised ``error``: failed, and quarantined the third time; LeaseLost as above."""
         changes = (
             f"state = CASE WHEN failures + 1 < {MOST_FAILURES} THEN 'failed' ELSE 'quarantined' END, "
             "failures = failures + 1, owner = NULL, lease_until = NULL, error = ?"
@@ -227,24 +251,33 @@ class Store:
         with self._readable():
             return [_row(values) for values in self._connection.execute(query, (experiment,))]
 
+    def finished(self) -> set[str]:
+        """Return the names of the teams that are done, of every experiment."""
+        with self._readable():
+            return {team for (team,) in self._connection.execute("SELECT team FROM trials WHERE state = 'done'")}
+
     def _mine(self, changes: str, values: tuple[Any, ...], identity: str) -> None:
         with self._transaction() as run:
-            query = f"UPDATE trials SET {changes} WHERE id = ? AND state = 'running' AND owner = ?"
-            if run(query, (*values, identity, self.owner)).rowcount != 1:
-                raise LeaseLost(identity)
+            self._change(run, changes, values, identity)
+
+    def _change(self, run: Any, changes: str, values: tuple[Any, ...], identity: str) -> None:
+        query = f"UPDATE trials SET {changes} WHERE team = ? AND state = 'running' AND owner = ?"
+        if run(query, (*values, identity, self.owner)).rowcount == 0:
+            raise LeaseLost(identity)
 
     def _prepare(self) -> None:
         self._to_wal()
         for pragma in ("synchronous = FULL", "foreign_keys = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version not in (0, SCHEMA):
+        if version not in range(SCHEMA + 1):
             raise UsageError(
                 f"store {self.database} has layout {version}, this program reads {SCHEMA}; use another --store"
             )
-        if version == 0:
+        if version < SCHEMA:
             with self._transaction() as run:
-                for statement in filter(str.strip, _TABLES.split(";")):
+                (version,) = run("PRAGMA user_version").fetchone()  # another process may have been first
+                for statement in ";".join(_LAYOUTS[version:SCHEMA]).split(";"):
                     run(statement)
                 run(f"PRAGMA user_version = {SCHEMA}")
 

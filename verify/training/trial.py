@@ -107,7 +107,7 @@ class TrialRun:
     def advance(self) -> bool:
         """Take one step and measure; return whether one was taken, False at the end and after divergence."""
         if self.step == 0 and not self.points and self.diverged_at is None:
-            self._guarded(self._measure)
+            self.measure()
         if self.step == self.total or self.diverged_at is not None:
             return False
         self.step += 1
@@ -126,10 +126,7 @@ class TrialRun:
         """Return the batch of a step, counted from 1; the order depends on seed and epoch only: methods are paired."""
         train, size = self.data.train, self.config.batch_size
         epoch, position = divmod(step - 1, steps_per_epoch(self.config, len(train)))
-        if self._order[0] != epoch:
-            order = torch.randperm(len(train), generator=generator("order", self.config.seed, epoch))
-            self._order = (epoch, order.to(train.y.device))
-        rows = self._order[1][position * size : (position + 1) * size]
+        rows = self.order(epoch)[position * size : (position + 1) * size]
         return train.x[rows], train.y[rows]
 
     @cached_property
@@ -144,6 +141,17 @@ class TrialRun:
         _demand_finite(*(value for one in own_steps for value in one.measured()))
         self.spreads += spreads
         self.own_steps += own_steps
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the order of the training samples in an epoch, counted from 0; the last one asked for is kept."""
+        if self._order[0] != epoch:
+            order = torch.randperm(len(self.data.train), generator=generator("order", self.config.seed, epoch))
+            self._order = (epoch, order.to(self.data.train.y.device))
+        return self._order[1]
+
+    def measure(self) -> None:
+        """Measure the network as it stands at ``step``, where that is due; what is not finite ends the run."""
+        self._guarded(self._measure)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

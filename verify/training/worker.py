@@ -1,4 +1,4 @@
-"""A worker: takes one trial after the other from the store and trains it, until all are over.
+"""A worker: takes one team of trials after the other from the store and trains it, until all are over.
 
 Started by an engine as ``python -m verify.training.worker JOB`` with the job as JSON. Stops between two steps, its
 state saved and its trial given back, when it is told to (SIGTERM) or when the process that started it is gone.
@@ -22,11 +22,19 @@ import torch
 
 from derive.errors import UsageError
 from verify.threads import one_thread
-from verify.training.checkpoint import SUFFIX, DamagedCheckpoint, load_checkpoint, remove_checkpoints, save_checkpoint
+from verify.training.checkpoint import (
+    SUFFIX,
+    DamagedCheckpoint,
+    Run,
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
 from verify.training.config import DTYPES, TrialConfig
 from verify.training.data import Dataset, load
-from verify.training.identity import trial_id
 from verify.training.store import Claim, LeaseLost, Store
+from verify.training.teams import team_of
+from verify.training.together import TeamRun
 from verify.training.trial import TrialResult, TrialRun
 
 HEARTBEAT_SECONDS = 1.0
@@ -81,21 +89,20 @@ def _over(store: Store, experiment: str) -> bool:
 
 
 def _train(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) -> None:
-    """Train one trial to its end and write its result; whatever it raises is written down as its failure."""
+    """Train a team to its end and write its results; whatever it raises is written down as its failure."""
     try:
-        result = _result(store, job, claim, stopped)
+        results = _results(store, job, claim, stopped)
     except (UsageError, LeaseLost, _Stopped):
         raise
     except Exception as problem:
         store.fail(claim.id, f"{type(problem).__name__}: {problem}")
         return
-    store.complete(claim.id, stored(result))
+    store.complete(claim.id, *map(stored, results))
     remove_checkpoints(store.checkpoints, claim.id)
 
 
-def _result(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) -> TrialResult:
-    config, path = claim.config, store.checkpoints / f"{claim.id}{SUFFIX}"
-    run = TrialRun(config, _data(store, job, claim), claim.id)
+def _results(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) -> list[TrialResult]:
+    path, run = store.checkpoints / f"{claim.id}{SUFFIX}", _run(store, job, claim)
     try:
         load_checkpoint(run, path)
         store.heartbeat(claim.id, run.step)  # what the former owner saved counts as progress, though it was lost
@@ -116,15 +123,16 @@ def _result(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) -
         if now - beaten >= HEARTBEAT_SECONDS:
             store.heartbeat(claim.id, run.step)
             beaten = now
-    return run.result()
+    return run.results() if isinstance(run, TeamRun) else [run.result()]
 
 
-def _data(store: Store, job: Job, claim: Claim) -> Dataset:
-    """Return the data of a trial; give the trial back and refuse data that is not what the trial was made for."""
-    config = claim.config
+def _run(store: Store, job: Job, claim: Claim) -> Run:
+    """Return what was claimed before its first step; give it back where the data is not what it was made for."""
+    configs = [config for _, config in claim.trials]
     try:
-        data = dataset(job.data, config.split_seed, config.dtype)
-        if trial_id(config, data.digest) != claim.id:
+        data = dataset(job.data, claim.config.split_seed, claim.config.dtype)
+        team = team_of(configs, data.digest)
+        if (team.id, team.trials) != (claim.id, claim.trials):
             raise UsageError(
                 f"the data {job.data!r}, the generated layers or torch have changed since the sweep was started; "
                 "start `affdiv experiment run` again"
@@ -132,7 +140,9 @@ def _data(store: Store, job: Job, claim: Claim) -> Dataset:
     except UsageError:
         store.release(claim.id)
         raise
-    return data
+    if len(configs) == 1:
+        return TrialRun(configs[0], data, team.id)
+    return TeamRun(configs, data, team.identities, team.id)
 
 
 @lru_cache(maxsize=1)
@@ -141,11 +151,10 @@ def dataset(source: str, split_seed: int, dtype: str) -> Dataset:
     return load(source, split_seed, DTYPES[dtype])
 
 
-def with_data(config: TrialConfig, source: str) -> tuple[str, TrialConfig, Dataset]:
-    """Return the trial's id, its settings with the data named, and the data of a source."""
+def with_data(config: TrialConfig, source: str) -> tuple[TrialConfig, Dataset]:
+    """Return the settings with the data named, and the data of a source."""
     data = dataset(source, config.split_seed, config.dtype)
-    named = replace(config, data=data.name)
-    return trial_id(named, data.digest), named, data
+    return replace(config, data=data.name), data
 
 
 def stored(result: TrialResult) -> dict[str, Any]:

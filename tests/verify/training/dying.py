@@ -1,6 +1,6 @@
 """A process whose children work on an experiment and are killed; prints as JSON what became of each of them.
 
-Run as ``python dying.py everywhere|anytime FILE.toml FOLDER``. The children are forks, so that fifty of them cost
+Run as ``python dying.py everywhere|anytime FILE.toml FOLDER SEEDS``. The children are forks, so that fifty of them cost
 little: torch is loaded once. ``everywhere`` needs ``dying.c``, compiled and preloaded.
 """
 
@@ -24,9 +24,9 @@ from verify.training.worker import Job, work
 KILLS = 50
 
 
-def prepare(file, folder):
+def prepare(file, folder, seeds):
     with Store(folder, create=True) as store:
-        register(store, load_experiment(file), "digits", "cpu")
+        register(store, load_experiment(file), "digits", "cpu", seeds)
     return Job(str(folder), file.stem, "digits", checkpoint_seconds=0.0, lease=60.0)
 
 
@@ -62,16 +62,16 @@ def processor_seconds(number):
 def table(job):
     with Store(Path(job.store)) as store:
         store.check()
-        tidy(store, job.experiment)
+        tidy(store)
         left = sorted(path.name for path in store.checkpoints.iterdir())
         return {"table": to_csv(store.rows(job.experiment)), "left": left}
 
 
-def everywhere(file, folder):
+def everywhere(file, folder, seeds):
     """Kill one worker at its first changing call, another at its second, ..., until one comes through."""
     results, call, killed = [], 1, True
     while killed:
-        job = prepare(file, folder / str(call))
+        job = prepare(file, folder / str(call), seeds)
         killed = was_killed(fork(job, call))
         assert not was_killed(fork(job))
         results.append(table(job))
@@ -79,9 +79,9 @@ def everywhere(file, folder):
     return results
 
 
-def anytime(file, folder):
+def anytime(file, folder, seeds):
     """Kill workers on one experiment after random times, fifty of them, then let one finish."""
-    chance, job = random.Random(0), prepare(file, folder / "store")
+    chance, job = random.Random(0), prepare(file, folder / "store", seeds)
     killed = 0
     while killed < KILLS:
         number = fork(job)
@@ -96,6 +96,6 @@ def anytime(file, folder):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    mode, file, folder = sys.argv[1:]
-    work(prepare(Path(file), Path(folder) / "warm"))  # what torch imports late is then there for every child
-    print(json.dumps({"everywhere": everywhere, "anytime": anytime}[mode](Path(file), Path(folder))))
+    mode, file, folder, seeds = sys.argv[1:]
+    work(prepare(Path(file), Path(folder) / "warm", seeds))  # what torch imports late is then there for every child
+    print(json.dumps({"everywhere": everywhere, "anytime": anytime}[mode](Path(file), Path(folder), seeds)))

@@ -53,15 +53,15 @@ def undisturbed(tmp_path_factory):
     """Return the table of an experiment text that was run in this process, with no engine, once."""
     tables = {}
 
-    def table(text):
-        if text not in tables:
+    def table(text, seeds="auto"):
+        if (text, seeds) not in tables:
             folder = tmp_path_factory.mktemp("undisturbed")
             (folder / "mine.toml").write_text(text)
             with Store(folder / "store", create=True) as store:
-                register(store, load_experiment(folder / "mine.toml"), "digits", "cpu")
+                register(store, load_experiment(folder / "mine.toml"), "digits", "cpu", seeds)
                 work(Job(str(folder / "store"), "mine", "digits", checkpoint_seconds=1e9, lease=60.0))
-                tables[text] = to_csv(store.rows("mine"))
-        return tables[text]
+                tables[text, seeds] = to_csv(store.rows("mine"))
+        return tables[text, seeds]
 
     return table
 
@@ -189,10 +189,17 @@ def test_two_drivers_at_once_share_the_work(tmp_path, call, undisturbed):
     assert call("export")[1] == undisturbed(LONGER)
 
 
-def dying(folder, mode, text, **environment):
+def dying(folder, mode, text, seeds="apart", **environment):
     """Let the children of one process be killed; return what became of each."""
     (folder / "mine.toml").write_text(text)
-    words = [sys.executable, str(Path(__file__).with_name("dying.py")), mode, "mine.toml", str(folder / "stores")]
+    words = [
+        sys.executable,
+        str(Path(__file__).with_name("dying.py")),
+        mode,
+        "mine.toml",
+        str(folder / "stores"),
+        seeds,
+    ]
     paths = {"PYTHONPATH": str(ROOT), **environment}
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=280, env={**os.environ, **paths})
     assert done.returncode == 0, done.stderr
@@ -200,10 +207,12 @@ def dying(folder, mode, text, **environment):
 
 
 @pytest.mark.slow
-def test_killed_fifty_times_the_table_is_the_same(tmp_path, undisturbed):
-    (result,) = dying(tmp_path, "anytime", LONGER.replace("150", "300"))
+@pytest.mark.parametrize(("seeds", "steps"), [("apart", "300"), ("together", "900")])
+def test_killed_fifty_times_the_table_is_the_same(tmp_path, undisturbed, seeds, steps):
+    text = LONGER.replace("150", steps)
+    (result,) = dying(tmp_path, "anytime", text, seeds)
     assert result["killed"] == 50
-    assert result["table"] == undisturbed(LONGER.replace("150", "300"))
+    assert result["table"] == undisturbed(text, seeds)
     assert result["left"] == []
 
 

@@ -1,12 +1,13 @@
 """The store: one owner a trial, results with done, what is lost is claimed anew, and damage is said, not raised."""
 
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def state(store, identity):
 
 def test_a_trial_from_pending_to_done(store):
     claim = store.claim("mine")
-    assert (claim.id, claim.config) == ("id0", BASE)
+    assert (claim.id, claim.config, claim.trials) == ("id0", BASE, (("id0", BASE),))
     store.heartbeat("id0", 40)
     assert (state(store, "id0").state, state(store, "id0").step) == ("running", 40)
     store.complete("id0", RESULT)
@@ -267,9 +268,59 @@ def test_a_torn_log_loses_the_last_transactions_only(path):
 
 
 def test_another_layout_is_refused(path, monkeypatch):
-    monkeypatch.setattr(store_module, "SCHEMA", 2)
-    with pytest.raises(UsageError, match="has layout 1, this program reads 2"):
+    monkeypatch.setattr(store_module, "SCHEMA", 1)
+    with pytest.raises(UsageError, match="has layout 2, this program reads 1"):
         Store(path)
+
+
+def test_a_store_of_the_first_layout_goes_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "SCHEMA", 1)
+        with Store(tmp_path / "old", create=True):
+            pass
+    database, _ = places_of(tmp_path / "old")
+    with sqlite3.connect(database) as connection:
+        config = json.dumps(asdict(BASE))
+        connection.execute(
+            "INSERT INTO trials VALUES ('id0', ?, 'pending', 100, 7, NULL, NULL, 0, 0, NULL, NULL, NULL)", (config,)
+        )
+        connection.execute("INSERT INTO members VALUES ('mine', 0, 'id0')")
+    connection.close()
+    with Store(tmp_path / "old") as opened:
+        assert (state(opened, "id0").step, opened.claim("mine").trials) == (7, (("id0", BASE),))
+        opened.complete("id0", RESULT)
+        assert opened.finished() == {"id0"}
+
+
+def test_a_team_is_claimed_given_back_and_done_as_one(store, other):
+    first, second, alone = ((f"new {identity}", config, total) for identity, config, total in trials(3))
+    store.register("team", "text", {}, [second, alone, first], {first[0]: "team", second[0]: "team"})
+    claim = store.claim("team")
+    assert (claim.id, claim.trials) == ("team", (first[:2], second[:2])), "by seed"
+    assert other.claim("team").id == alone[0] and other.claim("team") is None
+    store.heartbeat("team", 60)
+    assert [row.step for row in store.rows("team")] == [60, 0, 60]
+    store.release("team")
+    assert other.claim("team").id == "team"
+    with pytest.raises(LeaseLost):
+        store.complete("team", RESULT, RESULT)
+    with pytest.raises(ValueError, match="zip"):
+        other.complete("team", RESULT)
+    assert store.finished() == set()
+    other.complete("team", {**RESULT, "test_accuracy": 0.1}, {**RESULT, "test_accuracy": 0.2})
+    found = [row.result and row.result["test_accuracy"] for row in store.rows("team")]
+    assert found == [0.2, None, 0.1]
+    assert store.finished() == {"team"}
+
+
+def test_a_team_fails_as_one(store):
+    own = [(f"new {identity}", config, total) for identity, config, total in trials(2)]
+    store.register("team", "text", {}, own, {identity: "team" for identity, *_ in own})
+    for _ in range(MOST_FAILURES):
+        assert store.claim("team").id == "team"
+        store.fail("team", "no")
+    assert [row.state for row in store.rows("team")] == ["quarantined"] * 2
+    assert store.retry("team") == 2 and len(store.claim("team").trials) == 2
 
 
 def test_a_locked_store_is_no_damage(path, monkeypatch):

@@ -1,0 +1,59 @@
+"""Update rules on stacked parameters: one step for all networks of a team, each entry as in the rule's own formula.
+
+    sgd        theta' = theta - eta dL/dtheta
+    momentum   v' = 0.9 v + dL/dtheta,  theta' = theta - eta v'
+    adam       torch.optim.Adam with its default constants
+
+The rules act entry by entry, so that a stacked step is the step of each network. Not supported: rules that need what a
+layer receives (nlms, foof).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from verify.training.updates import MOMENTUM
+
+RULES = ("sgd", "momentum", "adam")
+_BETAS, _EPS = (0.9, 0.999), 1e-8  # the defaults of torch.optim.Adam
+
+
+class StackedUpdate:
+    """An update rule at work on stacked parameters; ``state`` is what a checkpoint must carry beside the step.
+
+    Args:
+        rule: its name, one of ``RULES``.
+        parameters: leaves (S, ...), which ``step`` changes in place.
+        learning_rate: eta.
+    """
+
+    def __init__(self, rule: str, parameters: list[Tensor], learning_rate: float) -> None:
+        self.rule, self.parameters, self.learning_rate = rule, parameters, learning_rate
+        moments = {"sgd": 0, "momentum": 1, "adam": 2}[rule]
+        self.state = [[torch.zeros_like(p) for p in parameters] for _ in range(moments)]
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor], number: int) -> None:
+        """Move the parameters by their gradients; ``number`` counts the steps from 1."""
+        if self.rule == "adam":
+            self._adam(gradients, number)
+            return
+        direction = gradients
+        if self.rule == "momentum":
+            (direction,) = self.state
+            torch._foreach_mul_(direction, MOMENTUM)
+            torch._foreach_add_(direction, gradients)
+        torch._foreach_add_(self.parameters, direction, alpha=-self.learning_rate)
+
+    def _adam(self, gradients: list[Tensor], number: int) -> None:
+        first, second = self.state
+        torch._foreach_lerp_(first, gradients, 1 - _BETAS[0])
+        torch._foreach_mul_(second, _BETAS[1])
+        torch._foreach_addcmul_(second, gradients, gradients, 1 - _BETAS[1])
+        lengths = torch._foreach_sqrt(second)
+        torch._foreach_div_(lengths, math.sqrt(1 - _BETAS[1] ** number))
+        torch._foreach_add_(lengths, _EPS)
+        torch._foreach_addcdiv_(self.parameters, first, lengths, -self.learning_rate / (1 - _BETAS[0] ** number))

@@ -1,0 +1,128 @@
+"""A team: trials that differ in their seed alone, trained as one stack of networks, one operation for all of them.
+
+Every member is a ``TrialRun`` whose parameters and buffers are slices of the stack: it measures itself, as it does when
+it trains alone, while steps are taken on the stack. A member that diverges is left at that, and the others do not
+notice: no operation mixes two slices.
+
+What is measured equals what the members give alone up to rounding. Bit for bit it depends on the team's size, which is
+why the team is part of a trial's identity, see ``teams``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from verify.training.config import TrialConfig
+from verify.training.dataset import Dataset
+from verify.training.stacked_update import StackedUpdate
+from verify.training.traced import Step, traced_step
+from verify.training.trial import TrialResult, TrialRun, steps_per_epoch
+
+_BYTES_AT_ONCE = 2**20  # of batches gathered in one operation
+_STEPS_UNSEEN = 64  # after which losses are looked at: a team that has diverged as a whole ends by then
+
+
+class TeamRun:
+    """A team between two steps.
+
+    Args:
+        configs: the settings, equal but for the seed.
+        data: what they train on.
+        identities: what each member's randomness follows from, in the order of ``configs``.
+        identity: the name of the team.
+    """
+
+    def __init__(self, configs: Sequence[TrialConfig], data: Dataset, identities: Sequence[str], identity: str) -> None:
+        self.identity, self.config = identity, configs[0]
+        data = data.to(configs[0].device)  # once, not for each member
+        self.members = [TrialRun(c, data, own) for c, own in zip(configs, identities, strict=True)]
+        self.total = self.members[0].total
+        self.step = 0
+        models = [member.model for member in self.members]
+        self.parameters = [_stack(slices) for slices in zip(*(m.parameters() for m in models), strict=True)]
+        self.buffers = [_stack(slices) for slices in zip(*(m.buffers() for m in models), strict=True)]
+        self.update = StackedUpdate(self.config.update, self.parameters, self.config.learning_rate)
+        self._traced: Step | None = None
+        self._gathered: dict[int, tuple[Tensor, Tensor]] = {}
+        self._unseen: list[Tensor] = []
+
+    def advance(self) -> bool:
+        """Take one step and measure where that is due; return whether one was taken, False once all is over."""
+        if self.step == 0 and not self._unseen:
+            self._measure()
+        if self.step == self.total or not self._alive():
+            return False
+        self.step += 1
+        self._unseen.append(self._learn())
+        if self._is_due() or len(self._unseen) == _STEPS_UNSEEN:
+            self._measure()
+        return True
+
+    def results(self) -> list[TrialResult]:
+        """Return what was measured, member by member."""
+        self.settle()
+        return [member.result() for member in self.members]
+
+    def settle(self) -> None:
+        """Look at the losses of the steps since the last look, and note who has diverged."""
+        if self._unseen:
+            finite = torch.stack(self._unseen).isfinite().cpu()
+            first = self.step - len(finite) + 1
+            for member, own in zip(self.members, finite.T, strict=True):
+                if member.diverged_at is None:
+                    member.step = self.step
+                    if not bool(own.all()):
+                        member.step = member.diverged_at = first + int(own.int().argmin())
+        self._unseen = []
+
+    def _alive(self) -> bool:
+        return any(member.diverged_at is None for member in self.members)
+
+    def _learn(self) -> Tensor:
+        """Take a step on the stack; return the losses (S,) before it."""
+        x, y = self._batch()
+        if self._traced is None:
+            self._traced = traced_step(self.members[0].model, self.parameters, self.buffers, x, y)
+        losses, gradients = self._traced(self.parameters, self.buffers, x, y)
+        self.update.step(gradients, self.step)
+        return losses
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """Return the batches of this step, (S, B, ...) and (S, B); those of the next steps are gathered with them."""
+        if self.step not in self._gathered:
+            self._gathered = self._gather()
+        return self._gathered.pop(self.step)
+
+    def _gather(self) -> dict[int, tuple[Tensor, Tensor]]:
+        train = self.members[0].data.train
+        size, whole = min(self.config.batch_size, len(train)), steps_per_epoch(self.config, len(train))
+        epoch, start = divmod(self.step - 1, whole)
+        bytes_a_step = len(self.members) * size * train.x[0].nbytes
+        count = max(1, min(_BYTES_AT_ONCE // bytes_a_step, whole - start, self.total - self.step + 1))
+        orders = torch.stack([member.order(epoch) for member in self.members])
+        rows = orders[:, start * size : (start + count) * size].unflatten(1, (count, size)).transpose(0, 1)
+        shape, flat = rows.shape, rows.reshape(-1)
+        x = train.x.index_select(0, flat).unflatten(0, shape)
+        y = train.y.index_select(0, flat).unflatten(0, shape)
+        return {self.step + k: pair for k, pair in enumerate(zip(x.unbind(), y.unbind(), strict=True))}
+
+    def _is_due(self) -> bool:
+        every = (self.config.evaluate_every, self.config.probe_every)
+        return self.step == self.total or any(e and self.step % e == 0 for e in every)
+
+    def _measure(self) -> None:
+        self.settle()
+        for member in self.members:
+            if member.diverged_at is None:
+                member.measure()
+
+
+def _stack(slices: Sequence[Tensor]) -> Tensor:
+    """Return tensors of one shape as one, of which they are slices from then on."""
+    whole = torch.stack([one.detach() for one in slices])
+    for one, slice_ in zip(slices, whole.unbind(), strict=True):
+        one.data = slice_
+    return whole
