@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _norm_like_without_bias
+from ._backends import chosen_for_rows
+from ._unit import UnitPair, UnitPairReverse
 
 
 def as_heads(tokens: Tensor, heads: int, batch_first: bool) -> Tensor:
@@ -36,9 +37,13 @@ def as_source(tokens: Tensor, batch_first: bool) -> Tensor:
     return (tokens if batch_first else tokens.transpose(0, 1)).unsqueeze(1)
 
 
-def unit(x: Tensor) -> Tensor:
-    """Return ``x`` (..., d) at unit length; zero stays zero."""
-    return (_norm_like_without_bias.scale(x, 1.0) * x).to(x.dtype)
+def at_unit_length(q: Tensor, k: Tensor, backend: str | None) -> tuple[Tensor, Tensor]:
+    """Return queries (N, H, L, d) and keys (N, H, S, d) at unit length; zero stays zero."""
+    own = (UnitPair, UnitPairReverse)
+    eager, traced = chosen_for_rows("AffineLikeMultiheadAttention", backend, "_unit.UnitPair", own, q)
+    function = traced if torch.compiler.is_compiling() else eager
+    u_q, _, u_k, _ = function.apply(q, k)  # type: ignore[no-untyped-call]
+    return u_q, u_k
 
 
 def merged_mask(

@@ -48,13 +48,24 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
     ``_affine_like.AffineLike``; ``x`` is (B, n), ``weight`` (m, n). Raises ValueError for a backend that is unknown, not
     installed, not part of this package, or not for the device of ``x``.
     """
+    longest = None if weight.dim() > 2 else max(weight.shape)
+    return _chosen(name, backend, home, own, x, longest)
+
+
+def chosen_for_rows(name: str, backend: str | None, home: str, own: Pair, x: Tensor) -> Pair:
+    """Return the same for a map of the rows of ``x`` (..., n) that has no weight."""
+    return _chosen(name, backend, home, own, x, x.shape[-1])
+
+
+def _chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, longest: int | None) -> Pair:
+    """Return the choice for rows of at most ``longest`` numbers; None for what is torch's unless asked otherwise."""
     source = "" if backend is not None else f" by the environment variable {VARIABLE}"
     asked = backend if backend is not None else os.environ.get(VARIABLE) or None
     device = x.device.type
     if asked is None:
-        if device != "cuda" or not _is_plain(x) or weight.dim() > 2:
+        if device != "cuda" or not _is_plain(x) or longest is None:
             return own
-        short = max(weight.shape) * max(x.element_size(), 4) <= _SHORT_ROW
+        short = longest * max(x.element_size(), 4) <= _SHORT_ROW
         found = _best(home, short, x.device.index or 0)
     else:
         found = _possible(name, asked, source, home, device)

@@ -91,6 +91,10 @@ class Kernels:
             self._launch(name, (tiles, chunks), _COLUMN_BLOCK, [*shape, *inputs, chunk, partial])
         self._launch(f"{name}_total", (tiles, 1), _COLUMN_BLOCK, [chunks, width, partial, total])
 
+    def launch(self, name: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]) -> None:
+        """Launch a kernel whose arguments stand ready: addresses as integers, lengths and settings as those of ctypes."""
+        self._code.launch(name, grid, block, arguments)
+
     def _launch(self, name: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]) -> None:
         held = [_unit_stride(a) if isinstance(a, Tensor) else a for a in arguments]  # copies live until the launch
         self._code.launch(name, grid, block, [value for argument in held for value in _passed(argument)])

@@ -2,7 +2,7 @@
 //
 // Compile with -DELEMENT=float, double, Half or Bfloat: the type of the input. Arithmetic is done in `Wide`.
 //
-// A row belongs to the threads of one threadIdx.y: 32 of them (a warp, several rows a block) or a whole block. They walk
+// A row belongs to the threads of one threadIdx.y: up to a warp of them (several rows a block) or a whole block. They walk
 // along it in steps of V entries each, 16 bytes of the input's type, and add up in an order that only depends on the
 // length and the block: the same input gives the same bits. No atomics.
 
@@ -135,10 +135,11 @@ struct Largest {
 // Join the values of the threads of a row; all of them get the result.
 template <typename Operation>
 __device__ inline Wide over_row(Wide value) {
-    for (int distance = LANES / 2; distance > 0; distance /= 2) {
+    const int lanes = blockDim.x < LANES ? blockDim.x : LANES;
+    for (int distance = lanes / 2; distance > 0; distance /= 2) {
         value = Operation::join(value, __shfl_xor_sync(ALL_LANES, value, distance));
     }
-    if (blockDim.x == LANES) return value;
+    if (blockDim.x <= LANES) return value;
     __shared__ Wide warps[LANES];
     if (threadIdx.x % LANES == 0) warps[threadIdx.x / LANES] = value;
     __syncthreads();

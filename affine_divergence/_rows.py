@@ -27,7 +27,7 @@ def safe_squares(x: Tensor) -> Tensor | None:
     On the CPU, where looking at a value costs nothing, lengths that are safe to square are taken as they are; they are
     above zero. Not for graphs, and None while a compiler reads.
     """
-    if not (x.is_cpu and x.shape[0] and type(x) in (Tensor, torch.nn.Parameter)) or torch.compiler.is_compiling():
+    if not (x.is_cpu and x.numel() and type(x) in (Tensor, torch.nn.Parameter)) or torch.compiler.is_compiling():
         return None
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
     low, high = torch.aminmax(length)

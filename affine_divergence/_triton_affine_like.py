@@ -26,6 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _affine_like as plain
+from ._operators import register
 from ._triton_tiles import (
     WHOLE_ROW,
     cut,
@@ -36,7 +37,6 @@ from ._triton_tiles import (
     on,
     precision,
     product_tiles,
-    register,
     row_tiles,
     slab,
     store,

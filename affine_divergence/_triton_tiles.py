@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +17,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LIBRARY = torch.library.Library(__name__.rpartition(".")[0].replace(".", "_") or "triton_layers", "FRAGMENT")
 WHOLE_ROW = 2048  # rows of up to so many bytes in float32 or wider are one tile
 _PRODUCT_TILES = {  # by the bytes of a number: height, width, warps, stages, speed relative to the others
     2: [(128, 256, 8, 3, 1.0), (128, 128, 4, 3, 0.9), (64, 128, 4, 3, 0.75), (64, 64, 4, 4, 0.6), (32, 32, 4, 4, 0.3)],
@@ -192,13 +190,3 @@ def on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     if not INTERPRETED.value:
         raise RuntimeError(f"Triton kernels need a GPU, but the tensor is on {x.device}; use the torch backend there")
     return contextlib.nullcontext()
-
-
-def register(name: str, schema: str, kernels: Callable[..., Any], shapes: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``kernels`` as an operator that compilers do not look into; ``shapes`` gives tensors like its results."""
-    LIBRARY.define(name + schema)
-    for device in ("CUDA", "CPU"):
-        LIBRARY.impl(name, kernels, device)
-    torch.library.register_fake(f"{LIBRARY.ns}::{name}", shapes, lib=LIBRARY)
-    operator: Callable[..., Any] = getattr(getattr(torch.ops, LIBRARY.ns), name).default
-    return operator

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import functional
-from ._attention import as_heads, as_source, from_heads, merged_mask, mixed, unit
+from ._attention import as_heads, as_source, at_unit_length, from_heads, merged_mask, mixed
 from ._attention_checks import check_masks, check_settings, check_tokens
 from ._backends import check_backend
 from ._checks import check_init, check_operands
@@ -49,7 +49,8 @@ class AffineLikeMultiheadAttention(nn.Module):
             the square root of d unless it is set to another value. This removes the radial part and leaves a residual:
             it is not a cancellation.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``. It computes the projections.
+        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``. It computes the projections and
+            unit lengths.
 
     Attributes:
         score_scale: what the products of queries and keys are multiplied by.
@@ -194,7 +195,7 @@ class AffineLikeMultiheadAttention(nn.Module):
 
         q, k, v = self._heads(query, key, value)
         if self.qk_norm:
-            q, k = unit(q), unit(k)
+            q, k = at_unit_length(q, k, self.backend)
         more = k.shape[2] - answering
         causal = is_causal and not need_weights and key_padding_mask is None and not more
         mask = None if causal else merged_mask(attn_mask, key_padding_mask, self.num_heads, more, q.dtype)

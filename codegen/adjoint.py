@@ -42,9 +42,10 @@ class Backward:
     direction: Direction | None
 
 
-def adjoint(program: Program, with_respect_to: Sequence[str]) -> Backward:
+def adjoint(program: Program, with_respect_to: Sequence[str], kept: tuple[str, ...] | None = None) -> Backward:
     """Return the program that computes the gradient of each named input from the cotangent of the one output.
 
+    ``kept`` names the forward values that it may read; None has them chosen, as the head of this file says.
     Equations are named ``<program>/backward-d<name>``. Raise ``ProgramError`` for a name that is not an input.
     """
     for name in with_respect_to:
@@ -53,7 +54,7 @@ def adjoint(program: Program, with_respect_to: Sequence[str]) -> Backward:
     cotangent = _cotangent(program)
     gradients = _reverse(program, cotangent)
     wanted = {name: gradients.get(name, sympy.S.Zero) for name in with_respect_to}
-    saved = _saved(program, wanted)
+    saved = _saved(program, wanted) if kept is None else kept
     explicit = {name: normalise(explicit_in(e, program, saved)) for name, e in wanted.items()}
     return _emitted(program, cotangent, explicit, saved)
 

@@ -157,7 +157,7 @@ MUTANTS = {  # the file, what stood there, what stands there now, the layer, the
         "attention",
         f"{WHOLE}/module",
     ),
-    "queries longer than one": ("_attention.py", "scale(x, 1.0)", "scale(x, 2.0)", "attention", f"{WHOLE}/qk-norm"),
+    "queries longer than one": ("_unit.py", "f = 1 / (peak", "f = 2 / (peak", "attention", f"{WHOLE}/qk-norm"),
     "+ 1 dropped of values": (
         "_value_path.py",
         "q + 1 / peak**2",

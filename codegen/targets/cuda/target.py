@@ -11,9 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from codegen.angle_rows import row_plan
 from codegen.plan import Plan
+from codegen.targets.cuda.unit_file import unit_file_context
 from codegen.targets.cuda.wrappers import Printed, printed, unique, variants
 from codegen.targets.torch import target as torch_target
 from codegen.targets.torch.angle_file import borrowed
+from codegen.targets.torch.companions import has_companions
 from codegen.targets.torch.function_file import heading_context
 from codegen.targets.torch.words import AngleFamily, Borrowed, Family, branch
 from codegen.targets.torch.wrap import fill, signature
@@ -33,6 +35,10 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     for context in contexts:
         result[context["source"]] = render("kernels.cu.jinja", context)
         result[f"{context['module']}.py"] = render("map.py.jinja", context)
+    if has_companions(families):
+        unit = unit_file_context()
+        result |= {name: render(f"{name}.jinja", unit) for name in (unit["source"], "_cuda_unit.py")}
+        result["_operators.py"] = torch_target.render("_operators.py.jinja", {})
     result["_cuda.py"] = _functions([*families, *angles])
     return result
 

@@ -10,7 +10,8 @@ from sympy import Indexed, IndexedBase
 
 from codegen.targets.torch.axes import AxesPrinter
 from codegen.targets.torch.expressions import ExpressionPrinter
-from codegen.targets.torch.words import BACKEND_WORDS, INIT_WORDS, Family, branch, family_context, pascal
+from codegen.targets.torch.unit_file import unit_file_context
+from codegen.targets.torch.words import BACKEND_WORDS, INIT_WORDS, Family, family_context, pascal
 from codegen.value_path import ValuePath
 from derive.errors import UsageError
 from derive.export.text import text
@@ -20,16 +21,13 @@ from derive.layers import layer
 SUFFIX = "MultiheadAttention"
 
 
-def attention_context(family: Family, direction: Family, path: ValuePath) -> dict[str, dict[str, Any]]:
-    """Return what each template of attention needs, by the template's name.
-
-    ``family`` gives the projections, ``direction`` (without a bias) the unit length of QK-norm.
-    """
-    assert direction.without_bias is not None
+def attention_context(family: Family, path: ValuePath) -> dict[str, dict[str, Any]]:
+    """Return what each template of attention needs, by the template's name; ``family`` gives the projections."""
     module_class = pascal(family.name) + SUFFIX
     return {
         "_value_path.py": _value_path(path),
-        "_attention.py": {"unit_module": branch(direction.without_bias, with_bias=False)["module"]},
+        "_attention.py": {"module_class": module_class},
+        "_unit.py": unit_file_context(),
         "_attention_checks.py": {"module_class": module_class},
         "attention.py": {**_module(family, path), "module_class": module_class},
     }

@@ -14,6 +14,7 @@ from codegen.targets.torch.attention_files import SUFFIX, attention_context
 from codegen.targets.torch.patch_files import FUNCTIONS, MODULES, patch_contexts, patch_maps
 from codegen.targets.torch.self_factor_file import self_factor_context
 from codegen.targets.torch.words import Family, pascal
+from codegen.unit_rows import unit_rows
 from codegen.value_path import NAME, value_path
 
 
@@ -62,7 +63,7 @@ def companions(families: Sequence[Family]) -> Companions:
     return Companions(
         contexts={
             **{name: context for name, (_, context) in patches.items()},
-            **attention_context(found[NAME], direction, path),
+            **attention_context(found[NAME], path),
             "conversion.py": {
                 "attention": attention,
                 "affine": pascal(NAME),
@@ -84,7 +85,11 @@ def companions(families: Sequence[Family]) -> Companions:
                 "self_factors", ("self_factor",), "self_factor(module, x)", "K_ss of each sample, of torch's layers too"
             ),
         ),
-        digests={path.solution.mapped.name: path.digest, **{m.plan.layer.name: m.plan.digest for m in patch_maps()}},
+        digests={
+            path.solution.mapped.name: path.digest,
+            unit_rows().layer.name: unit_rows().digest,
+            **{m.plan.layer.name: m.plan.digest for m in patch_maps()},
+        },
         templates={name: template for name, (template, _) in patches.items()},
         functions={"_patch_functional": FUNCTIONS},
     )

@@ -14,10 +14,12 @@ from codegen.angle_rows import row_plan
 from codegen.targets.patch_backend import maps_with_kernels
 from codegen.targets.torch import target as torch_target
 from codegen.targets.torch.angle_file import borrowed
+from codegen.targets.torch.companions import has_companions
 from codegen.targets.torch.words import AngleFamily, Family, branch
 from codegen.targets.torch.wrap import fill, signature
 from codegen.targets.triton.kernels_file import map_context
 from codegen.targets.triton.patch_file import patch_map_context
+from codegen.targets.triton.unit_file import unit_file_context
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NOTHING = "\0"
@@ -31,6 +33,9 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     patches = maps_with_kernels(families)
     result |= {f"_triton{m.module}.py": render("patch_map.py.jinja", patch_map_context(m)) for m in patches}
     result |= {"_triton_patches.py": render("_triton_patches.py.jinja", {})} if patches else {}
+    if has_companions(families):
+        result["_triton_unit.py"] = render("_triton_unit.py.jinja", unit_file_context())
+    result["_operators.py"] = torch_target.render("_operators.py.jinja", {})
     helpers = {name for c in contexts for name in c["helpers"]}
     result["_triton_tiles.py"] = render("_triton_tiles.py.jinja", {"helpers": helpers, "quarter_turn": math.pi / 2})
     result["_triton.py"] = _functions([*families, *angles])

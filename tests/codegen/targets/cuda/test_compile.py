@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import itertools
 import re
 import shutil
 import subprocess
@@ -58,6 +59,22 @@ def test_nvcc_has_nothing_to_say(folder, name, element, architecture):
         assert registers <= MOST_REGISTERS and shared <= MOST_SHARED, f"{kernel}: {registers}, {shared}"
 
 
+OFTEN = {("sm_80", "float"), ("sm_90", "Bfloat")}
+DEVICES = [
+    pytest.param(a, e, marks=[] if (a, e) in OFTEN else SELDOM) for a, e in itertools.product(ARCHITECTURES, ELEMENTS)
+]
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("architecture", "element"), DEVICES)
+def test_kernels_of_rows_at_unit_length(folder, element, architecture):
+    kernels = report(folder / "_cuda_unit.cu", element, architecture)
+    assert set(kernels) == {"unit_forward", "unit_backward"}
+    for kernel, (registers, spills, shared) in kernels.items():
+        assert spills == [0, 0, 0], f"{kernel}: stack frame, spill stores, spill loads"
+        assert registers <= MOST_REGISTERS and shared <= MOST_SHARED, f"{kernel}: {registers}, {shared}"
+
+
 @needs_nvcc
 @pytest.mark.slow
 @pytest.mark.parametrize("element", ["float", "double"])
@@ -109,12 +126,13 @@ def test_nvrtc_compiles_what_nvcc_compiles(host, folder, element, tmp_path, monk
     """The way a user's machine takes: no headers, no compiler but the library."""
     monkeypatch.setenv("AFFINE_DIVERGENCE_CACHE", str(tmp_path / "cache"))
     host.compile.binary.cache_clear()
-    for name in ("affine_like", "norm_like", "norm_like_without_bias"):
+    kernels = {name: f"{name}_dx" for name in ("affine_like", "norm_like", "norm_like_without_bias")}
+    for name, kernel in {**kernels, "unit": "unit_backward"}.items():
         for architecture in ARCHITECTURES:
             code = host.compile.binary(folder / f"_cuda_{name}.cu", element, architecture)
-            assert code.startswith(b"\x7fELF") and f"{name}_dx".encode() in code
+            assert code.startswith(b"\x7fELF") and kernel.encode() in code
     kept = list((tmp_path / "cache").glob("*.cubin"))
-    assert len(kept) == 6
+    assert len(kept) == 8
     host.compile.binary.cache_clear()
     monkeypatch.setattr(host.compile, "_compile", None)
     assert host.compile.binary(folder / "_cuda_affine_like.cu", element, "sm_90")

@@ -18,6 +18,7 @@ from affine_divergence import (  # noqa: E402
     _triton_norm_like_without_bias,
     _triton_patch_affine_like,
     _triton_patches,
+    _triton_unit,
 )
 from affine_divergence import _triton_tiles as tiles  # noqa: E402
 from affine_divergence._patches import Geometry  # noqa: E402
@@ -122,6 +123,23 @@ def test_kernels_compile_for_every_gpu_and_type(compiled, gpu, dtype):
 def test_kernels_of_the_other_maps_compile(compiled, module):
     missing = KERNELS - check(compiled, 90, module, torch.bfloat16, SHAPES)
     assert missing <= {"gradient_rows_kernel"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("dtype", POINTERS, ids=str)
+def test_kernels_of_rows_at_unit_length_compile(compiled, monkeypatch, gpu, dtype):
+    """Queries and keys of a packed projection, in heads of a usual width and of the widest."""
+    found = compiled(gpu)
+    monkeypatch.setattr(_triton_unit, "on", lambda x: contextlib.nullcontext())
+    for heads, width in ((16, 64), (1, _triton_unit._WIDEST)):
+        packed = torch.empty(4, 128, 3 * heads * width, dtype=dtype, device="meta")
+        q, k, g = (t.unflatten(-1, (heads, width)).transpose(1, 2) for t in packed.chunk(3, -1))
+        u_q, f_q, u_k, f_k = _triton_unit.forward(q, k)
+        for wanted in ([True, True], [False, True]):
+            _triton_unit.backward(g, u_q, f_q, g, u_k, f_k, wanted)
+    assert {name for name, _ in found} == {"forward_kernel", "backward_kernel"}
+    assert all(shared <= GPUS[gpu].shared for _, shared in found)
 
 
 @pytest.mark.slow

@@ -5,8 +5,7 @@ import torch
 from torch.testing._internal.optests.generate_tests import OpCheckError
 
 import affine_divergence as ad
-from affine_divergence import _backends, _triton_affine_like, functional
-from affine_divergence import _triton_tiles as tiles
+from affine_divergence import _backends, _operators, _triton_affine_like, functional
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
 
@@ -51,13 +50,13 @@ def test_cuda_is_refused_on_the_cpu(layer, monkeypatch):
 
 
 def operators():
-    return getattr(torch.ops, tiles.LIBRARY.ns)
+    return getattr(torch.ops, _operators.LIBRARY.ns)
 
 
 def registered():
     """The names of the operators that the package registers."""
     every = (schema.name for schema in torch._C._jit_get_all_schemas())
-    return {n.partition("::")[2] for n in every if n.startswith(f"{tiles.LIBRARY.ns}::")}
+    return {n.partition("::")[2] for n in every if n.startswith(f"{_operators.LIBRARY.ns}::")}
 
 
 def test_every_registered_operator_keeps_its_word(layer):

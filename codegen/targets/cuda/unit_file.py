@@ -1,0 +1,50 @@
+"""The files of rows at unit length: one kernel each way, for queries and keys at once, and what launches them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codegen.program import Program, Value
+from codegen.targets.cuda.kernels import row_text
+from codegen.targets.cuda.names import identifier
+from codegen.targets.cuda.schedule import Rows, is_row_work
+from codegen.targets.cuda.storage import ELEMENT, WIDE, is_column
+from codegen.targets.unit_names import MODULE, unit_context
+from codegen.unit_rows import unit_rows
+
+SOURCE = f"_cuda{MODULE}.cu"
+
+
+def unit_file_context() -> dict[str, Any]:
+    """Return what ``_cuda_unit.py.jinja`` and ``_cuda_unit.cu.jinja`` need."""
+    unit = unit_rows()
+    return {
+        **unit_context(unit),
+        "plain": MODULE,
+        "source": SOURCE,
+        "kernels": [_kernel("unit_forward", unit.whole), _kernel("unit_backward", unit.backward)],
+    }
+
+
+def _kernel(name: str, program: Program) -> dict[str, Any]:
+    """Return a kernel's lines as ``kernels.cu.jinja`` has them, and its tensors: matrices and numbers a row."""
+    work = Rows(tuple(i for i in program.instructions if is_row_work(i)), program.outputs)
+    assert len(work.instructions) == len(program.instructions), "every instruction stays inside a row"
+    types = {v.name: WIDE if is_column(v) else ELEMENT for v in program.values.values()}
+    kernel = row_text(program, work, types, name)
+    (width,) = kernel.lengths
+    values = [program.values[n] for n in kernel.tensors]
+    return {
+        **kernel.context,
+        "name": name,
+        "width": identifier(str(width)),
+        "matrices": [_tensor(v, program) for v in values if not is_column(v)],
+        "numbers": [_tensor(v, program) for v in values if is_column(v)],
+    }
+
+
+def _tensor(value: Value, program: Program) -> dict[str, str]:
+    """Return a tensor's name and its type in the arguments: what is only read is constant."""
+    written = value.name in program.outputs
+    kind = WIDE if is_column(value) else ELEMENT
+    return {"name": identifier(value.name), "type": f"{'' if written else 'const '}{kind}"}

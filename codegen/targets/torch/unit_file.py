@@ -1,0 +1,35 @@
+"""The file of rows at unit length, ``_unit.py``, and where operators for compilers are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codegen.program import Program
+from codegen.targets.torch.printer import Style, TorchPrinter
+from codegen.targets.unit_names import unit_context
+from codegen.unit_rows import SCALE, unit_rows
+
+
+def unit_file_context() -> dict[str, Any]:
+    """Return what ``_unit.py.jinja`` needs."""
+    unit = unit_rows()
+    scale, tangent = _lines(unit.scale, own=None), _lines(unit.tangent)
+    return {
+        **unit_context(unit),
+        "uses_math": "math." in str(scale),
+        "scale_lines": scale,
+        "forward_lines": _lines(unit.forward),
+        "backward_lines": _lines(unit.backward, own=None),
+        "scale_backward_lines": _lines(unit.scale_backward, own=None),
+        "tangent_lines": tangent,
+        "scale_tangent_lines": [line for line in _lines(unit.scale_tangent, own=None) if line not in tangent],
+        "gradient": unit.backward.outputs[0],
+        "more": unit.scale_backward.outputs[0],
+        "tangents": (unit.tangent.outputs[0], unit.scale_tangent.outputs[0]),
+    }
+
+
+def _lines(program: Program, own: str | None = "x") -> list[str]:
+    """Print for any number of axes before the last; with ``own`` results have the type of that tensor."""
+    printer = TorchPrinter(program, Style(own=own, wide=frozenset({SCALE})))
+    return [text for line in printer.lines() for text in line.printed()]
