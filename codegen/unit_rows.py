@@ -98,14 +98,14 @@ def _product_of_rows(unit: Layer, scores: Layer) -> Expr:
     own = expand_definitions(unit.output.expression, unit.scope)
     (feature,) = unit.output.indices[1:]
 
-    def at_unit_length(entry: Indexed) -> Expr:
+    def _at_unit_length(entry: Indexed) -> Expr:
         *place, last = entry.indices
         moved = _of_length(rename(own, {feature: last}), last.size)
         return map_entries(moved, lambda e: entry.base[(*place, e.indices[-1])])
 
     factors = sorted(total.body.atoms(Indexed), key=str)
     assert len(factors) == 2
-    return IndexedSum(at_unit_length(factors[0]) * at_unit_length(factors[1]), *total.bound)
+    return IndexedSum(_at_unit_length(factors[0]) * _at_unit_length(factors[1]), *total.bound)
 
 
 def _of_length(expression: Expr, size: Expr) -> Expr:
@@ -153,24 +153,24 @@ def _silent(program: Program) -> Program:
 def _renamed(program: Program, names: dict[str, str]) -> Program:
     """Return a program under other names of values; raise ``ProgramError`` where two would have one name."""
 
-    def entry(e: Indexed) -> Indexed:
+    def _entry(e: Indexed) -> Indexed:
         name = str(e.base.label)
         return tensor(names[name])[e.indices] if name in names else e
 
-    def value(v: Value) -> Value:
+    def _value(v: Value) -> Value:
         return replace(v, name=names.get(v.name, v.name))
 
-    def instruction(i: Instruction) -> Instruction:
+    def _instruction(i: Instruction) -> Instruction:
         if isinstance(i, Pointwise):
-            return replace(i, target=value(i.target), expression=map_entries(i.expression, entry))
+            return replace(i, target=_value(i.target), expression=map_entries(i.expression, _entry))
         if isinstance(i, Contract):
-            return replace(i, target=value(i.target), operands=tuple(map(entry, i.operands)))
+            return replace(i, target=_value(i.target), operands=tuple(map(_entry, i.operands)))
         assert isinstance(i, Magnitude)
-        return replace(i, target=value(i.target), operand=entry(i.operand))
+        return replace(i, target=_value(i.target), operand=_entry(i.operand))
 
     return replace(
         program,
-        inputs=tuple(map(value, program.inputs)),
-        instructions=tuple(map(instruction, program.instructions)),
+        inputs=tuple(map(_value, program.inputs)),
+        instructions=tuple(map(_instruction, program.instructions)),
         outputs=tuple(names.get(name, name) for name in program.outputs),
     )
