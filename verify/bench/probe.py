@@ -25,7 +25,7 @@ from verify.training.config import TrialConfig
 from verify.training.dataset import Dataset
 from verify.training.experiment import load_experiment
 from verify.training.trial import TrialRun
-from verify.training.worker import dataset
+from verify.training.worker import data_of
 
 BOUND = 0.10
 _ROUNDS = 15
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         for config in cheapest(found.trials):
             with one_thread():
-                row = measure(config, dataset(found.data, config.split_seed, config.dtype), _ROUNDS)
+                row = measure(config, data_of(config, found.data), _ROUNDS)
             figures.setdefault(found.name, {})[config.method] = row
             share, every = row["ratio"], row["probe_every"]
             print(f"{found.name:16s} {config.method:14s} +{share:6.1%} at one probe in {every} steps")

@@ -35,7 +35,7 @@ Name = Annotated[
 StorePath = Annotated[Path, typer.Option("--store", help="The folder (or .sqlite file) that holds trials and results.")]
 Data = Annotated[
     str | None,
-    typer.Option("--data", metavar="PATH", help="A folder of images, or digits, in place of the file's data."),
+    typer.Option("--data", metavar="PATH", help="A folder of images or a text file, in place of the file's data."),
 ]
 Scale = Annotated[
     str, typer.Option("--scale", help="cpu: small, as the file stands; paper: with what its table [paper] changes.")
@@ -173,7 +173,8 @@ def _experiment(given: str, scale: str) -> Experiment:
 
 
 def _source(experiment: Experiment, data: str | None) -> str:
-    """Return what the trials train on: ``digits`` or an absolute path."""
+    """Return what the trials train on: the name of what is built in, or an absolute path."""
+    from verify.training.config import DATA
     from verify.training.experiment import GIVEN
 
     if data is None and experiment.data == GIVEN:
@@ -181,7 +182,7 @@ def _source(experiment: Experiment, data: str | None) -> str:
             f"experiment {experiment.name!r} leaves its data to you at this scale; name it with --data PATH"
         )
     chosen = experiment.data if data is None else data
-    if chosen == "digits":
+    if chosen in DATA:
         return chosen
     path = Path(chosen).expanduser().absolute()
     if not path.exists():

@@ -18,7 +18,9 @@ ANGLE = "angle"  # is generated for the angle that a trial names
 METHODS_OF = {
     "mlp": (*METHODS, "rms-norm-eps", ANGLE),
     "cnn": ("none", "batch-norm", "layer-norm", "rms-norm", "patch-norm", "patch-norm-like", "patch-norm-centred"),
+    "transformer": ("none", "layer-norm", "rms-norm", "norm-like", "affine-like", "qk-norm"),
 }
+DATA = ("digits", "declaration")  # what is built in
 UPDATES = ("sgd", "momentum", "adam", "nlms", "foof")
 ACTIVATIONS = ("tanh", "leaky-relu", "relu")
 MODELS = tuple(METHODS_OF)
@@ -31,14 +33,16 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class TrialConfig:
     """Everything that decides a trial. Two trials with equal settings give equal results on the CPU.
 
-    ``depth`` counts hidden layers of ``width`` units, or convolutions of ``width`` channels. The length is given in
-    ``epochs`` or in ``steps``; the other is None. ``evaluate_every`` and ``probe_every`` are the numbers of steps
-    between two evaluations and between two looks into the layers, 0 for none. ``split_seed`` chooses the parts of the
-    data, ``seed`` everything else. ``device`` is part of the settings because the bits of a result depend on it.
-    ``init`` draws the first weights so that each method starts with pre-activations of unit variance, or as torch's
-    layers do. ``train_samples`` and ``evaluation_samples`` are the most samples of the training part, and of each of
-    the other two, that are used, 0 for all: the first of each part, which are in the order of the split's permutation.
-    ``angle`` is the t(r) of the method ``angle``, such as ``"atan(r)/2"``, and None for every other method.
+    ``depth`` counts hidden layers of ``width`` units, convolutions of ``width`` channels, or a transformer's blocks of
+    that width. The length is given in ``epochs`` or in ``steps``; the other is None. ``evaluate_every`` and
+    ``probe_every`` are the numbers of steps between two evaluations and between two looks into the layers, 0 for none.
+    ``split_seed`` chooses the parts of the data, ``seed`` everything else. ``device`` is part of the settings because
+    the bits of a result depend on it. ``init`` draws the first weights so that each method starts with pre-activations
+    of unit variance, or as torch's layers do. ``train_samples`` and ``evaluation_samples`` are the most samples of the
+    training part, and of each of the other two, that are used, 0 for all: the first of each part, which are in the
+    order of the split's permutation, or of a text. ``angle`` is the t(r) of the method ``angle``, such as
+    ``"atan(r)/2"``, and None for every other method. ``context`` is the number of characters that a transformer sees;
+    it decides nothing elsewhere.
 
     Raises:
         UsageError: a setting that cannot be used, or two that cannot be used together.
@@ -65,6 +69,7 @@ class TrialConfig:
     train_samples: int = 0
     evaluation_samples: int = 0
     angle: str | None = None
+    context: int = 64
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -98,8 +103,12 @@ class TrialConfig:
         return hashlib.sha256(json.dumps(self.told(), sort_keys=True).encode()).hexdigest()
 
     def told(self) -> dict[str, Any]:
-        """Return the settings that decide this trial: all, but for an angle that there is not."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("angle", None)}
+        """Return the settings that decide this trial: all, but for an angle that there is not and other models' own."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if (name, value) != ("angle", None) and self.model in _ONLY.get(name, MODELS)
+        }
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -115,6 +124,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "device": DEVICES,
     "init": INITS,
 }
+_ONLY = {"context": ("transformer",)}  # settings that decide something in these models alone
 _RANGES = {  # the largest value is one that no machine at hand outgrows, so that a slip of the hand is refused at once
     "width": (1, 2**20),
     "depth": (1, 1000),
@@ -123,6 +133,7 @@ _RANGES = {  # the largest value is one that no machine at hand outgrows, so tha
     "probe_every": (0, 10**9),
     "train_samples": (0, 10**12),
     "evaluation_samples": (0, 10**12),
+    "context": (1, 2**20),
     "seed": (0, 2**63 - 1),
     "split_seed": (0, 2**63 - 1),
 }

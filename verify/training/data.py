@@ -1,7 +1,8 @@
 """The data a trial trains on: three fixed parts, standardised by the training part alone.
 
-Built in are scikit-learn's digits (1,797 images of 8 x 8 pixels, embedded in scikit-learn); a path names a folder of
-images, see ``image_files``.
+Built in are scikit-learn's digits (1,797 images of 8 x 8 pixels, embedded in scikit-learn) and a short text, the
+Declaration of Independence of 1776; a path names a folder of images, see ``image_files``, or a text file, see
+``text_files``.
 """
 
 from __future__ import annotations
@@ -13,24 +14,34 @@ import numpy as np
 import torch
 
 from derive.errors import UsageError
+from verify.training.config import DATA
 from verify.training.dataset import Dataset, Split
 from verify.training.image_files import load_images
+from verify.training.text_files import built_in_text, load_text
 
 __all__ = ["Dataset", "Split", "digits", "load"]
 
 TRAIN_SHARE, VALIDATION_SHARE = 0.6, 0.2
 
 
-def load(name: str, seed: int, dtype: torch.dtype = torch.float64) -> Dataset:
-    """Return ``digits`` or the images of a folder, split by ``seed``; UsageError for what is neither."""
+def load(name: str, seed: int, dtype: torch.dtype = torch.float64, context: int = 0) -> Dataset:
+    """Return what is built in, the images of a folder or a text file, split by ``seed``.
+
+    ``context`` is the length of a text's windows, 0 for models that read no text. UsageError for what is none of these,
+    and for data that cannot be used.
+    """
     if name == "digits":
         return digits(seed, dtype)
-    folder = Path(name)
-    if folder.is_dir():
-        return load_images(folder, seed, dtype)
-    if folder.exists():
-        raise UsageError(f"data {name!r} is a file; images come from a folder, name the folder that holds it")
-    raise UsageError(f"data set {name!r} is not known; the one that is built in is 'digits', others are folders")
+    if name in DATA:
+        return built_in_text(name, context)
+    path = Path(name)
+    if path.is_dir():
+        return load_images(path, seed, dtype)
+    if path.is_file():
+        return load_text(path, context)
+    raise UsageError(
+        f"data set {name!r} is not known; built in are {', '.join(DATA)}, others are folders of images or text files"
+    )
 
 
 def digits(seed: int, dtype: torch.dtype = torch.float64) -> Dataset:

@@ -9,7 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """Samples ``x`` of shape (samples, features) and their classes ``y`` of shape (samples,)."""
+    """Samples ``x`` of shape (samples, features) and their classes ``y`` of shape (samples,).
+
+    Of a text both are numbers of characters, of shape (windows, context).
+    """
 
     x: Tensor
     y: Tensor
@@ -30,7 +33,8 @@ class Split:
 class Dataset:
     """A named data set in three disjoint parts, with the digest of exactly these numbers.
 
-    ``shape`` is that of one sample, (channels, height, width) of an image, which the parts hold flattened.
+    ``shape`` is that of one sample: (channels, height, width) of an image, which the parts hold flattened, (context,)
+    of a text. ``classes`` is the number of classes, of a text that of its different characters.
     """
 
     name: str
@@ -45,6 +49,11 @@ class Dataset:
     def features(self) -> int:
         """The number of entries of one sample."""
         return self.train.x.shape[1]
+
+    @property
+    def kind(self) -> str:
+        """What the samples are: ``rows``, ``images`` or ``text``."""
+        return "text" if not self.train.x.is_floating_point() else "images" if len(self.shape) == 3 else "rows"
 
     def to(self, device: str) -> Dataset:
         """Return the same data on a device."""

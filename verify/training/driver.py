@@ -23,7 +23,6 @@ from verify.training.config import TrialConfig
 from verify.training.engines import Engine
 from verify.training.experiment import Experiment
 from verify.training.export import line
-from verify.training.models import demand_fit
 from verify.training.rates import best_rates
 from verify.training.store import Store
 from verify.training.teams import team_of, teams
@@ -44,8 +43,6 @@ def register(store: Store, experiment: Experiment, source: str, device: str, see
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device 'cuda': no CUDA device on this machine; use --device cpu")
     data = dict(with_data(replace(config, device=device), source) for config in experiment.trials)
-    for config, own in data.items():
-        demand_fit(config, own.shape)
     found: dict[TrialConfig, tuple[str, str]] = {}
     for configs in teams(data, seeds):
         team = team_of(configs, data[configs[0]].digest)

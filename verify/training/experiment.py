@@ -18,7 +18,7 @@
 ``learning_rates``: the good rates of two methods may lie two decades apart, as their kappas do (theory, section 2).
 ``angles = ["pi/4", "atan(r)"]`` are the members t(r) of the affine family that the method ``angle`` stands for.
 Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, ``train_samples``, ``evaluation_samples``,
-and, for the reader, ``hypothesis``, ``criterion``, ``cost``.
+``context``, and, for the reader, ``hypothesis``, ``criterion``, ``cost``.
 
 A file has two scales. What stands above is the scale ``cpu``; a table ``[paper]`` at the end holds the keys that differ
 at the scale ``paper``. There ``data = "--data"`` says that the one who runs it names the data.
@@ -40,7 +40,7 @@ from typing import Any
 
 from derive.errors import UsageError
 from derive.toml_places import places
-from verify.training.config import ANGLE, MODELS, TrialConfig
+from verify.training.config import ANGLE, DATA, MODELS, TrialConfig
 
 LARGEST_FILE = 64 * 1024
 MOST_TRIALS = 100_000
@@ -67,6 +67,7 @@ _SINGLE = (
     "split_seed",
     "train_samples",
     "evaluation_samples",
+    "context",
 )
 _PROSE = ("hypothesis", "criterion", "cost")
 _OWN_RATES = "method_learning_rates"
@@ -86,7 +87,8 @@ _REQUIRED = {"methods": 'methods = ["none", "affine-like"]', "learning_rates": "
 class Experiment:
     """A named experiment: its trials before the data is known, and what its file says to a reader.
 
-    ``data`` is ``digits``, a path or ``--data``; every trial's own ``data`` is a placeholder until the data is loaded.
+    ``data`` is the name of what is built in, a path or ``--data``; every trial's own ``data`` is a placeholder until
+    the data is loaded.
     """
 
     name: str
@@ -262,11 +264,12 @@ class _Reader:
     def _data(self) -> str:
         """Return the data set's name, or its path as seen from the file's folder."""
         data = self._text("data") if "data" in self.table else "digits"
-        if data in ("digits", GIVEN):
+        if data in (*DATA, GIVEN):
             return data
         path = self.path.absolute().parent / Path(data).expanduser()
         if not path.exists():
-            raise self._error("data", f'{data!r} is no data set: it is not "digits", and {str(path)!r} does not exist')
+            known = " or ".join(map(_toml, DATA))
+            raise self._error("data", f"{data!r} is no data set: it is not {known}, and {str(path)!r} does not exist")
         return str(path)
 
     def _product(self, grids: list[dict[str, list[Any]]], single: dict[str, Any]) -> tuple[TrialConfig, ...]:

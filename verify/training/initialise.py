@@ -27,20 +27,26 @@ def torch_default(model: Network, generator: torch.Generator) -> None:
     """Draw weights and biases as torch's own layers do, uniform within 1/sqrt(n), the same for every method."""
     with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
         torch.manual_seed(generator.initial_seed())
-        for layer in model.affine_layers():
+        for layer in [*model.affine_layers(), *model.embeddings()]:
             if hasattr(layer, "init"):
                 layer.init = "torch"  # type: ignore[assignment]
             layer.reset_parameters()  # type: ignore[operator]
 
 
 def variance_preserving(model: Network, generator: torch.Generator) -> None:
-    """Draw every weight from a centred normal distribution with the layer's deviation and set every bias to zero."""
+    """Draw every weight from a centred normal distribution with the layer's deviation and set every bias to zero.
+
+    Embeddings are drawn so that their sum has entries of unit variance.
+    """
     for layer, second_moment in zip(model.measured_layers().values(), model.second_moments(), strict=True):
         weight, bias = layer.weight, layer.bias
         assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
         with torch.no_grad():
             weight.normal_(0.0, 1 / math.sqrt(energy(layer, second_moment)), generator=generator)
             bias.zero_()
+    for embedding in model.embeddings():
+        with torch.no_grad():
+            embedding.weight.normal_(0.0, len(model.embeddings()) ** -0.5, generator=generator)
 
 
 def energy(layer: nn.Module, second_moment: float) -> float:

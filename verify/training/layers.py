@@ -110,9 +110,13 @@ def make_convolution(method: str, inputs: int, outputs: int, stride: int) -> nn.
 
 
 class Network(nn.Module):
-    """What every network says of itself: how many samples are evaluated at once, and how many a probe looks at."""
+    """What every network says of itself.
 
-    chunk, probed = 4_096, 32
+    ``chunk`` is the number of samples that are evaluated at once, ``evaluated`` how many give the training loss, the
+    first ones, and ``probed`` how many a probe looks at.
+    """
+
+    chunk, probed, evaluated = 4_096, 32, 10_000
     activation: nn.Module
 
     def measured_layers(self) -> dict[str, nn.Module]:
@@ -123,7 +127,16 @@ class Network(nn.Module):
         """Return E[x^2] of the entries that each measured layer receives when the first values are drawn."""
         raise NotImplementedError
 
+    def embeddings(self) -> list[nn.Embedding]:
+        """Return the embeddings, whose sum is to have entries of unit variance; most networks have none."""
+        return []
+
     def affine_layers(self) -> list[nn.Module]:
         """Return the maps that carry the parameters, without the normalisers in front of them."""
         layers = self.measured_layers().values()
         return [layer.affine if isinstance(layer, Normalised) else layer for layer in layers]
+
+
+def loss_of(scores: Tensor, y: Tensor) -> Tensor:
+    """Return the mean cross-entropy, in nats, of scores (.., classes) and what is right (..)."""
+    return functional.cross_entropy(scores.flatten(0, -2), y.flatten())

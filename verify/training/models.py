@@ -1,4 +1,4 @@
-"""The network of a trial, by the settings: an MLP here, a convolutional network in ``cnn``.
+"""The network of a trial, by the settings: an MLP here, others in ``cnn`` and ``transformer``.
 
 Every affine layer, the last one included, is of one method, see ``layers``.
 """
@@ -18,6 +18,7 @@ from verify.training.config import TrialConfig, generator
 from verify.training.dataset import Dataset
 from verify.training.initialise import mean_square, torch_default, variance_preserving
 from verify.training.layers import ACTIVATIONS, Network, Normalised, make_layer
+from verify.training.transformer import Transformer
 
 __all__ = ["MLP", "Network", "Normalised", "build", "build_for", "demand_fit", "make_layer"]
 
@@ -56,11 +57,13 @@ class MLP(Network):
         return [1.0, *[mean_square(self.activation)] * (len(self.layers) - 1)]
 
 
-def demand_fit(config: TrialConfig, shape: tuple[int, ...]) -> None:
-    """Raise UsageError unless the model of a trial can read samples of that shape."""
-    if config.model == "cnn" and len(shape) != 3:
+def demand_fit(config: TrialConfig, kind: str) -> None:
+    """Raise UsageError unless the model of a trial can read data of that kind."""
+    readable = _READ[config.model]
+    if kind not in readable:
         raise UsageError(
-            "model = 'cnn' reads images, and this data has none; give a folder of images, or another model"
+            f"model = {config.model!r} reads {' or '.join(readable)}, and this data is {kind}; choose another model or "
+            "other data"
         )
 
 
@@ -76,7 +79,6 @@ def build(
         identity: what the first values follow from, the settings' digest if not given.
         shape: (channels, height, width) of a sample, for models that read images.
     """
-    demand_fit(config, shape or (features,))
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw weights, which are drawn anew below
         model = _MODELS[config.model](config, shape or (features,), classes).to(config.torch_dtype)
     randomness = generator(identity or config.digest, "initialise")
@@ -88,7 +90,8 @@ def build(
 
 
 def build_for(config: TrialConfig, data: Dataset, identity: str | None = None) -> Network:
-    """Return the network of a trial on the data, with its first values."""
+    """Return the network of a trial on the data, with its first values; UsageError for data that it cannot read."""
+    demand_fit(config, data.kind)
     return build(config, data.features, data.classes, identity, data.shape)
 
 
@@ -100,8 +103,17 @@ def _cnn(config: TrialConfig, shape: tuple[int, ...], classes: int) -> Network:
     return CNN(cast(tuple[int, int, int], shape), classes, **_sizes(config))
 
 
+def _transformer(config: TrialConfig, shape: tuple[int, ...], classes: int) -> Network:
+    return Transformer(shape[0], classes, **_sizes(config))
+
+
 def _sizes(config: TrialConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in ("method", "width", "depth", "activation")}
 
 
-_MODELS: dict[str, Callable[[TrialConfig, tuple[int, ...], int], Network]] = {"mlp": _mlp, "cnn": _cnn}
+_MODELS: dict[str, Callable[[TrialConfig, tuple[int, ...], int], Network]] = {
+    "mlp": _mlp,
+    "cnn": _cnn,
+    "transformer": _transformer,
+}
+_READ = {"mlp": ("rows", "images"), "cnn": ("images",), "transformer": ("text",)}

@@ -16,17 +16,13 @@ from __future__ import annotations
 import copy
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from verify.training.dataset import Split
-from verify.training.rows import entries, rows_of, units_of, with_units
-
-if TYPE_CHECKING:
-    from verify.training.models import Network
+from verify.training.layers import Network, loss_of
+from verify.training.rows import as_samples, entries, rows_of, units_of, with_units
 
 STEPPED_SAMPLES = 4  # of the probed ones, so many take a step of their own
 
@@ -214,18 +210,20 @@ def _look(twin: Network, model: Network, probed: Split) -> dict[str, _Seen]:
     outputs: dict[str, Tensor] = {}
 
     def note(name: str, x: Tensor, z: Tensor) -> None:
-        inputs[name], outputs[name] = x.detach(), z
+        inputs[name], outputs[name] = as_samples(layers[name], x.detach()), z
 
     layers = twin.measured_layers()
     handles = [
         layer.register_forward_hook(lambda _, arguments, z, name=name: note(name, arguments[0], z))
         for name, layer in layers.items()
     ]
-    loss = cross_entropy(twin(probed.x.to(next(twin.parameters()).dtype)), probed.y)
+    x = probed.x.to(next(twin.parameters()).dtype) if probed.x.is_floating_point() else probed.x
+    loss = loss_of(twin(x), probed.y)
     for handle in handles:
         handle.remove()
     gradients = torch.autograd.grad(loss, list(outputs.values()))
-    return {
-        name: _Seen(layers[name], inputs[name], g.reshape(*g.shape[:2], -1))
-        for name, g in zip(outputs, gradients, strict=True)
-    }
+    found = {}
+    for name, gradient in zip(outputs, gradients, strict=True):
+        g = as_samples(layers[name], gradient)
+        found[name] = _Seen(layers[name], inputs[name], g.reshape(*g.shape[:2], -1))
+    return found

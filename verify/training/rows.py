@@ -30,6 +30,11 @@ def with_units(layer: nn.Module, x: Tensor, theta: Tensor) -> Tensor:
     return z
 
 
+def as_samples(layer: nn.Module, z: Tensor) -> Tensor:
+    """Return what a layer receives or gives with one axis of samples in front: tokens (B, T, ..) as (B * T, ..)."""
+    return z.flatten(0, -2) if weight_and_bias(layer)[0].dim() == 2 else z
+
+
 def units_of(layer: nn.Module) -> Tensor:
     """Return [W, b], of shape (m, n + 1), detached."""
     weight, bias = weight_and_bias(layer)

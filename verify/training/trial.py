@@ -14,15 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from verify.training.config import TrialConfig, generator
 from verify.training.data import Dataset, Split
-from verify.training.models import Network, build_for
+from verify.training.layers import Network, loss_of
+from verify.training.models import build_for
 from verify.training.probe import OwnStep, Probe, Spread
 from verify.training.updates import Update
-
-EVALUATED_SAMPLES = 10_000  # of the training part, the first so many give the training loss
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,10 @@ def evaluate(model: Network, split: Split) -> tuple[float, float]:
     with torch.no_grad():
         for x, y in zip(split.x.split(model.chunk), split.y.split(model.chunk), strict=True):
             scores = model(x)
-            loss += float(cross_entropy(scores, y)) * (len(y) / len(split))
-            right += int((scores.argmax(dim=1) == y).sum())
+            loss += float(loss_of(scores, y)) * (len(y) / len(split))
+            right += int((scores.argmax(dim=-1) == y).sum())
     model.train()
-    return loss, right / len(split)
+    return loss, right / split.y.numel()
 
 
 class TrialRun:
@@ -162,7 +160,7 @@ class TrialRun:
     def _learn(self) -> None:
         x, y = self.batch(self.step)
         with self.update.watching():
-            loss = cross_entropy(self.model(x), y)
+            loss = loss_of(self.model(x), y)
         _demand_finite(loss.item())
         loss.backward()
         self.update.step()
@@ -176,7 +174,7 @@ class TrialRun:
             self.look()
 
     def _evaluate(self) -> None:
-        train_loss, _ = evaluate(self.model, self.data.train.first(EVALUATED_SAMPLES))
+        train_loss, _ = evaluate(self.model, self.data.train.first(self.model.evaluated))
         validation_loss, accuracy = evaluate(self.model, self.data.validation)
         _demand_finite(train_loss, validation_loss)
         self.points.append(Point(self.step, train_loss, validation_loss, accuracy))

@@ -8,7 +8,7 @@
 
 The last two act on each layer that is linear in its parameters, whatever its forward map: what W and b multiply is
 asked of the layer itself. Of a convolution that is every patch, unfolded: (B * places, n + 1) numbers at once.
-Not supported: layers whose parameters occur in products.
+Embeddings take the plain step. Not supported: layers whose parameters occur in products.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import affine_divergence as ad
 from verify.training.layers import Network
-from verify.training.rows import rows_of, weight_and_bias
+from verify.training.rows import as_samples, rows_of, weight_and_bias
 
 MOMENTUM = 0.9
 DAMPING = 1e-6  # lambda of foof, as a share of the mean squared length of the rows
@@ -73,8 +73,8 @@ class Update:
         self.optimiser.zero_grad()
 
     def _note(self, layer: nn.Module, arguments: tuple[Tensor, ...], z: Tensor) -> None:
-        x = arguments[0].detach()
-        z.register_hook(lambda g: self._seen.__setitem__(layer, (x, g)))
+        x = as_samples(layer, arguments[0].detach())
+        z.register_hook(lambda g: self._seen.__setitem__(layer, (x, as_samples(layer, g))))
 
 
 def samples(z: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from verify.training.checkpoint import (
 )
 from verify.training.config import DTYPES, TrialConfig
 from verify.training.data import Dataset, load
+from verify.training.models import demand_fit
 from verify.training.store import Claim, LeaseLost, Store
 from verify.training.teams import team_of
 from verify.training.together import TeamRun
@@ -130,7 +131,7 @@ def _run(store: Store, job: Job, claim: Claim) -> Run:
     """Return what was claimed before its first step; give it back where the data is not what it was made for."""
     configs = [config for _, config in claim.trials]
     try:
-        data = dataset(job.data, claim.config.split_seed, claim.config.dtype)
+        data = data_of(claim.config, job.data)
         team = team_of(configs, data.digest)
         if (team.id, team.trials) != (claim.id, claim.trials):
             raise UsageError(
@@ -146,14 +147,21 @@ def _run(store: Store, job: Job, claim: Claim) -> Run:
 
 
 @lru_cache(maxsize=1)
-def dataset(source: str, split_seed: int, dtype: str) -> Dataset:
+def dataset(source: str, split_seed: int, dtype: str, context: int = 0) -> Dataset:
     """Return the data of a source in a type, loaded once."""
-    return load(source, split_seed, DTYPES[dtype])
+    return load(source, split_seed, DTYPES[dtype], context)
+
+
+def data_of(config: TrialConfig, source: str) -> Dataset:
+    """Return what a trial trains on, from a source; UsageError for data that its model cannot read."""
+    data = dataset(source, config.split_seed, config.dtype, config.context if config.model == "transformer" else 0)
+    demand_fit(config, data.kind)
+    return data
 
 
 def with_data(config: TrialConfig, source: str) -> tuple[TrialConfig, Dataset]:
     """Return the settings with the data named, and the data of a source."""
-    data = dataset(source, config.split_seed, config.dtype)
+    data = data_of(config, source)
     return replace(config, data=data.name), data
 
 

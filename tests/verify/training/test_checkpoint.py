@@ -10,7 +10,7 @@ import torch
 from verify.training import checkpoint
 from verify.training.checkpoint import DamagedCheckpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from verify.training.config import METHODS, UPDATES, TrialConfig
-from verify.training.data import Split, digits
+from verify.training.data import Split, digits, load
 from verify.training.trial import TrialRun
 
 CONFIG = TrialConfig(method="none", learning_rate=0.1, width=8, depth=1, epochs=2, evaluate_every=7, probe_every=10)
@@ -52,17 +52,25 @@ def test_going_on_gives_the_same_bits(method, update, dtype, data, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "method", "update"),
-    [("cnn", "batch-norm", "momentum"), ("cnn", "patch-norm", "adam"), ("cnn", "patch-norm-like", "foof")],
+    [
+        ("cnn", "batch-norm", "momentum"),
+        ("cnn", "patch-norm", "adam"),
+        ("cnn", "patch-norm-like", "foof"),
+        ("transformer", "affine-like", "nlms"),
+        ("transformer", "qk-norm", "adam"),
+        ("transformer", "norm-like", "momentum"),
+    ],
 )
 def test_other_networks_go_on_with_the_same_bits(model, method, update, data, tmp_path):
     settings = {"width": 3, "depth": 2, "epochs": None, "steps": 6, "evaluate_every": 4, "probe_every": 2}
-    config = replace(CONFIG, model=model, method=method, update=update, evaluation_samples=40, **settings)
+    config = replace(CONFIG, model=model, method=method, update=update, evaluation_samples=40, context=8, **settings)
+    data = load("declaration", 0, context=8) if model == "transformer" else data
     stopped, resumed = TrialRun(config, data), TrialRun(config, data)
     for _ in range(3):
         stopped.advance()
     save_checkpoint(stopped, tmp_path / "trial.safetensors")
     load_checkpoint(resumed, tmp_path / "trial.safetensors")
-    assert resumed.step == 3 and len(resumed.own_steps) == 6
+    assert resumed.step == 3 and len(resumed.own_steps) == 2 * len(resumed.model.measured_layers())
     assert finished(resumed) == finished(TrialRun(config, data))
 
 

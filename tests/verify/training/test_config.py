@@ -7,6 +7,7 @@ import torch
 
 from derive.errors import UsageError
 from verify.training.config import TrialConfig, generator
+from verify.training.identity import trial_id
 
 CONFIG = TrialConfig(method="none", learning_rate=0.1)
 
@@ -16,6 +17,13 @@ def test_digest_names_the_settings():
     changes = [{"seed": 1}, {"width": 8}, {"learning_rate": 0.2}, {"method": "layer-norm"}, {"probe_every": 5}]
     digests = {replace(CONFIG, **change).digest for change in changes}
     assert len(digests | {CONFIG.digest}) == len(changes) + 1
+
+
+def test_a_setting_of_another_model_decides_nothing():
+    assert CONFIG.digest == replace(CONFIG, context=7).digest
+    text = replace(CONFIG, model="transformer")
+    assert text.digest != replace(text, context=7).digest
+    assert trial_id(CONFIG, "") == trial_id(replace(CONFIG, context=7), "")
 
 
 def test_generator_depends_on_its_whole_key():
