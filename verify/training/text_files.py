@@ -38,7 +38,10 @@ def load_text(path: Path, context: int) -> Dataset:
 
 def _dataset(name: str, path: Path, context: int) -> Dataset:
     if context < 1:
-        raise UsageError(f"{path} is a text; train model = 'transformer' on it, or give data for another model")
+        raise UsageError(
+            f"{path} is a file; images come from a folder, name the folder that holds it; a text is for "
+            "model = 'transformer'"
+        )
     ids, characters = _ids(path, _read(path))
     ends = [round(TRAIN_SHARE * len(ids)), round((TRAIN_SHARE + VALIDATION_SHARE) * len(ids))]
     parts = np.split(ids, ends)

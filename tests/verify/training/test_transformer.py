@@ -158,5 +158,5 @@ def test_data_must_fit_the_model():
         build_for(CONFIG, digits(0))
     with pytest.raises(UsageError, match="model = 'cnn' reads images, and this data is text"):
         build_for(replace(CONFIG, model="cnn"), load("declaration", 0, context=6))
-    with pytest.raises(UsageError, match=r"is a text; train model = 'transformer' on it"):
+    with pytest.raises(UsageError, match=r"is a file; images come from a folder.* a text is for model = 'transformer'"):
         load("declaration", 0)
