@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._rows import read_once, safe_squares, scaled_length, squared_length
+from ._rows import read_once, row_blocks, safe_squares, scaled_length, squared_length
 
 Length = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -77,6 +77,13 @@ def gradients(
     return dx, dW, db
 
 
+def gradient_rows(u: Tensor, gW: Tensor, f: Tensor, gb: Tensor, kappa: float) -> Tensor:
+    """Return the gradient by ``x`` of some rows, in the tensor of ``gW``, the product that it starts from."""
+    c = (u * gW).sum(-1, keepdim=True).addcmul_(f, gb).mul_(f / kappa)
+    dx = gW.mul_(f).addcmul_(c, u, value=-1)  # affine-like/backward-dx
+    return dx
+
+
 class AffineLikeReverse(torch.autograd.Function):
     """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; gives the output (B, m) and the row scale (B, 1).
 
@@ -90,9 +97,10 @@ class AffineLikeReverse(torch.autograd.Function):
         """Return the output and the row scale."""
         if x.dtype.itemsize < 4:
             return portable(x, W, b, kappa)
-        E = safe_squares(x)
+        xW = F.linear(x, W, b)
+        E = safe_squares(x)  # after the product, which has brought x into a cache
         f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
-        z = F.linear(x, W, b).mul_(f)  # affine-like/forward
+        z = xW.mul_(f)  # affine-like/forward
         return z, f
 
     @staticmethod
@@ -114,15 +122,19 @@ class AffineLikeReverse(torch.autograd.Function):
             return (*gradients(g, x, W, b, f, kappa, wanted), None)
         dx = dW = db = None
         u = f * x
-        if wanted[0]:
-            gW = g @ W
-            gb = (g @ b).unsqueeze(-1)
-            c = (u * gW).sum(-1, keepdim=True).addcmul_(f, gb).mul_(f / kappa)
-            dx = gW.mul_(f).addcmul_(c, u, value=-1)  # affine-like/backward-dx
         if wanted[1]:
             dW = g.t() @ u  # affine-like/backward-dW
         if wanted[2]:
             db = f.squeeze(-1) @ g  # affine-like/backward-db
+        if wanted[0]:
+            gb = (g @ b).unsqueeze(-1)
+            blocks = row_blocks(x)
+            if blocks:
+                dx = torch.mm(g, W, out=u)  # read no more: each block scales its rows again
+                for rows in blocks:
+                    gradient_rows(f[rows] * x[rows], dx[rows], f[rows], gb[rows], kappa)
+            else:
+                dx = gradient_rows(u, g @ W, f, gb, kappa)
         return dx, dW, db, None
 
     @staticmethod

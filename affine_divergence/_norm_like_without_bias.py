@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._rows import read_once, safe_squares, scaled_length, squared_length
+from ._rows import read_once, row_blocks, safe_squares, scaled_length, squared_length
 
 Length = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -74,6 +74,13 @@ def gradients(
     return dx, dW
 
 
+def gradient_rows(u: Tensor, gW: Tensor, f: Tensor, kappa: float) -> Tensor:
+    """Return the gradient by ``x`` of some rows, in the tensor of ``gW``, the product that it starts from."""
+    c = (u * gW).sum(-1, keepdim=True).mul_(f / kappa)
+    dx = gW.mul_(f).addcmul_(c, u, value=-1)  # linear/norm-like/backward-dx
+    return dx
+
+
 class NormLikeWithoutBiasReverse(torch.autograd.Function):
     """The map of ``x`` (B, n), ``W`` (m, n) and kappa; gives the output (B, m) and the row scale (B, 1).
 
@@ -87,9 +94,10 @@ class NormLikeWithoutBiasReverse(torch.autograd.Function):
         """Return the output and the row scale."""
         if x.dtype.itemsize < 4:
             return portable(x, W, kappa)
-        E = safe_squares(x)
+        xW = F.linear(x, W)
+        E = safe_squares(x)  # after the product, which has brought x into a cache
         f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
-        z = F.linear(x, W).mul_(f)  # linear/norm-like/forward
+        z = xW.mul_(f)  # linear/norm-like/forward
         return z, f
 
     @staticmethod
@@ -111,12 +119,16 @@ class NormLikeWithoutBiasReverse(torch.autograd.Function):
             return (*gradients(g, x, W, f, kappa, wanted), None)
         dx = dW = None
         u = f * x
-        if wanted[0]:
-            gW = g @ W
-            c = (u * gW).sum(-1, keepdim=True).mul_(f / kappa)
-            dx = gW.mul_(f).addcmul_(c, u, value=-1)  # linear/norm-like/backward-dx
         if wanted[1]:
             dW = g.t() @ u  # linear/norm-like/backward-dW
+        if wanted[0]:
+            blocks = row_blocks(x)
+            if blocks:
+                dx = torch.mm(g, W, out=u)  # read no more: each block scales its rows again
+                for rows in blocks:
+                    gradient_rows(f[rows] * x[rows], dx[rows], f[rows], kappa)
+            else:
+                dx = gradient_rows(u, g @ W, f, kappa)
         return dx, dW, None
 
     @staticmethod

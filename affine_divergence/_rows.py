@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+_BLOCK = 2**18  # numbers, 1 MiB of float32
+
 
 def squared_length(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return columns (B, 1) ``peak`` and ``q`` of at least float32 with ``|x|^2 = peak^2 q`` for each row of ``x`` (B, n).
@@ -27,7 +29,7 @@ def safe_squares(x: Tensor) -> Tensor | None:
     On the CPU, where looking at a value costs nothing, lengths that are safe to square are taken as they are; they are
     above zero. Not for graphs, and None while a compiler reads.
     """
-    if not (x.is_cpu and x.numel() and type(x) in (Tensor, torch.nn.Parameter)) or torch.compiler.is_compiling():
+    if not (_is_visible(x) and x.numel()):
         return None
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
     low, high = torch.aminmax(length)
@@ -59,6 +61,11 @@ def _peak(x: Tensor) -> Tensor:
     return total.clamp_min(torch.finfo(total.dtype).tiny ** 0.5)
 
 
+def _is_visible(x: Tensor) -> bool:
+    """Return whether this is a plain tensor of the CPU, at which a program may look."""
+    return x.is_cpu and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+
+
 def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
@@ -71,10 +78,30 @@ def as_rows(x: Tensor) -> Tensor:
 
 
 def apply(eager: type[Function], traced: type[Function], *arguments: Tensor | float | None) -> Tensor:
-    """Return the first result, the map's output, of a generated function; ``traced`` is the form that compilers read."""
-    chosen = traced if torch.compiler.is_compiling() else eager
-    output: Tensor = chosen.apply(*arguments)[0]  # type: ignore[no-untyped-call]
+    """Return the first result, the map's output, of a generated function; ``traced`` is the form that compilers read.
+
+    Outside the transforms of ``torch.func`` the function goes straight to autograd: ``Function.apply`` first looks for
+    defaults among the arguments, and there are none.
+    """
+    output: Tensor
+    if torch.compiler.is_compiling():
+        output = traced.apply(*arguments)[0]  # type: ignore[no-untyped-call]
+    elif torch._C._are_functorch_transforms_active():
+        output = eager.apply(*arguments)[0]  # type: ignore[no-untyped-call]
+    else:
+        output = super(Function, eager).apply(*arguments)[0]
     return output
+
+
+def row_blocks(x: Tensor) -> list[slice]:
+    """Return slices that together are all rows of ``x`` (B, n), none where the rows are best taken all at once.
+
+    What is computed of the rows of one slice stays in the cache of a core.
+    """
+    if not _is_visible(x) or x.numel() < 2 * _BLOCK:
+        return []
+    step = max(1, _BLOCK // x.shape[1])
+    return [slice(first, first + step) for first in range(0, x.shape[0], step)]
 
 
 def as_given(z: Tensor, x: Tensor) -> Tensor:

@@ -78,3 +78,35 @@ def test_torch_finds_the_signature_of_a_map_instead_of_making_it(function):
     assert inspect.signature(function.forward) is inspect.signature(function.forward)
     names = [*inspect.signature(function.forward).parameters]
     assert names == [*function.forward.__code__.co_varnames[: function.forward.__code__.co_argcount]]
+
+
+def gradients_of(module: ModuleType, dtype: torch.dtype) -> list[torch.Tensor]:
+    torch.manual_seed(4)
+    inputs = [torch.randn(*axes, dtype=dtype, requires_grad=True) for axes in ((37, 6), (5, 6), (5,))]
+    inputs = inputs[:2] if module is _norm_like_without_bias else inputs
+    z = CLASSES[module].apply(*inputs, 3.0)[0]
+    return list(torch.autograd.grad(z, inputs, torch.randn_like(z)))
+
+
+@maps
+@types
+@pytest.mark.parametrize("block", [1, 6, 60, 110])
+def test_gradients_taken_by_blocks_of_rows_are_those_of_all_rows_at_once(module, dtype, block, monkeypatch):
+    """Blocks of one row too, though it holds more numbers than a block, and a last one that is shorter."""
+    whole = gradients_of(module, dtype)
+    monkeypatch.setattr(_rows, "_BLOCK", block)
+    calls = []
+    rows = module.gradient_rows
+    monkeypatch.setattr(module, "gradient_rows", lambda *given: (calls.append(len(given[0])), rows(*given))[1])
+    for by_blocks, expected in zip(gradients_of(module, dtype), whole, strict=True):
+        torch.testing.assert_close(by_blocks, expected)
+    assert sum(calls) == 37 and max(calls) == max(1, block // 6)
+    monkeypatch.setattr(module, "gradient_rows", lambda *given: rows(given[0].flip(0), *given[1:]))
+    wrong = gradients_of(module, dtype)[0]
+    assert block < 12 or not torch.allclose(wrong, whole[0])
+
+
+def test_rows_are_taken_all_at_once_where_they_are_few_or_cannot_be_looked_at():
+    many = torch.empty(_rows._BLOCK // 64, 128)
+    assert len(_rows.row_blocks(many)) == 2
+    assert [_rows.row_blocks(x) for x in (many[1:], many.to("meta"), many[:0])] == [[], [], []]

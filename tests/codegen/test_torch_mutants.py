@@ -21,7 +21,7 @@ DAMAGE = {  # file, text, other text
     "one dropped under the root": (ROWS, "E.add_(1).rsqrt_()", "E.rsqrt_()"),
     "one dropped under the root, in a graph": (ROWS, "torch.sqrt(q + 1 / peak**2)", "torch.sqrt(q)"),
     "kappa without its root": (ROWS, "mul_(math.sqrt(kappa))", "mul_(kappa)"),
-    "scale squared": (ROWS, "F.linear(x, W, b).mul_(f)", "F.linear(x, W, b).mul_(f**2)"),
+    "scale squared": (ROWS, "xW.mul_(f)", "xW.mul_(f**2)"),
     "bias outside the scale": (ROWS, "(uW + f * b)", "(uW + b)"),
     "row term not divided by kappa": (ROWS, "mul_(f / kappa)", "mul_(f)"),
     "bias left out of the row term": (ROWS, ".addcmul_(f, gb)", ""),

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from codegen.plan import Plan
-from codegen.program import Program
-from codegen.targets.torch.printer import Line, Style, TorchPrinter
+from codegen.program import Program, name_of
+from codegen.targets.torch.printer import Style, TorchPrinter, printed
+from codegen.targets.torch.row_gradients import in_place_context
 from codegen.targets.torch.words import branch, equations, forward_equation, listed
 
 
@@ -19,12 +20,12 @@ def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
     in_place = Style(in_place=True, wide=frozenset({scale}))
     lines = {
         "scale_lines": _lines(plan.scale, Style()),
-        "plain_scale_lines": _printed(TorchPrinter(plan.plain_scale, in_place).lines({scale})),
-        "forward_lines": _lines(plan.forward, in_place),
+        "plain_scale_lines": printed(TorchPrinter(plan.plain_scale, in_place).lines({scale})),
+        **_forward_lines(plan, in_place),
         "forward_scaled_lines": _lines(plan.forward_scaled, portable),
         "tangent_lines": _lines(plan.tangent, portable),
     }
-    blocks = {"portable": _blocks(backward, portable), "in_place": _blocks(backward, in_place)}
+    blocks = {"portable": _blocks(backward, portable), "in_place": in_place_context(plan.backward, in_place)}
     return {
         **heading_context(plan, with_bias),
         "scale_formula": next(e for e in equations(plan) if e.startswith(f"{scale}[")),
@@ -90,11 +91,19 @@ def _shape(plan: Plan, name: str) -> str:
 
 
 def _lines(program: Program, style: Style) -> list[str]:
-    return _printed(TorchPrinter(program, style).lines())
+    return printed(TorchPrinter(program, style).lines())
 
 
-def _printed(lines: Sequence[Line]) -> list[str]:
-    return [text for line in lines for text in line.printed()]
+def _forward_lines(plan: Plan, style: Style) -> dict[str, list[str]]:
+    """Return the lines of the output, those first that do without the scale."""
+    program, scale = plan.forward, plan.scale_name
+    scaled = {scale}
+    for instruction in program.instructions:
+        if any(name_of(e) in scaled for e in instruction.reads):
+            scaled.add(instruction.target.name)
+    printer = TorchPrinter(program, style)
+    before = {i.target.name for i in program.instructions} - scaled
+    return {"product_lines": printed(printer.lines(before)), "forward_lines": printed(printer.lines(scaled))}
 
 
 def _blocks(program: Program, style: Style) -> dict[str, Any]:
@@ -102,7 +111,7 @@ def _blocks(program: Program, style: Style) -> dict[str, Any]:
     needs = {o: {i.target.name for i in program.needed_for([o])} for o in program.outputs}
     shared = {n for o, names in needs.items() for n in names if any(n in needs[p] for p in needs if p != o)}
     printer = TorchPrinter(program, style)
-    common = _printed(printer.lines(shared))
+    common = printed(printer.lines(shared))
     own = [printer.lines(needs[o] - shared) for o in program.outputs]
-    blocks = [{"position": k, "lines": _printed(lines)} for k, lines in enumerate(own)]
+    blocks = [{"position": k, "lines": printed(lines)} for k, lines in enumerate(own)]
     return {"shared": common, "blocks": blocks}

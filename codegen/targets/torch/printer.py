@@ -50,6 +50,11 @@ class Style:
     wide: frozenset[str] = frozenset()
 
 
+def printed(lines: Iterable[Line]) -> list[str]:
+    """Return the lines of Python, comments included."""
+    return [text for line in lines for text in line.printed()]
+
+
 class TorchPrinter:
     """Prints the instructions of one program in one style."""
 
