@@ -44,7 +44,7 @@ H3 = Question(
 H6 = Question(
     "H6",
     "cnn",
-    ("patch-norm", "patch-norm-like"),
+    ("patch-norm", "patch-norm-like", "patch-norm-centred"),
     ACCURACY,
     -PAR,
     "In convolutional networks, {} is on par with {}.",
