@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verify.claims.command import claims
 from verify.training.cli import app as experiment_app
 from verify.training.report_command import report
 
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("diagnose")(diagnose)
     app.add_typer(experiment_app, name="experiment")
     app.command("report")(report)
+    app.command("claims")(claims)
 
 
 def run(

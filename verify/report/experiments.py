@@ -19,6 +19,7 @@ from verify.report.plots import Picture
 from verify.report.svg import inline, style
 from verify.training.export import COLUMNS
 from verify.training.rates import Trial
+from verify.training.sources import Source
 
 _SIZE = (4.6, 3.0)
 
@@ -35,14 +36,14 @@ class Section:
     methods: Sequence[str]
 
 
-def render(experiments: Mapping[str, tuple[str, Sequence[Trial]]], findings: Mapping[str, Sequence[Finding]]) -> str:
+def render(sources: Sequence[Source], findings: Mapping[str, Sequence[Finding]]) -> str:
     """Return the page of experiments; it needs nothing outside itself.
 
     Args:
-        experiments: the text of each experiment's file and its trials (lines of its table), by name.
-        findings: what ``judge`` says of the trials, by name.
+        sources: the experiments.
+        findings: what ``judge`` says of each one's trials, by its name.
     """
-    sections = [_section(name, text, trials, findings[name]) for name, (text, trials) in experiments.items()]
+    sections = [_section(s.name, s.text, s.trials, findings[s.name]) for s in sources]
     template = environment().get_template("experiments.html.jinja")
     return template.render(sections=sections, columns=COLUMNS, pens=list(PENS.values()))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from verify.claims.command import Stores, Tables
 from verify.training.cli import STORE, Json
 
 if TYPE_CHECKING:
@@ -16,35 +17,30 @@ if TYPE_CHECKING:
 
 
 def report(
-    store: Annotated[Path, typer.Option("--store", help="The folder (or .sqlite file) that holds the trials.")] = STORE,
+    table: Tables = None,
+    store: Stores = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes.")] = Path(
         "report.html"
     ),
     json: Json = False,
 ) -> None:
-    """Judge each hypothesis by the trials of a store and write the result as one page.
+    """Judge each hypothesis by the trials of stores, or of exported tables, and write the result as one page.
 
     Supported, contradicted or inconclusive, with effect, 95 % interval and the trials that it rests on. A store whose
-    sweeps still run is judged by what is done.
+    sweeps still run is judged by what is done. Without --table and --store, the store of `affdiv experiment` is read.
     """
-    from derive.errors import UsageError
     from derive.export.files import write_text
     from verify.files import check_folder, make_folder
     from verify.hypotheses import judge
     from verify.report.experiments import render
     from verify.run.table import print_json
-    from verify.training.export import table
-    from verify.training.store import Store
+    from verify.training.sources import load_sources
 
     check_folder(output.parent, (output.name,), "--output")
-    with Store(store) as opened:
-        opened.check()
-        found = {name: (text, table(opened.rows(name))) for name, (text, _) in opened.experiments().items()}
-    if not found:
-        raise UsageError(f"store {str(store)!r} is empty; run an experiment first: affdiv experiment run smoke")
+    sources = load_sources(table or (), store or (() if table else (STORE,)))
     make_folder(output.parent, "--output")
-    findings = {name: judge(trials) for name, (_, trials) in found.items()}
-    write_text(output, render(found, findings))
+    findings = {source.name: judge(source.trials) for source in sources}
+    write_text(output, render(sources, findings))
     if json:
         print_json({"schema": "affdiv.report/1", "output": str(output), "experiments": _plain(findings)})
         return

@@ -119,3 +119,4 @@ def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 _ARROW_NAMES = {str: "string", int: "int64", float: "double"}
 _READERS = {".csv": _read_csv, ".parquet": _read_parquet}
+READABLE = tuple(_READERS)

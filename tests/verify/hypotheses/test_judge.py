@@ -3,6 +3,7 @@
 import json
 import re
 import xml.dom.minidom
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from verify.hypotheses import judge
 from verify.report.experiments import render
 from verify.statistics import Verdict
 from verify.training.export import line
+from verify.training.sources import Source
 
 
 def of(name, rows):
@@ -77,7 +79,7 @@ def test_what_was_not_tried_is_inconclusive_and_says_why():
 
 def test_every_number_of_the_page_leads_to_its_trials():
     rows = better(batch_size=(16, 32))
-    page = render({"made-up": ("seeds = [0]", rows)}, {"made-up": judge(rows)})
+    page = render([Source("made-up", Path("made-up.csv"), rows, "seeds = [0]")], {"made-up": judge(rows)})
     xml.dom.minidom.parseString(page.split("<main", 1)[1].join(("<main", "")).split("</main>")[0] + "</main>")
     links = set(re.findall(r'href="#(t-[^"]+)"', page))
     assert links

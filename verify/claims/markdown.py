@@ -1,0 +1,86 @@
+"""The ledger as a page of Markdown: a table of claims, then for each claim its equations and findings, with files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from verify.claims.ledger import Entry, Evidence
+from verify.hypotheses import Finding
+from verify.report.numbers import number
+
+_HEAD = """\
+# Claims ledger
+
+What is known of each claim of the paper, and where it can be seen. Written by
+
+    affdiv claims --table paper_notes/results -o paper_notes/claims.md
+
+from the derivations, which are made and checked anew each time, and from the tables of training runs in
+[results](results); not by hand. The tables alone are enough to judge again. How a verdict comes about:
+
+* **proved**: every step of the derivations that the equations belong to is proved, and what is read off them is what
+  the claim says. `affdiv derive LAYER --check` and `affdiv solve LAYER` repeat them, most stand in
+  [derivation.md](derivation.md), and the layer `residual` is declared in [proofs.py](../verify/claims/proofs.py).
+* **supported**, **contradicted**, **inconclusive**: by the criterion beside each finding, which was written before the
+  run. **mixed** or **in part**: the findings of one claim do not agree, or not all of them decide.
+* **not yet tested**: no table holds trials that ask this.
+
+The body of the paper was not available here: the claims are told from its abstract and its author's posts, in our
+words ([reconstruction.md](reconstruction.md)). Every number is ours.
+"""
+
+
+def markdown(entries: Sequence[Entry], folder: Path) -> str:
+    """Return the page; ``folder`` is where it stands, which links to tables start from."""
+    parts = [_HEAD, _table(entries), *(_section(entry, folder) for entry in entries)]
+    return "\n".join(parts)
+
+
+def _table(entries: Iterable[Entry]) -> str:
+    lines = ["| id | claim | derived | tested |", "|---|---|---|---|"]
+    for entry in entries:
+        claim = entry.claim
+        lines.append(
+            f"| [{claim.id}](#{claim.id.lower()}) | {claim.says} | {entry.derived or '–'} | {entry.tested or '–'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _section(entry: Entry, folder: Path) -> str:
+    verdicts = [f"{entry.derived} by derivation"] if entry.derived else []
+    verdicts += [f"{entry.tested}" + (" by training" if entry.evidence else "")] if entry.tested else []
+    lines = [f"## {entry.claim.id}", "", f"{entry.claim.says} **{'; '.join(verdicts)}.**", ""]
+    lines += [f"* `{p.equation}`{'' if p.holds else ' (**not proved**)'}: {p.says}" for p in entry.proofs]
+    lines += [""] if entry.proofs else []
+    if entry.evidence:
+        lines += _findings(entry.evidence, folder)
+    return "\n".join(lines)
+
+
+def _findings(evidence: Sequence[Evidence], folder: Path) -> list[str]:
+    lines = [
+        "| | finding | verdict | effect | 95 % interval | n | limits | table |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in evidence:
+        cells = (one.finding.hypothesis, *_cells(one.finding), _link(one.place, folder))
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    criteria = dict.fromkeys((e.finding.hypothesis, e.finding.criterion) for e in evidence)
+    return [*lines, "", *(f"Criterion ({name}): {text}" + "\n" for name, text in criteria)]
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    verdict = f"{finding.verdict.value}" if finding.detail else f"**{finding.verdict.value}**"
+    effect = finding.effect
+    if effect is None:
+        return finding.statement, verdict, "–", "–", f"{len(finding.trials)} trials", finding.reason
+    interval = f"{number(effect.low)} to {number(effect.high)}"
+    shown = f"{number(effect.estimate)} {finding.measure}"
+    return finding.statement, verdict, shown, interval, f"{effect.n} seeds", finding.reason
+
+
+def _link(place: Path, folder: Path) -> str:
+    target = Path(os.path.relpath(place, folder)).as_posix()
+    return f"[{place.name}]({target})"

@@ -1,0 +1,67 @@
+"""Where trials that are to be judged come from: stores, or tables that were exported from stores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from derive.errors import UsageError
+from verify.training.export import table
+from verify.training.rates import Trial
+from verify.training.store import Store
+from verify.training.tables import READABLE, read_table
+
+
+@dataclass(frozen=True)
+class Source:
+    """The trials of one experiment.
+
+    ``name`` tells it from others on a page, ``place`` is the file that it was read from, ``text`` the experiment as it
+    was asked for. ``courses`` are the stored results by trial, with what was measured along the way; tables have none.
+    """
+
+    name: str
+    place: Path
+    trials: Sequence[Trial]
+    text: str = ""
+    courses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def load_sources(tables: Iterable[Path], stores: Iterable[Path]) -> list[Source]:
+    """Return the experiments of tables (files, or folders of them) and of stores, each under a name of its own.
+
+    Raises:
+        UsageError: a table or store that cannot be read, or a store without experiments.
+    """
+    found = [Source(path.stem, path, read_table(path)) for given in tables for path in _files(given)]
+    found += [source for path in stores for source in _of_store(path)]
+    seen: Counter[str] = Counter()
+    named = []
+    for source in found:
+        seen[source.name] += 1
+        number = seen[source.name]
+        named.append(source if number == 1 else replace(source, name=f"{source.name}-{number}"))
+    return named
+
+
+def _files(given: Path) -> list[Path]:
+    """Return a table, or the tables of a folder in the order of their names."""
+    if not given.is_dir():
+        return [given]
+    return sorted(path for path in given.iterdir() if path.suffix in READABLE)
+
+
+def _of_store(path: Path) -> list[Source]:
+    with Store(path) as opened:
+        opened.check()
+        found = []
+        for name, (text, _) in opened.experiments().items():
+            rows = opened.rows(name)
+            courses = {row.id: row.result for row in rows if row.result is not None}
+            found.append(Source(name, opened.database, table(rows), text, courses))
+    if not found:
+        raise UsageError(f"store {str(path)!r} is empty; run an experiment first: affdiv experiment run smoke")
+    return found
