@@ -7,9 +7,9 @@ import pytest
 from derive.errors import UsageError
 from verify.training.cli import BUNDLED
 from verify.training.config import METHODS_OF, TrialConfig
-from verify.training.data import digits
 from verify.training.experiment import LARGEST_FILE, SCALES, load_experiment, scale_of
 from verify.training.trial import run_trial
+from verify.training.worker import with_data
 
 WHOLE = """
 data = "digits"
@@ -213,7 +213,9 @@ def test_bundled_experiments_say_what_they_ask_and_cost(path, scale):
 @pytest.mark.parametrize(("path", "scale"), BOTH)
 def test_a_trial_of_each_bundled_experiment_runs(path, scale):
     trial = load_experiment(path, scale=scale).trials[-1]
-    result = run_trial(replace(trial, epochs=None, steps=1), digits(0, trial.torch_dtype))
+    source = "declaration" if trial.model == "transformer" else "digits"
+    named, data = with_data(replace(trial, epochs=None, steps=1, evaluation_samples=4), source)
+    result = run_trial(named, data)
     assert result.points[-1].step == 1
 
 
