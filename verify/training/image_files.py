@@ -1,9 +1,10 @@
-"""Images from a folder: the CIFAR-10 or CIFAR-100 binary release, or Parquet in the Hugging Face layout.
+"""Images from a folder: the CIFAR-10 or CIFAR-100 binary release, Parquet in the Hugging Face layout, or image files.
 
     CIFAR binary   data_batch_*.bin and test_batch.bin, or train.bin and test.bin; one byte a class (two in CIFAR-100,
                    of which the second counts), then 3 x 32 x 32 bytes
     Parquet        train*.parquet and test*.parquet with a column img or image of {bytes: JPEG or PNG} and a column
                    label or fine_label of whole numbers
+    image files    a sub-folder for each class, see ``image_folder``
 
 A tenth of the training images, drawn by the split's seed, is the validation part. Every channel is centred and scaled
 by its mean and deviation over what is left to train on. Not supported: images of different sizes, pickled releases.
@@ -12,8 +13,6 @@ by its mean and deviation over what is left to train on. Not supported: images o
 from __future__ import annotations
 
 import hashlib
-import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,13 @@ import torch
 
 from derive.errors import UsageError
 from verify.training.dataset import Dataset, Split
+from verify.training.image_folder import is_image_folder, read_image_folder
+from verify.training.pixels import Images, decoded, demand_room, joined
 
 VALIDATION_SHARE = 0.1
-_LARGEST_SIDE = 512
 _CIFAR = 3 * 32 * 32
+_CIFAR_LABELS = {1: (10,), 2: (20, 100)}  # how many classes each byte in front of an image tells apart
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("img", "image"), ("label", "fine_label")
-
-
-@dataclass(frozen=True)
-class Images:
-    """Pixels of shape (images, channels, height * width) in 0 ... 255, classes of shape (images,), height and width."""
-
-    pixels: np.ndarray
-    classes: np.ndarray
-    size: tuple[int, int]
 
 
 def load_images(folder: Path, seed: int, dtype: torch.dtype) -> Dataset:
@@ -44,15 +36,14 @@ def load_images(folder: Path, seed: int, dtype: torch.dtype) -> Dataset:
     Raises:
         UsageError: a folder of no known layout, or files that are damaged; the text names the file and the mend.
     """
-    name, learn, test = _read(folder)
+    name, learn, test = _read(folder, seed)
     if (learn.pixels.shape[1], learn.size) != (test.pixels.shape[1], test.size):
         raise UsageError(f"{folder}: training and test images differ in shape; give a folder of one data set")
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(learn.classes))
     held = max(1, round(VALIDATION_SHARE * len(order)))
     if len(order) < 2 or len(test.classes) == 0:
         raise UsageError(f"{folder}: {len(order)} training and {len(test.classes)} test images are too few to train on")
-    train = Images(learn.pixels[order[held:]], learn.classes[order[held:]], learn.size)
-    validation = Images(learn.pixels[order[:held]], learn.classes[order[:held]], learn.size)
+    train, validation = learn.of(order[held:]), learn.of(order[:held])
     parts = (train, validation, test)
     mean, deviation = _statistics(train.pixels)
     first, second, third = (_split(part, mean, deviation, dtype) for part in parts)
@@ -60,7 +51,7 @@ def load_images(folder: Path, seed: int, dtype: torch.dtype) -> Dataset:
     return Dataset(name, classes, first, second, third, _digest(parts), (learn.pixels.shape[1], *learn.size))
 
 
-def _read(folder: Path) -> tuple[str, Images, Images]:
+def _read(folder: Path, seed: int) -> tuple[str, Images, Images]:
     """Return the data set's name, its training images and its test images."""
     for name, learn, test, labels in (
         ("cifar10", "data_batch_*.bin", "test_batch.bin", 1),
@@ -70,9 +61,12 @@ def _read(folder: Path) -> tuple[str, Images, Images]:
             return name, _cifar(folder, learn, labels), _cifar(folder, test, labels)
     if list(folder.glob("*.parquet")):
         return "parquet-images", _parquet(folder, "train*.parquet"), _parquet(folder, "test*.parquet")
+    if is_image_folder(folder):
+        return "image-folder", *read_image_folder(folder, seed)
     raise UsageError(
         f"{str(folder)!r} holds no data of a known layout; give the folder of a CIFAR binary release (test_batch.bin "
-        "or test.bin) or one with train*.parquet and test*.parquet"
+        "or test.bin), one with train*.parquet and test*.parquet, or one with a sub-folder of PNG or JPEG files for "
+        "each class"
     )
 
 
@@ -90,6 +84,10 @@ def _cifar(folder: Path, pattern: str, labels: int) -> Images:
         if len(content) == 0 or len(content) % (labels + _CIFAR):
             raise UsageError(f"{path}: {len(content)} bytes are no whole number of images; fetch the file again")
         rows.append(content.reshape(-1, labels + _CIFAR))
+        for byte, classes in enumerate(_CIFAR_LABELS[labels]):
+            largest = int(rows[-1][:, byte].max())
+            if largest >= classes:
+                raise UsageError(f"{path}: class {largest} of {classes}: this is no such release; fetch the file again")
     table = np.concatenate(rows)
     return Images(table[:, labels:].reshape(len(table), 3, -1), table[:, labels - 1].astype(np.int64), (32, 32))
 
@@ -110,14 +108,13 @@ def _parquet(folder: Path, pattern: str) -> Images:
         labels = _column(path, table, _LABEL_COLUMNS).to_pylist()
         if not all(isinstance(label, int) and label >= 0 for label in labels):
             raise UsageError(f"{path}: the labels are not all whole numbers from 0; give a file of classified images")
-        pixels += [_decoded(path, number, image) for number, image in enumerate(images)]
+        for number, image in enumerate(images):
+            content = image.get("bytes") if isinstance(image, dict) else image
+            pixels.append(decoded(f"{path}: image {number}", content))
+            if number == 0:
+                demand_room(path, len(images), pixels[-1])
         classes += labels
-    if not pixels or len({image.shape for image in pixels}) != 1:
-        raise UsageError(
-            f"{str(folder)!r}: the images of {pattern} are none or differ in shape; bring them to one size"
-        )
-    stacked = np.stack(pixels)
-    return Images(stacked.reshape(*stacked.shape[:2], -1), np.array(classes, dtype=np.int64), stacked.shape[2:])
+    return joined(f"{str(folder)!r}: the images of {pattern}", pixels, classes)
 
 
 def _column(path: Path, table: Any, names: tuple[str, ...]) -> Any:
@@ -126,20 +123,6 @@ def _column(path: Path, table: Any, names: tuple[str, ...]) -> Any:
             return table.column(name)
     found = ", ".join(table.column_names)
     raise UsageError(f"{path}: no column {' or '.join(names)} (there are: {found}); rename the one that holds them")
-
-
-def _decoded(path: Path, number: int, image: Any) -> np.ndarray:
-    """Return the pixels of one image, of shape (channels, height, width)."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(image["bytes"]), formats=["JPEG", "PNG"]) as opened:
-            if max(opened.size) > _LARGEST_SIDE:
-                raise ValueError(f"{opened.size[0]} x {opened.size[1]} pixels are too many")
-            values = np.asarray(opened.convert("L" if opened.mode == "L" else "RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, TypeError, KeyError, SyntaxError) as problem:
-        raise UsageError(f"{path}: image {number} cannot be read ({problem}); give JPEG or PNG in bytes") from None
-    return values.reshape(*values.shape[:2], -1).transpose(2, 0, 1)
 
 
 def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -123,6 +123,24 @@ def break_parquet(folder):
     (folder / "train.parquet").write_bytes(b"PAR1 no")
 
 
+def break_the_end(folder):
+    write_parquet(folder / "train.parquet", *pictures(2))
+    content = (folder / "train.parquet").read_bytes()
+    (folder / "train.parquet").write_bytes(content[:-100])
+
+
+def break_the_end_of_an_image(folder):
+    buffer = io.BytesIO()
+    Image.fromarray(pictures(1)[0][0].transpose(1, 2, 0)).save(buffer, "PNG")
+    cells = [{"bytes": buffer.getvalue()}, {"bytes": buffer.getvalue()[:-1000]}]
+    parquet.write_table(pyarrow.table({"img": cells, "label": [0, 1]}), folder / "train.parquet")
+
+
+def break_labels_of_cifar(folder):
+    write_cifar(folder, FILES)
+    (folder / "data_batch_2.bin").write_bytes(bytes([10]) + b"x" * 3072)
+
+
 def break_image(folder):
     parquet.write_table(pyarrow.table({"img": [{"bytes": b"GIF89a"}], "label": [0]}), folder / "train.parquet")
 
@@ -144,6 +162,9 @@ def break_size(folder):
     [
         (break_nothing, "holds no data of a known layout; give the folder of a CIFAR binary release"),
         (break_cifar, "data_batch_2.bin: 3074 bytes are no whole number of images; fetch the file again"),
+        (break_labels_of_cifar, "data_batch_2.bin: class 10 of 10: this is no such release; fetch the file again"),
+        (break_the_end, "train.parquet: no Parquet file that can be read"),
+        (break_the_end_of_an_image, "train.parquet: image 1 cannot be read (image file is truncated"),
         (break_count, "1 training and 2 test images are too few to train on"),
         (break_batches, "holds no data_batch_*.bin; put the missing file beside the others"),
         (break_columns, "train.parquet: no column img or image (there are: picture, label)"),
