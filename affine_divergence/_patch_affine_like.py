@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ._patches import (
     Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, over_samples, rounded, scatter,
-    spread, squares, squares_without_graph, wide,
+    spread, squares, squares_without_graph, tangent_or_zeros, wide,
 )
 from ._rows import read_once
 
@@ -119,13 +119,16 @@ class PatchAffineLikeReverse(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor | None]) -> None:
         """Keep what the derivatives read."""
         x, W, b, ctx.kappa, ctx.geometry, _ = inputs
+        ctx.set_materialize_grads(output[2] is None)  # else zeros would be made for what is kept, at each backward pass
         ctx.mark_non_differentiable(*(kept for kept in output[1:] if kept is not None))
         ctx.save_for_backward(x, W, b, *output[1:])
         ctx.save_for_forward(x, W, b)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
+        if g is None:  # nothing that came after depends on the output
+            return None, None, None, None, None, None
         x, W, b, f, h = ctx.saved_tensors
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
@@ -156,9 +159,12 @@ class PatchAffineLike(PatchAffineLikeReverse):
     """The same with tangents, for forward mode."""
 
     @staticmethod
-    def jvp(ctx: Any, x_t: Tensor, W_t: Tensor, b_t: Tensor, *_: None) -> tuple[Tensor, None, None]:
+    def jvp(
+        ctx: Any, x_t: Tensor | None, W_t: Tensor | None, b_t: Tensor | None, *_: None
+    ) -> tuple[Tensor, None, None]:
         """Return the tangent of the output from those of ``x``, ``W`` and ``b``, and None for the scale and what is kept."""
         x, W, b = ctx.saved_tensors[:3]
+        x_t, W_t, b_t = tangent_or_zeros(x_t, x), tangent_or_zeros(W_t, W), tangent_or_zeros(b_t, b)
         kappa, geometry = ctx.kappa, ctx.geometry
         f = scale(x, kappa, geometry)  # again, so that the tangent can be differentiated too
         top = longest(f)

@@ -292,11 +292,11 @@ class PatchAffineLike(plain.PatchAffineLike):
         return z, f, h
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
         x, W, b, f, h = ctx.saved_tensors
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
-        if torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W, b):
+        if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W, b):
             return plain.PatchAffineLike.backward(ctx, g, *_)
         dx = dW = db = None
         if h is None:

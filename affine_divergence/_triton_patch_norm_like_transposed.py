@@ -211,11 +211,11 @@ class PatchNormLikeTransposed(plain.PatchNormLikeTransposed):
         return z, f, h
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
         x, W, f, h = ctx.saved_tensors
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
-        if torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):
+        if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):
             return plain.PatchNormLikeTransposed.backward(ctx, g, *_)
         dx = dW = db = None
         if h is None:

@@ -204,11 +204,11 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
         return z, f, h
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x`` and ``W``, None where not needed, and None for the settings."""
         x, W, f, h = ctx.saved_tensors
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
-        if torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):
+        if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):
             return plain.PatchNormLikeWithoutBias.backward(ctx, g, *_)
         dx = dW = None
         if h is None:

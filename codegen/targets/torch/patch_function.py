@@ -84,9 +84,18 @@ def _signatures(plan: PatchPlan) -> dict[str, Any]:
         "saved_count": len(saved),
         "none_yet": " = ".join(results),
         "returned": ", ".join(results),
-        "tangent_arguments": ["ctx: Any", *(f"{n}_t: Tensor" for n in inputs), "*_: None"],
+        "nothing": ", ".join(["None"] * (len(results) + len(settings) + 1)),
+        "tangent_arguments": ["ctx: Any", *(f"{n}_t: Tensor | None" for n in inputs), "*_: None"],
+        "tangents_given": _tangents_given(inputs, saved),
         "tangent_output": plan.tangent.outputs[0],
     }
+
+
+def _tangents_given(inputs: Sequence[str], saved: Sequence[str]) -> str:
+    """Return the line that puts zeros for missing tangents; of what is not saved, one number that stands for all."""
+    zero = f"{inputs[0]}.new_zeros(())"
+    given = [f"tangent_or_zeros({name}_t, {name if name in saved else zero})" for name in inputs]
+    return f"{', '.join(f'{name}_t' for name in inputs)} = {', '.join(given)}"
 
 
 def _forward_lines(plan: PatchPlan, source: str) -> dict[str, list[str]]:
