@@ -81,13 +81,15 @@ def mixed(
     """Return ``v`` (N, H or 1, S, m) mixed by the attention of ``q`` (N, H, L, d) to ``k`` (N, H, S, d), and the weights.
 
     Without ``weights`` torch's fused kernels are used, which never store them (None). A token that may see nothing mixes
-    to zero there and to NaN with weights, as in ``torch.nn.MultiheadAttention``.
+    to zero there and to NaN with weights, as in ``torch.nn.MultiheadAttention``. What shortens queries is applied to
+    them, what lengthens scores to the scores, so that neither leaves its type before it must.
     """
     if not weights:
         v = v.expand(-1, q.shape[1], -1, -1)
         z = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal, scale=scale)
         return z, None
-    scores = torch.matmul(q * scale, k.transpose(-2, -1))
+    keys = k.transpose(-2, -1)
+    scores = torch.matmul(q, keys).mul_(scale) if scale > 1 else torch.matmul(q * scale, keys)
     chances = torch.softmax(scores if mask is None else scores + mask, -1)
     chances = F.dropout(chances, dropout)
     return torch.matmul(chances, v), chances

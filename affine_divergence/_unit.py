@@ -33,9 +33,17 @@ def scale(x: Tensor, length: Length = squared_length) -> Tensor:
     return f
 
 
-def portable(x: Tensor, length: Length = squared_length) -> tuple[Tensor, Tensor]:
+def portable(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``u`` (..., d) and ``f`` (..., 1) of ``x`` (..., d), by operations that autograd and ``vmap`` know."""
-    f = scale(x, length)
+    f = scale(x)
+    u = (f * x).to(x.dtype)  # l2-norm/forward
+    return u, f
+
+
+def without_graph(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same, with ``u`` in memory as ``x`` lies, and ``f`` by fewer passes over the memory."""
+    f = scale(x, squared_length_without_graph)
+    f = torch.empty_like(x[..., :1], dtype=f.dtype).copy_(f)  # results are laid out as their operands are
     u = (f * x).to(x.dtype)  # l2-norm/forward
     return u, f
 
@@ -101,7 +109,7 @@ class UnitPairReverse(torch.autograd.Function):
     @read_once
     def forward(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the queries at unit length with their ``f``, and the keys with theirs."""
-        return (*portable(q, squared_length_without_graph), *portable(k, squared_length_without_graph))
+        return (*without_graph(q), *without_graph(k))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:

@@ -195,6 +195,8 @@ class AffineLikeMultiheadAttention(nn.Module):
 
         q, k, v = self._heads(query, key, value)
         if self.qk_norm:
+            if need_weights:  # products of matrices keep copies of what does not lie head by head
+                q, k = q.contiguous(), k.contiguous()
             q, k = at_unit_length(q, k, self.backend)
         more = k.shape[2] - answering
         causal = is_causal and not need_weights and key_padding_mask is None and not more
@@ -221,6 +223,8 @@ class AffineLikeMultiheadAttention(nn.Module):
         q, k, *rest = (as_heads(z, self.num_heads, self.batch_first) for z in projected)
         if rest:
             (v,) = rest
+            if self.qk_norm and self.in_proj_weight is not None and query is key is value and torch.is_grad_enabled():
+                v = v.clone()  # else it would keep the queries and keys beside it, which no gradient reads
         else:
             tokens, _, _ = check_operands("AffineLikeMultiheadAttention", value, *self._value_projection())
             v = F.pad(as_source(tokens, self.batch_first), (0, 1), value=1.0)
@@ -257,9 +261,10 @@ class AffineLikeMultiheadAttention(nn.Module):
 
     def _corrected(self, context: Tensor) -> Tensor:
         """Return the corrected values (N, H, L, d) of mixed tokens (N, H, L, 1 + vdim); what saw no token is zero."""
-        total = context[..., -1:]
+        total = context[..., -1:].to(torch.promote_types(context.dtype, torch.float32))
         nothing = total == 0
-        x = context[..., :-1] / total.masked_fill(nothing, 1.0)
+        share = total.masked_fill(nothing, 1.0).reciprocal()  # wide: its own gradient holds a product of long tokens
+        x = (context[..., :-1] * share).to(context.dtype)
         x, weight, bias = check_operands("AffineLikeMultiheadAttention", x, *self._value_projection())
         assert bias is not None
         heads = (self.num_heads, self.head_dim)
