@@ -33,9 +33,19 @@ class DamagedCheckpoint(Exception):
 
 def save_checkpoint(run: Run, path: Path) -> None:
     """Write the state of a run between two steps, atomically and flushed to the disk."""
+    write_checkpoint(content_of(run), path)
+
+
+def content_of(run: Run) -> bytes:
+    """Return the state of a run between two steps as a checkpoint holds it."""
     tensors = _tensors(run)
     state = json.dumps(_state(run), sort_keys=True, allow_nan=False)
-    content = save(tensors, {"state": state, "digest": _digest(tensors, state)})
+    content: bytes = save(tensors, {"state": state, "digest": _digest(tensors, state)})
+    return content
+
+
+def write_checkpoint(content: bytes, path: Path) -> None:
+    """Write a checkpoint, atomically and flushed to the disk."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 _FAILED, _INTERRUPTED = 1, 130
 STORE = Path("affdiv-store")
 BUNDLED = Path(__file__).parent / "experiments"
-ENGINES = ("local",)
+ENGINES = ("local", "ray")
 FORMATS = ("csv", "parquet")
 DEVICES = ("cpu", "cuda")
 SEEDS = ("auto", "together", "apart")
@@ -48,9 +47,9 @@ def run(
     name: Name,
     store: StorePath = STORE,
     scale: Scale = "cpu",
-    engine: Annotated[str, typer.Option(help="What runs the workers: local.")] = "local",
+    engine: Annotated[str, typer.Option(help="What runs the workers: local, or ray for a cluster.")] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Worker processes; one a core if not given.")
+        int | None, typer.Option(min=1, max=1024, help="Trials at work at once; one a core if not given.")
     ] = None,
     data: Data = None,
     device: Annotated[str, typer.Option(help="Where the trials train: cpu or cuda.")] = "cpu",
@@ -88,7 +87,7 @@ def run(
         try:
             with watching() as watcher:
                 watcher.begin(experiment.name)
-                drive(opened, job, chosen, workers or _cores(), watcher.advance)
+                drive(opened, job, chosen, workers or chosen.capacity(), watcher.advance)
         except KeyboardInterrupt:
             typer.echo(_stopped(summary(opened, experiment.name)), err=True)
             raise typer.Exit(_INTERRUPTED) from None
@@ -147,11 +146,6 @@ def export(
     typer.echo(f"written: {output} ({len(rows)} trials)", err=True)
 
 
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _name(given: str) -> str:
     return Path(given).stem if given.endswith(".toml") else given
 
@@ -191,9 +185,13 @@ def _source(experiment: Experiment, data: str | None) -> str:
 
 
 def _engine(name: str) -> Engine:
+    _one_of("--engine", name, ENGINES)
+    if name == "ray":
+        from verify.training.engines.ray import RayEngine
+
+        return RayEngine()
     from verify.training.engines.local import LocalEngine
 
-    _one_of("--engine", name, ENGINES)
     return LocalEngine()
 
 

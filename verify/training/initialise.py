@@ -9,6 +9,7 @@ affine-like, not 1/sqrt(n).
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -77,6 +78,11 @@ def _energy_along(layer: nn.Module, second_moment: float) -> float:
 
 def mean_square(activation: nn.Module) -> float:
     """Return E[phi(Z)^2] of an activation for a standard normal Z, by Gauss-Hermite quadrature."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    nodes, weights = _quadrature()
     values = activation(torch.tensor(nodes)).numpy()
     return float((weights * values**2).sum() / weights.sum())
+
+
+@cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.hermite_e.hermegauss(_NODES)

@@ -139,6 +139,10 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, at: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store; it cannot be used any more."""
         self._connection.close()
 
     def check(self) -> None:
@@ -220,6 +224,15 @@ class Store:
             "failures = failures + 1, owner = NULL, lease_until = NULL, error = ?"
         )
         self._mine(changes, (error,), identity)
+
+    def lose(self, identity: str) -> None:
+        """Note that whoever worked on a team for this process is gone: pending, or quarantined; LeaseLost as above."""
+        changes = (
+            f"state = CASE WHEN losses + 1 < {MOST_LOSSES} THEN 'pending' ELSE 'quarantined' END, "
+            "losses = losses + 1, owner = NULL, lease_until = NULL, "
+            "error = 'what worked on it was lost ' || (losses + 1) || ' times without progress'"
+        )
+        self._mine(changes, (), identity)
 
     def retry(self, experiment: str) -> int:
         """Make the failed and quarantined trials of an experiment pending again; return how many."""

@@ -23,7 +23,7 @@ from verify.training.stacked_update import RULES
 from verify.training.trial import steps_of
 
 MODES = ("auto", "together", "apart")
-MOST_MEMBERS = 32  # what more would gain is small, and a team is what one worker takes at a time
+MOST_MEMBERS = {"cpu": 16, "cuda": 64}  # more gain little, and a team is what one worker takes at a time
 _MODELS = ("mlp",)
 _MEASURED = Path(__file__).with_name("together.json")
 
@@ -62,7 +62,7 @@ def teams(trials: Mapping[TrialConfig, Dataset], mode: str) -> list[tuple[TrialC
     for shape, members in alike.items():
         members.sort(key=lambda config: config.seed)
         can = mode != "apart" and shape.model in _MODELS and shape.update in RULES
-        step = MOST_MEMBERS if can else 1
+        step = MOST_MEMBERS[shape.device] if can else 1
         for chunk in (tuple(members[k : k + step]) for k in range(0, len(members), step)):
             whole = len(chunk) > 1 and (mode == "together" or pays(shape, trials[chunk[0]], len(chunk)))
             found += [chunk] if whole else [(one,) for one in chunk]

@@ -124,23 +124,28 @@ def _results(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) 
         if now - beaten >= HEARTBEAT_SECONDS:
             store.heartbeat(claim.id, run.step)
             beaten = now
-    return run.results() if isinstance(run, TeamRun) else [run.result()]
+    return results_of(run)
 
 
 def _run(store: Store, job: Job, claim: Claim) -> Run:
-    """Return what was claimed before its first step; give it back where the data is not what it was made for."""
-    configs = [config for _, config in claim.trials]
+    """Return what was claimed before its first step; give it back where it cannot be trained here."""
     try:
-        data = data_of(claim.config, job.data)
-        team = team_of(configs, data.digest)
-        if (team.id, team.trials) != (claim.id, claim.trials):
-            raise UsageError(
-                f"the data {job.data!r}, the generated layers or torch have changed since the sweep was started; "
-                "start `affdiv experiment run` again"
-            )
+        return run_of(claim, job.data)
     except UsageError:
         store.release(claim.id)
         raise
+
+
+def run_of(claim: Claim, source: str) -> Run:
+    """Return what was claimed before its first step; UsageError where the data is not what it was made for."""
+    configs = [config for _, config in claim.trials]
+    data = data_of(claim.config, source)
+    team = team_of(configs, data.digest)
+    if (team.id, team.trials) != (claim.id, claim.trials):
+        raise UsageError(
+            f"the data {source!r}, the generated layers or torch have changed since the sweep was started; "
+            "start `affdiv experiment run` again"
+        )
     if len(configs) == 1:
         return TrialRun(configs[0], data, team.id)
     return TeamRun(configs, data, team.identities, team.id)
@@ -163,6 +168,11 @@ def with_data(config: TrialConfig, source: str) -> tuple[TrialConfig, Dataset]:
     """Return the settings with the data named, and the data of a source."""
     data = data_of(config, source)
     return replace(config, data=data.name), data
+
+
+def results_of(run: Run) -> list[TrialResult]:
+    """Return what a run that is over has measured, by seed."""
+    return run.results() if isinstance(run, TeamRun) else [run.result()]
 
 
 def stored(result: TrialResult) -> dict[str, Any]:

@@ -295,7 +295,7 @@ def test_usage_errors_exit_2_with_one_line(tmp_path, capsys, monkeypatch):
         (["run", "smoke", "--scale", "moon"], "--scale 'moon' is not known; choose one of cpu, paper"),
         (["run", "good.toml", "--scale", "paper"], "good.toml: there is no scale 'paper'"),
         (["run", "smoke", "--scale", "paper"], "experiment 'smoke' leaves its data to you at this scale; name it with"),
-        (["run", "good.toml", "--engine", "moon"], "--engine 'moon' is not known; choose one of local"),
+        (["run", "good.toml", "--engine", "moon"], "--engine 'moon' is not known; choose one of local, ray"),
         (["run", "good.toml", "--device", "tpu"], "--device 'tpu' is not known; choose one of cpu, cuda"),
         (["run", "good.toml", "--data", "nowhere"], "--data 'nowhere' does not exist"),
         (["run", "good.toml", "--workers", "0"], "Invalid value for '--workers'"),

@@ -51,8 +51,8 @@ def test_a_team_is_what_differs_in_the_seed_alone():
 
 
 def test_large_teams_are_parted_and_what_cannot_be_stacked_is_alone():
-    many = teams(grid(seed=list(range(MOST_MEMBERS + 3))), "together")
-    assert [len(team) for team in many] == [MOST_MEMBERS, 3]
+    many = teams(grid(seed=list(range(MOST_MEMBERS["cpu"] + 3))), "together")
+    assert [len(team) for team in many] == [MOST_MEMBERS["cpu"], 3]
     assert seeds_of(teams(grid(seed=[0, 1], update=["nlms", "foof"]), "together")) == [(0,), (0,), (1,), (1,)]
     assert seeds_of(teams(grid(seed=[0, 1]), "apart")) == [(0,), (1,)]
 

@@ -10,6 +10,13 @@ from verify.training.worker import Job
 class Engine(Protocol):
     """Workers on some machines, all on one store."""
 
+    def capacity(self) -> int:
+        """Return the number of workers that there is room for.
+
+        Raises:
+            UsageError: the machines cannot be reached.
+        """
+
     def start(self, job: Job, workers: int) -> None:
         """Start that many workers on a job."""
 

@@ -37,6 +37,10 @@ class LocalEngine:
         """The numbers of the worker processes at work."""
         return [worker.pid for worker in self._workers if worker.poll() is None]
 
+    def capacity(self) -> int:
+        """Return the number of cores that this process may use."""
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
     def start(self, job: Job, workers: int) -> None:
         """Start that many workers on a job."""
         self._job = replace(job, parent=os.getpid())

@@ -1,0 +1,209 @@
+"""The cluster engine: slices of training as Ray tasks on any machine, the store on the driver's.
+
+    claim ──▶ task: train for a while from this state ──▶ results, or a new state ──▶ driver writes it, next slice
+
+Only this process opens the store: SQLite's locks cannot be relied on over a network. It owns every claim and beats for
+it, so that its own end frees them all; a slice whose machine is lost is trained again, on another one, from the state
+before it. Every machine needs this project installed with the same versions, and the data under the same path; what
+differs there is refused. Processors of another kind may give other last bits.
+
+``RAY_ADDRESS`` names the cluster, as everywhere with Ray; without it a cluster on this machine is joined or started.
+Ray itself moves arguments and results with pickle; what is moved here are strings and bytes, and the cluster has to be
+one that is trusted. Not supported: saving the state of slices at work when the sweep is stopped; they are trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from derive.errors import UsageError
+from verify.threads import one_thread
+from verify.training.checkpoint import (
+    SUFFIX,
+    DamagedCheckpoint,
+    content_of,
+    load_checkpoint,
+    remove_checkpoints,
+    write_checkpoint,
+)
+from verify.training.config import TrialConfig
+from verify.training.store import Claim, LeaseLost, Store
+from verify.training.worker import HEARTBEAT_SECONDS, Job, results_of, run_of, stored
+
+_WRONG_USAGE = "usage"
+
+
+class RayEngine:
+    """Slices of training on the machines of a Ray cluster.
+
+    Raises:
+        UsageError: Ray is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise UsageError(
+                "--engine ray: Ray is not installed; `pip install 'affine-divergence[cluster]'`, or use --engine local"
+            ) from None
+        self._ray = ray
+        self._started = False
+        self._job: Job | None = None
+        self._store: Store | None = None
+        self._workers = 0
+        self._tasks: dict[Any, Claim] = {}
+        self._beaten = 0.0
+        self.lost = 0
+
+    def capacity(self) -> int:
+        """Return the number of processor cores of the cluster, which is joined or started."""
+        if not self._ray.is_initialized():
+            try:
+                self._ray.init(logging_level="ERROR", log_to_driver=False)
+            except (ConnectionError, RuntimeError, ValueError) as problem:
+                raise UsageError(
+                    f"--engine ray: no cluster could be joined or started: {problem}; check RAY_ADDRESS"
+                ) from None
+            self._started = True
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+
+    def start(self, job: Job, workers: int) -> None:
+        """Claim trials and send off so many slices at a time."""
+        self.capacity()
+        self._job, self._workers = job, workers
+        self._store = Store(Path(job.store), lease=job.lease)
+
+    def tend(self) -> bool:
+        """Take in what has come back and send off what is next; return whether anything is on its way.
+
+        Raises:
+            UsageError: a machine has said that what it was given cannot be used there.
+        """
+        if self._store is None:
+            return False
+        ready, _ = (
+            self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0) if self._tasks else ([], 0)
+        )
+        for task in ready:
+            claim = self._tasks.pop(task)
+            with suppress(LeaseLost):
+                self._take(self._store, claim, task)
+        if time.monotonic() - self._beaten >= HEARTBEAT_SECONDS:
+            self._beat(self._store)
+        while len(self._tasks) < self._workers and (claimed := self._next(self._store)) is not None:
+            self._send(self._store, claimed)
+        return bool(self._tasks) or self._others_are_at_work(self._store)
+
+    def stop(self) -> None:
+        """Give every trial back as it was last saved, and leave the cluster if this engine has joined it."""
+        for task in self._tasks:
+            self._ray.cancel(task, force=True)
+        if self._store is not None:
+            for claim in self._tasks.values():
+                with suppress(LeaseLost):
+                    self._store.release(claim.id)
+            self._store.close()
+        self._tasks, self._store = {}, None
+        if self._started:
+            self._ray.shutdown()
+            self._started = False
+
+    def _next(self, store: Store) -> Claim | None:
+        assert self._job is not None
+        return store.claim(self._job.experiment)
+
+    def _others_are_at_work(self, store: Store) -> bool:
+        assert self._job is not None
+        counts, *_ = store.progress(self._job.experiment)
+        return bool(counts["pending"] + counts["running"] + counts["failed"])
+
+    def _send(self, store: Store, claim: Claim) -> None:
+        """Send off the next slice of a claim, from the state that was last saved."""
+        assert self._job is not None
+        path = _path(store, claim)
+        state = path.read_bytes() if path.exists() else b""
+        trials = json.dumps([[identity, asdict(config)] for identity, config in claim.trials])
+        seconds = max(self._job.checkpoint_seconds, HEARTBEAT_SECONDS)
+        remote = self._ray.remote(num_cpus=1, num_gpus=self._gpus(claim), max_retries=0)(train_slice)
+        self._tasks[remote.remote(claim.id, trials, self._job.data, state, seconds)] = claim
+
+    def _gpus(self, claim: Claim) -> float:
+        """Return the share of a GPU that lets as many slices as there are workers run at once."""
+        if claim.config.device == "cpu":
+            return 0.0
+        there = float(self._ray.cluster_resources().get("GPU", 0))
+        if not there:
+            raise UsageError("--device cuda: no machine of the Ray cluster offers a GPU; use --device cpu")
+        return min(1.0, int(there / self._workers * 1e4) / 1e4)  # Ray counts in ten-thousandths
+
+    def _take(self, store: Store, claim: Claim, task: Any) -> None:
+        """Write down what a slice has come to."""
+        try:
+            text, state = self._ray.get(task)
+        except self._ray.exceptions.RayTaskError as problem:
+            store.fail(claim.id, f"{type(problem.cause).__name__}: {problem.cause}")
+            return
+        except self._ray.exceptions.RayError:
+            self.lost += 1
+            store.lose(claim.id)
+            return
+        found = json.loads(text)
+        if _WRONG_USAGE in found:
+            store.release(claim.id)
+            raise UsageError(f"on machine {found['machine']}: {found[_WRONG_USAGE]}")
+        if "results" in found:
+            store.complete(claim.id, *found["results"])
+            remove_checkpoints(store.checkpoints, claim.id)
+            return
+        write_checkpoint(state, _path(store, claim))
+        store.heartbeat(claim.id, found["step"])
+        self._send(store, claim)
+
+    def _beat(self, store: Store) -> None:
+        """Prolong every lease; a slice whose trial is no longer this process's is given up."""
+        self._beaten = time.monotonic()
+        for task, claim in list(self._tasks.items()):
+            try:
+                store.heartbeat(claim.id, 0)
+            except LeaseLost:
+                self._ray.cancel(task, force=True)
+                del self._tasks[task]
+
+
+def train_slice(identity: str, trials: str, data: str, state: bytes, seconds: float) -> tuple[str, bytes]:
+    """Train a team for some seconds, from a checkpoint's content if there is one; runs on any machine.
+
+    Returns:
+        JSON and a checkpoint's content: ``{"results": [...]}`` of a team that has come to its end, ``{"step": k}`` with
+        its state else, or ``{"usage": message, "machine": name}`` where it cannot be trained on this machine.
+    """
+    claim = Claim(identity, tuple((name, TrialConfig(**config)) for name, config in json.loads(trials)))
+    end = time.monotonic() + seconds
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
+        try:
+            run = run_of(claim, data)
+        except UsageError as problem:
+            import socket
+
+            return json.dumps({_WRONG_USAGE: str(problem), "machine": socket.gethostname()}), b""
+        path = Path(folder) / f"state{SUFFIX}"
+        if state:
+            path.write_bytes(state)
+            with suppress(DamagedCheckpoint):  # then the trial starts from its beginning
+                load_checkpoint(run, path)
+        while run.advance():
+            if time.monotonic() >= end:
+                return json.dumps({"step": run.step}), content_of(run)
+        return json.dumps({"results": [stored(result) for result in results_of(run)]}), b""
+
+
+def _path(store: Store, claim: Claim) -> Path:
+    return store.checkpoints / f"{claim.id}{SUFFIX}"
