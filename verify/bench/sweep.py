@@ -5,9 +5,10 @@
 
 Three sides in turn, each on as many processes, one thread a process: the plain loop; our worker on a store of trials
 that train apart; our worker on a store of teams. A side lasts until its last process has ended. Our sides hold
-everything that a sweep does (claims, heartbeats, losses looked at, parts evaluated at the beginning and the end, results
-written), the plain loop trains and evaluates the test part at the end. Processes start before time is taken, and a
-first round, in which teams record their graph, is reported apart.
+everything that a sweep does (claims, heartbeats, losses looked at, parts evaluated at the beginning and the end,
+results written), the plain loop trains and evaluates the test part at the end. Processes start before time is taken,
+and a first round, in which teams record their graph, is reported apart. The ratio that is held against the bound is
+that of processor time on the CPU, to which other work on the machine adds little, and that of elapsed time on a GPU.
 """
 
 from __future__ import annotations

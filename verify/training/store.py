@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any
 from derive.errors import UsageError
 from verify.training.config import TrialConfig
 from verify.training.owner import is_gone, myself
+from verify.training.shortage import disk_full
 
 SCHEMA = 2
 LEASE_SECONDS = 60.0
@@ -37,6 +39,7 @@ STATES = ("pending", "running", "done", "failed", "quarantined")
 DATABASE = "trials.sqlite"
 _FILE_ENDINGS = (".sqlite", ".sqlite3", ".db")
 _WAIT_SECONDS = 60.0
+_LEAST_ROOM = 2**20  # bytes; with less a log and its index cannot grow
 
 _TABLES = """
 CREATE TABLE trials (
@@ -70,9 +73,10 @@ WHERE team = (
 """
 _QUARANTINE = """
 UPDATE trials SET state = 'quarantined', owner = NULL, lease_until = NULL,
-    error = 'the process that worked on it was lost ' || losses || ' times without progress'
+    error = 'the process that worked on it was lost ' || losses || ' times without progress' || :perhaps
 WHERE state = 'running' AND losses >= :most AND (lease_until < :now OR is_gone(owner))
 """
+_PERHAPS = "; a system that is out of memory kills processes: try fewer --workers or a smaller batch_size"
 
 
 class LeaseLost(Exception):
@@ -113,14 +117,23 @@ class Store:
         path: a folder, which is created, or the path of the database itself, ending in .sqlite, .sqlite3 or .db.
         create: whether a store that does not exist is made; else it is refused.
         lease: seconds for which a claim or heartbeat keeps others away.
+        clock: what tells the time, in seconds. It may jump: a lease that then ends early costs work that is done twice,
+            one that ends late keeps others away from a trial of another machine only.
 
     Raises:
         UsageError: no store there, no right to write it, or a damaged file; the text says what to do.
     """
 
-    def __init__(self, path: Path, *, create: bool = False, lease: float = LEASE_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        create: bool = False,
+        lease: float = LEASE_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.database, self.checkpoints = places_of(path)
-        self.owner, self.lease = myself(), lease
+        self.owner, self.lease, self.clock = myself(), lease, clock
         if not create and not self.database.is_file():
             raise UsageError(f"no store at {str(path)!r}; start with `affdiv experiment run`, or name another --store")
         try:
@@ -130,8 +143,12 @@ class Store:
             raise UsageError(f"store {str(path)!r} cannot be made: {reason}; name another --store") from None
         with self._readable():
             self._connection = sqlite3.connect(self.database, timeout=_WAIT_SECONDS, isolation_level=None)
-            self._connection.create_function("is_gone", 1, is_gone)
-            self._prepare()
+            try:
+                self._connection.create_function("is_gone", 1, is_gone)
+                self._prepare()
+            except BaseException:
+                self.close()
+                raise
 
     def __enter__(self) -> Store:
         return self
@@ -186,10 +203,10 @@ class Store:
 
     def claim(self, experiment: str) -> Claim | None:
         """Take the next team that nobody works on; None if there is none at this moment."""
-        now = time.time()
+        now = self.clock()
         values = {"owner": self.owner, "until": now + self.lease, "now": now, "experiment": experiment}
         with self._transaction() as run:
-            run(_QUARANTINE, {"most": MOST_LOSSES, "now": now})
+            run(_QUARANTINE, {"most": MOST_LOSSES, "now": now, "perhaps": _PERHAPS})
             rows = run(_CLAIM, {**values, "most": MOST_LOSSES}).fetchall()
             trials = [(identity, _config(identity, config)) for _, identity, config in rows]
         return Claim(rows[0][0], tuple(sorted(trials, key=lambda trial: trial[1].seed))) if rows else None
@@ -198,7 +215,7 @@ class Store:
         """Prolong the lease and note the progress; LeaseLost if the team is no longer this process's."""
         self._mine(
             "lease_until = ?, losses = CASE WHEN step < ? THEN 0 ELSE losses END, step = max(step, ?)",
-            (time.time() + self.lease, step, step),
+            (self.clock() + self.lease, step, step),
             identity,
         )
 
@@ -324,10 +341,18 @@ class Store:
         try:
             yield
         except (sqlite3.DatabaseError, _DamagedRow) as problem:
+            if self._is_full(problem):
+                raise disk_full(self.database) from problem
             raise UsageError(
                 f"store {self.database} cannot be used: {problem}. If it is damaged, move it away and run again, or "
                 f"save what can be read with `sqlite3 {self.database} .recover`; the checkpoints beside it stay usable"
             ) from problem
+
+    def _is_full(self, problem: Exception) -> bool:
+        """Return whether SQLite failed for want of room; it calls some of these failures input and output errors."""
+        code = getattr(problem, "sqlite_errorcode", 0)
+        room = shutil.disk_usage(self.database.parent).free
+        return code == sqlite3.SQLITE_FULL or (code & 0xFF == sqlite3.SQLITE_IOERR and room < _LEAST_ROOM)
 
 
 class _DamagedRow(Exception):

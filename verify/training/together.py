@@ -15,10 +15,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from verify.training.captured import Take, step_taker
 from verify.training.config import TrialConfig
 from verify.training.dataset import Dataset
 from verify.training.stacked_update import StackedUpdate
-from verify.training.traced import Step, traced_step
+from verify.training.traced import traced_step
 from verify.training.trial import TrialResult, TrialRun, steps_per_epoch
 
 _BYTES_AT_ONCE = 2**20  # of batches gathered in one operation
@@ -45,7 +46,7 @@ class TeamRun:
         self.parameters = [_stack(slices) for slices in zip(*(m.parameters() for m in models), strict=True)]
         self.buffers = [_stack(slices) for slices in zip(*(m.buffers() for m in models), strict=True)]
         self.update = StackedUpdate(self.config.update, self.parameters, self.config.learning_rate)
-        self._traced: Step | None = None
+        self._take: Take | None = None
         self._gathered: dict[int, tuple[Tensor, Tensor]] = {}
         self._unseen: list[Tensor] = []
 
@@ -84,11 +85,10 @@ class TeamRun:
     def _learn(self) -> Tensor:
         """Take a step on the stack; return the losses (S,) before it."""
         x, y = self._batch()
-        if self._traced is None:
-            self._traced = traced_step(self.members[0].model, self.parameters, self.buffers, x, y)
-        losses, gradients = self._traced(self.parameters, self.buffers, x, y)
-        self.update.step(gradients, self.step)
-        return losses
+        if self._take is None:
+            step = traced_step(self.members[0].model, self.parameters, self.buffers, x, y)
+            self._take = step_taker(step, self.update, self.buffers, x, y)
+        return self._take(x, y, self.step)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """Return the batches of this step, (S, B, ...) and (S, B); those of the next steps are gathered with them."""

@@ -33,6 +33,7 @@ from verify.training.checkpoint import (
 from verify.training.config import DTYPES, TrialConfig
 from verify.training.data import Dataset, load
 from verify.training.models import demand_fit
+from verify.training.shortage import disk_full, failure, is_disk_full
 from verify.training.store import Claim, LeaseLost, Store
 from verify.training.teams import team_of
 from verify.training.together import TeamRun
@@ -96,7 +97,10 @@ def _train(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) ->
     except (UsageError, LeaseLost, _Stopped):
         raise
     except Exception as problem:
-        store.fail(claim.id, f"{type(problem).__name__}: {problem}")
+        if is_disk_full(problem):
+            store.release(claim.id)
+            raise disk_full(store.checkpoints) from problem
+        store.fail(claim.id, failure(problem, [config for _, config in claim.trials]))
         return
     store.complete(claim.id, *map(stored, results))
     remove_checkpoints(store.checkpoints, claim.id)

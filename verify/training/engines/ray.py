@@ -9,12 +9,13 @@ differs there is refused. Processors of another kind may give other last bits.
 
 ``RAY_ADDRESS`` names the cluster, as everywhere with Ray; without it a cluster on this machine is joined or started.
 Ray itself moves arguments and results with pickle; what is moved here are strings and bytes, and the cluster has to be
-one that is trusted. Not supported: saving the state of slices at work when the sweep is stopped; they are trained again.
+one that is trusted. Not supported: saving the state of slices at work when the sweep is stopped, done again.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import tempfile
 import time
@@ -34,6 +35,7 @@ from verify.training.checkpoint import (
     write_checkpoint,
 )
 from verify.training.config import TrialConfig
+from verify.training.shortage import disk_full, failure, is_disk_full
 from verify.training.store import Claim, LeaseLost, Store
 from verify.training.worker import HEARTBEAT_SECONDS, Job, results_of, run_of, stored
 
@@ -67,7 +69,7 @@ class RayEngine:
         """Return the number of processor cores of the cluster, which is joined or started."""
         if not self._ray.is_initialized():
             try:
-                self._ray.init(logging_level="ERROR", log_to_driver=False)
+                self._ray.init(logging_level=logging.ERROR, log_to_driver=False)
             except (ConnectionError, RuntimeError, ValueError) as problem:
                 raise UsageError(
                     f"--engine ray: no cluster could be joined or started: {problem}; check RAY_ADDRESS"
@@ -149,7 +151,7 @@ class RayEngine:
         try:
             text, state = self._ray.get(task)
         except self._ray.exceptions.RayTaskError as problem:
-            store.fail(claim.id, f"{type(problem.cause).__name__}: {problem.cause}")
+            store.fail(claim.id, failure(problem.cause, [config for _, config in claim.trials]))
             return
         except self._ray.exceptions.RayError:
             self.lost += 1
@@ -163,7 +165,11 @@ class RayEngine:
             store.complete(claim.id, *found["results"])
             remove_checkpoints(store.checkpoints, claim.id)
             return
-        write_checkpoint(state, _path(store, claim))
+        try:
+            write_checkpoint(state, _path(store, claim))
+        except OSError as problem:
+            store.release(claim.id)
+            raise disk_full(store.checkpoints) if is_disk_full(problem) else problem from None
         store.heartbeat(claim.id, found["step"])
         self._send(store, claim)
 
@@ -186,19 +192,17 @@ def train_slice(identity: str, trials: str, data: str, state: bytes, seconds: fl
         its state else, or ``{"usage": message, "machine": name}`` where it cannot be trained on this machine.
     """
     claim = Claim(identity, tuple((name, TrialConfig(**config)) for name, config in json.loads(trials)))
-    end = time.monotonic() + seconds
     with one_thread(), tempfile.TemporaryDirectory() as folder:
         try:
             run = run_of(claim, data)
         except UsageError as problem:
-            import socket
-
             return json.dumps({_WRONG_USAGE: str(problem), "machine": socket.gethostname()}), b""
         path = Path(folder) / f"state{SUFFIX}"
         if state:
             path.write_bytes(state)
             with suppress(DamagedCheckpoint):  # then the trial starts from its beginning
                 load_checkpoint(run, path)
+        end = time.monotonic() + seconds
         while run.advance():
             if time.monotonic() >= end:
                 return json.dumps({"step": run.step}), content_of(run)

@@ -1,0 +1,51 @@
+"""The benchmarks of sweeps: both sides train the same trials, and the rule that sweeps go by follows from its rows."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from verify.bench import sweep, together
+from verify.training import teams
+from verify.training.data import load
+from verify.training.trial import run_trial
+
+RULE = Path(teams.__file__).with_name("together.json")
+
+
+def test_the_plain_loop_learns_what_the_trial_learns():
+    (config, *_) = sweep.Request("float64", "cpu", seeds=1, workers=1, rounds=1).trials()
+    data = load("digits", 0, torch.float64)
+    assert sweep.plain_trial(config, data) > 0.85
+    assert run_trial(config, data).test_accuracy > 0.85
+
+
+def row(products, apart, together, once=0.0):
+    return {"products": products, "apart_s": apart, "together_s": together, "once_s": once}
+
+
+def test_the_rule_stops_where_the_first_team_is_no_faster():
+    rows = [row(10, 4.0, 1.0, 9.0), row(20, 3.0, 1.0, 8.0), row(30, 1.0, 1.0), row(40, 5.0, 1.0)]
+    assert together.limits(rows) == {"most_products": 20, "least_steps": 4}
+    assert together.limits(rows[2:3]) == {"most_products": 0, "least_steps": 0}
+    assert together.limits([row(20, 1.05, 1.0)])["most_products"] == 0, "about equal is not faster"
+
+
+def test_the_rule_in_use_is_that_of_its_rows():
+    written = json.loads(RULE.read_text())
+    assert written["limits"] == together.limits(written["rows"]) == teams.measured()
+    assert {"device", "versions", "commit", "command"} <= written.keys()
+
+
+@pytest.mark.slow
+def test_the_result_says_where_it_was_measured(tmp_path, capsys):
+    words = ["--dtypes", "float32", "--seeds", "2", "--rounds", "1", "--workers", "2", "--epochs", "1"]
+    sweep.main([*words, "-o", str(tmp_path)])
+    written = json.loads((tmp_path / "sweep-speed.json").read_text())
+    assert {"device", "versions", "commit", "command", "figures"} <= written.keys()
+    found = written["figures"]["float32"]
+    assert (found["trials"], found["trial_steps"]) == (4, 4 * 33)
+    assert found["sides"]["plain"]["ratio"] == found["sides"]["plain"]["processor_ratio"] == 1.0
+    assert all(side["trial_steps_per_s"] > 0 for side in found["sides"].values())
+    assert capsys.readouterr().out.count("trial-steps/s") == 3
