@@ -1,6 +1,6 @@
 """What looking into a network costs: probes against the training steps between them, in turn, in one process.
 
-    python -m verify.bench.probe [EXPERIMENT ..] -o paper_notes/results
+    python -m verify.bench.probe [EXPERIMENT ..] [--scale paper --data PATH] -o paper_notes/results
 
 For the smallest network of every method in a bundled experiment that probes, on the experiment's data: the processor
 time of one probe over that of the steps from one probe to the next. The smallest network is the dearest to look into,
@@ -23,7 +23,7 @@ from verify.threads import one_thread
 from verify.training.cli import BUNDLED
 from verify.training.config import TrialConfig
 from verify.training.dataset import Dataset
-from verify.training.experiment import load_experiment
+from verify.training.experiment import SCALES, load_experiment
 from verify.training.trial import TrialRun
 from verify.training.worker import data_of
 
@@ -68,25 +68,27 @@ def cheapest(trials: Sequence[TrialConfig]) -> list[TrialConfig]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmark; write probe-cost.json with -o. Exit code 1 where a ratio is above the bound."""
+    """Run the benchmark; write probe-cost-SCALE.json with -o. Exit code 1 where a ratio is above the bound."""
     parser = argparse.ArgumentParser(prog="python -m verify.bench.probe", description=__doc__.splitlines()[0])
     parser.add_argument("experiments", nargs="*", help="names of bundled experiments; all that probe if none is given")
-    parser.add_argument("-o", "--out", type=Path, help="folder for probe-cost.json")
+    parser.add_argument("-o", "--out", type=Path, help="folder for probe-cost-SCALE.json")
+    parser.add_argument("--scale", choices=SCALES, default=SCALES[0], help="the scale of the experiments")
+    parser.add_argument("--data", help="what they train on, where they leave it open")
     given = parser.parse_args(arguments)
     figures: dict[str, dict[str, Any]] = {}
     for path in sorted(BUNDLED.glob("*.toml")):
-        found = load_experiment(path)
+        found = load_experiment(path, scale=given.scale)
         if not found.trials[0].probe_every or (given.experiments and found.name not in given.experiments):
             continue
         for config in cheapest(found.trials):
             with one_thread():
-                row = measure(config, data_of(config, found.data), _ROUNDS)
+                row = measure(config, data_of(config, given.data or found.data), _ROUNDS)
             figures.setdefault(found.name, {})[config.method] = row
             share, every = row["ratio"], row["probe_every"]
             print(f"{found.name:16s} {config.method:14s} +{share:6.1%} at one probe in {every} steps")
     if given.out is not None:
-        result = {"benchmark": "probe-cost", "threads": 1, **circumstances(), "figures": figures}
-        write_json(given.out / "probe-cost.json", result)
+        result = {"benchmark": "probe-cost", "scale": given.scale, "threads": 1, **circumstances(), "figures": figures}
+        write_json(given.out / f"probe-cost-{given.scale}.json", result)
     return 0 if all(row["ratio"] <= BOUND for rows in figures.values() for row in rows.values()) else 1
 
 

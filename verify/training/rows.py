@@ -11,14 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+_WIDE = 16  # times as many inputs as samples, from which on a backward pass costs less than a forward pass of n units
+
 
 def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
     """Return X~, of shape (B, n + 1): what [W, b] multiply in a layer that is linear in them, for ``x`` of (B, n).
 
     Units whose weights are the rows of I and whose bias is 0 show what W multiplies; one with W = 0 and b = 1 shows
-    what b multiplies. Layers with places give (B, n + 1, ..), n the number of weights of a unit.
+    what b multiplies. Where inputs are many and samples few, each of B units is given the gradient of one sample alone,
+    and the gradients of the units are the rows, exactly the same ones. Layers with places give (B, n + 1, ..), n the
+    number of weights of a unit.
     """
-    return with_units(layer, x, torch.eye(entries(layer) + 1, dtype=x.dtype, device=x.device))
+    n = entries(layer)
+    if x.dim() == 2 and n > _WIDE * len(x):
+        with torch.enable_grad():
+            theta = x.new_zeros(len(x), n + 1, requires_grad=True)
+            z = with_units(layer, x.detach(), theta)
+        return torch.autograd.grad(z, theta, torch.eye(len(x), dtype=x.dtype, device=x.device))[0]
+    return with_units(layer, x, torch.eye(n + 1, dtype=x.dtype, device=x.device))
 
 
 def with_units(layer: nn.Module, x: Tensor, theta: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from verify.training.config import METHODS
 def test_it_writes_ratios_and_circumstances(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(probe, "_ROUNDS", 2)
     code = probe.main(["smoke", "-o", str(tmp_path)])
-    found = json.loads((tmp_path / "probe-cost.json").read_text())
+    found = json.loads((tmp_path / "probe-cost-cpu.json").read_text())
     rows = found["figures"]["smoke"]
     assert set(rows) == set(METHODS)
     for row in rows.values():

@@ -8,7 +8,7 @@ from torch import nn
 
 from verify.training.config import METHODS, UPDATES, TrialConfig, generator
 from verify.training.models import build, make_layer
-from verify.training.rows import rows_of
+from verify.training.rows import rows_of, with_units
 from verify.training.updates import MOMENTUM, Update, foof_gradient, nlms_gradient
 
 ETA = 0.3
@@ -41,6 +41,17 @@ def test_rows_carry_the_whole_layer(method):
     layer, x, _ = case(method, 5)
     both = torch.cat([layer.weight, layer.bias[:, None]], dim=1)
     torch.testing.assert_close(rows_of(layer, x) @ both.T, layer(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_are_the_same_bits_by_a_backward_pass(method, dtype):
+    """Many inputs and few samples: the rows come from gradients, and must be those of units that are rows of I."""
+    layer = make_layer(method, 70, 3).to(dtype)
+    x = torch.randn(4, 70, dtype=dtype, generator=generator("wide"))
+    x[1] = 0
+    with torch.no_grad():
+        assert torch.equal(rows_of(layer, x), with_units(layer, x, torch.eye(71, dtype=dtype)))
 
 
 @pytest.mark.parametrize("method", METHODS)
