@@ -102,7 +102,7 @@ def _finding(chosen: Sequence[Chosen], method: str, reading: Reading, length: st
     expected = EXPECTED.get(method, RISES)
     statement = f"Test accuracy of {method} {expected} with the batch size, at {length}, {reading.says}."
     criterion = _criterion(reading, expected)
-    read, notes = _read(chosen, reading)
+    read, notes = read_at(chosen, reading)
     effect = _slope(read)
     detail = reading is not READINGS[0]
     if effect is None:
@@ -129,7 +129,7 @@ def _edge(chosen: Sequence[Chosen]) -> str:
     return f"the best rate at batch size {words} is at the edge of its grid" if sizes else ""
 
 
-def _read(chosen: Sequence[Chosen], reading: Reading) -> tuple[list[Chosen], list[str]]:
+def read_at(chosen: Sequence[Chosen], reading: Reading) -> tuple[list[Chosen], list[str]]:
     """Return the settings at the rates of a reading, and what must be said about them."""
     networks: dict[tuple[tuple[str, Any], ...], dict[int, Chosen]] = defaultdict(dict)
     for one in chosen:

@@ -1,39 +1,84 @@
-"""The experiments of a store as one HTML document: verdicts, pictures, and every trial that a number rests on."""
+"""The experiments of stores and tables as one HTML document: verdicts, pictures, and every trial behind a number."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import Any
 
 from verify.hypotheses import Finding
+from verify.hypotheses.chosen import ACCURACY, Chosen, at_best_rates
+from verify.report.experiment_plots import labelling, pictures
 from verify.report.page import environment
-from verify.report.palette import PENS
+from verify.report.palette import PENS, SPARE, Pen, pens_for
 from verify.report.plots import Picture
-from verify.report.svg import inline, style
+from verify.training.experiment import SETTINGS
 from verify.training.export import COLUMNS
-from verify.training.rates import Trial
 from verify.training.sources import Source
 
-_SIZE = (4.6, 3.0)
+QUESTIONS = {
+    "H1": "Is the self term exact while networks train?",
+    "H2": "Is the self factor the same for all samples?",
+    "H3": "Does affine-like train at least as well in fully connected networks?",
+    "H4": "What does the size of the batch do?",
+    "H5": "Is scale invariance needed?",
+    "H6": "Is PatchNorm on par in convolutional networks?",
+    "H7": "Does alignment help, or the class of functions?",
+    "H8": "Does attention train at least as well where it is corrected?",
+}
+_NOT_IN_IDS = r"[^A-Za-z0-9-]+"
+_DIGITS = 6  # of numbers in the table of trials; the exported table has them all
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best rate of one setting, with what the trials at that rate came to."""
+
+    words: str
+    chosen: Chosen
+    accuracy: float | None
+    effective: float | None
 
 
 @dataclass(frozen=True)
 class Section:
-    """One experiment on the page: its text file, its findings and pictures, and its trials as columns to values."""
+    """One experiment on the page.
 
-    name: str
-    text: str
+    ``anchor`` is its name as it stands in ids of the page, ``shared`` are the columns that all trials agree in,
+    ``columns`` the others, which the table of trials shows.
+    """
+
+    source: Source
+    anchor: str
     findings: Sequence[Finding]
     pictures: Sequence[Picture]
-    trials: Sequence[Trial]
-    methods: Sequence[str]
+    pens: Mapping[str, Pen]
+    best: Sequence[Best]
+    shared: Mapping[str, Any]
+    columns: Sequence[str]
+
+    @property
+    def deciding(self) -> list[Finding]:
+        """The findings that rest on trials and decide a hypothesis."""
+        return [finding for finding in self.findings if finding.trials and not finding.detail]
+
+    @property
+    def details(self) -> list[Finding]:
+        """The findings on parts of what the deciding ones are about."""
+        return [finding for finding in self.findings if finding.detail]
+
+    @property
+    def open(self) -> list[Finding]:
+        """The findings that these trials do not ask for."""
+        return [finding for finding in self.findings if not finding.trials and not finding.detail]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many trials finished, diverged or are not done."""
+        outcomes = [trial["outcome"] or "not done" for trial in self.source.trials]
+        return {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
 
 
 def render(sources: Sequence[Source], findings: Mapping[str, Sequence[Finding]]) -> str:
@@ -43,61 +88,49 @@ def render(sources: Sequence[Source], findings: Mapping[str, Sequence[Finding]])
         sources: the experiments.
         findings: what ``judge`` says of each one's trials, by its name.
     """
-    sections = [_section(s.name, s.text, s.trials, findings[s.name]) for s in sources]
+    sections = [_section(source, findings[source.name]) for source in sources]
+    answers = {
+        name: [(section, finding) for section in sections for finding in section.deciding if finding.hypothesis == name]
+        for name in QUESTIONS
+    }
     template = environment().get_template("experiments.html.jinja")
-    return template.render(sections=sections, columns=COLUMNS, pens=list(PENS.values()))
-
-
-def _section(name: str, text: str, trials: Sequence[Trial], findings: Sequence[Finding]) -> Section:
-    return Section(name, text, findings, pictures(name, trials), trials, sorted({t["method"] for t in trials}))
-
-
-def pictures(name: str, trials: Sequence[Trial]) -> list[Picture]:
-    """Return the rate sweep, the accuracy by batch size and the spread of the self factor, where trials show them."""
-    panels = (
-        ("rates", "Rate sweep", "learning_rate", "validation_accuracy"),
-        ("batches", "Batch size", "batch_size", "test_accuracy"),
-        ("spread", "Spread of the self factor", "learning_rate", "largest_self_factor_ratio"),
+    return template.render(
+        sections=sections, answers=answers, questions=QUESTIONS, cell=cell, pens=[*PENS.values(), *SPARE]
     )
-    done = [trial for trial in trials if trial["outcome"] is not None]
-    return [
-        _panel(f"{name}-{key}", title, _words(x), _words(y), _means(done, x, y))
-        for key, title, x, y in panels
-        if len({t[x] for t in done}) > 1 and any(t[y] is not None for t in done)
-    ]
 
 
-def _words(column: str) -> str:
-    return column.replace("_", " ")
+def cell(value: Any) -> str:
+    """Return a value of the table of trials, shortened where that loses nothing that a reader would compare."""
+    if value is None:
+        return ""
+    return f"{value:.{_DIGITS}g}" if isinstance(value, float) else str(value)
 
 
-def _means(trials: Sequence[Trial], x: str, y: str) -> dict[str, dict[float, float]]:
-    """Return for each method the mean of a column over its trials at each place; diverged trials have no value."""
-    values: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for trial in trials:
-        if trial[y] is not None and math.isfinite(trial[y]):
-            values[trial["method"]][trial[x]].append(trial[y])
-    return {method: {at: fmean(v) for at, v in sorted(places.items())} for method, places in sorted(values.items())}
+def _section(source: Source, findings: Sequence[Finding]) -> Section:
+    chosen = at_best_rates(source.trials)
+    label = labelling(source.trials)
+    pens = pens_for(sorted({label(trial) for trial in source.trials}))
+    values = {column: {trial[column] for trial in source.trials} for column in COLUMNS}
+    shared = {name: next(iter(found)) for name, found in values.items() if len(found) == 1}
+    anchor = re.sub(_NOT_IN_IDS, "-", source.name)
+    return Section(
+        source=source,
+        anchor=anchor,
+        findings=findings,
+        pictures=pictures(anchor, source.trials, chosen, source.courses, pens),
+        pens=pens,
+        best=[_best(one, shared) for one in chosen],
+        shared={name: value for name, value in shared.items() if value is not None},
+        columns=[name for name in COLUMNS if name == "trial" or name not in shared],
+    )
 
 
-def _panel(name: str, title: str, across: str, up: str, lines: Mapping[str, Mapping[float, float]]) -> Picture:
-    caption = f"Mean {up} over all finished trials of a method, by {across}."
-    with style():
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        axes: Axes = figure.subplots()
-        axes.set_title(title, pad=8)
-        axes.set_xlabel(across)
-        axes.set_ylabel(up)
-        axes.set_xscale("log")
-        for method, line in lines.items():
-            pen = PENS[method]
-            axes.plot(
-                list(line),
-                list(line.values()),
-                "o",
-                color=pen.marker,
-                linestyle=pen.linestyle,
-                linewidth=pen.width,
-                markersize=3,
-            )
-        return Picture(Markup(inline(figure, name, f"{title}. {caption}")), caption)
+def _best(one: Chosen, shared: Mapping[str, Any]) -> Best:
+    varying = {name: value for name, value in one.settings.items() if name in SETTINGS and name not in shared}
+    words = ", ".join(
+        f"{'' if name == 'method' else f'{name} '}{cell(value)}" for name, value in varying.items() if value
+    )
+    trials = list(one.by_seed.values())
+    accuracies = [trial[ACCURACY] for trial in trials]
+    effective = trials[0]["effective_rate"] if trials else None
+    return Best(words or str(one.settings["method"]), one, fmean(accuracies) if accuracies else None, effective)

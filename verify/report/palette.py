@@ -6,6 +6,7 @@ picture serves a light and a dark page.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 INK, FAINT = "#010101", "#020202"
@@ -51,6 +52,32 @@ PENS = {
 }
 
 
+SPARE = tuple(
+    Pen(f"spare-{number}", f"#04a0{number:02d}", light, dark, dashes, 1.7)
+    for number, (light, dark, dashes) in enumerate(
+        (
+            ("#8a5a00", "#e0b050", ()),
+            ("#2f6f9f", "#7fc0ee", (4, 1.5)),
+            ("#3f7d20", "#9ad06f", (1.5, 1.2)),
+            ("#a03a2c", "#f09a8c", (6, 1.5, 1, 1.5)),
+            ("#5a4fb0", "#b0a6f5", (3, 1.2)),
+            ("#00777a", "#5fd0d2", (8, 2)),
+            ("#8c3b74", "#e39bd0", (2, 1, 5, 1)),
+            ("#55606b", "#b4bec9", (1, 2)),
+        ),
+        start=1,
+    )
+)
+
+
+def pens_for(labels: Sequence[str]) -> dict[str, Pen]:
+    """Return a pen for each label: a method's own, and spare ones, in order, for what else is drawn."""
+    others = [label for label in labels if label not in PENS]
+    spare = {label: SPARE[k % len(SPARE)] for k, label in enumerate(others)}
+    return {label: PENS.get(label) or spare[label] for label in labels}
+
+
 def markers() -> dict[str, str]:
     """Return the CSS value that stands for each marker colour."""
-    return {INK: "var(--ink)", FAINT: "var(--rule)"} | {p.marker: f"var({p.variable})" for p in PENS.values()}
+    pens = (*PENS.values(), *SPARE)
+    return {INK: "var(--ink)", FAINT: "var(--rule)"} | {p.marker: f"var({p.variable})" for p in pens}

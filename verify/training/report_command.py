@@ -46,7 +46,7 @@ def report(
         return
     for name, judged in findings.items():
         typer.echo(f"{name}:")
-        for finding in judged:
+        for finding in (finding for finding in judged if not finding.detail):
             typer.echo(f"  {finding.hypothesis} {finding.verdict.value:<12} {finding.statement}")
     typer.echo(f"written: {output}")
 
