@@ -15,7 +15,6 @@ from verify.checks.cases import Case, Draw, Laid, Place, Source, Subject
 from verify.derived import derived
 
 _SETTINGS: dict[str, dict[str, Any]] = {"module": {}, "qk-norm": {"qk_norm": True}, "value-path": {"value_path": True}}
-_SLACK = 32.0  # a softmax hardly sees what all its scores share: gradients by keys and queries are small differences
 _BY = ("x", "y", "WQ", "bQ", "WK", "bK", "WV", "bV", "W", "b")
 
 
@@ -42,7 +41,6 @@ def _whole(variant: str, settings: dict[str, Any]) -> Subject:
         reference=reference,
         by=_BY,
         families=("gradient",),
-        slack=_SLACK,
         equations=_equations(value),
     )
 

@@ -166,8 +166,9 @@ class Subject:
     is the name of the cancelling map, empty for an uncorrected layer. ``reference`` is the map written by hand, of the
     inputs and parameters by name; ``by`` are the tensors whose gradients are compared with it. ``samples_apart`` says
     that the samples of a batch do not see each other; ``factor`` is the self factor that the package states for the
-    module. ``slack`` multiplies the bounds of a chain of maps, in whose sums large terms cancel. ``equations`` names
-    the equations of what no equation of its own says, ``skips`` the types that the CPU cannot do and why.
+    module. ``equations`` names the equations of what no equation of its own says; ``without_onednn`` are the types in
+    which the CPU does without oneDNN, whose convolutions in bfloat16 read and write beside their tensors at some
+    geometries (stride with dilation, a single position).
     """
 
     name: str
@@ -182,9 +183,8 @@ class Subject:
     samples_apart: bool = True
     factor: Callable[[Case], Tensor] | None = None
     families: tuple[str, ...] = ("identity", "gradient", "property")
-    slack: float = 1.0
     equations: Mapping[str, str] = field(default_factory=dict)
-    skips: Mapping[str, str] = field(default_factory=dict)
+    without_onednn: tuple[str, ...] = ()
 
     @property
     def generated(self) -> bool:

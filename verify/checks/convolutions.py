@@ -23,10 +23,6 @@ _TURNED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _AXES = {"convolution": 2, "convolution-1d": 1, "convolution-3d": 3, "grouped-convolution": 2}
 _AXES |= {"transposed-convolution": 2, "transposed-convolution-1d": 1, "transposed-convolution-3d": 3}
 LAYERS = tuple(_AXES)
-_NO_SHORT = (
-    "torch's own convolutions in bfloat16 return unwritten memory at some geometries on the CPU, such as groups with "
-    "stride and dilation; `--device cuda` runs it"
-)
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ def _generated(layer: str, kind: Kind) -> Subject:
         reference=reference,
         by=kind.by,
         factor=partial(_stated, grouped=True),
-        skips={"bfloat16": _NO_SHORT},
+        without_onednn=("bfloat16",),
     )
 
 

@@ -3,14 +3,14 @@
     gradcheck, gradgradcheck    first and second order against finite differences, in float64
     forward, backward-dx, ..    output and every gradient against the reference, in every type, on every backend
 
-In float64 the two agree up to rounding. In a shorter type the layer may be off by what rounding its inputs does to the
-reference in float64, times a small factor: that is the bound, measured at the same instance.
+A layer may be off from the reference in float64 by what rounding every operation of the reference does to it, times a
+small factor: that is the bound, measured at the same instance (``roundings``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,15 +20,14 @@ from torch.autograd import gradcheck, gradgradcheck
 from verify.checks.cases import Case, Subject, cases
 from verify.checks.compare import largest, relative_error
 from verify.checks.record import Outcome, Setting, Task
+from verify.checks.roundings import rounding_error
 
-BOUND = 1e-12
-ROUNDINGS = 16  # roundings that a result may be off by: of each operand, of each intermediate, of the result
+ROUNDINGS = 12  # a result may be off by so many times what roundings on the way to it changed in a few draws
 _SHAPES = {"torch": 8, "triton": 2, "cuda": 8}
 _CHECKED = 3
 _LARGEST_CHECKED = 5
 _LEAST = 2  # the direction of a single input never turns: its dx is 0, and no relative error exists
 _TYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
-_PERTURBATIONS = 4
 
 
 def tasks(subject: Subject) -> list[Task]:
@@ -79,57 +78,44 @@ def _parity(subject: Subject, what: str, dtype: str) -> Task:
     identity = subject.identity("gradient", what) + suffix
 
     def run(setting: Setting) -> Outcome:
-        if setting.device == "cpu" and dtype in subject.skips:
-            return Outcome(subject.skips[dtype])
         count = _SHAPES[subject.backend] if subject.variant == "" else 6 if subject.backend == "torch" else 2
         drawn = cases(subject, setting, identity, count=count, least=_LEAST, largest=8)
-        if dtype == "float64":
-            worst = largest(_error(subject, case, what) for case in drawn)
-            return Outcome(
-                f"largest relative difference from the reference, {len(drawn)} shapes", worst, BOUND * subject.slack
-            )
         generator = setting.generator(f"{identity}/rounding")
-        worst = largest(_error_in_roundings(subject, case, what, _TYPES[dtype], generator) for case in drawn)
-        reason = f"largest difference from the reference in float64, in roundings of its inputs, {len(drawn)} shapes"
-        return Outcome(reason, worst, ROUNDINGS * subject.slack)
+        with _onednn(dtype not in subject.without_onednn):
+            worst = largest(_error_in_roundings(subject, case, what, _TYPES[dtype], generator) for case in drawn)
+        reason = f"largest difference from the reference in float64, in roundings on the way to it, {len(drawn)} shapes"
+        return Outcome(reason, worst, ROUNDINGS)
 
     return Task(identity, subject.layer, subject.backend, dtype, subject.equation(what), run)
 
 
-def _error(subject: Subject, case: Case, what: str) -> float:
-    """Return the relative error of one result, also of a gradient that is recorded, for which a layer may differ."""
-    expected = by_hand(subject, case, what)
-    modes = (False, True) if what != "forward" and subject.backend == "torch" else (False,)
-    ours = (by_module(case, what, recorded=recorded) for recorded in modes)
-    return largest(relative_error(value.cpu().numpy(), expected.cpu().numpy()) for value in ours)
+@contextmanager
+def _onednn(enabled: bool) -> Iterator[None]:
+    """Let torch use oneDNN inside the context, if it does at all, or not."""
+    onednn: Any = torch.backends.mkldnn
+    before = onednn.enabled
+    onednn.enabled = before and enabled
+    try:
+        yield
+    finally:
+        onednn.enabled = before
 
 
 def _error_in_roundings(
     subject: Subject, case: Case, what: str, dtype: torch.dtype, generator: torch.Generator
 ) -> float:
-    """Return the largest error of one result over the largest change that rounding the operands makes."""
+    """Return the largest error of one result, in what rounding does to the reference on its way to it.
+
+    In float64 also of a gradient that is recorded, for which a layer may differ.
+    """
     low = case.as_type(dtype)
     rounded = low.as_type(torch.float64)
-    expected = by_hand(subject, rounded, what)
     unit = torch.finfo(dtype).eps / 2
-    moved = [by_hand(subject, _perturbed(rounded, unit, generator), what) for _ in range(_PERTURBATIONS)]
-    change = max(float((m - expected).abs().max()) for m in moved) + unit * float(expected.abs().max())
-    return relative_error(by_module(low, what).double().cpu().numpy(), expected.cpu().numpy(), scale=change)
-
-
-def _perturbed(case: Case, unit: float, generator: torch.Generator) -> Case:
-    """Return the case with every number off by a random rounding."""
-
-    def moved(t: Tensor) -> Tensor:
-        noise = torch.rand(t.shape, generator=generator, dtype=torch.float64).to(t.device)
-        return t * (1 + unit * (2 * noise - 1))
-
-    copied = case.as_type(torch.float64)
-    with torch.no_grad():
-        for parameter in copied.module.parameters():
-            parameter.copy_(moved(parameter))
-    inputs = {name: moved(t) if t.is_floating_point() else t for name, t in copied.inputs.items()}
-    return replace(copied, inputs=inputs, g=moved(copied.g))
+    expected, change = rounding_error(lambda: by_hand(subject, rounded, what), unit, generator)
+    modes = (False, True) if dtype is torch.float64 and what != "forward" and subject.backend == "torch" else (False,)
+    results = (by_module(low, what, recorded=recorded) for recorded in modes)
+    scale = float(change.max()) if change.numel() else 0.0
+    return largest(relative_error(z.double().cpu().numpy(), expected.cpu().numpy(), scale=scale) for z in results)
 
 
 def by_module(case: Case, what: str, *, recorded: bool = False) -> Tensor:

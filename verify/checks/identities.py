@@ -30,7 +30,10 @@ from verify.checks.record import Outcome, Setting, Task
 BOUND = 1e-12
 ORDER_BOUND = 0.1
 _INSTANCES, _FEW = 8, 3  # a step of every sample at once costs far more than one of a single sample
-_FINE = 1e-4  # a rate at which what is left is small, and yet far above rounding
+_FINE = 1e-4  # the relative change of the activation at which what is left is small, and yet far above rounding
+_RAISED = (1.0, 8.0, 64.0)
+_CLEAR = 1e-10  # so much left, over the activation, shows its order
+_ROUNDING = 1e-12  # so little may be rounding
 Expected = Callable[[Subject, Case], tuple[Case, Array, Array, float]]
 
 
@@ -69,18 +72,27 @@ def _error(case: Case, expected: Array, seen: Array, scale: float) -> float:
 
 
 def _order_deficit(case: Case, expected: Array, seen: Array, scale: float) -> float:
-    """Return 2 less the order in eta of what the derived change leaves; 0 where it leaves nothing but rounding."""
+    """Return 2 less the order in eta of what the derived change leaves; 0 where it leaves nothing but rounding.
+
+    What is left may be small by chance, and inner values may be far larger than the output, as before a closed gate:
+    the rate is then raised until rounding no longer shows.
+    """
     if not seen.any() or scale == 0:
         return 0.0
     size = max(float(case().detach().abs().max()), 1e-3)
-    coarse = _FINE * size / scale
-    left = []
-    for eta in (coarse, coarse / 2):
+
+    def left(eta: float) -> float:
         remainder = sgd_change(replace(case, eta=eta))[seen] + eta * expected[seen]
-        left.append(float(np.abs(remainder).max()))
-    if left[0] <= 1e-13 * size:
+        return float(np.abs(remainder).max())
+
+    rates = [_FINE * raised * size / scale for raised in _RAISED]
+    eta = next((rate for rate in rates if left(rate) > _CLEAR * size), rates[-1])
+    coarse, fine = left(eta), left(eta / 2)
+    if not math.isfinite(coarse + fine):
+        return math.inf
+    if coarse <= _ROUNDING * size:
         return 0.0
-    return max(0.0, 2 - math.log2(left[0] / left[1])) if left[1] > 0 else 0.0
+    return max(0.0, 2 - math.log2(coarse / fine)) if fine > 0 else 0.0
 
 
 def of_batch(subject: Subject, case: Case) -> tuple[Case, Array, Array, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -53,10 +54,27 @@ def patches(
 
 def patch_map(form: str, u: Tensor, W: Tensor, b: Tensor | None, kappa: float, centre: bool) -> Tensor:
     """Return a map of patches u (B, G, *P, n) under W (G, O, C, *K) and b (G, O): (B, G, O, *P)."""
-    u = centred(u) if centre else u
+    maps = _CENTRED if centre else ROWS
     biases = [None] * len(W) if b is None else list(b)
-    groups = [ROWS[form](u[:, g], W[g].flatten(1), biases[g], kappa) for g in range(len(W))]
+    groups = [maps[form](u[:, g], W[g].flatten(1), biases[g], kappa) for g in range(len(W))]
     return torch.stack(groups, 1).movedim(-1, 2)
+
+
+def by_moments(x: Tensor, weight: Tensor, bias: Tensor | None, kappa: float, *, whole: bool) -> Tensor:
+    """Return a map of centred rows, ``whole`` if it scales the bias too: (.., n) -> (.., m).
+
+    The energy of a centred row is the difference of its two moments, as a box filter takes it: where all entries are
+    nearly alike, rounding of the moments is what is left. A reference for such a layer has to share that.
+    """
+    mean = x.mean(-1, keepdim=True)
+    energy = x.square().sum(-1, keepdim=True) - x.shape[-1] * mean.square()
+    z, offset = (x - mean) @ weight.T, 0.0 if bias is None else bias
+    if whole:
+        return math.sqrt(kappa) * (z + offset) / (energy + 1).sqrt()
+    return math.sqrt(kappa if bias is None else kappa - 1) * z / energy.sqrt() + offset
+
+
+_CENTRED = {"affine-like": partial(by_moments, whole=True), "norm-like": partial(by_moments, whole=False)}
 
 
 def spaced(x: Tensor, stride: Sequence[int], extra: Sequence[int]) -> Tensor:

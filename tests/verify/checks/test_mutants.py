@@ -236,6 +236,19 @@ def test_a_wrong_kernel_leaves_a_remainder_of_first_order():
     assert check.status is Status.FAIL and check.measured > 0.5
 
 
-def _slower(case):
-    """The case with a module that computes half of the derivation's output."""
-    return replace(case, module=Laid(case.module.inner, lambda inner, *inputs: inner(*inputs) / 2))
+def _slower(case, by=2):
+    """The case with a module that computes a part of the derivation's output."""
+    return replace(case, module=Laid(case.module.inner, lambda inner, *inputs: inner(*inputs) / by))
+
+
+def test_a_step_that_is_not_a_number_leaves_no_order():
+    (gated,) = twins.subjects("gated")
+    wrong = replace(gated, draw=lambda random, kappa: _slower(gated.draw(random, kappa), by=float("nan")))
+    assert status_of(identities.tasks(wrong), "activation-change").status is Status.FAIL
+
+
+def test_a_remainder_within_rounding_is_taken_at_a_larger_rate():
+    """Before a gate that is nearly closed, inner values are far larger than the output: seed 4 draws such a one."""
+    (gated,) = twins.subjects("gated")
+    (task,) = [task for task in identities.tasks(gated) if task.id == "identity/gated/activation-change"]
+    assert run_task(task, Setting(seed=4)).status is Status.PASS
