@@ -1,6 +1,6 @@
 """How small an error each check still catches, as a relative error put into a module or into one gradient.
 
-A check that passes at a tenth of what it catches says how sharp its bound is; one that no longer catches it has grown dull.
+A check that passes at a hundredth of what it catches says how sharp its bound is; where it catches less, it grew dull.
 """
 
 from dataclasses import replace
