@@ -22,6 +22,7 @@ from sympy import Add, Expr, KroneckerDelta, Mul, Symbol
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.equality import equal, factored
 from derive.algebra.index import Index
+from derive.algebra.nodes import Within, map_entries
 from derive.algebra.normal import normalise
 from derive.backward_pass import backward
 from derive.family import Family, energy_symbol, isotropic_family, skipped_part, split_by_parameter
@@ -262,5 +263,15 @@ def _assumptions(family: Family, shape: Profile, h: Expr) -> tuple[str, ...]:
     if h == 1 and family.constant != 0:
         stated = [f"kappa > {family.constant}"]
     if shape.singular_at_zero:
-        stated.append("E > 0 (the map is singular where the input vanishes)")
+        where = "all entries that a sample reads are alike" if _is_centred(family) else "the input vanishes"
+        stated.append(f"E > 0 (the map is singular where {where})")
     return (*stated, "the layer's input is held fixed during the step")
+
+
+def _is_centred(family: Family) -> bool:
+    """Whether the energy of an input of ones is zero."""
+    images = {t.base for t in family.layer.inputs}
+    energy = expand_definitions(family.energy, family.layer.scope)
+    ones = map_entries(energy, lambda entry: sympy.S.One if entry.base in images else entry)
+    inside = ones.xreplace({guard: sympy.S.One for guard in ones.atoms(Within)})
+    return bool(equal(inside, sympy.S.Zero))

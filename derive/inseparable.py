@@ -1,11 +1,12 @@
 """Why PatchNorm is no normalisation of the image followed by an ordinary convolution, as a derivation.
 
 Suppose a map n of the image and a divisor s of each position gave ``conv(n(x), W) = conv(x, W) / s`` for every kernel
-W.
+W; with centring, ``conv(n(x), W) = conv(x - m[p], W) / s`` with the mean m of the patch at each position p.
 
-    1. the coefficient of a kernel entry on both sides     n[read] = x[read] / s[p]   for each entry of the patch
-    2. two overlapping patches read the same pixel         x[read] (1/s[p] - 1/s[p']) = 0
-    3. so s is constant on overlapping patches             but E[p] differs from E[p'] for an image of one pixel
+    1. the coefficient of a kernel entry on both sides     n[read] = (x[read] - m[p]) / s[p]   for each entry of a patch
+    2. two overlapping patches read the same pixel         x[read] (1/s[p] - 1/s[p']) = m[p]/s[p] - m[p']/s[p']
+    3. without m, s is constant on overlapping patches     but E[p] differs from E[p'] for an image of one pixel
+       with m, m[p]/s[p] is where the pixel is zero        but m[p] differs from m[p'] = 0 for an image of one pixel
 
 The steps are checked like those of any derivation. The patches at ``p`` and ``p + dilation`` overlap: they read the
 same pixel with kernel entries ``k`` and ``k - stride``.
@@ -29,11 +30,17 @@ from derive.update import effective_update
 def overlapping(layer: Layer) -> bool:
     """Return whether the layer slides a kernel along its last output axis: whether its positions share pixels.
 
-    A layer that also reads the patch otherwise, as centring reads its mean, is left out: step 1 is about the kernel.
+    Beside the kernel it may read a patch's mean, and nothing else.
     """
+    return _read(layer) is not None and all(_is_mean(d, layer) for d in layer.definitions)
+
+
+def _is_mean(definition: Definition, layer: Layer) -> bool:
+    """Whether an intermediate is a number a position: a constant times a sum over the patch there."""
+    constant, total = definition.expression.as_independent(IndexedSum)
     images = {t.base for t in layer.inputs}
-    otherwise = any(e.base in images for d in layer.definitions for e in d.expression.atoms(Indexed))
-    return _read(layer) is not None and not otherwise
+    read = {e.base for e in total.atoms(Indexed)}
+    return isinstance(total, IndexedSum) and not constant.atoms(Index) and read == images & read and bool(read)
 
 
 def inseparability(layer: Layer) -> tuple[Step, ...]:
@@ -43,6 +50,11 @@ def inseparability(layer: Layer) -> tuple[Step, ...]:
             f"{layer.name!r} slides no kernel over its input: inseparability is a statement on convolutions"
         )
     return (_same_reading(layer), _shared_pixel(layer), *_one_pixel(layer))
+
+
+def _centred_away(layer: Layer, moved: dict[Index, Expr]) -> Expr:
+    """Return what centring takes away from each entry of a patch, its mean; 0 without centring."""
+    return sympy.Add(*(rename(d.entry, moved) for d in layer.definitions))
 
 
 def _read(layer: Layer) -> Indexed | None:
@@ -68,7 +80,7 @@ def _slide(layer: Layer) -> tuple[Indexed, Index, Index, Expr, Expr]:
 
 def _weight_part(layer: Layer) -> Expr:
     """Return the part of the output carried by the kernel."""
-    terms = [t for t in layer.output.expression.args if t.has(tensor("W"))]
+    terms = [t for t in sympy.Add.make_args(layer.output.expression) if t.has(tensor("W"))]
     return sympy.Add(*terms)
 
 
@@ -87,12 +99,12 @@ def _same_reading(layer: Layer) -> Step:
     """If the two convolutions agree for every kernel, the coefficients of each kernel entry agree."""
     entry = entry_of(layer.parameter("W"), free_letters(layer))
     part = _weight_part(layer)
-    image = tensor("n")
-    normalised = map_entries(part, lambda e: image[e.indices] if e.base == tensor("x") else e)
-    before = PartialDerivative(normalised - part / _divisor(layer), entry)
+    image, means = tensor("n"), {d.base: sympy.S.Zero for d in layer.definitions}
+    ordinary = map_entries(part, lambda e: image[e.indices] if e.base == tensor("x") else means.get(e.base, e))
+    before = PartialDerivative(ordinary - part / _divisor(layer), entry)
     after = normalise(carry_out(before, {}))
     rule = "the coefficient of a kernel entry: n and x / divisor must agree wherever the patch reads"
-    return Step(f"{layer.name}/inseparable-reading", rule, before, before, after)
+    return Step(f"{layer.name}/inseparable-reading", rule, before, before, after, layer.definitions)
 
 
 def _shared_pixel(layer: Layer) -> Step:
@@ -101,15 +113,16 @@ def _shared_pixel(layer: Layer) -> Step:
     there = rename(read, {p: p + dilation, k: k - stride})
     divisor = _divisor(layer)
     moved = rename(divisor, {p: p + dilation})
-    before = read / divisor - there / moved
-    after = read * (1 / divisor - 1 / moved)
+    mean, other = _centred_away(layer, {}), _centred_away(layer, {p: p + dilation})
+    before = (read - mean) / divisor - (there - other) / moved
+    after = read * (1 / divisor - 1 / moved) - (mean / divisor - other / moved)
     rule = "what entry k reads at p, entry k - stride reads at p + dilation (patches overlap where K > stride)"
-    return Step(f"{layer.name}/inseparable-overlap", rule, before, before, after)
+    return Step(f"{layer.name}/inseparable-overlap", rule, before, before, after, layer.definitions)
 
 
 def _one_pixel(layer: Layer) -> tuple[Step, Step]:
-    """The self factors of two overlapping patches differ for an image that is zero but for its first pixel."""
-    factor = effective_update(layer).self_factor.expression
+    """Self factors, or means, of two overlapping patches differ for an image that is zero but for its first pixel."""
+    factor, constant = _seen_by_a_patch(layer)
     read, p, _, _, dilation = _slide(layer)
     image = next(t for t in layer.inputs if t.base == read.base)
     spots = (BATCH, *(Index(f"pixel{k}", axis) for k, axis in enumerate(image.axes[1:])))
@@ -124,7 +137,14 @@ def _one_pixel(layer: Layer) -> tuple[Step, Step]:
     blank = normalise(map_entries(there, lambda e: sympy.S.Zero if e.base == image.base else e))  # of the bias
     rule = "an image of one pixel, unpadded: "
     return (
-        Step(f"{layer.name}/inseparable-first", rule + "the first patch sees it", here, here, seen + blank, (first,)),
+        Step(
+            f"{layer.name}/inseparable-first",
+            rule + "the first patch sees it",
+            here,
+            here,
+            constant * seen + blank,
+            (first,),
+        ),
         Step(
             f"{layer.name}/inseparable-second",
             rule + "an overlapping one does not",
@@ -134,6 +154,13 @@ def _one_pixel(layer: Layer) -> tuple[Step, Step]:
             (first,),
         ),
     )
+
+
+def _seen_by_a_patch(layer: Layer) -> tuple[Expr, Expr]:
+    """Return what tells patches apart, the mean if there is one or the self factor, and what a pixel adds to it."""
+    for mean in layer.definitions:
+        return mean.expression, mean.expression.as_independent(IndexedSum)[0]
+    return effective_update(layer).self_factor.expression, sympy.S.One
 
 
 def _summed(layer: Layer, index: Index) -> bool:

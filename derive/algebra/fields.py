@@ -14,6 +14,7 @@ import sympy
 from sympy import Expr
 
 PRIME = 2**61 - 1
+DIVISION = "division by zero"
 _DIGITS = 60
 _LOST = mpmath.mpf(10) ** (-_DIGITS // 2)  # entries are of order one: what is smaller than this is a rounding error
 
@@ -54,7 +55,7 @@ class Modular:
             raise NotEvaluable(f"no exact power {exponent}")
         whole = int(exponent.p)
         if whole < 0 and base == 0:
-            raise NotEvaluable("division by zero")
+            raise NotEvaluable(DIVISION)
         return pow(base, whole, PRIME)
 
     def _root(self, base: int) -> int:
@@ -99,7 +100,7 @@ class Real:
         """Return the real power; a negative base with a broken exponent is refused, and so is one lost in rounding."""
         base = mpmath.mpf(base)  # a size is a whole number, whose inverse Python would round to 16 digits
         if exponent.is_negative and abs(base) < _LOST:
-            raise NotEvaluable("division by zero")
+            raise NotEvaluable(DIVISION)
         if not exponent.is_Integer and (base < 0 or 0 < base < _LOST):
             raise NotEvaluable("root of a negative number or of one that nearly vanishes")
         return base ** (int(exponent) if exponent.is_Integer else self.constant(exponent))

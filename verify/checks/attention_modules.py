@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verify.checks import references, target
+from verify.checks.attention_steps import step_subjects
 from verify.checks.cases import Case, Draw, Laid, Place, Source, Subject
 from verify.derived import derived
 
@@ -19,8 +20,9 @@ _BY = ("x", "y", "WQ", "bQ", "WK", "bK", "WV", "bV", "W", "b")
 
 
 def whole_subjects() -> list[Subject]:
-    """Return a subject for each setting of the generated module."""
-    return [_whole(variant, settings) for variant, settings in _SETTINGS.items()]
+    """Return a subject for each setting of the generated module, and those of steps inside it."""
+    whole = [_whole(variant, settings) for variant, settings in _SETTINGS.items()]
+    return [*whole, *step_subjects(_SETTINGS)]
 
 
 def _whole(variant: str, settings: dict[str, Any]) -> Subject:

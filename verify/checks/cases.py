@@ -49,7 +49,8 @@ class Place:
 class Case:
     """One random instance: module, inputs by name, the loss gradient g by the output, settings, sizes, a rate.
 
-    ``trained`` are the entries of each module parameter that the derivation moves (a 0/1 mask; absent: all of them).
+    ``trained`` are the entries of each module parameter that the derivation moves (a 0/1 mask; absent: all of them);
+    ``met`` returns inputs of the derivation that the module makes itself.
     """
 
     module: nn.Module
@@ -60,6 +61,7 @@ class Case:
     sizes: Mapping[str, int]
     eta: float
     trained: Mapping[str, Tensor] | None = None
+    met: Callable[[Case], Mapping[str, Tensor]] | None = None
 
     @property
     def kappa(self) -> float:
@@ -81,7 +83,8 @@ class Case:
 
     def point(self, mapped: Layer) -> Point:
         """Return this instance as a point at which derived expressions can be evaluated."""
-        tensors = {**self.inputs, "g": self.g, **self.parameters()}
+        made = self.met(self) if self.met else {}
+        tensors = {**self.inputs, **made, "g": self.g, **self.parameters()}
         arrays: dict[str, Array] = {name: t.detach().cpu().double().numpy() for name, t in tensors.items()}
         arrays |= {name: a.astype(int) for name, a in arrays.items() if not self.is_real(name)}
         return Point(arrays, {**self.scalars, "eta": self.eta}, {d.name: d for d in mapped.definitions}, self.sizes)
@@ -152,6 +155,11 @@ class Source:
         return _derivation(self.mapped)
 
     @property
+    def of_layer(self) -> Derivation:
+        """The effective update of the layer that the map is a solution of."""
+        return self.derivation if self.found is None else _derivation(self.found.layer)
+
+    @property
     def self_factor(self) -> Expr:
         """The self factor that the map claims."""
         return self.derivation.self_factor.expression if self.found is None else self.found.self_factor
@@ -168,7 +176,10 @@ class Subject:
     that the samples of a batch do not see each other; ``factor`` is the self factor that the package states for the
     module. ``equations`` names the equations of what no equation of its own says; ``without_onednn`` are the types in
     which the CPU does without oneDNN, whose convolutions in bfloat16 read and write beside their tensors at some
-    geometries (stride with dilation, a single position).
+    geometries (stride with dilation, a single position). ``derived_over`` are the axes of space of the derivation
+    where several have one name. ``measures`` are the properties that are measured, all of a map's if none is named;
+    ``symmetry`` is the relative departure from what reordering the tokens inside a sample does; ``residual`` the self
+    factor of what is not cancelled, by hand.
     """
 
     name: str
@@ -185,6 +196,10 @@ class Subject:
     families: tuple[str, ...] = ("identity", "gradient", "property")
     equations: Mapping[str, str] = field(default_factory=dict)
     without_onednn: tuple[str, ...] = ()
+    derived_over: str = ""
+    measures: tuple[str, ...] = ()
+    symmetry: Callable[[Case], float] | None = None
+    residual: Callable[[Case], Tensor] | None = None
 
     @property
     def generated(self) -> bool:
@@ -194,6 +209,10 @@ class Subject:
     def identity(self, family: str, what: str) -> str:
         """Return the id of a check: ``family/equation prefix/what``, and the variant where there is one."""
         return "/".join(part for part in (family, self.name, what, self.variant) if part)
+
+    def derivation_identity(self, step: str) -> str:
+        """Return the id of a check of one step: ``derivation/step``, and the axes of space where one name has more."""
+        return "/".join(part for part in ("derivation", step, self.derived_over) if part)
 
     def equation(self, what: str) -> str:
         """Return the ids of the equations that a check of ``what`` tests."""

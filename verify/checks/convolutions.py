@@ -107,6 +107,7 @@ def _generated(layer: str, kind: Kind) -> Subject:
         source=lambda: _solved(kind),
         draw=draw,
         variant=f"{kind.axes}d",
+        derived_over=f"{kind.derivation_axes}d",
         form=kind.form,
         reference=reference,
         by=kind.by,

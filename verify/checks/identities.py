@@ -38,12 +38,13 @@ Expected = Callable[[Subject, Case], tuple[Case, Array, Array, float]]
 
 
 def tasks(subject: Subject) -> list[Task]:
-    """Return the tasks of one subject: a batch's step, a lone sample's step, its pull on others, the stated factor."""
+    """Return the tasks of one subject: steps of a batch and of a lone sample, its pull on others, stated factors."""
     if "identity" not in subject.families:
         return []
     sides: dict[str, Expected] = {"activation-change": of_batch, "self-factor": of_lone_sample, "cross-terms": of_pull}
     found = [_task(subject, equation, side) for equation, side in sides.items()]
-    return found if subject.factor is None else [*found, _stated(subject)]
+    found += [] if subject.factor is None else [_stated(subject)]
+    return found if subject.residual is None else [*found, _residual(subject)]
 
 
 def _task(subject: Subject, equation: str, side: Expected) -> Task:
@@ -162,6 +163,31 @@ def _stated(subject: Subject) -> Task:
         drawn = cases(subject, setting, identity, count=_INSTANCES, largest=8)
         worst = largest(_stated_error(subject, case) for case in drawn)
         return Outcome(f"self_factor(module, x) against the derived one, {len(drawn)} shapes", worst, BOUND)
+
+    return Task(identity, subject.layer, subject.backend, "float64", subject.equation("self-factor"), run)
+
+
+def _residual(subject: Subject) -> Task:
+    """What is left where nothing cancels: a lone sample's real step against the self factor by hand, and its spread."""
+    identity = subject.identity("identity", "residual")
+
+    def run(setting: Setting) -> Outcome:
+        assert subject.residual is not None
+        drawn = cases(subject, setting, identity, count=_INSTANCES, largest=8)
+        deficits, factors = [], []
+        for case in drawn:
+            with torch.no_grad():
+                factor = subject.residual(case).cpu().numpy()
+            lone, here = _one_sample(subject.source().derivation, case)
+            expected = factor * lone.g.cpu().numpy()
+            deficits.append(_order_deficit(lone, expected, here, float(np.abs(expected[here]).max())))
+            factors.append(factor.ravel())
+        low, high = (float(pick(np.concatenate(factors))) for pick in (np.min, np.max))
+        reason = (
+            f"2 less the order of what a real SGD step leaves of the residual by hand, {len(drawn)} random shapes; the "
+            f"factor is not cancelled, it runs from {low:.2g} to {high:.2g}"
+        )
+        return Outcome(reason, measured=largest(deficits), bound=ORDER_BOUND)
 
     return Task(identity, subject.layer, subject.backend, "float64", subject.equation("self-factor"), run)
 

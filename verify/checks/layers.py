@@ -33,7 +33,8 @@ def subjects_of(layer: str) -> list[Subject]:
 
 def tasks_of(layer: str) -> list[Task]:
     """Return every check of one layer, in the order of the families."""
-    found = derivations.tasks(layer)
+    subjects = subjects_of(layer)
+    found = derivations.tasks(layer, subjects)
     for family in (identities, gradients, properties):
-        found += [task for subject in subjects_of(layer) for task in family.tasks(subject)]
+        found += [task for subject in subjects for task in family.tasks(subject)]
     return found

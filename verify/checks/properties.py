@@ -8,6 +8,7 @@ bound               |z_k| <= sqrt(kappa) ||(W_k, b_k)||, at inputs from 1e-30 to
 limit-zero          near x = 0: the limits of the map's scales f(E), h(E), or of sqrt(E) f(E) where f has none
 limit-infinity      far away: the limits of sqrt(E) f(E) and h(E)
 initialisation      the deviation of a fresh weight
+tokens              reordering tokens inside a sample reorders its outputs, or changes nothing
 batch               reordering samples reorders outputs; batches side by side do not see each other
 """
 
@@ -48,7 +49,9 @@ def tasks(subject: Subject) -> list[Task]:
     """Return the tasks of one generated map, and that of batches where samples do not see each other."""
     if "property" not in subject.families or subject.backend in ("triton", "cuda"):
         return []
-    found = [_task(subject, name, *entry) for name, entry in _MEASURES.items()] if subject.generated else []
+    names = subject.measures or (tuple(_MEASURES) if subject.generated else ())
+    found = [_task(subject, name, *_MEASURES[name]) for name in names]
+    found += [] if subject.symmetry is None else [_tokens(subject, subject.symmetry)]
     return [*found, _batch(subject)] if subject.samples_apart else found
 
 
@@ -74,6 +77,17 @@ def _batch(subject: Subject) -> Task:
         drawn = cases(subject, setting, identity, count=_INSTANCES, largest=6)
         reason = "reordering samples reorders outputs, and batches side by side do not see each other"
         return Outcome(reason, measured=largest(_batch_error(case) for case in drawn), bound=BOUND)
+
+    return Task(identity, subject.layer, subject.backend, "float64", subject.equation("forward"), run)
+
+
+def _tokens(subject: Subject, departure: Callable[[Case], float]) -> Task:
+    identity = subject.identity("property", "tokens")
+
+    def run(setting: Setting) -> Outcome:
+        drawn = cases(subject, setting, identity, count=_INSTANCES, largest=6)
+        reason = "reordering the tokens that ask reorders outputs, reordering those that answer changes nothing"
+        return Outcome(reason, measured=largest(map(departure, drawn)), bound=BOUND)
 
     return Task(identity, subject.layer, subject.backend, "float64", subject.equation("forward"), run)
 

@@ -34,7 +34,8 @@ def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = ()) -> list[Task
     unknown = wanted - {task.id for task in tasks}
     if unknown:
         raise UsageError(f"no check {sorted(unknown)[0]!r}; `affdiv verify --list` prints the ids")
-    return list({task.id: task for task in tasks if not wanted or task.id in wanted}.values())
+    once = {task.id: task for task in reversed(tasks) if not wanted or task.id in wanted}
+    return list(reversed(once.values()))
 
 
 def run_checks(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from derive.forward_map import Layer
 from verify.checks import target
+from verify.checks.attention_steps import residual
 from verify.checks.cases import Case, Draw, Laid, Place, Source, Subject
 from verify.checks.references import centred, heads
 from verify.derived import derived
@@ -74,6 +76,7 @@ TWINS: dict[str, Callable[[Named], Tensor]] = {
     "gain>affine": lambda v: _affine(v["gamma"] * v["x"] + v["beta"], v),
     "affine>gain": lambda v: v["gamma"] * _affine(v["x"], v) + v["beta"],
 }
+_RESIDUALS = {"attention": False, "qk-norm>attention": True}
 _LEAST = {"layer-norm>affine": 3, "batch-norm>affine": 3, "affine>rms-norm": 3, "qk-norm>attention": 2}
 
 
@@ -94,6 +97,7 @@ def subjects(name: str) -> list[Subject]:
             draw,
             backend="torch.nn",
             samples_apart="batch-norm" not in name,
+            residual=partial(residual, affine_like=False, unit=_RESIDUALS[name]) if name in _RESIDUALS else None,
         )
     ]
 
