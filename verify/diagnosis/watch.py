@@ -25,6 +25,7 @@ from verify.diagnosis.batch import check_model
 from verify.diagnosis.capture import first_argument, self_factors
 from verify.diagnosis.kernel import Law
 from verify.diagnosis.layers import Site, Unjudged, affine_stand_in, plan
+from verify.diagnosis.output_projection import OutputProjection
 from verify.diagnosis.record import Spread, spread
 from verify.diagnosis.samples import Shape
 from verify.diagnosis.scalars import Scalars
@@ -73,6 +74,7 @@ class Watch:
         self._factors: dict[str, list[Tensor]] = {}
         self._handles: list[Any] = []
         self._steps, self._measures = 0, False
+        self._output = OutputProjection()
 
     @property
     def unjudged(self) -> tuple[Unjudged, ...]:
@@ -95,6 +97,9 @@ class Watch:
             self._hook(module, partial(self._layer, site))
         for module, name in found.attention.items():
             self._hook(module, partial(self._attention, name, module))
+            if isinstance(module, nn.MultiheadAttention):
+                self._handles.append(module.register_forward_pre_hook(self._listen))
+                self._handles.append(module.register_forward_hook(self._listened, always_call=True, prepend=True))
         self._handles.append(self.model.register_forward_hook(self._end, always_call=True))
         return self
 
@@ -134,6 +139,13 @@ class Watch:
         if self.report is not None:
             self.report(reading)
 
+    def _listen(self, module: Any, *_: Any) -> None:
+        if self._measures:
+            self._output.enter(module)
+
+    def _listened(self, *_: Any) -> None:
+        self._output.leave()
+
     def _layer(self, site: Site, arguments: Any, words: Any) -> None:
         self._take(site, first_argument(arguments, words))
 
@@ -163,9 +175,17 @@ class Watch:
             law = Law("affine", "affine-like") if generated else Law("affine" if bias else "linear")
             self._take(Site(f"{prefix}{part}", f"{kind}.{part}", view, law, Shape.ROWS, {}, ("weight", "bias")), x)
         if not generated:
-            out = f"{prefix}out_proj"
-            reason = "its input is inside torch's attention; verify.diagnose meets it"
-            self._refused.setdefault(out, Unjudged(out, f"{kind}.out_proj", reason))
+            self._output_projection(f"{prefix}out_proj", f"{kind}.out_proj", module)
+
+    def _output_projection(self, name: str, kind: str, module: nn.MultiheadAttention) -> None:
+        """Take what the output projection read, where its weight is trained and torch computed it in the open."""
+        bias = module.out_proj.bias is not None and module.out_proj.bias.requires_grad
+        view, law = affine_stand_in(module.embed_dim, module.embed_dim, bias), Law("affine" if bias else "linear")
+        for x in self._output.read if module.out_proj.weight.requires_grad else ():
+            self._take(Site(name, kind, view, law, Shape.ROWS, {}, ("weight", "bias")), x)
+        if name not in self._factors:
+            reason = "it is frozen, or torch computed it inside one kernel; verify.diagnose may meet it"
+            self._refused.setdefault(name, Unjudged(name, kind, reason))
 
 
 watch = Watch  # as a training loop writes it

@@ -81,8 +81,29 @@ def test_attention_reads_as_in_a_diagnosis(settings):
         model(x)
     layers = watched.readings[0].layers
     asked = "attention.q" if settings else "attention.qkv"
-    assert layers[asked] == found.layer(asked).factors
+    for name in (asked, "attention.out_proj"):
+        assert layers[name] == found.layer(name).factors
+    assert watched.unjudged == ()
+
+
+def test_torchs_function_is_back_after_a_pass_that_fails_inside_attention():
+    model, real = Attend().double(), torch.nn.functional.linear
+    with verify.watch(model, every=1) as watched:
+        with pytest.raises((AssertionError, RuntimeError)):
+            model(torch.randn(2, 3, 5, dtype=DOUBLE))
+        assert torch.nn.functional.linear is real
+        model(torch.randn(2, 3, 4, dtype=DOUBLE))
+        assert torch.nn.functional.linear is real
+    assert "attention.out_proj" in watched.readings[-1].layers
+
+
+def test_a_frozen_output_projection_is_listed():
+    model = Attend().double()
+    model.attention.out_proj.weight.requires_grad_(False)
+    with verify.watch(model, every=1) as watched:
+        model(torch.randn(2, 3, 4, dtype=DOUBLE))
     assert [entry.name for entry in watched.unjudged] == ["attention.out_proj"]
+    assert "frozen" in watched.unjudged[0].reason
 
 
 def test_generated_attention_reads_its_constant():
