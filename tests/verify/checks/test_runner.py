@@ -36,10 +36,27 @@ def test_equations_named_by_checks_exist():
 
     known = {step.id for layer in ("affine", "linear") for step in derive.effective_update(derive.layer(layer)).steps}
     known |= {step.id for layer in ("affine", "linear") for m in derive.solve(derive.layer(layer)) for step in m.steps}
-    known |= {step.id for m in derive.solve(rows.centred_layer("centred-affine", True)) for step in m.steps}
-    known |= {step.id for m in derive.solve(rows.centred_layer("centred-linear", False)) for step in m.steps}
+    for centred in (rows.centred_layer("centred-affine", True), rows.centred_layer("centred-linear", False)):
+        known |= {step.id for step in derive.effective_update(centred).steps}
+        known |= {step.id for m in derive.solve(centred) for step in m.steps}
     named = {task.equation for task in tasks_for(ROWS)}
     assert {part for equation in named for part in equation.split(", ")} <= known
+
+
+def test_derivations_of_what_only_the_generator_asks_for_are_checked_too():
+    """Over two axes and over three they have one name: the id says which."""
+    ids = {task.id for layer in ("convolution", "convolution-3d", "affine") for task in derivations_of(layer)}
+    for kind in ("centred-convolution", "centred-convolution-without-bias", "grouped-convolution-without-bias"):
+        assert {f"derivation/{kind}/norm-like/self-factor/{axes}" for axes in ("2d", "3d")} <= ids
+        assert {f"derivation/{kind}/activation-change/{axes}" for axes in ("2d", "3d")} <= ids
+    assert "derivation/centred-convolution/inseparable-overlap/2d" in ids
+    assert "derivation/centred-affine/norm-like/backward-dx" in ids
+    named = [task.id for task in tasks_for(["convolution", "convolution-1d"])]
+    assert len(named) == len(set(named))
+
+
+def derivations_of(layer):
+    return [task for task in tasks_for([layer]) if task.id.startswith("derivation/")]
 
 
 def test_layers_are_chosen_by_name():
