@@ -117,43 +117,50 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="How long to launch at each shape.")] = 20.0,
     quick: Annotated[bool, typer.Option("--quick", help="Small shapes, few launches, no compiler: to try it.")] = False,
     json: Json = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Add the run to this file of results.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the ratios into this SVG file.")] = None,
+    threads: Annotated[
+        str, typer.Option(metavar="N,..", help="A run for each number of threads; as many as torch takes if not named.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Add each run to this file of results.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the ratios of the last run into this SVG file.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Measure the layers against torch's and others', launch by launch in turn: both passes, memory, ratios.
 
-    Takes two to four minutes on two cores. What is not installed is named and left out.
+    A run takes two to four minutes on two cores. What is not installed is named and left out.
     """
     from verify.bench.record import write_text
     from verify.bench.results_file import append, check_file, described
     from verify.bench.shapes import default_shapes, parse_shape
-    from verify.bench.speed import DEFAULT_DTYPES, Request, measure
+    from verify.bench.speed import DEFAULT_DTYPES, Request, measure, thread_counts
     from verify.bench.speed_plot import plot as drawn
     from verify.bench.speed_table import print_speed
     from verify.files import check_folder
     from verify.run.progress import watching
     from verify.run.table import print_json
+    from verify.threads import so_many_threads
 
     named = tuple(shapes.split(",")) if shapes else default_shapes(device, quick)
     chosen = dtype or DEFAULT_DTYPES.get(device, "float32")
     request = Request(tuple(map(parse_shape, named)), device, chosen, seconds, quick, seed)
     request.check()
+    counts = thread_counts(threads)
     if out is not None:
         check_file(out)
     if plot is not None:
         check_folder(plot.parent, (plot.name,))
-    with watching() as watcher:
-        speed = measure(request, watcher.report)
-    run = described(speed)
-    if out is not None:
-        append(out, run)
+    runs = []
+    for count in counts:
+        with watching() as watcher, so_many_threads(count):
+            speed = measure(request, watcher.report)
+            runs.append(described(speed))
+        if out is not None:
+            append(out, runs[-1])
+        if not json:
+            print_speed(speed)
     if plot is not None:
         write_text(plot, drawn(speed))
     if json:
-        print_json(run)
-    else:
-        print_speed(speed)
+        print_json(runs[0] if len(runs) == 1 else {"schema": runs[0]["schema"], "runs": runs})
 
 
 def diagnose(

@@ -11,8 +11,15 @@ import torch
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch use one thread inside the context and as many as before after it."""
+    with so_many_threads(1):
+        yield
+
+
+@contextmanager
+def so_many_threads(count: int) -> Iterator[None]:
+    """Let torch use ``count`` threads inside the context and as many as before after it."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -29,6 +29,7 @@ from verify.checks.runner import DEVICES, NO_CUDA
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 DEFAULT_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+_MOST_THREADS = 1024
 _LEAST_ROUNDS = {False: 7, True: 3}
 Progress = Callable[[str, float], None]
 
@@ -52,6 +53,14 @@ class Request:
             raise UsageError(f"type {self.dtype!r} is not known; choose one of {', '.join(DTYPES)}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UsageError(f"{NO_CUDA}; use --device cpu, or run on a machine with a GPU and a torch built for it")
+
+
+def thread_counts(text: str) -> tuple[int, ...]:
+    """Return the numbers that ``1,2`` lists, without text torch's own; raise UsageError for what is no list of them."""
+    words = text.replace(" ", "").split(",") if text else [str(torch.get_num_threads())]
+    if not all(word.isascii() and word.isdigit() and 0 < int(word) <= _MOST_THREADS for word in words):
+        raise UsageError(f"threads {text!r} is no list of numbers from 1 to {_MOST_THREADS}; write one such as 1,2")
+    return tuple(map(int, words))
 
 
 @dataclass(frozen=True)

@@ -34,14 +34,13 @@ class Slow(nn.Module):
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """A quick run of the command: its words on both outputs, and the files it wrote, after a second run too."""
+    """A quick run of the command: its words on both outputs, and the files it wrote, at two numbers of threads."""
     folder = tmp_path_factory.mktemp("bench")
     words = ["bench", "--quick", "-o", str(folder / "r.json"), "--plot", str(folder / "p.svg")]
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
         patch.setattr(speed_table, "print_speed", lambda run: lines.append(run))
-        assert affdiv.run(words) == 0
-        assert affdiv.run(words) == 0
+        assert affdiv.run([*words, "--threads", "1,2"]) == 0
     return lines[0], folder
 
 
@@ -155,6 +154,7 @@ def test_the_table_fits_80_columns(quick, capsys):
 def test_runs_are_added_to_the_file(quick):
     held = json.loads((quick[1] / "r.json").read_text())
     assert held["schema"] == "affdiv.bench/1" and len(held["runs"]) == 2
+    assert [run["circumstances"]["device"]["threads"] for run in held["runs"]] == [1, 2]
     run = held["runs"][0]
     assert {"commit", "device", "versions", "sources", "time"} <= run["circumstances"].keys()
     assert "_affine_like.py" in run["circumstances"]["sources"]
@@ -177,6 +177,8 @@ def test_another_file_is_not_overwritten(tmp_path):
     [
         (["--device", "tpu"], "device 'tpu' is not known; choose one of cpu, cuda"),
         (["--dtype", "float8"], "type 'float8' is not known"),
+        (["--threads", "1,none"], "threads '1,none' is no list of numbers from 1 to 1024; write one such as 1,2"),
+        (["--threads", "0"], "threads '0' is no list"),
         (["--shapes", "12"], "shape '12' is not known; write BATCHxINxOUT"),
         (["--shapes", "4x4x4", "-o", "/proc/nowhere/r.json"], "cannot be written"),
     ],

@@ -1,0 +1,101 @@
+"""The figures of ``affdiv bench`` in a text: written between two marks from the file of results, never by hand.
+
+    affdiv bench --threads 1,2 --seconds 12 -o paper_notes/results/speed-cpu.json     about five minutes
+    python -m verify.bench.speed_note paper_notes/results/speed-cpu.json paper_notes/performance.md
+
+Of each number of threads the last run of the file is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from derive.errors import UsageError
+from derive.export.files import write_text
+
+BEGIN, END = "<!-- figures of affdiv bench: begin -->", "<!-- figures of affdiv bench: end -->"
+Run = Mapping[str, Any]
+
+
+def latest(runs: Sequence[Run]) -> list[Run]:
+    """Return the last run of each number of threads, the fewest threads first."""
+    found = {run["circumstances"]["device"]["threads"]: run for run in runs}
+    return [found[count] for count in sorted(found)]
+
+
+def figures(runs: Sequence[Run]) -> str:
+    """Return the circumstances of the latest runs and a Markdown table for each shape."""
+    chosen = latest(runs)
+    parts = [_circumstances(run) for run in chosen]
+    for shape in dict.fromkeys(row["shape"] for run in chosen for row in run["rows"]):
+        parts.append(_table(shape, chosen))
+    return "\n\n".join(parts)
+
+
+def _circumstances(run: Run) -> str:
+    where = run["circumstances"]
+    device, limits = where["device"], run["limits"]
+    best = f"copy {limits['copy_bytes'] / 1e9:.1f} GB/s, product {limits['product_operations'] / 1e9:.0f} GFLOP/s"
+    return (
+        f"* {_threads(run)}: commit {where['commit']}, torch {where['versions']['torch']}, {device['cores']} cores, "
+        f"load average {device['load_average'][0]:.1f} at the end; best of the run: {best}."
+    )
+
+
+def _table(shape: str, runs: Sequence[Run]) -> str:
+    """Return both passes as multiples of torch's layer: the median round by round, quartiles, that of least times."""
+    known = {(_threads(run), row["provider"]): row for run in runs for row in run["rows"] if row["shape"] == shape}
+    columns = [_threads(run) for run in runs]
+    lines = [f"| {shape} | {' | '.join(f'{c}: median (quartiles), of least' for c in columns)} | saved, MiB |"]
+    lines.append("|---" * (len(columns) + 2) + "|")
+    for provider in dict.fromkeys(name for _, name in known):
+        rows = [known.get((column, provider)) for column in columns]
+        saved = next(row for row in rows if row)["saved_bytes"] / 2**20
+        lines.append(f"| {provider} | {' | '.join(map(_ratio, rows))} | {saved:.2f} |")
+    return "\n".join(lines)
+
+
+def _ratio(row: Run | None) -> str:
+    if row is None:
+        return "not measured"
+    both = row["ratio"]["both"]
+    quartiles = f"{both['lower']:.2f} to {both['upper']:.2f}"
+    return f"{both['median']:.3f} ({quartiles}), {row['ratio_of_least']['both']:.3f}"
+
+
+def _threads(run: Run) -> str:
+    count = run["circumstances"]["device"]["threads"]
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def rewritten(text: str, runs: Sequence[Run]) -> str:
+    """Return the text with the figures between its marks; raise UsageError for a text without them."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UsageError(f"the text holds no place for the figures; put {BEGIN!r} and {END!r} on lines of their own")
+    return f"{before}{BEGIN}\n{figures(runs)}\n{END}{after}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the figures of a file of results into a text."""
+    parser = argparse.ArgumentParser(prog="python -m verify.bench.speed_note", description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="a file that affdiv bench wrote")
+    parser.add_argument("note", type=Path, help="a Markdown file with the two marks")
+    given = parser.parse_args(arguments)
+    try:
+        runs = json.loads(given.results.read_text(encoding="utf-8"))["runs"]
+        write_text(given.note, rewritten(given.note.read_text(encoding="utf-8"), runs))
+    except (OSError, ValueError, LookupError, TypeError, UsageError) as problem:
+        print(f"error: {given.results} into {given.note}: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
