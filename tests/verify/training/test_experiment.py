@@ -210,7 +210,12 @@ def test_bundled_experiments_say_what_they_ask_and_cost(path, scale):
     assert all(trial.method in METHODS_OF[trial.model] for trial in found.trials)
 
 
-@pytest.mark.parametrize(("path", "scale"), BOTH)
+def slow_if_generated(case):
+    """Layers at an angle are generated first, which takes seconds; ``test_angles`` trains one in every run."""
+    return pytest.param(*case.values, id=case.id, marks=pytest.mark.slow) if "angle" in case.id else case
+
+
+@pytest.mark.parametrize(("path", "scale"), map(slow_if_generated, BOTH))
 def test_a_trial_of_each_bundled_experiment_runs(path, scale):
     trial = load_experiment(path, scale=scale).trials[-1]
     source = "declaration" if trial.model == "transformer" else "digits"
