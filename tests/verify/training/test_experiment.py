@@ -215,7 +215,7 @@ def slow_if_generated(case):
     return pytest.param(*case.values, id=case.id, marks=pytest.mark.slow) if "angle" in case.id else case
 
 
-@pytest.mark.parametrize(("path", "scale"), map(slow_if_generated, BOTH))
+@pytest.mark.parametrize(("path", "scale"), [slow_if_generated(case) for case in BOTH])
 def test_a_trial_of_each_bundled_experiment_runs(path, scale):
     trial = load_experiment(path, scale=scale).trials[-1]
     source = "declaration" if trial.model == "transformer" else "digits"
