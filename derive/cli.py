@@ -42,13 +42,19 @@ def register(app: typer.Typer) -> None:
 
 
 def layers(as_json: AsJson = False) -> None:
-    """List every layer with its self factor and the maps that cancel it; compositions are written A>B."""
-    from derive.export.summary import SCHEMA, layer_rows, with_generated
+    """List every layer with its self factor and the maps that cancel it; compositions are written A>B.
+
+    Below stand the generated GPU kernels, each with the devices that verified its present source.
+    """
+    from derive.export.kernels import kernel_lines, kernel_rows, recorded_runs
+    from derive.export.summary import SCHEMA, generated_manifest, layer_rows, with_generated
     from derive.export.terminal import table_lines
     from derive.layers import layer, layer_names
 
     rows = with_generated(layer_rows({name: layer(name) for name in layer_names()}))
-    _print({"schema": SCHEMA, "layers": rows} if as_json else table_lines(rows))
+    kernels = kernel_rows(generated_manifest().get("files", {}), recorded_runs())
+    told = {"schema": SCHEMA, "layers": rows, "kernels": kernels}
+    _print(told if as_json else [*table_lines(rows), *kernel_lines(kernels)])
 
 
 def derive(

@@ -87,13 +87,19 @@ def with_generated(rows: Iterable[Row]) -> list[Row]:
 
 
 def _generated() -> set[str]:
-    """Return the ids of the maps in the generated package's manifest, without importing it; none where it is absent."""
+    """Return the ids of the maps in the generated package's manifest."""
+    said = generated_manifest()
+    return {*said.get("derivations", ()), *said.get("covers", ())}
+
+
+def generated_manifest() -> dict[str, Any]:
+    """Return the generated package's manifest, without importing the package; empty where it is absent."""
     spec = importlib.util.find_spec("affine_divergence")
     manifest = Path(spec.origin).with_name("manifest.json") if spec and spec.origin else None
     if manifest is None or not manifest.is_file():
-        return set()
-    said = json.loads(manifest.read_text(encoding="utf-8"))
-    return {*said.get("derivations", ()), *said.get("covers", ())}
+        return {}
+    said: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+    return said
 
 
 def kept_rows() -> dict[str, Row]:

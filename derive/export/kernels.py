@@ -1,0 +1,86 @@
+"""Which generated GPU kernels have been verified on a GPU: the digests of their sources beside those of a record.
+
+The record is written by ``affdiv verify --device cuda --record FILE``. A kernel counts as verified only while its
+source, and what the sources of its target share, are those that ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from derive.errors import UsageError
+
+SCHEMA = "affdiv.gpu-verified/1"
+RECORD = Path(__file__).parents[2] / "paper_notes" / "results" / "gpu-verified.json"
+UNVERIFIED = "unverified on a GPU"
+_SHARED = ("_triton_tiles.py", "_triton_patches.py")  # by Triton's kernels; those of CUDA share headers
+_WIDTH = 52
+
+
+def kernel_digests(files: Mapping[str, str]) -> dict[str, str]:
+    """Return the digest of each file of kernels, with what it shares, from the SHA-256 of every file of a package."""
+    found = {}
+    for name in sorted(files):
+        target = _target(name)
+        if target:
+            shared = [n for n in sorted(files) if (n in _SHARED if target == "triton" else n.endswith(".cuh"))]
+            parts = [files[n] for n in (name, *shared)]
+            found[name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return found
+
+
+def _target(name: str) -> str:
+    """Return the target whose kernels a file holds; nothing for any other file."""
+    if name.startswith("_cuda_") and name.endswith(".cu"):
+        return "cuda"
+    return "triton" if name.startswith("_triton_") and name not in _SHARED else ""
+
+
+def kernel_rows(files: Mapping[str, str], runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row a file of kernels: its name, digest, and the runs of a record in which just this source passed."""
+    runs = list(runs)
+    return [
+        {"file": name, "digest": digest, "verified": [_summary(r, name) for r in runs if _passed(r, name, digest)]}
+        for name, digest in kernel_digests(files).items()
+    ]
+
+
+def _passed(run: Mapping[str, Any], name: str, digest: str) -> bool:
+    return run["kernels"].get(name, {}).get("digest") == digest
+
+
+def _summary(run: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: run[key] for key in ("device", "versions", "commit")} | {"errors": run["kernels"][name]["errors"]}
+
+
+def recorded_runs(path: Path = RECORD) -> list[dict[str, Any]]:
+    """Return the runs of a record, none if there is no file; raise ``UsageError`` for a file that is no record."""
+    if not path.is_file():
+        return []
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["schema"] == SCHEMA and all(_is_run(run) for run in held["runs"]):
+            return list(held["runs"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UsageError(f"{str(path)!r} is no record of kernels verified on a GPU; move it away, or write it anew")
+
+
+def _is_run(run: Mapping[str, Any]) -> bool:
+    kernels = run["kernels"].values()
+    told = all(isinstance(run[key], str) for key in ("device", "commit")) and isinstance(run["versions"], dict)
+    return told and all(isinstance(k["digest"], str) and isinstance(k["errors"], dict) for k in kernels)
+
+
+def kernel_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the table of kernels for a terminal: one line a file, none without kernels."""
+    lines = [f"{row['file']:<{_WIDTH}}{_status(row['verified'])}" for row in rows]
+    return ["", f"{'kernels':<{_WIDTH}}verified", "", *lines] if lines else []
+
+
+def _status(verified: list[Mapping[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(run["device"] for run in verified)) or UNVERIFIED
