@@ -1,12 +1,12 @@
 """An experiment in a TOML file: the lists whose product are its trials.
 
-    data = "digits"                    # or a path, or --data PATH
+    data = "digits"                    # or "declaration", a text; or a path, or --data PATH
     methods = ["none", "affine-like"]
     updates = ["sgd"]
     learning_rates = [0.1, 1.0]
     batch_sizes = [32, 128]
     seeds = [0, 1]
-    model = "mlp"
+    model = "mlp"                      # or cnn, transformer
     widths = [16]
     depths = [2]
     activation = "tanh"                # or a list

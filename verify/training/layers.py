@@ -21,6 +21,7 @@ network's last layer.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import cast
@@ -109,7 +110,7 @@ def make_convolution(method: str, inputs: int, outputs: int, stride: int) -> nn.
     return _IMAGES[method](inputs, nn.Conv2d(inputs, outputs, KERNEL, stride=stride, padding=PADDING))
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """What every network says of itself.
 
     ``chunk`` is the number of samples that are evaluated at once, ``evaluated`` how many give the training loss, the
@@ -119,13 +120,13 @@ class Network(nn.Module):
     chunk, probed, evaluated = 4_096, 32, 10_000
     activation: nn.Module
 
+    @abstractmethod
     def measured_layers(self) -> dict[str, nn.Module]:
         """Return the layers that a probe looks into, by name, from input to output."""
-        raise NotImplementedError
 
+    @abstractmethod
     def second_moments(self) -> list[float]:
         """Return E[x^2] of the entries that each measured layer receives when the first values are drawn."""
-        raise NotImplementedError
 
     def embeddings(self) -> list[nn.Embedding]:
         """Return the embeddings, whose sum is to have entries of unit variance; most networks have none."""

@@ -24,6 +24,7 @@ from verify.training.dataset import Split
 from verify.training.layers import Network, loss_of
 from verify.training.rows import as_samples, entries, rows_of, units_of, with_units
 
+_TF32 = 2.0**-10
 STEPPED_SAMPLES = 4  # of the probed ones, so many take a step of their own
 
 
@@ -120,13 +121,13 @@ def summarise(step: int, layer: str, factors: Tensor) -> Spread:
     return Spread(step, layer, inner[0], *numbers)
 
 
-def rounding_bound(products: int, dtype: torch.dtype) -> float:
+def rounding_bound(products: int, epsilon: float) -> float:
     """Return how far rounding may carry a step from the identity, for units that sum so many products.
 
     In units of roundoff: 3 (n + 1) for the sums in z before and after a step that is as long as the parameters, another
     half of that for the length that z is divided by, and n + 1 for the gradient's own; 6 (n + 8) covers them all.
     """
-    return 6 * (products + 8) * torch.finfo(dtype).eps / 2
+    return 6 * (products + 8) * epsilon / 2
 
 
 @dataclass(frozen=True)
@@ -196,9 +197,16 @@ def _own_step(step: int, name: str, exact: _Seen, same: _Seen, factors: Tensor, 
         declared=declared is not None,
         error=error if both else None,
         error_float64=moved.error if both else None,
-        bound=rounding_bound(entries(exact.layer), same.x.dtype),
+        bound=rounding_bound(entries(exact.layer), _epsilon(same)),
         self_share=self_share(factors.unsqueeze(1) * exact.g, moved.change),
     )
+
+
+def _epsilon(seen: _Seen) -> float:
+    """Return the distance from one to the next number that a layer computes with; convolutions may do so in TF32."""
+    x = seen.x
+    rough = x.is_cuda and x.dtype is torch.float32 and x.dim() > 2 and torch.backends.cudnn.allow_tf32
+    return _TF32 if rough else torch.finfo(x.dtype).eps
 
 
 def _look(twin: Network, model: Network, probed: Split) -> dict[str, _Seen]:

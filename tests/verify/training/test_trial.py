@@ -8,7 +8,7 @@ import torch
 
 from verify.training.config import METHODS, TrialConfig, generator
 from verify.training.data import Dataset, Split, digits
-from verify.training.layers import Network
+from verify.training.models import MLP
 from verify.training.trial import TrialRun, evaluate, run_trial, steps_of
 
 
@@ -83,11 +83,11 @@ def test_small_data_gives_one_short_batch():
 
 
 def test_accuracy_is_the_share_of_right_answers():
-    class Given(Network):
+    class Given(MLP):
         def forward(self, x):
             return x
 
-    model = Given()
+    model = Given(2, 2, method="none", width=1, depth=1, activation="tanh")
     scores = torch.tensor([[2.0, 1.0], [0.0, 1.0], [5.0, 0.0], [1.0, 0.0]])
     _, accuracy = evaluate(model, Split(scores, torch.tensor([0, 1, 1, 0])))
     assert accuracy == 0.75
