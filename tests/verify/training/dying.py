@@ -1,7 +1,7 @@
 """A process whose children work on an experiment and are killed; prints as JSON what became of each of them.
 
-Run as ``python dying.py everywhere|anytime FILE.toml FOLDER SEEDS``. The children are forks, so that fifty of them cost
-little: torch is loaded once. ``everywhere`` needs ``dying.c``, compiled and preloaded.
+Run as ``python dying.py everywhere|anytime|anyone FILE.toml FOLDER SEEDS``. The children are forks, so that fifty of
+them cost little: torch is loaded once. ``everywhere`` needs ``dying.c``, compiled and preloaded.
 """
 
 import ctypes
@@ -11,11 +11,12 @@ import random
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from verify.training.driver import register, tidy
+from verify.training.driver import drive, register, tidy
 from verify.training.experiment import load_experiment
 from verify.training.export import to_csv
 from verify.training.store import Store
@@ -30,18 +31,26 @@ def prepare(file, folder, seeds):
     return Job(str(folder), file.stem, "digits", checkpoint_seconds=0.0, lease=60.0)
 
 
-def fork(job, armed=0):
+def forked(what):
+    """Do something in a child, without what this process would do at its end."""
     number = os.fork()
     if number == 0:
         code = 1
         try:
-            if armed:
-                ctypes.CDLL(None).arm(armed)
-            work(job)
+            what()
             code = 0
         finally:
             os._exit(code)
     return number
+
+
+def fork(job, armed=0):
+    def worker():
+        if armed:
+            ctypes.CDLL(None).arm(armed)
+        work(job)
+
+    return forked(worker)
 
 
 def was_killed(number):
@@ -94,8 +103,75 @@ def anytime(file, folder, seeds):
     return [{**table(job), "killed": killed}]
 
 
+class Forks:
+    """The interface of an engine with forks for workers."""
+
+    def capacity(self):
+        return 2
+
+    def start(self, job, workers):
+        self.job = replace(job, parent=os.getpid())
+        self.numbers = [self.spawn() for _ in range(workers)]
+
+    def spawn(self):
+        return forked(lambda: work(self.job, lambda: os.getppid() != self.job.parent))
+
+    def tend(self):
+        for place, number in enumerate(self.numbers):
+            ended, status = os.waitpid(number, os.WNOHANG) if number else (0, 0)
+            if ended:
+                self.numbers[place] = self.spawn() if os.WIFSIGNALED(status) else 0
+        return any(self.numbers)
+
+    def stop(self):
+        assert not any(self.numbers)
+
+
+def drives(job):
+    with Store(Path(job.store)) as store:
+        drive(store, job, Forks(), 2, lambda done, total: None)
+
+
+def children(number):
+    try:
+        return [int(word) for word in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def anyone(file, folder, seeds):
+    """Kill fifty times, by chance the driver or one of its workers, after random times; then let one driver finish."""
+    chance, job = random.Random(0), prepare(file, folder / "store", seeds)
+    killed, driver = {"driver": 0, "worker": 0}, forked(lambda: drives(job))
+    end = chance.uniform(0.0, 0.1)
+    while sum(killed.values()) < KILLS:
+        workers = children(driver)
+        if not workers or max(map(processor_seconds, workers)) < end:
+            time.sleep(0.005)
+            assert os.waitpid(driver, os.WNOHANG) == (0, 0), "it came to its end before it was killed often enough"
+            continue
+        end = chance.uniform(0.0, 0.1)
+        if chance.random() < 0.5:
+            os.kill(driver, signal.SIGKILL)
+            killed["driver"] += was_killed(driver)
+            driver = forked(lambda: drives(job))
+        else:
+            os.kill(chance.choice(workers), signal.SIGKILL)
+            killed["worker"] += 1
+    os.kill(driver, signal.SIGKILL)
+    os.waitpid(driver, 0)
+    assert not was_killed(fork(replace(job, checkpoint_seconds=1e9)))
+    return [{**table(job), **killed}]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     mode, file, folder, seeds = sys.argv[1:]
-    work(prepare(Path(file), Path(folder) / "warm", seeds))  # what torch imports late is then there for every child
-    print(json.dumps({"everywhere": everywhere, "anytime": anytime}[mode](Path(file), Path(folder), seeds)))
+    work(
+        replace(prepare(Path(file), Path(folder) / "warm", seeds), checkpoint_seconds=1e9)
+    )  # what torch imports late is then there for every child
+    print(
+        json.dumps(
+            {"everywhere": everywhere, "anytime": anytime, "anyone": anyone}[mode](Path(file), Path(folder), seeds)
+        )
+    )

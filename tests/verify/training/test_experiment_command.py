@@ -207,12 +207,19 @@ def dying(folder, mode, text, seeds="apart", **environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seeds", "steps"), [("apart", "300"), ("together", "900")])
-def test_killed_fifty_times_the_table_is_the_same(tmp_path, undisturbed, seeds, steps):
-    text = LONGER.replace("150", steps)
-    (result,) = dying(tmp_path, "anytime", text, seeds)
+def test_killed_fifty_times_the_table_is_the_same(tmp_path, undisturbed):
+    (result,) = dying(tmp_path, "anytime", LONGER.replace("150", "300"))
     assert result["killed"] == 50
-    assert result["table"] == undisturbed(text, seeds)
+    assert result["table"] == undisturbed(LONGER.replace("150", "300"), "apart")
+    assert result["left"] == []
+
+
+@pytest.mark.slow
+def test_drivers_and_workers_of_teams_killed_fifty_times_the_table_is_the_same(tmp_path, undisturbed):
+    text = LONGER.replace("150", "1500")
+    (result,) = dying(tmp_path, "anyone", text, "together")
+    assert result["driver"] + result["worker"] == 50 and min(result["driver"], result["worker"]) > 10
+    assert result["table"] == undisturbed(text, "together")
     assert result["left"] == []
 
 
