@@ -19,13 +19,15 @@ from verify.bench.peers import PEERS
 from verify.bench.shapes import LINEAR, Shape
 
 Build = Callable[[Shape], nn.Module]
+_NOT_COMPILED = "torch.compile was not asked for (--quick)"
 
 
 @dataclass(frozen=True)
 class Provider:
     """A module to measure: its name, how it is built on the CPU, and why it cannot be measured here, if so.
 
-    ``compiled`` says whether torch.compile is applied; ``ours`` marks the generated layers.
+    ``compiled`` says whether torch.compile is applied, ``mode`` how; ``graphed`` whether both passes are captured as
+    CUDA graphs, so that the host's calls cost nothing; ``ours`` marks the generated layers.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Provider:
     missing: str = ""
     compiled: bool = False
     ours: bool = False
+    mode: str | None = None
+    graphed: bool = False
 
 
 class Plain(nn.Module):
@@ -62,7 +66,7 @@ def twin(shape: Shape) -> nn.Linear | nn.Conv2d:
 
 def providers(shape: Shape, device: str, compiles: bool) -> list[Provider]:
     """Return everything there is for a shape, the twin first; what cannot run here says why."""
-    return _linear(device, compiles) if shape.kind == LINEAR else _convolution(compiles)
+    return _linear(device, compiles) if shape.kind == LINEAR else _convolution(device, compiles)
 
 
 def _linear(device: str, compiles: bool) -> list[Provider]:
@@ -77,10 +81,25 @@ def _linear(device: str, compiles: bool) -> list[Provider]:
     found += _both("ours", _affine_like("torch"), compiles, ours=True)
     found += [Provider("ours, Triton", _affine_like("triton"), _needs("triton", device), ours=True)]
     found += [Provider("ours, CUDA", _affine_like("cuda"), _needs("cuda.core", device), ours=True)]
+    found += _on_a_gpu("+ layer norm", norms, _affine_like("torch"), device, compiles)
     return found + [Provider(p.name, p.build, _needs(p.package, device)) for p in PEERS]
 
 
-def _convolution(compiles: bool) -> list[Provider]:
+def _on_a_gpu(norm: str, norms: dict[str, Build], ours: Build, device: str, compiles: bool) -> list[Provider]:
+    """What only a GPU has: the compiler's longest search for the composed map, and passes captured as graphs."""
+    missing = _needs("torch", device)
+    searched = missing or ("" if compiles else _NOT_COMPILED)
+    return [
+        Provider(
+            "plain, max-autotune", lambda s: Plain(twin(s)), searched, compiled=True, mode="max-autotune-no-cudagraphs"
+        ),
+        Provider("layer, graph", twin, missing, graphed=True),
+        Provider(f"{norm}, graph", norms[norm], missing, graphed=True),
+        Provider("ours, graph", ours, missing, ours=True, graphed=True),
+    ]
+
+
+def _convolution(device: str, compiles: bool) -> list[Provider]:
     norms: dict[str, Build] = {
         "+ batch norm": lambda s: nn.Sequential(twin(s), nn.BatchNorm2d(s.outputs)),
         "+ group norm": lambda s: nn.Sequential(twin(s), nn.GroupNorm(1, s.outputs)),
@@ -89,16 +108,21 @@ def _convolution(compiles: bool) -> list[Provider]:
     for name, build in {**norms, "plain": lambda s: Plain(twin(s))}.items():
         found += _both(name, build, compiles)
     found += _both("ours", lambda s: _patch_norm(s), compiles, ours=True)
-    return [*found, Provider("ours, kept", lambda s: _patch_norm(s, recompute=False), ours=True)]
+    found += [Provider("ours, kept", lambda s: _patch_norm(s, recompute=False), ours=True)]
+    found += _on_a_gpu("+ batch norm", norms, lambda s: _patch_norm(s), device, compiles)
+    triton = _needs("triton", device)
+    return [*found, Provider("ours, Triton", lambda s: _patch_norm(s, backend="triton"), triton, ours=True)]
 
 
-def _patch_norm(s: Shape, recompute: bool = True) -> nn.Module:
-    return ad.PatchNormConv2d(s.inputs, s.outputs, s.kernel, padding=s.kernel // 2, recompute=recompute)
+def _patch_norm(s: Shape, recompute: bool = True, backend: str = "torch") -> nn.Module:
+    return ad.PatchNormConv2d(
+        s.inputs, s.outputs, s.kernel, padding=s.kernel // 2, recompute=recompute, backend=backend
+    )
 
 
 def _both(name: str, build: Build, compiles: bool, ours: bool = False) -> list[Provider]:
     """The module as it is, and by torch.compile."""
-    missing = "" if compiles else "torch.compile was not asked for (--quick)"
+    missing = "" if compiles else _NOT_COMPILED
     return [Provider(name, build, ours=ours), Provider(f"{name}, compiled", build, missing, compiled=True, ours=ours)]
 
 

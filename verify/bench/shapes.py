@@ -106,13 +106,23 @@ class Feed:
     g: Tensor
 
 
+def memory_format(shape: Shape, device: str) -> torch.memory_format:
+    """Return how tensors of a shape, and the weights that meet them, are laid out on a device."""
+    last = device == "cuda" and shape.kind == CONVOLUTION
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def feeds(shape: Shape, device: str, dtype: torch.dtype, seed: int) -> list[Feed]:
-    """Return sets of random tensors to take turns with, enough of them that none is still in a cache."""
+    """Return sets of random tensors to take turns with, enough of them that none is still in a cache.
+
+    On a GPU images lie with their channels last, as its convolutions take them.
+    """
     generator = torch.Generator().manual_seed(seed)
     one = int(torch.Size(shape.input_shape).numel() + torch.Size(shape.output_shape).numel()) * dtype.itemsize
     count = max(2, min(_MOST_SETS, -(-_ROTATED_BYTES // one)))
 
     def random(axes: tuple[int, ...]) -> Tensor:
-        return torch.randn(axes, generator=generator).to(device=device, dtype=dtype)
+        tensor = torch.randn(axes, generator=generator).to(device=device, dtype=dtype)
+        return tensor.contiguous(memory_format=memory_format(shape, device))
 
     return [Feed(random(shape.input_shape).requires_grad_(), random(shape.output_shape)) for _ in range(count)]

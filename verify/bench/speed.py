@@ -24,7 +24,7 @@ from verify.bench.limits import Limits, measure_limits
 from verify.bench.memory import peak_bytes, saved_bytes
 from verify.bench.providers import Provider, providers
 from verify.bench.rows import PARTS, Row, Speed, Spread
-from verify.bench.shapes import Feed, Shape, feeds
+from verify.bench.shapes import Feed, Shape, feeds, memory_format
 from verify.checks.runner import DEVICES, NO_CUDA
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -121,16 +121,32 @@ def _build(provider: Provider, shape: Shape, feed: Feed, tiny: Feed) -> _Built |
     """Return the module, ready to be timed, or why there is none: a peer or a compiler may refuse what it is given."""
     try:
         module = provider.build(shape).to(device=feed.x.device, dtype=feed.x.dtype)
+        _lay_out(module, memory_format(shape, feed.x.device.type))
         host = None
         if provider.compiled:
-            module.compile(dynamic=False)
-        else:
+            module.compile(dynamic=False, mode=provider.mode)
+        elif not provider.graphed:
             host = host_seconds(provider.build(shape.tiny).to(device=feed.x.device, dtype=feed.x.dtype), tiny)
-        return _Built(provider, module, saved_bytes(module, feed), peak_bytes(module, feed), host)
+        saved, peak = saved_bytes(module, feed), peak_bytes(module, feed)
+        if provider.graphed:
+            _capture(module, feed)
+        return _Built(provider, module, saved, peak, host)
     except (ImportError, AttributeError, RuntimeError, TypeError, ValueError) as problem:
-        if provider.ours and not provider.compiled:
+        if provider.ours and not (provider.compiled or provider.graphed):
             raise
         return f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"
+
+
+def _lay_out(module: nn.Module, layout: torch.memory_format) -> None:
+    """Give the weights of convolutions, which alone have four axes, the layout of the images that they meet."""
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+
+
+def _capture(module: nn.Module, feed: Feed) -> None:
+    """Let the module replay both passes as CUDA graphs, on a copy of each input."""
+    torch.cuda.make_graphed_callables(module, (feed.x.detach().clone().requires_grad_(),))
 
 
 def _row(built: _Built, times: Times, twin: Times, shape: Shape, limits: Limits, dtype: torch.dtype) -> Row:

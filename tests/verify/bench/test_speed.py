@@ -196,6 +196,29 @@ def test_a_gpu_that_is_not_there_is_wrong_usage(capsys):
     assert "no CUDA device on this machine" in capsys.readouterr().err
 
 
+def test_images_lie_with_channels_last_on_a_gpu_alone():
+    formats = [shapes.memory_format(shape, device) for shape in (LINEAR, IMAGES) for device in ("cpu", "cuda")]
+    assert formats == [torch.contiguous_format] * 3 + [torch.channels_last]
+
+
+def test_what_needs_a_gpu_is_named_elsewhere():
+    for shape in (LINEAR, IMAGES):
+        known = {p.name: p for p in providers.providers(shape, "cpu", compiles=True)}
+        for name in ("ours, Triton", "ours, graph", "layer, graph", "plain, max-autotune"):
+            assert known[name].missing == "needs a GPU (--device cuda)"
+        assert not known["ours"].missing and known["plain, max-autotune"].mode
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("shape", [LINEAR, IMAGES])
+def test_everything_of_ours_is_measured_on_a_gpu(shape):
+    request = speed.Request((shape,), device="cuda", dtype="bfloat16", quick=True)
+    found = speed.measure(request, lambda *_: None)
+    names = {row.provider for row in found.rows}
+    assert {"ours", "ours, graph", "layer, graph"} <= names, found.missing
+    assert found.limits.copy_bytes > 1e10
+
+
 @pytest.mark.slow
 def test_compiled_modules_are_measured_too():
     request = speed.Request((LINEAR,), seconds=0.0)
