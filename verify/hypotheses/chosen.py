@@ -128,8 +128,11 @@ def limits(chosen: Sequence[Chosen], tuned: bool = True) -> str:
     """
     seeds = min((len(c.by_seed) for c in chosen), default=0)
     reasons = [f"{seeds} seeds, {LEAST_SEEDS} are needed"] if seeds < LEAST_SEEDS else []
-    edges = sorted({c.settings["method"] for c in chosen if c.best.at_edge}) if tuned else []
-    reasons += [f"the best rate of {', '.join(edges)} is at the edge of its grid"] if edges else []
+    for method in methods_of(chosen) if tuned else ():
+        own = of(chosen, method=method)
+        edges = sum(c.best.at_edge is True for c in own)
+        where = f" in {edges} of {len(own)} settings" if len(own) > 1 else ""
+        reasons += [f"the best rate of {method} is at the edge of its grid{where}"] if edges else []
     return "; ".join(reasons)
 
 
