@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import torch
 
 from ._cuda_cache import CudaError, cached
 
-HEADER = "_cuda_rows.cuh"
 ELEMENTS = {torch.float32: "float", torch.float64: "double", torch.float16: "Half", torch.bfloat16: "Bfloat"}
 _DEFAULT_STREAM = 1  # CUDA's explicit name for the stream that torch calls 0
 _INSTALL = "`pip install cuda-core[cu13]` (cu12 for a torch built for CUDA 12)"
@@ -69,11 +69,19 @@ def compiled(source: Path, dtype: torch.dtype, device: torch.device) -> Code:
 
 @functools.cache
 def binary(source: Path, element: str, architecture: str) -> bytes:
-    """Return the machine code of a source, whose header stands beside it; ``architecture`` is such as ``sm_90``."""
-    text, header = (path.read_text(encoding="utf-8") for path in (source, source.parent / HEADER))
-    parts = (text, header, element, architecture, _nvrtc_version())
+    """Return the machine code of a source, whose headers stand beside it; ``architecture`` is such as ``sm_90``."""
+    text, *headers = _with_headers(source)
+    parts = (text, *headers, element, architecture, _nvrtc_version())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return cached(key, lambda: _compile(source, text, element, architecture))
+
+
+def _with_headers(source: Path) -> list[str]:
+    """Return the text of a source and those of the headers that it includes, and they in turn."""
+    texts = [source.read_text(encoding="utf-8")]
+    for name in re.findall(r'^#include "(.+)"', texts[0], flags=re.MULTILINE):
+        texts += _with_headers(source.parent / name)
+    return texts
 
 
 def _nvrtc_version() -> str:

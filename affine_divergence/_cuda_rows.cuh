@@ -27,7 +27,11 @@ struct WideOf<double> {
 };
 
 typedef ELEMENT Element;
+#ifdef WIDE  // a kernel may ask for more
+typedef WIDE Wide;
+#else
 typedef WideOf<Element>::Type Wide;
+#endif
 
 constexpr int V = 16 / sizeof(Element);
 constexpr unsigned ALL_LANES = 0xffffffffu;

@@ -8,19 +8,17 @@ squares and cubes of what float32 holds do not overflow. One number a position i
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._patch_places import has_values, placed, three
 from ._patches import Geometry
-from ._triton_tiles import INTERPRETED, Tiles, on
+from ._triton_tiles import Tiles, on
 
-_TYPES = (torch.bfloat16, torch.float32, torch.float64)
 _TILE = 2048  # entries of a tile
 
 
@@ -84,54 +82,24 @@ def spread_sum(
     return total
 
 
-def takes(*tensors: Tensor) -> bool:
-    """Return whether the kernels work on these tensors: plain ones at an address, not empty, of no narrow range."""
-    plain = all(type(t) in (Tensor, torch.nn.Parameter) and not t.is_meta for t in tensors)
-    where = plain and all(t.is_cuda or INTERPRETED.value for t in tensors)
-    return where and all(t.dtype in _TYPES and t.numel() for t in tensors) and not torch.compiler.is_compiling()
-
-
-def number(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return memory for one number a position of a tensor."""
-    return like.new_empty((*like.shape[:2], 1, *like.shape[3:]), dtype=dtype)
-
-
-def smallest_sum(x: Tensor) -> float:
-    """Return the sum of squares below which a patch counts as zero: its root would not be normal."""
-    return float(torch.finfo(torch.promote_types(x.dtype, torch.float32)).tiny ** 2)
-
-
 def walk(
     kernel: Any, like: Tensor, tensors: Sequence[Tensor], maps: Sequence[Tensor], geometry: Geometry, **constants: float
 ) -> None:
     """Launch a kernel over the positions of ``like``; sums of patches are taken over ``maps``."""
-    length, height, width = _three(like.shape[3:], 1)
+    if not has_values(like):
+        return
+    length, height, width = three(like.shape[3:])
     count = like.shape[0] * like.shape[1] * length * height * width
-    channels = max(1, *(t.shape[-like.dim() + 2] for t in tensors))
+    channels = max(1, *(t.shape[2 - like.dim()] for t in tensors))
     columns = min(32, triton.next_power_of_2(channels))
-    held = [_along_space(t if t.dim() == like.dim() else t.unsqueeze(0), like) for t in tensors]
-    shapes = [_three(m.shape[3:], 1) for m in maps[:1]] or [(1, 1, 1)]
-    steps = [n for part, other in zip(geometry[1:4], (1, 0, 1), strict=True) for n in _three(part, other)]
-    kernels = dict(zip(("KD", "KH", "KW"), _three(geometry.kernel, 1), strict=True))
+    held = [placed(t, like) for t in tensors]
+    shape = three(maps[0].shape[3:]) if maps else (1, 1, 1)
+    steps = [n for part, other in zip(geometry[1:4], (1, 0, 1), strict=True) for n in three(part, other)]
+    kernels = dict(zip(("KD", "KH", "KW"), three(geometry.kernel), strict=True))
     tiles = Tiles(_TILE // columns, columns, 0)
     with on(like):
         kernel[(triton.cdiv(count, tiles.down),)](
-            count, like.shape[1], length, height, width, channels, *shapes[0], *steps,
-            *(value for placed in held for value in placed), *(m.contiguous() for m in maps),
+            count, like.shape[1], length, height, width, channels, *shape, *steps,
+            *(value for found in held for value in found), *(m.contiguous() for m in maps),
             **constants, **kernels, ROWS=tiles.down, COLUMNS=columns, **tiles.settings
         )
-
-
-def _three(lengths: Sequence[int], other: int) -> tuple[int, int, int]:
-    """Return lengths of three axes; ``other`` is that of an axis that is not there."""
-    first, second, third = (*(other,) * (3 - len(lengths)), *lengths)
-    return first, second, third
-
-
-def _along_space(t: Tensor, like: Tensor) -> tuple[Tensor, int, int, int, int]:
-    """Return a tensor and how far apart its images, groups, channels and positions lie; positions in one step."""
-    t = t.expand(like.shape[0], like.shape[1], t.shape[2], *like.shape[3:])
-    steps = list(zip(t.shape[3:], t.stride()[3:], strict=True))
-    even = all(step == size * inner for (_, step), (size, inner) in itertools.pairwise(steps))
-    t = t if even else t.contiguous()
-    return t, t.stride(0), t.stride(1), t.stride(2), t.stride(-1)

@@ -7,7 +7,11 @@
 A kernel works at one position: numbers of it, sums along its channels, entries of its channels. It may begin with a sum
 of patches of a map of one number a position, or with the transpose of one. There, everything but these sums looks like
 the work on a row (``codegen.targets.cuda.passes``), so a position is a row: its instructions are written with the batch
-index in the place of batch, group and space.
+index in the place of batch, group and space. Three settings come from outside:
+
+    floor             sums of squares below it are taken as zero
+    LEFTOVER          a sum of squares left as a difference is zero where no larger share of it remains
+    patch_entries     how many entries a patch has
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import sympy
-from sympy import Symbol
+from sympy import Expr, Symbol
 
 from codegen.program import Contract, Convolve, Instruction, Pointwise, Program, Value, name_of
 from codegen.targets.cuda.passes import RowKernel, row_kernel
@@ -26,7 +30,7 @@ from derive.errors import UsageError
 from derive.forward_map import BATCH
 
 LONG, POSITION = "long", "position"
-floor = Symbol("floor", positive=True)  # sums of squares below it are taken as zero
+floor, leftover, patch_entries = (Symbol(name, positive=True) for name in ("floor", "LEFTOVER", "patch_entries"))
 
 
 @dataclass(frozen=True)
@@ -36,22 +40,35 @@ class Tap:
     target: str
     operand: str
     box: bool
+    equation: str
 
 
 @dataclass(frozen=True)
 class Positions:
     """One kernel: its work as that on rows, the sums of patches before it, and what it leaves in memory.
 
-    ``place`` is the space whose positions it walks. ``like`` is a tensor of that space with channels, and ``outputs``
-    are the values that it writes, in their own axes.
+    ``place`` is the space whose positions it walks, ``scalars`` the settings that it may read. ``like`` is a tensor of
+    that space with channels, and ``outputs`` are the values that it writes, in their own axes.
     """
 
     place: str
     kernel: RowKernel
+    scalars: tuple[Symbol, ...]
     taps: tuple[Tap, ...]
     like: str
     outputs: tuple[Value, ...]
     equations: tuple[str, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of the tensors that the kernel reads at its own position."""
+        made = {tap.target for tap in self.taps}
+        return tuple(v.name for v in self.kernel.reads if v.name not in made)
+
+    @property
+    def wide(self) -> frozenset[str]:
+        """The names of the tensors with channels that the kernel reads or writes."""
+        return frozenset(v.name for v in (*self.kernel.reads, *self.kernel.writes) if len(v.indices) == 2)
 
 
 @dataclass(frozen=True)
@@ -64,41 +81,41 @@ class ByTorch:
 Step = Positions | ByTorch
 
 
-def steps(program: Program) -> tuple[Step, ...]:
-    """Return the steps that carry out a program, in order; raise ``UsageError`` for one that reads a difference.
+def steps(program: Program, squares: Iterable[str] = ()) -> tuple[Step, ...]:
+    """Return the steps that carry out a program, in order; raise ``UsageError`` for one that no kernel computes.
 
-    A sum of squares that is left as a difference needs a rule for what rounding leaves of nothing; torch has it.
+    Those of the numbers ``squares`` that are differences are sums of squares, of which rounding must not leave
+    something where nothing is.
     """
-    return _Scheduler(program).steps()
+    return _Scheduler(program, frozenset(squares)).steps()
 
 
 class _Scheduler:
     """Takes what torch can do as soon as it can be done, and the rest in as few kernels as possible."""
 
-    def __init__(self, program: Program) -> None:
-        self._program = program
+    def __init__(self, program: Program, squares: frozenset[str]) -> None:
+        self._program, self._squares = program, squares
         links = [link for i in program.instructions if isinstance(i, Convolve) for link in i.links]
         self._sizes = {place: {getattr(link, place).size for link in links} for place in (LONG, POSITION)}
         self._kernels = {link.kernel.size for link in links}
         self._known = {v.name for v in program.inputs}
         self._left = list(program.instructions)
+        source = next(v for v in program.values.values() if v.name == "x")
+        self._first = self._place(source.indices) or LONG  # the space of the layer's input
+        self._lengths = {*self._kernels, *(i.size for i in self._features(source.indices)[1:])}
 
     def steps(self) -> tuple[Step, ...]:
         found: list[Step] = []
         while self._left:
-            step = self._by_torch() or self._positions(self._first_place()) or self._positions(self._second_place())
+            step = self._by_torch() or self._positions(self._first) or self._positions(self._second)
             if step is None:
                 raise UsageError(f"{self._program.name!r}: no kernel computes {self._left[0].target.name!r}")
             found.append(step)
         return tuple(found)
 
-    def _first_place(self) -> str:
-        """Return the space of the layer's input, whose sums everything waits for."""
-        source = next(v for v in self._program.values.values() if v.name == "x")
-        return self._place(source.indices) or LONG
-
-    def _second_place(self) -> str:
-        return POSITION if self._first_place() == LONG else LONG
+    @property
+    def _second(self) -> str:
+        return POSITION if self._first == LONG else LONG
 
     def _place(self, indices: Iterable[Index]) -> str | None:
         """Return the space that a value lies in; None for one without space, or of a kernel."""
@@ -106,8 +123,13 @@ class _Scheduler:
         return next((p for p in (LONG, POSITION) if sizes & self._sizes[p]), None)
 
     def _by_torch(self) -> ByTorch | None:
-        ready = [i for i in self._left if not self._is_local(i) and {name_of(e) for e in i.reads} <= self._known]
-        return ByTorch(tuple(self._taken(ready))) if ready else None
+        chosen: list[Instruction] = []
+        while ready := [i for i in self._left if not self._is_local(i) and self._is_ready(i)]:
+            chosen += self._taken(ready)
+        return ByTorch(tuple(chosen)) if chosen else None
+
+    def _is_ready(self, instruction: Instruction) -> bool:
+        return {name_of(e) for e in instruction.reads} <= self._known
 
     def _taken(self, chosen: Sequence[Instruction]) -> Sequence[Instruction]:
         self._left = [i for i in self._left if i not in chosen]
@@ -125,9 +147,12 @@ class _Scheduler:
 
     def _channel(self, indices: Sequence[Index]) -> Index | None:
         """Return the axis of channels, the second of those that are neither batch nor space."""
-        space = self._kernels | self._sizes[LONG] | self._sizes[POSITION]
-        features = [i for i in indices if i.size not in space and i != BATCH]
+        features = self._features(indices)
         return features[1] if len(features) > 1 else None
+
+    def _features(self, indices: Sequence[Index]) -> list[Index]:
+        space = self._kernels | self._sizes[LONG] | self._sizes[POSITION]
+        return [i for i in indices if i.size not in space and i != BATCH]
 
     def _positions(self, place: str) -> Positions | None:
         inside: list[Instruction] = []
@@ -149,7 +174,7 @@ class _Scheduler:
         whole = Program(
             self._program.name,
             tuple(self._flat_value(v) for v in (*given, *(i.target for i in inside if isinstance(i, Convolve)))),
-            (*self._program.scalars, floor),
+            (*self._program.scalars, floor, leftover, patch_entries),
             tuple(rows),
             tuple(v.name for v in outputs),
         )
@@ -160,11 +185,13 @@ class _Scheduler:
             raise UsageError(f"{self._program.name!r}: the kernel of {names[0]!r} reads no tensor with channels")
         kernel = row_kernel(whole, Rows(whole.instructions, whole.outputs))  # type: ignore[arg-type]
         equations = tuple(i.equation for i in inside if i.equation and i.target in outputs)
-        return Positions(place, kernel, taps, like, outputs, equations)
+        return Positions(place, kernel, whole.scalars, taps, like, outputs, equations)
 
     def _tap(self, instruction: Convolve) -> Tap:
         operand = instruction.operands[0]
-        return Tap(instruction.target.name, name_of(operand), self._place(operand.indices) == LONG)
+        return Tap(
+            instruction.target.name, name_of(operand), self._place(operand.indices) == LONG, instruction.equation
+        )
 
     def _flat_value(self, value: Value) -> Value:
         return Value(value.name, self._flat_indices(value.indices))
@@ -177,9 +204,11 @@ class _Scheduler:
     def _flat(self, instruction: Instruction) -> list[Pointwise | Contract]:
         target = self._flat_value(instruction.target)
         if isinstance(instruction, Pointwise):
-            self._refuse_difference(instruction)
             flat = {e: e.base[self._flat_indices(e.indices)] for e in instruction.reads}
-            return [Pointwise(target, instruction.expression.xreplace(flat), instruction.equation)]
+            expression = self._counted(instruction.expression).xreplace(flat)
+            if target.name in self._squares and _negative(expression):
+                return _difference(target, expression, instruction.equation)
+            return [Pointwise(target, expression, instruction.equation)]
         assert isinstance(instruction, Contract)
         operands = tuple(o.base[self._flat_indices(o.indices)] for o in instruction.operands)
         (over,) = {i for o in operands for i in o.indices} - {BATCH}
@@ -189,19 +218,40 @@ class _Scheduler:
         kept = sympy.Piecewise((sympy.S.Zero, sympy.Lt(total.entry, floor)), (total.entry, True))
         return [Contract(total, operands, (over,)), Pointwise(target, kept, instruction.equation)]
 
-    def _refuse_difference(self, instruction: Pointwise) -> None:
-        terms = sympy.Add.make_args(instruction.expression)
-        narrow = self._channel(instruction.target.indices) is None
-        if narrow and len(terms) > 1 and any(t.could_extract_minus_sign() for t in terms):
-            raise UsageError(f"{self._program.name!r}: {instruction.target.name!r} is a difference; torch computes it")
+    def _counted(self, expression: Expr) -> Expr:
+        """Write the product of a patch's lengths as one number; raise ``UsageError`` where a length stands alone."""
+        if not expression.free_symbols & self._lengths:
+            return expression
+        first, *others = sorted(self._lengths, key=str)
+        counted = expression.xreplace({first: patch_entries / sympy.Mul(*others)})
+        if counted.free_symbols & self._lengths:
+            raise UsageError(f"{self._program.name!r}: {expression} needs more than the number of entries of a patch")
+        return counted
+
+
+def _negative(expression: Expr) -> list[Expr]:
+    return [t for t in sympy.Add.make_args(expression) if t.could_extract_minus_sign()]
+
+
+def _difference(target: Value, expression: Expr, equation: str) -> list[Pointwise | Contract]:
+    """Return a difference of numbers of which the first is the larger, zero where rounding may be all that is left."""
+    negative = sympy.Add(*_negative(expression))
+    total, rest = (Value(f"{target.name}_{word}", target.indices) for word in ("total", "rest"))
+    kept = sympy.Piecewise((sympy.S.Zero, sympy.Le(rest.entry, leftover * total.entry)), (rest.entry, True))
+    return [
+        Pointwise(total, expression - negative),
+        Pointwise(rest, total.entry + negative),
+        Pointwise(target, kept, equation),
+    ]
 
 
 def with_scale(scale: Program, forward: Program, *kept: str) -> Program:
-    """Return the program of the output, the scale and what else is kept."""
+    """Return the program of the output, the scale and what else is kept; what both compute is computed once."""
+    known = {i.target.name for i in scale.instructions}
     return replace(
         forward,
         inputs=tuple(v for v in forward.inputs if v.name not in scale.outputs),
         scalars=tuple(dict.fromkeys((*scale.scalars, *forward.scalars))),
-        instructions=(*scale.instructions, *forward.instructions),
+        instructions=(*scale.instructions, *(i for i in forward.instructions if i.target.name not in known)),
         outputs=(*forward.outputs, *scale.outputs, *kept),
     )

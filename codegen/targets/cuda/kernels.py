@@ -89,7 +89,7 @@ class _RowText:
             "scalars": settings,
             "rows": [_row_pointer(v, self._types, v in writes) for v in (*reads, *writes) if not is_column(v)],
             "columns": [identifier(v.name) for v in reads if is_column(v)],
-            "before": [_assign(i, outside) for i in self._kernel.before],
+            "before": [assigned(i, outside) for i in self._kernel.before],
             "loops": [self._loop(loop) for loop in self._kernel.loops],
             "results": [identifier(v.name) for v in writes if is_column(v)],
         }
@@ -113,11 +113,11 @@ class _RowText:
             "stores": [identifier(n) for n in loop.stores],
             "sums": [identifier(i.target.name) for i in loop.sums],
             "lines": [
-                *(_assign(i, printer, i.target.name in loop.stores) for i in loop.pointwise),
-                *(_accumulate(i, printer) for i in loop.sums),
+                *(assigned(i, printer, i.target.name in loop.stores) for i in loop.pointwise),
+                *(accumulated(i, printer) for i in loop.sums),
             ],
             "totals": [_total(i) for i in loop.sums],
-            "after": [_assign(i, outside) for i in loop.after],
+            "after": [assigned(i, outside) for i in loop.after],
         }
 
 
@@ -165,13 +165,15 @@ def _read(value: Value) -> str:
     return f"const Wide {name} = widen({name}_data[{offset}]);"
 
 
-def _assign(instruction: Pointwise, printer: ScalarPrinter, array: bool = False) -> str:
+def assigned(instruction: Pointwise, printer: ScalarPrinter, array: bool = False) -> str:
+    """Return the line of an instruction entry by entry; with ``array`` its result is a register of the loop."""
     name = identifier(instruction.target.name)
     target = f"{name}[k]" if array else f"const Wide {name}"
     return _line(f"{target} = {printer.text(instruction.expression)};", instruction)
 
 
-def _accumulate(instruction: Contract | Magnitude, printer: ScalarPrinter) -> str:
+def accumulated(instruction: Contract | Magnitude, printer: ScalarPrinter) -> str:
+    """Return the line of a loop that adds to a sum, or makes a magnitude larger."""
     name = identifier(instruction.target.name)
     if isinstance(instruction, Magnitude):
         return _line(f"{name} = fmax({name}, fabs({printer.text(instruction.operand)}));", instruction)

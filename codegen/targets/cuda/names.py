@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 from derive.errors import UsageError
 
-_OWN = "Element Wide Offset V row rows start k column chunk partial total sum first last"
+_OWN = """
+    Element Wide Offset V row rows start k column chunk partial total sum first last
+    Rounded Axis Box Spread count groups places channels own inside position block place image group second third
+"""
 _LANGUAGE = """
     alignas alignof and asm auto bool break case catch char class const constexpr continue default delete do double else
     enum explicit export extern false float for friend goto if inline int long mutable namespace new not operator or
@@ -16,6 +19,7 @@ _LANGUAGE = """
 _FUNCTIONS = """
     exp log sin cos tan asin acos atan sinh cosh tanh sqrt pow sign heaviside fabs fmax fmin y0 y1 yn j0 j1 jn
     load store widen narrow infinity magnitude row_sum row_largest column_sum
+    quotient lane_sum over_patch channels_at put_channels
 """
 _TAKEN = frozenset(f"{_OWN} {_LANGUAGE} {_FUNCTIONS}".split())
 

@@ -11,16 +11,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from codegen.angle_rows import row_plan
 from codegen.plan import Plan
+from codegen.targets.cuda.patch_file import patch_map_context
 from codegen.targets.cuda.unit_file import unit_file_context
 from codegen.targets.cuda.wrappers import Printed, printed, unique, variants
+from codegen.targets.patch_backend import TEMPLATES, maps_with_kernels, shared_files
 from codegen.targets.torch import target as torch_target
 from codegen.targets.torch.angle_file import borrowed
 from codegen.targets.torch.companions import has_companions
 from codegen.targets.torch.function_file import heading_context
 from codegen.targets.torch.words import AngleFamily, Borrowed, Family, branch
-from codegen.targets.torch.wrap import fill, signature
+from codegen.targets.torch.wrap import fill, imported, signature
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_PATCHES = ("_cuda_patches.cuh", "_cuda_patches.py")
 _FIXED = ("_cuda_rows.cuh", "_cuda_cache.py", "_cuda_compile.py", "_cuda_launch.py")
 
 
@@ -40,7 +43,17 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
         result |= {name: render(f"{name}.jinja", unit) for name in (unit["source"], "_cuda_unit.py")}
         result["_operators.py"] = torch_target.render("_operators.py.jinja", {})
     result["_cuda.py"] = _functions([*families, *angles])
-    return result
+    return result | _patch_files(families)
+
+
+def _patch_files(families: Sequence[Family]) -> dict[str, str]:
+    """Return the files of the maps of convolutions; none in a package without them."""
+    contexts = [patch_map_context(m) for m in maps_with_kernels(families)]
+    result = {name: render(f"{name}.jinja", {}) for name in _PATCHES if contexts}
+    for context in contexts:
+        result[context["source"]] = render("patch_kernels.cu.jinja", context)
+        result[f"{context['module']}.py"] = render("patch_map.py.jinja", context)
+    return result | shared_files(render, families)
 
 
 def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> dict[str, Any]:
@@ -97,14 +110,19 @@ def _functions(families: Sequence[Family | AngleFamily]) -> str:
 def render(template: str, context: dict[str, Any]) -> str:
     """Return a template's text."""
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader([_TEMPLATES, TEMPLATES]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(fill=fill, signature=signature, comment=_comment)
+    environment.globals.update(fill=fill, signature=signature, imported=imported, comment=_comment, listed=_listed)
     return re.sub(r"\n+\Z", "\n", environment.get_template(template).render(context))
+
+
+def _listed(parameters: Sequence[str]) -> str:
+    """Return parameters in lines that break between them only."""
+    return fill(", ".join(p.replace(" ", "\0") for p in parameters), 4, 4).replace("\0", " ")
 
 
 def _comment(text: str) -> list[str]:

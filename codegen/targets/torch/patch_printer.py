@@ -48,12 +48,20 @@ class Space:
 class PatchPrinter:
     """Prints the instructions of one program; ``given`` are the names of its inputs that are narrow and rounded.
 
-    ``source`` is the input of the layer, whose type results take in the portable style.
+    ``source`` is the input of the layer, whose type results take in the portable style. ``whole`` is the program that
+    this one is a part of: its convolutions say which axes are space.
     """
 
-    def __init__(self, program: Program, source: str, in_place: bool = False, squares: str = "squares") -> None:
+    def __init__(
+        self,
+        program: Program,
+        source: str,
+        in_place: bool = False,
+        squares: str = "squares",
+        whole: Program | None = None,
+    ) -> None:
         self._program, self._source, self._in_place, self._squares = program, source, in_place, squares
-        self._space = Space(program)
+        self._space = Space(whole or program)
         self._given = {v.name for v in program.inputs} | {
             i.target.name for i in program.instructions if isinstance(i, Magnitude)
         }

@@ -7,11 +7,10 @@ from typing import Any
 from sympy import Symbol
 
 from codegen.targets.cuda.passes import Loop
-from codegen.targets.patch_lines import PatchLines, helpers
+from codegen.targets.patch_backend import common_context
+from codegen.targets.patch_lines import launched
 from codegen.targets.patch_steps import Positions
 from codegen.targets.torch.patch_family import PatchMap
-from codegen.targets.torch.patch_function import HELPER_NAMES, patch_headings
-from codegen.targets.torch.wrap import fill
 from codegen.targets.triton.printer import TilePrinter
 from codegen.targets.triton.roles import Roles
 from derive.forward_map import BATCH
@@ -22,23 +21,9 @@ _OTHER = Symbol("other_channels", positive=True, integer=True)
 
 def patch_map_context(chosen: PatchMap) -> dict[str, Any]:
     """Return what ``patch_map.py.jinja`` needs; raise ``UsageError`` for a map with a part that has no kernel."""
-    lines = PatchLines(chosen.plan, _launch)
-    passes = [lines.forward(False), lines.forward(True), lines.backward(False), lines.backward(True)]
+    context, lines = common_context(chosen, "triton", _launch)
     kernels = [_kernel(name, step) for name, step in lines.kernels.items()]
-    text = [line for part in passes for line in part]
-    return {
-        **patch_headings(chosen),
-        "plain": chosen.module,
-        "geometry": _GEOMETRY,
-        "tensors": chosen.plan.input_names,
-        "module": f"_triton{chosen.module}",
-        **dict(zip(("lean_lines", "keeping_lines", "again_lines", "kept_lines"), passes, strict=True)),
-        "kernels": kernels,
-        "helpers": sorted({*helpers(text, HELPER_NAMES), "rounded_type"}),
-        "floors": "floor=floor" in "\n".join(text),
-        "uses_math": "math." in "\n".join(text),
-        "taps": sorted({word for k in kernels for word in k["words"]}),
-    }
+    return {**context, "geometry": _GEOMETRY, "kernels": kernels}
 
 
 def _printer(step: Positions) -> TilePrinter:
@@ -68,9 +53,7 @@ def _loop(loop: Loop, printer: TilePrinter) -> dict[str, Any]:
 
 def _kernel(name: str, step: Positions) -> dict[str, Any]:
     before, loops, constants = _printed(step)
-    taps = {tap.target for tap in step.taps}
     tensors = _tensors(step)
-    wide = {v.name for v in (*step.kernel.reads, *step.kernel.writes) if len(v.indices) == 2}
     return {
         "name": name,
         "arguments": [
@@ -78,14 +61,15 @@ def _kernel(name: str, step: Positions) -> dict[str, Any]:
             *(f"{tap.operand}_ptr" for tap in step.taps),
             *(f"{c.split('=')[0]}: tl.constexpr" for c in constants),
         ],
-        "numbers": [v.name for v in step.kernel.reads if v.name not in wide | taps],
-        "taps": [{"target": t.target, "operand": t.operand, "function": _function(t.box)} for t in step.taps],
-        "words": {_function(t.box) for t in step.taps},
+        "numbers": [name for name in step.reads if name not in step.wide],
+        "taps": [
+            {"target": t.target, "operand": t.operand, "function": _function(t.box), "equation": t.equation}
+            for t in step.taps
+        ],
         "before": before,
         "sums": "WIDE" in str((before, loops)),
         "loops": loops,
-        "results": [v.name for v in step.outputs if v.name not in wide],
-        "place": "output" if step.place == "position" else "long axes",
+        "results": [v.name for v in step.outputs if v.name not in step.wide],
         "stores": [v.name for v in step.outputs],
     }
 
@@ -96,8 +80,7 @@ def _function(box: bool) -> str:
 
 def _tensors(step: Positions) -> list[str]:
     """Return the names of the tensors that a kernel reads at its own position, and of those that it writes."""
-    taps = {tap.target for tap in step.taps}
-    return [*(v.name for v in step.kernel.reads if v.name not in taps), *(v.name for v in step.outputs)]
+    return [*step.reads, *(v.name for v in step.outputs)]
 
 
 def _launch(step: Positions, name: str) -> list[str]:
@@ -106,7 +89,4 @@ def _launch(step: Positions, name: str) -> list[str]:
     tensors = f"[{', '.join(_tensors(step))}]"
     taps = f"[{', '.join(tap.operand for tap in step.taps)}]"
     call = ", ".join([name, step.like, tensors, taps, "geometry", *constants])
-    notes = [f"# {equation}" for equation in step.equations]
-    if len(call) + len("walk()") <= 100:
-        return [*notes, f"walk({call})"]
-    return [*notes, "walk(", f"    {fill(call, 8, 4)}", ")"]
+    return launched(step, call)

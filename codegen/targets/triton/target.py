@@ -11,12 +11,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from codegen.angle_rows import row_plan
-from codegen.targets.patch_backend import maps_with_kernels
+from codegen.targets.patch_backend import TEMPLATES, maps_with_kernels, shared_files
 from codegen.targets.torch import target as torch_target
 from codegen.targets.torch.angle_file import borrowed
 from codegen.targets.torch.companions import has_companions
 from codegen.targets.torch.words import AngleFamily, Family, branch
-from codegen.targets.torch.wrap import fill, signature
+from codegen.targets.torch.wrap import fill, imported, signature
 from codegen.targets.triton.kernels_file import map_context
 from codegen.targets.triton.patch_file import patch_map_context
 from codegen.targets.triton.unit_file import unit_file_context
@@ -36,6 +36,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     if has_companions(families):
         result["_triton_unit.py"] = render("_triton_unit.py.jinja", unit_file_context())
     result["_operators.py"] = torch_target.render("_operators.py.jinja", {})
+    result |= shared_files(render, families)
     helpers = {name for c in contexts for name in c["helpers"]}
     result["_triton_tiles.py"] = render("_triton_tiles.py.jinja", {"helpers": helpers, "quarter_turn": math.pi / 2})
     result["_triton.py"] = _functions([*families, *angles])
@@ -66,14 +67,14 @@ def _with_sorted_imports(text: str) -> str:
 def render(template: str, context: dict[str, Any]) -> str:
     """Return a template's text; the lines of a kernel stand in it as ``{{ lines|block(indent) }}``."""
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader([_TEMPLATES, TEMPLATES]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters["block"] = _block
-    environment.globals.update(fill=fill, signature=signature, launched=_launched, kernel=_kernel)
+    environment.globals.update(fill=fill, signature=signature, imported=imported, launched=_launched, kernel=_kernel)
     text = environment.get_template(template).render(context)
     text = re.sub(rf"^[ ]*{_NOTHING}\n", "", text, flags=re.MULTILINE)
     return re.sub(r"\n+\Z", "\n", text)

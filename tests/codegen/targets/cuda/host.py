@@ -20,7 +20,7 @@ FLAGS += [
     "-Wno-sign-compare",
     "-Wno-dangling-pointer",
 ]
-FLAGS += ["-fsanitize=undefined"]
+SANITIZER = "-fsanitize=undefined"
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None or platform.machine() != "x86_64", reason="needs g++ on x86-64, for half precision"
@@ -28,7 +28,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 @functools.cache
-def library(text, header, element):
+def library(text, header, element, watched=True):
     """Compile a source and return the loaded library; every kernel K has an entry host_K."""
     names = re.findall(r"__global__ void (\w+)\(", text)
     entries = "".join(
@@ -40,7 +40,7 @@ def library(text, header, element):
         place = Path(folder)
         (place / "_cuda_rows.cuh").write_text(header)
         (place / "kernels.cpp").write_text(text + entries)
-        command = ["g++", *FLAGS, f"-DELEMENT={element}", "-include", str(HERE / "host_shim.h")]
+        command = ["g++", *FLAGS, *[SANITIZER] * watched, f"-DELEMENT={element}", "-include", str(HERE / "host_shim.h")]
         done = subprocess.run([*command, "kernels.cpp", "-o", "kernels.so"], cwd=place, capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr, done.stderr
         return ctypes.CDLL(str(place / "kernels.so"))
@@ -49,8 +49,8 @@ def library(text, header, element):
 class HostCode:
     """Stands in for the compiled code on a device: the same ``launch``, on the CPU, threads in a chosen order."""
 
-    def __init__(self, text, header, element, order=0, launched=None):
-        self._library = library(text, header, element)
+    def __init__(self, text, header, element, order=0, launched=None, watched=True):
+        self._library = library(text, header, element, watched)
         self._order = order
         self._launched = [] if launched is None else launched
 

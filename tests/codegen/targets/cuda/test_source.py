@@ -13,6 +13,7 @@ from codegen.program import Pointwise
 from codegen.ranges import range_safe
 from codegen.targets.cuda import target as cuda_target
 from codegen.targets.cuda.wrappers import printed
+from codegen.targets.torch.patch_files import patch_maps
 from derive.cancel import solve
 from derive.layers import layer
 from derive.properties import r
@@ -30,9 +31,10 @@ SOURCES = {
 
 def test_the_files(texts):
     names = {name for name in texts if "_cuda" in name}
-    expected = {"_cuda.py", "_cuda_cache.py", "_cuda_compile.py", "_cuda_launch.py", "_cuda_rows.cuh"}
-    sources = {*SOURCES.values(), "_cuda_unit.cu"}
-    assert names == expected | sources | {name.replace(".cu", ".py") for name in sources}
+    expected = {f"_cuda{part}.py" for part in ("", "_cache", "_compile", "_launch", "_patches")}
+    expected |= {"_cuda_rows.cuh", "_cuda_patches.cuh"}
+    maps = {*SOURCES.values(), "_cuda_unit.cu", *(f"_cuda{m.module}.cu" for m in patch_maps())}
+    assert names == expected | maps | {name.replace(".cu", ".py") for name in maps}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -57,7 +59,7 @@ def test_equations_stand_on_the_lines_that_implement_them(texts, name):
 
 def test_no_torch_and_no_headers_but_our_own_in_the_sources(texts):
     for name, text in texts.items():
-        if name.endswith((".cu", ".cuh")):
+        if name.endswith((".cu", ".cuh")) and "_patch" not in name:
             assert re.findall(r"#include .*", text) in ([], ['#include "_cuda_rows.cuh"'])
             assert "torch" not in text and "atomic" not in re.sub("No atomics", "", text)
 

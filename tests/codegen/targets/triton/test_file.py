@@ -29,8 +29,12 @@ def emitted():
 
 
 def test_the_files_of_the_target():
-    patches = [f"_triton{m.module}.py" for m in patch_maps() if not m.centred]
-    shared = [f"_triton{word}.py" for word in ("", "_tiles", "_patches", "_unit")] + ["_operators.py"]
+    patches = [f"_triton{m.module}.py" for m in patch_maps()]
+    shared = [
+        "_patch_places.py",
+        "_operators.py",
+        *(f"_triton{word}.py" for word in ("", "_tiles", "_patches", "_unit")),
+    ]
     assert sorted(emitted()) == sorted([*MAP_FILES, *patches, *shared])
     assert files(chosen()) == emitted()
 

@@ -1,5 +1,6 @@
 """PatchNorm by kernels against torch's target and against patches taken apart, over geometries, types and layouts."""
 
+import importlib
 import inspect
 import re
 
@@ -7,27 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from affine_divergence import (
-    _triton_patch_affine_like,
-    _triton_patch_affine_like_transposed,
-    _triton_patch_norm_like,
-    _triton_patch_norm_like_transposed,
-    _triton_patch_norm_like_transposed_without_bias,
-    _triton_patch_norm_like_without_bias,
-)
 from affine_divergence import functional as plain
+from codegen.targets.torch.patch_files import patch_maps
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter is NumPy
 
 DOUBLE = torch.float64
-MODULES = [
-    _triton_patch_affine_like,
-    _triton_patch_affine_like_transposed,
-    _triton_patch_norm_like,
-    _triton_patch_norm_like_transposed,
-    _triton_patch_norm_like_transposed_without_bias,
-    _triton_patch_norm_like_without_bias,
-]
+MODULES = [importlib.import_module(f"affine_divergence._triton{m.module}") for m in patch_maps()]
 ROUNDING = {torch.float64: 1e-14, torch.float32: 6e-7, torch.bfloat16: 1.6e-2}  # Triton's interpreter cuts to bfloat16
 GEOMETRIES = {
     "plain": ((2, 40, 4, 5), (6, 40, 3, 3), {}),
@@ -72,7 +59,10 @@ def error(ours, right):
     return float((ours.double() - right.double()).norm() / right.double().norm())
 
 
-CASES = [(shapes, False) for shapes in GEOMETRIES.values()] + [(shapes, True) for shapes in TURNED.values()]
+CASES = [(shapes, False, False) for shapes in GEOMETRIES.values()] + [
+    (shapes, True, False) for shapes in TURNED.values()
+]
+CASES += [(GEOMETRIES[name], False, True) for name in ("padded, strided, dilated", "grouped", "one axis")]
 
 
 @pytest.fixture
@@ -91,24 +81,27 @@ def launched(monkeypatch):
 @pytest.mark.parametrize(("form", "bias"), FORMS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_as_torch_computes_it(case, form, bias, launched):
-    (shapes, turned), settings = case, {**case[0][2], "form": form, "kappa": 1.7}
+    shapes, turned, centred = case
+    settings = {**shapes[2], "form": form, "kappa": 1.7, **({"center": True} if centred else {})}
     tensors = operands(shapes, bias, turned=turned, groups=settings.get("groups", 1))
     for recompute in (True, False):
         ours = results(function(shapes, turned), tensors, settings, recompute=recompute, backend="triton")
         right = results(function(shapes, turned), tensors, settings)
         for k, (a, b) in enumerate(zip(ours, right, strict=True)):
             assert a.shape == b.shape and error(a, b) <= ROUNDING[DOUBLE], f"{k}: {error(a, b)}"
-    assert {"xx_kernel", "dx_kernel", "dh_dE_kernel"} <= set(launched)
+    sums = {"x_sum_xx_kernel", "m_dh_dE_dx_sum_sum_kernel"} if centred else {"xx_kernel", "dh_dE_kernel"}
+    assert {"dx_kernel", *sums} <= set(launched)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_types_and_layouts(dtype, layout):
+@pytest.mark.parametrize("center", [False, True])
+def test_types_and_layouts(dtype, layout, center):
     shapes = GEOMETRIES["padded, strided, dilated"]
     tensors = operands(shapes, True, dtype)
     x = tensors[0].detach().contiguous(memory_format=layout).requires_grad_()
     exact = [t.detach().double().requires_grad_() for t in tensors]
-    settings = {**shapes[2], "kappa": 1.7}
+    settings = {**shapes[2], "kappa": 1.7, "center": center}
     g = torch.randn(results(plain.patch_norm_conv2d, exact, settings)[0].shape).to(dtype)
     right = results(plain.patch_norm_conv2d, exact, settings, g.double())
     for a, b in zip(results(kernels, [x, *tensors[1:]], settings, g), right, strict=True):
@@ -130,6 +123,18 @@ def test_an_expanded_gradient_and_a_view():
     assert all(error(a, c) <= ROUNDING[DOUBLE] for a, c in zip(ours, right, strict=True))
 
 
+def test_space_that_lies_turned():
+    """Rows and columns of the input and of the gradient exchanged in memory: results do not lie as they do."""
+    shapes = GEOMETRIES["padded, strided, dilated"]
+    x, W, b = operands(shapes, True)
+    turned = x.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()
+    right = results(plain.patch_norm_conv2d, [x, W, b], shapes[2])
+    g = torch.randn(right[0].shape, generator=torch.Generator().manual_seed(4), dtype=DOUBLE)
+    g = g.transpose(2, 3).contiguous().transpose(2, 3)
+    ours = results(kernels, [turned, W, b], shapes[2], g)
+    assert all(error(a, c) <= ROUNDING[DOUBLE] for a, c in zip(ours, right, strict=True))
+
+
 def test_patches_taken_apart():
     """The theory's formula, with each patch a row."""
     x, W, b = operands(GEOMETRIES["plain"], True)
@@ -146,13 +151,15 @@ def test_patches_taken_apart():
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e30])
+@pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize(("form", "bias"), FORMS)
-def test_magnitudes(size, form, bias):
+def test_magnitudes(size, form, bias, center):
     shapes = GEOMETRIES["plain"]
     tensors = operands(shapes, bias, torch.float32)
     tensors[0] = (tensors[0].detach() * size).requires_grad_()
-    ours = results(kernels, tensors, {"form": form})
-    right = results(plain.patch_norm_conv2d, [t.detach().double().requires_grad_() for t in tensors], {"form": form})
+    settings = {"form": form, "center": center}
+    ours = results(kernels, tensors, settings)
+    right = results(plain.patch_norm_conv2d, [t.detach().double().requires_grad_() for t in tensors], settings)
     for a, c in zip(ours, right, strict=True):
         if not 0 < c.abs().max() < 1e-37:  # what the type can hold
             assert a.isfinite().all() and torch.allclose(a.double(), c, rtol=1e-5, atol=2e-6 * float(c.abs().max()))
@@ -160,8 +167,6 @@ def test_magnitudes(size, form, bias):
 
 def test_what_has_no_kernel_is_left_to_torch(launched):
     x, W, b = operands(GEOMETRIES["plain"], True)
-    with pytest.raises(ValueError, match="holds no _triton_patch_affine_like_centred"):
-        kernels(x, W, b, center=True)
     kernels(*(t.half() for t in (x, W, b)))
     kernels(x[:0], W, b)
     assert not launched
