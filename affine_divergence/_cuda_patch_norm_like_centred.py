@@ -1,4 +1,4 @@
-"""norm-like (normalising) convolution of centred patches on CUDA: the kernels of ``_cuda_patch_norm_like_centred.cu`` around torch's convolutions.
+"""norm-like (normalising) convolution of centred patches on CUDA, around torch's convolutions.
 
     z[s,g,o,ph,pw] = f[s,g,ph,pw]*(sum[j,k,l](W[g,o,j,k,l]*x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l +
         stridew*pw - paddingw]*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw -
@@ -11,8 +11,9 @@
         paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
         Lw))/(C*Kh*Kw)
 
-Squares are summed over the channels first, patches of that one map afterwards, in the kernel that needs them. Float16,
-second derivatives, tangents and empty tensors are left to ``_patch_norm_like_centred``.
+The kernels are those of ``_cuda_patch_norm_like_centred.cu``. Squares are summed over the channels first, patches of
+that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are left
+to ``_patch_norm_like_centred``.
 
 Derivation (SHA-256 of the map): eac4ed368cba6adcaf609fcbe3f60484c06946e6015cbaf154f4133376d2b444
 """
@@ -87,7 +88,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by ``x``, ``W`` and ``b``; the first is always wanted, others are empty where they are not."""
+    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -165,8 +166,8 @@ _backward = register(
 class PatchNormLikeCentredReverse(plain.PatchNormLikeCentredReverse):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only, which is
-    what ``torch.compile`` can trace.
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""norm-like (normalising) transposed convolution on CUDA: the kernels of ``_cuda_patch_norm_like_transposed.cu`` around torch's convolutions.
+"""norm-like (normalising) transposed convolution on CUDA, around torch's convolutions.
 
     z[s,g,o,qh,qw] = f[s,g,qh,qw]*sum[j,k,l](W[g,j,o,k,l]*x[s,g,j,qh/strideh + paddingh/strideh -
         dilationh*k/strideh,qw/stridew + paddingw/stridew - dilationw*l/stridew]*divides(strideh, qh + paddingh -
@@ -10,8 +10,9 @@
         dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew +
         paddingw/stridew - dilationw*l/stridew, Lw))
 
-Squares are summed over the channels first, patches of that one map afterwards, in the kernel that needs them. Float16,
-second derivatives, tangents and empty tensors are left to ``_patch_norm_like_transposed``.
+The kernels are those of ``_cuda_patch_norm_like_transposed.cu``. Squares are summed over the channels first, patches of
+that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are left
+to ``_patch_norm_like_transposed``.
 
 Derivation (SHA-256 of the map): 0262b6ed526c5e20da7eb57bf27b82d2481701feaedc48ebfe5c46182e00e89b
 """
@@ -72,7 +73,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by ``x``, ``W`` and ``b``; the first is always wanted, others are empty where they are not."""
+    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -122,8 +123,8 @@ _backward = register(
 class PatchNormLikeTransposedReverse(plain.PatchNormLikeTransposedReverse):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only, which is
-    what ``torch.compile`` can trace.
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod

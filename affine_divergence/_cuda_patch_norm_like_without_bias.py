@@ -1,4 +1,4 @@
-"""norm-like (normalising) convolution without a bias on CUDA: the kernels of ``_cuda_patch_norm_like_without_bias.cu`` around torch's convolutions.
+"""norm-like (normalising) convolution without a bias on CUDA, around torch's convolutions.
 
     z[s,g,o,ph,pw] = f[s,g,ph,pw]*sum[c,kh,kw](W[g,o,c,kh,kw]*x[s,g,c,dilationh*kh + strideh*ph - paddingh,dilationw*kw
         + stridew*pw - paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw -
@@ -7,8 +7,9 @@
     E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
         paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
 
-Squares are summed over the channels first, patches of that one map afterwards, in the kernel that needs them. Float16,
-second derivatives, tangents and empty tensors are left to ``_patch_norm_like_without_bias``.
+The kernels are those of ``_cuda_patch_norm_like_without_bias.cu``. Squares are summed over the channels first, patches
+of that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are
+left to ``_patch_norm_like_without_bias``.
 
 Derivation (SHA-256 of the map): a2894f2ce09d052dca6ef7da9da6f35081a79c7edf04b3e61e7db3c8a38db464
 """
@@ -69,7 +70,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients by ``x`` and ``W``; the first is always wanted, others are empty where they are not."""
+    """Return the gradients by ``x`` and ``W``; the first is wanted, others are empty if they are not."""
     geometry = as_geometry(numbers)
     dW, = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -115,8 +116,8 @@ _backward = register(
 class PatchNormLikeWithoutBiasReverse(plain.PatchNormLikeWithoutBiasReverse):
     """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only, which is
-    what ``torch.compile`` can trace.
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod

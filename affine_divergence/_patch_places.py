@@ -1,4 +1,4 @@
-"""What the kernels of convolutions share, whoever runs them: memory at the positions of (batch, groups, channels, *space).
+"""What kernels of convolutions share, whoever runs them: memory at positions of (batch, groups, channels, *space).
 
 One number a position is (batch, groups, 1, *space). Compilers run the same lines on tensors without values, where
 memory is all that there is.

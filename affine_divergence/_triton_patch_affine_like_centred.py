@@ -62,8 +62,12 @@ def x_sum_xx_kernel(
         x_sum += tl.sum(x, axis=1)
         xx_total += tl.sum(x * x, axis=1)
     xx = tl.where(floor > xx_total, 0, xx_total)
-    tl.store(x_sum_ptr + image * x_sum_s + group * x_sum_g + place * x_sum_p, x_sum, mask=inside)
-    tl.store(xx_ptr + image * xx_s + group * xx_g + place * xx_p, xx, mask=inside)
+    tl.store(
+        x_sum_ptr + image * x_sum_s + group * x_sum_g + place * x_sum_p, x_sum, mask=inside
+    )
+    tl.store(
+        xx_ptr + image * xx_s + group * xx_g + place * xx_p, xx, mask=inside
+    )
 
 
 @triton.jit
@@ -115,7 +119,9 @@ def f_z_kernel(
             z_ptr, z, image, group, place, columns,
             z_s, z_g, z_c, z_p, inside, channels
         )
-    tl.store(f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside)
+    tl.store(
+        f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside
+    )
 
 
 @triton.jit
@@ -171,7 +177,9 @@ def f_h_z_kernel(
             z_ptr, z, image, group, place, columns,
             z_s, z_g, z_c, z_p, inside, channels
         )
-    tl.store(f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside)
+    tl.store(
+        f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside
+    )
 
 
 @triton.jit
@@ -195,7 +203,9 @@ def x_sum_kernel(
             x_s, x_g, x_c, x_p, inside, channels
         )
         x_sum += tl.sum(x, axis=1)
-    tl.store(x_sum_ptr + image * x_sum_s + group * x_sum_g + place * x_sum_p, x_sum, mask=inside)
+    tl.store(
+        x_sum_ptr + image * x_sum_s + group * x_sum_g + place * x_sum_p, x_sum, mask=inside
+    )
 
 
 @triton.jit
@@ -252,9 +262,15 @@ def m_dh_dE_dx_sum_sum_kernel(
     dE = -(f * f * f) * gh / (2 * kappa)
     dm = -2 * patch_entries * dE * m - dh_W_sum
     dx_sum_sum = dm / patch_entries
-    tl.store(m_ptr + image * m_s + group * m_g + place * m_p, m, mask=inside)
-    tl.store(dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside)
-    tl.store(dx_sum_sum_ptr + image * dx_sum_sum_s + group * dx_sum_sum_g + place * dx_sum_sum_p, dx_sum_sum, mask=inside)
+    tl.store(
+        m_ptr + image * m_s + group * m_g + place * m_p, m, mask=inside
+    )
+    tl.store(
+        dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside
+    )
+    tl.store(
+        dx_sum_sum_ptr + image * dx_sum_sum_s + group * dx_sum_sum_g + place * dx_sum_sum_p, dx_sum_sum, mask=inside
+    )
 
 
 @triton.jit
@@ -346,9 +362,15 @@ def kept_m_dh_dE_dx_sum_sum_kernel(
     dE = -(f * f * f) * gh / (2 * kappa)
     dm = -2 * patch_entries * dE * m - dh_W_sum
     dx_sum_sum = dm / patch_entries
-    tl.store(m_ptr + image * m_s + group * m_g + place * m_p, m, mask=inside)
-    tl.store(dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside)
-    tl.store(dx_sum_sum_ptr + image * dx_sum_sum_s + group * dx_sum_sum_g + place * dx_sum_sum_p, dx_sum_sum, mask=inside)
+    tl.store(
+        m_ptr + image * m_s + group * m_g + place * m_p, m, mask=inside
+    )
+    tl.store(
+        dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside
+    )
+    tl.store(
+        dx_sum_sum_ptr + image * dx_sum_sum_s + group * dx_sum_sum_g + place * dx_sum_sum_p, dx_sum_sum, mask=inside
+    )
 
 
 def forward(
@@ -403,7 +425,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by ``x``, ``W`` and ``b``; the first is always wanted, others are empty where they are not."""
+    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -481,8 +503,8 @@ _backward = register(
 class PatchAffineLikeCentredReverse(plain.PatchAffineLikeCentredReverse):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only, which is
-    what ``torch.compile`` can trace.
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod
