@@ -140,11 +140,11 @@ class PatchAffineLikeTransposedReverse(plain.PatchAffineLikeTransposedReverse):
         return z, f, None if recompute else h
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
         x, W, b, f, h = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W, b):
+        if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W, b):
             known: tuple[Tensor | None, ...] = plain.PatchAffineLikeTransposedReverse.backward(ctx, g, *_)
             return known
         found = _backward(g, x, W, b, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)

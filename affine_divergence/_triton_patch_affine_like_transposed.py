@@ -9,8 +9,7 @@
         paddingw/stridew - dilationw*l/stridew, Lw))
 
 Convolutions are torch's. Squares are summed over the channels first, patches of that one map afterwards, in the kernel
-that needs them. Float16, second derivatives, tangents, compiled programs and empty tensors are left to
-``_patch_affine_like_transposed``.
+that needs them. Float16, second derivatives, tangents and empty tensors are left to ``_patch_affine_like_transposed``.
 
 Derivation (SHA-256 of the map): f78ad2981ff98da708519563dc6fb6747786d6219f7dd5ca8c3e758078d52452
 """
@@ -20,6 +19,7 @@ Derivation (SHA-256 of the map): f78ad2981ff98da708519563dc6fb6747786d6219f7dd5c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,10 +28,10 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _patch_affine_like_transposed as plain
+from ._operators import register
+from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_samples, reach, rounded_type, scatter
-from ._triton_patches import (
-    entries, box_sum, spread_sum, number, numbers, put, smallest_sum, takes, walk,
-)
+from ._triton_patches import box_sum, entries, numbers, put, spread_sum, walk
 
 
 @triton.jit
@@ -56,7 +56,9 @@ def xx_kernel(
         )
         xx_total += tl.sum(x * x, axis=1)
     xx = tl.where(floor > xx_total, 0, xx_total)
-    tl.store(xx_ptr + image * xx_s + group * xx_g + place * xx_p, xx, mask=inside)
+    tl.store(
+        xx_ptr + image * xx_s + group * xx_g + place * xx_p, xx, mask=inside
+    )
 
 
 @triton.jit
@@ -72,6 +74,7 @@ def f_z_kernel(
     place = rows % (L * M * N)
     block = rows // (L * M * N)
     image, group = block // groups, block % groups
+    # grouped-transposed-convolution/affine-like/define-E
     E = spread_sum(
         xx_ptr, block, place // (M * N), place // N % M, place % N, inside,
         length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
@@ -94,7 +97,9 @@ def f_z_kernel(
             z_ptr, z, image, group, place, columns,
             z_s, z_g, z_c, z_p, inside, channels
         )
-    tl.store(f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside)
+    tl.store(
+        f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside
+    )
 
 
 @triton.jit
@@ -110,6 +115,7 @@ def f_h_z_kernel(
     place = rows % (L * M * N)
     block = rows // (L * M * N)
     image, group = block // groups, block % groups
+    # grouped-transposed-convolution/affine-like/define-E
     E = spread_sum(
         xx_ptr, block, place // (M * N), place // N % M, place % N, inside,
         length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
@@ -136,7 +142,9 @@ def f_h_z_kernel(
             z_ptr, z, image, group, place, columns,
             z_s, z_g, z_c, z_p, inside, channels
         )
-    tl.store(f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside)
+    tl.store(
+        f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside
+    )
 
 
 @triton.jit
@@ -177,7 +185,9 @@ def dh_dE_kernel(
             dh_s, dh_g, dh_c, dh_p, inside, channels
         )
     dE = -(f * f * f) * gh / (2 * kappa)
-    tl.store(dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside)
+    tl.store(
+        dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside
+    )
 
 
 @triton.jit
@@ -216,7 +226,7 @@ def dx_kernel(
 
 
 @triton.jit
-def recomputed_dh_dE_kernel(
+def kept_dh_dE_kernel(
     count, groups, L, M, N, channels, length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2,
     padding_3, dilation_1, dilation_2, dilation_3, g_ptr, g_s, g_g, g_c, g_p, f_ptr, f_s, f_g, f_c, f_p, h_ptr, h_s,
     h_g, h_c, h_p, dh_ptr, dh_s, dh_g, dh_c, dh_p, dE_ptr, dE_s, dE_g, dE_c, dE_p, kappa: tl.constexpr, KD:
@@ -248,17 +258,103 @@ def recomputed_dh_dE_kernel(
             dh_s, dh_g, dh_c, dh_p, inside, channels
         )
     dE = -(f * f * f) * gh / (2 * kappa)
-    tl.store(dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside)
+    tl.store(
+        dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside
+    )
 
 
-# for what traces operations of torch
-PatchAffineLikeTransposedReverse = plain.PatchAffineLikeTransposedReverse
+def forward(
+    x: Tensor, W: Tensor, b: Tensor, kappa: float, numbers: Sequence[int], recompute: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output, the scale, and the kept ``h``, which is empty if it is not to be kept."""
+    geometry = as_geometry(numbers)
+    if recompute:
+        floor = smallest_sum(x)
+        xW = scatter(x, W, geometry, reach(x.shape[3:], geometry))
+        xx = number(x, torch.float64)
+        walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
+        f = number(xW, rounded_type(x))
+        z = room(xW)
+        # grouped-transposed-convolution/affine-like/define-f
+        # grouped-transposed-convolution/affine-like/forward
+        walk(f_z_kernel, xW, [b, xW, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
+        return z, f, x.new_empty(0)
+    floor = smallest_sum(x)
+    xW = scatter(x, W, geometry, reach(x.shape[3:], geometry))
+    xx = number(x, torch.float64)
+    walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
+    f = number(xW, rounded_type(x))
+    h = room(xW)
+    z = room(xW)
+    # grouped-transposed-convolution/affine-like/define-f
+    # grouped-transposed-convolution/affine-like/forward
+    walk(f_h_z_kernel, xW, [b, xW, f, h, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
+    return z, f, h
 
 
-class PatchAffineLikeTransposed(plain.PatchAffineLikeTransposed):
-    """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels above.
+def backward(
+    g: Tensor,
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    f: Tensor,
+    h: Tensor | None,
+    kappa: float,
+    numbers: Sequence[int],
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
+    geometry = as_geometry(numbers)
+    dW, db = (x.new_empty(0) for _ in wanted[1:])
+    if h is None:
+        xW = scatter(x, W, geometry, g.shape[3:])
+        dh = room(g)
+        dE = number(g, torch.float64)
+        walk(dh_dE_kernel, g, [g, b, f, xW, dh, dE], [], geometry, kappa=kappa)
+        if wanted[2]:
+            db = over_samples(dh)  # grouped-transposed-convolution/affine-like/backward-db
+        dh_W = gather(dh, W, geometry, size=x.shape[3:])
+        if wanted[1]:
+            dW = kernel_gradient(x, dh, geometry)  # grouped-transposed-convolution/affine-like/backward-dW
+        dx = room(x)
+        # grouped-transposed-convolution/affine-like/backward-dx
+        walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
+    else:
+        dh = room(g)
+        dE = number(g, torch.float64)
+        walk(kept_dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, kappa=kappa)
+        if wanted[2]:
+            db = over_samples(dh)  # grouped-transposed-convolution/affine-like/backward-db
+        dh_W = gather(dh, W, geometry, size=x.shape[3:])
+        if wanted[1]:
+            dW = kernel_gradient(x, dh, geometry)  # grouped-transposed-convolution/affine-like/backward-dW
+        dx = room(x)
+        # grouped-transposed-convolution/affine-like/backward-dx
+        walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
+    return dx, dW.to(x.dtype), db.to(x.dtype)
 
-    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+
+_forward = register(
+    "triton_patch_affine_like_transposed",
+    "(Tensor x, Tensor W, Tensor b, float kappa, int[] numbers, bool recompute) "
+    "-> (Tensor, Tensor, Tensor)",
+    forward,
+    forward,  # the same lines say what shapes there will be
+)
+_backward = register(
+    "triton_patch_affine_like_transposed_backward",
+    "(Tensor g, Tensor x, Tensor W, Tensor b, Tensor f, Tensor? h, float kappa, int[] numbers, bool[] wanted) "
+    "-> (Tensor, Tensor, Tensor)",
+    backward,
+    backward,
+)
+
+
+class PatchAffineLikeTransposedReverse(plain.PatchAffineLikeTransposedReverse):
+    """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
+
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod
@@ -268,61 +364,22 @@ class PatchAffineLikeTransposed(plain.PatchAffineLikeTransposed):
         """Return the output, the scale, and the kept ``h`` or None."""
         if not takes(x, W, b):
             found: tuple[Tensor, Tensor, Tensor | None]
-            found = plain.PatchAffineLikeTransposed.forward(x, W, b, kappa, geometry, recompute)
+            found = plain.PatchAffineLikeTransposedReverse.forward(x, W, b, kappa, geometry, recompute)
             return found
-        floor = smallest_sum(x)
-        if recompute:
-            xW = scatter(x, W, geometry, reach(x.shape[3:], geometry))
-            xx = number(x, torch.float64)
-            walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
-            f = number(xW, rounded_type(x))
-            z = torch.empty_like(xW)
-            # grouped-transposed-convolution/affine-like/define-f
-            # grouped-transposed-convolution/affine-like/forward
-            walk(f_z_kernel, xW, [b, xW, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
-            return z, f, None
-        xW = scatter(x, W, geometry, reach(x.shape[3:], geometry))
-        xx = number(x, torch.float64)
-        walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
-        f = number(xW, rounded_type(x))
-        h = torch.empty_like(xW)
-        z = torch.empty_like(xW)
-        # grouped-transposed-convolution/affine-like/define-f
-        # grouped-transposed-convolution/affine-like/forward
-        walk(f_h_z_kernel, xW, [b, xW, f, h, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
-        return z, f, h
+        z, f, h = _forward(x, W, b, kappa, as_numbers(geometry), recompute)
+        return z, f, None if recompute else h
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
         x, W, b, f, h = ctx.saved_tensors
-        kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
+        wanted = ctx.needs_input_grad[:3]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W, b):
-            return plain.PatchAffineLikeTransposed.backward(ctx, g, *_)
-        dx = dW = db = None
-        if h is None:
-            xW = scatter(x, W, geometry, g.shape[3:])
-            dh = torch.empty_like(g)
-            dE = number(g, torch.float64)
-            walk(dh_dE_kernel, g, [g, b, f, xW, dh, dE], [], geometry, kappa=kappa)
-            if wanted[2]:
-                db = over_samples(dh)  # grouped-transposed-convolution/affine-like/backward-db
-            dh_W = gather(dh, W, geometry, size=x.shape[3:])
-            if wanted[1]:
-                dW = kernel_gradient(x, dh, geometry)  # grouped-transposed-convolution/affine-like/backward-dW
-            dx = torch.empty_like(x)
-            # grouped-transposed-convolution/affine-like/backward-dx
-            walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
-        else:
-            dh = torch.empty_like(g)
-            dE = number(g, torch.float64)
-            walk(recomputed_dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, kappa=kappa)
-            if wanted[2]:
-                db = over_samples(dh)  # grouped-transposed-convolution/affine-like/backward-db
-            dh_W = gather(dh, W, geometry, size=x.shape[3:])
-            if wanted[1]:
-                dW = kernel_gradient(x, dh, geometry)  # grouped-transposed-convolution/affine-like/backward-dW
-            dx = torch.empty_like(x)
-            # grouped-transposed-convolution/affine-like/backward-dx
-            walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
-        return dx, dW, db, None, None, None
+            known: tuple[Tensor | None, ...] = plain.PatchAffineLikeTransposedReverse.backward(ctx, g, *_)
+            return known
+        found = _backward(g, x, W, b, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)
+        return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)
+
+
+class PatchAffineLikeTransposed(PatchAffineLikeTransposedReverse, plain.PatchAffineLikeTransposed):
+    """The same with tangents, for forward mode."""

@@ -9,7 +9,7 @@
         paddingw/stridew - dilationw*l/stridew, Lw))
 
 Convolutions are torch's. Squares are summed over the channels first, patches of that one map afterwards, in the kernel
-that needs them. Float16, second derivatives, tangents, compiled programs and empty tensors are left to
+that needs them. Float16, second derivatives, tangents and empty tensors are left to
 ``_patch_norm_like_transposed_without_bias``.
 
 Derivation (SHA-256 of the map): 1200751a61d37b6d171ffc7ac5d69cf15d5bc3bfb09626a07472a7b6165fdac4
@@ -20,6 +20,7 @@ Derivation (SHA-256 of the map): 1200751a61d37b6d171ffc7ac5d69cf15d5bc3bfb09626a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,10 +29,10 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _patch_norm_like_transposed_without_bias as plain
+from ._operators import register
+from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, reach, rounded_type, scatter
-from ._triton_patches import (
-    entries, box_sum, spread_sum, number, numbers, put, smallest_sum, takes, walk,
-)
+from ._triton_patches import box_sum, entries, numbers, put, spread_sum, walk
 
 
 @triton.jit
@@ -56,7 +57,9 @@ def xx_kernel(
         )
         xx_total += tl.sum(x * x, axis=1)
     xx = tl.where(floor > xx_total, 0, xx_total)
-    tl.store(xx_ptr + image * xx_s + group * xx_g + place * xx_p, xx, mask=inside)
+    tl.store(
+        xx_ptr + image * xx_s + group * xx_g + place * xx_p, xx, mask=inside
+    )
 
 
 @triton.jit
@@ -72,6 +75,7 @@ def f_z_kernel(
     place = rows % (L * M * N)
     block = rows // (L * M * N)
     image, group = block // groups, block % groups
+    # grouped-transposed-convolution-without-bias/norm-like/define-E
     E = spread_sum(
         xx_ptr, block, place // (M * N), place // N % M, place % N, inside,
         length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
@@ -90,7 +94,9 @@ def f_z_kernel(
             z_ptr, z, image, group, place, columns,
             z_s, z_g, z_c, z_p, inside, channels
         )
-    tl.store(f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside)
+    tl.store(
+        f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside
+    )
 
 
 @triton.jit
@@ -126,7 +132,9 @@ def dh_dE_kernel(
             dh_s, dh_g, dh_c, dh_p, inside, channels
         )
     dE = -(f * f * f) * gh / (2 * kappa)
-    tl.store(dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside)
+    tl.store(
+        dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside
+    )
 
 
 @triton.jit
@@ -164,14 +172,94 @@ def dx_kernel(
         )
 
 
-# for what traces operations of torch
-PatchNormLikeTransposedWithoutBiasReverse = plain.PatchNormLikeTransposedWithoutBiasReverse
+def forward(
+    x: Tensor, W: Tensor, kappa: float, numbers: Sequence[int], recompute: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output, the scale, and the kept ``h``, which is empty if it is not to be kept."""
+    geometry = as_geometry(numbers)
+    if recompute:
+        floor = smallest_sum(x)
+        h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
+        xx = number(x, torch.float64)
+        walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
+        f = number(h, rounded_type(x))
+        z = room(h)
+        # grouped-transposed-convolution-without-bias/norm-like/define-f
+        # grouped-transposed-convolution-without-bias/norm-like/forward
+        walk(f_z_kernel, h, [h, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
+        return z, f, x.new_empty(0)
+    floor = smallest_sum(x)
+    h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
+    xx = number(x, torch.float64)
+    walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
+    f = number(h, rounded_type(x))
+    z = room(h)
+    # grouped-transposed-convolution-without-bias/norm-like/define-f
+    # grouped-transposed-convolution-without-bias/norm-like/forward
+    walk(f_z_kernel, h, [h, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
+    return z, f, h
 
 
-class PatchNormLikeTransposedWithoutBias(plain.PatchNormLikeTransposedWithoutBias):
-    """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by the kernels above.
+def backward(
+    g: Tensor,
+    x: Tensor,
+    W: Tensor,
+    f: Tensor,
+    h: Tensor | None,
+    kappa: float,
+    numbers: Sequence[int],
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients by ``x`` and ``W``; the first is wanted, others are empty if they are not."""
+    geometry = as_geometry(numbers)
+    dW, = (x.new_empty(0) for _ in wanted[1:])
+    if h is None:
+        h = scatter(x, W, geometry, g.shape[3:])
+        dh = room(g)
+        dE = number(g, torch.float64)
+        walk(dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, kappa=kappa)
+        dh_W = gather(dh, W, geometry, size=x.shape[3:])
+        if wanted[1]:
+            # grouped-transposed-convolution-without-bias/norm-like/backward-dW
+            dW = kernel_gradient(x, dh, geometry)
+        dx = room(x)
+        # grouped-transposed-convolution-without-bias/norm-like/backward-dx
+        walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
+    else:
+        dh = room(g)
+        dE = number(g, torch.float64)
+        walk(dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, kappa=kappa)
+        dh_W = gather(dh, W, geometry, size=x.shape[3:])
+        if wanted[1]:
+            # grouped-transposed-convolution-without-bias/norm-like/backward-dW
+            dW = kernel_gradient(x, dh, geometry)
+        dx = room(x)
+        # grouped-transposed-convolution-without-bias/norm-like/backward-dx
+        walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
+    return dx, dW.to(x.dtype)
 
-    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+
+_forward = register(
+    "triton_patch_norm_like_transposed_without_bias",
+    "(Tensor x, Tensor W, float kappa, int[] numbers, bool recompute) "
+    "-> (Tensor, Tensor, Tensor)",
+    forward,
+    forward,  # the same lines say what shapes there will be
+)
+_backward = register(
+    "triton_patch_norm_like_transposed_without_bias_backward",
+    "(Tensor g, Tensor x, Tensor W, Tensor f, Tensor? h, float kappa, int[] numbers, bool[] wanted) "
+    "-> (Tensor, Tensor)",
+    backward,
+    backward,
+)
+
+
+class PatchNormLikeTransposedWithoutBiasReverse(plain.PatchNormLikeTransposedWithoutBiasReverse):
+    """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by the kernels.
+
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod
@@ -181,58 +269,24 @@ class PatchNormLikeTransposedWithoutBias(plain.PatchNormLikeTransposedWithoutBia
         """Return the output, the scale, and the kept ``h`` or None."""
         if not takes(x, W):
             found: tuple[Tensor, Tensor, Tensor | None]
-            found = plain.PatchNormLikeTransposedWithoutBias.forward(x, W, kappa, geometry, recompute)
+            found = plain.PatchNormLikeTransposedWithoutBiasReverse.forward(x, W, kappa, geometry, recompute)
             return found
-        floor = smallest_sum(x)
-        if recompute:
-            h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
-            xx = number(x, torch.float64)
-            walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
-            f = number(h, rounded_type(x))
-            z = torch.empty_like(h)
-            # grouped-transposed-convolution-without-bias/norm-like/define-f
-            # grouped-transposed-convolution-without-bias/norm-like/forward
-            walk(f_z_kernel, h, [h, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
-            return z, f, None
-        h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
-        xx = number(x, torch.float64)
-        walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
-        f = number(h, rounded_type(x))
-        z = torch.empty_like(h)
-        # grouped-transposed-convolution-without-bias/norm-like/define-f
-        # grouped-transposed-convolution-without-bias/norm-like/forward
-        walk(f_z_kernel, h, [h, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
-        return z, f, h
+        z, f, h = _forward(x, W, kappa, as_numbers(geometry), recompute)
+        return z, f, None if recompute else h
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x`` and ``W``, None where not needed, and None for the settings."""
         x, W, f, h = ctx.saved_tensors
-        kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
+        wanted = ctx.needs_input_grad[:2]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):
-            return plain.PatchNormLikeTransposedWithoutBias.backward(ctx, g, *_)
-        dx = dW = None
-        if h is None:
-            h = scatter(x, W, geometry, g.shape[3:])
-            dh = torch.empty_like(g)
-            dE = number(g, torch.float64)
-            walk(dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, kappa=kappa)
-            dh_W = gather(dh, W, geometry, size=x.shape[3:])
-            if wanted[1]:
-                # grouped-transposed-convolution-without-bias/norm-like/backward-dW
-                dW = kernel_gradient(x, dh, geometry)
-            dx = torch.empty_like(x)
-            # grouped-transposed-convolution-without-bias/norm-like/backward-dx
-            walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
-        else:
-            dh = torch.empty_like(g)
-            dE = number(g, torch.float64)
-            walk(dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, kappa=kappa)
-            dh_W = gather(dh, W, geometry, size=x.shape[3:])
-            if wanted[1]:
-                # grouped-transposed-convolution-without-bias/norm-like/backward-dW
-                dW = kernel_gradient(x, dh, geometry)
-            dx = torch.empty_like(x)
-            # grouped-transposed-convolution-without-bias/norm-like/backward-dx
-            walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
-        return dx, dW, None, None, None
+            known: tuple[Tensor | None, ...] = plain.PatchNormLikeTransposedWithoutBiasReverse.backward(ctx, g, *_)
+            return known
+        found = _backward(g, x, W, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)
+        return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)
+
+
+class PatchNormLikeTransposedWithoutBias(
+    PatchNormLikeTransposedWithoutBiasReverse, plain.PatchNormLikeTransposedWithoutBias
+):
+    """The same with tangents, for forward mode."""
