@@ -219,6 +219,24 @@ def test_every_registered_operator_keeps_its_word(host, kind):
             assert set(found.values()) == {"SUCCESS"} and len(found) == 4
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
+@pytest.mark.slow
+@some
+def test_one_graph_with_dynamic_shapes(host, kind):
+    case = wide_problem(*kind, 2, 1)
+    call = lambda *t: case.function(*t, **case.settings, backend="cuda")  # noqa: E731
+    torch.compiler.reset()
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch in (2, 3):
+        tensors, g = case.operands(batch=batch)
+        host.launched.clear()
+        z = compiled(*tensors)
+        found = [z.detach(), *torch.autograd.grad(z, tensors, g)]
+        assert host.launched, "the kernels, not operations of torch"
+        for a, b in zip(found, case.exact(tensors, g), strict=True):
+            assert error(a, b) <= ROUNDING[DOUBLE]
+
+
 def test_the_cpu_is_refused_where_nothing_stands_in_for_a_device(monkeypatch):
     monkeypatch.setitem(_backends._NEEDS, "cuda", "math")
     _backends._lack.cache_clear()
