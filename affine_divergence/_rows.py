@@ -89,8 +89,7 @@ def apply(eager: type[Function], traced: type[Function], *arguments: Tensor | fl
     elif torch._C._are_functorch_transforms_active():
         output = eager.apply(*arguments)[0]  # type: ignore[no-untyped-call]
     else:
-        straight: Any = super(Function, eager)
-        output = straight.apply(*arguments)[0]
+        output = super(Function, eager).apply(*arguments)[0]
     return output
 
 

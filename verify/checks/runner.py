@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import shlex
 from collections.abc import Callable, Iterable
@@ -29,25 +28,14 @@ def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = ()) -> list[Task
     layers = list(dict.fromkeys(layers)) or list(LAYERS)
     for layer in layers:
         if layer not in LAYERS:
-            known = ", ".join(LAYERS)
-            raise UsageError(
-                f"no checks for layer {layer!r}; layers that can be verified: {known}{_near(layer, LAYERS)}"
-            )
+            raise UsageError(f"no checks for layer {layer!r}; layers that can be verified: {', '.join(LAYERS)}")
     tasks = [task for layer in layers for task in tasks_of(layer)]
     wanted = set(only)
     unknown = wanted - {task.id for task in tasks}
     if unknown:
-        first = sorted(unknown)[0]
-        near = _near(first, [task.id for task in tasks])
-        raise UsageError(f"no check {first!r}; `affdiv verify --list` prints the ids{near}")
+        raise UsageError(f"no check {sorted(unknown)[0]!r}; `affdiv verify --list` prints the ids")
     once = {task.id: task for task in reversed(tasks) if not wanted or task.id in wanted}
     return list(reversed(once.values()))
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    """Return a question after the nearest of the known words, where one is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def run_checks(

@@ -30,10 +30,9 @@ def emitted():
 
 def test_the_files_of_the_target():
     patches = [f"_triton{m.module}.py" for m in patch_maps()]
-    shared = [
-        "_patch_places.py",
+    shared = [f"_triton{word}.py" for word in ("", "_tiles", "_patches", "_unit")] + [
         "_operators.py",
-        *(f"_triton{word}.py" for word in ("", "_tiles", "_patches", "_unit")),
+        "_patch_places.py",
     ]
     assert sorted(emitted()) == sorted([*MAP_FILES, *patches, *shared])
     assert files(chosen()) == emitted()
