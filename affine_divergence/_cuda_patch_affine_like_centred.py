@@ -1,4 +1,4 @@
-"""affine-like (non-normalising) convolution of centred patches on CUDA.
+"""affine-like (non-normalising) convolution of centred patches on CUDA, around torch's convolutions.
 
     z[s,g,o,ph,pw] = f[s,g,ph,pw]*(sum[c,kh,kw](W[g,o,c,kh,kw]*(x[s,g,c,dilationh*kh + strideh*ph -
         paddingh,dilationw*kw + stridew*pw - paddingw]*within(dilationh*kh + strideh*ph - paddingh,
@@ -11,9 +11,9 @@
         paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
         Lw))/(C*Kh*Kw)
 
-The kernels of ``_cuda_patch_affine_like_centred.cu`` around torch's convolutions. Squares are summed over the channels
-first, patches of that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and
-empty tensors are left to ``_patch_affine_like_centred``.
+The kernels are those of ``_cuda_patch_affine_like_centred.cu``. Squares are summed over the channels first, patches of
+that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are left
+to ``_patch_affine_like_centred``.
 
 Derivation (SHA-256 of the map): acad8fe80d7ffe3c16c2ec92de50b8b626fab9731057ce457e450ea1b339bc9c
 """
@@ -30,7 +30,8 @@ from torch import Tensor
 from . import _patch_affine_like_centred as plain
 from ._cuda_launch import Source
 from ._cuda_patches import walk
-from ._patch_places import LEFTOVER, as_geometry, as_numbers, number, register, room, smallest_sum, takes
+from ._operators import register
+from ._patch_places import LEFTOVER, as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_kernel, over_samples, rounded_type, scatter
 
 KERNELS = Source("_cuda_patch_affine_like_centred.cu")
@@ -88,7 +89,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by ``x``, ``W`` and ``b``; the first is always wanted, others may be empty."""
+    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -152,11 +153,13 @@ _forward = register(
     "(Tensor x, Tensor W, Tensor b, float kappa, int[] numbers, bool recompute) "
     "-> (Tensor, Tensor, Tensor)",
     forward,
+    forward,  # the same lines say what shapes there will be
 )
 _backward = register(
     "cuda_patch_affine_like_centred_backward",
     "(Tensor g, Tensor x, Tensor W, Tensor b, Tensor f, Tensor? h, float kappa, int[] numbers, bool[] wanted) "
     "-> (Tensor, Tensor, Tensor)",
+    backward,
     backward,
 )
 
@@ -164,8 +167,8 @@ _backward = register(
 class PatchAffineLikeCentredReverse(plain.PatchAffineLikeCentredReverse):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only, which
-    is what ``torch.compile`` can trace.
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod

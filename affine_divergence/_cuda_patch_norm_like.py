@@ -1,4 +1,4 @@
-"""norm-like (normalising) convolution on CUDA.
+"""norm-like (normalising) convolution on CUDA, around torch's convolutions.
 
     z[s,g,o,ph,pw] = f[s,g,ph,pw]*sum[j,k,l](W[g,o,j,k,l]*x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l +
         stridew*pw - paddingw]*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw -
@@ -7,9 +7,9 @@
     E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
         paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
 
-The kernels of ``_cuda_patch_norm_like.cu`` around torch's convolutions. Squares are summed over the channels first,
-patches of that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty
-tensors are left to ``_patch_norm_like``.
+The kernels are those of ``_cuda_patch_norm_like.cu``. Squares are summed over the channels first, patches of that one
+map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are left to
+``_patch_norm_like``.
 
 Derivation (SHA-256 of the map): dce1c5267193894dc95200851bf4e9735dabd0ac0467687ecdcb272401e05e60
 """
@@ -25,7 +25,8 @@ from torch import Tensor
 from . import _patch_norm_like as plain
 from ._cuda_launch import Source
 from ._cuda_patches import walk
-from ._patch_places import as_geometry, as_numbers, number, register, room, smallest_sum, takes
+from ._operators import register
+from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_samples, rounded_type, scatter
 
 KERNELS = Source("_cuda_patch_norm_like.cu")
@@ -69,7 +70,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by ``x``, ``W`` and ``b``; the first is always wanted, others may be empty."""
+    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -105,11 +106,13 @@ _forward = register(
     "(Tensor x, Tensor W, Tensor b, float kappa, int[] numbers, bool recompute) "
     "-> (Tensor, Tensor, Tensor)",
     forward,
+    forward,  # the same lines say what shapes there will be
 )
 _backward = register(
     "cuda_patch_norm_like_backward",
     "(Tensor g, Tensor x, Tensor W, Tensor f, Tensor? h, float kappa, int[] numbers, bool[] wanted) "
     "-> (Tensor, Tensor, Tensor)",
+    backward,
     backward,
 )
 
@@ -117,8 +120,8 @@ _backward = register(
 class PatchNormLikeReverse(plain.PatchNormLikeReverse):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only, which
-    is what ``torch.compile`` can trace.
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""norm-like (normalising) convolution of centred patches without a bias on CUDA.
+"""norm-like (normalising) convolution of centred patches without a bias on CUDA, around torch's convolutions.
 
     z[s,g,o,ph,pw] = f[s,g,ph,pw]*sum[c,kh,kw](W[g,o,c,kh,kw]*(x[s,g,c,dilationh*kh + strideh*ph - paddingh,dilationw*kw
         + stridew*pw - paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw -
@@ -11,9 +11,9 @@
         paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
         Lw))/(C*Kh*Kw)
 
-The kernels of ``_cuda_patch_norm_like_centred_without_bias.cu`` around torch's convolutions. Squares are summed over
-the channels first, patches of that one map afterwards, in the kernel that needs them. Float16, second derivatives,
-tangents and empty tensors are left to ``_patch_norm_like_centred_without_bias``.
+The kernels are those of ``_cuda_patch_norm_like_centred_without_bias.cu``. Squares are summed over the channels first,
+patches of that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty
+tensors are left to ``_patch_norm_like_centred_without_bias``.
 
 Derivation (SHA-256 of the map): 4cb6cf6b3cee09b224b2f6960e353fae7f6c058286ce4e8ca2d3b041be621b01
 """
@@ -30,7 +30,8 @@ from torch import Tensor
 from . import _patch_norm_like_centred_without_bias as plain
 from ._cuda_launch import Source
 from ._cuda_patches import walk
-from ._patch_places import LEFTOVER, as_geometry, as_numbers, number, register, room, smallest_sum, takes
+from ._operators import register
+from ._patch_places import LEFTOVER, as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_kernel, over_samples, rounded_type, scatter
 
 KERNELS = Source("_cuda_patch_norm_like_centred_without_bias.cu")
@@ -93,7 +94,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients by ``x`` and ``W``; the first is always wanted, others may be empty."""
+    """Return the gradients by ``x`` and ``W``; the first is wanted, others are empty if they are not."""
     geometry = as_geometry(numbers)
     dW, = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -159,11 +160,13 @@ _forward = register(
     "(Tensor x, Tensor W, float kappa, int[] numbers, bool recompute) "
     "-> (Tensor, Tensor, Tensor)",
     forward,
+    forward,  # the same lines say what shapes there will be
 )
 _backward = register(
     "cuda_patch_norm_like_centred_without_bias_backward",
     "(Tensor g, Tensor x, Tensor W, Tensor f, Tensor? h, float kappa, int[] numbers, bool[] wanted) "
     "-> (Tensor, Tensor)",
+    backward,
     backward,
 )
 
@@ -171,8 +174,8 @@ _backward = register(
 class PatchNormLikeCentredWithoutBiasReverse(plain.PatchNormLikeCentredWithoutBiasReverse):
     """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only, which
-    is what ``torch.compile`` can trace.
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod
@@ -199,5 +202,7 @@ class PatchNormLikeCentredWithoutBiasReverse(plain.PatchNormLikeCentredWithoutBi
         return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)
 
 
-class PatchNormLikeCentredWithoutBias(PatchNormLikeCentredWithoutBiasReverse, plain.PatchNormLikeCentredWithoutBias):
+class PatchNormLikeCentredWithoutBias(
+    PatchNormLikeCentredWithoutBiasReverse, plain.PatchNormLikeCentredWithoutBias
+):
     """The same with tangents, for forward mode."""

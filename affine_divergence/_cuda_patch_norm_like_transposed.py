@@ -1,4 +1,4 @@
-"""norm-like (normalising) transposed convolution on CUDA.
+"""norm-like (normalising) transposed convolution on CUDA, around torch's convolutions.
 
     z[s,g,o,qh,qw] = f[s,g,qh,qw]*sum[j,k,l](W[g,j,o,k,l]*x[s,g,j,qh/strideh + paddingh/strideh -
         dilationh*k/strideh,qw/stridew + paddingw/stridew - dilationw*l/stridew]*divides(strideh, qh + paddingh -
@@ -10,9 +10,9 @@
         dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew +
         paddingw/stridew - dilationw*l/stridew, Lw))
 
-The kernels of ``_cuda_patch_norm_like_transposed.cu`` around torch's convolutions. Squares are summed over the channels
-first, patches of that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and
-empty tensors are left to ``_patch_norm_like_transposed``.
+The kernels are those of ``_cuda_patch_norm_like_transposed.cu``. Squares are summed over the channels first, patches of
+that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are left
+to ``_patch_norm_like_transposed``.
 
 Derivation (SHA-256 of the map): 0262b6ed526c5e20da7eb57bf27b82d2481701feaedc48ebfe5c46182e00e89b
 """
@@ -28,7 +28,8 @@ from torch import Tensor
 from . import _patch_norm_like_transposed as plain
 from ._cuda_launch import Source
 from ._cuda_patches import walk
-from ._patch_places import as_geometry, as_numbers, number, register, room, smallest_sum, takes
+from ._operators import register
+from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_samples, reach, rounded_type, scatter
 
 KERNELS = Source("_cuda_patch_norm_like_transposed.cu")
@@ -72,7 +73,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by ``x``, ``W`` and ``b``; the first is always wanted, others may be empty."""
+    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -108,11 +109,13 @@ _forward = register(
     "(Tensor x, Tensor W, Tensor b, float kappa, int[] numbers, bool recompute) "
     "-> (Tensor, Tensor, Tensor)",
     forward,
+    forward,  # the same lines say what shapes there will be
 )
 _backward = register(
     "cuda_patch_norm_like_transposed_backward",
     "(Tensor g, Tensor x, Tensor W, Tensor f, Tensor? h, float kappa, int[] numbers, bool[] wanted) "
     "-> (Tensor, Tensor, Tensor)",
+    backward,
     backward,
 )
 
@@ -120,8 +123,8 @@ _backward = register(
 class PatchNormLikeTransposedReverse(plain.PatchNormLikeTransposedReverse):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only, which
-    is what ``torch.compile`` can trace.
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""norm-like (normalising) transposed convolution without a bias on CUDA.
+"""norm-like (normalising) transposed convolution without a bias on CUDA, around torch's convolutions.
 
     z[s,g,o,qh,qw] = f[s,g,qh,qw]*sum[c,kh,kw,ph,pw](W[g,c,o,kh,kw]*x[s,g,c,ph,pw]*delta(dilationh*kh + strideh*ph -
         paddingh, qh)*delta(dilationw*kw + stridew*pw - paddingw, qw))
@@ -8,9 +8,9 @@
         dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew +
         paddingw/stridew - dilationw*l/stridew, Lw))
 
-The kernels of ``_cuda_patch_norm_like_transposed_without_bias.cu`` around torch's convolutions. Squares are summed over
-the channels first, patches of that one map afterwards, in the kernel that needs them. Float16, second derivatives,
-tangents and empty tensors are left to ``_patch_norm_like_transposed_without_bias``.
+The kernels are those of ``_cuda_patch_norm_like_transposed_without_bias.cu``. Squares are summed over the channels
+first, patches of that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and
+empty tensors are left to ``_patch_norm_like_transposed_without_bias``.
 
 Derivation (SHA-256 of the map): 1200751a61d37b6d171ffc7ac5d69cf15d5bc3bfb09626a07472a7b6165fdac4
 """
@@ -26,7 +26,8 @@ from torch import Tensor
 from . import _patch_norm_like_transposed_without_bias as plain
 from ._cuda_launch import Source
 from ._cuda_patches import walk
-from ._patch_places import as_geometry, as_numbers, number, register, room, smallest_sum, takes
+from ._operators import register
+from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, reach, rounded_type, scatter
 
 KERNELS = Source("_cuda_patch_norm_like_transposed_without_bias.cu")
@@ -70,7 +71,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients by ``x`` and ``W``; the first is always wanted, others may be empty."""
+    """Return the gradients by ``x`` and ``W``; the first is wanted, others are empty if they are not."""
     geometry = as_geometry(numbers)
     dW, = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -110,11 +111,13 @@ _forward = register(
     "(Tensor x, Tensor W, float kappa, int[] numbers, bool recompute) "
     "-> (Tensor, Tensor, Tensor)",
     forward,
+    forward,  # the same lines say what shapes there will be
 )
 _backward = register(
     "cuda_patch_norm_like_transposed_without_bias_backward",
     "(Tensor g, Tensor x, Tensor W, Tensor f, Tensor? h, float kappa, int[] numbers, bool[] wanted) "
     "-> (Tensor, Tensor)",
+    backward,
     backward,
 )
 
@@ -122,8 +125,8 @@ _backward = register(
 class PatchNormLikeTransposedWithoutBiasReverse(plain.PatchNormLikeTransposedWithoutBiasReverse):
     """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only, which
-    is what ``torch.compile`` can trace.
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod

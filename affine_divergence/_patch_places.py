@@ -1,4 +1,4 @@
-"""What the kernels of convolutions share, whoever runs them: memory at positions of (batch, groups, channels, *space).
+"""What kernels of convolutions share, whoever runs them: memory at positions of (batch, groups, channels, *space).
 
 One number a position is (batch, groups, 1, *space). Compilers run the same lines on tensors without values, where
 memory is all that there is.
@@ -7,15 +7,14 @@ memory is all that there is.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ._patches import Geometry
 
-LIBRARY = torch.library.Library(__name__.rpartition(".")[0].replace(".", "_") or "patch_layers", "FRAGMENT")
 LEFTOVER = torch.finfo(torch.float64).eps ** 0.75  # what rounding may leave of a sum of squares, as a share of it
 _TYPES = (torch.bfloat16, torch.float32, torch.float64)
 
@@ -86,13 +85,3 @@ def as_geometry(numbers: Sequence[int]) -> Geometry:
     """Return the geometry of such a list."""
     axes = len(numbers) // len(Geometry._fields)
     return Geometry(*(tuple(numbers[k : k + axes]) for k in range(0, len(numbers), axes)))
-
-
-def register(name: str, schema: str, kernels: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``kernels`` as an operator that compilers do not look into; its lines also say what shapes they give."""
-    LIBRARY.define(name + schema)
-    for device in ("CUDA", "CPU"):
-        LIBRARY.impl(name, kernels, device)
-    torch.library.register_fake(f"{LIBRARY.ns}::{name}", kernels, lib=LIBRARY)
-    operator: Callable[..., Any] = getattr(getattr(torch.ops, LIBRARY.ns), name).default
-    return operator

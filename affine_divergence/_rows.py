@@ -89,7 +89,8 @@ def apply(eager: type[Function], traced: type[Function], *arguments: Tensor | fl
     elif torch._C._are_functorch_transforms_active():
         output = eager.apply(*arguments)[0]  # type: ignore[no-untyped-call]
     else:
-        output = super(Function, eager).apply(*arguments)[0]
+        straight: Any = super(Function, eager)
+        output = straight.apply(*arguments)[0]
     return output
 
 

@@ -31,7 +31,8 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _patch_affine_like_centred as plain
-from ._patch_places import LEFTOVER, as_geometry, as_numbers, number, register, room, smallest_sum, takes
+from ._operators import register
+from ._patch_places import LEFTOVER, as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_kernel, over_samples, rounded_type, scatter
 from ._triton_patches import box_sum, entries, numbers, put, spread_sum, walk
 
@@ -61,10 +62,12 @@ def x_sum_xx_kernel(
         x_sum += tl.sum(x, axis=1)
         xx_total += tl.sum(x * x, axis=1)
     xx = tl.where(floor > xx_total, 0, xx_total)
-    x_sum_at = x_sum_ptr + image * x_sum_s + group * x_sum_g + place * x_sum_p
-    tl.store(x_sum_at, x_sum, mask=inside)
-    xx_at = xx_ptr + image * xx_s + group * xx_g + place * xx_p
-    tl.store(xx_at, xx, mask=inside)
+    tl.store(
+        x_sum_ptr + image * x_sum_s + group * x_sum_g + place * x_sum_p, x_sum, mask=inside
+    )
+    tl.store(
+        xx_ptr + image * xx_s + group * xx_g + place * xx_p, xx, mask=inside
+    )
 
 
 @triton.jit
@@ -116,8 +119,9 @@ def f_z_kernel(
             z_ptr, z, image, group, place, columns,
             z_s, z_g, z_c, z_p, inside, channels
         )
-    f_at = f_ptr + image * f_s + group * f_g + place * f_p
-    tl.store(f_at, f, mask=inside)
+    tl.store(
+        f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside
+    )
 
 
 @triton.jit
@@ -173,8 +177,9 @@ def f_h_z_kernel(
             z_ptr, z, image, group, place, columns,
             z_s, z_g, z_c, z_p, inside, channels
         )
-    f_at = f_ptr + image * f_s + group * f_g + place * f_p
-    tl.store(f_at, f, mask=inside)
+    tl.store(
+        f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside
+    )
 
 
 @triton.jit
@@ -198,8 +203,9 @@ def x_sum_kernel(
             x_s, x_g, x_c, x_p, inside, channels
         )
         x_sum += tl.sum(x, axis=1)
-    x_sum_at = x_sum_ptr + image * x_sum_s + group * x_sum_g + place * x_sum_p
-    tl.store(x_sum_at, x_sum, mask=inside)
+    tl.store(
+        x_sum_ptr + image * x_sum_s + group * x_sum_g + place * x_sum_p, x_sum, mask=inside
+    )
 
 
 @triton.jit
@@ -256,12 +262,15 @@ def m_dh_dE_dx_sum_sum_kernel(
     dE = -(f * f * f) * gh / (2 * kappa)
     dm = -2 * patch_entries * dE * m - dh_W_sum
     dx_sum_sum = dm / patch_entries
-    m_at = m_ptr + image * m_s + group * m_g + place * m_p
-    tl.store(m_at, m, mask=inside)
-    dE_at = dE_ptr + image * dE_s + group * dE_g + place * dE_p
-    tl.store(dE_at, dE, mask=inside)
-    dx_sum_sum_at = dx_sum_sum_ptr + image * dx_sum_sum_s + group * dx_sum_sum_g + place * dx_sum_sum_p
-    tl.store(dx_sum_sum_at, dx_sum_sum, mask=inside)
+    tl.store(
+        m_ptr + image * m_s + group * m_g + place * m_p, m, mask=inside
+    )
+    tl.store(
+        dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside
+    )
+    tl.store(
+        dx_sum_sum_ptr + image * dx_sum_sum_s + group * dx_sum_sum_g + place * dx_sum_sum_p, dx_sum_sum, mask=inside
+    )
 
 
 @triton.jit
@@ -353,12 +362,15 @@ def kept_m_dh_dE_dx_sum_sum_kernel(
     dE = -(f * f * f) * gh / (2 * kappa)
     dm = -2 * patch_entries * dE * m - dh_W_sum
     dx_sum_sum = dm / patch_entries
-    m_at = m_ptr + image * m_s + group * m_g + place * m_p
-    tl.store(m_at, m, mask=inside)
-    dE_at = dE_ptr + image * dE_s + group * dE_g + place * dE_p
-    tl.store(dE_at, dE, mask=inside)
-    dx_sum_sum_at = dx_sum_sum_ptr + image * dx_sum_sum_s + group * dx_sum_sum_g + place * dx_sum_sum_p
-    tl.store(dx_sum_sum_at, dx_sum_sum, mask=inside)
+    tl.store(
+        m_ptr + image * m_s + group * m_g + place * m_p, m, mask=inside
+    )
+    tl.store(
+        dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside
+    )
+    tl.store(
+        dx_sum_sum_ptr + image * dx_sum_sum_s + group * dx_sum_sum_g + place * dx_sum_sum_p, dx_sum_sum, mask=inside
+    )
 
 
 def forward(
@@ -413,7 +425,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by ``x``, ``W`` and ``b``; the first is always wanted, others may be empty."""
+    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -477,11 +489,13 @@ _forward = register(
     "(Tensor x, Tensor W, Tensor b, float kappa, int[] numbers, bool recompute) "
     "-> (Tensor, Tensor, Tensor)",
     forward,
+    forward,  # the same lines say what shapes there will be
 )
 _backward = register(
     "triton_patch_affine_like_centred_backward",
     "(Tensor g, Tensor x, Tensor W, Tensor b, Tensor f, Tensor? h, float kappa, int[] numbers, bool[] wanted) "
     "-> (Tensor, Tensor, Tensor)",
+    backward,
     backward,
 )
 
@@ -489,8 +503,8 @@ _backward = register(
 class PatchAffineLikeCentredReverse(plain.PatchAffineLikeCentredReverse):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only, which
-    is what ``torch.compile`` can trace.
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod

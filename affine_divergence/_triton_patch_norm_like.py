@@ -27,7 +27,8 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _patch_norm_like as plain
-from ._patch_places import as_geometry, as_numbers, number, register, room, smallest_sum, takes
+from ._operators import register
+from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_samples, rounded_type, scatter
 from ._triton_patches import box_sum, entries, numbers, put, spread_sum, walk
 
@@ -54,8 +55,9 @@ def xx_kernel(
         )
         xx_total += tl.sum(x * x, axis=1)
     xx = tl.where(floor > xx_total, 0, xx_total)
-    xx_at = xx_ptr + image * xx_s + group * xx_g + place * xx_p
-    tl.store(xx_at, xx, mask=inside)
+    tl.store(
+        xx_ptr + image * xx_s + group * xx_g + place * xx_p, xx, mask=inside
+    )
 
 
 @triton.jit
@@ -94,8 +96,9 @@ def f_z_kernel(
             z_ptr, z, image, group, place, columns,
             z_s, z_g, z_c, z_p, inside, channels
         )
-    f_at = f_ptr + image * f_s + group * f_g + place * f_p
-    tl.store(f_at, f, mask=inside)
+    tl.store(
+        f_ptr + image * f_s + group * f_g + place * f_p, f, mask=inside
+    )
 
 
 @triton.jit
@@ -131,8 +134,9 @@ def dh_dE_kernel(
             dh_s, dh_g, dh_c, dh_p, inside, channels
         )
     dE = -(f * f * f) * gh / (2 * kappa_minus_1)
-    dE_at = dE_ptr + image * dE_s + group * dE_g + place * dE_p
-    tl.store(dE_at, dE, mask=inside)
+    tl.store(
+        dE_ptr + image * dE_s + group * dE_g + place * dE_p, dE, mask=inside
+    )
 
 
 @triton.jit
@@ -208,7 +212,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by ``x``, ``W`` and ``b``; the first is always wanted, others may be empty."""
+    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -244,11 +248,13 @@ _forward = register(
     "(Tensor x, Tensor W, Tensor b, float kappa, int[] numbers, bool recompute) "
     "-> (Tensor, Tensor, Tensor)",
     forward,
+    forward,  # the same lines say what shapes there will be
 )
 _backward = register(
     "triton_patch_norm_like_backward",
     "(Tensor g, Tensor x, Tensor W, Tensor f, Tensor? h, float kappa, int[] numbers, bool[] wanted) "
     "-> (Tensor, Tensor, Tensor)",
+    backward,
     backward,
 )
 
@@ -256,8 +262,8 @@ _backward = register(
 class PatchNormLikeReverse(plain.PatchNormLikeReverse):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only, which
-    is what ``torch.compile`` can trace.
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
     """
 
     @staticmethod

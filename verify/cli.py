@@ -79,8 +79,9 @@ def verify(
     """Check the derivations and hold the generated layers against them, by four independent routes.
 
     Derivations (every step anew), identities (real SGD steps), gradients (finite differences, references by hand, every
-    type and backend), properties (what the solved maps are said to do). All of it takes about a minute on two cores.
-    Exit code 1 when a check failed; each failure names its equation and the command that repeats it.
+    type and backend), properties (what the solved maps are said to do). All of it takes a minute or two on two cores,
+    with --full some minutes. Exit code 1 when a check failed; each failure names its equation and the command that
+    repeats it.
     """
     from derive.export.files import write_text
     from verify.checks.junit import junit as as_junit

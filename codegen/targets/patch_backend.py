@@ -43,7 +43,7 @@ def common_context(chosen: PatchMap, target: str, launch: Call) -> tuple[dict[st
         "plain": chosen.module,
         "tensors": chosen.plan.input_names,
         "helpers": sorted({*helpers(text, HELPER_NAMES), "rounded_type"}),
-        "places": sorted({"as_geometry", "as_numbers", "register", "takes", *_used(text)}),
+        "places": sorted({"as_geometry", "as_numbers", "takes", *_used(text)}),
         "uses_math": "math." in "\n".join(text),
         "operator": _operator(chosen, headings, f"{target}{chosen.module}"),
     }

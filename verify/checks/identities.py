@@ -184,8 +184,8 @@ def _residual(subject: Subject) -> Task:
             factors.append(factor.ravel())
         low, high = (float(pick(np.concatenate(factors))) for pick in (np.min, np.max))
         reason = (
-            f"2 less the order of what a real SGD step leaves of the residual by hand, {len(drawn)} random shapes; the "
-            f"factor is not cancelled, it runs from {low:.2g} to {high:.2g}"
+            f"the factor is not cancelled, it runs from {low:.2g} to {high:.2g}; 2 less the observed order of what a "
+            f"real SGD step leaves of it, written by hand, {len(drawn)} random shapes"
         )
         return Outcome(reason, measured=largest(deficits), bound=ORDER_BOUND)
 

@@ -99,6 +99,11 @@ class Check:
         """The first part of the id: derivation, identity, gradient or property."""
         return self.id.split("/", 1)[0]
 
+    @property
+    def is_residual(self) -> bool:
+        """Whether it measures what nothing cancels."""
+        return self.family == "identity" and "residual" in self.id.split("/")
+
     def to_json(self) -> dict[str, Any]:
         """Return the check as plain data; what is infinitely wrong has no number in JSON, its status says it."""
         finite = self.measured is not None and math.isfinite(self.measured)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import shlex
 from collections.abc import Callable, Iterable
@@ -28,14 +29,25 @@ def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = ()) -> list[Task
     layers = list(dict.fromkeys(layers)) or list(LAYERS)
     for layer in layers:
         if layer not in LAYERS:
-            raise UsageError(f"no checks for layer {layer!r}; layers that can be verified: {', '.join(LAYERS)}")
+            known = ", ".join(LAYERS)
+            raise UsageError(
+                f"no checks for layer {layer!r}; layers that can be verified: {known}{_near(layer, LAYERS)}"
+            )
     tasks = [task for layer in layers for task in tasks_of(layer)]
     wanted = set(only)
     unknown = wanted - {task.id for task in tasks}
     if unknown:
-        raise UsageError(f"no check {sorted(unknown)[0]!r}; `affdiv verify --list` prints the ids")
+        first = sorted(unknown)[0]
+        near = _near(first, [task.id for task in tasks])
+        raise UsageError(f"no check {first!r}; `affdiv verify --list` prints the ids{near}")
     once = {task.id: task for task in reversed(tasks) if not wanted or task.id in wanted}
     return list(reversed(once.values()))
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    """Return a question after the nearest of the known words, where one is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def run_checks(

@@ -86,6 +86,13 @@ def self_factors(site: Site, x: Tensor) -> Tensor:
     return factors_of(site.shape, site.view, factors)
 
 
+def bags_apart(site: Site, arguments: tuple[Any, ...], words: dict[str, Any]) -> str:
+    """Return why a call of bags cannot be judged, where other tensors tell them apart or weigh them; or nothing."""
+    if site.shape is Shape.BAGS and sum(a is not None for a in (*arguments, *words.values())) > 1:
+        return "it was called with offsets or per_sample_weights: ask affine_divergence.self_factor for its self factor"
+    return ""
+
+
 def first_argument(arguments: tuple[Any, ...], words: dict[str, Any]) -> Any:
     """Return what a layer was called with first, by place or by name."""
     return arguments[0] if arguments else next(iter(words.values()), None)
@@ -98,7 +105,11 @@ def capturing(plan: Plan, values: dict[str, Tensor]) -> Iterator[Captured]:
     for module, site in plan.sites.items():
 
         def _record(_: nn.Module, arguments: Any, words: Any, output: Any, site: Site = site) -> None:
-            captured.add(site, first_argument(arguments, words), output)
+            reason = bags_apart(site, arguments, words)
+            if reason:
+                captured.refuse(site.name, site.type, reason)
+            else:
+                captured.add(site, first_argument(arguments, words), output)
 
         handles.append(module.register_forward_hook(_record, with_kwargs=True, prepend=True))
     try:

@@ -147,12 +147,10 @@ def _refusal(module: nn.Module, own: list[nn.Parameter]) -> str:
         return "its shapes are not known yet; call the model once before"
     if not any(p.requires_grad for p in module.parameters()):
         return "frozen: no parameter of it requires a gradient, so no step moves its output"
-    if isinstance(module, nn.EmbeddingBag):
-        return "its samples are bags of rows: ask affine_divergence.self_factor(module, x) for its self factor"
     if not (is_conv1d_of_transformers(module) or isinstance(module, (*_KINDS, *ATTENTION))):
         held = ", ".join(n for n, p in module._parameters.items() if p is not None)
         return f"no self factor is known for this kind of layer (it holds {held})"
-    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
         return "max_norm rescales rows whenever they are read, which is no step of descent; set it to None"
     return ""
 
@@ -196,6 +194,8 @@ def _law(module: Any, trained: tuple[str, ...]) -> tuple[Law, Shape, float]:
     base = "affine" if "bias" in trained else "linear"
     if isinstance(module, nn.Embedding):
         return Law("embedding"), Shape.TOKENS, 1.0
+    if isinstance(module, nn.EmbeddingBag):
+        return Law("linear"), Shape.BAGS, 1.0
     if isinstance(module, ad.AffineLike | ad.NormLike):
         form = "affine-like" if isinstance(module, ad.AffineLike) else "norm-like"
         return Law(base, form), Shape.ROWS, module.kappa
@@ -228,4 +228,4 @@ def affine_stand_in(inputs: int, outputs: int, bias: bool) -> nn.Linear:
     return nn.Linear(inputs, outputs, bias=bias, device=torch.device("meta"))
 
 
-_KINDS = (nn.Linear, *_CONVOLUTIONS, nn.Embedding, ad.AffineLike, ad.NormLike, *_PATCH_NORMS)
+_KINDS = (nn.Linear, *_CONVOLUTIONS, nn.Embedding, nn.EmbeddingBag, ad.AffineLike, ad.NormLike, *_PATCH_NORMS)

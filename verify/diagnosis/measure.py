@@ -161,6 +161,7 @@ def _shares(name: str, seen: _Observed, values: dict[str, Tensor]) -> Shares | s
 def _layer(calls: Sequence[Call], history: tuple[Spread, ...], judged: Shares | str) -> LayerDiagnosis:
     site, x = calls[0].site, calls[0].x
     tokens = site.shape is Shape.TOKENS or x.dim() > 2 or "MultiheadAttention" in site.type
+    tokens = tokens and site.shape is not Shape.BAGS
     sample = "position" if site.shape is Shape.PATCHES else "token" if tokens else "sample"
     notes = []
     if len(calls) > 1:

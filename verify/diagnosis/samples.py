@@ -20,6 +20,7 @@ class Shape(StrEnum):
 
     ROWS = "rows"  # (.., features)
     TOKENS = "tokens"  # integers of any shape
+    BAGS = "bags"  # integers (bags, tokens), of which a bag's row says how much of each row of the table it sums
     PATCHES = "patches"  # (batch, channels, *space)
 
 
@@ -30,6 +31,8 @@ def rows_of(shape: Shape, module: Any, x: Tensor) -> Tensor:
     """Return the rows (groups, rows, entries) of an input, of tokens (1, rows)."""
     if shape is Shape.TOKENS:
         return x.reshape(1, -1)
+    if shape is Shape.BAGS:
+        return _shares_of_table(module, x)
     if shape is Shape.ROWS:
         return _centred(module, x.reshape(1, -1, x.shape[-1]))
     return _centred(module, _patches(module, batched(shape, module, x)))
@@ -60,7 +63,7 @@ def batched(shape: Shape, module: Any, x: Tensor) -> Tensor:
 
 def flat(shape: Shape, module: Any, x: Tensor) -> Tensor:
     """Return an input as independent entries, (rows, features), (tokens), or a batch of images."""
-    if shape is Shape.ROWS:
+    if shape in (Shape.ROWS, Shape.BAGS):
         return x.reshape(-1, x.shape[-1])
     return x.reshape(-1) if shape is Shape.TOKENS else batched(shape, module, x)
 
@@ -69,6 +72,7 @@ def blocks(shape: Shape, module: Any, x: Tensor) -> Iterator[Tensor]:
     """Yield the rows of an input, a part at a time, so that patches never fill the memory."""
     entries = flat(shape, module, x)
     width = module.weight[0].numel() if shape is Shape.PATCHES else math.prod(entries.shape[1:])
+    width = module.num_embeddings if shape is Shape.BAGS else width
     places = math.prod(entries.shape[2:]) if shape is Shape.PATCHES else 1
     for part in entries.split(max(1, _BLOCK // max(1, width * places))):
         yield rows_of(shape, module, part)
@@ -77,6 +81,15 @@ def blocks(shape: Shape, module: Any, x: Tensor) -> Iterator[Tensor]:
 def evenly(count: int, wanted: int, device: torch.device) -> Tensor:
     """Return at most ``wanted`` positions spread evenly over ``range(count)``."""
     return torch.linspace(0, count - 1, min(count, wanted), device=device).round().long().unique()
+
+
+def _shares_of_table(module: Any, x: Tensor) -> Tensor:
+    """Return how often each bag (bags, tokens) sums each row of the table, or its share of the mean: (1, bags, V)."""
+    counts = torch.zeros(len(x), module.num_embeddings, dtype=torch.float64, device=x.device)
+    counts.scatter_add_(1, x, torch.ones_like(x, dtype=counts.dtype))
+    if module.padding_idx is not None:
+        counts[:, module.padding_idx] = 0
+    return (counts / counts.sum(1, keepdim=True).clamp_min(1) if module.mode == "mean" else counts).unsqueeze(0)
 
 
 def _centred(module: Any, rows: Tensor) -> Tensor:

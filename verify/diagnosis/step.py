@@ -25,7 +25,7 @@ from verify.diagnosis.layers import Site
 from verify.diagnosis.record import Shares
 from verify.diagnosis.samples import Shape, batched, blocks, evenly, flat, rows_of, units_of
 
-_ENTRIES, _PLACES = {Shape.ROWS: 48, Shape.TOKENS: 48, Shape.PATCHES: 3}, 24
+_ENTRIES, _PLACES = {Shape.ROWS: 48, Shape.TOKENS: 48, Shape.BAGS: 48, Shape.PATCHES: 3}, 24
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _derived(site: Site, probe: _Probe, calls: Sequence[Call], gradients: Sequen
 
 def _trained_rows(site: Site, rows: Tensor, found: Tensor) -> Tensor:
     """Return the kernel without the token whose row is not trained."""
-    padding = getattr(site.view, "padding_idx", None)
+    padding = getattr(site.view, "padding_idx", None) if site.shape is Shape.TOKENS else None
     return found if padding is None else found * (rows != padding).unsqueeze(-2)
 
 

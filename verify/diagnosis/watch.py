@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from derive.errors import UsageError
 from verify.diagnosis.batch import check_model
-from verify.diagnosis.capture import first_argument, self_factors
+from verify.diagnosis.capture import bags_apart, first_argument, self_factors
 from verify.diagnosis.kernel import Law
 from verify.diagnosis.layers import Site, Unjudged, affine_stand_in, plan
 from verify.diagnosis.output_projection import OutputProjection
@@ -147,6 +147,9 @@ class Watch:
         self._output.leave()
 
     def _layer(self, site: Site, arguments: Any, words: Any) -> None:
+        reason = bags_apart(site, arguments, words)
+        if reason:
+            self._refused.setdefault(site.name, Unjudged(site.name, site.type, reason))
         self._take(site, first_argument(arguments, words))
 
     def _take(self, site: Site, x: Any) -> None:

@@ -41,11 +41,12 @@ def print_stages(result: RunResult) -> None:
 def print_checks(checks: list[Check], setting: Setting) -> None:
     """Print a row for each layer, family, backend and type, or one for each check where there are few; then failures.
 
-    Each failure comes with its command.
+    Residuals that nothing cancels are said apart. Each failure comes with its command.
     """
     console = _console()
     table = _each(checks) if len(checks) <= _FEW else _grouped(checks)
     console.print(table)
+    _print_residuals(console, checks)
     _print_skips(console, checks)
     for check in checks:
         if check.status is Status.FAIL:
@@ -94,6 +95,13 @@ def _numbers(check: Check) -> tuple[str, str]:
 
 def _row(check: Check) -> Iterable[Text | str]:
     return check.id, _status(check.status), *_numbers(check), check.device
+
+
+def _print_residuals(console: Console, checks: list[Check]) -> None:
+    """Say of each layer whose self factor nothing cancels what was measured of it."""
+    for check in checks:
+        if check.is_residual and check.status is Status.PASS:
+            console.print(Text(f"residual of {check.equation.rsplit('/', 1)[0]}: {check.reason}"), soft_wrap=True)
 
 
 def _print_skips(console: Console, checks: list[Check]) -> None:

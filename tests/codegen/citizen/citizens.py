@@ -88,6 +88,7 @@ CITIZENS = {
     "transposed 3d": convolution("ConvTranspose3d", stride=2),
     "transposed norm-like": convolution("ConvTranspose2d", padding=1, form="norm-like", bias=False),
     "attention": attention(),
+    "attention qk-norm": attention(qk_norm=True),
     "attention value path": attention(value_path=True, qk_norm=True),
 }
 IMAGES = {name: c for name, c in CITIZENS.items() if len(c.shape) >= 3}

@@ -10,7 +10,7 @@ from tests.codegen.citizen.citizens import CITIZENS, loss, torchs_own
 
 pytestmark = torchs_own
 QUICK = {"affine-like"}
-COMPILED = ["affine-like", "patches centred", "attention"]
+COMPILED = ["affine-like", "patches centred", "attention", "attention qk-norm"]
 IN_ONNX = [
     "affine-like",
     "norm-like centred",

@@ -69,6 +69,10 @@ def test_unknown_names_are_refused():
         UsageError, match="no checks for layer 'convolutional'; layers that can be verified: affine, linear, conv"
     ):
         tasks_for(["convolutional"])
+    with pytest.raises(UsageError, match=r"did you mean 'attention'\?"):
+        tasks_for(["attentoin"])
+    with pytest.raises(UsageError, match=r"self-facto'; .* ids; did you mean 'identity/affine/self-factor'"):
+        tasks_for(["affine"], only=["identity/affine/self-facto"])
     with pytest.raises(UsageError, match="no check 'identity/affine/spin'"):
         tasks_for(["affine"], only=["identity/affine/spin"])
     with pytest.raises(UsageError, match="device 'tpu' is not known"):

@@ -53,6 +53,8 @@ LAYERS = {
     "ConvTranspose2d": (lambda: nn.ConvTranspose2d(2, 2, 2, stride=(3, 1), dilation=2, padding=(1, 0)), (2, 2, 2, 2)),
     "ConvTranspose3d": (lambda: nn.ConvTranspose3d(1, 2, 2, bias=False), (2, 1, 2, 1, 2)),
     "Embedding": (lambda: nn.Embedding(5, 3, padding_idx=2), (2, 4)),
+    "EmbeddingBag": (lambda: nn.EmbeddingBag(5, 3, mode="sum", padding_idx=2), (3, 4)),
+    "EmbeddingBag, mean": (lambda: nn.EmbeddingBag(5, 3, mode="mean"), (3, 4)),
     "AffineLike": (lambda: ad.AffineLike(3, 4, kappa=1.7), (5, 3)),
     "NormLike": (lambda: ad.NormLike(3, 4), (5, 3)),
     "NormLike without bias, centred": (lambda: ad.NormLike(4, 3, bias=False, center=True), (5, 4)),
@@ -70,7 +72,7 @@ def single(name):
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn_like(parameter))
-    x = torch.randint(0, 5, shape) if name == "Embedding" else torch.randn(shape, dtype=DOUBLE)
+    x = torch.randint(0, 5, shape) if name.startswith("Embedding") else torch.randn(shape, dtype=DOUBLE)
     return module, x, lambda z: (z.sin() * torch.linspace(0.5, 2, z.numel(), dtype=DOUBLE).view_as(z)).sum()
 
 

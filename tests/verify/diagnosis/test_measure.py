@@ -233,13 +233,24 @@ class Masked(nn.Module):
         return self.head(x) + torch.exp(self.scores(torch.tensor([[-torch.inf, -torch.inf]])).nan_to_num() * 0)
 
 
+class Offsets(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bag = nn.EmbeddingBag(4, 2)
+
+    def forward(self, x):
+        return self.bag(x, torch.tensor([0, 2]))
+
+
 @pytest.mark.parametrize(
     ("model", "x", "name", "reason"),
     [
         (Longer(), torch.randn(1, 2, 3), "up", "output_size"),
         (Masked(), torch.randn(3, 2), "scores", "NaN or infinity"),
         (nn.Sequential(nn.Embedding(4, 2, max_norm=1.0)), torch.tensor([0, 1]), "0", "max_norm"),
-        (nn.Sequential(nn.EmbeddingBag(4, 2), nn.Linear(2, 2)), torch.tensor([[0, 1]]), "0", "bags of rows"),
+        (nn.Sequential(nn.EmbeddingBag(4, 2, max_norm=1.0)), torch.tensor([[0, 1]]), "0", "max_norm"),
+        (nn.Sequential(nn.EmbeddingBag(4, 2, mode="max")), torch.tensor([[0, 1]]), "0", "mode='max'"),
+        (Offsets(), torch.tensor([0, 1, 3]), "bag", "offsets or per_sample_weights"),
         (nn.Sequential(nn.LSTM(2, 2)), torch.randn(3, 2), "0", "weight_ih_l0"),
     ],
 )

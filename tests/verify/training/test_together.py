@@ -8,7 +8,7 @@ import torch
 
 from verify.training import stacked_update, traced
 from verify.training.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint
-from verify.training.config import METHODS, TrialConfig
+from verify.training.config import ANGLE, METHODS, METHODS_OF, TrialConfig
 from verify.training.data import digits
 from verify.training.together import TeamRun
 from verify.training.trial import TrialRun, run_trial
@@ -54,11 +54,12 @@ def assert_same(first, second, bound=1e-9):
 
 @pytest.mark.parametrize(
     ("method", "update"),
-    [(method, "sgd") for method in METHODS]
+    [(method, "sgd") for method in METHODS_OF["mlp"]]
     + [(m, u) for m in ("batch-norm", "affine-like") for u in stacked_update.RULES[1:]],
 )
 def test_together_and_apart_are_two_routes_to_the_same_numbers(method, update):
-    config = replace(CONFIG, method=method, update=update, learning_rate=0.01 if update == "adam" else 0.05)
+    angle = {"angle": "atan(r)"} if method == ANGLE else {}
+    config = replace(CONFIG, method=method, update=update, learning_rate=0.01 if update == "adam" else 0.05, **angle)
     for own, result in zip(configs(config), finished(team(config)), strict=True):
         assert_same(result, run_trial(own, SMALL))
 

@@ -8,6 +8,9 @@ import math
 import torch
 
 from affine_divergence import _backends, _cuda_compile, _cuda_launch, functional
+from affine_divergence._operators import LIBRARY
+from affine_divergence._patch_places import as_numbers
+from affine_divergence._patches import Geometry, split
 from tests.codegen.targets.cuda.host import HostCode
 from verify.checks import references
 from verify.checks.cases import Draw
@@ -119,3 +122,24 @@ def error(ours, exact):
 
 
 wide_problem = functools.partial(problem, channels=19, outputs=21)
+
+
+def operator_calls(target, case, layout=None):
+    """Yield the registered operators of a target for a map, with arguments: every way to keep, every gradient alone."""
+    name = f"{target}_{map_name(case.form, case.bias, case.kind)}"
+    tensors, g = case.operands(layout=layout)
+    geometry, space = case.geometry, len(case.geometry.kernel)
+    grouped = [split(t.detach(), k == 0, geometry.groups) for k, t in enumerate(tensors[:2])]
+    grouped += [t.detach().reshape(geometry.groups, -1, *[1] * space) for t in tensors[2:]]
+    numbers = as_numbers(
+        Geometry(geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, geometry.extra)
+    )
+    operators = getattr(torch.ops, LIBRARY.ns)
+    forward, backward = getattr(operators, name).default, getattr(operators, f"{name}_backward").default
+    kept = grouped if case.form == "affine-like" else grouped[:2]
+    for recompute in (True, False):
+        yield forward, (*grouped, KAPPA, numbers, recompute)
+        _, f, h = forward(*grouped, KAPPA, numbers, recompute)
+        for wanted in [[True] * len(grouped), [True] + [False] * (len(grouped) - 1)]:
+            product = None if recompute else h
+            yield backward, (split(g, 1, geometry.groups), *kept, f, product, KAPPA, numbers, wanted)

@@ -21,6 +21,7 @@ from tests.codegen.targets.cuda.patch_host import (
     PatchHost,
     error,
     map_name,
+    operator_calls,
     problem,
     wide_problem,
 )
@@ -205,6 +206,35 @@ def test_more_positions_than_16_or_31_bits_count(channels):
     assert 0 <= across * down - (1 << 32) < down and across < 1 << 31
     wide = [a for a in kernels.arguments if isinstance(a, ctypes.c_longlong)]
     assert wide[0].value == 1 << 32 and [a.value for a in kernels.arguments[-1:]] == [0.5]
+
+
+@pytest.mark.slow
+@kinds
+def test_every_registered_operator_keeps_its_word(host, kind):
+    """The four utilities: schema, autograd's registration, tracing without values, compiling with dynamic shapes."""
+    case = wide_problem(*kind, 2, 1)
+    for layout in (None, torch.channels_last) if kind == FIRST else (None,):
+        for operator, arguments in operator_calls("cuda", case, layout):
+            found = torch.library.opcheck(operator, arguments)
+            assert set(found.values()) == {"SUCCESS"} and len(found) == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
+@pytest.mark.slow
+@some
+def test_one_graph_with_dynamic_shapes(host, kind):
+    case = wide_problem(*kind, 2, 1)
+    call = lambda *t: case.function(*t, **case.settings, backend="cuda")  # noqa: E731
+    torch.compiler.reset()
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch in (2, 3):
+        tensors, g = case.operands(batch=batch)
+        host.launched.clear()
+        z = compiled(*tensors)
+        found = [z.detach(), *torch.autograd.grad(z, tensors, g)]
+        assert host.launched, "the kernels, not operations of torch"
+        for a, b in zip(found, case.exact(tensors, g), strict=True):
+            assert error(a, b) <= ROUNDING[DOUBLE]
 
 
 def test_the_cpu_is_refused_where_nothing_stands_in_for_a_device(monkeypatch):

@@ -30,9 +30,10 @@ def emitted():
 
 def test_the_files_of_the_target():
     patches = [f"_triton{m.module}.py" for m in patch_maps()]
-    shared = [f"_triton{word}.py" for word in ("", "_tiles", "_patches", "_unit")] + [
-        "_operators.py",
+    shared = [
         "_patch_places.py",
+        "_operators.py",
+        *(f"_triton{word}.py" for word in ("", "_tiles", "_patches", "_unit")),
     ]
     assert sorted(emitted()) == sorted([*MAP_FILES, *patches, *shared])
     assert files(chosen()) == emitted()

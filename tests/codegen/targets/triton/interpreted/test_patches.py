@@ -124,7 +124,7 @@ def test_an_expanded_gradient_and_a_view():
 
 
 def test_space_that_lies_turned():
-    """Rows and columns of images exchanged in memory, of the input and of the gradient; results lie in order."""
+    """Rows and columns of the input and of the gradient exchanged in memory: results do not lie as they do."""
     shapes = GEOMETRIES["padded, strided, dilated"]
     x, W, b = operands(shapes, True)
     turned = x.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()
