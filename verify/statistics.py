@@ -49,6 +49,14 @@ class Effect:
             return Verdict.SUPPORTED
         return Verdict.CONTRADICTED if self.high < least else Verdict.INCONCLUSIVE
 
+    def against(self, least: float) -> float:
+        """Return the two-sided probability of an estimate as far from ``least`` by chance, for a mean's t interval."""
+        if self.low == self.high:
+            return float(self.estimate == least)
+        freedom = self.n - 1
+        error = (self.high - self.low) / (2 * float(stats.t.ppf(0.975, freedom)))
+        return float(2 * stats.t.sf(abs(self.estimate - least) / error, freedom))
+
 
 def paired_difference(
     first: Sequence[float], second: Sequence[float], confidence: float = 0.95, method: str = "t", seed: int = 0

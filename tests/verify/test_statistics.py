@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -81,6 +81,19 @@ def test_holm_is_the_closure_of_bonferroni(probabilities):
 
 def test_holm_of_nothing_is_nothing():
     assert holm([]) == []
+
+
+@given(st.lists(finite, min_size=2, max_size=20, unique=True), finite)
+def test_the_probability_against_a_margin_is_that_of_the_t_test(values, least):
+    effect = paired_difference(values, [0.0] * len(values))
+    assume(effect.high - effect.low > 1e-6 * (abs(effect.estimate) + abs(least)))
+    assert effect.against(0.0) == pytest.approx(effect.p, abs=1e-9)
+    assert effect.against(least) == pytest.approx(stats.ttest_1samp(values, least).pvalue, rel=1e-6, abs=1e-9)
+
+
+def test_an_estimate_without_spread_differs_for_sure():
+    assert paired_difference([0.5, 0.5], [0.0, 0.0]).against(0.0) == 0.0
+    assert paired_difference([0.5, 0.5], [0.0, 0.0]).against(0.5) == 1.0
 
 
 @given(st.lists(st.tuples(finite, finite), min_size=2, max_size=20))

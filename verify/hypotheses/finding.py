@@ -37,19 +37,18 @@ def open_finding(hypothesis: str, statement: str, criterion: str, reason: str) -
 def corrected(findings: Sequence[Finding], least: float = 0.0) -> list[Finding]:
     """Return the findings of one family, each judged by its interval and by Holm's correction over the family.
 
-    The hypothesis of each is that its effect is above ``least``. With ``least`` below 0, what is judged is whether the
-    whole interval lies above it, and no probability is corrected: that of no difference says nothing about a margin.
-    A finding with a reason, or without an effect, stays inconclusive.
+    The hypothesis of each is that its effect is above ``least``; the probabilities that are corrected, and shown, are
+    those of an effect of just ``least``. A finding with a reason, or without an effect, stays inconclusive.
     """
     tested = [k for k, finding in enumerate(findings) if finding.effect is not None]
-    adjusted = dict(zip(tested, holm([_effect(findings[k]).p for k in tested]), strict=True))
+    adjusted = dict(zip(tested, holm([_effect(findings[k]).against(least) for k in tested]), strict=True))
     judged = []
     for k, finding in enumerate(findings):
         if finding.effect is None:
             judged.append(finding)
             continue
         effect = replace(finding.effect, p=adjusted[k])
-        sure = not finding.reason and (least < 0 or effect.p <= SURE)
+        sure = not finding.reason and effect.p <= SURE
         verdict = effect.verdict(least) if sure else Verdict.INCONCLUSIVE
         judged.append(replace(finding, effect=effect, verdict=verdict))
     return judged

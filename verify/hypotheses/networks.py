@@ -48,8 +48,8 @@ H6 = Question(
     ACCURACY,
     -PAR,
     "In convolutional networks, {} is on par with {}.",
-    f"Paired difference of test accuracy at each method's best rate: its 95 % interval above -{PAR:g}. Contradicted "
-    f"where the interval lies below -{PAR:g}.",
+    f"Paired difference of test accuracy at each method's best rate: its 95 % interval above -{PAR:g}, Holm over "
+    f"the rivals. Contradicted where the interval lies below -{PAR:g}.",
     "no trial trains a convolutional network with PatchNorm and with another method",
 )
 H8 = Question(
@@ -59,8 +59,8 @@ H8 = Question(
     LOSS,
     -PAR,
     "Transformers with {} projections train at least as well as with {}.",
-    f"Paired difference of test loss at each method's best rate, how much lower: its 95 % interval above -{PAR:g}. "
-    f"Contradicted where the interval lies below -{PAR:g}.",
+    f"Paired difference of test loss at each method's best rate, how much lower: its 95 % interval above -{PAR:g}, "
+    f"Holm over the rivals. Contradicted where the interval lies below -{PAR:g}.",
     "no trial trains a transformer with corrected projections and with others",
 )
 QUESTIONS = (H3, H6, H8)
