@@ -17,8 +17,8 @@ from verify.training.config import ANGLE
 STATEMENT = "Scale invariance is not needed: {}, which lacks it, is on par with {}, which has it."
 CRITERION = (
     "Paired difference of test accuracy between the best member without scale invariance and the best with it, each "
-    f"chosen with its rate on validation data: its 95 % interval above -{PAR:g}, Holm over the members; contradicted where "
-    "it lies below."
+    f"chosen with its rate on validation data: its 95 % interval above -{PAR:g}, Holm over the members; contradicted "
+    "where it lies below."
 )
 _EACH = f"Paired difference of test accuracy at best rates: its 95 % interval above -{PAR:g}, Holm; contradicted below."
 
