@@ -63,6 +63,7 @@ _CASES: dict[str, tuple[_Call, _Shapes]] = {
         for form in ("affine-like", "norm-like")
         for suffix, function in (
             ("", functional.patch_norm_conv2d),
+            ("_centred", partial(functional.patch_norm_conv2d, center=True)),
             ("_transposed", functional.patch_norm_conv_transpose2d),
         )
         for bare in ("", "_without_bias")

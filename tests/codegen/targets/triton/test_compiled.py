@@ -17,10 +17,12 @@ from affine_divergence import (  # noqa: E402
     _triton_norm_like,
     _triton_norm_like_without_bias,
     _triton_patch_affine_like,
+    _triton_patch_affine_like_centred,
     _triton_patches,
     _triton_unit,
 )
 from affine_divergence import _triton_tiles as tiles  # noqa: E402
+from affine_divergence._patch_places import as_numbers  # noqa: E402
 from affine_divergence._patches import Geometry  # noqa: E402
 
 GPUS = {  # multiprocessors, shared memory of a block, shared cache
@@ -142,20 +144,23 @@ def test_kernels_of_rows_at_unit_length_compile(compiled, monkeypatch, gpu, dtyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_kernels_of_convolutions_compile(compiled, monkeypatch, dtype):
-    """Every launch of PatchNorm with and without padding of space to three axes, forward and backward."""
-    found = compiled(90)
+@pytest.mark.parametrize(("gpu", "dtype"), [(90, torch.bfloat16), (80, torch.float32)], ids=str)
+@pytest.mark.parametrize(
+    "module", [_triton_patch_affine_like, _triton_patch_affine_like_centred], ids=lambda m: m.__name__
+)
+def test_kernels_of_convolutions_compile(compiled, monkeypatch, module, gpu, dtype):
+    """Every launch of PatchNorm on tensors without memory, forward and backward, the product kept or not."""
+    found = compiled(gpu)
     monkeypatch.setattr(_triton_patches, "on", lambda x: contextlib.nullcontext())
-    monkeypatch.setattr(_triton_patch_affine_like, "takes", lambda *_: True)
-    shapes = ((4, 1, 64, 9, 9), (1, 32, 64, 3, 3), (1, 32, 1, 1))
-    x, W, b = (torch.empty(s, dtype=dtype, device="meta", requires_grad=True) for s in shapes)
-    geometry = Geometry((3, 3), (2, 2), (1, 1), (1, 1), (0, 0))
+    monkeypatch.setattr(_triton_patches, "has_values", lambda x: True)
+    shapes = ((4, 1, 64, 9, 9), (1, 32, 64, 3, 3), (1, 32, 1, 1), (4, 1, 32, 5, 5))
+    x, W, b, g = (torch.empty(s, dtype=dtype, device="meta") for s in shapes)
+    numbers = as_numbers(Geometry((3, 3), (2, 2), (1, 1), (1, 1), (0, 0)))
     for recompute in (True, False):
-        z = _triton_patch_affine_like.PatchAffineLike.apply(x, W, b, 1.7, geometry, recompute)[0]
-        torch.autograd.grad(z, (x, W, b), torch.empty_like(z))
-    made = {name for name, _ in found}
-    assert made == set(re.findall(r"def (\w+_kernel)\(", inspect.getsource(_triton_patch_affine_like)))
+        _, f, h = module.forward(x, W, b, 1.7, numbers, recompute)
+        module.backward(g, x, W, b, f, None if recompute else h, 1.7, numbers, [True] * 3)
+    assert {name for name, _ in found} == set(re.findall(r"def (\w+_kernel)\(", inspect.getsource(module)))
+    assert all(shared <= GPUS[gpu].shared for _, shared in found)
 
 
 @pytest.mark.parametrize("gpu", GPUS)

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="Triton is not installed: there are wheels 
 
 ROOT = Path(__file__).parents[4]
 FOLDER = Path(__file__).parent / "interpreted"
-SLOW = {"test_angles.py", "test_autograd.py", "test_dispatch.py", "test_mutants.py", "test_patches.py"}
+SLOW = {f"test_{name}.py" for name in ("angles", "autograd", "dispatch", "mutants", "patch_operators", "patches")}
 FILES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.name in SLOW else [])
     for path in sorted(FOLDER.glob("test_*.py"))
