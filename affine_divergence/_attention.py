@@ -89,7 +89,7 @@ def mixed(
         z = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal, scale=scale)
         return z, None
     keys = k.transpose(-2, -1)
-    scores = torch.matmul(q, keys).mul_(scale) if scale > 1 else torch.matmul(q * scale, keys)
+    scores = torch.matmul(q, keys) * scale if scale > 1 else torch.matmul(q * scale, keys)
     chances = torch.softmax(scores if mask is None else scores + mask, -1)
     chances = F.dropout(chances, dropout)
     return torch.matmul(chances, v), chances

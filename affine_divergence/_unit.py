@@ -3,7 +3,7 @@
     y[s,j] = x[s,j]/sqrt(q[s])
     q[s] = sum[j](x[s,j]**2)
 
-``f = 1/sqrt(q)`` is computed without squares that overflow or vanish; a row of zeros has no direction and stays zero,
+The scale is computed without squares that overflow or vanish; a row of zeros has no direction and stays zero,
 with no gradient. The rows of unit length u and the one number f a row, of at least float32, are all that is kept: the
 backward pass does not read the input. Both are results with derivatives, so the gradient can be differentiated again.
 
