@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from derive.layers import layer_names
+
 _CONVOLUTIONS = {
     f"{word}convolution{axes}": f"grouped-{word}convolution"
     for word in ("", "transposed-")
@@ -21,9 +23,9 @@ def covered(derivations: Iterable[str]) -> dict[str, str]:
     """Return the maps of special layers that code computes, each with the map that the code was derived from.
 
     Args:
-        derivations: the ids of the maps that code was derived from, such as ``grouped-convolution/affine-like``.
+        derivations: the ids of what code was derived from, such as the map ``grouped-convolution/affine-like``.
     """
-    known = set(derivations)
+    known = set(derivations) - set(layer_names())  # a layer of its own is no map of a general one
     forms = {name.rpartition("/")[2] for name in known}
     pairs = {
         f"{layer}/{form}": f"{general}/{form}".lstrip("/") for layer, general in _GENERAL.items() for form in forms

@@ -2,6 +2,7 @@
 
 import importlib
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ DAMAGE = {  # file, text, other text
     "half of the patch term": (PATCHES, "dx = add_product(dh_W, 2 * dxx", "dx = add_product(dh_W, dxx"),
     "patch gradient of the unscaled output": (PATCHES, "        dh = f * g\n        #", "        dh = g\n        #"),
     "a tap of the box left out": (SHARED, "for k in range(kernel)]\n", "for k in range(max(1, kernel - 1))]\n"),
+    "mean over a patch for its sum": (SHARED, ", divisor_override=1)", ")"),
     "a tap of the transposed box left out": (SHARED, "for k in range(kernel):", "for k in range(max(1, kernel - 1)):"),
 }
 ALWAYS = {"row term added", "one dropped under the root", "sign of the patch term", "a tap of the box left out"}
@@ -43,9 +45,9 @@ def rows(x, W, b):
     return KAPPA**0.5 * (x @ W.T + b) / torch.sqrt((x * x).sum(-1, keepdim=True) + 1)
 
 
-def patches(x, W, b):
-    energy = F.conv2d(x * x, torch.ones_like(W), padding=1)
-    return KAPPA**0.5 * F.conv2d(x, W, b, padding=1) / torch.sqrt(energy + 1)
+def patches(x, W, b, dilation=1):
+    energy = F.conv2d(x * x, torch.ones_like(W), padding=1, dilation=dilation)
+    return KAPPA**0.5 * F.conv2d(x, W, b, padding=1, dilation=dilation) / torch.sqrt(energy + 1)
 
 
 def forms(function, inputs):
@@ -61,12 +63,13 @@ def forms(function, inputs):
 def departs(package):
     """Whether a package's functions differ from twins that are written by hand."""
     generator = torch.Generator().manual_seed(0)
-    for name, twin, shapes in (
-        ("affine_like", rows, ((5, 4), (3, 4), (3,))),
-        ("patch_norm_conv2d", patches, ((2, 2, 5, 4), (3, 2, 3, 3), (3,))),
+    spaced = partial(patches, dilation=2)  # sums over such patches go axis by axis, others through a pooling call
+    for name, twin, shapes, more in (
+        ("affine_like", rows, ((5, 4), (3, 4), (3,)), {}),
+        ("patch_norm_conv2d", patches, ((2, 2, 5, 4), (3, 2, 3, 3), (3,)), {"padding": 1}),
+        ("patch_norm_conv2d", spaced, ((2, 2, 6, 5), (3, 2, 3, 3), (3,)), {"padding": 1, "dilation": 2}),
     ):
         inputs = [torch.randn(shape, generator=generator, dtype=DOUBLE) for shape in shapes]
-        more = {"padding": 1} if name.startswith("patch") else {}
         function = getattr(package.functional, name)
 
         def ours(*tensors, function=function, more=more):
