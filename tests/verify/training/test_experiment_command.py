@@ -38,6 +38,7 @@ probe_every = 20
 """
 EAGER = ("--workers", "2", "--checkpoint-seconds", "0")
 LONGER = SMALL.replace("steps = 40", "steps = 150").replace("[0.05, 1e300]", "[0.05]")
+LONGEST = LONGER.replace("steps = 150", "steps = 500")  # not over before the interrupt, though orphans work on
 
 ONE = """
 methods = ["batch-norm"]
@@ -163,7 +164,7 @@ def disturbed(folder, kills, seed):
 
 
 def test_killed_then_interrupted_the_same_line_goes_on_to_the_same_table(tmp_path, call, undisturbed):
-    (tmp_path / "mine.toml").write_text(LONGER)
+    (tmp_path / "mine.toml").write_text(LONGEST)
     process = disturbed(tmp_path, kills=2, seed=0)
     wait_for(lambda: children(process))
     workers = children(process)
@@ -175,7 +176,7 @@ def test_killed_then_interrupted_the_same_line_goes_on_to_the_same_table(tmp_pat
     assert not any(Path(f"/proc/{number}").exists() for number in workers)
     assert running(tmp_path) == 0
     assert call("run", "--workers", "1")[0] == 0
-    assert call("export")[1] == undisturbed(LONGER)
+    assert call("export")[1] == undisturbed(LONGEST)
 
 
 @pytest.mark.slow
