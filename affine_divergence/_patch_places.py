@@ -57,7 +57,8 @@ def placed(t: Tensor, like: Tensor) -> Placed:
     t = t if t.dim() == like.dim() else t.unsqueeze(0)
     t = t.expand(like.shape[0], like.shape[1], t.shape[2], *like.shape[3:])
     t = t if _in_one_step(t) else t.contiguous()
-    return Placed(t, *t.stride()[:3], t.stride(-1))
+    image, group, channel = t.stride()[:3]
+    return Placed(t, image, group, channel, t.stride(-1))
 
 
 def _in_one_step(t: Tensor) -> bool:

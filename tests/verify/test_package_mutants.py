@@ -36,8 +36,8 @@ MUTANTS = {  # the file, what stood there, what stands there now, the layer, the
     "scale squared": ("_affine_like.py", "mul_(f)  #", "mul_(f**2)  #", "affine", "gradient/affine-like/forward"),
     "bias outside the scale": (
         "_affine_like.py",
-        "F.linear(x, W, b).mul_(f)",
-        "F.linear(x, W).mul_(f).add_(b)",
+        "z = xW.mul_(f)  #",
+        "z = F.linear(x, W).mul_(f).add_(b)  #",
         "affine",
         "identity/affine-like/activation-change",
     ),

@@ -67,7 +67,8 @@ def test_random_geometries(host, kind):
         case = (problem if seed else wide_problem)(*kind, axes, seed)
         tensors, g = case.operands(layout=LAST[axes] if seed == 0 else None)
         for more in [{}] if kind[2] == TURNED else [{}, {"recompute": False}]:
-            compare(case, tensors, g, ROUNDING[DOUBLE], **more)
+            # Along a patch of one entry or two the normalising maps' gradient is a difference of large terms.
+            compare(case, tensors, g, ROUNDING[DOUBLE] if kind[0] == "affine-like" else 1e-11, **more)
     threads = {block for _, _, block in host.launched}
     assert {(1, 128), (8, 16)} <= threads, "one thread a position, and several"
     name = map_name(*kind)
