@@ -30,7 +30,10 @@ _OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are com
 _PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
 _NEEDS = {"triton": "triton", "cuda": "cuda.core"}
 _INSTALL = {"triton": "pip install triton", "cuda": "pip install cuda-core[cu13]"}
-_LOADED: dict[tuple[str, str], Pair] = {}
+
+
+class _Loaded:
+    """Backends' functions, an attribute for each map: loaded while a graph is traced, which a dictionary would hide."""
 
 
 def check_backend(name: str, backend: object, source: str = "") -> str | None:
@@ -69,7 +72,7 @@ def _chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, lon
         found = _best(home, short, x.device.index or 0)
     else:
         found = _possible(name, asked, source, home, device)
-    return own if found == "torch" else _LOADED[found, home]
+    return own if found == "torch" else getattr(_Loaded, _key(found, home))
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -128,11 +131,15 @@ def _misplaced(backend: str, device: str) -> str:
 
 def _load(backend: str, home: str) -> bool:
     """Import a backend's functions of a map, once; always True."""
-    if (backend, home) not in _LOADED:
+    if not hasattr(_Loaded, _key(backend, home)):
         module, function = import_module(f".{_file(backend, home)}", __package__), home.partition(".")[2]
-        _LOADED[backend, home] = getattr(module, function), getattr(module, f"{function}Reverse")
+        setattr(_Loaded, _key(backend, home), (getattr(module, function), getattr(module, f"{function}Reverse")))
     return True
 
 
 def _file(backend: str, home: str) -> str:
     return f"_{backend}{home.partition('.')[0]}"
+
+
+def _key(backend: str, home: str) -> str:
+    return f"{backend}{home.replace('.', '_')}"
