@@ -22,7 +22,6 @@ from verify.training.stacked_update import StackedUpdate
 from verify.training.traced import traced_step
 from verify.training.trial import TrialResult, TrialRun, steps_per_epoch
 
-_BYTES_AT_ONCE = 2**20  # of batches gathered in one operation
 _STEPS_UNSEEN = 64  # after which losses are looked at: a team that has diverged as a whole ends by then
 
 
@@ -47,7 +46,7 @@ class TeamRun:
         self.buffers = [_stack(slices) for slices in zip(*(m.buffers() for m in models), strict=True)]
         self.update = StackedUpdate(self.config.update, self.parameters, self.config.learning_rate)
         self._take: Take | None = None
-        self._gathered: dict[int, tuple[Tensor, Tensor]] = {}
+        self._rows: tuple[int, Sequence[Tensor]] = (-1, ())
         self._unseen: list[Tensor] = []
 
     def advance(self) -> bool:
@@ -91,23 +90,22 @@ class TeamRun:
         return self._take(x, y, self.step)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
-        """Return the batches of this step, (S, B, ...) and (S, B); those of the next steps are gathered with them."""
-        if self.step not in self._gathered:
-            self._gathered = self._gather()
-        return self._gathered.pop(self.step)
+        """Return the batches of this step, (S, B, ...) and (S, B)."""
+        train = self.members[0].data.train
+        epoch, position = divmod(self.step - 1, steps_per_epoch(self.config, len(train)))
+        if self._rows[0] != epoch:
+            self._rows = (epoch, self._rows_of(epoch))
+        rows = self._rows[1][position]
+        x, y = train.x.index_select(0, rows), train.y.index_select(0, rows)
+        members = len(self.members)
+        return x.view(members, -1, *x.shape[1:]), y.view(members, -1)
 
-    def _gather(self) -> dict[int, tuple[Tensor, Tensor]]:
+    def _rows_of(self, epoch: int) -> Sequence[Tensor]:
+        """Return the numbers (S * B,) of the samples in each batch of an epoch, member after member."""
         train = self.members[0].data.train
         size, whole = min(self.config.batch_size, len(train)), steps_per_epoch(self.config, len(train))
-        epoch, start = divmod(self.step - 1, whole)
-        bytes_a_step = len(self.members) * size * train.x[0].nbytes
-        count = max(1, min(_BYTES_AT_ONCE // bytes_a_step, whole - start, self.total - self.step + 1))
-        orders = torch.stack([member.order(epoch) for member in self.members])
-        rows = orders[:, start * size : (start + count) * size].unflatten(1, (count, size)).transpose(0, 1)
-        shape, flat = rows.shape, rows.reshape(-1)
-        x = train.x.index_select(0, flat).unflatten(0, shape)
-        y = train.y.index_select(0, flat).unflatten(0, shape)
-        return {self.step + k: pair for k, pair in enumerate(zip(x.unbind(), y.unbind(), strict=True))}
+        orders = torch.stack([member.order(epoch)[: size * whole] for member in self.members])
+        return orders.view(-1, whole, size).transpose(0, 1).reshape(whole, -1).unbind()
 
     def _is_due(self) -> bool:
         every = (self.config.evaluate_every, self.config.probe_every)

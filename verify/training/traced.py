@@ -8,8 +8,7 @@ themselves, each on all networks. Not supported: networks that draw random numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,23 +16,11 @@ from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import cross_entropy
 
+from verify.training.tidied import tidy
+
 Step = Callable[[list[Tensor], list[Tensor], Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 
 _MOST_KEPT = 64  # graphs; a sweep uses one for every method, shape and number of networks
-_aten = torch.ops.aten
-_VIEWS = (_aten.view.default, _aten._unsafe_view.default, _aten.expand.default, _aten.transpose.int, _aten.t.default)
-_SAME_WHERE_SHAPES_ARE = (_aten.view.default, _aten._unsafe_view.default, _aten.expand.default, _aten.permute.default)
-_FILLED = (_aten.ones.default, _aten.zeros.default, _aten.full.default)
-_FILLED_LIKE = (_aten.ones_like.default, _aten.zeros_like.default, _aten.full_like.default)
-_OF_CONSTANTS = (
-    *_VIEWS,
-    _aten.unsqueeze.default,
-    _aten.div.Scalar,
-    _aten.div.Tensor,
-    _aten.mul.Scalar,
-    _aten.clone.default,
-)
-
 _kept: dict[tuple[object, ...], Step] = {}
 
 
@@ -66,7 +53,8 @@ def stacked_losses(model: nn.Module, parameters: list[Tensor], buffers: list[Ten
         return result
 
     found = vmap(scores)(parameters, buffers, x) if buffers else vmap(lambda p, i: scores(p, [], i))(parameters, x)
-    return cross_entropy(found.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(dim=1)
+    # classes in front of samples: the CPU then takes exponentials of neighbours at once, ten times as fast
+    return cross_entropy(found.transpose(1, 2), y, reduction="none").mean(dim=1)
 
 
 def _record(model: nn.Module, parameters: list[Tensor], buffers: list[Tensor], x: Tensor, y: Tensor) -> Step:
@@ -78,96 +66,13 @@ def _record(model: nn.Module, parameters: list[Tensor], buffers: list[Tensor], x
     with torch.enable_grad():  # recorded on copies: recording computes the step, and buffers are changed
         graph = make_fx(step)([p.detach().clone() for p in parameters], [b.clone() for b in buffers], x, y)
     tidy(graph)
+    graph.graph.set_codegen(fx.graph.CodeGen())  # tensors one by one: nesting them costs as much as operations do
+    graph.recompile()
+    operations = graph.forward
 
     def run(ps: list[Tensor], bs: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.no_grad():
-            found: tuple[Tensor, list[Tensor]] = graph(ps, bs, x, y)
-            return found
+            losses, *gradients = operations(*ps, *bs, x, y)
+            return losses, gradients
 
     return run
-
-
-def tidy(module: fx.GraphModule) -> None:
-    """Take out of a recorded graph what computes nothing, in place, and let products come out as they are used."""
-    for node in list(module.graph.nodes):
-        if (same := _unchanged(node)) is not None:
-            node.replace_all_uses_with(same)
-    _keep_constants(module)
-    _multiply_transposed(module.graph)
-    _share_views(module.graph)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-
-
-def _unchanged(node: fx.Node) -> fx.Node | None:
-    """Return the argument that a node returns as it is, or None."""
-    if node.target is _aten.detach.default or (node.target is _aten.mul.Scalar and node.args[1] == 1):
-        return _first(node)
-    if node.target in _SAME_WHERE_SHAPES_ARE:
-        first = _first(node)
-        own, given = node.meta["val"], first.meta["val"]
-        if (own.shape, own.stride()) == (given.shape, given.stride()):
-            return first
-    return None
-
-
-def _first(node: fx.Node) -> fx.Node:
-    first = node.args[0]
-    assert isinstance(first, fx.Node)
-    return first
-
-
-def _keep_constants(module: fx.GraphModule) -> None:
-    """Compute once what depends on shapes alone."""
-    values: dict[fx.Node, Any] = {}
-    for node in list(module.graph.nodes):
-        if node.op != "call_function":
-            continue
-        if node.target in _FILLED_LIKE:
-            like = _first(node).meta["val"]
-            given = {k: v for k, v in node.kwargs.items() if k not in ("pin_memory", "memory_format")}
-            sample = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
-            values[node] = node.target(sample, *node.args[1:], **given)
-        elif node.target in _FILLED or (node.target in _OF_CONSTANTS and _all_known(node, values)):
-            values[node] = node.target(*(values.get(a, a) for a in node.args), **node.kwargs)
-    for number, (node, value) in enumerate(values.items()):
-        if all(user in values for user in node.users):
-            continue
-        name = f"constant_{number}"
-        module.register_buffer(name, value, persistent=False)
-        with module.graph.inserting_before(node):
-            node.replace_all_uses_with(module.graph.get_attr(name), delete_user_cb=lambda user: user not in values)
-
-
-def _all_known(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
-    inputs: Sequence[fx.Node] = node.all_input_nodes
-    return bool(inputs) and all(one in values for one in inputs)
-
-
-def _multiply_transposed(graph: fx.Graph) -> None:
-    """Compute ``(A B)^T`` as ``B^T A^T``: gradients then lie in memory as their parameters do, which updates faster."""
-    for node in _calls(graph, (_aten.transpose.int,)):
-        product = _first(node)
-        if node.args[1:] == (1, 2) and product.target is _aten.bmm.default and len(product.users) == 1:
-            with graph.inserting_before(node):
-                factors = tuple(_transposed(graph, factor) for factor in reversed(product.all_input_nodes))
-                if len(factors) == 2:
-                    node.replace_all_uses_with(graph.call_function(_aten.bmm.default, factors))
-
-
-def _transposed(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    if node.target is _aten.transpose.int and node.args[1:] == (1, 2):
-        return _first(node)
-    return graph.call_function(_aten.transpose.int, (node, 1, 2))
-
-
-def _share_views(graph: fx.Graph) -> None:
-    """Take a view of a tensor once; a second one is the same memory."""
-    seen: dict[tuple[object, ...], fx.Node] = {}
-    for node in _calls(graph, _VIEWS):
-        key = (node.target, repr(node.args))
-        node.replace_all_uses_with(seen.setdefault(key, node)) if key in seen else seen.setdefault(key, node)
-
-
-def _calls(graph: fx.Graph, targets: tuple[Any, ...]) -> Iterator[fx.Node]:
-    return (node for node in list(graph.nodes) if node.op == "call_function" and node.target in targets)

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from verify.training import stacked_update, traced
+from verify.training import stacked_update, tidied, traced
 from verify.training.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint
 from verify.training.config import ANGLE, METHODS, METHODS_OF, TrialConfig
 from verify.training.data import digits
@@ -148,3 +148,28 @@ def test_a_tidied_graph_gives_what_the_recorded_one_gives(method, monkeypatch):
         losses, gradients = function(given[0], buffers, *given[2:])
         kept.append([losses, *gradients, *buffers])
     torch.testing.assert_close(*kept, rtol=1e-12, atol=1e-14)
+
+
+def gradients_of(method):
+    """The parameters of a team and the gradients that its step gives."""
+    run = team(replace(CONFIG, method=method))
+    run.step = 1
+    _, gradients = traced._record(run.members[0].model, run.parameters, run.buffers, *run._batch())(
+        run.parameters, [b.clone() for b in run.buffers], *run._batch()
+    )
+    return run.parameters, gradients
+
+
+def assert_laid_out_alike(parameters, gradients):
+    assert [p.stride() for p in parameters] == [g.stride() for g in gradients]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_lie_in_memory_as_their_parameters_do(method):
+    assert_laid_out_alike(*gradients_of(method))
+
+
+def test_the_comparison_notices_a_transposed_gradient(monkeypatch):
+    monkeypatch.setattr(tidied, "_multiply_transposed", lambda graph: None)
+    with pytest.raises(AssertionError):
+        assert_laid_out_alike(*gradients_of("none"))
