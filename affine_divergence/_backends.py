@@ -1,9 +1,10 @@
-"""Which program computes a map of rows: torch's operations, Triton's kernels, or those in CUDA C++.
+"""Which program computes a map of rows: torch's operations, Triton's kernels, those in CUDA C++, or those in C++.
 
 The caller's choice comes first, then that of the environment variable AFFINE_DIVERGENCE_BACKEND, then the device and the shape.
-The CPU has torch's operations. A CUDA device has, of what is installed, Triton's kernels for short rows, which they
-read once; for longer rows, where time goes into the product of matrices, the CUDA kernels around the product of a
-library. That order follows from counting memory traffic; it is not a measurement. Convolutions take torch's operations
+The CPU has the kernels in C++ for float32 and float64 where there are enough numbers and a compiler, which is called at
+first use and whose work is kept on disk; else torch's operations. A CUDA device has, of what is installed, Triton's kernels for
+short rows, which they read once; for longer rows, where time goes into the product of matrices, the CUDA kernels around
+the product of a library. That order on a GPU follows from counting memory traffic; it is not a measurement. Convolutions take torch's operations
 unless asked otherwise, for their kernels have not been timed on a GPU, and so does what is no plain tensor, such as one
 that is spread over several devices. A compiled function keeps the choice that was made
 when it was traced.
@@ -12,6 +13,7 @@ when it was traced.
 from __future__ import annotations
 
 import os
+import warnings
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,16 +22,20 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-BACKENDS = ("torch", "triton", "cuda")
+BACKENDS = ("torch", "triton", "cuda", "cpp")
 VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
 
 Pair = tuple[type[Function], type[Function]]
 
 _SHORT_ROW = 2048  # bytes of a row in float32 or wider, up to which Triton's kernels hold it as a whole
+_ENOUGH = 2**15  # numbers of the larger side, from which on a call of the kernels in C++ pays
 _OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are compiled
 _PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
 _NEEDS = {"triton": "triton", "cuda": "cuda.core"}
 _INSTALL = {"triton": "pip install triton", "cuda": "pip install cuda-core[cu13]"}
+
+
+_ON_HOST: dict[tuple[str, torch.dtype], Pair] = {}
 
 
 class _Loaded:
@@ -51,28 +57,60 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
     ``_affine_like.AffineLike``; ``x`` is (B, n), ``weight`` (m, n). Raises ValueError for a backend that is unknown, not
     installed, not part of this package, or not for the device of ``x``.
     """
+    asked = backend or os.environ.get(VARIABLE)
     longest = None if weight.dim() > 2 else max(weight.shape)
-    return _chosen(name, backend, home, own, x, longest)
+    return _asked(name, asked, backend, home, own, x) if asked else _unasked(home, own, x, longest)
 
 
 def chosen_for_rows(name: str, backend: str | None, home: str, own: Pair, x: Tensor) -> Pair:
     """Return the same for a map of the rows of ``x`` (..., n) that has no weight."""
-    return _chosen(name, backend, home, own, x, x.shape[-1])
+    asked = backend or os.environ.get(VARIABLE)
+    return _asked(name, asked, backend, home, own, x) if asked else _unasked(home, own, x, x.shape[-1])
 
 
-def _chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, longest: int | None) -> Pair:
+def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x: Tensor) -> Pair:
+    """Return what was asked for, by an argument or else by the environment."""
+    source = "" if argument else f" by the environment variable {VARIABLE}"
+    found = _possible(name, asked, source, home, x.device.type)
+    return own if found == "torch" else getattr(_Loaded, _key(found, home))  # type: ignore[no-any-return]
+
+
+def _unasked(home: str, own: Pair, x: Tensor, longest: int | None) -> Pair:
     """Return the choice for rows of at most ``longest`` numbers; None for what is torch's unless asked otherwise."""
-    source = "" if backend is not None else f" by the environment variable {VARIABLE}"
-    asked = backend if backend is not None else os.environ.get(VARIABLE) or None
+    if longest is None or not _is_plain(x):
+        return own
     device = x.device.type
-    if asked is None:
-        if device != "cuda" or not _is_plain(x) or longest is None:
+    if device == "cpu":
+        if torch.compiler.is_compiling() or x.numel() * longest < _ENOUGH * x.shape[-1]:  # compilers fuse torch's own
             return own
-        short = longest * max(x.element_size(), 4) <= _SHORT_ROW
-        found = _best(home, short, x.device.index or 0)
-    else:
-        found = _possible(name, asked, source, home, device)
-    return own if found == "torch" else getattr(_Loaded, _key(found, home))
+        return _on_host(home, x.dtype, own)
+    if device != "cuda":
+        return own
+    found = _best(home, longest * max(x.element_size(), 4) <= _SHORT_ROW, x.device.index or 0)
+    return own if found == "torch" else getattr(_Loaded, _key(found, home))  # type: ignore[no-any-return]
+
+
+def _on_host(home: str, dtype: torch.dtype, own: Pair) -> Pair:
+    """Return the kernels in C++ for a type, loaded and compiled, or ``own`` where they cannot be."""
+    found = _ON_HOST.get((home, dtype))
+    if found is None:
+        there = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, dtype)
+        found = _ON_HOST[home, dtype] = getattr(_Loaded, _key("cpp", home)) if there else own
+    return found
+
+
+def _is_compiled(home: str, dtype: torch.dtype) -> bool:
+    """Compile the kernels of a map for a type; False, with a warning, where there is a compiler that cannot do it."""
+    module = import_module(f".{_file('cpp', home)}", __package__)
+    if dtype not in import_module("._cpp_launch", __package__).ELEMENTS:
+        return False
+    try:
+        module.KERNELS.on(torch.empty(0, dtype=dtype))
+    except import_module("._kernel_cache", __package__).KernelError as problem:
+        text = f"{problem}\nMaps of rows are computed by torch's operations; {VARIABLE}=torch asks for them and ends this warning"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return False
+    return True
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -93,6 +131,8 @@ def _possible(name: str, asked: str, source: str, home: str, device: str) -> str
     check_backend(name, asked, source)
     if asked == "torch" or device == "meta":  # without values there is nothing to compute
         return "torch"
+    if asked == "cpp" and _is_target(asked) and not _has(asked, home):  # only maps of rows have kernels there
+        return "torch"
     lack = _lack(asked, home) or _misplaced(asked, device)
     if lack:
         raise ValueError(f"{name}: backend is {asked!r}{source}, but {lack}, or use 'torch'")
@@ -103,9 +143,10 @@ def _possible(name: str, asked: str, source: str, home: str, device: str) -> str
 @cache
 def _lack(backend: str, home: str) -> str:
     """Return what a backend lacks to compute a map, and the mend; nothing if all is there."""
-    file = _file(backend, home)
-    if find_spec(f".{file}", __package__) is None:
-        return f"this package holds no {file}.py; generate it with `--targets torch,{backend}`"
+    if not _has(backend, home):
+        return f"this package holds no {_file(backend, home)}.py; generate it with `--targets torch,{backend}`"
+    if backend == "cpp":
+        return str(import_module("._cpp_compile", __package__).missing())
     needed = _NEEDS[backend]
     try:
         there = find_spec(needed) is not None
@@ -114,10 +155,21 @@ def _lack(backend: str, home: str) -> str:
     return "" if there else f"{needed} is not installed; install it (`{_INSTALL[backend]}`)"
 
 
+def _has(backend: str, home: str) -> bool:
+    return find_spec(f".{_file(backend, home)}", __package__) is not None
+
+
+def _is_target(backend: str) -> bool:
+    """Return whether the package holds a backend's functions at all."""
+    return find_spec(f"._{backend}", __package__) is not None
+
+
 def _misplaced(backend: str, device: str) -> str:
     """Return why a backend cannot work on a kind of device, and the mend; nothing if it can."""
-    if device == "cuda":
+    if device == ("cpu" if backend == "cpp" else "cuda"):
         return ""
+    if backend == "cpp":
+        return f"x is on the device {device!r}; move x to the CPU"
     if backend == "cuda":
         return f"x is on the device {device!r}; move x to a CUDA device"
     interpreted: bool = import_module("._triton_tiles", __package__).INTERPRETED.value

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ._cuda_cache import CudaError, cached
+from ._kernel_cache import KernelError, cached
 
 ELEMENTS = {torch.float32: "float", torch.float64: "double", torch.float16: "Half", torch.bfloat16: "Bfloat"}
 _DEFAULT_STREAM = 1  # CUDA's explicit name for the stream that torch calls 0
@@ -44,11 +44,11 @@ class Code:
 
 @functools.cache
 def core() -> Any:
-    """Return the module ``cuda.core``; raise ``CudaError`` if it is not installed."""
+    """Return the module ``cuda.core``; raise ``KernelError`` if it is not installed."""
     try:
         return importlib.import_module("cuda.core")
     except ImportError as problem:
-        raise CudaError(
+        raise KernelError(
             f"the CUDA kernels are compiled by cuda.core, which cannot be imported ({problem}); install it with "
             f"{_INSTALL}, or use the functions of `functional`"
         ) from None
@@ -57,12 +57,12 @@ def core() -> Any:
 def compiled(source: Path, dtype: torch.dtype, device: torch.device) -> Code:
     """Return the kernels of a source for an element type and a device, from the cache on disk if they are there.
 
-    Raise ``CudaError`` for a type without kernels, a device that is none of CUDA's, or if cuda.core is missing.
+    Raise ``KernelError`` for a type without kernels, a device that is none of CUDA's, or if cuda.core is missing.
     """
     if dtype not in ELEMENTS:
-        raise CudaError(f"the CUDA kernels are for {', '.join(map(str, ELEMENTS))}, not {dtype}; convert with .to()")
+        raise KernelError(f"the CUDA kernels are for {', '.join(map(str, ELEMENTS))}, not {dtype}; convert with .to()")
     if device.type != "cuda":
-        raise CudaError(f"the CUDA kernels need tensors on a CUDA device, not on {device}; use those of `functional`")
+        raise KernelError(f"the CUDA kernels need tensors on a CUDA device, not on {device}; use those of `functional`")
     major, minor = torch.cuda.get_device_capability(device)
     return Code(binary(source, ELEMENTS[dtype], f"sm_{major}{minor}"), device)
 
@@ -85,16 +85,16 @@ def _with_headers(source: Path) -> list[str]:
 
 
 def _nvrtc_version() -> str:
-    """Return the version of NVRTC; raise ``CudaError`` if its library is not there."""
+    """Return the version of NVRTC; raise ``KernelError`` if its library is not there."""
     core()
     try:
         return str(importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion())
     except Exception as problem:  # cuda.core is there without the library: its own kinds of error
-        raise CudaError(f"the library NVRTC cannot be loaded ({problem}); install it with {_INSTALL}") from problem
+        raise KernelError(f"the library NVRTC cannot be loaded ({problem}); install it with {_INSTALL}") from problem
 
 
 def _compile(source: Path, text: str, element: str, architecture: str) -> bytes:
-    """Compile by NVRTC; raise ``CudaError`` with its messages if it refuses."""
+    """Compile by NVRTC; raise ``KernelError`` with its messages if it refuses."""
     options = core().ProgramOptions(
         name=source.name,
         arch=architecture,
@@ -105,4 +105,4 @@ def _compile(source: Path, text: str, element: str, architecture: str) -> bytes:
     try:
         return bytes(core().Program(text, "c++", options).compile("cubin").code)
     except Exception as problem:  # whatever cuda.core's version raises, with NVRTC's log in it
-        raise CudaError(f"NVRTC could not compile {source.name} for {element} on {architecture}: {problem}") from problem
+        raise KernelError(f"NVRTC could not compile {source.name} for {element} on {architecture}: {problem}") from problem

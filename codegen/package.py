@@ -25,6 +25,7 @@ from codegen.coverage import covered
 from codegen.exchange import put_in_place, sync_folder
 from codegen.plan import plan
 from codegen.solve_at import solve_at
+from codegen.targets.cpp import target as cpp_target
 from codegen.targets.cuda import target as cuda_target
 from codegen.targets.torch import target as torch_target
 from codegen.targets.torch.companions import companions
@@ -42,6 +43,7 @@ _FILES: dict[str, Callable[[Sequence[Family], Sequence[AngleFamily]], dict[str, 
     "torch": torch_target.files,
     "triton": triton_target.files,
     "cuda": cuda_target.files,
+    "cpp": cpp_target.files,
 }
 TARGETS = tuple(_FILES)
 

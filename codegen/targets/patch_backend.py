@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from codegen.targets.patch_lines import Call, PatchLines, helpers
@@ -13,7 +12,6 @@ from codegen.targets.torch.patch_files import patch_maps
 from codegen.targets.torch.patch_function import HELPER_NAMES, patch_headings
 from codegen.targets.torch.words import Family
 
-TEMPLATES = Path(__file__).parent / "templates"
 SHARED = "_patch_places.py"
 _PLACES = ("LEFTOVER", "number", "room", "smallest_sum")
 

@@ -112,6 +112,7 @@ class _RowText:
             "loads": [identifier(n) for n in loop.loads],
             "stores": [identifier(n) for n in loop.stores],
             "sums": [identifier(i.target.name) for i in loop.sums],
+            "largest": [identifier(i.target.name) for i in loop.sums if isinstance(i, Magnitude)],
             "lines": [
                 *(assigned(i, printer, i.target.name in loop.stores) for i in loop.pointwise),
                 *(accumulated(i, printer) for i in loop.sums),

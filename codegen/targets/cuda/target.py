@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from codegen.angle_rows import row_plan
 from codegen.plan import Plan
+from codegen.targets.borrowed_functions import borrowed_functions
 from codegen.targets.cuda.patch_file import patch_map_context
 from codegen.targets.cuda.unit_file import unit_file_context
 from codegen.targets.cuda.wrappers import Printed, printed, unique, variants
-from codegen.targets.patch_backend import TEMPLATES, maps_with_kernels, shared_files
-from codegen.targets.torch import target as torch_target
+from codegen.targets.patch_backend import maps_with_kernels, shared_files
+from codegen.targets.rendering import SHARED, renderer
 from codegen.targets.torch.angle_file import borrowed
 from codegen.targets.torch.companions import has_companions
 from codegen.targets.torch.function_file import heading_context
-from codegen.targets.torch.words import AngleFamily, Borrowed, Family, branch
-from codegen.targets.torch.wrap import fill, imported, signature
+from codegen.targets.torch.words import AngleFamily, Borrowed, Family
+from codegen.targets.torch.wrap import fill
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PATCHES = ("_cuda_patches.cuh", "_cuda_patches.py")
-_FIXED = ("_cuda_rows.cuh", "_cuda_cache.py", "_cuda_compile.py", "_cuda_launch.py")
+_FIXED = ("_cuda_rows.cuh", "_kernel_cache.py", "_cuda_compile.py", "_cuda_launch.py")
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
@@ -41,8 +39,8 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     if has_companions(families):
         unit = unit_file_context()
         result |= {name: render(f"{name}.jinja", unit) for name in (unit["source"], "_cuda_unit.py")}
-        result["_operators.py"] = torch_target.render("_operators.py.jinja", {})
-    result["_cuda.py"] = _functions([*families, *angles])
+        result["_operators.py"] = render("_operators.py.jinja", {})
+    result["_cuda.py"] = borrowed_functions([*families, *angles], "_cuda", " of tensors on a CUDA device")
     return result | _patch_files(families)
 
 
@@ -95,36 +93,14 @@ def _blocks(plan: Plan, prefix: str, own: str) -> tuple[list[dict[str, Any]], li
     return blocks, parts
 
 
-def _functions(families: Sequence[Family | AngleFamily]) -> str:
-    """Return the torch target's ``functional.py`` with the maps taken from the files of this target."""
-    homes = {branch(plan, plan is f.with_bias)["module"] for f in families for plan in f.plans}
-    lines = torch_target.functions_text(families).splitlines()
-    lines = [re.sub(r"(?<=^from \.)\w+", lambda m: f"_cuda{m[0]}" if m[0] in homes else m[0], line) for line in lines]
-    places = [k for k, line in enumerate(lines) if line.startswith("from .")]
-    for place, line in zip(places, sorted(lines[k] for k in places), strict=True):
-        lines[place] = line
-    title = '"""The generated maps as functions'
-    return "\n".join(lines).replace(f"{title} of tensors.", f"{title} of tensors on a CUDA device.", 1) + "\n"
-
-
-def render(template: str, context: dict[str, Any]) -> str:
-    """Return a template's text."""
-    environment = Environment(
-        loader=FileSystemLoader([_TEMPLATES, TEMPLATES]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.globals.update(fill=fill, signature=signature, imported=imported, comment=_comment, listed=_listed)
-    return re.sub(r"\n+\Z", "\n", environment.get_template(template).render(context))
-
-
-def _listed(parameters: Sequence[str]) -> str:
+def listed(parameters: Sequence[str]) -> str:
     """Return parameters in lines that break between them only."""
     return fill(", ".join(p.replace(" ", "\0") for p in parameters), 4, 4).replace("\0", " ")
 
 
-def _comment(text: str) -> list[str]:
+def comment(text: str) -> list[str]:
     """Return a paragraph in lines that fit behind ``// ``."""
     return fill(text, 3).split("\n   ")
+
+
+render = renderer(_TEMPLATES, SHARED, comment=comment, listed=listed)

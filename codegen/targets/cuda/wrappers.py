@@ -39,7 +39,7 @@ def printed(program: Program, prefix: str, own: str) -> Printed:
 
     Raise ``UsageError`` for an instruction that neither a kernel nor torch's printer knows.
     """
-    return _Printer(program, prefix, own).printed()
+    return StepPrinter(program, prefix, own).printed()
 
 
 def variants(program: Program) -> Iterator[tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]]:
@@ -73,7 +73,9 @@ def _is_scalar_of_a_row(instruction: Instruction) -> bool:
     return isinstance(instruction, Pointwise) and is_column(instruction.target)
 
 
-class _Printer:
+class StepPrinter:
+    """Prints the steps of a program as calls of ``kernels``."""
+
     def __init__(self, program: Program, prefix: str, own: str) -> None:
         self._program, self._prefix, self._own = program, prefix, own
         self._steps = schedule(program)
@@ -82,6 +84,7 @@ class _Printer:
         self._kernels: list[Kernel] = []
 
     def printed(self) -> Printed:
+        """Return the lines of all steps, and the kernels that they launch."""
         lines = [line for step in self._steps for line in self._step(step)]
         return Printed(tuple(lines), tuple(self._kernels))
 
@@ -101,18 +104,31 @@ class _Printer:
         self._kernels.append(kernel)
         made = [self._allocated(self._program.values[name], step) for name in step.outputs]
         settings = [str(s) for s in kernel.scalars]
-        call = f'kernels.rows("{kernel.name}", {self._shape(kernel)}, {", ".join((*kernel.tensors, *settings))})'
+        call = self._launched("rows", kernel, (*kernel.tensors, *settings))
         equations = [i.equation for i in step.instructions if i.target.name in self._program.outputs and i.equation]
         return [*made, *_noted(call, *equations)]
 
     def _allocated(self, value: Value, step: Rows) -> str:
         rows = self._sizes[BATCH.size]
         if is_column(value):
-            return f"{value.name} = kernels.column({rows})"
+            return f"{value.name} = {self._memory('column', value, rows)}"
         over = self._reusable(value, step) if self._types[value.name] == ELEMENT else None
         if over:
-            return f"{value.name} = kernels.over({over})"
-        return f"{value.name} = kernels.matrix({rows}, {self._length(value.indices[1].size)}{self._wide(value)})"
+            return f"{value.name} = {self._in_place_of(over)}"
+        return f"{value.name} = {self._memory('matrix', value, rows, self._length(value.indices[1].size))}"
+
+    def _launched(self, kind: str, kernel: Kernel, arguments: Sequence[str]) -> str:
+        return f'kernels.{kind}("{kernel.name}", {self._shape(kernel)}, {", ".join(arguments)})'
+
+    def _memory(self, kind: str, value: Value, *lengths: str) -> str:
+        wide = "" if kind == "column" else self._wide(value)
+        return f"kernels.{kind}({', '.join(lengths)}{wide})"
+
+    def _in_place_of(self, product: str) -> str:
+        return f"kernels.over({product})"
+
+    def _multiplied(self, left: str, right: str, target: Value) -> str:
+        return f"kernels.product({left}, {right}{self._wide(target)})"
 
     def _reusable(self, value: Value, step: Rows) -> str | None:
         """Return a product of matrices that the kernel is the last to read, entry by entry where it writes."""
@@ -131,9 +147,8 @@ class _Printer:
         kernel = column_text(self._program, step, self._types, self._prefix)
         self._kernels.append(kernel)
         target = instruction.target
-        made = f"{target.name} = kernels.vector({self._length(target.indices[0].size)}{self._wide(target)})"
-        tensors = ", ".join((*kernel.tensors, target.name))
-        call = f'kernels.columns("{kernel.name}", {self._shape(kernel)}, {tensors})'
+        made = f"{target.name} = {self._memory('vector', target, self._length(target.indices[0].size))}"
+        call = self._launched("columns", kernel, (*kernel.tensors, target.name))
         return [made, *_noted(call, instruction.equation)]
 
     def _product(self, instruction: Contract) -> list[str]:
@@ -144,8 +159,7 @@ class _Printer:
         (inner,) = instruction.summed
         left = _turned(first, (target.indices[0], inner))
         right = _turned(second, (inner, target.indices[1]))
-        call = f"{target.name} = kernels.product({left}, {right}{self._wide(target)})"
-        return _noted(call, instruction.equation)
+        return _noted(f"{target.name} = {self._multiplied(left, right, target)}", instruction.equation)
 
     def _plain(self, instruction: Instruction) -> list[str]:
         names = {name_of(e) for e in instruction.reads}

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from codegen.targets.torch.angle_file import angle_context, radius_context
 from codegen.targets.torch.companions import companions
 from codegen.targets.torch.function_file import function_context
+from codegen.targets.torch.render import render
 from codegen.targets.torch.words import BACKEND_WORDS, INIT_WORDS, AngleFamily, Family, family_context, quoted
-from codegen.targets.torch.wrap import fill, imported, raised, signature
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
@@ -80,16 +74,3 @@ def _imports(contexts: Sequence[dict[str, Any]]) -> list[str]:
     homes["_checks"] = ["check_kappa", "check_operands"]
     homes["_rows"] = ["apply", "as_given", "as_rows", *(["centred"] if any(c["centres"] for c in contexts) else [])]
     return [f"from .{home} import {', '.join(names)}" for home, names in sorted(homes.items())]
-
-
-def render(template: str, context: dict[str, Any]) -> str:
-    """Return the text of a template."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.globals.update(fill=fill, imported=imported, signature=signature, raised=raised)
-    return re.sub(r"\n+\Z", "\n", environment.get_template(template).render(context))

@@ -20,7 +20,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="modes of folders are thos
 def cache(host, tmp_path, monkeypatch):
     """The module, with a folder of its own."""
     monkeypatch.setenv("AFFINE_DIVERGENCE_CACHE", str(tmp_path / "kernels"))
-    return importlib.import_module(f"{PACKAGE}._cuda_cache")
+    return importlib.import_module(f"{PACKAGE}._kernel_cache")
 
 
 def names(folder):
@@ -60,7 +60,7 @@ def test_a_failure_leaves_nothing(cache, tmp_path, monkeypatch):
 def test_the_folder_is_private(cache, tmp_path):
     assert stat.S_IMODE(cache.folder().stat().st_mode) == 0o700
     (tmp_path / "kernels").chmod(0o755)
-    with pytest.raises(cache.CudaError, match=r"open to other users \(mode 755\).*chmod 700"):
+    with pytest.raises(cache.KernelError, match=r"open to other users \(mode 755\).*chmod 700"):
         cache.folder()
 
 
@@ -69,11 +69,11 @@ def test_a_link_and_a_file_are_refused(cache, tmp_path, monkeypatch):
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     monkeypatch.setenv("AFFINE_DIVERGENCE_CACHE", str(tmp_path / "link"))
-    with pytest.raises(cache.CudaError, match="a link to one; name another in AFFINE_DIVERGENCE_CACHE"):
+    with pytest.raises(cache.KernelError, match="a link to one; name another in AFFINE_DIVERGENCE_CACHE"):
         cache.folder()
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("AFFINE_DIVERGENCE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(cache.CudaError, match="cannot be made"):
+    with pytest.raises(cache.KernelError, match="cannot be made"):
         cache.folder()
 
 
@@ -104,7 +104,7 @@ assert cache.cached("ab", make) == b"code"
 @posix
 @pytest.mark.parametrize("lock", ["with filelock", "without filelock"])
 def test_of_several_processes_one_compiles(cache, folder, tmp_path, lock):
-    command = [sys.executable, "-c", SLOW, str(folder / "_cuda_cache.py"), lock]
+    command = [sys.executable, "-c", SLOW, str(folder / "_kernel_cache.py"), lock]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     output = [process.communicate(timeout=120)[0] for process in started]
     assert all(process.returncode == 0 for process in started)
@@ -124,15 +124,15 @@ def compiled(host, cache, monkeypatch):
 
 def test_a_missing_cuda_core_is_named_with_its_mend(compiled, monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.core", None)
-    with pytest.raises(compiled.CudaError, match="pip install cuda-core"):
+    with pytest.raises(compiled.KernelError, match="pip install cuda-core"):
         compiled.core()
 
 
 def test_a_tensor_elsewhere_and_a_type_without_kernels_are_refused(compiled, folder):
     source = folder / "_cuda_affine_like.cu"
-    with pytest.raises(compiled.CudaError, match="need tensors on a CUDA device, not on cpu"):
+    with pytest.raises(compiled.KernelError, match="need tensors on a CUDA device, not on cpu"):
         compiled.compiled(source, torch.float32, torch.device("cpu"))
-    with pytest.raises(compiled.CudaError, match=r"not torch\.int32; convert"):
+    with pytest.raises(compiled.KernelError, match=r"not torch\.int32; convert"):
         compiled.compiled(source, torch.int32, torch.device("cuda"))
 
 
@@ -156,7 +156,7 @@ class Recorded:
 def test_a_missing_library_is_named_with_its_mend(compiled, folder, monkeypatch):
     monkeypatch.setattr(compiled, "core", lambda: Recorded())
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
-    with pytest.raises(compiled.CudaError, match=r"NVRTC cannot be loaded .* install it with `pip install cuda-core"):
+    with pytest.raises(compiled.KernelError, match=r"NVRTC cannot be loaded .* install it with `pip install cuda-core"):
         compiled.binary(folder / "_cuda_affine_like.cu", "float", "sm_90")
 
 
@@ -171,7 +171,7 @@ def test_the_source_is_compiled_for_its_type_and_device(compiled, folder, monkey
     source = folder / "_cuda_affine_like.cu"
     if fails:
         with pytest.raises(
-            compiled.CudaError, match=r"NVRTC could not compile _cuda_affine_like\.cu for Half on sm_90: er"
+            compiled.KernelError, match=r"NVRTC could not compile _cuda_affine_like\.cu for Half on sm_90: er"
         ):
             compiled.binary(source, "Half", "sm_90")
         return

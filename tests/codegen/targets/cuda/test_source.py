@@ -31,7 +31,7 @@ SOURCES = {
 
 def test_the_files(texts):
     names = {name for name in texts if "_cuda" in name}
-    expected = {f"_cuda{part}.py" for part in ("", "_cache", "_compile", "_launch", "_patches")}
+    expected = {f"_cuda{part}.py" for part in ("", "_compile", "_launch", "_patches")}
     expected |= {"_cuda_rows.cuh", "_cuda_patches.cuh"}
     maps = {*SOURCES.values(), "_cuda_unit.cu", *(f"_cuda{m.module}.cu" for m in patch_maps())}
     assert names == expected | maps | {name.replace(".cu", ".py") for name in maps}

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: one file a source, type and architecture, in a folder that only its owner can write."""
+"""Compiled kernels on disk: one file a source, type and processor, in a folder that only its owner can write."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ VARIABLE = "AFFINE_DIVERGENCE_CACHE"
 _CHECKSUM = 32  # bytes before the code
 
 
-class CudaError(RuntimeError):
-    """CUDA kernels cannot be compiled, loaded or launched; the text says why and what to do."""
+class KernelError(RuntimeError):
+    """Kernels cannot be compiled, loaded or launched; the text says why and what to do."""
 
 
 def folder() -> Path:
     """Return the folder of compiled kernels, made with mode 0700 if it is not there.
 
     It is named by the environment variable AFFINE_DIVERGENCE_CACHE, else ``affine-divergence`` in the user's cache
-    folder. Raise ``CudaError`` if it cannot be made, or if another user owns it or may write to it.
+    folder. Raise ``KernelError`` if it cannot be made, or if another user owns it or may write to it.
     """
     chosen = os.environ.get(VARIABLE)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -33,22 +33,22 @@ def folder() -> Path:
         path.mkdir(mode=0o700, exist_ok=True)
         found = path.lstat()
     except OSError as problem:
-        raise CudaError(
+        raise KernelError(
             f"the cache folder {path} cannot be made ({problem.strerror}); name another in {VARIABLE}"
         ) from None
     if not stat.S_ISDIR(found.st_mode):
-        raise CudaError(f"the cache folder {path} is no folder, or a link to one; name another in {VARIABLE}")
+        raise KernelError(f"the cache folder {path} is no folder, or a link to one; name another in {VARIABLE}")
     if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o077):
-        raise CudaError(
+        raise KernelError(
             f"the cache folder {path} is open to other users (mode {stat.S_IMODE(found.st_mode):o}), so code in it "
             f"could be theirs; run `chmod 700` on it, or name another in {VARIABLE}"
         )
     return path
 
 
-def cached(key: str, make: Callable[[], bytes]) -> bytes:
+def cached(key: str, make: Callable[[], bytes], kind: str = "cubin") -> bytes:
     """Return the code of a key, a name in hexadecimal: from the folder, or made and put there, by one process alone."""
-    path = folder() / f"{key}.cubin"
+    path = folder() / f"{key}.{kind}"
     found = _read(path)
     if found is not None:
         return found

@@ -1,0 +1,116 @@
+"""From a file of C++ to kernels that can be called: the compiler of the system, at first use.
+
+Any of ``c++``, ``g++`` and ``clang++`` will do, or the one that the environment variable CXX names. Nothing of Python or
+torch is included or linked: a kernel gets addresses and lengths.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from ._kernel_cache import KernelError, cached, folder
+
+ELEMENTS = {torch.float32: "float", torch.float64: "double"}
+_LANGUAGE = ("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
+_ARITHMETIC = ("-fno-math-errno", "-fno-trapping-math")  # nobody asks for either; results are the same
+_NATIVE, _THREADS = ("-march=native", "-mprefer-vector-width=512"), ("-fopenmp",)
+_MACHINES = (_NATIVE + _THREADS, _THREADS, _NATIVE, ())  # what a compiler may lack
+_PATIENCE = 120  # seconds
+
+
+def missing() -> str:
+    """Return what lacks for kernels to be compiled, and the mend; nothing if all is there."""
+    if _compiler():
+        return ""
+    named = os.environ.get("CXX")
+    found = f"CXX names {named!r}, which is no program" if named else "no C++ compiler is found"
+    return f"{found}; install one (Debian: `apt install g++`), or name it in the environment variable CXX"
+
+
+@functools.cache
+def compiled(source: Path, dtype: torch.dtype) -> ctypes.CDLL:
+    """Return the kernels of a source for a type, float32 or float64, from the cache on disk if they are there.
+
+    Raise ``KernelError`` for another type, or if there is no compiler or it refuses.
+    """
+    if dtype not in ELEMENTS:
+        raise KernelError(f"the C++ kernels are for {', '.join(map(str, ELEMENTS))}, not {dtype}; convert with .to()")
+    texts = _with_headers(source)
+    command = [_compiler() or "", *_LANGUAGE, *_ARITHMETIC, f"-DELEMENT={ELEMENTS[dtype]}"]
+    parts = ("\0".join(texts), " ".join(command), _state(command[0]), _processor())
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    binary = cached(key, lambda: _compile(source, command), "so")
+    with tempfile.NamedTemporaryFile(dir=folder(), suffix=".so") as file:  # what was checked is what is loaded
+        file.write(binary)
+        file.flush()
+        try:
+            return ctypes.CDLL(file.name)
+        except OSError as problem:
+            raise KernelError(f"the compiled kernels of {source.name} cannot be loaded: {problem}") from None
+
+
+def _compiler() -> str | None:
+    """Return the path of the compiler, None without one."""
+    named = os.environ.get("CXX")
+    return next((path for name in ([named] if named else ("c++", "g++", "clang++")) if (path := shutil.which(name))), None)
+
+
+def _state(compiler: str) -> str:
+    """Return what changes when another version of a compiler is installed in its place."""
+    if not compiler:
+        return ""
+    found = Path(compiler).resolve().stat()
+    return f"{Path(compiler).resolve()} {found.st_size} {found.st_mtime_ns}"
+
+
+@functools.cache
+def _processor() -> str:
+    """Return the instructions that this processor has: a cache folder may be shared by machines that differ."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    lines = dict.fromkeys(line for line in text.splitlines() if re.match(r"(model name|flags|Features|CPU)\b", line))
+    return "\n".join([platform.machine(), *lines])
+
+
+def _with_headers(source: Path) -> list[str]:
+    """Return the text of a source and those of the headers beside it that it includes."""
+    text = source.read_text(encoding="utf-8")
+    names = re.findall(r'^#include "(.+)"', text, flags=re.MULTILINE)
+    return [text, *((source.parent / name).read_text(encoding="utf-8") for name in names)]
+
+
+def _compile(source: Path, command: list[str]) -> bytes:
+    """Compile for this machine, with threads if the compiler has them; ``KernelError`` with its messages if it refuses."""
+    if missing():
+        raise KernelError(f"the kernels of {source.name} cannot be compiled: {missing()}")
+    messages = ""
+    with tempfile.TemporaryDirectory() as place:
+        result = Path(place, "kernels.so")
+        for options in _MACHINES:
+            try:
+                done = subprocess.run(
+                    [*command, *options, str(source), "-o", str(result)],
+                    capture_output=True,
+                    text=True,
+                    timeout=_PATIENCE,
+                    env={**os.environ, "LC_ALL": "C"},
+                )
+            except (OSError, subprocess.TimeoutExpired) as problem:
+                raise KernelError(f"{command[0]} could not compile {source.name}: {problem}") from None
+            if done.returncode == 0:
+                return result.read_bytes()
+            messages = messages or done.stderr
+    raise KernelError(f"{command[0]} could not compile {source.name}: {messages.strip()}")

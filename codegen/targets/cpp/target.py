@@ -1,0 +1,101 @@
+"""The files of the C++ target: from plans to text.
+
+The scalar lines of its kernels, and what happens in which order, are those of the CUDA target. What differs is how rows
+are walked through, and that memory is reused rather than work: on a CPU a matrix that is new costs more than to scale
+the rows of one again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from codegen.angle_rows import row_plan
+from codegen.plan import Plan
+from codegen.program import Program
+from codegen.targets.borrowed_functions import borrowed_functions
+from codegen.targets.cpp.wrappers import HostPrinter, Lengths
+from codegen.targets.cuda.target import comment, listed
+from codegen.targets.cuda.wrappers import Printed, unique
+from codegen.targets.rendering import SHARED, renderer
+from codegen.targets.torch.angle_file import borrowed
+from codegen.targets.torch.function_file import heading_context
+from codegen.targets.torch.words import AngleFamily, Borrowed, Family
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_FIXED = ("_cpp_rows.h", "_cpp_compile.py", "_cpp_launch.py", "_kernel_cache.py")
+
+
+def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
+    """Return the text of every file by its name in the package, which also needs the files of the torch target.
+
+    Raise ``UsageError`` for a map with a part that has no kernel and no line of torch.
+    """
+    result = {name: render(f"{name}.jinja", {}) for name in _FIXED}
+    contexts = [map_context(plan, with_bias=plan is family.with_bias) for family in families for plan in family.plans]
+    contexts += [map_context(row_plan(plan), True, borrowed(plan)) for family in angles for plan in family.plans]
+    for context in contexts:
+        result[context["source"]] = render("kernels.cpp.jinja", context)
+        result[f"{context['module']}.py"] = render("map.py.jinja", context)
+    result["_cpp.py"] = borrowed_functions(
+        [*families, *angles], "_cpp", " of tensors on the CPU, computed by kernels in C++"
+    )
+    return result
+
+
+def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> dict[str, Any]:
+    """Return what the templates of one map need."""
+    twin = heading_context(plan, with_bias)
+    plain, own = twin["module"], plan.input_names[0]
+    blocks, spare, backward = _blocks(plan, plain.lstrip("_"), own)
+    parts = [HostPrinter(_joined(plan), plain.lstrip("_"), own).printed(), *backward]
+    lines = [line for p in parts for line in p.lines]
+    return {
+        **twin,
+        "plain": plain,
+        "module": f"_cpp{plain}",
+        "source": f"_cpp{plain}.cpp",
+        "own": own,
+        "setup": lent.setup if lent else (),
+        "forward_call": ", ".join((*plan.input_names, str(plan.kappa))),
+        "forward_lines": parts[0].lines,
+        "blocks": blocks,
+        "none_yet": " = ".join((*plan.backward.program.outputs, *spare)),
+        "kernels": unique([k for p in parts for k in p.kernels]),
+        "uses_math": any("math." in line for line in lines),
+        "uses_functional": any("F." in line for line in lines),
+    }
+
+
+def _joined(plan: Plan) -> Program:
+    """Return the output and the row scale as one program, so that a row is walked through once."""
+    inputs = {v.name: v for v in (*plan.scale.inputs, *plan.forward.inputs) if v.name != plan.scale_name}
+    return Program(
+        plan.forward.name,
+        tuple(inputs.values()),
+        tuple(dict.fromkeys((*plan.scale.scalars, *plan.forward.scalars))),
+        (*plan.scale.instructions, *plan.forward.instructions),
+        (*plan.forward.outputs, plan.scale_name),
+    )
+
+
+def _blocks(plan: Plan, prefix: str, own: str) -> tuple[list[dict[str, Any]], list[str], list[Printed]]:
+    """Return the branches of the backward pass, one a gradient; scratch memory; what is printed.
+
+    The gradient by the input comes last: its product takes the memory of the scaled input, which is read no more.
+    """
+    program = plan.backward.program
+    blocks, parts = [], []
+    spare: dict[Lengths, str] = {}
+    for name in (*program.outputs[1:], program.outputs[0]):
+        printer = HostPrinter(program.restricted(program.name, (name,)), prefix, own, spare)
+        part = printer.printed()
+        blocks.append({"condition": f"wanted[{program.outputs.index(name)}]", "lines": part.lines})
+        parts.append(part)
+        spare |= printer.scratch()
+    used = [name for name in spare.values() if any(f"out={name})" in line for p in parts for line in p.lines)]
+    return blocks, used, parts
+
+
+render = renderer(_TEMPLATES, SHARED, comment=comment, listed=listed)

@@ -1,0 +1,137 @@
+"""The C++ kernels against formulas of the theory in float64: the same questions as for those in CUDA, and their own."""
+
+import pytest
+import torch
+
+from affine_divergence import _cpp_launch
+from tests.codegen.targets.cuda import test_host as on_cuda
+from tests.codegen.targets.cuda.test_host import (  # noqa: F401
+    BRAIN,
+    DOUBLE,
+    MAPS,
+    SINGLE,
+    both,
+    error,
+    function,
+    kappa,
+    maps,
+    operands,
+    seeded,
+    test_a_graph_of_gradients_takes_the_composite,
+    test_a_row_of_zeros,
+    test_an_expanded_gradient,
+    test_any_layout_of_input_and_gradient,
+    test_gradcheck_of_every_mode,
+    test_leading_axes_and_empty_batches,
+    test_long_and_short_rows,
+    test_maps_over_more_axes_and_tangents_are_those_of_torch,
+    test_one_number_a_row_is_kept_beside_the_inputs,
+    test_tensors_without_values_take_the_composite,
+    test_what_is_no_number_stays_in_its_row,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+
+
+@maps
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
+@pytest.mark.parametrize("shape", [(9, 19, 13), (70, 64, 32), (3, 1500, 1100), (1, 1, 1), (2, 8, 2053)], ids=str)
+def test_error_stays_at_the_rounding_of_the_result(host, name, dtype, shape):
+    on_cuda.test_error_stays_at_the_rounding_of_the_result(host, name, dtype, shape)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    yield lambda: torch.set_num_threads(1)
+    torch.set_num_threads(threads)
+
+
+@maps
+def test_only_what_is_wanted_is_computed_and_it_is_the_same(host, name):
+    whole = operands(name)
+    g = torch.randn(9, 13, dtype=DOUBLE)
+    expected = torch.autograd.grad(function(host, name)(*whole, kappa=kappa), whole, g)
+    for chosen in range(1, 2 ** len(whole)):
+        inputs = [t.detach().requires_grad_(bool(chosen >> k & 1)) for k, t in enumerate(whole)]
+        z = function(host, name)(*inputs, kappa=kappa)
+        host.launched.clear()
+        wanted = [k for k, t in enumerate(inputs) if t.requires_grad]
+        for k, ours in zip(wanted, torch.autograd.grad(z, [inputs[k] for k in wanted], g), strict=True):
+            torch.testing.assert_close(ours, expected[k], rtol=1e-13, atol=1e-14)
+        assert len(host.launched) == len(wanted), "a kernel for each gradient, and no other"
+
+
+@maps
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
+def test_several_threads_do_the_work_of_one(host, name, dtype, one_thread, monkeypatch):
+    """More rows than threads, and a share that is no multiple of the rows that are summed at once."""
+    monkeypatch.setattr(_cpp_launch, "_ENOUGH", 1)
+    torch.set_num_threads(3)
+    inputs = operands(name, (211, 40, 30), dtype)
+    g = torch.randn(211, 30).to(dtype)
+    found = [both(host, name, inputs, g)[0] for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True)), "the same input gives the same bits"
+    one_thread()
+    alone, exact = both(host, name, inputs, g)
+    for ours, single, right in zip(found[0], alone, exact, strict=True):
+        assert error(ours, right) <= 1e-6 if dtype == SINGLE else error(ours, right) <= 1e-14
+        assert error(single, right) <= 1e-6 if dtype == SINGLE else error(single, right) <= 1e-14
+
+
+@maps
+def test_sums_over_many_rows_keep_their_digits(host, name):
+    inputs = operands(name, (40_000, 8, 5), SINGLE)
+    ours, exact = both(host, name, inputs, torch.rand(40_000, 5))
+    for a, b in zip(ours[1:], exact[1:], strict=True):
+        assert error(a, b) <= 5e-6
+
+
+@maps
+def test_types_without_kernels_take_torchs_operations(host, name):
+    inputs = operands(name, dtype=BRAIN)
+    z = function(host, name)(*inputs, kappa=kappa)
+    torch.autograd.grad(z.sum(), inputs)
+    assert not host.launched and error(z, MAPS[name][0](*(t.double() for t in inputs), kappa)) <= 3e-3
+
+
+MUTANTS = {
+    "sign of the row term": ("f * gW[k] - c * u", "f * gW[k] + c * u"),
+    "one more of f": ("const Wide u = f * x[k];", "const Wide u = f * f * x[k];"),
+    "one dropped under the root": ("sqrt(q + Wide(1) / (peak * peak))", "sqrt(q)"),
+    "scale not divided by the magnitude": ("sqrt(kappa) / (peak * sqrt", "sqrt(kappa) / (sqrt"),
+    "bias outside the scale": ("f * (b[k] + xW[k])", "f * xW[k] + b[k]"),
+    "sum of entries, not of squares": ("q += y * y;", "q += fabs(y);"),
+    "bias left out of the row term": ("f * (f * gb + u_gW) / kappa", "f * u_gW / kappa"),
+    "scale left out of db": ("sum += f * g;", "sum += g + 0 * f;"),
+    "row stride of another tensor": ("g_data + row * g_stride", "g_data + row * x_stride"),
+    "last entry of a row left out": ("k < n; ++k", "k + 1 < n; ++k"),
+    "groups of rows that overlap": ("row += TOGETHER)", "row += 1)"),
+    "one row a share left out": ("for (; row < end; ++row)", "for (; row + 1 < end; ++row)"),
+    "one share not added": ("int part = 0; part < threads; ++part) sum", "int part = 1; part < threads; ++part) sum"),
+    "shares that overlap": ("rows * (part + 1) / threads", "rows"),
+}
+ALWAYS = {"sign of the row term", "one dropped under the root", "one row a share left out", "shares that overlap"}
+
+
+def departs(host):
+    """Whether kernels differ from the theory, with one thread and with several."""
+    for shape in ((601, 19, 13), (2, 1100, 1030)):
+        inputs = operands("affine_like", shape)
+        inputs[0] = (inputs[0].detach() * 0.4).requires_grad_()  # about as long as the one under the root matters
+        g = torch.randn(shape[0], shape[2], dtype=DOUBLE)
+        if any(not error(a, b) <= 1e-12 for a, b in zip(*both(host, "affine_like", inputs, g), strict=True)):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ALWAYS)) for n in MUTANTS])
+def test_a_mutant_is_killed(host, name, monkeypatch, one_thread):
+    monkeypatch.setattr(_cpp_launch, "_ENOUGH", 1)
+    torch.set_num_threads(2)
+    assert not departs(host)
+    source = host.maps[0].KERNELS._path
+    sources = (source, source.with_name("_cpp_rows.h"))
+    assert any(MUTANTS[name][0] in s.read_text() for s in sources), "the line to damage is gone: look again"
+    host.damage(MUTANTS[name])
+    assert departs(host)
