@@ -28,6 +28,8 @@ VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
 Pair = tuple[type[Function], type[Function]]
 
 _SHORT_ROW = 2048  # bytes of a row in float32 or wider, up to which Triton's kernels hold it as a whole
+_SET = getattr(os.environ, "_data", os.environ)  # to look for a name that is not there, `get` raises and catches an error
+_KEY = os.environ.encodekey(VARIABLE) if hasattr(os.environ, "encodekey") and _SET is not os.environ else VARIABLE
 _ENOUGH = 2**15  # numbers of the larger side, from which on a call of the kernels in C++ pays
 _OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are compiled
 _PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
@@ -57,14 +59,14 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
     ``_affine_like.AffineLike``; ``x`` is (B, n), ``weight`` (m, n). Raises ValueError for a backend that is unknown, not
     installed, not part of this package, or not for the device of ``x``.
     """
-    asked = backend or os.environ.get(VARIABLE)
+    asked = backend or (os.environ.get(VARIABLE) if _KEY in _SET else None)
     longest = None if weight.dim() > 2 else max(weight.shape)
     return _asked(name, asked, backend, home, own, x) if asked else _unasked(home, own, x, longest)
 
 
 def chosen_for_rows(name: str, backend: str | None, home: str, own: Pair, x: Tensor) -> Pair:
     """Return the same for a map of the rows of ``x`` (..., n) that has no weight."""
-    asked = backend or os.environ.get(VARIABLE)
+    asked = backend or (os.environ.get(VARIABLE) if _KEY in _SET else None)
     return _asked(name, asked, backend, home, own, x) if asked else _unasked(home, own, x, x.shape[-1])
 
 
@@ -79,12 +81,11 @@ def _unasked(home: str, own: Pair, x: Tensor, longest: int | None) -> Pair:
     """Return the choice for rows of at most ``longest`` numbers; None for what is torch's unless asked otherwise."""
     if longest is None or not _is_plain(x):
         return own
-    device = x.device.type
-    if device == "cpu":
+    if x.is_cpu:
         if torch.compiler.is_compiling() or x.numel() * longest < _ENOUGH * x.shape[-1]:  # compilers fuse torch's own
             return own
         return _on_host(home, x.dtype, own)
-    if device != "cuda":
+    if not x.is_cuda:
         return own
     found = _best(home, longest * max(x.element_size(), 4) <= _SHORT_ROW, x.device.index or 0)
     return own if found == "torch" else getattr(_Loaded, _key(found, home))  # type: ignore[no-any-return]
@@ -155,10 +156,12 @@ def _lack(backend: str, home: str) -> str:
     return "" if there else f"{needed} is not installed; install it (`{_INSTALL[backend]}`)"
 
 
+@cache
 def _has(backend: str, home: str) -> bool:
     return find_spec(f".{_file(backend, home)}", __package__) is not None
 
 
+@cache
 def _is_target(backend: str) -> bool:
     """Return whether the package holds a backend's functions at all."""
     return find_spec(f"._{backend}", __package__) is not None

@@ -70,6 +70,54 @@ KERNEL affine_like_f_z(
     }
 }
 
+KERNEL affine_like_given_gb_dx(
+    const Offset rows,
+    const Offset n,
+    const Element* x_data,
+    const Offset x_stride,
+    const Wide* f_data,
+    const Offset f_stride,
+    const Wide* gb_data,
+    const Offset gb_stride,
+    const Wide* gW_data,
+    const Offset gW_stride,
+    Element* dx_data,
+    const Offset dx_stride,
+    const double kappa_setting,
+    const int threads) {
+    const Wide kappa = Wide(kappa_setting);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (Offset row = 0; row < rows; ++row) {
+        const Element* x_row = x_data + row * x_stride;
+        const Wide* gW_row = gW_data + row * gW_stride;
+        Element* dx_row = dx_data + row * dx_stride;
+        const Wide f = f_data[row * f_stride];
+        const Wide gb = gb_data[row * gb_stride];
+        Wide u_gW = 0;
+        {
+            const Element* const x = x_row;
+            const Element* const gW = gW_row;
+#pragma omp simd reduction(+ : u_gW)
+            for (Offset k = 0; k < n; ++k) {
+                const Wide u = f * x[k];
+                u_gW += u * gW[k];
+            }
+        }
+        u_gW = row_sum(u_gW);
+        const Wide c = f * (f * gb + u_gW) / kappa;
+        {
+            const Element* const x = x_row;
+            const Element* const gW = gW_row;
+            Element* const dx = dx_row;
+#pragma omp simd
+            for (Offset k = 0; k < n; ++k) {
+                const Wide u = f * x[k];
+                dx[k] = f * gW[k] - c * u;  // affine-like/backward-dx
+            }
+        }
+    }
+}
+
 KERNEL affine_like_u(
     const Offset rows,
     const Offset n,
@@ -155,6 +203,60 @@ KERNEL affine_like_dx(
             }
         }
     }
+}
+
+KERNEL affine_like_gb_u_db(
+    const Offset rows,
+    const Offset m,
+    const Offset n,
+    const Element* g_data,
+    const Offset g_stride,
+    const Element* x_data,
+    const Offset x_stride,
+    const Element* b_data,
+    const Wide* f_data,
+    const Offset f_stride,
+    Wide* gb_data,
+    const Offset gb_stride,
+    Element* u_data,
+    const Offset u_stride,
+    Element* total,
+    const int threads) {
+    over_rows(rows, m, threads, total, [&](const Offset row, Wide* const sums) {
+        const Element* g_row = g_data + row * g_stride;
+        const Element* x_row = x_data + row * x_stride;
+        const Element* b_row = b_data;
+        Element* u_row = u_data + row * u_stride;
+        const Wide f = f_data[row * f_stride];
+        Wide gb = 0;
+        {
+            const Element* const g = g_row;
+            const Element* const b = b_row;
+#pragma omp simd reduction(+ : gb)
+            for (Offset k = 0; k < m; ++k) {
+                gb += g[k] * b[k];
+            }
+        }
+        gb = row_sum(gb);
+        {
+            const Element* const x = x_row;
+            Element* const u = u_row;
+#pragma omp simd
+            for (Offset k = 0; k < n; ++k) {
+                u[k] = f * x[k];
+            }
+        }
+        gb_data[row * gb_stride] = gb;
+
+#pragma omp simd
+        for (Offset column = 0; column < m; ++column) {
+            Wide sum = 0;
+            const Wide g = widen(g_data[row * g_stride + column]);
+            const Wide f = widen(f_data[row * f_stride]);
+            sum += f * g;  // affine-like/backward-db
+            sums[column] += sum;
+        }
+    });
 }
 
 KERNEL affine_like_db(

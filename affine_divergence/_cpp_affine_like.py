@@ -48,6 +48,18 @@ class AffineLike(plain.AffineLike):
             return plain.AffineLike.backward(ctx, g, _)
         x, W, b, f = ctx.saved_tensors
         kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
+        if wanted[0] and wanted[1] and wanted[2]:
+            gb = x.new_empty(g.shape[0], 1)
+            u = x.new_empty(g.shape[0], x.shape[1])
+            db = x.new_empty(g.shape[1])
+            # affine-like/backward-db
+            kernels.run("affine_like_gb_u_db", (g.shape[0], g.shape[1], x.shape[1]), g, x, b, f, gb, u, db)
+            dW = torch.mm(g.t(), u)  # affine-like/backward-dW
+            gW = torch.mm(g, W, out=u)
+            dx = gW  # in place
+            # affine-like/backward-dx
+            kernels.run("affine_like_given_gb_dx", (g.shape[0], x.shape[1]), x, f, gb, gW, dx, kappa)
+            return dx, dW, db, None
         dx = dW = db = u = None
         if wanted[1]:
             u = x.new_empty(g.shape[0], x.shape[1])

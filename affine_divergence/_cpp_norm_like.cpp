@@ -71,32 +71,6 @@ KERNEL norm_like_f_z(
     }
 }
 
-KERNEL norm_like_u(
-    const Offset rows,
-    const Offset n,
-    const Element* x_data,
-    const Offset x_stride,
-    const Wide* f_data,
-    const Offset f_stride,
-    Element* u_data,
-    const Offset u_stride,
-    const int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (Offset row = 0; row < rows; ++row) {
-        const Element* x_row = x_data + row * x_stride;
-        Element* u_row = u_data + row * u_stride;
-        const Wide f = f_data[row * f_stride];
-        {
-            const Element* const x = x_row;
-            Element* const u = u_row;
-#pragma omp simd
-            for (Offset k = 0; k < n; ++k) {
-                u[k] = f * x[k];
-            }
-        }
-    }
-}
-
 KERNEL norm_like_dx(
     const Offset rows,
     const Offset n,
@@ -140,6 +114,69 @@ KERNEL norm_like_dx(
             }
         }
     }
+}
+
+KERNEL norm_like_u(
+    const Offset rows,
+    const Offset n,
+    const Element* x_data,
+    const Offset x_stride,
+    const Wide* f_data,
+    const Offset f_stride,
+    Element* u_data,
+    const Offset u_stride,
+    const int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (Offset row = 0; row < rows; ++row) {
+        const Element* x_row = x_data + row * x_stride;
+        Element* u_row = u_data + row * u_stride;
+        const Wide f = f_data[row * f_stride];
+        {
+            const Element* const x = x_row;
+            Element* const u = u_row;
+#pragma omp simd
+            for (Offset k = 0; k < n; ++k) {
+                u[k] = f * x[k];
+            }
+        }
+    }
+}
+
+KERNEL norm_like_u_db(
+    const Offset rows,
+    const Offset n,
+    const Offset m,
+    const Element* x_data,
+    const Offset x_stride,
+    const Wide* f_data,
+    const Offset f_stride,
+    Element* u_data,
+    const Offset u_stride,
+    const Element* g_data,
+    const Offset g_stride,
+    Element* total,
+    const int threads) {
+    over_rows(rows, m, threads, total, [&](const Offset row, Wide* const sums) {
+        const Element* x_row = x_data + row * x_stride;
+        Element* u_row = u_data + row * u_stride;
+        const Wide f = f_data[row * f_stride];
+        {
+            const Element* const x = x_row;
+            Element* const u = u_row;
+#pragma omp simd
+            for (Offset k = 0; k < n; ++k) {
+                u[k] = f * x[k];
+            }
+        }
+
+#pragma omp simd
+        for (Offset column = 0; column < m; ++column) {
+            Wide sum = 0;
+            const Wide g = widen(g_data[row * g_stride + column]);
+            sum += g;  // norm-like/backward-db
+            sums[column] += sum;
+        }
+    });
 }
 
 KERNEL norm_like_db(

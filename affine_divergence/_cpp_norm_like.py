@@ -48,6 +48,15 @@ class NormLike(plain.NormLike):
             return plain.NormLike.backward(ctx, g, _)
         x, W, f = ctx.saved_tensors
         kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
+        if wanted[0] and wanted[1] and wanted[2]:
+            u = x.new_empty(g.shape[0], x.shape[1])
+            db = x.new_empty(g.shape[1])
+            kernels.run("norm_like_u_db", (g.shape[0], x.shape[1], g.shape[1]), x, f, u, g, db)  # norm-like/backward-db
+            dW = torch.mm(g.t(), u)  # norm-like/backward-dW
+            gW = torch.mm(g, W, out=u)
+            dx = gW  # in place
+            kernels.run("norm_like_dx", (g.shape[0], x.shape[1]), x, f, gW, dx, kappa)  # norm-like/backward-dx
+            return dx, dW, db, None
         dx = dW = db = u = None
         if wanted[1]:
             u = x.new_empty(g.shape[0], x.shape[1])

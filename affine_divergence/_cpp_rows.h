@@ -62,23 +62,36 @@ struct Several {
     static constexpr int rows = TOGETHER;
 };
 
-// Let `add(group, row, sums)` add groups of rows to the columns of `sums`: each thread a share of them, then the shares.
-template <typename Add>
-inline void over_columns(Offset rows, Offset width, int threads, Wide* total, const Add& add) {
+// Let `share(first, end, sums)` add rows to the columns of `sums`: each thread a share of them; then the shares are added.
+template <typename Share>
+inline void over_shares(Offset rows, Offset width, int threads, Wide* total, const Share& share) {
     std::vector<Wide> shares(threads * width);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int part = 0; part < threads; ++part) {
-        Wide* const sums = shares.data() + part * width;
-        Offset row = rows * part / threads;
-        const Offset end = rows * (part + 1) / threads;
-        for (; row + TOGETHER <= end; row += TOGETHER) add(Several(), row, sums);
-        for (; row < end; ++row) add(One(), row, sums);
+        share(rows * part / threads, rows * (part + 1) / threads, shares.data() + part * width);
     }
     for (Offset column = 0; column < width; ++column) {
         Wide sum = 0;
         for (int part = 0; part < threads; ++part) sum += shares[part * width + column];
         total[column] = sum;
     }
+}
+
+// Let `add(group, row, sums)` add groups of rows.
+template <typename Add>
+inline void over_columns(Offset rows, Offset width, int threads, Wide* total, const Add& add) {
+    over_shares(rows, width, threads, total, [&](Offset row, const Offset end, Wide* const sums) {
+        for (; row + TOGETHER <= end; row += TOGETHER) add(Several(), row, sums);
+        for (; row < end; ++row) add(One(), row, sums);
+    });
+}
+
+// Let `add(row, sums)` add one row and do what else is to be done with it.
+template <typename Add>
+inline void over_rows(Offset rows, Offset width, int threads, Wide* total, const Add& add) {
+    over_shares(rows, width, threads, total, [&](Offset row, const Offset end, Wide* const sums) {
+        for (; row < end; ++row) add(row, sums);
+    });
 }
 
 }  // namespace kernels

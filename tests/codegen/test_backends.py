@@ -116,6 +116,8 @@ def test_a_package_without_the_target_says_so(tmp_path, import_package):
 class Elsewhere(torch.Tensor):
     """A tensor of another kind, which says that it is on a GPU."""
 
+    is_cpu, is_cuda = False, True
+
     @property
     def device(self):
         return torch.device("cuda:0")

@@ -15,6 +15,7 @@ from codegen.angle_rows import row_plan
 from codegen.plan import Plan
 from codegen.program import Program
 from codegen.targets.borrowed_functions import borrowed_functions
+from codegen.targets.cpp.joint import head, joint
 from codegen.targets.cpp.wrappers import HostPrinter, Lengths
 from codegen.targets.cuda.target import comment, listed
 from codegen.targets.cuda.wrappers import Printed, unique
@@ -48,8 +49,11 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     """Return what the templates of one map need."""
     twin = heading_context(plan, with_bias)
     plain, own = twin["module"], plan.input_names[0]
-    blocks, spare, backward = _blocks(plan, plain.lstrip("_"), own)
-    parts = [HostPrinter(_joined(plan), plain.lstrip("_"), own).printed(), *backward]
+    program = plan.backward.program
+    first = head(program)
+    every = joint(program, first, plain.lstrip("_"), own) if first else Printed((), ())
+    blocks, spare, backward = _blocks(program, plain.lstrip("_"), own)
+    parts = [HostPrinter(_joined(plan), plain.lstrip("_"), own).printed(), every, *backward]
     lines = [line for p in parts for line in p.lines]
     return {
         **twin,
@@ -60,8 +64,10 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
         "setup": lent.setup if lent else (),
         "forward_call": ", ".join((*plan.input_names, str(plan.kappa))),
         "forward_lines": parts[0].lines,
+        "every": every.lines,
+        "all_wanted": " and ".join(f"wanted[{k}]" for k in range(len(program.outputs))),
         "blocks": blocks,
-        "none_yet": " = ".join((*plan.backward.program.outputs, *spare)),
+        "none_yet": " = ".join((*program.outputs, *spare)),
         "kernels": unique([k for p in parts for k in p.kernels]),
         "uses_math": any("math." in line for line in lines),
         "uses_functional": any("F." in line for line in lines),
@@ -80,12 +86,11 @@ def _joined(plan: Plan) -> Program:
     )
 
 
-def _blocks(plan: Plan, prefix: str, own: str) -> tuple[list[dict[str, Any]], list[str], list[Printed]]:
+def _blocks(program: Program, prefix: str, own: str) -> tuple[list[dict[str, Any]], list[str], list[Printed]]:
     """Return the branches of the backward pass, one a gradient; scratch memory; what is printed.
 
     The gradient by the input comes last: its product takes the memory of the scaled input, which is read no more.
     """
-    program = plan.backward.program
     blocks, parts = [], []
     spare: dict[Lengths, str] = {}
     for name in (*program.outputs[1:], program.outputs[0]):

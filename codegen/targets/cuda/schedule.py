@@ -66,7 +66,7 @@ def schedule(program: Program) -> tuple[Step, ...]:
         inside = tuple(i for i in due if is_row_work(i))
         if inside:
             steps.append(Rows(inside, _outputs(program, inside)))
-        steps += [_outside(i) for i in due if not is_row_work(i)]
+        steps += [outside(i) for i in due if not is_row_work(i)]
     return tuple(steps)
 
 
@@ -95,7 +95,8 @@ def _inside(entry: Indexed, target: Value) -> bool:
     return len(entry.indices) <= 2 if here else len(entry.indices) == 1 and not in_batch(entry.indices)
 
 
-def _outside(instruction: Instruction) -> Step:
+def outside(instruction: Instruction) -> Step:
+    """Return the step of an instruction that does not stay inside a row."""
     if isinstance(instruction, Contract):
         axes = [len(o.indices) for o in instruction.operands]
         if axes == [2, 2] and len(instruction.summed) == 1 and len(instruction.target.indices) == 2:

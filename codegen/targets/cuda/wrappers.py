@@ -106,7 +106,7 @@ class StepPrinter:
         settings = [str(s) for s in kernel.scalars]
         call = self._launched("rows", kernel, (*kernel.tensors, *settings))
         equations = [i.equation for i in step.instructions if i.target.name in self._program.outputs and i.equation]
-        return [*made, *_noted(call, *equations)]
+        return [*made, *noted(call, *equations)]
 
     def _allocated(self, value: Value, step: Rows) -> str:
         rows = self._sizes[BATCH.size]
@@ -149,7 +149,7 @@ class StepPrinter:
         target = instruction.target
         made = f"{target.name} = {self._memory('vector', target, self._length(target.indices[0].size))}"
         call = self._launched("columns", kernel, (*kernel.tensors, target.name))
-        return [made, *_noted(call, instruction.equation)]
+        return [made, *noted(call, instruction.equation)]
 
     def _product(self, instruction: Contract) -> list[str]:
         target = instruction.target
@@ -159,7 +159,7 @@ class StepPrinter:
         (inner,) = instruction.summed
         left = _turned(first, (target.indices[0], inner))
         right = _turned(second, (inner, target.indices[1]))
-        return _noted(f"{target.name} = {self._multiplied(left, right, target)}", instruction.equation)
+        return noted(f"{target.name} = {self._multiplied(left, right, target)}", instruction.equation)
 
     def _plain(self, instruction: Instruction) -> list[str]:
         names = {name_of(e) for e in instruction.reads}
@@ -184,7 +184,7 @@ def _turned(entry: Indexed, wanted: tuple[Any, Any]) -> str:
     return name_of(entry) if tuple(entry.indices) == wanted else f"{name_of(entry)}.t()"
 
 
-def _noted(code: str, *equations: str) -> list[str]:
+def noted(code: str, *equations: str) -> list[str]:
     """Return a line with the equations that it implements behind it, or before it if the line were too long."""
     note = ", ".join(e for e in equations if e)
     whole = f"{code}  # {note}"

@@ -59,7 +59,8 @@ def test_only_what_is_wanted_is_computed_and_it_is_the_same(host, name):
         wanted = [k for k, t in enumerate(inputs) if t.requires_grad]
         for k, ours in zip(wanted, torch.autograd.grad(z, [inputs[k] for k in wanted], g), strict=True):
             torch.testing.assert_close(ours, expected[k], rtol=1e-13, atol=1e-14)
-        assert len(host.launched) == len(wanted), "a kernel for each gradient, and no other"
+        together = len(wanted) == len(inputs) == 3
+        assert len(host.launched) == (2 if together else len(wanted)), "a kernel for each gradient, and no other"
 
 
 @maps

@@ -1,0 +1,138 @@
+"""One walk over rows for all that a backward pass needs before its first product of matrices.
+
+    gb = sum[i](b[i]*g[s,i])     a scalar of a row that a later kernel reads
+    u = f*x                      a matrix that a product reads
+    db = sum[s](f[s]*g[s,i])     a sum of rows
+
+Apart, each of them would be a call, and most of them would read the same rows again. Which they are follows from the
+program: what stays inside rows, or sums them, and depends on no product.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from codegen.program import Contract, Instruction, Program, name_of
+from codegen.targets.cpp.wrappers import HostPrinter
+from codegen.targets.cuda.kernels import Kernel, column_text, row_text
+from codegen.targets.cuda.names import identifier
+from codegen.targets.cuda.schedule import Columns, Product, Rows, is_row_work, is_wide_pointwise, outside
+from codegen.targets.cuda.storage import is_column
+from codegen.targets.cuda.wrappers import Printed, noted
+from derive.forward_map import BATCH
+
+
+@dataclass(frozen=True)
+class Head:
+    """What comes before the products: scalars of rows, scratch matrices, and the one sum over rows, by their names."""
+
+    scalars: tuple[str, ...]
+    scratch: tuple[str, ...]
+    total: str
+
+
+def head(program: Program) -> Head | None:
+    """Return what a backward pass can do in one walk; None where that is not at least a matrix and a sum."""
+    free = _independent(program)
+    steps = {i.target.name: outside(i) for i in free if not is_row_work(i)}
+    factors = {name_of(o) for i in program.instructions if isinstance(outside(i), Product) for o in i.reads}
+    scalars = tuple(i.target.name for i in free if isinstance(i, Contract) and is_column(i.target) and is_row_work(i))
+    scratch = tuple(i.target.name for i in free if is_wide_pointwise(i) and i.target.name in factors)
+    totals = [name for name, step in steps.items() if isinstance(step, Columns) and name in program.outputs]
+    return Head(scalars, scratch, totals[0]) if scratch and len(totals) == 1 else None
+
+
+def _independent(program: Program) -> list[Instruction]:
+    """Return the instructions that need no product of matrices."""
+    after = {i.target.name for i in program.instructions if isinstance(outside(i), Product) and not is_row_work(i)}
+    found = []
+    for instruction in program.instructions:
+        if instruction.target.name in after or {name_of(e) for e in instruction.reads} & after:
+            after.add(instruction.target.name)
+        else:
+            found.append(instruction)
+    return found
+
+
+def joint(program: Program, first: Head, prefix: str, own: str) -> Printed:
+    """Return the lines of all gradients, for where every one is wanted, and their kernels."""
+    start = program.restricted(program.name, (*first.scalars, *first.scratch, first.total))
+    parts = [JointPrinter(start, prefix, own).opened(first)]
+    named = "_given_".join((prefix, *first.scalars))
+    spare = {tuple(i.size for i in program.values[n].indices): n for n in first.scratch}
+    for output in (*program.outputs[1:], program.outputs[0]):
+        if output != first.total:
+            known = first.scalars if output == program.outputs[0] else (*first.scalars, *first.scratch)
+            parts.append(HostPrinter(_given(program, known, output), named, own, spare).printed())
+    return Printed(tuple(line for p in parts for line in p.lines), tuple(k for p in parts for k in p.kernels))
+
+
+def _given(program: Program, known: tuple[str, ...], output: str) -> Program:
+    """Return the program of one gradient from values that are known; the scaled input is made again where it is used."""
+    inputs = (*program.inputs, *(program.values[name] for name in known))
+    left = tuple(i for i in program.instructions if i.target.name not in known)
+    return replace(program, inputs=inputs, instructions=left, outputs=(output,)).restricted(program.name, (output,))
+
+
+class JointPrinter(HostPrinter):
+    """Prints the one walk over rows with which a backward pass begins."""
+
+    def opened(self, first: Head) -> Printed:
+        """Return the lines that make memory and run the kernel."""
+        program, outputs = self._program, (*first.scalars, *first.scratch)
+        inside = tuple(i for i in program.instructions if is_row_work(i))
+        rows = row_text(program, Rows(inside, outputs), self._types, self._prefix)
+        (total,) = (s for s in map(outside, program.instructions) if isinstance(s, Columns) and _makes(s, first.total))
+        kernel = _joined(rows, column_text(program, total, self._types, self._prefix), {i.target.name for i in inside})
+        batch = self._sizes[BATCH.size]
+        lines = [f"{n} = {self._memory('column', program.values[n], batch)}" for n in first.scalars]
+        for name in first.scratch:
+            value = program.values[name]
+            lines.append(f"{name} = {self._memory('matrix', value, batch, self._length(value.indices[1].size))}")
+        value = program.values[first.total]
+        lines.append(f"{first.total} = {self._memory('vector', value, self._length(value.indices[0].size))}")
+        settings = [str(s) for s in kernel.scalars]
+        call = self._launched(
+            "joint", kernel, (*rows.tensors, *settings, *kernel.tensors[len(rows.tensors) :], first.total)
+        )
+        return Printed((*lines, *noted(call, total.instruction.equation)), (kernel,))
+
+
+def _makes(step: Columns, name: str) -> bool:
+    return step.instruction.target.name == name
+
+
+def _joined(rows: Kernel, columns: Kernel, made: set[str]) -> Kernel:
+    """Return the kernel of rows with a sum over them; what it makes of a row (``made``) is not read again."""
+    missing = [name for name in columns.tensors if name not in {*rows.tensors, *made}]
+    lengths = tuple(dict.fromkeys((*rows.lengths, *columns.lengths)))
+    name = f"{rows.name}_{columns.name.removeprefix(_shared(rows.name, columns.name))}"
+    own = [text for text in columns.context["parameters"] if _named(text) in {p for n in missing for p in _parts(n)}]
+    known, width = rows.context["parameters"], columns.context["width"]
+    extra = [f"const Offset {width}"] if f"const Offset {width}" not in known else []
+    count = 1 + len(rows.lengths)
+    context = {
+        **rows.context,
+        "kind": "joint",
+        "name": name,
+        "parameters": [*known[:count], *extra, *known[count:], *own],
+        "width": width,
+        "reads": [line for line in columns.context["reads"] if line.split(" = ")[0].split()[-1] not in made],
+        "line": columns.context["line"],
+        "type": columns.context["type"],
+    }
+    return Kernel(name, lengths, (*rows.tensors, *missing), rows.scalars, context)
+
+
+def _shared(first: str, second: str) -> str:
+    """Return the beginning that two names have in common, up to an underscore."""
+    return os.path.commonprefix([first, second]).rpartition("_")[0] + "_"
+
+
+def _named(parameter: str) -> str:
+    return parameter.split()[-1]
+
+
+def _parts(tensor: str) -> tuple[str, str]:
+    return f"{identifier(tensor)}_data", f"{identifier(tensor)}_stride"
