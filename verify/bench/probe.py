@@ -3,13 +3,15 @@
     python -m verify.bench.probe [EXPERIMENT ..] [--scale paper --data PATH] -o paper_notes/results
 
 For the smallest network of every method in a bundled experiment that probes, on the experiment's data: the processor
-time of one probe over that of the steps from one probe to the next. The smallest network is the dearest to look into,
-for there the fixed costs of an operation count most. Each round gives one ratio, the median is held against the bound.
+time of all probes of a trial, those before the first and after the last step too, over that of its steps. The smallest
+network is the dearest to look into, for there the fixed costs of an operation count most. Each round gives the steps
+that one probe is worth, and their median the ratio that is held against the bound.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -24,7 +26,7 @@ from verify.training.cli import BUNDLED
 from verify.training.config import TrialConfig
 from verify.training.dataset import Dataset
 from verify.training.experiment import SCALES, load_experiment
-from verify.training.trial import TrialRun
+from verify.training.trial import TrialRun, steps_of
 from verify.training.worker import data_of
 
 BOUND = 0.10
@@ -33,7 +35,9 @@ _STEPS = 20  # timed in each round; from one probe to the next there are more
 
 
 def measure(config: TrialConfig, data: Dataset, rounds: int) -> dict[str, Any]:
-    """Measure rounds of steps and one probe; return medians of both, their ratio and the interval within the bound."""
+    """Measure rounds of steps and one probe; return medians of both, and the ratio of all probes to all steps."""
+    total = steps_of(config, len(data.train))
+    count = 1 + math.ceil(total / config.probe_every)
     endless = replace(config, epochs=None, steps=(rounds + 2) * _STEPS, evaluate_every=0, probe_every=10**9)
     run = TrialRun(endless, data)
     steps, probes = [], []
@@ -47,7 +51,6 @@ def measure(config: TrialConfig, data: Dataset, rounds: int) -> dict[str, Any]:
             steps.append((middle - start) / _STEPS)
             probes.append(time.process_time() - middle)
     each = [probe / step for probe, step in zip(probes, steps, strict=True)]
-    ratio = statistics.median(each) / config.probe_every
     return {
         "width": config.width,
         "depth": config.depth,
@@ -56,7 +59,9 @@ def measure(config: TrialConfig, data: Dataset, rounds: int) -> dict[str, Any]:
         "probe_s": statistics.median(probes),
         "steps_a_probe": statistics.median(each),
         "probe_every": config.probe_every,
-        "ratio": ratio,
+        "probes": count,
+        "steps": total,
+        "ratio": count * statistics.median(each) / total,
         "bound": BOUND,
     }
 
@@ -84,8 +89,10 @@ def main(arguments: list[str] | None = None) -> int:
             with one_thread():
                 row = measure(config, data_of(config, given.data or found.data), _ROUNDS)
             figures.setdefault(found.name, {})[config.method] = row
-            share, every = row["ratio"], row["probe_every"]
-            print(f"{found.name:16s} {config.method:14s} +{share:6.1%} at one probe in {every} steps")
+            print(
+                f"{found.name:16s} {config.method:14s} +{row['ratio']:6.1%} for {row['probes']} probes in "
+                f"{row['steps']} steps, each worth {row['steps_a_probe']:.1f} of them"
+            )
     if given.out is not None:
         result = {"benchmark": "probe-cost", "scale": given.scale, "threads": 1, **circumstances(), "figures": figures}
         write_json(given.out / f"probe-cost-{given.scale}.json", result)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from verify.training.dataset import Split
 from verify.training.layers import Network, loss_of
-from verify.training.rows import as_samples, entries, rows_of, units_of, with_units
+from verify.training.rows import as_samples, entries, rows_of, weight_and_bias, with_parameters
 
 _TF32 = 2.0**-10
 STEPPED_SAMPLES = 4  # of the probed ones, so many take a step of their own
@@ -81,30 +81,44 @@ class _Seen:
     g: Tensor
 
 
+class _Twin:
+    """A copy of a network in a type, that takes over the network's parameters and buffers before it is looked into."""
+
+    def __init__(self, model: Network, dtype: torch.dtype) -> None:
+        self.network, self.dtype = copy.deepcopy(model).to(dtype).train(), dtype
+        self.own = [*self.network.parameters(), *self.network.buffers()]
+        self.given = [*model.parameters(), *model.buffers()]
+
+    def look(self, probed: Split) -> dict[str, _Seen]:
+        """Return what each measured layer receives and the gradients, for the network as it stands."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.own, self.given)
+        x = probed.x.to(self.dtype) if probed.x.is_floating_point() else probed.x
+        return _look(self.network, x, probed.y)
+
+
 class Probe:
     """Measures a network on copies of it, so that the network, its buffers and its gradients stay as they are.
 
     Args:
-        model: the network, or one of the same shapes: the copies take over its parameters at each measurement.
+        model: the network, whose parameters and buffers only change in place from now on.
     """
 
     def __init__(self, model: Network) -> None:
         own = next(model.parameters()).dtype
-        self._exact = copy.deepcopy(model).double().train()
-        self._same = self._exact if own is torch.float64 else copy.deepcopy(model).train()
+        self._exact = _Twin(model, torch.float64)
+        self._same = self._exact if own is torch.float64 else _Twin(model, own)
 
-    def measure(
-        self, model: Network, probed: Split, step: int, generator: torch.Generator
-    ) -> tuple[list[Spread], list[OwnStep]]:
+    def measure(self, probed: Split, step: int, generator: torch.Generator) -> tuple[list[Spread], list[OwnStep]]:
         """Return what is seen in each measured layer; ``generator`` draws the samples that take a step of their own."""
-        exact = _look(self._exact, model, probed)
-        same = exact if self._same is self._exact else _look(self._same, model, probed)
+        exact = self._exact.look(probed)
+        same = exact if self._same is self._exact else self._same.look(probed)
         spreads, own_steps = [], []
         for name, seen in exact.items():
             factors = self_factors(seen.layer, seen.x)
             spreads.append(summarise(step, name, factors))
             chosen = torch.randperm(factors.numel(), generator=generator)[:STEPPED_SAMPLES].to(seen.x.device)
-            own_steps.append(_own_step(step, name, seen, same[name], factors, chosen))
+            own_steps.append(_own_step(spreads[-1], seen, same[name], factors, chosen))
         return spreads, own_steps
 
 
@@ -116,9 +130,9 @@ def self_factors(layer: nn.Module, x: Tensor) -> Tensor:
 
 def summarise(step: int, layer: str, factors: Tensor) -> Spread:
     """Return the spread of the self factors, of any shape."""
-    inner, mean = sorted(factors.flatten().tolist()), factors.mean()
-    numbers = statistics.median(inner), inner[-1], *torch.stack([mean, factors.std(correction=0) / mean]).tolist()
-    return Spread(step, layer, inner[0], *numbers)
+    inner = sorted(factors.flatten().tolist())
+    deviation, mean = torch.std_mean(factors, correction=0)
+    return Spread(step, layer, inner[0], statistics.median(inner), inner[-1], float(mean), float(deviation / mean))
 
 
 def rounding_bound(products: int, epsilon: float) -> float:
@@ -155,44 +169,53 @@ def move(layer: nn.Module, x: Tensor, g: Tensor, kappa: float, chosen: Tensor) -
         chosen: the samples that step alone, as numbers below B * places; one without a gradient is left out.
     """
     (units, places), copies = g.shape[1:], len(chosen) + 1
-    own = units_of(layer)
-    theta = own.repeat(copies, 1).requires_grad_()
-    z = with_units(layer, x, theta)
+    own = [one.detach() for one in weight_and_bias(layer)]
+    theta = [one.repeat(copies, *[1] * (one.dim() - 1)).requires_grad_() for one in own]
+    z = with_parameters(layer, x, *theta)
     at = chosen // places, torch.arange(copies - 1, device=g.device), slice(None), chosen % places
     lone = g[at[0], :, at[3]]
     seed = g.new_zeros(len(g), copies, units, places)
     seed[at] = lone
     seed[:, -1] = g
-    (gradient,) = torch.autograd.grad(z, theta, seed.reshape(z.shape))
+    gradients = [one.view(copies, -1) for one in torch.autograd.grad(z, theta, seed.view(z.shape))]
     with torch.no_grad():
-        lengths = gradient.reshape(copies, -1).norm(dim=1)
-        eta = own.norm() / lengths
-        stepped = theta - eta.repeat_interleave(units)[:, None] * gradient
-        change = (with_units(layer, x, stepped) - z).reshape(seed.shape)
-        ideal = kappa * eta[:-1, None] * lone
-        errors = (change[at] + ideal).norm(dim=1) / ideal.norm(dim=1)
-        *lone_moved, all_moved = (lengths > 0).tolist()
-        found = [error for error, moved in zip(errors.tolist(), lone_moved, strict=True) if moved]
-        return Moved(max(found, default=None), change[:, -1] / -eta[-1] if all_moved else None)
+        lengths = torch.hypot(*(_length(one, 1) for one in gradients))
+        eta = torch.hypot(*map(_length, own)) / lengths
+        stepped = [
+            torch.addcmul(one.view(copies, -1), eta, gradient, value=-1).view(one.shape)
+            for one, gradient in zip(theta, gradients, strict=True)
+        ]
+        change = (with_parameters(layer, x, *stepped) - z).view(seed.shape)
+        ideal = lone.mul_(kappa).mul_(eta[:-1])
+        errors = _length(change[at] + ideal, 1) / _length(ideal, 1)
+        *lone_lengths, whole_length = lengths.flatten().tolist()
+        found = [error for error, length in zip(errors.flatten().tolist(), lone_lengths, strict=True) if length > 0]
+        return Moved(max(found, default=None), change[:, -1] / -eta[-1] if whole_length > 0 else None)
+
+
+def _length(one: Tensor, dim: int | None = None) -> Tensor:
+    """Return the length of a tensor, or of what lies along an axis, which then has one entry."""
+    return torch.linalg.vector_norm(one, dim=dim, keepdim=dim is not None)
 
 
 def self_share(own: Tensor, whole: Tensor | None) -> float | None:
     """Return the share of ``own`` in a change ``whole`` of which it is a part, by summed squares."""
     if whole is None:
         return None
-    mine, others = torch.stack([own.square().sum(), (whole - own).square().sum()]).tolist()
-    return float(mine / (mine + others)) if mine + others > 0 else None
+    mine, others = float(_length(own)), float(torch.dist(own, whole))
+    both = mine * mine + others * others
+    return mine * mine / both if both > 0 else None
 
 
-def _own_step(step: int, name: str, exact: _Seen, same: _Seen, factors: Tensor, chosen: Tensor) -> OwnStep:
+def _own_step(spread: Spread, exact: _Seen, same: _Seen, factors: Tensor, chosen: Tensor) -> OwnStep:
     declared = getattr(exact.layer, "kappa", None)
-    kappa = float(factors.mean()) if declared is None else float(declared)
+    kappa = spread.mean if declared is None else float(declared)
     moved = move(exact.layer, exact.x, exact.g, kappa, chosen)
     error = moved.error if same is exact else move(same.layer, same.x, same.g, kappa, chosen).error
     both = error is not None and moved.error is not None
     return OwnStep(
-        step=step,
-        layer=name,
+        step=spread.step,
+        layer=spread.layer,
         kappa=kappa,
         declared=declared is not None,
         error=error if both else None,
@@ -209,11 +232,8 @@ def _epsilon(seen: _Seen) -> float:
     return _TF32 if rough else torch.finfo(x.dtype).eps
 
 
-def _look(twin: Network, model: Network, probed: Split) -> dict[str, _Seen]:
-    """Return what each measured layer of ``twin`` receives, with the parameters of ``model``, and the gradients."""
-    with torch.no_grad():
-        for own, given in zip(twin.state_dict().values(), model.state_dict().values(), strict=True):
-            own.copy_(given)
+def _look(twin: Network, x: Tensor, y: Tensor) -> dict[str, _Seen]:
+    """Return what each measured layer receives, and the gradients of the loss on samples ``x`` with classes ``y``."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
@@ -225,8 +245,7 @@ def _look(twin: Network, model: Network, probed: Split) -> dict[str, _Seen]:
         layer.register_forward_hook(lambda _, arguments, z, name=name: note(name, arguments[0], z))
         for name, layer in layers.items()
     ]
-    x = probed.x.to(next(twin.parameters()).dtype) if probed.x.is_floating_point() else probed.x
-    loss = loss_of(twin(x), probed.y)
+    loss = loss_of(twin(x), y)
     for handle in handles:
         handle.remove()
     gradients = torch.autograd.grad(loss, list(outputs.values()))

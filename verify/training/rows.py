@@ -7,9 +7,10 @@ layers whose parameters occur in products.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 _WIDE = 16  # times as many inputs as samples, from which on a backward pass costs less than a forward pass of n units
 
@@ -33,22 +34,28 @@ def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
 
 def with_units(layer: nn.Module, x: Tensor, theta: Tensor) -> Tensor:
     """Return what the layer gives for ``x`` with the units ``theta`` = [W, b] (m, n + 1) in the place of its own."""
-    weight, bias = weight_and_bias(layer)
-    names = {id(parameter): name for name, parameter in layer.named_parameters()}
-    given = {names[id(weight)]: theta[:, :-1].reshape(-1, *weight.shape[1:]), names[id(bias)]: theta[:, -1]}
-    z: Tensor = functional_call(layer, given, (x,))
+    return with_parameters(layer, x, theta[:, :-1].reshape(-1, *weight_and_bias(layer)[0].shape[1:]), theta[:, -1])
+
+
+def with_parameters(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return what the layer gives for ``x`` with a weight (m, ...) and a bias (m,) in the place of its own.
+
+    They stand in the layer's table of parameters for the one call: ``torch.func.functional_call`` does the same for any
+    module, and costs as much as three forward passes of a small layer.
+    """
+    own = weight_and_bias(layer)
+    table: dict[str, Any] = next(m._parameters for m in layer.modules() if m._parameters.get("weight") is own[0])
+    table.update(weight=weight, bias=bias)
+    try:
+        z: Tensor = layer(x)
+    finally:
+        table.update(zip(("weight", "bias"), own, strict=True))
     return z
 
 
 def as_samples(layer: nn.Module, z: Tensor) -> Tensor:
     """Return what a layer receives or gives with one axis of samples in front: tokens (B, T, ..) as (B * T, ..)."""
     return z.flatten(0, -2) if weight_and_bias(layer)[0].dim() == 2 else z
-
-
-def units_of(layer: nn.Module) -> Tensor:
-    """Return [W, b], of shape (m, n + 1), detached."""
-    weight, bias = weight_and_bias(layer)
-    return torch.cat([weight.detach().flatten(1), bias.detach().unsqueeze(1)], dim=1)
 
 
 def entries(layer: nn.Module) -> int:

@@ -134,7 +134,7 @@ class TrialRun:
     def look(self) -> None:
         """Record what a probe sees at this step."""
         randomness, probed = generator(self.identity, "probe", self.step), self.data.train.first(self.model.probed)
-        spreads, own_steps = self._probe.measure(self.model, probed, self.step, randomness)
+        spreads, own_steps = self._probe.measure(probed, self.step, randomness)
         _demand_finite(*(value for s in spreads for value in (s.maximum, s.coefficient_of_variation)))
         _demand_finite(*(value for one in own_steps for value in one.measured()))
         self.spreads += spreads

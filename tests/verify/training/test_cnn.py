@@ -146,7 +146,7 @@ def test_the_identity_in_a_network(method, dtype):
     model = model_of(method, dtype=dtype)
     x = torch.randn(8, 72, dtype=torch.float64, generator=generator("x")).to(CONFIG.torch_dtype)
     x = x.to(next(model.parameters()).dtype)
-    spreads, own_steps = Probe(model).measure(model, Split(x, torch.arange(8) % 3), 3, generator("v"))
+    spreads, own_steps = Probe(model).measure(Split(x, torch.arange(8) % 3), 3, generator("v"))
     assert [one.layer for one in own_steps] == [s.layer for s in spreads] == list(model.measured_layers())
     for one, spread in zip(own_steps, spreads, strict=True):
         if method in CORRECTED:

@@ -122,7 +122,7 @@ def test_the_identity_in_a_network(method, dtype):
     config = TrialConfig(method=method, learning_rate=1.0, width=9, dtype=dtype)
     model = build(config, features=6, classes=4)
     x = torch.randn(16, 6, dtype=config.torch_dtype, generator=generator("x"))
-    spreads, own_steps = Probe(model).measure(model, Split(x, torch.arange(16) % 4), 3, generator("v"))
+    spreads, own_steps = Probe(model).measure(Split(x, torch.arange(16) % 4), 3, generator("v"))
     assert [(one.step, one.layer) for one in own_steps] == [(s.step, s.layer) for s in spreads]
     for one, spread in zip(own_steps, spreads, strict=True):
         assert one.declared == (method in CORRECTED) and 0 < one.self_share < 1
@@ -143,7 +143,7 @@ def test_measuring_leaves_the_model_as_it_was(method, x):
     model.eval()
     before, gradients = copy.deepcopy(model.state_dict()), [p.grad.clone() for p in model.parameters()]
     state = torch.get_rng_state()
-    spreads, _ = Probe(model).measure(model, Split(x, torch.arange(9) % 4), 7, generator("v"))
+    spreads, _ = Probe(model).measure(Split(x, torch.arange(9) % 4), 7, generator("v"))
     assert [(s.step, s.layer) for s in spreads] == [(7, "layer 1"), (7, "layer 2"), (7, "layer 3")]
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -158,7 +158,7 @@ def test_a_probe_sees_the_parameters_of_the_moment(x):
     probe = Probe(model)
     with torch.no_grad():
         model.layers[0].weight.mul_(3)
-    assert probe.measure(model, probed, 0, generator("v")) == Probe(model).measure(model, probed, 0, generator("v"))
+    assert probe.measure(probed, 0, generator("v")) == Probe(model).measure(probed, 0, generator("v"))
 
 
 def test_summary():

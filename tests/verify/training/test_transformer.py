@@ -105,7 +105,7 @@ def test_torchs_first_values_are_the_same_for_every_method():
 @pytest.mark.parametrize("method", METHODS)
 def test_the_identity_in_a_network(method, dtype):
     model = model_of(method, dtype=dtype)
-    spreads, own_steps = Probe(model).measure(model, Split(ids(), ids()), 3, generator("v"))
+    spreads, own_steps = Probe(model).measure(Split(ids(), ids()), 3, generator("v"))
     assert [one.layer for one in own_steps] == [s.layer for s in spreads] == list(model.measured_layers())
     assert len(own_steps) == 13 and own_steps[0].layer == "block 1 query" and own_steps[-1].layer == "last"
     for one, spread in zip(own_steps, spreads, strict=True):

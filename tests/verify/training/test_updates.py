@@ -5,10 +5,11 @@ from itertools import product
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from verify.training.config import METHODS, UPDATES, TrialConfig, generator
 from verify.training.models import build, make_layer
-from verify.training.rows import rows_of, with_units
+from verify.training.rows import rows_of, with_parameters, with_units
 from verify.training.updates import MOMENTUM, Update, foof_gradient, nlms_gradient
 
 ETA = 0.3
@@ -52,6 +53,26 @@ def test_rows_are_the_same_bits_by_a_backward_pass(method, dtype):
     x[1] = 0
     with torch.no_grad():
         assert torch.equal(rows_of(layer, x), with_units(layer, x, torch.eye(71, dtype=dtype)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_given_parameters_act_as_in_a_functional_call_and_the_own_ones_come_back(method):
+    layer, (x, weight, bias) = make_layer(method, 6, 4).double(), given()
+    own = dict(layer.named_parameters())
+    names = {name.removeprefix("affine."): name for name in own}
+    expected = functional_call(layer, {names["weight"]: weight, names["bias"]: bias}, (x,))
+    assert torch.equal(with_parameters(layer, x, weight, bias), expected)
+    assert not torch.equal(layer(x), expected[:, :4])
+    with pytest.raises((RuntimeError, ValueError)):  # torch's or the generated layer's own
+        with_parameters(layer, x[:, :5], weight, bias)
+    assert all(parameter is own[name] for name, parameter in layer.named_parameters())
+    assert list(dict(layer.named_parameters())) == list(own)
+
+
+def given():
+    """Five samples, the weight and the bias of seven units."""
+    randomness = generator("given")
+    return (torch.randn(*shape, dtype=torch.float64, generator=randomness) for shape in ((5, 6), (7, 6), (7,)))
 
 
 @pytest.mark.parametrize("method", METHODS)
