@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 import torch
 
-import affine_divergence
 from derive.errors import UsageError
 from verify.bench.record import circumstances, write_json
 from verify.bench.rows import SCHEMA, Speed
 from verify.files import check_folder
+from verify.package_sources import digests
 
 
 def described(speed: Speed) -> dict[str, Any]:
@@ -23,14 +22,7 @@ def described(speed: Speed) -> dict[str, Any]:
     where["device"].update(threads=torch.get_num_threads(), load_average=os.getloadavg())
     if speed.device == "cuda":
         where["device"]["gpu"] = torch.cuda.get_device_name()
-    return {**speed.to_json(), "circumstances": {**where, "sources": _sources()}}
-
-
-def _sources() -> dict[str, str]:
-    """Return the SHA-256 of every file of the generated package that computes something, as it stands on disk."""
-    folder = Path(str(affine_divergence.__file__)).parent
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".py", ".cu", ".cuh"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {**speed.to_json(), "circumstances": {**where, "sources": digests()}}
 
 
 def check_file(path: Path) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache
-from pathlib import Path
 
 import torch
 
-import affine_divergence
+from verify.package_sources import digests
 from verify.training import angles
 from verify.training.config import TrialConfig
 
@@ -33,8 +32,5 @@ def trial_id(config: TrialConfig, data_digest: str) -> str:
 @cache
 def layers_digest() -> str:
     """Return the SHA-256 of the generated package as it is on the disk, file by file."""
-    folder = Path(affine_divergence.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".py", ".cu", ".cuh")):
-        digest.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    text = "".join(f"{name}\0{digest}\n" for name, digest in digests().items())
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -81,12 +81,21 @@ def build(
     """
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw weights, which are drawn anew below
         model = _MODELS[config.model](config, shape or (features,), classes).to(config.torch_dtype)
+    if config.device == "cpu":
+        take_torch(model)
     randomness = generator(identity or config.digest, "initialise")
     if config.init == "torch":
         torch_default(model, randomness)
     else:
         variance_preserving(model, randomness)
     return model.to(config.device)
+
+
+def take_torch(model: nn.Module) -> None:
+    """Let every layer take torch's operations: a trial's bits shall not depend on what compiler a machine has."""
+    for layer in model.modules():
+        if "backend" in vars(layer):
+            vars(layer).update(backend="torch")
 
 
 def build_for(config: TrialConfig, data: Dataset, identity: str | None = None) -> Network:

@@ -7,9 +7,26 @@ import torch
 from torch import nn
 
 from verify.derived import derived
+from verify.training import models
 from verify.training.config import METHODS, TrialConfig, generator
 from verify.training.initialise import energy, mean_square
 from verify.training.models import build, make_layer
+
+OF_OURS = [
+    TrialConfig("affine-like", 1.0),
+    TrialConfig("norm-like", 1.0),
+    TrialConfig("angle", 1.0, angle="atan(r)"),
+    TrialConfig("patch-norm", 1.0, model="cnn", width=2, depth=1),
+    TrialConfig("patch-norm-centred", 1.0, model="cnn", width=2, depth=1),
+    TrialConfig("norm-like", 1.0, model="transformer", width=4, depth=1),
+]
+
+
+def scores_of(config):
+    """What a network gives for a sample of zeros."""
+    shape = {"mlp": (6,), "cnn": (1, 4, 4), "transformer": (5,)}[config.model]
+    x = torch.zeros(2, math.prod(shape), dtype=torch.long if config.model == "transformer" else config.torch_dtype)
+    return models.build(config, math.prod(shape), 3, shape=shape)(x)
 
 
 def model_of(method, **settings):
@@ -73,3 +90,17 @@ def test_second_moment_of_an_activation():
     assert mean_square(nn.Tanh()) == pytest.approx(sample, rel=2e-3)
     assert mean_square(nn.LeakyReLU(0.01)) == pytest.approx((1 + 0.01**2) / 2, rel=1e-3)
     assert math.isfinite(mean_square(nn.ReLU()))
+
+
+@pytest.mark.parametrize("config", OF_OURS, ids=lambda config: f"{config.model}-{config.method}")
+def test_no_choice_of_a_machine_reaches_a_network_on_the_cpu(config, monkeypatch):
+    monkeypatch.setenv("AFFINE_DIVERGENCE_BACKEND", "cuda")
+    scores_of(config)
+
+
+@pytest.mark.parametrize("config", OF_OURS, ids=lambda config: f"{config.model}-{config.method}")
+def test_the_environment_would_reach_it_otherwise(config, monkeypatch):
+    monkeypatch.setenv("AFFINE_DIVERGENCE_BACKEND", "cuda")
+    monkeypatch.setattr(models, "take_torch", lambda model: None)
+    with pytest.raises(ValueError, match="by the environment variable"):
+        scores_of(config)
