@@ -30,7 +30,7 @@ Pair = tuple[type[Function], type[Function]]
 _SHORT_ROW = 2048  # bytes of a row in float32 or wider, up to which Triton's kernels hold it as a whole
 _SET = getattr(os.environ, "_data", os.environ)  # to look for a name that is not there, `get` raises and catches an error
 _KEY = os.environ.encodekey(VARIABLE) if hasattr(os.environ, "encodekey") and _SET is not os.environ else VARIABLE
-_ENOUGH = 2**15  # numbers of the larger side, from which on a call of the kernels in C++ pays
+_ENOUGH = 2**14  # numbers of x, from which on a call of the kernels in C++ pays
 _OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are compiled
 _PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
 _NEEDS = {"triton": "triton", "cuda": "cuda.core"}
@@ -60,14 +60,13 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
     installed, not part of this package, or not for the device of ``x``.
     """
     asked = backend or (os.environ.get(VARIABLE) if _KEY in _SET else None)
-    longest = None if weight.dim() > 2 else max(weight.shape)
-    return _asked(name, asked, backend, home, own, x) if asked else _unasked(home, own, x, longest)
+    return _asked(name, asked, backend, home, own, x) if asked else _unasked(home, own, x, weight)
 
 
 def chosen_for_rows(name: str, backend: str | None, home: str, own: Pair, x: Tensor) -> Pair:
     """Return the same for a map of the rows of ``x`` (..., n) that has no weight."""
     asked = backend or (os.environ.get(VARIABLE) if _KEY in _SET else None)
-    return _asked(name, asked, backend, home, own, x) if asked else _unasked(home, own, x, x.shape[-1])
+    return _asked(name, asked, backend, home, own, x) if asked else _unasked(home, own, x, None)
 
 
 def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x: Tensor) -> Pair:
@@ -77,16 +76,17 @@ def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x:
     return own if found == "torch" else getattr(_Loaded, _key(found, home))  # type: ignore[no-any-return]
 
 
-def _unasked(home: str, own: Pair, x: Tensor, longest: int | None) -> Pair:
-    """Return the choice for rows of at most ``longest`` numbers; None for what is torch's unless asked otherwise."""
-    if longest is None or not _is_plain(x):
+def _unasked(home: str, own: Pair, x: Tensor, weight: Tensor | None) -> Pair:
+    """Return the choice for a map of rows; own for any other, as that of a convolution, and for a tensor of another kind."""
+    if not _is_plain(x) or (weight is not None and weight.dim() > 2):
         return own
     if x.is_cpu:
-        if torch.compiler.is_compiling() or x.numel() * longest < _ENOUGH * x.shape[-1]:  # compilers fuse torch's own
+        if torch.compiler.is_compiling() or x.numel() < _ENOUGH:  # compilers fuse torch's own
             return own
         return _on_host(home, x.dtype, own)
     if not x.is_cuda:
         return own
+    longest = x.shape[-1] if weight is None else max(weight.shape)
     found = _best(home, longest * max(x.element_size(), 4) <= _SHORT_ROW, x.device.index or 0)
     return own if found == "torch" else getattr(_Loaded, _key(found, home))  # type: ignore[no-any-return]
 

@@ -36,6 +36,8 @@ KERNEL affine_like_f_z(
         const Element* b_row = b_data;
         const Wide* xW_row = xW_data + row * xW_stride;
         Element* z_row = z_data + row * z_stride;
+        ahead(x_row, x_stride, n);
+        ahead(xW_row, xW_stride, m);
         Wide peak = 0;
         {
             const Element* const x = x_row;
@@ -91,6 +93,8 @@ KERNEL affine_like_given_gb_dx(
         const Element* x_row = x_data + row * x_stride;
         const Wide* gW_row = gW_data + row * gW_stride;
         Element* dx_row = dx_data + row * dx_stride;
+        ahead(x_row, x_stride, n);
+        ahead(gW_row, gW_stride, n);
         const Wide f = f_data[row * f_stride];
         const Wide gb = gb_data[row * gb_stride];
         Wide u_gW = 0;
@@ -132,6 +136,7 @@ KERNEL affine_like_u(
     for (Offset row = 0; row < rows; ++row) {
         const Element* x_row = x_data + row * x_stride;
         Element* u_row = u_data + row * u_stride;
+        ahead(x_row, x_stride, n);
         const Wide f = f_data[row * f_stride];
         {
             const Element* const x = x_row;
@@ -169,6 +174,9 @@ KERNEL affine_like_dx(
         const Element* b_row = b_data;
         const Wide* gW_row = gW_data + row * gW_stride;
         Element* dx_row = dx_data + row * dx_stride;
+        ahead(g_row, g_stride, m);
+        ahead(x_row, x_stride, n);
+        ahead(gW_row, gW_stride, n);
         const Wide f = f_data[row * f_stride];
         Wide gb = 0;
         {
@@ -227,6 +235,8 @@ KERNEL affine_like_gb_u_db(
         const Element* x_row = x_data + row * x_stride;
         const Element* b_row = b_data;
         Element* u_row = u_data + row * u_stride;
+        ahead(g_row, g_stride, m);
+        ahead(x_row, x_stride, n);
         const Wide f = f_data[row * f_stride];
         Wide gb = 0;
         {

@@ -36,6 +36,8 @@ KERNEL norm_like_f_z(
         const Element* b_row = b_data;
         const Wide* xW_row = xW_data + row * xW_stride;
         Element* z_row = z_data + row * z_stride;
+        ahead(x_row, x_stride, n);
+        ahead(xW_row, xW_stride, m);
         Wide peak = 0;
         {
             const Element* const x = x_row;
@@ -90,6 +92,8 @@ KERNEL norm_like_dx(
         const Element* x_row = x_data + row * x_stride;
         const Wide* gW_row = gW_data + row * gW_stride;
         Element* dx_row = dx_data + row * dx_stride;
+        ahead(x_row, x_stride, n);
+        ahead(gW_row, gW_stride, n);
         const Wide f = f_data[row * f_stride];
         Wide u_gW = 0;
         {
@@ -130,6 +134,7 @@ KERNEL norm_like_u(
     for (Offset row = 0; row < rows; ++row) {
         const Element* x_row = x_data + row * x_stride;
         Element* u_row = u_data + row * u_stride;
+        ahead(x_row, x_stride, n);
         const Wide f = f_data[row * f_stride];
         {
             const Element* const x = x_row;
@@ -159,6 +164,7 @@ KERNEL norm_like_u_db(
     over_rows(rows, m, threads, total, [&](const Offset row, Wide* const sums) {
         const Element* x_row = x_data + row * x_stride;
         Element* u_row = u_data + row * u_stride;
+        ahead(x_row, x_stride, n);
         const Wide f = f_data[row * f_stride];
         {
             const Element* const x = x_row;

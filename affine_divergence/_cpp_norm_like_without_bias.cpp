@@ -34,6 +34,8 @@ KERNEL norm_like_without_bias_f_z(
         const Element* x_row = x_data + row * x_stride;
         const Wide* xW_row = xW_data + row * xW_stride;
         Element* z_row = z_data + row * z_stride;
+        ahead(x_row, x_stride, n);
+        ahead(xW_row, xW_stride, m);
         Wide peak = 0;
         {
             const Element* const x = x_row;
@@ -82,6 +84,7 @@ KERNEL norm_like_without_bias_u(
     for (Offset row = 0; row < rows; ++row) {
         const Element* x_row = x_data + row * x_stride;
         Element* u_row = u_data + row * u_stride;
+        ahead(x_row, x_stride, n);
         const Wide f = f_data[row * f_stride];
         {
             const Element* const x = x_row;
@@ -113,6 +116,8 @@ KERNEL norm_like_without_bias_dx(
         const Element* x_row = x_data + row * x_stride;
         const Wide* gW_row = gW_data + row * gW_stride;
         Element* dx_row = dx_data + row * dx_stride;
+        ahead(x_row, x_stride, n);
+        ahead(gW_row, gW_stride, n);
         const Wide f = f_data[row * f_stride];
         Wide u_gW = 0;
         {

@@ -35,6 +35,12 @@ inline Wide fmax(Wide a, Wide b) { return a > b ? a : b; }
 
 inline Wide fmin(Wide a, Wide b) { return a < b ? a : b; }
 
+// Ask for the row behind the one at hand, which a core would else wait for.
+inline void ahead(const Element* row, Offset stride, Offset length) {
+    constexpr Offset line = 64 / sizeof(Element);
+    for (Offset k = 0; k < length; k += line) __builtin_prefetch(row + stride + k);
+}
+
 // A row belongs to one thread, which has all of its sum.
 inline Wide row_sum(Wide value) { return value; }
 

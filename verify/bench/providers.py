@@ -78,7 +78,8 @@ def _linear(device: str, compiles: bool) -> list[Provider]:
     found = [Provider("nn.Linear", twin)]
     for name, build in {**norms, "plain": lambda s: Plain(twin(s))}.items():
         found += _both(name, build, compiles)
-    found += _both("ours", _affine_like("torch"), compiles, ours=True)
+    found += _both("ours", _affine_like(None), compiles, ours=True)
+    found += [Provider("ours, torch", _affine_like("torch"), ours=True)]
     found += [Provider("ours, Triton", _affine_like("triton"), _needs("triton", device), ours=True)]
     found += [Provider("ours, CUDA", _affine_like("cuda"), _needs("cuda.core", device), ours=True)]
     found += _on_a_gpu("+ layer norm", norms, _affine_like("torch"), device, compiles)
@@ -108,13 +109,14 @@ def _convolution(device: str, compiles: bool) -> list[Provider]:
     for name, build in {**norms, "plain": lambda s: Plain(twin(s))}.items():
         found += _both(name, build, compiles)
     found += _both("ours", lambda s: _patch_norm(s), compiles, ours=True)
+    found += [Provider("ours, torch", lambda s: _patch_norm(s, backend="torch"), ours=True)]
     found += [Provider("ours, kept", lambda s: _patch_norm(s, recompute=False), ours=True)]
     found += _on_a_gpu("+ batch norm", norms, lambda s: _patch_norm(s), device, compiles)
     triton = _needs("triton", device)
     return [*found, Provider("ours, Triton", lambda s: _patch_norm(s, backend="triton"), triton, ours=True)]
 
 
-def _patch_norm(s: Shape, recompute: bool = True, backend: str = "torch") -> nn.Module:
+def _patch_norm(s: Shape, recompute: bool = True, backend: str | None = None) -> nn.Module:
     return ad.PatchNormConv2d(
         s.inputs, s.outputs, s.kernel, padding=s.kernel // 2, recompute=recompute, backend=backend
     )
@@ -126,7 +128,7 @@ def _both(name: str, build: Build, compiles: bool, ours: bool = False) -> list[P
     return [Provider(name, build, ours=ours), Provider(f"{name}, compiled", build, missing, compiled=True, ours=ours)]
 
 
-def _affine_like(backend: str) -> Build:
+def _affine_like(backend: str | None) -> Build:
     return lambda s: ad.AffineLike(s.inputs, s.outputs, backend=backend)
 
 

@@ -23,7 +23,7 @@ from verify.checks.record import Outcome, Setting, Task
 from verify.checks.roundings import rounding_error
 
 ROUNDINGS = 12  # a result may be off by so many times what roundings on the way to it changed in a few draws
-_SHAPES = {"torch": 8, "triton": 2, "cuda": 8}
+_SHAPES = {"torch": 8, "triton": 2, "cuda": 8, "cpp": 8}
 _CHECKED = 3
 _LARGEST_CHECKED = 5
 _LEAST = 2  # the direction of a single input never turns: its dx is 0, and no relative error exists
@@ -35,12 +35,17 @@ def tasks(subject: Subject) -> list[Task]:
     if subject.reference is None or "gradient" not in subject.families:
         return []
     by = ("forward", *(f"backward-d{name}" for name in subject.by))
-    found = [_parity(subject, what, dtype) for dtype in _TYPES for what in by]
+    found = [_parity(subject, what, dtype) for dtype in _types(subject) for what in by]
     if subject.backend != "torch":
         return found
     first = _differences(subject, "gradcheck", gradcheck, "the backward pass against finite differences")
     second = _differences(subject, "gradgradcheck", gradgradcheck, "its own derivative against finite differences")
     return [first, second, *found]
+
+
+def _types(subject: Subject) -> list[str]:
+    """Return the types that a backend computes in: of 16-bit numbers there are no kernels in C++."""
+    return [name for name, dtype in _TYPES.items() if subject.backend != "cpp" or dtype.itemsize >= 4]
 
 
 def _differences(subject: Subject, name: str, check: Callable[..., Any], what: str) -> Task:

@@ -47,7 +47,7 @@ Measure = Callable[[CancellingMap, Case], float]
 
 def tasks(subject: Subject) -> list[Task]:
     """Return the tasks of one generated map, and that of batches where samples do not see each other."""
-    if "property" not in subject.families or subject.backend in ("triton", "cuda"):
+    if "property" not in subject.families or subject.backend in ("triton", "cuda", "cpp"):
         return []
     names = subject.measures or (tuple(_MEASURES) if subject.generated else ())
     found = [_task(subject, name, *_MEASURES[name]) for name in names]

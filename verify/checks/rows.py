@@ -27,7 +27,7 @@ def subjects(layer: str) -> list[Subject]:
     by = ("x", "W", "b") if biased else ("x", "W")
     found = [_plain(layer, biased)]
     for form in forms:
-        for backend in ("torch", "triton", "cuda"):
+        for backend in ("torch", "triton", "cuda", "cpp"):
             found.append(_map(layer, form, by, backend))
     return [*found, _centred(by)]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from derive.errors import UsageError
+from verify.checks import target
 from verify.checks.helper import NO_TRITON, Helper, shared
 from verify.checks.layers import LAYERS, tasks_of
 from verify.checks.record import Check, Outcome, Setting, Task, options
@@ -18,6 +19,8 @@ from verify.threads import one_thread
 
 DEVICES = ("cpu", "cuda")
 NO_CUDA = "no CUDA device on this machine (torch.cuda.is_available() is False)"
+_KERNELS = ("triton", "cuda", "cpp")
+NEEDS_CPU = "the C++ kernels run on the CPU: `--device cpu`"
 NEEDS_CUDA = "the CUDA kernels run on a CUDA device: `--device cuda`"
 
 
@@ -93,11 +96,20 @@ def _skipped(task: Task, setting: Setting) -> Outcome | None:
         return None
     if setting.device == "cuda" and not torch.cuda.is_available():
         return Outcome(NO_CUDA)
+    if task.backend in _KERNELS and not target.holds(f"_{task.backend}"):
+        return Outcome(f"the package has no such kernels; `--targets torch,{task.backend}` generates them")
     if task.backend == "cuda" and setting.device != "cuda":
         return Outcome(NEEDS_CUDA)
+    if task.backend == "cpp" and (setting.device != "cpu" or _no_compiler()):
+        return Outcome(_no_compiler() or NEEDS_CPU)
     if task.backend == "triton" and importlib.util.find_spec("triton") is None:
         return Outcome(NO_TRITON)
     return None
+
+
+def _no_compiler() -> str:
+    """Return why the C++ kernels cannot be compiled here; nothing if they can."""
+    return str(target.part("_cpp_compile").missing())
 
 
 def _check(task: Task, setting: Setting, outcome: Outcome) -> Check:

@@ -28,6 +28,11 @@ def part(name: str) -> ModuleType:
     return importlib.import_module(f"{_chosen[-1]}.{name}")
 
 
+def holds(name: str) -> bool:
+    """Return whether the package under verification has a module."""
+    return importlib.util.find_spec(f"{_chosen[-1]}.{name}") is not None
+
+
 @contextmanager
 def verifying(folder: Path | None) -> Iterator[None]:
     """Verify the package in a folder inside the context; None means the project's own.

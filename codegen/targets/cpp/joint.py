@@ -10,7 +10,6 @@ program: what stays inside rows, or sums them, and depends on no product.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 from codegen.program import Contract, Instruction, Program, name_of
@@ -69,7 +68,7 @@ def joint(program: Program, first: Head, prefix: str, own: str) -> Printed:
 
 
 def _given(program: Program, known: tuple[str, ...], output: str) -> Program:
-    """Return the program of one gradient from values that are known; the scaled input is made again where it is used."""
+    """Return the program of one gradient from values that are known; what is not known of them is made again."""
     inputs = (*program.inputs, *(program.values[name] for name in known))
     left = tuple(i for i in program.instructions if i.target.name not in known)
     return replace(program, inputs=inputs, instructions=left, outputs=(output,)).restricted(program.name, (output,))
@@ -84,7 +83,8 @@ class JointPrinter(HostPrinter):
         inside = tuple(i for i in program.instructions if is_row_work(i))
         rows = row_text(program, Rows(inside, outputs), self._types, self._prefix)
         (total,) = (s for s in map(outside, program.instructions) if isinstance(s, Columns) and _makes(s, first.total))
-        kernel = _joined(rows, column_text(program, total, self._types, self._prefix), {i.target.name for i in inside})
+        columns = column_text(program, total, self._types, self._prefix)
+        kernel = _joined(rows, columns, first.total, {i.target.name for i in inside})
         batch = self._sizes[BATCH.size]
         lines = [f"{n} = {self._memory('column', program.values[n], batch)}" for n in first.scalars]
         for name in first.scratch:
@@ -103,11 +103,11 @@ def _makes(step: Columns, name: str) -> bool:
     return step.instruction.target.name == name
 
 
-def _joined(rows: Kernel, columns: Kernel, made: set[str]) -> Kernel:
+def _joined(rows: Kernel, columns: Kernel, total: str, made: set[str]) -> Kernel:
     """Return the kernel of rows with a sum over them; what it makes of a row (``made``) is not read again."""
     missing = [name for name in columns.tensors if name not in {*rows.tensors, *made}]
     lengths = tuple(dict.fromkeys((*rows.lengths, *columns.lengths)))
-    name = f"{rows.name}_{columns.name.removeprefix(_shared(rows.name, columns.name))}"
+    name = f"{rows.name}_{total}"
     own = [text for text in columns.context["parameters"] if _named(text) in {p for n in missing for p in _parts(n)}]
     known, width = rows.context["parameters"], columns.context["width"]
     extra = [f"const Offset {width}"] if f"const Offset {width}" not in known else []
@@ -123,11 +123,6 @@ def _joined(rows: Kernel, columns: Kernel, made: set[str]) -> Kernel:
         "type": columns.context["type"],
     }
     return Kernel(name, lengths, (*rows.tensors, *missing), rows.scalars, context)
-
-
-def _shared(first: str, second: str) -> str:
-    """Return the beginning that two names have in common, up to an underscore."""
-    return os.path.commonprefix([first, second]).rpartition("_")[0] + "_"
 
 
 def _named(parameter: str) -> str:

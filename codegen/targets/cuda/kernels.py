@@ -89,6 +89,7 @@ class _RowText:
             "scalars": settings,
             "rows": [_row_pointer(v, self._types, v in writes) for v in (*reads, *writes) if not is_column(v)],
             "columns": [identifier(v.name) for v in reads if is_column(v)],
+            "matrices": [(identifier(v.name), outside.whole(v.indices[1].size)) for v in reads if len(v.indices) == 2],
             "before": [assigned(i, outside) for i in self._kernel.before],
             "loops": [self._loop(loop) for loop in self._kernel.loops],
             "results": [identifier(v.name) for v in writes if is_column(v)],

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from codegen.package import build, write
 from derive.errors import UsageError
 from verify.checks import rows
 from verify.checks.record import Outcome, Setting, Status, Task, count, to_json
 from verify.checks.runner import reproduce, run_checks, run_task, tasks_for
+from verify.checks.target import verifying
 
 
 def task_that(run, **settings):
@@ -158,3 +160,12 @@ def test_schema():
     needed = {"id", "layer", "backend", "device", "dtype", "status", "measured", "bound", "reason"}
     assert all(needed | {"equation", "seed", "reproduce"} <= check.keys() for check in document["checks"])
     assert document["checks"][0]["measured"] is None
+
+
+def test_a_package_without_kernels_skips_what_would_run_them(tmp_path):
+    write(build("torch_alone", ("torch",)), tmp_path / "torch_alone")
+    with verifying(tmp_path / "torch_alone"):
+        for backend in ("triton", "cuda", "cpp"):
+            task = next(t for t in tasks_for(("linear",)) if t.backend == backend)
+            check = run_task(task, Setting())
+            assert check.status is Status.SKIPPED and f"`--targets torch,{backend}` generates them" in check.reason
