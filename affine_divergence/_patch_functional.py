@@ -56,7 +56,7 @@ def patch_norm_conv1d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
@@ -100,7 +100,7 @@ def patch_norm_conv2d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
@@ -144,7 +144,7 @@ def patch_norm_conv3d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
@@ -190,7 +190,7 @@ def patch_norm_conv_transpose1d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
@@ -237,7 +237,7 @@ def patch_norm_conv_transpose2d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
@@ -284,7 +284,7 @@ def patch_norm_conv_transpose3d(
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.

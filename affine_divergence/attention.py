@@ -49,8 +49,8 @@ class AffineLikeMultiheadAttention(nn.Module):
             the square root of d unless it is set to another value. This removes the radial part and leaves a residual:
             it is not a cancellation.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``. It computes the projections and
-            unit lengths.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``. It computes the projections
+            and unit lengths.
 
     Attributes:
         score_scale: what the products of queries and keys are multiplied by.

@@ -32,7 +32,7 @@ class AffineLike(nn.Module):
         dtype: their floating-point type.
         kappa: the self factor of every sample, above 0.0.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a size that is no integer, a kappa that is no number.
@@ -118,7 +118,7 @@ class NormLike(nn.Module):
             means 1.0.
         center: subtract its mean from each row of the input first: LayerNorm without its gain, then the map.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a size that is no integer, a kappa that is no number.

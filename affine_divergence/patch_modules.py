@@ -263,7 +263,7 @@ class PatchNormConv1d(_PatchNormConv):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -301,7 +301,7 @@ class PatchNormConv2d(_PatchNormConv):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -339,7 +339,7 @@ class PatchNormConv3d(_PatchNormConv):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -377,7 +377,7 @@ class PatchNormConvTranspose1d(_PatchNormConvTranspose):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -415,7 +415,7 @@ class PatchNormConvTranspose2d(_PatchNormConvTranspose):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -453,7 +453,7 @@ class PatchNormConvTranspose3d(_PatchNormConvTranspose):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Raises:
         TypeError: a setting that is no number.

@@ -144,7 +144,7 @@ def _call(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def by_kernels(backend: str, form: str) -> Any:
-    """Return the map of a module's parameters as its Triton or CUDA kernels compute it."""
+    """Return the map of a module's parameters as the kernels of one target compute it."""
 
     def call(module: Any, x: Tensor) -> Tensor:
         function = getattr(target.part(f"_{backend}"), form.replace("-", "_"))

@@ -15,7 +15,7 @@ from codegen.targets.torch.expressions import ExpressionPrinter
 from derive.errors import UsageError
 from derive.export.text import text
 
-BACKEND_WORDS = 'backend: "torch", "triton" or "cuda"; None has it chosen, see ``_backends``.'
+BACKEND_WORDS = 'backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.'
 INIT_WORDS = 'init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch\'s own way.'
 _ZERO = " A row of zeros has no direction: its weight part and its gradient are zero."
 
