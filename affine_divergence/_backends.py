@@ -1,13 +1,13 @@
-"""Which program computes a map of rows: torch's operations, Triton's kernels, those in CUDA C++, or those in C++.
+"""Which program computes a map: torch's operations, Triton's kernels, those in CUDA C++, or those in C++.
 
 The caller's choice comes first, then that of the environment variable AFFINE_DIVERGENCE_BACKEND, then the device and the shape.
 The CPU has the kernels in C++ for float32 and float64 where there are enough numbers and a compiler, which is called at
-first use and whose work is kept on disk; else torch's operations. A CUDA device has, of what is installed, Triton's kernels for
-short rows, which they read once; for longer rows, where time goes into the product of matrices, the CUDA kernels around
-the product of a library. That order on a GPU follows from counting memory traffic; it is not a measurement. Convolutions take torch's operations
-unless asked otherwise, for their kernels have not been timed on a GPU, and so does what is no plain tensor, such as one
-that is spread over several devices. A compiled function keeps the choice that was made
-when it was traced.
+first use and whose work is kept on disk; else torch's operations. A CUDA device has, of what is installed, for maps of rows
+Triton's kernels if the rows are short, which they read once; for longer rows, where time goes into the product of
+matrices, the CUDA kernels around the product of a library. That order on a GPU follows from counting memory traffic; it is
+not a measurement. Convolutions take torch's operations there unless asked otherwise, for their kernels have not been
+timed on a GPU. So does everywhere what is no plain tensor, such as one that is spread over several devices. A compiled
+function keeps the choice that was made when it was traced.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
     """Return the function to run and the form of it that compilers read: ``own``, which is torch's, or a backend's.
 
     ``name`` is the public function, for messages; ``home`` the file and the class of ``own``, such as
-    ``_affine_like.AffineLike``; ``x`` is (B, n), ``weight`` (m, n). Raises ValueError for a backend that is unknown, not
-    installed, not part of this package, or not for the device of ``x``.
+    ``_affine_like.AffineLike``; ``x`` is (B, n), ``weight`` (m, n), or both have groups, channels and axes of space.
+    Raises ValueError for a backend that is unknown, not installed, not part of this package, or not for the device of ``x``.
     """
     asked = backend or (os.environ.get(VARIABLE) if _KEY in _SET else None)
     return _asked(name, asked, backend, home, own, x) if asked else _unasked(home, own, x, weight)
@@ -77,14 +77,14 @@ def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x:
 
 
 def _unasked(home: str, own: Pair, x: Tensor, weight: Tensor | None) -> Pair:
-    """Return the choice for a map of rows; own for any other, as that of a convolution, and for a tensor of another kind."""
-    if not _is_plain(x) or (weight is not None and weight.dim() > 2):
+    """Return the choice for a map of rows, or of patches, whose weight has axes of space; own for tensors of another kind."""
+    if not _is_plain(x):
         return own
     if x.is_cpu:
         if torch.compiler.is_compiling() or x.numel() < _ENOUGH:  # compilers fuse torch's own
             return own
         return _on_host(home, x.dtype, own)
-    if not x.is_cuda:
+    if not x.is_cuda or (weight is not None and weight.dim() > 2):
         return own
     longest = x.shape[-1] if weight is None else max(weight.shape)
     found = _best(home, longest * max(x.element_size(), 4) <= _SHORT_ROW, x.device.index or 0)
@@ -108,7 +108,7 @@ def _is_compiled(home: str, dtype: torch.dtype) -> bool:
     try:
         module.KERNELS.on(torch.empty(0, dtype=dtype))
     except import_module("._kernel_cache", __package__).KernelError as problem:
-        text = f"{problem}\nMaps of rows are computed by torch's operations; {VARIABLE}=torch asks for them and ends this warning"
+        text = f"{problem}\nThe map is computed by torch's operations; {VARIABLE}=torch asks for them and ends this warning"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
         return False
     return True
@@ -132,7 +132,7 @@ def _possible(name: str, asked: str, source: str, home: str, device: str) -> str
     check_backend(name, asked, source)
     if asked == "torch" or device == "meta":  # without values there is nothing to compute
         return "torch"
-    if asked == "cpp" and _is_target(asked) and not _has(asked, home):  # only maps of rows have kernels there
+    if asked == "cpp" and _is_target(asked) and not _has(asked, home):  # not every map has kernels there
         return "torch"
     lack = _lack(asked, home) or _misplaced(asked, device)
     if lack:

@@ -53,6 +53,10 @@ class Kernels:
             values += steps[:-1]
         work = lengths[0] * lengths[-1]
         values.append(1 if work < 2 * _ENOUGH else min(torch.get_num_threads(), work // _ENOUGH))
+        self.call(name, *values)
+
+    def call(self, name: str, *values: float) -> None:
+        """Run a kernel with whole numbers as lengths and addresses, others as settings, and the number of threads last."""
         (self._functions.get(name) or self._typed(name, values))(*values)
 
     def _typed(self, name: str, values: Sequence[float]) -> Callable[..., None]:

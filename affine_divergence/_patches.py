@@ -70,7 +70,7 @@ def scatter(y: Tensor, W: Tensor, geometry: Geometry, size: Sequence[int], bias:
 
 def kernel_gradient(y: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
     """Return W[g,o,c,k] = sum of y[s,g,o,p] * x[s,g,c,stride*p + dilation*k - padding] over s and p."""
-    y = _up_to(y, _positions(x.shape[3:], geometry))
+    y = _up_to(y, positions_of(x.shape[3:], geometry))
     unused = y.new_empty(1).expand(y.shape[1] * y.shape[2], x.shape[2], *geometry.kernel)
     flat: Tensor = torch.ops.aten.convolution_backward(
         y.flatten(1, 2),
@@ -149,6 +149,12 @@ def spread(t: Tensor, geometry: Geometry, size: Sequence[int]) -> Tensor:
             _every(e, axis, k * dilation, stride, count).add_(t)
         t = e.narrow(axis, padding, length)
     return t
+
+
+def positions_of(lengths: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
+    """Return how many positions a kernel has on images of these lengths."""
+    axes = zip(lengths, zip(*geometry, strict=True), strict=True)
+    return tuple((n + 2 * pad - hole * (k - 1) - 1) // step + 1 for n, (k, step, pad, hole, _) in axes)
 
 
 def reach(positions: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
@@ -300,12 +306,6 @@ def _in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 def _every(t: Tensor, axis: int, first: int, step: int, count: int) -> Tensor:
     """Return ``count`` entries along an axis, every ``step`` of them from ``first`` on, as a view."""
     return t[(slice(None),) * axis + (slice(first, first + (count - 1) * step + 1, step),)]
-
-
-def _positions(lengths: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
-    """Return how many positions a kernel has on images of these lengths."""
-    axes = zip(lengths, zip(*geometry, strict=True), strict=True)
-    return tuple((n + 2 * pad - hole * (k - 1) - 1) // step + 1 for n, (k, step, pad, hole, _) in axes)
 
 
 def _first(y: Tensor, size: Sequence[int]) -> Tensor:

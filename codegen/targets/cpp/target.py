@@ -16,15 +16,18 @@ from codegen.plan import Plan
 from codegen.program import Program
 from codegen.targets.borrowed_functions import borrowed_functions
 from codegen.targets.cpp.joint import head, joint
+from codegen.targets.cpp.patch_file import has_kernels, patch_map_context
 from codegen.targets.cpp.wrappers import HostPrinter, Lengths
 from codegen.targets.cuda.target import comment, listed
 from codegen.targets.cuda.wrappers import Printed, unique
+from codegen.targets.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.rendering import SHARED, renderer
 from codegen.targets.torch.angle_file import borrowed
 from codegen.targets.torch.function_file import heading_context
 from codegen.targets.torch.words import AngleFamily, Borrowed, Family
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_PATCHES = ("_cpp_patches.h", "_cpp_patch_passes.h", "_cpp_patches.py")
 _FIXED = ("_cpp_rows.h", "_cpp_compile.py", "_cpp_launch.py", "_kernel_cache.py")
 
 
@@ -39,10 +42,21 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     for context in contexts:
         result[context["source"]] = render("kernels.cpp.jinja", context)
         result[f"{context['module']}.py"] = render("map.py.jinja", context)
+    result |= _patch_files(families)
     result["_cpp.py"] = borrowed_functions(
         [*families, *angles], "_cpp", " of tensors on the CPU, computed by kernels in C++"
     )
     return result
+
+
+def _patch_files(families: Sequence[Family]) -> dict[str, str]:
+    """Return the files of the maps of convolutions that the passes compute; none in a package without them."""
+    contexts = [patch_map_context(m) for m in maps_with_kernels(families) if has_kernels(m)]
+    result = {name: render(f"{name}.jinja", {}) for name in _PATCHES if contexts}
+    for context in contexts:
+        result[context["source"]] = render("patch_kernels.cpp.jinja", context)
+        result[f"{context['module']}.py"] = render("patch_map.py.jinja", context)
+    return result | shared_files(render, families)
 
 
 def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""The files of one map of a convolution: its arithmetic in C++, and the two calls from Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codegen.program import Program
+from codegen.targets.cpp.patch_arithmetic import ENTRY, arithmetic
+from codegen.targets.cuda.names import identifier
+from codegen.targets.torch.patch_family import PatchMap
+from codegen.targets.torch.patch_function import patch_headings
+from codegen.targets.torch.words import listed
+
+
+def has_kernels(chosen: PatchMap) -> bool:
+    """Return whether the passes in C++ compute a map: patches as they are, of an input that is not transposed."""
+    return not chosen.centred and not chosen.transposed
+
+
+def patch_map_context(chosen: PatchMap) -> dict[str, Any]:
+    """Return what the templates of a map need; raise ``UsageError`` for a map that the passes do not compute."""
+    plan, headings = chosen.plan, patch_headings(chosen)
+    inputs, saved = plan.input_names, headings["saved_inputs"].split(", ")
+    bias = inputs[2] if len(inputs) > 2 else "None"
+    gradients = [*plan.backward.outputs, "_"][:3]
+    return {
+        **headings,
+        "plain": chosen.module,
+        "module": f"_cpp{chosen.module}",
+        "source": f"_cpp{chosen.module}.cpp",
+        "prefix": chosen.module.lstrip("_"),
+        "functions": arithmetic(plan),
+        "entry": ENTRY,
+        "kappa": identifier(str(plan.kappa)),
+        "tensors": inputs,
+        "saved": saved,
+        "forward_equations": _equations(plan.scale, plan.forward),
+        "backward_equations": _equations(plan.backward),
+        "forward_call": ", ".join([*inputs[:2], bias, str(plan.kappa), "geometry"]),
+        "backward_call": ", ".join(["g", *saved[:2], bias if bias in saved else "None", plan.scale_name]),
+        "gradients": ", ".join(gradients),
+        "returned": ", ".join(plan.backward.outputs),
+        "by": listed([f"``{name}``" for name in inputs]),
+    }
+
+
+def _equations(*programs: Program) -> list[str]:
+    return [i.equation for program in programs for i in program.instructions if i.equation]
