@@ -55,7 +55,7 @@ def patch_norm_conv1d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
@@ -99,7 +99,7 @@ def patch_norm_conv2d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
@@ -143,7 +143,7 @@ def patch_norm_conv3d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
@@ -189,7 +189,7 @@ def patch_norm_conv_transpose1d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
@@ -236,7 +236,7 @@ def patch_norm_conv_transpose2d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
@@ -283,7 +283,7 @@ def patch_norm_conv_transpose3d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
 
     Returns:
