@@ -282,7 +282,7 @@ def damage(monkeypatch, tmp_path):
 
 def departs():
     """Whether kernels differ from patches cut out one by one."""
-    for name in ("steps and holes", "by rows", "along the line"):
+    for name in ("steps and holes", "by rows", "along the line", "three axes"):
         case = Problem("affine-like", True, PLAIN, GEOMETRIES[name])
         tensors, g = case.operands(batch=4)
         tensors[0] = (tensors[0].detach() * 0.2).requires_grad_()  # about as long as the one under the root matters
