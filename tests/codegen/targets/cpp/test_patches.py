@@ -68,12 +68,12 @@ def test_every_kind_of_tile(form, bias, dtype, bound, name, launched):
 @forms
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_random_geometries(form, bias, axes, launched):
-    for seed in range(12):
+    for seed in range(6):
         draw = Draw(torch.Generator().manual_seed(seed), "cpu", 1, 4)
         found = draw_geometry(draw, axes, transposed=False, seen=form == "norm-like", channels=2, grouped=False)
         case = Problem(form, bias, PLAIN, found)
         assert max(errors(case, *case.operands(seed=seed, batch=2 + seed % 3 * 2))) <= 1e-11, case
-    assert len(launched) == 24
+    assert len(launched) == 12
 
 
 @pytest.mark.parametrize("name", ["along the line", "steps and holes", "three axes"])
@@ -185,7 +185,9 @@ def test_what_has_no_kernel_takes_torchs_operations(name, launched):
     assert max(errors(case, *case.operands(dtype, batch=batch))) <= bound and not launched
 
 
-@forms
+@pytest.mark.parametrize(
+    "form, bias", [pytest.param(*f, marks=[pytest.mark.slow] * (f != FORMS[0])) for f in FORMS], ids=str
+)
 def test_graphs_of_gradients_tangents_and_maps_over_more_axes(form, bias):
     case = Problem(form, bias, PLAIN, SMALL)
     tensors, _ = case.operands(batch=2)
@@ -255,7 +257,7 @@ MUTANTS = {
     "shares that leave an image out": ("count * (thread + 1) / threads", "count * (thread + 1) / threads - thread"),
     "last registers left out": ("first < count; first += TOGETHER", "first + TOGETHER < count; first += TOGETHER"),
 }
-ALWAYS = {"sign of the row term", "bias left out of the row term", "dilation dropped", "one thread's sums left out"}
+ALWAYS = {"sign of the row term", "one thread's sums left out"}
 HEADERS = ("_cpp_patches.h", "_cpp_patch_passes.h")
 
 
