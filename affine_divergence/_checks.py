@@ -13,6 +13,8 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def check_kappa(name: str, kappa: object, above: float) -> float:
     """Return ``kappa`` as a float; TypeError if it is no number, ValueError if it is not finite and above the bound."""
+    if type(kappa) is float and above < kappa < math.inf:  # as modules keep it
+        return kappa
     if isinstance(kappa, bool) or not isinstance(kappa, int | float):
         raise TypeError(f"{name}: kappa is a {type(kappa).__name__}; give a number, it is a setting and not a tensor")
     if not (above < kappa < math.inf):
@@ -44,14 +46,15 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     """
     if not _agree(x, weight, bias):
         x, weight, bias = as_one_type(name, x, weight, bias)
-    if weight.dim() != 2:
+    shape = weight.shape
+    if len(shape) != 2:
         raise ValueError(f"{name}: weight has shape {_shape(weight)}; give a matrix (out_features, in_features)")
-    if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+    if x.shape[-1:] != shape[1:]:
         raise ValueError(
             f"{name}: x has shape {_shape(x)} but weight {_shape(weight)} takes {weight.shape[1]} features; "
             "the last axis of x must have that length"
         )
-    if bias is not None and bias.shape != weight.shape[:1]:
+    if bias is not None and bias.shape != shape[:1]:
         raise ValueError(f"{name}: bias has shape {_shape(bias)}; weight gives {weight.shape[0]} features: use that")
     return x, weight, bias
 
