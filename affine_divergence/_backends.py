@@ -21,6 +21,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.compiler import is_compiling
 
 BACKENDS = ("torch", "triton", "cuda", "cpp")
 VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
@@ -31,12 +32,11 @@ _SHORT_ROW = 2048  # bytes of a row in float32 or wider, up to which Triton's ke
 _SET = getattr(os.environ, "_data", os.environ)  # to look for a name that is not there, `get` raises and catches an error
 _KEY = os.environ.encodekey(VARIABLE) if hasattr(os.environ, "encodekey") and _SET is not os.environ else VARIABLE
 _ENOUGH = 2**14  # numbers of x, from which on a call of the kernels in C++ pays
+_PLAIN = (Tensor, torch.nn.Parameter)
 _OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are compiled
 _PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
 _NEEDS = {"triton": "triton", "cuda": "cuda.core"}
 _INSTALL = {"triton": "pip install triton", "cuda": "pip install cuda-core[cu13]"}
-
-
 _ON_HOST: dict[tuple[str, torch.dtype], Pair] = {}
 
 
@@ -60,13 +60,18 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
     Raises ValueError for a backend that is unknown, not installed, not part of this package, or not for the device of ``x``.
     """
     asked = backend or (os.environ.get(VARIABLE) if _KEY in _SET else None)
-    return _asked(name, asked, backend, home, own, x) if asked else _unasked(home, own, x, weight)
+    if asked:
+        return _asked(name, asked, backend, home, own, x)
+    if not x.is_cpu:
+        return _on_device(home, own, x, weight)
+    if is_compiling() or type(x) not in _PLAIN or x.numel() < _ENOUGH:  # compilers fuse torch's own
+        return own
+    return _ON_HOST.get((home, x.dtype)) or _on_host(home, own, x.dtype)
 
 
 def chosen_for_rows(name: str, backend: str | None, home: str, own: Pair, x: Tensor) -> Pair:
     """Return the same for a map of the rows of ``x`` (..., n) that has no weight."""
-    asked = backend or (os.environ.get(VARIABLE) if _KEY in _SET else None)
-    return _asked(name, asked, backend, home, own, x) if asked else _unasked(home, own, x, None)
+    return chosen(name, backend, home, own, x, x)
 
 
 def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x: Tensor) -> Pair:
@@ -76,28 +81,20 @@ def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x:
     return own if found == "torch" else getattr(_Loaded, _key(found, home))  # type: ignore[no-any-return]
 
 
-def _unasked(home: str, own: Pair, x: Tensor, weight: Tensor | None) -> Pair:
-    """Return the choice for a map of rows, or of patches, whose weight has axes of space; own for tensors of another kind."""
-    if not _is_plain(x):
+def _on_host(home: str, own: Pair, dtype: torch.dtype) -> Pair:
+    """Return the kernels in C++ for a type, loaded and compiled, or ``own`` where they cannot be; and remember it."""
+    there = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, dtype)
+    _ON_HOST[home, dtype] = getattr(_Loaded, _key("cpp", home)) if there else own
+    return _ON_HOST[home, dtype]
+
+
+def _on_device(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
+    """Return the choice on a GPU for a map of rows; own for one of patches, whose weight has axes of space."""
+    if not x.is_cuda or not _is_plain(x) or (weight is not x and weight.dim() > 2):
         return own
-    if x.is_cpu:
-        if torch.compiler.is_compiling() or x.numel() < _ENOUGH:  # compilers fuse torch's own
-            return own
-        return _on_host(home, x.dtype, own)
-    if not x.is_cuda or (weight is not None and weight.dim() > 2):
-        return own
-    longest = x.shape[-1] if weight is None else max(weight.shape)
+    longest = x.shape[-1] if weight is x else max(weight.shape)
     found = _best(home, longest * max(x.element_size(), 4) <= _SHORT_ROW, x.device.index or 0)
     return own if found == "torch" else getattr(_Loaded, _key(found, home))  # type: ignore[no-any-return]
-
-
-def _on_host(home: str, dtype: torch.dtype, own: Pair) -> Pair:
-    """Return the kernels in C++ for a type, loaded and compiled, or ``own`` where they cannot be."""
-    found = _ON_HOST.get((home, dtype))
-    if found is None:
-        there = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, dtype)
-        found = _ON_HOST[home, dtype] = getattr(_Loaded, _key("cpp", home)) if there else own
-    return found
 
 
 def _is_compiled(home: str, dtype: torch.dtype) -> bool:
@@ -115,7 +112,7 @@ def _is_compiled(home: str, dtype: torch.dtype) -> bool:
 
 
 def _is_plain(x: Tensor) -> bool:
-    return type(x) in (Tensor, torch.nn.Parameter) or torch.compiler.is_compiling()
+    return type(x) in _PLAIN or is_compiling()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_autocast_enabled
 
 INITS = ("variance-preserving", "torch")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -68,7 +68,7 @@ def _agree(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and (bias is None or (isinstance(bias, Tensor) and bias.dtype == x.dtype))
         and x.dtype in _FLOATS
         and (x.is_cpu or x.is_cuda)
-        and not torch.is_autocast_enabled("cpu" if x.is_cpu else "cuda")  # asking for its device takes longer
+        and not is_autocast_enabled("cpu" if x.is_cpu else "cuda")  # asking for its device takes longer
     )
 
 

@@ -13,64 +13,100 @@ import torch
 from torch import Tensor
 
 from . import _affine_like as plain
-from ._cpp_launch import Source, suits
-from ._rows import read_once
+from ._cpp_launch import Source, suits, threads_for
 
 KERNELS = Source("_cpp_affine_like.cpp")
 AffineLikeReverse = plain.AffineLikeReverse  # for what traces operations of torch
 
 
-class AffineLike(plain.AffineLike):
-    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by kernels in C++; gives output and row scale.
+class AffineLike(torch.autograd.Function):
+    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by kernels in C++; gives the output.
 
-    Nothing is checked here: see ``_cpp``. What is kept for the backward pass, tangents and maps over more axes are
-    those of the class that this one is derived from.
+    Nothing is checked here: see ``_cpp``. What is kept for the backward pass, and tangents, are those of the torch
+    target's class, which also takes the place of this one in the transforms of ``torch.func``.
     """
 
-    @staticmethod
-    @read_once
-    def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-        """Return the output and the row scale."""
-        if not suits(x):
-            return plain.AffineLike.forward(x, W, b, kappa)
-        kernels = KERNELS.on(x)
-        xW = torch.mm(x, W.t())
-        f = x.new_empty(x.shape[0], 1)
-        z = xW  # in place
-        # affine-like/define-f, affine-like/forward
-        kernels.run("affine_like_f_z", (x.shape[0], x.shape[1], W.shape[0]), x, b, xW, f, z, kappa)
-        return z, f
+    transformed = plain.AffineLike
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> Tensor:
+        """Return the output, and keep what the derivatives read."""
+        given = x, W, b
+        if suits(x):
+            kernels, threads = KERNELS.on(x), threads_for(x.numel())
+            rows, n, m = x.shape[0], x.shape[1], W.shape[0]
+            x = x if x.stride(-1) == 1 else x.contiguous()
+            b = b if b.stride(-1) == 1 else b.contiguous()
+            xW = torch.mm(x, W.t())
+            f = x.new_empty(rows, 1)
+            z = xW  # in place
+            # affine-like/define-f, affine-like/forward
+            kernels.affine_like_f_z(
+                rows, n, m, x.data_ptr(), x.stride(0), b.data_ptr(), xW.data_ptr(), m, f.data_ptr(), 1, z.data_ptr(), m,
+                kappa, threads
+            )
+        else:
+            z, f = plain.AffineLike.forward(x, W, b, kappa)
+        ctx.kappa = kappa
+        ctx.save_for_backward(*given, f)
+        ctx.save_for_forward(*given, f)
+        return z
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        """Return the tangent of the output."""
+        found: Tensor = plain.AffineLike.jvp(ctx, *tangents)[0]
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
         if torch.is_grad_enabled() or not suits(g):  # by operations that autograd and torch.vmap know
-            return plain.AffineLike.backward(ctx, g, _)
+            return plain.AffineLike.backward(ctx, g, None)
         x, W, b, f = ctx.saved_tensors
         kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
+        rows, m, n = g.shape[0], g.shape[1], x.shape[1]
+        threads = threads_for(x.numel())
+        g = g if g.stride(-1) == 1 else g.contiguous()
+        x = x if x.stride(-1) == 1 else x.contiguous()
+        b = b if b.stride(-1) == 1 else b.contiguous()
         if wanted[0] and wanted[1] and wanted[2]:
-            gb = x.new_empty(g.shape[0], 1)
-            u = x.new_empty(g.shape[0], x.shape[1])
-            db = x.new_empty(g.shape[1])
+            gb = x.new_empty(rows, 1)
+            u = x.new_empty(rows, n)
+            db = x.new_empty(m)
             # affine-like/backward-db
-            kernels.run("affine_like_gb_u_db", (g.shape[0], g.shape[1], x.shape[1]), g, x, b, f, gb, u, db)
+            kernels.affine_like_gb_u_db(
+                rows, m, n, g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), b.data_ptr(), f.data_ptr(),
+                f.stride(0), gb.data_ptr(), 1, u.data_ptr(), n, db.data_ptr(), threads
+            )
             dW = torch.mm(g.t(), u)  # affine-like/backward-dW
             gW = torch.mm(g, W, out=u)
             dx = gW  # in place
             # affine-like/backward-dx
-            kernels.run("affine_like_given_gb_dx", (g.shape[0], x.shape[1]), x, f, gb, gW, dx, kappa)
+            kernels.affine_like_given_gb_dx(
+                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), gb.data_ptr(), gb.stride(0),
+                gW.data_ptr(), n, dx.data_ptr(), n, kappa, threads
+            )
             return dx, dW, db, None
         dx = dW = db = u = None
         if wanted[1]:
-            u = x.new_empty(g.shape[0], x.shape[1])
-            kernels.run("affine_like_u", (g.shape[0], x.shape[1]), x, f, u)
+            u = x.new_empty(rows, n)
+            kernels.affine_like_u(
+                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), u.data_ptr(), n, threads
+            )
             dW = torch.mm(g.t(), u)  # affine-like/backward-dW
         if wanted[2]:
-            db = x.new_empty(g.shape[1])
-            kernels.run("affine_like_db", (g.shape[0], g.shape[1]), g, f, db)  # affine-like/backward-db
+            db = x.new_empty(m)
+            # affine-like/backward-db
+            kernels.affine_like_db(
+                rows, m, g.data_ptr(), g.stride(0), f.data_ptr(), f.stride(0), db.data_ptr(), threads
+            )
         if wanted[0]:
             gW = torch.mm(g, W, out=u)
             dx = gW  # in place
             # affine-like/backward-dx
-            kernels.run("affine_like_dx", (g.shape[0], g.shape[1], x.shape[1]), g, x, b, f, gW, dx, kappa)
+            kernels.affine_like_dx(
+                rows, m, n, g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), b.data_ptr(), f.data_ptr(),
+                f.stride(0), gW.data_ptr(), n, dx.data_ptr(), n, kappa, threads
+            )
         return dx, dW, db, None

@@ -13,60 +13,93 @@ import torch
 from torch import Tensor
 
 from . import _norm_like as plain
-from ._cpp_launch import Source, suits
-from ._rows import read_once
+from ._cpp_launch import Source, suits, threads_for
 
 KERNELS = Source("_cpp_norm_like.cpp")
 NormLikeReverse = plain.NormLikeReverse  # for what traces operations of torch
 
 
-class NormLike(plain.NormLike):
-    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by kernels in C++; gives output and row scale.
+class NormLike(torch.autograd.Function):
+    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by kernels in C++; gives the output.
 
-    Nothing is checked here: see ``_cpp``. What is kept for the backward pass, tangents and maps over more axes are
-    those of the class that this one is derived from.
+    Nothing is checked here: see ``_cpp``. What is kept for the backward pass, and tangents, are those of the torch
+    target's class, which also takes the place of this one in the transforms of ``torch.func``.
     """
 
-    @staticmethod
-    @read_once
-    def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-        """Return the output and the row scale."""
-        if not suits(x):
-            return plain.NormLike.forward(x, W, b, kappa)
-        kernels = KERNELS.on(x)
-        xW = torch.mm(x, W.t())
-        f = x.new_empty(x.shape[0], 1)
-        z = xW  # in place
-        # norm-like/define-f, norm-like/forward
-        kernels.run("norm_like_f_z", (x.shape[0], x.shape[1], W.shape[0]), x, b, xW, f, z, kappa)
-        return z, f
+    transformed = plain.NormLike
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> Tensor:
+        """Return the output, and keep what the derivatives read."""
+        given = x, W
+        if suits(x):
+            kernels, threads = KERNELS.on(x), threads_for(x.numel())
+            rows, n, m = x.shape[0], x.shape[1], W.shape[0]
+            x = x if x.stride(-1) == 1 else x.contiguous()
+            b = b if b.stride(-1) == 1 else b.contiguous()
+            xW = torch.mm(x, W.t())
+            f = x.new_empty(rows, 1)
+            z = xW  # in place
+            # norm-like/define-f, norm-like/forward
+            kernels.norm_like_f_z(
+                rows, n, m, x.data_ptr(), x.stride(0), b.data_ptr(), xW.data_ptr(), m, f.data_ptr(), 1, z.data_ptr(), m,
+                kappa, threads
+            )
+        else:
+            z, f = plain.NormLike.forward(x, W, b, kappa)
+        ctx.kappa = kappa
+        ctx.save_for_backward(*given, f)
+        ctx.save_for_forward(*given, f)
+        return z
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        """Return the tangent of the output."""
+        found: Tensor = plain.NormLike.jvp(ctx, *tangents)[0]
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
         if torch.is_grad_enabled() or not suits(g):  # by operations that autograd and torch.vmap know
-            return plain.NormLike.backward(ctx, g, _)
+            return plain.NormLike.backward(ctx, g, None)
         x, W, f = ctx.saved_tensors
         kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
+        rows, m, n = g.shape[0], g.shape[1], x.shape[1]
+        threads = threads_for(x.numel())
+        g = g if g.stride(-1) == 1 else g.contiguous()
+        x = x if x.stride(-1) == 1 else x.contiguous()
         if wanted[0] and wanted[1] and wanted[2]:
-            u = x.new_empty(g.shape[0], x.shape[1])
-            db = x.new_empty(g.shape[1])
-            kernels.run("norm_like_u_db", (g.shape[0], x.shape[1], g.shape[1]), x, f, u, g, db)  # norm-like/backward-db
+            u = x.new_empty(rows, n)
+            db = x.new_empty(m)
+            # norm-like/backward-db
+            kernels.norm_like_u_db(
+                rows, n, m, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), u.data_ptr(), n, g.data_ptr(),
+                g.stride(0), db.data_ptr(), threads
+            )
             dW = torch.mm(g.t(), u)  # norm-like/backward-dW
             gW = torch.mm(g, W, out=u)
             dx = gW  # in place
-            kernels.run("norm_like_dx", (g.shape[0], x.shape[1]), x, f, gW, dx, kappa)  # norm-like/backward-dx
+            # norm-like/backward-dx
+            kernels.norm_like_dx(
+                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), gW.data_ptr(), n, dx.data_ptr(), n,
+                kappa, threads
+            )
             return dx, dW, db, None
         dx = dW = db = u = None
         if wanted[1]:
-            u = x.new_empty(g.shape[0], x.shape[1])
-            kernels.run("norm_like_u", (g.shape[0], x.shape[1]), x, f, u)
+            u = x.new_empty(rows, n)
+            kernels.norm_like_u(rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), u.data_ptr(), n, threads)
             dW = torch.mm(g.t(), u)  # norm-like/backward-dW
         if wanted[2]:
-            db = x.new_empty(g.shape[1])
-            kernels.run("norm_like_db", (g.shape[0], g.shape[1]), g, db)  # norm-like/backward-db
+            db = x.new_empty(m)
+            kernels.norm_like_db(rows, m, g.data_ptr(), g.stride(0), db.data_ptr(), threads)  # norm-like/backward-db
         if wanted[0]:
             gW = torch.mm(g, W, out=u)
             dx = gW  # in place
-            kernels.run("norm_like_dx", (g.shape[0], x.shape[1]), x, f, gW, dx, kappa)  # norm-like/backward-dx
+            # norm-like/backward-dx
+            kernels.norm_like_dx(
+                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), gW.data_ptr(), n, dx.data_ptr(), n,
+                kappa, threads
+            )
         return dx, dW, db, None

@@ -13,49 +13,73 @@ import torch
 from torch import Tensor
 
 from . import _norm_like_without_bias as plain
-from ._cpp_launch import Source, suits
-from ._rows import read_once
+from ._cpp_launch import Source, suits, threads_for
 
 KERNELS = Source("_cpp_norm_like_without_bias.cpp")
 NormLikeWithoutBiasReverse = plain.NormLikeWithoutBiasReverse  # for what traces operations of torch
 
 
-class NormLikeWithoutBias(plain.NormLikeWithoutBias):
-    """The map of ``x`` (B, n), ``W`` (m, n) and kappa by kernels in C++; gives output and row scale.
+class NormLikeWithoutBias(torch.autograd.Function):
+    """The map of ``x`` (B, n), ``W`` (m, n) and kappa by kernels in C++; gives the output.
 
-    Nothing is checked here: see ``_cpp``. What is kept for the backward pass, tangents and maps over more axes are
-    those of the class that this one is derived from.
+    Nothing is checked here: see ``_cpp``. What is kept for the backward pass, and tangents, are those of the torch
+    target's class, which also takes the place of this one in the transforms of ``torch.func``.
     """
 
-    @staticmethod
-    @read_once
-    def forward(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-        """Return the output and the row scale."""
-        if not suits(x):
-            return plain.NormLikeWithoutBias.forward(x, W, kappa)
-        kernels = KERNELS.on(x)
-        xW = torch.mm(x, W.t())
-        f = x.new_empty(x.shape[0], 1)
-        z = xW  # in place
-        # linear/norm-like/define-f, linear/norm-like/forward
-        kernels.run("norm_like_without_bias_f_z", (x.shape[0], x.shape[1], W.shape[0]), x, xW, f, z, kappa)
-        return z, f
+    transformed = plain.NormLikeWithoutBias
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, x: Tensor, W: Tensor, kappa: float) -> Tensor:
+        """Return the output, and keep what the derivatives read."""
+        given = x, W
+        if suits(x):
+            kernels, threads = KERNELS.on(x), threads_for(x.numel())
+            rows, n, m = x.shape[0], x.shape[1], W.shape[0]
+            x = x if x.stride(-1) == 1 else x.contiguous()
+            xW = torch.mm(x, W.t())
+            f = x.new_empty(rows, 1)
+            z = xW  # in place
+            # linear/norm-like/define-f, linear/norm-like/forward
+            kernels.norm_like_without_bias_f_z(
+                rows, n, m, x.data_ptr(), x.stride(0), xW.data_ptr(), m, f.data_ptr(), 1, z.data_ptr(), m, kappa,
+                threads
+            )
+        else:
+            z, f = plain.NormLikeWithoutBias.forward(x, W, kappa)
+        ctx.kappa = kappa
+        ctx.save_for_backward(*given, f)
+        ctx.save_for_forward(*given, f)
+        return z
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        """Return the tangent of the output."""
+        found: Tensor = plain.NormLikeWithoutBias.jvp(ctx, *tangents)[0]
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x`` and ``W``, None where not needed, and None for kappa."""
         if torch.is_grad_enabled() or not suits(g):  # by operations that autograd and torch.vmap know
-            return plain.NormLikeWithoutBias.backward(ctx, g, _)
+            return plain.NormLikeWithoutBias.backward(ctx, g, None)
         x, W, f = ctx.saved_tensors
         kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
+        rows, n = g.shape[0], x.shape[1]
+        threads = threads_for(x.numel())
+        x = x if x.stride(-1) == 1 else x.contiguous()
         dx = dW = u = None
         if wanted[1]:
-            u = x.new_empty(g.shape[0], x.shape[1])
-            kernels.run("norm_like_without_bias_u", (g.shape[0], x.shape[1]), x, f, u)
+            u = x.new_empty(rows, n)
+            kernels.norm_like_without_bias_u(
+                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), u.data_ptr(), n, threads
+            )
             dW = torch.mm(g.t(), u)  # linear/norm-like/backward-dW
         if wanted[0]:
             gW = torch.mm(g, W, out=u)
             dx = gW  # in place
             # linear/norm-like/backward-dx
-            kernels.run("norm_like_without_bias_dx", (g.shape[0], x.shape[1]), x, f, gW, dx, kappa)
+            kernels.norm_like_without_bias_dx(
+                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), gW.data_ptr(), n, dx.data_ptr(), n,
+                kappa, threads
+            )
         return dx, dW, None

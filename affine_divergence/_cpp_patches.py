@@ -74,9 +74,9 @@ def _run(
     addresses = [0 if t is None else t.data_ptr() for t in tensors]
     settings = (float(kappa), smallest_sum(x), torch.get_num_threads())
     code = kernels.on(x)
-    code.call(name, ctypes.addressof(numbers), *addresses, 0, *settings)
+    getattr(code, name)(ctypes.addressof(numbers), *addresses, 0, *settings)
     room = x.new_empty(numbers[-1])
-    code.call(name, ctypes.addressof(numbers), *addresses, room.data_ptr(), *settings)
+    getattr(code, name)(ctypes.addressof(numbers), *addresses, room.data_ptr(), *settings)
 
 
 def _given(x: Tensor, W: Tensor, positions: Sequence[int], geometry: Geometry, z: Tensor, dx: Tensor) -> list[int]:

@@ -44,7 +44,7 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0) -> 
     x, weight, offset = check_operands("affine_like", x, weight, bias)
     rows = as_rows(x)
     z = apply(AffineLike, AffineLikeReverse, rows, weight, offset, kappa)
-    return as_given(z, x)
+    return z if x.dim() == 2 else as_given(z, x)
 
 
 def norm_like(
@@ -77,6 +77,6 @@ def norm_like(
     rows = as_rows(centred(x) if center else x)
     if bias is None:
         z = apply(NormLikeWithoutBias, NormLikeWithoutBiasReverse, rows, weight, kappa)
-        return as_given(z, x)
+        return z if x.dim() == 2 else as_given(z, x)
     z = apply(NormLike, NormLikeReverse, rows, weight, bias, kappa)
-    return as_given(z, x)
+    return z if x.dim() == 2 else as_given(z, x)

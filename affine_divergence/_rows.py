@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as _are_transforms_active
 from torch.autograd import Function
+from torch.compiler import is_compiling
 
 _BLOCK = 2**18  # numbers, 1 MiB of float32
 
@@ -63,7 +65,7 @@ def _peak(x: Tensor) -> Tensor:
 
 def _is_visible(x: Tensor) -> bool:
     """Return whether this is a plain tensor of the CPU, at which a program may look."""
-    return x.is_cpu and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    return x.is_cpu and type(x) in (Tensor, torch.nn.Parameter) and not is_compiling()
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -81,16 +83,16 @@ def apply(eager: type[Function], traced: type[Function], *arguments: Tensor | fl
     """Return the first result, the map's output, of a generated function; ``traced`` is the form that compilers read.
 
     Outside the transforms of ``torch.func`` the function goes straight to autograd: ``Function.apply`` first looks for
-    defaults among the arguments, and there are none.
+    defaults among the arguments, and there are none. In them ``eager.transformed`` takes its place, if it names a class.
     """
-    output: Tensor
-    if torch.compiler.is_compiling():
-        output = traced.apply(*arguments)[0]  # type: ignore[no-untyped-call]
-    elif torch._C._are_functorch_transforms_active():
-        output = eager.apply(*arguments)[0]  # type: ignore[no-untyped-call]
+    if is_compiling():
+        found = traced.apply(*arguments)  # type: ignore[no-untyped-call]
+    elif _are_transforms_active():
+        found = getattr(eager, "transformed", eager).apply(*arguments)
     else:
         straight: Any = super(Function, eager)
-        output = straight.apply(*arguments)[0]
+        found = straight.apply(*arguments)
+    output: Tensor = found[0] if type(found) is tuple else found
     return output
 
 
@@ -107,7 +109,7 @@ def row_blocks(x: Tensor) -> list[slice]:
 
 def as_given(z: Tensor, x: Tensor) -> Tensor:
     """Return ``z`` (B, m) with the leading axes of ``x`` (..., n)."""
-    return z if x.dim() == 2 else z.reshape(*x.shape[:-1], z.shape[-1])
+    return z.reshape(*x.shape[:-1], z.shape[-1])
 
 
 def centred(x: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0, *, 
     own = AffineLike, AffineLikeReverse
     eager, traced = chosen("affine_like", backend, "_affine_like.AffineLike", own, rows, weight)
     z = apply(eager, traced, rows, weight, offset, kappa)
-    return as_given(z, x)
+    return z if x.dim() == 2 else as_given(z, x)
 
 
 def norm_like(
@@ -97,8 +97,8 @@ def norm_like(
         bare = NormLikeWithoutBias, NormLikeWithoutBiasReverse
         eager, traced = chosen("norm_like", backend, "_norm_like_without_bias.NormLikeWithoutBias", bare, rows, weight)
         z = apply(eager, traced, rows, weight, kappa)
-        return as_given(z, x)
+        return z if x.dim() == 2 else as_given(z, x)
     own = NormLike, NormLikeReverse
     eager, traced = chosen("norm_like", backend, "_norm_like.NormLike", own, rows, weight)
     z = apply(eager, traced, rows, weight, bias, kappa)
-    return as_given(z, x)
+    return z if x.dim() == 2 else as_given(z, x)

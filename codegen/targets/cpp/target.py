@@ -17,7 +17,7 @@ from codegen.program import Program
 from codegen.targets.borrowed_functions import borrowed_functions
 from codegen.targets.cpp.joint import head, joint
 from codegen.targets.cpp.patch_file import has_kernels, patch_map_context
-from codegen.targets.cpp.wrappers import HostPrinter, Lengths
+from codegen.targets.cpp.wrappers import HostPrinter, Lengths, lengths, walked
 from codegen.targets.cuda.target import comment, listed
 from codegen.targets.cuda.wrappers import Printed, unique
 from codegen.targets.patch_backend import maps_with_kernels, shared_files
@@ -67,7 +67,9 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     first = head(program)
     every = joint(program, first, plain.lstrip("_"), own) if first else Printed((), ())
     blocks, spare, backward = _blocks(program, plain.lstrip("_"), own)
-    parts = [HostPrinter(_joined(plan), plain.lstrip("_"), own).printed(), every, *backward]
+    whole = _joined(plan)
+    forward, back = HostPrinter(whole, plain.lstrip("_"), own).printed(), [every, *backward]
+    parts = [forward, *back]
     lines = [line for p in parts for line in p.lines]
     return {
         **twin,
@@ -77,7 +79,11 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
         "own": own,
         "setup": lent.setup if lent else (),
         "forward_call": ", ".join((*plan.input_names, str(plan.kappa))),
-        "forward_lines": parts[0].lines,
+        "forward_lengths": lengths(whole, forward.lines),
+        "forward_walked": walked(whole, forward.kernels),
+        "forward_lines": forward.lines,
+        "backward_lengths": lengths(program, [line for p in back for line in p.lines]),
+        "backward_walked": walked(program, [k for p in back for k in p.kernels]),
         "every": every.lines,
         "all_wanted": " and ".join(f"wanted[{k}]" for k in range(len(program.outputs))),
         "blocks": blocks,

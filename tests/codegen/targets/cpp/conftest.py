@@ -34,6 +34,23 @@ class Host:
         return _cpp_compile.compiled.__wrapped__(self._folder / source.name, dtype)
 
 
+class Listed:
+    """Compiled code whose calls are listed by the names of the kernels."""
+
+    def __init__(self, code, launched):
+        self._code, self._launched = code, launched
+
+    def __getattr__(self, name):
+        function = getattr(self._code, name)
+
+        def kernel(*values):
+            function.argtypes, function.restype = kernel.argtypes, kernel.restype
+            self._launched.append(name)
+            function(*values)
+
+        return kernel
+
+
 def forget():
     for module in MAPS:
         module.KERNELS._made.clear()
@@ -41,18 +58,17 @@ def forget():
 
 @pytest.fixture
 def host(tmp_path, monkeypatch):
-    made, run = Host(tmp_path), _cpp_launch.Kernels.run
-
-    def listed(self, name, lengths, *arguments):
-        made.launched.append((name, lengths))
-        run(self, name, lengths, *arguments)
+    made = Host(tmp_path)
 
     def damage(*replacements):
-        monkeypatch.setattr(_cpp_launch, "compiled", lambda s, t: made.compiled(s, t, replacements))
+        monkeypatch.setattr(
+            _cpp_launch, "compiled", lambda s, t: Listed(made.compiled(s, t, replacements), made.launched)
+        )
         forget()
 
-    monkeypatch.setattr(_cpp_launch.Kernels, "run", listed)
     made.damage = damage
+    monkeypatch.setattr(_cpp_launch, "compiled", lambda s, t: Listed(_cpp_compile.compiled(s, t), made.launched))
+    forget()
     yield made
     monkeypatch.undo()
     forget()
