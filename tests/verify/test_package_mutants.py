@@ -150,6 +150,28 @@ MUTANTS = {  # the file, what stood there, what stands there now, the layer, the
         "transposed-convolution",
         "identity/grouped-transposed-convolution/affine-like/self-factor/2d",
     ),
+    "+ 1 dropped in C++": (
+        "_cpp_affine_like.cpp",
+        "sqrt(q + Wide(1) / (peak * peak))",
+        "sqrt(q)",
+        "affine",
+        "identity/affine-like/self-factor/cpp",
+    ),
+    "sign of dx in C++": ("_cpp_affine_like.cpp", "f * gW[k] - c * u", "f * gW[k] + c * u", "affine", f"{DX}/cpp"),
+    "+ 1 dropped of patches in C++": (
+        "_cpp_patch_affine_like.cpp",
+        "sqrt(1 + E)",
+        "sqrt(E)",
+        "convolution",
+        f"{PATCH}/cpp",
+    ),
+    "sign of a patch's dx in C++": (
+        "_cpp_patch_affine_like.cpp",
+        "-dh_h * (f * f)",
+        "dh_h * (f * f)",
+        "convolution",
+        "gradient/grouped-convolution/affine-like/backward-dx/2d/cpp",
+    ),
     "scores over d": (
         "attention.py",
         "1 / math.sqrt(self.head_dim)",

@@ -6,7 +6,7 @@ One axis is two, the second of length one: the formulas for one are those for tw
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ class Kind:
     transposed: bool = False
     centred: bool = False
     biased: bool = True
+    backend: str = "torch"
 
     @property
     def derivation_axes(self) -> int:
@@ -63,6 +64,7 @@ def subjects(layer: str) -> list[Subject]:
         for centred in ((False,) if transposed else (False, True))
         for form, biased in (("affine-like", True), ("norm-like", True), ("norm-like", False))
     ]
+    kinds += [replace(kind, backend="cpp") for kind in kinds if not (kind.transposed or kind.centred)]
     return [plain, *(_generated(layer, kind) for kind in kinds)]
 
 
@@ -88,10 +90,12 @@ def _generated(layer: str, kind: Kind) -> Subject:
     letters = LETTERS[kind.derivation_axes]
 
     def draw(random: Draw, kappa: float) -> Case:
-        singular = kind.form == "norm-like"
+        singular = kind.form == "norm-like"  # where a position sees nothing
         channels = 3 if kind.centred else 2 if singular else 1
-        g = draw_geometry(random, kind.axes, transposed=kind.transposed, seen=singular, channels=channels, grouped=True)
-        settings: dict[str, object] = {"form": kind.form, "kappa": kappa, "bias": kind.biased}
+        grouped = kind.backend == "torch"  # what has groups is not computed by the other kernels
+        seen, turned = singular, kind.transposed
+        g = draw_geometry(random, kind.axes, transposed=turned, seen=seen, channels=channels, grouped=grouped)
+        settings: dict[str, object] = {"form": kind.form, "kappa": kappa, "bias": kind.biased, "backend": kind.backend}
         if not kind.transposed:
             settings |= {"center": kind.centred, "recompute": bool(random.whole(0, 1))}
         name = f"PatchNormConv{'Transpose' if kind.transposed else ''}{kind.axes}d"
@@ -106,12 +110,13 @@ def _generated(layer: str, kind: Kind) -> Subject:
         layer=layer,
         source=lambda: _solved(kind),
         draw=draw,
-        variant=f"{kind.axes}d",
+        variant=f"{kind.axes}d" if kind.backend == "torch" else f"{kind.axes}d/{kind.backend}",
+        backend=kind.backend,
         derived_over=f"{kind.derivation_axes}d",
         form=kind.form,
         reference=reference,
         by=kind.by,
-        factor=partial(_stated, grouped=True),
+        factor=partial(_stated, grouped=True) if kind.backend == "torch" else None,
         without_onednn=("bfloat16",),
     )
 
