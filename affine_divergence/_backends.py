@@ -78,13 +78,13 @@ def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x:
     """Return what was asked for, by an argument or else by the environment."""
     source = "" if argument else f" by the environment variable {VARIABLE}"
     found = _possible(name, asked, source, home, x.device.type)
-    return own if found == "torch" else getattr(_Loaded, _key(found, home))  # type: ignore[no-any-return]
+    return own if found == "torch" else _loaded(found, home)
 
 
 def _on_host(home: str, own: Pair, dtype: torch.dtype) -> Pair:
     """Return the kernels in C++ for a type, loaded and compiled, or ``own`` where they cannot be; and remember it."""
     there = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, dtype)
-    _ON_HOST[home, dtype] = getattr(_Loaded, _key("cpp", home)) if there else own
+    _ON_HOST[home, dtype] = _loaded("cpp", home) if there else own
     return _ON_HOST[home, dtype]
 
 
@@ -94,7 +94,7 @@ def _on_device(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
         return own
     longest = x.shape[-1] if weight is x else max(weight.shape)
     found = _best(home, longest * max(x.element_size(), 4) <= _SHORT_ROW, x.device.index or 0)
-    return own if found == "torch" else getattr(_Loaded, _key(found, home))  # type: ignore[no-any-return]
+    return own if found == "torch" else _loaded(found, home)
 
 
 def _is_compiled(home: str, dtype: torch.dtype) -> bool:
@@ -187,6 +187,12 @@ def _load(backend: str, home: str) -> bool:
         module, function = import_module(f".{_file(backend, home)}", __package__), home.partition(".")[2]
         setattr(_Loaded, _key(backend, home), (getattr(module, function), getattr(module, f"{function}Reverse")))
     return True
+
+
+def _loaded(backend: str, home: str) -> Pair:
+    """Return a backend's functions of a map, which have been loaded."""
+    pair: Pair = getattr(_Loaded, _key(backend, home))
+    return pair
 
 
 def _file(backend: str, home: str) -> str:
