@@ -44,7 +44,15 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     Shapes: x (..., n), weight (m, n), bias (m) or None. Raise TypeError for what is no floating-point tensor or mixes
     types, ValueError for a shape that does not fit.
     """
-    if not _agree(x, weight, bias):
+    if not (  # the usual case in as few steps as possible: nothing is to be said or done about types
+        isinstance(x, Tensor)
+        and isinstance(weight, Tensor)
+        and x.dtype == weight.dtype
+        and (bias is None or (isinstance(bias, Tensor) and bias.dtype == x.dtype))
+        and x.dtype in _FLOATS
+        and (x.is_cpu or x.is_cuda)
+        and not is_autocast_enabled("cpu" if x.is_cpu else "cuda")  # asking for its device takes longer
+    ):
         x, weight, bias = as_one_type(name, x, weight, bias)
     shape = weight.shape
     if len(shape) != 2:
@@ -57,19 +65,6 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     if bias is not None and bias.shape != shape[:1]:
         raise ValueError(f"{name}: bias has shape {_shape(bias)}; weight gives {weight.shape[0]} features: use that")
     return x, weight, bias
-
-
-def _agree(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Return whether nothing is to be said or done about types: the usual case, in as few steps as possible."""
-    return (
-        isinstance(x, Tensor)
-        and isinstance(weight, Tensor)
-        and x.dtype == weight.dtype
-        and (bias is None or (isinstance(bias, Tensor) and bias.dtype == x.dtype))
-        and x.dtype in _FLOATS
-        and (x.is_cpu or x.is_cuda)
-        and not is_autocast_enabled("cpu" if x.is_cpu else "cuda")  # asking for its device takes longer
-    )
 
 
 def as_one_type(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -29,6 +29,14 @@ class Source:
             found = self._made[tensor.dtype] = Kernels(compiled(self._path, tensor.dtype))
         return found
 
+    def ready(self, tensor: Tensor) -> tuple[Kernels, int] | None:
+        """Return the kernels for a tensor and how many threads to take; None for a tensor that they cannot read."""
+        if not suits(tensor):
+            return None
+        work = tensor.numel()
+        threads = 1 if work < 2 * _ENOUGH else min(torch.get_num_threads(), work // _ENOUGH)
+        return self._made.get(tensor.dtype) or self.on(tensor), threads
+
 
 class Kernels:
     """The kernels of one source for one type, by their names.
@@ -51,11 +59,6 @@ class Kernels:
             function(*values)
 
         return first
-
-
-def threads_for(work: int) -> int:
-    """Return how many threads to take for so many numbers."""
-    return 1 if work < 2 * _ENOUGH else min(torch.get_num_threads(), work // _ENOUGH)
 
 
 def suits(tensor: Tensor) -> bool:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import _norm_like_without_bias as plain
-from ._cpp_launch import Source, suits, threads_for
+from ._cpp_launch import Source
 
 KERNELS = Source("_cpp_norm_like_without_bias.cpp")
 NormLikeWithoutBiasReverse = plain.NormLikeWithoutBiasReverse  # for what traces operations of torch
@@ -32,11 +33,12 @@ class NormLikeWithoutBias(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, W: Tensor, kappa: float) -> Tensor:
         """Return the output, and keep what the derivatives read."""
         given = x, W
-        if suits(x):
-            kernels, threads = KERNELS.on(x), threads_for(x.numel())
+        ready = KERNELS.ready(x)
+        if ready:
+            kernels, threads = ready
             rows, n, m = x.shape[0], x.shape[1], W.shape[0]
             x = x if x.stride(-1) == 1 else x.contiguous()
-            xW = torch.mm(x, W.t())
+            xW = F.linear(x, W)
             f = x.new_empty(rows, 1)
             z = xW  # in place
             # linear/norm-like/define-f, linear/norm-like/forward
@@ -60,12 +62,12 @@ class NormLikeWithoutBias(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x`` and ``W``, None where not needed, and None for kappa."""
-        if torch.is_grad_enabled() or not suits(g):  # by operations that autograd and torch.vmap know
+        ready = None if torch.is_grad_enabled() else KERNELS.ready(g)
+        if ready is None:  # by operations that autograd and torch.vmap know
             return plain.NormLikeWithoutBias.backward(ctx, g, None)
         x, W, f = ctx.saved_tensors
-        kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
+        kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         rows, n = g.shape[0], x.shape[1]
-        threads = threads_for(x.numel())
         x = x if x.stride(-1) == 1 else x.contiguous()
         dx = dW = u = None
         if wanted[1]:

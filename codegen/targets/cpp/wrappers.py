@@ -61,6 +61,8 @@ class HostPrinter(StepPrinter):
 
     def _multiplied(self, left: str, right: str, target: Value) -> str:
         spare = self._spare.pop(_lengths(target), "")
+        if right.endswith(".t()") and not spare:  # one call, where turning a matrix is another
+            return f"F.linear({left}, {right.removesuffix('.t()')})"
         return f"torch.mm({left}, {right}{f', out={spare}' if spare else ''})"
 
 
