@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -46,8 +47,10 @@ def compiled(source: Path, dtype: torch.dtype) -> ctypes.CDLL:
     """
     if dtype not in ELEMENTS:
         raise KernelError(f"the C++ kernels are for {', '.join(map(str, ELEMENTS))}, not {dtype}; convert with .to()")
+    if missing():
+        raise KernelError(f"the kernels of {source.name} cannot be compiled: {missing()}")
     texts = _with_headers(source)
-    command = [_compiler() or "", *_LANGUAGE, *_ARITHMETIC, f"-DELEMENT={ELEMENTS[dtype]}"]
+    command = [*_compiler(), *_LANGUAGE, *_ARITHMETIC, f"-DELEMENT={ELEMENTS[dtype]}"]
     parts = ("\0".join(texts), " ".join(command), _state(command[0]), _processor())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     binary = cached(key, lambda: _compile(source, command), "so")
@@ -60,16 +63,21 @@ def compiled(source: Path, dtype: torch.dtype) -> ctypes.CDLL:
             raise KernelError(f"the compiled kernels of {source.name} cannot be loaded: {problem}") from None
 
 
-def _compiler() -> str | None:
-    """Return the path of the compiler, None without one."""
-    named = os.environ.get("CXX")
-    return next((path for name in ([named] if named else ("c++", "g++", "clang++")) if (path := shutil.which(name))), None)
+def _compiler() -> list[str]:
+    """Return the path of the compiler and the options that CXX gives it; nothing without one."""
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError:  # a quotation that does not end: no program has such a name
+        named = [os.environ["CXX"]]
+    for name, *options in [named] if named else [["c++"], ["g++"], ["clang++"]]:
+        path = shutil.which(name)
+        if path:
+            return [path, *options]
+    return []
 
 
 def _state(compiler: str) -> str:
     """Return what changes when another version of a compiler is installed in its place."""
-    if not compiler:
-        return ""
     found = Path(compiler).resolve().stat()
     return f"{Path(compiler).resolve()} {found.st_size} {found.st_mtime_ns}"
 
@@ -94,8 +102,6 @@ def _with_headers(source: Path) -> list[str]:
 
 def _compile(source: Path, command: list[str]) -> bytes:
     """Compile for this machine, with threads if the compiler has them; ``KernelError`` with its messages if it refuses."""
-    if missing():
-        raise KernelError(f"the kernels of {source.name} cannot be compiled: {missing()}")
     messages = ""
     with tempfile.TemporaryDirectory() as place:
         result = Path(place, "kernels.so")

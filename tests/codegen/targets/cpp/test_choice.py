@@ -100,12 +100,18 @@ def test_a_compiler_that_refuses_is_quoted_once(forgetful, monkeypatch, tmp_path
 
 def test_a_compiler_without_threads_will_do(forgetful, monkeypatch, tmp_path):
     plain = tmp_path / "plain"
-    plain.write_text(f'#!/bin/sh\ncase "$*" in *openmp*) exit 1;; esac\nexec {_cpp_compile._compiler()} "$@"\n')
+    plain.write_text(f'#!/bin/sh\ncase "$*" in *openmp*) exit 1;; esac\nexec {_cpp_compile._compiler()[0]} "$@"\n')
     plain.chmod(0o755)
     expected = ad.functional.affine_like(ENOUGH, W, b, backend="torch")
     monkeypatch.setenv("CXX", str(plain))
     monkeypatch.setenv(_kernel_cache.VARIABLE, str(tmp_path / "cache"))
     torch.testing.assert_close(ad.functional.affine_like(ENOUGH, W, b, backend="cpp"), expected)
+
+
+def test_a_compiler_may_be_named_with_options(forgetful, monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", f"{_cpp_compile._compiler()[0]} -DUNUSED")
+    monkeypatch.setenv(_kernel_cache.VARIABLE, str(tmp_path / "cache"))
+    assert _cpp_compile._compiler()[1:] == ["-DUNUSED"] and taken() is _cpp_affine_like.AffineLike
 
 
 def test_a_type_without_kernels_is_named():
