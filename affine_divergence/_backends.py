@@ -59,14 +59,14 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
     ``_affine_like.AffineLike``; ``x`` is (B, n), ``weight`` (m, n), or both have groups, channels and axes of space.
     Raises ValueError for a backend that is unknown, not installed, not part of this package, or not for the device of ``x``.
     """
-    asked = backend or (os.environ.get(VARIABLE) if _KEY in _SET else None)
-    if asked:
+    asked = backend if backend is not None else (os.environ.get(VARIABLE) or None if _KEY in _SET else None)
+    if asked is not None:
         return _asked(name, asked, backend, home, own, x)
     if not x.is_cpu:
         return _on_device(home, own, x, weight)
     if is_compiling() or type(x) not in _PLAIN or x.numel() < _ENOUGH:  # compilers fuse torch's own
         return own
-    return _ON_HOST.get((home, x.dtype)) or _on_host(home, own, x.dtype)
+    return _ON_HOST.get((home, x.dtype)) or _on_host(home, own, x, weight)
 
 
 def chosen_for_rows(name: str, backend: str | None, home: str, own: Pair, x: Tensor) -> Pair:
@@ -76,16 +76,18 @@ def chosen_for_rows(name: str, backend: str | None, home: str, own: Pair, x: Ten
 
 def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x: Tensor) -> Pair:
     """Return what was asked for, by an argument or else by the environment."""
-    source = "" if argument else f" by the environment variable {VARIABLE}"
+    source = "" if argument is not None else f" by the environment variable {VARIABLE}"
     found = _possible(name, asked, source, home, x.device.type)
     return own if found == "torch" else _loaded(found, home)
 
 
-def _on_host(home: str, own: Pair, dtype: torch.dtype) -> Pair:
+def _on_host(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
     """Return the kernels in C++ for a type, loaded and compiled, or ``own`` where they cannot be; and remember it."""
-    there = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, dtype)
-    _ON_HOST[home, dtype] = _loaded("cpp", home) if there else own
-    return _ON_HOST[home, dtype]
+    if weight.dim() > 2 and x.shape[1] != 1:  # no kernels for groups: nothing is compiled for them
+        return own
+    there = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, x.dtype)
+    _ON_HOST[home, x.dtype] = _loaded("cpp", home) if there else own
+    return _ON_HOST[home, x.dtype]
 
 
 def _on_device(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:

@@ -49,6 +49,7 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_what_is_no_backend_is_named_wherever_it_comes_from(name, monkeypatch):
     assert refusal("tpu", CALLS[name]).startswith(f"{name}: backend is 'tpu'; choose one of 'torch', 'triton', 'cuda'")
+    assert "backend is ''; choose one of" in refusal("", CALLS[name]), "an empty name is no choice"
     monkeypatch.setenv(_backends.VARIABLE, "tpu")
     assert f"backend is 'tpu' by the environment variable {_backends.VARIABLE}; choose" in refusal(None, CALLS[name])
     assert CALLS[name]("torch") is not None, "the caller's choice comes first"

@@ -93,8 +93,9 @@ def _generated(layer: str, kind: Kind) -> Subject:
         singular = kind.form == "norm-like"  # where a position sees nothing
         channels = 3 if kind.centred else 2 if singular else 1
         grouped = kind.backend == "torch"  # what has groups is not computed by the other kernels
-        seen, turned = singular, kind.transposed
-        g = draw_geometry(random, kind.axes, transposed=turned, seen=seen, channels=channels, grouped=grouped)
+        g = draw_geometry(
+            random, kind.axes, transposed=kind.transposed, seen=singular, channels=channels, grouped=grouped
+        )
         settings: dict[str, object] = {"form": kind.form, "kappa": kappa, "bias": kind.biased, "backend": kind.backend}
         if not kind.transposed:
             settings |= {"center": kind.centred, "recompute": bool(random.whole(0, 1))}

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 
 from codegen.program import Contract, Instruction, Program, name_of
 from codegen.targets.cpp.wrappers import HostPrinter
-from codegen.targets.cuda.kernels import Kernel, column_text, row_text
-from codegen.targets.cuda.names import identifier
+from codegen.targets.cuda.kernels import Kernel, column_text, length_parameters, pointer_parameters, row_text
 from codegen.targets.cuda.schedule import Columns, Product, Rows, is_row_work, is_wide_pointwise, outside
 from codegen.targets.cuda.storage import is_column
 from codegen.targets.cuda.wrappers import Printed, noted
@@ -44,7 +43,7 @@ def head(program: Program) -> Head | None:
 
 def _independent(program: Program) -> list[Instruction]:
     """Return the instructions that need no product of matrices."""
-    after = {i.target.name for i in program.instructions if isinstance(outside(i), Product) and not is_row_work(i)}
+    after = {i.target.name for i in program.instructions if isinstance(outside(i), Product)}
     found = []
     for instruction in program.instructions:
         if instruction.target.name in after or {name_of(e) for e in instruction.reads} & after:
@@ -84,7 +83,7 @@ class JointPrinter(HostPrinter):
         rows = row_text(program, Rows(inside, outputs), self._types, self._prefix)
         (total,) = (s for s in map(outside, program.instructions) if isinstance(s, Columns) and _makes(s, first.total))
         columns = column_text(program, total, self._types, self._prefix)
-        kernel = _joined(rows, columns, first.total, {i.target.name for i in inside})
+        kernel = self._joined(rows, columns, first.total, {i.target.name for i in inside})
         batch = self._sizes[BATCH.size]
         lines = [f"{n} = {self._memory('column', program.values[n], batch)}" for n in first.scalars]
         for name in first.scratch:
@@ -98,36 +97,27 @@ class JointPrinter(HostPrinter):
         )
         return Printed((*lines, *noted(call, total.instruction.equation)), (kernel,))
 
+    def _joined(self, rows: Kernel, columns: Kernel, total: str, made: set[str]) -> Kernel:
+        """Return the kernel of rows with a sum over them; what it makes of a row (``made``) is not read again."""
+        missing = [name for name in columns.tensors if name not in {*rows.tensors, *made}]
+        lengths = tuple(dict.fromkeys((*rows.lengths, *columns.lengths)))
+        reads = zip(columns.tensors, columns.context["reads"], strict=True)
+        context = {
+            **rows.context,
+            "kind": "joint",
+            "name": f"{rows.name}_{total}",
+            "parameters": [
+                *length_parameters(lengths),
+                *rows.context["parameters"][1 + len(rows.lengths) :],
+                *pointer_parameters([self._program.values[name] for name in missing], self._types),
+            ],
+            "width": columns.context["width"],
+            "reads": [line for name, line in reads if name not in made],
+            "line": columns.context["line"],
+            "type": columns.context["type"],
+        }
+        return Kernel(context["name"], lengths, (*rows.tensors, *missing), rows.scalars, context)
+
 
 def _makes(step: Columns, name: str) -> bool:
     return step.instruction.target.name == name
-
-
-def _joined(rows: Kernel, columns: Kernel, total: str, made: set[str]) -> Kernel:
-    """Return the kernel of rows with a sum over them; what it makes of a row (``made``) is not read again."""
-    missing = [name for name in columns.tensors if name not in {*rows.tensors, *made}]
-    lengths = tuple(dict.fromkeys((*rows.lengths, *columns.lengths)))
-    name = f"{rows.name}_{total}"
-    own = [text for text in columns.context["parameters"] if _named(text) in {p for n in missing for p in _parts(n)}]
-    known, width = rows.context["parameters"], columns.context["width"]
-    extra = [f"const Offset {width}"] if f"const Offset {width}" not in known else []
-    count = 1 + len(rows.lengths)
-    context = {
-        **rows.context,
-        "kind": "joint",
-        "name": name,
-        "parameters": [*known[:count], *extra, *known[count:], *own],
-        "width": width,
-        "reads": [line for line in columns.context["reads"] if line.split(" = ")[0].split()[-1] not in made],
-        "line": columns.context["line"],
-        "type": columns.context["type"],
-    }
-    return Kernel(name, lengths, (*rows.tensors, *missing), rows.scalars, context)
-
-
-def _named(parameter: str) -> str:
-    return parameter.split()[-1]
-
-
-def _parts(tensor: str) -> tuple[str, str]:
-    return f"{identifier(tensor)}_data", f"{identifier(tensor)}_stride"

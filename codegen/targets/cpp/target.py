@@ -113,13 +113,14 @@ def _blocks(program: Program, prefix: str, own: str) -> tuple[list[dict[str, Any
     """
     blocks, parts = [], []
     spare: dict[Lengths, str] = {}
+    used: list[str] = []
     for name in (*program.outputs[1:], program.outputs[0]):
         printer = HostPrinter(program.restricted(program.name, (name,)), prefix, own, spare)
         part = printer.printed()
         blocks.append({"condition": f"wanted[{program.outputs.index(name)}]", "lines": part.lines})
         parts.append(part)
+        used += printer.taken
         spare |= printer.scratch()
-    used = [name for name in spare.values() if any(f"out={name})" in line for p in parts for line in p.lines)]
     return blocks, used, parts
 
 

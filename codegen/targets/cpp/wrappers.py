@@ -22,12 +22,13 @@ class HostPrinter(StepPrinter):
     """Prints steps where the type of the input is that of all that is made of it.
 
     ``own`` names a tensor in scope that has this type; ``spare`` are matrices in scope that are read no more, by their
-    lengths: the first product that fits takes the memory of one.
+    lengths: the first product that fits takes the memory of one, which is then among those ``taken``.
     """
 
     def __init__(self, program: Program, prefix: str, own: str, spare: Mapping[Lengths, str] | None = None) -> None:
         super().__init__(program, prefix, own)
         self._spare = dict(spare or {})
+        self.taken: list[str] = []
         self._sizes = {size: length_name(size) for size in self._sizes}
 
     def scratch(self) -> dict[Lengths, str]:
@@ -61,6 +62,7 @@ class HostPrinter(StepPrinter):
 
     def _multiplied(self, left: str, right: str, target: Value) -> str:
         spare = self._spare.pop(_lengths(target), "")
+        self.taken += [spare] if spare else []
         if right.endswith(".t()") and not spare:  # one call, where turning a matrix is another
             return f"F.linear({left}, {right.removesuffix('.t()')})"
         return f"torch.mm({left}, {right}{f', out={spare}' if spare else ''})"

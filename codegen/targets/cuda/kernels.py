@@ -50,7 +50,7 @@ def column_text(program: Program, step: Columns, types: Mapping[str, str], prefi
     context = {
         "kind": "columns",
         "name": name,
-        "parameters": [*_lengths(lengths), *_pointers(values, types)],
+        "parameters": [*length_parameters(lengths), *pointer_parameters(values, types)],
         "width": printer.whole(width),
         "reads": [_read(v) for v in values],
         "line": _line(f"sum += {printer.text(Mul(*instruction.operands))};", instruction),
@@ -81,9 +81,9 @@ class _RowText:
             "kind": "rows",
             "name": self._name,
             "parameters": [
-                *_lengths(self._lengths),
-                *_pointers(reads, self._types),
-                *_pointers(writes, self._types, const=False),
+                *length_parameters(self._lengths),
+                *pointer_parameters(reads, self._types),
+                *pointer_parameters(writes, self._types, const=False),
                 *(f"const double {name}_setting" for name in settings),
             ],
             "scalars": settings,
@@ -138,12 +138,12 @@ def _length_names(lengths: Iterable[Symbol]) -> dict[Symbol, str]:
     return {BATCH.size: _ROWS, **{s: identifier(str(s)) for s in lengths}}
 
 
-def _lengths(lengths: Iterable[Symbol]) -> list[str]:
+def length_parameters(lengths: Iterable[Symbol]) -> list[str]:
     """Return the parameters for the number of rows and the axis lengths."""
     return [f"const Offset {name}" for name in (_ROWS, *(identifier(str(s)) for s in lengths))]
 
 
-def _pointers(values: Iterable[Value], types: Mapping[str, str], const: bool = True) -> list[str]:
+def pointer_parameters(values: Iterable[Value], types: Mapping[str, str], const: bool = True) -> list[str]:
     """Return the parameters for values: an address, and for what has rows the distance from one to the next."""
     texts = []
     for value in values:
