@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.compiler import is_compiling
 
+from ._rows import PLAIN
+
 BACKENDS = ("torch", "triton", "cuda", "cpp")
 VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
 
@@ -32,7 +34,6 @@ _SHORT_ROW = 2048  # bytes of a row in float32 or wider, up to which Triton's ke
 _SET = getattr(os.environ, "_data", os.environ)  # to look for a name that is not there, `get` raises and catches an error
 _KEY = os.environ.encodekey(VARIABLE) if hasattr(os.environ, "encodekey") and _SET is not os.environ else VARIABLE
 _ENOUGH = 2**14  # numbers of x, from which on a call of the kernels in C++ pays
-_PLAIN = (Tensor, torch.nn.Parameter)
 _OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are compiled
 _PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
 _NEEDS = {"triton": "triton", "cuda": "cuda.core"}
@@ -64,7 +65,7 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
         return _asked(name, asked, backend, home, own, x)
     if not x.is_cpu:
         return _on_device(home, own, x, weight)
-    if is_compiling() or type(x) not in _PLAIN or x.numel() < _ENOUGH:  # compilers fuse torch's own
+    if is_compiling() or type(x) not in PLAIN or x.numel() < _ENOUGH:  # compilers fuse torch's own
         return own
     return _ON_HOST.get((home, x.dtype)) or _on_host(home, own, x, weight)
 
@@ -114,7 +115,7 @@ def _is_compiled(home: str, dtype: torch.dtype) -> bool:
 
 
 def _is_plain(x: Tensor) -> bool:
-    return type(x) in _PLAIN or is_compiling()
+    return type(x) in PLAIN or is_compiling()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

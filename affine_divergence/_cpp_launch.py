@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ._cpp_compile import ELEMENTS, compiled
+from ._rows import in_memory
 
 _ENOUGH = 2**14  # numbers for each of several threads
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class Source:
@@ -63,10 +63,4 @@ class Kernels:
 
 def suits(tensor: Tensor) -> bool:
     """Return whether kernels can read a tensor: a plain one of a type that they have, at an address of the CPU."""
-    if type(tensor) not in _PLAIN or not tensor.is_cpu or tensor.dtype not in ELEMENTS:
-        return False
-    try:
-        tensor.data_ptr()
-    except RuntimeError:  # none that ``torch.vmap`` maps over
-        return False
-    return True
+    return tensor.is_cpu and tensor.dtype in ELEMENTS and in_memory(tensor)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from . import _affine_like as plain
-from ._cuda_launch import Source, in_memory
+from ._cuda_launch import Source
+from ._rows import in_memory
 
 KERNELS = Source("_cuda_affine_like.cu")
 AffineLikeReverse = plain.AffineLikeReverse  # for what traces operations of torch

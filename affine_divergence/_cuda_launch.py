@@ -100,17 +100,6 @@ class Kernels:
         self._code.launch(name, grid, block, [value for argument in held for value in _passed(argument)])
 
 
-def in_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor is a plain one at an address: none without values, none that ``torch.vmap`` maps over."""
-    if type(tensor) not in (Tensor, torch.nn.Parameter):
-        return False
-    try:
-        tensor.data_ptr()
-    except RuntimeError:
-        return False
-    return not tensor.is_meta
-
-
 def _quotient(a: int, b: int) -> int:
     return -(-a // b)
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from . import _norm_like as plain
-from ._cuda_launch import Source, in_memory
+from ._cuda_launch import Source
+from ._rows import in_memory
 
 KERNELS = Source("_cuda_norm_like.cu")
 NormLikeReverse = plain.NormLikeReverse  # for what traces operations of torch

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from . import _norm_like_without_bias as plain
-from ._cuda_launch import Source, in_memory
+from ._cuda_launch import Source
+from ._rows import in_memory
 
 KERNELS = Source("_cuda_norm_like_without_bias.cu")
 NormLikeWithoutBiasReverse = plain.NormLikeWithoutBiasReverse  # for what traces operations of torch

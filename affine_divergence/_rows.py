@@ -12,6 +12,7 @@ from torch._C import _are_functorch_transforms_active as _are_transforms_active
 from torch.autograd import Function
 from torch.compiler import is_compiling
 
+PLAIN = (Tensor, torch.nn.Parameter)
 _BLOCK = 2**18  # numbers, 1 MiB of float32
 
 
@@ -65,7 +66,7 @@ def _peak(x: Tensor) -> Tensor:
 
 def _is_visible(x: Tensor) -> bool:
     """Return whether this is a plain tensor of the CPU, at which a program may look."""
-    return x.is_cpu and type(x) in (Tensor, torch.nn.Parameter) and not is_compiling()
+    return x.is_cpu and type(x) in PLAIN and not is_compiling()
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -94,6 +95,17 @@ def apply(eager: type[Function], traced: type[Function], *arguments: Tensor | fl
         found = straight.apply(*arguments)
     output: Tensor = found[0] if type(found) is tuple else found
     return output
+
+
+def in_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor is a plain one at an address: none without values, none that ``torch.vmap`` maps over."""
+    if type(tensor) not in PLAIN:
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return not tensor.is_meta
 
 
 def row_blocks(x: Tensor) -> list[slice]:

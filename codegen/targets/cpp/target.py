@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from codegen.angle_rows import row_plan
 from codegen.plan import Plan
 from codegen.program import Program
 from codegen.targets.borrowed_functions import borrowed_functions
@@ -22,7 +21,7 @@ from codegen.targets.cuda.target import comment, listed
 from codegen.targets.cuda.wrappers import Printed, unique
 from codegen.targets.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.rendering import SHARED, renderer
-from codegen.targets.torch.angle_file import borrowed
+from codegen.targets.row_contexts import row_contexts
 from codegen.targets.torch.function_file import heading_context
 from codegen.targets.torch.words import AngleFamily, Borrowed, Family
 
@@ -37,8 +36,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     Raise ``UsageError`` for a map with a part that has no kernel and no line of torch.
     """
     result = {name: render(f"{name}.jinja", {}) for name in _FIXED}
-    contexts = [map_context(plan, with_bias=plan is family.with_bias) for family in families for plan in family.plans]
-    contexts += [map_context(row_plan(plan), True, borrowed(plan)) for family in angles for plan in family.plans]
+    contexts = row_contexts(map_context, families, angles)
     for context in contexts:
         result[context["source"]] = render("kernels.cpp.jinja", context)
         result[f"{context['module']}.py"] = render("map.py.jinja", context)

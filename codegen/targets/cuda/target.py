@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from codegen.angle_rows import row_plan
 from codegen.plan import Plan
 from codegen.targets.borrowed_functions import borrowed_functions
 from codegen.targets.cuda.patch_file import patch_map_context
@@ -14,7 +13,7 @@ from codegen.targets.cuda.unit_file import unit_file_context
 from codegen.targets.cuda.wrappers import Printed, printed, unique, variants
 from codegen.targets.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.rendering import SHARED, renderer
-from codegen.targets.torch.angle_file import borrowed
+from codegen.targets.row_contexts import row_contexts
 from codegen.targets.torch.companions import has_companions
 from codegen.targets.torch.function_file import heading_context
 from codegen.targets.torch.words import AngleFamily, Borrowed, Family
@@ -31,8 +30,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     Raise ``UsageError`` for a map with a part that has no kernel and no line of torch.
     """
     result = {name: render(f"{name}.jinja", {}) for name in _FIXED}
-    contexts = [map_context(plan, with_bias=plan is family.with_bias) for family in families for plan in family.plans]
-    contexts += [map_context(row_plan(plan), True, borrowed(plan)) for family in angles for plan in family.plans]
+    contexts = row_contexts(map_context, families, angles)
     for context in contexts:
         result[context["source"]] = render("kernels.cu.jinja", context)
         result[f"{context['module']}.py"] = render("map.py.jinja", context)

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from codegen.angle_rows import row_plan
 from codegen.targets.borrowed_functions import borrowed_functions
 from codegen.targets.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.rendering import SHARED, renderer
-from codegen.targets.torch.angle_file import borrowed
+from codegen.targets.row_contexts import row_contexts
 from codegen.targets.torch.companions import has_companions
 from codegen.targets.torch.words import AngleFamily, Family
 from codegen.targets.torch.wrap import fill
@@ -26,8 +25,7 @@ _NOTHING = "\0"
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
     """Return the text of every file by its name in the package, which also needs the files of the torch target."""
-    contexts = [map_context(plan, with_bias=plan is family.with_bias) for family in families for plan in family.plans]
-    contexts += [map_context(row_plan(plan), True, borrowed(plan)) for family in angles for plan in family.plans]
+    contexts = row_contexts(map_context, families, angles)
     result = {f"{c['module']}.py": render("map.py.jinja", c) for c in contexts}
     patches = maps_with_kernels(families)
     result |= {f"_triton{m.module}.py": render("patch_map.py.jinja", patch_map_context(m)) for m in patches}
