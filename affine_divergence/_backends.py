@@ -14,14 +14,18 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as _are_transforms_active
+from torch._C import _is_any_autocast_enabled
 from torch.autograd import Function
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from ._rows import PLAIN
 
@@ -29,6 +33,7 @@ BACKENDS = ("torch", "triton", "cuda", "cpp")
 VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
 
 Pair = tuple[type[Function], type[Function]]
+Call = Callable[..., Tensor]
 
 _SHORT_ROW = 2048  # bytes of a row in float32 or wider, up to which Triton's kernels hold it as a whole
 _SET = getattr(os.environ, "_data", os.environ)  # to look for a name that is not there, `get` raises and catches an error
@@ -39,6 +44,7 @@ _PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether
 _NEEDS = {"triton": "triton", "cuda": "cuda.core"}
 _INSTALL = {"triton": "pip install triton", "cuda": "pip install cuda-core[cu13]"}
 _ON_HOST: dict[tuple[str, torch.dtype], Pair] = {}
+_AT_ONCE: dict[tuple[str, torch.dtype], Call] = {}  # the kernels among them, as autograd takes them
 
 
 class _Loaded:
@@ -70,6 +76,31 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
     return _ON_HOST.get((home, x.dtype)) or _on_host(home, own, x, weight)
 
 
+def at_once(home: str, backend: str | None, x: Tensor, weight: Tensor, bias: Tensor | None) -> Call | None:
+    """Return what computes a map by kernels in C++, for matrices about which nothing is to be said or chosen; else None.
+
+    Checks and choice in one and in few steps: what follows a product of matrices finds no code in a cache, and there
+    every step is a microsecond. Whatever is not the usual call comes to ``chosen`` and to the checks before it.
+    """
+    if backend is not None or is_dynamo_compiling() or type(x) not in PLAIN or type(weight) not in PLAIN:
+        return None
+    given, shape, dtype = x.shape, weight.shape, x.dtype
+    found = _AT_ONCE.get((home, dtype))
+    usual = (
+        found is not None
+        and len(given) == 2 == len(shape)
+        and given[1] == shape[1]
+        and given[0] * given[1] >= _ENOUGH
+        and weight.dtype is dtype
+        and (bias is None or (type(bias) in PLAIN and bias.dtype is dtype and bias.shape == shape[:1]))
+        and x.is_cpu
+        and _KEY not in _SET
+        and not _are_transforms_active()
+        and not _is_any_autocast_enabled()
+    )
+    return found if usual else None
+
+
 def chosen_for_rows(name: str, backend: str | None, home: str, own: Pair, x: Tensor) -> Pair:
     """Return the same for a map of the rows of ``x`` (..., n) that has no weight."""
     return chosen(name, backend, home, own, x, x)
@@ -88,6 +119,9 @@ def _on_host(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
         return own
     there = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, x.dtype)
     _ON_HOST[home, x.dtype] = _loaded("cpp", home) if there else own
+    if there:
+        straight: Any = super(Function, _loaded("cpp", home)[0])
+        _AT_ONCE[home, x.dtype] = straight.apply
     return _ON_HOST[home, x.dtype]
 
 

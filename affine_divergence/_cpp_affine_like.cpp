@@ -10,6 +10,7 @@
 //
 // Derivation (SHA-256 of the map): cfad222b6c6579e09d9aae903bf1bb454998140b6ced7f579358baf89578781d
 
+#include "_cpp_python.h"
 #include "_cpp_rows.h"
 
 namespace kernels {
@@ -19,45 +20,46 @@ KERNEL affine_like_f_z(
     const Offset n,
     const Offset m,
     const Element* x_data,
-    const Offset x_stride,
     const Element* b_data,
     const Wide* xW_data,
-    const Offset xW_stride,
     Wide* f_data,
-    const Offset f_stride,
     Element* z_data,
-    const Offset z_stride,
     const double kappa_setting,
     const int threads) {
     const Wide kappa = Wide(kappa_setting);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
-        const Element* x_row = x_data + row * x_stride;
+        const Element* x_row = x_data + row * n;
         const Element* b_row = b_data;
-        const Wide* xW_row = xW_data + row * xW_stride;
-        Element* z_row = z_data + row * z_stride;
-        ahead(x_row, x_stride, n);
-        ahead(xW_row, xW_stride, m);
-        Wide peak = 0;
-        {
-            const Element* const x = x_row;
-#pragma omp simd reduction(max : peak)
-            for (Offset k = 0; k < n; ++k) {
-                peak = fmax(peak, fabs(x[k]));
-            }
-        }
-        peak = magnitude(row_largest(peak));
-        const Wide y_factor = Wide(1) / peak;
-        Wide q = 0;
-        {
-            const Element* const x = x_row;
+        const Wide* xW_row = xW_data + row * m;
+        Element* z_row = z_data + row * m;
+        ahead(x_row, n);
+        ahead(xW_row, m);
+        Wide peak = 1;  // for nearly every row; where a sum goes out of range, a power of two near the largest entry
+        Wide q;
+        for (bool divided = false;; divided = true) {
+            const Wide y_factor = Wide(1) / peak;
+            q = 0;
+            {
+                const Element* const x = x_row;
 #pragma omp simd reduction(+ : q)
-            for (Offset k = 0; k < n; ++k) {
-                const Wide y = y_factor * x[k];
-                q += y * y;  // affine-like/define-E
+                for (Offset k = 0; k < n; ++k) {
+                    const Wide y = y_factor * x[k];
+                    q += y * y;  // affine-like/define-E
+                }
             }
+            q = row_sum(q);
+            if (divided || in_range(q)) break;
+            peak = 0;
+            {
+                const Element* const x = x_row;
+#pragma omp simd reduction(max : peak)
+                for (Offset k = 0; k < n; ++k) {
+                    peak = fmax(peak, fabs(x[k]));
+                }
+            }
+            peak = magnitude(row_largest(peak));
         }
-        q = row_sum(q);
         const Wide f = sqrt(kappa) / (peak * sqrt(q + Wide(1) / (peak * peak)));  // affine-like/define-f
         {
             const Element* const b = b_row;
@@ -68,7 +70,7 @@ KERNEL affine_like_f_z(
                 z[k] = f * (b[k] + xW[k]);  // affine-like/forward
             }
         }
-        f_data[row * f_stride] = f;
+        f_data[row] = f;
     }
 }
 
@@ -76,27 +78,22 @@ KERNEL affine_like_given_gb_dx(
     const Offset rows,
     const Offset n,
     const Element* x_data,
-    const Offset x_stride,
     const Wide* f_data,
-    const Offset f_stride,
     const Wide* gb_data,
-    const Offset gb_stride,
     const Wide* gW_data,
-    const Offset gW_stride,
     Element* dx_data,
-    const Offset dx_stride,
     const double kappa_setting,
     const int threads) {
     const Wide kappa = Wide(kappa_setting);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
-        const Element* x_row = x_data + row * x_stride;
-        const Wide* gW_row = gW_data + row * gW_stride;
-        Element* dx_row = dx_data + row * dx_stride;
-        ahead(x_row, x_stride, n);
-        ahead(gW_row, gW_stride, n);
-        const Wide f = f_data[row * f_stride];
-        const Wide gb = gb_data[row * gb_stride];
+        const Element* x_row = x_data + row * n;
+        const Wide* gW_row = gW_data + row * n;
+        Element* dx_row = dx_data + row * n;
+        ahead(x_row, n);
+        ahead(gW_row, n);
+        const Wide f = f_data[row];
+        const Wide gb = gb_data[row];
         Wide u_gW = 0;
         {
             const Element* const x = x_row;
@@ -126,18 +123,15 @@ KERNEL affine_like_u(
     const Offset rows,
     const Offset n,
     const Element* x_data,
-    const Offset x_stride,
     const Wide* f_data,
-    const Offset f_stride,
     Element* u_data,
-    const Offset u_stride,
     const int threads) {
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
-        const Element* x_row = x_data + row * x_stride;
-        Element* u_row = u_data + row * u_stride;
-        ahead(x_row, x_stride, n);
-        const Wide f = f_data[row * f_stride];
+        const Element* x_row = x_data + row * n;
+        Element* u_row = u_data + row * n;
+        ahead(x_row, n);
+        const Wide f = f_data[row];
         {
             const Element* const x = x_row;
             Element* const u = u_row;
@@ -154,30 +148,25 @@ KERNEL affine_like_dx(
     const Offset m,
     const Offset n,
     const Element* g_data,
-    const Offset g_stride,
     const Element* x_data,
-    const Offset x_stride,
     const Element* b_data,
     const Wide* f_data,
-    const Offset f_stride,
     const Wide* gW_data,
-    const Offset gW_stride,
     Element* dx_data,
-    const Offset dx_stride,
     const double kappa_setting,
     const int threads) {
     const Wide kappa = Wide(kappa_setting);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
-        const Element* g_row = g_data + row * g_stride;
-        const Element* x_row = x_data + row * x_stride;
+        const Element* g_row = g_data + row * m;
+        const Element* x_row = x_data + row * n;
         const Element* b_row = b_data;
-        const Wide* gW_row = gW_data + row * gW_stride;
-        Element* dx_row = dx_data + row * dx_stride;
-        ahead(g_row, g_stride, m);
-        ahead(x_row, x_stride, n);
-        ahead(gW_row, gW_stride, n);
-        const Wide f = f_data[row * f_stride];
+        const Wide* gW_row = gW_data + row * n;
+        Element* dx_row = dx_data + row * n;
+        ahead(g_row, m);
+        ahead(x_row, n);
+        ahead(gW_row, n);
+        const Wide f = f_data[row];
         Wide gb = 0;
         {
             const Element* const g = g_row;
@@ -218,26 +207,21 @@ KERNEL affine_like_gb_u_db(
     const Offset m,
     const Offset n,
     const Element* g_data,
-    const Offset g_stride,
     const Element* x_data,
-    const Offset x_stride,
     const Element* b_data,
     const Wide* f_data,
-    const Offset f_stride,
     Wide* gb_data,
-    const Offset gb_stride,
     Element* u_data,
-    const Offset u_stride,
     Element* total,
     const int threads) {
     over_rows(rows, m, threads, total, [&](const Offset row, Wide* const sums) {
-        const Element* g_row = g_data + row * g_stride;
-        const Element* x_row = x_data + row * x_stride;
+        const Element* g_row = g_data + row * m;
+        const Element* x_row = x_data + row * n;
         const Element* b_row = b_data;
-        Element* u_row = u_data + row * u_stride;
-        ahead(g_row, g_stride, m);
-        ahead(x_row, x_stride, n);
-        const Wide f = f_data[row * f_stride];
+        Element* u_row = u_data + row * n;
+        ahead(g_row, m);
+        ahead(x_row, n);
+        const Wide f = f_data[row];
         Wide gb = 0;
         {
             const Element* const g = g_row;
@@ -256,13 +240,12 @@ KERNEL affine_like_gb_u_db(
                 u[k] = f * x[k];
             }
         }
-        gb_data[row * gb_stride] = gb;
-
+        gb_data[row] = gb;
 #pragma omp simd
         for (Offset column = 0; column < m; ++column) {
             Wide sum = 0;
-            const Wide g = widen(g_data[row * g_stride + column]);
-            const Wide f = widen(f_data[row * f_stride]);
+            const Wide g = widen(g_data[row * m + column]);
+            const Wide f = widen(f_data[row]);
             sum += f * g;  // affine-like/backward-db
             sums[column] += sum;
         }
@@ -273,9 +256,7 @@ KERNEL affine_like_db(
     const Offset rows,
     const Offset m,
     const Element* g_data,
-    const Offset g_stride,
     const Wide* f_data,
-    const Offset f_stride,
     Element* total,
     const int threads) {
     over_columns(rows, m, threads, total, [&](const auto group, const Offset first, Wide* const sums) {
@@ -283,8 +264,8 @@ KERNEL affine_like_db(
         for (Offset column = 0; column < m; ++column) {
             Wide sum = 0;
             for (Offset row = first; row < first + group.rows; ++row) {
-                const Wide g = widen(g_data[row * g_stride + column]);
-                const Wide f = widen(f_data[row * f_stride]);
+                const Wide g = widen(g_data[row * m + column]);
+                const Wide f = widen(f_data[row]);
                 sum += f * g;  // affine-like/backward-db
             }
             sums[column] += sum;
@@ -293,3 +274,7 @@ KERNEL affine_like_db(
 }
 
 }  // namespace kernels
+
+FUNCTIONS(
+    FUNCTION(affine_like_f_z), FUNCTION(affine_like_gb_u_db), FUNCTION(affine_like_given_gb_dx),
+    FUNCTION(affine_like_u), FUNCTION(affine_like_db), FUNCTION(affine_like_dx))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _affine_like as plain
-from ._cpp_launch import Source
+from ._cpp_launch import Source, suits
 
 KERNELS = Source("_cpp_affine_like.cpp")
 AffineLikeReverse = plain.AffineLikeReverse  # for what traces operations of torch
@@ -33,25 +33,27 @@ class AffineLike(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> Tensor:
         """Return the output, and keep what the derivatives read."""
         given = x, W, b
-        ready = KERNELS.ready(x)
-        if ready:
+        ready = ctx.ready = KERNELS.ready(x, b)
+        if ready is None:
+            z, f = plain.AffineLike.forward(x, W, b, kappa)
+        else:  # all that can be done before the first product: after it no code is left in a cache
             kernels, threads = ready
             rows, n, m = x.shape[0], x.shape[1], W.shape[0]
-            x = x if x.stride(-1) == 1 else x.contiguous()
-            b = b if b.stride(-1) == 1 else b.contiguous()
-            xW = F.linear(x, W)
+            x = x.contiguous()
+            b = b.contiguous()
             f = x.new_empty(rows, 1)
-            z = xW  # in place
-            # affine-like/define-f, affine-like/forward
-            kernels.affine_like_f_z(
-                rows, n, m, x.data_ptr(), x.stride(0), b.data_ptr(), xW.data_ptr(), m, f.data_ptr(), 1, z.data_ptr(), m,
-                kappa, threads
-            )
-        else:
-            z, f = plain.AffineLike.forward(x, W, b, kappa)
+            x_at = x.data_ptr()
+            b_at = b.data_ptr()
+            f_at = f.data_ptr()
         ctx.kappa = kappa
         ctx.save_for_backward(*given, f)
         ctx.save_for_forward(*given, f)
+        if ready is None:
+            return z
+        xW = F.linear(x, W)
+        z = xW  # in place
+        # affine-like/define-f, affine-like/forward
+        kernels.affine_like_f_z(rows, n, m, x_at, b_at, xW.data_ptr(), f_at, z.data_ptr(), kappa, threads)
         return z
 
     @staticmethod
@@ -63,52 +65,55 @@ class AffineLike(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
-        ready = None if torch.is_grad_enabled() else KERNELS.ready(g)
-        if ready is None:  # by operations that autograd and torch.vmap know
+        ready = ctx.ready
+        if ready is None or torch.is_grad_enabled() or not suits(g):  # by operations that autograd and torch.vmap know
             return plain.AffineLike.backward(ctx, g, None)
         x, W, b, f = ctx.saved_tensors
         kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
-        g = g if g.stride(-1) == 1 else g.contiguous()
-        x = x if x.stride(-1) == 1 else x.contiguous()
-        b = b if b.stride(-1) == 1 else b.contiguous()
+        g = g.contiguous()
+        x = x.contiguous()
+        b = b.contiguous()
         if wanted[0] and wanted[1] and wanted[2]:
             gb = x.new_empty(rows, 1)
             u = x.new_empty(rows, n)
             db = x.new_empty(m)
+            g_at = g.data_ptr()
+            x_at = x.data_ptr()
+            b_at = b.data_ptr()
+            f_at = f.data_ptr()
+            gb_at = gb.data_ptr()
+            u_at = u.data_ptr()
+            db_at = db.data_ptr()
             # affine-like/backward-db
-            kernels.affine_like_gb_u_db(
-                rows, m, n, g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), b.data_ptr(), f.data_ptr(),
-                f.stride(0), gb.data_ptr(), 1, u.data_ptr(), n, db.data_ptr(), threads
-            )
+            kernels.affine_like_gb_u_db(rows, m, n, g_at, x_at, b_at, f_at, gb_at, u_at, db_at, threads)
             dW = torch.mm(g.t(), u)  # affine-like/backward-dW
             gW = torch.mm(g, W, out=u)
             dx = gW  # in place
             # affine-like/backward-dx
-            kernels.affine_like_given_gb_dx(
-                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), gb.data_ptr(), gb.stride(0),
-                gW.data_ptr(), n, dx.data_ptr(), n, kappa, threads
-            )
+            kernels.affine_like_given_gb_dx(rows, n, x_at, f_at, gb_at, gW.data_ptr(), dx.data_ptr(), kappa, threads)
             return dx, dW, db, None
         dx = dW = db = u = None
         if wanted[1]:
             u = x.new_empty(rows, n)
-            kernels.affine_like_u(
-                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), u.data_ptr(), n, threads
-            )
+            x_at = x.data_ptr()
+            f_at = f.data_ptr()
+            u_at = u.data_ptr()
+            kernels.affine_like_u(rows, n, x_at, f_at, u_at, threads)
             dW = torch.mm(g.t(), u)  # affine-like/backward-dW
         if wanted[2]:
             db = x.new_empty(m)
-            # affine-like/backward-db
-            kernels.affine_like_db(
-                rows, m, g.data_ptr(), g.stride(0), f.data_ptr(), f.stride(0), db.data_ptr(), threads
-            )
+            g_at = g.data_ptr()
+            f_at = f.data_ptr()
+            db_at = db.data_ptr()
+            kernels.affine_like_db(rows, m, g_at, f_at, db_at, threads)  # affine-like/backward-db
         if wanted[0]:
+            g_at = g.data_ptr()
+            x_at = x.data_ptr()
+            b_at = b.data_ptr()
+            f_at = f.data_ptr()
             gW = torch.mm(g, W, out=u)
             dx = gW  # in place
             # affine-like/backward-dx
-            kernels.affine_like_dx(
-                rows, m, n, g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), b.data_ptr(), f.data_ptr(),
-                f.stride(0), gW.data_ptr(), n, dx.data_ptr(), n, kappa, threads
-            )
+            kernels.affine_like_dx(rows, m, n, g_at, x_at, b_at, f_at, gW.data_ptr(), dx.data_ptr(), kappa, threads)
         return dx, dW, db, None

@@ -1,12 +1,11 @@
 """From a file of C++ to kernels that can be called: the compiler of the system, at first use.
 
-Any of ``c++``, ``g++`` and ``clang++`` will do, or the one that the environment variable CXX names. Nothing of Python or
-torch is included or linked: a kernel gets addresses and lengths.
+Any of ``c++``, ``g++`` and ``clang++`` will do, or the one that the environment variable CXX names. Nothing of torch is
+included or linked: a kernel gets addresses and lengths. Python's headers are used where they are; see ``_cpp_python.h``.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import os
@@ -15,11 +14,15 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ._cpp_load import loaded
 from ._kernel_cache import KernelError, cached, folder
 
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
@@ -40,8 +43,8 @@ def missing() -> str:
 
 
 @functools.cache
-def compiled(source: Path, dtype: torch.dtype) -> ctypes.CDLL:
-    """Return the kernels of a source for a type, float32 or float64, from the cache on disk if they are there.
+def compiled(source: Path, dtype: torch.dtype) -> Any:
+    """Return the kernels of a source for a type, float32 or float64, as ``loaded`` does, from the cache on disk or new.
 
     Raise ``KernelError`` for another type, or if there is no compiler or it refuses.
     """
@@ -51,16 +54,13 @@ def compiled(source: Path, dtype: torch.dtype) -> ctypes.CDLL:
         raise KernelError(f"the kernels of {source.name} cannot be compiled: {missing()}")
     texts = _with_headers(source)
     command = [*_compiler(), *_LANGUAGE, *_ARITHMETIC, f"-DELEMENT={ELEMENTS[dtype]}"]
-    parts = ("\0".join(texts), " ".join(command), _state(command[0]), _processor())
+    parts = ("\0".join(texts), " ".join((*command, *_python())), _state(command[0]), _processor())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     binary = cached(key, lambda: _compile(source, command), "so")
-    with tempfile.NamedTemporaryFile(dir=folder(), suffix=".so") as file:  # what was checked is what is loaded
-        file.write(binary)
-        file.flush()
-        try:
-            return ctypes.CDLL(file.name)
-        except OSError as problem:
-            raise KernelError(f"the compiled kernels of {source.name} cannot be loaded: {problem}") from None
+    try:
+        return loaded(binary, folder())
+    except (OSError, ImportError) as problem:
+        raise KernelError(f"the compiled kernels of {source.name} cannot be loaded: {problem}") from None
 
 
 def _compiler() -> list[str]:
@@ -74,6 +74,14 @@ def _compiler() -> list[str]:
         if path:
             return [path, *options]
     return []
+
+
+def _python() -> tuple[str, ...]:
+    """Return the options by which kernels become a module of this Python; none where its headers are not installed."""
+    folder = sysconfig.get_path("include")
+    if sys.implementation.name != "cpython" or not Path(folder, "Python.h").is_file():
+        return ()
+    return "-DPYTHON", f"-DABI={sysconfig.get_config_var('SOABI')}", f"-I{folder}"
 
 
 def _state(compiler: str) -> str:
@@ -105,7 +113,7 @@ def _compile(source: Path, command: list[str]) -> bytes:
     messages = ""
     with tempfile.TemporaryDirectory() as place:
         result = Path(place, "kernels.so")
-        for options in _MACHINES:
+        for options in [(*machine, *more) for machine in _MACHINES for more in dict.fromkeys((_python(), ()))]:
             try:
                 done = subprocess.run(
                     [*command, *options, str(source), "-o", str(result)],

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _norm_like as plain
-from ._cpp_launch import Source
+from ._cpp_launch import Source, suits
 
 KERNELS = Source("_cpp_norm_like.cpp")
 NormLikeReverse = plain.NormLikeReverse  # for what traces operations of torch
@@ -33,25 +33,27 @@ class NormLike(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> Tensor:
         """Return the output, and keep what the derivatives read."""
         given = x, W
-        ready = KERNELS.ready(x)
-        if ready:
+        ready = ctx.ready = KERNELS.ready(x, b)
+        if ready is None:
+            z, f = plain.NormLike.forward(x, W, b, kappa)
+        else:  # all that can be done before the first product: after it no code is left in a cache
             kernels, threads = ready
             rows, n, m = x.shape[0], x.shape[1], W.shape[0]
-            x = x if x.stride(-1) == 1 else x.contiguous()
-            b = b if b.stride(-1) == 1 else b.contiguous()
-            xW = F.linear(x, W)
+            x = x.contiguous()
+            b = b.contiguous()
             f = x.new_empty(rows, 1)
-            z = xW  # in place
-            # norm-like/define-f, norm-like/forward
-            kernels.norm_like_f_z(
-                rows, n, m, x.data_ptr(), x.stride(0), b.data_ptr(), xW.data_ptr(), m, f.data_ptr(), 1, z.data_ptr(), m,
-                kappa, threads
-            )
-        else:
-            z, f = plain.NormLike.forward(x, W, b, kappa)
+            x_at = x.data_ptr()
+            b_at = b.data_ptr()
+            f_at = f.data_ptr()
         ctx.kappa = kappa
         ctx.save_for_backward(*given, f)
         ctx.save_for_forward(*given, f)
+        if ready is None:
+            return z
+        xW = F.linear(x, W)
+        z = xW  # in place
+        # norm-like/define-f, norm-like/forward
+        kernels.norm_like_f_z(rows, n, m, x_at, b_at, xW.data_ptr(), f_at, z.data_ptr(), kappa, threads)
         return z
 
     @staticmethod
@@ -63,45 +65,47 @@ class NormLike(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
-        ready = None if torch.is_grad_enabled() else KERNELS.ready(g)
-        if ready is None:  # by operations that autograd and torch.vmap know
+        ready = ctx.ready
+        if ready is None or torch.is_grad_enabled() or not suits(g):  # by operations that autograd and torch.vmap know
             return plain.NormLike.backward(ctx, g, None)
         x, W, f = ctx.saved_tensors
         kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
-        g = g if g.stride(-1) == 1 else g.contiguous()
-        x = x if x.stride(-1) == 1 else x.contiguous()
+        g = g.contiguous()
+        x = x.contiguous()
         if wanted[0] and wanted[1] and wanted[2]:
             u = x.new_empty(rows, n)
             db = x.new_empty(m)
-            # norm-like/backward-db
-            kernels.norm_like_u_db(
-                rows, n, m, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), u.data_ptr(), n, g.data_ptr(),
-                g.stride(0), db.data_ptr(), threads
-            )
+            x_at = x.data_ptr()
+            f_at = f.data_ptr()
+            u_at = u.data_ptr()
+            g_at = g.data_ptr()
+            db_at = db.data_ptr()
+            kernels.norm_like_u_db(rows, n, m, x_at, f_at, u_at, g_at, db_at, threads)  # norm-like/backward-db
             dW = torch.mm(g.t(), u)  # norm-like/backward-dW
             gW = torch.mm(g, W, out=u)
             dx = gW  # in place
             # norm-like/backward-dx
-            kernels.norm_like_dx(
-                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), gW.data_ptr(), n, dx.data_ptr(), n,
-                kappa, threads
-            )
+            kernels.norm_like_dx(rows, n, x_at, f_at, gW.data_ptr(), dx.data_ptr(), kappa, threads)
             return dx, dW, db, None
         dx = dW = db = u = None
         if wanted[1]:
             u = x.new_empty(rows, n)
-            kernels.norm_like_u(rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), u.data_ptr(), n, threads)
+            x_at = x.data_ptr()
+            f_at = f.data_ptr()
+            u_at = u.data_ptr()
+            kernels.norm_like_u(rows, n, x_at, f_at, u_at, threads)
             dW = torch.mm(g.t(), u)  # norm-like/backward-dW
         if wanted[2]:
             db = x.new_empty(m)
-            kernels.norm_like_db(rows, m, g.data_ptr(), g.stride(0), db.data_ptr(), threads)  # norm-like/backward-db
+            g_at = g.data_ptr()
+            db_at = db.data_ptr()
+            kernels.norm_like_db(rows, m, g_at, db_at, threads)  # norm-like/backward-db
         if wanted[0]:
+            x_at = x.data_ptr()
+            f_at = f.data_ptr()
             gW = torch.mm(g, W, out=u)
             dx = gW  # in place
             # norm-like/backward-dx
-            kernels.norm_like_dx(
-                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), gW.data_ptr(), n, dx.data_ptr(), n,
-                kappa, threads
-            )
+            kernels.norm_like_dx(rows, n, x_at, f_at, gW.data_ptr(), dx.data_ptr(), kappa, threads)
         return dx, dW, db, None

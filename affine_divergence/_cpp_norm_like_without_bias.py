@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _norm_like_without_bias as plain
-from ._cpp_launch import Source
+from ._cpp_launch import Source, suits
 
 KERNELS = Source("_cpp_norm_like_without_bias.cpp")
 NormLikeWithoutBiasReverse = plain.NormLikeWithoutBiasReverse  # for what traces operations of torch
@@ -33,24 +33,25 @@ class NormLikeWithoutBias(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, W: Tensor, kappa: float) -> Tensor:
         """Return the output, and keep what the derivatives read."""
         given = x, W
-        ready = KERNELS.ready(x)
-        if ready:
+        ready = ctx.ready = KERNELS.ready(x)
+        if ready is None:
+            z, f = plain.NormLikeWithoutBias.forward(x, W, kappa)
+        else:  # all that can be done before the first product: after it no code is left in a cache
             kernels, threads = ready
             rows, n, m = x.shape[0], x.shape[1], W.shape[0]
-            x = x if x.stride(-1) == 1 else x.contiguous()
-            xW = F.linear(x, W)
+            x = x.contiguous()
             f = x.new_empty(rows, 1)
-            z = xW  # in place
-            # linear/norm-like/define-f, linear/norm-like/forward
-            kernels.norm_like_without_bias_f_z(
-                rows, n, m, x.data_ptr(), x.stride(0), xW.data_ptr(), m, f.data_ptr(), 1, z.data_ptr(), m, kappa,
-                threads
-            )
-        else:
-            z, f = plain.NormLikeWithoutBias.forward(x, W, kappa)
+            x_at = x.data_ptr()
+            f_at = f.data_ptr()
         ctx.kappa = kappa
         ctx.save_for_backward(*given, f)
         ctx.save_for_forward(*given, f)
+        if ready is None:
+            return z
+        xW = F.linear(x, W)
+        z = xW  # in place
+        # linear/norm-like/define-f, linear/norm-like/forward
+        kernels.norm_like_without_bias_f_z(rows, n, m, x_at, xW.data_ptr(), f_at, z.data_ptr(), kappa, threads)
         return z
 
     @staticmethod
@@ -62,26 +63,26 @@ class NormLikeWithoutBias(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x`` and ``W``, None where not needed, and None for kappa."""
-        ready = None if torch.is_grad_enabled() else KERNELS.ready(g)
-        if ready is None:  # by operations that autograd and torch.vmap know
+        ready = ctx.ready
+        if ready is None or torch.is_grad_enabled() or not suits(g):  # by operations that autograd and torch.vmap know
             return plain.NormLikeWithoutBias.backward(ctx, g, None)
         x, W, f = ctx.saved_tensors
         kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         rows, n = g.shape[0], x.shape[1]
-        x = x if x.stride(-1) == 1 else x.contiguous()
+        x = x.contiguous()
         dx = dW = u = None
         if wanted[1]:
             u = x.new_empty(rows, n)
-            kernels.norm_like_without_bias_u(
-                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), u.data_ptr(), n, threads
-            )
+            x_at = x.data_ptr()
+            f_at = f.data_ptr()
+            u_at = u.data_ptr()
+            kernels.norm_like_without_bias_u(rows, n, x_at, f_at, u_at, threads)
             dW = torch.mm(g.t(), u)  # linear/norm-like/backward-dW
         if wanted[0]:
+            x_at = x.data_ptr()
+            f_at = f.data_ptr()
             gW = torch.mm(g, W, out=u)
             dx = gW  # in place
             # linear/norm-like/backward-dx
-            kernels.norm_like_without_bias_dx(
-                rows, n, x.data_ptr(), x.stride(0), f.data_ptr(), f.stride(0), gW.data_ptr(), n, dx.data_ptr(), n,
-                kappa, threads
-            )
+            kernels.norm_like_without_bias_dx(rows, n, x_at, f_at, gW.data_ptr(), dx.data_ptr(), kappa, threads)
         return dx, dW, None

@@ -12,6 +12,7 @@
 //
 // Derivation (SHA-256 of the map): 0e9d203590b39dc0e417d3e839220ffdcaaece6ee5e9af8d6c0f3cf226fc0494
 
+#include "_cpp_python.h"
 #include "_cpp_patches.h"
 #include "_cpp_patch_passes.h"
 
@@ -82,3 +83,5 @@ KERNEL patch_affine_like_backward(
 }
 
 }  // namespace kernels
+
+FUNCTIONS(FUNCTION(patch_affine_like_forward), FUNCTION(patch_affine_like_backward))

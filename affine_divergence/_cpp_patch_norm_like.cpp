@@ -12,6 +12,7 @@
 //
 // Derivation (SHA-256 of the map): dce1c5267193894dc95200851bf4e9735dabd0ac0467687ecdcb272401e05e60
 
+#include "_cpp_python.h"
 #include "_cpp_patches.h"
 #include "_cpp_patch_passes.h"
 
@@ -82,3 +83,5 @@ KERNEL patch_norm_like_backward(
 }
 
 }  // namespace kernels
+
+FUNCTIONS(FUNCTION(patch_norm_like_forward), FUNCTION(patch_norm_like_backward))

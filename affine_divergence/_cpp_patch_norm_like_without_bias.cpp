@@ -12,6 +12,7 @@
 //
 // Derivation (SHA-256 of the map): a2894f2ce09d052dca6ef7da9da6f35081a79c7edf04b3e61e7db3c8a38db464
 
+#include "_cpp_python.h"
 #include "_cpp_patches.h"
 #include "_cpp_patch_passes.h"
 
@@ -82,3 +83,5 @@ KERNEL patch_norm_like_without_bias_backward(
 }
 
 }  // namespace kernels
+
+FUNCTIONS(FUNCTION(patch_norm_like_without_bias_forward), FUNCTION(patch_norm_like_without_bias_backward))

@@ -36,9 +36,9 @@ inline Wide fmax(Wide a, Wide b) { return a > b ? a : b; }
 inline Wide fmin(Wide a, Wide b) { return a < b ? a : b; }
 
 // Ask for the row behind the one at hand, which a core would else wait for.
-inline void ahead(const Element* row, Offset stride, Offset length) {
+inline void ahead(const Element* row, Offset length) {
     constexpr Offset line = 64 / sizeof(Element);
-    for (Offset k = 0; k < length; k += line) __builtin_prefetch(row + stride + k);
+    for (Offset k = 0; k < length; k += line) __builtin_prefetch(row + length + k);
 }
 
 // A row belongs to one thread, which has all of its sum.
@@ -56,6 +56,12 @@ inline Wide magnitude(Wide largest) {
     bits &= exponent;
     memcpy(&largest, &bits, sizeof bits);
     return fmin(fmax(largest, twice ? Wide(0x1p-511) : Wide(0x1p-63)), twice ? Wide(0x1p1022) : Wide(0x1p126));
+}
+
+// Whether a sum of squares tells that none of them was too large, and none so small that it would be missed. Not for NaN.
+inline bool in_range(Wide sum) {
+    constexpr bool twice = sizeof(Wide) == 8;
+    return sum > (twice ? Wide(0x1p-800) : Wide(0x1p-80)) && sum < (twice ? Wide(0x1p900) : Wide(0x1p100));
 }
 
 constexpr int TOGETHER = 4;  // rows that a sum over rows takes at once, each column's part in a register

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._rows import is_visible
+
 _CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
 _FEW = 2**13  # numbers
 _TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -187,7 +189,7 @@ def squares_without_graph(x: Tensor) -> Tensor:
 
     On the CPU, where looking at a value costs nothing, sums that are safe to take in the type of ``x`` are.
     """
-    if x.numel() and _is_visible(x):
+    if x.numel() and is_visible(x):
         total = _in_parts(lambda part: part.to(rounded_type(x)).square().sum(2, keepdim=True), x)
         low, high = torch.aminmax(total)
         limits = torch.finfo(total.dtype)
@@ -203,7 +205,7 @@ def over_channels(x: Tensor) -> Tensor:
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Return the sum of a product over the channels."""
-    if a.dim() == b.dim() and _is_visible(a) and not torch.is_grad_enabled():
+    if a.dim() == b.dim() and is_visible(a) and not torch.is_grad_enabled():
         return wide(_in_parts(lambda first, second: (first * second).sum(2, keepdim=True), a, b))
     return wide((a * b).sum(2, keepdim=True))
 
@@ -214,7 +216,7 @@ def add_product(total: Tensor, c: Tensor, x: Tensor, f: Tensor) -> Tensor:
     The scale ``f`` says in which units their product can be taken; on the CPU, where looking at a value costs nothing, it
     is taken as it is if that is safe.
     """
-    if _is_visible(c) and c.numel():
+    if is_visible(c) and c.numel():
         size = c.abs()
         ends = torch.aminmax(size)
         low, high = ends.min.item() or size.masked_fill(size == 0, 1).min().item(), ends.max.item()
@@ -278,14 +280,9 @@ def rounded_type(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _is_visible(t: Tensor) -> bool:
-    """Return whether this is a plain tensor of the CPU, at which a program may look."""
-    return t.is_cpu and type(t) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
-
-
 def _is_pooled(e: Tensor, geometry: Geometry) -> bool:
     """Return whether a sum over patches is left to torch's pooling, whose padding is at most half of the kernel."""
-    if len(geometry.kernel) != 2 or not _is_visible(e) or not 0 < e.numel() <= _FEW:
+    if len(geometry.kernel) != 2 or not is_visible(e) or not 0 < e.numel() <= _FEW:
         return False
     fits = all(2 * padding <= kernel for kernel, padding in zip(geometry.kernel, geometry.padding, strict=True))
     return fits and set(geometry.dilation) == {1}

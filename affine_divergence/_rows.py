@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as _are_transforms_active
+from torch._C import _len_torch_dispatch_stack as _number_of_modes
 from torch.autograd import Function
 from torch.compiler import is_compiling
 
@@ -32,7 +33,7 @@ def safe_squares(x: Tensor) -> Tensor | None:
     On the CPU, where looking at a value costs nothing, lengths that are safe to square are taken as they are; they are
     above zero. Not for graphs, and None while a compiler reads.
     """
-    if not (_is_visible(x) and x.numel()):
+    if not (is_visible(x) and x.numel()):
         return None
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
     low, high = torch.aminmax(length)
@@ -64,9 +65,9 @@ def _peak(x: Tensor) -> Tensor:
     return total.clamp_min(torch.finfo(total.dtype).tiny ** 0.5)
 
 
-def _is_visible(x: Tensor) -> bool:
-    """Return whether this is a plain tensor of the CPU, at which a program may look."""
-    return x.is_cpu and type(x) in PLAIN and not is_compiling()
+def is_visible(x: Tensor) -> bool:
+    """Return whether this is a plain tensor of the CPU, at which a program may look: no mode traces what it does."""
+    return x.is_cpu and type(x) in PLAIN and not is_compiling() and not _number_of_modes()
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -98,8 +99,11 @@ def apply(eager: type[Function], traced: type[Function], *arguments: Tensor | fl
 
 
 def in_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor is a plain one at an address: none without values, none that ``torch.vmap`` maps over."""
-    if type(tensor) not in PLAIN:
+    """Return whether a tensor is a plain one at an address: none without values, none that ``torch.vmap`` maps over.
+
+    None is where a mode watches torch's operations, such as ``make_fx`` or ``FlopCounterMode``: it would see no kernel.
+    """
+    if type(tensor) not in PLAIN or tensor.is_neg() or _number_of_modes():
         return False
     try:
         tensor.data_ptr()
@@ -113,7 +117,7 @@ def row_blocks(x: Tensor) -> list[slice]:
 
     What is computed of the rows of one slice stays in the cache of a core.
     """
-    if not _is_visible(x) or x.numel() < 2 * _BLOCK:
+    if not is_visible(x) or x.numel() < 2 * _BLOCK:
         return []
     step = max(1, _BLOCK // x.shape[1])
     return [slice(first, first + step) for first in range(0, x.shape[0], step)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ._affine_like import AffineLike, AffineLikeReverse
-from ._backends import chosen
+from ._backends import at_once, chosen
 from ._checks import check_kappa, check_operands
 from ._norm_like import NormLike, NormLikeReverse
 from ._norm_like_without_bias import NormLikeWithoutBias, NormLikeWithoutBiasReverse
@@ -50,6 +50,9 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0, *, 
             "bias, or use NormLike"
         )
     kappa = check_kappa("affine_like", kappa, above=0.0)
+    run = at_once("_affine_like.AffineLike", backend, x, weight, bias)
+    if run is not None:
+        return run(x, weight, bias, kappa)
     x, weight, offset = check_operands("affine_like", x, weight, bias)
     rows = as_rows(x)
     own = AffineLike, AffineLikeReverse
@@ -91,14 +94,18 @@ def norm_like(
     if kappa is None:
         kappa = 1.0 if bias is None else 2.0
     kappa = check_kappa("norm_like", kappa, above=0.0 if bias is None else 1.0)
+    home = "_norm_like.NormLike" if bias is not None else "_norm_like_without_bias.NormLikeWithoutBias"
+    run = None if center else at_once(home, backend, x, weight, bias)
+    if run is not None:
+        return run(x, weight, kappa) if bias is None else run(x, weight, bias, kappa)
     x, weight, bias = check_operands("norm_like", x, weight, bias)
     rows = as_rows(centred(x) if center else x)
     if bias is None:
         bare = NormLikeWithoutBias, NormLikeWithoutBiasReverse
-        eager, traced = chosen("norm_like", backend, "_norm_like_without_bias.NormLikeWithoutBias", bare, rows, weight)
+        eager, traced = chosen("norm_like", backend, home, bare, rows, weight)
         z = apply(eager, traced, rows, weight, kappa)
         return z if x.dim() == 2 else as_given(z, x)
     own = NormLike, NormLikeReverse
-    eager, traced = chosen("norm_like", backend, "_norm_like.NormLike", own, rows, weight)
+    eager, traced = chosen("norm_like", backend, home, own, rows, weight)
     z = apply(eager, traced, rows, weight, bias, kappa)
     return z if x.dim() == 2 else as_given(z, x)

@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from codegen.program import Contract, Instruction, Program, name_of
-from codegen.targets.cpp.wrappers import HostPrinter
+from codegen.targets.cpp.wrappers import HostPrinter, Pass, together
 from codegen.targets.cuda.kernels import Kernel, column_text, length_parameters, pointer_parameters, row_text
 from codegen.targets.cuda.schedule import Columns, Product, Rows, is_row_work, is_wide_pointwise, outside
 from codegen.targets.cuda.storage import is_column
-from codegen.targets.cuda.wrappers import Printed, noted
+from codegen.targets.cuda.wrappers import noted
 from derive.forward_map import BATCH
 
 
@@ -53,7 +53,7 @@ def _independent(program: Program) -> list[Instruction]:
     return found
 
 
-def joint(program: Program, first: Head, prefix: str, own: str) -> Printed:
+def joint(program: Program, first: Head, prefix: str, own: str) -> Pass:
     """Return the lines of all gradients, for where every one is wanted, and their kernels."""
     start = program.restricted(program.name, (*first.scalars, *first.scratch, first.total))
     parts = [JointPrinter(start, prefix, own).opened(first)]
@@ -63,7 +63,7 @@ def joint(program: Program, first: Head, prefix: str, own: str) -> Printed:
         if output != first.total:
             known = first.scalars if output == program.outputs[0] else (*first.scalars, *first.scratch)
             parts.append(HostPrinter(_given(program, known, output), named, own, spare).printed())
-    return Printed(tuple(line for p in parts for line in p.lines), tuple(k for p in parts for k in p.kernels))
+    return together(parts)
 
 
 def _given(program: Program, known: tuple[str, ...], output: str) -> Program:
@@ -76,26 +76,28 @@ def _given(program: Program, known: tuple[str, ...], output: str) -> Program:
 class JointPrinter(HostPrinter):
     """Prints the one walk over rows with which a backward pass begins."""
 
-    def opened(self, first: Head) -> Printed:
-        """Return the lines that make memory and run the kernel."""
+    def opened(self, first: Head) -> Pass:
+        """Return the line that runs the kernel, and what comes before."""
         program, outputs = self._program, (*first.scalars, *first.scratch)
         inside = tuple(i for i in program.instructions if is_row_work(i))
-        rows = row_text(program, Rows(inside, outputs), self._types, self._prefix)
+        rows = row_text(program, Rows(inside, outputs), self._types, self._prefix, dense=True)
         (total,) = (s for s in map(outside, program.instructions) if isinstance(s, Columns) and _makes(s, first.total))
-        columns = column_text(program, total, self._types, self._prefix)
+        columns = column_text(program, total, self._types, self._prefix, dense=True)
         kernel = self._joined(rows, columns, first.total, {i.target.name for i in inside})
         batch = self._sizes[BATCH.size]
-        lines = [f"{n} = {self._memory('column', program.values[n], batch)}" for n in first.scalars]
+        for name in first.scalars:
+            self._made("column", program.values[name], batch)
         for name in first.scratch:
             value = program.values[name]
-            lines.append(f"{name} = {self._memory('matrix', value, batch, self._length(value.indices[1].size))}")
+            self._made("matrix", value, batch, self._length(value.indices[1].size))
         value = program.values[first.total]
-        lines.append(f"{first.total} = {self._memory('vector', value, self._length(value.indices[0].size))}")
+        self._made("vector", value, self._length(value.indices[0].size))
         settings = [str(s) for s in kernel.scalars]
         call = self._launched(
             "joint", kernel, (*rows.tensors, *settings, *kernel.tensors[len(rows.tensors) :], first.total)
         )
-        return Printed((*lines, *noted(call, total.instruction.equation)), (kernel,))
+        self._kernels.append(kernel)
+        return self._as_pass(noted(call, total.instruction.equation))
 
     def _joined(self, rows: Kernel, columns: Kernel, total: str, made: set[str]) -> Kernel:
         """Return the kernel of rows with a sum over them; what it makes of a row (``made``) is not read again."""
@@ -109,7 +111,7 @@ class JointPrinter(HostPrinter):
             "parameters": [
                 *length_parameters(lengths),
                 *rows.context["parameters"][1 + len(rows.lengths) :],
-                *pointer_parameters([self._program.values[name] for name in missing], self._types),
+                *pointer_parameters([self._program.values[name] for name in missing], self._types, dense=True),
             ],
             "width": columns.context["width"],
             "reads": [line for name, line in reads if name not in made],

@@ -16,9 +16,10 @@ from codegen.program import Program
 from codegen.targets.borrowed_functions import borrowed_functions
 from codegen.targets.cpp.joint import head, joint
 from codegen.targets.cpp.patch_file import has_kernels, patch_map_context
-from codegen.targets.cpp.wrappers import HostPrinter, Lengths, lengths, walked
+from codegen.targets.cpp.trial import with_trial
+from codegen.targets.cpp.wrappers import HostPrinter, Lengths, Pass, lengths, walked
 from codegen.targets.cuda.target import comment, listed
-from codegen.targets.cuda.wrappers import Printed, unique
+from codegen.targets.cuda.wrappers import unique
 from codegen.targets.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.rendering import SHARED, renderer
 from codegen.targets.row_contexts import row_contexts
@@ -27,7 +28,7 @@ from codegen.targets.torch.words import AngleFamily, Borrowed, Family
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PATCHES = ("_cpp_patches.h", "_cpp_patch_passes.h", "_cpp_patches.py")
-_FIXED = ("_cpp_rows.h", "_cpp_compile.py", "_cpp_launch.py", "_kernel_cache.py")
+_FIXED = ("_cpp_rows.h", "_cpp_python.h", "_cpp_compile.py", "_cpp_load.py", "_cpp_launch.py", "_kernel_cache.py")
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
@@ -63,12 +64,14 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     plain, own = twin["module"], plan.input_names[0]
     program = plan.backward.program
     first = head(program)
-    every = joint(program, first, plain.lstrip("_"), own) if first else Printed((), ())
+    every = joint(program, first, plain.lstrip("_"), own) if first else Pass((), ())
     blocks, spare, backward = _blocks(program, plain.lstrip("_"), own)
     whole = _joined(plan)
     forward, back = HostPrinter(whole, plain.lstrip("_"), own).printed(), [every, *backward]
     parts = [forward, *back]
-    lines = [line for p in parts for line in p.lines]
+    lines = [line for p in parts for line in p.whole]
+    kernels = [with_trial(k) for k in unique([k for p in parts for k in p.kernels])]
+    walks = walked(whole, forward.kernels), walked(program, [k for p in back for k in p.kernels])
     return {
         **twin,
         "plain": plain,
@@ -77,16 +80,19 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
         "own": own,
         "setup": lent.setup if lent else (),
         "forward_call": ", ".join((*plan.input_names, str(plan.kappa))),
-        "forward_lengths": lengths(whole, forward.lines),
-        "forward_walked": walked(whole, forward.kernels),
+        "forward_lengths": lengths(whole, forward.whole),
+        "read": list(dict.fromkeys((own, *(name for names in walks for name in names if name in plan.input_names)))),
+        "forward_walked": walks[0],
+        "forward_opening": forward.opening,
         "forward_lines": forward.lines,
-        "backward_lengths": lengths(program, [line for p in back for line in p.lines]),
-        "backward_walked": walked(program, [k for p in back for k in p.kernels]),
-        "every": every.lines,
+        "backward_lengths": lengths(program, [line for p in back for line in p.whole]),
+        "backward_walked": walks[1],
+        "every": every.whole,
         "all_wanted": " and ".join(f"wanted[{k}]" for k in range(len(program.outputs))),
         "blocks": blocks,
         "none_yet": " = ".join((*program.outputs, *spare)),
-        "kernels": unique([k for p in parts for k in p.kernels]),
+        "kernels": kernels,
+        "functions": [f"FUNCTION({k['name']})" for k in kernels],
         "uses_math": any("math." in line for line in lines),
         "uses_functional": any("F." in line for line in lines),
     }
@@ -104,7 +110,7 @@ def _joined(plan: Plan) -> Program:
     )
 
 
-def _blocks(program: Program, prefix: str, own: str) -> tuple[list[dict[str, Any]], list[str], list[Printed]]:
+def _blocks(program: Program, prefix: str, own: str) -> tuple[list[dict[str, Any]], list[str], list[Pass]]:
     """Return the branches of the backward pass, one a gradient; scratch memory; what is printed.
 
     The gradient by the input comes last: its product takes the memory of the scaled input, which is read no more.
@@ -115,11 +121,16 @@ def _blocks(program: Program, prefix: str, own: str) -> tuple[list[dict[str, Any
     for name in (*program.outputs[1:], program.outputs[0]):
         printer = HostPrinter(program.restricted(program.name, (name,)), prefix, own, spare)
         part = printer.printed()
-        blocks.append({"condition": f"wanted[{program.outputs.index(name)}]", "lines": part.lines})
+        blocks.append({"condition": f"wanted[{program.outputs.index(name)}]", "lines": part.whole})
         parts.append(part)
         used += printer.taken
         spare |= printer.scratch()
     return blocks, used, parts
 
 
-render = renderer(_TEMPLATES, SHARED, comment=comment, listed=listed)
+def _indented(text: str, columns: int) -> str:
+    """Return lines of C++ further to the right, without empty ones; directives of the preprocessor stay."""
+    return "\n".join(line if line.startswith("#") else " " * columns + line for line in text.split("\n") if line)
+
+
+render = renderer(_TEMPLATES, SHARED, filters={"indented": _indented}, comment=comment, listed=listed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sympy import Expr, Symbol
 
@@ -11,11 +12,42 @@ from codegen.program import Program, Value
 from codegen.targets.cuda.kernels import Kernel
 from codegen.targets.cuda.schedule import Rows
 from codegen.targets.cuda.storage import is_column
-from codegen.targets.cuda.wrappers import StepPrinter
+from codegen.targets.cuda.wrappers import Printed, StepPrinter
 from codegen.targets.torch.layout import sizes
 from derive.forward_map import BATCH
 
 Lengths = tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Pass(Printed):
+    """Lines of Python with what can stand before all of them: new memory, and addresses of that and of what is given.
+
+    After a product of matrices the code of Python and of torch lies in no cache: what is done before one costs less.
+    """
+
+    memory: tuple[str, ...] = ()
+    addressed: tuple[str, ...] = ()
+
+    @property
+    def opening(self) -> tuple[str, ...]:
+        """The lines that come first."""
+        return (*self.memory, *(f"{address(name)} = {name}.data_ptr()" for name in self.addressed))
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """All lines in order."""
+        return (*self.opening, *self.lines)
+
+
+def together(parts: Sequence[Pass]) -> Pass:
+    """Return passes one after the other as one."""
+    return Pass(
+        tuple(line for p in parts for line in p.lines),
+        tuple(k for p in parts for k in p.kernels),
+        tuple(line for p in parts for line in p.memory),
+        tuple(dict.fromkeys(name for p in parts for name in p.addressed)),
+    )
 
 
 class HostPrinter(StepPrinter):
@@ -25,11 +57,23 @@ class HostPrinter(StepPrinter):
     lengths: the first product that fits takes the memory of one, which is then among those ``taken``.
     """
 
+    dense = True
+
     def __init__(self, program: Program, prefix: str, own: str, spare: Mapping[Lengths, str] | None = None) -> None:
         super().__init__(program, prefix, own)
         self._spare = dict(spare or {})
         self.taken: list[str] = []
         self._sizes = {size: length_name(size) for size in self._sizes}
+        self._opened: dict[str, str] = {}
+        self._addressed: list[str] = []
+
+    def printed(self) -> Pass:
+        """Return the lines of all steps, what comes before them, and the kernels that they launch."""
+        return self._as_pass(super().printed().lines)
+
+    def _as_pass(self, lines: Sequence[str]) -> Pass:
+        addressed = tuple(dict.fromkeys(self._addressed))
+        return Pass(tuple(lines), tuple(self._kernels), tuple(self._opened.values()), addressed)
 
     def scratch(self) -> dict[Lengths, str]:
         """Return the matrices that these lines make and that hold no result, by their lengths."""
@@ -38,20 +82,22 @@ class HostPrinter(StepPrinter):
 
     def _launched(self, kind: str, kernel: Kernel, arguments: Sequence[str]) -> str:
         lengths = [length_name(BATCH.size), *(self._length(s) for s in kernel.lengths)]
-        passed = [word for name in arguments for word in self._passed(name)]
+        passed = map(self._passed, arguments)
         return f"kernels.{kernel.name}({', '.join((*lengths, *passed, 'threads'))})"
 
-    def _passed(self, name: str) -> list[str]:
-        """Return the address of a tensor and how far its rows lie apart, or a setting."""
+    def _passed(self, name: str) -> str:
+        """Return a setting, or the address of a tensor: known before the first line, unless a product makes it."""
         value = self._program.values.get(name)
         if value is None:
-            return [name]
-        place = f"{name}.data_ptr()"
-        if not is_column(value) and len(value.indices) == 1:
-            return [place]
-        if value in self._program.inputs:
-            return [place, f"{name}.stride(0)"]
-        return [place, "1" if is_column(value) else self._length(value.indices[1].size)]
+            return name
+        if value in self._program.inputs or name in self._opened:
+            self._addressed.append(name)
+            return address(name)
+        return f"{name}.data_ptr()"
+
+    def _made(self, kind: str, value: Value, *lengths: str) -> list[str]:
+        (self._opened[value.name],) = super()._made(kind, value, *lengths)
+        return []
 
     def _memory(self, kind: str, value: Value, *lengths: str) -> str:
         along = ", ".join((*lengths, "1") if kind == "column" else lengths)
@@ -68,6 +114,11 @@ class HostPrinter(StepPrinter):
         return f"torch.mm({left}, {right}{f', out={spare}' if spare else ''})"
 
 
+def address(name: str) -> str:
+    """Return the name of the address of a tensor in the lines of a pass."""
+    return f"{name}_at"
+
+
 def length_name(size: Symbol) -> str:
     """Return the name of an axis length in the lines of a pass."""
     return "rows" if size == BATCH.size else str(size)
@@ -81,7 +132,7 @@ def lengths(program: Program, lines: Iterable[str]) -> str:
 
 
 def walked(program: Program, kernels: Iterable[Kernel]) -> list[str]:
-    """Return the inputs along whose rows kernels walk, and whose entries must therefore lie side by side."""
+    """Return the inputs along whose rows kernels walk, which must therefore lie in memory without gaps."""
     read = {name for kernel in kernels for name in kernel.tensors}
     return [v.name for v in program.inputs if v.name in read and not is_column(v)]
 

@@ -35,24 +35,27 @@ class Kernel:
     context: Mapping[str, Any]
 
 
-def row_text(program: Program, rows: Rows, types: Mapping[str, str], prefix: str) -> Kernel:
-    """Return the kernel of a step that works row by row, named after ``prefix`` and what it computes."""
-    return _RowText(program, row_kernel(program, rows), types, f"{prefix}_{'_'.join(rows.outputs)}").kernel()
+def row_text(program: Program, rows: Rows, types: Mapping[str, str], prefix: str, dense: bool = False) -> Kernel:
+    """Return the kernel of a step that works row by row, named after ``prefix`` and what it computes.
+
+    In a ``dense`` kernel the rows of every matrix follow each other without gaps, and no distances are passed.
+    """
+    return _RowText(program, row_kernel(program, rows), types, f"{prefix}_{'_'.join(rows.outputs)}", dense).kernel()
 
 
-def column_text(program: Program, step: Columns, types: Mapping[str, str], prefix: str) -> Kernel:
-    """Return the kernel of a step that sums rows."""
+def column_text(program: Program, step: Columns, types: Mapping[str, str], prefix: str, dense: bool = False) -> Kernel:
+    """Return the kernel of a step that sums rows; ``dense`` as for ``row_text``."""
     instruction = step.instruction
     name, width = f"{prefix}_{instruction.target.name}", instruction.target.indices[0].size
-    lengths = _symbols([width])
-    printer = ScalarPrinter(lambda e: identifier(name_of(e)), _length_names(lengths))
     values = [program.values[n] for n in dict.fromkeys(name_of(o) for o in instruction.operands)]
+    lengths = _symbols([width, *_widths(values)])
+    printer = ScalarPrinter(lambda e: identifier(name_of(e)), _length_names(lengths))
     context = {
         "kind": "columns",
         "name": name,
-        "parameters": [*length_parameters(lengths), *pointer_parameters(values, types)],
+        "parameters": [*length_parameters(lengths), *pointer_parameters(values, types, dense=dense)],
         "width": printer.whole(width),
-        "reads": [_read(v) for v in values],
+        "reads": [_read(v, _distance(v, printer) if dense else f"{identifier(v.name)}_stride") for v in values],
         "line": _line(f"sum += {printer.text(Mul(*instruction.operands))};", instruction),
         "type": types[instruction.target.name],
     }
@@ -62,12 +65,15 @@ def column_text(program: Program, step: Columns, types: Mapping[str, str], prefi
 class _RowText:
     """Prints one row kernel."""
 
-    def __init__(self, program: Program, kernel: RowKernel, types: Mapping[str, str], name: str) -> None:
-        self._kernel, self._types, self._name = kernel, types, name
+    def __init__(
+        self, program: Program, kernel: RowKernel, types: Mapping[str, str], name: str, dense: bool = False
+    ) -> None:
+        self._kernel, self._types, self._name, self._dense = kernel, types, name, dense
         expressions = [i.expression for i in kernel.instructions if isinstance(i, Pointwise)]
         used = set().union(*(e.free_symbols for e in expressions))
         sizes = {s for v in program.values.values() for i in v.indices for s in i.size.free_symbols}
-        self._lengths = _symbols([*(loop.axis.size for loop in kernel.loops), *sorted(used & sizes, key=str)])
+        widths = _widths((*kernel.reads, *kernel.writes))
+        self._lengths = _symbols([*(loop.axis.size for loop in kernel.loops), *sorted(used & sizes, key=str), *widths])
         self._scalars = tuple(s for s in program.scalars if s in used)
         self._names = _length_names(self._lengths)
         for symbol in sorted(used - sizes - {*program.scalars, *_positions(expressions)}, key=str):
@@ -82,12 +88,12 @@ class _RowText:
             "name": self._name,
             "parameters": [
                 *length_parameters(self._lengths),
-                *pointer_parameters(reads, self._types),
-                *pointer_parameters(writes, self._types, const=False),
+                *pointer_parameters(reads, self._types, dense=self._dense),
+                *pointer_parameters(writes, self._types, const=False, dense=self._dense),
                 *(f"const double {name}_setting" for name in settings),
             ],
             "scalars": settings,
-            "rows": [_row_pointer(v, self._types, v in writes) for v in (*reads, *writes) if not is_column(v)],
+            "rows": [self._row_pointer(v, v in writes) for v in (*reads, *writes) if not is_column(v)],
             "columns": [identifier(v.name) for v in reads if is_column(v)],
             "matrices": [(identifier(v.name), outside.whole(v.indices[1].size)) for v in reads if len(v.indices) == 2],
             "before": [assigned(i, outside) for i in self._kernel.before],
@@ -96,6 +102,12 @@ class _RowText:
         }
         tensors = tuple(v.name for v in (*reads, *writes))
         return _checked(Kernel(self._name, self._lengths, tensors, self._scalars, context))
+
+    def _row_pointer(self, value: Value, written: bool) -> str:
+        name = identifier(value.name)
+        distance = _distance(value, self._printer(())) if self._dense else f"{name}_stride"
+        offset = f" + row * {distance}" if len(value.indices) == 2 else ""
+        return f"{'' if written else 'const '}{self._types[value.name]}* {name}_row = {name}_data{offset};"
 
     def _printer(self, arrays: Iterable[str]) -> ScalarPrinter:
         """Print entries of ``arrays`` with the position in the registers of the loop."""
@@ -143,27 +155,34 @@ def length_parameters(lengths: Iterable[Symbol]) -> list[str]:
     return [f"const Offset {name}" for name in (_ROWS, *(identifier(str(s)) for s in lengths))]
 
 
-def pointer_parameters(values: Iterable[Value], types: Mapping[str, str], const: bool = True) -> list[str]:
-    """Return the parameters for values: an address, and for what has rows the distance from one to the next."""
+def pointer_parameters(
+    values: Iterable[Value], types: Mapping[str, str], const: bool = True, dense: bool = False
+) -> list[str]:
+    """Return the parameters for values: an address, and unless ``dense`` the distance from one row to the next."""
     texts = []
     for value in values:
         name = identifier(value.name)
         texts.append(f"{'const ' if const else ''}{types[value.name]}* {name}_data")
-        if len(value.indices) == 2 or is_column(value):
+        if not dense and (len(value.indices) == 2 or is_column(value)):
             texts.append(f"const Offset {name}_stride")
     return texts
 
 
-def _row_pointer(value: Value, types: Mapping[str, str], written: bool) -> str:
-    name = identifier(value.name)
-    offset = f" + row * {name}_stride" if len(value.indices) == 2 else ""
-    return f"{'' if written else 'const '}{types[value.name]}* {name}_row = {name}_data{offset};"
+def _widths(values: Iterable[Value]) -> list[Expr]:
+    return [v.indices[1].size for v in values if len(v.indices) == 2]
 
 
-def _read(value: Value) -> str:
+def _distance(value: Value, printer: ScalarPrinter) -> str:
+    """Return how far the rows of a value without gaps lie apart."""
+    text = printer.whole(value.indices[1].size) if len(value.indices) == 2 else "1"
+    return text if text.isalnum() else f"({text})"
+
+
+def _read(value: Value, distance: str) -> str:
     """Return the line of a column kernel that reads an entry of the row at hand."""
     name = identifier(value.name)
-    offset = f"row * {name}_stride" + ("" if is_column(value) else " + column")
+    row = "row" if distance == "1" else f"row * {distance}"
+    offset = row if is_column(value) else f"{row} + column"
     return f"const Wide {name} = widen({name}_data[{offset}]);"
 
 

@@ -74,7 +74,9 @@ def _is_scalar_of_a_row(instruction: Instruction) -> bool:
 
 
 class StepPrinter:
-    """Prints the steps of a program as calls of ``kernels``."""
+    """Prints the steps of a program as calls of ``kernels``, which are ``dense`` or learn how far rows lie apart."""
+
+    dense = False
 
     def __init__(self, program: Program, prefix: str, own: str) -> None:
         self._program, self._prefix, self._own = program, prefix, own
@@ -100,22 +102,26 @@ class StepPrinter:
                 return self._plain(instruction)
 
     def _rows(self, step: Rows) -> list[str]:
-        kernel = row_text(self._program, step, self._types, self._prefix)
+        kernel = row_text(self._program, step, self._types, self._prefix, self.dense)
         self._kernels.append(kernel)
-        made = [self._allocated(self._program.values[name], step) for name in step.outputs]
+        made = [line for name in step.outputs for line in self._allocated(self._program.values[name], step)]
         settings = [str(s) for s in kernel.scalars]
         call = self._launched("rows", kernel, (*kernel.tensors, *settings))
         equations = [i.equation for i in step.instructions if i.target.name in self._program.outputs and i.equation]
         return [*made, *noted(call, *equations)]
 
-    def _allocated(self, value: Value, step: Rows) -> str:
+    def _allocated(self, value: Value, step: Rows) -> list[str]:
         rows = self._sizes[BATCH.size]
         if is_column(value):
-            return f"{value.name} = {self._memory('column', value, rows)}"
+            return self._made("column", value, rows)
         over = self._reusable(value, step) if self._types[value.name] == ELEMENT else None
         if over:
-            return f"{value.name} = {self._in_place_of(over)}"
-        return f"{value.name} = {self._memory('matrix', value, rows, self._length(value.indices[1].size))}"
+            return [f"{value.name} = {self._in_place_of(over)}"]
+        return self._made("matrix", value, rows, self._length(value.indices[1].size))
+
+    def _made(self, kind: str, value: Value, *lengths: str) -> list[str]:
+        """Return the lines that give a value new memory."""
+        return [f"{value.name} = {self._memory(kind, value, *lengths)}"]
 
     def _launched(self, kind: str, kernel: Kernel, arguments: Sequence[str]) -> str:
         return f'kernels.{kind}("{kernel.name}", {self._shape(kernel)}, {", ".join(arguments)})'
@@ -144,12 +150,12 @@ class StepPrinter:
         return None
 
     def _columns(self, step: Columns, instruction: Contract) -> list[str]:
-        kernel = column_text(self._program, step, self._types, self._prefix)
+        kernel = column_text(self._program, step, self._types, self._prefix, self.dense)
         self._kernels.append(kernel)
         target = instruction.target
-        made = f"{target.name} = {self._memory('vector', target, self._length(target.indices[0].size))}"
+        made = self._made("vector", target, self._length(target.indices[0].size))
         call = self._launched("columns", kernel, (*kernel.tensors, target.name))
-        return [made, *noted(call, instruction.equation)]
+        return [*made, *noted(call, instruction.equation)]
 
     def _product(self, instruction: Contract) -> list[str]:
         target = instruction.target

@@ -48,7 +48,7 @@ def functions_text(
     """
     shared, more = _shared(families), dict(borrowed or {})
     if dispatches:
-        shared["imports"] = sorted([*shared["imports"], "from ._backends import chosen"])
+        shared["imports"] = sorted([*shared["imports"], "from ._backends import at_once, chosen"])
     functions = [*(c["function"] for c in shared["families"]), *(name for names in more.values() for name in names)]
     context = {**shared, "borrowed": more, "exported": quoted(sorted(functions))}
     context |= {"dispatches": dispatches, "backend_words": BACKEND_WORDS}

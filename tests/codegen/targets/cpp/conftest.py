@@ -26,7 +26,7 @@ class Host:
         self._folder, self.launched = folder, []
 
     def compiled(self, source, dtype, replacements):
-        for path in (source, source.with_name("_cpp_rows.h")):
+        for path in (source, *source.parent.glob("_cpp_*.h")):
             text = path.read_text()
             for old, new in replacements:
                 text = text.replace(old, new)
@@ -44,7 +44,6 @@ class Listed:
         function = getattr(self._code, name)
 
         def kernel(*values):
-            function.argtypes, function.restype = kernel.argtypes, kernel.restype
             self._launched.append(name)
             function(*values)
 

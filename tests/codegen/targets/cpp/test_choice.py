@@ -22,6 +22,7 @@ def forgetful(monkeypatch):
     """Nothing is remembered of what is installed and compiled."""
     monkeypatch.delenv(_backends.VARIABLE, raising=False)
     monkeypatch.setattr(_backends, "_ON_HOST", {})
+    monkeypatch.setattr(_backends, "_AT_ONCE", {})
     for cached in (_backends._lack, _cpp_compile.compiled):
         cached.cache_clear()
     _cpp_affine_like.KERNELS._made.clear()

@@ -96,6 +96,33 @@ def test_types_without_kernels_take_torchs_operations(host, name):
     assert not host.launched and error(z, MAPS[name][0](*(t.double() for t in inputs), kappa)) <= 3e-3
 
 
+# powers of ten that a row may have, the least without all digits
+SIZES = {SINGLE: range(-44, 38), DOUBLE: range(-320, 307)}
+
+
+def check_every_size(host, dtype):
+    """Compare rows of every size that a type has, beside each other, with exact scales."""
+    size = torch.tensor([10.0**power for power in SIZES[dtype]] + [0.0], dtype=DOUBLE)[:, None]
+    x = (torch.randn(len(size), 40, dtype=DOUBLE).clamp(-3, 3) * size).to(dtype).double()
+    largest = x.abs().amax(1, keepdim=True)
+    u = torch.where(largest > 0, x / largest, 0.0)
+    directed = u / (u.square().sum(1, keepdim=True) + (1 / largest).square()).sqrt()
+    scaled = torch.where(largest > 1, directed, x / (x.square().sum(1, keepdim=True) + 1).sqrt())
+    normed = torch.where(largest > 0, u / u.norm(dim=1, keepdim=True), 0.0)
+    info, given = torch.finfo(dtype), (x.to(dtype), torch.eye(40, dtype=dtype), torch.zeros(40, dtype=dtype))
+    found = host.functions.affine_like(*given, 1.0)
+    torch.testing.assert_close(found.double(), scaled, rtol=4 * info.eps, atol=4 * info.tiny)
+    has_scale = (largest == 0) | (largest > 8 * info.tiny)  # one over a shorter row is more than the type can hold
+    found = host.functions.norm_like(*given, 2.0).double().where(has_scale, 0.0)
+    torch.testing.assert_close(found, normed.where(has_scale, 0.0), rtol=4 * info.eps, atol=4 * info.tiny)
+
+
+@pytest.mark.parametrize("dtype", SIZES, ids=str)
+def test_neighbours_of_every_size(host, dtype):
+    """Whether squares go out of range is asked for each row alone."""
+    check_every_size(host, dtype)
+
+
 MUTANTS = {
     "sign of the row term": ("f * gW[k] - c * u", "f * gW[k] + c * u"),
     "one more of f": ("const Wide u = f * x[k];", "const Wide u = f * f * x[k];"),
@@ -105,7 +132,9 @@ MUTANTS = {
     "sum of entries, not of squares": ("q += y * y;", "q += fabs(y);"),
     "bias left out of the row term": ("f * (f * gb + u_gW) / kappa", "f * u_gW / kappa"),
     "scale left out of db": ("sum += f * g;", "sum += g + 0 * f;"),
-    "row stride of another tensor": ("g_data + row * g_stride", "g_data + row * x_stride"),
+    "rows as far apart as those of another tensor": ("g_data + row * m", "g_data + row * n"),
+    "one row read for all": ("x_data + row * n", "x_data"),
+    "never divided by a magnitude": ("if (divided || in_range(q)) break;", "break;"),
     "last entry of a row left out": ("k < n; ++k", "k + 1 < n; ++k"),
     "groups of rows that overlap": ("row += TOGETHER)", "row += 1)"),
     "one row a share left out": ("for (; row < end; ++row)", "for (; row + 1 < end; ++row)"),
@@ -116,7 +145,7 @@ ALWAYS = {"sign of the row term", "one dropped under the root", "one row a share
 
 
 def departs(host):
-    """Whether kernels differ from the theory, with one thread and with several."""
+    """Whether kernels differ from the theory, with one thread and with several, or for rows of some size."""
     for shape in ((601, 19, 13), (2, 1100, 1030)):
         inputs = operands("affine_like", shape)
         inputs[0] = (inputs[0].detach() * 0.4).requires_grad_()  # about as long as the one under the root matters
@@ -128,6 +157,10 @@ def departs(host):
             ours += torch.autograd.grad(function(host, "affine_like")(*alone, kappa=kappa), tensor, g)
         if any(not error(a, b) <= 1e-12 for a, b in zip(ours, (*exact, *exact[1:]), strict=True)):
             return True
+    try:
+        check_every_size(host, DOUBLE)
+    except AssertionError:
+        return True
     return False
 
 

@@ -258,7 +258,7 @@ MUTANTS = {
     "last registers left out": ("first < count; first += TOGETHER", "first + TOGETHER < count; first += TOGETHER"),
 }
 ALWAYS = {"sign of the row term", "one thread's sums left out"}
-HEADERS = ("_cpp_patches.h", "_cpp_patch_passes.h")
+HEADERS = ("_cpp_patches.h", "_cpp_patch_passes.h", "_cpp_python.h")
 
 
 @pytest.fixture

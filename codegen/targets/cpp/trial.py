@@ -1,0 +1,50 @@
+"""Squares of a row are summed as they are, and only where that goes out of range divided by a magnitude first.
+
+A program divides a row by a power of two near its largest entry before it squares it, so that nothing overflows or
+vanishes, and its results do not depend on which power that is. So 1 will do for nearly every row, and no pass has to
+look for the largest entry; ``in_range`` of ``_cpp_rows.h`` tells from the sum whether it did.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+def with_trial(kernel: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the context of a kernel with its first two loops as its ``trial`` if they find a magnitude and sums."""
+    loops = kernel.get("loops", [])
+    if len(loops) < 2 or not _finds_a_magnitude(loops[0]) or not _only_sums(loops[1]):
+        return {**kernel, "trial": None}
+    magnitude, squares, *rest = loops
+    later = _words([squares["after"], *([*w["lines"], *w["totals"], *w["after"]] for w in rest)])
+    again = [line for line in magnitude["after"] if _target(line) in later]
+    trial = {
+        "peak": magnitude["sums"][0],
+        "magnitude": magnitude,
+        "squares": squares,
+        "in_range": _joined([f"in_range({name})" for name in squares["sums"]]),
+        "again": again,
+    }
+    return {**kernel, "trial": trial, "loops": rest}
+
+
+def _joined(conditions: list[str]) -> str:
+    return " && ".join(conditions) if len(conditions) == 1 else f"({' && '.join(conditions)})"
+
+
+def _finds_a_magnitude(loop: Mapping[str, Any]) -> bool:
+    return len(loop["largest"]) == 1 and loop["sums"] == loop["largest"] and not loop["stores"]
+
+
+def _only_sums(loop: Mapping[str, Any]) -> bool:
+    return bool(loop["sums"]) and not loop["largest"] and not loop["stores"]
+
+
+def _words(groups: list[list[str]]) -> set[str]:
+    return set(re.findall(r"\w+", " ".join(line for lines in groups for line in lines)))
+
+
+def _target(line: str) -> str:
+    return line.split(" = ")[0].split()[-1]
