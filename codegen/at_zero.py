@@ -67,12 +67,14 @@ def without_kinks(expression: Expr, r: Expr) -> Expr:
     """Choose the branch of absolute values, maxima and steps that holds at small r."""
 
     def positive(part: Expr) -> bool:
+        """Return whether a part is zero or above at small r; ValueError where that is not known."""
         lead = part.as_leading_term(r)
         if lead.is_nonnegative or lead.is_nonpositive:
             return bool(lead.is_nonnegative)
         raise ValueError(f"the sign of {part} at small {r} is not known")
 
     def walk(part: Expr) -> Expr:
+        """Return a part without absolute values, signs and steps, by their arguments' signs."""
         if not part.args:
             return part
         arguments = [walk(a) for a in part.args]

@@ -48,6 +48,7 @@ def explicit_in(expression: Expr, program: Program, saved: Sequence[str]) -> Exp
     producers = program.producers
 
     def walk(part: Expr) -> Expr:
+        """Return a part in entries of what is saved or given."""
         if isinstance(part, Indexed):
             instruction = producers.get(name_of(part))
             if instruction is None or name_of(part) in saved:

@@ -153,6 +153,7 @@ class Emitter:
         """Prefer a pair that is there or asked for, then the smallest result, then the least work."""
 
         def cost(pair: tuple[int, int]) -> tuple[bool, int, int, tuple[int, int]]:
+            """Return what sorts pairs of operands: the cheapest to contract comes first."""
             both = [operands[k] for k in pair]
             axes = {i for o in both for i in o.indices}
             outside = {i for k, o in enumerate(operands) if k not in pair for i in o.indices}

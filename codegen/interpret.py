@@ -131,6 +131,7 @@ def evaluate(expression: Expr, entry: Callable[[Indexed], Any], numbers: Mapping
     """Return the value of a scalar expression, its entries given by ``entry`` and its symbols by name."""
 
     def walk(part: Expr) -> Any:
+        """Return the value of a part."""
         if isinstance(part, Indexed):
             return entry(part)
         if part.is_Symbol:

@@ -55,6 +55,7 @@ class _Reader:
         self._names: dict[tuple[Expr, Expr], Index] = {}
 
     def result(self) -> Relations:
+        """Return the factors and the links that the guards state; ``odd`` is what states none."""
         plain = [self._plain(f) for f in self._factors]
         for guard in [g for g in self._guards if isinstance(g, Within)]:
             self._named(*guard.args)

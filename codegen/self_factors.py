@@ -94,6 +94,7 @@ def constant(derivation: Derivation) -> Expr:
     inputs = {t.base for t in known.inputs}
 
     def on_squares(entry: Indexed) -> Expr:
+        """Return the square of an entry of the input, 1 for one of a weight, 0 for one of an offset."""
         if entry.base in inputs:
             return entry**2
         return S.One if entry.base == weight.base else S.Zero

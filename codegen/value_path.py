@@ -85,6 +85,7 @@ def _mixed(by_head: Layer, mapped: Layer) -> Expr:
     inputs = next(t for t in mapped.inputs if t.name == "y")
 
     def mixture(entry: Indexed) -> Expr:
+        """Return an entry of a head's input as what the weights of attention mix."""
         if str(entry.base.label) != by_head.inputs[0].name:
             return entry
         batch, head, token, feature = entry.indices

@@ -105,6 +105,7 @@ class _Scheduler:
         self._lengths = {*self._kernels, *(i.size for i in self._features(source.indices)[1:])}
 
     def steps(self) -> tuple[Step, ...]:
+        """Return the steps in order; raise UsageError for an instruction that no kernel computes."""
         found: list[Step] = []
         while self._left:
             step = self._by_torch() or self._positions(self._first) or self._positions(self._second)

@@ -34,6 +34,7 @@ def presentable(expression: Expr, scope: Scope) -> Expr:
     memory: dict[Expr, Expr] = {}
 
     def name(atom: Expr) -> Expr:
+        """Return the name of an atom, the same each time it is met."""
         if atom not in memory:
             memory[atom] = _named(atom, scope)
         return memory[atom]

@@ -59,6 +59,7 @@ class _Writer:
         self._numbers: dict[Any, int] = {}
 
     def value(self, value: Any) -> Any:
+        """Return a value as what JSON can hold."""
         if isinstance(value, Enum):
             return value.value
         if value is None or isinstance(value, str | bool | int):
@@ -87,6 +88,7 @@ class _Reader:
         self.known: list[Any] = []
 
     def value(self, value: object) -> Any:
+        """Return the value that a piece of JSON holds; raise TreeError for what holds none."""
         if isinstance(value, str) and len(value) > _MAX_TEXT:
             raise TreeError(f"a text is longer than {_MAX_TEXT} characters")
         if value is None or isinstance(value, str | bool | int):
@@ -105,6 +107,7 @@ class _Reader:
         return self.known[number]
 
     def record(self, value: object) -> Any:
+        """Return the record of a known kind whose fields these are; raise TreeError for any other."""
         if not isinstance(value, Mapping) or not isinstance(value.get("fields"), Mapping):
             raise TreeError("a record needs 'kind' and 'fields'")
         name = value.get("kind")

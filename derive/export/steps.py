@@ -42,6 +42,7 @@ class _Steps:
         self._blocks: list[Block] = []
 
     def blocks(self) -> list[Block]:
+        """Return the blocks of all steps, each after those that it leans on."""
         for step in self._steps:
             self._emit(step)
         return self._blocks

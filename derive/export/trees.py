@@ -114,6 +114,7 @@ class _Reader:
         self._nodes = 0
 
     def read(self, tree: object, depth: int) -> Expr:
+        """Return the expression of a tree; raise TreeError for what is too large, unknown or malformed."""
         self._nodes += 1
         if depth > MAX_DEPTH or self._nodes > MAX_NODES:
             raise TreeError(f"the tree is too large: at most {MAX_DEPTH} levels and {MAX_NODES} nodes")
@@ -128,6 +129,7 @@ class _Reader:
         raise TreeError(f"unknown op {_shown(op)}; known: {', '.join(sorted({*_READERS, *_NODES}))}")
 
     def many(self, trees: object, depth: int) -> list[Expr]:
+        """Return the expressions of a list of trees."""
         if not isinstance(trees, Sequence) or isinstance(trees, str):
             raise TreeError(f"a list of nodes is needed, not {_shown(trees)}")
         return [self.read(tree, depth + 1) for tree in trees]
@@ -143,18 +145,21 @@ class _Reader:
         return built
 
     def number(self, tree: Mapping[str, Any], depth: int) -> Expr:
+        """Return a rational number."""
         numerator, denominator = (_integer(tree.get(key), 10**_MAX_DIGITS) for key in ("p", "q"))
         if denominator < 1:
             raise TreeError(f"a denominator must be positive, not {denominator}")
         return Rational(numerator, denominator)
 
     def constant(self, tree: Mapping[str, Any], depth: int) -> Expr:
+        """Return a constant that is known by name."""
         name = tree.get("name")
         if not isinstance(name, str) or name not in _CONSTANTS:
             raise TreeError(f"unknown constant {_shown(name)}; known: {', '.join(_CONSTANTS)}")
         return _CONSTANTS[name]
 
     def symbol(self, tree: Mapping[str, Any], depth: int) -> Expr:
+        """Return a symbol with assumptions that are known."""
         wanted = tree.get("assumptions")
         if not isinstance(wanted, list) or tuple(wanted) not in _ASSUMPTIONS:
             raise TreeError(f"unknown assumptions {_shown(wanted)}")
@@ -165,6 +170,7 @@ class _Reader:
         return Index(_name(tree.get("name")), size, _integer(tree.get("tag"), _MAX_TAG))
 
     def entry(self, tree: Mapping[str, Any], depth: int) -> Expr:
+        """Return an entry of a tensor."""
         values = self.read(tree["values"], depth + 1) if "values" in tree else None
         indices = self.many(tree.get("indices"), depth)
         if not indices:
@@ -172,12 +178,14 @@ class _Reader:
         return tensor(_name(tree.get("tensor")), values=values)[tuple(indices)]
 
     def sum(self, tree: Mapping[str, Any], depth: int) -> Expr:
+        """Return a sum over bound indices."""
         bound = self.many(tree.get("bound"), depth)
         if not bound or not all(isinstance(index, Index) for index in bound):
             raise TreeError("a sum needs bound indices")
         return IndexedSum(self.read(tree.get("body"), depth + 1), *bound)
 
     def call(self, tree: Mapping[str, Any], depth: int) -> Expr:
+        """Return a known function of one argument, or the largest or the smallest of several."""
         name = tree.get("name")
         if not isinstance(name, str) or name not in _FUNCTIONS:
             raise TreeError(f"unknown function {_shown(name)}; known: {', '.join(_FUNCTIONS)}")

@@ -22,6 +22,7 @@ def saved_bytes(module: nn.Module, feed: Feed) -> int:
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
+        """Note what is kept for the backward pass, each storage once, parameters aside."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in held:
             kept[storage.data_ptr()] = storage.nbytes()

@@ -158,6 +158,7 @@ def _value() -> Subject:
         return {"W": _block("in_proj_weight", 2, heads, width), "b": _block("in_proj_bias", 2, heads, width)}
 
     def draw(random: Draw, kappa: float) -> Case:
+        """Return a random module of which the parameters of the values alone are trained."""
         settings = {"value_path": True}
         case = _case(random, settings, _context, places, {}, lambda case: {"E": _weights(*_arguments(case))})
         assert case.trained is not None
@@ -186,6 +187,7 @@ def _scores(name: str, formulas: list[str], settings: Mapping[str, Any]) -> Subj
     """The scores of a whole module as queries and keys move."""
 
     def places(heads: int, width: int) -> dict[str, Place]:
+        """Return where the parameters of heads lie in those of the module."""
         homes = {"W": "in_proj_weight", "b": "in_proj_bias"}
         return {
             f"{kind}{letter}": _block(home, part, heads, width)

@@ -72,6 +72,7 @@ def _torch(layer: str, axes: int) -> Subject:
     transposed, grouped = layer.startswith("transposed"), layer.startswith("grouped")
 
     def draw(random: Draw, kappa: float) -> Case:
+        """Return torch's layer at a random geometry."""
         g = draw_geometry(random, axes, transposed=transposed, seen=False, channels=1, grouped=grouped)
         module = _build((_TURNED if transposed else _PLAIN)[axes], g, {})
         return _case(random, module, g, LETTERS[axes], {}, grouped)
@@ -90,6 +91,7 @@ def _generated(layer: str, kind: Kind) -> Subject:
     letters = LETTERS[kind.derivation_axes]
 
     def draw(random: Draw, kappa: float) -> Case:
+        """Return the generated layer at a random geometry that its backend computes."""
         singular = kind.form == "norm-like"  # where a position sees nothing
         channels = 3 if kind.centred else 2 if singular else 1
         grouped = kind.backend == "torch"  # what has groups is not computed by the other kernels
@@ -161,6 +163,7 @@ def _case(
     space = len(g.kernel)
 
     def call(inner: nn.Module, x: Tensor) -> Tensor:
+        """Return the layer's output for rows of patches as the derivation lays them out."""
         image = x.reshape(len(x), g.groups * g.channels, *x.shape[-len(letters) :][:space])
         z: Tensor = inner(image)
         return z.reshape(len(x), *lead, g.outputs, *z.shape[2:], *missing)

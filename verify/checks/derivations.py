@@ -41,6 +41,7 @@ def _steps_of_source(source: Source) -> Iterator[Step]:
 
 def _task(layer: str, identity: str, step: Step) -> Task:
     def run(setting: Setting) -> Outcome:
+        """Check the step."""
         verdict = check_step(step, setting.seed)
         ok = {Status.PROVED: True, Status.SAMPLED: True, Status.REFUTED: False}.get(verdict.status)
         return Outcome(f"{verdict.status.value}: {verdict.method}", ok=ok)

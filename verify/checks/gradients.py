@@ -54,6 +54,7 @@ def _differences(subject: Subject, name: str, check: Callable[..., Any], what: s
     rows = subject.variant == ""
 
     def run(setting: Setting) -> Outcome:
+        """Let autograd's numerical check have the drawn cases."""
         count = _CHECKED if rows else 1
         drawn = cases(subject, setting, identity, count=count, largest=_LARGEST_CHECKED)
         for case in drawn:
@@ -70,6 +71,7 @@ def _function_and_inputs(case: Case) -> tuple[Callable[..., Tensor], tuple[Tenso
     real = [t.clone().requires_grad_() for t in case.inputs.values()]
 
     def function(*tensors: Tensor) -> Tensor:
+        """Return the output as a function of inputs and parameters."""
         inputs, parameters = tensors[: len(real)], tensors[len(real) :]
         result = torch.func.functional_call(case.module, dict(zip(names, parameters, strict=True)), inputs)
         assert isinstance(result, Tensor)
@@ -83,6 +85,7 @@ def _parity(subject: Subject, what: str, dtype: str) -> Task:
     identity = subject.identity("gradient", what) + suffix
 
     def run(setting: Setting) -> Outcome:
+        """Return the largest error of the drawn cases in roundings of the type."""
         count = _SHAPES[subject.backend] if subject.variant == "" else 6 if subject.backend == "torch" else 2
         drawn = cases(subject, setting, identity, count=count, least=_LEAST, largest=8)
         generator = setting.generator(f"{identity}/rounding")

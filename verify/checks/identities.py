@@ -52,6 +52,7 @@ def _task(subject: Subject, equation: str, side: Expected) -> Task:
     count = _FEW if subject.variant and side is of_batch else _INSTANCES
 
     def run(setting: Setting) -> Outcome:
+        """Return how far a real step of gradient descent is from what the identity says."""
         drawn = cases(subject, setting, identity, count=count, largest=8)
         if subject.source().derivation.exact_in_eta:
             worst = largest(_error(*side(subject, case)) for case in drawn)
@@ -159,6 +160,7 @@ def _stated(subject: Subject) -> Task:
     identity = subject.identity("identity", "stated-self-factor")
 
     def run(setting: Setting) -> Outcome:
+        """Return how far the stated factor is from the derived one."""
         assert subject.factor is not None
         drawn = cases(subject, setting, identity, count=_INSTANCES, largest=8)
         worst = largest(_stated_error(subject, case) for case in drawn)
@@ -172,6 +174,7 @@ def _residual(subject: Subject) -> Task:
     identity = subject.identity("identity", "residual")
 
     def run(setting: Setting) -> Outcome:
+        """Return how far a step's remainder is from vanishing as fast as the factor that is left says."""
         assert subject.residual is not None
         drawn = cases(subject, setting, identity, count=_INSTANCES, largest=8)
         deficits, factors = [], []

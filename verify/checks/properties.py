@@ -59,6 +59,7 @@ def _task(subject: Subject, name: str, equation: str, measure: Measure, bound: f
     identity = subject.identity("property", name)
 
     def run(setting: Setting) -> Outcome:
+        """Return whether the drawn layers have the property."""
         found = subject.source().found
         assert found is not None
         count = 1 if name in ("injectivity", "initialisation") else _INSTANCES
@@ -74,6 +75,7 @@ def _batch(subject: Subject) -> Task:
     identity = subject.identity("property", "batch")
 
     def run(setting: Setting) -> Outcome:
+        """Return how far samples depend on their order or on each other."""
         drawn = cases(subject, setting, identity, count=_INSTANCES, largest=6)
         reason = "reordering samples reorders outputs, and batches side by side do not see each other"
         return Outcome(reason, measured=largest(_batch_error(case) for case in drawn), bound=BOUND)
@@ -85,6 +87,7 @@ def _tokens(subject: Subject, departure: Callable[[Case], float]) -> Task:
     identity = subject.identity("property", "tokens")
 
     def run(setting: Setting) -> Outcome:
+        """Return how far tokens depend on an order that they should not."""
         drawn = cases(subject, setting, identity, count=_INSTANCES, largest=6)
         reason = "reordering the tokens that ask reorders outputs, reordering those that answer changes nothing"
         return Outcome(reason, measured=largest(map(departure, drawn)), bound=BOUND)

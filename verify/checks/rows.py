@@ -44,6 +44,7 @@ def _map(layer: str, form: str, by: tuple[str, ...], backend: str) -> Subject:
     biased = "b" in by
 
     def draw(random: Draw, kappa: float) -> Case:
+        """Return a module of random sizes."""
         n, m = random.size(), random.size()
         module = getattr(target.package(), _CLASSES[form])(n, m, bias=biased, kappa=kappa)
         return instance(random, module, n, m, {"kappa": kappa}, None if backend == "torch" else (backend, form))
@@ -76,6 +77,7 @@ def _centred(by: tuple[str, ...]) -> Subject:
     biased = "b" in by
 
     def draw(random: Draw, kappa: float) -> Case:
+        """Return a centred module of random sizes."""
         n, m = max(3, random.size()), random.size()
         module = target.package().NormLike(n, m, bias=biased, kappa=kappa, center=True)
         return instance(random, module, n, m, {"kappa": kappa})
@@ -147,6 +149,7 @@ def by_kernels(backend: str, form: str) -> Any:
     """Return the map of a module's parameters as the kernels of one target compute it."""
 
     def call(module: Any, x: Tensor) -> Tensor:
+        """Return the output of a backend's function with the parameters of a module."""
         function = getattr(target.part(f"_{backend}"), form.replace("-", "_"))
         z: Tensor = function(x, module.weight, module.bias, module.kappa)
         return z

@@ -125,6 +125,7 @@ def _look_up(name: str) -> Subject:
     bag = name == "embedding-bag"
 
     def draw(random: Draw, kappa: float) -> Case:
+        """Return torch's table of rows and tokens that look them up."""
         batch, tokens, rows, width = (random.whole(1, _LARGEST) for _ in range(4))
         module = nn.EmbeddingBag(rows, width, mode="sum") if bag else nn.Embedding(rows, width)
         t = torch.randint(rows, (batch, tokens), generator=random.generator).to(random.device)

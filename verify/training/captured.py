@@ -30,6 +30,7 @@ def step_taker(step: Step, update: StackedUpdate, buffers: list[Tensor], x: Tens
     """
 
     def plain(x: Tensor, y: Tensor, number: int) -> Tensor:
+        """Take a step without a graph."""
         losses, gradients = step(update.parameters, buffers, x, y)
         update.step(gradients, number)
         return losses

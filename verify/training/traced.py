@@ -48,6 +48,7 @@ def stacked_losses(model: nn.Module, parameters: list[Tensor], buffers: list[Ten
     names = [name for name, _ in model.named_parameters()], [name for name, _ in model.named_buffers()]
 
     def scores(own: list[Tensor], kept: list[Tensor], inputs: Tensor) -> Tensor:
+        """Return the scores of one member of the team."""
         state = {**dict(zip(names[0], own, strict=True)), **dict(zip(names[1], kept, strict=True))}
         result: Tensor = functional_call(model, state, (inputs,))
         return result
@@ -59,6 +60,7 @@ def stacked_losses(model: nn.Module, parameters: list[Tensor], buffers: list[Ten
 
 def _record(model: nn.Module, parameters: list[Tensor], buffers: list[Tensor], x: Tensor, y: Tensor) -> Step:
     def step(ps: list[Tensor], bs: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the losses of all members and their gradients."""
         leaves = [p.detach().requires_grad_() for p in ps]
         losses = stacked_losses(model, leaves, bs, x, y)
         return losses.detach(), list(torch.autograd.grad(losses.sum(), leaves))
@@ -71,6 +73,7 @@ def _record(model: nn.Module, parameters: list[Tensor], buffers: list[Tensor], x
     operations = graph.forward
 
     def run(ps: list[Tensor], bs: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the same by the recorded operations."""
         with torch.no_grad():
             losses, *gradients = operations(*ps, *bs, x, y)
             return losses, gradients

@@ -40,6 +40,7 @@ class _Hoist:
     scalars: list[RowWork] = field(default_factory=list)
 
     def walk(self, expression: Expr) -> Expr:
+        """Return an expression with what does not vary along the loop replaced by names."""
         if not _varies(expression):
             return self._named(expression)
         if isinstance(expression, Indexed) or not expression.args:

@@ -80,6 +80,7 @@ class _RowText:
             raise UsageError(f"kernel {name}: {symbol} is the length of no tensor; pass one that has this axis")
 
     def kernel(self) -> Kernel:
+        """Return the printed kernel."""
         reads, writes = self._kernel.reads, self._kernel.writes
         outside = self._printer(())
         settings = [identifier(str(s)) for s in self._scalars]

@@ -77,6 +77,7 @@ class _Builder:
             self._level[instruction.target.name] = below + (not isinstance(instruction, Pointwise))
 
     def kernel(self) -> RowKernel:
+        """Return the kernel: what it reads and writes, and its loops in order."""
         loops = tuple(loop for level in range(1, max(self._level.values()) + 2) for loop in self._loops(level))
         names = {name_of(e) for i in self._instructions for e in i.reads} - self._made.keys()
         reads = tuple(v for v in self._program.values.values() if v.name in names)

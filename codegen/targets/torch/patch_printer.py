@@ -180,6 +180,7 @@ class PatchPrinter:
         narrow_target = self._space.is_narrow(target.indices)
 
         def text(entry: Indexed) -> str:
+            """Return the text of an entry."""
             name = name_of(entry)
             if self._space.is_narrow(entry.indices):
                 if narrow_target:
