@@ -13,7 +13,7 @@ from affine_divergence import _affine_like, _backends, _cpp_affine_like, _cpp_co
 
 HOME = "_affine_like.AffineLike"
 OWN = (_affine_like.AffineLike, _affine_like.AffineLikeReverse)
-ENOUGH, FEW = torch.randn(64, 256), torch.randn(63, 256)
+ENOUGH, FEW = torch.randn(4, 256), torch.randn(3, 256)
 W, b = torch.randn(200, 256), torch.randn(200)
 
 

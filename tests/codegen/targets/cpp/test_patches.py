@@ -211,7 +211,8 @@ def test_enough_numbers_take_the_kernels_unasked(monkeypatch):
         return _backends.chosen("patch_norm_conv2d", None, HOME, OWN, torch.randn(shape).to(dtype), W)[0]
 
     assert taken(4, 1, 16, 16, 16) is taken(4, 1, 16, 16, 16, dtype=DOUBLE) is own.PatchAffineLike
-    assert taken(3, 1, 16, 16, 16) is taken(4, 1, 16, 16, 16, dtype=BRAIN) is OWN[0]
+    assert taken(4, 1, 16, 4, 4) is own.PatchAffineLike
+    assert taken(4, 1, 17, 3, 5) is taken(4, 1, 16, 16, 16, dtype=BRAIN) is OWN[0]
 
 
 def test_a_layer_of_the_package_takes_them(launched, monkeypatch):
