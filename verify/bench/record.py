@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,8 +51,12 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+@cache
 def _commit() -> str:
-    """Return the commit, with ``-dirty`` where tracked files differ from it, or ``unknown`` outside a checkout."""
+    """Return the commit, with ``-dirty`` where tracked files differ from it, or ``unknown`` outside a checkout.
+
+    As it is when it is first asked for: a process that writes results into the checkout does not change what it ran.
+    """
     try:
         options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "cwd": Path(__file__).parent}
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **options).stdout.strip()
