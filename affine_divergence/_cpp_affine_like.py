@@ -51,9 +51,10 @@ class AffineLike(torch.autograd.Function):
         if ready is None:
             return z
         xW = F.linear(x, W)
+        xW_at = xW.data_ptr()
         z = xW  # in place
         # affine-like/define-f, affine-like/forward
-        kernels.affine_like_f_z(rows, n, m, x_at, b_at, xW.data_ptr(), f_at, z.data_ptr(), kappa, threads)
+        kernels.affine_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
         return z
 
     @staticmethod
@@ -89,9 +90,10 @@ class AffineLike(torch.autograd.Function):
             kernels.affine_like_gb_u_db(rows, m, n, g_at, x_at, b_at, f_at, gb_at, u_at, db_at, threads)
             dW = torch.mm(g.t(), u)  # affine-like/backward-dW
             gW = torch.mm(g, W, out=u)
+            gW_at = gW.data_ptr()
             dx = gW  # in place
             # affine-like/backward-dx
-            kernels.affine_like_given_gb_dx(rows, n, x_at, f_at, gb_at, gW.data_ptr(), dx.data_ptr(), kappa, threads)
+            kernels.affine_like_given_gb_dx(rows, n, x_at, f_at, gb_at, gW_at, gW_at, kappa, threads)
             return dx, dW, db, None
         dx = dW = db = u = None
         if wanted[1]:
@@ -113,7 +115,8 @@ class AffineLike(torch.autograd.Function):
             b_at = b.data_ptr()
             f_at = f.data_ptr()
             gW = torch.mm(g, W, out=u)
+            gW_at = gW.data_ptr()
             dx = gW  # in place
             # affine-like/backward-dx
-            kernels.affine_like_dx(rows, m, n, g_at, x_at, b_at, f_at, gW.data_ptr(), dx.data_ptr(), kappa, threads)
+            kernels.affine_like_dx(rows, m, n, g_at, x_at, b_at, f_at, gW_at, gW_at, kappa, threads)
         return dx, dW, db, None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from ._cpp_compile import ELEMENTS, compiled
 from ._rows import in_memory
@@ -34,7 +34,7 @@ class Source:
             if not (given.is_cpu and given.dtype in ELEMENTS and in_memory(given)):  # as ``suits``, a call less
                 return None
         work = tensor.numel()
-        threads = 1 if work < 2 * _ENOUGH else min(torch.get_num_threads(), work // _ENOUGH)
+        threads = 1 if work < 2 * _ENOUGH else min(get_num_threads(), work // _ENOUGH)
         return self._made.get(tensor.dtype) or self.on(tensor), threads
 
 

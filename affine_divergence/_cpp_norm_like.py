@@ -51,9 +51,10 @@ class NormLike(torch.autograd.Function):
         if ready is None:
             return z
         xW = F.linear(x, W)
+        xW_at = xW.data_ptr()
         z = xW  # in place
         # norm-like/define-f, norm-like/forward
-        kernels.norm_like_f_z(rows, n, m, x_at, b_at, xW.data_ptr(), f_at, z.data_ptr(), kappa, threads)
+        kernels.norm_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
         return z
 
     @staticmethod
@@ -84,9 +85,9 @@ class NormLike(torch.autograd.Function):
             kernels.norm_like_u_db(rows, n, m, x_at, f_at, u_at, g_at, db_at, threads)  # norm-like/backward-db
             dW = torch.mm(g.t(), u)  # norm-like/backward-dW
             gW = torch.mm(g, W, out=u)
+            gW_at = gW.data_ptr()
             dx = gW  # in place
-            # norm-like/backward-dx
-            kernels.norm_like_dx(rows, n, x_at, f_at, gW.data_ptr(), dx.data_ptr(), kappa, threads)
+            kernels.norm_like_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)  # norm-like/backward-dx
             return dx, dW, db, None
         dx = dW = db = u = None
         if wanted[1]:
@@ -105,7 +106,7 @@ class NormLike(torch.autograd.Function):
             x_at = x.data_ptr()
             f_at = f.data_ptr()
             gW = torch.mm(g, W, out=u)
+            gW_at = gW.data_ptr()
             dx = gW  # in place
-            # norm-like/backward-dx
-            kernels.norm_like_dx(rows, n, x_at, f_at, gW.data_ptr(), dx.data_ptr(), kappa, threads)
+            kernels.norm_like_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)  # norm-like/backward-dx
         return dx, dW, db, None

@@ -49,9 +49,10 @@ class NormLikeWithoutBias(torch.autograd.Function):
         if ready is None:
             return z
         xW = F.linear(x, W)
+        xW_at = xW.data_ptr()
         z = xW  # in place
         # linear/norm-like/define-f, linear/norm-like/forward
-        kernels.norm_like_without_bias_f_z(rows, n, m, x_at, xW.data_ptr(), f_at, z.data_ptr(), kappa, threads)
+        kernels.norm_like_without_bias_f_z(rows, n, m, x_at, xW_at, f_at, xW_at, kappa, threads)
         return z
 
     @staticmethod
@@ -82,7 +83,8 @@ class NormLikeWithoutBias(torch.autograd.Function):
             x_at = x.data_ptr()
             f_at = f.data_ptr()
             gW = torch.mm(g, W, out=u)
+            gW_at = gW.data_ptr()
             dx = gW  # in place
             # linear/norm-like/backward-dx
-            kernels.norm_like_without_bias_dx(rows, n, x_at, f_at, gW.data_ptr(), dx.data_ptr(), kappa, threads)
+            kernels.norm_like_without_bias_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)
         return dx, dW, None

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from sympy import Expr, Symbol
 
-from codegen.program import Program, Value
+from codegen.program import Contract, Instruction, Program, Value, name_of
 from codegen.targets.cuda.kernels import Kernel
-from codegen.targets.cuda.schedule import Rows
+from codegen.targets.cuda.schedule import Columns, Rows
 from codegen.targets.cuda.storage import is_column
 from codegen.targets.cuda.wrappers import Printed, StepPrinter
 from codegen.targets.torch.layout import sizes
@@ -66,6 +66,7 @@ class HostPrinter(StepPrinter):
         self._sizes = {size: length_name(size) for size in self._sizes}
         self._opened: dict[str, str] = {}
         self._addressed: list[str] = []
+        self._in_place: dict[str, str] = {}
 
     def printed(self) -> Pass:
         """Return the lines of all steps, what comes before them, and the kernels that they launch."""
@@ -92,8 +93,26 @@ class HostPrinter(StepPrinter):
             return name
         if value in self._program.inputs or name in self._opened:
             self._addressed.append(name)
-            return address(name)
-        return f"{name}.data_ptr()"
+        return address(self._in_place.get(name, name))
+
+    def _product(self, instruction: Contract) -> list[str]:
+        return [*super()._product(instruction), *self._found(instruction.target.name)]
+
+    def _plain(self, instruction: Instruction) -> list[str]:
+        return [*super()._plain(instruction), *self._found(instruction.target.name)]
+
+    def _found(self, name: str) -> list[str]:
+        """Return the line that finds the address of what torch has made, if a kernel reads it."""
+        kernels = (s for s in self._steps if isinstance(s, Rows | Columns))
+        inside = (i for s in kernels for i in (s.instructions if isinstance(s, Rows) else (s.instruction,)))
+        read = name in {name_of(e) for i in inside for e in i.reads}
+        return [f"{address(name)} = {name}.data_ptr()"] if read else []
+
+    def _reusable(self, value: Value, step: Rows) -> str | None:
+        product = super()._reusable(value, step)
+        if product is not None:
+            self._in_place[value.name] = product
+        return product
 
     def _made(self, kind: str, value: Value, *lengths: str) -> list[str]:
         (self._opened[value.name],) = super()._made(kind, value, *lengths)
