@@ -14,6 +14,7 @@
 
 #include <Python.h>
 
+#include <new>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -48,9 +49,15 @@ struct Function<kernel> {
     static PyObject* run(PyObject* const* given, std::index_sequence<place...>) {
         const std::tuple<Values...> values{converted<Values>(given[place])...};
         if (PyErr_Occurred()) return nullptr;
+        bool has_memory = true;
         Py_BEGIN_ALLOW_THREADS;
-        kernel(std::get<place>(values)...);
+        try {
+            kernel(std::get<place>(values)...);
+        } catch (const std::bad_alloc&) {
+            has_memory = false;
+        }
         Py_END_ALLOW_THREADS;
+        if (!has_memory) return PyErr_NoMemory();
         Py_RETURN_NONE;
     }
 };
@@ -68,10 +75,10 @@ static PyModuleDef_Slot slots[] = {
 
 #define FUNCTION(name) { #name, (PyCFunction)(void (*)())python::Function<kernels::name>::call, METH_FASTCALL, nullptr}
 
-#define FUNCTIONS(...)                                                                                             \
-    static PyMethodDef functions[] = {__VA_ARGS__, {nullptr, nullptr, 0, nullptr}};                                \
-    static PyModuleDef module = {PyModuleDef_HEAD_INIT, "kernels", nullptr,       0,      functions,               \
-                                 python::slots,         nullptr,   nullptr,       nullptr};                        \
+#define FUNCTIONS(...)                                                                                                 \
+    static PyMethodDef functions[] = {__VA_ARGS__, {nullptr, nullptr, 0, nullptr}};                                    \
+    static PyModuleDef module = {                                                                                      \
+        PyModuleDef_HEAD_INIT, "kernels", nullptr, 0, functions, python::slots, nullptr, nullptr, nullptr};            \
     PyMODINIT_FUNC PyInit_kernels() { return PyModuleDef_Init(&module); }
 
 #endif

@@ -153,3 +153,11 @@ def test_a_call_of_another_form_is_refused():
         kernels.affine_like_u(1, 2)
     with pytest.raises(TypeError):
         kernels.affine_like_u("rows", 2, 3, 4, 5, 6)
+
+
+def test_a_kernel_that_gets_no_memory_says_so():
+    kernels = _cpp_affine_like.KERNELS.on(X)
+    if isinstance(kernels, _cpp_load.Called):
+        pytest.skip("Python's headers are not installed: nothing stands between ctypes and a kernel")
+    with pytest.raises(MemoryError):
+        kernels.affine_like_db(0, 2**59, 0, 0, 0, 1)  # sums of so many columns
