@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import queue
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from verify.bench.record import circumstances, write_json
+from verify.checks.runner import NO_CUDA
 from verify.training.config import TrialConfig
 from verify.training.data import Dataset, load
 from verify.training.driver import register
@@ -82,23 +85,43 @@ def plain_trial(config: TrialConfig, data: Dataset) -> float:
 
 
 def measure(request: Request) -> dict[str, Any]:
-    """Return for each side its trial-steps a second, with least and greatest of the rounds, and the ratios to plain."""
+    """Return for each side its trial-steps a second, with least and greatest of the rounds, and the ratios to plain.
+
+    Raise RuntimeError where a process that takes part ends before it has measured.
+    """
     context = multiprocessing.get_context("spawn")
-    barrier, queue = context.Barrier(request.workers), context.Queue()
+    barrier, results = context.Barrier(request.workers), context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            context.Process(target=_process, args=(request, Path(folder), place, barrier, queue))
+            context.Process(target=_process, args=(request, Path(folder), place, barrier, results))
             for place in range(request.workers)
         ]
         for process in processes:
             process.start()
-        seconds: list[dict[str, list[tuple[float, float]]]] = [queue.get(timeout=3600) for _ in processes]
+        seconds = _collected(processes, results)
         for process in processes:
             process.join()
     rounds = {side: list(zip(*(own[side] for own in seconds), strict=True)) for side in SIDES}
     elapsed = {side: [max(wall for wall, _ in runs) for runs in rounds[side]] for side in SIDES}
     busy = {side: [sum(processor for _, processor in runs) for runs in rounds[side]] for side in SIDES}
     return {**asdict(request), **_figures(request, elapsed, busy)}
+
+
+def _collected(processes: Sequence[BaseProcess], results: Any) -> list[dict[str, list[tuple[float, float]]]]:
+    """Return what every process has measured; where one of them has died, end the others, which wait for it."""
+    found: list[dict[str, list[tuple[float, float]]]] = []
+    while len(found) < len(processes):
+        try:
+            found.append(results.get(timeout=1.0))
+        except queue.Empty:
+            dead = [p.exitcode for p in processes if p.exitcode]
+            if dead:
+                for process in processes:
+                    process.terminate()
+                raise RuntimeError(
+                    f"a process of the benchmark ended with code {dead[0]}; what it said is above"
+                ) from None
+    return found
 
 
 def _figures(request: Request, elapsed: dict[str, list[float]], busy: dict[str, list[float]]) -> dict[str, Any]:
@@ -124,8 +147,8 @@ def _ratio(plain: list[float], own: list[float]) -> float:
     return statistics.median(p / o for p, o in zip(plain[1:], own[1:], strict=True))
 
 
-def _process(request: Request, folder: Path, place: int, barrier: Barrier, queue: Any) -> None:
-    """Take part in every round of every side; put the seconds that each took into the queue."""
+def _process(request: Request, folder: Path, place: int, barrier: Barrier, results: Any) -> None:
+    """Take part in every round of every side; put the seconds that each took into a queue."""
     torch.set_num_threads(1)
     data = load("digits", 0, request.trials()[0].torch_dtype)
     seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
@@ -138,7 +161,7 @@ def _process(request: Request, folder: Path, place: int, barrier: Barrier, queue
             if request.device == "cuda":
                 torch.cuda.synchronize()
             seconds[side].append((time.perf_counter() - start, time.process_time() - busy))
-    queue.put(seconds)
+    results.put(seconds)
 
 
 def _share(request: Request, folder: Path, side: str, place: int, data: Dataset) -> Callable[[], None]:
@@ -159,17 +182,26 @@ def _share(request: Request, folder: Path, side: str, place: int, data: Dataset)
     return lambda: work(job)
 
 
+def _above_zero(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return number
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; write sweep-speed.json with -o. Exit code 1 where teams are worth less than the bound."""
     parser = argparse.ArgumentParser(prog="python -m verify.bench.sweep", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, help="folder for sweep-speed.json")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "float64"), default=["float32", "float64"])
-    parser.add_argument("--seeds", type=int, help="of each rate; a whole team if not given")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, help="processes; two on the CPU, one on a GPU if not given")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=_above_zero, help="of each rate; a whole team if not given")
+    parser.add_argument("--rounds", type=_above_zero, default=5)
+    parser.add_argument("--workers", type=_above_zero, help="processes; two on the CPU, one on a GPU if not given")
+    parser.add_argument("--epochs", type=_above_zero, default=10)
     given = parser.parse_args(arguments)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device cuda: {NO_CUDA}; use --device cpu")
     seeds, workers = given.seeds or MOST_MEMBERS[given.device], given.workers or (1 if given.device == "cuda" else 2)
     figures = {}
     for dtype in given.dtypes:

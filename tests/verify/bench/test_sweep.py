@@ -1,6 +1,10 @@
 """The benchmarks of sweeps: both sides train the same trials, and the rule that sweeps go by follows from its rows."""
 
 import json
+import multiprocessing
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,3 +53,32 @@ def test_the_result_says_where_it_was_measured(tmp_path, capsys):
     assert found["sides"]["plain"]["ratio"] == found["sides"]["plain"]["processor_ratio"] == 1.0
     assert all(side["trial_steps_per_s"] > 0 for side in found["sides"].values())
     assert capsys.readouterr().out.count("trial-steps/s") == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rounds", "0"], "'0' is no whole number above 0"),
+        (["--seeds", "two"], "'two' is no whole number above 0"),
+        pytest.param(
+            ["--device", "cuda"],
+            "no CUDA device on this machine",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there"),
+        ),
+    ],
+)
+def test_wrong_use_is_answered_in_words(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        sweep.main(words)
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_process_that_dies_ends_the_benchmark():
+    context = multiprocessing.get_context("spawn")
+    dies, waits = context.Process(target=sys.exit, args=(3,)), context.Process(target=time.sleep, args=(600,))
+    for process in (dies, waits):
+        process.start()
+    with pytest.raises(RuntimeError, match="ended with code 3"):
+        sweep._collected([dies, waits], context.Queue())
+    waits.join(timeout=60)
+    assert waits.exitcode == -signal.SIGTERM

@@ -38,7 +38,7 @@ probe_every = 20
 """
 EAGER = ("--workers", "2", "--checkpoint-seconds", "0")
 LONGER = SMALL.replace("steps = 40", "steps = 150").replace("[0.05, 1e300]", "[0.05]")
-LONGEST = LONGER.replace("steps = 150", "steps = 1000")  # not over before the interrupt, though orphans work on
+LONGEST = LONGER.replace("steps = 150", "steps = 500")  # not over before the interrupt, though orphans work on
 
 ONE = """
 methods = ["batch-norm"]
