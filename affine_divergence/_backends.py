@@ -18,7 +18,6 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from torch._C import _is_any_autocast_enabled
 from torch.autograd import Function
 from torch.compiler import is_compiling, is_dynamo_compiling
 
-from ._rows import PLAIN
+from ._rows import PLAIN, straight
 
 BACKENDS = ("torch", "triton", "cuda", "cpp")
 VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
@@ -120,8 +119,7 @@ def _on_host(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
     there = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, x.dtype)
     _ON_HOST[home, x.dtype] = _loaded("cpp", home) if there else own
     if there:
-        straight: Any = super(Function, _loaded("cpp", home)[0])
-        _AT_ONCE[home, x.dtype] = straight.apply
+        _AT_ONCE[home, x.dtype] = straight(_loaded("cpp", home)[0])
     return _ON_HOST[home, x.dtype]
 
 

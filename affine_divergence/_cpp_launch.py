@@ -30,9 +30,8 @@ class Source:
 
     def ready(self, tensor: Tensor, *others: Tensor) -> tuple[Any, int] | None:
         """Return the kernels for a tensor's type and how many threads to take; None if they cannot read it or another."""
-        for given in (tensor, *others):
-            if not (given.is_cpu and given.dtype in ELEMENTS and in_memory(given)):  # as ``suits``, a call less
-                return None
+        if not all(map(suits, (tensor, *others))):
+            return None
         work = tensor.numel()
         threads = 1 if work < 2 * _ENOUGH else min(get_num_threads(), work // _ENOUGH)
         return self._made.get(tensor.dtype) or self.on(tensor), threads

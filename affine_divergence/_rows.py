@@ -84,18 +84,23 @@ def as_rows(x: Tensor) -> Tensor:
 def apply(eager: type[Function], traced: type[Function], *arguments: Tensor | float | None) -> Tensor:
     """Return the first result, the map's output, of a generated function; ``traced`` is the form that compilers read.
 
-    Outside the transforms of ``torch.func`` the function goes straight to autograd: ``Function.apply`` first looks for
-    defaults among the arguments, and there are none. In them ``eager.transformed`` takes its place, if it names a class.
+    Outside the transforms of ``torch.func`` the function goes ``straight`` to autograd. In them ``eager.transformed`` takes its place, if it names a class.
     """
     if is_compiling():
         found = traced.apply(*arguments)  # type: ignore[no-untyped-call]
     elif _are_transforms_active():
         found = getattr(eager, "transformed", eager).apply(*arguments)
     else:
-        straight: Any = super(Function, eager)
-        found = straight.apply(*arguments)
+        found = straight(eager)(*arguments)
     output: Tensor = found[0] if type(found) is tuple else found
     return output
+
+
+def straight(function: type[Function]) -> Callable[..., Any]:
+    """Return autograd's own ``apply``: that of ``Function`` first looks for defaults among the arguments; there are none."""
+    own: Any = super(Function, function)
+    found: Callable[..., Any] = own.apply
+    return found
 
 
 def in_memory(tensor: Tensor) -> bool:

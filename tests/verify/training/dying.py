@@ -134,6 +134,7 @@ def drives(job):
 
 
 def children(number):
+    """The numbers of the processes that a process has started; none of one that has ended."""
     try:
         return [int(word) for word in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
     except OSError:

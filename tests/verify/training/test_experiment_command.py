@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import affdiv
+from tests.verify.training.dying import children
 from verify.training import worker
 from verify.training.driver import register
 from verify.training.experiment import load_experiment
@@ -87,14 +88,6 @@ def start(folder, *options):
     return subprocess.Popen(words, cwd=folder, stdout=pipe, stderr=pipe, text=True, process_group=0)
 
 
-def children(process):
-    """The process numbers of the workers of a driver."""
-    try:
-        return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
 def wait_for(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
@@ -152,22 +145,22 @@ def disturbed(folder, kills, seed):
     while kills and process.poll() is None:
         time.sleep(chance.uniform(0.0, 0.5))
         driver = kills % 2 == 0
-        for victim in [process.pid] if driver else children(process)[:1]:
+        for victim in [process.pid] if driver else children(process.pid)[:1]:
             os.kill(victim, signal.SIGKILL)
             kills -= 1
         if driver:
             process.communicate()
             assert process.returncode == -signal.SIGKILL
             process = start(folder, *EAGER)
-            wait_for(lambda p=process: children(p) or p.poll() is not None)
+            wait_for(lambda p=process: children(p.pid) or p.poll() is not None)
     return process
 
 
 def test_killed_then_interrupted_the_same_line_goes_on_to_the_same_table(tmp_path, call, undisturbed):
     (tmp_path / "mine.toml").write_text(LONGEST)
     process = disturbed(tmp_path, kills=2, seed=0)
-    wait_for(lambda: children(process))
-    workers = children(process)
+    wait_for(lambda: children(process.pid))
+    workers = children(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import affdiv
+from tests.verify.training.dying import children
 from verify.training.checkpoint import content_of
 from verify.training.driver import drive, register, summary
 from verify.training.engines.ray import train_slice
@@ -58,7 +59,7 @@ def cluster():
 def kill(cluster, node):
     """Kill a node as a machine that loses its power: its workers too, which else may still send what they are at."""
     (raylet,) = (entry.process.pid for entry in node.all_processes["raylet"])
-    workers = [int(number) for number in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()]
+    workers = children(raylet)
     cluster.remove_node(node, allow_graceful=False)
     for number in workers:
         with suppress(ProcessLookupError):
