@@ -38,6 +38,8 @@ class Work:
 def arrange(model: nn.Module, batch: Any, loss: Loss | None) -> Work:
     """Return what is to be done; raise UsageError for a model, a batch or a loss that cannot be used."""
     check_model(model)
+    if any(p.is_inference() for p in model.parameters()):
+        raise UsageError("the model was made in inference mode, where no step can be taken; make it outside of it")
     if loss is not None and not callable(loss):
         raise UsageError(f"the loss is a {type(loss).__name__}; give a function of the model's output, or None")
     _check_tensors(model, batch)

@@ -1,13 +1,14 @@
-"""One forward pass of a model: what each layer read, its self factors, and where a gradient meets its output.
+"""One pass of a model, forward and backward: what each layer read, its self factors, the gradient at its output.
 
-Gradients are asked for at the edge of the graph that left the layer, so that what is done to the output in place
-afterwards does not matter. Attention projects inside one function of torch's; its projections are met by standing in
+A gradient is met by a hook on what left the layer, so that what is done to the output in place afterwards does not
+matter. Checkpointing runs layers again during the backward pass: such a run counts only where the first one left no
+graph. Attention projects inside one function of torch's; its projections are met by standing in
 for ``torch.nn.functional.linear`` while it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,39 +16,44 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 import affine_divergence as ad
 from verify.diagnosis.kernel import Law
-from verify.diagnosis.layers import Piece, Plan, Site, Unjudged, affine_stand_in
+from verify.diagnosis.layers import Attention, Piece, Plan, Site, Unjudged, affine_stand_in
 from verify.diagnosis.samples import Shape, factors_of
 
 NO_GRAPH = "it ran without gradients (no_grad, or checkpointing that recomputes)"
 CLOSED = "it is computed inside the generated attention, where its output cannot be met"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
-    """One use of a layer: its input, its self factors (groups, rows), and the edge behind its output."""
+    """One use of a layer: its input, its self factors (groups, rows), and the gradient of the loss at its output.
+
+    ``traced`` says that its output left a graph; ``gradient`` is None until the backward pass has come by.
+    """
 
     site: Site
     x: Tensor
     factors: Tensor
-    edge: GradientEdge | None
     dtype: torch.dtype
+    traced: bool
+    gradient: Tensor | None = None
 
 
 @dataclass
 class Captured:
-    """Every call of every site in one forward pass, and what turned out not to be judged."""
+    """Every call of every site in one pass, and what turned out not to be judged; ``backward`` once that has begun."""
 
     calls: dict[str, list[Call]] = field(default_factory=dict)
     refused: dict[str, Unjudged] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
+    backward: bool = False
+    _again: set[str] = field(default_factory=set)
 
     def add(self, site: Site, x: Any, z: Any) -> None:
         """Take one use of a site into account."""
-        if site.name in self.refused:
+        if site.name in self.refused or not self._counts(site):
             return
         try:
             call = _call(site, x, z)
@@ -56,8 +62,24 @@ class Captured:
             return
         if call.factors.numel() == 0:
             self.empty.add(site.name)
-        else:
-            self.calls.setdefault(site.name, []).append(call)
+            return
+        if call.traced:
+            inner, arranged = unmapped(z)
+            inner.register_hook(lambda gradient: self._meet(call, arranged(gradient)))
+        self.calls.setdefault(site.name, []).append(call)
+
+    def _counts(self, site: Site) -> bool:
+        """Whether a run counts: one during the backward pass does where it takes the place of runs without a graph."""
+        if not self.backward:
+            return True
+        if all(not call.traced for call in self.calls.get(site.name, ())):
+            self.calls.pop(site.name, None)
+            self._again.add(site.name)
+        return site.name in self._again
+
+    def _meet(self, call: Call, gradient: Tensor) -> None:
+        if self.backward:  # before, a derivative inside the loss came by
+            call.gradient = gradient.detach()
 
     def refuse(self, name: str, kind: str, reason: str) -> None:
         """Strike a site off, with the reason."""
@@ -68,14 +90,41 @@ class Captured:
 def _call(site: Site, x: Any, z: Any) -> Call:
     if not isinstance(x, Tensor) or not isinstance(z, Tensor):
         raise TypeError(f"it was called with a {type(x).__name__} and returned a {type(z).__name__}, not tensors")
-    edge, factors = get_gradient_edge(z) if z.grad_fn is not None else None, self_factors(site, x)
+    x, z = _samples_first(site, x), _samples_first(site, z)
+    factors = self_factors(site, x)
     if not factors.isfinite().all():
         raise ValueError("its input holds NaN or infinity, or is too large to be squared")
     view: Any = site.view
     units = view.out_channels // view.groups if site.shape is Shape.PATCHES else z.shape[-1]
     if factors.numel() * units != z.numel():
         raise ValueError("its output has another shape than its settings give; call it without output_size")
-    return Call(site, x.detach(), factors, edge, z.dtype)
+    return Call(site, x.detach(), factors, z.dtype, z.grad_fn is not None)
+
+
+def unmapped(tensor: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return the tensor behind the wrappers of ``torch.func``, and a function that lays the axes of ``vmap`` in front."""
+    axes: list[int] = []
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if torch._C._functorch.is_batchedtensor(tensor):
+            axes.append(torch._C._functorch.maybe_get_bdim(tensor))
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+
+    def _arranged(inner: Tensor) -> Tensor:
+        for axis in reversed(axes):
+            inner = inner.movedim(axis, 0)
+        return inner
+
+    return tensor, _arranged
+
+
+def _samples_first(site: Site, tensor: Tensor) -> Tensor:
+    """Return an input or output with every axis that ``vmap`` hides in front; images as one batch."""
+    inner, arranged = unmapped(tensor)
+    if inner is tensor:
+        return tensor
+    found, view = arranged(inner), site.view
+    extra = found.dim() - 2 - len(view.kernel_size) if site.shape is Shape.PATCHES else 0  # type: ignore[arg-type]
+    return found.flatten(0, extra) if extra > 0 else found
 
 
 @torch.no_grad()
@@ -99,8 +148,8 @@ def first_argument(arguments: tuple[Any, ...], words: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def capturing(plan: Plan, values: dict[str, Tensor]) -> Iterator[Captured]:
-    """Record every call of the plan's sites inside the context; ``values`` are the parameters of this pass by name."""
+def capturing(plan: Plan) -> Iterator[Captured]:
+    """Record every call of the plan's sites inside the context."""
     captured, handles = Captured(), []
     for module, site in plan.sites.items():
 
@@ -113,7 +162,7 @@ def capturing(plan: Plan, values: dict[str, Tensor]) -> Iterator[Captured]:
 
         handles.append(module.register_forward_hook(_record, with_kwargs=True, prepend=True))
     try:
-        with _attention_calls(plan, captured, values):
+        with _attention_calls(plan, captured):
             yield captured
     finally:
         for handle in handles:
@@ -121,7 +170,7 @@ def capturing(plan: Plan, values: dict[str, Tensor]) -> Iterator[Captured]:
 
 
 @contextmanager
-def _attention_calls(plan: Plan, captured: Captured, values: dict[str, Tensor]) -> Iterator[None]:
+def _attention_calls(plan: Plan, captured: Captured) -> Iterator[None]:
     """Record the projections of torch's attention, which calls no module for them."""
     if not plan.attention:
         yield
@@ -132,7 +181,7 @@ def _attention_calls(plan: Plan, captured: Captured, values: dict[str, Tensor]) 
     def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         z = real(input, weight, bias)
         if running and isinstance(running[-1], nn.MultiheadAttention):
-            _projection(plan.attention[running[-1]], running[-1], (input, weight, bias, z), values, captured)
+            _projection(plan.attention[running[-1]], running[-1], (input, weight, bias, z), captured)
         return z
 
     def _enter(module: nn.Module, *_: Any) -> None:
@@ -141,7 +190,7 @@ def _attention_calls(plan: Plan, captured: Captured, values: dict[str, Tensor]) 
     def _leave(module: nn.Module, arguments: Any, words: Any, output: Any) -> None:
         running.pop()
         if isinstance(module, ad.AffineLikeMultiheadAttention):
-            _generated_projections(plan.attention[module], module, arguments, words, captured)
+            _generated_projections(plan.attention[module].name, module, arguments, words, captured)
 
     handles = [module.register_forward_pre_hook(_enter) for module in plan.attention]
     handles += [m.register_forward_hook(_leave, with_kwargs=True, prepend=True) for m in plan.attention]
@@ -155,22 +204,22 @@ def _attention_calls(plan: Plan, captured: Captured, values: dict[str, Tensor]) 
 
 
 def _projection(
-    name: str,
+    attention: Attention,
     module: nn.MultiheadAttention,
     met: tuple[Tensor, Tensor, Tensor | None, Tensor],
-    values: dict[str, Tensor],
     captured: Captured,
 ) -> None:
     """Record one projection: some rows of the input projections' weight, or the output projection."""
     x, weight, bias, z = met
-    pieces = {word: _piece(t, values) for word, t in (("weight", weight), ("bias", bias)) if t is not None}
+    held = {word: t for word, t in (("weight", weight), ("bias", bias)) if t is not None}
+    pieces = {word: _piece(t, module, attention) for word, t in held.items()}
     part = _part(pieces["weight"], weight, module.embed_dim)
-    site_name, kind = f"{name}.{part}" if name else part, f"{type(module).__name__}.{part}"
+    site_name, kind = f"{attention.name}.{part}" if attention.name else part, f"{type(module).__name__}.{part}"
     found = {word: piece for word, piece in pieces.items() if piece is not None}
     if len(found) < len(pieces):
         captured.refuse(site_name, kind, "its weight or bias is computed from other parameters")
         return
-    trained = tuple(word for word, piece in found.items() if values[piece.parameter].requires_grad)
+    trained = tuple(word for word, t in held.items() if (t if t._base is None else t._base).requires_grad)
     if not trained:
         captured.refuse(site_name, kind, "frozen: no parameter of it requires a gradient, so no step moves its output")
         return
@@ -179,14 +228,14 @@ def _projection(
     captured.add(Site(site_name, kind, stand_in, law, Shape.ROWS, found, trained), x, z)
 
 
-def _piece(part: Tensor, values: dict[str, Tensor]) -> Piece | None:
+def _piece(part: Tensor, module: nn.Module, attention: Attention) -> Piece | None:
     """Return which rows of which parameter a tensor is, None if it is a part of none."""
-    for name, value in values.items():
+    for word, value in module.named_parameters():
         if part is value:
-            return Piece(name)
+            return Piece(attention.parameters[word])
         if part._base is value:
             start = (part.storage_offset() - value.storage_offset()) // value.stride(0)
-            return Piece(name, start, start + part.shape[0])
+            return Piece(attention.parameters[word], start, start + part.shape[0])
     return None
 
 

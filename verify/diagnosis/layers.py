@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,10 +48,16 @@ class Piece:
     start: int = 0
     stop: int | None = None
 
-    def of(self, values: dict[str, Tensor]) -> Tensor:
-        """Return these rows of the parameter's value."""
-        whole = values[self.parameter]
+    def of(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return these rows of the parameter's value; one that is spread over processes is gathered, which all do."""
+        whole = gathered(values[self.parameter])
         return whole if self.stop is None else whole[self.start : self.stop]
+
+
+def gathered(values: Tensor) -> Tensor:
+    """Return a tensor of ordinary storage; the shards of a DTensor are gathered from all processes."""
+    found: Tensor = values.full_tensor() if hasattr(values, "full_tensor") else values
+    return found
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,22 @@ class Site:
     closed: bool = False
 
     @property
+    def trained_pieces(self) -> list[Piece]:
+        """The pieces of parameters that a step moves."""
+        return [self.pieces[word] for word in self.trained if word in self.pieces]
+
+    @property
     def offsets_only(self) -> bool:
         """Whether only the bias is trained, so that a step does what it would do at an input of zeros."""
         return self.trained == ("bias",)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A module of attention: its name, and the model's first name of each parameter that it projects by."""
+
+    name: str
+    parameters: Mapping[str, str]
 
 
 @dataclass
@@ -84,7 +104,7 @@ class Plan:
     """The sites of a model by the module that is called, its attention modules, and what cannot be judged."""
 
     sites: dict[nn.Module, Site] = field(default_factory=dict)
-    attention: dict[nn.Module, str] = field(default_factory=dict)
+    attention: dict[nn.Module, Attention] = field(default_factory=dict)
     unjudged: list[Unjudged] = field(default_factory=list)
 
 
@@ -122,7 +142,8 @@ def plan(model: nn.Module) -> Plan:
         if isinstance(result, Site):
             found.sites[module] = result
         elif result is None:
-            found.attention[module] = name
+            inside = {word: names.all[id(p)][0] for word, p in module.named_parameters()}
+            found.attention[module] = Attention(name, inside)
         else:
             found.unjudged.append(result)
     return found

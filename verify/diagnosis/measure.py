@@ -4,31 +4,31 @@ arrange        model, batch, loss -> what is called with what
 plan           model -> layers that can be judged, and the others
 observe        parameters -> loss, calls of the layers, gradients
 shares         calls, gradients -> what the step is made of, and whether it is the derived one
-descend        parameters -> parameters after one step of SGD, on copies
+step           gradients -> parameters after one step of SGD; afterwards everything is put back
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from derive.errors import UsageError
 from verify.diagnosis.advice import advise
 from verify.diagnosis.batch import Loss, Work, arrange, run
 from verify.diagnosis.capture import CLOSED, NO_GRAPH, Call, Captured, capturing
 from verify.diagnosis.layers import Plan, Unjudged, plan
-from verify.diagnosis.preserve import preserved, same_randomness
 from verify.diagnosis.record import Diagnosis, LayerDiagnosis, Shares, Spread, spread
 from verify.diagnosis.samples import Shape
 from verify.diagnosis.step import shares
+from verify.diagnosis.untouched import untouched
 
 UNUSED = "its output does not reach the loss"
 UNCALLED = "it is not called when the model runs on this batch"
+CLEARED = "its gradient was cleared during the backward pass, by an optimiser that steps there"
 EMPTY = "it is called without a single sample"
 
 
@@ -37,11 +37,12 @@ def diagnose(
 ) -> Diagnosis:
     """Return how far each layer of a model is from moving every sample by the same factor.
 
-    The model is run in the mode that it is in, on copies of its parameters and buffers; it, its gradients, hooks and
-    all random states are afterwards what they were before.
+    The model is run in the mode that it is in, and takes real steps; it, what it holds, its gradients, hooks and all
+    random states are afterwards, bit for bit, what they were before, whatever happens inside. Compiled models run
+    without their compiled graphs.
 
     Args:
-        model: any ``torch.nn.Module``; of a compiled one, the module that was compiled.
+        model: any ``torch.nn.Module``, also compiled, wrapped by DDP or sharded by FSDP2.
         batch: a tensor, a tuple of arguments, a mapping of keyword arguments, or a pair ``(inputs, target)``.
         loss: a function of the model's output, or of output and target, that returns one number; None where the output
             is the loss or has one as ``.loss``. Targets: the second of a pair, otherwise the batch itself. A loss whose
@@ -53,12 +54,12 @@ def diagnose(
         UsageError: a model without trained parameters, a batch with NaN or on another device, a loss that is not one
             finite number, code of the user's that raises.
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     work = arrange(model, batch, loss)
     if steps < 0 or not rate > 0:
         raise UsageError(f"steps is {steps} and rate {rate}; give no fewer than 0 steps and a rate above 0")
-    with torch.inference_mode(False), torch.enable_grad(), preserved(model), same_randomness(model):
-        return _diagnose(model, work, steps, rate)
+    eagerly = torch.compiler.set_stance("force_eager")  # hooks do not reach into compiled graphs
+    with torch.inference_mode(False), torch.enable_grad(), eagerly, untouched(model, batch, loss):
+        return _diagnose(getattr(model, "_orig_mod", model), work, steps, rate)
 
 
 @dataclass
@@ -67,39 +68,20 @@ class _Observed:
 
     loss: float
     captured: Captured
-    outputs: dict[str, list[Tensor | None]]
     gradients: dict[str, Tensor]
 
 
-class _State:
-    """Copies of a model's parameters and buffers, on which steps are taken."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.values = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in model.named_parameters()}
-        self.buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-
-    def call(self, *arguments: Any, **words: Any) -> Any:
-        """Return the model's output at these parameters."""
-        return functional_call(self.model, {**self.buffers, **self.values}, arguments, words)
-
-    def descend(self, gradients: dict[str, Tensor], rate: float) -> None:
-        """Take one step of SGD."""
-        with torch.no_grad():
-            for name, gradient in gradients.items():
-                self.values[name].sub_(rate * gradient)
-
-
 def _diagnose(model: nn.Module, work: Work, steps: int, rate: float) -> Diagnosis:
-    state, found = _State(model), plan(model)
-    first = _observe(state, found, work)
-    judged = {name: _shares(name, first, state.values) for name in first.captured.calls}
+    parameters, found = dict(model.named_parameters()), plan(model)
+    optimizer = torch.optim.SGD([p for p in parameters.values() if p.requires_grad], lr=rate)
+    first = _observe(model, found, work)
+    judged = {name: _shares(name, first, parameters) for name in first.captured.calls}
     history = {name: [_spread(calls)] for name, calls in first.captured.calls.items()}
-    losses, seen, stopped = [first.loss], first, ""
+    losses, stopped = [first.loss], ""
     for _ in range(steps):
-        state.descend(seen.gradients, rate)
+        optimizer.step()
         try:
-            seen = _observe(state, found, work)
+            seen = _observe(model, found, work)
         except UsageError as problem:
             stopped = str(problem)
             break
@@ -118,44 +100,43 @@ def _diagnose(model: nn.Module, work: Work, steps: int, rate: float) -> Diagnosi
     )
 
 
-def _observe(state: _State, found: Plan, work: Work) -> _Observed:
-    """Run the model forward and backward once."""
-    with capturing(found, state.values) as captured:
-        loss = run(work, state.call)
-    met = [(name, k, call.edge) for name, calls in captured.calls.items() for k, call in enumerate(calls) if call.edge]
-    trained = {name: value for name, value in state.values.items() if value.requires_grad}
-    try:
-        wanted: list[Any] = [*(edge for _, _, edge in met), *trained.values()]
-        results = torch.autograd.grad(loss, wanted, allow_unused=True)
-    except RuntimeError as problem:
-        reason = str(problem).strip().splitlines()[0]
-        raise UsageError(f"the backward pass of the loss fails: {reason}") from problem
-    outputs: dict[str, list[Tensor | None]] = {name: [None] * len(calls) for name, calls in captured.calls.items()}
-    for (name, k, _), gradient in zip(met, results, strict=False):
-        outputs[name][k] = None if gradient is None else gradient.detach()
-    own = zip(trained, results[len(met) :], strict=True)
-    gradients = {name: gradient.detach() for name, gradient in own if gradient is not None}
-    return _Observed(float(loss.detach()), captured, outputs, gradients)
+def _observe(model: nn.Module, found: Plan, work: Work) -> _Observed:
+    """Run the model forward and backward once, as a training loop does: the gradients stand in ``.grad`` after it."""
+    parameters = dict(model.named_parameters())
+    for parameter in parameters.values():
+        parameter.grad = None
+    with capturing(found) as captured:
+        loss = run(work, model)
+        captured.backward = True
+        try:
+            loss.backward()
+        except RuntimeError as problem:
+            reason = str(problem).strip().splitlines()[0]
+            raise UsageError(f"the backward pass of the loss fails: {reason}") from problem
+    gradients = {name: p.grad.detach() for name, p in parameters.items() if p.grad is not None}
+    return _Observed(float(loss.detach()), captured, gradients)
 
 
 def _spread(calls: Sequence[Call]) -> Spread:
     return spread(torch.cat([call.factors.reshape(-1) for call in calls]))
 
 
-def _shares(name: str, seen: _Observed, values: dict[str, Tensor]) -> Shares | str:
+def _shares(name: str, seen: _Observed, values: Mapping[str, Tensor]) -> Shares | str:
     """Return the shares of a site's step, or why there are none."""
-    calls, gradients = seen.captured.calls[name], seen.outputs[name]
+    calls = seen.captured.calls[name]
     if calls[0].site.closed:
         return CLOSED
-    if any(call.edge is None for call in calls):
+    if not all(call.traced for call in calls):
         return NO_GRAPH
-    used = [(call, g) for call, g in zip(calls, gradients, strict=True) if g is not None]
+    used = [call for call in calls if call.gradient is not None]
     if not used:
         return UNUSED
-    site = calls[0].site
-    step = {p.parameter: seen.gradients[p.parameter] for w, p in site.pieces.items() if w in site.trained}
+    names = [piece.parameter for piece in calls[0].site.trained_pieces]
+    if not all(name in seen.gradients for name in names):
+        return CLEARED
+    step = {name: seen.gradients[name] for name in names}
     with torch.no_grad():
-        return shares([call for call, _ in used], [g for _, g in used], values, step)
+        return shares(used, values, step)
 
 
 def _layer(calls: Sequence[Call], history: tuple[Spread, ...], judged: Shares | str) -> LayerDiagnosis:
@@ -196,8 +177,8 @@ def _unjudged(found: Plan, captured: Captured) -> tuple[Unjudged, ...]:
     ]
     parts = [*captured.calls, *captured.refused]
     idle = [
-        Unjudged(name, type(module).__name__, UNCALLED)
-        for module, name in found.attention.items()
-        if not any(part.startswith(f"{name}." if name else "") for part in parts)
+        Unjudged(attention.name, type(module).__name__, UNCALLED)
+        for module, attention in found.attention.items()
+        if not any(part.startswith(f"{attention.name}." if attention.name else "") for part in parts)
     ]
     return (*found.unjudged, *captured.refused.values(), *never, *idle)

@@ -12,7 +12,7 @@ step is taken as long as the parameters are, where rounding disturbs least.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,18 +40,16 @@ class _Probe:
     factors: Tensor
 
 
-def shares(
-    calls: Sequence[Call], gradients: Sequence[Tensor], values: dict[str, Tensor], step: dict[str, Tensor]
-) -> Shares | str:
+def shares(calls: Sequence[Call], values: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> Shares | str:
     """Return the shares of one site's step, or in words why there are none.
 
     Args:
-        calls: every call of the site.
-        gradients: the gradient of the loss by the output of each call.
+        calls: every call of the site, each with the gradient of the loss with respect to its output.
         values: the parameters of the model by name.
-        step: the gradient of the loss by each parameter of the site.
+        step: the gradient of the loss with respect to each parameter of the site.
     """
     site = calls[0].site
+    gradients = [call.gradient for call in calls if call.gradient is not None]
     if not any(bool(g.any()) for g in gradients):
         return "the gradient of the loss by its output is zero"
     probes = [_probe(call, g) for call, g in zip(calls, gradients, strict=True)]
@@ -118,7 +116,7 @@ def _trained_rows(site: Site, rows: Tensor, found: Tensor) -> Tensor:
     return found if padding is None else found * (rows != padding).unsqueeze(-2)
 
 
-def _moved(site: Site, probes: Sequence[_Probe], values: dict[str, Tensor], step: dict[str, Tensor]) -> Tensor:
+def _moved(site: Site, probes: Sequence[_Probe], values: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> Tensor:
     """Return how far a step moves the activation at the chosen rows, the inputs held fixed; at a rate of 1."""
     before = {word: piece.of(values).detach().double() for word, piece in site.pieces.items()}
     gradient = {word: _gradient(site, word, values, step) for word in site.trained}
@@ -148,7 +146,7 @@ def is_other_way_round(site: Site) -> bool:
     return site.type == "Conv1D"
 
 
-def _gradient(site: Site, word: str, values: dict[str, Tensor], step: dict[str, Tensor]) -> Tensor:
+def _gradient(site: Site, word: str, values: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> Tensor:
     """Return the gradient of a piece in float64; the row of a token that is not trained is left as it is."""
     whole = step[site.pieces[word].parameter]
     whole = whole.to_dense() if whole.is_sparse else whole
@@ -156,7 +154,11 @@ def _gradient(site: Site, word: str, values: dict[str, Tensor], step: dict[str, 
 
 
 def _rest(
-    site: Site, calls: Sequence[Call], gradients: Sequence[Tensor], values: dict[str, Tensor], step: dict[str, Tensor]
+    site: Site,
+    calls: Sequence[Call],
+    gradients: Sequence[Tensor],
+    values: Mapping[str, Tensor],
+    step: Mapping[str, Tensor],
 ) -> dict[str, Tensor] | None:
     """Return what is left of each parameter's gradient without these calls' part, by autograd alone."""
     own = {word: site.pieces[word].of(values).detach().double().requires_grad_() for word in site.trained}
@@ -172,13 +174,13 @@ def _rest(
     rest = {}
     for word in site.trained:
         piece = site.pieces[word]
-        whole = torch.zeros_like(values[piece.parameter], dtype=torch.float64)
+        whole = torch.zeros(values[piece.parameter].shape, dtype=torch.float64, device=total[word].device)
         piece.of({piece.parameter: whole}).copy_(_gradient(site, word, values, step) - total[word])
         rest[piece.parameter] = whole
     return rest
 
 
-def _bound(calls: Sequence[Call], values: dict[str, Tensor]) -> float:
+def _bound(calls: Sequence[Call], values: Mapping[str, Tensor]) -> float:
     """Return what rounding allows: the root of the coarsest unit of the types that the layer computes in."""
     site = calls[0].site
     types = {values[piece.parameter].dtype for piece in site.pieces.values()} | {call.dtype for call in calls}

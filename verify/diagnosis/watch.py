@@ -95,8 +95,8 @@ class Watch:
         self._handles = [self.model.register_forward_pre_hook(self._begin)]
         for module, site in found.sites.items():
             self._hook(module, partial(self._layer, site))
-        for module, name in found.attention.items():
-            self._hook(module, partial(self._attention, name, module))
+        for module, attention in found.attention.items():
+            self._hook(module, partial(self._attention, attention.name, module))
             if isinstance(module, nn.MultiheadAttention):
                 self._handles.append(module.register_forward_pre_hook(self._listen))
                 self._handles.append(module.register_forward_hook(self._listened, always_call=True, prepend=True))

@@ -1,0 +1,250 @@
+"""What the objects that some roots reach hold, and how to write it back: every container, attribute and tensor in place.
+
+    module, plain object     its attributes, also slots
+    dict, list, set, deque   its entries, by the methods of the base class: a subclass may refuse to be changed
+    tensor, array            its numbers, bit for bit, its gradient, and the storage that it stands in
+    function                 what it closes over, its default arguments and attributes
+    generator                the state of the random numbers to come
+
+Not followed: modules of Python, classes, threads, files, and the machinery of torch and of services that log.
+"""
+
+from __future__ import annotations
+
+import array
+import functools
+import random
+import sys
+import types
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from verify.diagnosis.tensor_state import TensorState
+
+_ATOMS = (
+    type(None), bool, int, float, complex, str, bytes, type, types.ModuleType, types.CodeType, types.BuiltinFunctionType,
+    torch.dtype, torch.device, torch.Size, slice, range,
+)  # fmt: skip
+_INFRASTRUCTURE = (
+    "threading _thread queue logging multiprocessing concurrent asyncio socket io subprocess weakref ctypes contextvars "
+    "wandb mlflow tensorboard tensorboardX ray grpc fsspec"
+).split()
+_OF_TORCH = ("torch.nn", "torch.optim", "torch.amp", "torch.ao", "torch.utils.hooks")  # whose objects hold plain state
+
+Restore = Callable[[], None]
+
+
+class Snapshot:
+    """The state of everything that the roots reach, taken when it is made.
+
+    Args:
+        roots: models, optimisers, functions, batches: anything.
+    """
+
+    def __init__(self, *roots: Any) -> None:
+        self._restores: list[Restore] = []
+        self._seen: dict[int, Any] = {}
+        waiting: list[tuple[Any, bool]] = [(root, False) for root in reversed(roots)]
+        while waiting:
+            thing, through_function = waiting.pop()
+            if isinstance(thing, _ATOMS) or id(thing) in self._seen:
+                continue
+            self._seen[id(thing)] = thing  # also keeps it alive, so that its id stays its own
+            through_function |= isinstance(thing, types.FunctionType) and not _is_library(thing)
+            waiting += [(part, through_function) for part in self._take(thing, through_function)]
+
+    def restore(self) -> None:
+        """Write everything back.
+
+        Raises:
+            ExceptionGroup: some parts refused; all others are back.
+        """
+        problems = []
+        for restore in self._restores:
+            try:
+                restore()
+            except Exception as problem:
+                problems.append(problem)
+        if problems:
+            raise ExceptionGroup("parts of the model's state could not be written back", problems)
+
+    def _take(self, thing: Any, through_function: bool) -> Iterator[Any]:
+        """Note how to restore one thing, and yield what it holds."""
+        match thing:
+            case Tensor():
+                yield from self._tensor(thing)
+            case dict():
+                yield from self._mapping(thing)
+            case list() | bytearray() | array.array():
+                yield from self._sequence(thing)
+            case set():
+                held = set(thing)
+                self._restores.append(functools.partial(_refill_set, thing, held))
+                yield from held
+            case deque():
+                kept = list(thing)
+                self._restores.append(functools.partial(_refill_deque, thing, kept))
+                yield from kept
+            case tuple() | frozenset():
+                yield from thing
+            case types.FunctionType():
+                yield from self._function(thing)
+            case types.MethodType():
+                yield thing.__self__
+                yield thing.__func__
+            case functools.partial():
+                yield from (thing.func, thing.args, thing.keywords)
+            case torch.Generator() | random.Random():
+                self._restores.append(_generator(thing))
+            case _:
+                yield from self._object(thing, through_function)
+
+    def _tensor(self, tensor: Tensor) -> Iterator[Any]:
+        yield vars(tensor)
+        held: Any = tensor
+        if is_traceable_wrapper_subclass(held):
+            yield from (getattr(held, name) for name in held.__tensor_flatten__()[0])
+        state = TensorState(tensor)
+        self._restores.append(state.restore)
+        yield state.gradient
+
+    def _mapping(self, mapping: dict[Any, Any]) -> Iterator[Any]:
+        kind: Any = OrderedDict if isinstance(mapping, OrderedDict) else dict
+        before = list(kind.items(mapping))
+
+        def _restore() -> None:
+            now = list(kind.items(mapping))
+            if len(now) != len(before) or any(
+                a is not c or b is not d for (a, b), (c, d) in zip(now, before, strict=True)
+            ):
+                kind.clear(mapping)
+                for key, value in before:
+                    kind.__setitem__(mapping, key, value)
+
+        self._restores.append(_restore)
+        for key, value in before:
+            yield key
+            yield value
+        yield getattr(mapping, "__dict__", None)
+
+    def _sequence(self, sequence: Any) -> Iterator[Any]:
+        kind: Any = list if isinstance(sequence, list) else type(sequence)
+        before = sequence[:] if not isinstance(sequence, list) else list(list.__iter__(sequence))
+
+        def _restore() -> None:
+            if kind is not list or not _same(sequence, before):
+                kind.__setitem__(sequence, slice(None), before)
+
+        self._restores.append(_restore)
+        if kind is list:
+            yield from before
+            yield getattr(sequence, "__dict__", None)
+
+    def _function(self, function: types.FunctionType) -> Iterator[Any]:
+        yield from (function.__dict__, function.__defaults__, function.__kwdefaults__)
+        for cell in function.__closure__ or ():
+            try:
+                value = cell.cell_contents
+            except ValueError:  # not bound yet
+                continue
+            self._restores.append(functools.partial(setattr, cell, "cell_contents", value))
+            yield value
+
+    def _object(self, thing: Any, through_function: bool) -> Iterator[Any]:
+        if type(thing).__module__.split(".")[0] == "numpy":
+            yield from self._numpy(thing)
+            return
+        if not _is_followed(thing, through_function):
+            return
+        yield getattr(thing, "__dict__", None)
+        for kind in type(thing).__mro__:
+            for name in _slots(kind):
+                with suppress(AttributeError):
+                    value = object.__getattribute__(thing, name)
+                    self._restores.append(functools.partial(_set_slot, thing, name, value))
+                    yield value
+
+    def _numpy(self, thing: Any) -> Iterator[Any]:
+        import numpy
+
+        if isinstance(thing, numpy.ndarray):
+            kept = thing.copy()
+            if thing.flags.writeable:
+                self._restores.append(lambda: numpy.copyto(thing, kept, casting="no"))
+            if thing.dtype == object:
+                yield from kept.flat
+        elif isinstance(thing, numpy.random.Generator):
+            state = thing.bit_generator.state
+            self._restores.append(lambda: setattr(thing.bit_generator, "state", state))
+        elif isinstance(thing, numpy.random.RandomState):
+            legacy = thing.get_state()
+            self._restores.append(lambda: thing.set_state(legacy))
+
+
+def _refill_set(held: set[Any], before: set[Any]) -> None:
+    if held != before:  # an equal one keeps its order
+        set.clear(held)
+        set.update(held, before)
+
+
+def _refill_deque(held: deque[Any], before: list[Any]) -> None:
+    if not _same(held, before):
+        deque.clear(held)
+        deque.extend(held, before)
+
+
+def _same(sequence: Any, before: list[Any]) -> bool:
+    return len(sequence) == len(before) and all(a is b for a, b in zip(sequence, before, strict=True))
+
+
+def _generator(thing: Any) -> Restore:
+    if isinstance(thing, torch.Generator):
+        held = thing.get_state().clone()
+        return functools.partial(_call, thing.set_state, held)
+    drawn = thing.getstate()
+    return lambda: thing.setstate(drawn)
+
+
+def _call(function: Callable[[Any], Any], value: Any) -> None:
+    function(value)
+
+
+def _slots(kind: type) -> list[str]:
+    names = kind.__dict__.get("__slots__", ())
+    names = [names] if isinstance(names, str) else list(names)
+    private = [f"_{kind.__name__.lstrip('_')}{n}" if n.startswith("__") and not n.endswith("__") else n for n in names]
+    return [name for name in private if name not in ("__dict__", "__weakref__")]
+
+
+def _set_slot(thing: Any, name: str, value: Any) -> None:
+    try:
+        same = object.__getattribute__(thing, name) is value
+    except AttributeError:
+        same = False
+    if not same:
+        object.__setattr__(thing, name, value)
+
+
+def _is_library(thing: Any) -> bool:
+    """Whether a function or an object's class was written in an installed package."""
+    name = thing.__module__ if isinstance(thing, types.FunctionType) else type(thing).__module__
+    path = getattr(sys.modules.get(name or ""), "__file__", None) or ""
+    return "site-packages" in path or "dist-packages" in path or (name or "").split(".")[0] in sys.stdlib_module_names
+
+
+def _is_followed(thing: Any, through_function: bool) -> bool:
+    """Whether to look into an object: not into services, nor into libraries' objects that a function closes over."""
+    if isinstance(thing, nn.Module | torch.optim.Optimizer):
+        return True
+    home = type(thing).__module__ or ""
+    if home.split(".")[0] in _INFRASTRUCTURE or ".loggers" in home or ".trainer" in home:
+        return False
+    if home.split(".")[0] in ("torch", "triton", "numpy", "builtins"):
+        return home.startswith(_OF_TORCH)
+    return not (through_function and _is_library(thing))

@@ -1,0 +1,83 @@
+"""Leave a model, and all that it reaches, as they were before: nothing of a diagnosis may stay behind."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from verify.diagnosis.snapshot import Snapshot
+
+
+@contextmanager
+def untouched(*roots: Any) -> Iterator[None]:
+    """Restore everything that the roots reach, and every source of randomness, on the way out, also after an error.
+
+    Steps may be taken on the real parameters inside: whoever else holds them (a loss that penalises them, a list, a
+    compiled graph, a wrapper that spreads them over processes) sees the step. An interrupt waits for the restoration.
+    """
+    state, randomness = Snapshot(*roots), random_state()
+    try:
+        yield
+    finally:
+        with _uninterrupted():
+            try:
+                _gather_no_longer(roots)
+            finally:
+                randomness()
+                state.restore()
+
+
+def random_state() -> Callable[[], None]:
+    """Return a function that sets Python's, NumPy's and torch's generators to their states of now."""
+    python, cpu = random.getstate(), torch.get_rng_state()
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+
+    def _restore() -> None:
+        random.setstate(python)
+        torch.set_rng_state(cpu)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+    return _restore
+
+
+def _modules(roots: tuple[Any, ...]) -> Iterator[nn.Module]:
+    for root in roots:
+        if isinstance(root, nn.Module):
+            yield from root.modules()
+
+
+def _gather_no_longer(roots: tuple[Any, ...]) -> None:
+    """Give gathered parameters of FSDP2 back for their shards, which a pass that failed halfway leaves undone."""
+    for module in _modules(roots):
+        reshard: Any = getattr(module, "reshard", None)
+        if callable(reshard):
+            reshard()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put an interrupt from the keyboard off until the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *arguments: came.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came and callable(before):
+            before(*came[0])
