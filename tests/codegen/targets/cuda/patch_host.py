@@ -1,17 +1,15 @@
-"""PatchNorm by its emitted CUDA kernels on the CPU, behind the public functions, and patches cut out by hand."""
+"""Maps of PatchNorm at a geometry, by the public functions and by patches cut out by hand."""
 
 import dataclasses
 import functools
-import importlib
 import math
 
 import torch
 
-from affine_divergence import _backends, _cuda_compile, _cuda_launch, functional
+from affine_divergence import functional
 from affine_divergence._operators import LIBRARY
 from affine_divergence._patch_places import as_numbers
 from affine_divergence._patches import Geometry, split
-from tests.codegen.targets.cuda.host import HostCode
 from verify.checks import references
 from verify.checks.cases import Draw
 from verify.checks.geometry import draw_geometry
@@ -21,38 +19,11 @@ DOUBLE, SINGLE, HALF, BRAIN = torch.float64, torch.float32, torch.float16, torch
 FORMS = [("affine-like", True), ("norm-like", True), ("norm-like", False)]
 PLAIN, CENTRED, TURNED = "", "_centred", "_transposed"
 KINDS = [(form, bias, kind) for form, bias in FORMS for kind in (PLAIN, CENTRED, TURNED)]
-HEADER = '#include "_cuda_patches.cuh"'
 
 
 def map_name(form, bias, kind):
     """The stem of the files of a map."""
     return f"patch_{form.replace('-', '_')}{kind}{'' if bias else '_without_bias'}"
-
-
-class PatchHost:
-    """The package with the CPU in the place of the device; ``replacements`` damage the sources of the kernels."""
-
-    def __init__(self, monkeypatch):
-        self.order, self.replacements, self.launched = 0, (), []
-        monkeypatch.setattr(_cuda_launch, "compiled", self._compiled)
-        monkeypatch.setitem(_backends._NEEDS, "cuda", "math")
-        monkeypatch.setattr(_backends, "_misplaced", lambda *_: "")
-        self.forget()
-
-    def forget(self):
-        """Compile anew at the next call, and look again at what is installed."""
-        _backends._lack.cache_clear()
-        for kind in KINDS:
-            importlib.import_module(f"affine_divergence._cuda_{map_name(*kind)}").KERNELS._made.clear()
-
-    def _compiled(self, source, dtype, device):
-        texts = [source.read_text(), *((source.parent / f"_cuda_{n}.cuh").read_text() for n in ("patches", "rows"))]
-        for old, new in self.replacements:
-            texts = [text.replace(old, new) for text in texts]
-        text, patches, rows = texts
-        whole = text.replace(HEADER, patches)
-        element = _cuda_compile.ELEMENTS[dtype]
-        return HostCode(whole, rows, element, self.order, self.launched, watched=not self.replacements)
 
 
 @dataclasses.dataclass(frozen=True)

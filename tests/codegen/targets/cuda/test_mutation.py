@@ -5,6 +5,7 @@ import torch
 
 from tests.codegen.targets.cuda.host import needs_compiler
 from tests.codegen.targets.cuda.test_host import DOUBLE, both, error, operands
+from verify.cuda_on_host import HostError
 
 pytestmark = needs_compiler
 
@@ -68,6 +69,6 @@ def test_a_mutant_is_killed(host, name, texts):
     host.replacements = (MUTANTS[name],)
     try:
         assert departs(host)
-    except AssertionError as problem:
+    except HostError as problem:
         if "wait for each other" not in str(problem):
             raise

@@ -18,13 +18,13 @@ from tests.codegen.targets.cuda.patch_host import (
     PLAIN,
     SINGLE,
     TURNED,
-    PatchHost,
     error,
     map_name,
     operator_calls,
     problem,
     wide_problem,
 )
+from verify.cuda_on_host import Host
 
 pytestmark = [
     needs_compiler,
@@ -46,10 +46,9 @@ some = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def host(monkeypatch, capfd):
-    made = PatchHost(monkeypatch)
-    yield made
-    made.forget()
+def host(capfd):
+    with Host() as made:
+        yield made
     assert "runtime error" not in capfd.readouterr().err
 
 

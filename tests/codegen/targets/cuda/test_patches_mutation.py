@@ -7,8 +7,9 @@ import torch
 
 import affine_divergence
 from tests.codegen.targets.cuda.host import needs_compiler
-from tests.codegen.targets.cuda.patch_host import CENTRED, PatchHost, Problem, error
+from tests.codegen.targets.cuda.patch_host import CENTRED, Problem, error
 from verify.checks.geometry import Geometry
+from verify.cuda_on_host import Host
 
 pytestmark = needs_compiler
 
@@ -59,10 +60,9 @@ HERE = Path(affine_divergence.__file__).parent
 
 
 @pytest.fixture
-def host(monkeypatch):
-    made = PatchHost(monkeypatch)
-    yield made
-    made.forget()
+def host():
+    with Host(watched=False) as made:
+        yield made
 
 
 def departs():

@@ -20,8 +20,9 @@ from derive.cancel import solve
 from derive.forward_map import Definition
 from derive.layers.convolution import convolution
 from tests.codegen.targets.cuda.host import needs_compiler
-from tests.codegen.targets.cuda.patch_host import KAPPA, PatchHost, error
+from tests.codegen.targets.cuda.patch_host import KAPPA, error
 from tests.codegen.targets.cuda.test_compile import needs_nvcc, report
+from verify.cuda_on_host import Host
 
 HERE = Path(affine_divergence.__file__).parent
 MAPS = {m.module: m for m in patch_maps()}
@@ -126,24 +127,22 @@ OTHER = {
 
 @needs_compiler
 @pytest.mark.parametrize("change", [pytest.param(n, marks=[pytest.mark.slow] * (n != "other constant")) for n in OTHER])
-def test_kernels_follow_the_mathematics(change, monkeypatch):
+def test_kernels_follow_the_mathematics(change):
     """The text of another map in the place of the emitted one; ones as weights, so that the twin is three lines."""
     make, twin = OTHER[change]
     context = patch_map_context(PatchMap(patch_plan(make()), True))
     emitted = (HERE / context["source"]).read_text()
     text = cuda_target.render("patch_kernels.cu.jinja", context)
     assert (text == emitted) == (change == "as derived")
-    host = PatchHost(monkeypatch)
-    host.replacements = ((emitted, text),)
     x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
     W, b = torch.ones(1, 3, 2, dtype=torch.float64), torch.full((1,), 0.25, dtype=torch.float64)
-    z = affine_divergence.functional.patch_norm_conv1d(x, W, b, kappa=KAPPA, backend="cuda")
+    with Host() as host:
+        host.replacements = ((emitted, text),)
+        z = affine_divergence.functional.patch_norm_conv1d(x, W, b, kappa=KAPPA, backend="cuda")
+        g = torch.randn_like(z)
+        found = (z, *torch.autograd.grad(z, x, g))
     pairs = x.unfold(2, 2, 1)
     total, energy = pairs.sum((1, 3)), pairs.square().sum((1, 3))
     expected = (KAPPA**0.5 * twin(total + 0.25, energy)).unsqueeze(1)
-    g = torch.randn_like(z)
-    for ours, right in zip(
-        (z, *torch.autograd.grad(z, x, g)), (expected, *torch.autograd.grad(expected, x, g)), strict=True
-    ):
+    for ours, right in zip(found, (expected, *torch.autograd.grad(expected, x, g)), strict=True):
         assert error(ours.detach(), right.detach()) < 1e-13
-    host.forget()

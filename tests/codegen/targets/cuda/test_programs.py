@@ -19,7 +19,8 @@ from derive.cancel import solve
 from derive.errors import UsageError
 from derive.layers import layer
 from derive.properties import r
-from tests.codegen.targets.cuda.host import HostCode, needs_compiler
+from tests.codegen.targets.cuda.host import needs_compiler
+from verify.cuda_on_host import HostCode
 
 pytestmark = needs_compiler
 
@@ -48,7 +49,7 @@ def run(host, program):
         "kernels": [k.context for k in part.kernels],
     }
     source = cuda_target.render("kernels.cu.jinja", context)
-    code = HostCode(source, cuda_target.render("_cuda_rows.cuh.jinja", {}), "double")
+    code = HostCode(source, {"_cuda_rows.cuh": cuda_target.render("_cuda_rows.cuh.jinja", {})}, "double")
     kernels = host.launch.Kernels(code, torch.float64, torch.device("cpu"))
     names = {"kernels": kernels, "torch": torch, "F": torch.nn.functional, "math": math, "kappa": KAPPA}
     arrays = inputs(program)

@@ -11,7 +11,7 @@ from codegen.solve_at import solve_at
 from codegen.targets.torch.words import AngleFamily
 from derive.formula import parse_angle
 from derive.layers import layer
-from tests.codegen.targets.cuda.host import HostCode
+from verify.cuda_on_host import Host
 
 KAPPA = 1.7
 
@@ -29,19 +29,14 @@ class Targets:
         homes = {"torch": "functional", "triton": "_triton", "cuda": "_cuda"}
         self.functions = {target: importlib.import_module(f"{name}.{home}") for target, home in homes.items()}
         self.name, self.place = name, folder
-        self.header = (folder / "_cuda_rows.cuh").read_text()
-        self.launch = importlib.import_module(f"{name}._cuda_launch")
-        self.elements = importlib.import_module(f"{name}._cuda_compile").ELEMENTS
-        patch.setattr(self.launch, "compiled", self._compiled)
-        patch.setattr(self.launch, "_WIDE_PRODUCTS", False)  # torch has them on CUDA devices only
-
-    def _compiled(self, source, dtype, device):
-        return HostCode(source.read_text(), self.header, self.elements[dtype])
+        self.host = Host(name)
+        self.host.__enter__()
 
     def module(self, name):
         return sys.modules[f"{self.name}.{name}"]
 
     def forget(self):
+        self.host.__exit__()
         for name in [m for m in sys.modules if m.split(".")[0] == self.name]:
             del sys.modules[name]
 

@@ -9,8 +9,8 @@ import torch
 
 from affine_divergence.functional import patch_norm_conv2d
 from tests.codegen.targets.cuda.host import needs_compiler
-from tests.codegen.targets.cuda.patch_host import PatchHost
 from tests.codegen.targets.triton.interpreted.targets import Targets, at_angle, operands, relative_error, results
+from verify.cuda_on_host import Host
 
 pytestmark = [needs_compiler, pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
 
@@ -62,17 +62,17 @@ def test_nvcc_has_nothing_to_say(package):
 
 
 @pytest.mark.parametrize("form", ["affine-like", "norm-like"])
-def test_patches_agree_at_one_geometry(form, monkeypatch):
+def test_patches_agree_at_one_geometry(form):
     """All other geometries, types and layouts: see ``test_patches``."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, 4, 7, 6), (6, 2, 3, 2), (6,))
     tensors = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
     settings = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2, "form": form, "center": True}
-    PatchHost(monkeypatch)  # CUDA on the CPU
     found = []
-    for backend in ("torch", "triton", "cuda"):
-        z = patch_norm_conv2d(*tensors, **settings, backend=backend)
-        g = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        found.append([z, *torch.autograd.grad(z, tensors, g)])
+    with Host():
+        for backend in ("torch", "triton", "cuda"):
+            z = patch_norm_conv2d(*tensors, **settings, backend=backend)
+            g = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+            found.append([z, *torch.autograd.grad(z, tensors, g)])
     for other in found[1:]:
         assert all(relative_error(a, b) < 1e-13 for a, b in zip(found[0], other, strict=True))

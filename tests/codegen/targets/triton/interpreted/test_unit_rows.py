@@ -1,6 +1,5 @@
 """Queries and keys at unit length by torch, by Triton in its interpreter, and by CUDA on the CPU: one expression."""
 
-import functools
 import importlib
 import shutil
 import sys
@@ -10,9 +9,9 @@ import pytest
 import torch
 
 import affine_divergence
-from affine_divergence import _backends, _cuda_compile, _cuda_launch, _cuda_unit, _operators, _triton_unit, _unit
+from affine_divergence import _backends, _cuda_unit, _operators, _triton_unit, _unit
 from affine_divergence.attention import AffineLikeMultiheadAttention
-from tests.codegen.targets.cuda.host import HostCode, needs_compiler
+from tests.codegen.targets.cuda.host import needs_compiler
 from tests.codegen.targets.unit_pairs import (
     BRAIN,
     DOUBLE,
@@ -25,6 +24,7 @@ from tests.codegen.targets.unit_pairs import (
     results,
     worst,
 )
+from verify.cuda_on_host import Host
 
 pytestmark = [
     needs_compiler,
@@ -39,18 +39,10 @@ TYPES = [DOUBLE, SINGLE, BRAIN, pytest.param(HALF, marks=pytest.mark.slow)]
 
 
 @pytest.fixture
-def on_host(monkeypatch):
+def on_host():
     """CUDA's kernels run on the CPU, threads in the order that is set; what was launched is listed."""
-    launched = []
-
-    def host(source, dtype, device, order=0):
-        header = (PACKAGE / "_cuda_rows.cuh").read_text()
-        return HostCode(source.read_text(), header, _cuda_compile.ELEMENTS[dtype], order, launched)
-
-    monkeypatch.setattr(_cuda_launch, "compiled", host)
-    _cuda_unit.KERNELS._made.clear()
-    yield launched
-    _cuda_unit.KERNELS._made.clear()
+    with Host() as host:
+        yield host
 
 
 @pytest.fixture(params=HOMES)
@@ -202,15 +194,14 @@ def test_offsets_beyond_thirty_two_bits(home, on_host, tmp_path):
         assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[3])
 
 
-def test_the_order_of_threads_changes_no_bit(on_host, monkeypatch):
+def test_the_order_of_threads_changes_no_bit(on_host):
     tensors, gradients = operands((2, 3, 7, 5, 19), SINGLE)
-    found, host = [], _cuda_launch.compiled
-    for order in (0, 1, 2):
-        monkeypatch.setattr(_cuda_launch, "compiled", functools.partial(host, order=order))
-        _cuda_unit.KERNELS._made.clear()
+    found = []
+    for on_host.order in (0, 1, 2):
+        on_host.forget()
         found.append(results(_cuda_unit.UnitPair, tensors, gradients))
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
-    assert {(name, grid[1], block[0]) for name, grid, block in on_host} == {
+    assert {(name, grid[1], block[0]) for name, grid, block in on_host.launched} == {
         ("unit_forward", 2, 8),
         ("unit_backward", 2, 8),
     }
@@ -318,11 +309,9 @@ def test_damaged_tiles_are_noticed(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", marked(["nothing", *ON_CUDA]))
-def test_damaged_kernels_are_noticed(name, on_host, monkeypatch):
+def test_damaged_kernels_are_noticed(name, on_host):
     old, new = ON_CUDA.get(name, ("", ""))
-    text, header = ((PACKAGE / n).read_text() for n in ("_cuda_unit.cu", "_cuda_rows.cuh"))
-    assert old in text + header, "the line to damage is gone: look again"
-    if old:
-        text, header = text.replace(old, new), header.replace(old, new)
-    monkeypatch.setattr(_cuda_launch, "compiled", lambda *_: HostCode(text, header, "double"))
+    assert any(old in (PACKAGE / n).read_text() for n in ("_cuda_unit.cu", "_cuda_rows.cuh")), "look again"
+    on_host.replacements = ((old, new),) if old else ()
+    on_host.forget()
     assert departs(_cuda_unit.UnitPair) == (name != "nothing")

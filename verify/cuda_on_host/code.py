@@ -1,0 +1,82 @@
+"""One source of CUDA kernels as a library of this machine, and its launches."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_SHIM = Path(__file__).with_name("shim.h")
+_FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall")
+_SILENT = ("unknown-pragmas", "unused-function", "maybe-uninitialized", "sign-compare", "dangling-pointer")
+_SANITIZER = "-fsanitize=undefined"
+
+
+class HostError(RuntimeError):
+    """A source that g++ refuses or warns about, or a kernel whose threads wait for each other for ever."""
+
+
+def missing() -> str:
+    """Return what this machine lacks to run the kernels; nothing if it can."""
+    if platform.machine() != "x86_64":
+        return f"half precision needs x86-64, and this is {platform.machine()}"
+    return "" if shutil.which("g++") else "g++ is not installed"
+
+
+class HostCode:
+    """The kernels of a source: ``launch`` runs every block on the CPU, threads in a chosen order.
+
+    ``headers`` are the files that the source includes, by name. ``element`` is the type of the numbers in C++, such as
+    ``float``. ``order`` seeds the order of threads, 0 for that of their numbers. Every launch is added to ``launched``
+    as (name, grid, block). ``watched`` has undefined behaviour reported on standard error.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        headers: Mapping[str, str],
+        element: str,
+        order: int = 0,
+        launched: list[Any] | None = None,
+        watched: bool = True,
+    ) -> None:
+        self._library = _library(text, tuple(sorted(headers.items())), element, watched)
+        self._order = order
+        self._launched: list[Any] = [] if launched is None else launched
+
+    def launch(self, name: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]) -> None:
+        """Run a kernel to its end; integers among the arguments are addresses. HostError if its threads never end."""
+        self._launched.append((name, grid, block))
+        held = [ctypes.c_void_p(a) if isinstance(a, int) else a for a in arguments]
+        values = (ctypes.c_void_p * len(held))(*(ctypes.addressof(a) for a in held))
+        shape = (ctypes.c_uint * 4)(*grid, *block)
+        if getattr(self._library, f"host_{name}")(shape, self._order, values):
+            raise HostError(f"{name}: threads wait for each other for ever")
+
+
+@functools.cache
+def _library(text: str, headers: tuple[tuple[str, str], ...], element: str, watched: bool) -> ctypes.CDLL:
+    """Compile a source and load it; every kernel K has an entry host_K."""
+    names = re.findall(r"__global__ void (\w+)\(", text)
+    entries = "".join(
+        f'\nextern "C" int host_{name}(const unsigned* shape, unsigned order, void** values) {{\n'
+        f"    return launch({name}, shape, order, values);\n}}\n"
+        for name in names
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for name, header in headers:
+            (Path(folder) / name).write_text(header, encoding="utf-8")
+        (Path(folder) / "kernels.cpp").write_text(text + entries, encoding="utf-8")
+        flags = [*_FLAGS, *(f"-Wno-{name}" for name in _SILENT), *([_SANITIZER] if watched else [])]
+        command = ["g++", *flags, f"-DELEMENT={element}", "-include", str(_SHIM), "kernels.cpp", "-o", "kernels.so"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode or done.stderr:
+            raise HostError(f"g++ does not take the kernels for {element}: {done.stderr}")
+        return ctypes.CDLL(str(Path(folder) / "kernels.so"))

@@ -1,0 +1,85 @@
+"""A generated package with the CPU in the place of the CUDA device."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from verify.cuda_on_host.code import HostCode
+
+
+class Host:
+    """Inside the context the package's CUDA kernels run on the CPU, whoever calls them.
+
+    ``package`` is the name of the package. ``order`` seeds the order of threads. ``replacements`` are pairs (old, new)
+    that change the sources; together with a new order they take effect after ``forget``. Launches are listed in
+    ``launched`` as (name, grid, block). ``watched`` has undefined behaviour reported on standard error.
+    """
+
+    def __init__(self, package: str = "affine_divergence", watched: bool = True) -> None:
+        self.package, self.watched = package, watched
+        self.order = 0
+        self.replacements: tuple[tuple[str, str], ...] = ()
+        self.launched: list[Any] = []
+        self._elements: dict[torch.dtype, str] = self._part("_cuda_compile").ELEMENTS
+        self._patches = ExitStack()
+
+    def __enter__(self) -> Self:
+        launch, backends = self._part("_cuda_launch"), self._part("_backends")
+        misplaced, needs = backends._misplaced, {**backends._NEEDS, "cuda": "math"}
+        for module, name, value in (
+            (launch, "compiled", self._compiled),
+            (launch, "_WIDE_PRODUCTS", False),  # torch has them on CUDA devices only
+            (backends, "_NEEDS", needs),  # cuda.core is not needed here
+            (backends, "_misplaced", lambda backend, device: "" if backend == "cuda" else misplaced(backend, device)),
+        ):
+            self._patches.enter_context(_exchanged(module, name, value))
+        self.forget()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patches.close()
+        self.forget()
+
+    def forget(self) -> None:
+        """Compile anew at the next call, and look again at what is installed."""
+        self._part("_backends")._lack.cache_clear()
+        prefix = f"{self.package}._cuda_"
+        for kernels in [
+            getattr(m, "KERNELS", None) for name, m in list(sys.modules.items()) if name.startswith(prefix)
+        ]:
+            if kernels is not None:
+                kernels._made.clear()
+
+    def _part(self, name: str) -> Any:
+        return importlib.import_module(f"{self.package}.{name}")
+
+    def _compiled(self, source: Path, dtype: torch.dtype, device: torch.device) -> HostCode:
+        """Stand in for the compiler of the device: the source with the headers beside it, compiled for the CPU."""
+        headers = {path.name: self._changed(path) for path in source.parent.glob("*.cuh")}
+        return HostCode(
+            self._changed(source), headers, self._elements[dtype], self.order, self.launched, watched=self.watched
+        )
+
+    def _changed(self, path: Path) -> str:
+        text = path.read_text(encoding="utf-8")
+        for old, new in self.replacements:
+            text = text.replace(old, new)
+        return text
+
+
+@contextmanager
+def _exchanged(module: Any, name: str, value: object) -> Iterator[None]:
+    """Give a module's name another value, and the former one back at the end."""
+    former = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, former)
