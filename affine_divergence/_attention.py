@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._backends import chosen_for_rows
+from ._rows import results
 from ._unit import UnitPair, UnitPairReverse
 
 
@@ -41,8 +42,7 @@ def at_unit_length(q: Tensor, k: Tensor, backend: str | None) -> tuple[Tensor, T
     """Return queries (N, H, L, d) and keys (N, H, S, d) at unit length; zero stays zero."""
     own = (UnitPair, UnitPairReverse)
     eager, traced = chosen_for_rows("AffineLikeMultiheadAttention", backend, "_unit.UnitPair", own, q)
-    function = traced if torch.compiler.is_compiling() else eager
-    u_q, _, u_k, _ = function.apply(q, k)  # type: ignore[no-untyped-call]
+    u_q, _, u_k, _ = results(eager, traced, q, k)
     return u_q, u_k
 
 

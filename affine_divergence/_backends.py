@@ -22,7 +22,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as _are_transforms_active
-from torch._C import _is_any_autocast_enabled
+from torch._C import _is_any_autocast_enabled, _is_tracing
 from torch.autograd import Function
 from torch.compiler import is_compiling, is_dynamo_compiling
 
@@ -66,6 +66,8 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
     Raises ValueError for a backend that is unknown, not installed, not part of this package, or not for the device of ``x``.
     """
     asked = backend if backend is not None else (os.environ.get(VARIABLE) or None if _KEY in _SET else None)
+    if not is_compiling() and _is_tracing():  # what records operations of torch is given those
+        return own
     if asked is not None:
         return _asked(name, asked, backend, home, own, x)
     if not x.is_cpu:
@@ -95,6 +97,7 @@ def at_once(home: str, backend: str | None, x: Tensor, weight: Tensor, bias: Ten
         and x.is_cpu
         and _KEY not in _SET
         and not _are_transforms_active()
+        and not _is_tracing()
         and not _is_any_autocast_enabled()
     )
     return found if usual else None

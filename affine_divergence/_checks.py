@@ -77,7 +77,7 @@ def as_one_type(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tu
         if tensor is not None:
             _check_floating(name, word, tensor)
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if _has_autocast(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         return _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
     types = {tensor.dtype for _, tensor in named if tensor is not None}
@@ -85,6 +85,12 @@ def as_one_type(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tu
         listed = ", ".join(f"{word} {tensor.dtype}" for word, tensor in named if tensor is not None)
         raise TypeError(f"{name}: the types differ ({listed}); convert with .to(), or use torch.autocast")
     return x, weight, bias
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_autocast(device: str) -> bool:
+    """Return whether a kind of device has autocast; torch's own function ends the graph that torch up to 2.11 compiles."""
+    return torch.amp.is_autocast_available(device)
 
 
 def _check_floating(name: str, word: str, tensor: object) -> None:

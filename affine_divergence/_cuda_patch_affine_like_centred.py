@@ -114,8 +114,8 @@ def backward(
         dh_W = scatter(dh, W, geometry, x.shape[3:])
         if wanted[1]:
             dh_x = kernel_gradient(dh, x, geometry)
-            dW_sum = dh_m.neg_()
-            dW = dh_x.add_(dW_sum.unsqueeze(2))  # centred-convolution/affine-like/backward-dW
+            dW_sum = -dh_m
+            dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution/affine-like/backward-dW
         dx = room(x)
         # centred-convolution/affine-like/backward-dx
         walk(KERNELS, "patch_affine_like_centred_dx", x, [x, dh_W, dx], [], [dE, dx_sum_sum], geometry)
@@ -140,8 +140,8 @@ def backward(
         dh_W = scatter(dh, W, geometry, x.shape[3:])
         if wanted[1]:
             dh_x = kernel_gradient(dh, x, geometry)
-            dW_sum = dh_m.neg_()
-            dW = dh_x.add_(dW_sum.unsqueeze(2))  # centred-convolution/affine-like/backward-dW
+            dW_sum = -dh_m
+            dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution/affine-like/backward-dW
         dx = room(x)
         # centred-convolution/affine-like/backward-dx
         walk(KERNELS, "patch_affine_like_centred_dx", x, [x, dh_W, dx], [], [dE, dx_sum_sum], geometry)

@@ -113,8 +113,8 @@ def backward(
         dh_W = scatter(dh, W, geometry, x.shape[3:])
         if wanted[1]:
             dh_x = kernel_gradient(dh, x, geometry)
-            dW_sum = dh_m.neg_()
-            dW = dh_x.add_(dW_sum.unsqueeze(2))  # centred-convolution/norm-like/backward-dW
+            dW_sum = -dh_m
+            dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution/norm-like/backward-dW
         dx = room(x)
         # centred-convolution/norm-like/backward-dx
         walk(KERNELS, "patch_norm_like_centred_dx", x, [x, dh_W, dx], [], [dE, dx_sum_sum], geometry)
@@ -139,8 +139,8 @@ def backward(
         dh_W = scatter(dh, W, geometry, x.shape[3:])
         if wanted[1]:
             dh_x = kernel_gradient(dh, x, geometry)
-            dW_sum = dh_m.neg_()
-            dW = dh_x.add_(dW_sum.unsqueeze(2))  # centred-convolution/norm-like/backward-dW
+            dW_sum = -dh_m
+            dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution/norm-like/backward-dW
         dx = room(x)
         # centred-convolution/norm-like/backward-dx
         walk(KERNELS, "patch_norm_like_centred_dx", x, [x, dh_W, dx], [], [dE, dx_sum_sum], geometry)

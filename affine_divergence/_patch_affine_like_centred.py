@@ -32,7 +32,7 @@ from ._patches import (
     Geometry, add_product, box, difference, gather, gradients_of, inner, kernel_gradient, longest, over_channels,
     over_kernel, over_samples, rounded, scatter, spread, squares, tangent_or_zeros, wide,
 )
-from ._rows import read_once
+from ._rows import is_eager, read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -140,6 +140,10 @@ class PatchAffineLikeCentredReverse(torch.autograd.Function):
         m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))
         W_sum = over_kernel(W)
         xW = gather(x, W, geometry)
+        if not is_eager(x):
+            h = xW + b - W_sum * rounded(m, x)
+            z = f * h  # centred-convolution/affine-like/forward
+            return z, f, None if recompute else h
         h = xW.addcmul_(W_sum, rounded(m, x), value=-1).add_(b)
         if recompute:
             z = h.mul_(f)  # centred-convolution/affine-like/forward
@@ -188,11 +192,11 @@ class PatchAffineLikeCentredReverse(torch.autograd.Function):
             dx_sum_sum = dm / (x.shape[2] * math.prod(geometry.kernel))
             dx_sum = spread(dx_sum_sum, geometry, x.shape[3:])
             # centred-convolution/affine-like/backward-dx
-            dx = add_product(dh_W, 2 * dxx, x, f).add_(rounded(dx_sum, x))
+            dx = add_product(dh_W, 2 * dxx, x, f, rounded(dx_sum, x))
         if wanted[1]:
             dh_m = over_samples(dh * rounded(m, x))
-            dW_sum = dh_m.neg_()
-            dW = dh_x.add_(dW_sum.unsqueeze(2))  # centred-convolution/affine-like/backward-dW
+            dW_sum = -dh_m
+            dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution/affine-like/backward-dW
         return dx, dW, db, None, None, None
 
     @staticmethod

@@ -29,7 +29,7 @@ from ._patches import (
     Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, over_samples, reach, rounded,
     scatter, spread, squares, squares_without_graph, tangent_or_zeros, wide,
 )
-from ._rows import read_once
+from ._rows import is_eager, read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -111,6 +111,9 @@ class PatchAffineLikeTransposedReverse(torch.autograd.Function):
             return (*portable(x, W, b, kappa, geometry), None)
         f = scale(x, kappa, geometry, squares_without_graph)
         h = scatter(x, W, geometry, f.shape[3:], bias=b)
+        if not is_eager(x):
+            z = f * h  # grouped-transposed-convolution/affine-like/forward
+            return z, f, None if recompute else h
         if recompute:
             z = h.mul_(f)  # grouped-transposed-convolution/affine-like/forward
             return z, f, None

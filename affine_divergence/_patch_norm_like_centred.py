@@ -32,7 +32,7 @@ from ._patches import (
     Geometry, add_product, box, difference, gather, gradients_of, inner, kernel_gradient, longest, over_channels,
     over_kernel, over_samples, rounded, scatter, spread, squares, tangent_or_zeros, wide,
 )
-from ._rows import read_once
+from ._rows import is_eager, read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -137,6 +137,10 @@ class PatchNormLikeCentredReverse(torch.autograd.Function):
         m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))  # centred-convolution/norm-like/define-m
         W_sum = over_kernel(W)
         xW = gather(x, W, geometry)
+        if not is_eager(x):
+            h = xW - W_sum * rounded(m, x)
+            z = f * h + b  # centred-convolution/norm-like/forward
+            return z, f, None if recompute else h
         h = xW.addcmul_(W_sum, rounded(m, x), value=-1)
         if recompute:
             z = h.mul_(f).add_(b)  # centred-convolution/norm-like/forward
@@ -183,11 +187,11 @@ class PatchNormLikeCentredReverse(torch.autograd.Function):
             dx_sum_sum = dm / (x.shape[2] * math.prod(geometry.kernel))
             dx_sum = spread(dx_sum_sum, geometry, x.shape[3:])
             # centred-convolution/norm-like/backward-dx
-            dx = add_product(dh_W, 2 * dxx, x, f).add_(rounded(dx_sum, x))
+            dx = add_product(dh_W, 2 * dxx, x, f, rounded(dx_sum, x))
         if wanted[1]:
             dh_m = over_samples(dh * rounded(m, x))
-            dW_sum = dh_m.neg_()
-            dW = dh_x.add_(dW_sum.unsqueeze(2))  # centred-convolution/norm-like/backward-dW
+            dW_sum = -dh_m
+            dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution/norm-like/backward-dW
         if wanted[2]:
             db = over_samples(g)  # centred-convolution/norm-like/backward-db
         return dx, dW, db, None, None, None

@@ -28,7 +28,7 @@ from ._patches import (
     Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, rounded, scatter, spread,
     squares, squares_without_graph, tangent_or_zeros, wide,
 )
-from ._rows import read_once
+from ._rows import is_eager, read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -106,6 +106,9 @@ class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
             return (*portable(x, W, kappa, geometry), None)
         f = scale(x, kappa, geometry, squares_without_graph)
         h = gather(x, W, geometry)
+        if not is_eager(x):
+            z = f * h  # grouped-convolution-without-bias/norm-like/forward
+            return z, f, None if recompute else h
         if recompute:
             z = h.mul_(f)  # grouped-convolution-without-bias/norm-like/forward
             return z, f, None

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._rows import is_visible
+from ._rows import is_eager, is_visible
 
 _CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
 _FEW = 2**13  # numbers
@@ -168,7 +168,12 @@ def reach(positions: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
 
 
 def grouped(flat: Tensor, groups: int) -> Tensor:
-    """Return new channels (B, G*O, *P) as (B, G, O, *P), no view to autograd: its holder may change it in place."""
+    """Return new channels (B, G*O, *P) as (B, G, O, *P), no view to autograd: its holder may change it in place.
+
+    Where that is recorded nobody does, and a view is recorded for any number of images.
+    """
+    if not is_eager(flat):
+        return split(flat, 1, groups)
     shape = (flat.shape[0], groups, flat.shape[1] // groups, *flat.shape[2:])
     return torch.ops.aten._unsafe_view(flat, shape)
 
@@ -210,8 +215,10 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return wide((a * b).sum(2, keepdim=True))
 
 
-def add_product(total: Tensor, c: Tensor, x: Tensor, f: Tensor) -> Tensor:
-    """Add ``c * x`` to ``total`` in place: ``c`` is one number a position, perhaps too small for the type of ``x``.
+def add_product(total: Tensor, c: Tensor, x: Tensor, f: Tensor, more: Tensor | None = None) -> Tensor:
+    """Return ``total + c * x``, plus ``more``: ``c`` is one number a position, perhaps too small for the type of ``x``.
+
+    It takes the memory of ``total``, which nothing else may need, unless something records what is done.
 
     The scale ``f`` says in which units their product can be taken; on the CPU, where looking at a value costs nothing, it
     is taken as it is if that is safe.
@@ -221,9 +228,15 @@ def add_product(total: Tensor, c: Tensor, x: Tensor, f: Tensor) -> Tensor:
         ends = torch.aminmax(size)
         low, high = ends.min.item() or size.masked_fill(size == 0, 1).min().item(), ends.max.item()
         if torch.finfo(total.dtype).tiny < low and high < 1:
-            return total.addcmul_(rounded(c, x), x)
+            found = total.addcmul_(rounded(c, x), x)
+            return found if more is None else found.add_(more)
     top = longest(f)
-    return total.addcmul_(rounded(c * top, x), x / top)
+    factors = rounded(c * top, x), x / top
+    if is_eager(x):
+        found = total.addcmul_(*factors)
+        return found if more is None else found.add_(more)
+    found = total + factors[0] * factors[1]
+    return found if more is None else found + more
 
 
 def tangent_or_zeros(t: Tensor | None, of: Tensor) -> Tensor:

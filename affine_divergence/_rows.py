@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as _are_transforms_active
+from torch._C import _is_tracing
 from torch._C import _len_torch_dispatch_stack as _number_of_modes
 from torch.autograd import Function
 from torch.compiler import is_compiling
@@ -44,7 +45,7 @@ def safe_squares(x: Tensor) -> Tensor | None:
 def scaled_length(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return what ``squared_length`` does when no graph is recorded, with fewer passes over the memory."""
     peak = _peak(x)
-    return peak, torch.linalg.vector_norm(x / peak, dim=-1, keepdim=True).square_()
+    return peak, torch.linalg.vector_norm(x / peak, dim=-1, keepdim=True).square()
 
 
 def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
@@ -65,9 +66,18 @@ def _peak(x: Tensor) -> Tensor:
     return total.clamp_min(torch.finfo(total.dtype).tiny ** 0.5)
 
 
+def is_eager(x: Tensor) -> bool:
+    """Return whether this is a plain tensor and nothing records what is done with it: no compiler, tracer or mode.
+
+    Only then does a map write its result over a temporary. Some recorders lose an in-place operation on what is returned:
+    compiled by torch 2.11 its gradients are zero, and the ONNX exporter that traces leaves it out.
+    """
+    return type(x) in PLAIN and not is_compiling() and not _is_tracing() and not _number_of_modes()
+
+
 def is_visible(x: Tensor) -> bool:
-    """Return whether this is a plain tensor of the CPU, at which a program may look: no mode traces what it does."""
-    return x.is_cpu and type(x) in PLAIN and not is_compiling() and not _number_of_modes()
+    """Return whether this is a plain tensor of the CPU at whose values a program may look, for nothing records it."""
+    return x.is_cpu and is_eager(x)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -82,18 +92,25 @@ def as_rows(x: Tensor) -> Tensor:
 
 
 def apply(eager: type[Function], traced: type[Function], *arguments: Tensor | float | None) -> Tensor:
-    """Return the first result, the map's output, of a generated function; ``traced`` is the form that compilers read.
+    """Return the first result, the map's output, of a generated function; see ``results``."""
+    found = results(eager, traced, *arguments)
+    output: Tensor = found[0] if type(found) is tuple else found
+    return output
 
+
+def results(eager: type[Function], traced: type[Function], *arguments: Tensor | float | None) -> Any:
+    """Return all that a generated function gives; ``traced`` is the form that compilers read.
+
+    ``torch.jit.trace`` and the ONNX exporter built on it know no functions: they see the operations of its forward pass.
     Outside the transforms of ``torch.func`` the function goes ``straight`` to autograd. In them ``eager.transformed`` takes its place, if it names a class.
     """
     if is_compiling():
-        found = traced.apply(*arguments)  # type: ignore[no-untyped-call]
-    elif _are_transforms_active():
-        found = getattr(eager, "transformed", eager).apply(*arguments)
-    else:
-        found = straight(eager)(*arguments)
-    output: Tensor = found[0] if type(found) is tuple else found
-    return output
+        return traced.apply(*arguments)  # type: ignore[no-untyped-call]
+    if _is_tracing():
+        return traced.forward(*arguments)
+    if _are_transforms_active():
+        return getattr(eager, "transformed", eager).apply(*arguments)
+    return straight(eager)(*arguments)
 
 
 def straight(function: type[Function]) -> Callable[..., Any]:
@@ -106,9 +123,9 @@ def straight(function: type[Function]) -> Callable[..., Any]:
 def in_memory(tensor: Tensor) -> bool:
     """Return whether a tensor is a plain one at an address: none without values, none that ``torch.vmap`` maps over.
 
-    None is where a mode watches torch's operations, such as ``make_fx`` or ``FlopCounterMode``: it would see no kernel.
+    None is where torch's operations are recorded or watched, as by ``make_fx`` or ``FlopCounterMode``, which see no kernel.
     """
-    if type(tensor) not in PLAIN or tensor.is_neg() or _number_of_modes():
+    if type(tensor) not in PLAIN or tensor.is_neg() or _number_of_modes() or _is_tracing():
         return False
     try:
         tensor.data_ptr()

@@ -438,8 +438,8 @@ def backward(
         dh_W = scatter(dh, W, geometry, x.shape[3:])
         if wanted[1]:
             dh_x = kernel_gradient(dh, x, geometry)
-            dW_sum = dh_m.neg_()
-            dW = dh_x.add_(dW_sum.unsqueeze(2))  # centred-convolution-without-bias/norm-like/backward-dW
+            dW_sum = -dh_m
+            dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution-without-bias/norm-like/backward-dW
         dx = room(x)
         # centred-convolution-without-bias/norm-like/backward-dx
         walk(dx_kernel, x, [x, dh_W, dx], [dE, dx_sum_sum], geometry)
@@ -462,8 +462,8 @@ def backward(
         dh_W = scatter(dh, W, geometry, x.shape[3:])
         if wanted[1]:
             dh_x = kernel_gradient(dh, x, geometry)
-            dW_sum = dh_m.neg_()
-            dW = dh_x.add_(dW_sum.unsqueeze(2))  # centred-convolution-without-bias/norm-like/backward-dW
+            dW_sum = -dh_m
+            dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution-without-bias/norm-like/backward-dW
         dx = room(x)
         # centred-convolution-without-bias/norm-like/backward-dx
         walk(dx_kernel, x, [x, dh_W, dx], [dE, dx_sum_sum], geometry)

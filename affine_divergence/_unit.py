@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._rows import read_once, squared_length, squared_length_without_graph
+from ._rows import is_eager, read_once, squared_length, squared_length_without_graph
 
 Length = Callable[[Tensor], tuple[Tensor | float, Tensor]]
 Given = tuple[Tensor | None, ...]
@@ -43,9 +43,10 @@ def portable(x: Tensor) -> tuple[Tensor, Tensor]:
 def without_graph(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the same, with ``u`` in memory as ``x`` lies, and ``f`` by fewer passes over the memory."""
     f = scale(x, squared_length_without_graph)
-    f = torch.empty_like(x[..., :1], dtype=f.dtype).copy_(f)  # results are laid out as their operands are
-    u = (f * x).to(x.dtype)  # l2-norm/forward
-    return u, f
+    if is_eager(x):
+        f = torch.empty_like(x[..., :1], dtype=f.dtype).copy_(f)  # results are laid out as their operands are
+    u = f * x  # l2-norm/forward
+    return u if u.dtype == x.dtype else u.to(x.dtype), f
 
 
 def gradient(g: Tensor | None, h: Tensor | None, u: Tensor, f: Tensor) -> Tensor | None:

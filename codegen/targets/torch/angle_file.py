@@ -28,6 +28,7 @@ def angle_context(plan: AnglePlan) -> dict[str, Any]:
     portable, eager = Style(own=own, wide=_WIDE), Style(in_place=True, wide=_WIDE)
     lines = {
         "forward_lines": _lines(plan.forward, eager),
+        "recorded_lines": _lines(plan.forward, Style(wide=_WIDE)),
         "forward_scaled_lines": _lines(plan.forward_scaled, portable),
         "tangent_lines": _lines(plan.tangent, portable),
         "backward": _blocks(plan.backward, portable),

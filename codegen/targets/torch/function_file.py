@@ -21,7 +21,7 @@ def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
     lines = {
         "scale_lines": _lines(plan.scale, Style()),
         "plain_scale_lines": printed(TorchPrinter(plan.plain_scale, in_place).lines({scale})),
-        **_forward_lines(plan, in_place),
+        **_forward_lines(plan, in_place, Style(wide=in_place.wide)),
         "forward_scaled_lines": _lines(plan.forward_scaled, portable),
         "tangent_lines": _lines(plan.tangent, portable),
     }
@@ -94,16 +94,21 @@ def _lines(program: Program, style: Style) -> list[str]:
     return printed(TorchPrinter(program, style).lines())
 
 
-def _forward_lines(plan: Plan, style: Style) -> dict[str, list[str]]:
-    """Return the lines of the output, those first that do without the scale."""
+def _forward_lines(plan: Plan, style: Style, recorded: Style) -> dict[str, list[str]]:
+    """Return the lines of the output, those first that do without the scale; the others also for what records them."""
     program, scale = plan.forward, plan.scale_name
     scaled = {scale}
     for instruction in program.instructions:
         if any(name_of(e) in scaled for e in instruction.reads):
             scaled.add(instruction.target.name)
     printer = TorchPrinter(program, style)
+    recorder = TorchPrinter(program, recorded)
     before = {i.target.name for i in program.instructions} - scaled
-    return {"product_lines": printed(printer.lines(before)), "forward_lines": printed(printer.lines(scaled))}
+    return {
+        "product_lines": printed(printer.lines(before)),
+        "forward_lines": printed(printer.lines(scaled)),
+        "recorded_lines": printed(recorder.lines(scaled)),
+    }
 
 
 def _blocks(program: Program, style: Style) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +100,23 @@ def _tangents_given(inputs: Sequence[str], saved: Sequence[str]) -> str:
 
 
 def _forward_lines(plan: PatchPlan, source: str) -> dict[str, list[str]]:
-    """The product, then the output, which overwrites it, or not where the product is kept."""
+    """The product, then the output, which overwrites it, or not where the product is kept.
+
+    What records the operations takes the first lines of the product too, then its own, which overwrite nothing.
+    """
     forward, product = plan.forward, plan.product
     before = {i.target.name for i in forward.needed_for([product])}
     after = {i.target.name for i in forward.instructions} - before
     keeping = replace(forward, outputs=(*forward.outputs, product))
+    product_lines = _lines(PatchPrinter(forward, source, in_place=True), before)
+    recorded_lines = _lines(PatchPrinter(forward, source, casts=False))
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(product_lines, recorded_lines, strict=False))))
     return {
-        "product_lines": _lines(PatchPrinter(forward, source, in_place=True), before),
+        "first_lines": product_lines[:shared],
+        "product_lines": product_lines[shared:],
         "output_lines": _lines(PatchPrinter(forward, source, in_place=True), after),
         "kept_lines": _lines(PatchPrinter(keeping, source, in_place=True), after),
+        "recorded_lines": recorded_lines[shared:],
         "forward_scaled_lines": _lines(PatchPrinter(plan.forward_scaled, source)),
     }
 

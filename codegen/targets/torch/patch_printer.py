@@ -48,8 +48,8 @@ class Space:
 class PatchPrinter:
     """Prints the instructions of one program; ``given`` are the names of its inputs that are narrow and rounded.
 
-    ``source`` is the input of the layer, whose type results take in the portable style. ``whole`` is the program that
-    this one is a part of: its convolutions say which axes are space.
+    ``source`` is the input of the layer, whose type results take in the portable style; without ``casts`` they have
+    it already. ``whole`` is the program that this one is a part of: its convolutions say which axes are space.
     """
 
     def __init__(
@@ -59,8 +59,10 @@ class PatchPrinter:
         in_place: bool = False,
         squares: str = "squares",
         whole: Program | None = None,
+        casts: bool = True,
     ) -> None:
         self._program, self._source, self._in_place, self._squares = program, source, in_place, squares
+        self._casts = casts and not in_place
         self._space = Space(whole or program)
         self._given = {v.name for v in program.inputs} | {
             i.target.name for i in program.instructions if isinstance(i, Magnitude)
@@ -125,7 +127,7 @@ class PatchPrinter:
                 f"{self._program.name!r}: {name!r} looks positions up; there is no code for that in patches"
             )
         computed = not (isinstance(instruction, Convolve) and len(instruction.operands) > 1)
-        casts = name in self._program.outputs and computed and not self._in_place
+        casts = name in self._program.outputs and computed and self._casts
         if casts and not self._space.is_narrow(instruction.target.indices):
             text = f"{text if text.endswith(')') and text.count('(') == 1 else f'({text})'}.to({self._source}.dtype)"
         return Line(name, text, instruction.equation)
@@ -141,7 +143,7 @@ class PatchPrinter:
         if narrow and "/scale" in self._program.name and isinstance(expression, Add):
             return self._difference(expression, printer)
         free = next(iter(buffers(self._program, instruction)), None)
-        if free is not None and self._in_place and not narrow:
+        if free is not None and self._in_place and BATCH in instruction.target.indices and not narrow:
             text = self._onto(expression, free, printer)
             if text is not None:
                 return text
@@ -152,14 +154,14 @@ class PatchPrinter:
         terms = [t for t in Add.make_args(expression) if self._may_leave_range(t)]
         if len(terms) != 1:
             return chain(expression, free, printer)
-        rest = chain(expression - terms[0], free, printer)
-        if rest is None:
+        rest = expression - terms[0] - free
+        if rest.has(free):
             return None
         (tensor,) = (e for e in terms[0].args if isinstance(e, Indexed) and name_of(e) == self._source)
         scale = next(v for v in self._program.inputs if self._space.is_narrow(v.indices))
         narrow = ExpressionPrinter(self._entry_in(scale)).text(terms[0] / tensor)
-        first = f"add_product({name_of(free)}, {narrow}, {self._source}, {scale.name})"
-        return first + rest.removeprefix(name_of(free))
+        more = "" if rest == 0 else f", {printer.text(rest)}"
+        return f"add_product({name_of(free)}, {narrow}, {self._source}, {scale.name}{more})"
 
     def _may_leave_range(self, term: Expr) -> bool:
         """Whether a term is a computed number a position times an entry of the input."""
@@ -239,7 +241,7 @@ class PatchPrinter:
     def _narrowed(self, entry: Indexed) -> str:
         name = name_of(entry)
         given = any(v.name == name for v in self._program.inputs)
-        return name if given or self._in_place else f"{name}.to({self._source}.dtype)"
+        return name if given or not self._casts else f"{name}.to({self._source}.dtype)"
 
     def _lengths(self) -> dict[Symbol, str]:
         """Return how the number of channels is read off the input's shape."""

@@ -19,6 +19,8 @@ def unit_file_context() -> dict[str, Any]:
         "uses_math": "math." in str(scale),
         "scale_lines": scale,
         "forward_lines": _lines(unit.forward),
+        "own_forward_lines": _lines(unit.forward, own=None),
+        "unit": unit.forward.outputs[0],
         "backward_lines": _lines(unit.backward, own=None),
         "scale_backward_lines": _lines(unit.scale_backward, own=None),
         "tangent_lines": tangent,

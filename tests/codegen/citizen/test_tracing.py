@@ -1,5 +1,7 @@
 """Every module read by torch's compilers: one graph, few recompilations, programs that take any batch, ONNX."""
 
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -57,6 +59,67 @@ def test_at_most_one_more_serves_every_extent(name):
     assert compiled_again(citizen.make(), batches) <= 1
 
 
+def overwritten(graph_module):
+    """Return the names of the in-place operations on what a graph, or one within it, returns."""
+    found = []
+    for module in graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            returned = next(iter(reversed(module.graph.nodes))).all_input_nodes
+            found += [n.target for n in returned if n.op == "call_method" and n.target.endswith("_")]
+    return found
+
+
+class Overwriting(torch.autograd.Function):
+    """A product that scales its result in place."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return (x @ x.t()).mul_(2)
+
+    @staticmethod
+    def backward(ctx, g):
+        return None
+
+
+def compiled_as(function, x):
+    """Return the compiled result of a function with one graph, and what that graph overwrites."""
+    torch.compiler.reset()
+    found = []
+
+    def backend(graph_module, _):
+        found.extend(overwritten(graph_module))
+        return graph_module
+
+    return torch.compile(function, fullgraph=True, dynamic=False, backend=backend)(x), found
+
+
+@pytest.mark.parametrize("name", CITIZENS)
+def test_a_compiled_module_has_the_same_gradients_and_overwrites_no_result(name):
+    citizen = CITIZENS[name]
+    module, x = citizen.make(), citizen.example().requires_grad_()
+    z, found = compiled_as(module, x)
+    gradients = [torch.autograd.grad(loss(y), [x, *module.parameters()]) for y in (z, module(x))]
+    torch.testing.assert_close(*gradients)
+    assert not found
+
+
+def test_a_result_that_is_overwritten_is_found():
+    assert compiled_as(Overwriting.apply, torch.randn(3, 3, requires_grad=True))[1] == ["mul_"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", CITIZENS)
+def test_a_traced_module_computes_other_batches_and_their_gradients(name):
+    citizen = CITIZENS[name]
+    module, x = citizen.make(), citizen.example(6, seed=2).requires_grad_()
+    traced = torch.jit.trace(module, (citizen.example(),), check_trace=False)
+    for scale in (1, 1e150):  # squares that are safe for one example need not be for another
+        z, y = (called(scale * x) for called in (traced, module))
+        torch.testing.assert_close(z, y)
+    gradients = [torch.autograd.grad(loss(called(x)), [x, *module.parameters()]) for called in (traced, module)]
+    torch.testing.assert_close(*gradients)
+
+
 class OneGraphABatch(nn.Module):
     """A product whose factor stands in a table by the size of the batch."""
 
@@ -87,6 +150,26 @@ def in_onnx(module, x):
     made = torch.onnx.export(module.eval(), (x,), dynamo=True, verbose=False, dynamic_shapes=(batch,))
     session = runtime.InferenceSession(made.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+def by_traced_exporter(module, x):
+    """Return a function of an array that ONNX Runtime computes from what torch's older exporter makes of a module."""
+    runtime = pytest.importorskip("onnxruntime")
+    made = io.BytesIO()
+    axes = {"x": {0: "batch"}}
+    torch.onnx.export(module.eval(), (x,), made, dynamo=False, input_names=["x"], dynamic_axes=axes)
+    session = runtime.InferenceSession(made.getvalue(), providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("name", ["affine-like", "norm-like centred", "norm-like without bias", "attention qk-norm"])
+def test_the_exporter_that_traces_gives_the_same(name):
+    citizen = CITIZENS[name]
+    module = citizen.make(torch.float32)
+    theirs = by_traced_exporter(module, citizen.example(300, torch.float32))
+    x = citizen.example(300, torch.float32, seed=2)  # enough for the kernels in C++
+    torch.testing.assert_close(theirs(x), module(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
