@@ -58,10 +58,21 @@ def run(
         typer.Option(help="Seeds of one configuration: together (one stack), apart, or auto, by what is faster."),
     ] = "auto",
     retry: Annotated[bool, typer.Option("--retry", help="Try failed and quarantined trials again.")] = False,
+    retry_where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--retry-where",
+            metavar="KEY=VALUE",
+            help="Try those again that have this setting, state, id (beginning) or error (a part); may be repeated.",
+        ),
+    ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="How often a trial's state is saved.")] = 20.0,
     lease_seconds: Annotated[
-        float, typer.Option(min=2.0, help="How long a silent worker on another machine keeps its trial.")
+        float, typer.Option(min=2.0, help="How long a worker that gives no sign of life keeps its trial.")
     ] = 60.0,
+    trial_seconds: Annotated[
+        float, typer.Option(min=0.0, help="The longest that a trial, or a stack of seeds, may take; 0 for no limit.")
+    ] = 0.0,
     json: Json = False,
 ) -> None:
     """Train every trial of an experiment that is not done yet.
@@ -71,8 +82,10 @@ def run(
     """
     from verify.run.progress import watching
     from verify.training.driver import drive, job_of, register, summary
+    from verify.training.retry import wanted
     from verify.training.store import Store
 
+    again = wanted(retry_where or ())
     experiment = _experiment(name, scale)
     source = _source(experiment, data)
     chosen = _engine(engine)
@@ -81,9 +94,9 @@ def run(
     with Store(store, create=True, lease=lease_seconds) as opened:
         opened.check()
         register(opened, experiment, source, device, seeds)
-        if retry:
-            opened.retry(experiment.name)
-        job = job_of(store, experiment.name, source, checkpoint_seconds, lease_seconds)
+        if retry or retry_where:
+            typer.echo(f"{opened.retry(experiment.name, again)} trials are tried again", err=True)
+        job = job_of(store, experiment.name, source, checkpoint_seconds, lease_seconds, trial_seconds)
         try:
             with watching() as watcher:
                 watcher.begin(experiment.name)
@@ -103,7 +116,7 @@ def status(name: Name, store: StorePath = STORE, scale: Scale = "cpu", data: Dat
     from verify.training.driver import summary
     from verify.training.store import Store
 
-    with Store(store) as opened:
+    with Store(store, read_only=True) as opened:
         opened.check()
         _demand_same(opened, name, _experiment(name, scale), data)
         _print(summary(opened, _name(name)), json)
@@ -134,7 +147,7 @@ def export(
             raise UsageError("--format parquet is no text to print; name a file for it with -o FILE")
     if output is not None:
         check_folder(output.parent, (output.name,), "-o")
-    with Store(store) as opened:
+    with Store(store, read_only=True) as opened:
         opened.check()
         _demand_same(opened, name, _experiment(name, scale), data)
         rows = opened.rows(_name(name))

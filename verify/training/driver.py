@@ -65,8 +65,9 @@ def drive(store: Store, job: Job, engine: Engine, workers: int, watch: Callable[
             left = counts["pending"] + counts["running"] + counts["failed"]
             if left:
                 engine.start(job, min(workers, left))
-            while engine.tend():
-                _, done, total = store.progress(job.experiment)
+            while left and engine.tend():
+                counts, done, total = store.progress(job.experiment)
+                left = counts["pending"] + counts["running"] + counts["failed"]
                 watch(done, total)
                 time.sleep(POLL_SECONDS)
             watch(total, total)
@@ -75,9 +76,11 @@ def drive(store: Store, job: Job, engine: Engine, workers: int, watch: Callable[
     tidy(store)
 
 
-def job_of(store_path: Path, experiment: str, source: str, checkpoint_seconds: float, lease: float) -> Job:
+def job_of(
+    store_path: Path, experiment: str, source: str, checkpoint_seconds: float, lease: float, trial_seconds: float = 0.0
+) -> Job:
     """Return the job that workers of an experiment are given."""
-    return Job(str(store_path.absolute()), experiment, source, checkpoint_seconds, lease)
+    return Job(str(store_path.absolute()), experiment, source, checkpoint_seconds, lease, trial_seconds)
 
 
 def summary(store: Store, experiment: str) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def summary(store: Store, experiment: str) -> dict[str, Any]:
 
 def tidy(store: Store) -> None:
     """Remove what trials that are done have left behind: their processes may have been killed before they could."""
-    for identity in {path.name.lstrip(".").split(".")[0] for path in store.checkpoints.iterdir()} & store.finished():
+    for identity in store.done_among({path.name.lstrip(".").split(".")[0] for path in store.checkpoints.iterdir()}):
         remove_checkpoints(store.checkpoints, identity)
 
 

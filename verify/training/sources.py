@@ -55,7 +55,7 @@ def _files(given: Path) -> list[Path]:
 
 
 def _of_store(path: Path) -> list[Source]:
-    with Store(path) as opened:
+    with Store(path, read_only=True) as opened:
         opened.check()
         found = []
         for name, (text, _) in opened.experiments().items():

@@ -7,19 +7,19 @@
 A claim is one ``BEGIN IMMEDIATE`` update; a result is written in the transaction that says done. A running trial has
 an owner and a lease that the owner's heartbeat prolongs; one whose owner is gone, or whose lease has run out, can be
 claimed anew, and the former owner's writes are then refused. Trials of a team go through all of this as one; a trial
-that trains alone is a team of its own name.
+that trains alone is a team of its own name. What a claim, a heartbeat, a completion or a look at the progress costs
+does not depend on the number of trials, see ``layout``.
 
 Not supported: network file systems, on which SQLite's locks cannot be relied on.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,53 +28,40 @@ from typing import Any
 
 from derive.errors import UsageError
 from verify.training.config import TrialConfig
-from verify.training.owner import is_gone, myself
+from verify.training.layout import COUNT, connect, connect_to_read
+from verify.training.owner import myself
+from verify.training.row_digest import row_digest
 from verify.training.shortage import disk_full
 
-SCHEMA = 2
 LEASE_SECONDS = 60.0
 MOST_FAILURES = 3
 MOST_LOSSES = 20  # owners lost one after the other without any progress: the trial kills whoever takes it
 STATES = ("pending", "running", "done", "failed", "quarantined")
 DATABASE = "trials.sqlite"
 _FILE_ENDINGS = (".sqlite", ".sqlite3", ".db")
-_WAIT_SECONDS = 60.0
 _LEAST_ROOM = 2**20  # bytes; with less a log and its index cannot grow
 
-_TABLES = """
-CREATE TABLE trials (
-    id TEXT PRIMARY KEY, config TEXT NOT NULL, state TEXT NOT NULL, total INTEGER NOT NULL, step INTEGER NOT NULL,
-    owner TEXT, lease_until REAL, failures INTEGER NOT NULL, losses INTEGER NOT NULL, error TEXT,
-    result TEXT, result_digest TEXT
-) WITHOUT ROWID;
-CREATE TABLE experiments (name TEXT PRIMARY KEY, text TEXT NOT NULL, settings TEXT NOT NULL);
-CREATE TABLE members (
-    experiment TEXT NOT NULL, position INTEGER NOT NULL, trial TEXT NOT NULL REFERENCES trials (id),
-    PRIMARY KEY (experiment, position)
-) WITHOUT ROWID;
-CREATE INDEX members_trial ON members (trial)
-"""
-_TEAMS = """
-ALTER TABLE trials ADD COLUMN team TEXT;
-UPDATE trials SET team = id;
-CREATE INDEX trials_team ON trials (team)
-"""
-_LAYOUTS = (_TABLES, _TEAMS)  # what makes each layout of the one before it, the first of an empty file
-_CLAIM = """
+_ABANDONED = "state = 'running' AND (lease_until < :now OR is_gone(owner))"
+_CLAIM = f"""
 UPDATE trials SET
     state = 'running', owner = :owner, lease_until = :until,
     losses = CASE WHEN state = 'running' THEN losses + 1 ELSE losses END
 WHERE team = (
-    SELECT team FROM members JOIN trials ON trial = id
-    WHERE experiment = :experiment AND (
-        state IN ('pending', 'failed') OR (state = 'running' AND (lease_until < :now OR is_gone(owner)))
-    ) AND losses < :most ORDER BY failures, position LIMIT 1
-) RETURNING team, id, config
-"""
-_QUARANTINE = """
+    SELECT team FROM (
+        SELECT * FROM (
+            SELECT waiting AS failed, position, team FROM members JOIN trials ON trial = id
+            WHERE experiment = :experiment AND waiting IS NOT NULL ORDER BY waiting, position LIMIT 1
+        )
+        UNION ALL
+        SELECT failures, position, team FROM trials CROSS JOIN members ON trial = id
+        WHERE {_ABANDONED} AND experiment = :experiment AND losses < :most
+    ) ORDER BY failed, position LIMIT 1
+) RETURNING team, id, config, total, team, result, digest, seconds
+"""  # CROSS JOIN: the few running trials first
+_QUARANTINE = f"""
 UPDATE trials SET state = 'quarantined', owner = NULL, lease_until = NULL,
     error = 'the process that worked on it was lost ' || losses || ' times without progress' || :perhaps
-WHERE state = 'running' AND losses >= :most AND (lease_until < :now OR is_gone(owner))
+WHERE losses >= :most AND {_ABANDONED}
 """
 _PERHAPS = "; a system that is out of memory kills processes: try fewer --workers or a smaller batch_size"
 
@@ -85,10 +72,14 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """What this process may work on: the team ``id``, its trials' ids with their settings, by seed."""
+    """What this process may work on: the team ``id``, its trials' ids with their settings, by seed.
+
+    ``seconds`` is for how long it was worked on before.
+    """
 
     id: str
     trials: tuple[tuple[str, TrialConfig], ...]
+    seconds: float = 0.0
 
     @property
     def config(self) -> TrialConfig:
@@ -116,12 +107,14 @@ class Store:
     Args:
         path: a folder, which is created, or the path of the database itself, ending in .sqlite, .sqlite3 or .db.
         create: whether a store that does not exist is made; else it is refused.
+        read_only: whether nothing is to be changed, not even beside the database; it may lie on a read-only medium.
         lease: seconds for which a claim or heartbeat keeps others away.
         clock: what tells the time, in seconds. It may jump: a lease that then ends early costs work that is done twice,
             one that ends late keeps others away from a trial of another machine only.
 
     Raises:
-        UsageError: no store there, no right to write it, or a damaged file; the text says what to do.
+        UsageError: no store there, another program's database, no right to write it, or a damaged file; the text says
+            what to do.
     """
 
     def __init__(
@@ -129,6 +122,7 @@ class Store:
         path: Path,
         *,
         create: bool = False,
+        read_only: bool = False,
         lease: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -136,19 +130,12 @@ class Store:
         self.owner, self.lease, self.clock = myself(), lease, clock
         if not create and not self.database.is_file():
             raise UsageError(f"no store at {str(path)!r}; start with `affdiv experiment run`, or name another --store")
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            reason = problem.strerror or problem
-            raise UsageError(f"store {str(path)!r} cannot be made: {reason}; name another --store") from None
+        if create:
+            _make_folder(self.database.parent, path)
         with self._readable():
-            self._connection = sqlite3.connect(self.database, timeout=_WAIT_SECONDS, isolation_level=None)
-            try:
-                self._connection.create_function("is_gone", 1, is_gone)
-                self._prepare()
-            except BaseException:
-                self.close()
-                raise
+            self._connection = (connect_to_read if read_only else connect)(self.database)
+        if not read_only:
+            _make_folder(self.checkpoints, path)
 
     def __enter__(self) -> Store:
         return self
@@ -186,14 +173,21 @@ class Store:
         with self._transaction() as run:
             run("INSERT OR REPLACE INTO experiments VALUES (?, ?, ?)", (name, text, json.dumps(settings)))
             run("DELETE FROM members WHERE experiment = ?", (name,))
+            run("DELETE FROM counts WHERE experiment = ?", (name,))
             for position, (identity, config, total) in enumerate(rows):
                 values = (identity, json.dumps(asdict(config)), total, (teams or {}).get(identity, identity))
+                digest = row_digest(*values, result=None)
                 run(
-                    "INSERT OR IGNORE INTO trials (id, config, state, total, step, failures, losses, team) "
-                    "VALUES (?, ?, 'pending', ?, 0, 0, 0, ?)",
-                    values,
+                    "INSERT OR IGNORE INTO trials (id, config, total, team, digest, state, step, failures, losses) "
+                    "VALUES (?, ?, ?, ?, ?, 'pending', 0, 0, 0)",
+                    (*values, digest),
                 )
-                run("INSERT INTO members VALUES (?, ?, ?)", (name, position, identity))
+                run(
+                    "INSERT INTO members SELECT ?, ?, id, CASE WHEN state IN ('pending', 'failed') THEN failures END "
+                    "FROM trials WHERE id = ?",
+                    (name, position, identity),
+                )
+            run(f"{COUNT} WHERE experiment = ? GROUP BY state", (name,))
 
     def experiments(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Return the text and settings of every experiment in the store, by name."""
@@ -208,14 +202,17 @@ class Store:
         with self._transaction() as run:
             run(_QUARANTINE, {"most": MOST_LOSSES, "now": now, "perhaps": _PERHAPS})
             rows = run(_CLAIM, {**values, "most": MOST_LOSSES}).fetchall()
-            trials = [(identity, _config(identity, config)) for _, identity, config in rows]
-        return Claim(rows[0][0], tuple(sorted(trials, key=lambda trial: trial[1].seed))) if rows else None
+            trials = [(row[1], _config(*row[1:7])) for row in rows]
+        if not rows:
+            return None
+        return Claim(rows[0][0], tuple(sorted(trials, key=lambda trial: trial[1].seed)), rows[0][-1])
 
-    def heartbeat(self, identity: str, step: int) -> None:
-        """Prolong the lease and note the progress; LeaseLost if the team is no longer this process's."""
+    def heartbeat(self, identity: str, step: int, seconds: float = 0.0) -> None:
+        """Prolong the lease and note the progress and the time that it took; LeaseLost if the team is another's now."""
         self._mine(
-            "lease_until = ?, losses = CASE WHEN step < ? THEN 0 ELSE losses END, step = max(step, ?)",
-            (self.clock() + self.lease, step, step),
+            "lease_until = ?, losses = CASE WHEN step < ? THEN 0 ELSE losses END, step = max(step, ?), "
+            "seconds = seconds + ?",
+            (self.clock() + self.lease, step, step, seconds),
             identity,
         )
 
@@ -229,10 +226,11 @@ class Store:
         changes = "state = 'done', owner = NULL, lease_until = NULL, step = total, error = NULL"
         with self._transaction() as run:
             self._change(run, changes, (), identity)
-            rows = run("SELECT id, config FROM trials WHERE team = ?", (identity,)).fetchall()
-            rows.sort(key=lambda row: _config(*row).seed)
-            for (trial, _), text in zip(rows, texts, strict=True):
-                run("UPDATE trials SET result = ?, result_digest = ? WHERE id = ?", (text, _digest(text), trial))
+            query = "SELECT id, config, total, team, result, digest FROM trials WHERE team = ?"
+            rows = sorted(run(query, (identity,)).fetchall(), key=lambda row: _config(*row).seed)
+            for (*values, _, _), text in zip(rows, texts, strict=True):
+                digest = row_digest(*values, text)
+                run("UPDATE trials SET result = ?, digest = ? WHERE id = ?", (text, digest, values[0]))
 
     def fail(self, identity: str, error: str) -> None:
         """Note that a team raised ``error``: failed, and quarantined the third time; LeaseLost as above."""
@@ -240,6 +238,11 @@ class Store:
             f"state = CASE WHEN failures + 1 < {MOST_FAILURES} THEN 'failed' ELSE 'quarantined' END, "
             "failures = failures + 1, owner = NULL, lease_until = NULL, error = ?"
         )
+        self._mine(changes, (error,), identity)
+
+    def give_up(self, identity: str, error: str) -> None:
+        """Quarantine a team that would end the same way if it were tried again; LeaseLost as above."""
+        changes = "state = 'quarantined', failures = failures + 1, owner = NULL, lease_until = NULL, error = ?"
         self._mine(changes, (error,), identity)
 
     def lose(self, identity: str) -> None:
@@ -251,40 +254,43 @@ class Store:
         )
         self._mine(changes, (), identity)
 
-    def retry(self, experiment: str) -> int:
-        """Make the failed and quarantined trials of an experiment pending again; return how many."""
+    def retry(self, experiment: str, wanted: Callable[[Row], bool] = lambda row: True) -> int:
+        """Make the wanted failed and quarantined trials, with their teams, pending again; return how many."""
+        teams = {row.id for row in self.rows(experiment, ("failed", "quarantined")) if wanted(row)}
         with self._transaction() as run:
-            return run(
-                "UPDATE trials SET state = 'pending', failures = 0, losses = 0, error = NULL "
-                "WHERE state IN ('failed', 'quarantined') AND id IN (SELECT trial FROM members WHERE experiment = ?)",
-                (experiment,),
-            ).rowcount
+            return sum(
+                run(
+                    "UPDATE trials SET state = 'pending', failures = 0, losses = 0, seconds = 0, error = NULL "
+                    "WHERE team = (SELECT team FROM trials WHERE id = ?) AND state IN ('failed', 'quarantined')",
+                    (identity,),
+                ).rowcount
+                for identity in sorted(teams)
+            )
 
     def progress(self, experiment: str) -> tuple[dict[str, int], int, int]:
         """Return the number of trials in each state, the steps taken and the steps of all trials."""
-        query = (
-            "SELECT state, count(*), sum(step), sum(total) FROM members JOIN trials ON trial = id "
-            "WHERE experiment = ? GROUP BY state"
-        )
+        query = "SELECT state, trials, steps, total FROM counts WHERE experiment = ?"
         with self._readable():
             rows = self._connection.execute(query, (experiment,)).fetchall()
         counts = {state: 0 for state in STATES} | {state: count for state, count, _, _ in rows}
         over = sum(total if state in ("done", "quarantined") else step for state, _, step, total in rows)
         return counts, over, sum(total for *_, total in rows)
 
-    def rows(self, experiment: str) -> list[Row]:
-        """Return the trials of an experiment in the order of its file; UsageError where a result was damaged."""
+    def rows(self, experiment: str, states: Collection[str] = STATES) -> list[Row]:
+        """Return the trials of an experiment in some states, in the order of its file; UsageError for a damaged one."""
         query = (
-            "SELECT id, config, state, step, total, failures, error, result, result_digest "
-            "FROM members JOIN trials ON trial = id WHERE experiment = ? ORDER BY position"
+            "SELECT id, config, total, team, result, digest, state, step, failures, error FROM members "
+            f"JOIN trials ON trial = id WHERE experiment = ? AND state IN ({', '.join('?' * len(states))}) "
+            "ORDER BY position"
         )
         with self._readable():
-            return [_row(values) for values in self._connection.execute(query, (experiment,))]
+            return [_row(values) for values in self._connection.execute(query, (experiment, *states))]
 
-    def finished(self) -> set[str]:
-        """Return the names of the teams that are done, of every experiment."""
+    def done_among(self, names: Iterable[str]) -> set[str]:
+        """Return those of some teams that are done."""
+        query = "SELECT 1 FROM trials WHERE team = ? AND state = 'done' LIMIT 1"
         with self._readable():
-            return {team for (team,) in self._connection.execute("SELECT team FROM trials WHERE state = 'done'")}
+            return {name for name in names if self._connection.execute(query, (name,)).fetchone()}
 
     def _mine(self, changes: str, values: tuple[Any, ...], identity: str) -> None:
         with self._transaction() as run:
@@ -294,34 +300,6 @@ class Store:
         query = f"UPDATE trials SET {changes} WHERE team = ? AND state = 'running' AND owner = ?"
         if run(query, (*values, identity, self.owner)).rowcount == 0:
             raise LeaseLost(identity)
-
-    def _prepare(self) -> None:
-        self._to_wal()
-        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
-            self._connection.execute(f"PRAGMA {pragma}")
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version not in range(SCHEMA + 1):
-            raise UsageError(
-                f"store {self.database} has layout {version}, this program reads {SCHEMA}; use another --store"
-            )
-        if version < SCHEMA:
-            with self._transaction() as run:
-                (version,) = run("PRAGMA user_version").fetchone()  # another process may have been first
-                for statement in ";".join(_LAYOUTS[version:SCHEMA]).split(";"):
-                    run(statement)
-                run(f"PRAGMA user_version = {SCHEMA}")
-
-    def _to_wal(self) -> None:
-        """Set the journal mode; SQLite does not wait for its lock here, so two first openers could meet."""
-        end = time.monotonic() + _WAIT_SECONDS
-        while True:
-            try:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as problem:
-                if "locked" not in str(problem) or time.monotonic() > end:
-                    raise
-                time.sleep(0.02)
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
@@ -366,20 +344,25 @@ def places_of(path: Path) -> tuple[Path, Path]:
     return path / DATABASE, path / "checkpoints"
 
 
+def _make_folder(folder: Path, path: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise UsageError(f"store {str(path)!r} cannot be made: {reason}; name another --store") from None
+
+
 def _row(values: tuple[Any, ...]) -> Row:
-    identity, config, state, step, total, failures, error, result, digest = values
-    if result is not None and _digest(result) != digest:
-        raise _DamagedRow(f"the result of trial {identity[:12]} does not match its digest")
-    loaded = None if result is None else json.loads(result)
-    return Row(identity, _config(identity, config), state, step, total, failures, error, loaded)
+    identity, _, total, _, result, _, state, step, failures, error = values
+    config = _config(*values[:6])
+    return Row(identity, config, state, step, total, failures, error, None if result is None else json.loads(result))
 
 
-def _config(identity: str, text: str) -> TrialConfig:
+def _config(identity: str, text: str, total: int, team: str, result: str | None, digest: str) -> TrialConfig:
+    """Return the settings of a row that is as it was written."""
+    if row_digest(identity, text, total, team, result) != digest:
+        raise _DamagedRow(f"the settings or the result of trial {identity[:12]} do not match their digest")
     try:
         return TrialConfig(**json.loads(text))
     except (ValueError, TypeError) as problem:
         raise _DamagedRow(f"the settings of trial {identity[:12]} cannot be read") from problem
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

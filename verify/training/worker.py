@@ -48,7 +48,9 @@ _WRONG_USAGE = 2
 class Job:
     """What a worker is told: where the store and the data are, which experiment, how often to save.
 
-    ``parent`` is the process whose end ends the worker; None for one that is on its own.
+    ``trial_seconds`` is the longest that a trial, or a team of them, may take, 0 for no limit. ``parent`` is the
+    process whose end ends the worker; None for one that is on its own. ``signs`` is the descriptor of a pipe on which
+    the parent waits for signs of life.
     """
 
     store: str
@@ -56,7 +58,9 @@ class Job:
     data: str
     checkpoint_seconds: float
     lease: float
+    trial_seconds: float = 0.0
     parent: int | None = None
+    signs: int | None = None
 
     def to_json(self) -> str:
         """Return the job as one line of JSON."""
@@ -67,21 +71,41 @@ class _Stopped(Exception):
     """Raised between two steps when the worker is to stop."""
 
 
+class Signs:
+    """The signs of life that a worker gives the process that started it, from where the work is done: its one thread.
+
+    A worker that is stopped, stuck or swapped out gives none. ``to`` is a descriptor, None where nobody waits.
+    """
+
+    def __init__(self, to: int | None) -> None:
+        self.to = to
+        if to is not None:
+            os.set_blocking(to, False)  # the one that waits may be stopped itself, and its pipe full
+
+    def give(self) -> None:
+        """Give a sign."""
+        if self.to is not None:
+            with suppress(BlockingIOError, BrokenPipeError):
+                os.write(self.to, b".")
+
+
 def work(job: Job, stopped: Callable[[], bool] = lambda: False) -> None:
     """Train trials until none of the experiment is left, or until ``stopped()``.
 
     Raises:
         UsageError: a store or data that cannot be used.
     """
+    signs = Signs(job.signs)
     with Store(Path(job.store), lease=job.lease) as store, one_thread():
         while not stopped():
             claim = store.claim(job.experiment)
             if claim is not None:
                 with suppress(LeaseLost, _Stopped):
-                    _train(store, job, claim, stopped)
+                    _train(store, job, claim, stopped, signs)
             elif _over(store, job.experiment):
                 return
             else:
+                signs.give()
                 time.sleep(_IDLE_SECONDS)
 
 
@@ -90,12 +114,15 @@ def _over(store: Store, experiment: str) -> bool:
     return counts["pending"] + counts["running"] + counts["failed"] == 0
 
 
-def _train(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) -> None:
+def _train(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool], signs: Signs) -> None:
     """Train a team to its end and write its results; whatever it raises is written down as its failure."""
     try:
-        results = _results(store, job, claim, stopped)
+        results = _results(store, job, claim, stopped, signs)
     except (UsageError, LeaseLost, _Stopped):
         raise
+    except TimeOver as problem:
+        store.give_up(claim.id, str(problem))
+        return
     except Exception as problem:
         if is_disk_full(problem):
             store.release(claim.id)
@@ -106,8 +133,10 @@ def _train(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) ->
     remove_checkpoints(store.checkpoints, claim.id)
 
 
-def _results(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) -> list[TrialResult]:
-    path, run = store.checkpoints / f"{claim.id}{SUFFIX}", _run(store, job, claim)
+def _results(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool], signs: Signs) -> list[TrialResult]:
+    path, begun = store.checkpoints / f"{claim.id}{SUFFIX}", time.monotonic()
+    run = _run(store, job, claim)
+    signs.give()  # not before: the first claim waits for the data to be read
     try:
         load_checkpoint(run, path)
         store.heartbeat(claim.id, run.step)  # what the former owner saved counts as progress, though it was lost
@@ -115,7 +144,7 @@ def _results(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) 
         pass
     except DamagedCheckpoint as problem:
         print(f"note: {problem}; the trial starts from its beginning", file=sys.stderr)
-    beaten = saved = time.monotonic()
+    saved, beaten = time.monotonic(), begun
     while run.advance():
         now = time.monotonic()
         if stopped():
@@ -126,9 +155,21 @@ def _results(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool]) 
             save_checkpoint(run, path)
             saved = now
         if now - beaten >= HEARTBEAT_SECONDS:
-            store.heartbeat(claim.id, run.step)
+            signs.give()
+            store.heartbeat(claim.id, run.step, now - beaten)
+            demand_time(job.trial_seconds, claim.seconds + now - begun)
             beaten = now
     return results_of(run)
+
+
+class TimeOver(Exception):
+    """A trial, or a team, has taken longer than it may."""
+
+
+def demand_time(limit: float, seconds: float) -> None:
+    """Raise TimeOver where a trial has taken more ``seconds`` than the ``limit``, unless that is 0."""
+    if limit and seconds > limit:
+        raise TimeOver(f"it took longer than {limit:g} s (--trial-seconds); give it longer, and --retry")
 
 
 def _run(store: Store, job: Job, claim: Claim) -> Run:

@@ -1,11 +1,14 @@
 """The store: one owner a trial, results with done, what is lost is claimed anew, and damage is said, not raised."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from derive.errors import UsageError
-from verify.training import store as store_module
+from verify.training import layout
 from verify.training.config import TrialConfig
 from verify.training.owner import is_gone, myself
+from verify.training.retry import wanted
 from verify.training.store import MOST_FAILURES, MOST_LOSSES, LeaseLost, Store, places_of
 
 BASE = TrialConfig(method="none", learning_rate=0.1)
@@ -268,28 +272,225 @@ def test_a_torn_log_loses_the_last_transactions_only(path):
 
 
 def test_another_layout_is_refused(path, monkeypatch):
-    monkeypatch.setattr(store_module, "SCHEMA", 1)
-    with pytest.raises(UsageError, match="has layout 2, this program reads 1"):
-        Store(path)
+    monkeypatch.setattr(layout, "SCHEMA", 2)
+    for how in ({}, {"read_only": True}):
+        with pytest.raises(UsageError, match="has layout 3, this program reads 2"):
+            Store(path, **how)
 
 
-def test_a_store_of_the_first_layout_goes_on(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(store_module, "SCHEMA", 1)
-        with Store(tmp_path / "old", create=True):
-            pass
-    database, _ = places_of(tmp_path / "old")
+def old_store(folder, damaged=False):
+    """A store as the second layout had it: no digests of settings, nothing counted."""
+    database, checkpoints = places_of(folder)
+    checkpoints.mkdir(parents=True)
     with sqlite3.connect(database) as connection:
-        config = json.dumps(asdict(BASE))
-        connection.execute(
-            "INSERT INTO trials VALUES ('id0', ?, 'pending', 100, 7, NULL, NULL, 0, 0, NULL, NULL, NULL)", (config,)
-        )
-        connection.execute("INSERT INTO members VALUES ('mine', 0, 'id0')")
+        connection.executescript(layout._FIRST + layout._TEAMS + "PRAGMA user_version = 2;")
+        text = json.dumps(RESULT)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        text = text.replace("0.5", "0.6") if damaged else text
+        for number, result in enumerate((None, text)):
+            state = "pending" if result is None else "done"
+            values = (f"id{number}", json.dumps(asdict(replace(BASE, seed=number))), state, result)
+            connection.execute(
+                "INSERT INTO trials VALUES (?, ?, ?, 100, 7, NULL, NULL, 0, 0, NULL, ?, ?, ?)",
+                (*values, digest if result else None, f"id{number}"),
+            )
+            connection.execute("INSERT INTO members VALUES ('mine', ?, ?)", (number, f"id{number}"))
     connection.close()
+    return database
+
+
+def test_a_store_of_an_earlier_layout_goes_on(tmp_path):
+    old_store(tmp_path / "old")
+    with pytest.raises(UsageError, match="has layout 2, this program reads 3; `affdiv experiment run` renews it"):
+        Store(tmp_path / "old", read_only=True)
     with Store(tmp_path / "old") as opened:
+        assert opened.progress("mine")[0]["done"] == opened.progress("mine")[0]["pending"] == 1
+        assert state(opened, "id1").result == RESULT
         assert (state(opened, "id0").step, opened.claim("mine").trials) == (7, (("id0", BASE),))
         opened.complete("id0", RESULT)
-        assert opened.finished() == {"id0"}
+        assert opened.done_among(["id0", "id1", "id2"]) == {"id0", "id1"}
+
+
+def test_damage_from_before_a_new_layout_is_noticed_after_it(tmp_path):
+    old_store(tmp_path / "old", damaged=True)
+    with Store(tmp_path / "old") as opened, pytest.raises(UsageError, match="trial id1 do not match their digest"):
+        opened.rows("mine")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        """config = replace(config, '"learning_rate": 0.1', '"learning_rate": 0.7')""",
+        "total = 5",
+        "team = 'another'",
+        "result = '{}'",
+    ],
+)
+def test_a_row_that_was_changed_is_noticed(path, change):
+    with Store(path) as opened:
+        opened.claim("mine")
+        opened.complete("id0", RESULT)
+        opened.claim("mine")
+    with sqlite3.connect(path / "trials.sqlite") as connection:
+        connection.execute(f"UPDATE trials SET {change}")
+    connection.close()
+    with Store(path) as opened:
+        for use in (lambda: opened.rows("mine"), lambda: opened.claim("mine")):
+            with pytest.raises(UsageError, match=r"settings or the result of trial id\d do not match their digest"):
+                use()
+
+
+def test_the_database_of_another_program_is_left_as_it_is(tmp_path):
+    for number, script in enumerate(
+        (
+            "CREATE TABLE messages (a)",
+            "CREATE TABLE messages (a); PRAGMA user_version = 3",
+            "PRAGMA application_id = 77",
+            "CREATE TABLE trials (a); PRAGMA user_version = 1",
+        )
+    ):
+        database = tmp_path / f"{number}.sqlite"
+        with sqlite3.connect(database) as connection:
+            connection.executescript(script)
+        connection.close()
+        before = database.read_bytes()
+        for how in ({"create": True}, {}, {"read_only": True}):
+            with pytest.raises(UsageError, match=r"is the database of another program.*name another --store"):
+                Store(database, **how)
+        assert database.read_bytes() == before and len(list(tmp_path.iterdir())) == number + 1
+
+
+def test_an_empty_file_becomes_a_store(tmp_path):
+    (tmp_path / "a.sqlite").touch()
+    with Store(tmp_path / "a.sqlite", create=True) as opened:
+        assert opened.experiments() == {}
+
+
+_READ = """
+import os, sys
+from pathlib import Path
+from verify.training.store import Store
+if os.getuid() == 0:  # who may write everywhere
+    os.setegid(65534)
+    os.seteuid(65534)
+assert not os.access(sys.argv[1], os.W_OK, effective_ids=True)
+with Store(Path(sys.argv[1]), read_only=True) as store:
+    store.check()
+    print([row.state for row in store.rows("mine")])
+"""
+
+
+def test_a_finished_store_is_read_where_nothing_can_be_written(path):
+    with Store(path) as opened:
+        while claim := opened.claim("mine"):
+            opened.complete(claim.id, RESULT)
+    folder = Path(tempfile.mkdtemp())  # pytest's folders are closed to other users
+    try:
+        shutil.copy(path / "trials.sqlite", folder)
+        (folder / "trials.sqlite").chmod(0o444)
+        folder.chmod(0o555)
+        words = [sys.executable, "-c", _READ, str(folder)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout == "['done', 'done', 'done']\n", done.stderr
+        assert [file.name for file in folder.iterdir()] == ["trials.sqlite"]
+        folder.chmod(0o755)
+        (folder / "trials.sqlite-wal").write_bytes(b"something")
+        folder.chmod(0o555)
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert "copy both to a place that can be written" in done.stderr
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_reading_changes_nothing_and_sees_what_is_being_written(path, store):
+    store.claim("mine")
+    with Store(path, read_only=True) as reader:
+        assert reader.progress("mine")[0]["running"] == 1
+        store.complete("id0", RESULT)
+        assert reader.progress("mine")[0]["done"] == 1
+        with pytest.raises(UsageError, match="attempt to write a readonly database"):
+            reader.release("id0")
+
+
+def work_of(store, what):
+    """How many of SQLite's own instructions something takes: the same on a busy machine as on a free one."""
+    count = 0
+
+    def one():
+        nonlocal count
+        count += 1
+
+    store._connection.set_progress_handler(one, 1)
+    what()
+    store._connection.set_progress_handler(None, 0)
+    return count
+
+
+def test_what_a_trial_costs_does_not_depend_on_how_many_there_are(tmp_path):
+    costs = []
+    for count in (100, 6400):
+        with Store(tmp_path / str(count), create=True) as opened:
+            opened.register("mine", "text", {}, trials(count))
+            done = opened.claim("mine")
+            opened.complete(done.id, RESULT)
+            opened.claim("mine")
+
+            def one(opened=opened):
+                claim = opened.claim("mine")
+                opened.heartbeat(claim.id, 7)
+                opened.progress("mine")
+                opened.done_among([claim.id])
+                opened.fail(claim.id, "no")
+                claim = opened.claim("mine")
+                opened.complete(claim.id, RESULT)
+
+            costs.append(work_of(opened, one))
+    assert costs[1] <= 1.2 * costs[0], costs
+
+
+def test_counts_follow_whatever_happens(store, other):
+    store.register("second", "text", {}, trials(2))
+    store.claim("mine")
+    store.heartbeat("id0", 40)
+    other.claim("second")
+    other.fail("id1", "no")
+    store.complete("id0", RESULT)
+    for experiment, size in (("mine", 3), ("second", 2)):
+        rows, (counts, done, total) = store.rows(experiment), store.progress(experiment)
+        assert len(rows) == size == sum(counts.values()) and total == 100 * size
+        assert all(counts[name] == sum(row.state == name for row in rows) for name in counts)
+        assert done == sum(row.step for row in rows) == 100
+
+
+def test_a_claim_says_how_long_a_trial_was_worked_on(store, other):
+    store.claim("mine")
+    store.heartbeat("id0", 1, 2.5)
+    store.heartbeat("id0", 2, 0.5)
+    store.release("id0")
+    assert other.claim("mine").seconds == 3.0
+
+
+def test_a_trial_that_is_given_up_is_not_tried_again(store):
+    store.claim("mine")
+    store.give_up("id0", "too long")
+    assert (state(store, "id0").state, state(store, "id0").error) == ("quarantined", "too long")
+
+
+def test_some_of_the_failed_are_tried_again(store):
+    for _ in range(3):
+        claim = store.claim("mine")
+        store.give_up(claim.id, "out of memory" if claim.id == "id1" else "too long")
+    for filters, count in (
+        (["error=memory"], 1),
+        (["seed=0", "learning_rate=0.10", "state=quarantined"], 1),
+        (["seed=1"], 0),
+        (["id=id"], 1),
+    ):
+        assert store.retry("mine", wanted(filters)) == count, filters
+    for wrong in ("seed", "colour=red", "=1"):
+        with pytest.raises(UsageError, match=r"--retry-where '.*write KEY=VALUE, such as method=none; keys are state"):
+            wanted([wrong])
 
 
 def test_a_team_is_claimed_given_back_and_done_as_one(store, other):
@@ -306,11 +507,11 @@ def test_a_team_is_claimed_given_back_and_done_as_one(store, other):
         store.complete("team", RESULT, RESULT)
     with pytest.raises(ValueError, match="zip"):
         other.complete("team", RESULT)
-    assert store.finished() == set()
+    assert store.done_among(["team"]) == set()
     other.complete("team", {**RESULT, "test_accuracy": 0.1}, {**RESULT, "test_accuracy": 0.2})
     found = [row.result and row.result["test_accuracy"] for row in store.rows("team")]
     assert found == [0.2, None, 0.1]
-    assert store.finished() == {"team"}
+    assert store.done_among(["team"]) == {"team"}
 
 
 def test_a_team_fails_as_one(store):
@@ -324,7 +525,7 @@ def test_a_team_fails_as_one(store):
 
 
 def test_a_locked_store_is_no_damage(path, monkeypatch):
-    monkeypatch.setattr(store_module, "_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(layout, "WAIT_SECONDS", 0.05)
     holder = sqlite3.connect(path / "trials.sqlite", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with Store(path) as opened, pytest.raises(UsageError, match="database is locked"):

@@ -1,7 +1,8 @@
 """The default engine: worker processes on this machine.
 
 A worker stands in a process group of its own, so that Ctrl-C at a terminal reaches the driver alone, which then tells
-its workers. A worker whose driver is gone ends by itself.
+its workers. A worker whose driver is gone ends by itself. One that gives no sign of life for as long as a lease lasts,
+because it is stopped, stuck or swapped out, is killed, and another takes its place.
 """
 
 from __future__ import annotations
@@ -12,30 +13,57 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import verify
 from derive.errors import UsageError
 from verify.training.worker import Job
 
+START_SECONDS = 600.0  # of silence before the first sign of life: imports, and data that is read
 STOP_SECONDS = 20.0
+_LONGEST_LOOK = 1.0  # how much silence the time between two looks counts for: the one who looks may be held up itself
 _MOST_CRASHES = 5  # in a row that ended with an error of Python's: a worker that cannot even start
 _ROOT = Path(verify.__file__).resolve().parent.parent
 
 
+@dataclass
+class _Worker:
+    """A worker process, the descriptor that it gives signs of life on, and how long it has been silent, in seconds."""
+
+    process: subprocess.Popen[bytes]
+    signs: int
+    silent: float = 0.0
+    heard: bool = False
+
+    def listen(self, seconds: float) -> None:
+        """Take in signs of life after so many seconds without a look."""
+        self.silent += min(seconds, _LONGEST_LOOK)
+        with suppress(BlockingIOError):
+            if os.read(self.signs, 4096):
+                self.silent, self.heard = 0.0, True
+
+    def end(self) -> None:
+        """Kill the process, if it is there, and take it from the system's table."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self.signs)
+
+
 class LocalEngine:
-    """Worker processes of this machine."""
+    """Worker processes of this machine; ``hung`` counts those that were killed for their silence."""
 
     def __init__(self) -> None:
         self._job: Job | None = None
-        self._workers: list[subprocess.Popen[bytes]] = []
+        self._workers: list[_Worker] = []
         self._crashes = 0
+        self._looked = 0.0
+        self.hung = 0
 
     @property
     def processes(self) -> list[int]:
         """The numbers of the worker processes at work."""
-        return [worker.pid for worker in self._workers if worker.poll() is None]
+        return [worker.process.pid for worker in self._workers if worker.process.poll() is None]
 
     def capacity(self) -> int:
         """Return the number of cores that this process may use."""
@@ -45,43 +73,69 @@ class LocalEngine:
         """Start that many workers on a job."""
         self._job = replace(job, parent=os.getpid())
         self._workers = [self._spawn() for _ in range(workers)]
+        self._looked = time.monotonic()
 
     def tend(self) -> bool:
-        """Start workers anew that were killed or crashed; return whether any is at work.
+        """Start workers anew that were killed, crashed or hang; return whether any is at work.
 
         Raises:
             UsageError: a worker has said that what it was given cannot be used, or crashed at every start.
         """
+        now = time.monotonic()
         for place, worker in enumerate(self._workers):
-            code = worker.poll()
-            if code is None or code == 0:
+            code = worker.process.poll()
+            if code == 0:
                 continue
-            self._judge(code)
+            worker.listen(now - self._looked)
+            if code is None and not self._hangs(worker):
+                continue
+            if code is not None:
+                self._judge(code)
+            worker.end()
             self._workers[place] = self._spawn()
+        self._looked = now
         return bool(self.processes)
 
     def stop(self) -> None:
         """Tell every worker to save its state and end; kill what has not ended after ``STOP_SECONDS``."""
         for worker in self._workers:
             with suppress(ProcessLookupError):
-                worker.terminate()
+                worker.process.terminate()
         end = time.monotonic() + STOP_SECONDS
         try:
             for worker in self._workers:
                 with suppress(subprocess.TimeoutExpired):
-                    worker.wait(max(0.0, end - time.monotonic()))
+                    worker.process.wait(max(0.0, end - time.monotonic()))
         finally:
             for worker in self._workers:
-                worker.kill()
-                worker.wait()
+                worker.end()
+            self._workers = []
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _hangs(self, worker: _Worker) -> bool:
+        """Return whether a worker has been silent for too long; what it had claimed is free once it is killed."""
         assert self._job is not None
-        command = [sys.executable, "-m", "verify.training.worker", self._job.to_json()]
+        hangs = worker.silent > (self._job.lease if worker.heard else START_SECONDS)
+        self.hung += hangs
+        return hangs
+
+    def _spawn(self) -> _Worker:
+        assert self._job is not None
+        here, there = os.pipe()
+        job = replace(self._job, signs=there)
+        command = [sys.executable, "-m", "verify.training.worker", job.to_json()]
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
-        return subprocess.Popen(
-            command, env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL, process_group=0
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+                pass_fds=(there,),
+            )
+        finally:
+            os.close(there)
+        os.set_blocking(here, False)
+        return _Worker(process, here)
 
     def _judge(self, code: int) -> None:
         if code == 2:

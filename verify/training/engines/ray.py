@@ -9,7 +9,8 @@ differs there is refused. Processors of another kind may give other last bits.
 
 ``RAY_ADDRESS`` names the cluster, as everywhere with Ray; without it a cluster on this machine is joined or started.
 Ray itself moves arguments and results with pickle; what is moved here are strings and bytes, and the cluster has to be
-one that is trusted. Not supported: saving the state of slices at work when the sweep is stopped, done again.
+one that is trusted. A slice that does not come back in its time and a lease is given up, and its trial is trained
+elsewhere. Not supported: saving the state of slices at work when the sweep is stopped, done again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import socket
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,18 @@ from verify.training.checkpoint import (
 from verify.training.config import TrialConfig
 from verify.training.shortage import disk_full, failure, is_disk_full
 from verify.training.store import Claim, LeaseLost, Store
-from verify.training.worker import HEARTBEAT_SECONDS, Job, results_of, run_of, stored
+from verify.training.worker import HEARTBEAT_SECONDS, Job, TimeOver, demand_time, results_of, run_of, stored
 
+START_SECONDS = 120.0  # for a machine to start a process, import torch and read the data
 _WRONG_USAGE = "usage"
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A slice on its way: what was claimed, and when it was sent off."""
+
+    claim: Claim
+    at: float
 
 
 class RayEngine:
@@ -61,7 +71,7 @@ class RayEngine:
         self._job: Job | None = None
         self._store: Store | None = None
         self._workers = 0
-        self._tasks: dict[Any, Claim] = {}
+        self._tasks: dict[Any, _Sent] = {}
         self._beaten = 0.0
         self.lost = 0
 
@@ -95,9 +105,9 @@ class RayEngine:
             self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0) if self._tasks else ([], 0)
         )
         for task in ready:
-            claim = self._tasks.pop(task)
+            sent = self._tasks.pop(task)
             with suppress(LeaseLost):
-                self._take(self._store, claim, task)
+                self._take(self._store, sent, task)
         if time.monotonic() - self._beaten >= HEARTBEAT_SECONDS:
             self._beat(self._store)
         while len(self._tasks) < self._workers and (claimed := self._next(self._store)) is not None:
@@ -109,9 +119,9 @@ class RayEngine:
         for task in self._tasks:
             self._ray.cancel(task, force=True)
         if self._store is not None:
-            for claim in self._tasks.values():
+            for sent in self._tasks.values():
                 with suppress(LeaseLost):
-                    self._store.release(claim.id)
+                    self._store.release(sent.claim.id)
             self._store.close()
         self._tasks, self._store = {}, None
         if self._started:
@@ -133,9 +143,13 @@ class RayEngine:
         path = _path(store, claim)
         state = path.read_bytes() if path.exists() else b""
         trials = json.dumps([[identity, asdict(config)] for identity, config in claim.trials])
-        seconds = max(self._job.checkpoint_seconds, HEARTBEAT_SECONDS)
         remote = self._ray.remote(num_cpus=1, num_gpus=self._gpus(claim), max_retries=0)(train_slice)
-        self._tasks[remote.remote(claim.id, trials, self._job.data, state, seconds)] = claim
+        task = remote.remote(claim.id, trials, self._job.data, state, self._slice_seconds())
+        self._tasks[task] = _Sent(claim, time.monotonic())
+
+    def _slice_seconds(self) -> float:
+        assert self._job is not None
+        return max(self._job.checkpoint_seconds, HEARTBEAT_SECONDS)
 
     def _gpus(self, claim: Claim) -> float:
         """Return the share of a GPU that lets as many slices as there are workers run at once."""
@@ -146,8 +160,9 @@ class RayEngine:
             raise UsageError("--device cuda: no machine of the Ray cluster offers a GPU; use --device cpu")
         return min(1.0, int(there / self._workers * 1e4) / 1e4)  # Ray counts in ten-thousandths
 
-    def _take(self, store: Store, claim: Claim, task: Any) -> None:
+    def _take(self, store: Store, sent: _Sent, task: Any) -> None:
         """Write down what a slice has come to."""
+        claim = sent.claim
         try:
             text, state = self._ray.get(task)
         except self._ray.exceptions.RayTaskError as problem:
@@ -170,16 +185,31 @@ class RayEngine:
         except OSError as problem:
             store.release(claim.id)
             raise disk_full(store.checkpoints) if is_disk_full(problem) else problem from None
-        store.heartbeat(claim.id, found["step"])
+        store.heartbeat(claim.id, found["step"], time.monotonic() - sent.at)
+        self._go_on(store, replace(claim, seconds=claim.seconds + time.monotonic() - sent.at))
+
+    def _go_on(self, store: Store, claim: Claim) -> None:
+        """Send off the next slice, unless the trial has had its time."""
+        assert self._job is not None
+        try:
+            demand_time(self._job.trial_seconds, claim.seconds)
+        except TimeOver as problem:
+            store.give_up(claim.id, str(problem))
+            return
         self._send(store, claim)
 
     def _beat(self, store: Store) -> None:
-        """Prolong every lease; a slice whose trial is no longer this process's is given up."""
+        """Prolong every lease; a slice that hangs, or whose trial is no longer this process's, is given up."""
+        assert self._job is not None
         self._beaten = time.monotonic()
-        for task, claim in list(self._tasks.items()):
+        longest = self._slice_seconds() + self._job.lease + START_SECONDS
+        for task, sent in list(self._tasks.items()):
+            hangs = self._beaten - sent.at > longest
             try:
-                store.heartbeat(claim.id, 0)
+                store.lose(sent.claim.id) if hangs else store.heartbeat(sent.claim.id, 0)
             except LeaseLost:
+                hangs = True
+            if hangs:
                 self._ray.cancel(task, force=True)
                 del self._tasks[task]
 
