@@ -41,6 +41,17 @@ Scale = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
+RetryWhere = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Try those again that have this setting, state, id (beginning) or error (a part); may be repeated.",
+    ),
+]
+TrialSeconds = Annotated[
+    float, typer.Option(min=0.0, help="The longest that a trial, or a stack of seeds, may take; 0 for no limit.")
+]
+
 
 @app.command("run")
 def run(
@@ -58,21 +69,12 @@ def run(
         typer.Option(help="Seeds of one configuration: together (one stack), apart, or auto, by what is faster."),
     ] = "auto",
     retry: Annotated[bool, typer.Option("--retry", help="Try failed and quarantined trials again.")] = False,
-    retry_where: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--retry-where",
-            metavar="KEY=VALUE",
-            help="Try those again that have this setting, state, id (beginning) or error (a part); may be repeated.",
-        ),
-    ] = None,
+    retry_where: RetryWhere = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="How often a trial's state is saved.")] = 20.0,
     lease_seconds: Annotated[
         float, typer.Option(min=2.0, help="How long a worker that gives no sign of life keeps its trial.")
     ] = 60.0,
-    trial_seconds: Annotated[
-        float, typer.Option(min=0.0, help="The longest that a trial, or a stack of seeds, may take; 0 for no limit.")
-    ] = 0.0,
+    trial_seconds: TrialSeconds = 0.0,
     json: Json = False,
 ) -> None:
     """Train every trial of an experiment that is not done yet.

@@ -175,12 +175,12 @@ class Store:
             run("DELETE FROM members WHERE experiment = ?", (name,))
             run("DELETE FROM counts WHERE experiment = ?", (name,))
             for position, (identity, config, total) in enumerate(rows):
-                values = (identity, json.dumps(asdict(config)), total, (teams or {}).get(identity, identity))
-                digest = row_digest(*values, result=None)
+                settings_text, team = json.dumps(asdict(config)), (teams or {}).get(identity, identity)
+                digest = row_digest(identity, settings_text, total, team, None)
                 run(
                     "INSERT OR IGNORE INTO trials (id, config, total, team, digest, state, step, failures, losses) "
                     "VALUES (?, ?, ?, ?, ?, 'pending', 0, 0, 0)",
-                    (*values, digest),
+                    (identity, settings_text, total, team, digest),
                 )
                 run(
                     "INSERT INTO members SELECT ?, ?, id, CASE WHEN state IN ('pending', 'failed') THEN failures END "
