@@ -20,6 +20,7 @@ from derive.check import check_step, checked, checked_map
 from derive.deriver import eta
 from derive.forward_map import BATCH as s
 from derive.record import Derivation, Status, Step, Verdict
+from derive.spec import loads_spec
 from tests.derive.mutants import mutants, whole
 
 n, m = size_symbol("n"), size_symbol("m")
@@ -284,3 +285,26 @@ def test_an_engine_that_drops_terms_is_caught(monkeypatch: pytest.MonkeyPatch) -
     finally:
         derive.effective_update.cache_clear()
     assert Status.REFUTED in {step.verdict.status for step in steps}
+
+
+def from_formula(formula: str, parameters: str = 'W = ["m", "n"]', sizes: str = '"n", "m"') -> Derivation:
+    text = f'name = "made"\nsizes = [{sizes}]\n[input]\nx = ["n"]\n[parameters]\n{parameters}\n[output]\nz = ["m"]\n'
+    return derive.effective_update(loads_spec(f'{text}formula = "{formula}"\n'))
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "z[i] = sum[j](W[i,j]*x[j])/sqrt(9*sum[j](x[j]**2) + 9)",  # 9 has a root modulo a prime that is not 3
+        "z[i] = sum[j](W[i,j]*x[j])/sqrt(7*sum[j](x[j]**2) + 28)",
+        "z[i] = sqrt(1000003)*sum[j](W[i,j]*x[j])/3",  # a number without a root modulo that prime
+        "z[i] = sum[j](W[i,j]*x[j])/7 + sum[j](W[i,j])/(2*n)",
+        "z[i] = sum[j](W[i,j]*(x[j] - sum[k](x[k])/n))/sqrt(sum[j]((x[j] - sum[k](x[k])/n)**2))",  # 0/0 at n = 1
+        "z[i] = sum[j](W[i,j]*log(x[j]))",
+        "z[i] = sum[j](W[i,j]*sqrt(1 - x[j]**2))",
+        "z[i] = abs(sum[j](W[i,j]*x[j]))",
+    ],
+)
+def test_no_right_step_is_refuted(formula: str) -> None:
+    steps = from_formula(formula).check().steps
+    assert {s.verdict.status for s in steps} <= {Status.PROVED, Status.SAMPLED}, [s.verdict for s in steps]

@@ -11,11 +11,12 @@ from sympy import Abs, Expr, KroneckerDelta, sign
 
 import derive
 from derive.algebra.equality import equal
-from derive.algebra.evaluate import Point, evaluate
-from derive.algebra.fields import Real
 from derive.algebra.index import Index, size_symbol
 from derive.algebra.nodes import IndexedSum, rename, tensor
 from derive.check import check_step
+from derive.evaluation.evaluate import evaluate
+from derive.evaluation.fields import Real
+from derive.evaluation.points import Point
 from derive.forward_map import BATCH as s
 from derive.forward_map import LayerError
 from derive.record import Derivation, Status
@@ -90,8 +91,8 @@ def test_foof_in_numbers(damping: float) -> None:
     moment = np.linalg.pinv(inputs.T @ inputs + damping * np.eye(width + 1), rcond=1e-10)
     change = -inputs @ (moment @ inputs.T @ gradient)
     after = under("foof").step("foof-change").after.xreplace({eta: sympy.S.One})
-    with here.field.precision():
-        derived = [[float(evaluate(after, {s: a, i: b}, here)[0]) for b in range(units)] for a in range(batch)]
+    with here.field.context():
+        derived = [[float(evaluate(after, {s: a, i: b}, here)) for b in range(units)] for a in range(batch)]
     assert np.allclose(derived, change, rtol=1e-9)
     assert np.allclose(change, -gradient, rtol=1e-9) == (damping == 0)
 

@@ -1,6 +1,6 @@
 """A second evaluator, written for the tests alone: plain loops over fractions (or floats), no rule, no field.
 
-It shares nothing with ``derive.algebra.evaluate`` and is stricter: reading an entry outside its tensor is an error.
+It shares nothing with ``derive.evaluation.evaluate`` and is stricter: reading an entry outside its tensor is an error.
 """
 
 from __future__ import annotations

@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from sympy import Expr
 
-from derive.algebra.evaluate import Point, evaluate
-from derive.algebra.fields import Modular, NotEvaluable
 from derive.algebra.index import Index, size_symbol
 from derive.algebra.nodes import IndexedSum, PartialDerivative, tensor
-from derive.algebra.positions import position
+from derive.evaluation.evaluate import evaluate
+from derive.evaluation.fields import Modular
+from derive.evaluation.functions import NotEvaluable
+from derive.evaluation.points import Point
+from derive.evaluation.positions import position
 from derive.forward_map import Definition
 
 n, m = size_symbol("n"), size_symbol("m")
@@ -63,8 +65,8 @@ def test_a_nudge_reaches_what_is_made_of_the_nudged_tensor_and_nothing_else() ->
     """``v = sum (W u)`` with ``u = x^2``: by W through v, by x through both, each against the slope written out."""
     made = (Definition("u", (j,), x[j] ** 2), Definition("v", (i,), IndexedSum(W[i, j] * u[j], j)))
     here, at = point(made), {i: 1, j: 2}
-    assert {name for name in "xWuv" if here.nudged(("W", (1, 2))).home(name) is here} == {"x", "u"}
-    assert {name for name in "xWuv" if here.nudged(("x", (2,))).home(name) is here} == {"W"}
+    assert {name for name in "xWuv" if here.nudged("W").home(name) is here} == {"x", "u"}
+    assert {name for name in "xWuv" if here.nudged("x").home(name) is here} == {"W"}
     for variable, slope in ((W[i, j], x[j] ** 2), (x[j], 2 * W[i, j] * x[j])):
         assert evaluate(PartialDerivative(v[i], variable), at, here) == evaluate(slope, at, here)
     assert evaluate(PartialDerivative(v[i], W[i, j]), at, here) != evaluate(u[j] + 1, at, here)

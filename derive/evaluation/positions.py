@@ -16,14 +16,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import sympy
-from sympy import Add, Expr, Indexed, Mul, Pow, Symbol
+from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Symbol
 
-from derive.algebra.fields import NotEvaluable
 from derive.algebra.index import Index
-from derive.algebra.nodes import IndexTensor
+from derive.algebra.nodes import Divides, IndexTensor, Within
+from derive.evaluation.functions import NotEvaluable
 
 if TYPE_CHECKING:
-    from derive.algebra.evaluate import Point
+    from derive.evaluation.points import Point
 
 Environment = dict[Index, int]
 Whole = int | Fraction
@@ -32,6 +32,13 @@ Affine = tuple[int, tuple[tuple[Index, int], ...], int]
 """``(c, ((i, a), (j, b)), q)`` stands for ``(c + a i + b j)/q``."""
 
 _numbers = itertools.count()
+
+CONDITIONS: dict[type[Expr], Callable[[Whole, Whole], bool]] = {
+    KroneckerDelta: lambda a, b: a == b,
+    Divides: lambda a, b: Fraction(b, a).denominator == 1,
+    Within: lambda a, b: 0 <= a < b and a.denominator == 1,
+}
+"""When each guard is 1, by the values of its two sides."""
 
 
 @lru_cache(maxsize=20_000)
@@ -114,13 +121,13 @@ def _by_node(expression: Expr) -> Scalar:
 
 
 def _token(expression: Indexed) -> Scalar:
-    """Return the evaluator of an entry of an integer tensor."""
+    """Return the evaluator of an entry of an integer tensor; outside it stands -1, which is no place anywhere."""
     base, name = expression.base, str(expression.base.label)
     assert isinstance(base, IndexTensor)
     positions = [position(i) for i in expression.indices]
 
     def _run(at: Environment, point: Point) -> int:
         where = tuple(int(p(at, point)) for p in positions)
-        return point.bits(name, where) % point.size(base.values)
+        return point.bits(name, where) % point.size(base.values) if point.inside(name, where) else -1
 
     return _run

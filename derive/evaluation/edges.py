@@ -1,0 +1,65 @@
+"""What evaluations must have met before their agreement says much of an expression: its edges, from both sides."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sympy import Expr, KroneckerDelta
+
+from derive.algebra.index import Index
+from derive.algebra.nodes import Divides, IndexedSum, Within
+from derive.evaluation.points import Witness
+from derive.evaluation.positions import CONDITIONS, Environment, position
+from derive.evaluation.reading import free_indices
+
+if TYPE_CHECKING:
+    from derive.evaluation.points import Point
+
+
+def edges(expression: Expr) -> set[Witness]:
+    """Return the edges of an expression.
+
+    Of every range guard, both sides of both ends; of every other guard, that it held and failed: each time with all
+    guards beside it holding, so that it alone decided. Of every sum, terms that are not zero: the last of every index,
+    and one where any two indices differ that are both bound or run over one range.
+    """
+    wanted: set[Witness] = set()
+    for total in expression.atoms(IndexedSum):
+        wanted |= {(total, seen) for seen in (*total.bound, *pairs_of(total))}
+    for guard in expression.atoms(KroneckerDelta, Divides, Within):
+        wanted |= {(guard, word) for word in (_ENDS.values() if isinstance(guard, Within) else ("holds", "fails"))}
+    return wanted
+
+
+def pairs_of(total: IndexedSum) -> list[tuple[Index, Index]]:
+    """Return every two indices of a sum's body that are both bound or run over one range."""
+    indices = sorted(free_indices(total.body), key=Index.sort_key)
+    pairs = itertools.combinations(indices, 2)
+    return [(i, j) for i, j in pairs if i.size == j.size or (i in total.bound and j in total.bound)]
+
+
+_ENDS = {(-1, True): "before", (0, True): "first", (-1, False): "last", (0, False): "after"}
+
+
+def decisive(conditions: Sequence[Expr], at: Environment, point: Point) -> set[Witness]:
+    """Return what this point shows of guards that stand beside each other: of all if all hold, of one if it fails.
+
+    Of a range guard only the range: that its index is an integer is what a divisibility guard beside it says.
+    """
+    sides = [tuple(position(a)(at, point) for a in guard.args) for guard in conditions]
+    within = [isinstance(guard, Within) for guard in conditions]
+    held = [
+        0 <= a < b if w else CONDITIONS[type(g)](a, b) for w, g, (a, b) in zip(within, conditions, sides, strict=True)
+    ]
+    if held.count(False) > 1:
+        return set()
+    seen: set[Witness] = set()
+    for k in [held.index(False)] if False in held else range(len(held)):
+        guard, (a, b) = conditions[k], sides[k]
+        if within[k]:
+            seen |= {(guard, _ENDS[key]) for key in ((a, True), (a - b, False)) if key in _ENDS}
+        elif not (isinstance(guard, Divides) and abs(a) == 1):  # one divides everything, which shows nothing
+            seen.add((guard, "holds" if held[k] else "fails"))
+    return seen

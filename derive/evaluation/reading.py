@@ -1,0 +1,92 @@
+"""What stands in an expression: free indices, guards, the numbers that it needs, and what evaluating it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import sympy
+from sympy import Basic, Expr, Indexed, IndexedBase, KroneckerDelta, Pow, Symbol
+from sympy.core.function import Application
+
+from derive.algebra.index import Index
+from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within
+from derive.evaluation.fields import MODULAR, ORDERED, REAL, Field
+from derive.evaluation.functions import OF_ORDER
+
+if TYPE_CHECKING:
+    from derive.forward_map import Definition
+
+Scope = Mapping[IndexedBase, "Definition"]
+_LARGE = 10**9
+
+
+def is_guard(expression: Expr) -> bool:
+    """Return whether the expression only takes the values 0 and 1 by its kind."""
+    return isinstance(expression, KroneckerDelta | Within | Divides)
+
+
+@lru_cache(maxsize=50_000)
+def free_indices(expression: Basic) -> frozenset[Index]:
+    """Return the indices that occur outside the sums that bind them."""
+    if isinstance(expression, Index):
+        return frozenset((expression,))
+    inside = frozenset().union(*(free_indices(a) for a in expression.args if isinstance(a, Basic)))
+    return inside - frozenset(expression.bound) if isinstance(expression, IndexedSum) else inside
+
+
+def reached(expressions: Iterable[Expr], scope: Scope) -> set[Expr]:
+    """Return the expressions and, through each other, the definitions of every intermediate that they mention."""
+    found, waiting = set(), set(expressions)
+    while waiting:
+        found |= waiting
+        bases = set().union(*(e.atoms(IndexedBase) for e in waiting))
+        waiting = {scope[base].expression for base in bases if base in scope} - found
+    return found
+
+
+def field_for(expressions: Iterable[Expr], scope: Scope) -> Field:
+    """Return the numbers that some expressions need, with all that they are made of."""
+    numbers: Field = MODULAR
+    for expression in reached(expressions, scope):
+        if expression.has(sympy.NumberSymbol) or any(not p.exp.is_Integer for p in expression.atoms(Pow)):
+            return REAL
+        for function in expression.atoms(Application, sympy.Max, sympy.Min):
+            if not is_guard(function) and type(function) not in OF_ORDER:
+                return REAL
+            numbers = numbers if is_guard(function) else ORDERED
+    return numbers
+
+
+class Meter:
+    """Says about how many nodes are visited when some expressions are worked out once, intermediates included."""
+
+    def __init__(self, expressions: Iterable[Expr], scope: Scope) -> None:
+        given = list(expressions)
+        indices = {d.expression: d.indices for d in scope.values()}
+        self._parts = [(e, indices.get(e, ())) for e in reached(given, scope) - set(given)]
+        self._parts += [(e, ()) for e in given]
+
+    def __call__(self, sizes: Mapping[Symbol, int]) -> int:
+        """Return the cost at some sizes."""
+        return sum(_visits(e, sizes) * math.prod(_length(i.size, sizes) for i in own) for e, own in self._parts)
+
+
+def _visits(expression: Expr, sizes: Mapping[Symbol, int]) -> int:
+    if not expression.args or isinstance(expression, Indexed | KroneckerDelta | Within | Divides):
+        return 1
+    if isinstance(expression, IndexedSum):
+        terms = math.prod(_length(i.size, sizes) for i in expression.bound)
+        return min(_LARGE, terms * _visits(expression.body, sizes))
+    if isinstance(expression, PartialDerivative | AtZero):
+        return 2 * _visits(expression.args[0], sizes)
+    return 1 + sum(_visits(a, sizes) for a in expression.args if isinstance(a, Expr))
+
+
+def _length(size: Expr, sizes: Mapping[Symbol, int]) -> int:
+    if size in sizes:
+        return sizes[size]
+    value = size.xreplace({s: sympy.Integer(v) for s, v in sizes.items()})
+    return int(value) if value.is_Integer else 1
