@@ -15,7 +15,7 @@ from typing import Any
 from derive.errors import UsageError
 
 SCHEMA = "affdiv.gpu-verified/1"
-RECORD = Path(__file__).parents[2] / "paper_notes" / "results" / "gpu-verified.json"
+RECORD = Path(__file__).with_name("gpu-verified.json")  # inside the package, so that an installed copy has it too
 UNVERIFIED = "unverified on a GPU"
 _SHARED = ("_triton_tiles.py", "_triton_patches.py")  # by Triton's kernels; those of CUDA share headers
 _WIDTH = 52

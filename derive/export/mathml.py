@@ -1,4 +1,7 @@
-"""Derivations as MathML, made from the LaTeX by latex2mathml: formulas that a browser shows without any script."""
+"""Derivations as MathML, made from the LaTeX by latex2mathml: formulas that a browser shows without any script.
+
+Where latex2mathml is not installed a formula shows its LaTeX as text.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,10 @@ _UNKNOWN = (  # what latex2mathml does not know, in words that it does
 @lru_cache(maxsize=4096)
 def formula(latex: str) -> str:
     """Return an inline formula as one ``<math>`` element."""
-    from latex2mathml.converter import convert
-
+    try:
+        from latex2mathml.converter import convert
+    except ImportError:
+        return f'<math xmlns="{_NAMESPACE}" display="inline"><mtext>{html_text(latex)}</mtext></math>'
     for unknown, known in _UNKNOWN:
         latex = latex.replace(unknown, known)
     return str(convert(latex))
