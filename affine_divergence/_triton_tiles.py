@@ -36,6 +36,23 @@ def load(pointer, rows, columns, row_stride, column_stride, row_end, column_end)
 INTERPRETED = tl.constexpr(not isinstance(load, triton.JITFunction))  # TRITON_INTERPRET=1: NumPy, on the CPU
 
 
+def _take_one_entry_for_a_number() -> None:
+    """Let loops in Triton's interpreter end at an array of one entry: NumPy since 2.5 refuses what Triton 3.6 asks of it."""
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_too(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_too
+
+
+if INTERPRETED.value and triton.__version__.startswith("3.6."):
+    _take_one_entry_for_a_number()
+
+
 @triton.jit
 def load_row(pointer, positions, stride, end):
     """Return a piece of a vector, zero beyond its end."""
