@@ -228,9 +228,9 @@ class Store:
             self._change(run, changes, (), identity)
             query = "SELECT id, config, total, team, result, digest FROM trials WHERE team = ?"
             rows = sorted(run(query, (identity,)).fetchall(), key=lambda row: _config(*row).seed)
-            for (*values, _, _), text in zip(rows, texts, strict=True):
-                digest = row_digest(*values, text)
-                run("UPDATE trials SET result = ?, digest = ? WHERE id = ?", (text, digest, values[0]))
+            for (trial, config, total, team, *_), text in zip(rows, texts, strict=True):
+                digest = row_digest(trial, config, total, team, text)
+                run("UPDATE trials SET result = ?, digest = ? WHERE id = ?", (text, digest, trial))
 
     def fail(self, identity: str, error: str) -> None:
         """Note that a team raised ``error``: failed, and quarantined the third time; LeaseLost as above."""
