@@ -36,7 +36,7 @@ def compare(config: TrialConfig, members: int) -> dict[str, Any]:
     data = _data(config)
     configs = [replace(config, seed=seed) for seed in range(members)]
     alone = TrialRun(configs[0], data)
-    team = TeamRun(configs, data, [one.digest for one in configs], "measured")
+    team = TeamRun(configs, [data] * len(configs), [one.digest for one in configs], "measured")
     alone.advance()
     once = _seconds(lambda: team.advance())
     apart, together = [], []

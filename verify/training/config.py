@@ -36,8 +36,9 @@ class TrialConfig:
     ``depth`` counts hidden layers of ``width`` units, convolutions of ``width`` channels, or a transformer's blocks of
     that width. The length is given in ``epochs`` or in ``steps``; the other is None. ``evaluate_every`` and
     ``probe_every`` are the numbers of steps between two evaluations and between two looks into the layers, 0 for none.
-    ``split_seed`` chooses the parts of the data, ``seed`` everything else. ``device`` is part of the settings because
-    the bits of a result depend on it. ``init`` draws the first weights so that each method starts with pre-activations
+    ``seed`` decides first weights, order and the parts of the data, each by a stream of its own; ``split_seed`` fixes
+    the parts for all seeds, for who wants that. ``device`` is part of the settings because the bits of a result depend
+    on it. ``init`` draws the first weights so that each method starts with pre-activations
     of unit variance, or as torch's layers do. ``train_samples`` and ``evaluation_samples`` are the most samples of the
     training part, and of each of the other two, that are used, 0 for all: the first of each part, which are in the
     order of the split's permutation, or of a text. ``angle`` is the t(r) of the method ``angle``, such as
@@ -53,7 +54,7 @@ class TrialConfig:
     update: str = "sgd"
     seed: int = 0
     data: str = "digits"
-    split_seed: int = 0
+    split_seed: int | None = None
     model: str = "mlp"
     width: int = 64
     depth: int = 2
@@ -77,9 +78,9 @@ class TrialConfig:
         self._check_method()
         for name, (least, most) in _RANGES.items():
             _within(name, getattr(self, name), least, most)
-        for name in ("epochs", "steps"):
+        for name, (least, most) in _OPTIONAL.items():
             if getattr(self, name) is not None:
-                _within(name, getattr(self, name), 1, 10**9)
+                _within(name, getattr(self, name), least, most)
         if (self.epochs is None) == (self.steps is None):
             raise UsageError(
                 f"epochs = {self.epochs} and steps = {self.steps}: give one of the two, leave the other out"
@@ -107,8 +108,13 @@ class TrialConfig:
         return {
             name: value
             for name, value in asdict(self).items()
-            if (name, value) != ("angle", None) and self.model in _ONLY.get(name, MODELS)
+            if (value is not None or name not in _UNTOLD) and self.model in _ONLY.get(name, MODELS)
         }
+
+    @property
+    def split(self) -> int:
+        """The seed that the parts of the data follow from."""
+        return self.seed if self.split_seed is None else self.split_seed
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -124,6 +130,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "device": DEVICES,
     "init": INITS,
 }
+_UNTOLD = ("angle", "split_seed")  # where there is none
 _ONLY = {"context": ("transformer",)}  # settings that decide something in these models alone
 _RANGES = {  # the largest value is one that no machine at hand outgrows, so that a slip of the hand is refused at once
     "width": (1, 2**20),
@@ -135,12 +142,16 @@ _RANGES = {  # the largest value is one that no machine at hand outgrows, so tha
     "evaluation_samples": (0, 10**12),
     "context": (1, 2**20),
     "seed": (0, 2**63 - 1),
-    "split_seed": (0, 2**63 - 1),
 }
+_OPTIONAL = {"epochs": (1, 10**9), "steps": (1, 10**9), "split_seed": (0, 2**63 - 1)}
 
 
 def generator(*key: object) -> torch.Generator:
-    """Return a generator of its own whose seed is a digest of ``key``, so that no trial shares another's randomness."""
+    """Return a generator whose seed is a digest of ``key``: one for each purpose, so that no purpose disturbs another.
+
+    First weights follow from seed and layer, the order of the samples from seed and epoch, a probe's directions from
+    seed and step, and from nothing else: they are the same for all methods, rates, number formats and measurements.
+    """
     digest = hashlib.sha256("/".join(str(part) for part in key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 

@@ -1,4 +1,4 @@
-"""The data a trial trains on: three fixed parts, standardised by the training part alone.
+"""The data a trial trains on: three parts that follow from a seed, standardised without the test part.
 
 Built in are scikit-learn's digits (1,797 images of 8 x 8 pixels, embedded in scikit-learn) and a short text, the
 Declaration of Independence of 1776; a path names a folder of images, see ``image_files``, or a text file, see
@@ -8,6 +8,7 @@ Declaration of Independence of 1776; a path names a folder of images, see ``imag
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,16 +51,15 @@ def digits(seed: int, dtype: torch.dtype = torch.float64) -> Dataset:
     Every feature is centred and scaled by its mean and standard deviation over the training part; a pixel that is
     constant there is centred only.
     """
-    from sklearn.datasets import load_digits
-
-    images, classes = load_digits(return_X_y=True)
+    images, classes = _read_digits()
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(classes))
     first, second = _ends(len(classes))
     parts = np.split(order, [first, second])
     mean, scale = _statistics(images[parts[0]])
     splits = [Split(torch.tensor((images[p] - mean) / scale, dtype=dtype), torch.tensor(classes[p])) for p in parts]
     train, validation, test = splits
-    return Dataset("digits", int(classes.max()) + 1, train, validation, test, _digest(splits), (1, 8, 8))
+    digest = hashlib.sha256(images.tobytes() + classes.tobytes()).hexdigest()
+    return Dataset("digits", int(classes.max()) + 1, train, validation, test, digest, (1, 8, 8))
 
 
 def _ends(count: int) -> tuple[int, int]:
@@ -71,9 +71,9 @@ def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return images.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
 
 
-def _digest(splits: list[Split]) -> str:
-    digest = hashlib.sha256()
-    for split in splits:
-        digest.update(split.x.numpy().tobytes())
-        digest.update(split.y.numpy().tobytes())
-    return digest.hexdigest()
+@cache
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    images, classes = load_digits(return_X_y=True)
+    return images, classes

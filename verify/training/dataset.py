@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -11,30 +13,52 @@ from torch import Tensor
 class Split:
     """Samples ``x`` of shape (samples, features) and their classes ``y`` of shape (samples,).
 
-    Of a text both are numbers of characters, of shape (windows, context).
+    Of a text both are numbers of characters, of shape (windows, context). ``rows`` are the numbers of those samples
+    that belong to this part, in its order, None for all: parts, and the splits of several seeds, share a memory.
     """
 
     x: Tensor
     y: Tensor
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.y)
+        return len(self.y if self.rows is None else self.rows)
 
     def first(self, count: int) -> Split:
         """Return the first ``count`` samples, or all where there are fewer."""
-        return Split(self.x[:count], self.y[:count])
+        if self.rows is None:
+            return Split(self.x[:count], self.y[:count])
+        return Split(self.x, self.y, self.rows[:count])
 
-    def to(self, device: str) -> Split:
-        """Return the same samples on a device."""
-        return Split(self.x.to(device), self.y.to(device))
+    def of(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return samples and classes at these places of the part."""
+        rows = self.numbers(places)
+        return self.x[rows], self.y[rows]
+
+    def numbers(self, places: Tensor) -> Tensor:
+        """Return the numbers in ``x`` of the samples at these places."""
+        return places if self.rows is None else self.rows[places]
+
+    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the part in pieces of at most so many samples."""
+        if self.rows is None:
+            yield from zip(self.x.split(size), self.y.split(size), strict=True)
+            return
+        for rows in self.rows.split(size):
+            yield self.x[rows], self.y[rows]
+
+    def gathered(self) -> Split:
+        """Return the same samples in a memory of their own."""
+        return self if self.rows is None else Split(self.x[self.rows], self.y[self.rows])
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set in three disjoint parts, with the digest of exactly these numbers.
+    """A named data set in three disjoint parts, with the digest of what it was read from.
 
-    ``shape`` is that of one sample: (channels, height, width) of an image, which the parts hold flattened, (context,)
-    of a text. ``classes`` is the number of classes, of a text that of its different characters.
+    The parts follow from that and the seed of the split. ``shape`` is that of one sample: (channels, height, width) of
+    an image, which the parts hold flattened, (context,) of a text. ``classes`` is the number of classes, of a text that
+    of its different characters.
     """
 
     name: str
@@ -55,9 +79,10 @@ class Dataset:
         """What the samples are: ``rows``, ``images`` or ``text``."""
         return "text" if not self.train.x.is_floating_point() else "images" if len(self.shape) == 3 else "rows"
 
-    def to(self, device: str) -> Dataset:
-        """Return the same data on a device."""
-        parts = (self.train.to(device), self.validation.to(device), self.test.to(device))
+    def to(self, device: str, moved: dict[int, Tensor] | None = None) -> Dataset:
+        """Return the same data on a device; ``moved`` holds what is there, for data sets that share a memory."""
+        there: dict[int, Tensor] = {} if moved is None else moved
+        parts = [_moved(part, device, there) for part in (self.train, self.validation, self.test)]
         return replace(self, train=parts[0], validation=parts[1], test=parts[2])
 
     def limited(self, train: int, evaluation: int) -> Dataset:
@@ -71,3 +96,34 @@ class Dataset:
             validation=self.validation.first(evaluation or len(self.validation)),
             test=self.test.first(evaluation or len(self.test)),
         )
+
+
+def _moved(split: Split, device: str, there: dict[int, Tensor]) -> Split:
+    """Return a part on a device, each memory moved once."""
+
+    def move(tensor: Tensor) -> Tensor:
+        """Return a tensor on the device, the one that is there if it is."""
+        if tensor.data_ptr() not in there or there[tensor.data_ptr()].shape != tensor.shape:
+            there[tensor.data_ptr()] = tensor.to(device)
+        return there[tensor.data_ptr()]
+
+    return Split(move(split.x), move(split.y), None if split.rows is None else split.rows.to(device))
+
+
+def pooled(splits: list[Split]) -> tuple[Tensor, Tensor, list[int]]:
+    """Return the samples and classes of several parts as one memory, and where each part's own memory begins in it."""
+    memories: dict[tuple[int, int], Split] = {}
+    for split in splits:
+        memories.setdefault(_place(split), split)
+    ends, end = {}, 0
+    for place, split in memories.items():
+        ends[place] = end
+        end += len(split.y)
+    if len(memories) == 1:
+        return splits[0].x, splits[0].y, [0] * len(splits)
+    x, y = torch.cat([s.x for s in memories.values()]), torch.cat([s.y for s in memories.values()])
+    return x, y, [ends[_place(split)] for split in splits]
+
+
+def _place(split: Split) -> tuple[int, int]:
+    return split.x.data_ptr(), len(split.y)

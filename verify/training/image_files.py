@@ -7,12 +7,15 @@
     image files    a sub-folder for each class, see ``image_folder``
 
 A tenth of the training images, drawn by the split's seed, is the validation part. Every channel is centred and scaled
-by its mean and deviation over what is left to train on. Not supported: images of different sizes, pickled releases.
+by its mean and deviation over both, so that the splits of all seeds share one memory; the test part has no say. What
+was read is kept as long as the files do not change. Not supported: images of different sizes, pickled releases.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ import torch
 
 from derive.errors import UsageError
 from verify.training.dataset import Dataset, Split
-from verify.training.image_folder import is_image_folder, read_image_folder
+from verify.training.image_folder import held_out, is_image_folder, read_image_folder
 from verify.training.pixels import Images, decoded, demand_room, joined
 
 VALIDATION_SHARE = 0.1
@@ -36,23 +39,35 @@ def load_images(folder: Path, seed: int, dtype: torch.dtype) -> Dataset:
     Raises:
         UsageError: a folder of no known layout, or files that are damaged; the text names the file and the mend.
     """
-    name, learn, test = _read(folder, seed)
+    name, learn, test, whole = _read(folder, seed, _stamp(folder))
     if (learn.pixels.shape[1], learn.size) != (test.pixels.shape[1], test.size):
         raise UsageError(f"{folder}: training and test images differ in shape; give a folder of one data set")
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(learn.classes))
     held = max(1, round(VALIDATION_SHARE * len(order)))
     if len(order) < 2 or len(test.classes) == 0:
         raise UsageError(f"{folder}: {len(order)} training and {len(test.classes)} test images are too few to train on")
-    train, validation = learn.of(order[held:]), learn.of(order[:held])
-    parts = (train, validation, test)
-    mean, deviation = _statistics(train.pixels)
-    first, second, third = (_split(part, mean, deviation, dtype) for part in parts)
-    classes = int(max(part.classes.max() for part in parts)) + 1
-    return Dataset(name, classes, first, second, third, _digest(parts), (learn.pixels.shape[1], *learn.size))
+    both, tested = _standardised(learn, test, dtype)
+    classes = int(max(part.classes.max() for part in (learn, test))) + 1
+    train, validation = (replace(both, rows=torch.from_numpy(rows)) for rows in (order[held:], order[:held]))
+    return Dataset(name, classes, train, validation, tested, whole, (learn.pixels.shape[1], *learn.size))
 
 
-def _read(folder: Path, seed: int) -> tuple[str, Images, Images]:
-    """Return the data set's name, its training images and its test images."""
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return what changes when a file of the folder does: names, sizes and times."""
+    found = ((path, path.stat()) for path in sorted(folder.glob("**/*")))
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)
+
+
+def _read(folder: Path, seed: int, stamp: object) -> tuple[str, Images, Images, str]:
+    """Return the data set's name, its training images, its test images and the digest of all."""
+    name, *parts = _content(folder, stamp)
+    digest = _digest(tuple(parts))
+    return (name, *(parts if len(parts) == 2 else held_out(parts[0], seed)), digest)
+
+
+@lru_cache(maxsize=1)
+def _content(folder: Path, stamp: object) -> tuple[str, Images, Images] | tuple[str, Images]:
+    """Return the data set's name, its training images and its test images, or all where they are not told apart."""
     for name, learn, test, labels in (
         ("cifar10", "data_batch_*.bin", "test_batch.bin", 1),
         ("cifar100", "train.bin", "test.bin", 2),
@@ -62,7 +77,7 @@ def _read(folder: Path, seed: int) -> tuple[str, Images, Images]:
     if list(folder.glob("*.parquet")):
         return "parquet-images", _parquet(folder, "train*.parquet"), _parquet(folder, "test*.parquet")
     if is_image_folder(folder):
-        return "image-folder", *read_image_folder(folder, seed)
+        return "image-folder", *read_image_folder(folder)
     raise UsageError(
         f"{str(folder)!r} holds no data of a known layout; give the folder of a CIFAR binary release (test_batch.bin "
         "or test.bin), one with train*.parquet and test*.parquet, or one with a sub-folder of PNG or JPEG files for "
@@ -135,12 +150,20 @@ def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(deviation > 0, deviation, 1.0)
 
 
+@lru_cache(maxsize=4)
+def _standardised(learn: Images, test: Images, dtype: torch.dtype) -> tuple[Split, Split]:
+    """Return both parts as numbers, by the statistics of the first."""
+    mean, deviation = _statistics(learn.pixels)
+    return _split(learn, mean, deviation, dtype), _split(test, mean, deviation, dtype)
+
+
 def _split(part: Images, mean: np.ndarray, deviation: np.ndarray, dtype: torch.dtype) -> Split:
     x = torch.from_numpy(part.pixels).to(dtype)
     x.sub_(torch.from_numpy(mean).to(dtype)[:, None]).div_(torch.from_numpy(deviation).to(dtype)[:, None])
     return Split(x.flatten(1), torch.from_numpy(part.classes))
 
 
+@lru_cache(maxsize=4)
 def _digest(parts: tuple[Images, ...]) -> str:
     digest = hashlib.sha256()
     for part in parts:

@@ -9,6 +9,7 @@ sub-folders of classes, images of different sizes.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ def is_image_folder(folder: Path) -> bool:
     return any(path.suffix.lower() in _ENDINGS for pattern in ("*/*", "*/*/*") for path in folder.glob(pattern))
 
 
-def read_image_folder(folder: Path, seed: int) -> tuple[Images, Images]:
-    """Return training and test images.
+def read_image_folder(folder: Path) -> tuple[Images] | tuple[Images, Images]:
+    """Return training and test images, or all images where the folder does not tell them apart, see ``held_out``.
 
     Raises:
         UsageError: a class without images, a file that is no image or not all of one, images of several sizes, classes
@@ -36,7 +37,12 @@ def read_image_folder(folder: Path, seed: int) -> tuple[Images, Images]:
     if [path.name for path in _folders(folder)] == list(_PARTS):
         names = [path.name for path in _folders(folder / "train")]
         return _images(folder / "train", names), _images(folder / "test", names)
-    whole = _images(folder, [path.name for path in _folders(folder)])
+    return (_images(folder, [path.name for path in _folders(folder)]),)
+
+
+@lru_cache(maxsize=4)
+def held_out(whole: Images, seed: int) -> tuple[Images, Images]:
+    """Return training and test images by a seed."""
     order = np.random.Generator(np.random.PCG64([seed, 1])).permutation(len(whole.classes))
     held = round(TEST_SHARE * len(order))
     return whole.of(np.sort(order[held:])), whole.of(np.sort(order[:held]))

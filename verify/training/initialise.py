@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import affine_divergence as ad
 from derive.errors import UsageError
+from verify.training.config import generator
 from verify.training.layers import Network, Normalised
 from verify.training.rows import entries, with_units
 
@@ -24,30 +25,40 @@ _NODES = 80
 _LEAST_ENERGY = 1e-12
 
 
-def torch_default(model: Network, generator: torch.Generator) -> None:
+def torch_default(model: Network, seed: int) -> None:
     """Draw weights and biases as torch's own layers do, uniform within 1/sqrt(n), the same for every method."""
     with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
-        torch.manual_seed(generator.initial_seed())
-        for layer in [*model.affine_layers(), *model.embeddings()]:
-            if hasattr(layer, "init"):
-                layer.init = "torch"  # type: ignore[assignment]
-            layer.reset_parameters()  # type: ignore[operator]
+        for stream, layers in (("layer", model.affine_layers()), ("embedding", model.embeddings())):
+            for position, layer in enumerate(layers):
+                torch.manual_seed(generator("first values", seed, stream, position).initial_seed())
+                if hasattr(layer, "init"):
+                    layer.init = "torch"  # type: ignore[assignment]
+                layer.reset_parameters()  # type: ignore[operator]
 
 
-def variance_preserving(model: Network, generator: torch.Generator) -> None:
+def variance_preserving(model: Network, seed: int) -> None:
     """Draw every weight from a centred normal distribution with the layer's deviation and set every bias to zero.
 
-    Embeddings are drawn so that their sum has entries of unit variance.
+    Embeddings are drawn so that their sum has entries of unit variance. Where the weights of two methods have one
+    shape, they differ by a factor alone.
     """
-    for layer, second_moment in zip(model.measured_layers().values(), model.second_moments(), strict=True):
+    for position, (layer, second_moment) in enumerate(
+        zip(model.measured_layers().values(), model.second_moments(), strict=True)
+    ):
         weight, bias = layer.weight, layer.bias
         assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
+        _draw(weight, 1 / math.sqrt(energy(layer, second_moment)), generator("first values", seed, "layer", position))
         with torch.no_grad():
-            weight.normal_(0.0, 1 / math.sqrt(energy(layer, second_moment)), generator=generator)
             bias.zero_()
-    for embedding in model.embeddings():
-        with torch.no_grad():
-            embedding.weight.normal_(0.0, len(model.embeddings()) ** -0.5, generator=generator)
+    embeddings = model.embeddings()
+    for position, embedding in enumerate(embeddings):
+        _draw(embedding.weight, len(embeddings) ** -0.5, generator("first values", seed, "embedding", position))
+
+
+def _draw(weight: Tensor, deviation: float, randomness: torch.Generator) -> None:
+    """Fill a weight with normal numbers, drawn in float64 whatever its type."""
+    with torch.no_grad():
+        weight.copy_(torch.randn(weight.shape, dtype=torch.float64, generator=randomness) * deviation)
 
 
 def energy(layer: nn.Module, second_moment: float) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from derive.errors import UsageError
 from verify.training.cnn import CNN
-from verify.training.config import TrialConfig, generator
+from verify.training.config import TrialConfig
 from verify.training.dataset import Dataset
 from verify.training.initialise import mean_square, torch_default, variance_preserving
 from verify.training.layers import ACTIVATIONS, Network, Normalised, make_layer
@@ -67,28 +67,21 @@ def demand_fit(config: TrialConfig, kind: str) -> None:
         )
 
 
-def build(
-    config: TrialConfig, features: int, classes: int, identity: str | None = None, shape: tuple[int, ...] = ()
-) -> Network:
+def build(config: TrialConfig, features: int, classes: int, shape: tuple[int, ...] = ()) -> Network:
     """Return the network of a trial with its first values.
 
     Args:
         config: the settings.
         features: the entries of a sample.
         classes: the number of classes.
-        identity: what the first values follow from, the settings' digest if not given.
         shape: (channels, height, width) of a sample, for models that read images.
     """
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw weights, which are drawn anew below
-        model = _MODELS[config.model](config, shape or (features,), classes).to(config.torch_dtype)
+        model = _MODELS[config.model](config, shape or (features,), classes).double()
     if config.device == "cpu":
         take_torch(model)
-    randomness = generator(identity or config.digest, "initialise")
-    if config.init == "torch":
-        torch_default(model, randomness)
-    else:
-        variance_preserving(model, randomness)
-    return model.to(config.device)
+    (torch_default if config.init == "torch" else variance_preserving)(model, config.seed)
+    return model.to(config.torch_dtype).to(config.device)
 
 
 def take_torch(model: nn.Module) -> None:
@@ -98,10 +91,10 @@ def take_torch(model: nn.Module) -> None:
             vars(layer).update(backend="torch")
 
 
-def build_for(config: TrialConfig, data: Dataset, identity: str | None = None) -> Network:
+def build_for(config: TrialConfig, data: Dataset) -> Network:
     """Return the network of a trial on the data, with its first values; UsageError for data that it cannot read."""
     demand_fit(config, data.kind)
-    return build(config, data.features, data.classes, identity, data.shape)
+    return build(config, data.features, data.classes, data.shape)
 
 
 def _mlp(config: TrialConfig, shape: tuple[int, ...], classes: int) -> Network:

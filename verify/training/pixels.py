@@ -15,7 +15,7 @@ LARGEST_SIDE = 512
 LARGEST_DATA = 2**33  # bytes of decoded pixels that are held at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """Pixels of shape (images, channels, height * width) in 0 ... 255, classes of shape (images,), height and width."""
 

@@ -16,7 +16,7 @@ import torch
 
 from verify.threads import one_thread
 from verify.training.config import METHODS, TrialConfig
-from verify.training.data import load
+from verify.training.data import Dataset, load
 from verify.training.models import make_layer
 from verify.training.trial import TrialResult, run_trial, steps_of
 
@@ -96,7 +96,7 @@ class SweepResult:
 
 def short_plan(seed: int) -> Plan:
     """Return the short run's plan: an MLP on digits, small enough for two cores in well under a minute."""
-    return Plan(TrialConfig(method="none", learning_rate=1.0, seed=seed, split_seed=seed))
+    return Plan(TrialConfig(method="none", learning_rate=1.0, seed=seed))
 
 
 @cache
@@ -113,17 +113,21 @@ def nominal_kappa(method: str, width: int, angle: str | None = None) -> float:
 
 def run_sweep(plan: Plan, progress: Callable[[int, int], None] = lambda done, total: None) -> SweepResult:
     """Tune, choose and train; ``progress`` hears of the updates done and their total after every update."""
-    data = load(plan.base.data, plan.base.split_seed, plan.base.torch_dtype)
+    data = _data_of(plan.base)
     total = plan.updates(len(data.train))
     counter = _Counter(total, progress)
     trials = steps_of(plan.base, len(data.train))
     with one_thread():
-        tuning = tuple(run_trial(config, data, counter.one) for config in counter.trials(plan.tuning(), trials))
+        tuning = tuple(run_trial(c, _data_of(c), counter.one) for c in counter.trials(plan.tuning(), trials))
         choices = tuple(choose(plan, method, tuning) for method in plan.methods)
         chosen = {choice.method: choice.learning_rate for choice in choices}
-        final = tuple(run_trial(config, data, counter.one) for config in counter.trials(plan.final(chosen), trials))
+        final = tuple(run_trial(c, _data_of(c), counter.one) for c in counter.trials(plan.final(chosen), trials))
     parts = (len(data.train), len(data.validation), len(data.test))
     return SweepResult(plan, data.digest, parts, choices, tuning, final)
+
+
+def _data_of(config: TrialConfig) -> Dataset:
+    return load(config.data, config.split, config.torch_dtype)
 
 
 def choose(plan: Plan, method: str, tuning: tuple[TrialResult, ...]) -> Choice:

@@ -1,8 +1,8 @@
 """Which trials train together: those that differ in their seed alone, where that was measured to be faster.
 
 A team is fixed by its experiment, never by which worker was free, and its name is part of its trials' identities: a
-result can depend, in its last bits, on the number of networks that were trained as one. The randomness of a trial does
-not follow from its team, so that its numbers are those of the trial alone up to rounding.
+result can depend, in its last bits, on the number of networks that were trained as one. First weights, order and split
+of a trial follow from its seed, so that its numbers are those of the trial alone up to rounding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MEASURED = Path(__file__).with_name("together.json")
 class Team:
     """Trials that go through the store as one, by seed; ``id`` is the trial's own where there is but one.
 
-    ``identities`` are what the trials' randomness follows from: their ids if each trained alone.
+    ``identities`` are the trials' ids if each trained alone.
     """
 
     id: str

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from verify.training.captured import Take, step_taker
 from verify.training.config import TrialConfig
-from verify.training.dataset import Dataset
+from verify.training.dataset import Dataset, pooled
 from verify.training.stacked_update import StackedUpdate
 from verify.training.traced import traced_step
 from verify.training.trial import TrialResult, TrialRun, steps_per_epoch
@@ -30,15 +30,19 @@ class TeamRun:
 
     Args:
         configs: the settings, equal but for the seed.
-        data: what they train on.
-        identities: what each member's randomness follows from, in the order of ``configs``.
+        data: what each trains on, in the order of ``configs``.
+        identities: the members' own names, in that order.
         identity: the name of the team.
     """
 
-    def __init__(self, configs: Sequence[TrialConfig], data: Dataset, identities: Sequence[str], identity: str) -> None:
+    def __init__(
+        self, configs: Sequence[TrialConfig], data: Sequence[Dataset], identities: Sequence[str], identity: str
+    ) -> None:
         self.identity, self.config = identity, configs[0]
-        data = data.to(configs[0].device)  # once, not for each member
-        self.members = [TrialRun(c, data, own) for c, own in zip(configs, identities, strict=True)]
+        moved: dict[int, Tensor] = {}  # each memory once, not for each member
+        there = [one.to(configs[0].device, moved) for one in data]
+        self.members = [TrialRun(*own) for own in zip(configs, there, identities, strict=True)]
+        self._x, self._y, self._starts = pooled([member.data.train for member in self.members])
         self.total = self.members[0].total
         self.step = 0
         models = [member.model for member in self.members]
@@ -96,15 +100,20 @@ class TeamRun:
         if self._rows[0] != epoch:
             self._rows = (epoch, self._rows_of(epoch))
         rows = self._rows[1][position]
-        x, y = train.x.index_select(0, rows), train.y.index_select(0, rows)
+        x, y = self._x.index_select(0, rows), self._y.index_select(0, rows)
         members = len(self.members)
         return x.view(members, -1, *x.shape[1:]), y.view(members, -1)
 
     def _rows_of(self, epoch: int) -> Sequence[Tensor]:
         """Return the numbers (S * B,) of the samples in each batch of an epoch, member after member."""
-        train = self.members[0].data.train
-        size, whole = min(self.config.batch_size, len(train)), steps_per_epoch(self.config, len(train))
-        orders = torch.stack([member.order(epoch)[: size * whole] for member in self.members])
+        samples = len(self.members[0].data.train)
+        size, whole = min(self.config.batch_size, samples), steps_per_epoch(self.config, samples)
+        orders = torch.stack(
+            [
+                member.data.train.numbers(member.order(epoch)[: size * whole]) + start
+                for member, start in zip(self.members, self._starts, strict=True)
+            ]
+        )
         return orders.view(-1, whole, size).transpose(0, 1).reshape(whole, -1).unbind()
 
     def _is_due(self) -> bool:

@@ -35,7 +35,9 @@ class Point:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What one trial gave. ``diverged_at`` is the step whose loss or self factor was no longer finite, else None.
+    """What one trial gave. ``diverged_at`` is the step whose loss was no longer finite, else None.
+
+    It is the loss of the step's own batch, or that of the end: what is looked at on the way ends no run.
 
     ``test_accuracy`` and ``test_loss`` (mean cross-entropy, in nats) are None for a diverged trial.
     """
@@ -71,7 +73,7 @@ def evaluate(model: Network, split: Split) -> tuple[float, float]:
     loss, right = 0.0, 0
     model.eval()
     with torch.no_grad():
-        for x, y in zip(split.x.split(model.chunk), split.y.split(model.chunk), strict=True):
+        for x, y in split.chunks(model.chunk):
             scores = model(x)
             loss += float(loss_of(scores, y)) * (len(y) / len(split))
             right += int((scores.argmax(dim=-1) == y).sum())
@@ -85,7 +87,7 @@ class TrialRun:
     Args:
         config: the settings.
         data: what it trains on, in the type of ``config.dtype``; moved to ``config.device`` here.
-        identity: what the randomness of initialisation and probes follows from; the settings' digest if not given.
+        identity: by which its checkpoints are known; the settings' digest if not given. No number depends on it.
     """
 
     def __init__(self, config: TrialConfig, data: Dataset, identity: str | None = None) -> None:
@@ -93,7 +95,7 @@ class TrialRun:
         self.config, self.data = config, data.to(config.device)
         self.identity = identity or config.digest
         self.total = steps_of(config, len(data.train))
-        self.model: Network = build_for(config, data, self.identity)
+        self.model: Network = build_for(config, data)
         self.update = Update(config.update, self.model, config.learning_rate)
         self.step = 0
         self.diverged_at: int | None = None
@@ -124,21 +126,19 @@ class TrialRun:
         """Return the batch of a step, counted from 1; the order depends on seed and epoch only: methods are paired."""
         train, size = self.data.train, self.config.batch_size
         epoch, position = divmod(step - 1, steps_per_epoch(self.config, len(train)))
-        rows = self.order(epoch)[position * size : (position + 1) * size]
-        return train.x[rows], train.y[rows]
+        return train.of(self.order(epoch)[position * size : (position + 1) * size])
 
     @cached_property
     def _probe(self) -> Probe:
         return Probe(self.model)
 
     def look(self) -> None:
-        """Record what a probe sees at this step."""
-        randomness, probed = generator(self.identity, "probe", self.step), self.data.train.first(self.model.probed)
+        """Record what a probe sees at this step; what is not finite is left out, as is a run's end for it."""
+        randomness = generator("probe", self.config.seed, self.step)
+        probed = self.data.train.first(self.model.probed).gathered()
         spreads, own_steps = self._probe.measure(probed, self.step, randomness)
-        _demand_finite(*(value for s in spreads for value in (s.maximum, s.coefficient_of_variation)))
-        _demand_finite(*(value for one in own_steps for value in one.measured()))
-        self.spreads += spreads
-        self.own_steps += own_steps
+        self.spreads += [one for one in spreads if _finite(one.maximum, one.coefficient_of_variation)]
+        self.own_steps += [one for one in own_steps if _finite(*one.measured())]
 
     def order(self, epoch: int) -> Tensor:
         """Return the order of the training samples in an epoch, counted from 0; the last one asked for is kept."""
@@ -148,7 +148,7 @@ class TrialRun:
         return self._order[1]
 
     def measure(self) -> None:
-        """Measure the network as it stands at ``step``, where that is due; what is not finite ends the run."""
+        """Measure the network as it stands at ``step``, where that is due."""
         self._guarded(self._measure)
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -161,7 +161,8 @@ class TrialRun:
         x, y = self.batch(self.step)
         with self.update.watching():
             loss = loss_of(self.model(x), y)
-        _demand_finite(loss.item())
+        if not _finite(loss.item()):
+            raise _Diverged
         loss.backward()
         self.update.step()
         self._measure()
@@ -176,7 +177,10 @@ class TrialRun:
     def _evaluate(self) -> None:
         train_loss, _ = evaluate(self.model, self.data.train.first(self.model.evaluated))
         validation_loss, accuracy = evaluate(self.model, self.data.validation)
-        _demand_finite(train_loss, validation_loss)
+        if not _finite(train_loss, validation_loss):
+            if self.step == self.total:  # where every run is evaluated, whatever it was asked to show before
+                raise _Diverged
+            return
         self.points.append(Point(self.step, train_loss, validation_loss, accuracy))
 
     def _due(self, every: int) -> bool:
@@ -198,6 +202,5 @@ def steps_of(config: TrialConfig, samples: int) -> int:
     return config.steps or (config.epochs or 0) * steps_per_epoch(config, used)
 
 
-def _demand_finite(*values: float) -> None:
-    if not all(math.isfinite(value) for value in values):
-        raise _Diverged
+def _finite(*values: float) -> bool:
+    return all(math.isfinite(value) for value in values)

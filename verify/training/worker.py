@@ -184,27 +184,28 @@ def _run(store: Store, job: Job, claim: Claim) -> Run:
 def run_of(claim: Claim, source: str) -> Run:
     """Return what was claimed before its first step; UsageError where the data is not what it was made for."""
     configs = [config for _, config in claim.trials]
-    data = data_of(claim.config, source)
-    team = team_of(configs, data.digest)
+    data = [data_of(config, source) for config in configs]
+    team = team_of(configs, data[0].digest)
     if (team.id, team.trials) != (claim.id, claim.trials):
         raise UsageError(
             f"the data {source!r}, the generated layers or torch have changed since the sweep was started; "
             "start `affdiv experiment run` again"
         )
     if len(configs) == 1:
-        return TrialRun(configs[0], data, team.id)
+        return TrialRun(configs[0], data[0], team.id)
     return TeamRun(configs, data, team.identities, team.id)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=64)
 def dataset(source: str, split_seed: int, dtype: str, context: int = 0) -> Dataset:
-    """Return the data of a source in a type, loaded once."""
+    """Return the data of a source in a type, split by a seed; of images the splits share a memory."""
     return load(source, split_seed, DTYPES[dtype], context)
 
 
 def data_of(config: TrialConfig, source: str) -> Dataset:
     """Return what a trial trains on, from a source; UsageError for data that its model cannot read."""
-    data = dataset(source, config.split_seed, config.dtype, config.context if config.model == "transformer" else 0)
+    context = config.context if config.model == "transformer" else 0
+    data = dataset(source, 0 if context else config.split, config.dtype, context)  # a text is not split by a seed
     demand_fit(config, data.kind)
     return data
 

@@ -20,7 +20,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devic
 
 def team(config, count=3):
     configs = [replace(config, seed=seed) for seed in range(count)]
-    return TeamRun(configs, digits(seed=0), [one.digest for one in configs], "team")
+    return TeamRun(configs, [digits(seed=0)] * len(configs), [one.digest for one in configs], "team")
 
 
 def finished(run):

@@ -113,7 +113,7 @@ def test_first_values_are_the_derived_ones(method):
 
 def test_torchs_first_values_are_those_of_its_layers_for_every_method():
     configs = [replace(CONFIG, method=method, init="torch") for method in METHODS]
-    models = [build(config, 72, 3, "one", (2, 6, 6)) for config in configs]
+    models = [build(config, 72, 3, (2, 6, 6)) for config in configs]
     for parameters in zip(*(model.parameters() for model in models), strict=True):
         assert all(torch.equal(parameters[0], parameter) for parameter in parameters)
     assert models[0].convolutions[0].weight.abs().max() <= 18**-0.5

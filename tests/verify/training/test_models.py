@@ -51,7 +51,7 @@ def test_torchs_first_values_are_those_of_its_layers_for_every_method():
         for values in ([layer.weight for layer in layers], [layer.bias for layer in layers]):
             assert 0.8 * bound < values[0].abs().max() <= bound
             assert values[0].detach().std().item() == pytest.approx(bound / 3**0.5, rel=0.5)
-    same = [build(TrialConfig(method=m, learning_rate=1.0, init="torch"), 64, 10, "one") for m in METHODS]
+    same = [build(TrialConfig(method=m, learning_rate=1.0, init="torch"), 64, 10) for m in METHODS]
     for parameters in zip(*(model.parameters() for model in same), strict=True):
         assert all(torch.equal(parameters[0], parameter) for parameter in parameters)
 

@@ -27,7 +27,7 @@ def configs(config, seeds=SEEDS):
 
 def team(config, seeds=SEEDS, data=SMALL):
     own = configs(config, seeds)
-    return TeamRun(own, data, [one.digest for one in own], "team")
+    return TeamRun(own, [data] * len(own), [one.digest for one in own], "team")
 
 
 def finished(run):

@@ -96,7 +96,7 @@ def test_heads_divide_the_width():
 
 
 def test_torchs_first_values_are_the_same_for_every_method():
-    models = [build(replace(CONFIG, method=method, init="torch"), 6, 5, "one") for method in METHODS]
+    models = [build(replace(CONFIG, method=method, init="torch"), 6, 5) for method in METHODS]
     for parameters in zip(*(model.parameters() for model in models), strict=True):
         assert all(torch.equal(parameters[0], parameter) for parameter in parameters)
 
