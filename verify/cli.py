@@ -69,10 +69,6 @@ def verify(
         typer.Option(metavar="FOLDER", help="The generated package to verify, if not the project's own."),
     ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the checks as JUnit XML too.")] = None,
-    record: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="With --device cuda: add to this record which kernels hold on the GPU."),
-    ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="ID", help="Run this check alone; may be repeated.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Print the ids of the checks and stop.")] = False,
 ) -> None:
@@ -88,7 +84,6 @@ def verify(
     from verify.checks.record import Setting, Status, to_json
     from verify.checks.runner import run_checks, tasks_for
     from verify.files import check_folder, make_folder
-    from verify.gpu_record import check_record
     from verify.run.progress import watching
     from verify.run.table import print_checks, print_json
 
@@ -98,8 +93,6 @@ def verify(
             typer.echo(task.id)
         return
     setting = Setting(device=device, seed=seed, full=full, package=package)
-    if record is not None:
-        check_record(record, device, package)
     if junit is not None:
         check_folder(junit.parent, (junit.name,))
     with watching() as watcher:
@@ -112,19 +105,8 @@ def verify(
         print_json(to_json(checks, setting))
     else:
         print_checks(checks, setting)
-    failed = any(check.status is Status.FAIL for check in checks)
-    if failed or (record is not None and not _recorded(record, device)):
+    if any(check.status is Status.FAIL for check in checks):
         raise typer.Exit(_FAILED)
-
-
-def _recorded(record: Path, device: str) -> bool:
-    """Add the kernels that hold on the device to a record, name the others, and return whether there are none."""
-    from verify.gpu_record import measured, write_record
-
-    departing = write_record(record, measured(device))
-    for kernel in departing:
-        typer.echo(f"{kernel} is further from float64 than it may be; it stays unverified", err=True)
-    return not departing
 
 
 def bench(

@@ -1,6 +1,6 @@
 """Which generated GPU kernels have been verified on a GPU: the digests of their sources beside those of a record.
 
-The record is written by ``affdiv verify --device cuda --record FILE``. A kernel counts as verified only while its
+``python -m verify.gpu -o DIR`` writes the record, to be put in this place. A kernel counts as verified only while its
 source, and what the sources of its target share, are those that ran.
 """
 

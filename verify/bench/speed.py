@@ -36,7 +36,10 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure: the shapes, where, in which type, for how long a shape, and whether only to try it out."""
+    """What to measure: the shapes, where, in which type, for how long a shape, and whether only to try it out.
+
+    ``only`` names providers to measure beside the torch twin, all if it is empty; those in ``without`` are left out.
+    """
 
     shapes: tuple[Shape, ...]
     device: str = "cpu"
@@ -44,6 +47,8 @@ class Request:
     seconds: float = 20.0
     quick: bool = False
     seed: int = 0
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise UsageError for a device or a type that is not known, and for a device that is not there."""
@@ -53,6 +58,10 @@ class Request:
             raise UsageError(f"type {self.dtype!r} is not known; choose one of {', '.join(DTYPES)}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UsageError(f"{NO_CUDA}; use --device cpu, or run on a machine with a GPU and a torch built for it")
+
+    def takes(self, provider: str) -> bool:
+        """Return whether a provider is to be measured."""
+        return provider not in self.without and (not self.only or provider in self.only)
 
 
 def thread_counts(text: str) -> tuple[int, ...]:
@@ -97,7 +106,8 @@ def _measure_shape(
     torch.manual_seed(request.seed)
     torch.compiler.reset()  # what was compiled for another shape would make this one more general and slower
     built: list[_Built] = []
-    known = providers(shape, request.device, compiles=not request.quick)
+    twin, *others = providers(shape, request.device, compiles=not request.quick)
+    known = [twin, *(p for p in others if request.takes(p.name))]
     for number, provider in enumerate(known):
         progress(f"{shape.text}: {provider.name}", number / len(known))
         result = provider.missing or _build(provider, shape, data[0], tiny)

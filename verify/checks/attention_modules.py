@@ -15,14 +15,14 @@ from verify.checks.attention_steps import step_subjects
 from verify.checks.cases import Case, Draw, Laid, Place, Source, Subject
 from verify.derived import derived
 
-_SETTINGS: dict[str, dict[str, Any]] = {"module": {}, "qk-norm": {"qk_norm": True}, "value-path": {"value_path": True}}
+SETTINGS: dict[str, dict[str, Any]] = {"module": {}, "qk-norm": {"qk_norm": True}, "value-path": {"value_path": True}}
 _BY = ("x", "y", "WQ", "bQ", "WK", "bK", "WV", "bV", "W", "b")
 
 
 def whole_subjects() -> list[Subject]:
     """Return a subject for each setting of the generated module, and those of steps inside it."""
-    whole = [_whole(variant, settings) for variant, settings in _SETTINGS.items()]
-    return [*whole, *step_subjects(_SETTINGS)]
+    whole = [_whole(variant, settings) for variant, settings in SETTINGS.items()]
+    return [*whole, *step_subjects(SETTINGS)]
 
 
 def _whole(variant: str, settings: dict[str, Any]) -> Subject:
@@ -30,7 +30,7 @@ def _whole(variant: str, settings: dict[str, Any]) -> Subject:
         return _draw(random, settings)
 
     def reference(v: Mapping[str, Tensor], case: Case) -> Tensor:
-        return _reference(v, settings)
+        return by_heads(v, settings)
 
     value = "attention-value" if settings.get("value_path") else "attention-projection"
     return Subject(
@@ -88,7 +88,16 @@ def _block(rows: slice, heads: int, width: int) -> Any:
     return lambda t: t[rows].unflatten(0, (heads, width))
 
 
-def _reference(v: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+def named_by_heads(parameters: Mapping[str, Tensor], heads: int, width: int) -> dict[str, Tensor]:
+    """Return the parameters of a module whose widths are all alike, by their names in ``by_heads``, split by heads."""
+    W, b = parameters["in_proj_weight"], parameters["in_proj_bias"]
+    found = {"W": parameters["out_proj.weight"], "b": parameters["out_proj.bias"]}
+    for letter, rows, offset in zip("QKV", W.chunk(3), b.chunk(3), strict=True):
+        found |= {f"W{letter}": rows.unflatten(0, (heads, width)), f"b{letter}": offset.unflatten(0, (heads, width))}
+    return found
+
+
+def by_heads(v: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
     """Return the output of attention with affine-like projections, (B, T, E), from x (B, T, E) and y (B, S, E)."""
     q, k = (references.affine_like_heads(v[at], v[f"W{p}"], v[f"b{p}"]) for at, p in (("x", "Q"), ("y", "K")))
     width = q.shape[-1]

@@ -1,0 +1,31 @@
+"""The record of kernels that hold on a GPU, which ``affdiv layers`` reads: what ran, where, how far it was off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from derive.export.kernels import RECORD, SCHEMA, recorded_runs
+from verify.bench.record import circumstances, write_json
+from verify.gpu.part import Setting
+
+
+def write(found: Mapping[str, Mapping[str, Any]], setting: Setting) -> None:
+    """Write the project's record with this run added, those kernels that hold, into the folder of the results."""
+    import torch
+
+    where = circumstances()
+    held = {file: {"digest": k["digest"], "errors": k["errors"]} for file, k in found.items() if k["holds"]}
+    run = {
+        "device": torch.cuda.get_device_name(),
+        **{key: where[key] for key in ("versions", "commit", "command", "time")},
+        "kernels": held,
+    }
+    write_json(Path(setting.folder) / RECORD.name, with_run(recorded_runs(), run))
+
+
+def with_run(runs: Iterable[dict[str, Any]], run: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of runs and one more, in the place of an earlier one of the same commit on the same device."""
+    earlier = [r for r in runs if (r["device"], r["commit"]) != (run["device"], run["commit"])]
+    return {"schema": SCHEMA, "runs": [*earlier, run]}

@@ -1,0 +1,81 @@
+"""The stage ``speed``: the layers at the sizes of the targets, beside torch's, normalisers, compiled forms and peers.
+
+One part a shape, alone on the machine, as ``affdiv bench`` measures it. Before them the same is built at every shape by
+processes side by side, which leaves the compilers' work in their caches; what that takes is no result. The compiler's
+longest search comes last, at the two shapes that a target names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from verify.gpu.part import PASS, SKIPPED, Part, Result, Setting
+from verify.gpu.targets import judged
+
+SHAPES = ("8192x4096x4096", "65536x256x256", "64x256x256x28x3", "64x64x64x56x3", "128x512x512")
+DRY_SHAPES = ("64x32x48", "2x4x6x8x3")
+SEARCHED = "plain, max-autotune"
+_SECONDS, _SEARCH_SECONDS = 6.0, 45.0
+NORM = "row-norm prepass"
+
+
+def parts(setting: Setting) -> Sequence[Part]:
+    """Return the parts: everything built once, then a measurement for each shape, then the longest search."""
+    return list(_dry() if setting.dry else _on_gpu())
+
+
+def _dry() -> Iterator[Part]:
+    for shape in DRY_SHAPES:
+        yield Part(shape, {"shape": shape, "dtype": "float32", "quick": True}, "all", alone=True)
+
+
+def _on_gpu() -> Iterator[Part]:
+    for shape in SHAPES:
+        yield Part(f"build {shape}", {"shape": shape, "dtype": "bfloat16", "build": True}, most=100.0)
+    for shape in SHAPES:
+        yield Part(shape, {"shape": shape, "dtype": "bfloat16"}, "all", alone=True, least=_SECONDS + 10.0, most=180.0)
+    yield Part(NORM, {"norm": True}, "all", alone=True)
+    for shape in SHAPES[:2]:
+        request: dict[str, Any] = {"shape": shape, "dtype": "bfloat16", "search": True}
+        yield Part(f"{shape}, longest search", request, "all", alone=True, least=_SEARCH_SECONDS, most=300.0)
+
+
+def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Result:
+    """Measure one shape, or build it; called in a worker."""
+    if request.get("norm"):
+        from verify.gpu.row_norm import measure_row_norm
+
+        return {"status": PASS, **measure_row_norm()}
+    from verify.bench.shapes import parse_shape
+    from verify.bench.speed import Request
+    from verify.bench.speed import measure as measured
+
+    build, search = request.get("build", False), request.get("search", False)
+    asked = Request(
+        (parse_shape(request["shape"]),),
+        setting.device,
+        request["dtype"],
+        seconds=0.0 if build else _SECONDS,
+        quick=request.get("quick", False),
+        seed=setting.seed,
+        only=(SEARCHED,) if search else (),
+        without=() if search else (SEARCHED,),
+    )
+    speed = measured(asked, lambda *_: None).to_json()
+    if build:
+        return {"status": PASS, "missing": speed["missing"]}
+    if search and SEARCHED in speed["missing"]:
+        return {"status": SKIPPED, "reason": speed["missing"][SEARCHED]}
+    return {"status": PASS, "speed": speed}
+
+
+def conclude(results: Mapping[str, Result], setting: Setting) -> dict[str, Any]:
+    """Return the ratio of every provider to torch's layer by shape, and the targets; a dry run has none of either."""
+    if setting.dry:
+        return {"note": "sizes of a dry run: its times say nothing about a GPU"}
+    ratios: dict[str, dict[str, float]] = {}
+    for name, result in results.items():
+        for row in result.get("speed", {}).get("rows", []):
+            ratios.setdefault(name, {})[row["provider"]] = round(row["ratio"]["both"]["median"], 3)
+    return {"ratios": ratios, "targets": judged(results)}

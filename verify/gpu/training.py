@@ -1,0 +1,88 @@
+"""The stage ``training``: the experiment ``fully-connected`` at the scale of the paper, for as long as it is given.
+
+Trials are kept in a store inside the results' folder, so a second call goes on with those that are left. Which come
+first is a matter of value: every method at its rates before the next network.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from verify.gpu.part import FAIL, PASS, Part, Result, Setting
+
+EXPERIMENT = "fully-connected"
+_SECONDS = 120.0
+_STOP_SECONDS = 10.0  # to save what is at work
+_WORKERS = 6
+_FIRST_RATES = (0.1, 1.0, 10.0, 0.01)
+
+
+def parts(setting: Setting) -> Sequence[Part]:
+    """Return the one part, named by what it trains on."""
+    data = "digits" if setting.data is None else Path(setting.data).name
+    return [Part(f"{EXPERIMENT} on {data}", {"data": setting.data}, alone=True, least=20.0, most=_SECONDS + 60.0)]
+
+
+def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Result:
+    """Train for two minutes, or what time is left; a dry run does one small trial of each method."""
+    from verify.training.cli import BUNDLED
+    from verify.training.driver import drive, job_of, register, summary
+    from verify.training.engines.local import LocalEngine
+    from verify.training.experiment import PAPER, load_experiment
+    from verify.training.store import Store
+
+    source = request["data"] or "digits"
+    experiment = load_experiment(BUNDLED / f"{EXPERIMENT}.toml", scale=PAPER)
+    trials = _small(experiment.trials) if setting.dry else sorted(experiment.trials, key=_value)
+    end = time.monotonic() + min(_SECONDS, seconds - _STOP_SECONDS)
+    with Store(Path(setting.folder) / f"training-{Path(source).name}", create=True) as store:
+        register(store, replace(experiment, trials=tuple(trials)), source, setting.device)
+        before = store.progress(EXPERIMENT)[1]
+        start = time.monotonic()
+
+        def watch(done: int, total: int) -> None:
+            if time.monotonic() > end and done < total:
+                raise KeyboardInterrupt  # as a person would stop it: workers save what they are at
+
+        job = job_of(store.database.parent, EXPERIMENT, source, checkpoint_seconds=20.0, lease=60.0)
+        with suppress(KeyboardInterrupt):
+            drive(store, job, LocalEngine(), 1 if setting.dry else _WORKERS, watch)
+        taken = time.monotonic() - start
+        steps = store.progress(EXPERIMENT)[1] - before
+        return _result(summary(store, EXPERIMENT), source, steps, taken)
+
+
+def _small(trials: Sequence[Any]) -> list[Any]:
+    """Return one trial of each method, of few steps."""
+    first = {trial.method: trial for trial in reversed(trials)}
+    return [replace(trial, epochs=None, steps=5, probe_every=0) for trial in first.values()]
+
+
+def _value(trial: Any) -> tuple[Any, ...]:
+    """Order trials: small networks first, good rates first, methods in turn, seeds side by side."""
+    rate = _FIRST_RATES.index(trial.learning_rate) if trial.learning_rate in _FIRST_RATES else len(_FIRST_RATES)
+    return trial.width, trial.depth, trial.activation, rate, trial.learning_rate, trial.method, trial.seed
+
+
+def _result(found: dict[str, Any], source: str, steps: int, seconds: float) -> Result:
+    """Return what was trained; it fails where a trial failed for good, and where nothing was trained at all."""
+    figures = {
+        "data": source,
+        "trials": found["trials"],
+        "diverged": found["diverged"],
+        "steps": found["steps"],
+        "steps_now": steps,
+        "seconds": round(seconds, 1),
+        "trial_steps_per_s": round(steps / seconds, 1) if seconds else 0.0,
+        "best_rates": found["best_rates"],
+    }
+    if found["errors"]:
+        return {"status": FAIL, "reason": next(iter(found["errors"].values())), **figures}
+    if not steps and found["steps"]["done"] < found["steps"]["total"]:
+        return {"status": FAIL, "reason": "no step was trained", **figures}
+    return {"status": PASS, **figures}
