@@ -26,7 +26,8 @@ from torch._C import _is_any_autocast_enabled, _is_tracing
 from torch.autograd import Function
 from torch.compiler import is_compiling, is_dynamo_compiling
 
-from ._rows import PLAIN, straight
+from ._operands import PLAIN
+from ._rows import straight
 
 BACKENDS = ("torch", "triton", "cuda", "cpp")
 VARIABLE = "AFFINE_DIVERGENCE_BACKEND"

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _affine_like as plain
-from ._cpp_launch import Source, suits
+from ._cpp_launch import Source
+from ._operands import check_result, outside_autocast
 
 KERNELS = Source("_cpp_affine_like.cpp")
 AffineLikeReverse = plain.AffineLikeReverse  # for what traces operations of torch
@@ -33,12 +34,12 @@ class AffineLike(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> Tensor:
         """Return the output, and keep what the derivatives read."""
         given = x, W, b
-        ready = ctx.ready = KERNELS.ready(x, b)
+        rows, n, m = x.shape[0], x.shape[1], W.shape[0]
+        ready = ctx.ready = KERNELS.ready((x, W, b), ((rows, n), (m, n), (m,)))
         if ready is None:
             z, f = plain.AffineLike.forward(x, W, b, kappa)
         else:  # all that can be done before the first product: after it no code is left in a cache
             kernels, threads = ready
-            rows, n, m = x.shape[0], x.shape[1], W.shape[0]
             x = x.contiguous()
             b = b.contiguous()
             f = x.new_empty(rows, 1)
@@ -51,7 +52,7 @@ class AffineLike(torch.autograd.Function):
         if ready is None:
             return z
         xW = F.linear(x, W)
-        xW_at = xW.data_ptr()
+        xW_at = check_result(xW, x, (rows, m)).data_ptr()
         z = xW  # in place
         # affine-like/define-f, affine-like/forward
         kernels.affine_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
@@ -64,14 +65,17 @@ class AffineLike(torch.autograd.Function):
         return found
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
-        ready = ctx.ready
-        if ready is None or torch.is_grad_enabled() or not suits(g):  # by operations that autograd and torch.vmap know
+        if ctx.ready is None or torch.is_grad_enabled():  # by operations that autograd and torch.vmap know
             return plain.AffineLike.backward(ctx, g, None)
         x, W, b, f = ctx.saved_tensors
-        kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
+        ready = KERNELS.ready((g, x, W, b, f), ((rows, m), (rows, n), (m, n), (m,), (rows, 1)))
+        if ready is None:
+            return plain.AffineLike.backward(ctx, g, None)
+        kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         g = g.contiguous()
         x = x.contiguous()
         b = b.contiguous()
@@ -90,7 +94,7 @@ class AffineLike(torch.autograd.Function):
             kernels.affine_like_gb_u_db(rows, m, n, g_at, x_at, b_at, f_at, gb_at, u_at, db_at, threads)
             dW = torch.mm(g.t(), u)  # affine-like/backward-dW
             gW = torch.mm(g, W, out=u)
-            gW_at = gW.data_ptr()
+            gW_at = check_result(gW, x, (rows, n)).data_ptr()
             dx = gW  # in place
             # affine-like/backward-dx
             kernels.affine_like_given_gb_dx(rows, n, x_at, f_at, gb_at, gW_at, gW_at, kappa, threads)
@@ -115,7 +119,7 @@ class AffineLike(torch.autograd.Function):
             b_at = b.data_ptr()
             f_at = f.data_ptr()
             gW = torch.mm(g, W, out=u)
-            gW_at = gW.data_ptr()
+            gW_at = check_result(gW, x, (rows, n)).data_ptr()
             dx = gW  # in place
             # affine-like/backward-dx
             kernels.affine_like_dx(rows, m, n, g_at, x_at, b_at, f_at, gW_at, gW_at, kappa, threads)

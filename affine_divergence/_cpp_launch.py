@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, get_num_threads
 
 from ._cpp_compile import ELEMENTS, compiled
-from ._rows import in_memory
+from ._operands import PLAIN, keys_of, plain_keys, unwatched
 
 _ENOUGH = 2**14  # numbers for each of several threads
 
@@ -28,15 +29,26 @@ class Source:
             found = self._made[tensor.dtype] = compiled(self._path, tensor.dtype)
         return found
 
-    def ready(self, tensor: Tensor, *others: Tensor) -> tuple[Any, int] | None:
-        """Return the kernels for a tensor's type and how many threads to take; None if they cannot read it or another."""
-        if not all(map(suits, (tensor, *others))):
+    def ready(self, tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]]) -> tuple[Any, int] | None:
+        """Return the kernels for the type of the first tensor and how many threads to take; None unless all can be read.
+
+        Kernels read tensors of the first one's type and of the given shapes, at addresses of the CPU.
+        """
+        if not suit(tensors, shapes):
             return None
+        tensor = tensors[0]
         work = tensor.numel()
         threads = 1 if work < 2 * _ENOUGH else min(get_num_threads(), work // _ENOUGH)
         return self._made.get(tensor.dtype) or self.on(tensor), threads
 
 
-def suits(tensor: Tensor) -> bool:
-    """Return whether kernels can read a tensor: a plain one of a type that they have, at an address of the CPU."""
-    return tensor.is_cpu and tensor.dtype in ELEMENTS and in_memory(tensor)
+def suit(tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]]) -> bool:
+    """Return whether kernels can read tensors of one type that they have and of these shapes, at addresses of the CPU."""
+    dtype = tensors[0].dtype
+    if dtype not in ELEMENTS or not unwatched():
+        return False
+    plain = plain_keys("cpu")
+    return all(
+        type(t) in PLAIN and t.dtype is dtype and t.shape == shape and keys_of(t).raw_repr() in plain
+        for t, shape in zip(tensors, shapes, strict=True)
+    )

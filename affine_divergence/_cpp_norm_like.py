@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _norm_like as plain
-from ._cpp_launch import Source, suits
+from ._cpp_launch import Source
+from ._operands import check_result, outside_autocast
 
 KERNELS = Source("_cpp_norm_like.cpp")
 NormLikeReverse = plain.NormLikeReverse  # for what traces operations of torch
@@ -33,12 +34,12 @@ class NormLike(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> Tensor:
         """Return the output, and keep what the derivatives read."""
         given = x, W
-        ready = ctx.ready = KERNELS.ready(x, b)
+        rows, n, m = x.shape[0], x.shape[1], W.shape[0]
+        ready = ctx.ready = KERNELS.ready((x, W, b), ((rows, n), (m, n), (m,)))
         if ready is None:
             z, f = plain.NormLike.forward(x, W, b, kappa)
         else:  # all that can be done before the first product: after it no code is left in a cache
             kernels, threads = ready
-            rows, n, m = x.shape[0], x.shape[1], W.shape[0]
             x = x.contiguous()
             b = b.contiguous()
             f = x.new_empty(rows, 1)
@@ -51,7 +52,7 @@ class NormLike(torch.autograd.Function):
         if ready is None:
             return z
         xW = F.linear(x, W)
-        xW_at = xW.data_ptr()
+        xW_at = check_result(xW, x, (rows, m)).data_ptr()
         z = xW  # in place
         # norm-like/define-f, norm-like/forward
         kernels.norm_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
@@ -64,14 +65,17 @@ class NormLike(torch.autograd.Function):
         return found
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
-        ready = ctx.ready
-        if ready is None or torch.is_grad_enabled() or not suits(g):  # by operations that autograd and torch.vmap know
+        if ctx.ready is None or torch.is_grad_enabled():  # by operations that autograd and torch.vmap know
             return plain.NormLike.backward(ctx, g, None)
         x, W, f = ctx.saved_tensors
-        kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
+        ready = KERNELS.ready((g, x, W, f), ((rows, m), (rows, n), (m, n), (rows, 1)))
+        if ready is None:
+            return plain.NormLike.backward(ctx, g, None)
+        kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         g = g.contiguous()
         x = x.contiguous()
         if wanted[0] and wanted[1] and wanted[2]:
@@ -85,7 +89,7 @@ class NormLike(torch.autograd.Function):
             kernels.norm_like_u_db(rows, n, m, x_at, f_at, u_at, g_at, db_at, threads)  # norm-like/backward-db
             dW = torch.mm(g.t(), u)  # norm-like/backward-dW
             gW = torch.mm(g, W, out=u)
-            gW_at = gW.data_ptr()
+            gW_at = check_result(gW, x, (rows, n)).data_ptr()
             dx = gW  # in place
             kernels.norm_like_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)  # norm-like/backward-dx
             return dx, dW, db, None
@@ -106,7 +110,7 @@ class NormLike(torch.autograd.Function):
             x_at = x.data_ptr()
             f_at = f.data_ptr()
             gW = torch.mm(g, W, out=u)
-            gW_at = gW.data_ptr()
+            gW_at = check_result(gW, x, (rows, n)).data_ptr()
             dx = gW  # in place
             kernels.norm_like_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)  # norm-like/backward-dx
         return dx, dW, db, None

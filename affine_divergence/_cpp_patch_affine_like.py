@@ -23,6 +23,7 @@ from torch import Tensor
 from . import _patch_affine_like as plain
 from ._cpp_launch import Source
 from ._cpp_patches import backward, fits, forward
+from ._operands import outside_autocast
 from ._patches import Geometry
 from ._rows import read_once
 
@@ -42,7 +43,7 @@ class PatchAffineLike(plain.PatchAffineLike):
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and None, where else ``h`` could be kept."""
-        if not fits(x, W, b):
+        if not fits(x, W, b, geometry):
             return plain.PatchAffineLike.forward(x, W, b, kappa, geometry, recompute)
         # grouped-convolution/affine-like/define-E
         # grouped-convolution/affine-like/define-f
@@ -51,10 +52,11 @@ class PatchAffineLike(plain.PatchAffineLike):
         return z, f, None
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
         x, W, b, f = ctx.saved_tensors[:4]
-        if g is None or torch.is_grad_enabled() or not fits(x, W, g):
+        if g is None or torch.is_grad_enabled() or not fits(x, W, b, ctx.geometry, g, f):
             return plain.PatchAffineLike.backward(ctx, g, *_)
         settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
         # grouped-convolution/affine-like/backward-db

@@ -24,6 +24,7 @@ from torch import Tensor
 from . import _patch_norm_like_without_bias as plain
 from ._cpp_launch import Source
 from ._cpp_patches import backward, fits, forward
+from ._operands import outside_autocast
 from ._patches import Geometry
 from ._rows import read_once
 
@@ -43,7 +44,7 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
         x: Tensor, W: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and None, where else ``h`` could be kept."""
-        if not fits(x, W):
+        if not fits(x, W, None, geometry):
             return plain.PatchNormLikeWithoutBias.forward(x, W, kappa, geometry, recompute)
         # grouped-convolution-without-bias/norm-like/define-E
         # grouped-convolution-without-bias/norm-like/define-f
@@ -52,10 +53,11 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
         return z, f, None
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x`` and ``W``, None where not needed, and None for the settings."""
         x, W, f = ctx.saved_tensors[:3]
-        if g is None or torch.is_grad_enabled() or not fits(x, W, g):
+        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, g, f):
             return plain.PatchNormLikeWithoutBias.backward(ctx, g, *_)
         settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
         # grouped-convolution-without-bias/norm-like/backward-dW

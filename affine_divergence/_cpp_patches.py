@@ -8,21 +8,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._cpp_launch import Source, suits
+from ._cpp_launch import Source, suit
 from ._patch_places import smallest_sum, three
 from ._patches import Geometry, positions_of
 
 _SHARE = 8  # how often as many numbers as the images have the threads may have in sums of their own
 
 
-def fits(x: Tensor, W: Tensor, *others: Tensor) -> bool:
-    """Return whether the kernels work on these, and well: one group, one type that they have, images for every thread.
+def fits(
+    x: Tensor, W: Tensor, b: Tensor | None, geometry: Geometry, g: Tensor | None = None, f: Tensor | None = None
+) -> bool:
+    """Return whether the kernels can read these, and work well: one group, one type they have, images for every thread.
 
+    Shapes: ``x`` (B, 1, C, *L), ``W`` (1, O, C, *K), ``b`` (1, O, 1, ..), ``g`` (B, 1, O, *P), ``f`` (B, 1, 1, *P).
     An image belongs to one thread, and each thread sums up a gradient by W of its own. A few images leave threads without
     work, and large W with small images have these sums take longer than all else.
     """
-    tensors = (x, W, *others)
-    if x.shape[1] != 1 or any(t.dtype != x.dtype or not t.numel() or not suits(t) or t.is_neg() for t in tensors):
+    if x.dim() != W.dim() or x.shape[1] != 1 or not x.numel() or not W.numel():
+        return False
+    count, outputs, positions = x.shape[0], W.shape[1], positions_of(x.shape[3:], geometry)
+    shapes = (
+        (count, 1, *x.shape[2:]),
+        (1, outputs, x.shape[2], *geometry.kernel),
+        (1, outputs, *[1] * (x.dim() - 3)),
+        (count, 1, outputs, *positions),
+        (count, 1, 1, *positions),
+    )
+    given = [(t, shape) for t, shape in zip((x, W, b, g, f), shapes, strict=True) if t is not None]
+    if min(positions) < 1 or not suit([t for t, _ in given], [shape for _, shape in given]):
         return False
     threads = torch.get_num_threads()
     rounds = -(-x.shape[0] // threads)

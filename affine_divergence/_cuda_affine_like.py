@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import _affine_like as plain
 from ._cuda_launch import Source
-from ._rows import in_memory
+from ._operands import outside_autocast
 
 KERNELS = Source("_cuda_affine_like.cu")
 AffineLikeReverse = plain.AffineLikeReverse  # for what traces operations of torch
@@ -28,9 +28,11 @@ class AffineLike(plain.AffineLike):
     """
 
     @staticmethod
+    @outside_autocast
     def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Return the output and the row scale."""
-        if not in_memory(x):
+        rows, n, m = x.shape[0], x.shape[1], W.shape[0]
+        if not KERNELS.take((x, W, b), ((rows, n), (m, n), (m,))):
             return plain.AffineLike.forward(x, W, b, kappa)
         kernels = KERNELS.on(x)
         f = kernels.column(x.shape[0])
@@ -41,11 +43,14 @@ class AffineLike(plain.AffineLike):
         return z, f
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
-        if torch.is_grad_enabled() or not in_memory(g):  # by operations that autograd and torch.vmap know
-            return plain.AffineLike.backward(ctx, g, _)
         x, W, b, f = ctx.saved_tensors
+        rows, m, n = g.shape[0], g.shape[1], x.shape[1]
+        takes = KERNELS.take((g, x, W, b), ((rows, m), (rows, n), (m, n), (m,)), f)
+        if torch.is_grad_enabled() or not takes:  # by operations that autograd and torch.vmap know
+            return plain.AffineLike.backward(ctx, g, _)
         kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
         dx = dW = db = None
         if wanted[0] and wanted[1]:

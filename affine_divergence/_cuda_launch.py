@@ -6,7 +6,7 @@ The number of threads depends on shapes only, never on the device: the same inpu
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ._cuda_compile import Code, compiled
+from ._operands import check_result, in_memory, readable
 
 _WARP = 32
 _SHORT_ROW, _ROWS_A_BLOCK, _LONG_BLOCK = 1024, 4, 256  # a warp a row up to this length, then a block a row
@@ -28,6 +29,23 @@ class Source:
     def __init__(self, name: str) -> None:
         self._path = Path(__file__).with_name(name)
         self._made: dict[tuple[torch.dtype, torch.device], Kernels] = {}
+
+    def take(
+        self, tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]], column: Tensor | None = None
+    ) -> bool:
+        """Return whether the kernels can read tensors of one type and device and of these shapes.
+
+        ``column`` (B, 1) holds a wide number for each row of the first.
+        """
+        if not readable(tensors, shapes):
+            return False
+        first = tensors[0]
+        return column is None or (
+            in_memory(column)
+            and column.device == first.device
+            and column.dtype == torch.promote_types(first.dtype, torch.float32)
+            and column.shape == (first.shape[0], 1)
+        )
 
     def on(self, tensor: Tensor) -> Kernels:
         """Return the kernels for a tensor's type and device; raises what ``compiled`` raises."""
@@ -66,10 +84,12 @@ class Kernels:
     def product(self, a: Tensor, b: Tensor, wide: bool = False) -> Tensor:
         """Return ``a @ b`` (B, m) of elements, summed and, if ``wide`` is set, also kept in the wide type."""
         if not wide or self._wide == self._element:
-            return a @ b
-        if _WIDE_PRODUCTS:
-            return torch.mm(a, b, out_dtype=self._wide)
-        return a.to(self._wide) @ b.to(self._wide)
+            found, dtype = a @ b, self._element
+        elif _WIDE_PRODUCTS:
+            found, dtype = torch.mm(a, b, out_dtype=self._wide), self._wide
+        else:
+            found, dtype = a.to(self._wide) @ b.to(self._wide), self._wide
+        return check_result(found, a, (a.shape[0], b.shape[1]), dtype)
 
     def rows(self, name: str, shape: Sequence[int], *arguments: Tensor | float) -> None:
         """Launch a row kernel. ``shape`` is the number of rows, then the lengths along them; results come last."""

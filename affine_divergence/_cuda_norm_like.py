@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import _norm_like as plain
 from ._cuda_launch import Source
-from ._rows import in_memory
+from ._operands import outside_autocast
 
 KERNELS = Source("_cuda_norm_like.cu")
 NormLikeReverse = plain.NormLikeReverse  # for what traces operations of torch
@@ -28,9 +28,11 @@ class NormLike(plain.NormLike):
     """
 
     @staticmethod
+    @outside_autocast
     def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Return the output and the row scale."""
-        if not in_memory(x):
+        rows, n, m = x.shape[0], x.shape[1], W.shape[0]
+        if not KERNELS.take((x, W, b), ((rows, n), (m, n), (m,))):
             return plain.NormLike.forward(x, W, b, kappa)
         kernels = KERNELS.on(x)
         f = kernels.column(x.shape[0])
@@ -41,11 +43,14 @@ class NormLike(plain.NormLike):
         return z, f
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
-        if torch.is_grad_enabled() or not in_memory(g):  # by operations that autograd and torch.vmap know
-            return plain.NormLike.backward(ctx, g, _)
         x, W, f = ctx.saved_tensors
+        rows, m, n = g.shape[0], g.shape[1], x.shape[1]
+        takes = KERNELS.take((g, x, W), ((rows, m), (rows, n), (m, n)), f)
+        if torch.is_grad_enabled() or not takes:  # by operations that autograd and torch.vmap know
+            return plain.NormLike.backward(ctx, g, _)
         kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
         dx = dW = db = None
         if wanted[0] and wanted[1]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import _norm_like_without_bias as plain
 from ._cuda_launch import Source
-from ._rows import in_memory
+from ._operands import outside_autocast
 
 KERNELS = Source("_cuda_norm_like_without_bias.cu")
 NormLikeWithoutBiasReverse = plain.NormLikeWithoutBiasReverse  # for what traces operations of torch
@@ -28,9 +28,11 @@ class NormLikeWithoutBias(plain.NormLikeWithoutBias):
     """
 
     @staticmethod
+    @outside_autocast
     def forward(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Return the output and the row scale."""
-        if not in_memory(x):
+        rows, n, m = x.shape[0], x.shape[1], W.shape[0]
+        if not KERNELS.take((x, W), ((rows, n), (m, n))):
             return plain.NormLikeWithoutBias.forward(x, W, kappa)
         kernels = KERNELS.on(x)
         f = kernels.column(x.shape[0])
@@ -41,11 +43,14 @@ class NormLikeWithoutBias(plain.NormLikeWithoutBias):
         return z, f
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``x`` and ``W``, None where not needed, and None for kappa."""
-        if torch.is_grad_enabled() or not in_memory(g):  # by operations that autograd and torch.vmap know
-            return plain.NormLikeWithoutBias.backward(ctx, g, _)
         x, W, f = ctx.saved_tensors
+        rows, m, n = g.shape[0], g.shape[1], x.shape[1]
+        takes = KERNELS.take((g, x, W), ((rows, m), (rows, n), (m, n)), f)
+        if torch.is_grad_enabled() or not takes:  # by operations that autograd and torch.vmap know
+            return plain.NormLikeWithoutBias.backward(ctx, g, _)
         kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
         dx = dW = None
         if wanted[0] and wanted[1]:

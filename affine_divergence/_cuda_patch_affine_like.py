@@ -25,6 +25,7 @@ from torch import Tensor
 from . import _patch_affine_like as plain
 from ._cuda_launch import Source
 from ._cuda_patches import walk
+from ._operands import outside_autocast
 from ._operators import register
 from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_samples, rounded_type, scatter
@@ -152,3 +153,5 @@ class PatchAffineLikeReverse(plain.PatchAffineLikeReverse):
 
 class PatchAffineLike(PatchAffineLikeReverse, plain.PatchAffineLike):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchAffineLikeReverse.backward))

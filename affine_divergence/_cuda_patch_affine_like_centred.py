@@ -30,6 +30,7 @@ from torch import Tensor
 from . import _patch_affine_like_centred as plain
 from ._cuda_launch import Source
 from ._cuda_patches import walk
+from ._operands import outside_autocast
 from ._operators import register
 from ._patch_places import LEFTOVER, as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_kernel, over_samples, rounded_type, scatter
@@ -197,3 +198,5 @@ class PatchAffineLikeCentredReverse(plain.PatchAffineLikeCentredReverse):
 
 class PatchAffineLikeCentred(PatchAffineLikeCentredReverse, plain.PatchAffineLikeCentred):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchAffineLikeCentredReverse.backward))

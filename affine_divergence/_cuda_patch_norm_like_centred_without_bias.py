@@ -30,6 +30,7 @@ from torch import Tensor
 from . import _patch_norm_like_centred_without_bias as plain
 from ._cuda_launch import Source
 from ._cuda_patches import walk
+from ._operands import outside_autocast
 from ._operators import register
 from ._patch_places import LEFTOVER, as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_kernel, over_samples, rounded_type, scatter
@@ -206,3 +207,5 @@ class PatchNormLikeCentredWithoutBias(
     PatchNormLikeCentredWithoutBiasReverse, plain.PatchNormLikeCentredWithoutBias
 ):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeCentredWithoutBiasReverse.backward))

@@ -28,6 +28,7 @@ from torch import Tensor
 from . import _patch_norm_like_transposed as plain
 from ._cuda_launch import Source
 from ._cuda_patches import walk
+from ._operands import outside_autocast
 from ._operators import register
 from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_samples, reach, rounded_type, scatter
@@ -153,3 +154,5 @@ class PatchNormLikeTransposedReverse(plain.PatchNormLikeTransposedReverse):
 
 class PatchNormLikeTransposed(PatchNormLikeTransposedReverse, plain.PatchNormLikeTransposed):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeTransposedReverse.backward))

@@ -25,6 +25,7 @@ from torch import Tensor
 from . import _patch_norm_like_without_bias as plain
 from ._cuda_launch import Source
 from ._cuda_patches import walk
+from ._operands import outside_autocast
 from ._operators import register
 from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, rounded_type, scatter
@@ -146,3 +147,5 @@ class PatchNormLikeWithoutBiasReverse(plain.PatchNormLikeWithoutBiasReverse):
 
 class PatchNormLikeWithoutBias(PatchNormLikeWithoutBiasReverse, plain.PatchNormLikeWithoutBias):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeWithoutBiasReverse.backward))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import _unit as plain
 from ._cuda_launch import Source
+from ._operands import check_launch, outside_autocast
 from ._operators import register
 
 KERNELS = Source("_cuda_unit.cu")
@@ -27,6 +28,7 @@ _THREADS, _WARP, _CHUNK = 128, 32, 16  # of a block; of a row at most; bytes tha
 
 def forward(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return queries (N, H, L, d) and keys (N, H, S, d) at unit length, each with its ``f`` (.., 1)."""
+    check_launch(q, q.shape, (k, (*q.shape[:2], k.shape[2], q.shape[3]), q.dtype))
     if not (q.numel() and k.numel()):
         found: tuple[Tensor, Tensor, Tensor, Tensor] = plain.UnitPairReverse.forward(q, k)
         return found
@@ -39,6 +41,9 @@ def backward(
     g_q: Tensor, u_q: Tensor, f_q: Tensor, g_k: Tensor, u_k: Tensor, f_k: Tensor, wanted: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients by queries and keys, an empty tensor for each that is not wanted."""
+    for g, u, f in ((g_q, u_q, f_q), (g_k, u_k, f_k)):
+        check_launch(u, u.shape, (g, u.shape, u.dtype), (f, (*u.shape[:3], 1), torch.promote_types(u_q.dtype, torch.float32)))
+    check_launch(u_q, u_q.shape, (u_k, (*u_q.shape[:2], u_k.shape[2], u_q.shape[3]), u_q.dtype))
     d_q, d_k = _backward_like(g_q, u_q, f_q, g_k, u_k, f_k, wanted)
     sides = [
         (_side_by_side(g), _side_by_side(u), d if w else u, f.contiguous())
@@ -119,3 +124,5 @@ class UnitPairReverse(plain.UnitPairReverse):
 
 class UnitPair(UnitPairReverse, plain.UnitPair):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(UnitPairReverse.backward))

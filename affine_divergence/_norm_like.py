@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._rows import is_eager, read_once, row_blocks, safe_squares, scaled_length, squared_length
+from ._operands import is_eager, outside_autocast
+from ._rows import read_once, row_blocks, safe_squares, scaled_length, squared_length
 
 Length = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -99,7 +100,7 @@ class NormLikeReverse(torch.autograd.Function):
         xW = F.linear(x, W)
         E = safe_squares(x)  # after the product, which has brought x into a cache
         f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
-        if not is_eager(x):
+        if not is_eager(x, W, b):
             z = f * xW + b  # norm-like/forward
             return z, f
         z = xW.mul_(f).add_(b)  # norm-like/forward
@@ -120,7 +121,7 @@ class NormLikeReverse(torch.autograd.Function):
         kappa, wanted = ctx.kappa, ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
             f = scale(x, kappa)
-        if torch.is_grad_enabled() or g.dtype.itemsize < 4 or not is_eager(g):
+        if torch.is_grad_enabled() or g.dtype.itemsize < 4 or not is_eager(g, x, W):
             return (*gradients(g, x, W, f, kappa, wanted), None)
         dx = dW = db = None
         u = f * x
@@ -146,6 +147,8 @@ class NormLikeReverse(torch.autograd.Function):
 
 class NormLike(NormLikeReverse):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(NormLikeReverse.backward))
 
     @staticmethod
     def jvp(ctx: Any, x_t: Tensor, W_t: Tensor, b_t: Tensor, _: None) -> tuple[Tensor, None]:

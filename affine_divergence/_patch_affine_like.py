@@ -24,11 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._operands import is_eager, outside_autocast
 from ._patches import (
     Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, over_samples, rounded, scatter,
     spread, squares, squares_without_graph, tangent_or_zeros, wide,
 )
-from ._rows import is_eager, read_once
+from ._rows import read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -109,7 +110,7 @@ class PatchAffineLikeReverse(torch.autograd.Function):
             return (*portable(x, W, b, kappa, geometry), None)
         f = scale(x, kappa, geometry, squares_without_graph)
         h = gather(x, W, geometry, bias=b)
-        if not is_eager(x):
+        if not is_eager(x, W, b):
             z = f * h  # grouped-convolution/affine-like/forward
             return z, f, None if recompute else h
         if recompute:
@@ -160,6 +161,8 @@ class PatchAffineLikeReverse(torch.autograd.Function):
 
 class PatchAffineLike(PatchAffineLikeReverse):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchAffineLikeReverse.backward))
 
     @staticmethod
     def jvp(

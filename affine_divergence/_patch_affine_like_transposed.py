@@ -25,11 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._operands import is_eager, outside_autocast
 from ._patches import (
     Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, over_samples, reach, rounded,
     scatter, spread, squares, squares_without_graph, tangent_or_zeros, wide,
 )
-from ._rows import is_eager, read_once
+from ._rows import read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -111,7 +112,7 @@ class PatchAffineLikeTransposedReverse(torch.autograd.Function):
             return (*portable(x, W, b, kappa, geometry), None)
         f = scale(x, kappa, geometry, squares_without_graph)
         h = scatter(x, W, geometry, f.shape[3:], bias=b)
-        if not is_eager(x):
+        if not is_eager(x, W, b):
             z = f * h  # grouped-transposed-convolution/affine-like/forward
             return z, f, None if recompute else h
         if recompute:
@@ -162,6 +163,8 @@ class PatchAffineLikeTransposedReverse(torch.autograd.Function):
 
 class PatchAffineLikeTransposed(PatchAffineLikeTransposedReverse):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchAffineLikeTransposedReverse.backward))
 
     @staticmethod
     def jvp(

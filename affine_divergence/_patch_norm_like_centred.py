@@ -28,11 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._operands import is_eager, outside_autocast
 from ._patches import (
     Geometry, add_product, box, difference, gather, gradients_of, inner, kernel_gradient, longest, over_channels,
     over_kernel, over_samples, rounded, scatter, spread, squares, tangent_or_zeros, wide,
 )
-from ._rows import is_eager, read_once
+from ._rows import read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -137,7 +138,7 @@ class PatchNormLikeCentredReverse(torch.autograd.Function):
         m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))  # centred-convolution/norm-like/define-m
         W_sum = over_kernel(W)
         xW = gather(x, W, geometry)
-        if not is_eager(x):
+        if not is_eager(x, W, b):
             h = xW - W_sum * rounded(m, x)
             z = f * h + b  # centred-convolution/norm-like/forward
             return z, f, None if recompute else h
@@ -205,6 +206,8 @@ class PatchNormLikeCentredReverse(torch.autograd.Function):
 
 class PatchNormLikeCentred(PatchNormLikeCentredReverse):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeCentredReverse.backward))
 
     @staticmethod
     def jvp(

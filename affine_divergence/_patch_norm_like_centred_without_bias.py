@@ -28,11 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._operands import is_eager, outside_autocast
 from ._patches import (
     Geometry, add_product, box, difference, gather, gradients_of, inner, kernel_gradient, longest, over_channels,
     over_kernel, over_samples, rounded, scatter, spread, squares, tangent_or_zeros, wide,
 )
-from ._rows import is_eager, read_once
+from ._rows import read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -140,7 +141,7 @@ class PatchNormLikeCentredWithoutBiasReverse(torch.autograd.Function):
         m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))
         W_sum = over_kernel(W)
         xW = gather(x, W, geometry)
-        if not is_eager(x):
+        if not is_eager(x, W):
             h = xW - W_sum * rounded(m, x)
             z = f * h  # centred-convolution-without-bias/norm-like/forward
             return z, f, None if recompute else h
@@ -207,6 +208,8 @@ class PatchNormLikeCentredWithoutBiasReverse(torch.autograd.Function):
 
 class PatchNormLikeCentredWithoutBias(PatchNormLikeCentredWithoutBiasReverse):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeCentredWithoutBiasReverse.backward))
 
     @staticmethod
     def jvp(ctx: Any, x_t: Tensor | None, W_t: Tensor | None, *_: None) -> tuple[Tensor, None, None]:

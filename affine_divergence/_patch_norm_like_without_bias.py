@@ -24,11 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._operands import is_eager, outside_autocast
 from ._patches import (
     Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, rounded, scatter, spread,
     squares, squares_without_graph, tangent_or_zeros, wide,
 )
-from ._rows import is_eager, read_once
+from ._rows import read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -106,7 +107,7 @@ class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
             return (*portable(x, W, kappa, geometry), None)
         f = scale(x, kappa, geometry, squares_without_graph)
         h = gather(x, W, geometry)
-        if not is_eager(x):
+        if not is_eager(x, W):
             z = f * h  # grouped-convolution-without-bias/norm-like/forward
             return z, f, None if recompute else h
         if recompute:
@@ -157,6 +158,8 @@ class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
 
 class PatchNormLikeWithoutBias(PatchNormLikeWithoutBiasReverse):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeWithoutBiasReverse.backward))
 
     @staticmethod
     def jvp(ctx: Any, x_t: Tensor | None, W_t: Tensor | None, *_: None) -> tuple[Tensor, None, None]:

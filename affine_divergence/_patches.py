@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._rows import is_eager, is_visible
+from ._operands import is_eager
+from ._rows import is_visible
 
 _CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
 _FEW = 2**13  # numbers

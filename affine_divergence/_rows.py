@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as _are_transforms_active
 from torch._C import _is_tracing
-from torch._C import _len_torch_dispatch_stack as _number_of_modes
 from torch.autograd import Function
 from torch.compiler import is_compiling
 
-PLAIN = (Tensor, torch.nn.Parameter)
+from ._operands import is_eager
+
 _BLOCK = 2**18  # numbers, 1 MiB of float32
 
 
@@ -66,15 +66,6 @@ def _peak(x: Tensor) -> Tensor:
     return total.clamp_min(torch.finfo(total.dtype).tiny ** 0.5)
 
 
-def is_eager(x: Tensor) -> bool:
-    """Return whether this is a plain tensor and nothing records what is done with it: no compiler, tracer or mode.
-
-    Only then does a map write its result over a temporary. Some recorders lose an in-place operation on what is returned:
-    compiled by torch 2.11 its gradients are zero, and the ONNX exporter that traces leaves it out.
-    """
-    return type(x) in PLAIN and not is_compiling() and not _is_tracing() and not _number_of_modes()
-
-
 def is_visible(x: Tensor) -> bool:
     """Return whether this is a plain tensor of the CPU at whose values a program may look, for nothing records it."""
     return x.is_cpu and is_eager(x)
@@ -118,20 +109,6 @@ def straight(function: type[Function]) -> Callable[..., Any]:
     own: Any = super(Function, function)
     found: Callable[..., Any] = own.apply
     return found
-
-
-def in_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor is a plain one at an address: none without values, none that ``torch.vmap`` maps over.
-
-    None is where torch's operations are recorded or watched, as by ``make_fx`` or ``FlopCounterMode``, which see no kernel.
-    """
-    if type(tensor) not in PLAIN or tensor.is_neg() or _number_of_modes() or _is_tracing():
-        return False
-    try:
-        tensor.data_ptr()
-    except RuntimeError:
-        return False
-    return not tensor.is_meta
 
 
 def row_blocks(x: Tensor) -> list[slice]:

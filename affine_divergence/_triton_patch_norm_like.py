@@ -27,6 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _patch_norm_like as plain
+from ._operands import outside_autocast
 from ._operators import register
 from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_samples, rounded_type, scatter
@@ -292,3 +293,5 @@ class PatchNormLikeReverse(plain.PatchNormLikeReverse):
 
 class PatchNormLike(PatchNormLikeReverse, plain.PatchNormLike):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeReverse.backward))

@@ -31,6 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _patch_norm_like_centred as plain
+from ._operands import outside_autocast
 from ._operators import register
 from ._patch_places import LEFTOVER, as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, over_kernel, over_samples, rounded_type, scatter
@@ -530,3 +531,5 @@ class PatchNormLikeCentredReverse(plain.PatchNormLikeCentredReverse):
 
 class PatchNormLikeCentred(PatchNormLikeCentredReverse, plain.PatchNormLikeCentred):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeCentredReverse.backward))

@@ -29,6 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _patch_norm_like_transposed_without_bias as plain
+from ._operands import outside_autocast
 from ._operators import register
 from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, reach, rounded_type, scatter
@@ -290,3 +291,5 @@ class PatchNormLikeTransposedWithoutBias(
     PatchNormLikeTransposedWithoutBiasReverse, plain.PatchNormLikeTransposedWithoutBias
 ):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeTransposedWithoutBiasReverse.backward))

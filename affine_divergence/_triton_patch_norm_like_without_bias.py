@@ -27,6 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _patch_norm_like_without_bias as plain
+from ._operands import outside_autocast
 from ._operators import register
 from ._patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
 from ._patches import Geometry, gather, kernel_gradient, rounded_type, scatter
@@ -284,3 +285,5 @@ class PatchNormLikeWithoutBiasReverse(plain.PatchNormLikeWithoutBiasReverse):
 
 class PatchNormLikeWithoutBias(PatchNormLikeWithoutBiasReverse, plain.PatchNormLikeWithoutBias):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeWithoutBiasReverse.backward))

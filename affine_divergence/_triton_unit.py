@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _unit as plain
+from ._operands import check_launch, outside_autocast
 from ._operators import register
 from ._triton_tiles import Tiles, on, wide
 
@@ -124,6 +125,7 @@ def backward_kernel(
 
 def forward(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return queries (N, H, L, d) and keys (N, H, S, d) at unit length, each with its ``f`` (.., 1)."""
+    check_launch(q, q.shape, (k, (*q.shape[:2], k.shape[2], q.shape[3]), q.dtype))
     if not (q.numel() and k.numel()) or q.shape[3] > _WIDEST:
         found: tuple[Tensor, Tensor, Tensor, Tensor] = plain.UnitPairReverse.forward(q, k)
         return found
@@ -138,6 +140,9 @@ def backward(
     g_q: Tensor, u_q: Tensor, f_q: Tensor, g_k: Tensor, u_k: Tensor, f_k: Tensor, wanted: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients by queries and keys, an empty tensor for each that is not wanted."""
+    for g, u, f in ((g_q, u_q, f_q), (g_k, u_k, f_k)):
+        check_launch(u, u.shape, (g, u.shape, u.dtype), (f, (*u.shape[:3], 1), wide(u_q.dtype)[0]))
+    check_launch(u_q, u_q.shape, (u_k, (*u_q.shape[:2], u_k.shape[2], u_q.shape[3]), u_q.dtype))
     given = list(zip((g_q, g_k), (u_q, u_k), (f_q, f_k), wanted, strict=True))
     if not (u_q.numel() and u_k.numel() and any(wanted)) or u_q.shape[3] > _WIDEST:
         d_q, d_k = (plain.gradient(g if w else None, None, u, f) for g, u, f, w in given)
@@ -206,3 +211,5 @@ class UnitPairReverse(plain.UnitPairReverse):
 
 class UnitPair(UnitPairReverse, plain.UnitPair):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(UnitPairReverse.backward))

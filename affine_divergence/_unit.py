@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._rows import is_eager, read_once, squared_length, squared_length_without_graph
+from ._operands import is_eager, outside_autocast
+from ._rows import read_once, squared_length, squared_length_without_graph
 
 Length = Callable[[Tensor], tuple[Tensor | float, Tensor]]
 Given = tuple[Tensor | None, ...]
@@ -136,6 +137,8 @@ class UnitPairReverse(torch.autograd.Function):
 
 class UnitPair(UnitPairReverse):
     """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(UnitPairReverse.backward))
 
     @staticmethod
     def jvp(ctx: Any, q_t: Tensor | None, k_t: Tensor | None) -> tuple[Tensor, ...]:

@@ -17,9 +17,10 @@ from codegen.targets.borrowed_functions import borrowed_functions
 from codegen.targets.cpp.joint import head, joint
 from codegen.targets.cpp.patch_file import has_kernels, patch_map_context
 from codegen.targets.cpp.trial import with_trial
-from codegen.targets.cpp.wrappers import HostPrinter, Lengths, Pass, lengths, walked
+from codegen.targets.cpp.wrappers import HostPrinter, Lengths, Pass, walked
 from codegen.targets.cuda.target import comment, listed
 from codegen.targets.cuda.wrappers import unique
+from codegen.targets.extents import lengths, shapes_text
 from codegen.targets.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.rendering import SHARED, renderer
 from codegen.targets.row_contexts import row_contexts
@@ -72,6 +73,10 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     lines = [line for p in parts for line in p.whole]
     kernels = [with_trial(k) for k in unique([k for p in parts for k in p.kernels])]
     walks = walked(whole, forward.kernels), walked(program, [k for p in back for k in p.kernels])
+    values = {v.name: v for v in (*whole.inputs, whole.values[plan.scale_name], *program.inputs)}
+    kept = (program.inputs[0].name, *twin["saved_inputs"].split(", "), plan.scale_name)
+    forward_shapes = shapes_text(values[name] for name in plan.input_names)
+    backward_shapes = shapes_text(values[name] for name in kept)
     return {
         **twin,
         "plain": plain,
@@ -80,12 +85,14 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
         "own": own,
         "setup": lent.setup if lent else (),
         "forward_call": ", ".join((*plan.input_names, str(plan.kappa))),
-        "forward_lengths": lengths(whole, forward.whole),
-        "read": list(dict.fromkeys((own, *(name for names in walks for name in names if name in plan.input_names)))),
+        "forward_lengths": lengths(whole, [*forward.whole, forward_shapes]),
+        "forward_shapes": forward_shapes,
+        "tensors": ", ".join(plan.input_names),
+        "backward_shapes": backward_shapes,
         "forward_walked": walks[0],
         "forward_opening": forward.opening,
         "forward_lines": forward.lines,
-        "backward_lengths": lengths(program, [line for p in back for line in p.whole]),
+        "backward_lengths": lengths(program, [backward_shapes, *(line for p in back for line in p.whole)]),
         "backward_walked": walks[1],
         "every": every.whole,
         "all_wanted": " and ".join(f"wanted[{k}]" for k in range(len(program.outputs))),

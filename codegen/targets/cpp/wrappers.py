@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sympy import Expr, Symbol
+from sympy import Expr
 
 from codegen.program import Contract, Instruction, Program, Value, name_of
 from codegen.targets.cuda.kernels import Kernel
 from codegen.targets.cuda.schedule import Columns, Rows
 from codegen.targets.cuda.storage import is_column
 from codegen.targets.cuda.wrappers import Printed, StepPrinter
-from codegen.targets.torch.layout import sizes
+from codegen.targets.extents import length_name, shape_text
 from derive.forward_map import BATCH
 
 Lengths = tuple[Expr, ...]
@@ -106,7 +105,10 @@ class HostPrinter(StepPrinter):
         kernels = (s for s in self._steps if isinstance(s, Rows | Columns))
         inside = (i for s in kernels for i in (s.instructions if isinstance(s, Rows) else (s.instruction,)))
         read = name in {name_of(e) for i in inside for e in i.reads}
-        return [f"{address(name)} = {name}.data_ptr()"] if read else []
+        if not read:
+            return []
+        shape = shape_text(self._program.values[name])
+        return [f"{address(name)} = check_result({name}, {self._own}, {shape}).data_ptr()"]
 
     def _reusable(self, value: Value, step: Rows) -> str | None:
         product = super()._reusable(value, step)
@@ -136,18 +138,6 @@ class HostPrinter(StepPrinter):
 def address(name: str) -> str:
     """Return the name of the address of a tensor in the lines of a pass."""
     return f"{name}_at"
-
-
-def length_name(size: Symbol) -> str:
-    """Return the name of an axis length in the lines of a pass."""
-    return "rows" if size == BATCH.size else str(size)
-
-
-def lengths(program: Program, lines: Iterable[str]) -> str:
-    """Return the line that names the lengths of the axes of a program that the other lines mention."""
-    words = set(re.findall(r"\w+", " ".join(lines)))
-    found = {length_name(size): text for size, text in sizes(program).items() if length_name(size) in words}
-    return f"{', '.join(found)} = {', '.join(found.values())}"
 
 
 def walked(program: Program, kernels: Iterable[Kernel]) -> list[str]:

@@ -11,6 +11,7 @@ from codegen.targets.borrowed_functions import borrowed_functions
 from codegen.targets.cuda.patch_file import patch_map_context
 from codegen.targets.cuda.unit_file import unit_file_context
 from codegen.targets.cuda.wrappers import Printed, printed, unique, variants
+from codegen.targets.extents import lengths, shapes_text
 from codegen.targets.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.rendering import SHARED, renderer
 from codegen.targets.row_contexts import row_contexts
@@ -66,6 +67,8 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
         "module": f"_cuda{plain}",
         "source": f"_cuda{plain}.cu",
         "own": own,
+        "tensors": ", ".join(plan.input_names),
+        **_extents(plan, twin["saved_inputs"].split(", ")),
         "setup": lent.setup if lent else (),
         "forward_call": ", ".join((*plan.input_names, str(plan.kappa))),
         "forward_lines": [line for p in forward for line in p.lines],
@@ -73,6 +76,20 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
         "kernels": unique([k for p in (*forward, *backward) for k in p.kernels]),
         "uses_math": any("math." in line for line in lines),
         "uses_functional": any("F." in line for line in lines),
+    }
+
+
+def _extents(plan: Plan, saved: Sequence[str]) -> dict[str, str]:
+    """Return the lines that name the lengths of axes, and the shapes that operands must have."""
+    program = plan.backward.program
+    values = {v.name: v for v in (*plan.scale.inputs, *plan.forward.inputs, *program.inputs)}
+    forward = shapes_text(values[name] for name in plan.input_names)
+    backward = shapes_text(values[name] for name in (program.inputs[0].name, *saved))
+    return {
+        "forward_lengths": lengths(plan.forward, [forward]),
+        "forward_shapes": forward,
+        "backward_lengths": lengths(program, [backward]),
+        "backward_shapes": backward,
     }
 
 

@@ -150,6 +150,7 @@ def _signatures(plan: AnglePlan) -> dict[str, Any]:
             "wanted: tuple[bool, ...]",
         ],
         "gradient_call": ", ".join(gradient),
+        "tensors": ", ".join(inputs),
         "forward_names": ", ".join((*(n if n in saved else "_" for n in inputs), "ctx.kappa")),
         "saved_inputs": ", ".join(saved),
         "none_yet": " = ".join(plan.backward.outputs),

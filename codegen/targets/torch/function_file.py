@@ -66,6 +66,7 @@ def _signatures(plan: Plan) -> dict[str, Any]:
         "gradient_call": ", ".join(gradient),
         "forward_arguments": _typed([*inputs, kappa], kappa),
         "portable_call": ", ".join([*inputs, kappa]),
+        "tensors": ", ".join(inputs),
         "forward_names": ", ".join((*(n if n in saved else "_" for n in inputs), "ctx.kappa")),
         "saved_inputs": ", ".join(saved),
         "none_yet": " = ".join(results),

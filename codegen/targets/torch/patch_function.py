@@ -80,6 +80,7 @@ def _signatures(plan: PatchPlan) -> dict[str, Any]:
         "forward_arguments": [*tensors, *settings, "recompute: bool"],
         "gradient_arguments": [*(f"{n}: Tensor" for n in gradient), *settings, "wanted: tuple[bool, ...]"],
         "gradient_call": ", ".join([*gradient, kappa, "geometry"]),
+        "tensors": ", ".join(inputs),
         "forward_names": ", ".join([*(n if n in saved else "_" for n in inputs), f"ctx.{kappa}", "ctx.geometry"]),
         "saved_inputs": ", ".join(saved),
         "saved_count": len(saved),

@@ -31,7 +31,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
         result[name] = render(f"{more.templates.get(name, name)}.jinja", dict(known))
     public = sorted([*shared["modules"], "functional", *(name for export in more.exports for name in export.names)])
     result["__init__.py"] = render("__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted(public)})
-    for helper in ("_rows.py", "_checks.py", "_backends.py"):
+    for helper in ("_operands.py", "_rows.py", "_checks.py", "_backends.py"):
         result[helper] = render(f"{helper}.jinja", {})
     result["py.typed"] = ""
     return result

@@ -8,11 +8,13 @@ from typing import Any
 
 from codegen.plan import Plan
 from codegen.program import Instruction, Magnitude, Value, name_of
+from codegen.targets.torch.layout import is_column
 from codegen.targets.torch.words import Borrowed, branch, forward_equation, listed, snake
 from codegen.targets.triton.expressions import HELPERS
 from codegen.targets.triton.printer import TilePrinter
 from codegen.targets.triton.roles import Roles
 from codegen.targets.triton.schedule import Pass, Schedule, schedule
+from derive.forward_map import BATCH
 
 _PRODUCT = ("WIDE", "PRECISION", "ROWS", "COLUMNS", "UNITS")
 
@@ -260,6 +262,7 @@ def _launch(plan: Plan, parts: Schedule, names: dict[str, Any], borrowed: Borrow
     """Return the signatures and calls of the functions that launch the kernels."""
     scalar, inputs, backward = str(plan.kappa), plan.input_names, plan.backward.program
     read = [v.name for v in backward.inputs]
+    known = {v.name: v for v in (*plan.scale.inputs, *plan.forward.inputs)}
     shapes = {v.name: v.indices for v in plan.forward.inputs}
     sums = [c.name for c in _row_sums(parts)]
     pieces = [names["gradient"], names["source"], names["scale_name"], *sums, names["input_gradient"]]
@@ -275,6 +278,8 @@ def _launch(plan: Plan, parts: Schedule, names: dict[str, Any], borrowed: Borrow
         "backward_arguments": [*(f"{name}: Tensor" for name in read), f"{scalar}: float", "wanted: Sequence[bool]"],
         "backward_schema": f"({', '.join(f'Tensor {name}' for name in read)}, float {scalar}, bool[] wanted) -> "
         f"({', '.join('Tensor' for _ in backward.outputs)})",
+        "forward_checked": _checked([known[name] for name in inputs], names),
+        "backward_checked": _checked(backward.inputs, names),
         "gradient_call": ", ".join((*read, scalar)),
         "plain_call": ", ".join(((borrowed.known or n) if n == plan.scale_name else n) for n in (*read, scalar)),
         "setup": borrowed.setup,
@@ -285,3 +290,17 @@ def _launch(plan: Plan, parts: Schedule, names: dict[str, Any], borrowed: Borrow
         "slab_arguments": [*(f"{name}: Tensor" for name in (*pieces, *wholes[:-1])), f"{scalar}: float"],
         "shapes": ", ".join(f"[{', '.join(sizes[r] for r in parts.roles.of(shapes[name]))}]" for name in inputs),
     }
+
+
+def _checked(values: Sequence[Value], names: dict[str, Any]) -> str:
+    """Return what a launcher has checked: each operand with its shape, and its type where another is the first."""
+    first, *others = values
+    own = f"{first.name}.dtype"
+    rest = [f"({v.name}, {_shape(v, names)}, {f'wide({own})[0]' if is_column(v.indices) else own})" for v in others]
+    return ", ".join((first.name, _shape(first, names), *rest))
+
+
+def _shape(value: Value, names: dict[str, Any]) -> str:
+    along = [names["B"] if i.size == BATCH.size else str(i.size) for i in value.indices]
+    along += ["1"] if is_column(value.indices) else []
+    return f"({', '.join(along)}{',' * (len(along) == 1)})"
