@@ -1,4 +1,4 @@
-"""Kernels read only what they can read: every operand and every temporary is checked, for all layers and kernel targets."""
+"""Kernels read only what they can read: every operand and every temporary is checked, for all layers and targets."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def test_autocast_around_the_backward_pass_changes_nothing(kind, frozen):
     wanted = gradients(layer, x, g)
     found = gradients(layer, x, g, frozenset({"backward"}))
     if kind == "attention":  # products outside the generated layers are torch's, and autocast's
-        assert all(torch.isfinite(a).all() and (a - b).norm() <= 0.03 * b.norm() for a, b in zip(found, wanted, strict=True))
+        pairs = zip(found, wanted, strict=True)
+        assert all(torch.isfinite(a).all() and (a - b).norm() <= 0.03 * b.norm() for a, b in pairs)
     else:
         assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
@@ -172,7 +173,8 @@ def test_readable_asks_for_type_and_shape():
 
 
 @pytest.mark.parametrize(
-    "result", [torch.zeros(3, 2).double(), torch.zeros(2, 3), torch.zeros(2, 3).t(), torch.nn.Parameter(torch.zeros(3, 2))]
+    "result",
+    [torch.zeros(3, 2).double(), torch.zeros(2, 3), torch.zeros(2, 3).t(), torch.nn.Parameter(torch.zeros(3, 2))],
 )
 def test_a_temporary_of_another_kind_is_refused(result):
     like = torch.zeros(3, 5)
