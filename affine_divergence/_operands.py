@@ -43,7 +43,10 @@ def unwatched() -> bool:
     """Return whether torch's operations do what they are called for: nothing is active that could see or change them."""
     if _number_of_modes() or _is_any_autocast_enabled() or _is_tracing():
         return False
-    return not _number_of_function_modes() or all(type(m) is DeviceContext for m in _get_current_function_mode_stack())
+    if not _number_of_function_modes():
+        return True
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return all(type(mode) is DeviceContext for mode in modes)
 
 
 def is_eager(*operands: Tensor) -> bool:
