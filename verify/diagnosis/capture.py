@@ -102,7 +102,7 @@ def _call(site: Site, x: Any, z: Any) -> Call:
 
 
 def unmapped(tensor: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return the tensor behind the wrappers of ``torch.func``, and a function that lays the axes of ``vmap`` in front."""
+    """Return the tensor behind the wrappers of ``torch.func``, and what lays the axes of ``vmap`` in front."""
     axes: list[int] = []
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         if torch._C._functorch.is_batchedtensor(tensor):

@@ -1,4 +1,4 @@
-"""What the objects that some roots reach hold, and how to write it back: every container, attribute and tensor in place.
+"""What the objects that some roots reach hold, and how to write it back in place.
 
     module, plain object     its attributes, also slots
     dict, list, set, deque   its entries, by the methods of the base class: a subclass may refuse to be changed
@@ -28,13 +28,14 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from verify.diagnosis.tensor_state import TensorState
 
 _ATOMS = (
-    type(None), bool, int, float, complex, str, bytes, type, types.ModuleType, types.CodeType, types.BuiltinFunctionType,
-    torch.dtype, torch.device, torch.Size, slice, range,
+    type(None), bool, int, float, complex, str, bytes, type, types.ModuleType, types.CodeType,
+    types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size, slice, range,
 )  # fmt: skip
-_INFRASTRUCTURE = (
-    "threading _thread queue logging multiprocessing concurrent asyncio socket io subprocess weakref ctypes contextvars "
-    "wandb mlflow tensorboard tensorboardX ray grpc fsspec"
-).split()
+_INFRASTRUCTURE = {
+    "threading", "_thread", "queue", "logging", "multiprocessing", "concurrent", "asyncio", "socket", "io",
+    "subprocess", "weakref", "ctypes", "contextvars", "wandb", "mlflow", "tensorboard", "tensorboardX", "ray", "grpc",
+    "fsspec",
+}  # fmt: skip
 _OF_TORCH = ("torch.nn", "torch.optim", "torch.amp", "torch.ao", "torch.utils.hooks")  # whose objects hold plain state
 
 Restore = Callable[[], None]

@@ -148,11 +148,12 @@ class Everything(nn.Module):
 
         return {
             "config": (list(self.config.items()), list(self.config["inner"].items())),
-            "plain": repr((self.frozen_list, self.nested, self.recent, self.counts, self.lists, self.bytes, self.numbers)),
+            "plain": repr((self.frozen_list, self.nested, self.recent, self.counts, self.lists)),
+            "bytes": repr((self.bytes, self.numbers)),
             "arrays": (self.array.tolist(), self.objects.tolist(), self.settings.entries, self.slots.seen()),
             "average": {name: bits(value) for name, value in self.average.shadow.items()},
-            "generators": [g.get_state().tolist() if i == 0 else str(g.getstate()) if i == 1 else str(g.bit_generator.state)
-                           if i == 2 else str(g.get_state()) for i, g in enumerate(self.generators)],
+            "generators": [self.generators[0].get_state().tolist(), self.generators[1].getstate(),
+                           str(self.generators[2].bit_generator.state), str(self.generators[3].get_state())],
             "tensors": [bits(t) for t in (self.expanded, self.signed, self.frozen, self.old[0].weight, self.seen_rows)],
             "state": {name: bits(value) for name, value in self.state_dict().items()},
             "versions": [t._version for t in (*self.parameters(), *self.buffers(), self.signed)],
