@@ -1,0 +1,97 @@
+"""A finding: what is wrong, where, by which evidence against which threshold, the likely cause and what mends it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+NON_FINITE = ("non-finite-input", "non-finite-parameter", "non-finite-forward", "non-finite-gradient")
+# A cause stands in front of what it brings about: data of a large scale saturate units, which make gradients vanish.
+KINDS = (
+    *NON_FINITE,
+    "broadcast-loss",
+    "outlying-feature",
+    "unscaled-input",
+    "outlying-sample",
+    "duplicate-samples",
+    "unscaled-target",
+    "growing-activations",
+    "saturated-softmax",
+    "saturated-units",
+    "dead-units",
+    "vanishing-gradients",
+    "exploding-gradients",
+    "dominating-layer",
+    "step-too-large",
+    "self-factor-spread",
+    "cross-terms-only",
+)
+MILD = ("self-factor-spread", "cross-terms-only")  # what every healthy network shows
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        layer: the layer's name, None for the data or the loss.
+        index: the sample, position or feature, a list of several, None where there is none.
+        evidence: what was measured, the number that is compared with the threshold first.
+        threshold: that number's limit, None where none is needed.
+        cause: the likely cause, a sentence.
+        fix: what mends it, a sentence.
+        share: how much of the step it explains, from 0 to 1.
+    """
+
+    kind: str
+    layer: str | None
+    index: int | list[int] | None
+    evidence: Mapping[str, Any]
+    threshold: float | None
+    cause: str
+    fix: str
+    share: float = field(default=1.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding by name; numbers that JSON cannot hold become words."""
+        return {
+            "kind": self.kind,
+            "layer": self.layer,
+            "index": self.index,
+            "evidence": {name: plain(value) for name, value in self.evidence.items()},
+            "threshold": self.threshold,
+            "share": plain(self.share),
+            "cause": self.cause,
+            "fix": self.fix,
+        }
+
+    @property
+    def place(self) -> str:
+        """Where it is: the layer and the index, in words."""
+        words = [] if self.layer is None else [self.layer or "(root)"]
+        if self.index is not None:
+            shown = [self.index] if isinstance(self.index, int) else self.index
+            words.append(", ".join(map(str, shown[:5])) + (", .." if len(shown) > 5 else ""))
+        return " ".join(words)
+
+
+def ranked(found: list[Finding]) -> tuple[Finding, ...]:
+    """Return findings, best first: causes in front of what they bring about, then by the share of the step."""
+    return tuple(sorted(found, key=lambda f: (KINDS.index(f.kind), -f.share)))
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON holds it: infinite numbers and NaN as words, numbers of NumPy and torch as Python's."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, bool | str | int | type(None)):
+        return value
+    number = float(value)
+    if math.isnan(number):
+        return "NaN"
+    return number if math.isfinite(number) else ("infinity" if number > 0 else "-infinity")
