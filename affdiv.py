@@ -18,6 +18,7 @@ import codegen.cli
 import derive.cli
 import verify.cli
 from derive.errors import UsageError
+from derive.export.encodings import write_any
 
 __version__ = "0.1.0"
 
@@ -107,6 +108,7 @@ def run(arguments: list[str]) -> int:
 
     No error that a user can cause leaves this function as an exception; a defect does, with its traceback.
     """
+    write_any(sys.stdout, sys.stderr)
     try:
         result = app(arguments or ["--help"], prog_name="affdiv", standalone_mode=False)
         sys.stdout.flush()

@@ -172,7 +172,7 @@ def watched_activity(model: nn.Module) -> Iterator[Activity]:
     handles: list[Any] = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
-        handles.append(module.register_forward_hook(lambda *_: running.pop() and None, always_call=True))
+        handles.append(module.register_forward_hook(lambda *_: running.__delitem__(-1), always_call=True))
     try:
         with _Written(activity), _Operations(activity, running):
             yield activity

@@ -33,6 +33,21 @@ class Work:
     words: dict[str, Any]
     loss: Callable[[Any], Tensor]
     runs_itself: bool = False
+    batch: Any = None
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """The tensors that the model is given, by the words that reach them; labels and masks are left out."""
+        given = (self.arguments, self.words) if not self.runs_itself else (_model_part(self.batch), {})
+        named = [*_tensors(given[0], "input"), *_tensors(given[1], "input")]
+        if len(named) == 1:
+            named = [("the input", named[0][1])]
+        return {name: t for name, t in named if not any(word in name for word in ("label", "target", "mask"))}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the batch, by the words that reach it."""
+        return dict(_tensors(self.batch, "batch"))
 
 
 def arrange(model: nn.Module, batch: Any, loss: Loss | None) -> Work:
@@ -45,7 +60,7 @@ def arrange(model: nn.Module, batch: Any, loss: Loss | None) -> Work:
     _check_tensors(model, batch)
     needed = [] if loss is None else _needed(loss)
     if loss is not None and needed[:1] == ["model"]:
-        return Work((), {}, lambda call: loss(call, batch), runs_itself=True)
+        return Work((), {}, lambda call: loss(call, batch), runs_itself=True, batch=batch)
     two = len(needed) >= 2
     pair = two and isinstance(batch, tuple | list) and len(batch) == 2
     inputs, target = batch if pair else (batch, batch)
@@ -56,20 +71,23 @@ def arrange(model: nn.Module, batch: Any, loss: Loss | None) -> Work:
         return loss(output, target) if two else loss(output)
 
     if isinstance(inputs, Mapping):
-        return Work((), dict(inputs), _value)
-    return Work(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}, _value)
+        return Work((), dict(inputs), _value, batch=batch)
+    return Work(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}, _value, batch=batch)
+
+
+def _model_part(batch: Any) -> Any:
+    """Return what of a batch a loss most likely gives to the model: the first of a pair, or all."""
+    return batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
 
 
 def scalar(loss: Any) -> Tensor:
-    """Return the loss, checked: one finite real number that depends on parameters; raise UsageError otherwise."""
+    """Return the loss, checked: one number that depends on parameters; raise UsageError otherwise."""
     if not isinstance(loss, Tensor):
         raise UsageError(f"the loss is a {type(loss).__name__}; return a tensor with one number")
     if loss.numel() != 1:
         raise UsageError(f"the loss has shape {tuple(loss.shape)}; it must be one number: take its mean, for example")
     if not loss.requires_grad:
         raise UsageError("the loss does not depend on any trained parameter; compute it from the model's output")
-    if not loss.isfinite():
-        raise UsageError(f"the loss is {loss.item()}; a step from there goes nowhere: check the batch and the model")
     return loss.reshape(())
 
 
@@ -109,13 +127,10 @@ def check_model(model: object) -> None:
         raise UsageError("the model holds modules that torch.jit compiled; give it as it was before")
     if not any(p.requires_grad for _, p in parameters):
         raise UsageError("every parameter of the model is frozen; let at least one require a gradient")
-    bad = next((name for name, p in parameters if p.device.type != "meta" and not p.isfinite().all()), None)
-    if bad:
-        raise UsageError(f"the parameter {bad!r} holds NaN or infinity; a step from there goes nowhere")
 
 
 def _check_tensors(model: nn.Module, batch: Any) -> None:
-    """Raise UsageError for a batch without tensors, with NaN, or on another device than the model."""
+    """Raise UsageError for a batch without tensors, or on another device than the model."""
     homes = {p.device for p in model.parameters()}
     tensors = list(_tensors(batch, "batch"))
     if not tensors:
@@ -125,10 +140,6 @@ def _check_tensors(model: nn.Module, batch: Any) -> None:
             home = next(iter(homes))
             raise UsageError(
                 f"{name} is on {tensor.device} and the model on {home}; move one: {name}.to({str(home)!r})"
-            )
-        if tensor.is_floating_point() and tensor.isnan().any():
-            raise UsageError(
-                f"{name} holds {int(tensor.isnan().sum())} NaN of {tensor.numel()} numbers; clean the data"
             )
 
 

@@ -101,11 +101,15 @@ class Attention:
 
 @dataclass
 class Plan:
-    """The sites of a model by the module that is called, its attention modules, and what cannot be judged."""
+    """The sites of a model by the module that is called, its attention modules, and what cannot be judged.
+
+    ``first_names`` holds the model's first name of each parameter by the parameter's id.
+    """
 
     sites: dict[nn.Module, Site] = field(default_factory=dict)
     attention: dict[nn.Module, Attention] = field(default_factory=dict)
     unjudged: list[Unjudged] = field(default_factory=list)
+    first_names: dict[int, str] = field(default_factory=dict)
 
 
 class Names:
@@ -130,6 +134,7 @@ class Names:
 def plan(model: nn.Module) -> Plan:
     """Sort every module of the model that has parameters of its own."""
     found, names, within = Plan(), Names(model), set()
+    found.first_names = {key: every[0] for key, every in names.all.items()}
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             within.add(module.out_proj)

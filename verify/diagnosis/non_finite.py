@@ -84,6 +84,11 @@ def first_bad(tensor: Tensor) -> int | None:
     return int(bad.nonzero()[0]) if bool(bad.any()) else None
 
 
+def _count() -> int:
+    """Return how many nodes autograd has numbered so far in this thread."""
+    return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
+
+
 @contextmanager
 def _layers_that_run(model: nn.Module, running: list[str], ranges: dict[str, list[tuple[int, int]]]) -> Iterator[None]:
     """Keep the names of the modules that run, and of each run the range of its nodes in autograd's count."""
@@ -92,11 +97,11 @@ def _layers_that_run(model: nn.Module, running: list[str], ranges: dict[str, lis
 
         def _enter(_: nn.Module, __: Any, name: str = name) -> None:
             running.append(name)
-            ranges.setdefault(name, []).append((torch.autograd._get_sequence_nr(), -1))
+            ranges.setdefault(name, []).append((_count(), -1))
 
         def _leave(_: nn.Module, __: Any, ___: Any, name: str = name) -> None:
             running.pop()
-            ranges[name].append((ranges[name].pop()[0], torch.autograd._get_sequence_nr()))
+            ranges[name].append((ranges[name].pop()[0], _count()))
 
         handles += [module.register_forward_pre_hook(_enter), module.register_forward_hook(_leave)]
     try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
 
+from verify.diagnosis.findings.finding import NON_FINITE, Finding, plain
 from verify.diagnosis.layers import Unjudged
 
 SCHEMA = "affdiv.diagnosis/1"
+SETTLED = ("it is computed inside the generated attention, where its output cannot be met",)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,36 @@ class Shares:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What the first real step does to a layer's activation, as shares of the squared change, which sum to 1.
+
+    Attributes:
+        own: what the layer's own parameters do; ``upstream`` what its moved input does; ``both`` the rest.
+        split: own once more as shares: self, cross, past (momentum, decay), elsewhere (other uses of the parameters);
+            None where the optimiser's step is not linear in the gradient.
+        cosine: mean over samples of the cosine of the change with minus the gradient.
+        update_to_weight: norm of the step over that of the parameters.
+        update_to_activation: norm of the change over that of the activation.
+        gradient_norm: norm of the gradient of the layer's parameters.
+        squared_change: the squared change of the chosen samples, by which layers are weighed against each other.
+    """
+
+    own: float
+    upstream: float
+    both: float
+    split: Mapping[str, float] | None
+    cosine: float | None
+    update_to_weight: float | None
+    update_to_activation: float | None
+    gradient_norm: float
+    squared_change: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers by name."""
+        return {name: plain(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
 class LayerDiagnosis:
     """One layer, or projection of attention: self factors at each step, and the shares of the first step.
 
@@ -84,6 +117,7 @@ class LayerDiagnosis:
     missing: str = ""
     note: str = ""
     advice: str = ""
+    parts: Parts | None = None
 
     @property
     def factors(self) -> Spread:
@@ -112,7 +146,8 @@ class LayerDiagnosis:
             "self_share": shares.own if shares else None,
             "cross_share": shares.cross if shares else None,
             "elsewhere_share": shares.elsewhere if shares else None,
-            "step": {"error": _finite(shares.error), "bound": shares.bound, "exact": shares.exact} if shares else None,
+            "step": {"error": plain(shares.error), "bound": shares.bound, "exact": shares.exact} if shares else None,
+            "parts": self.parts.to_json() if self.parts else None,
             "missing": self.missing,
             "note": self.note,
             "advice": self.advice,
@@ -124,6 +159,7 @@ class Diagnosis:
     """Every layer of a model: the judged ones in the order of their calls, and the others with the reason.
 
     ``losses`` are those before each step and after the last; ``stopped`` says why there are fewer steps than asked for.
+    ``findings`` stand best first; ``judged`` is the share of the trained numbers that the judged layers hold.
     """
 
     model: str
@@ -133,11 +169,27 @@ class Diagnosis:
     rate: float
     training: bool
     stopped: str = ""
+    findings: tuple[Finding, ...] = ()
+    judged: float = 0.0
+    optimizer: str = "SGD"
 
     @property
     def ok(self) -> bool:
-        """Whether every step that could be checked was the derived one."""
-        return all(layer.shares is None or layer.shares.exact for layer in self.layers)
+        """Whether some step was checked, every one that was is the derived one, and all numbers are finite."""
+        exact = [layer.shares.exact for layer in self.layers if layer.shares is not None]
+        settled = any(not layer.shares and layer.missing in SETTLED for layer in self.layers)
+        finite = not any(finding.kind in NON_FINITE for finding in self.findings)
+        return finite and all(exact) and (bool(exact) or settled)
+
+    @property
+    def whole(self) -> dict[str, float] | None:
+        """Own, upstream and both over all layers, as shares of the summed squared changes; None without a step."""
+        parts = [layer.parts for layer in self.layers if layer.parts is not None]
+        total = sum(part.squared_change for part in parts)
+        if total <= 0:
+            return None
+        words = ("own", "upstream", "both")
+        return {word: sum(getattr(part, word) * part.squared_change for part in parts) / total for word in words}
 
     def layer(self, name: str) -> LayerDiagnosis:
         """Return the judged layer of that name; raise KeyError with the known names."""
@@ -153,8 +205,12 @@ class Diagnosis:
             "model": self.model,
             "training": self.training,
             "rate": self.rate,
-            "losses": list(self.losses),
+            "optimizer": self.optimizer,
+            "losses": [plain(loss) for loss in self.losses],
             "stopped": self.stopped,
+            "findings": [finding.to_json() for finding in self.findings],
+            "judged_share": self.judged,
+            "whole": self.whole,
             "layers": [layer.to_json() for layer in self.layers],
             "unjudged": [asdict(entry) for entry in self.unjudged],
             "ok": self.ok,

@@ -1,4 +1,4 @@
-"""A diagnosis as a table for a person: layers, advice by map, and the layers without a judgement by reason."""
+"""A diagnosis as text for a person: findings, layers, advice by map, and the layers without a judgement by reason."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ import io
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from verify.diagnosis.findings.finding import MILD, Finding
 from verify.diagnosis.record import Diagnosis, LayerDiagnosis
 from verify.report.numbers import factor, number, percent
 
 _WIDTH = 160
-_COLUMNS = ("Layer", "Type", "Samples", "Smallest", "Median", "Largest", "Ratio", "Self", "Cross", "Drift", "Step")
+_NAME_WIDTH = 24  # a longer name goes on in the next line where there is no room for it
+_GAP = 2
+_LEFT = ("Layer", "Type")
 
 
-def table_text(found: Diagnosis) -> str:
+def table_text(found: Diagnosis, width: int = _WIDTH) -> str:
     """Return what ``print_diagnosis`` prints, as text without colours."""
     stream = io.StringIO()
-    _print(found, Console(file=stream, highlight=False, width=_WIDTH, no_color=True))
+    _print(found, Console(file=stream, highlight=False, width=width, no_color=True))
     return stream.getvalue()
 
 
 def print_diagnosis(found: Diagnosis, title: str = "") -> None:
-    """Print the table, the advice and what was not judged."""
+    """Print the findings, the tables, the advice and what was not judged, within the terminal's width."""
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=_WIDTH)
     if title:
@@ -33,32 +37,113 @@ def print_diagnosis(found: Diagnosis, title: str = "") -> None:
 
 
 def _print(found: Diagnosis, console: Console) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, heading in enumerate(_COLUMNS):
-        table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=place > 0, overflow="fold")
-    for layer in found.layers:
-        table.add_row(*(Text(cell) for cell in _cells(layer)))
-    console.print(table)
+    for place, table in enumerate(_tables(found, console.width)):
+        if place:
+            console.print()
+        console.print(table)
+    console.print()
+    for place, finding in enumerate(found.findings, start=1):
+        head = f"{place}. {finding.kind}" + (f" ({finding.place})" if finding.place else "")
+        console.print(Text(head, style="" if finding.kind in MILD else "bold red"))
+        for line in told(finding):
+            console.print(Padding(Text(line), (0, 0, 0, 3)))
+    if not found.findings:
+        console.print("no finding")
     for line in remarks(found):
         console.print(Text(line), soft_wrap=True)
 
 
-def _cells(layer: LayerDiagnosis) -> Sequence[str]:
-    s, shares, drift = layer.factors, layer.shares, layer.drift
+def told(finding: Finding) -> list[str]:
+    """Return the cause, the fix and the evidence of a finding, a line each."""
+    shown = [f"{name} {_evidence(value)}" for name, value in finding.evidence.items()]
+    if finding.threshold is not None and shown:
+        shown[0] += f" (threshold {number(finding.threshold)})"
+    return [f"{finding.cause}.", f"fix: {finding.fix}", f"evidence: {'; '.join(shown)}"]
+
+
+def _evidence(value: object) -> str:
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(_evidence(part) for part in value)
+    return str(value)
+
+
+def _tables(found: Diagnosis, width: int) -> list[Table]:
+    """Return as few tables as hold every column within the width, each of which begins with the layers' names."""
+    columns = columns_of(found.layers)
+    names = columns.pop("Layer")
+    longest = max((len(cell) for cell in names), default=5)
+    rest = {heading: max(map(len, (heading, *cells))) for heading, cells in columns.items()}
+    for name_width in (longest, min(longest, _NAME_WIDTH)):
+        groups = _packed(rest, width - max(name_width, 5))
+        if len(groups) == 1:
+            break
+    tables = []
+    for group in groups:
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+        table.add_column("Layer", overflow="fold", min_width=min(longest, _NAME_WIDTH))
+        for heading in group:
+            table.add_column(heading, justify="left" if heading in _LEFT else "right", no_wrap=True)
+        for row, name in enumerate(names):
+            table.add_row(Text(name), *(Text(columns[heading][row]) for heading in group))
+        tables.append(table)
+    return tables
+
+
+def _packed(widths: dict[str, int], room: int) -> list[list[str]]:
+    """Return headings in groups, each of which fits into the room."""
+    groups: list[list[str]] = [[]]
+    used = 0
+    for heading, width in widths.items():
+        if groups[-1] and used + _GAP + width > room:
+            groups.append([])
+            used = 0
+        groups[-1].append(heading)
+        used += _GAP + width
+    return groups
+
+
+def columns_of(layers: Sequence[LayerDiagnosis]) -> dict[str, list[str]]:
+    """Return the columns of the table: cells by heading."""
+    rows = [_cells(layer) for layer in layers]
+    headings = _HEADINGS if any(layer.parts for layer in layers) else [h for h in _HEADINGS if h not in _OF_PARTS]
+    return {heading: [row[heading] for row in rows] for heading in headings}
+
+
+_OF_PARTS = ("Own", "Upstream", "Both", "Cosine", "Step/weight", "Step/activation")
+_HEADINGS = (
+    "Layer", "Type", "Samples", "Smallest", "Median", "Largest", "Ratio", "Self", "Cross", "Drift", "Step", *_OF_PARTS,
+)  # fmt: skip
+
+
+def _cells(layer: LayerDiagnosis) -> dict[str, str]:
+    s, shares, drift, parts = layer.factors, layer.shares, layer.drift, layer.parts
     step = "–" if shares is None else f"{number(shares.error, 2)}{'' if shares.exact else ' ✗'}"
-    return (
-        layer.name or "(root)",
-        layer.type,
-        f"{s.samples} {layer.sample}{'' if s.samples == 1 else 's'}",
-        number(s.minimum),
-        number(s.median),
-        number(s.maximum),
-        factor(s.ratio),
-        percent(shares.own if shares else None),
-        percent(shares.cross if shares else None),
-        "–" if drift is None else factor(drift),
-        step,
-    )
+    return {
+        "Layer": layer.name or "(root)",
+        "Type": layer.type,
+        "Samples": f"{s.samples} {layer.sample}{'' if s.samples == 1 else 's'}",
+        "Smallest": number(s.minimum),
+        "Median": number(s.median),
+        "Largest": number(s.maximum),
+        "Ratio": factor(s.ratio),
+        "Self": _percent(shares.own if shares else None),
+        "Cross": _percent(shares.cross if shares else None),
+        "Drift": "–" if drift is None else factor(drift),
+        "Step": step,
+        "Own": _percent(parts.own if parts else None),
+        "Upstream": _percent(parts.upstream if parts else None),
+        "Both": _percent(parts.both if parts else None),
+        "Cosine": number(parts.cosine if parts else None, 2),
+        "Step/weight": number(parts.update_to_weight if parts else None, 2),
+        "Step/activation": number(parts.update_to_activation if parts else None, 2),
+    }
+
+
+def _percent(share: float | None) -> str:
+    """Return a percentage with an ordinary space, which every terminal has."""
+    return percent(share).replace("\u202f", " ")
 
 
 def remarks(found: Diagnosis) -> list[str]:
@@ -69,12 +154,16 @@ def remarks(found: Diagnosis) -> list[str]:
     lines += [f"advice for {names}: {advice}" for names, advice in advised]
     unjudged = ((f"{entry.name or '(root)'} ({entry.type})", entry.reason) for entry in found.unjudged)
     lines += [f"not judged: {names}: {reason}" for names, reason in grouped(unjudged)]
+    lines.append(f"judged: layers that hold {_percent(found.judged)} of the numbers that the step moves")
     wrong = [layer.name or "(root)" for layer in found.layers if layer.shares and not layer.shares.exact]
     if wrong:
         lines.append(f"the real step is not the derived one in {', '.join(wrong)}")
+    if not found.ok and not found.layers:
+        lines.append("nothing could be judged, so nothing is known to be right")
     losses = " -> ".join(number(loss) for loss in found.losses)
     lines.append(
-        f"loss {losses} over {len(found.losses) - 1} virtual steps of rate {found.rate:g}; the model is unchanged"
+        f"loss {losses} over {len(found.losses) - 1} virtual steps of {found.optimizer}, rate {found.rate:g}; "
+        "the model is unchanged"
     )
     return [*lines, f"the steps ended early: {found.stopped}"] if found.stopped else lines
 

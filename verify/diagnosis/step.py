@@ -29,7 +29,7 @@ _ENTRIES, _PLACES = {Shape.ROWS: 48, Shape.TOKENS: 48, Shape.BAGS: 48, Shape.PAT
 
 
 @dataclass(frozen=True)
-class _Probe:
+class Probe:
     """The chosen rows of one call: the entries of its input that hold them, where they stand there, and g there."""
 
     call: Call
@@ -52,22 +52,23 @@ def shares(calls: Sequence[Call], values: Mapping[str, Tensor], step: Mapping[st
     gradients = [call.gradient for call in calls if call.gradient is not None]
     if not any(bool(g.any()) for g in gradients):
         return "the gradient of the loss by its output is zero"
-    probes = [_probe(call, g) for call, g in zip(calls, gradients, strict=True)]
-    own = _joined(probe.factors.unsqueeze(-1) * probe.g for probe in probes)
-    derived = _joined(_derived(site, probe, calls, gradients) for probe in probes)
+    probes = [probe(call, g) for call, g in zip(calls, gradients, strict=True)]
+    own = joined(p.factors.unsqueeze(-1) * p.g for p in probes)
+    together = joined(derived(site, p, calls, gradients) for p in probes)
     real = _moved(site, probes, values, step)
     bound = _bound(calls, values)
     elsewhere = torch.zeros_like(real)
-    if site.shared_with or _distance(derived, real, own) > bound:
+    if site.shared_with or _distance(together, real, own) > bound:
         rest = _rest(site, calls, gradients, values, step)
         elsewhere = _moved(site, probes, values, rest) if rest else elsewhere
-    parts = [float(part.square().sum()) for part in (own, derived - own, elsewhere)]
+    parts = [float(part.square().sum()) for part in (own, together - own, elsewhere)]
     total = sum(parts) or 1.0
-    error = _distance(derived + elsewhere, real, own)
+    error = _distance(together + elsewhere, real, own)
     return Shares(parts[0] / total, parts[1] / total, parts[2] / total, error, bound)
 
 
-def _joined(parts: Iterable[Tensor]) -> Tensor:
+def joined(parts: Iterable[Tensor]) -> Tensor:
+    """Return all numbers of some tensors as one vector."""
     return torch.cat([part.reshape(-1) for part in parts])
 
 
@@ -77,7 +78,7 @@ def _distance(derived: Tensor, real: Tensor, own: Tensor) -> float:
     return float((derived - real).norm()) / scale if scale > 0 else 0.0
 
 
-def _probe(call: Call, g: Tensor) -> _Probe:
+def probe(call: Call, g: Tensor) -> Probe:
     """Choose rows of a call, evenly over its samples, and over the places of each image that is chosen."""
     site = call.site
     entries = flat(site.shape, site.view, call.x)
@@ -89,7 +90,7 @@ def _probe(call: Call, g: Tensor) -> _Probe:
     factors = _by_entry(call.factors.double().unsqueeze(-1), len(entries))[:, chosen].flatten(1)
     places = evenly(laid.shape[1], _PLACES * len(chosen), x.device) if site.shape is Shape.PATCHES else None
     places = torch.arange(laid.shape[1], device=x.device) if places is None else places
-    return _Probe(call, x, laid[:, places], places, by_entry[:, places], factors[:, places])
+    return Probe(call, x, laid[:, places], places, by_entry[:, places], factors[:, places])
 
 
 def _by_entry(rows: Tensor, entries: int) -> Tensor:
@@ -97,7 +98,7 @@ def _by_entry(rows: Tensor, entries: int) -> Tensor:
     return rows.reshape(rows.shape[0], entries, -1, rows.shape[-1])
 
 
-def _derived(site: Site, probe: _Probe, calls: Sequence[Call], gradients: Sequence[Tensor]) -> Tensor:
+def derived(site: Site, probe: Probe, calls: Sequence[Call], gradients: Sequence[Tensor]) -> Tensor:
     """Return the sum over all rows of all calls of the kernel times the gradient there, (groups, chosen, units)."""
     total = torch.zeros_like(probe.g)
     for call, g in zip(calls, gradients, strict=True):
@@ -116,7 +117,7 @@ def _trained_rows(site: Site, rows: Tensor, found: Tensor) -> Tensor:
     return found if padding is None else found * (rows != padding).unsqueeze(-2)
 
 
-def _moved(site: Site, probes: Sequence[_Probe], values: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> Tensor:
+def _moved(site: Site, probes: Sequence[Probe], values: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> Tensor:
     """Return how far a step moves the activation at the chosen rows, the inputs held fixed; at a rate of 1."""
     before = {word: piece.of(values).detach().double() for word, piece in site.pieces.items()}
     gradient = {word: _gradient(site, word, values, step) for word in site.trained}
@@ -126,12 +127,12 @@ def _moved(site: Site, probes: Sequence[_Probe], values: Mapping[str, Tensor], s
     after = {word: p - rate * gradient[word] if word in gradient else p for word, p in before.items()}
     changes = []
     for probe in probes:
-        moved = (_run(site, before, probe.x) - _run(site, after, probe.x)) / rate
+        moved = (run_alone(site, before, probe.x) - run_alone(site, after, probe.x)) / rate
         changes.append(units_of(site.shape, site.view, moved)[:, probe.places])
-    return _joined(changes)
+    return joined(changes)
 
 
-def _run(site: Site, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+def run_alone(site: Site, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
     """Return the layer's output alone, in float64; without a frozen bias, which moves nothing, if the view has none."""
     held = {word: p for word, p in parameters.items() if site.view._parameters.get(word) is not None}
     weight = held.get("weight")
@@ -167,7 +168,7 @@ def _rest(
     for call, g in zip(calls, gradients, strict=True):
         x = call.x.double() if call.x.is_floating_point() else call.x
         with torch.enable_grad():
-            z = _run(site, {**fixed, **own}, x)
+            z = run_alone(site, {**fixed, **own}, x)
         found = torch.autograd.grad(z, list(own.values()), g.reshape(z.shape).double())
         for word, part in zip(own, found, strict=True):
             total[word] += part.to_dense() if part.is_sparse else part

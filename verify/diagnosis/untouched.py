@@ -6,12 +6,12 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from verify.diagnosis.snapshot import Snapshot
 
@@ -23,7 +23,7 @@ def untouched(*roots: Any) -> Iterator[None]:
     Steps may be taken on the real parameters inside: whoever else holds them (a loss that penalises them, a list, a
     compiled graph, a wrapper that spreads them over processes) sees the step. An interrupt waits for the restoration.
     """
-    state, randomness = Snapshot(*roots), random_state()
+    state, randomness = Snapshot(*roots), Randomness()
     try:
         yield
     finally:
@@ -31,26 +31,36 @@ def untouched(*roots: Any) -> Iterator[None]:
             try:
                 _gather_no_longer(roots)
             finally:
-                randomness()
+                randomness.restore()
                 state.restore()
 
 
-def random_state() -> Callable[[], None]:
-    """Return a function that sets Python's, NumPy's and torch's generators to their states of now."""
-    python, cpu = random.getstate(), torch.get_rng_state()
-    numpy = sys.modules.get("numpy")
-    numpy_state = numpy.random.get_state() if numpy else None
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+class Randomness:
+    """The states of Python's, NumPy's and torch's generators when this is made."""
 
-    def _restore() -> None:
-        random.setstate(python)
-        torch.set_rng_state(cpu)
-        if numpy:
-            numpy.random.set_state(numpy_state)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+    def __init__(self) -> None:
+        numpy = sys.modules.get("numpy")
+        self._python, self._cpu = random.getstate(), torch.get_rng_state()
+        self._numpy = numpy.random.get_state() if numpy else None
+        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        self._cuda: list[Tensor] = torch.cuda.get_rng_state_all() if cuda else []
 
-    return _restore
+    def same(self) -> bool:
+        """Whether the generators stand where they stood: whether nothing was drawn since."""
+        now = Randomness()
+        tensors = zip([self._cpu, *self._cuda], [now._cpu, *now._cuda], strict=False)
+        return (
+            self._python == now._python and str(self._numpy) == str(now._numpy) and all(a.equal(b) for a, b in tensors)
+        )
+
+    def restore(self) -> None:
+        """Set the generators back."""
+        random.setstate(self._python)
+        torch.set_rng_state(self._cpu)
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
 
 
 def _modules(roots: tuple[Any, ...]) -> Iterator[nn.Module]:

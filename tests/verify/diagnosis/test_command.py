@@ -1,8 +1,11 @@
 """``affdiv diagnose`` as a user meets it: the table, JSON, conversion, and a message for everything that goes wrong."""
 
 import json
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch import nn
 import affdiv
 import verify
 from verify.diagnosis import step
+from verify.diagnosis.show import columns_of, table_text
 from verify.report.diagnosis import render
 
 EXAMPLE = "verify.diagnosis.examples:digits"
@@ -141,10 +145,8 @@ def test_a_step_that_is_not_the_derived_one_exits_1(folder, capsys, monkeypatch)
         ("mine:without_parameters", "has no parameters"),
         ("mine:frozen", "every parameter of the model is frozen"),
         ("mine:lazy", "call the model once before"),
-        ("mine:nan", "batch['input'] holds 12 NaN of 12 numbers"),
         ("mine:no_tensor", "holds no tensor"),
         ("mine:vector", "the loss has shape (2,); it must be one number"),
-        ("mine:infinite", "the loss is"),
         ("mine:constant_loss", "does not depend on any trained parameter"),
         ("mine:no_loss", "no loss was given"),
         ("mine:wrong_shape", "the model cannot be run on the batch: RuntimeError"),
@@ -218,3 +220,40 @@ def test_a_model_on_a_gpu_and_its_batch_on_the_cpu(folder, capsys):
     (folder / "mine.py").write_text(MODULE + "\ndef far(): return nn.Linear(3, 2, device='cuda'), x(), torch.sum\n")
     assert affdiv.run(["diagnose", "mine:far"]) == 2
     assert "batch is on cpu and the model on cuda:0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "kind"), [("mine:nan", "non-finite-input"), ("mine:infinite", "non-finite-forward")])
+def test_numbers_that_are_not_finite_are_findings(folder, capsys, words, kind):
+    assert affdiv.run(["diagnose", words, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert not found["ok"] and [f["kind"] for f in found["findings"]] == [kind]
+    assert affdiv.run(["diagnose", words]) == 1
+    assert f"1. {kind}" in capsys.readouterr().out
+
+
+def test_every_number_and_name_stands_whole_in_80_columns():
+    torch.manual_seed(0)
+    name = "a_stage_with_a_long_name.and_a_block_in_it.projection"
+    body = nn.ModuleDict({"a_stage_with_a_long_name": nn.ModuleDict({"and_a_block_in_it": nn.ModuleDict()})})
+    inner = body["a_stage_with_a_long_name"]["and_a_block_in_it"]
+    inner["projection"] = nn.Linear(3, 2)
+    body.forward = lambda x: inner["projection"](x)
+    found = verify.diagnose(body, torch.randn(4, 3), lambda z: z.square().mean())
+    narrow, wide = table_text(found, 80), table_text(found, 300)
+    assert max(map(len, narrow.split("\n\n1.")[0].splitlines())) <= 80
+    for cells in columns_of(found.layers).values():
+        assert cells[0] in wide
+        assert cells[0] in (narrow if cells[0] != name else wide)
+    first = [re.split(r" {2,}", line)[0] for line in narrow.splitlines()]
+    assert name in "".join(first)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "utf-8"])
+def test_any_encoding_of_the_output(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "affdiv", "diagnose", EXAMPLE]
+    done = subprocess.run(words, capture_output=True, env=environment, cwd=Path(affdiv.__file__).parent, timeout=200)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.decode(encoding)
+    assert "4096 positions" in printed
+    assert ("10⁻" if encoding == "utf-8" else "10^-") in printed

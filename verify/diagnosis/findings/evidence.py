@@ -25,6 +25,7 @@ class LayerEvidence:
         fall: the expected fall of the loss that its parameters' step brings: -<gradient, step>.
         relative_step: norm of its parameters' step over that of the parameters.
         relative_gradient: norm of its parameters' gradient over that of the parameters.
+        gain: norm of its weight over the root of its units, by which it lengthens what it reads; None for tables.
     """
 
     name: str
@@ -33,6 +34,7 @@ class LayerEvidence:
     fall: float
     relative_step: float
     relative_gradient: float
+    gain: float | None = None
 
     @cached_property
     def mean_square(self) -> float | None:

@@ -93,5 +93,5 @@ def plain(value: Any) -> Any:
         return value
     number = float(value)
     if math.isnan(number):
-        return "NaN"
+        return "not a number"
     return number if math.isfinite(number) else ("infinity" if number > 0 else "-infinity")

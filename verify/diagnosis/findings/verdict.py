@@ -1,0 +1,12 @@
+"""The verdict: every rule on one step's evidence, findings ranked."""
+
+from __future__ import annotations
+
+from verify.diagnosis.findings import data, network, step
+from verify.diagnosis.findings.evidence import Evidence
+from verify.diagnosis.findings.finding import Finding, ranked
+
+
+def verdict(seen: Evidence) -> tuple[Finding, ...]:
+    """Return every finding on one step, best first."""
+    return ranked([*data.findings(seen), *network.findings(seen), *step.findings(seen)])

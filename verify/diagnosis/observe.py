@@ -1,0 +1,75 @@
+"""One pass of a model, as a training loop runs it: loss, layers' calls, gradients, what happens between the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from derive.errors import UsageError
+from verify.diagnosis.activity import Activity, watched_activity
+from verify.diagnosis.batch import Work, run
+from verify.diagnosis.capture import Captured, capturing
+from verify.diagnosis.layers import Plan
+from verify.diagnosis.non_finite import is_bad
+
+
+@dataclass
+class Observed:
+    """One pass; ``gradients`` by parameter are empty where no backward pass was asked for."""
+
+    loss: Tensor
+    captured: Captured
+    gradients: dict[str, Tensor]
+    activity: Activity
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and every gradient are finite."""
+        return not is_bad(self.loss) and not any(is_bad(dense(g)) for g in self.gradients.values())
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Return the numbers of a gradient that may be sparse or spread over processes, on this process."""
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local._values() if local.is_sparse else local
+
+
+def observe(model: nn.Module, found: Plan, work: Work, *, backward: bool = True, activity: bool = False) -> Observed:
+    """Run the model once; with ``backward`` the gradients stand in ``.grad`` after it."""
+    parameters = dict(model.named_parameters())
+    for parameter in parameters.values():
+        parameter.grad = None
+    with capturing(found) as captured:
+        with ExitStack() as stack:
+            between = stack.enter_context(watched_activity(model)) if activity else Activity()
+            loss = run(work, model)
+        if backward:
+            captured.backward = True
+            with backward_errors():
+                loss.backward()
+    gradients = {name: p.grad.detach() for name, p in parameters.items() if p.grad is not None}
+    return Observed(loss.detach(), captured, gradients, between)
+
+
+@contextmanager
+def backward_errors() -> Iterator[None]:
+    """Turn a failure of the backward pass into a UsageError."""
+    try:
+        yield
+    except RuntimeError as problem:
+        lines = str(problem).strip().splitlines()
+        raise UsageError(f"the backward pass of the loss fails: {lines[0] if lines else 'no message'}") from problem
+
+
+def copies(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of the trained parameters by name."""
+    return {name: p.detach().clone() for name, p in parameters.items() if p.requires_grad}
+
+
+def norm_of(tensor: Tensor) -> float:
+    """Return the Euclidean norm in float64."""
+    return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)) if tensor.numel() else 0.0

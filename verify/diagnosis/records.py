@@ -1,0 +1,175 @@
+"""From what one pass showed to what is told of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from verify.diagnosis.capture import CLOSED, NO_GRAPH, Call
+from verify.diagnosis.findings.evidence import LayerEvidence
+from verify.diagnosis.layers import Plan, Unjudged
+from verify.diagnosis.non_finite import is_bad
+from verify.diagnosis.observe import Observed, dense, norm_of
+from verify.diagnosis.parts import Moved, parts
+from verify.diagnosis.record import LayerDiagnosis, Parts, Shares, Spread, spread
+from verify.diagnosis.samples import Shape
+from verify.diagnosis.step import is_other_way_round, shares
+
+UNUSED = "its output does not reach the loss"
+UNCALLED = "it is not called when the model runs on this batch, and its parameters get no gradient"
+BY_FUNCTION = "it is not called, but its {names} take part and get a gradient: a function uses them"
+CLEARED = "its gradient was cleared during the backward pass, by an optimiser that steps there"
+EMPTY = "it is called without a single sample"
+NOT_FINITE = "the gradient of the loss with respect to its output or its parameters is not finite"
+
+
+@dataclass
+class FirstStep:
+    """What the first step did: the passes before and after with the same random numbers, the parameters, the parts."""
+
+    first: Observed
+    later: Observed
+    moved: Moved
+    parts: dict[str, Parts | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with torch.no_grad():
+            for name, calls in self.first.captured.calls.items():
+                later = self.later.captured.calls.get(name, [])
+                if not calls[0].site.closed and all(call.traced for call in calls):
+                    self.parts[name] = parts(calls, later, self.moved, _gradient_norm(calls, self.first.gradients))
+
+
+def _gradient_norm(calls: Sequence[Call], gradients: Mapping[str, Tensor]) -> float:
+    pieces = [p for p in calls[0].site.trained_pieces if p.parameter in gradients]
+    return sum(_squared(piece.of(gradients)) for piece in pieces) ** 0.5
+
+
+def _squared(tensor: Tensor) -> float:
+    return norm_of(tensor.coalesce().values() if tensor.is_sparse else tensor) ** 2
+
+
+def evidence_of(first: Observed, step: FirstStep | None, values: Mapping[str, Tensor]) -> list[LayerEvidence]:
+    """Return what the rules read of each layer; without a step the gradient itself stands for it."""
+    found = []
+    for name, calls in first.captured.calls.items():
+        site = calls[0].site
+        pieces = [p for p in site.trained_pieces if p.parameter in first.gradients]
+        weight = sum(_squared(piece.of(values)) for piece in pieces) ** 0.5 or 1.0
+        gradient, update, fall = 0.0, 0.0, 0.0
+        for piece in pieces:
+            g = piece.of(first.gradients)
+            g = (g.to_dense() if g.is_sparse else g).double()
+            moved = -g if step is None else piece.of(step.moved.after).double() - piece.of(step.moved.before).double()
+            gradient, update = gradient + float(g.square().sum()), update + float(moved.square().sum())
+            fall -= float((g * moved).sum())
+        sizes = update**0.5 / weight, gradient**0.5 / weight
+        found.append(LayerEvidence(name, site.shape, calls, fall, *sizes, _gain(calls[0], values)))
+    return found
+
+
+def _gain(call: Call, values: Mapping[str, Tensor]) -> float | None:
+    site = call.site
+    if site.shape in (Shape.TOKENS, Shape.BAGS) or "weight" not in site.pieces:
+        return None
+    weight = site.pieces["weight"].of(values)
+    return float(norm_of(weight) / weight.shape[1 if is_other_way_round(site) else 0] ** 0.5)
+
+
+def judged_share(first: Observed, values: Mapping[str, Tensor]) -> float:
+    """Return the share of the trained numbers that the judged layers hold, by the parameters that got a gradient."""
+    held: dict[str, set[tuple[int, int | None]]] = {}
+    for calls in first.captured.calls.values():
+        for piece in calls[0].site.trained_pieces:
+            held.setdefault(piece.parameter, set()).add((piece.start, piece.stop))
+    judged = 0
+    for name, spans in held.items():
+        rows = len(values[name]) if values[name].dim() else 1
+        covered = {row for start, stop in spans for row in range(start, rows if stop is None else stop)}
+        judged += values[name].numel() * len(covered) // max(rows, 1)
+    total = sum(values[name].numel() for name in first.gradients) or 1
+    return min(1.0, judged / total)
+
+
+def spread_of(calls: Sequence[Call]) -> Spread:
+    """Return the spread of the self factors of all calls."""
+    return spread(torch.cat([call.factors.reshape(-1) for call in calls]))
+
+
+def judged_shares(name: str, seen: Observed, values: Mapping[str, Tensor]) -> Shares | str:
+    """Return the shares of a site's step, or why there are none."""
+    calls = seen.captured.calls[name]
+    if calls[0].site.closed:
+        return CLOSED
+    if not all(call.traced for call in calls):
+        return NO_GRAPH
+    used = [call for call in calls if call.gradient is not None]
+    if not used:
+        return UNUSED
+    names = [piece.parameter for piece in calls[0].site.trained_pieces]
+    if not all(name in seen.gradients for name in names):
+        return CLEARED
+    step = {name: seen.gradients[name] for name in names}
+    if any(is_bad(dense(g)) for g in step.values()) or any(is_bad(c.gradient) for c in used if c.gradient is not None):
+        return NOT_FINITE
+    with torch.no_grad():
+        return shares(used, values, step)
+
+
+def layer_record(
+    calls: Sequence[Call], history: tuple[Spread, ...], judged: Shares | str, parts: Parts | str | None
+) -> LayerDiagnosis:
+    """Return the record of one layer from its calls and what was found of its step."""
+    site, x = calls[0].site, calls[0].x
+    tokens = site.shape is Shape.TOKENS or x.dim() > 2 or "MultiheadAttention" in site.type
+    tokens = tokens and site.shape is not Shape.BAGS
+    sample = "position" if site.shape is Shape.PATCHES else "token" if tokens else "sample"
+    notes = []
+    if len(calls) > 1:
+        notes.append(f"called {len(calls)} times: the samples of all calls count together")
+    if getattr(site.view, "padding_idx", None) is not None:
+        notes.append("the row of its padding token is not trained: there the self factor is 0")
+    if site.shared_with:
+        notes.append(f"shares parameters with {', '.join(site.shared_with)}")
+    elif isinstance(judged, Shares) and judged.elsewhere > 0:
+        notes.append("its parameters take part outside its own calls too")
+    if set(site.trained) != set(site.pieces) and not site.closed:
+        notes.append(f"only its {site.trained[0]} is trained")
+    return LayerDiagnosis(
+        name=site.name,
+        type=site.type,
+        sample=sample,
+        calls=len(calls),
+        law=f"{site.law.layer}>{site.law.map}" if site.law.map else site.law.layer,
+        history=history,
+        shares=judged if isinstance(judged, Shares) else None,
+        missing=judged if isinstance(judged, str) else "",
+        note="; ".join(notes),
+        parts=parts if isinstance(parts, Parts) else None,
+    )
+
+
+def unjudged_of(found: Plan, seen: Observed) -> tuple[Unjudged, ...]:
+    """Return every layer that was not judged: unknown, refused when called, never called, or used by a function."""
+    captured = seen.captured
+
+    def _uncalled(name: str, module: nn.Module) -> str:
+        known = {id(p): word for word, p in module.named_parameters()}
+        used = [known[k] for k, first in found.first_names.items() if k in known and first in seen.gradients]
+        return BY_FUNCTION.format(names=" and ".join(used)) if used else UNCALLED
+
+    never = [
+        Unjudged(site.name, site.type, EMPTY if site.name in captured.empty else _uncalled(site.name, module))
+        for module, site in found.sites.items()
+        if site.name not in captured.calls and site.name not in captured.refused
+    ]
+    parts_met = [*captured.calls, *captured.refused]
+    idle = [
+        Unjudged(attention.name, type(module).__name__, _uncalled(attention.name, module))
+        for module, attention in found.attention.items()
+        if not any(part.startswith(f"{attention.name}." if attention.name else "") for part in parts_met)
+    ]
+    return (*found.unjudged, *captured.refused.values(), *never, *idle)
