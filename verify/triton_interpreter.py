@@ -1,4 +1,4 @@
-"""Triton's interpreter, which runs its kernels on NumPy where ``TRITON_INTERPRET=1`` was set before Triton was imported.
+"""Triton's interpreter, which runs its kernels on NumPy where ``TRITON_INTERPRET=1`` was set before its import.
 
 The interpreter of Triton up to 3.6 takes an integer from an array of one entry by ``int``, which NumPy 2.5 refuses; the
 later ones drop its axes first, and here so do they.
