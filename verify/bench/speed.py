@@ -39,6 +39,7 @@ class Request:
     """What to measure: the shapes, where, in which type, for how long a shape, and whether only to try it out.
 
     ``only`` names providers to measure beside the torch twin, all if it is empty; those in ``without`` are left out.
+    A layer of ours that cannot be computed ends the run; ``tolerant`` counts it as missing, with the reason.
     """
 
     shapes: tuple[Shape, ...]
@@ -49,6 +50,7 @@ class Request:
     seed: int = 0
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    tolerant: bool = False
 
     def check(self) -> None:
         """Raise UsageError for a device or a type that is not known, and for a device that is not there."""
@@ -110,7 +112,7 @@ def _measure_shape(
     known = [twin, *(p for p in others if request.takes(p.name))]
     for number, provider in enumerate(known):
         progress(f"{shape.text}: {provider.name}", number / len(known))
-        result = provider.missing or _build(provider, shape, data[0], tiny)
+        result = provider.missing or _build(provider, shape, data[0], tiny, request.tolerant)
         if isinstance(result, str):
             missing[provider.name] = result
         else:
@@ -127,7 +129,7 @@ def _measure_shape(
     return [_row(b, t, times[0], shape, limits, dtype) for b, t in zip(built, times, strict=True)]
 
 
-def _build(provider: Provider, shape: Shape, feed: Feed, tiny: Feed) -> _Built | str:
+def _build(provider: Provider, shape: Shape, feed: Feed, tiny: Feed, tolerant: bool) -> _Built | str:
     """Return the module, ready to be timed, or why there is none: a peer or a compiler may refuse what it is given."""
     try:
         module = provider.build(shape).to(device=feed.x.device, dtype=feed.x.dtype)
@@ -142,7 +144,7 @@ def _build(provider: Provider, shape: Shape, feed: Feed, tiny: Feed) -> _Built |
             _capture(module, feed)
         return _Built(provider, module, saved, peak, host)
     except (ImportError, AttributeError, RuntimeError, TypeError, ValueError) as problem:
-        if provider.ours and not (provider.compiled or provider.graphed):
+        if provider.ours and not (tolerant or provider.compiled or provider.graphed):
             raise
         return f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"
 

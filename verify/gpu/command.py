@@ -91,18 +91,25 @@ def _run(given: argparse.Namespace) -> int:
     files = [StageFile(stage, setting, made, given.retry) for stage in given.stages]
     make_folder(given.out, "-o")
     signal.signal(signal.SIGTERM, _interrupt)
-    interrupted = False
+    workers, until = given.workers or _cores(), start + 60 * given.minutes
+
+    def closed(file: StageFile | None = None) -> dict[str, Any]:
+        """Write the summary as it stands now: whatever ends the program, it is there."""
+        if file is not None and not sys.stderr.isatty():
+            print(f"{file.stage.name}: {len(file.left)} left after {file.seconds:.0f} s", file=sys.stderr, flush=True)
+        found = summary(files, setting, made, time.monotonic() - start)
+        write_summary(found, setting)
+        return found
+
+    code = _GOOD
     try:
         with watching() as watcher:
-            run_stages(files, setting, given.workers or _cores(), start + 60 * given.minutes, _told(watcher.report))
+            run_stages(files, setting, workers, until, _told(watcher.report), closed)
     except KeyboardInterrupt:
-        interrupted = True
-    found = summary(files, setting, made, time.monotonic() - start)
-    path = write_summary(found, setting)
-    _print(found, path, given.json)
-    if interrupted:
-        return _INTERRUPTED
-    return _GOOD if found["ok"] else _FAILED
+        code = _INTERRUPTED
+    found = closed()
+    _print(found, Path(setting.folder) / FILE, given.json)
+    return code or (_GOOD if found["ok"] else _FAILED)
 
 
 def _setting(given: argparse.Namespace) -> Setting:

@@ -13,16 +13,16 @@ from verify.gpu.kernels import DRY_SHAPES, SHAPES, backend_and_map, family, file
 from verify.gpu.part import Part, Result, Setting
 
 PLANTED = "planted error"
-_TYPES = ("bfloat16", "float32")
+_TYPES, _DRY_TYPES = ("bfloat16", "float32"), ("float32",)
 
 
 def parts(setting: Setting) -> Sequence[Part]:
     """Return the planted error, then a part for each file of kernels."""
-    shapes = DRY_SHAPES if setting.dry else SHAPES
+    shapes, types = (DRY_SHAPES, _DRY_TYPES) if setting.dry else (SHAPES, _TYPES)
     found = [Part(PLANTED, {"planted": True}, PLANTED, least=10.0)]
     for file in files():
         backend, name = backend_and_map(file)
-        request = {"backend": backend, "map": name, "shape": shapes[family(name)][0], "dtypes": _TYPES}
+        request = {"backend": backend, "map": name, "shape": shapes[family(name)][0], "dtypes": types}
         found.append(Part(f"{backend}/{name}", request, least=10.0))
     return found
 
@@ -31,4 +31,4 @@ def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Res
     """Watch one file's kernels; called in a worker, which starts a process of its own under the tool."""
     from verify.gpu.watched import watch
 
-    return watch(request, setting, seconds)
+    return watch(request, setting)

@@ -15,14 +15,19 @@ def write(found: Mapping[str, Mapping[str, Any]], setting: Setting) -> None:
     """Write the project's record with this run added, those kernels that hold, into the folder of the results."""
     import torch
 
+    run = run_of(found, torch.cuda.get_device_name())
+    write_json(Path(setting.folder) / RECORD.name, with_run(recorded_runs(), run))
+
+
+def run_of(found: Mapping[str, Mapping[str, Any]], device: str) -> dict[str, Any]:
+    """Return the run of this process on a device: the kernels that hold, each with the digest of its source."""
     where = circumstances()
     held = {file: {"digest": k["digest"], "errors": k["errors"]} for file, k in found.items() if k["holds"]}
-    run = {
-        "device": torch.cuda.get_device_name(),
+    return {
+        "device": device,
         **{key: where[key] for key in ("versions", "commit", "command", "time")},
         "kernels": held,
     }
-    write_json(Path(setting.folder) / RECORD.name, with_run(recorded_runs(), run))
 
 
 def with_run(runs: Iterable[dict[str, Any]], run: dict[str, Any]) -> dict[str, Any]:

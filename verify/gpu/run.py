@@ -21,9 +21,17 @@ _LEAST_SECONDS = 2.0  # with less left, nothing is begun
 Progress = Callable[[str, int, int], None]
 
 
-def run_stages(files: Sequence[StageFile], setting: Setting, workers: int, until: float, progress: Progress) -> None:
-    """Measure what the stages have left, until the moment ``until`` of the monotonic clock; ``progress`` hears counts.
+def run_stages(
+    files: Sequence[StageFile],
+    setting: Setting,
+    workers: int,
+    until: float,
+    progress: Progress,
+    closed: Callable[[StageFile], object] = lambda _: None,
+) -> None:
+    """Measure what the stages have left, until the moment ``until`` of the monotonic clock.
 
+    ``progress`` hears how many parts of a stage have a result, ``closed`` of each stage that ends for now.
     Raises KeyboardInterrupt, with everything known written, when it is interrupted.
     """
     for whole in (False, True):
@@ -35,6 +43,7 @@ def run_stages(files: Sequence[StageFile], setting: Setting, workers: int, until
                     _run_stage(file, setting, workers, end, progress)
                 finally:
                     file.close(time.monotonic() - now)
+                closed(file)
 
 
 def _run_stage(file: StageFile, setting: Setting, workers: int, until: float, progress: Progress) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from verify.gpu.part import PASS, SKIPPED, Part, Result, Setting
+from verify.gpu.part import FAIL, PASS, SKIPPED, Part, Result, Setting
 from verify.gpu.targets import judged
 
 SHAPES = ("8192x4096x4096", "65536x256x256", "64x256x256x28x3", "64x64x64x56x3", "128x512x512")
@@ -32,7 +32,7 @@ def _dry() -> Iterator[Part]:
 
 def _on_gpu() -> Iterator[Part]:
     for shape in SHAPES:
-        yield Part(f"build {shape}", {"shape": shape, "dtype": "bfloat16", "build": True}, most=100.0)
+        yield Part(f"build {shape}", {"shape": shape, "dtype": "bfloat16", "build": True}, most=200.0)
     for shape in SHAPES:
         yield Part(shape, {"shape": shape, "dtype": "bfloat16"}, "all", alone=True, least=_SECONDS + 10.0, most=180.0)
     yield Part(NORM, {"norm": True}, "all", alone=True)
@@ -61,13 +61,22 @@ def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Res
         seed=setting.seed,
         only=(SEARCHED,) if search else (),
         without=() if search else (SEARCHED,),
+        tolerant=True,
     )
     speed = measured(asked, lambda *_: None).to_json()
     if build:
         return {"status": PASS, "missing": speed["missing"]}
     if search and SEARCHED in speed["missing"]:
         return {"status": SKIPPED, "reason": speed["missing"][SEARCHED]}
+    broken = {name: reason for name, reason in speed["missing"].items() if name.startswith("ours") and _raised(reason)}
+    if broken:
+        return {"status": FAIL, "reason": "; ".join(f"{n}: {r}" for n, r in broken.items()), "speed": speed}
     return {"status": PASS, "speed": speed}
+
+
+def _raised(reason: str) -> bool:
+    """Return whether a provider is missing because it raised, and not because it is not there."""
+    return reason.partition(":")[0].endswith("Error")
 
 
 def conclude(results: Mapping[str, Result], setting: Setting) -> dict[str, Any]:

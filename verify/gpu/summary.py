@@ -46,11 +46,9 @@ def _stage(file: StageFile) -> dict[str, Any]:
     }
 
 
-def write_summary(found: dict[str, Any], setting: Setting) -> Path:
-    """Write the summary beside the stages' files; return its path."""
-    path = Path(setting.folder) / FILE
-    write_json(path, found)
-    return path
+def write_summary(found: dict[str, Any], setting: Setting) -> None:
+    """Write the summary beside the stages' files."""
+    write_json(Path(setting.folder) / FILE, found)
 
 
 def lines(found: dict[str, Any]) -> list[str]:

@@ -17,8 +17,9 @@ from verify.gpu.part import FAIL, PASS, Part, Result, Setting
 
 EXPERIMENT = "fully-connected"
 _SECONDS = 120.0
-_STOP_SECONDS = 10.0  # to save what is at work
+_STOP_SECONDS = 15.0  # to save what is at work
 _WORKERS = 6
+_COURSE_SECONDS = 5.0  # between two entries of how many steps were done when
 _FIRST_RATES = (0.1, 1.0, 10.0, 0.01)
 
 
@@ -45,7 +46,12 @@ def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Res
         before = store.progress(EXPERIMENT)[1]
         start = time.monotonic()
 
+        course: list[tuple[float, int]] = []
+
         def watch(done: int, total: int) -> None:
+            passed = time.monotonic() - start
+            if not course or passed - course[-1][0] >= _COURSE_SECONDS:
+                course.append((round(passed, 1), done - before))
             if time.monotonic() > end and done < total:
                 raise KeyboardInterrupt  # as a person would stop it: workers save what they are at
 
@@ -54,7 +60,7 @@ def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Res
             drive(store, job, LocalEngine(), 1 if setting.dry else _WORKERS, watch)
         taken = time.monotonic() - start
         steps = store.progress(EXPERIMENT)[1] - before
-        return _result(summary(store, EXPERIMENT), source, steps, taken)
+        return {**_result(summary(store, EXPERIMENT), source, steps, taken), "course": course}
 
 
 def _small(trials: Sequence[Any]) -> list[Any]:

@@ -196,6 +196,23 @@ def test_a_gpu_that_is_not_there_is_wrong_usage(capsys):
     assert "no CUDA device on this machine" in capsys.readouterr().err
 
 
+def test_providers_can_be_chosen():
+    request = speed.Request((LINEAR,), quick=True, only=("plain", "ours"), without=("ours",))
+    assert [row.provider for row in speed.measure(request, lambda *_: None).rows] == ["nn.Linear", "plain"]
+
+
+def test_a_layer_of_ours_that_raises_ends_the_run_unless_it_is_tolerant(monkeypatch):
+    def broken(shape):
+        raise RuntimeError("no kernel\nat all")
+
+    known = [providers.Provider("nn.Linear", providers.twin), providers.Provider("ours", broken, ours=True)]
+    monkeypatch.setattr(speed, "providers", lambda *_, **__: known)
+    with pytest.raises(RuntimeError, match="no kernel"):
+        speed.measure(speed.Request((LINEAR,), quick=True), lambda *_: None)
+    found = speed.measure(speed.Request((LINEAR,), quick=True, tolerant=True), lambda *_: None)
+    assert found.missing == {"ours": "RuntimeError: no kernel"} and len(found.rows) == 1
+
+
 def test_images_lie_with_channels_last_on_a_gpu_alone():
     formats = [shapes.memory_format(shape, device) for shape in (LINEAR, IMAGES) for device in ("cpu", "cuda")]
     assert formats == [torch.contiguous_format] * 3 + [torch.channels_last]
