@@ -84,15 +84,23 @@ def _chain_rule(expression: Expr, variable: Expr, scope: Scope) -> Expr:
 
 
 def outer_derivative(expression: Expr, position: int) -> Expr:
-    """Return the derivative of an elementary function by its argument number ``position`` (from 1)."""
+    """Return the derivative of an elementary function by its argument number ``position`` (from 1).
+
+    The slope of ``max`` is 1 where the argument is the largest and 0 elsewhere, written with Heaviside steps; where
+    two arguments are equal there is no derivative, and nothing is claimed.
+    """
     if isinstance(expression, sympy.Abs):
         return sympy.sign(expression.args[0])
-    if isinstance(expression, sympy.sign):
+    if isinstance(expression, sympy.sign | sympy.Heaviside):
         return sympy.S.Zero
+    if isinstance(expression, sympy.Max | sympy.Min):
+        # Pairs, so that the product of two different slopes has a factor H(a - b) H(b - a), which vanishes.
+        way = 1 if isinstance(expression, sympy.Max) else -1
+        chosen = expression.args[position - 1]
+        return Mul(*(sympy.Heaviside(way * (chosen - a)) for k, a in enumerate(expression.args, 1) if k != position))
     slots = [sympy.Dummy(real=True) for _ in expression.args]
     applied = expression.func(*slots)
-    # A symmetric function (max) sorts its arguments by name: find the slot again.
-    slope = applied.fdiff(applied.args.index(slots[position - 1]) + 1)
+    slope = applied.fdiff(position)
     return slope.xreplace(dict(zip(slots, expression.args, strict=True)))
 
 

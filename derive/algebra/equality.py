@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sympy
 from sympy import Expr, Indexed, Pow, Symbol
+from sympy.core.function import Application
 
-from derive.algebra.eliminate import is_guard
 from derive.algebra.nodes import IndexedSum
 from derive.algebra.normal import normalise
 
@@ -42,7 +42,7 @@ def as_scalar(expression: Expr) -> tuple[Expr, dict[Symbol, Expr]]:
                 return _walk(sympy.exp(rest)) ** count
         if isinstance(part, sympy.sin | sympy.cos):
             return part.func(_walk(part.args[0]))
-        opaque = isinstance(part, IndexedSum | Indexed | sympy.Function) or is_guard(part)
+        opaque = isinstance(part, IndexedSum | Indexed | Application)
         if opaque:
             assumed = {"positive": True} if part.is_nonnegative else {"real": True}
             return names.setdefault(part, sympy.Dummy(f"a{len(names)}", **assumed))

@@ -76,6 +76,8 @@ def _normal_form(expression: Expr) -> Expr:
         return _sum(normalise(body), bound)
     if isinstance(expression, sympy.sign):
         return _sign(normalise(expression.args[0]))
+    if isinstance(expression, sympy.Heaviside):
+        return _step(normalise(expression.args[0]))
     if not isinstance(expression, Application):
         raise TypeError(f"{type(expression).__name__} is no part of an indexed sum: {expression}")
     return expression.func(*(normalise(a) for a in expression.args))
@@ -114,6 +116,14 @@ def _sign(argument: Expr) -> Expr:
     return argument if is_guard(argument) else sympy.sign(argument)
 
 
+def _step(argument: Expr) -> Expr:
+    """Return a step of a primitive argument: ``H(2 u) = H(u)`` and ``H(-u) = 1 - H(u)``."""
+    primitive = argument.as_content_primitive()[1]
+    if primitive.could_extract_minus_sign():
+        return 1 - sympy.Heaviside(-primitive)
+    return sympy.Heaviside(primitive)
+
+
 def product(factors: Sequence[Expr]) -> Expr:
     """Return the normal form of a product of normal forms, multiplied out."""
     choices = itertools.product(*(Add.make_args(factor) for factor in factors))
@@ -141,8 +151,8 @@ def _absolute(factors: list[Expr]) -> list[Expr]:
 
 
 def _once(factor: Expr) -> Expr:
-    """A guard is 0 or 1, so its positive powers are itself."""
-    if factor.is_Pow and is_guard(factor.base) and factor.exp.is_positive:
+    """A guard and a step are 0 or 1, so their positive powers are themselves (a step's, except where it jumps)."""
+    if factor.is_Pow and (is_guard(factor.base) or isinstance(factor.base, sympy.Heaviside)) and factor.exp.is_positive:
         return factor.base
     return factor
 

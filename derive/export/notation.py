@@ -192,6 +192,20 @@ class NotationPrinter(LatexPrinter):
         divisor, value = (self._print(a) for a in expression.args)
         return rf"\left[ {divisor} \mid {value} \right]"
 
+    def _print_Max(self, expression: sympy.Max, exp: str | None = None) -> str:
+        arguments = ", ".join(self._print(a) for a in sorted(expression.args, key=lambda a: a.is_number))
+        return rf"\{expression.func.__name__.lower()}\left( {arguments} \right)"
+
+    _print_Min = _print_Max
+
+    def _print_Heaviside(self, expression: sympy.Heaviside, exp: str | None = None) -> str:
+        r"""Print a step as the comparison that it is: ``[u > v]`` for a step of ``u - v``."""
+        terms = Add.make_args(expression.args[0])
+        below = [-term for term in terms if term.could_extract_minus_sign()]
+        above = [term for term in terms if not term.could_extract_minus_sign()]
+        sides = (self._print(Add(*side)) for side in (above, below))
+        return r"\left[ {} > {} \right]".format(*sides)
+
     def _print_PartialDerivative(self, expression: PartialDerivative) -> str:
         variable = self._print(expression.variable)
         if isinstance(expression.expression, Indexed | Symbol):
@@ -293,7 +307,9 @@ class NotationPrinter(LatexPrinter):
 
     def _power_base(self, base: Expr) -> str:
         printed = str(self._print(base))
-        plain = base.is_Symbol or (isinstance(base, Indexed) and "^" not in printed) or (base.is_Integer and base >= 0)
+        # A prime is a superscript too, and TeX takes only one.
+        name = base.name if base.is_Symbol else str(base.base.label) if isinstance(base, Indexed) else "'"
+        plain = ("'" not in name and "^" not in printed) or (base.is_Integer and base >= 0)
         return printed if plain else rf"\left( {printed} \right)"
 
 

@@ -1,8 +1,8 @@
 """Expressions as plain text, for terminals and JSON, in the syntax of the formula language wherever it has one.
 
 ``sum[j](x[s,j]**2)`` is a sum over the whole axis of ``j``; ``delta(i, i')`` is 1 where the indices agree;
-``within(e, n)`` and ``divides(d, e)`` are the range and divisibility guards; ``diff(e, W[i,j])`` and
-``at_zero(e, eta)`` are derivatives not yet carried out.
+``within(e, n)`` and ``divides(d, e)`` are the range and divisibility guards; ``step(u)`` is 1 where u > 0, the slope of
+``max(u, 0)``; ``diff(e, W[i,j])`` and ``at_zero(e, eta)`` are derivatives not yet carried out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative,
 from derive.export.letters import Hints, Scope, root_scope
 from derive.export.order import ordered_terms, split_fraction
 
-_FUNCTIONS = {"Abs": "abs", "Max": "max", "Min": "min", "Pow": "pow"}
+_FUNCTIONS = {"Abs": "abs", "Max": "max", "Min": "min", "Pow": "pow", "Heaviside": "step"}
 
 
 def text(expression: Expr, hints: Hints | None = None, reserve: Sequence[Expr] = ()) -> str:
@@ -97,9 +97,11 @@ class TextPrinter(StrPrinter):
 
     def _print_Function(self, expression: Expr) -> str:
         name = expression.func.__name__
-        return self._call(_FUNCTIONS.get(name, name), expression.args)
+        arguments = sorted(expression.args, key=lambda a: a.is_number) if name in ("Max", "Min") else expression.args
+        arguments = arguments[:1] if isinstance(expression, sympy.Heaviside) else arguments
+        return self._call(_FUNCTIONS.get(name, name), arguments)
 
-    _print_Abs = _print_Max = _print_Min = _print_Function
+    _print_Abs = _print_Max = _print_Min = _print_Heaviside = _print_Function
 
     def _call(self, name: str, arguments: Sequence[Expr]) -> str:
         return f"{name}({', '.join(self._print(a) for a in arguments)})"

@@ -38,7 +38,7 @@ _NODES: dict[str, Any] = {
 }
 _TRIGONOMETRIC = ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh")
 _FUNCTIONS: dict[str, Any] = {
-    name: getattr(sympy, name) for name in ("exp", "log", *_TRIGONOMETRIC, "Abs", "Max", "Min", "sign")
+    name: getattr(sympy, name) for name in ("exp", "log", *_TRIGONOMETRIC, "Abs", "Max", "Min", "sign", "Heaviside")
 }
 _CONSTANTS = {"pi": sympy.pi, "E": sympy.E, "oo": sympy.oo, "-oo": -sympy.oo}
 _ARITY = {"pow": 2, "delta": 2, "within": 2, "divides": 2, "derivative": 2, "at_zero": 2}
@@ -70,8 +70,9 @@ def to_tree(expression: Expr) -> Tree:
 
 
 def _call_tree(expression: Expr) -> Tree:
-    arguments = [to_tree(a) for a in expression.args]
     kind: type[Any] = expression.func
+    # A step's second argument is its value at the jump, always one half.
+    arguments = [to_tree(a) for a in (expression.args[:1] if kind is sympy.Heaviside else expression.args)]
     if kind in _OPS:
         return {"op": _OPS[kind], "args": arguments}
     if _FUNCTIONS.get(kind.__name__) is kind:

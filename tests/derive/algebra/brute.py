@@ -101,6 +101,11 @@ def value(expression: Expr, at: Environment, world: World) -> Number:
         return _power(expression, at, world)
     if isinstance(expression, sympy.exp | sympy.tanh | sympy.sin | sympy.cos):
         return float(getattr(math, type(expression).__name__)(value(expression.args[0], at, world)))
+    if isinstance(expression, sympy.Max):
+        return max(value(a, at, world) for a in expression.args)
+    if isinstance(expression, sympy.Heaviside | sympy.sign):
+        argument = value(expression.args[0], at, world)
+        return float(argument > 0) - (float(argument < 0) if isinstance(expression, sympy.sign) else 0.0)
     raise TypeError(f"not in this language: {type(expression).__name__}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -141,6 +142,19 @@ def test_first_order_in_the_step_forgets_the_moved_tensors() -> None:
     moved = Definition("w'", (c,), w[c] - eta * tensor("h")[c])
     first = carry_out(AtZero(moved.base[c] ** 2, eta), {moved.base: moved})
     assert normalise(first) == -2 * w[c] * tensor("h")[c]
+
+
+def test_slopes_of_the_largest_sum_to_one_and_never_meet() -> None:
+    """Of three arguments, that are tried in every order of size, one alone has a slope, and that is 1."""
+    letters = sympy.symbols("a b c", real=True)
+    largest = sympy.Max(*letters)
+    slopes = [module.outer_derivative(largest, position) for position in (1, 2, 3)]
+    for order in itertools.permutations((-1, 2, 5)):
+        at = dict(zip(largest.args, order, strict=True))
+        assert [slope.subs(at) for slope in slopes] == [int(v == 5) for v in order]
+    first, second = (normalise(slope) for slope in slopes[:2])
+    assert normalise(first * second) == 0 and normalise(first**2 - first) == 0
+    assert normalise(sympy.Heaviside(-2 * x[p]) + sympy.Heaviside(x[p] / 3)) == 1
 
 
 def test_a_symmetric_function_keeps_its_arguments_apart(monkeypatch: pytest.MonkeyPatch) -> None:
