@@ -14,6 +14,7 @@ from codegen.solve_at import solve_at
 from codegen.targets.torch.layer_target import layer_files
 from codegen.targets.torch.layer_words import class_name
 from derive.errors import UsageError
+from derive.export.prose import plain
 from derive.forward_map import Layer
 
 ANGLE = "angle-like"
@@ -32,7 +33,7 @@ def build_layer(layer: Layer, package: str = "", angle: Expr | None = None) -> d
             f"the angle {angle} uses {min(unknown, key=str)}, which is no size of the layer {layer.name!r}; declare it"
         )
     solutions = solve_at(layer, angle)
-    reasons = "; ".join(refusal.reason for refusal in solutions.refusals)
+    reasons = "; ".join(plain(refusal.reason) for refusal in solutions.refusals)
     if not solutions.maps:
         raise UsageError(f"layer {layer.name!r}: there is no map to generate: {reasons}")
     plans = [layer_plan(m, ANGLE if m.name == "angle" else m.name) for m in solutions]

@@ -6,6 +6,7 @@ from sympy import Expr
 
 from derive.cancel import Solutions, solve
 from derive.errors import UsageError
+from derive.export.prose import plain
 from derive.forward_map import Layer
 
 
@@ -24,6 +25,6 @@ def solve_at(layer: Layer, angle: Expr | None) -> Solutions:
             "with functions that settle"
         ) from problem
     if angle is not None and "angle" not in {m.name for m in solutions}:
-        reasons = "; ".join(r.reason for r in solutions.refusals)
+        reasons = "; ".join(plain(r.reason) for r in solutions.refusals)
         raise UsageError(f"layer {layer.name!r} has no family of angles: {reasons}")
     return solutions

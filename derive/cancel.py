@@ -22,14 +22,14 @@ from sympy import Add, Expr, KroneckerDelta, Mul, Symbol
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.equality import equal, factored
 from derive.algebra.index import Index
-from derive.algebra.nodes import Within, map_entries
 from derive.algebra.normal import normalise
 from derive.backward_pass import backward
-from derive.family import Family, energy_symbol, isotropic_family, skipped_part, split_by_parameter
+from derive.export.text import text
+from derive.family import Family, energy_symbol, isotropic_family
 from derive.forward_map import Definition, Layer
 from derive.inseparable import inseparability, overlapping
 from derive.kernel_forms import strip_unit_deltas
-from derive.properties import Profile, profile
+from derive.properties import profile
 from derive.properties import r as radius
 from derive.record import CancellingMap, Derivation, Step
 from derive.update import effective_update
@@ -84,17 +84,20 @@ def solve(layer: Layer, angle: Expr | None = None) -> Solutions:
         return Solutions(layer, (), (refusal,))
     value = factored(normalise(expand_definitions(derivation.self_factor.expression, layer.scope)))
     if not value.atoms(Index):
-        reason = f"the self factor is the constant {value}: every sample already moves alike, nothing to correct"
+        reason = (
+            f"the self factor is the constant `{text(value)}`: every sample already moves alike, nothing to correct"
+        )
         return Solutions(layer, (), (Refusal("any", reason),))
     if kappa in layer.scalars:
-        reason = "a scalar of the layer is called kappa, as is the self factor that a map is to reach: rename it"
+        reason = "a scalar of the layer is called `kappa`, as is the self factor that a map is to reach: rename it"
         return Solutions(layer, (), (Refusal("any", reason),))
     family = isotropic_family(layer, derivation)
     if family.constant == 0:
         found = _corrected(family, "norm-like", _equal_scales(family), sympy.S.One)
+        f, E = _unused(layer, "f"), _unused(layer, "E")
         reason = (
-            "no parameter adds a constant to the self factor (no bias), so f^2 E = kappa leaves f = sqrt(kappa/E) "
-            "alone, which loses the length sqrt(E): the non-normalising map needs the bias"
+            f"no parameter adds a constant to the self factor (no bias), so `{f}**2*{E} = kappa` leaves "
+            f"`{f} = sqrt(kappa/{E})` alone, which loses the length `sqrt({E})`: the non-normalising map needs the bias"
         )
         return Solutions(layer, (found,), (Refusal("non-normalising", reason),))
     maps = [
@@ -169,7 +172,7 @@ def _corrected(
     derived = effective_update(mapped)
     entry = expand_definitions(derived.self_factor.expression, mapped.scope)
     residual = sympy.S.Zero if equal(entry, kappa) else factored(normalise(entry - kappa))
-    shape = profile(family, f, h, kappa, angle)
+    shape = profile(family, mapped, (f, h), kappa, angle)
     return CancellingMap(
         name=name,
         kind="normalising" if shape.normalising else "non-normalising",
@@ -180,15 +183,14 @@ def _corrected(
         kappa_default=default,
         self_factor=kappa if residual == 0 else entry,
         residual=residual,
-        scale_invariant=shape.scale_invariant,
-        injective=shape.injective,
-        singular_at_zero=shape.singular_at_zero,
-        limit_zero=shape.limit_zero,
-        limit_infinity=shape.limit_infinity,
+        kappa_above=family.constant if h == 1 else sympy.S.Zero,
+        properties=shape.properties,
+        zero=shape.limit_zero,
+        infinity=shape.limit_infinity,
+        singular=shape.singular,
         weight_scale=shape.weight_scale,
         angle=shape.angle,
         decomposition=shape.decomposition,
-        assumptions=_assumptions(family, shape, h),
         steps=_steps(family, mapped, derived, f, h),
     )
 
@@ -212,15 +214,16 @@ def _mapped_layer(family: Family, name: str, f: Expr, h: Expr) -> Layer:
     scale = Definition(_unused(layer, "f"), over, f.xreplace(at))
     definitions = [*layer.definitions, energy, scale]
     if f == h:
-        output = scale.entry * layer.output.expression
+        # A skip connection is moved by no update: it stays outside the scale, as in every member of the family.
+        carried = layer.output.expression if family.rest == 0 else Add(*family.parts.values())
+        output = scale.entry * carried + family.rest
     else:
         offset = h.xreplace(at)
         if offset.free_symbols & set(over):
             definitions.append(Definition(_unused(layer, "h"), over, offset))
             offset = definitions[-1].entry
-        parts = split_by_parameter(layer)
-        scaled = ((scale.entry if p in family.weights else offset) * part for p, part in parts.items())
-        output = Add(*scaled, skipped_part(layer))
+        scaled = ((scale.entry if p in family.weights else offset) * part for p, part in family.parts.items())
+        output = Add(*scaled, family.rest)
     scalars = tuple(sorted(set(layer.scalars) | {kappa}, key=str))
     mapped_name = map_id(layer, name)
     return replace(
@@ -241,7 +244,7 @@ def _steps(family: Family, mapped: Layer, derived: Derivation, f: Expr, h: Expr)
     condition = names[scale] ** 2 * names[family.energy] + names.get(offset, offset) ** 2 * family.constant
     solution = Step(
         f"{mapped.name}/solution",
-        "solve the condition f^2 E + h^2 c = kappa for the scalar",
+        "ask for the self factor `kappa`, and solve for the scalar",
         kappa,
         condition,
         kappa,
@@ -255,23 +258,3 @@ def _steps(family: Family, mapped: Layer, derived: Derivation, f: Expr, h: Expr)
     self_factor = replace(entry, after=kappa * deltas) if constant else entry
     inseparable = inseparability(family.layer) if f == h and overlapping(family.layer) else ()
     return (family.step, solution, *kernel, self_factor, derived.step("cross-terms"), *backward(mapped), *inseparable)
-
-
-def _assumptions(family: Family, shape: Profile, h: Expr) -> tuple[str, ...]:
-    """State what a map needs to be true."""
-    stated = ["kappa > 0"]
-    if h == 1 and family.constant != 0:
-        stated = [f"kappa > {family.constant}"]
-    if shape.singular_at_zero:
-        where = "all entries that a sample reads are alike" if _is_centred(family) else "the input vanishes"
-        stated.append(f"E > 0 (the map is singular where {where})")
-    return (*stated, "the layer's input is held fixed during the step")
-
-
-def _is_centred(family: Family) -> bool:
-    """Whether the energy of an input of ones is zero."""
-    images = {t.base for t in family.layer.inputs}
-    energy = expand_definitions(family.energy, family.layer.scope)
-    ones = map_entries(energy, lambda entry: sympy.S.One if entry.base in images else entry)
-    inside = ones.xreplace({guard: sympy.S.One for guard in ones.atoms(Within)})
-    return bool(equal(inside, sympy.S.Zero))

@@ -8,19 +8,19 @@ the family cancels the divergence exactly when ``f^2 E + h^2 c = kappa``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import sympy
-from sympy import Add, Expr, Indexed, IndexedBase, Symbol
+from sympy import Add, Expr, Indexed, IndexedBase
 
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.index import Index
 from derive.algebra.normal import normalise
 from derive.deriver import Deriver
 from derive.forward_map import Layer, Tensor
+from derive.properties.ray import energy_symbol as energy_symbol
 from derive.record import Derivation, Step
-
-energy_symbol = Symbol("E", positive=True)
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,13 @@ class Family:
     """The isotropic family of a layer: which parameters carry the varying part, and the condition on the scalars.
 
     ``energy`` (E) is what the weights add to the self factor of a sample, ``constant`` (c) what the offsets add.
-    ``over`` are the output indices on which a scale may depend.
+    ``over`` are the output indices on which a scale may depend. ``parts`` of the output, one a parameter, and ``rest``,
+    which carries none, add up to it.
     """
 
     layer: Layer
+    parts: Mapping[str, Expr]
+    rest: Expr
     weights: tuple[str, ...]
     offsets: tuple[str, ...]
     energy: Expr
@@ -80,7 +83,7 @@ def isotropic_family(layer: Layer, derivation: Derivation) -> Family:
     constant = Add(*(shares[name] for name in offsets))
     rule = "one unknown scalar before each parameter"
     step = replace(deriver.self_factor_step(factor), id=f"{layer.name}/family", rule=rule)
-    return Family(layer, weights, offsets, energy, constant, over, step)
+    return Family(layer, parts, skipped_part(layer), weights, offsets, energy, constant, over, step)
 
 
 def _coefficient(expression: Expr, unknown: Expr) -> Expr:

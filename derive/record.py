@@ -140,6 +140,40 @@ class Derivation:
 
 
 @dataclass(frozen=True)
+class Property:
+    """A property of a map: whether it holds (None: open), and how that was established.
+
+    ``basis`` is ``derived``, ``counterexample``, ``no counterexample`` (evaluation found none, the value is open),
+    ``undecided`` or ``not applicable``; ``reason`` says why, formulas between backticks.
+    """
+
+    name: str
+    value: bool | None
+    basis: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Where a map tends to along a ray, in terms of the parts of the layer's output.
+
+    ``kind`` is ``value`` (``factor`` times the weight part, plus ``offset`` times the offsets), ``length`` (the weight
+    part divided by its length sqrt(E) instead), ``direction`` (the weight part keeps the length ``factor``, whatever
+    its direction), ``unbounded``, ``turning``, ``constant`` (along rays), ``unknown`` or ``not applicable``. ``rest``
+    carries no parameter; the limit holds along every ray on which ``where`` is positive.
+    """
+
+    kind: str
+    weights: tuple[str, ...]
+    offsets: tuple[str, ...]
+    factor: Expr
+    offset: Expr
+    rest: Expr
+    where: Expr
+    reason: str
+
+
+@dataclass(frozen=True)
 class CancellingMap:
     """A forward map that cancels the divergence of ``layer``, with its computed properties.
 
@@ -147,7 +181,8 @@ class CancellingMap:
     of the sample that multiply the part of the output carried by each parameter. ``weight_scale`` is the standard
     deviation of the weights that keeps the variance of the activation; ``angle`` is t(r) in f = sqrt(kappa) sin(t)/r.
     ``decomposition`` splits the map into an activation-like map of the length r, the offset entry beside it, and a
-    scale.
+    scale. ``properties`` hold what the map does and how that is known; ``singular`` what must all vanish where the map
+    is singular (nothing: it is singular nowhere, beyond the layer itself); kappa must exceed ``kappa_above``.
     """
 
     name: str
@@ -159,16 +194,64 @@ class CancellingMap:
     kappa_default: Expr
     self_factor: Expr
     residual: Expr
-    scale_invariant: bool
-    injective: bool | None
-    singular_at_zero: bool
-    limit_zero: str
-    limit_infinity: str
+    kappa_above: Expr
+    properties: tuple[Property, ...]
+    zero: Limit
+    infinity: Limit
+    singular: tuple[Expr, ...]
     weight_scale: Expr
     angle: Expr | None
     decomposition: tuple[tuple[str, Expr], ...]
-    assumptions: tuple[str, ...]
     steps: tuple[Step, ...]
+
+    def established(self, name: str) -> Property:
+        """Return a property by name; raise KeyError with the known names."""
+        for found in self.properties:
+            if found.name == name:
+                return found
+        raise KeyError(f"no property {name!r}; properties: {', '.join(p.name for p in self.properties)}")
+
+    @property
+    def energy(self) -> Definition:
+        """The definition of E, what the weights add to the self factor: the first that a map adds to its layer."""
+        return self.mapped.definitions[len(self.layer.definitions)]
+
+    @property
+    def scale_invariant(self) -> bool | None:
+        """Whether multiplying all real inputs by one positive number changes nothing; None where that is open."""
+        return self.established("scale_invariant").value
+
+    @property
+    def injective(self) -> bool | None:
+        """Whether the inputs follow from the outputs at all values of the parameters; None where that is open."""
+        return self.established("injective").value
+
+    @property
+    def singular_at_zero(self) -> bool | None:
+        """Whether the output has no limit as the real inputs tend to zero; None where that is open."""
+        return self.established("singular_at_zero").value
+
+    @property
+    def limit_zero(self) -> str:
+        """Where the map tends to as the real inputs tend to zero, in text."""
+        from derive.export.limits import limit_text
+
+        return limit_text(self.zero, self.energy.name)
+
+    @property
+    def limit_infinity(self) -> str:
+        """Where the map tends to as the real inputs grow, in text."""
+        from derive.export.limits import limit_text
+
+        return limit_text(self.infinity, self.energy.name)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the map needs to be true, in text."""
+        from derive.export.limits import assumptions
+        from derive.export.prose import plain
+
+        return tuple(map(plain, assumptions(self)))
 
     @property
     def map(self) -> Expr:

@@ -82,7 +82,7 @@ def _momentum(deriver: Deriver, base: Derivation) -> Derivation:
             for name, entry in deriver.entries.items()
         )
     )
-    rule = "move every parameter by -eta (mu M + gradient), M the velocity from past steps"
+    rule = "move every parameter by `-eta` times (its gradient and `mu` times `M`, the velocity from past steps)"
     step = _step(deriver, "momentum-change", rule, _moved(deriver, moved), _plain(deriver) - eta * mu * carried)
     return replace(base, steps=(*_kept(base), step), assumptions=("M holds the velocity of past steps",))
 
@@ -101,7 +101,7 @@ def _weight_decay(deriver: Deriver, base: Derivation) -> Derivation:
             if len(entry.indices) > 1
         )
     )
-    rule = "move every weight by -eta (gradient + lambda weight); biases do not decay"
+    rule = "move every weight by `-eta` times (its gradient and `lambda` times itself); biases do not decay"
     step = _step(deriver, "weight-decay-change", rule, _moved(deriver, moved), _plain(deriver) - eta * lam * shrinking)
     return replace(base, steps=(*_kept(base), step), assumptions=("parameters with one axis do not decay",))
 
@@ -122,7 +122,13 @@ def _sign(deriver: Deriver, base: Derivation) -> Derivation:
     before = _moved(deriver, lambda name, entry: -eta * sympy.sign(gradient(entry)))
     total = Add(*(derived(name, entry) for name, entry in deriver.entries.items()))
     after = -eta * presentable(total, deriver.layer.scope)
-    step = _step(deriver, "sign-change", "move every parameter by -eta sign(gradient of this sample)", before, after)
+    step = _step(
+        deriver,
+        "sign-change",
+        "move every parameter by `eta` against the sign of this sample's gradient",
+        before,
+        after,
+    )
     factor = presentable(normalise(total / sympy.sign(deriver.cotangent)), deriver.layer.scope)
     return replace(
         base,
@@ -176,9 +182,10 @@ def _foof(deriver: Deriver, base: Derivation) -> Derivation:
     def moved(name: str, entry: Indexed) -> Expr:
         return -eta * _pulled(deriver, PartialDerivative(deriver.output.entry, entry), h)
 
-    rule = "D = J^T h moves the activation by -eta K h, where g = (K + lambda) h; at lambda = 0 this is -eta g"
+    rule = "the step `D` that `h` makes moves the activation by `-eta` times the update kernel applied to `h`"
     step = _step(deriver, "foof-change", rule, _moved(deriver, moved), change)
-    aligned = _step(deriver, "foof-aligned", "at lambda = 0 the change is -eta g", change, -eta * (solved - lam * h))
+    rule = "at `lambda = 0` the kernel applied to `h` is `g`, and the change is `-eta*g`"
+    aligned = _step(deriver, "foof-aligned", rule, change, -eta * (solved - lam * h))
     deltas = Mul(*(KroneckerDelta(i, j) for i, j in deriver.primes.items()))
     return replace(
         base,
@@ -205,7 +212,7 @@ def _normal_equation(deriver: Deriver, name: str, h: Expr, solved: Expr) -> Step
     through = Add(*(IndexedSum(deriver.gradients[n] * step[n], *deriver.entries[n].indices) for n in deriver.entries))
     left = _pulled(deriver, deriver.gradients[name], _fresh_bounds(through)) + lam * step[name]
     right = _pulled(deriver, deriver.gradients[name], solved)
-    rule = "J^T h solves the normal equations of FOOF"
+    rule = "the parameter gradients summed with the weights `h` solve the normal equations of FOOF"
     return deriver.step(f"foof-normal-equation-{name}", rule, tensor(f"D_{name}")[entry.indices], left, right)
 
 

@@ -118,6 +118,10 @@ class IndexedSum(Expr):
     def _eval_is_nonnegative(self) -> bool | None:
         return True if self.body.is_nonnegative else None
 
+    def _eval_is_positive(self) -> bool | None:
+        # Every range holds at least one value.
+        return True if self.body.is_positive else None
+
 
 class PartialDerivative(Expr):
     """``PartialDerivative(e, W[a, b])``: the derivative of ``e`` by one entry of a tensor, not yet carried out."""

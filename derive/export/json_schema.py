@@ -12,12 +12,13 @@ from typing import Any
 
 from sympy import Expr
 
+from derive.export.prose import plain
 from derive.export.record_trees import record_from_tree, record_tree
 from derive.export.steps import step_equation
 from derive.export.symbols import Notation, notation_for
 from derive.export.text import text
 from derive.export.trees import TreeError
-from derive.record import CancellingMap, Derivation, Step
+from derive.record import CancellingMap, Derivation, Property, Step
 
 SCHEMA = "affdiv.derivation/1"
 Json = dict[str, Any]
@@ -46,7 +47,7 @@ def derivation_to_json(derivation: Derivation) -> Json:
         "kernel": _formula(derivation.kernel, notation),
         "steps": [step_to_json(step, notation) for step in derivation.steps],
         "solutions": [map_to_json(found) for found in derivation.solutions],
-        "refusals": [{"kind": refusal.kind, "reason": refusal.reason} for refusal in derivation.refusals],
+        "refusals": [{"kind": refusal.kind, "reason": plain(refusal.reason)} for refusal in derivation.refusals],
         "expression": record_tree(replace(derivation, solutions=())),
     }
 
@@ -64,11 +65,11 @@ def map_to_json(found: CancellingMap) -> Json:
         "self_factor": _formula(found.self_factor, notation),
         "residual": _formula(found.residual, notation),
         "kappa": text(found.kappa_default),
-        "scale_invariant": found.scale_invariant,
-        "injective": found.injective,
-        "singular_at_zero": found.singular_at_zero,
+        **{known.name: known.value for known in found.properties},
+        "established": {known.name: _established(known) for known in found.properties},
         "limit_zero": found.limit_zero,
         "limit_infinity": found.limit_infinity,
+        "singular_where": [f"{text(zero)} = 0" for zero in found.singular],
         "weight_scale": _formula(found.weight_scale, notation),
         "angle": None if found.angle is None else _formula(found.angle, notation),
         "decomposition": {name: _formula(part, notation) for name, part in found.decomposition},
@@ -76,6 +77,11 @@ def map_to_json(found: CancellingMap) -> Json:
         "steps": [step_to_json(step, notation) for step in found.steps],
         "expression": record_tree(found),
     }
+
+
+def _established(known: Property) -> Json:
+    """Return how a property was established; ``value`` is null where it stays open or does not apply."""
+    return {"value": known.value, "basis": known.basis, "reason": plain(known.reason)}
 
 
 def solutions_to_json(derivation: Derivation) -> Json:
@@ -90,7 +96,7 @@ def step_to_json(step: Step, notation: Notation) -> Json:
     beside = (step.target,)
     return {
         "id": step.id,
-        "rule": step.rule,
+        "rule": plain(step.rule),
         "target": text(step.target, notation.hints),
         "before": text(step.before, notation.hints, beside),
         "after": text(step.after, notation.hints, beside),

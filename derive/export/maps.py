@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from sympy import Expr
 
-from derive.export.blocks import Block, Code, Equation, Heading, Inline, Math, Paragraph, Prose, Table, sentence
+from derive.export.blocks import Block, Equation, Heading, Math, Paragraph, Prose, Table, sentence
+from derive.export.limits import assumptions, limit_prose
 from derive.export.linebreak import LINE_WIDTH
+from derive.export.prose import inline
 from derive.export.provenance import map_claim
 from derive.export.steps import step_blocks
 from derive.export.symbols import Notation, notation_for
+from derive.export.terminal import ANSWERS
 from derive.export.tokens import width
 from derive.record import CancellingMap
 
 _CELL = 0.55 * LINE_WIDTH
 _DECOMPOSITION = {
-    "activation": "activation-like map: the length r becomes",
+    "activation": "activation-like map: the length `r` becomes",
     "offset": "beside it the constant entry",
     "scale": "then a linear map and the scale",
 }
@@ -34,23 +37,23 @@ def map_blocks(found: CancellingMap, printed: set[str] | None = None, of: str | 
     origin = f"Reconstructed from the paper: {claim}." if claim else "Ours: this map is not in the paper."
     blocks: list[Block] = [Heading(2, (heading,)), Paragraph((origin,))]
     narrow, wide = _split(_formulas(found), notation)
-    rows = [(("kind",), (found.kind,)), *narrow, *_facts(found)]
+    rows = [(("kind",), (found.kind,)), *narrow, *_facts(found, notation)]
     blocks += [Table((("property",), ("value",)), tuple(rows)), *wide]
     return [*blocks, *step_blocks(found.steps, notation, printed)]
 
 
 def _formulas(found: CancellingMap) -> list[tuple[str, Expr]]:
     """Return the properties that are formulas."""
-    scales = [(f"scale of {name}", scale) for name, scale in found.scales]
+    scales = [(f"scale of `{name}`", scale) for name, scale in found.scales]
     formulas = [
         *scales,
         ("self factor", found.self_factor),
         ("residual", found.residual),
-        ("default kappa", found.kappa_default),
+        ("default `kappa`", found.kappa_default),
         ("variance-preserving weight scale", found.weight_scale),
     ]
     if found.angle is not None:
-        formulas.append(("angle t(r)", found.angle))
+        formulas.append(("angle `t`", found.angle))
     return [*formulas, *((_DECOMPOSITION.get(name, name), part) for name, part in found.decomposition)]
 
 
@@ -61,24 +64,28 @@ def _split(formulas: list[tuple[str, Expr]], notation: Notation) -> tuple[list[t
     for name, expression in formulas:
         formula = notation(expression)
         if width(formula) > _CELL:
-            wide.append(Equation(None, rf"\text{{{name}}}", (formula,)))
+            wide.append(Equation(None, _label(inline(name)), (formula,)))
         else:
-            narrow.append(((name,), (Math(formula),)))
+            narrow.append((inline(name), (Math(formula),)))
     return narrow, wide
 
 
-def _facts(found: CancellingMap) -> list[tuple[Prose, Prose]]:
+def _label(words: Prose) -> str:
+    """Return prose as the left side of an equation."""
+    return "".join(part.latex if isinstance(part, Math) else rf"\text{{{part}}}" for part in words)
+
+
+def _facts(found: CancellingMap, notation: Notation) -> list[tuple[Prose, Prose]]:
     """Return the properties that are words."""
-    rows: list[tuple[str, Inline]] = [
-        ("scale invariant", _yes(found.scale_invariant)),
-        ("injective", _yes(found.injective)),
-        ("singular at zero", _yes(found.singular_at_zero)),
-        ("at zero", Code(found.limit_zero)),
-        ("at infinity", Code(found.limit_infinity)),
-        *(("assumes", assumption) for assumption in found.assumptions),
+    rows: list[tuple[Prose, Prose]] = [
+        (
+            (known.name.replace("_", " "),),
+            (f"{ANSWERS[known.value]} ({known.basis}: ", *inline(known.reason, notation.aliases), ")"),
+        )
+        for known in found.properties
     ]
-    return [((name,), (value,)) for name, value in rows]
-
-
-def _yes(value: bool | None) -> str:
-    return {True: "yes", False: "no", None: "not decided"}[value]
+    rows += [
+        (("at zero",), limit_prose(found.zero, found.energy.name, notation)),
+        (("at infinity",), limit_prose(found.infinity, found.energy.name, notation)),
+    ]
+    return [*rows, *((("assumes",), inline(stated, notation.aliases)) for stated in assumptions(found))]

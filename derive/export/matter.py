@@ -113,13 +113,16 @@ def _conventions() -> list[Block]:
                 "Indices start at 0 and a sum {} runs over the whole axis of its index. {} is the Kronecker delta; the "
                 "brackets {} and {} are 1 where the statement holds and 0 elsewhere. {} is the product, and {} the "
                 "norm, "
-                "over the last axis. A prime marks a second sample or unit, and on a tensor its value after the step.",
+                "over the last axis. A prime marks a second sample or unit, and on a tensor its value after the step. "
+                "{} is the part of an output that the parameter {} carries.",
                 Math(r"\sum_{j}"),
                 Math(r"\delta_{i i'}"),
                 Math(r"\left[ 0 \le e < n \right]"),
                 Math(r"\left[ d \mid e \right]"),
                 Math(r"x_{s} \cdot x_{s'}"),
                 Math(r"\lVert x_{s} \rVert"),
+                Math(r"\langle W \rangle"),
+                Math("W"),
             )
         ),
     ]

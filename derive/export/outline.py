@@ -12,6 +12,7 @@ from derive.export.blocks import Block, Code, Equation, Heading, Inline, Items, 
 from derive.export.maps import map_blocks
 from derive.export.matter import closing, opening
 from derive.export.notation import latex
+from derive.export.prose import inline
 from derive.export.provenance import layer_claim
 from derive.export.steps import step_blocks
 from derive.export.symbols import Notation, notation_for
@@ -56,7 +57,7 @@ def derivation_blocks(derivation: Derivation) -> list[Block]:
         blocks += map_blocks(found, printed, layer.name)
     for refusal in derivation.refusals:
         kind = "cancelling" if refusal.kind == "any" else refusal.kind
-        blocks.append(Paragraph((f"There is no {kind} map: {refusal.reason}.",)))
+        blocks.append(Paragraph(inline(f"There is no {kind} map: {refusal.reason}.", notation.aliases)))
     return blocks
 
 

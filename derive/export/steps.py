@@ -5,13 +5,14 @@ Steps keep their order, except that the definition of an intermediate comes befo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import sympy
 from sympy import Expr, IndexedBase
 
 from derive.export.blocks import Block, Equation, Paragraph, Prose, sentence
 from derive.export.letters import hints_from
+from derive.export.prose import inline
 from derive.export.symbols import Notation
 from derive.forward_map import Definition
 from derive.record import Status, Step
@@ -56,7 +57,7 @@ class _Steps:
         for definition in unknown:
             if definition.base in self._own:
                 self._emit(self._own[definition.base])
-        self._blocks.append(Paragraph(step_prose(step), leads=True))
+        self._blocks.append(Paragraph(step_prose(step, self._notation.aliases), leads=True))
         self._blocks.append(step_equation(step, self._notation))
         self._where([d for d in unknown if d.base not in self._own])
 
@@ -87,12 +88,12 @@ def _bases(expression: Expr) -> set[IndexedBase]:
     return {entry.base for entry in expression.atoms(sympy.Indexed)}
 
 
-def step_prose(step: Step) -> Prose:
+def step_prose(step: Step, aliases: Mapping[str, str]) -> Prose:
     """Return a step's rule as a sentence, with the outcome of its check where it was checked."""
     verdict = step.verdict
     if verdict.status is Status.UNVERIFIED and verdict.method == "not checked yet":
-        return (sentence(step.rule),)
-    return (sentence(step.rule), f" [{verdict.status.value}]")
+        return inline(sentence(step.rule), aliases)
+    return (*inline(sentence(step.rule), aliases), f" [{verdict.status.value}]")
 
 
 def step_equation(step: Step, notation: Notation) -> Equation:

@@ -18,6 +18,7 @@ from typing import Any
 from sympy import Expr
 
 from derive.export.outline import Chapter
+from derive.export.prose import plain
 from derive.export.record_trees import record_tree
 from derive.export.symbols import notation_for
 from derive.export.text import text
@@ -128,7 +129,7 @@ def layer_row(name: str, layer: Layer) -> Row:
         {"name": found.name, "id": found.mapped.name, "part": "" if found.layer == layer else found.layer.name}
         for found in derivation.solutions
     ]
-    row["refusals"] = [{"kind": refusal.kind, "reason": refusal.reason} for refusal in derivation.refusals]
+    row["refusals"] = [{"kind": refusal.kind, "reason": plain(refusal.reason)} for refusal in derivation.refusals]
     return row
 
 

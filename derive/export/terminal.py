@@ -10,6 +10,7 @@ from typing import Any
 
 _BREAKS = re.compile(r"(?= [+-] )|(?<=, )|(?<=[^*])(?=\*[^*])|(?<=/)(?=\()")
 _DECOMPOSITION = {"activation": "length r becomes", "offset": "constant entry", "scale": "scale"}
+ANSWERS = {True: "yes", False: "no", None: "open"}
 _NARROWEST, _WIDEST = 40, 110
 
 
@@ -98,9 +99,7 @@ def _map_lines(found: Mapping[str, Any]) -> list[str]:
         "self factor": found["self_factor"]["text"],
         "residual": found["residual"]["text"],
         "kappa": f"{found['kappa']} by default",
-        "scale invariant": _yes(found["scale_invariant"]),
-        "injective": _yes(found["injective"]),
-        "singular at zero": _yes(found["singular_at_zero"]),
+        **{name.replace("_", " "): _answer(known) for name, known in found["established"].items()},
         "at zero": found["limit_zero"],
         "at infinity": found["limit_infinity"],
         "weight scale": found["weight_scale"]["text"],
@@ -113,8 +112,9 @@ def _map_lines(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _yes(value: bool | None) -> str:
-    return {True: "yes", False: "no", None: "not decided"}[value]
+def _answer(known: Mapping[str, Any]) -> str:
+    """Return a property in words: the answer, how it was established, and the reason."""
+    return f"{ANSWERS[known['value']]} ({known['basis']}: {known['reason']})"
 
 
 def table_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -166,9 +166,12 @@ PROPERTIES = {
 }
 PROPERTIES |= {
     (name, map_name): {k: v for k, v in PROPERTIES["affine", map_name].items() if k in ("kind", "injective", "angle")}
-    for name in ("row", "image", "volume", "groups", "row back", "projection", "value path", "output projection")
+    for name in ("row", "image", "volume", "groups", "row back", "projection", "output projection")
     for map_name in ("affine-like", "norm-like")
 }
+# The weights of a mixture only count relative to each other, before the map and after it.
+PROPERTIES["value path", "affine-like"] = {"kind": "non-normalising", "injective": False, "angle": atan(r)}
+PROPERTIES["value path", "norm-like"] = PROPERTIES["row", "norm-like"]
 
 
 @pytest.mark.parametrize("key", PROPERTIES, ids=" ".join)

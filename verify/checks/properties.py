@@ -27,7 +27,6 @@ from sympy import Expr
 
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.nodes import tensor
-from derive.forward_map import Definition
 from derive.properties import energy_symbol
 from derive.record import CancellingMap, Derivation
 from verify.checks.cases import Case, Subject, cases
@@ -143,19 +142,15 @@ def _injectivity(found: CancellingMap, case: Case) -> float:
                 parameter.normal_()
         mapped.append(_jacobian(one, last).reshape(-1, width))
         parts.append(_uncorrected(found, one, last).reshape(width, -1).T)
-    expected = _rank(np.concatenate(parts)) - (0 if found.injective else _lengths(found, one))
+    lost = _lengths(found, one) if found.kind == "normalising" and not found.injective else 0
+    expected = _rank(np.concatenate(parts)) - lost
     return float(abs(_rank(np.concatenate(mapped)) - expected))
 
 
 def _lengths(found: CancellingMap, case: Case) -> int:
     """Return how many lengths a sample's output is divided by: one, or one for each group."""
     point, samples = case.point(found.mapped), _samples(found)
-    return math.prod(point.size(axis) for axis in _energy(found).indices if axis not in samples)
-
-
-def _energy(found: CancellingMap) -> Definition:
-    """Return the definition of E, which a map adds first to those of its layer."""
-    return found.mapped.definitions[len(found.layer.definitions)]
+    return math.prod(point.size(axis) for axis in found.energy.indices if axis not in samples)
 
 
 def _samples(found: CancellingMap) -> tuple[object, ...]:
@@ -244,7 +239,7 @@ def _directed(found: CancellingMap, case: Case, at: Expr) -> Array:
     """Return the output where only the direction of the input is left: limits times directions and offset."""
     f, h = _scales(found)
     point = case.point(found.mapped)
-    length = np.sqrt(evaluate(_energy(found).entry, found.mapped.output.indices, point))
+    length = np.sqrt(evaluate(found.energy.entry, found.mapped.output.indices, point))
     with np.errstate(invalid="ignore"):  # where a patch sees nothing there is no direction
         direction = _part(found, point, offset=False) / length
     pull = _limit(found, sympy.sqrt(energy_symbol) * f, at, case)

@@ -9,6 +9,7 @@ from functools import cache
 from markupsafe import Markup
 
 from derive.export.mathml import formula
+from derive.export.prose import plain
 from derive.export.steps import step_equation
 from derive.export.symbols import Notation, notation_for
 from derive.forward_map import Layer
@@ -53,7 +54,7 @@ def _line(step: Step, notation: Notation) -> Line:
     equation = step_equation(step, notation)
     return Line(
         id=step.id,
-        rule=step.rule[:1].upper() + step.rule[1:],
+        rule=plain(step.rule[:1].upper() + step.rule[1:]),
         left=mathml(equation.left, display=True),
         rights=tuple(mathml(right, display=True) for right in equation.rights),
         status=step.verdict.status.value,

@@ -15,7 +15,7 @@ import derive
 from derive.errors import UsageError
 from derive.export import html, markdown, mathml, pdf
 from derive.export.blocks import Code, Equation, Heading, Paragraph
-from derive.export.escape import label, latex_text
+from derive.export.escape import label
 from derive.export.latex import document, fragment, latex
 from derive.export.latex import page as latex_page
 from derive.export.outline import Chapter, derivation_blocks, document_blocks, equation_ids
@@ -64,9 +64,9 @@ def test_the_document_has_its_parts(chapters: list[Chapter]) -> None:
 def test_the_assumptions_and_properties_of_maps_are_stated(full: Full) -> None:
     text = fragment(full("affine"))
     for found in full("affine").solutions:
-        for assumption in found.assumptions:
-            assert latex_text(assumption) in text
-    for words in ("scale invariant", "injective", "singular at zero", "residual", "default kappa"):
+        for known in found.properties:
+            assert f"({known.basis}: " in text
+    for words in ("scale invariant", "injective", "singular at zero", "residual", r"$\displaystyle \kappa > 1$"):
         assert words in text
 
 

@@ -1,0 +1,202 @@
+"""How an expression grows along a ray: its leading power of t when every real input is multiplied by t.
+
+    e(t x) ~ t^d c(x)      as t -> 0 or t -> infinity;      equal for every t > 0 where the growth is exact
+
+An entry of a real input has d = 1, a parameter, a constant or an entry of an integer input d = 0; products add their
+powers, of a sum the dominant terms are left, and an elementary function is taken at the limit of its argument. A
+coefficient may vanish in some directions (that of ``max(x, 0)`` does), and then says nothing there.
+
+What has no leading power (``log`` and ``exp`` far away, waves), and terms that cancel, raise ``Undecided``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sympy
+from sympy import Add, Expr, Indexed, IndexedBase, Mul, Pow, S
+
+from derive.algebra.eliminate import is_guard
+from derive.algebra.equality import equal
+from derive.algebra.nodes import IndexedSum
+from derive.algebra.normal import normalise
+from derive.export.text import text
+
+Bases = frozenset[IndexedBase]
+
+
+class Undecided(ValueError):
+    """No leading power is known; the text says of what and why."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """``e(t x) ~ t**degree * coefficient``; for every t > 0, and not only in the limit, where it is ``exact``."""
+
+    degree: Expr
+    coefficient: Expr
+    exact: bool
+
+
+def growth(expression: Expr, inputs: Bases, *, far: bool) -> Growth:
+    """Return the growth of an expression as ``inputs`` are scaled by t -> infinity (``far``) or t -> 0.
+
+    Raises ``Undecided``.
+    """
+    return _Ray(inputs, far).of(expression)
+
+
+@dataclass(frozen=True)
+class _Ray:
+    inputs: Bases
+    far: bool
+
+    def of(self, expression: Expr) -> Growth:
+        """Return the growth of a node."""
+        try:
+            return self._node(expression)
+        except Undecided:
+            series = self._series(expression)
+            if series is None:
+                raise
+            return series
+
+    def _node(self, expression: Expr) -> Growth:
+        """Return the growth of a node from those of its arguments."""
+        if isinstance(expression, Indexed):
+            return Growth(S.One if expression.base in self.inputs else S.Zero, expression, True)
+        if not expression.atoms(IndexedBase) & self.inputs or is_guard(expression):
+            return Growth(S.Zero, expression, True)
+        if isinstance(expression, IndexedSum):
+            body = self.of(expression.body)
+            total = normalise(IndexedSum(body.coefficient, *expression.bound))
+            return self._nonzero(Growth(body.degree, total, body.exact), expression)
+        if isinstance(expression, Add):
+            return self._sum(expression)
+        if isinstance(expression, Mul):
+            parts = [self.of(a) for a in expression.args]
+            degree = Add(*(p.degree for p in parts))
+            return Growth(degree, Mul(*(p.coefficient for p in parts)), all(p.exact for p in parts))
+        if isinstance(expression, Pow):
+            return self._power(expression)
+        if isinstance(expression, sympy.Max):
+            return self._largest([self.of(a) for a in expression.args], expression)
+        return self._function(expression)
+
+    def _nonzero(self, found: Growth, expression: Expr) -> Growth:
+        if found.coefficient == 0 and not found.exact:
+            raise Undecided(f"the leading terms of `{text(expression)}` cancel")
+        return found
+
+    def _dominant(self, parts: Sequence[Growth]) -> Expr:
+        degrees = [p.degree for p in parts]
+        return max(degrees) if self.far else min(degrees)
+
+    def _sum(self, expression: Expr) -> Growth:
+        parts = [p for p in (self.of(a) for a in expression.args) if p.coefficient != 0]
+        if not parts:
+            return Growth(S.Zero, S.Zero, True)
+        degree = self._dominant(parts)
+        leading = [p for p in parts if p.degree == degree]
+        total = normalise(Add(*(p.coefficient for p in leading)))
+        exact = len(leading) == len(parts) and all(p.exact for p in parts)
+        vanishes = total == 0 or (len(leading) > 1 and equal(total, S.Zero))
+        return self._nonzero(Growth(degree, S.Zero if vanishes else total, exact), expression)
+
+    def _power(self, expression: Pow) -> Growth:
+        logistic = self._logistic(expression)
+        if logistic is not None:
+            return logistic
+        base, exponent = self.of(expression.base), expression.exp
+        if base.coefficient == 0:
+            raise Undecided(f"`{text(expression.base)}` vanishes")
+        return Growth(base.degree * exponent, base.coefficient**exponent, base.exact)
+
+    def _largest(self, parts: Sequence[Growth], expression: Expr) -> Growth:
+        """Of several arguments the dominant ones are compared, unless they are known to be negative."""
+        moving = [p for p in parts if p.coefficient != 0]
+        zero = [S.Zero] if len(moving) < len(parts) else []
+        if len({p.degree for p in moving}) == 1:
+            coefficient = sympy.Max(*(p.coefficient for p in moving), *zero)
+            return Growth(moving[0].degree, coefficient, all(p.exact for p in parts))
+        degree = self._dominant(moving)
+        leading = [p for p in moving if p.degree == degree]
+        if all(p.coefficient.is_negative for p in leading):
+            rest = self._largest([p for p in parts if p not in leading], expression)
+            return Growth(rest.degree, rest.coefficient, False)
+        # Where the dominant argument is negative, another one is left, of a lower power: the coefficient is zero there.
+        floor = [] if any(p.coefficient.is_nonnegative for p in leading) else [S.Zero]
+        return Growth(degree, sympy.Max(*(p.coefficient for p in leading), *floor), False)
+
+    def _function(self, expression: Expr) -> Growth:
+        """Take an elementary function of one argument at the limit of its argument."""
+        special = self._log_of_exponentials(expression)
+        if special is not None:
+            return special
+        inner = self.of(expression.args[0])
+        function = expression.func
+        if isinstance(expression, sympy.Abs):
+            return Growth(inner.degree, sympy.Abs(inner.coefficient), inner.exact)
+        if isinstance(expression, sympy.sign | sympy.Heaviside):
+            return Growth(S.Zero, function(inner.coefficient), inner.exact)
+        if inner.degree == 0 or inner.coefficient == 0:
+            return self._at(expression, inner.coefficient, inner.exact)
+        if (inner.degree > 0) != self.far:
+            if isinstance(expression, sympy.tanh | sympy.sin | sympy.atan):
+                return Growth(inner.degree, inner.coefficient, False)
+            return self._at(expression, S.Zero, False)
+        if isinstance(expression, sympy.tanh | sympy.atan):
+            return Growth(S.Zero, function(sympy.oo) * sympy.sign(inner.coefficient), False)
+        raise Undecided(f"`{text(expression)}` has no leading power")
+
+    def _at(self, expression: Expr, limit: Expr, exact: bool) -> Growth:
+        """Return the value of a function at the finite limit of its argument."""
+        value = expression.func(limit)
+        if value.has(sympy.zoo, sympy.nan, sympy.oo) or (value == 0 and not exact):
+            raise Undecided(f"`{text(expression)}` has no leading power")
+        return Growth(S.Zero, value, exact)
+
+    def _log_of_exponentials(self, expression: Expr) -> Growth | None:
+        """Far away ``log(c + exp(u) + exp(v))`` is the largest of 0, u and v, where c is positive."""
+        levels = self._levels(expression.args[0]) if isinstance(expression, sympy.log) else None
+        if levels is None:
+            return None
+        found = self._largest(levels, expression)
+        return Growth(found.degree, found.coefficient, False)
+
+    def _logistic(self, expression: Pow) -> Growth | None:
+        """Far away ``1/(c + exp(u))`` is 1/c where u is negative, and vanishes elsewhere."""
+        levels = self._levels(expression.base) if expression.exp.is_negative else None
+        constant = expression.base.as_independent(sympy.exp)[0]
+        if levels is None or constant == 0:
+            return None
+        largest = self._largest([level for level in levels if level.coefficient != 0], expression)
+        return Growth(S.Zero, constant**expression.exp * sympy.Heaviside(-largest.coefficient), False)
+
+    def _levels(self, total: Expr) -> list[Growth] | None:
+        """Return the growths of 0 and of the exponents of a sum of exponentials and a constant, all positive."""
+        if not (self.far and isinstance(total, Add)):
+            return None
+        levels: list[Growth] = []
+        for term in total.args:
+            factor, power = term.as_independent(sympy.exp)
+            steady = factor.is_positive and not factor.atoms(IndexedBase) & self.inputs
+            if not steady or not (power == 1 or isinstance(power, sympy.exp)):
+                return None
+            levels.append(Growth(S.Zero, S.Zero, True) if power == 1 else self.of(power.args[0]))
+        moving = [level for level in levels if level.coefficient != 0]
+        return levels if moving and all(level.degree > 0 for level in moving) else None
+
+    def _series(self, expression: Expr) -> Growth | None:
+        """Return the first term of the power series of an elementary function of one entry, near zero."""
+        entries = [e for e in expression.atoms(Indexed) if e.base in self.inputs]
+        if self.far or len(entries) != 1 or expression.has(IndexedSum):
+            return None
+        t, u = sympy.Symbol("t", positive=True), sympy.Symbol("u", real=True, nonzero=True)
+        try:
+            coefficient, degree = expression.xreplace({entries[0]: t * u}).leadterm(t)
+        except (ValueError, NotImplementedError, TypeError, AttributeError, sympy.PoleError):
+            return None
+        known = degree.is_Rational and not coefficient.has(t, sympy.oo, sympy.nan, sympy.zoo, sympy.log(t))
+        return Growth(degree, coefficient.xreplace({u: entries[0]}), False) if known else None
