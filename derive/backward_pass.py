@@ -14,7 +14,7 @@ from derive.algebra.normal import normalise
 from derive.forward_map import BATCH, Layer, Tensor
 from derive.record import Step
 
-_LETTERS = "abcdefghjklmnopqruvwy"
+_LETTERS = "abcdejklmnopqruvwy"  # f, g and h name the scales of a map and the loss gradient
 
 
 def cotangent(layer: Layer) -> Indexed:
@@ -25,8 +25,10 @@ def cotangent(layer: Layer) -> Indexed:
 
 
 def free_letters(layer: Layer) -> list[str]:
-    """Return index names that the layer does not use."""
-    taken: set[str] = set()
+    """Return index names that nothing in the layer or its parts has: no index, tensor, size or scalar."""
+    taken = {str(s) for s in (*layer.sizes, *layer.scalars)}
+    for one in (layer, *layer.parts):
+        taken |= {t.name for t in (*one.inputs, *one.parameters)} | {d.name for d in (*one.definitions, one.output)}
     for definition in (*layer.definitions, layer.output):
         taken |= {i.name for i in definition.indices} | {i.name for i in definition.expression.atoms(Index)}
     return [letter for letter in _LETTERS if letter not in taken] + [f"a{k}" for k in range(20)]

@@ -238,8 +238,17 @@ class Deriver:
 
     @cached_property
     def kernel_entry(self) -> Expr:
-        """``K[s, i, s', i']``."""
-        return tensor("K")[(*self.output.indices, *self.primes.values())]
+        """``K[s, i, s', i']``, named so that it meets no tensor and no scalar of the layer."""
+        layer = self.layer
+        used = {t.name for t in (*layer.inputs, *layer.parameters)} | {d.name for d in self.definitions}
+        used |= {s.name for s in layer.scalars}
+        name = next(n for n in ("K", "K_z", "K_out", "KK") if n not in used)
+        return tensor(name)[(*self.output.indices, *self.primes.values())]
+
+    @cached_property
+    def own_entry(self) -> Expr:
+        """``K[s, i, s, i]``: the kernel entry of one output."""
+        return self.kernel_entry.base[(*self.output.indices, *self.output.indices)]
 
     def self_factor_step(self, factor: SelfFactor) -> Step:
         """The self factor from the products of gradients."""
@@ -267,8 +276,7 @@ class Deriver:
         if law is None or factor.shape == "full":
             return []
         rule = "each parameter entry is used at most once in an output: the self factor is the same operator on squares"
-        symbol = tensor("K")[(*self.output.indices, *self.output.indices)]
-        return [self.step("general-law", rule, symbol, normalise(law), factor.expression)]
+        return [self.step("general-law", rule, self.own_entry, normalise(law), factor.expression)]
 
     def mean_steps(self, factor: SelfFactor) -> list[Step]:
         """The mean of the self factor over the batch, where the definitions make it a constant."""
@@ -279,9 +287,14 @@ class Deriver:
         value = presentable(normalise(mean), self.layer.scope)
         if value.atoms(Indexed):
             return []
-        symbol = tensor("K")[(*self.output.indices, *self.output.indices)]
         return [
-            self.step("mean-self-factor", "average over the batch", IndexedSum(symbol, BATCH) / BATCH.size, mean, value)
+            self.step(
+                "mean-self-factor",
+                "average over the batch",
+                IndexedSum(self.own_entry, BATCH) / BATCH.size,
+                mean,
+                value,
+            )
         ]
 
     def forward_steps(self) -> list[Step]:

@@ -154,7 +154,7 @@ def _nlms(deriver: Deriver, base: Derivation) -> Derivation:
     rule = "divide the gradient of each sample by that sample's self factor before it moves the parameters"
     step = _step(deriver, "nlms-change", rule, _moved(deriver, moved), after)
     together = {deriver.primes[i]: i for i in deriver.samples}
-    here = rename(tensor("K")[(*deriver.output.indices, *deriver.primes.values())], together)
+    here = rename(deriver.kernel_entry, together)
     deltas = Mul(*(KroneckerDelta(i, deriver.primes[i]) for i in deriver.units))
     aligned = deriver.step("nlms-self-factor", "set both samples equal", here, rename(kernel, together), deltas)
     return replace(

@@ -27,17 +27,24 @@ Hints = Mapping[Expr, str]
 class Scope:
     """The names in use at one place of an expression.
 
-    ``names`` maps live indices to what they are called, ``taken`` holds every name that may not be reused, and
-    ``hints`` gives the preferred letter of an axis length.
+    ``names`` maps live indices to what they are called, ``taken`` holds every name that may not be reused, ``hints``
+    gives the preferred letter of an axis length, and ``renamed`` what an index is called whose own name means something
+    else on the page.
     """
 
     names: Mapping[Index, str] = field(default_factory=dict)
     taken: frozenset[str] = frozenset()
     hints: Hints = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def own(self, index: Index) -> str:
+        """Return an index's own name, or what it is called instead, with its primes."""
+        bare = index.name.rstrip("'")
+        return self.renamed.get(bare, bare) + index.name[len(bare) :]
 
     def name(self, index: Index) -> str:
         """Return what an index is called here; an index that no scope has named keeps its own name."""
-        return self.names.get(index, index.name)
+        return self.names.get(index, self.own(index))
 
     def enter(self, bound: Iterable[Index]) -> Scope:
         """Return the scope inside a sum over ``bound``, each index under a letter that is free here."""
@@ -45,14 +52,14 @@ class Scope:
         for index in bound:
             names[index] = self._choose(index, taken)
             taken.add(names[index])
-        return Scope(names, frozenset(taken), self.hints)
+        return Scope(names, frozenset(taken), self.hints, self.renamed)
 
     def _choose(self, index: Index, taken: set[str]) -> str:
         return next(letter for letter in self._candidates(index) if letter not in taken)
 
     def _candidates(self, index: Index) -> Iterable[str]:
         named = index.tag >= 0 and not index.name.startswith("_")  # a canonical index made fresh keeps its number
-        own = index.name if named else self.hints.get(index.size, "")
+        own = self.own(index) if named else self.hints.get(index.size, "")
         if own:
             yield own
         elif str(index.size) == SAMPLE_SIZE:
@@ -79,12 +86,18 @@ def hints_from(*expressions: Expr) -> dict[Expr, str]:
     return hints
 
 
-def root_scope(*expressions: Expr, hints: Hints | None = None) -> Scope:
-    """Return the scope around expressions that are printed together: their free names are taken."""
+def root_scope(
+    *expressions: Expr,
+    hints: Hints | None = None,
+    reserved: frozenset[str] = frozenset(),
+    renamed: Mapping[str, str] | None = None,
+) -> Scope:
+    """Return the scope around expressions that are printed together: their free names are taken, and ``reserved``."""
     free = sorted(set().union(*(free_indices(e) for e in expressions)), key=Index.sort_key)
-    named = {index: index.name for index in free if index.tag == 0}
-    taken = frozenset(named.values()).union(*(_visible(e) for e in expressions))
-    scope = Scope(named, taken, hints_from(*expressions) if hints is None else hints)
+    scope = Scope({}, reserved, hints_from(*expressions) if hints is None else hints, renamed or {})
+    named = {index: scope.own(index) for index in free if index.tag == 0}
+    taken = reserved.union(named.values(), *(_visible(e) for e in expressions))
+    scope = Scope(named, taken, scope.hints, scope.renamed)
     return scope.enter(index for index in free if index.tag != 0)
 
 

@@ -13,6 +13,7 @@ from derive.export.steps import step_blocks
 from derive.export.symbols import Notation, notation_for
 from derive.export.terminal import ANSWERS
 from derive.export.tokens import width
+from derive.forward_map import Layer
 from derive.record import CancellingMap
 
 _CELL = 0.55 * LINE_WIDTH
@@ -23,15 +24,16 @@ _DECOMPOSITION = {
 }
 
 
-def map_blocks(found: CancellingMap, printed: set[str] | None = None, of: str | None = None) -> list[Block]:
+def map_blocks(found: CancellingMap, printed: set[str] | None = None, of: Layer | None = None) -> list[Block]:
     """Return the blocks of one cancelling map, a map of the layer ``of``; a map of a part of it says so.
 
     Steps whose id is in ``printed`` are left out, and the ids of the others are added to it.
     """
-    original, mapped = notation_for(found.layer), notation_for(found.mapped)
-    notation = Notation({**mapped.hints, **original.hints}, mapped.aliases)
+    page = () if of is None else (of, *of.parts)
+    original, mapped = notation_for(found.layer, *page), notation_for(found.mapped, *page)
+    notation = original.beside(mapped)
     heading = sentence(f"{found.name} map").rstrip(".")
-    if of is not None and of != found.layer.name:
+    if of is not None and of.name != found.layer.name:
         heading += f" of {found.layer.name}"
     claim = map_claim(found.layer.name, found.name)
     origin = f"Reconstructed from the paper: {claim}." if claim else "Ours: this map is not in the paper."

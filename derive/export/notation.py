@@ -35,13 +35,17 @@ def latex(
     hints: Hints | None = None,
     reserve: Sequence[Expr] = (),
     aliases: Mapping[str, str] | None = None,
+    *,
+    reserved: frozenset[str] = frozenset(),
+    renamed: Mapping[str, str] | None = None,
 ) -> str:
     """Return an expression as LaTeX (amsmath); bound indices get letters that clash with nothing.
 
-    ``hints`` prefers a letter for an axis length; names in ``reserve`` are not given to bound indices; ``aliases`` are
-    short symbols (in LaTeX) for scalars with long names.
+    ``hints`` prefers a letter for an axis length; names in ``reserve`` and ``reserved`` are not given to bound indices;
+    ``aliases`` are short symbols (in LaTeX) for scalars with long names; ``renamed`` are other letters for indices.
     """
-    return NotationPrinter(root_scope(expression, *reserve, hints=hints), aliases or {}).doprint(expression)
+    scope = root_scope(expression, *reserve, hints=hints, reserved=reserved, renamed=renamed)
+    return NotationPrinter(scope, aliases or {}).doprint(expression)
 
 
 def name_parts(name: str) -> tuple[str, str]:

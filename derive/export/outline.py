@@ -11,7 +11,6 @@ from derive.algebra.index import Index
 from derive.export.blocks import Block, Code, Equation, Heading, Inline, Items, Math, Paragraph, Prose, prose, sentence
 from derive.export.maps import map_blocks
 from derive.export.matter import closing, opening
-from derive.export.notation import latex
 from derive.export.prose import inline
 from derive.export.provenance import layer_claim
 from derive.export.steps import step_blocks
@@ -37,7 +36,8 @@ class Chapter:
 def chapter_blocks(chapter: Chapter) -> list[Block]:
     """Return the blocks of one chapter."""
     blocks = derivation_blocks(chapter.derivation)
-    notation = notation_for(chapter.derivation.layer)
+    layer = chapter.derivation.layer
+    notation = notation_for(layer, *layer.parts)
     printed = {step.id for step in chapter.derivation.steps}
     for other in chapter.under_rules:
         blocks += [Heading(2, (f"Under the rule {other.rule}",)), Paragraph(("Ours: not in the paper.",))]
@@ -48,13 +48,13 @@ def chapter_blocks(chapter: Chapter) -> list[Block]:
 def derivation_blocks(derivation: Derivation) -> list[Block]:
     """Return the blocks of one layer: forward map, steps, result, cancelling maps, and the maps that do not exist."""
     layer = derivation.layer
-    notation = notation_for(layer)
+    notation = notation_for(layer, *layer.parts)
     blocks: list[Block] = [Heading(1, (layer.title[:1].upper() + layer.title[1:],)), *_preamble(layer, notation)]
     printed: set[str] = set()
     blocks += step_blocks(derivation.steps, notation, printed)
     blocks += [Heading(2, ("Result",)), *_result(derivation, notation)]
     for found in derivation.solutions:
-        blocks += map_blocks(found, printed, layer.name)
+        blocks += map_blocks(found, printed, layer)
     for refusal in derivation.refusals:
         kind = "cancelling" if refusal.kind == "any" else refusal.kind
         blocks.append(Paragraph(inline(f"There is no {kind} map: {refusal.reason}.", notation.aliases)))
@@ -64,7 +64,7 @@ def derivation_blocks(derivation: Derivation) -> list[Block]:
 def _preamble(layer: Layer, notation: Notation) -> list[Block]:
     claim = layer_claim(layer.name)
     origin = f"Reconstructed from the paper: {claim}." if claim else "Ours: this derivation is not in the paper."
-    blocks: list[Block] = [Paragraph((origin,)), Paragraph(_tensors(layer))]
+    blocks: list[Block] = [Paragraph((origin,)), Paragraph(_tensors(layer, notation))]
     if notation.aliases:
         blocks.append(Paragraph(_settings(notation.aliases)))
     blocks += [Paragraph((sentence(note),)) for note in layer.notes]
@@ -78,22 +78,22 @@ def _settings(aliases: Mapping[str, str]) -> Prose:
     return ("In the formulas below: ", *mixed[1:], ".")
 
 
-def _tensors(layer: Layer) -> Prose:
+def _tensors(layer: Layer, notation: Notation) -> Prose:
     """Say which tensors the layer has and how long their axes are."""
     mixed: list[Inline] = ["Inputs: "]
-    mixed += _declared([(t.base, t.axes) for t in layer.inputs])
+    mixed += _declared([(t.base, t.axes) for t in layer.inputs], notation)
     mixed.append("; parameters: ")
-    mixed += _declared([(t.base, t.axes) for t in layer.parameters])
+    mixed += _declared([(t.base, t.axes) for t in layer.parameters], notation)
     out = layer.output
-    mixed += ["; output: ", *_declared([(out.base, tuple(i.size for i in out.indices))]), "."]
+    mixed += ["; output: ", *_declared([(out.base, tuple(i.size for i in out.indices))], notation), "."]
     return tuple(mixed)
 
 
-def _declared(tensors: Sequence[tuple[IndexedBase, tuple[Expr, ...]]]) -> list[Inline]:
+def _declared(tensors: Sequence[tuple[IndexedBase, tuple[Expr, ...]]], notation: Notation) -> list[Inline]:
     mixed: list[Inline] = []
     for base, axes in tensors:
-        shape = r" \times ".join(f"({latex(a)})" if a.is_Add else latex(a) for a in axes)
-        mixed += [", ", Math(latex(base) + (rf" \in \mathbb{{R}}^{{{shape}}}" if axes else ""))]
+        shape = r" \times ".join(f"({notation(a)})" if a.is_Add else notation(a) for a in axes)
+        mixed += [", ", Math(notation(base) + (rf" \in \mathbb{{R}}^{{{shape}}}" if axes else ""))]
     return mixed[1:] or ["none"]
 
 
@@ -126,7 +126,7 @@ def _axes(derivation: Derivation, notation: Notation) -> Prose:
 def _listed(indices: Iterable[Index], notation: Notation) -> list[Inline]:
     mixed: list[Inline] = []
     for index in indices:
-        mixed += [", ", Math(rf"{notation(index)} \in \{{0, \ldots, {latex(index.size - 1)}\}}")]
+        mixed += [", ", Math(rf"{notation(index)} \in \{{0, \ldots, {notation(index.size - 1)}\}}")]
     return mixed[1:] or ["none"]
 
 

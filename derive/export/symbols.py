@@ -7,35 +7,75 @@ from dataclasses import dataclass, field
 
 from sympy import Expr
 
+from derive.algebra.index import Index
 from derive.export.blocks import Math
-from derive.export.letters import Hints, hints_from
+from derive.export.letters import POOL, Hints, hints_from
 from derive.export.notation import latex, name_parts
-from derive.forward_map import Layer
+from derive.forward_map import Definition, Layer
 
 _GREEK_POOL = (r"\alpha", r"\beta", r"\rho", r"\tau", r"\mu", r"\nu", r"\omega")
 
 
+_ENGINE = frozenset({"K", "g", "E", "f"})  # the update kernel, the loss gradient, a map's energy and its scale
+
+
 @dataclass(frozen=True)
 class Notation:
-    """How the expressions of one layer are printed: a letter for each axis length, a symbol for each long name."""
+    """How the expressions of one layer are printed, so that no symbol has two meanings on its pages.
+
+    ``hints`` is a letter for each axis length, ``aliases`` a symbol for each scalar whose name is long or means
+    something else, ``renamed`` a letter for each index whose name does; ``reserved`` are the names that no bound index
+    may take.
+    """
 
     hints: Hints
     aliases: Mapping[str, str] = field(default_factory=dict)
+    reserved: frozenset[str] = frozenset()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, expression: Expr, *beside: Expr) -> str:
         """Return the LaTeX of an expression; no bound index gets the name of a free one in what stands beside it."""
-        return latex(expression, self.hints, beside, self.aliases)
+        return latex(expression, self.hints, beside, self.aliases, reserved=self.reserved, renamed=self.renamed)
 
     def math(self, expression: Expr) -> Math:
         """Return an expression as inline maths."""
         return Math(self(expression))
 
+    def beside(self, other: Notation) -> Notation:
+        """Return this notation, completed by that of a layer printed on the same page."""
+        return Notation(
+            {**other.hints, **self.hints},
+            {**other.aliases, **self.aliases},
+            self.reserved | other.reserved,
+            {**other.renamed, **self.renamed},
+        )
 
-def notation_for(layer: Layer) -> Notation:
-    """Return the notation of a layer: its own letters for its axes, Greek letters for its settings with long names."""
+
+def notation_for(layer: Layer, *page: Layer) -> Notation:
+    """Return the notation of a layer: its own letters for its axes, Greek letters for its settings with long names.
+
+    An index or a size that has the name of a tensor, of this layer or of others on its ``page``, or of what the engine
+    brings in, gets another symbol.
+    """
     definitions = (layer.output, *layer.definitions)
-    hints = hints_from(*(i for d in definitions for i in d.indices), *(d.expression for d in definitions))
-    return Notation(hints, short_symbols([s.name for s in (*layer.sizes, *layer.scalars)]))
+    tensors = _ENGINE.union(*map(_tensor_names, (layer, *page)))
+    scalars = [s.name for s in (*layer.sizes, *layer.scalars)]
+    indices = {i.name.rstrip("'") for d in definitions for e in (*d.indices, d.expression) for i in e.atoms(Index)}
+    named = {name for name in indices if not name.startswith("_")}
+    free = (letter for letter in POOL if letter not in named | tensors | {*scalars})
+    renamed = {name: next(free) for name in sorted(named & (tensors | {*scalars}))}
+    hints = {size: renamed.get(letter, letter) for size, letter in _hints(definitions).items()}
+    aliases = {name: f"n_{{{name}}}" for name in scalars if name in tensors} | short_symbols(scalars)
+    return Notation(hints, aliases, frozenset(tensors | {*scalars}), renamed)
+
+
+def _tensor_names(layer: Layer) -> set[str]:
+    declared = {t.name for t in (*layer.inputs, *layer.parameters)}
+    return declared | {d.name for d in (*layer.definitions, layer.output)}
+
+
+def _hints(definitions: Sequence[Definition]) -> dict[Expr, str]:
+    return hints_from(*(i for d in definitions for i in d.indices), *(d.expression for d in definitions))
 
 
 def short_symbols(names: Sequence[str]) -> dict[str, str]:

@@ -11,14 +11,16 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
-import mpmath
 import sympy
 
-from derive.algebra.evaluate import Point, evaluate
-from derive.algebra.fields import NotEvaluable, Real
 from derive.algebra.index import Index
+from derive.evaluation.evaluate import evaluate
+from derive.evaluation.fields import REAL
+from derive.evaluation.functions import NotEvaluable
+from derive.evaluation.points import Point
 from derive.forward_map import Layer, Tensor
 from derive.properties.reading import real_inputs
 
@@ -26,10 +28,11 @@ Place = tuple[int, ...]
 _POINTS = 3
 _ENTRIES = 6
 _STRETCH = 7
-_SCALES = (mpmath.mpf(1), mpmath.mpf(1) / 16, mpmath.mpf(16))
-_NEAR = mpmath.mpf(10) ** -12
-_FAR_APART = 1e-3
-_KAPPA, _LARGE = ("kappa", ()), 10_000
+_SCALES = (Decimal(1), Decimal(1) / 16, Decimal(16))
+_NEAR = Decimal(10) ** -12
+_FAR_APART = Decimal("0.001")
+_KAPPA, _LARGE = ("kappa", ()), Decimal(10_000)
+_TURN = REAL.constant(2 * sympy.pi)
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,10 @@ def jump(layer: Layer) -> bool | None:
     told = False
     for seed in range(_POINTS):
         points = [_point(layer, seed, move=move) for move in (near, opposite)]
-        with points[0].field.precision():
+        with points[0].field.context():
             for at in _places(layer, points[0]):
                 try:
-                    here, there = (evaluate(layer.output.expression, at, point)[0] for point in points)
+                    here, there = (evaluate(layer.output.expression, at, point) for point in points)
                 except NotEvaluable:
                     continue
                 told = True
@@ -142,21 +145,21 @@ def _unnoticed(layer: Layer, move: Move, scale: Any) -> bool | None:
 def _point(layer: Layer, seed: int, positive: bool = False, scale: Any = 1, move: Move | None = None) -> _Moved:
     inputs = _Inputs({t.name: t for t in layer.inputs}, {})
     drawn = {"inputs": inputs, "positive": positive, "scale": scale, "move": move}
-    point = _Moved(seed, _sizes(layer, seed), Real(), layer.scope, **drawn)
+    point = _Moved(seed, _sizes(layer, seed), REAL, layer.scope, **drawn)
     for tensor in layer.inputs:
         inputs.lengths[tensor.name] = tuple(point.size(a) for a in tensor.axes)
-    point.memory[_KAPPA] = (_LARGE, 0)  # a map may need it to exceed what the offsets add
+    point.memory[_KAPPA] = (_LARGE, None)  # a map may need it to exceed what the offsets add
     return point
 
 
 def _same(layer: Layer, move: Move, seed: int, positive: bool, scale: Any) -> bool | None:
     point, other = _point(layer, seed, positive, scale), _point(layer, seed, positive, scale, move)
     told = False
-    with point.field.precision():
+    with point.field.context():
         for at in _places(layer, point):
             try:
-                here = evaluate(layer.output.expression, at, point)[0]
-                there = evaluate(layer.output.expression, at, other)[0]
+                here = evaluate(layer.output.expression, at, point)
+                there = evaluate(layer.output.expression, at, other)
             except NotEvaluable:
                 return None
             if not point.field.same(here, there):
@@ -220,7 +223,7 @@ def _of_one(name: str, alone: bool) -> Iterator[Move]:
         yield Move(f"{name} and twice {name}", _on([name], lambda v: 2 * v))
         yield Move(f"{name} and its negative", _on([name], lambda v: -v))
     yield Move(f"{name} and {name} with 1 added to every entry", _on([name], lambda v: v + 1))
-    yield Move(f"{name} and {name} with 2 pi added to every entry", _on([name], lambda v: v + 2 * mpmath.pi))
+    yield Move(f"{name} and {name} with 2 pi added to every entry", _on([name], lambda v: v + _TURN))
     yield Move(f"{name} with other negative entries", _on([name], lambda v: 2 * v if v < 0 else v))
     yield Move(f"{name} with other entries above 1", _on([name], lambda v: v + 1 if v > 1 else v))
 

@@ -209,7 +209,7 @@ class _Decisions:
     def bounded(self) -> Property:
         """Whether each output stays below a bound that depends on the parameters alone, whatever the input."""
         name = "bounded"
-        reason = "linear in the parameters with a gradient of length `sqrt(kappa)`: at most that times their length"
+        reason = "the output is at most `sqrt(kappa)`, the length of its gradient, times the length of the parameters"
         if self.rest == 0:
             return Property(name, True, DERIVED, reason)
         if not self.rest.atoms(IndexedBase) & self.inputs or _bounded(self.rest, self.inputs):
