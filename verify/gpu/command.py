@@ -20,7 +20,7 @@ from verify.gpu.summary import FILE, lines, summary, write_summary
 from verify.run.progress import watching
 
 _GOOD, _FAILED, _WRONG_USAGE, _INTERRUPTED = 0, 1, 2, 130
-_MOST_WORKERS = 8
+_MOST_WORKERS = 14  # most of the kernels' time is that of their compilers, a core each
 _EXAMPLES = """examples:
   python -m verify.gpu -o paper_notes/results/gpu
   python -m verify.gpu -o results --data ../cifar10 --minutes 9
@@ -130,7 +130,7 @@ def _setting(given: argparse.Namespace) -> Setting:
 
 def _cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores // 2 if cores > 2 else cores))
+    return min(_MOST_WORKERS, max(2, cores - 2))
 
 
 def _interrupt(*_: object) -> None:

@@ -18,6 +18,7 @@ from verify.gpu.part import FAIL, PASS, SKIPPED, Result, Setting
 
 _SLACK = {torch.float64: 16.0}  # epsilons that an error may have beside torch's own; float64 is its own reference
 _LEAST = 0.25  # the same for any other type
+_PERIOD = 128  # rows that are repeated
 _MANY, _FEW_SLACK = 200, 2.0  # of fewer numbers than these, so many
 _NEEDS = {"triton": "triton", "cuda": "cuda.core"}
 
@@ -29,6 +30,8 @@ def measure_case(request: Mapping[str, Any], setting: Setting) -> Result:
         return {"status": SKIPPED, "reason": missing}
     if setting.dry:
         _without_gpu(request["backend"])
+    if request.get("check") == "long":
+        return _long(request, setting)
     torch.backends.cudnn.allow_tf32 = False  # torch's own error is the measure, and is that of its type
     dtype = getattr(torch, request["dtype"])
     case = case_of(request, dtype, setting)
@@ -61,6 +64,20 @@ def lacking(backend: str, setting: Setting) -> str:
     except ModuleNotFoundError:  # the package that it is part of
         there = False
     return "" if there else f"{_NEEDS[backend]} is not installed"
+
+
+def _long(request: Mapping[str, Any], setting: Setting) -> Result:
+    """Return whether rows beyond the reach of 32-bit offsets are as right as the same rows at the beginning."""
+    rows, n, m = request["shape"]
+    short = case_of({**request, "shape": (_PERIOD, n, m)}, getattr(torch, request["dtype"]), setting)
+    x, *parameters = short.tensors
+    with torch.no_grad():
+        (expected,) = short.run("torch", [t.double() for t in short.tensors])
+        (z,) = short.run(request["backend"], [x.repeat(rows // _PERIOD, 1), *parameters])
+    first, last = errors([z[:_PERIOD], z[-_PERIOD:]], [expected, expected])
+    if max(first, last) <= torch.finfo(z.dtype).eps:
+        return {"status": PASS, "error": max(first, last)}
+    return {"status": FAIL, "reason": f"error {first:.3g} in the first rows, {last:.3g} in the last ones, the same"}
 
 
 @cache

@@ -1,8 +1,9 @@
 """The stage ``kernels``: every generated GPU kernel, forward and backward, against float64; the record that follows.
 
 A file of kernels is run at three shapes in every type, each result twice; then captured in a CUDA graph, on another
-stream, and at inputs whose squares leave the range of their type. Attention is run as a whole module. A kernel holds if
-each result is at most twice as far from float64 as torch's own operations in the same type, and the same bits again.
+stream, with more than 2^31 numbers, and at inputs whose squares leave the range of their type. Attention is run as a
+whole module. A kernel holds if each result is at most twice as far from float64 as torch's own operations in the same
+type, and the same bits again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ DRY_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     UNIT: ((2, 3, 7, 5, 8), (1, 1, 1, 1, 64), (1, 2, 4, 3, 300)),
     ATTENTION: ((2, 3, 8, 2), (1, 4, 12, 3), (1, 2, 16, 1)),
 }
+LONG = (2**25 + 128, 64, 16)  # more numbers than 32 bits with a sign can count, and blocks than 16 bits can
 MAGNITUDES = (("float32", 1e30), ("bfloat16", 1e30), ("float32", 1e-30), ("float16", 1e4))
 _ATTENTION_SETTINGS = ("module", "qk-norm", "value-path")
 
@@ -67,6 +69,8 @@ def _of_files(setting: Setting) -> Iterator[Part]:
             if dtype == types[0] and not setting.dry:
                 for check in ("graph", "stream"):
                     yield Part(f"{group}/{check}", {**common, "shape": shapes[kind][1], "check": check}, group)
+                if kind == ROWS:
+                    yield Part(f"{group}/2^31 numbers", {**common, "shape": LONG, "check": "long"}, group)
             for of, size in MAGNITUDES:
                 if of == dtype and kind != PATCHES:
                     yield Part(f"{group}/times {size:g}", {**common, "shape": shapes[kind][0], "size": size}, group)

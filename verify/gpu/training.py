@@ -1,7 +1,7 @@
-"""The stage ``training``: the experiment ``fully-connected`` at the scale of the paper, for as long as it is given.
+"""The stage ``training``: the experiment ``fully-connected`` at the scale of the paper, for two minutes in all.
 
-Trials are kept in a store inside the results' folder, so a second call goes on with those that are left. Which come
-first is a matter of value: every method at its rates before the next network.
+First with the seeds of a setting as one stack, then each alone, for their speeds to be compared. Trials are kept in a
+store inside the results' folder, so a part that was ended goes on there. Small networks and good rates come first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from verify.gpu.part import FAIL, PASS, Part, Result, Setting
 
 EXPERIMENT = "fully-connected"
-_SECONDS = 120.0
+_SECONDS = {"together": 75.0, "apart": 40.0}
 _STOP_SECONDS = 15.0  # to save what is at work
 _WORKERS = 6
 _COURSE_SECONDS = 5.0  # between two entries of how many steps were done when
@@ -24,25 +24,34 @@ _FIRST_RATES = (0.1, 1.0, 10.0, 0.01)
 
 
 def parts(setting: Setting) -> Sequence[Part]:
-    """Return the one part, named by what it trains on."""
+    """Return a part for stacks and one for seeds alone, named by what they train on."""
     data = "digits" if setting.data is None else Path(setting.data).name
-    return [Part(f"{EXPERIMENT} on {data}", {"data": setting.data}, alone=True, least=20.0, most=_SECONDS + 60.0)]
+    return [
+        Part(
+            f"{EXPERIMENT} on {data}, seeds {seeds}",
+            {"data": setting.data, "seeds": seeds},
+            alone=True,
+            least=_STOP_SECONDS + 10.0,
+            most=limit + 60.0,
+        )
+        for seeds, limit in _SECONDS.items()
+    ]
 
 
 def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Result:
-    """Train for two minutes, or what time is left; a dry run does one small trial of each method."""
+    """Train for the part's seconds, or what time is left; a dry run does two short trials of each method."""
     from verify.training.cli import BUNDLED
     from verify.training.driver import drive, job_of, register, summary
     from verify.training.engines.local import LocalEngine
     from verify.training.experiment import PAPER, load_experiment
     from verify.training.store import Store
 
-    source = request["data"] or "digits"
+    source, seeds = request["data"] or "digits", request["seeds"]
     experiment = load_experiment(BUNDLED / f"{EXPERIMENT}.toml", scale=PAPER)
     trials = _small(experiment.trials) if setting.dry else sorted(experiment.trials, key=_value)
-    end = time.monotonic() + min(_SECONDS, seconds - _STOP_SECONDS)
-    with Store(Path(setting.folder) / f"training-{Path(source).name}", create=True) as store:
-        register(store, replace(experiment, trials=tuple(trials)), source, setting.device)
+    end = time.monotonic() + min(_SECONDS[seeds], seconds - _STOP_SECONDS)
+    with Store(Path(setting.folder) / f"training-{Path(source).name}-{seeds}", create=True) as store:
+        register(store, replace(experiment, trials=tuple(trials)), source, setting.device, seeds)
         before = store.progress(EXPERIMENT)[1]
         start = time.monotonic()
 
@@ -64,9 +73,10 @@ def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Res
 
 
 def _small(trials: Sequence[Any]) -> list[Any]:
-    """Return one trial of each method, of few steps."""
+    """Return two seeds of one setting of each method, of few steps."""
     first = {trial.method: trial for trial in reversed(trials)}
-    return [replace(trial, epochs=None, steps=5, probe_every=0) for trial in first.values()]
+    short = [replace(trial, epochs=None, steps=5, probe_every=0) for trial in first.values()]
+    return [replace(trial, seed=seed) for trial in short for seed in (0, 1)]
 
 
 def _value(trial: Any) -> tuple[Any, ...]:
