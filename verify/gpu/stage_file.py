@@ -69,7 +69,14 @@ class StageFile:
                 self._write()
 
     def close(self, seconds: float) -> dict[str, Any]:
-        """Add the seconds that the stage has taken, write the file and return what it holds."""
+        """Add the seconds that the stage has taken, write the file and return what it holds.
+
+        Raises UsageError where the generated sources are no longer those that the run began with.
+        """
+        if origin(self.setting) != self._made:
+            raise UsageError(
+                f"the generated sources changed while they were measured; move {str(self.path)!r} away and start again"
+            )
         with self._lock:
             self.seconds += seconds
             held = self._write()

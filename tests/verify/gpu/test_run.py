@@ -14,11 +14,11 @@ from derive.errors import UsageError
 from tests.verify.gpu.made_up import part, stage
 from verify.gpu.part import FAIL, PASS, Setting
 from verify.gpu.run import run_stages
-from verify.gpu.stage_file import StageFile
+from verify.gpu.stage_file import StageFile, origin
 from verify.gpu.summary import lines, summary
 
 ROOT = Path(__file__).parents[3]
-MADE = {"mode": "dry-run", "device": "cpu", "sources": "those of a test"}
+MADE = origin(Setting("cpu", ""))
 
 
 @pytest.fixture
@@ -97,6 +97,13 @@ def test_results_of_something_else_are_neither_used_nor_lost(setting, change):
     with pytest.raises(UsageError, match="holds no results of this program"):
         StageFile(stage(part("a")), setting, MADE)
     assert file.path.read_text() == '{"schema": 1}' and before
+
+
+def test_sources_that_change_meanwhile_make_no_result(setting, monkeypatch):
+    file = StageFile(stage(part("a")), setting, MADE)
+    monkeypatch.setattr("verify.gpu.stage_file.origin", lambda _: {**MADE, "sources": "edited"})
+    with pytest.raises(UsageError, match="sources changed while they were measured"):
+        run_stages([file], setting, 1, time.monotonic() + 60, lambda *_: None)
 
 
 PROGRAM = """
