@@ -37,7 +37,7 @@ INTERPRETED = tl.constexpr(not isinstance(load, triton.JITFunction))  # TRITON_I
 
 
 def _take_one_entry_for_a_number() -> None:
-    """Let loops in Triton's interpreter end at an array of one entry: NumPy since 2.5 refuses what Triton 3.6 asks of it."""
+    """Let loops in Triton's interpreter end at an array of one entry: NumPy since 2.5 refuses what Triton 3.6 asks."""
     from triton.runtime import interpreter
 
     patch = interpreter._patch_lang_tensor
