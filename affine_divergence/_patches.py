@@ -148,8 +148,12 @@ def spread(t: Tensor, geometry: Geometry, size: Sequence[int]) -> Tensor:
         length, count = size[axis - 3], t.shape[axis]
         full = max(length + 2 * padding, (count - 1) * stride + dilation * (kernel - 1) + 1)
         e = t.new_zeros((*t.shape[:axis], full, *t.shape[axis + 1 :]))
-        for k in range(kernel):
-            _every(e, axis, k * dilation, stride, count).add_(t)
+        for first in range(0, kernel * dilation, dilation):
+            part = _every(e, axis, first, stride, count)
+            if is_eager(t):
+                part.add_(t)
+            else:
+                e = torch.slice_scatter(e, part + t, axis, first, first + (count - 1) * stride + 1, stride)
         t = e.narrow(axis, padding, length)
     return t
 
