@@ -71,18 +71,24 @@ def error(ours, exact):
     return float((ours.detach().double() - exact.detach()).norm() / exact.detach().norm())
 
 
+def library(x, W, g):
+    """The error of the products that the kernels leave to a library, in which builds of torch differ."""
+    return max(error(a @ b, a.double() @ b.double()) for a, b in ((x, W.t()), (g, W)))
+
+
 @maps
 @types
 @pytest.mark.parametrize("shape", [(9, 19, 13), (70, 64, 32), (3, 1500, 1100), (1, 1, 1), (2, 8, 2053)], ids=str)
 def test_error_stays_at_the_rounding_of_the_result(host, name, dtype, shape):
     inputs = operands(name, shape, dtype)
     g = torch.randn(shape[0], shape[2], dtype=DOUBLE).to(dtype)
+    products = 1.1 * library(*(t.detach() for t in inputs[:2]), g)
     for k, (ours, exact) in enumerate(zip(*both(host, name, inputs, g), strict=True)):
         assert ours.dtype == dtype and ours.shape == exact.shape
         rounded_twice = dtype.itemsize < 4 and k == 2  # dW is a product with the scaled input, itself rounded
         floor = ROUNDING[dtype] * (1.8 if rounded_twice else 1.2 if k == 3 else 1.1)  # db sums few rounded numbers
         if exact.detach().norm() > 1e-8:
-            assert error(ours, exact) <= floor * (1 if exact.numel() >= 200 else 2), k
+            assert error(ours, exact) <= max(floor, products) * (1 if exact.numel() >= 200 else 2), k
 
 
 @maps
