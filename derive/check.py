@@ -11,7 +11,7 @@ Each side is evaluated, as it stands, at several random small sizes and at every
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -21,8 +21,11 @@ from derive.algebra.differentiate import carry_out, expand_definitions
 from derive.algebra.equality import equal
 from derive.algebra.normal import normalise
 from derive.evaluation.agreement import FEW, MANY, Sides, agreement
+from derive.evaluation.findings import Finding
+from derive.evaluation.maps import map_findings
+from derive.evaluation.result import result_findings
 from derive.forward_map import Definition
-from derive.record import CancellingMap, Derivation, Status, Step, Verdict
+from derive.record import CancellingMap, Claim, Derivation, Status, Step, Verdict
 
 _MAX_OPERATIONS = 1_000
 
@@ -30,14 +33,43 @@ Scope = Mapping[IndexedBase, Definition]
 
 
 def checked(derivation: Derivation) -> Derivation:
-    """Return the derivation with the verdict of every step, and of every step of its solutions, filled in."""
+    """Return the derivation with the verdicts of its result, of every step and of its solutions filled in."""
     steps = tuple(replace(step, verdict=check_step(step)) for step in derivation.steps)
-    return replace(derivation, steps=steps, solutions=tuple(checked_map(m) for m in derivation.solutions))
+    bare = replace(derivation, solutions=(), refusals=(), claims=())
+    claims = tuple(_claim(finding, steps) for finding in _of_result(bare))
+    solutions = tuple(checked_map(m) for m in derivation.solutions)
+    return replace(derivation, steps=steps, claims=claims, solutions=solutions)
 
 
 def checked_map(found: CancellingMap) -> CancellingMap:
-    """Return the map with the verdict of every step filled in."""
-    return replace(found, steps=tuple(replace(step, verdict=check_step(step)) for step in found.steps))
+    """Return the map with the verdicts of its result and of every step filled in."""
+    steps = tuple(replace(step, verdict=check_step(step)) for step in found.steps)
+    return replace(found, steps=steps, claims=tuple(_claim(finding, steps) for finding in _of_map(found)))
+
+
+@lru_cache(maxsize=256)
+def _of_result(derivation: Derivation) -> tuple[Finding, ...]:
+    return tuple(result_findings(derivation))
+
+
+@lru_cache(maxsize=256)
+def _of_map(found: CancellingMap) -> tuple[Finding, ...]:
+    return tuple(map_findings(found))
+
+
+def _claim(finding: Finding, steps: Sequence[Step]) -> Claim:
+    """Return a finding as a claim: proved where the step that states the same is proved."""
+    statement = finding.statement
+    if finding.counterexample or not finding.agreed:
+        verdict = _without_agreement(finding.counterexample, finding.doubt)
+    else:
+        proofs = [s for s in steps if statement.step and s.id.endswith("/" + statement.step)]
+        proof = next((s for s in proofs if s.verdict.status is Status.PROVED), None)
+        if proof is None:
+            verdict = Verdict(Status.SAMPLED, finding.agreed)
+        else:
+            verdict = Verdict(Status.PROVED, f"{proof.id}, by its normal form; {finding.agreed}")
+    return Claim(statement.name, statement.words, verdict)
 
 
 def check_step(step: Step, seed: int = 0) -> Verdict:

@@ -59,7 +59,9 @@ def layers(as_json: AsJson = False) -> None:
 
 def derive(
     layer: LayerName,
-    check: Annotated[bool, typer.Option("--check", help="Verify every step; exit 1 unless all hold.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Verify the result and every step; exit 1 unless all hold.")
+    ] = False,
     rule: Rule = "sgd",
     as_json: AsJson = False,
 ) -> None:
@@ -170,16 +172,22 @@ def _print(content: dict[str, Any] | list[str]) -> None:
 
 
 def _stop_unless_verified(data: dict[str, Any], quiet: bool) -> None:
-    """Say how the check went, and exit with 1 if a step is refuted or unverified."""
-    steps = [*data["steps"], *(step for found in data["solutions"] for step in found["steps"])]
-    counts: dict[str, int] = {}
-    for step in steps:
-        counts[step["status"]] = counts.get(step["status"], 0) + 1
+    """Say how the check went, and exit with 1 if a step or a statement of the result is refuted or unverified."""
+    parts = [data, *data["solutions"]]
+    steps = [step for part in parts for step in part["steps"]]
+    claims = [claim for part in parts for claim in part["claims"]]
     if not quiet:
-        summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        typer.echo(f"\n{len(steps)} steps, those of the cancelling maps included: {summary}")
-    for step in steps:
-        if step["status"] in ("refuted", "unverified"):
-            typer.echo(f"{step['id']}: {step['status']}: {step['method']}", err=True)
-    if counts.keys() & {"refuted", "unverified"}:
+        typer.echo(f"\n{len(claims)} statements of results: {_counts(claims)}")
+        typer.echo(f"{len(steps)} steps, those of the cancelling maps included: {_counts(steps)}")
+    failed = [part for part in (*claims, *steps) if part["status"] in ("refuted", "unverified")]
+    for part in failed:
+        typer.echo(f"{part['id']}: {part['status']}: {part['method']}", err=True)
+    if failed:
         raise typer.Exit(1)
+
+
+def _counts(parts: list[dict[str, Any]]) -> str:
+    counts: dict[str, int] = {}
+    for part in parts:
+        counts[part["status"]] = counts.get(part["status"], 0) + 1
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))

@@ -32,6 +32,18 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """A statement of a result, such as the kernel or a residual, with the verdict of independent evaluation.
+
+    ``id`` is ``<layer>/result-<what>``; ``statement`` says in words what is stated.
+    """
+
+    id: str
+    statement: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
 class Step:
     """One rewriting ``before = after`` with a stable equation id such as ``affine/self-factor``.
 
@@ -82,7 +94,8 @@ class Derivation:
 
     ``order_in_eta`` is the highest power of eta in the change of the activation (None: all powers). ``kernel`` is
     ``K[sample, unit; sample', unit']``, ``cross_terms`` the same for two different samples. ``solutions`` are
-    cancelling maps, ``refusals`` the kinds of map that do not exist, each with its ``kind`` and ``reason``.
+    cancelling maps, ``refusals`` the kinds of map that do not exist, each with its ``kind`` and ``reason``. ``claims``
+    are the statements of the result with their verdicts, once it has been checked.
     """
 
     layer: Layer
@@ -97,6 +110,7 @@ class Derivation:
     solutions: tuple[Any, ...] = ()
     assumptions: tuple[str, ...] = ()
     refusals: tuple[Any, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
     @property
     def exact_in_eta(self) -> bool:
@@ -111,7 +125,7 @@ class Derivation:
         raise KeyError(f"no step {name!r}; steps: {', '.join(s.id for s in self.steps)}")
 
     def check(self) -> Derivation:
-        """Return the derivation with every step's verdict filled in by ``derive.check``."""
+        """Return the derivation with the verdicts of its steps and of its result filled in by ``derive.check``."""
         from derive.check import checked
 
         return checked(self)
@@ -203,6 +217,7 @@ class CancellingMap:
     angle: Expr | None
     decomposition: tuple[tuple[str, Expr], ...]
     steps: tuple[Step, ...]
+    claims: tuple[Claim, ...] = ()
 
     def established(self, name: str) -> Property:
         """Return a property by name; raise KeyError with the known names."""

@@ -73,6 +73,14 @@ class Modular:
         """Refuse every function: none is rational."""
         raise NotEvaluable(f"{kind.__name__} has no exact value")
 
+    def weight(self, value: Any) -> Any:
+        """Return how well a number serves as a pivot; 0 for one that is no divisor."""
+        return int(value % PRIME != 0)
+
+    def inverse(self, value: Any) -> Any:
+        """Return one over a number that is a divisor."""
+        return pow(value, -1, PRIME)
+
     def same(self, left: int, right: int) -> bool:
         """Return whether two elements are equal."""
         return (left - right) % PRIME == 0
@@ -119,6 +127,14 @@ class Ordered:
     def slopes(self, kind: type[Expr], arguments: Sequence[Any], value: Any) -> list[Any]:
         """Return the slope of such a function in each argument."""
         return OF_ORDER[kind].slopes(arguments, value)
+
+    def weight(self, value: Any) -> Any:
+        """Return how well a number serves as a pivot; 0 for one that is no divisor."""
+        return abs(value)
+
+    def inverse(self, value: Any) -> Any:
+        """Return one over a number that is a divisor."""
+        return 1 / Fraction(value)
 
     def same(self, left: Fraction, right: Fraction) -> bool:
         """Return whether two fractions are equal."""
@@ -178,6 +194,14 @@ class Real:
         if kind not in OF_REALS:
             raise NotEvaluable(f"no rule for the function {kind.__name__}")
         return OF_REALS[kind]
+
+    def weight(self, value: Any) -> Any:
+        """Return how well a number serves as a pivot; 0 for one that is no divisor."""
+        return abs(value) if abs(value) > _LOST else 0
+
+    def inverse(self, value: Any) -> Any:
+        """Return one over a number that is a divisor."""
+        return 1 / Decimal(value)
 
     def same(self, left: Decimal, right: Decimal) -> bool:
         """Return whether two decimals agree to 40 digits."""

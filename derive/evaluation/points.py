@@ -29,9 +29,9 @@ class Point:
 
     ``scope`` holds the intermediates. ``axes``, where given, are the declared axes of tensors: an entry outside them is
     zero; elsewhere every place has a number of its own, so that a read outside a tensor shows. ``spread`` says how
-    unknown entries are drawn. ``witnessed``, unless None, collects what was seen at the edges: see ``edges``. A nudged
-    point has slopes by the ``active`` tensors; it knows the point ``rest`` that it was nudged from, and looks there for
-    every tensor that is not ``moving`` with them.
+    unknown entries are drawn; a tensor with a salt is drawn anew. ``witnessed``, unless None, collects what was seen at
+    the edges: see ``edges``. A nudged point has slopes by the ``active`` tensors; it knows the point ``rest`` that it
+    was nudged from, and looks there for every tensor that is not ``moving`` with them.
     """
 
     seed: int
@@ -40,6 +40,7 @@ class Point:
     scope: Mapping[IndexedBase, Definition]
     axes: Mapping[str, tuple[Expr, ...]] = dataclasses.field(default_factory=dict)
     spread: Spread = dataclasses.field(default_factory=lambda: Spread())
+    salts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     witnessed: set[Witness] | None = None
     active: frozenset[str] = frozenset()
     moving: frozenset[str] = frozenset()
@@ -101,7 +102,8 @@ class Point:
 
     def bits(self, name: str, place: tuple[int, ...]) -> int:
         """Return 64 random bits for a name and a place."""
-        digest = hashlib.blake2b(f"{self.seed}/{name}/{place}".encode(), digest_size=8).digest()
+        text = f"{self.seed}/{name}{self.salts.get(name, '')}/{place}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big")
 
 

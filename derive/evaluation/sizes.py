@@ -48,12 +48,17 @@ class Sizes:
         return cls(*(tuple(sorted(part, key=lambda s: str(s.name))) for part in (axes, others - axes)))
 
     def draw(
-        self, small: set[Symbol], seed: int, volume: int, cost: Callable[[Mapping[Symbol, int]], int] | None = None
+        self,
+        small: set[Symbol],
+        seed: int,
+        volume: int,
+        cost: Callable[[Mapping[Symbol, int]], int] | None = None,
+        dearest: int = DEAREST,
     ) -> dict[Symbol, int]:
         """Draw a value for every symbol; axes that have only been one so far come before the others.
 
         At the smallest points offsets are zero, and so are most strides one, for others would leave nothing to read.
-        ``cost`` says what a point of such sizes costs: where that is too much, axes are made shorter.
+        ``cost`` says what a point of such sizes costs: where that is above ``dearest``, axes are made shorter.
         """
         generator = random.Random(seed)
         sizes = {s: generator.choice((1, 2, 2, 3, 4)) for s in self.axes}
@@ -70,7 +75,7 @@ class Sizes:
         if cost is None:
             return sizes
         for symbol, floor in [(symbol, floor) for floor in (3, 2, 1) for symbol in order if sizes[symbol] > floor]:
-            if cost(sizes) <= DEAREST:
+            if cost(sizes) <= dearest:
                 break
             sizes[symbol] = floor
         return sizes

@@ -18,7 +18,7 @@ from derive.export.steps import step_equation
 from derive.export.symbols import Notation, notation_for
 from derive.export.text import text
 from derive.export.trees import TreeError
-from derive.record import CancellingMap, Derivation, Property, Step
+from derive.record import CancellingMap, Claim, Derivation, Property, Step
 
 SCHEMA = "affdiv.derivation/1"
 Json = dict[str, Any]
@@ -46,6 +46,7 @@ def derivation_to_json(derivation: Derivation) -> Json:
         "cross_terms": _formula(derivation.cross_terms, notation),
         "kernel": _formula(derivation.kernel, notation),
         "steps": [step_to_json(step, notation) for step in derivation.steps],
+        "claims": [claim_to_json(claim) for claim in derivation.claims],
         "solutions": [map_to_json(found) for found in derivation.solutions],
         "refusals": [{"kind": refusal.kind, "reason": plain(refusal.reason)} for refusal in derivation.refusals],
         "expression": record_tree(replace(derivation, solutions=())),
@@ -75,6 +76,7 @@ def map_to_json(found: CancellingMap) -> Json:
         "decomposition": {name: _formula(part, notation) for name, part in found.decomposition},
         "assumptions": list(found.assumptions),
         "steps": [step_to_json(step, notation) for step in found.steps],
+        "claims": [claim_to_json(claim) for claim in found.claims],
         "expression": record_tree(found),
     }
 
@@ -104,6 +106,12 @@ def step_to_json(step: Step, notation: Notation) -> Json:
         "status": step.verdict.status.value,
         "method": step.verdict.method,
     }
+
+
+def claim_to_json(claim: Claim) -> Json:
+    """Return a statement of a result with its verdict."""
+    verdict = claim.verdict
+    return {"id": claim.id, "statement": claim.statement, "status": verdict.status.value, "method": verdict.method}
 
 
 def derivation_from_json(data: Mapping[str, Any]) -> Derivation:

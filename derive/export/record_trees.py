@@ -19,9 +19,22 @@ from sympy import Basic
 from derive.cancel import Refusal
 from derive.export.trees import Tree, TreeError, from_tree, to_tree
 from derive.forward_map import Definition, Layer, Tensor
-from derive.record import CancellingMap, Derivation, Limit, Property, SelfFactor, Status, Step, Verdict
+from derive.record import CancellingMap, Claim, Derivation, Limit, Property, SelfFactor, Status, Step, Verdict
 
-_RECORDS = (CancellingMap, Definition, Derivation, Layer, Limit, Property, Refusal, SelfFactor, Step, Tensor, Verdict)
+_RECORDS = (
+    CancellingMap,
+    Claim,
+    Definition,
+    Derivation,
+    Layer,
+    Limit,
+    Property,
+    Refusal,
+    SelfFactor,
+    Step,
+    Tensor,
+    Verdict,
+)
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in _RECORDS}
 _FIELDS: dict[str, dict[str, Any]] = {name: typing.get_type_hints(kind) for name, kind in _KINDS.items()}
 _SHARED = (Definition, Layer, Tensor)

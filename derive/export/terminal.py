@@ -54,7 +54,16 @@ def derivation_lines(data: Mapping[str, Any]) -> list[str]:
     lines += formula_lines(factor["text"], "    ")
     lines += ["cross terms", *formula_lines(data["cross_terms"]["text"], "    ")]
     lines += [f"samples: {_names(data['samples'])}; units: {_names(data['units'])}", ""]
-    return [*lines, *step_lines(data["steps"])]
+    return [*lines, *claim_lines(data["claims"]), *step_lines(data["steps"])]
+
+
+def claim_lines(claims: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the statements of a checked result for a terminal, each with its verdict, and what speaks against it."""
+    lines: list[str] = []
+    for claim in claims:
+        lines += words(f"{claim['statement']}  [{claim['status']}]", "    ")
+        lines += words(claim["method"], "        ") if claim["status"] in ("refuted", "unverified") else []
+    return ["result, beside the forward map", *lines, ""] if lines else []
 
 
 def _names(names: Iterable[str]) -> str:

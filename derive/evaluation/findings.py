@@ -1,0 +1,178 @@
+"""Statements on a result, each looked at from several points of evaluation.
+
+A statement is *universal* (it holds at every point: one counterexample refutes it) or *existential* (it holds
+somewhere: until a witness is met it is not confirmed, and never refuted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sympy import Expr
+
+from derive.evaluation.agreement import SPREADS, Endless, Patience, shown_sizes
+from derive.evaluation.case import Case
+from derive.evaluation.fields import MODULAR, ORDERED, Field
+from derive.evaluation.functions import NotEvaluable
+from derive.evaluation.points import Point
+from derive.evaluation.reading import Meter, Scope, field_for
+from derive.evaluation.sizes import Sizes
+
+if TYPE_CHECKING:
+    from derive.forward_map import Layer
+
+_LEAST = 4
+_ATTEMPTS = 60
+_VOLUME, _DEAREST = 60, 2_000
+
+
+Item = TypeVar("Item")
+
+
+class Refuted(Exception):
+    """A statement does not hold at a point; the text is the counterexample."""
+
+
+def over(items: Iterable[Item], look: Callable[[Item], None]) -> bool:
+    """Look at every item; pass over those without a value (a patch without energy), unless all are."""
+    told, problem = False, None
+    for item in items:
+        try:
+            look(item)
+            told = True
+        except (NotEvaluable, ArithmeticError) as found:
+            problem = found
+    if problem is not None and not told:
+        raise problem
+    return told
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement: its id, its words, and how to look at it.
+
+    ``look`` returns whether the point said something on it (for an existential statement: whether it is a witness); it
+    raises ``Refuted`` at a counterexample. ``wanted`` says what an existential statement waits for. ``step`` names the
+    step, if any, whose normal forms state the same.
+    """
+
+    name: str
+    words: str
+    look: Callable[[Case], bool]
+    wanted: str = ""
+    step: str = ""
+
+
+@dataclass
+class Finding:
+    """What was found of a statement: at how many points it was seen to hold, a counterexample, or a doubt."""
+
+    statement: Statement
+    numbers: str
+    seen: int = 0
+    tried: int = 0
+    counterexample: str = ""
+    reason: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether more points would add nothing."""
+        return bool(self.counterexample) or self.seen >= (1 if self.statement.wanted else _LEAST)
+
+    def look(self, case: Case) -> None:
+        """Look at the statement from one more point."""
+        point = case.plain
+        try:
+            held = self.statement.look(case)
+        except Refuted as found:
+            where = f"{shown_sizes(point)} ({self.numbers}, seed {point.seed})"
+            self.counterexample = f"{found} for {where}"
+        except (NotEvaluable, ArithmeticError) as problem:
+            self.reason = str(problem) or type(problem).__name__
+        else:
+            self.tried += 1
+            self.seen += held
+
+    @property
+    def agreed(self) -> str:
+        """Where it was seen to hold, in words; empty if that is not enough."""
+        if self.counterexample or not self.settled:
+            return ""
+        return f"the result beside the forward map at {self.tried} random sizes, {self.numbers}"
+
+    @property
+    def doubt(self) -> str:
+        """Why it was not seen to hold."""
+        if self.statement.wanted and self.tried:
+            return f"no {self.statement.wanted} at {self.tried} random sizes, {self.numbers}"
+        return f"not evaluable: {self.reason}" if self.reason else "the time for it was used up"
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """A layer and the expressions stated of it, to be looked at together; ``given`` sets scalars at a point."""
+
+    layer: Layer
+    expressions: tuple[Expr, ...]
+    given: Callable[[Point], None] = lambda point: None
+
+    @property
+    def scope(self) -> Scope:
+        """The intermediates by their tensor."""
+        return {d.base: d for d in self.layer.definitions}
+
+    def findings(
+        self, statements: Iterable[Statement], seed: int = 0, patience: Patience | None = None
+    ) -> list[Finding]:
+        """Look at every statement from several points, until each is settled and every size has been above one."""
+        output, patience = self.layer.output, patience or Endless()
+        every = [output.expression, *self.expressions]
+        numbers = field_for(every, self.scope)
+        found = [Finding(statement, numbers.name) for statement in statements]
+        sizes, meter = self._sizes(every), Meter(every, self.scope)
+        small, strayed = set(sizes.symbols), 0
+        for attempt in range(_ATTEMPTS):
+            if patience.over() or (all(f.settled for f in found) and (not small or attempt > _ATTEMPTS // 4)):
+                break
+            kept = small if attempt % 3 < 2 else set()
+            volume = _VOLUME if attempt < _ATTEMPTS // 3 else 6
+            drawn = sizes.draw(kept, seed * 1000 + attempt, volume, meter, _DEAREST)
+            point = self._point(seed * 1000 + attempt, drawn, numbers, strayed)
+            told = self._look(found, point)
+            strayed += not told
+            small -= {s for s, size in drawn.items() if size > sizes.least(s)} if told else set()
+        return found
+
+    def _look(self, found: list[Finding], point: Point) -> bool:
+        """Look at every statement that is not refuted yet from a point; return whether it said anything."""
+        before = sum(f.tried for f in found)
+        with point.field.context():
+            case = self._case(point)
+            for finding in found:
+                if not finding.counterexample:
+                    finding.look(case)
+                    self._in_fractions(finding, point)
+        return sum(f.tried for f in found) > before
+
+    def _case(self, point: Point) -> Case:
+        self.given(point)
+        return Case.at(self.layer, point)
+
+    def _in_fractions(self, finding: Finding, point: Point) -> None:
+        """Find a counterexample of the prime field again in fractions, which people can read."""
+        if finding.counterexample and point.field is MODULAR:
+            fractions = replace(point, field=ORDERED, memory={}, kept={}, nudges={}, constants={})
+            again = Finding(finding.statement, ORDERED.name)
+            again.look(self._case(fractions))
+            finding.counterexample = again.counterexample or finding.counterexample
+
+    def _point(self, seed: int, drawn: dict[Any, int], numbers: Field, strayed: int) -> Point:
+        return Point(seed, drawn, numbers, self.scope, spread=SPREADS[strayed % len(SPREADS)])
+
+    def _sizes(self, every: list[Expr]) -> Sizes:
+        layer = self.layer
+        lengths = [axis for t in (*layer.inputs, *layer.parameters) for axis in t.axes]
+        lengths += [i.size for d in (*layer.definitions, layer.output) for i in d.indices]
+        return Sizes.of([*every, *(d.expression for d in layer.definitions)], lengths)

@@ -1,0 +1,46 @@
+"""A fault anywhere in the deriver makes ``affdiv derive --check`` exit with 1 and say what is refuted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+import derive.cli
+from tests.derive.faults import FAULTS, LAYERS, Fault, fresh, text
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    with fresh():
+        yield
+
+
+def check(layer: str, rule: str, folder: Path) -> Result:
+    """Run the command itself, in this process."""
+    app = typer.Typer()
+    derive.cli.register(app)
+    name = layer
+    if layer in LAYERS:
+        (folder / "made.toml").write_text(text(layer))
+        name = str(folder / "made.toml")
+    return CliRunner().invoke(app, ["derive", name, "--check", "--rule", rule])
+
+
+@pytest.mark.parametrize(("layer", "rule"), sorted({(f.layer, f.rule) for f in FAULTS.values()}))
+def test_without_a_fault_everything_holds(layer: str, rule: str, tmp_path: Path) -> None:
+    done = check(layer, rule, tmp_path)
+    assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_found(fault: Fault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as inner:
+        fault.patch(inner)
+        done = check(fault.layer, fault.rule, tmp_path)
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit), (done.exception, done.output[-2000:])
+    assert "refuted" in done.stderr or "unverified" in done.stderr
