@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,7 @@ from derive.evaluation.functions import NotEvaluable
 from derive.evaluation.points import Point, Spread, Witness
 from derive.evaluation.positions import Environment
 from derive.evaluation.reading import Meter, Scope, field_for, free_indices
-from derive.evaluation.sizes import Sizes
+from derive.evaluation.sizes import DEAREST, Sizes
 
 if TYPE_CHECKING:
     from derive.forward_map import Definition
@@ -101,7 +101,8 @@ def agreement(sides: Sides, seed: int, effort: Effort, patience: Patience | None
             reason = reason or "the time for it was used up"
             break
         kept = set() if vanished and attempt % 2 else small
-        drawn = sizes.draw(kept, seed * 1000 + attempt, _volume(attempt - agreed), meter)
+        dearest = DEAREST * 2 ** min(max(agreed - 1, 0), 3)
+        drawn = sizes.draw(kept, seed * 1000 + attempt, _volume(attempt - agreed), meter, dearest)
         point = _point(sides, seed * 1000 + attempt, drawn, field, effort, SPREADS[strayed % len(SPREADS)])
         with field.context():
             found = _compare(sides, point)
@@ -112,12 +113,12 @@ def agreement(sides: Sides, seed: int, effort: Effort, patience: Patience | None
         if found.entries:
             agreed += 1
             shown = {s for s, size in drawn.items() if size > sizes.least(s)} | (point.witnessed or set())
-            newest = agreed if shown & unseen else newest
+            newest = agreed if shown & (unseen | small) else newest
             small, unseen = small - shown, unseen - shown
         if agreed >= effort.points and (not (small or unseen) or agreed >= newest + effort.patience):
             break
     if agreed >= _LEAST:
-        return Agreement(agreed=f"{agreed} random sizes, {field.name}")
+        return Agreement(agreed=f"{agreed} random sizes, {field.name}{never_larger(small)}")
     return Agreement(reason=f"not evaluable: {reason}")
 
 
@@ -188,6 +189,12 @@ def _difference(sides: Sides, at: Environment, point: Point, left: object, right
         left, right = evaluate(sides.before, at, fractions), evaluate(sides.after, at, fractions)
     where = ", ".join(f"{i.name}={v}" for i, v in at.items()) or "the only entry"
     return f"the sides differ at {where} for {shown_sizes(point)}: {shown(left)} and {shown(right)}"
+
+
+def never_larger(symbols: Iterable[Symbol]) -> str:
+    """Return the words for sizes that no point had above their least value; none if there are none."""
+    names = ", ".join(sorted(str(s) for s in symbols))
+    return f"; at the least {names} alone" if names else ""
 
 
 def shown(value: Any) -> str:

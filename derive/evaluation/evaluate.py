@@ -187,7 +187,8 @@ def _look_up(base: IndexedBase, key: Key, point: Point) -> Jet:
         return 0, None
     definition = point.scope.get(base)
     if definition is None:
-        return point.draw(name, place), {key: 1} if name in point.active else None
+        given = point.rest.memory.get(key) if point.rest is not None else None
+        return given[0] if given else point.draw(name, place), {key: 1} if name in point.active else None
     return compiled(definition.expression)(dict(zip(definition.indices, place, strict=True)), point)
 
 

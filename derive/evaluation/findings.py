@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sympy import Expr
 
-from derive.evaluation.agreement import SPREADS, Endless, Patience, shown_sizes
+from derive.evaluation.agreement import SPREADS, Endless, Patience, never_larger, shown_sizes
 from derive.evaluation.case import Case
 from derive.evaluation.fields import MODULAR, ORDERED, Field
 from derive.evaluation.functions import NotEvaluable
@@ -75,6 +75,7 @@ class Finding:
     tried: int = 0
     counterexample: str = ""
     reason: str = ""
+    single: str = ""
 
     @property
     def settled(self) -> bool:
@@ -100,7 +101,7 @@ class Finding:
         """Where it was seen to hold, in words; empty if that is not enough."""
         if self.counterexample or not self.settled:
             return ""
-        return f"the result beside the forward map at {self.tried} random sizes, {self.numbers}"
+        return f"the result beside the forward map at {self.tried} random sizes, {self.numbers}{self.single}"
 
     @property
     def doubt(self) -> str:
@@ -138,11 +139,14 @@ class Inquiry:
                 break
             kept = small if attempt % 3 < 2 else set()
             volume = _VOLUME if attempt < _ATTEMPTS // 3 else 6
-            drawn = sizes.draw(kept, seed * 1000 + attempt, volume, meter, _DEAREST)
+            dearest = _DEAREST * 4 ** min(attempt // 6, 3)
+            drawn = sizes.draw(kept, seed * 1000 + attempt, volume, meter, dearest)
             point = self._point(seed * 1000 + attempt, drawn, numbers, strayed)
             told = self._look(found, point)
             strayed += not told
             small -= {s for s, size in drawn.items() if size > sizes.least(s)} if told else set()
+        for finding in found:
+            finding.single = never_larger(small)
         return found
 
     def _look(self, found: list[Finding], point: Point) -> bool:

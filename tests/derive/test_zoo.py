@@ -1,0 +1,82 @@
+"""Layers of every kind: the derived kernel, and the kernel of independent evaluation, against PyTorch in float64."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+
+import pytest
+import torch
+
+import derive
+from derive.algebra.index import Index
+from derive.evaluation.evaluate import evaluate
+from derive.evaluation.fields import REAL
+from derive.evaluation.points import Point
+from derive.evaluation.reference import Reference
+from derive.forward_map import Layer
+from derive.record import Status
+from derive.spec import loads_spec
+from tests.derive.twins import Trial
+from tests.derive.zoo import ZOO
+
+BATCH, PAIRS = 2, 14
+rows = pytest.mark.parametrize("name", ZOO)
+HEAVY = {"softmax_attention", "normalised_attention", "linear_attention"}
+
+
+def trial(name: str) -> Trial:
+    made = ZOO[name]
+    layer = loads_spec(made.text(name))
+    return Trial(layer, lambda v, sizes: made.torch(v), {**made.numbers, "B": BATCH})
+
+
+def point(found: Trial) -> Point:
+    """A point of independent evaluation whose entries are those of the trial."""
+    layer: Layer = found.layer
+    sizes = {s: found.sizes[s.name] for s in layer.sizes}
+    here = Given(0, sizes, REAL, {d.base: d for d in layer.definitions})
+    here.tensors = found.tensors
+    return here
+
+
+class Given(Point):
+    """A point whose unknown entries are given."""
+
+    tensors: dict[str, torch.Tensor]
+
+    def draw(self, name: str, place: tuple[int, ...], positive: bool = False) -> Decimal:
+        return Decimal(float(self.tensors[name][place]))
+
+    def bits(self, name: str, place: tuple[int, ...]) -> int:
+        return int(self.tensors[name][place])
+
+
+@rows
+def test_the_kernel_is_that_of_automatic_differentiation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trial(name)
+    monkeypatch.setattr(Given, "tensors", made.tensors, raising=False)
+    kernel, derivation = made.kernel(), derive.effective_update(made.layer)
+    indices: tuple[Index, ...] = made.layer.output.indices
+    with REAL.context():
+        plain = point(made)
+        reference = Reference.at(made.layer, plain)
+        assert tuple(made.output().shape) == tuple(
+            made.sizes[i.size.name] if i.size.is_Symbol else int(i.size) for i in indices
+        )
+        pairs = [(a, b) for a in reference.places for b in reference.places]
+        for here, there in random.Random(0).sample(pairs, min(PAIRS, len(pairs))):
+            at = dict(zip((*indices, *(i.primed() for i in indices)), here + there, strict=True))
+            expected = pytest.approx(float(kernel[here + there]), rel=1e-9, abs=1e-9)
+            assert float(reference.value(here)) == pytest.approx(float(made.output()[here]), rel=1e-9, abs=1e-9)
+            assert float(reference.kernel(here, there)) == expected
+            assert float(evaluate(derivation.kernel, at, plain)) == expected
+
+
+@pytest.mark.slow
+@rows
+def test_every_layer_passes_its_check(name: str) -> None:
+    layer = trial(name).layer
+    derivation = derive.effective_update(layer).check()
+    found = {part.id: part.verdict for part in (*derivation.steps, *derivation.claims)}
+    assert {v.status for v in found.values()} <= {Status.PROVED, Status.SAMPLED}, found
