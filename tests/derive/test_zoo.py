@@ -19,14 +19,15 @@ from derive.record import Status
 from derive.spec import loads_spec
 from tests.derive.twins import Trial
 from tests.derive.zoo import ZOO
+from tests.derive.zoo_networks import NETWORKS
 
 BATCH, PAIRS = 2, 14
-rows = pytest.mark.parametrize("name", ZOO)
-HEAVY = {"softmax_attention", "normalised_attention", "linear_attention"}
+LAYERS = {**ZOO, **NETWORKS}
+rows = pytest.mark.parametrize("name", LAYERS)
 
 
 def trial(name: str) -> Trial:
-    made = ZOO[name]
+    made = LAYERS[name]
     layer = loads_spec(made.text(name))
     return Trial(layer, lambda v, sizes: made.torch(v), {**made.numbers, "B": BATCH})
 
