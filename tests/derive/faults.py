@@ -382,7 +382,7 @@ FAULTS: dict[str, Fault] = {
     "a content lost": Fault("halves", wrapped(normal, "_content", lambda pair: (sympy.S.One, pair[1]))),
     "an index without a count": Fault("ones", uncounted),
     "no cross products": Fault("squared", instead(normal, "product", diagonal_product)),
-    "a term lost": Fault("affine", wrapped(normal, "_normal_form", lambda e: e.args[0] if e.is_Add else e)),
+    "a term lost": Fault("both", wrapped(normal, "_normal_form", lambda e: e.args[0] if e.is_Add else e)),
     "an intermediate of the wrong size": Fault("soft", wrapped(present, "fold", lambda e: e and 2 * e)),
     "factors not equal to the whole": Fault("steps", wrapped(present, "factored", lambda e: 2 * e)),
     "a sum pushed too far": Fault(
