@@ -15,7 +15,7 @@ from enum import StrEnum
 from statistics import fmean
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 LEAST_FOR_BOOTSTRAP = 20
 _RESAMPLES = 2_000
@@ -40,22 +40,38 @@ class Effect:
     p: float
     n: int
 
-    def verdict(self, least: float = 0.0) -> Verdict:
-        """Judge the hypothesis "the effect is above ``least``": by where the whole interval lies.
-
-        Supported where all of it is above, contradicted where all of it is below, else inconclusive.
-        """
-        if self.low > least:
-            return Verdict.SUPPORTED
-        return Verdict.CONTRADICTED if self.high < least else Verdict.INCONCLUSIVE
-
-    def against(self, least: float) -> float:
-        """Return the two-sided probability of an estimate as far from ``least`` by chance, for a mean's t interval."""
+    def above(self, bound: float) -> float:
+        """Return the probability, by Student's t, of an estimate as high by chance if the effect were ``bound``."""
         if self.low == self.high:
-            return float(self.estimate == least)
+            return float(self.estimate <= bound)
+        if math.isinf(bound):
+            return float(bound > 0)
         freedom = self.n - 1
         error = (self.high - self.low) / (2 * float(stats.t.ppf(0.975, freedom)))
-        return float(2 * stats.t.sf(abs(self.estimate - least) / error, freedom))
+        return float(stats.t.sf((self.estimate - bound) / error, freedom))
+
+    def below(self, bound: float) -> float:
+        """Return the probability of an estimate as low by chance if the effect were ``bound``."""
+        return Effect(-self.estimate, -self.high, -self.low, self.p, self.n).above(-bound)
+
+
+@dataclass(frozen=True)
+class Region:
+    """The effects that a statement claims: above ``low`` and below ``high``, either of which may be missing.
+
+    "At least as good" is above minus a margin, "on par" within the margin on both sides.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def inside(self, effect: Effect) -> float:
+        """Return the probability of the estimate by chance if the effect were outside: two one-sided tests."""
+        return max(effect.above(self.low), effect.below(self.high))
+
+    def outside(self, effect: Effect) -> float:
+        """Return the probability of the estimate by chance if the effect were inside, for whichever bound it passes."""
+        return min(effect.below(self.low), effect.above(self.high))
 
 
 def paired_difference(
@@ -156,6 +172,42 @@ def holm(probabilities: Sequence[float]) -> list[float]:
     weights = np.arange(len(given), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(given[order] * weights), 1.0) if len(given) else []
     return [float(p) for p in adjusted]
+
+
+def power(effect: float, deviation: float, n: int, family: int = 1, level: float = 0.05) -> float:
+    """Return the probability with which a true effect is found by n pairs among ``family`` statements.
+
+    ``effect`` is the distance from the bound that a statement is about, ``deviation`` that of a paired difference, in
+    the same unit. The test is two-sided, Student's, at the strictest step of Holm's rule, so that this is a lower
+    bound.
+    """
+    if n < 2:
+        return 0.0
+    limit = float(stats.t.ppf(1 - level / (2 * family), n - 1))
+    return float(stats.nct.sf(limit, n - 1, abs(effect) / deviation * math.sqrt(n)))
+
+
+def smallest_effect(deviation: float, n: int, wanted: float = 0.8, family: int = 1) -> float:
+    """Return the smallest effect that n pairs find with the wanted probability; infinite for fewer than two pairs."""
+    if n < 2:
+        return math.inf
+    largest = 1.0
+    while power(largest, 1.0, n, family) < wanted:
+        largest *= 2
+    return deviation * float(optimize.brentq(lambda effect: power(effect, 1.0, n, family) - wanted, 0.0, largest))
+
+
+def pairs_needed(
+    effect: float, deviation: float, wanted: float = 0.8, family: int = 1, most: int = 10_000
+) -> int | None:
+    """Return the number of pairs that find an effect with the wanted probability, None for more than ``most``."""
+    if power(effect, deviation, most, family) < wanted:
+        return None
+    low, high = 1, most  # the power grows with the number of pairs
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(effect, deviation, middle, family) >= wanted else (middle, high)
+    return high
 
 
 def _by_t(estimate: float, error: float, freedom: int, n: int, confidence: float) -> Effect:

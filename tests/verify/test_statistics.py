@@ -9,7 +9,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from verify.statistics import LEAST_FOR_BOOTSTRAP, Effect, Verdict, holm, paired_difference, slope, slope_within
+from verify.statistics import (
+    LEAST_FOR_BOOTSTRAP,
+    Effect,
+    Region,
+    holm,
+    paired_difference,
+    pairs_needed,
+    power,
+    slope,
+    slope_within,
+    smallest_effect,
+)
 
 finite = st.floats(-1e3, 1e3).filter(lambda v: v == 0 or abs(v) > 1e-6)
 
@@ -87,13 +98,21 @@ def test_holm_of_nothing_is_nothing():
 def test_the_probability_against_a_margin_is_that_of_the_t_test(values, least):
     effect = paired_difference(values, [0.0] * len(values))
     assume(effect.high - effect.low > 1e-6 * (abs(effect.estimate) + abs(least)))
-    assert effect.against(0.0) == pytest.approx(effect.p, abs=1e-9)
-    assert effect.against(least) == pytest.approx(stats.ttest_1samp(values, least).pvalue, rel=1e-6, abs=1e-9)
+    assert 2 * min(effect.above(0.0), effect.below(0.0)) == pytest.approx(effect.p, abs=1e-9)
+    expected = stats.ttest_1samp(values, least).pvalue
+    assert 2 * min(effect.above(least), effect.below(least)) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
-def test_an_estimate_without_spread_differs_for_sure():
-    assert paired_difference([0.5, 0.5], [0.0, 0.0]).against(0.0) == 0.0
-    assert paired_difference([0.5, 0.5], [0.0, 0.0]).against(0.5) == 1.0
+def test_what_a_bound_is_passed_by_chance_with_is_the_tail_of_students_distribution():
+    first, second = [0.4, 0.5, 0.9, 0.3], [0.1, 0.3, 0.2, 0.4]
+    effect = paired_difference(first, second)
+    for bound in (-0.2, 0.0, 0.3):
+        for side, name in ((effect.above, "greater"), (effect.below, "less")):
+            expected = stats.ttest_1samp(np.subtract(first, second), bound, alternative=name).pvalue
+            assert side(bound) == pytest.approx(expected, rel=1e-9)
+    assert (effect.above(-math.inf), effect.above(math.inf), effect.below(math.inf)) == (0.0, 1.0, 0.0)
+    certain = paired_difference([0.5, 0.5], [0.0, 0.0])
+    assert (certain.above(0.0), certain.above(0.5), certain.below(0.5), certain.below(0.6)) == (0.0, 1.0, 1.0, 0.0)
 
 
 @given(st.lists(st.tuples(finite, finite), min_size=2, max_size=20))
@@ -105,17 +124,41 @@ def test_exchanging_the_methods_turns_the_sign(pairs):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "least", "verdict"),
+    ("region", "inside", "outside"),
     [
-        (0.1, 0.3, 0.0, Verdict.SUPPORTED),
-        (0.1, 0.3, 0.2, Verdict.INCONCLUSIVE),
-        (-0.3, -0.1, 0.0, Verdict.CONTRADICTED),
-        (-0.1, 0.1, 0.0, Verdict.INCONCLUSIVE),
-        (0.0, 0.1, 0.0, Verdict.INCONCLUSIVE),
+        (Region(low=-0.05), True, False),
+        (Region(low=0.0), True, False),
+        (Region(low=0.1), False, False),
+        (Region(low=0.3), False, True),
+        (Region(high=0.0), False, True),
+        (Region(-0.04, 0.04), False, True),
+        (Region(-0.3, 0.3), True, False),
+        (Region(0.08, 0.12), False, False),
     ],
 )
-def test_a_verdict_asks_for_the_whole_interval(low, high, least, verdict):
-    assert Effect((low + high) / 2, low, high, 0.5, 5).verdict(least) is verdict
+def test_a_region_is_shown_or_excluded_where_the_whole_interval_says_so(region, inside, outside):
+    """The interval of 95 % is 0.05 to 0.15."""
+    reach = 0.05 / stats.t.ppf(0.975, 4) * math.sqrt(5)
+    shape = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    effect = paired_difference(0.1 + shape / shape.std(ddof=1) * reach, [0.0] * 5)
+    assert (effect.low, effect.high) == pytest.approx((0.05, 0.15))
+    assert (2 * region.inside(effect) <= 0.05, 2 * region.outside(effect) <= 0.05) == (inside, outside)
+
+
+def test_power_is_what_simulation_finds():
+    generator = np.random.default_rng(0)
+    for effect, n, family in ((1.0, 5, 1), (2.0, 5, 1), (1.0, 12, 4), (2.0, 9, 3)):
+        draws = generator.normal(effect, 1.0, (20_000, n))
+        p = stats.ttest_1samp(draws, 0.0, axis=1).pvalue
+        assert power(effect, 1.0, n, family) == pytest.approx((p <= 0.05 / family).mean(), abs=0.012)
+    assert power(3.0, 2.0, 8, 2) == pytest.approx(power(1.5, 1.0, 8, 2)) and power(9.0, 1.0, 1) == 0.0
+
+
+def test_smallest_effect_and_number_of_pairs_turn_the_power_round():
+    assert power(smallest_effect(0.02, 9, 0.8, 5), 0.02, 9, 5) == pytest.approx(0.8)
+    needed = pairs_needed(0.01, 0.01, 0.8, 5)
+    assert power(0.01, 0.01, needed, 5) >= 0.8 > power(0.01, 0.01, needed - 1, 5)
+    assert pairs_needed(1e-6, 1.0) is None and smallest_effect(1.0, 1) == math.inf
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verify.claims.proofs import Proof
-from verify.hypotheses import Finding, judge
+from verify.hypotheses import Finding, judge_all
 from verify.statistics import Verdict
 from verify.training.sources import Source
 
@@ -88,7 +88,8 @@ class Entry:
 
 def ledger(sources: Sequence[Source], proofs: Mapping[str, tuple[Proof, ...]]) -> list[Entry]:
     """Return an entry for each claim: ``proofs`` by claim, and what the trials of all sources say."""
-    found = [Evidence(finding, source.place) for source in sources for finding in judge(source.trials)]
+    judged = judge_all([source.trials for source in sources])
+    found = [Evidence(f, source.place) for source, own in zip(sources, judged, strict=True) for f in own]
     asked = [evidence for evidence in found if evidence.finding.trials]
     return [_entry(claim, proofs.get(claim.id, ()), asked) for claim in (*CLAIMS, *BEYOND)]
 

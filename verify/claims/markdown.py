@@ -23,8 +23,11 @@ from the derivations, which are made and checked anew each time, and from the ta
 * **proved**: every step of the derivations that the equations belong to is proved, and what is read off them is what
   the claim says. `affdiv derive LAYER --check` and `affdiv solve LAYER` repeat them, most stand in
   [derivation.md](derivation.md), and the layer `residual` is declared in [proofs.py](../verify/claims/proofs.py).
-* **supported**, **contradicted**, **inconclusive**: by the criterion beside each finding, which was written before the
-  run. **mixed** or **in part**: the findings of one claim do not agree, or not all of them decide.
+* **supported**: the interval of the effect lies inside what the criterion beside the finding claims, **contradicted**:
+  it lies outside, **inconclusive**: neither, or something limits the trials. Holm's correction goes over all findings of
+  one hypothesis in all tables; findings on single networks, in thin type, are corrected among themselves. Where a
+  criterion was changed after a table was trained, [results](results/README.md) says so.
+* **mixed** or **in part**: the findings of one claim do not agree, or not all of them decide.
 * **not yet tested**: no table holds trials that ask this.
 
 The body of the paper was not available here: the claims are told from its abstract and its author's posts, in our
@@ -75,10 +78,10 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     verdict = f"{finding.verdict.value}" if finding.detail else f"**{finding.verdict.value}**"
     effect = finding.effect
     if effect is None:
-        return finding.statement, verdict, "–", "–", f"{len(finding.trials)} trials", finding.reason
+        return finding.statement, verdict, "–", "–", f"{len(finding.trials)} trials", finding.remarks
     interval = f"{number(effect.low)} to {number(effect.high)}"
     shown = f"{number(effect.estimate)} {finding.measure}"
-    return finding.statement, verdict, shown, interval, f"{effect.n} seeds", finding.reason
+    return finding.statement, verdict, shown, interval, f"{effect.n} seeds", finding.remarks
 
 
 def _link(place: Path, folder: Path) -> str:

@@ -1,8 +1,9 @@
 """What a sweep says of each hypothesis: supported, contradicted or inconclusive, by a criterion written before the run.
 
 Judged are lines of the exported table, so that anybody who has the table can judge anew. Methods are compared at the
-learning rate that each does best with on validation data, in pairs of one seed. A finding names the trials that it
-rests on. What the trials of an experiment cannot answer is inconclusive, and says why.
+learning rate that each does best with on validation data of tuning seeds, in pairs of one of the other seeds. A run
+that diverged counts as a failure. A finding names the trials that it rests on. What the trials of an experiment cannot
+answer is inconclusive, and says why.
 
     self_factors   H1, H2     what was measured on the layers themselves
     networks       H3, H6, H8 corrected layers against others in three kinds of network
@@ -17,14 +18,24 @@ from collections.abc import Sequence
 
 from verify.hypotheses import alignment, angles, batches, networks, self_factors
 from verify.hypotheses.chosen import LEAST_SEEDS, Chosen, at_best_rates
-from verify.hypotheses.finding import Finding
+from verify.hypotheses.finding import Finding, decided
 from verify.training.rates import Trial
 
-__all__ = ["LEAST_SEEDS", "Chosen", "Finding", "judge"]
+__all__ = ["LEAST_SEEDS", "Chosen", "Finding", "judge", "judge_all"]
 
 
 def judge(trials: Sequence[Trial]) -> list[Finding]:
     """Return the findings of one experiment's trials (lines of its table), in the order of the hypotheses."""
+    return judge_all([trials])[0]
+
+
+def judge_all(tables: Sequence[Sequence[Trial]]) -> list[list[Finding]]:
+    """Return the findings of several experiments, Holm's correction over all of them."""
+    return decided([_findings(trials) for trials in tables])
+
+
+def _findings(trials: Sequence[Trial]) -> list[Finding]:
+    """Return what is to be judged of one experiment's trials."""
     chosen = at_best_rates(trials)
     judged = [
         *self_factors.identities(trials),

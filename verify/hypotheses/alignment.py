@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verify.hypotheses.chosen import Chosen, compare, of, pair
-from verify.hypotheses.finding import Finding, corrected, open_finding
-from verify.hypotheses.networks import PAR
-from verify.statistics import Verdict
+from verify.hypotheses.finding import MARGIN, Finding, open_finding
+from verify.statistics import Region, Verdict
 
 Cell = tuple[str, str]  # method and update rule
 STATEMENT = "Alignment of the update, not the class of functions, is what affine-like gains by."
 CRITERION = (
     "Supported where the unchanged layer gains by NLMS, and affine-like with SGD is at most "
-    f"{PAR:g} of test accuracy above it; contradicted where it does not gain and affine-like with SGD is above it."
+    f"{MARGIN:g} of test accuracy above it. Contradicted where the interval of what NLMS gains lies below "
+    f"{MARGIN:g} and affine-like with SGD is above it."
 )
 ABSENT = "no trials cross layers with the update rules SGD and NLMS"
-_PART = "Paired difference of test accuracy at best rates: its 95 % interval above 0, Holm over these comparisons."
+_PART = "Paired difference of test accuracy at best rates: its 95 % interval above 0; contradicted below."
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def judge(chosen: Sequence[Chosen]) -> list[Finding]:
     if not there >= {ALIGNED.first, ALIGNED.second, FUNCTION.first}:
         return [open_finding("H7", STATEMENT, CRITERION, ABSENT)]
     contrasts = [c for c in CONTRASTS if {c.first, c.second} <= there]
-    parts = corrected([_part(own, contrast) for contrast in contrasts])
+    parts = [_part(own, contrast) for contrast in contrasts]
     by_contrast = dict(zip(contrasts, parts, strict=True))
     return [_whole(by_contrast[ALIGNED], by_contrast[FUNCTION]), *parts]
 
@@ -66,18 +66,21 @@ def judge(chosen: Sequence[Chosen]) -> list[Finding]:
 def _part(chosen: Sequence[Chosen], contrast: _Contrast) -> Finding:
     (method, update), (other, rule) = contrast.first, contrast.second
     pairs = pair(of(chosen, method=method, update=update), of(chosen, method=other, update=rule), "method", "update")
-    return compare(("H7", contrast.statement, _PART), pairs, detail=True)
+    return compare(("H7", contrast.statement, _PART), pairs, Region(low=0.0), detail=True)
 
 
 def _whole(aligned: Finding, function: Finding) -> Finding:
-    """Return the verdict of the hypothesis from what alignment alone and the function alone give."""
+    """Return the hypothesis with its chances: each of its two parts must be shown, for either verdict."""
     reason = "; ".join(dict.fromkeys(filter(None, (aligned.reason, function.reason))))
+    notes = "; ".join(dict.fromkeys(filter(None, (aligned.notes, function.notes))))
     trials = tuple(dict.fromkeys((*aligned.trials, *function.trials)))
-    verdict = Verdict.INCONCLUSIVE
-    if not reason and aligned.effect and function.effect:
-        gains = aligned.verdict is Verdict.SUPPORTED
-        if gains and function.effect.high < PAR:
-            verdict = Verdict.SUPPORTED
-        elif not gains and function.verdict is Verdict.SUPPORTED:
-            verdict = Verdict.CONTRADICTED
-    return Finding("H7", STATEMENT, CRITERION, verdict, aligned.effect, reason, trials, "test accuracy that NLMS gains")
+    chances = None
+    if aligned.effect and function.effect:
+        chances = (
+            max(Region(low=0.0).inside(aligned.effect), Region(high=MARGIN).inside(function.effect)),
+            max(Region(high=MARGIN).inside(aligned.effect), Region(low=0.0).inside(function.effect)),
+        )
+    measure = "test accuracy that NLMS gains"
+    return Finding(
+        "H7", STATEMENT, CRITERION, Verdict.INCONCLUSIVE, aligned.effect, reason, trials, measure, False, notes, chances
+    )

@@ -13,16 +13,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from verify.hypotheses.chosen import ACCURACY, Chosen, ids, limits, methods_of, of, slope
-from verify.hypotheses.finding import Finding, open_finding
-from verify.statistics import Effect, Verdict
+from verify.hypotheses.chosen import ACCURACY, Chosen, failures, ids, limits, methods_of, of, slope
+from verify.hypotheses.finding import Finding, open_finding, tested
+from verify.statistics import Effect, Region, Verdict
 
 FLAT = 0.0025  # test accuracy per doubling of the batch within which a slope is called flat
 FALLS, STAYS, RISES = "falls", "stays flat", "rises"
+REGIONS = {FALLS: Region(high=0.0), STAYS: Region(-FLAT, FLAT), RISES: Region(low=0.0)}
 EXPECTED = {"affine-like": FALLS, "norm-like": FALLS, "layer-norm": STAYS}
 ABSENT = "no trials of one method differ in their batch size"
 _SIZE = "batch_size"
@@ -43,14 +44,14 @@ def _best(by_size: Mapping[int, Chosen], size: int) -> float | None:
 
 def _fixed(by_size: Mapping[int, Chosen], size: int) -> float | None:
     rate = by_size[min(by_size)].best.learning_rate
-    return rate if rate in rates_of(by_size[size]) else None
+    return rate if rate in by_size[size].grid else None
 
 
 def _linear(by_size: Mapping[int, Chosen], size: int) -> float | None:
     """Return the grid's rate nearest to the linear one, None where that lies beyond the grid's ends by half a step."""
     smallest = min(by_size)
     wanted = by_size[smallest].best.learning_rate * size / smallest
-    grid = rates_of(by_size[size])
+    grid = by_size[size].grid
     nearest = min(grid, key=lambda rate: abs(math.log(rate / wanted)))
     at_end = grid[0] > wanted or grid[-1] < wanted
     step = max((b / a for a, b in pairwise(grid)), default=1.0)
@@ -62,11 +63,6 @@ READINGS = (
     Reading("fixed", "the rate that is best at the smallest batch", _fixed),
     Reading("linear", "that rate scaled with the batch", _linear),
 )
-
-
-def rates_of(one: Chosen) -> list[float]:
-    """Return the grid of rates of a setting, ascending."""
-    return sorted({trial["learning_rate"] for trial in one.trials})
 
 
 def judge(chosen: Sequence[Chosen]) -> list[Finding]:
@@ -103,20 +99,17 @@ def _finding(chosen: Sequence[Chosen], method: str, reading: Reading, length: st
     statement = f"Test accuracy of {method} {expected} with the batch size, at {length}, {reading.says}."
     criterion = _criterion(reading, expected)
     read, notes = read_at(chosen, reading)
-    effect = _slope(read)
-    detail = reading is not READINGS[0]
+    effect, detail = _slope(read), reading is not READINGS[0]
     if effect is None:
-        reason = "; ".join([*notes, "fewer than two seeds with two batch sizes"])
-        return replace(open_finding("H4", statement, criterion, reason), detail=detail)
-    tuned = read if reading is READINGS[0] else [c for c in read if c.settings[_SIZE] == _smallest(read)]
-    limit = limits(read, tuned=False)
-    reason = "; ".join(filter(None, [limit, _edge(tuned)]))
-    verdict = Verdict.INCONCLUSIVE if reason else as_expected(effect, expected)
+        reason = "; ".join([*notes, "fewer than two judging seeds with two batch sizes"])
+        return open_finding("H4", statement, criterion, reason, detail)
+    tuned = [c for c in read if reading is READINGS[0] or c.settings[_SIZE] == _smallest(read)]
+    reason = "; ".join(filter(None, [limits(read, tuned=False), _edge(tuned)]))
     trials = ids(trial for c in read for trial in c.by_seed.values())
-    reason = "; ".join(filter(None, [reason, *notes]))
-    return Finding(
-        "H4", statement, criterion, verdict, effect, reason, trials, "test accuracy per doubling of the batch", detail
-    )
+    remarks = "; ".join(filter(None, [*notes, failures(read)]))
+    unit = "test accuracy per doubling of the batch"
+    found = Finding("H4", statement, criterion, Verdict.INCONCLUSIVE, effect, reason, trials, unit, detail, remarks)
+    return tested(found, REGIONS[expected])
 
 
 def _smallest(chosen: Sequence[Chosen]) -> int:
@@ -154,15 +147,3 @@ def _slope(read: Sequence[Chosen]) -> Effect | None:
         for one in read
         for seed, trial in one.by_seed.items()
     )
-
-
-def as_expected(effect: Effect, expected: str) -> Verdict:
-    """Judge a slope: falling or rising by its interval's sign, flat by whether the interval is near 0."""
-    if expected == STAYS:
-        if effect.low > -FLAT and effect.high < FLAT:
-            return Verdict.SUPPORTED
-        beyond = effect.low > FLAT or effect.high < -FLAT
-        return Verdict.CONTRADICTED if beyond else Verdict.INCONCLUSIVE
-    if expected == RISES:
-        return effect.verdict()
-    return replace(effect, low=-effect.high, high=-effect.low).verdict()

@@ -2,56 +2,76 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import fmean, median
 from typing import Any
 
-from verify.hypotheses.finding import Finding, open_finding
-from verify.statistics import Effect, Verdict, paired_difference, slope_within
+from verify.hypotheses.finding import Finding, open_finding, tested
+from verify.statistics import Effect, Region, Verdict, paired_difference, slope_within
 from verify.training.experiment import SETTINGS
-from verify.training.rates import BestRate, Trial, best_rate, by_setting
+from verify.training.rates import BestRate, Trial, best_rate, by_setting, tuning_seeds
 
 LEAST_SEEDS = 5
 ACCURACY, LOSS = "test_accuracy", "test_loss"
 _TUNED = ("learning_rate", "seed")
+_ALIKE = 1.25  # how far the steps of two grids may differ: 0.1, 0.3, 1.0 has steps of 3 and of 3.33
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """One setting: all of it but rate and seed, its best rate, its trials at that rate by seed, and all its trials.
+    """One setting: all of it but rate and seed, its best rate, its judging trials at that rate by seed, all its trials.
 
-    ``by_seed`` holds the trials that finished.
+    A trial that diverged is among them, with what ``with_failures`` gives it.
     """
 
     settings: Mapping[str, Any]
     best: BestRate
     by_seed: Mapping[int, Trial]
     trials: Sequence[Trial]
+    tuning: frozenset[int]
 
     def at(self, rate: float) -> Chosen:
         """Return the setting at another rate of its grid."""
-        return Chosen(self.settings, self.best, finished(self.trials, rate), self.trials)
+        return replace(self, by_seed=judging(self.trials, rate, self.tuning))
 
     def key(self, *without: str) -> tuple[tuple[str, Any], ...]:
         """Return the settings as a key, but for those named."""
         return tuple((name, value) for name, value in self.settings.items() if name not in without)
 
+    @property
+    def grid(self) -> list[float]:
+        """The rates, ascending."""
+        return sorted({trial["learning_rate"] for trial in self.trials})
+
 
 def at_best_rates(trials: Sequence[Trial]) -> list[Chosen]:
-    """Return every setting whose trials are all done at its best rate."""
-    found = []
+    """Return every setting whose trials are all done at the rate that is best for its tuning seeds."""
+    trials = with_failures(trials)
+    tuning, found = tuning_seeds(trials), []
     for setting, group in by_setting(trials).items():
-        best = best_rate(setting, group)
+        best = best_rate(setting, group, tuning)
         settings = {name: group[0][name] for name in SETTINGS if name not in _TUNED}
-        found.append(Chosen(settings, best, finished(group, best.learning_rate), group))
+        found.append(Chosen(settings, best, judging(group, best.learning_rate, tuning), group, tuning))
     return found
 
 
-def finished(trials: Iterable[Trial], rate: float) -> dict[int, Trial]:
-    """Return the trials at one rate that came to their end, by seed."""
-    return {t["seed"]: t for t in trials if t["learning_rate"] == rate and t["diverged_at"] is None}
+def with_failures(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials with a failure's measures for those that diverged: none right, and the worst loss of all.
+
+    A run that diverges is not left out: that would favour the method that diverges.
+    """
+    losses = [t[LOSS] for t in trials if t[LOSS] is not None]
+    failed = {ACCURACY: 0.0, LOSS: max(losses, default=0.0)}
+    return [t if t["diverged_at"] is None else {**t, **failed} for t in trials]
+
+
+def judging(trials: Iterable[Trial], rate: float, tuning: frozenset[int]) -> dict[int, Trial]:
+    """Return the trials at one rate that judge, by seed."""
+    return {t["seed"]: t for t in trials if t["learning_rate"] == rate and t["seed"] not in tuning}
 
 
 def of(chosen: Iterable[Chosen], **wanted: Any) -> list[Chosen]:
@@ -62,6 +82,17 @@ def of(chosen: Iterable[Chosen], **wanted: Any) -> list[Chosen]:
 def methods_of(chosen: Iterable[Chosen]) -> list[str]:
     """Return the methods that occur, sorted."""
     return sorted({c.settings["method"] for c in chosen})
+
+
+def failures(chosen: Iterable[Chosen]) -> str:
+    """Say how many of the judging trials of each method diverged; nothing if none did."""
+    own = list(chosen)
+    counts = {
+        m: [t["diverged_at"] is not None for c in of(own, method=m) for t in c.by_seed.values()]
+        for m in methods_of(own)
+    }
+    lost = [f"{sum(found)} of {len(found)} runs of {method}" for method, found in counts.items() if any(found)]
+    return f"counted as failures, for they diverged: {', '.join(lost)}" if lost else ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +113,8 @@ class Pairs:
     def effect(self, measure: str = ACCURACY) -> Effect | None:
         """Return the mean of first minus second over seeds; None where fewer than two seeds are in pairs.
 
-        Trials of one seed share its data and its first values: they count once, by their mean over the cells.
+        Trials of one seed share the split of the data, the order and the first weights where shapes agree: they count
+        once, by their mean over the cells.
         """
         by_seed: dict[int, list[float]] = defaultdict(list)
         for cell in self.cells:
@@ -101,39 +133,62 @@ def pair(first: Iterable[Chosen], second: Iterable[Chosen], *compared: str) -> P
 
 
 def compare(
-    finding: tuple[str, str, str], pairs: Pairs, measure: str = ACCURACY, falling: bool = False, detail: bool = False
+    finding: tuple[str, str, str],
+    pairs: Pairs,
+    region: Region,
+    measure: str = ACCURACY,
+    falling: bool = False,
+    detail: bool = False,
 ) -> Finding:
     """Return the comparison of pairs as a finding not judged yet.
 
     Args:
         finding: hypothesis, statement, criterion.
         pairs: what is compared; the effect is first minus second, or second minus first where ``falling``.
+        region: the effects that the statement claims.
         measure: the column that is compared.
         falling: whether less of it is better.
         detail: whether another finding is the one that decides.
     """
     effect = Pairs(tuple((b, a) for a, b in pairs.cells)).effect(measure) if falling else pairs.effect(measure)
     if effect is None:
-        return open_finding(*finding, "fewer than two seeds finished in pairs")
+        return open_finding(*finding, "fewer than two judging seeds are in pairs", detail)
     name = measure.replace("_", " ") + (", how much lower" if falling else "")
-    return Finding(
-        *finding, Verdict.INCONCLUSIVE, effect, limits(pairs.chosen), pairs.trials(), measure=name, detail=detail
-    )
+    limit, notes = limits(pairs.chosen), failures(pairs.chosen)
+    found = Finding(*finding, Verdict.INCONCLUSIVE, effect, limit, pairs.trials(), name, detail, notes)
+    return tested(found, region)
 
 
 def limits(chosen: Sequence[Chosen], tuned: bool = True) -> str:
     """Return why no conclusion may rest on these settings; nothing if it may.
 
-    ``tuned`` says that each stands at its best rate, which must then lie inside its grid.
+    ``tuned`` says that each stands at its best rate, which must then lie inside its grid, and that the grids are as
+    fine. One may reach further than another: a rate inside a grid is the one that a longer grid would give, too.
     """
     seeds = min((len(c.by_seed) for c in chosen), default=0)
-    reasons = [f"{seeds} seeds, {LEAST_SEEDS} are needed"] if seeds < LEAST_SEEDS else []
+    reasons = [f"{seeds} judging seeds, {LEAST_SEEDS} are needed"] if seeds < LEAST_SEEDS else []
+    if any(c.settings["split_seed"] is not None for c in chosen):
+        reasons.append("all seeds share one split of the data")
     for method in methods_of(chosen) if tuned else ():
         own = of(chosen, method=method)
         edges = sum(c.best.at_edge is True for c in own)
         where = f" in {edges} of {len(own)} settings" if len(own) > 1 else ""
         reasons += [f"the best rate of {method} is at the edge of its grid{where}"] if edges else []
-    return "; ".join(reasons)
+    return "; ".join([*reasons, *(_unequal_grids(chosen) if tuned else [])])
+
+
+def _unequal_grids(chosen: Sequence[Chosen]) -> list[str]:
+    """Say which methods have finer grids than others; a grid of one rate is as coarse as can be."""
+    steps = {c.settings["method"]: _step(c.grid) for c in sorted(chosen, key=lambda c: _step(c.grid))}
+    if not steps or max(steps.values()) <= _ALIKE * min(steps.values()):
+        return []
+    words = ", ".join(f"{method} {'one rate' if math.isinf(s) else f'{s:.3g}'}" for method, s in sorted(steps.items()))
+    return [f"the grids of rates are not equally fine (step: {words})"]
+
+
+def _step(grid: Sequence[float]) -> float:
+    """Return the typical ratio of neighbouring rates."""
+    return median(b / a for a, b in pairwise(grid)) if len(grid) > 1 else math.inf
 
 
 def slope(points: Iterable[tuple[int, Any, float, float]]) -> Effect | None:

@@ -1,21 +1,31 @@
-"""What is said of a hypothesis: a statement, the criterion that was written before the run, and the verdict by it."""
+"""What is said of a hypothesis: a statement, the criterion that was written before the run, and the verdict by it.
+
+A statement claims that an effect lies in a region. Supported: the region is shown, by two one-sided tests where it has
+two ends. Contradicted: the interval excludes the region. Everything that a claim says on all tables is one family, over
+which Holm's rule shares an error of 5 %; what it says on parts is a second one.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from verify.statistics import Effect, Verdict, holm
+from verify.statistics import Effect, Region, Verdict, holm
 
 SURE = 0.05  # the largest probability, after Holm's correction, with which a statement of a family is made
+MARGIN = 0.005  # of accuracy, within which methods are on par
+MARGIN_NATS = 0.02  # of a mean cross-entropy, likewise
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One statement with its verdict; ``trials`` are the ids of what it rests on, ``reason`` says what limits it.
+    """One statement with its verdict; ``trials`` are the ids of what it rests on.
 
     ``measure`` is what the effect counts (accuracies are shares from 0 to 1, losses are in nats). ``detail`` is set for
-    a statement about a part of what another one, of the same hypothesis, is about: it decides nothing alone.
+    a statement about a part of what another one, of the same hypothesis, is about: it decides nothing alone. ``reason``
+    says why nothing can be concluded, ``notes`` what else must be known. ``chances`` are the probabilities of what was
+    seen if the statement were false, and if it were true; None for what needs no test.
     """
 
     hypothesis: str
@@ -27,33 +37,55 @@ class Finding:
     trials: tuple[str, ...] = ()
     measure: str = ""
     detail: bool = False
+    notes: str = ""
+    chances: tuple[float, float] | None = None
+
+    @property
+    def remarks(self) -> str:
+        """The reason and the notes."""
+        return "; ".join(filter(None, (self.reason, self.notes)))
 
 
-def open_finding(hypothesis: str, statement: str, criterion: str, reason: str) -> Finding:
+def open_finding(hypothesis: str, statement: str, criterion: str, reason: str, detail: bool = False) -> Finding:
     """Return a finding that the trials cannot decide, for that reason."""
-    return Finding(hypothesis, statement, criterion, Verdict.INCONCLUSIVE, reason=reason)
+    return Finding(hypothesis, statement, criterion, Verdict.INCONCLUSIVE, reason=reason, detail=detail)
 
 
-def corrected(findings: Sequence[Finding], least: float = 0.0) -> list[Finding]:
-    """Return the findings of one family, each judged by its interval and by Holm's correction over the family.
+def tested(finding: Finding, region: Region) -> Finding:
+    """Return a finding with the chances by which it is judged; its statement is that the effect is in ``region``."""
+    if finding.effect is None:
+        return finding
+    return replace(finding, chances=(region.inside(finding.effect), region.outside(finding.effect)))
 
-    The hypothesis of each is that its effect is above ``least``; the probabilities that are corrected, and shown, are
-    those of an effect of just ``least``. A finding with a reason, or without an effect, stays inconclusive.
+
+def decided(tables: Sequence[Sequence[Finding]]) -> list[list[Finding]]:
+    """Return the findings of several tables with their verdicts, Holm over each hypothesis across the tables.
+
+    The probability of an effect is replaced by the corrected one. A finding with a reason is not tested, stays
+    inconclusive and takes no part: its reason was known before its test data were looked at.
     """
-    tested = [k for k, finding in enumerate(findings) if finding.effect is not None]
-    adjusted = dict(zip(tested, holm([_effect(findings[k]).against(least) for k in tested]), strict=True))
-    judged = []
-    for k, finding in enumerate(findings):
-        if finding.effect is None:
-            judged.append(finding)
-            continue
-        effect = replace(finding.effect, p=adjusted[k])
-        sure = not finding.reason and effect.p <= SURE
-        verdict = effect.verdict(least) if sure else Verdict.INCONCLUSIVE
-        judged.append(replace(finding, effect=effect, verdict=verdict))
+    families: dict[tuple[str, bool], list[tuple[int, int]]] = defaultdict(list)
+    for table, findings in enumerate(tables):
+        for place, finding in enumerate(findings):
+            if finding.chances is not None and not finding.reason:
+                families[finding.hypothesis, finding.detail].append((table, place))
+    judged = [list(findings) for findings in tables]
+    for members in families.values():
+        adjusted = holm([_two_sided(tables[table][place]) for table, place in members])
+        for (table, place), p in zip(members, adjusted, strict=True):
+            judged[table][place] = _with_verdict(tables[table][place], p)
     return judged
 
 
-def _effect(finding: Finding) -> Effect:
-    assert finding.effect is not None
-    return finding.effect
+def _two_sided(finding: Finding) -> float:
+    assert finding.chances is not None
+    return min(1.0, 2 * min(finding.chances))
+
+
+def _with_verdict(finding: Finding, p: float) -> Finding:
+    assert finding.chances is not None
+    verdict = Verdict.INCONCLUSIVE
+    if p <= SURE:
+        verdict = Verdict.SUPPORTED if finding.chances[0] < finding.chances[1] else Verdict.CONTRADICTED
+    effect = None if finding.effect is None else replace(finding.effect, p=p)
+    return replace(finding, verdict=verdict, effect=effect)

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from verify.hypotheses.chosen import ACCURACY, LOSS, Chosen, compare, limits, methods_of, of, pair, slope
-from verify.hypotheses.finding import Finding, corrected, open_finding
-from verify.statistics import Verdict
-
-PAR = 0.01  # how far below another a method may be and still be on par with it, in accuracy or in nats
+from verify.hypotheses.chosen import ACCURACY, LOSS, Chosen, compare, failures, limits, methods_of, of, pair, slope
+from verify.hypotheses.finding import MARGIN, MARGIN_NATS, Finding, open_finding, tested
+from verify.statistics import Region, Verdict
 
 
 @dataclass(frozen=True)
 class Question:
     """What is asked of one kind of network: ``ours`` are the methods that are compared with all others.
 
-    ``least`` is the margin: 0 asks whether the first is better, a negative number whether it is no worse than by that.
+    ``region`` are the differences that the statement claims: no worse than by a margin, or within it on both sides.
     """
 
     hypothesis: str
     model: str
     ours: tuple[str, ...]
     measure: str
-    least: float
+    region: Region
     statement: str
     criterion: str
     absent: str
@@ -35,10 +34,10 @@ H3 = Question(
     "mlp",
     ("affine-like",),
     ACCURACY,
-    0.0,
+    Region(low=-MARGIN),
     "In fully connected networks, {} layers reach at least the test accuracy of {}.",
     "Paired difference of test accuracy at each method's best rate, mean over the networks, one number a seed: its "
-    "95 % interval above 0, Holm over the rivals. Contradicted where the interval lies below 0.",
+    f"95 % interval above -{MARGIN:g}. Contradicted where the interval lies below -{MARGIN:g}.",
     "no trial compares affine-like with another method in fully connected networks",
 )
 H6 = Question(
@@ -46,10 +45,10 @@ H6 = Question(
     "cnn",
     ("patch-norm", "patch-norm-like", "patch-norm-centred"),
     ACCURACY,
-    -PAR,
+    Region(-MARGIN, MARGIN),
     "In convolutional networks, {} is on par with {}.",
-    f"Paired difference of test accuracy at each method's best rate: its 95 % interval above -{PAR:g}, Holm over "
-    f"the rivals. Contradicted where the interval lies below -{PAR:g}.",
+    f"Paired difference of test accuracy at each method's best rate: its 95 % interval within {MARGIN:g} of 0. "
+    "Contradicted where the interval lies beyond, on either side.",
     "no trial trains a convolutional network with PatchNorm and with another method",
 )
 H8 = Question(
@@ -57,10 +56,10 @@ H8 = Question(
     "transformer",
     ("affine-like", "norm-like"),
     LOSS,
-    -PAR,
+    Region(low=-MARGIN_NATS),
     "Transformers with {} projections train at least as well as with {}.",
-    f"Paired difference of test loss at each method's best rate, how much lower: its 95 % interval above -{PAR:g}, "
-    f"Holm over the rivals. Contradicted where the interval lies below -{PAR:g}.",
+    "Paired difference of test loss at each method's best rate, how much lower: its 95 % interval above "
+    f"-{MARGIN_NATS:g}. Contradicted where the interval lies below -{MARGIN_NATS:g}.",
     "no trial trains a transformer with corrected projections and with others",
 )
 QUESTIONS = (H3, H6, H8)
@@ -82,9 +81,11 @@ def _against_all(chosen: Sequence[Chosen], question: Question, ours: str) -> lis
     if ours not in present or not rivals:
         return []
     found = _family(chosen, question, ours, rivals, "")
-    networks = sorted({_network(c) for c in chosen})
-    for network in networks if len(networks) > 1 else ():
-        found += _family([c for c in chosen if _network(c) == network], question, ours, rivals, network)
+    networks: dict[str, list[Chosen]] = defaultdict(list)
+    for one in chosen:
+        networks[_network(one)].append(one)
+    for network, own in sorted(networks.items()) if len(networks) > 1 else ():
+        found += _family(own, question, ours, rivals, network)
     return found
 
 
@@ -96,8 +97,9 @@ def _family(
         statement = question.statement.format(ours, rival) + (f" ({network})" if network else "")
         head = (question.hypothesis, statement, question.criterion)
         pairs = pair(of(chosen, method=ours), of(chosen, method=rival), "method")
-        findings.append(compare(head, pairs, question.measure, question.measure == LOSS, detail=bool(network)))
-    return corrected(findings, question.least)
+        falling = question.measure == LOSS
+        findings.append(compare(head, pairs, question.region, question.measure, falling, detail=bool(network)))
+    return findings
 
 
 def _network(one: Chosen) -> str:
@@ -109,18 +111,15 @@ def growth(chosen: Sequence[Chosen]) -> list[Finding]:
     """C5's second half: the slope of affine-like's lead over each rival on the doublings of width and of depth."""
     own = of(chosen, model="mlp", update="sgd")
     rivals = [m for m in methods_of(own) if m != "affine-like" and not m.startswith("angle")]
-    families = []
-    for size in ("width", "depth"):
-        if len({c.settings[size] for c in own}) > 1 and of(own, method="affine-like"):
-            families.append(corrected([_growth(own, rival, size) for rival in rivals]))
-    return [finding for family in families for finding in family]
+    sizes = [size for size in ("width", "depth") if len({c.settings[size] for c in own}) > 1]
+    return [_growth(own, rival, size) for size in sizes if of(own, method="affine-like") for rival in rivals]
 
 
 def _growth(chosen: Sequence[Chosen], rival: str, size: str) -> Finding:
     statement = f"The lead of affine-like over {rival} in test accuracy grows with the {size}."
     criterion = (
         f"Slope of the paired difference on log2({size}), mean over the other settings, one number a seed: its 95 % "
-        "interval above 0, Holm over the rivals. Contradicted where the interval lies below 0."
+        "interval above 0. Contradicted where the interval lies below 0."
     )
     pairs = pair(of(chosen, method="affine-like"), of(chosen, method=rival), "method")
     effect = slope(
@@ -135,8 +134,7 @@ def _growth(chosen: Sequence[Chosen], rival: str, size: str) -> Finding:
         if seed in theirs.by_seed
     )
     if effect is None:
-        return replace(open_finding("H3", statement, criterion, f"fewer than two seeds at two {size}s"), detail=True)
-    unit = f"test accuracy per doubling of the {size}"
-    return Finding(
-        "H3", statement, criterion, Verdict.INCONCLUSIVE, effect, limits(pairs.chosen), pairs.trials(), unit, True
-    )
+        return open_finding("H3", statement, criterion, f"fewer than two judging seeds at two {size}s", detail=True)
+    unit, limit, notes = f"test accuracy per doubling of the {size}", limits(pairs.chosen), failures(pairs.chosen)
+    found = Finding("H3", statement, criterion, Verdict.INCONCLUSIVE, effect, limit, pairs.trials(), unit, True, notes)
+    return tested(found, Region(low=0.0))

@@ -20,14 +20,14 @@ def spreads(trials: Sequence[Trial]) -> list[Finding]:
     """H2: corrected layers have one self factor for all samples, at every measured step; others do not."""
     statement = "The self factor is the same for all samples in corrected layers, throughout training."
     criterion = f"Largest over smallest self factor within {EVEN:g} of 1 in every layer and measured step."
-    measured = [trial for trial in trials if trial[RATIO] is not None and trial["diverged_at"] is None]
+    measured = [trial for trial in trials if trial[RATIO] is not None]
     own = [trial for trial in measured if trial["method"] in CORRECTED]
     if not own:
         return [open_finding("H2", statement, criterion, "no trial measured the self factor of a corrected layer")]
     worst = max(trial[RATIO] for trial in own)
     verdict = Verdict.SUPPORTED if worst <= 1 + EVEN else Verdict.CONTRADICTED
-    reason = f"largest ratio {worst:.6g}" + _worst_elsewhere(measured, RATIO)
-    return [Finding("H2", statement, criterion, verdict, None, reason, ids(own))]
+    notes = f"largest ratio {worst:.6g}" + _diverged(own) + _worst_elsewhere(measured, RATIO)
+    return [Finding("H2", statement, criterion, verdict, trials=ids(own), notes=notes)]
 
 
 def identities(trials: Sequence[Trial]) -> list[Finding]:
@@ -37,16 +37,22 @@ def identities(trials: Sequence[Trial]) -> list[Finding]:
         f"Largest |Δz + ηκg|/|ηκg| of any measured step at most {EXACT:g} in float64, and at most what rounding may "
         "make in the type that the trial trains in."
     )
-    measured = [t for t in trials if t[ERROR] is not None and t["diverged_at"] is None]
+    measured = [t for t in trials if t[ERROR] is not None]
     own = [trial for trial in measured if trial["method"] in CORRECTED]
     if not own:
         return [open_finding("H1", statement, criterion, "no trial of a corrected layer took single steps")]
     exact, rounded = max(t[ERROR] for t in own), max(t[OVER_BOUND] for t in own)
     verdict = Verdict.SUPPORTED if exact <= EXACT and rounded <= 1 else Verdict.CONTRADICTED
     types = ", ".join(sorted({t["dtype"] for t in own}))
-    others = _worst_elsewhere(measured, ERROR)
-    reason = f"largest error {exact:.2g} in float64, {rounded:.2g} of the rounding bound in {types}"
-    return [Finding("H1", statement, criterion, verdict, None, reason + others, ids(own))]
+    others = _diverged(own) + _worst_elsewhere(measured, ERROR)
+    notes = f"largest error {exact:.2g} in float64, {rounded:.2g} of the rounding bound in {types}"
+    return [Finding("H1", statement, criterion, verdict, trials=ids(own), notes=notes + others)]
+
+
+def _diverged(own: Sequence[Trial]) -> str:
+    """Say how many of the trials diverged later: what was measured before counts."""
+    lost = sum(trial["diverged_at"] is not None for trial in own)
+    return f", {lost} runs that diverged included" if lost else ""
 
 
 def _worst_elsewhere(measured: Sequence[Trial], column: str) -> str:

@@ -161,6 +161,20 @@ def export(
     typer.echo(f"written: {output} ({len(rows)} trials)", err=True)
 
 
+@app.command("plan")
+def plan(name: Name, scale: Scale = "cpu", data: Data = None, json: Json = False) -> None:
+    """Say how many trials an experiment has, what they cost, and the smallest effect that they can show."""
+    from verify.run.table import print_json
+    from verify.training.plan import plan as planned
+    from verify.training.plan import text
+    from verify.training.worker import data_of
+
+    experiment = _experiment(name, scale)
+    source = _source(experiment, data)
+    found = planned(experiment, lambda config: data_of(config, source))
+    print_json(found.to_json()) if json else typer.echo(text(found))
+
+
 def _name(given: str) -> str:
     return Path(given).stem if given.endswith(".toml") else given
 

@@ -34,12 +34,12 @@ def load(name: str, seed: int, dtype: torch.dtype = torch.float64, context: int 
     if name == "digits":
         return digits(seed, dtype)
     if name in DATA:
-        return built_in_text(name, context)
+        return built_in_text(name, context, seed)
     path = Path(name)
     if path.is_dir():
         return load_images(path, seed, dtype)
     if path.is_file():
-        return load_text(path, context)
+        return load_text(path, context, seed)
     raise UsageError(
         f"data set {name!r} is not known; built in are {', '.join(DATA)}, others are folders of images or text files"
     )

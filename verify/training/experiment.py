@@ -18,7 +18,9 @@
 ``learning_rates``: the good rates of two methods may lie two decades apart, as their kappas do (theory, section 2).
 ``angles = ["pi/4", "atan(r)"]`` are the members t(r) of the affine family that the method ``angle`` stands for.
 Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, ``train_samples``, ``evaluation_samples``,
-``context``, and, for the reader, ``hypothesis``, ``criterion``, ``cost``.
+``context``, and, for the reader, ``hypothesis``, ``criterion``, ``cost``. ``effect`` (that shall be found),
+``deviation`` (of a paired difference, in the same unit) and ``power`` (0.8 if not given) are what `affdiv experiment
+plan` reckons with.
 
 A file has two scales. What stands above is the scale ``cpu``; a table ``[paper]`` at the end holds the keys that differ
 at the scale ``paper``. There ``data = "--data"`` says that the one who runs it names the data.
@@ -33,6 +35,7 @@ import difflib
 import json
 import math
 import tomllib
+from collections import Counter
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -70,8 +73,9 @@ _SINGLE = (
     "context",
 )
 _PROSE = ("hypothesis", "criterion", "cost")
+_AIMS = ("effect", "deviation", "power")
 _OWN_RATES = "method_learning_rates"
-KEYS = ("data", *_LISTS, _OWN_RATES, *_SINGLE, *_PROSE)
+KEYS = ("data", *_LISTS, _OWN_RATES, *_SINGLE, *_PROSE, *_AIMS)
 CPU, PAPER = "cpu", "paper"
 SCALES = (CPU, PAPER)
 GIVEN = "--data"  # as the value of ``data``: named on the command line
@@ -88,7 +92,7 @@ class Experiment:
     """A named experiment: its trials before the data is known, and what its file says to a reader.
 
     ``data`` is the name of what is built in, a path or ``--data``; every trial's own ``data`` is a placeholder until
-    the data is loaded.
+    the data is loaded. ``aims`` are the effect, deviation and power that the file gives.
     """
 
     name: str
@@ -96,6 +100,7 @@ class Experiment:
     trials: tuple[TrialConfig, ...]
     prose: tuple[tuple[str, str], ...] = ()
     scale: str = CPU
+    aims: tuple[tuple[str, float], ...] = ()
 
     @property
     def text(self) -> str:
@@ -182,9 +187,9 @@ class _Reader:
         if "steps" in single:
             single["epochs"] = None
         prose = tuple((key, self._text(key)) for key in _PROSE if key in self.table)
-        return Experiment(
-            name, self._data(), self._product(self._by_angle(self._by_grid(lists)), single), prose, self.scale
-        )
+        aims = tuple((key, self._number(key)) for key in _AIMS if key in self.table)
+        trials = self._product(self._by_angle(self._by_grid(lists)), single)
+        return Experiment(name, self._data(), trials, prose, self.scale, aims)
 
     def _by_grid(self, lists: dict[str, list[Any]]) -> list[dict[str, list[Any]]]:
         """Return the lists once for every grid of rates, each with the methods that take it; none without methods."""
@@ -233,7 +238,8 @@ class _Reader:
         if not values:
             raise self._error(key, "the list is empty; give at least one value")
         checked = [self._checked(key, setting, value) for value in values]
-        twice = next((v for v in checked if checked.count(v) > 1), None)
+        seen = Counter(checked)
+        twice = next((v for v in checked if seen[v] > 1), None)
         if twice is not None:
             raise self._error(key, f"{twice!r} is given twice; give each value once")
         return checked
@@ -260,6 +266,13 @@ class _Reader:
         if not isinstance(value, str):
             raise self._error(key, f'{value!r} is not a text; write {key} = "..."')
         return value
+
+    def _number(self, key: str) -> float:
+        """Return what an effect, a deviation or a power is given as."""
+        value, most = self.table[key], 1.0 if key == "power" else math.inf
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < most:
+            raise self._error(key, f"{value!r} is no {key}; give a number above 0" + (" and below 1" * (most == 1)))
+        return float(value)
 
     def _data(self) -> str:
         """Return the data set's name, or its path as seen from the file's folder."""

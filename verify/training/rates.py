@@ -1,7 +1,9 @@
-"""The learning rate that each setting of an experiment does best with, chosen on validation data.
+"""The learning rate that each setting of an experiment does best with, chosen on validation data of tuning seeds.
 
-A rate at an end of its grid is said to be there: a better one may lie beyond, and a comparison that rests on it
-compares grids. Diverged trials count as worse than any that finished.
+The seeds of an experiment are divided by a rule that depends on nothing but their numbers: the lowest quarter, at least
+one, choose the rates, and the others, with other splits of the data, judge them. Where every setting has one rate there
+is nothing to choose, and all seeds judge. A rate at an end of its grid is said to be there: a better one may lie
+beyond, and a comparison that rests on it compares grids. Diverged trials count as worse than any that finished.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 from verify.training.experiment import SETTINGS
 
+TUNING_SHARE = 4  # one seed in so many chooses rates
 Trial = Mapping[str, Any]  # a line of the exported table: every setting and every metric by name
 Setting = tuple[tuple[str, Any], ...]
 
@@ -22,8 +25,8 @@ Setting = tuple[tuple[str, Any], ...]
 class BestRate:
     """The best rate of one setting: ``setting`` holds what varies in the experiment, without rate and seed.
 
-    ``validation_accuracy`` is the mean over the seeds, None if a seed diverged at every rate. ``at_edge`` is None for
-    a grid of one rate, which has no inside.
+    ``validation_accuracy`` is the mean over the tuning seeds, None if one diverged at every rate. ``at_edge`` is None
+    for a grid of one rate, which has no inside.
     """
 
     setting: Setting
@@ -32,9 +35,25 @@ class BestRate:
     at_edge: bool | None
 
 
+def tuning_seeds(trials: Sequence[Trial]) -> frozenset[int]:
+    """Return the seeds that choose the rates of an experiment; the others judge. None where there is nothing to choose.
+
+    The members of the affine family are chosen from, too, whatever their rates.
+    """
+    rates: dict[Setting, set[float]] = defaultdict(set)
+    names = _varying(trials)
+    for trial in trials:
+        rates[tuple((name, trial[name]) for name in names)].add(trial["learning_rate"])
+    if not any(trial["angle"] for trial in trials) and all(len(found) == 1 for found in rates.values()):
+        return frozenset()
+    seeds = sorted({trial["seed"] for trial in trials})
+    return frozenset(seeds[: max(1, len(seeds) // TUNING_SHARE)])
+
+
 def best_rates(trials: Sequence[Trial]) -> list[BestRate]:
     """Return the best rate of every setting whose trials are all done, in the order of the trials."""
-    return [best_rate(setting, group) for setting, group in by_setting(trials).items()]
+    tuning = tuning_seeds(trials)
+    return [best_rate(setting, group, tuning) for setting, group in by_setting(trials).items()]
 
 
 def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:
@@ -46,10 +65,10 @@ def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:
     return {setting: group for setting, group in groups.items() if all(trial["outcome"] for trial in group)}
 
 
-def best_rate(setting: Setting, group: Sequence[Trial]) -> BestRate:
-    """Return the best rate of the trials of one setting, all done."""
+def best_rate(setting: Setting, group: Sequence[Trial], tuning: frozenset[int]) -> BestRate:
+    """Return the best rate of the trials of one setting, all done, by its tuning seeds, or by all if it has none."""
     by_rate: dict[float, list[Trial]] = defaultdict(list)
-    for trial in group:
+    for trial in [trial for trial in group if trial["seed"] in tuning] or group:
         by_rate[trial["learning_rate"]].append(trial)
     rates = sorted(by_rate)
     merits = {rate: _merit(by_rate[rate]) for rate in rates}

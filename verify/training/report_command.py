@@ -31,7 +31,7 @@ def report(
     """
     from derive.export.files import write_text
     from verify.files import check_folder, make_folder
-    from verify.hypotheses import judge
+    from verify.hypotheses import judge_all
     from verify.report.experiments import render
     from verify.run.table import print_json
     from verify.training.sources import load_sources
@@ -39,14 +39,15 @@ def report(
     check_folder(output.parent, (output.name,), "--output")
     sources = load_sources(table or (), store or (() if table else (STORE,)))
     make_folder(output.parent, "--output")
-    findings = {source.name: judge(source.trials) for source in sources}
+    judged = judge_all([source.trials for source in sources])
+    findings = {source.name: found for source, found in zip(sources, judged, strict=True)}
     write_text(output, render(sources, findings))
     if json:
         print_json({"schema": "affdiv.report/1", "output": str(output), "experiments": _plain(findings)})
         return
-    for name, judged in findings.items():
+    for name, found in findings.items():
         typer.echo(f"{name}:")
-        for finding in (finding for finding in judged if not finding.detail):
+        for finding in (finding for finding in found if not finding.detail):
             typer.echo(f"  {finding.hypothesis} {finding.verdict.value:<12} {finding.statement}")
     typer.echo(f"written: {output}")
 

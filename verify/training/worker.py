@@ -205,7 +205,7 @@ def dataset(source: str, split_seed: int, dtype: str, context: int = 0) -> Datas
 def data_of(config: TrialConfig, source: str) -> Dataset:
     """Return what a trial trains on, from a source; UsageError for data that its model cannot read."""
     context = config.context if config.model == "transformer" else 0
-    data = dataset(source, 0 if context else config.split, config.dtype, context)  # a text is not split by a seed
+    data = dataset(source, config.split, config.dtype, context)
     demand_fit(config, data.kind)
     return data
 

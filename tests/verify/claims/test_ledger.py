@@ -91,9 +91,9 @@ def training_says(rows, claim):
     [
         ({"affine-like": 0.05}, "supported"),
         ({"affine-like": -0.05}, "contradicted"),
-        ({}, "inconclusive"),
+        ({"affine-like": -0.005}, "inconclusive"),
         ({"none": -0.05, "batch-norm": 0.05}, "mixed"),
-        ({"none": -0.05}, "supported in part"),
+        ({"none": -0.05, "batch-norm": 0.005}, "supported in part"),
     ],
 )
 def test_a_verdict_on_a_claim_follows_from_the_table_alone(gain, expected):

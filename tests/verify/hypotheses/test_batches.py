@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.verify.hypotheses.made_up import BEST, SEEDS, trials
+from tests.verify.hypotheses.made_up import BEST, JUDGING, trials
 from verify.hypotheses import judge
 from verify.hypotheses.batches import FLAT
 from verify.statistics import Verdict
@@ -38,7 +38,7 @@ def test_the_slope_has_the_sign_that_it_has(method, slope, expected):
     finding = found(trials(sloping(slope), method=[method], batch_size=SIZES), "the best rate")
     assert finding.verdict is expected
     assert finding.effect.estimate == pytest.approx(slope, abs=1e-3)
-    assert finding.effect.n == len(SEEDS)
+    assert finding.effect.n == JUDGING
     assert "log2(batch size)" in finding.criterion
 
 
@@ -54,16 +54,16 @@ def test_three_readings_see_three_slopes_in_the_same_trials():
     rows = trials(accuracy, rates=WIDE, best=best, method=["none"], batch_size=SIZES)
     slopes = {word: found(rows, word).effect.estimate for word in ("the best rate", "the rate that", "scaled with")}
     assert slopes == pytest.approx({"the best rate": 0.0, "the rate that": -0.01, "scaled with": 0.0}, abs=1e-3)
-    assert "rates used (batch: rate) 16: 0.1, 32: 0.2, 64: 0.4, 128: 0.8" in found(rows, "scaled with").reason
-    assert "16: 0.1, 32: 0.1, 64: 0.1, 128: 0.1" in found(rows, "the rate that").reason
+    assert "rates used (batch: rate) 16: 0.1, 32: 0.2, 64: 0.4, 128: 0.8" in found(rows, "scaled with").notes
+    assert "16: 0.1, 32: 0.1, 64: 0.1, 128: 0.1" in found(rows, "the rate that").notes
     assert [f.detail for f in judge(rows) if f.hypothesis == "H4"] == [False, True, True]
 
 
 def test_a_linear_rate_beyond_the_grid_is_left_out_and_said_to_be():
     rows = trials(sloping(0.0), rates=(0.05, 0.1, 0.2, 0.3), method=["none"], batch_size=(16, 32, 64, 256))
     finding = found(rows, "scaled with")
-    assert "32: 0.2, 64: 0.3" in finding.reason, "64 asks for 0.4, less than half a step beyond the grid"
-    assert "left out, the rate lies beyond the grid: batch size 256" in finding.reason
+    assert "32: 0.2, 64: 0.3" in finding.notes, "64 asks for 0.4, less than half a step beyond the grid"
+    assert "left out, the rate lies beyond the grid: batch size 256" in finding.notes
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,14 @@ def test_a_best_rate_at_the_edge_decides_nothing_but_one_that_is_not_used_does_n
     assert found(rows, "the rate that").verdict is Verdict.SUPPORTED
 
 
-def test_diverged_trials_leave_too_few_seeds():
+def test_diverged_trials_are_failures_and_not_left_out():
     rows = trials(sloping(0.01), method=["none"], batch_size=SIZES)
     for one in rows:
         if one["batch_size"] == 128 and one["seed"] > 2 and one["learning_rate"] == BEST:
             one |= {"diverged_at": 3, "outcome": "diverged", "test_accuracy": None}
     finding = found(rows, "the rate that")
-    assert finding.verdict is Verdict.INCONCLUSIVE and "3 seeds, 5 are needed" in finding.reason
+    assert finding.effect.n == JUDGING and finding.effect.estimate < 0
+    assert "counted as failures, for they diverged: 3 of 20 runs of none" in finding.notes
 
 
 def test_one_batch_size_has_no_slope():

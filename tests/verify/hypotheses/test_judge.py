@@ -30,13 +30,13 @@ def with_ratios(ours, theirs=5.0):
 
 
 def test_settings_of_one_seed_count_once():
-    assert of("H3", better(batch_size=(16, 32, 64))).effect.n == 6
+    assert of("H3", better(batch_size=(16, 32, 64))).effect.n == 5
 
 
 def test_few_seeds_conclude_nothing():
     found = of("H3", better(seeds=range(3)))
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "3 seeds, 5 are needed" in found.reason
+    assert "2 judging seeds, 5 are needed" in found.reason
 
 
 def test_a_best_rate_at_the_edge_concludes_nothing():
@@ -49,7 +49,7 @@ def test_a_best_rate_at_the_edge_concludes_nothing():
 def test_an_uneven_self_factor_is_found(ratio, expected):
     found = of("H2", with_ratios(ratio))
     assert found.verdict is expected
-    assert "none 5" in found.reason
+    assert "none 5" in found.notes
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_step_that_is_not_the_derived_one_is_found(errors, expected):
     ]
     found = of("H1", rows)
     assert found.verdict is expected
-    assert "float32; elsewhere: none 0.5" in found.reason and found.trials == (rows[0]["trial"],)
+    assert "float32; elsewhere: none 0.5" in found.notes and found.trials == (rows[0]["trial"],)
     assert of("H1", rows[1:]).verdict is Verdict.INCONCLUSIVE
 
 

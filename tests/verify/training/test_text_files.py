@@ -7,7 +7,7 @@ from derive.errors import UsageError
 from verify.training import text_files
 from verify.training.config import DATA
 from verify.training.data import load
-from verify.training.text_files import built_in_text, load_text
+from verify.training.text_files import beginning, built_in_text, load_text
 
 TEXT = "Zwölf Boxkämpfer jagen Eva quer über den Sylter Deich. 🥊\r\n" * 40
 
@@ -23,11 +23,12 @@ def write(tmp_path):
 
 
 def test_windows_are_the_text(write):
-    data = load_text(write(TEXT), 10)
+    data = load_text(write(TEXT), 10, 3)
     alphabet = sorted(set(TEXT))
     assert (data.name, data.classes, data.shape, data.kind) == ("text", len(alphabet), (10,), "text")
     ends = [round(0.9 * len(TEXT)), round(0.95 * len(TEXT))]
-    pieces = (TEXT[: ends[0]], TEXT[ends[0] : ends[1]], TEXT[ends[1] :])
+    ring = TEXT[beginning(len(TEXT), 3) :] + TEXT[: beginning(len(TEXT), 3)]
+    pieces = (ring[: ends[0]], ring[ends[0] : ends[1]], ring[ends[1] :])
     for part, piece in zip((data.train, data.validation, data.test), pieces, strict=True):
         assert part.x.shape == part.y.shape == ((len(piece) - 1) // 10, 10)
         read = "".join(alphabet[number] for number in part.x.flatten().tolist())
@@ -37,16 +38,18 @@ def test_windows_are_the_text(write):
 
 
 def test_the_digest_is_of_the_text_alone(write):
-    first = load_text(write(TEXT), 10).digest
-    assert load_text(write(TEXT), 10).digest == first
-    assert load_text(write(b"\xef\xbb\xbf" + TEXT.encode()), 10).digest == first, "a byte order mark is no character"
-    assert load_text(write(TEXT.replace("Eva", "Ava")), 10).digest != first
+    first = load_text(write(TEXT), 10, 3).digest
+    assert load_text(write(TEXT), 10, 3).digest == first
+    assert load_text(write(b"\xef\xbb\xbf" + TEXT.encode()), 10, 3).digest == first, "a byte order mark is no character"
+    assert load_text(write(TEXT.replace("Eva", "Ava")), 10, 3).digest != first
 
 
 def test_the_built_in_text_is_there():
-    data = built_in_text("declaration", 64)
+    data = built_in_text("declaration", 64, 5)
     assert len(data.train) > 100 and len(data.test) > 3 and 50 < data.classes < 80
     assert torch.equal(load("declaration", 5, context=64).train.x, data.train.x)
+    other = load("declaration", 6, context=64)
+    assert not torch.equal(other.test.x, data.test.x) and other.digest == data.digest
     assert "declaration" in DATA
 
 
@@ -66,7 +69,7 @@ def test_the_built_in_text_is_there():
 )
 def test_what_is_no_text_is_refused(content, message, write):
     with pytest.raises(UsageError) as caught:
-        load_text(write(content), 10)
+        load_text(write(content), 10, 3)
     assert message in str(caught.value) and "text.txt" in str(caught.value)
 
 
@@ -74,9 +77,9 @@ def test_a_text_that_is_too_large_is_not_read(write, monkeypatch):
     path = write(TEXT)
     monkeypatch.setattr(text_files, "LARGEST_TEXT", 100)
     with pytest.raises(UsageError, match=r"bytes are too many, at most 100 are read; give a part of it"):
-        load_text(path, 10)
+        load_text(path, 10, 3)
 
 
 def test_just_long_enough(write):
-    data = load_text(write(b"ab" * 110), 10)
+    data = load_text(write(b"ab" * 110), 10, 3)
     assert (len(data.train), len(data.validation), len(data.test)) == (19, 1, 1)
