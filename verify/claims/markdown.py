@@ -24,8 +24,8 @@ from the derivations, which are made and checked anew each time, and from the ta
   the claim says. `affdiv derive LAYER --check` and `affdiv solve LAYER` repeat them, most stand in
   [derivation.md](derivation.md), and the layer `residual` is declared in [proofs.py](../verify/claims/proofs.py).
 * **supported**: the interval of the effect lies inside what the criterion beside the finding claims, **contradicted**:
-  it lies outside, **inconclusive**: neither, or something limits the trials. Holm's correction goes over all findings of
-  one hypothesis in all tables; findings on single networks, in thin type, are corrected among themselves. Where a
+  it lies outside, **inconclusive**: neither, or something limits the trials. Holm's correction goes over all findings
+  of one hypothesis in all tables; findings on single networks, in thin type, are corrected among themselves. Where a
   criterion was changed after a table was trained, [results](results/README.md) says so.
 * **mixed** or **in part**: the findings of one claim do not agree, or not all of them decide.
 * **not yet tested**: no table holds trials that ask this.
