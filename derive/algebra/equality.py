@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import sympy
 from sympy import Expr, Indexed, Pow, Symbol
 from sympy.core.function import Application
+from sympy.core.random import rng
 
 from derive.algebra.nodes import IndexedSum
 from derive.algebra.normal import normalise
@@ -88,4 +92,19 @@ def _reduce(numerator: Expr, root: Symbol, base: Expr) -> Expr:
 def factored(expression: Expr) -> Expr:
     """Return a normal form with common factors pulled out, for people to read."""
     scalar, atoms = as_scalar(expression)
-    return sympy.factor(scalar).xreplace(atoms)
+    with _same_random_numbers():
+        return sympy.factor(scalar).xreplace(atoms)
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Let SymPy draw the same numbers each time: factoring in many symbols tries random points, and luck takes minutes.
+
+    The state of its generator is that of before afterwards.
+    """
+    state = rng.getstate()
+    rng.seed(0)
+    try:
+        yield
+    finally:
+        rng.setstate(state)

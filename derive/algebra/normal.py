@@ -151,7 +151,12 @@ def _absolute(factors: list[Expr]) -> list[Expr]:
 
 
 def _once(factor: Expr) -> Expr:
-    """A guard and a step are 0 or 1, so their positive powers are themselves (a step's, except where it jumps)."""
+    """A guard and a step are 0 or 1, so their positive powers are themselves (a step's, except where it jumps).
+
+    A sign is 1 or -1, except at zero, where what it is the slope of has none.
+    """
+    if factor.is_Pow and isinstance(factor.base, sympy.sign) and factor.exp.is_Integer:
+        return factor.base ** (factor.exp % 2)
     if factor.is_Pow and (is_guard(factor.base) or isinstance(factor.base, sympy.Heaviside)) and factor.exp.is_positive:
         return factor.base
     return factor

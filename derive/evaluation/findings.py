@@ -55,7 +55,8 @@ class Statement:
 
     ``look`` returns whether the point said something on it (for an existential statement: whether it is a witness); it
     raises ``Refuted`` at a counterexample. ``wanted`` says what an existential statement waits for. ``step`` names the
-    step, if any, whose normal forms state the same.
+    step, if any, whose normal forms state the same. ``basis`` says how a statement was established that evaluation
+    cannot prove: a limit, a bound.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Statement:
     look: Callable[[Case], bool]
     wanted: str = ""
     step: str = ""
+    basis: str = ""
 
 
 @dataclass
@@ -101,6 +103,8 @@ class Finding:
         """Where it was seen to hold, in words; empty if that is not enough."""
         if self.counterexample or not self.settled:
             return ""
+        if self.statement.basis and not self.statement.wanted:
+            return f"{self.statement.basis}; no counterexample among {self.tried} points, {self.numbers}"
         return f"the result beside the forward map at {self.tried} random sizes, {self.numbers}{self.single}"
 
     @property

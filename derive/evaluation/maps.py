@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import sympy
+
 from derive.evaluation.agreement import Patience, shown
 from derive.evaluation.axes import unit_axes
+from derive.evaluation.behaviour import behaviour_statements
 from derive.evaluation.case import Case
 from derive.evaluation.evaluate import evaluate
 from derive.evaluation.findings import Finding, Inquiry, Refuted, Statement, over
@@ -27,7 +30,8 @@ _LEAST_KAPPA = 40  # above what the offsets of a layer add at small sizes
 def map_findings(found: CancellingMap, seed: int = 0, patience: Patience | None = None) -> list[Finding]:
     """Return what independent evaluation finds of a map."""
     about = _Map(found)
-    expressions = (found.residual, found.self_factor, *(scale for _, scale in found.scales))
+    # Limits are looked at in decimals, so everything is.
+    expressions = (sympy.sqrt(found.kappa), found.residual, found.self_factor, *(scale for _, scale in found.scales))
     return Inquiry(found.mapped, expressions, about.kappa).findings(about.statements(), seed, patience)
 
 
@@ -50,6 +54,7 @@ class _Map:
         return [
             Statement(f"{prefix}-residual", words, self._residual, step="self-factor"),
             Statement(f"{prefix}-map", scaled, self._scaled),
+            *behaviour_statements(self.found, prefix),
         ]
 
     def _residual(self, case: Case) -> bool:
@@ -100,10 +105,9 @@ class _Map:
     def _scales(self, case: Case, place: Place) -> dict[str, Any]:
         """Return each parameter's scale at a place, from the energy that the map itself works with."""
         found, layer = self.found, self.found.mapped
-        own = {d.name for d in found.layer.definitions}
-        energy = next((d for d in layer.definitions if d.name not in own), None)
-        if energy is None:
+        if len(layer.definitions) <= len(found.layer.definitions):
             raise Refuted("the corrected layer has no energy")
+        energy = layer.definitions[len(found.layer.definitions)]
         at = dict(zip(case.indices, place, strict=True))
         value = evaluate(energy.expression, {i: at[i] for i in energy.indices}, case.reference.point)
         there = replace(case.plain, memory={**case.plain.memory, (_ENERGY, ()): (value, None)}, kept={}, nudges={})

@@ -29,9 +29,10 @@ class Point:
 
     ``scope`` holds the intermediates. ``axes``, where given, are the declared axes of tensors: an entry outside them is
     zero; elsewhere every place has a number of its own, so that a read outside a tensor shows. ``spread`` says how
-    unknown entries are drawn; a tensor with a salt is drawn anew. ``witnessed``, unless None, collects what was seen at
-    the edges: see ``edges``. A nudged point has slopes by the ``active`` tensors; it knows the point ``rest`` that it
-    was nudged from, and looks there for every tensor that is not ``moving`` with them.
+    unknown entries are drawn; a tensor with a salt is drawn anew, one with a stretch is multiplied by it.
+    ``witnessed``, unless None, collects what was seen at the edges: see ``edges``. A nudged point has slopes by the
+    ``active`` tensors; it knows the point ``rest`` that it was nudged from, and looks there for every tensor that is
+    not ``moving`` with them.
     """
 
     seed: int
@@ -41,6 +42,7 @@ class Point:
     axes: Mapping[str, tuple[Expr, ...]] = dataclasses.field(default_factory=dict)
     spread: Spread = dataclasses.field(default_factory=lambda: Spread())
     salts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stretch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     witnessed: set[Witness] | None = None
     active: frozenset[str] = frozenset()
     moving: frozenset[str] = frozenset()
@@ -98,7 +100,8 @@ class Point:
 
     def draw(self, name: str, place: tuple[int, ...], positive: bool = False) -> Any:
         """Return the entry of an unknown tensor: a function of seed, name and place alone."""
-        return self.spread.shrink(self.field.random(self.bits(name, place), positive or self.spread.positive), self)
+        value = self.field.random(self.bits(name, place), positive or self.spread.positive)
+        return self.spread.shrink(value, self) * self.stretch.get(name, 1)
 
     def bits(self, name: str, place: tuple[int, ...]) -> int:
         """Return 64 random bits for a name and a place."""

@@ -31,7 +31,7 @@ class Reference:
     layer: Layer
     point: Point
     plain: Point
-    known: dict[Place, Slopes] = field(default_factory=dict)
+    known: dict[tuple[Place, tuple[str, ...]], Slopes] = field(default_factory=dict)
 
     @classmethod
     def at(cls, layer: Layer, plain: Point) -> Reference:
@@ -54,12 +54,12 @@ class Reference:
         """Return the output at a place."""
         return evaluate(self.layer.output.expression, self._at(place), self.point)
 
-    def slopes(self, place: Place) -> Slopes:
-        """Return the slopes of the output at a place by every entry of every declared parameter."""
-        if place not in self.known:
-            moved = self.point.nudged(*self.names)
-            self.known[place] = compiled(self.layer.output.expression)(self._at(place), moved)[1] or {}
-        return self.known[place]
+    def slopes(self, place: Place, names: tuple[str, ...] = ()) -> Slopes:
+        """Return the slopes of the output at a place by every entry of every declared parameter, or of some tensors."""
+        if (place, names) not in self.known:
+            moved = self.point.nudged(*(names or self.names))
+            self.known[place, names] = compiled(self.layer.output.expression)(self._at(place), moved)[1] or {}
+        return self.known[place, names]
 
     def kernel(self, here: Place, there: Place) -> Any:
         """Return the update kernel at two places."""

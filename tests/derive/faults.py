@@ -22,6 +22,9 @@ from derive.algebra import differentiate, eliminate, nodes, normal, present
 from derive.algebra.nodes import Divides, IndexedSum, Within
 from derive.deriver import Deriver
 from derive.forward_map import Layer
+from derive.properties.limits import Limits
+from derive.properties.profile import _Decisions
+from derive.record import Limit, Property
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -34,6 +37,7 @@ LAYERS: dict[str, tuple[str, str, str]] = {  # parameters, intermediates, formul
     "waves": (W, "", "z[i] = sum[j](sin(W[i,j]*x[j]) + cos(W[i,j])*x[j])"),
     "abs": (W, "", "z[i] = sum[j](abs(W[i,j]*x[j]) + W[i,j])"),
     "root": (W, "", "z[i] = sum[j](W[i,j]*x[j])/sqrt(sum[j](W[i,j]**2) + 1)"),
+    "largest": (W, "", "z[i] = max(sum[j](W[i,j]*x[j]), 0)"),
     "square": (W, "", "z[i] = sum[j](W[i,j]**2*x[j])"),
     "squared": (f"{W}\n{V}", "", "z[i] = (sum[j](W[i,j]*x[j]) + V[i])**2"),
     "both": (f"{W}\n{V}", "", "z[i] = V[i]*sum[j](W[i,j]*x[j])"),
@@ -310,6 +314,28 @@ def other_energy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancel, "isotropic_family", lambda *a: replace(right(*a), energy=right(*a).energy / 2))
 
 
+def limit(name: str, change: Callable[[Limit], Limit]) -> Patch:
+    """Change a limit of every map."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        right = getattr(Limits, name)
+        monkeypatch.setattr(Limits, name, lambda self: change(right(self)))
+
+    return patch
+
+
+def prop(name: str, change: Callable[[Property], Property]) -> Patch:
+    """Change a property of every map."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        right = _Decisions.__dict__[name]
+        wrong = cached_property(lambda self: change(right.func(self)))
+        wrong.__set_name__(_Decisions, name)
+        monkeypatch.setattr(_Decisions, name, wrong)
+
+    return patch
+
+
 def twofold(total: IndexedSum) -> Expr:
     """A sum of twice its terms."""
     return IndexedSum(2 * total.body, *total.bound)
@@ -323,6 +349,7 @@ FAULTS: dict[str, Fault] = {
     "the slope of sin": Fault("waves", slope(sympy.sin, lambda e: -sympy.cos(e.args[0]))),
     "the slope of cos": Fault("waves", slope(sympy.cos, lambda e: sympy.sin(e.args[0]))),
     "the slope of abs": Fault("abs", slope(sympy.Abs, lambda e: sympy.S.One)),
+    "the slope of max": Fault("largest", slope(sympy.Max, lambda e: sympy.S.One)),
     "the slope of a power": Fault("root", wrong_power),
     "half a product rule": Fault("root", instead(differentiate, "_product_rule", first_factor)),
     "one delta of two": Fault("affine", one_delta),
@@ -373,6 +400,17 @@ FAULTS: dict[str, Fault] = {
     "a map without its scale": Fault("affine", unscaled),
     "a residual called zero": Fault("affine", no_residual),
     "half the energy": Fault("linear", other_energy),
+    # limits
+    "a limit at zero": Fault("affine", limit("zero", lambda found: replace(found, factor=2 * found.factor))),
+    "a limit of the offset": Fault("affine", limit("zero", lambda found: replace(found, offset=found.offset / 2))),
+    "a limit far away": Fault("affine", limit("infinity", lambda found: replace(found, factor=3 * found.factor))),
+    "a length for a value": Fault("affine", limit("infinity", lambda found: replace(found, kind="value"))),
+    "no bound far away": Fault("linear", limit("infinity", lambda found: replace(found, kind="unbounded"))),
+    "scale invariant": Fault("affine", prop("scale_invariant", lambda p: replace(p, value=True))),
+    "not scale invariant": Fault("linear", prop("scale_invariant", lambda p: replace(p, value=False))),
+    "injective": Fault("linear", prop("injective", lambda p: replace(p, value=True))),
+    "not singular at zero": Fault("linear", prop("singular_at_zero", lambda p: replace(p, value=False))),
+    "not bounded": Fault("affine", prop("bounded", lambda p: replace(p, value=False))),
     # binders
     "a renaming that captures": Fault("deep", instead(nodes, "_rename_sum", captured)),
     "sums merged under one name": Fault("both", instead(normal, "_open", careless_open)),
