@@ -20,6 +20,7 @@ from sympy import Dummy, Expr, IndexedBase, Symbol
 from codegen.at_zero import finite_at_zero
 from codegen.digest import digest
 from codegen.gathering import lower_gathered
+from codegen.passes.accumulation import Types, choose_types
 from codegen.program import Pointwise, Program, name_of
 from codegen.safe_names import check_public_names, local_names, with_names
 from codegen.stepwise import forward_mode, reverse
@@ -33,7 +34,8 @@ from derive.record import CancellingMap
 class LayerPlan:
     """Everything a target prints for one map; programs use the names in ``names``, all else the layer's own.
 
-    ``kept`` computes what ``saved`` names. ``free_sizes`` are sizes and offsets that no input and no parameter shows;
+    ``kept`` computes what ``saved`` names. ``types`` holds, for each program by its name, in which type its values are
+    computed and kept. ``free_sizes`` are sizes and offsets that no input and no parameter shows;
     ``offsets`` are the parameters whose part of the output no input enters.
     """
 
@@ -45,6 +47,7 @@ class LayerPlan:
     kept: Program
     backward: Program
     tangent: Program
+    types: Mapping[str, Types]
     saved: tuple[str, ...]
     kappa: Expr
     kappa_default: Expr
@@ -104,15 +107,19 @@ def layer_plan(solution: CancellingMap, name: str = "") -> LayerPlan:
     def finite(whole: Program) -> Program:
         return finite_at_zero(whole, energy)
 
+    forward = finite(replace(program, outputs=(*program.outputs, *saved)))
+    kept = finite(program.restricted(f"{program.name}/kept", saved))
+    backward, onward = finite(reverse(program, wanted, saved)), finite(forward_mode(program, saved))
     return LayerPlan(
         name=name or solution.name,
         kind=solution.kind,
         layer=layer,
         names=names,
-        forward=finite(replace(program, outputs=(*program.outputs, *saved))),
-        kept=finite(program.restricted(f"{program.name}/kept", saved)),
-        backward=finite(reverse(program, wanted, saved)),
-        tangent=finite(forward_mode(program, saved)),
+        forward=forward,
+        kept=kept,
+        backward=backward,
+        tangent=onward,
+        types=_types(layer, names, forward, (kept, backward, onward)),
         saved=saved,
         kappa=solution.kappa,
         kappa_default=solution.kappa_default,
@@ -135,6 +142,14 @@ def _saved(program: Program, wanted: Sequence[str], definitions: Sequence[str]) 
         if isinstance(producer, Pointwise) and {name_of(e) for e in producer.reads} <= others:
             kept = [k for k in kept if k != name]
     return tuple(kept)
+
+
+def _types(layer: Layer, names: Mapping[str, str], forward: Program, others: Sequence[Program]) -> dict[str, Types]:
+    """Return the types of every program; what the forward pass keeps has the type that it has there."""
+    real = [names[t.name] for t in layer.inputs if t.values is None]
+    axes = len(layer.output.indices)
+    first = choose_types(forward, real, axes)
+    return {forward.name: first, **{p.name: choose_types(p, real, axes, given=first) for p in others}}
 
 
 def _offsets(layer: Layer) -> tuple[str, ...]:

@@ -181,14 +181,14 @@ class _FunctionFile:
         return next((v.name for v in program.inputs if v.name in real), self.plan.real_names[0])
 
     def _lines(self, program: Program) -> list[str]:
-        return _printed(LayerPrinter(program, self._like(program), self._sizes).lines())
+        return _printed(LayerPrinter(program, self._like(program), self._sizes, self.plan.types[program.name]).lines())
 
     def _backward(self) -> tuple[list[str], list[dict[str, Any]]]:
         """Return the lines that several gradients share, then for each gradient the lines of its own."""
         program = self.plan.backward
         needs = {o: {i.target.name for i in program.needed_for([o])} for o in program.outputs}
         common = {n for o, names in needs.items() for n in names if any(n in needs[p] for p in needs if p != o)}
-        printer = LayerPrinter(program, self._like(program), self._sizes)
+        printer = LayerPrinter(program, self._like(program), self._sizes, self.plan.types[program.name])
         shared = _printed(printer.lines(common))
         positions = [self.plan.tensors.index(name) for name in self.plan.real_names]
         blocks = []

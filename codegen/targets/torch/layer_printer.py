@@ -2,17 +2,19 @@
 
 A value has its axes in the order of its indices and nothing else: ``f`` (B) beside ``z`` (B, m) is ``f[:, None]``.
 Contractions are products of matrices or ``einsum``, gathers are indexing where it is safe and ``take`` where positions
-may lie outside, scatters are ``put``. Positions are computed from ``torch.arange``.
+may lie outside, scatters are ``put``. Positions are computed from ``torch.arange``. Values that are wide are float64, and
+so is arithmetic that another type could not hold (``codegen.passes.accumulation``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from string import ascii_letters
 
 import sympy
 from sympy import Expr, Indexed, KroneckerDelta, Symbol
 
+from codegen.passes.accumulation import Types, degree_of, in_range
 from codegen.placement import Placement, indices_of, placement
 from codegen.program import (
     Contract,
@@ -40,8 +42,9 @@ _LETTERS = "jklabcdefhimnopqrtuvwxyz" + ascii_letters
 class LayerPrinter:
     """Prints one program; ``sizes`` says how axis lengths and offsets are written, ``like`` names a real tensor."""
 
-    def __init__(self, program: Program, like: str, sizes: Mapping[Symbol, str]) -> None:
+    def __init__(self, program: Program, like: str, sizes: Mapping[Symbol, str], types: Types) -> None:
         self._program = program
+        self._types = types
         self._like = like
         batched = next((v.name for v in program.inputs if BATCH in v.indices), like)
         self._sizes = {**sizes, BATCH.size: f"{batched}.shape[0]"}
@@ -50,7 +53,7 @@ class LayerPrinter:
 
     def separate(self) -> LayerPrinter:
         """Return a printer that knows the counts along axes printed so far, and keeps its own to itself."""
-        other = LayerPrinter(self._program, self._like, self._sizes)
+        other = LayerPrinter(self._program, self._like, self._sizes, self._types)
         other._counters, other._taken = dict(self._counters), set(self._taken)
         return other
 
@@ -65,8 +68,18 @@ class LayerPrinter:
         return result
 
     def _text(self, instruction: Instruction) -> str:
+        """Return the value of an instruction, in the type in which it is kept."""
+        name = instruction.target.name
+        text = self._value(instruction)
+        if name not in self._types.computed_wide or name in self._types.wide:
+            return text
+        simple = text.endswith((")", "]")) and text.count("(") == text.count(")") and " " not in text.split("(")[0]
+        whole = text if simple and not isinstance(instruction, Pointwise) else f"({text})"
+        return f"{whole}.to({self._like}.dtype)"
+
+    def _value(self, instruction: Instruction) -> str:
         if isinstance(instruction, Contract):
-            return _contraction(instruction)
+            return _contraction(instruction, self._operand(instruction))
         if isinstance(instruction, Pointwise):
             return self._pointwise(instruction)
         if isinstance(instruction, Gather):
@@ -78,6 +91,30 @@ class LayerPrinter:
         assert isinstance(instruction, Convolve | Magnitude)
         raise UsageError(f"program {self._program.name!r}: {instruction.target.name!r} is printed by another printer")
 
+    def _operand(self, instruction: Contract) -> Callable[[Indexed], str]:
+        """Return how a contraction reads its operands: all in one type."""
+        computed_wide = instruction.target.name in self._types.computed_wide
+
+        def read(entry: Indexed) -> str:
+            """Return the text of an operand."""
+            name = name_of(entry)
+            if (name in self._types.wide) == computed_wide:
+                return name
+            return f"{name}.double()" if computed_wide else f"{name}.to({self._like}.dtype)"
+
+        return read
+
+    def _entry_of(self, instruction: Pointwise) -> Callable[[Indexed], str]:
+        """Return how an expression names a tensor: as it is where promotion makes the arithmetic wide by itself."""
+        name = instruction.target.name
+        parts = [a for a in sympy.preorder_traversal(instruction.expression) if isinstance(a, sympy.Mul | sympy.Pow)]
+        own = [p for p in parts if not any(name_of(e) in self._types.wide for e in entries(p))]
+        promoted = any(name_of(e) in self._types.wide for e in entries(instruction.expression))
+        safe = promoted and all(in_range(degree_of(p, self._types.degrees)) for p in own)
+        if name not in self._types.computed_wide or safe:
+            return name_of
+        return lambda e: name_of(e) if name_of(e) in self._types.wide else f"{name_of(e)}.double()"
+
     def _pointwise(self, instruction: Pointwise) -> str:
         target, expression = instruction.target.indices, instruction.expression
         covered = {i for e in entries(expression) for i in e.indices}
@@ -86,7 +123,8 @@ class LayerPrinter:
             number = ExpressionPrinter(str, self._sizes).text(expression)
             return f"{self._like}.new_full(({', '.join(lengths)},), {number})"
         whole = set(target) <= covered
-        printer = ExpressionPrinter(lambda e: broadcast(e, target, not whole), self._sizes)
+        named = self._entry_of(instruction)
+        printer = ExpressionPrinter(lambda e: _spread(named(e), tuple(e.indices), target, not whole), self._sizes)
         return printer.text(expression) if whole else f"{printer.factor(expression)}.expand({', '.join(lengths)})"
 
     def _gather(self, instruction: Gather) -> str:
@@ -191,42 +229,48 @@ def _bare(expression: Expr) -> list[Index]:
     return [i for a in expression.args for i in _bare(a)]
 
 
-def _contraction(instruction: Contract) -> str:
+def _contraction(instruction: Contract, named: Callable[[Indexed], str]) -> str:
     """Return a sum of one tensor or of squares, a product of matrices, or ``einsum``."""
     operands, target, summed = instruction.operands, tuple(instruction.target.indices), instruction.summed
     first, last = operands[0], operands[-1]
     rest = tuple(i for i in first.indices if i not in summed)
     if all(o.indices == first.indices for o in operands) and rest == target:
         axes = [k - len(first.indices) for k, i in enumerate(first.indices) if i in summed]
-        return f"{_product(operands)}.sum({axes[0] if len(axes) == 1 else tuple(axes)})"
+        return f"{_product([named(o) for o in operands])}.sum({axes[0] if len(axes) == 1 else tuple(axes)})"
     for left, right in ((first, last), (last, first)):
-        product = _matrices(left, right, target, summed) if len(operands) == 2 and len(summed) == 1 else None
+        plain = len(operands) == 2 and len(summed) == 1
+        product = _matrices(left, right, target, summed, named) if plain else None
         if product:
             return product
     letters = _letters(instruction)
     inside = ",".join("".join(letters[i] for i in o.indices) for o in operands)
     outside = "".join(letters[i] for i in target)
-    return f'torch.einsum("{inside}->{outside}", {", ".join(name_of(o) for o in operands)})'
+    return f'torch.einsum("{inside}->{outside}", {", ".join(named(o) for o in operands)})'
 
 
-def _product(operands: Sequence[Indexed]) -> str:
-    names = [name_of(o) for o in operands]
+def _product(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     return f"{names[0]}.square()" if names[0] == names[1] and len(names) == 2 else f"({' * '.join(names)})"
 
 
-def _matrices(left: Indexed, right: Indexed, target: tuple[Index, ...], summed: tuple[Index, ...]) -> str | None:
+def _matrices(
+    left: Indexed,
+    right: Indexed,
+    target: tuple[Index, ...],
+    summed: tuple[Index, ...],
+    named: Callable[[Indexed], str],
+) -> str | None:
     """Return ``left`` times a matrix, or the transpose of one matrix times another."""
     a, b, (j,) = tuple(left.indices), tuple(right.indices), summed
     if len(b) != 2 or j not in b or (BATCH in b and j != BATCH):
         return None
     other = b[1 - b.index(j)]
     if a[-1] == j and other not in a and target == (*a[:-1], other):
-        product = f"F.linear({name_of(left)}, {name_of(right)})"
-        return product if b[1] == j else f"{name_of(left)} @ {name_of(right)}"
+        product = f"F.linear({named(left)}, {named(right)})"
+        return product if b[1] == j else f"{named(left)} @ {named(right)}"
     if len(a) == 2 and a[0] == b[0] == j and target == (a[1], b[1]):
-        return f"{name_of(left)}.t() @ {name_of(right)}"
+        return f"{named(left)}.t() @ {named(right)}"
     return None
 
 

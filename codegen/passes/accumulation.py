@@ -1,0 +1,159 @@
+"""Choose in which type each value of a program is computed and kept, so that no intermediate leaves its range.
+
+A tensor of float32 holds 1e-38 to 3e38. Inputs may be as small as 1e-30 and as large as 1e30, so a value that grows like
+the square of an input does not fit, while its root does. How fast a value grows is read off the program: its *degree* is
+the exponent of t, as all inputs are scaled by t, for t to zero and for t to infinity.
+
+    E = sum x**2                 degree (2, 2)     wide
+    f = 1/sqrt(E + 1)            degree (0, -1)    wide: one number a sample, made of a wide one
+    z = f*(W x + b)              degree (0, 0)     own: computed in the wide type, kept in the input's
+    t = x**2, s = sum t W        degree (2, 2)     wide: so is the contraction that follows
+
+Wide is float64 whatever the input's type. The degree is an upper bound: terms that cancel count as if they did not.
+
+Not supported: ranges that an exponential leaves; what grows faster than any power counts as degree (0, 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import sympy
+from sympy import Add, Expr, Indexed, Mul, Pow
+
+from codegen.program import (
+    Contract,
+    Convolve,
+    Gather,
+    Instruction,
+    Mask,
+    Pointwise,
+    Program,
+    Scatter,
+    name_of,
+)
+from derive.algebra.index import Index
+from derive.forward_map import BATCH
+
+Degree = tuple[Expr, Expr]
+
+FLAT: Degree = (sympy.S.Zero, sympy.S.Zero)
+LINEAR: Degree = (sympy.S.One, sympy.S.One)
+_BOUNDED = (sympy.tanh, sympy.atan, sympy.sin)
+
+
+@dataclass(frozen=True)
+class Types:
+    """What a target needs to know of the types in a program.
+
+    ``wide`` names the values that are kept in float64; ``computed_wide`` those instructions, by the name of what they
+    assign, whose arithmetic is done in float64; ``degrees`` holds the degree of every value.
+    """
+
+    wide: frozenset[str]
+    computed_wide: frozenset[str]
+    degrees: Mapping[str, Degree] = field(default_factory=dict)
+
+
+def choose_types(
+    program: Program, real_inputs: Iterable[str], axes: int, given: Types | None = None
+) -> Types:
+    """Return the types of a program.
+
+    Args:
+        program: the program.
+        real_inputs: the layer's inputs whose size is unknown; parameters and cotangents count as moderate.
+        axes: how many axes the layer's output has; values with fewer are few numbers a sample and may be wide.
+        given: the types of the program that computed what this one is given, such as scalars kept for the backward pass.
+    """
+    reader = _Reader(program, frozenset(real_inputs), axes, given)
+    for instruction in program.instructions:
+        reader.read(instruction)
+    return Types(frozenset(reader.wide), frozenset(reader.computed_wide), reader.degrees)
+
+
+class _Reader:
+    """Walks a program in order and notes degrees and types."""
+
+    def __init__(self, program: Program, inputs: frozenset[str], axes: int, given: Types | None) -> None:
+        self._axes = axes
+        self.wide: set[str] = set()
+        self.computed_wide: set[str] = set()
+        self.degrees: dict[str, Degree] = {}
+        for value in program.inputs:
+            known = given.degrees.get(value.name) if given and value.name not in inputs else None
+            self.degrees[value.name] = known or (LINEAR if value.name in inputs else FLAT)
+            if given and value.name in given.wide:
+                self.wide.add(value.name)
+
+    def read(self, instruction: Instruction) -> None:
+        """Note the degree and the types of what an instruction assigns."""
+        name, indices = instruction.target.name, instruction.target.indices
+        degree = self._degree(instruction)
+        self.degrees[name] = degree
+        fits = in_range(degree)
+        reads_wide = any(name_of(e) in self.wide for e in instruction.reads)
+        few = BATCH in indices and len(indices) < self._axes
+        if isinstance(instruction, Pointwise):
+            if reads_wide or not fits or self._leaves_range(instruction.expression):
+                self.computed_wide.add(name)
+        elif isinstance(instruction, Contract | Convolve):
+            if not fits or (few and reads_wide):
+                self.computed_wide.add(name)
+        elif reads_wide:
+            self.computed_wide.add(name)
+        if name in self.computed_wide and (few or not fits):
+            self.wide.add(name)
+
+    def _degree(self, instruction: Instruction) -> Degree:
+        if isinstance(instruction, Contract | Convolve):
+            return _product([self.degrees[name_of(o)] for o in instruction.operands])
+        if isinstance(instruction, Gather | Scatter):
+            return self.degrees[name_of(instruction.operand)]
+        if isinstance(instruction, Pointwise):
+            return degree_of(instruction.expression, self.degrees)
+        return FLAT if isinstance(instruction, Mask) else LINEAR
+
+    def _leaves_range(self, expression: Expr) -> bool:
+        """Whether a part of an expression leaves the range of the input's type though the whole does not."""
+        parts = (p for p in sympy.preorder_traversal(expression) if isinstance(p, Mul | Pow | Add))
+        return any(not in_range(degree_of(p, self.degrees)) for p in parts)
+
+
+def in_range(degree: Degree) -> bool:
+    """Return whether a value of that degree stays in the range of float32 for inputs of 1e-30 to 1e30."""
+    return all(-1 <= d <= 1 for d in degree)
+
+
+def _product(degrees: Iterable[Degree]) -> Degree:
+    pairs = list(degrees)
+    return (Add(*(low for low, _ in pairs)), Add(*(high for _, high in pairs)))
+
+
+def degree_of(expression: Expr, degrees: Mapping[str, Degree]) -> Degree:
+    """Return the degree of an expression of entries, each of known degree."""
+    if isinstance(expression, Indexed):
+        return degrees[name_of(expression)]
+    if not expression.has(Indexed) or isinstance(expression, Index):
+        return FLAT
+    if isinstance(expression, sympy.Piecewise):
+        return _sum([degree_of(value, degrees) for value, _ in expression.args])
+    inner = [degree_of(a, degrees) for a in expression.args]
+    if isinstance(expression, Add | sympy.Max | sympy.Min):
+        return _sum(inner)
+    if isinstance(expression, Mul):
+        return _product(inner)
+    if isinstance(expression, Pow) and expression.exp.is_number and expression.exp.is_real:
+        return (inner[0][0] * expression.exp, inner[0][1] * expression.exp)
+    if isinstance(expression, sympy.Abs):
+        return inner[0]
+    if isinstance(expression, _BOUNDED):
+        return (sympy.Max(0, inner[0][0]), sympy.S.Zero)
+    return FLAT
+
+
+def _sum(degrees: Iterable[Degree]) -> Degree:
+    """At zero the lowest power leads, at infinity the highest."""
+    pairs = list(degrees)
+    return (sympy.Min(*(low for low, _ in pairs)), sympy.Max(*(high for _, high in pairs)))
