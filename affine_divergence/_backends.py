@@ -118,7 +118,7 @@ def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x:
 
 def _on_host(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
     """Return the kernels in C++ for a type, loaded and compiled, or ``own`` where they cannot be; and remember it."""
-    if weight.dim() > 2 and x.shape[1] != 1:  # no kernels for groups: nothing is compiled for them
+    if weight is not x and weight.dim() > 2 and x.shape[1] != 1:  # no kernels for groups: nothing is compiled for them
         return own
     there = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, x.dtype)
     _ON_HOST[home, x.dtype] = _loaded("cpp", home) if there else own

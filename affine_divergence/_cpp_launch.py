@@ -12,6 +12,8 @@ from torch import Tensor, get_num_threads
 from ._cpp_compile import ELEMENTS, compiled
 from ._operands import PLAIN, keys_of, plain_keys, unwatched
 
+Typed = tuple[Tensor, Sequence[int], torch.dtype]
+
 _ENOUGH = 2**14  # numbers for each of several threads
 
 
@@ -29,17 +31,25 @@ class Source:
             found = self._made[tensor.dtype] = compiled(self._path, tensor.dtype)
         return found
 
-    def ready(self, tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]]) -> tuple[Any, int] | None:
+    def ready(
+        self, tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]], others: Iterable[Typed] = ()
+    ) -> tuple[Any, int] | None:
         """Return the kernels for the type of the first tensor and how many threads to take; None unless all can be read.
 
-        Kernels read tensors of the first one's type and of the given shapes, at addresses of the CPU.
+        Kernels read tensors of the first one's type and of the given shapes, at addresses of the CPU, and ``others``, each
+        with its shape and its own type.
         """
-        if not suit(tensors, shapes):
+        if not suit(tensors, shapes) or not all(_suits(*other) for other in others):
             return None
         tensor = tensors[0]
         work = tensor.numel()
         threads = 1 if work < 2 * _ENOUGH else min(get_num_threads(), work // _ENOUGH)
         return self._made.get(tensor.dtype) or self.on(tensor), threads
+
+
+def _suits(tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> bool:
+    plain = type(tensor) in PLAIN and keys_of(tensor).raw_repr() in plain_keys("cpu")
+    return plain and tensor.dtype is dtype and tensor.shape == shape
 
 
 def suit(tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]]) -> bool:

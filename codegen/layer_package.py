@@ -11,7 +11,8 @@ from sympy import Expr
 from codegen.layer_plan import LayerPlan, layer_plan
 from codegen.package import MANIFEST, SCHEMA, check_name
 from codegen.solve_at import solve_at
-from codegen.targets.torch.layer_target import layer_files
+from codegen.targets.cpp.layer_target import layer_files as cpp_files
+from codegen.targets.torch.layer_target import layer_files as torch_files
 from codegen.targets.torch.layer_words import class_name
 from derive.errors import UsageError
 from derive.export.prose import plain
@@ -20,7 +21,9 @@ from derive.forward_map import Layer
 ANGLE = "angle-like"
 
 
-def build_layer(layer: Layer, package: str = "", angle: Expr | None = None) -> dict[str, str]:
+def build_layer(
+    layer: Layer, package: str = "", angle: Expr | None = None, targets: Sequence[str] = ("torch", "cpp")
+) -> dict[str, str]:
     """Derive the maps of a layer and return the text of every file by its name; the package is named after the layer.
 
     With ``angle`` the member of the family at that angle is one of the maps. Raise ``UsageError`` with the derivation's
@@ -37,11 +40,16 @@ def build_layer(layer: Layer, package: str = "", angle: Expr | None = None) -> d
     if not solutions.maps:
         raise UsageError(f"layer {layer.name!r}: there is no map to generate: {reasons}")
     plans = [layer_plan(m, ANGLE if m.name == "angle" else m.name) for m in solutions]
-    return _with_manifest(layer, plans, package or layer.name, reasons)
+    return _with_manifest(layer, plans, package or layer.name, reasons, targets)
 
 
-def _with_manifest(layer: Layer, plans: Sequence[LayerPlan], package: str, refused: str) -> dict[str, str]:
-    texts = dict(sorted(layer_files(layer, plans).items()))
+def _with_manifest(
+    layer: Layer, plans: Sequence[LayerPlan], package: str, refused: str, targets: Sequence[str]
+) -> dict[str, str]:
+    texts = torch_files(layer, plans)
+    if "cpp" in targets:
+        texts |= cpp_files(layer, plans)
+    texts = dict(sorted(texts.items()))
     manifest = {
         "schema": SCHEMA,
         "package": package,

@@ -20,7 +20,7 @@ from derive.forward_map import BATCH, Definition, Layer
 
 _CODE_WORDS = """
     ctx wanted kappa torch math F Any Tensor take put quotient within kept portable gradients info in_dims arguments
-    inputs output outputs g g_out cotangent samples apply self name z_t annotations
+    inputs output outputs g g_out cotangent samples apply self name z_t annotations kernels threads ready plain Source
 """
 _MODULE_WORDS = """
     T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval
@@ -31,7 +31,7 @@ _MODULE_WORDS = """
     register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory
     state_dict to to_empty train training type xpu zero_grad
 """
-_OUR_WORDS = "self device dtype kappa reset_parameters Tensor torch math nn functional check_kappa check_sizes Samples"
+_OUR_WORDS = "self device dtype kappa reset_parameters Tensor torch math nn functional check_kappa check_sizes Samples backend check_backend"
 _CODE = frozenset({*_CODE_WORDS.split(), *(name for name in dir(builtins) if not name.startswith("_"))})
 # The public attributes of torch.nn.Module, which a parameter or a size would hide; a test compares them with torch.
 MODULE_ATTRIBUTES = frozenset(_MODULE_WORDS.split())

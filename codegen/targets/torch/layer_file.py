@@ -40,12 +40,28 @@ def settings(plan: LayerPlan) -> tuple[str, ...]:
     return _FunctionFile(plan).used_sizes
 
 
+def settings_in_code(plan: LayerPlan) -> tuple[str, ...]:
+    """Return the settings that the functions of a plan take behind the tensors, as they are called in code."""
+    return tuple(_FunctionFile(plan).settings())
+
+
+def layer_sizes(plan: LayerPlan) -> dict[Symbol, str]:
+    """Return the name in code of every size of a layer but the batch."""
+    return local_sizes(plan.layer, [v for p in plan.programs for v in p.values])
+
+
+def like(plan: LayerPlan, program: Program) -> str:
+    """Return the name of a tensor of real numbers that a program is given: it says type and device."""
+    real = {*plan.real_names, plan.backward.inputs[0].name, *(tangent_name(name) for name in plan.real_names)}
+    return next((v.name for v in program.inputs if v.name in real), plan.real_names[0])
+
+
 class _FunctionFile:
     """The printed lines of one plan and the words around them."""
 
     def __init__(self, plan: LayerPlan) -> None:
         self.plan = plan
-        self._sizes: dict[Symbol, str] = local_sizes(plan.layer, [v for p in plan.programs for v in p.values])
+        self._sizes = layer_sizes(plan)
         self.forward, self.kept, self.tangent = (self._lines(p) for p in (plan.forward, plan.kept, plan.tangent))
         self.shared, self.blocks = self._backward()
         own = [line for block in self.blocks for line in block["lines"]]
@@ -101,7 +117,7 @@ class _FunctionFile:
 
     def _forward_context(self) -> dict[str, Any]:
         plan = self.plan
-        arguments = [*plan.tensors, *self._settings()]
+        arguments = [*plan.tensors, *self.settings()]
         outputs = plan.forward.outputs
         return {
             "arguments": _typed(arguments, plan),
@@ -116,7 +132,7 @@ class _FunctionFile:
         cotangent = backward.inputs[0].name
         arguments = self._arguments([v.name for v in backward.inputs], self.gradients)
         read = self._saved_inputs()
-        used = [s for s in self._settings() if s in self._used([*self.gradients, *self.kept])]
+        used = [s for s in self.settings() if s in self._used([*self.gradients, *self.kept])]
         keeps = [name if name in read else "_" for name in plan.tensors]
         unpacked = [*read, *plan.saved]
         gradients = {o.removeprefix("d"): o for o in backward.outputs}
@@ -127,7 +143,7 @@ class _FunctionFile:
             "shared_lines": self.shared,
             "blocks": self.blocks,
             "returned": _tuple([gradients.get(name, "None") for name in plan.tensors]),
-            "context_names": _tuple([*keeps, *(f"ctx.{s}" for s in self._settings())]),
+            "context_names": _tuple([*keeps, *(f"ctx.{s}" for s in self.settings())]),
             "saved": "".join(f"{name}, " for name in read),
             "unpacked": _tuple(unpacked),
             "setting_names": ", ".join(used),
@@ -136,7 +152,7 @@ class _FunctionFile:
         }
 
     def _backward_result(self, arguments: Sequence[str]) -> str:
-        nones = "".join(", None" for _ in self._settings())
+        nones = "".join(", None" for _ in self.settings())
         return f"(*gradients({', '.join([*arguments, 'ctx.needs_input_grad'])}){nones})"
 
     def _tangent_context(self) -> dict[str, Any]:
@@ -144,7 +160,7 @@ class _FunctionFile:
         real = set(plan.real_names)
         arguments = [f"{tangent_name(n)}: {'Tensor' if n in real else 'None'}" for n in plan.tensors]
         unpacked = [*self._saved_inputs(), *("_" for _ in plan.saved)]
-        used = [s for s in self._settings() if s in self._used([*self.tangent, *self.kept])]
+        used = [s for s in self.settings() if s in self._used([*self.tangent, *self.kept])]
         return {
             "tangent_arguments": ["ctx: Any", *arguments, "*_: None"],
             "unpacked_for_tangent": _tuple(unpacked),
@@ -163,32 +179,27 @@ class _FunctionFile:
         names = [v.name for v in self.plan.kept.inputs]
         return names if set(names) & set(self.plan.real_names) else [*names, self.plan.real_names[0]]
 
-    def _settings(self) -> list[str]:
+    def settings(self) -> list[str]:
         """Return kappa and the sizes that any of the functions uses, as they are called in code."""
         return [str(self.plan.kappa), *(name for name in self._sizes.values() if name in self.used)]
 
     def _arguments(self, tensors: Sequence[str], lines: Sequence[str]) -> list[str]:
         used = self._used(lines)
-        return [*tensors, *(s for s in self._settings() if s in used)]
+        return [*tensors, *(s for s in self.settings() if s in used)]
 
     def _used(self, lines: Iterable[str]) -> set[str]:
         words = re.findall(r"[A-Za-z_]\w*", _STRINGS_AND_COMMENTS.sub("", "\n".join(lines)))
         return {*words} & {str(self.plan.kappa), *self._sizes.values()}
 
-    def _like(self, program: Program) -> str:
-        real = {*self.plan.real_names, self.plan.backward.inputs[0].name}
-        real |= {tangent_name(name) for name in self.plan.real_names}
-        return next((v.name for v in program.inputs if v.name in real), self.plan.real_names[0])
-
     def _lines(self, program: Program) -> list[str]:
-        return _printed(LayerPrinter(program, self._like(program), self._sizes, self.plan.types[program.name]).lines())
+        return _printed(LayerPrinter(program, like(self.plan, program), self._sizes, self.plan.types[program.name]).lines())
 
     def _backward(self) -> tuple[list[str], list[dict[str, Any]]]:
         """Return the lines that several gradients share, then for each gradient the lines of its own."""
         program = self.plan.backward
         needs = {o: {i.target.name for i in program.needed_for([o])} for o in program.outputs}
         common = {n for o, names in needs.items() for n in names if any(n in needs[p] for p in needs if p != o)}
-        printer = LayerPrinter(program, self._like(program), self._sizes, self.plan.types[program.name])
+        printer = LayerPrinter(program, like(self.plan, program), self._sizes, self.plan.types[program.name])
         shared = _printed(printer.lines(common))
         positions = [self.plan.tensors.index(name) for name in self.plan.real_names]
         blocks = []

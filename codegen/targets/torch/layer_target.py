@@ -19,7 +19,7 @@ def layer_files(layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, str]:
     for name in ("functional", "modules"):
         result[f"{name}.py"] = render(f"layer_{name}.py.jinja", shared)
     result["__init__.py"] = render("layer_init.py.jinja", shared)
-    helpers = ["_operands.py", "_samples.py"] + (["_positions.py"] if any(c["positions"] for c in contexts) else [])
+    helpers = ["_operands.py", "_rows.py", "_backends.py", "_samples.py"] + (["_positions.py"] if any(c["positions"] for c in contexts) else [])
     result |= {name: render(f"{name}.jinja", {}) for name in helpers}
     result["py.typed"] = ""
     return result

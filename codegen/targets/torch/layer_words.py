@@ -11,7 +11,7 @@ from sympy import Expr, Symbol
 from codegen.layer_plan import LayerPlan
 from codegen.targets.torch.expressions import ExpressionPrinter
 from codegen.targets.torch.layer_file import formulas, settings
-from codegen.targets.torch.words import listed, quoted, snake
+from codegen.targets.torch.words import BACKEND_WORDS, listed, quoted, snake
 from derive.export.text import text
 from derive.forward_map import BATCH, Layer, Tensor
 
@@ -46,6 +46,7 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, Any]:
         "has_sizes": bool(own or free),
         "kept_sizes": [*own, *free],
         "arguments": _argument_words(layer, first),
+        "backend_words": BACKEND_WORDS,
         "shapes": _shapes(layer),
         "output": f"{layer.output.name} {_axes(layer.output.indices[1:], batched=True)}",
         "forward_arguments": ", ".join(["self", *(f"{t.name}: Tensor" for t in layer.inputs)]),
@@ -119,30 +120,33 @@ class _Words:
         module_setting = "kappa: float" if kappa["kappa_needed"] else setting
         lent = ["device: torch.device | str | None = None", "dtype: torch.dtype | None = None"]
         called = [*(t.name for t in self.layer.inputs), *(f"self.{p.name}" for p in self.layer.parameters)]
+        backend = "backend: str | None = None"
+        marked = free or ["*"]
         return {
-            "function_arguments": [*(f"{name}: Tensor" for name in tensors), setting, *free],
+            "function_arguments": [*(f"{name}: Tensor" for name in tensors), setting, *marked, backend],
             "constructor": [
                 *(f"{s}: int" for s in self.own),
                 *lent,
                 "*",
                 *(f"{s}: int" for s in self.free),
                 module_setting,
+                backend,
             ],
             "constructor_words": self._constructor_words(kappa["kappa_words"]),
             "checks": _size_checks(f'"{self.module}"', (*self.plan.parameter_sizes, *self.plan.free_sizes)),
-            "forward_call": ", ".join([*called, "self.kappa", *(f"{s}=self.{s}" for s in self.free)]),
+            "forward_call": ", ".join([*called, "self.kappa", *(f"{s}=self.{s}" for s in self.free), "backend=self.backend"]),
             "shown": ", ".join([*(f"{s}={{self.{s}}}" for s in (*self.own, *self.free)), "kappa={self.kappa:g}"]),
         }
 
     def _constructor_words(self, kappa: str) -> list[str]:
         lines = [f"{s}: a size, {_uses(s, self.layer.parameters)}." for s in self.own]
         lines += ["device: where the parameters live.", "dtype: their floating-point type."]
-        return [*lines, *_free_words(self.plan), kappa]
+        return [*lines, *_free_words(self.plan), kappa, f"backend: {BACKEND_WORDS}"]
 
     def _parameters(self) -> dict[str, Any]:
         """The parameters, how they are made and how they start."""
         attributes = [f"{s}: int" for s in (*self.own, *self.free)]
-        attributes += ["kappa: float", *(f"{p.name}: nn.Parameter" for p in self.layer.parameters)]
+        attributes += ["kappa: float", "backend: str | None", *(f"{p.name}: nn.Parameter" for p in self.layer.parameters)]
         made, resets = [], []
         plan = self.plan
         known = {plan.kappa, *plan.parameter_sizes, *plan.free_sizes}

@@ -1,0 +1,108 @@
+"""Cut a program into walks over samples, for a target whose kernels do one sample after the other.
+
+    walk       instructions that read and make what belongs to one sample, or add it up over samples; one kernel
+    library    products of matrices, and what depends on parameters alone: calls of the target's library
+
+A product that is ready comes before the walks, so that a walk begins as late as it can and does as much as it can. What
+adds up over samples is complete only after its walk, so nothing in the same walk reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from codegen.passes.accumulation import Types
+from codegen.program import Contract, Instruction, Program, Value, name_of
+from derive.forward_map import BATCH
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Instructions that one kernel does sample by sample; ``results`` are the values that are read outside."""
+
+    instructions: tuple[Instruction, ...]
+    results: tuple[str, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of the values that come from outside, in the order in which they are first read."""
+        made = {i.target.name for i in self.instructions}
+        names = dict.fromkeys(name_of(e) for i in self.instructions for e in i.reads)
+        return tuple(name for name in names if name not in made)
+
+    @property
+    def inner(self) -> tuple[Value, ...]:
+        """The values that nothing outside reads."""
+        return tuple(i.target for i in self.instructions if i.target.name not in self.results)
+
+
+@dataclass(frozen=True)
+class Library:
+    """One instruction that the target's library does."""
+
+    instruction: Instruction
+
+
+Step = Walk | Library
+
+
+def is_total(instruction: Instruction) -> bool:
+    """Return whether an instruction adds up over samples."""
+    return BATCH not in instruction.target.indices and any(BATCH in e.indices for e in instruction.reads)
+
+
+def is_product(instruction: Instruction, types: Types) -> bool:
+    """Return whether an instruction is a product of matrices that a library does, in the type of the input."""
+    return (
+        isinstance(instruction, Contract)
+        and len(instruction.operands) == 2
+        and instruction.operands[0] != instruction.operands[1]
+        and len(instruction.target.indices) >= 2
+        and all(len(o.indices) >= 2 for o in instruction.operands)
+        and instruction.target.name not in types.computed_wide
+    )
+
+
+def schedule(program: Program, types: Types) -> tuple[Step, ...]:
+    """Return the steps of a program in an order in which each finds what it reads."""
+    known = {v.name for v in program.inputs}
+    left = list(program.instructions)
+    steps: list[Step] = []
+    while left:
+        ready = [i for i in left if _in_library(i, types) and _reads(i) <= known]
+        steps += [Library(i) for i in ready]
+        walk = [] if ready else _walk(left, known, types)
+        done = ready or walk
+        left = [i for i in left if i not in done]
+        known |= {i.target.name for i in done}
+        if walk:
+            steps.append(Walk(tuple(walk), _results(walk, left, program.outputs)))
+        assert done, f"{program.name!r}: no instruction is ready"
+    return tuple(steps)
+
+
+def _in_library(instruction: Instruction, types: Types) -> bool:
+    batched = BATCH in instruction.target.indices or any(BATCH in e.indices for e in instruction.reads)
+    return is_product(instruction, types) or not batched
+
+
+def _walk(left: Sequence[Instruction], known: Iterable[str], types: Types) -> list[Instruction]:
+    """Return all that one walk can do, given what is known."""
+    complete = set(known)
+    found = []
+    for instruction in left:
+        if not _in_library(instruction, types) and _reads(instruction) <= complete:
+            found.append(instruction)
+            if not is_total(instruction):
+                complete.add(instruction.target.name)
+    return found
+
+
+def _results(walk: Sequence[Instruction], later: Sequence[Instruction], outputs: Sequence[str]) -> tuple[str, ...]:
+    wanted = {name for i in later for name in _reads(i)} | set(outputs)
+    return tuple(i.target.name for i in walk if i.target.name in wanted or is_total(i))
+
+
+def _reads(instruction: Instruction) -> set[str]:
+    return {name_of(e) for e in instruction.reads}

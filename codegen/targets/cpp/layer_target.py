@@ -1,0 +1,25 @@
+"""The files of the C++ target for one layer of any kind: from plans to text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from codegen.layer_plan import LayerPlan
+from codegen.targets.cpp.layer_file import layer_kernel_context
+from codegen.targets.cpp.target import render
+from derive.forward_map import Layer
+
+_FIXED = ("_cpp_samples.h", "_cpp_python.h", "_cpp_compile.py", "_cpp_load.py", "_cpp_launch.py", "_kernel_cache.py")
+
+
+def layer_files(layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, str]:
+    """Return the text of every file by its name in the package, which also needs the files of the torch target.
+
+    Raise ``UsageError`` for a map with arithmetic that no kernel does.
+    """
+    result = {name: render(f"{name}.jinja", {}) for name in _FIXED}
+    for plan in plans:
+        context = layer_kernel_context(plan)
+        result[context["source"]] = render("layer_kernels.cpp.jinja", context)
+        result[f"{context['module']}.py"] = render("layer_map.py.jinja", context)
+    return result

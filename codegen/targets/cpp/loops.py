@@ -1,0 +1,322 @@
+"""A walk over samples as C++: loops over the axes of one sample, with scalar arithmetic in double.
+
+    Pointwise  z[s,i] = f*(..)         for i: z[s*m + i] = ..
+    Contract   E[s] = sum x**2         E = 0; for j: E += x[s*n + j]*x[s*n + j]
+    Gather     y[s,k] = x[s,2*k - 1]   for k: where the position is inside, that entry, else 0
+    Scatter    dx[s,2*k - 1] += dy     zeros first, then for k: where the position is inside
+    Mask       1 where guards hold
+
+A value that only the walk reads lives in memory of its thread, without the batch axis; a number of a sample is a local
+variable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Symbol
+
+from codegen.passes.accumulation import Types
+from codegen.program import Contract, Gather, Instruction, Mask, Pointwise, Program, Scatter, Value, name_of
+from codegen.schedule.samples import Walk, is_total
+from codegen.targets.cuda.names import identifier
+from codegen.targets.cuda.printer import ScalarPrinter
+from derive.algebra.index import Index
+from derive.algebra.nodes import Divides, Within
+from derive.errors import UsageError
+from derive.forward_map import BATCH
+
+_STEP = "    "
+_OWN = re.compile(r"i\d+|sample|samples|first|end|part|parts|memory|threads")  # names that the kernels use themselves
+
+
+@dataclass(frozen=True)
+class SampleKernel:
+    """The text of one kernel: what its template needs, and what a caller passes, in order.
+
+    ``lengths`` are sizes and offsets, ``tensors`` the tensors read, then those written, ``scalars`` the settings.
+    """
+
+    name: str
+    lengths: tuple[Symbol, ...]
+    tensors: tuple[str, ...]
+    scalars: tuple[str, ...]
+    context: Mapping[str, Any]
+
+
+def sample_kernel(program: Program, walk: Walk, types: Types, integers: frozenset[str], name: str) -> SampleKernel:
+    """Return the kernel of a walk; raise ``UsageError`` for arithmetic that C++ lines cannot do."""
+    return _Printer(program, walk, types, integers).kernel(name)
+
+
+class _Printer:
+    """Prints the instructions of one walk."""
+
+    def __init__(self, program: Program, walk: Walk, types: Types, integers: frozenset[str]) -> None:
+        self._program, self._walk, self._types, self._integers = program, walk, types, integers
+        self._totals = {i.target.name for i in walk.instructions if is_total(i)}
+        self._outside = {*walk.reads, *walk.results}
+        self._names: dict[Index, str] = {}
+
+    def kernel(self, name: str) -> SampleKernel:
+        """Return the text and the arguments."""
+        walk = self._walk
+        lines = [line for i in walk.instructions for line in self._lines(i)]
+        scalars = tuple(s for s in self._program.scalars if any(s in _free(i) for i in walk.instructions))
+        lengths = self._lengths()
+        values = self._program.values
+        context = {
+            "name": name,
+            "parameters": [
+                *(f"const Offset {_length(size)}" for size in lengths),
+                *(self._parameter(values[n]) for n in (*walk.reads, *walk.results)),
+                *(f"const double {spelled(str(s))}_setting" for s in scalars),
+            ],
+            "settings": [f"const Wide {spelled(str(s))} = {spelled(str(s))}_setting;" for s in scalars],
+            "totals": [self._memory(values[n]) for n in walk.results if n in self._totals],
+            "inner": [self._memory(v) for v in walk.inner if self._axes(v)],
+            "lines": lines,
+        }
+        return SampleKernel(name, lengths, (*walk.reads, *walk.results), tuple(map(str, scalars)), context)
+
+    def _lengths(self) -> tuple[Symbol, ...]:
+        values = self._program.values
+        used = {name_of(e) for i in self._walk.instructions for e in i.reads}
+        used |= {i.target.name for i in self._walk.instructions}
+        found = {s for name in used for index in values[name].indices for s in index.size.free_symbols}
+        found |= {s for i in self._walk.instructions for s in _free(i) if s.is_integer and not isinstance(s, Index)}
+        found |= {s for i in self._walk.instructions for p in _positions(i) for s in p.free_symbols if _is_length(s)}
+        others = sorted(found - {BATCH.size} - set(self._program.scalars), key=str)
+        return (BATCH.size, *others)
+
+    def _parameter(self, value: Value) -> str:
+        read = value.name in self._walk.reads
+        return f"{'const ' if read else ''}{self._type(value.name)}* const {spelled(value.name)}_data"
+
+    def _type(self, name: str) -> str:
+        if name in self._integers:
+            return "Offset"
+        return "double" if name in self._types.wide else "Element"
+
+    def _memory(self, value: Value) -> dict[str, str]:
+        size = " * ".join(_group(_whole(i.size, {})) for i in self._axes(value)) or "1"
+        return {"name": spelled(value.name), "size": size}
+
+    def _axes(self, value: Value) -> tuple[Index, ...]:
+        return tuple(i for i in value.indices if i != BATCH)
+
+    def _lines(self, instruction: Instruction) -> list[str]:
+        self._names = {}
+        note = f"  // {instruction.equation}" if instruction.equation else ""
+        match instruction:
+            case Pointwise():
+                text = self._scalar(instruction.expression)
+                return self._each(self._axes(instruction.target), [f"{self._assigned(instruction.target)} = {text};{note}"])
+            case Contract():
+                return self._contraction(instruction, note)
+            case Gather():
+                return self._gather(instruction, note)
+            case Scatter():
+                return self._scatter(instruction, note)
+            case Mask():
+                guards = " && ".join(self._guard(g) for g in instruction.guards)
+                line = f"{self._assigned(instruction.target)} = {guards} ? 1 : 0;{note}"
+                return self._each(self._axes(instruction.target), [line])
+        raise UsageError(f"no loop for {type(instruction).__name__} of {instruction.target.name!r}")
+
+    def _each(self, indices: Sequence[Index], body: Sequence[str], simd: str = "") -> list[str]:
+        """Return loops over indices around a body; a body of a number of a sample stands alone."""
+        if not indices:
+            return list(body)
+        lines: list[str] = []
+        for depth, index in enumerate(indices):
+            name, end = self._index(index), _whole(index.size, {})
+            if simd and depth == len(indices) - 1:
+                lines.append(f"#pragma omp simd {simd}")
+            lines.append(f"{_STEP * depth}for (Offset {name} = 0; {name} < {end}; ++{name}) {{")
+        lines += [f"{_STEP * len(indices)}{line}" for line in body]
+        return [*lines, *(f"{_STEP * depth}}}" for depth in reversed(range(len(indices))))]
+
+    def _contraction(self, instruction: Contract, note: str) -> list[str]:
+        target, total = instruction.target, f"{spelled(instruction.target.name)}_sum"
+        factors = " * ".join(self._entry(o) for o in instruction.operands)
+        summed = [i for i in instruction.summed if i != BATCH]
+        if not summed and target.name in self._totals:
+            return self._each(self._axes(target), [f"{self._place(target.entry)} += {factors};{note}"])
+        inside = self._each(summed, [f"{total} += {factors};"], f"reduction(+ : {total})")
+        if target.name in self._totals:
+            end = f"{self._place(target.entry)} += {total};{note}"
+        else:
+            end = f"{self._assigned(target)} = {total};{note}"
+        opened = [f"Wide {total} = 0;", *inside, end]
+        axes = self._axes(target)
+        if not axes and target.name not in self._outside:
+            return [f"Wide {total} = 0;", *inside, end]
+        return self._each(axes, opened) if axes else ["{", *(_STEP + line for line in opened), "}"]
+
+    def _gather(self, instruction: Gather, note: str) -> list[str]:
+        where, conditions = self._places(instruction.operand, instruction.positions)
+        value = f"Wide({self._memory_of(name_of(instruction.operand))}[{where}])"
+        text = f"{conditions} ? {value} : 0" if conditions else value
+        return self._each(self._axes(instruction.target), [f"{self._assigned(instruction.target)} = {text};{note}"])
+
+    def _scatter(self, instruction: Scatter, note: str) -> list[str]:
+        target, operand = instruction.target, instruction.operand
+        where, conditions = self._places(target.entry, instruction.positions)
+        value = self._entry(operand)
+        memory = self._memory_of(target.name)
+        line = f"{memory}[{where}] += {value};{note}"
+        added = self._each([i for i in operand.indices if i != BATCH], [f"if ({conditions}) {line}" if conditions else line])
+        if target.name in self._totals:
+            return added
+        self._names = {}
+        return [*self._each(self._axes(target), [f"{self._place(target.entry)} = 0;"]), *added]
+
+    def _places(self, source: Indexed, positions: Sequence[Expr]) -> tuple[str, str]:
+        """Return the offset of an entry at computed positions, and the conditions under which it is inside."""
+        axes = self._program.values[name_of(source)].indices
+        texts, conditions = [], []
+        for position, axis in zip(positions, axes, strict=True):
+            above, below = sympy.fraction(sympy.together(position))
+            text = _whole(sympy.expand(above), self._index_names(), self._integer)
+            if below != 1:
+                divisor = _whole(below, {})
+                conditions.append(f"({text}) % {divisor} == 0")
+                text = f"({text}) / {divisor}"
+            if not (below == 1 and isinstance(position, Index) and position.size == axis.size):
+                conditions += [f"{_group(text)} >= 0", f"{_group(text)} < {_whole(axis.size, {})}"]
+            texts.append(_group(text))
+        return self._offset(name_of(source), axes, texts), " && ".join(conditions)
+
+    def _index_names(self) -> _Indices:
+        return _Indices(self)
+
+    def _integer(self, entry: Indexed) -> str:
+        return f"Offset({self._place(entry)})"
+
+    def _guard(self, guard: Expr) -> str:
+        first, second = guard.args
+        names = self._index_names()
+        if isinstance(guard, KroneckerDelta):
+            scale = sympy.denom(sympy.together(first)) * sympy.denom(sympy.together(second))
+            sides = (_whole(sympy.expand(a * scale), names, self._integer) for a in (first, second))
+            return "(" + " == ".join(map(_group, sides)) + ")"
+        if isinstance(guard, Divides):
+            return f"({_group(_whole(second, names, self._integer))} % {_group(_whole(first, names))} == 0)"
+        assert isinstance(guard, Within)
+        above, below = sympy.fraction(sympy.together(first))
+        text, limit = _whole(sympy.expand(above), names, self._integer), _whole(second, names)
+        whole = "" if below == 1 else f"({text}) % {_whole(below, {})} == 0 && "
+        value = _group(text) if below == 1 else f"(({text}) / {_whole(below, {})})"
+        return f"({whole}{value} >= 0 && {value} < {_group(limit)})"
+
+    def _scalar(self, expression: Expr) -> str:
+        lengths = {s: _length(s) for s in expression.free_symbols if _is_length(s) and not isinstance(s, Index)}
+        return ScalarPrinter(self._entry, lengths).text(expression)
+
+    def _entry(self, entry: Indexed) -> str:
+        name = name_of(entry)
+        if name not in self._outside and not self._axes(self._program.values[name]):
+            return spelled(name)
+        return f"Wide({self._place(entry)})" if self._type(name) != "double" and name in self._outside else self._place(entry)
+
+    def _assigned(self, value: Value) -> str:
+        """Return what stands before the assignment of a value at its own indices."""
+        if value.name not in self._outside and not self._axes(value):
+            return f"const Wide {spelled(value.name)}"
+        return self._place(value.entry)
+
+    def _memory_of(self, name: str) -> str:
+        outside = name in self._outside and name not in self._totals
+        return f"{spelled(name)}_data" if outside else spelled(name)
+
+    def _place(self, entry: Indexed) -> str:
+        name = name_of(entry)
+        own = self._program.values[name].indices
+        return f"{self._memory_of(name)}[{self._offset(name, own, [self._index(i) for i in entry.indices])}]"
+
+    def _offset(self, name: str, axes: Sequence[Index], texts: Sequence[str]) -> str:
+        """Return the offset of an entry in a tensor without gaps; memory of a thread has no batch axis."""
+        held = name in self._outside and name not in self._totals
+        pairs = [(a, t) for a, t in zip(axes, texts, strict=True) if held or a != BATCH]
+        text = ""
+        for axis, place in pairs:
+            text = f"{_group(text)} * {_group(_whole(axis.size, {}))} + {_group(place)}" if text else place
+        return text or "0"
+
+    def _index(self, index: Expr) -> str:
+        if index == BATCH:
+            return "sample"
+        assert isinstance(index, Index)
+        return self._names.setdefault(index, f"i{len(self._names)}")
+
+
+class _Indices(dict[Expr, str]):
+    """The names of indices, given as they are asked for."""
+
+    def __init__(self, printer: _Printer) -> None:
+        super().__init__()
+        self._printer = printer
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, Index)
+
+    def __getitem__(self, key: Expr) -> str:
+        return self._printer._index(key)
+
+
+def spelled(name: str) -> str:
+    """Return the name of a value, a setting or a size in a kernel: its own, or another where C++ or the kernel has it."""
+    return f"{name}_" if _OWN.fullmatch(name) else identifier(name)
+
+
+def _length(size: Symbol) -> str:
+    return spelled(str(size)) if size != BATCH.size else "samples"
+
+
+def _is_length(symbol: Expr) -> bool:
+    return bool(symbol.is_Symbol and symbol.is_integer and not isinstance(symbol, Index))
+
+
+def _free(instruction: Instruction) -> set[Any]:
+    if isinstance(instruction, Pointwise):
+        return set(instruction.expression.free_symbols)
+    return set()
+
+
+def _positions(instruction: Instruction) -> tuple[Expr, ...]:
+    if isinstance(instruction, Gather | Scatter):
+        return instruction.positions
+    return instruction.guards if isinstance(instruction, Mask) else ()
+
+
+def _group(text: str) -> str:
+    return text if text.isidentifier() or text.isdigit() else f"({text})"
+
+
+def _whole(expression: Expr, names: Mapping[Expr, str], entry: Any = None) -> str:
+    """Return whole-number text of sums and products of indices, lengths and integer entries."""
+    if expression in names:
+        return names[expression]
+    if isinstance(expression, Indexed) and entry is not None:
+        return str(entry(expression))
+    if expression.is_Integer:
+        return str(expression)
+    if _is_length(expression):
+        return _length(expression)
+    if isinstance(expression, Add):
+        terms = sorted(expression.args, key=lambda t: (t.could_extract_minus_sign(), str(t)))
+        text = _whole(terms[0], names, entry)
+        for term in terms[1:]:
+            negative = term.could_extract_minus_sign()
+            text += f" {'-' if negative else '+'} {_whole(-term if negative else term, names, entry)}"
+        return text
+    if isinstance(expression, Mul) and all(not a.is_Pow for a in expression.args):
+        return " * ".join(_group(_whole(a, names, entry)) for a in expression.args)
+    if expression.is_Pow and expression.exp.is_Integer and expression.exp > 0:
+        return " * ".join([_group(_whole(expression.base, names, entry))] * int(expression.exp))
+    raise UsageError(f"no whole-number C++ text for {expression}")
