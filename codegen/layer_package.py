@@ -1,35 +1,90 @@
-"""A package with one layer: a class for each cancelling map that the solver finds, whatever the layer."""
+"""A package with one layer: a class for each cancelling map that the solver finds, whatever the layer.
+
+row form      a layer of one matrix is compiled as the shipped affine layer is, for every target (``row_family``)
+any other     programs with gathers, in torch's operations and in C++ kernels that walk over samples
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from sympy import Expr
 
 from codegen.layer_plan import LayerPlan, layer_plan
 from codegen.package import MANIFEST, SCHEMA, check_name
+from codegen.plan import plan
+from codegen.row_family import row_form
 from codegen.solve_at import solve_at
+from codegen.targets.cpp import target as cpp_target
 from codegen.targets.cpp.layer_target import layer_files as cpp_files
-from codegen.targets.torch.layer_target import layer_files as torch_files
+from codegen.targets.cuda import target as cuda_target
+from codegen.targets.reasons import REASONS
+from codegen.targets.torch.layer_target import layer_files, row_files
 from codegen.targets.torch.layer_words import class_name
+from codegen.targets.torch.words import Family
+from codegen.targets.triton import target as triton_target
 from derive.errors import UsageError
 from derive.export.prose import plain
 from derive.forward_map import Layer
 
 ANGLE = "angle-like"
+_ROW_TARGETS: dict[str, Callable[[Sequence[Family]], dict[str, str]]] = {
+    "triton": triton_target.files,
+    "cuda": cuda_target.files,
+    "cpp": cpp_target.files,
+}
+TARGETS = ("torch", *_ROW_TARGETS)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be generated of a layer: see ``build_layer``."""
+
+    layer: Layer
+    package: str = ""
+    angle: Expr | None = None
+    targets: Sequence[str] = TARGETS
+    insist: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the package: the layer's, if no other is given."""
+        return self.package or self.layer.name
+
+
+@dataclass
+class _Built:
+    """The files of a package, and by the name of a target why it has no kernels."""
+
+    texts: dict[str, str]
+    lacking: dict[str, str] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
 
 
 def build_layer(
-    layer: Layer, package: str = "", angle: Expr | None = None, targets: Sequence[str] = ("torch", "cpp")
+    layer: Layer,
+    package: str = "",
+    angle: Expr | None = None,
+    targets: Sequence[str] = TARGETS,
+    insist: bool = False,
 ) -> dict[str, str]:
-    """Derive the maps of a layer and return the text of every file by its name; the package is named after the layer.
+    """Derive the maps of a layer and return the text of every file by its name.
 
-    With ``angle`` the member of the family at that angle is one of the maps. Raise ``UsageError`` with the derivation's
-    reason where there is no map, and for names that code cannot use.
+    Args:
+        layer: the layer.
+        package: the package's name; the layer's if none is given.
+        angle: t(r), for the member of the family at that angle too.
+        targets: those to write, ``torch`` among them.
+        insist: whether a target that cannot compute the layer is an error; else it is left out, with the reason.
+
+    Raises:
+        UsageError: no map, with the derivation's reason; a name that code cannot use; a target insisted on that cannot.
     """
-    check_name(package or layer.name)
+    request = _Request(layer, package, angle, targets, insist)
+    check_name(request.name)
     unknown = set() if angle is None else {s for s in angle.free_symbols if s.is_integer} - set(layer.sizes)
     if unknown:
         raise UsageError(
@@ -40,23 +95,60 @@ def build_layer(
     if not solutions.maps:
         raise UsageError(f"layer {layer.name!r}: there is no map to generate: {reasons}")
     plans = [layer_plan(m, ANGLE if m.name == "angle" else m.name) for m in solutions]
-    return _with_manifest(layer, plans, package or layer.name, reasons, targets)
+    built = _rows(request, plans) or _general(request, plans)
+    if request.insist and built.lacking:
+        target, reason = next(iter(built.lacking.items()))
+        raise UsageError(
+            f"targets: {target} cannot compute the layer {layer.name!r}: {REASONS[reason]}"
+            f"{built.details.get(target, '')}; leave {target} out of --targets"
+        )
+    return _with_manifest(request, plans, built, reasons)
 
 
-def _with_manifest(
-    layer: Layer, plans: Sequence[LayerPlan], package: str, refused: str, targets: Sequence[str]
-) -> dict[str, str]:
-    texts = torch_files(layer, plans)
-    if "cpp" in targets:
-        texts |= cpp_files(layer, plans)
-    texts = dict(sorted(texts.items()))
+def _rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
+    """Return the package of a layer of one matrix; None for any other layer."""
+    form = row_form(request.layer) if request.angle is None else None
+    if form is None:
+        return None
+    try:
+        families = [Family(m.name, plan(m), None) for m in solve_at(form.layer, None)]
+    except UsageError:
+        return None
+    if [f.name for f in families] != [p.name for p in plans]:
+        return None
+    texts = row_files(request.layer, plans, families, form.order)
+    for target in request.targets:
+        if target in _ROW_TARGETS:
+            texts |= {n: t for n, t in _ROW_TARGETS[target](families).items() if n != f"_{target}.py"}
+    return _Built(texts)
+
+
+def _general(request: _Request, plans: Sequence[LayerPlan]) -> _Built:
+    """Return the package of any layer."""
+    built = _Built(layer_files(request.layer, plans))
+    for target in request.targets:
+        if target in ("triton", "cuda"):
+            built.lacking[target] = "form"
+    if "cpp" in request.targets:
+        try:
+            built.texts |= cpp_files(request.layer, plans)
+        except UsageError as problem:
+            built.lacking["cpp"], built.details["cpp"] = "arithmetic", f" ({problem})"
+    return built
+
+
+def _with_manifest(request: _Request, plans: Sequence[LayerPlan], built: _Built, refused: str) -> dict[str, str]:
+    texts = dict(sorted(built.texts.items()))
+    layer = request.layer
     manifest = {
         "schema": SCHEMA,
-        "package": package,
+        "package": request.name,
         "layer": layer.name,
-        "classes": {class_name(layer, plan): plan.layer.name for plan in plans},
+        "classes": {class_name(layer, p): p.layer.name for p in plans},
+        "targets": [t for t in request.targets if t not in built.lacking],
+        "without": {t: {"reason": r, "text": REASONS[r] + built.details.get(t, "")} for t, r in built.lacking.items()},
         "refused": refused,
-        "derivations": {plan.layer.name: plan.digest for plan in plans},
+        "derivations": {p.layer.name: p.digest for p in plans},
         "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
     }
     texts[MANIFEST] = json.dumps(manifest, indent=2, sort_keys=True) + "\n"

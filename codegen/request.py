@@ -44,5 +44,6 @@ class Request:
     def texts(self) -> dict[str, str]:
         """Derive, and return the text of every file by its name."""
         if self._layer is not None:
-            return build_layer(self._layer, self.package, self._angle)
+            insist = self.targets is not None
+            return build_layer(self._layer, self.package, self._angle, self._targets, insist)
         return build(self.package, self._targets, self._angle)

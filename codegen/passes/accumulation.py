@@ -56,9 +56,7 @@ class Types:
     degrees: Mapping[str, Degree] = field(default_factory=dict)
 
 
-def choose_types(
-    program: Program, real_inputs: Iterable[str], axes: int, given: Types | None = None
-) -> Types:
+def choose_types(program: Program, real_inputs: Iterable[str], axes: int, given: Types | None = None) -> Types:
     """Return the types of a program.
 
     Args:

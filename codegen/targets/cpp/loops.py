@@ -88,8 +88,7 @@ class _Printer:
         used = {name_of(e) for i in self._walk.instructions for e in i.reads}
         used |= {i.target.name for i in self._walk.instructions}
         found = {s for name in used for index in values[name].indices for s in index.size.free_symbols}
-        found |= {s for i in self._walk.instructions for s in _free(i) if s.is_integer and not isinstance(s, Index)}
-        found |= {s for i in self._walk.instructions for p in _positions(i) for s in p.free_symbols if _is_length(s)}
+        found |= {s for i in self._walk.instructions for s in _free(i) if _is_length(s)}
         others = sorted(found - {BATCH.size} - set(self._program.scalars), key=str)
         return (BATCH.size, *others)
 
@@ -115,7 +114,9 @@ class _Printer:
         match instruction:
             case Pointwise():
                 text = self._scalar(instruction.expression)
-                return self._each(self._axes(instruction.target), [f"{self._assigned(instruction.target)} = {text};{note}"])
+                return self._each(
+                    self._axes(instruction.target), [f"{self._assigned(instruction.target)} = {text};{note}"]
+                )
             case Contract():
                 return self._contraction(instruction, note)
             case Gather():
@@ -170,7 +171,9 @@ class _Printer:
         value = self._entry(operand)
         memory = self._memory_of(target.name)
         line = f"{memory}[{where}] += {value};{note}"
-        added = self._each([i for i in operand.indices if i != BATCH], [f"if ({conditions}) {line}" if conditions else line])
+        added = self._each(
+            [i for i in operand.indices if i != BATCH], [f"if ({conditions}) {line}" if conditions else line]
+        )
         if target.name in self._totals:
             return added
         self._names = {}
@@ -222,7 +225,11 @@ class _Printer:
         name = name_of(entry)
         if name not in self._outside and not self._axes(self._program.values[name]):
             return spelled(name)
-        return f"Wide({self._place(entry)})" if self._type(name) != "double" and name in self._outside else self._place(entry)
+        return (
+            f"Wide({self._place(entry)})"
+            if self._type(name) != "double" and name in self._outside
+            else self._place(entry)
+        )
 
     def _assigned(self, value: Value) -> str:
         """Return what stands before the assignment of a value at its own indices."""
@@ -283,15 +290,15 @@ def _is_length(symbol: Expr) -> bool:
 
 
 def _free(instruction: Instruction) -> set[Any]:
+    """Return the symbols of an instruction's expressions that are no tensors."""
+    expressions: tuple[Expr, ...] = ()
     if isinstance(instruction, Pointwise):
-        return set(instruction.expression.free_symbols)
-    return set()
-
-
-def _positions(instruction: Instruction) -> tuple[Expr, ...]:
-    if isinstance(instruction, Gather | Scatter):
-        return instruction.positions
-    return instruction.guards if isinstance(instruction, Mask) else ()
+        expressions = (instruction.expression,)
+    elif isinstance(instruction, Gather | Scatter):
+        expressions = instruction.positions
+    elif isinstance(instruction, Mask):
+        expressions = instruction.guards
+    return {s for e in expressions for s in e.xreplace({x: sympy.S.One for x in e.atoms(Indexed)}).free_symbols}
 
 
 def _group(text: str) -> str:

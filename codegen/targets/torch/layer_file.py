@@ -192,7 +192,9 @@ class _FunctionFile:
         return {*words} & {str(self.plan.kappa), *self._sizes.values()}
 
     def _lines(self, program: Program) -> list[str]:
-        return _printed(LayerPrinter(program, like(self.plan, program), self._sizes, self.plan.types[program.name]).lines())
+        return _printed(
+            LayerPrinter(program, like(self.plan, program), self._sizes, self.plan.types[program.name]).lines()
+        )
 
     def _backward(self) -> tuple[list[str], list[dict[str, Any]]]:
         """Return the lines that several gradients share, then for each gradient the lines of its own."""

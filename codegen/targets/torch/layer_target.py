@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codegen.layer_plan import LayerPlan
+from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.layer_file import layer_function_context
 from codegen.targets.torch.layer_words import shared_context
 from codegen.targets.torch.render import render
+from codegen.targets.torch.words import Family
 from derive.forward_map import Layer
 
 
@@ -15,11 +17,30 @@ def layer_files(layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, str]:
     """Return the text of every file by its name in the package."""
     contexts = [layer_function_context(plan) for plan in plans]
     result = {f"{c['module']}.py": render("layer_function.py.jinja", c) for c in contexts}
-    shared = shared_context(layer, plans)
+    result |= {"_positions.py": render("_positions.py.jinja", {})} if any(c["positions"] for c in contexts) else {}
+    return result | _around(layer, plans, None)
+
+
+def row_files(
+    layer: Layer, plans: Sequence[LayerPlan], families: Sequence[Family], order: tuple[int, ...]
+) -> dict[str, str]:
+    """Return the same for a layer of one matrix, whose maps are those of ``families``.
+
+    ``order`` holds the places of input, matrix and vector among the layer's tensors.
+    """
+    contexts = [function_context(family.with_bias, with_bias=True) for family in families]
+    result = {f"{c['module']}.py": render("function.py.jinja", c) for c in contexts}
+    return result | _around(layer, plans, order)
+
+
+def _around(layer: Layer, plans: Sequence[LayerPlan], order: tuple[int, ...] | None) -> dict[str, str]:
+    """Return the files around the maps: functions, modules and helpers."""
+    shared = shared_context(layer, plans, order)
+    result = {}
     for name in ("functional", "modules"):
         result[f"{name}.py"] = render(f"layer_{name}.py.jinja", shared)
     result["__init__.py"] = render("layer_init.py.jinja", shared)
-    helpers = ["_operands.py", "_rows.py", "_backends.py", "_samples.py"] + (["_positions.py"] if any(c["positions"] for c in contexts) else [])
+    helpers = ("_operands.py", "_rows.py", "_backends.py", "_samples.py")
     result |= {name: render(f"{name}.jinja", {}) for name in helpers}
     result["py.typed"] = ""
     return result

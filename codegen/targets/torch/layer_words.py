@@ -28,9 +28,12 @@ def class_name(layer: Layer, plan: LayerPlan) -> str:
     return camel(layer.name) + camel(plan.name)
 
 
-def shared_context(layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, Any]:
-    """Return what the files that hold several maps need."""
-    maps = [_Words(layer, plan).context() for plan in sorted(plans, key=lambda p: p.name)]
+def shared_context(layer: Layer, plans: Sequence[LayerPlan], order: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """Return what the files that hold several maps need.
+
+    ``order`` is that in which the functions of a layer of one matrix take its tensors; None for any other layer.
+    """
+    maps = [_Words(layer, plan, order).context() for plan in sorted(plans, key=lambda p: p.name)]
     first = plans[0]
     own, free = _sizes(first.parameter_sizes), _sizes(first.free_sizes)
     return {
@@ -61,8 +64,8 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, Any]:
 class _Words:
     """The words of one map."""
 
-    def __init__(self, layer: Layer, plan: LayerPlan) -> None:
-        self.layer, self.plan = layer, plan
+    def __init__(self, layer: Layer, plan: LayerPlan, order: tuple[int, ...] | None) -> None:
+        self.layer, self.plan, self._order = layer, plan, order
         self.function = f"{snake(layer.name)}_{snake(plan.name)}"
         self.module = class_name(layer, plan)
         self.own, self.free = _sizes(plan.parameter_sizes), _sizes(plan.free_sizes)
@@ -86,6 +89,8 @@ class _Words:
         }
 
     def _settings(self) -> str:
+        if self._order is not None:
+            return f", kappa, order={self._order}"
         lengths = quoted(settings(self.plan))
         return f", kappa, *samples.lengths({lengths})" if lengths else ", kappa"
 
@@ -134,19 +139,25 @@ class _Words:
             ],
             "constructor_words": self._constructor_words(kappa["kappa_words"]),
             "checks": _size_checks(f'"{self.module}"', (*self.plan.parameter_sizes, *self.plan.free_sizes)),
-            "forward_call": ", ".join([*called, "self.kappa", *(f"{s}=self.{s}" for s in self.free), "backend=self.backend"]),
+            "forward_call": ", ".join(
+                [*called, "self.kappa", *(f"{s}=self.{s}" for s in self.free), "backend=self.backend"]
+            ),
             "shown": ", ".join([*(f"{s}={{self.{s}}}" for s in (*self.own, *self.free)), "kappa={self.kappa:g}"]),
         }
 
     def _constructor_words(self, kappa: str) -> list[str]:
         lines = [f"{s}: a size, {_uses(s, self.layer.parameters)}." for s in self.own]
         lines += ["device: where the parameters live.", "dtype: their floating-point type."]
-        return [*lines, *_free_words(self.plan), kappa, f"backend: {BACKEND_WORDS}"]
+        return [*lines, *_free_words(self.plan), kappa, BACKEND_WORDS]
 
     def _parameters(self) -> dict[str, Any]:
         """The parameters, how they are made and how they start."""
         attributes = [f"{s}: int" for s in (*self.own, *self.free)]
-        attributes += ["kappa: float", "backend: str | None", *(f"{p.name}: nn.Parameter" for p in self.layer.parameters)]
+        attributes += [
+            "kappa: float",
+            "backend: str | None",
+            *(f"{p.name}: nn.Parameter" for p in self.layer.parameters),
+        ]
         made, resets = [], []
         plan = self.plan
         known = {plan.kappa, *plan.parameter_sizes, *plan.free_sizes}
