@@ -31,7 +31,10 @@ _MODULE_WORDS = """
     register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory
     state_dict to to_empty train training type xpu zero_grad
 """
-_OUR_WORDS = "self device dtype kappa reset_parameters Tensor torch math nn functional check_kappa check_sizes Samples backend check_backend"
+_OUR_WORDS = """
+    self device dtype kappa reset_parameters Tensor torch math nn functional check_kappa check_sizes Samples
+    backend check_backend
+"""
 _CODE = frozenset({*_CODE_WORDS.split(), *(name for name in dir(builtins) if not name.startswith("_"))})
 # The public attributes of torch.nn.Module, which a parameter or a size would hide; a test compares them with torch.
 MODULE_ATTRIBUTES = frozenset(_MODULE_WORDS.split())

@@ -1,8 +1,8 @@
 """Choose in which type each value of a program is computed and kept, so that no intermediate leaves its range.
 
-A tensor of float32 holds 1e-38 to 3e38. Inputs may be as small as 1e-30 and as large as 1e30, so a value that grows like
-the square of an input does not fit, while its root does. How fast a value grows is read off the program: its *degree* is
-the exponent of t, as all inputs are scaled by t, for t to zero and for t to infinity.
+A tensor of float32 holds 1e-38 to 3e38. Inputs may be as small as 1e-30 and as large as 1e30, so a value that grows
+like the square of an input does not fit, while its root does. How fast a value grows is read off the program: its
+*degree* is the exponent of t, as all inputs are scaled by t, for t to zero and for t to infinity.
 
     E = sum x**2                 degree (2, 2)     wide
     f = 1/sqrt(E + 1)            degree (0, -1)    wide: one number a sample, made of a wide one
@@ -63,7 +63,7 @@ def choose_types(program: Program, real_inputs: Iterable[str], axes: int, given:
         program: the program.
         real_inputs: the layer's inputs whose size is unknown; parameters and cotangents count as moderate.
         axes: how many axes the layer's output has; values with fewer are few numbers a sample and may be wide.
-        given: the types of the program that computed what this one is given, such as scalars kept for the backward pass.
+        given: the types of the program that computed what this one is given, such as what a backward pass reads.
     """
     reader = _Reader(program, frozenset(real_inputs), axes, given)
     for instruction in program.instructions:
@@ -136,7 +136,8 @@ def degree_of(expression: Expr, degrees: Mapping[str, Degree]) -> Degree:
     if not expression.has(Indexed) or isinstance(expression, Index):
         return FLAT
     if isinstance(expression, sympy.Piecewise):
-        return _sum([degree_of(value, degrees) for value, _ in expression.args])
+        usual = [value for value, condition in expression.args if not isinstance(condition, sympy.Eq)]
+        return _sum([degree_of(value, degrees) for value in usual])  # an equality holds at single points only
     inner = [degree_of(a, degrees) for a in expression.args]
     if isinstance(expression, Add | sympy.Max | sympy.Min):
         return _sum(inner)

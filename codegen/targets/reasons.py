@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 REASONS = {
-    "form": "its kernels are for layers of one input and one matrix, z = sum of matrix times input, perhaps with a bias",
+    "form": "its kernels are for layers of one input and one matrix, z = W x or z = W x + b",
     "arithmetic": "its kernels lack a function or an index that this layer uses",
 }

@@ -90,7 +90,9 @@ def call(made, name, kind):
     """The function of a map, at KAPPA and at the sizes that no tensor shows."""
     function = getattr(made.functional, f"{name}_{kind}")
     named = [
-        p.name for p in inspect.signature(function).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != "backend"
     ]
     return lambda *operands: function(*operands, KAPPA, **{size: FILES[name].sizes[size] for size in named})
 

@@ -172,7 +172,7 @@ class _KernelFile:
                 continue
             if size not in places and name not in settings:
                 raise UsageError(f"the size {size} is shown by no tensor that this pass reads")
-            lines.append(f"{name} = {places[size] if size in places else f'ctx.{name}'}")
+            lines.append(f"{name} = {places.get(size, f'ctx.{name}')}")
         return lines
 
 

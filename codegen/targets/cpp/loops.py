@@ -277,7 +277,7 @@ class _Indices(dict[Expr, str]):
 
 
 def spelled(name: str) -> str:
-    """Return the name of a value, a setting or a size in a kernel: its own, or another where C++ or the kernel has it."""
+    """Return the name of a value, a setting or a size in a kernel: another where C++ or the kernel has its own."""
     return f"{name}_" if _OWN.fullmatch(name) else identifier(name)
 
 

@@ -2,8 +2,8 @@
 
 A value has its axes in the order of its indices and nothing else: ``f`` (B) beside ``z`` (B, m) is ``f[:, None]``.
 Contractions are products of matrices or ``einsum``, gathers are indexing where it is safe and ``take`` where positions
-may lie outside, scatters are ``put``. Positions are computed from ``torch.arange``. Values that are wide are float64, and
-so is arithmetic that another type could not hold (``codegen.passes.accumulation``).
+may lie outside, scatters are ``put``. Positions are computed from ``torch.arange``. Values that are wide are float64,
+and so is arithmetic that another type could not hold (``codegen.passes.accumulation``).
 """
 
 from __future__ import annotations
