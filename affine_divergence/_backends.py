@@ -26,7 +26,7 @@ from torch._C import _is_any_autocast_enabled, _is_tracing
 from torch.autograd import Function
 from torch.compiler import is_compiling, is_dynamo_compiling
 
-from ._operands import PLAIN
+from ._operands import PLAIN, constant
 from ._rows import straight
 
 BACKENDS = ("torch", "triton", "cuda", "cpp")
@@ -154,7 +154,7 @@ def _is_plain(x: Tensor) -> bool:
     return type(x) in PLAIN or is_compiling()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _best(home: str, short: bool, device: int) -> str:
     """Return the backend for a CUDA device that is preferred among those that are there, and load it."""
     if torch.version.cuda is None or torch.cuda.get_device_capability(device) < _OLDEST_GPU:
@@ -162,7 +162,7 @@ def _best(home: str, short: bool, device: int) -> str:
     return next((b for b in _PREFERRED[short] if not _lack(b, home) and _load(b, home)), "torch")
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _possible(name: str, asked: str, source: str, home: str, device: str) -> str:
     """Return the backend that was asked for, loaded; ValueError if it cannot compute the map on such a device."""
     check_backend(name, asked, source)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, is_autocast_enabled
 
+from ._operands import constant
+
 INITS = ("variance-preserving", "torch")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -87,7 +89,7 @@ def as_one_type(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tu
     return x, weight, bias
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _has_autocast(device: str) -> bool:
     """Return whether a kind of device has autocast; torch's own function ends the graph that torch up to 2.11 compiles."""
     return torch.amp.is_autocast_available(device)

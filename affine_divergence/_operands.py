@@ -27,6 +27,7 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
+Answer = TypeVar("Answer", bound=Callable[..., object])
 
 
 @functools.cache
@@ -98,6 +99,15 @@ def check_launch(first: Tensor, first_shape: Sequence[int], *others: tuple[Tenso
                 f"a kernel was given a tensor of shape {tuple(tensor.shape)}, type {tensor.dtype} on {tensor.device}; "
                 f"with a first operand of shape {tuple(first.shape)} it takes {tuple(shape)}, {dtype} on {first.device}"
             )
+
+
+def constant(function: Answer) -> Answer:
+    """Let compilers take what a function returns as a constant, as ``torch.compiler.assume_constant_result`` does.
+
+    That one imports the whole compiler, which takes longer than all else that this package imports.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def outside_autocast(function: Callable[Given, Result]) -> Callable[Given, Result]:

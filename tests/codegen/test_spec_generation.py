@@ -191,7 +191,7 @@ def test_the_example_of_the_contract(package):
     assert module.W.dtype == torch.float32 and not module.b.any()
     assert repr(module) == "ScaledAffineAffineLike(n=4, m=3, kappa=1)"
     signature = inspect.signature(made.ScaledAffineNormLike)
-    assert list(signature.parameters) == ["n", "m", "device", "dtype", "kappa"]
+    assert list(signature.parameters) == ["n", "m", "device", "dtype", "kappa", "backend"]
     assert signature.parameters["kappa"].default == 2.0
     x = torch.randn(5, 4)
     z = torch.nn.functional.linear(x, module.W, module.b) / torch.sqrt(x.square().sum(-1, keepdim=True) + 1)
@@ -202,7 +202,7 @@ def test_sizes_that_nothing_shows_are_given_by_name(package):
     signature = inspect.signature(package("padded").PaddedAffineLike)
     kinds = {name: p.kind.name for name, p in signature.parameters.items()}
     assert [n for n, k in kinds.items() if k == "POSITIONAL_OR_KEYWORD"] == ["c", "o", "device", "dtype"]
-    assert [n for n, k in kinds.items() if k == "KEYWORD_ONLY"] == ["p", "q", "pad", "kappa"]
+    assert [n for n, k in kinds.items() if k == "KEYWORD_ONLY"] == ["p", "q", "pad", "kappa", "backend"]
 
 
 @pytest.mark.parametrize("lead", [(), (1,), (0,), (2, 3), (2, 0)])
