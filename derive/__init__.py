@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from derive.versions import warn_of_untested
+
 if TYPE_CHECKING:
     from derive.backward_pass import backward as backward
     from derive.cancel import solve as solve
@@ -34,6 +36,8 @@ _HOMES = {
 }
 
 __all__ = sorted(_HOMES)
+
+warn_of_untested()
 
 
 def __getattr__(name: str) -> Any:
