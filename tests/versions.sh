@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# The fast suite in environments of other versions, each built by this script alone; a row each in
+# paper_notes/results/versions.md. The commit that is checked out is what runs, from a clone.
+#
+#   tests/versions.sh [-d FOLDER] [-n WORKERS] [ENVIRONMENT ..] [-- PYTEST ARGUMENTS ..]
+#
+# ENVIRONMENT: ci, gpu, next, lowest; all without one. Environments are kept in FOLDER (default: ~/.cache/affdiv-versions)
+# and built once. Needs python3.11, python3.12, git and package registries. Exit code 1 when a suite fails.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+folder=${XDG_CACHE_HOME:-$HOME/.cache}/affdiv-versions
+workers=2
+while getopts d:n: option; do
+  case $option in
+    d) folder=$OPTARG ;;
+    n) workers=$OPTARG ;;
+    *) exit 2 ;;
+  esac
+done
+shift $((OPTIND - 1))
+environments=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do environments+=("$1"); shift; done
+[ $# -eq 0 ] || shift
+[ ${#environments[@]} -gt 0 ] || environments=(ci gpu next lowest)
+
+# Sets what an environment is: its Python, the pins that replace those of constraints.txt, and what it must not have.
+# (bash's `case` fails the script for a name that is none of them)
+describe() {
+  python=python3.11 pins=() without=()
+  case $1 in
+    ci) ;;
+    gpu) python=python3.12 pins=("torch==2.11.*" "triton==3.6.*" "numpy==2.5.*") without=(latex2mathml) ;;  # as on the GPU machine
+    next) pins=("torch==2.14.*" "triton==3.9.*") ;;
+    lowest) mapfile -t pins < <("$python" "$root/tests/lowest_versions.py" "$root/pyproject.toml") ;;
+    *) echo "error: no environment is named '$1'; choose ci, gpu, next or lowest" >&2; exit 2 ;;
+  esac
+}
+
+build() {  # NAME
+  local names pattern
+  [ -e "$folder/$1/built" ] && return
+  rm -rf "${folder:?}/$1"
+  "$python" -m venv "$folder/$1"
+  cp "$root/constraints.txt" "$folder/$1/pins.txt"
+  for pin in "${pins[@]}"; do
+    names="${pin%%[=<>]*}"
+    pattern="^$names=="
+    grep -v -i "$pattern" "$folder/$1/pins.txt" > "$folder/$1/rest.txt" || true
+    mv "$folder/$1/rest.txt" "$folder/$1/pins.txt"
+    echo "$pin" >> "$folder/$1/pins.txt"
+  done
+  "$folder/$1/bin/pip" install -q -c "$folder/$1/pins.txt" -e "$folder/source[test]"
+  [ ${#without[@]} -eq 0 ] || "$folder/$1/bin/pip" uninstall -q -y "${without[@]}"
+  touch "$folder/$1/built"
+}
+
+for name in "${environments[@]}"; do describe "$name"; done  # a wrong name ends the run before anything is built
+mkdir -p "$folder"
+rm -rf "$folder/source"
+git clone -q "$root" "$folder/source"
+failed=0
+for name in "${environments[@]}"; do
+  describe "$name"
+  echo "== $name"
+  build "$name"
+  (cd "$folder/source" && "$folder/$name/bin/python" -m pytest -q -n "$workers" --junitxml "$folder/$name.xml" "$@") || failed=1
+  "$folder/$name/bin/python" "$root/tests/versions_row.py" "$name" "$folder/$name.xml" "$folder/source" "$root/paper_notes/results/versions.md" "$@"
+done
+exit $failed
