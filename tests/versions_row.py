@@ -1,4 +1,7 @@
-"""Append what a run of the suite showed to a table: versions_row.py NAME JUNIT.xml SOURCE TABLE.md [PYTEST ARGUMENTS ..]."""
+"""Append what a run of the suite showed to a table.
+
+versions_row.py NAME JUNIT.xml SOURCE TABLE.md [PYTEST ARGUMENTS ..]
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ NAMES = ("torch", "triton", "numpy", "sympy", "scipy")
 COLUMNS = ("environment", "Python", *NAMES, "tests", "passed", "failed", "skipped", "seconds", "commit")
 HEAD = """# Versions
 
-What the fast suite showed in each environment; `tests/versions.sh` builds them and appends a row. "all" means every test
-that `pytest` runs without arguments; else the column `tests` names what ran. Failed tests are named under the table.
+What the fast suite showed in each environment; `tests/versions.sh` builds them and appends a row. "all" means every
+test that `pytest` runs without arguments; else the column `tests` names what ran. Failed tests are named under the table.
 """
 
 
@@ -44,25 +47,17 @@ def row(cells: tuple[str, ...]) -> str:
 def main(name: str, junit: str, source: str, table: str, *arguments: str) -> None:
     """Append the row, and the names of failed tests as a note, to the table; begin it if there is none."""
     passed, failed, skipped, seconds, names = counts(Path(junit))
-    commit = subprocess.run(
-        ["git", "-C", source, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    )
-    what = "all" if not arguments else "`" + " ".join(arguments) + "`"
-    numbers = (str(passed), str(failed), str(skipped), f"{seconds:.0f}", commit.stdout.strip())
+    commit = subprocess.check_output(["git", "-C", source, "rev-parse", "--short", "HEAD"], text=True).strip()
+    what = "`" + " ".join(arguments) + "`" if arguments else "all"
+    numbers = (str(passed), str(failed), str(skipped), f"{seconds:.0f}", commit)
     cells = (name, platform.python_version(), *map(installed, NAMES), what, *numbers)
-    path = Path(table)
-    text = (
-        path.read_text(encoding="utf-8")
-        if path.is_file()
-        else f"{HEAD}\n{row(COLUMNS)}\n{row(('---',) * len(COLUMNS))}\n"
-    )
+    empty = f"{HEAD}\n{row(COLUMNS)}\n{row(('---',) * len(COLUMNS))}\n"
+    text = Path(table).read_text(encoding="utf-8") if Path(table).is_file() else empty
     above, mark, notes = text.partition("\n\nFailed in ")
     text = f"{above.rstrip()}\n{row(cells)}\n" + (mark + notes if mark else "")
     if names:
-        text = (
-            f"{text.rstrip()}\n\nFailed in {name} at {commit.stdout.strip()}: {', '.join(f'`{n}`' for n in names)}.\n"
-        )
-    path.write_text(text, encoding="utf-8")
+        text = f"{text.rstrip()}\n\nFailed in {name} at {commit}: {', '.join(f'`{n}`' for n in names)}.\n"
+    Path(table).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
