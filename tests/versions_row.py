@@ -17,7 +17,7 @@ COLUMNS = ("environment", "Python", *NAMES, "tests", "passed", "failed", "skippe
 HEAD = """# Versions
 
 What the fast suite showed in each environment; `tests/versions.sh` builds them and appends a row. "all" means every
-test that `pytest` runs without arguments; else the column `tests` names what ran. Failed tests are named under the table.
+test that `pytest` runs without arguments; else the column `tests` names what ran. Failed tests stand below.
 """
 
 
