@@ -23,8 +23,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do environments+=("$1"); shift; done
 [ $# -eq 0 ] || shift
 [ ${#environments[@]} -gt 0 ] || environments=(ci gpu next lowest)
 
-# Sets what an environment is: its Python, the pins that replace those of constraints.txt, and what it must not have.
-# (bash's `case` fails the script for a name that is none of them)
+# Sets what an environment is: its Python, its pins where they are not constraints.txt, and what it must not have.
 describe() {
   python=python3.11 pins=() without=()
   case $1 in
@@ -36,19 +35,11 @@ describe() {
   esac
 }
 
-build() {  # NAME
-  local names pattern
+build() {  # NAME; beside its pins the newest versions that go together
   [ -e "$folder/$1/built" ] && return
   rm -rf "${folder:?}/$1"
   "$python" -m venv "$folder/$1"
-  cp "$root/constraints.txt" "$folder/$1/pins.txt"
-  for pin in "${pins[@]}"; do
-    names="${pin%%[=<>]*}"
-    pattern="^$names=="
-    grep -v -i "$pattern" "$folder/$1/pins.txt" > "$folder/$1/rest.txt" || true
-    mv "$folder/$1/rest.txt" "$folder/$1/pins.txt"
-    echo "$pin" >> "$folder/$1/pins.txt"
-  done
+  if [ "$1" = ci ]; then cp "$root/constraints.txt" "$folder/$1/pins.txt"; else printf '%s\n' "${pins[@]}" > "$folder/$1/pins.txt"; fi
   "$folder/$1/bin/pip" install -q -c "$folder/$1/pins.txt" -e "$folder/source[test]"
   [ ${#without[@]} -eq 0 ] || "$folder/$1/bin/pip" uninstall -q -y "${without[@]}"
   touch "$folder/$1/built"
