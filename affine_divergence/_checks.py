@@ -89,13 +89,10 @@ def as_one_type(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tu
     return x, weight, bias
 
 
-<<<<<<< HEAD
 @constant
-=======
->>>>>>> dc93ce5 (Ask about autocast without loading the compiler)
 def _has_autocast(device: str) -> bool:
-    """Return whether a kind of device has autocast; compilers of torch up to 2.11 cannot read torch's own answer."""
-    return device != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(device)
+    """Return whether a kind of device has autocast; torch's own function ends the graph that torch up to 2.11 compiles."""
+    return torch.amp.is_autocast_available(device)
 
 
 def _check_floating(name: str, word: str, tensor: object) -> None:
