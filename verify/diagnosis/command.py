@@ -16,9 +16,9 @@ import affine_divergence as ad
 from derive.errors import UsageError
 from derive.export.files import write_text
 from verify.diagnosis.factory import load, made
+from verify.diagnosis.loggers import summary_writer, write_scalars
 from verify.diagnosis.measure import diagnose
 from verify.diagnosis.record import Diagnosis
-from verify.diagnosis.scalars import summary_writer, write_scalars
 from verify.diagnosis.show import print_diagnosis
 from verify.files import check_folder, make_folder
 from verify.run.table import print_json

@@ -122,7 +122,7 @@ def _tried(
 ) -> dict[str, Tensor]:
     """Return how far the optimiser moves the parameters for a multiple of their gradients; nothing stays changed."""
     state = Snapshot(stepper.optimizer)
-    before = {name: gathered(p.detach()).double() for name, p in parameters.items()}
+    before = {name: gathered(p.detach()).to(torch.float64, copy=True) for name, p in parameters.items()}
     try:
         for name, gradient in gradients.items():
             parameters[name].grad = gradient * size

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from verify.diagnosis.capture import Call
@@ -25,6 +24,7 @@ from verify.diagnosis.record import Parts
 from verify.diagnosis.samples import evenly, flat, units_of
 from verify.diagnosis.step import Probe, derived, joined, probe, run_alone
 
+UNMOVED = "the step does not change its activation"
 CHANGED = "its calls were others after the step, so that samples cannot be compared"
 
 
@@ -47,39 +47,80 @@ def parts(calls: Sequence[Call], later: Sequence[Call], step: Moved, gradient_no
         gradient_norm: norm of the gradient of the layer's parameters.
     """
     site = calls[0].site
-    if len(later) != len(calls) or any(a.x.shape != b.x.shape for a, b in zip(calls, later, strict=True)):
+    if (
+        any(call.gradient is None for call in calls)
+        or len(later) != len(calls)
+        or any(a.x.shape != b.x.shape for a, b in zip(calls, later, strict=True))
+    ):
         return CHANGED
-    gradients = [torch.zeros_like(c.factors) if c.gradient is None else c.gradient for c in calls]
-    if any(c.gradient is None for c in calls):
-        return CHANGED
-    probes = [probe(call, g) for call, g in zip(calls, gradients, strict=True)]
-    before, after = _parameters(site, step.before), _parameters(site, step.after)
-    z = _outputs(site, before, probes, [p.x for p in probes])
-    moved_inputs = [_rows(site, call.x, p) for call, p in zip(later, probes, strict=True)]
-    own = _outputs(site, after, probes, [p.x for p in probes]) - z
-    upstream = _outputs(site, before, probes, moved_inputs) - z
-    change = _outputs(site, after, probes, moved_inputs) - z
+    measured = _Measured(site, calls, step)
+    moved_inputs = [_rows(site, call.x, p) for call, p in zip(later, measured.probes, strict=True)]
+    own = measured.change(step.after, [p.x for p in measured.probes])
+    upstream = measured.change(step.before, moved_inputs)
+    change = measured.change(step.after, moved_inputs)
     total = float(change.square().sum())
     if total == 0:
-        return "the step does not change its activation"
+        return UNMOVED
 
     def _share(part: Tensor) -> float:
         return float((part * change).sum()) / total
 
-    split = _split(site, probes, calls, gradients, step, z, own)
-    weight = sum(float(p.square().sum()) for p in before.values()) ** 0.5
-    update = sum(float((after[w] - p).square().sum()) for w, p in before.items()) ** 0.5
-    return Parts(
-        own=_share(own),
-        upstream=_share(upstream),
-        both=_share(change - own - upstream),
-        split=None if split is None else {name: _share(part) for name, part in split.items()},
-        cosine=_cosine(change, joined(p.g for p in probes), probes[0].g.shape[-1]),
-        update_to_weight=update / weight if weight > 0 else None,
-        update_to_activation=(total / float(z.square().sum())) ** 0.5 if bool(z.any()) else None,
-        gradient_norm=gradient_norm,
-        squared_change=total,
-    )
+    split = _split(measured, own)
+    return measured.record(
+        change, gradient_norm, _share(own), _share(upstream), _share(change - own - upstream),
+        None if split is None else {name: _share(part) for name, part in split.items()},
+    )  # fmt: skip
+
+
+def own_parts(calls: Sequence[Call], step: Moved, gradient_norm: float) -> Parts | str:
+    """Return what a layer's own step did, where the model cannot be run once more to see its input move."""
+    measured = _Measured(calls[0].site, calls, step)
+    own = measured.change(step.after, [p.x for p in measured.probes])
+    return measured.record(own, gradient_norm, None, None, None, None) if bool(own.any()) else UNMOVED
+
+
+class _Measured:
+    """A layer run alone in float64, at chosen samples, with the parameters before the step as reference."""
+
+    def __init__(self, site: Site, calls: Sequence[Call], step: Moved) -> None:
+        self.site, self.calls, self.step = site, calls, step
+        self.gradients = [call.gradient for call in calls if call.gradient is not None]
+        self.probes = [probe(call, g) for call, g in zip(calls, self.gradients, strict=True)]
+        self.z = self._outputs(_parameters(site, step.before), [p.x for p in self.probes])
+
+    def change(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        """Return the change of the activation with these parameters and inputs."""
+        return self._outputs(_parameters(self.site, values), inputs) - self.z
+
+    def _outputs(self, parameters: dict[str, Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        results = (units_of(self.site.shape, self.site.view, run_alone(self.site, parameters, x)) for x in inputs)
+        return joined(z[:, p.places] for z, p in zip(results, self.probes, strict=True))
+
+    def record(
+        self,
+        change: Tensor,
+        gradient_norm: float,
+        own: float | None,
+        upstream: float | None,
+        both: float | None,
+        split: Mapping[str, float] | None,
+    ) -> Parts:
+        """Return the record of a change."""
+        before, after = (_parameters(self.site, values) for values in (self.step.before, self.step.after))
+        weight = sum(float(p.square().sum()) for p in before.values()) ** 0.5
+        update = sum(float((after[w] - p).square().sum()) for w, p in before.items()) ** 0.5
+        total, size = float(change.square().sum()), float(self.z.square().sum())
+        return Parts(
+            own=own,
+            upstream=upstream,
+            both=both,
+            split=split,
+            cosine=_cosine(change, joined(p.g for p in self.probes), self.probes[0].g.shape[-1]),
+            update_to_weight=update / weight if weight > 0 else None,
+            update_to_activation=(total / size) ** 0.5 if size > 0 else None,
+            gradient_norm=gradient_norm,
+            squared_change=total,
+        )
 
 
 def _parameters(site: Site, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,37 +134,21 @@ def _rows(site: Site, x: Tensor, chosen: Probe) -> Tensor:
     return kept.double() if kept.is_floating_point() else kept
 
 
-def _outputs(site: Site, parameters: dict[str, Tensor], probes: Sequence[Probe], inputs: Sequence[Tensor]) -> Tensor:
-    results = (units_of(site.shape, site.view, run_alone(site, parameters, x)) for x in inputs)
-    return joined(z[:, p.places] for z, p in zip(results, probes, strict=True))
-
-
-def _split(
-    site: Site,
-    probes: Sequence[Probe],
-    calls: Sequence[Call],
-    gradients: Sequence[Tensor],
-    step: Moved,
-    z: Tensor,
-    own: Tensor,
-) -> dict[str, Tensor] | None:
+def _split(measured: _Measured, own: Tensor) -> dict[str, Tensor] | None:
     """Return own as a sum, None where the step is not linear in the gradient or takes weight and bias apart."""
+    site, linear, probes = measured.site, measured.step.linear, measured.probes
     names = [piece.parameter for piece in site.trained_pieces]
-    if step.linear is None or not all(name in step.linear.rate for name in names):
+    if linear is None or not all(name in linear.rate for name in names):
         return None
-    rates = [step.linear.rate[name] for name in names]
+    rates = [linear.rate[name] for name in names]
     if max(rates) - min(rates) > 1e-3 * max(map(abs, rates)):
         return None
     alone = -rates[0] * joined(p.factors.unsqueeze(-1) * p.g for p in probes)
-    together = -rates[0] * joined(derived(site, p, calls, gradients) for p in probes)
-    remembered = {name: gathered(step.before[name]).double() + step.linear.past[name] for name in names}
-    before = {**_parameters(site, step.before), **_parameters_of(site, remembered)}
-    past = _outputs(site, before, probes, [p.x for p in probes]) - z
+    together = -rates[0] * joined(derived(site, p, measured.calls, measured.gradients) for p in probes)
+    before = measured.step.before
+    remembered = {name: gathered(before[name]).double() + linear.past[name] for name in names}
+    past = measured.change({**before, **remembered}, [p.x for p in probes])
     return {"self": alone, "cross": together - alone, "past": past, "elsewhere": own - together - past}
-
-
-def _parameters_of(site: Site, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {w: p.of(values).detach().double() for w, p in site.pieces.items() if p.parameter in values}
 
 
 def _cosine(change: Tensor, gradient: Tensor, units: int) -> float | None:

@@ -75,7 +75,8 @@ class Parts:
     """What the first real step does to a layer's activation, as shares of the squared change, which sum to 1.
 
     Attributes:
-        own: what the layer's own parameters do; ``upstream`` what its moved input does; ``both`` the rest.
+        own: what the layer's own parameters do; ``upstream`` what its moved input does; ``both`` the rest. None where
+            the model could not be run once more; all other numbers are then those of its own change alone.
         split: own once more as shares: self, cross, past (momentum, decay), elsewhere (other uses of the parameters);
             None where the optimiser's step is not linear in the gradient.
         cosine: mean over samples of the cosine of the change with minus the gradient.
@@ -85,9 +86,9 @@ class Parts:
         squared_change: the squared change of the chosen samples, by which layers are weighed against each other.
     """
 
-    own: float
-    upstream: float
-    both: float
+    own: float | None
+    upstream: float | None
+    both: float | None
     split: Mapping[str, float] | None
     cosine: float | None
     update_to_weight: float | None
@@ -184,7 +185,7 @@ class Diagnosis:
     @property
     def whole(self) -> dict[str, float] | None:
         """Own, upstream and both over all layers, as shares of the summed squared changes; None without a step."""
-        parts = [layer.parts for layer in self.layers if layer.parts is not None]
+        parts = [m.parts for m in self.layers if m.parts is not None and m.parts.own is not None]
         total = sum(part.squared_change for part in parts)
         if total <= 0:
             return None

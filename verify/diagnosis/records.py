@@ -40,10 +40,11 @@ class FirstStep:
             for name, calls in self.first.captured.calls.items():
                 later = self.later.captured.calls.get(name, [])
                 if not calls[0].site.closed and all(call.traced for call in calls):
-                    self.parts[name] = parts(calls, later, self.moved, _gradient_norm(calls, self.first.gradients))
+                    self.parts[name] = parts(calls, later, self.moved, gradient_norm(calls, self.first.gradients))
 
 
-def _gradient_norm(calls: Sequence[Call], gradients: Mapping[str, Tensor]) -> float:
+def gradient_norm(calls: Sequence[Call], gradients: Mapping[str, Tensor]) -> float:
+    """Return the norm of the gradient of a layer's parameters."""
     pieces = [p for p in calls[0].site.trained_pieces if p.parameter in gradients]
     return sum(_squared(piece.of(gradients)) for piece in pieces) ** 0.5
 

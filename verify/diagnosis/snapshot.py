@@ -17,7 +17,7 @@ import random
 import sys
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -46,11 +46,12 @@ class Snapshot:
 
     Args:
         roots: models, optimisers, functions, batches: anything.
+        but: what is left out, with all that it alone reaches.
     """
 
-    def __init__(self, *roots: Any) -> None:
+    def __init__(self, *roots: Any, but: Sequence[Any] = ()) -> None:
         self._restores: list[Restore] = []
-        self._seen: dict[int, Any] = {}
+        self._seen: dict[int, Any] = {id(thing): thing for thing in but}
         waiting: list[tuple[Any, bool]] = [(root, False) for root in reversed(roots)]
         while waiting:
             thing, through_function = waiting.pop()

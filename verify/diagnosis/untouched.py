@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,13 +17,14 @@ from verify.diagnosis.snapshot import Snapshot
 
 
 @contextmanager
-def untouched(*roots: Any) -> Iterator[None]:
+def untouched(*roots: Any, but: Sequence[Any] = ()) -> Iterator[None]:
     """Restore everything that the roots reach, and every source of randomness, on the way out, also after an error.
 
     Steps may be taken on the real parameters inside: whoever else holds them (a loss that penalises them, a list, a
     compiled graph, a wrapper that spreads them over processes) sees the step. An interrupt waits for the restoration.
+    What is in ``but`` is left out: parameters, for example, where no step is taken.
     """
-    state, randomness = Snapshot(*roots), Randomness()
+    state, randomness = Snapshot(*roots, but=but), Randomness()
     try:
         yield
     finally:

@@ -1,18 +1,21 @@
-"""Measure the self factors of a model's layers while it trains, at every so many steps.
+"""Measure the self factors of a model's layers, and what its steps are made of, while it trains.
 
-    with verify.watch(model, every=100) as watched:
+    with verify.watch(model, every=100, optimizer=optimizer) as watched:
         for x, y in batches: ...              any training loop
-    watched.readings[-1].layers["0"].ratio
+    watched.readings[-1].layers["0"].ratio    self factors
+    watched.readings[-1].parts["0"].own       what the optimiser's step did, if the optimiser is given
 
-A step is a forward pass of the model in training mode with gradients. Between the steps that are measured a layer costs
-one call of an empty function; at them, what its self factors cost.
+A step is a forward pass of the model in training mode with gradients, or, where the training loop calls the model's
+layers without the model (a ``training_step``), what runs until the backward pass. Between the steps that are measured a
+layer costs one call of a short function; at them, what its self factors cost, and with an optimiser one forward pass
+more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,31 +25,51 @@ from torch import Tensor, nn
 
 from derive.errors import UsageError
 from verify.diagnosis.batch import check_model
-from verify.diagnosis.capture import bags_apart, first_argument, self_factors
-from verify.diagnosis.kernel import Law
-from verify.diagnosis.layers import Site, Unjudged, affine_stand_in, plan
-from verify.diagnosis.output_projection import OutputProjection
-from verify.diagnosis.record import Spread, spread
-from verify.diagnosis.samples import Shape
-from verify.diagnosis.scalars import Scalars
+from verify.diagnosis.capture import Captured, capturing
+from verify.diagnosis.layers import Plan, Unjudged, plan
+from verify.diagnosis.loggers import Logger, tensorboard_logger
+from verify.diagnosis.record import Parts, Spread, spread
+from verify.diagnosis.records import BY_FUNCTION
+from verify.diagnosis.watched_step import WatchedStep
+
+UNREAD = "it was not called in a step that was measured"
+NO_STEP = "no step was measured: the model ran neither in training mode with gradients nor up to a backward pass"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The self factors of every layer at one step, by the layer's name."""
+    """The self factors of every layer at one step, by the layer's name, and what the step did, if that was watched.
+
+    ``parts`` holds words instead of numbers where there are none.
+    """
 
     step: int
     layers: dict[str, Spread]
+    parts: dict[str, Parts | str] = field(default_factory=dict)
+
+    def scalars(self) -> dict[str, float]:
+        """Return every number by a name as loggers take them."""
+        found = {}
+        for name, s in self.layers.items():
+            shown = name or "root"
+            found.update({f"self factor/{shown}/{word}": getattr(s, word) for word in ("minimum", "median", "maximum")})
+        for name, parts in self.parts.items():
+            if isinstance(parts, Parts):
+                numbers = {word: value for word, value in vars(parts).items() if isinstance(value, float)}
+                found.update({f"step/{name or 'root'}/{word}": value for word, value in numbers.items()})
+        return found
 
 
 class Watch:
     """Hooks on a model that measure self factors; a context manager, whose end takes every hook off again.
 
     Args:
-        model: the module that the training loop calls.
+        model: the module that is trained.
         every: measure the first step and each one so many steps later.
         report: called with each reading.
         tensorboard: a folder for TensorBoard's scalars.
+        optimizer: the one that trains the model: readings then also hold what its step did.
+        loggers: get the numbers of each reading; ``verify.loggers`` makes them for TensorBoard, W&B and MLflow.
 
     Attributes:
         readings: what was measured, in order.
@@ -62,24 +85,42 @@ class Watch:
         every: int = 100,
         report: Callable[[Reading], None] | None = None,
         tensorboard: Path | str | None = None,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        loggers: Iterable[Logger] = (),
     ) -> None:
         check_model(model)
         if every < 1:
             raise UsageError(f"every is {every}; measure every 1 step or more")
         self.model: nn.Module = getattr(model, "_orig_mod", model)
-        self.every, self.report = every, report
+        self.every, self.report, self.optimizer = every, report, optimizer
         self.readings: list[Reading] = []
-        self._tensorboard, self._scalars = tensorboard, None if tensorboard is None else Scalars(tensorboard)
-        self._refused: dict[str, Unjudged] = {}
-        self._factors: dict[str, list[Tensor]] = {}
+        self.loggers = [*loggers, *([] if tensorboard is None else [tensorboard_logger(tensorboard)])]
         self._handles: list[Any] = []
-        self._steps, self._measures = 0, False
-        self._output = OutputProjection()
+        self._plan: Plan = plan(self.model)
+        self._refused: dict[str, Unjudged] = {}
+        self._stack, self._captured, self._step = ExitStack(), None, WatchedStep(self.model, self._plan)
+        self._steps, self._inside, self._open, self._opened_by_root = 0, 0, False, False
+
+    _captured: Captured | None
 
     @property
     def unjudged(self) -> tuple[Unjudged, ...]:
-        """Layers without a reading, with the reason."""
-        return (*plan(self.model).unjudged, *self._refused.values())
+        """Every module with parameters that has no reading, with the reason."""
+        read = {name for reading in self.readings for name in reading.layers}
+        listed = [*self._plan.unjudged, *self._refused.values()]
+        known = read | {entry.name for entry in listed}
+        rest = [(site.name, site.type, module) for module, site in self._plan.sites.items() if site.name not in known]
+        for module, attention in self._plan.attention.items():
+            if not any(name.startswith(f"{attention.name}." if attention.name else "") for name in known):
+                rest.append((attention.name, type(module).__name__, module))
+        return (*listed, *(Unjudged(name, kind, self._reason(module)) for name, kind, module in rest))
+
+    def _reason(self, module: nn.Module) -> str:
+        used = [word for word, p in module.named_parameters() if p.grad is not None]
+        if not self.readings:
+            return NO_STEP
+        return BY_FUNCTION.format(names=" and ".join(used)) if used else UNREAD
 
     @property
     def drift(self) -> dict[str, float]:
@@ -91,104 +132,118 @@ class Watch:
 
     def __enter__(self) -> Self:
         """Put the hooks on."""
-        found = plan(self.model)
-        self._handles = [self.model.register_forward_pre_hook(self._begin)]
-        for module, site in found.sites.items():
-            self._hook(module, partial(self._layer, site))
-        for module, attention in found.attention.items():
-            self._hook(module, partial(self._attention, attention.name, module))
-            if isinstance(module, nn.MultiheadAttention):
-                self._handles.append(module.register_forward_pre_hook(self._listen))
-                self._handles.append(module.register_forward_hook(self._listened, always_call=True, prepend=True))
-        self._handles.append(self.model.register_forward_hook(self._end, always_call=True))
+        self._plan = plan(self.model)
+        self._step = WatchedStep(self.model, self._plan)
+        self._handles = [
+            self.model.register_forward_pre_hook(self._enter_root, with_kwargs=True),
+            self.model.register_forward_hook(self._leave_root, always_call=True),
+        ]
+        inner = [m for m in (*self._plan.sites, *self._plan.attention) if m is not self.model]
+        self._handles += [module.register_forward_pre_hook(self._enter_layer) for module in inner]
+        self._handles += [module.register_forward_hook(self._leave_layer) for module in inner[:1]]
+        if self.optimizer is not None:
+            self._handles.append(self.optimizer.register_step_pre_hook(self._before_step))
+            self._handles.append(self.optimizer.register_step_post_hook(self._after_step))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take the hooks off."""
+        if kind is None:
+            self._close()
+        self._stack.close()
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        if self._scalars is not None:
-            self._scalars.close()
+        for logger in self.loggers:
+            logger.close()
 
-    def _hook(self, module: nn.Module, take: Callable[[Any, Any], None]) -> None:
-        def _measured(_: nn.Module, arguments: Any, words: Any, output: Any) -> None:
-            if self._measures:
-                take(arguments, words)
-
-        self._handles.append(module.register_forward_hook(_measured, with_kwargs=True, prepend=True))
-
-    def _begin(self, *_: Any) -> None:
-        counts = self.model.training and torch.is_grad_enabled()
-        self._measures = counts and self._steps % self.every == 0
-        self._steps += counts
-        self._factors = {}
-
-    def _end(self, _: nn.Module, arguments: Any, output: Any) -> None:
-        measured, self._measures = self._measures, False
-        if not measured or output is None:  # nothing came back: the pass failed halfway
+    def _begin(self, by_root: bool) -> None:
+        """Count a step, and listen to it if it is to be measured."""
+        self._close()
+        if not (self.model.training and torch.is_grad_enabled()):
             return
-        layers = {name: spread(torch.cat([f.reshape(-1) for f in parts])) for name, parts in self._factors.items()}
-        self._factors = {}
-        reading = Reading(self._steps - 1, layers)
+        self._open, self._opened_by_root = True, by_root
+        if self._steps % self.every == 0:
+            self._captured = self._stack.enter_context(capturing(self._plan))
+        self._steps += 1
+
+    def _enter_root(self, _: nn.Module, arguments: Any, words: Any) -> None:
+        if _in_backward():
+            return
+        if self._inside == 0:
+            self._begin(by_root=True)
+            if self._captured is not None and self.optimizer is not None:
+                self._step.begin(arguments, words)
+        self._inside += 1
+
+    def _leave_root(self, _: nn.Module, __: Any, output: Any) -> None:
+        if _in_backward() or self._inside == 0:
+            return
+        self._inside -= 1
+        if self._inside == 0 and self._captured is not None:
+            if output is None:  # nothing came back: the pass failed halfway
+                self._drop()
+            elif self.optimizer is None:
+                self._close()
+            else:
+                self._captured.backward = True
+
+    def _enter_layer(self, *_: Any) -> None:
+        if self._inside == 0 and not self._open and not _in_backward():
+            self._begin(by_root=False)
+
+    def _leave_layer(self, _: nn.Module, __: Any, output: Any) -> None:
+        """Where the model itself is not called, the backward pass through its first layer ends the step."""
+        if self._inside == 0 and self._open and not self._opened_by_root and not _in_backward():
+            met = output[0] if isinstance(output, tuple) else output
+            if isinstance(met, Tensor) and met.requires_grad:
+                met.register_hook(self._backward_came)
+
+    def _backward_came(self, _: Tensor) -> None:
+        if self.optimizer is None or self._captured is None:
+            self._close()
+
+    def _drop(self) -> None:
+        self._stack.close()
+        self._captured, self._open = None, False
+
+    def _close(self, parts: dict[str, Parts | str] | None = None) -> None:
+        """End the step that is under way, and tell of it if it was measured."""
+        captured, self._captured, self._open = self._captured, None, False
+        self._stack.close()
+        if captured is None:
+            return
+        self._refused.update({name: entry for name, entry in captured.refused.items() if name not in self._refused})
+        layers = {n: spread(torch.cat([c.factors.reshape(-1) for c in calls])) for n, calls in captured.calls.items()}
+        reading = Reading(self._steps - 1, layers, parts or {})
         self.readings.append(reading)
-        if self._scalars is not None:
-            self._scalars.add(reading.step, layers)
+        for logger in self.loggers:
+            logger.log(reading.scalars(), reading.step)
         if self.report is not None:
             self.report(reading)
 
-    def _listen(self, module: Any, *_: Any) -> None:
-        if self._measures:
-            self._output.enter(module)
+    def _before_step(self, *_: Any) -> None:
+        if self._captured is not None:
+            self._stack.close()
+            self._step.before()
 
-    def _listened(self, *_: Any) -> None:
-        self._output.leave()
+    def _after_step(self, *_: Any) -> None:
+        if self._captured is not None:
+            captured, self._captured = self._captured, None  # so that the pass to come is not taken for a step
+            hooks, self._inside = self._inside, 1
+            try:
+                parts = self._step.after(captured)
+            finally:
+                self._captured, self._inside = captured, hooks
+            self._close(parts)
+        self._open = False
 
-    def _layer(self, site: Site, arguments: Any, words: Any) -> None:
-        reason = bags_apart(site, arguments, words)
-        if reason:
-            self._refused.setdefault(site.name, Unjudged(site.name, site.type, reason))
-        self._take(site, first_argument(arguments, words))
 
-    def _take(self, site: Site, x: Any) -> None:
-        if site.name in self._refused:
-            return
-        try:
-            factors = self_factors(site, x)
-        except (AttributeError, TypeError, ValueError) as problem:
-            reason = str(problem).removeprefix("self_factor: ")
-            self._refused[site.name] = Unjudged(site.name, site.type, reason)
-            return
-        self._factors.setdefault(site.name, []).append(factors)
-
-    def _attention(self, name: str, module: Any, arguments: Any, words: Any) -> None:
-        """Take the tokens that the projections read; where one tensor is read by several, they share a reading."""
-        given = {**dict(zip(("query", "key", "value"), arguments, strict=False)), **words}
-        kind, prefix = type(module).__name__, f"{name}." if name else ""
-        generated = not isinstance(module, nn.MultiheadAttention)
-        parts: dict[int, tuple[str, Tensor]] = {}
-        for word in ("query", "key", "value"):
-            letters = parts.get(id(given[word]), ("", given[word]))[0]
-            parts[id(given[word])] = (letters + word[0], given[word])
-        bias = module.in_proj_bias is not None and module.in_proj_bias.requires_grad
-        for part, x in parts.values():
-            view = module if generated else affine_stand_in(x.shape[-1], module.embed_dim, bias)
-            law = Law("affine", "affine-like") if generated else Law("affine" if bias else "linear")
-            self._take(Site(f"{prefix}{part}", f"{kind}.{part}", view, law, Shape.ROWS, {}, ("weight", "bias")), x)
-        if not generated:
-            self._output_projection(f"{prefix}out_proj", f"{kind}.out_proj", module)
-
-    def _output_projection(self, name: str, kind: str, module: nn.MultiheadAttention) -> None:
-        """Take what the output projection read, where its weight is trained and torch computed it in the open."""
-        bias = module.out_proj.bias is not None and module.out_proj.bias.requires_grad
-        view, law = affine_stand_in(module.embed_dim, module.embed_dim, bias), Law("affine" if bias else "linear")
-        for x in self._output.read if module.out_proj.weight.requires_grad else ():
-            self._take(Site(name, kind, view, law, Shape.ROWS, {}, ("weight", "bias")), x)
-        if name not in self._factors:
-            reason = "it is frozen, or torch computed it inside one kernel; verify.diagnose may meet it"
-            self._refused.setdefault(name, Unjudged(name, kind, reason))
+def _in_backward() -> bool:
+    """Whether a backward pass runs in this thread, as when checkpointing runs layers again."""
+    return torch._C._current_graph_task_id() != -1
 
 
 watch = Watch  # as a training loop writes it

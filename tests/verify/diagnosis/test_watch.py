@@ -54,6 +54,39 @@ def test_a_watch_changes_nothing_and_takes_its_hooks_off():
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
+class Trained(nn.Module):
+    """A model that is trained by a method, never called itself; one layer is used by a function, one never."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.used, self.never = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def training_step(self, x):
+        return nn.functional.linear(self.body(self.body(x).tanh()), self.used.weight, self.used.bias).square().mean()
+
+
+def test_a_training_loop_that_never_calls_the_model():
+    model, x = Trained(), torch.randn(6, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with verify.watch(model, every=2) as watched:
+        for _ in range(5):
+            optimizer.zero_grad()
+            model.training_step(x).backward()
+            optimizer.step()
+    assert [(r.step, r.layers["body"].samples) for r in watched.readings] == [(0, 12), (2, 12), (4, 12)]
+    reasons = {entry.name: entry.reason for entry in watched.unjudged}
+    assert reasons.keys() == {"used", "never"}
+    assert "weight and bias take part" in reasons["used"] and "not called" in reasons["never"]
+
+
+def test_nothing_measured_is_said_for_every_module():
+    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)).eval()
+    with verify.watch(model, every=1) as watched:
+        model(torch.randn(4, 3))
+    assert {entry.name for entry in watched.unjudged} == {"0", "1"}
+    assert "no step was measured" in watched.unjudged[-1].reason
+
+
 def test_only_steps_of_training_count():
     model, x = nn.Linear(3, 2), torch.randn(4, 3)
     with verify.watch(model, every=1) as watched:
@@ -99,7 +132,7 @@ def test_torchs_function_is_back_after_a_pass_that_fails_inside_attention():
 
 def test_a_frozen_output_projection_is_listed():
     model = Attend().double()
-    model.attention.out_proj.weight.requires_grad_(False)
+    model.attention.out_proj.requires_grad_(False)
     with verify.watch(model, every=1) as watched:
         model(torch.randn(2, 3, 4, dtype=DOUBLE))
     assert [entry.name for entry in watched.unjudged] == ["attention.out_proj"]

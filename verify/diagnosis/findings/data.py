@@ -219,7 +219,9 @@ def _of_gradients(seen: Evidence) -> Iterator[Finding]:
     energy = gradient.detach().float().reshape(count, -1).square().sum(1)
     top, share = int(energy.argmax()), float(energy.max() / energy.sum().clamp_min(1e-38))
     median = float(energy.median())
-    if share > limit.GRADIENT_SHARE and float(energy.max()) > limit.GRADIENT_RATIO * median:
+    alone = float(energy.max()) ** 0.5 * count  # its gradient were it the only sample of a mean
+    many_times = float(energy.max()) > limit.GRADIENT_RATIO * median
+    if share > limit.GRADIENT_SHARE and many_times and alone > limit.GRADIENT_ALONE:
         yield Finding(
             kind="outlying-sample",
             layer=last.name,

@@ -193,7 +193,7 @@ def _loud(seen: Evidence) -> Iterator[Finding]:
             return
     squares = [(layer.mean_square, layer) for layer in seen.layers if layer.mean_square]
     for (before, _), (after, layer) in pairwise(squares):
-        if after > limit.JUMP * before:
+        if after > limit.JUMP * before and after > limit.LARGE_INPUT**2:
             words = (
                 f"{layer.name} reads numbers whose mean square is {after / before:.3g} times that of the layer before"
             )

@@ -10,6 +10,7 @@ FEATURE_RATIO = 30.0  # rms of a feature over that of the median one; counts and
 FEATURE_ENERGY = 0.9  # share of the squared length of a sample that such features hold
 SAMPLE_RATIO = 100.0  # squared length over the median one: of n >= 2 Gaussian entries, one in 10^12 exceeds it
 GRADIENT_RATIO = 1e4  # squared gradient of a sample over the median one, where it also holds most of the whole
+GRADIENT_ALONE = 10.0  # that sample's own gradient: cross-entropy never gives more than 1.5, however sure and wrong
 GRADIENT_SHARE = 0.9  # share of the squared gradient that one sample of at least eight holds
 DUPLICATE_SHARE = 0.25  # share of samples that are one and the same
 PADDING_SHARE = 0.1  # share of positions in runs of one token at the ends of sequences, with a gradient there
@@ -26,7 +27,7 @@ EXPLODING = 1e3  # the same, the other way
 DOMINATING = 0.95  # share of the expected fall of the loss that one of at least three layers brings
 DOMINATING_RATIO = 10.0  # its step relative to its weight over that of the median layer
 GAIN_RATIO = 10.0  # gain of a layer over the median one: first weights of every common rule differ by less than three
-JUMP = 100.0  # mean square that a layer reads over what the layer in front reads
+JUMP = 100.0  # mean square that a layer reads over what the layer in front reads, where it is also that of LARGE_INPUT
 RISE = 1.02  # loss after a step over the loss before
 SPREAD = 1.5  # largest over smallest self factor
 CROSS = 0.9  # share of a layer's own change that other samples make

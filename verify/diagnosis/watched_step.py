@@ -1,0 +1,63 @@
+"""What a step of a training loop did to each layer's activation: one forward pass more, which leaves no trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from verify.diagnosis.capture import Captured, capturing
+from verify.diagnosis.layers import Plan
+from verify.diagnosis.observe import copies
+from verify.diagnosis.parts import Moved, own_parts, parts
+from verify.diagnosis.record import Parts
+from verify.diagnosis.records import gradient_norm
+from verify.diagnosis.untouched import Randomness, untouched
+
+
+class WatchedStep:
+    """One measured step of a training loop, from the model's call to behind the optimiser's step."""
+
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self._model, self._plan = model, plan
+        self._call: tuple[Any, Any] | None = None
+        self._randomness: Randomness | None = None
+        self._before: dict[str, Tensor] = {}
+
+    def begin(self, arguments: Any, words: Any) -> None:
+        """Keep what the model is called with, to call it once more after the step."""
+        self._call, self._randomness = (arguments, words), Randomness()
+
+    def before(self) -> None:
+        """Keep the parameters before the step."""
+        parameters = dict(self._model.named_parameters())
+        self._before = {**{name: p.detach() for name, p in parameters.items()}, **copies(parameters)}
+
+    def after(self, captured: Captured) -> dict[str, Parts | str]:
+        """Return what the step did to each layer that has a gradient; upstream only where the model was called."""
+        later = self._again()
+        parameters = {name: p.detach() for name, p in self._model.named_parameters()}
+        gradients = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
+        moved = Moved(self._before, parameters, None)
+        found: dict[str, Parts | str] = {}
+        with torch.no_grad():
+            for name, calls in captured.calls.items():
+                if calls[0].site.closed or any(call.gradient is None for call in calls):
+                    continue
+                norm = gradient_norm(calls, gradients)
+                there = later.calls.get(name, []) if later is not None else None
+                found[name] = own_parts(calls, moved, norm) if there is None else parts(calls, there, moved, norm)
+        self._call, self._before = None, {}
+        return found
+
+    def _again(self) -> Captured | None:
+        """Run the model's call once more with the same random numbers, None where the model itself was not called."""
+        if self._call is None or self._randomness is None:
+            return None
+        arguments, words = self._call
+        with untouched(self._model, arguments, words, but=list(self._model.parameters())), torch.no_grad():
+            self._randomness.restore()
+            with capturing(self._plan) as again:
+                self._model(*arguments, **words)
+        return again
