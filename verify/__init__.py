@@ -1,7 +1,9 @@
 """Hold the generated layers against their derivation: identities, gradients, training runs and the report on them.
 
 verify.diagnose(model, batch, loss)      how far every layer of a model of yours is from ideal steps
-verify.watch(model, every=100)           its self factors while it trains
+verify.watch(model, every=100)           its self factors while it trains, with an optimizer also its steps
+verify.trainer_callback(every=100)       the same in the Trainer of transformers, lightning_callback in Lightning's
+verify.wandb_logger()                    where the numbers go; also mlflow_logger, tensorboard_logger
 """
 
 from __future__ import annotations
@@ -10,10 +12,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verify.diagnosis.callbacks import lightning_callback as lightning_callback
+    from verify.diagnosis.callbacks import trainer_callback as trainer_callback
+    from verify.diagnosis.loggers import mlflow_logger as mlflow_logger
+    from verify.diagnosis.loggers import tensorboard_logger as tensorboard_logger
+    from verify.diagnosis.loggers import wandb_logger as wandb_logger
     from verify.diagnosis.measure import diagnose as diagnose
     from verify.diagnosis.watch import watch as watch
 
-_HOMES = {"diagnose": "verify.diagnosis.measure", "watch": "verify.diagnosis.watch"}
+_HOMES = {
+    "diagnose": "verify.diagnosis.measure",
+    "watch": "verify.diagnosis.watch",
+    "trainer_callback": "verify.diagnosis.callbacks",
+    "lightning_callback": "verify.diagnosis.callbacks",
+    "tensorboard_logger": "verify.diagnosis.loggers",
+    "wandb_logger": "verify.diagnosis.loggers",
+    "mlflow_logger": "verify.diagnosis.loggers",
+}
 
 __all__ = sorted(_HOMES)
 

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
+from sympy import Expr
 from torch import nn
 
 import affine_divergence as ad
 from derive.export.symbols import notation_for
 from derive.export.text import text
+from derive.record import CancellingMap
 from verify.derived import derived
+from verify.diagnosis.findings.thresholds import CROSS
 from verify.diagnosis.record import LayerDiagnosis
 
 EVEN = 1 + 1e-3  # a spread that rounding alone can make
@@ -40,7 +43,21 @@ def _advice(layer: LayerDiagnosis, plain: dict[str, str], normalising: dict[str,
     else:
         way = f"no layer of affine_divergence takes the place of {layer.type}"
     patch = " of the patch at a position" if layer.sample == "position" else ""
-    return f"{name}: {formula}, x the input{patch}, cancels it ({way})"
+    advice = f"{name}: {formula}, x the input{patch}, cancels it ({way})"
+    if layer.shares is not None and layer.shares.cross >= CROSS:
+        return f"little to gain: {100 * CROSS:g} % or more of its change are cross terms, which no map alters; {advice}"
+    return advice
+
+
+@cache
+def map_latex(law: str) -> str:
+    """Return the equation of ``best_map`` as LaTeX, nothing where there is none."""
+    found = _best(law)
+    if found is None:
+        return ""
+    notation = notation_for(found.mapped)
+    z, f = (notation(expression) for expression in (found.map, _scale(found)))
+    return rf"z_{{si}} = {z}, \quad f_{{s}} = {f}"
 
 
 @cache
@@ -49,11 +66,20 @@ def best_map(law: str) -> tuple[str, str] | None:
 
     ``law`` is a layer's name; one that is itself a cancelling map, ``affine>norm-like``, has none.
     """
+    found = _best(law)
+    if found is None:
+        return None
+    hints = notation_for(found.mapped).hints
+    return found.name, f"z = {text(found.map, hints)}, f[s] = {text(_scale(found), hints)}"
+
+
+def _best(law: str) -> CancellingMap | None:
     if ">" in law or not derived(law).solutions:
         return None
-    found = min(derived(law).solutions, key=lambda m: m.kind != "non-normalising")
-    hints = notation_for(found.mapped).hints
+    return min(derived(law).solutions, key=lambda m: m.kind != "non-normalising")
+
+
+def _scale(found: CancellingMap) -> Expr:
+    """Return the scale of a row, written out."""
     scale = next(d for d in found.mapped.definitions if d.name == "f")
-    inside = {d.entry: d.expression for d in found.mapped.definitions if d.name == "E"}
-    written = text(scale.expression.xreplace(inside), hints)
-    return found.name, f"z = {text(found.map, hints)}, f[s] = {written}"
+    return scale.expression.xreplace({d.entry: d.expression for d in found.mapped.definitions if d.name == "E"})

@@ -43,12 +43,16 @@ class Call:
 
 @dataclass
 class Captured:
-    """Every call of every site in one pass, and what turned out not to be judged; ``backward`` once that has begun."""
+    """Every call of every site in one pass, and what turned out not to be judged.
+
+    ``backward`` is set once the backward pass begins; ``listening`` where nobody can say when it does.
+    """
 
     calls: dict[str, list[Call]] = field(default_factory=dict)
     refused: dict[str, Unjudged] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
     backward: bool = False
+    listening: bool = False
     _again: set[str] = field(default_factory=set)
 
     def add(self, site: Site, x: Any, z: Any) -> None:
@@ -78,7 +82,7 @@ class Captured:
         return site.name in self._again
 
     def _meet(self, call: Call, gradient: Tensor) -> None:
-        if self.backward:  # before, a derivative inside the loss came by
+        if self.backward or self.listening:  # before, a derivative inside the loss came by
             call.gradient = gradient.detach()
 
     def refuse(self, name: str, kind: str, reason: str) -> None:

@@ -69,7 +69,7 @@ class Watch:
         report: called with each reading.
         tensorboard: a folder for TensorBoard's scalars.
         optimizer: the one that trains the model: readings then also hold what its step did.
-        loggers: get the numbers of each reading; ``verify.loggers`` makes them for TensorBoard, W&B and MLflow.
+        loggers: get the numbers of each reading; ``verify.wandb_logger()`` and the like.
 
     Attributes:
         readings: what was measured, in order.
@@ -142,7 +142,6 @@ class Watch:
         self._handles += [module.register_forward_pre_hook(self._enter_layer) for module in inner]
         self._handles += [module.register_forward_hook(self._leave_layer) for module in inner[:1]]
         if self.optimizer is not None:
-            self._handles.append(self.optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(self.optimizer.register_step_post_hook(self._after_step))
         return self
 
@@ -167,6 +166,9 @@ class Watch:
         self._open, self._opened_by_root = True, by_root
         if self._steps % self.every == 0:
             self._captured = self._stack.enter_context(capturing(self._plan))
+            self._captured.listening = not by_root
+            if self.optimizer is not None:
+                self._step.before()
         self._steps += 1
 
     def _enter_root(self, _: nn.Module, arguments: Any, words: Any) -> None:
@@ -224,13 +226,9 @@ class Watch:
         if self.report is not None:
             self.report(reading)
 
-    def _before_step(self, *_: Any) -> None:
-        if self._captured is not None:
-            self._stack.close()
-            self._step.before()
-
     def _after_step(self, *_: Any) -> None:
         if self._captured is not None:
+            self._stack.close()
             captured, self._captured = self._captured, None  # so that the pass to come is not taken for a step
             hooks, self._inside = self._inside, 1
             try:

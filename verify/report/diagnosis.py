@@ -9,8 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from verify.diagnosis.advice import best_map, map_latex
+from verify.diagnosis.findings.finding import MILD
 from verify.diagnosis.record import Diagnosis, LayerDiagnosis
-from verify.diagnosis.show import remarks
+from verify.diagnosis.show import columns_of, remarks, told
+from verify.report.mathematics import mathml
 from verify.report.page import environment
 from verify.report.palette import FAINT, PENS
 from verify.report.plots import Picture
@@ -22,19 +25,41 @@ _OWN, _CROSS, _ELSEWHERE = (PENS[name].marker for name in ("affine-like", "layer
 
 def render(found: Diagnosis, after: Diagnosis | None = None) -> str:
     """Return the page of a diagnosis, with that of the converted model below; it needs nothing outside itself."""
-    parts = [("The model as it is", found, pictures(found, "before"), remarks(found))]
+    parts = [_part("The model as it is", found, "before")]
     if after is not None:
-        parts.append(("After conversion", after, pictures(after, "after"), remarks(after)))
+        parts.append(_part("After conversion", after, "after"))
     return environment().get_template("diagnosis.html.jinja").render(parts=parts, found=found, pens=list(PENS.values()))
+
+
+def _part(title: str, found: Diagnosis, name: str) -> dict[str, object]:
+    """Return what the page shows of one diagnosis."""
+    columns = columns_of(found.layers)
+    laws = {layer.law: best for layer in found.layers if layer.advice and (best := best_map(layer.law))}
+    return {
+        "title": title,
+        "diagnosis": found,
+        "pictures": pictures(found, name),
+        "remarks": [line for line in remarks(found) if not line.startswith("advice ")],
+        "findings": [(finding, told(finding)) for finding in found.findings],
+        "mild": MILD,
+        "columns": columns,
+        "maps": [
+            (best[0], mathml(map_latex(law), display=True), [m for m in found.layers if m.law == law and m.advice])
+            for law, best in laws.items()
+        ],
+    }
 
 
 def pictures(found: Diagnosis, part: str) -> list[Picture]:
     """Return the pictures of one diagnosis; ``part`` keeps their names apart on a page of two."""
     judged = [layer for layer in found.layers if layer.shares is not None]
-    panels: list[tuple[str, str, str, Sequence[LayerDiagnosis], Callable[[Axes, Sequence[LayerDiagnosis]], None]]] = [
+    panels: list[
+        tuple[str, str, str, str, Sequence[LayerDiagnosis], Callable[[Axes, Sequence[LayerDiagnosis]], None]]
+    ] = [
         (
             "factors",
             "Self factors",
+            "self factor (logarithmic)",
             "Smallest to largest self factor of each layer (line) and its median (dot), logarithmic. A dot alone is "
             "ideal: every sample moves by the same factor. A factor of 0 is drawn at the left edge.",
             found.layers,
@@ -42,24 +67,39 @@ def pictures(found: Diagnosis, part: str) -> list[Picture]:
         ),
         (
             "shares",
-            "What the first step is made of",
+            "What the gradient's step is made of",
+            "share of the layer's own change",
             "Shares of the squared change of each layer's activation: by each sample's own gradient (left, with the "
             "number), by other samples (middle), by other uses of the same parameters (right).",
             judged,
             _shares,
         ),
     ]
+    whole = [layer for layer in found.layers if layer.parts is not None and layer.parts.own is not None]
+    panels.append(
+        (
+            "parts",
+            "What the real step is made of",
+            "share of the real change",
+            "Shares of the real change of each layer’s activation under the optimiser: by its own parameters (left, "
+            "with the number), by its moved input (middle), by both (right). A share below 0 works against the step.",
+            whole,
+            _parts,
+        )
+    )
     if any(layer.drift is not None for layer in found.layers):
         steps = len(found.losses) - 1
         caption = f"Median self factor after {steps} virtual steps of rate {found.rate:g} over that before; 1: at rest."
+        label = "median self factor, after over before"
         moving = [layer for layer in found.layers if layer.drift is not None]
-        panels.append(("drift", "Drift", caption, moving, _drift))
+        panels.append(("drift", "Drift", label, caption, moving, _drift))
     return [_panel(f"{part}-{name}", *rest) for name, *rest in panels if rest[2]]  # type: ignore[arg-type]
 
 
 def _panel(
     name: str,
     title: str,
+    label: str,
     caption: str,
     layers: Sequence[LayerDiagnosis],
     draw: Callable[[Axes, Sequence[LayerDiagnosis]], None],
@@ -68,6 +108,8 @@ def _panel(
         figure = Figure(figsize=(6.4, 0.9 + 0.24 * len(layers)), layout="constrained")
         axes = figure.subplots()
         axes.set_title(title, pad=8)
+        axes.set_xlabel(label)
+        axes.set_ylabel("layer")
         draw(axes, layers)
         axes.set_yticks(range(len(layers)), [_short(layer.name) for layer in layers])
         axes.set_ylim(len(layers) - 0.5, -0.5)
@@ -104,6 +146,21 @@ def _shares(axes: Axes, layers: Sequence[LayerDiagnosis]) -> None:
         axes.text(1.02, place, f"{100 * shares.own:.1f} %", va="center", fontsize=8)
     axes.set_xlim(0, 1.18)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+
+def _parts(axes: Axes, layers: Sequence[LayerDiagnosis]) -> None:
+    for place, layer in enumerate(layers):
+        parts = layer.parts
+        assert parts is not None
+        ends = {True: 0.0, False: 0.0}  # shares above and below 0 are laid end to end apart
+        for share, colour in ((parts.own, _OWN), (parts.upstream, _CROSS), (parts.both, _ELSEWHERE)):
+            value = share or 0.0
+            axes.barh(place, value, left=ends[value > 0], color=colour, height=0.62)
+            ends[value > 0] += value
+        axes.text(ends[True] + 0.02, place, f"{100 * (parts.own or 0.0):.1f} %", va="center", fontsize=8)
+    axes.margins(x=0.12)
+    axes.axvline(0, color=FAINT, linewidth=1.2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
 
 

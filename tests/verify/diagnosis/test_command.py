@@ -75,7 +75,7 @@ def test_the_table_names_layers_and_the_map_that_corrects_them(capsys):
     assert affdiv.run(["diagnose", EXAMPLE]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^5 +Linear +64 samples ", printed, flags=re.M)
-    assert "advice for 5: affine-like: z = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i])" in printed
+    assert "which no map alters; affine-like: z = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i])" in printed
     assert "ad.PatchNormConv2d" in printed and "over 1 virtual steps" in printed
 
 
@@ -180,11 +180,12 @@ def test_a_page_with_pictures(tmp_path, capsys):
     assert affdiv.run(["diagnose", EXAMPLE, "--convert", "--html", str(page)]) == 0
     assert sorted(p.name for p in page.parent.iterdir()) == ["page.html"]
     text = page.read_text()
-    assert text.count("<svg") == 6 and "After conversion" in text and "ad.PatchNormConv2d" in text
+    assert text.count("<svg") == 8 and "After conversion" in text and "ad.PatchNormConv2d" in text
     assert not re.findall(r'(?:href|src)="http', text)
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert text.count("<tr>") == 2 * (1 + 3)
+    assert "<math" in text and text.count("cross-terms-only") >= 3 and "<h3>Findings</h3>" in text
 
 
 def test_names_of_layers_are_text_on_the_page():
