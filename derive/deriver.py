@@ -170,7 +170,7 @@ class Deriver:
             steps.append(
                 self.step(
                     f"parameter-gradient-{name}",
-                    f"differentiate by {name}; the derivative of an entry by an entry is a product of deltas",
+                    f"differentiate by `{name}`; the derivative of an entry by an entry is a product of deltas",
                     target,
                     inert,
                     self.gradients[name],
@@ -218,9 +218,9 @@ class Deriver:
             IndexedSum(self.unfactored_kernel * rename(self.cotangent, self.primes), *self.primes.values())
         )
         rule = "insert the step into the forward map" + (
-            "; the map is linear in the parameters, so this is exact for any eta"
+            "; the map is linear in the parameters, so this is exact for any `eta`"
             if exact
-            else ", to first order in eta"
+            else ", to first order in `eta`"
         )
         target = after_step - self.output.entry
         return [*steps, self.step("activation-change", rule, target, before, change, *self.updated)]
@@ -300,7 +300,7 @@ class Deriver:
     def forward_steps(self) -> list[Step]:
         """The forward map itself, intermediates first."""
         steps = [
-            self.step(f"define-{d.name}", f"intermediate {d.name} of the forward map", d.entry, d.entry, d.expression)
+            self.step(f"define-{d.name}", f"intermediate `{d.name}` of the forward map", d.entry, d.entry, d.expression)
             for d in self.layer.definitions
         ]
         out = self.output

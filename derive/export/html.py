@@ -23,15 +23,19 @@ from derive.export.blocks import (
 from derive.export.escape import html_text, label
 
 _STYLE = """
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #555; --rule: #ccc; --link: #0a4a9e; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e4e4; --paper: #161616; --soft: #aaa; --rule: #444; --link: #8ab8ff; }
+}
 body { font: 1rem/1.5 Georgia, serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
-body { color: #1a1a1a; background: #fff; }
+body, math { color: var(--ink); background: var(--paper); }
+a { color: var(--link); }
 h1, h2, h3 { font-family: system-ui, sans-serif; line-height: 1.2; }
 .equation { display: flex; align-items: center; gap: 1rem; overflow-x: auto; margin: .6rem 0; }
 .equation math { flex: 1; }
-.equation a { font: .75rem ui-monospace, monospace; color: #555; text-decoration: none; }
+.equation a { font: .75rem ui-monospace, monospace; color: var(--soft); text-decoration: none; }
 table { border-collapse: collapse; }
-td, th { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #ddd; }
-@media (prefers-color-scheme: dark) { body { color: #ddd; background: #161616; } .equation a { color: #aaa; } }
+td, th { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--rule); }
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sympy import Expr
 
@@ -12,6 +12,8 @@ from derive.export.prose import inline
 from derive.export.symbols import Notation
 from derive.export.text import text
 from derive.record import CancellingMap, Limit
+
+_MOST_PARTS = 4
 
 
 def limit_text(limit: Limit, energy: str) -> str:
@@ -39,11 +41,12 @@ def _term(factor: Expr, names: Sequence[str]) -> str:
     return parts if factor == 1 else f"{text(factor)}*{parts}"
 
 
-def assumptions(found: CancellingMap) -> tuple[str, ...]:
-    """Return what a map needs to be true, formulas between backticks."""
+def assumptions(found: CancellingMap, fits: Callable[[Expr], bool] = lambda zero: True) -> tuple[str, ...]:
+    """Return what a map needs to be true, formulas between backticks; what does not fit is said in words."""
     stated = [f"`kappa > {text(found.kappa_above)}`"]
     if found.singular:
         zeros = " and ".join(f"`{text(e)} = 0`" for e in found.singular)
+        zeros = zeros if all(map(fits, found.singular)) else "what meets the weights vanishes"
         stated.append(f"`{found.energy.name} > 0` (the map is singular where {zeros} throughout)")
     return (*stated, "the layer's input is held fixed during the step")
 
@@ -54,7 +57,7 @@ def limit_prose(limit: Limit, energy: str, notation: Notation) -> Prose:
         length = Math(notation(limit.factor))
         return ("singular: the weight part keeps the length ", length, " in every direction")
     if limit.kind not in ("value", "length"):
-        return inline(limit_text(limit, energy), notation.aliases)
+        return inline(limit_text(limit, energy), notation)
     terms = [_maths(limit.factor, limit.weights, notation, energy if limit.kind == "length" else "")]
     terms += [_maths(limit.offset, limit.offsets, notation)] if limit.offsets else []
     terms += [notation(limit.rest)] if limit.rest != 0 else []
@@ -64,7 +67,8 @@ def limit_prose(limit: Limit, energy: str, notation: Notation) -> Prose:
 
 def _maths(factor: Expr, names: Sequence[str], notation: Notation, over: str = "") -> str:
     r"""Return ``factor`` times the parts of the output that parameters carry, written as ``\langle W \rangle``."""
-    parts = " + ".join(rf"\langle {notation(tensor(name))} \rangle" for name in names)
+    each = [rf"\langle {notation(tensor(name))} \rangle" for name in names]
+    parts = " + ".join(each if len(each) <= _MOST_PARTS else [each[0], r"\cdots", each[-1]])
     parts = parts if len(names) == 1 else rf"\left( {parts} \right)"
     parts = rf"\frac{{{parts}}}{{\sqrt{{{notation(tensor(over))}}}}}" if over else parts
     return parts if factor == 1 else f"{notation(factor)} {parts}"

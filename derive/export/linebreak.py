@@ -1,13 +1,15 @@
 r"""Break long displayed formulas into lines of a given width.
 
-A line ends before a sign between terms, at the lowest bracket depth that fills it well; if there is none, between
-factors. Brackets open at a break get fixed sizes, since ``\left`` and ``\right`` must stand on one line. A fraction or
-root too wide for any line is rewritten first: ``\frac{A}{B}`` as ``\frac{1}{B} (A)`` and ``\sqrt{A}`` as
-``(A)^{1/2}``. What still does not fit (one enormous name) is scaled down.
+A line ends before a sign between terms, at the lowest bracket depth that fills it well; if there is none, between two
+wide factors, never between a coefficient and what it multiplies. Brackets open at a break get fixed sizes, since
+``\left`` and ``\right`` must stand on one line. A fraction or root too wide for any line is rewritten first:
+``\frac{A}{B}`` as ``\frac{1}{B} (A)`` and ``\sqrt{A}`` as ``(A)^{1/2}``. What still does not fit (one enormous name)
+is scaled down.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from derive.export.tokens import Piece, pieces
 LINE_WIDTH = 400.0
 _INDENT = 20.0
 _FILLED = 0.5
+_NARROW = 0.12
 _SHORT = 0.8
 _SPLITS_SHORT = 20
 
@@ -73,33 +76,36 @@ def _group(source: str, start: int) -> tuple[str, str]:
 
 def _fill(row: list[Piece], available: float) -> list[_Line]:
     lines: list[_Line] = []
+    short = _short_groups(row, available)
     start, room = 0, available
     while start < len(row):
-        stop = _next_break(row, start, room)
+        stop = _next_break(row, start, room, short)
         lines.append(_Line(start, stop))
         start, room = stop, available - _INDENT
     return lines
 
 
-def _next_break(row: list[Piece], start: int, room: float) -> int:
+def _next_break(row: list[Piece], start: int, room: float, short: set[int]) -> int:
     """Return where the line that starts at ``start`` ends: the best break that fits, else the first there is."""
-    used, depth, choices = 0.0, 0, []
-    short = _short_groups(row, room)
-    fallback = len(row)
+    used, depth = 0.0, 0
+    choices: list[tuple[int, float, int]] = []
     for position in range(start, len(row)):
         piece = row[position]
-        if position > start and _may_break(row, position):
+        allowed = position > start and _may_break(row, position)
+        if allowed and (piece.role == "term" or not _cuts_coefficient(row, position, room)):
+            if used > room:
+                return _best(choices, room) if choices else position
             penalty = 2 * depth + (0 if piece.role == "term" else 3) + (_SPLITS_SHORT if position in short else 0)
-            if used <= room:
-                choices.append((penalty, used, position))
-            elif fallback == len(row):
-                fallback = position
+            choices.append((penalty, used, position))
         used += piece.width
         depth += {"open": 1, "close": -1}.get(piece.role, 0)
-    if used <= room:
-        return len(row)
-    if not choices:
-        return fallback
+        if used > room and choices:
+            return _best(choices, room)
+    return len(row)
+
+
+def _best(choices: list[tuple[int, float, int]], room: float) -> int:
+    """Return the break of the least penalty among those that fill the line, the latest of these."""
     whole = [choice for choice in choices if choice[0] < _SPLITS_SHORT] or choices
     full = [choice for choice in whole if choice[1] >= _FILLED * room] or whole
     return min(full, key=lambda choice: (choice[0], -choice[1]))[2]
@@ -108,10 +114,37 @@ def _next_break(row: list[Piece], start: int, room: float) -> int:
 def _short_groups(row: list[Piece], room: float) -> set[int]:
     """Return the positions inside bracket pairs that are short enough to stay on one line."""
     inside: set[int] = set()
+    ends = [0.0, *itertools.accumulate(piece.width for piece in row)]
     for start, stop in _partners(row).items():
-        if start < stop and sum(piece.width for piece in row[start : stop + 1]) < _SHORT * room:
+        if start < stop and ends[stop + 1] - ends[start] < _SHORT * room:
             inside |= set(range(start + 1, stop + 1))
     return inside
+
+
+def _cuts_coefficient(row: list[Piece], position: int, room: float) -> bool:
+    """Return whether a break here parts a coefficient, or another narrow factor, from the rest of its product."""
+    before, after = _side(row, position - 1, -1), _side(row, position, 1)
+    entries = any("_{" in piece.latex and not piece.latex.startswith((r"\frac", r"\sqrt")) for piece in before)
+    narrow = _NARROW * room
+    return not entries or any(sum(piece.width for piece in side) < narrow for side in (before, after))
+
+
+def _side(row: list[Piece], position: int, way: int) -> list[Piece]:
+    """Return the pieces of a product on one side of a break, up to the sign, sum or bracket that ends it.
+
+    A bracket pair is enough: it is wide, and what stands behind it is not looked at.
+    """
+    side: list[Piece] = []
+    outer, inner = ("open", "close") if way < 0 else ("close", "open")
+    while 0 <= position < len(row):
+        piece = row[position]
+        if piece.role in ("term", outer) or (way < 0 and piece.latex.startswith(r"\sum")):
+            break
+        side.append(piece)
+        if piece.role == inner:
+            return [*side, Piece("x_{}", float("inf"))]
+        position += way
+    return side
 
 
 def _may_break(row: list[Piece], position: int) -> bool:

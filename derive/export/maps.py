@@ -79,10 +79,15 @@ def _label(words: Prose) -> str:
 
 def _facts(found: CancellingMap, notation: Notation) -> list[tuple[Prose, Prose]]:
     """Return the properties that are words."""
+
+    def fits(zero: Expr) -> bool:
+        """Return whether a formula is narrow enough for a line of the table."""
+        return width(notation(zero)) < _CELL - 30
+
     rows: list[tuple[Prose, Prose]] = [
         (
             (known.name.replace("_", " "),),
-            (f"{ANSWERS[known.value]} ({known.basis}: ", *inline(known.reason, notation.aliases), ")"),
+            (f"{ANSWERS[known.value]} ({known.basis}: ", *inline(known.reason, notation), ")"),
         )
         for known in found.properties
     ]
@@ -90,4 +95,4 @@ def _facts(found: CancellingMap, notation: Notation) -> list[tuple[Prose, Prose]
         (("at zero",), limit_prose(found.zero, found.energy.name, notation)),
         (("at infinity",), limit_prose(found.infinity, found.energy.name, notation)),
     ]
-    return [*rows, *((("assumes",), inline(stated, notation.aliases)) for stated in assumptions(found))]
+    return [*rows, *((("assumes",), inline(stated, notation)) for stated in assumptions(found, fits))]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from xml.etree import ElementTree
 
 from derive.export.blocks import Block, Equation
 from derive.export.escape import html_text, label
@@ -18,32 +19,61 @@ _UNKNOWN = (  # what latex2mathml does not know, in words that it does
 )
 
 
+# A browser lays out what MathML Core has: alignment by style, not by attribute.
+_ALIGNED = "text-align: {}; padding: .2em 0"
+_PRIMES = frozenset("\u2032\u2033\u2034\u2057")
+
+
 @lru_cache(maxsize=4096)
-def formula(latex: str) -> str:
-    """Return an inline formula as one ``<math>`` element."""
-    try:
-        from latex2mathml.converter import convert
-    except ImportError:
-        return f'<math xmlns="{_NAMESPACE}" display="inline"><mtext>{html_text(latex)}</mtext></math>'
+def formula(latex: str, display: bool = False) -> str:
+    """Return a formula as one ``<math>`` element, inline or displayed (limits then stand below a sum)."""
+    from latex2mathml.converter import convert
+
     for unknown, known in _UNKNOWN:
         latex = latex.replace(unknown, known)
-    return str(convert(latex))
+    root = ElementTree.fromstring(convert(latex, display="block" if display else "inline"))
+    for element in list(root.iter()):
+        _lower_prime(element)
+    ElementTree.register_namespace("", _NAMESPACE)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _lower_prime(element: ElementTree.Element) -> None:
+    """Write a prime beside its letter: the sign is raised by itself, and a superscript of a subscript is too small."""
+    kind = element.tag.rpartition("}")[2]
+    if kind not in ("msup", "msubsup") or element[-1].text not in _PRIMES:
+        return
+    prime = element[-1]
+    prime.tag = f"{{{_NAMESPACE}}}mo"
+    prime.attrib |= {"lspace": "0", "rspace": "0"}
+    if kind == "msup":
+        element.tag = f"{{{_NAMESPACE}}}mrow"
+        return
+    base, below, _ = element
+    primed = ElementTree.Element(f"{{{_NAMESPACE}}}mrow")
+    primed.extend([base, prime])
+    element[:] = [primed, below]
+    element.tag = f"{{{_NAMESPACE}}}msub"
 
 
 def displayed(block: Equation) -> str:
-    """Return an equation as one ``<math>`` element, a table with one row per right side."""
+    """Return an equation as one ``<math>`` element, a table with one row per right side, aligned at their signs."""
     lefts = (block.left, *("" for _ in block.rights[1:]))
     rows = "".join(
-        f"<mtr><mtd>{_inside(left)}</mtd><mtd><mo>=</mo>{_inside(right)}</mtd></mtr>"
+        f"<mtr>{_cell(_inside(left), 'right')}{_cell(f'<mo>=</mo>{_inside(right)}', 'left')}</mtr>"
         for left, right in zip(lefts, block.rights, strict=True)
     )
     table = f'<mtable displaystyle="true" columnalign="right left">{rows}</mtable>'
     return f'<math xmlns="{_NAMESPACE}" display="block">{table}</math>'
 
 
+def _cell(content: str, side: str) -> str:
+    return f'<mtd style="{_ALIGNED.format(side)}">{content}</mtd>'
+
+
 def _inside(latex: str) -> str:
-    """Return what stands inside the ``<math>`` element of a formula."""
-    return formula(latex).split(">", 1)[1].removesuffix("</math>") if latex else ""
+    """Return what stands inside the ``<math>`` element of a displayed formula."""
+    return formula(latex, display=True).split(">", 1)[1].removesuffix("</math>") if latex else ""
 
 
 def equation(block: Equation) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sympy import Expr, IndexedBase
 
 from derive.algebra.index import Index
 from derive.export.blocks import Block, Code, Equation, Heading, Inline, Items, Math, Paragraph, Prose, prose, sentence
+from derive.export.escape import label
 from derive.export.maps import map_blocks
 from derive.export.matter import closing, opening
 from derive.export.prose import inline
@@ -57,7 +58,7 @@ def derivation_blocks(derivation: Derivation) -> list[Block]:
         blocks += map_blocks(found, printed, layer)
     for refusal in derivation.refusals:
         kind = "cancelling" if refusal.kind == "any" else refusal.kind
-        blocks.append(Paragraph(inline(f"There is no {kind} map: {refusal.reason}.", notation.aliases)))
+        blocks.append(Paragraph(inline(f"There is no {kind} map: {refusal.reason}.", notation)))
     return blocks
 
 
@@ -134,8 +135,13 @@ def document_blocks(items: Sequence[Derivation | Chapter]) -> list[Block]:
     """Return the blocks of a whole document about several layers."""
     chapters = [item if isinstance(item, Chapter) else Chapter(item) for item in items]
     blocks: list[Block] = [Heading(0, ("The affine divergence: derivations",)), *opening()]
-    for chapter in chapters:
-        blocks += chapter_blocks(chapter)
+    taken: set[str] = set()
+    for number, chapter in enumerate(chapters, 1):
+        own = chapter_blocks(chapter)
+        if taken & set(map(label, equation_ids(own))):  # a layer of that name stands further up
+            own = [replace(b, id=f"{number}:{b.id}") if isinstance(b, Equation) and b.id else b for b in own]
+        taken |= set(map(label, equation_ids(own)))
+        blocks += own
     return [*blocks, *closing([chapter.derivation for chapter in chapters])]
 
 

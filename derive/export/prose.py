@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container
 from typing import Any, ClassVar
 
 import sympy
@@ -22,7 +22,7 @@ from derive.arithmetic import Arithmetic, parse
 from derive.errors import UsageError
 from derive.excerpt import Excerpt
 from derive.export.blocks import Code, Inline, Math, Prose
-from derive.export.notation import latex
+from derive.export.symbols import Notation
 from derive.indexing import is_sum, parts
 from derive.names import FUNCTIONS
 
@@ -36,32 +36,32 @@ def plain(text: str) -> str:
     return text.replace("`", "")
 
 
-def inline(text: str, aliases: Mapping[str, str] | None = None) -> Prose:
-    """Return a sentence with its formulas as maths; ``aliases`` are short symbols for scalars with long names."""
+def inline(text: str, notation: Notation | None = None) -> Prose:
+    """Return a sentence with its formulas as maths, in the notation of the layer that it is about."""
     pieces: list[Inline] = []
     for position, piece in enumerate(text.split("`")):
         if piece:
-            pieces.append(_formula(piece, aliases or {}) if position % 2 else piece)
+            pieces.append(_formula(piece, notation or Notation({})) if position % 2 else piece)
     return tuple(pieces)
 
 
-def _formula(text: str, aliases: Mapping[str, str]) -> Inline:
+def _formula(text: str, notation: Notation) -> Inline:
     """Return a formula, or several joined by relations, as maths."""
     sides = _RELATION.split(text)
     try:
-        printed = [_RELATIONS[s] if s in _RELATIONS else latex(_read(s), aliases=aliases) for s in sides]
+        printed = [_RELATIONS[s] if s in _RELATIONS else notation(_read(s, notation)) for s in sides]
     except UsageError:
         return Code(text)
     return Math("".join(printed))
 
 
-def _read(text: str) -> Expr:
+def _read(text: str, notation: Notation) -> Expr:
     # Neither a prime nor the word lambda is a name in Python's syntax.
     spelled = re.sub(r"\blambda\b", "lamda", re.sub(r"(\w)'", rf"\1{_PRIME}", text.strip()))
     excerpt = Excerpt(spelled)
     tree = parse(excerpt, "eval")
     assert isinstance(tree, ast.Expression)
-    return _Formula(excerpt).read(tree.body)
+    return _Formula(excerpt, notation.aliases).read(tree.body)
 
 
 def _name(word: str) -> str:
@@ -81,14 +81,16 @@ class _Formula(Arithmetic):
         "sign": sympy.sign,
     }
 
-    def __init__(self, excerpt: Excerpt) -> None:
+    def __init__(self, excerpt: Excerpt, scalars: Container[str]) -> None:
         super().__init__(excerpt)
+        self._scalars = scalars
         self._indices = 0
 
     def name(self, node: ast.Name) -> Expr:
         """Return a symbol, or an index inside brackets."""
         name = _name(node.id)
-        return Index(name, size_symbol(f"size_{name}")) if self._indices else Symbol(name)
+        plain = not self._indices or name in self._scalars
+        return Symbol(name) if plain else Index(name, size_symbol(f"size_{name}"))
 
     def entry(self, node: ast.Subscript) -> Expr:
         """Return a tensor entry."""

@@ -5,7 +5,7 @@ Steps keep their order, except that the definition of an intermediate comes befo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import sympy
 from sympy import Expr, IndexedBase
@@ -57,7 +57,7 @@ class _Steps:
         for definition in unknown:
             if definition.base in self._own:
                 self._emit(self._own[definition.base])
-        self._blocks.append(Paragraph(step_prose(step, self._notation.aliases), leads=True))
+        self._blocks.append(Paragraph(step_prose(step, self._notation), leads=True))
         self._blocks.append(step_equation(step, self._notation))
         self._where([d for d in unknown if d.base not in self._own])
 
@@ -88,12 +88,12 @@ def _bases(expression: Expr) -> set[IndexedBase]:
     return {entry.base for entry in expression.atoms(sympy.Indexed)}
 
 
-def step_prose(step: Step, aliases: Mapping[str, str]) -> Prose:
+def step_prose(step: Step, notation: Notation) -> Prose:
     """Return a step's rule as a sentence, with the outcome of its check where it was checked."""
     verdict = step.verdict
     if verdict.status is Status.UNVERIFIED and verdict.method == "not checked yet":
-        return inline(sentence(step.rule), aliases)
-    return (*inline(sentence(step.rule), aliases), f" [{verdict.status.value}]")
+        return inline(sentence(step.rule), notation)
+    return (*inline(sentence(step.rule), notation), f" [{verdict.status.value}]")
 
 
 def step_equation(step: Step, notation: Notation) -> Equation:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)")
 _ARGUMENTS = {
@@ -57,7 +58,13 @@ class Piece:
 
 def pieces(source: str) -> list[Piece]:
     """Return the pieces of a formula, brackets opened at every depth."""
-    return _Reader(source).row("")
+    return list(_pieces(source))
+
+
+@lru_cache(maxsize=10_000)
+def _pieces(source: str) -> tuple[Piece, ...]:
+    """Read a formula once: what is nested is measured by everything around it."""
+    return tuple(_Reader(source).row(""))
 
 
 def width(source: str) -> float:

@@ -30,6 +30,15 @@ class Undecided(ValueError):
     """No leading power is known; the text says of what and why."""
 
 
+_LONGEST = 60
+
+
+def _shown(expression: Expr) -> str:
+    """Return an expression for a message, if it is short."""
+    told = text(expression)
+    return f"`{told}`" if len(told) <= _LONGEST else "a part of the map"
+
+
 @dataclass(frozen=True)
 class Growth:
     """``e(t x) ~ t**degree * coefficient``; for every t > 0, and not only in the limit, where it is ``exact``."""
@@ -86,7 +95,7 @@ class _Ray:
 
     def _nonzero(self, found: Growth, expression: Expr) -> Growth:
         if found.coefficient == 0 and not found.exact:
-            raise Undecided(f"the leading terms of `{text(expression)}` cancel")
+            raise Undecided(f"the leading terms of {_shown(expression)} cancel")
         return found
 
     def _dominant(self, parts: Sequence[Growth]) -> Expr:
@@ -110,7 +119,7 @@ class _Ray:
             return logistic
         base, exponent = self.of(expression.base), expression.exp
         if base.coefficient == 0:
-            raise Undecided(f"`{text(expression.base)}` vanishes")
+            raise Undecided(f"{_shown(expression.base)} vanishes")
         return Growth(base.degree * exponent, base.coefficient**exponent, base.exact)
 
     def _largest(self, parts: Sequence[Growth], expression: Expr) -> Growth:
@@ -148,13 +157,13 @@ class _Ray:
             return self._at(expression, S.Zero, False)
         if isinstance(expression, sympy.tanh | sympy.atan):
             return Growth(S.Zero, function(sympy.oo) * sympy.sign(inner.coefficient), False)
-        raise Undecided(f"`{text(expression)}` has no leading power")
+        raise Undecided(f"{_shown(expression)} has no leading power")
 
     def _at(self, expression: Expr, limit: Expr, exact: bool) -> Growth:
         """Return the value of a function at the finite limit of its argument."""
         value = expression.func(limit)
         if value.has(sympy.zoo, sympy.nan, sympy.oo) or (value == 0 and not exact):
-            raise Undecided(f"`{text(expression)}` has no leading power")
+            raise Undecided(f"{_shown(expression)} has no leading power")
         return Growth(S.Zero, value, exact)
 
     def _log_of_exponentials(self, expression: Expr) -> Growth | None:

@@ -220,18 +220,18 @@ def _moves(layer: Layer) -> Iterator[Move]:
 
 def _of_one(name: str, alone: bool) -> Iterator[Move]:
     if not alone:
-        yield Move(f"{name} and twice {name}", _on([name], lambda v: 2 * v))
-        yield Move(f"{name} and its negative", _on([name], lambda v: -v))
-    yield Move(f"{name} and {name} with 1 added to every entry", _on([name], lambda v: v + 1))
-    yield Move(f"{name} and {name} with 2 pi added to every entry", _on([name], lambda v: v + _TURN))
-    yield Move(f"{name} with other negative entries", _on([name], lambda v: 2 * v if v < 0 else v))
-    yield Move(f"{name} with other entries above 1", _on([name], lambda v: v + 1 if v > 1 else v))
+        yield Move(f"`{name}` and twice `{name}`", _on([name], lambda v: 2 * v))
+        yield Move(f"`{name}` and its negative", _on([name], lambda v: -v))
+    yield Move(f"`{name}` and `{name}` with 1 added to every entry", _on([name], lambda v: v + 1))
+    yield Move(f"`{name}` and `{name}` with `2*pi` added to every entry", _on([name], lambda v: v + _TURN))
+    yield Move(f"`{name}` with other negative entries", _on([name], lambda v: 2 * v if v < 0 else v))
+    yield Move(f"`{name}` with other entries above 1", _on([name], lambda v: v + 1 if v > 1 else v))
 
     def flipped(owner: str, place: Place, value: Any, inputs: _Inputs) -> Any:
         """Return the entry, its sign changed at the first place of each sample."""
         return -value if owner == name and not any(place[1:]) else value
 
-    yield Move(f"{name} with the sign of one entry changed", flipped)
+    yield Move(f"`{name}` with the sign of one entry changed", flipped)
 
 
 def _exchanged(first: str, second: str) -> Move:
@@ -239,7 +239,7 @@ def _exchanged(first: str, second: str) -> Move:
         """Return one more than the entry of one input, one less than that of the other."""
         return entry + 1 if name == first else entry - 1 if name == second else entry
 
-    return Move(f"({first}, {second}) and the same with 1 added to {first} and taken from {second}", value)
+    return Move(f"`{first}` and `{second}`, and these with 1 added to `{first}` and taken from `{second}`,", value)
 
 
 def _traded(first: str, second: str) -> Move:
@@ -247,7 +247,7 @@ def _traded(first: str, second: str) -> Move:
         """Return twice the entry of one input, half the entry of the other."""
         return 2 * entry if name == first else entry / 2 if name == second else entry
 
-    return Move(f"({first}, {second}) and (2 {first}, {second}/2)", value)
+    return Move(f"`{first}` and `{second}`, and twice `{first}` and half of `{second}`,", value)
 
 
 def _reordered(tensor: Tensor) -> Iterator[Move]:
@@ -261,4 +261,4 @@ def _reordered(tensor: Tensor) -> Iterator[Move]:
             return (*at[:axis], inputs.lengths[name][axis] - 1 - at[axis], *at[axis + 1 :])
 
         words = "reversed" if len(tensor.axes) == 2 else f"reversed along axis {axis}"
-        yield Move(f"{tensor.name} and {tensor.name} {words}", lambda name, at, value, inputs: value, place)
+        yield Move(f"`{tensor.name}` and `{tensor.name}` {words}", lambda name, at, value, inputs: value, place)
