@@ -17,7 +17,7 @@ TESTED: Mapping[str, Range] = {  # the first and the last minor version
     "numpy": ((2, 4), (2, 5)),
     "sympy": ((1, 14), (1, 14)),
     "torch": ((2, 11), (2, 14)),
-    "triton": ((3, 6), (3, 9)),
+    "triton": ((3, 6), (3, 8)),
 }
 
 

@@ -29,7 +29,7 @@ describe() {
   case $1 in
     ci) ;;
     gpu) python=python3.12 pins=("torch==2.11.*" "triton==3.6.*" "numpy==2.5.*") without=(latex2mathml) ;;  # as on the GPU machine
-    next) pins=("torch==2.14.*" "triton==3.9.*") ;;
+    next) pins=("torch==2.14.*" "triton==3.8.*") ;;
     lowest) mapfile -t pins < <("$python" "$root/tests/lowest_versions.py" "$root/pyproject.toml") ;;
     *) echo "error: no environment is named '$1'; choose ci, gpu, next or lowest" >&2; exit 2 ;;
   esac
