@@ -1,17 +1,20 @@
-"""Machine check of every step: the normal form, and evaluation by a route that shares no rule with the derivation.
+"""Machine check of a result and of every step: independent evaluation, and for steps the normal form.
 
-Each side is evaluated, as it stands, at several random small sizes and at every value of its free indices
-(``derive.evaluation``). A step is
+``derive.evaluation`` evaluates both sides of a step, as they stand, at several random small sizes and values of the
+free indices, and looks at what is stated as the result beside the forward map. The verdicts are
 
-    proved       both sides have the same normal form (whose code the deriver uses too), and every evaluation agrees
-    sampled      every evaluation agrees
-    refuted      an evaluation differs (the counterexample is shown)
-    unverified   it could not be evaluated, for the reason given
+    proved       the normal forms agree (by code that the deriver uses too), and independent evaluation agrees
+    sampled      independent evaluation agrees
+    refuted      a counterexample was found, and is shown
+    unverified   neither, for the reason given
+
+Limits, bounds and injectivity cannot be proved by evaluation: of these ``sampled`` says that they were derived, and
+that no counterexample was met.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -20,41 +23,75 @@ from sympy import Expr, IndexedBase
 from derive.algebra.differentiate import carry_out, expand_definitions
 from derive.algebra.equality import equal
 from derive.algebra.normal import normalise
-from derive.evaluation.agreement import FEW, MANY, Sides, agreement
+from derive.algebra.patience import Deadline, OutOfTime, Watch, go_on, remaining, until
+from derive.evaluation.agreement import FEW, MANY, Agreement, Effort, Sides, agreement
 from derive.evaluation.findings import Finding
 from derive.evaluation.maps import map_findings
 from derive.evaluation.result import result_findings
 from derive.forward_map import Definition
 from derive.record import CancellingMap, Claim, Derivation, Status, Step, Verdict
 
+SECONDS = 8.0
+_SECONDS_A_PROOF = 2.0
 _MAX_OPERATIONS = 1_000
+_MOST_KNOWN = 256
 
 Scope = Mapping[IndexedBase, Definition]
+Record = Derivation | CancellingMap
 
 
-def checked(derivation: Derivation) -> Derivation:
-    """Return the derivation with the verdicts of its result, of every step and of its solutions filled in."""
-    steps = tuple(replace(step, verdict=check_step(step)) for step in derivation.steps)
+def checked(derivation: Derivation, seconds: float = SECONDS) -> Derivation:
+    """Return the derivation with the verdicts of its result, of every step and of its solutions filled in.
+
+    What the ``seconds`` of processor time do not suffice for is unverified, and says so.
+    """
+    return _checked(derivation, Deadline(seconds))
+
+
+def checked_map(found: CancellingMap, seconds: float = SECONDS) -> CancellingMap:
+    """Return the map with the verdicts of its result and of every step filled in."""
+    return _checked_map(found, Deadline(seconds))
+
+
+def check_step(step: Step, seed: int = 0, seconds: float = SECONDS) -> Verdict:
+    """Return the verdict of one step; ``seed`` chooses the evaluation points."""
+    return _check_step(step, seed, Deadline(seconds))
+
+
+def _checked(derivation: Derivation, deadline: Deadline) -> Derivation:
+    """Look at results before steps: where time is short, they are what counts."""
     bare = replace(derivation, solutions=(), refusals=(), claims=())
-    claims = tuple(_claim(finding, steps) for finding in _of_result(bare))
-    solutions = tuple(checked_map(m) for m in derivation.solutions)
+    found = _findings(_of_result, bare, deadline)
+    solutions = tuple(_checked_map(m, deadline) for m in derivation.solutions)
+    steps = _checked_steps(derivation.steps, deadline)
+    claims = tuple(_claim(finding, steps) for finding in found)
     return replace(derivation, steps=steps, claims=claims, solutions=solutions)
 
 
-def checked_map(found: CancellingMap) -> CancellingMap:
-    """Return the map with the verdicts of its result and of every step filled in."""
-    steps = tuple(replace(step, verdict=check_step(step)) for step in found.steps)
-    return replace(found, steps=steps, claims=tuple(_claim(finding, steps) for finding in _of_map(found)))
+def _checked_map(found: CancellingMap, deadline: Deadline) -> CancellingMap:
+    findings = _findings(_of_map, replace(found, claims=()), deadline)
+    steps = _checked_steps(found.steps, deadline)
+    return replace(found, steps=steps, claims=tuple(_claim(finding, steps) for finding in findings))
 
 
-@lru_cache(maxsize=256)
-def _of_result(derivation: Derivation) -> tuple[Finding, ...]:
-    return tuple(result_findings(derivation))
+def _checked_steps(steps: Sequence[Step], deadline: Deadline) -> tuple[Step, ...]:
+    return tuple(replace(step, verdict=_check_step(step, 0, deadline)) for step in steps)
 
 
-@lru_cache(maxsize=256)
-def _of_map(found: CancellingMap) -> tuple[Finding, ...]:
-    return tuple(map_findings(found))
+def _findings(look: Callable[..., list[Finding]], subject: Record, deadline: Deadline) -> list[Finding]:
+    """Look at a subject once, however often it is checked; what time cut short is looked at again."""
+    if subject not in _known:
+        found = look(subject, 0, deadline)
+        if deadline.over():
+            return found
+        if len(_known) > _MOST_KNOWN:
+            _known.clear()
+        _known[subject] = found
+    return _known[subject]
+
+
+_of_result, _of_map = result_findings, map_findings
+_known: dict[Record, list[Finding]] = {}
 
 
 def _claim(finding: Finding, steps: Sequence[Step]) -> Claim:
@@ -72,22 +109,44 @@ def _claim(finding: Finding, steps: Sequence[Step]) -> Claim:
     return Claim(statement.name, statement.words, verdict)
 
 
-def check_step(step: Step, seed: int = 0) -> Verdict:
-    """Return the verdict of one step; ``seed`` chooses the evaluation points."""
-    return _verdict(step, seed)
+def _check_step(step: Step, seed: int, deadline: Deadline) -> Verdict:
+    try:
+        with until(deadline):
+            return _verdict(step, seed)
+    except OutOfTime:
+        return Verdict(Status.UNVERIFIED, f"not checked: the {deadline.seconds:g} s for this check were used up")
 
 
 @lru_cache(maxsize=2_000)
 def _verdict(step: Step, seed: int) -> Verdict:
-    """Check a step once, however many derivations carry it."""
+    """Check a step once, however many derivations carry it; raise OutOfTime past the deadline."""
     sides = Sides(step.id, step.before, step.after, step.scope)
-    few = agreement(sides, seed, FEW)
+    few = _in_time(sides, seed, FEW)
     if not few.agreed:
         return _without_agreement(few.counterexample, few.reason)
-    if _provable(step, {definition.base: definition for definition in step.scope}):
+    if _proved(step):
         return Verdict(Status.PROVED, f"normal form, shared with the deriver; {few.agreed}")
-    many = agreement(sides, seed, MANY)
+    many = _in_time(sides, seed, MANY)
     return Verdict(Status.SAMPLED, many.agreed) if many.agreed else _without_agreement(many.counterexample, many.reason)
+
+
+def _in_time(sides: Sides, seed: int, effort: Effort) -> Agreement:
+    """Evaluate both sides; raise OutOfTime where time cuts it short."""
+    found = agreement(sides, seed, effort, Watch())
+    go_on()
+    return found
+
+
+def _proved(step: Step) -> bool:
+    """Compare normal forms for a while: what takes longer is sampled."""
+    go_on()
+    scope = {definition.base: definition for definition in step.scope}
+    try:
+        with until(remaining().within(_SECONDS_A_PROOF)):
+            return _provable(step, scope)
+    except OutOfTime:
+        go_on()
+        return False
 
 
 def _without_agreement(counterexample: str, reason: str) -> Verdict:

@@ -5,6 +5,7 @@ Everything here is data. Deriving is in ``update``, checking in ``check``, print
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -15,7 +16,7 @@ from derive.forward_map import Definition, Layer
 
 
 class Status(StrEnum):
-    """How far a step is verified."""
+    """How far a step, or a statement of a result, is verified; ``MEANINGS`` says what each word means."""
 
     PROVED = "proved"
     SAMPLED = "sampled"
@@ -23,9 +24,18 @@ class Status(StrEnum):
     REFUTED = "refuted"
 
 
+MEANINGS: Mapping[Status, str] = {
+    Status.PROVED: "both sides have one normal form, by code that the deriver uses, and independent evaluation agrees",
+    Status.SAMPLED: "independent evaluation agrees, without a proof",
+    Status.REFUTED: "a counterexample was found, and is shown",
+    Status.UNVERIFIED: "neither, for the reason given",
+}
+"""What each verdict means. Of a limit or a bound, evaluation can only say that it met no counterexample."""
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of checking a step: its status and the method, or the counter-example, in words."""
+    """The outcome of checking a step or a statement: its status and the method, or the counterexample, in words."""
 
     status: Status
     method: str
@@ -35,7 +45,7 @@ class Verdict:
 class Claim:
     """A statement of a result, such as the kernel or a residual, with the verdict of independent evaluation.
 
-    ``id`` is ``<layer>/result-<what>``; ``statement`` says in words what is stated.
+    ``id`` is ``<layer>/result-<what>``; ``statement`` says in words what is stated, formulas between backticks.
     """
 
     id: str

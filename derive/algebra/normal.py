@@ -33,6 +33,7 @@ from derive.algebra.nodes import (
     rename,
     unused,
 )
+from derive.algebra.patience import go_on
 
 _CACHE = 20_000
 _MAX_PERMUTATIONS = 40_320
@@ -44,10 +45,12 @@ _known: dict[Expr, Expr] = {}
 def normalise(expression: Expr) -> Expr:
     """Return the normal form of an expression; raise TypeError for what this language does not have.
 
-    That is an inert derivative (carry it out first), ``sympy.Sum``, and SymPy's matrix expressions.
+    That is an inert derivative (carry it out first), ``sympy.Sum``, and SymPy's matrix expressions. Raises OutOfTime
+    past a deadline (``patience``).
     """
     form = _known.get(expression)
     if form is None:
+        go_on()
         if len(_known) > _CACHE:
             _known.clear()
         form = _normal_form(expression)
@@ -126,8 +129,12 @@ def _step(argument: Expr) -> Expr:
 
 def product(factors: Sequence[Expr]) -> Expr:
     """Return the normal form of a product of normal forms, multiplied out."""
-    choices = itertools.product(*(Add.make_args(factor) for factor in factors))
-    return Add(*(tidy(Mul(*choice)) for choice in choices))
+    return Add(*(_multiplied(choice) for choice in itertools.product(*(Add.make_args(f) for f in factors))))
+
+
+def _multiplied(choice: Sequence[Expr]) -> Expr:
+    go_on()
+    return tidy(Mul(*choice))
 
 
 def tidy(monomial: Expr) -> Expr:

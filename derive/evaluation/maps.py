@@ -49,7 +49,7 @@ class _Map:
     def statements(self) -> list[Statement]:
         """Return the statements of the map."""
         prefix = f"{self.found.mapped.name}/result"
-        words = "the self factor of the corrected layer is kappa times the identity"
+        words = "the self factor of the corrected layer is `kappa` times the identity"
         scaled = "the corrected output is each parameter's part times its scale"
         return [
             Statement(f"{prefix}-residual", words, self._residual, step="self-factor"),

@@ -37,10 +37,9 @@ def statements(derivation: Derivation) -> list[Statement]:
     """Return the statements of a derivation under its rule."""
     prefix = f"{derivation.layer.name}/result"
     about = _Result(derivation, prefix)
-    shared = [about.units(), about.exactness()]
     if derivation.rule == "sgd":
-        return [*about.kernels(), *about.shape(), about.freedom(), *shared]
-    return [*rule_statements(derivation, prefix), *shared]
+        return [*about.kernels(), *about.shape(), about.freedom(), about.units(), about.exactness()]
+    return [*rule_statements(derivation, prefix), about.units()]
 
 
 class _Result:
@@ -56,14 +55,15 @@ class _Result:
 
     def kernels(self) -> list[Statement]:
         """The kernel, the cross terms and the self factor, beside sums of products of slopes."""
-        derivation = self.derivation
-        words = "the kernel is the sum of products of slopes over every declared parameter"
+        words = "the kernel adds up the products of slopes by every declared parameter"
         return [
             self.statement("kernel", words, self._kernel, step="update-kernel"),
-            self.statement("cross-terms", "what one sample does to another", self._cross_terms, step="cross-terms"),
+            self.statement(
+                "cross-terms", "the cross terms are the kernel at two samples", self._cross_terms, step="cross-terms"
+            ),
             self.statement(
                 "self-factor",
-                f"what a sample does to itself, {derivation.self_factor.shape}",
+                "the self factor is the kernel at one sample",
                 self._self_factor,
                 step="self-factor",
             ),
@@ -148,7 +148,11 @@ class _Result:
     def units(self) -> Statement:
         """Which output axes are units: those that index a parameter by themselves."""
         claimed = {i.name for i in self.derivation.units}
-        return self.statement("units", f"units: {', '.join(sorted(claimed)) or 'none'}", self._units)
+        return self.statement(
+            "units",
+            f"the axes that index a parameter are: {', '.join(f'`{n}`' for n in sorted(claimed)) or 'none'}",
+            self._units,
+        )
 
     def _units(self, case: Case) -> bool:
         units, samples = set(self.derivation.units), set(self.derivation.samples)
@@ -172,10 +176,12 @@ class _Result:
         """The highest power of eta in the change of the activation."""
         order = self.derivation.order_in_eta
         if order == 1:
-            words, wanted = "the change is -eta K g for any eta", ""
+            words, wanted = "the activation moves by `-eta*K*g` for any `eta`", ""
         else:
             words = (
-                "the change has all powers of eta" if order is None else f"the change has powers of eta up to {order}"
+                "the activation moves by more than `-eta*K*g`"
+                if order is None
+                else f"the change has powers of `eta` up to {order}"
             )
             wanted = "departure from -eta K g" if order is None else f"power {order} of eta"
         return self.statement("order-in-eta", words, self._order, wanted, "activation-change" if order == 1 else "")

@@ -111,7 +111,12 @@ def step_to_json(step: Step, notation: Notation) -> Json:
 def claim_to_json(claim: Claim) -> Json:
     """Return a statement of a result with its verdict."""
     verdict = claim.verdict
-    return {"id": claim.id, "statement": claim.statement, "status": verdict.status.value, "method": verdict.method}
+    return {
+        "id": claim.id,
+        "statement": plain(claim.statement),
+        "status": verdict.status.value,
+        "method": verdict.method,
+    }
 
 
 def derivation_from_json(data: Mapping[str, Any]) -> Derivation:

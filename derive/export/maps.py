@@ -5,6 +5,7 @@ from __future__ import annotations
 from sympy import Expr
 
 from derive.export.blocks import Block, Equation, Heading, Math, Paragraph, Prose, Table, sentence
+from derive.export.claims import claim_blocks
 from derive.export.limits import assumptions, limit_prose
 from derive.export.linebreak import LINE_WIDTH
 from derive.export.prose import inline
@@ -41,7 +42,7 @@ def map_blocks(found: CancellingMap, printed: set[str] | None = None, of: Layer 
     narrow, wide = _split(_formulas(found), notation)
     rows = [(("kind",), (found.kind,)), *narrow, *_facts(found, notation)]
     blocks += [Table((("property",), ("value",)), tuple(rows)), *wide]
-    return [*blocks, *step_blocks(found.steps, notation, printed)]
+    return [*blocks, *claim_blocks(found.claims, notation.aliases), *step_blocks(found.steps, notation, printed)]
 
 
 def _formulas(found: CancellingMap) -> list[tuple[str, Expr]]:

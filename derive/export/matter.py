@@ -18,7 +18,7 @@ from derive.export.blocks import (
     prose,
 )
 from derive.export.provenance import PAPER, REFERENCES, layer_claim, map_claim
-from derive.record import Derivation
+from derive.record import MEANINGS, Derivation
 
 
 def opening() -> list[Block]:
@@ -31,10 +31,18 @@ def _origin() -> list[Block]:
         Paragraph(
             prose(
                 "This document was written by {}: every equation in it was derived from a forward map by the engine in "
-                "{}, none was typed. A step marked [proved] was verified by its normal form and by exact evaluation at "
-                "random sizes; a step marked [sampled] by exact evaluation alone.",
+                "{}, none was typed. Every step and every statement of a result bears the verdict of its check. "
+                "Independent evaluation computes values at random small sizes from the forward map, by code that "
+                "shares only the nodes of expressions with the deriver.",
                 Code("affdiv latex"),
                 Code("derive/"),
+            )
+        ),
+        Items(tuple(prose(f"[{status.value}]: {meaning}.") for status, meaning in MEANINGS.items())),
+        Paragraph(
+            (
+                "Evaluation cannot prove a limit, a bound or injectivity: these are derived, and the check says that "
+                "it met no counterexample.",
             )
         ),
         Heading(1, ("What is reconstructed",)),

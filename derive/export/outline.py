@@ -9,6 +9,7 @@ from sympy import Expr, IndexedBase
 
 from derive.algebra.index import Index
 from derive.export.blocks import Block, Code, Equation, Heading, Inline, Items, Math, Paragraph, Prose, prose, sentence
+from derive.export.claims import claim_blocks
 from derive.export.escape import label
 from derive.export.maps import map_blocks
 from derive.export.matter import closing, opening
@@ -109,6 +110,7 @@ def _result(derivation: Derivation, notation: Notation) -> list[Block]:
         Paragraph(("What the gradient of one sample does to another:",), leads=True),
         Equation(None, r"\text{cross terms}", (notation(derivation.cross_terms),)),
         Items(entries),
+        *claim_blocks(derivation.claims, notation.aliases),
     ]
 
 

@@ -11,6 +11,7 @@ import sympy
 from sympy import Expr, Indexed, KroneckerDelta
 
 import derive
+from derive import check
 from derive.algebra import normal
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.equality import equal
@@ -308,3 +309,23 @@ def from_formula(formula: str, parameters: str = 'W = ["m", "n"]', sizes: str = 
 def test_no_right_step_is_refuted(formula: str) -> None:
     steps = from_formula(formula).check().steps
     assert {s.verdict.status for s in steps} <= {Status.PROVED, Status.SAMPLED}, [s.verdict for s in steps]
+
+
+def test_what_time_does_not_suffice_for_is_said_to_be_unchecked() -> None:
+    layer = derive.layer("gain")
+    derivation = replace(derive.effective_update(layer), solutions=derive.solve(layer).maps)
+    check._known.clear()
+    check._verdict.cache_clear()
+    cut = checked(derivation, seconds=0)
+    parts = [part for one in (cut, *cut.solutions) for part in (*one.claims, *one.steps)]
+    assert {part.verdict.status for part in parts} == {Status.UNVERIFIED}
+    assert all("used up" in part.verdict.method for part in parts)
+    whole = checked(derivation)  # nothing that was cut short is kept
+    assert {claim.verdict.status for claim in whole.claims} <= {Status.PROVED, Status.SAMPLED}
+
+
+def test_a_proof_without_end_is_left_for_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "_SECONDS_A_PROOF", 0.1)
+    power = sum(tensor(name)[s, j] for name in "xyuv") ** 16
+    verdict = check_step(made_up(power, power * sympy.sin(x[s, j]) ** 2 + power * sympy.cos(x[s, j]) ** 2))
+    assert verdict.status is Status.SAMPLED

@@ -1,0 +1,61 @@
+"""A limit on the processor time that a proof may take: normal forms can grow without end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+
+class OutOfTime(Exception):
+    """The time for a proof was used up."""
+
+
+class Deadline:
+    """So many seconds of this process's time, from now on."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.process_time() + seconds
+
+    def over(self) -> bool:
+        """Return whether the time is up."""
+        return time.process_time() > self._end
+
+    def within(self, seconds: float) -> Deadline:
+        """Return a deadline of so many seconds from now, and no later than this one."""
+        return Deadline(max(0.0, min(seconds, self._end - time.process_time())))
+
+
+_current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+
+@contextmanager
+def until(deadline: Deadline) -> Iterator[None]:
+    """Let ``go_on`` raise ``OutOfTime`` inside once the deadline is over."""
+    token = _current.set(deadline)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def remaining() -> Deadline:
+    """Return the deadline at hand; one that never comes where there is none."""
+    return _current.get() or Deadline(float("inf"))
+
+
+class Watch:
+    """Says whether the deadline at hand is over, for what must not know of it."""
+
+    def over(self) -> bool:
+        """Return whether the time is up."""
+        return remaining().over()
+
+
+def go_on() -> None:
+    """Raise ``OutOfTime`` if there is a deadline and it is over."""
+    deadline = _current.get()
+    if deadline is not None and deadline.over():
+        raise OutOfTime

@@ -1,0 +1,23 @@
+"""The statements of a checked result as blocks: what was looked at beside the forward map, with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from derive.export.blocks import Block, Items, Paragraph, sentence
+from derive.export.prose import inline
+from derive.record import Claim, Verdict
+
+
+def claim_blocks(claims: Sequence[Claim], aliases: Mapping[str, str]) -> list[Block]:
+    """Return the statements as a list; nothing for a result that was not checked."""
+    if not claims:
+        return []
+    rows = [(*inline(sentence(c.statement), aliases), f" [{_verdict(c.verdict)}]") for c in claims]
+    return [Paragraph(("Checked beside the forward map:",), leads=True), Items(tuple(rows))]
+
+
+def _verdict(verdict: Verdict) -> str:
+    """Return the word of a verdict; beside it, of what evaluation cannot prove, how it is known."""
+    known = verdict.method.partition(" points,")[0]
+    return f"{verdict.status.value}: {known} points" if "no counterexample among" in known else verdict.status.value
