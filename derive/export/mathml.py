@@ -27,7 +27,10 @@ _PRIMES = frozenset("\u2032\u2033\u2034\u2057")
 @lru_cache(maxsize=4096)
 def formula(latex: str, display: bool = False) -> str:
     """Return a formula as one ``<math>`` element, inline or displayed (limits then stand below a sum)."""
-    from latex2mathml.converter import convert
+    try:
+        from latex2mathml.converter import convert
+    except ImportError:
+        return f'<math xmlns="{_NAMESPACE}" display="inline"><mtext>{html_text(latex)}</mtext></math>'
 
     for unknown, known in _UNKNOWN:
         latex = latex.replace(unknown, known)
