@@ -17,7 +17,7 @@ import typer
 import codegen.cli
 import derive.cli
 import verify.cli
-from derive.errors import UsageError
+from derive.errors import UsageError, printable
 from derive.export.encodings import write_any
 
 __version__ = "0.1.0"
@@ -72,7 +72,7 @@ _mount()
 
 def _fail(message: str, code: int = WRONG_USAGE) -> int:
     """Print ``error: message`` on standard error and return the exit code."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return code
 
 

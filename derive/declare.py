@@ -12,6 +12,7 @@ from sympy import Expr, IndexedBase, Integer, Symbol
 
 from derive.algebra.index import Index
 from derive.excerpt import Excerpt, suggestion
+from derive.expansion import MOST_SUMS, MOST_TERMS, Size, size_of
 from derive.formula import parse_definition
 from derive.forward_map import BATCH, Definition, Layer, Tensor, assemble
 from derive.names import MOST_AXES, Named, Namespace, identifier
@@ -185,6 +186,7 @@ def _axis(word: Excerpt, sizes: Mapping[str, Symbol]) -> Expr:
 def _definitions(declared: Declarations, names: Namespace) -> tuple[Definition, ...]:
     """Return the definitions of the formulas, each of which may use the ones before it."""
     definitions: list[Definition] = []
+    sizes: dict[str, Size] = {}
     last = len(declared.formulas) - 1
     for number, formula in enumerate(declared.formulas):
         target, axes = None, None
@@ -193,6 +195,10 @@ def _definitions(declared: Declarations, names: Namespace) -> tuple[Definition, 
         if number == last and declared.output_axes is not None:
             axes = [_axis(word, names.sizes) for word in declared.output_axes]
         definition = parse_definition(formula, names, target=target, axes=axes)
+        sizes[definition.name] = size_of(definition.expression, sizes)
+        if sizes[definition.name].too_large:
+            problem = f"multiplied out, the formula has more than {MOST_TERMS} terms, or {MOST_SUMS} sums in each other"
+            formula.fail(problem, "use smaller powers, or fewer factors that are sums")
         lead = len(names.lead)
         indices = definition.indices[lead:]
         named = Named(definition.base, tuple(i.size for i in indices), definition.indices[:lead])

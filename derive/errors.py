@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+_PLAIN = "\n\t"
+
 
 class UsageError(ValueError):
-    """A value that cannot be used; the text names the value, the cause and the mend. The command line exits with 2."""
+    """A value that cannot be used; the text names the value, the cause and the mend. The command line exits with 2.
+
+    What a terminal would obey, such as an escape in a file's name, is spelled out in the text.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Return a text with every character spelled out that moves a cursor, sets a colour or turns the direction."""
+    return "".join(c if c in _PLAIN or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _spelled(c) for c in text)
+
+
+def _spelled(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

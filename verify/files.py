@@ -1,4 +1,7 @@
-"""Refuse an output folder that cannot be written before the work is done; create it after."""
+"""Paths that a user gives: a home folder looked up, an output folder refused before the work is done or created after.
+
+A name that no file can have is refused where it is given.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from derive.errors import UsageError
+
+
+def expanded(text: str) -> Path:
+    """Return the path that a text names, ``~`` and ``~user`` looked up; UsageError for one that there cannot be."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (RuntimeError, ValueError, OSError) as problem:
+        raise UsageError(f"{text!r} names no path ({problem}); write the whole path") from None
+    return path
 
 
 def check_folder(folder: Path, names: Iterable[str], option: str = "--out") -> None:

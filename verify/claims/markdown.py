@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
+from derive.errors import printable
 from verify.claims.ledger import Entry, Evidence
 from verify.hypotheses import Finding
 from verify.report.numbers import number
@@ -86,4 +88,9 @@ def _cells(finding: Finding) -> tuple[str, ...]:
 
 def _link(place: Path, folder: Path) -> str:
     target = Path(os.path.relpath(place, folder)).as_posix()
-    return f"[{place.name}]({target})"
+    return f"[{_plain(place.name)}]({quote(target)})"
+
+
+def _plain(name: str) -> str:
+    """Return a file's name without what Markdown, HTML or a terminal would take for more than a name."""
+    return "".join(f"\\{c}" if c in "\\`*{}[]<>()#!&~" else c for c in printable(name))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from derive.errors import printable
 from verify.hypotheses import Finding
 from verify.hypotheses.chosen import ACCURACY, Chosen, at_best_rates
 from verify.report.experiment_plots import labelling, pictures
@@ -95,7 +96,12 @@ def render(sources: Sequence[Source], findings: Mapping[str, Sequence[Finding]])
     }
     template = environment().get_template("experiments.html.jinja")
     return template.render(
-        sections=sections, answers=answers, questions=QUESTIONS, cell=cell, pens=[*PENS.values(), *SPARE]
+        place=lambda source: printable(str(source.place)),
+        sections=sections,
+        answers=answers,
+        questions=QUESTIONS,
+        cell=cell,
+        pens=[*PENS.values(), *SPARE],
     )
 
 

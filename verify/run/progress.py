@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from derive.errors import printable
 
 
 class Watcher(Protocol):
@@ -53,7 +56,7 @@ class Bars:
 
     def begin(self, stage: str) -> None:
         """Start the line of a stage anew."""
-        self._progress.reset(self._task, description=stage, total=None, completed=0)
+        self._progress.reset(self._task, description=escape(printable(stage)), total=None, completed=0)
 
     def advance(self, done: int, total: int) -> None:
         """Move the bar."""

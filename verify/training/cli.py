@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from derive.errors import UsageError
+from derive.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from verify.training.engines import Engine
@@ -197,6 +197,7 @@ def _experiment(given: str, scale: str) -> Experiment:
 
 def _source(experiment: Experiment, data: str | None) -> str:
     """Return what the trials train on: the name of what is built in, or an absolute path."""
+    from verify.files import expanded
     from verify.training.config import DATA
     from verify.training.experiment import GIVEN
 
@@ -207,7 +208,7 @@ def _source(experiment: Experiment, data: str | None) -> str:
     chosen = experiment.data if data is None else data
     if chosen in DATA:
         return chosen
-    path = Path(chosen).expanduser().absolute()
+    path = expanded(chosen).absolute()
     if not path.exists():
         raise UsageError(f"--data {data!r} does not exist; name a folder or file that does, or leave --data out")
     return str(path)
@@ -273,9 +274,10 @@ def _print(result: dict[str, Any], json: bool) -> None:
         return
     counts, steps = result["trials"], result["steps"]
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    typer.echo(f"{result['experiment']}: {sum(counts.values())} trials: {words}; {result['diverged']} diverged")
+    name = printable(result["experiment"])
+    typer.echo(f"{name}: {sum(counts.values())} trials: {words}; {result['diverged']} diverged")
     typer.echo(f"steps: {steps['done']} of {steps['total']}")
     for best in result["best_rates"]:
-        typer.echo(_best(best))
+        typer.echo(printable(_best(best)))
     for identity, error in result["errors"].items():
-        typer.echo(f"trial {identity[:12]}: {error}")
+        typer.echo(printable(f"trial {identity[:12]}: {error}"))

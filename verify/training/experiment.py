@@ -43,6 +43,7 @@ from typing import Any
 
 from derive.errors import UsageError
 from derive.toml_places import places
+from verify.files import expanded
 from verify.training.config import ANGLE, DATA, MODELS, TrialConfig
 
 LARGEST_FILE = 64 * 1024
@@ -279,7 +280,10 @@ class _Reader:
         data = self._text("data") if "data" in self.table else "digits"
         if data in (*DATA, GIVEN):
             return data
-        path = self.path.absolute().parent / Path(data).expanduser()
+        try:
+            path = self.path.absolute().parent / expanded(data)
+        except UsageError as problem:
+            raise self._error("data", str(problem)) from None
         if not path.exists():
             known = " or ".join(map(_toml, DATA))
             raise self._error("data", f"{data!r} is no data set: it is not {known}, and {str(path)!r} does not exist")

@@ -40,6 +40,7 @@ METRICS = (
     "mean_self_share",
 )
 SCALE = ("kappa", "effective_rate")
+_COMPUTED = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of a formula
 COLUMNS = ("trial", *SETTINGS, *SCALE, "state", *METRICS)
 
 
@@ -102,8 +103,20 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for values in table(rows):
-        writer.writerow({name: repr(v) if isinstance(v, float) else v for name, v in values.items()})
+        writer.writerow({name: written(value) for name, value in values.items()})
     return text.getvalue()
+
+
+def written(value: Any) -> Any:
+    """Return a value as a table holds it: a text that a spreadsheet would compute has an apostrophe in front."""
+    if isinstance(value, float):
+        return repr(value)
+    return f"'{value}" if isinstance(value, str) and value.startswith(_COMPUTED) else value
+
+
+def unquoted(text: str) -> str:
+    """Return a text of a table as it was before it was written."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_COMPUTED) else text
 
 
 def _order(row: Row) -> tuple[Any, ...]:

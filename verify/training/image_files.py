@@ -3,7 +3,7 @@
     CIFAR binary   data_batch_*.bin and test_batch.bin, or train.bin and test.bin; one byte a class (two in CIFAR-100,
                    of which the second counts), then 3 x 32 x 32 bytes
     Parquet        train*.parquet and test*.parquet with a column img or image of {bytes: JPEG or PNG} and a column
-                   label or fine_label of whole numbers
+                   label or fine_label of whole numbers below 100,000
     image files    a sub-folder for each class, see ``image_folder``
 
 A tenth of the training images, drawn by the split's seed, is the validation part. Every channel is centred and scaled
@@ -14,6 +14,7 @@ was read is kept as long as the files do not change. Not supported: images of di
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,11 +26,13 @@ import torch
 from derive.errors import UsageError
 from verify.training.dataset import Dataset, Split
 from verify.training.image_folder import held_out, is_image_folder, read_image_folder
-from verify.training.pixels import Images, decoded, demand_room, joined
+from verify.training.pixels import Images, decoded, demand_classes, demand_room, joined
 
 VALIDATION_SHARE = 0.1
+MOST_FILES = 2_000_000  # in a folder of images
 _CIFAR = 3 * 32 * 32
 _CIFAR_LABELS = {1: (10,), 2: (20, 100)}  # how many classes each byte in front of an image tells apart
+_MOST_AT_ONCE, _ROOM = 1024, 2**31  # rows of Parquet, and bytes that they may unpack to
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("img", "image"), ("label", "fine_label")
 
 
@@ -54,8 +57,16 @@ def load_images(folder: Path, seed: int, dtype: torch.dtype) -> Dataset:
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Return what changes when a file of the folder does: names, sizes and times."""
-    found = ((path, path.stat()) for path in sorted(folder.glob("**/*")))
-    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)
+    found: list[tuple[str, int, int]] = []
+    for depth in ("*", "*/*", "*/*/*"):
+        for path in folder.glob(depth):
+            stat = path.lstat()
+            found.append((str(path), stat.st_size, stat.st_mtime_ns))
+            if len(found) > MOST_FILES:
+                raise UsageError(f"{folder}: more than {MOST_FILES} files lie in it; give a folder of images alone")
+        if any(name.endswith((".bin", ".parquet")) for name, *_ in found):
+            break
+    return tuple(sorted(found))
 
 
 def _read(folder: Path, seed: int, stamp: object) -> tuple[str, Images, Images, str]:
@@ -116,28 +127,40 @@ def _parquet(folder: Path, pattern: str) -> Images:
     pixels, classes = [], []
     for path in _files(folder, pattern):
         try:
-            table = parquet.read_table(path)
+            found, labels = _rows(path, parquet.ParquetFile(path))
         except (pyarrow.ArrowException, OSError) as problem:
             raise UsageError(f"{path}: no Parquet file that can be read ({problem}); fetch the file again") from None
-        images = _column(path, table, _IMAGE_COLUMNS).to_pylist()
-        labels = _column(path, table, _LABEL_COLUMNS).to_pylist()
-        if not all(isinstance(label, int) and label >= 0 for label in labels):
-            raise UsageError(f"{path}: the labels are not all whole numbers from 0; give a file of classified images")
-        for number, image in enumerate(images):
-            content = image.get("bytes") if isinstance(image, dict) else image
-            pixels.append(decoded(f"{path}: image {number}", content))
-            if number == 0:
-                demand_room(path, len(images), pixels[-1])
+        pixels += found
         classes += labels
     return joined(f"{str(folder)!r}: the images of {pattern}", pixels, classes)
 
 
-def _column(path: Path, table: Any, names: tuple[str, ...]) -> Any:
+def _rows(path: Path, file: Any) -> tuple[list[np.ndarray], list[int]]:
+    """Return images and classes of a file, read a few at a time: what is stored once may stand for many rows."""
+    count = file.metadata.num_rows
+    names = [_column(path, file.schema_arrow.names, known) for known in (_IMAGE_COLUMNS, _LABEL_COLUMNS)]
+    unpacked = max((file.metadata.row_group(k).total_byte_size for k in range(file.metadata.num_row_groups)), default=0)
+    pixels: list[np.ndarray] = []
+    classes: list[int] = []
+    for batch in file.iter_batches(min(_MOST_AT_ONCE, max(1, _ROOM // max(unpacked, 1))), columns=names):
+        images, labels = (batch.column(name).to_pylist() for name in names)
+        demand_classes(str(path), labels)
+        for image in images:
+            content = image.get("bytes") if isinstance(image, dict) else image
+            pixels.append(decoded(f"{path}: image {len(pixels)}", content))
+            if len(pixels) == 1:
+                demand_room(path, count, pixels[0])
+        classes += labels
+    return pixels, classes
+
+
+def _column(path: Path, there: Sequence[str], names: tuple[str, ...]) -> str:
     for name in names:
-        if name in table.column_names:
-            return table.column(name)
-    found = ", ".join(table.column_names)
-    raise UsageError(f"{path}: no column {' or '.join(names)} (there are: {found}); rename the one that holds them")
+        if name in there:
+            return name
+    raise UsageError(
+        f"{path}: no column {' or '.join(names)} (there are: {', '.join(there)[:200]}); rename the one that holds them"
+    )
 
 
 def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

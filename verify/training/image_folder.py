@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from derive.errors import UsageError
-from verify.training.pixels import Images, decoded, demand_room, joined
+from verify.training.pixels import Images, content_of, decoded, demand_room, joined
 
 TEST_SHARE = 0.1
 _ENDINGS = (".png", ".jpg", ".jpeg")
@@ -57,7 +57,7 @@ def _images(folder: Path, names: list[str]) -> Images:
     found = [(file, names.index(path.name)) for path in _classes(folder, names) for file in _files(path)]
     pixels: list[np.ndarray] = []
     for file, _ in found:
-        pixels.append(decoded(str(file), file.read_bytes()))
+        pixels.append(decoded(str(file), content_of(file)))
         if len(pixels) == 1:
             demand_room(folder, len(found), pixels[0])
         elif pixels[-1].shape != pixels[0].shape:

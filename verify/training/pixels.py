@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ import numpy as np
 from derive.errors import UsageError
 
 LARGEST_SIDE = 512
+LARGEST_IMAGE = 2**24  # bytes of a file, or of a value in a table, that is to be an image
 LARGEST_DATA = 2**33  # bytes of decoded pixels that are held at once
+MOST_IMAGES = 10_000_000
+MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,17 +44,29 @@ def decoded(name: str, content: object) -> np.ndarray:
         raise UsageError("reading images needs pillow: pip install 'affine-divergence[data]'") from None
 
     if not isinstance(content, bytes):
-        raise UsageError(f"{name} cannot be read (it is {content!r}, no bytes); give JPEG or PNG in bytes")
+        raise UsageError(f"{name} cannot be read (it is {str(content)[:60]!r}, no bytes); give JPEG or PNG in bytes")
+    if len(content) > LARGEST_IMAGE:
+        raise UsageError(f"{name}: {len(content)} bytes are no small image; at most {LARGEST_IMAGE} are read")
     try:
-        with Image.open(io.BytesIO(content), formats=["JPEG", "PNG"]) as opened:
-            if max(opened.size) > LARGEST_SIDE:
-                raise ValueError(f"{opened.size[0]} x {opened.size[1]} pixels are too many")
-            values = np.asarray(opened.convert("L" if opened.mode == "L" else "RGB"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as of many pixels, which are refused here
+            with Image.open(io.BytesIO(content), formats=["JPEG", "PNG"]) as opened:
+                if max(opened.size) > LARGEST_SIDE:
+                    raise ValueError(f"{opened.size[0]} x {opened.size[1]} pixels are too many")
+                values = np.asarray(opened.convert("L" if opened.mode == "L" else "RGB"))
     except UnidentifiedImageError:
         raise UsageError(f"{name} cannot be read (it is no such image); give JPEG or PNG in bytes") from None
-    except (OSError, ValueError, SyntaxError) as problem:
+    except (OSError, ValueError, SyntaxError, OverflowError, Image.DecompressionBombError) as problem:
         raise UsageError(f"{name} cannot be read ({problem}); give JPEG or PNG in bytes") from None
     return values.reshape(*values.shape[:2], -1).transpose(2, 0, 1)
+
+
+def content_of(file: Path) -> bytes:
+    """Return what an image file holds; UsageError, before it is read, for one that is too large."""
+    size = file.stat().st_size
+    if size > LARGEST_IMAGE:
+        raise UsageError(f"{file}: {size} bytes are no small image; at most {LARGEST_IMAGE} are read")
+    return file.read_bytes()
 
 
 def joined(where: str, pixels: Sequence[np.ndarray], classes: Sequence[int]) -> Images:
@@ -61,8 +77,20 @@ def joined(where: str, pixels: Sequence[np.ndarray], classes: Sequence[int]) -> 
     return Images(stacked.reshape(*stacked.shape[:2], -1), np.array(classes, dtype=np.int64), stacked.shape[2:])
 
 
+def demand_classes(where: str, classes: Sequence[object]) -> None:
+    """Raise UsageError unless all classes are whole numbers of which there may be as many."""
+    for label in classes:
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < MOST_CLASSES:
+            raise UsageError(
+                f"{where}: the labels are not all classes, {str(label)[:60]!r} is none; give whole numbers from 0, "
+                f"below {MOST_CLASSES}"
+            )
+
+
 def demand_room(where: Path, count: int, first: np.ndarray) -> None:
     """Raise UsageError where so many images like the first are more than can be held."""
+    if count > MOST_IMAGES:
+        raise UsageError(f"{where}: {count} images are too many, at most {MOST_IMAGES} are read; give fewer")
     if count * first.nbytes > LARGEST_DATA:
         raise UsageError(
             f"{where}: {count} images of {first.nbytes} bytes are more than {LARGEST_DATA} bytes; give fewer or smaller"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from derive.errors import UsageError
+from derive.errors import UsageError, printable
 from verify.training.export import table
 from verify.training.rates import Trial
 from verify.training.store import Store
@@ -36,7 +36,7 @@ def load_sources(tables: Iterable[Path], stores: Iterable[Path]) -> list[Source]
     Raises:
         UsageError: a table or store that cannot be read, or a store without experiments.
     """
-    found = [Source(path.stem, path, read_table(path)) for given in tables for path in _files(given)]
+    found = [Source(printable(path.stem), path, read_table(path)) for given in tables for path in _files(given)]
     found += [source for path in stores for source in _of_store(path)]
     seen: Counter[str] = Counter()
     named = []
@@ -61,7 +61,7 @@ def _of_store(path: Path) -> list[Source]:
         for name, (text, _) in opened.experiments().items():
             rows = opened.rows(name)
             courses = {row.id: row.result for row in rows if row.result is not None}
-            found.append(Source(name, opened.database, table(rows), text, courses))
+            found.append(Source(printable(name), opened.database, table(rows), text, courses))
     if not found:
         raise UsageError(f"store {str(path)!r} is empty; run an experiment first: affdiv experiment run smoke")
     return found

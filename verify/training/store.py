@@ -318,7 +318,7 @@ class Store:
         """Say what to do about a file that SQLite cannot read or write."""
         try:
             yield
-        except (sqlite3.DatabaseError, _DamagedRow) as problem:
+        except (sqlite3.DatabaseError, UnicodeDecodeError, json.JSONDecodeError, _DamagedRow) as problem:
             if self._is_full(problem):
                 raise disk_full(self.database) from problem
             raise UsageError(
@@ -360,9 +360,9 @@ def _row(values: tuple[Any, ...]) -> Row:
 
 def _config(identity: str, text: str, total: int, team: str, result: str | None, digest: str) -> TrialConfig:
     """Return the settings of a row that is as it was written."""
-    if row_digest(identity, text, total, team, result) != digest:
-        raise _DamagedRow(f"the settings or the result of trial {identity[:12]} do not match their digest")
     try:
+        if row_digest(identity, text, total, team, result) != digest:
+            raise _DamagedRow(f"the settings or the result of trial {identity[:12]} do not match their digest")
         return TrialConfig(**json.loads(text))
     except (ValueError, TypeError) as problem:
-        raise _DamagedRow(f"the settings of trial {identity[:12]} cannot be read") from problem
+        raise _DamagedRow(f"the settings of trial {str(identity)[:12]} cannot be read") from problem

@@ -18,9 +18,10 @@ from typing import Any, get_args, get_type_hints
 from derive.errors import UsageError
 from verify.training.config import TrialConfig
 from verify.training.experiment import SETTINGS
-from verify.training.export import COLUMNS, table
+from verify.training.export import COLUMNS, table, unquoted
 from verify.training.rates import Trial
 from verify.training.store import Row
+from verify.training.table_checks import LARGEST_FILE, LARGEST_UNPACKED, MOST_LINES, check_table
 
 _HINTS = get_type_hints(TrialConfig)
 _NOT_FLOAT: dict[str, type] = {"trial": str, "state": str, "outcome": str, "diverged_at": int}
@@ -62,13 +63,14 @@ def read_table(path: Path) -> list[Trial]:
     """Return the lines of an exported table, a file that ends in ``.csv`` or ``.parquet``.
 
     Raises:
-        UsageError: a file that is not there, cannot be read, or is no exported table.
+        UsageError: a file that is not there, cannot be read, is too large or no exported table; the text names the row
+            and the column of a value that no export holds, see ``table_checks``.
     """
     if not path.is_file():
         raise UsageError(f"table {str(path)!r} does not exist or is no file; name one that `experiment export` wrote")
     if path.suffix not in _READERS:
         raise UsageError(f"table {str(path)!r}: its name ends neither in .csv nor in .parquet")
-    columns, lines = _READERS[path.suffix](path)
+    columns, lines, rows = _READERS[path.suffix](path)
     for column in columns:
         if column not in COLUMNS:
             raise UsageError(f"{path}: the column {column!r} is not known; give a table that `experiment export` wrote")
@@ -76,7 +78,9 @@ def read_table(path: Path) -> list[Trial]:
         if column not in columns:
             raise UsageError(f"{path}: the column {column!r} is missing; give a table that `experiment export` wrote")
     missing = {name: _absent(name) for name in COLUMNS if name not in columns}
-    return [{name: (missing | line)[name] for name in COLUMNS} for line in lines]
+    trials: list[Trial] = [{name: (missing | line)[name] for name in COLUMNS} for line in lines]
+    check_table(path, trials, rows)
+    return trials
 
 
 def _absent(column: str) -> Any:
@@ -84,39 +88,75 @@ def _absent(column: str) -> Any:
     return None if default is MISSING else default
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+Read = tuple[list[str], list[dict[str, Any]], list[int]]  # columns, lines, and the number of each line in the file
+
+
+def _read_csv(path: Path) -> Read:
+    _demand_size(path, path.stat().st_size, LARGEST_FILE, "bytes")
     try:
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
-        columns = list(reader.fieldnames or ())
-        return columns, [_converted(path, reader.line_num, line, len(columns)) for line in reader]
+        columns, lines, rows = list(reader.fieldnames or ()), [], []
+        _demand_once(path, columns)
+        for line in reader:
+            lines.append(_converted(path, reader.line_num, line, len(columns)))
+            rows.append(reader.line_num)
+            _demand_size(path, len(lines), MOST_LINES, "lines")
+        return columns, lines, rows
     except (UnicodeDecodeError, csv.Error) as problem:
         raise UsageError(f"{path}: no CSV that can be read ({problem}); export the table again") from None
+
+
+def _demand_once(path: Path, columns: Sequence[str]) -> None:
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{path}: the column {twice!r} is there twice; export the table again")
+
+
+def _demand_size(path: Path, size: int, most: int, unit: str) -> None:
+    if size > most:
+        raise UsageError(f"{path}: {size} {unit} are too many, at most {most} are read; give a part of the table")
 
 
 def _converted(path: Path, number: int, line: dict[Any, Any], columns: int) -> dict[str, Any]:
     if len(line) != columns or None in line.values():
         raise UsageError(f"{path}:{number}: not as many values as there are headings; export the table again")
-    try:
-        return {name: None if text == "" else type_of(name)(text) for name, text in line.items()}
-    except ValueError as problem:
-        raise UsageError(f"{path}:{number}: {problem}; export the table again") from None
+    found = {}
+    for name, text in line.items():
+        kind = type_of(name)
+        try:
+            found[name] = None if text == "" else unquoted(text) if kind is str else kind(text)
+        except ValueError as problem:
+            raise UsageError(f"{path}:{number}: column {name!r}: {problem}; export the table again") from None
+    return found
 
 
-def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def _read_parquet(path: Path) -> Read:
     demand_parquet("reading")
     import pyarrow
     from pyarrow import parquet
 
     try:
-        found = parquet.ParquetFile(path).read()
+        file = parquet.ParquetFile(path)
+        _demand_size(path, file.metadata.num_rows, MOST_LINES, "lines")
+        groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
+        _demand_size(path, sum(group.total_byte_size for group in groups), LARGEST_UNPACKED, "unpacked bytes")
+        _demand_once(path, file.schema_arrow.names)
+        for field in file.schema_arrow:
+            if field.name in COLUMNS and str(field.type) != _ARROW_NAMES[type_of(field.name)]:
+                raise UsageError(f"{path}: the column {field.name!r} holds {field.type}; export the table again")
+        lines = [line for batch in file.iter_batches(_BATCH) for line in _short(path, batch)]
     except (pyarrow.ArrowException, OSError) as problem:
         raise UsageError(f"{path}: no Parquet file that can be read ({problem}); export the table again") from None
-    for field in found.schema:
-        if field.name in COLUMNS and str(field.type) != _ARROW_NAMES[type_of(field.name)]:
-            raise UsageError(f"{path}: the column {field.name!r} holds {field.type}; export the table again")
-    return found.column_names, found.to_pylist()
+    return file.schema_arrow.names, lines, list(range(1, len(lines) + 1))
 
 
+def _short(path: Path, batch: Any) -> list[dict[str, Any]]:
+    """Return the lines of a batch, which one value that is stored once must not make too large."""
+    _demand_size(path, batch.nbytes, LARGEST_FILE, "bytes in a few lines")
+    return list(batch.to_pylist())
+
+
+_BATCH = 256  # lines of Parquet at a time
 _ARROW_NAMES = {str: "string", int: "int64", float: "double"}
 _READERS = {".csv": _read_csv, ".parquet": _read_parquet}
 READABLE = tuple(_READERS)

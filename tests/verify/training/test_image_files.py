@@ -175,7 +175,7 @@ def break_size(folder):
         (break_parquet, "train.parquet: no Parquet file that can be read"),
         (break_image, "train.parquet: image 0 cannot be read"),
         (break_sizes, "the images of train*.parquet are none or differ in shape"),
-        (break_labels, "train.parquet: the labels are not all whole numbers from 0"),
+        (break_labels, "train.parquet: the labels are not all classes, 'cat' is none"),
         (break_size, "image 0 cannot be read (520 x 520 pixels are too many)"),
     ],
 )

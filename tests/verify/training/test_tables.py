@@ -71,7 +71,11 @@ def test_an_older_table_lacks_columns(tmp_path):
         ("t.txt", b"", "neither in .csv nor in .parquet"),
         ("t.csv", b"", "the column 'trial' is missing"),
         ("t.csv", b"trial,outcome,method,learning_rate,colour\n", "the column 'colour' is not known"),
-        ("t.csv", b"trial,outcome,method,learning_rate\na,finished,none,fast\n", "t.csv:2: could not convert"),
+        (
+            "t.csv",
+            b"trial,outcome,method,learning_rate\na,finished,none,fast\n",
+            "t.csv:2: column 'learning_rate': could not convert",
+        ),
         ("t.csv", b"trial,outcome,method,learning_rate\na,finished\n", "t.csv:2: not as many values"),
         ("t.csv", b"trial,outcome,method,learning_rate\na,finished,none,1,2\n", "t.csv:2: not as many values"),
         ("t.csv", b"\xff", "no CSV that can be read"),
