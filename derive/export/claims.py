@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from derive.export.blocks import Block, Items, Paragraph, sentence
 from derive.export.prose import inline
+from derive.export.symbols import Notation
 from derive.record import Claim, Verdict
 
 
-def claim_blocks(claims: Sequence[Claim], aliases: Mapping[str, str]) -> list[Block]:
+def claim_blocks(claims: Sequence[Claim], notation: Notation) -> list[Block]:
     """Return the statements as a list; nothing for a result that was not checked."""
     if not claims:
         return []
-    rows = [(*inline(sentence(c.statement), aliases), f" [{_verdict(c.verdict)}]") for c in claims]
+    rows = [(*inline(sentence(c.statement), notation), f" [{_verdict(c.verdict)}]") for c in claims]
     return [Paragraph(("Checked beside the forward map:",), leads=True), Items(tuple(rows))]
 
 

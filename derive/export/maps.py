@@ -42,7 +42,7 @@ def map_blocks(found: CancellingMap, printed: set[str] | None = None, of: Layer 
     narrow, wide = _split(_formulas(found), notation)
     rows = [(("kind",), (found.kind,)), *narrow, *_facts(found, notation)]
     blocks += [Table((("property",), ("value",)), tuple(rows)), *wide]
-    return [*blocks, *claim_blocks(found.claims, notation.aliases), *step_blocks(found.steps, notation, printed)]
+    return [*blocks, *claim_blocks(found.claims, notation), *step_blocks(found.steps, notation, printed)]
 
 
 def _formulas(found: CancellingMap) -> list[tuple[str, Expr]]:

@@ -110,7 +110,7 @@ def _result(derivation: Derivation, notation: Notation) -> list[Block]:
         Paragraph(("What the gradient of one sample does to another:",), leads=True),
         Equation(None, r"\text{cross terms}", (notation(derivation.cross_terms),)),
         Items(entries),
-        *claim_blocks(derivation.claims, notation.aliases),
+        *claim_blocks(derivation.claims, notation),
     ]
 
 
