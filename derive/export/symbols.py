@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sympy import Expr
 
 from derive.algebra.index import Index
+from derive.backward_pass import free_letters
 from derive.export.blocks import Math
 from derive.export.letters import POOL, Hints, hints_from
 from derive.export.notation import latex, name_parts
@@ -60,13 +61,16 @@ def notation_for(layer: Layer, *page: Layer) -> Notation:
     definitions = (layer.output, *layer.definitions)
     tensors = _ENGINE.union(*map(_tensor_names, (layer, *page)))
     scalars = [s.name for s in (*layer.sizes, *layer.scalars)]
+    meant = tensors.union(*({str(s) for s in (*one.sizes, *one.scalars)} for one in (layer, *page)))
     indices = {i.name.rstrip("'") for d in definitions for e in (*d.indices, d.expression) for i in e.atoms(Index)}
-    named = {name for name in indices if not name.startswith("_")}
-    free = (letter for letter in POOL if letter not in named | tensors | {*scalars})
-    renamed = {name: next(free) for name in sorted(named & (tensors | {*scalars}))}
+    most = max((len(t.axes) for t in (*layer.inputs, *layer.parameters)), default=0)
+    letters = free_letters(layer)
+    named = {name for name in indices if not name.startswith("_")} | {*letters[:most]}  # these name entries
+    free = (letter for letter in (*POOL, *letters) if letter not in named | meant)
+    renamed = {name: next(free) for name in sorted(named & meant)}
     hints = {size: renamed.get(letter, letter) for size, letter in _hints(definitions).items()}
     aliases = {name: f"n_{{{name}}}" for name in scalars if name in tensors} | short_symbols(scalars)
-    return Notation(hints, aliases, frozenset(tensors | {*scalars}), renamed)
+    return Notation(hints, aliases, frozenset(meant), renamed)
 
 
 def _tensor_names(layer: Layer) -> set[str]:

@@ -96,7 +96,7 @@ class _Reader:
         if self._source.startswith(r"\left", self._at) and not self._source.startswith(r"\leftarrow", self._at):
             out += self._pair()
         elif character == "{":
-            out += self._inner(self._braced(), glued=self._source[self._at - 1 : self._at].isalpha())
+            out += self._inner(self._braced(), glued=self._at > 0 and not self._source[self._at - 1].isspace())
         elif character in "+-" and out and out[-1].role in ("atom", "close"):
             self._at += 1
             out.append(Piece(character, _OPERATOR, "term"))
