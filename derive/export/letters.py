@@ -29,13 +29,15 @@ class Scope:
 
     ``names`` maps live indices to what they are called, ``taken`` holds every name that may not be reused, ``hints``
     gives the preferred letter of an axis length, and ``renamed`` what an index is called whose own name means something
-    else on the page.
+    else on the page. ``ranges`` remembers over which axis each letter has run, here and in what is printed beside it:
+    in one equation a letter runs over one axis.
     """
 
     names: Mapping[Index, str] = field(default_factory=dict)
     taken: frozenset[str] = frozenset()
     hints: Hints = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
+    ranges: dict[str, Expr] = field(default_factory=dict, compare=False)
 
     def own(self, index: Index) -> str:
         """Return an index's own name, or what it is called instead, with its primes."""
@@ -52,10 +54,13 @@ class Scope:
         for index in bound:
             names[index] = self._choose(index, taken)
             taken.add(names[index])
-        return Scope(names, frozenset(taken), self.hints, self.renamed)
+        return Scope(names, frozenset(taken), self.hints, self.renamed, self.ranges)
 
     def _choose(self, index: Index, taken: set[str]) -> str:
-        return next(letter for letter in self._candidates(index) if letter not in taken)
+        fresh = (letter for letter in self._candidates(index) if letter not in taken)
+        chosen = next(letter for letter in fresh if self.ranges.get(letter, index.size) == index.size)
+        self.ranges[chosen] = index.size
+        return chosen
 
     def _candidates(self, index: Index) -> Iterable[str]:
         named = index.tag >= 0 and not index.name.startswith("_")  # a canonical index made fresh keeps its number
@@ -91,13 +96,16 @@ def root_scope(
     hints: Hints | None = None,
     reserved: frozenset[str] = frozenset(),
     renamed: Mapping[str, str] | None = None,
+    ranges: dict[str, Expr] | None = None,
 ) -> Scope:
     """Return the scope around expressions that are printed together: their free names are taken, and ``reserved``."""
     free = sorted(set().union(*(free_indices(e) for e in expressions)), key=Index.sort_key)
     scope = Scope({}, reserved, hints_from(*expressions) if hints is None else hints, renamed or {})
     named = {index: scope.own(index) for index in free if index.tag == 0}
     taken = reserved.union(named.values(), *(_visible(e) for e in expressions))
-    scope = Scope(named, taken, scope.hints, scope.renamed)
+    known = {} if ranges is None else ranges
+    known.update({name: index.size for index, name in named.items()})
+    scope = Scope(named, taken, scope.hints, scope.renamed, known)
     return scope.enter(index for index in free if index.tag != 0)
 
 

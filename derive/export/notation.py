@@ -38,13 +38,15 @@ def latex(
     *,
     reserved: frozenset[str] = frozenset(),
     renamed: Mapping[str, str] | None = None,
+    ranges: dict[str, Expr] | None = None,
 ) -> str:
     """Return an expression as LaTeX (amsmath); bound indices get letters that clash with nothing.
 
     ``hints`` prefers a letter for an axis length; names in ``reserve`` and ``reserved`` are not given to bound indices;
-    ``aliases`` are short symbols (in LaTeX) for scalars with long names; ``renamed`` are other letters for indices.
+    ``aliases`` are short symbols (in LaTeX) for scalars with long names; ``renamed`` are other letters for indices;
+    ``ranges``, shared by the sides of one equation, keeps each letter to one axis.
     """
-    scope = root_scope(expression, *reserve, hints=hints, reserved=reserved, renamed=renamed)
+    scope = root_scope(expression, *reserve, hints=hints, reserved=reserved, renamed=renamed, ranges=ranges)
     return NotationPrinter(scope, aliases or {}).doprint(expression)
 
 

@@ -98,8 +98,5 @@ def step_prose(step: Step, notation: Notation) -> Prose:
 
 def step_equation(step: Step, notation: Notation) -> Equation:
     """Return ``target = before = after``, each side once."""
-    sides = [notation(step.target)]
-    for side in (notation(step.before, step.target), notation(step.after, step.target)):
-        if side not in sides:
-            sides.append(side)
+    sides = list(dict.fromkeys(notation.sides(step.target, step.before, step.after)))
     return Equation(step.id, sides[0], tuple(sides[1:]) or (sides[0],))

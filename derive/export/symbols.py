@@ -34,9 +34,15 @@ class Notation:
     reserved: frozenset[str] = frozenset()
     renamed: Mapping[str, str] = field(default_factory=dict)
 
-    def __call__(self, expression: Expr, *beside: Expr) -> str:
+    def __call__(self, expression: Expr, *beside: Expr, ranges: dict[str, Expr] | None = None) -> str:
         """Return the LaTeX of an expression; no bound index gets the name of a free one in what stands beside it."""
-        return latex(expression, self.hints, beside, self.aliases, reserved=self.reserved, renamed=self.renamed)
+        named = {"reserved": self.reserved, "renamed": self.renamed, "ranges": ranges}
+        return latex(expression, self.hints, beside, self.aliases, **named)  # type: ignore[arg-type]
+
+    def sides(self, *sides: Expr) -> list[str]:
+        """Return the sides of one equation: in all of them a letter runs over one axis."""
+        ranges: dict[str, Expr] = {}
+        return [self(side, *(other for other in sides if other is not side), ranges=ranges) for side in sides]
 
     def math(self, expression: Expr) -> Math:
         """Return an expression as inline maths."""

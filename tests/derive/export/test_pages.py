@@ -263,3 +263,38 @@ def test_what_is_no_formula_stays_as_it_is() -> None:
     for text in ("__import__('os')", "a; b", r"\input{x}", "1 +"):
         (shown,) = inline(f"`{text}`")
         assert not isinstance(shown, Math)
+
+
+@pytest.mark.parametrize("name", ["affine", "convolution", "attention-value", "low-rank", "batch-norm>affine"])
+def test_in_an_equation_a_letter_runs_over_one_axis(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every letter that a sum of an equation takes, on any side, is bound to one axis length, free ones included."""
+    from derive.export.letters import Scope
+
+    bound: dict[str, set[Expr]] = {}
+    enter = Scope.enter
+
+    def watched(scope: Scope, indices: tuple[Index, ...]) -> Scope:
+        """Enter a sum, and note which letter runs over which axis."""
+        inner = enter(scope, indices)
+        for index in indices:
+            bound.setdefault(inner.name(index), set()).add(index.size)
+        return inner
+
+    monkeypatch.setattr(Scope, "enter", watched)
+    derivation = full_derivation(derive.layer(name))
+    notation = notation_for(derivation.layer)
+    for step in derivation.steps:
+        bound.clear()
+        notation.sides(step.target, step.before, step.after)
+        for index in step.target.atoms(Index):
+            if notation(index) in bound:
+                bound[notation(index)].add(index.size)
+        assert all(len(sizes) == 1 for sizes in bound.values()), (step.id, bound)
+
+
+def test_two_sums_over_two_axes_take_two_letters() -> None:
+    n, m = size_symbol("n"), size_symbol("m")
+    j, k = Index("_1_0", n, -1), Index("_1_0", m, -1)
+    x, y = tensor("x"), tensor("y")
+    expression = IndexedSum(x[2 * j], j) + IndexedSum(y[2 * k], k)
+    assert latex(expression) == r"\sum_{j} x_{2 j} + \sum_{k} y_{2 k}"
