@@ -48,13 +48,16 @@ def generate(
         raise typer.Exit(1)
 
 
+_TOLD = ("layer", "classes", "plain", "targets", "without", "refused")
+
+
 def _report(folder: Path, texts: dict[str, str], changed: list[str], check: bool, as_json: bool) -> None:
     from codegen.package import MANIFEST
 
     manifest = json.loads(texts[MANIFEST])
     if as_json:
         status = "same" if not changed else "differs" if check else "written"
-        told = {key: manifest[key] for key in ("layer", "classes", "targets", "refused") if key in manifest}
+        told = {key: manifest[key] for key in _TOLD if key in manifest}
         report = {
             "schema": "affdiv.generate/1",
             "folder": str(folder),
@@ -73,7 +76,9 @@ def _report(folder: Path, texts: dict[str, str], changed: list[str], check: bool
         typer.echo(f"{folder} differs from what the derivations say; run `affdiv generate` to update it")
     else:
         typer.echo(f"{folder}: {len(texts)} files written")
-    for name, derivation in manifest.get("classes", {}).items():
+    for name, derivation in {**manifest.get("classes", {}), **manifest.get("plain", {})}.items():
         typer.echo(f"  {name}: {derivation}")
+    for target, lack in manifest.get("without", {}).items():
+        typer.echo(f"  no kernels for {target}: {lack['text']}")
     if manifest.get("refused"):
         typer.echo(f"  not generated: {manifest['refused']}")

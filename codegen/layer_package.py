@@ -1,4 +1,6 @@
-"""A package with one layer: a class for each cancelling map that the solver finds, whatever the layer.
+"""A package with one layer: a class for each cancelling map, one for the layer as it is, and its self factor.
+
+Any layer has such a package. Where no map cancels, the manifest says why.
 
 row form      a layer of one matrix is compiled as the shipped affine layer is, for every target (``row_family``)
 any other     programs with gathers, in torch's operations and in C++ kernels that walk over samples
@@ -15,6 +17,7 @@ from sympy import Expr
 
 from codegen.layer_plan import LayerPlan, layer_plan
 from codegen.package import MANIFEST, SCHEMA, check_name
+from codegen.plain_layer import plain_plan, self_factor_plan
 from codegen.plan import plan
 from codegen.row_family import row_form
 from codegen.solve_at import solve_at
@@ -81,7 +84,7 @@ def build_layer(
         insist: whether a target that cannot compute the layer is an error; else it is left out, with the reason.
 
     Raises:
-        UsageError: no map, with the derivation's reason; a name that code cannot use; a target insisted on that cannot.
+        UsageError: a name that code cannot use; a target insisted on that cannot compute the layer.
     """
     request = _Request(layer, package, angle, targets, insist)
     check_name(request.name)
@@ -92,9 +95,8 @@ def build_layer(
         )
     solutions = solve_at(layer, angle)
     reasons = "; ".join(plain(refusal.reason) for refusal in solutions.refusals)
-    if not solutions.maps:
-        raise UsageError(f"layer {layer.name!r}: there is no map to generate: {reasons}")
     plans = [layer_plan(m, ANGLE if m.name == "angle" else m.name) for m in solutions]
+    plans.append(plain_plan(layer))
     built = _rows(request, plans) or _general(request, plans)
     if request.insist and built.lacking:
         target, reason = next(iter(built.lacking.items()))
@@ -114,18 +116,20 @@ def _rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
         families = [Family(m.name, plan(m), None) for m in solve_at(form.layer, None)]
     except UsageError:
         return None
-    if [f.name for f in families] != [p.name for p in plans]:
+    if not families or [f.name for f in families] != [p.name for p in plans[:-1]]:
         return None
-    texts = row_files(request.layer, plans, families, form.order)
+    texts = row_files(request.layer, plans, self_factor_plan(request.layer), families, form.order)
     for target in request.targets:
         if target in _ROW_TARGETS:
             texts |= {n: t for n, t in _ROW_TARGETS[target](families).items() if n != f"_{target}.py"}
+    if "cpp" in request.targets:
+        texts |= cpp_files(request.layer, plans[-1:])
     return _Built(texts)
 
 
 def _general(request: _Request, plans: Sequence[LayerPlan]) -> _Built:
     """Return the package of any layer."""
-    built = _Built(layer_files(request.layer, plans))
+    built = _Built(layer_files(request.layer, plans, self_factor_plan(request.layer)))
     for target in request.targets:
         if target in ("triton", "cuda"):
             built.lacking[target] = "form"
@@ -144,7 +148,8 @@ def _with_manifest(request: _Request, plans: Sequence[LayerPlan], built: _Built,
         "schema": SCHEMA,
         "package": request.name,
         "layer": layer.name,
-        "classes": {class_name(layer, p): p.layer.name for p in plans},
+        "classes": {class_name(layer, p): p.layer.name for p in plans if p.kappa is not None},
+        "plain": {class_name(layer, p): p.layer.name for p in plans if p.kappa is None},
         "targets": [t for t in request.targets if t not in built.lacking],
         "without": {t: {"reason": r, "text": REASONS[r] + built.details.get(t, "")} for t, r in built.lacking.items()},
         "refused": refused,

@@ -36,7 +36,8 @@ class LayerPlan:
 
     ``kept`` computes what ``saved`` names. ``types`` holds, for each program by its name, in which type its values are
     computed and kept. ``free_sizes`` are sizes and offsets that no input and no parameter shows;
-    ``offsets`` are the parameters whose part of the output no input enters.
+    ``offsets`` are the parameters whose part of the output no input enters. The layer itself, without a map, has no
+    ``kappa``, and its weights start as those of torch's layers do.
     """
 
     name: str
@@ -49,12 +50,12 @@ class LayerPlan:
     tangent: Program
     types: Mapping[str, Types]
     saved: tuple[str, ...]
-    kappa: Expr
-    kappa_default: Expr
-    kappa_above: Expr
-    weight_deviation: Expr
     offsets: tuple[str, ...]
     digest: str
+    kappa: Expr | None = None
+    kappa_default: Expr = sympy.S.One
+    kappa_above: Expr = sympy.S.Zero
+    weight_deviation: Expr | None = None
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -94,7 +95,23 @@ class LayerPlan:
 
 def layer_plan(solution: CancellingMap, name: str = "") -> LayerPlan:
     """Return the plan of a cancelling map of any layer; raise ``UsageError`` for names that code cannot use."""
-    layer = solution.mapped
+    energy = solution.mapped.definitions[len(solution.layer.definitions)].name
+    made = plan_of(solution.mapped, name or solution.name, solution.kind, offsets(solution.layer), energy)
+    return replace(
+        made,
+        kappa=solution.kappa,
+        kappa_default=solution.kappa_default,
+        kappa_above=_lower_bound(solution),
+        weight_deviation=solution.weight_scale,
+    )
+
+
+def plan_of(layer: Layer, name: str, kind: str, starts_at_zero: tuple[str, ...], energy: str | None) -> LayerPlan:
+    """Return the plan of a layer that has no setting kappa, or is given one afterwards.
+
+    ``starts_at_zero`` are the parameters that are offsets; ``energy`` names the definition at whose zeros scales are
+    made finite. Raise ``UsageError`` for names that code cannot use.
+    """
     public = [t.name for t in (*layer.inputs, *layer.parameters)]
     check_public_names(layer, [*public, *(str(s) for s in layer.sizes if s != BATCH.size)])
     names = local_names(layer)
@@ -102,17 +119,16 @@ def layer_plan(solution: CancellingMap, name: str = "") -> LayerPlan:
     integers = {names[t.name] for t in layer.inputs if t.values is not None}
     wanted = [v.name for v in program.inputs if v.name not in integers]
     saved = _saved(program, wanted, [names[d.name] for d in layer.definitions])
-    energy = names[layer.definitions[len(solution.layer.definitions)].name]
 
     def finite(whole: Program) -> Program:
-        return finite_at_zero(whole, energy)
+        return whole if energy is None else finite_at_zero(whole, names[energy])
 
     forward = finite(replace(program, outputs=(*program.outputs, *saved)))
     kept = finite(program.restricted(f"{program.name}/kept", saved))
     backward, onward = finite(reverse(program, wanted, saved)), finite(forward_mode(program, saved))
     return LayerPlan(
-        name=name or solution.name,
-        kind=solution.kind,
+        name=name,
+        kind=kind,
         layer=layer,
         names=names,
         forward=forward,
@@ -121,11 +137,7 @@ def layer_plan(solution: CancellingMap, name: str = "") -> LayerPlan:
         tangent=onward,
         types=_types(layer, names, forward, (kept, backward, onward)),
         saved=saved,
-        kappa=solution.kappa,
-        kappa_default=solution.kappa_default,
-        kappa_above=_lower_bound(solution),
-        weight_deviation=solution.weight_scale,
-        offsets=_offsets(solution.layer),
+        offsets=starts_at_zero,
         digest=digest(layer),
     )
 
@@ -152,7 +164,7 @@ def _types(layer: Layer, names: Mapping[str, str], forward: Program, others: Seq
     return {forward.name: first, **{p.name: choose_types(p, real, axes, given=first) for p in others}}
 
 
-def _offsets(layer: Layer) -> tuple[str, ...]:
+def offsets(layer: Layer) -> tuple[str, ...]:
     """Return the parameters whose part of the output mentions no input: they start at zero."""
     inputs = {t.base for t in layer.inputs}
     scope = {d.base: d for d in layer.definitions}

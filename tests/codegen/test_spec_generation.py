@@ -186,7 +186,8 @@ def assert_aligned(module, inputs, cotangent, where=lambda g: torch.ones_like(g,
 def test_the_example_of_the_contract(package):
     made = package("scaled_affine")
     module = made.ScaledAffineAffineLike(4, 3)
-    assert made.__all__ == ["ScaledAffineAffineLike", "ScaledAffineNormLike", "functional"]
+    classes = ["ScaledAffine", "ScaledAffineAffineLike", "ScaledAffineNormLike"]
+    assert made.__all__ == [*classes, "functional", "self_factor"]
     assert {n: tuple(p.shape) for n, p in module.named_parameters()} == {"W": (3, 4), "b": (3,)}
     assert module.W.dtype == torch.float32 and not module.b.any()
     assert repr(module) == "ScaledAffineAffineLike(n=4, m=3, kappa=1)"
@@ -357,8 +358,7 @@ def test_the_command_line(tmp_path, capsys):
 LOOK_UP = toml("look_up", "v n p", "t: p < v", "W: v n", "z: p n", "z[q, i] = W[t[q], i]")
 GAINED = toml("gained", "n m", "x: n", "W: m n, g: m", "z: m", "z[i] = g[i]*sum[j](W[i, j]*x[j])")
 REFUSED = [
-    (LOOK_UP, [], "every sample already moves alike, nothing to correct"),
-    (GAINED, [], "the self factor depends on the parameters"),
+    (LOOK_UP, ["--targets", "torch,triton"], "targets: triton cannot compute the layer 'look_up'"),
     (AFFINE.replace("scaled_affine", "json"), [], "would hide the module"),
     (AFFINE.replace('"scaled_affine"', '"a; import os"'), [], "cannot name a layer"),
     (AFFINE.replace("W", "training"), [], "'training' would hide what torch.nn.Module"),
@@ -378,6 +378,24 @@ def test_what_cannot_be_generated_is_refused_with_the_reason(tmp_path, capsys, t
     assert code == 2 and out == ""
     assert err.startswith("error: ") and message in err and "Traceback" not in err
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (LOOK_UP, "every sample already moves alike, nothing to correct"),
+        (GAINED, "self factor depends on the parameters"),
+    ],
+)
+def test_where_no_map_cancels_the_plain_layer_is_written_with_the_reason(tmp_path, capsys, text, reason):
+    file = tmp_path / "layer.toml"
+    file.write_text(text)
+    code, out, err = run(capsys, "--spec", file, "--out", tmp_path / "made")
+    assert code == 0 and err == "" and "not generated: " in out and reason in out
+    assert "no kernels for triton: its kernels are for layers of one input and one matrix" in out
+    code, out, _ = run(capsys, "--spec", file, "--out", tmp_path / "made", "--json")
+    report = json.loads(out)
+    assert not report["classes"] and len(report["plain"]) == 1 and report["targets"] == ["torch", "cpp"]
 
 
 def test_public_names_of_modules_are_known():

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from codegen.layer_package import build_layer
 from codegen.package import MANIFEST, write
-from derive.errors import UsageError
 from derive.spec import loads_spec
 from tests.codegen.layer_files import toml
 
@@ -128,11 +127,7 @@ def has_energy(module, inputs):
 @given(text=layers(), number=st.integers(0, 99))
 def test_random_layers_are_generated_and_aligned(packages, text, number):
     layer = loads_spec(text)
-    try:
-        texts = build_layer(layer)
-    except UsageError as refusal:
-        assert "there is no map to generate" in str(refusal)
-        return
+    texts = build_layer(layer)
     made = packages(texts)
     torch.manual_seed(number)
     for name in json.loads(texts[MANIFEST])["classes"]:

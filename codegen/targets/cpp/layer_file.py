@@ -71,6 +71,7 @@ class _KernelFile:
             **self._opening("backward", kept, values, [line for p in parts[1:] for line in p.lines], shown=kept),
             "forward_results": ", ".join(plan.forward.outputs) + ("," if len(plan.forward.outputs) == 1 else ""),
             "forward_lines": forward.lines,
+            "uses_kappa": plan.kappa is not None and _mentions(str(plan.kappa), parts[1:]),
             "every": every.lines,
             "all_wanted": " and ".join(f"wanted[{plan.tensors.index(n)}]" for n in plan.real_names),
             "blocks": [{"position": position, "lines": block.lines} for position, block in blocks],
@@ -174,6 +175,10 @@ class _KernelFile:
                 raise UsageError(f"the size {size} is shown by no tensor that this pass reads")
             lines.append(f"{name} = {places.get(size, f'ctx.{name}')}")
         return lines
+
+
+def _mentions(name: str, parts: Iterable[_Part]) -> bool:
+    return any(name in _WORDS.findall(line) for part in parts for line in part.lines)
 
 
 def _tuple(texts: Sequence[str]) -> str:

@@ -153,7 +153,8 @@ class _FunctionFile:
 
     def _backward_result(self, arguments: Sequence[str]) -> str:
         nones = "".join(", None" for _ in self.settings())
-        return f"(*gradients({', '.join([*arguments, 'ctx.needs_input_grad'])}){nones})"
+        call = f"gradients({', '.join([*arguments, 'ctx.needs_input_grad'])})"
+        return f"(*{call}{nones})" if nones else call
 
     def _tangent_context(self) -> dict[str, Any]:
         plan = self.plan
@@ -181,7 +182,8 @@ class _FunctionFile:
 
     def settings(self) -> list[str]:
         """Return kappa and the sizes that any of the functions uses, as they are called in code."""
-        return [str(self.plan.kappa), *(name for name in self._sizes.values() if name in self.used)]
+        kappa = [] if self.plan.kappa is None else [str(self.plan.kappa)]
+        return [*kappa, *(name for name in self._sizes.values() if name in self.used)]
 
     def _arguments(self, tensors: Sequence[str], lines: Sequence[str]) -> list[str]:
         used = self._used(lines)

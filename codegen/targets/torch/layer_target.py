@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codegen.layer_plan import LayerPlan
+from codegen.plain_layer import SelfFactorPlan
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.layer_file import layer_function_context
+from codegen.targets.torch.layer_self_factor_file import self_factor_file_context
 from codegen.targets.torch.layer_words import shared_context
 from codegen.targets.torch.render import render
 from codegen.targets.torch.words import Family
 from derive.forward_map import Layer
+from derive.update import effective_update
 
 
-def layer_files(layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, str]:
-    """Return the text of every file by its name in the package."""
+def layer_files(layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan) -> dict[str, str]:
+    """Return the text of every file by its name in the package; the last plan is that of the layer itself."""
     contexts = [layer_function_context(plan) for plan in plans]
     result = {f"{c['module']}.py": render("layer_function.py.jinja", c) for c in contexts}
-    result |= {"_positions.py": render("_positions.py.jinja", {})} if any(c["positions"] for c in contexts) else {}
-    return result | _around(layer, plans, None)
+    return result | _around(layer, plans, factor, None)
 
 
 def row_files(
-    layer: Layer, plans: Sequence[LayerPlan], families: Sequence[Family], order: tuple[int, ...]
+    layer: Layer,
+    plans: Sequence[LayerPlan],
+    factor: SelfFactorPlan,
+    families: Sequence[Family],
+    order: tuple[int, ...],
 ) -> dict[str, str]:
     """Return the same for a layer of one matrix, whose maps are those of ``families``.
 
@@ -30,16 +36,24 @@ def row_files(
     """
     contexts = [function_context(family.with_bias, with_bias=True) for family in families]
     result = {f"{c['module']}.py": render("function.py.jinja", c) for c in contexts}
-    return result | _around(layer, plans, order)
+    own = layer_function_context(plans[-1])
+    result[f"{own['module']}.py"] = render("layer_function.py.jinja", own)
+    return result | _around(layer, plans, factor, order)
 
 
-def _around(layer: Layer, plans: Sequence[LayerPlan], order: tuple[int, ...] | None) -> dict[str, str]:
+def _around(
+    layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan, order: tuple[int, ...] | None
+) -> dict[str, str]:
     """Return the files around the maps: functions, modules and helpers."""
     shared = shared_context(layer, plans, order)
-    result = {}
+    samples = effective_update(layer).samples
+    result = {
+        "self_factors.py": render("layer_self_factors.py.jinja", self_factor_file_context(factor, shared, samples))
+    }
     for name in ("functional", "modules"):
         result[f"{name}.py"] = render(f"layer_{name}.py.jinja", shared)
     result["__init__.py"] = render("layer_init.py.jinja", shared)
+    result |= {"_positions.py": render("_positions.py.jinja", {})}
     helpers = ("_operands.py", "_rows.py", "_backends.py", "_samples.py")
     result |= {name: render(f"{name}.jinja", {}) for name in helpers}
     result["py.typed"] = ""

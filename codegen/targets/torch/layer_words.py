@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sympy
-from sympy import Expr, Symbol
+from sympy import Expr, Mul, Symbol
 
 from codegen.layer_plan import LayerPlan
 from codegen.targets.torch.expressions import ExpressionPrinter
@@ -24,8 +24,8 @@ def camel(name: str) -> str:
 
 
 def class_name(layer: Layer, plan: LayerPlan) -> str:
-    """Return the name of the module of a map: ``ScaledAffineAffineLike``."""
-    return camel(layer.name) + camel(plan.name)
+    """Return the name of the module of a map, ``ScaledAffineAffineLike``, or of the layer itself, ``ScaledAffine``."""
+    return camel(layer.name) + ("" if plan.kappa is None else camel(plan.name))
 
 
 def shared_context(layer: Layer, plans: Sequence[LayerPlan], order: tuple[int, ...] | None = None) -> dict[str, Any]:
@@ -33,7 +33,10 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan], order: tuple[int, .
 
     ``order`` is that in which the functions of a layer of one matrix take its tensors; None for any other layer.
     """
-    maps = [_Words(layer, plan, order).context() for plan in sorted(plans, key=lambda p: p.name)]
+    maps = [
+        _Words(layer, plan, None if plan.kappa is None else order).context()
+        for plan in sorted(plans, key=lambda p: (p.kappa is None, p.name))
+    ]
     first = plans[0]
     own, free = _sizes(first.parameter_sizes), _sizes(first.free_sizes)
     return {
@@ -41,7 +44,8 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan], order: tuple[int, .
         "forward": f"{text(layer.output.entry)} = {text(layer.output.expression)}",
         "maps": maps,
         "modules": [m["module_class"] for m in maps],
-        "exported": quoted(sorted([*(m["module_class"] for m in maps), "functional"])),
+        "corrected": [m for m in maps if m["has_kappa"]],
+        "exported": quoted(sorted([*(m["module_class"] for m in maps), "functional", "self_factor"])),
         "exported_functions": quoted(sorted(m["function"] for m in maps)),
         "exported_modules": quoted(sorted(m["module_class"] for m in maps)),
         "uses_math": any("math." in line for m in maps for line in m["resets"]),
@@ -66,7 +70,7 @@ class _Words:
 
     def __init__(self, layer: Layer, plan: LayerPlan, order: tuple[int, ...] | None) -> None:
         self.layer, self.plan, self._order = layer, plan, order
-        self.function = f"{snake(layer.name)}_{snake(plan.name)}"
+        self.function = snake(layer.name) if plan.kappa is None else f"{snake(layer.name)}_{snake(plan.name)}"
         self.module = class_name(layer, plan)
         self.own, self.free = _sizes(plan.parameter_sizes), _sizes(plan.free_sizes)
 
@@ -78,8 +82,8 @@ class _Words:
             "function_class": camel(plan.name),
             "function": self.function,
             "module_class": self.module,
-            "title": f"The {plan.name} ({plan.kind}) map of the layer ``{self.layer.name}``",
-            "summary": f"the {plan.name} ({plan.kind}) map",
+            "title": f"The {self._words()} the layer ``{self.layer.name}``".replace("of the layer itself ", ""),
+            "summary": f"the {self._words()}".removesuffix(" of"),
             "formulas": formulas(plan.layer),
             "zero_words": _ZERO if plan.kind == "normalising" else "",
             "settings": self._settings(),
@@ -88,15 +92,22 @@ class _Words:
             **self._parameters(),
         }
 
+    def _words(self) -> str:
+        plan = self.plan
+        return "plain form of" if plan.kappa is None else f"{plan.name} ({plan.kind}) map of"
+
     def _settings(self) -> str:
         if self._order is not None:
             return f", kappa, order={self._order}"
         lengths = quoted(settings(self.plan))
-        return f", kappa, *samples.lengths({lengths})" if lengths else ", kappa"
+        kappa = "" if self.plan.kappa is None else ", kappa"
+        return f"{kappa}, *samples.lengths({lengths})" if lengths else kappa
 
     def _kappa(self) -> dict[str, Any]:
         """What signatures and checks say of kappa; its default and bound may depend on sizes."""
         plan = self.plan
+        if plan.kappa is None:
+            return {"has_kappa": False, "kappa_default": "", "kappa_needed": False, "kappa_words": ""}
         fixed = not plan.kappa_default.free_symbols and not plan.kappa_above.free_symbols
         default = repr(float(plan.kappa_default)) if fixed else None
         known = {*plan.parameter_sizes, *plan.free_sizes}
@@ -106,6 +117,7 @@ class _Words:
         if not fixed:
             words += f"; None means {plan.kappa_default}"
         return {
+            "has_kappa": True,
             "kappa_default": default,
             "kappa_needed": needed,
             "kappa_words": f"{words}.",
@@ -119,6 +131,7 @@ class _Words:
         """The arguments of the function, of the constructor, and of the one's call by the other."""
         kappa = self._kappa()
         optional = "kappa: float | None = None"
+        own = [] if self.plan.kappa is None else ["self.kappa"]
         setting = optional if kappa["kappa_default"] is None else f"kappa: float = {kappa['kappa_default']}"
         tensors = [t.name for t in (*self.layer.inputs, *self.layer.parameters)]
         free = ["*", *(f"{s}: int" for s in self.free)] if self.free else []
@@ -128,53 +141,42 @@ class _Words:
         backend = "backend: str | None = None"
         marked = free or ["*"]
         return {
-            "function_arguments": [*(f"{name}: Tensor" for name in tensors), setting, *marked, backend],
+            "function_arguments": [*(f"{name}: Tensor" for name in tensors), *([setting] * len(own)), *marked, backend],
             "constructor": [
                 *(f"{s}: int" for s in self.own),
                 *lent,
                 "*",
                 *(f"{s}: int" for s in self.free),
-                module_setting,
+                *([module_setting] * len(own)),
                 backend,
             ],
             "constructor_words": self._constructor_words(kappa["kappa_words"]),
             "checks": _size_checks(f'"{self.module}"', (*self.plan.parameter_sizes, *self.plan.free_sizes)),
-            "forward_call": ", ".join(
-                [*called, "self.kappa", *(f"{s}=self.{s}" for s in self.free), "backend=self.backend"]
+            "forward_call": ", ".join([*called, *own, *(f"{s}=self.{s}" for s in self.free), "backend=self.backend"]),
+            "shown": ", ".join(
+                [*(f"{s}={{self.{s}}}" for s in (*self.own, *self.free)), *(["kappa={self.kappa:g}"] * len(own))]
             ),
-            "shown": ", ".join([*(f"{s}={{self.{s}}}" for s in (*self.own, *self.free)), "kappa={self.kappa:g}"]),
         }
 
     def _constructor_words(self, kappa: str) -> list[str]:
         lines = [f"{s}: a size, {_uses(s, self.layer.parameters)}." for s in self.own]
         lines += ["device: where the parameters live.", "dtype: their floating-point type."]
-        return [*lines, *_free_words(self.plan), kappa, BACKEND_WORDS]
+        return [*lines, *_free_words(self.plan), *([kappa] if kappa else []), BACKEND_WORDS]
 
     def _parameters(self) -> dict[str, Any]:
         """The parameters, how they are made and how they start."""
         attributes = [f"{s}: int" for s in (*self.own, *self.free)]
         attributes += [
-            "kappa: float",
+            *(["kappa: float"] * (self.plan.kappa is not None)),
             "backend: str | None",
             *(f"{p.name}: nn.Parameter" for p in self.layer.parameters),
         ]
         made, resets = [], []
-        plan = self.plan
-        known = {plan.kappa, *plan.parameter_sizes, *plan.free_sizes}
-        free = plan.weight_deviation.free_symbols
-        deviation = plan.weight_deviation if free <= known else 1 / sympy.sqrt(plan.kappa)
-        std = ExpressionPrinter(str, {s: f"self.{s}" for s in known}).text(deviation)
         for parameter in self.layer.parameters:
             lengths = ", ".join(str(axis) for axis in parameter.axes)
             tensor = f"torch.empty({lengths}, device=device, dtype=dtype)"
             made.append(f"self.{parameter.name} = nn.Parameter({tensor})")
-            offset = parameter.name in self.plan.offsets
-            reset = (
-                f"nn.init.zeros_(self.{parameter.name})"
-                if offset
-                else f"nn.init.normal_(self.{parameter.name}, std={std})"
-            )
-            resets.append(reset)
+            resets.append(self._reset(parameter))
         return {
             "attributes": attributes,
             "parameters": made,
@@ -182,10 +184,29 @@ class _Words:
             "reset_words": self._reset_words(),
         }
 
+    def _reset(self, parameter: Tensor) -> str:
+        """Return the line that draws the first values of a parameter."""
+        plan = self.plan
+        if parameter.name in plan.offsets:
+            return f"nn.init.zeros_(self.{parameter.name})"
+        if plan.kappa is None or plan.weight_deviation is None:
+            fan_in = Mul(*parameter.axes[1:])
+            if fan_in == 1:
+                return f"nn.init.ones_(self.{parameter.name})"
+            deviation = 1 / sympy.sqrt(fan_in)
+        else:
+            known = {plan.kappa, *plan.parameter_sizes, *plan.free_sizes}
+            free = plan.weight_deviation.free_symbols
+            deviation = plan.weight_deviation if free <= known else 1 / sympy.sqrt(plan.kappa)
+        text = ExpressionPrinter(str, {s: f"self.{s}" for s in deviation.free_symbols}).text(deviation)
+        return f"nn.init.normal_(self.{parameter.name}, std={text})"
+
     def _reset_words(self) -> str:
         weights = [f"``{p.name}``" for p in self.layer.parameters if p.name not in self.plan.offsets]
         offsets = [f"``{name}``" for name in self.plan.offsets]
         zero = f", and set {listed(offsets)} to zero" if offsets else ""
+        if self.plan.kappa is None:
+            return f"Draw weights with the variance that torch's layers have, set gains to one{zero}."
         drawn = (
             f"Draw {listed(weights)} so that outputs keep a variance of at most one" if weights else "Set parameters"
         )

@@ -1,0 +1,76 @@
+"""The file of self factors of a layer of any kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sympy import Expr
+
+from codegen.plain_layer import SelfFactorPlan
+from codegen.safe_names import local_sizes
+from codegen.targets.torch.expressions import ExpressionPrinter
+from codegen.targets.torch.layer_printer import LayerPrinter
+from derive.algebra.index import Index
+from derive.export.text import text
+from derive.forward_map import BATCH
+
+_HELPERS = ("put", "quotient", "take", "within")
+_STRINGS_AND_COMMENTS = re.compile(r'"[^"]*"|#.*')
+_SHAPES = {
+    "isotropic": "the leading axes of the inputs{samples}: one number, the same for every unit.",
+    "diagonal": "the leading axes of the inputs{samples}, then the units{units}: one number a unit.",
+    "full": "the leading axes of the inputs{samples}, then the units twice{units}: K[i, i'] is how much the gradient "
+    "with respect to unit i' moves unit i.",
+}
+
+
+def self_factor_file_context(plan: SelfFactorPlan, shared: dict[str, Any], samples: Sequence[Index]) -> dict[str, Any]:
+    """Return what ``layer_self_factors.py.jinja`` needs; ``samples`` are the sample axes, the batch first."""
+    layer, program = plan.layer, plan.program
+    sizes = local_sizes(layer, program.values)
+    tensors = [plan.names[t.name] for t in (*layer.inputs, *layer.parameters)]
+    real = [plan.names[t.name] for t in (*layer.inputs, *layer.parameters) if t.values is None]
+    printer = LayerPrinter(program, real[0], sizes, plan.types)
+    lines = [text for line in printer.lines() for text in line.printed()]
+    code = _STRINGS_AND_COMMENTS.sub("", "\n".join(lines))
+    used = [str(size) for size, name in sizes.items() if re.search(rf"\b{name}\b", code)]
+    names = [sizes[s] for s in sizes if str(s) in used]
+    quoted = ", ".join(f'"{name}"' for name in used)
+    units = program.values[program.outputs[0]].indices[len(samples) :]
+    words = _SHAPES[plan.shape].format(samples=_listed(samples[1:]), units=_listed(units))
+    return {
+        **shared,
+        "formula": f"{text(layer.output.entry)} = {text(layer.output.expression)}",
+        "about": "One step of gradient descent with rate eta moves the activation of a sample by -eta times this, "
+        "times the sample's own gradient, as long as its input stays as it is.",
+        "digest": plan.digest,
+        "plain": next(m["module_class"] for m in shared["maps"] if not m["has_kappa"]),
+        "inputs": [f"{t.name}: Tensor" for t in layer.inputs],
+        "parameter_table": re.sub(r"\((\w+), \(", r"(module.\1, (", shared["parameter_table"]),
+        "given_table": re.sub(r": (\w+)", r": module.\1", shared["given_table"]),
+        "shape_words": words,
+        "sample_lengths": _lengths(samples[1:]),
+        "settings": f", *samples.lengths({quoted})" if used else "",
+        "arguments": [*(f"{name}: Tensor" for name in tensors), *(f"{name}: int" for name in names)],
+        "lines": lines,
+        "result": program.outputs[0],
+        "uses_math": "math." in code,
+        "uses_functional": "F." in code,
+        "positions": ", ".join(h for h in _HELPERS if re.search(rf"\b{h}\(", code)),
+    }
+
+
+def _listed(indices: Sequence[Index]) -> str:
+    return f" ({', '.join(str(i.size) for i in indices)})" if indices else ""
+
+
+def _lengths(indices: Sequence[Index]) -> str:
+    """Return the lengths of sample axes behind the batch as a tuple in code."""
+    return f"({', '.join(_length(i.size) for i in indices)}{',' * (len(indices) == 1)})"
+
+
+def _length(size: Expr) -> str:
+    names = {s: f'samples.sizes["{s}"]' for s in size.free_symbols if s != BATCH.size}
+    return ExpressionPrinter(str, names).text(size)
