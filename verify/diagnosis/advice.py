@@ -17,6 +17,7 @@ from verify.derived import derived
 from verify.diagnosis.findings.thresholds import CROSS
 from verify.diagnosis.record import LayerDiagnosis
 
+GAIN = "gain"  # of a norm: its self factors differ by unit, as the norm is meant to make them
 EVEN = 1 + 1e-3  # a spread that rounding alone can make
 
 
@@ -74,7 +75,7 @@ def best_map(law: str) -> tuple[str, str] | None:
 
 
 def _best(law: str) -> CancellingMap | None:
-    if ">" in law or not derived(law).solutions:
+    if ">" in law or law == GAIN or not derived(law).solutions:
         return None
     return min(derived(law).solutions, key=lambda m: m.kind != "non-normalising")
 

@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import affine_divergence as ad
+from verify.diagnosis.differentiation import WholeCall
 from verify.diagnosis.kernel import Law
-from verify.diagnosis.layers import Attention, Piece, Plan, Site, Unjudged, affine_stand_in
+from verify.diagnosis.layers import Attention, Piece, Plan, Site, Unjudged, affine_stand_in, with_offsets
+from verify.diagnosis.reads import Arrange
 from verify.diagnosis.samples import Shape, factors_of
 
 NO_GRAPH = "it ran without gradients (no_grad, or checkpointing that recomputes)"
@@ -51,16 +53,17 @@ class Captured:
     calls: dict[str, list[Call]] = field(default_factory=dict)
     refused: dict[str, Unjudged] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
+    whole: dict[str, WholeCall] = field(default_factory=dict)
     backward: bool = False
     listening: bool = False
     _again: set[str] = field(default_factory=set)
 
-    def add(self, site: Site, x: Any, z: Any) -> None:
-        """Take one use of a site into account."""
+    def add(self, site: Site, x: Any, z: Any, arranged: Arrange = lambda tensor: tensor) -> None:
+        """Take one use of a site into account; ``arranged`` lays an output, or its gradient, out beside the input."""
         if site.name in self.refused or not self._counts(site):
             return
         try:
-            call = _call(site, x, z)
+            call = _call(site, x, arranged(z) if isinstance(z, Tensor) else z)
         except (TypeError, ValueError) as problem:
             self.refuse(site.name, site.type, str(problem).removeprefix("self_factor: "))
             return
@@ -68,9 +71,36 @@ class Captured:
             self.empty.add(site.name)
             return
         if call.traced:
-            inner, arranged = unmapped(z)
-            inner.register_hook(lambda gradient: self._meet(call, arranged(gradient)))
+            inner, axes_first = unmapped(z)
+            inner.register_hook(lambda gradient: self._meet(call, arranged(axes_first(gradient))))
         self.calls.setdefault(site.name, []).append(call)
+
+    def record(self, module: nn.Module, site: Site, arguments: Any, words: Any, output: Any) -> None:
+        """Take one call of a module into account."""
+        if site.read is None:
+            self.add(site, first_argument(arguments, words), output)
+            if site.name in self.refused:
+                self.keep(site.name, module, arguments, words, output)
+            return
+        try:
+            read = site.read(module, arguments, words, output)
+        except (TypeError, ValueError) as problem:
+            self.refuse(site.name, site.type, str(problem))
+            self.keep(site.name, module, arguments, words, output)
+            return
+        self.add(site, read.x, read.z, read.arranged)
+
+    def keep(self, name: str, module: nn.Module, arguments: Any, words: Any, output: Any) -> None:
+        """Keep the first call of a module that automatic differentiation may judge."""
+        z = output[0] if isinstance(output, tuple | list) and output else output
+        if self.backward or not isinstance(z, Tensor) or torch._C._functorch.is_functorch_wrapped_tensor(z):
+            return
+        if name in self.whole:
+            self.whole[name].calls += 1
+            return
+        call = self.whole[name] = WholeCall(name, module, arguments, words, z.detach())
+        if z.requires_grad:
+            z.register_hook(lambda gradient: self._meet(call, gradient))
 
     def _counts(self, site: Site) -> bool:
         """Whether a run counts: one during the backward pass does where it takes the place of runs without a graph."""
@@ -81,7 +111,7 @@ class Captured:
             self._again.add(site.name)
         return site.name in self._again
 
-    def _meet(self, call: Call, gradient: Tensor) -> None:
+    def _meet(self, call: Call | WholeCall, gradient: Tensor) -> None:
         if self.backward or self.listening:  # before, a derivative inside the loss came by
             call.gradient = gradient.detach()
 
@@ -139,11 +169,10 @@ def self_factors(site: Site, x: Tensor) -> Tensor:
     return factors_of(site.shape, site.view, factors)
 
 
-def bags_apart(site: Site, arguments: tuple[Any, ...], words: dict[str, Any]) -> str:
-    """Return why a call of bags cannot be judged, where other tensors tell them apart or weigh them; or nothing."""
-    if site.shape is Shape.BAGS and sum(a is not None for a in (*arguments, *words.values())) > 1:
-        return "it was called with offsets or per_sample_weights: ask affine_divergence.self_factor for its self factor"
-    return ""
+def _as_called(site: Site, arguments: tuple[Any, ...], words: dict[str, Any]) -> Site:
+    """Return the site as a call reads: bags that other tensors tell apart or weigh are a linear map of counts."""
+    given = sum(a is not None for a in (*arguments, *words.values()))
+    return with_offsets(site) if site.shape is Shape.BAGS and given > 1 else site
 
 
 def first_argument(arguments: tuple[Any, ...], words: dict[str, Any]) -> Any:
@@ -157,14 +186,16 @@ def capturing(plan: Plan) -> Iterator[Captured]:
     captured, handles = Captured(), []
     for module, site in plan.sites.items():
 
-        def _record(_: nn.Module, arguments: Any, words: Any, output: Any, site: Site = site) -> None:
-            reason = bags_apart(site, arguments, words)
-            if reason:
-                captured.refuse(site.name, site.type, reason)
-            else:
-                captured.add(site, first_argument(arguments, words), output)
+        def _record(module: nn.Module, arguments: Any, words: Any, output: Any, site: Site = site) -> None:
+            captured.record(module, _as_called(site, arguments, words), arguments, words, output)
 
         handles.append(module.register_forward_hook(_record, with_kwargs=True, prepend=True))
+    for module, name in plan.others.items():
+
+        def _keep(module: nn.Module, arguments: Any, words: Any, output: Any, name: str = name) -> None:
+            captured.keep(name, module, arguments, words, output)
+
+        handles.append(module.register_forward_hook(_keep, with_kwargs=True, prepend=True))
     try:
         with _attention_calls(plan, captured):
             yield captured

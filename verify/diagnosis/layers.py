@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 import affine_divergence as ad
 from verify.diagnosis.kernel import Law
+from verify.diagnosis.reads import NORMS, Read, bags, linear_by_value, norm_with_gain
 from verify.diagnosis.samples import Shape
 
 ATTENTION = (nn.MultiheadAttention, ad.AffineLikeMultiheadAttention)
@@ -38,6 +39,9 @@ class Unjudged:
     name: str
     type: str
     reason: str
+
+
+Reader = Callable[[Any, Any, Any, Any], Read]
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ class Site:
 
     ``view`` is asked for self factors and run alone: a stand-in with the settings of the layer and no hooks. ``pieces``
     holds what of the model's parameters is its ``weight`` and ``bias``; ``trained`` the names of those that a step
-    moves; ``shared_with`` names the same parameters elsewhere; ``closed`` says that its output cannot be met.
+    moves; ``shared_with`` names the same parameters elsewhere; ``closed`` says that its output cannot be met; ``read``
+    lays out a call that is more than an input; ``transposed`` says that the weight holds the inputs first, ``gain``
+    that it holds one number a unit.
     """
 
     name: str
@@ -79,6 +85,9 @@ class Site:
     kappa: float = 1.0
     shared_with: tuple[str, ...] = ()
     closed: bool = False
+    read: Reader | None = None
+    transposed: bool = False
+    gain: bool = False
 
     @property
     def trained_pieces(self) -> list[Piece]:
@@ -103,13 +112,19 @@ class Attention:
 class Plan:
     """The sites of a model by the module that is called, its attention modules, and what cannot be judged.
 
-    ``first_names`` holds the model's first name of each parameter by the parameter's id.
+    ``first_names`` holds the model's first name of each parameter by the parameter's id; ``others`` the modules of
+    unknown kind that automatic differentiation may judge, each also among the unjudged until it did.
     """
 
     sites: dict[nn.Module, Site] = field(default_factory=dict)
     attention: dict[nn.Module, Attention] = field(default_factory=dict)
     unjudged: list[Unjudged] = field(default_factory=list)
     first_names: dict[int, str] = field(default_factory=dict)
+    others: dict[nn.Module, str] = field(default_factory=dict)
+
+    def names_of(self, module: nn.Module) -> dict[str, str]:
+        """Return the model's first name of each parameter of a module, by the module's own name."""
+        return {name: self.first_names[id(p)] for name, p in module.named_parameters()}
 
 
 class Names:
@@ -151,7 +166,29 @@ def plan(model: nn.Module) -> Plan:
             found.attention[module] = Attention(name, inside)
         else:
             found.unjudged.append(result)
+            if any(p.requires_grad for p in module.parameters()) and _stands_alone(module):
+                found.others[module] = name
     return found
+
+
+def plan_of_factors(model: nn.Module) -> Plan:
+    """Return the plan for measuring self factors alone, which leaves out what costs more than it tells."""
+    found = plan(model)
+    found.others = {}
+    for module, site in list(found.sites.items()):
+        if site.gain:
+            del found.sites[module]
+            reason = "the gain of a norm, which verify.diagnose judges: its self factors differ by unit, not by sample"
+            found.unjudged.append(Unjudged(site.name, site.type, reason))
+    return found
+
+
+def _stands_alone(module: nn.Module) -> bool:
+    """Whether all parameters of a module are its own, or those that its own are computed from."""
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return False  # it changes its rows whenever it reads them
+    own = len(module._parameters) + len([n for n, _ in module.named_parameters() if n.startswith("parametrizations.")])
+    return own >= len(list(module.named_parameters())) and not any(nn.parameter.is_lazy(p) for p in module.parameters())
 
 
 def _sorted(name: str, module: nn.Module, own: list[nn.Parameter], names: Names) -> Site | Unjudged | None:
@@ -173,7 +210,7 @@ def _refusal(module: nn.Module, own: list[nn.Parameter]) -> str:
         return "its shapes are not known yet; call the model once before"
     if not any(p.requires_grad for p in module.parameters()):
         return "frozen: no parameter of it requires a gradient, so no step moves its output"
-    if not (is_conv1d_of_transformers(module) or isinstance(module, (*_KINDS, *ATTENTION))):
+    if not (is_conv1d_of_transformers(module) or isinstance(module, (*_KINDS, *ATTENTION)) or _looks_known(module)):
         held = ", ".join(n for n, p in module._parameters.items() if p is not None)
         return f"no self factor is known for this kind of layer (it holds {held})"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
@@ -192,6 +229,21 @@ def is_conv1d_of_transformers(module: nn.Module) -> bool:
     )
 
 
+def _is_gain(module: nn.Module) -> bool:
+    """Whether a module holds one number a unit behind a norm; whether it computes that, each call shows."""
+    weight = module._parameters.get("weight")
+    named = isinstance(module, NORMS) or "norm" in type(module).__name__.lower()
+    return named and weight is not None and (weight.dim() == 1 or isinstance(module, nn.LayerNorm | nn.RMSNorm))
+
+
+def _looks_known(module: nn.Module) -> bool:
+    """Whether the parameters are those of a norm or of a linear map, which each call then has to show."""
+    weight, names = module._parameters.get("weight"), {n for n, p in module._parameters.items() if p is not None}
+    if weight is None or not names <= {"weight", "bias"} or any(True for _ in module.children()):
+        return False
+    return _is_gain(module) or weight.dim() == 2
+
+
 def make_site(name: str, module: nn.Module, names: Names) -> Site | str:
     """Return the site of a layer that is one of the known kinds, or why it is none."""
     parameters = {n: p for n, p in module._parameters.items() if p is not None}
@@ -199,6 +251,8 @@ def make_site(name: str, module: nn.Module, names: Names) -> Site | str:
     more = sorted(set(parameters) - {"weight", "bias"})
     if more:
         return f"it computes its map from other parameters: {', '.join(more)} (pruning, a norm of weights)"
+    if _is_gain(module):
+        return _gain_site(name, module, names, parameters, trained)
     law, shape, kappa = _law(module, trained)
     if law.map and set(trained) != set(parameters):
         return f"only its {trained[0]} is trained: its derived constant holds where weight and bias both are"
@@ -212,7 +266,35 @@ def make_site(name: str, module: nn.Module, names: Names) -> Site | str:
         trained=trained,
         kappa=kappa,
         shared_with=names.others(name, list(parameters.values())),
+        read=None if is_conv1d_of_transformers(module) or isinstance(module, _KINDS) else linear_by_value,
+        transposed=is_conv1d_of_transformers(module),
     )
+
+
+def _gain_site(
+    name: str, module: nn.Module, names: Names, parameters: dict[str, nn.Parameter], trained: tuple[str, ...]
+) -> Site:
+    """Return the site of a norm with gain: an affine map of one entry a unit, as a convolution in groups."""
+    units = parameters["weight"].numel()
+    return Site(
+        name=name,
+        type=type(module).__name__,
+        view=nn.Conv1d(units, units, 1, groups=units, bias="bias" in trained, device=torch.device("meta")),
+        law=Law("affine" if "bias" in trained else "linear"),
+        shape=Shape.PATCHES,
+        pieces={n: names.piece(p) for n, p in parameters.items()},
+        trained=trained,
+        shared_with=names.others(name, list(parameters.values())),
+        read=norm_with_gain,
+        gain=True,
+    )
+
+
+def with_offsets(site: Site) -> Site:
+    """Return the site of an ``EmbeddingBag`` as a linear map of how much each bag sums of each row of its table."""
+    table: Any = site.view
+    stand_in = affine_stand_in(table.num_embeddings, table.embedding_dim, bias=False)
+    return replace(site, view=stand_in, law=Law("linear"), shape=Shape.ROWS, transposed=True, read=bags)
 
 
 def _law(module: Any, trained: tuple[str, ...]) -> tuple[Law, Shape, float]:
@@ -235,9 +317,11 @@ def view(module: nn.Module, trained: tuple[str, ...]) -> nn.Module:
 
     It shares the settings of the module and not its tables of parameters, so that calling it changes nothing there.
     """
+    weight = module._parameters["weight"]
+    assert weight is not None
+    if not isinstance(module, _KINDS) and not is_conv1d_of_transformers(module):
+        return affine_stand_in(weight.shape[1], weight.shape[0], "bias" in trained)
     if is_conv1d_of_transformers(module):
-        weight = module._parameters["weight"]
-        assert weight is not None
         return affine_stand_in(weight.shape[0], weight.shape[1], "bias" in trained)
     twin = copy.copy(module)
     for word in [w for w in twin.__dict__ if w.endswith("_hooks")]:

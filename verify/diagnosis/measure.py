@@ -27,6 +27,7 @@ from verify.diagnosis.layers import Plan, plan
 from verify.diagnosis.non_finite import located
 from verify.diagnosis.observe import Observed, copies, observe
 from verify.diagnosis.optimizer import Optimizer, Stepper, linear_part, made_optimizer
+from verify.diagnosis.others import judge_others, still_unjudged, with_parts
 from verify.diagnosis.parts import Moved
 from verify.diagnosis.record import Diagnosis, LayerDiagnosis, Spread
 from verify.diagnosis.records import (
@@ -120,30 +121,33 @@ class _Run:
         judged = {name: judged_shares(name, first, self._parameters) for name in first.captured.calls}
         history = {name: [spread_of(calls)] for name, calls in first.captured.calls.items()}
         self.rate, self.losses, self.stopped = self.stepper.rate, [float(first.loss)], ""
-        step = None
+        step, others = None, dict[str, LayerDiagnosis | str]()
         if not first.finite:
             randomness.restore()
             findings = tuple(located(self.model, self.work.tensors, lambda: run(self.work, self.model)))
             self.stopped = f"the loss or a gradient is not finite: {NOWHERE}" if steps else ""
         else:
-            step = self._steps(steps, first, history, randomness)
+            with untouched(*self.roots, but=list(self.model.parameters())):
+                others = judge_others(self.found, first, self._parameters)
+            step, others = self._steps(steps, first, history, randomness, others)
             findings = ()
         layers = tuple(
             layer_record(calls, tuple(history[name]), judged[name], step.parts.get(name) if step else None)
             for name, calls in first.captured.calls.items()
         )
         layers = advise(layers, self.model)
+        layers += tuple(record for record in others.values() if isinstance(record, LayerDiagnosis))
         findings = findings or verdict(self._evidence(first, layers, step))
         return Diagnosis(
             model=type(self.model).__name__,
             layers=layers,
-            unjudged=unjudged_of(self.found, first),
+            unjudged=still_unjudged(unjudged_of(self.found, first), others),
             losses=tuple(self.losses),
             rate=self.rate,
             training=self.model.training,
             stopped=self.stopped,
             findings=findings,
-            judged=judged_share(first, self._parameters),
+            judged=judged_share(first, self._parameters, self.found, others),
             optimizer=type(self.stepper.optimizer).__name__,
         )
 
@@ -152,9 +156,14 @@ class _Run:
         return {name: p.detach() for name, p in self.model.named_parameters()}
 
     def _steps(
-        self, steps: int, first: Observed, history: dict[str, list[Spread]], randomness: Randomness
-    ) -> FirstStep | None:
-        """Take the steps; return what the first one did, None without one."""
+        self,
+        steps: int,
+        first: Observed,
+        history: dict[str, list[Spread]],
+        randomness: Randomness,
+        others: dict[str, LayerDiagnosis | str],
+    ) -> tuple[FirstStep | None, dict[str, LayerDiagnosis | str]]:
+        """Take the steps; return what the first one did, None without one, and so of modules of unknown kind."""
         drew, found = not randomness.same(), None
         if self.stepper.before_step is not None:  # which may clip gradients in place
             first.gradients = {name: g.clone() for name, g in first.gradients.items()}
@@ -166,13 +175,15 @@ class _Run:
             seen = observe(self.model, self.found, self.work, backward=number < steps - 1)
             if before:
                 found = FirstStep(first, later or seen, replace(before, after=self._parameters))
+                with untouched(*self.roots, but=list(self.model.parameters())):
+                    others = with_parts(others, self.found, first, found.later, found.moved)
             if not seen.finite:
                 self.stopped = f"the loss is {float(seen.loss)} after step {number + 1}: {NOWHERE}"
                 break
             self.losses.append(float(seen.loss))
             for name, calls in seen.captured.calls.items():
                 history.setdefault(name, []).append(spread_of(calls))
-        return found
+        return found, others
 
     def _before(self, first: Observed) -> Moved:
         """Return the parameters before the step, and how the step depends on the gradient."""

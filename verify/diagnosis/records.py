@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from verify.diagnosis.advice import GAIN
 from verify.diagnosis.capture import CLOSED, NO_GRAPH, Call
 from verify.diagnosis.findings.evidence import LayerEvidence
 from verify.diagnosis.layers import Plan, Unjudged
@@ -16,7 +17,7 @@ from verify.diagnosis.observe import Observed, dense, norm_of
 from verify.diagnosis.parts import Moved, parts
 from verify.diagnosis.record import LayerDiagnosis, Parts, Shares, Spread, spread
 from verify.diagnosis.samples import Shape
-from verify.diagnosis.step import is_other_way_round, shares
+from verify.diagnosis.step import shares
 
 UNUSED = "its output does not reach the loss"
 UNCALLED = "it is not called when the model runs on this batch, and its parameters get no gradient"
@@ -58,6 +59,8 @@ def evidence_of(first: Observed, step: FirstStep | None, values: Mapping[str, Te
     found = []
     for name, calls in first.captured.calls.items():
         site = calls[0].site
+        if site.gain:
+            continue
         pieces = [p for p in site.trained_pieces if p.parameter in first.gradients]
         weight = sum(_squared(piece.of(values)) for piece in pieces) ** 0.5 or 1.0
         gradient, update, fall = 0.0, 0.0, 0.0
@@ -77,20 +80,26 @@ def _gain(call: Call, values: Mapping[str, Tensor]) -> float | None:
     if site.shape in (Shape.TOKENS, Shape.BAGS) or "weight" not in site.pieces:
         return None
     weight = site.pieces["weight"].of(values)
-    return float(norm_of(weight) / weight.shape[1 if is_other_way_round(site) else 0] ** 0.5)
+    return float(norm_of(weight) / weight.shape[1 if site.transposed else 0] ** 0.5)
 
 
-def judged_share(first: Observed, values: Mapping[str, Tensor]) -> float:
+def judged_share(
+    first: Observed, values: Mapping[str, Tensor], found: Plan, others: Mapping[str, LayerDiagnosis | str]
+) -> float:
     """Return the share of the trained numbers that the judged layers hold, by the parameters that got a gradient."""
     held: dict[str, set[tuple[int, int | None]]] = {}
     for calls in first.captured.calls.values():
         for piece in calls[0].site.trained_pieces:
             held.setdefault(piece.parameter, set()).add((piece.start, piece.stop))
+    for name, record in others.items():
+        if isinstance(record, LayerDiagnosis):
+            for parameter in found.names_of(first.captured.whole[name].module).values():
+                held.setdefault(parameter, set()).add((0, None))
     judged = 0
     for name, spans in held.items():
         rows = len(values[name]) if values[name].dim() else 1
         covered = {row for start, stop in spans for row in range(start, rows if stop is None else stop)}
-        judged += values[name].numel() * len(covered) // max(rows, 1)
+        judged += values[name].numel() * len(covered) // max(rows, 1) if name in first.gradients else 0
     total = sum(values[name].numel() for name in first.gradients) or 1
     return min(1.0, judged / total)
 
@@ -127,7 +136,7 @@ def layer_record(
     site, x = calls[0].site, calls[0].x
     tokens = site.shape is Shape.TOKENS or x.dim() > 2 or "MultiheadAttention" in site.type
     tokens = tokens and site.shape is not Shape.BAGS
-    sample = "position" if site.shape is Shape.PATCHES else "token" if tokens else "sample"
+    sample = "entry" if site.gain else "position" if site.shape is Shape.PATCHES else "token" if tokens else "sample"
     notes = []
     if len(calls) > 1:
         notes.append(f"called {len(calls)} times: the samples of all calls count together")
@@ -144,7 +153,7 @@ def layer_record(
         type=site.type,
         sample=sample,
         calls=len(calls),
-        law=f"{site.law.layer}>{site.law.map}" if site.law.map else site.law.layer,
+        law=GAIN if site.gain else f"{site.law.layer}>{site.law.map}" if site.law.map else site.law.layer,
         history=history,
         shares=judged if isinstance(judged, Shares) else None,
         missing=judged if isinstance(judged, str) else "",

@@ -24,6 +24,7 @@ class Shape(StrEnum):
     PATCHES = "patches"  # (batch, channels, *space)
 
 
+_CHOSEN = 64  # rows against which all rows are held at once
 _BLOCK = 1 << 23  # entries of rows that are laid out at once
 
 
@@ -73,6 +74,7 @@ def blocks(shape: Shape, module: Any, x: Tensor) -> Iterator[Tensor]:
     entries = flat(shape, module, x)
     width = module.weight[0].numel() if shape is Shape.PATCHES else math.prod(entries.shape[1:])
     width = module.num_embeddings if shape is Shape.BAGS else width
+    width = max(width, module.groups * _CHOSEN) if shape is Shape.PATCHES else width  # as the kernel there holds
     places = math.prod(entries.shape[2:]) if shape is Shape.PATCHES else 1
     for part in entries.split(max(1, _BLOCK // max(1, width * places))):
         yield rows_of(shape, module, part)

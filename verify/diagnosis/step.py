@@ -82,7 +82,8 @@ def probe(call: Call, g: Tensor) -> Probe:
     """Choose rows of a call, evenly over its samples, and over the places of each image that is chosen."""
     site = call.site
     entries = flat(site.shape, site.view, call.x)
-    chosen = evenly(len(entries), _ENTRIES[site.shape], call.x.device)
+    wanted = _ENTRIES[Shape.ROWS if site.gain else site.shape]  # what a norm reads is laid out as images of one place
+    chosen = evenly(len(entries), wanted, call.x.device)
     x = entries[chosen]
     x = x.double() if x.is_floating_point() else x
     laid = rows_of(site.shape, site.view, torch.zeros_like(x) if site.offsets_only else x)
@@ -136,15 +137,12 @@ def run_alone(site: Site, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
     """Return the layer's output alone, in float64; without a frozen bias, which moves nothing, if the view has none."""
     held = {word: p for word, p in parameters.items() if site.view._parameters.get(word) is not None}
     weight = held.get("weight")
-    if weight is not None and is_other_way_round(site):
+    if weight is not None and site.transposed:
         held["weight"] = weight.T
+    if site.gain:
+        held = {word: p.reshape(-1, 1, 1) if word == "weight" else p.reshape(-1) for word, p in held.items()}
     z: Tensor = functional_call(site.view, held, (batched(site.shape, site.view, x),))
     return z
-
-
-def is_other_way_round(site: Site) -> bool:
-    """Whether the model stores the weight of an affine map with the inputs first, as transformers' ``Conv1D`` does."""
-    return site.type == "Conv1D"
 
 
 def _gradient(site: Site, word: str, values: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> Tensor:

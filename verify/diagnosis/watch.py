@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from derive.errors import UsageError
 from verify.diagnosis.batch import check_model
 from verify.diagnosis.capture import Captured, capturing
-from verify.diagnosis.layers import Plan, Unjudged, plan
+from verify.diagnosis.layers import Plan, Unjudged, plan_of_factors
 from verify.diagnosis.loggers import Logger, tensorboard_logger
 from verify.diagnosis.record import Parts, Spread, spread
 from verify.diagnosis.records import BY_FUNCTION
@@ -97,7 +97,7 @@ class Watch:
         self.readings: list[Reading] = []
         self.loggers = [*loggers, *([] if tensorboard is None else [tensorboard_logger(tensorboard)])]
         self._handles: list[Any] = []
-        self._plan: Plan = plan(self.model)
+        self._plan: Plan = plan_of_factors(self.model)
         self._refused: dict[str, Unjudged] = {}
         self._stack, self._captured, self._step = ExitStack(), None, WatchedStep(self.model, self._plan)
         self._steps, self._inside, self._open, self._opened_by_root = 0, 0, False, False
@@ -132,7 +132,7 @@ class Watch:
 
     def __enter__(self) -> Self:
         """Put the hooks on."""
-        self._plan = plan(self.model)
+        self._plan = plan_of_factors(self.model)
         self._step = WatchedStep(self.model, self._plan)
         self._handles = [
             self.model.register_forward_pre_hook(self._enter_root, with_kwargs=True),

@@ -12,6 +12,7 @@ import verify
 from derive.errors import UsageError
 from tests.verify.diagnosis.models import DOUBLE, LAYERS, Attend, network, single, tied
 from verify.diagnosis import step
+from verify.diagnosis.differentiation import LAW
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
@@ -123,8 +124,8 @@ def test_what_cannot_be_judged_is_listed_with_its_reason():
     found = verify.diagnose(*tied())
     assert found.layer("vain").shares is None and "does not reach the loss" in found.layer("vain").missing
     reasons = {entry.name: entry.reason for entry in found.unjudged}
-    assert reasons.keys() == {"", "never", "norm"}
-    assert "not called" in reasons["never"] and "weight, bias" in reasons["norm"] and "shift" in reasons[""]
+    assert reasons.keys() == {"", "never"}
+    assert "not called" in reasons["never"] and "shift" in reasons[""]
 
 
 def test_every_module_with_parameters_is_named():
@@ -156,7 +157,7 @@ def test_a_frozen_layer_is_listed():
 def test_in_place_activations_do_not_move_the_gradient():
     model, batch, loss = network()
     found = verify.diagnose(model, batch, loss)
-    assert found.ok and [layer.name for layer in found.layers] == ["0", "4", "7"]
+    assert found.ok and [layer.name for layer in found.layers] == ["0", "1", "4", "7"]
     assert all(layer.shares.elsewhere == 0 for layer in found.layers)
 
 
@@ -233,25 +234,12 @@ class Masked(nn.Module):
         return self.head(x) + torch.exp(self.scores(torch.tensor([[-torch.inf, -torch.inf]])).nan_to_num() * 0)
 
 
-class Offsets(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.bag = nn.EmbeddingBag(4, 2)
-
-    def forward(self, x):
-        return self.bag(x, torch.tensor([0, 2]))
-
-
 @pytest.mark.parametrize(
     ("model", "x", "name", "reason"),
     [
-        (Longer(), torch.randn(1, 2, 3), "up", "output_size"),
         (Masked(), torch.randn(3, 2), "scores", "NaN or infinity"),
         (nn.Sequential(nn.Embedding(4, 2, max_norm=1.0)), torch.tensor([0, 1]), "0", "max_norm"),
         (nn.Sequential(nn.EmbeddingBag(4, 2, max_norm=1.0)), torch.tensor([[0, 1]]), "0", "max_norm"),
-        (nn.Sequential(nn.EmbeddingBag(4, 2, mode="max")), torch.tensor([[0, 1]]), "0", "mode='max'"),
-        (Offsets(), torch.tensor([0, 1, 3]), "bag", "offsets or per_sample_weights"),
-        (nn.Sequential(nn.LSTM(2, 2)), torch.randn(3, 2), "0", "weight_ih_l0"),
     ],
 )
 def test_settings_that_cannot_be_judged_say_why(model, x, name, reason):
@@ -262,12 +250,13 @@ def test_settings_that_cannot_be_judged_say_why(model, x, name, reason):
     assert reason in next(entry.reason for entry in found.unjudged if entry.name == name)
 
 
-def test_parameters_that_are_computed_are_listed():
+def test_parameters_that_are_computed_are_judged_by_differentiation():
     pruned, normed = nn.Linear(3, 3), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3, bias=False))
     prune.random_unstructured(pruned, "weight", 0.3)
-    found = verify.diagnose(nn.Sequential(pruned, normed), torch.randn(4, 3), lambda z: z.square().mean())
-    reasons = {entry.name: entry.reason for entry in found.unjudged}
-    assert "weight_orig" in reasons["0"] and "computed from others" in reasons["1"]
+    model = nn.Sequential(pruned, normed, Longer(), nn.Flatten(0), nn.Unflatten(0, (-1, 4)))
+    found = verify.diagnose(model, torch.randn(4, 2, 3), lambda z: z.square().mean())
+    assert {layer.name: layer.law for layer in found.layers} == dict.fromkeys(("0", "1", "2.up"), LAW)
+    assert found.unjudged == () and found.judged == 1 and found.ok
 
 
 class Elsewhere(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from verify.diagnosis.advice import GAIN
 from verify.diagnosis.findings import thresholds as limit
 from verify.diagnosis.findings.evidence import Evidence
 from verify.diagnosis.findings.finding import Finding
@@ -16,7 +17,7 @@ _TOLD = 3  # layers for which mild findings are told
 def findings(seen: Evidence) -> Iterator[Finding]:
     """Yield every finding about the step."""
     yield from _too_large(seen)
-    ordered = sorted(seen.judged, key=lambda layer: -seen.share(layer.name))
+    ordered = sorted((m for m in seen.judged if m.law != GAIN), key=lambda layer: -seen.share(layer.name))
     spread = [m for m in ordered if m.shares and m.shares.cross < limit.CROSS and m.factors.ratio > limit.SPREAD]
     crossed = [m for m in ordered if m.shares and m.shares.cross >= limit.CROSS]
     yield from (_of_spread(seen, layer) for layer in spread[:_TOLD])

@@ -1,0 +1,232 @@
+"""Layers of which no law is known, judged by automatic differentiation on a few samples: recurrent nets, experts, any.
+
+A sample is an entry of the batch with all that belongs to it, so that of a recurrent layer every time step counts. The
+self factor is the mean diagonal entry of K_ss; it is estimated from random directions where a sample has many units.
+The module runs alone in float64, with the arguments of its first call; derivatives are central differences.
+
+Not judged so: modules whose children hold parameters too, those that draw random numbers, change what they hold, or
+whose type has no float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
+
+from verify.diagnosis.layers import gathered
+from verify.diagnosis.reads import first_tensor
+from verify.diagnosis.record import LayerDiagnosis, Parts, Shares, spread
+
+LAW = "automatic differentiation"
+_SAMPLES, _DIRECTIONS, _FEW_UNITS, _LENGTH, _BOUND = 3, 4, 8, 1e-4, 1e-3
+Values = dict[str, Tensor]
+
+
+@dataclass
+class WholeCall:
+    """The first call of a module: its arguments, its output, the gradient there, and how many calls there were."""
+
+    name: str
+    module: nn.Module
+    arguments: Any
+    words: Any
+    z: Tensor
+    gradient: Tensor | None = None
+    calls: int = 1
+
+
+class Refused(Exception):
+    """Why a module cannot be judged so, in words."""
+
+
+class _Alone:
+    """A module as a function of its parameters alone, in float64."""
+
+    def __init__(self, call: WholeCall, again: WholeCall | None = None) -> None:
+        given = again or call
+        self.call = call
+        self._arguments, self._words = tree_map(_double, (given.arguments, given.words))
+        self._buffers = {name: _double(b) for name, b in call.module.named_buffers()}
+        self.axis = _sample_axis(call)
+
+    def __call__(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the output, samples first."""
+        held = {**{name: b.clone() for name, b in self._buffers.items()}, **values}
+        z = first_tensor(functional_call(self.call.module, held, self._arguments, self._words))
+        return self.laid(z)
+
+    def laid(self, z: Tensor) -> Tensor:
+        """Return an output as (samples, units)."""
+        if self.axis is None:
+            return z.reshape(1, -1)
+        return z.movedim(self.axis, 0).flatten(1) if z.dim() > 1 else z.unsqueeze(1)
+
+    def along(self, values: Values, direction: Mapping[str, Tensor], reach: float = _LENGTH) -> Tensor:
+        """Return the derivative of the output along a direction, from points that far apart, in parameter norms."""
+        size = sum(float(v.square().sum()) for v in values.values()) ** 0.5 or 1.0
+        length = sum(float(d.square().sum()) for d in direction.values()) ** 0.5
+        if length == 0:
+            return torch.zeros_like(self(values))
+        step = reach * size / length
+        ends = [self({n: v + sign * step * direction.get(n, 0.0) for n, v in values.items()}) for sign in (1, -1)]
+        return (ends[0] - ends[1]) / (2 * step)
+
+
+def _double(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    plain = gathered(value.detach())
+    return plain.double() if plain.is_floating_point() else plain
+
+
+def _sample_axis(call: WholeCall) -> int | None:
+    """Return which axis of the output counts samples; None where all of it belongs to one."""
+    if isinstance(call.module, nn.RNNBase):
+        if call.z.dim() == 2:
+            return None
+        return 0 if call.module.batch_first else 1
+    return 0 if call.z.dim() > 1 else None
+
+
+def values_of(call: WholeCall, held: Mapping[str, Tensor], names: Mapping[str, str]) -> Values:
+    """Return a module's parameters in float64 from those of the model, ``names`` giving the model's by the module's."""
+    return {name: gathered(held[names[name]]).detach().to(torch.float64, copy=True) for name in names}
+
+
+def judged(
+    call: WholeCall, names: Mapping[str, str], held: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+) -> LayerDiagnosis:
+    """Return the record of a module; raise Refused where it cannot be judged so.
+
+    Args:
+        call: its first call, with the gradient at its output.
+        names: the model's name of each of its parameters, by its own.
+        held: the model's parameters by name.
+        gradients: the gradients of the model's parameters by name.
+    """
+    if call.gradient is None:
+        raise Refused("its output does not reach the loss, or it ran without gradients")
+    alone, values = _Alone(call), values_of(call, held, names)
+    with torch.no_grad():
+        _check(alone, values, call)
+    trained = [name for name in names if call.module.get_parameter(name).requires_grad]
+    leaves = {name: v.requires_grad_(name in trained) for name, v in values.items()}
+    with torch.enable_grad():
+        z = alone(leaves)
+    g = alone.laid(call.gradient.double())
+    chosen = torch.linspace(0, len(z) - 1, min(len(z), _SAMPLES)).round().long().unique().tolist()
+    factors = torch.tensor([_factor(z, s, leaves, trained) for s in chosen], dtype=torch.float64)
+    own_steps = [_pull(z, leaves, trained, _only(g, s)) for s in chosen]
+    together = _pull(z, leaves, trained, g)
+    plain = {name: v.detach() for name, v in leaves.items()}
+    with torch.no_grad():
+        shares = _shares(alone, plain, chosen, own_steps, together, _whole(names, trained, gradients))
+    more = f"; it is called {call.calls} times, and other calls count as elsewhere" if call.calls > 1 else ""
+    return LayerDiagnosis(
+        name=call.name,
+        type=type(call.module).__name__,
+        sample="sample",
+        calls=call.calls,
+        law=LAW,
+        history=(spread(factors),),
+        shares=shares,
+        note=f"judged by automatic differentiation on {len(chosen)} of {len(z)} samples{more}",
+    )
+
+
+def _check(alone: _Alone, values: Values, call: WholeCall) -> None:
+    try:
+        made = alone(values)
+    except (RuntimeError, TypeError, ValueError) as problem:
+        raise Refused(f"it cannot be run alone in float64: {str(problem).splitlines()[0]}") from problem
+    real = alone.laid(call.z.double())
+    coarse = torch.finfo(call.z.dtype).eps ** 0.5
+    if made.shape != real.shape or float((made - real).norm()) > coarse * float(real.norm()) + 1e-12:
+        raise Refused("it gives other numbers when it runs again: it draws random numbers or changes what it holds")
+
+
+def _pull(z: Tensor, leaves: Values, trained: list[str], g: Tensor) -> Values:
+    """Return J^T g."""
+    found = torch.autograd.grad(z, [leaves[n] for n in trained], g, retain_graph=True, allow_unused=True)
+    return {n: torch.zeros_like(leaves[n]) if part is None else part for n, part in zip(trained, found, strict=True)}
+
+
+def _only(g: Tensor, sample: int) -> Tensor:
+    kept = torch.zeros_like(g)
+    kept[sample] = g[sample]
+    return kept
+
+
+def _factor(z: Tensor, sample: int, leaves: Values, trained: list[str]) -> float:
+    """Return the mean diagonal entry of K_ss, over every unit or estimated from directions of random signs."""
+    units, total = z.shape[1], 0.0
+    if units <= _FEW_UNITS:
+        directions = torch.eye(units, dtype=z.dtype, device=z.device)
+    else:
+        generator = torch.Generator().manual_seed(sample)
+        directions = torch.randint(0, 2, (_DIRECTIONS, units), generator=generator).to(z) * 2 - 1
+    for direction in directions:
+        g = torch.zeros_like(z)
+        g[sample] = direction
+        total += sum(float(p.square().sum()) for p in _pull(z, leaves, trained, g).values())
+    return total / (units if units <= _FEW_UNITS else units * _DIRECTIONS)
+
+
+def _whole(names: Mapping[str, str], trained: list[str], gradients: Mapping[str, Tensor]) -> Values:
+    found = {name: gathered(gradients[names[name]]) for name in trained if names[name] in gradients}
+    return {name: (g.to_dense() if g.is_sparse else g).double() for name, g in found.items()}
+
+
+def _shares(
+    alone: _Alone, values: Values, chosen: list[int], own_steps: list[Values], together: Values, whole: Values
+) -> Shares | None:
+    own = torch.stack([alone.along(values, step)[s] for s, step in zip(chosen, own_steps, strict=True)])
+    calls, real = alone.along(values, together)[chosen], alone.along(values, whole)[chosen]
+    parts = [float(part.square().sum()) for part in (own, calls - own, real - calls)]
+    total = sum(parts)
+    if total == 0:
+        return None
+    further = alone.along(values, whole, 4 * _LENGTH)[chosen]  # tells whether the difference quotient has settled
+    error = float((further - real).norm()) / max(float(real.norm()), float(own.norm()), 1e-300)
+    return Shares(parts[0] / total, parts[1] / total, parts[2] / total, error, _BOUND)
+
+
+def whole_parts(
+    call: WholeCall, later: WholeCall | None, before: Values, after: Values, gradient_norm: float
+) -> Parts | str:
+    """Return the parts of a real step's change of a module's output, or in words why there are none."""
+    if later is None or call.gradient is None or later.z.shape != call.z.shape:
+        return "its calls were others after the step, so that samples cannot be compared"
+    here, there = _Alone(call), _Alone(call, later)
+    with torch.no_grad():
+        z = here(before)
+        own, upstream, change = here(after) - z, there(before) - z, there(after) - z
+    total, size = float(change.square().sum()), float(z.square().sum())
+    if total == 0:
+        return "the step does not change its activation"
+
+    def _share(part: Tensor) -> float:
+        return float((part * change).sum()) / total
+
+    weight = sum(float(v.square().sum()) for v in before.values()) ** 0.5
+    update = sum(float((after[n] - v).square().sum()) for n, v in before.items()) ** 0.5
+    g = here.laid(call.gradient.double())
+    lengths = change.norm(dim=1) * g.norm(dim=1)
+    used = lengths > 0
+    return Parts(
+        own=_share(own),
+        upstream=_share(upstream),
+        both=_share(change - own - upstream),
+        split=None,
+        cosine=float((-(change * g).sum(1)[used] / lengths[used]).mean()) if bool(used.any()) else None,
+        update_to_weight=update / weight if weight > 0 else None,
+        update_to_activation=(total / size) ** 0.5 if size > 0 else None,
+        gradient_norm=gradient_norm,
+        squared_change=total,
+    )

@@ -1,0 +1,56 @@
+"""The modules of unknown kind in one diagnosis: judged by automatic differentiation, or the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from verify.diagnosis.differentiation import Refused, judged, values_of, whole_parts
+from verify.diagnosis.layers import Plan, Unjudged
+from verify.diagnosis.observe import Observed, dense, norm_of
+from verify.diagnosis.parts import Moved
+from verify.diagnosis.record import LayerDiagnosis, Parts
+
+
+def judge_others(found: Plan, first: Observed, held: Mapping[str, Tensor]) -> dict[str, LayerDiagnosis | str]:
+    """Return the record of each module of unknown kind that was called, or in words why there is none."""
+    result: dict[str, LayerDiagnosis | str] = {}
+    for name, call in first.captured.whole.items():
+        try:
+            result[name] = judged(call, found.names_of(call.module), held, first.gradients)
+        except Refused as reason:
+            result[name] = str(reason)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError, KeyError) as problem:
+            result[name] = f"automatic differentiation fails: {str(problem).splitlines()[0]}"
+    return result
+
+
+def with_parts(
+    records: Mapping[str, LayerDiagnosis | str], found: Plan, first: Observed, later: Observed, moved: Moved
+) -> dict[str, LayerDiagnosis | str]:
+    """Return the records with what the real step did to each of their outputs."""
+    result = dict(records)
+    for name, record in records.items():
+        if isinstance(record, LayerDiagnosis):
+            call, names = first.captured.whole[name], found.names_of(first.captured.whole[name].module)
+            norm = (
+                sum(norm_of(dense(first.gradients[n])) ** 2 for n in set(names.values()) & set(first.gradients)) ** 0.5
+            )
+            before, after = (values_of(call, values, names) for values in (moved.before, moved.after))
+            parts = whole_parts(call, later.captured.whole.get(name), before, after, norm)
+            result[name] = replace(record, parts=parts if isinstance(parts, Parts) else None)
+    return result
+
+
+def still_unjudged(unjudged: tuple[Unjudged, ...], records: Mapping[str, LayerDiagnosis | str]) -> tuple[Unjudged, ...]:
+    """Return the entries of modules without a record, with both reasons."""
+    left = []
+    for entry in unjudged:
+        record = records.get(entry.name)
+        if record is None:
+            left.append(entry)
+        elif isinstance(record, str):
+            left.append(replace(entry, reason=f"{entry.reason}; {record}"))
+    return tuple(left)

@@ -1,0 +1,137 @@
+"""How a call of a layer reads as rows and units, where its arguments are not simply its input.
+
+norm with gain      each unit is an affine map of one entry, the normalised input: a convolution in as many groups
+bags with offsets   a linear map of how often, or how strongly, each row of the table is summed
+a linear map by another name   proven on the call: the same numbers as ``torch.nn.functional.linear``
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Arrange = Callable[[Tensor], Tensor]
+_CHANNELS_SECOND = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+)
+NORMS = (*_CHANNELS_SECOND, nn.LayerNorm, nn.RMSNorm)
+OTHER = "it computes something else than the known layers that its parameters look like"
+
+
+@dataclass(frozen=True)
+class Read:
+    """An input as the site's stand-in takes it, the output tensor, and how outputs are laid out beside that input."""
+
+    x: Tensor
+    z: Tensor
+    arranged: Arrange
+
+
+def first_tensor(output: Any) -> Tensor:
+    """Return the first tensor of an output; raise TypeError where there is none."""
+    found = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(found, Tensor):
+        raise TypeError(f"it returned a {type(output).__name__}, not a tensor")
+    return found
+
+
+def norm_with_gain(module: Any, arguments: Any, words: Any, output: Any) -> Read:
+    """Read a norm: rows of single normalised entries, a group a unit; raise ValueError for one that is no gain."""
+    x, z = _first(arguments, words), first_tensor(output)
+    with torch.no_grad():
+        normal = _normalised(module, x.detach())
+    units = module.weight.numel()
+    second = isinstance(module, _CHANNELS_SECOND) and z.dim() > 2
+
+    def _arranged(tensor: Tensor) -> Tensor:
+        moved = tensor.movedim(1, -1) if second else tensor
+        return moved.reshape(-1, units, 1)
+
+    rows, made = _arranged(normal), _arranged(z.detach())
+    bias = 0.0 if getattr(module, "bias", None) is None else module.bias.detach().reshape(-1, 1)
+    if not _alike(rows * module.weight.detach().reshape(-1, 1) + bias, made):
+        raise ValueError(OTHER)
+    return Read(rows, z, _arranged)
+
+
+def _normalised(module: Any, x: Tensor) -> Tensor:
+    """Return what a norm multiplies by its gain."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        by_batch = module.training or module.running_mean is None
+        mean, variance = (None, None) if by_batch else (module.running_mean, module.running_var)
+        return F.batch_norm(x, mean, variance, None, None, by_batch, 0.0, module.eps)
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        own = module.training or module.running_mean is None
+        return F.instance_norm(x, module.running_mean, module.running_var, None, None, own, 0.0, module.eps)
+    if isinstance(module, nn.GroupNorm):
+        return F.group_norm(x, module.num_groups, None, None, module.eps)
+    if isinstance(module, nn.LayerNorm):
+        return F.layer_norm(x, module.normalized_shape, None, None, module.eps)
+    if isinstance(module, nn.RMSNorm):
+        return F.rms_norm(x, module.normalized_shape, None, module.eps)
+    twin = copy.copy(module)  # run by its method, so that no hook sees it
+    held = {name: p for name, p in module._parameters.items() if p is not None}
+    plain = {name: torch.ones_like(p) if name == "weight" else torch.zeros_like(p) for name, p in held.items()}
+    twin.__dict__["_parameters"] = {name: nn.Parameter(value, requires_grad=False) for name, value in plain.items()}
+    return first_tensor(twin.forward(x))
+
+
+def linear_by_value(module: Any, arguments: Any, words: Any, output: Any) -> Read:
+    """Read a linear map that another library wrote; raise ValueError where the numbers are others."""
+    x, z = _first(arguments, words), first_tensor(output)
+    weight, bias = module.weight.detach(), getattr(module, "bias", None)
+    if x.shape[-1] != weight.shape[-1] or not x.is_floating_point():
+        raise ValueError(OTHER)
+    with torch.no_grad():
+        made = F.linear(x.detach().to(weight.dtype), weight, None if bias is None else bias.detach())
+    if made.shape != z.shape or not _alike(made, z.detach()):
+        raise ValueError(OTHER)
+    return Read(x, z, lambda tensor: tensor)
+
+
+def bags(module: nn.EmbeddingBag, arguments: Any, words: Any, output: Any) -> Read:
+    """Read bags told apart by offsets, or weighed: how much of each row of the table each bag sums."""
+    given = {**dict(zip(("input", "offsets", "per_sample_weights"), arguments, strict=False)), **words}
+    tokens, offsets, weights = (given.get(word) for word in ("input", "offsets", "per_sample_weights"))
+    assert isinstance(tokens, Tensor)
+    if tokens.dim() == 2:
+        which = torch.arange(len(tokens), device=tokens.device).unsqueeze(1).expand_as(tokens).reshape(-1)
+        count = len(tokens)
+    else:
+        assert isinstance(offsets, Tensor)
+        ends = offsets[:-1] if module.include_last_offset else offsets
+        count = len(ends)
+        which = torch.searchsorted(ends.contiguous(), torch.arange(len(tokens), device=tokens.device), right=True) - 1
+    flat = tokens.reshape(-1)
+    size = torch.ones(len(flat), dtype=torch.float64, device=flat.device)
+    size = size if weights is None else weights.detach().reshape(-1).double()
+    if module.padding_idx is not None:
+        size = size * (flat != module.padding_idx)
+    counts = torch.zeros(count, module.num_embeddings, dtype=torch.float64, device=flat.device)
+    counts.index_put_((which, flat), size, accumulate=True)
+    if module.mode == "mean":
+        counts = counts / counts.sum(1, keepdim=True).clamp_min(1)
+    return Read(counts, first_tensor(output), lambda tensor: tensor)
+
+
+def _first(arguments: Any, words: Any) -> Tensor:
+    x = arguments[0] if arguments else next(iter(words.values()), None)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"it was called with a {type(x).__name__}, not a tensor")
+    return x
+
+
+def _alike(made: Tensor, real: Tensor) -> bool:
+    """Whether numbers are the same up to the rounding of their type; numbers that are not finite are told elsewhere."""
+    made, real = made.double(), real.double()
+    if not bool(real.isfinite().all()):
+        return True
+    return float((made - real).norm()) <= torch.finfo(torch.bfloat16).eps * (float(real.norm()) + 1e-30)
