@@ -41,11 +41,15 @@ def _shown(expression: Expr) -> str:
 
 @dataclass(frozen=True)
 class Growth:
-    """``e(t x) ~ t**degree * coefficient``; for every t > 0, and not only in the limit, where it is ``exact``."""
+    """``e(t x) ~ t**degree * coefficient``; for every t > 0, and not only in the limit, where it is ``exact``.
+
+    ``partial`` tells of a coefficient that vanishes in some directions, where another, lower power is left.
+    """
 
     degree: Expr
     coefficient: Expr
     exact: bool
+    partial: bool = False
 
 
 def growth(expression: Expr, inputs: Bases, *, far: bool) -> Growth:
@@ -80,13 +84,16 @@ class _Ray:
         if isinstance(expression, IndexedSum):
             body = self.of(expression.body)
             total = normalise(IndexedSum(body.coefficient, *expression.bound))
-            return self._nonzero(Growth(body.degree, total, body.exact), expression)
+            return self._nonzero(Growth(body.degree, total, body.exact, body.partial), expression)
         if isinstance(expression, Add):
             return self._sum(expression)
         if isinstance(expression, Mul):
             parts = [self.of(a) for a in expression.args]
             degree = Add(*(p.degree for p in parts))
-            return Growth(degree, Mul(*(p.coefficient for p in parts)), all(p.exact for p in parts))
+            if sum(p.partial for p in parts) > 1:  # each may vanish where the other does not
+                raise Undecided(f"{_shown(expression)} has no leading power")
+            coefficient = Mul(*(p.coefficient for p in parts))
+            return Growth(degree, coefficient, all(p.exact for p in parts), any(p.partial for p in parts))
         if isinstance(expression, Pow):
             return self._power(expression)
         if isinstance(expression, sympy.Max):
@@ -111,7 +118,9 @@ class _Ray:
         total = normalise(Add(*(p.coefficient for p in leading)))
         exact = len(leading) == len(parts) and all(p.exact for p in parts)
         vanishes = total == 0 or (len(leading) > 1 and equal(total, S.Zero))
-        return self._nonzero(Growth(degree, S.Zero if vanishes else total, exact), expression)
+        # A sum with signs in it (1 + sign(x)) vanishes in some directions.
+        partial = any(p.partial for p in leading) or (len(leading) > 1 and total.has(sympy.sign, sympy.Heaviside))
+        return self._nonzero(Growth(degree, S.Zero if vanishes else total, exact, partial), expression)
 
     def _power(self, expression: Pow) -> Growth:
         logistic = self._logistic(expression)
@@ -120,10 +129,14 @@ class _Ray:
         base, exponent = self.of(expression.base), expression.exp
         if base.coefficient == 0:
             raise Undecided(f"{_shown(expression.base)} vanishes")
-        return Growth(base.degree * exponent, base.coefficient**exponent, base.exact)
+        if base.partial and not exponent.is_positive and base.coefficient.atoms(IndexedSum) == set():
+            raise Undecided(f"{_shown(expression.base)} has no leading power in every direction")
+        return Growth(base.degree * exponent, base.coefficient**exponent, base.exact, base.partial)
 
     def _largest(self, parts: Sequence[Growth], expression: Expr) -> Growth:
         """Of several arguments the dominant ones are compared, unless they are known to be negative."""
+        if any(p.partial for p in parts):
+            raise Undecided(f"{_shown(expression)} has no leading power in every direction")
         moving = [p for p in parts if p.coefficient != 0]
         zero = [S.Zero] if len(moving) < len(parts) else []
         if len({p.degree for p in moving}) == 1:
@@ -134,9 +147,12 @@ class _Ray:
         if all(p.coefficient.is_negative for p in leading):
             rest = self._largest([p for p in parts if p not in leading], expression)
             return Growth(rest.degree, rest.coefficient, False)
+        if all(p.coefficient.is_nonpositive for p in leading):
+            raise Undecided(f"{_shown(expression)} has no leading power in every direction")
         # Where the dominant argument is negative, another one is left, of a lower power: the coefficient is zero there.
-        floor = [] if any(p.coefficient.is_nonnegative for p in leading) else [S.Zero]
-        return Growth(degree, sympy.Max(*(p.coefficient for p in leading), *floor), False)
+        partial = not any(p.coefficient.is_positive for p in leading)
+        floor = [S.Zero] if partial else []
+        return Growth(degree, sympy.Max(*(p.coefficient for p in leading), *floor), False, partial)
 
     def _function(self, expression: Expr) -> Growth:
         """Take an elementary function of one argument at the limit of its argument."""
@@ -146,7 +162,9 @@ class _Ray:
         inner = self.of(expression.args[0])
         function = expression.func
         if isinstance(expression, sympy.Abs):
-            return Growth(inner.degree, sympy.Abs(inner.coefficient), inner.exact)
+            return Growth(inner.degree, sympy.Abs(inner.coefficient), inner.exact, inner.partial)
+        if inner.partial and (inner.degree != 0 or isinstance(expression, sympy.sign | sympy.Heaviside)):
+            raise Undecided(f"{_shown(expression)} has no leading power in every direction")
         if isinstance(expression, sympy.sign | sympy.Heaviside):
             return Growth(S.Zero, function(inner.coefficient), inner.exact)
         if inner.degree == 0 or inner.coefficient == 0:
@@ -172,7 +190,7 @@ class _Ray:
         if levels is None:
             return None
         found = self._largest(levels, expression)
-        return Growth(found.degree, found.coefficient, False)
+        return Growth(found.degree, found.coefficient, False, True)
 
     def _logistic(self, expression: Pow) -> Growth | None:
         """Far away ``1/(c + exp(u))`` is 1/c where u is negative, and vanishes elsewhere."""
@@ -181,7 +199,7 @@ class _Ray:
         if levels is None or constant == 0:
             return None
         largest = self._largest([level for level in levels if level.coefficient != 0], expression)
-        return Growth(S.Zero, constant**expression.exp * sympy.Heaviside(-largest.coefficient), False)
+        return Growth(S.Zero, constant**expression.exp * sympy.Heaviside(-largest.coefficient), False, True)
 
     def _levels(self, total: Expr) -> list[Growth] | None:
         """Return the growths of 0 and of the exponents of a sum of exponentials and a constant, all positive."""

@@ -46,7 +46,7 @@ class Limits:
             return self._constant_energy(found.coefficient, found.exact)
         limit = self._far() if (found.degree > 0) == far else self._near()
         # In some directions the leading coefficient may vanish, and E with it.
-        partial = found.coefficient.has(sympy.Max, sympy.Min, sympy.Heaviside)
+        partial = found.partial or found.coefficient.has(sympy.Max, sympy.Min, sympy.Heaviside)
         return replace(limit, where=found.coefficient) if partial and limit.kind == "length" else limit
 
     def _energy_growth(self, far: bool) -> Growth:

@@ -28,7 +28,7 @@ Place = tuple[int, ...]
 _POINTS = 3
 _ENTRIES = 6
 _STRETCH = 7
-_SCALES = (Decimal(1), Decimal(1) / 16, Decimal(16))
+_SCALES = (Decimal(1), Decimal(1) / 16)  # larger entries saturate: what is then equal to 40 digits is not equal
 _NEAR = Decimal(10) ** -12
 _FAR_APART = Decimal("0.001")
 _KAPPA, _LARGE = ("kappa", ()), Decimal(10_000)
@@ -121,7 +121,7 @@ def jump(layer: Layer) -> bool | None:
 
 
 def collision(layer: Layer) -> Collision:
-    """Look for two different inputs with the same outputs, among inputs of middle, small and large entries."""
+    """Look for two different inputs with the same outputs, among inputs of entries of order one and of small ones."""
     tried = 0
     for move in _moves(layer):
         answers = [_unnoticed(layer, move, scale) for scale in _SCALES]

@@ -31,7 +31,7 @@ from derive.properties.growth import Growth, Undecided, growth
 from derive.properties.limits import Limits
 from derive.properties.probe import Collision, collision, jump, stretched
 from derive.properties.ray import Ray, along_a_ray, angle_of, decomposition, weight_scale
-from derive.properties.reading import Cover, covered, features, real_inputs, zeros
+from derive.properties.reading import Cover, covered, features, real_inputs, unread, zeros
 from derive.record import Limit, Property
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ class _Decisions:
         name, layer = "injective", self.family.layer
         if self.scale_invariant.value and self.scale_invariant.basis == DERIVED:
             return Property(name, False, DERIVED, "an input and every positive multiple of it give one output")
+        if unread(layer, self.whole):
+            return Property(name, False, DERIVED, "entries of the input that nothing reads may be anything")
         known = (*(self.features if self.ray.faithful else ()), *self._plain_rest())
         cover = Cover.NONE if any(t.values is not None for t in layer.inputs) else covered(layer, known)
         if cover is not Cover.NONE:

@@ -145,7 +145,10 @@ def zeros(layer: Layer, read: Iterable[Expr]) -> tuple[Expr, ...]:
     Nothing is returned where a feature vanishes nowhere.
     """
     found: list[Expr] = []
-    for feature in read:
+    for whole in read:
+        # A positive factor and one in the denominator vanish nowhere.
+        kept = (f for f in Mul.make_args(whole) if not (f.is_nonzero or f.is_positive or _inverse(f)))
+        feature = Mul(*kept)
         entry = single_entry(feature, layer)
         if entry is None:
             found.append(feature)
@@ -159,6 +162,35 @@ def zeros(layer: Layer, read: Iterable[Expr]) -> tuple[Expr, ...]:
         else:
             found.append(entry - roots[0])
     return tuple(dict.fromkeys(found))
+
+
+def _inverse(factor: Expr) -> bool:
+    return bool(factor.is_Pow and factor.exp.is_negative)
+
+
+def unread(layer: Layer, output: Expr) -> bool:
+    """Return whether entries of a real input are certainly read by nothing: single places, or gaps between windows."""
+    for declared in real_inputs(layer):
+        entries = [e for e in output.atoms(Indexed) if e.base == declared.base]
+        for axis, size in enumerate(declared.axes):
+            if entries and all(_leaves_out(e.indices[axis], size, layer) for e in entries):
+                return True
+    return False
+
+
+def _leaves_out(place: Expr, size: Expr, layer: Layer) -> bool:
+    """Whether a place cannot reach every position of its axis, whatever its indices are."""
+    if not place.atoms(Index):
+        return size != 1
+    outer = [i for i in layer.output.indices if place.has(i)]
+    inner = [i for i in place.atoms(Index) if i not in outer]
+    if len(outer) != 1 or not all(i.size.is_Integer for i in inner):
+        return False
+    steps = [sympy.expand(place).coeff(i) for i in (*outer, *inner)]
+    if not all(step.is_Integer for step in steps):
+        return False
+    reached = sum(abs(int(step)) * (int(i.size) - 1) for step, i in zip(steps[1:], inner, strict=True))
+    return bool(abs(steps[0]) > reached + 1)
 
 
 def _roots(function: Expr) -> tuple[Expr, ...] | None:
