@@ -77,10 +77,10 @@ def load_checkpoint(run: Run, path: Path) -> None:
         raise DamagedCheckpoint(f"{path} belongs to another trial")
     for (prefix, part), part_state in zip(parts.items(), states, strict=True):
         _restore(part, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}, part_state)
+    for name, value in _moments(run).items():
+        value.copy_(tensors[name])
     if isinstance(run, TeamRun):
         run.step = state["step"]
-        for name, value in _moments(run).items():
-            value.copy_(tensors[name])
 
 
 def remove_checkpoints(folder: Path, identity: str) -> None:
@@ -110,17 +110,15 @@ def _parameters(run: TrialRun) -> dict[str, Tensor]:
     return {f"model/{name}": value for name, value in run.model.state_dict().items()}
 
 
-def _moments(run: TeamRun) -> dict[str, Tensor]:
-    """Return what a team's update rule keeps; the optimisers of its members take no steps and keep nothing."""
+def _moments(run: Run) -> dict[str, Tensor]:
+    """Return what the update rule keeps; the members of a team take no steps of their own and keep nothing."""
     return {f"update/{k}/{j}": v for k, moment in enumerate(run.update.state) for j, v in enumerate(moment)}
 
 
 def _tensors(run: Run) -> dict[str, Tensor]:
-    tensors = _moments(run) if isinstance(run, TeamRun) else {}
+    tensors = _moments(run)
     for prefix, part in _parts(run).items():
         tensors |= {f"{prefix}{name}": value for name, value in _parameters(part).items()}
-        for number, values in part.update.optimiser.state_dict()["state"].items():
-            tensors |= {f"{prefix}optimiser/{number}/{n}": v for n, v in values.items() if isinstance(v, Tensor)}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
@@ -129,20 +127,10 @@ def _restore(run: TrialRun, tensors: dict[str, Tensor], state: dict[str, Any]) -
     with torch.no_grad():
         for name, value in _parameters(run).items():
             value.copy_(tensors[name])
-    _restore_optimiser(run, {k: v for k, v in tensors.items() if k.startswith("optimiser/")})
     run.step, run.diverged_at = state["step"], state["diverged_at"]
     run.points = [Point(**point) for point in state["points"]]
     run.spreads = [Spread(**spread) for spread in state["spreads"]]
     run.own_steps = [OwnStep(**own) for own in state["own_steps"]]
-
-
-def _restore_optimiser(run: TrialRun, tensors: dict[str, Tensor]) -> None:
-    whole = run.update.optimiser.state_dict()
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        _, number, key = name.split("/")
-        state.setdefault(int(number), {})[key] = value
-    run.update.optimiser.load_state_dict({**whole, "state": state})
 
 
 def _state(run: Run) -> dict[str, Any]:

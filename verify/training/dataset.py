@@ -33,7 +33,7 @@ class Split:
     def of(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return samples and classes at these places of the part."""
         rows = self.numbers(places)
-        return self.x[rows], self.y[rows]
+        return self.x.index_select(0, rows), self.y.index_select(0, rows)
 
     def numbers(self, places: Tensor) -> Tensor:
         """Return the numbers in ``x`` of the samples at these places."""

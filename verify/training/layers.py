@@ -140,4 +140,6 @@ class Network(nn.Module, ABC):
 
 def loss_of(scores: Tensor, y: Tensor) -> Tensor:
     """Return the mean cross-entropy, in nats, of scores (.., classes) and what is right (..)."""
-    return functional.cross_entropy(scores.flatten(0, -2), y.flatten())
+    if scores.dim() > 2:
+        scores, y = scores.flatten(0, -2), y.flatten()
+    return functional.cross_entropy(scores, y)

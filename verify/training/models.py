@@ -44,9 +44,10 @@ class MLP(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the class scores: (B, features) -> (B, classes)."""
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers
+        for layer in hidden:
             x = self.activation(layer(x))
-        return cast(Tensor, self.layers[-1](x))
+        return cast(Tensor, last(x))
 
     def measured_layers(self) -> dict[str, nn.Module]:
         """Return the layers by name, from input to output."""

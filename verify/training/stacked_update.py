@@ -15,8 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from verify.training.updates import MOMENTUM
-
+MOMENTUM = 0.9
 RULES = ("sgd", "momentum", "adam")
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # the defaults of torch.optim.Adam
 

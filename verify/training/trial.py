@@ -164,7 +164,7 @@ class TrialRun:
         if not _finite(loss.item()):
             raise _Diverged
         loss.backward()
-        self.update.step()
+        self.update.step(self.step)
         self._measure()
 
     def _measure(self) -> None:

@@ -14,7 +14,9 @@ Embeddings take the plain step. Not supported: layers whose parameters occur in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +24,17 @@ from torch import Tensor, nn
 import affine_divergence as ad
 from verify.training.layers import Network
 from verify.training.rows import as_samples, rows_of, weight_and_bias
+from verify.training.stacked_update import RULES, StackedUpdate
 
-MOMENTUM = 0.9
 DAMPING = 1e-6  # lambda of foof, as a share of the mean squared length of the rows
 
 
+_UNWATCHED = nullcontext()
 Rewrite = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Update:
-    """An update rule at work on a model; ``optimiser`` holds the state that a checkpoint must carry.
+    """An update rule at work on a model.
 
     Args:
         rule: its name, one of ``config.UPDATES``.
@@ -41,18 +44,17 @@ class Update:
 
     def __init__(self, rule: str, model: Network, learning_rate: float) -> None:
         parameters = list(model.parameters())
-        self.optimiser: torch.optim.Optimizer
-        if rule == "adam":
-            self.optimiser = torch.optim.Adam(parameters, lr=learning_rate)
-        else:
-            self.optimiser = torch.optim.SGD(parameters, lr=learning_rate, momentum=MOMENTUM * (rule == "momentum"))
+        self._parameters, self._rule, self._learning_rate = parameters, rule if rule in RULES else "sgd", learning_rate
         self._rewrite = _REWRITES.get(rule)
         self._layers = model.affine_layers() if self._rewrite else []
         self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         """Note, for the rules that need it, what each layer receives in the one forward pass made inside."""
+        return self._watching() if self._layers else _UNWATCHED
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
         handles = [layer.register_forward_hook(self._note) for layer in self._layers]
         try:
             yield
@@ -60,8 +62,30 @@ class Update:
             for handle in handles:
                 handle.remove()
 
-    def step(self) -> None:
-        """Move the parameters by the gradients that a backward pass has left, and forget these."""
+    @cached_property
+    def _entrywise(self) -> StackedUpdate:
+        """The rule that moves the entries; it is made when it is needed, for the members of a team need none."""
+        return StackedUpdate(self._rule, list(self._parameters), self._learning_rate)
+
+    @property
+    def state(self) -> list[list[Tensor]]:
+        """What a checkpoint must carry: the moments of the rule, each for every parameter."""
+        return self._entrywise.state
+
+    def step(self, number: int = 1) -> None:
+        """Move the parameters by the gradients that a backward pass has left, and forget these.
+
+        One call for all of them costs a small network a third less than torch's optimisers, which go one by one;
+        ``number`` counts the steps from 1.
+        """
+        if self._seen:
+            self._rewritten()
+        self._entrywise.step([cast(Tensor, parameter.grad) for parameter in self._parameters], number)
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def _rewritten(self) -> None:
+        """Put the rule's gradients in the place of those of the backward pass."""
         with torch.no_grad():
             for layer, (x, g) in self._seen.items():
                 assert self._rewrite is not None
@@ -69,8 +93,6 @@ class Update:
                 own = weight_and_bias(layer)
                 own[0].grad, own[1].grad = weight.reshape(own[0].shape), bias
         self._seen.clear()
-        self.optimiser.step()
-        self.optimiser.zero_grad()
 
     def _note(self, layer: nn.Module, arguments: tuple[Tensor, ...], z: Tensor) -> None:
         x = as_samples(layer, arguments[0].detach())

@@ -64,11 +64,11 @@ def test_together_and_apart_are_two_routes_to_the_same_numbers(method, update):
         assert_same(result, run_trial(own, SMALL))
 
 
-def test_the_comparison_notices_another_update(monkeypatch):
-    monkeypatch.setattr(stacked_update, "MOMENTUM", 0.9 + 1e-6)
-    config = replace(CONFIG, update="momentum")
+def test_the_comparison_notices_another_update():
+    run = team(replace(CONFIG, update="momentum"))
+    run.update.learning_rate *= 1 + 1e-6
     with pytest.raises(AssertionError):
-        assert_same(finished(team(config))[0], run_trial(configs(config)[0], SMALL))
+        assert_same(finished(run)[0], run_trial(configs(run.config)[0], SMALL))
 
 
 @pytest.mark.parametrize("method", ["batch-norm", "none"])

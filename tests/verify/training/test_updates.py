@@ -10,7 +10,8 @@ from torch.func import functional_call
 from verify.training.config import METHODS, UPDATES, TrialConfig, generator
 from verify.training.models import build, make_layer
 from verify.training.rows import rows_of, with_parameters, with_units
-from verify.training.updates import MOMENTUM, Update, foof_gradient, nlms_gradient
+from verify.training.stacked_update import MOMENTUM
+from verify.training.updates import Update, foof_gradient, nlms_gradient
 
 ETA = 0.3
 
@@ -163,3 +164,28 @@ def test_adam_is_torchs_and_the_first_step_is_the_rate():
 
 def test_every_rule_is_tried_here():
     assert set(UPDATES) == {"sgd", "momentum", "adam", "nlms", "foof"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "optimiser"),
+    [
+        ("sgd", torch.optim.SGD),
+        ("momentum", lambda parameters, lr: torch.optim.SGD(parameters, lr, momentum=MOMENTUM)),
+        ("adam", torch.optim.Adam),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_steps_are_those_of_torchs_optimisers(rule, optimiser, dtype):
+    config = TrialConfig(method="none", learning_rate=0.1, width=8, dtype=dtype)
+    ours, theirs = build(config, 6, 3), build(config, 6, 3)
+    update, peer = Update(rule, ours, 0.1), optimiser(theirs.parameters(), lr=0.1)
+    for number in range(1, 7):
+        x = torch.randn(5, 6, dtype=config.torch_dtype, generator=generator("x", number))
+        for model in (ours, theirs):
+            model(x).square().sum().backward()
+        update.step(number)
+        peer.step()
+        peer.zero_grad()
+    tolerance = {"rtol": 0, "atol": 0} if rule != "adam" else {}
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
