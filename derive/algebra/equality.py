@@ -13,7 +13,8 @@ from sympy.core.random import rng
 from derive.algebra.nodes import IndexedSum
 from derive.algebra.normal import normalise
 
-_LARGEST = 1_500  # operations; beyond, bringing a difference over one denominator takes minutes
+_LARGEST_FACTORED = 300  # operations; beyond, factoring in many symbols takes minutes
+_LARGEST = 10_000  # operations; beyond, bringing a difference over one denominator takes minutes
 
 
 def equal(left: Expr, right: Expr) -> bool:
@@ -93,8 +94,10 @@ def _reduce(numerator: Expr, root: Symbol, base: Expr) -> Expr:
 
 
 def factored(expression: Expr) -> Expr:
-    """Return a normal form with common factors pulled out, for people to read."""
+    """Return a normal form with common factors pulled out, for people to read; of a large one only the content."""
     scalar, atoms = as_scalar(expression)
+    if scalar.count_ops() > _LARGEST_FACTORED:
+        return sympy.factor_terms(scalar).xreplace(atoms)
     with _same_random_numbers():
         return sympy.factor(scalar).xreplace(atoms)
 

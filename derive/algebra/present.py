@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Scope = Mapping[IndexedBase, "Definition"]
 _MAX_TRIES = 500
+_MOST_INDICES = 6  # sums of more are not multiplied out to look for a constant: their indices have too many orders
 
 
 def presentable(expression: Expr, scope: Scope) -> Expr:
@@ -68,11 +69,24 @@ def _constant(atom: Expr, scope: Scope) -> Expr | None:
         base for base in reversed(scope) if base in atom.atoms(IndexedBase) and not scope[base].expression.has(Add)
     ]
     for count in range(1, len(names) + 1):
-        outer = normalise(expand_definitions(atom, {base: scope[base] for base in names[:count]}))
+        expanded = expand_definitions(atom, {base: scope[base] for base in names[:count]})
+        if _indices(expanded) > _MOST_INDICES:
+            return None
+        outer = normalise(expanded)
         inner = normalise(_on_sums(outer, lambda part: _folded(part, scope)))
         if not inner.atoms(Indexed):
             return inner
     return None
+
+
+def _indices(expression: Expr) -> int:
+    """Return how many bound indices one term has once sums are merged and powers multiplied out."""
+    if isinstance(expression, IndexedSum):
+        return len(expression.bound) + _indices(expression.body)
+    if expression.is_Pow and expression.exp.is_Integer and expression.exp > 0:
+        return int(expression.exp) * _indices(expression.base)
+    parts = [_indices(a) for a in expression.args if isinstance(a, Expr)]
+    return sum(parts) if expression.is_Mul else max(parts, default=0)
 
 
 def _folded(atom: Expr, scope: Scope) -> Expr:

@@ -36,7 +36,8 @@ Told = TypeVar("Told")
 def behaviour_statements(found: CancellingMap, prefix: str) -> list[Statement]:
     """Return the statements on a map's limits and properties that evaluation can speak against."""
     about = _Behaviour(found)
-    named = [about.limit("zero", found.zero, _NEAR), about.limit("infinity", found.infinity, _FAR)]
+    named = [about.tends("zero", found.zero, _NEAR), about.tends("infinity", found.infinity, _FAR)]
+    named += [about.weight_scale()] if about.inputs else []
     named += [about.property(p.name, p.value, p.basis) for p in found.properties]
     return [replace(s, name=f"{prefix}-{s.name}") for s in named if s is not None]
 
@@ -86,7 +87,7 @@ class _Behaviour:
 
         return _Scaled(reference(self.found.mapped), reference(self.found.layer))
 
-    def limit(self, name: str, limit: Limit, scales: tuple[Decimal, Decimal]) -> Statement | None:
+    def tends(self, name: str, limit: Limit, scales: tuple[Decimal, Decimal]) -> Statement | None:
         """Return the statement of a limit: the map comes nearer as the inputs are scaled on."""
         ways: dict[str, Callable[[_Scaled, Place, Case, Limit], Any]] = {
             "value": _off_value,
@@ -121,6 +122,27 @@ class _Behaviour:
         if not any(abs(second.value(p)) > abs(first.value(p)) for p in case.places):
             raise Refuted("no output grows")
         return True
+
+    def weight_scale(self) -> Statement:
+        """Return the statement of the weights' scale: far away it keeps the length of what carries them at one."""
+
+        def look(case: Case, scales: tuple[Decimal, Decimal]) -> bool:
+            pair = [self.scaled(case, scale) for scale in scales]
+            kappa = case.plain.memory[(str(self.found.kappa), ())][0]
+
+            def of(place: Place) -> None:
+                stated = pair[0].read(self.found.weight_scale, case, place)
+                pulls = [scaled.coefficients(place, self.found.infinity.weights) for scaled in pair]
+                lengths = [Decimal(sum(m * m for m, _ in pull)).sqrt() * stated for pull in pulls]
+                first, second = (abs(length - 1) for length in lengths)
+                settles = second <= _SMALL or second <= first * Decimal("0.6")
+                if not settles and not case.same(stated * stated * kappa, 1):
+                    raise Refuted(f"weights of that scale are carried by a length of {shown(lengths[1])}, not 1")
+
+            return over(case.places[:_PLACES], of)
+
+        words = "the scale of the weights keeps the variance of a long input"
+        return Statement("weight-scale", words, _as_far_as_it_goes(look, _FAR), basis="derived")
 
     def property(self, name: str, value: bool | None, basis: str) -> Statement | None:
         """Return the statement of a property that is decided."""

@@ -206,10 +206,11 @@ def _symbol(symbol: Symbol) -> Evaluator:
     def _run(at: Environment, point: Point) -> Jet:
         if symbol in point.sizes:
             return point.sizes[symbol], None
-        if key not in point.memory:
-            value = point.draw(symbol.name, (), bool(symbol.is_positive))
-            point.memory[key] = value, {key: 1} if symbol.name in point.active else None
-        return point.memory[key]
+        home = point.home(symbol.name)
+        if key not in home.memory:
+            value = home.draw(symbol.name, (), bool(symbol.is_positive))
+            home.memory[key] = value, {key: 1} if symbol.name in home.active else None
+        return home.memory[key]
 
     return _run
 

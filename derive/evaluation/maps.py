@@ -18,7 +18,8 @@ from derive.evaluation.case import Case
 from derive.evaluation.evaluate import evaluate
 from derive.evaluation.findings import Finding, Inquiry, Refuted, Statement, over
 from derive.evaluation.points import Point
-from derive.evaluation.reference import Place, Reference
+from derive.evaluation.reference import Place
+from derive.evaluation.scalars import original, scalar_statements
 
 if TYPE_CHECKING:
     from derive.record import CancellingMap
@@ -31,7 +32,8 @@ def map_findings(found: CancellingMap, seed: int = 0, patience: Patience | None 
     """Return what independent evaluation finds of a map."""
     about = _Map(found)
     # Limits are looked at in decimals, so everything is.
-    expressions = (sympy.sqrt(found.kappa), found.residual, found.self_factor, *(scale for _, scale in found.scales))
+    root = sympy.sqrt(found.kappa)
+    expressions = (root, found.residual, found.self_factor, *(scale for _, scale in found.scales))
     return Inquiry(found.mapped, expressions, about.kappa).findings(about.statements(), seed, patience)
 
 
@@ -54,6 +56,7 @@ class _Map:
         return [
             Statement(f"{prefix}-residual", words, self._residual, step="self-factor"),
             Statement(f"{prefix}-map", scaled, self._scaled),
+            *scalar_statements(self.found, prefix),
             *behaviour_statements(self.found, prefix),
         ]
 
@@ -85,16 +88,16 @@ class _Map:
 
     def _scaled(self, case: Case) -> bool:
         """Rebuild the corrected output from the layer's own slopes, and the scales from its own energy."""
-        original = self._original(case)
+        own = original(self.found, case)
 
         def look(place: Place) -> None:
             parts: dict[str, Any] = {}
-            for key, slope in original.slopes(place).items():
-                parts[key[0]] = parts.get(key[0], 0) + slope * original.entry(key)
+            for key, slope in own.slopes(place).items():
+                parts[key[0]] = parts.get(key[0], 0) + slope * own.entry(key)
             scales, actual = self._scales(case, place), case.reference.value(place)
             if parts.keys() - scales.keys():
                 raise Refuted(f"no scale is stated for {', '.join(sorted(parts.keys() - scales.keys()))}")
-            rest = original.value(place) - sum(parts.values())
+            rest = own.value(place) - sum(parts.values())
             rebuilt = rest + sum(scales[name] * part for name, part in parts.items())
             if not case.same(actual, rebuilt):
                 words = f"{shown(actual)}, and the scaled parts add up to {shown(rebuilt)}"
@@ -112,8 +115,3 @@ class _Map:
         value = evaluate(energy.expression, {i: at[i] for i in energy.indices}, case.reference.point)
         there = replace(case.plain, memory={**case.plain.memory, (_ENERGY, ()): (value, None)}, kept={}, nudges={})
         return {name: evaluate(scale, at, there) for name, scale in found.scales}
-
-    def _original(self, case: Case) -> Reference:
-        layer = self.found.layer
-        scope = {d.base: d for d in layer.definitions}
-        return Reference.at(layer, replace(case.plain, scope=scope, memory=dict(case.plain.memory), kept={}, nudges={}))

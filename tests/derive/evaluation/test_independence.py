@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = ROOT / "derive" / "evaluation"
-SHARED = {"derive", "derive.algebra", "derive.algebra.index", "derive.algebra.nodes"}
+SHARED = {"derive", "derive.versions", "derive.algebra", "derive.algebra.index", "derive.algebra.nodes"}
 DATA = {"derive.forward_map", "derive.record"}  # for type checkers only: what a layer and a derivation hold
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

@@ -148,6 +148,20 @@ MAPS: dict[str, tuple[str, str, Callable[[CancellingMap], CancellingMap], str]] 
         lambda m: replace(m, scales=tuple((name, 2 * scale) for name, scale in m.scales)),
         "map",
     ),
+    "another angle": ("affine", "affine-like", lambda m: replace(m, angle=2 * m.angle), "angle"),
+    "another scale of the weights": (
+        "affine",
+        "norm-like",
+        lambda m: replace(m, weight_scale=m.weight_scale / 2),
+        "weight-scale",
+    ),
+    "another decomposition": (
+        "affine",
+        "affine-like",
+        lambda m: replace(m, decomposition=tuple((name, 2 * part) for name, part in m.decomposition)),
+        "decomposition",
+    ),
+    "normalising": ("affine", "affine-like", lambda m: replace(m, kind="normalising"), "kind"),
     "another output": (
         "convolution-1d",
         "affine-like",
