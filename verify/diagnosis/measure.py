@@ -11,7 +11,7 @@ verdict        all of it -> findings
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,9 +36,11 @@ from verify.diagnosis.records import (
     judged_share,
     judged_shares,
     layer_record,
+    shares_of,
     spread_of,
     unjudged_of,
 )
+from verify.diagnosis.step import Analysis
 from verify.diagnosis.untouched import Randomness, untouched
 
 NOWHERE = "a step from there goes nowhere"
@@ -129,10 +131,10 @@ class _Run:
         else:
             with untouched(*self.roots, but=list(self.model.parameters())):
                 others = judge_others(self.found, first, self._parameters)
-            step, others = self._steps(steps, first, history, randomness, others)
+            step, others = self._steps(steps, first, history, randomness, others, judged)
             findings = ()
         layers = tuple(
-            layer_record(calls, tuple(history[name]), judged[name], step.parts.get(name) if step else None)
+            layer_record(calls, tuple(history[name]), shares_of(judged[name]), step.parts.get(name) if step else None)
             for name, calls in first.captured.calls.items()
         )
         layers = advise(layers, self.model)
@@ -162,6 +164,7 @@ class _Run:
         history: dict[str, list[Spread]],
         randomness: Randomness,
         others: dict[str, LayerDiagnosis | str],
+        analyses: Mapping[str, Analysis | str],
     ) -> tuple[FirstStep | None, dict[str, LayerDiagnosis | str]]:
         """Take the steps; return what the first one did, None without one, and so of modules of unknown kind."""
         drew, found = not randomness.same(), None
@@ -174,7 +177,7 @@ class _Run:
             later = self._again_from(randomness) if before and drew else None
             seen = observe(self.model, self.found, self.work, backward=number < steps - 1)
             if before:
-                found = FirstStep(first, later or seen, replace(before, after=self._parameters))
+                found = FirstStep(first, later or seen, replace(before, after=self._parameters), analyses)
                 with untouched(*self.roots, but=list(self.model.parameters())):
                     others = with_parts(others, self.found, first, found.later, found.moved)
             if not seen.finite:

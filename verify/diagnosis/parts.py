@@ -20,9 +20,9 @@ from torch import Tensor
 from verify.diagnosis.capture import Call
 from verify.diagnosis.layers import Site, gathered
 from verify.diagnosis.optimizer import Linear
+from verify.diagnosis.probes import parameters_of, probe
 from verify.diagnosis.record import Parts
-from verify.diagnosis.samples import evenly, flat, units_of
-from verify.diagnosis.step import Probe, derived, joined, probe, run_alone
+from verify.diagnosis.step import Analysis, joined
 
 UNMOVED = "the step does not change its activation"
 CHANGED = "its calls were others after the step, so that samples cannot be compared"
@@ -37,7 +37,9 @@ class Moved:
     linear: Linear | None
 
 
-def parts(calls: Sequence[Call], later: Sequence[Call], step: Moved, gradient_norm: float) -> Parts | str:
+def parts(
+    calls: Sequence[Call], later: Sequence[Call], step: Moved, gradient_norm: float, analysis: Analysis | None = None
+) -> Parts | str:
     """Return the parts of one layer's change, or in words why there are none.
 
     Args:
@@ -45,6 +47,7 @@ def parts(calls: Sequence[Call], later: Sequence[Call], step: Moved, gradient_no
         later: those after it, of the same batch with the same random numbers.
         step: what became of the parameters.
         gradient_norm: norm of the gradient of the layer's parameters.
+        analysis: of the gradient's step, where it was made: own is then split.
     """
     site = calls[0].site
     if (
@@ -53,9 +56,9 @@ def parts(calls: Sequence[Call], later: Sequence[Call], step: Moved, gradient_no
         or any(a.x.shape != b.x.shape for a, b in zip(calls, later, strict=True))
     ):
         return CHANGED
-    measured = _Measured(site, calls, step)
-    moved_inputs = [_rows(site, call.x, p) for call, p in zip(later, measured.probes, strict=True)]
-    own = measured.change(step.after, [p.x for p in measured.probes])
+    measured = _Measured(site, calls, step, analysis)
+    moved_inputs = [p.take(call.x) for call, p in zip(later, measured.probes, strict=True)]
+    own = measured.change(step.after)
     upstream = measured.change(step.before, moved_inputs)
     change = measured.change(step.after, moved_inputs)
     total = float(change.square().sum())
@@ -74,27 +77,28 @@ def parts(calls: Sequence[Call], later: Sequence[Call], step: Moved, gradient_no
 
 def own_parts(calls: Sequence[Call], step: Moved, gradient_norm: float) -> Parts | str:
     """Return what a layer's own step did, where the model cannot be run once more to see its input move."""
-    measured = _Measured(calls[0].site, calls, step)
-    own = measured.change(step.after, [p.x for p in measured.probes])
+    measured = _Measured(calls[0].site, calls, step, None)
+    own = measured.change(step.after)
     return measured.record(own, gradient_norm, None, None, None, None) if bool(own.any()) else UNMOVED
 
 
 class _Measured:
     """A layer run alone in float64, at chosen samples, with the parameters before the step as reference."""
 
-    def __init__(self, site: Site, calls: Sequence[Call], step: Moved) -> None:
-        self.site, self.calls, self.step = site, calls, step
-        self.gradients = [call.gradient for call in calls if call.gradient is not None]
-        self.probes = [probe(call, g) for call, g in zip(calls, self.gradients, strict=True)]
-        self.z = self._outputs(_parameters(site, step.before), [p.x for p in self.probes])
+    def __init__(self, site: Site, calls: Sequence[Call], step: Moved, analysis: Analysis | None) -> None:
+        self.site, self.step, self.analysis = site, step, analysis
+        met = [(call, call.gradient) for call in calls if call.gradient is not None]
+        self.probes = analysis.probes if analysis is not None else [probe(call, g) for call, g in met]
+        self.z = self._outputs(step.before, None)
 
-    def change(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        """Return the change of the activation with these parameters and inputs."""
-        return self._outputs(_parameters(self.site, values), inputs) - self.z
+    def change(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None = None) -> Tensor:
+        """Return the change of the activation with these parameters, and other inputs of the chosen samples."""
+        return self._outputs(values, inputs) - self.z
 
-    def _outputs(self, parameters: dict[str, Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        results = (units_of(self.site.shape, self.site.view, run_alone(self.site, parameters, x)) for x in inputs)
-        return joined(z[:, p.places] for z, p in zip(results, self.probes, strict=True))
+    def _outputs(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None) -> Tensor:
+        parameters = parameters_of(self.site, values)
+        given = [p.x for p in self.probes] if inputs is None else inputs
+        return joined(p.run(parameters, x) for p, x in zip(self.probes, given, strict=True))
 
     def record(
         self,
@@ -106,7 +110,7 @@ class _Measured:
         split: Mapping[str, float] | None,
     ) -> Parts:
         """Return the record of a change."""
-        before, after = (_parameters(self.site, values) for values in (self.step.before, self.step.after))
+        before, after = (parameters_of(self.site, values) for values in (self.step.before, self.step.after))
         weight = sum(float(p.square().sum()) for p in before.values()) ** 0.5
         update = sum(float((after[w] - p).square().sum()) for w, p in before.items()) ** 0.5
         total, size = float(change.square().sum()), float(self.z.square().sum())
@@ -123,31 +127,19 @@ class _Measured:
         )
 
 
-def _parameters(site: Site, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {word: piece.of(values).detach().double() for word, piece in site.pieces.items()}
-
-
-def _rows(site: Site, x: Tensor, chosen: Probe) -> Tensor:
-    """Return the entries of a later input that stand where those of a probe stood."""
-    entries = flat(site.shape, site.view, x)
-    kept = entries[evenly(len(entries), len(chosen.x), x.device)]
-    return kept.double() if kept.is_floating_point() else kept
-
-
 def _split(measured: _Measured, own: Tensor) -> dict[str, Tensor] | None:
     """Return own as a sum, None where the step is not linear in the gradient or takes weight and bias apart."""
-    site, linear, probes = measured.site, measured.step.linear, measured.probes
-    names = [piece.parameter for piece in site.trained_pieces]
-    if linear is None or not all(name in linear.rate for name in names):
+    linear, analysis = measured.step.linear, measured.analysis
+    names = [piece.parameter for piece in measured.site.trained_pieces]
+    if linear is None or analysis is None or not all(name in linear.rate for name in names):
         return None
     rates = [linear.rate[name] for name in names]
     if max(rates) - min(rates) > 1e-3 * max(map(abs, rates)):
         return None
-    alone = -rates[0] * joined(p.factors.unsqueeze(-1) * p.g for p in probes)
-    together = -rates[0] * joined(derived(site, p, measured.calls, measured.gradients) for p in probes)
+    alone, together = -rates[0] * analysis.own, -rates[0] * analysis.together
     before = measured.step.before
     remembered = {name: gathered(before[name]).double() + linear.past[name] for name in names}
-    past = measured.change({**before, **remembered}, [p.x for p in probes])
+    past = measured.change({**before, **remembered})
     return {"self": alone, "cross": together - alone, "past": past, "elsewhere": own - together - past}
 
 

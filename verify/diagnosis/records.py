@@ -17,7 +17,7 @@ from verify.diagnosis.observe import Observed, dense, norm_of
 from verify.diagnosis.parts import Moved, parts
 from verify.diagnosis.record import LayerDiagnosis, Parts, Shares, Spread, spread
 from verify.diagnosis.samples import Shape
-from verify.diagnosis.step import shares
+from verify.diagnosis.step import Analysis, analyse
 
 UNUSED = "its output does not reach the loss"
 UNCALLED = "it is not called when the model runs on this batch, and its parameters get no gradient"
@@ -34,6 +34,7 @@ class FirstStep:
     first: Observed
     later: Observed
     moved: Moved
+    analyses: Mapping[str, Analysis | str]
     parts: dict[str, Parts | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -41,7 +42,9 @@ class FirstStep:
             for name, calls in self.first.captured.calls.items():
                 later = self.later.captured.calls.get(name, [])
                 if not calls[0].site.closed and all(call.traced for call in calls):
-                    self.parts[name] = parts(calls, later, self.moved, gradient_norm(calls, self.first.gradients))
+                    norm, found = gradient_norm(calls, self.first.gradients), self.analyses[name]
+                    known = found if isinstance(found, Analysis) and len(found.probes) == len(calls) else None
+                    self.parts[name] = parts(calls, later, self.moved, norm, known)
 
 
 def gradient_norm(calls: Sequence[Call], gradients: Mapping[str, Tensor]) -> float:
@@ -109,7 +112,7 @@ def spread_of(calls: Sequence[Call]) -> Spread:
     return spread(torch.cat([call.factors.reshape(-1) for call in calls]))
 
 
-def judged_shares(name: str, seen: Observed, values: Mapping[str, Tensor]) -> Shares | str:
+def judged_shares(name: str, seen: Observed, values: Mapping[str, Tensor]) -> Analysis | str:
     """Return the shares of a site's step, or why there are none."""
     calls = seen.captured.calls[name]
     if calls[0].site.closed:
@@ -126,7 +129,12 @@ def judged_shares(name: str, seen: Observed, values: Mapping[str, Tensor]) -> Sh
     if any(is_bad(dense(g)) for g in step.values()) or any(is_bad(c.gradient) for c in used if c.gradient is not None):
         return NOT_FINITE
     with torch.no_grad():
-        return shares(used, values, step)
+        return analyse(used, values, step)
+
+
+def shares_of(found: Analysis | str) -> Shares | str:
+    """Return the shares of an analysis, or why there is none."""
+    return found.shares if isinstance(found, Analysis) else found
 
 
 def layer_record(

@@ -101,7 +101,7 @@ def _centred(module: Any, rows: Tensor) -> Tensor:
 def _patches(module: Any, x: Tensor) -> Tensor:
     """Return what each position of a convolution reads, (groups, batch and positions, entries)."""
     axes = len(module.kernel_size)
-    image, stride = _stretched(module, x) if is_transposed(module) else (_padded(module, x), module.stride)
+    image, stride = _stretched(module, x) if is_transposed(module) else (padded(module, x), module.stride)
     for axis in range(axes):
         reach = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
         image = image.unfold(2 + axis, reach, stride[axis])[..., :: module.dilation[axis]]
@@ -117,7 +117,8 @@ def is_transposed(module: nn.Module) -> bool:
     return "Transpose" in type(module).__name__ or bool(getattr(module, "transposed", False))
 
 
-def _padded(module: Any, x: Tensor) -> Tensor:
+def padded(module: Any, x: Tensor) -> Tensor:
+    """Return images with what a convolution pads around them."""
     ends = module._ends if hasattr(module, "_ends") else module._reversed_padding_repeated_twice
     return F.pad(x, ends, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
 
