@@ -129,8 +129,9 @@ class _Run:
             findings = tuple(located(self.model, self.work.tensors, lambda: run(self.work, self.model)))
             self.stopped = f"the loss or a gradient is not finite: {NOWHERE}" if steps else ""
         else:
-            with untouched(*self.roots, but=list(self.model.parameters())):
-                others = judge_others(self.found, first, self._parameters)
+            if first.captured.whole:
+                with untouched(*self.roots, but=list(self.model.parameters())):
+                    others = judge_others(self.found, first, self._parameters)
             step, others = self._steps(steps, first, history, randomness, others, judged)
             findings = ()
         layers = tuple(
@@ -178,8 +179,9 @@ class _Run:
             seen = observe(self.model, self.found, self.work, backward=number < steps - 1)
             if before:
                 found = FirstStep(first, later or seen, replace(before, after=self._parameters), analyses)
-                with untouched(*self.roots, but=list(self.model.parameters())):
-                    others = with_parts(others, self.found, first, found.later, found.moved)
+                if others:
+                    with untouched(*self.roots, but=list(self.model.parameters())):
+                        others = with_parts(others, self.found, first, found.later, found.moved)
             if not seen.finite:
                 self.stopped = f"the loss is {float(seen.loss)} after step {number + 1}: {NOWHERE}"
                 break

@@ -79,7 +79,10 @@ def made_optimizer(optimizer: Optimizer, model: nn.Module, rate: float) -> torch
 
 @dataclass(frozen=True)
 class Linear:
-    """A step that is linear in the gradient: ``theta' - theta = past - rate * gradient``, by parameter."""
+    """A step that is linear in the gradient: ``theta' - theta = past - rate * gradient``, by parameter.
+
+    ``past`` is empty where the optimiser remembers nothing.
+    """
 
     rate: Mapping[str, float]
     past: Mapping[str, Tensor]
@@ -97,6 +100,8 @@ def linear_part(stepper: Stepper, parameters: Mapping[str, Tensor], raw: Mapping
     """
     if stepper.asks_for_closure:
         return None
+    if stepper.before_step is None and (plain := _plain_rates(stepper.optimizer, parameters)) is not None:
+        return Linear(plain, {})
     gradients = {name: p.grad.detach().clone() for name, p in parameters.items() if p.grad is not None}
     none, once, twice = (_tried(stepper, parameters, gradients, size) for size in (0.0, 1.0, 2.0))
     rates = {}
@@ -110,6 +115,17 @@ def linear_part(stepper: Stepper, parameters: Mapping[str, Tensor], raw: Mapping
         if departure > _SAME * size + _rounding(parameters[name]):
             return None
     return Linear(rates, none)
+
+
+def _plain_rates(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, float] | None:
+    """Return the rate of each parameter under plain gradient descent, None for any other optimiser or setting."""
+    groups = optimizer.param_groups
+    extra = ("momentum", "weight_decay", "maximize")
+    hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    if type(optimizer) is not torch.optim.SGD or hooked or any(bool(g.get(word)) for g in groups for word in extra):
+        return None
+    rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
+    return {name: rates.get(id(p), 0.0) for name, p in parameters.items()}
 
 
 def _rounding(parameter: Tensor) -> float:

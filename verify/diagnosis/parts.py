@@ -20,7 +20,7 @@ from torch import Tensor
 from verify.diagnosis.capture import Call
 from verify.diagnosis.layers import Site, gathered
 from verify.diagnosis.optimizer import Linear
-from verify.diagnosis.probes import parameters_of, probe
+from verify.diagnosis.probes import Parameters, parameters_of, probe
 from verify.diagnosis.record import Parts
 from verify.diagnosis.step import Analysis, joined
 
@@ -89,6 +89,7 @@ class _Measured:
         self.site, self.step, self.analysis = site, step, analysis
         met = [(call, call.gradient) for call in calls if call.gradient is not None]
         self.probes = analysis.probes if analysis is not None else [probe(call, g) for call, g in met]
+        self._held: dict[int, Parameters] = {}
         self.z = self._outputs(step.before, None)
 
     def change(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None = None) -> Tensor:
@@ -96,9 +97,17 @@ class _Measured:
         return self._outputs(values, inputs) - self.z
 
     def _outputs(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None) -> Tensor:
-        parameters = parameters_of(self.site, values)
+        parameters = self._parameters(values)
         given = [p.x for p in self.probes] if inputs is None else inputs
         return joined(p.run(parameters, x) for p, x in zip(self.probes, given, strict=True))
+
+    def _parameters(self, values: Mapping[str, Tensor]) -> Parameters:
+        """Return the site's parameters in float64; those before and after the step are asked for several times."""
+        if values is not self.step.before and values is not self.step.after:
+            return parameters_of(self.site, values)
+        if id(values) not in self._held:
+            self._held[id(values)] = parameters_of(self.site, values)
+        return self._held[id(values)]
 
     def record(
         self,
@@ -110,7 +119,7 @@ class _Measured:
         split: Mapping[str, float] | None,
     ) -> Parts:
         """Return the record of a change."""
-        before, after = (parameters_of(self.site, values) for values in (self.step.before, self.step.after))
+        before, after = (self._parameters(values) for values in (self.step.before, self.step.after))
         weight = sum(float(p.square().sum()) for p in before.values()) ** 0.5
         update = sum(float((after[w] - p).square().sum()) for w, p in before.items()) ** 0.5
         total, size = float(change.square().sum()), float(self.z.square().sum())
@@ -137,9 +146,10 @@ def _split(measured: _Measured, own: Tensor) -> dict[str, Tensor] | None:
     if max(rates) - min(rates) > 1e-3 * max(map(abs, rates)):
         return None
     alone, together = -rates[0] * analysis.own, -rates[0] * analysis.together
-    before = measured.step.before
-    remembered = {name: gathered(before[name]).double() + linear.past[name] for name in names}
-    past = measured.change({**before, **remembered})
+    before, past = measured.step.before, own.new_zeros(own.shape)
+    if linear.past:
+        remembered = {name: gathered(before[name]).double() + linear.past[name] for name in names}
+        past = measured.change({**before, **remembered})
     return {"self": alone, "cross": together - alone, "past": past, "elsewhere": own - together - past}
 
 
