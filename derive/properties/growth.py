@@ -159,6 +159,8 @@ class _Ray:
         special = self._log_of_exponentials(expression)
         if special is not None:
             return special
+        if len(expression.args) > 1 and not isinstance(expression, sympy.Heaviside):
+            raise Undecided(f"{_shown(expression)} has no leading power")
         inner = self.of(expression.args[0])
         function = expression.func
         if isinstance(expression, sympy.Abs):
