@@ -234,7 +234,8 @@ def _off(pairs: Iterable[tuple[Any, Any]]) -> Any:
     """Return the largest distance of pairs, in terms of the largest right side."""
     found = list(pairs)
     size = max((abs(b) for _, b in found), default=Decimal(0))
-    return max((abs(a - b) for a, b in found), default=Decimal(0)) / (size or Decimal(1))
+    # A difference of whole numbers is one too, and so would be no decimal when divided.
+    return Decimal(max((abs(a - b) for a, b in found), default=0)) / (size or 1)
 
 
 def _off_offsets(scaled: _Scaled, place: Place, case: Case, limit: Limit) -> Any:

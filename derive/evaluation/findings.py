@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LEAST = 4
 _ATTEMPTS = 60
 _VOLUME, _DEAREST = 60, 2_000
+_STRETCHES = (1, 1, 8, 64, 512, 1)  # of the parameters, for ten attempts each
 
 
 Item = TypeVar("Item")
@@ -145,7 +146,7 @@ class Inquiry:
             volume = _VOLUME if attempt < _ATTEMPTS // 3 else 6
             dearest = _DEAREST * 4 ** min(attempt // 6, 3)
             drawn = sizes.draw(kept, seed * 1000 + attempt, volume, meter, dearest)
-            point = self._point(seed * 1000 + attempt, drawn, numbers, strayed)
+            point = self._point(seed * 1000 + attempt, drawn, numbers, strayed, _STRETCHES[attempt // 10])
             told = self._look(found, point)
             strayed += not told
             small -= {s for s, size in drawn.items() if size > sizes.least(s)} if told else set()
@@ -176,8 +177,11 @@ class Inquiry:
             again.look(self._case(fractions))
             finding.counterexample = again.counterexample or finding.counterexample
 
-    def _point(self, seed: int, drawn: dict[Any, int], numbers: Field, strayed: int) -> Point:
-        return Point(seed, drawn, numbers, self.scope, spread=SPREADS[strayed % len(SPREADS)])
+    def _point(self, seed: int, drawn: dict[Any, int], numbers: Field, strayed: int, stretch: int) -> Point:
+        """Return a point; late ones have large parameters, for a witness may need them."""
+        parameters = dict.fromkeys((p.name for p in self.layer.parameters), stretch)
+        spread = SPREADS[strayed % len(SPREADS)]
+        return Point(seed, drawn, numbers, self.scope, spread=spread, stretch=parameters if stretch > 1 else {})
 
     def _sizes(self, every: list[Expr]) -> Sizes:
         layer = self.layer

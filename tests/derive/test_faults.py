@@ -31,13 +31,26 @@ def check(layer: str, rule: str, folder: Path) -> Result:
     return CliRunner().invoke(app, ["derive", name, "--check", "--rule", rule])
 
 
-@pytest.mark.parametrize(("layer", "rule"), sorted({(f.layer, f.rule) for f in FAULTS.values()}))
+def quick(layer: str) -> tuple[pytest.MarkDecorator, ...]:
+    """The marks of a layer: those that take seconds are slow."""
+    return (pytest.mark.slow,) if layer in ("attention-value", "transposed-convolution-1d", "halves") else ()
+
+
+FOUND = [pytest.param(fault, id=name, marks=quick(fault.layer)) for name, fault in FAULTS.items()]
+RIGHT = [pytest.param(*pair, marks=quick(pair[0])) for pair in sorted({(f.layer, f.rule) for f in FAULTS.values()})]
+
+
+def test_there_are_many_of_each_kind() -> None:
+    assert sum(not fault.marks for fault in FOUND) >= 60
+
+
+@pytest.mark.parametrize(("layer", "rule"), RIGHT)
 def test_without_a_fault_everything_holds(layer: str, rule: str, tmp_path: Path) -> None:
     done = check(layer, rule, tmp_path)
     assert done.exit_code == 0, done.stderr
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize("fault", FOUND)
 def test_a_fault_is_found(fault: Fault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with monkeypatch.context() as inner:
         fault.patch(inner)
