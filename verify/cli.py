@@ -58,7 +58,10 @@ def run(
 
 def verify(
     layers: Annotated[
-        list[str] | None, typer.Argument(metavar="[LAYER ..]", help="Layers; all when none is named.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[LAYER|FILE.toml ..]", help="Layers, or files with one each; all shipped layers if none."
+        ),
     ] = None,
     json: Json = False,
     device: Annotated[str, typer.Option(help="Where the modules run: cpu or cuda.")] = "cpu",
@@ -87,7 +90,7 @@ def verify(
     from verify.run.progress import watching
     from verify.run.table import print_checks, print_json
 
-    tasks = tasks_for(layers or (), only or ())
+    tasks = tasks_for(layers or (), only or (), package)
     if listed:
         for task in tasks:
             typer.echo(task.id)

@@ -179,7 +179,8 @@ class Subject:
     geometries (stride with dilation, a single position). ``derived_over`` are the axes of space of the derivation
     where several have one name. ``measures`` are the properties that are measured, all of a map's if none is named;
     ``symmetry`` is the relative departure from what reordering the tokens inside a sample does; ``residual`` the self
-    factor of what is not cancelled, by hand.
+    factor of what is not cancelled, by hand. ``types`` are those in which results are compared with the reference,
+    where they are not those of the backend.
     """
 
     name: str
@@ -200,6 +201,7 @@ class Subject:
     measures: tuple[str, ...] = ()
     symmetry: Callable[[Case], float] | None = None
     residual: Callable[[Case], Tensor] | None = None
+    types: tuple[str, ...] = ()
 
     @property
     def generated(self) -> bool:
@@ -221,7 +223,7 @@ class Subject:
     def least_kappa(self) -> float:
         """Return the open lower end of kappa's range: a bias that stays as it is takes 1 of it."""
         found = self.source().found
-        return 0.0 if found is None else float(found.kappa_default) - 1
+        return 0.0 if found is None or not found.kappa_default.is_number else float(found.kappa_default) - 1
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from derive.check import check_step
-from derive.record import Status, Step
+from derive.record import Derivation, Status, Step
 from verify.checks.cases import Source, Subject
 from verify.checks.record import Outcome, Setting, Task
 from verify.derived import derived
@@ -26,9 +26,17 @@ def tasks(layer: str, subjects: Iterable[Subject] = ()) -> list[Task]:
     return [_task(layer, identity, step) for identity, step in found.items()]
 
 
+def tasks_of_derivation(layer: str, derivation: Derivation) -> list[Task]:
+    """Return one task for each step of a derivation and of its maps."""
+    return [_task(layer, f"derivation/{step.id}", step) for step in _all_steps(derivation)]
+
+
 def steps_of(layer: str) -> tuple[Step, ...]:
     """Return the steps of a layer's derivation and of every map that cancels its divergence."""
-    derivation = derived(layer)
+    return _all_steps(derived(layer))
+
+
+def _all_steps(derivation: Derivation) -> tuple[Step, ...]:
     return (*derivation.steps, *(step for found in derivation.solutions for step in found.steps))
 
 

@@ -7,7 +7,8 @@ so this is for small sizes only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,20 @@ from derive.algebra.nodes import Divides, IndexedSum, Within
 from derive.forward_map import Definition
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_FUNCTIONS: dict[type[Expr], Callable[..., Any]] = {
+    sympy.exp: np.exp,
+    sympy.log: np.log,
+    sympy.tanh: np.tanh,
+    sympy.sin: np.sin,
+    sympy.cos: np.cos,
+    sympy.atan: np.arctan,
+    sympy.Abs: np.abs,
+    sympy.sign: np.sign,
+    sympy.Heaviside: lambda a, half: np.heaviside(a, half),
+    sympy.Max: lambda *a: functools.reduce(np.maximum, a),
+    sympy.Min: lambda *a: functools.reduce(np.minimum, a),
+}
 
 
 @dataclass(frozen=True)
@@ -58,8 +73,6 @@ def _value(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
             return np.asarray(np.prod(np.broadcast_arrays(*arguments), axis=0))
         case Pow():
             return np.asarray(arguments[0] ** arguments[1])
-        case sympy.exp():
-            return np.exp(arguments[0])
         case IndexedSum():
             body, bound = expression.renamed()  # fresh indices, so that no axis is met twice
             inner = (*axes, *bound)
@@ -73,6 +86,8 @@ def _value(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
             return np.asarray((arguments[0] >= 0) & (arguments[0] < arguments[1]), dtype=float)
         case Divides():
             return np.asarray(arguments[1] % arguments[0] == 0, dtype=float)
+    if type(expression) in _FUNCTIONS:
+        return np.asarray(_FUNCTIONS[type(expression)](*arguments))
     raise TypeError(f"{type(expression).__name__} has no value on arrays: {expression}")
 
 

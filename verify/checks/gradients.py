@@ -27,7 +27,13 @@ _SHAPES = {"torch": 8, "triton": 2, "cuda": 8, "cpp": 8}
 _CHECKED = 3
 _LARGEST_CHECKED = 5
 _LEAST = 2  # the direction of a single input never turns: its dx is 0, and no relative error exists
-_TYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+_TYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_COMMON = ("float64", "float32", "bfloat16")
 
 
 def tasks(subject: Subject) -> list[Task]:
@@ -45,7 +51,7 @@ def tasks(subject: Subject) -> list[Task]:
 
 def _types(subject: Subject) -> list[str]:
     """Return the types that a backend computes in: of 16-bit numbers there are no kernels in C++."""
-    return [name for name, dtype in _TYPES.items() if subject.backend != "cpp" or dtype.itemsize >= 4]
+    return list(subject.types) or [n for n in _COMMON if subject.backend != "cpp" or _TYPES[n].itemsize >= 4]
 
 
 def _differences(subject: Subject, name: str, check: Callable[..., Any], what: str) -> Task:
@@ -68,7 +74,7 @@ def _function_and_inputs(case: Case) -> tuple[Callable[..., Tensor], tuple[Tenso
     """Return the module as a function of its inputs and its parameters, and where to evaluate it."""
     names = [name for name, _ in case.module.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in case.module.parameters()]
-    real = [t.clone().requires_grad_() for t in case.inputs.values()]
+    real = [t.clone().requires_grad_(t.is_floating_point()) for t in case.inputs.values()]
 
     def function(*tensors: Tensor) -> Tensor:
         """Return the output as a function of inputs and parameters."""
@@ -90,7 +96,7 @@ def _parity(subject: Subject, what: str, dtype: str) -> Task:
         drawn = cases(subject, setting, identity, count=count, least=_LEAST, largest=8)
         generator = setting.generator(f"{identity}/rounding")
         with _onednn(dtype not in subject.without_onednn):
-            worst = largest(_error_in_roundings(subject, case, what, _TYPES[dtype], generator) for case in drawn)
+            worst = largest(error_in_roundings(subject, case, what, _TYPES[dtype], generator) for case in drawn)
         reason = f"largest difference from the reference in float64, in roundings on the way to it, {len(drawn)} shapes"
         return Outcome(reason, worst, ROUNDINGS)
 
@@ -109,7 +115,7 @@ def _onednn(enabled: bool) -> Iterator[None]:
         onednn.enabled = before
 
 
-def _error_in_roundings(
+def error_in_roundings(
     subject: Subject, case: Case, what: str, dtype: torch.dtype, generator: torch.Generator
 ) -> float:
     """Return the largest error of one result, in what rounding does to the reference on its way to it.

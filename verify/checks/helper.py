@@ -53,7 +53,8 @@ class Helper:
         """Start a process for the tasks; none where there are none."""
         if not tasks:
             return cls(tasks, setting, None)
-        words = [sys.executable, "-m", "affdiv", "verify", *dict.fromkeys(task.layer for task in tasks), "--json"]
+        named = dict.fromkeys(task.word or task.layer for task in tasks if task.word or task.package is None)
+        words = [sys.executable, "-m", "affdiv", "verify", *named, "--json"]
         words += options(setting)
         for task in tasks:
             words += ["--only", task.id]

@@ -65,7 +65,8 @@ class Outcome:
 class Task:
     """A check that can be run: what it is about, which equation it tests, and how.
 
-    ``uses_device`` is false for mathematics that runs on no device.
+    ``uses_device`` is false for mathematics that runs on no device. ``word`` names the layer on the command line where
+    its name does not; ``package`` gives the folder of the package that the check is about, where it has its own.
     """
 
     id: str
@@ -75,6 +76,8 @@ class Task:
     equation: str
     run: Callable[[Setting], Outcome]
     uses_device: bool = True
+    word: str = ""
+    package: Callable[[], Path] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,18 @@ import difflib
 import importlib.util
 import shlex
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 
 from derive.errors import UsageError
 from verify.checks import target
 from verify.checks.helper import NO_TRITON, Helper, shared
+from verify.checks.layer_files.package import SUFFIX, layer_file, of_layer_file, packaged
+from verify.checks.layer_files.tasks import tasks_of as layer_tasks
 from verify.checks.layers import LAYERS, tasks_of
 from verify.checks.record import Check, Outcome, Setting, Task, options
-from verify.checks.target import verifying
+from verify.checks.target import concerning, verifying
 from verify.threads import one_thread
 
 DEVICES = ("cpu", "cuda")
@@ -24,19 +27,19 @@ NEEDS_CPU = "the C++ kernels run on the CPU: `--device cpu`"
 NEEDS_CUDA = "the CUDA kernels run on a CUDA device: `--device cuda`"
 
 
-def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = ()) -> list[Task]:
+def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = (), package: Path | None = None) -> list[Task]:
     """Return every task of the named layers (all layers when none is named), or those whose id is in ``only``.
 
-    Raises UsageError for a layer or an id that is not known.
+    A name that ends in ``.toml`` is a file with a layer. ``package`` is the generated package to be verified; without
+    names, what is verified is what it holds. Raises UsageError for a layer, a file or an id that is not known, and for
+    a package that was not generated from the file.
     """
-    layers = list(dict.fromkeys(layers)) or list(LAYERS)
-    for layer in layers:
-        if layer not in LAYERS:
-            known = ", ".join(LAYERS)
-            raise UsageError(
-                f"no checks for layer {layer!r}; layers that can be verified: {known}{_near(layer, LAYERS)}"
-            )
-    tasks = [task for layer in layers for task in tasks_of(layer)]
+    layers = list(dict.fromkeys(layers))
+    if of_layer_file(package):
+        tasks = _of_package(layers, package)
+    else:
+        tasks = [task for layer in layers or LAYERS for task in _of_word(layer, package)]
+    _refuse_one_name_twice(tasks)
     wanted = set(only)
     unknown = wanted - {task.id for task in tasks}
     if unknown:
@@ -45,6 +48,43 @@ def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = ()) -> list[Task
         raise UsageError(f"no check {first!r}; `affdiv verify --list` prints the ids{near}")
     once = {task.id: task for task in reversed(tasks) if not wanted or task.id in wanted}
     return list(reversed(once.values()))
+
+
+def _of_package(words: list[str], package: Path | None) -> list[Task]:
+    """Return the checks of a package that holds the maps of one layer from a file."""
+    assert package is not None
+    if len(words) > 1 or (words and not words[0].endswith(SUFFIX)):
+        raise UsageError(
+            f"--package {str(package)!r} holds the maps of one layer from a file, and {words[-1]!r} was named; "
+            "name that file alone, or leave --package out"
+        )
+    return layer_tasks(layer_file(words[0], package) if words else packaged(package))
+
+
+def _of_word(word: str, package: Path | None) -> list[Task]:
+    """Return the checks of a shipped layer, or of the layer in a file."""
+    if word.endswith(SUFFIX):
+        return layer_tasks(layer_file(word, package))
+    if word not in LAYERS:
+        known = ", ".join(LAYERS)
+        raise UsageError(
+            f"no checks for layer {word!r}; layers that can be verified: {known}, or a layer in a file "
+            f"(FILE.toml){_near(word, LAYERS)}"
+        )
+    return tasks_of(word)
+
+
+def _refuse_one_name_twice(tasks: Iterable[Task]) -> None:
+    """Raise UsageError where two layers have one name, so that their checks could not be told apart."""
+    words: dict[str, str] = {}
+    for task in tasks:
+        known = words.setdefault(task.layer, task.word)
+        if known != task.word:
+            first, second = known or "a shipped layer", task.word or "a shipped layer"
+            raise UsageError(
+                f"the layers of {first} and of {second} are both named {task.layer!r}; verify them one after the "
+                "other, or rename one"
+            )
 
 
 def _near(word: str, known: Iterable[str]) -> str:
@@ -70,7 +110,8 @@ def run_checks(
 
     given = shared(tasks, setting)
     elsewhere = {task.id for task in given}
-    with verifying(setting.package), one_thread():
+    shipped = any(task.package is None for task in tasks)
+    with verifying(setting.package if shipped else None), one_thread():
         helper = Helper.start(given, setting)
         try:
             for task in tasks:
@@ -87,7 +128,8 @@ def run_checks(
 
 def run_task(task: Task, setting: Setting) -> Check:
     """Run one task; an exception inside it is a failure with its text, never a crash of the whole run."""
-    return _check(task, setting, _skipped(task, setting) or _attempt(task, setting))
+    with concerning(task.package() if task.package and task.uses_device else None):
+        return _check(task, setting, _skipped(task, setting) or _attempt(task, setting))
 
 
 def _skipped(task: Task, setting: Setting) -> Outcome | None:
@@ -96,7 +138,7 @@ def _skipped(task: Task, setting: Setting) -> Outcome | None:
         return None
     if setting.device == "cuda" and not torch.cuda.is_available():
         return Outcome(NO_CUDA)
-    if task.backend in _KERNELS and not target.holds(f"_{task.backend}"):
+    if task.backend in _KERNELS and not target.holds_kernels(task.backend):
         return Outcome(f"the package has no such kernels; `--targets torch,{task.backend}` generates them")
     if task.backend == "cuda" and setting.device != "cuda":
         return Outcome(NEEDS_CUDA)
@@ -131,7 +173,8 @@ def _check(task: Task, setting: Setting, outcome: Outcome) -> Check:
 
 def reproduce(task: Task, setting: Setting) -> str:
     """Return the command that repeats one check exactly."""
-    return shlex.join(["affdiv", "verify", task.layer, "--only", task.id, *options(setting)])
+    words = [task.word or task.layer] if task.word or task.package is None else []
+    return shlex.join(["affdiv", "verify", *words, "--only", task.id, *options(setting)])
 
 
 def _attempt(task: Task, setting: Setting) -> Outcome:

@@ -28,9 +28,9 @@ def part(name: str) -> ModuleType:
     return importlib.import_module(f"{_chosen[-1]}.{name}")
 
 
-def holds(name: str) -> bool:
-    """Return whether the package under verification has a module."""
-    return importlib.util.find_spec(f"{_chosen[-1]}.{name}") is not None
+def holds_kernels(backend: str) -> bool:
+    """Return whether the package under verification has kernels of a target."""
+    return any(next(Path(folder).glob(f"_{backend}_*"), None) for folder in package().__path__)
 
 
 @contextmanager
@@ -49,17 +49,49 @@ def verifying(folder: Path | None) -> Iterator[None]:
             f"--package {str(folder)!r}: {missing[0]} is missing; name a folder that `affdiv generate --out` wrote "
             "with the standard layers"
         )
-    name = f"{folder.name}_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
-    if not name.isidentifier():
-        raise UsageError(f"--package {str(folder)!r}: {folder.name!r} is no name for a package; rename the folder")
+    name = _name(folder)
     _import(name, folder)
+    try:
+        with _choosing(name):
+            yield
+    finally:
+        for loaded in [m for m in sys.modules if m.split(".")[0] == name]:
+            del sys.modules[loaded]
+
+
+@contextmanager
+def concerning(folder: Path | None) -> Iterator[None]:
+    """Verify the package of one layer in a folder inside the context, imported once a process; None changes nothing."""
+    if folder is None:
+        yield
+        return
+    with _choosing(imported(folder).__name__):
+        yield
+
+
+def imported(folder: Path) -> ModuleType:
+    """Return the package in a folder, imported once a process under its own name; UsageError where it cannot be."""
+    name = _name(folder)
+    if name not in sys.modules:
+        _import(name, folder)
+    return sys.modules[name]
+
+
+@contextmanager
+def _choosing(name: str) -> Iterator[None]:
     _chosen.append(name)
     try:
         yield
     finally:
         _chosen.pop()
-        for loaded in [m for m in sys.modules if m.split(".")[0] == name]:
-            del sys.modules[loaded]
+
+
+def _name(folder: Path) -> str:
+    """Return the name under which a package is imported, so that it takes no other's place."""
+    name = f"{folder.name}_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
+    if not name.isidentifier():
+        raise UsageError(f"--package {str(folder)!r}: {folder.name!r} is no name for a package; rename the folder")
+    return name
 
 
 def _import(name: str, folder: Path) -> None:

@@ -1,0 +1,190 @@
+"""A layer's formula as operations of torch, straight from its expression; autograd differentiates it.
+
+Every value carries the indices that it depends on, one axis each. A sum of products is one ``torch.einsum``; an entry
+at a computed position is a gather, clipped into the tensor, for the guard beside it is 0 outside. Nothing is rewritten.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Symbol
+from torch import Tensor
+
+from derive.algebra.index import Index
+from derive.algebra.nodes import Divides, IndexedSum, Within
+from derive.forward_map import Layer
+
+_FUNCTIONS: dict[type[Expr], Callable[[Tensor], Tensor]] = {
+    sympy.exp: torch.exp,
+    sympy.log: torch.log,
+    sympy.tanh: torch.tanh,
+    sympy.sin: torch.sin,
+    sympy.cos: torch.cos,
+    sympy.atan: torch.atan,
+    sympy.Abs: torch.abs,
+    sympy.sign: torch.sign,
+}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A tensor and the index of each of its axes."""
+
+    tensor: Tensor
+    axes: tuple[Index, ...] = ()
+
+    def along(self, axes: tuple[Index, ...]) -> Tensor:
+        """Return the tensor with the given axes, of length one where it does not depend on an index."""
+        there = [axis for axis in axes if axis in self.axes]
+        moved = self.tensor.permute([self.axes.index(axis) for axis in there])
+        lengths = iter(moved.shape)
+        return moved.reshape([next(lengths) if axis in self.axes else 1 for axis in axes])
+
+
+@dataclass
+class Formula:
+    """A layer's expressions at tensors by name, numbers by symbol and lengths by size; intermediates are found once.
+
+    ``energy`` names an intermediate of which a scale 1/sqrt(E) is taken: where it is 0 the scale is to be 0, with no
+    slope, as the generated maps define it.
+    """
+
+    layer: Layer
+    tensors: Mapping[str, Tensor]
+    scalars: Mapping[str, float]
+    sizes: Mapping[str, int]
+    energy: str = ""
+    _found: dict[str, Named] = field(default_factory=dict)
+
+    def output(self) -> Tensor:
+        """Return the layer's output with its declared axes, the batch in front."""
+        output = self.layer.output
+        return self.expanded(self.value(output.expression), output.indices)
+
+    def expanded(self, value: Named, axes: tuple[Index, ...]) -> Tensor:
+        """Return a value with the given axes at their full lengths."""
+        return value.along(axes).expand([self.length(axis.size) for axis in axes])
+
+    def length(self, size: Expr) -> int:
+        """Return the length of an axis."""
+        return int(size.subs({symbol: self.sizes[symbol.name] for symbol in size.free_symbols}))
+
+    def value(self, expression: Expr) -> Named:
+        """Return the value of an expression."""
+        match expression:
+            case Index():
+                return Named(torch.arange(self.length(expression.size), device=self._like.device), (expression,))
+            case sympy.Number() | sympy.NumberSymbol():
+                return Named(torch.tensor(_number(expression), **self._type(not expression.is_Integer)))
+            case Symbol():
+                given = {**self.sizes, **self.scalars}[expression.name]
+                return Named(torch.tensor(given, **self._type(isinstance(given, float))))
+            case IndexedSum():
+                body, bound = expression.renamed()  # fresh indices, so that no axis is met twice
+                return self._sum(body, bound)
+            case Indexed():
+                return self._entry(expression)
+            case Pow():
+                base, exponent = map(self.value, expression.args)
+                return _joined(_power, base, exponent)
+            case Mul():
+                return self._product(expression.args, ())
+            case _:
+                return self._applied(expression)
+
+    @property
+    def _like(self) -> Tensor:
+        """Any of the tensors that hold real numbers: its type and device are those of numbers."""
+        return next(t for t in self.tensors.values() if t.is_floating_point())
+
+    def _type(self, real: bool) -> dict[str, Any]:
+        like = self._like
+        return {"device": like.device, "dtype": like.dtype if real else torch.long}
+
+    def _applied(self, expression: Expr) -> Named:
+        arguments = [self.value(a) for a in expression.args]
+        kind = type(expression)
+        if kind in _FUNCTIONS:
+            real = _FUNCTIONS[kind]
+            return Named(real(arguments[0].tensor.to(self._like.dtype)), arguments[0].axes)
+        pairs: dict[type[Expr], Callable[[Tensor, Tensor], Tensor]] = {
+            Add: operator.add,
+            sympy.Max: torch.maximum,
+            sympy.Min: torch.minimum,
+            KroneckerDelta: lambda a, b: (a == b).to(self._like.dtype),
+            Within: lambda a, n: ((a >= 0) & (a < n)).to(self._like.dtype),
+            Divides: lambda d, a: (a % d == 0).to(self._like.dtype),
+        }
+        if kind not in pairs:
+            raise TypeError(f"{kind.__name__} has no value on tensors: {expression}")
+        if kind in (sympy.Max, sympy.Min):
+            arguments = [Named(a.tensor.to(self._like.dtype), a.axes) for a in arguments]
+        return functools.reduce(functools.partial(_joined, pairs[kind]), arguments)
+
+    def _sum(self, body: Expr, bound: tuple[Index, ...]) -> Named:
+        if isinstance(body, Add):
+            return functools.reduce(functools.partial(_joined, operator.add), (self._sum(a, bound) for a in body.args))
+        return self._product(Mul.make_args(body), bound)
+
+    def _product(self, factors: tuple[Expr, ...], bound: tuple[Index, ...]) -> Named:
+        """Return the product of the factors, summed over the bound indices; one that none mentions is counted."""
+        found = [self.value(f) for f in factors]
+        if not bound and not any(v.tensor.is_floating_point() for v in found):
+            return functools.reduce(functools.partial(_joined, operator.mul), found)
+        found = [Named(v.tensor.to(self._like.dtype), v.axes) for v in found]
+        axes = tuple(dict.fromkeys(axis for v in found for axis in v.axes))
+        letters = dict(zip(axes, string.ascii_letters, strict=False))
+        kept = tuple(axis for axis in axes if axis not in bound)
+        words = ",".join("".join(letters[axis] for axis in v.axes) for v in found)
+        total = torch.einsum(f"{words}->{''.join(letters[axis] for axis in kept)}", *(v.tensor for v in found))
+        missing = math.prod(self.length(axis.size) for axis in bound if axis not in axes)
+        return Named(total * missing if missing != 1 else total, kept)
+
+    def _entry(self, expression: Indexed) -> Named:
+        """Return an entry of a tensor, or of an intermediate through its definition."""
+        tensor = self._tensor(str(expression.base.label))
+        indices = tuple(expression.indices)
+        if all(isinstance(i, Index) for i in indices) and len(set(indices)) == len(indices):
+            return Named(tensor, indices)
+        positions = [self.value(i) for i in indices]
+        axes = tuple(dict.fromkeys(axis for p in positions for axis in p.axes))
+        places = [p.along(axes).long().clamp(0, length - 1) for p, length in zip(positions, tensor.shape, strict=True)]
+        return Named(tensor[tuple(places)], axes)
+
+    def _tensor(self, name: str) -> Tensor:
+        if name in self.tensors:
+            return self.tensors[name]
+        if name not in self._found:
+            definition = next(d for d in self.layer.definitions if d.name == name)
+            found = self.expanded(self.value(definition.expression), definition.indices)
+            found = torch.where(found == 0, torch.inf, found) if name == self.energy else found
+            self._found[name] = Named(found)
+        return self._found[name].tensor
+
+
+def _joined(operation: Callable[[Tensor, Tensor], Tensor], left: Named, right: Named) -> Named:
+    axes = tuple(dict.fromkeys((*left.axes, *right.axes)))
+    return Named(operation(left.along(axes), right.along(axes)), axes)
+
+
+def _power(base: Tensor, exponent: Tensor) -> Tensor:
+    """Return a power; whole powers by multiplication, so that a negative base has a slope."""
+    number = float(exponent)
+    if number == 0.5:
+        return base.sqrt()
+    if number == -0.5:
+        return 1 / base.sqrt()
+    return base ** (int(number) if number.is_integer() else number)
+
+
+def _number(expression: Expr) -> float | int:
+    return int(expression) if expression.is_Integer else float(expression)

@@ -1,0 +1,146 @@
+"""The package of a layer file: generated to a temporary folder for this process, or the folder of ``--package``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from codegen.digest import digest
+from codegen.layer_package import build_layer
+from codegen.package import MANIFEST, write
+from derive.errors import UsageError
+from derive.forward_map import Layer
+from derive.record import CancellingMap, Derivation
+from derive.spec import load_spec, loads_spec
+from verify.checks import target
+
+SUFFIX = ".toml"
+NO_LAYER = (
+    "the package names its layer but does not hold the layer's formula: give the file too, "
+    "`affdiv verify FILE.toml --package FOLDER`"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFile:
+    """A layer from a file, the word that names it on the command line, and its package.
+
+    ``layer`` is None where a package was given without its layer; ``folder`` is the package that was given.
+    """
+
+    word: str
+    layer: Layer | None
+    folder: Path | None
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.layer.name if self.layer is not None else str(self.manifest["layer"])
+
+    @cached_property
+    def derivation(self) -> Derivation:
+        """What derive says of the layer, with its maps, no step checked."""
+        from dataclasses import replace
+
+        import derive
+
+        assert self.layer is not None
+        found = derive.solve(self.layer)
+        update = derive.effective_update(self.layer)
+        return replace(update, solutions=tuple(found.maps), refusals=tuple(found.refusals))
+
+    @cached_property
+    def refusal(self) -> str:
+        """Why no package can be generated for the layer; nothing if one can, or was given."""
+        try:
+            _ = self.place
+        except UsageError as problem:
+            return str(problem)
+        return ""
+
+    @cached_property
+    def place(self) -> Path:
+        """The folder of the package, generated at first use."""
+        if self.folder is not None:
+            return self.folder
+        assert self.layer is not None
+        folder = Path(_room().name) / f"generated_{len(list(Path(_room().name).iterdir()))}"
+        write(build_layer(self.layer, self.layer.name), folder)
+        return folder
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """The package's manifest."""
+        return read_manifest(self.place)
+
+    @cached_property
+    def package(self) -> ModuleType:
+        """The package, imported under a name of its own."""
+        return target.imported(self.place)
+
+    def class_of(self, found: CancellingMap) -> type[Any]:
+        """Return the package's class of a map."""
+        name = next(n for n, of in self.manifest["classes"].items() if of == found.mapped.name)
+        return getattr(self.package, name)
+
+
+@cache
+def _room() -> tempfile.TemporaryDirectory[str]:
+    """Return the folder of the packages that this process generates; it goes when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="affdiv-verify-")
+
+
+def read_manifest(folder: Path) -> Mapping[str, Any]:
+    """Return the manifest of a package; nothing if the folder holds none. UsageError for one that cannot be read."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UsageError(f"--package {str(folder)!r}: {MANIFEST} cannot be read: {problem}; generate it anew") from None
+    return held if isinstance(held, dict) else {}
+
+
+def of_layer_file(folder: Path | None) -> bool:
+    """Return whether a folder holds the package of a layer from a file."""
+    return folder is not None and "layer" in read_manifest(folder)
+
+
+def layer_file(word: str, folder: Path | None = None) -> LayerFile:
+    """Return the layer in a file; UsageError for a file that cannot be used, or a package that is not the file's."""
+    layer = load_spec(word)
+    found = LayerFile(word, layer, folder)
+    if folder is not None:
+        _check_match(found, folder)
+    return found
+
+
+def packaged(folder: Path) -> LayerFile:
+    """Return the layer of a package: its text is in the manifest, or the layer is not known."""
+    text = read_manifest(folder).get("spec")
+    where = f"{folder / MANIFEST}"
+    return LayerFile("", loads_spec(text, where) if isinstance(text, str) else None, folder)
+
+
+def _check_match(found: LayerFile, folder: Path) -> None:
+    """Raise UsageError where a package was generated from another layer than the file's."""
+    manifest = read_manifest(folder)
+    if "layer" not in manifest:
+        raise UsageError(
+            f"--package {str(folder)!r} holds no layer from a file; give the folder that "
+            f"`affdiv generate --spec {found.word}` wrote, or leave {found.word} out"
+        )
+    known = {m.mapped.name: digest(m.mapped) for m in found.derivation.solutions}
+    for name, value in manifest.get("derivations", {}).items():
+        if known.get(name) != value:
+            raise UsageError(
+                f"--package {str(folder)!r} was generated from another layer than {found.word}: its map {name!r} "
+                f"is not the file's; give the file that it was generated from, or generate it anew"
+            )

@@ -1,0 +1,290 @@
+"""Every way in which a generated map can be called, against its formula with autograd's derivatives, in float64.
+
+frozen-subsets      gradients of any choice of inputs and parameters, the others frozen
+batches             no sample, one, several leading axes, more samples than a thread takes, on three threads
+layouts             strided, transposed and expanded operands and gradients
+no-energy           samples at which a scale has no value: it is 0 there, and so is its slope
+magnitudes          inputs from 1e-30 to 1e30 in float32 and bfloat16, in roundings on the way
+forward-mode        tangents of all and of some operands
+vmap                over inputs, over parameters, and gradients of each sample
+double-backward     the gradient of a gradient
+compiled            by torch.compile with aot_eager, both passes
+autocast            in bfloat16
+kernels             launches of the target's own kernels, counted
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from derive.forward_map import BATCH
+from verify.checks.cases import Case, Subject, cases
+from verify.checks.compare import largest
+from verify.checks.gradients import ROUNDINGS, error_in_roundings
+from verify.checks.layer_files.formula import Formula
+from verify.checks.layer_files.launches import launches
+from verify.checks.layer_files.sides import Named, Side, distance, gradients, real, sides, values_of
+from verify.checks.record import Outcome, Setting, Task
+from verify.checks.target import package
+from verify.threads import so_many_threads
+
+BOUND = 1e-9
+_INSTANCES = 3
+_MOST_SUBSETS = 16
+_MANY = 3 * 2**14 + 7  # numbers, which three threads share and no block divides
+_SCALES = (1e-30, 1e-12, 1e12, 1e30)
+_IN_RANGE = (1e-36, 1e36)
+Errors = Callable[[Subject, Case, torch.Generator], Iterator[float]]
+
+
+def tasks(subject: Subject) -> list[Task]:
+    """Return the checks of one generated map on one backend."""
+    if not subject.generated:
+        return []
+    found = [_task(subject, name, of, errors) for name, (of, errors) in _PATHS.items()]
+    found += [_magnitudes(subject, dtype) for dtype in ("float32", "bfloat16")]
+    return found if subject.backend == "torch" else [*found, _kernels(subject)]
+
+
+def _task(subject: Subject, name: str, of: str, errors: Errors) -> Task:
+    identity = subject.identity("path", name)
+
+    def run(setting: Setting) -> Outcome:
+        """Return the largest relative difference from the formula."""
+        drawn = cases(subject, setting, identity, count=_INSTANCES, least=2, largest=4)
+        generator = setting.generator(f"{identity}/values")
+        worst = largest(error for case in drawn for error in errors(subject, case, generator))
+        return Outcome(f"largest difference from the formula, {len(drawn)} random shapes", worst, BOUND)
+
+    return Task(identity, subject.layer, subject.backend, "float64", equations(subject, of), run)
+
+
+def equations(subject: Subject, of: str) -> str:
+    """Return the ids of the equations that a path goes through: the forward map, every gradient, or the tangent."""
+    if of != "backward":
+        return subject.equation(of)
+    return ", ".join(subject.equation(f"backward-d{name}") for name in subject.by)
+
+
+def _compared(subject: Subject, case: Case, g: Tensor | None = None) -> float:
+    """Return the difference of output and all gradients from the formula's."""
+    values, (module, formula) = values_of(case), sides(subject, case)
+    g = case.g if g is None else g
+    wanted = gradients(formula, values, g, real(values))
+    return distance(gradients(module, values, g, real(values)), wanted)
+
+
+def _frozen_subsets(subject: Subject, case: Case, generator: torch.Generator) -> Iterator[float]:
+    values, (module, formula) = values_of(case), sides(subject, case)
+    names = real(values)
+    z, *exact = gradients(formula, values, case.g, names)
+    known = dict(zip(names, exact, strict=True))
+    subsets = [c for count in range(len(names) + 1) for c in itertools.combinations(names, count)]
+    for chosen in subsets[:_MOST_SUBSETS] + subsets[_MOST_SUBSETS:][-_MOST_SUBSETS:]:
+        yield distance(gradients(module, values, case.g, chosen), [z, *(known[n] for n in chosen)])
+
+
+def _batches(subject: Subject, case: Case, generator: torch.Generator) -> Iterator[float]:
+    for count in (0, 1, 3):
+        yield _compared(subject, _of_samples(case, count, generator))
+    each = min(t[:1].numel() for t in (*case.inputs.values(), case.g))
+    with so_many_threads(3):
+        yield _compared(subject, _of_samples(case, min(_MANY // each + 1, _MANY // 2), generator))
+    yield _leading_axes(subject, _of_samples(case, 6, generator))
+
+
+def _of_samples(case: Case, count: int, generator: torch.Generator) -> Case:
+    """Return the instance with so many samples, drawn from its own with new factors."""
+    batch = case.sizes[BATCH.size.name]
+    rows = torch.randint(batch, (count,), generator=generator).to(case.g.device)
+    inputs = {}
+    for name, t in case.inputs.items():
+        factors = 0.5 + torch.rand(count, *(1 for _ in t.shape[1:]), generator=generator, dtype=torch.float64)
+        inputs[name] = t[rows] * factors.to(t) if t.is_floating_point() else t[rows]
+    return replace(case, inputs=inputs, g=case.g[rows], sizes={**case.sizes, BATCH.size.name: count})
+
+
+def _leading_axes(subject: Subject, case: Case) -> float:
+    """Return the difference where the batch is two axes, (2, 3), and where there is none."""
+    values, (module, _) = values_of(case), sides(subject, case)
+    flat = module(values)
+    pairs = {n: t.unflatten(0, (2, 3)) if n in case.inputs else t for n, t in values.items()}
+    alone = {n: t[0] if n in case.inputs else t for n, t in values.items()}
+    return distance([module(pairs).flatten(0, 1), module(alone)], [flat, flat[0]])
+
+
+def _layouts(subject: Subject, case: Case, generator: torch.Generator) -> Iterator[float]:
+    values, (module, formula) = values_of(case), sides(subject, case)
+    names = real(values)
+    changes: tuple[Callable[[Tensor], Tensor], ...] = (_every_other, _reversed_axes, _offset)
+    for change in changes:
+        exact = gradients(formula, values, case.g, names)
+        laid = {name: change(t) for name, t in values.items()}
+        yield distance(gradients(module, laid, change(case.g), names), exact)
+    even = torch.ones((), dtype=case.g.dtype, device=case.g.device).expand(case.g.shape)
+    yield _compared(subject, case, even)
+
+
+def _every_other(t: Tensor) -> Tensor:
+    return torch.stack([t, 3 * t], -1)[..., 0]
+
+
+def _reversed_axes(t: Tensor) -> Tensor:
+    axes = list(reversed(range(t.dim())))
+    return t.permute(axes).contiguous().permute(axes)
+
+
+def _offset(t: Tensor) -> Tensor:
+    return torch.cat([t.new_ones(1), t.flatten(), t.new_ones(1)])[1:-1].view(t.shape)
+
+
+def _no_energy(subject: Subject, case: Case, generator: torch.Generator) -> Iterator[float]:
+    """Some samples, then all, with every real input zero; nothing where the formula itself has no value there."""
+    for silent in (slice(0, 1), slice(None)):
+        inputs = {n: t.clone() for n, t in case.inputs.items()}
+        for t in inputs.values():
+            if t.is_floating_point():
+                t[silent] = 0
+        changed = replace(case, inputs=inputs)
+        found = subject.source().found
+        assert found is not None
+        with torch.no_grad():
+            plain = Formula(found.layer, values_of(changed), changed.scalars, changed.sizes).output()
+        if bool(torch.isfinite(plain).all()):
+            yield _compared(subject, changed)
+
+
+def _forward_mode(subject: Subject, case: Case, generator: torch.Generator) -> Iterator[float]:
+    values, both = values_of(case), sides(subject, case)
+    names = real(values)
+    for moved in (names, *([name] for name in names)):
+        at = tuple(values[name] for name in moved)
+        tangents = tuple(_normal_like(t, generator) for t in at)
+        yield distance(*(torch.func.jvp(_of(side, values, moved), at, tangents) for side in both))
+
+
+def _of(side: Side, values: Named, moved: Sequence[str]) -> Callable[..., Tensor]:
+    """Return a side as a function of the tensors that move."""
+    return lambda *given: side({**values, **dict(zip(moved, given, strict=True))})
+
+
+def _normal_like(t: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
+
+
+def _vmap(subject: Subject, case: Case, generator: torch.Generator) -> Iterator[float]:
+    values, (module, formula) = values_of(case), sides(subject, case)
+    names = real(values)
+    inputs, parameters = [n for n in names if n in case.inputs], [n for n in names if n not in case.inputs]
+    for moved in filter(None, (inputs, parameters, names)):
+        many = [torch.stack([values[n], _normal_like(values[n], generator)]) for n in moved]
+        each = [{**values, **{n: t[k] for n, t in zip(moved, many, strict=True)}} for k in range(2)]
+        mapped = _of(module, values, moved)
+        yield distance([torch.vmap(mapped)(*many)], [torch.stack([formula(one) for one in each])])
+        slopes = torch.func.grad(_weighed(mapped, case.g), tuple(range(len(moved))))
+        wanted = [gradients(formula, one, case.g, moved)[1:] for one in each]
+        yield distance(torch.vmap(slopes)(*many), [torch.stack(pair) for pair in zip(*wanted, strict=True)])
+
+
+def _weighed(function: Callable[..., Tensor], g: Tensor) -> Callable[..., Tensor]:
+    return lambda *given: (function(*given) * g).sum()
+
+
+def _double_backward(subject: Subject, case: Case, generator: torch.Generator) -> Iterator[float]:
+    values = values_of(case)
+    names = real(values)
+    directions = [_normal_like(values[name], generator) for name in names]
+    results = []
+    for side in sides(subject, case):
+        leaves = {n: t.detach().requires_grad_(n in names) for n, t in values.items()}
+        g = case.g.clone().requires_grad_()
+        first = torch.autograd.grad(side(leaves), [leaves[n] for n in names], g, create_graph=True)
+        along = sum(((d * f).sum() for d, f in zip(directions, first, strict=True)), torch.zeros(()).to(g))
+        second = torch.autograd.grad(along, [*(leaves[n] for n in names), g], allow_unused=True, materialize_grads=True)
+        results.append([*first, *second])
+    yield distance(*results)
+
+
+def _compiled(subject: Subject, case: Case, generator: torch.Generator) -> Iterator[float]:
+    values, (_, formula) = values_of(case), sides(subject, case)
+    torch.compiler.reset()
+    module = torch.compile(case.module, backend="aot_eager", fullgraph=True)
+    try:
+        inputs = [values[n].requires_grad_(values[n].is_floating_point()) for n in case.inputs]
+        z = module(*inputs)
+        leaves = {**dict(zip(case.inputs, inputs, strict=True)), **case.parameters()}
+        names = [n for n, t in leaves.items() if t.is_floating_point()]
+        found = torch.autograd.grad(z, [leaves[n] for n in names], case.g)
+        yield distance([z, *found], gradients(formula, values_of(case), case.g, names))
+    finally:
+        torch.compiler.reset()
+
+
+_PATHS: dict[str, tuple[str, Errors]] = {
+    "frozen-subsets": ("backward", _frozen_subsets),
+    "batches": ("backward", _batches),
+    "layouts": ("backward", _layouts),
+    "no-energy": ("backward", _no_energy),
+    "forward-mode": ("tangent", _forward_mode),
+    "vmap": ("backward", _vmap),
+    "double-backward": ("backward", _double_backward),
+    "compiled": ("backward", _compiled),
+}
+
+
+def _magnitudes(subject: Subject, dtype: str) -> Task:
+    identity = f"{subject.identity('path', 'magnitudes')}/{dtype}"
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+
+    def run(setting: Setting) -> Outcome:
+        """Return the largest error in roundings over the magnitudes at which the layer's own features stay in range."""
+        drawn = cases(subject, setting, identity, count=2, least=2, largest=4)
+        generator = setting.generator(f"{identity}/rounding")
+        scaled = [(by, _scaled(case, by)) for case in drawn for by in _SCALES]
+        usable = [(by, case) for by, case in scaled if _in_range(subject, case)]
+        if not usable:
+            return Outcome("the layer's own features leave the range of the type at 1e-30, 1e-12, 1e12 and 1e30")
+        results = ("forward", *(f"backward-d{name}" for name in subject.by))
+        worst = largest(error_in_roundings(subject, c, what, kind, generator) for _, c in usable for what in results)
+        seen = ", ".join(f"{by:g}" for by in dict.fromkeys(by for by, _ in usable))
+        return Outcome(f"inputs of {seen}, in roundings on the way to the results", worst, ROUNDINGS)
+
+    return Task(identity, subject.layer, subject.backend, dtype, equations(subject, "backward"), run)
+
+
+def _scaled(case: Case, by: float) -> Case:
+    return replace(case, inputs={n: t * by if t.is_floating_point() else t for n, t in case.inputs.items()})
+
+
+def _in_range(subject: Subject, case: Case) -> bool:
+    """Return whether the uncorrected layer's output and slopes, and the map's, are numbers that float32 can hold."""
+    found, values = subject.source().found, values_of(case)
+    assert found is not None
+
+    def plain(given: Named) -> Tensor:
+        return Formula(found.layer, given, case.scalars, case.sizes).output()
+
+    both = (plain, sides(subject, case)[1])
+    results = [t for side in both for t in gradients(side, values, case.g, real(values))]
+    sizes = torch.cat([t.detach().abs().flatten() for t in results])
+    least, most = _IN_RANGE
+    return bool((torch.isfinite(sizes) & ((sizes == 0) | ((sizes > least) & (sizes < most)))).all())
+
+
+def _kernels(subject: Subject) -> Task:
+    identity = subject.identity("path", "kernels")
+
+    def run(setting: Setting) -> Outcome:
+        """Return whether both passes launch kernels of the target."""
+        (case,) = cases(subject, setting, identity, count=1, least=2, largest=4)
+        with launches(package()) as seen:
+            _compared(subject, case)
+        names = ", ".join(f"{name.partition(':')[2]} x{count}" for name, count in sorted(seen.items()))
+        return Outcome(f"launched: {names}" if names else "no kernel was launched", ok=bool(names))
+
+    return Task(identity, subject.layer, subject.backend, "float64", subject.equation("forward"), run)

@@ -1,0 +1,170 @@
+"""Subjects of a layer from a file: the layer itself as its formula, and each generated map on each backend."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import sympy
+import torch
+from sympy import Expr
+from torch import Tensor, nn
+
+from derive.forward_map import BATCH, Layer
+from derive.properties import energy_symbol
+from derive.record import CancellingMap
+from verify.checks.cases import Case, Draw, Laid, Place, Source, Subject
+from verify.checks.layer_files.formula import Formula
+from verify.checks.layer_files.package import LayerFile
+from verify.checks.layer_files.sizes import draw_sizes
+from verify.checks.twins import Twin
+
+FORMULA = "formula"
+_TRIES = 30
+Named = Mapping[str, Tensor]
+
+
+def subjects(file: LayerFile) -> list[Subject]:
+    """Return the subject of the layer itself, and one for each map and each target that the package holds."""
+    assert file.layer is not None
+    found = [_plain(file)]
+    if file.refusal:
+        return found
+    made = set(file.manifest["classes"].values())
+    for solution in file.derivation.solutions:
+        if solution.mapped.name in made:
+            found += [_map(file, solution, backend) for backend in file.manifest["targets"]]
+    return found
+
+
+def _plain(file: LayerFile) -> Subject:
+    """The uncorrected layer, as its formula: autograd and SGD against what is derived of it."""
+    layer = file.layer
+    assert layer is not None
+
+    def draw(random: Draw, kappa: float) -> Case:
+        """Return the formula as a module of random sizes."""
+
+        def module(sizes: dict[str, int]) -> nn.Module:
+            shapes = {p.name: shape(p.axes, sizes) for p in layer.parameters}
+            return Twin(layer, lambda v: Formula(layer, v, {}, sizes).output(), shapes)
+
+        return _instance(random, layer, module, {})
+
+    return Subject(layer.name, layer.name, lambda: Source(layer), draw, backend=FORMULA)
+
+
+def _map(file: LayerFile, found: CancellingMap, backend: str) -> Subject:
+    layer = found.mapped
+
+    def draw(random: Draw, kappa: float) -> Case:
+        """Return the generated module at random sizes and a kappa above the least that these sizes allow."""
+        made: dict[str, float] = {}
+
+        def module(sizes: dict[str, int]) -> nn.Module:
+            made["kappa"] = random.kappa(float(_at(found.kappa_above, sizes)))
+            return build(file, found, backend, sizes, made["kappa"])
+
+        return _instance(random, layer, module, made)
+
+    def reference(tensors: Named, case: Case) -> Tensor:
+        return value(found, tensors, case)
+
+    integers = {t.name for t in layer.inputs if t.values is not None}
+    names = (t.name for t in (*layer.inputs, *layer.parameters))
+    return Subject(
+        name=layer.name,
+        layer=found.layer.name,
+        source=lambda: Source(layer, found),
+        draw=draw,
+        variant="" if backend == "torch" else backend,
+        backend=backend,
+        form=found.name,
+        reference=reference,
+        by=tuple(name for name in names if name not in integers),
+        types=("float64", "float32", "bfloat16", "float16") if backend == "torch" else (),
+    )
+
+
+def build(
+    file: LayerFile, found: CancellingMap, backend: str, sizes: Mapping[str, int], kappa: float, **given: Any
+) -> nn.Module:
+    """Return the package's module of a map, computed by a backend."""
+    made = file.class_of(found)
+    wanted = {name: sizes[name] for name in inspect.signature(made).parameters if name in sizes}
+    module = made(**wanted, kappa=kappa, backend=backend, **given)
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def value(found: CancellingMap, tensors: Named, case: Case) -> Tensor:
+    """Return a map's output by its formula; where a scale has no value for want of energy it is 0."""
+    energy = found.energy.name if singular(found) else ""
+    return Formula(found.mapped, tensors, case.scalars, case.sizes, energy).output()
+
+
+@cache
+def singular(found: CancellingMap) -> bool:
+    """Return whether a scale of the map has no value where there is no energy."""
+    return any(not scale.subs(energy_symbol, sympy.S.Zero).is_finite for _, scale in found.scales)
+
+
+def _instance(random: Draw, layer: Layer, make: Any, scalars: Mapping[str, float]) -> Case:
+    """Return a random instance at which the map has a value everywhere: no sample is without energy.
+
+    Inputs are normal; positive ones are tried where the formula has no value otherwise (roots, logarithms).
+    """
+    for tried in range(_TRIES):
+        sizes = draw_sizes(layer, random)
+        module = random.real(make(sizes))
+        inputs = draw_inputs(layer, random, sizes, positive=tried % 3 != 0 and tried > 3)
+        output = layer.output.indices
+        case = Case(
+            module=Laid(module, _call),
+            inputs=inputs,
+            g=random.gradient(*shape(tuple(i.size for i in output), sizes)),
+            places={p.name: Place(p.name) for p in layer.parameters},
+            scalars=dict(scalars),
+            sizes=sizes,
+            eta=random.power(-1, 3),
+        )
+        with torch.no_grad():
+            z = Formula(layer, {**inputs, **case.parameters()}, case.scalars, sizes).output()
+        if bool(torch.isfinite(z).all()):
+            return case
+    raise ValueError(f"no inputs found at which {layer.name} has a value; its formula may have none for real inputs")
+
+
+def draw_inputs(layer: Layer, random: Draw, sizes: Mapping[str, int], positive: bool = False) -> dict[str, Tensor]:
+    """Return random inputs: real ones normal at a random scale, or positive; integers over their whole range."""
+    found = {}
+    for t in layer.inputs:
+        axes = shape(t.axes, sizes)
+        if t.values is not None:
+            found[t.name] = torch.randint(int(_at(t.values, sizes)), axes, generator=random.generator).to(random.device)
+            continue
+        x = random.power(-1, 0.5) * random.normal(*axes)
+        found[t.name] = x.abs() + 0.1 if positive else x
+    return found
+
+
+def shape(axes: tuple[Expr, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the lengths of axes."""
+    return tuple(int(_at(axis, sizes)) for axis in axes)
+
+
+def _at(expression: Expr, sizes: Mapping[str, int]) -> Expr:
+    expression = sympy.sympify(expression)
+    return expression.subs({s: sizes[s.name] for s in expression.free_symbols})
+
+
+def _call(module: nn.Module, *inputs: Tensor) -> Tensor:
+    z: Tensor = module(*inputs)
+    return z
+
+
+def batch_of(case: Case) -> int:
+    """Return how many samples an instance has."""
+    return case.sizes[BATCH.size.name]
