@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class Task:
     """A check that can be run: what it is about, which equation it tests, and how.
 
     ``uses_device`` is false for mathematics that runs on no device. ``word`` names the layer on the command line where
-    its name does not; ``package`` gives the folder of the package that the check is about, where it has its own.
+    its name does not; ``package`` gives the imported package that the check is about, where it has its own.
     """
 
     id: str
@@ -77,7 +78,7 @@ class Task:
     run: Callable[[Setting], Outcome]
     uses_device: bool = True
     word: str = ""
-    package: Callable[[], Path] | None = None
+    package: Callable[[], ModuleType] | None = None
 
 
 @dataclass(frozen=True)

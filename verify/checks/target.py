@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from derive.errors import UsageError
 _OWN = "affine_divergence"
 _NEEDED = ("modules.py", "patch_modules.py", "attention.py", "self_factors.py")
 _chosen: list[str] = [_OWN]
+_numbers = itertools.count(1)
 
 
 def package() -> ModuleType:
@@ -60,20 +62,19 @@ def verifying(folder: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def concerning(folder: Path | None) -> Iterator[None]:
-    """Verify the package of one layer in a folder inside the context, imported once a process; None changes nothing."""
-    if folder is None:
+def concerning(module: ModuleType | None) -> Iterator[None]:
+    """Verify an imported package inside the context; None changes nothing."""
+    if module is None:
         yield
         return
-    with _choosing(imported(folder).__name__):
+    with _choosing(module.__name__):
         yield
 
 
 def imported(folder: Path) -> ModuleType:
-    """Return the package in a folder, imported once a process under its own name; UsageError where it cannot be."""
-    name = _name(folder)
-    if name not in sys.modules:
-        _import(name, folder)
+    """Return the package in a folder, read anew under a name of its own; UsageError where it cannot be imported."""
+    name = f"{_name(folder)}_{next(_numbers)}"
+    _import(name, folder)
     return sys.modules[name]
 
 

@@ -179,6 +179,7 @@ def _joined(operation: Callable[[Tensor, Tensor], Tensor], left: Named, right: N
 def _power(base: Tensor, exponent: Tensor) -> Tensor:
     """Return a power; whole powers by multiplication, so that a negative base has a slope."""
     number = float(exponent)
+    base = base if base.is_floating_point() or number >= 0 else base.double()
     if number == 0.5:
         return base.sqrt()
     if number == -0.5:

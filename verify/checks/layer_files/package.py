@@ -16,7 +16,7 @@ from codegen.layer_package import build_layer
 from codegen.package import MANIFEST, write
 from derive.errors import UsageError
 from derive.forward_map import Layer
-from derive.record import CancellingMap, Derivation
+from derive.record import Derivation
 from derive.spec import load_spec, loads_spec
 from verify.checks import target
 
@@ -84,10 +84,15 @@ class LayerFile:
         """The package, imported under a name of its own."""
         return target.imported(self.place)
 
-    def class_of(self, found: CancellingMap) -> type[Any]:
-        """Return the package's class of a map."""
-        name = next(n for n, of in self.manifest["classes"].items() if of == found.mapped.name)
-        return getattr(self.package, name)
+    @property
+    def classes(self) -> Mapping[str, str]:
+        """The package's classes by the name of what they compute: a map, or the layer itself."""
+        held = {**self.manifest.get("plain", {}), **self.manifest.get("classes", {})}
+        return {of: name for name, of in held.items()}
+
+    def class_of(self, mapped: Layer) -> type[Any]:
+        """Return the package's class of a map, or of the layer itself."""
+        return getattr(self.package, self.classes[mapped.name])
 
 
 @cache
@@ -137,7 +142,7 @@ def _check_match(found: LayerFile, folder: Path) -> None:
             f"--package {str(folder)!r} holds no layer from a file; give the folder that "
             f"`affdiv generate --spec {found.word}` wrote, or leave {found.word} out"
         )
-    known = {m.mapped.name: digest(m.mapped) for m in found.derivation.solutions}
+    known = {m.name: digest(m) for m in (found.layer, *(s.mapped for s in found.derivation.solutions)) if m is not None}
     for name, value in manifest.get("derivations", {}).items():
         if known.get(name) != value:
             raise UsageError(

@@ -25,10 +25,11 @@ from torch import Tensor
 from derive.forward_map import BATCH
 from verify.checks.cases import Case, Subject, cases
 from verify.checks.compare import largest
+from verify.checks.evaluate import evaluate
 from verify.checks.gradients import ROUNDINGS, error_in_roundings
-from verify.checks.layer_files.formula import Formula
 from verify.checks.layer_files.launches import launches
 from verify.checks.layer_files.sides import Named, Side, distance, gradients, real, sides, values_of
+from verify.checks.layer_files.subjects import FORMULA, plain_value
 from verify.checks.record import Outcome, Setting, Task
 from verify.checks.target import package
 from verify.threads import so_many_threads
@@ -37,6 +38,7 @@ BOUND = 1e-9
 _INSTANCES = 3
 _MOST_SUBSETS = 16
 _MANY = 3 * 2**14 + 7  # numbers, which three threads share and no block divides
+_OF_INTERPRETED = ("frozen-subsets", "no-energy")  # Triton's interpreter takes seconds for a launch of any size
 _SCALES = (1e-30, 1e-12, 1e12, 1e30)
 _IN_RANGE = (1e-36, 1e36)
 Errors = Callable[[Subject, Case, torch.Generator], Iterator[float]]
@@ -44,11 +46,14 @@ Errors = Callable[[Subject, Case, torch.Generator], Iterator[float]]
 
 def tasks(subject: Subject) -> list[Task]:
     """Return the checks of one generated map on one backend."""
-    if not subject.generated:
+    if subject.backend == FORMULA:
         return []
-    found = [_task(subject, name, of, errors) for name, (of, errors) in _PATHS.items()]
+    names = _OF_INTERPRETED if subject.backend == "triton" else tuple(_PATHS)
+    found = [_task(subject, name, *_PATHS[name]) for name in names]
     found += [_magnitudes(subject, dtype) for dtype in ("float32", "bfloat16")]
-    return found if subject.backend == "torch" else [*found, _kernels(subject)]
+    if subject.backend == "torch":
+        return [*found, _stated(subject)]
+    return [*found, _kernels(subject)] if subject.backend == "cpp" else found
 
 
 def _task(subject: Subject, name: str, of: str, errors: Errors) -> Task:
@@ -151,10 +156,8 @@ def _no_energy(subject: Subject, case: Case, generator: torch.Generator) -> Iter
             if t.is_floating_point():
                 t[silent] = 0
         changed = replace(case, inputs=inputs)
-        found = subject.source().found
-        assert found is not None
         with torch.no_grad():
-            plain = Formula(found.layer, values_of(changed), changed.scalars, changed.sizes).output()
+            plain = plain_value(subject.source(), values_of(changed), changed)
         if bool(torch.isfinite(plain).all()):
             yield _compared(subject, changed)
 
@@ -263,17 +266,35 @@ def _scaled(case: Case, by: float) -> Case:
 
 def _in_range(subject: Subject, case: Case) -> bool:
     """Return whether the uncorrected layer's output and slopes, and the map's, are numbers that float32 can hold."""
-    found, values = subject.source().found, values_of(case)
-    assert found is not None
-
-    def plain(given: Named) -> Tensor:
-        return Formula(found.layer, given, case.scalars, case.sizes).output()
-
-    both = (plain, sides(subject, case)[1])
+    values = values_of(case)
+    both = (lambda given: plain_value(subject.source(), given, case), sides(subject, case)[1])
     results = [t for side in both for t in gradients(side, values, case.g, real(values))]
     sizes = torch.cat([t.detach().abs().flatten() for t in results])
     least, most = _IN_RANGE
     return bool((torch.isfinite(sizes) & ((sizes == 0) | ((sizes > least) & (sizes < most)))).all())
+
+
+def _stated(subject: Subject) -> Task:
+    identity = subject.identity("path", "stated-self-factor")
+
+    def run(setting: Setting) -> Outcome:
+        """Return how far the package's own ``self_factor`` is from the derived one."""
+        drawn = cases(subject, setting, identity, count=_INSTANCES, least=1, largest=4)
+        worst = largest(_stated_error(subject, case) for case in drawn)
+        return Outcome(f"self_factor(module, ..) against the derived one, {len(drawn)} shapes", worst, BOUND)
+
+    return Task(identity, subject.layer, subject.backend, "float64", subject.equation("self-factor"), run)
+
+
+def _stated_error(subject: Subject, case: Case) -> float:
+    """Return the error of the stated factor: a number a sample, one a unit, or a matrix over units."""
+    source = subject.source()
+    factor = source.derivation.self_factor
+    units = source.derivation.units
+    behind = {"isotropic": (), "diagonal": units, "full": (*units, *(u.primed() for u in units))}[factor.shape]
+    derived = evaluate(source.self_factor, (*source.derivation.samples, *behind), case.point(source.mapped))
+    stated = package().self_factor(case.module.inner, *case.inputs.values())
+    return distance([stated], [torch.as_tensor(derived)])
 
 
 def _kernels(subject: Subject) -> Task:

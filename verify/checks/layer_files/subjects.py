@@ -22,27 +22,28 @@ from verify.checks.layer_files.sizes import draw_sizes
 from verify.checks.twins import Twin
 
 FORMULA = "formula"
+PLAIN_TARGETS = ("torch", "cpp")
 _TRIES = 30
 Named = Mapping[str, Tensor]
 
 
 def subjects(file: LayerFile) -> list[Subject]:
-    """Return the subject of the layer itself, and one for each map and each target that the package holds."""
-    assert file.layer is not None
-    found = [_plain(file)]
+    """Return the subject of the layer itself, and one for each class and each target that the package holds."""
+    layer = file.layer
+    assert layer is not None
+    found = [_formula(layer)]
     if file.refusal:
         return found
-    made = set(file.manifest["classes"].values())
-    for solution in file.derivation.solutions:
-        if solution.mapped.name in made:
-            found += [_map(file, solution, backend) for backend in file.manifest["targets"]]
+    targets = list(file.manifest["targets"])
+    sources = [Source(m.mapped, m) for m in file.derivation.solutions]
+    found += [_class(file, s, t) for s in sources if s.mapped.name in file.classes for t in targets]
+    if layer.name in file.classes:
+        found += [_class(file, Source(layer), target) for target in targets if target in PLAIN_TARGETS]
     return found
 
 
-def _plain(file: LayerFile) -> Subject:
+def _formula(layer: Layer) -> Subject:
     """The uncorrected layer, as its formula: autograd and SGD against what is derived of it."""
-    layer = file.layer
-    assert layer is not None
 
     def draw(random: Draw, kappa: float) -> Case:
         """Return the formula as a module of random sizes."""
@@ -56,53 +57,58 @@ def _plain(file: LayerFile) -> Subject:
     return Subject(layer.name, layer.name, lambda: Source(layer), draw, backend=FORMULA)
 
 
-def _map(file: LayerFile, found: CancellingMap, backend: str) -> Subject:
-    layer = found.mapped
+def _class(file: LayerFile, source: Source, backend: str) -> Subject:
+    """A class of the package on one backend: that of a map, or of the layer itself, which has no kappa."""
+    layer, found = source.mapped, source.found
 
     def draw(random: Draw, kappa: float) -> Case:
         """Return the generated module at random sizes and a kappa above the least that these sizes allow."""
         made: dict[str, float] = {}
 
         def module(sizes: dict[str, int]) -> nn.Module:
-            made["kappa"] = random.kappa(float(_at(found.kappa_above, sizes)))
-            return build(file, found, backend, sizes, made["kappa"])
+            if found is not None:
+                made["kappa"] = random.kappa(float(_at(found.kappa_above, sizes)))
+            return build(file, layer, backend, sizes, **made)
 
         return _instance(random, layer, module, made)
 
-    def reference(tensors: Named, case: Case) -> Tensor:
-        return value(found, tensors, case)
-
     integers = {t.name for t in layer.inputs if t.values is not None}
     names = (t.name for t in (*layer.inputs, *layer.parameters))
+    own = "module" if found is None else ""
     return Subject(
         name=layer.name,
-        layer=found.layer.name,
-        source=lambda: Source(layer, found),
+        layer=layer.name if found is None else found.layer.name,
+        source=lambda: source,
         draw=draw,
-        variant="" if backend == "torch" else backend,
+        variant=own if backend == "torch" else backend,
         backend=backend,
-        form=found.name,
-        reference=reference,
+        form="" if found is None else found.name,
+        reference=lambda tensors, case: value(source, tensors, case),
         by=tuple(name for name in names if name not in integers),
         types=("float64", "float32", "bfloat16", "float16") if backend == "torch" else (),
     )
 
 
-def build(
-    file: LayerFile, found: CancellingMap, backend: str, sizes: Mapping[str, int], kappa: float, **given: Any
-) -> nn.Module:
-    """Return the package's module of a map, computed by a backend."""
-    made = file.class_of(found)
+def build(file: LayerFile, layer: Layer, backend: str | None, sizes: Mapping[str, int], **given: Any) -> nn.Module:
+    """Return the package's module of a map, or of the layer itself, computed by a backend."""
+    made = file.class_of(layer)
     wanted = {name: sizes[name] for name in inspect.signature(made).parameters if name in sizes}
-    module = made(**wanted, kappa=kappa, backend=backend, **given)
+    module = made(**wanted, backend=backend, **given)
     assert isinstance(module, nn.Module)
     return module
 
 
-def value(found: CancellingMap, tensors: Named, case: Case) -> Tensor:
+def value(source: Source, tensors: Named, case: Case) -> Tensor:
     """Return a map's output by its formula; where a scale has no value for want of energy it is 0."""
-    energy = found.energy.name if singular(found) else ""
-    return Formula(found.mapped, tensors, case.scalars, case.sizes, energy).output()
+    found = source.found
+    energy = found.energy.name if found is not None and singular(found) else ""
+    return Formula(source.mapped, tensors, case.scalars, case.sizes, energy).output()
+
+
+def plain_value(source: Source, tensors: Named, case: Case) -> Tensor:
+    """Return the output of the layer itself, without a map."""
+    layer = source.mapped if source.found is None else source.found.layer
+    return Formula(layer, tensors, case.scalars, case.sizes).output()
 
 
 @cache

@@ -25,14 +25,14 @@ def tasks_of(file: LayerFile) -> list[Task]:
 
 
 def _placed(file: LayerFile, task: Task) -> Task:
-    return replace(task, word=file.word, package=lambda: file.place, layer=file.name)
+    return replace(task, word=file.word, package=lambda: file.package, layer=file.name)
 
 
 def _lacking(file: LayerFile) -> list[Task]:
     """Return a skipped check for each target without kernels for the layer, with the generator's reason."""
     if file.refusal:
         return [_told(file, "package", "torch", file.refusal)]
-    without = file.manifest.get("without", {})
+    without = dict(file.manifest.get("without", {}))
     return [_told(file, f"kernels/{name}", name, f"{name}: {why['text']}") for name, why in without.items()]
 
 
