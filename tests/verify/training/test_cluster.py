@@ -165,6 +165,7 @@ def test_a_driver_that_is_killed_goes_on_and_every_result_is_written_once(cluste
             time.sleep(0.1)
         os.kill(first.pid, signal.SIGKILL)
         first.communicate()
+        assert first.returncode == -signal.SIGKILL, "it was over before it was killed"
         second = cluster.run(*words, cwd=tmp_path)
         said, _ = second.communicate(timeout=600)
         assert second.returncode == 0, said
