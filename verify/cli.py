@@ -179,15 +179,32 @@ def diagnose(
     tensorboard: Annotated[Path | None, typer.Option(metavar="DIR", help="Write TensorBoard scalars.")] = None,
     steps: Annotated[int, typer.Option(min=0, help="Virtual steps of SGD over which drift is measured.")] = 1,
     rate: Annotated[float, typer.Option(help="The learning rate of these steps.")] = 0.01,
+    optimizer: Annotated[
+        str, typer.Option(metavar="NAME", help="An optimizer of torch.optim; else the factory's fourth value, or SGD.")
+    ] = "",
+    clip_norm: Annotated[
+        float | None, typer.Option(min=0.0, help="Clip the gradient's norm to this before a step.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Judge every layer of a model of yours: self factors, shares of a step, drift, and what would correct it.
+    """Say what is wrong with a training step of a model of yours, and judge every layer of it.
 
-    The module is imported, so its code runs. Nothing is changed: steps are taken on copies. Exit code 1 when a real
-    step is not the derived one.
+    Findings with evidence, cause and fix; self factors, shares of a step, drift, and what would correct a layer. The
+    module is imported, so its code runs. Steps are taken and put back. Exit code 1 when a real step is not the derived
+    one, a number is not finite, or nothing could be judged.
     """
     from verify.diagnosis.command import Request, run_diagnosis
 
-    request = Request(factory, steps=steps, rate=rate, seed=seed, convert=convert, html=html, tensorboard=tensorboard)
+    request = Request(
+        factory,
+        steps=steps,
+        rate=rate,
+        optimizer=optimizer,
+        clip_norm=clip_norm,
+        seed=seed,
+        convert=convert,
+        html=html,
+        tensorboard=tensorboard,
+    )
     if not run_diagnosis(request, json=json):
         raise typer.Exit(_FAILED)

@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.manual_seed(0)
     figures = {}
     for words in given.factories:
-        model, batch, loss = made(load(words), words)
+        model, batch, loss, _ = made(load(words), words)
         name = words.rpartition(":")[2]
         with one_thread():
             row = figures[name] = measure(model, arrange(model, batch, loss), _PAIRS)

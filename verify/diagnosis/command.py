@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from derive.export.files import write_text
 from verify.diagnosis.factory import load, made
 from verify.diagnosis.loggers import summary_writer, write_scalars
 from verify.diagnosis.measure import diagnose
+from verify.diagnosis.optimizer import Optimizer
 from verify.diagnosis.record import Diagnosis
 from verify.diagnosis.show import print_diagnosis
 from verify.files import check_folder, make_folder
@@ -31,6 +34,8 @@ class Request:
     factory: str
     steps: int = 1
     rate: float = 0.01
+    optimizer: str = ""
+    clip_norm: float | None = None
     seed: int = 0
     convert: bool = False
     html: Path | None = None
@@ -63,11 +68,48 @@ def _diagnosed(request: Request) -> tuple[Diagnosis, Diagnosis | None]:
     """Return the diagnosis of what the factory makes, and that of its conversion, None if it was not asked for."""
     factory = load(request.factory)
     torch.manual_seed(request.seed)
-    model, batch, loss = made(factory, request.factory)
-    found = diagnose(model, batch, loss, steps=request.steps, rate=request.rate)
+    model, batch, loss, own = made(factory, request.factory)
+
+    def _of(net: nn.Module, optimizer: Optimizer) -> Diagnosis:
+        def _clip() -> None:
+            nn.utils.clip_grad_norm_(net.parameters(), request.clip_norm or 0.0)
+
+        return diagnose(
+            net,
+            batch,
+            loss,
+            steps=request.steps,
+            rate=request.rate,
+            optimizer=optimizer,
+            before_step=None if request.clip_norm is None else _clip,
+        )
+
+    named = _named_optimizer(request)
+    found = _of(model, named or own)
     if not request.convert:
         return found, None
-    return found, diagnose(converted(model), batch, loss, steps=request.steps, rate=request.rate)
+    twin = converted(model)
+    return found, _of(twin, named or _same_for(own))
+
+
+def _named_optimizer(request: Request) -> Optimizer:
+    """Return what makes the optimiser that was named, None where none was; raise UsageError for an unknown name."""
+    if not request.optimizer:
+        return None
+    known = {name.lower(): kind for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
+    known = {name: kind for name, kind in known.items() if issubclass(kind, torch.optim.Optimizer)}
+    known.pop("optimizer", None)
+    if request.optimizer.lower() not in known:
+        raise UsageError(f"no optimizer {request.optimizer!r} in torch.optim; known: {', '.join(sorted(known))}")
+    return functools.partial(known[request.optimizer.lower()], lr=request.rate)
+
+
+def _same_for(optimizer: torch.optim.Optimizer | None) -> Optimizer:
+    """Return what makes an optimiser of the same kind and settings for another model, without its state."""
+    if optimizer is None:
+        return None
+    settings = inspect.signature(type(optimizer)).parameters.keys() & optimizer.defaults.keys()
+    return functools.partial(type(optimizer), **{name: optimizer.defaults[name] for name in settings})
 
 
 def _write(request: Request, found: Diagnosis, after: Diagnosis | None) -> None:

@@ -1,6 +1,7 @@
 """``MODULE:FACTORY``: import a user's function and call it for a model, a batch and a loss.
 
 a tuple (model, batch, loss) or (model, batch)    as ``verify.diagnose`` takes them
+(model, batch, loss, optimizer)                   with the optimiser that trains the model
 a model alone                                     one that holds an example of its input, as ``example_inputs``,
                                                   ``example_input_array`` (Lightning) or ``dummy_inputs``
                                                   (transformers); without a loss in its output, half the mean
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from derive.errors import UsageError
@@ -58,16 +60,23 @@ def load(words: str) -> Callable[[], Any]:
     return found
 
 
-def made(factory: Callable[[], Any], words: str) -> tuple[nn.Module, Any, Loss | None]:
-    """Return what the factory makes as model, batch and loss; raise UsageError where it raises or returns otherwise."""
+Made = tuple[nn.Module, Any, Loss | None, torch.optim.Optimizer | None]
+
+
+def made(factory: Callable[[], Any], words: str) -> Made:
+    """Return what the factory makes as model, batch, loss and optimiser, the last two None where they are left out.
+
+    Raises UsageError where it raises or returns otherwise.
+    """
     try:
         result = factory()
     except (Exception, SystemExit) as problem:
         raise UsageError(f"the factory {words!r} raised {_where(problem)}") from problem
     if isinstance(result, nn.Module):
         return _with_example(result)
-    if isinstance(result, tuple) and len(result) in (2, 3) and isinstance(result[0], nn.Module):
-        return result[0], result[1], result[2] if len(result) == 3 else None
+    if isinstance(result, tuple) and len(result) in (2, 3, 4) and isinstance(result[0], nn.Module):
+        model, batch, loss, optimizer = (*result, None, None)[:4]
+        return model, batch, loss, optimizer
     shown = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"a {type(result).__name__}"
     raise UsageError(f"the factory {words!r} returned {shown}; return (model, batch, loss), the model a torch module")
 
@@ -79,14 +88,14 @@ def _where(problem: BaseException) -> str:
     return first_line(problem) + (f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else "")
 
 
-def _with_example(model: nn.Module) -> tuple[nn.Module, Any, Loss]:
+def _with_example(model: nn.Module) -> Made:
     name = next((n for n in EXAMPLES if getattr(model, n, None) is not None), None)
     if name is None:
         raise UsageError(
             f"the factory returned a model alone, and this {type(model).__name__} holds no example of its input "
             f"({', '.join(EXAMPLES)}); return (model, batch, loss)"
         )
-    return model, getattr(model, name), half_mean_square
+    return model, getattr(model, name), half_mean_square, None
 
 
 def half_mean_square(output: Any) -> Tensor:

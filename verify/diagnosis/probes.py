@@ -123,6 +123,7 @@ def run_alone(site: Site, parameters: Parameters, x: Tensor) -> Tensor:
     if weight is not None and site.transposed:
         held["weight"] = weight.T
     if site.gain:
-        held = {word: p.reshape(-1, 1, 1) if word == "weight" else p.reshape(-1) for word, p in held.items()}
+        made = x if weight is None else x * weight.reshape(-1, 1)
+        return made + held["bias"].reshape(-1, 1) if "bias" in held else made
     z: Tensor = functional_call(site.view, held, (batched(site.shape, site.view, x),))
     return z

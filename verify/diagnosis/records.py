@@ -69,13 +69,18 @@ def evidence_of(first: Observed, step: FirstStep | None, values: Mapping[str, Te
         gradient, update, fall = 0.0, 0.0, 0.0
         for piece in pieces:
             g = piece.of(first.gradients)
-            g = (g.to_dense() if g.is_sparse else g).double()
-            moved = -g if step is None else piece.of(step.moved.after).double() - piece.of(step.moved.before).double()
+            g = _wide(g.to_dense() if g.is_sparse else g)
+            moved = -g if step is None else _wide(piece.of(step.moved.after)) - _wide(piece.of(step.moved.before))
             gradient, update = gradient + float(g.square().sum()), update + float(moved.square().sum())
             fall -= float((g * moved).sum())
         sizes = update**0.5 / weight, gradient**0.5 / weight
         found.append(LayerEvidence(name, site.shape, calls, fall, *sizes, _gain(calls[0], values)))
     return found
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return numbers of at least float32."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _gain(call: Call, values: Mapping[str, Tensor]) -> float | None:

@@ -28,7 +28,7 @@ from verify.diagnosis.probes import Parameters, Probe, parameters_of, probe, run
 from verify.diagnosis.record import Shares
 from verify.diagnosis.samples import Shape, blocks, flat, units_of
 
-MANY = 1 << 22  # entries of all rows, above which a part of the rows is checked
+MANY = 1 << 20  # entries of all rows, above which a part of the rows is checked
 _PART = 256  # rows of such a part
 
 
@@ -123,7 +123,8 @@ def _error_of_part(site: Site, call: Call, g: Tensor, values: Mapping[str, Tenso
     found = torch.autograd.grad(z, list(weights.values()), part.g)
     step = dict(zip(weights, found, strict=True))
     real = _difference(part, parameters_of(site, values), step).reshape(-1)
-    told = (kernel(site.law, part.rows, part.rows, site.kappa) @ part.g).reshape(-1)
+    found_kernel = _trained_rows(site, part.rows, kernel(site.law, part.rows, part.rows, site.kappa))
+    told = (found_kernel @ part.g).reshape(-1)
     return _distance(told, real, (part.factors.unsqueeze(-1) * part.g).reshape(-1))
 
 

@@ -258,3 +258,18 @@ def test_any_encoding_of_the_output(encoding):
     printed = done.stdout.decode(encoding)
     assert "4096 positions" in printed
     assert ("10⁻" if encoding == "utf-8" else "10^-") in printed
+
+
+def test_the_factorys_own_optimizer_and_one_by_name(folder, capsys):
+    (folder / "mine.py").write_text(
+        MODULE + "\ndef own():\n    model = nn.Linear(3, 2)\n"
+        "    return model, (x(), torch.randn(4, 2)), F.mse_loss, torch.optim.Adam(model.parameters(), lr=0.5)\n"
+    )
+    for words, name, rate in ((["mine:own"], "Adam", 0.5), (["mine:own", "--optimizer", "rmsprop"], "RMSprop", 0.01)):
+        assert affdiv.run(["diagnose", *words, "--json", "--convert", "--clip-norm", "1"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        for part in (found, found["converted"]):
+            assert (part["optimizer"], part["rate"]) == (name, rate)
+            assert part["layers"][0]["parts"]["own"] == pytest.approx(1)
+    assert affdiv.run(["diagnose", "mine:own", "--optimizer", "adamant"]) == 2
+    assert "no optimizer 'adamant' in torch.optim; known: adadelta" in capsys.readouterr().err

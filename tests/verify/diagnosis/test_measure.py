@@ -301,3 +301,31 @@ def test_modules_of_torch_jit_are_refused():
     model = nn.Sequential(nn.Linear(2, 2), torch.jit.trace(nn.Linear(2, 2), torch.randn(1, 2)))
     with pytest.raises(UsageError, match=r"torch\.jit compiled"):
         verify.diagnose(model, torch.randn(2, 2), torch.sum)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if "AffineLike" not in name])
+def test_a_part_of_the_rows_gives_the_same_shares(name, monkeypatch):
+    module, x, loss = single(name)
+    every = verify.diagnose(module, x, loss, steps=0).layers[0].shares
+    monkeypatch.setattr(step, "MANY", 0)
+    part = verify.diagnose(module, x, loss, steps=0).layers[0].shares
+    assert (part.own, part.cross) == pytest.approx((every.own, every.cross), rel=1e-9)
+    assert part.elsewhere == 0 and part.error < 1e-11
+
+
+@pytest.mark.parametrize("name", ["Linear", "Conv2d", "Embedding"])
+def test_a_wrong_kernel_is_seen_by_a_part_of_the_rows(name, monkeypatch):
+    real = step.kernel
+    monkeypatch.setattr(step, "MANY", 0)
+    monkeypatch.setattr(step, "kernel", lambda *arguments: real(*arguments) * 1.01)
+    module, x, loss = single(name)
+    assert not verify.diagnose(module, x, loss).ok
+
+
+def test_other_uses_are_seen_where_a_part_of_the_rows_is_checked(monkeypatch):
+    whole = verify.diagnose(*tied())
+    monkeypatch.setattr(step, "MANY", 0)
+    part = verify.diagnose(*tied())
+    for one, other in zip(whole.layers, part.layers, strict=True):
+        if one.shares is not None:
+            assert other.shares.elsewhere == pytest.approx(one.shares.elsewhere, abs=1e-9)
