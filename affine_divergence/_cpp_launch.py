@@ -39,7 +39,7 @@ class Source:
         Kernels read tensors of the first one's type and of the given shapes, at addresses of the CPU, and ``others``, each
         with its shape and its own type.
         """
-        if not suit(tensors, shapes) or not all(_suits(*other) for other in others):
+        if not suit(tensors, shapes) or (others and not all(_suits(*other) for other in others)):
             return None
         tensor = tensors[0]
         work = tensor.numel()
@@ -58,7 +58,9 @@ def suit(tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]]) -> bool:
     if dtype not in ELEMENTS or not unwatched():
         return False
     plain = plain_keys("cpu")
-    return all(
-        type(t) in PLAIN and t.dtype is dtype and t.shape == shape and keys_of(t).raw_repr() in plain
-        for t, shape in zip(tensors, shapes, strict=True)
-    )
+    for tensor, shape in zip(tensors, shapes):  # noqa: B905  # asked at every call: as few steps as can be
+        if type(tensor) not in PLAIN or tensor.dtype is not dtype or tensor.shape != shape:
+            return False
+        if keys_of(tensor).raw_repr() not in plain:
+            return False
+    return True

@@ -119,7 +119,7 @@ def outside_autocast(function: Callable[Given, Result]) -> Callable[Given, Resul
 
     @functools.wraps(function)
     def run(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        if is_compiling() or not _is_any_autocast_enabled():
+        if not _is_any_autocast_enabled() or is_compiling():
             return function(*args, **kwargs)
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             return function(*args, **kwargs)
