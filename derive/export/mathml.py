@@ -30,7 +30,8 @@ def formula(latex: str, display: bool = False) -> str:
     try:
         from latex2mathml.converter import convert
     except ImportError:
-        return f'<math xmlns="{_NAMESPACE}" display="inline"><mtext>{html_text(latex)}</mtext></math>'
+        layout = "block" if display else "inline"
+        return f'<math xmlns="{_NAMESPACE}" display="{layout}"><mtext>{html_text(latex)}</mtext></math>'
 
     for unknown, known in _UNKNOWN:
         latex = latex.replace(unknown, known)
