@@ -50,7 +50,7 @@ def size_of(expression: Expr, defined: Mapping[str, Size]) -> Size:
         base, exponent = parts[0], int(expression.exp)
         grown = Size(min(comb(base.terms + exponent - 1, exponent), _HUGE), base.sums * exponent, worst)
         return grown if base.terms == 1 else _judged(grown)
-    return Size(1, max((part.sums for part in parts), default=0), worst)
+    return Size(1, 0, worst)  # a quotient, a root or a function stays one factor
 
 
 def _product(parts: list[Size], worst: bool) -> Size:
