@@ -77,6 +77,32 @@ class Shares:
 
 
 @dataclass(frozen=True)
+class Extremes:
+    """Where a layer's largest self factors come from.
+
+    Attributes:
+        largest: index (sample, then position) and self factor of the largest ones.
+        features: the features, or channels, with the largest shares of the squared length, and these shares.
+        variation: standard deviation of the self factors over their mean.
+        expected: the same for Gaussian inputs of as many independent entries; None where that is not known.
+    """
+
+    largest: tuple[tuple[list[int], float], ...]
+    features: tuple[tuple[int, float], ...]
+    variation: float
+    expected: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers by name."""
+        return {
+            "largest": [{"index": index, "self_factor": plain(factor)} for index, factor in self.largest],
+            "features": [{"feature": feature, "share": plain(share)} for feature, share in self.features],
+            "variation": plain(self.variation),
+            "expected_variation": plain(self.expected),
+        }
+
+
+@dataclass(frozen=True)
 class Parts:
     """What the first real step does to a layer's activation, as shares of the squared change, which sum to 1.
 
@@ -125,6 +151,7 @@ class LayerDiagnosis:
     note: str = ""
     advice: str = ""
     parts: Parts | None = None
+    extremes: Extremes | None = None
 
     @property
     def factors(self) -> Spread:
@@ -155,6 +182,7 @@ class LayerDiagnosis:
             "elsewhere_share": shares.elsewhere if shares else None,
             "step": {"error": plain(shares.error), "bound": shares.bound, "exact": shares.exact} if shares else None,
             "parts": self.parts.to_json() if self.parts else None,
+            "extremes": self.extremes.to_json() if self.extremes else None,
             "missing": self.missing,
             "note": self.note,
             "advice": self.advice,

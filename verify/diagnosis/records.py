@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from verify.diagnosis.advice import GAIN
 from verify.diagnosis.capture import CLOSED, NO_GRAPH, Call
+from verify.diagnosis.extremes import extremes
 from verify.diagnosis.findings.evidence import LayerEvidence
 from verify.diagnosis.layers import Plan, Unjudged
 from verify.diagnosis.non_finite import is_bad
@@ -172,6 +173,7 @@ def layer_record(
         missing=judged if isinstance(judged, str) else "",
         note="; ".join(notes),
         parts=parts if isinstance(parts, Parts) else None,
+        extremes=None if site.gain or site.closed else extremes(calls),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 
@@ -84,6 +86,22 @@ def transformer6():
     )
     tokens = torch.randint(1, 8000, (4, 128))
     return BertForMaskedLM(config), {"input_ids": tokens, "labels": tokens}
+
+
+def convolutions256():
+    """Return three convolutions on two images of 256 x 256, to be reproduced."""
+    body = [torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3, padding=1)]
+    model = torch.nn.Sequential(*body, torch.nn.ReLU(), torch.nn.Conv2d(16, 3, 3, padding=1))
+    x = torch.randn(2, 3, 256, 256)
+    return model, (x, x), torch.nn.functional.mse_loss
+
+
+def perceptron():
+    """Return three linear layers of width 1024 on 128 rows."""
+    sizes = (784, 1024, 1024, 10)
+    layers = [part for n, m in itertools.pairwise(sizes) for part in (torch.nn.Linear(n, m), torch.nn.ReLU())]
+    batch = torch.randn(128, 784), torch.randint(0, 10, (128,))
+    return torch.nn.Sequential(*layers[:-1]), batch, torch.nn.functional.cross_entropy
 
 
 MODELS = {"resnet": resnet, "vit": vit, "bert": bert, "gpt2": gpt2}

@@ -51,16 +51,27 @@ def _too_large(seen: Evidence) -> Iterator[Finding]:
 
 def _of_spread(seen: Evidence, layer: LayerDiagnosis) -> Finding:
     assert layer.shares is not None
-    s = layer.factors
+    s, told, tails = layer.factors, layer.extremes, ""
+    where: dict[str, object] = {}
+    if told is not None:
+        where = {
+            "largest at": [index for index, _ in told.largest],
+            "features with most of the length": [feature for feature, _ in told.features],
+            "variation": told.variation,
+        }
+        if told.expected is not None:
+            where["variation of Gaussian inputs"] = told.expected
+            if told.variation > limit.HEAVY * told.expected:
+                tails = f"; they vary {told.variation / told.expected:.2g} times as much as with Gaussian inputs"
     return Finding(
         kind="self-factor-spread",
         layer=layer.name,
-        index=None,
+        index=told.largest[0][0][0] if told is not None else None,
         evidence={"ratio": s.ratio, "minimum": s.minimum, "median": s.median, "maximum": s.maximum,
-                  "self share": layer.shares.own},
+                  "self share": layer.shares.own, **where},
         threshold=limit.SPREAD,
         cause=f"self factors of {layer.name or 'the model'} go from {s.minimum:.3g} to {s.maximum:.3g}: the same "
-        "error moves one sample's activation further than another's",
+        f"error moves one sample's activation further than another's{tails}",
         fix=layer.advice or "normalise what it reads",
         share=layer.shares.own * seen.share(layer.name),
     )  # fmt: skip

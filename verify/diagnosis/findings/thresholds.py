@@ -30,4 +30,5 @@ GAIN_RATIO = 10.0  # gain of a layer over the median one: first weights of every
 JUMP = 100.0  # mean square that a layer reads over what the layer in front reads, where it is also that of LARGE_INPUT
 RISE = 1.02  # loss after a step over the loss before
 SPREAD = 1.5  # largest over smallest self factor
+HEAVY = 2.0  # variation of self factors over that of Gaussian inputs with independent entries: told, not judged
 CROSS = 0.9  # share of a layer's own change that other samples make

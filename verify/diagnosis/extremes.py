@@ -1,0 +1,72 @@
+"""Which samples, positions and features make a layer's largest self factors, and whether they spread beyond chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from verify.diagnosis.capture import Call
+from verify.diagnosis.record import Extremes
+from verify.diagnosis.samples import Shape, batched
+
+_TOLD = 3
+
+
+def extremes(calls: Sequence[Call]) -> Extremes:
+    """Return the largest self factors of a layer's first call by sample and position, and the features behind them.
+
+    The expected spread is that of Gaussian inputs with independent entries of the same mean square v: a coefficient of
+    variation of sqrt(2 n) v / (n v + 1), n entries a row, without the 1 where no bias is trained. What spreads far more
+    has heavy tails, or entries that depend on each other.
+    """
+    call = calls[0]
+    by_row = call.factors.float().amax(0)
+    values, places = by_row.topk(min(_TOLD, by_row.numel()))
+    shape = _sample_shape(call)
+    known = math.prod(shape) == by_row.numel()
+    positions = [torch.unravel_index(place, shape) for place in places] if known else [(place,) for place in places]
+    largest = [([int(i) for i in at], float(value)) for at, value in zip(positions, values, strict=True)]
+    mean = float(call.factors.float().mean())
+    variation = float(call.factors.float().std(correction=0)) / mean if mean > 0 else 0.0
+    squares, entries = _features(call)
+    share = squares / squares.sum().clamp_min(1e-38) if squares is not None else None
+    top = [] if share is None else share.topk(min(_TOLD, len(share))).indices.tolist()
+    return Extremes(
+        largest=tuple(largest),
+        features=tuple((k, float(share[k])) for k in top) if share is not None else (),
+        variation=variation,
+        expected=None if squares is None else _expected(float(squares.mean()), entries, call),
+    )
+
+
+def _sample_shape(call: Call) -> tuple[int, ...]:
+    """Return the axes that count samples: batch and position."""
+    if call.site.shape is Shape.TOKENS:
+        return tuple(call.x.shape)
+    if call.site.shape in (Shape.ROWS, Shape.BAGS):
+        return tuple(call.x.shape[:-1]) if call.site.shape is Shape.ROWS else (len(call.x),)
+    images = len(batched(call.site.shape, call.site.view, call.x))
+    if call.gradient is not None:
+        return (images, *batched(call.site.shape, call.site.view, call.gradient).shape[2:])
+    return (images, call.factors.shape[1] // max(images, 1))
+
+
+def _features(call: Call) -> tuple[Tensor | None, int]:
+    """Return the mean square of each feature, channels of images, and how many entries a row holds."""
+    if not call.x.is_floating_point():
+        return None, 0
+    x = batched(call.site.shape, call.site.view, call.x)
+    if call.site.shape is Shape.PATCHES:
+        weight = call.site.view.weight
+        assert isinstance(weight, Tensor)
+        return x.float().square().mean([0, *range(2, x.dim())]), weight[0].numel()
+    return x.float().square().reshape(-1, x.shape[-1]).mean(0), x.shape[-1]
+
+
+def _expected(square: float, entries: int, call: Call) -> float | None:
+    total = entries * square + (1.0 if "bias" in call.site.trained else 0.0)
+    plain = not call.site.law.map and not call.site.offsets_only
+    return math.sqrt(2 * entries) * square / total if plain and total > 0 else None
