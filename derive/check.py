@@ -25,9 +25,9 @@ from derive.algebra.equality import equal
 from derive.algebra.normal import normalise
 from derive.algebra.patience import Deadline, OutOfTime, Watch, go_on, remaining, until
 from derive.evaluation.agreement import FEW, MANY, Agreement, Effort, Sides, agreement
-from derive.evaluation.findings import Finding
-from derive.evaluation.maps import map_findings
-from derive.evaluation.result import result_findings
+from derive.evaluation.findings import Finding, Statement
+from derive.evaluation.maps import map_findings, map_statements
+from derive.evaluation.result import result_findings, statements
 from derive.forward_map import Definition
 from derive.record import CancellingMap, Claim, Derivation, Status, Step, Verdict
 
@@ -56,6 +56,21 @@ def checked_map(found: CancellingMap, seconds: float = SECONDS) -> CancellingMap
 def check_step(step: Step, seed: int = 0, seconds: float = SECONDS) -> Verdict:
     """Return the verdict of one step; ``seed`` chooses the evaluation points."""
     return _check_step(step, seed, Deadline(seconds))
+
+
+def statements_of(stated: Record) -> tuple[Statement, ...]:
+    """Return the statements of a derivation or of a map, without looking at them."""
+    return tuple(statements(stated) if isinstance(stated, Derivation) else map_statements(stated))
+
+
+@lru_cache(maxsize=256)
+def check_claims(stated: Record, seed: int = 0) -> tuple[Claim, ...]:
+    """Return the statements of a derivation or of a map with the verdicts of independent evaluation alone.
+
+    ``seed`` chooses the evaluation points.
+    """
+    look = _of_result if isinstance(stated, Derivation) else _of_map
+    return tuple(_claim(finding, ()) for finding in look(stated, seed, Deadline(SECONDS)))
 
 
 def _checked(derivation: Derivation, deadline: Deadline) -> Derivation:
@@ -90,7 +105,8 @@ def _findings(look: Callable[..., list[Finding]], subject: Record, deadline: Dea
     return _known[subject]
 
 
-_of_result, _of_map = result_findings, map_findings
+_of_result: Callable[..., list[Finding]] = result_findings
+_of_map: Callable[..., list[Finding]] = map_findings
 _known: dict[Record, list[Finding]] = {}
 
 

@@ -37,6 +37,11 @@ def map_findings(found: CancellingMap, seed: int = 0, patience: Patience | None 
     return Inquiry(found.mapped, expressions, about.kappa).findings(about.statements(), seed, patience)
 
 
+def map_statements(found: CancellingMap) -> list[Statement]:
+    """Return what is stated of a map."""
+    return _Map(found).statements()
+
+
 class _Map:
     """The statements of a map."""
 

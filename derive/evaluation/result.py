@@ -22,7 +22,7 @@ from derive.evaluation.rules import rule_statements
 if TYPE_CHECKING:
     from derive.record import Derivation
 
-_eighth = sympy.Rational(1, 8)
+_RATES = (sympy.Rational(1, 8), sympy.S.One, sympy.Integer(8), sympy.Integer(64))  # a kink may lie far away
 
 
 def result_findings(derivation: Derivation, seed: int = 0, patience: Patience | None = None) -> list[Finding]:
@@ -192,7 +192,8 @@ class _Result:
         weights = reference.drawn("loss gradient", case.places[:3])
         gradient, seen = reference.pulled(weights), False
         count = 3 if order is None else order + 2
-        scale = case.plain.constant(_eighth)
+        rate = _RATES[case.plain.seed % len(_RATES)]
+        scale = case.plain.constant(rate)
         steps = [{k: -t * scale * v for k, v in gradient.items()} for t in range(count)]
         for place in case.places[:3]:
             values = [reference.after(step).value(place) for step in steps]
@@ -200,7 +201,7 @@ class _Result:
                 first = scale * reference.along(place, {k: -v for k, v in gradient.items()})
                 if not case.same(values[1] - values[0], first):
                     words = f"{shown(values[1] - values[0])}, not {shown(first)}"
-                    raise Refuted(f"the activation moves by {words}, at {case.words(place)} for eta = 1/8")
+                    raise Refuted(f"the activation moves by {words}, at {case.words(place)} for eta = {rate}")
             if order is not None and not case.same(_difference(values, order + 1), 0):
                 raise Refuted(f"the change has a power of eta above {order} at {case.words(place)}")
             seen |= not case.same(_difference(values, 2 if order is None else order), 0)

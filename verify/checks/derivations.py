@@ -1,57 +1,74 @@
-"""Every step of a layer's derivation and of its cancelling maps, re-checked by exact evaluation (``derive.check``).
+"""Every step and every stated result of a layer's derivation and of its cancelling maps, checked by ``derive.check``.
 
-Generated maps may solve a variant of the layer: centred, without a bias, in groups. Its steps are checked beside the
-layer's own; derivations of one name over two and over three axes of space are told apart by the ending of the id.
+Generated maps may solve a variant of the layer: centred, without a bias, in groups. It is checked beside the layer
+itself; derivations of one name over two and over three axes of space are told apart by the ending of the id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
-from derive.check import check_step
-from derive.record import Derivation, Status, Step
-from verify.checks.cases import Source, Subject
+from derive.check import check_claims, check_step, statements_of
+from derive.record import CancellingMap, Derivation, Status, Verdict
+from verify.checks.cases import Subject
 from verify.checks.record import Outcome, Setting, Task
 from verify.derived import derived
 
 
 def tasks(layer: str, subjects: Iterable[Subject] = ()) -> list[Task]:
-    """Return one task for each step of the layer and of the maps that its subjects compute, none of them twice."""
-    own = {step.id: step for step in steps_of(layer)}
-    found = {f"derivation/{identity}": step for identity, step in own.items()}
+    """Return one task for each step and each statement of the layer and of the maps that its subjects compute."""
+    own = {part.name: part for part in _all_parts(derived(layer))}
+    found = {f"derivation/{name}": part for name, part in own.items()}
     for subject in subjects:
-        for step in _steps_of_source(subject.source()):
-            if step.id not in own:
-                found[subject.derivation_identity(step.id)] = step
-    return [_task(layer, identity, step) for identity, step in found.items()]
+        source = subject.source()
+        for stated in (source.of_layer, source.found):
+            for part in _parts(stated) if stated is not None else ():
+                if part.name not in own:
+                    found[subject.derivation_identity(part.name)] = part
+    return [_task(layer, identity, part) for identity, part in found.items()]
 
 
 def tasks_of_derivation(layer: str, derivation: Derivation) -> list[Task]:
-    """Return one task for each step of a derivation and of its maps."""
-    return [_task(layer, f"derivation/{step.id}", step) for step in _all_steps(derivation)]
+    """Return one task for each step and each statement of a derivation and of its maps."""
+    return [_task(layer, f"derivation/{part.name}", part) for part in _all_parts(derivation)]
 
 
-def steps_of(layer: str) -> tuple[Step, ...]:
-    """Return the steps of a layer's derivation and of every map that cancels its divergence."""
-    return _all_steps(derived(layer))
+@dataclass(frozen=True)
+class _Part:
+    """A step or a statement: its id, the equation that it is about, and its check at a seed."""
+
+    name: str
+    equation: str
+    check: Callable[[int], Verdict]
 
 
-def _all_steps(derivation: Derivation) -> tuple[Step, ...]:
-    return (*derivation.steps, *(step for found in derivation.solutions for step in found.steps))
+def _parts(stated: Derivation | CancellingMap) -> Iterator[_Part]:
+    """Yield the steps of a derivation or of a map, then what it states as its result."""
+    for step in stated.steps:
+        yield _Part(step.id, step.id, partial(check_step, step))
+    for statement in statements_of(stated):
+        prefix = statement.name.partition("/result-")[0]
+        yield _Part(
+            statement.name, f"{prefix}/{statement.step or 'self-factor'}", partial(_claimed, stated, statement.name)
+        )
 
 
-def _steps_of_source(source: Source) -> Iterator[Step]:
-    """Yield the steps of a layer, and of the map that solves it where there is one."""
-    yield from source.of_layer.steps
-    if source.found is not None:
-        yield from source.found.steps
+def _all_parts(derivation: Derivation) -> Iterator[_Part]:
+    for stated in (derivation, *derivation.solutions):
+        yield from _parts(stated)
 
 
-def _task(layer: str, identity: str, step: Step) -> Task:
+def _claimed(stated: Derivation | CancellingMap, name: str, seed: int) -> Verdict:
+    return next(claim.verdict for claim in check_claims(stated, seed) if claim.id == name)
+
+
+def _task(layer: str, identity: str, part: _Part) -> Task:
     def run(setting: Setting) -> Outcome:
-        """Check the step."""
-        verdict = check_step(step, setting.seed)
+        """Check the step or the statement."""
+        verdict = part.check(setting.seed)
         ok = {Status.PROVED: True, Status.SAMPLED: True, Status.REFUTED: False}.get(verdict.status)
         return Outcome(f"{verdict.status.value}: {verdict.method}", ok=ok)
 
-    return Task(identity, layer, "sympy", "exact", step.id, run, uses_device=False)
+    return Task(identity, layer, "sympy", "exact", part.equation, run, uses_device=False)

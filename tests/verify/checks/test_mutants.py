@@ -12,6 +12,7 @@ from verify.checks.cases import Laid, Source
 from verify.checks.layers import subjects_of
 from verify.checks.record import Setting, Status
 from verify.checks.runner import run_task
+from verify.derived import derived
 
 SETTING = Setting(seed=1)
 
@@ -183,12 +184,21 @@ def test_not_a_number_is_a_failure():
 
 @pytest.mark.parametrize("step", ["self-factor", "update-kernel", "activation-change", "loss-gradient-W"])
 def test_a_corrupted_step_fails_its_check(step, monkeypatch):
-    good = derivations.steps_of("affine")
-    corrupt = tuple(replace(s, after=2 * s.after) if s.id == f"affine/{step}" else s for s in good)
-    monkeypatch.setattr(derivations, "steps_of", lambda layer: corrupt)
+    good = derived("affine")
+    corrupt = tuple(replace(s, after=2 * s.after) if s.id == f"affine/{step}" else s for s in good.steps)
+    monkeypatch.setattr(derivations, "derived", lambda layer: replace(good, steps=corrupt))
     check = status_of(derivations.tasks("affine"), f"affine/{step}")
     assert check.status is Status.FAIL
     assert check.reason.startswith("refuted")
+
+
+def test_a_wrong_result_fails_its_check_beside_right_steps(monkeypatch):
+    good = derived("affine")
+    monkeypatch.setattr(derivations, "derived", lambda layer: replace(good, kernel=2 * good.kernel))
+    tasks = derivations.tasks("affine")
+    assert status_of(tasks, "affine/update-kernel").status is Status.PASS
+    check = status_of(tasks, "affine/result-kernel")
+    assert check.status is Status.FAIL and check.reason.startswith("refuted")
 
 
 def test_an_unverified_step_is_skipped_not_passed(monkeypatch):
