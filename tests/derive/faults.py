@@ -5,135 +5,24 @@ A fault patches the deriver alone, never ``derive.evaluation``. Beside it stands
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import _lru_cache_wrapper, cached_property
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import pytest
 import sympy
 from sympy import Add, Expr, KroneckerDelta, Mul, Pow
-from sympy.core.cache import clear_cache
 
 from derive import cancel, deriver, rules
-from derive.algebra import differentiate, eliminate, nodes, normal, present
+from derive.algebra import differentiate, eliminate, index, nodes, normal, present
 from derive.algebra.nodes import Divides, IndexedSum, Within
 from derive.deriver import Deriver
 from derive.forward_map import Layer
 from derive.properties.limits import Limits
 from derive.properties.profile import _Decisions
 from derive.record import Limit, Property
-
-Patch = Callable[[pytest.MonkeyPatch], None]
-
-W, V, B, SQUARE, ROW = 'W = ["m", "n"]', 'V = ["m"]', 'b = ["m"]', 'W = ["n", "n"]', 'w = ["k"]'
-
-LAYERS: dict[str, tuple[str, str, str]] = {  # parameters, intermediates, formula
-    "tanh": (W, "", "z[i] = tanh(sum[j](W[i,j]*x[j]))"),
-    "exp": (W, "", "z[i] = exp(sum[j](W[i,j]*x[j]))"),
-    "log": (W, "", "z[i] = log(sum[j](W[i,j]**2*x[j]**2))"),
-    "waves": (W, "", "z[i] = sum[j](sin(W[i,j]*x[j]) + cos(W[i,j])*x[j])"),
-    "abs": (W, "", "z[i] = sum[j](abs(W[i,j]*x[j]) + W[i,j])"),
-    "root": (W, "", "z[i] = sum[j](W[i,j]*x[j])/sqrt(sum[j](W[i,j]**2) + 1)"),
-    "largest": (W, "", "z[i] = max(sum[j](W[i,j]*x[j]), 0)"),
-    "square": (W, "", "z[i] = sum[j](W[i,j]**2*x[j])"),
-    "squared": (f"{W}\n{V}", "", "z[i] = (sum[j](W[i,j]*x[j]) + V[i])**2"),
-    "both": (f"{W}\n{V}", "", "z[i] = V[i]*sum[j](W[i,j]*x[j])"),
-    "halves": (f"{W}\n{B}", "", "z[i] = sum[j](3*W[i,j]*x[j])/2 + b[i]/sqrt(4*sum[j](x[j]**2) + 8)"),
-    "steps": (f"{W}\n{B}", '"u[i] = sum[j](W[i,j]*x[j]) + b[i]"', "z[i] = u[i]**2"),
-    "deep": (f'{SQUARE}\nV = ["m", "n"]', '"u[i] = sum[j](W[i,j]*x[j])"', "z[i] = sum[j](V[i,j]*u[j])"),
-    "soft": (W, '"u[i] = sum[j](W[i,j]*x[j])", "q = sum[i](u[i]**2)"', "z[i] = u[i]/sqrt(q)"),
-    "window": ('W = ["k"]', "", "z[p] = sum[l](W[l]*x[2*p + l])"),
-    "shared": (ROW, "", "z[p] = sum[l:n](w[p + l]*x[l])"),
-    "ones": (W, "", "z[i] = sum[j,l:k](W[i,j]*x[j])"),
-    "twice": (SQUARE, "", "z[i] = sum[j,l](W[i,j]*W[j,l]*x[l])"),
-}
-
-
-def text(name: str) -> str:
-    """The layer file of a made-up layer."""
-    parameters, intermediates, formula = LAYERS[name]
-    axis = "n" if name == "twice" else "m"
-    head = 'name = "made"\nsizes = ["n", "m", "k"]\n[input]\nx = ["n"]\n[parameters]\n'
-    return f'{head}{parameters}\n[output]\nz = ["{axis}"]\ndefinitions = [{intermediates}]\nformula = "{formula}"\n'
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A fault: how it is put in, and the layer (one of ``LAYERS`` or a built-in one) and rule on which it tells."""
-
-    layer: str
-    patch: Patch
-    rule: str = "sgd"
-
-
-@contextmanager
-def fresh() -> Iterator[None]:
-    """Forget everything that the deriver has worked out, before and after."""
-    forget()
-    try:
-        yield
-    finally:
-        forget()
-
-
-def forget() -> None:
-    """Clear every cache of the deriver, and SymPy's."""
-    for name, module in list(sys.modules.items()):
-        if name.split(".")[0] == "derive" and not name.startswith("derive.evaluation"):
-            for kept in vars(module).values():
-                if isinstance(kept, _lru_cache_wrapper):
-                    kept.cache_clear()
-    normal._known.clear()
-    clear_cache()
-
-
-def wrapped(module: Any, name: str, change: Callable[[Any], Any]) -> Patch:
-    """Change what a function returns."""
-
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        right = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a, **k: change(right(*a, **k)))
-
-    return patch
-
-
-def instead(module: Any, name: str, wrong: Any) -> Patch:
-    """Put another function, or a property, in the place of one."""
-
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, name, wrong)
-
-    return patch
-
-
-def stage(name: str, change: Callable[[Deriver, Any], Any]) -> Patch:
-    """Change what a stage of the derivation gives."""
-
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        right = getattr(Deriver, name)
-        if isinstance(right, cached_property):
-            wrong = cached_property(lambda self: change(self, right.func(self)))
-            wrong.__set_name__(Deriver, name)
-            monkeypatch.setattr(Deriver, name, wrong)
-        else:
-            monkeypatch.setattr(Deriver, name, lambda self, *a: change(self, right(self, *a)))
-
-    return patch
-
-
-def slope(kind: type[Expr], wrong: Callable[[Expr], Expr]) -> Patch:
-    """Give one function a wrong slope."""
-
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        right = differentiate.outer_derivative
-        monkeypatch.setattr(
-            differentiate, "outer_derivative", lambda e, k: wrong(e) if isinstance(e, kind) else right(e, k)
-        )
-
-    return patch
+from tests.derive.patches import Fault, Patch, instead, slope, stage, wrapped
 
 
 def first_factor(expression: Expr, variable: Expr, scope: Any) -> Expr:
@@ -324,6 +213,12 @@ def limit(name: str, change: Callable[[Limit], Limit]) -> Patch:
     return patch
 
 
+def doubled_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SymPy's limits are twice what they should be."""
+    right = sympy.limit
+    monkeypatch.setattr(sympy, "limit", lambda *a, **k: 2 * right(*a, **k))
+
+
 def prop(name: str, change: Callable[[Property], Property]) -> Patch:
     """Change a property of every map."""
 
@@ -389,6 +284,7 @@ FAULTS: dict[str, Fault] = {
     # rules
     "half the velocity": Fault("affine", moved_by("mu", lambda mu: mu / 2), "momentum"),
     "decay of the other sign": Fault("affine", moved_by("lam", lambda lam: -lam), "weight-decay"),
+    "twice the plain step": Fault("affine", wrapped(rules, "_plain", lambda step: 2 * step), "momentum"),
     "biases decay": Fault("affine", everything_decays, "weight-decay"),
     "twice the rate": Fault("affine", moved_by("eta", lambda eta: 2 * eta), "momentum"),
     "no rate": Fault("affine", moved_by("eta", lambda eta: sympy.S.One), "nlms"),
@@ -399,11 +295,15 @@ FAULTS: dict[str, Fault] = {
     "an offset counted twice": Fault("affine", constant_forgotten),
     "a map without its scale": Fault("linear", unscaled),
     "a residual called zero": Fault("linear", no_residual),
+    "scales of the wrong parameters": Fault(
+        "affine", instead(cancel, "_scale_of", lambda fam, name, f, h: h if name in fam.weights else f)
+    ),
     "half the energy": Fault("linear", other_energy),
     # limits
     "a limit at zero": Fault("affine", limit("zero", lambda found: replace(found, factor=2 * found.factor))),
     "a limit of the offset": Fault("affine", limit("zero", lambda found: replace(found, offset=found.offset / 2))),
     "a limit far away": Fault("linear", limit("infinity", lambda found: replace(found, factor=3 * found.factor))),
+    "every limit doubled": Fault("linear", doubled_limits),
     "a length for a value": Fault("linear", limit("infinity", lambda found: replace(found, kind="value"))),
     "no bound far away": Fault("linear", limit("infinity", lambda found: replace(found, kind="unbounded"))),
     "scale invariant": Fault("affine", prop("scale_invariant", lambda p: replace(p, value=True))),
@@ -413,6 +313,8 @@ FAULTS: dict[str, Fault] = {
     "not bounded": Fault("linear", prop("bounded", lambda p: replace(p, value=False))),
     # binders
     "a renaming that captures": Fault("deep", instead(nodes, "_rename_sum", captured)),
+    "no fresh index": Fault("deep", instead(index.Index, "fresh", lambda self: self)),
+    "no primed index": Fault("both", instead(index.Index, "primed", lambda self: self)),
     "sums merged under one name": Fault("both", instead(normal, "_open", careless_open)),
     "no fresh names": Fault("squared", instead(normal, "unused", lambda bound, taken: {i: i for i in bound})),
     # contents of sums

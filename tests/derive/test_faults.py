@@ -11,7 +11,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import derive.cli
-from tests.derive.faults import FAULTS, LAYERS, Fault, fresh, text
+from tests.derive.faults import FAULTS
+from tests.derive.patches import LAYERS, Fault, fresh, text
 
 
 @pytest.fixture(autouse=True)
