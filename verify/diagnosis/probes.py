@@ -34,6 +34,7 @@ class Probe:
         g: the gradient at the chosen rows (groups, chosen, units).
         factors: their self factors (groups, chosen).
         take: the same entries of another input of the same shape.
+        windows: whether ``x`` holds what single positions of a convolution read.
     """
 
     site: Site
@@ -43,9 +44,12 @@ class Probe:
     g: Tensor
     factors: Tensor
     take: Callable[[Tensor], Tensor]
+    windows: bool = False
 
     def run(self, parameters: Parameters, x: Tensor | None = None) -> Tensor:
         """Return the layer's output at the chosen rows, (groups, chosen, units)."""
+        if self.windows:
+            return _on_windows(self.site, parameters, self.x if x is None else x)
         z = run_alone(self.site, parameters, self.x if x is None else x)
         return units_of(self.site.shape, self.site.view, z)[:, self.places]
 
@@ -101,7 +105,16 @@ def _windows(call: Call, g: Tensor, places: int) -> Probe:
     laid = rows_of(site.shape, view, torch.zeros_like(cut) if site.offsets_only else cut)
     rows = images[which] * each + there
     kept = units_of(site.shape, site.view, g)[:, rows].double()
-    return Probe(alone, cut, laid, torch.arange(len(rows)), kept, call.factors[:, rows].double(), _take)
+    return Probe(alone, cut, laid, torch.arange(len(rows)), kept, call.factors[:, rows].double(), _take, True)
+
+
+def _on_windows(site: Site, parameters: Parameters, x: Tensor) -> Tensor:
+    """Return a convolution at one position of each window: the products of what it reads, much faster in float64."""
+    rows = rows_of(site.shape, site.view, x)
+    weight = parameters["weight"].reshape(rows.shape[0], -1, rows.shape[2])
+    z = rows @ weight.mT
+    bias = parameters.get("bias")
+    return z if bias is None else z + bias.reshape(rows.shape[0], 1, -1)
 
 
 def _without_padding(view: Any) -> Any:
