@@ -115,8 +115,15 @@ def verify(
 def bench(
     device: Annotated[str, typer.Option(help="Where to measure: cpu or cuda.")] = "cpu",
     shapes: Annotated[
-        str, typer.Option(metavar="SHAPE,..", help="BATCHxINxOUT, or for images BATCHxINxOUTxLENGTHxKERNEL.")
+        str,
+        typer.Option(
+            metavar="SHAPE,..",
+            help="BATCHxINxOUT, for images BATCHxINxOUTxLENGTHxKERNEL; with --spec all sizes, as B=64:n=512:m=256.",
+        ),
     ] = "",
+    spec: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Time the maps of the layer in this file instead.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64; by the device if not named.")] = "",
     seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="How long to launch at each shape.")] = 20.0,
     quick: Annotated[bool, typer.Option("--quick", help="Small shapes, few launches, no compiler: to try it.")] = False,
@@ -130,8 +137,22 @@ def bench(
 ) -> None:
     """Measure the layers against torch's and others', launch by launch in turn: both passes, memory, ratios.
 
-    A run takes two to four minutes on two cores. What is not installed is named and left out.
+    A run takes two to four minutes on two cores. What is not installed is named and left out. With --spec the layer in
+    a file: its maps on each backend against the layer composed in torch, and which kernels ran.
     """
+    if spec is not None:
+        from verify.bench.layer_command import bench_layer
+
+        bench_layer(
+            str(spec),
+            (device, dtype, seconds, quick, seed),
+            shapes=shapes,
+            threads=threads,
+            out=out,
+            plot=plot,
+            json=json,
+        )
+        return
     from verify.bench.record import write_text
     from verify.bench.results_file import append, check_file, described
     from verify.bench.shapes import default_shapes, parse_shape

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from derive.errors import UsageError
+from verify.bench.layer_speed import LayerSpeed
 from verify.bench.record import circumstances, write_json
 from verify.bench.rows import SCHEMA, Speed
 from verify.files import check_folder
 from verify.package_sources import digests
 
 
-def described(speed: Speed) -> dict[str, Any]:
+def described(speed: Speed | LayerSpeed) -> dict[str, Any]:
     """Return a run as plain data with its circumstances and the digest of every generated source."""
     where = circumstances()
     where["device"].update(threads=torch.get_num_threads(), load_average=os.getloadavg())
@@ -25,25 +26,28 @@ def described(speed: Speed) -> dict[str, Any]:
     return {**speed.to_json(), "circumstances": {**where, "sources": digests()}}
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, schema: str = SCHEMA) -> None:
     """Raise UsageError unless runs can be added to the file; called before anything is measured."""
     check_folder(path.parent, (path.name,))
-    _runs(path)
+    _runs(path, schema)
 
 
 def append(path: Path, run: dict[str, Any]) -> None:
-    """Add a run to the file, atomically; it is the last of its ``runs``."""
-    write_json(path, {"schema": SCHEMA, "runs": [*_runs(path), run]})
+    """Add a run to the file, atomically; it is the last of its ``runs``, which all have one schema."""
+    schema = str(run["schema"])
+    write_json(path, {"schema": schema, "runs": [*_runs(path, schema), run]})
 
 
-def _runs(path: Path) -> list[dict[str, Any]]:
+def _runs(path: Path, schema: str) -> list[dict[str, Any]]:
     """Return the runs of a file, none if there is no file; raise UsageError if it holds something else."""
     if not path.exists():
         return []
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        if held["schema"] == SCHEMA and isinstance(held["runs"], list):
+        if held["schema"] == schema and isinstance(held["runs"], list):
             return held["runs"]
     except (ValueError, KeyError, TypeError):
         pass
-    raise UsageError(f"{str(path)!r} exists and holds no benchmark results; name another file with --out, or move it")
+    raise UsageError(
+        f"{str(path)!r} exists and holds no benchmark results of this kind; name another file with --out, or move it"
+    )
