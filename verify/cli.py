@@ -140,52 +140,14 @@ def bench(
     A run takes two to four minutes on two cores. What is not installed is named and left out. With --spec the layer in
     a file: its maps on each backend against the layer composed in torch, and which kernels ran.
     """
-    if spec is not None:
-        from verify.bench.layer_command import bench_layer
+    from verify.bench.command import Settings, bench_layers
+    from verify.bench.layer_command import bench_layer
 
-        bench_layer(
-            str(spec),
-            (device, dtype, seconds, quick, seed),
-            shapes=shapes,
-            threads=threads,
-            out=out,
-            plot=plot,
-            json=json,
-        )
-        return
-    from verify.bench.record import write_text
-    from verify.bench.results_file import append, check_file, described
-    from verify.bench.shapes import default_shapes, parse_shape
-    from verify.bench.speed import DEFAULT_DTYPES, Request, measure, thread_counts
-    from verify.bench.speed_plot import plot as drawn
-    from verify.bench.speed_table import print_speed
-    from verify.files import check_folder
-    from verify.run.progress import watching
-    from verify.run.table import print_json
-    from verify.threads import so_many_threads
-
-    named = tuple(shapes.split(",")) if shapes else default_shapes(device, quick)
-    chosen = dtype or DEFAULT_DTYPES.get(device, "float32")
-    request = Request(tuple(map(parse_shape, named)), device, chosen, seconds, quick, seed)
-    request.check()
-    counts = thread_counts(threads)
-    if out is not None:
-        check_file(out)
-    if plot is not None:
-        check_folder(plot.parent, (plot.name,))
-    runs = []
-    for count in counts:
-        with watching() as watcher, so_many_threads(count):
-            speed = measure(request, watcher.report)
-            runs.append(described(speed))
-        if out is not None:
-            append(out, runs[-1])
-        if not json:
-            print_speed(speed)
-    if plot is not None:
-        write_text(plot, drawn(speed))
-    if json:
-        print_json(runs[0] if len(runs) == 1 else {"schema": runs[0]["schema"], "runs": runs})
+    settings = Settings(device, dtype, seconds, quick, seed, shapes, threads, out, plot, json)
+    if spec is None:
+        bench_layers(settings)
+    else:
+        bench_layer(str(spec), settings)
 
 
 def diagnose(

@@ -120,7 +120,7 @@ def _leading_axes(subject: Subject, case: Case) -> float:
     flat = module(values)
     pairs = {n: t.unflatten(0, (2, 3)) if n in case.inputs else t for n, t in values.items()}
     alone = {n: t[0] if n in case.inputs else t for n, t in values.items()}
-    return distance([module(pairs).flatten(0, 1), module(alone)], [flat, flat[0]])
+    return distance([module(pairs), module(alone)], [flat.unflatten(0, (2, 3)), flat[0]])
 
 
 def _layouts(subject: Subject, case: Case, generator: torch.Generator) -> Iterator[float]:

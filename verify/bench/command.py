@@ -1,0 +1,78 @@
+"""The command ``affdiv bench``: what was asked for is checked before anything is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from verify.bench.layer_speed import LayerSpeed
+from verify.bench.record import write_text
+from verify.bench.results_file import append, check_file, described
+from verify.bench.rows import Speed
+from verify.bench.shapes import Shape, default_shapes, parse_shape
+from verify.bench.speed import DEFAULT_DTYPES, Progress, Request, measure, thread_counts
+from verify.bench.speed_plot import plot as drawn
+from verify.bench.speed_table import print_speed
+from verify.files import check_folder
+from verify.run.progress import watching
+from verify.run.table import print_json
+from verify.threads import so_many_threads
+
+Run = TypeVar("Run", Speed, LayerSpeed)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of the command, as they were given."""
+
+    device: str
+    dtype: str
+    seconds: float
+    quick: bool
+    seed: int
+    shapes: str
+    threads: str
+    out: Path | None
+    plot: Path | None
+    json: bool
+
+    def request(self, shapes: tuple[Shape, ...] = ()) -> Request:
+        """Return what to measure; UsageError for a device or a type that cannot be used."""
+        chosen = self.dtype or DEFAULT_DTYPES.get(self.device, "float32")
+        request = Request(shapes, self.device, chosen, self.seconds, self.quick, self.seed)
+        request.check()
+        return request
+
+
+def bench_layers(settings: Settings) -> None:
+    """Measure the shipped layers and report."""
+    named = settings.shapes.split(",") if settings.shapes else default_shapes(settings.device, settings.quick)
+    request = settings.request(tuple(map(parse_shape, named)))
+    counts = thread_counts(settings.threads)
+    if settings.out is not None:
+        check_file(settings.out)
+    if settings.plot is not None:
+        check_folder(settings.plot.parent, (settings.plot.name,))
+    last = measured(settings, counts, lambda progress: measure(request, progress), print_speed)
+    if settings.plot is not None:
+        write_text(settings.plot, drawn(last))
+
+
+def measured(
+    settings: Settings, counts: tuple[int, ...], run: Callable[[Progress], Run], show: Callable[[Run], None]
+) -> Run:
+    """Measure with each number of threads; add every run to the file of results, show it, and return the last."""
+    runs: list[dict[str, Any]] = []
+    for count in counts:
+        with watching() as watcher, so_many_threads(count):
+            speed = run(watcher.report)
+            runs.append(described(speed))
+        if settings.out is not None:
+            append(settings.out, runs[-1])
+        if not settings.json:
+            show(speed)
+    if settings.json:
+        print_json(runs[0] if len(runs) == 1 else {"schema": runs[0]["schema"], "runs": runs})
+    return speed
