@@ -1,17 +1,64 @@
-"""The command ``affdiv generate``: write a generated package, or check that it is what the derivations say."""
+"""The generated code on the command line: ``layers`` says what there is, ``generate`` writes or checks it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from derive.forward_map import Layer
 
 
 def register(app: typer.Typer) -> None:
     """Add this room's commands to the program."""
+    app.command("layers", rich_help_panel="Mathematics")(layers)
     app.command("generate")(generate)
+
+
+def layers(
+    layer: Annotated[
+        str | None,
+        typer.Argument(metavar="[LAYER|FILE.toml]", help="One layer, with the targets that have kernels for it."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """List every layer, or one, with its self factor and the maps that cancel it; compositions are written A>B.
+
+    Below all layers stand the generated GPU kernels, each with the devices that verified its present source; below a
+    layer in a file the targets that have kernels for it, and for the others why not.
+    """
+    from derive.cli import named_layer, print_result
+    from derive.export.kernels import kernel_lines, kernel_rows, recorded_runs
+    from derive.export.summary import SCHEMA, generated_manifest, layer_rows, with_generated
+    from derive.export.terminal import table_lines
+    from derive.layers import layer as shipped
+    from derive.layers import layer_names
+
+    if layer is None:
+        rows = with_generated(layer_rows({name: shipped(name) for name in layer_names()}))
+        kernels = kernel_rows(generated_manifest().get("files", {}), recorded_runs())
+        told = {"schema": SCHEMA, "layers": rows, "kernels": kernels}
+        print_result(told if as_json else [*table_lines(rows), *kernel_lines(kernels)])
+        return
+    chosen = named_layer(layer)
+    rows = with_generated(layer_rows({layer if layer in layer_names() else chosen.name: chosen}))
+    targets = _targets(chosen) if layer.endswith(".toml") else {}
+    lines = [f"{name:<8} {text}" for name, text in targets.items()]
+    found: dict[str, Any] = {"schema": SCHEMA, "layers": rows, "targets": targets}
+    print_result(found if as_json else [*table_lines(rows), *([""] if lines else []), *lines])
+
+
+def _targets(layer: Layer) -> dict[str, str]:
+    """Return for each target whether it has kernels for a layer, or why not."""
+    from codegen.layer_package import TARGETS, build_layer
+    from codegen.package import MANIFEST
+
+    lacking = json.loads(build_layer(layer)[MANIFEST])["without"]
+    own = {"torch": "torch's operations"}
+    return {t: f"none: {lacking[t]['text']}" if t in lacking else own.get(t, "kernels") for t in TARGETS}
 
 
 def generate(

@@ -1,4 +1,4 @@
-"""The mathematics on the command line: ``layers``, ``derive``, ``solve`` and ``latex``.
+"""The mathematics on the command line: ``derive``, ``solve`` and ``latex``.
 
 Every function imports what it needs when it runs, so that the program's help costs nothing.
 """
@@ -37,24 +37,8 @@ class Format(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this room to the program."""
-    for command in (layers, derive, solve, latex):
+    for command in (derive, solve, latex):
         app.command()(command)
-
-
-def layers(as_json: AsJson = False) -> None:
-    """List every layer with its self factor and the maps that cancel it; compositions are written A>B.
-
-    Below stand the generated GPU kernels, each with the devices that verified its present source.
-    """
-    from derive.export.kernels import kernel_lines, kernel_rows, recorded_runs
-    from derive.export.summary import SCHEMA, generated_manifest, layer_rows, with_generated
-    from derive.export.terminal import table_lines
-    from derive.layers import layer, layer_names
-
-    rows = with_generated(layer_rows({name: layer(name) for name in layer_names()}))
-    kernels = kernel_rows(generated_manifest().get("files", {}), recorded_runs())
-    told = {"schema": SCHEMA, "layers": rows, "kernels": kernels}
-    _print(told if as_json else [*table_lines(rows), *kernel_lines(kernels)])
 
 
 def derive(
@@ -69,11 +53,11 @@ def derive(
     from derive.export.json_schema import derivation_to_json
     from derive.export.terminal import derivation_lines
 
-    chosen = _layer(layer)
+    chosen = named_layer(layer)
     derivation = _full(chosen) if rule == "sgd" else _under(chosen, rule)
     derivation = derivation.check() if check else derivation
     data = derivation_to_json(derivation)
-    _print(data if as_json else derivation_lines(data))
+    print_result(data if as_json else derivation_lines(data))
     if check:
         _stop_unless_verified(data, quiet=as_json)
 
@@ -83,8 +67,8 @@ def solve(layer: LayerName, angle: Angle = None, as_json: AsJson = False) -> Non
     from derive.export.json_schema import solutions_to_json
     from derive.export.terminal import solutions_lines
 
-    data = solutions_to_json(_full(_layer(layer), angle))
-    _print(data if as_json else solutions_lines(data))
+    data = solutions_to_json(_full(named_layer(layer), angle))
+    print_result(data if as_json else solutions_lines(data))
 
 
 def latex(
@@ -131,10 +115,10 @@ def _chosen(names: list[str]) -> list[Layer]:
     """Return the named layers, or those of the project's own document."""
     from derive.export.summary import CHAPTERS
 
-    return [_layer(name) for name in names or CHAPTERS]
+    return [named_layer(name) for name in names or CHAPTERS]
 
 
-def _layer(name: str) -> Layer:
+def named_layer(name: str) -> Layer:
     """Return a layer by name, or from a file if the name ends in .toml; raise UsageError otherwise."""
     if name.endswith(".toml"):
         from derive.spec import load_spec
@@ -161,7 +145,7 @@ def _under(layer: Layer, rule: str) -> Derivation:
     return effective_update(layer, rule)
 
 
-def _print(content: dict[str, Any] | list[str]) -> None:
+def print_result(content: dict[str, Any] | list[str]) -> None:
     """Print JSON data on one line, or lines as they are."""
     if isinstance(content, dict):
         import json

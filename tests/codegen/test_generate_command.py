@@ -5,6 +5,7 @@ import json
 import pytest
 
 import affdiv
+from tests.codegen.layer_files import AFFINE, FILES
 
 
 def run(capsys, *words):
@@ -46,3 +47,19 @@ def test_wrong_usage_exits_with_2_and_says_how_to_mend_it(capsys, words, message
     code, out, err = run(capsys, *words)
     assert code == 2 and out == ""
     assert err.startswith("error: ") and message in err
+
+
+def test_layers_says_which_targets_have_kernels_for_a_file(tmp_path, capsys):
+    rows = tmp_path / "rows.toml"
+    rows.write_text(AFFINE)
+    look_up = tmp_path / "bag.toml"
+    look_up.write_text(FILES["bag"].text)
+    assert affdiv.run(["layers", str(rows), "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["targets"].values()) == {"torch's operations", "kernels"}
+    assert affdiv.run(["layers", str(look_up)]) == 0
+    out = capsys.readouterr().out
+    assert "cpp      kernels" in out and "triton   none: its kernels are for layers of one input and one matrix" in out
+    assert affdiv.run(["layers", "affine"]) == 0
+    assert "affine-like*" in capsys.readouterr().out
+    assert affdiv.run(["layers", "afine"]) == 2
+    assert "did you mean 'affine'" in capsys.readouterr().err
