@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 NOTES = sorted((ROOT / "paper_notes").glob("*.md"))
 SETUP = "python3 -m venv"
-LONG = ("affdiv run", "affdiv experiment run")
+LONG = ("affdiv run", "affdiv experiment run", "affdiv verify mine.toml", "affdiv bench --spec")
 
 Block = tuple[str, str]
 

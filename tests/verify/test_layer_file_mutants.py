@@ -13,7 +13,7 @@ from codegen.package import write
 from derive.spec import loads_spec
 from tests.codegen.layer_files import FILES
 
-TANH, PADDED = "tanh_features", "padded"
+TANH, PADDED, ROW = "tanh_features", "padded", "scaled_affine"
 ALONE = (  # what follows where the weights' gradient alone is wanted
     "  # tanh_features/affine-like/backward-dW\n            dW = check_result(dW.contiguous(), g, (m, n))\n        if"
 )
@@ -176,6 +176,27 @@ MUTANTS = {  # the layer, the file, what stood there, what stands there now, the
         "torch.vmap(portable, in_dims, 1)(*arguments)",
         f"path/{TANH}/affine-like/vmap",
     ),
+    "fresh weights too small": (
+        TANH,
+        "modules.py",
+        "std=1 / math.sqrt(self.kappa - 1)",
+        "std=1 / math.sqrt(2 * self.kappa)",
+        f"property/{TANH}/norm-like/initialisation",
+    ),
+    "+ 1 dropped in CUDA": (
+        ROW,
+        "_cuda_affine_like.cu",
+        "sqrt(q + Wide(1) / (peak * peak))",
+        "sqrt(q)",
+        f"path/{ROW}/affine-like/on-host/cuda",
+    ),
+    "wrong kappa in Triton": (
+        ROW,
+        "_triton_affine_like.py",
+        "(f * gb + u_gW) / kappa",
+        "(f * gb + u_gW)",
+        f"path/{ROW}/affine-like/{FROZEN}/triton",
+    ),
 }
 QUICK = (
     "wrong kappa in the backward pass",
@@ -219,7 +240,7 @@ def test_a_mutant_fails_the_check_of_its_path(name, made, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", [TANH, PADDED])
+@pytest.mark.parametrize("layer", [TANH, PADDED, ROW])
 def test_the_package_itself_passes_every_check_that_its_mutants_fail(layer, made, capsys):
     identities = dict.fromkeys(entry[4] for entry in MUTANTS.values() if entry[0] == layer)
     assert verify(made(layer), made(layer), *identities) == 0, capsys.readouterr().out

@@ -37,10 +37,10 @@ from verify.checks.record import Outcome, Setting, Task
 BOUND = 1e-12
 _INSTANCES = 4
 _NEAR, _FAR = 1e-18, 1e18
-_LEAST_CHANGE = 1e-6
+LEAST_CHANGE = 1e-6
 _STRETCHES = (1e-30, 1e-3, 1.0, 1e3, 1e30)
 _FRESH_WEIGHTS = 20_000
-_DEVIATION_BOUND = 0.05  # ten standard errors of a deviation that is estimated from so many weights
+DEVIATION_BOUND = 0.05  # ten standard errors of a deviation that is estimated from so many weights
 Measure = Callable[[CancellingMap, Case], float]
 
 
@@ -51,7 +51,7 @@ def tasks(subject: Subject) -> list[Task]:
     names = subject.measures or (tuple(_MEASURES) if subject.generated else ())
     found = [_task(subject, name, *_MEASURES[name]) for name in names]
     found += [] if subject.symmetry is None else [_tokens(subject, subject.symmetry)]
-    return [*found, _batch(subject)] if subject.samples_apart else found
+    return [*found, batch_task(subject)] if subject.samples_apart else found
 
 
 def _task(subject: Subject, name: str, equation: str, measure: Measure, bound: float, reason: str) -> Task:
@@ -70,7 +70,8 @@ def _task(subject: Subject, name: str, equation: str, measure: Measure, bound: f
     return Task(identity, subject.layer, subject.backend, "float64", subject.equation(equation), run)
 
 
-def _batch(subject: Subject) -> Task:
+def batch_task(subject: Subject) -> Task:
+    """Return the check that samples do not see each other."""
     identity = subject.identity("property", "batch")
 
     def run(setting: Setting) -> Outcome:
@@ -122,7 +123,7 @@ def _scale_invariance(found: CancellingMap, case: Case) -> float:
     change = relative_error(_value(_stretched(case, 3.0)), _value(case))
     if found.scale_invariant:
         return change
-    return 0.0 if change >= _LEAST_CHANGE else math.inf
+    return 0.0 if change >= LEAST_CHANGE else math.inf
 
 
 def _injectivity(found: CancellingMap, case: Case) -> float:
@@ -299,7 +300,7 @@ _MEASURES: dict[str, tuple[str, Measure, float, str]] = {
     "initialisation": (
         "solution",
         _initialisation,
-        _DEVIATION_BOUND,
+        DEVIATION_BOUND,
         "deviation of fresh weights",
     ),
 }

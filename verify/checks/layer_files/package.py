@@ -11,9 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from codegen.digest import digest
-from codegen.layer_package import build_layer
-from codegen.package import MANIFEST, write
 from derive.errors import UsageError
 from derive.forward_map import Layer
 from derive.record import Derivation
@@ -21,6 +18,7 @@ from derive.spec import load_spec, loads_spec
 from verify.checks import target
 
 SUFFIX = ".toml"
+MANIFEST = "manifest.json"
 NO_LAYER = (
     "the package names its layer but does not hold the layer's formula: give the file too, "
     "`affdiv verify FILE.toml --package FOLDER`"
@@ -69,6 +67,9 @@ class LayerFile:
         """The folder of the package, generated at first use."""
         if self.folder is not None:
             return self.folder
+        from codegen.layer_package import build_layer
+        from codegen.package import write
+
         assert self.layer is not None
         folder = Path(_room().name) / f"generated_{len(list(Path(_room().name).iterdir()))}"
         write(build_layer(self.layer, self.layer.name), folder)
@@ -136,6 +137,8 @@ def packaged(folder: Path) -> LayerFile:
 
 def _check_match(found: LayerFile, folder: Path) -> None:
     """Raise UsageError where a package was generated from another layer than the file's."""
+    from codegen.digest import digest
+
     manifest = read_manifest(folder)
     if "layer" not in manifest:
         raise UsageError(

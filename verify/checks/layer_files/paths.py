@@ -11,6 +11,7 @@ double-backward     the gradient of a gradient
 compiled            by torch.compile with aot_eager, both passes
 autocast            in bfloat16
 kernels             launches of the target's own kernels, counted
+on-host             the CUDA kernels compiled for the CPU, where there is no CUDA device
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from verify.checks.layer_files.sides import Named, Side, distance, gradients, re
 from verify.checks.layer_files.subjects import FORMULA, plain_value
 from verify.checks.record import Outcome, Setting, Task
 from verify.checks.target import package
+from verify.cuda_on_host import Host, missing
 from verify.threads import so_many_threads
 
 BOUND = 1e-9
@@ -53,6 +55,8 @@ def tasks(subject: Subject) -> list[Task]:
     found += [_magnitudes(subject, dtype) for dtype in ("float32", "bfloat16")]
     if subject.backend == "torch":
         return [*found, _stated(subject)]
+    if subject.backend == "cuda":
+        return [*found, _on_host(subject)]
     return [*found, _kernels(subject)] if subject.backend == "cpp" else found
 
 
@@ -295,6 +299,29 @@ def _stated_error(subject: Subject, case: Case) -> float:
     derived = evaluate(source.self_factor, (*source.derivation.samples, *behind), case.point(source.mapped))
     stated = package().self_factor(case.module.inner, *case.inputs.values())
     return distance([stated], [torch.as_tensor(derived)])
+
+
+def _on_host(subject: Subject) -> Task:
+    identity = subject.identity("path", "on-host")
+
+    def run(setting: Setting) -> Outcome:
+        """Return the largest difference of the CUDA kernels, compiled for the CPU, at frozen subsets."""
+        if setting.device != "cpu":
+            return Outcome("the CUDA kernels run on the device itself")
+        lacking = missing()
+        if lacking:
+            return Outcome(f"the CUDA kernels cannot be compiled for the CPU: {lacking}")
+        drawn = cases(subject, setting, identity, count=2, least=2, largest=4)
+        generator = setting.generator(f"{identity}/values")
+        with Host(type(drawn[0].module.inner).__module__.partition(".")[0]) as host:
+            worst = largest(error for case in drawn for error in _frozen_subsets(subject, case, generator))
+            names = ", ".join(dict.fromkeys(str(name) for name, *_ in host.launched))
+        if not names:
+            return Outcome("no kernel was launched", ok=False)
+        return Outcome(f"compiled for the CPU, launched: {names}", worst, BOUND)
+
+    equation = equations(subject, "backward")
+    return Task(identity, subject.layer, subject.backend, "float64", equation, run, uses_device=False)
 
 
 def _kernels(subject: Subject) -> Task:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from verify.checks import derivations, gradients, identities
-from verify.checks.layer_files import paths
+from verify.checks.layer_files import paths, properties
 from verify.checks.layer_files.package import NO_LAYER, LayerFile
 from verify.checks.layer_files.subjects import subjects
 from verify.checks.record import Outcome, Setting, Task
@@ -19,7 +19,7 @@ def tasks_of(file: LayerFile) -> list[Task]:
         return [_placed(file, task) for task in (_files(file), _told(file, "formula", "none", NO_LAYER))]
     found = derivations.tasks_of_derivation(file.name, file.derivation)
     chosen = subjects(file)
-    for family in (identities, gradients, paths):
+    for family in (identities, gradients, properties, paths):
         found += [task for subject in chosen for task in family.tasks(subject)]
     return [_placed(file, task) for task in [*found, *_lacking(file)]]
 
