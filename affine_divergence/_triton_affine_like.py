@@ -226,7 +226,9 @@ def weight_gradient_kernel(
 def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
     """Return the output (B, m) and ``f`` as a column (B, 1), computed by the kernels above."""
     (B, n), m = x.shape, W.shape[0]
-    check_launch(x, (B, n), (W, (m, n), x.dtype), (b, (m,), x.dtype))
+    check_launch(
+        x, (B, n), (W, (m, n), x.dtype), (b, (m,), x.dtype)
+    )
     if 0 in (B, n, m):
         found: tuple[Tensor, Tensor] = plain.AffineLikeReverse.forward(x, W, b, kappa)
         return found
@@ -263,7 +265,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients by ``x``, ``W`` and ``b``, an empty tensor for each that is not wanted."""
     (B, n), m = x.shape, W.shape[0]
-    check_launch(g, (B, m), (x, (B, n), g.dtype), (W, (m, n), g.dtype), (b, (m,), g.dtype), (f, (B, 1), wide(g.dtype)[0]))
+    check_launch(
+        g, (B, m), (x, (B, n), g.dtype), (W, (m, n), g.dtype), (b, (m,), g.dtype), (f, (B, 1), wide(g.dtype)[0])
+    )
     dx, dW, db = (x.new_empty(0) for _ in wanted)
     if 0 in (B, n, m):
         found = plain.gradients(g, x, W, b, f, kappa, tuple(wanted))
