@@ -11,7 +11,7 @@ from verify.checks.cases import Case, Subject
 
 Named = Mapping[str, Tensor]
 Side = Callable[[Named], Tensor]
-_LEAST_SHARE = 1e-6  # a result far smaller than the others of its instance is rounding
+_LEAST_SHARE = 1e-3  # what is far smaller than the other results of its instance has cancelled to rounding
 
 
 def sides(subject: Subject, case: Case) -> tuple[Side, Side]:
@@ -52,7 +52,7 @@ def distance(found: Iterable[Tensor], wanted: Iterable[Tensor]) -> float:
     """Return the largest difference of two lists of results, each relative to the largest entry of its result.
 
     Infinite where shapes differ or an entry is not finite; a result that is nothing beside the others is held against
-    a millionth of the largest.
+    a thousandth of the largest.
     """
     found, wanted = list(found), list(wanted)
     if [t.shape for t in found] != [t.shape for t in wanted]:
