@@ -51,6 +51,7 @@ class _Request:
     angle: Expr | None = None
     targets: Sequence[str] = TARGETS
     insist: bool = False
+    spec: str = ""
 
     @property
     def name(self) -> str:
@@ -73,6 +74,7 @@ def build_layer(
     angle: Expr | None = None,
     targets: Sequence[str] = TARGETS,
     insist: bool = False,
+    spec: str = "",
 ) -> dict[str, str]:
     """Derive the maps of a layer and return the text of every file by its name.
 
@@ -82,11 +84,12 @@ def build_layer(
         angle: t(r), for the member of the family at that angle too.
         targets: those to write, ``torch`` among them.
         insist: whether a target that cannot compute the layer is an error; else it is left out, with the reason.
+        spec: the text of the layer's file, which the manifest then holds.
 
     Raises:
         UsageError: a name that code cannot use; a target insisted on that cannot compute the layer.
     """
-    request = _Request(layer, package, angle, targets, insist)
+    request = _Request(layer, package, angle, targets, insist, spec)
     check_name(request.name)
     unknown = set() if angle is None else {s for s in angle.free_symbols if s.is_integer} - set(layer.sizes)
     if unknown:
@@ -148,6 +151,7 @@ def _with_manifest(request: _Request, plans: Sequence[LayerPlan], built: _Built,
         "schema": SCHEMA,
         "package": request.name,
         "layer": layer.name,
+        **({"spec": request.spec} if request.spec else {}),
         "classes": {class_name(layer, p): p.layer.name for p in plans if p.kappa is not None},
         "plain": {class_name(layer, p): p.layer.name for p in plans if p.kappa is None},
         "targets": [t for t in request.targets if t not in built.lacking],

@@ -160,8 +160,10 @@ def _types(layer: Layer, names: Mapping[str, str], forward: Program, others: Seq
     """Return the types of every program; what the forward pass keeps has the type that it has there."""
     real = [names[t.name] for t in layer.inputs if t.values is None]
     axes = len(layer.output.indices)
-    first = choose_types(forward, real, axes)
-    return {forward.name: first, **{p.name: choose_types(p, real, axes, given=first) for p in others}}
+    first = choose_types(forward, real, axes, own=forward.outputs[:1])
+    kept, *derived = others
+    found = {forward.name: first, kept.name: choose_types(kept, real, axes, given=first)}
+    return found | {p.name: choose_types(p, real, axes, given=first, own=p.outputs) for p in derived}
 
 
 def offsets(layer: Layer) -> tuple[str, ...]:

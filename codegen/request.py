@@ -45,5 +45,6 @@ class Request:
         """Derive, and return the text of every file by its name."""
         if self._layer is not None:
             insist = self.targets is not None
-            return build_layer(self._layer, self.package, self._angle, self._targets, insist)
+            text = "" if self.spec is None else self.spec.read_text(encoding="utf-8")
+            return build_layer(self._layer, self.package, self._angle, self._targets, insist, text)
         return build(self.package, self._targets, self._angle)

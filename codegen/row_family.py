@@ -1,6 +1,6 @@
 """Layers of one matrix: recognised whatever their names, and compiled as the shipped affine layer is.
 
-    z[k] = sum[h](3*A[k, h]*y[h]) + c[k]     becomes     z[i] = sum[j](3*W[i, j]*x[j]) + b[i]
+    q[k] = sum[h](A[k, h]*y[h]) + c[k]     becomes     z[i] = sum[j](W[i, j]*x[j]) + b[i]
 
 The form has one real input (n), a matrix (m, n), perhaps a vector (m), and an output (m). Names, sizes and indices are
 replaced by those that the shipped layer has: an equal map gives an equal program, and equal kernels in each target.

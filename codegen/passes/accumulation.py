@@ -56,7 +56,9 @@ class Types:
     degrees: Mapping[str, Degree] = field(default_factory=dict)
 
 
-def choose_types(program: Program, real_inputs: Iterable[str], axes: int, given: Types | None = None) -> Types:
+def choose_types(
+    program: Program, real_inputs: Iterable[str], axes: int, given: Types | None = None, own: Iterable[str] = ()
+) -> Types:
     """Return the types of a program.
 
     Args:
@@ -64,8 +66,9 @@ def choose_types(program: Program, real_inputs: Iterable[str], axes: int, given:
         real_inputs: the layer's inputs whose size is unknown; parameters and cotangents count as moderate.
         axes: how many axes the layer's output has; values with fewer are few numbers a sample and may be wide.
         given: the types of the program that computed what this one is given, such as what a backward pass reads.
+        own: results that have the input's own type whatever their degree, since a caller is given them.
     """
-    reader = _Reader(program, frozenset(real_inputs), axes, given)
+    reader = _Reader(program, frozenset(real_inputs), axes, given, frozenset(own))
     for instruction in program.instructions:
         reader.read(instruction)
     return Types(frozenset(reader.wide), frozenset(reader.computed_wide), reader.degrees)
@@ -74,8 +77,10 @@ def choose_types(program: Program, real_inputs: Iterable[str], axes: int, given:
 class _Reader:
     """Walks a program in order and notes degrees and types."""
 
-    def __init__(self, program: Program, inputs: frozenset[str], axes: int, given: Types | None) -> None:
-        self._axes = axes
+    def __init__(
+        self, program: Program, inputs: frozenset[str], axes: int, given: Types | None, own: frozenset[str]
+    ) -> None:
+        self._axes, self._own = axes, own
         self.wide: set[str] = set()
         self.computed_wide: set[str] = set()
         self.degrees: dict[str, Degree] = {}
@@ -101,7 +106,7 @@ class _Reader:
                 self.computed_wide.add(name)
         elif reads_wide:
             self.computed_wide.add(name)
-        if name in self.computed_wide and (few or not fits):
+        if name in self.computed_wide and (few or not fits) and name not in self._own:
             self.wide.add(name)
 
     def _degree(self, instruction: Instruction) -> Degree:

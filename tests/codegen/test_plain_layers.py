@@ -162,3 +162,29 @@ def test_what_is_no_layer_of_the_package_is_refused(package):
 def test_the_self_factor_has_at_least_single_precision(package):
     layer, x = made(package, "plain_affine", torch.bfloat16)
     assert package("plain_affine").self_factor(layer, x).dtype == torch.float32
+
+
+@layers
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_a_plain_layer_in_narrow_types(package, name, dtype, backend):
+    layer, x = made(package, name, dtype)
+    layer.backend = backend
+    z = layer(x)
+    found = [z, *torch.autograd.grad(z.float().sin().sum(), [x, *layer.parameters()])]
+    exact, inputs = layer.double(), x.detach().double().requires_grad_()
+    exact.backend = "torch"
+    wanted = exact(inputs)
+    wanted = [wanted, *torch.autograd.grad(wanted.sin().sum(), [inputs, *exact.parameters()])]
+    assert all(t.dtype == dtype for t in found)
+    bound = 200 * torch.finfo(dtype).eps
+    assert all((a.double() - b).norm() <= bound * (1 + b.norm()) for a, b in zip(found, wanted, strict=True))
+
+
+def test_the_manifest_holds_the_file_that_a_package_came_from(tmp_path):
+    import affdiv
+
+    file = tmp_path / "gated.toml"
+    file.write_text(GATED)
+    assert affdiv.run(["generate", "--spec", str(file), "--out", str(tmp_path), "--package", "own_gated"]) == 0
+    assert json.loads((tmp_path / "own_gated" / "manifest.json").read_text())["spec"] == GATED

@@ -73,9 +73,7 @@ class LayerPrinter:
         text = self._value(instruction)
         if name not in self._types.computed_wide or name in self._types.wide:
             return text
-        simple = text.endswith((")", "]")) and text.count("(") == text.count(")") and " " not in text.split("(")[0]
-        whole = text if simple and not isinstance(instruction, Pointwise) else f"({text})"
-        return f"{whole}.to({self._like}.dtype)"
+        return f"{text if _is_atom(text) else f'({text})'}.to({self._like}.dtype)"
 
     def _value(self, instruction: Instruction) -> str:
         if isinstance(instruction, Contract):
@@ -218,6 +216,16 @@ class LayerPrinter:
 
     def _size(self, size: Expr) -> str:
         return ExpressionPrinter(str, self._sizes).text(size)
+
+
+def _is_atom(text: str) -> bool:
+    """Return whether a text binds as tightly as a name: no operator stands outside its brackets."""
+    depth = 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if depth == 0 and character in " -":
+            return False
+    return True
 
 
 def _bare(expression: Expr) -> list[Index]:

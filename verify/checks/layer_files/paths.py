@@ -9,7 +9,6 @@ forward-mode        tangents of all and of some operands
 vmap                over inputs, over parameters, and gradients of each sample
 double-backward     the gradient of a gradient
 compiled            by torch.compile with aot_eager, both passes
-autocast            in bfloat16
 kernels             launches of the target's own kernels, counted
 on-host             the CUDA kernels compiled for the CPU, where there is no CUDA device
 """
