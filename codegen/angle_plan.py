@@ -138,7 +138,7 @@ def _slope(angle: Expr) -> Expr:
 def _deviation(solution: CancellingMap) -> Expr:
     """Return the deviation of the weights; where it depends on n as well, the bound of the whole family."""
     known = solution.weight_scale.free_symbols <= {solution.kappa}
-    return solution.weight_scale if known else 1 / sympy.sqrt(solution.kappa)
+    return sympy.Abs(solution.weight_scale) if known else 1 / sympy.sqrt(solution.kappa)
 
 
 def scaled_length(power: int) -> Expr:

@@ -435,3 +435,13 @@ def test_integers_out_of_range_are_told(package):
         module(torch.zeros(3), torch.ones(2))
     with pytest.raises(ValueError, match="give all inputs the same samples"):
         module(torch.zeros(2, 3).long(), torch.ones(3, 2))
+
+
+def test_a_negative_angle_draws_weights_with_a_positive_deviation(tmp_path):
+    from derive.formula import parse_angle
+
+    made = build_layer(loads_spec(AFFINE), "turned_back", parse_angle("-atan(r)"))
+    write(made, tmp_path / "turned_back")
+    code = "import turned_back as t; assert t.ScaledAffineAngleLike(40, 30).W.std() > 0.5"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

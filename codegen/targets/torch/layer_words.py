@@ -197,7 +197,7 @@ class _Words:
         else:
             known = {plan.kappa, *plan.parameter_sizes, *plan.free_sizes}
             free = plan.weight_deviation.free_symbols
-            deviation = plan.weight_deviation if free <= known else 1 / sympy.sqrt(plan.kappa)
+            deviation = sympy.Abs(plan.weight_deviation) if free <= known else 1 / sympy.sqrt(plan.kappa)
         text = ExpressionPrinter(str, {s: f"self.{s}" for s in deviation.free_symbols}).text(deviation)
         return f"nn.init.normal_(self.{parameter.name}, std={text})"
 
