@@ -39,7 +39,7 @@ def quick(tmp_path_factory):
     words = ["bench", "--quick", "-o", str(folder / "r.json"), "--plot", str(folder / "p.svg")]
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
-        patch.setattr(speed_table, "print_speed", lambda run: lines.append(run))
+        patch.setattr("verify.bench.command.print_speed", lambda run: lines.append(run))
         assert affdiv.run([*words, "--threads", "1,2"]) == 0
     return lines[0], folder
 
