@@ -118,6 +118,7 @@ def _compile(source: Path, command: list[str]) -> bytes:
                 done = subprocess.run(
                     [*command, *options, str(source), "-o", str(result)],
                     capture_output=True,
+                    check=False,
                     text=True,
                     timeout=_PATIENCE,
                     env={**os.environ, "LC_ALL": "C"},

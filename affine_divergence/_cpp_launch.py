@@ -58,7 +58,7 @@ def suit(tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]]) -> bool:
     if dtype not in ELEMENTS or not unwatched():
         return False
     plain = plain_keys("cpu")
-    for tensor, shape in zip(tensors, shapes):  # noqa: B905  # asked at every call: as few steps as can be
+    for tensor, shape in zip(tensors, shapes, strict=True):
         if type(tensor) not in PLAIN or tensor.dtype is not dtype or tensor.shape != shape:
             return False
         if keys_of(tensor).raw_repr() not in plain:

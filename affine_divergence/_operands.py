@@ -15,8 +15,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C import _dispatch_keys as keys_of
-from torch._C import _is_any_autocast_enabled, _is_tracing
+from torch._C import _dispatch_keys, _is_any_autocast_enabled, _is_tracing
 from torch._C import _len_torch_dispatch_stack as _number_of_modes
 from torch._C import _len_torch_function_stack as _number_of_function_modes
 from torch.compiler import is_compiling
@@ -24,6 +23,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 PLAIN = (Tensor, torch.nn.Parameter)
+keys_of = _dispatch_keys
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")

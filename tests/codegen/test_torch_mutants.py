@@ -36,7 +36,11 @@ DAMAGE = {  # file, text, other text
     "patch gradient of the unscaled output": (PATCHES, "        dh = f * g\n        #", "        dh = g\n        #"),
     "a tap of the box left out": (SHARED, "for k in range(kernel)]\n", "for k in range(max(1, kernel - 1))]\n"),
     "mean over a patch for its sum": (SHARED, ", divisor_override=1)", ")"),
-    "a tap of the transposed box left out": (SHARED, "for k in range(kernel):", "for k in range(max(1, kernel - 1)):"),
+    "a tap of the transposed box left out": (
+        SHARED,
+        "range(0, kernel * dilation, dilation)",
+        "range(0, max(1, kernel - 1) * dilation, dilation)",
+    ),
 }
 ALWAYS = {"row term added", "one dropped under the root", "sign of the patch term", "a tap of the box left out"}
 
