@@ -72,6 +72,7 @@ class _KernelFile:
             "forward_results": ", ".join(plan.forward.outputs) + ("," if len(plan.forward.outputs) == 1 else ""),
             "forward_lines": forward.lines,
             "uses_kappa": plan.kappa is not None and _mentions(str(plan.kappa), parts[1:]),
+            "checks": _mentions("check_result", parts),
             "every": every.lines,
             "all_wanted": " and ".join(f"wanted[{plan.tensors.index(n)}]" for n in plan.real_names),
             "blocks": [{"position": position, "lines": block.lines} for position, block in blocks],
