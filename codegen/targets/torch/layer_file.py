@@ -56,6 +56,16 @@ def like(plan: LayerPlan, program: Program) -> str:
     return next((v.name for v in program.inputs if v.name in real), plan.real_names[0])
 
 
+def bare_code(lines: Iterable[str]) -> str:
+    """Return lines without their texts in quotes and their comments."""
+    return _STRINGS_AND_COMMENTS.sub("", "\n".join(lines))
+
+
+def position_helpers(code: str) -> str:
+    """Return the functions of ``_positions`` that code calls, as an import lists them."""
+    return ", ".join(h for h in _HELPERS if re.search(rf"\b{h}\(", code))
+
+
 class _FunctionFile:
     """The printed lines of one plan and the words around them."""
 
@@ -74,7 +84,7 @@ class _FunctionFile:
     def context(self) -> dict[str, Any]:
         """Return names, lines and sentences."""
         plan = self.plan
-        code = _STRINGS_AND_COMMENTS.sub("", self._everything)
+        code = bare_code([self._everything])
         return {
             "title": plan.layer.name,
             "formulas": formulas(plan.layer),
@@ -85,7 +95,7 @@ class _FunctionFile:
             "renamed": self._renamed(),
             "uses_math": "math." in code,
             "uses_functional": "F." in code,
-            "positions": ", ".join(h for h in _HELPERS if re.search(rf"\b{h}\(", code)),
+            "positions": position_helpers(code),
             **self._kept_context(),
             **self._forward_context(),
             **self._gradient_context(),

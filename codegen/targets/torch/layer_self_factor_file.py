@@ -11,13 +11,12 @@ from sympy import Expr
 from codegen.plain_layer import SelfFactorPlan
 from codegen.safe_names import local_sizes
 from codegen.targets.torch.expressions import ExpressionPrinter
+from codegen.targets.torch.layer_file import bare_code, position_helpers
 from codegen.targets.torch.layer_printer import LayerPrinter
 from derive.algebra.index import Index
 from derive.export.text import text
 from derive.forward_map import BATCH
 
-_HELPERS = ("put", "quotient", "take", "within")
-_STRINGS_AND_COMMENTS = re.compile(r'"[^"]*"|#.*')
 _SHAPES = {
     "isotropic": "the leading axes of the inputs{samples}: one number, the same for every unit.",
     "diagonal": "the leading axes of the inputs{samples}, then the units{units}: one number a unit.",
@@ -34,7 +33,7 @@ def self_factor_file_context(plan: SelfFactorPlan, shared: dict[str, Any], sampl
     real = [plan.names[t.name] for t in (*layer.inputs, *layer.parameters) if t.values is None]
     printer = LayerPrinter(program, real[0], sizes, plan.types)
     lines = [text for line in printer.lines() for text in line.printed()]
-    code = _STRINGS_AND_COMMENTS.sub("", "\n".join(lines))
+    code = bare_code(lines)
     used = [str(size) for size, name in sizes.items() if re.search(rf"\b{name}\b", code)]
     names = [sizes[s] for s in sizes if str(s) in used]
     quoted = ", ".join(f'"{name}"' for name in used)
@@ -58,7 +57,7 @@ def self_factor_file_context(plan: SelfFactorPlan, shared: dict[str, Any], sampl
         "result": program.outputs[0],
         "uses_math": "math." in code,
         "uses_functional": "F." in code,
-        "positions": ", ".join(h for h in _HELPERS if re.search(rf"\b{h}\(", code)),
+        "positions": position_helpers(code),
     }
 
 
