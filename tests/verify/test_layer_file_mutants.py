@@ -179,7 +179,7 @@ MUTANTS = {  # the layer, the file, what stood there, what stands there now, the
     "fresh weights too small": (
         TANH,
         "modules.py",
-        "std=1 / math.sqrt(self.kappa - 1)",
+        "std=1 / abs(math.sqrt(self.kappa - 1))",
         "std=1 / math.sqrt(2 * self.kappa)",
         f"property/{TANH}/norm-like/initialisation",
     ),
