@@ -185,6 +185,7 @@ def test_a_module_that_draws_says_why_it_is_not_judged():
     assert "draws random numbers" in found.unjudged[0].reason and found.judged < 1
 
 
+@pytest.mark.slow
 def test_linear_of_pytorch_geometric():
     geometric = pytest.importorskip("torch_geometric.nn", reason="the extra `integrations` brings torch-geometric")
     model = nn.Sequential(geometric.Linear(3, 4), nn.Tanh(), geometric.Linear(4, 2))

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import verify
 from derive.errors import UsageError
 
-FOUND = pytest.mark.filterwarnings("ignore")
 WHY = "not installed; the extra `integrations` brings it"
 
 
@@ -19,7 +18,8 @@ def installed(name):
     return pytest.importorskip(name, reason=f"{name} is {WHY}", exc_type=ImportError)
 
 
-@FOUND
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_the_trainer_of_transformers(tmp_path):
     transformers = installed("transformers")
     installed("accelerate")
@@ -48,7 +48,8 @@ def test_the_trainer_of_transformers(tmp_path):
     assert not model.net._forward_hooks
 
 
-@FOUND
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_lightnings_trainer_and_its_training_step(tmp_path):
     lightning = installed("lightning.pytorch")
 
@@ -91,7 +92,8 @@ def watched(logger):
     return watch.readings
 
 
-@FOUND
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_weights_and_biases_offline(tmp_path, monkeypatch):
     wandb = installed("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -106,7 +108,8 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
         verify.wandb_logger()
 
 
-@FOUND
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_mlflow_offline(tmp_path, monkeypatch):
     mlflow = installed("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
