@@ -199,7 +199,7 @@ def _as_bags(module: nn.EmbeddingBag, x: Tensor, w: Tensor, offsets: Tensor | No
 
 def _convolution(module: Any, x: Tensor) -> Tensor:
     """The general law of convolutions: the operator on squares, plus a constant for the bias."""
-    sums = _on_squares(module, x)
+    sums = _on_squares(module, _wide(x))
     if module.bias is not None:
         return _as_given(sums + 1, module, x)  # convolution/general-law
     return _as_given(sums, module, x)
@@ -207,7 +207,7 @@ def _convolution(module: Any, x: Tensor) -> Tensor:
 
 def _transposed_convolution(module: Any, x: Tensor) -> Tensor:
     """The general law of transposed convolutions: the operator on squares, plus a constant for the bias."""
-    sums = _on_squares(module, x)
+    sums = _on_squares(module, _wide(x))
     if module.bias is not None:
         return _as_given(sums + 1, module, x)  # transposed-convolution/general-law
     return _as_given(sums, module, x)
@@ -222,9 +222,10 @@ def _patch_norms() -> tuple[type[nn.Module], ...]:
 
 def _patch_norm(module: Any, x: Tensor) -> Tensor:
     """Kappa; where a patch vanishes, and its scale with it, what is left of it: the share of the bias."""
-    sums = _on_squares(module, x)
+    exact = _wide(x) if x.device.type == "mps" else x.double()  # for the difference below
+    sums = _on_squares(module, exact)
     if getattr(module, "center", False):
-        means = _on_squares(module, x, power=1) ** 2 / (module.weight[0].numel())
+        means = _on_squares(module, exact, power=1) ** 2 / (module.weight[0].numel())
         sums = (sums - means).masked_fill(sums - means <= sums * torch.finfo(sums.dtype).eps ** 0.75, 0)
     left = 0 if module.bias is None else 1
     if module.form != "norm-like":
@@ -233,9 +234,10 @@ def _patch_norm(module: Any, x: Tensor) -> Tensor:
 
 
 def _on_squares(module: Any, x: Tensor, power: int = 2) -> Tensor:
-    """Return a convolution of the squared input with every weight 1, (batch, groups, *space), where possible in float64.
+    """Return a convolution of the squared input with every weight 1, (batch, groups, *space).
 
-    With ``power`` 1 it is that of the input itself.
+    Squares are taken in the input's type, their sums where possible in float64. With ``power`` 1 it is that of the
+    input itself.
     """
     axes, groups, padding = len(module.kernel_size), module.groups, module.padding
     if x.dim() not in (1 + axes, 2 + axes) or x.shape[-axes - 1] != module.in_channels:
@@ -244,12 +246,12 @@ def _on_squares(module: Any, x: Tensor, power: int = 2) -> Tensor:
             f"{axes} axes of space behind and perhaps a batch in front"
         )
     image = x if x.dim() == 2 + axes else x.unsqueeze(0)
-    image = _wide(image) if x.device.type == "mps" else image.double()
     if module.padding_mode != "zeros":
         ends = module._ends if hasattr(module, "_ends") else module._reversed_padding_repeated_twice
         image, padding = F.pad(image, ends, mode=module.padding_mode), 0
     channels = image.shape[1] // groups
     squares = (image**power).reshape(image.shape[0], groups, channels, *image.shape[2:]).sum(2)
+    squares = squares if x.device.type == "mps" else squares.double()
     ones = squares.new_ones(groups, 1, *module.kernel_size)
     if "Transpose" in type(module).__name__ or isinstance(module, _TRANSPOSED_KINDS):
         transpose = _TRANSPOSED[axes - 1]
