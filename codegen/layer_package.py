@@ -2,7 +2,7 @@
 
 Any layer has such a package. Where no map cancels, the manifest says why.
 
-row form      a layer of one matrix is compiled as the shipped affine layer is, for every target (``row_family``)
+row form      a layer of one matrix is compiled as the shipped affine layer is, for every target (``plans.row_form``)
 any other     programs with gathers, in torch's operations and in C++ kernels that walk over samples
 """
 
@@ -15,19 +15,19 @@ from dataclasses import dataclass, field
 
 from sympy import Expr
 
-from codegen.layer_plan import LayerPlan, layer_plan
 from codegen.package import MANIFEST, SCHEMA, check_name
-from codegen.plain_layer import plain_plan, self_factor_plan
-from codegen.plan import plan
-from codegen.row_family import row_form
-from codegen.solve_at import solve_at
+from codegen.plans.layers import LayerPlan, layer_plan
+from codegen.plans.plain import plain_plan, self_factor_plan
+from codegen.plans.row_form import row_form
+from codegen.plans.rows import plan
+from codegen.plans.solve_at import solve_at
+from codegen.printing.naming import Family
 from codegen.targets.cpp import target as cpp_target
 from codegen.targets.cpp.layer_target import layer_files as cpp_files
 from codegen.targets.cuda import target as cuda_target
 from codegen.targets.reasons import REASONS
 from codegen.targets.torch.layer_target import layer_files, row_files
 from codegen.targets.torch.layer_words import class_name
-from codegen.targets.torch.words import Family
 from codegen.targets.triton import target as triton_target
 from derive.errors import UsageError
 from derive.export.prose import plain

@@ -20,16 +20,16 @@ from pathlib import Path
 
 from sympy import Expr
 
-from codegen.angle_plan import angle_plan
+from codegen.atomic_replace import put_in_place, sync_folder
 from codegen.coverage import covered
-from codegen.exchange import put_in_place, sync_folder
-from codegen.plan import plan
-from codegen.solve_at import solve_at
+from codegen.plans.angles import angle_plan
+from codegen.plans.rows import plan
+from codegen.plans.solve_at import solve_at
+from codegen.printing.naming import AngleFamily, Family
 from codegen.targets.cpp import target as cpp_target
 from codegen.targets.cuda import target as cuda_target
 from codegen.targets.torch import target as torch_target
 from codegen.targets.torch.companions import companions
-from codegen.targets.torch.words import AngleFamily, Family
 from codegen.targets.triton import target as triton_target
 from derive.cancel import solve
 from derive.errors import UsageError

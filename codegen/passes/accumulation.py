@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import sympy
 from sympy import Add, Expr, Indexed, Mul, Pow
 
-from codegen.program import (
+from codegen.ir.program import (
     Contract,
     Convolve,
     Gather,

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from codegen.ir.program import Contract, Instruction, Program, Value, name_of
 from codegen.passes.accumulation import Types
-from codegen.program import Contract, Instruction, Program, Value, name_of
 from derive.forward_map import BATCH
 
 

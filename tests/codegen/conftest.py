@@ -7,9 +7,9 @@ import sys
 import pytest
 
 import derive
-from codegen.adjoint import adjoint
-from codegen.lower import lower
-from codegen.plan import plan
+from codegen.lower.definitions import lower
+from codegen.passes.adjoint import adjoint
+from codegen.plans.rows import plan
 
 MAPS = ["affine-like", "norm-like", "linear/norm-like"]
 

@@ -6,11 +6,11 @@ import sympy
 import torch
 
 import derive
-from codegen.adjoint import adjoint
-from codegen.differentials import explicit_in
-from codegen.interpret import interpret
-from codegen.lower import lower
-from codegen.program import Contract, Pointwise, Program, ProgramError, name_of
+from codegen.ir.interpret import interpret
+from codegen.ir.program import Contract, Pointwise, Program, ProgramError, name_of
+from codegen.lower.definitions import lower
+from codegen.passes.adjoint import adjoint
+from codegen.passes.differentials import explicit_in
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.equality import equal
 from derive.algebra.index import Index, size_symbol
@@ -138,7 +138,7 @@ def test_map_gradients_equal_autograd(solution, forward):
 
 def test_a_corrupted_pass_is_caught(solution, forward, monkeypatch):
     """The tests above are gates: a wrong derivative rule must not pass them."""
-    from codegen import differentials
+    from codegen.passes import differentials
 
     right = differentials.slope
     monkeypatch.setattr(differentials, "slope", lambda *arguments: 2 * right(*arguments))

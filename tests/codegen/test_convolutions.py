@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 
 import derive
-from codegen.differentials import explicit_in
-from codegen.interpret import interpret
-from codegen.lower import lower
-from codegen.patches import patch_plan
-from codegen.program import Contract, Convolve, Pointwise, ProgramError, name_of
-from codegen.stepwise import forward_mode, reverse
+from codegen.ir.interpret import interpret
+from codegen.ir.program import Contract, Convolve, Pointwise, ProgramError, name_of
+from codegen.lower.definitions import lower
+from codegen.passes.differentials import explicit_in
+from codegen.passes.stepwise import forward_mode, reverse
+from codegen.plans.patches import patch_plan
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.nodes import PartialDerivative, rename
 from derive.check import check_step

@@ -10,8 +10,8 @@ import torch
 import affine_divergence as ad
 import derive
 from codegen.coverage import covered
-from codegen.interpret import interpret
-from codegen.lower import lower
+from codegen.ir.interpret import interpret
+from codegen.lower.definitions import lower
 
 KAPPA = 1.7
 COVERED = json.loads(Path(ad.__file__).with_name("manifest.json").read_text(encoding="utf-8"))["covers"]

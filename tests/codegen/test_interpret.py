@@ -4,8 +4,8 @@ import numpy
 import pytest
 import sympy
 
-from codegen.interpret import interpret
-from codegen.program import Contract, Magnitude, Pointwise, Program, ProgramError, Value
+from codegen.ir.interpret import interpret
+from codegen.ir.program import Contract, Magnitude, Pointwise, Program, ProgramError, Value
 from derive.algebra.index import Index, size_symbol
 
 B, N = size_symbol("B"), size_symbol("n")

@@ -4,9 +4,9 @@ import numpy
 import pytest
 
 import derive
-from codegen.interpret import interpret
-from codegen.lower import LoweringError, lower
-from codegen.program import Contract
+from codegen.ir.interpret import interpret
+from codegen.ir.program import Contract
+from codegen.lower.definitions import LoweringError, lower
 from derive.declare import forward
 
 SIZES = {"B": 5, "n": 4, "m": 3}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen import exchange, package
+from codegen import atomic_replace, package
 from codegen.package import MANIFEST, build, check_name, check_targets, differences, write
 from derive.errors import UsageError
 
@@ -68,7 +68,7 @@ def test_write_replaces_the_whole_folder(tmp_path):
 
 
 def test_without_an_exchange_of_names_the_result_is_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(exchange, "exchange", lambda first, second: False)
+    monkeypatch.setattr(atomic_replace, "exchange", lambda first, second: False)
     write({"old.py": "", MANIFEST: json.dumps({"files": ["old.py"]})}, tmp_path / "made")
     write(TEXTS, tmp_path / "made")
     assert contents(tmp_path / "made") == TEXTS

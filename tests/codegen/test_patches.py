@@ -15,8 +15,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import affine_divergence as ad
 import derive
-from codegen.patches import patch_plan
-from codegen.targets.torch.patch_printer import PatchPrinter
+from codegen.plans.patches import patch_plan
+from codegen.printing.torch_patch_lines import PatchPrinter
 from derive.algebra.nodes import rename
 
 DOUBLE = torch.float64

@@ -8,8 +8,8 @@ import pytest
 import sympy
 
 import derive
-from codegen.digest import canonical, digest
-from codegen.plan import plan
+from codegen.plans.digest import canonical, digest
+from codegen.plans.rows import plan
 from derive.errors import UsageError
 
 kappa = sympy.Symbol("kappa", positive=True)
@@ -42,7 +42,7 @@ def test_the_digest_follows_the_mathematics_and_nothing_else(solution):
 
 DIGESTS = """
 import derive
-from codegen.digest import digest
+from codegen.plans.digest import digest
 print([digest(m.mapped) for n in ("affine", "linear") for m in derive.solve(derive.layer(n))])
 """
 

@@ -8,11 +8,11 @@ import sympy
 import torch
 import torch.nn.functional
 
-from codegen.interpret import interpret
-from codegen.program import Contract, Pointwise, Program, Value
-from codegen.targets.torch.expressions import ExpressionPrinter
-from codegen.targets.torch.layout import LayoutError
-from codegen.targets.torch.printer import Style, TorchPrinter
+from codegen.ir.interpret import interpret
+from codegen.ir.program import Contract, Pointwise, Program, Value
+from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.layout import LayoutError
+from codegen.printing.torch_lines import Style, TorchPrinter
 from derive.algebra.index import Index, size_symbol
 from derive.errors import UsageError
 

@@ -3,7 +3,7 @@
 import pytest
 import sympy
 
-from codegen.program import Contract, Magnitude, Pointwise, Program, ProgramError, Value
+from codegen.ir.program import Contract, Magnitude, Pointwise, Program, ProgramError, Value
 from derive.algebra.index import Index, size_symbol
 from derive.algebra.nodes import IndexedSum
 

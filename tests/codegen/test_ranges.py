@@ -4,10 +4,10 @@ import numpy
 import pytest
 import sympy
 
-from codegen.interpret import interpret
-from codegen.lower import lower
-from codegen.program import Magnitude, Pointwise
-from codegen.ranges import range_safe
+from codegen.ir.interpret import interpret
+from codegen.ir.program import Magnitude, Pointwise
+from codegen.lower.definitions import lower
+from codegen.passes.ranges import range_safe
 from derive.declare import forward as declare
 from derive.errors import UsageError
 

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import affine_divergence as ad
-from codegen import self_factors as derived
-from codegen.program import ProgramError
+from codegen.ir.program import ProgramError
+from codegen.plans import self_factors as derived
 from codegen.targets.torch.self_factor_file import printed
 from derive import effective_update, layer
 from derive.errors import UsageError

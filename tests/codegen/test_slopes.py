@@ -3,7 +3,7 @@
 import pytest
 import sympy
 
-from codegen.slopes import slope
+from codegen.passes.slopes import slope
 from derive.algebra.index import Index, size_symbol
 from derive.algebra.nodes import tensor
 

@@ -16,11 +16,11 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import affdiv
-from codegen.interpret import interpret
+from codegen.ir.interpret import interpret
 from codegen.layer_package import build_layer
-from codegen.layer_plan import layer_plan
+from codegen.lower.safe_names import MODULE_ATTRIBUTES
 from codegen.package import MANIFEST, write
-from codegen.safe_names import MODULE_ATTRIBUTES
+from codegen.plans.layers import layer_plan
 from derive.cancel import solve
 from derive.errors import UsageError
 from derive.spec import loads_spec

@@ -11,8 +11,8 @@ from sympy.printing.codeprinter import PrintMethodNotImplementedError
 from sympy.printing.pytorch import torch_code
 
 import derive
-from codegen.interpret import interpret
-from codegen.lower import lower
+from codegen.ir.interpret import interpret
+from codegen.lower.definitions import lower
 
 ROOMS = ("derive", "codegen", "verify", "affine_divergence")
 

@@ -3,10 +3,10 @@
 import numpy
 import torch
 
-from codegen.adjoint import adjoint
-from codegen.interpret import interpret
-from codegen.program import Program
-from codegen.tangent import tangent
+from codegen.ir.interpret import interpret
+from codegen.ir.program import Program
+from codegen.passes.adjoint import adjoint
+from codegen.passes.tangent import tangent
 
 SIZES = {"B": 5, "n": 4, "m": 3}
 SHAPES = {"x": (5, 4), "W": (3, 4), "b": (3,)}

@@ -6,10 +6,10 @@ import numpy
 import pytest
 
 import derive
-from codegen import unit_rows as home
-from codegen.interpret import interpret
-from codegen.program import ProgramError
-from codegen.unit_rows import unit_rows
+from codegen.ir.interpret import interpret
+from codegen.ir.program import ProgramError
+from codegen.plans import unit_rows as home
+from codegen.plans.unit_rows import unit_rows
 from derive.layers import layer
 
 

@@ -40,7 +40,7 @@ def parsed(text: str) -> Expr:
 @cache
 def scale_invariant(text: str) -> bool | None:
     """Return whether the map at an angle ignores the length of its input, as derived; None if that is not decided."""
-    from codegen.solve_at import solve_at
+    from codegen.plans.solve_at import solve_at
     from derive.layers import layer
 
     return solve_at(layer("affine"), parsed(text))["angle"].scale_invariant

@@ -9,14 +9,14 @@ from typing import Any
 
 from sympy import Symbol
 
-from codegen.layer_plan import LayerPlan
-from codegen.program import Program, Value
+from codegen.ir.program import Program, Value
+from codegen.plans.layers import LayerPlan
+from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.naming import snake
+from codegen.printing.torch_layer_lines import LayerPrinter
 from codegen.schedule.samples import Library, Walk, schedule
 from codegen.targets.cpp.loops import SampleKernel, sample_kernel
-from codegen.targets.torch.expressions import ExpressionPrinter
 from codegen.targets.torch.layer_file import formulas, layer_function_context, layer_sizes, like, settings_in_code
-from codegen.targets.torch.layer_printer import LayerPrinter
-from codegen.targets.torch.words import snake
 from derive.errors import UsageError
 from derive.forward_map import BATCH
 

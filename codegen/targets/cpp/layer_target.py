@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from codegen.layer_plan import LayerPlan
+from codegen.plans.layers import LayerPlan
 from codegen.targets.cpp.layer_file import layer_kernel_context
 from codegen.targets.cpp.target import render
 from derive.forward_map import Layer

@@ -20,11 +20,11 @@ from typing import Any
 import sympy
 from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Symbol
 
+from codegen.ir.program import Contract, Gather, Instruction, Mask, Pointwise, Program, Scatter, Value, name_of
 from codegen.passes.accumulation import Types
-from codegen.program import Contract, Gather, Instruction, Mask, Pointwise, Program, Scatter, Value, name_of
+from codegen.printing.c_names import identifier
+from codegen.printing.c_scalars import ScalarPrinter
 from codegen.schedule.samples import Walk, is_total
-from codegen.targets.cuda.names import identifier
-from codegen.targets.cuda.printer import ScalarPrinter
 from derive.algebra.index import Index
 from derive.algebra.nodes import Divides, Within
 from derive.errors import UsageError

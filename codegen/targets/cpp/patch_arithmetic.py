@@ -24,12 +24,12 @@ from typing import TypeVar
 import sympy
 from sympy import Expr
 
-from codegen.patches import PatchPlan
-from codegen.program import Contract, Convolve, Pointwise, Value, name_of
-from codegen.targets.cuda.kernels import accumulated, assigned
-from codegen.targets.cuda.names import identifier
-from codegen.targets.cuda.printer import ScalarPrinter
-from codegen.targets.patch_steps import Positions, steps, with_scale
+from codegen.ir.program import Contract, Convolve, Pointwise, Value, name_of
+from codegen.plans.patches import PatchPlan
+from codegen.printing.c_kernels import accumulated, assigned
+from codegen.printing.c_names import identifier
+from codegen.printing.c_scalars import ScalarPrinter
+from codegen.schedule.patch_steps import Positions, steps, with_scale
 from derive.errors import UsageError
 
 _Kind = TypeVar("_Kind", Contract, Convolve, Pointwise)

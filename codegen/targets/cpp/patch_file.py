@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from codegen.program import Program
+from codegen.ir.program import Program
+from codegen.plans.patch_maps import PatchMap
+from codegen.printing.c_names import identifier
+from codegen.printing.naming import listed
 from codegen.targets.cpp.patch_arithmetic import ENTRY, arithmetic
-from codegen.targets.cuda.names import identifier
-from codegen.targets.torch.patch_family import PatchMap
 from codegen.targets.torch.patch_function import patch_headings
-from codegen.targets.torch.words import listed
 
 
 def has_kernels(chosen: PatchMap) -> bool:

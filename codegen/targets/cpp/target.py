@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from codegen.plan import Plan
-from codegen.program import Program
-from codegen.targets.borrowed_functions import borrowed_functions
-from codegen.targets.cpp.joint import head, joint
+from codegen.ir.program import Program
+from codegen.plans.rows import Plan
+from codegen.printing.extents import lengths, shapes_text
+from codegen.printing.launches import unique
+from codegen.printing.naming import AngleFamily, Borrowed, Family
+from codegen.printing.rendering import SHARED, renderer
+from codegen.targets.cpp.fused_prologue import head, joint
 from codegen.targets.cpp.patch_file import has_kernels, patch_map_context
-from codegen.targets.cpp.trial import with_trial
+from codegen.targets.cpp.unscaled_fast_path import with_trial
 from codegen.targets.cpp.wrappers import HostPrinter, Lengths, Pass, walked
 from codegen.targets.cuda.target import comment, listed
-from codegen.targets.cuda.wrappers import unique
-from codegen.targets.extents import lengths, shapes_text
-from codegen.targets.patch_backend import maps_with_kernels, shared_files
-from codegen.targets.rendering import SHARED, renderer
-from codegen.targets.row_contexts import row_contexts
+from codegen.targets.shared.borrowed_functions import borrowed_functions
+from codegen.targets.shared.patch_backend import maps_with_kernels, shared_files
+from codegen.targets.shared.row_contexts import row_contexts
 from codegen.targets.torch.function_file import heading_context
-from codegen.targets.torch.words import AngleFamily, Borrowed, Family
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PATCHES = ("_cpp_patches.h", "_cpp_patch_passes.h", "_cpp_patches.py")

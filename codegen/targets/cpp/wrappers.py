@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from sympy import Expr
 
-from codegen.program import Contract, Instruction, Program, Value, name_of
-from codegen.targets.cuda.kernels import Kernel
-from codegen.targets.cuda.schedule import Columns, Rows
-from codegen.targets.cuda.storage import is_column
-from codegen.targets.cuda.wrappers import Printed, StepPrinter
-from codegen.targets.extents import length_name, shape_text
+from codegen.ir.program import Contract, Instruction, Program, Value, name_of
+from codegen.printing.c_kernels import Kernel
+from codegen.printing.c_storage import is_column
+from codegen.printing.extents import length_name, shape_text
+from codegen.printing.launches import Printed, StepPrinter
+from codegen.schedule.rows import Columns, Rows
 from derive.forward_map import BATCH
 
 Lengths = tuple[Expr, ...]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from codegen.program import Pointwise, name_of
-from codegen.targets.cuda.kernels import accumulated, assigned
-from codegen.targets.cuda.names import check_distinct, identifier
-from codegen.targets.cuda.passes import Loop
-from codegen.targets.cuda.printer import ScalarPrinter
-from codegen.targets.patch_backend import common_context
-from codegen.targets.patch_lines import PatchLines, launched
-from codegen.targets.patch_steps import Positions, Tap
-from codegen.targets.torch.patch_family import PatchMap
+from codegen.ir.program import Pointwise, name_of
+from codegen.plans.patch_maps import PatchMap
+from codegen.printing.c_kernels import accumulated, assigned
+from codegen.printing.c_names import check_distinct, identifier
+from codegen.printing.c_scalars import ScalarPrinter
+from codegen.schedule.patch_steps import Positions, Tap
+from codegen.schedule.row_loops import Loop
+from codegen.targets.shared.patch_backend import common_context
+from codegen.targets.shared.patch_lines import PatchLines, launched
 
 _AXES = (1, 2, 3)
 _SPACE = "first, second, third"

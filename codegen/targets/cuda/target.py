@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from codegen.plan import Plan
-from codegen.targets.borrowed_functions import borrowed_functions
+from codegen.plans.rows import Plan
+from codegen.printing.extents import lengths, shapes_text
+from codegen.printing.launches import Printed, printed, unique, variants
+from codegen.printing.naming import AngleFamily, Borrowed, Family
+from codegen.printing.rendering import SHARED, renderer
+from codegen.printing.wrap import fill
 from codegen.targets.cuda.patch_file import patch_map_context
 from codegen.targets.cuda.unit_file import unit_file_context
-from codegen.targets.cuda.wrappers import Printed, printed, unique, variants
-from codegen.targets.extents import lengths, shapes_text
-from codegen.targets.patch_backend import maps_with_kernels, shared_files
-from codegen.targets.rendering import SHARED, renderer
-from codegen.targets.row_contexts import row_contexts
+from codegen.targets.shared.borrowed_functions import borrowed_functions
+from codegen.targets.shared.patch_backend import maps_with_kernels, shared_files
+from codegen.targets.shared.row_contexts import row_contexts
 from codegen.targets.torch.companions import has_companions
 from codegen.targets.torch.function_file import heading_context
-from codegen.targets.torch.words import AngleFamily, Borrowed, Family
-from codegen.targets.torch.wrap import fill
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PATCHES = ("_cuda_patches.cuh", "_cuda_patches.py")

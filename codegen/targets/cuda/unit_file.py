@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from codegen.program import Program, Value
-from codegen.targets.cuda.kernels import row_text
-from codegen.targets.cuda.names import identifier
-from codegen.targets.cuda.schedule import Rows, is_row_work
-from codegen.targets.cuda.storage import ELEMENT, WIDE, is_column
-from codegen.targets.unit_names import MODULE, unit_context
-from codegen.unit_rows import unit_rows
+from codegen.ir.program import Program, Value
+from codegen.plans.unit_rows import unit_rows
+from codegen.printing.c_kernels import row_text
+from codegen.printing.c_names import identifier
+from codegen.printing.c_storage import ELEMENT, WIDE, is_column
+from codegen.schedule.rows import Rows, is_row_work
+from codegen.targets.shared.unit_names import MODULE, unit_context
 
 SOURCE = f"_cuda{MODULE}.cu"
 

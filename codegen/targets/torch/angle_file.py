@@ -8,13 +8,13 @@ from typing import Any
 import sympy
 from sympy import Expr
 
-from codegen.angle_plan import AnglePlan, Scalar, radius, scaled_length, turn, turning
-from codegen.angle_rows import coefficient_names
-from codegen.program import Program
-from codegen.tangent import tangent_name
-from codegen.targets.torch.expressions import ExpressionPrinter
-from codegen.targets.torch.printer import Line, Style, TorchPrinter
-from codegen.targets.torch.words import Borrowed, branch, equations, forward_equation, listed
+from codegen.ir.program import Program
+from codegen.passes.tangent import tangent_name
+from codegen.plans.angle_rows import coefficient_names
+from codegen.plans.angles import AnglePlan, Scalar, radius, scaled_length, turn, turning
+from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.naming import Borrowed, branch, equations, forward_equation, listed
+from codegen.printing.torch_lines import Line, Style, TorchPrinter
 from derive.algebra.nodes import tensor
 from derive.export.text import text
 from derive.forward_map import BATCH

@@ -8,11 +8,11 @@ from typing import Any
 import sympy
 from sympy import Indexed, IndexedBase
 
-from codegen.targets.torch.axes import AxesPrinter
-from codegen.targets.torch.expressions import ExpressionPrinter
+from codegen.plans.value_path import ValuePath
+from codegen.printing.axes import AxesPrinter
+from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, Family, family_context, pascal
 from codegen.targets.torch.unit_file import unit_file_context
-from codegen.targets.torch.words import BACKEND_WORDS, INIT_WORDS, Family, family_context, pascal
-from codegen.value_path import ValuePath
 from derive.errors import UsageError
 from derive.export.text import text
 from derive.forward_map import Definition, Layer

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from codegen.self_factors import self_factors
+from codegen.plans.self_factors import self_factors
+from codegen.plans.unit_rows import unit_rows
+from codegen.plans.value_path import NAME, value_path
+from codegen.printing.naming import Family, pascal
 from codegen.targets.torch.attention_files import SUFFIX, attention_context
 from codegen.targets.torch.patch_files import FUNCTIONS, MODULES, patch_contexts, patch_maps
 from codegen.targets.torch.self_factor_file import self_factor_context
-from codegen.targets.torch.words import Family, pascal
-from codegen.unit_rows import unit_rows
-from codegen.value_path import NAME, value_path
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from codegen.plan import Plan
-from codegen.program import Program, name_of
-from codegen.targets.torch.printer import Style, TorchPrinter, printed
+from codegen.ir.program import Program, name_of
+from codegen.plans.rows import Plan
+from codegen.printing.naming import branch, equations, forward_equation, listed
+from codegen.printing.torch_lines import Style, TorchPrinter, printed
 from codegen.targets.torch.row_gradients import in_place_context
-from codegen.targets.torch.words import branch, equations, forward_equation, listed
 
 
 def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:

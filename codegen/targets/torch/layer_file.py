@@ -8,13 +8,13 @@ from typing import Any
 
 from sympy import Symbol
 
-from codegen.layer_plan import LayerPlan
-from codegen.program import Program
-from codegen.safe_names import local_sizes
-from codegen.tangent import tangent_name
-from codegen.targets.torch.layer_printer import LayerPrinter
-from codegen.targets.torch.printer import Line
-from codegen.targets.torch.words import listed, pascal, snake
+from codegen.ir.program import Program
+from codegen.lower.safe_names import local_sizes
+from codegen.passes.tangent import tangent_name
+from codegen.plans.layers import LayerPlan
+from codegen.printing.naming import listed, pascal, snake
+from codegen.printing.torch_layer_lines import LayerPrinter
+from codegen.printing.torch_lines import Line
 from derive.export.text import text
 from derive.forward_map import Layer
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from sympy import Expr
 
-from codegen.plain_layer import SelfFactorPlan
-from codegen.safe_names import local_sizes
-from codegen.targets.torch.expressions import ExpressionPrinter
+from codegen.lower.safe_names import local_sizes
+from codegen.plans.plain import SelfFactorPlan
+from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.torch_layer_lines import LayerPrinter
 from codegen.targets.torch.layer_file import bare_code, position_helpers
-from codegen.targets.torch.layer_printer import LayerPrinter
 from derive.algebra.index import Index
 from derive.export.text import text
 from derive.forward_map import BATCH

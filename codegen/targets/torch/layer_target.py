@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from codegen.layer_plan import LayerPlan
-from codegen.plain_layer import SelfFactorPlan
+from codegen.plans.layers import LayerPlan
+from codegen.plans.plain import SelfFactorPlan
+from codegen.printing.naming import Family
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.layer_file import layer_function_context
 from codegen.targets.torch.layer_self_factor_file import self_factor_file_context
 from codegen.targets.torch.layer_words import shared_context
 from codegen.targets.torch.render import render
-from codegen.targets.torch.words import Family
 from derive.forward_map import Layer
 from derive.update import effective_update
 

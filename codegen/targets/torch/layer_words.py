@@ -8,10 +8,10 @@ from typing import Any
 import sympy
 from sympy import Expr, Mul, Symbol
 
-from codegen.layer_plan import LayerPlan
-from codegen.targets.torch.expressions import ExpressionPrinter
+from codegen.plans.layers import LayerPlan
+from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.naming import BACKEND_WORDS, listed, quoted, snake
 from codegen.targets.torch.layer_file import formulas, settings
-from codegen.targets.torch.words import BACKEND_WORDS, listed, quoted, snake
 from derive.export.text import text
 from derive.forward_map import BATCH, Layer, Tensor
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from codegen.patches import patch_plan
-from codegen.targets.torch.expressions import ExpressionPrinter
-from codegen.targets.torch.patch_family import PatchMap
+from codegen.plans.patch_maps import PatchMap
+from codegen.plans.patches import patch_plan
+from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, quoted
 from codegen.targets.torch.patch_function import patch_context
-from codegen.targets.torch.words import BACKEND_WORDS, INIT_WORDS, quoted
 from derive.cancel import solve
 from derive.errors import UsageError
 from derive.layers.convolution import convolution, transposed_convolution

@@ -9,11 +9,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from codegen.patches import PatchPlan
-from codegen.program import Program
-from codegen.targets.torch.patch_family import PatchMap
-from codegen.targets.torch.patch_printer import PatchPrinter
-from codegen.targets.torch.words import listed
+from codegen.ir.program import Program
+from codegen.plans.patch_maps import PatchMap
+from codegen.plans.patches import PatchPlan
+from codegen.printing.naming import listed
+from codegen.printing.torch_patch_lines import PatchPrinter
 from derive.export.text import text
 from derive.forward_map import Definition
 

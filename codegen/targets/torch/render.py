@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codegen.targets.rendering import SHARED, renderer
+from codegen.printing.rendering import SHARED, renderer
 
 render = renderer(Path(__file__).parent / "templates", SHARED)

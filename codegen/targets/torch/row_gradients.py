@@ -15,10 +15,10 @@ from typing import Any
 
 from sympy import Expr, Indexed
 
-from codegen.adjoint import Backward
-from codegen.program import Contract, Instruction, Program, Value, name_of
-from codegen.targets.torch.expressions import ExpressionPrinter
-from codegen.targets.torch.printer import Style, TorchPrinter, printed
+from codegen.ir.program import Contract, Instruction, Program, Value, name_of
+from codegen.passes.adjoint import Backward
+from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.torch_lines import Style, TorchPrinter, printed
 from derive.errors import UsageError
 from derive.forward_map import BATCH
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from sympy import Expr, Indexed, KroneckerDelta, Symbol
 
-from codegen.program import name_of
-from codegen.self_factors import Law, SelfFactors
-from codegen.targets.torch.expressions import ExpressionPrinter
-from codegen.targets.torch.words import Family, pascal
+from codegen.ir.program import name_of
+from codegen.plans.self_factors import Law, SelfFactors
+from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.naming import Family, pascal
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum
 from derive.errors import UsageError

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, AngleFamily, Family, family_context, quoted
 from codegen.targets.torch.angle_file import angle_context, radius_context
 from codegen.targets.torch.companions import companions
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.render import render
-from codegen.targets.torch.words import BACKEND_WORDS, INIT_WORDS, AngleFamily, Family, family_context, quoted
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from codegen.program import Program
-from codegen.targets.torch.printer import Style, TorchPrinter
-from codegen.targets.unit_names import unit_context
-from codegen.unit_rows import SCALE, unit_rows
+from codegen.ir.program import Program
+from codegen.plans.unit_rows import SCALE, unit_rows
+from codegen.printing.torch_lines import Style, TorchPrinter
+from codegen.targets.shared.unit_names import unit_context
 
 
 def unit_file_context() -> dict[str, Any]:

@@ -15,7 +15,7 @@ import sympy
 from sympy import Expr, Indexed, Pow
 from sympy.core.relational import Relational
 
-from codegen.targets.torch.expressions import ExpressionPrinter
+from codegen.printing.expressions import ExpressionPrinter
 from derive.errors import UsageError
 
 HELPERS = ("atan", "tanh")  # functions of ``_triton_tiles``

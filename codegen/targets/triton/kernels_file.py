@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from codegen.plan import Plan
-from codegen.program import Instruction, Magnitude, Value, name_of
-from codegen.targets.torch.layout import is_column
-from codegen.targets.torch.words import Borrowed, branch, forward_equation, listed, snake
+from codegen.ir.program import Instruction, Magnitude, Value, name_of
+from codegen.plans.rows import Plan
+from codegen.printing.layout import is_column
+from codegen.printing.naming import Borrowed, branch, forward_equation, listed, snake
 from codegen.targets.triton.expressions import HELPERS
 from codegen.targets.triton.printer import TilePrinter
 from codegen.targets.triton.roles import Roles

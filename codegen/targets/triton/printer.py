@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from sympy import Expr, Indexed, Mul
 
-from codegen.program import Contract, Instruction, Magnitude, Pointwise, Value, name_of
+from codegen.ir.program import Contract, Instruction, Magnitude, Pointwise, Value, name_of
 from codegen.targets.triton.expressions import Constants, TileExpressionPrinter
 from codegen.targets.triton.roles import BLOCKS, RANGES, Role, Roles, ScheduleError
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sympy import Expr, Symbol
 
-from codegen.program import Program
+from codegen.ir.program import Program
 from derive.algebra.index import Index
 from derive.errors import UsageError
 from derive.forward_map import BATCH

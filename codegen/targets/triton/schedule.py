@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from sympy import Dummy
 
-from codegen.program import Contract, Instruction, Magnitude, Pointwise, Program, name_of
+from codegen.ir.program import Contract, Instruction, Magnitude, Pointwise, Program, name_of
 from codegen.targets.triton.roles import Roles, ScheduleError, roles
 
 Reduction = Contract | Magnitude

@@ -7,11 +7,11 @@ from typing import Any
 
 from sympy import Symbol
 
-from codegen.program import Program
+from codegen.ir.program import Program
+from codegen.plans.unit_rows import unit_rows
+from codegen.targets.shared.unit_names import MODULE, unit_context
 from codegen.targets.triton.printer import TilePrinter
 from codegen.targets.triton.roles import Roles
-from codegen.targets.unit_names import MODULE, unit_context
-from codegen.unit_rows import unit_rows
 from derive.forward_map import BATCH
 
 _AXES = ("N", "H", "T", "J")  # sequences, heads, tokens, and the entries of a row

@@ -137,7 +137,7 @@ def packaged(folder: Path) -> LayerFile:
 
 def _check_match(found: LayerFile, folder: Path) -> None:
     """Raise UsageError where a package was generated from another layer than the file's."""
-    from codegen.digest import digest
+    from codegen.plans.digest import digest
 
     manifest = read_manifest(folder)
     if "layer" not in manifest:

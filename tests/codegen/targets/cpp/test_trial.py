@@ -1,6 +1,6 @@
 """The trial with which a row's squares are summed: which loops are one, and what is said again behind it."""
 
-from codegen.targets.cpp.trial import with_trial
+from codegen.targets.cpp.unscaled_fast_path import with_trial
 
 SCALE = "const Wide y_factor = Wide(1) / peak;"
 

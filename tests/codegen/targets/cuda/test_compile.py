@@ -9,10 +9,10 @@ import subprocess
 
 import pytest
 
-from codegen.angle_plan import angle_plan
-from codegen.solve_at import solve_at
+from codegen.plans.angles import angle_plan
+from codegen.plans.solve_at import solve_at
+from codegen.printing.naming import AngleFamily
 from codegen.targets.cuda import target as cuda_target
-from codegen.targets.torch.words import AngleFamily
 from derive.formula import parse_angle
 from derive.layers import layer
 

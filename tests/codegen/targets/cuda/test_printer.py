@@ -25,9 +25,9 @@ from sympy import (
     tanh,
 )
 
-from codegen.program import Value, name_of
-from codegen.targets.cuda.names import check_distinct, identifier
-from codegen.targets.cuda.printer import ScalarPrinter
+from codegen.ir.program import Value, name_of
+from codegen.printing.c_names import check_distinct, identifier
+from codegen.printing.c_scalars import ScalarPrinter
 from derive.algebra.index import Index, size_symbol
 from derive.errors import UsageError
 from tests.codegen.targets.cuda.host import needs_compiler

@@ -7,13 +7,13 @@ import pytest
 import sympy
 import torch
 
-from codegen.adjoint import adjoint
-from codegen.interpret import interpret
-from codegen.lower import lower
-from codegen.program import Contract, Magnitude, Pointwise, Program, Value
-from codegen.ranges import range_safe
+from codegen.ir.interpret import interpret
+from codegen.ir.program import Contract, Magnitude, Pointwise, Program, Value
+from codegen.lower.definitions import lower
+from codegen.passes.adjoint import adjoint
+from codegen.passes.ranges import range_safe
+from codegen.printing.launches import printed, variants
 from codegen.targets.cuda import target as cuda_target
-from codegen.targets.cuda.wrappers import printed, variants
 from derive.algebra.index import Index, size_symbol
 from derive.cancel import solve
 from derive.errors import UsageError

@@ -3,14 +3,14 @@
 import pytest
 import sympy
 
-from codegen.adjoint import adjoint
-from codegen.lower import lower
-from codegen.program import Contract, Pointwise, Program, Value, name_of
-from codegen.targets.cuda.hoist import hoisted
-from codegen.targets.cuda.passes import row_kernel
-from codegen.targets.cuda.schedule import Columns, Plain, Product, Rows, schedule
-from codegen.targets.cuda.storage import storage
-from codegen.targets.cuda.wrappers import printed, variants
+from codegen.ir.program import Contract, Pointwise, Program, Value, name_of
+from codegen.lower.definitions import lower
+from codegen.passes.adjoint import adjoint
+from codegen.printing.c_storage import storage
+from codegen.printing.launches import printed, variants
+from codegen.schedule.hoist import hoisted
+from codegen.schedule.row_loops import row_kernel
+from codegen.schedule.rows import Columns, Plain, Product, Rows, schedule
 from derive.algebra.index import Index, size_symbol
 from derive.cancel import solve
 from derive.layers import layer

@@ -6,8 +6,8 @@ import pytest
 import sympy
 
 import derive
-from codegen.plan import plan
-from codegen.program import Contract, Magnitude, Pointwise, Program, Value
+from codegen.ir.program import Contract, Magnitude, Pointwise, Program, Value
+from codegen.plans.rows import plan
 from codegen.targets.triton.expressions import Constants, TileExpressionPrinter
 from codegen.targets.triton.printer import TilePrinter
 from codegen.targets.triton.roles import Roles, ScheduleError, roles

@@ -5,10 +5,10 @@ import sys
 
 import torch
 
-from codegen.angle_plan import angle_plan
 from codegen.package import TARGETS, render, write
-from codegen.solve_at import solve_at
-from codegen.targets.torch.words import AngleFamily
+from codegen.plans.angles import angle_plan
+from codegen.plans.solve_at import solve_at
+from codegen.printing.naming import AngleFamily
 from derive.formula import parse_angle
 from derive.layers import layer
 from verify.cuda_on_host import Host

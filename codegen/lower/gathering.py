@@ -1,0 +1,204 @@
+"""Any layer becomes a program: what is no contraction, no convolution and no pointwise value is gathered first.
+
+    x[s,c,2*p + k]*Within(2*p + k, l)      a gather, zero outside: the guard goes
+    W[t[s,p],i]                            a gather at integers that are an input
+    x[s,2*p]/E[s,p + 1]*Within(...)        the divisor is gathered without zeros outside, and the guard is a mask
+    delta(t[s,p], t[s,q])                  a mask
+
+Sums then are contractions of plain entries. ``codegen.lower.definitions`` comes first: it knows convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import sympy
+from sympy import Expr, Indexed, Mul
+
+from codegen.ir.program import Gather, Instruction, Mask, Pointwise, Program, Value, name_of
+from codegen.lower.arrange import support
+from codegen.lower.gather_layout import indices_of, placement
+from codegen.lower.sums import Emitter, Key
+from codegen.passes.adjoint import gradient_name
+from codegen.passes.tangent import tangent_name
+from derive.algebra.eliminate import is_guard
+from derive.algebra.index import Index
+from derive.algebra.nodes import Divides, IndexedSum, IndexTensor, Within, rename, tensor
+from derive.algebra.normal import normalise
+from derive.errors import UsageError
+from derive.forward_map import BATCH, Layer, Tensor
+
+
+def lower_gathered(layer: Layer) -> Program:
+    """Return the forward program of any layer; its inputs are the layer's inputs, then its parameters.
+
+    Equations are named as ``codegen.lower.definitions`` names them.
+    """
+    inputs = tuple(_declared(t) for t in (*layer.inputs, *layer.parameters))
+    definitions = (*layer.definitions, layer.output)
+    taken = frozenset({d.name for d in definitions} | {str(size) for size in layer.sizes})
+    taken |= {gradient_name(v.name) for v in inputs}
+    emitter = GatheringEmitter({v.name: v for v in inputs}, taken=taken)
+    for definition in definitions:
+        word = "forward" if definition is layer.output else f"define-{definition.name}"
+        target = Value(definition.name, definition.indices)
+        emitter.assign(target, normalise(definition.expression), f"{layer.name}/{word}")
+    return Program(layer.name, inputs, layer.scalars, tuple(emitter.instructions), (layer.output.name,))
+
+
+def _declared(tensor: Tensor) -> Value:
+    """Return a declared tensor as a value; an input's batch axis has the batch index."""
+    lead = (BATCH,) if tensor.axes[:1] == (BATCH.size,) else ()
+    rest = tensor.axes[len(lead) :]
+    return Value(tensor.name, (*lead, *(Index(f"_{tensor.name}_{k}", axis) for k, axis in enumerate(rest))))
+
+
+@dataclass
+class GatheringEmitter(Emitter):
+    """An emitter that gathers; what was gathered, masked or computed pointwise once is not computed again."""
+
+    placed: dict[object, Value] = field(default_factory=dict)
+
+    def fresh(self, stem: str) -> str:
+        """Return an unused name that is no tangent's: the stem, with a number if need be."""
+        return super().fresh("product" if stem.endswith(tangent_name("")) else stem)
+
+    def assign(self, target: Value, expression: Expr, equation: str = "") -> None:
+        """Emit instructions so that ``target`` holds ``expression``, a normal form over values known so far."""
+        if isinstance(expression, IndexedSum) and self._summed_into(target, expression, equation):
+            return
+        super().assign(target, self.without_sums(expression), equation)
+
+    def without_sums(self, expression: Expr) -> Expr:
+        """Return the expression with plain entries of emitted values only."""
+        if isinstance(expression, Indexed):
+            return self._entry(expression)
+        if isinstance(expression, IndexedSum):
+            coefficient, operands = self._factors(expression.body)
+            return coefficient * self.contraction(operands, expression.bound)
+        if is_guard(expression) or expression.is_Mul:
+            coefficient, operands, functions = self._split(expression)
+            return Mul(coefficient, *operands, *(self.without_sums(f) for f in functions))
+        if expression.is_Pow and isinstance(expression.base, Indexed) and not _natural(expression.exp):
+            return self._entry(expression.base, filled=False) ** expression.exp
+        if not expression.args:
+            return expression
+        return expression.func(*(self.without_sums(a) for a in expression.args))
+
+    def _summed_into(self, target: Value, total: IndexedSum, equation: str) -> bool:
+        """Emit a sum without a coefficient straight into a target; return whether it has none."""
+        coefficient, operands = self._factors(total.body)
+        if coefficient != 1 or {i for o in operands for i in o.indices} - set(total.bound) != set(target.indices):
+            return False
+        self.contraction(operands, total.bound, target, equation)
+        return True
+
+    def _factors(self, body: Expr) -> tuple[Expr, list[Indexed]]:
+        """Return the factors of a product as plain entries, and the coefficient that carries none."""
+        coefficient, operands, functions = self._split(body)
+        for function in functions:
+            base, exponent = function.as_base_exp()
+            copies = int(exponent) if _natural(exponent) else 1
+            operands += [self._value(self.without_sums(base if copies > 1 else function))] * copies
+        return coefficient, sorted(operands, key=lambda o: (BATCH not in o.indices, len(o.indices) < 2, name_of(o)))
+
+    def _split(self, body: Expr) -> tuple[Expr, list[Indexed], list[Expr]]:
+        """Split a product: a coefficient, plain entries (masks for guards too), functions of entries as they are."""
+        factors = Mul.make_args(body)
+        coefficient, direct, functions = sympy.S.One, list[Indexed](), list[Expr]()
+        guards = [f for f in factors if is_guard(f)]
+        for factor in (f for f in factors if not is_guard(f)):
+            base, exponent = factor.as_base_exp()
+            if not factor.has(Indexed):
+                coefficient *= factor
+            elif isinstance(base, Indexed) and _natural(exponent):
+                direct += [base] * int(exponent)
+            else:
+                functions.append(factor)
+        implied = {g for entry in direct for g in self._implied(entry)}
+        operands = [self._entry(e) for e in direct]
+        return coefficient, operands + self._masks([g for g in guards if g not in implied]), functions
+
+    def _value(self, expression: Expr) -> Indexed:
+        """Return an entry of a value that holds an expression of plain entries."""
+        if isinstance(expression, Indexed):
+            return expression
+        indices = support(expression)
+        return self._once(("pointwise", expression), indices, "t", partial(Pointwise, expression=expression))
+
+    def _implied(self, entry: Indexed) -> set[Expr]:
+        """Return the guards that a gather which is zero outside makes needless."""
+        found: set[Expr] = set()
+        for position, index in zip(entry.indices, self.values[name_of(entry)].indices, strict=True):
+            above, below = sympy.fraction(sympy.together(position))
+            found |= {Within(position, index.size), Divides(below, above)}
+        return found
+
+    def _entry(self, entry: Indexed, filled: bool = True) -> Indexed:
+        """Return a plain entry that holds the same as an entry with any positions."""
+        if all(isinstance(i, Index) for i in entry.indices) and len(set(entry.indices)) == len(entry.indices):
+            return entry
+        source = self.values[name_of(entry)]
+        positions = tuple(self._position(p) for p in entry.indices)
+        operand = source.at(i.fresh() for i in source.indices)
+        indices = placement(positions).indices
+        integers = entry.base.values if isinstance(entry.base, IndexTensor) else None
+        key = ("gather", source.name, filled, positions)
+        name = f"{source.name}_at"
+        made = partial(Gather, operand=operand, positions=positions, filled=filled)
+        return self._once(key, indices, name, made, integers)
+
+    def _position(self, position: Expr) -> Expr:
+        """Return an index expression whose integer entries are plain; a guard beside such an entry is implied by it."""
+        terms = []
+        for term in sympy.Add.make_args(sympy.expand(position)):
+            read = [f for f in Mul.make_args(term) if isinstance(f, Indexed)]
+            implied = {g for entry in read for g in self._implied(entry)}
+            plain = (self._entry(f) if isinstance(f, Indexed) else f for f in Mul.make_args(term) if f not in implied)
+            terms.append(Mul(*plain))
+        found = sympy.Add(*terms)
+        if any(is_guard(part) for part in sympy.preorder_traversal(found)):
+            raise UsageError(f"no code for a condition inside the index {position}; gather in a definition of its own")
+        return found
+
+    def _masks(self, guards: Sequence[Expr]) -> list[Indexed]:
+        """Return masks for guards, one for all that vary along the same indices."""
+        groups: dict[tuple[Index, ...], list[Expr]] = {}
+        for guard in guards:
+            plain = guard.func(*(self._position(a) for a in guard.args))
+            groups.setdefault(indices_of((plain,)) or (BATCH,), []).append(plain)
+        masks = []
+        for indices, group in groups.items():
+            key = ("mask", tuple(sorted(group, key=str)))
+            masks.append(self._once(key, indices, "mask", partial(Mask, guards=tuple(group))))
+        return masks
+
+    def _once(
+        self,
+        key: Key,
+        indices: tuple[Index, ...],
+        name: str,
+        make: Callable[[Value], Instruction],
+        integers: Expr | None = None,
+    ) -> Indexed:
+        """Emit an instruction unless the same one, up to the names of its indices, is there; return its entry."""
+        numbers = {index: Index("_", index.size, -1 - k) for k, index in enumerate(indices)}
+        shape = tuple(_renamed(part, numbers) for part in key)
+        if shape not in self.placed:
+            target = Value(self.fresh(name), indices)
+            self.append(make(target))
+            self.placed[shape] = target
+        base = tensor(self.placed[shape].name, values=integers)
+        return base[indices]
+
+
+def _renamed(part: object, numbers: dict[Index, Index]) -> object:
+    if isinstance(part, tuple):
+        return tuple(_renamed(p, numbers) for p in part)
+    return rename(part, numbers) if isinstance(part, Expr) else part
+
+
+def _natural(exponent: Expr) -> bool:
+    return bool(exponent.is_Integer and exponent > 0)

@@ -1,0 +1,69 @@
+"""Derivatives of a scalar expression by one entry, written through the value itself where that is possible.
+
+Then the argument need not be kept for the backward pass, only the value:
+
+    f = sqrt(kappa)/sqrt(E + 1)      f' = -f**3/(2*kappa)
+    t = tanh(y)                      t' = 1 - t**2
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import sympy
+from sympy import Dummy, Expr, Indexed
+
+from codegen.ir.program import entries
+
+_KINKED = (sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.Heaviside)
+
+
+@lru_cache(maxsize=1000)
+def slope(expression: Expr, entry: Indexed, value: Indexed) -> Expr:
+    """Return ``d expression / d entry``, through ``value`` (which equals ``expression``) if that needs no entry.
+
+    Bases of roots and denominators are taken to be positive, as everywhere in the derivation, unless the expression
+    asks for a sign.
+    """
+    smooth = not expression.has(*_KINKED)
+    assumed = {"positive": True} if smooth else {"real": True}
+    unknown = {e: Dummy(f"a{k}", **assumed) for k, e in enumerate(entries(expression))}
+    scalar = expression.xreplace(unknown)
+    plain = scalar.diff(unknown[entry])
+    back = {dummy: e for e, dummy in unknown.items()}
+    if smooth and len(unknown) == 1 and not scalar.is_polynomial(unknown[entry]) and _solvable(scalar, unknown[entry]):
+        through = _through_value(scalar, unknown[entry])
+        if through is not None:
+            return through[1].xreplace({through[0]: value})
+    return plain.xreplace(back)
+
+
+def _solvable(scalar: Expr, unknown: Dummy) -> bool:
+    """Whether the argument can be told from the value in good time: one root, or one function of a polynomial."""
+    roots = [p for p in scalar.atoms(sympy.Pow) if p.has(unknown) and not p.exp.is_Integer]
+    functions = [f for f in scalar.atoms(sympy.Function) if f.has(unknown)]
+    polynomial = all(f.args[0].is_polynomial(unknown) for f in functions)
+    return len(roots) + len(functions) <= 1 and polynomial
+
+
+def _through_value(scalar: Expr, unknown: Dummy) -> tuple[Dummy, Expr] | None:
+    """Return a symbol for the value and the derivative in it; None when the value does not determine the argument."""
+    value = Dummy("value", positive=True)
+    constants = {c: Dummy(f"c{k}", positive=True) for k, c in enumerate(_constant_sums(scalar, unknown))}
+    named = scalar.xreplace(constants)
+    try:
+        solutions = sympy.solve(sympy.Eq(named, value), unknown)
+    except NotImplementedError:
+        return None
+    if len(solutions) != 1:
+        return None
+    result = sympy.powsimp(sympy.expand_power_base(sympy.simplify(named.diff(unknown).subs(unknown, solutions[0]))))
+    if result.has(unknown) or not result.is_polynomial(value):
+        return None
+    return value, result.xreplace({dummy: c for c, dummy in constants.items()})
+
+
+def _constant_sums(scalar: Expr, unknown: Dummy) -> list[Expr]:
+    """Return the sums that do not vary, such as ``kappa - 1``, which are positive wherever the map is defined."""
+    found = {a for a in scalar.atoms(sympy.Add) if not a.has(unknown)}
+    return sorted(found, key=str)

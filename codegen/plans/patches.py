@@ -1,0 +1,167 @@
+"""What is generated for one cancelling map of a convolution: its programs, settings and digest.
+
+    z = f*h + rest      the output as a line in its scale; h is the convolution and what is scaled with it
+    u = x/top           the input in units of each image's longest patch, which the smallest scale f gives
+
+The scale is the one number a position that is kept for the backward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import sympy
+from sympy import Expr
+
+from codegen.ir.program import Convolve, Instruction, Magnitude, Pointwise, Program, Value, name_of
+from codegen.lower.definitions import lower
+from codegen.passes.ranges import singular_at_zero
+from codegen.passes.stepwise import Rescaling, forward_mode, reverse
+from codegen.plans.digest import digest
+from codegen.plans.rows import lower_bound
+from derive.algebra.normal import normalise
+from derive.errors import UsageError
+from derive.forward_map import BATCH, Definition, Layer
+from derive.record import CancellingMap
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """Everything a target prints for one map of a convolution.
+
+    ``scale`` computes the scale of each position from the input. ``forward`` computes the output from inputs,
+    parameters and scale; ``forward_scaled`` does so from the rescaled input. ``backward`` computes the convolution
+    again, ``backward_kept`` reads it as ``product``; ``backward_scaled`` and ``tangent`` use the rescaled input.
+    """
+
+    name: str
+    kind: str
+    layer: Layer
+    scale_name: str
+    product: str
+    scale: Program
+    forward: Program
+    forward_scaled: Program
+    backward: Program
+    backward_kept: Program
+    backward_scaled: Program
+    tangent: Program
+    kappa: Expr
+    kappa_default: Expr
+    kappa_above: Expr
+    weight_deviation: Expr
+    digest: str
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs and parameters of the map, in order."""
+        return tuple(t.name for t in (*self.layer.inputs, *self.layer.parameters))
+
+
+def patch_plan(solution: CancellingMap) -> PatchPlan:
+    """Return the plan of a cancelling map of a convolution; raise ``UsageError`` for a map of another kind."""
+    layer = solution.mapped
+    scale = layer.definitions[-1].name
+    separate, product = separated(layer, scale)
+    program = _without_own_equation(lower(separate), product)
+    if not any(isinstance(i, Convolve) for i in program.instructions) or len(layer.inputs) != 1:
+        raise UsageError(f"map {layer.name!r}: it is no convolution of one input; use the plan of another family")
+    rescaling = _rescaling(program)
+    scaled = _rescaled(program, rescaling, scale)
+    wanted = [v.name for v in program.inputs]
+    return PatchPlan(
+        name=solution.name,
+        kind=solution.kind,
+        layer=layer,
+        scale_name=scale,
+        product=product,
+        scale=_scale(program, scale),
+        forward=_given(program, scale),
+        forward_scaled=_given(scaled, scale),
+        backward=reverse(program, wanted, (scale,)),
+        backward_kept=reverse(program, wanted, (scale, product)),
+        backward_scaled=reverse(scaled, wanted, (scale,), rescaling),
+        tangent=forward_mode(scaled, (scale,)),
+        kappa=solution.kappa,
+        kappa_default=solution.kappa_default,
+        kappa_above=lower_bound(program, scale, solution.kappa),
+        weight_deviation=solution.weight_scale,
+        digest=digest(layer),
+    )
+
+
+def separated(layer: Layer, scale: str) -> tuple[Layer, str]:
+    """Return the layer with what its scale multiplies as an intermediate, and that intermediate's name.
+
+    Raise ``UsageError`` if the output is not a line in the scale.
+    """
+    definition = next(d for d in layer.definitions if d.name == scale)
+    factor = definition.entry
+    expression = sympy.expand(normalise(layer.output.expression))
+    inner, rest = expression.coeff(factor, 1), expression.coeff(factor, 0)
+    if inner == 0 or sympy.expand(inner * factor + rest - expression) != 0:
+        raise UsageError(f"map {layer.name!r}: the output is not {scale} times something plus something else")
+    used = {t.name for t in (*layer.inputs, *layer.parameters)} | {d.name for d in (*layer.definitions, layer.output)}
+    name = next(n for n in ("h", "product", "scaled_part") if n not in used)
+    product = Definition(name, layer.output.indices, inner)
+    changed = layer.with_output(factor * product.entry + rest)
+    return replace(changed, definitions=(*layer.definitions, product)), name
+
+
+def _without_own_equation(program: Program, name: str) -> Program:
+    """The product is no definition of the derivation, so no equation says what it is."""
+    named = (replace(i, equation="") if i.target.name == name else i for i in program.instructions)
+    return replace(program, instructions=tuple(named))
+
+
+def _rescaling(program: Program) -> Rescaling:
+    """Return the input in units of one number an image."""
+    source = program.inputs[0]
+    free = (n for n in ("u", "rescaled_input") if n not in program.values)
+    return Rescaling(Value(next(free), source.indices), Value("top", (BATCH,)), source)
+
+
+def _magnitude(program: Program, rescaling: Rescaling, scale: str) -> Magnitude:
+    entry = program.values[scale].entry
+    return Magnitude(rescaling.magnitude, entry, tuple(i for i in entry.indices if i != BATCH))
+
+
+def _rescaled(program: Program, rescaling: Rescaling, scale: str) -> Program:
+    """Return the program whose convolutions with parameters read the rescaled input; other sums stay as they are."""
+    source, value = rescaling.source.name, rescaling.value
+    instructions: list[Instruction] = []
+    for instruction in program.instructions:
+        reads = [name_of(o) for o in instruction.reads]
+        if not (isinstance(instruction, Convolve) and source in reads and len(reads) > 1):
+            instructions.append(instruction)
+            continue
+        operands = tuple(value.at(o.indices) if name_of(o) == source else o for o in instruction.operands)
+        target = instruction.target
+        inner = replace(target, name=f"{target.name}_{value.name}")
+        instructions.append(replace(instruction, target=inner, operands=operands, equation=""))
+        product = rescaling.magnitude.at((BATCH,)) * inner.entry
+        instructions.append(Pointwise(target, product, instruction.equation))
+    place = 1 + next(k for k, i in enumerate(instructions) if i.target.name == scale)
+    definitions = (_magnitude(program, rescaling, scale), rescaling.definition)
+    return replace(program, instructions=(*instructions[:place], *definitions, *instructions[place:]))
+
+
+def _scale(program: Program, scale: str) -> Program:
+    """Return the program of the scale alone; where it is infinite at zero it is zero instead."""
+    whole = program.restricted(f"{program.name}/scale", (scale,))
+    producer = program.producers[scale]
+    assert isinstance(producer, Pointwise)
+    (energy,) = producer.reads
+    if not singular_at_zero(producer.expression, energy):
+        return whole
+    safe = Value(f"{name_of(energy)}_or_inf", tuple(energy.indices))
+    at_zero = sympy.Piecewise((sympy.oo, sympy.Eq(energy, 0)), (energy, True))
+    last = replace(producer, expression=producer.expression.xreplace({energy: safe.entry}))
+    return replace(whole, instructions=(*whole.instructions[:-1], Pointwise(safe, at_zero), last))
+
+
+def _given(program: Program, scale: str) -> Program:
+    """Return the output as a program of the inputs and the scale."""
+    kept = tuple(i for i in program.instructions if i.target.name != scale)
+    given = replace(program, inputs=(*program.inputs, program.values[scale]), instructions=kept)
+    return given.restricted(f"{program.name}/output", program.outputs)

@@ -1,0 +1,87 @@
+"""A layer as it is, without a map: its programs, and the program of its self factor.
+
+The plain layer is what a corrected one is compared with, and all there is where no map cancels the divergence. Its self
+factor is a number a sample where it is isotropic, one a unit where it is diagonal, else a matrix over units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import sympy
+
+from codegen.ir.program import Program
+from codegen.lower.gathering import lower_gathered
+from codegen.lower.safe_names import local_names, with_names
+from codegen.passes.accumulation import Types, choose_types
+from codegen.plans.digest import digest
+from codegen.plans.layers import LayerPlan, offsets, plan_of
+from derive.forward_map import Definition, Layer
+from derive.record import Derivation
+from derive.update import effective_update
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class SelfFactorPlan:
+    """The self factor of a layer as a program; ``shape`` is that of ``derive.record.SelfFactor``."""
+
+    layer: Layer
+    program: Program
+    types: Types
+    names: dict[str, str]
+    shape: str
+    digest: str
+
+
+def plain_plan(layer: Layer) -> LayerPlan:
+    """Return the plan of the layer itself; raise ``UsageError`` for names that code cannot use."""
+    return plan_of(layer, PLAIN, PLAIN, offsets(layer), energy=None)
+
+
+def self_factor_plan(layer: Layer) -> SelfFactorPlan:
+    """Return the program of the layer's self factor; what it computes has the sample axes, then those of the units."""
+    derivation = effective_update(layer)
+    known = _as_layer(layer, derivation)
+    names = local_names(known)
+    program = _as_derived(lower_gathered(with_names(known, names)), layer.name)
+    real = [names[t.name] for t in layer.inputs if t.values is None]
+    types = choose_types(program, real, len(known.output.indices))
+    return SelfFactorPlan(known, program, types, names, derivation.self_factor.shape, digest(known))
+
+
+def _as_derived(program: Program, layer: str) -> Program:
+    """Return the program with the names that the derivation has for its equations."""
+    factor = f"{layer}/self-factor"
+    known = {f"{factor}/forward": factor}
+    named = (
+        replace(i, equation=known.get(i.equation, i.equation.replace(f"{factor}/define", f"{layer}/define")))
+        for i in program.instructions
+    )
+    return replace(program, instructions=tuple(named))
+
+
+def _as_layer(layer: Layer, derivation: Derivation) -> Layer:
+    """Return the layer with its self factor in the place of its output, and only the definitions that this reads."""
+    factor = derivation.self_factor
+    indices = {
+        "isotropic": derivation.samples,
+        "diagonal": (*derivation.samples, *derivation.units),
+        "full": (*derivation.samples, *derivation.units, *(i.primed() for i in derivation.units)),
+    }[factor.shape]
+    taken = {t.name for t in (*layer.inputs, *layer.parameters)} | {d.name for d in layer.definitions}
+    name = next(n for n in ("K", "K_ss", "self_factor_value") if n not in taken)
+    output = Definition(name, indices, sympy.sympify(factor.expression))
+    return replace(layer, name=f"{layer.name}/self-factor", output=output, definitions=_read(layer, output))
+
+
+def _read(layer: Layer, output: Definition) -> tuple[Definition, ...]:
+    """Return the definitions that an expression reads, directly or through others, in their order."""
+    kept: list[Definition] = []
+    bases = {e.base for e in output.expression.atoms(sympy.Indexed)}
+    for definition in reversed(layer.definitions):
+        if definition.base in bases:
+            kept.append(definition)
+            bases |= {e.base for e in definition.expression.atoms(sympy.Indexed)}
+    return tuple(reversed(kept))

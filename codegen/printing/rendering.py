@@ -1,0 +1,36 @@
+"""Templates to text: every hole must be filled, and a file ends in one line break."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from codegen.printing.wrap import fill, imported, raised, signature
+
+SHARED = Path(__file__).parents[1] / "targets" / "templates"
+Render = Callable[[str, Mapping[str, Any]], str]
+
+
+def renderer(*folders: Path, filters: Mapping[str, Callable[..., Any]] | None = None, **words: Any) -> Render:
+    """Return a function from a template of one of these folders, and what fills its holes, to text.
+
+    Templates know how Python's lines are broken, and ``words`` and ``filters`` beside that.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(folders),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals.update(fill=fill, signature=signature, imported=imported, raised=raised, **words)
+    environment.filters.update(filters or {})
+
+    def render(template: str, context: Mapping[str, Any]) -> str:
+        return re.sub(r"\n+\Z", "\n", environment.get_template(template).render(context))
+
+    return render

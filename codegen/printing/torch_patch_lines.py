@@ -1,0 +1,290 @@
+"""Programs with convolutions as lines of PyTorch, for tensors (batch, groups, channels, *space).
+
+How many axes of space there are does not show in the text, so that one file serves them all. Two styles, as in
+``printer``: in place, and portable. One number a position is *narrow*: it is computed in float64 and rounded where it
+meets numbers that vary along the channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import sympy
+from sympy import Add, Expr, Indexed, Symbol
+
+from codegen.ir.program import Contract, Convolve, Instruction, Magnitude, Pointwise, Program, Value, name_of
+from codegen.printing.buffers import buffers, chain
+from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.torch_lines import Line
+from derive.algebra.index import Index
+from derive.errors import UsageError
+from derive.forward_map import BATCH
+
+_KERNEL_ENTRIES = Symbol("math.prod(geometry.kernel)", positive=True, integer=True)
+
+
+class Space:
+    """Which axes of a program are space, and where its values lie in a tensor."""
+
+    def __init__(self, program: Program) -> None:
+        links = [link for i in program.instructions if isinstance(i, Convolve) for link in i.links]
+        self.kernels = {link.kernel.size for link in links}
+        self.sizes = self.kernels | {i.size for link in links for i in (link.long, link.position)}
+
+    def features(self, indices: Iterable[Index]) -> list[Index]:
+        """Return the indices of groups and channels."""
+        return [i for i in indices if i.size not in self.sizes and i != BATCH]
+
+    def is_narrow(self, indices: Iterable[Index]) -> bool:
+        """Return whether a value along these indices holds one number a position, or one an image."""
+        own = tuple(indices)
+        return BATCH in own and len(self.features(own)) < 2
+
+    def is_kernel(self, indices: Iterable[Index]) -> bool:
+        """Return whether a value along these indices is laid out as a weight."""
+        return any(i.size in self.kernels for i in indices)
+
+
+class PatchPrinter:
+    """Prints the instructions of one program; ``given`` are the names of its inputs that are narrow and rounded.
+
+    ``source`` is the input of the layer, whose type results take in the portable style; without ``casts`` they have
+    it already. ``whole`` is the program that this one is a part of: its convolutions say which axes are space.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        source: str,
+        in_place: bool = False,
+        squares: str = "squares",
+        whole: Program | None = None,
+        casts: bool = True,
+    ) -> None:
+        self._program, self._source, self._in_place, self._squares = program, source, in_place, squares
+        self._casts = casts and not in_place
+        self._space = Space(whole or program)
+        self._given = {v.name for v in program.inputs} | {
+            i.target.name for i in program.instructions if isinstance(i, Magnitude)
+        }
+        self._biases = dict(self._foldable())
+
+    def lines(self, names: Iterable[str] | None = None) -> list[Line]:
+        """Return the lines that assign the named values, all without names."""
+        chosen = None if names is None else set(names)
+        folded = {product for _, product, _ in self._biases.values()}
+        return [
+            self._line(i)
+            for i in self._program.instructions
+            if i.target.name not in folded and (chosen is None or i.target.name in chosen)
+        ]
+
+    def merged(self) -> tuple[set[str], list[str]]:
+        """Return the gradients of one convolution that one call computes, and the lines of that call.
+
+        They are those by its input and by its kernel, and the sum over samples that is the gradient by a bias.
+        """
+        pairs = [i for i in self._program.instructions if isinstance(i, Convolve) and len(i.operands) == 2]
+        by_input = [i for i in pairs if self._cotangent(i) and not self._space.is_kernel(i.target.indices)]
+        if len(by_input) != 1:
+            return set(), []
+        (first,) = by_input
+        cotangent = self._cotangent(first)
+        assert cotangent is not None
+        second = next(i for i in pairs if self._space.is_kernel(i.target.indices) and cotangent in i.operands)
+        sums = [i for i in self._program.instructions if isinstance(i, Contract) and i.operands == (cotangent,)]
+        found: list[Instruction] = [first, second, *(i for i in sums if BATCH not in i.target.indices)]
+        names = [i.target.name for i in found]
+        wanted = "wanted[:3]" if len(found) == 3 else "(*wanted[:2], False)"
+        kernel = next(name_of(o) for o in first.operands if o != cotangent)
+        turned = "" if _role(first, first.target.indices) == "long" else ", transposed=True"
+        results = ", ".join([*names, *["_"] * (3 - len(names))])
+        call = f"{results} = gradients_of({name_of(cotangent)}, {self._source}, {kernel}, geometry, {wanted}{turned})"
+        equations = [i.equation for i in found if i.equation]
+        return set(names), [*([f"# {', '.join(equations)}"] if equations else []), call]
+
+    def _cotangent(self, instruction: Convolve) -> Indexed | None:
+        """Return what a gradient by the input of a convolution, or by its kernel, starts from."""
+        given = {v.name for v in self._program.inputs}
+        made = [o for o in instruction.operands if name_of(o) not in given]
+        return made[0] if len(made) == 1 else None
+
+    def _line(self, instruction: Instruction) -> Line:
+        name = instruction.target.name
+        if name in self._biases:
+            convolution, _, bias = self._biases[name]
+            return Line(name, self._convolution(convolution, bias), instruction.equation)
+        if isinstance(instruction, Pointwise):
+            text = self._pointwise(instruction)
+        elif isinstance(instruction, Magnitude):
+            text = f"longest({name_of(instruction.operand)})"
+        elif isinstance(instruction, Convolve):
+            text = self._convolution(instruction)
+        elif isinstance(instruction, Contract):
+            text = self._contraction(instruction)
+        else:
+            raise UsageError(
+                f"{self._program.name!r}: {name!r} looks positions up; there is no code for that in patches"
+            )
+        computed = not (isinstance(instruction, Convolve) and len(instruction.operands) > 1)
+        casts = name in self._program.outputs and computed and self._casts
+        if casts and not self._space.is_narrow(instruction.target.indices):
+            text = f"{text if text.endswith(')') and text.count('(') == 1 else f'({text})'}.to({self._source}.dtype)"
+        return Line(name, text, instruction.equation)
+
+    def _pointwise(self, instruction: Pointwise) -> str:
+        printer = ExpressionPrinter(self._entry_in(instruction.target), self._lengths())
+        expression = self._counted(instruction.expression)
+        if isinstance(expression, sympy.Piecewise):
+            (value, condition), (otherwise, _) = expression.args
+            name = printer.text(otherwise)
+            return f"{name}.masked_fill({printer.text(condition.lhs)} == {condition.rhs}, {printer.text(value)})"
+        narrow = self._space.is_narrow(instruction.target.indices)
+        if narrow and "/scale" in self._program.name and isinstance(expression, Add):
+            return self._difference(expression, printer)
+        free = next(iter(buffers(self._program, instruction)), None)
+        if free is not None and self._in_place and BATCH in instruction.target.indices and not narrow:
+            text = self._onto(expression, free, printer)
+            if text is not None:
+                return text
+        return printer.text(expression)
+
+    def _onto(self, expression: Expr, free: Indexed, printer: ExpressionPrinter) -> str | None:
+        """Return calls that overwrite a tensor; the product of a narrow number and the input may need other units."""
+        terms = [t for t in Add.make_args(expression) if self._may_leave_range(t)]
+        if len(terms) != 1:
+            return chain(expression, free, printer)
+        rest = expression - terms[0] - free
+        if rest.has(free):
+            return None
+        (tensor,) = (e for e in terms[0].args if isinstance(e, Indexed) and name_of(e) == self._source)
+        scale = next(v for v in self._program.inputs if self._space.is_narrow(v.indices))
+        narrow = ExpressionPrinter(self._entry_in(scale)).text(terms[0] / tensor)
+        more = "" if rest == 0 else f", {printer.text(rest)}"
+        return f"add_product({name_of(free)}, {narrow}, {self._source}, {scale.name}{more})"
+
+    def _may_leave_range(self, term: Expr) -> bool:
+        """Whether a term is a computed number a position times an entry of the input."""
+        factors = [f for f in term.args if isinstance(f, Indexed)] if isinstance(term, sympy.Mul) else []
+        narrow = [f for f in factors if self._space.is_narrow(f.indices) and name_of(f) not in self._given]
+        return len(factors) == 2 and len(narrow) == 1 and self._source in map(name_of, factors)
+
+    def _difference(self, expression: Add, printer: ExpressionPrinter) -> str:
+        """A sum of squares written as a difference: what rounding leaves of nothing must not be taken for something."""
+        negative = [t for t in expression.args if t.could_extract_minus_sign()]
+        if not negative:
+            return printer.text(expression)
+        positive = Add(*(t for t in expression.args if t not in negative))
+        return f"difference({printer.text(positive)}, {printer.text(-Add(*negative))})"
+
+    def _entry_in(self, target: Value) -> Callable[[Indexed], str]:
+        """Return how entries are written in an expression for a target: narrow numbers wide among themselves."""
+        narrow_target = self._space.is_narrow(target.indices)
+
+        def text(entry: Indexed) -> str:
+            """Return the text of an entry."""
+            name = name_of(entry)
+            if self._space.is_narrow(entry.indices):
+                if narrow_target:
+                    saved = any(v.name == name for v in self._program.inputs)
+                    return f"wide({name})" if saved else name
+                return name if name in self._given else f"rounded({name}, {self._source})"
+            if self._space.is_kernel(target.indices) and not self._space.is_kernel(entry.indices):
+                return f"{name}.unsqueeze(2)"
+            return name
+
+        return text
+
+    def _contraction(self, instruction: Contract) -> str:
+        operands = [name_of(o) for o in instruction.operands]
+        target, first = instruction.target.indices, instruction.operands[0].indices
+        if self._space.is_narrow(target):
+            same = len(operands) == 2 and instruction.operands[0] == instruction.operands[1]
+            if same:
+                return f"{self._squares}({operands[0]})"
+            return f"over_channels({operands[0]})" if len(operands) == 1 else f"inner({', '.join(operands)})"
+        written = [self._entry_in(Value("t", tuple(first)))(o) for o in instruction.operands]
+        if BATCH in first:
+            return f"over_samples({' * '.join(written)})"
+        if self._space.is_kernel(first) and len(operands) == 1:
+            return f"over_kernel({operands[0]})"
+        raise UsageError(f"{self._program.name!r}: the torch target has no sum for {instruction.meaning}")
+
+    def _convolution(self, instruction: Convolve, bias: str | None = None) -> str:
+        """Return the call that computes a convolution, its transpose, the gradient of a kernel or a sum of patches."""
+        role = _role(instruction, instruction.target.indices)
+        operands = {_role(instruction, o.indices): o for o in instruction.operands}
+        geometry = "geometry" if bias is None else f"geometry, bias={bias}"
+        size = self._size(instruction, role)
+        if role == "kernel":
+            return (
+                f"kernel_gradient({self._narrowed(operands['position'])}, {self._narrowed(operands['long'])}, geometry)"
+            )
+        if len(operands) == 1:
+            ((place, operand),) = operands.items()
+            function = "box" if place == "long" else "spread"
+            return f"{function}({name_of(operand)}, geometry{size})"
+        place = "long" if role == "position" else "position"
+        function = "gather" if role == "position" else "scatter"
+        tensor, kernel = self._narrowed(operands[place]), self._narrowed(operands["kernel"])
+        return f"{function}({tensor}, {kernel}, {geometry.replace('geometry', f'geometry{size}', 1)})"
+
+    def _size(self, instruction: Convolve, role: str) -> str:
+        """Return the argument that says how long the result is, where its operands do not."""
+        wanted = [getattr(link, role).size for link in instruction.links]
+        shapes = {v.name: [i.size for i in v.indices if i.size in self._space.sizes] for v in self._program.inputs}
+        known = [name for name, sizes in shapes.items() if sizes == wanted]
+        if role == "long":
+            return f", {known[0]}.shape[3:]" if known else f", reach({self._source}.shape[3:], geometry)"
+        return f", size={self._source}.shape[3:]" if role == "position" and self._source in known else ""
+
+    def _narrowed(self, entry: Indexed) -> str:
+        name = name_of(entry)
+        given = any(v.name == name for v in self._program.inputs)
+        return name if given or not self._casts else f"{name}.to({self._source}.dtype)"
+
+    def _lengths(self) -> dict[Symbol, str]:
+        """Return how the number of channels is read off the input's shape."""
+        source = next((v for v in self._program.inputs if v.name == self._source), None)
+        if source is None:
+            return {}
+        return {i.size: f"{source.name}.shape[{k}]" for k, i in enumerate(source.indices) if i.size.is_Symbol}
+
+    def _counted(self, expression: Expr) -> Expr:
+        """Write the product of all lengths of a kernel as one number."""
+        present = [s for s in sorted(self._space.kernels, key=str) if s in expression.free_symbols]
+        if not present:
+            return expression
+        counted = expression.subs(present[0], _KERNEL_ENTRIES / sympy.Mul(*present[1:]))
+        if counted.free_symbols & self._space.kernels:
+            raise UsageError(
+                f"{self._program.name!r}: {expression} needs one length of a kernel; only their product is known"
+            )
+        return counted
+
+    def _foldable(self) -> Iterable[tuple[str, tuple[Convolve, str, str]]]:
+        """Sums of a convolution, which nothing else reads, and of a bias: one call computes both."""
+        reads = [name_of(e) for i in self._program.instructions for e in i.reads]
+        inputs = {v.name for v in self._program.inputs}
+        for user in self._program.instructions:
+            if (
+                not isinstance(user, Pointwise)
+                or not isinstance(user.expression, Add)
+                or len(user.expression.args) != 2
+            ):
+                continue
+            names = [name_of(a) for a in user.expression.args if isinstance(a, Indexed)]
+            products = [
+                n for n in names if isinstance(self._program.producers.get(n), Convolve) and reads.count(n) == 1
+            ]
+            biases = [n for n in names if n in inputs and BATCH not in self._program.values[n].indices]
+            if len(products) == 1 and len(biases) == 1 and products[0] not in self._program.outputs:
+                producer = self._program.producers[products[0]]
+                assert isinstance(producer, Convolve)
+                yield user.target.name, (producer, products[0], biases[0])
+
+
+def _role(instruction: Convolve, indices: Sequence[Index]) -> str:
+    """Return which of the indices of a convolution's first link is among these."""
+    places = zip(instruction.links[0].indices, ("long", "position", "kernel"), strict=True)
+    return next(place for index, place in places if index in indices)

@@ -1,0 +1,1 @@
+"""The parts of generated files that are the same in every target with kernels."""
