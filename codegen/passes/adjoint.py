@@ -5,8 +5,8 @@
 
 Cotangents stay indexed sums until the end. Then, in order: values that are not saved give way to their definitions, so
 that ``g.(W x)`` and the ``W^T g`` that dx needs meet in one sum; the normal form pulls out of every sum what does not
-vary along it; the scaled input takes the place of the input (``scaled_input``); and ``lower.sums`` builds all gradients from
-shared contractions.
+vary along it; the scaled input takes the place of the input (``scaled_input``); and ``lower.sums`` builds all gradients
+from shared contractions.
 
 What is saved: values with fewer axes than the result (one number a row). A derivative is written through the value
 itself where that is possible (``f' = -f^3/2`` for ``f = 1/sqrt(E + 1)``), so that one such value is enough.
