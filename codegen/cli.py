@@ -53,12 +53,13 @@ def layers(
 
 def _targets(layer: Layer) -> dict[str, str]:
     """Return for each target whether it has kernels for a layer, or why not."""
-    from codegen.layer_package import TARGETS, build_layer
+    from codegen.compiler import build_layer
     from codegen.package import MANIFEST
+    from codegen.targets.base import NAMES
 
     lacking = json.loads(build_layer(layer)[MANIFEST])["without"]
     own = {"torch": "torch's operations"}
-    return {t: f"none: {lacking[t]['text']}" if t in lacking else own.get(t, "kernels") for t in TARGETS}
+    return {t: f"none: {lacking[t]['text']}" if t in lacking else own.get(t, "kernels") for t in NAMES}
 
 
 def generate(

@@ -15,99 +15,33 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from sympy import Expr
-
 from codegen.atomic_replace import put_in_place, sync_folder
-from codegen.coverage import covered
-from codegen.plans.angles import angle_plan
-from codegen.plans.rows import plan
-from codegen.plans.solve_at import solve_at
-from codegen.printing.naming import AngleFamily, Family
-from codegen.targets.cpp import target as cpp_target
-from codegen.targets.cuda import target as cuda_target
-from codegen.targets.torch import target as torch_target
-from codegen.targets.torch.companions import companions
-from codegen.targets.triton import target as triton_target
-from derive.cancel import solve
+from codegen.targets.base import TARGETS
 from derive.errors import UsageError
-from derive.layers import layer
-from derive.record import CancellingMap
 
 SCHEMA = "affdiv.package/1"
 DEFAULT_PACKAGE = "affine_divergence"
 MANIFEST = "manifest.json"
-_FILES: dict[str, Callable[[Sequence[Family], Sequence[AngleFamily]], dict[str, str]]] = {
-    "torch": torch_target.files,
-    "triton": triton_target.files,
-    "cuda": cuda_target.files,
-    "cpp": cpp_target.files,
-}
-TARGETS = tuple(_FILES)
 
 
-def build(
-    package: str = DEFAULT_PACKAGE, targets: Sequence[str] = TARGETS, angle: Expr | None = None
-) -> dict[str, str]:
-    """Derive the maps and return the text of every file by its name; the mathematics comes from ``derive.solve``.
-
-    With ``angle``, t(r), the member of the family at that angle is one of the maps.
-    """
-    affine = layer("affine")
-    angles = [] if angle is None else [AngleFamily(angle_plan(solve_at(affine, angle)["angle"]))]
-    return render(families(solve(affine), solve(layer("linear"))), package, targets, angles)
-
-
-def families(with_bias: Iterable[CancellingMap], without_bias: Iterable[CancellingMap]) -> tuple[Family, ...]:
-    """Pair the maps of the affine layer with those of the same name of the layer without a bias, sorted by name."""
-    bare = {m.name: plan(m) for m in without_bias}
-    found = [Family(m.name, plan(m), bare.get(m.name)) for m in with_bias]
-    return tuple(sorted(found, key=lambda f: f.name))
-
-
-def render(
-    chosen: Sequence[Family],
-    package: str = DEFAULT_PACKAGE,
-    targets: Sequence[str] = TARGETS[:1],
-    angles: Sequence[AngleFamily] = (),
-) -> dict[str, str]:
-    """Return the text of every file of a package of these families, its manifest included."""
-    check_name(package)
-    check_targets(targets)
-    texts = {name: text for target in targets for name, text in _FILES[target](chosen, angles).items()}
-    texts = dict(sorted(texts.items()))
-    digests = {p.layer.name: p.digest for family in chosen for p in family.plans}
-    digests |= {p.layer.name: p.digest for family in angles for p in family.plans}
-    digests |= companions(chosen).digests
-    manifest = {
-        "schema": SCHEMA,
-        "package": package,
-        "derivations": digests,
-        "covers": covered(digests),
-        "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
-    }
-    texts[MANIFEST] = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
-    return texts
+def packed(texts: dict[str, str], facts: dict[str, object]) -> dict[str, str]:
+    """Return the files of a package sorted by name, with the manifest: the facts, and a digest of each file."""
+    found = dict(sorted(texts.items()))
+    files = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in found.items()}
+    return found | {MANIFEST: json.dumps({"schema": SCHEMA, **facts, "files": files}, indent=2, sort_keys=True) + "\n"}
 
 
 def check_name(package: str) -> None:
     """Raise ``UsageError`` unless ``package`` can be imported and hides no module of Python or of this project."""
     if not package.isidentifier() or not package.isascii() or keyword.iskeyword(package):
         raise UsageError(f"package name {package!r} is not an identifier; use letters, digits and underscores")
-    libraries = {"torch", "numpy", "sympy", "triton", "cuda"}
+    libraries = {"torch", "numpy", "sympy", *(t.library.partition(".")[0] for t in TARGETS)}
     rooms = {"derive", "codegen", "verify", "tests", "affdiv"}
     taken = {*sys.stdlib_module_names, *sys.builtin_module_names, *libraries, *rooms}
     if package.lower() in {name.lower() for name in taken}:
         raise UsageError(f"package name {package!r} would hide the module of that name; choose another")
-
-
-def check_targets(targets: Sequence[str]) -> None:
-    """Raise ``UsageError`` unless the targets are known and include plain PyTorch, which every package needs."""
-    unknown = [t for t in targets if t not in TARGETS]
-    if unknown or TARGETS[0] not in targets:
-        raise UsageError(f"targets {','.join(targets)!r}: {TARGETS[0]} is needed, and known are: {', '.join(TARGETS)}")
 
 
 def differences(texts: dict[str, str], folder: Path) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from codegen.layer_package import build_layer
-from codegen.package import DEFAULT_PACKAGE, TARGETS, build, check_name, check_targets
+from codegen.compiler import build, build_layer
+from codegen.package import DEFAULT_PACKAGE, check_name
+from codegen.targets.base import NAMES, check_targets
 from derive.formula import parse_angle
 from derive.forward_map import Layer
 from derive.spec import load_spec
@@ -27,7 +28,7 @@ class Request:
 
     def __post_init__(self) -> None:
         """Check what was asked for, the cheapest first."""
-        self._targets = TARGETS if self.targets is None else tuple(self.targets.split(","))
+        self._targets = NAMES if self.targets is None else tuple(self.targets.split(","))
         check_targets(self._targets)
         if self.name is not None:
             check_name(self.name)

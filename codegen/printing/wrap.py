@@ -1,4 +1,4 @@
-"""Line breaks of generated Python: prose filled, calls and signatures broken as ``ruff format`` breaks them."""
+"""Line breaks of generated code: prose filled, Python's calls and signatures broken as ``ruff format`` breaks them."""
 
 from __future__ import annotations
 
@@ -50,3 +50,13 @@ def raised(error: str, message: str, indent: int) -> str:
     spaced = [part + " " for part in parts[:-1]] + parts[-1:]
     inner = "\n".join(f'{pad}    "{part}"' for part in spaced)
     return f"raise {error}(\n{inner}\n{pad})"
+
+
+def joined(parameters: Sequence[str]) -> str:
+    """Return parameters of C++ in lines that break between them only."""
+    return fill(", ".join(p.replace(" ", "\0") for p in parameters), 4, 4).replace("\0", " ")
+
+
+def comment(text: str) -> list[str]:
+    """Return a paragraph in lines that fit behind ``// ``."""
+    return fill(text, 3).split("\n   ")

@@ -8,7 +8,9 @@ import torch
 import affine_divergence as ad
 import derive
 from affine_divergence import _affine_like, _backends
-from codegen.package import families, render, write
+from codegen.catalogue import families
+from codegen.compiler import render
+from codegen.package import write
 
 F = ad.functional
 x, W, b = torch.randn(5, 4), torch.randn(3, 4), torch.randn(3)

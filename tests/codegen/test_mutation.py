@@ -7,7 +7,9 @@ import sympy
 import torch
 
 import derive
-from codegen.package import families, render, write
+from codegen.catalogue import families
+from codegen.compiler import render
+from codegen.package import write
 from derive.algebra.nodes import rename, tensor
 from derive.errors import UsageError
 from derive.forward_map import Definition

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from codegen import atomic_replace, package
-from codegen.package import MANIFEST, build, check_name, check_targets, differences, write
+from codegen.compiler import build
+from codegen.package import MANIFEST, check_name, differences, write
+from codegen.targets.base import check_targets
 from derive.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +42,9 @@ def test_the_manifest_lists_every_file_with_its_digest_and_every_derivation():
 
 
 def test_the_bytes_do_not_depend_on_the_hash_seed(tmp_path):
-    code = "import codegen.package as p, pathlib, sys; p.write(p.build(), pathlib.Path(sys.argv[1]))"
+    code = (
+        "import codegen.package as p, codegen.compiler as c, pathlib as l, sys; p.write(c.build(), l.Path(sys.argv[1]))"
+    )
     for seed in ("0", "1", "4242"):
         environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", code, str(tmp_path / seed)]

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from codegen.layer_package import build_layer
+from codegen.compiler import build_layer
 from codegen.package import write
 from derive.spec import loads_spec
 from derive.update import effective_update

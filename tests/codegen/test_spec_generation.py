@@ -16,8 +16,8 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import affdiv
+from codegen.compiler import build_layer
 from codegen.ir.interpret import interpret
-from codegen.layer_package import build_layer
 from codegen.lower.safe_names import MODULE_ATTRIBUTES
 from codegen.package import MANIFEST, write
 from codegen.plans.layers import layer_plan

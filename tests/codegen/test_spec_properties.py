@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from codegen.layer_package import build_layer
+from codegen.compiler import build_layer
 from codegen.package import MANIFEST, write
 from derive.spec import loads_spec
 from tests.codegen.layer_files import toml

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 import affdiv
-from codegen.layer_package import build_layer
+from codegen.compiler import build_layer
 from codegen.package import write
 from derive.spec import loads_spec
 from tests.codegen.layer_files import FILES

@@ -41,7 +41,7 @@ formula = "z[i] = {factor} * sum[j](W[i, j] * x[j]) + b[i]"
 
 def layer_seconds(count: int) -> list[float]:
     """Return the process time, in seconds, of reading, solving and printing each of ``count`` layers."""
-    from codegen.layer_package import build_layer
+    from codegen.compiler import build_layer
     from derive.spec import loads_spec
 
     seconds = []
@@ -54,10 +54,11 @@ def layer_seconds(count: int) -> list[float]:
 
 def target_seconds(count: int) -> list[float]:
     """Return the process time, in seconds, of building the whole package for the first ``count`` targets."""
-    from codegen.package import TARGETS, build
+    from codegen.compiler import build
+    from codegen.targets.base import NAMES
 
     start = time.process_time()
-    build(targets=TARGETS[:count])
+    build(targets=NAMES[:count])
     return [time.process_time() - start]
 
 
@@ -71,11 +72,11 @@ def fresh_process(function: str, count: int) -> list[float]:
 
 def measure() -> dict[str, Any]:
     """Return the median over several processes of the seconds of each layer, and of each number of targets."""
-    from codegen.package import TARGETS
+    from codegen.targets.base import NAMES
 
     runs = [fresh_process("layer_seconds", LAYERS) for _ in range(_REPEATS)]
     layers = [statistics.median(column) for column in zip(*runs, strict=True)]
-    counts = range(1, len(TARGETS) + 1)
+    counts = range(1, len(NAMES) + 1)
     targets = [
         statistics.median(fresh_process("target_seconds", count)[0] for _ in range(_REPEATS)) for count in counts
     ]

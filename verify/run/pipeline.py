@@ -25,7 +25,8 @@ import torch
 
 import affine_divergence
 import derive
-from codegen.package import MANIFEST, build, differences
+from codegen.compiler import build
+from codegen.package import MANIFEST, differences
 from derive.check import checked_map
 from derive.export.files import write_text
 from derive.export.symbols import notation_for

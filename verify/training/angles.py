@@ -72,7 +72,8 @@ def cache_folder() -> Path:
 
 def _package(text: str) -> Path:
     """Return the folder of the package of an angle, written if it is not there."""
-    from codegen.package import MANIFEST, build, write
+    from codegen.compiler import build
+    from codegen.package import MANIFEST, write
 
     expression = parsed(text)
     name = f"affdiv_angle_{hashlib.sha256(f'{text}/{_generator_digest()}'.encode()).hexdigest()[:24]}"

@@ -12,11 +12,11 @@ from sympy import Symbol
 from codegen.ir.program import Program, Value
 from codegen.plans.layers import LayerPlan
 from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.layer_function import formulas, layer_function_context, layer_sizes, like, settings_in_code
 from codegen.printing.naming import snake
 from codegen.printing.torch_layer_lines import LayerPrinter
 from codegen.schedule.samples import Library, Walk, schedule
 from codegen.targets.cpp.loops import SampleKernel, sample_kernel
-from codegen.targets.torch.layer_file import formulas, layer_function_context, layer_sizes, like, settings_in_code
 from derive.errors import UsageError
 from derive.forward_map import BATCH
 

@@ -8,8 +8,8 @@ from codegen.ir.program import Program
 from codegen.plans.patch_maps import PatchMap
 from codegen.printing.c_names import identifier
 from codegen.printing.naming import listed
+from codegen.printing.patch_headings import patch_headings
 from codegen.targets.cpp.patch_arithmetic import ENTRY, arithmetic
-from codegen.targets.torch.patch_function import patch_headings
 
 
 def has_kernels(chosen: PatchMap) -> bool:

@@ -17,15 +17,15 @@ from codegen.printing.extents import lengths, shapes_text
 from codegen.printing.launches import unique
 from codegen.printing.naming import AngleFamily, Borrowed, Family
 from codegen.printing.rendering import SHARED, renderer
+from codegen.printing.row_headings import heading_context
+from codegen.printing.wrap import comment, joined
 from codegen.targets.cpp.fused_prologue import head, joint
 from codegen.targets.cpp.patch_file import has_kernels, patch_map_context
 from codegen.targets.cpp.unscaled_fast_path import with_trial
 from codegen.targets.cpp.wrappers import HostPrinter, Lengths, Pass, walked
-from codegen.targets.cuda.target import comment, listed
 from codegen.targets.shared.borrowed_functions import borrowed_functions
 from codegen.targets.shared.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.shared.row_contexts import row_contexts
-from codegen.targets.torch.function_file import heading_context
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PATCHES = ("_cpp_patches.h", "_cpp_patch_passes.h", "_cpp_patches.py")
@@ -140,4 +140,4 @@ def _indented(text: str, columns: int) -> str:
     return "\n".join(line if line.startswith("#") else " " * columns + line for line in text.split("\n") if line)
 
 
-render = renderer(_TEMPLATES, SHARED, filters={"indented": _indented}, comment=comment, listed=listed)
+render = renderer(_TEMPLATES, SHARED, filters={"indented": _indented}, comment=comment, listed=joined)

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from codegen.catalogue import has_companions
 from codegen.plans.rows import Plan
 from codegen.printing.extents import lengths, shapes_text
 from codegen.printing.launches import Printed, printed, unique, variants
 from codegen.printing.naming import AngleFamily, Borrowed, Family
 from codegen.printing.rendering import SHARED, renderer
-from codegen.printing.wrap import fill
+from codegen.printing.row_headings import heading_context
+from codegen.printing.wrap import comment, joined
 from codegen.targets.cuda.patch_file import patch_map_context
 from codegen.targets.cuda.unit_file import unit_file_context
 from codegen.targets.shared.borrowed_functions import borrowed_functions
 from codegen.targets.shared.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.shared.row_contexts import row_contexts
-from codegen.targets.torch.companions import has_companions
-from codegen.targets.torch.function_file import heading_context
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PATCHES = ("_cuda_patches.cuh", "_cuda_patches.py")
@@ -108,14 +108,4 @@ def _blocks(plan: Plan, prefix: str, own: str) -> tuple[list[dict[str, Any]], li
     return blocks, parts
 
 
-def listed(parameters: Sequence[str]) -> str:
-    """Return parameters in lines that break between them only."""
-    return fill(", ".join(p.replace(" ", "\0") for p in parameters), 4, 4).replace("\0", " ")
-
-
-def comment(text: str) -> list[str]:
-    """Return a paragraph in lines that fit behind ``// ``."""
-    return fill(text, 3).split("\n   ")
-
-
-render = renderer(_TEMPLATES, SHARED, comment=comment, listed=listed)
+render = renderer(_TEMPLATES, SHARED, comment=comment, listed=joined)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from codegen.catalogue import has_companions, patch_maps
 from codegen.plans.patch_maps import PatchMap
 from codegen.printing.naming import Family
+from codegen.printing.patch_headings import HELPER_NAMES, patch_headings
 from codegen.targets.shared.patch_lines import Call, PatchLines, helpers
-from codegen.targets.torch.companions import has_companions
-from codegen.targets.torch.patch_files import patch_maps
-from codegen.targets.torch.patch_function import HELPER_NAMES, patch_headings
 
 SHARED = "_patch_places.py"
 _PLACES = ("LEFTOVER", "number", "room", "smallest_sum")

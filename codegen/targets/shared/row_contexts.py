@@ -7,8 +7,8 @@ from typing import Any
 
 from codegen.plans.angle_rows import row_plan
 from codegen.plans.rows import Plan
+from codegen.printing.angle_function import borrowed
 from codegen.printing.naming import AngleFamily, Borrowed, Family
-from codegen.targets.torch.angle_file import borrowed
 
 MapContext = Callable[[Plan, bool, Borrowed | None], dict[str, Any]]
 

@@ -11,19 +11,16 @@ from sympy import Indexed, IndexedBase
 from codegen.plans.value_path import ValuePath
 from codegen.printing.axes import AxesPrinter
 from codegen.printing.expressions import ExpressionPrinter
-from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, Family, family_context, pascal
+from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, Family, family_context
 from codegen.targets.torch.unit_file import unit_file_context
 from derive.errors import UsageError
 from derive.export.text import text
 from derive.forward_map import Definition, Layer
 from derive.layers import layer
 
-SUFFIX = "MultiheadAttention"
 
-
-def attention_context(family: Family, path: ValuePath) -> dict[str, dict[str, Any]]:
+def attention_context(family: Family, path: ValuePath, module_class: str) -> dict[str, dict[str, Any]]:
     """Return what each template of attention needs, by the template's name; ``family`` gives the projections."""
-    module_class = pascal(family.name) + SUFFIX
     return {
         "_value_path.py": _value_path(path),
         "_attention.py": {"module_class": module_class},

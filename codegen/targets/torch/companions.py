@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from codegen.catalogue import PATCHES, VALUES, direction, patch_maps, public_names
 from codegen.plans.self_factors import self_factors
 from codegen.plans.unit_rows import unit_rows
 from codegen.plans.value_path import NAME, value_path
 from codegen.printing.naming import Family, pascal
-from codegen.targets.torch.attention_files import SUFFIX, attention_context
-from codegen.targets.torch.patch_files import FUNCTIONS, MODULES, patch_contexts, patch_maps
+from codegen.targets.torch.attention_files import attention_context
+from codegen.targets.torch.patch_files import FUNCTIONS, MODULES, patch_contexts
 from codegen.targets.torch.self_factor_file import self_factor_context
 
 
@@ -43,33 +44,24 @@ class Companions:
     functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def has_companions(families: Sequence[Family]) -> bool:
-    """Return whether the families that companions use are all there."""
-    return NAME in {family.name for family in families} and _direction(families) is not None
-
-
-def _direction(families: Sequence[Family]) -> Family | None:
-    """Return the normalising family that needs no bias."""
-    return next((f for f in families if f.kind == "normalising" and f.without_bias is not None), None)
-
-
 def companions(families: Sequence[Family]) -> Companions:
     """Return the companions of a package of these families; none where one of the families that they use is missing."""
-    found, direction = {family.name: family for family in families}, _direction(families)
-    if NAME not in found or direction is None:
+    found, norm = {family.name: family for family in families}, direction(families)
+    if NAME not in found or norm is None:
         return Companions()
     path, patches = value_path(), patch_contexts(patch_maps())
-    attention = pascal(NAME) + SUFFIX
+    (attention,) = public_names(VALUES, "modules")
     return Companions(
         contexts={
             **{name: context for name, (_, context) in patches.items()},
-            **attention_context(found[NAME], path),
+            **attention_context(found[NAME], path, attention),
             "conversion.py": {
                 "attention": attention,
                 "affine": pascal(NAME),
-                "norm": pascal(direction.name),
+                "norm": pascal(norm.name),
                 "modules": sorted(pascal(family.name) for family in families),
                 "form": NAME,
+                "convolutions": ", ".join(f"nn.{name}" for name in public_names(PATCHES, "twins")),
             },
             "self_factors.py": self_factor_context(families, attention, self_factors()),
         },

@@ -11,8 +11,8 @@ from sympy import Expr
 from codegen.lower.safe_names import local_sizes
 from codegen.plans.plain import SelfFactorPlan
 from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.layer_function import bare_code, position_helpers
 from codegen.printing.torch_layer_lines import LayerPrinter
-from codegen.targets.torch.layer_file import bare_code, position_helpers
 from derive.algebra.index import Index
 from derive.export.text import text
 from derive.forward_map import BATCH

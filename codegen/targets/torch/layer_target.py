@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from codegen.plans.layers import LayerPlan
 from codegen.plans.plain import SelfFactorPlan
+from codegen.printing.layer_function import layer_function_context
 from codegen.printing.naming import Family
 from codegen.targets.torch.function_file import function_context
-from codegen.targets.torch.layer_file import layer_function_context
 from codegen.targets.torch.layer_self_factor_file import self_factor_file_context
 from codegen.targets.torch.layer_words import shared_context
 from codegen.targets.torch.render import render

@@ -10,8 +10,8 @@ from sympy import Expr, Mul, Symbol
 
 from codegen.plans.layers import LayerPlan
 from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.layer_function import formulas, settings
 from codegen.printing.naming import BACKEND_WORDS, listed, quoted, snake
-from codegen.targets.torch.layer_file import formulas, settings
 from derive.export.text import text
 from derive.forward_map import BATCH, Layer, Tensor
 

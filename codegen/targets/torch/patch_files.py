@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
+from codegen.catalogue import PATCHES, public_names
 from codegen.plans.patch_maps import PatchMap
-from codegen.plans.patches import patch_plan
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, quoted
 from codegen.targets.torch.patch_function import patch_context
-from derive.cancel import solve
 from derive.errors import UsageError
-from derive.layers.convolution import convolution, transposed_convolution
 
-MODULES = tuple(f"PatchNormConv{word}{axes}d" for word in ("", "Transpose") for axes in (1, 2, 3))
-FUNCTIONS = tuple(f"patch_norm_conv{word}{axes}d" for word in ("", "_transpose") for axes in (1, 2, 3))
+MODULES, FUNCTIONS = public_names(PATCHES, "modules"), public_names(PATCHES, "functions")
 DEFAULT_FORM = "affine-like"
-_AXES = 2
 _ZERO = " A patch of zeros has no direction: its weight part and its gradient are zero."
-
-
-@lru_cache(maxsize=1)
-def patch_maps() -> tuple[PatchMap, ...]:
-    """Derive every map of a convolution over two axes of space, with and without a bias, centred, and transposed."""
-    found: list[PatchMap] = []
-    for bias in (True, False):
-        word = "" if bias else "-without-bias"
-        plain = convolution(_AXES, grouped=True, bias=bias, name=f"grouped-convolution{word}")
-        centred = convolution(_AXES, grouped=True, bias=bias, centred=True, name=f"centred-convolution{word}")
-        turned = transposed_convolution(_AXES, grouped=True, bias=bias, name=f"grouped-transposed-convolution{word}")
-        found += [PatchMap(patch_plan(m), bias) for m in solve(plain)]
-        found += [PatchMap(patch_plan(m), bias, centred=True) for m in solve(centred)]
-        found += [PatchMap(patch_plan(m), bias, transposed=True) for m in solve(turned)]
-    return tuple(found)
 
 
 def patch_contexts(maps: Sequence[PatchMap]) -> dict[str, tuple[str, Mapping[str, Any]]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from codegen.printing.angle_function import angle_context, radius_context
 from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, AngleFamily, Family, family_context, quoted
-from codegen.targets.torch.angle_file import angle_context, radius_context
 from codegen.targets.torch.companions import companions
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.render import render

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from codegen.catalogue import has_companions
 from codegen.printing.naming import AngleFamily, Family
 from codegen.printing.rendering import SHARED, renderer
 from codegen.printing.wrap import fill
 from codegen.targets.shared.borrowed_functions import borrowed_functions
 from codegen.targets.shared.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.shared.row_contexts import row_contexts
-from codegen.targets.torch.companions import has_companions
 from codegen.targets.triton.kernels_file import map_context
 from codegen.targets.triton.patch_file import patch_map_context
 from codegen.targets.triton.unit_file import unit_file_context

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from codegen.package import build, write
+from codegen.compiler import build
+from codegen.package import write
 from derive.errors import UsageError
 from verify.checks import rows
 from verify.checks.record import Outcome, Setting, Status, Task, count, to_json

@@ -67,7 +67,7 @@ class LayerFile:
         """The folder of the package, generated at first use."""
         if self.folder is not None:
             return self.folder
-        from codegen.layer_package import build_layer
+        from codegen.compiler import build_layer
         from codegen.package import write
 
         assert self.layer is not None

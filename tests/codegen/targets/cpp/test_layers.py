@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from codegen.layer_package import build_layer
+from codegen.compiler import build_layer
 from codegen.package import write
 from codegen.targets.cpp.loops import spelled
 from derive.spec import loads_spec

@@ -9,8 +9,8 @@ import torch
 
 import affine_divergence as ad
 from affine_divergence import _backends, _cpp_compile, _cpp_launch, _cpp_patches, _patch_affine_like
+from codegen.catalogue import patch_maps
 from codegen.targets.cpp.patch_arithmetic import arithmetic
-from codegen.targets.torch.patch_files import patch_maps
 from derive.errors import UsageError
 from tests.codegen.targets.cuda.patch_host import BRAIN, DOUBLE, FORMS, PLAIN, SINGLE, Problem, error, map_name
 from verify.checks.cases import Draw

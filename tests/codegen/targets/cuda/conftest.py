@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from codegen.package import families
+from codegen.catalogue import families
 from codegen.targets.cuda import target as cuda_target
 from codegen.targets.torch import target as torch_target
 from derive.cancel import solve

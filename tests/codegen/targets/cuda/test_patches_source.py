@@ -11,11 +11,11 @@ import sympy
 import torch
 
 import affine_divergence
+from codegen.catalogue import patch_maps
 from codegen.plans.patch_maps import PatchMap
 from codegen.plans.patches import patch_plan
 from codegen.targets.cuda import target as cuda_target
 from codegen.targets.cuda.patch_file import patch_map_context
-from codegen.targets.torch.patch_files import patch_maps
 from derive.cancel import solve
 from derive.forward_map import Definition
 from derive.layers.convolution import convolution

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import sympy
 
+from codegen.catalogue import families, patch_maps
 from codegen.ir.program import Pointwise
 from codegen.lower.definitions import lower
-from codegen.package import families
 from codegen.passes.ranges import range_safe
 from codegen.printing.launches import printed
 from codegen.targets.cuda import target as cuda_target
-from codegen.targets.torch.patch_files import patch_maps
 from derive.cancel import solve
 from derive.layers import layer
 from derive.properties import r

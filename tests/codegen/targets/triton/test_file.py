@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import derive
-from codegen.package import families, render
-from codegen.targets.torch.patch_files import patch_maps
+from codegen.catalogue import families, patch_maps
+from codegen.compiler import render
 from codegen.targets.triton.target import files
 
 ROOT = Path(__file__).parents[4]

@@ -5,10 +5,12 @@ import sys
 
 import torch
 
-from codegen.package import TARGETS, render, write
+from codegen.compiler import render
+from codegen.package import write
 from codegen.plans.angles import angle_plan
 from codegen.plans.solve_at import solve_at
 from codegen.printing.naming import AngleFamily
+from codegen.targets.base import NAMES
 from derive.formula import parse_angle
 from derive.layers import layer
 from verify.cuda_on_host import Host
@@ -44,7 +46,7 @@ class Targets:
 def at_angle(text):
     """The texts of a package of every target that holds the map at an angle."""
     plan = angle_plan(solve_at(layer("affine"), parse_angle(text))["angle"])
-    return render([], "package", TARGETS, [AngleFamily(plan)])
+    return render([], "package", NAMES, [AngleFamily(plan)])
 
 
 def results(function, tensors, g):

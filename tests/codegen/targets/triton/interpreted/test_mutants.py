@@ -13,7 +13,9 @@ import torch
 
 import affine_divergence
 import derive
-from codegen.package import families, render, write
+from codegen.catalogue import families
+from codegen.compiler import render
+from codegen.package import write
 from derive.algebra.nodes import rename, tensor
 from derive.forward_map import Definition
 

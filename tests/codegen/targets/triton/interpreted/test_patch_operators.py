@@ -7,7 +7,7 @@ import torch
 from torch.testing._internal.optests.generate_tests import OpCheckError
 
 from affine_divergence import _triton_patch_affine_like as module
-from codegen.targets.torch.patch_files import patch_maps
+from codegen.catalogue import patch_maps
 from tests.codegen.targets.cuda.patch_host import KINDS, PLAIN, map_name, operator_calls, problem
 
 pytestmark = [

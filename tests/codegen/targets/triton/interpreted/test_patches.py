@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from affine_divergence import functional as plain
-from codegen.targets.torch.patch_files import patch_maps
+from codegen.catalogue import patch_maps
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter is NumPy
 

@@ -9,7 +9,7 @@ import torch
 
 import affine_divergence as ad
 import derive
-from codegen.coverage import covered
+from codegen.catalogue import covered
 from codegen.ir.interpret import interpret
 from codegen.lower.definitions import lower
 

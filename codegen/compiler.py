@@ -1,0 +1,195 @@
+"""The compiler: from layers to the text of every file of a package.
+
+    stage            input -> output                              where
+    solve            Layer -> cancelling maps                     ``derive.cancel``; ``plans.solve_at`` at an angle
+    plan             map -> programs, settings, digest            ``plans``
+      lower          Layer -> Program                             ``lower``
+      differentiate  Program -> backward and tangent programs     ``passes.adjoint``, ``stepwise``, ``tangent``
+      make safe      Program -> scales in range, types, zeros     ``passes.ranges``, ``accumulation``, ``value_at_zero``
+    recognise        Layer -> a form of the catalogue, or none    ``plans.row_form``
+    print            plans -> files, target by target             ``targets.base.Target``: ``schedule``, then a printer
+    pack             files -> files and manifest                  ``package``
+
+``build`` compiles the shipped package, whose maps ``catalogue`` lists; ``build_layer`` compiles one layer of a user. A
+layer that is of a form of the catalogue, whatever its names, takes the same programs, schedules and kernels as the
+shipped one; any other is lowered with gathers and scheduled as walks over samples.
+
+Not done here: no mathematics of any layer, which comes from ``derive``; no import of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sympy import Expr
+
+from codegen.catalogue import covered, row_families
+from codegen.package import DEFAULT_PACKAGE, check_name, packed
+from codegen.plans.angles import angle_plan
+from codegen.plans.layers import LayerPlan, layer_plan
+from codegen.plans.plain import plain_plan, self_factor_plan
+from codegen.plans.row_form import row_form
+from codegen.plans.rows import plan
+from codegen.plans.solve_at import solve_at
+from codegen.printing.naming import AngleFamily, Family
+from codegen.targets.base import KERNELS, LAYERS, NAMES, PLAIN, REASONS, Target, check_targets, target
+from codegen.targets.torch.companions import companions
+from codegen.targets.torch.layer_target import layer_files, row_files
+from codegen.targets.torch.layer_words import class_name
+from derive.errors import UsageError
+from derive.export.prose import plain
+from derive.forward_map import Layer
+from derive.layers import layer as shipped
+
+ANGLE = "angle-like"
+
+
+def build(package: str = DEFAULT_PACKAGE, targets: Sequence[str] = NAMES, angle: Expr | None = None) -> dict[str, str]:
+    """Derive the maps and return the text of every file by its name; the mathematics comes from ``derive.solve``.
+
+    With ``angle``, t(r), the member of the family at that angle is one of the maps.
+    """
+    angles = [] if angle is None else [AngleFamily(angle_plan(solve_at(shipped("affine"), angle)["angle"]))]
+    return render(row_families(), package, targets, angles)
+
+
+def render(
+    chosen: Sequence[Family],
+    package: str = DEFAULT_PACKAGE,
+    targets: Sequence[str] = (PLAIN.name,),
+    angles: Sequence[AngleFamily] = (),
+) -> dict[str, str]:
+    """Return the text of every file of a package of these families, its manifest included."""
+    check_name(package)
+    check_targets(targets)
+    texts = {name: text for t in targets for name, text in target(t).files(chosen, angles).items()}
+    digests = {p.layer.name: p.digest for family in chosen for p in family.plans}
+    digests |= {p.layer.name: p.digest for family in angles for p in family.plans}
+    digests |= companions(chosen).digests
+    return packed(texts, {"package": package, "derivations": digests, "covers": covered(digests)})
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be generated of a layer: see ``build_layer``."""
+
+    layer: Layer
+    package: str = ""
+    angle: Expr | None = None
+    targets: Sequence[str] = NAMES
+    insist: bool = False
+    spec: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the package: the layer's, if no other is given."""
+        return self.package or self.layer.name
+
+
+@dataclass
+class _Built:
+    """The files of a package, and by the name of a target why it has no kernels."""
+
+    texts: dict[str, str]
+    lacking: dict[str, str] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
+
+
+def build_layer(
+    layer: Layer,
+    package: str = "",
+    angle: Expr | None = None,
+    targets: Sequence[str] = NAMES,
+    insist: bool = False,
+    spec: str = "",
+) -> dict[str, str]:
+    """Derive the maps of a layer and return the text of every file of a package with it by its name.
+
+    The package has a class for each cancelling map, one for the layer as it is, and its self factor. Any layer has such
+    a package. Where no map cancels, the manifest says why.
+
+    Args:
+        layer: the layer.
+        package: the package's name; the layer's if none is given.
+        angle: t(r), for the member of the family at that angle too.
+        targets: those to write, ``torch`` among them.
+        insist: whether a target that cannot compute the layer is an error; else it is left out, with the reason.
+        spec: the text of the layer's file, which the manifest then holds.
+
+    Raises:
+        UsageError: a name that code cannot use; a target insisted on that cannot compute the layer.
+    """
+    request = _Request(layer, package, angle, targets, insist, spec)
+    check_name(request.name)
+    unknown = set() if angle is None else {s for s in angle.free_symbols if s.is_integer} - set(layer.sizes)
+    if unknown:
+        raise UsageError(
+            f"the angle {angle} uses {min(unknown, key=str)}, which is no size of the layer {layer.name!r}; declare it"
+        )
+    solutions = solve_at(layer, angle)
+    reasons = "; ".join(plain(refusal.reason) for refusal in solutions.refusals)
+    plans = [layer_plan(m, ANGLE if m.name == "angle" else m.name) for m in solutions]
+    plans.append(plain_plan(layer))
+    built = _of_rows(request, plans) or _of_any_form(request, plans)
+    if request.insist and built.lacking:
+        name, reason = next(iter(built.lacking.items()))
+        raise UsageError(
+            f"targets: {name} cannot compute the layer {layer.name!r}: {REASONS[reason]}"
+            f"{built.details.get(name, '')}; leave {name} out of --targets"
+        )
+    return packed(built.texts, _facts(request, plans, built, reasons))
+
+
+def _of_rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
+    """Return the package of a layer of one matrix; None for any other layer."""
+    form = row_form(request.layer) if request.angle is None else None
+    if form is None:
+        return None
+    try:
+        chosen = [Family(m.name, plan(m), None) for m in solve_at(form.layer, None)]
+    except UsageError:
+        return None
+    if not chosen or [f.name for f in chosen] != [p.name for p in plans[:-1]]:
+        return None
+    texts = row_files(request.layer, plans, self_factor_plan(request.layer), chosen, form.order)
+    for kernels in _asked(request):
+        texts |= {n: t for n, t in kernels.files(chosen).items() if n != f"_{kernels.name}.py"}
+        if LAYERS in kernels.forms:
+            texts |= kernels.layer_files(request.layer, plans[-1:])
+    return _Built(texts)
+
+
+def _of_any_form(request: _Request, plans: Sequence[LayerPlan]) -> _Built:
+    """Return the package of any layer."""
+    built = _Built(layer_files(request.layer, plans, self_factor_plan(request.layer)))
+    for kernels in _asked(request):
+        if LAYERS not in kernels.forms:
+            built.lacking[kernels.name] = "form"
+            continue
+        try:
+            built.texts |= kernels.layer_files(request.layer, plans)
+        except UsageError as problem:
+            built.lacking[kernels.name], built.details[kernels.name] = "arithmetic", f" ({problem})"
+    return built
+
+
+def _asked(request: _Request) -> list[Target]:
+    """Return the targets with kernels that were asked for."""
+    return [t for t in KERNELS if t.name in request.targets]
+
+
+def _facts(request: _Request, plans: Sequence[LayerPlan], built: _Built, refused: str) -> dict[str, object]:
+    """Return what the manifest of a layer's package says beside its files."""
+    layer = request.layer
+    return {
+        "package": request.name,
+        "layer": layer.name,
+        **({"spec": request.spec} if request.spec else {}),
+        "classes": {class_name(layer, p): p.layer.name for p in plans if p.kappa is not None},
+        "plain": {class_name(layer, p): p.layer.name for p in plans if p.kappa is None},
+        "targets": [t for t in request.targets if t not in built.lacking],
+        "without": {t: {"reason": r, "text": REASONS[r] + built.details.get(t, "")} for t, r in built.lacking.items()},
+        "refused": refused,
+        "derivations": {p.layer.name: p.digest for p in plans},
+    }
