@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import derive
+from codegen.targets.base import NAMES
 from derive.declare import forward
 from derive.forward_map import Layer
 from verify.checks import references, target
@@ -27,7 +28,7 @@ def subjects(layer: str) -> list[Subject]:
     by = ("x", "W", "b") if biased else ("x", "W")
     found = [_plain(layer, biased)]
     for form in forms:
-        for backend in ("torch", "triton", "cuda", "cpp"):
+        for backend in NAMES:
             found.append(_map(layer, form, by, backend))
     return [*found, _centred(by)]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from codegen.targets.base import KERNELS
 from derive.errors import UsageError
 from verify.checks import target
 from verify.checks.helper import NO_TRITON, Helper, shared
@@ -22,7 +23,7 @@ from verify.threads import one_thread
 
 DEVICES = ("cpu", "cuda")
 NO_CUDA = "no CUDA device on this machine (torch.cuda.is_available() is False)"
-_KERNELS = ("triton", "cuda", "cpp")
+_KERNELS = tuple(target.name for target in KERNELS)
 NEEDS_CPU = "the C++ kernels run on the CPU: `--device cpu`"
 NEEDS_CUDA = "the CUDA kernels run on a CUDA device: `--device cuda`"
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codegen.targets.base import KERNELS
 from verify.gpu.kernel_cases import Case, case_of
 from verify.gpu.part import FAIL, PASS, SKIPPED, Result, Setting
 
@@ -20,7 +21,7 @@ _SLACK = {torch.float64: 16.0}  # epsilons that an error may have beside torch's
 _LEAST = 0.25  # the same for any other type
 _PERIOD = 128  # rows that are repeated
 _MANY, _FEW_SLACK = 200, 2.0  # of fewer numbers than these, so many
-_NEEDS = {"triton": "triton", "cuda": "cuda.core"}
+_NEEDS = {target.name: target.library for target in KERNELS if target.library}
 
 
 def measure_case(request: Mapping[str, Any], setting: Setting) -> Result:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from codegen.targets.base import KERNELS
 from derive.export.kernels import kernel_digests
 from derive.export.summary import generated_manifest
 from verify.gpu.part import FAIL, PASS, Part, Result, Setting
@@ -78,7 +79,7 @@ def _of_files(setting: Setting) -> Iterator[Part]:
 
 def _of_attention(setting: Setting) -> Iterator[Part]:
     types, shapes = (DRY_TYPES, DRY_SHAPES) if setting.dry else (TYPES, SHAPES)
-    for backend in ("triton", "cuda"):
+    for backend in (target.name for target in KERNELS if target.device == "cuda"):
         for dtype in types:
             group = f"{backend}/attention/{dtype}"
             for variant in _ATTENTION_SETTINGS:

@@ -27,6 +27,7 @@ import affine_divergence
 import derive
 from codegen.compiler import build
 from codegen.package import MANIFEST, differences
+from codegen.targets.base import KERNELS
 from derive.check import checked_map
 from derive.export.files import write_text
 from derive.export.symbols import notation_for
@@ -43,7 +44,7 @@ from verify.training.sweep import Plan, SweepResult, run_sweep
 
 LAYER = "affine"
 LAYERS = (LAYER, "linear")
-KERNELS = ("triton", "cuda")
+ON_DEVICES = tuple(target.name for target in KERNELS if target.device == "cuda")
 PACKAGE = Path(affine_divergence.__file__).parent
 REPORT, RESULTS = "report.html", "results.json"
 SELF_FACTOR_BOUND = 1e-12
@@ -98,7 +99,7 @@ def solved(derivation: Derivation) -> Derivation:
 
 def verify(seed: int, watcher: Watcher) -> list[Check]:
     """Run the checks of the layers of the chain, without the kernels, on which `affdiv verify` spends a process."""
-    tasks = [task for task in tasks_for(LAYERS) if task.backend not in KERNELS]
+    tasks = [task for task in tasks_for(LAYERS) if task.backend not in ON_DEVICES]
     return run_checks(tasks, Setting(seed=seed), lambda _, done, total: watcher.advance(done, total))
 
 

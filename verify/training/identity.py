@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import affine_divergence
+from codegen.targets.base import KERNELS
 from verify.training import angles
 from verify.training.config import TrialConfig
 
@@ -19,7 +20,7 @@ PROCEDURE = 5  # raised when the same settings are to give another result: older
 
 _PACKAGE = Path(str(affine_divergence.__file__)).parent
 _PLAIN = ("none", "batch-norm", "layer-norm", "rms-norm", "rms-norm-eps", "qk-norm", "angle")  # no shipped layer
-_OTHER_TARGETS = {"triton", "cuda", "cpp", "jax"}  # trials take torch's operations, see ``models.take_torch``
+_OTHER_TARGETS = {target.name for target in KERNELS}  # trials take torch's operations, see ``models.take_torch``
 
 
 def trial_id(config: TrialConfig, data_digest: str) -> str:
