@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -213,6 +214,7 @@ def _transposed_convolution(module: Any, x: Tensor) -> Tensor:
     return _as_given(sums, module, x)
 
 
+@cache
 def _patch_norms() -> tuple[type[nn.Module], ...]:
     """Return the classes of PatchNorm, which not every package holds."""
     names = [f"PatchNormConv{word}{axes}d" for word in ("", "Transpose") for axes in "123"]

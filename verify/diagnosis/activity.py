@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from verify.diagnosis.samples import evenly
+
 _MASKED = -1e4  # a score below it is a mask
 _QUERIES = 64  # of each attention, whose scores are computed once more
+_SCORES = 1 << 16  # of each softmax, which are looked at
 _SATURATED = {"tanh": (-0.97, 0.97), "sigmoid": (0.02, 0.98), "hardtanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0)}
 _ACTIVE_ABOVE = {"relu": 0.0, "threshold": 0.0, "gelu": -3.0, "silu": -6.0}  # of the input: below it, next to no slope
 _LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "gaussian_nll_loss"}
@@ -91,7 +94,8 @@ def _softmax(activity: Activity, layer: str, name: str, args: Any, _: Any, resul
 
 
 def _scores(layer: str, scores: Tensor, logarithmic: bool) -> Scores:
-    scores = scores.reshape(-1, scores.shape[-1])[: 1 << 14].float()
+    rows = scores.reshape(-1, scores.shape[-1])
+    scores = rows[evenly(len(rows), max(_QUERIES, _SCORES // rows.shape[-1]), rows.device)].float()
     shown = scores.isfinite() & (scores > _MASKED)
     count = shown.sum(-1).clamp_min(1)
     kept = scores.where(shown, 0.0)
@@ -116,14 +120,13 @@ def _activation(activity: Activity, layer: str, name: str, args: Any, _: Any, re
     low, high = _SATURATED.get(name, (-torch.inf, torch.inf))
     made = result.detach()
     saturated = float(((made <= low) | (made >= high)).float().mean()) if name in _SATURATED else 0.0
-    rows = made if made.dim() < 4 else made.movedim(1, -1)  # images hold their units second
-    rows = rows.reshape(-1, rows.shape[-1]) if rows.dim() > 1 else rows.reshape(-1, 1)
-    dead = 0.0
+    axis = 1 if made.dim() > 3 else made.dim() - 1  # images hold their units second
+    units, dead = made.shape[axis] if made.dim() > 1 else 1, 0.0
     if name in _ACTIVE_ABOVE:
-        read = rows if name in ("relu", "threshold") else args[0].detach()
-        read = read if read is rows else (read.movedim(1, -1) if read.dim() > 3 else read).reshape(rows.shape)
-        dead = float((read <= _ACTIVE_ABOVE[name]).all(0).float().mean())
-    activity.units.append(Units(layer, name, saturated, dead, len(rows), rows.shape[-1]))
+        read = made if name in ("relu", "threshold") else args[0].detach()
+        others = [k for k in range(read.dim()) if k != axis or read.dim() == 1]
+        dead = float((read.amax(others) <= _ACTIVE_ABOVE[name]).float().mean())
+    activity.units.append(Units(layer, name, saturated, dead, made.numel() // units, units))
 
 
 _NOTES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -23,12 +23,13 @@ EVEN = 1 + 1e-3  # a spread that rounding alone can make
 
 def advise(layers: Sequence[LayerDiagnosis], model: nn.Module) -> tuple[LayerDiagnosis, ...]:
     """Return the layers with advice on each whose self factor varies."""
-    plain = {r.name: r.new for r in ad.convert(model, dry_run=True).replaced}
-    normalising = {r.name: r.new for r in ad.convert(model, dry_run=True, without_bias="norm-like").replaced}
-    return tuple(replace(layer, advice=_advice(layer, plain, normalising)) for layer in layers)
+    uneven = {name for m in layers if m.factors.ratio > EVEN for name in (m.name, m.name.rpartition(".")[0])}
+    found = ad.convert(model, lambda _, name: name in uneven, dry_run=True, without_bias="norm-like").replaced
+    counterparts = {entry.name: entry.new for entry in found}
+    return tuple(replace(layer, advice=_advice(layer, counterparts)) for layer in layers)
 
 
-def _advice(layer: LayerDiagnosis, plain: dict[str, str], normalising: dict[str, str]) -> str:
+def _advice(layer: LayerDiagnosis, counterparts: Mapping[str, str]) -> str:
     if layer.factors.ratio <= EVEN:
         return ""
     found = best_map(layer.law)
@@ -36,11 +37,10 @@ def _advice(layer: LayerDiagnosis, plain: dict[str, str], normalising: dict[str,
         return ""
     name, formula = found
     names = (layer.name, layer.name.rpartition(".")[0])
-    kept, without = (next((table[n] for n in names if n in table), "") for table in (plain, normalising))
-    if name == "affine-like" and kept:
-        way = f"ad.{kept}, or ad.convert(model)"
-    elif name != "affine-like" and (without or kept):
-        way = f"ad.{without or kept}, or ad.convert(model, without_bias='norm-like')"
+    new = next((counterparts[n] for n in names if n in counterparts), "")
+    if new:
+        setting = "" if name == "affine-like" else ", without_bias='norm-like'"
+        way = f"ad.{new}, or ad.convert(model{setting})"
     else:
         way = f"no layer of affine_divergence takes the place of {layer.type}"
     patch = " of the patch at a position" if layer.sample == "position" else ""

@@ -17,26 +17,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import affine_divergence as ad
+from affine_divergence import AffineLikeMultiheadAttention, self_factor
 from verify.diagnosis.differentiation import WholeCall
 from verify.diagnosis.kernel import Law
 from verify.diagnosis.layers import Attention, Piece, Plan, Site, Unjudged, affine_stand_in, with_offsets
 from verify.diagnosis.reads import Arrange
 from verify.diagnosis.samples import Shape, factors_of
+from verify.diagnosis.sums import all_finite
 
 NO_GRAPH = "it ran without gradients (no_grad, or checkpointing that recomputes)"
+_ENTRY = {bias: affine_stand_in(1, 1, bias) for bias in (False, True)}  # what a gain is of each normalised entry
 CLOSED = "it is computed inside the generated attention, where its output cannot be met"
+
+
+Keep = Callable[[str, int, Tensor], Tensor]
+
+
+def nothing(_: str, __: int, x: Tensor) -> Tensor:
+    """Keep nothing of an input."""
+    return x.new_empty(0)
 
 
 @dataclass
 class Call:
     """One use of a layer: its input, its self factors (groups, rows), and the gradient of the loss at its output.
 
-    ``traced`` says that its output left a graph; ``gradient`` is None until the backward pass has come by.
+    ``x`` is empty where only entries of it, or nothing, are kept; ``shape`` is its shape. ``traced`` says that its
+    output left a graph; ``gradient`` is None until the backward pass has come by, or where it is not kept.
     """
 
     site: Site
     x: Tensor
+    shape: torch.Size
     factors: Tensor
     dtype: torch.dtype
     traced: bool
@@ -47,9 +59,11 @@ class Call:
 class Captured:
     """Every call of every site in one pass, and what turned out not to be judged.
 
-    ``backward`` is set once the backward pass begins; ``listening`` where nobody can say when it does.
+    ``kept`` says what of each call's input stays, given the site's name, the number of the call and the input; without
+    it all of it does, and the gradient. ``backward`` is set once the backward pass begins; ``listening`` where nobody can say when it does.
     """
 
+    kept: Keep | None = None
     calls: dict[str, list[Call]] = field(default_factory=dict)
     refused: dict[str, Unjudged] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
@@ -70,13 +84,23 @@ class Captured:
         if call.factors.numel() == 0:
             self.empty.add(site.name)
             return
-        if call.traced:
+        known = self.calls.setdefault(site.name, [])
+        if self.kept is not None:
+            call.x = self.kept(site.name, len(known), call.x)
+        elif call.traced:
             inner, axes_first = unmapped(z)
-            inner.register_hook(lambda gradient: self._meet(call, arranged(axes_first(gradient))))
-        self.calls.setdefault(site.name, []).append(call)
+            inner.register_hook(lambda gradient: self._meet(call, _as_batch(site, arranged(axes_first(gradient)))))
+        known.append(call)
 
     def record(self, module: nn.Module, site: Site, arguments: Any, words: Any, output: Any) -> None:
         """Take one call of a module into account."""
+        if _plain(arguments, words, output, module):  # what is computed here is no activity of the model
+            with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+                self._record(module, site, arguments, words, output)
+        else:
+            self._record(module, site, arguments, words, output)
+
+    def _record(self, module: nn.Module, site: Site, arguments: Any, words: Any, output: Any) -> None:
         if site.read is None:
             self.add(site, first_argument(arguments, words), output)
             if site.name in self.refused:
@@ -121,18 +145,24 @@ class Captured:
         self.refused[name] = Unjudged(name, kind, reason)
 
 
+def _plain(arguments: Any, words: Any, output: Any, module: nn.Module) -> bool:
+    """Whether nothing that takes part is of a subclass of tensors, which computes by dispatch."""
+    given = [*arguments, *words.values(), output, *module._parameters.values()]
+    return all(type(t) in (Tensor, nn.Parameter) for t in given if isinstance(t, Tensor))
+
+
 def _call(site: Site, x: Any, z: Any) -> Call:
     if not isinstance(x, Tensor) or not isinstance(z, Tensor):
         raise TypeError(f"it was called with a {type(x).__name__} and returned a {type(z).__name__}, not tensors")
     x, z = _samples_first(site, x), _samples_first(site, z)
     factors = self_factors(site, x)
-    if not factors.isfinite().all():
+    if not all_finite(factors):
         raise ValueError("its input holds NaN or infinity, or is too large to be squared")
     view: Any = site.view
     units = view.out_channels // view.groups if site.shape is Shape.PATCHES else z.shape[-1]
     if factors.numel() * units != z.numel():
         raise ValueError("its output has another shape than its settings give; call it without output_size")
-    return Call(site, x.detach(), factors, z.dtype, z.grad_fn is not None)
+    return Call(site, x.detach(), x.shape, factors, z.dtype, z.grad_fn is not None)
 
 
 def unmapped(tensor: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -156,17 +186,25 @@ def _samples_first(site: Site, tensor: Tensor) -> Tensor:
     inner, arranged = unmapped(tensor)
     if inner is tensor:
         return tensor
-    found, view = arranged(inner), site.view
-    extra = found.dim() - 2 - len(view.kernel_size) if site.shape is Shape.PATCHES else 0  # type: ignore[arg-type]
-    return found.flatten(0, extra) if extra > 0 else found
+    return _as_batch(site, arranged(inner))
+
+
+def _as_batch(site: Site, tensor: Tensor) -> Tensor:
+    """Return images with all axes in front of the channels as one."""
+    if site.shape is not Shape.PATCHES or site.gain:
+        return tensor
+    kernel_size: Any = site.view.kernel_size
+    extra = tensor.dim() - 2 - len(kernel_size)
+    return tensor.flatten(0, extra) if extra > 0 else tensor
 
 
 @torch.no_grad()
 def self_factors(site: Site, x: Tensor) -> Tensor:
     """Return the derived self factor of each row, (groups, rows); raises what ``ad.self_factor`` raises."""
-    x = x.detach()
-    factors = ad.self_factor(site.view, torch.zeros_like(x) if site.offsets_only else x)
-    return factors_of(site.shape, site.view, factors)
+    x = torch.zeros_like(x) if site.offsets_only else x.detach()
+    if site.gain:
+        return self_factor(_ENTRY["bias" in site.trained], x).mT
+    return factors_of(site.shape, site.view, self_factor(site.view, x))
 
 
 def _as_called(site: Site, arguments: tuple[Any, ...], words: dict[str, Any]) -> Site:
@@ -181,9 +219,9 @@ def first_argument(arguments: tuple[Any, ...], words: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def capturing(plan: Plan) -> Iterator[Captured]:
-    """Record every call of the plan's sites inside the context."""
-    captured, handles = Captured(), []
+def capturing(plan: Plan, kept: Keep | None = None) -> Iterator[Captured]:
+    """Record every call of the plan's sites inside the context, of its input what ``kept`` says."""
+    captured, handles = Captured(kept), []
     for module, site in plan.sites.items():
 
         def _record(module: nn.Module, arguments: Any, words: Any, output: Any, site: Site = site) -> None:
@@ -224,7 +262,7 @@ def _attention_calls(plan: Plan, captured: Captured) -> Iterator[None]:
 
     def _leave(module: nn.Module, arguments: Any, words: Any, output: Any) -> None:
         running.pop()
-        if isinstance(module, ad.AffineLikeMultiheadAttention):
+        if isinstance(module, AffineLikeMultiheadAttention):
             _generated_projections(plan.attention[module].name, module, arguments, words, captured)
 
     handles = [module.register_forward_pre_hook(_enter) for module in plan.attention]

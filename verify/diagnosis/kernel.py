@@ -36,30 +36,35 @@ class Law:
 
 @dataclass(frozen=True)
 class _Point:
-    """Rows by role, (groups, rows, entries) or, of tokens, (groups, rows); which index means which role; kappa."""
+    """Rows by role, (groups, rows, entries) or, of tokens, (groups, rows); which index means which role; kappa.
+
+    ``products`` holds those of each chosen row with each row, where they are known.
+    """
 
     rows: Mapping[str, Tensor]
     roles: Mapping[Index, str]
     kappa: float
     scope: Mapping[str, Definition]
+    products: Tensor | None = None
 
 
-def kernel(law: Law, chosen: Tensor, rows: Tensor, kappa: float = 1.0) -> Tensor:
-    """Return K of each chosen row with each row, (groups, chosen, rows), in float64.
+def kernel(law: Law, chosen: Tensor, rows: Tensor, kappa: float = 1.0, products: Tensor | None = None) -> Tensor:
+    """Return K of each chosen row with each row, (groups, chosen, rows), in the type of the rows.
 
     Args:
         law: the derivation.
         chosen: (groups, chosen, entries); tokens (groups, chosen), integers.
-        rows: (groups, rows, entries); tokens (groups, rows).
+        rows: (groups, rows, entries); tokens (groups, rows). Where products are given, any that tells the type.
         kappa: the constant of a cancelling map.
+        products: of each chosen row with each row, (groups, chosen, rows), if known, for a layer without a map.
 
     Raises:
         TypeError: a derivation whose cross term is no sum of products of rows.
     """
     found, scope = _derivation(law)
     roles = {index: CHOSEN for index in found.samples} | {index.primed(): ALL for index in found.samples}
-    point = _Point({CHOSEN: _exact(chosen), ALL: _exact(rows)}, roles, kappa, scope)
-    shape = (chosen.shape[0], chosen.shape[1], rows.shape[1])
+    point = _Point({CHOSEN: chosen, ALL: rows}, roles, kappa, scope, products)
+    shape = (chosen.shape[0], chosen.shape[1], rows.shape[1]) if products is None else products.shape
     return _value(found.cross_terms, point).expand(shape)
 
 
@@ -71,17 +76,18 @@ def _derivation(law: Law) -> tuple[Derivation, Mapping[str, Definition]]:
     return derive.effective_update(mapped), {definition.name: definition for definition in mapped.definitions}
 
 
-def _exact(rows: Tensor) -> Tensor:
-    return rows.double() if rows.is_floating_point() else rows
+def _number(value: float, point: _Point) -> Tensor:
+    rows = point.rows[ALL]
+    return torch.tensor(value, dtype=rows.dtype if rows.is_floating_point() else torch.float64, device=rows.device)
 
 
 def _value(expression: Expr, point: _Point) -> Tensor:
     """Return the expression as a tensor that broadcasts against (groups, chosen, rows)."""
     match expression:
         case sympy.Number():
-            return torch.tensor(float(expression), dtype=torch.float64, device=point.rows[ALL].device)
+            return _number(float(expression), point)
         case Symbol(name="kappa"):
-            return torch.tensor(point.kappa, dtype=torch.float64, device=point.rows[ALL].device)
+            return _number(point.kappa, point)
         case Add():
             return sum((_value(part, point) for part in expression.args[1:]), start=_value(expression.args[0], point))
         case Mul():
@@ -129,6 +135,10 @@ def _contraction(expression: IndexedSum, point: _Point) -> Tensor:
         word = "g" + role + "".join(letters[index] for index in base.indices if index in letters)
         operands += [point.rows[role]] * int(power)
         words += [word] * int(power)
+    if point.products is not None:
+        if len(operands) != 2 or len(roles) != 2:
+            raise TypeError(f"{expression} is no sum of products of two rows")
+        return point.products
     result = "g" + "".join(sorted(roles))
     value = torch.einsum(f"{','.join(words)}->{result}", *operands)
     return value if len(roles) == 2 else _along(value, roles.pop())

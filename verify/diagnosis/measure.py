@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from derive.errors import UsageError
 from verify.diagnosis.advice import advise
 from verify.diagnosis.batch import Loss, Work, arrange, run
+from verify.diagnosis.capture import Keep
 from verify.diagnosis.findings.evidence import Evidence
 from verify.diagnosis.findings.verdict import verdict
 from verify.diagnosis.layers import Plan, plan
@@ -29,9 +30,11 @@ from verify.diagnosis.observe import Observed, copies, observe
 from verify.diagnosis.optimizer import Optimizer, Stepper, linear_part, made_optimizer
 from verify.diagnosis.others import judge_others, still_unjudged, with_parts
 from verify.diagnosis.parts import Moved
+from verify.diagnosis.probes import entries_of
 from verify.diagnosis.record import Diagnosis, LayerDiagnosis, Spread
 from verify.diagnosis.records import (
     FirstStep,
+    chosen_rows,
     evidence_of,
     judged_share,
     judged_shares,
@@ -40,6 +43,7 @@ from verify.diagnosis.records import (
     spread_of,
     unjudged_of,
 )
+from verify.diagnosis.snapshot import Snapshot
 from verify.diagnosis.step import Analysis
 from verify.diagnosis.untouched import Randomness, untouched
 
@@ -85,7 +89,7 @@ def diagnose(
         raise UsageError(f"steps is {steps} and rate {rate}; give no fewer than 0 steps and a rate above 0")
     eagerly = torch.compiler.set_stance("force_eager")  # hooks do not reach into compiled graphs
     roots = (model, batch, loss, optimizer, scheduler, before_step)
-    with torch.inference_mode(False), torch.enable_grad(), eagerly, untouched(*roots):
+    with torch.inference_mode(False), torch.enable_grad(), eagerly, untouched(*roots) as state:
         inner = getattr(model, "_orig_mod", model)
         found = plan(inner)
         stepper = Stepper(
@@ -94,7 +98,7 @@ def diagnose(
             scheduler,
             lambda: _again(inner, work),
         )
-        return _Run(inner, work, found, stepper, roots).diagnosis(steps)
+        return _Run(inner, work, found, stepper, roots, state).diagnosis(steps)
 
 
 def _again(model: nn.Module, work: Work) -> Tensor:
@@ -115,12 +119,14 @@ class _Run:
     found: Plan
     stepper: Stepper
     roots: tuple[Any, ...]
+    state: Snapshot
 
     def diagnosis(self, steps: int) -> Diagnosis:
         """Return the diagnosis over so many steps."""
         randomness = Randomness()
         first = observe(self.model, self.found, self.work, activity=True)
-        judged = {name: judged_shares(name, first, self._parameters) for name in first.captured.calls}
+        held = self._parameters
+        judged = {name: judged_shares(name, first, held) for name in first.captured.calls}
         history = {name: [spread_of(calls)] for name, calls in first.captured.calls.items()}
         self.rate, self.losses, self.stopped = self.stepper.rate, [float(first.loss)], ""
         step, others = None, dict[str, LayerDiagnosis | str]()
@@ -169,16 +175,20 @@ class _Run:
     ) -> tuple[FirstStep | None, dict[str, LayerDiagnosis | str]]:
         """Take the steps; return what the first one did, None without one, and so of modules of unknown kind."""
         drew, found = not randomness.same(), None
+        probes = chosen_rows(first, analyses) if steps else {}
         if self.stepper.before_step is not None:  # which may clip gradients in place
             first.gradients = {name: g.clone() for name, g in first.gradients.items()}
         for number in range(steps):
             self.stepper.clip()
             before = self._before(first) if number == 0 else None
             self.stepper.step()
-            later = self._again_from(randomness) if before and drew else None
-            seen = observe(self.model, self.found, self.work, backward=number < steps - 1)
+            kept = entries_of(probes if before else {})
+            later = self._again_from(randomness, kept) if before and drew else None
+            unseen = Plan() if later else self.found
+            seen = observe(self.model, unseen, self.work, backward=number < steps - 1, kept=kept)
             if before:
-                found = FirstStep(first, later or seen, replace(before, after=self._parameters), analyses)
+                after = replace(before, after=self._parameters)
+                found = FirstStep(first, later or seen, after, analyses, probes)
                 if others:
                     with untouched(*self.roots, but=list(self.model.parameters())):
                         others = with_parts(others, self.found, first, found.later, found.moved)
@@ -186,7 +196,7 @@ class _Run:
                 self.stopped = f"the loss is {float(seen.loss)} after step {number + 1}: {NOWHERE}"
                 break
             self.losses.append(float(seen.loss))
-            for name, calls in seen.captured.calls.items():
+            for name, calls in (later or seen).captured.calls.items():
                 history.setdefault(name, []).append(spread_of(calls))
         return found, others
 
@@ -194,13 +204,15 @@ class _Run:
         """Return the parameters before the step, and how the step depends on the gradient."""
         trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         linear = linear_part(self.stepper, trained, first.gradients)
-        return Moved({**self._parameters, **copies(trained)}, {}, linear)
+        kept = {name: self.state.numbers(p) for name, p in trained.items()}
+        same = {name: held for name, held in kept.items() if held is not None and torch.equal(held, trained[name])}
+        return Moved({**self._parameters, **copies(trained, but=same), **same}, {}, first.gradients, linear)
 
-    def _again_from(self, randomness: Randomness) -> Observed:
+    def _again_from(self, randomness: Randomness, kept: Keep) -> Observed:
         """Run forward with the random numbers of the first pass, leaving no trace in the model."""
         with untouched(*self.roots):
             randomness.restore()
-            return observe(self.model, self.found, self.work, backward=False)
+            return observe(self.model, self.found, self.work, backward=False, kept=kept)
 
     def _evidence(self, first: Observed, layers: tuple[LayerDiagnosis, ...], step: FirstStep | None) -> Evidence:
         return Evidence(

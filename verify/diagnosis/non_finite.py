@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from verify.diagnosis.findings.finding import Finding
+from verify.diagnosis.sums import all_finite
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _largest(tensors: list[Tensor]) -> float:
 
 def is_bad(tensor: Tensor) -> bool:
     """Whether a tensor of real numbers holds NaN or infinity."""
-    return tensor.is_floating_point() and tensor.device.type != "meta" and not bool(tensor.detach().isfinite().all())
+    return tensor.is_floating_point() and tensor.device.type != "meta" and not all_finite(tensor)
 
 
 def first_bad(tensor: Tensor) -> int | None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from derive.errors import UsageError
 from verify.diagnosis.activity import Activity, watched_activity
 from verify.diagnosis.batch import Work, run
-from verify.diagnosis.capture import Captured, capturing
+from verify.diagnosis.capture import Captured, Keep, capturing
 from verify.diagnosis.layers import Plan
 from verify.diagnosis.non_finite import is_bad
 
@@ -38,12 +37,23 @@ def dense(tensor: Tensor) -> Tensor:
     return local._values() if local.is_sparse else local
 
 
-def observe(model: nn.Module, found: Plan, work: Work, *, backward: bool = True, activity: bool = False) -> Observed:
-    """Run the model once; with ``backward`` the gradients stand in ``.grad`` after it."""
+def observe(
+    model: nn.Module,
+    found: Plan,
+    work: Work,
+    *,
+    backward: bool = True,
+    activity: bool = False,
+    kept: Keep | None = None,
+) -> Observed:
+    """Run the model once; with ``backward`` the gradients stand in ``.grad`` after it.
+
+    What of the layers' inputs stays is said by ``kept``; by default they and the gradients at the outputs do.
+    """
     parameters = dict(model.named_parameters())
     for parameter in parameters.values():
         parameter.grad = None
-    with capturing(found) as captured:
+    with capturing(found, kept) as captured:
         with ExitStack() as stack:
             between = stack.enter_context(watched_activity(model)) if activity else Activity()
             loss = run(work, model)
@@ -65,11 +75,6 @@ def backward_errors() -> Iterator[None]:
         raise UsageError(f"the backward pass of the loss fails: {lines[0] if lines else 'no message'}") from problem
 
 
-def copies(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of the trained parameters by name."""
-    return {name: p.detach().clone() for name, p in parameters.items() if p.requires_grad}
-
-
-def norm_of(tensor: Tensor) -> float:
-    """Return the Euclidean norm in float64."""
-    return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)) if tensor.numel() else 0.0
+def copies(parameters: Mapping[str, Tensor], but: Container[str] = ()) -> dict[str, Tensor]:
+    """Return copies of the trained parameters by name, without those named in ``but``."""
+    return {name: p.detach().clone() for name, p in parameters.items() if p.requires_grad and name not in but}

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from verify.diagnosis.differentiation import Refused, judged, values_of, whole_parts
 from verify.diagnosis.layers import Plan, Unjudged
-from verify.diagnosis.observe import Observed, dense, norm_of
+from verify.diagnosis.observe import Observed, dense
 from verify.diagnosis.parts import Moved
 from verify.diagnosis.record import LayerDiagnosis, Parts
+from verify.diagnosis.sums import squared
 
 
 def judge_others(found: Plan, first: Observed, held: Mapping[str, Tensor]) -> dict[str, LayerDiagnosis | str]:
@@ -35,9 +36,8 @@ def with_parts(
     for name, record in records.items():
         if isinstance(record, LayerDiagnosis):
             call, names = first.captured.whole[name], found.names_of(first.captured.whole[name].module)
-            norm = (
-                sum(norm_of(dense(first.gradients[n])) ** 2 for n in set(names.values()) & set(first.gradients)) ** 0.5
-            )
+            met = set(names.values()) & set(first.gradients)
+            norm = sum(squared(dense(first.gradients[n])) for n in met) ** 0.5
             before, after = (values_of(call, values, names) for values in (moved.before, moved.after))
             parts = whole_parts(call, later.captured.whole.get(name), before, after, norm)
             result[name] = replace(record, parts=parts if isinstance(parts, Parts) else None)

@@ -1,24 +1,34 @@
-"""Chosen rows of one call of a layer, and the layer run alone on what they read, in float64.
+"""Chosen rows of a layer's calls, and the layer run alone on what they read.
 
-A position of a convolution reads a small window of its image, so windows are cut out and the layer runs on these.
+    rows x weight     linear layers, gains of norms, and convolutions, of which a position reads a small window of its
+                      image, so that windows are cut out: products in the layer's own type, at least float32
+    a row of a table  embeddings: looked up
+    anything else     the layer's own function, in float64
+
+All of them are linear in the parameters, so that what a step of the parameters does is the layer at their difference:
+small steps lose no digits.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from verify.diagnosis.capture import Call
+from verify.diagnosis.capture import Call, Keep
 from verify.diagnosis.layers import Site
 from verify.diagnosis.samples import Shape, batched, evenly, flat, padded, rows_of, units_of
 
-_ROWS, _IMAGES, _PLACES = 48, 3, 24  # chosen of each call: rows, or images and places in all of them together
+ROWS = 48  # chosen of all calls of a layer
+_FEWEST, _SHARE = 12, 16  # where a row costs much: no fewer, and one in so many
+_LITTLE = 1 << 22  # products which cost little
+_IMAGES = 3  # of one call of a convolution, among whose positions rows are chosen
+_PART = 1 << 18  # entries of the difference of two weights that are held at once
 Parameters = dict[str, Tensor]
 
 
@@ -27,53 +37,246 @@ class Probe:
     """The chosen rows of one call.
 
     Attributes:
-        site: the layer as it runs on the chosen entries alone.
-        x: these entries of the input, in float64.
-        rows: the chosen rows (groups, chosen, entries).
-        places: where they stand among the rows of ``x``.
+        site: the layer.
+        shape: the shape of the whole input.
+        x: the chosen entries of the input; those of products are the rows themselves.
+        rows: the chosen rows (groups, chosen, entries), of tokens (1, chosen); zeros where only the bias is trained.
+        places: where they stand among the rows of ``x``, if the layer's own function runs.
         g: the gradient at the chosen rows (groups, chosen, units).
         factors: their self factors (groups, chosen).
         take: the same entries of another input of the same shape.
-        windows: whether ``x`` holds what single positions of a convolution read.
     """
 
     site: Site
+    shape: torch.Size
     x: Tensor
     rows: Tensor
-    places: Tensor
+    places: Tensor | None
     g: Tensor
     factors: Tensor
     take: Callable[[Tensor], Tensor]
-    windows: bool = False
 
     def run(self, parameters: Parameters, x: Tensor | None = None) -> Tensor:
-        """Return the layer's output at the chosen rows, (groups, chosen, units)."""
-        if self.windows:
-            return _on_windows(self.site, parameters, self.x if x is None else x)
-        z = run_alone(self.site, parameters, self.x if x is None else x)
-        return units_of(self.site.shape, self.site.view, z)[:, self.places]
+        """Return the layer's output at the chosen rows, (groups, chosen, units); parameters left out are zero."""
+        x = self.x if x is None else x
+        if self.site.shape is Shape.TOKENS:
+            padding: Any = self.site.view.padding_idx
+            return F.embedding(x, parameters["weight"], padding).to(self.g.dtype).unsqueeze(0)
+        if self.places is None:
+            return _products(x, parameters, None, self.site)
+        held = {word: p for word, p in self.site.view._parameters.items() if p is not None}
+        exact = {word: parameters.get(word, torch.zeros_like(p)).double() for word, p in held.items()}
+        return units_of(self.site.shape, self.site.view, run_alone(self.site, exact, x))[:, self.places]
+
+    def step(self, before: Parameters, after: Parameters, x: Tensor | None = None) -> Tensor:
+        """Return how far the output moves with parameters after a step for those before it, the input held."""
+        x = self.x if x is None else x
+        if self.site.shape is Shape.TOKENS:
+            return self.run(after, x) - self.run(before, x)
+        if self.places is None:
+            return _products(x, after, before, self.site)
+        return self.run({word: p.double() - before[word].double() for word, p in after.items()}, x)
+
+    def moved(self, before: Parameters, after: Parameters, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the output, and of its change what the parameters do, what the input does, and what both do together.
+
+        Args:
+            before: parameters before the step.
+            after: those after it.
+            x: the same entries of the input after the step.
+        """
+        if torch.equal(x, self.x):
+            own = self.step(before, after)
+            return self.run(before), own, torch.zeros_like(own), torch.zeros_like(own)
+        if self.places is not None or self.site.shape is Shape.TOKENS:
+            z, own = self.run(before), self.step(before, after)
+            return z, own, self.run(before, x) - z, self.step(before, after, x) - own
+        count = self.x.shape[1]
+        rows = torch.cat([self.x, x - self.x], 1)
+        z, step = _products(rows, before, None, self.site, count), _products(rows, after, before, self.site, count)
+        return z[:, :count], step[:, :count], z[:, count:], step[:, count:]
 
 
-def probe(call: Call, g: Tensor, rows: int = _ROWS, places: int = _PLACES) -> Probe:
-    """Choose rows of a call, evenly over its samples, and over the places of each image that is chosen."""
+def _products(
+    rows: Tensor, parameters: Parameters, less: Parameters | None, site: Site, biased: int | None = None
+) -> Tensor:
+    """Return rows times the weight, and the bias at the first ``biased`` ones; with ``less`` of the difference.
+
+    The difference is taken of a few units at a time, so that a large weight is not held once more.
+    """
+    groups, count, entries = rows.shape
+    weight = _laid(site, "weight", (parameters, less), (groups, -1, entries))
+    bias = _laid(site, "bias", (parameters, less), (groups, -1, 1))
+    units = (weight or bias)[0].shape[1]
+    z = rows.new_zeros(groups, count, units)
+    if weight:
+        each = max(1, _PART // (groups * entries)) if less else units
+        for start in range(0, units, each):
+            part = _difference([w[:, start : start + each] for w in weight], rows.dtype).mT
+            z[..., start : start + each] = rows * part if entries == 1 else rows @ part
+    if bias:
+        z[:, :biased] += _difference(bias, rows.dtype).mT
+    return z
+
+
+def _laid(site: Site, word: str, held: Sequence[Parameters | None], shape: tuple[int, int, int]) -> list[Tensor]:
+    """Return a parameter as (groups, units, entries), and what is to be subtracted of it; nothing if it is not there."""
+    found = [parameters[word] for parameters in held if parameters is not None and word in parameters]
+    return [(p.T if word == "weight" and site.transposed else p).reshape(shape) for p in found]
+
+
+def _difference(pair: Sequence[Tensor], kind: torch.dtype) -> Tensor:
+    return pair[0].to(kind) if len(pair) == 1 else pair[0].to(kind) - pair[1].to(kind)
+
+
+def is_product(site: Site) -> bool:
+    """Whether a layer's output is the product of rows and weight."""
+    plain = type(site.view) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return not site.law.map and (site.shape is Shape.ROWS or (site.shape is Shape.PATCHES and plain))
+
+
+def probes_of(calls: Sequence[Call], most: int = ROWS, exactly: torch.dtype | None = None) -> list[Probe]:
+    """Choose rows of the calls of a layer that met a gradient, evenly.
+
+    Where a row costs much, as many are chosen as cost little beside the layer's own products with all rows.
+
+    Args:
+        calls: all calls of one layer.
+        most: how many rows to choose at most.
+        exactly: the type to compute in; by default that of input and weight, at least float32.
+    """
+    met = [(call, call.gradient) for call in calls if call.gradient is not None]
+    weight: Any = calls[0].site.view.weight
+    cost = weight.shape[-1] if calls[0].site.shape is Shape.TOKENS else weight.numel()
+    if most * cost > _LITTLE:
+        every = sum(call.factors.shape[-1] for call in calls)
+        most = min(most, max(_FEWEST, every // _SHARE))
+    each = -(-most // max(1, len(met)))
+    return [_probe(call, g, each, exactly) for call, g in met]
+
+
+def entries_of(probes: Mapping[str, Sequence[Probe]]) -> Keep:
+    """Return what keeps of each layer's inputs the chosen entries alone, of those of another shape nothing."""
+
+    def _entries(name: str, number: int, x: Tensor) -> Tensor:
+        of_layer = probes.get(name, ())
+        known = number < len(of_layer) and of_layer[number].shape == x.shape
+        return of_layer[number].take(x) if known else x.new_empty(0)
+
+    return _entries
+
+
+def _probe(call: Call, g: Tensor, count: int, exactly: torch.dtype | None) -> Probe:
     site = call.site
-    if type(site.view) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and not site.gain:
-        return _windows(call, g, places)
+    kind = exactly or torch.promote_types(
+        torch.promote_types(g.dtype, torch.float32), call.x.dtype if call.x.is_floating_point() else torch.float32
+    )
+    if site.shape is Shape.TOKENS:
+        return _tokens(call, g, count, kind)
+    if not is_product(site):
+        return _alone(call, g, count)
+    if site.gain or site.shape is Shape.ROWS:
+        return _rows(call, g, count, kind)
+    return _windows(call, g, count, kind)
+
+
+def _tokens(call: Call, g: Tensor, count: int, kind: torch.dtype) -> Probe:
+    chosen = evenly(call.x.numel(), count, call.x.device)
+
+    def _take(x: Tensor) -> Tensor:
+        return x.reshape(-1)[chosen]
+
+    x, units = _take(call.x), g.reshape(-1, g.shape[-1])[chosen].unsqueeze(0)
+    return Probe(
+        call.site, call.shape, x, x.unsqueeze(0), None, units.to(kind), call.factors[:, chosen].to(kind), _take
+    )
+
+
+def _rows(call: Call, g: Tensor, count: int, kind: torch.dtype) -> Probe:
+    """Choose rows of a linear layer, or entries of a norm, whose groups are its units."""
+    site = call.site
+    chosen = evenly(call.factors.shape[-1], count, call.x.device)
+
+    def _take(x: Tensor) -> Tensor:
+        return laid(site, x, chosen).to(kind)
+
+    x = _take(call.x)
+    rows = torch.zeros_like(x) if site.offsets_only else x
+    return Probe(
+        site, call.shape, x, rows, None, laid(site, g, chosen).to(kind), call.factors[:, chosen].to(kind), _take
+    )
+
+
+def laid(site: Site, tensor: Tensor, chosen: Tensor | slice) -> Tensor:
+    """Return chosen rows, or their units, of a linear layer or a norm, (groups, chosen, entries)."""
+    if site.gain:
+        return tensor[chosen].permute(1, 0, 2)
+    return tensor.reshape(-1, tensor.shape[-1])[chosen].unsqueeze(0)
+
+
+def _windows(call: Call, g: Tensor, count: int, kind: torch.dtype) -> Probe:
+    """Choose positions of a convolution, and cut out of its input what each of them reads."""
+    site, view, groups = call.site, call.site.view, int(call.site.view.groups)  # type: ignore[arg-type]
+    x, gradient = batched(site.shape, view, call.x), batched(site.shape, view, g)
+    out = gradient.shape[2:]
+    each = out.numel()
+    images = evenly(len(x), min(_IMAGES, count), x.device)
+    places = evenly(len(images) * each, count, x.device)
+    which, there = images[places // each], places % each
+    corner = torch.unravel_index(there, out)
+
+    def _take(x: Tensor) -> Tensor:
+        return (
+            _cut(view, batched(site.shape, view, x), which, corner)
+            .reshape(len(which), groups, -1)
+            .transpose(0, 1)
+            .to(kind)
+        )
+
+    rows = which * each + there
+    units = gradient.reshape(len(x), groups, -1, each)[which, :, :, there].transpose(0, 1)
+    cut = _take(call.x)
+    given = torch.zeros_like(cut) if site.offsets_only else cut
+    return Probe(site, call.shape, cut, given, None, units.to(kind), call.factors[:, rows].to(kind), _take)
+
+
+def _cut(view: Any, x: Tensor, which: Tensor, corner: Sequence[Tensor]) -> Tensor:
+    """Return the windows (chosen, channels, *kernel) that positions of a convolution read, with zeros outside."""
+    axes = len(view.kernel_size)
+    ends: Sequence[int] = view._reversed_padding_repeated_twice
+    if view.padding_mode != "zeros":
+        x, ends = padded(view, x), [0] * (2 * axes)
+    index, inside = [], None
+    for axis in range(axes):
+        reach = torch.arange(view.kernel_size[axis], device=x.device) * view.dilation[axis]
+        place = (corner[axis] * view.stride[axis] - ends[2 * (axes - 1 - axis)]).unsqueeze(1) + reach
+        here = (place >= 0) & (place < x.shape[2 + axis])
+        shape = [len(which), *(-1 if k == axis else 1 for k in range(axes))]
+        index.append(place.clamp(0, x.shape[2 + axis] - 1).reshape(shape))
+        inside = here.reshape(shape) if inside is None else inside & here.reshape(shape)
+    found = x[(which.reshape(-1, *[1] * axes), slice(None), *index)].movedim(-1, 1)
+    return found.where(inside.unsqueeze(1), 0.0)  # type: ignore[union-attr]
+
+
+def _alone(call: Call, g: Tensor, count: int) -> Probe:
+    """Choose entries of a layer whose own function runs, and of images positions in all of them together."""
+    site = call.site
     entries = flat(site.shape, site.view, call.x)
-    images = site.shape is Shape.PATCHES and not site.gain
-    chosen = evenly(len(entries), _IMAGES if images else rows, call.x.device)
+    images = site.shape is Shape.PATCHES
+    chosen = evenly(len(entries), _IMAGES if images else count, call.x.device)
 
     def _take(x: Tensor) -> Tensor:
         kept = flat(site.shape, site.view, x)[chosen]
         return kept.double() if kept.is_floating_point() else kept
 
     x = _take(call.x)
-    laid = rows_of(site.shape, site.view, torch.zeros_like(x) if site.offsets_only else x)
+    every = rows_of(site.shape, site.view, torch.zeros_like(x) if site.offsets_only else x)
+    kept = evenly(every.shape[1], count if images else every.shape[1], x.device)
     by_entry = _by_entry(units_of(site.shape, site.view, g), len(entries))[:, chosen].flatten(1, 2)
     factors = _by_entry(call.factors.unsqueeze(-1), len(entries))[:, chosen].flatten(1)
-    every = torch.arange(laid.shape[1], device=x.device)
-    kept = evenly(laid.shape[1], places * len(chosen), x.device) if images else every
-    return Probe(site, x, laid[:, kept], kept, by_entry[:, kept].double(), factors[:, kept].double(), _take)
+    return Probe(
+        site, call.shape, x, every[:, kept], kept, by_entry[:, kept].double(), factors[:, kept].double(), _take
+    )
 
 
 def _by_entry(rows: Tensor, entries: int) -> Tensor:
@@ -81,62 +284,12 @@ def _by_entry(rows: Tensor, entries: int) -> Tensor:
     return rows.reshape(rows.shape[0], entries, -1, rows.shape[-1])
 
 
-def _windows(call: Call, g: Tensor, places: int) -> Probe:
-    """Choose positions of a convolution, and cut out of its input what each of them reads."""
-    site, view = call.site, _without_padding(call.site.view)
-    x = batched(site.shape, site.view, call.x)
-    out = batched(site.shape, site.view, g).shape[2:]
-    each = out.numel()
-    images = evenly(len(x), _IMAGES, x.device)
-    flat_places = evenly(len(images) * each, places * len(images), x.device)
-    which, there = flat_places // each, flat_places % each
-    corners = torch.stack(torch.unravel_index(there, out), 1) * torch.tensor(view.stride, device=x.device)
-    sizes = [d * (k - 1) + 1 for d, k in zip(view.dilation, view.kernel_size, strict=True)]
-
-    def _take(x: Tensor) -> Tensor:
-        whole = padded(site.view, batched(site.shape, site.view, x)[images])
-        parts = []
-        for image, corner in zip(which.tolist(), corners.tolist(), strict=True):
-            window = tuple(slice(c, c + n) for c, n in zip(corner, sizes, strict=True))
-            parts.append(whole[(image, slice(None), *window)])
-        return torch.stack(parts).double()
-
-    cut, alone = _take(call.x), replace(site, view=view)
-    laid = rows_of(site.shape, view, torch.zeros_like(cut) if site.offsets_only else cut)
-    rows = images[which] * each + there
-    kept = units_of(site.shape, site.view, g)[:, rows].double()
-    return Probe(alone, cut, laid, torch.arange(len(rows)), kept, call.factors[:, rows].double(), _take, True)
-
-
-def _on_windows(site: Site, parameters: Parameters, x: Tensor) -> Tensor:
-    """Return a convolution at one position of each window: the products of what it reads, much faster in float64."""
-    rows = rows_of(site.shape, site.view, x)
-    weight = parameters["weight"].reshape(rows.shape[0], -1, rows.shape[2])
-    z = rows @ weight.mT
-    bias = parameters.get("bias")
-    return z if bias is None else z + bias.reshape(rows.shape[0], 1, -1)
-
-
-def _without_padding(view: Any) -> Any:
-    twin = copy.copy(view)
-    twin.padding, twin.padding_mode = (0,) * len(view.kernel_size), "zeros"
-    twin._reversed_padding_repeated_twice = [0] * (2 * len(view.kernel_size))
-    return twin
-
-
 def parameters_of(site: Site, values: Mapping[str, Tensor]) -> Parameters:
-    """Return weight and bias of a site in float64 from the model's parameters by name."""
-    return {word: piece.of(values).detach().double() for word, piece in site.pieces.items()}
+    """Return weight and bias of a site from the model's parameters by name."""
+    return {word: piece.of(values).detach() for word, piece in site.pieces.items()}
 
 
 def run_alone(site: Site, parameters: Parameters, x: Tensor) -> Tensor:
-    """Return the layer's output alone; without a frozen bias, which moves nothing, if the view has none."""
-    held = {word: p for word, p in parameters.items() if site.view._parameters.get(word) is not None}
-    weight = held.get("weight")
-    if weight is not None and site.transposed:
-        held["weight"] = weight.T
-    if site.gain:
-        made = x if weight is None else x * weight.reshape(-1, 1)
-        return made + held["bias"].reshape(-1, 1) if "bias" in held else made
-    z: Tensor = functional_call(site.view, held, (batched(site.shape, site.view, x),))
+    """Return the layer's output alone, with these parameters for all that its view has."""
+    z: Tensor = functional_call(site.view, parameters, (batched(site.shape, site.view, x),))
     return z

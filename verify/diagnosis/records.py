@@ -14,8 +14,9 @@ from verify.diagnosis.extremes import extremes
 from verify.diagnosis.findings.evidence import LayerEvidence
 from verify.diagnosis.layers import Plan, Unjudged
 from verify.diagnosis.non_finite import is_bad
-from verify.diagnosis.observe import Observed, dense, norm_of
-from verify.diagnosis.parts import Moved, parts
+from verify.diagnosis.observe import Observed, dense
+from verify.diagnosis.parts import CHANGED, Moved, parts
+from verify.diagnosis.probes import Probe, probes_of
 from verify.diagnosis.record import LayerDiagnosis, Parts, Shares, Spread, spread
 from verify.diagnosis.samples import Shape
 from verify.diagnosis.step import Analysis, analyse
@@ -36,60 +37,49 @@ class FirstStep:
     later: Observed
     moved: Moved
     analyses: Mapping[str, Analysis | str]
+    probes: Mapping[str, Sequence[Probe]]
     parts: dict[str, Parts | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         with torch.no_grad():
             for name, calls in self.first.captured.calls.items():
-                later = self.later.captured.calls.get(name, [])
+                later, probes = self.later.captured.calls.get(name, []), self.probes.get(name)
                 if not calls[0].site.closed and all(call.traced for call in calls):
-                    norm, found = gradient_norm(calls, self.first.gradients), self.analyses[name]
-                    known = found if isinstance(found, Analysis) and len(found.probes) == len(calls) else None
-                    self.parts[name] = parts(calls, later, self.moved, norm, known)
+                    found = self.analyses[name]
+                    known = found if isinstance(found, Analysis) and found.probes is probes else None
+                    self.parts[name] = parts(probes, later, self.moved, known) if probes else CHANGED
 
 
-def gradient_norm(calls: Sequence[Call], gradients: Mapping[str, Tensor]) -> float:
-    """Return the norm of the gradient of a layer's parameters."""
-    pieces = [p for p in calls[0].site.trained_pieces if p.parameter in gradients]
-    return sum(_squared(piece.of(gradients)) for piece in pieces) ** 0.5
-
-
-def _squared(tensor: Tensor) -> float:
-    return norm_of(tensor.coalesce().values() if tensor.is_sparse else tensor) ** 2
+def chosen_rows(first: Observed, analyses: Mapping[str, Analysis | str]) -> dict[str, Sequence[Probe]]:
+    """Return chosen rows of each layer of which every call met a gradient: those of its analysis, where there is one."""
+    found: dict[str, Sequence[Probe]] = {}
+    for name, calls in first.captured.calls.items():
+        analysis = analyses[name]
+        if not calls[0].site.closed and all(call.gradient is not None for call in calls):
+            found[name] = analysis.probes if isinstance(analysis, Analysis) else probes_of(calls)
+    return found
 
 
 def evidence_of(first: Observed, step: FirstStep | None, values: Mapping[str, Tensor]) -> list[LayerEvidence]:
     """Return what the rules read of each layer; without a step the gradient itself stands for it."""
-    found = []
+    moved, found = step.moved if step else Moved(values, {}, first.gradients, None), []
     for name, calls in first.captured.calls.items():
         site = calls[0].site
         if site.gain:
             continue
-        pieces = [p for p in site.trained_pieces if p.parameter in first.gradients]
-        weight = sum(_squared(piece.of(values)) for piece in pieces) ** 0.5 or 1.0
-        gradient, update, fall = 0.0, 0.0, 0.0
-        for piece in pieces:
-            g = piece.of(first.gradients)
-            g = _wide(g.to_dense() if g.is_sparse else g)
-            moved = -g if step is None else _wide(piece.of(step.moved.after)) - _wide(piece.of(step.moved.before))
-            gradient, update = gradient + float(g.square().sum()), update + float(moved.square().sum())
-            fall -= float((g * moved).sum())
-        sizes = update**0.5 / weight, gradient**0.5 / weight
-        found.append(LayerEvidence(name, site.shape, calls, fall, *sizes, _gain(calls[0], values)))
+        sizes = moved.sizes(piece for piece in site.trained_pieces if piece.parameter in first.gradients)
+        weight = sizes.weight**0.5 or 1.0
+        relative = sizes.update**0.5 / weight, sizes.gradient**0.5 / weight
+        found.append(LayerEvidence(name, site.shape, calls, sizes.fall, *relative, _gain(calls[0], moved)))
     return found
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    """Return numbers of at least float32."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _gain(call: Call, values: Mapping[str, Tensor]) -> float | None:
+def _gain(call: Call, moved: Moved) -> float | None:
     site = call.site
     if site.shape in (Shape.TOKENS, Shape.BAGS) or "weight" not in site.pieces:
         return None
-    weight = site.pieces["weight"].of(values)
-    return float(norm_of(weight) / weight.shape[1 if site.transposed else 0] ** 0.5)
+    piece = site.pieces["weight"]
+    return (moved.sizes([piece]).weight / piece.of(moved.before).shape[1 if site.transposed else 0]) ** 0.5
 
 
 def judged_share(

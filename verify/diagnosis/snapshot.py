@@ -31,6 +31,7 @@ _ATOMS = (
     type(None), bool, int, float, complex, str, bytes, type, types.ModuleType, types.CodeType,
     types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size, slice, range,
 )  # fmt: skip
+_PLAIN_ATOMS = frozenset(_ATOMS)  # of these themselves, which are most things, no subclass has to be looked for
 _INFRASTRUCTURE = {
     "threading", "_thread", "queue", "logging", "multiprocessing", "concurrent", "asyncio", "socket", "io",
     "subprocess", "weakref", "ctypes", "contextvars", "wandb", "mlflow", "tensorboard", "tensorboardX", "ray", "grpc",
@@ -51,6 +52,7 @@ class Snapshot:
 
     def __init__(self, *roots: Any, but: Sequence[Any] = ()) -> None:
         self._restores: list[Restore] = []
+        self._tensors: dict[int, TensorState] = {}
         self._seen: dict[int, Any] = {id(thing): thing for thing in but}
         waiting: list[tuple[Any, bool]] = [(root, False) for root in reversed(roots)]
         while waiting:
@@ -59,7 +61,13 @@ class Snapshot:
                 continue
             self._seen[id(thing)] = thing  # also keeps it alive, so that its id stays its own
             through_function |= isinstance(thing, types.FunctionType) and not _is_library(thing)
-            waiting += [(part, through_function) for part in self._take(thing, through_function)]
+            held = self._take(thing, through_function)
+            waiting += [(part, through_function) for part in held if type(part) not in _PLAIN_ATOMS]
+
+    def numbers(self, tensor: Tensor) -> Tensor | None:
+        """Return the numbers that a tensor held, not to be changed; None if it was not reached or holds inner tensors."""
+        state = self._tensors.get(id(tensor))
+        return None if state is None else state.numbers
 
     def restore(self) -> None:
         """Write everything back.
@@ -112,7 +120,7 @@ class Snapshot:
         held: Any = tensor
         if is_traceable_wrapper_subclass(held):
             yield from (getattr(held, name) for name in held.__tensor_flatten__()[0])
-        state = TensorState(tensor)
+        state = self._tensors[id(tensor)] = TensorState(tensor)
         self._restores.append(state.restore)
         yield state.gradient
 
@@ -130,9 +138,7 @@ class Snapshot:
                     kind.__setitem__(mapping, key, value)
 
         self._restores.append(_restore)
-        for key, value in before:
-            yield key
-            yield value
+        yield from [part for entry in before for part in entry if type(part) not in _PLAIN_ATOMS]
         yield getattr(mapping, "__dict__", None)
 
     def _sequence(self, sequence: Any) -> Iterator[Any]:
@@ -219,6 +225,8 @@ def _call(function: Callable[[Any], Any], value: Any) -> None:
 
 def _slots(kind: type) -> list[str]:
     names = kind.__dict__.get("__slots__", ())
+    if not names:
+        return []
     names = [names] if isinstance(names, str) else list(names)
     private = [f"_{kind.__name__.lstrip('_')}{n}" if n.startswith("__") and not n.endswith("__") else n for n in names]
     return [name for name in private if name not in ("__dict__", "__weakref__")]

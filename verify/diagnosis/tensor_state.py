@@ -25,6 +25,12 @@ class TensorState:
             self._place = tensor.data
             self._numbers = _without_repeats(self._place).clone()
 
+    @property
+    def numbers(self) -> Tensor | None:
+        """The numbers as they were, laid out like the tensor; None where they stand in inner tensors, or repeat."""
+        place, kept = self._place, self._numbers
+        return kept if place is not None and kept is not None and kept.shape == place.shape else None
+
     def restore(self) -> None:
         """Write it back."""
         tensor = self._tensor

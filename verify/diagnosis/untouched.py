@@ -17,16 +17,16 @@ from verify.diagnosis.snapshot import Snapshot
 
 
 @contextmanager
-def untouched(*roots: Any, but: Sequence[Any] = ()) -> Iterator[None]:
+def untouched(*roots: Any, but: Sequence[Any] = ()) -> Iterator[Snapshot]:
     """Restore everything that the roots reach, and every source of randomness, on the way out, also after an error.
 
     Steps may be taken on the real parameters inside: whoever else holds them (a loss that penalises them, a list, a
     compiled graph, a wrapper that spreads them over processes) sees the step. An interrupt waits for the restoration.
-    What is in ``but`` is left out: parameters, for example, where no step is taken.
+    What is in ``but`` is left out: parameters, for example, where no step is taken. Yields the state that is restored.
     """
     state, randomness = Snapshot(*roots, but=but), Randomness()
     try:
-        yield
+        yield state
     finally:
         with _uninterrupted():
             try:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from derive.errors import UsageError
 from verify.diagnosis.batch import check_model
-from verify.diagnosis.capture import Captured, capturing
+from verify.diagnosis.capture import Captured, capturing, nothing
 from verify.diagnosis.layers import Plan, Unjudged, plan_of_factors
 from verify.diagnosis.loggers import Logger, tensorboard_logger
 from verify.diagnosis.record import Parts, Spread, spread
@@ -165,7 +165,9 @@ class Watch:
             return
         self._open, self._opened_by_root = True, by_root
         if self._steps % self.every == 0:
-            self._captured = self._stack.enter_context(capturing(self._plan))
+            self._captured = self._stack.enter_context(
+                capturing(self._plan, nothing if self.optimizer is None else None)
+            )
             self._captured.listening = not by_root
             if self.optimizer is not None:
                 self._step.before()

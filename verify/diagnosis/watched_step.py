@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from verify.diagnosis.capture import Captured, capturing
+from verify.diagnosis.capture import Captured, Keep, capturing
 from verify.diagnosis.layers import Plan
 from verify.diagnosis.observe import copies
 from verify.diagnosis.parts import Moved, own_parts, parts
+from verify.diagnosis.probes import entries_of, probes_of
 from verify.diagnosis.record import Parts
-from verify.diagnosis.records import gradient_norm
 from verify.diagnosis.untouched import Randomness, untouched
 
 
@@ -36,28 +36,30 @@ class WatchedStep:
 
     def after(self, captured: Captured) -> dict[str, Parts | str]:
         """Return what the step did to each layer that has a gradient; upstream only where the model was called."""
-        later = self._again()
+        chosen = {
+            name: probes_of(calls)
+            for name, calls in captured.calls.items()
+            if not calls[0].site.closed and all(call.gradient is not None for call in calls)
+        }
+        later = self._again(entries_of(chosen))
         parameters = {name: p.detach() for name, p in self._model.named_parameters()}
         gradients = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
-        moved = Moved(self._before, parameters, None)
+        moved = Moved(self._before, parameters, gradients, None)
         found: dict[str, Parts | str] = {}
         with torch.no_grad():
-            for name, calls in captured.calls.items():
-                if calls[0].site.closed or any(call.gradient is None for call in calls):
-                    continue
-                norm = gradient_norm(calls, gradients)
+            for name, probes in chosen.items():
                 there = later.calls.get(name, []) if later is not None else None
-                found[name] = own_parts(calls, moved, norm) if there is None else parts(calls, there, moved, norm)
+                found[name] = own_parts(probes, moved) if there is None else parts(probes, there, moved)
         self._call, self._before = None, {}
         return found
 
-    def _again(self) -> Captured | None:
+    def _again(self, kept: Keep) -> Captured | None:
         """Run the model's call once more with the same random numbers, None where the model itself was not called."""
         if self._call is None or self._randomness is None:
             return None
         arguments, words = self._call
         with untouched(self._model, arguments, words, but=list(self._model.parameters())), torch.no_grad():
             self._randomness.restore()
-            with capturing(self._plan) as again:
+            with capturing(self._plan, kept) as again:
                 self._model(*arguments, **words)
         return again

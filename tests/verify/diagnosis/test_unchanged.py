@@ -14,6 +14,7 @@ import verify
 from derive.errors import UsageError
 from tests.verify.diagnosis.models import network
 from verify.diagnosis import measure
+from verify.diagnosis.snapshot import Snapshot
 
 
 class Counting(nn.Module):
@@ -144,7 +145,7 @@ def test_without_gradients_around_it():
 
 def test_the_guards_are_what_keeps_them(monkeypatch):
     """Without the guard, the very same model is changed: the tests above would notice."""
-    monkeypatch.setattr(measure, "untouched", lambda *roots, **_: contextlib.nullcontext())
+    monkeypatch.setattr(measure, "untouched", lambda *roots, **_: contextlib.nullcontext(Snapshot()))
     model = Counting()
     diagnosed(model, torch.randn(4, 3), lambda z: z.square().mean())
     assert model.calls == 3

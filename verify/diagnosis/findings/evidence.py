@@ -14,6 +14,7 @@ from verify.diagnosis.activity import Activity
 from verify.diagnosis.capture import Call
 from verify.diagnosis.record import LayerDiagnosis
 from verify.diagnosis.samples import Shape
+from verify.diagnosis.sums import squared
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class LayerEvidence:
         reads = [call.x for call in self.calls if call.x.is_floating_point() and call.x.numel()]
         if not reads:
             return None
-        return sum(float(x.float().square().mean()) for x in reads) / len(reads)
+        return sum(squared(x) / x.numel() for x in reads) / len(reads)
 
     @property
     def alike(self) -> str:
