@@ -60,7 +60,8 @@ class Captured:
     """Every call of every site in one pass, and what turned out not to be judged.
 
     ``kept`` says what of each call's input stays, given the site's name, the number of the call and the input; without
-    it all of it does, and the gradient. ``backward`` is set once the backward pass begins; ``listening`` where nobody can say when it does.
+    it all of it does, and the gradient. ``backward`` is set once the backward pass begins; ``listening`` where nobody
+    can say when it does.
     """
 
     kept: Keep | None = None

@@ -120,7 +120,7 @@ def _products(
 
 
 def _laid(site: Site, word: str, held: Sequence[Parameters | None], shape: tuple[int, int, int]) -> list[Tensor]:
-    """Return a parameter as (groups, units, entries), and what is to be subtracted of it; nothing if it is not there."""
+    """Return a parameter as (groups, units, entries), and what is to be subtracted of it; nothing if it is left out."""
     found = [parameters[word] for parameters in held if parameters is not None and word in parameters]
     return [(p.T if word == "weight" and site.transposed else p).reshape(shape) for p in found]
 

@@ -51,7 +51,7 @@ class FirstStep:
 
 
 def chosen_rows(first: Observed, analyses: Mapping[str, Analysis | str]) -> dict[str, Sequence[Probe]]:
-    """Return chosen rows of each layer of which every call met a gradient: those of its analysis, where there is one."""
+    """Return chosen rows of each layer whose calls all met a gradient: those of its analysis, where there is one."""
     found: dict[str, Sequence[Probe]] = {}
     for name, calls in first.captured.calls.items():
         analysis = analyses[name]

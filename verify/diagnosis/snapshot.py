@@ -65,7 +65,7 @@ class Snapshot:
             waiting += [(part, through_function) for part in held if type(part) not in _PLAIN_ATOMS]
 
     def numbers(self, tensor: Tensor) -> Tensor | None:
-        """Return the numbers that a tensor held, not to be changed; None if it was not reached or holds inner tensors."""
+        """Return the numbers that a tensor held, not to be changed; None if it was not met or holds inner tensors."""
         state = self._tensors.get(id(tensor))
         return None if state is None else state.numbers
 

@@ -43,6 +43,6 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite: their sum then is neither, and where it is they are looked at one by one."""
+    """Whether no number is NaN or infinite: their sum then is neither; where it is, they are looked at one by one."""
     plain = tensor.detach()
     return bool(plain.sum().isfinite()) or bool(plain.isfinite().all())
