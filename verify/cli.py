@@ -124,6 +124,10 @@ def bench(
     spec: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Time the maps of the layer in this file instead.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Time the layers against those of another generated package instead."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64; by the device if not named.")] = "",
     seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="How long to launch at each shape.")] = 20.0,
     quick: Annotated[bool, typer.Option("--quick", help="Small shapes, few launches, no compiler: to try it.")] = False,
@@ -138,13 +142,19 @@ def bench(
     """Measure the layers against torch's and others', launch by launch in turn: both passes, memory, ratios.
 
     A run takes two to four minutes on two cores. What is not installed is named and left out. With --spec the layer in
-    a file: its maps on each backend against the layer composed in torch, and which kernels ran.
+    a file: its maps on each backend against the layer composed in torch, and which kernels ran. With --against the
+    ratio to the same layers of another generated package, such as that of the code before a change.
     """
-    from verify.bench.command import Settings, bench_layers
+    from derive.errors import UsageError
+    from verify.bench.command import Settings, bench_against, bench_layers
     from verify.bench.layer_command import bench_layer
 
     settings = Settings(device, dtype, seconds, quick, seed, shapes, threads, out, plot, json)
-    if spec is None:
+    if against is not None and spec is not None:
+        raise UsageError("--against compares the shipped layers; leave out --spec")
+    if against is not None:
+        bench_against(against, settings)
+    elif spec is None:
         bench_layers(settings)
     else:
         bench_layer(str(spec), settings)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from derive.errors import UsageError
+from verify.bench.against import SCHEMA as AGAINST
+from verify.bench.against import Compared, compare, print_compared
 from verify.bench.layer_speed import LayerSpeed
 from verify.bench.record import write_text
 from verify.bench.results_file import append, check_file, described
@@ -20,7 +23,7 @@ from verify.run.progress import watching
 from verify.run.table import print_json
 from verify.threads import so_many_threads
 
-Run = TypeVar("Run", Speed, LayerSpeed)
+Run = TypeVar("Run", Speed, LayerSpeed, Compared)
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,27 @@ class Settings:
         return request
 
 
+def bench_against(folder: Path, settings: Settings) -> None:
+    """Measure the shipped layers against those of another generated package and report."""
+    if settings.plot is not None:
+        raise UsageError(
+            f"--plot {str(settings.plot)!r} draws the ratios to torch's layers; leave it out with --against"
+        )
+    request, counts = _requested(settings)
+    if settings.out is not None:
+        check_file(settings.out, AGAINST)
+    measured(settings, counts, lambda progress: compare(request, folder, progress), print_compared)
+
+
+def _requested(settings: Settings) -> tuple[Request, tuple[int, ...]]:
+    """Return what to measure at the shapes that were named, or the usual ones, and with how many threads."""
+    named = settings.shapes.split(",") if settings.shapes else default_shapes(settings.device, settings.quick)
+    return settings.request(tuple(map(parse_shape, named))), thread_counts(settings.threads)
+
+
 def bench_layers(settings: Settings) -> None:
     """Measure the shipped layers and report."""
-    named = settings.shapes.split(",") if settings.shapes else default_shapes(settings.device, settings.quick)
-    request = settings.request(tuple(map(parse_shape, named)))
-    counts = thread_counts(settings.threads)
+    request, counts = _requested(settings)
     if settings.out is not None:
         check_file(settings.out)
     if settings.plot is not None:

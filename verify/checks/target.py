@@ -71,10 +71,13 @@ def concerning(module: ModuleType | None) -> Iterator[None]:
         yield
 
 
-def imported(folder: Path) -> ModuleType:
-    """Return the package in a folder, read anew under a name of its own; UsageError where it cannot be imported."""
-    name = f"{_name(folder)}_{next(_numbers)}"
-    _import(name, folder)
+def imported(folder: Path, option: str = "--package") -> ModuleType:
+    """Return the package in a folder, read anew under a name of its own.
+
+    Raise UsageError, which names the ``option``, where it cannot be imported.
+    """
+    name = f"{_name(folder, option)}_{next(_numbers)}"
+    _import(name, folder, option)
     return sys.modules[name]
 
 
@@ -87,15 +90,17 @@ def _choosing(name: str) -> Iterator[None]:
         _chosen.pop()
 
 
-def _name(folder: Path) -> str:
+def _name(folder: Path, option: str = "--package") -> str:
     """Return the name under which a package is imported, so that it takes no other's place."""
     name = f"{folder.name}_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
     if not name.isidentifier():
-        raise UsageError(f"--package {str(folder)!r}: {folder.name!r} is no name for a package; rename the folder")
+        raise UsageError(f"{option} {str(folder)!r}: {folder.name!r} is no name for a package; rename the folder")
     return name
 
 
-def _import(name: str, folder: Path) -> None:
+def _import(name: str, folder: Path, option: str = "--package") -> None:
+    if not (folder / "__init__.py").is_file():
+        raise UsageError(f"{option} {str(folder)!r} is no package; name a folder that `affdiv generate --out` wrote")
     place = [str(folder.resolve())]
     found = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=place)
     assert found is not None and found.loader is not None
@@ -106,5 +111,5 @@ def _import(name: str, folder: Path) -> None:
     except Exception as problem:
         del sys.modules[name]
         raise UsageError(
-            f"--package {str(folder)!r} cannot be imported: {type(problem).__name__}: {problem}"
+            f"{option} {str(folder)!r} cannot be imported: {type(problem).__name__}: {problem}"
         ) from problem

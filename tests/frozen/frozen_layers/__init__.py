@@ -1,0 +1,59 @@
+"""Layers that cancel the affine divergence: every sample's own gradient moves its own activation equally.
+
+    AffineLike(n, m, ...)         The affine-like (non-normalising) solution of the affine divergence
+    NormLike(n, m, ...)           The norm-like (normalising) solution of the affine divergence
+    functional                    the same as functions of tensors
+    AffineLikeMultiheadAttention  multi-head attention with affine-like projections
+    convert, revert               put them in the place of torch's, and back
+    PatchNormConv2d, ...          convolutions that divide each patch by its length
+    self_factor(module, x)        K_ss of each sample, of torch's layers too
+
+Generated from derivations whose digests stand in the files and in ``manifest.json``; depends on torch only.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import functional as functional
+    from .attention import AffineLikeMultiheadAttention as AffineLikeMultiheadAttention
+    from .conversion import convert as convert
+    from .conversion import revert as revert
+    from .patch_modules import PatchNormConv1d as PatchNormConv1d
+    from .patch_modules import PatchNormConv2d as PatchNormConv2d
+    from .patch_modules import PatchNormConv3d as PatchNormConv3d
+    from .patch_modules import PatchNormConvTranspose1d as PatchNormConvTranspose1d
+    from .patch_modules import PatchNormConvTranspose2d as PatchNormConvTranspose2d
+    from .patch_modules import PatchNormConvTranspose3d as PatchNormConvTranspose3d
+    from .self_factors import self_factor as self_factor
+    from .modules import AffineLike as AffineLike
+    from .modules import NormLike as NormLike
+
+_HOMES = {
+    "functional": "",
+    "AffineLikeMultiheadAttention": ".attention",
+    "convert": ".conversion",
+    "revert": ".conversion",
+    "PatchNormConv1d": ".patch_modules",
+    "PatchNormConv2d": ".patch_modules",
+    "PatchNormConv3d": ".patch_modules",
+    "PatchNormConvTranspose1d": ".patch_modules",
+    "PatchNormConvTranspose2d": ".patch_modules",
+    "PatchNormConvTranspose3d": ".patch_modules",
+    "self_factor": ".self_factors",
+    "AffineLike": ".modules",
+    "NormLike": ".modules",
+}
+
+__all__ = ["AffineLike", "AffineLikeMultiheadAttention", "NormLike", "PatchNormConv1d", "PatchNormConv2d", "PatchNormConv3d", "PatchNormConvTranspose1d", "PatchNormConvTranspose2d", "PatchNormConvTranspose3d", "convert", "functional", "revert", "self_factor"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home when it is first used, so that importing the package costs little."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names: {', '.join(__all__)}")
+    if not _HOMES[name]:
+        return import_module(f".{name}", __name__)
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -1,0 +1,109 @@
+// Rows in memory: what the generated kernels for the CPU share.
+//
+// Compile with -DELEMENT=float or double: the type of the input, in which arithmetic is done as well. Rows are shared
+// among threads; within a row the compiler may add up in parts. Both orders follow from the lengths and the number of
+// threads: the same input gives the same bits.
+
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <type_traits>
+#include <vector>
+
+#define KERNEL extern "C" __attribute__((visibility("default"))) void
+
+namespace kernels {
+
+typedef long long Offset;
+typedef ELEMENT Element;
+typedef ELEMENT Wide;
+typedef std::conditional<sizeof(Wide) == 8, uint64_t, uint32_t>::type Bits;
+
+inline Wide widen(Wide value) { return value; }
+
+inline Wide infinity() { return Wide(INFINITY); }
+
+inline Wide sign(Wide value) { return Wide((value > 0) - (value < 0)); }
+
+inline Wide heaviside(Wide value) { return (sign(value) + 1) / 2; }
+
+// One instruction, where the library's function also has an answer for two numbers that are none.
+inline Wide fmax(Wide a, Wide b) { return a > b ? a : b; }
+
+inline Wide fmin(Wide a, Wide b) { return a < b ? a : b; }
+
+// Ask for the row behind the one at hand, which a core would else wait for.
+inline void ahead(const Element* row, Offset length) {
+    constexpr Offset line = 64 / sizeof(Element);
+    for (Offset k = 0; k < length; k += line) __builtin_prefetch(row + length + k);
+}
+
+// A row belongs to one thread, which has all of its sum.
+inline Wide row_sum(Wide value) { return value; }
+
+inline Wide row_largest(Wide value) { return value; }
+
+// A power of two near the largest absolute value of a row, to divide by without rounding: neither it nor its square is
+// zero, and it is finite. A NaN or an infinity in the row still reaches whatever is divided.
+inline Wide magnitude(Wide largest) {
+    constexpr bool twice = sizeof(Wide) == 8;
+    constexpr Bits exponent = twice ? Bits(0x7ff) << (twice ? 52 : 0) : Bits(0x7f800000);
+    Bits bits;
+    memcpy(&bits, &largest, sizeof bits);
+    bits &= exponent;
+    memcpy(&largest, &bits, sizeof bits);
+    return fmin(fmax(largest, twice ? Wide(0x1p-511) : Wide(0x1p-63)), twice ? Wide(0x1p1022) : Wide(0x1p126));
+}
+
+// Whether a sum of squares tells that none of them was too large, and none so small that it would be missed. Not for NaN.
+inline bool in_range(Wide sum) {
+    constexpr bool twice = sizeof(Wide) == 8;
+    return sum > (twice ? Wide(0x1p-800) : Wide(0x1p-80)) && sum < (twice ? Wide(0x1p900) : Wide(0x1p100));
+}
+
+constexpr int TOGETHER = 4;  // rows that a sum over rows takes at once, each column's part in a register
+
+struct One {
+    static constexpr int rows = 1;
+};
+
+struct Several {
+    static constexpr int rows = TOGETHER;
+};
+
+// Let `share(first, end, sums)` add rows to the columns of `sums`: each thread a share of them; then the shares are added.
+template <typename Share>
+inline void over_shares(Offset rows, Offset width, int threads, Wide* total, const Share& share) {
+    std::vector<Wide> shares(threads * width);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int part = 0; part < threads; ++part) {
+        share(rows * part / threads, rows * (part + 1) / threads, shares.data() + part * width);
+    }
+    for (Offset column = 0; column < width; ++column) {
+        Wide sum = 0;
+        for (int part = 0; part < threads; ++part) sum += shares[part * width + column];
+        total[column] = sum;
+    }
+}
+
+// Let `add(group, row, sums)` add groups of rows.
+template <typename Add>
+inline void over_columns(Offset rows, Offset width, int threads, Wide* total, const Add& add) {
+    over_shares(rows, width, threads, total, [&](Offset row, const Offset end, Wide* const sums) {
+        for (; row + TOGETHER <= end; row += TOGETHER) add(Several(), row, sums);
+        for (; row < end; ++row) add(One(), row, sums);
+    });
+}
+
+// Let `add(row, sums)` add one row and do what else is to be done with it.
+template <typename Add>
+inline void over_rows(Offset rows, Offset width, int threads, Wide* total, const Add& add) {
+    over_shares(rows, width, threads, total, [&](Offset row, const Offset end, Wide* const sums) {
+        for (; row < end; ++row) add(row, sums);
+    });
+}
+
+}  // namespace kernels

@@ -1,0 +1,280 @@
+"""Multi-head attention whose projections cancel their divergence."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import functional
+from ._attention import as_heads, as_source, at_unit_length, from_heads, merged_mask, mixed
+from ._attention_checks import check_masks, check_settings, check_tokens
+from ._backends import check_backend
+from ._checks import check_init, check_operands
+from ._value_path import corrected
+from .modules import AffineLike
+
+__all__ = ["AffineLikeMultiheadAttention"]
+
+
+class AffineLikeMultiheadAttention(nn.Module):
+    """Multi-head attention with affine-like projections, a drop-in for ``torch.nn.MultiheadAttention``.
+
+    Tokens are samples. The query, key, value and output projections are the map of ``AffineLike``: each token's own
+    gradient moves its own query, key, value and output by the same factor. Parameters, state dicts, arguments, masks
+    and results are those of ``torch.nn.MultiheadAttention``. Without weights (``need_weights=False``) torch's fused
+    kernels are used; these have no second derivatives on some devices, which the form with weights has.
+
+    Args:
+        embed_dim: E, the features of a token; a multiple of ``num_heads``.
+        num_heads: H; each head has d = E / H features.
+        dropout: the probability that a weight is dropped while training.
+        bias: must be True: the map of the projections exists only with a bias.
+        add_bias_kv: learn one more key and value, which every query sees.
+        add_zero_attn: let every query see one more key and value of zeros.
+        kdim: features of a key's token; E if None.
+        vdim: features of a value's token; E if None.
+        batch_first: tokens are (N, L, E) and not (L, N, E).
+        device: where the parameters live.
+        dtype: their floating-point type.
+        value_path: correct the whole value path in place of the value projection, ``z[s,r,t,h] =
+            f[s,r,t]*sum[k](A[s,r,t,k]*v[s,r,k,h])`` with ``f[s,r,t] = sqrt(kappa)/sqrt(E_1[s,r,t] + 1)``, ``E_1[s,r,t]
+            = sum[j](sum[k](A[s,r,t,k]*y[s,k,j])**2)``: with the attention weights A held fixed, each token's own
+            gradient moves its own mixture of values by the same factor. The weights that dropout and ``add_zero_attn``
+            leave to the tokens are divided by their sum. ``add_bias_kv`` is refused: its value is a parameter which
+            that map does not know.
+        qk_norm: give every query and key unit length before the scores, which are then multiplied by ``score_scale``,
+            the square root of d unless it is set to another value. This removes the radial part and leaves a residual:
+            it is not a cancellation.
+        init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``. It computes the projections
+            and unit lengths.
+
+    Attributes:
+        score_scale: what the products of queries and keys are multiplied by.
+
+    Raises:
+        TypeError: a size that is no integer, a dropout that is no number.
+        ValueError: a size or dropout out of range, an unknown init or backend, ``bias=False``, ``value_path`` with ``add_bias_kv``.
+    """
+
+    __constants__ = ("batch_first",)
+    kappa: float = 1.0
+    in_proj_weight: nn.Parameter | None
+    q_proj_weight: nn.Parameter | None
+    k_proj_weight: nn.Parameter | None
+    v_proj_weight: nn.Parameter | None
+    in_proj_bias: nn.Parameter
+    bias_k: nn.Parameter | None
+    bias_v: nn.Parameter | None
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        batch_first: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        value_path: bool = False,
+        qk_norm: bool = False,
+        init: str = "variance-preserving",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.embed_dim, self.num_heads, self.dropout, self.batch_first = embed_dim, num_heads, dropout, batch_first
+        self.kdim = embed_dim if kdim is None else kdim
+        self.vdim = embed_dim if vdim is None else vdim
+        check_settings(embed_dim, num_heads, dropout, self.kdim, self.vdim)
+        if not bias:
+            raise ValueError(
+                "AffineLikeMultiheadAttention(bias=False): the non-normalising affine-like map of the projections "
+                "exists only with a bias; keep the bias"
+            )
+        if value_path and add_bias_kv:
+            raise ValueError(
+                "AffineLikeMultiheadAttention(value_path=True, add_bias_kv=True): the value that add_bias_kv learns "
+                "is a parameter which the map of the value path does not know; leave one of the two out"
+            )
+        self.head_dim = embed_dim // num_heads
+        self.add_zero_attn, self.value_path, self.qk_norm = add_zero_attn, value_path, qk_norm
+        self.score_scale = self.head_dim**0.5 if qk_norm else 1 / math.sqrt(self.head_dim)
+        self.init, self.backend = check_init("AffineLikeMultiheadAttention", init), check_backend("AffineLikeMultiheadAttention", backend)
+        self._make_parameters(add_bias_kv, device, dtype)
+        self.out_proj = AffineLike(
+            embed_dim, embed_dim, device=device, dtype=dtype, kappa=self.kappa, init=init, backend=backend
+        )
+        self.reset_parameters()
+
+    def _make_parameters(self, add_bias_kv: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        """Register the parameters of ``torch.nn.MultiheadAttention``: one weight where all widths are E, else three."""
+        wide, names = self.embed_dim, ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+        one = self.kdim == self.vdim == wide
+        shapes = dict(zip(names, ((wide, wide), (wide, self.kdim), (wide, self.vdim)), strict=True))
+        wanted: dict[str, tuple[int, ...] | None] = {
+            "in_proj_weight": (3 * wide, wide) if one else None,
+            **{name: None if one else shape for name, shape in shapes.items()},
+            "in_proj_bias": (3 * wide,),
+            "bias_k": (1, 1, wide) if add_bias_kv else None,
+            "bias_v": (1, 1, wide) if add_bias_kv else None,
+        }
+        for name, shape in wanted.items():
+            made = None if shape is None else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(name, made)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights so that projections keep unit variance, whatever their widths, and set biases to zero.
+
+        With ``init="torch"`` weights are drawn as ``torch.nn.MultiheadAttention`` draws them.
+        """
+        for weight in (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight):
+            if weight is None:
+                continue
+            if self.init == "torch":
+                nn.init.xavier_uniform_(weight)
+            else:
+                nn.init.normal_(weight, std=1 / math.sqrt(self.kappa))
+        for extra in (self.bias_k, self.bias_v):
+            if extra is not None:
+                nn.init.xavier_normal_(extra)
+        self.out_proj.reset_parameters()
+        for bias in (self.in_proj_bias, self.out_proj.bias):
+            nn.init.zeros_(bias)
+
+    @property
+    def _qkv_same_embed_dim(self) -> bool:
+        """False: tells ``torch.nn.TransformerEncoder`` not to compute plain attention from the parameters by itself."""
+        return False
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what the tokens of ``query`` gather from those of ``key`` and ``value``, and the attention weights.
+
+        Args:
+            query: (L, E), or batched (L, N, E); (N, L, E) with ``batch_first``.
+            key: (S, kdim), batched as ``query``.
+            value: (S, vdim), batched as ``query``.
+            key_padding_mask: (N, S), (S) without a batch; True excludes a key, numbers are added to its scores.
+            need_weights: return the weights too.
+            attn_mask: (L, S) or (N * H, L, S); True excludes, numbers are added to the scores.
+            average_attn_weights: average the weights over the heads.
+            is_causal: says that ``attn_mask`` is causal, so that a fused kernel need not read it.
+
+        Returns:
+            The output, shaped as ``query``, and the weights (N, L, S) or by head (N, H, L, S), without a batch no N; None
+            if not needed. There are more than S keys with ``add_bias_kv`` or ``add_zero_attn``.
+
+        Raises:
+            TypeError: what is no tensor, a nested tensor, a mask of integers, types that differ.
+            ValueError: shapes that do not fit, ``is_causal`` without ``attn_mask``.
+        """
+        first = self.batch_first
+        check_tokens(query, key, value, (self.embed_dim, self.kdim, self.vdim), first)
+        batched = query.dim() == 3
+        axis = 0 if first or not batched else 1
+        asking, answering = query.shape[1 - axis if batched else 0], key.shape[1 - axis if batched else 0]
+        batch = query.shape[axis] if batched else None
+        check_masks(attn_mask, key_padding_mask, is_causal, (batch, self.num_heads, asking, answering))
+
+        q, k, v = self._heads(query, key, value)
+        if self.qk_norm:
+            if need_weights:  # products of matrices keep copies of what does not lie head by head
+                q, k = q.contiguous(), k.contiguous()
+            q, k = at_unit_length(q, k, self.backend)
+        more = k.shape[2] - answering
+        causal = is_causal and not need_weights and key_padding_mask is None and not more
+        mask = None if causal else merged_mask(attn_mask, key_padding_mask, self.num_heads, more, q.dtype)
+        dropout = self.dropout if self.training else 0.0
+        context, weights = mixed(
+            q, k, v, mask, scale=self.score_scale, dropout=dropout, causal=causal, weights=need_weights
+        )
+        if self.value_path:
+            context = self._corrected(context)
+        output = self.out_proj(from_heads(context, batched, first))
+        if weights is not None:
+            weights = weights.mean(1) if average_attn_weights else weights
+            weights = weights if batched else weights.squeeze(0)
+        return output, weights
+
+    def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (N, H, L, d), keys (N, H, S, d) and values (N, H, S, d), with the tokens that are added.
+
+        For the value path, which projects after mixing, the values are the tokens themselves with a one behind,
+        (N, 1, S, 1 + vdim): the one mixes to the sum of the weights.
+        """
+        projected = self._projected((query, key) if self.value_path else (query, key, value))
+        q, k, *rest = (as_heads(z, self.num_heads, self.batch_first) for z in projected)
+        if rest:
+            (v,) = rest
+            if self.qk_norm and self.in_proj_weight is not None and query is key is value and torch.is_grad_enabled():
+                v = v.clone()  # else it would keep the queries and keys beside it, which no gradient reads
+        else:
+            tokens, _, _ = check_operands("AffineLikeMultiheadAttention", value, *self._value_projection())
+            v = F.pad(as_source(tokens, self.batch_first), (0, 1), value=1.0)
+        if self.bias_k is not None and self.bias_v is not None:
+            shape = (1, self.num_heads, 1, self.head_dim)
+            k, v = (
+                torch.cat([z, extra.to(z.dtype).view(shape).expand(len(z), -1, -1, -1)], 2)
+                for z, extra in ((k, self.bias_k), (v, self.bias_v))
+            )
+        if self.add_zero_attn:
+            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+        return q, k, v
+
+    def _projected(self, sources: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the projections of query, key and perhaps value; as one product where all are the same tensor."""
+        if self.in_proj_weight is not None and all(source is sources[0] for source in sources):
+            rows = len(sources) * self.embed_dim
+            z = functional.affine_like(sources[0], self.in_proj_weight[:rows], self.in_proj_bias[:rows], self.kappa, backend=self.backend)
+            return z.chunk(len(sources), -1)
+        weights, biases = self._weights(), self.in_proj_bias.chunk(3)
+        parts = zip(sources, weights, biases, strict=False)
+        return tuple(functional.affine_like(x, weight, bias, self.kappa, backend=self.backend) for x, weight, bias in parts)
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        """Return the weights of queries, keys and values."""
+        if self.in_proj_weight is not None:
+            return self.in_proj_weight.chunk(3)
+        assert self.q_proj_weight is not None and self.k_proj_weight is not None and self.v_proj_weight is not None
+        return self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+
+    def _value_projection(self) -> tuple[Tensor, Tensor]:
+        """Return the weight (E, vdim) and bias (E) of the values."""
+        return self._weights()[2], self.in_proj_bias.chunk(3)[2]
+
+    def _corrected(self, context: Tensor) -> Tensor:
+        """Return the corrected values (N, H, L, d) of mixed tokens (N, H, L, 1 + vdim); what saw no token is zero."""
+        total = context[..., -1:].to(torch.promote_types(context.dtype, torch.float32))
+        nothing = total == 0
+        share = total.masked_fill(nothing, 1.0).reciprocal()  # wide: its own gradient holds a product of long tokens
+        x = (context[..., :-1] * share).to(context.dtype)
+        x, weight, bias = check_operands("AffineLikeMultiheadAttention", x, *self._value_projection())
+        assert bias is not None
+        heads = (self.num_heads, self.head_dim)
+        z = corrected(x, weight.view(*heads, self.vdim), bias.view(heads), self.kappa)
+        return z.masked_fill(nothing, 0.0)
+
+    def extra_repr(self) -> str:
+        """Return the settings as they are shown in the module's text."""
+        flags = ("add_zero_attn", "batch_first", "value_path", "qk_norm")
+        shown = "".join(f", {flag}=True" for flag in flags if getattr(self, flag))
+        shown += f", init={self.init!r}" if self.init != "variance-preserving" else ""
+        shown += f", backend={self.backend!r}" if self.backend is not None else ""
+        return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, dropout={self.dropout:g}{shown}"
