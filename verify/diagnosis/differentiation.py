@@ -4,13 +4,13 @@ A sample is an entry of the batch with all that belongs to it, so that of a recu
 self factor is the mean diagonal entry of K_ss; it is estimated from random directions where a sample has many units.
 The module runs alone in float64, with the arguments of its first call; derivatives are central differences.
 
-Not judged so: modules whose children hold parameters too, those that draw random numbers, change what they hold, or
-whose type has no float64.
+Where a module has children with parameters too, only its own are judged; what its children do counts as upstream. Not
+judged so: modules that draw random numbers, change what they hold, have no float64, or hold much beside their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,13 +69,17 @@ class _Alone:
 
     def along(self, values: Values, direction: Mapping[str, Tensor], reach: float = _LENGTH) -> Tensor:
         """Return the derivative of the output along a direction, from points that far apart, in parameter norms."""
-        size = sum(float(v.square().sum()) for v in values.values()) ** 0.5 or 1.0
-        length = sum(float(d.square().sum()) for d in direction.values()) ** 0.5
+        size = _length(values[n] for n in direction) or 1.0
+        length = _length(direction.values())
         if length == 0:
             return torch.zeros_like(self(values))
         step = reach * size / length
-        ends = [self({n: v + sign * step * direction.get(n, 0.0) for n, v in values.items()}) for sign in (1, -1)]
+        ends = [self({**values, **{n: values[n] + sign * step * d for n, d in direction.items()}}) for sign in (1, -1)]
         return (ends[0] - ends[1]) / (2 * step)
+
+
+def _length(values: Iterable[Tensor]) -> float:
+    return float(sum(float(v.square().sum()) for v in values)) ** 0.5
 
 
 def _double(value: Any) -> Any:
@@ -94,9 +98,22 @@ def _sample_axis(call: WholeCall) -> int | None:
     return 0 if call.z.dim() > 1 else None
 
 
+def own_names(module: nn.Module) -> list[str]:
+    """Return the module's names of its own trained parameters, not of those that its children hold.
+
+    Those from which ``torch.nn.utils.parametrize`` computes its own are its own.
+    """
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    return [name for name, _ in named if "." not in name or name.startswith("parametrizations.")]
+
+
 def values_of(call: WholeCall, held: Mapping[str, Tensor], names: Mapping[str, str]) -> Values:
-    """Return a module's parameters in float64 from those of the model, ``names`` giving the model's by the module's."""
-    return {name: gathered(held[names[name]]).detach().to(torch.float64, copy=True) for name in names}
+    """Return a module's parameters in float64 from those of the model, ``names`` giving the model's by the module's.
+
+    Integers, as of packed weights, stay what they are.
+    """
+    found = {name: gathered(held[names[name]]).detach() for name in names}
+    return {name: p.to(torch.float64, copy=True) if p.is_floating_point() else p.clone() for name, p in found.items()}
 
 
 def judged(
@@ -115,7 +132,7 @@ def judged(
     alone, values = _Alone(call), values_of(call, held, names)
     with torch.no_grad():
         _check(alone, values, call)
-    trained = [name for name in names if call.module.get_parameter(name).requires_grad]
+    trained = own_names(call.module)
     leaves = {name: v.requires_grad_(name in trained) for name, v in values.items()}
     with torch.enable_grad():
         z = alone(leaves)
@@ -206,7 +223,10 @@ def whole_parts(
     here, there = _Alone(call), _Alone(call, later)
     with torch.no_grad():
         z = here(before)
-        own, upstream, change = here(after) - z, there(before) - z, there(after) - z
+        moved = {name: after[name] for name in own_names(call.module)}
+        held = {name: before[name] for name in moved}
+        own, upstream = here({**before, **moved}) - z, there({**after, **held}) - z
+        change = there(after) - z
     total, size = float(change.square().sum()), float(z.square().sum())
     if total == 0:
         return "the step does not change its activation"
@@ -214,8 +234,7 @@ def whole_parts(
     def _share(part: Tensor) -> float:
         return float((part * change).sum()) / total
 
-    weight = sum(float(v.square().sum()) for v in before.values()) ** 0.5
-    update = sum(float((after[n] - v).square().sum()) for n, v in before.items()) ** 0.5
+    weight, update = _length(before[n] for n in moved), _length(v - before[n] for n, v in moved.items())
     g = here.laid(call.gradient.double())
     lengths = change.norm(dim=1) * g.norm(dim=1)
     used = lengths > 0

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 import affine_divergence as ad
 from verify.diagnosis.kernel import Law
@@ -30,6 +31,10 @@ _PATCH_NORMS = (
     ad.PatchNormConvTranspose2d,
     ad.PatchNormConvTranspose3d,
 )
+
+
+BESIDE = "its children hold {inside:,} parameters, and differentiation would run them again and again"
+_FEW_INSIDE = 1 << 16  # parameters of a module's children that are run again in any model; else a sixteenth of all
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,16 @@ class Piece:
 
 
 def gathered(values: Tensor) -> Tensor:
-    """Return a tensor of ordinary storage; the shards of a DTensor are gathered from all processes."""
-    found: Tensor = values.full_tensor() if hasattr(values, "full_tensor") else values
-    return found
+    """Return plain numbers: the shards of a DTensor from all processes, a quantised tensor as what it stands for."""
+    if hasattr(values, "full_tensor"):
+        found: Tensor = values.full_tensor()
+        return found
+    return values.dequantize() if _is_foreign(values) else values
+
+
+def _is_foreign(values: object) -> bool:
+    """Whether a tensor is of another library's class and of one process."""
+    return is_traceable_wrapper_subclass(values) and not hasattr(values, "full_tensor")
 
 
 @dataclass(frozen=True)
@@ -150,6 +162,7 @@ def plan(model: nn.Module) -> Plan:
     """Sort every module of the model that has parameters of its own."""
     found, names, within = Plan(), Names(model), set()
     found.first_names = {key: every[0] for key, every in names.all.items()}
+    most = max(_FEW_INSIDE, sum(p.numel() for p in model.parameters()) // 16)
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             within.add(module.out_proj)
@@ -165,9 +178,13 @@ def plan(model: nn.Module) -> Plan:
             inside = {word: names.all[id(p)][0] for word, p in module.named_parameters()}
             found.attention[module] = Attention(name, inside)
         else:
+            if any(p.requires_grad for p in own) or hasattr(module, "parametrizations"):
+                inside = sum(p.numel() for child in module.children() for p in child.parameters())
+                if _can_stand_alone(module) and (hasattr(module, "parametrizations") or inside <= most):
+                    found.others[module] = name
+                elif inside > most:
+                    result = replace(result, reason=f"{result.reason}; {BESIDE.format(inside=inside)}")
             found.unjudged.append(result)
-            if any(p.requires_grad for p in module.parameters()) and _stands_alone(module):
-                found.others[module] = name
     return found
 
 
@@ -183,12 +200,10 @@ def plan_of_factors(model: nn.Module) -> Plan:
     return found
 
 
-def _stands_alone(module: nn.Module) -> bool:
-    """Whether all parameters of a module are its own, or those that its own are computed from."""
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        return False  # it changes its rows whenever it reads them
-    own = len(module._parameters) + len([n for n, _ in module.named_parameters() if n.startswith("parametrizations.")])
-    return own >= len(list(module.named_parameters())) and not any(nn.parameter.is_lazy(p) for p in module.parameters())
+def _can_stand_alone(module: nn.Module) -> bool:
+    """Whether a module can be run alone: not a table that changes its rows whenever it reads them."""
+    table = isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    return not table and not any(nn.parameter.is_lazy(p) for p in module.parameters())
 
 
 def _sorted(name: str, module: nn.Module, own: list[nn.Parameter], names: Names) -> Site | Unjudged | None:
@@ -208,6 +223,9 @@ def _refusal(module: nn.Module, own: list[nn.Parameter]) -> str:
         return "its parameters are computed from others (torch.nn.utils.parametrize)"
     if any(nn.parameter.is_lazy(p) for p in own):
         return "its shapes are not known yet; call the model once before"
+    closed = next((type(p) for p in own if _is_foreign(p) and type(p).dequantize is Tensor.dequantize), None)
+    if closed is not None:
+        return f"it holds a {closed.__name__}, which cannot be turned into plain numbers: it has no dequantize"
     if not any(p.requires_grad for p in module.parameters()):
         return "frozen: no parameter of it requires a gradient, so no step moves its output"
     if not (is_conv1d_of_transformers(module) or isinstance(module, (*_KINDS, *ATTENTION)) or _looks_known(module)):

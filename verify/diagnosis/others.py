@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from verify.diagnosis.differentiation import Refused, judged, values_of, whole_parts
+from verify.diagnosis.differentiation import Refused, judged, own_names, values_of, whole_parts
 from verify.diagnosis.layers import Plan, Unjudged
 from verify.diagnosis.observe import Observed, dense
 from verify.diagnosis.parts import Moved
@@ -23,7 +23,7 @@ def judge_others(found: Plan, first: Observed, held: Mapping[str, Tensor]) -> di
             result[name] = judged(call, found.names_of(call.module), held, first.gradients)
         except Refused as reason:
             result[name] = str(reason)
-        except (RuntimeError, TypeError, ValueError, NotImplementedError, KeyError) as problem:
+        except Exception as problem:  # of the module's own code, run in another type than it was written for
             result[name] = f"automatic differentiation fails: {str(problem).splitlines()[0]}"
     return result
 
@@ -36,7 +36,7 @@ def with_parts(
     for name, record in records.items():
         if isinstance(record, LayerDiagnosis):
             call, names = first.captured.whole[name], found.names_of(first.captured.whole[name].module)
-            met = set(names.values()) & set(first.gradients)
+            met = {names[own] for own in own_names(call.module)} & set(first.gradients)
             norm = sum(squared(dense(first.gradients[n])) for n in met) ** 0.5
             before, after = (values_of(call, values, names) for values in (moved.before, moved.after))
             parts = whole_parts(call, later.captured.whole.get(name), before, after, norm)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from verify.diagnosis.advice import GAIN
 from verify.diagnosis.capture import CLOSED, NO_GRAPH, Call
+from verify.diagnosis.differentiation import own_names
 from verify.diagnosis.extremes import extremes
 from verify.diagnosis.findings.evidence import LayerEvidence
 from verify.diagnosis.layers import Plan, Unjudged
@@ -92,8 +93,10 @@ def judged_share(
             held.setdefault(piece.parameter, set()).add((piece.start, piece.stop))
     for name, record in others.items():
         if isinstance(record, LayerDiagnosis):
-            for parameter in found.names_of(first.captured.whole[name].module).values():
-                held.setdefault(parameter, set()).add((0, None))
+            module = first.captured.whole[name].module
+            names = found.names_of(module)
+            for own in own_names(module):
+                held.setdefault(names[own], set()).add((0, None))
     judged = 0
     for name, spans in held.items():
         rows = len(values[name]) if values[name].dim() else 1

@@ -162,6 +162,170 @@ def test_shares_are_those_of_the_whole_jacobian(name):
         )
 
 
+class Shifted(nn.Module):
+    """Parameters of its own beside a layer: a scale in front of it and a shift behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.randn(3, dtype=DOUBLE)), nn.Parameter(torch.randn(2, dtype=DOUBLE))
+        self.inner = nn.Linear(3, 2).double()
+
+    def forward(self, x):
+        return self.inner(x * self.scale).tanh() + self.shift
+
+
+def shares_of_squares(parts):
+    total = sum(float(part.square().sum()) for part in parts)
+    return [float(part.square().sum()) / total for part in parts]
+
+
+def test_a_module_with_children_is_judged_by_its_own_parameters():
+    torch.manual_seed(0)
+    model, x, rate = Shifted(), torch.randn(3, 3, dtype=DOUBLE), 1e-3
+    z, own = model(x), [model.scale, model.shift]
+    rows = [torch.cat([g.flatten() for g in torch.autograd.grad(e, own, retain_graph=True)]) for e in z.reshape(-1)]
+    (g,) = torch.autograd.grad(loss(z), z, retain_graph=True)
+    step = torch.cat([p.flatten() for p in torch.autograd.grad(loss(z), own)])
+    jacobian = torch.stack(rows).reshape(3, 2, -1)
+    alone = torch.einsum("sip,sjp,sj->si", jacobian, jacobian, g)
+    found = verify.diagnose(model, x, loss, rate=rate).layer("")
+    own_share, cross = shares_of_squares([alone, jacobian @ step - alone])
+    assert found.law == LAW and (found.shares.own, found.shares.cross) == pytest.approx((own_share, cross), rel=1e-4)
+    assert found.shares.elsewhere == pytest.approx(0, abs=1e-6)
+    loss(model(x)).backward()
+    with torch.no_grad():
+        for p in own:
+            p -= rate * p.grad
+        moved = model(x) - z
+        for p in model.inner.parameters():
+            p -= rate * p.grad
+        change = model(x) - z
+    assert found.parts.own == pytest.approx(float((moved * change).sum() / change.square().sum()), rel=1e-6)
+    assert found.parts.own + found.parts.upstream + found.parts.both == pytest.approx(1)
+
+
+def test_a_module_with_large_children_says_why_it_is_not_judged():
+    model = Shifted()
+    model.inner = nn.Sequential(nn.Linear(3, 400), nn.Linear(400, 400), nn.Linear(400, 2)).double()
+    found = verify.diagnose(model, torch.randn(3, 3, dtype=DOUBLE), loss, steps=0)
+    (entry,) = found.unjudged
+    assert (
+        entry.name == "" and "scale, shift" in entry.reason and "its children hold 162,802 parameters" in entry.reason
+    )
+
+
+class Packed(nn.Linear):
+    """A layer that holds its weight as integers of four bits, two in a byte, and a scale a row."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        size = self.weight.detach().abs().amax(1, keepdim=True) / 7
+        whole = (self.weight.detach() / size).round().to(torch.int8).view(torch.uint8) & 15
+        self.register_buffer("size", size)
+        self.weight = nn.Parameter(whole[:, ::2] | whole[:, 1::2] << 4, requires_grad=False)
+
+    def forward(self, x):
+        whole = torch.stack([self.weight & 15, self.weight >> 4], -1).flatten(1).to(x.dtype)
+        return F.linear(x, torch.where(whole > 7, whole - 16, whole) * self.size, self.bias)
+
+
+class Quantised(torch.Tensor):
+    """A tensor of integers and scales that stands for real numbers, as libraries of quantisation write them."""
+
+    @staticmethod
+    def __new__(cls, whole, size):
+        return torch.Tensor._make_wrapper_subclass(cls, whole.shape, dtype=size.dtype)
+
+    def __init__(self, whole, size):
+        self.whole, self.size = whole, size
+
+    def __tensor_flatten__(self):
+        return ["whole", "size"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner, _, __, ___):
+        return Quantised(inner["whole"], inner["size"])
+
+    def numbers(self):
+        return self.whole.to(self.size.dtype) * self.size
+
+    dequantize = numbers
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), words=None):
+        if function is F.linear:
+            return F.linear(arguments[0], arguments[1].numbers(), *arguments[2:], **words or {})
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*arguments, **words or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, arguments, words=None):
+        if function in (torch.ops.aten.detach.default, torch.ops.aten.clone.default):
+            return cls(*(function(part) for part in (arguments[0].whole, arguments[0].size)))
+        raise NotImplementedError(function)
+
+
+class Closed(Quantised):
+    """The same without a way back to plain numbers."""
+
+    dequantize = torch.Tensor.dequantize
+
+
+def quantised(kind):
+    base = nn.Linear(4, 3)
+    size = base.weight.detach().abs().amax(1, keepdim=True) / 127
+    base.weight = nn.Parameter(kind((base.weight.detach() / size).round().to(torch.int8), size), requires_grad=False)
+    return base
+
+
+class LowRank(nn.Module):
+    """A base layer and what is trained beside it."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.down, self.up = base, nn.Linear(4, 2, bias=False), nn.Linear(2, 3, bias=False)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+BASES = {
+    "packed in bytes": (lambda: Packed(4, 3), LAW),
+    "a tensor of another library": (lambda: quantised(Quantised), "affine"),
+    "torch's dynamic quantisation": (
+        lambda: torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 3)), {nn.Linear}),
+        None,
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "bias trained"])
+@pytest.mark.parametrize("name", BASES)
+def test_low_rank_updates_of_quantised_weights(name, frozen):
+    torch.manual_seed(0)
+    make, law = BASES[name]
+    model, x = LowRank(make()), torch.randn(8, 4)
+    if frozen:
+        model.base.requires_grad_(False)
+    before = model.base(x)
+    found = verify.diagnose(model, x, lambda z: (z - 1).square().mean(), rate=0.1)
+    laws = {layer.name: layer.law for layer in found.layers}
+    assert torch.equal(model.base(x), before) and found.ok and found.judged == 1
+    assert {laws.pop("down"), laws.pop("up")} == {"linear"}
+    if frozen or law is None:
+        assert laws == {} and all("frozen" in entry.reason for entry in found.unjudged)
+        return
+    assert laws == {"base": law} and found.layer("base").parts.own == pytest.approx(1)
+    assert found.layer("base").factors.maximum == pytest.approx(1)  # the bias alone is trained
+
+
+def test_a_quantised_weight_that_cannot_be_read_is_refused_by_name():
+    found = verify.diagnose(LowRank(quantised(Closed)), torch.randn(8, 4), lambda z: z.square().mean())
+    assert [(entry.name, "holds a Closed" in entry.reason) for entry in found.unjudged] == [("base", True)]
+    assert {layer.name for layer in found.layers} == {"down", "up"}
+
+
 def test_factors_by_differentiation_are_the_mean_diagonal_where_units_are_few():
     model, x, _ = made("experts")
     z = model(x)
