@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import functional
-from ._attention import as_heads, as_source, at_unit_length, from_heads, merged_mask, mixed
-from ._attention_checks import check_masks, check_settings, check_tokens
-from ._backends import check_backend
-from ._checks import check_init, check_operands
-from ._value_path import corrected
+from .kernels.torch.unit import UnitPair, UnitPairReverse
+from .kernels.torch.value_path import corrected
 from .modules import AffineLike
+from .runtime.attention import as_heads, as_source, from_heads, merged_mask, mixed
+from .runtime.attention_checks import check_masks, check_settings, check_tokens
+from .runtime.backends import check_backend, chosen_for_rows
+from .runtime.checks import check_init, check_operands
+from .runtime.rows import results
 
 __all__ = ["AffineLikeMultiheadAttention"]
 
@@ -49,8 +51,8 @@ class AffineLikeMultiheadAttention(nn.Module):
             the square root of d unless it is set to another value. This removes the radial part and leaves a residual:
             it is not a cancellation.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``. It computes the projections
-            and unit lengths.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``. It computes the
+            projections and unit lengths.
 
     Attributes:
         score_scale: what the products of queries and keys are multiplied by.
@@ -93,7 +95,7 @@ class AffineLikeMultiheadAttention(nn.Module):
         self.embed_dim, self.num_heads, self.dropout, self.batch_first = embed_dim, num_heads, dropout, batch_first
         self.kdim = embed_dim if kdim is None else kdim
         self.vdim = embed_dim if vdim is None else vdim
-        check_settings(embed_dim, num_heads, dropout, self.kdim, self.vdim)
+        check_settings("AffineLikeMultiheadAttention", embed_dim, num_heads, dropout, self.kdim, self.vdim)
         if not bias:
             raise ValueError(
                 "AffineLikeMultiheadAttention(bias=False): the non-normalising affine-like map of the projections "
@@ -186,18 +188,19 @@ class AffineLikeMultiheadAttention(nn.Module):
             ValueError: shapes that do not fit, ``is_causal`` without ``attn_mask``.
         """
         first = self.batch_first
-        check_tokens(query, key, value, (self.embed_dim, self.kdim, self.vdim), first)
+        check_tokens("AffineLikeMultiheadAttention", query, key, value, (self.embed_dim, self.kdim, self.vdim), first)
         batched = query.dim() == 3
         axis = 0 if first or not batched else 1
         asking, answering = query.shape[1 - axis if batched else 0], key.shape[1 - axis if batched else 0]
         batch = query.shape[axis] if batched else None
-        check_masks(attn_mask, key_padding_mask, is_causal, (batch, self.num_heads, asking, answering))
+        scores = (batch, self.num_heads, asking, answering)
+        check_masks("AffineLikeMultiheadAttention", attn_mask, key_padding_mask, is_causal, scores)
 
         q, k, v = self._heads(query, key, value)
         if self.qk_norm:
             if need_weights:  # products of matrices keep copies of what does not lie head by head
                 q, k = q.contiguous(), k.contiguous()
-            q, k = at_unit_length(q, k, self.backend)
+            q, k = _at_unit_length(q, k, self.backend)
         more = k.shape[2] - answering
         causal = is_causal and not need_weights and key_padding_mask is None and not more
         mask = None if causal else merged_mask(attn_mask, key_padding_mask, self.num_heads, more, q.dtype)
@@ -278,3 +281,11 @@ class AffineLikeMultiheadAttention(nn.Module):
         shown += f", init={self.init!r}" if self.init != "variance-preserving" else ""
         shown += f", backend={self.backend!r}" if self.backend is not None else ""
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, dropout={self.dropout:g}{shown}"
+
+
+def _at_unit_length(q: Tensor, k: Tensor, backend: str | None) -> tuple[Tensor, Tensor]:
+    """Return queries (N, H, L, d) and keys (N, H, S, d) at unit length; zero stays zero."""
+    own = (UnitPair, UnitPairReverse)
+    eager, traced = chosen_for_rows("AffineLikeMultiheadAttention", backend, "unit.UnitPair", own, q)
+    u_q, _, u_k, _ = results(eager, traced, q, k)
+    return u_q, u_k

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from ._checks import check_init
 from .attention import AffineLikeMultiheadAttention
 from .modules import AffineLike, NormLike
+from .runtime.checks import check_init
 
 __all__ = ["Replaced", "Report", "Skipped", "convert", "revert"]
 

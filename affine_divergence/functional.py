@@ -10,13 +10,13 @@ import math
 
 from torch import Tensor
 
-from ._affine_like import AffineLike, AffineLikeReverse
-from ._backends import at_once, chosen
-from ._checks import check_kappa, check_operands
-from ._norm_like import NormLike, NormLikeReverse
-from ._norm_like_without_bias import NormLikeWithoutBias, NormLikeWithoutBiasReverse
-from ._rows import apply, as_given, as_rows, centred
-from ._patch_functional import (
+from .kernels.torch.affine_like import AffineLike, AffineLikeReverse
+from .kernels.torch.norm_like import NormLike, NormLikeReverse
+from .kernels.torch.norm_like_without_bias import NormLikeWithoutBias, NormLikeWithoutBiasReverse
+from .runtime.backends import at_once, chosen
+from .runtime.checks import check_kappa, check_operands
+from .runtime.rows import apply, as_given, as_rows, centred
+from .patch_functional import (
     patch_norm_conv1d, patch_norm_conv2d, patch_norm_conv3d, patch_norm_conv_transpose1d, patch_norm_conv_transpose2d,
     patch_norm_conv_transpose3d,
 )
@@ -37,7 +37,7 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0, *, 
         weight: W (m, n).
         bias: b (m).
         kappa: the self factor of every sample, above 0.0.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Returns:
         z (..., m).
@@ -53,13 +53,13 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0, *, 
         )
     if type(kappa) is not float or not 0.0 < kappa < math.inf:
         kappa = check_kappa("affine_like", kappa, above=0.0)
-    run = at_once("_affine_like.AffineLike", backend, x, weight, bias)
+    run = at_once("affine_like.AffineLike", backend, x, weight, bias)
     if run is not None:
         return run(x, weight, bias, kappa)
     x, weight, offset = check_operands("affine_like", x, weight, bias)
     rows = as_rows(x)
     own = AffineLike, AffineLikeReverse
-    eager, traced = chosen("affine_like", backend, "_affine_like.AffineLike", own, rows, weight)
+    eager, traced = chosen("affine_like", backend, "affine_like.AffineLike", own, rows, weight)
     z = apply(eager, traced, rows, weight, offset, kappa)
     return z if x.dim() == 2 else as_given(z, x)
 
@@ -85,7 +85,7 @@ def norm_like(
         kappa: the self factor of every sample; above 1.0 with a bias, where None means 2.0; above 0.0 without, where it
             means 1.0.
         center: subtract its mean from each row of ``x`` first: LayerNorm without its gain, then the map.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Returns:
         z (..., m). A row of zeros has no direction: its weight part and its gradient are zero.
@@ -98,7 +98,7 @@ def norm_like(
         kappa = 1.0 if bias is None else 2.0
     if type(kappa) is not float or not (0.0 if bias is None else 1.0) < kappa < math.inf:
         kappa = check_kappa("norm_like", kappa, above=0.0 if bias is None else 1.0)
-    home = "_norm_like.NormLike" if bias is not None else "_norm_like_without_bias.NormLikeWithoutBias"
+    home = "norm_like.NormLike" if bias is not None else "norm_like_without_bias.NormLikeWithoutBias"
     run = None if center else at_once(home, backend, x, weight, bias)
     if run is not None:
         return run(x, weight, kappa) if bias is None else run(x, weight, bias, kappa)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from ._backends import check_backend
-from ._checks import check_features, check_init, check_kappa
+from .runtime.backends import check_backend
+from .runtime.checks import check_features, check_init, check_kappa
 
 __all__ = ["AffineLike", "NormLike"]
 
@@ -32,7 +32,7 @@ class AffineLike(nn.Module):
         dtype: their floating-point type.
         kappa: the self factor of every sample, above 0.0.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Raises:
         TypeError: a size that is no integer, a kappa that is no number.
@@ -118,7 +118,7 @@ class NormLike(nn.Module):
             means 1.0.
         center: subtract its mean from each row of the input first: LayerNorm without its gain, then the map.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Raises:
         TypeError: a size that is no integer, a kappa that is no number.

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import _patch_functional as functional
-from ._backends import check_backend
-from ._checks import check_features, check_init, check_kappa
-from ._patch_checks import around, check_groups, each_axis
-from ._patch_maps import CONVOLUTIONS, TRANSPOSED, Maps, choose
+from . import patch_functional as functional
+from .kernels.patch_maps import CONVOLUTIONS, TRANSPOSED, Maps, choose
+from .runtime.backends import check_backend
+from .runtime.checks import check_features, check_init, check_kappa
+from .runtime.patch_checks import around, check_groups, each_axis
 
 __all__ = ["PatchNormConv1d", "PatchNormConv2d", "PatchNormConv3d", "PatchNormConvTranspose1d", "PatchNormConvTranspose2d", "PatchNormConvTranspose3d"]
 
@@ -263,7 +263,7 @@ class PatchNormConv1d(_PatchNormConv):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -301,7 +301,7 @@ class PatchNormConv2d(_PatchNormConv):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -339,7 +339,7 @@ class PatchNormConv3d(_PatchNormConv):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -377,7 +377,7 @@ class PatchNormConvTranspose1d(_PatchNormConvTranspose):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -415,7 +415,7 @@ class PatchNormConvTranspose2d(_PatchNormConvTranspose):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -453,7 +453,7 @@ class PatchNormConvTranspose3d(_PatchNormConvTranspose):
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.

@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._rows import centred
 from .attention import AffineLikeMultiheadAttention
 from .modules import AffineLike, NormLike
+from .runtime.rows import centred
 
 __all__ = ["self_factor"]
 

@@ -33,6 +33,7 @@ from codegen.plans.row_form import row_form
 from codegen.plans.rows import plan
 from codegen.plans.solve_at import solve_at
 from codegen.printing.naming import AngleFamily, Family
+from codegen.printing.places import folder_of
 from codegen.targets.base import KERNELS, LAYERS, NAMES, PLAIN, REASONS, Target, check_targets, target
 from codegen.targets.torch.companions import companions
 from codegen.targets.torch.layer_target import layer_files, row_files
@@ -154,7 +155,7 @@ def _of_rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
         return None
     texts = row_files(request.layer, plans, self_factor_plan(request.layer), chosen, form.order)
     for kernels in _asked(request):
-        texts |= {n: t for n, t in kernels.files(chosen).items() if n != f"_{kernels.name}.py"}
+        texts |= {n: t for n, t in kernels.files(chosen).items() if n != f"{folder_of(kernels.name)}/functional.py"}
         if LAYERS in kernels.forms:
             texts |= kernels.layer_files(request.layer, plans[-1:])
     return _Built(texts)

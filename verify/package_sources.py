@@ -11,7 +11,7 @@ SUFFIXES = (".py", ".cu", ".cuh", ".cpp", ".h")  # of files that compute somethi
 
 
 def digests() -> dict[str, str]:
-    """Return the SHA-256, in hexadecimal, of every file of the generated package that computes something, by name."""
+    """Return the SHA-256, in hexadecimal, of every file of the generated package that computes something, by path."""
     folder = Path(str(affine_divergence.__file__)).parent
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

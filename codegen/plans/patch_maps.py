@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codegen.plans.patches import PatchPlan
-from codegen.printing.naming import pascal, snake
+from codegen.printing.naming import pascal
+from codegen.printing.places import module_name
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class PatchMap:
     @property
     def module(self) -> str:
         """The file of the map, without its ending."""
-        return f"_{snake(self.label)}"
+        return module_name(self.label)
 
     @property
     def function_class(self) -> str:

@@ -63,7 +63,7 @@ def borrowed(plan: AnglePlan) -> Borrowed:
 
 
 def radius_context() -> dict[str, Any]:
-    """Return what ``_radius.py.jinja`` needs: lengths, where r is ``peak sqrt(q)``, and the inverses of rho."""
+    """Return what ``radius.py.jinja`` needs: lengths, where r is ``peak sqrt(q)``, and the inverses of rho."""
     peak, q = (sympy.Symbol(name, positive=True) for name in ("peak", "q"))
     column = {s: tensor(s.name)[(BATCH,)] for s in (peak, q)}
     length = sympy.sqrt(peak**2 * q)

@@ -1,6 +1,6 @@
 """The Python around the kernels: steps as lines that launch a kernel, multiply matrices, or leave work to torch.
 
-In these lines ``kernels`` holds the compiled kernels for the device and type of the input; see ``_cuda_launch.py``.
+In these lines ``kernels`` holds the compiled kernels for the device and type of the input; see ``runtime/launch.py``.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from codegen.ir.program import Program
 from codegen.lower.safe_names import local_sizes
 from codegen.passes.tangent import tangent_name
 from codegen.plans.layers import LayerPlan
-from codegen.printing.naming import listed, pascal, snake
+from codegen.printing.naming import listed, pascal
+from codegen.printing.places import module_name
 from codegen.printing.torch_layer_lines import LayerPrinter
 from codegen.printing.torch_lines import Line
 from derive.export.text import text
@@ -62,7 +63,7 @@ def bare_code(lines: Iterable[str]) -> str:
 
 
 def position_helpers(code: str) -> str:
-    """Return the functions of ``_positions`` that code calls, as an import lists them."""
+    """Return the functions of ``runtime.positions`` that code calls, as an import lists them."""
     return ", ".join(h for h in _HELPERS if re.search(rf"\b{h}\(", code))
 
 
@@ -89,7 +90,7 @@ class _FunctionFile:
             "title": plan.layer.name,
             "formulas": formulas(plan.layer),
             "digest": plan.digest,
-            "module": f"_{snake(plan.name)}",
+            "module": module_name(plan.name),
             "function_class": pascal(plan.name),
             "about_kept": self._about_kept(),
             "renamed": self._renamed(),

@@ -12,10 +12,11 @@ from sympy import Expr
 from codegen.plans.angles import AnglePlan
 from codegen.plans.rows import Plan
 from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.places import module_name
 from derive.errors import UsageError
 from derive.export.text import text
 
-BACKEND_WORDS = 'backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``_backends``.'
+BACKEND_WORDS = 'backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.'
 INIT_WORDS = 'init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch\'s own way.'
 _ZERO = " A row of zeros has no direction: its weight part and its gradient are zero."
 
@@ -108,7 +109,7 @@ def branch(plan: Plan | AnglePlan, with_bias: bool) -> dict[str, Any]:
     """Return what other files say of one plan."""
     suffix = "" if with_bias else "-without-bias"
     return {
-        "module": f"_{snake(plan.name + suffix)}",
+        "module": module_name(plan.name + suffix),
         "function_class": pascal(plan.name + suffix),
         "formula": forward_equation(plan),
         "definitions": equations(plan),

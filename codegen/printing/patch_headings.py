@@ -13,7 +13,7 @@ from codegen.printing.naming import listed
 from derive.export.text import text
 from derive.forward_map import Definition
 
-_HELPERS = Path(__file__).parents[1] / "targets" / "torch" / "templates" / "_patches.py.jinja"
+_HELPERS = Path(__file__).parents[1] / "runtime" / "patches.py"
 HELPER_NAMES = tuple(re.findall(r"^def ([a-z]\w*)\(", _HELPERS.read_text(encoding="utf-8"), re.MULTILINE))
 
 

@@ -17,8 +17,9 @@ from derive.errors import UsageError
 SCHEMA = "affdiv.gpu-verified/1"
 RECORD = Path(__file__).with_name("gpu-verified.json")  # inside the package, so that an installed copy has it too
 UNVERIFIED = "unverified on a GPU"
-_SHARED = ("_triton_tiles.py", "_triton_patches.py")  # by Triton's kernels; those of CUDA share headers
-_WIDTH = 52
+_OTHER = ("__init__.py", "functional.py")  # files in the folder of a target that hold no kernel
+_FOLDER = "kernels"
+_WIDTH = 64
 
 
 def kernel_digests(files: Mapping[str, str]) -> dict[str, str]:
@@ -27,7 +28,7 @@ def kernel_digests(files: Mapping[str, str]) -> dict[str, str]:
     for name in sorted(files):
         target = _target(name)
         if target:
-            shared = [n for n in sorted(files) if (n in _SHARED if target == "triton" else n.endswith(".cuh"))]
+            shared = [n for n in sorted(files) if n.startswith(f"{_FOLDER}/{target}/runtime/") and _computes(n)]
             parts = [files[n] for n in (name, *shared)]
             found[name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return found
@@ -35,9 +36,15 @@ def kernel_digests(files: Mapping[str, str]) -> dict[str, str]:
 
 def _target(name: str) -> str:
     """Return the target whose kernels a file holds; nothing for any other file."""
-    if name.startswith("_cuda_") and name.endswith(".cu"):
+    folder, _, file = name.rpartition("/")
+    if folder == f"{_FOLDER}/cuda" and file.endswith(".cu"):
         return "cuda"
-    return "triton" if name.startswith("_triton_") and name not in _SHARED else ""
+    return "triton" if folder == f"{_FOLDER}/triton" and file.endswith(".py") and file not in _OTHER else ""
+
+
+def _computes(name: str) -> bool:
+    """Return whether a file that a target's kernels share is part of what a device runs."""
+    return name.endswith(".cuh") or ("/triton/" in name and not name.endswith("/__init__.py"))
 
 
 def kernel_rows(files: Mapping[str, str], runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -7,24 +7,25 @@ import torch
 
 import affine_divergence as ad
 import derive
-from affine_divergence import _affine_like, _backends
+from affine_divergence.kernels.torch import affine_like as torch_affine_like
+from affine_divergence.runtime import backends
 from codegen.catalogue import families
 from codegen.compiler import render
 from codegen.package import write
 
 F = ad.functional
 x, W, b = torch.randn(5, 4), torch.randn(3, 4), torch.randn(3)
-OWN = (_affine_like.AffineLike, _affine_like.AffineLikeReverse)
-HOME = "_affine_like.AffineLike"
+OWN = (torch_affine_like.AffineLike, torch_affine_like.AffineLikeReverse)
+HOME = "affine_like.AffineLike"
 
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch):
     """No choice from outside, and nothing remembered of what is installed."""
-    monkeypatch.delenv(_backends.VARIABLE, raising=False)
-    _backends._lack.cache_clear()
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    backends._lack.cache_clear()
     yield
-    _backends._lack.cache_clear()
+    backends._lack.cache_clear()
 
 
 def refusal(backend=None, call=lambda backend: F.affine_like(x, W, b, backend=backend)):
@@ -35,7 +36,7 @@ def refusal(backend=None, call=lambda backend: F.affine_like(x, W, b, backend=ba
 
 def test_the_cpu_has_torchs_operations():
     for backend in (None, "torch"):
-        assert _backends.chosen("affine_like", backend, HOME, OWN, x, W) is OWN
+        assert backends.chosen("affine_like", backend, HOME, OWN, x, W) is OWN
         torch.testing.assert_close(F.affine_like(x, W, b, backend=backend), F.affine_like(x, W, b), rtol=0, atol=0)
 
 
@@ -52,10 +53,10 @@ CALLS = {
 def test_what_is_no_backend_is_named_wherever_it_comes_from(name, monkeypatch):
     assert refusal("tpu", CALLS[name]).startswith(f"{name}: backend is 'tpu'; choose one of 'torch', 'triton', 'cuda'")
     assert "backend is ''; choose one of" in refusal("", CALLS[name]), "an empty name is no choice"
-    monkeypatch.setenv(_backends.VARIABLE, "tpu")
-    assert f"backend is 'tpu' by the environment variable {_backends.VARIABLE}; choose" in refusal(None, CALLS[name])
+    monkeypatch.setenv(backends.VARIABLE, "tpu")
+    assert f"backend is 'tpu' by the environment variable {backends.VARIABLE}; choose" in refusal(None, CALLS[name])
     assert CALLS[name]("torch") is not None, "the caller's choice comes first"
-    monkeypatch.setenv(_backends.VARIABLE, "")
+    monkeypatch.setenv(backends.VARIABLE, "")
     assert CALLS[name](None) is not None, "an empty variable is none"
 
 
@@ -79,15 +80,15 @@ def test_modules_check_the_name_and_show_it(make):
     "make", [lambda: ad.AffineLike(4, 4, backend="cuda"), lambda: ad.AffineLikeMultiheadAttention(4, 2, backend="cuda")]
 )
 def test_modules_hand_their_choice_on(make, monkeypatch):
-    monkeypatch.setitem(_backends._NEEDS, "cuda", "math")
+    monkeypatch.setitem(backends._NEEDS, "cuda", "math")
     module = make()
     with pytest.raises(ValueError, match="x is on the device 'cpu'; move x to a CUDA device, or use 'torch'"):
         module(*[x] * (3 if isinstance(module, ad.AffineLikeMultiheadAttention) else 1))
 
 
 def test_what_is_not_installed_is_named_with_its_mend(monkeypatch):
-    monkeypatch.setitem(_backends._NEEDS, "cuda", "not_there.core")
-    monkeypatch.setitem(_backends._NEEDS, "triton", "not_there")
+    monkeypatch.setitem(backends._NEEDS, "cuda", "not_there.core")
+    monkeypatch.setitem(backends._NEEDS, "triton", "not_there")
     assert "not_there.core is not installed; install it (`pip install cuda-core[cu13]`), or use" in refusal("cuda")
     assert "not_there is not installed; install it (`pip install triton`), or use 'torch'" in refusal("triton")
 
@@ -113,7 +114,7 @@ def test_a_package_without_the_target_says_so(tmp_path, import_package):
     torch.testing.assert_close(own(x, W, b), F.affine_like(x, W, b))
     for backend in ("triton", "cuda"):
         text = refusal(backend, lambda backend: own(x, W, b, backend=backend))
-        assert f"holds no _{backend}_affine_like.py; generate it with `--targets torch,{backend}`" in text
+        assert f"holds no kernels/{backend}/affine_like.py; generate it with `--targets torch,{backend}`" in text
 
 
 class Elsewhere(torch.Tensor):
@@ -132,28 +133,30 @@ SHORT, LONG = torch.empty(512, 512), torch.empty(512, 513)
 @pytest.mark.parametrize(
     ("weight", "installed", "capability", "expected"),
     [
-        (SHORT, {"triton", "cuda"}, (9, 0), "_triton_affine_like"),
-        (LONG, {"triton", "cuda"}, (9, 0), "_cuda_affine_like"),
-        (LONG, {"triton"}, (8, 0), "_triton_affine_like"),
-        (SHORT, {"cuda"}, (8, 6), "_cuda_affine_like"),
-        (SHORT, set(), (9, 0), "_affine_like"),
-        (SHORT, {"triton", "cuda"}, (7, 5), "_affine_like"),
+        (SHORT, {"triton", "cuda"}, (9, 0), "triton"),
+        (LONG, {"triton", "cuda"}, (9, 0), "cuda"),
+        (LONG, {"triton"}, (8, 0), "triton"),
+        (SHORT, {"cuda"}, (8, 6), "cuda"),
+        (SHORT, set(), (9, 0), "torch"),
+        (SHORT, {"triton", "cuda"}, (7, 5), "torch"),
     ],
 )
 def test_a_gpu_takes_what_is_installed_by_the_length_of_rows(weight, installed, capability, expected, monkeypatch):
     pytest.importorskip("triton")
     for backend in ("triton", "cuda"):
-        monkeypatch.setitem(_backends._NEEDS, backend, "math" if backend in installed else "not_there")
+        monkeypatch.setitem(backends._NEEDS, backend, "math" if backend in installed else "not_there")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     there = torch.empty(2, weight.shape[1]).as_subclass(Elsewhere)
-    monkeypatch.setattr(_backends, "_is_plain", lambda _: True)
-    eager, traced = _backends.chosen("affine_like", None, HOME, OWN, there, weight)
-    assert eager.__module__.rpartition(".")[2] == expected
-    assert issubclass(eager, _affine_like.AffineLikeReverse) and issubclass(traced, _affine_like.AffineLikeReverse)
+    monkeypatch.setattr(backends, "_is_plain", lambda _: True)
+    eager, traced = backends.chosen("affine_like", None, HOME, OWN, there, weight)
+    assert eager.__module__ == f"affine_divergence.kernels.{expected}.affine_like"
+    assert issubclass(eager, torch_affine_like.AffineLikeReverse) and issubclass(
+        traced, torch_affine_like.AffineLikeReverse
+    )
     monkeypatch.undo()
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert _backends.chosen("affine_like", None, HOME, OWN, there, weight) is OWN, "a tensor of another kind"
+    assert backends.chosen("affine_like", None, HOME, OWN, there, weight) is OWN, "a tensor of another kind"
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own

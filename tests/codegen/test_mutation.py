@@ -13,6 +13,7 @@ from codegen.package import write
 from derive.algebra.nodes import rename, tensor
 from derive.errors import UsageError
 from derive.forward_map import Definition
+from tests.emitted import file_of
 
 kappa = sympy.Symbol("kappa", positive=True)
 
@@ -86,9 +87,9 @@ def test_a_map_that_needs_more_than_one_number_a_row_is_refused():
 def test_a_flipped_sign_in_an_emitted_line_is_caught(tmp_path, import_package):
     """The generated tests are gates: damage to the emitted text must show in a gradient check."""
     texts = render(families(derive.solve(derive.layer("affine")), []), "damaged")
-    damaged = texts["_affine_like.py"].replace("value=-1", "value=1")
-    assert damaged != texts["_affine_like.py"]
-    write({**texts, "_affine_like.py": damaged}, tmp_path / "damaged")
+    damaged = texts[file_of("torch", "affine_like.py")].replace("value=-1", "value=1")
+    assert damaged != texts[file_of("torch", "affine_like.py")]
+    write({**texts, file_of("torch", "affine_like.py"): damaged}, tmp_path / "damaged")
     package = import_package(tmp_path, "damaged")
     inputs = tuple(torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((5, 4), (3, 4), (3,)))
     with pytest.raises(RuntimeError, match="Jacobian mismatch"):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import affine_divergence as ad
-from affine_divergence import _patches
-from affine_divergence._patches import Geometry
+from affine_divergence.runtime import patches as patches_module
+from affine_divergence.runtime.patches import Geometry
 
 DOUBLE = torch.float64
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script(_method)?. is deprecated:DeprecationWarning")
@@ -38,7 +38,7 @@ def sums(geometry, e, t):
         (n - 1) * s + k - 2 * p
         for n, s, k, p in zip(t.shape[3:], geometry.stride, geometry.kernel, geometry.padding, strict=True)
     )
-    return _patches.box(e, geometry), _patches.spread(t, geometry, size)
+    return patches_module.box(e, geometry), patches_module.spread(t, geometry, size)
 
 
 @pooled
@@ -48,13 +48,13 @@ def test_sums_over_patches_in_one_call_are_those_of_one_axis_after_the_other(
     geometry = Geometry(kernel, stride, padding, (1, 1), (0, 0))
     e, t = torch.rand(2, 3, 1, 7, 6, dtype=DOUBLE), torch.rand(2, 3, 1, 4, 5, dtype=DOUBLE)
     calls = []
-    pool = _patches._pool
-    monkeypatch.setattr(_patches, "_pool", lambda *given: (calls.append(given), pool(*given))[1])
+    pool = patches_module._pool
+    monkeypatch.setattr(patches_module, "_pool", lambda *given: (calls.append(given), pool(*given))[1])
     at_once = sums(geometry, e, t)
     assert len(calls) == 1 + both
-    monkeypatch.setattr(_patches, "_pool", lambda flat, geometry: 2 * pool(flat, geometry))
+    monkeypatch.setattr(patches_module, "_pool", lambda flat, geometry: 2 * pool(flat, geometry))
     assert not torch.allclose(sums(geometry, e, t)[0], at_once[0])
-    monkeypatch.setattr(_patches, "_FEW", 0)
+    monkeypatch.setattr(patches_module, "_FEW", 0)
     for one, other in zip(at_once, sums(geometry, e, t), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -10,13 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from affine_divergence import _affine_like, _norm_like, _norm_like_without_bias, _rows
-from affine_divergence._patch_affine_like import PatchAffineLike
+from affine_divergence.kernels.torch import affine_like as torch_affine_like
+from affine_divergence.kernels.torch import norm_like as torch_norm_like
+from affine_divergence.kernels.torch import norm_like_without_bias as torch_norm_like_without_bias
+from affine_divergence.kernels.torch.patch_affine_like import PatchAffineLike
+from affine_divergence.runtime import rows as rows_module
 
 CLASSES = {
-    _affine_like: _affine_like.AffineLike,
-    _norm_like: _norm_like.NormLike,
-    _norm_like_without_bias: _norm_like_without_bias.NormLikeWithoutBias,
+    torch_affine_like: torch_affine_like.AffineLike,
+    torch_norm_like: torch_norm_like.NormLike,
+    torch_norm_like_without_bias: torch_norm_like_without_bias.NormLikeWithoutBias,
 }
 maps = pytest.mark.parametrize("module", CLASSES, ids=lambda module: module.__name__.rsplit("._", 1)[-1])
 types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -25,7 +28,7 @@ types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def scale_of(module: ModuleType, x: torch.Tensor) -> torch.Tensor:
     """The row scale that the map itself gives, at kappa 3."""
     W, b = torch.randn(5, x.shape[1], dtype=x.dtype), torch.randn(5, dtype=x.dtype)
-    operands = (x, W) if module is _norm_like_without_bias else (x, W, b)
+    operands = (x, W) if module is torch_norm_like_without_bias else (x, W, b)
     return CLASSES[module].apply(*operands, 3.0)[1]
 
 
@@ -54,12 +57,12 @@ def test_squares_are_taken_only_where_that_is_safe(dtype):
     ):
         x = torch.ones(3, 4, dtype=dtype)
         x[1] = row
-        found = _rows.safe_squares(x)
+        found = rows_module.safe_squares(x)
         assert (found is not None) is safe
         if safe:
             torch.testing.assert_close(found, x.square().sum(-1, keepdim=True))
-    assert _rows.safe_squares(torch.empty(0, 4, dtype=dtype)) is None
-    assert _rows.safe_squares(nn.Parameter(torch.ones(2, 2))) is not None
+    assert rows_module.safe_squares(torch.empty(0, 4, dtype=dtype)) is None
+    assert rows_module.safe_squares(nn.Parameter(torch.ones(2, 2))) is not None
 
 
 def test_a_limit_that_lets_too_much_through_is_seen(monkeypatch):
@@ -68,9 +71,9 @@ def test_a_limit_that_lets_too_much_through_is_seen(monkeypatch):
     def careless(x):
         return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
 
-    monkeypatch.setattr(_norm_like, "safe_squares", careless)
+    monkeypatch.setattr(torch_norm_like, "safe_squares", careless)
     with pytest.raises(AssertionError):
-        test_the_scale_is_the_one_of_any_magnitude(_norm_like, torch.float32, -30)
+        test_the_scale_is_the_one_of_any_magnitude(torch_norm_like, torch.float32, -30)
 
 
 @pytest.mark.parametrize("function", [*CLASSES.values(), PatchAffineLike])
@@ -83,7 +86,7 @@ def test_torch_finds_the_signature_of_a_map_instead_of_making_it(function):
 def gradients_of(module: ModuleType, dtype: torch.dtype) -> list[torch.Tensor]:
     torch.manual_seed(4)
     inputs = [torch.randn(*axes, dtype=dtype, requires_grad=True) for axes in ((37, 6), (5, 6), (5,))]
-    inputs = inputs[:2] if module is _norm_like_without_bias else inputs
+    inputs = inputs[:2] if module is torch_norm_like_without_bias else inputs
     z = CLASSES[module].apply(*inputs, 3.0)[0]
     return list(torch.autograd.grad(z, inputs, torch.randn_like(z)))
 
@@ -94,7 +97,7 @@ def gradients_of(module: ModuleType, dtype: torch.dtype) -> list[torch.Tensor]:
 def test_gradients_taken_by_blocks_of_rows_are_those_of_all_rows_at_once(module, dtype, block, monkeypatch):
     """Blocks of one row too, though it holds more numbers than a block, and a last one that is shorter."""
     whole = gradients_of(module, dtype)
-    monkeypatch.setattr(_rows, "_BLOCK", block)
+    monkeypatch.setattr(rows_module, "_BLOCK", block)
     calls = []
     rows = module.gradient_rows
     monkeypatch.setattr(module, "gradient_rows", lambda *given: (calls.append(len(given[0])), rows(*given))[1])
@@ -107,6 +110,6 @@ def test_gradients_taken_by_blocks_of_rows_are_those_of_all_rows_at_once(module,
 
 
 def test_rows_are_taken_all_at_once_where_they_are_few_or_cannot_be_looked_at():
-    many = torch.empty(_rows._BLOCK // 64, 128)
-    assert len(_rows.row_blocks(many)) == 2
-    assert [_rows.row_blocks(x) for x in (many[1:], many.to("meta"), many[:0])] == [[], [], []]
+    many = torch.empty(rows_module._BLOCK // 64, 128)
+    assert len(rows_module.row_blocks(many)) == 2
+    assert [rows_module.row_blocks(x) for x in (many[1:], many.to("meta"), many[:0])] == [[], [], []]

@@ -25,6 +25,7 @@ from derive.cancel import solve
 from derive.errors import UsageError
 from derive.spec import loads_spec
 from tests.codegen.layer_files import AFFINE, FILES, toml
+from tests.emitted import file_of
 
 ROOT = Path(__file__).parents[2]
 KAPPA = 5.3
@@ -288,20 +289,20 @@ def test_other_mathematics_is_other_code(old, new):
     before, after = (json.loads(t[MANIFEST]) for t in (texts("tanh_features"), changed))
     for name, digest in before["derivations"].items():
         assert after["derivations"][name] != digest
-    assert changed["_affine_like.py"] != texts("tanh_features")["_affine_like.py"]
+    assert changed[file_of("torch", "affine_like.py")] != texts("tanh_features")[file_of("torch", "affine_like.py")]
 
 
 def test_other_names_of_indices_are_the_same_mathematics():
     text = FILES["tanh_features"].text
     renamed = build_layer(loads_spec(text.replace("[j]", "[a]").replace("[i, j]", "[i, a]")))
-    assert renamed["_norm_like.py"] == texts("tanh_features")["_norm_like.py"]
+    assert renamed[file_of("torch", "norm_like.py")] == texts("tanh_features")[file_of("torch", "norm_like.py")]
 
 
 def test_every_file_is_listed_and_every_equation_named():
     manifest = json.loads(texts("strided")[MANIFEST])
     assert manifest["classes"] == {"StridedAffineLike": "strided/affine-like", "StridedNormLike": "strided/norm-like"}
     assert set(manifest["files"]) | {MANIFEST} == set(texts("strided"))
-    code = texts("strided")["_affine_like.py"]
+    code = texts("strided")[file_of("torch", "affine_like.py")]
     assert manifest["derivations"]["strided/affine-like"] in code
     for equation in ("define-E", "define-f", "forward", "backward-dx", "backward-dW", "backward-db", "tangent"):
         assert f"# strided/affine-like/{equation}" in code

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "codegen" / "targets" / "torch" / "templates"
-TEMPLATES = sorted(FOLDER.glob("*.jinja"))
+ROOM = Path(__file__).parents[2] / "codegen"
+TEMPLATES = sorted([*ROOM.glob("targets/torch/templates/*.jinja"), *ROOM.glob("runtime/*.py")])
 FORMULAS = [
     r"sqrt",
     r"kappa\s*[-+*/]",
@@ -18,9 +18,9 @@ FORMULAS = [
 ]
 LENGTHS = r"\+\s*1\b(?!\])"  # of windows and kernels, which are no part of a map
 ALLOWED = {
-    "_rows.py.jinja": {"sqrt"},
-    "_patches.py.jinja": {LENGTHS, r"addcmul|mul_|addmm"},
-    "_patch_checks.py.jinja": {LENGTHS},
+    "rows.py": {"sqrt"},
+    "patches.py": {LENGTHS, r"addcmul|mul_|addmm"},
+    "patch_checks.py": {LENGTHS},
     "patch_modules.py.jinja": {LENGTHS},
 }
 

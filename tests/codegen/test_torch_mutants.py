@@ -10,9 +10,14 @@ import torch
 import torch.nn.functional as F
 
 import affine_divergence as ad
+from tests.emitted import file_of, shared
 
 DOUBLE = torch.float64
-ROWS, PATCHES, SHARED = "_affine_like.py", "_patch_affine_like.py", "_patches.py"
+ROWS, PATCHES, SHARED = (
+    file_of("torch", "affine_like.py"),
+    file_of("torch", "patch_affine_like.py"),
+    shared("patches.py"),
+)
 KAPPA = 1.7
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script(_method)?. is deprecated:DeprecationWarning")
 
@@ -96,7 +101,7 @@ def test_what_is_emitted_does_not_depart():
 def test_damage_is_caught(name, tmp_path, import_package):
     file, old, new = DAMAGE[name]
     package = f"torch_mutant_{list(DAMAGE).index(name)}"
-    kept = shutil.ignore_patterns("__pycache__", "_cuda*", "_triton*")
+    kept = shutil.ignore_patterns("__pycache__", "cuda", "triton")
     shutil.copytree(Path(ad.__file__).parent, tmp_path / package, ignore=kept)
     text = (tmp_path / package / file).read_text(encoding="utf-8")
     assert old in text, f"{old!r} is no longer emitted; choose other damage"

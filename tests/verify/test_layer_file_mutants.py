@@ -12,7 +12,16 @@ from codegen.compiler import build_layer
 from codegen.package import write
 from derive.spec import loads_spec
 from tests.codegen.layer_files import FILES
+from tests.emitted import file_of, shared
 
+AFFINE = file_of("torch", "affine_like.py")
+NORM = file_of("torch", "norm_like.py")
+SAMPLES = shared("samples.py")
+CPP_AFFINE = file_of("cpp", "affine_like.cpp")
+CPP_NORM = file_of("cpp", "norm_like.cpp")
+CPP_LAUNCHER = file_of("cpp", "affine_like.py")
+CUDA_AFFINE = file_of("cuda", "affine_like.cu")
+TRITON_AFFINE = file_of("triton", "affine_like.py")
 TANH, PADDED, ROW = "tanh_features", "padded", "scaled_affine"
 ALONE = (  # what follows where the weights' gradient alone is wanted
     "  # tanh_features/affine-like/backward-dW\n            dW = check_result(dW.contiguous(), g, (m, n))\n        if"
@@ -23,133 +32,133 @@ FROZEN, ENERGY = "frozen-subsets", "no-energy"
 MUTANTS = {  # the layer, the file, what stood there, what stands there now, the check that must fail
     "+ 1 dropped": (
         TANH,
-        "_affine_like.py",
+        AFFINE,
         "torch.sqrt(E + 1)",
         "torch.sqrt(E)",
         f"identity/{TANH}/affine-like/self-factor",
     ),
     "kappa ignored": (
         TANH,
-        "_affine_like.py",
+        AFFINE,
         "math.sqrt(kappa) / torch",
         "1 / torch",
         f"identity/{TANH}/affine-like/self-factor",
     ),
     "wrong kappa in the backward pass": (
         TANH,
-        "_affine_like.py",
+        AFFINE,
         "g_t2 / (2 * kappa)",
         "g_t2 / 2",
         f"gradient/{TANH}/affine-like/backward-dx",
     ),
     "wrong kappa in the tangent": (
         TANH,
-        "_affine_like.py",
+        AFFINE,
         "f**3 / (2 * kappa)",
         "f**3 / 2",
         f"path/{TANH}/affine-like/forward-mode",
     ),
     "squares in the type of the input": (
         PADDED,
-        "_norm_like.py",
+        NORM,
         "x_at.double().square()",
         "x_at.square()",
         f"path/{PADDED}/norm-like/magnitudes/float32",
     ),
     "no value where there is no energy": (
         PADDED,
-        "_norm_like.py",
+        NORM,
         "torch.where(E == 0, 0, math",
         "torch.where(E == -1, 0, math",
         f"path/{PADDED}/norm-like/{ENERGY}",
     ),
     "what was kept left out of the recorded graph": (
         TANH,
-        "_affine_like.py",
+        AFFINE,
         "f = kept(x, kappa)\n        return (*gradients",
         "pass\n        return (*gradients",
         f"path/{TANH}/affine-like/double-backward",
     ),
     "slope of the feature lost": (
         TANH,
-        "_norm_like.py",
+        NORM,
         "dx = ((1 - torch.tanh(x.double())**2) * ",
         "dx = (1 * ",
         f"gradient/{TANH}/norm-like/backward-dx",
     ),
     "term of a sum dropped in C++": (
         TANH,
-        "_cpp_affine_like.cpp",
+        CPP_AFFINE,
         "E_sum += ",
         "E_sum += (i0 == 0) * ",
         f"identity/{TANH}/affine-like/self-factor/cpp",
     ),
     "wrong kappa in C++": (
         TANH,
-        "_cpp_affine_like.cpp",
+        CPP_AFFINE,
         "g_t2 / (2 * kappa)",
         "g_t2 / 2",
         f"gradient/{TANH}/affine-like/backward-dx/cpp",
     ),
     "lost guard of a gather in C++": (
         PADDED,
-        "_cpp_norm_like.cpp",
+        CPP_NORM,
         f"{COLUMN} >= 0 && {COLUMN} < w ?",
         f"{COLUMN} < w ?",
         f"path/{PADDED}/norm-like/batches/cpp",
     ),
     "guard off by one in C++": (
         PADDED,
-        "_cpp_norm_like.cpp",
+        CPP_NORM,
         "(2 * i1 + i2 - pad) < l ",
         "(2 * i1 + i2 - pad) < l - 1 ",
         f"path/{PADDED}/norm-like/{FROZEN}/cpp",
     ),
     "offset alone has the weights' branch in C++": (
         TANH,
-        "_cpp_affine_like.py",
+        CPP_LAUNCHER,
         "        if wanted[2]:\n            db = g.new_empty((m,))",
         "        if wanted[2]:\n            db = g.new_zeros((m,))\n            return dx, dW, db, None",
         f"path/{TANH}/affine-like/{FROZEN}/cpp",
     ),
     "features of a frozen input not computed in C++": (
         TANH,
-        "_cpp_affine_like.py",
+        CPP_LAUNCHER,
         f"dW = dtW.t() @ t{ALONE}",
         f"dW = dtW.t() @ x{ALONE}",
         f"path/{TANH}/affine-like/{FROZEN}/cpp",
     ),
     "range safety lost in C++": (
         PADDED,
-        "_cpp_norm_like.cpp",
+        CPP_NORM,
         "Wide E_sum = 0;",
         "Element E_sum = 0;",
         f"path/{PADDED}/norm-like/magnitudes/cpp/float32",
     ),
     "no value where there is no energy in C++": (
         PADDED,
-        "_cpp_norm_like.cpp",
+        CPP_NORM,
         "== 0 ? 0 : sqrt(kappa - 1)",
         "== -1 ? 0 : sqrt(kappa - 1)",
         f"path/{PADDED}/norm-like/{ENERGY}/cpp",
     ),
     "parts of several threads not added up": (
         TANH,
-        "_cpp_affine_like.cpp",
+        CPP_AFFINE,
         "    db_parts.add_up(db_data);",
         "    std::copy_n(db_parts.of(0), m, db_data);",
         f"path/{TANH}/affine-like/batches/cpp",
     ),
     "strides ignored in C++": (
         TANH,
-        "_cpp_affine_like.py",
+        CPP_LAUNCHER,
         "        x = x.contiguous()\n",
         "",
         f"path/{TANH}/affine-like/layouts/cpp",
     ),
     "kernels never launched": (
         TANH,
-        "_cpp_affine_like.py",
+        CPP_LAUNCHER,
         "if ready is None",
         "if True",
         f"path/{TANH}/affine-like/kernels/cpp",
@@ -164,14 +173,14 @@ MUTANTS = {  # the layer, the file, what stood there, what stands there now, the
     "plain layer without its offset": (TANH, "_plain.py", "+ b", "+ 0 * b", f"gradient/{TANH}/forward/module"),
     "leading axes in another order": (
         TANH,
-        "_samples.py",
+        SAMPLES,
         "*(self._lead or ()), *z.shape[1:]",
         "*reversed(self._lead or ()), *z.shape[1:]",
         f"path/{TANH}/affine-like/batches",
     ),
     "mapped over the wrong axis": (
         TANH,
-        "_affine_like.py",
+        AFFINE,
         "torch.vmap(portable, in_dims)(*arguments)",
         "torch.vmap(portable, in_dims, 1)(*arguments)",
         f"path/{TANH}/affine-like/vmap",
@@ -185,14 +194,14 @@ MUTANTS = {  # the layer, the file, what stood there, what stands there now, the
     ),
     "+ 1 dropped in CUDA": (
         ROW,
-        "_cuda_affine_like.cu",
+        CUDA_AFFINE,
         "sqrt(q + Wide(1) / (peak * peak))",
         "sqrt(q)",
         f"path/{ROW}/affine-like/on-host/cuda",
     ),
     "wrong kappa in Triton": (
         ROW,
-        "_triton_affine_like.py",
+        TRITON_AFFINE,
         "(f * gb + u_gW) / kappa",
         "(f * gb + u_gW)",
         f"path/{ROW}/affine-like/{FROZEN}/triton",

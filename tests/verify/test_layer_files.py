@@ -10,6 +10,7 @@ from codegen.compiler import build_layer
 from codegen.package import MANIFEST, write
 from derive.spec import load_spec
 from tests.codegen.layer_files import FILES
+from tests.emitted import file_of
 from verify.checks.runner import tasks_for
 
 NAME = "tanh_features"
@@ -60,7 +61,7 @@ def test_a_package_is_checked_with_its_file(file, package, capsys):
     code, out, _ = run(capsys, file, "--package", package, "--only", SELF_FACTOR)
     assert code == 0 and "1 passed" in out
     copy = shutil.copytree(package, package.with_name("copy"), ignore=shutil.ignore_patterns("__pycache__"))
-    source = copy / "_affine_like.py"
+    source = copy / file_of("torch", "affine_like.py")
     source.write_text(source.read_text().replace("torch.sqrt(E + 1)", "torch.sqrt(E + 2)"))
     code, out, _ = run(capsys, file, "--package", copy, "--only", SELF_FACTOR)
     assert code == 1 and f"--only {SELF_FACTOR} --seed 0 --package {copy}" in out

@@ -11,7 +11,21 @@ import pytest
 
 import affdiv
 import affine_divergence
+from tests.emitted import file_of, shared
 
+AFFINE = file_of("torch", "affine_like.py")
+NORM = file_of("torch", "norm_like.py")
+BARE = file_of("torch", "norm_like_without_bias.py")
+ROWS = shared("rows.py")
+PATCHES = shared("patches.py")
+UNIT = file_of("torch", "unit.py")
+VALUES = file_of("torch", "value_path.py")
+IMAGES = file_of("torch", "patch_affine_like.py")
+NORM_IMAGES = file_of("torch", "patch_norm_like.py")
+CENTRED = file_of("torch", "patch_affine_like_centred.py")
+TRANSPOSED = file_of("torch", "patch_affine_like_transposed.py")
+CPP_AFFINE = file_of("cpp", "affine_like.cpp")
+CPP_IMAGES = file_of("cpp", "patch_affine_like.cpp")
 PACKAGE = Path(affine_divergence.__file__).parent
 DX = "gradient/affine-like/backward-dx"
 PATCH = "identity/grouped-convolution/affine-like/self-factor/2d"
@@ -19,61 +33,61 @@ WHOLE = "gradient/attention-output/affine-like/forward"
 
 MUTANTS = {  # the file, what stood there, what stands there now, the layer, the check that must fail
     "+ 1 dropped": (
-        "_affine_like.py",
+        AFFINE,
         "E.add_(1).rsqrt_()",
         "E.rsqrt_()",
         "affine",
         "identity/affine-like/self-factor",
     ),
-    "+ 1 dropped where recorded": ("_affine_like.py", "q + 1 / peak**2", "q", "affine", DX),
+    "+ 1 dropped where recorded": (AFFINE, "q + 1 / peak**2", "q", "affine", DX),
     "kappa ignored": (
-        "_affine_like.py",
+        AFFINE,
         ".rsqrt_().mul_(math.sqrt(kappa))",
         ".rsqrt_()",
         "affine",
         "identity/affine-like/self-factor",
     ),
-    "scale squared": ("_affine_like.py", "mul_(f)  #", "mul_(f**2)  #", "affine", "gradient/affine-like/forward"),
+    "scale squared": (AFFINE, "mul_(f)  #", "mul_(f**2)  #", "affine", "gradient/affine-like/forward"),
     "bias outside the scale": (
-        "_affine_like.py",
+        AFFINE,
         "z = xW.mul_(f)  #",
         "z = F.linear(x, W).mul_(f).add_(b)  #",
         "affine",
         "identity/affine-like/activation-change",
     ),
-    "sign of dx": ("_affine_like.py", "u, value=-1)", "u, value=1)", "affine", DX),
-    "sign of dx where recorded": ("_affine_like.py", "(f * gW - c * u)", "(f * gW + c * u)", "affine", DX),
+    "sign of dx": (AFFINE, "u, value=-1)", "u, value=1)", "affine", DX),
+    "sign of dx where recorded": (AFFINE, "(f * gW - c * u)", "(f * gW + c * u)", "affine", DX),
     "dW unscaled": (
-        "_affine_like.py",
+        AFFINE,
         "dW = g.t() @ u ",
         "dW = g.t() @ x ",
         "affine",
         "gradient/affine-like/backward-dW",
     ),
-    "db unscaled": ("_affine_like.py", "f.squeeze(-1) @ g", "g.sum(0)", "affine", "gradient/affine-like/backward-db"),
+    "db unscaled": (AFFINE, "f.squeeze(-1) @ g", "g.sum(0)", "affine", "gradient/affine-like/backward-db"),
     "wrong axis": (
-        "_rows.py",
+        ROWS,
         "(x, dim=-1, keepdim=True, dtype",
         "(x.t(), dim=-1, keepdim=True, dtype",
         "affine",
         "identity/affine-like/self-factor",
     ),
     "bias's share of kappa kept": (
-        "_norm_like.py",
+        NORM,
         ".mul_(math.sqrt(kappa - 1))",
         ".mul_(math.sqrt(kappa))",
         "affine",
         "identity/norm-like/self-factor",
     ),
     "kappa for its root": (
-        "_norm_like_without_bias.py",
+        BARE,
         ".mul_(math.sqrt(kappa))",
         ".mul_(kappa)",
         "linear",
         "identity/linear/norm-like/self-factor",
     ),
     "mean not subtracted": (
-        "_rows.py",
+        ROWS,
         "return (x - x.mean(-1, keepdim=True, dtype=_wide(x))).to(x.dtype)",
         "return x",
         "affine",
@@ -100,73 +114,73 @@ MUTANTS = {  # the file, what stood there, what stands there now, the layer, the
         "convolution",
         "identity/convolution/stated-self-factor",
     ),
-    "+ 1 dropped of patches": ("_patch_affine_like.py", "torch.sqrt(E + 1)", "torch.sqrt(E)", "convolution", PATCH),
+    "+ 1 dropped of patches": (IMAGES, "torch.sqrt(E + 1)", "torch.sqrt(E)", "convolution", PATCH),
     "box without stride": (
-        "_patches.py",
+        PATCHES,
         "k * dilation, stride, count) for",
         "k * dilation, 1, count) for",
         "convolution",
         PATCH,
     ),
     "box without dilation": (
-        "_patches.py",
+        PATCHES,
         "k * dilation, stride, count) for",
         "k, stride, count) for",
         "convolution",
         PATCH,
     ),
     "box padded at one end": (
-        "_patches.py",
+        PATCHES,
         "for p in (padding, padding)",
         "for p in (0, 2 * padding)",
         "convolution",
         PATCH,
     ),
     "sign of a patch's dx": (
-        "_patch_affine_like.py",
+        IMAGES,
         "dE = -wide(f)",
         "dE = wide(f)",
         "convolution",
         "gradient/grouped-convolution/affine-like/backward-dx/2d",
     ),
     "bias's share of kappa kept of patches": (
-        "_patch_norm_like.py",
+        NORM_IMAGES,
         "math.sqrt(kappa - 1) /",
         "math.sqrt(kappa) /",
         "convolution",
         "identity/grouped-convolution/norm-like/self-factor/2d",
     ),
     "patch's mean left in its length": (
-        "_patch_affine_like_centred.py",
+        CENTRED,
         "difference(xx_sum, x.shape[2] * math.prod(geometry.kernel) * m**2)",
         "xx_sum",
         "convolution",
         "identity/centred-convolution/affine-like/self-factor/2d",
     ),
     "other constant, transposed": (
-        "_patch_affine_like_transposed.py",
+        TRANSPOSED,
         "torch.sqrt(E + 1)",
         "torch.sqrt(E + 2)",
         "transposed-convolution",
         "identity/grouped-transposed-convolution/affine-like/self-factor/2d",
     ),
     "+ 1 dropped in C++": (
-        "_cpp_affine_like.cpp",
+        CPP_AFFINE,
         "sqrt(q + Wide(1) / (peak * peak))",
         "sqrt(q)",
         "affine",
         "identity/affine-like/self-factor/cpp",
     ),
-    "sign of dx in C++": ("_cpp_affine_like.cpp", "f * gW[k] - c * u", "f * gW[k] + c * u", "affine", f"{DX}/cpp"),
+    "sign of dx in C++": (CPP_AFFINE, "f * gW[k] - c * u", "f * gW[k] + c * u", "affine", f"{DX}/cpp"),
     "+ 1 dropped of patches in C++": (
-        "_cpp_patch_affine_like.cpp",
+        CPP_IMAGES,
         "sqrt(1 + E)",
         "sqrt(E)",
         "convolution",
         f"{PATCH}/cpp",
     ),
     "sign of a patch's dx in C++": (
-        "_cpp_patch_affine_like.cpp",
+        CPP_IMAGES,
         "-dh_h * (f * f)",
         "dh_h * (f * f)",
         "convolution",
@@ -179,9 +193,9 @@ MUTANTS = {  # the file, what stood there, what stands there now, the layer, the
         "attention",
         f"{WHOLE}/module",
     ),
-    "queries longer than one": ("_unit.py", "f = 1 / (peak", "f = 2 / (peak", "attention", f"{WHOLE}/qk-norm"),
+    "queries longer than one": (UNIT, "f = 1 / (peak", "f = 2 / (peak", "attention", f"{WHOLE}/qk-norm"),
     "+ 1 dropped of values": (
-        "_value_path.py",
+        VALUES,
         "q + 1 / peak**2",
         "q",
         "attention-value",

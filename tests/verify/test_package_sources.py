@@ -1,6 +1,7 @@
 """The digests of the generated package: of every file that computes something, whatever its language."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import affine_divergence
@@ -10,8 +11,12 @@ FOLDER = Path(affine_divergence.__file__).parent
 SILENT = {"manifest.json", "py.typed"}  # what says something of the package and computes nothing
 
 
+def files_of(folder):
+    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+
+
 def test_every_file_that_computes_has_its_digest():
-    files = {path.name for path in FOLDER.iterdir() if path.is_file()}
+    files = {path.relative_to(FOLDER).as_posix() for path in files_of(FOLDER)}
     found = digests()
     assert set(found) == files - SILENT
     for name, digest in found.items():
@@ -19,9 +24,7 @@ def test_every_file_that_computes_has_its_digest():
 
 
 def test_a_changed_file_changes_its_digest_alone(tmp_path, monkeypatch):
-    for path in FOLDER.iterdir():
-        if path.is_file():
-            (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(affine_divergence, "__file__", str(tmp_path / "__init__.py"))
     before = digests()
     for name in before:

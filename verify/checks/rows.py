@@ -151,7 +151,7 @@ def by_kernels(backend: str, form: str) -> Any:
 
     def call(module: Any, x: Tensor) -> Tensor:
         """Return the output of a backend's function with the parameters of a module."""
-        function = getattr(target.part(f"_{backend}"), form.replace("-", "_"))
+        function = getattr(target.part(f"kernels.{backend}.functional"), form.replace("-", "_"))
         z: Tensor = function(x, module.weight, module.bias, module.kappa)
         return z
 

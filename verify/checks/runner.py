@@ -152,7 +152,7 @@ def _skipped(task: Task, setting: Setting) -> Outcome | None:
 
 def _no_compiler() -> str:
     """Return why the C++ kernels cannot be compiled here; nothing if they can."""
-    return str(target.part("_cpp_compile").missing())
+    return str(target.part("kernels.cpp.runtime.compile").missing())
 
 
 def _check(task: Task, setting: Setting, outcome: Outcome) -> Check:

@@ -26,13 +26,13 @@ def package() -> ModuleType:
 
 
 def part(name: str) -> ModuleType:
-    """Return a module of the package under verification, such as ``functional``."""
+    """Return a module of the package under verification, such as ``functional`` or ``runtime.rows``."""
     return importlib.import_module(f"{_chosen[-1]}.{name}")
 
 
 def holds_kernels(backend: str) -> bool:
     """Return whether the package under verification has kernels of a target."""
-    return any(next(Path(folder).glob(f"_{backend}_*"), None) for folder in package().__path__)
+    return any((Path(folder) / "kernels" / backend).is_dir() for folder in package().__path__)
 
 
 @contextmanager

@@ -33,9 +33,9 @@ def missing() -> str:
 class HostCode:
     """The kernels of a source: ``launch`` runs every block on the CPU, threads in a chosen order.
 
-    ``headers`` are the files that the source includes, by name. ``element`` is the type of the numbers in C++, such as
-    ``float``. ``order`` seeds the order of threads, 0 for that of their numbers. Every launch is added to ``launched``
-    as (name, grid, block). ``watched`` has undefined behaviour reported on standard error.
+    ``headers`` are the files that the source includes, by their paths from it. ``element`` is the type of the numbers
+    in C++, such as ``float``. ``order`` seeds the order of threads, 0 for that of their numbers. Every launch is added
+    to ``launched`` as (name, grid, block). ``watched`` has undefined behaviour reported on standard error.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ def _library(text: str, headers: tuple[tuple[str, str], ...], element: str, watc
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, header in headers:
-            (Path(folder) / name).write_text(header, encoding="utf-8")
+            place = Path(folder) / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(header, encoding="utf-8")
         (Path(folder) / "kernels.cpp").write_text(text + entries, encoding="utf-8")
         flags = [*_FLAGS, *(f"-Wno-{name}" for name in _SILENT), *([_SANITIZER] if watched else [])]
         command = ["g++", *flags, f"-DELEMENT={element}", "-include", str(_SHIM), "kernels.cpp", "-o", "kernels.so"]

@@ -27,11 +27,11 @@ class Host:
         self.order = 0
         self.replacements: tuple[tuple[str, str], ...] = ()
         self.launched: list[Any] = []
-        self._elements: dict[torch.dtype, str] = self._part("_cuda_compile").ELEMENTS
+        self._elements: dict[torch.dtype, str] = self._part("kernels.cuda.runtime.compile").ELEMENTS
         self._patches = ExitStack()
 
     def __enter__(self) -> Self:
-        launch, backends = self._part("_cuda_launch"), self._part("_backends")
+        launch, backends = self._part("kernels.cuda.runtime.launch"), self._part("runtime.backends")
         misplaced, needs = backends._misplaced, {**backends._NEEDS, "cuda": "math"}
         for module, name, value in (
             (launch, "compiled", self._compiled),
@@ -49,8 +49,8 @@ class Host:
 
     def forget(self) -> None:
         """Compile anew at the next call, and look again at what is installed."""
-        self._part("_backends")._lack.cache_clear()
-        prefix = f"{self.package}._cuda_"
+        self._part("runtime.backends")._lack.cache_clear()
+        prefix = f"{self.package}.kernels.cuda."
         for kernels in [
             getattr(m, "KERNELS", None) for name, m in list(sys.modules.items()) if name.startswith(prefix)
         ]:
@@ -61,8 +61,9 @@ class Host:
         return importlib.import_module(f"{self.package}.{name}")
 
     def _compiled(self, source: Path, dtype: torch.dtype, device: torch.device) -> HostCode:
-        """Stand in for the compiler of the device: the source with the headers beside it, compiled for the CPU."""
-        headers = {path.name: self._changed(path) for path in source.parent.glob("*.cuh")}
+        """Stand in for the compiler of the device: the source with the headers below it, compiled for the CPU."""
+        folder = source.parent
+        headers = {path.relative_to(folder).as_posix(): self._changed(path) for path in folder.rglob("*.cuh")}
         return HostCode(
             self._changed(source), headers, self._elements[dtype], self.order, self.launched, watched=self.watched
         )

@@ -140,8 +140,7 @@ def _unit(name: str, shape: Sequence[int], random: Random) -> Case:
     N, H, L, S, d = shape
 
     def run(backend: str, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        home = "_unit" if backend == "torch" else f"_{backend}_unit"
-        pair: Any = importlib.import_module(f"affine_divergence.{home}").UnitPair
+        pair: Any = importlib.import_module(f"affine_divergence.kernels.{backend}.unit").UnitPair
         found = pair.apply(*tensors)
         return found[0], found[2]
 

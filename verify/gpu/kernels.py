@@ -43,9 +43,9 @@ def files() -> dict[str, str]:
 
 
 def backend_and_map(file: str) -> tuple[str, str]:
-    """Return the backend and the map of a file such as ``_triton_affine_like.py``."""
-    backend, _, name = Path(file).stem.lstrip("_").partition("_")
-    return backend, name
+    """Return the backend and the map of a file such as ``kernels/triton/affine_like.py``."""
+    path = Path(file)
+    return path.parent.name, path.stem
 
 
 def family(name: str) -> str:

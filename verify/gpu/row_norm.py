@@ -19,8 +19,8 @@ def measure_row_norm() -> dict[str, Any]:
     """Return bytes a second of the Triton kernel ``scale_kernel``, and its share of the copy bandwidth."""
     import triton  # type: ignore[import-untyped]
 
-    from affine_divergence import _triton_affine_like as kernels
-    from affine_divergence._triton_tiles import row_tiles, wide
+    from affine_divergence.kernels.triton import affine_like as kernels
+    from affine_divergence.kernels.triton.runtime.tiles import row_tiles, wide
 
     x = torch.randn(_ROWS, _COLUMNS, device="cuda", dtype=torch.bfloat16)
     dtype, WIDE, FLOOR = wide(x.dtype)

@@ -62,9 +62,9 @@ class _KernelFile:
         return {
             **words,
             "formulas": formulas(plan.layer),
-            "module": f"_cpp{words['module']}",
+            "module": words["module"],
             "plain": words["module"],
-            "source": f"_cpp{words['module']}.cpp",
+            "source": f"{words['module']}.cpp",
             "kernels": [k.context for k in kernels],
             "functions": [f"FUNCTION({k.name})" for k in kernels],
             **self._opening("forward", plan.tensors, values, forward.lines, shown=plan.tensors),

@@ -11,7 +11,7 @@ backward pass has dh = f g and W^T dh, and reads that sum backwards:
 
     f sum[o](g[o]*h[o]) = sum[o](dh[o]*h[o]) = sum[c,k](x[c,k]*sum[o](W[o,c,k]*dh[o])) + sum[o](dh[o]*beside[o])
 
-The sums themselves stand in ``_cpp_patch_passes.h``.
+The sums themselves stand in ``runtime/patch_passes.h``.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ def patch_map_context(chosen: PatchMap) -> dict[str, Any]:
     return {
         **headings,
         "plain": chosen.module,
-        "module": f"_cpp{chosen.module}",
-        "source": f"_cpp{chosen.module}.cpp",
-        "prefix": chosen.module.lstrip("_"),
+        "module": chosen.module,
+        "source": f"{chosen.module}.cpp",
+        "prefix": chosen.module,
         "functions": arithmetic(plan),
         "entry": ENTRY,
         "kappa": identifier(str(plan.kappa)),

@@ -16,6 +16,7 @@ from codegen.plans.rows import Plan
 from codegen.printing.extents import lengths, shapes_text
 from codegen.printing.launches import unique
 from codegen.printing.naming import AngleFamily, Borrowed, Family
+from codegen.printing.places import folder, in_folder, runtime, target_runtime
 from codegen.printing.rendering import SHARED, renderer
 from codegen.printing.row_headings import heading_context
 from codegen.printing.wrap import comment, joined
@@ -28,35 +29,42 @@ from codegen.targets.shared.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.shared.row_contexts import row_contexts
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_PATCHES = ("_cpp_patches.h", "_cpp_patch_passes.h", "_cpp_patches.py")
-_FIXED = ("_cpp_rows.h", "_cpp_python.h", "_cpp_compile.py", "_cpp_load.py", "_cpp_launch.py", "_kernel_cache.py")
+_NAME = "cpp"
+_PATCHES = ("patches.h", "patch_passes.h", "patches.py")
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
-    """Return the text of every file by its name in the package, which also needs the files of the torch target.
+    """Return the text of every file by its path in the package, which also needs the files of the torch target.
 
     Raise ``UsageError`` for a map with a part that has no kernel and no line of torch.
     """
-    result = {name: render(f"{name}.jinja", {}) for name in _FIXED}
-    contexts = row_contexts(map_context, families, angles)
-    for context in contexts:
+    result = {}
+    for context in row_contexts(map_context, families, angles):
         result[context["source"]] = render("kernels.cpp.jinja", context)
         result[f"{context['module']}.py"] = render("map.py.jinja", context)
     result |= _patch_files(families)
-    result["_cpp.py"] = borrowed_functions(
-        [*families, *angles], "_cpp", " of tensors on the CPU, computed by kernels in C++"
+    result["functional.py"] = borrowed_functions(
+        [*families, *angles], _NAME, " of tensors on the CPU, computed by kernels in C++"
     )
-    return result
+    headers = ("rows.h", *(_PATCHES if maps_with_kernels(families) else ()))
+    return in_folder(_NAME, result) | target_files(*headers) | shared_files(families)
+
+
+def target_files(*names: str) -> dict[str, str]:
+    """Return what every package with kernels in C++ holds beside them, with further files of the target's own."""
+    own = ("python.h", "compile.py", "load.py", "launch.py")
+    return (
+        folder(_NAME, "The maps by kernels in C++") | target_runtime(_NAME, *own, *names) | runtime("kernel_cache.py")
+    )
 
 
 def _patch_files(families: Sequence[Family]) -> dict[str, str]:
     """Return the files of the maps of convolutions that the passes compute; none in a package without them."""
-    contexts = [patch_map_context(m) for m in maps_with_kernels(families) if has_kernels(m)]
-    result = {name: render(f"{name}.jinja", {}) for name in _PATCHES if contexts}
-    for context in contexts:
+    result = {}
+    for context in [patch_map_context(m) for m in maps_with_kernels(families) if has_kernels(m)]:
         result[context["source"]] = render("patch_kernels.cpp.jinja", context)
         result[f"{context['module']}.py"] = render("patch_map.py.jinja", context)
-    return result | shared_files(render, families)
+    return result
 
 
 def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> dict[str, Any]:
@@ -65,10 +73,10 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     plain, own = twin["module"], plan.input_names[0]
     program = plan.backward.program
     first = head(program)
-    every = joint(program, first, plain.lstrip("_"), own) if first else Pass((), ())
-    blocks, spare, backward = _blocks(program, plain.lstrip("_"), own)
+    every = joint(program, first, plain, own) if first else Pass((), ())
+    blocks, spare, backward = _blocks(program, plain, own)
     whole = _joined(plan)
-    forward, back = HostPrinter(whole, plain.lstrip("_"), own).printed(), [every, *backward]
+    forward, back = HostPrinter(whole, plain, own).printed(), [every, *backward]
     parts = [forward, *back]
     lines = [line for p in parts for line in p.whole]
     kernels = [with_trial(k) for k in unique([k for p in parts for k in p.kernels])]
@@ -80,8 +88,8 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     return {
         **twin,
         "plain": plain,
-        "module": f"_cpp{plain}",
-        "source": f"_cpp{plain}.cpp",
+        "module": plain,
+        "source": f"{plain}.cpp",
         "own": own,
         "setup": lent.setup if lent else (),
         "forward_call": ", ".join((*plan.input_names, str(plan.kappa))),

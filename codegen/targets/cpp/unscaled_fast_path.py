@@ -2,7 +2,7 @@
 
 A program divides a row by a power of two near its largest entry before it squares it, so that nothing overflows or
 vanishes, and its results do not depend on which power that is. So 1 will do for nearly every row, and no pass has to
-look for the largest entry; ``in_range`` of ``_cpp_rows.h`` tells from the sum whether it did.
+look for the largest entry; ``in_range`` of ``runtime/rows.h`` tells from the sum whether it did.
 """
 
 from __future__ import annotations

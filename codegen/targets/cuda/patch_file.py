@@ -22,12 +22,12 @@ _PRINTER = ScalarPrinter(lambda entry: identifier(name_of(entry)))
 
 def patch_map_context(chosen: PatchMap) -> dict[str, Any]:
     """Return what the templates of a map need; raise ``UsageError`` for a map with a part that has no kernel."""
-    prefix = chosen.module.lstrip("_")
+    prefix = chosen.module
     context, lines = common_context(chosen, "cuda", lambda step, name: _launch(step, _name(prefix, name)))
     return {
         **context,
-        "module": f"_cuda{chosen.module}",
-        "source": f"_cuda{chosen.module}.cu",
+        "module": chosen.module,
+        "source": f"{chosen.module}.cu",
         "geometry_words": _GEOMETRY,
         "kernels": [_kernel(_name(prefix, name), step, lines) for name, step in lines.kernels.items()],
     }

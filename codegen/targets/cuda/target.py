@@ -11,6 +11,7 @@ from codegen.plans.rows import Plan
 from codegen.printing.extents import lengths, shapes_text
 from codegen.printing.launches import Printed, printed, unique, variants
 from codegen.printing.naming import AngleFamily, Borrowed, Family
+from codegen.printing.places import folder, in_folder, runtime, target_runtime
 from codegen.printing.rendering import SHARED, renderer
 from codegen.printing.row_headings import heading_context
 from codegen.printing.wrap import comment, joined
@@ -21,51 +22,51 @@ from codegen.targets.shared.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.shared.row_contexts import row_contexts
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_PATCHES = ("_cuda_patches.cuh", "_cuda_patches.py")
-_FIXED = ("_cuda_rows.cuh", "_kernel_cache.py", "_cuda_compile.py", "_cuda_launch.py")
+_NAME = "cuda"
+_FIXED, _PATCHES = ("rows.cuh", "compile.py", "launch.py"), ("patches.cuh", "patches.py")
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
-    """Return the text of every file by its name in the package, which also needs the files of the torch target.
+    """Return the text of every file by its path in the package, which also needs the files of the torch target.
 
     Raise ``UsageError`` for a map with a part that has no kernel and no line of torch.
     """
-    result = {name: render(f"{name}.jinja", {}) for name in _FIXED}
-    contexts = row_contexts(map_context, families, angles)
-    for context in contexts:
+    result = {}
+    for context in row_contexts(map_context, families, angles):
         result[context["source"]] = render("kernels.cu.jinja", context)
         result[f"{context['module']}.py"] = render("map.py.jinja", context)
     if has_companions(families):
         unit = unit_file_context()
-        result |= {name: render(f"{name}.jinja", unit) for name in (unit["source"], "_cuda_unit.py")}
-        result["_operators.py"] = render("_operators.py.jinja", {})
-    result["_cuda.py"] = borrowed_functions([*families, *angles], "_cuda", " of tensors on a CUDA device")
-    return result | _patch_files(families)
+        result |= {name: render(f"{name}.jinja", unit) for name in (unit["source"], "unit.py")}
+    result["functional.py"] = borrowed_functions([*families, *angles], _NAME, " of tensors on a CUDA device")
+    result = in_folder(_NAME, result | _patch_files(families))
+    own = target_runtime(_NAME, *_FIXED, *(_PATCHES if maps_with_kernels(families) else ()))
+    shared = runtime("kernel_cache.py", *(["operators.py"] if has_companions(families) else []))
+    return result | folder(_NAME, "The maps by kernels in CUDA C++") | own | shared | shared_files(families)
 
 
 def _patch_files(families: Sequence[Family]) -> dict[str, str]:
     """Return the files of the maps of convolutions; none in a package without them."""
-    contexts = [patch_map_context(m) for m in maps_with_kernels(families)]
-    result = {name: render(f"{name}.jinja", {}) for name in _PATCHES if contexts}
-    for context in contexts:
+    result = {}
+    for context in [patch_map_context(m) for m in maps_with_kernels(families)]:
         result[context["source"]] = render("patch_kernels.cu.jinja", context)
         result[f"{context['module']}.py"] = render("patch_map.py.jinja", context)
-    return result | shared_files(render, families)
+    return result
 
 
 def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> dict[str, Any]:
     """Return what the templates of one map need."""
     twin = heading_context(plan, with_bias)
     plain, own = twin["module"], plan.input_names[0]
-    prefix = plain.lstrip("_")
+    prefix = plain
     forward = [printed(program, prefix, own) for program in (plan.scale, plan.forward)]
     blocks, backward = _blocks(plan, prefix, own)
     lines = [line for p in (*forward, *backward) for line in p.lines]
     return {
         **twin,
         "plain": plain,
-        "module": f"_cuda{plain}",
-        "source": f"_cuda{plain}.cu",
+        "module": plain,
+        "source": f"{plain}.cu",
         "own": own,
         "tensors": ", ".join(plan.input_names),
         **_extents(plan, twin["saved_inputs"].split(", ")),

@@ -12,11 +12,11 @@ from codegen.printing.c_storage import ELEMENT, WIDE, is_column
 from codegen.schedule.rows import Rows, is_row_work
 from codegen.targets.shared.unit_names import MODULE, unit_context
 
-SOURCE = f"_cuda{MODULE}.cu"
+SOURCE = f"{MODULE}.cu"
 
 
 def unit_file_context() -> dict[str, Any]:
-    """Return what ``_cuda_unit.py.jinja`` and ``_cuda_unit.cu.jinja`` need."""
+    """Return what ``unit.py.jinja`` and ``unit.cu.jinja`` need."""
     unit = unit_rows()
     return {
         **unit_context(unit),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from codegen.catalogue import has_companions, patch_maps
 from codegen.plans.patch_maps import PatchMap
 from codegen.printing.naming import Family
 from codegen.printing.patch_headings import HELPER_NAMES, patch_headings
+from codegen.printing.places import runtime
 from codegen.targets.shared.patch_lines import Call, PatchLines, helpers
 
-SHARED = "_patch_places.py"
+SHARED = "patch_places.py"
 _PLACES = ("LEFTOVER", "number", "room", "smallest_sum")
 
 
@@ -20,9 +21,9 @@ def maps_with_kernels(families: Sequence[Family]) -> tuple[PatchMap, ...]:
     return tuple(sorted(patch_maps(), key=lambda m: m.module)) if has_companions(families) else ()
 
 
-def shared_files(render: Callable[[str, dict[str, Any]], str], families: Sequence[Family]) -> dict[str, str]:
+def shared_files(families: Sequence[Family]) -> dict[str, str]:
     """Return the files beside those of the maps that targets share."""
-    return {SHARED: render(f"{SHARED}.jinja", {})} if maps_with_kernels(families) else {}
+    return runtime(SHARED) if maps_with_kernels(families) else {}
 
 
 def common_context(chosen: PatchMap, target: str, launch: Call) -> tuple[dict[str, Any], PatchLines]:
@@ -42,7 +43,7 @@ def common_context(chosen: PatchMap, target: str, launch: Call) -> tuple[dict[st
         "helpers": sorted({*helpers(text, HELPER_NAMES), "rounded_type"}),
         "places": sorted({"as_geometry", "as_numbers", "takes", *_used(text)}),
         "uses_math": "math." in "\n".join(text),
-        "operator": _operator(chosen, headings, f"{target}{chosen.module}"),
+        "operator": _operator(chosen, headings, f"{target}_{chosen.module}"),
     }
     return context, lines
 

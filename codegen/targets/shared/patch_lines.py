@@ -1,7 +1,7 @@
 """The Python around the kernels of a map of a convolution, the same for every target.
 
 In these lines ``walk`` runs a kernel over positions; ``number`` and ``room`` give memory for one number and for
-channels at each position, see ``_patch_places``; the other functions are those of ``_patches``.
+channels at each position, see ``runtime.patch_places``; the other functions are those of ``runtime.patches``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 from codegen.plans.unit_rows import UnitRows
 from derive.export.text import text
 
-MODULE = "_unit"
+MODULE = "unit"
 FUNCTION_CLASS = "UnitPair"
 
 

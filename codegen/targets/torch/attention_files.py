@@ -12,6 +12,7 @@ from codegen.plans.value_path import ValuePath
 from codegen.printing.axes import AxesPrinter
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, Family, family_context
+from codegen.printing.places import folder_of
 from codegen.targets.torch.unit_file import unit_file_context
 from derive.errors import UsageError
 from derive.export.text import text
@@ -20,12 +21,11 @@ from derive.layers import layer
 
 
 def attention_context(family: Family, path: ValuePath, module_class: str) -> dict[str, dict[str, Any]]:
-    """Return what each template of attention needs, by the template's name; ``family`` gives the projections."""
+    """Return what the template of each file of attention needs, by the file; ``family`` gives the projections."""
+    torch = folder_of("torch")
     return {
-        "_value_path.py": _value_path(path),
-        "_attention.py": {"module_class": module_class},
-        "_unit.py": unit_file_context(),
-        "_attention_checks.py": {"module_class": module_class},
+        f"{torch}/value_path.py": _value_path(path),
+        f"{torch}/unit.py": unit_file_context(),
         "attention.py": {**_module(family, path), "module_class": module_class},
     }
 

@@ -18,6 +18,8 @@ from codegen.targets.torch.attention_files import attention_context
 from codegen.targets.torch.patch_files import FUNCTIONS, MODULES, patch_contexts
 from codegen.targets.torch.self_factor_file import self_factor_context
 
+_RUNTIME = ("attention.py", "attention_checks.py", "patches.py", "patch_checks.py")
+
 
 @dataclass(frozen=True)
 class Export:
@@ -31,10 +33,10 @@ class Export:
 
 @dataclass(frozen=True)
 class Companions:
-    """Contexts by file name, public names, and the digests of the maps that the files hold, by the map's name.
+    """Contexts by path, public names, and the digests of the maps that the files hold, by the map's name.
 
     ``templates`` names the template of a file where several files have one; ``functions`` are public names of
-    ``functional`` that stand in another file, by that file.
+    ``functional`` that stand in another file, by that file; ``runtime`` are files that are copied.
     """
 
     contexts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -42,6 +44,7 @@ class Companions:
     digests: Mapping[str, str] = field(default_factory=dict)
     templates: Mapping[str, str] = field(default_factory=dict)
     functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    runtime: tuple[str, ...] = ()
 
 
 def companions(families: Sequence[Family]) -> Companions:
@@ -83,5 +86,6 @@ def companions(families: Sequence[Family]) -> Companions:
             **{m.plan.layer.name: m.plan.digest for m in patch_maps()},
         },
         templates={name: template for name, (template, _) in patches.items()},
-        functions={"_patch_functional": FUNCTIONS},
+        functions={"patch_functional": FUNCTIONS},
+        runtime=_RUNTIME,
     )

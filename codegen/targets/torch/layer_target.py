@@ -8,19 +8,21 @@ from codegen.plans.layers import LayerPlan
 from codegen.plans.plain import SelfFactorPlan
 from codegen.printing.layer_function import layer_function_context
 from codegen.printing.naming import Family
+from codegen.printing.places import in_folder, placed, runtime
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.layer_self_factor_file import self_factor_file_context
 from codegen.targets.torch.layer_words import shared_context
 from codegen.targets.torch.render import render
+from codegen.targets.torch.target import torch_folder
 from derive.forward_map import Layer
 from derive.update import effective_update
 
 
 def layer_files(layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan) -> dict[str, str]:
-    """Return the text of every file by its name in the package; the last plan is that of the layer itself."""
+    """Return the text of every file by its path in the package; the last plan is that of the layer itself."""
     contexts = [layer_function_context(plan) for plan in plans]
-    result = {f"{c['module']}.py": render("layer_function.py.jinja", c) for c in contexts}
-    return result | _around(layer, plans, factor, None)
+    maps = {f"{c['module']}.py": render("layer_function.py.jinja", c) for c in contexts}
+    return in_folder("torch", maps) | _around(layer, plans, factor, None)
 
 
 def row_files(
@@ -35,10 +37,10 @@ def row_files(
     ``order`` holds the places of input, matrix and vector among the layer's tensors.
     """
     contexts = [function_context(family.with_bias, with_bias=True) for family in families]
-    result = {f"{c['module']}.py": render("function.py.jinja", c) for c in contexts}
+    maps = {f"{c['module']}.py": render("function.py.jinja", c) for c in contexts}
     own = layer_function_context(plans[-1])
-    result[f"{own['module']}.py"] = render("layer_function.py.jinja", own)
-    return result | _around(layer, plans, factor, order)
+    maps[f"{own['module']}.py"] = render("layer_function.py.jinja", own)
+    return in_folder("torch", maps) | _around(layer, plans, factor, order)
 
 
 def _around(
@@ -53,8 +55,6 @@ def _around(
     for name in ("functional", "modules"):
         result[f"{name}.py"] = render(f"layer_{name}.py.jinja", shared)
     result["__init__.py"] = render("layer_init.py.jinja", shared)
-    result |= {"_positions.py": render("_positions.py.jinja", {})}
-    helpers = ("_operands.py", "_rows.py", "_backends.py", "_samples.py")
-    result |= {name: render(f"{name}.jinja", {}) for name in helpers}
     result["py.typed"] = ""
-    return result
+    helpers = ("operands.py", "rows.py", "backends.py", "positions.py", "samples.py")
+    return placed(result) | torch_folder() | runtime(*helpers)

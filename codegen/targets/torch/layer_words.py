@@ -12,6 +12,7 @@ from codegen.plans.layers import LayerPlan
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.layer_function import formulas, settings
 from codegen.printing.naming import BACKEND_WORDS, listed, quoted, snake
+from codegen.printing.places import module_name
 from derive.export.text import text
 from derive.forward_map import BATCH, Layer, Tensor
 
@@ -78,7 +79,7 @@ class _Words:
         """Return what the templates say of the map."""
         plan = self.plan
         return {
-            "module": f"_{snake(plan.name)}",
+            "module": module_name(plan.name),
             "function_class": camel(plan.name),
             "function": self.function,
             "module_class": self.module,

@@ -9,6 +9,7 @@ from codegen.catalogue import PATCHES, public_names
 from codegen.plans.patch_maps import PatchMap
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, quoted
+from codegen.printing.places import folder_of
 from codegen.targets.torch.patch_function import patch_context
 from derive.errors import UsageError
 
@@ -22,16 +23,16 @@ def patch_contexts(maps: Sequence[PatchMap]) -> dict[str, tuple[str, Mapping[str
     ordered = sorted(maps, key=lambda m: m.module)
     words = _words(ordered)
     files: dict[str, tuple[str, Mapping[str, Any]]] = {
-        f"{m.module}.py": ("patch_function.py", patch_context(m)) for m in ordered
+        f"{folder_of('torch')}/{m.module}.py": ("patch_function.py", patch_context(m)) for m in ordered
     }
-    files["_patch_maps.py"] = ("_patch_maps.py", _tables(ordered))
-    files["_patch_functional.py"] = ("_patch_functional.py", {**words, "exported": quoted(FUNCTIONS)})
+    files["kernels/patch_maps.py"] = ("patch_maps.py", _tables(ordered))
+    files["patch_functional.py"] = ("patch_functional.py", {**words, "exported": quoted(FUNCTIONS)})
     files["patch_modules.py"] = ("patch_modules.py", {**words, "exported": quoted(MODULES)})
-    return files | {name: (name, {}) for name in ("_patches.py", "_patch_checks.py")}
+    return files
 
 
 def _tables(maps: Sequence[PatchMap]) -> dict[str, Any]:
-    """Return what ``_patch_maps.py.jinja`` needs: the maps with what holds of each, and their tables."""
+    """Return what ``patch_maps.py.jinja`` needs: the maps with what holds of each, and their tables."""
     entries = [(m, _entry(m)) for m in maps]
     return {
         "maps": [entry for _, entry in entries],

@@ -1,4 +1,4 @@
-"""The file of rows at unit length, ``_unit.py``, and where operators for compilers are kept."""
+"""The file of rows at unit length, ``kernels/torch/unit.py``, and where operators for compilers are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from codegen.targets.shared.unit_names import unit_context
 
 
 def unit_file_context() -> dict[str, Any]:
-    """Return what ``_unit.py.jinja`` needs."""
+    """Return what ``unit.py.jinja`` needs."""
     unit = unit_rows()
     scale, tangent = _lines(unit.scale, own=None), _lines(unit.tangent)
     return {

@@ -18,7 +18,7 @@ from sympy.core.relational import Relational
 from codegen.printing.expressions import ExpressionPrinter
 from derive.errors import UsageError
 
-HELPERS = ("atan", "tanh")  # functions of ``_triton_tiles``
+HELPERS = ("atan", "tanh")  # functions of Triton's ``runtime.functions``
 _FUNCTIONS = {"exp", "log", "sin", "cos"}
 _PRODUCT, _POWER, _ATOM = 1, 3, 4  # how tightly a text binds: see ExpressionPrinter
 

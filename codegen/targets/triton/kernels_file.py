@@ -30,7 +30,7 @@ def map_context(plan: Plan, with_bias: bool, borrowed: Borrowed | None = None) -
 
 
 def _helpers(text: str) -> list[str]:
-    """Return the functions of ``_triton_tiles`` that stand in for those that Triton lacks."""
+    """Return the functions of Triton's ``runtime.functions`` that stand in for those that Triton lacks."""
     return [name for name in HELPERS if re.search(rf"(?<![\w.]){name}\(", text)]
 
 
@@ -240,7 +240,7 @@ def _names(plan: Plan, parts: Schedule, with_bias: bool) -> dict[str, Any]:
         "definitions": twin["definitions"],
         "digest": plan.digest,
         "plain": twin["module"],
-        "module": f"_triton{twin['module']}",
+        "module": twin["module"],
         "function_class": twin["function_class"],
         "parameters": listed([f"``{name}``" for name in inputs]),
         "B": sizes["s"],

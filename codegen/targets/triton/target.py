@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from codegen.catalogue import has_companions
 from codegen.printing.naming import AngleFamily, Family
+from codegen.printing.places import folder, in_folder, runtime, target_runtime
 from codegen.printing.rendering import SHARED, renderer
 from codegen.printing.wrap import fill
 from codegen.targets.shared.borrowed_functions import borrowed_functions
@@ -21,23 +21,22 @@ from codegen.targets.triton.unit_file import unit_file_context
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NOTHING = "\0"
+_NAME = "triton"
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
-    """Return the text of every file by its name in the package, which also needs the files of the torch target."""
+    """Return the text of every file by its path in the package, which also needs the files of the torch target."""
     contexts = row_contexts(map_context, families, angles)
     result = {f"{c['module']}.py": render("map.py.jinja", c) for c in contexts}
     patches = maps_with_kernels(families)
-    result |= {f"_triton{m.module}.py": render("patch_map.py.jinja", patch_map_context(m)) for m in patches}
-    result |= {"_triton_patches.py": render("_triton_patches.py.jinja", {})} if patches else {}
+    result |= {f"{m.module}.py": render("patch_map.py.jinja", patch_map_context(m)) for m in patches}
     if has_companions(families):
-        result["_triton_unit.py"] = render("_triton_unit.py.jinja", unit_file_context())
-    result["_operators.py"] = render("_operators.py.jinja", {})
-    result |= shared_files(render, families)
-    helpers = {name for c in contexts for name in c["helpers"]}
-    result["_triton_tiles.py"] = render("_triton_tiles.py.jinja", {"helpers": helpers, "quarter_turn": math.pi / 2})
-    result["_triton.py"] = borrowed_functions([*families, *angles], "_triton", ", computed by Triton")
-    return result
+        result["unit.py"] = render("unit.py.jinja", unit_file_context())
+    result["functional.py"] = borrowed_functions([*families, *angles], _NAME, ", computed by Triton")
+    functions = ["functions.py"] if any(c["helpers"] for c in contexts) else []
+    own = target_runtime(_NAME, "tiles.py", *functions, *(["patches.py"] if patches else []))
+    result = in_folder(_NAME, result) | folder(_NAME, "The maps by Triton's kernels")
+    return result | own | runtime("operators.py") | shared_files(families)
 
 
 def _block(lines: Sequence[str], indent: int) -> str:

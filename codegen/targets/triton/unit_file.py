@@ -19,7 +19,7 @@ _SIZES = ("ROWS", "COLUMNS")
 
 
 def unit_file_context() -> dict[str, Any]:
-    """Return what ``_triton_unit.py.jinja`` needs; raise ``ScheduleError`` for a map that is not one of rows."""
+    """Return what ``unit.py.jinja`` needs; raise ``ScheduleError`` for a map that is not one of rows."""
     unit = unit_rows()
     return {
         **unit_context(unit),

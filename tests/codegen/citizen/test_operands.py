@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import affine_divergence as ad
-from affine_divergence import _operands
-from affine_divergence._operands import check_launch, check_result, in_memory, outside_autocast, readable
+from affine_divergence.runtime import operands as operands_module
+from affine_divergence.runtime.operands import check_launch, check_result, in_memory, outside_autocast, readable
 
 ROOT = Path(__file__).resolve().parents[3]
 LAYERS = {
@@ -134,7 +134,7 @@ def test_a_mode_that_replaces_products_meets_no_kernel(kind):
 
 def test_a_default_device_keeps_the_kernels():
     with torch.device("cpu"):
-        assert _operands.unwatched()
+        assert operands_module.unwatched()
 
 
 def odd_tensors() -> dict[str, Tensor]:

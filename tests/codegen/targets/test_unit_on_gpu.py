@@ -17,7 +17,7 @@ SHAPES = [(2, 3, 7, 5, 19), (4, 16, 1024, 1024, 64), (8, 8, 512, 2048, 128), (1,
 def pair(request):
     if importlib.util.find_spec(NEEDS[request.param]) is None:
         pytest.skip(f"{request.param}'s compiler is not installed")
-    name = "_unit" if request.param == "torch" else f"_{request.param}_unit"
+    name = f"kernels.{request.param}.unit"
     return importlib.import_module(f"affine_divergence.{name}").UnitPair
 
 

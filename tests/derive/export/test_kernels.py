@@ -6,14 +6,15 @@ import pytest
 
 from derive.errors import UsageError
 from derive.export.kernels import SCHEMA, UNVERIFIED, kernel_digests, kernel_lines, kernel_rows, recorded_runs
+from tests.emitted import file_of, shared_by
 
 FILES = {
-    "_affine_like.py": "0",
-    "_cuda_affine_like.cu": "1",
-    "_cuda_affine_like.py": "2",
-    "_cuda_rows.cuh": "3",
-    "_triton_tiles.py": "4",
-    "_triton_unit.py": "5",
+    file_of("torch", "affine_like.py"): "0",
+    file_of("cuda", "affine_like.cu"): "1",
+    file_of("cuda", "affine_like.py"): "2",
+    shared_by("cuda", "rows.cuh"): "3",
+    shared_by("triton", "tiles.py"): "4",
+    file_of("triton", "unit.py"): "5",
 }
 
 
@@ -28,7 +29,7 @@ def run(**changed):
 
 
 def test_kernels_are_the_sources_that_a_gpu_runs():
-    assert list(kernel_digests(FILES)) == ["_cuda_affine_like.cu", "_triton_unit.py"]
+    assert list(kernel_digests(FILES)) == [file_of("cuda", "affine_like.cu"), file_of("triton", "unit.py")]
     assert kernel_lines([]) == [] and kernel_rows({}, []) == []
 
 
@@ -36,10 +37,10 @@ def test_kernels_are_the_sources_that_a_gpu_runs():
     ("changed", "verified"),
     [
         ({}, [True, True]),
-        ({"_cuda_affine_like.cu": "x"}, [False, True]),
-        ({"_cuda_rows.cuh": "x"}, [False, True]),
-        ({"_triton_tiles.py": "x"}, [True, False]),
-        ({"_affine_like.py": "x"}, [True, True]),
+        ({file_of("cuda", "affine_like.cu"): "x"}, [False, True]),
+        ({shared_by("cuda", "rows.cuh"): "x"}, [False, True]),
+        ({shared_by("triton", "tiles.py"): "x"}, [True, False]),
+        ({file_of("torch", "affine_like.py"): "x"}, [True, True]),
     ],
 )
 def test_a_change_of_a_source_or_of_what_it_shares_is_not_verified(changed, verified):
@@ -62,7 +63,9 @@ BROKEN = [
     "[]",
     '{"schema": "another/1", "runs": []}',
     json.dumps({"schema": SCHEMA, "runs": [{**run(), "device": 3}]}),
-    json.dumps({"schema": SCHEMA, "runs": [{**run(), "kernels": {"_triton_unit.py": {"digest": 1, "errors": {}}}}]}),
+    json.dumps(
+        {"schema": SCHEMA, "runs": [{**run(), "kernels": {file_of("triton", "unit.py"): {"digest": 1, "errors": {}}}}]}
+    ),
     json.dumps({"schema": SCHEMA, "runs": [{"device": "a", "commit": "b", "versions": {}}]}),
 ]
 

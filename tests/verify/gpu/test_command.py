@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.emitted import file_of
 from verify.cuda_on_host import missing
 from verify.gpu.command import main
 from verify.gpu.kernels import backend_and_map, files
@@ -52,7 +53,7 @@ BREAK = """
 import sys
 from verify.gpu import kernels
 from verify.gpu.command import main
-real, chosen = kernels.files, ("_cuda_unit.cu", "_cuda_norm_like.cu")
+real, chosen = kernels.files, ("kernels/cuda/unit.cu", "kernels/cuda/norm_like.cu")
 kernels.files = lambda: {name: digest for name, digest in real().items() if name in chosen}
 kernels.DRY_TYPES, kernels._of_attention = ("float32",), lambda setting: ()
 sys.exit(main(sys.argv[1:]))
@@ -63,7 +64,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_broken_kernel_is_reported_and_the_others_are_measured(tmp_path):
     for name in ("affine_divergence", "derive", "verify", "codegen"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    source = tmp_path / "affine_divergence" / "_cuda_unit.cu"
+    source = tmp_path / "affine_divergence" / file_of("cuda", "unit.cu")
     text = source.read_text()
     assert "= f * g[k] - c * u[k];" in text, "the line to damage is gone: look again"
     source.write_text(text.replace("= f * g[k] - c * u[k];", "= f * g[k] + c * u[k];"))
@@ -76,8 +77,8 @@ def test_a_broken_kernel_is_reported_and_the_others_are_measured(tmp_path):
     )
     assert done.returncode == 1, done.stdout + done.stderr
     held = json.loads((tmp_path / "out" / "kernels.json").read_text())
-    broken = held["figures"]["kernels"]["_cuda_unit.cu"]
-    whole = held["figures"]["kernels"]["_cuda_norm_like.cu"]
+    broken = held["figures"]["kernels"][file_of("cuda", "unit.cu")]
+    whole = held["figures"]["kernels"][file_of("cuda", "norm_like.cu")]
     assert broken["failed"] and not broken["holds"] and whole["holds"] and not whole["failed"]
     assert held["complete"] and held["device"] == "cpu" and held["mode"] == "dry-run"
     assert not (tmp_path / "out" / "gpu-verified.json").exists()

@@ -35,7 +35,7 @@ def launches(package: ModuleType) -> Iterator[Counter[str]]:
     """
     seen: Counter[str] = Counter()
     try:
-        source = importlib.import_module(f"{package.__name__}._cpp_launch").Source
+        source = importlib.import_module(f"{package.__name__}.kernels.cpp.runtime.launch").Source
     except ModuleNotFoundError:
         yield seen
         return

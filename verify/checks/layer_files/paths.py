@@ -334,7 +334,7 @@ def _on_host(subject: Subject) -> Task:
 
 def _has_kernels(module: ModuleType, subject: Subject) -> bool:
     """Return whether the source in C++ of a class holds a kernel."""
-    name = f"_cpp_{(subject.form or 'plain').replace('-', '_')}.cpp"
+    name = f"kernels/cpp/{(subject.form or 'plain').replace('-', '_')}.cpp"
     paths = [Path(folder) / name for folder in module.__path__]
     return any("KERNEL " in path.read_text(encoding="utf-8") for path in paths if path.is_file())
 

@@ -4,34 +4,39 @@ import shutil
 
 import pytest
 
-from affine_divergence import _cpp, _cpp_affine_like, _cpp_compile, _cpp_launch, _cpp_norm_like
-from affine_divergence import _cpp_norm_like_without_bias as _bare
+from affine_divergence.kernels.cpp import affine_like as cpp_affine_like
+from affine_divergence.kernels.cpp import functional as cpp_functional
+from affine_divergence.kernels.cpp import norm_like as cpp_norm_like
+from affine_divergence.kernels.cpp import norm_like_without_bias as _bare
+from affine_divergence.kernels.cpp.runtime import compile as cpp_compile
+from affine_divergence.kernels.cpp.runtime import launch as cpp_launch
+from tests.emitted import write_all
 
-MAPS = (_cpp_affine_like, _cpp_norm_like, _bare)
+MAPS = (cpp_affine_like, cpp_norm_like, _bare)
 
 
 def pytest_collection_modifyitems(items):
     """Skip what needs a compiler where there is none."""
     for item in items:
-        if _cpp_compile.missing() and "targets/cpp" in str(item.path):
-            item.add_marker(pytest.mark.skip(reason=_cpp_compile.missing()))
+        if cpp_compile.missing() and "targets/cpp" in str(item.path):
+            item.add_marker(pytest.mark.skip(reason=cpp_compile.missing()))
 
 
 class Host:
     """The functions over kernels in C++; ``replace`` damages their sources."""
 
-    functions, maps = _cpp, MAPS
+    functions, maps = cpp_functional, MAPS
 
     def __init__(self, folder):
         self._folder, self.launched = folder, []
 
     def compiled(self, source, dtype, replacements):
-        for path in (source, *source.parent.glob("_cpp_*.h")):
-            text = path.read_text()
-            for old, new in replacements:
-                text = text.replace(old, new)
-            (self._folder / path.name).write_text(text)
-        return _cpp_compile.compiled.__wrapped__(self._folder / source.name, dtype)
+        texts = {p.relative_to(source.parent).as_posix(): p.read_text() for p in source.parent.rglob("*.h")}
+        texts[source.name] = source.read_text()
+        for old, new in replacements:
+            texts = {name: text.replace(old, new) for name, text in texts.items()}
+        write_all(texts, self._folder)
+        return cpp_compile.compiled.__wrapped__(self._folder / source.name, dtype)
 
 
 class Listed:
@@ -61,12 +66,12 @@ def host(tmp_path, monkeypatch):
 
     def damage(*replacements):
         monkeypatch.setattr(
-            _cpp_launch, "compiled", lambda s, t: Listed(made.compiled(s, t, replacements), made.launched)
+            cpp_launch, "compiled", lambda s, t: Listed(made.compiled(s, t, replacements), made.launched)
         )
         forget()
 
     made.damage = damage
-    monkeypatch.setattr(_cpp_launch, "compiled", lambda s, t: Listed(_cpp_compile.compiled(s, t), made.launched))
+    monkeypatch.setattr(cpp_launch, "compiled", lambda s, t: Listed(cpp_compile.compiled(s, t), made.launched))
     forget()
     yield made
     monkeypatch.undo()

@@ -8,9 +8,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import affine_divergence as ad
-from affine_divergence import _backends, _cpp_affine_like, _cpp_compile, _cpp_load
+from affine_divergence.kernels.cpp import affine_like as cpp_affine_like
+from affine_divergence.kernels.cpp.runtime import compile as cpp_compile
+from affine_divergence.kernels.cpp.runtime import load as cpp_load
+from affine_divergence.runtime import backends
 
-HOME = "_affine_like.AffineLike"
+HOME = "affine_like.AffineLike"
 X, W, b = torch.randn(128, 256), torch.randn(200, 256), torch.randn(200)
 LAYERS = {
     "rows": (ad.AffineLike(256, 200), X),
@@ -23,12 +26,12 @@ layers = pytest.mark.parametrize("name", LAYERS)
 @pytest.fixture(autouse=True)
 def ready(monkeypatch):
     """The kernels are loaded, and no backend is asked for."""
-    monkeypatch.delenv(_backends.VARIABLE, raising=False)
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
     ad.functional.affine_like(X, W, b)
 
 
 def at_once(x=X, weight=W, bias=b, backend=None):
-    return _backends.at_once(HOME, backend, x, weight, bias)
+    return backends.at_once(HOME, backend, x, weight, bias)
 
 
 def test_the_usual_call_is_taken_at_once():
@@ -63,7 +66,7 @@ def test_whatever_is_unusual_comes_to_the_checks(name):
 
 
 def test_a_wish_in_the_environment_comes_to_the_checks(monkeypatch):
-    monkeypatch.setenv(_backends.VARIABLE, "torch")
+    monkeypatch.setenv(backends.VARIABLE, "torch")
     assert at_once() is None
 
 
@@ -121,33 +124,33 @@ def test_a_sign_that_is_only_noted_is_seen(place):
 @pytest.fixture
 def by_ctypes(monkeypatch):
     """Kernels compiled as where Python's headers are not installed."""
-    monkeypatch.setattr(_cpp_compile, "_python", lambda: ())
-    return _cpp_compile.compiled.__wrapped__
+    monkeypatch.setattr(cpp_compile, "_python", lambda: ())
+    return cpp_compile.compiled.__wrapped__
 
 
 def test_with_headers_or_without_the_results_are_the_same_bits(by_ctypes, monkeypatch):
-    if not isinstance(_cpp_affine_like.KERNELS.on(X), type(contextlib)):
+    if not isinstance(cpp_affine_like.KERNELS.on(X), type(contextlib)):
         pytest.skip("Python's headers are not installed: there is but one way")
     found = []
-    for kernels in (_cpp_affine_like.KERNELS.on(X), by_ctypes(_cpp_affine_like.KERNELS._path, X.dtype)):
-        monkeypatch.setitem(_cpp_affine_like.KERNELS._made, X.dtype, kernels)
+    for kernels in (cpp_affine_like.KERNELS.on(X), by_ctypes(cpp_affine_like.KERNELS._path, X.dtype)):
+        monkeypatch.setitem(cpp_affine_like.KERNELS._made, X.dtype, kernels)
         inputs = [t.detach().requires_grad_() for t in (X, W, b)]
         z = ad.functional.affine_like(*inputs)
         found.append((z, *torch.autograd.grad(z.cos().sum(), inputs)))
-    assert isinstance(kernels, _cpp_load.Called)
+    assert isinstance(kernels, cpp_load.Called)
     assert all(torch.equal(ours, other) for ours, other in zip(*found, strict=True))
 
 
 def test_headers_that_do_not_compile_are_done_without(monkeypatch, tmp_path):
     (tmp_path / "Python.h").write_text("#error not these\n")
-    monkeypatch.setattr(_cpp_compile, "_python", lambda: ("-DPYTHON", f"-I{tmp_path}"))
-    kernels = _cpp_compile.compiled.__wrapped__(_cpp_affine_like.KERNELS._path, X.dtype)
-    assert isinstance(kernels, _cpp_load.Called)
+    monkeypatch.setattr(cpp_compile, "_python", lambda: ("-DPYTHON", f"-I{tmp_path}"))
+    kernels = cpp_compile.compiled.__wrapped__(cpp_affine_like.KERNELS._path, X.dtype)
+    assert isinstance(kernels, cpp_load.Called)
 
 
 def test_a_call_of_another_form_is_refused():
-    kernels = _cpp_affine_like.KERNELS.on(X)
-    if isinstance(kernels, _cpp_load.Called):
+    kernels = cpp_affine_like.KERNELS.on(X)
+    if isinstance(kernels, cpp_load.Called):
         pytest.skip("Python's headers are not installed: ctypes knows no number of arguments")
     with pytest.raises(TypeError, match="a kernel takes 6 values, not 2"):
         kernels.affine_like_u(1, 2)
@@ -156,8 +159,8 @@ def test_a_call_of_another_form_is_refused():
 
 
 def test_a_kernel_that_gets_no_memory_says_so():
-    kernels = _cpp_affine_like.KERNELS.on(X)
-    if isinstance(kernels, _cpp_load.Called):
+    kernels = cpp_affine_like.KERNELS.on(X)
+    if isinstance(kernels, cpp_load.Called):
         pytest.skip("Python's headers are not installed: nothing stands between ctypes and a kernel")
     with pytest.raises(MemoryError):
         kernels.affine_like_db(0, 2**59, 0, 0, 0, 1)  # sums of so many columns

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from affine_divergence import _cpp_launch
+from affine_divergence.kernels.cpp.runtime import launch as cpp_launch
 from tests.codegen.targets.cuda import test_host as on_cuda
 from tests.codegen.targets.cuda.test_host import (  # noqa: F401
     BRAIN,
@@ -67,7 +67,7 @@ def test_only_what_is_wanted_is_computed_and_it_is_the_same(host, name):
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
 def test_several_threads_do_the_work_of_one(host, name, dtype, one_thread, monkeypatch):
     """More rows than threads, and a share that is no multiple of the rows that are summed at once."""
-    monkeypatch.setattr(_cpp_launch, "_ENOUGH", 1)
+    monkeypatch.setattr(cpp_launch, "_ENOUGH", 1)
     torch.set_num_threads(3)
     inputs = operands(name, (211, 40, 30), dtype)
     g = torch.randn(211, 30).to(dtype)
@@ -166,11 +166,11 @@ def departs(host):
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ALWAYS)) for n in MUTANTS])
 def test_a_mutant_is_killed(host, name, monkeypatch, one_thread):
-    monkeypatch.setattr(_cpp_launch, "_ENOUGH", 1)
+    monkeypatch.setattr(cpp_launch, "_ENOUGH", 1)
     torch.set_num_threads(2)
     assert not departs(host)
     source = host.maps[0].KERNELS._path
-    sources = (source, source.with_name("_cpp_rows.h"))
+    sources = (source, source.with_name("runtime") / "rows.h")
     assert any(MUTANTS[name][0] in s.read_text() for s in sources), "the line to damage is gone: look again"
     host.damage(MUTANTS[name])
     assert departs(host)

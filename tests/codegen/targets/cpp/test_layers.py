@@ -16,6 +16,7 @@ from codegen.targets.cpp.loops import spelled
 from derive.spec import loads_spec
 from tests.codegen.layer_files import FILES
 from tests.codegen.test_spec_generation import MAPS, layer, length
+from tests.emitted import file_of
 
 EVERYDAY = {
     ("tanh_features", "affine_like"),
@@ -86,11 +87,11 @@ def distance(found, wanted):
 def test_kernels_compute_what_torchs_operations_do(package, name, kind, monkeypatch):
     made, given = package(name), operands(name, torch.float64)
     launched = []
-    launch = importlib.import_module(f"{made.__name__}._cpp_launch")
+    launch = importlib.import_module(f"{made.__name__}.kernels.cpp.runtime.launch")
     monkeypatch.setattr(launch, "get_num_threads", lambda: launched.append(1) or 2)
     found = run(made, name, kind, given, "cpp")
     assert distance(found, run(made, name, kind, given, "torch")) < 1e-13
-    module = importlib.import_module(f"{made.__name__}._cpp_{kind}")
+    module = importlib.import_module(f"{made.__name__}.kernels.cpp.{kind}")
     assert module.KERNELS._made, "no kernel was compiled"
 
 
@@ -132,14 +133,14 @@ def test_no_samples_one_sample_and_strides(package, name, kind):
 def test_a_damaged_kernel_is_seen(package, tmp_path):
     """Break a line of the kernel on purpose: the comparison above must notice."""
     texts = build_layer(loads_spec(FILES["tanh_features"].text))
-    source = texts["_cpp_affine_like.cpp"]
+    source = texts[file_of("cpp", "affine_like.cpp")]
     broken = (
         source.replace("E_sum += Wide(", "E_sum += 2 * Wide(", 1)
         if "E_sum += Wide(" in source
         else source.replace("E_sum += ", "E_sum += 2 * ", 1)
     )
     assert broken != source
-    write({**texts, "_cpp_affine_like.cpp": broken}, tmp_path / "walked_broken")
+    write({**texts, file_of("cpp", "affine_like.cpp"): broken}, tmp_path / "walked_broken")
     sys.path.insert(0, str(tmp_path))
     try:
         made = importlib.import_module("walked_broken")

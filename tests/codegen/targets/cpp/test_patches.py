@@ -8,11 +8,16 @@ import pytest
 import torch
 
 import affine_divergence as ad
-from affine_divergence import _backends, _cpp_compile, _cpp_launch, _cpp_patches, _patch_affine_like
+from affine_divergence.kernels.cpp.runtime import compile as cpp_compile
+from affine_divergence.kernels.cpp.runtime import launch as cpp_launch
+from affine_divergence.kernels.cpp.runtime import patches as cpp_patches
+from affine_divergence.kernels.torch import patch_affine_like as torch_patch_affine_like
+from affine_divergence.runtime import backends
 from codegen.catalogue import patch_maps
 from codegen.targets.cpp.patch_arithmetic import arithmetic
 from derive.errors import UsageError
 from tests.codegen.targets.cuda.patch_host import BRAIN, DOUBLE, FORMS, PLAIN, SINGLE, Problem, error, map_name
+from tests.emitted import write_all
 from verify.checks.cases import Draw
 from verify.checks.geometry import Geometry, draw_geometry
 
@@ -43,9 +48,9 @@ def two_threads():
 @pytest.fixture
 def launched(monkeypatch):
     """The names of the kernels that run, in order."""
-    names, run = [], _cpp_patches._run
+    names, run = [], cpp_patches._run
     monkeypatch.setattr(
-        _cpp_patches, "_run", lambda kernels, name, *more: (names.append(name), run(kernels, name, *more))
+        cpp_patches, "_run", lambda kernels, name, *more: (names.append(name), run(kernels, name, *more))
     )
     return names
 
@@ -199,16 +204,16 @@ def test_graphs_of_gradients_tangents_and_maps_over_more_axes(form, bias):
     torch.testing.assert_close(mapped, torch.stack([call(x, *parameters), call(2 * x, *parameters)]))
 
 
-HOME = "_patch_affine_like.PatchAffineLike"
-OWN = (_patch_affine_like.PatchAffineLike, _patch_affine_like.PatchAffineLikeReverse)
+HOME = "patch_affine_like.PatchAffineLike"
+OWN = (torch_patch_affine_like.PatchAffineLike, torch_patch_affine_like.PatchAffineLikeReverse)
 
 
 def test_enough_numbers_take_the_kernels_unasked(monkeypatch):
-    monkeypatch.delenv(_backends.VARIABLE, raising=False)
-    own, W = importlib.import_module("affine_divergence._cpp_patch_affine_like"), torch.randn(1, 16, 16, 3, 3)
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    own, W = importlib.import_module("affine_divergence.kernels.cpp.patch_affine_like"), torch.randn(1, 16, 16, 3, 3)
 
     def taken(*shape, dtype=SINGLE):
-        return _backends.chosen("patch_norm_conv2d", None, HOME, OWN, torch.randn(shape).to(dtype), W)[0]
+        return backends.chosen("patch_norm_conv2d", None, HOME, OWN, torch.randn(shape).to(dtype), W)[0]
 
     assert taken(4, 1, 16, 16, 16) is taken(4, 1, 16, 16, 16, dtype=DOUBLE) is own.PatchAffineLike
     assert taken(4, 1, 16, 4, 4) is own.PatchAffineLike
@@ -216,7 +221,7 @@ def test_enough_numbers_take_the_kernels_unasked(monkeypatch):
 
 
 def test_a_layer_of_the_package_takes_them(launched, monkeypatch):
-    monkeypatch.delenv(_backends.VARIABLE, raising=False)
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
     layer, x = ad.PatchNormConv2d(16, 16, 3, padding=1), torch.randn(4, 16, 16, 16, requires_grad=True)
     layer(x).sum().backward()
     assert launched == ["patch_affine_like_forward", "patch_affine_like_backward"]
@@ -259,23 +264,22 @@ MUTANTS = {
     "last registers left out": ("first < count; first += TOGETHER", "first + TOGETHER < count; first += TOGETHER"),
 }
 ALWAYS = {"sign of the row term", "one thread's sums left out"}
-HEADERS = ("_cpp_patches.h", "_cpp_patch_passes.h", "_cpp_python.h")
+HEADERS = ("runtime/patches.h", "runtime/patch_passes.h", "runtime/python.h")
 
 
 @pytest.fixture
 def damage(monkeypatch, tmp_path):
     """Return a function that has the kernels compiled with a text replaced by another."""
-    module = importlib.import_module("affine_divergence._cpp_patch_affine_like")
+    module = importlib.import_module("affine_divergence.kernels.cpp.patch_affine_like")
 
     def compiled(source, dtype, old, new):
-        texts = {name: source.with_name(name).read_text() for name in (source.name, *HEADERS)}
+        texts = {name: (source.parent / name).read_text() for name in (source.name, *HEADERS)}
         assert any(old in text for text in texts.values()), "the line to damage is gone: look again"
-        for name, text in texts.items():
-            (tmp_path / name).write_text(text.replace(old, new))
-        return _cpp_compile.compiled.__wrapped__(tmp_path / source.name, dtype)
+        write_all({name: text.replace(old, new) for name, text in texts.items()}, tmp_path)
+        return cpp_compile.compiled.__wrapped__(tmp_path / source.name, dtype)
 
     def damaged(old, new):
-        monkeypatch.setattr(_cpp_launch, "compiled", lambda source, dtype: compiled(source, dtype, old, new))
+        monkeypatch.setattr(cpp_launch, "compiled", lambda source, dtype: compiled(source, dtype, old, new))
         module.KERNELS._made.clear()
 
     yield damaged

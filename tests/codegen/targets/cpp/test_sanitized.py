@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import affine_divergence
-from affine_divergence import _kernel_cache
+from affine_divergence.runtime import kernel_cache
+from tests.emitted import file_of, shared_by
 
 pytestmark = pytest.mark.slow
 PACKAGE = Path(affine_divergence.__file__).parent
@@ -67,7 +68,7 @@ def run(folder, damage=()):
     environment = {
         **os.environ,
         "CXX": str(compiler),
-        _kernel_cache.VARIABLE: str(folder / "cache"),
+        kernel_cache.VARIABLE: str(folder / "cache"),
         "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so')}",
         "ASAN_OPTIONS": "detect_leaks=0",
         "PYTHONPATH": str(folder),
@@ -90,11 +91,15 @@ def test_no_access_is_wrong(tmp_path):
 
 DAMAGE = {
     "one entry behind a row": (
-        "_cpp_affine_like.cpp",
+        file_of("cpp", "affine_like.cpp"),
         "for (Offset k = 0; k < m; ++k)",
         "for (Offset k = 0; k <= m; ++k)",
     ),
-    "no room for the scales": ("_cpp_patch_passes.h", "room_.take(layout_.lanes()),\n", "room_.take(0),\n"),
+    "no room for the scales": (
+        shared_by("cpp", "patch_passes.h"),
+        "room_.take(layout_.lanes()),\n",
+        "room_.take(0),\n",
+    ),
 }
 
 

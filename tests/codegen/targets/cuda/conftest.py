@@ -11,6 +11,7 @@ from codegen.targets.cuda import target as cuda_target
 from codegen.targets.torch import target as torch_target
 from derive.cancel import solve
 from derive.layers import layer
+from tests.emitted import write_all
 from verify.cuda_on_host import Host
 
 PACKAGE = "cuda_on_host"
@@ -36,8 +37,7 @@ def folder(tmp_path_factory):
     """The folder of the generated package."""
     place = tmp_path_factory.mktemp("generated") / PACKAGE
     place.mkdir()
-    for name, text in emitted().items():
-        (place / name).write_text(text)
+    write_all(emitted(), place)
     return place
 
 
@@ -46,10 +46,10 @@ class Package(Host):
 
     def __init__(self, name):
         super().__init__(name)
-        self.functions = importlib.import_module(f"{name}._cuda")
+        self.functions = importlib.import_module(f"{name}.kernels.cuda.functional")
         self.plain = importlib.import_module(f"{name}.functional")
-        self.launch = importlib.import_module(f"{name}._cuda_launch")
-        self.compile = importlib.import_module(f"{name}._cuda_compile")
+        self.launch = importlib.import_module(f"{name}.kernels.cuda.runtime.launch")
+        self.compile = importlib.import_module(f"{name}.kernels.cuda.runtime.compile")
 
 
 @pytest.fixture

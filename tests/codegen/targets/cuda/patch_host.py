@@ -8,9 +8,9 @@ import math
 import torch
 
 from affine_divergence import functional
-from affine_divergence._operators import LIBRARY
-from affine_divergence._patch_places import as_numbers
-from affine_divergence._patches import Geometry, split
+from affine_divergence.runtime.operators import LIBRARY
+from affine_divergence.runtime.patch_places import as_numbers
+from affine_divergence.runtime.patches import Geometry, split
 from verify.checks import references
 from verify.checks.cases import Draw
 from verify.checks.geometry import draw_geometry

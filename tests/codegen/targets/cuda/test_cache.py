@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.codegen.targets.cuda.conftest import PACKAGE
+from tests.emitted import file_of, shared
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes of folders are those of POSIX")
 
@@ -20,7 +21,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="modes of folders are thos
 def cache(host, tmp_path, monkeypatch):
     """The module, with a folder of its own."""
     monkeypatch.setenv("AFFINE_DIVERGENCE_CACHE", str(tmp_path / "kernels"))
-    return importlib.import_module(f"{PACKAGE}._kernel_cache")
+    return importlib.import_module(f"{PACKAGE}.runtime.kernel_cache")
 
 
 def names(folder):
@@ -104,7 +105,7 @@ assert cache.cached("ab", make) == b"code"
 @posix
 @pytest.mark.parametrize("lock", ["with filelock", "without filelock"])
 def test_of_several_processes_one_compiles(cache, folder, tmp_path, lock):
-    command = [sys.executable, "-c", SLOW, str(folder / "_kernel_cache.py"), lock]
+    command = [sys.executable, "-c", SLOW, str(folder / shared("kernel_cache.py")), lock]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     output = [process.communicate(timeout=120)[0] for process in started]
     assert all(process.returncode == 0 for process in started)
@@ -129,7 +130,7 @@ def test_a_missing_cuda_core_is_named_with_its_mend(compiled, monkeypatch):
 
 
 def test_a_tensor_elsewhere_and_a_type_without_kernels_are_refused(compiled, folder):
-    source = folder / "_cuda_affine_like.cu"
+    source = folder / file_of("cuda", "affine_like.cu")
     with pytest.raises(compiled.KernelError, match="need tensors on a CUDA device, not on cpu"):
         compiled.compiled(source, torch.float32, torch.device("cpu"))
     with pytest.raises(compiled.KernelError, match=r"not torch\.int32; convert"):
@@ -157,7 +158,7 @@ def test_a_missing_library_is_named_with_its_mend(compiled, folder, monkeypatch)
     monkeypatch.setattr(compiled, "core", lambda: Recorded())
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
     with pytest.raises(compiled.KernelError, match=r"NVRTC cannot be loaded .* install it with `pip install cuda-core"):
-        compiled.binary(folder / "_cuda_affine_like.cu", "float", "sm_90")
+        compiled.binary(folder / file_of("cuda", "affine_like.cu"), "float", "sm_90")
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -168,10 +169,10 @@ def test_the_source_is_compiled_for_its_type_and_device(compiled, folder, monkey
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", bindings)
     monkeypatch.setitem(sys.modules, "cuda.bindings", types.ModuleType("cuda.bindings"))
     monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
-    source = folder / "_cuda_affine_like.cu"
+    source = folder / file_of("cuda", "affine_like.cu")
     if fails:
         with pytest.raises(
-            compiled.KernelError, match=r"NVRTC could not compile _cuda_affine_like\.cu for Half on sm_90: er"
+            compiled.KernelError, match=r"NVRTC could not compile affine_like\.cu for Half on sm_90: er"
         ):
             compiled.binary(source, "Half", "sm_90")
         return

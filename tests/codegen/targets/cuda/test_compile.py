@@ -15,6 +15,7 @@ from codegen.printing.naming import AngleFamily
 from codegen.targets.cuda import target as cuda_target
 from derive.formula import parse_angle
 from derive.layers import layer
+from tests.emitted import file_of, shared_by, write_all
 
 ARCHITECTURES = ["sm_80", "sm_90"]
 ELEMENTS = ["float", "double", "Half", "Bfloat"]
@@ -51,7 +52,7 @@ NAMES = ["affine_like", *(pytest.param(n, marks=SELDOM) for n in ("norm_like", "
 @pytest.mark.parametrize("element", ELEMENTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_nvcc_has_nothing_to_say(folder, name, element, architecture):
-    source = folder / f"_cuda_{name}.cu"
+    source = folder / file_of("cuda", f"{name}.cu")
     kernels = report(source, element, architecture)
     assert set(kernels) == set(re.findall(r"__global__ void (\w+)\(", source.read_text()))
     for kernel, (registers, spills, shared) in kernels.items():
@@ -68,7 +69,7 @@ DEVICES = [
 @needs_nvcc
 @pytest.mark.parametrize(("architecture", "element"), DEVICES)
 def test_kernels_of_rows_at_unit_length(folder, element, architecture):
-    kernels = report(folder / "_cuda_unit.cu", element, architecture)
+    kernels = report(folder / file_of("cuda", "unit.cu"), element, architecture)
     assert set(kernels) == {"unit_forward", "unit_backward"}
     for kernel, (registers, spills, shared) in kernels.items():
         assert spills == [0, 0, 0], f"{kernel}: stack frame, spill stores, spill loads"
@@ -81,9 +82,8 @@ def test_kernels_of_rows_at_unit_length(folder, element, architecture):
 def test_the_map_at_an_angle_that_a_user_gives(tmp_path, element):
     """The reduction of large arguments of sine and cosine keeps a few numbers in a stack frame; nothing is spilled."""
     plan = angle_plan(solve_at(layer("affine"), parse_angle("2*atan(r) + tanh(r/n)"))["angle"])
-    for name, text in cuda_target.files([], [AngleFamily(plan)]).items():
-        (tmp_path / name).write_text(text)
-    source = tmp_path / "_cuda_angle_like.cu"
+    write_all(cuda_target.files([], [AngleFamily(plan)]), tmp_path)
+    source = tmp_path / file_of("cuda", "angle_like.cu")
     kernels = report(source, element, "sm_90")
     assert set(kernels) == set(re.findall(r"__global__ void (\w+)\(", source.read_text()))
     for kernel, (registers, (frame, *spills), shared) in kernels.items():
@@ -95,7 +95,7 @@ def test_the_map_at_an_angle_that_a_user_gives(tmp_path, element):
 def test_rows_move_in_chunks_of_sixteen_bytes(folder, tmp_path):
     for element, kind in (("float", "f32"), ("Bfloat", "u32")):
         text = tmp_path / "kernels.ptx"
-        source = folder / "_cuda_affine_like.cu"
+        source = folder / file_of("cuda", "affine_like.cu")
         command = ["nvcc", "-std=c++17", "-arch=sm_90", f"-DELEMENT={element}", "-ptx", "-o", str(text), str(source)]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
         kernels = dict(re.findall(r"\.entry (\w+)\((.*?)\n}", text.read_text(), flags=re.S))
@@ -105,8 +105,9 @@ def test_rows_move_in_chunks_of_sixteen_bytes(folder, tmp_path):
 
 @needs_nvcc
 def test_a_warning_is_found(folder, tmp_path):
-    shutil.copy(folder / "_cuda_rows.cuh", tmp_path)
-    text = (folder / "_cuda_affine_like.cu").read_text().replace("Wide q = 0;", "Wide q = 0, unused;", 1)
+    (tmp_path / "runtime").mkdir()
+    shutil.copy(folder / shared_by("cuda", "rows.cuh"), tmp_path / "runtime")
+    text = (folder / file_of("cuda", "affine_like.cu")).read_text().replace("Wide q = 0;", "Wide q = 0, unused;", 1)
     (tmp_path / "damaged.cu").write_text(text)
     with pytest.raises(AssertionError, match="unused"):
         report(tmp_path / "damaged.cu", "float", "sm_90")
@@ -130,10 +131,10 @@ def test_nvrtc_compiles_what_nvcc_compiles(host, folder, element, tmp_path, monk
     kernels["patch_affine_like"] = "patch_affine_like_dx"  # its header includes another
     for name, kernel in {**kernels, "unit": "unit_backward"}.items():
         for architecture in ARCHITECTURES:
-            code = host.compile.binary(folder / f"_cuda_{name}.cu", element, architecture)
+            code = host.compile.binary(folder / file_of("cuda", f"{name}.cu"), element, architecture)
             assert code.startswith(b"\x7fELF") and kernel.encode() in code
     kept = list((tmp_path / "cache").glob("*.cubin"))
     assert len(kept) == 10
     host.compile.binary.cache_clear()
     monkeypatch.setattr(host.compile, "_compile", None)
-    assert host.compile.binary(folder / "_cuda_affine_like.cu", element, "sm_90")
+    assert host.compile.binary(folder / file_of("cuda", "affine_like.cu"), element, "sm_90")

@@ -276,7 +276,7 @@ def test_many_rows_in_few_chunks(host, name):
 
 def test_nothing_is_written_between_or_behind_rows(host):
     """The output kernel in the midst of a larger matrix."""
-    module = importlib.import_module(f"{host.package}._cuda_affine_like")
+    module = importlib.import_module(f"{host.package}.kernels.cuda.affine_like")
     code = module.KERNELS.on(torch.empty(0, dtype=SINGLE))._code
     place = torch.full((6, 40), 7.0)
     f, b, xW = torch.ones(3, 1), torch.zeros(21), torch.randn(3, 21)

@@ -5,6 +5,7 @@ import torch
 
 from tests.codegen.targets.cuda.host import needs_compiler
 from tests.codegen.targets.cuda.test_host import DOUBLE, both, error, operands
+from tests.emitted import file_of, shared_by
 from verify.cuda_on_host import HostError
 
 pytestmark = needs_compiler
@@ -64,7 +65,7 @@ ALWAYS = {
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ALWAYS)) for n in MUTANTS])
 def test_a_mutant_is_killed(host, name, texts):
-    sources = texts["_cuda_affine_like.cu"] + texts["_cuda_rows.cuh"]
+    sources = texts[file_of("cuda", "affine_like.cu")] + texts[shared_by("cuda", "rows.cuh")]
     assert MUTANTS[name][0] in sources, "the line to damage is gone: look again"
     host.replacements = (MUTANTS[name],)
     try:

@@ -6,8 +6,10 @@ import itertools
 import pytest
 import torch
 
-from affine_divergence import _backends, _cuda_patches, functional
-from affine_divergence._patches import Geometry
+from affine_divergence import functional
+from affine_divergence.kernels.cuda.runtime import patches as cuda_patches
+from affine_divergence.runtime import backends
+from affine_divergence.runtime.patches import Geometry
 from tests.codegen.targets.cuda.host import needs_compiler
 from tests.codegen.targets.cuda.patch_host import (
     BRAIN,
@@ -200,7 +202,7 @@ def test_more_positions_than_16_or_31_bits_count(channels):
     many = torch.zeros(channels).expand(1 << 16, 2, 1 << 15, channels).permute(0, 1, 3, 2)
     kernels = Recorded()
     geometry = Geometry((3,), (1,), (0,), (1,), (0,))
-    _cuda_patches.walk(kernels, "any", many, [many], [], [], geometry, 0.5)
+    cuda_patches.walk(kernels, "any", many, [many], [], [], geometry, 0.5)
     (across, one), (lanes, down) = kernels.grid, kernels.block
     assert one == 1 and lanes * down == 128 and lanes == {1: 1, 3: 1, 600: 32}[channels]
     assert 0 <= across * down - (1 << 32) < down and across < 1 << 31
@@ -238,10 +240,10 @@ def test_one_graph_with_dynamic_shapes(host, kind):
 
 
 def test_the_cpu_is_refused_where_nothing_stands_in_for_a_device(monkeypatch):
-    monkeypatch.setitem(_backends._NEEDS, "cuda", "math")
-    _backends._lack.cache_clear()
+    monkeypatch.setitem(backends._NEEDS, "cuda", "math")
+    backends._lack.cache_clear()
     x, W, b = torch.ones(1, 2, 4), torch.ones(3, 2, 2), torch.ones(3)
     for center in (False, True):
         with pytest.raises(ValueError, match="x is on the device 'cpu'; move x to a CUDA device, or use 'torch'"):
             functional.patch_norm_conv1d(x, W, b, center=center, backend="cuda")
-    _backends._lack.cache_clear()
+    backends._lack.cache_clear()

@@ -8,6 +8,7 @@ import torch
 import affine_divergence
 from tests.codegen.targets.cuda.host import needs_compiler
 from tests.codegen.targets.cuda.patch_host import CENTRED, Problem, error
+from tests.emitted import file_of, shared_by
 from verify.checks.geometry import Geometry
 from verify.cuda_on_host import Host
 
@@ -85,7 +86,10 @@ def test_the_original_does_not_depart(host):
 @pytest.mark.filterwarnings("ignore:.*")  # what a damaged kernel writes may be anything
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ALWAYS)) for n in MUTANTS])
 def test_a_mutant_is_killed(host, name):
-    sources = [(HERE / f).read_text() for f in ("_cuda_patch_affine_like_centred.cu", "_cuda_patches.cuh")]
+    sources = [
+        (HERE / f).read_text()
+        for f in (file_of("cuda", "patch_affine_like_centred.cu"), shared_by("cuda", "patches.cuh"))
+    ]
     assert any(MUTANTS[name][0] in text for text in sources), "the line to damage is gone: look again"
     host.replacements = (MUTANTS[name],)
     assert departs()

@@ -22,6 +22,7 @@ from derive.layers.convolution import convolution
 from tests.codegen.targets.cuda.host import needs_compiler
 from tests.codegen.targets.cuda.patch_host import KAPPA, error
 from tests.codegen.targets.cuda.test_compile import needs_nvcc, report
+from tests.emitted import file_of, shared_by
 from verify.cuda_on_host import Host
 
 HERE = Path(affine_divergence.__file__).parent
@@ -32,7 +33,7 @@ MOST_REGISTERS = 96  # five blocks of 128 threads a multiprocessor
 @pytest.mark.parametrize("module", MAPS)
 def test_header_and_equations(module):
     plan = MAPS[module].plan
-    python, kernels = ((HERE / f"_cuda{module}{end}").read_text() for end in (".py", ".cu"))
+    python, kernels = ((HERE / file_of("cuda", f"{module}{end}")).read_text() for end in (".py", ".cu"))
     for text in (python, kernels):
         assert f"Derivation (SHA-256 of the map): {plan.digest}" in text and "z[s,g,o," in text
     programs = (plan.scale, plan.forward, plan.backward)
@@ -45,22 +46,21 @@ def test_header_and_equations(module):
 
 
 def test_no_headers_but_our_own_and_no_atomics():
-    for path in (*HERE.glob("_cuda_patch*.cu"), HERE / "_cuda_patches.cuh"):
+    for path in (*HERE.glob("kernels/cuda/patch*.cu"), HERE / shared_by("cuda", "patches.cuh")):
         text = path.read_text()
-        assert re.findall(r"#include .*", text) == [
-            f'#include "_cuda_{"rows" if path.suffix == ".cuh" else "patches"}.cuh"'
-        ]
+        header = "rows.cuh" if path.suffix == ".cuh" else "runtime/patches.cuh"
+        assert re.findall(r"#include .*", text) == [f'#include "{header}"']
         assert "torch" not in text.replace("Convolutions are not done here", "")
         assert "atomic" not in re.sub("No atomics", "", text)
 
 
 def together(folder, modules):
     """One source of the kernels of several maps."""
-    for name in ("_cuda_patches.cuh", "_cuda_rows.cuh"):
+    for name in (shared_by("cuda", "patches.cuh"), shared_by("cuda", "rows.cuh")):
         shutil.copy(HERE / name, folder)
-    include = '#include "_cuda_patches.cuh"\n'
-    texts = [(HERE / f"_cuda{module}.cu").read_text().replace(include, "") for module in modules]
-    (folder / "all.cu").write_text(include + "".join(texts))
+    include = '#include "runtime/patches.cuh"\n'
+    texts = [(HERE / file_of("cuda", f"{module}.cu")).read_text().replace(include, "") for module in modules]
+    (folder / "all.cu").write_text('#include "patches.cuh"\n' + "".join(texts))
     return folder / "all.cu"
 
 
@@ -77,7 +77,7 @@ def compiles(folder, modules, element, architecture):
 @needs_nvcc
 @pytest.mark.parametrize("target", [("Bfloat", "sm_90")], ids=str)
 def test_nvcc_has_nothing_to_say_of_the_centred_map(tmp_path, target):
-    assert len(compiles(tmp_path, ["_patch_affine_like_centred"], *target)) == 7
+    assert len(compiles(tmp_path, ["patch_affine_like_centred"], *target)) == 7
 
 
 @needs_nvcc
@@ -90,7 +90,7 @@ def test_nvcc_has_nothing_to_say_of_any_map(tmp_path, target):
 @needs_nvcc
 @pytest.mark.slow
 def test_channels_side_by_side_move_in_chunks_of_sixteen_bytes(tmp_path):
-    source = together(tmp_path, ["_patch_affine_like"])
+    source = together(tmp_path, ["patch_affine_like"])
     text = tmp_path / "kernels.ptx"
     command = ["nvcc", "-std=c++17", "-arch=sm_90", "-DELEMENT=Bfloat", "-ptx", "-o", str(text), str(source)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
@@ -131,7 +131,7 @@ def test_kernels_follow_the_mathematics(change):
     """The text of another map in the place of the emitted one; ones as weights, so that the twin is three lines."""
     make, twin = OTHER[change]
     context = patch_map_context(PatchMap(patch_plan(make()), True))
-    emitted = (HERE / context["source"]).read_text()
+    emitted = (HERE / file_of("cuda", context["source"])).read_text()
     text = cuda_target.render("patch_kernels.cu.jinja", context)
     assert (text == emitted) == (change == "as derived")
     x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)

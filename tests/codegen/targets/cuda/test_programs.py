@@ -20,6 +20,7 @@ from derive.errors import UsageError
 from derive.layers import layer
 from derive.properties import r
 from tests.codegen.targets.cuda.host import needs_compiler
+from tests.emitted import shared_by
 from verify.cuda_on_host import HostCode
 
 pytestmark = needs_compiler
@@ -49,7 +50,7 @@ def run(host, program):
         "kernels": [k.context for k in part.kernels],
     }
     source = cuda_target.render("kernels.cu.jinja", context)
-    code = HostCode(source, {"_cuda_rows.cuh": cuda_target.render("_cuda_rows.cuh.jinja", {})}, "double")
+    code = HostCode(source, {"runtime/rows.cuh": cuda_target.files([])[shared_by("cuda", "rows.cuh")]}, "double")
     kernels = host.launch.Kernels(code, torch.float64, torch.device("cpu"))
     names = {"kernels": kernels, "torch": torch, "F": torch.nn.functional, "math": math, "kappa": KAPPA}
     arrays = inputs(program)

@@ -17,22 +17,25 @@ from derive.cancel import solve
 from derive.layers import layer
 from derive.properties import r
 from tests.codegen.targets.cuda.conftest import chosen
+from tests.emitted import file_of, shared_by
 
 ROOT = Path(__file__).parents[4]
-TEMPLATES = sorted((ROOT / "codegen/targets/cuda/templates").glob("*.jinja"))
+TARGET = ROOT / "codegen/targets/cuda"
+TEMPLATES = sorted([*TARGET.glob("templates/*.jinja"), *TARGET.glob("runtime/*.*")])
 PLANS = {plan.layer.name: plan for family in chosen() for plan in family.plans}
 SOURCES = {
-    "affine-like": "_cuda_affine_like.cu",
-    "norm-like": "_cuda_norm_like.cu",
-    "linear/norm-like": "_cuda_norm_like_without_bias.cu",
+    "affine-like": file_of("cuda", "affine_like.cu"),
+    "norm-like": file_of("cuda", "norm_like.cu"),
+    "linear/norm-like": file_of("cuda", "norm_like_without_bias.cu"),
 }
 
 
 def test_the_files(texts):
-    names = {name for name in texts if "_cuda" in name}
-    expected = {f"_cuda{part}.py" for part in ("", "_compile", "_launch", "_patches")}
-    expected |= {"_cuda_rows.cuh", "_cuda_patches.cuh"}
-    maps = {*SOURCES.values(), "_cuda_unit.cu", *(f"_cuda{m.module}.cu" for m in patch_maps())}
+    names = {name for name in texts if "cuda" in name}
+    expected = {file_of("cuda", name) for name in ("__init__.py", "functional.py")}
+    expected |= {shared_by("cuda", f"{part}.py") for part in ("__init__", "compile", "launch", "patches")}
+    expected |= {shared_by("cuda", "rows.cuh"), shared_by("cuda", "patches.cuh")}
+    maps = {*SOURCES.values(), file_of("cuda", "unit.cu"), *(file_of("cuda", f"{m.module}.cu") for m in patch_maps())}
     assert names == expected | maps | {name.replace(".cu", ".py") for name in maps}
 
 
@@ -58,14 +61,14 @@ def test_equations_stand_on_the_lines_that_implement_them(texts, name):
 
 def test_no_torch_and_no_headers_but_our_own_in_the_sources(texts):
     for name, text in texts.items():
-        if name.endswith((".cu", ".cuh")) and "_patch" not in name:
-            assert re.findall(r"#include .*", text) in ([], ['#include "_cuda_rows.cuh"'])
+        if name.endswith((".cu", ".cuh")) and "patch" not in name:
+            assert re.findall(r"#include .*", text) in ([], ['#include "runtime/rows.cuh"'])
             assert "torch" not in text and "atomic" not in re.sub("No atomics", "", text)
 
 
 def test_what_is_needed_on_demand_is_not_imported_at_the_top(texts):
     for name, text in texts.items():
-        if name.startswith("_cuda") and name.endswith(".py"):
+        if name.startswith("kernels/cuda/") and name.endswith(".py"):
             imported = {
                 a.name.split(".")[0] for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import) for a in n.names
             }
@@ -73,7 +76,7 @@ def test_what_is_needed_on_demand_is_not_imported_at_the_top(texts):
 
 
 FORMULAS = [r"sqrt\(", r"kappa\w*\s*[-+*/]", r"[-+*/]\s*kappa", r"\+\s*Wide\(?1", r"[a-zA-Z)\]]\s@\s", r"\bfma\b"]
-ALLOWED = {"_cuda_launch.py.jinja": {r"[a-zA-Z)\]]\s@\s"}}  # the product of any two matrices
+ALLOWED = {"launch.py": {r"[a-zA-Z)\]]\s@\s"}}  # the product of any two matrices
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.name)
@@ -110,6 +113,6 @@ def cuda_text(program):
 def test_a_map_with_a_constant_angle_is_printed_whole(tmp_path):
     made = families([solve(layer("affine"), sympy.pi / 3)["angle"]], [])
     texts = cuda_target.files(made)
-    assert "Wide(1.7320508075688772) * sqrt(kappa)" in texts["_cuda_angle.cu"]
-    assert "math.sqrt(kappa)" in texts["_cuda_angle.py"]
-    assert "\nimport math\n" in texts["_cuda_angle.py"]
+    assert "Wide(1.7320508075688772) * sqrt(kappa)" in texts[file_of("cuda", "angle.cu")]
+    assert "math.sqrt(kappa)" in texts[file_of("cuda", "angle.py")]
+    assert "\nimport math\n" in texts[file_of("cuda", "angle.py")]

@@ -12,18 +12,17 @@ triton = pytest.importorskip("triton", reason="Triton is not installed: there ar
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from affine_divergence import (  # noqa: E402
-    _triton_affine_like,
-    _triton_norm_like,
-    _triton_norm_like_without_bias,
-    _triton_patch_affine_like,
-    _triton_patch_affine_like_centred,
-    _triton_patches,
-    _triton_unit,
+from affine_divergence.kernels.triton import (  # noqa: E402
+    affine_like,
+    norm_like,
+    norm_like_without_bias,
+    patch_affine_like,
+    patch_affine_like_centred,
+    unit,
 )
-from affine_divergence import _triton_tiles as tiles  # noqa: E402
-from affine_divergence._patch_places import as_numbers  # noqa: E402
-from affine_divergence._patches import Geometry  # noqa: E402
+from affine_divergence.kernels.triton.runtime import patches, tiles  # noqa: E402
+from affine_divergence.runtime.patch_places import as_numbers  # noqa: E402
+from affine_divergence.runtime.patches import Geometry  # noqa: E402
 
 GPUS = {  # multiprocessors, shared memory of a block, shared cache
     80: tiles.Limits(108, 163 << 10, 40 << 20),
@@ -84,7 +83,7 @@ def compiled(monkeypatch, tmp_path):
         return found
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for module in (_triton_affine_like, _triton_norm_like, _triton_norm_like_without_bias):
+    for module in (affine_like, norm_like, norm_like_without_bias):
         monkeypatch.setattr(module, "on", lambda x: contextlib.nullcontext())
     yield build
     for function in (tiles.product_tiles, tiles.whole_row_tiles, tiles.slab):
@@ -96,7 +95,7 @@ def launch_all(module, dtype, shape):
     B, n, m = shape
     x, W, b, g = (torch.empty(s, dtype=dtype, device="meta") for s in ((B, n), (m, n), (m,), (B, m)))
     f = torch.empty(B, 1, dtype=torch.promote_types(dtype, torch.float32), device="meta")
-    bias, in_backward = [b] * (module is not _triton_norm_like_without_bias), [b] * (module is _triton_affine_like)
+    bias, in_backward = [b] * (module is not norm_like_without_bias), [b] * (module is affine_like)
     module.forward(x, W, *bias, 1.7)
     module.backward(g, x, W, *in_backward, f, 1.7, [True] * (2 + len(bias)))
 
@@ -110,18 +109,18 @@ def check(build, gpu, module, dtype, shapes):
 
 
 def test_kernels_compile_for_the_newest_gpu(compiled):
-    assert check(compiled, 90, _triton_affine_like, torch.bfloat16, SHAPES[:2]) == KERNELS
+    assert check(compiled, 90, affine_like, torch.bfloat16, SHAPES[:2]) == KERNELS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", POINTERS, ids=str)
 @pytest.mark.parametrize("gpu", GPUS)
 def test_kernels_compile_for_every_gpu_and_type(compiled, gpu, dtype):
-    assert check(compiled, gpu, _triton_affine_like, dtype, SHAPES) == KERNELS
+    assert check(compiled, gpu, affine_like, dtype, SHAPES) == KERNELS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", [_triton_norm_like, _triton_norm_like_without_bias], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [norm_like, norm_like_without_bias], ids=lambda m: m.__name__)
 def test_kernels_of_the_other_maps_compile(compiled, module):
     missing = KERNELS - check(compiled, 90, module, torch.bfloat16, SHAPES)
     assert missing <= {"gradient_rows_kernel"}
@@ -132,27 +131,25 @@ def test_kernels_of_the_other_maps_compile(compiled, module):
 def test_kernels_of_rows_at_unit_length_compile(compiled, monkeypatch, gpu, dtype):
     """Queries and keys of a packed projection, in heads of a usual width and of the widest."""
     found = compiled(gpu)
-    monkeypatch.setattr(_triton_unit, "on", lambda x: contextlib.nullcontext())
-    for heads, width in ((16, 64), (1, _triton_unit._WIDEST)):
+    monkeypatch.setattr(unit, "on", lambda x: contextlib.nullcontext())
+    for heads, width in ((16, 64), (1, unit._WIDEST)):
         packed = torch.empty(4, 128, 3 * heads * width, dtype=dtype, device="meta")
         q, k, g = (t.unflatten(-1, (heads, width)).transpose(1, 2) for t in packed.chunk(3, -1))
-        u_q, f_q, u_k, f_k = _triton_unit.forward(q, k)
+        u_q, f_q, u_k, f_k = unit.forward(q, k)
         for wanted in ([True, True], [False, True]):
-            _triton_unit.backward(g, u_q, f_q, g, u_k, f_k, wanted)
+            unit.backward(g, u_q, f_q, g, u_k, f_k, wanted)
     assert {name for name, _ in found} == {"forward_kernel", "backward_kernel"}
     assert all(shared <= GPUS[gpu].shared for _, shared in found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("gpu", "dtype"), [(90, torch.bfloat16), (80, torch.float32)], ids=str)
-@pytest.mark.parametrize(
-    "module", [_triton_patch_affine_like, _triton_patch_affine_like_centred], ids=lambda m: m.__name__
-)
+@pytest.mark.parametrize("module", [patch_affine_like, patch_affine_like_centred], ids=lambda m: m.__name__)
 def test_kernels_of_convolutions_compile(compiled, monkeypatch, module, gpu, dtype):
     """Every launch of PatchNorm on tensors without memory, forward and backward, the product kept or not."""
     found = compiled(gpu)
-    monkeypatch.setattr(_triton_patches, "on", lambda x: contextlib.nullcontext())
-    monkeypatch.setattr(_triton_patches, "has_values", lambda x: True)
+    monkeypatch.setattr(patches, "on", lambda x: contextlib.nullcontext())
+    monkeypatch.setattr(patches, "has_values", lambda x: True)
     shapes = ((4, 1, 64, 9, 9), (1, 32, 64, 3, 3), (1, 32, 1, 1), (4, 1, 32, 5, 5))
     x, W, b, g = (torch.empty(s, dtype=dtype, device="meta") for s in shapes)
     numbers = as_numbers(Geometry((3, 3), (2, 2), (1, 1), (1, 1), (0, 0)))

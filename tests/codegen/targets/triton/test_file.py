@@ -12,10 +12,15 @@ import derive
 from codegen.catalogue import families, patch_maps
 from codegen.compiler import render
 from codegen.targets.triton.target import files
+from tests.emitted import file_of, shared, shared_by, write_all
 
 ROOT = Path(__file__).parents[4]
 TEMPLATES = sorted((ROOT / "codegen" / "targets" / "triton" / "templates").glob("*.jinja"))
-MAP_FILES = ["_triton_affine_like.py", "_triton_norm_like.py", "_triton_norm_like_without_bias.py"]
+MAP_FILES = [
+    file_of("triton", "affine_like.py"),
+    file_of("triton", "norm_like.py"),
+    file_of("triton", "norm_like_without_bias.py"),
+]
 
 
 @functools.cache
@@ -29,13 +34,11 @@ def emitted():
 
 
 def test_the_files_of_the_target():
-    patches = [f"_triton{m.module}.py" for m in patch_maps()]
-    shared = [
-        "_patch_places.py",
-        "_operators.py",
-        *(f"_triton{word}.py" for word in ("", "_tiles", "_patches", "_unit")),
-    ]
-    assert sorted(emitted()) == sorted([*MAP_FILES, *patches, *shared])
+    maps = [*MAP_FILES, *(file_of("triton", f"{m.module}.py") for m in patch_maps()), file_of("triton", "unit.py")]
+    around = [file_of("triton", name) for name in ("__init__.py", "functional.py")]
+    around += [shared_by("triton", name) for name in ("__init__.py", "tiles.py", "patches.py")]
+    around += [shared(name) for name in ("__init__.py", "patch_places.py", "operators.py")]
+    assert sorted(emitted()) == sorted([*maps, *around])
     assert files(chosen()) == emitted()
 
 
@@ -66,8 +69,7 @@ def made(tmp_path):
     """The emitted package on disk."""
     folder = tmp_path / "made"
     folder.mkdir()
-    for name, text in render(chosen(), "made", ("torch", "triton")).items():
-        (folder / name).write_text(text)
+    write_all(render(chosen(), "made", ("torch", "triton")), folder)
     return folder
 
 
@@ -87,7 +89,7 @@ def test_emitted_code_passes_mypy(made):
     passes("mypy", *options, *(f"made/{name}" for name in emitted()), cwd=made.parent)
 
 
-# What a template must not type; ``_triton_tiles.py`` holds no map and is left out.
+# What a template must not type.
 FORMULAS = [
     r"sqrt",
     r"kappa",
@@ -104,7 +106,7 @@ def without_holes(text):
     return re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\"\"\".*?\"\"\"|#.*", "", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("path", [p for p in TEMPLATES if "tiles" not in p.name], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.name)
 def test_no_formula_is_typed_in_a_template(path):
     text = without_holes(path.read_text(encoding="utf-8"))
     allowed = {"function.jinja": {r"kappa"}}.get(path.name, set())
@@ -117,6 +119,6 @@ def test_the_patterns_find_a_planted_formula():
 
 
 def test_the_public_functions_use_the_kernels():
-    text = emitted()["_triton.py"]
+    text = emitted()[file_of("triton", "functional.py")]
     homes = re.findall(r"^from \.(\w+) import .*Reverse", text, flags=re.MULTILINE)
-    assert homes == sorted(name.removesuffix(".py") for name in MAP_FILES)
+    assert homes == sorted(Path(name).stem for name in MAP_FILES)

@@ -37,9 +37,9 @@ def run(function, tensors, g):
 
 @pytest.fixture
 def kernels():
-    from affine_divergence import _triton
+    from affine_divergence.kernels.triton import functional as triton_functional
 
-    return _triton
+    return triton_functional
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)

@@ -6,14 +6,12 @@ import sys
 import pytest
 import torch
 
-from affine_divergence import (
-    _triton,
-    _triton_affine_like,
-    _triton_norm_like,
-    _triton_norm_like_without_bias,
-    functional,
-)
-from affine_divergence._triton_tiles import Tiles
+from affine_divergence import functional
+from affine_divergence.kernels.triton import affine_like as triton_affine_like
+from affine_divergence.kernels.triton import functional as triton_functional
+from affine_divergence.kernels.triton import norm_like as triton_norm_like
+from affine_divergence.kernels.triton import norm_like_without_bias as triton_norm_like_without_bias
+from affine_divergence.kernels.triton.runtime.tiles import Tiles
 
 
 def affine_like(x, W, b, kappa):
@@ -35,7 +33,7 @@ class Map:
         self.name, self.twin, self.bias = name, twin, bias
 
     def ours(self, *operands):
-        return self._call(_triton, *operands)
+        return self._call(triton_functional, *operands)
 
     def plain(self, *operands):
         return self._call(functional, *operands)
@@ -79,7 +77,7 @@ def cut_into_pieces(monkeypatch, module):
 def way(request, monkeypatch):
     """Both families of kernels: a tile holds whole rows, or rows are cut into pieces."""
     if request.param == "pieces":
-        for module in (_triton_affine_like, _triton_norm_like, _triton_norm_like_without_bias):
+        for module in (triton_affine_like, triton_norm_like, triton_norm_like_without_bias):
             cut_into_pieces(monkeypatch, module)
 
 
@@ -112,7 +110,7 @@ def import_package(monkeypatch):
     def load(folder, name):
         monkeypatch.syspath_prepend(str(folder))
         imported.append(name)
-        return importlib.import_module(f"{name}._triton")
+        return importlib.import_module(f"{name}.kernels.triton.functional")
 
     yield load
     for name in [m for m in sys.modules if m.split(".")[0] in imported]:

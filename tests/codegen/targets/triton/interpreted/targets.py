@@ -28,7 +28,7 @@ class Targets:
             texts = {**texts, file: texts[file].replace(old, new)}
         write(texts, folder)
         patch.syspath_prepend(str(folder.parent))
-        homes = {"torch": "functional", "triton": "_triton", "cuda": "_cuda"}
+        homes = {"torch": "functional", "triton": "kernels.triton.functional", "cuda": "kernels.cuda.functional"}
         self.functions = {target: importlib.import_module(f"{name}.{home}") for target, home in homes.items()}
         self.name, self.place = name, folder
         self.host = Host(name)

@@ -7,6 +7,7 @@ import torch
 
 from tests.codegen.targets.cuda.host import needs_compiler
 from tests.codegen.targets.triton.interpreted.targets import Targets, at_angle, operands, relative_error, results
+from tests.emitted import file_of, shared_by
 
 pytestmark = [needs_compiler, pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
 
@@ -47,7 +48,8 @@ def test_every_target_follows_the_angle(made, angle):
     assert not departs(package) and not departs(package, torch.float32)
 
 
-TILES, KERNELS, SHARED = "_triton_angle_like.py", "_cuda_angle_like.cu", "_triton_tiles.py"
+TILES, KERNELS = file_of("triton", "angle_like.py"), file_of("cuda", "angle_like.cu")
+SHARED = shared_by("triton", "functions.py")
 DAMAGE = {  # which target must depart, the file, its text and other text
     "triton, sign of the weight part": (
         "triton",

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from affine_divergence import _operators
-from affine_divergence import _triton_affine_like as affine_kernels
+from affine_divergence.kernels.triton import affine_like as affine_kernels
+from affine_divergence.runtime import operators as operators_module
 
 pytestmark = [  # torch's own: see tests/codegen/test_generated.py
     pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
@@ -60,7 +60,7 @@ def test_traced_whole(layer, dynamic, run):
 
 def test_operators_keep_their_word():
     """``opcheck`` of both operators: schema, tracing, shapes without values, and gradients that are not recorded."""
-    operators = getattr(torch.ops, _operators.LIBRARY.ns)
+    operators = getattr(torch.ops, operators_module.LIBRARY.ns)
     x, W, b, g = (torch.randn(s, dtype=torch.float64) for s in ((5, 4), (3, 4), (3,), (5, 3)))
     f = affine_kernels.forward(x, W, b, 1.7)[1]
     torch.library.opcheck(operators.affine_like.default, (x, W, b, 1.7))

@@ -5,7 +5,10 @@ import torch
 from torch.testing._internal.optests.generate_tests import OpCheckError
 
 import affine_divergence as ad
-from affine_divergence import _backends, _operators, _triton_affine_like, functional
+from affine_divergence import functional
+from affine_divergence.kernels.triton import affine_like as triton_affine_like
+from affine_divergence.runtime import backends
+from affine_divergence.runtime import operators as operators_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
 
@@ -17,7 +20,7 @@ def test_the_argument_and_the_environment_choose_the_kernels(layer, monkeypatch)
     operands = [*tensors, *([] if layer.bias else [None]), 1.7]
     plain = call(*operands)
     assert torch.equal(call(*operands, backend="triton"), kernels)
-    monkeypatch.setenv(_backends.VARIABLE, "triton")
+    monkeypatch.setenv(backends.VARIABLE, "triton")
     assert torch.equal(call(*operands), kernels) and torch.equal(call(*operands, backend="torch"), plain)
     torch.testing.assert_close(plain, kernels)
 
@@ -25,8 +28,8 @@ def test_the_argument_and_the_environment_choose_the_kernels(layer, monkeypatch)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_modules_hand_the_choice_to_the_kernels(compiled, monkeypatch):
     seen = []
-    launch = _triton_affine_like._forward
-    monkeypatch.setattr(_triton_affine_like, "_forward", lambda *given: seen.append(1) or launch(*given))
+    launch = triton_affine_like._forward
+    monkeypatch.setattr(triton_affine_like, "_forward", lambda *given: seen.append(1) or launch(*given))
     module = ad.AffineLike(6, 5, dtype=torch.float64, backend="triton")
     x = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
     called = torch.compile(module, fullgraph=True, backend="aot_eager") if compiled else module
@@ -41,22 +44,22 @@ def test_modules_hand_the_choice_to_the_kernels(compiled, monkeypatch):
 
 
 def test_cuda_is_refused_on_the_cpu(layer, monkeypatch):
-    monkeypatch.setitem(_backends._NEEDS, "cuda", "math")
-    _backends._lack.cache_clear()
+    monkeypatch.setitem(backends._NEEDS, "cuda", "math")
+    backends._lack.cache_clear()
     tensors, _ = layer.operands((5, 4, 3))
     with pytest.raises(ValueError, match="x is on the device 'cpu'; move x to a CUDA device, or use 'torch'"):
         getattr(functional, layer.name)(*tensors, backend="cuda")
-    _backends._lack.cache_clear()
+    backends._lack.cache_clear()
 
 
 def operators():
-    return getattr(torch.ops, _operators.LIBRARY.ns)
+    return getattr(torch.ops, operators_module.LIBRARY.ns)
 
 
 def registered():
     """The names of the operators that the package registers."""
     every = (schema.name for schema in torch._C._jit_get_all_schemas())
-    return {n.partition("::")[2] for n in every if n.startswith(f"{_operators.LIBRARY.ns}::")}
+    return {n.partition("::")[2] for n in every if n.startswith(f"{operators_module.LIBRARY.ns}::")}
 
 
 def test_every_registered_operator_keeps_its_word(layer):

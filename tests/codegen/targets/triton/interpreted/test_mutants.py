@@ -18,6 +18,7 @@ from codegen.compiler import render
 from codegen.package import write
 from derive.algebra.nodes import rename, tensor
 from derive.forward_map import Definition
+from tests.emitted import file_of, shared_by
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter is NumPy
 
@@ -37,7 +38,7 @@ def agrees(in_pieces):
         with pytest.MonkeyPatch.context() as patch:
             if not same(package.affine_like, expected):
                 return False
-            in_pieces(patch, sys.modules[package.affine_like.__module__ + "_affine_like"])
+            in_pieces(patch, sys.modules[f"{package.__package__}.affine_like"])
             return same(package.affine_like, expected)
 
     return compare
@@ -63,7 +64,7 @@ def texts():
     return render(families([solution()], []), "package", ("torch", "triton"))
 
 
-FILE, TILES = "_triton_affine_like.py", "_triton_tiles.py"
+FILE, TILES = file_of("triton", "affine_like.py"), shared_by("triton", "tiles.py")
 DAMAGE = {  # file, text, other text, and which of its occurrences to change
     "sign of the radial term, rows": (FILE, "gW - c[:, None] * u", "gW + c[:, None] * u", 1),
     "sign of the radial term, slabs": (FILE, "gW - c[:, None] * u", "gW + c[:, None] * u", 0),
@@ -193,7 +194,7 @@ def patches_agree(package):
     inputs = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
     settings = {"stride": 2, "padding": (2, 1), "dilation": (2, 1), "groups": 2, "kappa": 1.7}
     results = []
-    home = importlib.import_module(f"{package.__package__}.functional")
+    home = importlib.import_module(f"{package.__package__.partition('.')[0]}.functional")
     for backend in ("triton", "torch"):
         z = home.patch_norm_conv2d(*inputs, **settings, backend=backend)
         g = torch.randn(z.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -203,14 +204,18 @@ def patches_agree(package):
 
 @pytest.fixture(scope="module")
 def whole():
-    return {p.name: p.read_text() for p in Path(affine_divergence.__file__).parent.glob("*") if p.is_file()}
+    folder = Path(affine_divergence.__file__).parent
+    paths = [p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in paths}
 
 
 @pytest.mark.parametrize("damage", [None, *PATCHES], ids=str)
 def test_damage_to_patches_is_caught(damage, whole, tmp_path, import_package):
     old, new = PATCHES.get(damage, ("", ""))
     name = "patches_" + re.sub(r"\W+", "_", damage or "sound")
-    files = [f for f in ("_triton_patch_affine_like.py", "_triton_patches.py") if old in whole[f]]
+    files = [
+        f for f in (file_of("triton", "patch_affine_like.py"), shared_by("triton", "patches.py")) if old in whole[f]
+    ]
     assert files, f"{old!r} is no longer emitted; choose other damage"
     write({**whole, **({f: whole[f].replace(old, new) for f in files} if damage else {})}, tmp_path / name)
     assert patches_agree(import_package(tmp_path, name)) == (damage is None)

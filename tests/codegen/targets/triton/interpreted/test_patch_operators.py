@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing._internal.optests.generate_tests import OpCheckError
 
-from affine_divergence import _triton_patch_affine_like as module
+from affine_divergence.kernels.triton import patch_affine_like as module
 from codegen.catalogue import patch_maps
 from tests.codegen.targets.cuda.patch_host import KINDS, PLAIN, map_name, operator_calls, problem
 

@@ -14,7 +14,7 @@ from codegen.catalogue import patch_maps
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter is NumPy
 
 DOUBLE = torch.float64
-MODULES = [importlib.import_module(f"affine_divergence._triton{m.module}") for m in patch_maps()]
+MODULES = [importlib.import_module(f"affine_divergence.kernels.triton.{m.module}") for m in patch_maps()]
 ROUNDING = {torch.float64: 1e-14, torch.float32: 6e-7, torch.bfloat16: 1.6e-2}  # Triton's interpreter cuts to bfloat16
 GEOMETRIES = {
     "plain": ((2, 40, 4, 5), (6, 40, 3, 3), {}),

@@ -10,6 +10,7 @@ import torch
 from affine_divergence.functional import patch_norm_conv2d
 from tests.codegen.targets.cuda.host import needs_compiler
 from tests.codegen.targets.triton.interpreted.targets import Targets, at_angle, operands, relative_error, results
+from tests.emitted import file_of
 from verify.cuda_on_host import Host
 
 pytestmark = [needs_compiler, pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
@@ -46,17 +47,17 @@ def test_three_targets_and_a_formula_agree(package):
 
 
 def test_the_angle_stands_in_every_language(package):
-    kernels = (package.place / "_cuda_angle_like.cu").read_text()
+    kernels = (package.place / file_of("cuda", "angle_like.cu")).read_text()
     assert re.search(r"const Wide turn = .*atan\(kept\)", kernels)
     assert re.search(r"const Wide turning = limit > r \? ", kernels)
-    tiles = (package.place / "_triton_angle_like.py").read_text()
+    tiles = (package.place / file_of("triton", "angle_like.py")).read_text()
     assert re.search(r"turn = .*atan\(kept\)", tiles) and "turning = tl.where(" in tiles
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 def test_nvcc_has_nothing_to_say(package):
     command = ["nvcc", "-std=c++17", "-arch=sm_90", "--Werror", "all-warnings", "-DELEMENT=float", "-cubin"]
-    source = package.place / "_cuda_angle_like.cu"
+    source = package.place / file_of("cuda", "angle_like.cu")
     done = subprocess.run([*command, "-o", "/dev/null", str(source)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

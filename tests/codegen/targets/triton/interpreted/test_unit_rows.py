@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import affine_divergence
-from affine_divergence import _backends, _cuda_unit, _operators, _triton_unit, _unit
 from affine_divergence.attention import AffineLikeMultiheadAttention
+from affine_divergence.kernels.cuda import unit as cuda_unit
+from affine_divergence.kernels.torch import unit as torch_unit
+from affine_divergence.kernels.triton import unit as triton_unit
+from affine_divergence.runtime import backends, operators
 from tests.codegen.targets.cuda.host import needs_compiler
 from tests.codegen.targets.unit_pairs import (
     BRAIN,
@@ -24,6 +27,7 @@ from tests.codegen.targets.unit_pairs import (
     results,
     worst,
 )
+from tests.emitted import file_of, shared_by
 from verify.cuda_on_host import Host
 
 pytestmark = [
@@ -33,7 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit.script(_method)?. is deprecated:DeprecationWarning"),
 ]
 PACKAGE = Path(affine_divergence.__file__).parent
-HOMES = {"torch": _unit, "triton": _triton_unit, "cuda": _cuda_unit}
+HOMES = {"torch": torch_unit, "triton": triton_unit, "cuda": cuda_unit}
 SHAPES = [(2, 3, 7, 5, 8), (1, 1, 1, 1, 64), (1, 2, 70, 3, 19), (2, 1, 3, 4, 300)]
 TYPES = [DOUBLE, SINGLE, BRAIN, pytest.param(HALF, marks=pytest.mark.slow)]
 
@@ -52,7 +56,7 @@ def pair(request, on_host):
 
 def floor(pair, dtype):
     """The rounding of a result; Triton's interpreter cuts bfloat16 off where a device rounds it."""
-    return ROUNDING[dtype] * (3.5 if dtype == BRAIN and pair is _triton_unit.UnitPair else 1.2)
+    return ROUNDING[dtype] * (3.5 if dtype == BRAIN and pair is triton_unit.UnitPair else 1.2)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -88,7 +92,7 @@ def test_any_layout_gives_the_same_bits_and_nothing_is_written_to(pair, layout, 
     plain = [x.detach().contiguous().requires_grad_() for x in shaped]
     kept = [t.detach().clone() for t in (*shaped, *gradients)]
     ours, theirs = results(pair, shaped, gradients), results(pair, plain, [g.contiguous() for g in gradients])
-    if pair is _unit.UnitPair:
+    if pair is torch_unit.UnitPair:
         assert worst(ours, [t.double() for t in theirs]) <= 2 * torch.finfo(dtype).eps
     else:
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -199,7 +203,7 @@ def test_the_order_of_threads_changes_no_bit(on_host):
     found = []
     for on_host.order in (0, 1, 2):
         on_host.forget()
-        found.append(results(_cuda_unit.UnitPair, tensors, gradients))
+        found.append(results(cuda_unit.UnitPair, tensors, gradients))
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
     assert {(name, grid[1], block[0]) for name, grid, block in on_host.launched} == {
         ("unit_forward", 2, 8),
@@ -211,7 +215,7 @@ def test_the_order_of_threads_changes_no_bit(on_host):
 def test_operators_keep_their_word(name, on_host):
     """The four utilities: schema, autograd's registration, tracing without values, compiling with dynamic shapes."""
     (q, k), (g_q, g_k) = operands((2, 2, 3, 4, 8))
-    space = getattr(torch.ops, _operators.LIBRARY.ns)
+    space = getattr(torch.ops, operators.LIBRARY.ns)
     given = [x.detach() for x in (q, k)]
     u_q, f_q, u_k, f_k = getattr(space, name).default(*given)
     calls = [(name, given)]
@@ -228,12 +232,12 @@ def attention(**given):
 
 @pytest.mark.parametrize("way", ["argument", "environment", "compiled"])
 def test_attention_takes_the_kernels(way, monkeypatch):
-    seen, launch = [], _triton_unit._forward
-    monkeypatch.setattr(_triton_unit, "_forward", lambda *given: seen.append(1) or launch(*given))
-    monkeypatch.setenv(_backends.VARIABLE, "triton" if way == "environment" else "")
+    seen, launch = [], triton_unit._forward
+    monkeypatch.setattr(triton_unit, "_forward", lambda *given: seen.append(1) or launch(*given))
+    monkeypatch.setenv(backends.VARIABLE, "triton" if way == "environment" else "")
     module = attention(backend=None if way == "environment" else "triton")
     if way == "compiled":  # as in a new process: both kinds of kernels are loaded while one graph is traced
-        monkeypatch.setattr(_backends, "_Loaded", type("_Loaded", (), {}))
+        monkeypatch.setattr(backends, "_Loaded", type("_Loaded", (), {}))
         torch._dynamo.reset()
     called = torch.compile(module, fullgraph=True, backend="aot_eager") if way == "compiled" else module
     found = []
@@ -294,14 +298,14 @@ def marked(names):
 def test_damaged_tiles_are_noticed(name, tmp_path, monkeypatch):
     package = f"damaged_{name.replace(' ', '_')}"  # an operator's name can be registered once
     shutil.copytree(PACKAGE, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    file = tmp_path / package / "_triton_unit.py"
+    file = tmp_path / package / file_of("triton", "unit.py")
     old, new = DAMAGE.get(name, ("", ""))
     text = file.read_text()
     assert old in text, "the line to damage is gone: look again"
     file.write_text(text.replace(old, new) if old else text)
     monkeypatch.syspath_prepend(str(tmp_path))
     try:
-        module = importlib.import_module(f"{package}._triton_unit")
+        module = importlib.import_module(f"{package}.kernels.triton.unit")
         assert departs(module.UnitPair) == (name != "nothing")
     finally:
         for loaded in [m for m in sys.modules if m.split(".")[0] == package]:
@@ -311,7 +315,9 @@ def test_damaged_tiles_are_noticed(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", marked(["nothing", *ON_CUDA]))
 def test_damaged_kernels_are_noticed(name, on_host):
     old, new = ON_CUDA.get(name, ("", ""))
-    assert any(old in (PACKAGE / n).read_text() for n in ("_cuda_unit.cu", "_cuda_rows.cuh")), "look again"
+    assert any(old in (PACKAGE / n).read_text() for n in (file_of("cuda", "unit.cu"), shared_by("cuda", "rows.cuh"))), (
+        "look again"
+    )
     on_host.replacements = ((old, new),) if old else ()
     on_host.forget()
-    assert departs(_cuda_unit.UnitPair) == (name != "nothing")
+    assert departs(cuda_unit.UnitPair) == (name != "nothing")

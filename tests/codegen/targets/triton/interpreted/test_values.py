@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from affine_divergence import _triton_tiles as tiles
+from affine_divergence.kernels.triton.runtime import tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter is NumPy
 

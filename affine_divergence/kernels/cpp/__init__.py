@@ -1,0 +1,1 @@
+"""The maps by kernels in C++, a file a map."""

@@ -1,0 +1,129 @@
+"""affine-like on the CPU: the kernels of ``affine_like.cpp`` around products of matrices.
+
+    z[s,i] = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i])
+
+Derivation (SHA-256 of the map): cfad222b6c6579e09d9aae903bf1bb454998140b6ced7f579358baf89578781d
+"""
+
+# mypy: disable-error-code="arg-type, assignment, no-any-return"
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...runtime.operands import check_result, outside_autocast
+from ..torch import affine_like as plain
+from .runtime.launch import Source
+
+KERNELS = Source(Path(__file__).with_suffix(".cpp"))
+AffineLikeReverse = plain.AffineLikeReverse  # for what traces operations of torch
+
+
+class AffineLike(torch.autograd.Function):
+    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by kernels in C++; gives the output.
+
+    Nothing is checked here: see ``functional``. What is kept for the backward pass, and tangents, are those of the
+    torch target's class, which also takes the place of this one in the transforms of ``torch.func``.
+    """
+
+    transformed = plain.AffineLike
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> Tensor:
+        """Return the output, and keep what the derivatives read."""
+        given = x, W, b
+        rows, n, m = x.shape[0], x.shape[1], W.shape[0]
+        ready = ctx.ready = KERNELS.ready((x, W, b), ((rows, n), (m, n), (m,)))
+        if ready is None:
+            z, f = plain.AffineLike.forward(x, W, b, kappa)
+        else:  # all that can be done before the first product: after it no code is left in a cache
+            kernels, threads = ready
+            x = x.contiguous()
+            b = b.contiguous()
+            f = x.new_empty(rows, 1)
+            x_at = x.data_ptr()
+            b_at = b.data_ptr()
+            f_at = f.data_ptr()
+        ctx.kappa = kappa
+        ctx.save_for_backward(*given, f)
+        ctx.save_for_forward(*given, f)
+        if ready is None:
+            return z
+        xW = F.linear(x, W)
+        xW_at = check_result(xW, x, (rows, m)).data_ptr()
+        z = xW  # in place
+        # affine-like/define-f, affine-like/forward
+        kernels.affine_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
+        return z
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        """Return the tangent of the output."""
+        found: Tensor = plain.AffineLike.jvp(ctx, *tangents)[0]
+        return found
+
+    @staticmethod
+    @outside_autocast
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
+        if ctx.ready is None or torch.is_grad_enabled():  # by operations that autograd and torch.vmap know
+            return plain.AffineLike.backward(ctx, g, None)
+        x, W, b, f = ctx.saved_tensors
+        rows, m, n = g.shape[0], g.shape[1], x.shape[1]
+        ready = KERNELS.ready((g, x, W, b, f), ((rows, m), (rows, n), (m, n), (m,), (rows, 1)))
+        if ready is None:
+            return plain.AffineLike.backward(ctx, g, None)
+        kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
+        g = g.contiguous()
+        x = x.contiguous()
+        b = b.contiguous()
+        if wanted[0] and wanted[1] and wanted[2]:
+            gb = x.new_empty(rows, 1)
+            u = x.new_empty(rows, n)
+            db = x.new_empty(m)
+            g_at = g.data_ptr()
+            x_at = x.data_ptr()
+            b_at = b.data_ptr()
+            f_at = f.data_ptr()
+            gb_at = gb.data_ptr()
+            u_at = u.data_ptr()
+            db_at = db.data_ptr()
+            # affine-like/backward-db
+            kernels.affine_like_gb_u_db(rows, m, n, g_at, x_at, b_at, f_at, gb_at, u_at, db_at, threads)
+            dW = torch.mm(g.t(), u)  # affine-like/backward-dW
+            gW = torch.mm(g, W, out=u)
+            gW_at = check_result(gW, x, (rows, n)).data_ptr()
+            dx = gW  # in place
+            # affine-like/backward-dx
+            kernels.affine_like_given_gb_dx(rows, n, x_at, f_at, gb_at, gW_at, gW_at, kappa, threads)
+            return dx, dW, db, None
+        dx = dW = db = u = None
+        if wanted[1]:
+            u = x.new_empty(rows, n)
+            x_at = x.data_ptr()
+            f_at = f.data_ptr()
+            u_at = u.data_ptr()
+            kernels.affine_like_u(rows, n, x_at, f_at, u_at, threads)
+            dW = torch.mm(g.t(), u)  # affine-like/backward-dW
+        if wanted[2]:
+            db = x.new_empty(m)
+            g_at = g.data_ptr()
+            f_at = f.data_ptr()
+            db_at = db.data_ptr()
+            kernels.affine_like_db(rows, m, g_at, f_at, db_at, threads)  # affine-like/backward-db
+        if wanted[0]:
+            g_at = g.data_ptr()
+            x_at = x.data_ptr()
+            b_at = b.data_ptr()
+            f_at = f.data_ptr()
+            gW = torch.mm(g, W, out=u)
+            gW_at = check_result(gW, x, (rows, n)).data_ptr()
+            dx = gW  # in place
+            # affine-like/backward-dx
+            kernels.affine_like_dx(rows, m, n, g_at, x_at, b_at, f_at, gW_at, gW_at, kappa, threads)
+        return dx, dW, db, None

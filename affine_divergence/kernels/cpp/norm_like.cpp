@@ -1,0 +1,201 @@
+// norm-like: z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]) + b[i].
+//
+// Where:
+//
+//     f[s] = sqrt(kappa - 1)/sqrt(E[s])
+//     E[s] = sum[j](x[s,j]**2)
+//
+// Each kernel does what its name ends in. `Element` is the type of the input, and so is `Wide`: see runtime/rows.h,
+// which also says how rows are shared among threads. Products of matrices are not done here.
+//
+// Derivation (SHA-256 of the map): 066ad2a7d1abe914408dd39ad9cb832cb3cf1179193d8da99240086f42663443
+
+#include "runtime/python.h"
+#include "runtime/rows.h"
+
+namespace kernels {
+
+KERNEL norm_like_f_z(
+    const Offset rows,
+    const Offset n,
+    const Offset m,
+    const Element* x_data,
+    const Element* b_data,
+    const Wide* xW_data,
+    Wide* f_data,
+    Element* z_data,
+    const double kappa_setting,
+    const int threads) {
+    const Wide kappa = Wide(kappa_setting);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (Offset row = 0; row < rows; ++row) {
+        const Element* x_row = x_data + row * n;
+        const Element* b_row = b_data;
+        const Wide* xW_row = xW_data + row * m;
+        Element* z_row = z_data + row * m;
+        ahead(x_row, n);
+        ahead(xW_row, m);
+        Wide peak = 1;  // for nearly every row; where a sum goes out of range, a power of two near the largest entry
+        Wide q;
+        for (bool divided = false;; divided = true) {
+            const Wide y_factor = Wide(1) / peak;
+            q = 0;
+            {
+                const Element* const x = x_row;
+#pragma omp simd reduction(+ : q)
+                for (Offset k = 0; k < n; ++k) {
+                    const Wide y = y_factor * x[k];
+                    q += y * y;  // norm-like/define-E
+                }
+            }
+            q = row_sum(q);
+            if (divided || in_range(q)) break;
+            peak = 0;
+            {
+                const Element* const x = x_row;
+#pragma omp simd reduction(max : peak)
+                for (Offset k = 0; k < n; ++k) {
+                    peak = fmax(peak, fabs(x[k]));
+                }
+            }
+            peak = magnitude(row_largest(peak));
+        }
+        const Wide q_or_inf = q == 0 ? infinity() : q;
+        const Wide f = sqrt(kappa - 1) / (peak * sqrt(q_or_inf));  // norm-like/define-f
+        {
+            const Element* const b = b_row;
+            const Element* const xW = xW_row;
+            Element* const z = z_row;
+#pragma omp simd
+            for (Offset k = 0; k < m; ++k) {
+                z[k] = b[k] + f * xW[k];  // norm-like/forward
+            }
+        }
+        f_data[row] = f;
+    }
+}
+
+KERNEL norm_like_dx(
+    const Offset rows,
+    const Offset n,
+    const Element* x_data,
+    const Wide* f_data,
+    const Wide* gW_data,
+    Element* dx_data,
+    const double kappa_setting,
+    const int threads) {
+    const Wide kappa = Wide(kappa_setting);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (Offset row = 0; row < rows; ++row) {
+        const Element* x_row = x_data + row * n;
+        const Wide* gW_row = gW_data + row * n;
+        Element* dx_row = dx_data + row * n;
+        ahead(x_row, n);
+        ahead(gW_row, n);
+        const Wide f = f_data[row];
+        Wide u_gW = 0;
+        {
+            const Element* const x = x_row;
+            const Element* const gW = gW_row;
+#pragma omp simd reduction(+ : u_gW)
+            for (Offset k = 0; k < n; ++k) {
+                const Wide u = f * x[k];
+                u_gW += u * gW[k];
+            }
+        }
+        u_gW = row_sum(u_gW);
+        const Wide c = f * u_gW / (kappa - 1);
+        {
+            const Element* const x = x_row;
+            const Element* const gW = gW_row;
+            Element* const dx = dx_row;
+#pragma omp simd
+            for (Offset k = 0; k < n; ++k) {
+                const Wide u = f * x[k];
+                dx[k] = f * gW[k] - c * u;  // norm-like/backward-dx
+            }
+        }
+    }
+}
+
+KERNEL norm_like_u(
+    const Offset rows,
+    const Offset n,
+    const Element* x_data,
+    const Wide* f_data,
+    Element* u_data,
+    const int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (Offset row = 0; row < rows; ++row) {
+        const Element* x_row = x_data + row * n;
+        Element* u_row = u_data + row * n;
+        ahead(x_row, n);
+        const Wide f = f_data[row];
+        {
+            const Element* const x = x_row;
+            Element* const u = u_row;
+#pragma omp simd
+            for (Offset k = 0; k < n; ++k) {
+                u[k] = f * x[k];
+            }
+        }
+    }
+}
+
+KERNEL norm_like_u_db(
+    const Offset rows,
+    const Offset n,
+    const Offset m,
+    const Element* x_data,
+    const Wide* f_data,
+    Element* u_data,
+    const Element* g_data,
+    Element* total,
+    const int threads) {
+    over_rows(rows, m, threads, total, [&](const Offset row, Wide* const sums) {
+        const Element* x_row = x_data + row * n;
+        Element* u_row = u_data + row * n;
+        ahead(x_row, n);
+        const Wide f = f_data[row];
+        {
+            const Element* const x = x_row;
+            Element* const u = u_row;
+#pragma omp simd
+            for (Offset k = 0; k < n; ++k) {
+                u[k] = f * x[k];
+            }
+        }
+#pragma omp simd
+        for (Offset column = 0; column < m; ++column) {
+            Wide sum = 0;
+            const Wide g = widen(g_data[row * m + column]);
+            sum += g;  // norm-like/backward-db
+            sums[column] += sum;
+        }
+    });
+}
+
+KERNEL norm_like_db(
+    const Offset rows,
+    const Offset m,
+    const Element* g_data,
+    Element* total,
+    const int threads) {
+    over_columns(rows, m, threads, total, [&](const auto group, const Offset first, Wide* const sums) {
+#pragma omp simd
+        for (Offset column = 0; column < m; ++column) {
+            Wide sum = 0;
+            for (Offset row = first; row < first + group.rows; ++row) {
+                const Wide g = widen(g_data[row * m + column]);
+                sum += g;  // norm-like/backward-db
+            }
+            sums[column] += sum;
+        }
+    });
+}
+
+}  // namespace kernels
+
+FUNCTIONS(
+    FUNCTION(norm_like_f_z), FUNCTION(norm_like_u_db), FUNCTION(norm_like_dx), FUNCTION(norm_like_u),
+    FUNCTION(norm_like_db))

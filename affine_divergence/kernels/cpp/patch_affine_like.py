@@ -1,0 +1,68 @@
+"""affine-like (non-normalising) convolution on the CPU: one call for each pass.
+
+    z[s,g,o,ph,pw] = f[s,g,ph,pw]*(sum[c,kh,kw](W[g,o,c,kh,kw]*x[s,g,c,dilationh*kh + strideh*ph - paddingh,dilationw*kw
+        + stridew*pw - paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw -
+        paddingw, Lw)) + b[g,o])
+    f[s,g,ph,pw] = sqrt(kappa)/sqrt(E[s,g,ph,pw] + 1)
+    E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
+        paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
+
+The kernels are those of ``patch_affine_like.cpp``. Nothing is kept but the scale, and nothing is computed twice,
+whether or not that is asked for: see ``runtime/patch_passes.h``. What they do not take is left to
+``kernels.torch.patch_affine_like``.
+
+Derivation (SHA-256 of the map): 0e9d203590b39dc0e417d3e839220ffdcaaece6ee5e9af8d6c0f3cf226fc0494
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runtime.operands import outside_autocast
+from ...runtime.patches import Geometry
+from ...runtime.rows import read_once
+from ..torch import patch_affine_like as plain
+from .runtime.launch import Source
+from .runtime.patches import backward, fits, forward
+
+KERNELS = Source(Path(__file__).with_suffix(".cpp"))
+PatchAffineLikeReverse = plain.PatchAffineLikeReverse  # for what traces operations of torch
+
+
+class PatchAffineLike(plain.PatchAffineLike):
+    """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by kernels in C++.
+
+    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+    """
+
+    @staticmethod
+    @read_once
+    def forward(
+        x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the output, the scale, and None, where else ``h`` could be kept."""
+        if not fits(x, W, b, geometry):
+            return plain.PatchAffineLike.forward(x, W, b, kappa, geometry, recompute)
+        # grouped-convolution/affine-like/define-E
+        # grouped-convolution/affine-like/define-f
+        # grouped-convolution/affine-like/forward
+        z, f = forward(KERNELS, "patch_affine_like_forward", x, W, b, kappa, geometry)
+        return z, f, None
+
+    @staticmethod
+    @outside_autocast
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
+        x, W, b, f = ctx.saved_tensors[:4]
+        if g is None or torch.is_grad_enabled() or not fits(x, W, b, ctx.geometry, g, f):
+            return plain.PatchAffineLike.backward(ctx, g, *_)
+        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
+        # grouped-convolution/affine-like/backward-db
+        # grouped-convolution/affine-like/backward-dW
+        # grouped-convolution/affine-like/backward-dx
+        dx, dW, db = backward(KERNELS, "patch_affine_like_backward", g, x, W, b, f, *settings)
+        return dx, dW, db, None, None, None

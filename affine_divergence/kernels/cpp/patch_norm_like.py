@@ -1,0 +1,68 @@
+"""norm-like (normalising) convolution on the CPU: one call for each pass.
+
+    z[s,g,o,ph,pw] = f[s,g,ph,pw]*sum[j,k,l](W[g,o,j,k,l]*x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l +
+        stridew*pw - paddingw]*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw -
+        paddingw, Lw)) + b[g,o]
+    f[s,g,ph,pw] = sqrt(kappa - 1)/sqrt(E[s,g,ph,pw])
+    E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
+        paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
+
+The kernels are those of ``patch_norm_like.cpp``. Nothing is kept but the scale, and nothing is computed twice, whether
+or not that is asked for: see ``runtime/patch_passes.h``. What they do not take is left to
+``kernels.torch.patch_norm_like``.
+
+Derivation (SHA-256 of the map): dce1c5267193894dc95200851bf4e9735dabd0ac0467687ecdcb272401e05e60
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runtime.operands import outside_autocast
+from ...runtime.patches import Geometry
+from ...runtime.rows import read_once
+from ..torch import patch_norm_like as plain
+from .runtime.launch import Source
+from .runtime.patches import backward, fits, forward
+
+KERNELS = Source(Path(__file__).with_suffix(".cpp"))
+PatchNormLikeReverse = plain.PatchNormLikeReverse  # for what traces operations of torch
+
+
+class PatchNormLike(plain.PatchNormLike):
+    """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by kernels in C++.
+
+    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+    """
+
+    @staticmethod
+    @read_once
+    def forward(
+        x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the output, the scale, and None, where else ``h`` could be kept."""
+        if not fits(x, W, b, geometry):
+            return plain.PatchNormLike.forward(x, W, b, kappa, geometry, recompute)
+        # grouped-convolution/norm-like/define-E
+        # grouped-convolution/norm-like/define-f
+        # grouped-convolution/norm-like/forward
+        z, f = forward(KERNELS, "patch_norm_like_forward", x, W, b, kappa, geometry)
+        return z, f, None
+
+    @staticmethod
+    @outside_autocast
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
+        x, W, f = ctx.saved_tensors[:3]
+        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, g, f):
+            return plain.PatchNormLike.backward(ctx, g, *_)
+        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
+        # grouped-convolution/norm-like/backward-db
+        # grouped-convolution/norm-like/backward-dW
+        # grouped-convolution/norm-like/backward-dx
+        dx, dW, db = backward(KERNELS, "patch_norm_like_backward", g, x, W, None, f, *settings)
+        return dx, dW, db, None, None, None

@@ -1,0 +1,67 @@
+"""norm-like (normalising) convolution without a bias on the CPU: one call for each pass.
+
+    z[s,g,o,ph,pw] = f[s,g,ph,pw]*sum[c,kh,kw](W[g,o,c,kh,kw]*x[s,g,c,dilationh*kh + strideh*ph - paddingh,dilationw*kw
+        + stridew*pw - paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw -
+        paddingw, Lw))
+    f[s,g,ph,pw] = sqrt(kappa)/sqrt(E[s,g,ph,pw])
+    E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
+        paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
+
+The kernels are those of ``patch_norm_like_without_bias.cpp``. Nothing is kept but the scale, and nothing is computed
+twice, whether or not that is asked for: see ``runtime/patch_passes.h``. What they do not take is left to
+``kernels.torch.patch_norm_like_without_bias``.
+
+Derivation (SHA-256 of the map): a2894f2ce09d052dca6ef7da9da6f35081a79c7edf04b3e61e7db3c8a38db464
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runtime.operands import outside_autocast
+from ...runtime.patches import Geometry
+from ...runtime.rows import read_once
+from ..torch import patch_norm_like_without_bias as plain
+from .runtime.launch import Source
+from .runtime.patches import backward, fits, forward
+
+KERNELS = Source(Path(__file__).with_suffix(".cpp"))
+PatchNormLikeWithoutBiasReverse = plain.PatchNormLikeWithoutBiasReverse  # for what traces operations of torch
+
+
+class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
+    """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by kernels in C++.
+
+    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+    """
+
+    @staticmethod
+    @read_once
+    def forward(
+        x: Tensor, W: Tensor, kappa: float, geometry: Geometry, recompute: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the output, the scale, and None, where else ``h`` could be kept."""
+        if not fits(x, W, None, geometry):
+            return plain.PatchNormLikeWithoutBias.forward(x, W, kappa, geometry, recompute)
+        # grouped-convolution-without-bias/norm-like/define-E
+        # grouped-convolution-without-bias/norm-like/define-f
+        # grouped-convolution-without-bias/norm-like/forward
+        z, f = forward(KERNELS, "patch_norm_like_without_bias_forward", x, W, None, kappa, geometry)
+        return z, f, None
+
+    @staticmethod
+    @outside_autocast
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x`` and ``W``, None where not needed, and None for the settings."""
+        x, W, f = ctx.saved_tensors[:3]
+        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, g, f):
+            return plain.PatchNormLikeWithoutBias.backward(ctx, g, *_)
+        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
+        # grouped-convolution-without-bias/norm-like/backward-dW
+        # grouped-convolution-without-bias/norm-like/backward-dx
+        dx, dW, _ = backward(KERNELS, "patch_norm_like_without_bias_backward", g, x, W, None, f, *settings)
+        return dx, dW, None, None, None

@@ -1,0 +1,66 @@
+"""Torch tensors as arguments of the generated C++ kernels, and how many threads work on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, get_num_threads
+
+from ....runtime.operands import PLAIN, keys_of, plain_keys, unwatched
+from .compile import ELEMENTS, compiled
+
+Typed = tuple[Tensor, Sequence[int], torch.dtype]
+
+_ENOUGH = 2**14  # numbers for each of several threads
+
+
+class Source:
+    """A file of kernels, compiled for each type at first use."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._made: dict[torch.dtype, Any] = {}
+
+    def on(self, tensor: Tensor) -> Any:
+        """Return the kernels for a tensor's type; raises what ``compiled`` raises."""
+        found = self._made.get(tensor.dtype)
+        if found is None:
+            found = self._made[tensor.dtype] = compiled(self._path, tensor.dtype)
+        return found
+
+    def ready(
+        self, tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]], others: Iterable[Typed] = ()
+    ) -> tuple[Any, int] | None:
+        """Return the kernels for the type of the first tensor and how many threads work; None unless all can be read.
+
+        Kernels read tensors of the first one's type and of the given shapes, at addresses of the CPU, and ``others``,
+        each with its shape and its own type.
+        """
+        if not suit(tensors, shapes) or (others and not all(_suits(*other) for other in others)):
+            return None
+        tensor = tensors[0]
+        work = tensor.numel()
+        threads = 1 if work < 2 * _ENOUGH else min(get_num_threads(), work // _ENOUGH)
+        return self._made.get(tensor.dtype) or self.on(tensor), threads
+
+
+def _suits(tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> bool:
+    plain = type(tensor) in PLAIN and keys_of(tensor).raw_repr() in plain_keys("cpu")
+    return plain and tensor.dtype is dtype and tensor.shape == shape
+
+
+def suit(tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]]) -> bool:
+    """Return whether kernels can read tensors of one type that they have and these shapes, at addresses of the CPU."""
+    dtype = tensors[0].dtype
+    if dtype not in ELEMENTS or not unwatched():
+        return False
+    plain = plain_keys("cpu")
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        if type(tensor) not in PLAIN or tensor.dtype is not dtype or tensor.shape != shape:
+            return False
+        if keys_of(tensor).raw_repr() not in plain:
+            return False
+    return True

@@ -1,0 +1,364 @@
+// The forward and the backward pass of a map of patches, one call each, for the generated kernels for convolutions.
+//
+// `Map` is the arithmetic of a map, entry by entry and position by position; the sums around it are taken here. The
+// gradient through a position's scale needs the sum over the output's channels of dh[o] h[o]. As h is a convolution and
+// perhaps something `beside` it, this is the sum over the patch of x[c,k] (W^T dh)[c,k], and dh[o] times what is beside:
+// the products W^T dh are there anyway for the gradient by the input. So no convolution is taken again, or kept.
+
+#pragma once
+
+#include "patches.h"
+
+namespace kernels {
+
+// The forward pass: the output and the scale of each position.
+template <typename Map>
+class Forward {
+  public:
+    Forward(const Map& map, const Given& given, const Element* W, const Element* b, Element* room)
+        : map_(map), given_(given), layout_(given), runs_(layout_.runs(given, given.x)), W_(W), b_(b), room_{room, 0} {}
+
+    // Work on all images; without memory, return how much is needed.
+    Offset operator()(const Element* x, Element* z, Element* f, int threads) {
+        packed_ = room_.take(up(given_.outputs, DOWN) * given_.inputs * layout_.taps);
+        std::vector<Own> owned;
+        for (int thread = 0; thread < threads; ++thread)
+            owned.push_back({room_.take(given_.inputs * layout_.channel), room_.take(layout_.lanes()),
+                             room_.template take<Wide>(layout_.channel)});
+        if (!room_.begin) return room_.used;
+        pack(given_, layout_, W_, packed_, threads);
+        const Offset positions = given_.positions[0] * given_.positions[1] * given_.positions[2];
+        shared(given_.images, threads, [&](int thread, Offset image, Offset end) {
+            const Own& own = owned[thread];
+            std::fill_n(own.x, given_.inputs * layout_.channel, Element(0));
+            for (; image < end; ++image) {
+                place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
+                scale(own, f + image * positions);
+                output(own, z + image * given_.z.image);
+            }
+        });
+        return 0;
+    }
+
+  private:
+    struct Own {
+        Element *x, *f;
+        Wide* squares;
+    };
+
+    // Sum squares over channels, then over patches.
+    void scale(const Own& own, Element* f) {
+        std::fill_n(own.squares, layout_.channel, Wide(0));
+        for (Offset c = 0; c < given_.inputs; ++c) {
+            const Element* const x = own.x + c * layout_.channel;
+            for (Offset i = 0; i < layout_.channel; ++i) own.squares[i] = map_.add(own.squares[i], x[i]);
+        }
+        for (Offset i = 0; i < layout_.channel; ++i) own.squares[i] = map_.total(own.squares[i]);
+        for (Offset r = 0; r < Offset(layout_.registers.size()); ++r) {
+            Wide sums[LANES] = {};
+            for (const Offset k : layout_.offset)
+                for (int i = 0; i < LANES; ++i) sums[i] += own.squares[layout_.registers[r] + k + i];
+            Element* const scales = own.f + r * LANES;
+            for (int i = 0; i < LANES; ++i) scales[i] = Element(map_.scale(sums[i]));
+        }
+        for (const Run& run : layout_.held) f = std::copy_n(own.f + run.here, run.count, f);
+    }
+
+    // Take the convolution in tiles: those of a stripe for some channels after another, whose part of W stays at hand.
+    void output(const Own& own, Element* z) {
+        const Offset count = layout_.registers.size();
+        for (Offset begin = 0; begin < count; begin += STRIPE)
+            for (Offset o = 0; o < given_.outputs; o += DOWN)
+                tiles(begin, std::min(begin + STRIPE, count), [&](Offset first, auto registers) {
+                    tile<registers.count>(own, first, o, z);
+                });
+    }
+
+    template <int N>
+    void tile(const Own& own, Offset first, Offset o, Element* z) {
+        const Element *x[N], *const scales = own.f + first * LANES;
+        for (int n = 0; n < N; ++n) x[n] = own.x + layout_.registers[first + n];
+        Element part[DOWN][N * LANES];
+        convolve<N>(packed_ + o * given_.inputs * layout_.taps, x, part);
+        for (Offset r = o; r < std::min(o + DOWN, given_.outputs); ++r) {
+            Element* const row = part[r - o];
+            const Element b = b_ ? b_[r] : 0;
+            for (int i = 0; i < N * LANES; ++i) row[i] = map_.output(scales[i], row[i], b);
+            for (int n = 0; n < N; ++n) leave(first + n, row + n * LANES, z + r * given_.z.channel);
+        }
+    }
+
+    // Write a register of a channel of the output.
+    void leave(Offset r, const Element* from, Element* z) {
+        const Offset step = given_.z.axis[2];
+        for (Offset n = layout_.first[r]; n < layout_.first[r + 1]; ++n) {
+            const Run& run = layout_.held[n];
+            if (step == 1 && run.count == LANES)
+                store(z + run.there, load(from));
+            else
+                for (Offset i = 0; i < run.count; ++i) z[run.there + i * step] = from[run.here % LANES + i];
+        }
+    }
+
+    template <int N>
+    void convolve(const Element* w, const Element* const (&x)[N], Element (&part)[DOWN][N * LANES]) {
+        Vector sums[DOWN][N] = {}, values[N];
+        const Element* line[N];
+        for (int n = 0; n < N; ++n) line[n] = x[n];
+        for (Offset c = 0; c < given_.inputs; ++c) {
+            for (const Offset k : layout_.offset) {
+                load_all(line, k, values);
+                multiply(w, values, sums);
+                w += DOWN;
+            }
+            for (int n = 0; n < N; ++n) line[n] += layout_.channel;
+        }
+        for (int r = 0; r < DOWN; ++r)
+            for (int n = 0; n < N; ++n) store(part[r] + n * LANES, sums[r][n]);
+    }
+
+    const Map& map_;
+    const Given& given_;
+    const Layout layout_;
+    const std::vector<Run> runs_;
+    const Element *W_, *b_;
+    Room room_;
+    Element* packed_;
+};
+
+// The backward pass: gradients by the input, W and b, those of them that are wanted.
+template <typename Map>
+class Backward {
+  public:
+    Backward(const Map& map, const Given& given, const Element* W, const Element* b, Element* room)
+        : map_(map), given_(given), layout_(given), runs_(layout_.runs(given, given.x)),
+          results_(layout_.runs(given, given.dx)), W_(W), b_(b), room_{room, 0}, entries_(given.inputs * layout_.taps),
+          blocks_(up(given.inputs, DOWN) / DOWN), width_(up(given.outputs, LANES)) {}
+
+    // Work on all images; without memory, return how much is needed.
+    Offset operator()(
+        const Element* g, const Element* x, const Element* f, Element* dx, Element* dW, Element* db, int threads) {
+        packed_ = room_.take(blocks_ * DOWN * given_.outputs * layout_.taps);
+        std::vector<Own> owned;
+        for (int thread = 0; thread < threads; ++thread) owned.push_back(own());
+        if (!room_.begin) return room_.used;
+        if (dx) pack_transposed(given_, layout_, W_, packed_, threads);
+        const Offset positions = given_.positions[0] * given_.positions[1] * given_.positions[2];
+        shared(given_.images, threads, [&](int thread, Offset image, Offset end) {
+            const Own& own = owned[thread];
+            clear(own);
+            for (; image < end; ++image) {
+                place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
+                const Element* scales = f + image * positions;
+                for (const Run& run : layout_.held) {
+                    std::copy_n(scales, run.count, own.f + run.here);
+                    scales += run.count;
+                }
+                if (dx) std::fill_n(own.dx, channels() * layout_.channel, Element(0));
+                const Offset count = layout_.registers.size();
+                for (Offset first = 0; first < count; first += TOGETHER) {
+                    const Offset last = std::min(first + TOGETHER, count);
+                    incoming(own, g + image * given_.z.image, first, last);
+                    if (dx) transposed(own, first, last);
+                    if (dW) weight(own, first, last);
+                }
+                if (dx) input(own, dx + image * given_.dx.image);
+            }
+        });
+        if (dW) add_weights(owned, dW, threads);
+        if (db) add_biases(owned, db);
+        return 0;
+    }
+
+  private:
+    struct Own {
+        Element *x, *f, *dx, *along, *dh, *turned, *dW;
+        Wide *spread, *db;
+    };
+
+    Offset channels() const { return blocks_ * DOWN; }
+
+    Own own() {
+        return {room_.take(channels() * layout_.channel),
+                room_.take(layout_.lanes()),
+                room_.take(channels() * layout_.channel),
+                room_.take(layout_.lanes()),
+                room_.take(given_.outputs * PANEL),
+                room_.take(PANEL * width_),
+                room_.take(up(entries_, ENTRIES) * width_),
+                room_.template take<Wide>(layout_.channel),
+                room_.template take<Wide>(given_.outputs)};
+    }
+
+    void clear(const Own& own) {
+        std::fill_n(own.x, channels() * layout_.channel, Element(0));
+        std::fill_n(own.f, layout_.lanes(), Element(0));
+        std::fill_n(own.turned, PANEL * width_, Element(0));
+        std::fill_n(own.dW, up(entries_, ENTRIES) * width_, Element(0));
+        std::fill_n(own.db, given_.outputs, Wide(0));
+    }
+
+    // Fill a panel (outputs, registers) with the gradient of what the scale multiplies, zero where no position is.
+    void incoming(const Own& own, const Element* g, Offset first, Offset end) {
+        const Offset step = given_.z.axis[2], begin = first * LANES;
+        std::fill_n(own.dh, given_.outputs * PANEL, Element(0));
+        for (Offset o = 0; o < given_.outputs; ++o)
+            for (Offset n = layout_.first[first]; n < layout_.first[end]; ++n) {
+                const Run& run = layout_.held[n];
+                const Element *const there = g + o * given_.z.channel + run.there, *const f = own.f + run.here;
+                Element* const dh = own.dh + o * PANEL + run.here - begin;
+                if (step == 1 && run.count == LANES)
+                    own.db[o] += some(f, there, 1, LANES, dh);
+                else
+                    own.db[o] += some(f, there, step, run.count, dh);
+            }
+        Element* const along = own.along + begin;
+        const Offset count = (end - first) * LANES;
+        std::fill_n(along, count, Element(0));
+        for (Offset o = 0; o < given_.outputs; ++o) {
+            const Element* const dh = own.dh + o * PANEL;
+            const Element b = b_ ? b_[o] : 0;
+            for (Offset i = 0; i < count; ++i) along[i] += map_.beside(dh[i], b);
+            for (Offset i = 0; i < count; ++i) own.turned[i * width_ + o] = dh[i];
+        }
+    }
+
+    // Scale some entries of the gradient by the output; return what they add to the gradient by b.
+    Element some(const Element* f, const Element* g, Offset step, Offset count, Element* dh) {
+        Element sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (Offset i = 0; i < count; ++i) {
+            dh[i] = map_.incoming(f[i], g[i * step]);
+            sum += map_.bias(dh[i], g[i * step]);
+        }
+        return sum;
+    }
+
+    // Add what a panel gives to the gradient by the input, and its products with the entries of each patch.
+    void transposed(const Own& own, Offset first, Offset end) {
+        for (Offset k = 0; k < layout_.taps; ++k)
+            for (Offset block = 0; block < blocks_; ++block) {
+                const Offset channel = block * DOWN * layout_.channel + layout_.offset[k];
+                const Element* const w = packed_ + (k * blocks_ + block) * given_.outputs * DOWN;
+                tiles(first, end, [&](Offset at, auto registers) {
+                    Offset here[registers.count];
+                    for (int n = 0; n < registers.count; ++n) here[n] = channel + layout_.registers[at + n];
+                    fold<registers.count>(w, own.dh + (at - first) * LANES, own, here, own.along + at * LANES);
+                });
+            }
+    }
+
+    // Products of W and one tile of a panel, for one entry of the patches of some channels, added where they belong.
+    template <int N>
+    void fold(const Element* w, const Element* dh, const Own& own, const Offset (&here)[N], Element* along) {
+        Vector sums[DOWN][N] = {}, values[N];
+        for (Offset o = 0; o < given_.outputs; ++o, w += DOWN, dh += PANEL) {
+            load_all(dh, values);
+            multiply(w, values, sums);
+        }
+        load_all(along, values);
+#pragma GCC unroll 16
+        for (int r = 0; r < DOWN; ++r)
+#pragma GCC unroll 16
+            for (int n = 0; n < N; ++n) {
+                const Offset at = here[n] + r * layout_.channel;
+                values[n] += sums[r][n] * load(own.x + at);
+                store(own.dx + at, load(own.dx + at) + sums[r][n]);
+            }
+        for (int n = 0; n < N; ++n) store(along + n * LANES, values[n]);
+    }
+
+    // Add the products of a panel and the entries of its patches to the gradient by W.
+    void weight(const Own& own, Offset first, Offset end) {
+        for (Offset i = 0; i < entries_; i += ENTRIES) {
+            const Element* x[ENTRIES];
+            for (Offset j = 0; j < ENTRIES; ++j) {
+                const Offset entry = std::min(i + j, entries_ - 1);
+                x[j] = own.x + entry / layout_.taps * layout_.channel + layout_.offset[entry % layout_.taps];
+            }
+            Element* const to = own.dW + i * width_;
+            Offset o = 0;
+            for (; o + SPAN * LANES <= width_; o += SPAN * LANES) products<SPAN>(x, own.turned + o, first, end, to + o);
+            for (; o + 2 * LANES <= width_; o += 2 * LANES) products<2>(x, own.turned + o, first, end, to + o);
+            for (; o < width_; o += LANES) products<1>(x, own.turned + o, first, end, to + o);
+        }
+    }
+
+    // to[r] += sum over the lanes p of the registers of x[r][p] turned[p]
+    template <int N>
+    void products(const Element* const (&x)[ENTRIES], const Element* turned, Offset first, Offset end, Element* to) {
+        Vector sums[ENTRIES][N], values[N];
+#pragma GCC unroll 16
+        for (int r = 0; r < ENTRIES; ++r) load_all(to + r * width_, sums[r]);
+        for (; first < end; ++first) {
+            const Element* line[ENTRIES];
+            for (int r = 0; r < ENTRIES; ++r) line[r] = x[r] + layout_.registers[first];
+            for (Offset p = 0; p < LANES; ++p, turned += width_) {
+                load_all(turned, values);
+#pragma GCC unroll 16
+                for (int r = 0; r < ENTRIES; ++r)
+#pragma GCC unroll 16
+                    for (int n = 0; n < N; ++n) sums[r][n] += line[r][p] * values[n];
+            }
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < ENTRIES; ++r)
+            for (int n = 0; n < N; ++n) store(to + r * width_ + n * LANES, sums[r][n]);
+    }
+
+    // Add the gradient through the scales, and leave the layout.
+    void input(const Own& own, Element* dx) {
+        std::fill_n(own.spread, layout_.channel, Wide(0));
+        for (Offset r = 0; r < Offset(layout_.registers.size()); ++r) {
+            Wide through[LANES] = {};
+            for (Offset n = layout_.first[r]; n < layout_.first[r + 1]; ++n)
+                for (Offset i = layout_.held[n].here; i < layout_.held[n].here + layout_.held[n].count; ++i)
+                    through[i % LANES] = map_.through(own.f[i], own.along[i]);
+            for (const Offset k : layout_.offset)
+                for (int i = 0; i < LANES; ++i) own.spread[layout_.registers[r] + k + i] += through[i];
+        }
+        const Offset step = given_.dx.axis[2] * given_.stride[2];
+        each(results_, given_.inputs, given_.dx, [&](Offset c, const Run& run) {
+            const Element* const x = own.x + c * layout_.channel + run.here;
+            const Element* const folded = own.dx + c * layout_.channel + run.here;
+            const Wide* const spread = own.spread + run.here;
+            Element* const to = dx + c * given_.dx.channel + run.there;
+            if (step == 1)
+                for (Offset i = 0; i < run.count; ++i) to[i] = map_.input(x[i], folded[i], spread[i]);
+            else
+                for (Offset i = 0; i < run.count; ++i) to[i * step] = map_.input(x[i], folded[i], spread[i]);
+        });
+    }
+
+    // Add the threads' sums, transposed.
+    void add_weights(const std::vector<Own>& owned, Element* dW, int threads) {
+        shared(up(given_.outputs, LANES) / LANES, threads, [&](int, Offset block, Offset end) {
+            for (; block < end; ++block)
+                for (Offset i = 0; i < entries_; ++i)
+                    for (Offset o = block * LANES; o < std::min((block + 1) * LANES, given_.outputs); ++o) {
+                        Element sum = 0;
+                        for (const Own& own : owned) sum += own.dW[i * width_ + o];
+                        dW[o * entries_ + i] = sum;
+                    }
+        });
+    }
+
+    void add_biases(const std::vector<Own>& owned, Element* db) {
+        for (Offset o = 0; o < given_.outputs; ++o) {
+            Wide sum = 0;
+            for (const Own& own : owned) sum += own.db[o];
+            db[o] = Element(sum);
+        }
+    }
+
+    const Map& map_;
+    const Given& given_;
+    const Layout layout_;
+    const std::vector<Run> runs_, results_;
+    const Element *W_, *b_;
+    Room room_;
+    const Offset entries_, blocks_, width_;
+    Element* packed_;
+};
+
+}  // namespace kernels

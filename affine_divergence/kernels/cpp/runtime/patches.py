@@ -1,0 +1,106 @@
+"""Images as arguments of the generated C++ kernels of convolutions: tensors (batch, 1, channels, *space), one group."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ....runtime.patch_places import smallest_sum, three
+from ....runtime.patches import Geometry, positions_of
+from .launch import Source, suit
+
+_SHARE = 8  # how often as many numbers as the images have the threads may have in sums of their own
+
+
+def fits(
+    x: Tensor, W: Tensor, b: Tensor | None, geometry: Geometry, g: Tensor | None = None, f: Tensor | None = None
+) -> bool:
+    """Return whether the kernels can read these, and work well: one group, one type they have, images for every thread.
+
+    Shapes: ``x`` (B, 1, C, *L), ``W`` (1, O, C, *K), ``b`` (1, O, 1, ..), ``g`` (B, 1, O, *P), ``f`` (B, 1, 1, *P). An
+    image belongs to one thread, and each thread sums up a gradient by W of its own. A few images leave threads without
+    work, and large W with small images have these sums take longer than all else.
+    """
+    if x.dim() != W.dim() or x.shape[1] != 1 or not x.numel() or not W.numel():
+        return False
+    count, outputs, positions = x.shape[0], W.shape[1], positions_of(x.shape[3:], geometry)
+    shapes = (
+        (count, 1, *x.shape[2:]),
+        (1, outputs, x.shape[2], *geometry.kernel),
+        (1, outputs, *[1] * (x.dim() - 3)),
+        (count, 1, outputs, *positions),
+        (count, 1, 1, *positions),
+    )
+    given = [(t, shape) for t, shape in zip((x, W, b, g, f), shapes, strict=True) if t is not None]
+    if min(positions) < 1 or not suit([t for t, _ in given], [shape for _, shape in given]):
+        return False
+    threads = torch.get_num_threads()
+    rounds = -(-x.shape[0] // threads)
+    return 4 * x.shape[0] >= 3 * rounds * threads and threads * W.numel() <= _SHARE * x.numel()
+
+
+def forward(
+    kernels: Source, name: str, x: Tensor, W: Tensor, b: Tensor | None, kappa: float, geometry: Geometry
+) -> tuple[Tensor, Tensor]:
+    """Return the output (B, 1, O, *P), laid out as ``x`` (B, 1, C, *L) is, and the scale (B, 1, 1, *P)."""
+    count, channels, positions = x.shape[0], W.shape[1], positions_of(x.shape[3:], geometry)
+    if _ends_in_channels(x):
+        z = x.new_empty((count, 1, *positions, channels)).movedim(-1, 2)
+    else:
+        z = x.new_empty((count, 1, channels, *positions))
+    f = x.new_empty((count, 1, 1, *positions))
+    given = _given(x, W, positions, geometry, z, x)
+    _run(kernels, name, given, x, [x, W.contiguous(), None if b is None else b.contiguous(), z, f], kappa)
+    return z, f
+
+
+def backward(
+    kernels: Source,
+    name: str,
+    g: Tensor,
+    x: Tensor,
+    W: Tensor,
+    b: Tensor | None,
+    f: Tensor,
+    kappa: float,
+    geometry: Geometry,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients by ``x``, ``W`` and a bias (1, O, 1, ..) in their shapes, None for those not wanted."""
+    dx = torch.empty_like(x) if wanted[0] else None
+    dW = W.new_empty(W.shape) if wanted[1] else None
+    db = W.new_empty((*W.shape[:2], *[1] * (x.dim() - 3))) if wanted[2] else None
+    given = _given(x, W, g.shape[3:], geometry, g, x if dx is None else dx)
+    tensors = [g, x, W.contiguous(), None if b is None else b.contiguous(), f.contiguous(), dx, dW, db]
+    _run(kernels, name, given, x, tensors, kappa)
+    return dx, dW, db
+
+
+def _run(
+    kernels: Source, name: str, given: Sequence[int], x: Tensor, tensors: Sequence[Tensor | None], kappa: float
+) -> None:
+    """Run a kernel, once to ask it for how many numbers of memory it wants, and once with them."""
+    numbers = (ctypes.c_longlong * (len(given) + 1))(*given)  # the last is what it answers
+    addresses = [0 if t is None else t.data_ptr() for t in tensors]
+    settings = (float(kappa), smallest_sum(x), torch.get_num_threads())
+    code = kernels.on(x)
+    getattr(code, name)(ctypes.addressof(numbers), *addresses, 0, *settings)
+    room = x.new_empty(numbers[-1])
+    getattr(code, name)(ctypes.addressof(numbers), *addresses, room.data_ptr(), *settings)
+
+
+def _given(x: Tensor, W: Tensor, positions: Sequence[int], geometry: Geometry, z: Tensor, dx: Tensor) -> list[int]:
+    """Return the lengths and steps that a kernel reads, in its order."""
+    kernel, stride, padding, dilation, _ = geometry
+    parts = ((x.shape[3:], 1), (positions, 1), (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
+    lengths = [n for part, other in parts for n in three(part, other)]
+    steps = [n for t in (x, z, dx) for n in (t.stride(0), t.stride(2), *three(t.stride()[3:], 0))]
+    return [x.shape[0], x.shape[2], W.shape[1], *lengths, *steps]
+
+
+def _ends_in_channels(x: Tensor) -> bool:
+    """Return whether neighbouring channels are neighbours in memory, and positions are not."""
+    return x.stride(2) == 1 and x.shape[2] > 1 and x.stride(-1) != 1

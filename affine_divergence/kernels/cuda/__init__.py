@@ -1,0 +1,1 @@
+"""The maps by kernels in CUDA C++, a file a map."""

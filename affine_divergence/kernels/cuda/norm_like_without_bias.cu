@@ -1,0 +1,213 @@
+// norm-like without a bias: z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]).
+//
+// Where:
+//
+//     f[s] = sqrt(kappa)/sqrt(E[s])
+//     E[s] = sum[j](x[s,j]**2)
+//
+// Each kernel does what its name ends in. `Element` is the type of the input, `Wide` at least float: see
+// runtime/rows.cuh, which also says how rows are shared among threads. Products of matrices are not done here.
+//
+// Derivation (SHA-256 of the map): 2ec87905374e7d0ce42d46bb8819f45c34998f2f03de24337e53c2c6e6a75828
+
+#include "runtime/rows.cuh"
+
+extern "C" __global__ void norm_like_without_bias_f(
+    const Offset rows,
+    const Offset n,
+    const Element* x_data,
+    const Offset x_stride,
+    Wide* f_data,
+    const Offset f_stride,
+    const double kappa_setting) {
+    const Offset row = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    const Element* x_row = x_data + row * x_stride;
+    const Wide kappa = Wide(kappa_setting);
+    Wide peak = 0;
+    for (Offset start = V * threadIdx.x; start < n; start += V * blockDim.x) {
+        Wide x[V];
+        load(x_row, start, n, x);
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= n) break;
+            peak = fmax(peak, fabs(x[k]));
+        }
+    }
+    peak = magnitude(row_largest(peak));
+    const Wide y_factor = Wide(1) / peak;
+    Wide q = 0;
+    for (Offset start = V * threadIdx.x; start < n; start += V * blockDim.x) {
+        Wide x[V];
+        load(x_row, start, n, x);
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= n) break;
+            const Wide y = y_factor * x[k];
+            q += y * y;  // linear/norm-like/define-E
+        }
+    }
+    q = row_sum(q);
+    const Wide q_or_inf = q == 0 ? infinity() : q;
+    const Wide f = sqrt(kappa) / (peak * sqrt(q_or_inf));  // linear/norm-like/define-f
+    if (threadIdx.x == 0) f_data[row * f_stride] = f;
+}
+
+extern "C" __global__ void norm_like_without_bias_z(
+    const Offset rows,
+    const Offset m,
+    const Wide* f_data,
+    const Offset f_stride,
+    const Wide* xW_data,
+    const Offset xW_stride,
+    Element* z_data,
+    const Offset z_stride) {
+    const Offset row = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    const Wide* xW_row = xW_data + row * xW_stride;
+    Element* z_row = z_data + row * z_stride;
+    const Wide f = f_data[row * f_stride];
+    for (Offset start = V * threadIdx.x; start < m; start += V * blockDim.x) {
+        Wide xW[V];
+        load(xW_row, start, m, xW);
+        Wide z[V];
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= m) break;
+            z[k] = f * xW[k];  // linear/norm-like/forward
+        }
+        store(z_row, start, m, z);
+    }
+}
+
+extern "C" __global__ void norm_like_without_bias_u_dx(
+    const Offset rows,
+    const Offset n,
+    const Element* x_data,
+    const Offset x_stride,
+    const Wide* f_data,
+    const Offset f_stride,
+    const Wide* gW_data,
+    const Offset gW_stride,
+    Element* u_data,
+    const Offset u_stride,
+    Element* dx_data,
+    const Offset dx_stride,
+    const double kappa_setting) {
+    const Offset row = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    const Element* x_row = x_data + row * x_stride;
+    const Wide* gW_row = gW_data + row * gW_stride;
+    Element* u_row = u_data + row * u_stride;
+    Element* dx_row = dx_data + row * dx_stride;
+    const Wide kappa = Wide(kappa_setting);
+    const Wide f = f_data[row * f_stride];
+    Wide u_gW = 0;
+    for (Offset start = V * threadIdx.x; start < n; start += V * blockDim.x) {
+        Wide x[V];
+        load(x_row, start, n, x);
+        Wide gW[V];
+        load(gW_row, start, n, gW);
+        Wide u[V];
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= n) break;
+            u[k] = f * x[k];
+            u_gW += u[k] * gW[k];
+        }
+        store(u_row, start, n, u);
+    }
+    u_gW = row_sum(u_gW);
+    const Wide c = f * u_gW / kappa;
+    for (Offset start = V * threadIdx.x; start < n; start += V * blockDim.x) {
+        Wide x[V];
+        load(x_row, start, n, x);
+        Wide gW[V];
+        load(gW_row, start, n, gW);
+        Wide dx[V];
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= n) break;
+            const Wide u = f * x[k];
+            dx[k] = f * gW[k] - c * u;  // linear/norm-like/backward-dx
+        }
+        store(dx_row, start, n, dx);
+    }
+}
+
+extern "C" __global__ void norm_like_without_bias_dx(
+    const Offset rows,
+    const Offset n,
+    const Element* x_data,
+    const Offset x_stride,
+    const Wide* f_data,
+    const Offset f_stride,
+    const Wide* gW_data,
+    const Offset gW_stride,
+    Element* dx_data,
+    const Offset dx_stride,
+    const double kappa_setting) {
+    const Offset row = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    const Element* x_row = x_data + row * x_stride;
+    const Wide* gW_row = gW_data + row * gW_stride;
+    Element* dx_row = dx_data + row * dx_stride;
+    const Wide kappa = Wide(kappa_setting);
+    const Wide f = f_data[row * f_stride];
+    Wide u_gW = 0;
+    for (Offset start = V * threadIdx.x; start < n; start += V * blockDim.x) {
+        Wide x[V];
+        load(x_row, start, n, x);
+        Wide gW[V];
+        load(gW_row, start, n, gW);
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= n) break;
+            const Wide u = f * x[k];
+            u_gW += u * gW[k];
+        }
+    }
+    u_gW = row_sum(u_gW);
+    const Wide c = f * u_gW / kappa;
+    for (Offset start = V * threadIdx.x; start < n; start += V * blockDim.x) {
+        Wide x[V];
+        load(x_row, start, n, x);
+        Wide gW[V];
+        load(gW_row, start, n, gW);
+        Wide dx[V];
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= n) break;
+            const Wide u = f * x[k];
+            dx[k] = f * gW[k] - c * u;  // linear/norm-like/backward-dx
+        }
+        store(dx_row, start, n, dx);
+    }
+}
+
+extern "C" __global__ void norm_like_without_bias_u(
+    const Offset rows,
+    const Offset n,
+    const Element* x_data,
+    const Offset x_stride,
+    const Wide* f_data,
+    const Offset f_stride,
+    Element* u_data,
+    const Offset u_stride) {
+    const Offset row = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    const Element* x_row = x_data + row * x_stride;
+    Element* u_row = u_data + row * u_stride;
+    const Wide f = f_data[row * f_stride];
+    for (Offset start = V * threadIdx.x; start < n; start += V * blockDim.x) {
+        Wide x[V];
+        load(x_row, start, n, x);
+        Wide u[V];
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= n) break;
+            u[k] = f * x[k];
+        }
+        store(u_row, start, n, u);
+    }
+}

@@ -1,0 +1,331 @@
+// norm-like (normalising) convolution of centred patches.
+//
+//     z[s,g,o,ph,pw] = f[s,g,ph,pw]*(sum[j,k,l](W[g,o,j,k,l]*x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l +
+//     stridew*pw - paddingw]*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw,
+//     Lw)) - m[s,g,ph,pw]*sum[j,k,l](W[g,o,j,k,l])) + b[g,o]
+//     f[s,g,ph,pw] = sqrt(kappa - 1)/sqrt(E[s,g,ph,pw])
+//     E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
+//     paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw)) -
+//     C*Kh*Kw*m[s,g,ph,pw]**2
+//     m[s,g,ph,pw] = sum[c,kh,kw](x[s,g,c,dilationh*kh + strideh*ph - paddingh,dilationw*kw + stridew*pw -
+//     paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
+//     Lw))/(C*Kh*Kw)
+//
+// Each kernel does what its name ends in, at every position. `Element` is the type of the input: see
+// runtime/patches.cuh, which also says how positions are shared among threads. Convolutions are not done here.
+//
+// Derivation (SHA-256 of the map): eac4ed368cba6adcaf609fcbe3f60484c06946e6015cbaf154f4133376d2b444
+
+#include "runtime/patches.cuh"
+
+extern "C" __global__ void patch_norm_like_centred_x_sum_xx(
+    const Offset count, const Offset groups, const Offset places, const Offset channels, const Element* x_data,
+    const Offset x_image, const Offset x_group, const Offset x_apart, const Offset x_step, Wide* x_sum_data,
+    Wide* xx_data, const Wide floor) {
+    const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool inside = own < count;
+    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset block = quotient(position, places), place = position - block * places;
+    const Offset image = quotient(block, groups), group = block - image * groups;
+    const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;
+    Wide x_sum = 0;
+    Wide xx_total = 0;
+    for (Offset start = V * threadIdx.x; start < channels; start += V * blockDim.x) {
+        const Chunk<Element> x_chunk = channels_at(x_here, start, channels, x_apart);
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= channels) break;
+            const Wide x = widen(x_chunk.entries[k]);
+            x_sum += x;
+            xx_total += x * x;
+        }
+    }
+    x_sum = lane_sum(x_sum);
+    xx_total = lane_sum(xx_total);
+    const Wide xx = floor > xx_total ? 0 : xx_total;
+    if (inside && threadIdx.x == 0) x_sum_data[position] = Wide(x_sum);
+    if (inside && threadIdx.x == 0) xx_data[position] = Wide(xx);
+}
+
+extern "C" __global__ void patch_norm_like_centred_f_z(
+    const Offset count, const Offset groups, const Offset places, const Offset channels, const Element* b_data,
+    const Offset b_image, const Offset b_group, const Offset b_apart, const Offset b_step, const Element* W_sum_data,
+    const Offset W_sum_image, const Offset W_sum_group, const Offset W_sum_apart, const Offset W_sum_step,
+    const Element* xW_data, const Offset xW_image, const Offset xW_group, const Offset xW_apart, const Offset xW_step,
+    Element* z_data, const Offset z_image, const Offset z_group, const Offset z_apart, const Offset z_step,
+    Rounded* f_data, const Wide* x_sum_data, const Wide* xx_data, const Offset here_1, const Offset here_2,
+    const Offset here_3, const Offset there_1, const Offset there_2, const Offset there_3, const Offset kernel_1,
+    const Offset kernel_2, const Offset kernel_3, const Offset stride_1, const Offset stride_2, const Offset stride_3,
+    const Offset padding_1, const Offset padding_2, const Offset padding_3, const Offset dilation_1,
+    const Offset dilation_2, const Offset dilation_3, const Wide kappa, const Wide LEFTOVER, const Wide patch_entries) {
+    const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool inside = own < count;
+    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset block = quotient(position, places), place = position - block * places;
+    const Offset image = quotient(block, groups), group = block - image * groups;
+    const Element* b_here = b_data + image * b_image + group * b_group + place * b_step;
+    const Element* W_sum_here = W_sum_data + image * W_sum_image + group * W_sum_group + place * W_sum_step;
+    const Element* xW_here = xW_data + image * xW_image + group * xW_group + place * xW_step;
+    Element* z_here = z_data + image * z_image + group * z_group + place * z_step;
+    const Axis first = {here_1, there_1, kernel_1, stride_1, padding_1, dilation_1};
+    const Axis second = {here_2, there_2, kernel_2, stride_2, padding_2, dilation_2};
+    const Axis third = {here_3, there_3, kernel_3, stride_3, padding_3, dilation_3};
+    const Wide x_sum_sum = over_patch<Box>(x_sum_data, block, place, first, second, third);
+    const Wide xx_sum = over_patch<Box>(xx_data, block, place, first, second, third);
+    const Wide m = x_sum_sum / patch_entries;  // centred-convolution/norm-like/define-m
+    const Wide E_total = xx_sum;
+    const Wide E_rest = E_total - patch_entries * (m * m);
+    const Wide E = E_rest <= LEFTOVER * E_total ? 0 : E_rest;  // centred-convolution/norm-like/define-E
+    const Wide E_or_inf = E == 0 ? infinity() : E;
+    const Wide f = sqrt(kappa - 1) / sqrt(E_or_inf);  // centred-convolution/norm-like/define-f
+    for (Offset start = V * threadIdx.x; start < channels; start += V * blockDim.x) {
+        const Chunk<Element> W_sum_chunk = channels_at(W_sum_here, start, channels, W_sum_apart);
+        const Chunk<Element> xW_chunk = channels_at(xW_here, start, channels, xW_apart);
+        const Chunk<Element> b_chunk = channels_at(b_here, start, channels, b_apart);
+        Chunk<Element> z_chunk;
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= channels) break;
+            const Wide W_sum = widen(W_sum_chunk.entries[k]);
+            const Wide xW = widen(xW_chunk.entries[k]);
+            const Wide b = widen(b_chunk.entries[k]);
+            const Wide h = xW - m * W_sum;
+            const Wide z = b + f * h;  // centred-convolution/norm-like/forward
+            z_chunk.entries[k] = narrow<Element>(z);
+        }
+        if (inside) put_channels(z_here, start, channels, z_apart, z_chunk);
+    }
+    if (inside && threadIdx.x == 0) f_data[position] = Rounded(f);
+}
+
+extern "C" __global__ void patch_norm_like_centred_f_h_z(
+    const Offset count, const Offset groups, const Offset places, const Offset channels, const Element* b_data,
+    const Offset b_image, const Offset b_group, const Offset b_apart, const Offset b_step, const Element* W_sum_data,
+    const Offset W_sum_image, const Offset W_sum_group, const Offset W_sum_apart, const Offset W_sum_step,
+    const Element* xW_data, const Offset xW_image, const Offset xW_group, const Offset xW_apart, const Offset xW_step,
+    Element* h_data, const Offset h_image, const Offset h_group, const Offset h_apart, const Offset h_step,
+    Element* z_data, const Offset z_image, const Offset z_group, const Offset z_apart, const Offset z_step,
+    Rounded* f_data, const Wide* x_sum_data, const Wide* xx_data, const Offset here_1, const Offset here_2,
+    const Offset here_3, const Offset there_1, const Offset there_2, const Offset there_3, const Offset kernel_1,
+    const Offset kernel_2, const Offset kernel_3, const Offset stride_1, const Offset stride_2, const Offset stride_3,
+    const Offset padding_1, const Offset padding_2, const Offset padding_3, const Offset dilation_1,
+    const Offset dilation_2, const Offset dilation_3, const Wide kappa, const Wide LEFTOVER, const Wide patch_entries) {
+    const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool inside = own < count;
+    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset block = quotient(position, places), place = position - block * places;
+    const Offset image = quotient(block, groups), group = block - image * groups;
+    const Element* b_here = b_data + image * b_image + group * b_group + place * b_step;
+    const Element* W_sum_here = W_sum_data + image * W_sum_image + group * W_sum_group + place * W_sum_step;
+    const Element* xW_here = xW_data + image * xW_image + group * xW_group + place * xW_step;
+    Element* h_here = h_data + image * h_image + group * h_group + place * h_step;
+    Element* z_here = z_data + image * z_image + group * z_group + place * z_step;
+    const Axis first = {here_1, there_1, kernel_1, stride_1, padding_1, dilation_1};
+    const Axis second = {here_2, there_2, kernel_2, stride_2, padding_2, dilation_2};
+    const Axis third = {here_3, there_3, kernel_3, stride_3, padding_3, dilation_3};
+    const Wide x_sum_sum = over_patch<Box>(x_sum_data, block, place, first, second, third);
+    const Wide xx_sum = over_patch<Box>(xx_data, block, place, first, second, third);
+    const Wide m = x_sum_sum / patch_entries;  // centred-convolution/norm-like/define-m
+    const Wide E_total = xx_sum;
+    const Wide E_rest = E_total - patch_entries * (m * m);
+    const Wide E = E_rest <= LEFTOVER * E_total ? 0 : E_rest;  // centred-convolution/norm-like/define-E
+    const Wide E_or_inf = E == 0 ? infinity() : E;
+    const Wide f = sqrt(kappa - 1) / sqrt(E_or_inf);  // centred-convolution/norm-like/define-f
+    for (Offset start = V * threadIdx.x; start < channels; start += V * blockDim.x) {
+        const Chunk<Element> W_sum_chunk = channels_at(W_sum_here, start, channels, W_sum_apart);
+        const Chunk<Element> xW_chunk = channels_at(xW_here, start, channels, xW_apart);
+        const Chunk<Element> b_chunk = channels_at(b_here, start, channels, b_apart);
+        Chunk<Element> h_chunk;
+        Chunk<Element> z_chunk;
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= channels) break;
+            const Wide W_sum = widen(W_sum_chunk.entries[k]);
+            const Wide xW = widen(xW_chunk.entries[k]);
+            const Wide b = widen(b_chunk.entries[k]);
+            const Wide h = xW - m * W_sum;
+            const Wide z = b + f * h;  // centred-convolution/norm-like/forward
+            h_chunk.entries[k] = narrow<Element>(h);
+            z_chunk.entries[k] = narrow<Element>(z);
+        }
+        if (inside) put_channels(h_here, start, channels, h_apart, h_chunk);
+        if (inside) put_channels(z_here, start, channels, z_apart, z_chunk);
+    }
+    if (inside && threadIdx.x == 0) f_data[position] = Rounded(f);
+}
+
+extern "C" __global__ void patch_norm_like_centred_x_sum(
+    const Offset count, const Offset groups, const Offset places, const Offset channels, const Element* x_data,
+    const Offset x_image, const Offset x_group, const Offset x_apart, const Offset x_step, Wide* x_sum_data) {
+    const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool inside = own < count;
+    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset block = quotient(position, places), place = position - block * places;
+    const Offset image = quotient(block, groups), group = block - image * groups;
+    const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;
+    Wide x_sum = 0;
+    for (Offset start = V * threadIdx.x; start < channels; start += V * blockDim.x) {
+        const Chunk<Element> x_chunk = channels_at(x_here, start, channels, x_apart);
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= channels) break;
+            const Wide x = widen(x_chunk.entries[k]);
+            x_sum += x;
+        }
+    }
+    x_sum = lane_sum(x_sum);
+    if (inside && threadIdx.x == 0) x_sum_data[position] = Wide(x_sum);
+}
+
+extern "C" __global__ void patch_norm_like_centred_m_dh_dE_dx_sum_sum(
+    const Offset count, const Offset groups, const Offset places, const Offset channels, const Element* g_data,
+    const Offset g_image, const Offset g_group, const Offset g_apart, const Offset g_step, const Element* W_sum_data,
+    const Offset W_sum_image, const Offset W_sum_group, const Offset W_sum_apart, const Offset W_sum_step,
+    const Element* xW_data, const Offset xW_image, const Offset xW_group, const Offset xW_apart, const Offset xW_step,
+    Element* dh_data, const Offset dh_image, const Offset dh_group, const Offset dh_apart, const Offset dh_step,
+    const Rounded* f_data, Rounded* m_data, Wide* dE_data, Wide* dx_sum_sum_data, const Wide* x_sum_data,
+    const Offset here_1, const Offset here_2, const Offset here_3, const Offset there_1, const Offset there_2,
+    const Offset there_3, const Offset kernel_1, const Offset kernel_2, const Offset kernel_3, const Offset stride_1,
+    const Offset stride_2, const Offset stride_3, const Offset padding_1, const Offset padding_2,
+    const Offset padding_3, const Offset dilation_1, const Offset dilation_2, const Offset dilation_3, const Wide kappa,
+    const Wide patch_entries) {
+    const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool inside = own < count;
+    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset block = quotient(position, places), place = position - block * places;
+    const Offset image = quotient(block, groups), group = block - image * groups;
+    const Element* g_here = g_data + image * g_image + group * g_group + place * g_step;
+    const Element* W_sum_here = W_sum_data + image * W_sum_image + group * W_sum_group + place * W_sum_step;
+    const Element* xW_here = xW_data + image * xW_image + group * xW_group + place * xW_step;
+    Element* dh_here = dh_data + image * dh_image + group * dh_group + place * dh_step;
+    const Wide f = f_data[position];
+    const Axis first = {here_1, there_1, kernel_1, stride_1, padding_1, dilation_1};
+    const Axis second = {here_2, there_2, kernel_2, stride_2, padding_2, dilation_2};
+    const Axis third = {here_3, there_3, kernel_3, stride_3, padding_3, dilation_3};
+    const Wide x_sum_sum = over_patch<Box>(x_sum_data, block, place, first, second, third);
+    const Wide m = x_sum_sum / patch_entries;  // centred-convolution/norm-like/define-m
+    Wide gh = 0;
+    Wide dh_W_sum = 0;
+    for (Offset start = V * threadIdx.x; start < channels; start += V * blockDim.x) {
+        const Chunk<Element> W_sum_chunk = channels_at(W_sum_here, start, channels, W_sum_apart);
+        const Chunk<Element> xW_chunk = channels_at(xW_here, start, channels, xW_apart);
+        const Chunk<Element> g_chunk = channels_at(g_here, start, channels, g_apart);
+        Chunk<Element> dh_chunk;
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= channels) break;
+            const Wide W_sum = widen(W_sum_chunk.entries[k]);
+            const Wide xW = widen(xW_chunk.entries[k]);
+            const Wide g = widen(g_chunk.entries[k]);
+            const Wide h = xW - m * W_sum;
+            const Wide dh = f * g;
+            gh += g * h;
+            dh_W_sum += dh * W_sum;
+            dh_chunk.entries[k] = narrow<Element>(dh);
+        }
+        if (inside) put_channels(dh_here, start, channels, dh_apart, dh_chunk);
+    }
+    gh = lane_sum(gh);
+    dh_W_sum = lane_sum(dh_W_sum);
+    const Wide dE = -(f * f * f) * gh / (2 * (kappa - 1));
+    const Wide dm = -2 * patch_entries * dE * m - dh_W_sum;
+    const Wide dx_sum_sum = dm / patch_entries;
+    if (inside && threadIdx.x == 0) m_data[position] = Rounded(m);
+    if (inside && threadIdx.x == 0) dE_data[position] = Wide(dE);
+    if (inside && threadIdx.x == 0) dx_sum_sum_data[position] = Wide(dx_sum_sum);
+}
+
+extern "C" __global__ void patch_norm_like_centred_dx(
+    const Offset count, const Offset groups, const Offset places, const Offset channels, const Element* x_data,
+    const Offset x_image, const Offset x_group, const Offset x_apart, const Offset x_step, const Element* dh_W_data,
+    const Offset dh_W_image, const Offset dh_W_group, const Offset dh_W_apart, const Offset dh_W_step, Element* dx_data,
+    const Offset dx_image, const Offset dx_group, const Offset dx_apart, const Offset dx_step, const Wide* dE_data,
+    const Wide* dx_sum_sum_data, const Offset here_1, const Offset here_2, const Offset here_3, const Offset there_1,
+    const Offset there_2, const Offset there_3, const Offset kernel_1, const Offset kernel_2, const Offset kernel_3,
+    const Offset stride_1, const Offset stride_2, const Offset stride_3, const Offset padding_1, const Offset padding_2,
+    const Offset padding_3, const Offset dilation_1, const Offset dilation_2, const Offset dilation_3) {
+    const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool inside = own < count;
+    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset block = quotient(position, places), place = position - block * places;
+    const Offset image = quotient(block, groups), group = block - image * groups;
+    const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;
+    const Element* dh_W_here = dh_W_data + image * dh_W_image + group * dh_W_group + place * dh_W_step;
+    Element* dx_here = dx_data + image * dx_image + group * dx_group + place * dx_step;
+    const Axis first = {here_1, there_1, kernel_1, stride_1, padding_1, dilation_1};
+    const Axis second = {here_2, there_2, kernel_2, stride_2, padding_2, dilation_2};
+    const Axis third = {here_3, there_3, kernel_3, stride_3, padding_3, dilation_3};
+    const Wide dxx = over_patch<Spread>(dE_data, block, place, first, second, third);
+    const Wide dx_sum = over_patch<Spread>(dx_sum_sum_data, block, place, first, second, third);
+    for (Offset start = V * threadIdx.x; start < channels; start += V * blockDim.x) {
+        const Chunk<Element> dh_W_chunk = channels_at(dh_W_here, start, channels, dh_W_apart);
+        const Chunk<Element> x_chunk = channels_at(x_here, start, channels, x_apart);
+        Chunk<Element> dx_chunk;
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= channels) break;
+            const Wide dh_W = widen(dh_W_chunk.entries[k]);
+            const Wide x = widen(x_chunk.entries[k]);
+            const Wide dx = dx_sum + 2 * dxx * x + dh_W;  // centred-convolution/norm-like/backward-dx
+            dx_chunk.entries[k] = narrow<Element>(dx);
+        }
+        if (inside) put_channels(dx_here, start, channels, dx_apart, dx_chunk);
+    }
+}
+
+extern "C" __global__ void patch_norm_like_centred_kept_m_dh_dE_dx_sum_sum(
+    const Offset count, const Offset groups, const Offset places, const Offset channels, const Element* g_data,
+    const Offset g_image, const Offset g_group, const Offset g_apart, const Offset g_step, const Element* h_data,
+    const Offset h_image, const Offset h_group, const Offset h_apart, const Offset h_step, const Element* W_sum_data,
+    const Offset W_sum_image, const Offset W_sum_group, const Offset W_sum_apart, const Offset W_sum_step,
+    Element* dh_data, const Offset dh_image, const Offset dh_group, const Offset dh_apart, const Offset dh_step,
+    const Rounded* f_data, Rounded* m_data, Wide* dE_data, Wide* dx_sum_sum_data, const Wide* x_sum_data,
+    const Offset here_1, const Offset here_2, const Offset here_3, const Offset there_1, const Offset there_2,
+    const Offset there_3, const Offset kernel_1, const Offset kernel_2, const Offset kernel_3, const Offset stride_1,
+    const Offset stride_2, const Offset stride_3, const Offset padding_1, const Offset padding_2,
+    const Offset padding_3, const Offset dilation_1, const Offset dilation_2, const Offset dilation_3, const Wide kappa,
+    const Wide patch_entries) {
+    const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool inside = own < count;
+    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset block = quotient(position, places), place = position - block * places;
+    const Offset image = quotient(block, groups), group = block - image * groups;
+    const Element* g_here = g_data + image * g_image + group * g_group + place * g_step;
+    const Element* h_here = h_data + image * h_image + group * h_group + place * h_step;
+    const Element* W_sum_here = W_sum_data + image * W_sum_image + group * W_sum_group + place * W_sum_step;
+    Element* dh_here = dh_data + image * dh_image + group * dh_group + place * dh_step;
+    const Wide f = f_data[position];
+    const Axis first = {here_1, there_1, kernel_1, stride_1, padding_1, dilation_1};
+    const Axis second = {here_2, there_2, kernel_2, stride_2, padding_2, dilation_2};
+    const Axis third = {here_3, there_3, kernel_3, stride_3, padding_3, dilation_3};
+    const Wide x_sum_sum = over_patch<Box>(x_sum_data, block, place, first, second, third);
+    const Wide m = x_sum_sum / patch_entries;  // centred-convolution/norm-like/define-m
+    Wide gh = 0;
+    Wide dh_W_sum = 0;
+    for (Offset start = V * threadIdx.x; start < channels; start += V * blockDim.x) {
+        const Chunk<Element> g_chunk = channels_at(g_here, start, channels, g_apart);
+        const Chunk<Element> h_chunk = channels_at(h_here, start, channels, h_apart);
+        const Chunk<Element> W_sum_chunk = channels_at(W_sum_here, start, channels, W_sum_apart);
+        Chunk<Element> dh_chunk;
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= channels) break;
+            const Wide g = widen(g_chunk.entries[k]);
+            const Wide h = widen(h_chunk.entries[k]);
+            const Wide W_sum = widen(W_sum_chunk.entries[k]);
+            const Wide dh = f * g;
+            gh += g * h;
+            dh_W_sum += dh * W_sum;
+            dh_chunk.entries[k] = narrow<Element>(dh);
+        }
+        if (inside) put_channels(dh_here, start, channels, dh_apart, dh_chunk);
+    }
+    gh = lane_sum(gh);
+    dh_W_sum = lane_sum(dh_W_sum);
+    const Wide dE = -(f * f * f) * gh / (2 * (kappa - 1));
+    const Wide dm = -2 * patch_entries * dE * m - dh_W_sum;
+    const Wide dx_sum_sum = dm / patch_entries;
+    if (inside && threadIdx.x == 0) m_data[position] = Rounded(m);
+    if (inside && threadIdx.x == 0) dE_data[position] = Wide(dE);
+    if (inside && threadIdx.x == 0) dx_sum_sum_data[position] = Wide(dx_sum_sum);
+}

@@ -1,0 +1,202 @@
+"""norm-like (normalising) convolution of centred patches on CUDA, around torch's convolutions.
+
+    z[s,g,o,ph,pw] = f[s,g,ph,pw]*(sum[j,k,l](W[g,o,j,k,l]*x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l +
+        stridew*pw - paddingw]*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw -
+        paddingw, Lw)) - m[s,g,ph,pw]*sum[j,k,l](W[g,o,j,k,l])) + b[g,o]
+    f[s,g,ph,pw] = sqrt(kappa - 1)/sqrt(E[s,g,ph,pw])
+    E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
+        paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw)) -
+        C*Kh*Kw*m[s,g,ph,pw]**2
+    m[s,g,ph,pw] = sum[c,kh,kw](x[s,g,c,dilationh*kh + strideh*ph - paddingh,dilationw*kw + stridew*pw -
+        paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
+        Lw))/(C*Kh*Kw)
+
+The kernels are those of ``patch_norm_like_centred.cu``. Squares are summed over the channels first, patches of that one
+map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are left to
+``kernels.torch.patch_norm_like_centred``.
+
+Derivation (SHA-256 of the map): eac4ed368cba6adcaf609fcbe3f60484c06946e6015cbaf154f4133376d2b444
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runtime.operands import outside_autocast
+from ...runtime.operators import register
+from ...runtime.patch_places import LEFTOVER, as_geometry, as_numbers, number, room, smallest_sum, takes
+from ...runtime.patches import Geometry, gather, kernel_gradient, over_kernel, over_samples, rounded_type, scatter
+from ..torch import patch_norm_like_centred as plain
+from .runtime.launch import Source
+from .runtime.patches import walk
+
+KERNELS = Source(Path(__file__).with_suffix(".cu"))
+
+
+def forward(
+    x: Tensor, W: Tensor, b: Tensor, kappa: float, numbers: Sequence[int], recompute: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output, the scale, and the kept ``h``, which is empty if it is not to be kept."""
+    geometry = as_geometry(numbers)
+    if recompute:
+        floor = smallest_sum(x)
+        patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        W_sum = over_kernel(W)
+        xW = gather(x, W, geometry)
+        x_sum = number(x, torch.float64)
+        xx = number(x, torch.float64)
+        walk(KERNELS, "patch_norm_like_centred_x_sum_xx", x, [x], [x_sum, xx], [], geometry, floor)
+        f = number(xW, rounded_type(x))
+        z = room(xW)
+        # centred-convolution/norm-like/define-f
+        # centred-convolution/norm-like/forward
+        walk(
+            KERNELS, "patch_norm_like_centred_f_z", xW, [b, W_sum, xW, z], [f], [x_sum, xx], geometry,
+            kappa, LEFTOVER, patch_entries
+        )
+        return z, f, x.new_empty(0)
+    floor = smallest_sum(x)
+    patch_entries = x.shape[2] * math.prod(geometry.kernel)
+    W_sum = over_kernel(W)
+    xW = gather(x, W, geometry)
+    x_sum = number(x, torch.float64)
+    xx = number(x, torch.float64)
+    walk(KERNELS, "patch_norm_like_centred_x_sum_xx", x, [x], [x_sum, xx], [], geometry, floor)
+    f = number(xW, rounded_type(x))
+    h = room(xW)
+    z = room(xW)
+    # centred-convolution/norm-like/define-f
+    # centred-convolution/norm-like/forward
+    walk(
+        KERNELS, "patch_norm_like_centred_f_h_z", xW, [b, W_sum, xW, h, z], [f], [x_sum, xx], geometry,
+        kappa, LEFTOVER, patch_entries
+    )
+    return z, f, h
+
+
+def backward(
+    g: Tensor,
+    x: Tensor,
+    W: Tensor,
+    f: Tensor,
+    h: Tensor | None,
+    kappa: float,
+    numbers: Sequence[int],
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
+    geometry = as_geometry(numbers)
+    dW, db = (x.new_empty(0) for _ in wanted[1:])
+    if h is None:
+        patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        W_sum = over_kernel(W)
+        xW = gather(x, W, geometry)
+        if wanted[2]:
+            db = over_samples(g)  # centred-convolution/norm-like/backward-db
+        x_sum = number(x, torch.float64)
+        walk(KERNELS, "patch_norm_like_centred_x_sum", x, [x], [x_sum], [], geometry)
+        m = number(g, rounded_type(x))
+        dh = room(g)
+        dE = number(g, torch.float64)
+        dx_sum_sum = number(g, torch.float64)
+        # centred-convolution/norm-like/define-m
+        walk(
+            KERNELS, "patch_norm_like_centred_m_dh_dE_dx_sum_sum", g, [g, W_sum, xW, dh], [f, m, dE,
+            dx_sum_sum], [x_sum], geometry, kappa, patch_entries
+        )
+        if wanted[1]:
+            dh_m = over_samples(dh * m)
+        dh_W = scatter(dh, W, geometry, x.shape[3:])
+        if wanted[1]:
+            dh_x = kernel_gradient(dh, x, geometry)
+            dW_sum = -dh_m
+            dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution/norm-like/backward-dW
+        dx = room(x)
+        # centred-convolution/norm-like/backward-dx
+        walk(KERNELS, "patch_norm_like_centred_dx", x, [x, dh_W, dx], [], [dE, dx_sum_sum], geometry)
+    else:
+        patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        W_sum = over_kernel(W)
+        if wanted[2]:
+            db = over_samples(g)  # centred-convolution/norm-like/backward-db
+        x_sum = number(x, torch.float64)
+        walk(KERNELS, "patch_norm_like_centred_x_sum", x, [x], [x_sum], [], geometry)
+        m = number(g, rounded_type(x))
+        dh = room(g)
+        dE = number(g, torch.float64)
+        dx_sum_sum = number(g, torch.float64)
+        # centred-convolution/norm-like/define-m
+        walk(
+            KERNELS, "patch_norm_like_centred_kept_m_dh_dE_dx_sum_sum", g, [g, h, W_sum, dh], [f, m, dE,
+            dx_sum_sum], [x_sum], geometry, kappa, patch_entries
+        )
+        if wanted[1]:
+            dh_m = over_samples(dh * m)
+        dh_W = scatter(dh, W, geometry, x.shape[3:])
+        if wanted[1]:
+            dh_x = kernel_gradient(dh, x, geometry)
+            dW_sum = -dh_m
+            dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution/norm-like/backward-dW
+        dx = room(x)
+        # centred-convolution/norm-like/backward-dx
+        walk(KERNELS, "patch_norm_like_centred_dx", x, [x, dh_W, dx], [], [dE, dx_sum_sum], geometry)
+    return dx, dW.to(x.dtype), db.to(x.dtype)
+
+
+_forward = register(
+    "cuda_patch_norm_like_centred",
+    "(Tensor x, Tensor W, Tensor b, float kappa, int[] numbers, bool recompute) "
+    "-> (Tensor, Tensor, Tensor)",
+    forward,
+    forward,  # the same lines say what shapes there will be
+)
+_backward = register(
+    "cuda_patch_norm_like_centred_backward",
+    "(Tensor g, Tensor x, Tensor W, Tensor f, Tensor? h, float kappa, int[] numbers, bool[] wanted) "
+    "-> (Tensor, Tensor, Tensor)",
+    backward,
+    backward,
+)
+
+
+class PatchNormLikeCentredReverse(plain.PatchNormLikeCentredReverse):
+    """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
+
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the output, the scale, and the kept ``h`` or None."""
+        if not takes(x, W, b):
+            found: tuple[Tensor, Tensor, Tensor | None]
+            found = plain.PatchNormLikeCentredReverse.forward(x, W, b, kappa, geometry, recompute)
+            return found
+        z, f, h = _forward(x, W, b, kappa, as_numbers(geometry), recompute)
+        return z, f, None if recompute else h
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
+        x, W, f, h = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):
+            known: tuple[Tensor | None, ...] = plain.PatchNormLikeCentredReverse.backward(ctx, g, *_)
+            return known
+        found = _backward(g, x, W, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)
+        return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)
+
+
+class PatchNormLikeCentred(PatchNormLikeCentredReverse, plain.PatchNormLikeCentred):
+    """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeCentredReverse.backward))

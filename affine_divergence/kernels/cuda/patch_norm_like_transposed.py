@@ -1,0 +1,159 @@
+"""norm-like (normalising) transposed convolution on CUDA, around torch's convolutions.
+
+    z[s,g,o,qh,qw] = f[s,g,qh,qw]*sum[j,k,l](W[g,j,o,k,l]*x[s,g,j,qh/strideh + paddingh/strideh -
+        dilationh*k/strideh,qw/stridew + paddingw/stridew - dilationw*l/stridew]*divides(strideh, qh + paddingh -
+        dilationh*k)*divides(stridew, qw + paddingw - dilationw*l)*within(qh/strideh + paddingh/strideh -
+        dilationh*k/strideh, Lh)*within(qw/stridew + paddingw/stridew - dilationw*l/stridew, Lw)) + b[g,o]
+    f[s,g,qh,qw] = sqrt(kappa - 1)/sqrt(E[s,g,qh,qw])
+    E[s,g,qh,qw] = sum[j,k,l](x[s,g,j,qh/strideh + paddingh/strideh - dilationh*k/strideh,qw/stridew + paddingw/stridew
+        - dilationw*l/stridew]**2*divides(strideh, qh + paddingh - dilationh*k)*divides(stridew, qw + paddingw -
+        dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew +
+        paddingw/stridew - dilationw*l/stridew, Lw))
+
+The kernels are those of ``patch_norm_like_transposed.cu``. Squares are summed over the channels first, patches of that
+one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are left to
+``kernels.torch.patch_norm_like_transposed``.
+
+Derivation (SHA-256 of the map): 0262b6ed526c5e20da7eb57bf27b82d2481701feaedc48ebfe5c46182e00e89b
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runtime.operands import outside_autocast
+from ...runtime.operators import register
+from ...runtime.patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
+from ...runtime.patches import Geometry, gather, kernel_gradient, over_samples, reach, rounded_type, scatter
+from ..torch import patch_norm_like_transposed as plain
+from .runtime.launch import Source
+from .runtime.patches import walk
+
+KERNELS = Source(Path(__file__).with_suffix(".cu"))
+
+
+def forward(
+    x: Tensor, W: Tensor, b: Tensor, kappa: float, numbers: Sequence[int], recompute: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output, the scale, and the kept ``h``, which is empty if it is not to be kept."""
+    geometry = as_geometry(numbers)
+    if recompute:
+        floor = smallest_sum(x)
+        h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
+        xx = number(x, torch.float64)
+        walk(KERNELS, "patch_norm_like_transposed_xx", x, [x], [xx], [], geometry, floor)
+        f = number(h, rounded_type(x))
+        z = room(h)
+        # grouped-transposed-convolution/norm-like/define-f
+        # grouped-transposed-convolution/norm-like/forward
+        walk(KERNELS, "patch_norm_like_transposed_f_z", h, [b, h, z], [f], [xx], geometry, kappa)
+        return z, f, x.new_empty(0)
+    floor = smallest_sum(x)
+    h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
+    xx = number(x, torch.float64)
+    walk(KERNELS, "patch_norm_like_transposed_xx", x, [x], [xx], [], geometry, floor)
+    f = number(h, rounded_type(x))
+    z = room(h)
+    # grouped-transposed-convolution/norm-like/define-f
+    # grouped-transposed-convolution/norm-like/forward
+    walk(KERNELS, "patch_norm_like_transposed_f_z", h, [b, h, z], [f], [xx], geometry, kappa)
+    return z, f, h
+
+
+def backward(
+    g: Tensor,
+    x: Tensor,
+    W: Tensor,
+    f: Tensor,
+    h: Tensor | None,
+    kappa: float,
+    numbers: Sequence[int],
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
+    geometry = as_geometry(numbers)
+    dW, db = (x.new_empty(0) for _ in wanted[1:])
+    if h is None:
+        h = scatter(x, W, geometry, g.shape[3:])
+        if wanted[2]:
+            db = over_samples(g)  # grouped-transposed-convolution/norm-like/backward-db
+        dh = room(g)
+        dE = number(g, torch.float64)
+        walk(KERNELS, "patch_norm_like_transposed_dh_dE", g, [g, h, dh], [f, dE], [], geometry, kappa)
+        dh_W = gather(dh, W, geometry, size=x.shape[3:])
+        if wanted[1]:
+            dW = kernel_gradient(x, dh, geometry)  # grouped-transposed-convolution/norm-like/backward-dW
+        dx = room(x)
+        # grouped-transposed-convolution/norm-like/backward-dx
+        walk(KERNELS, "patch_norm_like_transposed_dx", x, [x, dh_W, dx], [], [dE], geometry)
+    else:
+        if wanted[2]:
+            db = over_samples(g)  # grouped-transposed-convolution/norm-like/backward-db
+        dh = room(g)
+        dE = number(g, torch.float64)
+        walk(KERNELS, "patch_norm_like_transposed_dh_dE", g, [g, h, dh], [f, dE], [], geometry, kappa)
+        dh_W = gather(dh, W, geometry, size=x.shape[3:])
+        if wanted[1]:
+            dW = kernel_gradient(x, dh, geometry)  # grouped-transposed-convolution/norm-like/backward-dW
+        dx = room(x)
+        # grouped-transposed-convolution/norm-like/backward-dx
+        walk(KERNELS, "patch_norm_like_transposed_dx", x, [x, dh_W, dx], [], [dE], geometry)
+    return dx, dW.to(x.dtype), db.to(x.dtype)
+
+
+_forward = register(
+    "cuda_patch_norm_like_transposed",
+    "(Tensor x, Tensor W, Tensor b, float kappa, int[] numbers, bool recompute) "
+    "-> (Tensor, Tensor, Tensor)",
+    forward,
+    forward,  # the same lines say what shapes there will be
+)
+_backward = register(
+    "cuda_patch_norm_like_transposed_backward",
+    "(Tensor g, Tensor x, Tensor W, Tensor f, Tensor? h, float kappa, int[] numbers, bool[] wanted) "
+    "-> (Tensor, Tensor, Tensor)",
+    backward,
+    backward,
+)
+
+
+class PatchNormLikeTransposedReverse(plain.PatchNormLikeTransposedReverse):
+    """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
+
+    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
+    which is what ``torch.compile`` can trace.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the output, the scale, and the kept ``h`` or None."""
+        if not takes(x, W, b):
+            found: tuple[Tensor, Tensor, Tensor | None]
+            found = plain.PatchNormLikeTransposedReverse.forward(x, W, b, kappa, geometry, recompute)
+            return found
+        z, f, h = _forward(x, W, b, kappa, as_numbers(geometry), recompute)
+        return z, f, None if recompute else h
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
+        x, W, f, h = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):
+            known: tuple[Tensor | None, ...] = plain.PatchNormLikeTransposedReverse.backward(ctx, g, *_)
+            return known
+        found = _backward(g, x, W, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)
+        return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)
+
+
+class PatchNormLikeTransposed(PatchNormLikeTransposedReverse, plain.PatchNormLikeTransposed):
+    """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeTransposedReverse.backward))

@@ -1,0 +1,149 @@
+// norm-like (normalising) convolution without a bias.
+//
+//     z[s,g,o,ph,pw] = f[s,g,ph,pw]*sum[c,kh,kw](W[g,o,c,kh,kw]*x[s,g,c,dilationh*kh + strideh*ph - paddingh,dilationw*kw +
+//     stridew*pw - paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
+//     Lw))
+//     f[s,g,ph,pw] = sqrt(kappa)/sqrt(E[s,g,ph,pw])
+//     E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
+//     paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
+//
+// Each kernel does what its name ends in, at every position. `Element` is the type of the input: see
+// runtime/patches.cuh, which also says how positions are shared among threads. Convolutions are not done here.
+//
+// Derivation (SHA-256 of the map): a2894f2ce09d052dca6ef7da9da6f35081a79c7edf04b3e61e7db3c8a38db464
+
+#include "runtime/patches.cuh"
+
+extern "C" __global__ void patch_norm_like_without_bias_xx(
+    const Offset count, const Offset groups, const Offset places, const Offset channels, const Element* x_data,
+    const Offset x_image, const Offset x_group, const Offset x_apart, const Offset x_step, Wide* xx_data,
+    const Wide floor) {
+    const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool inside = own < count;
+    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset block = quotient(position, places), place = position - block * places;
+    const Offset image = quotient(block, groups), group = block - image * groups;
+    const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;
+    Wide xx_total = 0;
+    for (Offset start = V * threadIdx.x; start < channels; start += V * blockDim.x) {
+        const Chunk<Element> x_chunk = channels_at(x_here, start, channels, x_apart);
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= channels) break;
+            const Wide x = widen(x_chunk.entries[k]);
+            xx_total += x * x;
+        }
+    }
+    xx_total = lane_sum(xx_total);
+    const Wide xx = floor > xx_total ? 0 : xx_total;
+    if (inside && threadIdx.x == 0) xx_data[position] = Wide(xx);
+}
+
+extern "C" __global__ void patch_norm_like_without_bias_f_z(
+    const Offset count, const Offset groups, const Offset places, const Offset channels, const Element* h_data,
+    const Offset h_image, const Offset h_group, const Offset h_apart, const Offset h_step, Element* z_data,
+    const Offset z_image, const Offset z_group, const Offset z_apart, const Offset z_step, Rounded* f_data,
+    const Wide* xx_data, const Offset here_1, const Offset here_2, const Offset here_3, const Offset there_1,
+    const Offset there_2, const Offset there_3, const Offset kernel_1, const Offset kernel_2, const Offset kernel_3,
+    const Offset stride_1, const Offset stride_2, const Offset stride_3, const Offset padding_1, const Offset padding_2,
+    const Offset padding_3, const Offset dilation_1, const Offset dilation_2, const Offset dilation_3, const Wide kappa) {
+    const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool inside = own < count;
+    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset block = quotient(position, places), place = position - block * places;
+    const Offset image = quotient(block, groups), group = block - image * groups;
+    const Element* h_here = h_data + image * h_image + group * h_group + place * h_step;
+    Element* z_here = z_data + image * z_image + group * z_group + place * z_step;
+    const Axis first = {here_1, there_1, kernel_1, stride_1, padding_1, dilation_1};
+    const Axis second = {here_2, there_2, kernel_2, stride_2, padding_2, dilation_2};
+    const Axis third = {here_3, there_3, kernel_3, stride_3, padding_3, dilation_3};
+    const Wide E = over_patch<Box>(xx_data, block, place, first, second, third);  // grouped-convolution-without-bias/norm-like/define-E
+    const Wide E_or_inf = E == 0 ? infinity() : E;
+    const Wide f = sqrt(kappa) / sqrt(E_or_inf);  // grouped-convolution-without-bias/norm-like/define-f
+    for (Offset start = V * threadIdx.x; start < channels; start += V * blockDim.x) {
+        const Chunk<Element> h_chunk = channels_at(h_here, start, channels, h_apart);
+        Chunk<Element> z_chunk;
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= channels) break;
+            const Wide h = widen(h_chunk.entries[k]);
+            const Wide z = f * h;  // grouped-convolution-without-bias/norm-like/forward
+            z_chunk.entries[k] = narrow<Element>(z);
+        }
+        if (inside) put_channels(z_here, start, channels, z_apart, z_chunk);
+    }
+    if (inside && threadIdx.x == 0) f_data[position] = Rounded(f);
+}
+
+extern "C" __global__ void patch_norm_like_without_bias_dh_dE(
+    const Offset count, const Offset groups, const Offset places, const Offset channels, const Element* g_data,
+    const Offset g_image, const Offset g_group, const Offset g_apart, const Offset g_step, const Element* h_data,
+    const Offset h_image, const Offset h_group, const Offset h_apart, const Offset h_step, Element* dh_data,
+    const Offset dh_image, const Offset dh_group, const Offset dh_apart, const Offset dh_step, const Rounded* f_data,
+    Wide* dE_data, const Wide kappa) {
+    const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool inside = own < count;
+    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset block = quotient(position, places), place = position - block * places;
+    const Offset image = quotient(block, groups), group = block - image * groups;
+    const Element* g_here = g_data + image * g_image + group * g_group + place * g_step;
+    const Element* h_here = h_data + image * h_image + group * h_group + place * h_step;
+    Element* dh_here = dh_data + image * dh_image + group * dh_group + place * dh_step;
+    const Wide f = f_data[position];
+    Wide gh = 0;
+    for (Offset start = V * threadIdx.x; start < channels; start += V * blockDim.x) {
+        const Chunk<Element> g_chunk = channels_at(g_here, start, channels, g_apart);
+        const Chunk<Element> h_chunk = channels_at(h_here, start, channels, h_apart);
+        Chunk<Element> dh_chunk;
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= channels) break;
+            const Wide g = widen(g_chunk.entries[k]);
+            const Wide h = widen(h_chunk.entries[k]);
+            const Wide dh = f * g;
+            gh += g * h;
+            dh_chunk.entries[k] = narrow<Element>(dh);
+        }
+        if (inside) put_channels(dh_here, start, channels, dh_apart, dh_chunk);
+    }
+    gh = lane_sum(gh);
+    const Wide dE = -(f * f * f) * gh / (2 * kappa);
+    if (inside && threadIdx.x == 0) dE_data[position] = Wide(dE);
+}
+
+extern "C" __global__ void patch_norm_like_without_bias_dx(
+    const Offset count, const Offset groups, const Offset places, const Offset channels, const Element* x_data,
+    const Offset x_image, const Offset x_group, const Offset x_apart, const Offset x_step, const Element* dh_W_data,
+    const Offset dh_W_image, const Offset dh_W_group, const Offset dh_W_apart, const Offset dh_W_step, Element* dx_data,
+    const Offset dx_image, const Offset dx_group, const Offset dx_apart, const Offset dx_step, const Wide* dE_data,
+    const Offset here_1, const Offset here_2, const Offset here_3, const Offset there_1, const Offset there_2,
+    const Offset there_3, const Offset kernel_1, const Offset kernel_2, const Offset kernel_3, const Offset stride_1,
+    const Offset stride_2, const Offset stride_3, const Offset padding_1, const Offset padding_2,
+    const Offset padding_3, const Offset dilation_1, const Offset dilation_2, const Offset dilation_3) {
+    const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool inside = own < count;
+    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset block = quotient(position, places), place = position - block * places;
+    const Offset image = quotient(block, groups), group = block - image * groups;
+    const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;
+    const Element* dh_W_here = dh_W_data + image * dh_W_image + group * dh_W_group + place * dh_W_step;
+    Element* dx_here = dx_data + image * dx_image + group * dx_group + place * dx_step;
+    const Axis first = {here_1, there_1, kernel_1, stride_1, padding_1, dilation_1};
+    const Axis second = {here_2, there_2, kernel_2, stride_2, padding_2, dilation_2};
+    const Axis third = {here_3, there_3, kernel_3, stride_3, padding_3, dilation_3};
+    const Wide dxx = over_patch<Spread>(dE_data, block, place, first, second, third);
+    for (Offset start = V * threadIdx.x; start < channels; start += V * blockDim.x) {
+        const Chunk<Element> dh_W_chunk = channels_at(dh_W_here, start, channels, dh_W_apart);
+        const Chunk<Element> x_chunk = channels_at(x_here, start, channels, x_apart);
+        Chunk<Element> dx_chunk;
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            if (start + k >= channels) break;
+            const Wide dh_W = widen(dh_W_chunk.entries[k]);
+            const Wide x = widen(x_chunk.entries[k]);
+            const Wide dx = 2 * dxx * x + dh_W;  // grouped-convolution-without-bias/norm-like/backward-dx
+            dx_chunk.entries[k] = narrow<Element>(dx);
+        }
+        if (inside) put_channels(dx_here, start, channels, dx_apart, dx_chunk);
+    }
+}

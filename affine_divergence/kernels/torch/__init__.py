@@ -1,0 +1,1 @@
+"""The maps in torch's operations, a file a map."""

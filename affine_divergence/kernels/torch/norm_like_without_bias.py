@@ -1,0 +1,162 @@
+"""norm-like without a bias: z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]).
+
+Where:
+
+    f[s] = sqrt(kappa)/sqrt(E[s])
+    E[s] = sum[j](x[s,j]**2)
+
+``f`` scales a row; it is the one number a row that is kept for the backward pass beside the tensors that this reads
+anyway. Products are taken with the scaled input, which is bounded whatever the length of the input, so that none
+overflows.
+
+Derivation (SHA-256 of the map): 2ec87905374e7d0ce42d46bb8819f45c34998f2f03de24337e53c2c6e6a75828
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...runtime.operands import is_eager, outside_autocast
+from ...runtime.rows import read_once, row_blocks, safe_squares, scaled_length, squared_length
+
+Length = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
+    """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32.
+
+    f[s] = sqrt(kappa)/sqrt(E[s])
+    """
+    peak, q = length(x)  # linear/norm-like/define-E
+    q_or_inf = q.masked_fill(q == 0, math.inf)
+    f = math.sqrt(kappa) / (peak * torch.sqrt(q_or_inf))  # linear/norm-like/define-f
+    return f
+
+
+def plain_scale(E: Tensor, kappa: float) -> Tensor:
+    """Return the same of the squared lengths (B, 1) of rows, which must be in range and above zero; overwrites them."""
+    f = E.rsqrt_().mul_(math.sqrt(kappa))  # linear/norm-like/define-f
+    return f
+
+
+def portable(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+    """Return the output (B, m) and the row scale (B, 1) by operations that autograd and ``torch.vmap`` know.
+
+    The input is scaled before the product, which unscaled 16-bit numbers could overflow.
+    """
+    f = scale(x, kappa)
+    u = f * x
+    z = F.linear(u.to(x.dtype), W)  # linear/norm-like/forward
+    return z, f
+
+
+def gradients(
+    g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by ``x`` and ``W``, None where not wanted; autograd can differentiate them.
+
+    ``g`` (B, m) is the gradient by the output; the other shapes are those of the forward map.
+    """
+    dx = dW = None
+    u = f * x
+    if wanted[0]:
+        gW = g @ W
+        u_gW = (u * gW).sum(-1, keepdim=True)
+        c = f * u_gW / kappa
+        dx = (f * gW - c * u).to(x.dtype)  # linear/norm-like/backward-dx
+    if wanted[1]:
+        dW = g.t() @ u.to(x.dtype)  # linear/norm-like/backward-dW
+    return dx, dW
+
+
+def gradient_rows(u: Tensor, gW: Tensor, f: Tensor, kappa: float) -> Tensor:
+    """Return the gradient by ``x`` of some rows, in the tensor of ``gW``, the product that it starts from."""
+    c = (u * gW).sum(-1, keepdim=True).mul_(f / kappa)
+    dx = gW.mul_(f).addcmul_(c, u, value=-1)  # linear/norm-like/backward-dx
+    return dx
+
+
+class NormLikeWithoutBiasReverse(torch.autograd.Function):
+    """The map of ``x`` (B, n), ``W`` (m, n) and kappa; gives the output (B, m) and the row scale (B, 1).
+
+    The row scale carries no gradient. Nothing is checked here: see ``functional``. Reverse mode only, which is what
+    ``torch.compile`` can trace.
+    """
+
+    @staticmethod
+    @read_once
+    def forward(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+        """Return the output and the row scale."""
+        if x.dtype.itemsize < 4:
+            return portable(x, W, kappa)
+        xW = F.linear(x, W)
+        E = safe_squares(x)  # after the product, which has brought x into a cache
+        f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
+        if not is_eager(x, W):
+            z = f * xW  # linear/norm-like/forward
+            return z, f
+        z = xW.mul_(f)  # linear/norm-like/forward
+        return z, f
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keep what the derivatives read."""
+        x, W, ctx.kappa = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, W, output[1])
+        ctx.save_for_forward(x, W, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x`` and ``W``, None where not needed, and None for kappa."""
+        x, W, f = ctx.saved_tensors
+        kappa, wanted = ctx.kappa, ctx.needs_input_grad
+        if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
+            f = scale(x, kappa)
+        if torch.is_grad_enabled() or g.dtype.itemsize < 4 or not is_eager(g, x, W):
+            return (*gradients(g, x, W, f, kappa, wanted), None)
+        dx = dW = None
+        u = f * x
+        if wanted[1]:
+            dW = g.t() @ u  # linear/norm-like/backward-dW
+        if wanted[0]:
+            blocks = row_blocks(x)
+            if blocks:
+                dx = torch.mm(g, W, out=u)  # read no more: each block scales its rows again
+                for rows in blocks:
+                    gradient_rows(f[rows] * x[rows], dx[rows], f[rows], kappa)
+            else:
+                dx = gradient_rows(u, g @ W, f, kappa)
+        return dx, dW, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        """Return the map over one more axis, which stands first."""
+        return torch.vmap(portable, in_dims)(*arguments), (0, 0)
+
+
+class NormLikeWithoutBias(NormLikeWithoutBiasReverse):
+    """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(NormLikeWithoutBiasReverse.backward))
+
+    @staticmethod
+    def jvp(ctx: Any, x_t: Tensor, W_t: Tensor, _: None) -> tuple[Tensor, None]:
+        """Return the tangent of the output from those of ``x`` and ``W``, and None for the row scale."""
+        x, W, _ = ctx.saved_tensors
+        kappa = ctx.kappa
+        f = scale(x, kappa)  # again, so that the tangent can be differentiated too
+        u = f * x
+        x_t_W = F.linear(x_t, W)
+        uW = F.linear(u.to(x.dtype), W)
+        u_x_t = (u * x_t).sum(-1, keepdim=True)
+        u_W_t = F.linear(u.to(x.dtype), W_t)
+        c = f * u_x_t / kappa
+        z_t = (f * x_t_W + u_W_t - c * uW).to(x.dtype)  # linear/norm-like/tangent
+        return z_t, None

@@ -1,0 +1,251 @@
+"""affine-like (non-normalising) convolution of centred patches.
+
+    z[s,g,o,ph,pw] = f[s,g,ph,pw]*(sum[c,kh,kw](W[g,o,c,kh,kw]*(x[s,g,c,dilationh*kh + strideh*ph -
+        paddingh,dilationw*kw + stridew*pw - paddingw]*within(dilationh*kh + strideh*ph - paddingh,
+        Lh)*within(dilationw*kw + stridew*pw - paddingw, Lw) - m[s,g,ph,pw])) + b[g,o])
+    f[s,g,ph,pw] = sqrt(kappa)/sqrt(E[s,g,ph,pw] + 1)
+    E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
+        paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw)) -
+        C*Kh*Kw*m[s,g,ph,pw]**2
+    m[s,g,ph,pw] = sum[c,kh,kw](x[s,g,c,dilationh*kh + strideh*ph - paddingh,dilationw*kw + stridew*pw -
+        paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
+        Lw))/(C*Kh*Kw)
+
+``f`` scales a position; it is the one number a position that is kept for the backward pass beside the tensors that this
+reads anyway. The formulas are written for two axes of space; those for one and three differ in nothing else, and
+neither does the code. Tensors are laid out as in ``runtime.patches``.
+
+Derivation (SHA-256 of the map): acad8fe80d7ffe3c16c2ec92de50b8b626fab9731057ce457e450ea1b339bc9c
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runtime.operands import is_eager, outside_autocast
+from ...runtime.patches import (
+    Geometry, add_product, box, difference, gather, gradients_of, inner, kernel_gradient, longest, over_channels,
+    over_kernel, over_samples, rounded, scatter, spread, squares, tangent_or_zeros, wide,
+)
+from ...runtime.rows import read_once
+
+Squares = Callable[[Tensor], Tensor]
+
+
+def scale(x: Tensor, kappa: float, geometry: Geometry) -> Tensor:
+    """Return the scale of each position (B, G, 1, *P), at least float32.
+
+    f[s,g,ph,pw] = sqrt(kappa)/sqrt(E[s,g,ph,pw] + 1)
+    """
+    x_sum = over_channels(x)
+    x_sum_sum = box(x_sum, geometry)
+    # centred-convolution/affine-like/define-m
+    m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))
+    xx = squares(x)
+    xx_sum = box(xx, geometry)
+    # centred-convolution/affine-like/define-E
+    E = difference(xx_sum, x.shape[2] * math.prod(geometry.kernel) * m**2)
+    f = math.sqrt(kappa) / torch.sqrt(E + 1)  # centred-convolution/affine-like/define-f
+    return rounded(f, x)
+
+
+def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Return the output and the scale by operations that autograd and ``torch.vmap`` know.
+
+    The input is rescaled before the convolution, whose unscaled 16-bit numbers could leave their range.
+    """
+    f = scale(x, kappa, geometry)
+    x_sum = over_channels(x)
+    x_sum_sum = box(x_sum, geometry)
+    # centred-convolution/affine-like/define-m
+    m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))
+    top = longest(f)
+    u = x / top
+    W_sum = over_kernel(W)
+    xW_u = gather(u.to(x.dtype), W, geometry)
+    xW = top * xW_u
+    h = xW + b - W_sum * rounded(m, x)
+    z = (f * h).to(x.dtype)  # centred-convolution/affine-like/forward
+    return z, f
+
+
+def gradients(
+    g: Tensor, x: Tensor, W: Tensor, b: Tensor, f: Tensor, kappa: float, geometry: Geometry, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by ``x``, ``W`` and ``b``, None where not wanted; autograd can differentiate them.
+
+    ``g`` is the gradient by the output, in its shape.
+    """
+    dx = dW = db = None
+    x_sum = over_channels(x)
+    x_sum_sum = box(x_sum, geometry)
+    # centred-convolution/affine-like/define-m
+    m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))
+    top = longest(f)
+    u = x / top
+    dh = f * g
+    dxW_u = top * dh
+    if wanted[0]:
+        W_sum = over_kernel(W)
+        xW_u = gather(u.to(x.dtype), W, geometry)
+        xW = top * xW_u
+        h = xW + b - W_sum * rounded(m, x)
+        gh = inner(g, h)
+        dh_W_sum = inner(dh, W_sum)
+        du = scatter(dxW_u.to(x.dtype), W, geometry, x.shape[3:])
+        dE = -wide(f)**3 * gh / (2 * kappa)
+        dxx = spread(dE, geometry, x.shape[3:])
+        dm = -2 * x.shape[2] * math.prod(geometry.kernel) * dE * m - dh_W_sum
+        dx_sum_sum = dm / (x.shape[2] * math.prod(geometry.kernel))
+        dx_sum = spread(dx_sum_sum, geometry, x.shape[3:])
+        c = 1 / top
+        c2 = 2 * top * dxx
+        # centred-convolution/affine-like/backward-dx
+        dx = (rounded(c2, x) * u + rounded(c, x) * du + rounded(dx_sum, x)).to(x.dtype)
+    if wanted[1]:
+        dh_m = over_samples(dh * rounded(m, x))
+        dxW_u_u = kernel_gradient(dxW_u.to(x.dtype), u.to(x.dtype), geometry)
+        dW_sum = -dh_m
+        dW = dxW_u_u + dW_sum.unsqueeze(2).to(x.dtype)  # centred-convolution/affine-like/backward-dW
+    if wanted[2]:
+        db = over_samples(dh).to(x.dtype)  # centred-convolution/affine-like/backward-db
+    return dx, dW, db
+
+
+class PatchAffineLikeCentredReverse(torch.autograd.Function):
+    """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute.
+
+    It gives the output, the scale and what is kept: ``h``, unless the backward pass is to recompute it. What is no
+    output carries no gradient. Nothing is checked here: see ``functional``. Reverse mode only, which is what
+    ``torch.compile`` can trace.
+    """
+
+    @staticmethod
+    @read_once
+    def forward(
+        x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the output, the scale, and the kept ``h`` or None."""
+        if x.dtype.itemsize < 4:
+            return (*portable(x, W, b, kappa, geometry), None)
+        f = scale(x, kappa, geometry)
+        x_sum = over_channels(x)
+        x_sum_sum = box(x_sum, geometry)
+        # centred-convolution/affine-like/define-m
+        m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))
+        W_sum = over_kernel(W)
+        xW = gather(x, W, geometry)
+        if not is_eager(x, W, b):
+            h = xW + b - W_sum * rounded(m, x)
+            z = f * h  # centred-convolution/affine-like/forward
+            return z, f, None if recompute else h
+        h = xW.addcmul_(W_sum, rounded(m, x), value=-1).add_(b)
+        if recompute:
+            z = h.mul_(f)  # centred-convolution/affine-like/forward
+            return z, f, None
+        z = f * h  # centred-convolution/affine-like/forward
+        return z, f, h
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor | None]) -> None:
+        """Keep what the derivatives read."""
+        x, W, b, ctx.kappa, ctx.geometry, _ = inputs
+        ctx.set_materialize_grads(output[2] is None)  # else zeros would be made for what is kept, at each backward pass
+        ctx.mark_non_differentiable(*(kept for kept in output[1:] if kept is not None))
+        ctx.save_for_backward(x, W, b, *output[1:])
+        ctx.save_for_forward(x, W, b)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
+        if g is None:  # nothing that came after depends on the output
+            return None, None, None, None, None, None
+        x, W, b, f, h = ctx.saved_tensors
+        kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
+        if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
+            f = scale(x, kappa, geometry)
+        if torch.is_grad_enabled() or g.dtype.itemsize < 4:
+            return (*gradients(g, x, W, b, f, kappa, geometry, wanted), None, None, None)
+        dx = dW = db = None
+        x_sum = over_channels(x)
+        x_sum_sum = box(x_sum, geometry)
+        # centred-convolution/affine-like/define-m
+        m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))
+        dh = f * g
+        # centred-convolution/affine-like/backward-db
+        dh_W, dh_x, db = gradients_of(dh, x, W, geometry, wanted[:3])
+        if wanted[0]:
+            W_sum = over_kernel(W)
+            if h is None:
+                xW = gather(x, W, geometry)
+                h = xW.addcmul_(W_sum, rounded(m, x), value=-1).add_(b)
+            gh = inner(g, h)
+            dh_W_sum = inner(dh, W_sum)
+            dE = -wide(f)**3 * gh / (2 * kappa)
+            dxx = spread(dE, geometry, x.shape[3:])
+            dm = -2 * x.shape[2] * math.prod(geometry.kernel) * dE * m - dh_W_sum
+            dx_sum_sum = dm / (x.shape[2] * math.prod(geometry.kernel))
+            dx_sum = spread(dx_sum_sum, geometry, x.shape[3:])
+            # centred-convolution/affine-like/backward-dx
+            dx = add_product(dh_W, 2 * dxx, x, f, rounded(dx_sum, x))
+        if wanted[1]:
+            dh_m = over_samples(dh * rounded(m, x))
+            dW_sum = -dh_m
+            dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution/affine-like/backward-dW
+        return dx, dW, db, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[int, int, None]]:
+        """Return the map over one more axis, which stands first."""
+        mapped = torch.vmap(partial(portable, geometry=arguments[-2]), in_dims[:-2])(*arguments[:-2])
+        return (*mapped, None), (0, 0, None)
+
+
+class PatchAffineLikeCentred(PatchAffineLikeCentredReverse):
+    """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchAffineLikeCentredReverse.backward))
+
+    @staticmethod
+    def jvp(
+        ctx: Any, x_t: Tensor | None, W_t: Tensor | None, b_t: Tensor | None, *_: None
+    ) -> tuple[Tensor, None, None]:
+        """Return the tangent of the output from those of ``x``, ``W`` and ``b``, and None for the scale and what is kept."""
+        x, W, b = ctx.saved_tensors[:3]
+        x_t, W_t, b_t = tangent_or_zeros(x_t, x), tangent_or_zeros(W_t, W), tangent_or_zeros(b_t, b)
+        kappa, geometry = ctx.kappa, ctx.geometry
+        f = scale(x, kappa, geometry)  # again, so that the tangent can be differentiated too
+        x_sum = over_channels(x)
+        x_sum_sum = box(x_sum, geometry)
+        # centred-convolution/affine-like/define-m
+        m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))
+        top = longest(f)
+        u = x / top
+        W_sum = over_kernel(W)
+        xW_u = gather(u.to(x.dtype), W, geometry)
+        xW = top * xW_u
+        h = xW + b - W_sum * rounded(m, x)
+        x_sum_t = over_channels(x_t)
+        x_sum_sum_t = box(x_sum_t, geometry)
+        m_t = x_sum_sum_t / (x.shape[2] * math.prod(geometry.kernel))
+        x_t_x = inner(x_t, x)
+        xx_t = 2 * x_t_x
+        xx_sum_t = box(xx_t, geometry)
+        E_t = xx_sum_t - 2 * x.shape[2] * math.prod(geometry.kernel) * m * m_t
+        f_t = -E_t * wide(f)**3 / (2 * kappa)
+        c = 1 / top
+        u_t = rounded(c, x) * x_t
+        W_sum_t = over_kernel(W_t)
+        u_t_W = gather(u_t.to(x.dtype), W, geometry)
+        W_t_u = gather(u.to(x.dtype), W_t, geometry)
+        xW_u_t = W_t_u + u_t_W
+        xW_t = top * xW_u_t
+        h_t = xW_t + b_t - W_sum * rounded(m_t, x) - W_sum_t * rounded(m, x)
+        z_t = (f * h_t + rounded(f_t, x) * h).to(x.dtype)  # centred-convolution/affine-like/tangent
+        return z_t, None, None

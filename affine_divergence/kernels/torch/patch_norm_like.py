@@ -1,0 +1,192 @@
+"""norm-like (normalising) convolution.
+
+    z[s,g,o,ph,pw] = f[s,g,ph,pw]*sum[j,k,l](W[g,o,j,k,l]*x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l +
+        stridew*pw - paddingw]*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw -
+        paddingw, Lw)) + b[g,o]
+    f[s,g,ph,pw] = sqrt(kappa - 1)/sqrt(E[s,g,ph,pw])
+    E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
+        paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
+
+``f`` scales a position; it is the one number a position that is kept for the backward pass beside the tensors that this
+reads anyway. The formulas are written for two axes of space; those for one and three differ in nothing else, and
+neither does the code. Tensors are laid out as in ``runtime.patches``.
+
+Derivation (SHA-256 of the map): dce1c5267193894dc95200851bf4e9735dabd0ac0467687ecdcb272401e05e60
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runtime.operands import is_eager, outside_autocast
+from ...runtime.patches import (
+    Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, over_samples, rounded, scatter,
+    spread, squares, squares_without_graph, tangent_or_zeros, wide,
+)
+from ...runtime.rows import read_once
+
+Squares = Callable[[Tensor], Tensor]
+
+
+def scale(x: Tensor, kappa: float, geometry: Geometry, squares: Squares = squares) -> Tensor:
+    """Return the scale of each position (B, G, 1, *P), at least float32.
+
+    f[s,g,ph,pw] = sqrt(kappa - 1)/sqrt(E[s,g,ph,pw])
+    """
+    xx = squares(x)
+    E = box(xx, geometry)  # grouped-convolution/norm-like/define-E
+    E_or_inf = E.masked_fill(E == 0, math.inf)
+    f = math.sqrt(kappa - 1) / torch.sqrt(E_or_inf)  # grouped-convolution/norm-like/define-f
+    return rounded(f, x)
+
+
+def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Return the output and the scale by operations that autograd and ``torch.vmap`` know.
+
+    The input is rescaled before the convolution, whose unscaled 16-bit numbers could leave their range.
+    """
+    f = scale(x, kappa, geometry)
+    top = longest(f)
+    u = x / top
+    h_u = gather(u.to(x.dtype), W, geometry)
+    h = top * h_u
+    z = (f * h + b).to(x.dtype)  # grouped-convolution/norm-like/forward
+    return z, f
+
+
+def gradients(
+    g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, geometry: Geometry, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by ``x``, ``W`` and ``b``, None where not wanted; autograd can differentiate them.
+
+    ``g`` is the gradient by the output, in its shape.
+    """
+    dx = dW = db = None
+    top = longest(f)
+    u = x / top
+    dh = f * g
+    dh_u = top * dh
+    if wanted[0]:
+        h_u = gather(u.to(x.dtype), W, geometry)
+        h = top * h_u
+        gh = inner(g, h)
+        du = scatter(dh_u.to(x.dtype), W, geometry, x.shape[3:])
+        dE = -wide(f)**3 * gh / (2 * (kappa - 1))
+        dxx = spread(dE, geometry, x.shape[3:])
+        c = 1 / top
+        c2 = 2 * top * dxx
+        # grouped-convolution/norm-like/backward-dx
+        dx = (rounded(c2, x) * u + rounded(c, x) * du).to(x.dtype)
+    if wanted[1]:
+        # grouped-convolution/norm-like/backward-dW
+        dW = kernel_gradient(dh_u.to(x.dtype), u.to(x.dtype), geometry)
+    if wanted[2]:
+        db = over_samples(g).to(x.dtype)  # grouped-convolution/norm-like/backward-db
+    return dx, dW, db
+
+
+class PatchNormLikeReverse(torch.autograd.Function):
+    """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute.
+
+    It gives the output, the scale and what is kept: ``h``, unless the backward pass is to recompute it. What is no
+    output carries no gradient. Nothing is checked here: see ``functional``. Reverse mode only, which is what
+    ``torch.compile`` can trace.
+    """
+
+    @staticmethod
+    @read_once
+    def forward(
+        x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the output, the scale, and the kept ``h`` or None."""
+        if x.dtype.itemsize < 4:
+            return (*portable(x, W, b, kappa, geometry), None)
+        f = scale(x, kappa, geometry, squares_without_graph)
+        h = gather(x, W, geometry)
+        if not is_eager(x, W, b):
+            z = f * h + b  # grouped-convolution/norm-like/forward
+            return z, f, None if recompute else h
+        if recompute:
+            z = h.mul_(f).add_(b)  # grouped-convolution/norm-like/forward
+            return z, f, None
+        z = f * h + b  # grouped-convolution/norm-like/forward
+        return z, f, h
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor | None]) -> None:
+        """Keep what the derivatives read."""
+        x, W, _, ctx.kappa, ctx.geometry, _ = inputs
+        ctx.set_materialize_grads(output[2] is None)  # else zeros would be made for what is kept, at each backward pass
+        ctx.mark_non_differentiable(*(kept for kept in output[1:] if kept is not None))
+        ctx.save_for_backward(x, W, *output[1:])
+        ctx.save_for_forward(x, W)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
+        if g is None:  # nothing that came after depends on the output
+            return None, None, None, None, None, None
+        x, W, f, h = ctx.saved_tensors
+        kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
+        if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
+            f = scale(x, kappa, geometry)
+        if torch.is_grad_enabled() or g.dtype.itemsize < 4:
+            return (*gradients(g, x, W, f, kappa, geometry, wanted), None, None, None)
+        dx = dW = db = None
+        dh = f * g
+        # grouped-convolution/norm-like/backward-dW
+        dh_W, dW, _ = gradients_of(dh, x, W, geometry, (*wanted[:2], False))
+        if wanted[0]:
+            if h is None:
+                h = gather(x, W, geometry)
+            gh = inner(g, h)
+            dE = -wide(f)**3 * gh / (2 * (kappa - 1))
+            dxx = spread(dE, geometry, x.shape[3:])
+            dx = add_product(dh_W, 2 * dxx, x, f)  # grouped-convolution/norm-like/backward-dx
+        if wanted[2]:
+            db = over_samples(g)  # grouped-convolution/norm-like/backward-db
+        return dx, dW, db, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[int, int, None]]:
+        """Return the map over one more axis, which stands first."""
+        mapped = torch.vmap(partial(portable, geometry=arguments[-2]), in_dims[:-2])(*arguments[:-2])
+        return (*mapped, None), (0, 0, None)
+
+
+class PatchNormLike(PatchNormLikeReverse):
+    """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeReverse.backward))
+
+    @staticmethod
+    def jvp(
+        ctx: Any, x_t: Tensor | None, W_t: Tensor | None, b_t: Tensor | None, *_: None
+    ) -> tuple[Tensor, None, None]:
+        """Return the tangent of the output from those of ``x``, ``W`` and ``b``, and None for the scale and what is kept."""
+        x, W = ctx.saved_tensors[:2]
+        x_t, W_t, b_t = tangent_or_zeros(x_t, x), tangent_or_zeros(W_t, W), tangent_or_zeros(b_t, x.new_zeros(()))
+        kappa, geometry = ctx.kappa, ctx.geometry
+        f = scale(x, kappa, geometry)  # again, so that the tangent can be differentiated too
+        top = longest(f)
+        u = x / top
+        h_u = gather(u.to(x.dtype), W, geometry)
+        h = top * h_u
+        x_t_x = inner(x_t, x)
+        xx_t = 2 * x_t_x
+        E_t = box(xx_t, geometry)
+        f_t = -E_t * wide(f)**3 / (2 * (kappa - 1))
+        c = 1 / top
+        u_t = rounded(c, x) * x_t
+        u_t_W = gather(u_t.to(x.dtype), W, geometry)
+        W_t_u = gather(u.to(x.dtype), W_t, geometry)
+        h_u_t = W_t_u + u_t_W
+        h_t = top * h_u_t
+        z_t = (f * h_t + rounded(f_t, x) * h + b_t).to(x.dtype)  # grouped-convolution/norm-like/tangent
+        return z_t, None, None

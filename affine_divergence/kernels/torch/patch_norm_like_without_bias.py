@@ -1,0 +1,187 @@
+"""norm-like (normalising) convolution without a bias.
+
+    z[s,g,o,ph,pw] = f[s,g,ph,pw]*sum[c,kh,kw](W[g,o,c,kh,kw]*x[s,g,c,dilationh*kh + strideh*ph - paddingh,dilationw*kw
+        + stridew*pw - paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw -
+        paddingw, Lw))
+    f[s,g,ph,pw] = sqrt(kappa)/sqrt(E[s,g,ph,pw])
+    E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
+        paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
+
+``f`` scales a position; it is the one number a position that is kept for the backward pass beside the tensors that this
+reads anyway. The formulas are written for two axes of space; those for one and three differ in nothing else, and
+neither does the code. Tensors are laid out as in ``runtime.patches``.
+
+Derivation (SHA-256 of the map): a2894f2ce09d052dca6ef7da9da6f35081a79c7edf04b3e61e7db3c8a38db464
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runtime.operands import is_eager, outside_autocast
+from ...runtime.patches import (
+    Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, rounded, scatter, spread,
+    squares, squares_without_graph, tangent_or_zeros, wide,
+)
+from ...runtime.rows import read_once
+
+Squares = Callable[[Tensor], Tensor]
+
+
+def scale(x: Tensor, kappa: float, geometry: Geometry, squares: Squares = squares) -> Tensor:
+    """Return the scale of each position (B, G, 1, *P), at least float32.
+
+    f[s,g,ph,pw] = sqrt(kappa)/sqrt(E[s,g,ph,pw])
+    """
+    xx = squares(x)
+    E = box(xx, geometry)  # grouped-convolution-without-bias/norm-like/define-E
+    E_or_inf = E.masked_fill(E == 0, math.inf)
+    f = math.sqrt(kappa) / torch.sqrt(E_or_inf)  # grouped-convolution-without-bias/norm-like/define-f
+    return rounded(f, x)
+
+
+def portable(x: Tensor, W: Tensor, kappa: float, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Return the output and the scale by operations that autograd and ``torch.vmap`` know.
+
+    The input is rescaled before the convolution, whose unscaled 16-bit numbers could leave their range.
+    """
+    f = scale(x, kappa, geometry)
+    top = longest(f)
+    u = x / top
+    h_u = gather(u.to(x.dtype), W, geometry)
+    h = top * h_u
+    z = (f * h).to(x.dtype)  # grouped-convolution-without-bias/norm-like/forward
+    return z, f
+
+
+def gradients(
+    g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, geometry: Geometry, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by ``x`` and ``W``, None where not wanted; autograd can differentiate them.
+
+    ``g`` is the gradient by the output, in its shape.
+    """
+    dx = dW = None
+    top = longest(f)
+    u = x / top
+    dh = f * g
+    dh_u = top * dh
+    if wanted[0]:
+        h_u = gather(u.to(x.dtype), W, geometry)
+        h = top * h_u
+        gh = inner(g, h)
+        du = scatter(dh_u.to(x.dtype), W, geometry, x.shape[3:])
+        dE = -wide(f)**3 * gh / (2 * kappa)
+        dxx = spread(dE, geometry, x.shape[3:])
+        c = 1 / top
+        c2 = 2 * top * dxx
+        # grouped-convolution-without-bias/norm-like/backward-dx
+        dx = (rounded(c2, x) * u + rounded(c, x) * du).to(x.dtype)
+    if wanted[1]:
+        # grouped-convolution-without-bias/norm-like/backward-dW
+        dW = kernel_gradient(dh_u.to(x.dtype), u.to(x.dtype), geometry)
+    return dx, dW
+
+
+class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
+    """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute.
+
+    It gives the output, the scale and what is kept: ``h``, unless the backward pass is to recompute it. What is no
+    output carries no gradient. Nothing is checked here: see ``functional``. Reverse mode only, which is what
+    ``torch.compile`` can trace.
+    """
+
+    @staticmethod
+    @read_once
+    def forward(
+        x: Tensor, W: Tensor, kappa: float, geometry: Geometry, recompute: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the output, the scale, and the kept ``h`` or None."""
+        if x.dtype.itemsize < 4:
+            return (*portable(x, W, kappa, geometry), None)
+        f = scale(x, kappa, geometry, squares_without_graph)
+        h = gather(x, W, geometry)
+        if not is_eager(x, W):
+            z = f * h  # grouped-convolution-without-bias/norm-like/forward
+            return z, f, None if recompute else h
+        if recompute:
+            z = h.mul_(f)  # grouped-convolution-without-bias/norm-like/forward
+            return z, f, None
+        z = f * h  # grouped-convolution-without-bias/norm-like/forward
+        return z, f, h
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor | None]) -> None:
+        """Keep what the derivatives read."""
+        x, W, ctx.kappa, ctx.geometry, _ = inputs
+        ctx.set_materialize_grads(output[2] is None)  # else zeros would be made for what is kept, at each backward pass
+        ctx.mark_non_differentiable(*(kept for kept in output[1:] if kept is not None))
+        ctx.save_for_backward(x, W, *output[1:])
+        ctx.save_for_forward(x, W)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``x`` and ``W``, None where not needed, and None for the settings."""
+        if g is None:  # nothing that came after depends on the output
+            return None, None, None, None, None
+        x, W, f, h = ctx.saved_tensors
+        kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
+        if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
+            f = scale(x, kappa, geometry)
+        if torch.is_grad_enabled() or g.dtype.itemsize < 4:
+            return (*gradients(g, x, W, f, kappa, geometry, wanted), None, None, None)
+        dx = dW = None
+        dh = f * g
+        # grouped-convolution-without-bias/norm-like/backward-dW
+        dh_W, dW, _ = gradients_of(dh, x, W, geometry, (*wanted[:2], False))
+        if wanted[0]:
+            if h is None:
+                h = gather(x, W, geometry)
+            gh = inner(g, h)
+            dE = -wide(f)**3 * gh / (2 * kappa)
+            dxx = spread(dE, geometry, x.shape[3:])
+            dx = add_product(dh_W, 2 * dxx, x, f)  # grouped-convolution-without-bias/norm-like/backward-dx
+        return dx, dW, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[int, int, None]]:
+        """Return the map over one more axis, which stands first."""
+        mapped = torch.vmap(partial(portable, geometry=arguments[-2]), in_dims[:-2])(*arguments[:-2])
+        return (*mapped, None), (0, 0, None)
+
+
+class PatchNormLikeWithoutBias(PatchNormLikeWithoutBiasReverse):
+    """The same with tangents, for forward mode."""
+
+    backward = staticmethod(outside_autocast(PatchNormLikeWithoutBiasReverse.backward))
+
+    @staticmethod
+    def jvp(ctx: Any, x_t: Tensor | None, W_t: Tensor | None, *_: None) -> tuple[Tensor, None, None]:
+        """Return the tangent of the output from those of ``x`` and ``W``, and None for the scale and what is kept."""
+        x, W = ctx.saved_tensors[:2]
+        x_t, W_t = tangent_or_zeros(x_t, x), tangent_or_zeros(W_t, W)
+        kappa, geometry = ctx.kappa, ctx.geometry
+        f = scale(x, kappa, geometry)  # again, so that the tangent can be differentiated too
+        top = longest(f)
+        u = x / top
+        h_u = gather(u.to(x.dtype), W, geometry)
+        h = top * h_u
+        x_t_x = inner(x_t, x)
+        xx_t = 2 * x_t_x
+        E_t = box(xx_t, geometry)
+        f_t = -E_t * wide(f)**3 / (2 * kappa)
+        c = 1 / top
+        u_t = rounded(c, x) * x_t
+        u_t_W = gather(u_t.to(x.dtype), W, geometry)
+        W_t_u = gather(u.to(x.dtype), W_t, geometry)
+        h_u_t = W_t_u + u_t_W
+        h_t = top * h_u_t
+        # grouped-convolution-without-bias/norm-like/tangent
+        z_t = (f * h_t + rounded(f_t, x) * h).to(x.dtype)
+        return z_t, None, None

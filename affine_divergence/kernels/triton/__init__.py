@@ -1,0 +1,1 @@
+"""The maps by Triton's kernels, a file a map."""

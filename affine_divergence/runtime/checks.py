@@ -1,0 +1,111 @@
+"""What a caller can get wrong, said once: every message names the value, the cause and the mend."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, is_autocast_enabled
+
+from .operands import constant
+
+INITS = ("variance-preserving", "torch")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_kappa(name: str, kappa: object, above: float) -> float:
+    """Return ``kappa`` as a float; TypeError if it is no number, ValueError if it is not finite and above the bound."""
+    if type(kappa) is float and above < kappa < math.inf:  # as modules keep it
+        return kappa
+    if isinstance(kappa, bool) or not isinstance(kappa, int | float):
+        raise TypeError(f"{name}: kappa is a {type(kappa).__name__}; give a number, it is a setting and not a tensor")
+    if not (above < kappa < math.inf):
+        raise ValueError(f"{name}: kappa is {kappa}; give a finite number above {above:g}, where the scale is real")
+    return float(kappa)
+
+
+def check_init(name: str, init: object) -> str:
+    """Return the name of a way to draw first values; raise ValueError for what is none."""
+    if not isinstance(init, str) or init not in INITS:
+        raise ValueError(f"{name}: init is {init!r}; choose one of {', '.join(map(repr, INITS))}")
+    return init
+
+
+def check_features(name: str, **features: object) -> None:
+    """Raise TypeError or ValueError unless every number of features is a positive integer."""
+    for word, value in features.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}: {word} is {value!r}; give a positive integer")
+        if value < 1:
+            raise ValueError(f"{name}: {word} is {value}; give a positive integer")
+
+
+def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the operands in one floating-point type, which under autocast is autocast's.
+
+    Shapes: x (..., n), weight (m, n), bias (m) or None. Raise TypeError for what is no floating-point tensor or mixes
+    types, ValueError for a shape that does not fit.
+    """
+    if not (  # the usual case in as few steps as possible: nothing is to be said or done about types
+        isinstance(x, Tensor)
+        and isinstance(weight, Tensor)
+        and x.dtype == weight.dtype
+        and (bias is None or (isinstance(bias, Tensor) and bias.dtype == x.dtype))
+        and x.dtype in _FLOATS
+        and (x.is_cpu or x.is_cuda)
+        and not is_autocast_enabled("cpu" if x.is_cpu else "cuda")  # asking for its device takes longer
+    ):
+        x, weight, bias = as_one_type(name, x, weight, bias)
+    shape = weight.shape
+    if len(shape) != 2:
+        raise ValueError(f"{name}: weight has shape {_shape(weight)}; give a matrix (out_features, in_features)")
+    if x.shape[-1:] != shape[1:]:
+        raise ValueError(
+            f"{name}: x has shape {_shape(x)} but weight {_shape(weight)} takes {weight.shape[1]} features; "
+            "the last axis of x must have that length"
+        )
+    if bias is not None and bias.shape != shape[:1]:
+        raise ValueError(f"{name}: bias has shape {_shape(bias)}; weight gives {weight.shape[0]} features: use that")
+    return x, weight, bias
+
+
+def as_one_type(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the operands in one floating-point type, which under autocast is autocast's.
+
+    Raise TypeError for what is no floating-point tensor or mixes types.
+    """
+    named = [("x", x), ("weight", weight), ("bias", bias)]
+    for word, tensor in named:
+        if tensor is not None:
+            _check_floating(name, word, tensor)
+    device = x.device.type
+    if _has_autocast(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        return _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
+    types = {tensor.dtype for _, tensor in named if tensor is not None}
+    if len(types) > 1:
+        listed = ", ".join(f"{word} {tensor.dtype}" for word, tensor in named if tensor is not None)
+        raise TypeError(f"{name}: the types differ ({listed}); convert with .to(), or use torch.autocast")
+    return x, weight, bias
+
+
+@constant
+def _has_autocast(device: str) -> bool:
+    """Return whether a kind of device has autocast; torch's own function ends what torch up to 2.11 compiles."""
+    return torch.amp.is_autocast_available(device)
+
+
+def _check_floating(name: str, word: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: {word} is a {type(tensor).__name__}; give a tensor")
+    if tensor.dtype not in _FLOATS:
+        raise TypeError(f"{name}: {word} has type {tensor.dtype}; convert it to a real floating-point type: .float()")
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Autocast leaves float64 alone, as it does in ``torch.nn.functional.linear``."""
+    return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)

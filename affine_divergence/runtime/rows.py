@@ -1,0 +1,133 @@
+"""Rows of a matrix: lengths that neither overflow nor underflow, and the way from tensors to matrices and back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active as _are_transforms_active
+from torch._C import _is_tracing
+from torch.autograd import Function
+from torch.compiler import is_compiling
+
+from .operands import is_eager
+
+_BLOCK = 2**18  # numbers, 1 MiB of float32
+
+
+def squared_length(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return columns (B, 1) ``peak`` and ``q`` of at least float32 with ``|x|^2 = peak^2 q`` for rows of ``x`` (B, n).
+
+    The peak is about as large as the row, so that no square overflows or vanishes; results do not depend on it and it
+    carries no gradient. ``q`` is smooth also at zero, as often as autograd may ask.
+    """
+    peak = _peak(x.detach())
+    return peak, (x / peak).square().sum(-1, keepdim=True)
+
+
+def safe_squares(x: Tensor) -> Tensor | None:
+    """Return ``|x|^2`` for each row of ``x`` (B, n) as a new column (B, 1), or None where that may not be safe.
+
+    On the CPU, where looking at a value costs nothing, lengths that are safe to square are taken as they are; they are
+    above zero. Not for graphs, and None while a compiler reads.
+    """
+    if not (is_visible(x) and x.numel()):
+        return None
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
+    low, high = torch.aminmax(length)
+    limits = torch.finfo(length.dtype)
+    return length.square_() if limits.tiny**0.4 < low.item() and high.item() < limits.max**0.45 else None
+
+
+def scaled_length(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what ``squared_length`` does when no graph is recorded, with fewer passes over the memory."""
+    peak = _peak(x)
+    return peak, torch.linalg.vector_norm(x / peak, dim=-1, keepdim=True).square()
+
+
+def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
+    """Return the same, with a peak of 1 where lengths are safe to square."""
+    squares = safe_squares(x)
+    return scaled_length(x) if squares is None else (1.0, squares)
+
+
+def read_once(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function carry its signature, which torch else works out anew each time the function is applied."""
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    return forward
+
+
+def _peak(x: Tensor) -> Tensor:
+    """Return the sum of absolute values of each row, never so small that its own square vanishes."""
+    total: Tensor = torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True, dtype=_wide(x))
+    return total.clamp_min(torch.finfo(total.dtype).tiny ** 0.5)
+
+
+def is_visible(x: Tensor) -> bool:
+    """Return whether this is a plain tensor of the CPU at whose values a program may look, for nothing records it."""
+    return x.is_cpu and is_eager(x)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """Return ``x`` (..., n) as a matrix (B, n), one sample a row."""
+    if x.dim() == 2:
+        return x
+    return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
+
+
+def apply(eager: type[Function], traced: type[Function], *arguments: Tensor | float | None) -> Tensor:
+    """Return the first result, the map's output, of a generated function; see ``results``."""
+    found = results(eager, traced, *arguments)
+    output: Tensor = found[0] if type(found) is tuple else found
+    return output
+
+
+def results(eager: type[Function], traced: type[Function], *arguments: Tensor | float | None) -> Any:
+    """Return all that a generated function gives; ``traced`` is the form that compilers read.
+
+    ``torch.jit.trace`` and the ONNX exporter built on it know no functions: they see the operations of its forward
+    pass. Outside the transforms of ``torch.func`` the function goes ``straight`` to autograd. In them
+    ``eager.transformed`` takes its place, if it names a class.
+    """
+    if is_compiling():
+        return traced.apply(*arguments)  # type: ignore[no-untyped-call]
+    if _is_tracing():
+        return traced.forward(*arguments)
+    if _are_transforms_active():
+        return getattr(eager, "transformed", eager).apply(*arguments)
+    return straight(eager)(*arguments)
+
+
+def straight(function: type[Function]) -> Callable[..., Any]:
+    """Return autograd's own ``apply``: that of ``Function`` first looks for defaults of arguments; there are none."""
+    own: Any = super(Function, function)
+    found: Callable[..., Any] = own.apply
+    return found
+
+
+def row_blocks(x: Tensor) -> list[slice]:
+    """Return slices that together are all rows of ``x`` (B, n), none where the rows are best taken all at once.
+
+    What is computed of the rows of one slice stays in the cache of a core.
+    """
+    if not is_visible(x) or x.numel() < 2 * _BLOCK:
+        return []
+    step = max(1, _BLOCK // x.shape[1])
+    return [slice(first, first + step) for first in range(0, x.shape[0], step)]
+
+
+def as_given(z: Tensor, x: Tensor) -> Tensor:
+    """Return ``z`` (B, m) with the leading axes of ``x`` (..., n)."""
+    return z.reshape(*x.shape[:-1], z.shape[-1])
+
+
+def centred(x: Tensor) -> Tensor:
+    """Return ``x`` (..., n) less the mean of each row, which is taken in at least float32."""
+    return (x - x.mean(-1, keepdim=True, dtype=_wide(x))).to(x.dtype)

@@ -1,0 +1,79 @@
+"""Where a file stands in the generated package, and its imports as they read from there.
+
+    modules.py, functional.py, ..     what users import
+    kernels/<target>/<map>.py         a map for a target, and a file of kernels of that name where it has some
+    kernels/<target>/runtime/         what the files of one target share, copied from ``targets/<target>/runtime``
+    runtime/                          what all files share, copied from ``codegen/runtime``
+
+Templates name every module from the top of the package, as ``from .kernels.torch.affine_like import AffineLike``:
+``placed`` writes that as it reads from the folder of the file. Files that are copied have their imports as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_ROOM = Path(__file__).parents[1]
+_IMPORT = re.compile(r"^(\s*from )\.([\w.]*)(?= import )", flags=re.MULTILINE)
+_TAKEN = ("runtime", "functional")  # names in the folder of a target that no map may have
+RUNTIME = "runtime"
+
+
+def module_name(words: str) -> str:
+    """Return the name of the file of a map, without its ending: ``affine_like`` for ``affine-like``."""
+    name = re.sub(r"\W+", "_", words)
+    return f"{name}_" if name in _TAKEN else name
+
+
+def folder_of(target: str) -> str:
+    """Return the folder of a target's files in the package."""
+    return f"kernels/{target}"
+
+
+def placed(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of every file by its path, with imports that name modules from the top written as from there."""
+    return {
+        path: _from(Path(path).parent.parts, text) if path.endswith(".py") else text for path, text in texts.items()
+    }
+
+
+def _from(folder: Sequence[str], text: str) -> str:
+    def relative(found: re.Match[str]) -> str:
+        module = found[2].split(".") if found[2] else []
+        shared = 0
+        while shared < min(len(folder), len(module)) and folder[shared] == module[shared]:
+            shared += 1
+        return found[1] + "." * (len(folder) - shared + 1) + ".".join(module[shared:])
+
+    return _IMPORT.sub(relative, text)
+
+
+def in_folder(target: str, texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the files of a target's folder by their paths, ``placed``."""
+    return placed({f"{folder_of(target)}/{name}": text for name, text in texts.items()})
+
+
+def folders() -> dict[str, str]:
+    """Return the file that makes the folder of all targets importable."""
+    return {"kernels/__init__.py": '"""The maps: a folder a target, and in it a file a map."""\n'}
+
+
+def folder(target: str, words: str) -> dict[str, str]:
+    """Return the file that makes a target's folder importable; ``words`` begin its sentence."""
+    return {f"{folder_of(target)}/__init__.py": f'"""{words}, a file a map."""\n'}
+
+
+def runtime(*names: str) -> dict[str, str]:
+    """Return files that all targets share, by their paths in the package."""
+    return _copied(_ROOM / RUNTIME, RUNTIME, names)
+
+
+def target_runtime(target: str, *names: str) -> dict[str, str]:
+    """Return files that the files of one target share, by their paths in the package."""
+    return _copied(_ROOM / "targets" / target / RUNTIME, f"{folder_of(target)}/{RUNTIME}", names)
+
+
+def _copied(origin: Path, place: str, names: Sequence[str]) -> dict[str, str]:
+    return {f"{place}/{name}": (origin / name).read_text(encoding="utf-8") for name in ("__init__.py", *names)}

@@ -1,0 +1,248 @@
+"""Which program computes a map: torch's operations, Triton's kernels, those in CUDA C++, or those in C++.
+
+The caller's choice comes first, then that of the environment variable AFFINE_DIVERGENCE_BACKEND, then the device and
+the shape. The CPU has the kernels in C++ for float32 and float64 where there are enough numbers and a compiler, which
+is called at first use and whose work is kept on disk; else torch's operations. A CUDA device has, of what is installed,
+for maps of rows Triton's kernels if the rows are short, which they read once; for longer rows, where time goes into the
+product of matrices, the CUDA kernels around the product of a library. That order on a GPU follows from counting memory
+traffic; it is not a measurement. Convolutions take torch's operations there unless asked otherwise, for their kernels
+have not been timed on a GPU. So does everywhere what is no plain tensor, such as one that is spread over several
+devices. A compiled function keeps the choice that was made when it was traced.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active as _are_transforms_active
+from torch._C import _is_any_autocast_enabled, _is_tracing
+from torch.autograd import Function
+from torch.compiler import is_compiling, is_dynamo_compiling
+
+from .operands import PLAIN, constant
+from .rows import straight
+
+BACKENDS = ("torch", "triton", "cuda", "cpp")
+VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
+
+Pair = tuple[type[Function], type[Function]]
+Call = Callable[..., Tensor]
+
+_SHORT_ROW = 2048  # bytes of a row in float32 or wider, up to which Triton's kernels hold it as a whole
+_SET = getattr(os.environ, "_data", os.environ)  # for a name that is not there `get` would raise and catch an error
+_KEY = os.environ.encodekey(VARIABLE) if hasattr(os.environ, "encodekey") and _SET is not os.environ else VARIABLE
+_ENOUGH = 2**10  # numbers of x, below which nothing is worth a second of the compiler
+_OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are compiled
+_PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
+_NEEDS = {"triton": "triton", "cuda": "cuda.core"}
+_INSTALL = {"triton": "pip install triton", "cuda": "pip install cuda-core[cu13]"}
+_ON_HOST: dict[tuple[str, torch.dtype], Pair] = {}
+_AT_ONCE: dict[tuple[str, torch.dtype], Call] = {}  # the kernels among them, as autograd takes them
+
+
+class _Loaded:
+    """Backends' functions, an attribute for each map: loaded while a graph is traced, which a dictionary would hide."""
+
+
+def check_backend(name: str, backend: object, source: str = "") -> str | None:
+    """Return the name of a backend, or None for none; raise ValueError for what is no backend."""
+    if backend is None or backend in BACKENDS:
+        return backend if isinstance(backend, str) else None
+    known = ", ".join(map(repr, BACKENDS))
+    raise ValueError(f"{name}: backend is {backend!r}{source}; choose one of {known}, or leave it out")
+
+
+def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
+    """Return the function to run and the form of it that compilers read: ``own``, which is torch's, or a backend's.
+
+    ``name`` is the public function, for messages; ``home`` the file of the map in every target's folder and the class
+    there, such as ``affine_like.AffineLike``; ``x`` is (B, n), ``weight`` (m, n), or both have groups, channels and
+    axes of space. Raises ValueError for a backend that is unknown, not installed, not part of this package, or not for
+    the device of ``x``.
+    """
+    asked = backend if backend is not None else (os.environ.get(VARIABLE) or None if _KEY in _SET else None)
+    if not is_compiling() and _is_tracing():  # what records operations of torch is given those
+        return own
+    if asked is not None:
+        return _asked(name, asked, backend, home, own, x)
+    if not x.is_cpu:
+        return _on_device(home, own, x, weight)
+    if is_compiling() or type(x) not in PLAIN or x.numel() < _ENOUGH:  # compilers fuse torch's own
+        return own
+    return _ON_HOST.get((home, x.dtype)) or _on_host(home, own, x, weight)
+
+
+def at_once(home: str, backend: str | None, x: Tensor, weight: Tensor, bias: Tensor | None) -> Call | None:
+    """Return what computes a map by kernels in C++, for matrices of which nothing is to be said or chosen; else None.
+
+    Checks and choice in one and in few steps: what follows a product of matrices finds no code in a cache, and there
+    every step is a microsecond. Whatever is not the usual call comes to ``chosen`` and to the checks before it.
+    """
+    if backend is not None or is_dynamo_compiling() or type(x) not in PLAIN or type(weight) not in PLAIN:
+        return None
+    given, shape, dtype = x.shape, weight.shape, x.dtype
+    found = _AT_ONCE.get((home, dtype))
+    usual = (
+        found is not None
+        and len(given) == 2 == len(shape)
+        and given[1] == shape[1]
+        and given[0] * given[1] >= _ENOUGH
+        and weight.dtype is dtype
+        and (bias is None or (type(bias) in PLAIN and bias.dtype is dtype and bias.shape == shape[:1]))
+        and x.is_cpu
+        and _KEY not in _SET
+        and not _are_transforms_active()
+        and not _is_tracing()
+        and not _is_any_autocast_enabled()
+    )
+    return found if usual else None
+
+
+def chosen_for_rows(name: str, backend: str | None, home: str, own: Pair, x: Tensor) -> Pair:
+    """Return the same for a map of the rows of ``x`` (..., n) that has no weight."""
+    return chosen(name, backend, home, own, x, x)
+
+
+def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x: Tensor) -> Pair:
+    """Return what was asked for, by an argument or else by the environment."""
+    source = "" if argument is not None else f" by the environment variable {VARIABLE}"
+    found = _possible(name, asked, source, home, x.device.type)
+    return own if found == "torch" else _loaded(found, home)
+
+
+def _on_host(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
+    """Return the kernels in C++ for a type, loaded and compiled, or ``own`` where they cannot be; and remember it."""
+    if weight is not x and weight.dim() > 2 and x.shape[1] != 1:  # no kernels for groups: nothing is compiled for them
+        return own
+    there = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, x.dtype)
+    _ON_HOST[home, x.dtype] = _loaded("cpp", home) if there else own
+    if there:
+        _AT_ONCE[home, x.dtype] = straight(_loaded("cpp", home)[0])
+    return _ON_HOST[home, x.dtype]
+
+
+def _on_device(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
+    """Return the choice on a GPU for a map of rows; own for one of patches, whose weight has axes of space."""
+    if not x.is_cuda or not _is_plain(x) or (weight is not x and weight.dim() > 2):
+        return own
+    longest = x.shape[-1] if weight is x else max(weight.shape)
+    found = _best(home, longest * max(x.element_size(), 4) <= _SHORT_ROW, x.device.index or 0)
+    return own if found == "torch" else _loaded(found, home)
+
+
+def _is_compiled(home: str, dtype: torch.dtype) -> bool:
+    """Compile the kernels of a map for a type; False, with a warning, where there is a compiler that cannot do it."""
+    module = import_module(_module("cpp", home), __package__)
+    if dtype not in import_module("..kernels.cpp.runtime.launch", __package__).ELEMENTS:
+        return False
+    try:
+        module.KERNELS.on(torch.empty(0, dtype=dtype))
+    except import_module(".kernel_cache", __package__).KernelError as problem:
+        mend = f"The map is computed by torch's operations; {VARIABLE}=torch asks for them and ends this warning"
+        warnings.warn(f"{problem}\n{mend}", RuntimeWarning, stacklevel=2)
+        return False
+    return True
+
+
+def _is_plain(x: Tensor) -> bool:
+    return type(x) in PLAIN or is_compiling()
+
+
+@constant
+def _best(home: str, short: bool, device: int) -> str:
+    """Return the backend for a CUDA device that is preferred among those that are there, and load it."""
+    if torch.version.cuda is None or torch.cuda.get_device_capability(device) < _OLDEST_GPU:
+        return "torch"
+    return next((b for b in _PREFERRED[short] if not _lack(b, home) and _load(b, home)), "torch")
+
+
+@constant
+def _possible(name: str, asked: str, source: str, home: str, device: str) -> str:
+    """Return the backend that was asked for, loaded; ValueError if it cannot compute the map on such a device."""
+    check_backend(name, asked, source)
+    if asked == "torch" or device == "meta":  # without values there is nothing to compute
+        return "torch"
+    if asked == "cpp" and _is_target(asked) and not _has(asked, home):  # not every map has kernels there
+        return "torch"
+    lack = _lack(asked, home) or _misplaced(asked, device)
+    if lack:
+        raise ValueError(f"{name}: backend is {asked!r}{source}, but {lack}, or use 'torch'")
+    _load(asked, home)
+    return asked
+
+
+@cache
+def _lack(backend: str, home: str) -> str:
+    """Return what a backend lacks to compute a map, and the mend; nothing if all is there."""
+    if not _has(backend, home):
+        return f"this package holds no kernels/{backend}/{_file(home)}.py; generate it with `--targets torch,{backend}`"
+    if backend == "cpp":
+        return str(import_module("..kernels.cpp.runtime.compile", __package__).missing())
+    needed = _NEEDS[backend]
+    try:
+        there = find_spec(needed) is not None
+    except ModuleNotFoundError:  # the package that it is part of
+        there = False
+    return "" if there else f"{needed} is not installed; install it (`{_INSTALL[backend]}`)"
+
+
+@cache
+def _has(backend: str, home: str) -> bool:
+    return _is_target(backend) and find_spec(_module(backend, home), __package__) is not None
+
+
+@cache
+def _is_target(backend: str) -> bool:
+    """Return whether the package holds a backend's kernels at all."""
+    return find_spec(f"..kernels.{backend}", __package__) is not None
+
+
+def _misplaced(backend: str, device: str) -> str:
+    """Return why a backend cannot work on a kind of device, and the mend; nothing if it can."""
+    if device == ("cpu" if backend == "cpp" else "cuda"):
+        return ""
+    if backend == "cpp":
+        return f"x is on the device {device!r}; move x to the CPU"
+    if backend == "cuda":
+        return f"x is on the device {device!r}; move x to a CUDA device"
+    interpreted: bool = import_module("..kernels.triton.runtime.tiles", __package__).INTERPRETED.value
+    if interpreted and device == "cpu":
+        return ""
+    return (
+        f"x is on the device {device!r}, where only Triton's interpreter could run; move x to a GPU, or for the CPU "
+        "set TRITON_INTERPRET=1 before Triton is imported"
+    )
+
+
+def _load(backend: str, home: str) -> bool:
+    """Import a backend's functions of a map, once; always True."""
+    if not hasattr(_Loaded, _key(backend, home)):
+        module, function = import_module(_module(backend, home), __package__), home.partition(".")[2]
+        setattr(_Loaded, _key(backend, home), (getattr(module, function), getattr(module, f"{function}Reverse")))
+    return True
+
+
+def _loaded(backend: str, home: str) -> Pair:
+    """Return a backend's functions of a map, which have been loaded."""
+    pair: Pair = getattr(_Loaded, _key(backend, home))
+    return pair
+
+
+def _module(backend: str, home: str) -> str:
+    """Return where a backend's functions of a map are, from here."""
+    return f"..kernels.{backend}.{_file(home)}"
+
+
+def _file(home: str) -> str:
+    return home.partition(".")[0]
+
+
+def _key(backend: str, home: str) -> str:
+    return f"{backend}_{home.replace('.', '_')}"

@@ -1,0 +1,127 @@
+"""Which tensors a kernel may read: positive checks of every operand, made before an address is taken.
+
+A kernel gets addresses and lengths, so what it is told must be so. It reads strided tensors of torch's own class whose
+dispatch keys are those of a newly made tensor. A subclass, a sparse tensor, one without values, one with a pending
+negation and one that ``torch.vmap`` maps over have other keys. No kernel runs where a mode watches or replaces torch's
+operations, such as ``make_fx`` or ``FlopCounterMode``, which would not see it, or under autocast, which changes the
+type of a product.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from torch._C import _dispatch_keys, _is_any_autocast_enabled, _is_tracing
+from torch._C import _len_torch_dispatch_stack as _number_of_modes
+from torch._C import _len_torch_function_stack as _number_of_function_modes
+from torch.compiler import is_compiling
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+
+PLAIN = (Tensor, torch.nn.Parameter)
+keys_of = _dispatch_keys
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+Answer = TypeVar("Answer", bound=Callable[..., object])
+
+
+@functools.cache
+def plain_keys(device: str) -> frozenset[int]:
+    """Return the dispatch keys of a new tensor on a kind of device, made outside and inside ``inference_mode``."""
+    found = []
+    for inference in (False, True):
+        with torch.inference_mode(inference):
+            found.append(keys_of(torch.empty(0, device=device)).raw_repr())
+    return frozenset(found)
+
+
+def unwatched() -> bool:
+    """Return whether torch's operations do what they are called for: nothing active could see or change them."""
+    if _number_of_modes() or _is_any_autocast_enabled() or _is_tracing():
+        return False
+    if not _number_of_function_modes():
+        return True
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return all(type(mode) is DeviceContext for mode in modes)
+
+
+def is_eager(*operands: Tensor) -> bool:
+    """Return whether all are plain tensors and nothing records what is done with them: no compiler, tracer or mode.
+
+    Only then does a map write its result over a temporary. Some recorders lose an in-place operation on what is
+    returned: compiled by torch 2.11 its gradients are zero, and the ONNX exporter that traces leaves it out. A tensor
+    that consists of several applies it once for each.
+    """
+    plain = all(type(operand) in PLAIN for operand in operands)
+    return plain and not is_compiling() and not _is_tracing() and not _number_of_modes()
+
+
+def in_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor is a plain one with values at an address that a kernel of its device can read."""
+    return type(tensor) in PLAIN and not tensor.is_meta and keys_of(tensor).raw_repr() in plain_keys(tensor.device.type)
+
+
+def readable(tensors: Iterable[Tensor], shapes: Iterable[Sequence[int]]) -> bool:
+    """Return whether kernels can read tensors on one device, of the first one's type and of these shapes."""
+    first, *others = tensors
+    device, dtype = first.device, first.dtype
+    return (
+        unwatched()
+        and all(t.device == device and t.dtype is dtype for t in others)
+        and all(in_memory(t) and t.shape == shape for t, shape in zip((first, *others), shapes, strict=True))
+    )
+
+
+def check_result(result: Tensor, like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """Return what an operation of torch gave, for a kernel to read; raise RuntimeError if it is not what was asked for.
+
+    Asked for is a tensor without gaps on the device of ``like`` and of its type, or of ``dtype``.
+    """
+    wanted = like.dtype if dtype is None else dtype
+    if type(result) is Tensor and result.dtype is wanted and result.shape == shape and result.is_contiguous():
+        return result
+    raise RuntimeError(
+        f"a product of matrices gave a {type(result).__name__} of shape {tuple(result.shape)} and type {result.dtype} "
+        f"where {tuple(shape)} and {wanted} were asked for; something replaces torch's operations: use backend='torch'"
+    )
+
+
+def check_launch(first: Tensor, first_shape: Sequence[int], *others: tuple[Tensor, Sequence[int], torch.dtype]) -> None:
+    """Raise ValueError unless the operands of an operator have these shapes and types and are on one device."""
+    for tensor, shape, dtype in ((first, first_shape, first.dtype), *others):
+        if tensor.device != first.device or tensor.dtype != dtype or tuple(tensor.shape) != tuple(shape):
+            raise ValueError(
+                f"a kernel was given a tensor of shape {tuple(tensor.shape)}, type {tensor.dtype} on {tensor.device}; "
+                f"with a first operand of shape {tuple(first.shape)} it takes {tuple(shape)}, {dtype} on {first.device}"
+            )
+
+
+def constant(function: Answer) -> Answer:
+    """Let compilers take what a function returns as a constant, as ``torch.compiler.assume_constant_result`` does.
+
+    That one imports the whole compiler, which takes longer than all else that this package imports.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def outside_autocast(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Let a pass compute in the types of its tensors.
+
+    What autocast asks of a forward pass is done before the pass is called, and is in the types already. Around a
+    backward pass alone, autocast then changes nothing.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        if not _is_any_autocast_enabled() or is_compiling():
+            return function(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
+
+    return run

@@ -1,0 +1,28 @@
+"""Where the files of a generated package stand, for tests that read them, damage them or import them."""
+
+
+def file_of(target, name):
+    """The path of a map's file for a target, such as ``kernels/cpp/affine_like.cpp``."""
+    return f"kernels/{target}/{name}"
+
+
+def shared_by(target, name):
+    """The path of a file that the files of a target share."""
+    return f"kernels/{target}/runtime/{name}"
+
+
+def shared(name):
+    """The path of a file that all targets share."""
+    return f"runtime/{name}"
+
+
+def module(package, path):
+    """The name of the module at a path of a package."""
+    return ".".join([package, *path.removesuffix(".py").split("/")])
+
+
+def write_all(texts, folder):
+    """Write files by their paths below a folder."""
+    for path, text in texts.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
