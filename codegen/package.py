@@ -82,7 +82,8 @@ def write(texts: dict[str, str], folder: Path) -> None:
         for name, text in texts.items():
             _write_file(staging / name, text)
         staging.chmod(0o755)
-        sync_folder(staging)
+        for place in [staging, *(path for path in staging.rglob("*") if path.is_dir())]:
+            sync_folder(place)
         put_in_place(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

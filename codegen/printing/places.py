@@ -65,7 +65,7 @@ def folder(target: str, words: str) -> dict[str, str]:
     return {f"{folder_of(target)}/__init__.py": f'"""{words}, a file a map."""\n'}
 
 
-def runtime(*names: str) -> dict[str, str]:
+def shared_runtime(*names: str) -> dict[str, str]:
     """Return files that all targets share, by their paths in the package."""
     return _copied(_ROOM / RUNTIME, RUNTIME, names)
 

@@ -72,6 +72,23 @@ def test_write_replaces_the_whole_folder(tmp_path):
     assert differences(TEXTS, folder) == []
 
 
+def test_a_package_of_another_layout_is_replaced_whole(tmp_path):
+    """What an earlier version wrote side by side, and its manifest lists, goes; what is somebody's own stays."""
+    folder, flat = tmp_path / "made", ["__init__.py", "_b.py", "_cpp_rows.h"]
+    write({**dict.fromkeys(flat, "A = 0\n"), MANIFEST: json.dumps({"files": flat})}, folder)
+    found = differences(TEXTS, folder)
+    assert found[:3] == ["missing: sub/b.py", "not generated: _b.py", "not generated: _cpp_rows.h"]
+    (folder / "sub").mkdir()
+    (folder / "sub" / "mine.py").write_text("precious")
+    with pytest.raises(UsageError, match=r"holds sub/mine\.py, which was not generated"):
+        write(TEXTS, folder)
+    (folder / "sub" / "mine.py").unlink()
+    write(TEXTS, folder)
+    assert contents(folder) == TEXTS and differences(TEXTS, folder) == []
+    write({"__init__.py": "", MANIFEST: json.dumps({"files": ["__init__.py"]})}, folder)
+    assert not (folder / "sub").exists(), "no folder is left behind"
+
+
 def test_without_an_exchange_of_names_the_result_is_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic_replace, "exchange", lambda first, second: False)
     write({"old.py": "", MANIFEST: json.dumps({"files": ["old.py"]})}, tmp_path / "made")

@@ -16,7 +16,7 @@ from codegen.plans.rows import Plan
 from codegen.printing.extents import lengths, shapes_text
 from codegen.printing.launches import unique
 from codegen.printing.naming import AngleFamily, Borrowed, Family
-from codegen.printing.places import folder, in_folder, runtime, target_runtime
+from codegen.printing.places import folder, in_folder, shared_runtime, target_runtime
 from codegen.printing.rendering import SHARED, renderer
 from codegen.printing.row_headings import heading_context
 from codegen.printing.wrap import comment, joined
@@ -52,10 +52,8 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
 
 def target_files(*names: str) -> dict[str, str]:
     """Return what every package with kernels in C++ holds beside them, with further files of the target's own."""
-    own = ("python.h", "compile.py", "load.py", "launch.py")
-    return (
-        folder(_NAME, "The maps by kernels in C++") | target_runtime(_NAME, *own, *names) | runtime("kernel_cache.py")
-    )
+    own = target_runtime(_NAME, "python.h", "compile.py", "load.py", "launch.py", *names)
+    return folder(_NAME, "The maps by kernels in C++") | own | shared_runtime("kernel_cache.py")
 
 
 def _patch_files(families: Sequence[Family]) -> dict[str, str]:

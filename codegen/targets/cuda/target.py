@@ -11,7 +11,7 @@ from codegen.plans.rows import Plan
 from codegen.printing.extents import lengths, shapes_text
 from codegen.printing.launches import Printed, printed, unique, variants
 from codegen.printing.naming import AngleFamily, Borrowed, Family
-from codegen.printing.places import folder, in_folder, runtime, target_runtime
+from codegen.printing.places import folder, in_folder, shared_runtime, target_runtime
 from codegen.printing.rendering import SHARED, renderer
 from codegen.printing.row_headings import heading_context
 from codegen.printing.wrap import comment, joined
@@ -41,7 +41,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     result["functional.py"] = borrowed_functions([*families, *angles], _NAME, " of tensors on a CUDA device")
     result = in_folder(_NAME, result | _patch_files(families))
     own = target_runtime(_NAME, *_FIXED, *(_PATCHES if maps_with_kernels(families) else ()))
-    shared = runtime("kernel_cache.py", *(["operators.py"] if has_companions(families) else []))
+    shared = shared_runtime("kernel_cache.py", *(["operators.py"] if has_companions(families) else []))
     return result | folder(_NAME, "The maps by kernels in CUDA C++") | own | shared | shared_files(families)
 
 

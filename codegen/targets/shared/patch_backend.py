@@ -9,7 +9,7 @@ from codegen.catalogue import has_companions, patch_maps
 from codegen.plans.patch_maps import PatchMap
 from codegen.printing.naming import Family
 from codegen.printing.patch_headings import HELPER_NAMES, patch_headings
-from codegen.printing.places import runtime
+from codegen.printing.places import shared_runtime
 from codegen.targets.shared.patch_lines import Call, PatchLines, helpers
 
 SHARED = "patch_places.py"
@@ -23,7 +23,7 @@ def maps_with_kernels(families: Sequence[Family]) -> tuple[PatchMap, ...]:
 
 def shared_files(families: Sequence[Family]) -> dict[str, str]:
     """Return the files beside those of the maps that targets share."""
-    return runtime(SHARED) if maps_with_kernels(families) else {}
+    return shared_runtime(SHARED) if maps_with_kernels(families) else {}
 
 
 def common_context(chosen: PatchMap, target: str, launch: Call) -> tuple[dict[str, Any], PatchLines]:

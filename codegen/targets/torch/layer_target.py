@@ -8,7 +8,7 @@ from codegen.plans.layers import LayerPlan
 from codegen.plans.plain import SelfFactorPlan
 from codegen.printing.layer_function import layer_function_context
 from codegen.printing.naming import Family
-from codegen.printing.places import in_folder, placed, runtime
+from codegen.printing.places import in_folder, placed, shared_runtime
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.layer_self_factor_file import self_factor_file_context
 from codegen.targets.torch.layer_words import shared_context
@@ -57,4 +57,4 @@ def _around(
     result["__init__.py"] = render("layer_init.py.jinja", shared)
     result["py.typed"] = ""
     helpers = ("operands.py", "rows.py", "backends.py", "positions.py", "samples.py")
-    return placed(result) | torch_folder() | runtime(*helpers)
+    return placed(result) | torch_folder() | shared_runtime(*helpers)

@@ -8,7 +8,7 @@ from typing import Any
 
 from codegen.printing.angle_function import angle_context, radius_context
 from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, AngleFamily, Family, family_context, quoted
-from codegen.printing.places import folder, folders, in_folder, placed, runtime
+from codegen.printing.places import folder, folders, in_folder, placed, shared_runtime
 from codegen.targets.torch.companions import companions
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.render import render
@@ -34,7 +34,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     public = sorted([*shared["modules"], "functional", *(name for export in more.exports for name in export.names)])
     result["__init__.py"] = render("__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted(public)})
     result["py.typed"] = ""
-    shared_files = runtime("operands.py", "rows.py", "checks.py", "backends.py", *more.runtime)
+    shared_files = shared_runtime("operands.py", "rows.py", "checks.py", "backends.py", *more.runtime)
     return placed(result) | in_folder("torch", maps) | torch_folder() | shared_files
 
 

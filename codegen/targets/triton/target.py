@@ -9,7 +9,7 @@ from typing import Any
 
 from codegen.catalogue import has_companions
 from codegen.printing.naming import AngleFamily, Family
-from codegen.printing.places import folder, in_folder, runtime, target_runtime
+from codegen.printing.places import folder, in_folder, shared_runtime, target_runtime
 from codegen.printing.rendering import SHARED, renderer
 from codegen.printing.wrap import fill
 from codegen.targets.shared.borrowed_functions import borrowed_functions
@@ -36,7 +36,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     functions = ["functions.py"] if any(c["helpers"] for c in contexts) else []
     own = target_runtime(_NAME, "tiles.py", *functions, *(["patches.py"] if patches else []))
     result = in_folder(_NAME, result) | folder(_NAME, "The maps by Triton's kernels")
-    return result | own | runtime("operators.py") | shared_files(families)
+    return result | own | shared_runtime("operators.py") | shared_files(families)
 
 
 def _block(lines: Sequence[str], indent: int) -> str:

@@ -102,7 +102,7 @@ def _processor() -> str:
 
 
 def _with_headers(source: Path) -> list[str]:
-    """Return the text of a source and those of the headers beside it that it includes."""
+    """Return the text of a source and those of the headers below it that it includes."""
     text = source.read_text(encoding="utf-8")
     names = re.findall(r'^#include "(.+)"', text, flags=re.MULTILINE)
     return [text, *((source.parent / name).read_text(encoding="utf-8") for name in names)]

@@ -69,7 +69,7 @@ def compiled(source: Path, dtype: torch.dtype, device: torch.device) -> Code:
 
 @functools.cache
 def binary(source: Path, element: str, architecture: str) -> bytes:
-    """Return the machine code of a source, whose headers stand beside it; ``architecture`` is such as ``sm_90``."""
+    """Return the machine code of a source, whose headers stand below it; ``architecture`` is such as ``sm_90``."""
     text, *headers = _with_headers(source)
     parts = (text, *headers, element, architecture, _nvrtc_version())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
