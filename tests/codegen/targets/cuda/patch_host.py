@@ -98,8 +98,9 @@ wide_problem = functools.partial(problem, channels=19, outputs=21)
 
 def operator_calls(target, case, layout=None):
     """Yield the registered operators of a target for a map, with arguments: every way to keep, every gradient alone."""
-    name = f"{target}_{map_name(case.form, case.bias, case.kind)}"
-    importlib.import_module(f"affine_divergence._{name}")  # the package loads a map's kernels at their first call
+    own = map_name(case.form, case.bias, case.kind)
+    importlib.import_module(f"affine_divergence.kernels.{target}.{own}")  # else its first call loads a map's kernels
+    name = f"{target}_{own}"
     tensors, g = case.operands(layout=layout)
     geometry, space = case.geometry, len(case.geometry.kernel)
     grouped = [split(t.detach(), k == 0, geometry.groups) for k, t in enumerate(tensors[:2])]

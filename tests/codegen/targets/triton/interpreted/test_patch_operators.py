@@ -19,7 +19,7 @@ pytestmark = [
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_every_registered_operator_keeps_its_word(kind):
     """Schema, autograd's registration, tracing without values, compiling with dynamic shapes."""
-    importlib.import_module(f"affine_divergence._triton_{map_name(*kind)}")
+    importlib.import_module(f"affine_divergence.kernels.triton.{map_name(*kind)}")
     checked = set()
     for operator, arguments in operator_calls("triton", problem(*kind, 1, 1)):
         found = torch.library.opcheck(operator, arguments)
@@ -29,7 +29,7 @@ def test_every_registered_operator_keeps_its_word(kind):
 
 
 def test_there_are_no_other_maps():
-    assert {f"_{map_name(*kind)}" for kind in KINDS} == {m.module for m in patch_maps()}
+    assert {map_name(*kind) for kind in KINDS} == {m.module for m in patch_maps()}
 
 
 def test_shapes_that_are_not_those_of_the_values_are_caught():
