@@ -79,6 +79,7 @@ class _Behaviour:
         salts, stretch = (dict.fromkeys(self.inputs, salt) if salt else {}), dict.fromkeys(self.inputs, by)
 
         def reference(layer: Any) -> Reference:
+            """Return the reference of a layer at the point that is given."""
             scope = {d.base: d for d in layer.definitions}
             point = replace(
                 case.plain, scope=scope, salts=salts, stretch=stretch, memory=dict(given), kept={}, nudges={}
@@ -102,9 +103,11 @@ class _Behaviour:
         way = ways[limit.kind]
 
         def look(case: Case, scales: tuple[Decimal, Decimal]) -> bool:
+            """Compare both scales at every place; return whether any place could be judged."""
             pair = [self.scaled(case, scale) for scale in scales]
 
             def of(place: Place) -> None:
+                """Raise ``Refuted`` where the distance from the stated limit does not shrink."""
                 if pair[0].read(limit.where, case, place) <= 0:
                     return
                 first, second = (way(scaled, place, case, limit) for scaled in pair)
@@ -127,10 +130,12 @@ class _Behaviour:
         """Return the statement of the weights' scale: far away it keeps the length of what carries them at one."""
 
         def look(case: Case, scales: tuple[Decimal, Decimal]) -> bool:
+            """Compare the limit at infinity at both scales; return whether any place could be judged."""
             pair = [self.scaled(case, scale) for scale in scales]
             kappa = case.plain.memory[(str(self.found.kappa), ())][0]
 
             def of(place: Place) -> None:
+                """Raise ``Refuted`` where the weights' pull does not approach the stated length."""
                 stated = pair[0].read(self.found.weight_scale, case, place)
                 pulls = [scaled.coefficients(place, self.found.infinity.weights) for scaled in pair]
                 lengths = [Decimal(sum(m * m for m, _ in pull)).sqrt() * stated for pull in pulls]
@@ -208,6 +213,7 @@ def _as_far_as_it_goes(
     """Look at some scales, and at less far ones where the map has no value there."""
 
     def told(case: Case) -> Told:
+        """Look at the far scales, and at nearer ones where numbers leave their range."""
         try:
             return look(case, scales)
         except (NotEvaluable, ArithmeticError):
@@ -222,6 +228,7 @@ def _either(look: Callable[[Case], str], universal: bool) -> Callable[[Case], bo
     """Turn what a look has seen into a counterexample, or into a witness."""
 
     def told(case: Case) -> bool:
+        """Return whether the claim was seen; raise ``Refuted`` for a counterexample of a universal one."""
         seen = look(case)
         if seen and universal:
             raise Refuted(seen)

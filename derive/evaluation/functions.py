@@ -71,6 +71,7 @@ def _borrowed(function: Callable[[Any], Any]) -> Callable[[Number], Number]:
     """Return a function of decimals by mpmath, for what decimals do not know themselves."""
 
     def value(argument: Number) -> Number:
+        """Return the function at a real argument; raise ``NotEvaluable`` where it is not real."""
         with mpmath.workdps(_DIGITS):
             found = function(mpmath.mpf(str(argument)))
             if not isinstance(found, mpmath.mpf) or not mpmath.isfinite(found):

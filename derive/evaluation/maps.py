@@ -69,6 +69,7 @@ class _Map:
         kappa, reference = case.plain.memory[(str(self.found.kappa), ())][0], case.reference
 
         def look(here: Place) -> None:
+            """Compare the kernel at one place with kappa plus the residual, and with what is stated."""
             actual, left = reference.kernel(here, here), case.derived(self.found.residual, here)
             stated = case.derived(self.found.self_factor, here)
             for words, value in (("kappa plus the residual", kappa + left), ("what is stated", stated)):
@@ -96,6 +97,7 @@ class _Map:
         own = original(self.found, case)
 
         def look(place: Place) -> None:
+            """Compare the map at one place with the layer scaled as stated."""
             parts: dict[str, Any] = {}
             for key, slope in own.slopes(place).items():
                 parts[key[0]] = parts.get(key[0], 0) + slope * own.entry(key)

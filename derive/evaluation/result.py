@@ -79,6 +79,7 @@ class _Result:
         whole = self.derivation.cross_terms == self.derivation.kernel
 
         def look(pair: tuple[Place, Place]) -> None:
+            """Compare the kernel of two places with the stated cross terms."""
             actual = case.reference.kernel(*pair)
             if whole or case.alike(*pair, self.derivation.units):
                 compare(case, self.derivation.cross_terms, actual, *pair)
@@ -90,6 +91,7 @@ class _Result:
 
     def _self_factor(self, case: Case) -> bool:
         def look(pair: tuple[Place, Place]) -> None:
+            """Compare the kernel of two places with the stated self factor."""
             actual = case.reference.kernel(*pair)
             if self.factor.shape == "full" or case.alike(*pair, self.derivation.units):
                 compare(case, self.factor.expression, actual, *pair)

@@ -77,6 +77,7 @@ class _Scalars:
         kappa = case.plain.memory[(str(self.found.kappa), ())][0]
 
         def look(place: Place) -> None:
+            """Compare the lengths of the stated parts at one place with those that the angle gives."""
             stated = self.along(case, place, self.found.angle)
             for wave, names in ((sympy.sin, self.weights), (sympy.cos, self.offsets)):
                 value = kappa.sqrt() * case.plain.field.value(wave, [stated])
@@ -91,6 +92,7 @@ class _Scalars:
         parts = dict(self.found.decomposition)
 
         def look(place: Place) -> None:
+            """Compare the stated lengths at one place with those measured."""
             scale, activation, offset = (self.along(case, place, parts[n]) for n in ("scale", "activation", "offset"))
             beside = abs(scale * offset) * self.own(case, place)
             for stated, names in ((abs(scale * activation), self.weights), (beside, self.offsets)):
