@@ -3,6 +3,7 @@
     model -> layers            which layers can be judged, and why the others cannot
     -> observe, capture        one pass: what each layer read, and the gradient that met its output
     -> step                    the derived kernel's prediction of the gradient's step against the step itself
+    -> scores                  attention: queries times keys, whose kernel is derived too
     -> optimizer, parts        the user's own step: what of each activation's change is whose
     -> differentiation         modules of unknown kind, on a few samples
     -> non_finite, findings    the first number that is not finite; the verdict

@@ -8,7 +8,7 @@ for ``torch.nn.functional.linear`` while it runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from affine_divergence import AffineLikeMultiheadAttention, self_factor
+from affine_divergence import self_factor
 from verify.diagnosis.differentiation import WholeCall
 from verify.diagnosis.kernel import Law
 from verify.diagnosis.layers import Attention, Piece, Plan, Site, Unjudged, affine_stand_in, with_offsets
@@ -27,6 +27,9 @@ from verify.diagnosis.sums import all_finite
 
 NO_GRAPH = "it ran without gradients (no_grad, or checkpointing that recomputes)"
 _ENTRY = {bias: affine_stand_in(1, 1, bias) for bias in (False, True)}  # what a gain is of each normalised entry
+_ATTENTION_ARGUMENTS = (
+    "query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal",
+)  # fmt: skip
 CLOSED = "it is computed inside the generated attention, where its output cannot be met"
 
 
@@ -55,6 +58,14 @@ class Call:
     gradient: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Attended:
+    """One call of torch's attention: the module, and what it was called with by its arguments' names."""
+
+    module: nn.MultiheadAttention
+    given: Mapping[str, Any]
+
+
 @dataclass
 class Captured:
     """Every call of every site in one pass, and what turned out not to be judged.
@@ -69,6 +80,7 @@ class Captured:
     refused: dict[str, Unjudged] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
     whole: dict[str, WholeCall] = field(default_factory=dict)
+    attended: dict[str, list[Attended]] = field(default_factory=dict)
     backward: bool = False
     listening: bool = False
     _again: set[str] = field(default_factory=set)
@@ -263,7 +275,10 @@ def _attention_calls(plan: Plan, captured: Captured) -> Iterator[None]:
 
     def _leave(module: nn.Module, arguments: Any, words: Any, output: Any) -> None:
         running.pop()
-        if isinstance(module, AffineLikeMultiheadAttention):
+        if isinstance(module, nn.MultiheadAttention):
+            given = {**dict(zip(_ATTENTION_ARGUMENTS, arguments, strict=False)), **words}
+            captured.attended.setdefault(plan.attention[module].name, []).append(Attended(module, given))
+        else:
             _generated_projections(plan.attention[module].name, module, arguments, words, captured)
 
     handles = [module.register_forward_pre_hook(_enter) for module in plan.attention]

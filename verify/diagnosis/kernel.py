@@ -24,6 +24,7 @@ from derive.record import Derivation
 from verify.derived import derived
 
 CHOSEN, ALL = "a", "b"
+Rows = Tensor | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,27 @@ class Law:
 
 @dataclass(frozen=True)
 class _Point:
-    """Rows by role, (groups, rows, entries) or, of tokens, (groups, rows); which index means which role; kappa.
+    """Rows by role, (groups, rows, entries) or, of tokens, (groups, rows); which index means which role; constants.
 
     ``products`` holds those of each chosen row with each row, where they are known.
     """
 
-    rows: Mapping[str, Tensor]
+    rows: Mapping[str, Rows]
     roles: Mapping[Index, str]
-    kappa: float
+    constants: Mapping[str, float]
     scope: Mapping[str, Definition]
     products: Tensor | None = None
+
+    def of(self, role: str, name: str) -> Tensor:
+        """Return the rows of a role; of a layer of several inputs those of one input."""
+        held = self.rows[role]
+        return held if isinstance(held, Tensor) else held[name]
+
+    def number(self, value: float) -> Tensor:
+        """Return a number in the type of the rows."""
+        held = self.rows[ALL]
+        rows = held if isinstance(held, Tensor) else next(iter(held.values()))
+        return torch.tensor(value, dtype=rows.dtype if rows.is_floating_point() else torch.float64, device=rows.device)
 
 
 def kernel(law: Law, chosen: Tensor, rows: Tensor, kappa: float = 1.0, products: Tensor | None = None) -> Tensor:
@@ -63,9 +75,25 @@ def kernel(law: Law, chosen: Tensor, rows: Tensor, kappa: float = 1.0, products:
     """
     found, scope = _derivation(law)
     roles = {index: CHOSEN for index in found.samples} | {index.primed(): ALL for index in found.samples}
-    point = _Point({CHOSEN: chosen, ALL: rows}, roles, kappa, scope, products)
+    point = _Point({CHOSEN: chosen, ALL: rows}, roles, {"kappa": kappa}, scope, products)
     shape = (chosen.shape[0], chosen.shape[1], rows.shape[1]) if products is None else products.shape
     return _value(found.cross_terms, point).expand(shape)
+
+
+def kernel_of_inputs(
+    law: Law, chosen: Mapping[str, Tensor], rows: Mapping[str, Tensor], constants: Mapping[str, float]
+) -> Tensor:
+    """Return K of each chosen sample with each sample of a layer that reads several things.
+
+    Args:
+        law: the derivation, of a layer without a map.
+        chosen: what the chosen samples read and compute, (groups, chosen, entries), by the names in the derivation.
+        rows: the same of all samples, (groups, samples, entries).
+        constants: sizes by the names in the derivation.
+    """
+    found, scope = _derivation(law)
+    roles = {index: CHOSEN for index in found.samples} | {index.primed(): ALL for index in found.samples}
+    return _value(found.cross_terms, _Point({CHOSEN: chosen, ALL: rows}, roles, constants, scope))
 
 
 @cache
@@ -76,18 +104,13 @@ def _derivation(law: Law) -> tuple[Derivation, Mapping[str, Definition]]:
     return derive.effective_update(mapped), {definition.name: definition for definition in mapped.definitions}
 
 
-def _number(value: float, point: _Point) -> Tensor:
-    rows = point.rows[ALL]
-    return torch.tensor(value, dtype=rows.dtype if rows.is_floating_point() else torch.float64, device=rows.device)
-
-
 def _value(expression: Expr, point: _Point) -> Tensor:
     """Return the expression as a tensor that broadcasts against (groups, chosen, rows)."""
     match expression:
         case sympy.Number():
-            return _number(float(expression), point)
-        case Symbol(name="kappa"):
-            return _number(point.kappa, point)
+            return point.number(float(expression))
+        case Symbol(name=name) if name in point.constants:
+            return point.number(point.constants[name])
         case Add():
             return sum((_value(part, point) for part in expression.args[1:]), start=_value(expression.args[0], point))
         case Mul():
@@ -111,9 +134,9 @@ def _entry(expression: Indexed, point: _Point) -> Tensor:
     role = next(point.roles[index] for index in expression.indices if index in point.roles)
     definition = point.scope.get(str(expression.base.label))
     if definition is None:
-        return _along(point.rows[role], role)
+        return _along(point.of(role, str(expression.base.label)), role)
     inner = dict(zip(definition.indices, (point.roles[index] for index in expression.indices), strict=True))
-    value = _value(definition.expression, _Point(point.rows, inner, point.kappa, point.scope))
+    value = _value(definition.expression, _Point(point.rows, inner, point.constants, point.scope))
     return torch.where(value.isfinite(), value, 0.0)
 
 
@@ -133,7 +156,7 @@ def _contraction(expression: IndexedSum, point: _Point) -> Tensor:
         role = next(point.roles[index] for index in base.indices if index in point.roles)
         roles.add(role)
         word = "g" + role + "".join(letters[index] for index in base.indices if index in letters)
-        operands += [point.rows[role]] * int(power)
+        operands += [point.of(role, str(base.base.label))] * int(power)
         words += [word] * int(power)
     if point.products is not None:
         if len(operands) != 2 or len(roles) != 2:

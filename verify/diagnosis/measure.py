@@ -43,6 +43,7 @@ from verify.diagnosis.records import (
     spread_of,
     unjudged_of,
 )
+from verify.diagnosis.scores import Later, Scores, judge_scores, scores_of, scores_with_parts, unjudged_scores
 from verify.diagnosis.snapshot import Snapshot
 from verify.diagnosis.step import Analysis
 from verify.diagnosis.untouched import Randomness, untouched
@@ -129,6 +130,7 @@ class _Run:
         judged = {name: judged_shares(name, first, held) for name in first.captured.calls}
         history = {name: [spread_of(calls)] for name, calls in first.captured.calls.items()}
         self.rate, self.losses, self.stopped = self.stepper.rate, [float(first.loss)], ""
+        self.pairs, self.scores = dict[str, Scores | str](), dict[str, LayerDiagnosis | str]()
         step, others = None, dict[str, LayerDiagnosis | str]()
         if not first.finite:
             randomness.restore()
@@ -138,6 +140,9 @@ class _Run:
             if first.captured.whole:
                 with untouched(*self.roots, but=list(self.model.parameters())):
                     others = judge_others(self.found, first, self._parameters)
+            with torch.no_grad():
+                self.pairs = scores_of(first.captured, held)
+                self.scores = judge_scores(self.pairs, held, first.gradients)
             step, others = self._steps(steps, first, history, randomness, others, judged)
             findings = ()
         layers = tuple(
@@ -145,12 +150,12 @@ class _Run:
             for name, calls in first.captured.calls.items()
         )
         layers = advise(layers, self.model)
-        layers += tuple(record for record in others.values() if isinstance(record, LayerDiagnosis))
+        layers += tuple(r for r in (*others.values(), *self.scores.values()) if isinstance(r, LayerDiagnosis))
         findings = findings or verdict(self._evidence(first, layers, step))
         return Diagnosis(
             model=type(self.model).__name__,
             layers=layers,
-            unjudged=still_unjudged(unjudged_of(self.found, first), others),
+            unjudged=(*still_unjudged(unjudged_of(self.found, first), others), *unjudged_scores(self.scores)),
             losses=tuple(self.losses),
             rate=self.rate,
             training=self.model.training,
@@ -182,13 +187,15 @@ class _Run:
             self.stepper.clip()
             before = self._before(first) if number == 0 else None
             self.stepper.step()
-            kept = entries_of(probes if before else {})
+            kept = Later(self.pairs if before else {}, entries_of(probes if before else {}))
             later = self._again_from(randomness, kept) if before and drew else None
             unseen = Plan() if later else self.found
             seen = observe(self.model, unseen, self.work, backward=number < steps - 1, kept=kept)
             if before:
                 after = replace(before, after=self._parameters)
                 found = FirstStep(first, later or seen, after, analyses, probes)
+                with torch.no_grad():
+                    self.scores = scores_with_parts(self.scores, self.pairs, kept, after)
                 if others:
                     with untouched(*self.roots, but=list(self.model.parameters())):
                         others = with_parts(others, self.found, first, found.later, found.moved)

@@ -127,7 +127,7 @@ def _record(site: Site, probes: Sequence[Probe], step: Moved, z: Tensor, change:
         upstream=None,
         both=None,
         split=None,
-        cosine=_cosine(change, joined(p.g for p in probes).double()),
+        cosine=cosine(change, joined(p.g for p in probes).double()),
         update_to_weight=(sizes.update / sizes.weight) ** 0.5 if sizes.weight > 0 else None,
         update_to_activation=(total / size) ** 0.5 if size > 0 else None,
         gradient_norm=sizes.gradient**0.5,
@@ -153,7 +153,7 @@ def _split(
     return {"self": alone, "cross": together - alone, "past": past, "elsewhere": own - together - past}
 
 
-def _cosine(change: Tensor, gradient: Tensor) -> float | None:
+def cosine(change: Tensor, gradient: Tensor) -> float | None:
     """Return the mean over samples of the cosine of the change with minus the gradient there."""
     lengths = change.norm(dim=-1) * gradient.norm(dim=-1)
     used = lengths > 0
