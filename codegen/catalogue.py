@@ -17,19 +17,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from codegen.plans.patch_maps import PatchMap
-from codegen.plans.patches import patch_plan
+from codegen.plans.patch_maps import PatchMap, maps_of, patch_layer
 from codegen.plans.rows import plan
 from codegen.plans.value_path import NAME
 from codegen.printing.naming import Family, pascal
 from derive.cancel import solve
 from derive.forward_map import Layer
 from derive.layers import layer, layer_names
-from derive.layers.convolution import convolution, transposed_convolution
 from derive.record import CancellingMap
 
 ROWS, PATCHES, VALUES, UNITS = "rows", "patches", "values", "units"
-_AXES = 2  # of space, over which the maps of convolutions are derived; their code takes any number
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,6 @@ def _special(word: str) -> tuple[tuple[str, str], ...]:
     return tuple((f"{word}convolution{axes}", f"grouped-{word}convolution") for axes in ("", "-1d", "-3d"))
 
 
-_ALONE = "-without-bias"
 CATALOGUE = (
     Row(
         form=ROWS,
@@ -80,8 +76,8 @@ CATALOGUE = (
     ),
     Row(
         form=PATCHES,
-        with_bias=partial(convolution, _AXES, grouped=True, name="grouped-convolution"),
-        without_bias=partial(convolution, _AXES, grouped=True, bias=False, name=f"grouped-convolution{_ALONE}"),
+        with_bias=patch_layer,
+        without_bias=partial(patch_layer, with_bias=False),
         modules=_over_axes("PatchNormConv{}d"),
         functions=_over_axes("patch_norm_conv{}d"),
         twins=_over_axes("Conv{}d"),
@@ -89,20 +85,16 @@ CATALOGUE = (
     ),
     Row(
         form=PATCHES,
-        with_bias=partial(convolution, _AXES, grouped=True, centred=True, name="centred-convolution"),
-        without_bias=partial(
-            convolution, _AXES, grouped=True, bias=False, centred=True, name=f"centred-convolution{_ALONE}"
-        ),
+        with_bias=partial(patch_layer, centred=True),
+        without_bias=partial(patch_layer, with_bias=False, centred=True),
         modules=_over_axes("PatchNormConv{}d"),
         functions=_over_axes("patch_norm_conv{}d"),
         centred=True,
     ),
     Row(
         form=PATCHES,
-        with_bias=partial(transposed_convolution, _AXES, grouped=True, name="grouped-transposed-convolution"),
-        without_bias=partial(
-            transposed_convolution, _AXES, grouped=True, bias=False, name=f"grouped-transposed-convolution{_ALONE}"
-        ),
+        with_bias=partial(patch_layer, transposed=True),
+        without_bias=partial(patch_layer, with_bias=False, transposed=True),
         modules=_over_axes("PatchNormConvTranspose{}d"),
         functions=_over_axes("patch_norm_conv_transpose{}d"),
         twins=_over_axes("ConvTranspose{}d"),
@@ -136,12 +128,7 @@ def row_families() -> tuple[Family, ...]:
 def patch_maps() -> tuple[PatchMap, ...]:
     """Derive every map of a convolution over two axes of space, with and without a bias, centred, and transposed."""
     patches = [row for row in CATALOGUE if row.form == PATCHES]
-    return tuple(
-        PatchMap(patch_plan(m), with_bias, row.centred, row.transposed)
-        for with_bias in (True, False)
-        for row in patches
-        for m in solve(_layers(row)[not with_bias]())
-    )
+    return tuple(m for bias in (True, False) for row in patches for m in maps_of(bias, row.centred, row.transposed))
 
 
 def _layers(row: Row) -> tuple[Callable[[], Layer], Callable[[], Layer]]:

@@ -6,7 +6,7 @@
       lower          Layer -> Program                             ``lower``
       differentiate  Program -> backward and tangent programs     ``passes.adjoint``, ``stepwise``, ``tangent``
       make safe      Program -> scales in range, types, zeros     ``passes.ranges``, ``accumulation``, ``value_at_zero``
-    recognise        Layer -> a form of the catalogue, or none    ``plans.row_form``
+    recognise        Layer -> a form of the catalogue, or none    ``plans.row_form``, ``plans.patch_form``
     print            plans -> files, target by target             ``targets.base.Target``: ``schedule``, then a printer
     pack             files -> files and manifest                  ``package``
 
@@ -28,15 +28,29 @@ from codegen.catalogue import covered, row_families
 from codegen.package import DEFAULT_PACKAGE, check_name, packed
 from codegen.plans.angles import angle_plan
 from codegen.plans.layers import LayerPlan, layer_plan
+from codegen.plans.patch_form import patch_form
+from codegen.plans.patch_maps import maps_of
+from codegen.plans.patches import PatchPlan
 from codegen.plans.plain import plain_plan, self_factor_plan
 from codegen.plans.row_form import row_form
-from codegen.plans.rows import plan
+from codegen.plans.rows import Plan, plan
 from codegen.plans.solve_at import solve_at
 from codegen.printing.naming import AngleFamily, Family
 from codegen.printing.places import folder_of
-from codegen.targets.base import KERNELS, LAYERS, NAMES, PLAIN, REASONS, Target, check_targets, target
+from codegen.targets.base import (
+    KERNELS,
+    LAYERS,
+    NAMES,
+    PATCHES,
+    PLAIN,
+    PLAIN_PATCHES,
+    REASONS,
+    Target,
+    check_targets,
+    target,
+)
 from codegen.targets.torch.companions import companions
-from codegen.targets.torch.layer_target import layer_files, row_files
+from codegen.targets.torch.layer_target import layer_files, patch_layer_files, row_files
 from codegen.targets.torch.layer_words import class_name
 from derive.errors import UsageError
 from derive.export.prose import plain
@@ -90,9 +104,10 @@ class _Request:
 
 @dataclass
 class _Built:
-    """The files of a package, and by the name of a target why it has no kernels."""
+    """The files of a package; maps of the catalogue that compute the layer's, by name; why targets have no kernels."""
 
     texts: dict[str, str]
+    shipped: dict[str, Plan | PatchPlan] = field(default_factory=dict)
     lacking: dict[str, str] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
 
@@ -132,7 +147,7 @@ def build_layer(
     reasons = "; ".join(plain(refusal.reason) for refusal in solutions.refusals)
     plans = [layer_plan(m, ANGLE if m.name == "angle" else m.name) for m in solutions]
     plans.append(plain_plan(layer))
-    built = _of_rows(request, plans) or _of_any_form(request, plans)
+    built = _of_rows(request, plans) or _of_patches(request, plans) or _of_any_form(request, plans)
     if request.insist and built.lacking:
         name, reason = next(iter(built.lacking.items()))
         raise UsageError(
@@ -158,7 +173,29 @@ def _of_rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
         texts |= {n: t for n, t in kernels.files(chosen).items() if n != f"{folder_of(kernels.name)}/functional.py"}
         if LAYERS in kernels.forms:
             texts |= kernels.layer_files(request.layer, plans[-1:])
-    return _Built(texts)
+    return _Built(texts, {f.name: f.with_bias for f in chosen})
+
+
+def _of_patches(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
+    """Return the package of a convolution; None for any other layer."""
+    form = patch_form(request.layer) if request.angle is None else None
+    if form is None:
+        return None
+    maps = maps_of(form.with_bias, form.centred, form.transposed)
+    settings = {m.plan.name: (m.plan.kappa_default, m.plan.kappa_above) for m in maps}
+    if settings != {p.name: (p.kappa_default, p.kappa_above) for p in plans[:-1]}:
+        return None
+    texts = patch_layer_files(request.layer, plans, self_factor_plan(request.layer), maps, form)
+    built = _Built(texts, {m.plan.name: m.plan for m in maps})
+    needed = PLAIN_PATCHES if form.is_plain else PATCHES
+    for kernels in _asked(request):
+        if needed not in kernels.forms:
+            built.lacking[kernels.name] = "patches"
+            continue
+        built.texts |= kernels.patch_layer_files(maps)
+        if LAYERS in kernels.forms:
+            built.texts |= kernels.layer_files(request.layer, plans[-1:])
+    return built
 
 
 def _of_any_form(request: _Request, plans: Sequence[LayerPlan]) -> _Built:
@@ -193,4 +230,9 @@ def _facts(request: _Request, plans: Sequence[LayerPlan], built: _Built, refused
         "without": {t: {"reason": r, "text": REASONS[r] + built.details.get(t, "")} for t, r in built.lacking.items()},
         "refused": refused,
         "derivations": {p.layer.name: p.digest for p in plans},
+        "compiled_as": {
+            p.layer.name: {"map": known.layer.name, "digest": known.digest}
+            for p in plans
+            if (known := built.shipped.get(p.name)) is not None
+        },
     }

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
-from codegen.plans.patches import PatchPlan
+from codegen.plans.patches import PatchPlan, patch_plan
 from codegen.printing.naming import pascal
 from codegen.printing.places import module_name
+from derive.cancel import solve
+from derive.forward_map import Layer
+from derive.layers.convolution import convolution, transposed_convolution
+
+_AXES = 2  # of space, over which the maps are derived; their code takes any number
 
 
 @dataclass(frozen=True)
@@ -43,3 +49,19 @@ class PatchMap:
     def function_class(self) -> str:
         """The class of the map's autograd function."""
         return pascal(self.label)
+
+
+def patch_layer(with_bias: bool = True, centred: bool = False, transposed: bool = False) -> Layer:
+    """Return the layer whose maps those of a kind of convolution are: grouped, over two axes of space."""
+    word = "" if with_bias else "-without-bias"
+    if transposed:
+        return transposed_convolution(_AXES, grouped=True, bias=with_bias, name=f"grouped-transposed-convolution{word}")
+    name = f"{'centred' if centred else 'grouped'}-convolution{word}"
+    return convolution(_AXES, grouped=True, bias=with_bias, centred=centred, name=name)
+
+
+@cache
+def maps_of(with_bias: bool = True, centred: bool = False, transposed: bool = False) -> tuple[PatchMap, ...]:
+    """Derive the maps of a kind of convolution, over any number of axes and in any number of groups."""
+    solutions = solve(patch_layer(with_bias, centred, transposed))
+    return tuple(PatchMap(patch_plan(m), with_bias, centred, transposed) for m in solutions)

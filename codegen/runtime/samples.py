@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,16 @@ Axes = tuple[str | int, ...]
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+class Layout(Protocol):
+    """How a map takes the tensors of a layer, if not with one batch axis alone."""
+
+    def laid_out(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], tuple[Any, ...]]:
+        """Return the tensors as the map takes them, and its settings behind kappa."""
+
+    def given_back(self, z: Tensor) -> Tensor:
+        """Return the map's output with one batch axis in front of those of the layer."""
 
 
 class Samples:
@@ -56,13 +67,20 @@ class Samples:
         self._tensors = self._in_one_type([*flat, *(p for p, _ in parameters.values())])
 
     def mapped(
-        self, home: str, own: Pair, backend: str | None, *settings: float, order: Sequence[int] | None = None
+        self,
+        home: str,
+        own: Pair,
+        backend: str | None,
+        *settings: Any,
+        order: Sequence[int] | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         """Return the first result of a generated function with the leading axes of the inputs.
 
         ``own`` is torch's function with the form that compilers read, ``home`` its file and class; ``backend`` names
-        another, or is None. With ``order`` it is a function of rows and takes the tensors in that order, the input and
-        its matrix first, and in their own type; else 16-bit numbers are computed with in float32.
+        another, or is None. With ``order`` it is a map of the catalogue and takes the tensors in that order, the input
+        and its weight first, and in their own type, perhaps in a ``layout`` of its own; else 16-bit numbers are
+        computed with in float32.
         """
         if order is None:
             tensors = [t.to(_wide(t)) if t.is_floating_point() else t for t in self._tensors]
@@ -70,6 +88,9 @@ class Samples:
             pair = chosen_for_rows(self._name, backend, home, own, like)
         else:
             tensors = [self._tensors[k] for k in order]
+            if layout is not None:
+                tensors, more = layout.laid_out(tensors)
+                settings = (*settings, *more)
             like = tensors[0]
             pair = chosen(self._name, backend, home, own, like, tensors[1])
         device = like.device.type
@@ -78,6 +99,7 @@ class Samples:
                 z = apply(*pair, *tensors, *settings)
         else:
             z = apply(*pair, *tensors, *settings)
+        z = z if layout is None else layout.given_back(z)
         return z.reshape(*(self._lead or ()), *z.shape[1:]).to(self._dtype)
 
     def constant(self, value: float, axes: Sequence[int] = ()) -> Tensor:

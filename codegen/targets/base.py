@@ -15,13 +15,15 @@ from derive.errors import UsageError
 
 if TYPE_CHECKING:
     from codegen.plans.layers import LayerPlan
+    from codegen.plans.patch_maps import PatchMap
     from codegen.printing.naming import AngleFamily, Family
     from derive.forward_map import Layer
 
-ROWS, LAYERS = "rows", "layers"
+ROWS, PATCHES, PLAIN_PATCHES, LAYERS = "rows", "patches", "plain patches", "layers"
 
 REASONS = {
-    "form": "its kernels are for layers of one input and one matrix, z = W x or z = W x + b",
+    "form": "its kernels are for layers of one input and one matrix, z = W x or z = W x + b, and for convolutions",
+    "patches": "its kernels are for convolutions without groups that are neither centred nor transposed",
     "arithmetic": "its kernels lack a function or an index that this layer uses",
 }
 """Why a target has no kernels for a layer: a closed list, which the manifest, ``affdiv layers`` and messages quote."""
@@ -35,7 +37,9 @@ class Target:
         name: what ``--targets`` and ``backend=`` call it.
         title: what it computes a map by, in words.
         device: the type of device whose tensors it takes; "any" for every device.
-        forms: which maps it prints: ``rows``, those of the catalogue, and ``layers``, those of a layer of any form.
+        forms: which maps it prints: ``rows``, those of one matrix; ``patches``, those of any convolution, or
+            ``plain patches``, those of one without groups that is neither centred nor transposed; ``layers``, those
+            of a layer of any form.
         library: the module that its code needs at run time beside torch; "" for none.
         install: the command that installs that module.
         interpreted: whether its kernels also run on the CPU, slowly, without a device.
@@ -57,6 +61,11 @@ class Target:
         found: dict[str, str] = import_module(f"codegen.targets.{self.name}.target").files(families, angles)
         return found
 
+    def patch_layer_files(self, maps: Sequence[PatchMap]) -> dict[str, str]:
+        """Return the text of every file of kernels for a layer that is a convolution with these maps."""
+        found: dict[str, str] = import_module(f"codegen.targets.{self.name}.target").patch_layer_files(maps)
+        return found
+
     def layer_files(self, layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, str]:
         """Return the text of every file of kernels for the maps of one layer of any form, by its name in the package.
 
@@ -67,11 +76,27 @@ class Target:
         return found
 
 
+_CATALOGUE = frozenset({ROWS, PATCHES, PLAIN_PATCHES})
 TARGETS = (
-    Target("torch", "torch's operations", "any", frozenset({ROWS, LAYERS})),
-    Target("triton", "kernels in Triton", "cuda", frozenset({ROWS}), "triton", "pip install triton", interpreted=True),
-    Target("cuda", "kernels in CUDA C++", "cuda", frozenset({ROWS}), "cuda.core", "pip install cuda-core[cu13]"),
-    Target("cpp", "kernels in C++", "cpu", frozenset({ROWS, LAYERS})),
+    Target("torch", "torch's operations", "any", _CATALOGUE | {LAYERS}),
+    Target(
+        "triton",
+        "kernels in Triton",
+        "cuda",
+        _CATALOGUE,
+        "triton",
+        "pip install triton",
+        interpreted=True,
+    ),
+    Target(
+        "cuda",
+        "kernels in CUDA C++",
+        "cuda",
+        _CATALOGUE,
+        "cuda.core",
+        "pip install cuda-core[cu13]",
+    ),
+    Target("cpp", "kernels in C++", "cpu", frozenset({ROWS, PLAIN_PATCHES, LAYERS})),
 )
 NAMES = tuple(target.name for target in TARGETS)
 PLAIN, *_WITH_KERNELS = TARGETS

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from derive.declare import forward
 from derive.forward_map import Layer
 
-_SPACE = {1: ("",), 2: ("h", "w"), 3: ("d", "h", "w")}
+SPACE = {1: ("",), 2: ("h", "w"), 3: ("d", "h", "w")}
 
 
 def _each(stem: str, space: Iterable[str]) -> list[str]:
@@ -32,7 +32,7 @@ def convolution(
 
     With ``centred`` each patch has its mean subtracted first; the zeros of the padding are part of a patch.
     """
-    space = _SPACE[dimensions]
+    space = SPACE[dimensions]
     k, p = _each("k", space), _each("p", space)
     g, groups = ("g, ", "G ") if grouped else ("", "")
     patch = f"x[{g}c, {', '.join(f'stride{a}*p{a} + dilation{a}*k{a} - padding{a}' for a in space)}]"
@@ -55,7 +55,7 @@ def convolution(
 
 def transposed_convolution(dimensions: int, *, grouped: bool = False, bias: bool = True, name: str = "") -> Layer:
     """Return the transposed convolution: each input position adds a scaled kernel to the output."""
-    space = _SPACE[dimensions]
+    space = SPACE[dimensions]
     k, p = _each("k", space), _each("p", space)
     meets = "*".join(f"delta(q{a}, stride{a}*p{a} + dilation{a}*k{a} - padding{a})" for a in space)
     g, groups = ("g, ", "G ") if grouped else ("", "")

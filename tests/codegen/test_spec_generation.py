@@ -269,13 +269,15 @@ def test_programs_mean_the_same_to_the_interpreter(package, name):
 
 
 def test_what_is_kept_is_one_number_a_position(package):
-    module = constructed(package("strided"), "strided", "affine_like")
-    x = tensors("strided")[0].requires_grad_()
+    module = constructed(package("padded"), "padded", "affine_like")
+    x = tensors("padded")[0].requires_grad_()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         module(x)
     own = {t.data_ptr() for t in (x, module.W, module.b)}
-    assert [tuple(t.shape) for t in kept if t.data_ptr() not in own] == [(BATCH, FILES["strided"].sizes["p"])]
+    sizes = FILES["padded"].sizes
+    (scale,) = (t for t in kept if t.data_ptr() not in own)
+    assert scale.numel() == BATCH * sizes["p"] * sizes["q"]
 
 
 CHANGES = [("tanh(x[j])", "sin(x[j])"), ("+ b[i]", "- b[i]"), ("+ b[i]", "+ 2*b[i]"), ("W[i, j]*", "W[i, j]*x[j]*")]
@@ -299,13 +301,23 @@ def test_other_names_of_indices_are_the_same_mathematics():
 
 
 def test_every_file_is_listed_and_every_equation_named():
-    manifest = json.loads(texts("strided")[MANIFEST])
-    assert manifest["classes"] == {"StridedAffineLike": "strided/affine-like", "StridedNormLike": "strided/norm-like"}
-    assert set(manifest["files"]) | {MANIFEST} == set(texts("strided"))
-    code = texts("strided")[file_of("torch", "affine_like.py")]
-    assert manifest["derivations"]["strided/affine-like"] in code
+    manifest = json.loads(texts("scaled_affine")[MANIFEST])
+    maps = {"ScaledAffineAffineLike": "scaled_affine/affine-like", "ScaledAffineNormLike": "scaled_affine/norm-like"}
+    assert manifest["classes"] == maps
+    assert set(manifest["files"]) | {MANIFEST} == set(texts("scaled_affine"))
+    compiled = manifest["compiled_as"]["scaled_affine/affine-like"]
+    code = texts("scaled_affine")[file_of("torch", "affine_like.py")]
+    assert compiled["digest"] in code
     for equation in ("define-E", "define-f", "forward", "backward-dx", "backward-dW", "backward-db", "tangent"):
-        assert f"# strided/affine-like/{equation}" in code
+        assert f"# {compiled['map']}/{equation}" in code
+
+
+def test_a_map_of_any_other_layer_holds_its_own_digest_and_equations():
+    manifest, code = json.loads(texts("two_inputs")[MANIFEST]), texts("two_inputs")[file_of("torch", "affine_like.py")]
+    assert not manifest["compiled_as"]
+    assert manifest["derivations"]["two_inputs/affine-like"] in code
+    for equation in ("define-E", "define-f", "forward", "backward-dx", "backward-dA", "backward-db", "tangent"):
+        assert f"# two_inputs/affine-like/{equation}" in code
 
 
 def test_the_package_stands_alone_and_its_bytes_do_not_depend_on_the_hash_seed(tmp_path):

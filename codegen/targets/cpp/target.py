@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codegen.ir.program import Program
+from codegen.plans.patch_maps import PatchMap
 from codegen.plans.rows import Plan
 from codegen.printing.extents import lengths, shapes_text
 from codegen.printing.launches import unique
@@ -42,12 +43,18 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     for context in row_contexts(map_context, families, angles):
         result[context["source"]] = render("kernels.cpp.jinja", context)
         result[f"{context['module']}.py"] = render("map.py.jinja", context)
-    result |= _patch_files(families)
+    patches = maps_with_kernels(families)
+    result |= _patch_maps(patches)
     result["functional.py"] = borrowed_functions(
         [*families, *angles], _NAME, " of tensors on the CPU, computed by kernels in C++"
     )
-    headers = ("rows.h", *(_PATCHES if maps_with_kernels(families) else ()))
-    return in_folder(_NAME, result) | target_files(*headers) | shared_files(families)
+    headers = ("rows.h", *(_PATCHES if patches else ()))
+    return in_folder(_NAME, result) | target_files(*headers) | shared_files(patches)
+
+
+def patch_layer_files(maps: Sequence[PatchMap]) -> dict[str, str]:
+    """Return the files of a layer that is a convolution with these maps, which also needs those of the torch target."""
+    return in_folder(_NAME, _patch_maps(maps)) | target_files("rows.h", *_PATCHES) | shared_files(maps)
 
 
 def target_files(*names: str) -> dict[str, str]:
@@ -56,10 +63,10 @@ def target_files(*names: str) -> dict[str, str]:
     return folder(_NAME, "The maps by kernels in C++") | own | shared_runtime("kernel_cache.py")
 
 
-def _patch_files(families: Sequence[Family]) -> dict[str, str]:
-    """Return the files of the maps of convolutions that the passes compute; none in a package without them."""
+def _patch_maps(maps: Sequence[PatchMap]) -> dict[str, str]:
+    """Return the files of those maps of convolutions that the passes compute."""
     result = {}
-    for context in [patch_map_context(m) for m in maps_with_kernels(families) if has_kernels(m)]:
+    for context in [patch_map_context(m) for m in maps if has_kernels(m)]:
         result[context["source"]] = render("patch_kernels.cpp.jinja", context)
         result[f"{context['module']}.py"] = render("patch_map.py.jinja", context)
     return result

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codegen.catalogue import has_companions
+from codegen.plans.patch_maps import PatchMap
 from codegen.plans.rows import Plan
 from codegen.printing.extents import lengths, shapes_text
 from codegen.printing.launches import Printed, printed, unique, variants
@@ -22,7 +23,7 @@ from codegen.targets.shared.patch_backend import maps_with_kernels, shared_files
 from codegen.targets.shared.row_contexts import row_contexts
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_NAME = "cuda"
+_NAME, _WORDS = "cuda", "The maps by kernels in CUDA C++"
 _FIXED, _PATCHES = ("rows.cuh", "compile.py", "launch.py"), ("patches.cuh", "patches.py")
 
 
@@ -39,16 +40,22 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
         unit = unit_file_context()
         result |= {name: render(f"{name}.jinja", unit) for name in (unit["source"], "unit.py")}
     result["functional.py"] = borrowed_functions([*families, *angles], _NAME, " of tensors on a CUDA device")
-    result = in_folder(_NAME, result | _patch_files(families))
-    own = target_runtime(_NAME, *_FIXED, *(_PATCHES if maps_with_kernels(families) else ()))
+    patches = maps_with_kernels(families)
+    result = in_folder(_NAME, result | _patch_maps(patches))
+    own = target_runtime(_NAME, *_FIXED, *(_PATCHES if patches else ()))
     shared = shared_runtime("kernel_cache.py", *(["operators.py"] if has_companions(families) else []))
-    return result | folder(_NAME, "The maps by kernels in CUDA C++") | own | shared | shared_files(families)
+    return result | folder(_NAME, _WORDS) | own | shared | shared_files(patches)
 
 
-def _patch_files(families: Sequence[Family]) -> dict[str, str]:
-    """Return the files of the maps of convolutions; none in a package without them."""
+def patch_layer_files(maps: Sequence[PatchMap]) -> dict[str, str]:
+    """Return the files of a layer that is a convolution with these maps, which also needs those of the torch target."""
+    result = in_folder(_NAME, _patch_maps(maps)) | folder(_NAME, _WORDS) | target_runtime(_NAME, *_FIXED, *_PATCHES)
+    return result | shared_runtime("kernel_cache.py", "operators.py") | shared_files(maps)
+
+
+def _patch_maps(maps: Sequence[PatchMap]) -> dict[str, str]:
     result = {}
-    for context in [patch_map_context(m) for m in maps_with_kernels(families)]:
+    for context in map(patch_map_context, maps):
         result[context["source"]] = render("patch_kernels.cu.jinja", context)
         result[f"{context['module']}.py"] = render("patch_map.py.jinja", context)
     return result

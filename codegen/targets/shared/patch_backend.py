@@ -21,9 +21,9 @@ def maps_with_kernels(families: Sequence[Family]) -> tuple[PatchMap, ...]:
     return tuple(sorted(patch_maps(), key=lambda m: m.module)) if has_companions(families) else ()
 
 
-def shared_files(families: Sequence[Family]) -> dict[str, str]:
-    """Return the files beside those of the maps that targets share."""
-    return shared_runtime(SHARED) if maps_with_kernels(families) else {}
+def shared_files(maps: Sequence[PatchMap]) -> dict[str, str]:
+    """Return the files beside those of maps that targets share; none without maps."""
+    return shared_runtime(SHARED) if maps else {}
 
 
 def common_context(chosen: PatchMap, target: str, launch: Call) -> tuple[dict[str, Any], PatchLines]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codegen.plans.layers import LayerPlan
+from codegen.plans.patch_form import PatchForm
+from codegen.plans.patch_maps import PatchMap
 from codegen.plans.plain import SelfFactorPlan
 from codegen.printing.layer_function import layer_function_context
 from codegen.printing.naming import Family
 from codegen.printing.places import in_folder, placed, shared_runtime
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.layer_self_factor_file import self_factor_file_context
-from codegen.targets.torch.layer_words import shared_context
+from codegen.targets.torch.layer_words import Shipped, shared_context
+from codegen.targets.torch.patch_function import patch_context
 from codegen.targets.torch.render import render
 from codegen.targets.torch.target import torch_folder
+from codegen.targets.torch.window_words import windows
 from derive.forward_map import Layer
 from derive.update import effective_update
 
@@ -38,16 +42,30 @@ def row_files(
     """
     contexts = [function_context(family.with_bias, with_bias=True) for family in families]
     maps = {f"{c['module']}.py": render("function.py.jinja", c) for c in contexts}
-    own = layer_function_context(plans[-1])
-    maps[f"{own['module']}.py"] = render("layer_function.py.jinja", own)
-    return in_folder("torch", maps) | _around(layer, plans, factor, order)
+    return in_folder("torch", maps | _own(plans[-1])) | _around(layer, plans, factor, Shipped(order))
+
+
+def patch_layer_files(
+    layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan, maps: Sequence[PatchMap], form: PatchForm
+) -> dict[str, str]:
+    """Return the same for a convolution, whose maps are the shipped ``maps`` in the form that the layer has."""
+    texts = {f"{m.module}.py": render("patch_function.py.jinja", patch_context(m)) for m in maps}
+    homes = {m.plan.name: (m.module, m.function_class) for m in maps}
+    around = _around(layer, plans, factor, Shipped(form.order, homes, windows(form)))
+    return in_folder("torch", texts | _own(plans[-1])) | around | shared_runtime("patches.py", "windows.py")
+
+
+def _own(plan: LayerPlan) -> dict[str, str]:
+    """Return the file of the layer itself."""
+    own = layer_function_context(plan)
+    return {f"{own['module']}.py": render("layer_function.py.jinja", own)}
 
 
 def _around(
-    layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan, order: tuple[int, ...] | None
+    layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan, shipped: Shipped | None
 ) -> dict[str, str]:
     """Return the files around the maps: functions, modules and helpers."""
-    shared = shared_context(layer, plans, order)
+    shared = shared_context(layer, plans, shipped)
     samples = effective_update(layer).samples
     result = {
         "self_factors.py": render("layer_self_factors.py.jinja", self_factor_file_context(factor, shared, samples))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
@@ -19,6 +20,20 @@ from derive.forward_map import BATCH, Layer, Tensor
 _ZERO = " A sample without energy has no direction: its weight part and its gradient by the scale are zero."
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """How the shipped maps compute those of a layer: a layer of one matrix, or a convolution.
+
+    ``order`` is that in which they take the layer's tensors; ``homes`` are their files and classes by the name of the
+    map, where these differ from a layer's own; ``windows`` are the arguments of ``runtime.windows.Windows`` for a
+    convolution.
+    """
+
+    order: tuple[int, ...]
+    homes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    windows: tuple[str, ...] = ()
+
+
 def camel(name: str) -> str:
     """Return ``ScaledAffine`` for ``scaled_affine`` and ``AffineLike`` for ``affine-like``; capitals stay."""
     return "".join(word[:1].upper() + word[1:] for word in name.replace("-", "_").split("_"))
@@ -29,13 +44,10 @@ def class_name(layer: Layer, plan: LayerPlan) -> str:
     return camel(layer.name) + ("" if plan.kappa is None else camel(plan.name))
 
 
-def shared_context(layer: Layer, plans: Sequence[LayerPlan], order: tuple[int, ...] | None = None) -> dict[str, Any]:
-    """Return what the files that hold several maps need.
-
-    ``order`` is that in which the functions of a layer of one matrix take its tensors; None for any other layer.
-    """
+def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | None = None) -> dict[str, Any]:
+    """Return what the files that hold several maps need; ``shipped`` maps compute them, or None does."""
     maps = [
-        _Words(layer, plan, None if plan.kappa is None else order).context()
+        _Words(layer, plan, None if plan.kappa is None else shipped).context()
         for plan in sorted(plans, key=lambda p: (p.kappa is None, p.name))
     ]
     first = plans[0]
@@ -46,6 +58,7 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan], order: tuple[int, .
         "maps": maps,
         "modules": [m["module_class"] for m in maps],
         "corrected": [m for m in maps if m["has_kappa"]],
+        "windows": any(m["windows"] for m in maps),
         "exported": quoted(sorted([*(m["module_class"] for m in maps), "functional", "self_factor"])),
         "exported_functions": quoted(sorted(m["function"] for m in maps)),
         "exported_modules": quoted(sorted(m["module_class"] for m in maps)),
@@ -69,18 +82,21 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan], order: tuple[int, .
 class _Words:
     """The words of one map."""
 
-    def __init__(self, layer: Layer, plan: LayerPlan, order: tuple[int, ...] | None) -> None:
-        self.layer, self.plan, self._order = layer, plan, order
+    def __init__(self, layer: Layer, plan: LayerPlan, shipped: Shipped | None) -> None:
+        self.layer, self.plan, self._shipped = layer, plan, shipped
         self.function = snake(layer.name) if plan.kappa is None else f"{snake(layer.name)}_{snake(plan.name)}"
         self.module = class_name(layer, plan)
         self.own, self.free = _sizes(plan.parameter_sizes), _sizes(plan.free_sizes)
 
     def context(self) -> dict[str, Any]:
         """Return what the templates say of the map."""
-        plan = self.plan
+        plan, shipped = self.plan, self._shipped
+        own = module_name(plan.name), camel(plan.name)
+        module, function_class = own if shipped is None else shipped.homes.get(plan.name, own)
         return {
-            "module": module_name(plan.name),
-            "function_class": camel(plan.name),
+            "module": module,
+            "function_class": function_class,
+            "windows": () if shipped is None else shipped.windows,
             "function": self.function,
             "module_class": self.module,
             "title": f"The {self._words()} the layer ``{self.layer.name}``".replace("of the layer itself ", ""),
@@ -98,8 +114,9 @@ class _Words:
         return "plain form of" if plan.kappa is None else f"{plan.name} ({plan.kind}) map of"
 
     def _settings(self) -> str:
-        if self._order is not None:
-            return f", kappa, order={self._order}"
+        if self._shipped is not None:
+            layout = ", layout=layout" if self._shipped.windows else ""
+            return f", kappa, order={self._shipped.order}{layout}"
         lengths = quoted(settings(self.plan))
         kappa = "" if self.plan.kappa is None else ", kappa"
         return f"{kappa}, *samples.lengths({lengths})" if lengths else kappa

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from codegen.catalogue import has_companions
+from codegen.plans.patch_maps import PatchMap
 from codegen.printing.naming import AngleFamily, Family
 from codegen.printing.places import folder, in_folder, shared_runtime, target_runtime
 from codegen.printing.rendering import SHARED, renderer
@@ -21,7 +22,7 @@ from codegen.targets.triton.unit_file import unit_file_context
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NOTHING = "\0"
-_NAME = "triton"
+_NAME, _WORDS = "triton", "The maps by Triton's kernels"
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
@@ -29,14 +30,26 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     contexts = row_contexts(map_context, families, angles)
     result = {f"{c['module']}.py": render("map.py.jinja", c) for c in contexts}
     patches = maps_with_kernels(families)
-    result |= {f"{m.module}.py": render("patch_map.py.jinja", patch_map_context(m)) for m in patches}
+    result |= _patch_maps(patches)
     if has_companions(families):
         result["unit.py"] = render("unit.py.jinja", unit_file_context())
     result["functional.py"] = borrowed_functions([*families, *angles], _NAME, ", computed by Triton")
     functions = ["functions.py"] if any(c["helpers"] for c in contexts) else []
     own = target_runtime(_NAME, "tiles.py", *functions, *(["patches.py"] if patches else []))
-    result = in_folder(_NAME, result) | folder(_NAME, "The maps by Triton's kernels")
-    return result | own | shared_runtime("operators.py") | shared_files(families)
+    result = in_folder(_NAME, result) | folder(_NAME, _WORDS)
+    return result | own | shared_runtime("operators.py") | shared_files(patches)
+
+
+def patch_layer_files(maps: Sequence[PatchMap]) -> dict[str, str]:
+    """Return the files of a layer that is a convolution with these maps, which also needs those of the torch target."""
+    result = (
+        in_folder(_NAME, _patch_maps(maps)) | folder(_NAME, _WORDS) | target_runtime(_NAME, "tiles.py", "patches.py")
+    )
+    return result | shared_runtime("operators.py") | shared_files(maps)
+
+
+def _patch_maps(maps: Sequence[PatchMap]) -> dict[str, str]:
+    return {f"{m.module}.py": render("patch_map.py.jinja", patch_map_context(m)) for m in maps}
 
 
 def _block(lines: Sequence[str], indent: int) -> str:
