@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from codegen.plans.patches import PatchPlan, patch_plan
-from codegen.printing.naming import pascal
-from codegen.printing.places import module_name
+from codegen.printing.naming import pascal, snake
 from derive.cancel import solve
 from derive.forward_map import Layer
 from derive.layers.convolution import convolution, transposed_convolution
@@ -43,7 +42,7 @@ class PatchMap:
     @property
     def module(self) -> str:
         """The file of the map, without its ending."""
-        return module_name(self.label)
+        return snake(self.label)
 
     @property
     def function_class(self) -> str:

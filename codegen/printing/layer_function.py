@@ -12,8 +12,7 @@ from codegen.ir.program import Program
 from codegen.lower.safe_names import local_sizes
 from codegen.passes.tangent import tangent_name
 from codegen.plans.layers import LayerPlan
-from codegen.printing.naming import listed, pascal
-from codegen.printing.places import module_name
+from codegen.printing.naming import listed, pascal, snake
 from codegen.printing.torch_layer_lines import LayerPrinter
 from codegen.printing.torch_lines import Line
 from derive.export.text import text
@@ -90,7 +89,7 @@ class _FunctionFile:
             "title": plan.layer.name,
             "formulas": formulas(plan.layer),
             "digest": plan.digest,
-            "module": module_name(plan.name),
+            "module": snake(plan.name),
             "function_class": pascal(plan.name),
             "about_kept": self._about_kept(),
             "renamed": self._renamed(),

@@ -12,7 +12,6 @@ from sympy import Expr
 from codegen.plans.angles import AnglePlan
 from codegen.plans.rows import Plan
 from codegen.printing.expressions import ExpressionPrinter
-from codegen.printing.places import module_name
 from derive.errors import UsageError
 from derive.export.text import text
 
@@ -109,7 +108,7 @@ def branch(plan: Plan | AnglePlan, with_bias: bool) -> dict[str, Any]:
     """Return what other files say of one plan."""
     suffix = "" if with_bias else "-without-bias"
     return {
-        "module": module_name(plan.name + suffix),
+        "module": snake(plan.name + suffix),
         "function_class": pascal(plan.name + suffix),
         "formula": forward_equation(plan),
         "definitions": equations(plan),

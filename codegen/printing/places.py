@@ -17,14 +17,7 @@ from pathlib import Path
 
 _ROOM = Path(__file__).parents[1]
 _IMPORT = re.compile(r"^(\s*from )\.([\w.]*)(?= import )", flags=re.MULTILINE)
-_TAKEN = ("runtime", "functional")  # names in the folder of a target that no map may have
 RUNTIME = "runtime"
-
-
-def module_name(words: str) -> str:
-    """Return the name of the file of a map, without its ending: ``affine_like`` for ``affine-like``."""
-    name = re.sub(r"\W+", "_", words)
-    return f"{name}_" if name in _TAKEN else name
 
 
 def folder_of(target: str) -> str:

@@ -13,7 +13,6 @@ from codegen.plans.layers import LayerPlan
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.layer_function import formulas, settings
 from codegen.printing.naming import BACKEND_WORDS, listed, quoted, snake
-from codegen.printing.places import module_name
 from derive.export.text import text
 from derive.forward_map import BATCH, Layer, Tensor
 
@@ -91,7 +90,7 @@ class _Words:
     def context(self) -> dict[str, Any]:
         """Return what the templates say of the map."""
         plan, shipped = self.plan, self._shipped
-        own = module_name(plan.name), camel(plan.name)
+        own = snake(plan.name), camel(plan.name)
         module, function_class = own if shipped is None else shipped.homes.get(plan.name, own)
         return {
             "module": module,
