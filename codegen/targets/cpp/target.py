@@ -15,19 +15,19 @@ from codegen.ir.program import Program
 from codegen.plans.patch_maps import PatchMap
 from codegen.plans.rows import Plan
 from codegen.printing.extents import lengths, shapes_text
+from codegen.printing.functional import functions_text
 from codegen.printing.launches import unique
 from codegen.printing.naming import AngleFamily, Borrowed, Family
+from codegen.printing.patch_backend import maps_with_kernels, shared_files
 from codegen.printing.places import folder, in_folder, shared_runtime, target_runtime
 from codegen.printing.rendering import SHARED, renderer
+from codegen.printing.row_contexts import row_contexts
 from codegen.printing.row_headings import heading_context
 from codegen.printing.wrap import comment, joined
 from codegen.targets.cpp.fused_prologue import head, joint
 from codegen.targets.cpp.patch_file import has_kernels, patch_map_context
 from codegen.targets.cpp.unscaled_fast_path import with_trial
 from codegen.targets.cpp.wrappers import HostPrinter, Lengths, Pass, walked
-from codegen.targets.shared.borrowed_functions import borrowed_functions
-from codegen.targets.shared.patch_backend import maps_with_kernels, shared_files
-from codegen.targets.shared.row_contexts import row_contexts
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NAME = "cpp"
@@ -45,7 +45,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
         result[f"{context['module']}.py"] = render("map.py.jinja", context)
     patches = maps_with_kernels(families)
     result |= _patch_maps(patches)
-    result["functional.py"] = borrowed_functions(
+    result["functional.py"] = functions_text(
         [*families, *angles], _NAME, " of tensors on the CPU, computed by kernels in C++"
     )
     headers = ("rows.h", *(_PATCHES if patches else ()))

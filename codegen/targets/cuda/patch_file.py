@@ -9,10 +9,10 @@ from codegen.plans.patch_maps import PatchMap
 from codegen.printing.c_kernels import accumulated, assigned
 from codegen.printing.c_names import check_distinct, identifier
 from codegen.printing.c_scalars import ScalarPrinter
+from codegen.printing.patch_backend import common_context
+from codegen.printing.patch_lines import PatchLines, launched
 from codegen.schedule.patch_steps import Positions, Tap
 from codegen.schedule.row_loops import Loop
-from codegen.targets.shared.patch_backend import common_context
-from codegen.targets.shared.patch_lines import PatchLines, launched
 
 _AXES = (1, 2, 3)
 _SPACE = "first, second, third"

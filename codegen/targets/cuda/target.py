@@ -10,17 +10,17 @@ from codegen.catalogue import has_companions
 from codegen.plans.patch_maps import PatchMap
 from codegen.plans.rows import Plan
 from codegen.printing.extents import lengths, shapes_text
+from codegen.printing.functional import functions_text
 from codegen.printing.launches import Printed, printed, unique, variants
 from codegen.printing.naming import AngleFamily, Borrowed, Family
+from codegen.printing.patch_backend import maps_with_kernels, shared_files
 from codegen.printing.places import folder, in_folder, shared_runtime, target_runtime
 from codegen.printing.rendering import SHARED, renderer
+from codegen.printing.row_contexts import row_contexts
 from codegen.printing.row_headings import heading_context
 from codegen.printing.wrap import comment, joined
 from codegen.targets.cuda.patch_file import patch_map_context
 from codegen.targets.cuda.unit_file import unit_file_context
-from codegen.targets.shared.borrowed_functions import borrowed_functions
-from codegen.targets.shared.patch_backend import maps_with_kernels, shared_files
-from codegen.targets.shared.row_contexts import row_contexts
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NAME, _WORDS = "cuda", "The maps by kernels in CUDA C++"
@@ -39,7 +39,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     if has_companions(families):
         unit = unit_file_context()
         result |= {name: render(f"{name}.jinja", unit) for name in (unit["source"], "unit.py")}
-    result["functional.py"] = borrowed_functions([*families, *angles], _NAME, " of tensors on a CUDA device")
+    result["functional.py"] = functions_text([*families, *angles], _NAME, " of tensors on a CUDA device")
     patches = maps_with_kernels(families)
     result = in_folder(_NAME, result | _patch_maps(patches))
     own = target_runtime(_NAME, *_FIXED, *(_PATCHES if patches else ()))

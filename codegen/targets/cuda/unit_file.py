@@ -9,8 +9,8 @@ from codegen.plans.unit_rows import unit_rows
 from codegen.printing.c_kernels import row_text
 from codegen.printing.c_names import identifier
 from codegen.printing.c_storage import ELEMENT, WIDE, is_column
+from codegen.printing.unit_names import MODULE, unit_context
 from codegen.schedule.rows import Rows, is_row_work
-from codegen.targets.shared.unit_names import MODULE, unit_context
 
 SOURCE = f"{MODULE}.cu"
 

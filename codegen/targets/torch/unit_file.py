@@ -7,7 +7,7 @@ from typing import Any
 from codegen.ir.program import Program
 from codegen.plans.unit_rows import SCALE, unit_rows
 from codegen.printing.torch_lines import Style, TorchPrinter
-from codegen.targets.shared.unit_names import unit_context
+from codegen.printing.unit_names import unit_context
 
 
 def unit_file_context() -> dict[str, Any]:

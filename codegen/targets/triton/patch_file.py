@@ -7,10 +7,10 @@ from typing import Any
 from sympy import Symbol
 
 from codegen.plans.patch_maps import PatchMap
+from codegen.printing.patch_backend import common_context
+from codegen.printing.patch_lines import launched
 from codegen.schedule.patch_steps import Positions
 from codegen.schedule.row_loops import Loop
-from codegen.targets.shared.patch_backend import common_context
-from codegen.targets.shared.patch_lines import launched
 from codegen.targets.triton.printer import TilePrinter
 from codegen.targets.triton.roles import Roles
 from derive.forward_map import BATCH

@@ -10,12 +10,11 @@ from typing import Any
 from codegen.catalogue import has_companions
 from codegen.plans.patch_maps import PatchMap
 from codegen.printing.naming import AngleFamily, Family
+from codegen.printing.patch_backend import maps_with_kernels, shared_files
 from codegen.printing.places import folder, in_folder, shared_runtime, target_runtime
 from codegen.printing.rendering import SHARED, renderer
+from codegen.printing.row_contexts import row_contexts
 from codegen.printing.wrap import fill
-from codegen.targets.shared.borrowed_functions import borrowed_functions
-from codegen.targets.shared.patch_backend import maps_with_kernels, shared_files
-from codegen.targets.shared.row_contexts import row_contexts
 from codegen.targets.triton.kernels_file import map_context
 from codegen.targets.triton.patch_file import patch_map_context
 from codegen.targets.triton.unit_file import unit_file_context
@@ -33,7 +32,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     result |= _patch_maps(patches)
     if has_companions(families):
         result["unit.py"] = render("unit.py.jinja", unit_file_context())
-    result["functional.py"] = borrowed_functions([*families, *angles], _NAME, ", computed by Triton")
+    result["functional.py"] = functions_text([*families, *angles], _NAME, ", computed by Triton")
     functions = ["functions.py"] if any(c["helpers"] for c in contexts) else []
     own = target_runtime(_NAME, "tiles.py", *functions, *(["patches.py"] if patches else []))
     result = in_folder(_NAME, result) | folder(_NAME, _WORDS)

@@ -9,7 +9,7 @@ from sympy import Symbol
 
 from codegen.ir.program import Program
 from codegen.plans.unit_rows import unit_rows
-from codegen.targets.shared.unit_names import MODULE, unit_context
+from codegen.printing.unit_names import MODULE, unit_context
 from codegen.targets.triton.printer import TilePrinter
 from codegen.targets.triton.roles import Roles
 from derive.forward_map import BATCH

@@ -9,8 +9,8 @@ from codegen.catalogue import has_companions, patch_maps
 from codegen.plans.patch_maps import PatchMap
 from codegen.printing.naming import Family
 from codegen.printing.patch_headings import HELPER_NAMES, patch_headings
+from codegen.printing.patch_lines import Call, PatchLines, helpers
 from codegen.printing.places import shared_runtime
-from codegen.targets.shared.patch_lines import Call, PatchLines, helpers
 
 SHARED = "patch_places.py"
 _PLACES = ("LEFTOVER", "number", "room", "smallest_sum")

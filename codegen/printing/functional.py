@@ -1,0 +1,63 @@
+"""The public functions of a package over the maps of one target: ``functional.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from codegen.printing.naming import BACKEND_WORDS, AngleFamily, Family, family_context, quoted
+from codegen.printing.rendering import SHARED, renderer
+
+_render = renderer(SHARED)
+
+
+def functions_text(
+    families: Sequence[Family | AngleFamily],
+    target: str = "torch",
+    title: str = " of tensors",
+    borrowed: Mapping[str, Sequence[str]] | None = None,
+    dispatches: bool = False,
+) -> str:
+    """Return the text of ``functional.py`` over the maps of a target.
+
+    Args:
+        families: the maps.
+        target: the folder of kernels that holds them.
+        title: ends its first sentence, which begins with "The generated maps as functions".
+        borrowed: names that it takes from other files, by the file.
+        dispatches: whether its functions choose their backend; else they are those of the target.
+    """
+    contexts, more = family_contexts(families), dict(borrowed or {})
+    imports = _imports(contexts, target)
+    if dispatches:
+        imports = sorted([*imports, "from .runtime.backends import at_once, chosen"])
+    functions = [*(c["function"] for c in contexts), *(name for names in more.values() for name in names)]
+    context = {
+        "families": contexts,
+        "imports": imports,
+        "title": title,
+        "borrowed": more,
+        "exported": quoted(sorted(functions)),
+        "dispatches": dispatches,
+        "backend_words": BACKEND_WORDS,
+    }
+    return _render("functional.py.jinja", context)
+
+
+def family_contexts(families: Sequence[Family | AngleFamily]) -> list[dict[str, Any]]:
+    """Return what the files that hold several families say of each."""
+    bare = [family.name for family in families if family.without_bias is not None]
+    return [family_context(family, bare) for family in families]
+
+
+def _imports(contexts: Sequence[dict[str, Any]], target: str) -> list[str]:
+    """Return the imports of ``functional.py`` in the order in which ``ruff`` sorts them."""
+    homes = {
+        f"kernels.{target}.{b['module']}": [b["function_class"], b["function_class"] + "Reverse"]
+        for c in contexts
+        for b in c["branches"]
+    }
+    homes["runtime.checks"] = ["check_kappa", "check_operands"]
+    centred = ["centred"] if any(c["centres"] for c in contexts) else []
+    homes["runtime.rows"] = ["apply", "as_given", "as_rows", *centred]
+    return [f"from .{home} import {', '.join(names)}" for home, names in sorted(homes.items())]
