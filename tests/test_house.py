@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -215,3 +216,29 @@ def test_every_function_says_what_it_returns(path: Path) -> None:
     kernels = {"triton.jit"}  # whose source Triton reads: their types are those of its own language
     found = [f for f in functions(parse(path)) if not kernels & {ast.unparse(d) for d in f.decorator_list}]
     assert [f.name for f in found if f.returns is None] == []
+
+
+def other_targets(source: str, own: str) -> set[str]:
+    """The targets beside ``own`` that the source of a file in a target's folder imports."""
+    names = {node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+    names |= {a.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for a in node.names}
+    found = {m[1] for name in names if (m := re.match(r"codegen\.targets\.(\w+)", name))}
+    return found - {own, "base"}
+
+
+def test_no_target_imports_another() -> None:
+    folders = [path.parent for path in (ROOT / "codegen" / "targets").glob("*/target.py")]
+    found = {
+        str(path.relative_to(ROOT)): other
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if (other := other_targets(path.read_text(encoding="utf-8"), folder.name))
+    }
+    assert not found
+    assert other_targets("from codegen.targets.torch.render import render", "cpp") == {"torch"}
+
+
+def test_every_target_of_the_list_has_a_folder_and_every_folder_stands_in_the_list() -> None:
+    code = "from codegen.targets.base import NAMES; print(*NAMES)"
+    listed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {path.parent.name for path in (ROOT / "codegen" / "targets").glob("*/target.py")} == set(listed.split())

@@ -7,8 +7,15 @@ from typing import Any
 
 from codegen.printing.naming import BACKEND_WORDS, AngleFamily, Family, family_context, quoted
 from codegen.printing.rendering import SHARED, renderer
+from codegen.targets.base import KERNELS, NAMES
 
 _render = renderer(SHARED)
+
+
+def targets_file() -> dict[str, str]:
+    """Return the file that tells a package which targets there are, by its path."""
+    context = {"quoted": quoted(NAMES), "kernels": KERNELS}
+    return {"runtime/targets.py": _render("targets.py.jinja", context)}
 
 
 def functions_text(

@@ -28,8 +28,8 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 
 from .operands import PLAIN, constant
 from .rows import straight
+from .targets import BACKENDS, DEVICES, INSTALL, NEEDS
 
-BACKENDS = ("torch", "triton", "cuda", "cpp")
 VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
 
 Pair = tuple[type[Function], type[Function]]
@@ -41,8 +41,6 @@ _KEY = os.environ.encodekey(VARIABLE) if hasattr(os.environ, "encodekey") and _S
 _ENOUGH = 2**10  # numbers of x, below which nothing is worth a second of the compiler
 _OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are compiled
 _PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
-_NEEDS = {"triton": "triton", "cuda": "cuda.core"}
-_INSTALL = {"triton": "pip install triton", "cuda": "pip install cuda-core[cu13]"}
 _ON_HOST: dict[tuple[str, torch.dtype], Pair] = {}
 _AT_ONCE: dict[tuple[str, torch.dtype], Call] = {}  # the kernels among them, as autograd takes them
 
@@ -183,14 +181,14 @@ def _lack(backend: str, home: str) -> str:
     """Return what a backend lacks to compute a map, and the mend; nothing if all is there."""
     if not _has(backend, home):
         return f"this package holds no kernels/{backend}/{_file(home)}.py; generate it with `--targets torch,{backend}`"
-    if backend == "cpp":
-        return str(import_module("..kernels.cpp.runtime.compile", __package__).missing())
-    needed = _NEEDS[backend]
+    if backend not in NEEDS:
+        return str(import_module(f"..kernels.{backend}.runtime.compile", __package__).missing())
+    needed = NEEDS[backend]
     try:
         there = find_spec(needed) is not None
     except ModuleNotFoundError:  # the package that it is part of
         there = False
-    return "" if there else f"{needed} is not installed; install it (`{_INSTALL[backend]}`)"
+    return "" if there else f"{needed} is not installed; install it (`{INSTALL[backend]}`)"
 
 
 @cache
@@ -206,11 +204,11 @@ def _is_target(backend: str) -> bool:
 
 def _misplaced(backend: str, device: str) -> str:
     """Return why a backend cannot work on a kind of device, and the mend; nothing if it can."""
-    if device == ("cpu" if backend == "cpp" else "cuda"):
+    if device == DEVICES[backend]:
         return ""
-    if backend == "cpp":
+    if DEVICES[backend] == "cpu":
         return f"x is on the device {device!r}; move x to the CPU"
-    if backend == "cuda":
+    if backend != "triton":
         return f"x is on the device {device!r}; move x to a CUDA device"
     interpreted: bool = import_module("..kernels.triton.runtime.tiles", __package__).INTERPRETED.value
     if interpreted and device == "cpu":

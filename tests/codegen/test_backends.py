@@ -80,15 +80,15 @@ def test_modules_check_the_name_and_show_it(make):
     "make", [lambda: ad.AffineLike(4, 4, backend="cuda"), lambda: ad.AffineLikeMultiheadAttention(4, 2, backend="cuda")]
 )
 def test_modules_hand_their_choice_on(make, monkeypatch):
-    monkeypatch.setitem(backends._NEEDS, "cuda", "math")
+    monkeypatch.setitem(backends.NEEDS, "cuda", "math")
     module = make()
     with pytest.raises(ValueError, match="x is on the device 'cpu'; move x to a CUDA device, or use 'torch'"):
         module(*[x] * (3 if isinstance(module, ad.AffineLikeMultiheadAttention) else 1))
 
 
 def test_what_is_not_installed_is_named_with_its_mend(monkeypatch):
-    monkeypatch.setitem(backends._NEEDS, "cuda", "not_there.core")
-    monkeypatch.setitem(backends._NEEDS, "triton", "not_there")
+    monkeypatch.setitem(backends.NEEDS, "cuda", "not_there.core")
+    monkeypatch.setitem(backends.NEEDS, "triton", "not_there")
     assert "not_there.core is not installed; install it (`pip install cuda-core[cu13]`), or use" in refusal("cuda")
     assert "not_there is not installed; install it (`pip install triton`), or use 'torch'" in refusal("triton")
 
@@ -144,7 +144,7 @@ SHORT, LONG = torch.empty(512, 512), torch.empty(512, 513)
 def test_a_gpu_takes_what_is_installed_by_the_length_of_rows(weight, installed, capability, expected, monkeypatch):
     pytest.importorskip("triton")
     for backend in ("triton", "cuda"):
-        monkeypatch.setitem(backends._NEEDS, backend, "math" if backend in installed else "not_there")
+        monkeypatch.setitem(backends.NEEDS, backend, "math" if backend in installed else "not_there")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     there = torch.empty(2, weight.shape[1]).as_subclass(Elsewhere)

@@ -32,11 +32,11 @@ class Host:
 
     def __enter__(self) -> Self:
         launch, backends = self._part("kernels.cuda.runtime.launch"), self._part("runtime.backends")
-        misplaced, needs = backends._misplaced, {**backends._NEEDS, "cuda": "math"}
+        misplaced, needs = backends._misplaced, {**backends.NEEDS, "cuda": "math"}
         for module, name, value in (
             (launch, "compiled", self._compiled),
             (launch, "_WIDE_PRODUCTS", False),  # torch has them on CUDA devices only
-            (backends, "_NEEDS", needs),  # cuda.core is not needed here
+            (backends, "NEEDS", needs),  # cuda.core is not needed here
             (backends, "_misplaced", lambda backend, device: "" if backend == "cuda" else misplaced(backend, device)),
         ):
             self._patches.enter_context(_exchanged(module, name, value))

@@ -8,6 +8,7 @@ from codegen.plans.layers import LayerPlan
 from codegen.plans.patch_form import PatchForm
 from codegen.plans.patch_maps import PatchMap
 from codegen.plans.plain import SelfFactorPlan
+from codegen.printing.functional import targets_file
 from codegen.printing.layer_function import layer_function_context
 from codegen.printing.naming import Family
 from codegen.printing.places import in_folder, placed, shared_runtime
@@ -75,4 +76,4 @@ def _around(
     result["__init__.py"] = render("layer_init.py.jinja", shared)
     result["py.typed"] = ""
     helpers = ("operands.py", "rows.py", "backends.py", "positions.py", "samples.py")
-    return placed(result) | torch_folder() | shared_runtime(*helpers)
+    return placed(result) | torch_folder() | targets_file() | shared_runtime(*helpers)

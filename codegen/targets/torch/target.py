@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codegen.printing.angle_function import angle_context, radius_context
-from codegen.printing.functional import family_contexts, functions_text
+from codegen.printing.functional import family_contexts, functions_text, targets_file
 from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, AngleFamily, Family, quoted
 from codegen.printing.places import folder, folders, in_folder, placed, shared_runtime
 from codegen.targets.torch.companions import companions
@@ -37,7 +37,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     result["__init__.py"] = render("__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted(public)})
     result["py.typed"] = ""
     shared_files = shared_runtime("operands.py", "rows.py", "checks.py", "backends.py", *more.runtime)
-    return placed(result) | in_folder("torch", maps) | torch_folder() | shared_files
+    return placed(result) | in_folder("torch", maps) | torch_folder() | targets_file() | shared_files
 
 
 def torch_folder() -> dict[str, str]:

@@ -240,7 +240,7 @@ def test_one_graph_with_dynamic_shapes(host, kind):
 
 
 def test_the_cpu_is_refused_where_nothing_stands_in_for_a_device(monkeypatch):
-    monkeypatch.setitem(backends._NEEDS, "cuda", "math")
+    monkeypatch.setitem(backends.NEEDS, "cuda", "math")
     backends._lack.cache_clear()
     x, W, b = torch.ones(1, 2, 4), torch.ones(3, 2, 2), torch.ones(3)
     for center in (False, True):

@@ -44,7 +44,7 @@ def test_modules_hand_the_choice_to_the_kernels(compiled, monkeypatch):
 
 
 def test_cuda_is_refused_on_the_cpu(layer, monkeypatch):
-    monkeypatch.setitem(backends._NEEDS, "cuda", "math")
+    monkeypatch.setitem(backends.NEEDS, "cuda", "math")
     backends._lack.cache_clear()
     tensors, _ = layer.operands((5, 4, 3))
     with pytest.raises(ValueError, match="x is on the device 'cpu'; move x to a CUDA device, or use 'torch'"):

@@ -1,0 +1,18 @@
+"""The targets that the generator knows: the values of ``backend``, and what each needs beside torch."""
+
+from __future__ import annotations
+
+BACKENDS = ("torch", "triton", "cuda", "cpp")
+DEVICES = {
+    "triton": "cuda",
+    "cuda": "cuda",
+    "cpp": "cpu",
+}
+NEEDS = {
+    "triton": "triton",
+    "cuda": "cuda.core",
+}
+INSTALL = {
+    "triton": "pip install triton",
+    "cuda": "pip install cuda-core[cu13]",
+}
