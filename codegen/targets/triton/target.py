@@ -9,6 +9,7 @@ from typing import Any
 
 from codegen.catalogue import has_companions
 from codegen.plans.patch_maps import PatchMap
+from codegen.printing.functional import functions_text
 from codegen.printing.naming import AngleFamily, Family
 from codegen.printing.patch_backend import maps_with_kernels, shared_files
 from codegen.printing.places import folder, in_folder, shared_runtime, target_runtime
