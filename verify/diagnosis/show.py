@@ -12,7 +12,7 @@ from rich.text import Text
 
 from verify.diagnosis.findings.finding import MILD, Finding
 from verify.diagnosis.record import Diagnosis, LayerDiagnosis
-from verify.report.numbers import factor, number, percent
+from verify.report.numbers import factor, number, percent, with_powers
 
 _WIDTH = 160
 _NAME_WIDTH = 24  # a longer name goes on in the next line where there is no room for it
@@ -58,7 +58,7 @@ def told(finding: Finding) -> list[str]:
     shown = [f"{name} {_evidence(value)}" for name, value in finding.evidence.items()]
     if finding.threshold is not None and shown:
         shown[0] += f" (threshold {number(finding.threshold)})"
-    return [f"{finding.cause}.", f"fix: {finding.fix}", f"evidence: {'; '.join(shown)}"]
+    return [with_powers(f"{finding.cause}."), with_powers(f"fix: {finding.fix}"), f"evidence: {'; '.join(shown)}"]
 
 
 def _evidence(value: object) -> str:
@@ -117,13 +117,16 @@ _HEADINGS = (
 )  # fmt: skip
 
 
+_MANY = {"entry": "entries"}
+
+
 def _cells(layer: LayerDiagnosis) -> dict[str, str]:
     s, shares, drift, parts = layer.factors, layer.shares, layer.drift, layer.parts
     step = "–" if shares is None else f"{number(shares.error, 2)}{'' if shares.exact else ' ✗'}"
     return {
         "Layer": layer.name or "(root)",
         "Type": layer.type,
-        "Samples": f"{s.samples} {layer.sample}{'' if s.samples == 1 else 's'}",
+        "Samples": f"{s.samples} {layer.sample if s.samples == 1 else _MANY.get(layer.sample, f'{layer.sample}s')}",
         "Smallest": number(s.minimum),
         "Median": number(s.median),
         "Largest": number(s.maximum),

@@ -7,19 +7,21 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from verify.diagnosis.advice import best_map, map_latex
 from verify.diagnosis.findings.finding import MILD
 from verify.diagnosis.record import Diagnosis, LayerDiagnosis
 from verify.diagnosis.show import columns_of, remarks, told
 from verify.report.mathematics import mathml
+from verify.report.numbers import number, percent
 from verify.report.page import environment
 from verify.report.palette import FAINT, PENS
 from verify.report.plots import Picture
 from verify.report.svg import inline, style
 
-_LONGEST = 34
+_LONGEST, _LONGEST_NARROW = 34, 20  # letters of a name beside an axis
+_NARROW = 3.6  # inches: of a page of 390 pixels, text of 8 points is then drawn at its size
 _OWN, _CROSS, _ELSEWHERE = (PENS[name].marker for name in ("affine-like", "layer-norm", "none"))
 
 
@@ -104,23 +106,30 @@ def _panel(
     layers: Sequence[LayerDiagnosis],
     draw: Callable[[Axes, Sequence[LayerDiagnosis]], None],
 ) -> Picture:
-    with style():
-        figure = Figure(figsize=(6.4, 0.9 + 0.24 * len(layers)), layout="constrained")
-        axes = figure.subplots()
-        axes.set_title(title, pad=8)
-        axes.set_xlabel(label)
-        axes.set_ylabel("layer")
-        draw(axes, layers)
-        axes.set_yticks(range(len(layers)), [_short(layer.name) for layer in layers])
-        axes.set_ylim(len(layers) - 0.5, -0.5)
-        axes.grid(axis="y", visible=False)
-        return Picture(Markup(inline(figure, name, f"{title}. {caption}")), caption)
+    """Return a picture, drawn once for a page of any width and once for a narrow one; the page shows one of them."""
+    drawn = ""
+    for kind, width, size, longest in (("wide", 6.4, 9.5, _LONGEST), ("narrow", _NARROW, 8.0, _LONGEST_NARROW)):
+        with style():
+            figure = Figure(figsize=(width, 0.95 + 0.24 * len(layers)), layout="constrained")
+            figure.suptitle(title, x=0.01, ha="left", fontsize=size + 1, fontweight="bold")
+            axes = figure.subplots()
+            axes.set_xlabel(label, fontsize=size)
+            axes.set_ylabel("layer", fontsize=size)
+            draw(axes, layers)
+            axes.set_yticks(range(len(layers)), [_short(layer.name, longest) for layer in layers])
+            axes.tick_params(labelsize=size)
+            if kind == "narrow" and axes.get_xscale() == "linear":
+                axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.set_ylim(len(layers) - 0.5, -0.5)
+            axes.grid(axis="y", visible=False)
+            drawn += f'<div class="{kind}">{inline(figure, f"{name}-{kind}", f"{title}. {caption}")}</div>'
+    return Picture(Markup(drawn), caption)
 
 
-def _short(name: str) -> str:
+def _short(name: str, longest: int) -> str:
     """Return a layer's name as it fits beside an axis, with nothing in it that Matplotlib reads as mathematics."""
     shown = name or "(root)"
-    return (shown if len(shown) <= _LONGEST else "…" + shown[1 - _LONGEST :]).replace("$", r"\$")
+    return (shown if len(shown) <= longest else "…" + shown[1 - longest :]).replace("$", r"\$")
 
 
 def _factors(axes: Axes, layers: Sequence[LayerDiagnosis]) -> None:
@@ -143,7 +152,7 @@ def _shares(axes: Axes, layers: Sequence[LayerDiagnosis]) -> None:
         for share, colour in ((shares.own, _OWN), (shares.cross, _CROSS), (shares.elsewhere, _ELSEWHERE)):
             axes.barh(place, share, left=left, color=colour, height=0.62)
             left += share
-        axes.text(1.02, place, f"{100 * shares.own:.1f} %", va="center", fontsize=8)
+        axes.text(1.02, place, percent(shares.own), va="center", fontsize=8)
     axes.set_xlim(0, 1.18)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
@@ -158,7 +167,7 @@ def _parts(axes: Axes, layers: Sequence[LayerDiagnosis]) -> None:
             value = share or 0.0
             axes.barh(place, value, left=ends[value > 0], color=colour, height=0.62)
             ends[value > 0] += value
-        axes.text(ends[True] + 0.02, place, f"{100 * (parts.own or 0.0):.1f} %", va="center", fontsize=8)
+        axes.text(ends[True] + 0.02, place, percent(parts.own), va="center", fontsize=8)
     axes.margins(x=0.12)
     axes.axvline(0, color=FAINT, linewidth=1.2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
@@ -173,5 +182,5 @@ def _drift(axes: Axes, layers: Sequence[LayerDiagnosis]) -> None:
 
 
 def _plain(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -14,11 +15,21 @@ def number(value: float | None, digits: int = 3) -> str:
     if not math.isfinite(value):
         return "∞" if value > 0 else "not a number"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.{digits}g}".replace("-", "−")
+        shown = f"{value:.{digits}g}"
+        return (f"{float(shown):.0f}" if "e" in shown else shown).replace("-", "−")
     mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
     power = "10" + str(int(exponent)).translate(_SUPERSCRIPTS)
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     return power if mantissa == "1" else f"{mantissa.replace('-', '−')} × {power}"
+
+
+def with_powers(text: str) -> str:
+    """Return a text with powers of ten in place of exponents as programs write them: ``1.5e+04`` is ``1.5 × 10⁴``."""
+    return re.sub(
+        r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]?\d+)\b",
+        lambda m: f"{m[1]} × 10{str(int(m[2])).translate(_SUPERSCRIPTS)}",
+        text,
+    )
 
 
 def factor(value: float) -> str:
@@ -33,7 +44,7 @@ def factor(value: float) -> str:
 
 def percent(share: float | None) -> str:
     """Return a share as a percentage with one decimal; a dash for None."""
-    return "–" if share is None else f"{100 * share:.1f}\u202f%"
+    return "–" if share is None else f"{round(100 * share, 1) + 0.0:.1f}\u202f%"  # no −0.0
 
 
 def duration(seconds: float) -> str:

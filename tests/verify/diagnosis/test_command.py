@@ -180,12 +180,26 @@ def test_a_page_with_pictures(tmp_path, capsys):
     assert affdiv.run(["diagnose", EXAMPLE, "--convert", "--html", str(page)]) == 0
     assert sorted(p.name for p in page.parent.iterdir()) == ["page.html"]
     text = page.read_text()
-    assert text.count("<svg") == 8 and "After conversion" in text and "ad.PatchNormConv2d" in text
+    assert text.count("<svg") == 2 * 8 and "After conversion" in text and "ad.PatchNormConv2d" in text
     assert not re.findall(r'(?:href|src)="http', text)
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert text.count("<tr>") == 2 * (1 + 3)
     assert "<math" in text and text.count("cross-terms-only") >= 3 and "<h3>Findings</h3>" in text
+
+
+def test_a_narrow_page_shows_pictures_whose_text_is_drawn_at_its_size():
+    """At 390 pixels a picture is 350 wide: as many as its drawing, so that 8 points stay 8 points."""
+    model = nn.Sequential(nn.Linear(3, 40), nn.Linear(40, 2))
+    text = render(verify.diagnose(model, torch.randn(4, 3), torch.sum))
+    narrow = re.findall(r'<div class="narrow"><svg[^>]*viewBox="0 0 ([\d.]+) [\d.]+"(.*?)</svg>', text, re.DOTALL)
+    assert len(narrow) == text.count('<div class="wide">') == 4
+    for width, drawing in narrow:
+        sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", drawing)]
+        assert sizes and min(sizes) * 350 / float(width) > 10
+    rules = text[text.index("@media (max-width: 30rem)") :]
+    assert ".wide { display: none; }" in rules and ".narrow { display: block; }" in rules
+    assert "overflow-wrap: anywhere" in text
 
 
 def test_names_of_layers_are_text_on_the_page():

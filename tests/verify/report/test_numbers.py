@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from verify.report.numbers import duration, factor, number, percent
+from verify.report.numbers import duration, factor, number, percent, with_powers
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from verify.report.numbers import duration, factor, number, percent
         (-0.5, "−0.5"),
         (0.00123, "0.00123"),
         (1e-12, "10⁻¹²"),
+        (8199.0, "8200"),
         (8.88e-16, "8.9 × 10⁻¹⁶"),
         (3.0e-15, "3 × 10⁻¹⁵"),
         (1234567.0, "1.2 × 10⁶"),
@@ -36,6 +37,11 @@ def test_factor(value, shown):
     assert factor(value) == shown
 
 
+def test_exponents_in_a_text_are_powers():
+    assert with_powers("from 8e+03 to 4.4e18, rate 1e-05") == "from 8 × 10³ to 4.4 × 10¹⁸, rate 1 × 10⁻⁵"
+    assert with_powers("layer1e5, v1.2e3x and model.1e4") == "layer1e5, v1.2e3x and model.1e4"
+
+
 def test_percent_and_duration():
-    assert (percent(0.98412), percent(None)) == ("98.4\u202f%", "–")
+    assert (percent(0.98412), percent(-1e-5), percent(None)) == ("98.4\u202f%", "0.0\u202f%", "–")
     assert [duration(s) for s in (0.04, 9.96, 33.2, 65.0)] == ["0.0 s", "10.0 s", "33 s", "1 min 5 s"]
