@@ -12,12 +12,19 @@ from torch import Tensor
 
 from .kernels.torch.affine_like import AffineLike, AffineLikeReverse
 from .kernels.torch.norm_like import NormLike, NormLikeReverse
-from .kernels.torch.norm_like_without_bias import NormLikeWithoutBias, NormLikeWithoutBiasReverse
+from .kernels.torch.norm_like_without_bias import (
+    NormLikeWithoutBias,
+    NormLikeWithoutBiasReverse,
+)
 from .runtime.backends import at_once, chosen
 from .runtime.checks import check_kappa, check_operands
 from .runtime.rows import apply, as_given, as_rows, centred
 from .patch_functional import (
-    patch_norm_conv1d, patch_norm_conv2d, patch_norm_conv3d, patch_norm_conv_transpose1d, patch_norm_conv_transpose2d,
+    patch_norm_conv1d,
+    patch_norm_conv2d,
+    patch_norm_conv3d,
+    patch_norm_conv_transpose1d,
+    patch_norm_conv_transpose2d,
     patch_norm_conv_transpose3d,
 )
 

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from .kernels.patch_maps import CONVOLUTIONS, TRANSPOSED, Map, choose
 from .runtime.checks import as_one_type, check_kappa
-from .runtime.patch_checks import around, check_extra, check_reach, check_shapes, each_axis
+from .runtime.patch_checks import (
+    around,
+    check_extra,
+    check_reach,
+    check_shapes,
+    each_axis,
+)
 from .runtime.patches import Geometry, split
 
 __all__ = [

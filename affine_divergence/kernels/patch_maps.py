@@ -30,55 +30,82 @@ class Map(NamedTuple):
 
 
 def _patch_affine_like() -> Map:
-    from .torch.patch_affine_like import PatchAffineLike as eager, PatchAffineLikeReverse as traced
+    from .torch.patch_affine_like import (
+        PatchAffineLike as eager,
+        PatchAffineLikeReverse as traced,
+    )
 
     return Map("patch_affine_like.PatchAffineLike", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 
 
 def _patch_affine_like_centred() -> Map:
-    from .torch.patch_affine_like_centred import PatchAffineLikeCentred as eager, PatchAffineLikeCentredReverse as traced
+    from .torch.patch_affine_like_centred import (
+        PatchAffineLikeCentred as eager,
+        PatchAffineLikeCentredReverse as traced,
+    )
 
     return Map("patch_affine_like_centred.PatchAffineLikeCentred", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 
 
 def _patch_affine_like_transposed() -> Map:
-    from .torch.patch_affine_like_transposed import PatchAffineLikeTransposed as eager, PatchAffineLikeTransposedReverse as traced
+    from .torch.patch_affine_like_transposed import (
+        PatchAffineLikeTransposed as eager,
+        PatchAffineLikeTransposedReverse as traced,
+    )
 
     return Map("patch_affine_like_transposed.PatchAffineLikeTransposed", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 
 
 def _patch_norm_like() -> Map:
-    from .torch.patch_norm_like import PatchNormLike as eager, PatchNormLikeReverse as traced
+    from .torch.patch_norm_like import (
+        PatchNormLike as eager,
+        PatchNormLikeReverse as traced,
+    )
 
     return Map("patch_norm_like.PatchNormLike", eager, traced, 2.0, 1.0, lambda kappa: 1 / math.sqrt(kappa - 1))
 
 
 def _patch_norm_like_centred() -> Map:
-    from .torch.patch_norm_like_centred import PatchNormLikeCentred as eager, PatchNormLikeCentredReverse as traced
+    from .torch.patch_norm_like_centred import (
+        PatchNormLikeCentred as eager,
+        PatchNormLikeCentredReverse as traced,
+    )
 
     return Map("patch_norm_like_centred.PatchNormLikeCentred", eager, traced, 2.0, 1.0, lambda kappa: 1 / math.sqrt(kappa - 1))
 
 
 def _patch_norm_like_centred_without_bias() -> Map:
-    from .torch.patch_norm_like_centred_without_bias import PatchNormLikeCentredWithoutBias as eager, PatchNormLikeCentredWithoutBiasReverse as traced
+    from .torch.patch_norm_like_centred_without_bias import (
+        PatchNormLikeCentredWithoutBias as eager,
+        PatchNormLikeCentredWithoutBiasReverse as traced,
+    )
 
     return Map("patch_norm_like_centred_without_bias.PatchNormLikeCentredWithoutBias", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 
 
 def _patch_norm_like_transposed() -> Map:
-    from .torch.patch_norm_like_transposed import PatchNormLikeTransposed as eager, PatchNormLikeTransposedReverse as traced
+    from .torch.patch_norm_like_transposed import (
+        PatchNormLikeTransposed as eager,
+        PatchNormLikeTransposedReverse as traced,
+    )
 
     return Map("patch_norm_like_transposed.PatchNormLikeTransposed", eager, traced, 2.0, 1.0, lambda kappa: 1 / math.sqrt(kappa - 1))
 
 
 def _patch_norm_like_transposed_without_bias() -> Map:
-    from .torch.patch_norm_like_transposed_without_bias import PatchNormLikeTransposedWithoutBias as eager, PatchNormLikeTransposedWithoutBiasReverse as traced
+    from .torch.patch_norm_like_transposed_without_bias import (
+        PatchNormLikeTransposedWithoutBias as eager,
+        PatchNormLikeTransposedWithoutBiasReverse as traced,
+    )
 
     return Map("patch_norm_like_transposed_without_bias.PatchNormLikeTransposedWithoutBias", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 
 
 def _patch_norm_like_without_bias() -> Map:
-    from .torch.patch_norm_like_without_bias import PatchNormLikeWithoutBias as eager, PatchNormLikeWithoutBiasReverse as traced
+    from .torch.patch_norm_like_without_bias import (
+        PatchNormLikeWithoutBias as eager,
+        PatchNormLikeWithoutBiasReverse as traced,
+    )
 
     return Map("patch_norm_like_without_bias.PatchNormLikeWithoutBias", eager, traced, 1.0, 0.0, lambda kappa: 1 / math.sqrt(kappa))
 

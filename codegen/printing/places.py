@@ -6,7 +6,8 @@
     runtime/                          what all files share, copied from ``codegen/runtime``
 
 Templates name every module from the top of the package, as ``from .kernels.torch.affine_like import AffineLike``:
-``placed`` writes that as it reads from the folder of the file. Files that are copied have their imports as they are.
+``placed`` writes that as it reads from the folder of the file, a name a line where it is long. Files that are copied
+have their imports as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _ROOM = Path(__file__).parents[1]
-_IMPORT = re.compile(r"^(\s*from )\.([\w.]*)(?= import )", flags=re.MULTILINE)
+_IMPORT = re.compile(r"^( *)from \.([\w.]*) import (.*)$", flags=re.MULTILINE)
+_WIDTH = 88  # of lines, where nothing else is configured
 RUNTIME = "runtime"
 
 
@@ -38,7 +40,13 @@ def _from(folder: Sequence[str], text: str) -> str:
         shared = 0
         while shared < min(len(folder), len(module)) and folder[shared] == module[shared]:
             shared += 1
-        return found[1] + "." * (len(folder) - shared + 1) + ".".join(module[shared:])
+        indent, names = found[1], found[3]
+        home = "." * (len(folder) - shared + 1) + ".".join(module[shared:])
+        whole = f"{indent}from {home} import {names}"
+        if len(whole) <= _WIDTH or "(" in names:
+            return whole
+        lines = "".join(f"{indent}    {name},\n" for name in names.split(", "))
+        return f"{indent}from {home} import (\n{lines}{indent})"
 
     return _IMPORT.sub(relative, text)
 

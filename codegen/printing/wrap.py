@@ -35,9 +35,8 @@ def signature(name: str, arguments: Sequence[str], returns: str, indent: int = 0
 
 
 def imported(home: str, names: Sequence[str]) -> str:
-    """Return an import, its names filled in lines of their own if they are too many for one."""
-    whole = f"from {home} import {', '.join(names)}"
-    return whole if len(whole) <= WIDTH else f"from {home} import (\n    {fill(', '.join(names), 4)},\n)"
+    """Return an import on one line, which ``places.placed`` breaks where it is too long."""
+    return f"from {home} import {', '.join(names)}"
 
 
 def raised(error: str, message: str, indent: int) -> str:

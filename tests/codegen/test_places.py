@@ -23,6 +23,7 @@ from tests.codegen.layer_files import FILES
         ("kernels/cpp/a.py", "from .runtime.rows import C", "from ...runtime.rows import C"),
         ("kernels/cpp/a.py", "from .functional import D", "from ...functional import D"),
         ("kernels/cpp/a.py", "from torch import Tensor", "from torch import Tensor"),
+        ("a.py", f"from .b import {'c' * 40}, {'d' * 40}", f"from .b import (\n    {'c' * 40},\n    {'d' * 40},\n)"),
         ("kernels/cpp/a.cpp", "from .a import b", "from .a import b"),
     ],
 )

@@ -25,8 +25,22 @@ from torch import Tensor
 
 from ...runtime.operands import outside_autocast
 from ...runtime.operators import register
-from ...runtime.patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
-from ...runtime.patches import Geometry, gather, kernel_gradient, over_samples, rounded_type, scatter
+from ...runtime.patch_places import (
+    as_geometry,
+    as_numbers,
+    number,
+    room,
+    smallest_sum,
+    takes,
+)
+from ...runtime.patches import (
+    Geometry,
+    gather,
+    kernel_gradient,
+    over_samples,
+    rounded_type,
+    scatter,
+)
 from ..torch import patch_affine_like as plain
 from .runtime.launch import Source
 from .runtime.patches import walk

@@ -23,7 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...runtime.operands import is_eager, outside_autocast
-from ...runtime.rows import read_once, row_blocks, safe_squares, scaled_length, squared_length
+from ...runtime.rows import (
+    read_once,
+    row_blocks,
+    safe_squares,
+    scaled_length,
+    squared_length,
+)
 
 Length = Callable[[Tensor], tuple[Tensor, Tensor]]
 

@@ -27,8 +27,23 @@ from torch import Tensor
 
 from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.patches import (
-    Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, over_samples, reach, rounded,
-    scatter, spread, squares, squares_without_graph, tangent_or_zeros, wide,
+    Geometry,
+    add_product,
+    box,
+    gather,
+    gradients_of,
+    inner,
+    kernel_gradient,
+    longest,
+    over_samples,
+    reach,
+    rounded,
+    scatter,
+    spread,
+    squares,
+    squares_without_graph,
+    tangent_or_zeros,
+    wide,
 )
 from ...runtime.rows import read_once
 

@@ -26,8 +26,22 @@ from torch import Tensor
 
 from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.patches import (
-    Geometry, add_product, box, gather, gradients_of, inner, kernel_gradient, longest, over_samples, rounded, scatter,
-    spread, squares, squares_without_graph, tangent_or_zeros, wide,
+    Geometry,
+    add_product,
+    box,
+    gather,
+    gradients_of,
+    inner,
+    kernel_gradient,
+    longest,
+    over_samples,
+    rounded,
+    scatter,
+    spread,
+    squares,
+    squares_without_graph,
+    tangent_or_zeros,
+    wide,
 )
 from ...runtime.rows import read_once
 

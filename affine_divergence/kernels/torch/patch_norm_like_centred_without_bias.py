@@ -30,8 +30,24 @@ from torch import Tensor
 
 from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.patches import (
-    Geometry, add_product, box, difference, gather, gradients_of, inner, kernel_gradient, longest, over_channels,
-    over_kernel, over_samples, rounded, scatter, spread, squares, tangent_or_zeros, wide,
+    Geometry,
+    add_product,
+    box,
+    difference,
+    gather,
+    gradients_of,
+    inner,
+    kernel_gradient,
+    longest,
+    over_channels,
+    over_kernel,
+    over_samples,
+    rounded,
+    scatter,
+    spread,
+    squares,
+    tangent_or_zeros,
+    wide,
 )
 from ...runtime.rows import read_once
 

@@ -33,8 +33,24 @@ from torch import Tensor
 
 from ...runtime.operands import outside_autocast
 from ...runtime.operators import register
-from ...runtime.patch_places import LEFTOVER, as_geometry, as_numbers, number, room, smallest_sum, takes
-from ...runtime.patches import Geometry, gather, kernel_gradient, over_kernel, over_samples, rounded_type, scatter
+from ...runtime.patch_places import (
+    LEFTOVER,
+    as_geometry,
+    as_numbers,
+    number,
+    room,
+    smallest_sum,
+    takes,
+)
+from ...runtime.patches import (
+    Geometry,
+    gather,
+    kernel_gradient,
+    over_kernel,
+    over_samples,
+    rounded_type,
+    scatter,
+)
 from ..torch import patch_norm_like_centred_without_bias as plain
 from .runtime.patches import box_sum, entries, numbers, put, spread_sum, walk
 

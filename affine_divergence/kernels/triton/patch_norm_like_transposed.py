@@ -32,8 +32,23 @@ from torch import Tensor
 
 from ...runtime.operands import outside_autocast
 from ...runtime.operators import register
-from ...runtime.patch_places import as_geometry, as_numbers, number, room, smallest_sum, takes
-from ...runtime.patches import Geometry, gather, kernel_gradient, over_samples, reach, rounded_type, scatter
+from ...runtime.patch_places import (
+    as_geometry,
+    as_numbers,
+    number,
+    room,
+    smallest_sum,
+    takes,
+)
+from ...runtime.patches import (
+    Geometry,
+    gather,
+    kernel_gradient,
+    over_samples,
+    reach,
+    rounded_type,
+    scatter,
+)
 from ..torch import patch_norm_like_transposed as plain
 from .runtime.patches import box_sum, entries, numbers, put, spread_sum, walk
 
