@@ -183,7 +183,8 @@ def grouped(flat: Tensor, groups: int) -> Tensor:
     if not is_eager(flat):
         return split(flat, 1, groups)
     shape = (flat.shape[0], groups, flat.shape[1] // groups, *flat.shape[2:])
-    return torch.ops.aten._unsafe_view(flat, shape)
+    found: Tensor = torch.ops.aten._unsafe_view(flat, shape)
+    return found
 
 
 def split(t: Tensor, axis: int, groups: int) -> Tensor:
