@@ -49,9 +49,9 @@ from codegen.targets.base import (
     check_targets,
     target,
 )
-from codegen.targets.torch.companions import companions
+from codegen.targets.torch.catalogue_files import companions
+from codegen.targets.torch.layer_naming import class_name
 from codegen.targets.torch.layer_target import layer_files, patch_layer_files, row_files
-from codegen.targets.torch.layer_words import class_name
 from derive.errors import UsageError
 from derive.export.prose import plain
 from derive.forward_map import Layer

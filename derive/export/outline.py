@@ -11,8 +11,8 @@ from derive.algebra.index import Index
 from derive.export.blocks import Block, Code, Equation, Heading, Inline, Items, Math, Paragraph, Prose, prose, sentence
 from derive.export.claims import claim_blocks
 from derive.export.escape import label
+from derive.export.front_matter import closing, opening
 from derive.export.maps import map_blocks
-from derive.export.matter import closing, opening
 from derive.export.prose import inline
 from derive.export.provenance import layer_claim
 from derive.export.steps import step_blocks

@@ -38,8 +38,8 @@ from verify.training.config import TrialConfig
 from verify.training.data import Dataset, load
 from verify.training.driver import register
 from verify.training.experiment import Experiment
+from verify.training.seed_stacks import MOST_MEMBERS
 from verify.training.store import Store
-from verify.training.teams import MOST_MEMBERS
 from verify.training.trial import steps_of
 from verify.training.worker import Job, work
 

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from verify.training.probe import OwnStep, Spread
-from verify.training.together import TeamRun
+from verify.training.seed_stacking import TeamRun
 from verify.training.trial import Point, TrialRun
 
 SUFFIX = ".safetensors"

@@ -24,8 +24,8 @@ from verify.training.engines import Engine
 from verify.training.experiment import Experiment
 from verify.training.export import line
 from verify.training.rates import best_rates
+from verify.training.seed_stacks import team_of, teams
 from verify.training.store import Store
-from verify.training.teams import team_of, teams
 from verify.training.trial import steps_of
 from verify.training.worker import Job, with_data
 
@@ -35,7 +35,7 @@ POLL_SECONDS = 0.1
 def register(store: Store, experiment: Experiment, source: str, device: str, seeds: str = "auto") -> None:
     """Write the trials of an experiment on the data of ``source`` into the store; those known stay as they are.
 
-    ``seeds`` says which trials train together, see ``teams``.
+    ``seeds`` says which trials train together, see ``seed_stacks``.
 
     Raises:
         UsageError: data that cannot be used, a device that is not there.

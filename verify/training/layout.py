@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from derive.errors import UsageError
-from verify.training.owner import is_gone
+from verify.training.process_id import is_gone
 from verify.training.row_digest import row_digest, text_digest
 
 SCHEMA = 3

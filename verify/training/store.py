@@ -29,9 +29,9 @@ from typing import Any
 from derive.errors import UsageError
 from verify.training.config import TrialConfig
 from verify.training.layout import COUNT, connect, connect_to_read
-from verify.training.owner import myself
+from verify.training.process_id import myself
+from verify.training.resource_errors import disk_full
 from verify.training.row_digest import row_digest
-from verify.training.shortage import disk_full
 
 LEASE_SECONDS = 60.0
 MOST_FAILURES = 3

@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import cross_entropy
 
-from verify.training.tidied import tidy
+from verify.training.graph_simplify import tidy
 
 Step = Callable[[list[Tensor], list[Tensor], Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 

@@ -33,10 +33,10 @@ from verify.training.checkpoint import (
 from verify.training.config import DTYPES, TrialConfig
 from verify.training.data import Dataset, load
 from verify.training.models import demand_fit
-from verify.training.shortage import disk_full, failure, is_disk_full
+from verify.training.resource_errors import disk_full, failure, is_disk_full
+from verify.training.seed_stacking import TeamRun
+from verify.training.seed_stacks import team_of
 from verify.training.store import Claim, LeaseLost, Store
-from verify.training.teams import team_of
-from verify.training.together import TeamRun
 from verify.training.trial import TrialResult, TrialRun
 
 HEARTBEAT_SECONDS = 1.0

@@ -13,8 +13,8 @@ from codegen.printing.layer_function import layer_function_context
 from codegen.printing.naming import Family
 from codegen.printing.places import in_folder, placed, shared_runtime
 from codegen.targets.torch.function_file import function_context
+from codegen.targets.torch.layer_naming import Shipped, shared_context
 from codegen.targets.torch.layer_self_factor_file import self_factor_file_context
-from codegen.targets.torch.layer_words import Shipped, shared_context
 from codegen.targets.torch.patch_function import patch_context
 from codegen.targets.torch.render import render
 from codegen.targets.torch.target import torch_folder

@@ -10,7 +10,7 @@ from codegen.printing.angle_function import angle_context, radius_context
 from codegen.printing.functional import family_contexts, functions_text, targets_file
 from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, AngleFamily, Family, quoted
 from codegen.printing.places import folder, folders, in_folder, placed, shared_runtime
-from codegen.targets.torch.companions import companions
+from codegen.targets.torch.catalogue_files import companions
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.render import render
 

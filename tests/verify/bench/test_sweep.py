@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from verify.bench import sweep, together
-from verify.training import teams
+from verify.bench import seed_stacking as together
+from verify.bench import sweep
+from verify.training import seed_stacks
 from verify.training.data import load
 from verify.training.trial import run_trial
 
-RULE = Path(teams.__file__).with_name("together.json")
+RULE = Path(seed_stacks.__file__).with_name("seed_stacking.json")
 
 
 def test_the_plain_loop_learns_what_the_trial_learns():
@@ -38,7 +39,7 @@ def test_the_rule_stops_where_the_first_team_is_no_faster():
 
 def test_the_rule_in_use_is_that_of_its_rows():
     written = json.loads(RULE.read_text())
-    assert written["limits"] == together.limits(written["rows"]) == teams.measured()
+    assert written["limits"] == together.limits(written["rows"]) == seed_stacks.measured()
     assert {"device", "versions", "commit", "command"} <= written.keys()
 
 

@@ -9,8 +9,8 @@ from verify.training import captured
 from verify.training.captured import CAPTURED_RULES, Captured, why_not
 from verify.training.config import TrialConfig
 from verify.training.data import digits
+from verify.training.seed_stacking import TeamRun
 from verify.training.stacked_update import RULES
-from verify.training.together import TeamRun
 from verify.training.traced import traced_step
 from verify.training.trial import run_trial
 

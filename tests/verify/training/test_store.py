@@ -18,7 +18,7 @@ import pytest
 from derive.errors import UsageError
 from verify.training import layout
 from verify.training.config import TrialConfig
-from verify.training.owner import is_gone, myself
+from verify.training.process_id import is_gone, myself
 from verify.training.retry import wanted
 from verify.training.store import MOST_FAILURES, MOST_LOSSES, LeaseLost, Store, places_of
 

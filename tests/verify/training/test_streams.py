@@ -12,8 +12,8 @@ from verify.training.config import METHODS_OF, TrialConfig
 from verify.training.data import digits, load
 from verify.training.dataset import Split, pooled
 from verify.training.models import build_for
-from verify.training.teams import team_of
-from verify.training.together import TeamRun
+from verify.training.seed_stacking import TeamRun
+from verify.training.seed_stacks import team_of
 from verify.training.trial import TrialRun
 
 BASE = TrialConfig("none", 0.3, width=12, epochs=None, steps=30, batch_size=16, train_samples=320, evaluate_every=0)

@@ -36,7 +36,7 @@ from verify.training.checkpoint import (
     write_checkpoint,
 )
 from verify.training.config import TrialConfig
-from verify.training.shortage import disk_full, failure, is_disk_full
+from verify.training.resource_errors import disk_full, failure, is_disk_full
 from verify.training.store import Claim, LeaseLost, Store
 from verify.training.worker import HEARTBEAT_SECONDS, Job, TimeOver, demand_time, results_of, run_of, stored
 

@@ -6,11 +6,12 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from verify.training import stacked_update, tidied, traced
+from verify.training import graph_simplify as tidied
+from verify.training import stacked_update, traced
 from verify.training.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint
 from verify.training.config import ANGLE, METHODS, METHODS_OF, TrialConfig
 from verify.training.data import digits
-from verify.training.together import TeamRun
+from verify.training.seed_stacking import TeamRun
 from verify.training.trial import TrialRun, run_trial
 
 CONFIG = TrialConfig(

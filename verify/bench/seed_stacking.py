@@ -1,6 +1,6 @@
 """From which size on seeds are slower as one stack than one by one: measures, and writes the rule that sweeps go by.
 
-    python -m verify.bench.together -o verify/training/together.json
+    python -m verify.bench.seed_stacking -o verify/training/seed_stacking.json
 
 Both sides take the same steps in turn in one process, on one thread; the ratio is of processor time.
 """
@@ -22,8 +22,8 @@ from verify.bench.record import circumstances, write_json
 from verify.threads import one_thread
 from verify.training.config import TrialConfig, generator
 from verify.training.dataset import Dataset, Split
-from verify.training.teams import products
-from verify.training.together import TeamRun
+from verify.training.seed_stacking import TeamRun
+from verify.training.seed_stacks import products
 from verify.training.trial import TrialRun
 
 WIDTHS, BATCHES, MEMBERS, METHODS = (16, 64, 256, 512), (32, 256), (2, 8), ("none", "affine-like")
@@ -85,8 +85,8 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure every shape; write what was measured and the rule with -o."""
-    parser = argparse.ArgumentParser(prog="python -m verify.bench.together", description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--out", type=Path, help="the file for the rule, verify/training/together.json")
+    parser = argparse.ArgumentParser(prog="python -m verify.bench.seed_stacking", description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--out", type=Path, help="the file for the rule, verify/training/seed_stacking.json")
     out: Path | None = parser.parse_args(arguments).out
     rows = []
     with one_thread():

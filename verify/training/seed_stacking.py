@@ -5,7 +5,7 @@ it trains alone, while steps are taken on the stack. A member that diverges is l
 notice: no operation mixes two slices.
 
 What is measured equals what the members give alone up to rounding. Bit for bit it depends on the team's size, which is
-why the team is part of a trial's identity, see ``teams``.
+why the team is part of a trial's identity, see ``seed_stacks``.
 """
 
 from __future__ import annotations

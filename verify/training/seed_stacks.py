@@ -25,7 +25,7 @@ from verify.training.trial import steps_of
 MODES = ("auto", "together", "apart")
 MOST_MEMBERS = {"cpu": 16, "cuda": 64}  # more gain little, and a team is what one worker takes at a time
 _MODELS = ("mlp",)
-_MEASURED = Path(__file__).with_name("together.json")
+_MEASURED = Path(__file__).with_name("seed_stacking.json")
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def test_leases_when_the_clock_was_moved(tmp_path):
 
 def test_what_is_written_down_of_a_failure_is_plain(tmp_path):
     from verify.training.config import TrialConfig
-    from verify.training.shortage import failure
+    from verify.training.resource_errors import failure
 
     configs = [TrialConfig("none", 0.1, seed=seed) for seed in (0, 1)]
     assert "2 seeds as one stack; use fewer --workers, --seeds apart," in failure(MemoryError(), configs)

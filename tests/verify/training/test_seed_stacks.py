@@ -15,8 +15,8 @@ from verify.training.data import digits
 from verify.training.driver import register
 from verify.training.experiment import load_experiment
 from verify.training.export import METRICS, to_csv
+from verify.training.seed_stacks import MOST_MEMBERS, measured, pays, products, team_of, teams
 from verify.training.store import Store
-from verify.training.teams import MOST_MEMBERS, measured, pays, products, team_of, teams
 from verify.training.worker import Job, work
 
 BASE = TrialConfig(method="none", learning_rate=0.1)
