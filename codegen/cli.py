@@ -124,6 +124,8 @@ def _report(folder: Path, texts: dict[str, str], changed: list[str], check: bool
         typer.echo(f"{folder} differs from what the derivations say; run `affdiv generate` to update it")
     else:
         typer.echo(f"{folder}: {len(texts)} files written")
+    if "targets" in manifest:
+        typer.echo(f"  targets: {', '.join(manifest['targets'])}")
     for name, derivation in {**manifest.get("classes", {}), **manifest.get("plain", {})}.items():
         typer.echo(f"  {name}: {derivation}")
     for target, lack in manifest.get("without", {}).items():
