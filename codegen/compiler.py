@@ -168,7 +168,7 @@ def _of_rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
         return None
     if not chosen or [f.name for f in chosen] != [p.name for p in plans[:-1]]:
         return None
-    texts = row_files(request.layer, plans, self_factor_plan(request.layer), chosen, form.order)
+    texts = row_files(request.layer, plans, self_factor_plan(request.layer), chosen, form)
     for kernels in _asked(request):
         texts |= {n: t for n, t in kernels.files(chosen).items() if n != f"{folder_of(kernels.name)}/functional.py"}
         if LAYERS in kernels.forms:

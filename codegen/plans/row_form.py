@@ -2,80 +2,170 @@
 
     q[k] = sum[h](A[k, h]*y[h]) + c[k]     becomes     z[i] = sum[j](W[i, j]*x[j]) + b[i]
 
-The form has one real input (n), a matrix (m, n), perhaps a vector (m), and an output (m). Names, sizes and indices are
-replaced by those that the shipped layer has: an equal map gives an equal program, and equal kernels in each target.
+The form has one real input, a matrix and perhaps a vector. Axes of the input that the sums run over are one axis
+together, and so are those of the output that the matrix has; any other axis of input and output, such as tokens, is one
+of samples. Names, sizes and indices are replaced by those that the shipped layer has: an equal map gives an equal
+program, and equal kernels in each target.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import sympy
-from sympy import Expr, Indexed, Symbol
+from sympy import Expr, Indexed, IndexedBase, Symbol
 
-from codegen.lower.safe_names import with_names
 from derive.algebra.index import Index, size_symbol
-from derive.forward_map import BATCH, Layer, Tensor
+from derive.algebra.nodes import IndexedSum, tensor
+from derive.forward_map import BATCH, Definition, Layer, Tensor
 
 _INPUT, _MATRIX, _VECTOR, _OUTPUT = "x", "W", "b", "z"
-_SIZES = ("n", "m")
-_INDICES = ("j", "i")
+_COLUMN, _ROW = Index("j", size_symbol("n")), Index("i", size_symbol("m"))
+_AXES = {
+    _INPUT: (BATCH, _COLUMN),
+    _MATRIX: (_ROW, _COLUMN),
+    _VECTOR: (_ROW,),
+}
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Where the axes of a layer's tensors lie that are rows and columns.
+
+    ``x`` are the places behind the batch of the axes of samples, then of those summed over; ``weight`` of the units,
+    then of those summed over; ``bias`` of the units; ``z`` of the samples, then of the units. ``samples`` and ``units``
+    are the lengths of these axes.
+    """
+
+    x: tuple[int, ...]
+    weight: tuple[int, ...]
+    bias: tuple[int, ...]
+    z: tuple[int, ...]
+    samples: tuple[Expr, ...]
+    units: tuple[Expr, ...]
 
 
 @dataclass(frozen=True)
 class RowForm:
-    """A layer under canonical names; ``order`` holds the places of its tensors among the layer's own, input first."""
+    """A layer under canonical names; ``order`` holds the places of its tensors among the layer's own, input first.
+
+    ``layout`` is None for tensors that are rows and a matrix as they stand; ``sizes`` are the layer's own by their
+    canonical names, where one axis has them.
+    """
 
     layer: Layer
     order: tuple[int, ...]
+    layout: RowLayout | None
+    sizes: Mapping[Expr, Expr]
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """The entries of input, matrix and vector, and the indices by what they are."""
+
+    source: Indexed
+    matrix: Indexed
+    vector: Indexed | None
+    samples: tuple[Index, ...]
+    units: tuple[Index, ...]
+    summed: tuple[Index, ...]
+
+    @property
+    def entries(self) -> dict[str, Indexed]:
+        """The entries by their canonical names."""
+        known = {_INPUT: self.source, _MATRIX: self.matrix}
+        return known if self.vector is None else {**known, _VECTOR: self.vector}
+
+    @property
+    def sizes(self) -> dict[Expr, Expr]:
+        """The canonical sizes of the layer's own, where these are one axis alone and told apart."""
+        known = ((self.summed, _COLUMN), (self.units, _ROW))
+        pairs = [(axes[0].size, role.size) for axes, role in known if len(axes) == 1]
+        alike = len(pairs) == 2 and pairs[0][0] == pairs[1][0]
+        return {} if alike else {own: role for own, role in pairs if isinstance(own, Symbol)}
 
 
 def row_form(layer: Layer) -> RowForm | None:
     """Return a layer under canonical names, or None if it is not of the form that the head of this file states."""
     if len(layer.inputs) != 1 or layer.definitions or layer.scalars or layer.inputs[0].values is not None:
         return None
-    (source,), ranks = layer.inputs, {len(p.axes): p for p in layer.parameters}
-    matrix, vector = ranks.get(2), ranks.get(1)
-    if matrix is None or len(layer.parameters) != 1 + (vector is not None) or len(source.axes) != 2:
+    roles = _roles(layer)
+    if roles is None:
         return None
-    n, m = source.axes[1], matrix.axes[0]
-    shapes = [source.axes == (BATCH.size, n), matrix.axes == (m, n), vector is None or vector.axes == (m,)]
-    plain = isinstance(n, Symbol) and isinstance(m, Symbol) and n != m and set(layer.sizes) <= {n, m, BATCH.size}
-    if not (all(shapes) and plain and [i.size for i in layer.output.indices] == [BATCH.size, m]):
+    try:
+        expression = _written(layer.output.expression, roles)
+    except KeyError:  # a size that is no length of a row or column
         return None
-    chosen = [source, matrix, *([vector] if vector is not None else [])]
-    expression = _canonical(layer.output.expression, layer, (n, m))
-    if expression is None:
-        return None
-    place = {t.name: k for k, t in enumerate((*layer.inputs, *layer.parameters))}
-    return RowForm(_renamed(layer, chosen, expression), tuple(place[t.name] for t in chosen))
-
-
-def _canonical(expression: Expr, layer: Layer, sizes: tuple[Expr, Expr]) -> Expr | None:
-    """Return the output's expression with canonical indices; None if it reads an entry at a computed position."""
-    if any(not isinstance(i, Index) for e in expression.atoms(Indexed) for i in e.indices):
-        return None
-    unit = layer.output.indices[1]
-    known = {BATCH: BATCH, unit: Index(_INDICES[1], size_symbol(_SIZES[1]))}
-    for index in sorted(expression.atoms(Index) - {BATCH, unit}, key=Index.sort_key):
-        if index.size != sizes[0] or Index(_INDICES[0], size_symbol(_SIZES[0])) in known.values():
-            return None
-        known[index] = Index(_INDICES[0], size_symbol(_SIZES[0]))
-    lengths = {old: size_symbol(new) for old, new in zip(sizes, _SIZES, strict=True)}
-    return sympy.sympify(expression.xreplace({**known, **lengths}))
-
-
-def _renamed(layer: Layer, chosen: list[Tensor], expression: Expr) -> Layer:
-    """Return the layer with the names, sizes and indices of the shipped one."""
-    n, m = (size_symbol(name) for name in _SIZES)
-    axes = dict(zip((_INPUT, _MATRIX, _VECTOR), ((BATCH.size, n), (m, n), (m,)), strict=True))
-    names = {t.name: new for t, new in zip(chosen, axes, strict=False)} | {layer.output.name: _OUTPUT}
-    output = replace(layer.output, indices=(BATCH, Index(_INDICES[1], m)), expression=expression)
-    moved = with_names(replace(layer, output=output), names)
-    tensors = [Tensor(names[t.name], axes[names[t.name]]) for t in chosen]
-    return replace(
-        moved,
-        sizes=(BATCH.size, n, m),
+    tensors = [Tensor(name, tuple(i.size for i in _AXES[name])) for name in roles.entries]
+    canonical = replace(
+        layer,
+        sizes=(BATCH.size, _COLUMN.size, _ROW.size),
         inputs=(tensors[0],),
         parameters=tuple(tensors[1:]),
+        output=Definition(_OUTPUT, (BATCH, _ROW), expression),
     )
+    place = {t.base: k for k, t in enumerate((*layer.inputs, *layer.parameters))}
+    order = tuple(place[e.base] for e in roles.entries.values())
+    return RowForm(canonical, order, _layout(layer, roles), roles.sizes)
+
+
+def _roles(layer: Layer) -> _Roles | None:
+    """Return what is what in a layer whose entries are read at one place each; None for another."""
+    expression, output = layer.output.expression, layer.output.indices
+    entries: dict[IndexedBase, Indexed] = {}
+    for entry in expression.atoms(Indexed):
+        plain = all(isinstance(i, Index) for i in entry.indices) and len({*entry.indices}) == len(entry.indices)
+        if not plain or entries.setdefault(entry.base, entry) != entry:
+            return None
+    summed = {i for total in expression.atoms(IndexedSum) for i in total.bound}
+    source = entries.pop(layer.inputs[0].base)
+    matrices = [e for e in entries.values() if summed <= {*e.indices}]
+    vectors = [e for e in entries.values() if e not in matrices]
+    if not summed or len(matrices) != 1 or len(vectors) > 1:
+        return None
+    (matrix,) = matrices
+    units = tuple(i for i in matrix.indices if i not in summed)
+    samples = tuple(i for i in source.indices[1:] if i not in summed)
+    fits = [
+        source.indices[0] == BATCH and summed <= {*source.indices},
+        len(units) > 0 and {BATCH, *samples, *units} == {*output},
+        not {*samples} & {*units} and len(output) == 1 + len(samples) + len(units),
+        all({*v.indices} == {*units} for v in vectors),
+        all({*total.bound} == summed for total in expression.atoms(IndexedSum)),
+    ]
+    if not all(fits):
+        return None
+    columns = tuple(i for i in matrix.indices if i in summed)
+    return _Roles(source, matrix, vectors[0] if vectors else None, samples, units, columns)
+
+
+def _written(expression: Expr, roles: _Roles) -> Expr:
+    """Return an expression with canonical names; raise ``KeyError`` for a size that has none."""
+    if isinstance(expression, IndexedSum):
+        return IndexedSum(_written(expression.body, roles), _COLUMN)
+    if isinstance(expression, Indexed):
+        name = next(name for name, entry in roles.entries.items() if entry == expression)
+        return tensor(name)[_AXES[name]]
+    if isinstance(expression, Symbol):
+        return roles.sizes[expression]
+    if not expression.args:
+        return expression
+    return expression.func(*(_written(a, roles) for a in expression.args))
+
+
+def _layout(layer: Layer, roles: _Roles) -> RowLayout | None:
+    """Return where the axes lie, or None where they are a row and a matrix as they stand."""
+    samples, units, summed = roles.samples, roles.units, roles.summed
+    found = RowLayout(
+        x=_places((*samples, *summed), roles.source.indices[1:]),
+        weight=_places((*units, *summed), roles.matrix.indices),
+        bias=() if roles.vector is None else _places(units, roles.vector.indices),
+        z=_places((*samples, *units), layer.output.indices[1:]),
+        samples=tuple(i.size for i in samples),
+        units=tuple(i.size for i in units),
+    )
+    return None if not samples and found.weight == (0, 1) and len(units) == 1 else found
+
+
+def _places(wanted: Sequence[Index], there: Sequence[Expr]) -> tuple[int, ...]:
+    return tuple(list(there).index(index) for index in wanted)

@@ -26,8 +26,8 @@ class Layout(Protocol):
     def laid_out(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], tuple[Any, ...]]:
         """Return the tensors as the map takes them, and its settings behind kappa."""
 
-    def given_back(self, z: Tensor) -> Tensor:
-        """Return the map's output with one batch axis in front of those of the layer."""
+    def given_back(self, z: Tensor, batch: int) -> Tensor:
+        """Return the map's output with an axis of so many samples in front of those of the layer."""
 
 
 class Samples:
@@ -99,7 +99,7 @@ class Samples:
                 z = apply(*pair, *tensors, *settings)
         else:
             z = apply(*pair, *tensors, *settings)
-        z = z if layout is None else layout.given_back(z)
+        z = z if layout is None else layout.given_back(z, self._tensors[0].shape[0])
         return z.reshape(*(self._lead or ()), *z.shape[1:]).to(self._dtype)
 
     def constant(self, value: float, axes: Sequence[int] = ()) -> Tensor:

@@ -38,12 +38,12 @@ class Windows(NamedTuple):
         axes = (*self.bias, *[None] * len(kernel))
         return [image, weight, *(_placed(b, axes) for b in tensors[2:])], (geometry, True)
 
-    def given_back(self, z: Tensor) -> Tensor:
+    def given_back(self, z: Tensor, batch: int) -> Tensor:
         """Return the output (batch, groups, channels, *space) as the layer has it."""
         for axis, count in enumerate(self.lengths, start=3):
             z = z.narrow(axis, 0, count) if z.shape[axis] > count else z
         kept = [k for k, place in enumerate(self.z) if place is not None]
-        z = z.reshape(z.shape[0], *(z.shape[1 + k] for k in kept))
+        z = z.reshape(batch, *(z.shape[1 + k] for k in kept))
         order = [1 + kept.index(self.z.index(place)) for place in range(len(kept))]
         return z if order == sorted(order) else z.permute(0, *order)
 

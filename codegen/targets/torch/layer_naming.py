@@ -13,6 +13,7 @@ from codegen.plans.layers import LayerPlan
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.layer_function import formulas, settings
 from codegen.printing.naming import BACKEND_WORDS, listed, quoted, snake
+from codegen.targets.torch.layout_naming import Layout
 from derive.export.text import text
 from derive.forward_map import BATCH, Layer, Tensor
 
@@ -24,13 +25,12 @@ class Shipped:
     """How the shipped maps compute those of a layer: a layer of one matrix, or a convolution.
 
     ``order`` is that in which they take the layer's tensors; ``homes`` are their files and classes by the name of the
-    map, where these differ from a layer's own; ``windows`` are the arguments of ``runtime.windows.Windows`` for a
-    convolution.
+    map, where these differ from a layer's own; ``layout`` says how they take tensors that are laid out in another way.
     """
 
     order: tuple[int, ...]
     homes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    windows: tuple[str, ...] = ()
+    layout: Layout | None = None
 
 
 def camel(name: str) -> str:
@@ -57,7 +57,7 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | 
         "maps": maps,
         "modules": [m["module_class"] for m in maps],
         "corrected": [m for m in maps if m["has_kappa"]],
-        "windows": any(m["windows"] for m in maps),
+        "layout": None if shipped is None else shipped.layout,
         "exported": quoted(sorted([*(m["module_class"] for m in maps), "functional", "self_factor"])),
         "exported_functions": quoted(sorted(m["function"] for m in maps)),
         "exported_modules": quoted(sorted(m["module_class"] for m in maps)),
@@ -95,7 +95,7 @@ class _Words:
         return {
             "module": module,
             "function_class": function_class,
-            "windows": () if shipped is None else shipped.windows,
+            "layout": None if shipped is None else shipped.layout,
             "function": self.function,
             "module_class": self.module,
             "title": f"The {self._words()} the layer ``{self.layer.name}``".replace("of the layer itself ", ""),
@@ -114,7 +114,7 @@ class _Words:
 
     def _settings(self) -> str:
         if self._shipped is not None:
-            layout = ", layout=layout" if self._shipped.windows else ""
+            layout = ", layout=layout" if self._shipped.layout else ""
             return f", kappa, order={self._shipped.order}{layout}"
         lengths = quoted(settings(self.plan))
         kappa = "" if self.plan.kappa is None else ", kappa"

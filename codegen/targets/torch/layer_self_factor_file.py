@@ -50,7 +50,7 @@ def self_factor_file_context(plan: SelfFactorPlan, shared: dict[str, Any], sampl
         "parameter_table": re.sub(r"\((\w+), \(", r"(module.\1, (", shared["parameter_table"]),
         "given_table": re.sub(r": (\w+)", r": module.\1", shared["given_table"]),
         "shape_words": words,
-        "sample_lengths": _lengths(samples[1:]),
+        "factor_lengths": _lengths([*samples[1:], *(units if plan.shape == "diagonal" else ())]),
         "settings": f", *samples.lengths({quoted})" if used else "",
         "arguments": [*(f"{name}: Tensor" for name in tensors), *(f"{name}: int" for name in names)],
         "lines": lines,
@@ -66,7 +66,7 @@ def _listed(indices: Sequence[Index]) -> str:
 
 
 def _lengths(indices: Sequence[Index]) -> str:
-    """Return the lengths of sample axes behind the batch as a tuple in code."""
+    """Return the lengths of axes behind the batch as a tuple in code."""
     return f"({', '.join(_length(i.size) for i in indices)}{',' * (len(indices) == 1)})"
 
 

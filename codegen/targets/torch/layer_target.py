@@ -8,6 +8,7 @@ from codegen.plans.layers import LayerPlan
 from codegen.plans.patch_form import PatchForm
 from codegen.plans.patch_maps import PatchMap
 from codegen.plans.plain import SelfFactorPlan
+from codegen.plans.row_form import RowForm
 from codegen.printing.functional import targets_file
 from codegen.printing.layer_function import layer_function_context
 from codegen.printing.naming import Family
@@ -15,10 +16,10 @@ from codegen.printing.places import in_folder, placed, shared_runtime
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.layer_naming import Shipped, shared_context
 from codegen.targets.torch.layer_self_factor_file import self_factor_file_context
+from codegen.targets.torch.layout_naming import rows, windows
 from codegen.targets.torch.patch_function import patch_context
 from codegen.targets.torch.render import render
 from codegen.targets.torch.target import torch_folder
-from codegen.targets.torch.window_words import windows
 from derive.forward_map import Layer
 from derive.update import effective_update
 
@@ -35,15 +36,13 @@ def row_files(
     plans: Sequence[LayerPlan],
     factor: SelfFactorPlan,
     families: Sequence[Family],
-    order: tuple[int, ...],
+    form: RowForm,
 ) -> dict[str, str]:
-    """Return the same for a layer of one matrix, whose maps are those of ``families``.
-
-    ``order`` holds the places of input, matrix and vector among the layer's tensors.
-    """
+    """Return the same for a layer of one matrix, whose maps are those of ``families`` in the form that it has."""
     contexts = [function_context(family.with_bias, with_bias=True) for family in families]
     maps = {f"{c['module']}.py": render("function.py.jinja", c) for c in contexts}
-    return in_folder("torch", maps | _own(plans[-1])) | _around(layer, plans, factor, Shipped(order))
+    shipped = Shipped(form.order, layout=rows(form.layout))
+    return in_folder("torch", maps | _own(plans[-1])) | _around(layer, plans, factor, shipped)
 
 
 def patch_layer_files(
@@ -53,7 +52,7 @@ def patch_layer_files(
     texts = {f"{m.module}.py": render("patch_function.py.jinja", patch_context(m)) for m in maps}
     homes = {m.plan.name: (m.module, m.function_class) for m in maps}
     around = _around(layer, plans, factor, Shipped(form.order, homes, windows(form)))
-    return in_folder("torch", texts | _own(plans[-1])) | around | shared_runtime("patches.py", "windows.py")
+    return in_folder("torch", texts | _own(plans[-1])) | around | shared_runtime("patches.py")
 
 
 def _own(plan: LayerPlan) -> dict[str, str]:
@@ -75,5 +74,6 @@ def _around(
         result[f"{name}.py"] = render(f"layer_{name}.py.jinja", shared)
     result["__init__.py"] = render("layer_init.py.jinja", shared)
     result["py.typed"] = ""
-    helpers = ("operands.py", "rows.py", "backends.py", "positions.py", "samples.py")
+    helpers = ["operands.py", "rows.py", "backends.py", "positions.py", "samples.py"]
+    helpers += [f"{shipped.layout.module}.py"] if shipped is not None and shipped.layout else []
     return placed(result) | torch_folder() | targets_file() | shared_runtime(*helpers)

@@ -1,0 +1,50 @@
+"""How a layer's tensors are laid out for maps of the catalogue: arguments of classes of the runtime, in code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sympy import Expr
+
+from codegen.plans.patch_form import PatchForm
+from codegen.plans.row_form import RowLayout
+from codegen.printing.expressions import ExpressionPrinter
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A class of the runtime that is a ``runtime.samples.Layout``: its file, its name and its arguments, one a line."""
+
+    module: str
+    name: str
+    arguments: tuple[str, ...]
+
+
+def windows(form: PatchForm) -> Layout:
+    """Return the layout of a convolution."""
+    numbers = {word: [getattr(w, word) for w in form.windows] for word in ("stride", "padding", "dilation", "length")}
+    numbers["lengths"] = numbers.pop("length")
+    axes = {"x": form.input_axes, "weight": form.kernel_axes, "bias": form.bias_axes, "z": form.output_axes}
+    lines = [f"{word}={_sizes(given)}" for word, given in numbers.items()]
+    lines += [f"{word}={_tuple(map(str, places))}" for word, places in axes.items()]
+    return Layout("windows", "Windows", (*lines, f"transposed={form.transposed}"))
+
+
+def rows(layout: RowLayout | None) -> Layout | None:
+    """Return the layout of a layer of one matrix, None for one that needs none."""
+    if layout is None:
+        return None
+    lines = [f"{word}={_tuple(map(str, getattr(layout, word)))}" for word in ("x", "weight", "bias", "z")]
+    lines += [f"{word}={_sizes(getattr(layout, word))}" for word in ("samples", "units")]
+    return Layout("row_layout", "RowLayout", tuple(lines))
+
+
+def _sizes(values: Sequence[Expr]) -> str:
+    """Return numbers as a tuple in code; declared sizes are read off the tensors of the call."""
+    return _tuple(ExpressionPrinter(str, {s: f'samples.sizes["{s}"]' for s in v.free_symbols}).text(v) for v in values)
+
+
+def _tuple(entries: Iterable[str]) -> str:
+    found = list(entries)
+    return f"({', '.join(found)}{',' if len(found) == 1 else ''})"
