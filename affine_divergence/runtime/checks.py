@@ -46,7 +46,7 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     Shapes: x (..., n), weight (m, n), bias (m) or None. Raise TypeError for what is no floating-point tensor or mixes
     types, ValueError for a shape that does not fit.
     """
-    if not (  # the usual case in as few steps as possible: nothing is to be said or done about types
+    if not (  # the usual case in as few steps as possible: types need no conversion
         isinstance(x, Tensor)
         and isinstance(weight, Tensor)
         and x.dtype == weight.dtype

@@ -50,7 +50,7 @@ def adjoint(program: Program, with_respect_to: Sequence[str], kept: tuple[str, .
     """
     for name in with_respect_to:
         if name not in {v.name for v in program.inputs}:
-            raise ProgramError(f"program {program.name!r} has no input {name!r} to differentiate by")
+            raise ProgramError(f"program {program.name!r} has no input {name!r} to differentiate with respect to")
     cotangent = _cotangent(program)
     gradients = _reverse(program, cotangent)
     wanted = {name: gradients.get(name, sympy.S.Zero) for name in with_respect_to}
@@ -60,7 +60,7 @@ def adjoint(program: Program, with_respect_to: Sequence[str], kept: tuple[str, .
 
 
 def gradient_name(name: str) -> str:
-    """Return the name of the gradient by an input: ``dx`` for ``x``."""
+    """Return the name of the gradient with respect to an input: ``dx`` for ``x``."""
     return f"d{name}"
 
 
@@ -71,7 +71,7 @@ def _cotangent(program: Program) -> Value:
 
 
 def _reverse(program: Program, cotangent: Value) -> dict[str, Expr]:
-    """Return, for every value, the gradient by its entry at the value's own indices."""
+    """Return, for every value, the gradient with respect to its entry at the value's own indices."""
     total: dict[str, Expr] = {program.outputs[0]: cotangent.entry}
     for instruction in reversed(program.instructions):
         incoming = total.get(instruction.target.name, sympy.S.Zero)

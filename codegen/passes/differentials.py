@@ -30,7 +30,7 @@ def summed(instruction: Instruction) -> tuple[Index, ...]:
 
 
 def partials(instruction: Instruction) -> list[tuple[Indexed, Expr]]:
-    """Return each entry read with the derivative by it, one pair for each place of a repeated operand.
+    """Return each entry read with the derivative with respect to it, one pair for each place of a repeated operand.
 
     Raise ``ProgramError`` for a gather and its like: ``stepwise`` differentiates these.
     """

@@ -70,7 +70,7 @@ def reverse(
     """
     for name in with_respect_to:
         if name not in {v.name for v in program.inputs}:
-            raise ProgramError(f"program {program.name!r} has no input {name!r} to differentiate by")
+            raise ProgramError(f"program {program.name!r} has no input {name!r} to differentiate with respect to")
     output = program.values[program.outputs[0]]
     cotangent = Value(next(n for n in ("g", "g_out", "cotangent") if n not in program.values), output.indices)
     sweep = _Reverse(program, cotangent)
@@ -100,7 +100,7 @@ class _Reverse:
                 self._push(instruction, self._settled(name).at(instruction.target.indices))
 
     def result(self, name: str, rescaling: Rescaling | None) -> str:
-        """Emit the gradient by an input and return its name."""
+        """Emit the gradient with respect to an input and return its name."""
         value = self._program.values[name]
         target = replace(value, name=f"d{name}")
         equation = f"{self._program.name}/backward-{target.name}"

@@ -204,7 +204,7 @@ def _reaches(series: tuple[Expr, ...], formula: Expr, power: int) -> bool:
 
 
 def _total(formula: Expr) -> Expr:
-    """Return the derivative by the length, the angle turning with it."""
+    """Return the derivative with respect to the length, the angle turning with it."""
     return sympy.diff(formula, radius) + turning * sympy.diff(formula, turn)
 
 
@@ -304,7 +304,7 @@ class _Ansatz:
         return self._program("tangent", emitter, (target.name,))
 
     def _scaled(self, expression: Expr) -> Expr:
-        """Write an expression in u, p, a and c, where the input itself, and slopes by the energy, may overflow."""
+        """Write an expression in u, p, a and c: the input, and slopes with respect to the energy, may overflow."""
         source = self._inputs[0].name
         plain = normalise(expression)
         swap = {e: self._at(self._rho, e) * self._u.at(e.indices) for e in plain.atoms(Indexed) if name_of(e) == source}

@@ -5,7 +5,7 @@
     backward    the output's cotangent, inputs, parameters, kept -> gradients
     tangent     inputs, parameters, kept, tangents -> the output's tangent
 
-Everything is lowered by ``gathering`` and differentiated by ``stepwise``. Scales are made finite where there is no
+Everything is lowered by ``gathering`` and differentiated in ``stepwise``. Scales are made finite where there is no
 energy (``value_at_zero``).
 """
 

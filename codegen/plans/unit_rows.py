@@ -38,8 +38,9 @@ _NEEDS_MORE = "the backward pass needs more than the output and one number a row
 class UnitRows:
     """The programs of the map of ``x`` to ``u`` at unit length, by the one number ``f`` a row.
 
-    ``scale`` gives f of x, ``forward`` u of x and f, ``backward`` dx of the gradient by u, of u and of f. What a
-    gradient by f adds to dx is ``scale_backward``. ``tangent`` and ``scale_tangent`` read the tangent of x, u and f.
+    ``scale`` gives f of x, ``forward`` u of x and f, ``backward`` dx of the gradient with respect to u, of u and
+    of f. What a gradient with respect to f adds to dx is ``scale_backward``. ``tangent`` and ``scale_tangent`` read the
+    tangent of x, u and f.
     """
 
     layer: Layer

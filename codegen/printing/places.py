@@ -36,6 +36,7 @@ def placed(texts: Mapping[str, str]) -> dict[str, str]:
 
 def _from(folder: Sequence[str], text: str) -> str:
     def relative(found: re.Match[str]) -> str:
+        """Return one import as it reads from the folder, its names on lines of their own where one is too long."""
         module = found[2].split(".") if found[2] else []
         shared = 0
         while shared < min(len(folder), len(module)) and folder[shared] == module[shared]:

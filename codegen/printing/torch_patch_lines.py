@@ -82,7 +82,7 @@ class PatchPrinter:
     def merged(self) -> tuple[set[str], list[str]]:
         """Return the gradients of one convolution that one call computes, and the lines of that call.
 
-        They are those by its input and by its kernel, and the sum over samples that is the gradient by a bias.
+        They are those with respect to its input and its kernel, and the sum over samples that is that of a bias.
         """
         pairs = [i for i in self._program.instructions if isinstance(i, Convolve) and len(i.operands) == 2]
         by_input = [i for i in pairs if self._cotangent(i) and not self._space.is_kernel(i.target.indices)]
@@ -104,7 +104,7 @@ class PatchPrinter:
         return set(names), [*([f"# {', '.join(equations)}"] if equations else []), call]
 
     def _cotangent(self, instruction: Convolve) -> Indexed | None:
-        """Return what a gradient by the input of a convolution, or by its kernel, starts from."""
+        """Return what a gradient with respect to the input or the kernel of a convolution starts from."""
         given = {v.name for v in self._program.inputs}
         made = [o for o in instruction.operands if name_of(o) not in given]
         return made[0] if len(made) == 1 else None

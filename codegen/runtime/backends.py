@@ -78,10 +78,10 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
 
 
 def at_once(home: str, backend: str | None, x: Tensor, weight: Tensor, bias: Tensor | None) -> Call | None:
-    """Return what computes a map by kernels in C++, for matrices of which nothing is to be said or chosen; else None.
+    """Return the C++ fast path if every operand is a plain dense matrix and no backend was asked for, else None.
 
-    Checks and choice in one and in few steps: what follows a product of matrices finds no code in a cache, and there
-    every step is a microsecond. Whatever is not the usual call comes to ``chosen`` and to the checks before it.
+    Checks and choice in one and in few steps: a product of matrices evicts the caches, and behind one every step is a
+    microsecond. Any other call goes to ``chosen`` and to the checks before it.
     """
     if backend is not None or is_dynamo_compiling() or type(x) not in PLAIN or type(weight) not in PLAIN:
         return None

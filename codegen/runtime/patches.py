@@ -94,7 +94,9 @@ def kernel_gradient(y: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
 def gradients_of(
     g: Tensor, x: Tensor, W: Tensor, geometry: Geometry, wanted: tuple[bool, ...], transposed: bool = False
 ) -> tuple[Any, Any, Any]:
-    """Return the gradients by ``x``, ``W`` and a bias of what ``gather`` or ``scatter`` made; None if not wanted.
+    """Return the gradients of what ``gather`` or ``scatter`` made with respect to ``x``, ``W`` and a bias.
+
+    None where not wanted.
 
     The same as one of these and ``kernel_gradient``, in one call.
     """

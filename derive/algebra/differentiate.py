@@ -117,7 +117,7 @@ def carry_out(expression: Expr, scope: Scope) -> Expr:
 
 
 def _first_order(expression: Expr, step: Expr, scope: Scope) -> Expr:
-    """Return the derivative by ``step`` at ``step = 0``, where a moved tensor ``u'`` is the unmoved ``u`` again."""
+    """Return the derivative with respect to ``step`` at zero, where a moved tensor ``u'`` is again ``u``."""
     slope = rename(differentiate(expression, step, scope), {step: sympy.S.Zero})
     still: dict[IndexedBase, IndexedBase] = {}
     for base, definition in scope.items():

@@ -1,8 +1,8 @@
 """Values and slopes of indexed sums at small sizes, node by node.
 
-An expression becomes a closure that returns a *jet*: its value, and its slopes by tensor entries as a mapping from
-entry to number (None where there is none). Slopes are those of dual numbers, for every entry of the *active* tensors at
-once. Values of sums and of intermediates are kept, so that each is worked out once a point.
+An expression becomes a closure that returns a *jet*: its value, and its slopes with respect to tensor entries as a
+mapping from entry to number (None where there is none). Slopes are those of dual numbers, for every entry of the
+*active* tensors at once. Values of sums and of intermediates are kept, so that each is worked out once a point.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ class Point:
     ``scope`` holds the intermediates. ``axes``, where given, are the declared axes of tensors: an entry outside them is
     zero; elsewhere every place has a number of its own, so that a read outside a tensor shows. ``spread`` says how
     unknown entries are drawn; a tensor with a salt is drawn anew, one with a stretch is multiplied by it.
-    ``witnessed``, unless None, collects what was seen at the edges: see ``edges``. A nudged point has slopes by the
-    ``active`` tensors; it knows the point ``rest`` that it was nudged from, and looks there for every tensor that is
-    not ``moving`` with them.
+    ``witnessed``, unless None, collects what was seen at the edges: see ``edges``. A nudged point has slopes with
+    respect to the ``active`` tensors; it knows the point ``rest`` that it was nudged from, and looks there for every
+    tensor that is not ``moving`` with them.
     """
 
     seed: int
@@ -69,7 +69,7 @@ class Point:
         return self.constants[expression]
 
     def nudged(self, *names: str) -> Point:
-        """Return the same point with slopes by every entry of some tensors; slopes of slopes are refused."""
+        """Return the point with slopes with respect to every entry of some tensors; slopes of slopes are refused."""
         if self.active:
             raise NotEvaluable("a derivative of a derivative")
         active = frozenset(names)

@@ -1,4 +1,4 @@
-"""A layer at one point, from its forward map alone: outputs, slopes by every declared parameter, kernel, moves.
+"""A layer at one point, from its forward map alone: outputs, slopes of every declared parameter, kernel, moves.
 
     J[o, theta] = dz[o]/d theta        K[o, o'] = sum over theta of J[o, theta] J[o', theta]        G = J^T g
 
@@ -71,7 +71,7 @@ class Reference:
         return self.point.field.tidy(sum(slope * move[key] for key, slope in slopes.items() if key in move))
 
     def pulled(self, weights: Mapping[Place, Any]) -> dict[Key, Any]:
-        """Return ``J^T w``: the gradient by every parameter entry of the outputs weighted by ``w``."""
+        """Return ``J^T w``: the gradient with respect to every parameter entry of the outputs weighted by ``w``."""
         total: dict[Key, Any] = {}
         for place, weight in weights.items():
             for key, slope in self.slopes(place).items():

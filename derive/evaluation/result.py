@@ -55,7 +55,7 @@ class _Result:
 
     def kernels(self) -> list[Statement]:
         """The kernel, the cross terms and the self factor, beside sums of products of slopes."""
-        words = "the kernel adds up the products of slopes by every declared parameter"
+        words = "the kernel adds up the products of slopes with respect to every declared parameter"
         return [
             self.statement("kernel", words, self._kernel, step="update-kernel"),
             self.statement(

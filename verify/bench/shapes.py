@@ -60,7 +60,7 @@ class Shape:
         return {"forward": one, "backward": 2 * one, "both": 3 * one}
 
     def traffic(self, itemsize: int) -> dict[str, float]:
-        """Return the bytes that must move at least: x, W to z, and g, x, W to the gradients by x and W."""
+        """Return the bytes that must move at least: x, W to z, and g, x, W to the gradients with respect to x and W."""
         x = self.batch * self.inputs * self.space**2
         z = self.batch * self.outputs * self.space**2
         weight = self.inputs * self.outputs * self.kernel**2
@@ -100,7 +100,7 @@ def parse_shape(text: str) -> Shape:
 
 @dataclass(frozen=True)
 class Feed:
-    """An input that takes a gradient, and the gradient by the output that is sent back."""
+    """An input that takes a gradient, and the gradient with respect to the output that is sent back."""
 
     x: Tensor
     g: Tensor

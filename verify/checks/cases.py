@@ -1,7 +1,8 @@
 """What is checked: a forward map as it was derived, beside a module that claims to compute it, at random instances.
 
-Layout: inputs, outputs and gradients by the output always have the axes of the derivation (``W[g, o, c, k]``). A module
-that lays them out in another way is wrapped in ``Laid``; ``Place`` says where a parameter stands in it.
+Layout: inputs, outputs and gradients with respect to the output always have the axes of the derivation
+(``W[g, o, c, k]``). A module that lays them out in another way is wrapped in ``Laid``; ``Place`` says where a parameter
+stands in it.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Draw:
         return module
 
     def gradient(self, *shape: int) -> Tensor:
-        """Return a random gradient by the output, its largest entry 1."""
+        """Return a random gradient with respect to the output, its largest entry 1."""
         g = self.normal(*shape)
         return g / g.abs().amax()
 

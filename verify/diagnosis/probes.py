@@ -156,7 +156,7 @@ def probes_of(calls: Sequence[Call], most: int = ROWS, exactly: torch.dtype | No
 
 
 def entries_of(probes: Mapping[str, Sequence[Probe]]) -> Keep:
-    """Return what keeps of each layer's inputs the chosen entries alone, of those of another shape nothing."""
+    """Return a hook that stores the chosen entries of each layer's inputs, and nothing of inputs of another shape."""
 
     def _entries(name: str, number: int, x: Tensor) -> Tensor:
         of_layer = probes.get(name, ())

@@ -70,7 +70,7 @@ class NormLike(torch.autograd.Function):
     @staticmethod
     @outside_autocast
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
+        """Return the gradients with respect to ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
         if ctx.ready is None or torch.is_grad_enabled():  # by operations that autograd and torch.vmap know
             return plain.NormLike.backward(ctx, g, None)
         x, W, f = ctx.saved_tensors

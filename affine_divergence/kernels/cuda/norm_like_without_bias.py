@@ -48,7 +48,7 @@ class NormLikeWithoutBias(plain.NormLikeWithoutBias):
     @staticmethod
     @outside_autocast
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients by ``x`` and ``W``, None where not needed, and None for kappa."""
+        """Return the gradients with respect to ``x`` and ``W``, None where not needed, and None for kappa."""
         x, W, f = ctx.saved_tensors
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
         takes = KERNELS.take((g, x, W), ((rows, m), (rows, n), (m, n)), f)

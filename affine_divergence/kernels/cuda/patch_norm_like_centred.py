@@ -106,7 +106,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by ``x``, ``W`` and ``b``; the first is wanted, others are empty if they are not."""
+    """Return the gradients with respect to ``x``, ``W`` and ``b``; the others are empty if not wanted."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -202,7 +202,7 @@ class PatchNormLikeCentredReverse(plain.PatchNormLikeCentredReverse):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
+        """Return the gradients with respect to ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
         x, W, f, h = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):

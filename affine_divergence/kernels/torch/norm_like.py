@@ -65,9 +65,9 @@ def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Ten
 def gradients(
     g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients by ``x``, ``W`` and ``b``, None where not wanted; autograd can differentiate them.
+    """Return the gradients with respect to ``x``, ``W`` and ``b``, None where not wanted.
 
-    ``g`` (B, m) is the gradient by the output; the other shapes are those of the forward map.
+    Autograd can differentiate them. ``g`` (B, m) is the gradient with respect to the output; the other shapes are those of the forward map.
     """
     dx = dW = db = None
     u = f * x
@@ -84,7 +84,7 @@ def gradients(
 
 
 def gradient_rows(u: Tensor, gW: Tensor, f: Tensor, kappa: float) -> Tensor:
-    """Return the gradient by ``x`` of some rows, in the tensor of ``gW``, the product that it starts from."""
+    """Return the gradient of some rows of ``x``, in the tensor of ``gW``, the product that it starts from."""
     c = (u * gW).sum(-1, keepdim=True).mul_(f / (kappa - 1))
     dx = gW.mul_(f).addcmul_(c, u, value=-1)  # norm-like/backward-dx
     return dx
@@ -122,7 +122,7 @@ class NormLikeReverse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
+        """Return the gradients with respect to ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
         x, W, f = ctx.saved_tensors
         kappa, wanted = ctx.kappa, ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it

@@ -95,9 +95,9 @@ def portable(x: Tensor, W: Tensor, kappa: float, geometry: Geometry) -> tuple[Te
 def gradients(
     g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, geometry: Geometry, wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients by ``x`` and ``W``, None where not wanted; autograd can differentiate them.
+    """Return the gradients with respect to ``x`` and ``W``, None where not wanted.
 
-    ``g`` is the gradient by the output, in its shape.
+    Autograd can differentiate them. ``g`` is the gradient with respect to the output, in its shape.
     """
     dx = dW = None
     x_sum = over_channels(x)
@@ -179,7 +179,7 @@ class PatchNormLikeCentredWithoutBiasReverse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients by ``x`` and ``W``, None where not needed, and None for the settings."""
+        """Return the gradients with respect to ``x`` and ``W``, None where not needed, and None for the settings."""
         if g is None:  # nothing that came after depends on the output
             return None, None, None, None, None
         x, W, f, h = ctx.saved_tensors

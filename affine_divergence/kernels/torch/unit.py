@@ -51,7 +51,7 @@ def without_graph(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gradient(g: Tensor | None, h: Tensor | None, u: Tensor, f: Tensor) -> Tensor | None:
-    """Return the gradient by the input from that by ``u``, ``g`` (..., d), and that by ``f``, ``h`` (..., 1).
+    """Return the gradient with respect to the input from that by ``u``, ``g`` (..., d), and that by ``f``, ``h`` (..., 1).
 
     None stands for zero, also in what is returned. Autograd can differentiate it.
     """
@@ -81,7 +81,7 @@ def tangent(x: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gradients(ctx: Any, given: Given) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients by queries and keys from those by the four results, None for zero."""
+    """Return the gradients with respect to queries and keys from those by the four results, None for zero."""
     g_q, h_q, g_k, h_k = given
     u_q, f_q, u_k, f_k = ctx.saved_tensors
     return gradient(g_q, h_q, u_q, f_q), gradient(g_k, h_k, u_k, f_k)
@@ -122,7 +122,7 @@ class UnitPairReverse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients by queries and keys, None for zero."""
+        """Return the gradients with respect to queries and keys, None for zero."""
         return gradients(ctx, given)
 
     @staticmethod

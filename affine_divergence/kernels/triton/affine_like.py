@@ -264,7 +264,7 @@ def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tens
 def backward(
     g: Tensor, x: Tensor, W: Tensor, b: Tensor, f: Tensor, kappa: float, wanted: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by ``x``, ``W`` and ``b``, an empty tensor for each that is not wanted."""
+    """Return the gradients with respect to ``x``, ``W`` and ``b``, an empty tensor for each that is not wanted."""
     (B, n), m = x.shape, W.shape[0]
     check_launch(
         g, (B, m), (x, (B, n), g.dtype), (W, (m, n), g.dtype), (b, (m,), g.dtype), (f, (B, 1), wide(g.dtype)[0])
@@ -378,7 +378,7 @@ class AffineLikeReverse(plain.AffineLikeReverse):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients by ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
+        """Return the gradients with respect to ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
         if torch.is_grad_enabled():  # the graph of a gradient is made of operations that autograd knows
             known: tuple[Tensor | None, ...] = plain.AffineLikeReverse.backward(ctx, g, None)
             return known

@@ -239,7 +239,7 @@ def forward(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
 
 
 def backward(g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """Return the gradients by ``x`` and ``W``, an empty tensor for each that is not wanted."""
+    """Return the gradients with respect to ``x`` and ``W``, an empty tensor for each that is not wanted."""
     (B, n), m = x.shape, W.shape[0]
     check_launch(
         g, (B, m), (x, (B, n), g.dtype), (W, (m, n), g.dtype), (f, (B, 1), wide(g.dtype)[0])
@@ -341,7 +341,7 @@ class NormLikeWithoutBiasReverse(plain.NormLikeWithoutBiasReverse):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients by ``x`` and ``W``, None where not needed, and None for kappa."""
+        """Return the gradients with respect to ``x`` and ``W``, None where not needed, and None for kappa."""
         if torch.is_grad_enabled():  # the graph of a gradient is made of operations that autograd knows
             known: tuple[Tensor | None, ...] = plain.NormLikeWithoutBiasReverse.backward(ctx, g, None)
             return known

@@ -217,7 +217,7 @@ def backward(
     numbers: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients by ``x`` and ``W``; the first is wanted, others are empty if they are not."""
+    """Return the gradients with respect to ``x`` and ``W``; the others are empty if not wanted."""
     geometry = as_geometry(numbers)
     dW, = (x.new_empty(0) for _ in wanted[1:])
     if h is None:
@@ -281,7 +281,7 @@ class PatchNormLikeWithoutBiasReverse(plain.PatchNormLikeWithoutBiasReverse):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients by ``x`` and ``W``, None where not needed, and None for the settings."""
+        """Return the gradients with respect to ``x`` and ``W``, None where not needed, and None for the settings."""
         x, W, f, h = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):

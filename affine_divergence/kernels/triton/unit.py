@@ -139,7 +139,7 @@ def forward(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def backward(
     g_q: Tensor, u_q: Tensor, f_q: Tensor, g_k: Tensor, u_k: Tensor, f_k: Tensor, wanted: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients by queries and keys, an empty tensor for each that is not wanted."""
+    """Return the gradients with respect to queries and keys, an empty tensor for each that is not wanted."""
     for g, u, f in ((g_q, u_q, f_q), (g_k, u_k, f_k)):
         check_launch(u, u.shape, (g, u.shape, u.dtype), (f, (*u.shape[:3], 1), wide(u_q.dtype)[0]))
     check_launch(u_q, u_q.shape, (u_k, (*u_q.shape[:2], u_k.shape[2], u_q.shape[3]), u_q.dtype))
@@ -205,7 +205,7 @@ class UnitPairReverse(plain.UnitPairReverse):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients by queries and keys, None for zero."""
+        """Return the gradients with respect to queries and keys, None for zero."""
         return plain.gradients_by(_backward, ctx, given)
 
 

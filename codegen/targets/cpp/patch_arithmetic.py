@@ -132,7 +132,7 @@ class _Backward:
         return rest
 
     def _to_bias(self) -> str:
-        """Return the entry whose sum is the gradient by the bias, zero without a bias."""
+        """Return the entry whose sum is the gradient with respect to the bias, zero without a bias."""
         if not _bias(self._plan):
             return "0"
         made = self._program.producers[self._program.outputs[2]]

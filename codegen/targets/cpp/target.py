@@ -133,7 +133,7 @@ def _joined(plan: Plan) -> Program:
 def _blocks(program: Program, prefix: str, own: str) -> tuple[list[dict[str, Any]], list[str], list[Pass]]:
     """Return the branches of the backward pass, one a gradient; scratch memory; what is printed.
 
-    The gradient by the input comes last: its product takes the memory of the scaled input, which is read no more.
+    The gradient with respect to the input comes last: its product overwrites the scaled input, which is read no more.
     """
     blocks, parts = [], []
     spare: dict[Lengths, str] = {}

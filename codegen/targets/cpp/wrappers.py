@@ -22,7 +22,7 @@ Lengths = tuple[Expr, ...]
 class Pass(Printed):
     """Lines of Python with what can stand before all of them: new memory, and addresses of that and of what is given.
 
-    After a product of matrices the code of Python and of torch lies in no cache: what is done before one costs less.
+    A product of matrices evicts the caches of instructions and data: what is done before one costs less.
     """
 
     memory: tuple[str, ...] = ()

@@ -17,7 +17,9 @@ from codegen.targets.torch.layout_naming import Layout
 from derive.export.text import text
 from derive.forward_map import BATCH, Layer, Tensor
 
-_ZERO = " A sample without energy has no direction: its weight part and its gradient by the scale are zero."
+_ZERO = (
+    " A sample without energy has no direction: its weight part and its gradient with respect to the scale are zero."
+)
 
 
 @dataclass(frozen=True)

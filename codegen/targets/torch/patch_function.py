@@ -60,7 +60,7 @@ def _forward_lines(plan: PatchPlan, source: str) -> dict[str, list[str]]:
 
 
 def _in_place(plan: PatchPlan, source: str) -> dict[str, Any]:
-    """Blocks of the backward pass; what computes the product again stands early, to be left out if it was kept."""
+    """Blocks of the backward pass; recomputing the product stands early, to be left out if it was kept."""
     kept = {i.target.name for i in plan.backward_kept.instructions}
     again = {i.target.name for i in plan.backward.instructions} - kept
     printer = PatchPrinter(plan.backward, source, in_place=True)

@@ -1,6 +1,6 @@
-"""The backward pass where no graph is recorded: gradients by parameters first, then the one by the input, row by row.
+"""The backward pass where no graph is recorded: gradients of the parameters first, then that of the input, row by row.
 
-    u = f*x             a tensor as large as the gradient by x, needed for the gradient by W
+    u = f*x             a tensor as large as the gradient with respect to x, needed for the gradient with respect to W
     dW = g.t() @ u
     dx = mm(g, W)       into the memory of u: a tensor that is new costs more than to scale rows again
     rows of dx          by blocks that stay in a cache, each with u of its own rows

@@ -129,7 +129,7 @@ class _Sorter:
         return tuple(i for i in needed if isinstance(i, Contract) and self._shape(i) == (("s",), ("i",)))
 
     def input_gradient(self, output: str, known: Sequence[Contract]) -> tuple[Contract, tuple[Instruction, ...]]:
-        """Return the product of matrices behind the gradient by the input, and what follows it."""
+        """Return the product of matrices behind the gradient with respect to the input, and what follows it."""
         needed = self._program.needed_for([output])
         contract = self._the_product(needed, ("s", "j"), "i", output)
         apart = {*(i.target.name for i in known), contract.target.name}

@@ -21,8 +21,8 @@ def fits(
     """Return whether the kernels can read these, and work well: one group, one type they have, images for every thread.
 
     Shapes: ``x`` (B, 1, C, *L), ``W`` (1, O, C, *K), ``b`` (1, O, 1, ..), ``g`` (B, 1, O, *P), ``f`` (B, 1, 1, *P). An
-    image belongs to one thread, and each thread sums up a gradient by W of its own. A few images leave threads without
-    work, and large W with small images have these sums take longer than all else.
+    image belongs to one thread, and each thread sums up a gradient with respect to W of its own. A few images
+    leave threads without work, and large W with small images have these sums take longer than all else.
     """
     if x.dim() != W.dim() or x.shape[1] != 1 or not x.numel() or not W.numel():
         return False
@@ -69,7 +69,7 @@ def backward(
     geometry: Geometry,
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients by ``x``, ``W`` and a bias (1, O, 1, ..) in their shapes, None for those not wanted."""
+    """Return the gradients with respect to ``x``, ``W`` and a bias (1, O, 1, ..), None for those not wanted."""
     dx = torch.empty_like(x) if wanted[0] else None
     dW = W.new_empty(W.shape) if wanted[1] else None
     db = W.new_empty((*W.shape[:2], *[1] * (x.dim() - 3))) if wanted[2] else None

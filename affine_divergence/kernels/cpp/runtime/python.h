@@ -1,7 +1,7 @@
 // Kernels as functions of Python: what stands between a call and a kernel, for every kernel the same.
 //
 // Compiled with -DPYTHON and Python's headers, a file of kernels is a module of Python as well. A call then costs a third
-// of one by ctypes, which counts after a product of matrices, when its code lies in no cache. Without the headers the
+// of one by ctypes, which counts after a product of matrices, which evicts the caches. Without the headers the
 // file has the kernels alone, and ctypes calls them.
 
 #pragma once

@@ -3,7 +3,7 @@
 // `Map` is the arithmetic of a map, entry by entry and position by position; the sums around it are taken here. The
 // gradient through a position's scale needs the sum over the output's channels of dh[o] h[o]. As h is a convolution and
 // perhaps something `beside` it, this is the sum over the patch of x[c,k] (W^T dh)[c,k], and dh[o] times what is beside:
-// the products W^T dh are there anyway for the gradient by the input. So no convolution is taken again, or kept.
+// the products W^T dh are there anyway for the gradient with respect to the input. So no convolution is taken again, or kept.
 
 #pragma once
 
@@ -126,7 +126,7 @@ class Forward {
     Element* packed_;
 };
 
-// The backward pass: gradients by the input, W and b, those of them that are wanted.
+// The backward pass: gradients with respect to the input, W and b, those of them that are wanted.
 template <typename Map>
 class Backward {
   public:
@@ -223,7 +223,7 @@ class Backward {
         }
     }
 
-    // Scale some entries of the gradient by the output; return what they add to the gradient by b.
+    // Scale some entries of the gradient with respect to the output; return what they add to the gradient with respect to b.
     Element some(const Element* f, const Element* g, Offset step, Offset count, Element* dh) {
         Element sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -234,7 +234,7 @@ class Backward {
         return sum;
     }
 
-    // Add what a panel gives to the gradient by the input, and its products with the entries of each patch.
+    // Add what a panel gives to the gradient with respect to the input, and its products with the entries of each patch.
     void transposed(const Own& own, Offset first, Offset end) {
         for (Offset k = 0; k < layout_.taps; ++k)
             for (Offset block = 0; block < blocks_; ++block) {
@@ -268,7 +268,7 @@ class Backward {
         for (int n = 0; n < N; ++n) store(along + n * LANES, values[n]);
     }
 
-    // Add the products of a panel and the entries of its patches to the gradient by W.
+    // Add the products of a panel and the entries of its patches to the gradient with respect to W.
     void weight(const Own& own, Offset first, Offset end) {
         for (Offset i = 0; i < entries_; i += ENTRIES) {
             const Element* x[ENTRIES];

@@ -6,7 +6,7 @@
 // An image is copied with its padding into rows of one length; where a kernel takes steps of more than one, entries with
 // one remainder lie side by side. The positions of a kernel then lie in one line, and entry k of all patches is the line
 // that begins at offset[k]. Registers cover the line, or each row of positions; what they hold between two rows is not
-// read, and the gradient by the output is zero there. Products of matrices are taken in tiles that fit the registers.
+// read, and the gradient with respect to the output is zero there. Products of matrices are taken in tiles that fit the registers.
 //
 // Threads share the images. The order of every sum follows from the lengths and the number of threads: the same input
 // gives the same bits.
