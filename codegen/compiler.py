@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from sympy import Expr
 
 from codegen.catalogue import covered, row_families
+from codegen.ir.program import ProgramError
 from codegen.package import DEFAULT_PACKAGE, check_name, packed
-from codegen.plans.angles import angle_plan
+from codegen.plans.angles import AnglePlan, angle_plan
 from codegen.plans.layers import LayerPlan, layer_plan
 from codegen.plans.patch_form import patch_form
 from codegen.plans.patch_maps import maps_of
@@ -107,7 +108,7 @@ class _Built:
     """The files of a package; maps of the catalogue that compute the layer's, by name; why targets have no kernels."""
 
     texts: dict[str, str]
-    shipped: dict[str, Plan | PatchPlan] = field(default_factory=dict)
+    shipped: dict[str, Plan | PatchPlan | AnglePlan] = field(default_factory=dict)
     lacking: dict[str, str] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
 
@@ -159,21 +160,27 @@ def build_layer(
 
 def _of_rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
     """Return the package of a layer of one matrix; None for any other layer."""
-    form = row_form(request.layer) if request.angle is None else None
+    form = row_form(request.layer)
     if form is None:
         return None
     try:
-        chosen = [Family(m.name, plan(m), None) for m in solve_at(form.layer, None)]
-    except UsageError:
+        angle = form.with_sizes(request.angle)
+        solutions = solve_at(form.layer, angle)
+        chosen = [Family(m.name, plan(m), None) for m in solutions if m.name != "angle"]
+        angles = [AngleFamily(angle_plan(m)) for m in solutions if m.name == "angle"]
+    except (UsageError, ProgramError):  # another function of the row than the shipped maps are
         return None
-    if not chosen or [f.name for f in chosen] != [p.name for p in plans[:-1]]:
+    known: dict[str, Plan | PatchPlan | AnglePlan] = {f.name: f.with_bias for f in chosen}
+    known |= {f.name: f.with_bias for f in angles}
+    if not chosen or known.keys() != {p.name for p in plans[:-1]}:
         return None
-    texts = row_files(request.layer, plans, self_factor_plan(request.layer), chosen, form)
+    texts = row_files(request.layer, plans, self_factor_plan(request.layer), chosen, angles, form)
     for kernels in _asked(request):
-        texts |= {n: t for n, t in kernels.files(chosen).items() if n != f"{folder_of(kernels.name)}/functional.py"}
+        files = kernels.files(chosen, angles)
+        texts |= {n: t for n, t in files.items() if n != f"{folder_of(kernels.name)}/functional.py"}
         if LAYERS in kernels.forms:
             texts |= kernels.layer_files(request.layer, plans[-1:])
-    return _Built(texts, {f.name: f.with_bias for f in chosen})
+    return _Built(texts, known)
 
 
 def _of_patches(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:

@@ -17,6 +17,7 @@ from sympy import Expr, Indexed, IndexedBase, Symbol
 
 from derive.algebra.index import Index, size_symbol
 from derive.algebra.nodes import IndexedSum, tensor
+from derive.errors import UsageError
 from derive.forward_map import BATCH, Definition, Layer, Tensor
 
 _INPUT, _MATRIX, _VECTOR, _OUTPUT = "x", "W", "b", "z"
@@ -57,6 +58,15 @@ class RowForm:
     order: tuple[int, ...]
     layout: RowLayout | None
     sizes: Mapping[Expr, Expr]
+
+    def with_sizes(self, angle: Expr | None) -> Expr | None:
+        """Return an angle of the layer in canonical sizes; raise ``UsageError`` for one that needs more than n."""
+        if angle is None:
+            return None
+        used = {s for s in angle.free_symbols if s.is_integer}
+        if any(self.sizes.get(s) != _COLUMN.size for s in used):
+            raise UsageError(f"the angle {angle} uses a size that is not the length of a row; it needs another form")
+        return angle.xreplace(dict(self.sizes))
 
 
 @dataclass(frozen=True)

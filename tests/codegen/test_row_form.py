@@ -7,14 +7,17 @@ import inspect
 import json
 import random
 import sys
+from functools import partial
 
 import pytest
 import torch
 
 from codegen import compiler
-from codegen.compiler import build_layer
+from codegen.compiler import build, build_layer
 from codegen.package import MANIFEST, write
 from codegen.plans.row_form import row_form
+from derive.errors import UsageError
+from derive.formula import parse_angle
 from derive.spec import loads_spec
 from tests.codegen.layer_files import toml
 
@@ -70,13 +73,13 @@ def generated(tmp_path, monkeypatch):
     made = []
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def load(text, recognised=True):
+    def load(text, recognised=True, angle=None):
         name = f"of_rows_{len(made)}"
         made.append(name)
         with monkeypatch.context() as patch:
             if not recognised:
                 patch.setattr(compiler, "row_form", lambda layer: None)
-            texts = build_layer(loads_spec(text), name)
+            texts = build_layer(loads_spec(text), name, angle)
         assert bool(json.loads(texts[MANIFEST])["compiled_as"]) == recognised
         write(texts, tmp_path / name)
         return importlib.import_module(name)
@@ -127,6 +130,45 @@ def test_the_general_path_gives_the_same_numbers(generated):
         ]
         for a, b in zip(*both, strict=True):
             torch.testing.assert_close(a, b)
+
+
+MAPPED = {
+    "a row": (toml("drawn", "n m", "x: n", "W: m n, b: m", "z: m", "z[i] = sum[j](W[i, j]*x[j]) + b[i]"), (40, 4)),
+    "tokens": (
+        toml("drawn", "k n m", "x: k n", "W: m n, b: m", "z: k m", "z[t, i] = sum[j](W[i, j]*x[t, j]) + b[i]"),
+        (20, 2, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MAPPED)
+@pytest.mark.parametrize("angle", ["2*atan(r/2)", "atan(r/n)"])
+def test_a_map_at_an_angle_has_the_shipped_kernels_and_the_general_numbers(generated, kind, angle):
+    (text, shape), turned = MAPPED[kind], parse_angle(angle)
+    texts, wanted = build_layer(loads_spec(text), angle=turned), build(angle=turned)
+    for target, ending in (("torch", "py"), ("triton", "py"), ("cuda", "cu"), ("cpp", "cpp")):
+        path = f"kernels/{target}/angle_like.{ending}"
+        assert texts[path].replace("drawn/", "") == wanted[path]
+    short, general = generated(text, angle=turned), generated(text, recognised=False, angle=turned)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"x": shape, "W": (3, 4), "b": (3,)}
+    given = {name: torch.randn(s, generator=generator, dtype=torch.float64) for name, s in shapes.items()}
+    right = results(general.functional.drawn_angle_like, given)
+    for backend in ("torch", "cpp"):
+        found = results(partial(short.functional.drawn_angle_like, backend=backend), given)
+        for a, b in zip(found, right, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_an_angle_of_another_size_is_left_to_the_general_path():
+    """The number of tokens is called ``n``, and the length of a row is not."""
+    text = toml("drawn", "k n m", "x: n k", "W: m k, b: m", "z: n m", "z[t, i] = sum[j](W[i, j]*x[t, j]) + b[i]")
+    form = row_form(loads_spec(text))
+    assert form is not None
+    with pytest.raises(UsageError, match="not the length of a row"):
+        form.with_sizes(parse_angle("atan(r/n)"))
+    made = json.loads(build_layer(loads_spec(text), angle=parse_angle("atan(r/n)"))[MANIFEST])
+    assert "DrawnAngleLike" in made["classes"] and not made["compiled_as"]
 
 
 OTHERS = {

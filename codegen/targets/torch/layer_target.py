@@ -11,7 +11,7 @@ from codegen.plans.plain import SelfFactorPlan
 from codegen.plans.row_form import RowForm
 from codegen.printing.functional import targets_file
 from codegen.printing.layer_function import layer_function_context
-from codegen.printing.naming import Family
+from codegen.printing.naming import AngleFamily, Family
 from codegen.printing.places import in_folder, placed, shared_runtime
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.layer_naming import Shipped, shared_context
@@ -19,7 +19,7 @@ from codegen.targets.torch.layer_self_factor_file import self_factor_file_contex
 from codegen.targets.torch.layout_naming import rows, windows
 from codegen.targets.torch.patch_function import patch_context
 from codegen.targets.torch.render import render
-from codegen.targets.torch.target import torch_folder
+from codegen.targets.torch.target import angle_files, torch_folder
 from derive.forward_map import Layer
 from derive.update import effective_update
 
@@ -36,11 +36,12 @@ def row_files(
     plans: Sequence[LayerPlan],
     factor: SelfFactorPlan,
     families: Sequence[Family],
+    angles: Sequence[AngleFamily],
     form: RowForm,
 ) -> dict[str, str]:
-    """Return the same for a layer of one matrix, whose maps are those of ``families`` in the form that it has."""
+    """Return the same for a layer of one matrix, whose maps are those of the families in the form that it has."""
     contexts = [function_context(family.with_bias, with_bias=True) for family in families]
-    maps = {f"{c['module']}.py": render("function.py.jinja", c) for c in contexts}
+    maps = {f"{c['module']}.py": render("function.py.jinja", c) for c in contexts} | angle_files(angles)
     shipped = Shipped(form.order, layout=rows(form.layout))
     return in_folder("torch", maps | _own(plans[-1])) | _around(layer, plans, factor, shipped)
 

@@ -17,11 +17,7 @@ from codegen.targets.torch.render import render
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
     """Return the text of every file by its path in the package."""
-    maps: dict[str, str] = {}
-    for angle in angles:
-        context = angle_context(angle.with_bias)
-        maps[f"{context['module']}.py"] = render("angle_function.py.jinja", context)
-        maps["radius.py"] = render("radius.py.jinja", radius_context())
+    maps = angle_files(angles)
     for family in families:
         for plan in family.plans:
             context = function_context(plan, with_bias=plan is family.with_bias)
@@ -38,6 +34,13 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     result["py.typed"] = ""
     shared_files = shared_runtime("operands.py", "rows.py", "checks.py", "backends.py", *more.runtime)
     return placed(result) | in_folder("torch", maps) | torch_folder() | targets_file() | shared_files
+
+
+def angle_files(angles: Sequence[AngleFamily]) -> dict[str, str]:
+    """Return the files of members of the family at an angle by their names in the folder of the maps."""
+    contexts = [angle_context(angle.with_bias) for angle in angles]
+    maps = {f"{c['module']}.py": render("angle_function.py.jinja", c) for c in contexts}
+    return maps | ({"radius.py": render("radius.py.jinja", radius_context())} if angles else {})
 
 
 def torch_folder() -> dict[str, str]:
