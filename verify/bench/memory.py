@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # read when the profiler starts: else it writes to standard error
 
@@ -38,23 +40,28 @@ def saved_bytes(module: nn.Module, feed: Feed) -> int:
 def peak_bytes(module: nn.Module, feed: Feed) -> int:
     """Return the most bytes that both passes hold at once beside what was there before, gradients included."""
     _drop_gradients(module, feed)
-    peak = _peak_on_device(module, feed) if feed.x.is_cuda else _peak_on_host(module, feed)
+    peak = peak_of(lambda: module(feed.x).backward(feed.g), feed.x.is_cuda)
     _drop_gradients(module, feed)
     return peak
 
 
-def _peak_on_device(module: nn.Module, feed: Feed) -> int:
+def peak_of(run: Callable[[], Any], on_device: bool) -> int:
+    """Return the most bytes that a call holds at once beside what was there before."""
+    return _peak_on_device(run) if on_device else _peak_on_host(run)
+
+
+def _peak_on_device(run: Callable[[], Any]) -> int:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    module(feed.x).backward(feed.g)
+    run()
     return torch.cuda.max_memory_allocated() - before
 
 
-def _peak_on_host(module: nn.Module, feed: Feed) -> int:
+def _peak_on_host(run: Callable[[], Any]) -> int:
     """Add up the allocations that the profiler saw, in the order of time."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        module(feed.x).backward(feed.g)
+        run()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))

@@ -24,9 +24,20 @@ EVEN = 1 + 1e-3  # a spread that rounding alone can make
 def advise(layers: Sequence[LayerDiagnosis], model: nn.Module) -> tuple[LayerDiagnosis, ...]:
     """Return the layers with advice on each whose self factor varies."""
     uneven = {name for m in layers if m.factors.ratio > EVEN for name in (m.name, m.name.rpartition(".")[0])}
-    found = ad.convert(model, lambda _, name: name in uneven, dry_run=True, without_bias="norm-like").replaced
-    counterparts = {entry.name: entry.new for entry in found}
+    asked = {name: m for name, m in model.named_modules() if name in uneven}
+    kinds = {_settings(module): name for name, module in asked.items()}
+    found = ad.convert(model, lambda m, name: kinds.get(_settings(m)) == name, dry_run=True, without_bias="norm-like")
+    new = {entry.name: entry.new for entry in found.replaced}
+    counterparts = {name: new[kinds[_settings(m)]] for name, m in asked.items() if kinds[_settings(m)] in new}
     return tuple(replace(layer, advice=_advice(layer, counterparts)) for layer in layers)
+
+
+def _settings(module: nn.Module) -> tuple[object, ...]:
+    """Return what decides which layer takes a module's place: all but its sizes."""
+    parameters = tuple((word, p is not None, p is not None and p.dtype) for word, p in module._parameters.items())
+    own = tuple(sorted(word for word in module.__dict__ if not word.startswith("_")))
+    odd = tuple(type(child) for child in module.children()), getattr(module, "padding_mode", "")
+    return type(module), parameters, own, tuple(module._buffers), odd
 
 
 def _advice(layer: LayerDiagnosis, counterparts: Mapping[str, str]) -> str:

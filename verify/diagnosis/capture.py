@@ -90,7 +90,10 @@ class Captured:
         if site.name in self.refused or not self._counts(site):
             return
         try:
-            call = _call(site, x, arranged(z) if isinstance(z, Tensor) else z)
+            if site.gain and self.kept is not None:  # what it reads stays of one size, so its factors are told once
+                call = Call(site, x, x.shape, x.new_ones(1), z.dtype, z.grad_fn is not None)
+            else:
+                call = _call(site, x, arranged(z) if isinstance(z, Tensor) else z)
         except (TypeError, ValueError) as problem:
             self.refuse(site.name, site.type, str(problem).removeprefix("self_factor: "))
             return
@@ -216,7 +219,7 @@ def self_factors(site: Site, x: Tensor) -> Tensor:
     """Return the derived self factor of each row, (groups, rows); raises what ``ad.self_factor`` raises."""
     x = torch.zeros_like(x) if site.offsets_only else x.detach()
     if site.gain:
-        return self_factor(_ENTRY["bias" in site.trained], x).mT
+        return self_factor(_ENTRY["bias" in site.trained], x.unsqueeze(-1)).transpose(0, 1).flatten(1)
     return factors_of(site.shape, site.view, self_factor(site.view, x))
 
 

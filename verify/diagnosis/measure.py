@@ -188,9 +188,13 @@ class _Run:
             before = self._before(first) if number == 0 else None
             self.stepper.step()
             kept = Later(self.pairs if before else {}, entries_of(probes if before else {}))
-            later = self._again_from(randomness, kept) if before and drew else None
-            unseen = Plan() if later else self.found
+            repeat = before is not None and drew
+            later = self._again_from(randomness, kept) if repeat and steps > 1 else None
+            unseen = Plan() if repeat else self.found
             seen = observe(self.model, unseen, self.work, backward=number < steps - 1, kept=kept)
+            if repeat and later is None:  # nothing follows, so that no trace of it can matter
+                randomness.restore()
+                later = observe(self.model, self.found, self.work, backward=False, kept=kept)
             if before:
                 after = replace(before, after=self._parameters)
                 found = FirstStep(first, later or seen, after, analyses, probes)
@@ -204,7 +208,8 @@ class _Run:
                 break
             self.losses.append(float(seen.loss))
             for name, calls in (later or seen).captured.calls.items():
-                history.setdefault(name, []).append(spread_of(calls))
+                if not calls[0].site.gain:
+                    history.setdefault(name, []).append(spread_of(calls))
         return found, others
 
     def _before(self, first: Observed) -> Moved:

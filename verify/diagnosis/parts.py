@@ -73,10 +73,13 @@ class Moved:
             return Sizes(squared(before), length, length, length)
         after, update, fall = piece.of(self.after), 0.0, 0.0
         met = parts_of(after if gradient is None else gradient)
+        buffer: Tensor | None = None  # one for all parts, which are of one size but the last
         for old, new, g in zip(parts_of(before), parts_of(after), met, strict=True):
-            moved = wide(new) - wide(old)
-            update += squared(moved)
-            fall -= 0.0 if gradient is None else inner(g.to(moved.dtype), moved)
+            buffer = (
+                wide(new) - wide(old) if buffer is None else torch.sub(wide(new), wide(old), out=buffer[: len(new)])
+            )
+            update += squared(buffer)
+            fall -= 0.0 if gradient is None else inner(g, buffer)
         return Sizes(squared(before), update, length, fall)
 
 

@@ -209,9 +209,11 @@ def _rows(call: Call, g: Tensor, count: int, kind: torch.dtype) -> Probe:
 
 def laid(site: Site, tensor: Tensor, chosen: Tensor | slice) -> Tensor:
     """Return chosen rows, or their units, of a linear layer or a norm, (groups, chosen, entries)."""
-    if site.gain:
-        return tensor[chosen].permute(1, 0, 2)
-    return tensor.reshape(-1, tensor.shape[-1])[chosen].unsqueeze(0)
+    if not site.gain:
+        return tensor.reshape(-1, tensor.shape[-1])[chosen].unsqueeze(0)
+    if isinstance(chosen, slice):
+        return tensor.transpose(0, 1).flatten(1)[:, chosen].unsqueeze(-1)
+    return tensor[chosen // tensor.shape[2], :, chosen % tensor.shape[2]].T.unsqueeze(-1)
 
 
 def _windows(call: Call, g: Tensor, count: int, kind: torch.dtype) -> Probe:

@@ -8,6 +8,7 @@ a linear map by another name   proven on the call: the same numbers as ``torch.n
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from verify.diagnosis.sums import squared
 
 Arrange = Callable[[Tensor], Tensor]
 _CHANNELS_SECOND = (
@@ -45,7 +48,7 @@ def first_tensor(output: Any) -> Tensor:
 
 
 def norm_with_gain(module: Any, arguments: Any, words: Any, output: Any) -> Read:
-    """Read a norm: rows of single normalised entries, a group a unit; raise ValueError for one that is no gain."""
+    """Read a norm: single normalised entries (samples, units, places); raise ValueError for one that is no gain."""
     x, z = _first(arguments, words), first_tensor(output)
     with torch.no_grad():
         normal = _normalised(module, x.detach())
@@ -53,8 +56,7 @@ def norm_with_gain(module: Any, arguments: Any, words: Any, output: Any) -> Read
     second = isinstance(module, _CHANNELS_SECOND) and z.dim() > 2
 
     def _arranged(tensor: Tensor) -> Tensor:
-        moved = tensor.movedim(1, -1) if second else tensor
-        return moved.reshape(-1, units, 1)
+        return tensor.flatten(2) if second else tensor.reshape(-1, units, 1)
 
     rows, made = _arranged(normal), _arranged(z.detach()[:_COMPARED])
     bias = 0.0 if getattr(module, "bias", None) is None else module.bias.detach().reshape(-1, 1)
@@ -135,7 +137,7 @@ def _first(arguments: Any, words: Any) -> Tensor:
 
 def _alike(made: Tensor, real: Tensor) -> bool:
     """Whether numbers are the same up to the rounding of their type; numbers that are not finite are told elsewhere."""
-    made, real = made.double(), real.double()
-    if not bool(real.isfinite().all()):
+    size = squared(real)
+    if not math.isfinite(size):
         return True
-    return float((made - real).norm()) <= torch.finfo(torch.bfloat16).eps * (float(real.norm()) + 1e-30)
+    return squared(made - real) ** 0.5 <= torch.finfo(torch.bfloat16).eps * (size**0.5 + 1e-30)

@@ -49,7 +49,7 @@ def spread(factors: Tensor) -> Spread:
     The median is the lower one, of many factors that of so many spread evenly over them: to sort all would cost more
     than to compute them.
     """
-    flat = factors.detach().reshape(-1)
+    flat = (factors if factors.is_contiguous() or factors.dim() < 2 else factors.mT).detach().reshape(-1)
     low, high = flat.aminmax()
     middle = flat[:: -(-flat.numel() // _SORTED)].median()
     return Spread(flat.numel(), float(low), float(middle), float(high))

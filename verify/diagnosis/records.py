@@ -108,7 +108,7 @@ def judged_share(
 
 def spread_of(calls: Sequence[Call]) -> Spread:
     """Return the spread of the self factors of all calls."""
-    return spread(torch.cat([call.factors.reshape(-1) for call in calls]))
+    return spread(calls[0].factors if len(calls) == 1 else torch.cat([call.factors.reshape(-1) for call in calls]))
 
 
 def judged_shares(name: str, seen: Observed, values: Mapping[str, Tensor]) -> Analysis | str:

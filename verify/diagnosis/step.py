@@ -114,8 +114,9 @@ def derived(site: Site, chosen: Tensor, calls: Sequence[Call], kind: torch.dtype
     """Return the sum over all rows of all calls of the kernel times the gradient there, (groups, chosen, units)."""
     total: Tensor | float = 0.0
     for call, g in _met(calls):
-        if site.shape is Shape.PATCHES and is_product(site) and not site.gain:
-            total = total + _by_convolution(site, chosen, call.x.to(kind), g.to(kind))
+        if site.shape is Shape.PATCHES and is_product(site):
+            found = (_by_entries if site.gain else _by_convolution)(site, chosen, call.x.to(kind), g.to(kind))
+            total = total + found
             continue
         for rows, units in _all_rows(site, call, g, chosen):
             given = torch.zeros_like(rows) if site.offsets_only else rows
@@ -139,6 +140,12 @@ def _all_rows(site: Site, call: Call, g: Tensor, chosen: Tensor) -> Iterator[tup
     for part in blocks(site.shape, site.view, call.x):
         yield part, units[:, start : start + part.shape[1]]
         start += part.shape[1]
+
+
+def _by_entries(site: Site, chosen: Tensor, x: Tensor, g: Tensor) -> Tensor:
+    """Return that sum for the gain of a norm, whose rows are single entries, laid out as the norm has them."""
+    products = x.unsqueeze(2) * chosen
+    return (kernel(site.law, chosen, chosen, site.kappa, products) @ g.unsqueeze(-1)).sum(0)
 
 
 def _by_convolution(site: Site, chosen: Tensor, x: Tensor, g: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Randomness:
     def __init__(self) -> None:
         numpy = sys.modules.get("numpy")
         self._python, self._cpu = random.getstate(), torch.get_rng_state()
-        self._numpy = numpy.random.get_state() if numpy else None
+        self._numpy: Any = numpy.random.get_state() if numpy else None
         cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
         self._cuda: list[Tensor] = torch.cuda.get_rng_state_all() if cuda else []
 
@@ -50,9 +50,13 @@ class Randomness:
         """Whether the generators stand where they stood: whether nothing was drawn since."""
         now = Randomness()
         tensors = zip([self._cpu, *self._cuda], [now._cpu, *now._cuda], strict=False)
-        return (
-            self._python == now._python and str(self._numpy) == str(now._numpy) and all(a.equal(b) for a, b in tensors)
-        )
+        return self._python == now._python and self._same_numpy(now) and all(a.equal(b) for a, b in tensors)
+
+    def _same_numpy(self, now: Randomness) -> bool:
+        if not isinstance(self._numpy, tuple):  # of a generator of another kind than NumPy's own
+            return str(self._numpy) == str(now._numpy)
+        pairs = zip(self._numpy, now._numpy, strict=True)
+        return all(a.tobytes() == b.tobytes() if hasattr(a, "tobytes") else a == b for a, b in pairs)
 
     def restore(self) -> None:
         """Set the generators back."""

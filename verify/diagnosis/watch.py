@@ -28,8 +28,8 @@ from verify.diagnosis.batch import check_model
 from verify.diagnosis.capture import Captured, capturing, nothing
 from verify.diagnosis.layers import Plan, Unjudged, plan_of_factors
 from verify.diagnosis.loggers import Logger, tensorboard_logger
-from verify.diagnosis.record import Parts, Spread, spread
-from verify.diagnosis.records import BY_FUNCTION
+from verify.diagnosis.record import Parts, Spread
+from verify.diagnosis.records import BY_FUNCTION, spread_of
 from verify.diagnosis.watched_step import WatchedStep
 
 UNREAD = "it was not called in a step that was measured"
@@ -220,7 +220,7 @@ class Watch:
         if captured is None:
             return
         self._refused.update({name: entry for name, entry in captured.refused.items() if name not in self._refused})
-        layers = {n: spread(torch.cat([c.factors.reshape(-1) for c in calls])) for n, calls in captured.calls.items()}
+        layers = {name: spread_of(calls) for name, calls in captured.calls.items()}
         reading = Reading(self._steps - 1, layers, parts or {})
         self.readings.append(reading)
         for logger in self.loggers:

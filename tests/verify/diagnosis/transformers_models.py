@@ -77,6 +77,12 @@ def resnet18():
     return ResNetForImageClassification(config), batch
 
 
+def resnet18_of_32():
+    """Return the same ResNet and as many images as it is trained with."""
+    model, _ = resnet18()
+    return model, {"pixel_values": torch.randn(32, 3, 64, 64), "labels": torch.randint(0, 100, (32,))}
+
+
 def transformer6():
     """Return a BERT of six layers, width 256, and 4 sequences of 128 tokens."""
     from transformers import BertConfig, BertForMaskedLM
