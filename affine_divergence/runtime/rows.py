@@ -16,6 +16,8 @@ from torch.compiler import is_compiling
 from .operands import is_eager
 
 _BLOCK = 2**18  # numbers, 1 MiB of float32
+_ADDED = 256  # numbers that are added up one after the other in the type they have
+_LONG = 2**11  # numbers of a row from which on it is added up in blocks
 
 
 def squared_length(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,7 +38,7 @@ def safe_squares(x: Tensor) -> Tensor | None:
     """
     if not (is_visible(x) and x.numel()):
         return None
-    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
+    length = _length(x)
     low, high = torch.aminmax(length)
     limits = torch.finfo(length.dtype)
     return length.square_() if limits.tiny**0.4 < low.item() and high.item() < limits.max**0.45 else None
@@ -45,13 +47,42 @@ def safe_squares(x: Tensor) -> Tensor | None:
 def scaled_length(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return what ``squared_length`` does when no graph is recorded, with fewer passes over the memory."""
     peak = _peak(x)
-    return peak, torch.linalg.vector_norm(x / peak, dim=-1, keepdim=True).square()
+    return peak, _length(x / peak).square()
+
+
+def _length(x: Tensor) -> Tensor:
+    """Return the length (B, 1) of each row of ``x`` (B, n), of long rows in blocks, so that no digits are lost."""
+    if not is_eager(x) or x.shape[-1] < _LONG:
+        return _norm(x)
+    blocks, rest = divmod(x.shape[-1], _ADDED)
+    parts = _norm(x[..., : blocks * _ADDED].unflatten(-1, (blocks, _ADDED))).squeeze(-1)
+    if rest:
+        parts = torch.cat((parts, _norm(x[..., blocks * _ADDED :])), -1)
+    return _norm(parts.double()).to(parts.dtype)
+
+
+def _norm(x: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
+    return found
 
 
 def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
     """Return the same, with a peak of 1 where lengths are safe to square."""
     squares = safe_squares(x)
     return scaled_length(x) if squares is None else (1.0, squares)
+
+
+def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
+    """Return the sum (m) of ``rows`` (B, m), each times its weight (B, 1), added up in blocks of rows.
+
+    A product of matrices adds up one row after the other: over a million equal rows it is off by a hundredth.
+    """
+    weights = weights.squeeze(-1)
+    whole = len(rows) - len(rows) % _ADDED
+    if whole <= _ADDED:
+        return torch.mv(rows.t(), weights)
+    parts = torch.bmm(weights[:whole].unflatten(0, (-1, 1, _ADDED)), rows[:whole].unflatten(0, (-1, _ADDED)))
+    return parts.sum((0, 1)).add_(torch.mv(rows[whole:].t(), weights[whole:]))
 
 
 def read_once(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -101,7 +101,7 @@ def _with_vector(instruction: Contract, operands: Operands) -> Term | None:
     if is_column(vector.indices) and first_axis:
         if operands.promotes:
             return Term(f"({operands.plain(vector)} * {operands.plain(matrix)}).sum(0)", wide=True)
-        return Term(f"{operands.plain(vector)}.squeeze(-1) @ {operands.plain(matrix)}", atomic=False)
+        return Term(f"weighted_sum({operands.plain(vector)}, {operands.plain(matrix)})")
     left, right = operands.narrowed(matrix), operands.narrowed(vector)
     product = f"{left}.t() @ {right}" if first_axis else f"{left} @ {right}"
     if is_column(instruction.target.indices):

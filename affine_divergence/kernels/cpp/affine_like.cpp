@@ -42,11 +42,18 @@ KERNEL affine_like_f_z(
             q = 0;
             {
                 const Element* const x = x_row;
+                double q_total = 0;
+                for (Offset start = 0; start < n; start += ADDED) {
+                    const Offset end = start + ADDED < n ? start + ADDED : n;
+                    q = 0;
 #pragma omp simd reduction(+ : q)
-                for (Offset k = 0; k < n; ++k) {
-                    const Wide y = y_factor * x[k];
-                    q += y * y;  // affine-like/define-E
+                    for (Offset k = start; k < end; ++k) {
+                        const Wide y = y_factor * x[k];
+                        q += y * y;  // affine-like/define-E
+                    }
+                    q_total += q;
                 }
+                q = Wide(q_total);
             }
             q = row_sum(q);
             if (divided || in_range(q)) break;
@@ -98,11 +105,18 @@ KERNEL affine_like_given_gb_dx(
         {
             const Element* const x = x_row;
             const Element* const gW = gW_row;
+            double u_gW_total = 0;
+            for (Offset start = 0; start < n; start += ADDED) {
+                const Offset end = start + ADDED < n ? start + ADDED : n;
+                u_gW = 0;
 #pragma omp simd reduction(+ : u_gW)
-            for (Offset k = 0; k < n; ++k) {
-                const Wide u = f * x[k];
-                u_gW += u * gW[k];
+                for (Offset k = start; k < end; ++k) {
+                    const Wide u = f * x[k];
+                    u_gW += u * gW[k];
+                }
+                u_gW_total += u_gW;
             }
+            u_gW = Wide(u_gW_total);
         }
         u_gW = row_sum(u_gW);
         const Wide c = f * (f * gb + u_gW) / kappa;
@@ -171,21 +185,35 @@ KERNEL affine_like_dx(
         {
             const Element* const g = g_row;
             const Element* const b = b_row;
+            double gb_total = 0;
+            for (Offset start = 0; start < m; start += ADDED) {
+                const Offset end = start + ADDED < m ? start + ADDED : m;
+                gb = 0;
 #pragma omp simd reduction(+ : gb)
-            for (Offset k = 0; k < m; ++k) {
-                gb += g[k] * b[k];
+                for (Offset k = start; k < end; ++k) {
+                    gb += g[k] * b[k];
+                }
+                gb_total += gb;
             }
+            gb = Wide(gb_total);
         }
         gb = row_sum(gb);
         Wide u_gW = 0;
         {
             const Element* const x = x_row;
             const Element* const gW = gW_row;
+            double u_gW_total = 0;
+            for (Offset start = 0; start < n; start += ADDED) {
+                const Offset end = start + ADDED < n ? start + ADDED : n;
+                u_gW = 0;
 #pragma omp simd reduction(+ : u_gW)
-            for (Offset k = 0; k < n; ++k) {
-                const Wide u = f * x[k];
-                u_gW += u * gW[k];
+                for (Offset k = start; k < end; ++k) {
+                    const Wide u = f * x[k];
+                    u_gW += u * gW[k];
+                }
+                u_gW_total += u_gW;
             }
+            u_gW = Wide(u_gW_total);
         }
         u_gW = row_sum(u_gW);
         const Wide c = f * (f * gb + u_gW) / kappa;
@@ -226,10 +254,17 @@ KERNEL affine_like_gb_u_db(
         {
             const Element* const g = g_row;
             const Element* const b = b_row;
+            double gb_total = 0;
+            for (Offset start = 0; start < m; start += ADDED) {
+                const Offset end = start + ADDED < m ? start + ADDED : m;
+                gb = 0;
 #pragma omp simd reduction(+ : gb)
-            for (Offset k = 0; k < m; ++k) {
-                gb += g[k] * b[k];
+                for (Offset k = start; k < end; ++k) {
+                    gb += g[k] * b[k];
+                }
+                gb_total += gb;
             }
+            gb = Wide(gb_total);
         }
         gb = row_sum(gb);
         {

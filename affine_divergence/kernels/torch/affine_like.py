@@ -29,6 +29,7 @@ from ...runtime.rows import (
     safe_squares,
     scaled_length,
     squared_length,
+    weighted_sum,
 )
 
 Length = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -135,7 +136,7 @@ class AffineLikeReverse(torch.autograd.Function):
         if wanted[1]:
             dW = g.t() @ u  # affine-like/backward-dW
         if wanted[2]:
-            db = f.squeeze(-1) @ g  # affine-like/backward-db
+            db = weighted_sum(f, g)  # affine-like/backward-db
         if wanted[0]:
             gb = (g @ b).unsqueeze(-1)
             blocks = row_blocks(x)

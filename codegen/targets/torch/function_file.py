@@ -11,6 +11,8 @@ from codegen.printing.row_headings import heading_context
 from codegen.printing.torch_lines import Style, TorchPrinter, printed
 from codegen.targets.torch.row_gradients import in_place_context
 
+_ROW_HELPERS = ("read_once", "row_blocks", "safe_squares", "scaled_length", "squared_length")
+
 
 def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
     """Return what ``function.py.jinja`` needs."""
@@ -30,6 +32,7 @@ def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
         **heading_context(plan, with_bias),
         "scale_formula": next(e for e in equations(plan) if e.startswith(f"{scale}[")),
         **_imports(str((lines, blocks))),
+        "row_helpers": [*_ROW_HELPERS, *(["weighted_sum"] if "weighted_sum(" in str(blocks) else [])],
         **lines,
         **blocks,
     }

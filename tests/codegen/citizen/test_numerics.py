@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import affine_divergence as ad
 from tests.codegen.citizen.citizens import CITIZENS, citizens, gradients, slow_marked
 
 OF_SAMPLES = slow_marked(n for n in CITIZENS if "attention" not in n)  # the scores of attention are no sample's own
@@ -133,3 +134,22 @@ def test_the_table_has_every_kind_of_module():
     kinds = {type(citizen.make()).__name__ for citizen in CITIZENS.values()}
     patches = {f"PatchNormConv{word}{axes}d" for word in ("", "Transpose") for axes in (1, 2, 3)}
     assert kinds == patches | {"AffineLike", "NormLike", "SelfAttention"}
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_a_million_equal_samples_lose_no_digits_of_the_gradient_of_the_bias(backend):
+    x, g = torch.full((10**6, 4), 0.3), torch.full((10**6, 1), 0.1)
+    layer = ad.AffineLike(4, 1, backend=backend)
+    layer(x).backward(g)
+    f = 1 / torch.sqrt(x.double().square().sum(1, keepdim=True) + 1)
+    exact = float((f * g.double()).sum())
+    assert abs(float(layer.bias.grad) / exact - 1) <= 4e-6
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+@pytest.mark.parametrize("n", [2047, 2048, 2049, 10**6 + 3])
+def test_long_rows_lose_no_digits_of_their_length(backend, n):
+    x, W, b = torch.full((2, n), 0.1), torch.zeros(2, n), torch.full((2,), float(n) ** 0.5)
+    z = ad.functional.affine_like(x, W, b, backend=backend)
+    exact = b.double() / torch.sqrt(x.double().square().sum(1, keepdim=True) + 1)
+    assert float(((z - exact) / exact).abs().max()) <= 1e-6
