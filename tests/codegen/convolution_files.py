@@ -50,6 +50,7 @@ def drawn(seed: int, kind: str = "") -> Drawn:
     kind = kind or rng.choice(KINDS)
     count = rng.choice((1, 2, 2, 3))
     group, channel, unit = (rng.random() < share for share in (0.4, 0.8, 0.8))
+    unit = unit or (kind == CENTRED and not group)  # the sum of a whole kernel has no axis, and no program yet
     bias = rng.random() < 0.7 and (group or unit)
     numbers = [(rng.randint(1, 3), rng.randint(1, 2), rng.randint(-2, 3)) for _ in range(count)]
     space = {w: [f"{w}{a}" for a in range(count)] for w in "lkp"}
