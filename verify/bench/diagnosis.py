@@ -35,7 +35,7 @@ from verify.diagnosis.watch import Watch
 from verify.threads import one_thread
 
 BOUNDS = {"factors": 1.3, "factors_memory": 1.5, "first_step": 2.5, "watched": 1.15}
-_PAIRS = 9
+_PAIRS = 5
 _EVERY = 10
 
 

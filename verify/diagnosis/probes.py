@@ -25,7 +25,7 @@ from verify.diagnosis.layers import Site
 from verify.diagnosis.samples import Shape, batched, evenly, flat, padded, rows_of, units_of
 
 ROWS = 48  # chosen of all calls of a layer
-_FEWEST, _SHARE = 12, 16  # where a row costs much: no fewer, and one in so many
+_FEWEST, _SHARE = 8, 32  # where a row costs much: no fewer, and one in so many
 _LITTLE = 1 << 22  # products which cost little
 _IMAGES = 3  # of one call of a convolution, among whose positions rows are chosen
 _PART = 1 << 18  # entries of the difference of two weights that are held at once

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import array
 import functools
+import gc
 import random
 import sys
 import types
@@ -54,6 +55,16 @@ class Snapshot:
         self._restores: list[Restore] = []
         self._tensors: dict[int, TensorState] = {}
         self._seen: dict[int, Any] = {id(thing): thing for thing in but}
+        collecting = gc.isenabled()
+        gc.disable()  # thousands of objects are made here and none is garbage, which the collector would look for
+        try:
+            self._walk(roots)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _walk(self, roots: Sequence[Any]) -> None:
+        """Take the state of all that the roots reach."""
         waiting: list[tuple[Any, bool]] = [(root, False) for root in reversed(roots)]
         while waiting:
             thing, through_function = waiting.pop()

@@ -58,7 +58,8 @@ class WatchedStep:
         if self._call is None or self._randomness is None:
             return None
         arguments, words = self._call
-        with untouched(self._model, arguments, words, but=list(self._model.parameters())), torch.no_grad():
+        but = [*self._model.parameters(), self]  # which the watch's own hooks on the model reach
+        with untouched(self._model, arguments, words, but=but), torch.no_grad():
             self._randomness.restore()
             with capturing(self._plan, kept) as again:
                 self._model(*arguments, **words)
