@@ -55,7 +55,7 @@ def _length(x: Tensor) -> Tensor:
     if not is_eager(x) or x.shape[-1] < _LONG:
         return _norm(x)
     blocks, rest = divmod(x.shape[-1], _ADDED)
-    parts = _norm(x[..., : blocks * _ADDED].unflatten(-1, (blocks, _ADDED))).squeeze(-1)
+    parts = _norm(x[..., : blocks * _ADDED].reshape(*x.shape[:-1], blocks, _ADDED)).squeeze(-1)
     if rest:
         parts = torch.cat((parts, _norm(x[..., blocks * _ADDED :])), -1)
     return _norm(parts.double()).to(parts.dtype)
@@ -81,7 +81,9 @@ def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
     whole = len(rows) - len(rows) % _ADDED
     if whole <= _ADDED:
         return torch.mv(rows.t(), weights)
-    parts = torch.bmm(weights[:whole].unflatten(0, (-1, 1, _ADDED)), rows[:whole].unflatten(0, (-1, _ADDED)))
+    parts = torch.bmm(
+        weights[:whole].reshape(-1, 1, _ADDED), rows[:whole].reshape(whole // _ADDED, _ADDED, rows.shape[1])
+    )
     return parts.sum((0, 1)).add_(torch.mv(rows[whole:].t(), weights[whole:]))
 
 
