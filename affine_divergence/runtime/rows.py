@@ -81,7 +81,9 @@ def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
     whole = len(rows) - len(rows) % _ADDED
     if whole <= _ADDED:
         return torch.mv(rows.t(), weights)
-    parts = torch.bmm(weights[:whole].reshape(-1, 1, _ADDED), rows[:whole].reshape(whole // _ADDED, _ADDED, rows.shape[1]))
+    parts = torch.bmm(
+        weights[:whole].reshape(-1, 1, _ADDED), rows[:whole].reshape(whole // _ADDED, _ADDED, rows.shape[1])
+    )
     return parts.sum((0, 1)).add_(torch.mv(rows[whole:].t(), weights[whole:]))
 
 
