@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ class Observed:
     gradients: dict[str, Tensor]
     activity: Activity
 
-    @property
+    @cached_property
     def finite(self) -> bool:
         """Whether the loss and every gradient are finite."""
         return not is_bad(self.loss) and not any(is_bad(dense(g)) for g in self.gradients.values())

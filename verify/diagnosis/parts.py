@@ -26,6 +26,7 @@ from verify.diagnosis.record import Parts
 from verify.diagnosis.step import Analysis, joined
 from verify.diagnosis.sums import inner, parts_of, squared, wide
 
+_ROUNDED = 1e-4  # of a parameter: a step that is longer is itself up to a thousandth of rounding
 UNMOVED = "the step does not change its activation"
 CHANGED = "its calls were others after the step, so that samples cannot be compared"
 
@@ -69,8 +70,12 @@ class Moved:
         if gradient is not None:
             gradient = piece.of({piece.parameter: gradient.to_dense() if gradient.is_sparse else gradient})
         length = 0.0 if gradient is None else squared(gradient)
+        weight = squared(before)
         if not self.after:
-            return Sizes(squared(before), length, length, length)
+            return Sizes(weight, length, length, length)
+        rate = self._rate(piece.parameter) if before.dtype in (torch.float32, torch.float64) else None
+        if rate is not None and rate**2 * length > _ROUNDED**2 * weight:
+            return Sizes(weight, rate**2 * length, length, rate * length)
         after, update, fall = piece.of(self.after), 0.0, 0.0
         met = parts_of(after if gradient is None else gradient)
         buffer: Tensor | None = None  # one for all parts, which are of one size but the last
@@ -80,7 +85,11 @@ class Moved:
             )
             update += squared(buffer)
             fall -= 0.0 if gradient is None else inner(g, buffer)
-        return Sizes(squared(before), update, length, fall)
+        return Sizes(weight, update, length, fall)
+
+    def _rate(self, parameter: str) -> float | None:
+        """Return the rate by which the step is minus the gradient alone, None where it is something else."""
+        return None if self.linear is None or self.linear.past else self.linear.rate.get(parameter)
 
 
 def parts(probes: Sequence[Probe], later: Sequence[Call], step: Moved, analysis: Analysis | None = None) -> Parts | str:

@@ -125,7 +125,8 @@ def judged_shares(name: str, seen: Observed, values: Mapping[str, Tensor]) -> An
     if not all(name in seen.gradients for name in names):
         return CLEARED
     step = {name: seen.gradients[name] for name in names}
-    if any(is_bad(dense(g)) for g in step.values()) or any(is_bad(c.gradient) for c in used if c.gradient is not None):
+    parameters = not seen.finite and any(is_bad(dense(g)) for g in step.values())
+    if parameters or any(is_bad(c.gradient) for c in used if c.gradient is not None):
         return NOT_FINITE
     with torch.no_grad():
         return analyse(used, values, step)

@@ -194,6 +194,16 @@ def test_single_and_half_precision_agree_within_their_rounding():
         assert 1e-12 < layer.shares.error < layer.shares.bound
 
 
+@pytest.mark.parametrize(("size", "slope"), [(1.0, 1e-25), (1e15, 1e10), (1e-12, 1e-9)])
+def test_numbers_for_which_single_precision_has_no_room(size, slope):
+    torch.manual_seed(0)
+    model, x = nn.Linear(6, 3, bias=False), torch.randn(9, 6)
+    weights = torch.linspace(1, 2, 27).view(9, 3)
+    usual = verify.diagnose(model, x, lambda z: (weights * z).sum(), steps=0).layers[0].shares
+    found = verify.diagnose(model, size * x, lambda z: slope * (weights * z).sum(), steps=0).layers[0].shares
+    assert found.exact and (found.own, found.cross) == pytest.approx((usual.own, usual.cross), rel=1e-4)
+
+
 class Sparing(nn.Module):
     """Two layers that share the samples out as experts do, and one that is called with none."""
 

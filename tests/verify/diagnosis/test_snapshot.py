@@ -3,6 +3,7 @@
 import array
 import dataclasses
 import functools
+import gc
 import random
 import signal
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -171,6 +172,17 @@ def fails(*_):
 
 def interrupts(*_):
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_the_garbage_collector_is_as_it_was(collecting):
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        Snapshot(nn.Linear(2, 2))
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 @pytest.mark.parametrize("loss", [lambda z: z.square().mean(), fails, interrupts], ids=["good", "fails", "interrupts"])
