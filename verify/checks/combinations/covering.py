@@ -1,0 +1,108 @@
+"""Covering arrays: few rows of settings in which every pair of levels of two factors, or every triple, occurs.
+
+A row gives each factor one of its levels. Rules forbid combinations that have no meaning; what they rule out is not
+asked for. Rows are found greedily and without chance: the same factors give the same rows. Ours rather than a package:
+what there is has had no release since 2023 and knows no rules for a part of a row, and this takes fewer lines than a
+dependency takes words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
+
+Row = dict[str, Any]
+Choice = tuple[str, Hashable]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must hold of the levels of some factors, in the order of their names."""
+
+    names: tuple[str, ...]
+    holds: Callable[..., bool]
+
+    def allows(self, row: Mapping[str, Any]) -> bool:
+        """Return whether a row, or what is chosen of it so far, does not break the rule."""
+        return any(name not in row for name in self.names) or self.holds(*(row[name] for name in self.names))
+
+
+def only(name: str, level: Hashable, **allowed: tuple[Hashable, ...]) -> tuple[Rule, ...]:
+    """Return the rules that with one level of a factor go only some levels of others."""
+
+    def rule(other: str, levels: tuple[Hashable, ...]) -> Rule:
+        return Rule((name, other), lambda chosen, found: chosen != level or found in levels)
+
+    return tuple(rule(other, levels) for other, levels in allowed.items())
+
+
+def covering_rows(factors: Mapping[str, Sequence[Hashable]], rules: Sequence[Rule] = (), strength: int = 2) -> list[Row]:
+    """Return rows in which every possible combination of levels of ``strength`` factors occurs."""
+    names = tuple(sorted(factors, key=lambda name: -len(factors[name])))
+    search = _Search(names, dict(factors), tuple(rules), min(strength, len(names)))
+    return search.rows()
+
+
+@dataclass
+class _Search:
+    """The search for rows: what is not covered yet, and how often each level was chosen."""
+
+    names: tuple[str, ...]
+    factors: dict[str, Sequence[Hashable]]
+    rules: tuple[Rule, ...]
+    strength: int
+
+    def rows(self) -> list[Row]:
+        """Return the rows; what no row can hold is left out."""
+        self.used: Counter[Choice] = Counter()
+        self.open = dict.fromkeys(self._wanted())
+        found = []
+        while self.open:
+            first = next(iter(self.open))
+            row = self._completed(dict(first))
+            if row is None:
+                del self.open[first]
+                continue
+            found.append({name: row[name] for name in self.factors})
+            self.used.update(row.items())
+            for chosen in combinations(row.items(), self.strength):
+                self.open.pop(frozenset(chosen), None)
+        return found
+
+    def _wanted(self) -> Iterator[frozenset[Choice]]:
+        for chosen in combinations(self.names, self.strength):
+            for levels in product(*(self.factors[name] for name in chosen)):
+                pairs = tuple(zip(chosen, levels, strict=True))
+                if self._allowed(dict(pairs), chosen[0], whole=True):
+                    yield frozenset(pairs)
+
+    def _allowed(self, row: Row, name: str, *, whole: bool = False) -> bool:
+        """Return whether no rule is broken, of those about one factor unless about the ``whole`` row."""
+        return all(rule.allows(row) for rule in self.rules if whole or name in rule.names)
+
+    def _completed(self, row: Row) -> Row | None:
+        """Return the row with a level for each factor, those first that cover most; None if the rules allow none."""
+        name = next((name for name in self.names if name not in row), None)
+        if name is None:
+            return row
+        known = list(combinations(row.items(), self.strength - 1))
+        for level in sorted(self.factors[name], key=lambda level: self._rank(known, (name, level))):
+            extended = {**row, name: level}
+            if self._allowed(extended, name):
+                whole = self._completed(extended)
+                if whole is not None:
+                    return whole
+        return None
+
+    def _rank(self, known: Sequence[tuple[Choice, ...]], choice: Choice) -> tuple[int, int]:
+        """Return what makes a level a better choice than others, the lowest first: what it covers, how rare it was."""
+        covered = sum(frozenset((*chosen, choice)) in self.open for chosen in known)
+        return -covered, self.used[choice]
+
+
+def described(row: Mapping[str, Any]) -> str:
+    """Return a row in words, for the report of what failed."""
+    return ", ".join(f"{name} {level}" for name, level in row.items())

@@ -1,0 +1,284 @@
+"""Combinations of the maps of patches: geometries, settings, types, edges and layouts, crossed with every path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verify.checks import target
+from verify.checks.combinations.covering import Row, Rule, only
+from verify.checks.combinations.hand import mapped_patches
+from verify.checks.combinations.instance import TYPES, Instance
+from verify.checks.combinations.layouts import LAYOUTS
+from verify.checks.combinations.paths import COMPILED, PATHS
+from verify.checks.geometry import Geometry
+
+_ATTEMPTS = 200
+_SCALES = {"ordinary": 1.0, "tiny": 1e-30, "huge": 1e30}
+_KERNELS = ("eager", "second-order", "dual-numbers", "autocast", "fake", "inference")
+PATHS_OF = {
+    "torch": (*PATHS, COMPILED),
+    "cpp": ("eager", "second-order", "dual-numbers", "vmap", "autocast", "autocast-backward", "fake", "inference"),
+    "triton": _KERNELS,
+    "cuda": _KERNELS,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Which map of patches: its name in equations, its form and settings."""
+
+    name: str
+    form: str
+    biased: bool = True
+    centred: bool = False
+    transposed: bool = False
+
+    @property
+    def layer(self) -> str:
+        """The layer on the command line."""
+        return "transposed-convolution" if self.transposed else "convolution"
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The input and the parameters, by their names in the module."""
+        return ("x", "weight", "bias") if self.biased else ("x", "weight")
+
+
+_SLACK = {"nearly constant": 300.0, "constant": 300.0}
+KINDS = tuple(
+    Kind(f"{stem}-convolution{'' if biased else '-without-bias'}/{form}", form, biased, stem == "centred", turned)
+    for stem, turned in (("grouped", False), ("centred", False), ("grouped-transposed", True))
+    for form, biased in (("affine-like", True), ("norm-like", True), ("norm-like", False))
+)
+_SUBSETS = {
+    3: ("all", "x", "weight", "bias", "x weight", "x bias", "weight bias"),
+    2: ("all", "x", "weight"),
+}
+
+_FEW = {3: ("all", "x", "weight bias"), 2: ("all", "x", "weight")}  # kernels look at x alone
+
+
+def factors(kind: Kind, backend: str) -> dict[str, tuple[Any, ...]]:
+    """Return the factors of a map on a backend, and their levels."""
+    types = {"cpp": ("float64", "float32"), "torch": tuple(TYPES), "triton": ("float32", "bfloat16", "float64")}
+    cuda = ("float32", "bfloat16") if kind.name == "grouped-convolution/affine-like" else ("float32",)
+    images = ("no batch", "none", "one", "three", *(() if backend in ("triton", "cuda") else ("many",)))
+    zeros = ("none", "some", "all", *(("constant", "nearly constant") if kind.centred else ()))
+    found: dict[str, tuple[Any, ...]] = {
+        "path": PATHS_OF[backend],
+        "backend": ("torch", None) if backend == "torch" else (backend,),
+        "dtype": types.get(backend, cuda),
+        "images": images,
+        "axes": (1, 2, 3),
+        "layout": tuple(LAYOUTS),
+        "gradient": ("drawn", "expanded"),
+        "zeros": zeros,
+        "scale": tuple(_SCALES),
+        "kappa": ("other", "default"),
+        "wanted": _SUBSETS[len(kind.tensors)] if backend in ("torch", "cpp") else _FEW[len(kind.tensors)],
+        "stride": (1, 2),
+        "dilation": (1, 2),
+        "padding": ("none", "some"),
+        "groups": (1, 2) if backend != "cpp" else (1,),
+        "channels": ("few", "many"),
+        "recompute": (True, False),
+    }
+    if kind.transposed:
+        found["extra"] = ("none", "some", "a stride")
+    return found
+
+
+_OF_DUALS = ("dual-numbers", "forward-over-reverse", "forward-mode")  # torch knows no tangents of negated views
+_OF_EXACT = tuple(name for name in PATHS if name not in ("autocast", "traced", "fake", COMPILED))
+RULES = (
+    Rule(("images", "path"), lambda images, path: images != "none" or path != "second-order"),
+    Rule(("images", "zeros"), lambda images, zeros: zeros != "some" or images == "three"),
+    Rule(("scale", "zeros"), lambda scale, zeros: scale == "ordinary" or zeros == "none"),
+    Rule(("path", "scale"), lambda path, scale: scale == "ordinary" or path in ("eager", "recorded", "inference")),
+    Rule(("dtype", "scale"), lambda dtype, scale: scale == "ordinary" or dtype in ("float32", "bfloat16")),
+    Rule(("path", "layout"), lambda path, layout: layout != "negated" or path not in _OF_DUALS),
+    Rule(("path", "gradient"), lambda path, gradient: gradient == "drawn" or path in ("eager", "recorded")),
+    Rule(("extra", "stride"), lambda extra, stride: extra == "none" or stride == (2 if extra == "some" else 1)),
+    Rule(("extra", "dilation"), lambda extra, dilation: extra != "a stride" or dilation == 2),
+    *only("zeros", "nearly constant", dtype=("float32", "float64"), path=_OF_EXACT),
+    *only("zeros", "constant", dtype=("float32", "float64"), path=_OF_EXACT),
+    *only("images", "none", zeros=("none",), channels=("few",)),
+    *only(
+        "images",
+        "many",
+        path=("eager",),
+        zeros=("none",),
+        dtype=("float32",),
+        channels=("few",),
+        axes=(2,),
+        layout=("plain", "channels last"),
+        gradient=("drawn",),
+        scale=("ordinary",),
+        wanted=("all", "x"),
+        padding=("none",),
+        stride=(1,),
+        dilation=(1,),
+        groups=(1,),
+    ),
+    *only(
+        "path",
+        "traced",
+        layout=("plain",),
+        images=("three",),
+        zeros=("none",),
+        dtype=("float32",),
+        kappa=("other",),
+        wanted=("all",),
+        channels=("few",),
+    ),
+    *only(
+        "path",
+        "fake",
+        layout=("plain",),
+        zeros=("none",),
+        kappa=("other",),
+        channels=("few",),
+        images=("no batch", "none", "three"),
+        dtype=("float32", "bfloat16"),
+        scale=("ordinary",),
+    ),
+    *only(
+        "path",
+        COMPILED,
+        layout=("plain",),
+        images=("three",),
+        zeros=("none",),
+        dtype=("float32",),
+        kappa=("other",),
+        wanted=("all",),
+        channels=("few",),
+        axes=(2,),
+        stride=(2,),
+        dilation=(2,),
+        padding=("some",),
+        groups=(2,),
+        recompute=(True,),
+        backend=(None,),
+        extra=("some",),
+    ),
+)
+
+
+def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cpu") -> Instance:
+    """Return a module at random values as a row of settings says."""
+    geometry = _geometry(kind, row, generator)
+    dtype, images = TYPES[row["dtype"]], {"no batch": 1, "none": 0, "one": 1, "three": 3, "many": 3}[row["images"]]
+    module = _module(kind, row, geometry)
+    alone = row["images"] == "no batch"
+    groups, axes = geometry.groups, len(geometry.kernel)
+    x = _values(kind, row, _drawn(generator, images, groups * geometry.channels, *geometry.length))
+    z = (images, groups * geometry.outputs, *geometry.positions)
+    g, expanded = _drawn(generator, *z), row["gradient"] == "expanded"
+    parameters = {name: _drawn(generator, *p.shape) for name, p in module.named_parameters()}
+    used = module.kappa
+
+    def reference(v: Any) -> Tensor:
+        image = v["x"].unsqueeze(0) if alone else v["x"]
+        rows = geometry.rows(image.unflatten(1, (groups, -1)))
+        W = v["weight"].unflatten(0, (groups, -1))
+        if kind.transposed:  # position q is reached from (q - dilation k) / stride: the kernel runs backwards
+            W = W.flip(tuple(range(3, 3 + axes))).transpose(1, 2)
+        b = v["bias"].unflatten(0, (groups, -1)) if kind.biased else None
+        found = mapped_patches(kind.form, rows, W.flatten(2), b, used, centred=kind.centred).flatten(1, 2)
+        return found.squeeze(0) if alone else found
+
+    values = {"x": x.squeeze(0) if alone else x, **parameters}
+    g = (g.squeeze(0) if alone else g).to(dtype)
+    return Instance(
+        module=module.to(device, dtype),
+        call=lambda inner, x: inner(x),
+        inputs=("x",),
+        values={name: t.to(device, dtype) for name, t in values.items()},
+        reference=reference,
+        g=torch.ones((), dtype=dtype, device=device).expand(g.shape) if expanded else g.to(device),
+        wanted=kind.tensors if row["wanted"] == "all" else tuple(row["wanted"].split()),
+        laid=LAYOUTS["plain" if expanded else row["layout"]],
+        ordinary=row["scale"] == "ordinary",
+        slack=4.0 if row["images"] == "many" else _SLACK.get(row["zeros"], 1.0),
+    )
+
+
+def _module(kind: Kind, row: Row, g: Geometry) -> Any:
+    settings: dict[str, Any] = {"form": kind.form, "bias": kind.biased, "recompute": row["recompute"]}
+    settings |= {"kappa": 1.7 + (kind.form == "norm-like")} if row["kappa"] == "other" else {}
+    settings |= {"output_padding": g.extra} if kind.transposed else {"center": kind.centred}
+    make = getattr(target.package(), f"PatchNormConv{'Transpose' if kind.transposed else ''}{len(g.kernel)}d")
+    return make(
+        g.groups * g.channels,
+        g.groups * g.outputs,
+        g.kernel,
+        stride=g.stride,
+        padding=g.padding,
+        dilation=g.dilation,
+        groups=g.groups,
+        backend=row["backend"],
+        **settings,
+    )
+
+
+def _values(kind: Kind, row: Row, x: Tensor) -> Tensor:
+    """Return the images with what the combination says of zeros and sizes."""
+    zeros = row["zeros"]
+    if zeros == "some":
+        x[0] = 0
+    elif zeros == "all":
+        x = torch.zeros_like(x)
+    elif zeros in ("constant", "nearly constant"):
+        x = 2 + (3e-3 * x if zeros == "nearly constant" else 0 * x)
+    return x * _SCALES[row["scale"]]
+
+
+def _geometry(kind: Kind, row: Row, generator: torch.Generator) -> Geometry:
+    """Return a random geometry as a row of settings says, with at least one position on every axis."""
+    for _ in range(_ATTEMPTS):
+        found = _attempt(kind, row, generator)
+        if min(found.positions) >= 1 and (row["images"] == "many" or any(found.positions_seen())):
+            return found
+    raise AssertionError("no geometry of this kind was met; allow smaller ones")
+
+
+def _attempt(kind: Kind, row: Row, generator: torch.Generator) -> Geometry:
+    axes, many = row["axes"], row["images"] == "many"
+
+    def whole(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return tuple(whole(low, high) for _ in range(axes))
+
+    kernel = each(1, 3 if axes < 3 and not many else 2)
+    if max(kernel) == 1:
+        kernel = (2, *kernel[1:])
+    stride = each(1, 1) if row["stride"] == 1 else (*each(1, 3)[1:], 2)
+    dilation = each(1, 1) if row["dilation"] == 1 else (2, *each(1, 2)[1:])
+    extra = (0,) * axes
+    if kind.transposed and row["extra"] == "some":
+        extra = tuple(min(1, s - 1) for s in stride)
+    elif kind.transposed and row["extra"] == "a stride":
+        extra = tuple(d - 1 for d in dilation)
+    length = each(160, 170) if many else each(2, 6) if axes < 3 else each(2, 4)
+    return Geometry(
+        groups=row["groups"],
+        channels=(7 if many else 3) if row["channels"] == "few" else 37,
+        outputs=2 if row["channels"] == "few" else 19,
+        kernel=kernel,
+        stride=stride,
+        padding=each(0, 0) if row["padding"] == "none" else tuple(whole(1, k) for k in kernel),
+        dilation=dilation,
+        length=length,
+        extra=extra,
+        transposed=kind.transposed,
+    )
+
+
+def _drawn(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)

@@ -1,0 +1,261 @@
+"""Every way in which a generated map can be called, each against the map by hand in float64.
+
+eager               output and gradients, no graph recorded
+recorded            gradients as part of a graph
+second-order        the gradient of a gradient
+forward-mode        tangents by torch.func.jvp
+dual-numbers        tangents by torch.autograd.forward_ad
+forward-over-reverse   the tangent of a gradient
+vmap                over one more axis, which stands first or last
+per-sample          gradients under vmap
+compiled            by torch.compile with aot_eager, both passes
+autocast            both passes inside autocast
+autocast-backward   the backward pass alone inside autocast
+traced              by torch.jit.trace
+fake                shapes and types that tensors without values give
+inference           inside inference_mode
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from verify.checks.combinations.instance import BOUNDS, Instance, Named, Side, distance
+
+Errors = Callable[[Instance, torch.Generator], float]
+
+
+def eager(case: Instance, generator: torch.Generator) -> float:
+    """Output and gradients of the wanted tensors, the others frozen."""
+    return _both(case, case.by_module, recorded=False)
+
+
+def recorded(case: Instance, generator: torch.Generator) -> float:
+    """The same where the gradients are part of a graph."""
+    return _both(case, case.by_module, recorded=True)
+
+
+def _both(case: Instance, side: Side, *, recorded: bool) -> float:
+    exact = gradients(case.reference, case.exact(), case.g.double(), case.wanted)
+    found = gradients(side, case.operands(), case.laid(case.g), case.wanted, recorded=recorded)
+    return _checked(found, exact, [case.dtype] * len(found), case)
+
+
+def gradients(side: Side, values: Named, g: Tensor, wanted: Sequence[str], *, recorded: bool = False) -> list[Tensor]:
+    """Return the output, then the gradients of ``sum(g z)`` with respect to the wanted tensors alone."""
+    leaves = {name: t.detach().requires_grad_(name in wanted) for name, t in values.items()}
+    z = side(leaves)
+    if not wanted:
+        return [z]
+    return [z, *torch.autograd.grad(z, [leaves[n] for n in wanted], g, create_graph=recorded)]
+
+
+def _checked(found: Sequence[Tensor], exact: Sequence[Tensor], types: Sequence[torch.dtype], case: Instance) -> float:
+    """Return the distance in bounds of the first type; infinite where a result has another type than it is to have."""
+    if [t.dtype for t in found] != list(types):
+        return float("inf")
+    return distance(found, exact, case.ordinary) / (BOUNDS[types[0]] * case.slack)
+
+
+def second_order(case: Instance, generator: torch.Generator) -> float:
+    """Gradients of the gradients along random directions, by every wanted tensor and by that of the output."""
+    directions = [normal_like(case.values[name], generator) for name in case.wanted]
+    results = []
+    for side, values, g in (
+        (case.by_module, case.operands(), case.g),
+        (case.reference, case.exact(), case.g.double()),
+    ):
+        leaves = {n: t.detach().requires_grad_(n in case.wanted) for n, t in values.items()}
+        g = g.detach().clone().requires_grad_()
+        given = [leaves[n] for n in case.wanted]
+        first = torch.autograd.grad(side(leaves), given, g, create_graph=True)
+        along = sum(((d.to(f) * f).sum() for d, f in zip(directions, first, strict=True)), g.new_zeros(()))
+        second = torch.autograd.grad(along, [*given, g], allow_unused=True, materialize_grads=True)
+        results.append([*first, *second])
+    return _checked(results[0], results[1], [case.dtype] * len(results[0]), case)
+
+
+def forward_mode(case: Instance, generator: torch.Generator) -> float:
+    """Tangents of the wanted tensors by ``torch.func.jvp``."""
+    tangents = {name: normal_like(case.values[name], generator) for name in case.wanted}
+    exact = _jvp(case.reference, case.exact(), {n: t.double() for n, t in tangents.items()})
+    found = _jvp(case.by_module, case.operands(), tangents)
+    return _checked(found, exact, [case.dtype] * 2, case)
+
+
+def _jvp(side: Side, values: Named, tangents: Named) -> list[Tensor]:
+    at = tuple(values[name] for name in tangents)
+    return list(torch.func.jvp(of(side, values, list(tangents)), at, tuple(tangents.values())))
+
+
+def of(side: Side, values: Named, moved: Sequence[str]) -> Callable[..., Tensor]:
+    """Return a side as a function of the tensors that move."""
+    return lambda *given: side({**values, **dict(zip(moved, given, strict=True))})
+
+
+def dual_numbers(case: Instance, generator: torch.Generator) -> float:
+    """Tangents of the wanted tensors outside the transforms of ``torch.func``."""
+    tangents = {name: normal_like(case.values[name], generator) for name in case.wanted}
+    exact = _jvp(case.reference, case.exact(), {n: t.double() for n, t in tangents.items()})
+    with forward_ad.dual_level():
+        values = dict(case.operands())
+        for name, tangent in tangents.items():
+            values[name] = forward_ad.make_dual(values[name], tangent)
+        z, moved = forward_ad.unpack_dual(case.by_module(values))
+    found = [z, torch.zeros_like(z) if moved is None else moved]
+    return _checked(found, exact, [case.dtype] * 2, case)
+
+
+def forward_over_reverse(case: Instance, generator: torch.Generator) -> float:
+    """The tangents of gradients: the product of a Hessian."""
+    tangents = {name: normal_like(case.values[name], generator) for name in case.wanted}
+    names, results = list(tangents), []
+    for side, values, dtype in (
+        (case.by_module, case.operands(), case.dtype),
+        (case.reference, case.exact(), torch.float64),
+    ):
+        slopes = torch.func.grad(weighed(of(side, values, names), case.g.to(dtype)), tuple(range(len(names))))
+        at, along = tuple(values[n] for n in names), tuple(t.to(dtype) for t in tangents.values())
+        _, moved = torch.func.jvp(slopes, at, along)
+        results.append(list(moved))
+    return _checked(results[0], results[1], [case.dtype] * len(names), case)
+
+
+def weighed(function: Callable[..., Tensor], g: Tensor) -> Callable[..., Tensor]:
+    """Return the sum of a function's entries times ``g``."""
+    return lambda *given: (function(*given) * g).sum()
+
+
+def mapped(case: Instance, generator: torch.Generator) -> float:
+    """The map over one more axis of the wanted tensors, which stands first for some and last for others."""
+    many, each = _several(case, generator)
+    axes = {name: -1 if k % 2 else 0 for k, name in enumerate(many)}
+    given = [t.movedim(0, axes[name]) for name, t in many.items()]
+    function = of(case.by_module, case.operands(), list(many))
+    found = torch.vmap(function, tuple(axes.values()))(*given)
+    exact = torch.stack([case.reference(one) for one in each])
+    return _checked([found], [exact], [case.dtype], case)
+
+
+def _several(case: Instance, generator: torch.Generator) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """Return the wanted tensors, stacked with others near them, and every set of values in float64."""
+    many = {n: torch.stack([case.values[n], near(case.values[n], generator)]) for n in case.wanted}
+    return many, [{**case.exact(), **{n: t[k].double() for n, t in many.items()}} for k in range(2)]
+
+
+def near(t: Tensor, generator: torch.Generator) -> Tensor:
+    """Return other values of the same signs and about the same sizes."""
+    return t * (0.5 + torch.rand(t.shape, generator=generator, dtype=torch.float64)).to(t)
+
+
+def per_sample(case: Instance, generator: torch.Generator) -> float:
+    """Gradients under ``torch.vmap``."""
+    many, each = _several(case, generator)
+    function = weighed(of(case.by_module, case.operands(), list(many)), case.g)
+    found = torch.vmap(torch.func.grad(function, tuple(range(len(many)))))(*many.values())
+    wanted = [gradients(case.reference, one, case.g.double(), case.wanted)[1:] for one in each]
+    exact = [torch.stack(pair) for pair in zip(*wanted, strict=True)]
+    return _checked(found, exact, [case.dtype] * len(many), case)
+
+
+def compiled(cases: Sequence[Instance], backend: str = "aot_eager") -> list[float]:
+    """Both passes of compiled modules, all of them in one graph, for compiling takes as long as all else together."""
+    torch.compiler.reset()
+    leaves = [{n: t.detach().requires_grad_(n in case.wanted) for n, t in case.operands().items()} for case in cases]
+
+    def together(every: list[dict[str, Tensor]]) -> list[Tensor]:
+        return [case.by_module(values) for case, values in zip(cases, every, strict=True)]
+
+    try:
+        outputs = torch.compile(together, backend=backend, fullgraph=True)(leaves)
+        given = [values[name] for case, values in zip(cases, leaves, strict=True) for name in case.wanted]
+        slopes = iter(torch.autograd.grad(outputs, given, [case.g for case in cases]))
+    finally:
+        torch.compiler.reset()
+    errors = []
+    for case, z in zip(cases, outputs, strict=True):
+        found = [z, *(next(slopes) for _ in case.wanted)]
+        exact = gradients(case.reference, case.exact(), case.g.double(), case.wanted)
+        errors.append(_checked(found, exact, [case.dtype] * len(found), case))
+    return errors
+
+
+def autocast(case: Instance, generator: torch.Generator) -> float:
+    """Both passes inside autocast: the output has its type, gradients that of what they are gradients of."""
+    low = case.dtype if case.dtype is torch.float64 else torch.bfloat16
+    rounded = {name: t.to(low).double() for name, t in case.values.items()}
+    exact = gradients(case.reference, rounded, case.g.to(low).double(), case.wanted)
+    values, g = case.operands(), case.g.to(low)
+    with torch.autocast(case.g.device.type, dtype=torch.bfloat16):
+        found = gradients(case.by_module, values, g, case.wanted)
+    return _checked(found, exact, [low, *[case.dtype] * len(case.wanted)], case)
+
+
+def autocast_backward(case: Instance, generator: torch.Generator) -> float:
+    """The backward pass alone inside autocast, which changes nothing."""
+    exact = gradients(case.reference, case.exact(), case.g.double(), case.wanted)
+    leaves = {name: t.detach().requires_grad_(name in case.wanted) for name, t in case.operands().items()}
+    z = case.by_module(leaves)
+    with torch.autocast(case.g.device.type, dtype=torch.bfloat16):
+        found = torch.autograd.grad(z, [leaves[n] for n in case.wanted], case.g)
+    return _checked([z, *found], exact, [case.dtype] * len(exact), case)
+
+
+def traced(case: Instance, generator: torch.Generator) -> float:
+    """The output of what ``torch.jit.trace`` records of the module at other inputs."""
+    values, module = case.operands(), case.loaded()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        others = tuple(near(values[name], generator) for name in case.inputs)
+        program = torch.jit.trace(module, others, check_trace=False)
+    found = program(*(values[name] for name in case.inputs))
+    return _checked([found], [case.reference(case.exact())], [case.dtype], case)
+
+
+def fake(case: Instance, generator: torch.Generator) -> float:
+    """What tensors without values give: shapes and types are those of the real results."""
+    operands, g = case.operands(), case.laid(case.g)
+    real = gradients(case.by_module, operands, g, case.wanted)
+    with FakeTensorMode() as mode:
+        values = {name: mode.from_tensor(t) for name, t in operands.items()}
+        found = gradients(case.by_module, values, mode.from_tensor(g), case.wanted)
+    same = [(t.shape, t.dtype) for t in found] == [(t.shape, t.dtype) for t in real]
+    return 0.0 if same else float("inf")
+
+
+def inference(case: Instance, generator: torch.Generator) -> float:
+    """The output of tensors that were made inside ``inference_mode``."""
+    with torch.inference_mode():
+        z = case.by_module({name: case.laid(t.clone()) for name, t in case.values.items()})
+    return _checked([z], [case.reference(case.exact())], [case.dtype], case)
+
+
+def normal_like(t: Tensor, generator: torch.Generator) -> Tensor:
+    """Return normal random numbers of a tensor's shape and type, of about its size."""
+    size = float(t.abs().max()) if t.numel() else 0.0
+    drawn = torch.randn(t.shape, generator=generator, dtype=torch.float64) * (size or 1.0)
+    return drawn.to(t.dtype)
+
+
+COMPILED = "compiled"
+PATHS: Mapping[str, Errors] = {
+    "eager": eager,
+    "recorded": recorded,
+    "second-order": second_order,
+    "forward-mode": forward_mode,
+    "dual-numbers": dual_numbers,
+    "forward-over-reverse": forward_over_reverse,
+    "vmap": mapped,
+    "per-sample": per_sample,
+    "autocast": autocast,
+    "autocast-backward": autocast_backward,
+    "traced": traced,
+    "fake": fake,
+    "inference": inference,
+}

@@ -1,0 +1,140 @@
+"""The checks of combinations, one for each map, path and target: the rows of a covering array that go that way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+
+from verify.checks.combinations import patches, rows
+from verify.checks.combinations.covering import Row, Rule, covering_rows, described
+from verify.checks.combinations.instance import Instance
+from verify.checks.combinations.paths import COMPILED, PATHS, compiled
+from verify.checks.record import Outcome, Setting, Task
+from verify.checks.target import holds_kernels, package
+from verify.cuda_on_host import Host, missing
+from verify.threads import so_many_threads
+
+BACKENDS = ("torch", "cpp", "triton", "cuda")
+_SEVERAL = 3  # threads, which share what is large
+_OF_SEVERAL = {"shared", "blocks", "many", "three"}
+_ORDERS = (0, 7)  # in which the threads of a block run on the host: by number, and by chance
+_LETTERS = {"x": "x", "weight": "W", "bias": "b"}
+_TANGENTS = ("forward-mode", "dual-numbers")
+_OUTPUTS = ("traced", "inference")
+
+
+def of_rows(layer: str) -> list[Task]:
+    """Return the checks of the maps of ``affine`` or ``linear``."""
+    return [task for kind in rows.KINDS if kind.layer == layer for task in _tasks(kind, rows, _backends_of_rows(kind))]
+
+
+def of_patches(layer: str) -> list[Task]:
+    """Return the checks of the maps of ``convolution`` or ``transposed-convolution``, over all axes of space."""
+    kinds = [kind for kind in patches.KINDS if kind.layer == layer]
+    return [task for kind in kinds for task in _tasks(kind, patches, _backends_of_patches(kind))]
+
+
+def _backends_of_rows(kind: rows.Kind) -> tuple[str, ...]:
+    return ("torch",) if kind.centred else BACKENDS
+
+
+def _backends_of_patches(kind: patches.Kind) -> tuple[str, ...]:
+    return tuple(name for name in BACKENDS if name != "cpp" or not (kind.centred or kind.transposed))
+
+
+def _tasks(kind: Any, family: Any, backends: Sequence[str]) -> Iterator[Task]:
+    for backend in backends:
+        for path in family.PATHS_OF[backend]:
+            yield _task(kind, family, backend, path)
+
+
+def _task(kind: Any, family: Any, backend: str, path: str) -> Task:
+    identity = "/".join(("path", kind.name, path, *(() if backend == "torch" else (backend,))))
+
+    def run(setting: Setting) -> Outcome:
+        """Return the largest error over the combinations that go this way."""
+        lacking = _lacking(backend, setting)
+        if lacking:
+            return Outcome(lacking)
+        table, rules = family.factors(kind, backend), family.RULES
+        chosen = [row for row in _array(tuple(table.items()), rules, 3 if setting.full else 2) if row["path"] == path]
+
+        def drawn(number: int) -> tuple[Instance, torch.Generator]:
+            generator = setting.generator(f"{identity}/{number}")
+            return family.instance(kind, chosen[number], generator, setting.device), generator
+
+        with torch.random.fork_rng(devices=[]), _on(backend, setting):
+            return judged(path, chosen, drawn)
+
+    of_host = backend == "cuda"
+    return Task(identity, kind.layer, backend, "several", equations(kind, path), run, uses_device=not of_host)
+
+
+def equations(kind: Any, path: str) -> str:
+    """Return the ids of the equations that a path goes through."""
+    if path in _TANGENTS:
+        return f"{kind.name}/tangent"
+    if path in _OUTPUTS:
+        return f"{kind.name}/forward"
+    return ", ".join((f"{kind.name}/forward", *(f"{kind.name}/backward-d{_LETTERS[name]}" for name in kind.tensors)))
+
+
+@cache
+def _array(table: tuple[tuple[str, tuple[Any, ...]], ...], rules: tuple[Rule, ...], strength: int) -> tuple[Row, ...]:
+    """Return the covering array of a table of factors, worked out once a process."""
+    return tuple(covering_rows(dict(table), rules, strength))
+
+
+def judged(
+    path: str,
+    chosen: Sequence[Mapping[str, Any]],
+    drawn: Callable[[int], tuple[Instance, torch.Generator]],
+    bound: float = 1.0,
+) -> Outcome:
+    """Return the largest error of the combinations, in what rounding may do, and which of them it was."""
+    if path == COMPILED:
+        errors = compiled([drawn(number)[0] for number in range(len(chosen))])
+    else:
+        errors = [_error(path, row, drawn, number) for number, row in enumerate(chosen)]
+    order = sorted(range(len(chosen)), key=lambda number: -errors[number])
+    worst = errors[order[0]]
+    named = described({name: level for name, level in chosen[order[0]].items() if name != "path"})
+    reason = f"largest error against the map by hand, in what rounding may do, {len(chosen)} combinations; at {named}"
+    return Outcome(reason, measured=worst, bound=bound)
+
+
+def _error(path: str, row: Mapping[str, Any], drawn: Callable[..., tuple[Instance, torch.Generator]], number: int) -> float:
+    """Return the error of one combination; an exception names it."""
+    several = _OF_SEVERAL & {row.get("size"), row.get("images")}
+    try:
+        with so_many_threads(_SEVERAL if several else 1):
+            return PATHS[path](*drawn(number))
+    except Exception as problem:
+        lines = str(problem).strip().splitlines() or [""]
+        raise RuntimeError(f"{type(problem).__name__}: {lines[0]}; at {described(row)}") from problem
+
+
+def _lacking(backend: str, setting: Setting) -> str:
+    """Return why the kernels of CUDA cannot be run here, where they are asked for."""
+    if backend != "cuda":
+        return ""
+    if not holds_kernels("cuda"):
+        return "the package has no such kernels; `--targets torch,cuda` generates them"
+    if setting.device == "cuda":
+        return "" if torch.cuda.is_available() else "no CUDA device on this machine (torch.cuda.is_available() is False)"
+    lack = missing()
+    return f"the CUDA kernels cannot be compiled for the CPU: {lack}" if lack else ""
+
+
+@contextmanager
+def _on(backend: str, setting: Setting) -> Iterator[None]:
+    """Let the CUDA kernels run on the CPU where that is asked for."""
+    if backend != "cuda" or setting.device == "cuda":
+        yield
+        return
+    with Host(package().__name__, watched=False):
+        yield
