@@ -9,7 +9,7 @@ dependency takes words.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
@@ -39,11 +39,17 @@ def only(name: str, level: Hashable, **allowed: tuple[Hashable, ...]) -> tuple[R
     return tuple(rule(other, levels) for other, levels in allowed.items())
 
 
-def covering_rows(factors: Mapping[str, Sequence[Hashable]], rules: Sequence[Rule] = (), strength: int = 2) -> list[Row]:
-    """Return rows in which every possible combination of levels of ``strength`` factors occurs."""
+def covering_rows(
+    factors: Mapping[str, Sequence[Hashable]], rules: Sequence[Rule] = (), groups: Iterable[Sequence[str]] | int = 2
+) -> list[Row]:
+    """Return rows in which every possible combination of levels of each group of factors occurs.
+
+    ``groups`` is a number for all groups of so many factors. A combination is possible if some row that breaks no rule
+    holds it.
+    """
     names = tuple(sorted(factors, key=lambda name: -len(factors[name])))
-    search = _Search(names, dict(factors), tuple(rules), min(strength, len(names)))
-    return search.rows()
+    chosen = list(combinations(names, min(groups, len(names)))) if isinstance(groups, int) else [*map(tuple, groups)]
+    return _Search(names, dict(factors), tuple(rules), chosen).rows()
 
 
 @dataclass
@@ -53,7 +59,7 @@ class _Search:
     names: tuple[str, ...]
     factors: dict[str, Sequence[Hashable]]
     rules: tuple[Rule, ...]
-    strength: int
+    groups: list[tuple[str, ...]]
 
     def rows(self) -> list[Row]:
         """Return the rows; what no row can hold is left out."""
@@ -68,38 +74,39 @@ class _Search:
                 continue
             found.append({name: row[name] for name in self.factors})
             self.used.update(row.items())
-            for chosen in combinations(row.items(), self.strength):
-                self.open.pop(frozenset(chosen), None)
+            for group in self.groups:
+                self.open.pop(frozenset((name, row[name]) for name in group), None)
         return found
 
     def _wanted(self) -> Iterator[frozenset[Choice]]:
-        for chosen in combinations(self.names, self.strength):
-            for levels in product(*(self.factors[name] for name in chosen)):
-                pairs = tuple(zip(chosen, levels, strict=True))
-                if self._allowed(dict(pairs), chosen[0], whole=True):
+        for group in self.groups:
+            for levels in product(*(self.factors[name] for name in group)):
+                pairs = tuple(zip(group, levels, strict=True))
+                if all(rule.allows(dict(pairs)) for rule in self.rules):
                     yield frozenset(pairs)
-
-    def _allowed(self, row: Row, name: str, *, whole: bool = False) -> bool:
-        """Return whether no rule is broken, of those about one factor unless about the ``whole`` row."""
-        return all(rule.allows(row) for rule in self.rules if whole or name in rule.names)
 
     def _completed(self, row: Row) -> Row | None:
         """Return the row with a level for each factor, those first that cover most; None if the rules allow none."""
         name = next((name for name in self.names if name not in row), None)
         if name is None:
             return row
-        known = list(combinations(row.items(), self.strength - 1))
+        known = [
+            [(other, row[other]) for other in group if other != name]
+            for group in self.groups
+            if name in group and all(other in row or other == name for other in group)
+        ]
+        rules = [rule for rule in self.rules if name in rule.names]
         for level in sorted(self.factors[name], key=lambda level: self._rank(known, (name, level))):
             extended = {**row, name: level}
-            if self._allowed(extended, name):
+            if all(rule.allows(extended) for rule in rules):
                 whole = self._completed(extended)
                 if whole is not None:
                     return whole
         return None
 
-    def _rank(self, known: Sequence[tuple[Choice, ...]], choice: Choice) -> tuple[int, int]:
+    def _rank(self, known: Sequence[Sequence[Choice]], choice: Choice) -> tuple[int, int]:
         """Return what makes a level a better choice than others, the lowest first: what it covers, how rare it was."""
-        covered = sum(frozenset((*chosen, choice)) in self.open for chosen in known)
+        covered = sum(frozenset((*others, choice)) in self.open for others in known)
         return -covered, self.used[choice]
 
 

@@ -17,7 +17,7 @@ from verify.checks.combinations.paths import COMPILED, PATHS
 from verify.checks.geometry import Geometry
 
 _ATTEMPTS = 200
-_SCALES = {"ordinary": 1.0, "tiny": 1e-30, "huge": 1e30}
+_SCALES = {"tiny": 1e-30, "huge": 1e30}
 _KERNELS = ("eager", "second-order", "dual-numbers", "autocast", "fake", "inference")
 PATHS_OF = {
     "torch": (*PATHS, COMPILED),
@@ -25,6 +25,12 @@ PATHS_OF = {
     "triton": _KERNELS,
     "cuda": _KERNELS,
 }
+_EDGES = ("no images", "some zero", "all zero", "tiny", "huge", "default kappa")
+_OF_CENTRED = ("constant", "nearly constant")
+_OF_ANY_SCALE = ("eager", "recorded", "inference")
+_OUTPUTS = ("traced", "inference")  # whose results are outputs alone
+_FEW_PATHS = ("traced", "fake", COMPILED)
+_SLACK = {"nearly constant": 300.0, "constant": 300.0, "many": 5.0}
 
 
 @dataclass(frozen=True)
@@ -55,115 +61,85 @@ KINDS = tuple(
     for form, biased in (("affine-like", True), ("norm-like", True), ("norm-like", False))
 )
 _SUBSETS = {
-    3: ("all", "x", "weight", "bias", "x weight", "x bias", "weight bias"),
+    3: ("all", "x", "weight bias", "weight", "bias", "x weight", "x bias"),
     2: ("all", "x", "weight"),
 }
 
-_FEW = {3: ("all", "x", "weight bias"), 2: ("all", "x", "weight")}  # kernels look at x alone
 
-
-def factors(kind: Kind, backend: str) -> dict[str, tuple[Any, ...]]:
-    """Return the factors of a map on a backend, and their levels."""
-    types = {"cpp": ("float64", "float32"), "torch": tuple(TYPES), "triton": ("float32", "bfloat16", "float64")}
+def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, ...]], tuple[str, ...]]:
+    """Return the factors of a map on a target, with their levels, and the edges: each is met with ordinary others."""
     cuda = ("float32", "bfloat16") if kind.name == "grouped-convolution/affine-like" else ("float32",)
-    images = ("no batch", "none", "one", "three", *(() if backend in ("triton", "cuda") else ("many",)))
-    zeros = ("none", "some", "all", *(("constant", "nearly constant") if kind.centred else ()))
+    kernels = {"cpp": ("float64", "float32"), "triton": ("float32", "bfloat16", "float64"), "cuda": cuda}
+    whole = path == "eager"
     found: dict[str, tuple[Any, ...]] = {
-        "path": PATHS_OF[backend],
         "backend": ("torch", None) if backend == "torch" else (backend,),
-        "dtype": types.get(backend, cuda),
-        "images": images,
+        "dtype": kernels.get(backend, tuple(TYPES)[: 4 if whole or path in ("recorded", "autocast") else 3]),
+        "images": ("no batch", "one image", "three images"),
         "axes": (1, 2, 3),
-        "layout": tuple(LAYOUTS),
-        "gradient": ("drawn", "expanded"),
-        "zeros": zeros,
-        "scale": tuple(_SCALES),
-        "kappa": ("other", "default"),
-        "wanted": _SUBSETS[len(kind.tensors)] if backend in ("torch", "cpp") else _FEW[len(kind.tensors)],
+        "layout": tuple(LAYOUTS) if whole else ("plain", "channels last"),
+        "gradient": ("drawn", "expanded") if path in ("eager", "recorded") else ("drawn",),
+        "wanted": _wanted(kind, backend, path),
         "stride": (1, 2),
         "dilation": (1, 2),
-        "padding": ("none", "some"),
+        "padding": ("some", "none"),
         "groups": (1, 2) if backend != "cpp" else (1,),
-        "channels": ("few", "many"),
+        "channels": ("few", "many") if whole and backend != "torch" else ("few",),
         "recompute": (True, False),
     }
     if kind.transposed:
         found["extra"] = ("none", "some", "a stride")
-    return found
+    if path in _FEW_PATHS:
+        found |= {"layout": ("plain",), "dtype": ("float32",), "groups": found["groups"][-1:], "padding": ("some",)}
+        found |= {"images": ("no batch", "three images"), "dilation": (2,)}
+    if path == COMPILED:
+        found |= {"images": ("three images",), "axes": (2,), "stride": (2,), "recompute": (True,), "backend": (None,)}
+        found |= {"extra": ("some",)} if kind.transposed else {}
+    every = (*_EDGES, *(_OF_CENTRED if kind.centred else ()), *(("many",) if backend in ("torch", "cpp") else ()))
+    return found, tuple(edge for edge in every if _meets(edge, path))
 
 
-_OF_DUALS = ("dual-numbers", "forward-over-reverse", "forward-mode")  # torch knows no tangents of negated views
-_OF_EXACT = tuple(name for name in PATHS if name not in ("autocast", "traced", "fake", COMPILED))
+def _wanted(kind: Kind, backend: str, path: str) -> tuple[str, ...]:
+    """Return which tensors have a gradient: of kernels for GPUs those that decide which of them run."""
+    every = _SUBSETS[len(kind.tensors)]
+    if path in (*_OUTPUTS, COMPILED, "fake"):
+        return every[:1]
+    return every if path == "eager" and backend in ("torch", "cpp") else every[:3]
+
+
+def _meets(edge: str, path: str) -> bool:
+    """Return whether an edge is met on a path."""
+    if edge == "many":
+        return path == "eager"
+    if edge in _SCALES:
+        return path in _OF_ANY_SCALE
+    if path in _FEW_PATHS:
+        return edge == "no images" and path == "fake"
+    return path != "autocast" or edge not in _OF_CENTRED
+
+
 RULES = (
-    Rule(("images", "path"), lambda images, path: images != "none" or path != "second-order"),
-    Rule(("images", "zeros"), lambda images, zeros: zeros != "some" or images == "three"),
-    Rule(("scale", "zeros"), lambda scale, zeros: scale == "ordinary" or zeros == "none"),
-    Rule(("path", "scale"), lambda path, scale: scale == "ordinary" or path in ("eager", "recorded", "inference")),
-    Rule(("dtype", "scale"), lambda dtype, scale: scale == "ordinary" or dtype in ("float32", "bfloat16")),
-    Rule(("path", "layout"), lambda path, layout: layout != "negated" or path not in _OF_DUALS),
-    Rule(("path", "gradient"), lambda path, gradient: gradient == "drawn" or path in ("eager", "recorded")),
     Rule(("extra", "stride"), lambda extra, stride: extra == "none" or stride == (2 if extra == "some" else 1)),
     Rule(("extra", "dilation"), lambda extra, dilation: extra != "a stride" or dilation == 2),
-    *only("zeros", "nearly constant", dtype=("float32", "float64"), path=_OF_EXACT),
-    *only("zeros", "constant", dtype=("float32", "float64"), path=_OF_EXACT),
-    *only("images", "none", zeros=("none",), channels=("few",)),
+    *only("edge", "some zero", images=("three images",)),
+    *only("edge", "tiny", dtype=("float32", "bfloat16")),
+    *only("edge", "huge", dtype=("float32", "bfloat16")),
+    *only("edge", "constant", dtype=("float32", "float64")),
+    *only("edge", "nearly constant", dtype=("float32", "float64")),
+    *only("edge", "no images", channels=("few",), images=("three images",)),
     *only(
-        "images",
+        "edge",
         "many",
-        path=("eager",),
-        zeros=("none",),
+        images=("three images",),
         dtype=("float32",),
         channels=("few",),
         axes=(2,),
         layout=("plain", "channels last"),
         gradient=("drawn",),
-        scale=("ordinary",),
         wanted=("all", "x"),
         padding=("none",),
         stride=(1,),
         dilation=(1,),
         groups=(1,),
-    ),
-    *only(
-        "path",
-        "traced",
-        layout=("plain",),
-        images=("three",),
-        zeros=("none",),
-        dtype=("float32",),
-        kappa=("other",),
-        wanted=("all",),
-        channels=("few",),
-    ),
-    *only(
-        "path",
-        "fake",
-        layout=("plain",),
-        zeros=("none",),
-        kappa=("other",),
-        channels=("few",),
-        images=("no batch", "none", "three"),
-        dtype=("float32", "bfloat16"),
-        scale=("ordinary",),
-    ),
-    *only(
-        "path",
-        COMPILED,
-        layout=("plain",),
-        images=("three",),
-        zeros=("none",),
-        dtype=("float32",),
-        kappa=("other",),
-        wanted=("all",),
-        channels=("few",),
-        axes=(2,),
-        stride=(2,),
-        dilation=(2,),
-        padding=("some",),
-        groups=(2,),
-        recompute=(True,),
-        backend=(None,),
-        extra=("some",),
     ),
 )
 
@@ -171,11 +147,12 @@ RULES = (
 def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cpu") -> Instance:
     """Return a module at random values as a row of settings says."""
     geometry = _geometry(kind, row, generator)
-    dtype, images = TYPES[row["dtype"]], {"no batch": 1, "none": 0, "one": 1, "three": 3, "many": 3}[row["images"]]
+    dtype, images = TYPES[row["dtype"]], 3 if row["images"] == "three images" else 1
+    images = 0 if row["edge"] == "no images" else images
     module = _module(kind, row, geometry)
     alone = row["images"] == "no batch"
     groups, axes = geometry.groups, len(geometry.kernel)
-    x = _values(kind, row, _drawn(generator, images, groups * geometry.channels, *geometry.length))
+    x = _values(row, _drawn(generator, images, groups * geometry.channels, *geometry.length))
     z = (images, groups * geometry.outputs, *geometry.positions)
     g, expanded = _drawn(generator, *z), row["gradient"] == "expanded"
     parameters = {name: _drawn(generator, *p.shape) for name, p in module.named_parameters()}
@@ -202,14 +179,14 @@ def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cp
         g=torch.ones((), dtype=dtype, device=device).expand(g.shape) if expanded else g.to(device),
         wanted=kind.tensors if row["wanted"] == "all" else tuple(row["wanted"].split()),
         laid=LAYOUTS["plain" if expanded else row["layout"]],
-        ordinary=row["scale"] == "ordinary",
-        slack=4.0 if row["images"] == "many" else _SLACK.get(row["zeros"], 1.0),
+        ordinary=row["edge"] not in _SCALES,
+        slack=_SLACK.get(row["edge"], 1.0),
     )
 
 
 def _module(kind: Kind, row: Row, g: Geometry) -> Any:
     settings: dict[str, Any] = {"form": kind.form, "bias": kind.biased, "recompute": row["recompute"]}
-    settings |= {"kappa": 1.7 + (kind.form == "norm-like")} if row["kappa"] == "other" else {}
+    settings |= {"kappa": 1.7 + (kind.form == "norm-like")} if row["edge"] != "default kappa" else {}
     settings |= {"output_padding": g.extra} if kind.transposed else {"center": kind.centred}
     make = getattr(target.package(), f"PatchNormConv{'Transpose' if kind.transposed else ''}{len(g.kernel)}d")
     return make(
@@ -225,29 +202,29 @@ def _module(kind: Kind, row: Row, g: Geometry) -> Any:
     )
 
 
-def _values(kind: Kind, row: Row, x: Tensor) -> Tensor:
+def _values(row: Row, x: Tensor) -> Tensor:
     """Return the images with what the combination says of zeros and sizes."""
-    zeros = row["zeros"]
+    zeros = row["edge"]
     if zeros == "some":
         x[0] = 0
     elif zeros == "all":
         x = torch.zeros_like(x)
     elif zeros in ("constant", "nearly constant"):
         x = 2 + (3e-3 * x if zeros == "nearly constant" else 0 * x)
-    return x * _SCALES[row["scale"]]
+    return x * _SCALES.get(zeros, 1.0)
 
 
 def _geometry(kind: Kind, row: Row, generator: torch.Generator) -> Geometry:
     """Return a random geometry as a row of settings says, with at least one position on every axis."""
     for _ in range(_ATTEMPTS):
         found = _attempt(kind, row, generator)
-        if min(found.positions) >= 1 and (row["images"] == "many" or any(found.positions_seen())):
+        if min(found.positions) >= 1 and (row["edge"] == "many" or any(found.positions_seen())):
             return found
     raise AssertionError("no geometry of this kind was met; allow smaller ones")
 
 
 def _attempt(kind: Kind, row: Row, generator: torch.Generator) -> Geometry:
-    axes, many = row["axes"], row["images"] == "many"
+    axes, many = row["axes"], row["edge"] == "many"
 
     def whole(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))

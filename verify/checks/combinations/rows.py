@@ -12,23 +12,31 @@ from verify.checks import target
 from verify.checks.combinations.covering import Row, Rule, only
 from verify.checks.combinations.hand import mapped_rows
 from verify.checks.combinations.instance import TYPES, Instance
-from verify.checks.combinations.layouts import LAYOUTS, plain
+from verify.checks.combinations.layouts import LAYOUTS
 from verify.checks.combinations.paths import COMPILED, PATHS
 
 CLASSES = {"affine-like": "AffineLike", "norm-like": "NormLike"}
-SCALES = {"ordinary": 1.0, "tiny": 1e-30, "huge": 1e30}
-_NARROW = {"ordinary": 1.0, "tiny": 1e-3, "huge": 1e3}  # of float16
-_MANY = {  # rows and features
-    "none": (0, 4),
-    "one": (1, 4),
-    "few": (5, 3),
-    "thousand": (39, 37),  # so many numbers that the default looks for kernels
-    "shared": (1027, 43),  # which several threads share
-    "blocks": (8197, 67),  # which torch's operations take in blocks
-    "long": (6, 523),  # longer than a tile of Triton
-    "longest": (3, 1031),  # longer than a warp takes
-    "chunks": (261, 5),  # more than one chunk of a sum over rows
+_SIZES = {  # rows and features, and units
+    "few": (6, 3, 4),
+    "thousand": (39, 37, 5),  # so many numbers that the default looks for kernels
+    "no rows": (0, 4, 3),
+    "one row": (1, 4, 3),
+    "a vector": (1, 4, 3),
+    "shared": (1027, 43, 37),  # which several threads share
+    "blocks": (8197, 67, 3),  # which torch's operations take in blocks
+    "long": (6, 523, 3),  # longer than a tile of Triton
+    "longest": (3, 1031, 3),  # longer than a warp takes
+    "chunks": (261, 5, 3),  # more than one chunk of a sum over rows
 }
+_SCALES = {"tiny": 1e-30, "huge": 1e30, "tiny halves": 1e-5, "huge halves": 1e4}  # halves are of float16
+_EDGES = ("no rows", "one row", "a vector", "some zero", "all zero", "tiny", "huge", "default kappa")
+_EDGES_OF = {  # by target, beside those of all
+    "torch": ("tiny halves", "huge halves", "blocks"),
+    "cpp": ("shared",),
+    "triton": ("tiny halves", "huge halves", "long"),
+    "cuda": ("longest", "chunks"),
+}
+_LARGE = ("shared", "blocks", "long", "longest", "chunks")
 
 
 @dataclass(frozen=True)
@@ -58,33 +66,6 @@ _SUBSETS = {
     3: ("all", "x", "weight", "bias", "x weight", "x bias", "weight bias"),
     2: ("all", "x", "weight"),
 }
-
-
-def factors(kind: Kind, backend: str) -> dict[str, tuple[Any, ...]]:
-    """Return the factors of a map on a backend, and their levels."""
-    sizes = {
-        "torch": ("none", "one", "few", "thousand", "blocks"),
-        "cpp": ("none", "one", "few", "thousand", "shared"),
-        "triton": ("none", "one", "few", "long"),
-        "cuda": ("none", "one", "few", "longest", "chunks"),
-    }[backend]
-    types = {"torch": tuple(TYPES), "cpp": ("float64", "float32"), "triton": tuple(TYPES)}
-    half = ("float32", "bfloat16", "float16") if kind.form == "affine-like" else ("float32", "bfloat16")
-    return {
-        "path": PATHS_OF[backend],
-        "backend": ("torch", None) if backend == "torch" else (backend,),
-        "dtype": types.get(backend, half),
-        "size": sizes,
-        "axes": (2, 1, 3),
-        "layout": tuple(LAYOUTS)[:-1],
-        "gradient": ("drawn", "expanded"),
-        "zeros": ("none", "some", "all"),
-        "scale": tuple(SCALES),
-        "kappa": ("other", "default"),
-        "wanted": _SUBSETS[len(kind.tensors)],
-    }
-
-
 _KERNELS = ("eager", "second-order", "forward-mode", "dual-numbers", "vmap", "autocast", "fake", "inference")
 PATHS_OF = {
     "torch": (*PATHS, COMPILED),
@@ -92,60 +73,75 @@ PATHS_OF = {
     "triton": (*_KERNELS, COMPILED),
     "cuda": _KERNELS,
 }
+_OF_ANY_SCALE = ("eager", "recorded", "inference", "vmap")
 _OF_DUALS = ("dual-numbers", "forward-over-reverse", "forward-mode")  # torch knows no tangents of negated views
-_OF_ANY_SCALE = ("eager", "recorded", "autocast", "inference", "vmap")
+_OUTPUTS = ("traced", "inference")  # whose results are outputs alone
 _DOUBLE = ("float32", "float64")
+
+
+def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, ...]], tuple[str, ...]]:
+    """Return the factors of a map on a target, with their levels, and the edges: each is met with ordinary others."""
+    half = ("float32", "bfloat16", "float16") if kind.form == "affine-like" else ("float32", "bfloat16")
+    types = {"torch": tuple(TYPES), "cpp": _DOUBLE, "triton": tuple(TYPES), "cuda": half}[backend]
+    layouts = tuple(name for name in LAYOUTS if name != "channels last" and (name != "negated" or path not in _OF_DUALS))
+    whole = path == "eager"
+    found: dict[str, tuple[Any, ...]] = {
+        "backend": ("torch", None) if backend == "torch" else (backend,),
+        "dtype": types,
+        "axes": (2, 3),
+        "layout": layouts if whole or path in ("inference", "autocast") else ("plain", "strided"),
+        "gradient": ("drawn", "expanded") if path in ("eager", "recorded") else ("drawn",),
+        "wanted": ("all",) if path in _OUTPUTS else _SUBSETS[len(kind.tensors)][: None if whole else 3],
+    }
+    edges = tuple(edge for edge in (*_EDGES, *_EDGES_OF[backend]) if _meets(edge, path, kind, backend))
+    if path in (COMPILED, "traced", "fake"):
+        found |= {"layout": ("plain",), "dtype": tuple(name for name in types if name in ("float32", "bfloat16"))}
+    return (found | {"wanted": ("all",)} if path == COMPILED else found), edges
+
+
+def _meets(edge: str, path: str, kind: Kind, backend: str) -> bool:
+    """Return whether an edge is met on a path."""
+    if edge in _LARGE:
+        return path == "eager" or (edge == "shared" and path == "recorded")
+    if edge in _SCALES:
+        return path in _OF_ANY_SCALE
+    if path == COMPILED:
+        return edge == "some zero"
+    return path not in ("traced", "fake") or edge in ("no rows", "a vector")
+
+
 RULES = (
-    Rule(("size", "axes"), lambda size, axes: axes != 1 or size == "one"),
-    Rule(("size", "zeros"), lambda size, zeros: zeros != "some" or size not in ("none", "one")),
-    Rule(("size", "path"), lambda size, path: size != "none" or path != "second-order"),
-    Rule(("scale", "zeros"), lambda scale, zeros: scale == "ordinary" or zeros == "none"),
-    Rule(("path", "scale"), lambda path, scale: scale == "ordinary" or path in _OF_ANY_SCALE),
-    Rule(("path", "layout"), lambda path, layout: layout != "negated" or path not in _OF_DUALS),
-    Rule(("path", "gradient"), lambda path, gradient: gradient == "drawn" or path in ("eager", "recorded")),
-    *only("size", "shared", path=("eager", "recorded"), dtype=_DOUBLE),
-    *only("size", "blocks", path=("eager",), dtype=_DOUBLE, axes=(2,), layout=("plain", "strided"), scale=("ordinary",)),
-    *only("size", "long", path=("eager",)),
-    *only("size", "longest", path=("eager",)),
-    *only("size", "chunks", path=("eager",)),
-    *only("path", "traced", layout=("plain",), size=("few",), zeros=("none",), kappa=("other",), wanted=("all",)),
-    *only("path", "fake", layout=("plain",), zeros=("none",), kappa=("other",), dtype=("float32", "bfloat16")),
-    *only("path", "fake", scale=("ordinary",), size=("none", "few", "one")),
-    *only(
-        "path",
-        COMPILED,
-        layout=("plain",),
-        size=("few", "thousand"),
-        dtype=("float32", "bfloat16"),
-        axes=(2, 3),
-        wanted=("all", "x"),
-    ),
+    *only("edge", "blocks", dtype=_DOUBLE, layout=("plain", "strided"), backend=("torch",), wanted=("all", "x", "x bias")),
+    *only("edge", "tiny", dtype=("float32",)),
+    *only("edge", "huge", dtype=("float32",)),
+    *only("edge", "tiny halves", dtype=("float16",), wanted=("weight",)),  # dx leaves the range
+    *only("edge", "huge halves", dtype=("float16",)),
+    *only("edge", "no rows", backend=("torch", "cpp", "triton", "cuda")),
+    *only("edge", "one row", backend=("torch", "cpp", "triton", "cuda")),
+    *only("edge", "a vector", backend=("torch", "cpp", "triton", "cuda"), axes=(2,)),
 )
 
 
 def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cpu") -> Instance:
     """Return a module at random values as a row of settings says."""
-    rows, n = _MANY[row["size"]]
-    dtype, m = TYPES[row["dtype"]], 3 if row["size"] != "thousand" else 5
-    kappa = None if row["kappa"] == "default" else 1.7 + (kind.form == "norm-like")
-    settings = {} if kappa is None else {"kappa": kappa}
+    edge, dtype = row["edge"], TYPES[row["dtype"]]
+    usual = "thousand" if row["backend"] is None else "few"
+    rows, n, m = _SIZES[edge if edge in _SIZES else usual]
+    settings: dict[str, Any] = {} if edge == "default kappa" else {"kappa": 1.7 + (kind.form == "norm-like")}
     settings |= {"center": True} if kind.centred else {}
     module = getattr(target.package(), CLASSES[kind.form])(n, m, bias=kind.biased, backend=row["backend"], **settings)
-    by = (_NARROW if row["dtype"] == "float16" else SCALES)[row["scale"]]
-    x = _drawn(generator, rows, n) * by
-    if row["zeros"] != "none":
-        x[slice(0, rows // 2) if row["zeros"] == "some" else slice(None)] = 0
+    x = _drawn(generator, rows, n) * _SCALES.get(edge, 1.0)
+    if edge in ("some zero", "all zero"):
+        x[: rows // 2 if edge == "some zero" else rows] = 0
     parameters = {name: _drawn(generator, *p.shape) for name, p in module.named_parameters()}
-    g = torch.ones(()).expand(rows, m) if row["gradient"] == "expanded" else _drawn(generator, rows, m)
-    lead = {1: (), 2: (rows,), 3: (-1, 1) if rows % 3 else (3, rows // 3)}[row["axes"]]
-    values = {"x": x.reshape(*lead, n) if rows else x.reshape(*(0 for _ in lead), n), **parameters}
-    z = (*values["x"].shape[:-1], m)
+    lead = _lead(edge, row["axes"], rows)
+    g = (torch.ones(()) if row["gradient"] == "expanded" else _drawn(generator, *lead, m)).to(dtype).expand(*lead, m)
+    values = {"x": x.reshape(*lead, n), **parameters}
     used = module.kappa
 
     def reference(v: Any) -> Tensor:
         return mapped_rows(kind.form, v["x"], v["weight"], v.get("bias"), used, centred=kind.centred)
 
-    g = g.to(dtype).expand(z) if row["gradient"] == "expanded" and g.dim() == len(z) else g.to(dtype).reshape(z)
     return Instance(
         module=module.to(device, dtype),
         call=lambda inner, x: inner(x),
@@ -154,10 +150,20 @@ def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cp
         reference=reference,
         g=g.to(device),
         wanted=kind.tensors if row["wanted"] == "all" else tuple(row["wanted"].split()),
-        laid=LAYOUTS[row["layout"]] if row["gradient"] == "drawn" else plain,
-        ordinary=row["scale"] == "ordinary",
-        slack=4.0 if rows > 1000 else 1.0,
+        laid=LAYOUTS[row["layout"]],
+        ordinary=edge not in _SCALES,
+        slack=5.0 if rows > 1000 or edge == "tiny halves" else 1.0,
     )
+
+
+def _lead(edge: str, axes: int, rows: int) -> tuple[int, ...]:
+    """Return the axes of the batch: none of a vector, else one or two."""
+    if edge == "a vector":
+        return ()
+    if axes == 2:
+        return (rows,)
+    factor = next(k for k in (3, 13, 7, 1) if rows % k == 0)
+    return (factor, rows // factor)
 
 
 def _drawn(generator: torch.Generator, *shape: int) -> Tensor:

@@ -20,7 +20,7 @@ from verify.threads import so_many_threads
 
 BACKENDS = ("torch", "cpp", "triton", "cuda")
 _SEVERAL = 3  # threads, which share what is large
-_OF_SEVERAL = {"shared", "blocks", "many", "three"}
+_OF_SEVERAL = {"shared", "blocks", "many", "three images"}
 _ORDERS = (0, 7)  # in which the threads of a block run on the host: by number, and by chance
 _LETTERS = {"x": "x", "weight": "W", "bias": "b"}
 _TANGENTS = ("forward-mode", "dual-numbers")
@@ -60,8 +60,7 @@ def _task(kind: Any, family: Any, backend: str, path: str) -> Task:
         lacking = _lacking(backend, setting)
         if lacking:
             return Outcome(lacking)
-        table, rules = family.factors(kind, backend), family.RULES
-        chosen = [row for row in _array(tuple(table.items()), rules, 3 if setting.full else 2) if row["path"] == path]
+        chosen = combinations_of(kind, family, backend, path, full=setting.full)
 
         def drawn(number: int) -> tuple[Instance, torch.Generator]:
             generator = setting.generator(f"{identity}/{number}")
@@ -83,10 +82,30 @@ def equations(kind: Any, path: str) -> str:
     return ", ".join((f"{kind.name}/forward", *(f"{kind.name}/backward-d{_LETTERS[name]}" for name in kind.tensors)))
 
 
+def combinations_of(kind: Any, family: Any, backend: str, path: str, *, full: bool = False) -> list[Row]:
+    """Return the combinations of a map on a target that go a way.
+
+    All pairs of ordinary levels, and every edge with ordinary levels beside it, for one edge hides what another would
+    show; where most of the branches are, without a graph, also every edge with every choice of frozen tensors. With
+    ``full`` all triples, and pairs with each edge.
+    """
+    table, edges = family.factors(kind, backend, path)
+    calm = _array(tuple(table.items()), family.RULES, 3 if full else 2, ("ordinary",))
+    if full:
+        return [*calm, *_array(tuple(table.items()), family.RULES, 2, edges)]
+    beside = ("edge", "wanted") if path == "eager" else ("edge",)
+    return [*calm, *_array(tuple(table.items()), family.RULES, beside, edges)]
+
+
 @cache
-def _array(table: tuple[tuple[str, tuple[Any, ...]], ...], rules: tuple[Rule, ...], strength: int) -> tuple[Row, ...]:
-    """Return the covering array of a table of factors, worked out once a process."""
-    return tuple(covering_rows(dict(table), rules, strength))
+def _array(
+    table: tuple[tuple[str, tuple[Any, ...]], ...], rules: tuple[Rule, ...], groups: Any, edges: tuple[str, ...]
+) -> tuple[Row, ...]:
+    """Return the covering array of a table of factors and edges, worked out once a process."""
+    factors = {"edge": edges, **dict(table)}
+    if not edges:
+        return ()
+    return tuple(covering_rows(factors, rules, groups if isinstance(groups, int) else [groups]))
 
 
 def judged(
@@ -109,7 +128,7 @@ def judged(
 
 def _error(path: str, row: Mapping[str, Any], drawn: Callable[..., tuple[Instance, torch.Generator]], number: int) -> float:
     """Return the error of one combination; an exception names it."""
-    several = _OF_SEVERAL & {row.get("size"), row.get("images")}
+    several = _OF_SEVERAL & {row.get("edge"), row.get("images")}
     try:
         with so_many_threads(_SEVERAL if several else 1):
             return PATHS[path](*drawn(number))
