@@ -137,7 +137,7 @@ ROWS = {
         "return torch.promote_types(x.dtype, torch.float32)",
         "return x.dtype",
         "affine",
-        "gradient/affine-like/forward/bfloat16",
+        f"{NORM}/inference",
         "sums of 16-bit numbers",
     ),
     "leading axes turned": Mutant(
@@ -155,7 +155,7 @@ ROWS = {
         'torch.autocast("cpu", enabled=False)',
         'torch.autocast("cpu", enabled=True)',
         "affine",
-        f"{AFFINE}/autocast",
+        f"{AFFINE}/autocast-backward",
         "gradients taken inside autocast",
     ),
     "autocast leaves float32 alone": Mutant(
@@ -185,14 +185,14 @@ ROWS = {
         "path/centred-affine/norm-like/eager",
         "centred inputs of a thousand numbers, once kernels are compiled",
     ),
-    "short way under autocast": Mutant(
+    "short way under transforms": Mutant(
         "runtime",
         "backends.py",
-        "        and not _is_any_autocast_enabled()\n    )",
-        "    )",
+        "        and not _are_transforms_active()\n",
+        "",
         "affine",
-        f"{AFFINE}/autocast",
-        "the type of large outputs under autocast, once kernels are compiled",
+        f"{AFFINE}/vmap",
+        "vmap of a thousand numbers, once kernels are compiled",
     ),
     "lengths not compared on the short way": Mutant(
         "runtime",
@@ -416,7 +416,7 @@ TRITON = {
         "row // tokens % heads * H",
         "row // tokens // heads * H",
         "attention",
-        f"{ATTENTION}/kernels/triton",
+        f"{ATTENTION}/eager/triton",
         "QK-norm of several heads",
     ),
 }
@@ -474,7 +474,7 @@ CUDA = {
         "bits + 0x7fffu + ((bits >> 16) & 1u)",
         "bits + 0x17fffu",
         "affine",
-        f"{AFFINE}/eager/cuda",
+        f"{AFFINE}/rounding/cuda",
         "results in bfloat16",
     ),
     "kappa of transposed patches in CUDA": Mutant(
@@ -510,7 +510,7 @@ CUDA = {
         "k_x + batch * k_x_batch",
         "k_x + batch * q_x_batch",
         "attention",
-        f"{ATTENTION}/kernels/cuda",
+        f"{ATTENTION}/eager/cuda",
         "QK-norm of more keys than queries",
     ),
 }
@@ -809,7 +809,7 @@ WHOLE = {
         "return torch.where(alive, _constant(module, x), left)",
         "return _constant(module, x)",
         "affine",
-        f"{NORM}/self-factor",
+        "path/affine/self-factor",
         "self_factor of rows of zeros",
     ),
     "self factor of attention without its bias": Mutant(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from verify.checks import attentions, convolutions, derivations, gradients, identities, properties, rows, twins
 from verify.checks.cases import Subject
+from verify.checks.combinations import conversions, factors, modules
 from verify.checks.combinations import tasks as combinations
 from verify.checks.record import Task
 
@@ -38,4 +39,5 @@ def tasks_of(layer: str) -> list[Task]:
     found = derivations.tasks(layer, subjects)
     for family in (identities, gradients, properties):
         found += [task for subject in subjects for task in family.tasks(subject)]
-    return [*found, *combinations.of_rows(layer), *combinations.of_patches(layer)]
+    found += [*combinations.of_rows(layer), *combinations.of_patches(layer), *combinations.of_attention(layer)]
+    return [*found, *modules.tasks(layer), *factors.tasks(layer), *conversions.tasks(layer)]

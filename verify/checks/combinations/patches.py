@@ -13,14 +13,14 @@ from verify.checks.combinations.covering import Row, Rule, only
 from verify.checks.combinations.hand import mapped_patches
 from verify.checks.combinations.instance import TYPES, Instance
 from verify.checks.combinations.layouts import LAYOUTS
-from verify.checks.combinations.paths import COMPILED, PATHS
+from verify.checks.combinations.paths import COMPILED, PATHS, ROUNDING
 from verify.checks.geometry import Geometry
 
 _ATTEMPTS = 200
 _SCALES = {"tiny": 1e-30, "huge": 1e30}
 _KERNELS = ("eager", "second-order", "dual-numbers", "autocast", "fake", "inference")
 PATHS_OF = {
-    "torch": (*PATHS, COMPILED),
+    "torch": (*(name for name in PATHS if name != ROUNDING), COMPILED),
     "cpp": ("eager", "second-order", "dual-numbers", "vmap", "autocast", "autocast-backward", "fake", "inference"),
     "triton": _KERNELS,
     "cuda": _KERNELS,
@@ -29,7 +29,7 @@ _EDGES = ("no images", "some zero", "all zero", "tiny", "huge", "default kappa")
 _OF_CENTRED = ("constant", "nearly constant")
 _OF_ANY_SCALE = ("eager", "recorded", "inference")
 _OUTPUTS = ("traced", "inference")  # whose results are outputs alone
-_FEW_PATHS = ("traced", "fake", COMPILED)
+_FEW_PATHS = ("traced", "fake", "watched", COMPILED)
 _SLACK = {"nearly constant": 300.0, "constant": 300.0, "many": 5.0}
 
 
@@ -113,7 +113,7 @@ def _meets(edge: str, path: str) -> bool:
     if edge in _SCALES:
         return path in _OF_ANY_SCALE
     if path in _FEW_PATHS:
-        return edge == "no images" and path == "fake"
+        return edge == "no images" and path in ("fake", "watched")
     return path != "autocast" or edge not in _OF_CENTRED
 
 

@@ -11,8 +11,10 @@ per-sample          gradients under vmap
 compiled            by torch.compile with aot_eager, both passes
 autocast            both passes inside autocast
 autocast-backward   the backward pass alone inside autocast
+watched             under a mode that sees every operation
 traced              by torch.jit.trace
 fake                shapes and types that tensors without values give
+rounding            whether what kernels round once is the nearest number
 inference           inside inference_mode
 """
 
@@ -20,11 +22,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from verify.checks.combinations.instance import BOUNDS, Instance, Named, Side, distance
 
@@ -218,11 +222,27 @@ def traced(case: Instance, generator: torch.Generator) -> float:
     return _checked([found], [case.reference(case.exact())], [case.dtype], case)
 
 
+def watched(case: Instance, generator: torch.Generator) -> float:
+    """Output and gradients where a mode looks at every operation, so that nothing may be done behind its back."""
+    with Looking():
+        return _both(case, case.by_module, recorded=False)
+
+
+class Looking(TorchDispatchMode):
+    """A mode that calls every operation as it is."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call an operation."""
+        return func(*args, **(kwargs or {}))
+
+
 def fake(case: Instance, generator: torch.Generator) -> float:
     """What tensors without values give: shapes and types are those of the real results."""
     operands, g = case.operands(), case.laid(case.g)
     real = gradients(case.by_module, operands, g, case.wanted)
-    with FakeTensorMode() as mode:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # a mask may have values
         values = {name: mode.from_tensor(t) for name, t in operands.items()}
         found = gradients(case.by_module, values, mode.from_tensor(g), case.wanted)
     same = [(t.shape, t.dtype) for t in found] == [(t.shape, t.dtype) for t in real]
@@ -236,6 +256,13 @@ def inference(case: Instance, generator: torch.Generator) -> float:
     return _checked([z], [case.reference(case.exact())], [case.dtype], case)
 
 
+def rounding(case: Instance, generator: torch.Generator) -> float:
+    """The share of outputs that are not the nearest number of their type, of kernels that round once, over a tenth."""
+    exact = case.reference(case.exact()).detach()
+    missed = (case.by_module(case.operands()).detach() != exact.to(case.dtype)).double().mean()
+    return float(missed) / 0.1
+
+
 def normal_like(t: Tensor, generator: torch.Generator) -> Tensor:
     """Return normal random numbers of a tensor's shape and type, of about its size."""
     size = float(t.abs().max()) if t.numel() else 0.0
@@ -243,7 +270,7 @@ def normal_like(t: Tensor, generator: torch.Generator) -> Tensor:
     return drawn.to(t.dtype)
 
 
-COMPILED = "compiled"
+COMPILED, ROUNDING = "compiled", "rounding"
 PATHS: Mapping[str, Errors] = {
     "eager": eager,
     "recorded": recorded,
@@ -255,7 +282,9 @@ PATHS: Mapping[str, Errors] = {
     "per-sample": per_sample,
     "autocast": autocast,
     "autocast-backward": autocast_backward,
+    "watched": watched,
     "traced": traced,
     "fake": fake,
     "inference": inference,
+    ROUNDING: rounding,
 }

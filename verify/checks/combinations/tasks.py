@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from verify.checks.combinations import patches, rows
+from verify.checks.combinations import attention, patches, rows
 from verify.checks.combinations.covering import Row, Rule, covering_rows, described
 from verify.checks.combinations.instance import Instance
 from verify.checks.combinations.paths import COMPILED, PATHS, compiled
@@ -36,6 +36,11 @@ def of_patches(layer: str) -> list[Task]:
     """Return the checks of the maps of ``convolution`` or ``transposed-convolution``, over all axes of space."""
     kinds = [kind for kind in patches.KINDS if kind.layer == layer]
     return [task for kind in kinds for task in _tasks(kind, patches, _backends_of_patches(kind))]
+
+
+def of_attention(layer: str) -> list[Task]:
+    """Return the checks of whole attention modules."""
+    return [task for kind in attention.KINDS if kind.layer == layer for task in _tasks(kind, attention, BACKENDS)]
 
 
 def _backends_of_rows(kind: rows.Kind) -> tuple[str, ...]:
@@ -75,6 +80,9 @@ def _task(kind: Any, family: Any, backend: str, path: str) -> Task:
 
 def equations(kind: Any, path: str) -> str:
     """Return the ids of the equations that a path goes through."""
+    if kind.layer == attention.NAME:
+        parts = ("projection", "value", "output")
+        return ", ".join(f"attention-{part}/affine-like/forward" for part in parts)
     if path in _TANGENTS:
         return f"{kind.name}/tangent"
     if path in _OUTPUTS:
@@ -90,7 +98,8 @@ def combinations_of(kind: Any, family: Any, backend: str, path: str, *, full: bo
     ``full`` all triples, and pairs with each edge.
     """
     table, edges = family.factors(kind, backend, path)
-    calm = _array(tuple(table.items()), family.RULES, 3 if full else 2, ("ordinary",))
+    strength = 2 + full + (path == "eager" and family is attention)  # where masks, weights and added tokens meet
+    calm = _array(tuple(table.items()), family.RULES, strength, ("ordinary",))
     if full:
         return [*calm, *_array(tuple(table.items()), family.RULES, 2, edges)]
     beside = ("edge", "wanted") if path == "eager" else ("edge",)

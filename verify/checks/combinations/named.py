@@ -1,0 +1,59 @@
+"""Checks that are a list of named cases: the largest error is what is measured, and the case is named."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from verify.checks.combinations.instance import distance
+from verify.checks.record import Outcome, Setting, Task
+
+Case = Callable[[torch.Generator], float]
+
+
+def task(identity: str, layer: str, equation: str, what: str, cases: Callable[[], Mapping[str, Case]], bound: float) -> Task:
+    """Return the check of some cases; each returns its error, infinite for what has no size."""
+
+    def run(setting: Setting) -> Outcome:
+        """Return the largest error and the case that it belongs to."""
+        errors = {}
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own layers say that padding may be copied
+            torch.manual_seed(setting.seed_of(identity))
+            for name, case in cases().items():
+                try:
+                    errors[name] = case(setting.generator(f"{identity}/{name}"))
+                except Exception as problem:
+                    text = (str(problem).strip().splitlines() or [""])[0]
+                    raise RuntimeError(f"{type(problem).__name__}: {text}; at {name}") from problem
+        worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
+        return Outcome(f"{what}, {len(errors)} cases; at {worst}", measured=errors[worst], bound=bound)
+
+    return Task(identity, layer, "torch", "several", equation, run)
+
+
+def error(found: Tensor, exact: Tensor, dtype: torch.dtype | None = None) -> float:
+    """Return the relative difference; infinite where the type is not the one that is asked for."""
+    if dtype is not None and found.dtype is not dtype:
+        return math.inf
+    return distance([found], [exact])
+
+
+def said(holds: bool) -> float:
+    """Return 0 for what holds, infinity for what does not."""
+    return 0.0 if holds else math.inf
+
+
+def refused(call: Callable[[], object], *kinds: type[Exception]) -> float:
+    """Return 0 if a call is refused by one of these exceptions, infinity if it is not."""
+    try:
+        call()
+    except kinds:
+        return 0.0
+    except Exception:
+        return math.inf
+    return math.inf
