@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -124,16 +125,25 @@ def _generated(layer: str, kind: Kind) -> Subject:
     )
 
 
-@cache
 def _solved(kind: Kind) -> Source:
-    """Derive the layer of a kind as the package's generator does, at the axes of the derivation, and solve it."""
-    axes, name, biased = kind.derivation_axes, kind.layer_name, kind.biased
-    if kind.transposed:
+    """Return what is derived for a kind; one axis of space shares it with two, and every target has the same."""
+    return _source(kind.derivation_axes, kind.layer_name, kind.form, kind.transposed, kind.centred, kind.biased)
+
+
+@cache
+def _source(axes: int, name: str, form: str, transposed: bool, centred: bool, biased: bool) -> Source:
+    """Derive a layer as the package's generator does, at the axes of the derivation, and solve it."""
+    found = _solutions(axes, name, transposed, centred, biased)[form]
+    return Source(found.mapped, found)
+
+
+@cache
+def _solutions(axes: int, name: str, transposed: bool, centred: bool, biased: bool) -> Any:
+    if transposed:
         layer = transposed_convolution(axes, grouped=True, bias=biased, name=name)
     else:
-        layer = convolution(axes, grouped=True, bias=biased, centred=kind.centred, name=name)
-    found = derive.solve(layer)[kind.form]
-    return Source(found.mapped, found)
+        layer = convolution(axes, grouped=True, bias=biased, centred=centred, name=name)
+    return derive.solve(layer)
 
 
 def _build(kind: type[nn.Module], g: Geometry, settings: Mapping[str, object]) -> nn.Module:

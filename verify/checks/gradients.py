@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from verify.checks import target
 from verify.checks.cases import Case, Subject, cases
 from verify.checks.compare import largest, relative_error
 from verify.checks.record import Outcome, Setting, Task
-from verify.checks.roundings import rounding_error
+from verify.checks.roundings import rounding_errors
 
 ROUNDINGS = 12  # a result may be off by so many times what roundings on the way to it changed in a few draws
 _SHAPES = {"torch": 8, "triton": 2, "cuda": 8, "cpp": 8}
@@ -40,8 +42,8 @@ def tasks(subject: Subject) -> list[Task]:
     """Return the tasks of one generated layer; torch's own layers have none."""
     if subject.reference is None or "gradient" not in subject.families:
         return []
-    by = ("forward", *(f"backward-d{name}" for name in subject.by))
-    found = [_parity(subject, what, dtype) for dtype in _types(subject) for what in by]
+    parities = [_Parity(subject, dtype) for dtype in _types(subject)]
+    found = [parity.task(what) for parity in parities for what in results_of(subject)]
     if subject.backend != "torch":
         return found
     first = _differences(subject, "gradcheck", gradcheck, "the backward pass against finite differences")
@@ -86,21 +88,48 @@ def _function_and_inputs(case: Case) -> tuple[Callable[..., Tensor], tuple[Tenso
     return function, (*real, *values)
 
 
-def _parity(subject: Subject, what: str, dtype: str) -> Task:
-    suffix = "" if dtype == "float64" else f"/{dtype}"
-    identity = subject.identity("gradient", what) + suffix
+@dataclass
+class _Parity:
+    """The comparison of a subject with its reference in one type: all results of an instance at once."""
 
-    def run(setting: Setting) -> Outcome:
-        """Return the largest error of the drawn cases in roundings of the type."""
+    subject: Subject
+    dtype: str
+    found: dict[tuple[Setting, int], tuple[dict[str, float], int]] = field(default_factory=dict)
+
+    def task(self, what: str) -> Task:
+        """Return the check of one result."""
+        subject, suffix = self.subject, "" if self.dtype == "float64" else f"/{self.dtype}"
+        identity = subject.identity("gradient", what) + suffix
+
+        def run(setting: Setting) -> Outcome:
+            """Return the largest error of the drawn cases in roundings of the type."""
+            worst, count = self.errors(setting)
+            reason = f"largest difference from the reference in float64, in roundings on the way to it, {count} shapes"
+            return Outcome(reason, worst[what], ROUNDINGS)
+
+        return Task(identity, subject.layer, subject.backend, self.dtype, subject.equation(what), run)
+
+    def errors(self, setting: Setting) -> tuple[dict[str, float], int]:
+        """Return the largest error of each result and the number of instances; worked out once for a package."""
+        key = (setting, id(target.package()))
+        if key not in self.found:
+            self.found[key] = self._measured(setting)
+        return self.found[key]
+
+    def _measured(self, setting: Setting) -> tuple[dict[str, float], int]:
+        subject = self.subject
+        source = "/".join((subject.identity("gradient", "parity"), self.dtype))
         count = _SHAPES[subject.backend] if subject.variant == "" else 6 if subject.backend == "torch" else 2
-        drawn = cases(subject, setting, identity, count=count, least=_LEAST, largest=8)
-        generator = setting.generator(f"{identity}/rounding")
-        with _onednn(dtype not in subject.without_onednn):
-            worst = largest(error_in_roundings(subject, case, what, _TYPES[dtype], generator) for case in drawn)
-        reason = f"largest difference from the reference in float64, in roundings on the way to it, {len(drawn)} shapes"
-        return Outcome(reason, worst, ROUNDINGS)
+        drawn = cases(subject, setting, source, count=count, least=_LEAST, largest=8)
+        generator = setting.generator(f"{source}/rounding")
+        with _onednn(self.dtype not in subject.without_onednn):
+            every = [errors_in_roundings(subject, case, _TYPES[self.dtype], generator) for case in drawn]
+        return {what: largest(errors[what] for errors in every) for what in results_of(subject)}, len(drawn)
 
-    return Task(identity, subject.layer, subject.backend, dtype, subject.equation(what), run)
+
+def results_of(subject: Subject) -> tuple[str, ...]:
+    """Return the names of what is compared with the reference: the output and every gradient."""
+    return ("forward", *(f"backward-d{name}" for name in subject.by))
 
 
 @contextmanager
@@ -115,50 +144,49 @@ def _onednn(enabled: bool) -> Iterator[None]:
         onednn.enabled = before
 
 
-def error_in_roundings(
-    subject: Subject, case: Case, what: str, dtype: torch.dtype, generator: torch.Generator
-) -> float:
-    """Return the largest error of one result, in what rounding does to the reference on its way to it.
+def errors_in_roundings(
+    subject: Subject, case: Case, dtype: torch.dtype, generator: torch.Generator
+) -> dict[str, float]:
+    """Return the error of the output and of every gradient, in what rounding does to the reference on its way to it.
 
-    In float64 also of a gradient that is recorded, for which a layer may differ.
+    In float64 also of gradients that are recorded, for which a layer may differ.
     """
     low = case.as_type(dtype)
     rounded = low.as_type(torch.float64)
     unit = torch.finfo(dtype).eps / 2
-    expected, change = rounding_error(lambda: by_hand(subject, rounded, what), unit, generator)
-    modes = (False, True) if dtype is torch.float64 and what != "forward" and subject.backend == "torch" else (False,)
-    results = (by_module(low, what, recorded=recorded) for recorded in modes)
-    scale = float(change.max()) if change.numel() else 0.0
-    return largest(relative_error(z.double().cpu().numpy(), expected.cpu().numpy(), scale=scale) for z in results)
+    exact = rounding_errors(lambda: by_hand(subject, rounded), unit, generator)
+    modes = (False, True) if dtype is torch.float64 and subject.backend == "torch" else (False,)
+    found = [by_module(subject, low, recorded=recorded) for recorded in modes]
+    errors = {}
+    for k, (what, (expected, change)) in enumerate(zip(results_of(subject), exact, strict=True)):
+        scale, wanted = float(change.max()) if change.numel() else 0.0, expected.cpu().numpy()
+        errors[what] = largest(relative_error(r[k].double().cpu().numpy(), wanted, scale=scale) for r in found)
+    return errors
 
 
-def by_module(case: Case, what: str, *, recorded: bool = False) -> Tensor:
-    """Return the module's output or one gradient of ``sum(g * z)``, ``what`` the name of the equation that states it.
+def by_module(subject: Subject, case: Case, *, recorded: bool = False) -> list[Tensor]:
+    """Return the module's output and the gradients of ``sum(g * z)``, in the order of ``results_of``.
 
     ``recorded`` asks for gradients that can be differentiated again.
     """
-    return _result(case, what, lambda inputs, parameters: case.module(*inputs.values()), recorded)
+    return _results(subject, case, lambda inputs, parameters: case.module(*inputs.values()), recorded)
 
 
-def by_hand(subject: Subject, case: Case, what: str) -> Tensor:
+def by_hand(subject: Subject, case: Case) -> list[Tensor]:
     """Return the same of the reference."""
     reference = subject.reference
     assert reference is not None
-    return _result(case, what, lambda inputs, parameters: reference({**inputs, **case.laid(parameters)}, case), False)
+    return _results(subject, case, lambda i, parameters: reference({**i, **case.laid(parameters)}, case), False)
 
 
-def _result(
-    case: Case, what: str, forward: Callable[[dict[str, Tensor], Mapping[str, Tensor]], Tensor], recorded: bool
-) -> Tensor:
+def _results(
+    subject: Subject, case: Case, forward: Callable[[dict[str, Tensor], Mapping[str, Tensor]], Tensor], recorded: bool
+) -> list[Tensor]:
     inputs = {name: t.clone().requires_grad_(t.is_floating_point()) for name, t in case.inputs.items()}
     parameters = dict(case.module.named_parameters())
     z = forward(inputs, parameters)
-    if what == "forward":
-        return z.detach()
-    name = what.removeprefix("backward-d")
-    if name in inputs:
-        (gradient,) = torch.autograd.grad(z, inputs[name], case.g, create_graph=recorded)
-        return gradient.detach()
-    attribute = f"inner.{case.places[name].attribute}"
-    (gradient,) = torch.autograd.grad(z, parameters[attribute], case.g, create_graph=recorded)
-    return case.laid({**parameters, attribute: gradient})[name].detach()
+    homes = {name: f"inner.{case.places[name].attribute}" for name in subject.by if name not in inputs}
+    by = {**{name: inputs[name] for name in subject.by if name in inputs}, **{h: parameters[h] for h in homes.values()}}
+    slopes = dict(zip(by, torch.autograd.grad(z, list(by.values()), case.g, create_graph=recorded), strict=True))
+    laid = {name: case.laid({**parameters, **slopes})[name] for name in homes}
+    return [z.detach(), *((slopes[name] if name in inputs else laid[name]).detach() for name in subject.by)]

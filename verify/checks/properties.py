@@ -270,13 +270,14 @@ def _limit_zero(found: CancellingMap, case: Case) -> float:
 
 
 def _initialisation(found: CancellingMap, case: Case) -> float:
-    """Return the relative error of the deviation of fresh weights."""
-    inner = case.module.inner
-    seen: list[torch.Tensor] = []
-    while sum(t.numel() for t in seen) < _FRESH_WEIGHTS:
-        inner.reset_parameters()  # type: ignore[operator, union-attr]
-        seen.append(case.parameters()["W"].detach().flatten().clone())
-    deviation = float(torch.cat(seen).square().mean().sqrt())
+    """Return the relative error of the deviation of fresh weights, so many rows of them that it is known well."""
+    module = copy.deepcopy(case.module)
+    path, _, name = f"inner.{case.places['W'].attribute}".rpartition(".")
+    home, weight = module.get_submodule(path), module.get_parameter(f"{path}.{name}")
+    rows = weight.shape[0] * math.ceil(_FRESH_WEIGHTS / weight.numel())
+    setattr(home, name, torch.nn.Parameter(weight.detach().new_empty(rows, *weight.shape[1:])))
+    module.inner.reset_parameters()  # type: ignore[operator, union-attr]
+    deviation = float(getattr(home, name).detach().square().mean().sqrt())
     expected = float(found.weight_scale.subs(found.kappa, case.kappa))
     return abs(deviation / expected - 1)
 

@@ -24,19 +24,22 @@ _FACTORS = 4096
 _SUMS = {"mm", "bmm", "addmm", "baddbmm", "mv", "dot", "sum", "mean"}
 
 
-def rounding_error(result: Callable[[], Tensor], unit: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return a result in float64, and at each entry the largest change that roundings of ``unit`` made to it.
+def rounding_errors(
+    results: Callable[[], Sequence[Tensor]], unit: float, generator: torch.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """Return each result in float64, and at each entry the largest change that roundings of ``unit`` made to it.
 
-    ``result`` is called again for each of a few draws of the roundings. Where the unit is too small to be seen in
+    ``results`` is called again for each of a few draws of the roundings. Where the unit is too small to be seen in
     float64 the change is measured at a larger one and scaled.
     """
-    expected, coarse = result(), max(unit, _LEAST_UNIT)
-    change = unit * expected.abs()
+    expected, coarse = results(), max(unit, _LEAST_UNIT)
+    changes = [unit * each.abs() for each in expected]
     for _ in range(_RUNS):
         with Rounding(coarse, generator):
-            moved = result()
-        change = change.maximum((moved - expected).abs() * (unit / coarse))
-    return expected, change
+            moved = results()
+        parts = zip(changes, moved, expected, strict=True)
+        changes = [change.maximum((m - e).abs() * (unit / coarse)) for change, m, e in parts]
+    return list(zip(expected, changes, strict=True))
 
 
 class Rounding(TorchDispatchMode):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from verify.checks.roundings import Rounding, rounding_error
+from verify.checks.roundings import Rounding, rounding_errors
 
 UNIT = 2.0**-24  # of float32
 
@@ -58,7 +58,7 @@ def shift_gradient(x):
 def test_a_difference_of_large_terms_may_be_off_by_roundings_of_the_terms(name):
     """Exactly nothing is left; float32 leaves some, for which operands that are off by a rounding do not account."""
     function, x = CANCELLING[name], numbers(20).float()
-    expected, change = rounding_error(lambda: function(x.double()), UNIT, generator())
+    ((expected, change),) = rounding_errors(lambda: [function(x.double())], UNIT, generator())
     operands_alone = function(x.double() * (1 + UNIT)) - expected
     assert max(abs(float(expected)), abs(float(operands_alone))) < 1e-4 * float(change)
     assert abs(float(function(x))) <= 4 * float(change)
@@ -66,10 +66,10 @@ def test_a_difference_of_large_terms_may_be_off_by_roundings_of_the_terms(name):
 
 def test_the_change_is_in_proportion_to_the_unit_also_where_float64_cannot_hold_it():
     x = numbers(50)
-    fine, coarse = (rounding_error(lambda: x.exp().sum(), unit, generator())[1] for unit in (2.0**-53, 2.0**-24))
+    fine, coarse = (rounding_errors(lambda: [x.exp().sum()], unit, generator())[0][1] for unit in (2.0**-53, 2.0**-24))
     assert float(coarse / fine) == pytest.approx(2.0**29, rel=0.5)
 
 
 def test_the_same_seed_gives_the_same_change():
-    once, again = (rounding_error(lambda: numbers(30).tanh().sum(), UNIT, generator()) for _ in range(2))
+    once, again = (rounding_errors(lambda: [numbers(30).tanh().sum()], UNIT, generator())[0] for _ in range(2))
     assert all(map(torch.equal, once, again))

@@ -24,7 +24,9 @@ from verify.checks.combinations.paths import COMPILED, PATHS, ROUNDING
 NAME = "attention"
 _HEADS, _WIDTH, _BATCH, _ASKING, _ANSWERING = 2, 3, 3, 4, 5
 _KERNELS = ("eager", "second-order", "dual-numbers", "fake")
-_OWN = tuple(name for name in PATHS if name not in ("autocast-backward", ROUNDING))  # torch's own products are in autocast's type there
+_OWN = tuple(
+    name for name in PATHS if name not in ("autocast-backward", ROUNDING)
+)  # torch's own products are in autocast's type there
 PATHS_OF = {"torch": (*_OWN, COMPILED), "cpp": ("eager",), "triton": _KERNELS, "cuda": _KERNELS}
 _OUTPUTS = ("traced", "inference")
 _FROM = {  # which tokens stand for which
@@ -89,16 +91,93 @@ RULES = (
 )
 
 
+@dataclass(frozen=True)
+class _Call:
+    """How a module is called at a row of settings, and what it is to return; ``masks`` are those of scores and keys."""
+
+    row: Row
+    masks: tuple[Tensor | None, Tensor | None]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tokens that are given, each once."""
+        return tuple(dict.fromkeys(_FROM[self.row["tokens"]].values()))
+
+    def laid(self, t: Tensor) -> Tensor:
+        """Return tokens (N, L, n) as the module takes them."""
+        return (t if self.row["first"] else t.transpose(0, 1)) if self.row["batched"] else t.squeeze(0)
+
+    def each(self, given: Named) -> list[Tensor]:
+        """Return query, key and value."""
+        return [given[name] for name in _FROM[self.row["tokens"]].values()]
+
+    def module(self, inner: Any, *given: Tensor) -> Tensor:
+        """Return output and weights of a module at the tokens of ``names``."""
+        like, row = given[0], self.row
+        mask, padding = (
+            None if m is None else m.to(like if m.is_floating_point() else like.device) for m in self.masks
+        )
+        output, weights = inner(
+            *self.each(dict(zip(self.names, given, strict=True))),
+            key_padding_mask=padding if padding is None or row["batched"] else padding[0],
+            need_weights=row["weights"] != "none",
+            attn_mask=mask,
+            average_attn_weights=row["weights"] == "averaged",
+            is_causal=row["mask"] == "causal",
+        )
+        return _joined(output, weights)
+
+    def reference(self, v: Named) -> Tensor:
+        """Return the same by hand."""
+        row, tokens = self.row, self.each(v)
+        if not row["batched"]:
+            tokens = [t.unsqueeze(0) for t in tokens]
+        elif not row["first"]:
+            tokens = [t.transpose(0, 1) for t in tokens]
+        z, weights = by_hand(v, tokens, self.masks, row)
+        if row["weights"] == "none":
+            return _joined(self.laid(z), None)
+        shown = weights.mean(1) if row["weights"] == "averaged" else weights
+        return _joined(self.laid(z), shown if row["batched"] else shown.squeeze(0))
+
+
 def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cpu") -> Instance:
     """Return a module at random values as a row of settings says."""
-    dtype, wide, tokens = TYPES[row["dtype"]], _HEADS * _WIDTH, row["tokens"]
-    first, batched = row["first"], row["batched"]
-    asking, answering = _ASKING, _ASKING if tokens in ("one", "asked") else _ANSWERING
-    widths = (wide, wide + 1, wide + 2) if tokens == "wide" else (wide, wide, wide)
-    module = target.package().AffineLikeMultiheadAttention(
-        wide,
+    dtype, wide, batch = TYPES[row["dtype"]], _HEADS * _WIDTH, _BATCH if row["batched"] else 1
+    widths = (wide, wide + 1, wide + 2) if row["tokens"] == "wide" else (wide, wide, wide)
+    answering = _ASKING if row["tokens"] in ("one", "asked") else _ANSWERING
+    module = _module(row, widths)
+    called = _Call(row, _masks(row, batch, _ASKING, answering, generator))
+    lengths = dict(
+        zip(("query", "key", "value"), zip((_ASKING, answering, answering), widths, strict=True), strict=True)
+    )
+    tokens = {name: _drawn(generator, batch, *lengths[name]) for name in called.names}
+    parameters = {name: _drawn(generator, *p.shape) for name, p in module.named_parameters()}
+    if row["edge"] == "a query of zeros":
+        tokens["query"][0] = 0
+        parameters["in_proj_bias"][:wide] = 0
+    inputs = {name: called.laid(t) for name, t in tokens.items()}
+    every = {name: t.to(device, dtype) for name, t in {**inputs, **parameters}.items()}
+    with torch.no_grad():
+        z = called.reference({name: t.double() for name, t in every.items()})
+    return Instance(
+        module=module.to(device, dtype),
+        call=called.module,
+        inputs=called.names,
+        values=every,
+        reference=called.reference,
+        g=_drawn(generator, *z.shape).to(device, dtype),
+        wanted={"all": tuple(every), "tokens": tuple(inputs), "parameters": tuple(parameters)}[row["wanted"]],
+        laid=LAYOUTS[row["layout"]],
+        slack=5.0,
+    )
+
+
+def _module(row: Row, widths: tuple[int, int, int]) -> Any:
+    return target.package().AffineLikeMultiheadAttention(
+        widths[0],
         _HEADS,
-        batch_first=first,
+        batch_first=row["first"],
         kdim=widths[1],
         vdim=widths[2],
         add_zero_attn=row["added"] in ("zeros", "both"),
@@ -107,67 +186,11 @@ def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cp
         qk_norm=row["scores"] == "qk_norm",
         backend=row["backend"],
     )
-    names = {"one": ("query",), "pair": ("query", "key"), "asked": ("query", "value")}.get(tokens, ("query", "key", "value"))
-    batch = _BATCH if batched else 1
-    values = {}
-    for name, length, n in zip(("query", "key", "value"), (asking, answering, answering), widths, strict=True):
-        if name in names:
-            values[name] = _drawn(generator, batch, length, n)
-    if row["edge"] == "a query of zeros":
-        values["query"][0] = 0
-    parameters = {name: _drawn(generator, *p.shape) for name, p in module.named_parameters()}
-    if row["edge"] == "a query of zeros":
-        parameters["in_proj_bias"][:wide] = 0
-    masks = _masks(row, batch, asking, answering, generator)
-    causal = row["mask"] == "causal"
 
-    def laid(t: Tensor) -> Tensor:
-        return (t if first else t.transpose(0, 1)) if batched else t.squeeze(0)
 
-    def call(inner: Any, *given: Tensor) -> Tensor:
-        by_name = dict(zip(names, given, strict=True))
-        each = [by_name.get(name, by_name[other]) for name, other in _FROM[tokens].items()]
-        mask, padding = (None if m is None else m.to(given[0].device) for m in masks)
-        padding = padding if padding is None or batched else padding[0]
-        mask = mask.to(given[0].dtype) if mask is not None and mask.is_floating_point() else mask
-        padding = padding.to(given[0].dtype) if padding is not None and padding.is_floating_point() else padding
-        output, weights = inner(
-            *each,
-            key_padding_mask=padding,
-            need_weights=row["weights"] != "none",
-            attn_mask=mask,
-            average_attn_weights=row["weights"] == "averaged",
-            is_causal=causal,
-        )
-        return _joined(output, weights)
-
-    def reference(v: Named) -> Tensor:
-        each = [v[name] if name in names else v[other] for name, other in _FROM[tokens].items()]
-        each = [t if not batched or first else t.transpose(0, 1) for t in each]
-        each = each if batched else [t.unsqueeze(0) for t in each]
-        z, weights = by_hand(v, each, masks, row)
-        shown = None
-        if row["weights"] != "none":
-            shown = weights.mean(1) if row["weights"] == "averaged" else weights
-            shown = shown if batched else shown.squeeze(0)
-        return _joined(laid(z), shown)
-
-    inputs = {name: laid(t) for name, t in values.items()}
-    every = {name: t.to(device, dtype) for name, t in {**inputs, **parameters}.items()}
-    whole = {"all": tuple(every), "tokens": tuple(inputs), "parameters": tuple(parameters)}[row["wanted"]]
-    with torch.no_grad():
-        z = reference({name: t.double() for name, t in every.items()})
-    return Instance(
-        module=module.to(device, dtype),
-        call=call,
-        inputs=names,
-        values=every,
-        reference=reference,
-        g=_drawn(generator, *z.shape).to(device, dtype),
-        wanted=whole,
-        laid=LAYOUTS[row["layout"]],
-        slack=5.0,
-    )
+def _beside(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a mask on the device of a tensor, and numbers in its type."""
+    return mask.to(like if mask.is_floating_point() else like.device)
 
 
 def _joined(output: Tensor, weights: Tensor | None) -> Tensor:
@@ -192,7 +215,8 @@ def _masks(row: Row, batch: int, asking: int, answering: int, generator: torch.G
         if row["padding"] == "float":
             padding = 0.5 * _drawn(generator, batch, answering)
     halves = torch.bfloat16  # numbers that every type holds
-    return tuple(m.to(halves).double() if m is not None and m.is_floating_point() else m for m in (mask, padding))
+    mask, padding = (m.to(halves).double() if m is not None and m.is_floating_point() else m for m in (mask, padding))
+    return mask, padding
 
 
 def by_hand(v: Named, tokens: list[Tensor], masks: tuple[Any, Any], row: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -209,7 +233,9 @@ def by_hand(v: Named, tokens: list[Tensor], masks: tuple[Any, Any], row: Mapping
     def split(t: Tensor) -> Tensor:
         return t.unflatten(-1, (heads, width)).transpose(1, 2)
 
-    q, k = (split(mapped_rows("affine-like", t, W, b, 1.0)) for t, W, b in zip((query, key), weights, biases, strict=False))
+    q, k = (
+        split(mapped_rows("affine-like", t, W, b, 1.0)) for t, W, b in zip((query, key), weights, biases, strict=False)
+    )
     mixing = row["values"] == "value_path"
     values = split(mapped_rows("affine-like", value, weights[2], biases[2], 1.0))
     seen = torch.ones(key.shape[1], dtype=torch.bool, device=query.device)
@@ -222,14 +248,13 @@ def by_hand(v: Named, tokens: list[Tensor], masks: tuple[Any, Any], row: Mapping
         seen = F.pad(seen, (0, 1))
     if row["added"] in ("zeros", "both"):
         k, values, seen = F.pad(k, (0, 0, 0, 1)), F.pad(values, (0, 0, 0, 1)), F.pad(seen, (0, 1))
-    if row["scores"] == "qk_norm":
-        scores = math.sqrt(width) * _unit(q) @ _unit(k).mT
-    else:
-        scores = q @ k.mT / math.sqrt(width)
+    unit = row["scores"] == "qk_norm"
+    scores = math.sqrt(width) * _unit(q) @ _unit(k).mT if unit else q @ k.mT / math.sqrt(width)
     for mask, axes in zip(masks, ("scores", "keys"), strict=True):
         if mask is not None:
             mask = mask.to(scores.device)
-            added = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, -math.inf) if mask.dtype == torch.bool else mask
+            zero = torch.zeros_like(mask, dtype=scores.dtype)
+            added = zero.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else mask
             if axes == "keys":
                 added = added[:, None, None]
             elif added.dim() == 3:

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
 from verify.checks import target
-from verify.checks.combinations.named import Case, error, refused, said, task
+from verify.checks.combinations import whole_models
+from verify.checks.combinations.named import Case, error, said, task
 from verify.checks.record import Task
 
+Call = Callable[[Any, Tensor], Tensor]
 _BOUND = 1e-12
 _WHAT = "convert and revert"
 
@@ -32,7 +33,7 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def _becomes(theirs: Callable[[], Any], ours: Callable[[], Any], call: Callable[[Any, Tensor], Tensor], *shape: int, **given: Any) -> Case:
+def _becomes(theirs: Callable[[], Any], ours: Callable[[], Any], call: Call, *shape: int, **given: Any) -> Case:
     """Return the case of a layer that is to become one of the package with the same settings, and back."""
 
     def case(generator: torch.Generator) -> float:
@@ -66,11 +67,37 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in known.items() if name in _OURS}
 
 
-_OURS = {
-    "kappa", "init", "backend", "form", "center", "recompute", "padding", "padding_mode", "stride", "dilation", "groups",
-    "output_padding", "kernel_size", "in_features", "out_features", "in_channels", "out_channels", "embed_dim", "num_heads",
-    "dropout", "batch_first", "kdim", "vdim", "head_dim", "add_zero_attn", "value_path", "qk_norm", "score_scale", "_ends",
-}  # fmt: skip
+_OURS = {  # fmt: skip
+    "kappa",
+    "init",
+    "backend",
+    "form",
+    "center",
+    "recompute",
+    "padding",
+    "padding_mode",
+    "stride",
+    "dilation",
+    "groups",
+    "output_padding",
+    "kernel_size",
+    "in_features",
+    "out_features",
+    "in_channels",
+    "out_channels",
+    "embed_dim",
+    "num_heads",
+    "dropout",
+    "batch_first",
+    "kdim",
+    "vdim",
+    "head_dim",
+    "add_zero_attn",
+    "value_path",
+    "qk_norm",
+    "score_scale",
+    "_ends",
+}
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
@@ -84,121 +111,7 @@ def _affine() -> Iterator[tuple[str, Case]]:
     without = partial(nn.Linear, 4, 3, False)
     norm = partial(ad.NormLike, 4, 3, False)
     yield "Linear without a bias", _becomes(without, norm, _forward, 5, 4, without_bias="norm-like")
-    yield from _whole_models()
-
-
-def _model() -> Any:
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4, bias=False), nn.Linear(4, 4), nn.LayerNorm(4)).double()
-    model[3].weight = model[0].weight
-    return model
-
-
-def _whole_models() -> Iterator[tuple[str, Case]]:
-    ad = target.package()
-
-    def ties(_: torch.Generator) -> float:
-        model = _model()
-        report = ad.convert(model)
-        kinds = [type(m).__name__ for m in model]
-        skipped = {s.name for s in report.skipped}
-        tied = model[3].weight is model[0].weight and kinds == ["AffineLike", "ReLU", "Linear", "AffineLike", "LayerNorm"]
-        return said(tied and skipped == {"2", "4"})
-
-    def hooks(generator: torch.Generator) -> float:
-        model, seen = _model().eval(), []
-        model[0].register_forward_hook(lambda *_: seen.append("after"))
-        model[0].register_forward_pre_hook(lambda *_: seen.append("before"))
-        model[0].weight.register_hook(lambda g: seen.append("gradient"))
-        model[0].bias.requires_grad_(False)
-        ad.convert(model)
-        model(_normal(generator, 2, 4)).sum().backward()
-        kept = not model[0].training and not model[0].bias.requires_grad and model[0].bias.grad is None
-        return said(seen == ["before", "after", "gradient"] and kept)
-
-    def optimiser(generator: torch.Generator) -> float:
-        model = _model()
-        steps = torch.optim.SGD(model.parameters(), lr=0.1)
-        before = model[0].bias.detach().clone()
-        ad.convert(model)
-        model(_normal(generator, 2, 4)).square().sum().backward()
-        steps.step()
-        return said(not torch.equal(model[0].bias, before))
-
-    def trial(_: torch.Generator) -> float:
-        model = _model()
-        report = ad.convert(model, dry_run=True)
-        return said(len(report.replaced) == 2 and report.dry_run and type(model[0]) is nn.Linear)
-
-    def chosen(_: torch.Generator) -> float:
-        model = _model()
-        ad.convert(model, lambda module, name: name == "3")
-        return said([type(m).__name__ for m in model][:4] == ["Linear", "ReLU", "Linear", "AffineLike"])
-
-    def drawn(_: torch.Generator) -> float:
-        model = nn.Sequential(nn.Linear(300, 300), nn.Conv2d(30, 30, 5))
-        report = ad.convert(model, init="variance-preserving")
-        near = all(abs(float(m.weight.detach().std()) - 1) < 0.05 and not m.bias.any() for m in model)
-        other = ad.convert(nn.Sequential(nn.Linear(300, 300)), init="torch").model[0]
-        return said(near and len(report.replaced) == 2 and float(other.weight.detach().abs().max()) <= 1 / 300**0.5)
-
-    def kept(_: torch.Generator) -> float:
-        model = _model()
-        state = copy.deepcopy(model.state_dict())
-        ad.convert(model)
-        return said(all(torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True)))
-
-    def odd(_: torch.Generator) -> float:
-        class Mine(nn.Linear):
-            """A class of somebody's."""
-
-        replaced = nn.Linear(4, 4)
-        replaced.forward = lambda x: x  # type: ignore[method-assign]
-        layers = {
-            "mine": Mine(4, 4),
-            "replaced": replaced,
-            "spectral": parametrizations.weight_norm(nn.Linear(4, 4)),
-            "lazy": nn.LazyLinear(4),
-            "complex": nn.Linear(4, 4, dtype=torch.complex64),
-            "ours": ad.AffineLike(4, 4),
-            "bare": nn.Linear(4, 4, bias=False),
-            "whole": nn.Linear(4, 4),
-        }
-        model = nn.ModuleDict(layers)
-        report = ad.convert(model)
-        skipped = {s.name for s in report.skipped}
-        back = ad.revert(model)
-        only = [r.name for r in report.replaced] == ["whole"] == [r.name for r in back.replaced]
-        return said(only and skipped == set(layers) - {"whole"} and type(model["ours"]).__name__ == "AffineLike")
-
-    def single(generator: torch.Generator) -> float:
-        layer, x = nn.Linear(4, 3).double(), _normal(generator, 2, 4)
-        wanted = ad.functional.affine_like(x, layer.weight, layer.bias)
-        return error(ad.convert(layer).model(x), wanted)
-
-    def copied(generator: torch.Generator) -> float:
-        model, x = _model(), _normal(generator, 2, 4)
-        ad.convert(model)
-        other = copy.deepcopy(model)
-        plain = _model()
-        plain.load_state_dict(model.state_dict())
-        found = error(other(x), model(x))
-        ad.revert(other)
-        return max(found, error(other(x), plain(x)), said(type(model[0]).__name__ == "AffineLike"))
-
-    yield "ties and what is skipped", ties
-    yield "hooks, modes and frozen parameters", hooks
-    yield "an optimiser", optimiser
-    yield "a dry run", trial
-    yield "a filter", chosen
-    yield "values drawn anew", drawn
-    yield "values kept", kept
-    yield "what cannot be converted", odd
-    yield "a model that is a layer", single
-    yield "a copy, put back", copied
-    yield "no module", lambda _: refused(lambda: ad.convert("model"), TypeError)
-    yield "no filter", lambda _: refused(lambda: ad.convert(_model(), "all"), TypeError)
-    yield "an unknown word", lambda _: refused(lambda: ad.convert(_model(), without_bias="drop"), ValueError)
-    yield "an unknown way to draw", lambda _: refused(lambda: ad.convert(_model(), init="zeros"), ValueError)
+    yield from whole_models.cases()
 
 
 def _convolutions() -> Iterator[tuple[str, Case]]:
@@ -210,7 +123,8 @@ def _convolutions() -> Iterator[tuple[str, Case]]:
         (2, {"padding": (0, 1), "padding_mode": "reflect", "stride": (1, 2)}),
         (3, {"groups": 2, "padding": (1, 0, 1), "dilation": (1, 2, 1)}),
     ):
-        theirs, ours = (partial(getattr(m, f"{p}Conv{axes}d"), 4, 6, (3, 2, 2)[:axes], **given) for m, p in ((nn, ""), (ad, "PatchNorm")))
+        kinds = (getattr(nn, f"Conv{axes}d"), getattr(ad, f"PatchNormConv{axes}d"))
+        theirs, ours = (partial(kind, 4, 6, (3, 2, 2)[:axes], **given) for kind in kinds)
         yield f"Conv{axes}d {given}", _becomes(theirs, ours, _forward, 2, 4, *(6, 7, 5)[:axes])
     theirs = partial(nn.Conv2d, 4, 6, 2, bias=False, stride=2)
     ours = partial(ad.PatchNormConv2d, 4, 6, 2, bias=False, stride=2, form="norm-like")
@@ -226,12 +140,13 @@ def _transposed() -> Iterator[tuple[str, Case]]:
         (2, {"stride": (2, 1), "dilation": (1, 2), "output_padding": (1, 1), "groups": 2}),
         (3, {"padding": (1, 0, 1), "groups": 2}),
     ):
-        theirs, ours = (partial(getattr(m, f"{p}ConvTranspose{axes}d"), 4, 6, (3, 2, 2)[:axes], **given) for m, p in ((nn, ""), (ad, "PatchNorm")))
+        kinds = (getattr(nn, f"ConvTranspose{axes}d"), getattr(ad, f"PatchNormConvTranspose{axes}d"))
+        theirs, ours = (partial(kind, 4, 6, (3, 2, 2)[:axes], **given) for kind in kinds)
         yield f"ConvTranspose{axes}d {given}", _becomes(theirs, ours, _forward, 2, 4, *(4, 3, 3)[:axes])
 
 
 def _to_itself(module: Any, x: Tensor) -> Tensor:
-    output, weights = module(*(t[..., : n or None] for t, n in zip((x, x, x), (4, module.kdim, module.vdim), strict=True)))
+    output, weights = module(*(x[..., :width] for width in (4, module.kdim, module.vdim)))
     return torch.cat([output.flatten(), weights.flatten()])
 
 
@@ -245,7 +160,8 @@ def _attention() -> Iterator[tuple[str, Case]]:
         {"kdim": 3, "vdim": 5},
         {"dropout": 0.0, "kdim": 5, "add_zero_attn": True, "batch_first": True},
     ):
-        theirs, ours = partial(nn.MultiheadAttention, 4, 2, **given), partial(ad.AffineLikeMultiheadAttention, 4, 2, **given)
+        theirs = partial(nn.MultiheadAttention, 4, 2, **given)
+        ours = partial(ad.AffineLikeMultiheadAttention, 4, 2, **given)
         yield f"MultiheadAttention {given}", _becomes(theirs, ours, _to_itself, 3, 2, 5)
 
     def dropout(_: torch.Generator) -> float:

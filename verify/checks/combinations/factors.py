@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from verify.checks import target
-from verify.checks.combinations.named import Case, error, refused, said, task
+from verify.checks.combinations.named import Case, error, later, refusal, said, task
 from verify.checks.record import Task
 
 _BOUND = 1e-10
@@ -57,12 +56,12 @@ def stated(module: nn.Module, x: Tensor, *more: Any, unit: int, generator: torch
 
 def _lower(module: nn.Module, x: Tensor, more: tuple[Any, ...], dtype: torch.dtype) -> float:
     """Return 0 if the factor of inputs in another type is near that in float64, and of at least float32."""
-    real = x.is_floating_point()
-    low = x.to(dtype) if real else x
+    low = x.to(dtype) if x.is_floating_point() else x
     given = tuple(t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in more)
     found = target.package().self_factor(module.to(dtype), low, *given)
     module.double()
-    exact = target.package().self_factor(module, low.double() if real else low, *(t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for t in given))
+    wide = tuple(t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for t in (low, *given))
+    exact = target.package().self_factor(module, *wide)
     return said(error(found, exact, torch.float32) < _LOW)
 
 
@@ -135,7 +134,8 @@ def _convolutions() -> Iterator[tuple[str, Case]]:
         biased = settings.get("bias", True)
         for form in ("affine-like", "norm-like") if biased else ("norm-like",):
             for center in (False, True):
-                mine = partial(getattr(ad, f"PatchNormConv{axes}d"), 4, 4, (3, 2, 2)[:axes], form=form, center=center, **settings)
+                kind, kernel = getattr(ad, f"PatchNormConv{axes}d"), (3, 2, 2)[:axes]
+                mine = partial(kind, 4, 4, kernel, form=form, center=center, **settings)
                 if axes < 3:
                     yield f"PatchNorm {axes} {form} {center} {settings}", _images(mine, 1, 4, *space, zero="zero")
     constant = partial(ad.PatchNormConv2d, 2, 2, 2, form="norm-like", center=True, kappa=2.5)
@@ -179,7 +179,7 @@ def _embedding() -> Iterator[tuple[str, Case]]:
     yield "Embedding of one token", _look_up(partial(nn.Embedding, 5, 3, padding_idx=0), [1, 0])
     ad, x = target.package(), torch.tensor([1])
     rare = nn.Embedding(5, 3, scale_grad_by_freq=True)
-    yield "Embedding with scale_grad_by_freq", lambda _: refused(lambda: ad.self_factor(rare, x), ValueError)
+    yield "Embedding with scale_grad_by_freq", refusal(lambda: ad.self_factor(rare, x), ValueError)
 
 
 def _bags() -> Iterator[tuple[str, Case]]:
@@ -207,10 +207,10 @@ def _attention() -> Iterator[tuple[str, Case]]:
     mine = ad.AffineLikeMultiheadAttention(4, 2, kdim=3, vdim=5)
     for width in (4, 3, 5):
         x = torch.ones(2, 3, width, dtype=torch.float16)
-        yield f"ours, {width} features", lambda _, x=x: error(ad.self_factor(mine, x), torch.ones(2, 3), torch.float32)
-    yield "a width that it has not", lambda _: refused(lambda: ad.self_factor(mine, torch.ones(2, 6)), ValueError)
-    yield "a module that is not known", lambda _: refused(lambda: ad.self_factor(nn.ReLU(), torch.ones(2)), TypeError)
-    yield "integers", lambda _: refused(lambda: ad.self_factor(nn.Linear(2, 2), torch.ones(2, dtype=torch.int)), TypeError)
+        yield f"ours, {width} features", later(error, ad.self_factor(mine, x), torch.ones(2, 3), torch.float32)
+    yield "a width that it has not", refusal(lambda: ad.self_factor(mine, torch.ones(2, 6)), ValueError)
+    yield "a module that is not known", refusal(lambda: ad.self_factor(nn.ReLU(), torch.ones(2)), TypeError)
+    yield "integers", refusal(lambda: ad.self_factor(nn.Linear(2, 2), torch.ones(2, dtype=torch.int)), TypeError)
 
 
 _CASES: Mapping[str, tuple[str, str, Callable[[], Iterator[tuple[str, Case]]]]] = {

@@ -1,4 +1,4 @@
-"""What modules are beside their map: states, defaults, first weights, refusals, padding, dropout."""
+"""What modules are beside their map: states, defaults, first weights, refusals, padding."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verify.checks import target
-from verify.checks.combinations import patches, rows
-from verify.checks.combinations.named import Case, error, refused, said, task
+from verify.checks.combinations import attention_modules, patches, rows
+from verify.checks.combinations.named import Case, error, later, refusal, said, task
+from verify.checks.combinations.states import first_values, same_state
 from verify.checks.record import Task
 
 _BOUND = 1e-10
-_MANY = 40_000  # numbers, of which a deviation is known to a third of a per cent
-_DEVIATION = 0.03
-_DRAWS = 4000  # of dropout
 _STATE = "states, defaults, first values and texts, as torch's own layer has them"
 _REFUSALS = "calls that have no meaning are refused"
 
@@ -38,10 +36,10 @@ def tasks(layer: str) -> list[Task]:
             found.append(_task(patch.name, "refusals", layer, _REFUSALS, partial(_patch_refusals, patch)))
     if layer in _PADDINGS:
         found.append(_task(layer, "padding", layer, "against torch's own geometry", _PADDINGS[layer]))
-    if layer == "attention":
-        found.append(_task(layer, "module", layer, _STATE, _attention_module))
-        found.append(_task(layer, "refusals", layer, _REFUSALS, _attention_refusals))
-        found.append(_task(layer, "dropout", layer, "means, shares and evaluation", _dropout))
+    if layer == attention_modules.NAME:
+        found.append(_task(layer, "module", layer, _STATE, attention_modules.states))
+        found.append(_task(layer, "refusals", layer, _REFUSALS, attention_modules.refusals))
+        found.append(_task(layer, "dropout", layer, "means, shares and evaluation", attention_modules.dropout))
     return found
 
 
@@ -54,30 +52,6 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def _same_state(ours: nn.Module, theirs: nn.Module) -> float:
-    """Return 0 if states have the same names in one order and the same shapes, and load both ways."""
-    mine, other = ours.state_dict(), theirs.state_dict()
-    same = list(mine) == list(other) and [t.shape for t in mine.values()] == [t.shape for t in other.values()]
-    if not same or [n for n, _ in ours.named_parameters()] != [n for n, _ in theirs.named_parameters()]:
-        return math.inf
-    ours.load_state_dict(other)
-    theirs.load_state_dict(ours.state_dict())
-    return said(all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), other.values(), strict=True)))
-
-
-def _first_values(make: Callable[..., Any], deviation: float | None, weights: tuple[str, ...] = ("weight",)) -> float:
-    """Return 0 if first weights have the deviation and first biases are zero."""
-    module = make()
-    for name in weights:
-        w = module.get_parameter(name).detach()
-        if deviation is not None and not abs(float(w.square().mean().sqrt()) / deviation - 1) < _DEVIATION:
-            return math.inf
-        if not abs(float(w.mean())) < _DEVIATION * float(w.std()):
-            return math.inf
-    biases = [p for name, p in module.named_parameters() if name.endswith("bias")]
-    return said(all(not b.any() for b in biases))
-
-
 def _torchs_values(make: Callable[..., nn.Module], theirs: Callable[[], nn.Module]) -> float:
     """Return 0 if first values drawn as torch does are those of torch's layer at the same seed."""
     torch.manual_seed(5)
@@ -88,17 +62,18 @@ def _torchs_values(make: Callable[..., nn.Module], theirs: Callable[[], nn.Modul
     return said(all(torch.equal(mine[name], drawn[name]) for name in mine))
 
 
-def _copies(module: nn.Module, *inputs: Tensor) -> float:
+def _copies(module: nn.Module, shape: tuple[int, ...], generator: torch.Generator) -> float:
     """Return the error of a copy, and of the module in another type, against the module."""
-    z = module(*inputs)
-    again = copy.deepcopy(module)(*inputs)
-    single = copy.deepcopy(module).float()(*(t.float() for t in inputs))
+    x = _normal(generator, *shape)
+    z = module(x)
+    again = copy.deepcopy(module)(x)
+    single = copy.deepcopy(module).float()(x.float())
     return max(error(again, z), said(error(single, z, torch.float32) < 1e-3))
 
 
-def _variance(make: Callable[[], nn.Module], x: Tensor, expected: float) -> float:
+def _variance(make: Callable[[], nn.Module], expected: float, generator: torch.Generator) -> float:
     """Return 0 if the outputs of a fresh module have the variance that its map keeps."""
-    z = make().double()(x).detach()
+    z = make().double()(_normal(generator, 20, 30)).detach()
     return said(abs(float(z.square().mean()) / expected - 1) < 0.1)
 
 
@@ -109,17 +84,18 @@ def _row_module(kind: rows.Kind) -> Iterator[tuple[str, Case]]:
     theirs = partial(nn.Linear, bias=kind.biased)
     norm, kappa = kind.form == "norm-like", 3.3
     share = kappa - 1 if norm and kind.biased else kappa
-    default = 2.0 if norm and kind.biased else 1.0
-    yield "state", lambda _: _same_state(make(4, 3), theirs(4, 3))
-    yield "default of kappa", lambda _: said(make(4, 3).kappa == default)
-    yield "default of the function", lambda g: _row_default(kind, default, g)
-    yield "first values", lambda _: _first_values(partial(make, 200, 200, kappa=kappa), 1 / math.sqrt(share))
-    yield "first values by default", lambda _: _first_values(partial(make, 200, 200), 1.0)
-    yield "torch's first values", lambda _: _torchs_values(partial(make, 4, 3), partial(theirs, 4, 3))
-    yield "variance of outputs", lambda g: _variance(partial(make, 30, 2000, kappa=kappa), _normal(g, 20, 30), 30 / 31 if not norm else 1.0)
-    yield "copies", lambda g: _copies(make(4, 3).double(), _normal(g, 5, 4))
-    yield "without values", lambda _: said(make(4, 3, device="meta", dtype=torch.bfloat16)(torch.empty(2, 5, 4, device="meta", dtype=torch.bfloat16)).shape == (2, 5, 3))
-    yield "type and device", lambda _: said(make(4, 3, dtype=torch.float16).weight.dtype is torch.float16)
+    default, kept = 2.0 if norm and kind.biased else 1.0, 1.0 if norm else 30 / 31
+    halves: dict[str, Any] = {"device": "meta", "dtype": torch.bfloat16}
+    yield "state", later(same_state, make(4, 3), theirs(4, 3))
+    yield "default of kappa", later(said, make(4, 3).kappa == default)
+    yield "default of the function", partial(_row_default, kind, default)
+    yield "first values", later(first_values, partial(make, 200, 200, kappa=kappa), 1 / math.sqrt(share))
+    yield "first values by default", later(first_values, partial(make, 200, 200), 1.0)
+    yield "torch's first values", later(_torchs_values, partial(make, 4, 3), partial(theirs, 4, 3))
+    yield "variance of outputs", partial(_variance, partial(make, 30, 2000, kappa=kappa), kept)
+    yield "copies", partial(_copies, make(4, 3).double(), (5, 4))
+    yield "without values", later(said, make(4, 3, **halves)(torch.empty(2, 5, 4, **halves)).shape == (2, 5, 3))
+    yield "type", later(said, make(4, 3, dtype=torch.float16).weight.dtype is torch.float16)
 
 
 def _row_default(kind: rows.Kind, default: float, generator: torch.Generator) -> float:
@@ -138,27 +114,27 @@ def _row_refusals(kind: rows.Kind) -> Iterator[tuple[str, Case]]:
     bad = (TypeError, ValueError)
     for size in (3, 40):  # above a thousand numbers another way is taken
         x, W, b = torch.randn(40, size), torch.randn(5, size), torch.randn(5) if kind.biased else None
-        function(x, W, b, **more)
-        function(x.double(), W.double(), None if b is None else b.double(), **more)
+        for dtype in (torch.float32, torch.float64):  # kernels are looked for at the first call
+            function(*(t if t is None else t.to(dtype) for t in (x, W, b)), **more)
         calls: dict[str, Callable[[], Any]] = {
-            "too many features": lambda x=x, W=W, b=b: function(F.pad(x, (0, 1)), W, b, **more),
-            "too few features": lambda x=x, W=W, b=b: function(x, F.pad(W, (0, 1)), b, **more),
-            "two types": lambda x=x, W=W, b=b: function(x, W.double(), b, **more),
-            "integers": lambda x=x, W=W, b=b: function(x.int(), W.int(), None if b is None else b.int(), **more),
-            "a vector for a weight": lambda x=x, W=W, b=b: function(x, W[0], b, **more),
-            "kappa at its bound": lambda x=x, W=W, b=b: function(x, W, b, least, **more),
-            "kappa below its bound": lambda x=x, W=W, b=b: function(x, W, b, least - 0.5, **more),
-            "an infinite kappa": lambda x=x, W=W, b=b: function(x, W, b, math.inf, **more),
-            "no number for kappa": lambda x=x, W=W, b=b: function(x, W, b, "2", **more),
-            "an unknown backend": lambda x=x, W=W, b=b: function(x, W, b, **more, backend="fortran"),
+            "too many features": partial(function, F.pad(x, (0, 1)), W, b, **more),
+            "too few features": partial(function, x, F.pad(W, (0, 1)), b, **more),
+            "two types": partial(function, x, W.double(), b, **more),
+            "integers": partial(function, x.int(), W.int(), None if b is None else b.int(), **more),
+            "a vector for a weight": partial(function, x, W[0], b, **more),
+            "kappa at its bound": partial(function, x, W, b, least, **more),
+            "kappa below its bound": partial(function, x, W, b, least - 0.5, **more),
+            "an infinite kappa": partial(function, x, W, b, math.inf, **more),
+            "no number for kappa": partial(function, x, W, b, "2", **more),
+            "an unknown backend": partial(function, x, W, b, **more, backend="fortran"),
         }
         if kind.biased:
-            calls["a bias of another length"] = lambda x=x, W=W: function(x, W, torch.randn(6), **more)
+            calls["a bias of another length"] = partial(function, x, W, torch.randn(6), **more)
         for name, call in calls.items():
-            yield f"{name}, {size} features", lambda _, call=call: refused(call, *bad)
+            yield f"{name}, {size} features", refusal(call, *bad)
     if kind.form == "affine-like":
-        yield "no bias", lambda _: refused(lambda: make(4, 3, bias=False), ValueError)
-        yield "no bias of the function", lambda _: refused(lambda: function(x, W, None), ValueError)
+        yield "no bias", refusal(partial(make, 4, 3, bias=False), ValueError)
+        yield "no bias of the function", refusal(partial(function, x, W, None), ValueError)
     for name, call in {
         "no features": lambda: make(0, 3, bias=kind.biased),
         "half a feature": lambda: make(2.5, 3, bias=kind.biased),
@@ -166,7 +142,7 @@ def _row_refusals(kind: rows.Kind) -> Iterator[tuple[str, Case]]:
         "an unknown way to draw": lambda: make(4, 3, bias=kind.biased, init="zeros"),
         "an unknown backend of the module": lambda: make(4, 3, bias=kind.biased, backend="fortran"),
     }.items():
-        yield name, lambda _, call=call: refused(call, *bad)
+        yield name, refusal(call, *bad)
 
 
 def _patch_module(kind: patches.Kind) -> Iterator[tuple[str, Case]]:
@@ -179,20 +155,15 @@ def _patch_module(kind: patches.Kind) -> Iterator[tuple[str, Case]]:
     for axes in (1, 2, 3):
         make = partial(getattr(ad, f"PatchNorm{word}{axes}d"), **settings)
         theirs = partial(getattr(nn, f"{word}{axes}d"), bias=kind.biased)
-        yield f"state {axes}", lambda _, make=make, theirs=theirs: _same_state(make(4, 6, 2, groups=2), theirs(4, 6, 2, groups=2))
-        yield f"torch's first values {axes}", lambda _, make=make, theirs=theirs: _torchs_values(
-            partial(make, 4, 6, 2), partial(theirs, 4, 6, 2)
-        )
-    yield "default of kappa", lambda _: said(make(4, 6, 2).kappa == default)
-    yield "default of the function", lambda g: _patch_default(kind, default, g)
-    wide = partial(make, 40, 80, (3, 3, 2), kappa=kappa)
-    yield "first values", lambda _: _first_values(wide, 1 / math.sqrt(share))
-    image = (4, 5, 5, 5)
-    yield "copies", lambda g: _copies(make(4, 6, 2, stride=2).double(), _normal(g, 2, *image))
-    yield "without values", lambda _: said(
-        make(4, 6, 2, device="meta")(torch.empty(2, *image, device="meta")).shape
-        == theirs(4, 6, 2, device="meta")(torch.empty(2, *image, device="meta")).shape
-    )
+        yield f"state {axes}", later(same_state, make(4, 6, 2, groups=2), theirs(4, 6, 2, groups=2))
+        yield f"torch's first values {axes}", later(_torchs_values, partial(make, 4, 6, 2), partial(theirs, 4, 6, 2))
+    empty = torch.empty(2, 4, 5, 5, 5, device="meta")
+    shapes = [made(4, 6, 2, stride=2, device="meta")(empty).shape for made in (make, theirs)]
+    yield "default of kappa", later(said, make(4, 6, 2).kappa == default)
+    yield "default of the function", partial(_patch_default, kind, default)
+    yield "first values", later(first_values, partial(make, 40, 80, (3, 3, 2), kappa=kappa), 1 / math.sqrt(share))
+    yield "copies", partial(_copies, make(4, 6, 2, stride=2).double(), (2, 4, 5, 5, 5))
+    yield "without values", later(said, shapes[0] == shapes[1])
 
 
 def _patch_default(kind: patches.Kind, default: float, generator: torch.Generator) -> float:
@@ -238,7 +209,7 @@ def _patch_refusals(kind: patches.Kind) -> Iterator[tuple[str, Case]]:
         calls["padding 'same' with a stride"] = lambda: make(4, 6, 2, padding="same", stride=2)
         calls["an unknown padding mode"] = lambda: make(4, 6, 2, padding_mode="mirror")
     for name, call in calls.items():
-        yield name, lambda _, call=call: refused(call, TypeError, ValueError)
+        yield name, refusal(call, TypeError, ValueError)
 
 
 def _plain(module: Any, theirs: nn.Module, x: Tensor, *more: Any) -> float:
@@ -308,90 +279,3 @@ def _sizes() -> Iterator[tuple[str, Case]]:
 
 
 _PADDINGS = {"convolution": _paddings, "transposed-convolution": _sizes}
-
-
-def _attention_module() -> Iterator[tuple[str, Case]]:
-    ad = target.package()
-    for given in ({}, {"kdim": 3, "vdim": 5}, {"add_bias_kv": True}, {"kdim": 3, "add_bias_kv": True}):
-        make, theirs = partial(ad.AffineLikeMultiheadAttention, 4, 2, **given), partial(nn.MultiheadAttention, 4, 2, **given)
-        yield f"state {given}", lambda _, make=make, theirs=theirs: _same_state(make(), theirs())
-        wide = partial(ad.AffineLikeMultiheadAttention, 100, 2, **{k: v * 40 if k != "add_bias_kv" else v for k, v in given.items()})
-        names = ("in_proj_weight",) if "kdim" not in given else ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-        yield f"first values {given}", lambda _, wide=wide, names=names: _first_values(wide, 1.0, (*names, "out_proj.weight"))
-
-        def bounds(_: torch.Generator, wide: Any = wide, names: Any = names) -> float:
-            module = wide(init="torch")
-            limits = [math.sqrt(6 / sum(module.get_parameter(n).shape)) for n in names]
-            peaks = [float(module.get_parameter(n).detach().abs().max()) for n in names]
-            return said(all(0.98 < p / limit <= 1 for p, limit in zip(peaks, limits, strict=True)))
-
-        yield f"torch's first values {given}", bounds
-    heads = partial(ad.AffineLikeMultiheadAttention, 16, 4)
-    yield "scale of scores", lambda _: said(heads().score_scale == 0.5 and heads(qk_norm=True).score_scale == 2.0)
-    yield "the fast path", lambda _: said(heads()._qkv_same_embed_dim is False)
-    yield "kappa", lambda _: said(heads().kappa == 1.0 and heads().out_proj.kappa == 1.0)
-
-
-def _attention_refusals() -> Iterator[tuple[str, Case]]:
-    make = partial(target.package().AffineLikeMultiheadAttention, batch_first=True)
-    x, one = torch.randn(2, 3, 4), make(4, 2)
-    calls: dict[str, Callable[[], Any]] = {
-        "no bias": lambda: make(4, 2, bias=False),
-        "heads that do not divide": lambda: make(4, 3),
-        "dropout above one": lambda: make(4, 2, dropout=1.5),
-        "a value that is learnt on the value path": lambda: make(4, 2, value_path=True, add_bias_kv=True),
-        "another width": lambda: one(torch.randn(2, 3, 5), x, x),
-        "another batch": lambda: one(x, x[:1], x[:1]),
-        "keys without values": lambda: one(x, x, x[:, :2]),
-        "one side without a batch": lambda: one(x[0], x, x),
-        "a mask of integers": lambda: one(x, x, x, attn_mask=torch.zeros(3, 3, dtype=torch.int)),
-        "a mask of another shape": lambda: one(x, x, x, attn_mask=torch.zeros(3, 4)),
-        "a stack of too few masks": lambda: one(x, x, x, attn_mask=torch.zeros(2, 3, 3)),
-        "padding of another shape": lambda: one(x, x, x, key_padding_mask=torch.zeros(2, 4)),
-        "causal without a mask": lambda: one(x, x, x, is_causal=True),
-        "two types": lambda: one(x.double(), x.double(), x.double()),
-    }
-    for name, call in calls.items():
-        yield name, lambda _, call=call: refused(call, TypeError, ValueError)
-
-
-def _dropout() -> Iterator[tuple[str, Case]]:
-    ad = target.package()
-    for weights in (True, False):
-        for path in (False, True):
-
-            def case(generator: torch.Generator, weights: bool = weights, path: bool = path) -> float:
-                """The mean over many draws, for each a sequence of the batch, is what there is without dropout."""
-                module = ad.AffineLikeMultiheadAttention(4, 2, 0.4, batch_first=True, value_path=path).double()
-                query, key, value = (_normal(generator, 1, n, 4).expand(_DRAWS, -1, -1) for n in (2, 3, 3))
-                module.out_proj.register_forward_pre_hook(lambda _, given: contexts.append(given[0]))
-                contexts: list[Tensor] = []
-                settings = {"need_weights": weights, "average_attn_weights": False}
-                found = module.train()(query, key, value, **settings)
-                exact = module.eval()(query[:1], key[:1], value[:1], **settings)
-                again = module(query[:1], key[:1], value[:1], **settings)
-                drawn, sure = (found[1], exact[1]) if weights else contexts[:2]
-                apart = (drawn.mean(0) - sure[0]).abs() / (drawn.std(0) / math.sqrt(_DRAWS))
-                share = float((found[1] == 0).double().mean()) if weights else 0.4
-                ok = bool((apart < 5).all()) or (path and not weights)
-                return said(ok and abs(share - 0.4) < 0.02 and error(again[0], exact[0]) == 0 and contexts[0].std(0).max() > 0)
-
-            yield f"weights {weights}, value_path {path}", case
-
-    def whole(generator: torch.Generator) -> float:
-        """The value path divides the weights that dropout leaves by their sum: equal tokens mix to themselves."""
-        module = ad.AffineLikeMultiheadAttention(4, 2, 0.5, batch_first=True, value_path=True).double().train()
-        query, token = _normal(generator, 200, 2, 4), _normal(generator, 1, 1, 4).expand(200, 6, 4)
-        contexts: list[Tensor] = []
-        module.out_proj.register_forward_pre_hook(lambda _, given: contexts.append(given[0]))
-        module(query, token, token)
-        alive = contexts[0].unflatten(-1, (2, 2)).abs().sum(-1) > 0
-        exact = contexts[0].unflatten(-1, (2, 2))[alive]
-        single = ad.functional.affine_like(token[0, 0], *module._value_projection(), 1.0).unflatten(-1, (2, 2))
-        return error(contexts[0].unflatten(-1, (2, 2)), torch.where(alive.unsqueeze(-1), single, 0.0)) + said(len(exact) > 0)
-
-    yield "equal tokens on the value path", whole
-    none = partial(ad.AffineLikeMultiheadAttention, 4, 2, 1.0, batch_first=True, value_path=True)
-    yield "everything dropped", lambda g: said(
-        torch.equal(*(lambda m, x: (m(x, x, x)[0].detach(), m.out_proj(torch.zeros(1, 3, 4)).detach()))(none(), torch.ones(1, 3, 4)))
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from verify.checks.record import Outcome, Setting, Task
 Case = Callable[[torch.Generator], float]
 
 
-def task(identity: str, layer: str, equation: str, what: str, cases: Callable[[], Mapping[str, Case]], bound: float) -> Task:
+def task(
+    identity: str, layer: str, equation: str, what: str, cases: Callable[[], Mapping[str, Case]], bound: float
+) -> Task:
     """Return the check of some cases; each returns its error, infinite for what has no size."""
 
     def run(setting: Setting) -> Outcome:
@@ -57,3 +60,13 @@ def refused(call: Callable[[], object], *kinds: type[Exception]) -> float:
     except Exception:
         return math.inf
     return math.inf
+
+
+def refusal(call: Callable[[], object], *kinds: type[Exception]) -> Case:
+    """Return the case of a call that is to be refused."""
+    return lambda generator: refused(call, *kinds)
+
+
+def later(function: Callable[..., float], *arguments: Any) -> Case:
+    """Return the case of a function that draws nothing."""
+    return lambda generator: function(*arguments)

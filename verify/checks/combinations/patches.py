@@ -29,6 +29,7 @@ _EDGES = ("no images", "some zero", "all zero", "tiny", "huge", "default kappa")
 _OF_CENTRED = ("constant", "nearly constant")
 _OF_ANY_SCALE = ("eager", "recorded", "inference")
 _OUTPUTS = ("traced", "inference")  # whose results are outputs alone
+_INTERPRETED = ("triton", "cuda")
 _FEW_PATHS = ("traced", "fake", "watched", COMPILED)
 _SLACK = {"nearly constant": 300.0, "constant": 300.0, "many": 5.0}
 
@@ -91,11 +92,18 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
     if path in _FEW_PATHS:
         found |= {"layout": ("plain",), "dtype": ("float32",), "groups": found["groups"][-1:], "padding": ("some",)}
         found |= {"images": ("no batch", "three images"), "dilation": (2,)}
+    if backend in _INTERPRETED:  # whose kernels take a hundred times as long as others
+        found |= {"layout": ("plain", "channels last", "among NaN")[: 3 if whole else 1]}
+        found |= (
+            {}
+            if whole
+            else {"images": ("no batch", "three images"), "dtype": ("float32",), "wanted": found["wanted"][:2]}
+        )
     if path == COMPILED:
         found |= {"images": ("three images",), "axes": (2,), "stride": (2,), "recompute": (True,), "backend": (None,)}
         found |= {"extra": ("some",)} if kind.transposed else {}
-    every = (*_EDGES, *(_OF_CENTRED if kind.centred else ()), *(("many",) if backend in ("torch", "cpp") else ()))
-    return found, tuple(edge for edge in every if _meets(edge, path))
+    every = (*_EDGES, *(_OF_CENTRED if kind.centred else ()), *(() if backend in _INTERPRETED else ("many",)))
+    return found, tuple(edge for edge in every if _meets(edge, path, backend))
 
 
 def _wanted(kind: Kind, backend: str, path: str) -> tuple[str, ...]:
@@ -106,7 +114,7 @@ def _wanted(kind: Kind, backend: str, path: str) -> tuple[str, ...]:
     return every if path == "eager" and backend in ("torch", "cpp") else every[:3]
 
 
-def _meets(edge: str, path: str) -> bool:
+def _meets(edge: str, path: str, backend: str) -> bool:
     """Return whether an edge is met on a path."""
     if edge == "many":
         return path == "eager"
@@ -114,6 +122,8 @@ def _meets(edge: str, path: str) -> bool:
         return path in _OF_ANY_SCALE
     if path in _FEW_PATHS:
         return edge == "no images" and path in ("fake", "watched")
+    if backend in _INTERPRETED and path != "eager":
+        return edge in ("no images", "default kappa")
     return path != "autocast" or edge not in _OF_CENTRED
 
 

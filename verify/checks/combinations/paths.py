@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from verify.checks.combinations.instance import BOUNDS, Instance, Named, Side, distance
@@ -95,7 +95,8 @@ def forward_mode(case: Instance, generator: torch.Generator) -> float:
 
 def _jvp(side: Side, values: Named, tangents: Named) -> list[Tensor]:
     at = tuple(values[name] for name in tangents)
-    return list(torch.func.jvp(of(side, values, list(tangents)), at, tuple(tangents.values())))
+    moved = torch.func.jvp(of(side, values, list(tangents)), at, tuple(tangents.values()))
+    return [moved[0], moved[1]]
 
 
 def of(side: Side, values: Named, moved: Sequence[str]) -> Callable[..., Tensor]:
@@ -126,8 +127,7 @@ def forward_over_reverse(case: Instance, generator: torch.Generator) -> float:
     ):
         slopes = torch.func.grad(weighed(of(side, values, names), case.g.to(dtype)), tuple(range(len(names))))
         at, along = tuple(values[n] for n in names), tuple(t.to(dtype) for t in tangents.values())
-        _, moved = torch.func.jvp(slopes, at, along)
-        results.append(list(moved))
+        results.append(list(torch.func.jvp(slopes, at, along)[1]))
     return _checked(results[0], results[1], [case.dtype] * len(names), case)
 
 

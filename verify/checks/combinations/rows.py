@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verify.checks import target
-from verify.checks.combinations.covering import Row, Rule, only
+from verify.checks.combinations.covering import Row, only
 from verify.checks.combinations.hand import mapped_rows
 from verify.checks.combinations.instance import TYPES, Instance
 from verify.checks.combinations.layouts import LAYOUTS
@@ -26,6 +26,7 @@ _SIZES = {  # rows and features, and units
     "shared": (1027, 43, 37),  # which several threads share
     "blocks": (8197, 67, 3),  # which torch's operations take in blocks
     "long": (6, 523, 3),  # longer than a tile of Triton
+    "long zero": (6, 523, 3),  # with rows of zeros
     "longest": (3, 1031, 3),  # longer than a warp takes
     "chunks": (261, 5, 3),  # more than one chunk of a sum over rows
 }
@@ -34,10 +35,10 @@ _EDGES = ("no rows", "one row", "a vector", "some zero", "all zero", "tiny", "hu
 _EDGES_OF = {  # by target, beside those of all
     "torch": ("tiny halves", "huge halves", "blocks"),
     "cpp": ("shared",),
-    "triton": ("tiny halves", "huge halves", "long"),
+    "triton": ("tiny halves", "huge halves", "long", "long zero"),
     "cuda": ("longest", "chunks"),
 }
-_LARGE = ("shared", "blocks", "long", "longest", "chunks")
+_LARGE = ("shared", "blocks", "long", "long zero", "longest", "chunks")
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ _SUBSETS = {
     3: ("all", "x", "weight", "bias", "x weight", "x bias", "weight bias"),
     2: ("all", "x", "weight"),
 }
-_KERNELS = ("eager", ROUNDING, "second-order", "forward-mode", "dual-numbers", "vmap", "autocast", "fake", "inference")
+_KERNELS = ("eager", "second-order", "forward-mode", "dual-numbers", "vmap", "autocast", "fake", "inference")
 PATHS_OF = {
     "torch": (*(name for name in PATHS if name != ROUNDING), COMPILED),
     "cpp": tuple(name for name in PATHS if name != ROUNDING),
     "triton": (*_KERNELS, COMPILED),
-    "cuda": _KERNELS,
+    "cuda": (*_KERNELS, ROUNDING),  # the interpreter of Triton cuts bfloat16 off
 }
 _OF_ANY_SCALE = ("eager", "recorded", "inference", "vmap")
 _OF_DUALS = ("dual-numbers", "forward-over-reverse", "forward-mode")  # torch knows no tangents of negated views
@@ -84,21 +85,32 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
     """Return the factors of a map on a target, with their levels, and the edges: each is met with ordinary others."""
     half = ("float32", "bfloat16", "float16") if kind.form == "affine-like" else ("float32", "bfloat16")
     types = {"torch": tuple(TYPES), "cpp": _DOUBLE, "triton": tuple(TYPES), "cuda": half}[backend]
-    layouts = tuple(name for name in LAYOUTS if name != "channels last" and (name != "negated" or path not in _OF_DUALS))
+    layouts = tuple(
+        name for name in LAYOUTS if name != "channels last" and (name != "negated" or path not in _OF_DUALS)
+    )
     whole = path == "eager"
+    interpreted = backend in ("triton", "cuda")
     found: dict[str, tuple[Any, ...]] = {
         "backend": ("torch", None) if backend == "torch" else (backend,),
         "dtype": types,
         "axes": (2, 3),
         "layout": layouts if whole or path in ("inference", "autocast") else ("plain", "strided"),
         "gradient": ("drawn", "expanded") if path in ("eager", "recorded") else ("drawn",),
-        "wanted": ("all",) if path in _OUTPUTS else _SUBSETS[len(kind.tensors)][: None if whole else 3],
+        "wanted": ("all",)
+        if path in _OUTPUTS
+        else _SUBSETS[len(kind.tensors)][: None if whole else 2 if interpreted else 3],
     }
+    if interpreted and not whole:
+        found |= {"layout": ("plain",), "dtype": ("float32", "bfloat16")}
     edges = tuple(edge for edge in (*_EDGES, *_EDGES_OF[backend]) if _meets(edge, path, kind, backend))
     if path in (COMPILED, "traced", "fake", "watched"):
         found |= {"layout": ("plain",), "dtype": tuple(name for name in types if name in ("float32", "bfloat16"))}
     if path == ROUNDING:
-        found |= {"layout": ("plain",), "dtype": tuple(name for name in types if name.endswith("16")), "wanted": ("all",)}
+        found |= {
+            "layout": ("plain",),
+            "dtype": tuple(name for name in types if name.endswith("16")),
+            "wanted": ("all",),
+        }
     return (found | {"wanted": ("all",)} if path == COMPILED else found), edges
 
 
@@ -114,7 +126,9 @@ def _meets(edge: str, path: str, kind: Kind, backend: str) -> bool:
 
 
 RULES = (
-    *only("edge", "blocks", dtype=_DOUBLE, layout=("plain", "strided"), backend=("torch",), wanted=("all", "x", "x bias")),
+    *only(
+        "edge", "blocks", dtype=_DOUBLE, layout=("plain", "strided"), backend=("torch",), wanted=("all", "x", "x bias")
+    ),
     *only("edge", "tiny", dtype=("float32",)),
     *only("edge", "huge", dtype=("float32",)),
     *only("edge", "tiny halves", dtype=("float16",), wanted=("weight",)),  # dx leaves the range
@@ -134,8 +148,8 @@ def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cp
     settings |= {"center": True} if kind.centred else {}
     module = getattr(target.package(), CLASSES[kind.form])(n, m, bias=kind.biased, backend=row["backend"], **settings)
     x = _drawn(generator, rows, n) * _SCALES.get(edge, 1.0)
-    if edge in ("some zero", "all zero"):
-        x[: rows // 2 if edge == "some zero" else rows] = 0
+    if edge.endswith("zero"):
+        x[: rows if edge == "all zero" else rows // 2] = 0
     parameters = {name: _drawn(generator, *p.shape) for name, p in module.named_parameters()}
     lead = _lead(edge, row["axes"], rows)
     g = (torch.ones(()) if row["gradient"] == "expanded" else _drawn(generator, *lead, m)).to(dtype).expand(*lead, m)

@@ -23,8 +23,7 @@ _SEVERAL = 3  # threads, which share what is large
 _OF_SEVERAL = {"shared", "blocks", "many", "three images"}
 _ORDERS = (0, 7)  # in which the threads of a block run on the host: by number, and by chance
 _LETTERS = {"x": "x", "weight": "W", "bias": "b"}
-_TANGENTS = ("forward-mode", "dual-numbers")
-_OUTPUTS = ("traced", "inference")
+_OUTPUTS = ("traced", "inference", "forward-mode", "dual-numbers", "rounding")
 
 
 def of_rows(layer: str) -> list[Task]:
@@ -83,8 +82,6 @@ def equations(kind: Any, path: str) -> str:
     if kind.layer == attention.NAME:
         parts = ("projection", "value", "output")
         return ", ".join(f"attention-{part}/affine-like/forward" for part in parts)
-    if path in _TANGENTS:
-        return f"{kind.name}/tangent"
     if path in _OUTPUTS:
         return f"{kind.name}/forward"
     return ", ".join((f"{kind.name}/forward", *(f"{kind.name}/backward-d{_LETTERS[name]}" for name in kind.tensors)))
@@ -102,7 +99,7 @@ def combinations_of(kind: Any, family: Any, backend: str, path: str, *, full: bo
     calm = _array(tuple(table.items()), family.RULES, strength, ("ordinary",))
     if full:
         return [*calm, *_array(tuple(table.items()), family.RULES, 2, edges)]
-    beside = ("edge", "wanted") if path == "eager" else ("edge",)
+    beside = ("edge", "wanted") if path == "eager" and backend in ("torch", "cpp") else ("edge",)
     return [*calm, *_array(tuple(table.items()), family.RULES, beside, edges)]
 
 
@@ -135,7 +132,9 @@ def judged(
     return Outcome(reason, measured=worst, bound=bound)
 
 
-def _error(path: str, row: Mapping[str, Any], drawn: Callable[..., tuple[Instance, torch.Generator]], number: int) -> float:
+def _error(
+    path: str, row: Mapping[str, Any], drawn: Callable[..., tuple[Instance, torch.Generator]], number: int
+) -> float:
     """Return the error of one combination; an exception names it."""
     several = _OF_SEVERAL & {row.get("edge"), row.get("images")}
     try:
@@ -153,7 +152,9 @@ def _lacking(backend: str, setting: Setting) -> str:
     if not holds_kernels("cuda"):
         return "the package has no such kernels; `--targets torch,cuda` generates them"
     if setting.device == "cuda":
-        return "" if torch.cuda.is_available() else "no CUDA device on this machine (torch.cuda.is_available() is False)"
+        return (
+            "" if torch.cuda.is_available() else "no CUDA device on this machine (torch.cuda.is_available() is False)"
+        )
     lack = missing()
     return f"the CUDA kernels cannot be compiled for the CPU: {lack}" if lack else ""
 

@@ -28,7 +28,7 @@ from derive.forward_map import BATCH
 from verify.checks.cases import Case, Subject, cases
 from verify.checks.compare import largest
 from verify.checks.evaluate import evaluate
-from verify.checks.gradients import ROUNDINGS, error_in_roundings
+from verify.checks.gradients import ROUNDINGS, errors_in_roundings
 from verify.checks.layer_files.launches import launches
 from verify.checks.layer_files.sides import Named, Side, distance, gradients, real, sides, values_of
 from verify.checks.layer_files.subjects import FORMULA, plain_value
@@ -264,8 +264,8 @@ def _magnitudes(subject: Subject, dtype: str) -> Task:
         usable = [(by, case) for by, case in scaled if _in_range(subject, case)]
         if not usable:
             return Outcome("the layer's own features leave the range of the type at 1e-30, 1e-12, 1e12 and 1e30")
-        results = ("forward", *(f"backward-d{name}" for name in subject.by))
-        worst = largest(error_in_roundings(subject, c, what, kind, generator) for _, c in usable for what in results)
+        every = [errors_in_roundings(subject, case, kind, generator) for _, case in usable]
+        worst = largest(error for errors in every for error in errors.values())
         seen = ", ".join(f"{by:g}" for by in dict.fromkeys(by for by, _ in usable))
         return Outcome(f"inputs of {seen}, in roundings on the way to the results", worst, ROUNDINGS)
 
