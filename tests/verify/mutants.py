@@ -580,7 +580,7 @@ PATCHES = {
         "dx of tiny images",
     ),
     "padding 'same' of two axes": Mutant(
-        "runtime",
+        "public",
         "patch_functional.py",
         "for before, after in reversed(ends) for end in",
         "for before, after in ends for end in",

@@ -67,7 +67,7 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in known.items() if name in _OURS}
 
 
-_OURS = {  # fmt: skip
+_OURS = {
     "kappa",
     "init",
     "backend",
