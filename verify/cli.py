@@ -65,7 +65,9 @@ def verify(
     ] = None,
     json: Json = False,
     device: Annotated[str, typer.Option(help="Where the modules run: cpu or cuda.")] = "cpu",
-    full: Annotated[bool, typer.Option("--full", help="More and larger random shapes.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="More and larger random shapes, and triples of settings for pairs.")
+    ] = False,
     seed: Seed = 0,
     package: Annotated[
         Path | None,
@@ -75,12 +77,14 @@ def verify(
     only: Annotated[list[str] | None, typer.Option(metavar="ID", help="Run this check alone; may be repeated.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Print the ids of the checks and stop.")] = False,
 ) -> None:
-    """Check the derivations and hold the generated layers against them, by four independent routes.
+    """Check the derivations and hold the generated layers against them, by five routes.
 
     Derivations (every step anew), identities (real SGD steps), gradients (finite differences, references by hand, every
-    type and backend), properties (what the solved maps are said to do). All of it takes a minute or two on two cores,
-    with --full some minutes. Exit code 1 when a check failed; each failure names its equation and the command that
-    repeats it.
+    type and backend), properties (what the solved maps are said to do), paths (every way to call a layer, from frozen
+    subsets to compilers, crossed with settings, types, edges and layouts; conversions, first weights, self factors).
+    Routes share the expressions and the random draws, and nothing that computes a result. All of it takes a minute on
+    two cores, with --full many minutes. Exit code 1 when a check failed; each failure names its equation and the
+    command that repeats it.
     """
     from derive.export.files import write_text
     from verify.checks.junit import junit as as_junit

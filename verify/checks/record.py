@@ -100,7 +100,7 @@ class Check:
 
     @property
     def family(self) -> str:
-        """The first part of the id: derivation, identity, gradient or property."""
+        """The first part of the id: derivation, identity, gradient, property or path."""
         return self.id.split("/", 1)[0]
 
     @property

@@ -51,6 +51,11 @@ class Kind:
 KINDS = (Kind(),)
 
 
+def paths(kind: Kind, backend: str) -> tuple[str, ...]:
+    """Return the paths of a map on a target."""
+    return PATHS_OF[backend]
+
+
 def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, ...]], tuple[str, ...]]:
     """Return the factors of attention on a target, with their levels; edges are among them."""
     low = ("float32", "bfloat16") if backend == "torch" and path in ("eager", "recorded", "autocast") else ("float32",)
@@ -73,7 +78,7 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
         found |= {"layout": ("plain",), "dtype": ("float32",), "wanted": ("all",), "batched": (True,)}
     if path == COMPILED:
         found |= {"mask": ("bool of heads",), "padding": ("bool",), "first": (True,), "weights": ("averaged",)}
-        found |= {"added": ("none",), "tokens": ("one",), "scores": ("qk_norm",)}
+        found |= {"added": ("none",), "tokens": ("one",), "scores": ("qk_norm",), "values": ("value_path",)}
     if path in _SECOND:
         found |= {"weights": ("averaged", "by head"), "first": (True,), "layout": ("plain",)}
     if path in _OUTPUTS:
@@ -82,6 +87,11 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
         found |= {"padding": ("none",), "mask": ("none", "bool"), "added": ("none",), "values": ("projected",)}
         found |= {"tokens": ("one", "three")}
     return found, ("a query of zeros",) if path in ("eager", "recorded") else ()
+
+
+def is_left_out(kind: Kind, backend: str, path: str) -> bool:
+    """Return whether a path takes long and is left to ``--full``: none is."""
+    return False
 
 
 RULES = (

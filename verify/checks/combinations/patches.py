@@ -19,6 +19,11 @@ from verify.checks.geometry import Geometry
 _ATTEMPTS = 200
 _SCALES = {"tiny": 1e-30, "huge": 1e30}
 _KERNELS = ("eager", "second-order", "dual-numbers", "autocast", "fake", "inference")
+_COMPILED = (
+    "grouped-convolution/affine-like",
+    "centred-convolution/norm-like",
+    "grouped-transposed-convolution/norm-like",
+)
 PATHS_OF = {
     "torch": (*(name for name in PATHS if name != ROUNDING), COMPILED),
     "cpp": ("eager", "second-order", "dual-numbers", "vmap", "autocast", "autocast-backward", "fake", "inference"),
@@ -67,6 +72,11 @@ _SUBSETS = {
 }
 
 
+def paths(kind: Kind, backend: str) -> tuple[str, ...]:
+    """Return the paths of a map on a target."""
+    return PATHS_OF[backend]
+
+
 def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, ...]], tuple[str, ...]]:
     """Return the factors of a map on a target, with their levels, and the edges: each is met with ordinary others."""
     cuda = ("float32", "bfloat16") if kind.name == "grouped-convolution/affine-like" else ("float32",)
@@ -91,7 +101,7 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
         found["extra"] = ("none", "some", "a stride")
     if path in _FEW_PATHS:
         found |= {"layout": ("plain",), "dtype": ("float32",), "groups": found["groups"][-1:], "padding": ("some",)}
-        found |= {"images": ("no batch", "three images"), "dilation": (2,)}
+        found |= {"images": ("no batch", "three images"), "dilation": (2,), "axes": (2, 3)}
     if backend in _INTERPRETED:  # whose kernels take a hundred times as long as others
         found |= {"layout": ("plain", "channels last", "among NaN")[: 3 if whole else 1]}
         found |= (
@@ -125,6 +135,11 @@ def _meets(edge: str, path: str, backend: str) -> bool:
     if backend in _INTERPRETED and path != "eager":
         return edge in ("no images", "default kappa")
     return path != "autocast" or edge not in _OF_CENTRED
+
+
+def is_left_out(kind: Kind, backend: str, path: str) -> bool:
+    """Return whether a path takes long and is left to ``--full``: some maps of each kind are compiled by default."""
+    return path == COMPILED and kind.name not in _COMPILED
 
 
 RULES = (

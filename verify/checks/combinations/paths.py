@@ -9,6 +9,7 @@ forward-over-reverse   the tangent of a gradient
 vmap                over one more axis, which stands first or last
 per-sample          gradients under vmap
 compiled            by torch.compile with aot_eager, both passes
+inductor            by the whole compiler
 autocast            both passes inside autocast
 autocast-backward   the backward pass alone inside autocast
 watched             under a mode that sees every operation
@@ -270,7 +271,7 @@ def normal_like(t: Tensor, generator: torch.Generator) -> Tensor:
     return drawn.to(t.dtype)
 
 
-COMPILED, ROUNDING = "compiled", "rounding"
+COMPILED, INDUCTOR, ROUNDING = "compiled", "inductor", "rounding"
 PATHS: Mapping[str, Errors] = {
     "eager": eager,
     "recorded": recorded,

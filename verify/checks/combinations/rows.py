@@ -14,7 +14,7 @@ from verify.checks.combinations.covering import Row, only
 from verify.checks.combinations.hand import mapped_rows
 from verify.checks.combinations.instance import TYPES, Instance
 from verify.checks.combinations.layouts import LAYOUTS
-from verify.checks.combinations.paths import COMPILED, PATHS, ROUNDING
+from verify.checks.combinations.paths import COMPILED, INDUCTOR, PATHS, ROUNDING
 
 CLASSES = {"affine-like": "AffineLike", "norm-like": "NormLike"}
 _SIZES = {  # rows and features, and units
@@ -81,6 +81,11 @@ _OUTPUTS = ("traced", "inference")  # whose results are outputs alone
 _DOUBLE = ("float32", "float64")
 
 
+def paths(kind: Kind, backend: str) -> tuple[str, ...]:
+    """Return the paths of a map on a target; one map goes through the whole compiler."""
+    return (*PATHS_OF[backend], *((INDUCTOR,) if kind.name == "affine-like" and backend == "torch" else ()))
+
+
 def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, ...]], tuple[str, ...]]:
     """Return the factors of a map on a target, with their levels, and the edges: each is met with ordinary others."""
     half = ("float32", "bfloat16", "float16") if kind.form == "affine-like" else ("float32", "bfloat16")
@@ -103,7 +108,7 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
     if interpreted and not whole:
         found |= {"layout": ("plain",), "dtype": ("float32", "bfloat16")}
     edges = tuple(edge for edge in (*_EDGES, *_EDGES_OF[backend]) if _meets(edge, path, kind, backend))
-    if path in (COMPILED, "traced", "fake", "watched"):
+    if path in (COMPILED, INDUCTOR, "traced", "fake", "watched"):
         found |= {"layout": ("plain",), "dtype": tuple(name for name in types if name in ("float32", "bfloat16"))}
     if path == ROUNDING:
         found |= {
@@ -111,7 +116,10 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
             "dtype": tuple(name for name in types if name.endswith("16")),
             "wanted": ("all",),
         }
-    return (found | {"wanted": ("all",)} if path == COMPILED else found), edges
+    if path in (COMPILED, INDUCTOR):  # which takes as long as all else together
+        low = ("float32", "bfloat16") if kind.name == "affine-like" and path == COMPILED else ("float32",)
+        found |= {"wanted": ("all",), "backend": found["backend"][-1:], "dtype": low, "axes": (3,)}
+    return found, edges
 
 
 def _meets(edge: str, path: str, kind: Kind, backend: str) -> bool:
@@ -119,9 +127,9 @@ def _meets(edge: str, path: str, kind: Kind, backend: str) -> bool:
     if edge in _LARGE:
         return path == "eager" or (edge == "shared" and path == "recorded")
     if edge in _SCALES:
-        return path in _OF_ANY_SCALE
-    if path in (COMPILED, ROUNDING):
-        return edge == "some zero"
+        return path in _OF_ANY_SCALE and (edge != "tiny halves" or path not in _OUTPUTS)
+    if path in (COMPILED, INDUCTOR, ROUNDING):
+        return edge == "some zero" and (path == ROUNDING or kind.name == "affine-like")
     return path not in ("traced", "fake", "watched") or edge in ("no rows", "a vector")
 
 

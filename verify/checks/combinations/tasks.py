@@ -12,7 +12,7 @@ import torch
 from verify.checks.combinations import attention, patches, rows
 from verify.checks.combinations.covering import Row, Rule, covering_rows, described
 from verify.checks.combinations.instance import Instance
-from verify.checks.combinations.paths import COMPILED, PATHS, compiled
+from verify.checks.combinations.paths import COMPILED, INDUCTOR, PATHS, compiled
 from verify.checks.record import Outcome, Setting, Task
 from verify.checks.target import holds_kernels, package
 from verify.cuda_on_host import Host, missing
@@ -52,7 +52,7 @@ def _backends_of_patches(kind: patches.Kind) -> tuple[str, ...]:
 
 def _tasks(kind: Any, family: Any, backends: Sequence[str]) -> Iterator[Task]:
     for backend in backends:
-        for path in family.PATHS_OF[backend]:
+        for path in family.paths(kind, backend):
             yield _task(kind, family, backend, path)
 
 
@@ -64,6 +64,8 @@ def _task(kind: Any, family: Any, backend: str, path: str) -> Task:
         lacking = _lacking(backend, setting)
         if lacking:
             return Outcome(lacking)
+        if not setting.full and family.is_left_out(kind, backend, path):
+            return Outcome("compiling takes long: others of its kind are compiled, this one with --full")
         chosen = combinations_of(kind, family, backend, path, full=setting.full)
 
         def drawn(number: int) -> tuple[Instance, torch.Generator]:
@@ -121,8 +123,9 @@ def judged(
     bound: float = 1.0,
 ) -> Outcome:
     """Return the largest error of the combinations, in what rounding may do, and which of them it was."""
-    if path == COMPILED:
-        errors = compiled([drawn(number)[0] for number in range(len(chosen))])
+    if path in (COMPILED, INDUCTOR):
+        compiler = "aot_eager" if path == COMPILED else INDUCTOR
+        errors = compiled([drawn(number)[0] for number in range(len(chosen))], compiler)
     else:
         errors = [_error(path, row, drawn, number) for number, row in enumerate(chosen)]
     order = sorted(range(len(chosen)), key=lambda number: -errors[number])
