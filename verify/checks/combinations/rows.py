@@ -107,7 +107,6 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
     }
     if interpreted and not whole:
         found |= {"layout": ("plain",), "dtype": ("float32", "bfloat16")}
-    edges = tuple(edge for edge in (*_EDGES, *_EDGES_OF[backend]) if _meets(edge, path, kind, backend))
     if path in (COMPILED, INDUCTOR, "traced", "fake", "watched"):
         found |= {"layout": ("plain",), "dtype": tuple(name for name in types if name in ("float32", "bfloat16"))}
     if path == ROUNDING:
@@ -119,15 +118,17 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
     if path in (COMPILED, INDUCTOR):  # which takes as long as all else together
         low = ("float32", "bfloat16") if kind.name == "affine-like" and path == COMPILED else ("float32",)
         found |= {"wanted": ("all",), "backend": found["backend"][-1:], "dtype": low, "axes": (3,)}
-    return found, edges
+    halves = {"tiny halves": "weight" in found["wanted"], "huge halves": True}
+    every = (edge for edge in (*_EDGES, *_EDGES_OF[backend]) if _meets(edge, path, kind))
+    return found, tuple(e for e in every if e not in halves or ("float16" in found["dtype"] and halves[e]))
 
 
-def _meets(edge: str, path: str, kind: Kind, backend: str) -> bool:
+def _meets(edge: str, path: str, kind: Kind) -> bool:
     """Return whether an edge is met on a path."""
     if edge in _LARGE:
         return path == "eager" or (edge == "shared" and path == "recorded")
     if edge in _SCALES:
-        return path in _OF_ANY_SCALE and (edge != "tiny halves" or path not in _OUTPUTS)
+        return path in _OF_ANY_SCALE
     if path in (COMPILED, INDUCTOR, ROUNDING):
         return edge == "some zero" and (path == ROUNDING or kind.name == "affine-like")
     return path not in ("traced", "fake", "watched") or edge in ("no rows", "a vector")
