@@ -134,6 +134,11 @@ def _meets(edge: str, path: str, kind: Kind) -> bool:
     return path not in ("traced", "fake", "watched") or edge in ("no rows", "a vector")
 
 
+def is_left_out(kind: Kind, backend: str, path: str) -> bool:
+    """Return whether a path takes long and is left to ``--full``: one map of Triton is compiled by default."""
+    return path == COMPILED and backend == "triton" and kind.name != "affine-like"
+
+
 RULES = (
     *only(
         "edge", "blocks", dtype=_DOUBLE, layout=("plain", "strided"), backend=("torch",), wanted=("all", "x", "x bias")
