@@ -122,7 +122,7 @@ class _Parity:
         count = _SHAPES[subject.backend] if subject.variant == "" else 6 if subject.backend == "torch" else 2
         drawn = cases(subject, setting, source, count=count, least=_LEAST, largest=8)
         generator = setting.generator(f"{source}/rounding")
-        with _onednn(self.dtype not in subject.without_onednn):
+        with onednn(self.dtype not in subject.without_onednn):
             every = [errors_in_roundings(subject, case, _TYPES[self.dtype], generator) for case in drawn]
         return {what: largest(errors[what] for errors in every) for what in results_of(subject)}, len(drawn)
 
@@ -133,7 +133,7 @@ def results_of(subject: Subject) -> tuple[str, ...]:
 
 
 @contextmanager
-def _onednn(enabled: bool) -> Iterator[None]:
+def onednn(enabled: bool) -> Iterator[None]:
     """Let torch use oneDNN inside the context, if it does at all, or not."""
     onednn: Any = torch.backends.mkldnn
     before = onednn.enabled

@@ -13,6 +13,7 @@ from verify.checks.combinations import attention, patches, rows
 from verify.checks.combinations.covering import Row, Rule, covering_rows, described
 from verify.checks.combinations.instance import Instance
 from verify.checks.combinations.paths import COMPILED, INDUCTOR, PATHS, compiled
+from verify.checks.gradients import onednn
 from verify.checks.record import Outcome, Setting, Task
 from verify.checks.target import holds_kernels, package
 from verify.cuda_on_host import Host, missing
@@ -141,7 +142,8 @@ def _error(
     """Return the error of one combination; an exception names it."""
     several = _OF_SEVERAL & {row.get("edge"), row.get("images")}
     try:
-        with so_many_threads(_SEVERAL if several else 1):
+        low = "images" in row and (row["dtype"] == "bfloat16" or path == "autocast")  # see ``cases.Subject``
+        with so_many_threads(_SEVERAL if several else 1), onednn(not low):
             return PATHS[path](*drawn(number))
     except Exception as problem:
         lines = str(problem).strip().splitlines() or [""]
