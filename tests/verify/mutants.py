@@ -256,8 +256,8 @@ CPP = {
     "rows between threads in C++": Mutant(
         "cpp",
         "rows.h",
-        "share(rows * part / threads, rows * (part + 1) / threads,",
-        "share(rows / threads * part, rows / threads * (part + 1),",
+        "const Offset last = rows * (part + 1) / threads;",
+        "const Offset last = rows / threads * (part + 1);",
         "affine",
         f"{AFFINE}/eager/cpp",
         "db of the rows that threads do not divide",
@@ -292,8 +292,8 @@ CPP = {
     "one number too far in C++": Mutant(
         "cpp",
         "affine_like.cpp",
-        "                gb += g[k] * b[k];\n            }\n",
-        "                gb += g[k] * b[k];\n            }\n            gb += 0 * b[m];\n",
+        "gb_total += gb;",
+        "gb_total += gb + 0 * b[m];",
         "affine",
         f"{AFFINE}/eager/cpp",
         "nothing, unless what lies behind the bias is no number or no memory",
