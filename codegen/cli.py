@@ -55,11 +55,10 @@ def _targets(layer: Layer) -> dict[str, str]:
     """Return for each target whether it has kernels for a layer, or why not."""
     from codegen.compiler import build_layer
     from codegen.package import MANIFEST
-    from codegen.targets.base import NAMES
+    from codegen.targets.base import TARGETS
 
     lacking = json.loads(build_layer(layer)[MANIFEST])["without"]
-    own = {"torch": "torch's operations"}
-    return {t: f"none: {lacking[t]['text']}" if t in lacking else own.get(t, "kernels") for t in NAMES}
+    return {t.name: f"none: {lacking[t.name]['text']}" if t.name in lacking else t.title for t in TARGETS}
 
 
 def generate(

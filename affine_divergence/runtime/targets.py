@@ -12,6 +12,7 @@ NEEDS = {
     "triton": "triton",
     "cuda": "cuda.core",
 }
+INTERPRETED = frozenset({"triton"})
 INSTALL = {
     "triton": "pip install triton",
     "cuda": "pip install cuda-core[cu13]",

@@ -28,7 +28,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 
 from .operands import PLAIN, constant
 from .rows import straight
-from .targets import BACKENDS, DEVICES, INSTALL, NEEDS
+from .targets import BACKENDS, DEVICES, INSTALL, INTERPRETED, NEEDS
 
 VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
 
@@ -208,9 +208,9 @@ def _misplaced(backend: str, device: str) -> str:
         return ""
     if DEVICES[backend] == "cpu":
         return f"x is on the device {device!r}; move x to the CPU"
-    if backend != "triton":
+    if backend not in INTERPRETED:
         return f"x is on the device {device!r}; move x to a CUDA device"
-    interpreted: bool = import_module("..kernels.triton.runtime.tiles", __package__).INTERPRETED.value
+    interpreted: bool = import_module(f"..kernels.{backend}.runtime.tiles", __package__).INTERPRETED.value
     if interpreted and device == "cpu":
         return ""
     return (

@@ -55,7 +55,8 @@ def test_layers_says_which_targets_have_kernels_for_a_file(tmp_path, capsys):
     look_up = tmp_path / "bag.toml"
     look_up.write_text(FILES["bag"].text)
     assert affdiv.run(["layers", str(rows), "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["targets"].values()) == {"torch's operations", "kernels"}
+    known = {"torch's operations", "kernels in Triton", "kernels in CUDA C++", "kernels in C++"}
+    assert set(json.loads(capsys.readouterr().out)["targets"].values()) == known
     assert affdiv.run(["layers", str(look_up)]) == 0
     out = capsys.readouterr().out
     assert "cpp      kernels" in out and "triton   none: its kernels are for layers of one input and one matrix" in out

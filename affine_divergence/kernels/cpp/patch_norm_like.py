@@ -58,7 +58,7 @@ class PatchNormLike(plain.PatchNormLike):
     @staticmethod
     @outside_autocast
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients with respect to ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
+        """Return the gradients with respect to ``x``, ``W`` and ``b``; None where not needed and for settings."""
         x, W, f = ctx.saved_tensors[:3]
         if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, g, f):
             return plain.PatchNormLike.backward(ctx, g, *_)

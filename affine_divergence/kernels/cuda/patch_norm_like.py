@@ -154,7 +154,7 @@ class PatchNormLikeReverse(plain.PatchNormLikeReverse):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients with respect to ``x``, ``W`` and ``b``, None where not needed, and None for the settings."""
+        """Return the gradients with respect to ``x``, ``W`` and ``b``; None where not needed and for settings."""
         x, W, f, h = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):

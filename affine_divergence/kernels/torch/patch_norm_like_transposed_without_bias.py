@@ -144,7 +144,7 @@ class PatchNormLikeTransposedWithoutBiasReverse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients with respect to ``x`` and ``W``, None where not needed, and None for the settings."""
+        """Return the gradients with respect to ``x`` and ``W``; None where not needed and for settings."""
         if g is None:  # nothing that came after depends on the output
             return None, None, None, None, None
         x, W, f, h = ctx.saved_tensors
