@@ -558,8 +558,8 @@ PATCHES = {
         "torch.slice_scatter(e, part + t, axis",
         "torch.slice_scatter(e, t, axis",
         "convolution",
-        f"{CONV}/norm-like/compiled",
-        "dx at strides below the kernel, compiled",
+        f"{CONV}/norm-like/watched",
+        "dx at strides below the kernel, where something sees every operation",
     ),
     "small variances taken for none": Mutant(
         "runtime",

@@ -102,7 +102,9 @@ def combinations_of(kind: Any, family: Any, backend: str, path: str, *, full: bo
     calm = _array(tuple(table.items()), family.RULES, strength, ("ordinary",))
     if full:
         return [*calm, *_array(tuple(table.items()), family.RULES, 2, edges)]
-    beside = ("edge", "wanted") if path == "eager" and backend in ("torch", "cpp") else ("edge",)
+    beside = (
+        ("edge", "wanted") if path == "eager" and (family is not patches or backend in ("torch", "cpp")) else ("edge",)
+    )
     return [*calm, *_array(tuple(table.items()), family.RULES, beside, edges)]
 
 
