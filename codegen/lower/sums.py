@@ -23,6 +23,7 @@ from codegen.lower.arrange import arranged, support
 from codegen.lower.links import relations
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum
+from derive.errors import UsageError
 from derive.forward_map import BATCH
 
 Key = tuple[object, ...]
@@ -144,6 +145,12 @@ class Emitter:
             value, names = self.emitted[key]
             here = dict(zip(names, free, strict=True))
             return value.at(here[i] for i in value.indices)
+        if not free and target is None:
+            factors = " * ".join(name_of(o) for o in operands)
+            raise UsageError(
+                f"the sum of all entries of {factors} is one number, and code exists for tensors with an axis only; "
+                "keep an axis out of this sum, such as that of the units"
+            )
         value = target or Value(self.fresh(joint_name(operands)), _ordered(free, operands))
         self.append(Contract(value, tuple(operands), tuple(summed), equation))
         self.emitted.setdefault(key, (value, free))
