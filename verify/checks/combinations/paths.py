@@ -178,7 +178,9 @@ def compiled(cases: Sequence[Instance], backend: str = "aot_eager") -> list[floa
         return [case.by_module(values) for case, values in zip(cases, every, strict=True)]
 
     try:
-        outputs = torch.compile(together, backend=backend, fullgraph=True)(leaves)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)  # the compiler's own
+            outputs = torch.compile(together, backend=backend, fullgraph=True)(leaves)
         given = [values[name] for case, values in zip(cases, leaves, strict=True) for name in case.wanted]
         slopes = iter(torch.autograd.grad(outputs, given, [case.g for case in cases]))
     finally:
