@@ -371,7 +371,9 @@ def test_the_command_line(tmp_path, capsys):
 
 LOOK_UP = toml("look_up", "v n p", "t: p < v", "W: v n", "z: p n", "z[q, i] = W[t[q], i]")
 GAINED = toml("gained", "n m", "x: n", "W: m n, g: m", "z: m", "z[i] = g[i]*sum[j](W[i, j]*x[j])")
+SUMMED = toml("summed", "L P K", "x: L", "W: K", "z: P", "z[p] = sum[k](W[k]*(x[p + k] - sum[l:K](x[p + l])/K))")
 REFUSED = [
+    (SUMMED, [], "the sum of all entries of W is one number"),
     (LOOK_UP, ["--targets", "torch,triton"], "targets: triton cannot compute the layer 'look_up'"),
     (AFFINE.replace("scaled_affine", "json"), [], "would hide the module"),
     (AFFINE.replace('"scaled_affine"', '"a; import os"'), [], "cannot name a layer"),
