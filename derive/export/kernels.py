@@ -19,7 +19,7 @@ RECORD = Path(__file__).with_name("gpu-verified.json")  # inside the package, so
 UNVERIFIED = "unverified on a GPU"
 _OTHER = ("__init__.py", "functional.py")  # files in the folder of a target that hold no kernel
 _FOLDER = "kernels"
-_WIDTH = 64
+_WIDTH = 60
 
 
 def kernel_digests(files: Mapping[str, str]) -> dict[str, str]:
@@ -85,7 +85,7 @@ def _is_run(run: Mapping[str, Any]) -> bool:
 
 def kernel_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the table of kernels for a terminal: one line a file, none without kernels."""
-    lines = [f"{row['file']:<{_WIDTH}}{_status(row['verified'])}" for row in rows]
+    lines = [f"{row['file'].removeprefix(_FOLDER + '/'):<{_WIDTH}}{_status(row['verified'])}" for row in rows]
     return ["", f"{'kernels':<{_WIDTH}}verified", "", *lines] if lines else []
 
 

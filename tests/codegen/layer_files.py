@@ -55,6 +55,10 @@ def _padded(x: Tensor, W: Tensor, b: Tensor, sizes: dict[str, int]) -> Tensor:
     return functional.conv2d(x, W, b, padding=sizes["pad"], dilation=2)
 
 
+def _thrice_padded(x: Tensor, W: Tensor, b: Tensor, sizes: dict[str, int]) -> Tensor:
+    return functional.conv2d(x, 3 * W, b, padding=sizes["pad"], dilation=2)
+
+
 def _tokens(t: Tensor, x: Tensor, E: Tensor, W: Tensor, sizes: dict[str, int]) -> Tensor:
     return E[t] + (x @ W.T)[:, None, :]
 
@@ -129,6 +133,20 @@ FILES = {
         ),
         {"c": 2, "l": 3, "w": 4, "o": 2, "p": 3, "q": 2, "pad": 1},
         _padded,
+        alone=False,
+    ),
+    "thrice_padded": LayerFile(  # no convolution of the catalogue: every number is gathered
+        toml(
+            "thrice_padded",
+            "c l w o p q",
+            "x: c l w",
+            "W: o c 2 3, b: o",
+            "z: o p q",
+            "z[i, r, t] = sum[a, h, k](3*W[i, a, h, k]*x[a, r + 2*h - pad, t + 2*k - pad]) + b[i]",
+            offsets="pad",
+        ),
+        {"c": 2, "l": 3, "w": 4, "o": 2, "p": 3, "q": 2, "pad": 1},
+        _thrice_padded,
         alone=False,
     ),
     "tokens": LayerFile(

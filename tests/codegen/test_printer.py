@@ -8,6 +8,7 @@ import sympy
 import torch
 import torch.nn.functional
 
+from affine_divergence.runtime.rows import weighted_sum
 from codegen.ir.interpret import interpret
 from codegen.ir.program import Contract, Pointwise, Program, Value
 from codegen.printing.expressions import ExpressionPrinter
@@ -55,7 +56,7 @@ def test_a_function_that_cannot_be_printed_is_named():
 
 
 def run(program, style, arrays):
-    names = {"torch": torch, "F": torch.nn.functional, "math": math, "kappa": 2.5}
+    names = {"torch": torch, "weighted_sum": weighted_sum, "F": torch.nn.functional, "math": math, "kappa": 2.5}
     for value in program.inputs:
         tensor = torch.tensor(arrays[value.name])
         names[value.name] = tensor.unsqueeze(-1) if value.indices == (s,) else tensor

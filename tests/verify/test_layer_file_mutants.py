@@ -22,7 +22,7 @@ CPP_NORM = file_of("cpp", "norm_like.cpp")
 CPP_LAUNCHER = file_of("cpp", "affine_like.py")
 CUDA_AFFINE = file_of("cuda", "affine_like.cu")
 TRITON_AFFINE = file_of("triton", "affine_like.py")
-TANH, PADDED, ROW = "tanh_features", "padded", "scaled_affine"
+TANH, PADDED, ROW = "tanh_features", "thrice_padded", "scaled_affine"
 ALONE = (  # what follows where the weights' gradient alone is wanted
     "  # tanh_features/affine-like/backward-dW\n            dW = check_result(dW.contiguous(), g, (m, n))\n        if"
 )
@@ -131,8 +131,8 @@ MUTANTS = {  # the layer, the file, what stood there, what stands there now, the
     "range safety lost in C++": (
         PADDED,
         CPP_NORM,
-        "Wide E_sum = 0;",
-        "Element E_sum = 0;",
+        "Wide x_at_x_at_sum = 0;",
+        "Element x_at_x_at_sum = 0;",
         f"path/{PADDED}/norm-like/magnitudes/cpp/float32",
     ),
     "no value where there is no energy in C++": (
@@ -170,7 +170,13 @@ MUTANTS = {  # the layer, the file, what stood there, what stands there now, the
         "(tt)",
         f"path/{TANH}/stated-self-factor/module",
     ),
-    "plain layer without its offset": (TANH, "_plain.py", "+ b", "+ 0 * b", f"gradient/{TANH}/forward/module"),
+    "plain layer without its offset": (
+        TANH,
+        file_of("torch", "plain.py"),
+        "+ b",
+        "+ 0 * b",
+        f"gradient/{TANH}/forward/module",
+    ),
     "leading axes in another order": (
         TANH,
         SAMPLES,

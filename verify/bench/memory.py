@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,10 @@ def _peak_on_device(run: Callable[[], Any]) -> int:
 
 def _peak_on_host(run: Callable[[], Any]) -> int:
     """Add up the allocations that the profiler saw, in the order of time."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Profiler clears events")  # torch 2.11 says so of any profile
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            run()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))

@@ -27,6 +27,7 @@ FAMILIES = {
     "derivation": "Every step of the derivation and of the maps, evaluated anew at random sizes",
     "identity": "One real step of SGD on the module against the derived change of its activation",
     "gradient": "The generated layer against finite differences and against a reference written by hand",
+    "path": "The generated layer on every path and target, in combinations of settings, types, layouts and edges",
     "property": "What the solved maps are said to do, measured on the generated layers",
 }
 

@@ -116,6 +116,7 @@ def test_a_warning_is_found(folder, tmp_path):
 def has_nvrtc():
     """Whether cuda.core is installed with its compiler."""
     try:
+        importlib.import_module("cuda.core")
         return bool(importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion())
     except Exception:  # the package, or its library, in any of their ways
         return False
