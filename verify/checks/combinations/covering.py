@@ -112,4 +112,4 @@ class _Search:
 
 def described(row: Mapping[str, Any]) -> str:
     """Return a row in words, for the report of what failed."""
-    return ", ".join(f"{name} {level}" for name, level in row.items())
+    return ", ".join(f"{name} {'chosen by itself' if level is None else level}" for name, level in row.items())
