@@ -32,7 +32,7 @@ DAMAGE = {  # file, text, other text
     "row term not divided by kappa": (ROWS, "mul_(f / kappa)", "mul_(f)"),
     "bias left out of the row term": (ROWS, ".addcmul_(f, gb)", ""),
     "weight gradient of the unscaled input": (ROWS, "dW = g.t() @ u  #", "dW = g.t() @ x  #"),
-    "scale left out of db": (ROWS, "db = f.squeeze(-1) @ g", "db = g.sum(0)"),
+    "scale left out of db": (ROWS, "db = weighted_sum(f, g)", "db = g.sum(0)"),
     "tangent without the bias's": (ROWS, "z_t = (f * x_t_W + u_W_t + f * b_t", "z_t = (f * x_t_W + u_W_t"),
     "one dropped under the root of a patch": (PATCHES, "torch.sqrt(E + 1)", "torch.sqrt(E)"),
     "patch scale squared": (PATCHES, "h.mul_(f)", "h.mul_(f).mul_(f)"),

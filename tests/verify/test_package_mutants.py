@@ -64,7 +64,7 @@ MUTANTS = {  # the file, what stood there, what stands there now, the layer, the
         "affine",
         "gradient/affine-like/backward-dW",
     ),
-    "db unscaled": (AFFINE, "f.squeeze(-1) @ g", "g.sum(0)", "affine", "gradient/affine-like/backward-db"),
+    "db unscaled": (AFFINE, "weighted_sum(f, g)", "g.sum(0)", "affine", "gradient/affine-like/backward-db"),
     "wrong axis": (
         ROWS,
         "(x, dim=-1, keepdim=True, dtype",
