@@ -17,9 +17,10 @@ from torch import Tensor
 from verify.checks import target
 from verify.checks.combinations.covering import Row, Rule, only
 from verify.checks.combinations.hand import mapped_rows
-from verify.checks.combinations.instance import TYPES, Instance, Named
+from verify.checks.combinations.instance import TYPES, Instance
 from verify.checks.combinations.layouts import LAYOUTS
 from verify.checks.combinations.paths import COMPILED, PATHS, ROUNDING
+from verify.checks.comparison import Named
 
 NAME = "attention"
 _HEADS, _WIDTH, _BATCH, _ASKING, _ANSWERING = 2, 3, 3, 4, 5

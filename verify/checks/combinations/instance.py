@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from verify.checks.cases import Laid
+from verify.checks.comparison import Named, Side
 
-Named = Mapping[str, Tensor]
-Side = Callable[[Named], Tensor]
 Layout = Callable[[Tensor], Tensor]
 TYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What a result may be off by, in parts of its largest entry: three times and more of what is seen in a sound package
-# over all combinations, and far below what one operation in the next narrower type does.
+# What a result may be off by, in parts of its largest entry: more than is seen in a sound package over all
+# combinations. Types of 16 bits have room for numbers that cancel, so there only large damage shows.
 BOUNDS = {torch.float64: 1e-10, torch.float32: 5e-5, torch.bfloat16: 0.25, torch.float16: 0.03}
-_LEAST_SHARE = 1e-3  # what is far smaller than the other results of its instance has cancelled to rounding
 
 
 @dataclass(frozen=True)
 class Instance:
     """A module and its reference at values by name: inputs, and parameters by their names in the module.
 
-    ``reference`` takes them in float64. ``g`` is the gradient by the output; ``wanted`` are the tensors that have a
-    gradient, the others are frozen. ``ordinary`` says that all results are of about one size;
-    ``slack`` is how many times as much as elsewhere rounding does, where numbers cancel.
+    ``reference`` takes them in float64. ``g`` is the gradient with respect to the output; ``wanted`` are the tensors
+    that have a gradient, the others are frozen. ``ordinary`` says that all results are of about one size; ``slack`` is
+    how many times as much as elsewhere rounding does, where numbers cancel.
     """
 
     module: nn.Module
@@ -70,26 +68,3 @@ class Instance:
             for name, parameter in self.module.named_parameters():
                 parameter.copy_(self.values[name])
         return self.whole
-
-
-def distance(found: Iterable[Tensor], wanted: Iterable[Tensor], ordinary: bool = True) -> float:
-    """Return the largest difference of two lists of results, each relative to the largest entry of its result.
-
-    Infinite where shapes differ or an entry is not finite. A result that is nothing beside the others is held against a
-    thousandth of the largest, if all are of about one size.
-    """
-    found, wanted = list(found), list(wanted)
-    if [t.shape for t in found] != [t.shape for t in wanted]:
-        return float("inf")
-    sizes = [float(t.detach().abs().max()) if t.numel() else 0.0 for t in wanted]
-    floor = _LEAST_SHARE * max(sizes, default=0.0) if ordinary else 0.0
-    worst = 0.0
-    for a, b, size in zip(found, wanted, sizes, strict=True):
-        if not a.numel():
-            continue
-        difference = float((a.detach().double() - b.detach().double()).abs().max())
-        scale = max(size, floor)
-        if not difference < float("inf"):
-            return float("inf")
-        worst = max(worst, difference / scale if scale else difference and float("inf"))
-    return worst

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verify.checks.combinations.instance import distance
+from verify.checks.comparison import distance
 from verify.checks.record import Outcome, Setting, Task
 
 Case = Callable[[torch.Generator], float]

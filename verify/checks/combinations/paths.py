@@ -31,7 +31,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from verify.checks.combinations.instance import BOUNDS, Instance, Named, Side, distance
+from verify.checks.combinations.instance import BOUNDS, Instance
+from verify.checks.comparison import Named, Side, distance, gradients
 
 Errors = Callable[[Instance, torch.Generator], float]
 
@@ -52,20 +53,11 @@ def _both(case: Instance, side: Side, *, recorded: bool) -> float:
     return _checked(found, exact, [case.dtype] * len(found), case)
 
 
-def gradients(side: Side, values: Named, g: Tensor, wanted: Sequence[str], *, recorded: bool = False) -> list[Tensor]:
-    """Return the output, then the gradients of ``sum(g z)`` with respect to the wanted tensors alone."""
-    leaves = {name: t.detach().requires_grad_(name in wanted) for name, t in values.items()}
-    z = side(leaves)
-    if not wanted:
-        return [z]
-    return [z, *torch.autograd.grad(z, [leaves[n] for n in wanted], g, create_graph=recorded)]
-
-
 def _checked(found: Sequence[Tensor], exact: Sequence[Tensor], types: Sequence[torch.dtype], case: Instance) -> float:
     """Return the distance in bounds of the first type; infinite where a result has another type than it is to have."""
     if [t.dtype for t in found] != list(types):
         return float("inf")
-    return distance(found, exact, case.ordinary) / (BOUNDS[types[0]] * case.slack)
+    return distance(found, exact, ordinary=case.ordinary) / (BOUNDS[types[0]] * case.slack)
 
 
 def second_order(case: Instance, generator: torch.Generator) -> float:

@@ -27,10 +27,11 @@ from torch import Tensor
 from derive.forward_map import BATCH
 from verify.checks.cases import Case, Subject, cases
 from verify.checks.compare import largest
+from verify.checks.comparison import Named, Side, distance, gradients
 from verify.checks.evaluate import evaluate
 from verify.checks.gradients import ROUNDINGS, errors_in_roundings
 from verify.checks.layer_files.launches import launches
-from verify.checks.layer_files.sides import Named, Side, distance, gradients, real, sides, values_of
+from verify.checks.layer_files.sides import real, sides, values_of
 from verify.checks.layer_files.subjects import FORMULA, plain_value
 from verify.checks.record import Outcome, Setting, Task
 from verify.checks.target import package
