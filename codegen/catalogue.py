@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 from codegen.plans.patch_maps import PatchMap, maps_of, patch_layer
 from codegen.plans.rows import plan
@@ -124,7 +124,6 @@ def row_families() -> tuple[Family, ...]:
     return tuple(f for row in rows for f in families(*(solve(make()) for make in _layers(row))))
 
 
-@lru_cache(maxsize=1)
 def patch_maps() -> tuple[PatchMap, ...]:
     """Derive every map of a convolution over two axes of space, with and without a bias, centred, and transposed."""
     patches = [row for row in CATALOGUE if row.form == PATCHES]

@@ -242,3 +242,16 @@ def test_every_target_of_the_list_has_a_folder_and_every_folder_stands_in_the_li
     code = "from codegen.targets.base import NAMES; print(*NAMES)"
     listed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {path.parent.name for path in (ROOT / "codegen" / "targets").glob("*/target.py")} == set(listed.split())
+
+
+def named_files(text: str) -> set[str]:
+    """The names of source files and templates that a text mentions, without their folders."""
+    return set(re.findall(r"(?<![\w>*])(\w+\.(?:py|cpp|cu|cuh|h)(?:\.jinja)?)\b", text))
+
+
+def test_files_that_the_readmes_of_targets_name_exist() -> None:
+    there = {path.name for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*.*")}
+    readmes = sorted((ROOT / "codegen").rglob("README.md"))
+    lost = {str(path.relative_to(ROOT)): named_files(path.read_text(encoding="utf-8")) - there for path in readmes}
+    assert len(readmes) > 3 and not any(lost.values()), lost
+    assert named_files("see `joint.py` and templates/map.py.jinja") == {"joint.py", "map.py.jinja"}

@@ -12,10 +12,12 @@ from sympy import Expr
 from codegen.plans.angles import AnglePlan
 from codegen.plans.rows import Plan
 from codegen.printing.expressions import ExpressionPrinter
+from codegen.targets.base import NAMES
 from derive.errors import UsageError
 from derive.export.text import text
 
-BACKEND_WORDS = 'backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.'
+_CHOICES = ", ".join(f'"{name}"' for name in NAMES[:-1]) + f' or "{NAMES[-1]}"'
+BACKEND_WORDS = f"backend: {_CHOICES}; None has it chosen, see ``runtime.backends``."
 INIT_WORDS = 'init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch\'s own way.'
 _ZERO = " A row of zeros has no direction: its weight part and its gradient are zero."
 
