@@ -16,6 +16,8 @@ from .runtime.attention import as_heads, as_source, from_heads, merged_mask, mix
 from .runtime.attention_checks import check_masks, check_settings, check_tokens
 from .runtime.backends import check_backend, chosen_for_rows
 from .runtime.checks import check_init, check_operands
+from .runtime.leaf import leaf
+from .runtime.operands import PLAIN
 from .runtime.rows import results
 
 __all__ = ["AffineLikeMultiheadAttention"]
@@ -187,6 +189,9 @@ class AffineLikeMultiheadAttention(nn.Module):
             TypeError: what is no tensor, a nested tensor, a mask of integers, types that differ.
             ValueError: shapes that do not fit, ``is_causal`` without ``attn_mask``.
         """
+        given = (query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+        if type(query) not in PLAIN and (step := leaf(self, *given)) is not None:
+            return step
         first = self.batch_first
         check_tokens("AffineLikeMultiheadAttention", query, key, value, (self.embed_dim, self.kdim, self.vdim), first)
         batched = query.dim() == 3

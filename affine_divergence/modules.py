@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from . import functional
 from .runtime.backends import check_backend
 from .runtime.checks import check_features, check_init, check_kappa
+from .runtime.leaf import leaf
+from .runtime.operands import PLAIN
 
 __all__ = ["AffineLike", "NormLike"]
 
@@ -87,6 +89,8 @@ class AffineLike(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return z (..., m) for an input (..., n); raises what ``functional.affine_like`` raises."""
+        if type(input) not in PLAIN and (step := leaf(self, input)) is not None:
+            return step
         return functional.affine_like(input, self.weight, self.bias, self.kappa, backend=self.backend)
 
     def extra_repr(self) -> str:
@@ -177,6 +181,8 @@ class NormLike(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return z (..., m) for an input (..., n); raises what ``functional.norm_like`` raises."""
+        if type(input) not in PLAIN and (step := leaf(self, input)) is not None:
+            return step
         return functional.norm_like(input, self.weight, self.bias, self.kappa, self.center, backend=self.backend)
 
     def extra_repr(self) -> str:

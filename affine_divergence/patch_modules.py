@@ -13,6 +13,8 @@ from . import patch_functional as functional
 from .kernels.patch_maps import CONVOLUTIONS, TRANSPOSED, Maps, choose
 from .runtime.backends import check_backend
 from .runtime.checks import check_features, check_init, check_kappa
+from .runtime.leaf import leaf
+from .runtime.operands import PLAIN
 from .runtime.patch_checks import around, check_groups, each_axis
 
 __all__ = ["PatchNormConv1d", "PatchNormConv2d", "PatchNormConv3d", "PatchNormConvTranspose1d", "PatchNormConvTranspose2d", "PatchNormConvTranspose3d"]
@@ -126,6 +128,8 @@ class _PatchNormConv(_PatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return z (batch, out, *space) for an input (batch, in, *space), or both without a batch; raises what the function raises."""
+        if type(input) not in PLAIN and (step := leaf(self, input)) is not None:
+            return step
         padding: str | Axes = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._ends, mode=self.padding_mode), 0
@@ -198,6 +202,8 @@ class _PatchNormConvTranspose(_PatchNorm):
         ``output_size`` gives the lengths of the output, alone or behind batch and channels, where a stride leaves several
         possible. Raises what the function raises, and ValueError for a size that is not possible.
         """
+        if type(input) not in PLAIN and (step := leaf(self, input, output_size)) is not None:
+            return step
         return type(self).apply_map(
             input,
             self.weight,

@@ -85,7 +85,10 @@ def at_once(home: str, backend: str | None, x: Tensor, weight: Tensor, bias: Ten
     """
     if backend is not None or is_dynamo_compiling() or type(x) not in PLAIN or type(weight) not in PLAIN:
         return None
-    given, shape, dtype = x.shape, weight.shape, x.dtype
+    try:
+        given, shape, dtype = x.shape, weight.shape, x.dtype
+    except RuntimeError:  # nested tensors have no shape
+        return None
     found = _AT_ONCE.get((home, dtype))
     usual = (
         found is not None

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, is_autocast_enabled
 
-from .operands import constant
+from .operands import check_dense, constant, is_dense
 
 INITS = ("variance-preserving", "torch")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -49,9 +49,11 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     if not (  # the usual case in as few steps as possible: types need no conversion
         isinstance(x, Tensor)
         and isinstance(weight, Tensor)
-        and x.dtype == weight.dtype
-        and (bias is None or (isinstance(bias, Tensor) and bias.dtype == x.dtype))
-        and x.dtype in _FLOATS
+        and (dtype := x.dtype) in _FLOATS
+        and weight.dtype is dtype
+        and (bias is None or (isinstance(bias, Tensor) and bias.dtype is dtype and is_dense(bias)))
+        and is_dense(x)
+        and is_dense(weight)
         and (x.is_cpu or x.is_cuda)
         and not is_autocast_enabled("cpu" if x.is_cpu else "cuda")  # asking for its device takes longer
     ):
@@ -100,6 +102,7 @@ def _check_floating(name: str, word: str, tensor: object) -> None:
         raise TypeError(f"{name}: {word} is a {type(tensor).__name__}; give a tensor")
     if tensor.dtype not in _FLOATS:
         raise TypeError(f"{name}: {word} has type {tensor.dtype}; convert it to a real floating-point type: .float()")
+    check_dense(name, **{word: tensor})
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

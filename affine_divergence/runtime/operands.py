@@ -10,12 +10,14 @@ type of a product.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch._C import _dispatch_keys, _is_any_autocast_enabled, _is_tracing
+from torch._C import _dispatch_tls_local_include_set as _keys_of_thread
 from torch._C import _len_torch_dispatch_stack as _number_of_modes
 from torch._C import _len_torch_function_stack as _number_of_function_modes
 from torch.compiler import is_compiling
@@ -55,10 +57,47 @@ def is_eager(*operands: Tensor) -> bool:
 
     Only then does a map write its result over a temporary. Some recorders lose an in-place operation on what is
     returned: compiled by torch 2.11 its gradients are zero, and the ONNX exporter that traces leaves it out. A tensor
-    that consists of several applies it once for each.
+    that consists of several applies it once for each, and one that ``torch.vmap`` or ``is_grads_batched`` maps over
+    may not take what has more axes than it.
     """
     plain = all(type(operand) in PLAIN for operand in operands)
-    return plain and not is_compiling() and not _is_tracing() and not _number_of_modes()
+    return plain and not (is_compiling() or _is_tracing() or _number_of_modes() or _is_mapped())
+
+
+def _is_mapped() -> bool:
+    """Return whether a transform is active on this thread, whose tensors look like any other."""
+    return _keys_of_thread().raw_repr() not in _plain_threads()
+
+
+@functools.cache
+def _plain_threads() -> frozenset[int]:
+    """Return the dispatch keys that a new thread adds to those of tensors, outside and inside ``inference_mode``."""
+    found = []
+
+    def look() -> None:
+        for inference in (False, True):
+            with torch.inference_mode(inference):
+                found.append(_keys_of_thread().raw_repr())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return frozenset(found)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Return whether a tensor has one number at every place: it is not sparse and not nested."""
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
+def check_dense(name: str, **operands: Tensor | None) -> None:
+    """Raise TypeError for a tensor that is sparse, nested or in another layout than torch's own."""
+    for word, tensor in operands.items():
+        if tensor is None or is_dense(tensor):
+            continue
+        if tensor.is_nested:
+            raise TypeError(f"{name}: {word} is a nested tensor; pad it by torch.nested.to_padded_tensor")
+        raise TypeError(f"{name}: {word} has the layout {tensor.layout}; convert it with .to_dense()")
 
 
 def in_memory(tensor: Tensor) -> bool:

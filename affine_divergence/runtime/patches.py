@@ -40,9 +40,9 @@ def gather(
     What lies outside ``x`` is zero; ``size`` is the number of positions p, if it is not as many as there are.
     """
     flat = _CONVOLVE[len(geometry.kernel) - 1](
-        x.flatten(1, 2),
-        W.flatten(0, 1),
-        None if bias is None else bias.flatten(),
+        joined(x, 1),
+        joined(W, 0),
+        None if bias is None else bias.reshape(-1),
         geometry.stride,
         geometry.padding,
         geometry.dilation,
@@ -59,9 +59,9 @@ def scatter(y: Tensor, W: Tensor, geometry: Geometry, size: Sequence[int], bias:
     """
     least = reach(y.shape[3:], geometry._replace(extra=(0,) * len(size)))
     flat = _TRANSPOSE[len(size) - 1](
-        y.flatten(1, 2),
-        W.flatten(0, 1),
-        None if bias is None else bias.flatten(),
+        joined(y, 1),
+        joined(W, 0),
+        None if bias is None else bias.reshape(-1),
         geometry.stride,
         geometry.padding,
         tuple(length - other for length, other in zip(size, least, strict=True)),
@@ -76,8 +76,8 @@ def kernel_gradient(y: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
     y = _up_to(y, positions_of(x.shape[3:], geometry))
     unused = y.new_empty(1).expand(y.shape[1] * y.shape[2], x.shape[2], *geometry.kernel)
     flat: Tensor = torch.ops.aten.convolution_backward(
-        y.flatten(1, 2),
-        x.flatten(1, 2),
+        joined(y, 1),
+        joined(x, 1),
         unused,
         None,
         geometry.stride,
@@ -101,9 +101,9 @@ def gradients_of(
     The same as one of these and ``kernel_gradient``, in one call.
     """
     dx, dW, db = torch.ops.aten.convolution_backward(
-        g.flatten(1, 2),
-        x.flatten(1, 2),
-        W.flatten(0, 1),
+        joined(g, 1),
+        joined(x, 1),
+        joined(W, 0),
         [g.shape[1] * g.shape[2]],
         geometry.stride,
         geometry.padding,
@@ -129,7 +129,7 @@ def box(e: Tensor, geometry: Geometry, size: Sequence[int] | None = None) -> Ten
     axis.
     """
     if size is None and _is_pooled(e, geometry):
-        return split(_pool(e.flatten(1, 2), geometry), 1, e.shape[1])
+        return split(_pool(joined(e, 1), geometry), 1, e.shape[1])
     e = F.pad(e, [p for padding in reversed(geometry.padding) for p in (padding, padding)])
     for axis, (kernel, stride, _, dilation, _) in enumerate(zip(*geometry, strict=True), start=3):
         count = (e.shape[axis] - dilation * (kernel - 1) - 1) // stride + 1
@@ -146,17 +146,18 @@ def spread(t: Tensor, geometry: Geometry, size: Sequence[int]) -> Tensor:
     rest = tuple(kernel - 1 - padding for kernel, padding in zip(geometry.kernel, geometry.padding, strict=True))
     turned = geometry._replace(padding=rest)
     if set(geometry.stride) == {1} and min(rest) >= 0 and _is_pooled(t, turned):
-        return split(_pool(t.flatten(1, 2), turned), 1, t.shape[1])
+        return split(_pool(joined(t, 1), turned), 1, t.shape[1])
     for axis, (kernel, stride, padding, dilation, _) in enumerate(zip(*geometry, strict=True), start=3):
         length, count = size[axis - 3], t.shape[axis]
         full = max(length + 2 * padding, (count - 1) * stride + dilation * (kernel - 1) + 1)
-        e = t.new_zeros((*t.shape[:axis], full, *t.shape[axis + 1 :]))
-        for first in range(0, kernel * dilation, dilation):
-            part = _every(e, axis, first, stride, count)
-            if is_eager(t):
-                part.add_(t)
-            else:
-                e = torch.slice_scatter(e, part + t, axis, first, first + (count - 1) * stride + 1, stride)
+        if is_eager(t):
+            e = t.new_zeros((*t.shape[:axis], full, *t.shape[axis + 1 :]))
+            for first in range(0, kernel * dilation, dilation):
+                _every(e, axis, first, stride, count).add_(t)
+        else:
+            apart = _apart(t, axis, stride)
+            parts = [_around(apart, axis, k * dilation, full) for k in range(kernel)]
+            e = sum(parts[1:], start=parts[0])
         t = e.narrow(axis, padding, length)
     return t
 
@@ -187,6 +188,14 @@ def grouped(flat: Tensor, groups: int) -> Tensor:
     shape = (flat.shape[0], groups, flat.shape[1] // groups, *flat.shape[2:])
     found: Tensor = torch.ops.aten._unsafe_view(flat, shape)
     return found
+
+
+def joined(t: Tensor, axis: int) -> Tensor:
+    """Return the tensor with an axis of groups and the channels of each behind it as one axis.
+
+    ``flatten`` does the same, and has no rule for gradients that ``is_grads_batched`` maps over.
+    """
+    return t.reshape(*t.shape[:axis], t.shape[axis] * t.shape[axis + 1], *t.shape[axis + 2 :])
 
 
 def split(t: Tensor, axis: int, groups: int) -> Tensor:
@@ -327,6 +336,19 @@ def _in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 def _every(t: Tensor, axis: int, first: int, step: int, count: int) -> Tensor:
     """Return ``count`` entries along an axis, every ``step`` of them from ``first`` on, as a view."""
     return t[(slice(None),) * axis + (slice(first, first + (count - 1) * step + 1, step),)]
+
+
+def _apart(t: Tensor, axis: int, step: int) -> Tensor:
+    """Return the entries along an axis ``step`` apart, with zeros in between."""
+    if step == 1:
+        return t
+    wide = F.pad(t.unsqueeze(axis + 1), (*[0, 0] * (t.dim() - axis - 1), 0, step - 1))
+    return joined(wide, axis).narrow(axis, 0, (t.shape[axis] - 1) * step + 1)
+
+
+def _around(t: Tensor, axis: int, before: int, length: int) -> Tensor:
+    """Return the tensor with so many zeros before it along an axis, and behind it up to a length."""
+    return F.pad(t, (*[0, 0] * (t.dim() - axis - 1), before, length - before - t.shape[axis]))
 
 
 def _first(y: Tensor, size: Sequence[int]) -> Tensor:

@@ -33,7 +33,7 @@ _MODULE_WORDS = """
 """
 _OUR_WORDS = """
     self device dtype kappa reset_parameters Tensor torch math nn functional check_kappa check_sizes Samples
-    backend check_backend
+    backend check_backend PLAIN
 """
 _CODE = frozenset({*_CODE_WORDS.split(), *(name for name in dir(builtins) if not name.startswith("_"))})
 # The public attributes of torch.nn.Module, which a parameter or a size would hide; a test compares them with torch.

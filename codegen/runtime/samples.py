@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._C import _is_tracing
 
 from .backends import Pair, chosen, chosen_for_rows
-from .operands import constant
+from .operands import check_dense, constant
 from .rows import apply
 
 Axes = tuple[str | int, ...]
@@ -127,6 +127,7 @@ class Samples:
             raise TypeError(
                 f"{self._name}: {word} has type {tensor.dtype}; convert it to a real floating-point type: .float()"
             )
+        check_dense(self._name, **{word: tensor})
 
     def _check_shape(self, word: str, tensor: Tensor, axes: Axes, batched: bool) -> None:
         """Read the sizes off a tensor and hold them against those of the tensors before."""

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...runtime.operands import check_result, outside_autocast
+from ...runtime.operands import check_dense, check_result, outside_autocast
 from ..torch import norm_like as plain
 from .runtime.launch import Source
 
@@ -40,6 +40,7 @@ class NormLike(torch.autograd.Function):
         rows, n, m = x.shape[0], x.shape[1], W.shape[0]
         ready = ctx.ready = KERNELS.ready((x, W, b), ((rows, n), (m, n), (m,)))
         if ready is None:
+            check_dense("norm_like", x=x, weight=W, bias=b)
             z, f = plain.NormLike.forward(x, W, b, kappa)
         else:  # all that can be done before the first product: after it no code is left in a cache
             kernels, threads = ready

@@ -31,6 +31,7 @@ from codegen.targets.cpp.wrappers import HostPrinter, Lengths, Pass, walked
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NAME = "cpp"
+_WORDS = ("x", "weight", "bias")  # of the public functions
 _PATCHES = ("patches.h", "patch_passes.h", "patches.py")
 
 
@@ -101,6 +102,7 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
         "forward_lengths": lengths(whole, [*forward.whole, forward_shapes]),
         "forward_shapes": forward_shapes,
         "tensors": ", ".join(plan.input_names),
+        "named_tensors": ", ".join(f"{word}={name}" for word, name in zip(_WORDS, plan.input_names, strict=False)),
         "backward_shapes": backward_shapes,
         "forward_walked": walks[0],
         "forward_opening": forward.opening,

@@ -72,6 +72,8 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | 
         "shapes": _shapes(layer),
         "output": f"{layer.output.name} {_axes(layer.output.indices[1:], batched=True)}",
         "forward_arguments": ", ".join(["self", *(f"{t.name}: Tensor" for t in layer.inputs)]),
+        "input_names": ", ".join(t.name for t in layer.inputs),
+        "first_input": layer.inputs[0].name,
         "input_table": _table(layer.inputs, batched=True),
         "parameter_table": _table(layer.parameters, batched=False),
         "given_table": "{" + ", ".join(f'"{s}": {s}' for s in free) + "}" if free else "",

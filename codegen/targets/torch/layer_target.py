@@ -75,6 +75,6 @@ def _around(
         result[f"{name}.py"] = render(f"layer_{name}.py.jinja", shared)
     result["__init__.py"] = render("layer_init.py.jinja", shared)
     result["py.typed"] = ""
-    helpers = ["operands.py", "rows.py", "backends.py", "positions.py", "samples.py"]
+    helpers = ["operands.py", "rows.py", "backends.py", "leaf.py", "positions.py", "samples.py"]
     helpers += [f"{shipped.layout.module}.py"] if shipped is not None and shipped.layout else []
     return placed(result) | torch_folder() | targets_file() | shared_runtime(*helpers)

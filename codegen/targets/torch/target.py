@@ -32,7 +32,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     public = sorted([*shared["modules"], "functional", *(name for export in more.exports for name in export.names)])
     result["__init__.py"] = render("__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted(public)})
     result["py.typed"] = ""
-    shared_files = shared_runtime("operands.py", "rows.py", "checks.py", "backends.py", *more.runtime)
+    shared_files = shared_runtime("operands.py", "rows.py", "checks.py", "backends.py", "leaf.py", *more.runtime)
     return placed(result) | in_folder("torch", maps) | torch_folder() | targets_file() | shared_files
 
 

@@ -164,7 +164,9 @@ def by_traced_exporter(module, x):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("name", ["affine-like", "norm-like centred", "norm-like without bias", "attention qk-norm"])
+@pytest.mark.parametrize(
+    "name", ["affine-like", "norm-like centred", "norm-like without bias", "transposed 2d", "attention qk-norm"]
+)
 def test_the_exporter_that_traces_gives_the_same(name):
     citizen = CITIZENS[name]
     module = citizen.make(torch.float32)
