@@ -2,9 +2,10 @@
 
 Stages: ``parse`` (text -> syntax tree; refuses by characters, length, nesting and node count before and after
 ``ast.parse``) and ``Arithmetic.read`` (syntax tree -> expression; a whitelist, one rule per node type). What a name, an
-indexed name and ``sum[..](..)`` mean is left to the two languages built on it, formulas and angle functions.
+indexed name, ``sum[..](..)`` and a comparison mean is left to the languages built on it, formulas and angle functions.
 
-Not supported: comparisons, conditions, strings, attributes, complex numbers, exponents that are not literals.
+Not supported: conditional expressions (``where`` is a function), strings, attributes, complex numbers, exponents that
+are not literals.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import ClassVar, NoReturn
 import sympy
 from sympy import Expr, Rational
 
+from derive.algebra.named import named
 from derive.excerpt import Excerpt, quote
+from derive.names import NAMED, REDUCTIONS
 
 LONGEST_TEXT = 4000
 DEEPEST_BRACKETS = 24
@@ -31,7 +34,7 @@ MOST_DIGITS = 64
 LARGEST_EXPONENT = 16
 MOST_MAX_ARGUMENTS = 4
 
-_CHARACTERS = frozenset(string.ascii_letters + string.digits + "_[]()+-*/.,:= \t\n")
+_CHARACTERS = frozenset(string.ascii_letters + string.digits + "_[]()+-*/.,:=<>!% \t\n")
 _NUMBER = re.compile(r"(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
 _ALL_FUNCTIONS: Mapping[str, Callable[..., Expr]] = {
     "sqrt": sympy.sqrt,
@@ -43,7 +46,12 @@ _ALL_FUNCTIONS: Mapping[str, Callable[..., Expr]] = {
     "atan": sympy.atan,
     "abs": sympy.Abs,
     "max": sympy.Max,
+    "min": sympy.Min,
+    "clip": lambda v, low, high: sympy.Min(sympy.Max(v, low), high),
+    "sign": sympy.sign,
+    **{name: named(name) for name in NAMED},
 }
+_EXTREMES = {"max": sympy.Max, "min": sympy.Min}
 _NODES = (
     ast.Constant,
     ast.Name,
@@ -53,6 +61,8 @@ _NODES = (
     ast.UnaryOp,
     ast.BinOp,
     ast.Call,
+    ast.Compare,
+    ast.BoolOp,
 )
 _IMPOSSIBLE = (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.I)
 _WORDS = {
@@ -215,6 +225,12 @@ class Arithmetic(ABC):
                 return self.total(node, head)
             case ast.Call():
                 return self.possible(node, self.function(node))
+            case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()):
+                return self.condition(node)
+        self.refuse(node)
+
+    def condition(self, node: ast.expr) -> Expr:
+        """Return what a comparison stands for: nothing, unless a language says otherwise."""
         self.refuse(node)
 
     def arguments(self, node: ast.Call) -> list[Expr]:
@@ -278,15 +294,19 @@ class Arithmetic(ABC):
     def function(self, node: ast.Call) -> Expr:
         """Return a call of one of the language's functions."""
         name = node.func.id if isinstance(node.func, ast.Name) else None
-        if name == "sum":
-            self.fail(node.func, "sum has no index", "write what it sums over, such as sum[j](...)")
+        if name in REDUCTIONS and name not in self.functions:
+            self.fail(node.func, f"{name} has no index", f"write what it runs over, such as {name}[j](...)")
         if name not in self.functions:
             self.fail(node.func, f"{quote(self.text(node.func))} is not a function of this language", self.mend)
         arguments = self.arguments(node)
-        count = len(arguments) if name != "max" else sum(len(sympy.Max.make_args(a)) for a in arguments)
-        least, most = (2, MOST_MAX_ARGUMENTS) if name == "max" else (1, 1)
+        extreme = _EXTREMES.get(str(name))
+        count = sum(len(extreme.make_args(a)) for a in arguments) if extreme else len(arguments)
+        least, most = (2, MOST_MAX_ARGUMENTS) if extreme else (3, 3) if name == "clip" else (1, 1)
         if not least <= count <= most:
-            wanted = f"{least} to {most} arguments, nested ones included" if name == "max" else "one argument"
+            wanted = (
+                "one argument" if most == 1 else "three arguments: what is clipped, the least and the greatest value"
+            )
+            wanted = f"{least} to {most} arguments, nested ones included" if extreme else wanted
             self.fail(node, f"{name} has {count} arguments", f"give it {wanted}")
         return _ALL_FUNCTIONS[name](*arguments)
 

@@ -16,12 +16,12 @@ import sympy
 from sympy import Expr, Symbol
 
 from derive.algebra.index import Index, size_symbol
-from derive.algebra.nodes import IndexedSum
 from derive.arithmetic import Arithmetic, parse
 from derive.excerpt import Excerpt, quote, suggestion
 from derive.forward_map import BATCH, Definition
-from derive.indexing import Indexing, axes_of, is_sum, parts
-from derive.names import FUNCTIONS, MOST_AXES, Named, Namespace, identifier
+from derive.indexing import axes_of, is_reduction, parts
+from derive.names import ELEMENTARY, FUNCTIONS, MOST_AXES, Named, Namespace, identifier
+from derive.reducing import Reducing
 
 
 def parse_definition(
@@ -50,7 +50,7 @@ def parse_angle(text: str | Excerpt) -> Expr:
 class _Angle(Arithmetic):
     """The language of angle functions: arithmetic in r, n, kappa and pi."""
 
-    functions: ClassVar[tuple[str, ...]] = (*FUNCTIONS, "atan")
+    functions: ClassVar[tuple[str, ...]] = (*ELEMENTARY, "atan")
     mend: ClassVar[str] = f"an angle may hold numbers, r, n, kappa, pi, + - * / ** and {', '.join(functions)}"
     symbols: ClassVar[dict[str, Expr]] = {
         "r": Symbol("r", positive=True),
@@ -75,12 +75,13 @@ class _Angle(Arithmetic):
         self.fail(node, "an angle has no sums", self.mend)
 
 
-class _Formula(Indexing):
+class _Formula(Reducing):
     """The language of forward maps: arithmetic in tensor entries, with sums over indices."""
 
     functions: ClassVar[tuple[str, ...]] = FUNCTIONS
     mend: ClassVar[str] = (
-        f"a formula may hold numbers, sizes, indexed names, sum[j](...), + - * / ** and {', '.join(FUNCTIONS)}"
+        "a formula may hold numbers, sizes, indexed names, sum[j](...) and other reductions, + - * / ** and "
+        + ", ".join(FUNCTIONS)
     )
 
     def definition(self, tree: ast.AST, target: str | None, axes: Sequence[Expr] | None) -> Definition:
@@ -94,11 +95,11 @@ class _Formula(Indexing):
         self.screen(right)
         name, binders = self._left_side(left, target, axes)
         for node in ast.walk(right):
-            if isinstance(node, ast.Subscript) and not is_sum(node):
+            if isinstance(node, ast.Subscript) and not is_reduction(node):
                 self.tensor(node)
         declared: Sequence[Expr | None] = axes if axes is not None else [None] * len(binders)
         for binder, size in zip(binders, declared, strict=True):
-            if self._bind(binder, right, size).name == name:
+            if self.bind(binder, right, size).name == name:
                 self.fail(binder, f"index {name!r} has the name of the tensor being defined", "rename the index")
         indices = (*self.names.lead, *self.scope.values())
         if not indices:
@@ -108,6 +109,8 @@ class _Formula(Indexing):
     def name(self, node: ast.Name) -> Expr:
         """Return a size, a scalar, or the entry of a tensor with no axes."""
         name = node.id
+        if name == "pi":
+            return sympy.pi
         for scalars in (self.names.sizes, self.names.scalars):
             if name in scalars:
                 return scalars[name]
@@ -126,29 +129,18 @@ class _Formula(Indexing):
 
     def entry(self, node: ast.Subscript) -> Expr:
         """Return a tensor entry ``W[i, j]``."""
-        if is_sum(node):
-            self.fail(node, "sum[..] has no body", "write what is summed behind it, such as sum[j](W[i, j]*x[j])")
+        if is_reduction(node):
+            word = self.text(node.value)
+            mend = f"write what it runs over behind it, such as {word}[j](W[i, j]*x[j])"
+            self.fail(node, f"{word}[..] has no body", mend)
         return self._real(node, self.tensor(node), self.positions(node))
 
-    def total(self, node: ast.Call, head: ast.Subscript) -> Expr:
-        """Return ``sum[j, k](body)``."""
-        if not is_sum(head):
-            self.fail(head, f"{quote(self.text(head))} cannot be called", "write a product with *")
-        if len(node.args) != 1 or node.keywords:
-            self.fail(node, f"sum has {len(node.args) + len(node.keywords)} arguments", "give it one")
-        binders = parts(head)
-        if not 1 <= len(binders) <= MOST_AXES:
-            self.fail(head, f"sum has {len(binders)} indices", f"give it 1 to {MOST_AXES}, such as sum[j](...)")
-        outer = dict(self.scope)
-        bound = [self._bind(binder, node.args[0]) for binder in binders]
-        body = self.read(node.args[0])
-        self.scope = outer
-        return IndexedSum(body, *bound)
-
     def function(self, node: ast.Call) -> Expr:
-        """Return a call of a function, or ``delta(a, b)``."""
-        is_delta = isinstance(node.func, ast.Name) and node.func.id == "delta"
-        return self.delta(node) if is_delta else super().function(node)
+        """Return a call of a function, ``delta(a, b)`` or ``where(condition, a, b)``."""
+        word = node.func.id if isinstance(node.func, ast.Name) else ""
+        if word == "delta":
+            return self.delta(node)
+        return self.choice(node) if word == "where" else super().function(node)
 
     def _left_side(self, left: ast.expr, target: str | None, axes: Sequence[Expr] | None) -> tuple[str, list[ast.expr]]:
         """Return the defined name and the nodes of its indices."""
@@ -172,7 +164,7 @@ class _Formula(Indexing):
             )
         return name, binders
 
-    def _bind(self, binder: ast.expr, body: ast.expr, declared: Expr | None = None) -> Index:
+    def bind(self, binder: ast.expr, body: ast.expr, declared: Expr | None = None) -> Index:
         """Bring the index that ``binder`` (``j`` or ``j:n``) names into scope over ``body`` and return it."""
         match binder:
             case ast.Name():
@@ -220,7 +212,7 @@ class _Formula(Indexing):
 
     def _uses(self, name: str, body: ast.expr) -> list[tuple[ast.Subscript, ast.expr, Expr]]:
         """Return every place where the index stands on its own in a tensor's brackets, with the axis, left to right."""
-        entries = [n for n in ast.walk(body) if isinstance(n, ast.Subscript) and not is_sum(n)]
+        entries = [n for n in ast.walk(body) if isinstance(n, ast.Subscript) and not is_reduction(n)]
         return sorted(
             (
                 (entry, part, axis)

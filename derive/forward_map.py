@@ -13,7 +13,7 @@ import sympy
 from sympy import Expr, IndexedBase, Symbol
 
 from derive.algebra.index import Index, size_symbol
-from derive.algebra.nodes import IndexedSum, Within, rename, tensor
+from derive.algebra.nodes import Binder, Within, rename, tensor
 from derive.errors import UsageError
 
 BATCH = Index("s", size_symbol("B"))
@@ -155,8 +155,8 @@ def _read(expression: Expr, axes: dict[str, tuple[Expr, ...]], per_sample: tuple
         guards = [Within(i, size) for i, size in zip(indices, axes[name], strict=True)]
         lead = (BATCH,) if name in per_sample else ()
         return sympy.Mul(expression.base[(*lead, *indices)], *guards)
-    if isinstance(expression, IndexedSum):
-        return IndexedSum(_read(expression.body, axes, per_sample), *expression.bound)
+    if isinstance(expression, Binder):
+        return expression.func(_read(expression.body, axes, per_sample), *expression.bound)
     if not expression.args or isinstance(expression, IndexedBase):
         return expression
     return expression.func(*(_read(a, axes, per_sample) for a in expression.args))

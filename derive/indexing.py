@@ -6,15 +6,17 @@ An index expression is linear in what varies: integers, declared sizes, bound in
 from __future__ import annotations
 
 import ast
+from itertools import pairwise
 from typing import NoReturn
 
 import sympy
 from sympy import Expr, Indexed
 
 from derive.algebra.index import Index
+from derive.algebra.nodes import AtMost
 from derive.arithmetic import Arithmetic
 from derive.excerpt import Excerpt, quote, suggestion
-from derive.names import FUNCTIONS, Named, Namespace
+from derive.names import FUNCTIONS, REDUCTIONS, Named, Namespace
 
 
 class Indexing(Arithmetic):
@@ -74,7 +76,7 @@ class Indexing(Arithmetic):
                 return -self.position(node.operand)
             case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult()):
                 return self._index_operation(node)
-            case ast.Subscript() if not is_sum(node) and self.tensor(node).integer:
+            case ast.Subscript() if not is_reduction(node) and self.tensor(node).integer:
                 return self.tensor(node).entry(self.positions(node))
         problem = f"{quote(self.text(node))} cannot stand inside brackets"
         self.fail(node, problem, "an index holds integers, sizes, indices, integer inputs and + - *")
@@ -86,9 +88,41 @@ class Indexing(Arithmetic):
         left, right = (self.position(argument) for argument in node.args)
         return sympy.KroneckerDelta(left, right)
 
+    def condition(self, node: ast.expr) -> Expr:
+        """Return 1 where a condition on indices holds and 0 elsewhere: ``j <= i``, ``0 <= i - j < w and i != k``."""
+        match node:
+            case ast.Compare():
+                sides = [self.position(side) for side in (node.left, *node.comparators)]
+                pairs = zip(node.ops, pairwise(sides), strict=True)
+                return sympy.Mul(*(self._compared(node, op, *pair) for op, pair in pairs))
+            case ast.BoolOp(op=ast.And()):
+                return sympy.Mul(*map(self.condition, node.values))
+            case ast.BoolOp(op=ast.Or()):
+                return 1 - sympy.Mul(*(1 - self.condition(value) for value in node.values))
+            case ast.UnaryOp(op=ast.Not()):
+                return 1 - self.condition(node.operand)
+        mend = "compare two index expressions, such as j <= i; join with and, or, not"
+        self.fail(node, f"{quote(self.text(node))} is no condition on indices", mend)
+
+    def _compared(self, node: ast.expr, operator: ast.cmpop, left: Expr, right: Expr) -> Expr:
+        match operator:
+            case ast.LtE():
+                return AtMost(left, right)
+            case ast.Lt():
+                return AtMost(left + 1, right)
+            case ast.GtE():
+                return AtMost(right, left)
+            case ast.Gt():
+                return AtMost(right + 1, left)
+            case ast.Eq():
+                return sympy.KroneckerDelta(left, right)
+            case ast.NotEq():
+                return 1 - sympy.KroneckerDelta(left, right)
+        self.fail(node, f"{quote(self.text(node))} compares in a way that indices do not have", "use <= < >= > == !=")
+
     def unknown(self, node: ast.Name) -> NoReturn:
         """Raise a ``SpecError`` for a name that stands for nothing."""
-        near = suggestion(node.id, [*self.names.known, *FUNCTIONS, "sum"])
+        near = suggestion(node.id, [*self.names.known, *FUNCTIONS, *REDUCTIONS])
         mend = near + "declare it as an input or a parameter, or define it earlier"
         self.fail(node, f"unknown name {quote(node.id)}", mend)
 
@@ -123,9 +157,9 @@ class Indexing(Arithmetic):
         self.fail(node, f"index {quote(name)} is not bound", suggestion(name, list(self.scope)) + mend)
 
 
-def is_sum(node: ast.Subscript) -> bool:
-    """Return whether this is the ``sum[j]`` of a sum."""
-    return isinstance(node.value, ast.Name) and node.value.id == "sum"
+def is_reduction(node: ast.Subscript) -> bool:
+    """Return whether this is the ``sum[j]`` of a sum, or the head of another reduction."""
+    return isinstance(node.value, ast.Name) and node.value.id in REDUCTIONS
 
 
 def parts(node: ast.Subscript) -> list[ast.expr]:

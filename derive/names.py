@@ -14,8 +14,11 @@ from derive.algebra.nodes import IndexTensor
 from derive.excerpt import Excerpt
 from derive.forward_map import BATCH
 
-FUNCTIONS = ("sqrt", "exp", "log", "tanh", "sin", "cos", "abs", "max")
-RESERVED = frozenset({*FUNCTIONS, "sum", "mean", "min", "atan", "delta", "pi", "eta", "kappa"})
+ELEMENTARY = ("sqrt", "exp", "log", "tanh", "sin", "cos", "abs", "max")
+NAMED = ("relu", "sigmoid", "silu", "gelu", "gelu_tanh", "erf", "softplus")
+FUNCTIONS = (*ELEMENTARY, "min", "clip", "sign", "atan", *NAMED)
+REDUCTIONS = ("sum", "mean", "var", "norm", "prod", "max", "min", "softmax", "logsumexp", "cumsum")
+RESERVED = frozenset({*FUNCTIONS, *REDUCTIONS, "delta", "where", "pi", "eta", "kappa"})
 LONGEST_NAME = 40
 MOST_AXES = 8
 

@@ -5,6 +5,7 @@ Slow and plain on purpose: every printed target is compared with it.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from codegen.ir.program import (
     Convolve,
     Instruction,
     Magnitude,
+    Peak,
     Placed,
     Pointwise,
     Program,
@@ -28,6 +30,7 @@ from codegen.ir.program import (
     name_of,
 )
 from derive.algebra.index import Index
+from derive.algebra.named import sigmoid
 
 Array = NDArray[Any]
 
@@ -42,6 +45,8 @@ _FUNCTIONS: dict[type[Any], Callable[..., Any]] = {
     sympy.atan: numpy.arctan,
     sympy.Heaviside: lambda a, at_zero: numpy.heaviside(a, at_zero),
     sympy.Max: lambda *a: numpy.maximum.reduce(numpy.broadcast_arrays(*a)),
+    sympy.erf: numpy.vectorize(math.erf),
+    sigmoid: lambda a: 1 / (1 + numpy.exp(-a)),
     sympy.Min: lambda *a: numpy.minimum.reduce(numpy.broadcast_arrays(*a)),
 }
 
@@ -71,7 +76,7 @@ def interpret(
     numbers = {**{str(k): float(v) for k, v in scalars.items()}, **{str(k): float(v) for k, v in sizes.items()}}
     for instruction in program.instructions:
         shape = tuple(_length(i, sizes) for i in instruction.target.indices)
-        with numpy.errstate(divide="ignore", invalid="ignore"):
+        with numpy.errstate(divide="ignore", invalid="ignore", over="ignore"):
             values[instruction.target.name] = _run(instruction, values, numbers, shape)
     return {name: values[name] for name in program.outputs}
 
@@ -101,8 +106,12 @@ def _run(
         return numpy.asarray(numpy.einsum(*arguments, [letters[i] for i in indices]))
     if isinstance(instruction, Placed):
         return placed(instruction, values, numbers, shape)
-    if isinstance(instruction, Magnitude):
+    if isinstance(instruction, Magnitude | Peak):
         axes = tuple(k for k, i in enumerate(instruction.operand.indices) if i in instruction.summed)
+    if isinstance(instruction, Peak):
+        left = tuple(i for i in instruction.operand.indices if i not in instruction.summed)
+        return _aligned(values[name_of(instruction.operand)].max(axis=axes), left, indices)
+    if isinstance(instruction, Magnitude):
         size = numpy.abs(values[name_of(instruction.operand)]).sum(axis=axes)
         return numpy.asarray(numpy.maximum(size, numpy.finfo(numpy.float64).tiny ** 0.5))
     assert isinstance(instruction, Pointwise)

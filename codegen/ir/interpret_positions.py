@@ -11,7 +11,7 @@ from sympy import Expr, Indexed, KroneckerDelta
 
 from codegen.ir.program import Gather, Mask, Placed, Scatter, name_of
 from derive.algebra.index import Index
-from derive.algebra.nodes import Divides, Within
+from derive.algebra.nodes import AtMost, Divides, Within
 
 Array = NDArray[Any]
 
@@ -69,6 +69,8 @@ class _Grid:
             return numpy.asarray(first == second)
         if isinstance(guard, Divides):
             return numpy.asarray(second % first == 0)
+        if isinstance(guard, AtMost):
+            return numpy.asarray(first <= second)
         assert isinstance(guard, Within)
         return numpy.asarray((first == numpy.round(first)) & (first >= 0) & (first < second))
 

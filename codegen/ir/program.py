@@ -7,6 +7,7 @@ exactly when their indices do, and nothing can be captured. The instructions:
     Convolve     the same where links hold: an input, an output and a kernel meet along axes of space
     Pointwise    target[i..] = a SymPy expression of entries, each broadcast along the indices that it lacks
     Magnitude    target[i..] = some positive constant comparable with the entries of a row, to divide by before squaring
+    Peak         target[i..] = the largest entry of a row, to subtract before exponentials; derivatives ignore it
     Gather       target[i..] = the entry at positions that are index arithmetic or look-ups, zero outside the tensor
     Scatter      the transpose of a gather: adds entries up at their positions
     Mask         target[i..] = 1 where conditions on the indices hold, 0 elsewhere
@@ -131,6 +132,24 @@ class Magnitude:
 
 
 @dataclass(frozen=True)
+class Peak:
+    """``target`` = the largest entry of the operand along the summed indices; derivatives ignore it.
+
+    Whatever follows must not depend on it (a shift of exponentials), or have that derivative (where it is attained).
+    """
+
+    target: Value
+    operand: Indexed
+    summed: tuple[Index, ...]
+    equation: str = ""
+
+    @property
+    def reads(self) -> tuple[Indexed, ...]:
+        """The entries read."""
+        return (self.operand,)
+
+
+@dataclass(frozen=True)
 class Gather:
     """``target = source[positions]``, one position an axis of the source; zero where a position lies outside.
 
@@ -168,7 +187,7 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Mask:
-    """``target`` = the product of guards (``Within``, ``Divides``, ``KroneckerDelta``) of index expressions."""
+    """``target`` = the product of guards (``Within``, ``AtMost``, ``KroneckerDelta`` ..) of index expressions."""
 
     target: Value
     guards: tuple[Expr, ...]
@@ -181,7 +200,7 @@ class Mask:
 
 
 Placed = Gather | Scatter | Mask
-Instruction = Contract | Convolve | Pointwise | Magnitude | Placed
+Instruction = Contract | Convolve | Pointwise | Magnitude | Peak | Placed
 
 
 @dataclass(frozen=True)

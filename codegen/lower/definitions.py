@@ -12,11 +12,13 @@ import sympy
 from sympy import Expr, Indexed, Symbol
 
 from codegen.ir.program import Program, ProgramError, Value
+from codegen.lower.functions import printable
 from codegen.lower.sums import Emitter
 from derive.algebra.eliminate import is_guard
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum
 from derive.algebra.normal import normalise
+from derive.algebra.reductions import Reduction, Softmax
 from derive.errors import UsageError
 from derive.forward_map import BATCH, Layer, Tensor
 
@@ -40,7 +42,7 @@ def lower(layer: Layer) -> Program:
                 f"layer {layer.name!r}: {definition.name!r} has no axis; code needs at least the batch axis"
             )
         _refuse_bare_indices(definition.expression, layer.name)
-        form = normalise(definition.expression)
+        form = normalise(printable(definition.expression))
         _refuse(form, layer.name)
         try:
             emitter.assign(Value(definition.name, definition.indices), form, equation)
@@ -65,6 +67,8 @@ def declared(tensor: Tensor, layer: str) -> Value:
 def _refuse(expression: Expr, layer: str) -> None:
     """Raise ``LoweringError`` for the first part that has no code yet; index arithmetic under a sum may be a link."""
     for part in sympy.preorder_traversal(expression):
+        if isinstance(part, Reduction | Softmax):
+            raise LoweringError(f"layer {layer!r}: no code by contractions alone for {type(part).__name__}")
         if isinstance(part, Indexed) and len(set(part.indices)) != len(part.indices):
             raise LoweringError(
                 f"layer {layer!r}: no code yet for the diagonal {part}; use a different index on each axis"

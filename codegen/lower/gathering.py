@@ -17,8 +17,9 @@ from functools import partial
 import sympy
 from sympy import Expr, Indexed, Mul
 
-from codegen.ir.program import Gather, Instruction, Mask, Pointwise, Program, Value, name_of
+from codegen.ir.program import Gather, Instruction, Mask, Peak, Pointwise, Program, Value, name_of
 from codegen.lower.arrange import support
+from codegen.lower.functions import printable
 from codegen.lower.gather_layout import indices_of, placement
 from codegen.lower.sums import Emitter, Key
 from codegen.passes.adjoint import gradient_name
@@ -27,6 +28,7 @@ from derive.algebra.eliminate import is_guard
 from derive.algebra.index import Index
 from derive.algebra.nodes import Divides, IndexedSum, IndexTensor, Within, rename, tensor
 from derive.algebra.normal import normalise
+from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Softmax
 from derive.errors import UsageError
 from derive.forward_map import BATCH, Layer, Tensor
 
@@ -44,7 +46,7 @@ def lower_gathered(layer: Layer) -> Program:
     for definition in definitions:
         word = "forward" if definition is layer.output else f"define-{definition.name}"
         target = Value(definition.name, definition.indices)
-        emitter.assign(target, normalise(definition.expression), f"{layer.name}/{word}")
+        emitter.assign(target, normalise(printable(definition.expression)), f"{layer.name}/{word}")
     return Program(layer.name, inputs, layer.scalars, tuple(emitter.instructions), (layer.output.name,))
 
 
@@ -83,9 +85,61 @@ class GatheringEmitter(Emitter):
             return Mul(coefficient, *operands, *(self.without_sums(f) for f in functions))
         if expression.is_Pow and isinstance(expression.base, Indexed) and not _natural(expression.exp):
             return self._entry(expression.base, filled=False) ** expression.exp
+        if isinstance(expression, LogSumExp):
+            peak, weights, bound = self._exponentials(expression)
+            return peak + sympy.log(self.contraction([weights], bound))
+        if isinstance(expression, Softmax):
+            return self._share(expression)
+        if isinstance(expression, Largest):
+            return self._attained(expression)
+        if isinstance(expression, Masked):
+            return self._score(expression)[0]
+        if isinstance(expression, Attains):
+            entry, peak = (self._value(self.without_sums(a)) for a in expression.args)
+            return sympy.Piecewise((1, sympy.Eq(entry, peak)), (0, True))
+        if isinstance(expression, Product):
+            raise UsageError("no code yet for prod[..]; write exp(sum[..](log(...))) where its factors are positive")
         if not expression.args:
             return expression
         return expression.func(*(self.without_sums(a) for a in expression.args))
+
+    def _score(self, score: Expr) -> tuple[Indexed, Expr]:
+        """Return a score as an entry, minus infinity where it is masked, and its mask."""
+        if not isinstance(score, Masked):
+            return self._value(self.without_sums(score)), sympy.S.One
+        plain, mask = self._value(self.without_sums(score.args[0])), self._value(self.without_sums(score.args[1]))
+        return self._value(sympy.Piecewise((plain, sympy.Eq(mask, 1)), (-sympy.oo, True))), plain
+
+    def _peak(self, entry: Indexed, bound: Sequence[Index]) -> Indexed:
+        left = tuple(i for i in entry.indices if i not in bound)
+        if not left:
+            raise UsageError(f"the largest of all entries of {name_of(entry)} is one number; keep an axis out of it")
+        return self._once(("peak", entry, *bound), left, "peak", partial(Peak, operand=entry, summed=tuple(bound)))
+
+    def _exponentials(self, whole: LogSumExp) -> tuple[Indexed, Indexed, tuple[Index, ...]]:
+        """Return the largest score, the exponentials of how far each lies below it, and the indices of the scores."""
+        body, bound = whole.renamed()
+        score, _ = self._score(body)
+        peak = self._peak(score, bound)
+        return peak, self._value(sympy.exp(score - peak)), bound
+
+    def _share(self, share: Softmax) -> Expr:
+        whole, place = share.args[1], share.place
+        assert isinstance(whole, LogSumExp), "a softmax without its whole"
+        peak, weights, bound = self._exponentials(whole)
+        total = self.contraction([weights], bound)
+        if place is None:
+            return self._value(sympy.exp(self._score(share.args[0])[0] - peak)) / total
+        here = dict(zip(bound, place.values(), strict=True))
+        return self._entry(weights.base[tuple(here.get(i, i) for i in weights.indices)]) / total
+
+    def _attained(self, largest: Largest) -> Expr:
+        """Return the mean of the entries that are the largest: it has the derivative that the largest has."""
+        body, bound = largest.renamed()
+        score, plain = self._score(body)
+        peak = self._peak(score, bound)
+        there = self._value(sympy.Piecewise((1, sympy.Eq(score, peak)), (0, True)))
+        return self.contraction([there, score if plain == 1 else plain], bound) / self.contraction([there], bound)
 
     def _summed_into(self, target: Value, total: IndexedSum, equation: str) -> bool:
         """Emit a sum without a coefficient straight into a target; return whether it has none."""

@@ -28,6 +28,7 @@ from codegen.ir.program import (
     Gather,
     Instruction,
     Mask,
+    Peak,
     Pointwise,
     Program,
     Scatter,
@@ -40,7 +41,7 @@ Degree = tuple[Expr, Expr]
 
 FLAT: Degree = (sympy.S.Zero, sympy.S.Zero)
 LINEAR: Degree = (sympy.S.One, sympy.S.One)
-_BOUNDED = (sympy.tanh, sympy.atan, sympy.sin)
+_BOUNDED = (sympy.tanh, sympy.atan, sympy.sin, sympy.erf)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class _Reader:
     def _degree(self, instruction: Instruction) -> Degree:
         if isinstance(instruction, Contract | Convolve):
             return _product([self.degrees[name_of(o)] for o in instruction.operands])
-        if isinstance(instruction, Gather | Scatter):
+        if isinstance(instruction, Gather | Scatter | Peak):
             return self.degrees[name_of(instruction.operand)]
         if isinstance(instruction, Pointwise):
             return degree_of(instruction.expression, self.degrees)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import sympy
 from sympy import Expr, Indexed
 
-from codegen.ir.program import Magnitude, Pointwise, Program, ProgramError, Value, name_of
+from codegen.ir.program import Magnitude, Peak, Pointwise, Program, ProgramError, Value, name_of
 from codegen.lower.sums import Emitter
 from codegen.passes.differentials import explicit_in, partials, summed
 from codegen.passes.scaled_input import Direction, find_direction
@@ -75,7 +75,7 @@ def _reverse(program: Program, cotangent: Value) -> dict[str, Expr]:
     total: dict[str, Expr] = {program.outputs[0]: cotangent.entry}
     for instruction in reversed(program.instructions):
         incoming = total.get(instruction.target.name, sympy.S.Zero)
-        if incoming == 0 or isinstance(instruction, Magnitude):
+        if incoming == 0 or isinstance(instruction, Magnitude | Peak):
             continue
         for entry, factor in partials(instruction):
             value = program.values[name_of(entry)]

@@ -12,6 +12,7 @@ from codegen.ir.program import (
     Convolve,
     Instruction,
     Magnitude,
+    Peak,
     Placed,
     Pointwise,
     Program,
@@ -34,7 +35,7 @@ def partials(instruction: Instruction) -> list[tuple[Indexed, Expr]]:
 
     Raise ``ProgramError`` for a gather and its like: ``stepwise`` differentiates these.
     """
-    if isinstance(instruction, Magnitude | Placed):
+    if isinstance(instruction, Magnitude | Peak | Placed):
         raise ProgramError(f"{type(instruction).__name__} of {instruction.target.name!r} has no symbolic derivative")
     if not isinstance(instruction, Pointwise):
         operands = instruction.operands
@@ -53,7 +54,7 @@ def explicit_in(expression: Expr, program: Program, saved: Sequence[str]) -> Exp
             instruction = producers.get(name_of(part))
             if instruction is None or name_of(part) in saved:
                 return part
-            assert not isinstance(instruction, Magnitude | Placed)
+            assert not isinstance(instruction, Magnitude | Peak | Placed)
             return walk(rename(instruction.meaning, dict(zip(instruction.target.indices, part.indices, strict=True))))
         if not part.args:
             return part

@@ -4,6 +4,7 @@ Then the argument need not be kept for the backward pass, only the value:
 
     f = sqrt(kappa)/sqrt(E + 1)      f' = -f**3/(2*kappa)
     t = tanh(y)                      t' = 1 - t**2
+    e = exp(y - m)                   e' = e
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import sympy
 from sympy import Dummy, Expr, Indexed
 
 from codegen.ir.program import entries
+from codegen.lower.functions import printable
+from derive.algebra.named import sigmoid
 
 _KINKED = (sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.Heaviside)
 
@@ -29,8 +32,12 @@ def slope(expression: Expr, entry: Indexed, value: Indexed) -> Expr:
     assumed = {"positive": True} if smooth else {"real": True}
     unknown = {e: Dummy(f"a{k}", **assumed) for k, e in enumerate(entries(expression))}
     scalar = expression.xreplace(unknown)
-    plain = scalar.diff(unknown[entry])
+    plain = printable(scalar.diff(unknown[entry]))
     back = {dummy: e for e, dummy in unknown.items()}
+    if scalar == sigmoid(unknown[entry]):
+        return value * (1 - value)
+    if isinstance(scalar, sympy.exp):
+        return value * printable(scalar.args[0].diff(unknown[entry])).xreplace({d: e for e, d in unknown.items()})
     if smooth and len(unknown) == 1 and not scalar.is_polynomial(unknown[entry]) and _solvable(scalar, unknown[entry]):
         through = _through_value(scalar, unknown[entry])
         if through is not None:
@@ -43,6 +50,9 @@ def _solvable(scalar: Expr, unknown: Dummy) -> bool:
     roots = [p for p in scalar.atoms(sympy.Pow) if p.has(unknown) and not p.exp.is_Integer]
     functions = [f for f in scalar.atoms(sympy.Function) if f.has(unknown)]
     polynomial = all(f.args[0].is_polynomial(unknown) for f in functions)
+    outside = scalar.xreplace(dict.fromkeys(functions, Dummy()))
+    if scalar.has(sigmoid, sympy.erf) or (functions and outside.has(unknown)):
+        return False
     return len(roots) + len(functions) <= 1 and polynomial
 
 

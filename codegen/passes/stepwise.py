@@ -23,6 +23,7 @@ from codegen.ir.program import (
     Instruction,
     Magnitude,
     Mask,
+    Peak,
     Pointwise,
     Program,
     ProgramError,
@@ -38,7 +39,7 @@ from derive.algebra.index import Index
 from derive.algebra.nodes import rename
 
 Sum = Contract | Convolve
-Constant = Magnitude | Mask
+Constant = Magnitude | Mask | Peak
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sympy
 from sympy import Expr
 
-from codegen.ir.program import Magnitude, Program, Value, name_of
+from codegen.ir.program import Magnitude, Peak, Program, Value, name_of
 from codegen.lower.sums import Emitter
 from codegen.passes.differentials import explicit_in, partials, summed
 from codegen.passes.scaled_input import Direction
@@ -33,7 +33,7 @@ def tangent(program: Program, saved: tuple[str, ...], direction: Direction | Non
     tangents = {v.name: Value(tangent_name(v.name), v.indices) for v in program.inputs}
     total: dict[str, Expr] = {name: value.entry for name, value in tangents.items()}
     for instruction in program.instructions:
-        if not isinstance(instruction, Magnitude):
+        if not isinstance(instruction, Magnitude | Peak):
             terms = [IndexedSum(d * _at(total, program, e), *summed(instruction)) for e, d in partials(instruction)]
             total[instruction.target.name] = sympy.Add(*terms)
     explicit = normalise(explicit_in(total[output.name], program, saved))

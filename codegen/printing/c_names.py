@@ -18,7 +18,7 @@ _LANGUAGE = """
     typedef typename union unsigned using virtual void volatile while xor
 """
 _FUNCTIONS = """
-    exp log sin cos tan asin acos atan sinh cosh tanh sqrt pow sign heaviside fabs fmax fmin y0 y1 yn j0 j1 jn
+    exp log sin cos tan asin acos atan sinh cosh tanh erf sqrt pow sign heaviside fabs fmax fmin y0 y1 yn j0 j1 jn
     load store widen narrow infinity magnitude row_sum row_largest column_sum
     quotient lane_sum over_patch channels_at put_channels
 """

@@ -25,6 +25,7 @@ _FUNCTIONS = {
     "Max": "fmax",
     "Min": "fmin",
     **{name: name for name in ("exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh")},
+    "erf": "erf",
 }
 _TERNARY, _SUM, _PRODUCT, _NEGATION, _ATOM = range(5)
 _LONGEST_PRODUCT = 4
@@ -73,6 +74,8 @@ class ScalarPrinter:
         """An exact integer, a quotient with a wide numerator, or a literal of 17 digits for any other constant."""
         if number == sympy.oo:
             return "infinity()", _ATOM
+        if number == -sympy.oo:
+            return "-infinity()", _NEGATION
         if number.is_Integer and abs(number) < _LARGEST_INTEGER:
             return (str(number), _ATOM) if number >= 0 else (f"-{-number}", _NEGATION)
         if number.is_Rational and max(abs(number.p), number.q) < _LARGEST_INTEGER:
@@ -131,6 +134,8 @@ class ScalarPrinter:
     def _function(self, expression: Expr) -> str:
         name = type(expression).__name__
         inside = [self._wide(a) for a in sorted(expression.args, key=_order)]
+        if name == "sigmoid":
+            return f"(1 / (1 + exp(-{self.text(expression.args[0], _ATOM)})))"
         if name in ("sign", "Heaviside"):
             return f"{name.lower()}({self._wide(expression.args[0])})"
         if name not in _FUNCTIONS:

@@ -14,8 +14,8 @@ from sympy import Add, Expr, Indexed, Mul, Pow, Symbol
 from codegen.printing.layout import is_column
 from derive.errors import UsageError
 
-_TENSOR_FUNCTIONS = {"exp", "log", "tanh", "sin", "cos", "sign", "atan"}
-_CONSTANTS = {sympy.oo: "math.inf", sympy.pi: "math.pi", sympy.E: "math.e"}
+_TENSOR_FUNCTIONS = {"exp", "log", "tanh", "sin", "cos", "sign", "atan", "sigmoid", "erf"}
+_CONSTANTS = {sympy.oo: "math.inf", -sympy.oo: "-math.inf", sympy.pi: "math.pi", sympy.E: "math.e"}
 _SUM, _PRODUCT, _NEGATION, _POWER, _ATOM = range(5)
 
 

@@ -21,6 +21,7 @@ from codegen.ir.program import (
     Instruction,
     Magnitude,
     Mask,
+    Peak,
     Pointwise,
     Program,
     Scatter,
@@ -32,7 +33,7 @@ from codegen.passes.accumulation import Types, degree_of, in_range
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.torch_lines import Line
 from derive.algebra.index import Index, always_within
-from derive.algebra.nodes import Divides, Within
+from derive.algebra.nodes import AtMost, Divides, Within
 from derive.errors import UsageError
 from derive.forward_map import BATCH
 
@@ -86,6 +87,8 @@ class LayerPrinter:
             return self._scatter(instruction)
         if isinstance(instruction, Mask):
             return self._mask(instruction)
+        if isinstance(instruction, Peak):
+            return _peak(instruction)
         assert isinstance(instruction, Convolve | Magnitude)
         raise UsageError(f"program {self._program.name!r}: {instruction.target.name!r} is printed by another printer")
 
@@ -123,6 +126,8 @@ class LayerPrinter:
         whole = set(target) <= covered
         named = self._entry_of(instruction)
         printer = ExpressionPrinter(lambda e: _spread(named(e), tuple(e.indices), target, not whole), self._sizes)
+        if isinstance(expression, sympy.Piecewise) and all(value.is_number for value, _ in expression.args):
+            return f"{printer.text(expression)}.to({self._like}.dtype)"
         return printer.text(expression) if whole else f"{printer.factor(expression)}.expand({', '.join(lengths)})"
 
     def _gather(self, instruction: Gather) -> str:
@@ -164,6 +169,8 @@ class LayerPrinter:
             return f"{left} == {right}"
         if isinstance(guard, Divides):
             return f"({self._position(second, layout)}) % {self._position(first, layout)} == 0"
+        if isinstance(guard, AtMost):
+            return f"{self._position(first, layout)} <= {self._position(second, layout)}"
         assert isinstance(guard, Within)
         return f"within({self._position(first, layout)}, {self._position(second, layout)})"
 
@@ -254,6 +261,16 @@ def _contraction(instruction: Contract, named: Callable[[Indexed], str]) -> str:
     inside = ",".join("".join(letters[i] for i in o.indices) for o in operands)
     outside = "".join(letters[i] for i in target)
     return f'torch.einsum("{inside}->{outside}", {", ".join(named(o) for o in operands)})'
+
+
+def _peak(instruction: Peak) -> str:
+    """Return the largest entries of a tensor along some axes; the program takes no derivative of them."""
+    axes = instruction.operand.indices
+    along = ", ".join(str(k - len(axes)) for k, i in enumerate(axes) if i in instruction.summed)
+    left = tuple(i for i in axes if i not in instruction.summed)
+    order = tuple(left.index(i) for i in instruction.target.indices)
+    largest = f"torch.amax({name_of(instruction.operand)}, ({along},))"
+    return _permuted(largest, order)
 
 
 def _product(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import sympy
 from sympy import Add, Expr, Indexed
 
-from codegen.ir.program import Contract, Convolve, Instruction, Magnitude, Placed, Pointwise, Program, name_of
+from codegen.ir.program import Contract, Convolve, Instruction, Magnitude, Peak, Placed, Pointwise, Program, name_of
 from codegen.printing.buffers import buffers, shortest_chain
 from codegen.printing.contractions import Operands, Term, contraction
 from codegen.printing.expressions import ExpressionPrinter
@@ -94,6 +94,7 @@ class TorchPrinter:
     def _line(self, instruction: Instruction) -> Line:
         if isinstance(instruction, Magnitude):
             return self._length(instruction)
+        assert not isinstance(instruction, Peak), "a peak is printed by another printer"
         term = self._term(instruction)
         name = instruction.target.name
         if term.wide:

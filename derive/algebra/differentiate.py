@@ -2,6 +2,7 @@
 
     d W[i, j] / d W[a, b] = delta(i, a) delta(j, b)          d u[e] / d W[a, b] = (d definition / d W[a, b]) at e
     d sum[j](F) = sum[j](d F), j fresh where W's own indices have it           guards are constants
+    d silu(v) = silu'(v) d v, and so for every named function                  other reductions: see ``reductions``
 
 The entry's own indices must be free everywhere: they are names of the entry, never bound.
 """
@@ -18,6 +19,7 @@ from sympy.core.function import Application
 from derive.algebra.eliminate import is_guard
 from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, indices_in, rename, tensor
 from derive.algebra.normal import normalise
+from derive.algebra.reductions import Reduction
 
 if TYPE_CHECKING:
     from derive.forward_map import Definition
@@ -40,6 +42,10 @@ def differentiate(expression: Expr, variable: Expr, scope: Scope) -> Expr:
         clash = indices_in(variable) & set(expression.bound)
         body, bound = expression.renamed() if clash else (expression.body, expression.bound)
         return IndexedSum(differentiate(body, variable, scope), *bound)
+    if isinstance(expression, Reduction):
+        body, bound = expression.renamed()
+        moved = differentiate(body, variable, scope)
+        return sympy.S.Zero if moved == 0 else expression.slope(body, bound, moved)
     if isinstance(expression, Add):
         return Add(*(differentiate(a, variable, scope) for a in expression.args))
     if isinstance(expression, Mul):

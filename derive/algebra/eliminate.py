@@ -15,12 +15,12 @@ import sympy
 from sympy import Expr, KroneckerDelta
 
 from derive.algebra.index import Index, size_name
-from derive.algebra.nodes import Divides, Within, rename
+from derive.algebra.nodes import GUARDS, Divides, Within, rename
 
 
 def is_guard(expression: Expr) -> bool:
     """Return whether the expression only takes the values 0 and 1."""
-    return isinstance(expression, KroneckerDelta | Within | Divides)
+    return isinstance(expression, GUARDS)
 
 
 @lru_cache(maxsize=100_000)

@@ -10,7 +10,7 @@ from sympy import Expr, Indexed, Pow, Symbol
 from sympy.core.function import Application
 from sympy.core.random import rng
 
-from derive.algebra.nodes import IndexedSum
+from derive.algebra.nodes import Binder
 from derive.algebra.normal import normalise
 
 _LARGEST_FACTORED = 300  # operations; beyond, factoring in many symbols takes minutes
@@ -50,7 +50,7 @@ def as_scalar(expression: Expr) -> tuple[Expr, dict[Symbol, Expr]]:
                 return _walk(sympy.exp(rest)) ** count
         if isinstance(part, sympy.sin | sympy.cos):
             return part.func(_walk(part.args[0]))
-        opaque = isinstance(part, IndexedSum | Indexed | Application)
+        opaque = isinstance(part, Binder | Indexed | Application)
         if opaque:
             assumed = {"positive": True} if part.is_nonnegative else {"real": True}
             return names.setdefault(part, sympy.Dummy(f"a{len(names)}", **assumed))

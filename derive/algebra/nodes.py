@@ -2,8 +2,8 @@
 
 Scalars, ``Add``, ``Mul``, ``Pow`` and elementary functions are SymPy's own. A tensor entry is ``sympy.Indexed``. What
 SymPy gets wrong is owned here: a sum is ``IndexedSum`` (never ``sympy.Sum``, whose ``doit``, ``diff`` and ``subs``
-capture), and the guards ``Within`` and ``Divides`` carry the range and integrality conditions that ``KroneckerDelta``
-elimination needs.
+capture), the guards ``Within`` and ``Divides`` carry the range and integrality conditions that ``KroneckerDelta``
+elimination needs, and ``AtMost`` compares two indices. Other reductions are binders too: see ``reductions``.
 
 Not supported: sums with infinite or index-dependent ranges, complex tensors.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import sympy
 from sympy import Expr, Indexed, IndexedBase
 
-from derive.algebra.index import Index, always_within, has_division
+from derive.algebra.index import Index, always_within, bounds, has_division
 
 _OPENED = 10**9
 
@@ -65,36 +65,47 @@ class Divides(_Guard):
         return cls(divisor, -value) if value.could_extract_minus_sign() else None
 
 
-class IndexedSum(Expr):
-    """``IndexedSum(body, j, k, ...)``: the sum of ``body`` over the whole range of each bound index."""
+class AtMost(_Guard):
+    """``AtMost(a, b)`` is 1 where the integer ``a`` is at most ``b`` and 0 elsewhere; no term stands with a minus."""
+
+    @classmethod
+    def eval(cls, left: Expr, right: Expr) -> Expr | None:
+        """Decide the guard where that is provable; bring terms to the side where they stand with a plus."""
+        terms = sympy.Add.make_args(sympy.expand(right - left))
+        low, high = bounds(sympy.Add(*terms))
+        if low.is_nonnegative or high.is_negative:
+            return sympy.Integer(int(bool(low.is_nonnegative)))
+        smaller = sympy.Add(*(-t for t in terms if t.could_extract_minus_sign()))
+        larger = sympy.Add(*(t for t in terms if not t.could_extract_minus_sign()))
+        return None if (smaller, larger) == (left, right) else cls(smaller, larger)
+
+
+GUARDS = (sympy.KroneckerDelta, Within, Divides, AtMost)
+"""Every function of indices whose only values are 0 and 1."""
+
+
+class Binder(Expr):
+    """An expression with indices of its own: ``Binder(body, j, k, ...)`` binds them over their whole ranges."""
 
     is_commutative = True
     is_real = True
 
-    def __new__(cls, body: Any, *bound: Index) -> Expr:
-        """Return the sum; a zero body or no bound index leaves no sum."""
-        body = sympy.sympify(body)
-        if body == 0 or not bound:
-            return body
-        obj: Expr = Expr.__new__(cls, body, *bound)
-        return obj
-
     @property
     def body(self) -> Expr:
-        """The summand."""
+        """What stands under the binder."""
         return self.args[0]
 
     @property
     def bound(self) -> tuple[Index, ...]:
-        """The indices summed over."""
+        """The indices that are bound."""
         return tuple(self.args[1:])
 
     @property
     def free_symbols(self) -> set[Any]:
-        """Symbols of the body that the sum does not bind.
+        """Symbols of the body that the binder does not bind.
 
-        Ranges are no arguments of the sum, so their symbols are not listed: SymPy would look for them there, find none,
-        and take the sum for a constant.
+        Ranges are no arguments of a binder, so their symbols are not listed: SymPy would look for them there, find
+        none, and take the whole for a constant.
         """
         return set(self.body.free_symbols) - set(self.bound)
 
@@ -114,6 +125,18 @@ class IndexedSum(Expr):
 
     def _eval_is_real(self) -> bool:
         return True
+
+
+class IndexedSum(Binder):
+    """``IndexedSum(body, j, k, ...)``: the sum of ``body`` over the whole range of each bound index."""
+
+    def __new__(cls, body: Any, *bound: Index) -> Expr:
+        """Return the sum; a zero body or no bound index leaves no sum."""
+        body = sympy.sympify(body)
+        if body == 0 or not bound:
+            return body
+        obj: Expr = Expr.__new__(cls, body, *bound)
+        return obj
 
     def _eval_is_nonnegative(self) -> bool | None:
         return True if self.body.is_nonnegative else None
@@ -206,8 +229,8 @@ def _rename(expression: Expr, mapping: Mapping[Any, Any], keys: frozenset[Index]
         return expression
     if expression in mapping:
         return mapping[expression]
-    if isinstance(expression, IndexedSum):
-        return _rename_sum(expression, mapping)
+    if isinstance(expression, Binder):
+        return _rename_under(expression, mapping)
     if not expression.args:
         return expression
     arguments = [_rename(a, mapping, keys) if isinstance(a, sympy.Basic) else a for a in expression.args]
@@ -216,19 +239,19 @@ def _rename(expression: Expr, mapping: Mapping[Any, Any], keys: frozenset[Index]
     return (entry if isinstance(expression, Indexed) else expression.func)(*arguments)
 
 
-def _rename_sum(expression: IndexedSum, mapping: Mapping[Any, Any]) -> Expr:
+def _rename_under(expression: Binder, mapping: Mapping[Any, Any]) -> Expr:
     live = {old: new for old, new in mapping.items() if not indices_in(old) & set(expression.bound)}
     incoming = frozenset().union(*(indices_in(new) for new in live.values())) if live else frozenset()
     body, bound = expression.body, expression.bound
     if incoming & set(bound):
         body, bound = expression.renamed()
-    return IndexedSum(rename(body, live), *bound)
+    return expression.func(rename(body, live), *bound)
 
 
 def map_entries(expression: Expr, change: Callable[[Indexed], Expr]) -> Expr:
     """Replace every tensor entry, inside sums too; ``change`` must bring in no index of its own."""
     if isinstance(expression, Indexed):
         return change(expression)
-    if not expression.args or isinstance(expression, IndexedBase | Within | Divides):
+    if not expression.args or isinstance(expression, (IndexedBase, *GUARDS)):
         return expression
     return expression.func(*(map_entries(a, change) if isinstance(a, Expr) else a for a in expression.args))

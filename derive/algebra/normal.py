@@ -23,17 +23,18 @@ from sympy.core.function import Application
 from derive.algebra.eliminate import eliminate, free_indices, is_guard, signature, substitute_free_deltas
 from derive.algebra.index import Index, size_name
 from derive.algebra.nodes import (
+    GUARDS,
     AtZero,
-    Divides,
+    Binder,
     IndexedSum,
     PartialDerivative,
-    Within,
     entry,
     indices_in,
     rename,
     unused,
 )
 from derive.algebra.patience import go_on
+from derive.algebra.reductions import Reduction
 
 _CACHE = 20_000
 _MAX_PERMUTATIONS = 40_320
@@ -65,7 +66,7 @@ def _normal_form(expression: Expr) -> Expr:
         return entry(expression.base, *(_index(i) for i in expression.indices))
     if not expression.args or isinstance(expression, IndexedBase):
         return expression
-    if isinstance(expression, KroneckerDelta | Within | Divides):
+    if isinstance(expression, GUARDS):
         return expression.func(*(_index(a) for a in expression.args))
     if isinstance(expression, Add):
         return Add(*(normalise(a) for a in expression.args))
@@ -77,6 +78,8 @@ def _normal_form(expression: Expr) -> Expr:
         # Bound indices are not canonical from here on: a canonical name could meet the numbering of a sum inside.
         body, bound = expression.opened()
         return _sum(normalise(body), bound)
+    if isinstance(expression, Reduction):
+        return _reduction(expression)
     if isinstance(expression, sympy.sign):
         return _sign(normalise(expression.args[0]))
     if isinstance(expression, sympy.Heaviside):
@@ -220,19 +223,31 @@ def connected(factors: Sequence[Expr], bound: Sequence[Index]) -> list[tuple[lis
 
 
 def height(expression: Expr) -> int:
-    """Return how deep sums are nested in an expression."""
+    """Return how deep sums and other binders are nested in an expression."""
     inner = max((height(a) for a in expression.args if isinstance(a, sympy.Basic)), default=0)
-    return inner + 1 if isinstance(expression, IndexedSum) else inner
+    return inner + 1 if isinstance(expression, Binder) else inner
 
 
 def _canonical(factors: list[Expr], bound: list[Index]) -> Expr:
     """Return the connected sum with its bound indices numbered so that equal sums become the same object."""
     level = 1 + max(height(f) for f in factors)
-    body = Mul(*factors)
-    groups = _by_signature(body, factors, bound)
-    candidates = [_numbered(body, order, level) for order in _orders(groups)]
-    best, names = candidates[0] if len(candidates) == 1 else min(candidates, key=lambda pair: str(pair[0]))
+    best, names = _least(Mul(*factors), factors, bound, level)
     return IndexedSum(best, *names)
+
+
+def _reduction(expression: Reduction) -> Expr:
+    """Return a reduction of a normal form, its bound indices numbered as those of sums are."""
+    opened, bound = expression.opened()
+    body = normalise(opened)
+    best, names = _least(body, Add.make_args(body), list(bound), 1 + height(body))
+    return expression.func(best, *names)
+
+
+def _least(body: Expr, parts: Sequence[Expr], bound: list[Index], level: int) -> tuple[Expr, tuple[Index, ...]]:
+    """Return a body and its bound indices under the numbering whose text is the least."""
+    groups = _by_signature(body, list(parts), bound)
+    candidates = [_numbered(body, order, level) for order in _orders(groups)]
+    return candidates[0] if len(candidates) == 1 else min(candidates, key=lambda pair: str(pair[0]))
 
 
 def _numbered(body: Expr, order: Sequence[Index], level: int) -> tuple[Expr, tuple[Index, ...]]:

@@ -19,8 +19,10 @@ from derive.algebra.differentiate import expand_definitions
 from derive.algebra.eliminate import free_indices
 from derive.algebra.equality import factored
 from derive.algebra.index import Index
+from derive.algebra.named import Named
 from derive.algebra.nodes import IndexedSum, rename
 from derive.algebra.normal import normalise
+from derive.algebra.reductions import Reduction, Softmax
 
 if TYPE_CHECKING:
     from derive.forward_map import Definition
@@ -40,7 +42,7 @@ def presentable(expression: Expr, scope: Scope) -> Expr:
             memory[atom] = _named(atom, scope)
         return memory[atom]
 
-    named = _fold_powers(_on_sums(expression, name), scope)
+    named = _fold_powers(_on_sums(_fold_functions(expression, scope), name), scope)
     candidates = [factored(named), named]
     return min(candidates, key=lambda e: (e.count_ops() + len(e.atoms(IndexedSum)), str(e)))
 
@@ -123,6 +125,25 @@ def _candidates(definition: Definition, atom: Expr) -> Iterator[tuple[Expr, ...]
     present = sorted(free_indices(atom), key=Index.sort_key)
     choices = [[i for i in present if i.size == index.size] for index in definition.indices]
     return itertools.islice(itertools.product(*choices), _MAX_TRIES)
+
+
+def _fold_functions(expression: Expr, scope: Scope) -> Expr:
+    """Write ``softmax[u](S[t, u])``, or another function under its name, as the intermediate that it defines."""
+    for definition in scope.values():
+        body = normalise(definition.expression)
+        if not isinstance(body, _WITH_NAMES) or not expression.has(type(body)):
+            continue
+        known: dict[Expr, Expr] = {}
+        for atom in expression.atoms(type(body)):
+            for values in _candidates(definition, atom):
+                if rename(body, dict(zip(definition.indices, values, strict=True))) == atom:
+                    known[atom] = definition.base[values]
+                    break
+        expression = expression.xreplace(known) if known else expression
+    return expression
+
+
+_WITH_NAMES = (Named, Reduction, Softmax)
 
 
 def _fold_powers(expression: Expr, scope: Scope) -> Expr:

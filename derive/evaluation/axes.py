@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sympy import Expr, Indexed, IndexedBase, KroneckerDelta, Mul
 
 from derive.algebra.index import Index
-from derive.algebra.nodes import IndexedSum
+from derive.algebra.nodes import Binder
 
 if TYPE_CHECKING:
     from derive.forward_map import Definition, Layer
@@ -36,7 +36,7 @@ def _alone(
         passed = zip(definition.indices, expression.indices, strict=True)
         inner = {own: standing[given] for own, given in passed if given in standing}
         return _alone(definition.expression, inner, parameters, scope)
-    if isinstance(expression, IndexedSum):
+    if isinstance(expression, Binder):
         standing = {i: out for i, out in standing.items() if i not in expression.bound}
     if isinstance(expression, Mul):
         standing = _joined(expression, standing)

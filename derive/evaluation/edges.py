@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sympy import Expr, KroneckerDelta
+from sympy import Expr
 
 from derive.algebra.index import Index
-from derive.algebra.nodes import Divides, IndexedSum, Within
+from derive.algebra.nodes import GUARDS, AtMost, Divides, IndexedSum, Within
 from derive.evaluation.points import Witness
 from derive.evaluation.positions import CONDITIONS, Environment, position
 from derive.evaluation.reading import free_indices
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 def edges(expression: Expr) -> set[Witness]:
     """Return the edges of an expression.
 
-    Of every range guard, both sides of both ends; of every other guard, that it held and failed: each time with all
-    guards beside it holding, so that it alone decided. Of every sum, terms that are not zero: the last of every index,
-    and one where any two indices differ that are both bound or run over one range.
+    Of every range guard, both sides of both ends; of every comparison, both sides of its end; of every other guard,
+    that it held and failed: each time with all guards beside it holding, so that it alone decided. Of every sum, terms
+    that are not zero: the last of every index, and one where any two indices differ that are both bound or run over one
+    range.
     """
     wanted: set[Witness] = set()
     for total in expression.atoms(IndexedSum):
         wanted |= {(total, seen) for seen in (*total.bound, *pairs_of(total))}
-    for guard in expression.atoms(KroneckerDelta, Divides, Within):
-        wanted |= {(guard, word) for word in (_ENDS.values() if isinstance(guard, Within) else ("holds", "fails"))}
+    for guard in expression.atoms(*GUARDS):
+        wanted |= {(guard, word) for word in _words(guard)}
     return wanted
 
 
@@ -40,6 +41,14 @@ def pairs_of(total: IndexedSum) -> list[tuple[Index, Index]]:
     return [(i, j) for i, j in pairs if i.size == j.size or (i in total.bound and j in total.bound)]
 
 
+def _words(guard: Expr) -> Sequence[str]:
+    """Return what is to be seen of a guard."""
+    if isinstance(guard, AtMost):
+        return tuple(_JUMP.values())
+    return tuple(_ENDS.values()) if isinstance(guard, Within) else ("holds", "fails")
+
+
+_JUMP = {0: "level", 1: "past"}
 _ENDS = {(-1, True): "before", (0, True): "first", (-1, False): "last", (0, False): "after"}
 
 
@@ -58,7 +67,9 @@ def decisive(conditions: Sequence[Expr], at: Environment, point: Point) -> set[W
     seen: set[Witness] = set()
     for k in [held.index(False)] if False in held else range(len(held)):
         guard, (a, b) = conditions[k], sides[k]
-        if within[k]:
+        if isinstance(guard, AtMost):
+            seen |= {(guard, word) for past, word in _JUMP.items() if a - b == past}
+        elif within[k]:
             seen |= {(guard, _ENDS[key]) for key in ((a, True), (a - b, False)) if key in _ENDS}
         elif not (isinstance(guard, Divides) and abs(a) == 1):  # one divides everything, which shows nothing
             seen.add((guard, "holds" if held[k] else "fails"))

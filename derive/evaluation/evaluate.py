@@ -14,16 +14,18 @@ from functools import lru_cache
 from typing import Any
 
 import sympy
-from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow, Symbol
+from sympy import Add, Expr, Indexed, IndexedBase, Mul, Pow, Symbol
 from sympy.core.function import Application
 
 from derive.algebra.index import Index
-from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within
+from derive.algebra.nodes import GUARDS, AtZero, IndexedSum, PartialDerivative
+from derive.algebra.reductions import Masked, Reduction
 from derive.evaluation.edges import decisive, pairs_of
 from derive.evaluation.functions import NotEvaluable
 from derive.evaluation.points import Jet, Key, Point
 from derive.evaluation.positions import CONDITIONS, Environment, position
 from derive.evaluation.reading import free_indices, is_guard
+from derive.evaluation.reductions import REDUCTIONS
 
 Evaluator = Callable[[Environment, Point], Jet]
 _numbers = itertools.count()
@@ -150,6 +152,41 @@ def _sum(expression: IndexedSum) -> Evaluator:
     return _run
 
 
+def _reduction(expression: Reduction) -> Evaluator:
+    """Reduce over the bound indices by this package's own rules: see ``evaluation.reductions``."""
+    body, bound, rule = compiled(expression.body), expression.bound, REDUCTIONS[type(expression)]
+    free, number = sorted(free_indices(expression), key=Index.sort_key), next(_numbers)
+
+    def _run(at: Environment, point: Point) -> Jet:
+        key = (number, *[at[i] for i in free])
+        if key not in point.kept:
+            inner, jets = dict(at), []
+            for values in itertools.product(*[range(point.size(i.size)) for i in bound]):
+                inner.update(zip(bound, values, strict=True))
+                jets.append(body(inner, point))
+            value, weights = rule([v for v, _ in jets], any(d for _, d in jets))
+            slopes: dict[Key, Any] | None = None
+            for (_, d), weight in zip(jets, weights, strict=False):
+                slopes = _added(slopes, _scaled(d, weight, point)) if d and weight else slopes
+            point.kept[key] = point.field.tidy(value), slopes
+        return point.kept[key]
+
+    return _run
+
+
+def _masked(expression: Masked) -> Evaluator:
+    """Return the score where the mask holds, and minus infinity where it does not: that is never looked at."""
+    score, mask = compiled(expression.args[0]), compiled(expression.args[1])
+    conditions = [f for f in Mul.make_args(expression.args[1]) if is_guard(f)]
+
+    def _run(at: Environment, point: Point) -> Jet:
+        if point.witnessed is not None and conditions:
+            point.witnessed |= decisive(conditions, at, point)
+        return score(at, point) if mask(at, point)[0] else (point.field.lowest, None)
+
+    return _run
+
+
 def _entry(expression: Indexed) -> Evaluator:
     base, name, place = expression.base, str(expression.base.label), _place(expression)
 
@@ -270,9 +307,11 @@ _RULES: tuple[tuple[Any, Callable[[Any], Evaluator]], ...] = (
     (Pow, _power),
     (IndexedSum, _sum),
     (Indexed, _entry),
-    (KroneckerDelta | Within | Divides, _guard),
+    (GUARDS, _guard),
     (PartialDerivative, _partial),
     (AtZero, _at_zero),
+    (Reduction, _reduction),
+    (Masked, _masked),
     (Symbol, _symbol),
     (Application | sympy.Max | sympy.Min, _function),
 )

@@ -38,6 +38,7 @@ class Modular:
     """The integers modulo 2^61 - 1."""
 
     name = "exact modulo 2^61-1"
+    lowest = None  # nothing is smallest here
 
     def context(self) -> AbstractContextManager[Any]:
         """Integers need no context."""
@@ -90,6 +91,7 @@ class Ordered:
     """Fractions: exact, and ordered."""
 
     name = "exact fractions"
+    lowest = float("-inf")
 
     def context(self) -> AbstractContextManager[Any]:
         """Fractions need no context."""
@@ -145,6 +147,7 @@ class Real:
     """Decimals of 60 digits; to be used inside ``context``."""
 
     name = f"{DIGITS} digits"
+    lowest = Decimal("-Infinity")
 
     def context(self) -> AbstractContextManager[Any]:
         """Return the context in which every operation keeps 60 digits."""

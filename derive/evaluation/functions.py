@@ -15,6 +15,9 @@ import mpmath
 import sympy
 from sympy import Expr
 
+from derive.algebra.named import named
+from derive.algebra.reductions import Attains, Softmax
+
 Number = Any
 _DIGITS = 65
 
@@ -58,12 +61,22 @@ def _of_extreme(arguments: Sequence[Number], value: Number) -> list[Number]:
     return [int(a == value) for a in arguments]
 
 
+def _attains(arguments: Sequence[Number]) -> int:
+    """Return whether a value is the largest: the same number, but for what rounding in another order leaves."""
+    one, largest = arguments
+    if isinstance(largest, Decimal):
+        return int(abs(Decimal(one) - largest) <= max(Decimal(1), abs(largest)).scaleb(-40))
+    return int(one == largest)
+
+
 OF_ORDER: Mapping[type[Expr], Rule] = {
     sympy.Abs: of_one(abs, lambda a, v: _away(a, _sign(a))),
     sympy.sign: of_one(_sign, lambda a, v: _away(a, 0)),
     sympy.Heaviside: Rule(lambda a: _step(a[0]), lambda a, v: [_away(a[0], 0), *(0 for _ in a[1:])]),
     sympy.Max: Rule(max, _of_extreme),
     sympy.Min: Rule(min, _of_extreme),
+    Attains: Rule(_attains, lambda a, v: [0, 0]),
+    named("relu"): of_one(lambda a: max(a, 0), lambda a, v: _away(a, int(a > 0))),
 }
 
 
@@ -75,7 +88,7 @@ def _borrowed(function: Callable[[Any], Any]) -> Callable[[Number], Number]:
         with mpmath.workdps(_DIGITS):
             found = function(mpmath.mpf(str(argument)))
             if not isinstance(found, mpmath.mpf) or not mpmath.isfinite(found):
-                raise NotEvaluable(f"{function.__name__} is not real here")
+                raise NotEvaluable("a function is not real here")
             return +Decimal(mpmath.nstr(found, _DIGITS))
 
     return value
@@ -93,9 +106,79 @@ def _exp(a: Number) -> Number:
     return Decimal(a).exp()
 
 
+def _share(score: Number, whole: Number) -> Number:
+    """Return the share of a score in the whole; one that is masked has none."""
+    return Decimal(0) if score == Decimal("-Infinity") else _exp(score - whole)
+
+
 def _bell(a: Number) -> Number:
     """Return the slope of ``erf``: ``2/sqrt(pi) exp(-a^2)``."""
     return _borrowed(lambda x: 2 * mpmath.exp(-x * x) / mpmath.sqrt(mpmath.pi))(a)
+
+
+def _bell_curve(x: Any) -> Any:
+    return mpmath.exp(-x * x / 2) / mpmath.sqrt(2 * mpmath.pi)
+
+
+def _below(x: Any) -> Any:
+    return (1 + mpmath.erf(x / mpmath.sqrt(2))) / 2
+
+
+def _logistic(x: Any) -> Any:
+    return 1 / (1 + mpmath.exp(-x))
+
+
+def _logistic_slope(x: Any) -> Any:
+    return _logistic(x) * _logistic(-x)
+
+
+def _wave(x: Any) -> tuple[Any, Any, Any]:
+    """Return ``tanh(u)`` of the approximate gelu's ``u = sqrt(2/pi) (x + c x^3)`` and its two derivatives."""
+    scale, c = mpmath.sqrt(2 / mpmath.pi), mpmath.mpf(44715) / 10**6
+    t, first, second = mpmath.tanh(scale * (x + c * x**3)), scale * (1 + 3 * c * x * x), scale * 6 * c * x
+    bend = 1 - t * t
+    return t, bend * first, bend * (second - 2 * t * first**2)
+
+
+_NAMES: Mapping[str, list[Callable[[Any], Any]]] = {
+    "sigmoid": [_logistic, _logistic_slope, lambda x: _logistic_slope(x) * (1 - 2 * _logistic(x))],
+    "softplus": [lambda x: mpmath.log1p(mpmath.exp(x)), _logistic, _logistic_slope],
+    "silu": [
+        lambda x: x * _logistic(x),
+        lambda x: _logistic(x) + x * _logistic_slope(x),
+        lambda x: _logistic_slope(x) * (2 + x * (1 - 2 * _logistic(x))),
+    ],
+    "gelu": [
+        lambda x: x * _below(x),
+        lambda x: _below(x) + x * _bell_curve(x),
+        lambda x: _bell_curve(x) * (2 - x * x),
+    ],
+    "erf": [
+        mpmath.erf,
+        lambda x: 2 * mpmath.exp(-x * x) / mpmath.sqrt(mpmath.pi),
+        lambda x: -4 * x * mpmath.exp(-x * x) / mpmath.sqrt(mpmath.pi),
+    ],
+    "gelu_tanh": [
+        lambda x: x * (1 + _wave(x)[0]) / 2,
+        lambda x: (1 + _wave(x)[0] + x * _wave(x)[1]) / 2,
+        lambda x: _wave(x)[1] + x * _wave(x)[2] / 2,
+    ],
+}
+"""The named functions and their first derivatives, written out by hand: those of ``algebra.named`` are not asked."""
+
+
+def _by_name() -> dict[type[Expr], Rule]:
+    """Return the rule of each named function and of its slope."""
+    found: dict[type[Expr], Rule] = {}
+    for stem, functions in _NAMES.items():
+        value, slope, bend = map(_borrowed, functions)
+        found[named(stem)] = _sloped(value, slope)
+        found[named(stem, 1)] = _sloped(slope, bend)
+    return found
+
+
+def _sloped(value: Callable[[Number], Number], slope: Callable[[Number], Number]) -> Rule:
+    return of_one(value, lambda a, v: slope(a))
 
 
 OF_REALS: Mapping[type[Expr], Rule] = {
@@ -111,4 +194,6 @@ OF_REALS: Mapping[type[Expr], Rule] = {
     sympy.asin: of_one(_borrowed(mpmath.asin), lambda a, v: 1 / (1 - Decimal(a) * a).sqrt()),
     sympy.acos: of_one(_borrowed(mpmath.acos), lambda a, v: -1 / (1 - Decimal(a) * a).sqrt()),
     sympy.erf: of_one(_borrowed(mpmath.erf), lambda a, v: _bell(a)),
+    Softmax: Rule(lambda a: _share(*a), lambda a, v: [v, -v]),
+    **_by_name(),
 }

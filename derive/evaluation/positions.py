@@ -19,7 +19,7 @@ import sympy
 from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Symbol
 
 from derive.algebra.index import Index
-from derive.algebra.nodes import Divides, IndexTensor, Within
+from derive.algebra.nodes import AtMost, Divides, IndexTensor, Within
 from derive.evaluation.functions import NotEvaluable
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ CONDITIONS: dict[type[Expr], Callable[[Whole, Whole], bool]] = {
     KroneckerDelta: lambda a, b: a == b,
     Divides: lambda a, b: Fraction(b, a).denominator == 1,
     Within: lambda a, b: 0 <= a < b and a.denominator == 1,
+    AtMost: lambda a, b: a <= b,
 }
 """When each guard is 1, by the values of its two sides."""
 

@@ -8,11 +8,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import sympy
-from sympy import Basic, Expr, Indexed, IndexedBase, KroneckerDelta, Pow, Symbol
+from sympy import Basic, Expr, Indexed, IndexedBase, Pow, Symbol
 from sympy.core.function import Application
 
 from derive.algebra.index import Index
-from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within
+from derive.algebra.nodes import GUARDS, AtZero, Binder, PartialDerivative
+from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked
 from derive.evaluation.fields import MODULAR, ORDERED, REAL, Field
 from derive.evaluation.functions import OF_ORDER
 
@@ -25,16 +26,16 @@ _LARGE = 10**9
 
 def is_guard(expression: Expr) -> bool:
     """Return whether the expression only takes the values 0 and 1 by its kind."""
-    return isinstance(expression, KroneckerDelta | Within | Divides)
+    return isinstance(expression, GUARDS)
 
 
 @lru_cache(maxsize=50_000)
 def free_indices(expression: Basic) -> frozenset[Index]:
-    """Return the indices that occur outside the sums that bind them."""
+    """Return the indices that occur outside the binders that bind them."""
     if isinstance(expression, Index):
         return frozenset((expression,))
     inside = frozenset().union(*(free_indices(a) for a in expression.args if isinstance(a, Basic)))
-    return inside - frozenset(expression.bound) if isinstance(expression, IndexedSum) else inside
+    return inside - frozenset(expression.bound) if isinstance(expression, Binder) else inside
 
 
 def reached(expressions: Iterable[Expr], scope: Scope) -> set[Expr]:
@@ -51,10 +52,10 @@ def field_for(expressions: Iterable[Expr], scope: Scope) -> Field:
     """Return the numbers that some expressions need, with all that they are made of."""
     numbers: Field = MODULAR
     for expression in reached(expressions, scope):
-        if expression.has(sympy.NumberSymbol) or any(not p.exp.is_Integer for p in expression.atoms(Pow)):
+        if expression.has(sympy.NumberSymbol, LogSumExp) or any(not p.exp.is_Integer for p in expression.atoms(Pow)):
             return REAL
-        for function in expression.atoms(Application, sympy.Max, sympy.Min):
-            if not is_guard(function) and type(function) not in OF_ORDER:
+        for function in expression.atoms(Application, sympy.Max, sympy.Min, Largest):
+            if not is_guard(function) and type(function) not in (*OF_ORDER, Largest, Attains, Masked):
                 return REAL
             numbers = numbers if is_guard(function) else ORDERED
     return numbers
@@ -75,9 +76,9 @@ class Meter:
 
 
 def _visits(expression: Expr, sizes: Mapping[Symbol, int]) -> int:
-    if not expression.args or isinstance(expression, Indexed | KroneckerDelta | Within | Divides):
+    if not expression.args or isinstance(expression, (Indexed, *GUARDS)):
         return 1
-    if isinstance(expression, IndexedSum):
+    if isinstance(expression, Binder):
         terms = math.prod(_length(i.size, sizes) for i in expression.bound)
         return min(_LARGE, terms * _visits(expression.body, sizes))
     if isinstance(expression, PartialDerivative | AtZero):

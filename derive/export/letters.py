@@ -14,7 +14,7 @@ import sympy
 from sympy import Expr, Indexed
 
 from derive.algebra.index import Index
-from derive.algebra.nodes import IndexedSum
+from derive.algebra.nodes import Binder
 
 POOL = ("j", "k", "l", "i", "p", "q", "a", "b", "c", "d", "e", "o", "t", "u", "v", "w")
 SAMPLE_SIZE = "B"
@@ -110,10 +110,10 @@ def root_scope(
 
 
 def free_indices(expression: Expr) -> set[Index]:
-    """Return the indices of an expression that no sum inside it binds."""
+    """Return the indices of an expression that nothing inside it binds."""
     if isinstance(expression, Index):
         return {expression}
-    if isinstance(expression, IndexedSum):
+    if isinstance(expression, Binder):
         return free_indices(expression.body) - set(expression.bound)
     return set().union(*(free_indices(a) for a in expression.args)) if expression.args else set()
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import sympy
-from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Rational, S, Symbol
+from sympy import Add, Expr, Indexed, Mul, Pow, Rational, S, Symbol
 
 from derive.algebra.index import Index
-from derive.algebra.nodes import Divides, IndexedSum, Within
+from derive.algebra.nodes import GUARDS, IndexedSum
 
 Printer = Callable[[Expr], str]
 
@@ -72,7 +72,7 @@ def _rank(factor: Expr) -> int:
         return 1
     if isinstance(base, IndexedSum):
         return 7 if factor is base else 4
-    for rank, kind in ((2, Indexed), (5, Add), (6, (KroneckerDelta, Within, Divides))):
+    for rank, kind in ((2, Indexed), (5, Add), (6, GUARDS)):
         if isinstance(base, kind):
             return rank
     return 3

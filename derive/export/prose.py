@@ -23,7 +23,7 @@ from derive.errors import UsageError
 from derive.excerpt import Excerpt
 from derive.export.blocks import Code, Inline, Math, Prose
 from derive.export.symbols import Notation
-from derive.indexing import is_sum, parts
+from derive.indexing import is_reduction, parts
 from derive.names import FUNCTIONS
 
 _RELATIONS = {" = ": " = ", " > ": " > ", " < ": " < ", " <= ": r" \le ", " >= ": r" \ge ", " -> ": r" \to "}
@@ -71,7 +71,7 @@ def _name(word: str) -> str:
 class _Formula(Arithmetic):
     """The language of printed formulas: every name is a symbol, or an index where it stands in brackets."""
 
-    functions: ClassVar[tuple[str, ...]] = (*FUNCTIONS, "atan")
+    functions: ClassVar[tuple[str, ...]] = FUNCTIONS
     mend: ClassVar[str] = "write it as the text printer does"
     _nodes: ClassVar[dict[str, Callable[..., Any]]] = {
         "delta": KroneckerDelta,
@@ -100,7 +100,7 @@ class _Formula(Arithmetic):
 
     def total(self, node: ast.Call, head: ast.Subscript) -> Expr:
         """Return a sum over the indices in the brackets of its head."""
-        if not is_sum(head):
+        if not is_reduction(head):
             self.refuse(head)
         return IndexedSum(self.read(node.args[0]), *(self._inside(part) for part in parts(head)))
 

@@ -2,7 +2,8 @@
 
 ``sum[j](x[s,j]**2)`` is a sum over the whole axis of ``j``; ``delta(i, i')`` is 1 where the indices agree;
 ``within(e, n)`` and ``divides(d, e)`` are the range and divisibility guards; ``step(u)`` is 1 where u > 0, the slope of
-``max(u, 0)``; ``diff(e, W[i,j])`` and ``at_zero(e, eta)`` are derivatives not yet carried out.
+``max(u, 0)``, and ``silu'(u)`` that of a named function; ``attains(e, max[k](..))`` is 1 where ``e`` is the largest;
+``u <= t`` is 1 where that holds; ``diff(e, W[i,j])`` and ``at_zero(e, eta)`` are derivatives not yet carried out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from derive.algebra.index import Index
-from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within
+from derive.algebra.named import Named
+from derive.algebra.nodes import AtMost, AtZero, Divides, IndexedSum, PartialDerivative, Within
+from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Reduction, Softmax
 from derive.export.letters import Hints, Scope, root_scope
 from derive.export.order import ordered_terms, split_fraction
 
@@ -65,6 +68,57 @@ class TextPrinter(StrPrinter):
         self._scope, self._printed = outer
         return f"sum[{letters}]({body})"
 
+    def _reduced(self, name: str, expression: Reduction) -> str:
+        """Print a reduction as ``name[j](body)``, with its condition behind the body if it has one."""
+        outer = self._scope, self._printed
+        self._scope, self._printed = self._scope.enter(expression.bound), {}
+        letters = ",".join(self._print(index) for index in expression.bound)
+        body = self._with_condition(expression.body)
+        self._scope, self._printed = outer
+        return f"{name}[{letters}]({body})"
+
+    def _with_condition(self, body: Expr) -> str:
+        if isinstance(body, Masked):
+            return f"{self._print(body.args[0])}, {self._condition(body.args[1])}"
+        return self._print(body)
+
+    def _condition(self, mask: Expr) -> str:
+        """Print a product of comparisons as they are joined in formulas, anything else as the number that it is."""
+        factors = Mul.make_args(mask)
+        if not all(isinstance(f, AtMost | KroneckerDelta) for f in factors):
+            return self._print(mask)
+        printed = (self._compared("<=" if isinstance(f, AtMost) else "==", f) for f in factors)
+        return " and ".join(sorted(printed))
+
+    def _compared(self, sign: str, guard: Expr) -> str:
+        return f" {sign} ".join(self._print(side) for side in guard.args)
+
+    def _print_LogSumExp(self, expression: LogSumExp) -> str:
+        return self._reduced("logsumexp", expression)
+
+    def _print_Largest(self, expression: Largest) -> str:
+        return self._reduced("max", expression)
+
+    def _print_Product(self, expression: Product) -> str:
+        return self._reduced("prod", expression)
+
+    def _print_Softmax(self, expression: Softmax) -> str:
+        """Print the share of one score, as in formulas where the whole is over scores like it."""
+        score, place = expression.args[0], expression.place
+        if place is None:
+            return f"exp({self._print(score)} - {self._print(expression.args[1])})"
+        letters = ",".join(self._print(index) for index in place.values())
+        return f"softmax[{letters}]({self._with_condition(score)})"
+
+    def _print_Masked(self, expression: Masked) -> str:
+        return f"masked({self._with_condition(expression)})"
+
+    def _print_Attains(self, expression: Attains) -> str:
+        return f"attains({', '.join(self._print(a) for a in expression.args)})"
+
+    def _print_AtMost(self, expression: AtMost) -> str:
+        return f"({self._compared('<=', expression)})"
+
     def _print_KroneckerDelta(self, expression: KroneckerDelta) -> str:
         return f"delta({', '.join(sorted(self._print(a) for a in expression.args))})"
 
@@ -97,6 +151,8 @@ class TextPrinter(StrPrinter):
 
     def _print_Function(self, expression: Expr) -> str:
         name = expression.func.__name__
+        if isinstance(expression, Named):
+            return self._call(expression.stem + "'" * expression.order, expression.args)
         arguments = sorted(expression.args, key=lambda a: a.is_number) if name in ("Max", "Min") else expression.args
         arguments = arguments[:1] if isinstance(expression, sympy.Heaviside) else arguments
         return self._call(_FUNCTIONS.get(name, name), arguments)

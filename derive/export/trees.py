@@ -14,7 +14,9 @@ import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow, Rational, Symbol
 
 from derive.algebra.index import Index
-from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within, tensor
+from derive.algebra.named import DEFINITIONS, HIGHEST_ORDER, Named, named
+from derive.algebra.nodes import AtMost, AtZero, Binder, Divides, IndexedSum, PartialDerivative, Within, tensor
+from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Softmax
 from derive.errors import UsageError
 
 Tree = dict[str, Any]
@@ -33,6 +35,10 @@ _NODES: dict[str, Any] = {
     "delta": KroneckerDelta,
     "within": Within,
     "divides": Divides,
+    "at_most": AtMost,
+    "softmax": Softmax,
+    "masked": Masked,
+    "attains": Attains,
     "derivative": PartialDerivative,
     "at_zero": AtZero,
 }
@@ -41,7 +47,9 @@ _FUNCTIONS: dict[str, Any] = {
     name: getattr(sympy, name) for name in ("exp", "log", *_TRIGONOMETRIC, "Abs", "Max", "Min", "sign", "Heaviside")
 }
 _CONSTANTS = {"pi": sympy.pi, "E": sympy.E, "oo": sympy.oo, "-oo": -sympy.oo}
-_ARITY = {"pow": 2, "delta": 2, "within": 2, "divides": 2, "derivative": 2, "at_zero": 2}
+_ARITY = dict.fromkeys(set(_NODES) - {"add", "mul"}, 2)
+_BINDERS: dict[str, Any] = {"sum": IndexedSum, "logsumexp": LogSumExp, "max": Largest, "prod": Product}
+_BINDING = {kind: op for op, kind in _BINDERS.items()}
 _SIGNS = ((), ("real",), ("positive",), ("nonnegative",))
 _ASSUMPTIONS = (*_SIGNS, *(("integer", *sign) for sign in _SIGNS if sign != ("real",)))
 _OPS = {kind: op for op, kind in _NODES.items()}
@@ -59,8 +67,9 @@ def to_tree(expression: Expr) -> Tree:
         return {"op": "symbol", "name": expression.name, "assumptions": list(_assumptions(expression))}
     if isinstance(expression, Indexed):
         return {"op": "entry", **_tensor_tree(expression.base), "indices": [to_tree(i) for i in expression.indices]}
-    if isinstance(expression, IndexedSum):
-        return {"op": "sum", "body": to_tree(expression.body), "bound": [to_tree(i) for i in expression.bound]}
+    if isinstance(expression, Binder):
+        op = _BINDING[type(expression)]
+        return {"op": op, "body": to_tree(expression.body), "bound": [to_tree(i) for i in expression.bound]}
     if isinstance(expression, Rational):
         return {"op": "number", "p": int(expression.p), "q": int(expression.q)}
     for name, constant in _CONSTANTS.items():
@@ -73,6 +82,8 @@ def _call_tree(expression: Expr) -> Tree:
     kind: type[Any] = expression.func
     # A step's second argument is its value at the jump, always one half.
     arguments = [to_tree(a) for a in (expression.args[:1] if kind is sympy.Heaviside else expression.args)]
+    if isinstance(expression, Named):
+        return {"op": "named", "name": expression.stem, "order": expression.order, "args": arguments}
     if kind in _OPS:
         return {"op": _OPS[kind], "args": arguments}
     if _FUNCTIONS.get(kind.__name__) is kind:
@@ -178,12 +189,22 @@ class _Reader:
             raise TreeError(f"an entry of {_shown(tree.get('tensor'))} needs an index")
         return tensor(_name(tree.get("tensor")), values=values)[tuple(indices)]
 
-    def sum(self, tree: Mapping[str, Any], depth: int) -> Expr:
-        """Return a sum over bound indices."""
+    def binder(self, tree: Mapping[str, Any], depth: int) -> Expr:
+        """Return a sum, or another reduction, over bound indices."""
         bound = self.many(tree.get("bound"), depth)
         if not bound or not all(isinstance(index, Index) for index in bound):
-            raise TreeError("a sum needs bound indices")
-        return IndexedSum(self.read(tree.get("body"), depth + 1), *bound)
+            raise TreeError(f"a {tree['op']} needs bound indices")
+        return _BINDERS[tree["op"]](self.read(tree.get("body"), depth + 1), *bound)
+
+    def named(self, tree: Mapping[str, Any], depth: int) -> Expr:
+        """Return a named function, or a derivative of it, of one argument."""
+        name, order = tree.get("name"), _integer(tree.get("order"), HIGHEST_ORDER)
+        if not isinstance(name, str) or name not in DEFINITIONS or order < 0:
+            raise TreeError(f"unknown function {_shown(name)}; known: {', '.join(DEFINITIONS)}")
+        arguments = self.many(tree.get("args"), depth)
+        if len(arguments) != 1:
+            raise TreeError(f"{name} takes one argument, not {len(arguments)}")
+        return named(name, order)(*arguments)
 
     def call(self, tree: Mapping[str, Any], depth: int) -> Expr:
         """Return a known function of one argument, or the largest or the smallest of several."""
@@ -205,7 +226,8 @@ _READERS: dict[str, Callable[[_Reader, Mapping[str, Any], int], Expr]] = {
     "symbol": _Reader.symbol,
     "index": _Reader.index,
     "entry": _Reader.entry,
-    "sum": _Reader.sum,
+    **dict.fromkeys(_BINDERS, _Reader.binder),
+    "named": _Reader.named,
     "call": _Reader.call,
     "apply": _Reader.apply,
 }

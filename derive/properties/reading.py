@@ -15,7 +15,7 @@ from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Symbol
 from derive.algebra.differentiate import differentiate
 from derive.algebra.eliminate import is_guard
 from derive.algebra.index import Index
-from derive.algebra.nodes import Divides, IndexedSum, Within
+from derive.algebra.nodes import GUARDS, IndexedSum
 from derive.algebra.normal import normalise
 from derive.backward_pass import entry_of, free_letters
 from derive.forward_map import BATCH, Layer, Tensor
@@ -102,7 +102,7 @@ def _invertible(function: Expr) -> bool:
     """Return whether a function of u takes no value twice, by its outermost operation."""
     if function == _u:
         return True
-    if function.has(KroneckerDelta, Within, Divides):
+    if function.has(*GUARDS):
         return False
     if isinstance(function, Add | Mul):
         constant, moving = function.as_independent(_u, as_Add=function.is_Add)

@@ -8,6 +8,7 @@ so this is for small sizes only.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,9 @@ import sympy
 from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Symbol
 
 from derive.algebra.index import Index
-from derive.algebra.nodes import Divides, IndexedSum, Within
+from derive.algebra.named import Named, spelled_out
+from derive.algebra.nodes import AtMost, Binder, Divides, IndexedSum, Within
+from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Softmax
 from derive.forward_map import Definition
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -34,6 +37,16 @@ _FUNCTIONS: dict[type[Expr], Callable[..., Any]] = {
     sympy.Heaviside: lambda a, half: np.heaviside(a, half),
     sympy.Max: lambda *a: functools.reduce(np.maximum, a),
     sympy.Min: lambda *a: functools.reduce(np.minimum, a),
+    sympy.erf: np.vectorize(math.erf),
+    Softmax: lambda a, whole: np.exp(a - whole),
+    Masked: lambda a, mask: np.where(mask == 1, a, -np.inf),
+    Attains: lambda a, largest: np.isclose(a, largest, rtol=1e-12, atol=0).astype(float),
+}
+_REDUCTIONS: dict[type[Expr], Callable[..., Any]] = {
+    IndexedSum: np.sum,
+    Largest: np.max,
+    Product: np.prod,
+    LogSumExp: lambda a, axis: np.log(np.sum(np.exp(a), axis=axis)),
 }
 
 
@@ -73,17 +86,21 @@ def _value(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
             return np.asarray(np.prod(np.broadcast_arrays(*arguments), axis=0))
         case Pow():
             return np.asarray(arguments[0] ** arguments[1])
-        case IndexedSum():
+        case Named():
+            return _value(spelled_out(expression), axes, point)
+        case Binder():
             body, bound = expression.renamed()  # fresh indices, so that no axis is met twice
             inner = (*axes, *bound)
             summand = evaluate(body, inner, point)
-            return summand.sum(axis=tuple(range(len(axes), len(inner))))
+            return np.asarray(_REDUCTIONS[type(expression)](summand, axis=tuple(range(len(axes), len(inner)))))
         case Indexed():
             return _entry(expression, arguments, point)
         case KroneckerDelta():
             return np.asarray(arguments[0] == arguments[1], dtype=float)
         case Within():
             return np.asarray((arguments[0] >= 0) & (arguments[0] < arguments[1]), dtype=float)
+        case AtMost():
+            return np.asarray(arguments[0] <= arguments[1], dtype=float)
         case Divides():
             return np.asarray(arguments[1] % arguments[0] == 0, dtype=float)
     if type(expression) in _FUNCTIONS:
@@ -95,7 +112,7 @@ def _operands(expression: Expr) -> tuple[Expr, ...]:
     """Return the parts that are evaluated at the same axes as the whole."""
     if isinstance(expression, Indexed):
         return tuple(expression.indices)
-    return () if isinstance(expression, IndexedSum) else tuple(expression.args)
+    return () if isinstance(expression, Binder | Named) else tuple(expression.args)
 
 
 def _grid(position: int, axes: tuple[Index, ...], point: Point) -> Array:

@@ -20,13 +20,13 @@ from typing import Any
 import sympy
 from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Symbol
 
-from codegen.ir.program import Contract, Gather, Instruction, Mask, Pointwise, Program, Scatter, Value, name_of
+from codegen.ir.program import Contract, Gather, Instruction, Mask, Peak, Pointwise, Program, Scatter, Value, name_of
 from codegen.passes.accumulation import Types
 from codegen.printing.c_names import identifier
 from codegen.printing.c_scalars import ScalarPrinter
 from codegen.schedule.samples import Walk, is_total
 from derive.algebra.index import Index
-from derive.algebra.nodes import Divides, Within
+from derive.algebra.nodes import AtMost, Divides, Within
 from derive.errors import UsageError
 from derive.forward_map import BATCH
 
@@ -119,6 +119,8 @@ class _Printer:
                 )
             case Contract():
                 return self._contraction(instruction, note)
+            case Peak():
+                return self._peak(instruction, note)
             case Gather():
                 return self._gather(instruction, note)
             case Scatter():
@@ -158,6 +160,15 @@ class _Printer:
         if not axes and target.name not in self._outside:
             return [f"Wide {total} = 0;", *inside, end]
         return self._each(axes, opened) if axes else ["{", *(_STEP + line for line in opened), "}"]
+
+    def _peak(self, instruction: Peak, note: str) -> list[str]:
+        target = instruction.target
+        largest = f"{spelled(target.name)}_largest"
+        entry = self._entry(instruction.operand)
+        inside = self._each(instruction.summed, [f"{largest} = std::fmax({largest}, {entry});"])
+        opened = [f"Wide {largest} = -infinity();", *inside, f"{self._assigned(target)} = {largest};{note}"]
+        axes = self._axes(target)
+        return opened if not axes and target.name not in self._outside else self._each(axes, opened) if axes else opened
 
     def _gather(self, instruction: Gather, note: str) -> list[str]:
         where, conditions = self._places(instruction.operand, instruction.positions)
@@ -210,6 +221,9 @@ class _Printer:
             return "(" + " == ".join(map(_group, sides)) + ")"
         if isinstance(guard, Divides):
             return f"({_group(_whole(second, names, self._integer))} % {_group(_whole(first, names))} == 0)"
+        if isinstance(guard, AtMost):
+            sides = (_whole(a, names, self._integer) for a in guard.args)
+            return "(" + " <= ".join(map(_group, sides)) + ")"
         assert isinstance(guard, Within)
         above, below = sympy.fraction(sympy.together(first))
         text, limit = _whole(sympy.expand(above), names, self._integer), _whole(second, names)

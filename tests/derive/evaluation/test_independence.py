@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = ROOT / "derive" / "evaluation"
-SHARED = {"derive", "derive.versions", "derive.algebra", "derive.algebra.index", "derive.algebra.nodes"}
+NODES = {f"derive.algebra.{name}" for name in ("index", "nodes", "named", "reductions")}
+SHARED = {"derive", "derive.versions", "derive.algebra", *NODES}
 DATA = {"derive.forward_map", "derive.record"}  # for type checkers only: what a layer and a derivation hold
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

@@ -20,7 +20,9 @@ from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Symbol
 from torch import Tensor
 
 from derive.algebra.index import Index
-from derive.algebra.nodes import Divides, IndexedSum, Within
+from derive.algebra.named import named
+from derive.algebra.nodes import AtMost, Divides, IndexedSum, Within
+from derive.algebra.reductions import Largest, LogSumExp, Masked, Product, Reduction, Softmax
 from derive.forward_map import Layer
 
 _FUNCTIONS: dict[type[Expr], Callable[[Tensor], Tensor]] = {
@@ -32,6 +34,18 @@ _FUNCTIONS: dict[type[Expr], Callable[[Tensor], Tensor]] = {
     sympy.atan: torch.atan,
     sympy.Abs: torch.abs,
     sympy.sign: torch.sign,
+    named("relu"): torch.relu,
+    named("sigmoid"): torch.sigmoid,
+    named("silu"): torch.nn.functional.silu,
+    named("gelu"): torch.nn.functional.gelu,
+    named("gelu_tanh"): functools.partial(torch.nn.functional.gelu, approximate="tanh"),
+    named("softplus"): lambda a: torch.logaddexp(a, torch.zeros_like(a)),
+    named("erf"): torch.erf,
+}
+_REDUCTIONS: dict[type[Expr], Callable[[Tensor, tuple[int, ...]], Tensor]] = {
+    LogSumExp: torch.logsumexp,
+    Largest: torch.amax,
+    Product: lambda a, dims: torch.prod(a.flatten(dims[0]), dim=-1),
 }
 
 
@@ -91,6 +105,12 @@ class Formula:
             case IndexedSum():
                 body, bound = expression.renamed()  # fresh indices, so that no axis is met twice
                 return self._sum(body, bound)
+            case Reduction():
+                body, bound = expression.renamed()
+                found = self.value(body)
+                axes = tuple(axis for axis in found.axes if axis not in bound)
+                whole = self.expanded(found, (*axes, *bound))
+                return Named(_REDUCTIONS[type(expression)](whole, tuple(range(len(axes), whole.ndim))), axes)
             case Indexed():
                 return self._entry(expression)
             case Pow():
@@ -122,6 +142,9 @@ class Formula:
             sympy.Min: torch.minimum,
             KroneckerDelta: lambda a, b: (a == b).to(self._like.dtype),
             Within: lambda a, n: ((a >= 0) & (a < n)).to(self._like.dtype),
+            AtMost: lambda a, b: (a <= b).to(self._like.dtype),
+            Masked: lambda a, mask: torch.where(mask == 1, a, -torch.inf),
+            Softmax: lambda a, whole: torch.exp(a - whole),
             Divides: lambda d, a: (a % d == 0).to(self._like.dtype),
         }
         if kind not in pairs:
