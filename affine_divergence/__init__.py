@@ -5,6 +5,7 @@
     functional                    the same as functions of tensors
     AffineLikeMultiheadAttention  multi-head attention with affine-like projections
     convert, revert               put them in the place of torch's, and back
+    record, restore               keep a conversion beside saved weights
     PatchNormConv2d, ...          convolutions that divide each patch by its length
     self_factor(module, x)        K_ss of each sample, of torch's layers too
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .attention import AffineLikeMultiheadAttention as AffineLikeMultiheadAttention
     from .conversion import convert as convert
     from .conversion import revert as revert
+    from .conversion import record as record
+    from .conversion import restore as restore
     from .patch_modules import PatchNormConv1d as PatchNormConv1d
     from .patch_modules import PatchNormConv2d as PatchNormConv2d
     from .patch_modules import PatchNormConv3d as PatchNormConv3d
@@ -36,6 +39,8 @@ _HOMES = {
     "AffineLikeMultiheadAttention": ".attention",
     "convert": ".conversion",
     "revert": ".conversion",
+    "record": ".conversion",
+    "restore": ".conversion",
     "PatchNormConv1d": ".patch_modules",
     "PatchNormConv2d": ".patch_modules",
     "PatchNormConv3d": ".patch_modules",
@@ -47,7 +52,7 @@ _HOMES = {
     "NormLike": ".modules",
 }
 
-__all__ = ["AffineLike", "AffineLikeMultiheadAttention", "NormLike", "PatchNormConv1d", "PatchNormConv2d", "PatchNormConv3d", "PatchNormConvTranspose1d", "PatchNormConvTranspose2d", "PatchNormConvTranspose3d", "convert", "functional", "revert", "self_factor"]
+__all__ = ["AffineLike", "AffineLikeMultiheadAttention", "NormLike", "PatchNormConv1d", "PatchNormConv2d", "PatchNormConv3d", "PatchNormConvTranspose1d", "PatchNormConvTranspose2d", "PatchNormConvTranspose3d", "convert", "functional", "record", "restore", "revert", "self_factor"]
 
 
 def __getattr__(name: str) -> Any:

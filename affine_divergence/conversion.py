@@ -7,25 +7,41 @@ mode and device, and all references to it, from an optimiser or elsewhere, there
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from .attention import AffineLikeMultiheadAttention
 from .modules import AffineLike, NormLike
-from .runtime.checks import check_init
+from .runtime.checks import check_init, check_kappa
+from .runtime.conversion_reasons import (
+    reason_to_leave,
+    reason_to_stay,
+    reasons_around,
+    used_directly,
+)
+from .runtime.conversion_records import (
+    Entry,
+    forget,
+    found_in,
+    holder,
+    mark,
+    read,
+    settings_of,
+    store,
+    written,
+)
+from .runtime.example_call import called_by
 
-__all__ = ["Replaced", "Report", "Skipped", "convert", "revert"]
+__all__ = ["Replaced", "Report", "Skipped", "convert", "record", "restore", "revert"]
 
 Filter = Callable[[nn.Module, str], bool]
+Plan = list[tuple[str, nn.Module, nn.Module]]
 _RECORD = "_before_conversion"
 _INTERNAL = frozenset(nn.Module().__dict__)
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_OUTPUT = nn.modules.linear.NonDynamicallyQuantizableLinear  # what torch gives its own attention
 
 
 @dataclass(frozen=True)
@@ -48,19 +64,24 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the modules of ``model`` that have parameters of their own; ``str`` gives it as a table."""
+    """What became of the modules of ``model`` that have parameters of their own; ``str`` gives it as a table.
+
+    ``uncalled`` are the replaced layers that the example did not reach, by name; None without an example.
+    """
 
     model: nn.Module = field(repr=False)
     replaced: tuple[Replaced, ...]
     skipped: tuple[Skipped, ...]
     dry_run: bool = False
+    uncalled: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as lists and strings, as JSON has them."""
+        """Return the report as lists and strings, as JSON has them; ``uncalled`` only after a call with an example."""
         return {
             "dry_run": self.dry_run,
             "replaced": [{"name": r.name, "from": r.old, "to": r.new} for r in self.replaced],
             "skipped": [{"name": s.name, "type": s.type, "why": s.why} for s in self.skipped],
+            **({} if self.uncalled is None else {"uncalled": list(self.uncalled)}),
         }
 
     def __str__(self) -> str:
@@ -69,6 +90,7 @@ class Report:
         lines = [f"{len(self.replaced)} {verb}, {len(self.skipped)} skipped"]
         lines += [f"  {r.name or '(root)'}: {r.old} -> {r.new}" for r in self.replaced]
         lines += [f"  {s.name or '(root)'}: {s.type} skipped: {s.why}" for s in self.skipped]
+        lines += [f"  {name or '(root)'}: {verb}, but the example does not call it" for name in self.uncalled or ()]
         return "\n".join(lines)
 
 
@@ -77,8 +99,10 @@ def convert(
     filter_fn: Filter | None = None,
     dry_run: bool = False,
     *,
+    example: object = None,
     without_bias: str = "skip",
     init: str | None = None,
+    marked: bool | None = None,
 ) -> Report:
     """Replace torch's layers in ``model``, itself included, by those that cancel their divergence.
 
@@ -88,14 +112,26 @@ def convert(
     changes nothing more. torch's encoder layers that hold a replaced layer no longer take the fast path on which they
     compute plain layers from the parameters.
 
+    Everything is decided before anything changes. A layer is left, with the reason, where something else has a hand in
+    what it computes: it is parametrised, wrapped, offloaded, quantised, sharded or held by an adapter, or the code of
+    a module around it reads its weight.
+
+    State dicts hold numbers and not what computes with them: keep ``record(model)`` beside them. A model of
+    transformers gets it in its config, as ``config.affine_divergence``, and a buffer whose name shows up as an
+    unexpected key where its weights are loaded into a plain model.
+
     Args:
         model: any module; it is changed in place and stands in the report as ``model``.
         filter_fn: called with a module and its name in the model; only where it returns True is a layer replaced.
         dry_run: report what would be done, and do nothing.
+        example: a batch, with which the model is called once before anything changes, in evaluation and without
+            gradients: a tuple of arguments, a mapping of arguments by name, or the only argument. Layers whose weights
+            that call reads past them are left; replaced layers that it does not call are reported as ``uncalled``.
         without_bias: what becomes of a layer without a bias, for which the non-normalising map does not exist: "skip", or
             "norm-like" to give it the normalising map.
         init: None keeps the values of the parameters; "variance-preserving" or "torch" draws those of the replaced layers
             anew, as their ``reset_parameters`` does. ``revert`` does not bring the old values back.
+        marked: give the model that buffer; None: a model of transformers alone.
 
     Returns:
         What was replaced, and what was skipped and why.
@@ -103,6 +139,7 @@ def convert(
     Raises:
         TypeError: a model that is no module, a filter that cannot be called.
         ValueError: another word for ``without_bias`` or ``init``.
+        Exception: what the model raises when it is called with the example.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert: model is a {type(model).__name__}; give a torch.nn.Module")
@@ -112,26 +149,26 @@ def convert(
         raise ValueError(f"convert: without_bias is {without_bias!r}; choose 'skip' or 'norm-like'")
     if init is not None:
         check_init("convert", init)
-    found: list[tuple[nn.Module, nn.Module]] = []
-    replaced, skipped = [], []
-    for name, module in _layers(model):
-        why = _reason(module) or ("filter_fn leaves it out" if filter_fn and not filter_fn(module, name) else "")
-        new = None if why else _counterpart(module, without_bias)
-        if isinstance(new, nn.Module):
-            found.append((module, new))
-            replaced.append(Replaced(name, type(module).__name__, type(new).__name__))
-        else:
-            skipped.append(Skipped(name, type(module).__name__, why or str(new)))
-    if not dry_run:
-        for module, new in found:
-            _become(module, new)
-            _draw(module, init)
-        _leave_fast_paths(model, {id(module) for module, _ in found})
-    return Report(model, tuple(replaced), tuple(skipped), dry_run)
+    plan, skipped = _plan(model, filter_fn, without_bias == "norm-like")
+    uncalled = None
+    if example is not None:
+        called, direct = called_by(model, example, [module for _, module, _ in plan])
+        skipped += [
+            Skipped(name, type(m).__name__, used_directly("the code around it", direct[id(m)])) for name, m, _ in plan if id(m) in direct
+        ]
+        plan = [item for item in plan if id(item[1]) not in direct]
+        uncalled = tuple(name for name, m, _ in plan if id(m) not in called)
+    replaced = tuple(Replaced(name, type(m).__name__, type(new).__name__) for name, m, new in plan)
+    if plan and not dry_run:
+        _carry_out(model, plan, init, marked)
+    return Report(model, replaced, tuple(skipped), dry_run, uncalled)
 
 
 def revert(model: nn.Module) -> Report:
     """Undo ``convert`` in ``model``: every layer that it replaced is torch's again, with the parameters that it has now.
+
+    A layer that something else has changed since stays as it is, with the reason, and so do the fast paths of encoders
+    around it.
 
     Returns:
         What was put back; layers of this package that ``convert`` did not make are skipped.
@@ -141,16 +178,114 @@ def revert(model: nn.Module) -> Report:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"revert: model is a {type(model).__name__}; give a torch.nn.Module")
-    replaced, skipped = [], []
+    around = reasons_around(model, uses=False)
+    replaced, skipped, made = [], [], dict[int, nn.Module]()
+    for name, module in _converted(model):
+        old, parts = type(module), [module, *_projections(module)]
+        made.update((id(part), part) for part in parts)
+        why = next((why for m in parts if (why := around.get(id(m), "") or _reason_to_stay(m))), "")
+        if why:
+            skipped.append(Skipped(name, old.__name__, why))
+            continue
+        for part in parts:
+            _go_back(part)
+        replaced.append(Replaced(name, old.__name__, type(module).__name__))
     for name, module in _layers(model):
-        old = type(module)
-        if _go_back(module):
-            replaced.append(Replaced(name, old.__name__, type(module).__name__))
-        elif _ours(old):
-            skipped.append(Skipped(name, old.__name__, "convert did not make it; it was built as it is"))
+        if _ours(type(module)) and id(module) not in made:
+            skipped.append(Skipped(name, type(module).__name__, "convert did not make it; it was built as it is"))
     for module in model.modules():
-        _go_back(module)
+        inside = any(_is_converted(part) for part in module.modules())
+        if _RECORD in module.__dict__ and not inside:  # an encoder, whose fast path is right again
+            _go_back(module)
+    if not any(True for _ in _converted(model)):
+        forget(model)
+    elif replaced and holder(model) is not None:
+        store(model, record(model))
     return Report(model, tuple(replaced), tuple(skipped))
+
+
+def record(model: nn.Module) -> dict[str, Any]:
+    """Return what ``convert`` made of ``model`` as JSON has it: names, classes and settings of the converted layers.
+
+    Keep it beside a state dict: ``restore`` makes the same of a plain model.
+
+    Raises:
+        TypeError: a model that is no module.
+        ValueError: a model without converted layers.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"record: model is a {type(model).__name__}; give a torch.nn.Module")
+    layers = []
+    for name, module in _converted(model):
+        kinds = module.__dict__[_RECORD]
+        layers.append(Entry(name, kinds["kind"].__name__, kinds["new"].__name__, settings_of(module)))
+    if not layers:
+        raise ValueError("record: no layer of this model was converted; call convert first")
+    return written(model, layers)
+
+
+def restore(model: nn.Module, record: Mapping[str, Any] | None = None) -> Report:
+    """Convert the layers of a plain model that a record names, with their settings: after loading or before.
+
+    Args:
+        model: a model of the recorded structure; layers that are what the record says already are left so.
+        record: what ``record`` returned, or JSON of it; None takes that of a model of transformers from its config.
+
+    Returns:
+        What was replaced.
+
+    Raises:
+        TypeError: a model that is no module, a record that is no mapping.
+        ValueError: a record of another form; a layer that is not there, is of another class or cannot be replaced, with
+            the reason. Nothing is changed then.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"restore: model is a {type(model).__name__}; give a torch.nn.Module")
+    if record is None:
+        record = found_in(model)
+    entries, prefix = read(model, record)
+    around, plan = reasons_around(model), list[tuple[str, nn.Module, nn.Module]]()
+    for entry in entries:
+        name = prefix + entry.name
+        module = model.get_submodule(name)
+        if type(module).__name__ == entry.new and settings_of(module) == entry.settings:
+            continue
+        why = reason_to_leave(module, _MAKERS) or around.get(id(module), "")
+        new = why or _counterpart(module, True, **entry.settings)
+        if isinstance(new, str) or (type(module).__name__, type(new).__name__) != (entry.old, entry.new):
+            why = new if isinstance(new, str) else f"it is a {type(module).__name__} here"
+            raise ValueError(f"restore: {name!r} was converted from {entry.old} to {entry.new}, but {why}")
+        plan.append((name, module, new))
+    replaced = tuple(Replaced(name, type(module).__name__, type(new).__name__) for name, module, new in plan)
+    if plan:
+        _carry_out(model, plan, None, None)
+    return Report(model, replaced, ())
+
+
+def _plan(model: nn.Module, filter_fn: Filter | None, normalise: bool) -> tuple[Plan, list[Skipped]]:
+    """Return the layers to replace, each with what it becomes, and those to leave; nothing is changed."""
+    around, plan, skipped = reasons_around(model), [], []
+    for name, module in _layers(model):
+        why = "it is a layer of this package already" if _ours(type(module)) else reason_to_leave(module, _MAKERS)
+        why = why or next((around[id(m)] for m in (module, *_projections(module)) if id(m) in around), "")
+        why = why or ("filter_fn leaves it out" if filter_fn and not filter_fn(module, name) else "")
+        new = None if why else _counterpart(module, normalise)
+        if isinstance(new, nn.Module):
+            plan.append((name, module, new))
+        else:
+            skipped.append(Skipped(name, type(module).__name__, why or str(new)))
+    return plan, skipped
+
+
+def _carry_out(model: nn.Module, plan: Plan, init: str | None, marked: bool | None) -> None:
+    for _, module, new in plan:
+        _become(module, new)
+        _draw(module, init)
+    _leave_fast_paths(model, {id(module) for _, module, _ in plan})
+    if holder(model) is not None:
+        store(model, record(model))
+    if marked or (marked is None and holder(model) is not None):
+        mark(model)
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -165,47 +300,49 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _reason(module: nn.Module) -> str:
-    """Return why a module cannot be replaced, nothing if it can."""
-    kind = type(module)
-    if _ours(kind):
-        return "it is a layer of this package already"
-    if kind not in _MAKERS:
-        if nn.parameter.is_lazy(next(p for p in module._parameters.values() if p is not None)):
-            return "its shapes are not known yet; call it once before"
-        parent = next((p.__name__ for p in kind.__mro__ if p in _MAKERS), None)
-        if parent is None:
-            return "no layer of this package takes its place"
-        if hasattr(module, "parametrizations"):
-            return "its parameters are computed from others (torch.nn.utils.parametrize)"
-        return f"it is a subclass of {parent}, which may compute something else"
-    if "forward" in module.__dict__:
-        return "its forward was replaced on the object"
-    computed = [word for word in ("weight", "in_proj_weight") if word in module.__dict__ or word in module._buffers]
-    if computed:
-        return f"its {computed[0]} is computed from other parameters (pruning, a norm of weights)"
-    if isinstance(module, nn.MultiheadAttention) and type(module.out_proj) is not _OUTPUT:
-        return f"its out_proj is a {type(module.out_proj).__name__}, put there by somebody"
-    odd = next((p.dtype for p in module._parameters.values() if p is not None and p.dtype not in _FLOATS), None)
-    return "" if odd is None else f"its parameters have the type {odd}; the maps are of real floating-point numbers"
+def _converted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers that ``convert`` made, attention as one layer with its output projection."""
+    within: set[int] = set()
+    for name, module in model.named_modules():
+        if _is_converted(module) and id(module) not in within:
+            within.update(map(id, _projections(module)))
+            yield name, module
 
 
-def _counterpart(module: nn.Module, without_bias: str) -> nn.Module | str:
+def _is_converted(module: nn.Module) -> bool:
+    return module.__dict__.get(_RECORD, {}).get("kind") is not None
+
+
+def _projections(module: nn.Module) -> list[nn.Module]:
+    """Return the output projection of attention, which belongs to it."""
+    return [module.out_proj] if isinstance(module, nn.MultiheadAttention | AffineLikeMultiheadAttention) else []
+
+
+def _reason_to_stay(module: nn.Module) -> str:
+    """Return why a layer of ``convert``, or the output projection of one, cannot be torch's again."""
+    record = module.__dict__.get(_RECORD)
+    if record is None:
+        return f"its output projection is a {type(module).__name__} since; put its own back first"
+    return reason_to_stay(module, record["new"], [(w, record["given"][w], module.__dict__.get(w)) for w in record["old"]])
+
+
+def _counterpart(module: nn.Module, normalise: bool, **settings: Any) -> nn.Module | str:
     """Return a layer of this package with the settings of ``module``, without storage; or why there is none."""
     try:
-        return _MAKERS[type(module)](module, without_bias == "norm-like")
+        return _MAKERS[type(module)](module, normalise, settings)
     except (TypeError, ValueError) as problem:
         return str(problem)
 
 
-def _linear(old: Any, normalise: bool) -> nn.Module:
+def _linear(old: Any, normalise: bool, settings: dict[str, Any]) -> nn.Module:
     bias = old.bias is not None
     kind = NormLike if normalise and not bias else AffineLike
-    return kind(old.in_features, old.out_features, bias, device="meta")
+    return kind(old.in_features, old.out_features, bias, device="meta", **settings)
 
 
-def _attention(old: Any, normalise: bool) -> nn.Module:
-    return AffineLikeMultiheadAttention(
+def _attention(old: Any, normalise: bool, settings: dict[str, Any]) -> nn.Module:
+    score_scale = settings.pop("score_scale", None)
+    new = AffineLikeMultiheadAttention(
         old.embed_dim,
         old.num_heads,
         old.dropout,
@@ -216,16 +353,22 @@ def _attention(old: Any, normalise: bool) -> nn.Module:
         vdim=old.vdim,
         batch_first=old.batch_first,
         device="meta",
+        **settings,
     )
+    if score_scale is not None:
+        new.score_scale = check_kappa("AffineLikeMultiheadAttention: score_scale", score_scale, above=0.0)
+    return new
 
 
-def _convolution(old: Any, normalise: bool) -> nn.Module:
+def _convolution(old: Any, normalise: bool, settings: dict[str, Any]) -> nn.Module:
     """Return PatchNorm of the same name, which not every package holds."""
     name, bias = f"PatchNorm{type(old).__name__}", old.bias is not None
     make: Callable[..., nn.Module] | None = getattr(sys.modules[__package__ or ""], name, None)
     if make is None:
         raise ValueError(f"this package holds no {name}")
-    settings = {"output_padding": old.output_padding} if old.transposed else {}
+    if old.transposed:
+        settings = {k: v for k, v in settings.items() if k != "center"} | {"output_padding": old.output_padding}
+    settings.setdefault("form", "norm-like" if normalise and not bias else "affine-like")
     return make(
         old.in_channels,
         old.out_channels,
@@ -237,13 +380,12 @@ def _convolution(old: Any, normalise: bool) -> nn.Module:
         bias=bias,
         padding_mode=old.padding_mode,
         device="meta",
-        form="norm-like" if normalise and not bias else "affine-like",
         **settings,
     )
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_MAKERS: dict[type[nn.Module], Callable[[Any, bool], nn.Module]] = {
+_MAKERS: dict[type[nn.Module], Callable[[Any, bool, dict[str, Any]], nn.Module]] = {
     nn.Linear: _linear,
     nn.MultiheadAttention: _attention,
     **dict.fromkeys(_CONVOLUTIONS, _convolution),
@@ -261,7 +403,7 @@ def _become(module: nn.Module, new: nn.Module) -> None:
     for name, child in new.named_children():
         _become(module.get_submodule(name), child)
     settings = {word: value for word, value in new.__dict__.items() if word not in _INTERNAL}
-    _set(module, settings, type(module))
+    _set(module, settings, type(module), type(new))
     module.__class__ = type(new)
 
 
@@ -273,25 +415,22 @@ def _draw(module: Any, init: str | None) -> None:
         module.reset_parameters()
 
 
-def _set(module: nn.Module, settings: dict[str, Any], kind: type[nn.Module] | None) -> None:
-    """Set attributes of a module and keep a record of what they were, and of the class ``kind`` that it had."""
+def _set(module: nn.Module, settings: dict[str, Any], kind: type[nn.Module] | None, new: type[nn.Module] | None) -> None:
+    """Set attributes of a module and keep a record of what they were, and of the class ``kind`` that becomes ``new``."""
     before = module.__dict__
-    record = {"kind": kind, "old": {word: before[word] for word in settings if word in before}, "set": list(settings)}
+    old = {word: before[word] for word in settings if word in before}
     before.update(settings)
-    before[_RECORD] = record
+    before[_RECORD] = {"kind": kind, "new": new, "old": old, "given": dict(settings)}
 
 
-def _go_back(module: nn.Module) -> bool:
-    """Undo ``_set``, for the output projection of attention too; return whether there was something to undo."""
-    record = module.__dict__.pop(_RECORD, None)
-    if record is None:
-        return False
-    for word in record["set"]:
+def _go_back(module: nn.Module) -> None:
+    """Undo ``_set``."""
+    record = module.__dict__.pop(_RECORD)
+    for word in record["given"]:
         module.__dict__.pop(word, None)
     module.__dict__.update(record["old"])
     if record["kind"] is not None:
         module.__class__ = record["kind"]
-    return True
 
 
 def _leave_fast_paths(model: nn.Module, replaced: set[int]) -> None:
@@ -303,4 +442,4 @@ def _leave_fast_paths(model: nn.Module, replaced: set[int]) -> None:
         elif isinstance(module, nn.TransformerEncoder):
             settings = {"use_nested_tensor": False}
         if settings and _RECORD not in module.__dict__ and any(id(part) in replaced for part in module.modules()):
-            _set(module, settings, None)
+            _set(module, settings, None, None)

@@ -768,8 +768,8 @@ WHOLE = {
         "converted encoders while evaluating",
     ),
     "replaced forwards overlooked": Mutant(
-        "public",
-        "conversion.py",
+        "runtime",
+        "conversion_reasons.py",
         'if "forward" in module.__dict__:',
         'if "forward" in module._buffers:',
         "affine",

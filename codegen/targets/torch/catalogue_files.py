@@ -18,7 +18,16 @@ from codegen.targets.torch.attention_files import attention_context
 from codegen.targets.torch.patch_files import FUNCTIONS, MODULES, patch_contexts
 from codegen.targets.torch.self_factor_file import self_factor_context
 
-_RUNTIME = ("attention.py", "attention_checks.py", "patches.py", "patch_checks.py")
+_RUNTIME = (
+    "attention.py",
+    "attention_checks.py",
+    "conversion_reasons.py",
+    "conversion_records.py",
+    "direct_uses.py",
+    "example_call.py",
+    "patches.py",
+    "patch_checks.py",
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ def companions(families: Sequence[Family]) -> Companions:
             Export(
                 "conversion", ("convert", "revert"), "convert, revert", "put them in the place of torch's, and back"
             ),
+            Export("conversion", ("record", "restore"), "record, restore", "keep a conversion beside saved weights"),
             Export(
                 "patch_modules", MODULES, "PatchNormConv2d, ...", "convolutions that divide each patch by its length"
             ),
