@@ -23,6 +23,7 @@ import sympy
 from sympy import Expr, Rational
 
 from derive.algebra.named import named
+from derive.algebra.reductions import Stopped
 from derive.excerpt import Excerpt, quote
 from derive.names import NAMED, REDUCTIONS
 
@@ -49,6 +50,7 @@ _ALL_FUNCTIONS: Mapping[str, Callable[..., Expr]] = {
     "min": sympy.Min,
     "clip": lambda v, low, high: sympy.Min(sympy.Max(v, low), high),
     "sign": sympy.sign,
+    "stop_gradient": Stopped,
     **{name: named(name) for name in NAMED},
 }
 _EXTREMES = {"max": sympy.Max, "min": sympy.Min}
@@ -218,7 +220,7 @@ class Arithmetic(ABC):
             case ast.UnaryOp(op=ast.UAdd()):
                 return self.read(node.operand)
             case ast.BinOp(op=ast.Pow()):
-                return self.possible(node, self.read(node.left) ** self._exponent(node.right))
+                return self.possible(node, self.read(node.left) ** self.exponent(node.right))
             case ast.BinOp():
                 return self.possible(node, self._operation(node))
             case ast.Call(func=ast.Subscript() as head):
@@ -260,9 +262,10 @@ class Arithmetic(ABC):
                 return left * right
             case ast.Div():
                 return left / right
-        self.fail(node, "this operator has no meaning in a formula", "use + - * / and **")
+        mend = "use + - * / and **; // and % stand in brackets and conditions only"
+        self.fail(node, "this operator has no meaning in a formula", mend)
 
-    def _exponent(self, node: ast.expr) -> Rational:
+    def exponent(self, node: ast.expr) -> Expr:
         """Return a literal exponent: an integer, a decimal or a fraction of integers, with or without a sign."""
         value = self._literal(node)
         if value is None:
@@ -298,7 +301,11 @@ class Arithmetic(ABC):
             self.fail(node.func, f"{name} has no index", f"write what it runs over, such as {name}[j](...)")
         if name not in self.functions:
             self.fail(node.func, f"{quote(self.text(node.func))} is not a function of this language", self.mend)
-        arguments = self.arguments(node)
+        return self.called(node, self.arguments(node))
+
+    def called(self, node: ast.Call, arguments: list[Expr]) -> Expr:
+        """Return a function of the language at its arguments, or refuse their number."""
+        name = self.text(node.func)
         extreme = _EXTREMES.get(str(name))
         count = sum(len(extreme.make_args(a)) for a in arguments) if extreme else len(arguments)
         least, most = (2, MOST_MAX_ARGUMENTS) if extreme else (3, 3) if name == "clip" else (1, 1)

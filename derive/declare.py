@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sympy import Expr, IndexedBase, Integer, Symbol
 
 from derive.algebra.index import Index
+from derive.arithmetic import parse
 from derive.excerpt import Excerpt, suggestion
 from derive.expansion import MOST_SUMS, MOST_TERMS, Size, size_of
 from derive.formula import parse_definition
 from derive.forward_map import BATCH, Definition, Layer, Tensor, assemble
+from derive.indexing import length
 from derive.names import MOST_AXES, Named, Namespace, identifier
 
 
@@ -179,8 +182,15 @@ def _axis(word: Excerpt, sizes: Mapping[str, Symbol]) -> Expr:
         return sizes[word.text]
     if word.text.isascii() and word.text.isdigit() and len(word.text) <= 18 and int(word.text) > 0:
         return Integer(int(word.text))
+    if any(sign in word.text for sign in "+*"):
+        tree = parse(word, "eval")
+        assert isinstance(tree, ast.Expression)
+        found = length(tree.body, sizes)
+        if found is not None:
+            return found
     near = suggestion(word.text, list(sizes))
-    word.fail(f"axis {word.quoted} is not a declared size", near + "add it to 'sizes', or write a positive integer")
+    mend = "add it to 'sizes', or write a positive integer, or sums and products of them, such as 2*n"
+    word.fail(f"axis {word.quoted} is not a declared size", near + mend)
 
 
 def _definitions(declared: Declarations, names: Namespace) -> tuple[Definition, ...]:

@@ -142,6 +142,12 @@ class _Formula(Reducing):
             return self.delta(node)
         return self.choice(node) if word == "where" else super().function(node)
 
+    def exponent(self, node: ast.expr) -> Expr:
+        """Return an exponent: a number, or a setting of the layer."""
+        if isinstance(node, ast.Name) and node.id in self.names.scalars:
+            return self.names.scalars[node.id]
+        return super().exponent(node)
+
     def _left_side(self, left: ast.expr, target: str | None, axes: Sequence[Expr] | None) -> tuple[str, list[ast.expr]]:
         """Return the defined name and the nodes of its indices."""
         head, binders = (left.value, parts(left)) if isinstance(left, ast.Subscript) else (left, [])

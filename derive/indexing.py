@@ -1,18 +1,20 @@
 """What stands inside brackets: index expressions, sizes, and the tensors that they index.
 
-An index expression is linear in what varies: integers, declared sizes, bound indices, entries of integer inputs, + - *.
+An index expression is made of integers, declared sizes, bound indices and entries of integer inputs, with + - * and,
+for what no sum of multiples says, ``//``, ``%`` (of any sign, by what is positive), min, max, abs and clip.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import NoReturn
 
 import sympy
-from sympy import Expr, Indexed
+from sympy import Expr, Indexed, Symbol
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.nodes import AtMost
 from derive.arithmetic import Arithmetic
 from derive.excerpt import Excerpt, quote, suggestion
@@ -42,16 +44,12 @@ class Indexing(Arithmetic):
 
     def size(self, node: ast.expr) -> Expr:
         """Return a declared size or a positive integer."""
-        match node:
-            case ast.Name() if node.id in self.names.sizes:
-                return self.names.sizes[node.id]
-            case ast.Constant():
-                value = self.number(node)
-                if value.is_Integer and value > 0:
-                    return value
+        found = length(node, self.names.sizes)
+        if found is not None:
+            return found
         near = suggestion(self.text(node), list(self.names.sizes))
         problem = f"{quote(self.text(node))} is not a declared size"
-        self.fail(node, problem, near + "add it to 'sizes' or write one of them")
+        self.fail(node, problem, near + "add it to 'sizes', or write a positive integer, or sums and products of them")
 
     def positions(self, node: ast.Subscript) -> tuple[Expr, ...]:
         """Return the index expressions of an entry; a number must lie within its axis."""
@@ -76,10 +74,15 @@ class Indexing(Arithmetic):
                 return -self.position(node.operand)
             case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult()):
                 return self._index_operation(node)
+            case ast.BinOp(op=ast.FloorDiv() | ast.Mod()):
+                return self._division(node)
+            case ast.Call(func=ast.Name(id="min" | "max" | "abs" | "clip")):
+                return self.called(node, [self.position(a) for a in node.args])
             case ast.Subscript() if not is_reduction(node) and self.tensor(node).integer:
                 return self.tensor(node).entry(self.positions(node))
         problem = f"{quote(self.text(node))} cannot stand inside brackets"
-        self.fail(node, problem, "an index holds integers, sizes, indices, integer inputs and + - *")
+        mend = "an index holds integers, sizes, indices, integer inputs, + - * // % and min, max, abs, clip"
+        self.fail(node, problem, mend)
 
     def delta(self, node: ast.Call) -> Expr:
         """Return ``delta(a, b)``, which is 1 where two index expressions agree and 0 elsewhere."""
@@ -141,6 +144,14 @@ class Indexing(Arithmetic):
             self.fail(node, f"{quote(self.text(node))} multiplies two sums", "multiply it out")
         return self.possible(node, left * right)
 
+    def _division(self, node: ast.BinOp) -> Expr:
+        """Return the whole quotient of an index expression, or its remainder, by a positive number or size."""
+        value, divisor = self.position(node.left), self.position(node.right)
+        if divisor.has(Index, Indexed) or not divisor.is_positive:
+            problem = f"{quote(self.text(node.right))} is not known to be a positive number of one value"
+            self.fail(node.right, problem, "divide by a positive integer or by sizes, such as i // 2 or i % n")
+        return (Quotient if isinstance(node.op, ast.FloorDiv) else Remainder)(value, divisor)
+
     def _index_name(self, node: ast.Name) -> Expr:
         name = node.id
         if name in self.scope:
@@ -155,6 +166,21 @@ class Indexing(Arithmetic):
             self.fail(node, f"{name!r} is not an integer input without axes, so it is no index", "declare its 'values'")
         mend = f"sum over it, sum[{name[:40]}](...), or put it on the left-hand side"
         self.fail(node, f"index {quote(name)} is not bound", suggestion(name, list(self.scope)) + mend)
+
+
+def length(node: ast.expr, sizes: Mapping[str, Symbol]) -> Expr | None:
+    """Return a size: a declared one, a positive integer, or sums and products of these; None for anything else."""
+    match node:
+        case ast.Name() if node.id in sizes:
+            return sizes[node.id]
+        case ast.Constant(value=int(value)) if not isinstance(value, bool) and 0 < value < 10**18:
+            return sympy.Integer(value)
+        case ast.BinOp(op=ast.Add() | ast.Mult()):
+            left, right = length(node.left, sizes), length(node.right, sizes)
+            if left is None or right is None:
+                return None
+            return sympy.expand(left + right if isinstance(node.op, ast.Add) else left * right)
+    return None
 
 
 def is_reduction(node: ast.Subscript) -> bool:

@@ -1,11 +1,12 @@
 """A layer from a TOML file: forward map only, refused with file, line, column and mend when it cannot be used.
 
-    name = "scaled_affine"       # also: title = "..."; offsets = ["pad"], integers that may be 0, for use in brackets
+    name = "scaled_affine"       # also: title = "..."; offsets = ["pad"], integers that may be 0, for use in brackets;
+                                 # scalars = ["alpha"], positive settings, also as exponents
     sizes = ["n", "m"]
     [input]
     x = ["n"]                         # integers, for use as an index: t = { axes = ["p"], values = "v" }
     [parameters]
-    W = ["m", "n"]                    # an axis is a declared size or a positive integer
+    W = ["m", "n"]                    # an axis is a declared size, a positive integer, or sums and products of them
     b = ["m"]
     [output]
     z = ["m"]
@@ -38,7 +39,7 @@ LARGEST_FILE = 64 * 1024
 MOST_ENTRIES = 64
 MOST_DOTS = 100  # in a line; tomllib needs quadratic time for dotted keys
 
-_KEYS = ("name", "title", "sizes", "offsets", "input", "parameters", "output")
+_KEYS = ("name", "title", "sizes", "offsets", "scalars", "input", "parameters", "output")
 _TITLE = re.compile(r"[A-Za-z0-9 ,.()+:/'-]{1,120}")
 _PLACE = re.compile(r" ?\(at (?:line (\d+), column (\d+)|end of document)\)$")
 _KINDS = {
@@ -154,6 +155,7 @@ class _Document:
             title=self.title(),
             sizes=tuple(self.strings(("sizes",))),
             offsets=tuple(self.strings(("offsets",))) if "offsets" in self.data else (),
+            scalars=tuple(self.strings(("scalars",))) if "scalars" in self.data else (),
             inputs=inputs,
             parameters=parameters,
             formulas=(*formulas, self.value(("output", "formula"))),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
+import sympy
 from numpy.typing import NDArray
 from sympy import Expr, Indexed, KroneckerDelta
 
 from codegen.ir.program import Gather, Mask, Placed, Scatter, name_of
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.nodes import AtMost, Divides, Within
 
 Array = NDArray[Any]
@@ -35,6 +37,15 @@ def placed(
     total = numpy.zeros(shape)
     numpy.add.at(total, places, numpy.where(inside, operand, 0.0))
     return total
+
+
+_OPERATIONS: dict[type[Expr], Callable[..., Any]] = {
+    Quotient: numpy.floor_divide,
+    Remainder: numpy.mod,
+    sympy.Abs: numpy.abs,
+    sympy.Max: lambda *parts: functools.reduce(numpy.maximum, parts),
+    sympy.Min: lambda *parts: functools.reduce(numpy.minimum, parts),
+}
 
 
 class _Grid:
@@ -89,6 +100,8 @@ class _Grid:
             return sum(parts[1:], start=parts[0])
         if expression.is_Pow:
             return parts[0] ** parts[1]
+        if type(expression) in _OPERATIONS:
+            return _OPERATIONS[type(expression)](*parts)
         assert expression.is_Mul
         total = parts[0]
         for part in parts[1:]:

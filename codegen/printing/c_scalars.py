@@ -134,6 +134,8 @@ class ScalarPrinter:
     def _function(self, expression: Expr) -> str:
         name = type(expression).__name__
         inside = [self._wide(a) for a in sorted(expression.args, key=_order)]
+        if name == "Stopped":
+            return self.text(expression.args[0], _ATOM)
         if name == "sigmoid":
             return f"(1 / (1 + exp(-{self.text(expression.args[0], _ATOM)})))"
         if name in ("sign", "Heaviside"):

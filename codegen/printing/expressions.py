@@ -12,6 +12,8 @@ import sympy
 from sympy import Add, Expr, Indexed, Mul, Pow, Symbol
 
 from codegen.printing.layout import is_column
+from derive.algebra.index import Index, Quotient, Remainder
+from derive.algebra.reductions import Stopped
 from derive.errors import UsageError
 
 _TENSOR_FUNCTIONS = {"exp", "log", "tanh", "sin", "cos", "sign", "atan", "sigmoid", "erf"}
@@ -54,6 +56,10 @@ class ExpressionPrinter:
             return self._power(expression)
         if isinstance(expression, sympy.Heaviside):  # by signs, which autograd knows
             return f"(torch.sign({self.text(expression.args[0])}) + 1) / 2", _PRODUCT
+        if isinstance(expression, Quotient | Remainder):
+            sign = "//" if isinstance(expression, Quotient) else "%"
+            left, right = (self.text(a, _ATOM) for a in expression.args)
+            return f"{left} {sign} {right}", _PRODUCT
         return self._function(expression), _ATOM
 
     def _quotient(self, number: Expr) -> tuple[str, int]:
@@ -95,8 +101,10 @@ class ExpressionPrinter:
             return self._choice(expression)
         inside = [self.text(a) for a in expression.args]
         if isinstance(expression, sympy.Abs):
-            return f"torch.abs({inside[0]})" if expression.has(Indexed) else f"abs({inside[0]})"
-        if isinstance(expression, sympy.Max | sympy.Min) and expression.has(Indexed):
+            return f"torch.abs({inside[0]})" if expression.has(Indexed, Index) else f"abs({inside[0]})"
+        if isinstance(expression, Stopped):
+            return f"{self.text(expression.args[0], _ATOM)}.detach()"
+        if isinstance(expression, sympy.Max | sympy.Min) and expression.has(Indexed, Index):
             return _extreme(name, inside, expression)
         if name in _TENSOR_FUNCTIONS and len(inside) == 1:
             return f"{_home(expression)}.{name}({inside[0]})"
@@ -113,8 +121,8 @@ class ExpressionPrinter:
 
 def _extreme(name: str, inside: list[str], expression: Expr) -> str:
     """``Max(a, 0)``: numbers clamp, tensors are compared two at a time."""
-    tensors = [t for t, a in zip(inside, expression.args, strict=True) if a.has(Indexed)]
-    numbers = [t for t, a in zip(inside, expression.args, strict=True) if not a.has(Indexed)]
+    tensors = [t for t, a in zip(inside, expression.args, strict=True) if a.has(Indexed, Index)]
+    numbers = [t for t, a in zip(inside, expression.args, strict=True) if not a.has(Indexed, Index)]
     word = name.lower()
     text = tensors[0]
     for other in tensors[1:]:

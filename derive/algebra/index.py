@@ -67,11 +67,62 @@ def size_name(size: sympy.Expr) -> str:
     return str(size)
 
 
+class Remainder(sympy.Function):
+    """``Remainder(a, d)``: ``a - d floor(a/d)``, which lies in ``range(d)`` for any sign of ``a``."""
+
+    nargs = 2
+    is_integer = True
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, value: sympy.Expr, divisor: sympy.Expr) -> sympy.Expr | None:
+        """Drop multiples of the divisor, and the division where the value is proved to lie in its range."""
+        multiples, rest = _multiples(value, divisor)
+        if rest.is_Integer and divisor.is_Integer:
+            return sympy.Integer(int(rest) % int(divisor))
+        if divisor == 1 or always_within(rest, divisor):
+            return sympy.S.Zero if divisor == 1 else rest
+        return None if multiples == 0 and rest == value else cls(rest, divisor)
+
+
+class Quotient(sympy.Function):
+    """``Quotient(a, d)``: ``floor(a/d)``."""
+
+    nargs = 2
+    is_integer = True
+
+    @classmethod
+    def eval(cls, value: sympy.Expr, divisor: sympy.Expr) -> sympy.Expr | None:
+        """Take multiples of the divisor out, and the rest where it is proved to lie in the divisor's range."""
+        multiples, rest = _multiples(value, divisor)
+        if rest.is_Integer and divisor.is_Integer:
+            return multiples + int(rest) // int(divisor)
+        if divisor == 1 or always_within(rest, divisor):
+            return multiples
+        return None if multiples == 0 and rest == value else multiples + cls(rest, divisor)
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.args[0].is_nonnegative else None
+
+
+def _multiples(value: sympy.Expr, divisor: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """Split a value into the factor of the divisor in those of its terms that are whole multiples, and the rest."""
+    multiples: list[sympy.Expr] = []
+    rest: list[sympy.Expr] = []
+    for term in sympy.Add.make_args(sympy.expand(value)):
+        factor = sympy.expand(term / divisor)
+        whole = not has_division(factor) and factor.is_integer
+        (multiples if whole else rest).append(factor if whole else term)
+    return sympy.Add(*multiples), sympy.Add(*rest)
+
+
 def bounds(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
     """Return the least and greatest value of an index expression that is affine in its indices.
 
     Indices whose coefficient has no known sign make both ends unknown (``nan``).
     """
+    remainders = sorted(expression.atoms(Remainder), key=str)
+    expression = expression.xreplace({r: Index("_r", r.args[1], 10**9 + k) for k, r in enumerate(remainders)})
     low = high = rest = sympy.expand(expression)
     for index in sorted(expression.atoms(Index), key=Index.sort_key):
         coefficient = rest.coeff(index, 1)

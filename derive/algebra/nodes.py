@@ -59,10 +59,20 @@ class Divides(_Guard):
         """Decide the guard where that is provable."""
         if divisor.is_Integer and value.is_Integer:
             return sympy.Integer(int(value % divisor == 0))
+        low, high = bounds(value)
+        if sympy.expand(divisor + low).is_positive and sympy.expand(divisor - high).is_positive:
+            return agree(value, sympy.S.Zero)  # no other multiple lies so close to zero
         quotient = sympy.expand(value / divisor)
         if not has_division(quotient) and quotient.is_integer:
             return sympy.S.One
         return cls(divisor, -value) if value.could_extract_minus_sign() else None
+
+
+def agree(left: Expr, right: Expr) -> Expr:
+    """Return the delta of two index expressions without the terms that they share."""
+    terms = sympy.Add.make_args(sympy.expand(left - right))
+    above = sympy.Add(*(t for t in terms if not t.could_extract_minus_sign()))
+    return sympy.KroneckerDelta(above, sympy.Add(*(-t for t in terms if t.could_extract_minus_sign())))
 
 
 class AtMost(_Guard):

@@ -21,13 +21,15 @@ from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
 from sympy.core.function import Application
 
 from derive.algebra.eliminate import eliminate, free_indices, is_guard, signature, substitute_free_deltas
-from derive.algebra.index import Index, size_name
+from derive.algebra.index import Index, Quotient, Remainder, bounds, size_name
 from derive.algebra.nodes import (
     GUARDS,
     AtZero,
     Binder,
+    Divides,
     IndexedSum,
     PartialDerivative,
+    agree,
     entry,
     indices_in,
     rename,
@@ -66,6 +68,8 @@ def _normal_form(expression: Expr) -> Expr:
         return entry(expression.base, *(_index(i) for i in expression.indices))
     if not expression.args or isinstance(expression, IndexedBase):
         return expression
+    if isinstance(expression, KroneckerDelta) and expression.has(Remainder):
+        return _congruence(*(_index(a) for a in expression.args))
     if isinstance(expression, GUARDS):
         return expression.func(*(_index(a) for a in expression.args))
     if isinstance(expression, Add):
@@ -87,6 +91,18 @@ def _normal_form(expression: Expr) -> Expr:
     if not isinstance(expression, Application):
         raise TypeError(f"{type(expression).__name__} is no part of an indexed sum: {expression}")
     return expression.func(*(normalise(a) for a in expression.args))
+
+
+def _congruence(left: Expr, right: Expr) -> Expr:
+    """Return a delta of two remainders as the divisibility that it is, or as a delta of what they are remainders of."""
+    alike = isinstance(left, Remainder) and isinstance(right, Remainder) and left.args[1] == right.args[1]
+    if not alike:
+        return KroneckerDelta(left, right)
+    divisor, difference = left.args[1], sympy.expand(left.args[0] - right.args[0])
+    low, high = bounds(difference)
+    if sympy.expand(divisor + low).is_positive and sympy.expand(divisor - high).is_positive:
+        return agree(left.args[0], right.args[0])
+    return Divides(divisor, difference)
 
 
 @lru_cache(maxsize=_CACHE)
@@ -142,7 +158,7 @@ def _multiplied(choice: Sequence[Expr]) -> Expr:
 
 def tidy(monomial: Expr) -> Expr:
     """Return a product of atoms in normal form: guards once, free deltas applied, merged powers multiplied out."""
-    factors = _absolute([_once(f) for f in Mul.make_args(monomial)])
+    factors = _whole_places(_absolute([_once(f) for f in Mul.make_args(monomial)]))
     sums = [f for f in factors if f.is_Add or (f.is_Pow and f.base.is_Add and f.exp.is_Integer and f.exp > 0)]
     if sums:
         rest = [f for f in factors if f not in sums]
@@ -150,6 +166,23 @@ def tidy(monomial: Expr) -> Expr:
         return product([Mul(*rest), *copies])
     changed = substitute_free_deltas(factors)
     return Mul(*factors) if changed is None else normalise(Mul(*changed))
+
+
+def _whole_places(factors: list[Expr]) -> list[Expr]:
+    """Two places agree where their quotients do and their remainders do."""
+    for guard in [f for f in factors if isinstance(f, Divides)]:
+        divisor, difference = guard.args
+        for delta in [f for f in factors if isinstance(f, KroneckerDelta)]:
+            left, right = delta.args
+            pair = isinstance(left, Quotient) and isinstance(right, Quotient) and left.args[1] == right.args[1]
+            if (
+                pair
+                and left.args[1] == divisor
+                and sympy.expand(left.args[0] - right.args[0]) in (difference, -difference)
+            ):
+                rest = [f for f in factors if f not in (guard, delta)]
+                return _whole_places([*rest, agree(left.args[0], right.args[0])])
+    return factors
 
 
 def _absolute(factors: list[Expr]) -> list[Expr]:

@@ -106,6 +106,20 @@ class Masked(_OfTwo):
         return sympy.Integer(int(argindex == 1))
 
 
+class Stopped(sympy.Function):
+    """``Stopped(e)``: the value of ``e``, which a step holds fixed: it has no derivative."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        """Nothing moves it."""
+        return sympy.S.Zero
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return self.args[0].is_nonnegative
+
+
 class Attains(_OfTwo):
     """``Attains(e, M)``: 1 where ``e`` equals ``M``, the largest of which it is one, and 0 elsewhere."""
 

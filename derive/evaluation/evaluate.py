@@ -19,7 +19,7 @@ from sympy.core.function import Application
 
 from derive.algebra.index import Index
 from derive.algebra.nodes import GUARDS, AtZero, IndexedSum, PartialDerivative
-from derive.algebra.reductions import Masked, Reduction
+from derive.algebra.reductions import Masked, Reduction, Stopped
 from derive.evaluation.edges import decisive, pairs_of
 from derive.evaluation.functions import NotEvaluable
 from derive.evaluation.points import Jet, Key, Point
@@ -106,7 +106,7 @@ def _multiply(expression: Mul) -> Evaluator:
 def _power(expression: Pow) -> Evaluator:
     base, exponent = compiled(expression.base), expression.exp
     if not exponent.is_number:
-        raise NotEvaluable(f"symbolic exponent {exponent}")
+        return _setting_power(expression)
 
     def _run(at: Environment, point: Point) -> Jet:
         v, d = base(at, point)
@@ -114,6 +114,21 @@ def _power(expression: Pow) -> Evaluator:
         if not d:
             return value, None
         return value, _scaled(d, point.field.power(v, exponent - 1) * point.constant(exponent), point)
+
+    return _run
+
+
+def _setting_power(expression: Pow) -> Evaluator:
+    """Raise to a power that is a setting, or made of settings, of real numbers."""
+    base, exponent = compiled(expression.base), compiled(expression.exp)
+
+    def _run(at: Environment, point: Point) -> Jet:
+        v, d = base(at, point)
+        power, moving = exponent(at, point)
+        if moving:
+            raise NotEvaluable(f"an exponent that moves: {expression.exp}")
+        value = point.field.real_power(v, power)
+        return value, _scaled(d, point.field.real_power(v, power - 1) * power, point) if d else None
 
     return _run
 
@@ -172,6 +187,11 @@ def _reduction(expression: Reduction) -> Evaluator:
         return point.kept[key]
 
     return _run
+
+
+def _stopped(expression: Stopped) -> Evaluator:
+    held = compiled(expression.args[0])
+    return lambda at, point: (held(at, point)[0], None)
 
 
 def _masked(expression: Masked) -> Evaluator:
@@ -312,6 +332,7 @@ _RULES: tuple[tuple[Any, Callable[[Any], Evaluator]], ...] = (
     (AtZero, _at_zero),
     (Reduction, _reduction),
     (Masked, _masked),
+    (Stopped, _stopped),
     (Symbol, _symbol),
     (Application | sympy.Max | sympy.Min, _function),
 )

@@ -66,6 +66,10 @@ class Modular:
             raise NotEvaluable(DIVISION)
         return pow(base, int(exponent), PRIME)
 
+    def real_power(self, base: int, exponent: int) -> int:
+        """Refuse a power that is no integer."""
+        raise NotEvaluable("a real power has no exact value")
+
     def value(self, kind: type[Expr], arguments: Sequence[Any]) -> int:
         """Refuse every function: none is rational."""
         raise NotEvaluable(f"{kind.__name__} has no exact value")
@@ -119,6 +123,10 @@ class Ordered:
         if exponent.is_negative and base == 0:
             raise NotEvaluable(DIVISION)
         return Fraction(base) ** int(exponent)
+
+    def real_power(self, base: Fraction, exponent: Fraction) -> Fraction:
+        """Refuse a power that is no integer."""
+        raise NotEvaluable("a real power has no exact value")
 
     def value(self, kind: type[Expr], arguments: Sequence[Any]) -> Fraction:
         """Return the value of a function that needs nothing but an order."""
@@ -182,6 +190,12 @@ class Real:
         if exponent.is_Rational and exponent.q == 2:
             return base.sqrt() ** int(exponent.p)
         return (base.ln() * self.constant(exponent)).exp()
+
+    def real_power(self, base: Decimal, exponent: Decimal) -> Decimal:
+        """Return the power of a positive base."""
+        if base < _LOST:
+            raise NotEvaluable("a real power of a number that is not positive")
+        return Decimal(exponent * Decimal(base).ln()).exp()
 
     def value(self, kind: type[Expr], arguments: Sequence[Any]) -> Decimal:
         """Return the value of a function."""

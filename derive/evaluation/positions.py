@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import sympy
 from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Symbol
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.nodes import AtMost, Divides, IndexTensor, Within
 from derive.evaluation.functions import NotEvaluable
 
@@ -118,6 +118,15 @@ def _by_node(expression: Expr) -> Scalar:
         return lambda at, point: math.prod(part(at, point) for part in parts)
     if isinstance(expression, Pow):
         return lambda at, point: Fraction(parts[0](at, point)) ** int(parts[1](at, point))
+    if isinstance(expression, Quotient):
+        return lambda at, point: math.floor(Fraction(parts[0](at, point)) / parts[1](at, point))
+    if isinstance(expression, Remainder):
+        return lambda at, point: parts[0](at, point) % parts[1](at, point)
+    if isinstance(expression, sympy.Max | sympy.Min):
+        sign = 1 if isinstance(expression, sympy.Max) else -1
+        return lambda at, point: sign * max(sign * part(at, point) for part in parts)
+    if isinstance(expression, sympy.Abs):
+        return lambda at, point: abs(parts[0](at, point))
     raise NotEvaluable(f"{expression} is no index expression")
 
 

@@ -11,15 +11,16 @@ import sympy
 from sympy import Basic, Expr, Indexed, IndexedBase, Pow, Symbol
 from sympy.core.function import Application
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.nodes import GUARDS, AtZero, Binder, PartialDerivative
-from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked
+from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Stopped
 from derive.evaluation.fields import MODULAR, ORDERED, REAL, Field
 from derive.evaluation.functions import OF_ORDER
 
 if TYPE_CHECKING:
     from derive.forward_map import Definition
 
+_WITHOUT_ROUNDING = (Largest, Attains, Masked, Stopped, Quotient, Remainder)
 Scope = Mapping[IndexedBase, "Definition"]
 _LARGE = 10**9
 
@@ -55,7 +56,7 @@ def field_for(expressions: Iterable[Expr], scope: Scope) -> Field:
         if expression.has(sympy.NumberSymbol, LogSumExp) or any(not p.exp.is_Integer for p in expression.atoms(Pow)):
             return REAL
         for function in expression.atoms(Application, sympy.Max, sympy.Min, Largest):
-            if not is_guard(function) and type(function) not in (*OF_ORDER, Largest, Attains, Masked):
+            if not is_guard(function) and type(function) not in (*OF_ORDER, *_WITHOUT_ROUNDING):
                 return REAL
             numbers = numbers if is_guard(function) else ORDERED
     return numbers

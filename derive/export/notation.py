@@ -18,10 +18,10 @@ from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Rational, S, Sym
 from sympy.core.alphabets import greeks
 from sympy.printing.latex import LatexPrinter, translate
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.named import Named
 from derive.algebra.nodes import AtMost, AtZero, Divides, IndexedSum, PartialDerivative, Within
-from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Reduction, Softmax
+from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Reduction, Softmax, Stopped
 from derive.export.letters import Hints, Scope, free_indices, root_scope
 from derive.export.order import ordered_terms, split_fraction
 
@@ -209,6 +209,18 @@ class NotationPrinter(LatexPrinter):
     def _print_Attains(self, expression: Attains, exp: str | None = None) -> str:
         one, largest = (self._print(a) for a in expression.args)
         return self._raised(rf"\left[ {one} = {largest} \right]", exp)
+
+    def _print_Quotient(self, expression: Quotient, exp: str | None = None) -> str:
+        above, below = (self._print(a) for a in expression.args)
+        return rf"\left\lfloor {above} / {below} \right\rfloor"
+
+    def _print_Remainder(self, expression: Remainder, exp: str | None = None) -> str:
+        value, divisor = expression.args
+        left = self._bracketed(value) if value.is_Add else self._print(value)
+        return rf"{left} \bmod {self._print(divisor)}"
+
+    def _print_Stopped(self, expression: Stopped, exp: str | None = None) -> str:
+        return self._raised(rf"\operatorname{{held}}{self._bracketed(expression.args[0])}", exp)
 
     def _print_AtMost(self, expression: AtMost, exp: str | None = None) -> str:
         left, right = (self._print(a) for a in expression.args)

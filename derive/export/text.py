@@ -15,10 +15,10 @@ from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Rational, S
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.named import Named
 from derive.algebra.nodes import AtMost, AtZero, Divides, IndexedSum, PartialDerivative, Within
-from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Reduction, Softmax
+from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Reduction, Softmax, Stopped
 from derive.export.letters import Hints, Scope, root_scope
 from derive.export.order import ordered_terms, split_fraction
 
@@ -115,6 +115,20 @@ class TextPrinter(StrPrinter):
 
     def _print_Attains(self, expression: Attains) -> str:
         return f"attains({', '.join(self._print(a) for a in expression.args)})"
+
+    def _print_Quotient(self, expression: Quotient) -> str:
+        return " // ".join(self._side(a) for a in expression.args)
+
+    def _print_Remainder(self, expression: Remainder) -> str:
+        return " % ".join(self._side(a) for a in expression.args)
+
+    def _side(self, expression: Expr) -> str:
+        """Print one side of a whole division."""
+        printed = self._print(expression)
+        return printed if expression.is_Atom else f"({printed})"
+
+    def _print_Stopped(self, expression: Stopped) -> str:
+        return self._call("stop_gradient", expression.args)
 
     def _print_AtMost(self, expression: AtMost) -> str:
         return f"({self._compared('<=', expression)})"

@@ -13,10 +13,10 @@ from typing import Any
 import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow, Rational, Symbol
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.named import DEFINITIONS, HIGHEST_ORDER, Named, named
 from derive.algebra.nodes import AtMost, AtZero, Binder, Divides, IndexedSum, PartialDerivative, Within, tensor
-from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Softmax
+from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Softmax, Stopped
 from derive.errors import UsageError
 
 Tree = dict[str, Any]
@@ -39,6 +39,9 @@ _NODES: dict[str, Any] = {
     "softmax": Softmax,
     "masked": Masked,
     "attains": Attains,
+    "stop_gradient": Stopped,
+    "quotient": Quotient,
+    "remainder": Remainder,
     "derivative": PartialDerivative,
     "at_zero": AtZero,
 }
@@ -47,7 +50,7 @@ _FUNCTIONS: dict[str, Any] = {
     name: getattr(sympy, name) for name in ("exp", "log", *_TRIGONOMETRIC, "Abs", "Max", "Min", "sign", "Heaviside")
 }
 _CONSTANTS = {"pi": sympy.pi, "E": sympy.E, "oo": sympy.oo, "-oo": -sympy.oo}
-_ARITY = dict.fromkeys(set(_NODES) - {"add", "mul"}, 2)
+_ARITY = dict.fromkeys(set(_NODES) - {"add", "mul"}, 2) | {"stop_gradient": 1}
 _BINDERS: dict[str, Any] = {"sum": IndexedSum, "logsumexp": LogSumExp, "max": Largest, "prod": Product}
 _BINDING = {kind: op for op, kind in _BINDERS.items()}
 _SIGNS = ((), ("real",), ("positive",), ("nonnegative",))

@@ -17,13 +17,17 @@ from derive.evaluation.reference import Reference
 from derive.forward_map import Layer
 from derive.record import Status
 from derive.spec import loads_spec
+from tests.derive.papers import PAPERS
 from tests.derive.twins import Trial
 from tests.derive.zoo import ZOO
 from tests.derive.zoo_networks import NETWORKS
 
 BATCH, PAIRS = 2, 14
-LAYERS = {**ZOO, **NETWORKS}
-rows = pytest.mark.parametrize("name", LAYERS)
+LAYERS = {**ZOO, **NETWORKS, **PAPERS}
+LARGE = {"grouped_queries", "pooled"}
+rows = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in LAYERS]
+)
 
 
 def trial(name: str) -> Trial:

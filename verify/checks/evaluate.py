@@ -17,10 +17,10 @@ import numpy as np
 import sympy
 from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Symbol
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.named import Named, spelled_out
 from derive.algebra.nodes import AtMost, Binder, Divides, IndexedSum, Within
-from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Softmax
+from derive.algebra.reductions import Attains, Largest, LogSumExp, Masked, Product, Softmax, Stopped
 from derive.forward_map import Definition
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -38,6 +38,9 @@ _FUNCTIONS: dict[type[Expr], Callable[..., Any]] = {
     sympy.Max: lambda *a: functools.reduce(np.maximum, a),
     sympy.Min: lambda *a: functools.reduce(np.minimum, a),
     sympy.erf: np.vectorize(math.erf),
+    Stopped: lambda a: a,
+    Quotient: np.floor_divide,
+    Remainder: np.mod,
     Softmax: lambda a, whole: np.exp(a - whole),
     Masked: lambda a, mask: np.where(mask == 1, a, -np.inf),
     Attains: lambda a, largest: np.isclose(a, largest, rtol=1e-12, atol=0).astype(float),

@@ -12,6 +12,7 @@ variable.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from codegen.passes.accumulation import Types
 from codegen.printing.c_names import identifier
 from codegen.printing.c_scalars import ScalarPrinter
 from codegen.schedule.samples import Walk, is_total
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.nodes import AtMost, Divides, Within
 from derive.errors import UsageError
 from derive.forward_map import BATCH
@@ -165,7 +166,7 @@ class _Printer:
         target = instruction.target
         largest = f"{spelled(target.name)}_largest"
         entry = self._entry(instruction.operand)
-        inside = self._each(instruction.summed, [f"{largest} = std::fmax({largest}, {entry});"])
+        inside = self._each(instruction.summed, [f"{largest} = fmax({largest}, {entry});"])
         opened = [f"Wide {largest} = -infinity();", *inside, f"{self._assigned(target)} = {largest};{note}"]
         axes = self._axes(target)
         return opened if not axes and target.name not in self._outside else self._each(axes, opened) if axes else opened
@@ -340,4 +341,14 @@ def _whole(expression: Expr, names: Mapping[Expr, str], entry: Any = None) -> st
         return " * ".join(_group(_whole(a, names, entry)) for a in expression.args)
     if expression.is_Pow and expression.exp.is_Integer and expression.exp > 0:
         return " * ".join([_group(_whole(expression.base, names, entry))] * int(expression.exp))
+    inside = [_group(_whole(a, names, entry)) for a in expression.args]
+    if isinstance(expression, Remainder | Quotient):
+        value, divisor = inside
+        rest = f"({value} % {divisor} + {divisor}) % {divisor}"  # C++ rounds to zero
+        return rest if isinstance(expression, Remainder) else f"({value} - {rest}) / {divisor}"
+    if isinstance(expression, sympy.Max | sympy.Min):
+        sign = ">" if isinstance(expression, sympy.Max) else "<"
+        return functools.reduce(lambda a, b: f"({a} {sign} {b} ? {a} : {b})", inside)
+    if isinstance(expression, sympy.Abs):
+        return f"({inside[0]} < 0 ? -{inside[0]} : {inside[0]})"
     raise UsageError(f"no whole-number C++ text for {expression}")

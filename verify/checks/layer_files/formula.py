@@ -19,10 +19,10 @@ import torch
 from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Symbol
 from torch import Tensor
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.named import named
 from derive.algebra.nodes import AtMost, Divides, IndexedSum, Within
-from derive.algebra.reductions import Largest, LogSumExp, Masked, Product, Reduction, Softmax
+from derive.algebra.reductions import Largest, LogSumExp, Masked, Product, Reduction, Softmax, Stopped
 from derive.forward_map import Layer
 
 _FUNCTIONS: dict[type[Expr], Callable[[Tensor], Tensor]] = {
@@ -34,6 +34,7 @@ _FUNCTIONS: dict[type[Expr], Callable[[Tensor], Tensor]] = {
     sympy.atan: torch.atan,
     sympy.Abs: torch.abs,
     sympy.sign: torch.sign,
+    Stopped: torch.detach,
     named("relu"): torch.relu,
     named("sigmoid"): torch.sigmoid,
     named("silu"): torch.nn.functional.silu,
@@ -144,12 +145,14 @@ class Formula:
             Within: lambda a, n: ((a >= 0) & (a < n)).to(self._like.dtype),
             AtMost: lambda a, b: (a <= b).to(self._like.dtype),
             Masked: lambda a, mask: torch.where(mask == 1, a, -torch.inf),
+            Quotient: lambda a, d: torch.div(a, d, rounding_mode="floor"),
+            Remainder: torch.remainder,
             Softmax: lambda a, whole: torch.exp(a - whole),
             Divides: lambda d, a: (a % d == 0).to(self._like.dtype),
         }
         if kind not in pairs:
             raise TypeError(f"{kind.__name__} has no value on tensors: {expression}")
-        if kind in (sympy.Max, sympy.Min):
+        if kind in (sympy.Max, sympy.Min) and any(a.tensor.is_floating_point() for a in arguments):
             arguments = [Named(a.tensor.to(self._like.dtype), a.axes) for a in arguments]
         return functools.reduce(functools.partial(_joined, pairs[kind]), arguments)
 
