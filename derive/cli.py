@@ -1,4 +1,4 @@
-"""The mathematics on the command line: ``derive``, ``solve`` and ``latex``.
+"""The mathematics on the command line: ``derive``, ``solve``, ``latex`` and ``language``.
 
 Every function imports what it needs when it runs, so that the program's help costs nothing.
 """
@@ -37,8 +37,15 @@ class Format(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this room to the program."""
-    for command in (derive, solve, latex):
+    for command in (derive, solve, latex, language):
         app.command()(command)
+
+
+def language() -> None:
+    """Print the language of layer files on one page."""
+    from derive.language import page
+
+    print_result(page().split("\n"))
 
 
 def derive(

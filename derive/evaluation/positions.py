@@ -123,8 +123,8 @@ def _by_node(expression: Expr) -> Scalar:
     if isinstance(expression, Remainder):
         return lambda at, point: parts[0](at, point) % parts[1](at, point)
     if isinstance(expression, sympy.Max | sympy.Min):
-        sign = 1 if isinstance(expression, sympy.Max) else -1
-        return lambda at, point: sign * max(sign * part(at, point) for part in parts)
+        extreme: Callable[[list[Whole]], Whole] = max if isinstance(expression, sympy.Max) else min
+        return lambda at, point: extreme([part(at, point) for part in parts])
     if isinstance(expression, sympy.Abs):
         return lambda at, point: abs(parts[0](at, point))
     raise NotEvaluable(f"{expression} is no index expression")

@@ -12,6 +12,7 @@ from derive.export.blocks import Block, Code, Equation, Heading, Inline, Items, 
 from derive.export.claims import claim_blocks
 from derive.export.escape import label
 from derive.export.front_matter import closing, opening
+from derive.export.functions import named_functions
 from derive.export.maps import map_blocks
 from derive.export.prose import inline
 from derive.export.provenance import layer_claim
@@ -69,6 +70,8 @@ def _preamble(layer: Layer, notation: Notation) -> list[Block]:
     blocks: list[Block] = [Paragraph((origin,)), Paragraph(_tensors(layer, notation))]
     if notation.aliases:
         blocks.append(Paragraph(_settings(notation.aliases)))
+    if functions := named_functions(layer):
+        blocks.append(Paragraph(functions))
     blocks += [Paragraph((sentence(note),)) for note in layer.notes]
     return blocks
 

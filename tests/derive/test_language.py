@@ -5,15 +5,21 @@ from __future__ import annotations
 import pytest
 import sympy
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, size_symbol
 from derive.algebra.named import DEFINITIONS, definition, named
-from derive.algebra.nodes import AtMost
+from derive.algebra.nodes import AtMost, tensor
 from derive.algebra.reductions import Softmax
 from derive.declare import forward
 from derive.evaluation.fields import REAL
+from derive.export.blocks import Math
+from derive.export.functions import named_functions
 from derive.export.latex import latex
 from derive.export.text import text
 from derive.export.trees import from_tree, to_tree
+from derive.formula import parse_definition
+from derive.language import EXAMPLES, page
+from derive.layers import layer
+from derive.names import FUNCTIONS, REDUCTIONS, Named, Namespace
 from derive.record import Status
 from derive.update import effective_update
 
@@ -108,3 +114,26 @@ def test_a_comparison_is_decided_where_that_is_proved():
     assert AtMost(i, 3) == 1 and AtMost(4, j) == 0 and AtMost(i, j).func is AtMost
     assert AtMost(i + 1, j + 1) == AtMost(i, j) and AtMost(i - j, 0) == AtMost(i, j)
     assert AtMost(0, n) == 1
+
+
+def test_every_example_of_the_page_reads():
+    known = Namespace(
+        {name: size_symbol(name) for name in ("n", "m", "T", "L", "C", "O", "K", "V0")},
+        {},
+        {"alpha": sympy.Symbol("alpha", positive=True)},
+    )
+    shapes = {"x": "n", "W": "m n", "V": "m n", "b": "m", "u": "m", "w": "n", "F": "O C K", "X": "C L"}
+    shapes |= {"S": "T T", "Y": "T n", "E": "V0 m"}
+    for name, axes in shapes.items():
+        known = known.with_tensor(name, Named(tensor(name), tuple(size_symbol(a) for a in axes.split())))
+    known = known.with_tensor("token", Named(tensor("token", values=size_symbol("V0")), (sympy.Integer(1),)))
+    for what, formula in EXAMPLES:
+        assert parse_definition(formula, known), what
+    shown = page()
+    assert max(map(len, shown.split("\n"))) <= 120 and all(f" {name}" in shown for name in (*FUNCTIONS, *REDUCTIONS))
+
+
+def test_a_document_says_what_its_functions_are():
+    shown = [part.latex for part in named_functions(LAYERS["silu"]) if isinstance(part, Math)]
+    assert shown == [r"\operatorname{silu}\left( v \right) = \frac{v}{e^{- v} + 1}"]
+    assert named_functions(layer("affine")) == ()
