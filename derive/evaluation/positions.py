@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -123,11 +123,14 @@ def _by_node(expression: Expr) -> Scalar:
     if isinstance(expression, Remainder):
         return lambda at, point: parts[0](at, point) % parts[1](at, point)
     if isinstance(expression, sympy.Max | sympy.Min):
-        extreme: Callable[[list[Whole]], Whole] = max if isinstance(expression, sympy.Max) else min
-        return lambda at, point: extreme([part(at, point) for part in parts])
+        return _extreme(parts, max if isinstance(expression, sympy.Max) else min)
     if isinstance(expression, sympy.Abs):
         return lambda at, point: abs(parts[0](at, point))
     raise NotEvaluable(f"{expression} is no index expression")
+
+
+def _extreme(parts: Sequence[Scalar], chosen: Callable[[list[Whole]], Whole]) -> Scalar:
+    return lambda at, point: chosen([part(at, point) for part in parts])
 
 
 def _token(expression: Indexed) -> Scalar:
