@@ -125,7 +125,7 @@ def _by_node(expression: Expr) -> Scalar:
     if isinstance(expression, sympy.Max | sympy.Min):
         return _extreme(parts, max if isinstance(expression, sympy.Max) else min)
     if isinstance(expression, sympy.Abs):
-        return lambda at, point: abs(parts[0](at, point))
+        return lambda at, point: max(parts[0](at, point), -parts[0](at, point))
     raise NotEvaluable(f"{expression} is no index expression")
 
 
