@@ -5,6 +5,7 @@
     functional                    the same as functions of tensors
     AffineLikeMultiheadAttention  multi-head attention with affine-like projections
     convert, revert               put them in the place of torch's, and back
+    lora_config(config)           LoRA on these layers through peft, with an exact merge
     record, restore               keep a conversion beside saved weights
     PatchNormConv2d, ...          convolutions that divide each patch by its length
     self_factor(module, x)        K_ss of each sample, of torch's layers too
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .attention import AffineLikeMultiheadAttention as AffineLikeMultiheadAttention
     from .conversion import convert as convert
     from .conversion import revert as revert
+    from .adapters import lora_config as lora_config
     from .conversion import record as record
     from .conversion import restore as restore
     from .patch_modules import PatchNormConv1d as PatchNormConv1d
@@ -39,6 +41,7 @@ _HOMES = {
     "AffineLikeMultiheadAttention": ".attention",
     "convert": ".conversion",
     "revert": ".conversion",
+    "lora_config": ".adapters",
     "record": ".conversion",
     "restore": ".conversion",
     "PatchNormConv1d": ".patch_modules",
@@ -52,7 +55,7 @@ _HOMES = {
     "NormLike": ".modules",
 }
 
-__all__ = ["AffineLike", "AffineLikeMultiheadAttention", "NormLike", "PatchNormConv1d", "PatchNormConv2d", "PatchNormConv3d", "PatchNormConvTranspose1d", "PatchNormConvTranspose2d", "PatchNormConvTranspose3d", "convert", "functional", "record", "restore", "revert", "self_factor"]
+__all__ = ["AffineLike", "AffineLikeMultiheadAttention", "NormLike", "PatchNormConv1d", "PatchNormConv2d", "PatchNormConv3d", "PatchNormConvTranspose1d", "PatchNormConvTranspose2d", "PatchNormConvTranspose3d", "convert", "functional", "lora_config", "record", "restore", "revert", "self_factor"]
 
 
 def __getattr__(name: str) -> Any:

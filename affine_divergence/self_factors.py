@@ -150,22 +150,31 @@ def _normlike(module: Any, x: Tensor) -> Tensor:
 
 def _embedding(module: nn.Embedding, x: Tensor) -> Tensor:
     """1, and zero for the token whose row is not trained."""
-    if module.scale_grad_by_freq:
-        raise ValueError(
-            "self_factor: scale_grad_by_freq=True takes no gradient step, for it divides by counts; set it to False"
-        )
+    _check_rows("Embedding", module)
     factor = 1  # embedding/self-factor
     moved = torch.ones_like(x, dtype=torch.bool) if module.padding_idx is None else x != module.padding_idx
     return factor * _wide(moved.to(module.weight.dtype))
 
 
+def _check_rows(name: str, module: nn.Embedding | nn.EmbeddingBag) -> None:
+    """Raise ValueError for settings under which a step on the rows is not one of gradient descent."""
+    if module.scale_grad_by_freq:
+        raise ValueError(
+            f"self_factor: {name} with scale_grad_by_freq=True divides gradients by counts in the batch, which is no step "
+            "of gradient descent; set it to False"
+        )
+    if module.max_norm is not None:
+        raise ValueError(
+            f"self_factor: {name} with max_norm={module.max_norm:g} rescales rows whenever they are read, so that a step "
+            "moves an activation by something else; set it to None"
+        )
+
+
 def _bags(module: nn.EmbeddingBag, x: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
     """sum[j,k](w[s,j]*w[s,k]*delta(t[s,j], t[s,k])), w the weight of a token: 1, or one by their number for a mean."""
-    if module.mode == "max" or module.scale_grad_by_freq:
-        setting = "mode='max'" if module.mode == "max" else "scale_grad_by_freq=True"
-        raise ValueError(
-            f"self_factor: EmbeddingBag with {setting} takes no gradient step on a weighted sum of rows; change that"
-        )
+    _check_rows("EmbeddingBag", module)
+    if module.mode == "max":
+        raise ValueError("self_factor: EmbeddingBag with mode='max' is no weighted sum of rows; change that")
     if weights is not None and module.mode != "sum":
         raise ValueError(f"self_factor: per_sample_weights are for mode='sum', not {module.mode!r}; leave them out")
     if weights is not None and weights.shape != x.shape:

@@ -150,7 +150,10 @@ def test_importing_the_layers_loads_no_kernels(module: str, kernels: list[str]) 
 def test_generated_layers_import_torch_and_themselves_only() -> None:
     allowed = {"torch", "triton", "cuda", "affine_divergence", *sys.stdlib_module_names}
     for path in python_files("affine_divergence"):
-        assert set(imports(parse(path), "affine_divergence", at_import=False)) <= allowed, path
+        known = allowed | (
+            {"peft"} if path.name == "peft_lora.py" else set()
+        )  # a layer of peft, for who has a config of it
+        assert set(imports(parse(path), "affine_divergence", at_import=False)) <= known, path
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """What other code does to a layer, before it is converted or after, is met or refused with the reason."""
 
 import copy
-import sys
-import types
 
 import pytest
 import torch
@@ -125,30 +123,6 @@ def test_what_something_else_has_a_hand_in_is_left(name):
     make, words = LEFT[name]
     report = ad.convert(make())
     assert not report.replaced and words in report.skipped[0].why
-
-
-def test_layers_of_an_adapter_are_left(monkeypatch):
-    """As peft marks them; tests/verify/ecosystem has peft itself."""
-
-    class BaseTunerLayer:
-        pass
-
-    class Lora(nn.Module, BaseTunerLayer):
-        def __init__(self, base):
-            super().__init__()
-            self.base_layer, self.lora_A = base, nn.Linear(4, 2, bias=False)
-
-    theirs = types.ModuleType("peft.tuners.tuners_utils")
-    theirs.BaseTunerLayer = BaseTunerLayer
-    monkeypatch.setitem(sys.modules, theirs.__name__, theirs)
-    report = ad.convert(nn.Sequential(Lora(nn.Linear(4, 4))), without_bias="norm-like")
-    assert not report.replaced and all("it belongs to a Lora of peft" in s.why for s in report.skipped)
-    model = nn.Sequential(nn.Linear(4, 4))
-    ad.convert(model)
-    model[0] = Lora(model[0])
-    report = ad.revert(model)
-    assert not report.replaced and "merge_and_unload first" in report.skipped[0].why
-    assert type(model[0].base_layer) is ad.AffineLike
 
 
 CHANGED = {

@@ -213,6 +213,21 @@ MISTAKES = {
     "axes": (lambda: ad.self_factor(nn.Conv2d(4, 3, 2), X), ValueError, "2 axes of space"),
     "offsets": (lambda: ad.self_factor(nn.Linear(4, 3), X, X), ValueError, "offsets and weights are for EmbeddingBag"),
     "max": (lambda: ad.self_factor(nn.EmbeddingBag(4, 3, mode="max"), X.long()), ValueError, "mode='max'"),
+    "longest": (
+        lambda: ad.self_factor(nn.Embedding(4, 3, max_norm=0.5), X.long()),
+        ValueError,
+        "Embedding with max_norm=0.5 rescales rows whenever they are read",
+    ),
+    "longest in bags": (
+        lambda: ad.self_factor(nn.EmbeddingBag(4, 3, max_norm=1), X.long()),
+        ValueError,
+        "EmbeddingBag with max_norm=1 rescales rows",
+    ),
+    "counts in bags": (
+        lambda: ad.self_factor(nn.EmbeddingBag(4, 3, mode="sum", scale_grad_by_freq=True), X.long()),
+        ValueError,
+        "EmbeddingBag with scale_grad_by_freq=True",
+    ),
     "counts": (
         lambda: ad.self_factor(nn.Embedding(4, 3, scale_grad_by_freq=True), X.long()),
         ValueError,

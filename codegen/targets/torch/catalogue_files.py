@@ -63,6 +63,8 @@ def companions(families: Sequence[Family]) -> Companions:
         return Companions()
     path, patches = value_path(), patch_contexts(patch_maps())
     (attention,) = public_names(VALUES, "modules")
+    rows = sorted(pascal(family.name) for family in families)
+    lora = {"modules": rows, "patches": list(MODULES), "transposed": [name for name in MODULES if "Transpose" in name]}
     return Companions(
         contexts={
             **{name: context for name, (_, context) in patches.items()},
@@ -71,16 +73,23 @@ def companions(families: Sequence[Family]) -> Companions:
                 "attention": attention,
                 "affine": pascal(NAME),
                 "norm": pascal(norm.name),
-                "modules": sorted(pascal(family.name) for family in families),
+                "modules": rows,
                 "form": NAME,
                 "convolutions": ", ".join(f"nn.{name}" for name in public_names(PATCHES, "twins")),
             },
+            **dict.fromkeys(("adapters.py", "peft_lora.py"), lora),
             "self_factors.py": self_factor_context(families, attention, self_factors()),
         },
         exports=(
             Export("attention", (attention,), attention, f"multi-head attention with {NAME} projections"),
             Export(
                 "conversion", ("convert", "revert"), "convert, revert", "put them in the place of torch's, and back"
+            ),
+            Export(
+                "adapters",
+                ("lora_config",),
+                "lora_config(config)",
+                "LoRA on these layers through peft, with an exact merge",
             ),
             Export("conversion", ("record", "restore"), "record, restore", "keep a conversion beside saved weights"),
             Export(
