@@ -1,0 +1,19 @@
+"""From a PyTorch module to a ``derive.Layer``: the inverse of the torch target.
+
+    stage     input -> output                                          where
+    call      factory -> module and examples, at several sizes         ``factory``, ``assignments``
+    export    module and examples -> Program of ATen operators         ``exporting`` (``torch.export``, undecomposed)
+    unite     Programs -> one program whose numbers are polynomials    ``uniting``, ``fitting``
+    form      program -> definitions of a Layer                        ``forming``, ``operators`` (a rule for each)
+    prove     Layer against module, by value and by slope              ``proof``
+
+Not supported: control flow that depends on values, random operators, sizes of one, operators without a rule: each is
+refused with its name, the line of source and what to do. Nothing of the user's text is evaluated beyond importing and
+calling the named factory. torch is imported when a capture runs, never before.
+"""
+
+from __future__ import annotations
+
+from codegen.capture.driver import Captured, capture, captured
+
+__all__ = ["Captured", "capture", "captured"]

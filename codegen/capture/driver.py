@@ -1,0 +1,88 @@
+"""From a factory to a proven layer: the stages of ``codegen.capture``, one after the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sympy import Symbol
+
+from codegen.capture.errors import CaptureError, refuse
+from codegen.capture.factory import Factory, as_factory, named_factory
+from codegen.capture.fitting import Fitter
+from codegen.capture.reading import Read, read
+from codegen.capture.sampling import Sample, samples
+from codegen.capture.uniting import unite
+from derive.forward_map import Layer
+from derive.names import LONGEST_NAME, RESERVED
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A layer with what ties it to its module.
+
+    ``paths`` are the module's own names of the layer's parameters, buffers and inputs; ``samples`` the programs that it
+    was read from; ``axes`` says for each axis of the module's output over which of the layer's indices it runs.
+    """
+
+    layer: Layer
+    paths: Mapping[str, str]
+    axes: tuple[tuple[str, ...], ...]
+    samples: tuple[Sample, ...]
+    read: Read
+
+
+def capture(factory: Callable[..., Any] | str, *, example: str | None = None, name: str | None = None) -> Layer:
+    """Return the layer that a factory's module computes, proven by value at several sizes.
+
+    Args:
+        factory: a function whose integer parameters are sizes and that returns ``(module, example inputs)``, a class of
+            modules whose forward takes one tensor, or ``"MODULE:NAME"`` of either.
+        example: for a class the axes of its input, such as ``"B n"``.
+        name: the layer's name; else the factory's.
+
+    Raises:
+        CaptureError: a module that cannot be captured; the text names the operator, the source line and the fix.
+        UsageError: words that name no factory.
+    """
+    return captured(factory, example=example, name=name).layer
+
+
+def captured(factory: Callable[..., Any] | str, *, example: str | None = None, name: str | None = None) -> Captured:
+    """Return the layer of a factory with what ties it to the module: see ``capture``."""
+    from codegen.capture.proof import prove
+
+    found = _factory(factory, example)
+    sampled = samples(found)
+    symbols: dict[str, Symbol] = sampled.symbols
+    fitter = Fitter([{symbols[k]: v for k, v in s.sizes.items()} for s in sampled.samples])
+    united = unite([s.program for s in sampled.samples], fitter)
+    made = read(united, fitter, name or layer_name(found.words), found.words, sampled.batched)
+    result = Captured(made.layer, made.paths, made.axes, tuple(sampled.samples), made)
+    prove(result, fitter)
+    return result
+
+
+def _factory(factory: Callable[..., Any] | str, example: str | None) -> Factory:
+    if isinstance(factory, str):
+        return named_factory(factory, example)
+    if isinstance(factory, type):
+        from codegen.capture.factory import class_factory
+
+        return class_factory(factory, example, factory.__qualname__)
+    if not callable(factory):
+        raise refuse(f"{type(factory).__name__} is no factory", "give a function that returns (module, example inputs)")
+    return as_factory(factory)
+
+
+def layer_name(words: str) -> str:
+    """Return a name for the layer of a factory: its last word, as far as names may hold it."""
+    last = words.rpartition(":")[2].rpartition(".")[2]
+    name = re.sub(r"[^A-Za-z0-9]+", "_", last).strip("_")[:LONGEST_NAME] or "module"
+    name = name if name[0].isalpha() else f"layer_{name}"
+    return f"{name}_layer" if name in RESERVED or not name.isidentifier() else name
+
+
+__all__ = ["CaptureError", "Captured", "capture", "captured"]

@@ -1,0 +1,27 @@
+"""The refusal of a capture: what was met, where in the source, and what to do about it."""
+
+from __future__ import annotations
+
+from derive.forward_map import LayerError
+
+
+class CaptureError(LayerError):
+    """A module that cannot become a layer; the text names the operator or value, the source line and the fix.
+
+    ``about_sizes`` says whether other sizes may help.
+    """
+
+    about_sizes: bool = False
+
+    def __init__(self, problem: str, mend: str, source: str = "", about_sizes: bool = False) -> None:
+        super().__init__(f"{problem}{f' ({source})' if source else ''}; {mend}")
+        self.problem, self.mend, self.source, self.about_sizes = problem, mend, source, about_sizes
+
+    def at(self, source: str) -> CaptureError:
+        """Return the same refusal with its source line, where it has none yet."""
+        return self if self.source or not source else CaptureError(self.problem, self.mend, source, self.about_sizes)
+
+
+def refuse(problem: str, mend: str, source: str = "", *, about_sizes: bool = False) -> CaptureError:
+    """Return the error for a problem, its source line between, and the fix last."""
+    return CaptureError(problem, mend, source, about_sizes)

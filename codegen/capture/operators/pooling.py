@@ -1,0 +1,95 @@
+"""Pooling and interpolation: sums over windows of fixed places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sympy
+from sympy import Expr
+
+from codegen.capture.errors import refuse
+from codegen.capture.forming import Forming
+from codegen.capture.operators.convolutions import each
+from codegen.capture.operators.reductions import averaged
+from codegen.capture.operators.table import rule
+from codegen.capture.values import ZERO, Indices, Value, broadcast, plain, reshaped, whole_quotient, with_axis, within
+
+
+def windows(form: Forming, value: Value, filters: Sequence[Expr], steps: Sequence[Expr], pads: Sequence[Expr]) -> Value:
+    """Return the windows over the last axes, on as many new last axes; entries outside are zero."""
+    space, lead = len(filters), len(value.shape) - len(filters)
+    image, positions = form.factor(value), form.shape[-space:]
+
+    def at(i: Indices) -> Expr:
+        """Return an entry of a window."""
+        outside, inside = i[lead : lead + space], i[lead + space :]
+        places = [sympy.expand(s * p + k - q) for s, p, k, q in zip(steps, outside, inside, pads, strict=True)]
+        guards = [within(p, n) for p, n in zip(places, value.shape[lead:], strict=True)]
+        return sympy.Mul(image.at((*i[:lead], *places)), *guards)
+
+    shape = (*value.shape[:lead], *positions, *filters)
+    return Value(shape, at, (*image.grains[:lead], *map(plain, (*positions, *filters))))
+
+
+@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
+def avg_pool(
+    form: Forming,
+    self: Value,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = ZERO,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: Any = None,
+) -> Value:
+    """The mean over a window; the zeros of the padding count."""
+    space = len(kernel_size) if isinstance(kernel_size, tuple) else 1
+    pads = each(padding, space)
+    if ceil_mode or divisor_override is not None or (not count_include_pad and any(p != 0 for p in pads)):
+        raise refuse("average pooling with ceil_mode, a divisor or uncounted padding", "leave these settings out")
+    filters = each(kernel_size, space)
+    steps = filters if stride in ((), None) else each(stride, space)
+    seen = windows(form, self, filters, steps, pads)
+    found = averaged(form, seen, range(len(seen.shape) - space, len(seen.shape)))
+    return reshaped(found, seen.shape[:-space], form.size)
+
+
+@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d")
+def adaptive_avg_pool(form: Forming, self: Value, output_size: Any) -> Value:
+    """The mean over equal windows, as many as asked for."""
+    lead = len(self.shape) - len(output_size)
+    shape: list[Expr] = list(self.shape[:lead])
+    for n, count in zip(self.shape[lead:], output_size, strict=True):
+        share = whole_quotient(n, count)
+        if share is None:
+            raise refuse(
+                f"{count} windows over {n} places are not equal", "let the length be a multiple of the windows"
+            )
+        shape += [count, share]
+    apart = reshaped(self, tuple(shape), form.size)
+    inner = range(lead + 1, len(shape), 2)
+    found = averaged(form, apart, list(inner))
+    return reshaped(found, (*self.shape[:lead], *output_size), form.size)
+
+
+@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d")
+def upsample_nearest(form: Forming, self: Value, output_size: Any = None, **settings: Any) -> Value:
+    """Every entry repeated, an integer number of times along each axis."""
+    space = len(form.shape) - 2
+    for k in range(space):
+        place = 2 + k
+        count = whole_quotient(form.shape[place], self.shape[place])
+        if count is None:
+            raise refuse(f"interpolation from {self.shape[place]} to {form.shape[place]}", "use an integer factor")
+        wide = with_axis(self, place + 1)
+        wide = broadcast(wide, [count if j == place + 1 else n for j, n in enumerate(wide.shape)])
+        merged = [form.shape[place] if j == place else n for j, n in enumerate(self.shape)]
+        self = reshaped(wide, merged, form.size)
+    return self
+
+
+@rule("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d")
+def max_pool(form: Forming, self: Value, **settings: Any) -> Value:
+    """The largest entry of a window."""
+    raise refuse("pooling to the largest entry of a window", "use average pooling, or torch.maximum of slices")

@@ -1,0 +1,185 @@
+"""A factory called and exported at several sizes, with the number of samples as one more size where it is free."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from sympy import Symbol
+
+from codegen.capture.assignments import CALLS, divisible_rows, rows, small_rows
+from codegen.capture.errors import CaptureError, refuse
+from codegen.capture.exporting import Program, export
+from codegen.capture.factory import Factory, Made
+from derive.algebra.index import size_symbol
+from derive.forward_map import BATCH
+from derive.names import RESERVED
+
+BATCH_NAME = "B"
+_MOST_REFUSED = 12
+SMALL = 3
+_COUNTS = (3, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A program at some sizes, the batch ``B`` among them where it is one."""
+
+    sizes: Mapping[str, int]
+    program: Program
+
+
+@dataclass
+class Samples:
+    """Programs of one factory; ``batched`` says whether the first axis of every example is the batch."""
+
+    samples: list[Sample] = field(default_factory=list)
+    symbols: dict[str, Symbol] = field(default_factory=dict)
+    batched: bool = False
+
+
+def samples(factory: Factory) -> Samples:
+    """Return the programs of a factory; raise CaptureError where it refuses all sizes, or is not the same twice."""
+    found = Samples()
+    refused: list[CaptureError] = []
+    for row in _rows(factory, found, refused):
+        made = _tried(factory, row, refused)
+        if made is None:
+            continue
+        if not found.samples:
+            found.batched = _batch_is_free(factory, made, row)
+            _same_twice(factory, row)
+        program = _exported(made, row, found, refused)
+        if program is not None:
+            found.samples.append(program)
+        if len(found.samples) >= CALLS:
+            break
+    if not found.samples:
+        raise refused[0]
+    if factory.sizes and len(found.samples) < 3:
+        raise refused[0]
+    found.symbols = _symbols(factory, found.batched)
+    found.samples += _small(factory, found.batched)
+    return found
+
+
+def _small(factory: Factory, batched: bool) -> list[Sample]:
+    """Return programs at the smallest sizes that the factory takes, where it takes several."""
+    small: list[Sample] = []
+    for row in small_rows(factory.sizes) if factory.sizes else ():
+        refused: list[CaptureError] = []
+        made = _tried(factory, row, refused)
+        if made is not None and batched:
+            row = {**row, BATCH_NAME: 2 + len(small) % 2}
+            made = made.with_batch(row[BATCH_NAME])
+        try:
+            small += [Sample(row, export(made))] if made is not None else []
+        except CaptureError:
+            continue
+        if len(small) == SMALL:
+            break
+    return small
+
+
+def _rows(factory: Factory, found: Samples, refused: list[CaptureError]) -> Iterator[dict[str, int]]:
+    """Yield sizes to try: where the plain ones are refused at first, those that divide each other."""
+    if not factory.sizes:
+        yield from itertools.repeat({}, CALLS)
+        return
+    for row in rows(factory.sizes):
+        yield row
+        if len(refused) >= _MOST_REFUSED and len(found.samples) < 3:
+            break
+        if len(refused) >= 3 and not found.samples and _always(refused):
+            return
+    else:
+        return
+    if found.samples:
+        found.samples.clear()
+    yield from divisible_rows(factory.sizes)
+
+
+def _always(refused: list[CaptureError]) -> bool:
+    """Return whether the refusals have nothing to do with sizes: the same words each time, no sizes among them."""
+    return len({str(r) for r in refused}) == 1
+
+
+def _tried(factory: Factory, row: dict[str, int], refused: list[CaptureError]) -> Made | None:
+    try:
+        return factory(row)
+    except CaptureError as problem:
+        if not problem.about_sizes:
+            raise
+        refused.append(problem)
+        return None
+
+
+def _exported(made: Made, row: dict[str, int], found: Samples, refused: list[CaptureError]) -> Sample | None:
+    sizes = dict(row)
+    if found.batched:
+        taken = {*row.values()} if len(found.samples) % 2 else {*row.values(), 3}
+        free = [n for n in _COUNTS if n not in taken]
+        sizes[BATCH_NAME] = free[len(found.samples) % 4] if row else _COUNTS[len(found.samples)]
+        made = made.with_batch(sizes[BATCH_NAME])
+    try:
+        return Sample(sizes, export(made))
+    except CaptureError as problem:
+        refused.append(problem)
+        return None
+
+
+def _batch_is_free(factory: Factory, made: Made, row: dict[str, int]) -> bool:
+    """Return whether the module takes another number of rows in its examples than the factory gives."""
+    lead = made.leading()
+    if lead is None:
+        return False
+    try:
+        before = export(made)
+    except CaptureError:
+        return False
+    for count in (lead + 1, lead + 3):
+        try:
+            after = export(factory(row).with_batch(count))
+        except CaptureError:
+            return False
+        if [n.operator for n in before.nodes] != [n.operator for n in after.nodes]:
+            return False
+    return True
+
+
+def _same_twice(factory: Factory, row: dict[str, int]) -> None:
+    """Refuse a factory whose module is another one when it is called again."""
+    try:
+        first, second = export(factory(row)), export(factory(row))
+    except CaptureError:
+        return
+    a, b = ([(n.operator, n.arguments, n.shape) for n in p.nodes] for p in (first, second))
+    if a != b:
+        node = next(
+            (
+                x
+                for x, y in zip(first.nodes, second.nodes, strict=False)
+                if (x.operator, x.arguments, x.shape) != (y.operator, y.arguments, y.shape)
+            ),
+            None,
+        )
+        raise refuse(
+            f"the factory {factory.words!r} makes another module each time it is called: something besides the sizes "
+            "decides what it computes",
+            "let it depend on its sizes alone, not on global state, counters or random numbers",
+            node.source if node else "",
+        )
+
+
+def _symbols(factory: Factory, batched: bool) -> dict[str, Symbol]:
+    """Return a symbol for each size; names that mean something else in formulas are given an underscore and a 1."""
+    found: dict[str, Symbol] = {}
+    for name in factory.sizes:
+        word = name.strip("_").replace("__", "_")
+        if word in RESERVED or word in (BATCH.name, BATCH_NAME) or not word[:1].isalpha():
+            word = f"{word or 'n'}_1" if word[:1].isalpha() or not word else f"n{word}"
+        found[name] = size_symbol(word)
+    if batched:
+        found[BATCH_NAME] = BATCH.size
+    return found
