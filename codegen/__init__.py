@@ -1,7 +1,21 @@
 """Turn derived maps into code: a tensor program, its backward program, and the text of each target.
 
 ``compiler`` is the driver, whose docstring lists the stages; ``catalogue`` is what the shipped package contains;
-``targets.base`` lists the targets; ``package`` writes or checks a folder.
+``targets.base`` lists the targets; ``package`` writes or checks a folder; ``capture`` reads a
+layer from a PyTorch module: ``codegen.capture(factory)``.
 
 Not done here: no mathematics of any layer, which comes from ``derive``; no import of torch.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``capture`` when it is first asked for: it needs SymPy, which the command line's help does not."""
+    if name == "capture":
+        from importlib import import_module
+
+        return import_module("codegen.capture")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

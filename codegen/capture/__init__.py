@@ -14,6 +14,25 @@ calling the named factory. torch is imported when a capture runs, never before.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
 from codegen.capture.driver import Captured, capture, captured
+from derive.forward_map import Layer
 
 __all__ = ["Captured", "capture", "captured"]
+
+
+class _Room(ModuleType):
+    """The folder itself, callable: ``codegen.capture(factory)`` is ``codegen.capture.capture(factory)``."""
+
+    def __call__(
+        self, factory: Callable[..., Any] | str, *, example: str | None = None, name: str | None = None
+    ) -> Layer:
+        """Return the layer of a factory: see ``capture``."""
+        return capture(factory, example=example, name=name)
+
+
+sys.modules[__name__].__class__ = _Room

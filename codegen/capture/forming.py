@@ -21,7 +21,7 @@ from sympy.core.function import Application
 from codegen.capture.values import ONE, ZERO, Grain, Indices, Value, combined, digits_of, finest, plain
 from derive.algebra.eliminate import is_guard
 from derive.algebra.index import Index
-from derive.algebra.nodes import IndexedSum
+from derive.algebra.nodes import Binder, IndexedSum
 from derive.forward_map import BATCH, Definition
 from derive.names import LONGEST_NAME, RESERVED
 
@@ -221,7 +221,7 @@ def is_factor(expression: Expr) -> bool:
 def is_short(expression: Expr) -> bool:
     """Return whether an expression may be written twice: it holds no sum and no function of an entry."""
     functions = [f for f in expression.atoms(Application) if not is_guard(f) and f.atoms(Indexed)]
-    return not expression.atoms(IndexedSum) and not functions and len(expression.atoms(Indexed)) <= 1
+    return not expression.atoms(Binder) and not functions and len(expression.atoms(Indexed)) <= 1
 
 
 def lettered(definition: Definition, taken: Iterable[str]) -> Definition:
@@ -240,6 +240,6 @@ def _bound(expression: Expr) -> list[Index]:
     """Return the bound indices of every sum in an expression, outer ones first."""
     found: list[Index] = []
     for part in sympy.preorder_traversal(expression):
-        if isinstance(part, IndexedSum):
+        if isinstance(part, Binder):
             found += part.bound
     return found

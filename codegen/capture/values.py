@@ -19,7 +19,7 @@ from sympy import Expr
 
 from codegen.capture.errors import refuse
 from derive.algebra.index import always_within, bounds
-from derive.algebra.nodes import Within
+from derive.algebra.nodes import AtMost, Within
 
 Indices = tuple[Expr, ...]
 ZERO, ONE = sympy.S.Zero, sympy.S.One
@@ -106,16 +106,8 @@ def within(index: Expr, length: Expr) -> Expr:
 
 
 def not_negative(index: Expr) -> Expr:
-    """Return 1 where an index expression is 0 or more, and 0 elsewhere; None of its values may be unbounded."""
-    index = sympy.expand(index)
-    low, high = bounds(index)
-    if low.is_nonnegative:
-        return ONE
-    if high.is_negative:
-        return ZERO
-    if high is sympy.nan:
-        raise refuse("a comparison of positions whose range is not known", "compare positions along declared axes")
-    return Within(index, sympy.expand(high + 1))
+    """Return 1 where an index expression is 0 or more, and 0 elsewhere."""
+    return AtMost(ZERO, index)
 
 
 def combined(digits: Sequence[Expr], factors: Sequence[Expr]) -> Expr:

@@ -8,36 +8,38 @@ from typing import Any
 import sympy
 from sympy import Expr, Rational
 
-from codegen.capture import functions
 from codegen.capture.errors import refuse
 from codegen.capture.forming import Forming
-from codegen.capture.operators.pointwise import applied
+from codegen.capture.operators.pointwise import applied, no_infinity
 from codegen.capture.operators.table import rule
-from codegen.capture.values import ONE, ZERO, Indices, Value, axis, finest, pointwise, sliced
+from codegen.capture.values import ONE, ZERO, Indices, Value, axis, plain, pointwise, sliced
+from derive.algebra.named import erf, gelu_tanh, relu, sigmoid, silu, softplus
+from derive.algebra.named import gelu as exact_gelu
+from derive.algebra.reductions import LogSumExp, Masked, Softmax
 
 _SELU = (Rational("1.6732632423543772848170429916717"), Rational("1.0507009873554804934193349852946"))
 
 
 def _positive(v: Expr) -> Expr:
-    return sympy.Max(v, 0)
+    return relu(v)
 
 
 def _negative(v: Expr) -> Expr:
-    return sympy.Min(v, 0)
+    return -relu(-v)
 
 
 _FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
-    "relu": functions.relu,
-    "sigmoid": functions.sigmoid,
-    "silu": functions.silu,
-    "erf": functions.erf,
+    "relu": relu,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "erf": erf,
     "relu6": lambda v: sympy.Min(sympy.Max(v, 0), 6),
     "hardsigmoid": lambda v: sympy.Min(sympy.Max(v + 3, 0), 6) / 6,
     "hardswish": lambda v: v * sympy.Min(sympy.Max(v + 3, 0), 6) / 6,
-    "mish": lambda v: v * sympy.tanh(functions.softplus(v)),
-    "selu": lambda v: _SELU[1] * (_positive(v) + _SELU[0] * (sympy.exp(_negative(v)) - 1)),
-    "log_sigmoid": lambda v: -functions.softplus(-v),
-    "erfc": lambda v: 1 - functions.erf(v),
+    "mish": lambda v: v * sympy.tanh(softplus(v)),
+    "selu": lambda v: _SELU[1] * (_positive(v) + _SELU[0] * (sympy.exp(-relu(-v)) - 1)),
+    "log_sigmoid": lambda v: -softplus(-v),
+    "erfc": lambda v: 1 - erf(v),
 }
 
 
@@ -56,13 +58,13 @@ for _name, _function in _FUNCTIONS.items():
 @rule("gelu", "gelu_")
 def gelu(form: Forming, self: Value, approximate: str = "none") -> Value:
     """``gelu(a)``, exact or by tanh."""
-    return applied(form, functions.gelu if approximate == "none" else functions.gelu_tanh, self)
+    return applied(form, exact_gelu if approximate == "none" else gelu_tanh, self)
 
 
 @rule("softplus")
-def softplus(form: Forming, self: Value, beta: Expr = ONE, threshold: Expr = ONE) -> Value:
+def softplus_rule(form: Forming, self: Value, beta: Expr = ONE, threshold: Expr = ONE) -> Value:
     """``log(1 + exp(beta a))/beta``."""
-    return applied(form, lambda v: functions.softplus(beta * v) / beta, self)
+    return applied(form, lambda v: softplus(beta * v) / beta, self)
 
 
 @rule("leaky_relu", "leaky_relu_")
@@ -74,13 +76,13 @@ def leaky_relu(form: Forming, self: Value, negative_slope: Expr) -> Value:
 @rule("elu", "elu_")
 def elu(form: Forming, self: Value, alpha: Expr = ONE, scale: Expr = ONE, input_scale: Expr = ONE) -> Value:
     """``max(a, 0) + alpha (exp(min(a, 0)) - 1)``."""
-    return applied(form, lambda v: scale * (_positive(v) + alpha * (sympy.exp(_negative(v) * input_scale) - 1)), self)
+    return applied(form, lambda v: scale * (_positive(v) + alpha * (sympy.exp(-relu(-v) * input_scale) - 1)), self)
 
 
 @rule("celu")
 def celu(form: Forming, self: Value, alpha: Expr = ONE) -> Value:
     """``max(a, 0) + alpha (exp(min(a, 0)/alpha) - 1)``."""
-    return applied(form, lambda v: _positive(v) + alpha * (sympy.exp(_negative(v) / alpha) - 1), self)
+    return applied(form, lambda v: _positive(v) + alpha * (sympy.exp(-relu(-v) / alpha) - 1), self)
 
 
 @rule("prelu")
@@ -107,7 +109,7 @@ def glu(form: Forming, self: Value, dim: Expr = -ONE) -> Value:
     place = axis(dim, len(self.shape))
     half = sympy.expand(self.shape[place] / 2)
     first, second = sliced(self, place, ZERO, half), sliced(self, place, half, half)
-    return pointwise(lambda a, b: a * functions.sigmoid(b), form.settle(first), form.settle(second))
+    return pointwise(lambda a, b: a * sigmoid(b), form.settle(first), form.settle(second))
 
 
 @rule("dropout", "dropout_", "feature_dropout", "alpha_dropout", "native_dropout", "feature_alpha_dropout")
@@ -118,31 +120,28 @@ def dropout(form: Forming, input: Value, p: Expr, train: bool) -> Value:
     return input
 
 
-def softmax_of(form: Forming, value: Value, dim: int) -> tuple[Value, Value]:
-    """Return the exponentials of a tensor, masked entries zero, and their sum along an axis (which keeps length 1)."""
-    scores = form.settle(Value(value.shape, value.at, value.grains, name=value.name))
+def scores_and_whole(form: Forming, value: Value, dim: int) -> tuple[Value, Value]:
+    """Return the scores of a softmax, settled and masked, and the logarithm of their whole along the axis."""
     support = value.support
+    entries = form.settle(Value(value.shape, value.at, value.grains, name=value.name))
+    scores = pointwise(lambda a: a, entries)
+    if support is not None:
+        scores = Value(value.shape, lambda i: Masked(entries.at(i), support(i)), entries.grains)
 
-    def share(i: Indices) -> Expr:
-        """Return an exponential."""
-        return sympy.exp(scores.at(i)) * (support(i) if support else ONE)
+    def whole(i: Indices) -> Expr:
+        """Return the logarithm of the sum of exponentials along the axis."""
+        digits, position = form.axis_indices(value.shape[dim], entries.grains[dim], batch=False)
+        return LogSumExp(scores.at((*i[:dim], position, *i[dim + 1 :])), *digits)
 
-    shares = form.settle(Value(value.shape, share, scores.grains), "exponential")
-    sums = Value(
-        tuple(ONE if k == dim else n for k, n in enumerate(value.shape)),
-        lambda i: form.over(
-            [(value.shape[dim], finest([shares.grains[dim]]))], lambda j: shares.at((*i[:dim], j[0], *i[dim + 1 :]))
-        ),
-        shares.grains,
-    )
-    return shares, form.settle(sums, "total")
+    shape = tuple(ONE if k == dim else n for k, n in enumerate(value.shape))
+    return scores, Value(shape, whole, tuple(plain(ONE) if k == dim else g for k, g in enumerate(entries.grains)))
 
 
 @rule("softmax", "_softmax")
 def softmax(form: Forming, self: Value, dim: Expr, dtype: Any = None, half_to_float: bool = False) -> Value:
     """``exp(a[j]) / sum[k](exp(a[k]))``; minus infinity has no share."""
-    shares, sums = softmax_of(form, self, axis(dim, len(self.shape)))
-    return pointwise(lambda e, total: e / total, shares, sums)
+    scores, whole = scores_and_whole(form, self, axis(dim, len(self.shape)))
+    return pointwise(Softmax, scores, whole)
 
 
 @rule("softmin")
@@ -154,8 +153,9 @@ def softmin(form: Forming, self: Value, dim: Expr, dtype: Any = None) -> Value:
 @rule("log_softmax", "_log_softmax")
 def log_softmax(form: Forming, self: Value, dim: Expr, dtype: Any = None, half_to_float: bool = False) -> Value:
     """``a[j] - log sum[k](exp(a[k]))``."""
-    _, sums = softmax_of(form, self, axis(dim, len(self.shape)))
-    return pointwise(lambda a, total: a - sympy.log(total), self, sums)
+    no_infinity(self)
+    scores, whole = scores_and_whole(form, self, axis(dim, len(self.shape)))
+    return pointwise(lambda a, total: a - total, scores, whole)
 
 
 @rule("logsumexp")
@@ -164,6 +164,5 @@ def logsumexp(form: Forming, self: Value, dim: Any, keepdim: bool = False) -> Va
     from codegen.capture.operators.reductions import one_axis, without
 
     place = one_axis(dim, len(self.shape), "logsumexp")
-    _, sums = softmax_of(form, self, place)
-    found = pointwise(sympy.log, sums)
+    _, found = scores_and_whole(form, self, place)
     return found if keepdim else without(found, [place])

@@ -11,9 +11,21 @@ from sympy import Expr
 from codegen.capture.errors import refuse
 from codegen.capture.forming import Forming
 from codegen.capture.operators.convolutions import each
-from codegen.capture.operators.reductions import averaged
+from codegen.capture.operators.reductions import averaged, reduced, without
 from codegen.capture.operators.table import rule
-from codegen.capture.values import ZERO, Indices, Value, broadcast, plain, reshaped, whole_quotient, with_axis, within
+from codegen.capture.values import (
+    ONE,
+    ZERO,
+    Indices,
+    Value,
+    broadcast,
+    plain,
+    reshaped,
+    whole_quotient,
+    with_axis,
+    within,
+)
+from derive.algebra.reductions import Largest
 
 
 def windows(form: Forming, value: Value, filters: Sequence[Expr], steps: Sequence[Expr], pads: Sequence[Expr]) -> Value:
@@ -89,7 +101,22 @@ def upsample_nearest(form: Forming, self: Value, output_size: Any = None, **sett
     return self
 
 
-@rule("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d")
-def max_pool(form: Forming, self: Value, **settings: Any) -> Value:
-    """The largest entry of a window."""
-    raise refuse("pooling to the largest entry of a window", "use average pooling, or torch.maximum of slices")
+@rule("max_pool1d", "max_pool2d", "max_pool3d")
+def max_pool(
+    form: Forming,
+    self: Value,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = ZERO,
+    dilation: Any = ONE,
+    ceil_mode: bool = False,
+) -> Value:
+    """The largest entry of a window, without padding."""
+    space = len(kernel_size) if isinstance(kernel_size, tuple) else 1
+    if ceil_mode or any(p != 0 for p in each(padding, space)) or any(d != 1 for d in each(dilation, space)):
+        raise refuse("max pooling with padding, dilation or ceil_mode", "leave these settings out, and pad before")
+    filters = each(kernel_size, space)
+    steps = filters if stride in ((), None) else each(stride, space)
+    seen = windows(form, form.settle(self), filters, steps, (ZERO,) * space)
+    axes = list(range(len(seen.shape) - space, len(seen.shape)))
+    return without(reduced(form, seen, axes, Largest), axes)

@@ -6,12 +6,12 @@ from typing import Any
 
 import sympy
 
-from codegen.capture import functions
 from codegen.capture.forming import Forming
 from codegen.capture.operators.pointwise import applied
 from codegen.capture.operators.products import linear, plus
 from codegen.capture.operators.table import rule
 from codegen.capture.values import Value, pointwise, sliced
+from derive.algebra.named import relu, sigmoid
 
 
 def _gates(value: Value, count: int) -> list[Value]:
@@ -36,7 +36,7 @@ def lstm_cell(
     )
     cell = form.settle(
         pointwise(
-            lambda c, a, b, d: functions.sigmoid(b) * c + functions.sigmoid(a) * sympy.tanh(d),
+            lambda c, a, b, d: sigmoid(b) * c + sigmoid(a) * sympy.tanh(d),
             form.factor(hx[1]),
             i,
             f,
@@ -44,7 +44,7 @@ def lstm_cell(
         ),
         "cell",
     )
-    return pointwise(lambda a, c: functions.sigmoid(a) * sympy.tanh(c), o, cell), cell
+    return pointwise(lambda a, c: sigmoid(a) * sympy.tanh(c), o, cell), cell
 
 
 @rule("gru_cell")
@@ -60,8 +60,8 @@ def gru_cell(
     """``h' = (1 - z) n + z h``, with ``n = tanh(x part + r (h part))``."""
     ours = _gates(linear(form, input, w_ih, b_ih), 3)
     theirs = _gates(linear(form, hx, w_hh, b_hh), 3)
-    reset = form.settle(applied(form, functions.sigmoid, plus(ours[0], theirs[0])), "reset")
-    update = form.settle(applied(form, functions.sigmoid, plus(ours[1], theirs[1])), "update")
+    reset = form.settle(applied(form, sigmoid, plus(ours[0], theirs[0])), "reset")
+    update = form.settle(applied(form, sigmoid, plus(ours[1], theirs[1])), "update")
     mixed = pointwise(lambda a, r, b: a + r * b, ours[2], reset, form.settle(theirs[2], "hidden"))
     new = form.settle(applied(form, sympy.tanh, mixed), "new")
     return pointwise(lambda z, n, h: (1 - z) * n + z * h, update, new, form.settle(hx))
@@ -92,4 +92,4 @@ def rnn_relu_cell(
     b_hh: Value | None = None,
 ) -> Value:
     """``h' = relu(W x + U h + b)``."""
-    return applied(form, functions.relu, _both(form, input, hx, w_ih, w_hh, b_ih, b_hh))
+    return applied(form, relu, _both(form, input, hx, w_ih, w_hh, b_ih, b_hh))

@@ -13,6 +13,7 @@ from codegen.capture.forming import Forming
 from codegen.capture.operators.pointwise import as_real, no_infinity
 from codegen.capture.operators.table import rule
 from codegen.capture.values import ONE, ZERO, Indices, Value, axis, not_negative, plain, pointwise, selected
+from derive.algebra.reductions import Largest, Product
 
 
 def axes_of(dim: Any, count: int) -> list[int]:
@@ -181,7 +182,55 @@ def cumsum(form: Forming, self: Value, dim: Expr, dtype: Any = None) -> Value:
     return Value(value.shape, at, tuple(grains))
 
 
-@rule("amax", "amin", "max", "min", "prod", "argmax", "argmin", "topk", "sort", "median", "cumprod")
-def extreme(form: Forming, self: Value, **settings: Any) -> Value:
-    """The largest, the smallest or the product along an axis of a fixed number of entries."""
-    raise refuse("a reduction to the largest, smallest or product of entries", "write it pairwise by torch.maximum")
+def reduced(form: Forming, value: Value, axes: Sequence[int], reduction: type[Expr]) -> Value:
+    """Return a reduction along axes, which keep length 1."""
+    no_infinity(value)
+    entries = form.settle(as_real(value))
+
+    def at(i: Indices) -> Expr:
+        """Return the reduction."""
+        digits: list[Expr] = []
+        places = dict(enumerate(i))
+        for k in axes:
+            own, places[k] = form.axis_indices(entries.shape[k], entries.grains[k], batch=False)
+            digits += own
+        return reduction(entries.at(tuple(places[k] for k in range(len(i)))), *digits)
+
+    shape = tuple(ONE if k in axes else n for k, n in enumerate(entries.shape))
+    return Value(shape, at, tuple(plain(ONE) if k in axes else g for k, g in enumerate(entries.grains)))
+
+
+@rule("amax", "max")
+def largest(form: Forming, self: Value, dim: Any = None, keepdim: bool = False, other: Any = None) -> Any:
+    """The largest entry along axes, without its place."""
+    if other is not None:
+        return pointwise(sympy.Max, form.settle(self), form.settle(other))
+    axes = axes_of(dim, len(self.shape))
+    found = reduced(form, self, axes, Largest)
+    found = found if keepdim else without(found, axes)
+    return found if not form.shape or not isinstance(form.shape[0], tuple) else (found, None)
+
+
+@rule("amin", "min")
+def smallest(form: Forming, self: Value, dim: Any = None, keepdim: bool = False, other: Any = None) -> Any:
+    """The smallest entry along axes, without its place."""
+    if other is not None:
+        return pointwise(sympy.Min, form.settle(self), form.settle(other))
+    axes = axes_of(dim, len(self.shape))
+    found = reduced(form, pointwise(lambda a: -a, self), axes, Largest)
+    found = pointwise(lambda a: -a, found if keepdim else without(found, axes))
+    return found if not form.shape or not isinstance(form.shape[0], tuple) else (found, None)
+
+
+@rule("prod")
+def prod(form: Forming, self: Value, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Value:
+    """The product along axes."""
+    axes = axes_of(dim, len(self.shape))
+    found = reduced(form, self, axes, Product)
+    return found if keepdim else without(found, axes)
+
+
+@rule("argmax", "argmin", "topk", "sort", "median", "cumprod", "argsort", "kthvalue", "mode")
+def ordered(form: Forming, self: Value, **settings: Any) -> Value:
+    """Places of extremes are refused: they depend on values."""
+    raise refuse("an order of entries, which depends on their values", "use a softmax, or masks that depend on places")
