@@ -7,6 +7,7 @@
     convert, revert               put them in the place of torch's, and back
     lora_config(config)           LoRA on these layers through peft, with an exact merge
     record, restore               keep a conversion beside saved weights
+    ColwiseParallel, ...          styles of tensor parallelism for these layers
     PatchNormConv2d, ...          convolutions that divide each patch by its length
     self_factor(module, x)        K_ss of each sample, of torch's layers too
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .adapters import lora_config as lora_config
     from .conversion import record as record
     from .conversion import restore as restore
+    from .parallel import ColwiseParallel as ColwiseParallel
+    from .parallel import RowwiseParallel as RowwiseParallel
     from .patch_modules import PatchNormConv1d as PatchNormConv1d
     from .patch_modules import PatchNormConv2d as PatchNormConv2d
     from .patch_modules import PatchNormConv3d as PatchNormConv3d
@@ -44,6 +47,8 @@ _HOMES = {
     "lora_config": ".adapters",
     "record": ".conversion",
     "restore": ".conversion",
+    "ColwiseParallel": ".parallel",
+    "RowwiseParallel": ".parallel",
     "PatchNormConv1d": ".patch_modules",
     "PatchNormConv2d": ".patch_modules",
     "PatchNormConv3d": ".patch_modules",
@@ -55,7 +60,7 @@ _HOMES = {
     "NormLike": ".modules",
 }
 
-__all__ = ["AffineLike", "AffineLikeMultiheadAttention", "NormLike", "PatchNormConv1d", "PatchNormConv2d", "PatchNormConv3d", "PatchNormConvTranspose1d", "PatchNormConvTranspose2d", "PatchNormConvTranspose3d", "convert", "functional", "lora_config", "record", "restore", "revert", "self_factor"]
+__all__ = ["AffineLike", "AffineLikeMultiheadAttention", "ColwiseParallel", "NormLike", "PatchNormConv1d", "PatchNormConv2d", "PatchNormConv3d", "PatchNormConvTranspose1d", "PatchNormConvTranspose2d", "PatchNormConvTranspose3d", "RowwiseParallel", "convert", "functional", "lora_config", "record", "restore", "revert", "self_factor"]
 
 
 def __getattr__(name: str) -> Any:

@@ -404,6 +404,7 @@ def _become(module: nn.Module, new: nn.Module) -> None:
         _become(module.get_submodule(name), child)
     settings = {word: value for word, value in new.__dict__.items() if word not in _INTERNAL}
     _set(module, settings, type(module), type(new))
+    module.__dict__.pop("forward", None)  # where a tool left it, it is that of the class before
     module.__class__ = type(new)
 
 
@@ -430,6 +431,7 @@ def _go_back(module: nn.Module) -> None:
         module.__dict__.pop(word, None)
     module.__dict__.update(record["old"])
     if record["kind"] is not None:
+        module.__dict__.pop("forward", None)
         module.__class__ = record["kind"]
 
 

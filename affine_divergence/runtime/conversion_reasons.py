@@ -55,7 +55,7 @@ def _of_another_kind(module: nn.Module, kinds: Collection[type[nn.Module]]) -> s
 
 def _of_a_part(module: nn.Module) -> str:
     """Return why the tensors and the forward of one module are not those that its class gave it."""
-    if "forward" in module.__dict__:
+    if "forward" in module.__dict__ and not is_own_forward(module):
         by = " by accelerate, which places or offloads it; convert before" if hasattr(module, "_hf_hook") else ""
         return f"its forward was replaced on the object{by}"
     computed = [word for word in ("weight", "in_proj_weight") if word in module.__dict__ or word in module._buffers]
@@ -70,6 +70,12 @@ def _of_a_part(module: nn.Module) -> str:
         if hasattr(p, "ds_id"):
             return f"its {word} is partitioned by DeepSpeed; convert before"
     return ""
+
+
+def is_own_forward(module: nn.Module) -> bool:
+    """Return whether the forward that is set on an object is that of its class, as tools leave it that put it back."""
+    forward = module.__dict__["forward"]
+    return getattr(forward, "__func__", None) is type(module).forward and forward.__self__ is module
 
 
 def _tensor_words(kind: type) -> str:
@@ -119,8 +125,8 @@ def reason_to_stay(module: nn.Module, made: type[nn.Module], before: Iterable[tu
         return "its parameters are computed from others since (torch.nn.utils.parametrize); remove that first"
     if kind is not made:
         return f"its class is {kind.__name__} since, given by another tool, and was {made.__name__}; undo that first"
-    if "forward" in module.__dict__:
-        by = " by accelerate; remove_hook_from_submodules" if hasattr(module, "_hf_hook") else "; undo that"
+    if "forward" in module.__dict__ and not is_own_forward(module):
+        by = " by accelerate; call remove_hook_from_submodules" if hasattr(module, "_hf_hook") else "; undo that"
         return f"its forward was replaced on the object since{by} first"
     changed = [(word, then, now) for word, then, now in before if then != now]
     if changed:

@@ -175,3 +175,14 @@ def test_attention_is_put_back_as_a_whole_or_not_at_all():
         del model.self_attn.out_proj.forward
         model.self_attn.out_proj = nn.Linear(4, 4)
         assert "its output projection is a Linear since" in ad.revert(model).skipped[0].why
+
+
+def test_a_forward_that_was_put_back_on_the_object_is_the_class_s_own():
+    """As tools leave it that wrap a forward and unwrap it."""
+    model, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(3, 4)
+    model[0].forward = model[0].forward
+    assert ad.convert(model).replaced
+    torch.testing.assert_close(model(x), ad.functional.affine_like(x, model[0].weight, model[0].bias))
+    model[0].forward = model[0].forward
+    assert ad.revert(model).replaced
+    torch.testing.assert_close(model(x), F.linear(x, model[0].weight, model[0].bias))

@@ -770,8 +770,8 @@ WHOLE = {
     "replaced forwards overlooked": Mutant(
         "runtime",
         "conversion_reasons.py",
-        'if "forward" in module.__dict__:',
-        'if "forward" in module._buffers:',
+        'if "forward" in module.__dict__',
+        'if "forward" in module._buffers',
         "affine",
         "path/affine/convert",
         "layers whose forward was replaced on the object",

@@ -77,7 +77,7 @@ def companions(families: Sequence[Family]) -> Companions:
                 "form": NAME,
                 "convolutions": ", ".join(f"nn.{name}" for name in public_names(PATCHES, "twins")),
             },
-            **dict.fromkeys(("adapters.py", "peft_lora.py"), lora),
+            **dict.fromkeys(("adapters.py", "peft_lora.py", "parallel.py"), lora),
             "self_factors.py": self_factor_context(families, attention, self_factors()),
         },
         exports=(
@@ -92,6 +92,12 @@ def companions(families: Sequence[Family]) -> Companions:
                 "LoRA on these layers through peft, with an exact merge",
             ),
             Export("conversion", ("record", "restore"), "record, restore", "keep a conversion beside saved weights"),
+            Export(
+                "parallel",
+                ("ColwiseParallel", "RowwiseParallel"),
+                "ColwiseParallel, ...",
+                "styles of tensor parallelism for these layers",
+            ),
             Export(
                 "patch_modules", MODULES, "PatchNormConv2d, ...", "convolutions that divide each patch by its length"
             ),
