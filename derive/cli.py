@@ -54,13 +54,18 @@ def derive(
         bool, typer.Option("--check", help="Verify the result and every step; exit 1 unless all hold.")
     ] = False,
     rule: Rule = "sgd",
+    of: Annotated[
+        int | None,
+        typer.Option("--of", metavar="N", help="Only the N-th part with parameters of a composition learns."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Derive the effective activation update of a layer, step by step."""
+    from derive.compose import only
     from derive.export.json_schema import derivation_to_json
     from derive.export.terminal import derivation_lines
 
-    chosen = named_layer(layer)
+    chosen = named_layer(layer) if of is None else only(named_layer(layer), of)
     derivation = _full(chosen) if rule == "sgd" else _under(chosen, rule)
     derivation = derivation.check() if check else derivation
     data = derivation_to_json(derivation)
@@ -127,7 +132,7 @@ def _chosen(names: list[str]) -> list[Layer]:
 
 def named_layer(name: str) -> Layer:
     """Return a layer by name, or from a file if the name ends in .toml; raise UsageError otherwise."""
-    if name.endswith(".toml"):
+    if name.endswith(".toml") and ">" not in name and "(" not in name:
         from derive.spec import load_spec
 
         return load_spec(Path(name))

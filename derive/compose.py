@@ -1,33 +1,118 @@
 """Composition of layers: the output of one is the input of the next, and all their parameters are the parameters.
 
 Sizes are joined where the tensors meet; every other name that both layers use is primed in words (``W`` becomes
-``W_2``).
+``W_2``). A link may be a pointwise function by its name (``affine>tanh>affine``). An output of several axes is
+flattened for a layer that takes one. ``residual`` adds a layer's input to its output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
 import sympy
-from sympy import Expr, IndexedBase, Symbol
+from sympy import Expr, IndexedBase, Mul, Symbol
 
-from derive.algebra.index import Index, size_symbol
+from derive.algebra.index import Index, Quotient, Remainder, size_symbol
+from derive.algebra.named import DEFINITIONS, named
 from derive.algebra.nodes import IndexTensor, tensor
-from derive.forward_map import BATCH, Definition, Layer, LayerError, Tensor
+from derive.forward_map import BATCH, Definition, Group, Layer, LayerError, Tensor
+
+ACTIVATIONS: Mapping[str, Callable[[Expr], Expr]] = {
+    **{name: named(name) for name in DEFINITIONS},
+    **{f.__name__: f for f in (sympy.tanh, sympy.sin, sympy.cos, sympy.exp)},
+}
+"""The functions that may stand as a link, by name."""
 
 
-def compose(layers: Sequence[Layer]) -> Layer:
-    """Return ``layers[0] > layers[1] > ...``; raise LayerError where shapes do not meet or an input is missing."""
-    return reduce(_follow, layers)
+def compose(links: Sequence[Layer | str]) -> Layer:
+    """Return ``links[0] > links[1] > ...``; raise LayerError where shapes do not meet or an input is missing."""
+    first = links[0] if isinstance(links[0], Layer) else _of_one_axis(links[0])
+    return reduce(_follow, links[1:], first)
 
 
-def _follow(first: Layer, second: Layer) -> Layer:
-    """Feed the output of ``first`` to the first real input of ``second``."""
+def residual(layer: Layer) -> Layer:
+    """Return ``x + layer``; the sizes of the output become those of the input, where they are not numbers."""
+    fed = next((t for t in layer.inputs if t.values is None), None)
+    given = tuple(i.size for i in layer.output.indices)
+    if fed is None or len(fed.axes) != len(given):
+        raise LayerError(f"x + ({layer.name}): input and output do not have the same axes, so they cannot be added")
+    sizes: dict[Expr, Expr] = {}
+    for taken, made in zip(fed.axes, given, strict=True):
+        if made != taken and not (made.is_Symbol and sizes.setdefault(made, taken) == taken):
+            raise LayerError(f"x + ({layer.name}): an axis of {made} cannot be added to one of {taken}")
+    moved = _Renaming(sizes, {}).layer(layer)
+    total = moved.output.expression + tensor(fed.name)[moved.output.indices]
+    sizes_left = tuple(dict.fromkeys(s for s in moved.sizes if s.is_Symbol))
+    title = f"{layer.title}, added to its input"
+    return replace(moved.with_output(total), name=f"x + ({layer.name})", title=title, sizes=sizes_left)
+
+
+def only(layer: Layer, number: int) -> Layer:
+    """Return a composition in which part ``number`` (from 1) of those with parameters learns, and all else is given."""
+    if not 1 <= number <= len(layer.groups):
+        names = ", ".join(f"{k} ({group.name})" for k, group in enumerate(layer.groups, 1)) or "none"
+        raise LayerError(f"{layer.name!r} has no part {number} with parameters; its parts are: {names}")
+    own = layer.groups[number - 1].parameters
+    learned = tuple(p for p in layer.parameters if p.name in own)
+    given = tuple(p for p in layer.parameters if p.name not in own)
+    name = f"{layer.name}/of-{number}"
+    return replace(layer, name=name, parameters=learned, inputs=(*layer.inputs, *given), groups=())
+
+
+def _of_one_axis(function: str) -> Layer:
+    """Return a pointwise function as a layer of its own: of a vector."""
+    j, n = Index("j", size_symbol("n")), size_symbol("n")
+    output = Definition("y", (BATCH, j), ACTIVATIONS[function](tensor("x")[BATCH, j]))
+    inputs = (Tensor("x", (BATCH.size, n)),)
+    return Layer(function, function, (BATCH.size, n), inputs, (), (), output)
+
+
+def _activated(layer: Layer, function: str) -> Layer:
+    """Apply a pointwise function to the output."""
+    output = layer.output
+    name = _free("a", _names(layer) | {str(s) for s in layer.sizes})
+    applied = Definition(name, output.indices, ACTIVATIONS[function](output.entry))
+    title = f"{layer.title}, then {function}"
+    definitions = (*layer.definitions, output)
+    groups = _groups(layer)
+    return replace(
+        layer, name=f"{layer.name}>{function}", title=title, definitions=definitions, output=applied, groups=groups
+    )
+
+
+def _groups(layer: Layer) -> tuple[Group, ...]:
+    """Return the parts of a composition, or the layer as the only one."""
+    if layer.groups or not layer.parameters:
+        return layer.groups
+    return (Group(layer.name, tuple(p.name for p in layer.parameters)),)
+
+
+def _flattened(layer: Layer) -> Layer:
+    """Return the layer with the axes of its output laid out as one, the last running fastest."""
+    axes = layer.output.indices[1:]
+    flat, inner, places = Index("f", Mul(*(i.size for i in axes))), sympy.S.One, list[Expr]()
+    for index in reversed(axes):
+        place = Quotient(flat, inner)
+        places.append(place if index is axes[0] else Remainder(place, index.size))
+        inner *= index.size
+    entry = layer.output.base[(BATCH, *reversed(places))]
+    name = _free("flat", _names(layer) | {str(s) for s in layer.sizes})
+    output = Definition(name, (BATCH, flat), entry)
+    return replace(layer, definitions=(*layer.definitions, layer.output), output=output)
+
+
+def _follow(first: Layer, second: Layer | str) -> Layer:
+    """Feed the output of ``first`` to the first real input of ``second``, or to a function by its name."""
+    if isinstance(second, str):
+        return _activated(first, second)
     fed = next((t for t in second.inputs if t.values is None), None)
     if fed is None:
         raise LayerError(f"{second.name!r} has no real input to take the output of {first.name!r}")
+    groups = _groups(first)
+    if len(fed.axes) == 2 < len(first.output.indices):
+        first = _flattened(first)
     output_axes = tuple(i.size for i in first.output.indices)
     if len(output_axes) != len(fed.axes):
         raise LayerError(
@@ -49,6 +134,7 @@ def _follow(first: Layer, second: Layer) -> Layer:
         output=moved.output,
         scalars=tuple(dict.fromkeys((*first.scalars, *moved.scalars))),
         notes=(*first.notes, *moved.notes),
+        groups=(*groups, *renaming.groups(second, middle.name)),
     )
 
 
@@ -110,6 +196,13 @@ class _Renaming:
         values = None if declared.values is None else self.size(declared.values)
         return Tensor(self.name(declared.name), tuple(self.size(a) for a in declared.axes), values)
 
+    def groups(self, layer: Layer, fed: str) -> tuple[Group, ...]:
+        """Return the parts under the new names; what has no feeding intermediate of its own is fed by ``fed``."""
+        return tuple(
+            Group(g.name, tuple(self.name(p) for p in g.parameters), self.name(g.fed) if g.fed else fed)
+            for g in _groups(layer)
+        )
+
     def layer(self, layer: Layer) -> Layer:
         """Return the layer under the new names."""
         return replace(
@@ -119,6 +212,10 @@ class _Renaming:
             parameters=tuple(self.declared(t) for t in layer.parameters),
             definitions=tuple(self.definition(d) for d in layer.definitions),
             output=self.definition(layer.output),
+            groups=tuple(
+                Group(g.name, tuple(map(self.name, g.parameters)), self.name(g.fed) if g.fed else "")
+                for g in layer.groups
+            ),
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Symbol
 
 from derive.algebra.differentiate import carry_out, expand_definitions
@@ -104,11 +103,17 @@ class Deriver:
     @cached_property
     def unfactored_kernel(self) -> Expr:
         """The kernel as the plain sum over parameters of products of gradients, in normal form."""
-        total = sympy.S.Zero
-        for name, entry in self.entries.items():
-            here = self.gradients[name]
-            total += normalise(IndexedSum(here * rename(here, self.primes), *entry.indices))
-        return total
+        return Add(*self.kernel_by_parameter.values())
+
+    @cached_property
+    def kernel_by_parameter(self) -> dict[str, Expr]:
+        """What each parameter adds to the kernel, in normal form."""
+        return {
+            name: normalise(
+                IndexedSum(self.gradients[name] * rename(self.gradients[name], self.primes), *entry.indices)
+            )
+            for name, entry in self.entries.items()
+        }
 
     @cached_property
     def pairs(self) -> list[tuple[Index, Index]]:
@@ -308,9 +313,11 @@ class Deriver:
 
     def derivation(self) -> Derivation:
         """Run every stage."""
+        from derive.parts import part_steps
+
         factor = self.classify()
         steps = [*self.forward_steps(), *self.gradient_steps(), *self.change_steps(), *self.kernel_steps(factor)]
-        steps += [*self.law_steps(factor), *self.mean_steps(factor)]
+        steps += [*self.law_steps(factor), *self.mean_steps(factor), *part_steps(self)]
         return Derivation(
             layer=self.layer,
             rule="sgd",

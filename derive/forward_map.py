@@ -61,12 +61,22 @@ class Definition:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Parameters of one part of a composition; ``fed`` is the intermediate that is the part's input, if it has one."""
+
+    name: str
+    parameters: tuple[str, ...]
+    fed: str = ""
+
+
+@dataclass(frozen=True)
 class Layer:
     """A forward map ``output = F(parameters; inputs)`` through named intermediates, at symbolic sizes.
 
     ``definitions`` are in order of use: each may mention inputs, parameters and earlier definitions.
     ``scalars`` are positive scalar symbols that are settings, not parameters (for example ``kappa``). ``parts`` are the
-    layers that a layer consists of, where each has an update of its own (attention).
+    layers that a layer consists of, where each has an update of its own (attention); ``groups`` are the parameters of
+    each part of a composition, in order.
     """
 
     name: str
@@ -79,6 +89,7 @@ class Layer:
     scalars: tuple[Symbol, ...] = ()
     notes: tuple[str, ...] = ()
     parts: tuple[Layer, ...] = ()
+    groups: tuple[Group, ...] = ()
 
     @cached_property
     def scope(self) -> dict[IndexedBase, Definition]:

@@ -152,6 +152,8 @@ def always_within(expression: sympy.Expr, size: sympy.Expr) -> bool:
     if isinstance(expression, sympy.Indexed):
         values = getattr(expression.base, "values", None)
         return values is not None and bool(sympy.expand(size - values).is_nonnegative)
+    if isinstance(expression, Quotient):
+        return always_within(expression.args[0], sympy.expand(size * expression.args[1]))
     if has_division(expression) or not expression.is_integer:
         return False
     low, high = bounds(expression)

@@ -18,7 +18,7 @@ from sympy import Add, Expr, Indexed, KroneckerDelta, Mul, Pow, Rational, S, Sym
 from sympy.core.alphabets import greeks
 from sympy.printing.latex import translate
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Remainder
 from derive.algebra.nodes import AtZero, Divides, IndexedSum, PartialDerivative, Within
 from derive.export.letters import Hints, Scope, free_indices, root_scope
 from derive.export.order import ordered_terms, split_fraction
@@ -285,7 +285,11 @@ class NotationPrinter(ReductionNotation):
         return line
 
     def _factor(self, item: Expr, last: bool) -> str:
-        if item.is_Add or (isinstance(item, IndexedSum) and self._needs_brackets(item, last)):
+        if (
+            item.is_Add
+            or isinstance(item, Remainder)
+            or (isinstance(item, IndexedSum) and self._needs_brackets(item, last))
+        ):
             return self._bracketed(item)
         return str(self._print(item))
 

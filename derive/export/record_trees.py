@@ -18,7 +18,7 @@ from sympy import Basic
 
 from derive.cancel import Refusal
 from derive.export.trees import Tree, TreeError, from_tree, to_tree
-from derive.forward_map import Definition, Layer, Tensor
+from derive.forward_map import Definition, Group, Layer, Tensor
 from derive.record import CancellingMap, Claim, Derivation, Limit, Property, SelfFactor, Status, Step, Verdict
 
 _RECORDS = (
@@ -26,6 +26,7 @@ _RECORDS = (
     Claim,
     Definition,
     Derivation,
+    Group,
     Layer,
     Limit,
     Property,

@@ -198,6 +198,8 @@ class TextPrinter(StrPrinter):
         return f"{sign}{above}/({below})" if len(fraction.denominator) > 1 else f"{sign}{above}/{below}"
 
     def _factor(self, factor: Expr) -> str:
+        if isinstance(factor, Quotient | Remainder):
+            return f"({self._print(factor)})"
         return str(self.parenthesize(factor, PRECEDENCE["Mul"]))
 
     def _print_Pow(self, expression: Pow, rational: bool = False) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from functools import partial
 
-from derive.compose import compose
+from derive.compose import ACTIVATIONS, compose, residual
 from derive.forward_map import Layer, LayerError
 from derive.layers import affine, attention, convolution, embedding, gated, low_rank, normalisers
 
+_RESIDUAL = re.compile(r"x\s*\+\s*\((.*)\)", re.DOTALL)
+_LONGEST = 1000
 _LAYERS: dict[str, Callable[[], Layer]] = {
     "linear": affine.linear,
     "affine": affine.affine,
@@ -43,14 +46,45 @@ def layer_names() -> tuple[str, ...]:
 
 
 def layer(name: str) -> Layer:
-    """Return the layer of that name, or the composition ``first>second>...`` of named layers.
+    """Return the layer of that name, or the composition ``first>second>...`` of layers, files and functions.
 
-    Raises LayerError with the known names and the nearest one.
+    ``x + (first>second)`` adds the input. Raises LayerError with the known names and the nearest one.
     """
+    name = name.strip()
     if name in _LAYERS:
         return _LAYERS[name]()
-    if ">" in name:
-        return compose([layer(part.strip()) for part in name.split(">")])
-    near = difflib.get_close_matches(name, _LAYERS, n=1)
+    links = _links(name)
+    if len(links) > 1:
+        return compose([link if link in ACTIVATIONS else layer(link) for link in links])
+    if inner := _RESIDUAL.fullmatch(name):
+        return residual(layer(inner[1]))
+    if name.startswith("(") and name.endswith(")"):
+        return layer(name[1:-1])
+    if name in ACTIVATIONS:
+        return compose([name])
+    if name.endswith(".toml"):
+        from derive.spec import load_spec
+
+        return load_spec(name)
+    near = difflib.get_close_matches(name, (*_LAYERS, *ACTIVATIONS), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise LayerError(f"unknown layer {name!r}{hint} Known layers: {', '.join(_LAYERS)} (or a path ending in .toml)")
+    raise LayerError(
+        f"unknown layer {name!r}{hint} Known layers: {', '.join(_LAYERS)} (or a path ending in .toml); functions as "
+        f"links: {', '.join(ACTIVATIONS)}; x + (layer) adds the input"
+    )
+
+
+def _links(name: str) -> list[str]:
+    """Return the parts between the ``>`` that stand in no brackets; raise LayerError for brackets that do not match."""
+    links, depth = [""], 0
+    for character in name:
+        depth += (character == "(") - (character == ")")
+        if depth < 0:
+            break
+        if character == ">" and depth == 0:
+            links.append("")
+        else:
+            links[-1] += character
+    if depth != 0 or len(name) > _LONGEST:
+        raise LayerError(f"the brackets of {name[:80]!r} do not match; write x + (affine>relu>affine)")
+    return [link.strip() for link in links]

@@ -227,7 +227,7 @@ def test_a_fixed_size_is_carried_on() -> None:
 
 MISFITS: dict[str, tuple[Layer, Layer, str]] = {
     "axes": (derive.layer("affine"), derive.layer("convolution-1d"), "gives 1 axes a sample, 'convolution-1d' takes 2"),
-    "tokens": (derive.layer("embedding"), derive.layer("affine"), "gives 2 axes a sample, 'affine' takes 1"),
+    "tokens": (derive.layer("embedding"), derive.layer("convolution"), "gives 2 axes a sample, 'convolution' takes 3"),
     "no input": (derive.layer("affine"), derive.layer("embedding"), "no real input"),
     "two fixed sizes": (dense("a", "n", "4"), dense("b", "3", "m"), "gives 4 a sample, 'b' takes 3"),
     "a fixed size": (derive.layer("affine"), dense("b", "3", "m"), "gives m a sample, 'b' takes 3"),
