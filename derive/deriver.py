@@ -70,6 +70,11 @@ class Deriver:
         """The intermediates and the output."""
         return (*self.layer.definitions, self.output)
 
+    @property
+    def moved(self) -> tuple[Definition, ...]:
+        """What a step on the parameters moves, in order: the intermediates and the output."""
+        return self.definitions
+
     @cached_property
     def gradients(self) -> dict[str, Expr]:
         """``dz[s, i] / dW[a, b]`` for each parameter, in normal form."""
@@ -201,7 +206,7 @@ class Deriver:
             moved = entry - eta * self.loss_gradients[parameter.name]
             fresh.append(Definition(parameter.name + "'", entry.indices, moved))
         renamed = {p.base: tensor(p.name + "'") for p in self.parameters}
-        for definition in self.definitions:
+        for definition in self.moved:
             expression = rename(definition.expression, renamed)
             if expression != definition.expression:
                 fresh.append(Definition(definition.name + "'", definition.indices, expression))

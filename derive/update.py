@@ -29,12 +29,19 @@ def effective_update(layer: Layer, rule: str = "sgd") -> Derivation:
     Raises LayerError when the forward map depends on no parameter, or for an unknown rule.
     """
     if rule == "sgd":
-        return Deriver(layer).derivation()
+        return deriver(layer).derivation()
     from derive.rules import under_rule
 
-    return under_rule(Deriver(layer), rule)
+    return under_rule(deriver(layer), rule)
+
+
+def deriver(layer: Layer) -> Deriver:
+    """Return the derivation of a layer, stage by stage: through named slopes where the forward map is long."""
+    from derive.chained import MOST_PATHS, ChainedDeriver, paths
+
+    return Deriver(layer) if paths(layer) <= MOST_PATHS else ChainedDeriver.of(layer)
 
 
 def update_kernel(layer: Layer) -> Expr:
     """Return the update kernel alone: ``K[sample, unit; sample', unit']`` in normal form, factored."""
-    return Deriver(layer).kernel
+    return deriver(layer).kernel

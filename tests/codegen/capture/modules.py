@@ -170,7 +170,9 @@ def gru_cell(n: int, m: int) -> Factory:
 
 
 def convolution_block(n: int, m: int) -> Factory:
-    return nn.Sequential(nn.Conv2d(n, m, 2), nn.BatchNorm2d(m), nn.ReLU(inplace=True)), torch.randn(2, n, 3, 3)
+    return nn.Sequential(
+        nn.Conv2d(n, m, 2), nn.BatchNorm2d(m, track_running_stats=False), nn.ReLU(inplace=True)
+    ), torch.randn(2, n, 3, 3)
 
 
 def separable(c: int, m: int) -> Factory:
