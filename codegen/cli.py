@@ -55,9 +55,11 @@ def _targets(layer: Layer) -> dict[str, str]:
     """Return for each target whether it has kernels for a layer, or why not."""
     from codegen.compiler import build_layer
     from codegen.package import MANIFEST
-    from codegen.targets.base import TARGETS
+    from codegen.targets.base import TARGETS, family
 
-    lacking = json.loads(build_layer(layer)[MANIFEST])["without"]
+    lacking: dict[str, Any] = {}
+    for names in (family(t) for t in TARGETS if not t.host):
+        lacking |= json.loads(build_layer(layer, targets=names)[MANIFEST])["without"]
     return {t.name: f"none: {lacking[t.name]['text']}" if t.name in lacking else t.title for t in TARGETS}
 
 
@@ -76,7 +78,8 @@ def generate(
         typer.Option(help='Also the map at an angle t(r) of the family, such as "atan(r)/2".', show_default=False),
     ] = None,
     targets: Annotated[
-        str | None, typer.Option(help="The targets, separated by commas: all there are.", show_default=False)
+        str | None,
+        typer.Option(help="The targets, separated by commas: those of the shipped package.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:

@@ -36,23 +36,20 @@ from codegen.plans.plain import plain_plan, self_factor_plan
 from codegen.plans.row_form import row_form
 from codegen.plans.rows import Plan, plan
 from codegen.plans.solve_at import solve_at
-from codegen.printing.naming import AngleFamily, Family
+from codegen.printing.naming import AngleFamily, Family, class_name
 from codegen.printing.places import folder_of
 from codegen.targets.base import (
-    KERNELS,
     LAYERS,
     NAMES,
     PATCHES,
     PLAIN,
     PLAIN_PATCHES,
     REASONS,
+    ROWS,
     Target,
-    check_targets,
+    host_of,
     target,
 )
-from codegen.targets.torch.catalogue_files import companions
-from codegen.targets.torch.layer_naming import class_name
-from codegen.targets.torch.layer_target import layer_files, patch_layer_files, row_files
 from derive.errors import UsageError
 from derive.export.prose import plain
 from derive.forward_map import Layer
@@ -78,11 +75,8 @@ def render(
 ) -> dict[str, str]:
     """Return the text of every file of a package of these families, its manifest included."""
     check_name(package)
-    check_targets(targets)
+    digests = host_of(targets).derivations(chosen, angles)
     texts = {name: text for t in targets for name, text in target(t).files(chosen, angles).items()}
-    digests = {p.layer.name: p.digest for family in chosen for p in family.plans}
-    digests |= {p.layer.name: p.digest for family in angles for p in family.plans}
-    digests |= companions(chosen).digests
     return packed(texts, {"package": package, "derivations": digests, "covers": covered(digests)})
 
 
@@ -101,6 +95,16 @@ class _Request:
     def name(self) -> str:
         """The name of the package: the layer's, if no other is given."""
         return self.package or self.layer.name
+
+    @property
+    def host(self) -> Target:
+        """The target whose package it is."""
+        return host_of(self.targets)
+
+    @property
+    def kernels(self) -> list[Target]:
+        """The targets that write kernels into it."""
+        return [target(name) for name in self.targets if name != self.host.name]
 
 
 @dataclass
@@ -130,7 +134,7 @@ def build_layer(
         layer: the layer.
         package: the package's name; the layer's if none is given.
         angle: t(r), for the member of the family at that angle too.
-        targets: those to write, ``torch`` among them.
+        targets: those to write, one without a host among them.
         insist: whether a target that cannot compute the layer is an error; else it is left out, with the reason.
         spec: the text of the layer's file, which the manifest then holds.
 
@@ -160,7 +164,7 @@ def build_layer(
 
 def _of_rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
     """Return the package of a layer of one matrix; None for any other layer."""
-    form = row_form(request.layer)
+    form = row_form(request.layer) if ROWS in request.host.forms else None
     if form is None:
         return None
     try:
@@ -174,8 +178,9 @@ def _of_rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
     known |= {f.name: f.with_bias for f in angles}
     if not chosen or known.keys() != {p.name for p in plans[:-1]}:
         return None
-    texts = row_files(request.layer, plans, self_factor_plan(request.layer), chosen, angles, form)
-    for kernels in _asked(request):
+    factor = self_factor_plan(request.layer)
+    texts = request.host.package_of_rows(request.layer, plans, factor, chosen, angles, form)
+    for kernels in request.kernels:
         files = kernels.files(chosen, angles)
         texts |= {n: t for n, t in files.items() if n != f"{folder_of(kernels.name)}/functional.py"}
         if LAYERS in kernels.forms:
@@ -185,17 +190,18 @@ def _of_rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
 
 def _of_patches(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
     """Return the package of a convolution; None for any other layer."""
-    form = patch_form(request.layer) if request.angle is None else None
+    form = patch_form(request.layer) if PATCHES in request.host.forms and request.angle is None else None
     if form is None:
         return None
     maps = maps_of(form.with_bias, form.centred, form.transposed)
     settings = {m.plan.name: (m.plan.kappa_default, m.plan.kappa_above) for m in maps}
     if settings != {p.name: (p.kappa_default, p.kappa_above) for p in plans[:-1]}:
         return None
-    texts = patch_layer_files(request.layer, plans, self_factor_plan(request.layer), maps, form)
+    factor = self_factor_plan(request.layer)
+    texts = request.host.package_of_patches(request.layer, plans, factor, maps, form)
     built = _Built(texts, {m.plan.name: m.plan for m in maps})
     needed = PLAIN_PATCHES if form.is_plain else PATCHES
-    for kernels in _asked(request):
+    for kernels in request.kernels:
         if needed not in kernels.forms:
             built.lacking[kernels.name] = "patches"
             continue
@@ -207,8 +213,8 @@ def _of_patches(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
 
 def _of_any_form(request: _Request, plans: Sequence[LayerPlan]) -> _Built:
     """Return the package of any layer."""
-    built = _Built(layer_files(request.layer, plans, self_factor_plan(request.layer)))
-    for kernels in _asked(request):
+    built = _Built(request.host.package_of_layer(request.layer, plans, self_factor_plan(request.layer)))
+    for kernels in request.kernels:
         if LAYERS not in kernels.forms:
             built.lacking[kernels.name] = "form"
             continue
@@ -217,11 +223,6 @@ def _of_any_form(request: _Request, plans: Sequence[LayerPlan]) -> _Built:
         except UsageError as problem:
             built.lacking[kernels.name], built.details[kernels.name] = "arithmetic", f" ({problem})"
     return built
-
-
-def _asked(request: _Request) -> list[Target]:
-    """Return the targets with kernels that were asked for."""
-    return [t for t in KERNELS if t.name in request.targets]
 
 
 def _facts(request: _Request, plans: Sequence[LayerPlan], built: _Built, refused: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from codegen.compiler import build, build_layer
 from codegen.package import DEFAULT_PACKAGE, check_name
-from codegen.targets.base import NAMES, check_targets
+from codegen.targets.base import NAMES, host_of
 from derive.formula import parse_angle
 from derive.forward_map import Layer
 from derive.spec import load_spec
@@ -17,8 +17,8 @@ from derive.spec import load_spec
 class Request:
     """A package: of the affine layer, or of the layer in the file ``spec``; ``angle`` adds a member of the family.
 
-    ``targets`` are names separated by commas; None means all that there are. Raise ``UsageError`` for a name, a target,
-    an angle or a file that cannot be used.
+    ``targets`` are names separated by commas; None means those of torch's package. Raise ``UsageError`` for a name, a
+    target, an angle or a file that cannot be used.
     """
 
     spec: Path | None = None
@@ -29,7 +29,7 @@ class Request:
     def __post_init__(self) -> None:
         """Check what was asked for, the cheapest first."""
         self._targets = NAMES if self.targets is None else tuple(self.targets.split(","))
-        check_targets(self._targets)
+        host_of(self._targets)
         if self.name is not None:
             check_name(self.name)
         self._angle = None if self.angle is None else parse_angle(self.angle)

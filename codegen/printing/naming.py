@@ -10,11 +10,13 @@ from typing import Any
 from sympy import Expr
 
 from codegen.plans.angles import AnglePlan
+from codegen.plans.layers import LayerPlan
 from codegen.plans.rows import Plan
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.targets.base import NAMES
 from derive.errors import UsageError
 from derive.export.text import text
+from derive.forward_map import Layer
 
 _CHOICES = ", ".join(f'"{name}"' for name in NAMES[:-1]) + f' or "{NAMES[-1]}"'
 BACKEND_WORDS = f"backend: {_CHOICES}; None has it chosen, see ``runtime.backends``."
@@ -84,6 +86,16 @@ def snake(name: str) -> str:
 def pascal(name: str) -> str:
     """Return ``AffineLike`` for ``affine-like``."""
     return "".join(word.capitalize() for word in re.split(r"\W+|_", name))
+
+
+def camel(name: str) -> str:
+    """Return ``ScaledAffine`` for ``scaled_affine`` and ``AffineLike`` for ``affine-like``; capitals stay."""
+    return "".join(word[:1].upper() + word[1:] for word in name.replace("-", "_").split("_"))
+
+
+def class_name(layer: Layer, plan: LayerPlan) -> str:
+    """Return the name of the module of a map, ``ScaledAffineAffineLike``, or of the layer itself, ``ScaledAffine``."""
+    return camel(layer.name) + ("" if plan.kappa is None else camel(plan.name))
 
 
 def quoted(names: Sequence[str]) -> str:

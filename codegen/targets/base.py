@@ -1,7 +1,8 @@
 """What a target is, and the only list of targets: the compiler, the generated package and ``verify`` read it here.
 
 A target prints programs as code of one kind. Its folder holds its printer, its templates and its runtime files; it
-imports no other target. To add one, see ``targets/README.md``.
+imports no other target. One without a host writes a package of its own, for users of its library; any other writes
+kernels into the package of its host. To add one, see ``targets/README.md``.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ from derive.errors import UsageError
 
 if TYPE_CHECKING:
     from codegen.plans.layers import LayerPlan
+    from codegen.plans.patch_form import PatchForm
     from codegen.plans.patch_maps import PatchMap
+    from codegen.plans.plain import SelfFactorPlan
+    from codegen.plans.row_form import RowForm
     from codegen.printing.naming import AngleFamily, Family
     from derive.forward_map import Layer
+
+Texts = dict[str, str]
 
 ROWS, PATCHES, PLAIN_PATCHES, LAYERS = "rows", "patches", "plain patches", "layers"
 
@@ -40,9 +46,10 @@ class Target:
         forms: which maps it prints: ``rows``, those of one matrix; ``patches``, those of any convolution, or
             ``plain patches``, those of one without groups that is neither centred nor transposed; ``layers``, those
             of a layer of any form.
-        library: the module that its code needs at run time beside torch; "" for none.
+        library: the module that its code needs at run time beside those of its host; "" for none.
         install: the command that installs that module.
         interpreted: whether its kernels also run on the CPU, slowly, without a device.
+        host: the target whose package holds its kernels; "" for one that writes a package of its own.
     """
 
     name: str
@@ -52,27 +59,59 @@ class Target:
     library: str = ""
     install: str = ""
     interpreted: bool = False
+    host: str = ""
 
-    def files(self, families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
+    def files(self, families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> Texts:
         """Return the text of every file of the catalogue's maps by its name in the package.
 
         Raise ``UsageError`` for a map with a part that the target cannot print.
         """
-        found: dict[str, str] = import_module(f"codegen.targets.{self.name}.target").files(families, angles)
-        return found
+        return self._ask("target", "files", families, angles)
 
-    def patch_layer_files(self, maps: Sequence[PatchMap]) -> dict[str, str]:
+    def derivations(self, families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
+        """Return the digest of every map that ``files`` holds by the map's name; for a target without a host."""
+        return self._ask("target", "derivations", families, angles)
+
+    def patch_layer_files(self, maps: Sequence[PatchMap]) -> Texts:
         """Return the text of every file of kernels for a layer that is a convolution with these maps."""
-        found: dict[str, str] = import_module(f"codegen.targets.{self.name}.target").patch_layer_files(maps)
-        return found
+        return self._ask("target", "patch_layer_files", maps)
 
-    def layer_files(self, layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, str]:
+    def layer_files(self, layer: Layer, plans: Sequence[LayerPlan]) -> Texts:
         """Return the text of every file of kernels for the maps of one layer of any form, by its name in the package.
 
         Raise ``UsageError`` for arithmetic that the target cannot print.
         """
-        module = import_module(f"codegen.targets.{self.name}.layer_target")
-        found: dict[str, str] = module.layer_files(layer, plans)
+        return self._ask("layer_target", "layer_files", layer, plans)
+
+    def package_of_layer(self, layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan) -> Texts:
+        """Return the package of one layer of any form, the last plan that of the layer itself; without a host only."""
+        return self._ask("layer_target", "package_of_layer", layer, plans, factor)
+
+    def package_of_rows(
+        self,
+        layer: Layer,
+        plans: Sequence[LayerPlan],
+        factor: SelfFactorPlan,
+        families: Sequence[Family],
+        angles: Sequence[AngleFamily],
+        form: RowForm,
+    ) -> Texts:
+        """Return the same for a layer of one matrix, whose maps are those of the families in the form that it has."""
+        return self._ask("layer_target", "package_of_rows", layer, plans, factor, families, angles, form)
+
+    def package_of_patches(
+        self,
+        layer: Layer,
+        plans: Sequence[LayerPlan],
+        factor: SelfFactorPlan,
+        maps: Sequence[PatchMap],
+        form: PatchForm,
+    ) -> Texts:
+        """Return the same for a convolution, whose maps are the catalogue's ``maps`` in the form that the layer has."""
+        return self._ask("layer_target", "package_of_patches", layer, plans, factor, maps, form)
+
+    def _ask(self, module: str, function: str, *arguments: object) -> Texts:
+        found: Texts = getattr(import_module(f"codegen.targets.{self.name}.{module}"), function)(*arguments)
         return found
 
 
@@ -87,6 +126,7 @@ TARGETS = (
         "triton",
         "pip install triton",
         interpreted=True,
+        host="torch",
     ),
     Target(
         "cuda",
@@ -95,23 +135,36 @@ TARGETS = (
         _CATALOGUE,
         "cuda.core",
         "pip install cuda-core[cu13]",
+        host="torch",
     ),
-    Target("cpp", "kernels in C++", "cpu", frozenset({ROWS, PLAIN_PATCHES, LAYERS})),
+    Target("cpp", "kernels in C++", "cpu", frozenset({ROWS, PLAIN_PATCHES, LAYERS}), host="torch"),
 )
-NAMES = tuple(target.name for target in TARGETS)
-PLAIN, *_WITH_KERNELS = TARGETS
-KERNELS = tuple(_WITH_KERNELS)
+PLAIN = TARGETS[0]
+KERNELS = tuple(target for target in TARGETS if target.host == PLAIN.name)
+NAMES = (PLAIN.name, *(target.name for target in KERNELS))
+"""The targets of the shipped package, which are those that ``--targets`` means by default and ``backend=`` knows."""
 
 
 def target(name: str) -> Target:
     """Return a target by its name; raise ``UsageError`` for one that is not in the list."""
     found = {t.name: t for t in TARGETS}.get(name)
     if found is None:
-        raise UsageError(f"target {name!r} is not known; choose among {', '.join(NAMES)}")
+        raise UsageError(f"target {name!r} is not known; choose among {', '.join(t.name for t in TARGETS)}")
     return found
 
 
-def check_targets(names: Sequence[str]) -> None:
-    """Raise ``UsageError`` unless the targets are known and include plain PyTorch, which every package needs."""
-    if PLAIN.name not in names or any(n not in NAMES for n in names):
-        raise UsageError(f"targets {','.join(names)!r}: {PLAIN.name} is needed, and known are: {', '.join(NAMES)}")
+def family(host: Target) -> tuple[str, ...]:
+    """Return the names of a target without a host and of those with kernels for its package."""
+    return (host.name, *(t.name for t in TARGETS if t.host == host.name))
+
+
+def host_of(names: Sequence[str]) -> Target:
+    """Return the target whose package the named ones make; raise ``UsageError`` unless they make exactly one."""
+    found = [t for t in TARGETS if not t.host and t.name in names]
+    if len(found) == 1 and set(names) <= set(family(found[0])):
+        return found[0]
+    packages = "; or ".join(
+        f"{host} with any of {', '.join(others)}" if others else f"{host} alone"
+        for host, *others in (family(t) for t in TARGETS if not t.host)
+    )
+    raise UsageError(f"targets {','.join(names)!r} make no package; give {packages}")

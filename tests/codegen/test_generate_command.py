@@ -39,7 +39,7 @@ def test_json_report(tmp_path, capsys):
     [
         (["--package", "json"], "would hide the module"),
         (["--package", "a-b"], "is not an identifier"),
-        (["--targets", "fortran"], "torch is needed"),
+        (["--targets", "fortran"], "give torch with any of"),
         (["--out", "/proc/nowhere"], "choose a folder that you may write to"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from codegen import atomic_replace, package
 from codegen.compiler import build
 from codegen.package import MANIFEST, check_name, differences, write
-from codegen.targets.base import check_targets
+from codegen.targets.base import host_of
 from derive.errors import UsageError
 from tests.emitted import file_of
 
@@ -167,8 +167,8 @@ def test_other_names_are_fine(name):
 
 @pytest.mark.parametrize("targets", [["cuda"], ["torch", "fortran"], []])
 def test_unknown_targets_are_refused(targets):
-    with pytest.raises(UsageError, match="torch is needed"):
-        check_targets(targets)
+    with pytest.raises(UsageError, match="make no package; give torch with any of"):
+        host_of(targets)
 
 
 def test_a_folder_with_files_of_someone_else_is_not_replaced(tmp_path):

@@ -12,7 +12,7 @@ from sympy import Expr, Mul, Symbol
 from codegen.plans.layers import LayerPlan
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.layer_function import formulas, settings
-from codegen.printing.naming import BACKEND_WORDS, listed, quoted, snake
+from codegen.printing.naming import BACKEND_WORDS, camel, class_name, listed, quoted, snake
 from codegen.targets.torch.layout_naming import Layout
 from derive.export.text import text
 from derive.forward_map import BATCH, Layer, Tensor
@@ -33,16 +33,6 @@ class Shipped:
     order: tuple[int, ...]
     homes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     layout: Layout | None = None
-
-
-def camel(name: str) -> str:
-    """Return ``ScaledAffine`` for ``scaled_affine`` and ``AffineLike`` for ``affine-like``; capitals stay."""
-    return "".join(word[:1].upper() + word[1:] for word in name.replace("-", "_").split("_"))
-
-
-def class_name(layer: Layer, plan: LayerPlan) -> str:
-    """Return the name of the module of a map, ``ScaledAffineAffineLike``, or of the layer itself, ``ScaledAffine``."""
-    return camel(layer.name) + ("" if plan.kappa is None else camel(plan.name))
 
 
 def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | None = None) -> dict[str, Any]:

@@ -24,14 +24,14 @@ from derive.forward_map import Layer
 from derive.update import effective_update
 
 
-def layer_files(layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan) -> dict[str, str]:
+def package_of_layer(layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan) -> dict[str, str]:
     """Return the text of every file by its path in the package; the last plan is that of the layer itself."""
     contexts = [layer_function_context(plan) for plan in plans]
     maps = {f"{c['module']}.py": render("layer_function.py.jinja", c) for c in contexts}
     return in_folder("torch", maps) | _around(layer, plans, factor, None)
 
 
-def row_files(
+def package_of_rows(
     layer: Layer,
     plans: Sequence[LayerPlan],
     factor: SelfFactorPlan,
@@ -46,7 +46,7 @@ def row_files(
     return in_folder("torch", maps | _own(plans[-1])) | _around(layer, plans, factor, shipped)
 
 
-def patch_layer_files(
+def package_of_patches(
     layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan, maps: Sequence[PatchMap], form: PatchForm
 ) -> dict[str, str]:
     """Return the same for a convolution, whose maps are the shipped ``maps`` in the form that the layer has."""

@@ -36,6 +36,13 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     return placed(result) | in_folder("torch", maps) | torch_folder() | targets_file() | shared_files
 
 
+def derivations(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
+    """Return the digest of every map that ``files`` holds by the map's name."""
+    own = {p.layer.name: p.digest for family in families for p in family.plans}
+    own |= {p.layer.name: p.digest for angle in angles for p in angle.plans}
+    return {**own, **companions(families).digests}
+
+
 def angle_files(angles: Sequence[AngleFamily]) -> dict[str, str]:
     """Return the files of members of the family at an angle by their names in the folder of the maps."""
     contexts = [angle_context(angle.with_bias) for angle in angles]

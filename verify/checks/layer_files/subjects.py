@@ -12,7 +12,7 @@ import torch
 from sympy import Expr
 from torch import Tensor, nn
 
-from codegen.targets.base import LAYERS, TARGETS
+from codegen.targets.base import LAYERS, NAMES, target
 from derive.forward_map import BATCH, Layer
 from derive.properties import energy_symbol
 from derive.record import CancellingMap
@@ -23,7 +23,7 @@ from verify.checks.layer_files.sizes import draw_sizes
 from verify.checks.twins import Twin
 
 FORMULA = "formula"
-PLAIN_TARGETS = tuple(target.name for target in TARGETS if LAYERS in target.forms)
+PLAIN_TARGETS = tuple(name for name in NAMES if LAYERS in target(name).forms)
 _TRIES = 30
 Named = Mapping[str, Tensor]
 
