@@ -381,7 +381,7 @@ REFUSED = [
     (AFFINE.replace('"n"', '"device"'), [], "'device' would hide"),
     (AFFINE.replace('b = ["m"]', "b = []").replace("b[i]", "b"), [], "has no axis"),
     (AFFINE, ["--package", "../up"], "is not an identifier"),
-    (AFFINE, ["--targets", "fortran"], "torch is needed"),
+    (AFFINE, ["--targets", "fortran"], "give torch with any of"),
     (AFFINE, ["--angle", "__import__('os')"], "has no meaning in a formula"),
 ]
 

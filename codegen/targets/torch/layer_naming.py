@@ -6,20 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import sympy
-from sympy import Expr, Mul, Symbol
-
 from codegen.plans.layers import LayerPlan
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.layer_function import formulas, settings
-from codegen.printing.naming import BACKEND_WORDS, camel, class_name, listed, quoted, snake
+from codegen.printing.layer_words import (
+    ZERO_WORDS,
+    argument_words,
+    axes_text,
+    first_deviation,
+    free_size_words,
+    kappa_context,
+    range_table,
+    shape_words,
+    size_checks,
+    size_names,
+    size_use,
+    start_words,
+    tensor_table,
+)
+from codegen.printing.naming import BACKEND_WORDS, camel, class_name, quoted, snake
 from codegen.targets.torch.layout_naming import Layout
 from derive.export.text import text
-from derive.forward_map import BATCH, Layer, Tensor
-
-_ZERO = (
-    " A sample without energy has no direction: its weight part and its gradient with respect to the scale are zero."
-)
+from derive.forward_map import Layer, Tensor
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | 
         for plan in sorted(plans, key=lambda p: (p.kappa is None, p.name))
     ]
     first = plans[0]
-    own, free = _sizes(first.parameter_sizes), _sizes(first.free_sizes)
+    own, free = size_names(first.parameter_sizes), size_names(first.free_sizes)
     return {
         "layer": layer.name,
         "forward": f"{text(layer.output.entry)} = {text(layer.output.expression)}",
@@ -57,18 +65,18 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | 
         "free_sizes": free,
         "has_sizes": bool(own or free),
         "kept_sizes": [*own, *free],
-        "arguments": _argument_words(layer, first),
+        "arguments": argument_words(layer, first),
         "backend_words": BACKEND_WORDS,
-        "shapes": _shapes(layer),
-        "output": f"{layer.output.name} {_axes(layer.output.indices[1:], batched=True)}",
+        "shapes": shape_words(layer),
+        "output": f"{layer.output.name} {axes_text(layer.output.indices[1:], batched=True)}",
         "forward_arguments": ", ".join(["self", *(f"{t.name}: Tensor" for t in layer.inputs)]),
         "input_names": ", ".join(t.name for t in layer.inputs),
         "first_input": layer.inputs[0].name,
-        "input_table": _table(layer.inputs, batched=True),
-        "parameter_table": _table(layer.parameters, batched=False),
+        "input_table": tensor_table(layer.inputs, batched=True),
+        "parameter_table": tensor_table(layer.parameters, batched=False),
         "given_table": "{" + ", ".join(f'"{s}": {s}' for s in free) + "}" if free else "",
-        "range_table": _ranges(layer.inputs),
-        "size_checks": _size_checks("name", first.free_sizes),
+        "range_table": range_table(layer.inputs),
+        "size_checks": size_checks("name", first.free_sizes),
     }
 
 
@@ -79,7 +87,7 @@ class _Words:
         self.layer, self.plan, self._shipped = layer, plan, shipped
         self.function = snake(layer.name) if plan.kappa is None else f"{snake(layer.name)}_{snake(plan.name)}"
         self.module = class_name(layer, plan)
-        self.own, self.free = _sizes(plan.parameter_sizes), _sizes(plan.free_sizes)
+        self.own, self.free = size_names(plan.parameter_sizes), size_names(plan.free_sizes)
 
     def context(self) -> dict[str, Any]:
         """Return what the templates say of the map."""
@@ -95,9 +103,9 @@ class _Words:
             "title": f"The {self._words()} the layer ``{self.layer.name}``".replace("of the layer itself ", ""),
             "summary": f"the {self._words()}".removesuffix(" of"),
             "formulas": formulas(plan.layer),
-            "zero_words": _ZERO if plan.kind == "normalising" else "",
+            "zero_words": ZERO_WORDS if plan.kind == "normalising" else "",
             "settings": self._settings(),
-            **self._kappa(),
+            **kappa_context(plan),
             **self._arguments(),
             **self._parameters(),
         }
@@ -114,33 +122,9 @@ class _Words:
         kappa = "" if self.plan.kappa is None else ", kappa"
         return f"{kappa}, *samples.lengths({lengths})" if lengths else kappa
 
-    def _kappa(self) -> dict[str, Any]:
-        """What signatures and checks say of kappa; its default and bound may depend on sizes."""
-        plan = self.plan
-        if plan.kappa is None:
-            return {"has_kappa": False, "kappa_default": "", "kappa_needed": False, "kappa_words": ""}
-        fixed = not plan.kappa_default.free_symbols and not plan.kappa_above.free_symbols
-        default = repr(float(plan.kappa_default)) if fixed else None
-        known = {*plan.parameter_sizes, *plan.free_sizes}
-        needed = bool((plan.kappa_default.free_symbols | plan.kappa_above.free_symbols) - known)
-        above = "" if plan.kappa_above == 0 else f" above {plan.kappa_above}"
-        words = f"kappa: the self factor of every sample, a positive number{above}"
-        if not fixed:
-            words += f"; None means {plan.kappa_default}"
-        return {
-            "has_kappa": True,
-            "kappa_default": default,
-            "kappa_needed": needed,
-            "kappa_words": f"{words}.",
-            "kappa_choice": _number(plan.kappa_default, 'samples.sizes["{}"]'),
-            "kappa_choice_module": _number(plan.kappa_default, "{}"),
-            "kappa_above": _number(plan.kappa_above, 'samples.sizes["{}"]'),
-            "kappa_above_module": "0.0" if needed else _number(plan.kappa_above, "{}"),
-        }
-
     def _arguments(self) -> dict[str, Any]:
         """The arguments of the function, of the constructor, and of the one's call by the other."""
-        kappa = self._kappa()
+        kappa = kappa_context(self.plan)
         optional = "kappa: float | None = None"
         own = [] if self.plan.kappa is None else ["self.kappa"]
         setting = optional if kappa["kappa_default"] is None else f"kappa: float = {kappa['kappa_default']}"
@@ -162,7 +146,7 @@ class _Words:
                 backend,
             ],
             "constructor_words": self._constructor_words(kappa["kappa_words"]),
-            "checks": _size_checks(f'"{self.module}"', (*self.plan.parameter_sizes, *self.plan.free_sizes)),
+            "checks": size_checks(f'"{self.module}"', (*self.plan.parameter_sizes, *self.plan.free_sizes)),
             "forward_call": ", ".join([*called, *own, *(f"{s}=self.{s}" for s in self.free), "backend=self.backend"]),
             "shown": ", ".join(
                 [*(f"{s}={{self.{s}}}" for s in (*self.own, *self.free)), *(["kappa={self.kappa:g}"] * len(own))]
@@ -170,9 +154,9 @@ class _Words:
         }
 
     def _constructor_words(self, kappa: str) -> list[str]:
-        lines = [f"{s}: a size, {_uses(s, self.layer.parameters)}." for s in self.own]
+        lines = [f"{s}: a size, {size_use(s, self.layer.parameters)}." for s in self.own]
         lines += ["device: where the parameters live.", "dtype: their floating-point type."]
-        return [*lines, *_free_words(self.plan), *([kappa] if kappa else []), BACKEND_WORDS]
+        return [*lines, *free_size_words(self.plan), *([kappa] if kappa else []), BACKEND_WORDS]
 
     def _parameters(self) -> dict[str, Any]:
         """The parameters, how they are made and how they start."""
@@ -192,101 +176,13 @@ class _Words:
             "attributes": attributes,
             "parameters": made,
             "resets": resets,
-            "reset_words": self._reset_words(),
+            "reset_words": start_words(self.plan),
         }
 
     def _reset(self, parameter: Tensor) -> str:
         """Return the line that draws the first values of a parameter."""
-        plan = self.plan
-        if parameter.name in plan.offsets:
-            return f"nn.init.zeros_(self.{parameter.name})"
-        if plan.kappa is None or plan.weight_deviation is None:
-            fan_in = Mul(*parameter.axes[1:])
-            if fan_in == 1:
-                return f"nn.init.ones_(self.{parameter.name})"
-            deviation = 1 / sympy.sqrt(fan_in)
-        else:
-            known = {plan.kappa, *plan.parameter_sizes, *plan.free_sizes}
-            free = plan.weight_deviation.free_symbols
-            deviation = sympy.Abs(plan.weight_deviation) if free <= known else 1 / sympy.sqrt(plan.kappa)
+        deviation = first_deviation(self.plan, parameter)
+        if deviation is None or deviation == 0:
+            return f"nn.init.{'ones' if deviation is None else 'zeros'}_(self.{parameter.name})"
         text = ExpressionPrinter(str, {s: f"self.{s}" for s in deviation.free_symbols}).text(deviation)
         return f"nn.init.normal_(self.{parameter.name}, std={text})"
-
-    def _reset_words(self) -> str:
-        weights = [f"``{p.name}``" for p in self.layer.parameters if p.name not in self.plan.offsets]
-        offsets = [f"``{name}``" for name in self.plan.offsets]
-        zero = f", and set {listed(offsets)} to zero" if offsets else ""
-        if self.plan.kappa is None:
-            return f"Draw weights with the variance that torch's layers have, set gains to one{zero}."
-        drawn = (
-            f"Draw {listed(weights)} so that outputs keep a variance of at most one" if weights else "Set parameters"
-        )
-        return f"{drawn}{zero}."
-
-
-def _sizes(symbols: Sequence[Symbol]) -> list[str]:
-    return [str(s) for s in symbols]
-
-
-def _number(value: Expr, size: str) -> str:
-    if not value.free_symbols:
-        return repr(float(value))
-    return ExpressionPrinter(str, {s: size.format(s) for s in value.free_symbols}).text(value)
-
-
-def _axes(indices: Sequence[Any], batched: bool) -> str:
-    lengths = [str(getattr(i, "size", i)) for i in indices]
-    inside = ", ".join((["..."] if batched else []) + lengths)
-    return f"({inside})"
-
-
-def _argument_words(layer: Layer, plan: LayerPlan) -> list[str]:
-    lines = []
-    for t in layer.inputs:
-        what = "input" if t.values is None else f"integers from 0 to {t.values - 1}"
-        lines.append(f"{t.name}: {what} {_axes(t.axes[1:], batched=True)}.")
-    lines += [f"{p.name}: parameter {_axes(p.axes, batched=False)}." for p in layer.parameters]
-    return [*lines, *_free_words(plan)]
-
-
-def _free_words(plan: LayerPlan) -> list[str]:
-    return [
-        f"{s}: {'a size' if s.is_positive else 'an offset'} that no input and no parameter shows."
-        for s in plan.free_sizes
-    ]
-
-
-def _uses(size: str, parameters: Sequence[Tensor]) -> str:
-    return "an axis of " + listed([f"``{p.name}``" for p in parameters if size in {str(a) for a in p.axes}])
-
-
-def _shapes(layer: Layer) -> str:
-    inputs = listed([f"{t.name} {_axes(t.axes[1:], batched=True)}" for t in layer.inputs])
-    output = f"{layer.output.name} {_axes(layer.output.indices[1:], batched=True)}"
-    return f"Input {inputs}, output {output}; every position along the leading axes is a sample."
-
-
-def _table(tensors: Sequence[Tensor], batched: bool) -> str:
-    """Return a dictionary of tensors with their axes behind the batch."""
-    entries = []
-    for t in tensors:
-        axes = [str(a) if a.is_Integer else f'"{a}"' for a in t.axes if not (batched and a == BATCH.size)]
-        comma = "," if len(axes) == 1 else ""
-        entries.append(f'"{t.name}": ({t.name}, ({", ".join(axes)}{comma}))')
-    return "{" + ", ".join(entries) + "}"
-
-
-def _ranges(inputs: Sequence[Tensor]) -> str:
-    entries = [
-        f'"{t.name}": {t.values if t.values.is_Integer else repr(str(t.values))}'
-        for t in inputs
-        if t.values is not None
-    ]
-    return "{" + ", ".join(entries).replace("'", '"') + "}" if entries else ""
-
-
-def _size_checks(name: str, sizes: Sequence[Symbol]) -> list[str]:
-    positive = [f"{s}={s}" for s in sizes if s.is_positive]
-    offsets = [f"{s}={s}" for s in sizes if not s.is_positive]
-    lines = [f"check_sizes({name}, {', '.join(positive)})"] if positive else []
-    return lines + ([f"check_sizes({name}, 0, {', '.join(offsets)})"] if offsets else [])

@@ -1,0 +1,142 @@
+"""Words on a layer of any kind that its packages have in every library: shapes, sizes, tables of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sympy
+from sympy import Expr, Mul, Symbol
+
+from codegen.plans.layers import LayerPlan
+from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.naming import listed
+from derive.forward_map import BATCH, Layer, Tensor
+
+ZERO_WORDS = (
+    " A sample without energy has no direction: its weight part and its gradient with respect to the scale are zero."
+)
+
+
+def size_names(symbols: Sequence[Symbol]) -> list[str]:
+    """Return the names of sizes."""
+    return [str(s) for s in symbols]
+
+
+def number_text(value: Expr, size: str) -> str:
+    """Return the text of a number, which may depend on sizes: ``size`` says how one of them is written."""
+    if not value.free_symbols:
+        return repr(float(value))
+    return ExpressionPrinter(str, {s: size.format(s) for s in value.free_symbols}).text(value)
+
+
+def axes_text(indices: Sequence[Any], batched: bool) -> str:
+    """Return the axes behind the batch as a reader sees them: ``(..., n)``."""
+    lengths = [str(getattr(i, "size", i)) for i in indices]
+    inside = ", ".join((["..."] if batched else []) + lengths)
+    return f"({inside})"
+
+
+def argument_words(layer: Layer, plan: LayerPlan) -> list[str]:
+    """Return a line on each argument of the functions of a layer."""
+    lines = []
+    for t in layer.inputs:
+        what = "input" if t.values is None else f"integers from 0 to {t.values - 1}"
+        lines.append(f"{t.name}: {what} {axes_text(t.axes[1:], batched=True)}.")
+    lines += [f"{p.name}: parameter {axes_text(p.axes, batched=False)}." for p in layer.parameters]
+    return [*lines, *free_size_words(plan)]
+
+
+def free_size_words(plan: LayerPlan) -> list[str]:
+    """Return a line on each size that no tensor shows."""
+    return [
+        f"{s}: {'a size' if s.is_positive else 'an offset'} that no input and no parameter shows."
+        for s in plan.free_sizes
+    ]
+
+
+def size_use(size: str, parameters: Sequence[Tensor]) -> str:
+    """Return which tensors have an axis of a size."""
+    return "an axis of " + listed([f"``{p.name}``" for p in parameters if size in {str(a) for a in p.axes}])
+
+
+def shape_words(layer: Layer) -> str:
+    """Return a sentence on the shapes of inputs and output."""
+    inputs = listed([f"{t.name} {axes_text(t.axes[1:], batched=True)}" for t in layer.inputs])
+    output = f"{layer.output.name} {axes_text(layer.output.indices[1:], batched=True)}"
+    return f"Input {inputs}, output {output}; every position along the leading axes is a sample."
+
+
+def tensor_table(tensors: Sequence[Tensor], batched: bool) -> str:
+    """Return a dictionary of tensors with their axes behind the batch."""
+    entries = []
+    for t in tensors:
+        axes = [str(a) if a.is_Integer else f'"{a}"' for a in t.axes if not (batched and a == BATCH.size)]
+        comma = "," if len(axes) == 1 else ""
+        entries.append(f'"{t.name}": ({t.name}, ({", ".join(axes)}{comma}))')
+    return "{" + ", ".join(entries) + "}"
+
+
+def range_table(inputs: Sequence[Tensor]) -> str:
+    """Return a dictionary of the inputs of integers with what these are below."""
+    entries = [
+        f'"{t.name}": {t.values if t.values.is_Integer else repr(str(t.values))}'
+        for t in inputs
+        if t.values is not None
+    ]
+    return "{" + ", ".join(entries).replace("'", '"') + "}" if entries else ""
+
+
+def size_checks(name: str, sizes: Sequence[Symbol]) -> list[str]:
+    """Return the lines that check sizes."""
+    positive = [f"{s}={s}" for s in sizes if s.is_positive]
+    offsets = [f"{s}={s}" for s in sizes if not s.is_positive]
+    lines = [f"check_sizes({name}, {', '.join(positive)})"] if positive else []
+    return lines + ([f"check_sizes({name}, 0, {', '.join(offsets)})"] if offsets else [])
+
+
+def kappa_context(plan: LayerPlan) -> dict[str, Any]:
+    """Return what signatures and checks say of kappa, whose default and bound may depend on sizes."""
+    if plan.kappa is None:
+        return {"has_kappa": False, "kappa_default": "", "kappa_needed": False, "kappa_words": ""}
+    fixed = not plan.kappa_default.free_symbols and not plan.kappa_above.free_symbols
+    default = repr(float(plan.kappa_default)) if fixed else None
+    known = {*plan.parameter_sizes, *plan.free_sizes}
+    needed = bool((plan.kappa_default.free_symbols | plan.kappa_above.free_symbols) - known)
+    above = "" if plan.kappa_above == 0 else f" above {plan.kappa_above}"
+    words = f"kappa: the self factor of every sample, a positive number{above}"
+    if not fixed:
+        words += f"; None means {plan.kappa_default}"
+    return {
+        "has_kappa": True,
+        "kappa_default": default,
+        "kappa_needed": needed,
+        "kappa_words": f"{words}.",
+        "kappa_choice": number_text(plan.kappa_default, 'samples.sizes["{}"]'),
+        "kappa_choice_module": number_text(plan.kappa_default, "{}"),
+        "kappa_above": number_text(plan.kappa_above, 'samples.sizes["{}"]'),
+        "kappa_above_module": "0.0" if needed else number_text(plan.kappa_above, "{}"),
+    }
+
+
+def first_deviation(plan: LayerPlan, parameter: Tensor) -> Expr | None:
+    """Return the standard deviation of a parameter's first values, which have mean zero; None where all are one."""
+    if parameter.name in plan.offsets:
+        return sympy.S.Zero
+    if plan.kappa is None or plan.weight_deviation is None:
+        fan_in = Mul(*parameter.axes[1:])
+        return None if fan_in == 1 else 1 / sympy.sqrt(fan_in)
+    known = {plan.kappa, *plan.parameter_sizes, *plan.free_sizes}
+    free = plan.weight_deviation.free_symbols
+    return sympy.Abs(plan.weight_deviation) if free <= known else 1 / sympy.sqrt(plan.kappa)
+
+
+def start_words(plan: LayerPlan) -> str:
+    """Return how the parameters of a map start."""
+    weights = [f"``{p.name}``" for p in plan.layer.parameters if p.name not in plan.offsets]
+    offsets = [f"``{name}``" for name in plan.offsets]
+    zero = f", and set {listed(offsets)} to zero" if offsets else ""
+    if plan.kappa is None:
+        return f"Draw weights with the variance that torch's layers have, set gains to one{zero}."
+    drawn = f"Draw {listed(weights)} so that outputs keep a variance of at most one" if weights else "Set parameters"
+    return f"{drawn}{zero}."
