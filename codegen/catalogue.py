@@ -124,6 +124,11 @@ def row_families() -> tuple[Family, ...]:
     return tuple(f for row in rows for f in families(*(solve(make()) for make in _layers(row))))
 
 
+def row_layers() -> tuple[Layer, ...]:
+    """Return the layers of the row of rows: with a bias, then without one."""
+    return tuple(make() for row in CATALOGUE if row.form == ROWS for make in _layers(row))
+
+
 def patch_maps() -> tuple[PatchMap, ...]:
     """Derive every map of a convolution over two axes of space, with and without a bias, centred, and transposed."""
     patches = [row for row in CATALOGUE if row.form == PATCHES]

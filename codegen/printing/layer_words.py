@@ -9,9 +9,18 @@ import sympy
 from sympy import Expr, Mul, Symbol
 
 from codegen.plans.layers import LayerPlan
+from codegen.plans.plain import SelfFactorPlan
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.naming import listed
+from derive.algebra.index import Index
 from derive.forward_map import BATCH, Layer, Tensor
+
+_SHAPES = {
+    "isotropic": "the leading axes of the inputs{samples}: one number, the same for every unit.",
+    "diagonal": "the leading axes of the inputs{samples}, then the units{units}: one number a unit.",
+    "full": "the leading axes of the inputs{samples}, then the units twice{units}: K[i, i'] is how much the gradient "
+    "with respect to unit i' moves unit i.",
+}
 
 ZERO_WORDS = (
     " A sample without energy has no direction: its weight part and its gradient with respect to the scale are zero."
@@ -140,3 +149,27 @@ def start_words(plan: LayerPlan) -> str:
         return f"Draw weights with the variance that torch's layers have, set gains to one{zero}."
     drawn = f"Draw {listed(weights)} so that outputs keep a variance of at most one" if weights else "Set parameters"
     return f"{drawn}{zero}."
+
+
+def factor_words(plan: SelfFactorPlan, samples: Sequence[Index]) -> str:
+    """Return the shape of the self factors of a layer in words; ``samples`` are the sample axes, the batch first."""
+    return _SHAPES[plan.shape].format(samples=_along(samples[1:]), units=_along(_units(plan, samples)))
+
+
+def factor_lengths(plan: SelfFactorPlan, samples: Sequence[Index]) -> str:
+    """Return the lengths of their axes behind the batch as a tuple in code."""
+    indices = [*samples[1:], *(_units(plan, samples) if plan.shape == "diagonal" else ())]
+    return f"({', '.join(_length(i.size) for i in indices)}{',' * (len(indices) == 1)})"
+
+
+def _units(plan: SelfFactorPlan, samples: Sequence[Index]) -> Sequence[Index]:
+    return plan.program.values[plan.program.outputs[0]].indices[len(samples) :]
+
+
+def _along(indices: Sequence[Index]) -> str:
+    return f" ({', '.join(str(i.size) for i in indices)})" if indices else ""
+
+
+def _length(size: Expr) -> str:
+    names = {s: f'samples.sizes["{s}"]' for s in size.free_symbols if s != BATCH.size}
+    return ExpressionPrinter(str, names).text(size)

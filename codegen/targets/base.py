@@ -138,6 +138,7 @@ TARGETS = (
         host="torch",
     ),
     Target("cpp", "kernels in C++", "cpu", frozenset({ROWS, PLAIN_PATCHES, LAYERS}), host="torch"),
+    Target("jax", "JAX's operations", "any", frozenset({LAYERS}), "jax", "pip install affine-divergence[jax]"),
 )
 PLAIN = TARGETS[0]
 KERNELS = tuple(target for target in TARGETS if target.host == PLAIN.name)

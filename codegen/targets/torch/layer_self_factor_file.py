@@ -6,23 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sympy import Expr
-
 from codegen.lower.safe_names import local_sizes
 from codegen.plans.plain import SelfFactorPlan
-from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.layer_function import bare_code, position_helpers
+from codegen.printing.layer_words import factor_lengths, factor_words
 from codegen.printing.torch_layer_lines import LayerPrinter
 from derive.algebra.index import Index
 from derive.export.text import text
-from derive.forward_map import BATCH
-
-_SHAPES = {
-    "isotropic": "the leading axes of the inputs{samples}: one number, the same for every unit.",
-    "diagonal": "the leading axes of the inputs{samples}, then the units{units}: one number a unit.",
-    "full": "the leading axes of the inputs{samples}, then the units twice{units}: K[i, i'] is how much the gradient "
-    "with respect to unit i' moves unit i.",
-}
 
 
 def self_factor_file_context(plan: SelfFactorPlan, shared: dict[str, Any], samples: Sequence[Index]) -> dict[str, Any]:
@@ -37,8 +27,6 @@ def self_factor_file_context(plan: SelfFactorPlan, shared: dict[str, Any], sampl
     used = [str(size) for size, name in sizes.items() if re.search(rf"\b{name}\b", code)]
     names = [sizes[s] for s in sizes if str(s) in used]
     quoted = ", ".join(f'"{name}"' for name in used)
-    units = program.values[program.outputs[0]].indices[len(samples) :]
-    words = _SHAPES[plan.shape].format(samples=_listed(samples[1:]), units=_listed(units))
     return {
         **shared,
         "formula": f"{text(layer.output.entry)} = {text(layer.output.expression)}",
@@ -49,8 +37,8 @@ def self_factor_file_context(plan: SelfFactorPlan, shared: dict[str, Any], sampl
         "inputs": [f"{t.name}: Tensor" for t in layer.inputs],
         "parameter_table": re.sub(r"\((\w+), \(", r"(module.\1, (", shared["parameter_table"]),
         "given_table": re.sub(r": (\w+)", r": module.\1", shared["given_table"]),
-        "shape_words": words,
-        "factor_lengths": _lengths([*samples[1:], *(units if plan.shape == "diagonal" else ())]),
+        "shape_words": factor_words(plan, samples),
+        "factor_lengths": factor_lengths(plan, samples),
         "settings": f", *samples.lengths({quoted})" if used else "",
         "arguments": [*(f"{name}: Tensor" for name in tensors), *(f"{name}: int" for name in names)],
         "lines": lines,
@@ -59,17 +47,3 @@ def self_factor_file_context(plan: SelfFactorPlan, shared: dict[str, Any], sampl
         "uses_functional": "F." in code,
         "positions": position_helpers(code),
     }
-
-
-def _listed(indices: Sequence[Index]) -> str:
-    return f" ({', '.join(str(i.size) for i in indices)})" if indices else ""
-
-
-def _lengths(indices: Sequence[Index]) -> str:
-    """Return the lengths of axes behind the batch as a tuple in code."""
-    return f"({', '.join(_length(i.size) for i in indices)}{',' * (len(indices) == 1)})"
-
-
-def _length(size: Expr) -> str:
-    names = {s: f'samples.sizes["{s}"]' for s in size.free_symbols if s != BATCH.size}
-    return ExpressionPrinter(str, names).text(size)

@@ -1,0 +1,1 @@
+"""The JAX target: a package for JAX, with functions and equinox modules."""

@@ -1,0 +1,140 @@
+"""What a caller can get wrong, said once, and the way from any number of leading axes to one batch axis and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+Axes = tuple[str | int, ...]
+MODES = ("reverse", "forward")
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+class Samples:
+    """The arrays of one call, checked, in one type and with one batch axis; ``sizes`` are the lengths of named axes.
+
+    Args:
+        name: the function called, for messages.
+        inputs: each input with its axes behind the batch; an axis is the name of a size, or a length.
+        parameters: each parameter with its axes.
+        given: sizes that no array shows.
+        ranges: the inputs of integers, each with what all of them are below, which is not checked: a value is not
+            known while JAX traces.
+
+    Raises:
+        TypeError: what is no array or of a type that does not fit.
+        ValueError: shapes that do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: Mapping[str, tuple[Any, Axes]],
+        parameters: Mapping[str, tuple[Any, Axes]],
+        given: Mapping[str, int] | None = None,
+        ranges: Mapping[str, str | int] | None = None,
+    ) -> None:
+        self._name = name
+        self.sizes: dict[str, int] = dict(given or {})
+        self._shown: dict[str, str] = {}
+        self._lead: tuple[int, ...] | None = None
+        self._dtype: Any = None
+        for word, (array, axes) in (*inputs.items(), *parameters.items()):
+            self._check_type(word, array, word in (ranges or {}))
+            self._check_shape(word, array, axes, word in inputs)
+        lead = self._lead or ()
+        flat = [x.reshape(math.prod(lead), *x.shape[len(lead) :]) for x, _ in inputs.values()]
+        self._arrays = [*flat, *(p for p, _ in parameters.values())]
+
+    def mapped(self, modes: Mapping[str, Callable[..., Array]], mode: str, *settings: Any) -> Array:
+        """Return what the function of a mode gives of the arrays, with the leading axes of the inputs."""
+        check_mode(self._name, mode)
+        return self._with_lead(modes[mode](*self._arrays, *settings))
+
+    def measured(self, function: Callable[..., Array], *settings: int) -> Array:
+        """Return what a function gives of the arrays, with the leading axes of the inputs."""
+        return self._with_lead(function(*self._arrays, *settings))
+
+    def constant(self, value: float, axes: tuple[int, ...] = ()) -> Array:
+        """Return a number at every sample, with the leading axes of the inputs and further ones."""
+        return jnp.full((*(self._lead or ()), *axes), value, jnp.promote_types(self._dtype, jnp.float32))
+
+    def lengths(self, *names: str) -> tuple[int, ...]:
+        """Return the lengths of named axes, and the other sizes given."""
+        return tuple(self.sizes[name] for name in names)
+
+    def _with_lead(self, z: Array) -> Array:
+        return z.reshape(*(self._lead or ()), *z.shape[1:])
+
+    def _check_type(self, word: str, array: Any, integer: bool) -> None:
+        if not hasattr(array, "dtype") or not hasattr(array, "shape"):
+            raise TypeError(f"{self._name}: {word} is a {type(array).__name__}; give an array")
+        if integer:
+            if not jnp.issubdtype(array.dtype, jnp.integer):
+                raise TypeError(f"{self._name}: {word} has type {array.dtype}; it holds integers: use .astype(int)")
+            return
+        if str(array.dtype) not in _FLOATS:
+            raise TypeError(f"{self._name}: {word} has type {array.dtype}; give real floating-point numbers: .astype()")
+        if self._dtype not in (None, array.dtype):
+            raise TypeError(f"{self._name}: the types differ ({self._dtype}, {array.dtype}); convert with .astype()")
+        self._dtype = array.dtype
+
+    def _check_shape(self, word: str, array: Any, axes: Axes, batched: bool) -> None:
+        """Read the sizes off an array and hold them against those of the arrays before."""
+        shape, wanted = tuple(array.shape), ", ".join(str(axis) for axis in axes)
+        wanted = f"(..., {wanted})" if batched and axes else f"({wanted})"
+        lead = shape[: len(shape) - len(axes)]
+        if len(shape) < len(axes) or (lead and not batched):
+            raise ValueError(f"{self._name}: {word} has shape {shape}; give it the axes {wanted}")
+        for axis, length in zip(axes, shape[len(lead) :], strict=True):
+            known = self.sizes.setdefault(axis, length) if isinstance(axis, str) else axis
+            if known != length:
+                origin = self._shown.get(str(axis), "the size given")
+                raise ValueError(
+                    f"{self._name}: {word} has shape {shape}, but {origin} wants {axis} to be {known}; "
+                    f"give {word} the axes {wanted}"
+                )
+            self._shown.setdefault(str(axis), f"the shape of {word}")
+        if batched and self._lead not in (None, lead):
+            raise ValueError(
+                f"{self._name}: {word} has the leading axes {lead}, the input before it {self._lead}; "
+                "give all inputs the same samples"
+            )
+        self._lead = lead if batched else self._lead
+
+
+def check_mode(name: str, mode: object) -> str:
+    """Return a mode of differentiation; raise ValueError for one that is not known."""
+    if mode not in MODES:
+        raise ValueError(f"{name}: mode is {mode!r}; give one of {', '.join(MODES)}")
+    return str(mode)
+
+
+def check_kappa(name: str, kappa: object, above: float) -> float:
+    """Return ``kappa`` as a float; TypeError if it is no number, ValueError if it is not finite and above the bound."""
+    if isinstance(kappa, bool) or not isinstance(kappa, int | float):
+        raise TypeError(f"{name}: kappa is a {type(kappa).__name__}; give a number, it is a setting and not an array")
+    if not (above < kappa < math.inf):
+        raise ValueError(f"{name}: kappa is {kappa}; give a finite number above {above:g}, where the scale is real")
+    return float(kappa)
+
+
+def check_sizes(name: str, least: int = 1, **sizes: object) -> None:
+    """Raise TypeError or ValueError unless every size is an integer, at least ``least``."""
+    for word, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}: {word} is {value!r}; give an integer")
+        if value < least:
+            raise ValueError(f"{name}: {word} is {value}; give an integer of at least {least}")
+
+
+def centred(name: str, x: Any) -> Array:
+    """Return ``x`` (..., n) less the mean of each row, which is taken in at least float32; TypeError if it is none."""
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"{name}: x is a {type(x).__name__}; give an array")
+    return (x - x.mean(-1, keepdims=True, dtype=jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)

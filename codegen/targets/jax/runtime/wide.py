@@ -1,0 +1,246 @@
+"""Numbers of any size in arrays of the usual types: a mantissa, and a power of two of its own for each entry.
+
+    value = mantissa * 2**exponent,    2 <= |mantissa| < 4 where it has just been normalised, or zero
+
+An input of 1e30 has squares that float32 does not hold, and JAX has float64 only where it is switched on for the whole
+process. Exponents are integers, constants to derivatives, so whatever is computed here can be differentiated as often
+as one likes, and no derivative leaves the range either. A sum is taken in units of its largest entry; entries that are
+smaller by more than the type's range (2**126 for float32) do not count.
+
+A tangent may only be added up and multiplied by what is none, so that JAX can transpose what is done with it: its
+mantissa stays as it comes, and its size is never looked at.
+
+Functions take arrays, numbers and ``Wide`` alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+_LONGEST = 3  # products of a mantissa with itself that need no new units
+_NONE = -(2**24)  # below all exponents
+_TYPES: dict[Any, tuple[Any, int, int]] = {  # the integers of a type's bits, how many its mantissa has, its bias
+    jnp.dtype("float32"): (jnp.int32, 23, 127),
+    jnp.dtype("float64"): (jnp.int64, 52, 1023),
+}
+
+
+@jax.tree_util.register_pytree_node_class
+class Wide:
+    """Numbers of any size; the operators of arrays, among ``Wide`` and with arrays and numbers."""
+
+    __array_priority__ = 1000
+
+    def __init__(self, mantissa: Any, exponent: Any, linear: bool = False) -> None:
+        self.mantissa, self.exponent, self.linear = mantissa, exponent, linear
+
+    def tree_flatten(self) -> tuple[tuple[Any, Any], bool]:
+        """Return the two arrays, and whether they are a tangent's, for JAX."""
+        return (self.mantissa, self.exponent), self.linear
+
+    @classmethod
+    def tree_unflatten(cls, linear: bool, arrays: tuple[Any, Any]) -> Wide:
+        """Return the number of two arrays, for JAX."""
+        return cls(*arrays, linear)
+
+    @property
+    def rank(self) -> Array:
+        """The exponent, below all others where the number is zero: what counts where units are chosen."""
+        return self.exponent if self.linear else jnp.where(self.mantissa == 0, _NONE, self.exponent)
+
+    def top(self, axes: tuple[int, ...]) -> Array:
+        """Return the exponent of the largest number along some axes, which stay, of length 1."""
+        found = self.rank.max(axes, keepdims=True, initial=_NONE)
+        return jnp.where(found == _NONE, self.exponent.max(axes, keepdims=True, initial=_NONE), found)
+
+    def moved(self, function: Callable[[Any], Any]) -> Wide:
+        """Return what a function that only moves entries makes of both arrays."""
+        return Wide(function(self.mantissa), function(self.exponent), self.linear)
+
+    def __getitem__(self, key: Any) -> Wide:
+        return self.moved(lambda array: array[key])
+
+    def transpose(self, *order: int) -> Wide:
+        """Return the axes in another order."""
+        return self.moved(lambda array: array.transpose(*order))
+
+    def __neg__(self) -> Wide:
+        return Wide(-self.mantissa, self.exponent, self.linear)
+
+    def __add__(self, other: Any) -> Wide:
+        other = of(other, self)
+        highest = jnp.maximum(self.exponent, other.exponent)
+        ranks = jnp.maximum(self.rank, other.rank)
+        top = jnp.where(ranks == _NONE, highest, ranks)
+        return normalised(in_units(self, top) + in_units(other, top), top, self.linear or other.linear)
+
+    def __sub__(self, other: Any) -> Wide:
+        return self + -of(other, self)
+
+    def __mul__(self, other: Any) -> Wide:
+        other = of(other, self)
+        exponent = self.exponent + other.exponent
+        return Wide(self.mantissa * other.mantissa, exponent, self.linear or other.linear)
+
+    def __truediv__(self, other: Any) -> Wide:
+        return self * power(of(other, self), -1)
+
+    def __pow__(self, exponent: int) -> Wide:
+        return power(self, exponent)
+
+    def __rsub__(self, other: Any) -> Wide:
+        return of(other, self) - self
+
+    def __rtruediv__(self, other: Any) -> Wide:
+        return of(other, self) / self
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+def computing(*arrays: Array) -> tuple[Array, ...]:
+    """Return arrays in the type to compute in, which is at least float32."""
+    return tuple(a.astype(type_of(a.dtype)) for a in arrays)
+
+
+def of(value: Any, like: Wide | None = None) -> Wide:
+    """Return an array of float32 or float64, or a number, as a wide one, in the type of ``like``."""
+    if isinstance(value, Wide):
+        return value
+    if isinstance(value, int | float):
+        mantissa, exponent = math.frexp(value)
+        return Wide(jnp.asarray(mantissa, jnp.float32 if like is None else like.mantissa.dtype), jnp.int32(exponent))
+    return normalised(value, jnp.zeros(value.shape, jnp.int32))
+
+
+def linear(tangent: Array) -> Wide:
+    """Return a tangent as a wide number."""
+    return Wide(tangent, jnp.zeros(tangent.shape, jnp.int32), True)
+
+
+def narrow(value: Any) -> Any:
+    """Return an array: infinity and zero where its type cannot hold the number."""
+    if not isinstance(value, Wide):
+        return value
+    half = value.exponent >> 1
+    return _scaled(_scaled(value.mantissa, half), value.exponent - half)
+
+
+def power(value: Any, above: int, below: int = 1) -> Any:
+    """Return the power above/below, exact in the power of two."""
+    if not isinstance(value, Wide):
+        return value ** (above / below) if below > 1 else value**above
+    if below > 1 or not 0 < above <= _LONGEST:
+        value = normalised(value.mantissa, value.exponent, value.linear)
+    moved = value.exponent * above
+    whole = moved >> 1 if below == 2 else moved // below
+    mantissa = value.mantissa**above * _power_of_two(moved - whole * below, value.mantissa.dtype)
+    return normalised(jnp.sqrt(mantissa) if below == 2 else mantissa ** (1 / below), whole)
+
+
+def sqrt(value: Any) -> Any:
+    """Return the root."""
+    return power(value, 1, 2) if isinstance(value, Wide) else jnp.sqrt(value)
+
+
+def absolute(value: Any) -> Any:
+    """Return the absolute value."""
+    return Wide(jnp.abs(value.mantissa), value.exponent) if isinstance(value, Wide) else jnp.abs(value)
+
+
+def where(condition: Any, value: Any, otherwise: Any) -> Any:
+    """Return one value where a condition holds, the other elsewhere."""
+    if not any(isinstance(v, Wide) for v in (value, otherwise)):
+        return jnp.where(condition, value, otherwise)
+    like = value if isinstance(value, Wide) else otherwise
+    one, two = of(value, like), of(otherwise, like)
+    return Wide(jnp.where(condition, one.mantissa, two.mantissa), jnp.where(condition, one.exponent, two.exponent))
+
+
+def less(one: Any, two: Any) -> Any:
+    """Return where the first is the smaller one."""
+    if not any(isinstance(v, Wide) for v in (one, two)):
+        return one < two
+    return (of(one, two if isinstance(two, Wide) else None) - two).mantissa < 0
+
+
+def equal(one: Any, two: Any) -> Any:
+    """Return where two are equal."""
+    if not any(isinstance(v, Wide) for v in (one, two)):
+        return one == two
+    return (of(one, two if isinstance(two, Wide) else None) - two).mantissa == 0
+
+
+def maximum(one: Any, two: Any) -> Any:
+    """Return the larger of two, the first where they are equal."""
+    return where(less(one, two), two, one)
+
+
+def minimum(one: Any, two: Any) -> Any:
+    """Return the smaller of two, the first where they are equal."""
+    return where(less(two, one), two, one)
+
+
+def spread(value: Any, shape: Sequence[int]) -> Any:
+    """Return the value along axes of these lengths."""
+    along = tuple(shape)
+    return (
+        value.moved(lambda a: jnp.broadcast_to(a, along)) if isinstance(value, Wide) else jnp.broadcast_to(value, along)
+    )
+
+
+def contract(equation: str, *operands: Any) -> Wide:
+    """Return a sum of products as ``jnp.einsum`` does, of each operand in units of the largest entry summed over."""
+    inside, outside = equation.split("->")
+    mantissas, exponent, wide = [], jnp.zeros((), jnp.int32), [of(operand) for operand in operands]
+    for letters, operand in zip(inside.split(","), wide, strict=True):
+        summed = tuple(k for k, letter in enumerate(letters) if letter not in outside)
+        top = operand.top(summed)
+        mantissas.append(in_units(operand, top))
+        kept = [letter for letter in letters if letter in outside]
+        order = sorted(range(len(kept)), key=lambda k: outside.index(kept[k]))
+        here = tuple(slice(None) if letter in kept else None for letter in outside)
+        exponent = exponent + top.squeeze(summed).transpose(order)[here]
+    return normalised(jnp.einsum(equation, *mantissas), exponent, any(operand.linear for operand in wide))
+
+
+def normalised(mantissa: Array, exponent: Array, linear: bool = False) -> Wide:
+    """Return the number with a mantissa from 2 to 4; zero stays as it is, so that its derivatives do."""
+    if linear:
+        return Wide(mantissa, exponent, linear)
+    integers, digits, bias = _TYPES[mantissa.dtype]
+    bits = lax.bitcast_convert_type(lax.stop_gradient(mantissa), integers)
+    field = (bits >> digits) & (2 * bias + 1)
+    own = jnp.where(field == 0, 0, jnp.minimum(field - (bias + 1), bias - 1)).astype(jnp.int32)
+    return Wide(_scaled(mantissa, -own), exponent + own)
+
+
+def in_units(value: Wide, top: Any) -> Array:
+    """Return the number in units of 2**top, which is no less than its own; zero where it is too small for its type."""
+    return _scaled(value.mantissa, value.exponent - top)
+
+
+def _scaled(array: Array, exponent: Array) -> Array:
+    """Return the array times a power of two; zero where the type does not hold the power."""
+    return array * _power_of_two(exponent, array.dtype)
+
+
+def _power_of_two(exponent: Array, dtype: Any) -> Array:
+    integers, digits, bias = _TYPES[dtype]
+    field = (jnp.clip(exponent, -bias, bias) + bias).astype(integers)
+    return lax.bitcast_convert_type(field << digits, dtype)
+
+
+def type_of(dtype: Any) -> Any:
+    """Return the type to compute in for tensors of a type."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def product(equation: str, one: Array, two: Array, dtype: Any) -> Array:
+    """Return a sum of products of two tensors that were given in a type: in that type, added up in at least float32."""
+    return jnp.einsum(equation, one.astype(dtype), two.astype(dtype), preferred_element_type=type_of(dtype))

@@ -1,0 +1,51 @@
+"""Packages for JAX beside the same layers' packages for torch, which are the reference in float64."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+
+import pytest
+import torch
+
+from codegen.compiler import build_layer
+from codegen.package import write
+from derive.spec import loads_spec
+from tests.codegen.layer_files import FILES
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """Return how a layer's package for JAX and that for torch are imported, each written once."""
+    folder = tmp_path_factory.mktemp("jax")
+    sys.path.insert(0, str(folder))
+
+    def load(name):
+        for target in ("jax", "torch"):
+            if not (folder / f"for_{target}_{name}").exists():
+                write(build_layer(loads_spec(FILES[name].text), targets=(target,)), folder / f"for_{target}_{name}")
+        return tuple(importlib.import_module(f"for_{target}_{name}") for target in ("jax", "torch"))
+
+    yield load
+    sys.path.remove(str(folder))
+    for name in [m for m in sys.modules if m.split(".")[0].startswith(("for_jax_", "for_torch_"))]:
+        del sys.modules[name]
+
+
+def called(package, name, kind, kappa):
+    """The function of a map with its settings filled in; it takes ``mode`` in JAX."""
+    function = getattr(package.functional, f"{name}_{kind}" if kind != "plain" else name)
+    keywords = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    settings = {k: FILES[name].sizes[k] for k in keywords if k not in ("backend", "mode")}
+    if kind != "plain":
+        settings["kappa"] = kappa
+    return lambda *tensors, **more: function(*tensors, **settings, **more)
+
+
+def reference(package, name, kind, kappa, given):
+    """The output and the gradients of a cotangent, in float64 by torch."""
+    leaves = [t.double().requires_grad_() if t.is_floating_point() else t for t in given]
+    z = called(package, name, kind, kappa)(*leaves)
+    g = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view_as(z)
+    return [t.detach() for t in (z, *torch.autograd.grad(z, [t for t in leaves if t.requires_grad], g))]

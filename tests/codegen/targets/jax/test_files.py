@@ -1,0 +1,66 @@
+"""The text of packages for JAX: what it imports, what it says, what is refused. JAX is not needed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+
+import pytest
+
+from codegen.catalogue import row_families
+from codegen.compiler import build, build_layer
+from codegen.package import MANIFEST
+from codegen.targets.base import NAMES, host_of
+from derive.errors import UsageError
+from derive.spec import loads_spec
+from tests.codegen.layer_files import FILES, toml
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    return build("layers", targets=("jax",))
+
+
+def imported(text):
+    nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+    names += [n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level]
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("name", [None, "padded", "tokens"])
+def test_a_package_imports_jax_and_equinox_and_never_torch(catalogue, name):
+    texts = catalogue if name is None else build_layer(loads_spec(FILES[name].text), targets=("jax",))
+    found = set().union(*(imported(text) for path, text in texts.items() if path.endswith(".py")))
+    assert found - set(sys.stdlib_module_names) == {"jax", "equinox"}
+    assert not any("torch." in text for path, text in texts.items() if "/kernels/jax/" in path)
+
+
+def test_the_manifest_holds_the_digests_that_torchs_package_has(catalogue):
+    told = json.loads(catalogue[MANIFEST])["derivations"]
+    ours = {p.layer.name: p.digest for family in row_families() for p in family.plans}
+    assert told == ours
+    spec = loads_spec(FILES["scaled_affine"].text)
+    manifests = [json.loads(build_layer(spec, targets=(t,))[MANIFEST]) for t in ("jax", "torch")]
+    assert manifests[0]["derivations"] == manifests[1]["derivations"]
+    assert manifests[0]["classes"] == manifests[1]["classes"] and manifests[0]["targets"] == ["jax"]
+
+
+def test_equations_stand_on_the_lines_that_implement_them(catalogue):
+    text = catalogue["kernels/jax/affine_like.py"]
+    for equation in ("define-E", "define-f", "forward", "backward-dx", "backward-dW", "backward-db", "tangent"):
+        assert sum(line.endswith(f"# affine-like/{equation}") for line in text.splitlines()) == 1, equation
+
+
+@pytest.mark.parametrize(("targets", "words"), [("torch,jax", "make no package"), ("jax,cpp", "or jax alone")])
+def test_a_package_is_for_one_library(targets, words):
+    with pytest.raises(UsageError, match=words):
+        host_of(targets.split(","))
+    assert "jax" not in NAMES and host_of(["jax"]).name == "jax"
+
+
+def test_what_cannot_be_printed_is_refused_with_its_name():
+    hidden = toml("hidden", "n m", "x: n", "wide: m n, b: m", "z: m", "z[i] = sum[j](wide[i, j]*x[j]) + b[i]")
+    with pytest.raises(UsageError, match="calls something else 'wide'; give the tensor or size another name"):
+        build_layer(loads_spec(hidden), targets=("jax",))
