@@ -33,7 +33,7 @@ ON_DEMAND = {  # of those, the ones that may not load when the room is imported
     "affine_divergence": {"triton", "cuda"},
     "verify": set(),
 }
-ON_DEMAND_FOLDERS = {"triton": "triton", "jax": "jax"}  # of kernels, which are loaded on demand, and what these may load at once
+ON_DEMAND_FOLDERS = {"triton": "triton", "jax": "jax"}  # of kernels: loaded on demand, what these may load at once
 CALLBACK_FILES = {"trainer_callback": "transformers"}  # loaded by users of that library only
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 

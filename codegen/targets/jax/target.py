@@ -18,9 +18,7 @@ from derive.errors import UsageError
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
     """Return the text of every file by its path in the package; raise ``UsageError`` for a member at an angle."""
     if angles:
-        raise UsageError(
-            "targets jax: of the catalogue it has no member at an angle; give the layer by --spec"
-        )
+        raise UsageError("targets jax: of the catalogue it has no member at an angle; give the layer by --spec")
     contexts = family_contexts(families)
     shared = {
         "families": contexts,
