@@ -18,7 +18,7 @@ class Map(NamedTuple):
 
     home: str
     eager: type[Function]
-    traced: type[Function]
+    traced: Any
     kappa: float
     above: float
     deviation: Callable[[float], float]

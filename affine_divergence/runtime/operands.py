@@ -1,7 +1,8 @@
 """Which tensors a kernel may read: positive checks of every operand, made before an address is taken.
 
 A kernel gets addresses and lengths, so what it is told must be so. It reads strided tensors of torch's own class whose
-dispatch keys are those of a newly made tensor. A subclass, a sparse tensor, one without values, one with a pending
+dispatch keys are those of a newly made tensor; where torch does not tell them, operators alone reach a kernel, for
+torch itself then looks at the keys. A subclass, a sparse tensor, one without values, one with a pending
 negation and one that ``torch.vmap`` maps over have other keys. No kernel runs where a mode watches or replaces torch's
 operations, such as ``make_fx`` or ``FlopCounterMode``, which would not see it, or under autocast, which changes the
 type of a product.
@@ -12,12 +13,11 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C import _dispatch_keys, _is_any_autocast_enabled, _is_tracing
-from torch._C import _dispatch_tls_local_include_set as _keys_of_thread
+from torch._C import _is_any_autocast_enabled, _is_tracing
 from torch._C import _len_torch_dispatch_stack as _number_of_modes
 from torch._C import _len_torch_function_stack as _number_of_function_modes
 from torch.compiler import is_compiling
@@ -25,7 +25,9 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 PLAIN = (Tensor, torch.nn.Parameter)
-keys_of = _dispatch_keys
+keys_of: Any = getattr(torch._C, "_dispatch_keys", None)
+_keys_of_thread: Any = getattr(torch._C, "_dispatch_tls_local_include_set", None)
+KEYS_ARE_KNOWN = None not in (keys_of, _keys_of_thread)  # else kernels are reached by operators alone
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -36,6 +38,8 @@ Answer = TypeVar("Answer", bound=Callable[..., object])
 def plain_keys(device: str) -> frozenset[int]:
     """Return the dispatch keys of a new tensor on a kind of device, made outside and inside ``inference_mode``."""
     found = []
+    if not KEYS_ARE_KNOWN:
+        return frozenset()
     for inference in (False, True):
         with torch.inference_mode(inference):
             found.append(keys_of(torch.empty(0, device=device)).raw_repr())
@@ -66,7 +70,7 @@ def is_eager(*operands: Tensor) -> bool:
 
 def _is_mapped() -> bool:
     """Return whether a transform is active on this thread, whose tensors look like any other."""
-    return _keys_of_thread().raw_repr() not in _plain_threads()
+    return not KEYS_ARE_KNOWN or _keys_of_thread().raw_repr() not in _plain_threads()
 
 
 @functools.cache
@@ -102,7 +106,9 @@ def check_dense(name: str, **operands: Tensor | None) -> None:
 
 def in_memory(tensor: Tensor) -> bool:
     """Return whether a tensor is a plain one with values at an address that a kernel of its device can read."""
-    return type(tensor) in PLAIN and not tensor.is_meta and keys_of(tensor).raw_repr() in plain_keys(tensor.device.type)
+    if type(tensor) not in PLAIN or tensor.is_meta:
+        return False
+    return not KEYS_ARE_KNOWN or keys_of(tensor).raw_repr() in plain_keys(tensor.device.type)
 
 
 def readable(tensors: Iterable[Tensor], shapes: Iterable[Sequence[int]]) -> bool:

@@ -135,6 +135,9 @@ class _FunctionFile:
             "forward_lines": self.forward,
             "forward_results": ", ".join(outputs) if len(outputs) > 1 else f"{outputs[0]},",
             "results": len(outputs),
+            "input_names": plan.tensors,
+            "kept_count": len(outputs) - 1,
+            "settings_with_types": _typed_first(self.settings(), plan),
         }
 
     def _gradient_context(self) -> dict[str, Any]:
@@ -227,6 +230,11 @@ def _typed(names: Sequence[str], plan: LayerPlan) -> list[str]:
     tensors = {*plan.tensors, *plan.saved, plan.backward.inputs[0].name}
     kinds: Mapping[str, str] = {str(plan.kappa): "float"}
     return [f"{name}: {'Tensor' if name in tensors else kinds.get(name, 'int')}" for name in names]
+
+
+def _typed_first(names: Sequence[str], plan: LayerPlan) -> list[str]:
+    """Return settings behind their types, as the schema of an operator has them."""
+    return [" ".join(reversed(text.split(": "))) for text in _typed(names, plan)]
 
 
 def _printed(lines: Sequence[Line]) -> list[str]:

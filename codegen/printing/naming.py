@@ -103,6 +103,12 @@ def quoted(names: Sequence[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
+def places(names: Sequence[str], among: Sequence[str]) -> str:
+    """Return the places of names among others, as a tuple reads in code."""
+    found = [str(list(among).index(name)) for name in names]
+    return f"({', '.join(found)}{',' * (len(found) == 1)})"
+
+
 def listed(words: Sequence[str]) -> str:
     """Return ``a, b and c``."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -12,7 +12,7 @@ from codegen.printing.patch_headings import HELPER_NAMES, patch_headings
 from codegen.printing.patch_lines import Call, PatchLines, helpers
 from codegen.printing.places import shared_runtime
 
-SHARED = "patch_places.py"
+SHARED = ("patch_places.py", "patch_operators.py")
 _PLACES = ("LEFTOVER", "number", "room", "smallest_sum")
 
 
@@ -23,7 +23,7 @@ def maps_with_kernels(families: Sequence[Family]) -> tuple[PatchMap, ...]:
 
 def shared_files(maps: Sequence[PatchMap]) -> dict[str, str]:
     """Return the files beside those of maps that targets share; none without maps."""
-    return shared_runtime(SHARED) if maps else {}
+    return shared_runtime(*SHARED) if maps else {}
 
 
 def common_context(chosen: PatchMap, target: str, launch: Call) -> tuple[dict[str, Any], PatchLines]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from codegen.plans.patch_maps import PatchMap
 from codegen.plans.patches import PatchPlan
-from codegen.printing.naming import listed
+from codegen.printing.naming import listed, places
 from derive.export.text import text
 from derive.forward_map import Definition
 
@@ -58,6 +58,9 @@ def _signatures(plan: PatchPlan) -> dict[str, Any]:
         "forward_names": ", ".join([*(n if n in saved else "_" for n in inputs), f"ctx.{kappa}", "ctx.geometry"]),
         "saved_inputs": ", ".join(saved),
         "saved_count": len(saved),
+        "input_names": inputs,
+        "saved_names": saved,
+        "saved_places": places(saved, inputs),
         "none_yet": " = ".join(results),
         "returned": ", ".join(results),
         "nothing": ", ".join(["None"] * (len(results) + len(settings) + 1)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,16 @@ def renderer(*folders: Path, filters: Mapping[str, Callable[..., Any]] | None = 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(fill=fill, signature=signature, imported=imported, raised=raised, **words)
+    environment.globals.update(fill=fill, signature=signature, imported=imported, raised=raised, texts=_texts, **words)
     environment.filters.update(filters or {})
 
     def render(template: str, context: Mapping[str, Any]) -> str:
         return re.sub(r"\n+\Z", "\n", environment.get_template(template).render(context))
 
     return render
+
+
+def _texts(names: Iterable[str]) -> str:
+    """Return texts as a tuple of them reads in code."""
+    found = [f'"{name}"' for name in names]
+    return f"({', '.join(found)}{',' * (len(found) == 1)})"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from codegen.plans.rows import Plan
-from codegen.printing.naming import branch, forward_equation, listed
+from codegen.printing.naming import branch, forward_equation, listed, places
 
 
 def heading_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
@@ -43,6 +43,8 @@ def _signatures(plan: Plan) -> dict[str, Any]:
         "tensors": ", ".join(inputs),
         "forward_names": ", ".join((*(n if n in saved else "_" for n in inputs), "ctx.kappa")),
         "saved_inputs": ", ".join(saved),
+        "input_names": inputs,
+        "saved_places": places(saved, inputs),
         "none_yet": " = ".join(results),
         "returned": ", ".join(results),
         "output": plan.forward.outputs[0],

@@ -7,7 +7,8 @@ for maps of rows Triton's kernels if the rows are short, which they read once; f
 product of matrices, the CUDA kernels around the product of a library. That order on a GPU follows from counting memory
 traffic; it is not a measurement. Convolutions take torch's operations there unless asked otherwise, for their kernels
 have not been timed on a GPU. So does everywhere what is no plain tensor, such as one that is spread over several
-devices. A compiled function keeps the choice that was made when it was traced.
+devices. A compiled function keeps the choice that was made when it was traced, and calls kernels as operators; a
+program that is exported has torch's operations alone.
 """
 
 from __future__ import annotations
@@ -18,21 +19,22 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as _are_transforms_active
 from torch._C import _is_any_autocast_enabled, _is_tracing
 from torch.autograd import Function
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
-from .operands import PLAIN, constant
+from .operands import KEYS_ARE_KNOWN, PLAIN, constant
 from .rows import straight
 from .targets import BACKENDS, DEVICES, INSTALL, INTERPRETED, NEEDS
 
 VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
 
-Pair = tuple[type[Function], type[Function]]
+Pair = tuple[type[Function], Any]
 Call = Callable[..., Tensor]
 
 _SHORT_ROW = 2048  # bytes of a row in float32 or wider, up to which Triton's kernels hold it as a whole
@@ -41,6 +43,7 @@ _KEY = os.environ.encodekey(VARIABLE) if hasattr(os.environ, "encodekey") and _S
 _ENOUGH = 2**10  # numbers of x, below which nothing is worth a second of the compiler
 _OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are compiled
 _PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
+_THERE: dict[tuple[str, torch.dtype], bool] = {}
 _ON_HOST: dict[tuple[str, torch.dtype], Pair] = {}
 _AT_ONCE: dict[tuple[str, torch.dtype], Call] = {}  # the kernels among them, as autograd takes them
 
@@ -72,7 +75,9 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
         return _asked(name, asked, backend, home, own, x)
     if not x.is_cpu:
         return _on_device(home, own, x, weight)
-    if is_compiling() or type(x) not in PLAIN or x.numel() < _ENOUGH:  # compilers fuse torch's own
+    if is_compiling():
+        return _in_graph(home, own, x, weight)
+    if type(x) not in PLAIN or x.numel() < _ENOUGH:
         return own
     return _ON_HOST.get((home, x.dtype)) or _on_host(home, own, x, weight)
 
@@ -120,13 +125,37 @@ def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x:
 
 def _on_host(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
     """Return the kernels in C++ for a type, loaded and compiled, or ``own`` where they cannot be; and remember it."""
-    if weight is not x and weight.dim() > 2 and x.shape[1] != 1:  # no kernels for groups: nothing is compiled for them
+    if _is_grouped(x, weight):  # nothing is compiled for them
         return own
-    there = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, x.dtype)
+    there = _has_kernels(home, x.dtype)
     _ON_HOST[home, x.dtype] = _loaded("cpp", home) if there else own
-    if there:
+    if there and KEYS_ARE_KNOWN:
         _AT_ONCE[home, x.dtype] = straight(_loaded("cpp", home)[0])
     return _ON_HOST[home, x.dtype]
+
+
+def _in_graph(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
+    """Return the kernels in C++ for a graph that is compiled, or ``own``, which compilers fuse and exporters write."""
+    if is_exporting() or type(x) not in PLAIN or type(weight) not in PLAIN or _is_grouped(x, weight):
+        return own
+    if x.numel() < _ENOUGH or not _has_kernels(home, x.dtype):
+        return own
+    pair = _loaded("cpp", home)
+    suits = getattr(pair[1], "suits", None)
+    return pair if suits is None or suits(x, weight) else own
+
+
+def _is_grouped(x: Tensor, weight: Tensor) -> bool:
+    """Return whether this is a convolution of several groups, for which there are no kernels in C++."""
+    return weight is not x and weight.dim() > 2 and x.shape[1] != 1
+
+
+@constant
+def _has_kernels(home: str, dtype: torch.dtype) -> bool:
+    """Return whether the kernels in C++ of a map for a type are there, loaded and compiled."""
+    if (home, dtype) not in _THERE:
+        _THERE[home, dtype] = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, dtype)
+    return _THERE[home, dtype]
 
 
 def _on_device(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:

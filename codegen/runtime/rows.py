@@ -13,7 +13,7 @@ from torch._C import _is_tracing
 from torch.autograd import Function
 from torch.compiler import is_compiling
 
-from .operands import is_eager
+from .operands import KEYS_ARE_KNOWN, is_eager
 
 _BLOCK = 2**18  # numbers, 1 MiB of float32
 _ADDED = 256  # numbers that are added up one after the other in the type they have
@@ -115,27 +115,27 @@ def as_rows(x: Tensor) -> Tensor:
     return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
 
 
-def apply(eager: type[Function], traced: type[Function], *arguments: Tensor | float | None) -> Tensor:
+def apply(eager: type[Function], traced: Any, *arguments: Tensor | float | None) -> Tensor:
     """Return the first result, the map's output, of a generated function; see ``results``."""
     found = results(eager, traced, *arguments)
     output: Tensor = found[0] if type(found) is tuple else found
     return output
 
 
-def results(eager: type[Function], traced: type[Function], *arguments: Tensor | float | None) -> Any:
-    """Return all that a generated function gives; ``traced`` is the form that compilers read.
+def results(eager: type[Function], traced: Any, *arguments: Tensor | float | None) -> Any:
+    """Return all that a generated function gives; ``traced`` is the form that compilers read, perhaps an operator.
 
     ``torch.jit.trace`` and the ONNX exporter built on it know no functions: they see the operations of its forward
     pass. Outside the transforms of ``torch.func`` the function goes ``straight`` to autograd. In them
     ``eager.transformed`` takes its place, if it names a class.
     """
     if is_compiling():
-        return traced.apply(*arguments)  # type: ignore[no-untyped-call]
+        return traced.apply(*arguments)
     if _is_tracing():
         return traced.forward(*arguments)
     if _are_transforms_active():
         return getattr(eager, "transformed", eager).apply(*arguments)
-    return straight(eager)(*arguments)
+    return straight(eager)(*arguments) if KEYS_ARE_KNOWN else traced.apply(*arguments)
 
 
 def straight(function: type[Function]) -> Callable[..., Any]:

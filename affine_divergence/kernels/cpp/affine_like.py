@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...runtime.operands import check_dense, check_result, outside_autocast
+from ...runtime.operators import Passes, Signature, register_map
 from ..torch import affine_like as plain
 from .runtime.launch import Source
+from .runtime.rows import RowPasses, suits
 
 KERNELS = Source(Path(__file__).with_suffix(".cpp"))
-AffineLikeReverse = plain.AffineLikeReverse  # for what traces operations of torch
 
 
 class AffineLike(torch.autograd.Function):
@@ -128,3 +129,19 @@ class AffineLike(torch.autograd.Function):
             # affine-like/backward-dx
             kernels.affine_like_dx(rows, m, n, g_at, x_at, b_at, f_at, gW_at, gW_at, kappa, threads)
         return dx, dW, db, None
+
+
+OPERATOR = register_map(
+    "cpp_affine_like",
+    Signature(("x", "W", "b"), ("float kappa",), 1),
+    RowPasses(AffineLike, plain.AffineLike, 3, (0, 1, 2)),
+    Passes(plain.AffineLike, plain.AffineLike, 3, 1),
+)
+
+
+class AffineLikeReverse:
+    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+
+    apply = staticmethod(OPERATOR)
+    forward = staticmethod(plain.AffineLikeReverse.forward)
+    suits = staticmethod(suits)

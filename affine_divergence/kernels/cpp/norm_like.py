@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...runtime.operands import check_dense, check_result, outside_autocast
+from ...runtime.operators import Passes, Signature, register_map
 from ..torch import norm_like as plain
 from .runtime.launch import Source
+from .runtime.rows import RowPasses, suits
 
 KERNELS = Source(Path(__file__).with_suffix(".cpp"))
-NormLikeReverse = plain.NormLikeReverse  # for what traces operations of torch
 
 
 class NormLike(torch.autograd.Function):
@@ -118,3 +119,19 @@ class NormLike(torch.autograd.Function):
             dx = gW  # in place
             kernels.norm_like_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)  # norm-like/backward-dx
         return dx, dW, db, None
+
+
+OPERATOR = register_map(
+    "cpp_norm_like",
+    Signature(("x", "W", "b"), ("float kappa",), 1),
+    RowPasses(NormLike, plain.NormLike, 3, (0, 1)),
+    Passes(plain.NormLike, plain.NormLike, 3, 1),
+)
+
+
+class NormLikeReverse:
+    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+
+    apply = staticmethod(OPERATOR)
+    forward = staticmethod(plain.NormLikeReverse.forward)
+    suits = staticmethod(suits)

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...runtime.operands import check_dense, check_result, outside_autocast
+from ...runtime.operators import Passes, Signature, register_map
 from ..torch import norm_like_without_bias as plain
 from .runtime.launch import Source
+from .runtime.rows import RowPasses, suits
 
 KERNELS = Source(Path(__file__).with_suffix(".cpp"))
-NormLikeWithoutBiasReverse = plain.NormLikeWithoutBiasReverse  # for what traces operations of torch
 
 
 class NormLikeWithoutBias(torch.autograd.Function):
@@ -96,3 +97,19 @@ class NormLikeWithoutBias(torch.autograd.Function):
             # linear/norm-like/backward-dx
             kernels.norm_like_without_bias_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)
         return dx, dW, None
+
+
+OPERATOR = register_map(
+    "cpp_norm_like_without_bias",
+    Signature(("x", "W"), ("float kappa",), 1),
+    RowPasses(NormLikeWithoutBias, plain.NormLikeWithoutBias, 2, (0, 1)),
+    Passes(plain.NormLikeWithoutBias, plain.NormLikeWithoutBias, 2, 1),
+)
+
+
+class NormLikeWithoutBiasReverse:
+    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+
+    apply = staticmethod(OPERATOR)
+    forward = staticmethod(plain.NormLikeWithoutBiasReverse.forward)
+    suits = staticmethod(suits)

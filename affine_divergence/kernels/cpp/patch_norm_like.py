@@ -25,14 +25,16 @@ import torch
 from torch import Tensor
 
 from ...runtime.operands import outside_autocast
+from ...runtime.operators import register_map
+from ...runtime.patch_operators import PatchSignature
+from ...runtime.patch_places import as_numbers
 from ...runtime.patches import Geometry
 from ...runtime.rows import read_once
 from ..torch import patch_norm_like as plain
 from .runtime.launch import Source
-from .runtime.patches import backward, fits, forward
+from .runtime.patches import HostPasses, backward, fits, forward, suits
 
 KERNELS = Source(Path(__file__).with_suffix(".cpp"))
-PatchNormLikeReverse = plain.PatchNormLikeReverse  # for what traces operations of torch
 
 
 class PatchNormLike(plain.PatchNormLike):
@@ -68,3 +70,23 @@ class PatchNormLike(plain.PatchNormLike):
         # grouped-convolution/norm-like/backward-dx
         dx, dW, db = backward(KERNELS, "patch_norm_like_backward", g, x, W, None, f, *settings)
         return dx, dW, db, None, None, None
+
+
+OPERATOR = register_map(
+    "cpp_patch_norm_like",
+    PatchSignature(("x", "W", "b"), ("x", "W")),
+    HostPasses(PatchNormLike, plain.PatchNormLike, 3, (0, 1)),
+    HostPasses(plain.PatchNormLike, plain.PatchNormLike, 3, (0, 1)),
+)
+
+
+class PatchNormLikeReverse:
+    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+
+    forward = staticmethod(plain.PatchNormLikeReverse.forward)
+    suits = staticmethod(suits)
+
+    @staticmethod
+    def apply(x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool) -> tuple[Tensor, ...]:
+        """Return the output and the scale; nothing else is kept."""
+        return OPERATOR(x, W, b, kappa, as_numbers(geometry), recompute)

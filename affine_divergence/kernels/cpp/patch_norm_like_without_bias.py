@@ -25,14 +25,16 @@ import torch
 from torch import Tensor
 
 from ...runtime.operands import outside_autocast
+from ...runtime.operators import register_map
+from ...runtime.patch_operators import PatchSignature
+from ...runtime.patch_places import as_numbers
 from ...runtime.patches import Geometry
 from ...runtime.rows import read_once
 from ..torch import patch_norm_like_without_bias as plain
 from .runtime.launch import Source
-from .runtime.patches import backward, fits, forward
+from .runtime.patches import HostPasses, backward, fits, forward, suits
 
 KERNELS = Source(Path(__file__).with_suffix(".cpp"))
-PatchNormLikeWithoutBiasReverse = plain.PatchNormLikeWithoutBiasReverse  # for what traces operations of torch
 
 
 class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
@@ -67,3 +69,23 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
         # grouped-convolution-without-bias/norm-like/backward-dx
         dx, dW, _ = backward(KERNELS, "patch_norm_like_without_bias_backward", g, x, W, None, f, *settings)
         return dx, dW, None, None, None
+
+
+OPERATOR = register_map(
+    "cpp_patch_norm_like_without_bias",
+    PatchSignature(("x", "W"), ("x", "W")),
+    HostPasses(PatchNormLikeWithoutBias, plain.PatchNormLikeWithoutBias, 2, (0, 1)),
+    HostPasses(plain.PatchNormLikeWithoutBias, plain.PatchNormLikeWithoutBias, 2, (0, 1)),
+)
+
+
+class PatchNormLikeWithoutBiasReverse:
+    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+
+    forward = staticmethod(plain.PatchNormLikeWithoutBiasReverse.forward)
+    suits = staticmethod(suits)
+
+    @staticmethod
+    def apply(x: Tensor, W: Tensor, kappa: float, geometry: Geometry, recompute: bool) -> tuple[Tensor, ...]:
+        """Return the output and the scale; nothing else is kept."""
+        return OPERATOR(x, W, kappa, as_numbers(geometry), recompute)

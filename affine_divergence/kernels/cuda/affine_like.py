@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ...runtime.operands import outside_autocast
+from ...runtime.operators import Passes, Signature, register_map
 from ..torch import affine_like as plain
 from .runtime.launch import Source
 
 KERNELS = Source(Path(__file__).with_suffix(".cu"))
-AffineLikeReverse = plain.AffineLikeReverse  # for what traces operations of torch
 
 
 class AffineLike(plain.AffineLike):
@@ -76,3 +76,18 @@ class AffineLike(plain.AffineLike):
             db = kernels.vector(g.shape[1])
             kernels.columns("affine_like_db", (g.shape[0], g.shape[1]), g, f, db)  # affine-like/backward-db
         return dx, dW, db, None
+
+
+OPERATOR = register_map(
+    "cuda_affine_like",
+    Signature(("x", "W", "b"), ("float kappa",), 1),
+    Passes(AffineLike, plain.AffineLike, 3, 1),
+    Passes(plain.AffineLike, plain.AffineLike, 3, 1),
+)
+
+
+class AffineLikeReverse:
+    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+
+    apply = staticmethod(OPERATOR)
+    forward = staticmethod(plain.AffineLikeReverse.forward)

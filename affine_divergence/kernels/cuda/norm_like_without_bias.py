@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ...runtime.operands import outside_autocast
+from ...runtime.operators import Passes, Signature, register_map
 from ..torch import norm_like_without_bias as plain
 from .runtime.launch import Source
 
 KERNELS = Source(Path(__file__).with_suffix(".cu"))
-NormLikeWithoutBiasReverse = plain.NormLikeWithoutBiasReverse  # for what traces operations of torch
 
 
 class NormLikeWithoutBias(plain.NormLikeWithoutBias):
@@ -73,3 +73,18 @@ class NormLikeWithoutBias(plain.NormLikeWithoutBias):
             kernels.rows("norm_like_without_bias_u", (g.shape[0], x.shape[1]), x, f, u)
             dW = kernels.product(g.t(), u)  # linear/norm-like/backward-dW
         return dx, dW, None
+
+
+OPERATOR = register_map(
+    "cuda_norm_like_without_bias",
+    Signature(("x", "W"), ("float kappa",), 1),
+    Passes(NormLikeWithoutBias, plain.NormLikeWithoutBias, 2, 1),
+    Passes(plain.NormLikeWithoutBias, plain.NormLikeWithoutBias, 2, 1),
+)
+
+
+class NormLikeWithoutBiasReverse:
+    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+
+    apply = staticmethod(OPERATOR)
+    forward = staticmethod(plain.NormLikeWithoutBiasReverse.forward)

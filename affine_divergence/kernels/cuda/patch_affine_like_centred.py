@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from ...runtime.operands import outside_autocast
-from ...runtime.operators import register
+from ...runtime.operators import derive, register
+from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
     LEFTOVER,
     as_geometry,
@@ -180,6 +181,7 @@ _backward = register(
     backward,
     backward,
 )
+derive(_forward, _backward, PatchPasses(plain.PatchAffineLikeCentred, plain.PatchAffineLikeCentred, 3, (0, 1, 2)))
 
 
 class PatchAffineLikeCentredReverse(plain.PatchAffineLikeCentredReverse):

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from ...runtime.operands import outside_autocast
-from ...runtime.operators import register
+from ...runtime.operators import derive, register
+from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
     as_geometry,
     as_numbers,
@@ -135,6 +136,7 @@ _backward = register(
     backward,
     backward,
 )
+derive(_forward, _backward, PatchPasses(plain.PatchNormLikeTransposed, plain.PatchNormLikeTransposed, 3, (0, 1)))
 
 
 class PatchNormLikeTransposedReverse(plain.PatchNormLikeTransposedReverse):

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from ...runtime.operands import outside_autocast
-from ...runtime.operators import register
+from ...runtime.operators import derive, register
+from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
     as_geometry,
     as_numbers,
@@ -136,6 +137,7 @@ _backward = register(
     backward,
     backward,
 )
+derive(_forward, _backward, PatchPasses(plain.PatchNormLikeTransposedWithoutBias, plain.PatchNormLikeTransposedWithoutBias, 2, (0, 1)))
 
 
 class PatchNormLikeTransposedWithoutBiasReverse(plain.PatchNormLikeTransposedWithoutBiasReverse):

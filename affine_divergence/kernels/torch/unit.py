@@ -13,7 +13,7 @@ Derivation (SHA-256 of the map): fd83bd9f90bc43402920e6a470375944deedef859c1b9e8
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,14 @@ def tangent(x: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
     u_t = (f * x_t - c * u).to(x.dtype)  # l2-norm/tangent
     f_t = -f**2 * u_x_t
     return u_t, f_t
+
+
+def pair_gradients(
+    g_q: Tensor, u_q: Tensor, f_q: Tensor, g_k: Tensor, u_k: Tensor, f_k: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients with respect to queries and keys from those by their ``u``, None where not wanted."""
+    given = zip((g_q, g_k), (u_q, u_k), (f_q, f_k), wanted, strict=True)
+    return tuple(gradient(g, None, u, f) if w else None for g, u, f, w in given)
 
 
 def gradients(ctx: Any, given: Given) -> tuple[Tensor | None, Tensor | None]:

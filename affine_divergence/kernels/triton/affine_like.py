@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...runtime.operands import check_launch, outside_autocast
-from ...runtime.operators import register
+from ...runtime.operators import Passes, derive, register
 from ..torch import affine_like as plain
 from .runtime.tiles import (
     WHOLE_ROW,
@@ -365,6 +365,7 @@ _backward = register(
     backward,
     _backward_like,
 )
+derive(_forward, _backward, Passes(plain.AffineLike, plain.AffineLike, 3, 1, (0, 1, 2)))
 
 
 class AffineLikeReverse(plain.AffineLikeReverse):

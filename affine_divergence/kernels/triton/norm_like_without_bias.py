@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...runtime.operands import check_launch, outside_autocast
-from ...runtime.operators import register
+from ...runtime.operators import Passes, derive, register
 from ..torch import norm_like_without_bias as plain
 from .runtime.tiles import (
     WHOLE_ROW,
@@ -328,6 +328,7 @@ _backward = register(
     backward,
     _backward_like,
 )
+derive(_forward, _backward, Passes(plain.NormLikeWithoutBias, plain.NormLikeWithoutBias, 2, 1, (0, 1)))
 
 
 class NormLikeWithoutBiasReverse(plain.NormLikeWithoutBiasReverse):

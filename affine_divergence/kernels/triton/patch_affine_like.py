@@ -28,7 +28,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...runtime.operands import outside_autocast
-from ...runtime.operators import register
+from ...runtime.operators import derive, register
+from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
     as_geometry,
     as_numbers,
@@ -363,6 +364,7 @@ _backward = register(
     backward,
     backward,
 )
+derive(_forward, _backward, PatchPasses(plain.PatchAffineLike, plain.PatchAffineLike, 3, (0, 1, 2)))
 
 
 class PatchAffineLikeReverse(plain.PatchAffineLikeReverse):

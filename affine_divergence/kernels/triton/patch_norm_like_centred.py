@@ -32,7 +32,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...runtime.operands import outside_autocast
-from ...runtime.operators import register
+from ...runtime.operators import derive, register
+from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
     LEFTOVER,
     as_geometry,
@@ -513,6 +514,7 @@ _backward = register(
     backward,
     backward,
 )
+derive(_forward, _backward, PatchPasses(plain.PatchNormLikeCentred, plain.PatchNormLikeCentred, 3, (0, 1)))
 
 
 class PatchNormLikeCentredReverse(plain.PatchNormLikeCentredReverse):

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...runtime.operands import check_launch, outside_autocast
-from ...runtime.operators import register
+from ...runtime.operators import complete, complete_gradients, register
 from ..torch import unit as plain
 from .runtime.tiles import Tiles, on, wide
 
@@ -213,3 +213,7 @@ class UnitPair(UnitPairReverse, plain.UnitPair):
     """The same with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(UnitPairReverse.backward))
+
+
+complete(_forward, UnitPairReverse.backward, plain.UnitPairReverse.setup_context)
+complete_gradients(_backward, plain.pair_gradients, 6)

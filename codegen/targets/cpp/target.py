@@ -49,7 +49,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     result["functional.py"] = functions_text(
         [*families, *angles], _NAME, " of tensors on the CPU, computed by kernels in C++"
     )
-    headers = ("rows.h", *(_PATCHES if patches else ()))
+    headers = ("rows.h", "rows.py", *(_PATCHES if patches else ()))
     return in_folder(_NAME, result) | target_files(*headers) | shared_files(patches)
 
 
@@ -61,7 +61,8 @@ def patch_layer_files(maps: Sequence[PatchMap]) -> dict[str, str]:
 def target_files(*names: str) -> dict[str, str]:
     """Return what every package with kernels in C++ holds beside them, with further files of the target's own."""
     own = target_runtime(_NAME, "python.h", "compile.py", "load.py", "launch.py", *names)
-    return folder(_NAME, "The maps by kernels in C++") | own | shared_runtime("kernel_cache.py")
+    more = ("patch_operators.py",) if "patches.py" in names else ()
+    return folder(_NAME, "The maps by kernels in C++") | own | shared_runtime("kernel_cache.py", "operators.py", *more)
 
 
 def _patch_maps(maps: Sequence[PatchMap]) -> dict[str, str]:

@@ -43,7 +43,7 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     patches = maps_with_kernels(families)
     result = in_folder(_NAME, result | _patch_maps(patches))
     own = target_runtime(_NAME, *_FIXED, *(_PATCHES if patches else ()))
-    shared = shared_runtime("kernel_cache.py", *(["operators.py"] if has_companions(families) else []))
+    shared = shared_runtime("kernel_cache.py", "operators.py")
     return result | folder(_NAME, _WORDS) | own | shared | shared_files(patches)
 
 

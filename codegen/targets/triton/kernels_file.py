@@ -9,7 +9,7 @@ from typing import Any
 from codegen.ir.program import Instruction, Magnitude, Value, name_of
 from codegen.plans.rows import Plan
 from codegen.printing.layout import is_column
-from codegen.printing.naming import Borrowed, branch, forward_equation, listed, snake
+from codegen.printing.naming import Borrowed, branch, forward_equation, listed, places, snake
 from codegen.targets.triton.expressions import HELPERS
 from codegen.targets.triton.printer import TilePrinter
 from codegen.targets.triton.roles import Roles
@@ -255,6 +255,8 @@ def _names(plan: Plan, parts: Schedule, with_bias: bool) -> dict[str, Any]:
         "input_gradient": backward.outputs[0],
         "weight_gradient": backward.outputs[1],
         "saved_inputs": ", ".join(plan.saved_names),
+        "input_names": inputs,
+        "saved_places": places(plan.saved_names, inputs),
     }
 
 

@@ -4,15 +4,62 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ....runtime.patch_places import smallest_sum, three
+from ....runtime.operands import constant
+from ....runtime.patch_operators import PatchPasses
+from ....runtime.patch_places import as_geometry, smallest_sum, three
 from ....runtime.patches import Geometry, positions_of
 from .launch import Source, suit
 
+_ENOUGH = 2**14  # numbers of x from which on the passes save more than two calls of operators cost
 _SHARE = 8  # how often as many numbers as the images have the threads may have in sums of their own
+
+
+class HostPasses(PatchPasses):
+    """The passes of a map as operators that keep nothing but the scale, and whose results lie as tracing foresees."""
+
+    def results(self, *given: Any) -> Sequence[Any]:
+        """Return the output, the scale, and an empty tensor."""
+        return super().results(*given[:-1], True)
+
+    def forward(self, *given: Any) -> tuple[Tensor, ...]:
+        """Return the same, the output laid out as the input is."""
+        with torch.no_grad():
+            z, f, kept = self.results(*given)
+        last = _ends_in_channels(given[0])
+        flat = (z.movedim(2, -1) if last else z).contiguous()
+        return flat.movedim(-1, 2) if last else flat, f.contiguous(), kept
+
+    def backward(self, g: Tensor, *given: Any) -> tuple[Tensor, ...]:
+        """Return a gradient for each tensor, that with respect to the input laid out as it is, others without gaps."""
+        with torch.no_grad():
+            found, x = self.gradients(g, *given), given[0]
+        dx, *others = (x.new_empty(0) if d is None else d for d in found)
+        if found[0] is not None and dx.stride() != x.stride():
+            dx = torch.empty_like(x).copy_(dx)
+        return dx, *(d.contiguous() for d in others)
+
+    def forward_like(self, *given: Any) -> tuple[Tensor, ...]:
+        """Return tensors like the results of ``forward``, for tracing."""
+        x, W, numbers = given[0], given[1], given[-2]
+        lengths = positions_of(x.shape[3:], as_geometry(numbers))
+        if _ends_in_channels(x):
+            z = x.new_empty((x.shape[0], x.shape[1], *lengths, W.shape[1])).movedim(-1, 2)
+        else:
+            z = x.new_empty((x.shape[0], x.shape[1], W.shape[1], *lengths))
+        f = x.new_empty((x.shape[0], x.shape[1], 1, *lengths), dtype=torch.promote_types(x.dtype, torch.float32))
+        return z, f, x.new_empty(0)
+
+    def backward_like(self, g: Tensor, *given: Any) -> tuple[Tensor, ...]:
+        """Return tensors like the results of ``backward``, for tracing."""
+        x, W, wanted = given[0], given[1], given[-1]
+        dx = torch.empty_like(x) if wanted[0] else x.new_empty(0)
+        shapes = W.shape, (*W.shape[:2], *[1] * (x.dim() - 3))
+        return dx, *(x.new_empty(shape if w else 0) for shape, w in zip(shapes, wanted[1:], strict=False))
 
 
 def fits(
@@ -35,11 +82,24 @@ def fits(
         (count, 1, 1, *positions),
     )
     given = [(t, shape) for t, shape in zip((x, W, b, g, f), shapes, strict=True) if t is not None]
-    if min(positions) < 1 or not suit([t for t, _ in given], [shape for _, shape in given]):
-        return False
-    threads = torch.get_num_threads()
+    return min(positions) > 0 and suit([t for t, _ in given], [shape for _, shape in given]) and _pays(x, W)
+
+
+def suits(x: Tensor, W: Tensor) -> bool:
+    """Return whether a graph that is compiled takes less time with the passes than where the compiler fuses."""
+    return x.numel() >= _ENOUGH and _pays(x, W)
+
+
+def _pays(x: Tensor, W: Tensor) -> bool:
+    """Return whether the passes take less time than torch's operations: see ``fits``."""
+    threads = _threads()
     rounds = -(-x.shape[0] // threads)
     return 4 * x.shape[0] >= 3 * rounds * threads and threads * W.numel() <= _SHARE * x.numel()
+
+
+@constant
+def _threads() -> int:
+    return torch.get_num_threads()
 
 
 def forward(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, get_num_threads
 
-from ....runtime.operands import PLAIN, keys_of, plain_keys, unwatched
+from ....runtime.operands import KEYS_ARE_KNOWN, PLAIN, in_memory, keys_of, plain_keys, unwatched
 from .compile import ELEMENTS, compiled
 
 Typed = tuple[Tensor, Sequence[int], torch.dtype]
@@ -48,8 +48,7 @@ class Source:
 
 
 def _suits(tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> bool:
-    plain = type(tensor) in PLAIN and keys_of(tensor).raw_repr() in plain_keys("cpu")
-    return plain and tensor.dtype is dtype and tensor.shape == shape
+    return tensor.is_cpu and in_memory(tensor) and tensor.dtype is dtype and tensor.shape == shape
 
 
 def suit(tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]]) -> bool:
@@ -61,6 +60,6 @@ def suit(tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]]) -> bool:
     for tensor, shape in zip(tensors, shapes, strict=True):
         if type(tensor) not in PLAIN or tensor.dtype is not dtype or tensor.shape != shape:
             return False
-        if keys_of(tensor).raw_repr() not in plain:
+        if KEYS_ARE_KNOWN and keys_of(tensor).raw_repr() not in plain:
             return False
     return True

@@ -105,6 +105,7 @@ def operator_calls(target, case, layout=None):
     geometry, space = case.geometry, len(case.geometry.kernel)
     grouped = [split(t.detach(), k == 0, geometry.groups) for k, t in enumerate(tensors[:2])]
     grouped += [t.detach().reshape(geometry.groups, -1, *[1] * space) for t in tensors[2:]]
+    grouped = [t.detach().requires_grad_() for t in grouped]
     numbers = as_numbers(
         Geometry(geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, geometry.extra)
     )
@@ -113,7 +114,7 @@ def operator_calls(target, case, layout=None):
     kept = grouped if case.form == "affine-like" else grouped[:2]
     for recompute in (True, False):
         yield forward, (*grouped, KAPPA, numbers, recompute)
-        _, f, h = forward(*grouped, KAPPA, numbers, recompute)
+        _, f, h = (t.detach() for t in forward(*grouped, KAPPA, numbers, recompute))
         for wanted in [[True] * len(grouped), [True] + [False] * (len(grouped) - 1)]:
             product = None if recompute else h
             yield backward, (split(g, 1, geometry.groups), *kept, f, product, KAPPA, numbers, wanted)

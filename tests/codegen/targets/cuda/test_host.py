@@ -306,3 +306,19 @@ def test_maps_over_more_axes_and_tangents_are_those_of_torch(host):
     _, tangent = torch.func.jvp(lambda t: host.functions.affine_like(t, W, b, kappa), (x,), (x,))
     _, expected = torch.func.jvp(lambda t: affine_like(t, W, b, kappa), (x,), (x,))
     torch.testing.assert_close(tangent, expected)
+
+
+@pytest.mark.slow
+@maps
+def test_operators_keep_their_word(host, name):
+    """The four utilities: schema, autograd's registration, tracing without values, compiling with dynamic shapes."""
+    operator = importlib.import_module(f"{host.functions.__package__}.{name}").OPERATOR
+    space, _, own = operator._schema.name.partition("::")  # with a number behind it if the package was imported before
+    backward = getattr(getattr(torch.ops, space), own.replace(name, f"{name}_backward")).default
+    inputs = operands(name)
+    z, f = operator(*inputs, kappa)
+    g = torch.randn_like(z.detach()).requires_grad_()
+    assert set(torch.library.opcheck(operator, (*inputs, kappa)).values()) == {"SUCCESS"}
+    for wanted in ([True] * len(inputs), [True] + [False] * (len(inputs) - 1)):
+        found = torch.library.opcheck(backward, (g, *inputs, f.detach(), kappa, wanted))
+        assert set(found.values()) == {"SUCCESS"} and len(found) == 4

@@ -65,10 +65,10 @@ def registered():
 def test_every_registered_operator_keeps_its_word(layer):
     """The four utilities: schema, autograd's registration, tracing without values, compiling with dynamic shapes."""
     tensors, g = layer.operands((5, 4, 3))
-    given = [t.detach() for t in tensors]
+    given = [t.detach().requires_grad_() for t in tensors]
     name = layer.name + ("" if layer.bias else "_without_a_bias")
     kept = given if name == "affine_like" else given[:2]
-    f = getattr(operators(), name).default(*given, 1.7)[1]
+    f = getattr(operators(), name).default(*given, 1.7)[1].detach()
     one = [[k == wanted for k in range(len(given))] for wanted in range(len(given))]
     calls = {name: [(*given, 1.7)], f"{name}_backward": [(g, *kept, f, 1.7, w) for w in ([True] * len(given), *one)]}
     for operator, samples in calls.items():

@@ -16,7 +16,9 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] if n else [], id=str(k)) for n, k in enumerate(KINDS)]
+)
 def test_every_registered_operator_keeps_its_word(kind):
     """Schema, autograd's registration, tracing without values, compiling with dynamic shapes."""
     importlib.import_module(f"affine_divergence.kernels.triton.{map_name(*kind)}")

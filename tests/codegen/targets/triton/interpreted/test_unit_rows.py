@@ -216,8 +216,8 @@ def test_operators_keep_their_word(name, on_host):
     """The four utilities: schema, autograd's registration, tracing without values, compiling with dynamic shapes."""
     (q, k), (g_q, g_k) = operands((2, 2, 3, 4, 8))
     space = getattr(torch.ops, operators.LIBRARY.ns)
-    given = [x.detach() for x in (q, k)]
-    u_q, f_q, u_k, f_k = getattr(space, name).default(*given)
+    given = [x.detach().requires_grad_() for x in (q, k)]
+    u_q, f_q, u_k, f_k = (t.detach().requires_grad_() for t in getattr(space, name).default(*given))
     calls = [(name, given)]
     calls += [(f"{name}_backward", (g_q, u_q, f_q, g_k, u_k, f_k, [a, b])) for a, b in ((1, 1), (1, 0), (0, 1), (0, 0))]
     for operator, arguments in calls:

@@ -1,0 +1,61 @@
+"""The passes of convolutions as operators: a geometry is a list of numbers, and what is not kept an empty tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .operators import Passes
+from .patch_places import as_geometry
+
+
+class PatchSignature(NamedTuple):
+    """What a map of patches takes, by the names of its tensors and of those that its backward pass reads."""
+
+    tensors: Sequence[str]
+    saved: Sequence[str]
+
+    @property
+    def forward(self) -> str:
+        """The schema of the forward pass."""
+        tensors = ", ".join(f"Tensor {name}_" for name in self.tensors)
+        return f"({tensors}, float kappa, int[] numbers, bool recompute) -> (Tensor, Tensor, Tensor)"
+
+    @property
+    def backward(self) -> str:
+        """The schema of the backward pass."""
+        tensors = ", ".join(f"Tensor {name}_" for name in ("g", *self.saved))
+        given = f"{tensors}, Tensor scale, Tensor? kept, float kappa, int[] numbers, bool[] wanted"
+        return f"({given}) -> ({', '.join(['Tensor'] * len(self.tensors))})"
+
+
+class PatchPasses(Passes):
+    """The passes of a map of patches: see ``Passes``.
+
+    ``forward`` takes the tensors, kappa, the numbers of the geometry and whether to recompute, and gives the output,
+    the scale and what is kept, empty if it is to be recomputed. ``backward`` takes the gradient, the tensors that it
+    reads, the scale, what is kept or None, kappa, the numbers, and which gradients are wanted.
+    """
+
+    def __init__(self, function: Any, plain: Any, count: int, saved: Sequence[int] | None = None) -> None:
+        super().__init__(function, plain, count, 2, saved)
+
+    def results(self, *given: Any) -> Sequence[Any]:
+        """Return the output, the scale, and what is kept."""
+        *tensors, kappa, numbers, recompute = given
+        z, f, kept = self._function.forward(*tensors, kappa, as_geometry(numbers), recompute)
+        return z, f, z.new_empty(0) if kept is None else kept
+
+    def differentiated(
+        self, g: Tensor, tensors: Sequence[Any], kept: Sequence[Any], settings: Sequence[Any], wanted: Sequence[bool]
+    ) -> Sequence[Tensor | None]:
+        """Return the gradients as the function gives them, with None for settings."""
+        kappa, numbers = settings
+        return super().differentiated(g, tensors, kept, (kappa, as_geometry(numbers), kept[1] is None), wanted)
+
+    def backward_arguments(self, given: Sequence[Any], results: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Return what the backward pass takes between the gradient and what is wanted."""
+        kappa, numbers, recompute = given[self.count :]
+        return *(given[k] for k in self.saved), results[1], None if recompute else results[2], kappa, numbers
