@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,16 +55,33 @@ _REDUCTIONS: dict[type[Expr], Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """Where to evaluate: arrays by tensor name, numbers by symbol name, and the definitions of intermediates."""
+    """Where to evaluate: arrays by tensor name, numbers by symbol name, and the definitions of intermediates.
+
+    The arrays do not change, so what an intermediate is there is worked out once, as is every length.
+    """
 
     tensors: Mapping[str, Array]
     scalars: Mapping[str, float]
     scope: Mapping[str, Definition]
     sizes: Mapping[str, int]
+    _intermediates: dict[str, Array] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _lengths: dict[Expr, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def size(self, index: Index) -> int:
         """Return the length of an index's axis."""
-        return int(index.size.subs({symbol: self.sizes[symbol.name] for symbol in index.size.free_symbols}))
+        length = index.size
+        if length not in self._lengths:
+            self._lengths[length] = int(length.subs({s: self.sizes[s.name] for s in length.free_symbols}))
+        return self._lengths[length]
+
+    def tensor(self, name: str) -> Array:
+        """Return the named tensor, or the named intermediate by its definition."""
+        if name in self.tensors:
+            return self.tensors[name]
+        if name not in self._intermediates:
+            definition = self.scope[name]
+            self._intermediates[name] = evaluate(definition.expression, definition.indices, self)
+        return self._intermediates[name]
 
 
 def evaluate(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
@@ -92,7 +109,9 @@ def _value(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
         case Named():
             return _value(spelled_out(expression), axes, point)
         case Binder():
-            body, bound = expression.renamed()  # fresh indices, so that no axis is met twice
+            # fresh indices where one is an axis already, so that none is met twice
+            taken = set(axes) & set(expression.bound)
+            body, bound = expression.renamed() if taken else (expression.body, expression.bound)
             inner = (*axes, *bound)
             summand = evaluate(body, inner, point)
             return np.asarray(_REDUCTIONS[type(expression)](summand, axis=tuple(range(len(axes), len(inner)))))
@@ -130,11 +149,6 @@ def _entry(expression: Indexed, indices: list[Array], point: Point) -> Array:
 
     A position outside the tensor is clipped into it: the guard beside the entry is 0 there.
     """
-    name = str(expression.base.label)
-    if name in point.tensors:
-        array = point.tensors[name]
-    else:
-        definition = point.scope[name]
-        array = evaluate(definition.expression, definition.indices, point)
+    array = point.tensor(str(expression.base.label))
     positions = [np.clip(i.astype(int), 0, length - 1) for i, length in zip(indices, array.shape, strict=True)]
     return np.asarray(array[tuple(positions)])

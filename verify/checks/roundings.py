@@ -55,6 +55,11 @@ class Rounding(TorchDispatchMode):
         self.factors = 1 + unit * (2 * torch.rand(_FACTORS, generator=generator, dtype=torch.float64) - 1)
         self.places = random.Random(generator.initial_seed())
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled here, and torch's guard around each operation costs as much as the operation.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -70,7 +75,9 @@ class Rounding(TorchDispatchMode):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         size = value.numel()
+        if self.factors.device != value.device:
+            self.factors = self.factors.to(value.device)
         if size > len(self.factors) // 2:
             self.factors = self.factors.repeat(2 * size // len(self.factors) + 1)
         start = self.places.randrange(len(self.factors) - size)
-        return value * self.factors[start : start + size].view(value.shape).to(value.device)
+        return value * self.factors[start : start + size].view(value.shape)
