@@ -13,13 +13,14 @@ import torch
 from codegen.targets.base import KERNELS
 from derive.errors import UsageError
 from verify.checks import target
-from verify.checks.helper import NO_TRITON, Helper, shared
+from verify.checks.helper import NO_TRITON, Helper, interpreting, shared
 from verify.checks.layer_files.package import SUFFIX, layer_file, of_layer_file, packaged
 from verify.checks.layer_files.tasks import tasks_of as layer_tasks
 from verify.checks.layers import LAYERS, tasks_of
 from verify.checks.record import Check, Outcome, Setting, Task, options
 from verify.checks.target import concerning, verifying
 from verify.threads import one_thread
+from verify.triton_interpreter import mend
 
 DEVICES = ("cpu", "cuda")
 NO_CUDA = "no CUDA device on this machine (torch.cuda.is_available() is False)"
@@ -109,6 +110,8 @@ def run_checks(
         done[check.id] = check
         progress(check, len(done), len(tasks))
 
+    if interpreting():
+        mend()
     given = shared(tasks, setting)
     elsewhere = {task.id for task in given}
     shipped = any(task.package is None for task in tasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import platform
 import re
 import shutil
@@ -13,10 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from affine_divergence.runtime.kernel_cache import KernelError, cached
+
 _SHIM = Path(__file__).with_name("shim.h")
 _FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall")
 _SILENT = ("unknown-pragmas", "unused-function", "maybe-uninitialized", "sign-compare", "dangling-pointer")
 _SANITIZER = "-fsanitize=undefined"
+_KIND = "host.so"
 
 
 class HostError(RuntimeError):
@@ -70,15 +74,35 @@ def _library(text: str, headers: tuple[tuple[str, str], ...], element: str, watc
         f"    return launch({name}, shape, order, values);\n}}\n"
         for name in names
     )
+    text += entries
+    flags = [*_FLAGS, *(f"-Wno-{name}" for name in _SILENT), *([_SANITIZER] if watched else [])]
+    command = ["g++", *flags, f"-DELEMENT={element}", "-include", str(_SHIM), "kernels.cpp", "-o", "kernels.so"]
+    parts = (text, *(part for header in headers for part in header), _SHIM.read_text(encoding="utf-8"), _compiler())
+    key = hashlib.sha256("\0".join((*command, *parts)).encode()).hexdigest()
+    try:
+        code = cached(key, lambda: _compiled(text, headers, command, element), _KIND)
+    except KernelError:  # no folder to keep it in
+        code = _compiled(text, headers, command, element)
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "kernels.so"
+        library.write_bytes(code)
+        return ctypes.CDLL(str(library))
+
+
+def _compiled(text: str, headers: tuple[tuple[str, str], ...], command: list[str], element: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         for name, header in headers:
             place = Path(folder) / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(header, encoding="utf-8")
-        (Path(folder) / "kernels.cpp").write_text(text + entries, encoding="utf-8")
-        flags = [*_FLAGS, *(f"-Wno-{name}" for name in _SILENT), *([_SANITIZER] if watched else [])]
-        command = ["g++", *flags, f"-DELEMENT={element}", "-include", str(_SHIM), "kernels.cpp", "-o", "kernels.so"]
+        (Path(folder) / "kernels.cpp").write_text(text, encoding="utf-8")
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode or done.stderr:
             raise HostError(f"g++ does not take the kernels for {element}: {done.stderr}")
-        return ctypes.CDLL(str(Path(folder) / "kernels.so"))
+        return (Path(folder) / "kernels.so").read_bytes()
+
+
+@functools.cache
+def _compiler() -> str:
+    """Return which compiler it is: another's code is not taken from the folder of compiled kernels."""
+    return subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout

@@ -20,6 +20,7 @@ from verify.cuda_on_host import Host, missing
 from verify.threads import so_many_threads
 
 BACKENDS = ("torch", "cpp", "triton", "cuda")
+_INTERPRETED = ("triton", "cuda")
 _SEVERAL = 3  # threads, which share what is large
 _OF_SEVERAL = {"shared", "blocks", "many", "three images"}
 _ORDERS = (0, 7)  # in which the threads of a block run on the host: by number, and by chance
@@ -94,17 +95,18 @@ def combinations_of(kind: Any, family: Any, backend: str, path: str, *, full: bo
     """Return the combinations of a map on a target that go a way.
 
     All pairs of ordinary levels, and every edge with ordinary levels beside it, for one edge hides what another would
-    show; where most of the branches are, without a graph, also every edge with every choice of frozen tensors. With
-    ``full`` all triples, and pairs with each edge.
+    show; where most of the branches are, without a graph, also every edge with every choice of frozen tensors. Kernels
+    that are interpreted take a hundred times as long as others: the pairs are those of the eager path, and elsewhere
+    every level is met, so that levels and paths are paired. With ``full`` all triples, and pairs with each edge.
     """
     table, edges = family.factors(kind, backend, path)
-    strength = 2 + full + (path == "eager" and family is attention)  # where masks, weights and added tokens meet
+    whole = path == "eager"
+    strength = 2 + (whole and family is attention)  # where masks, weights and added tokens meet
+    strength = strength + 1 if full else 1 if backend in _INTERPRETED and not whole else strength
     calm = _array(tuple(table.items()), family.RULES, strength, ("ordinary",))
     if full:
         return [*calm, *_array(tuple(table.items()), family.RULES, 2, edges)]
-    beside = (
-        ("edge", "wanted") if path == "eager" and (family is not patches or backend in ("torch", "cpp")) else ("edge",)
-    )
+    beside = ("edge", "wanted") if whole and (family is not patches or backend in ("torch", "cpp")) else ("edge",)
     return [*calm, *_array(tuple(table.items()), family.RULES, beside, edges)]
 
 
