@@ -104,7 +104,7 @@ def verify(
         check_folder(junit.parent, (junit.name,))
     with watching() as watcher:
         watcher.begin("verify")
-        checks = run_checks(tasks, setting, lambda _, done, total: watcher.advance(done, total))
+        checks = run_checks(tasks, setting, lambda _, done, total: watcher.advance(done, total), copy=True)
     if junit is not None:
         make_folder(junit.parent)
         write_text(junit, as_junit(checks, setting))

@@ -7,10 +7,12 @@ residual    the self factor of the corrected layer is kappa plus the residual
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import sympy
 
+from derive.algebra.index import Index
 from derive.evaluation.agreement import Patience, shown
 from derive.evaluation.axes import unit_axes
 from derive.evaluation.behaviour import behaviour_statements
@@ -83,14 +85,14 @@ class _Map:
 
     def _apart(self, case: Case, here: Place, there: Place) -> None:
         """Raise ``Refuted`` where two units of one sample meet: what is left must be kappa times the identity."""
-        units = self._unit_positions(case)
+        units = {k for k, i in enumerate(case.indices) if i in self._units}
         sample = all(a == b for k, (a, b) in enumerate(zip(here, there, strict=True)) if k not in units)
         if sample and here != there and not case.same(case.reference.kernel(here, there), 0):
             raise Refuted(f"two units of a sample meet at {case.words(here, there)}")
 
-    def _unit_positions(self, case: Case) -> set[int]:
-        units = unit_axes(self.found.mapped)
-        return {k for k, i in enumerate(case.indices) if i in units}
+    @cached_property
+    def _units(self) -> set[Index]:
+        return unit_axes(self.found.mapped)
 
     def _scaled(self, case: Case) -> bool:
         """Rebuild the corrected output from the layer's own slopes, and the scales from its own energy."""

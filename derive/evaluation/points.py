@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ class Point:
     nudges: dict[frozenset[str], Point] = dataclasses.field(default_factory=dict)
     constants: dict[Expr, Any] = dataclasses.field(default_factory=dict)
     forms: dict[int, Affine] = dataclasses.field(default_factory=dict)
+    coefficients: dict[Expr, Fraction] = dataclasses.field(default_factory=dict)
 
     def size(self, expression: Expr) -> int:
         """Return the value of a size expression."""

@@ -81,31 +81,44 @@ def _is_affine(expression: Expr) -> bool:
 
 def _affine(expression: Expr, point: Point) -> Affine:
     """Return the affine form of an expression at a point, over the least common denominator."""
-    constant, slopes = _coefficients(expression, point)
-    divisor = math.lcm(constant.denominator, *(c.denominator for c in slopes.values()))
-    terms = tuple((index, int(c * divisor)) for index, c in slopes.items() if c)
-    return int(constant * divisor), terms, divisor
+    constant, slopes = _coefficients(expression)
+    value = _at(constant, point)
+    found = [(index, _at(slope, point)) for index, slope in slopes]
+    divisor = math.lcm(value.denominator, *(c.denominator for _, c in found))
+    return int(value * divisor), tuple((index, int(c * divisor)) for index, c in found if c), divisor
 
 
-def _coefficients(expression: Expr, point: Point) -> tuple[Fraction, dict[Index, Fraction]]:
-    if isinstance(expression, sympy.Rational):
-        return Fraction(int(expression.p), int(expression.q)), {}
-    if isinstance(expression, Index):
-        return Fraction(0), {expression: Fraction(1)}
-    if isinstance(expression, Symbol):
-        return Fraction(point.size(expression)), {}
-    parts = [_coefficients(a, point) for a in expression.args]
+def _at(coefficient: Expr, point: Point) -> Whole:
+    """Return a coefficient, in which sizes alone stand, at a point."""
+    if isinstance(coefficient, sympy.Integer):
+        return int(coefficient)
+    if coefficient not in point.coefficients:
+        value = coefficient.xreplace({s: sympy.Integer(point.size(s)) for s in coefficient.free_symbols})
+        if not value.is_Rational:
+            raise ZeroDivisionError(f"{coefficient} at a stride of zero")
+        point.coefficients[coefficient] = Fraction(int(value.p), int(value.q))
+    return point.coefficients[coefficient]
+
+
+@lru_cache(maxsize=20_000)
+def _coefficients(expression: Expr) -> tuple[Expr, tuple[tuple[Index, Expr], ...]]:
+    """Return the constant of an affine expression and what each index is multiplied by: all of sizes alone."""
+    if not expression.args:
+        return (sympy.S.Zero, ((expression, sympy.S.One),)) if isinstance(expression, Index) else (expression, ())
     if isinstance(expression, Pow):
-        return parts[0][0] ** int(expression.exp), {}
-    constant, slopes = parts[0]
-    for other, more in parts[1:]:
-        if isinstance(expression, Add):
-            constant += other
-            slopes = {i: slopes.get(i, 0) + more.get(i, Fraction(0)) for i in (*slopes, *more)}
-        else:  # one factor at most holds indices
-            slopes = {i: c * other for i, c in slopes.items()} | {i: c * constant for i, c in more.items()}
-            constant *= other
-    return constant, slopes
+        return expression, ()
+    parts = [_coefficients(a) for a in expression.args]
+    if isinstance(expression, Add):
+        slopes: dict[Index, Expr] = {}
+        for index, slope in (term for _, terms in parts for term in terms):
+            slopes[index] = slopes.get(index, sympy.S.Zero) + slope
+        return Add(*(constant for constant, _ in parts)), tuple(slopes.items())
+    holding = next((k for k, (_, terms) in enumerate(parts) if terms), None)  # one factor at most holds indices
+    others = Mul(*(constant for k, (constant, _) in enumerate(parts) if k != holding))
+    if holding is None:
+        return others, ()
+    constant, terms = parts[holding]
+    return constant * others, tuple((index, slope * others) for index, slope in terms)
 
 
 def _by_node(expression: Expr) -> Scalar:

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy
 from sympy import Expr, IndexedBase, Symbol
@@ -38,13 +39,9 @@ class Sizes:
         axes: set[Symbol] = set().union(*(length.free_symbols for length in lengths))
         others: set[Symbol] = set()
         for expression in expressions:
-            for symbol in expression.atoms(Symbol):
-                if isinstance(symbol, Index):
-                    axes |= symbol.size.free_symbols
-                elif symbol.is_integer:
-                    others.add(symbol)
-            for entry in expression.atoms(IndexedBase):
-                axes |= getattr(entry, "values", sympy.S.Zero).free_symbols
+            ranges, integers = _integers(expression)
+            axes |= ranges
+            others |= integers
         return cls(*(tuple(sorted(part, key=lambda s: str(s.name))) for part in (axes, others - axes)))
 
     def draw(
@@ -82,3 +79,12 @@ class Sizes:
 
     def _volume(self, sizes: Mapping[Symbol, int]) -> int:
         return math.prod(sizes[s] for s in self.axes)
+
+
+@lru_cache(maxsize=10_000)
+def _integers(expression: Expr) -> tuple[frozenset[Symbol], frozenset[Symbol]]:
+    """Return the symbols of the ranges of an expression's indices and integer tensors, and its other integers."""
+    atoms = expression.atoms(Symbol, IndexedBase)
+    ranges = [a.size if isinstance(a, Index) else getattr(a, "values", sympy.S.Zero) for a in atoms]
+    others = (a for a in atoms if isinstance(a, Symbol) and not isinstance(a, Index) and a.is_integer)
+    return frozenset().union(*(r.free_symbols for r in ranges)), frozenset(others)

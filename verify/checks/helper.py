@@ -1,26 +1,35 @@
 """A second process for what the first cannot do, or need not do alone.
 
 Triton decides when it is imported whether its kernels are compiled or interpreted, so kernels run on the CPU in a
-process that is told to interpret them. In a long run that process also re-checks the derivations, meanwhile. It is the
-same command line as the user's, and answers in the same JSON.
+process that is told to interpret them. In a long run that process also re-checks the derivations, meanwhile.
+
+Where the first process has started nothing yet, as on the command line under Linux, the second is a copy of it, which
+has every derivation already, and the two share the tasks that either can do. Elsewhere it is the same command line as
+the user's, and answers in the same JSON.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
 
 from verify.checks.record import Check, Outcome, Setting, Status, Task, options
+from verify.triton_interpreter import mend
 
 SWITCH = "TRITON_INTERPRET"
 NO_TRITON = "Triton is not installed (there are wheels for Linux only): pip install triton"
 _MANY_LAYERS = 4
 _SECONDS = 1800
+_EITHER = ("derivation", "property", "identity")  # families that take any process
 
 
 def interpreting() -> bool:
@@ -28,42 +37,129 @@ def interpreting() -> bool:
     return os.environ.get(SWITCH) == "1"
 
 
-def shared(tasks: Sequence[Task], setting: Setting) -> list[Task]:
-    """Return the tasks that a helper is to run: none where this process is one."""
-    if interpreting():
+def kernels(tasks: Sequence[Task], setting: Setting) -> list[Task]:
+    """Return the tasks that need a process in which Triton interprets: none where this process is one."""
+    if interpreting() or setting.device != "cpu" or importlib.util.find_spec("triton") is None:
         return []
-    many = len({task.layer for task in tasks}) >= _MANY_LAYERS
-    return [task for task in tasks if _is_kernel(task, setting) or (many and task.id.startswith("derivation/"))]
+    return [task for task in tasks if task.backend == "triton"]
 
 
-def _is_kernel(task: Task, setting: Setting) -> bool:
-    return task.backend == "triton" and setting.device == "cpu" and importlib.util.find_spec("triton") is not None
+def shared(tasks: Sequence[Task], *, copied: bool) -> list[Task]:
+    """Return the tasks that a second process may do as well, where there are many layers.
+
+    A process that is not ``copied`` from this one has to derive everything again: it re-checks derivations alone.
+    """
+    if interpreting() or len({task.layer for task in tasks}) < _MANY_LAYERS:
+        return []
+    families = _EITHER if copied else _EITHER[:1]
+    return [task for task in tasks if task.id.split("/", 1)[0] in families and task.backend in ("sympy", "torch")]
 
 
-@dataclass
-class Helper:
-    """A process that runs tasks; ``checks`` waits for it."""
+def can_copy() -> bool:
+    """Whether a copy of this process could interpret: Triton is not imported, and the system can copy processes."""
+    return sys.platform == "linux" and "triton" not in sys.modules
 
-    tasks: Sequence[Task]
-    setting: Setting
-    process: subprocess.Popen[str] | None
 
-    @classmethod
-    def start(cls, tasks: Sequence[Task], setting: Setting) -> Helper:
-        """Start a process for the tasks; none where there are none."""
-        if not tasks:
-            return cls(tasks, setting, None)
-        named = dict.fromkeys(task.word or task.layer for task in tasks if task.word or task.package is None)
+class Helper(Protocol):
+    """A second process that runs tasks."""
+
+    def share(self) -> Iterator[Task]:
+        """Yield the tasks that are left for this process, one at a time, until none is."""
+
+    def checks(self) -> dict[str, Check | Outcome]:
+        """Wait for the process, and return the check of each of its tasks, or what to say where it gave none."""
+
+    def stop(self) -> None:
+        """End the process, if it still runs."""
+
+
+class Copy:
+    """A copy of this process: it does its ``own`` tasks, then what is left of those that either can do."""
+
+    def __init__(self, own: Sequence[Task], either: Sequence[Task], run: Callable[[Task], Check]) -> None:
+        context = multiprocessing.get_context("fork")
+        self._own, self._either, self._run = own, either, run
+        self._next, self._here = context.Value("q", 0), set[str]()
+        self._folder = tempfile.TemporaryDirectory()
+        self._file = Path(self._folder.name) / "checks.json"
+        self._process = context.Process(target=self._work, daemon=True)
+        self._process.start()
+
+    def _work(self) -> None:
+        os.environ[SWITCH] = "1"
+        silent = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):  # the terminal is the other process's
+            os.dup2(silent, stream)
+        mend()
+        with self._file.open("w", encoding="utf-8") as file:
+            for task in (*self._own, *self._taken()):
+                file.write(json.dumps(asdict(self._run(task))) + "\n")
+                file.flush()
+
+    def _taken(self) -> Iterator[Task]:
+        while True:
+            with self._next.get_lock():
+                place = self._next.value
+                self._next.value = place + 1
+            if place >= len(self._either):
+                return
+            yield self._either[place]
+
+    def share(self) -> Iterator[Task]:
+        """Yield the tasks that are left for this process, one at a time, until none is."""
+        for task in self._taken():
+            self._here.add(task.id)
+            yield task
+
+    def checks(self) -> dict[str, Check | Outcome]:
+        """Wait for the process, and return the check of each of its tasks, or what to say where it gave none."""
+        self._process.join(_SECONDS)
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        mine = [task for task in (*self._own, *self._either) if task.id not in self._here]
+        return _answers(mine, [*map(_entry, lines)], f"it ended with code {self._process.exitcode}")
+
+    def stop(self) -> None:
+        """End the process, if it still runs."""
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+        self._folder.cleanup()
+
+
+class Command:
+    """The command line in a process of its own, for its own tasks; there is none where there are no tasks."""
+
+    def __init__(self, tasks: Sequence[Task], setting: Setting) -> None:
+        self.tasks = tasks
+        self.process = self._start(setting) if tasks else None
+
+    def _start(self, setting: Setting) -> subprocess.Popen[str]:
+        named = dict.fromkeys(task.word or task.layer for task in self.tasks if task.word or task.package is None)
         words = [sys.executable, "-m", "affdiv", "verify", *named, "--json"]
         words += options(setting)
-        for task in tasks:
+        for task in self.tasks:
             words += ["--only", task.id]
         paths = os.pathsep.join(path for path in ("", *sys.path) if path)
         environment = {**os.environ, SWITCH: "1", "PYTHONPATH": paths}
-        process = subprocess.Popen(
+        return subprocess.Popen(
             words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        return cls(tasks, setting, process)
+
+    def share(self) -> Iterator[Task]:
+        """Yield nothing: this process has its own tasks from the start."""
+        return iter(())
+
+    def checks(self) -> dict[str, Check | Outcome]:
+        """Wait for the process, and return the check of each of its tasks, or what to say where it gave none."""
+        if self.process is None:
+            return {}
+        said, problems = self.process.communicate(timeout=_SECONDS)
+        try:
+            entries = json.loads(said)["checks"]
+        except (ValueError, KeyError, TypeError):
+            entries = []
+        last = (problems.strip().splitlines() or [f"it ended with code {self.process.returncode}"])[-1]
+        return _answers(self.tasks, entries, last)
 
     def stop(self) -> None:
         """End the process, if it still runs."""
@@ -71,19 +167,17 @@ class Helper:
             self.process.kill()
             self.process.communicate()
 
-    def checks(self) -> dict[str, Check | Outcome]:
-        """Return the check of every task by its id, or what to say where the process gave none."""
-        if self.process is None:
-            return {}
-        said, problems = self.process.communicate(timeout=_SECONDS)
-        try:
-            found = {entry["id"]: _check(entry) for entry in json.loads(said)["checks"]}
-        except (ValueError, KeyError, TypeError):
-            found = {}
-        last = (problems.strip().splitlines() or [f"it ended with code {self.process.returncode}"])[-1]
-        lost = Outcome(f"the process that interprets Triton's kernels gave no result: {last}", ok=False)
-        return {task.id: found.get(task.id, lost) for task in self.tasks}
+
+def _answers(tasks: Sequence[Task], entries: Sequence[dict[str, Any]], last: str) -> dict[str, Check | Outcome]:
+    """Return the checks that a process gave, and for its other tasks an outcome that says how it ended."""
+    found = {entry["id"]: Check(**{**entry, "status": Status(entry["status"])}) for entry in entries if entry}
+    lost = Outcome(f"the second process, which interprets Triton's kernels, gave no result: {last}", ok=False)
+    return {task.id: found.get(task.id, lost) for task in tasks}
 
 
-def _check(entry: dict[str, object]) -> Check:
-    return Check(**{**entry, "status": Status(entry["status"])})  # type: ignore[arg-type]
+def _entry(line: str) -> dict[str, Any]:
+    """Return the check in a line; nothing if the process was killed while it wrote."""
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return {}

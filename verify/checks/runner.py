@@ -13,7 +13,7 @@ import torch
 from codegen.targets.base import KERNELS
 from derive.errors import UsageError
 from verify.checks import target
-from verify.checks.helper import NO_TRITON, Helper, interpreting, shared
+from verify.checks.helper import NO_TRITON, Command, Copy, Helper, can_copy, interpreting, kernels, shared
 from verify.checks.layer_files.package import SUFFIX, layer_file, of_layer_file, packaged
 from verify.checks.layer_files.tasks import tasks_of as layer_tasks
 from verify.checks.layers import LAYERS, tasks_of
@@ -96,11 +96,17 @@ def _near(word: str, known: Iterable[str]) -> str:
 
 
 def run_checks(
-    tasks: list[Task], setting: Setting, progress: Callable[[Check, int, int], None] = lambda check, done, total: None
+    tasks: list[Task],
+    setting: Setting,
+    progress: Callable[[Check, int, int], None] = lambda check, done, total: None,
+    *,
+    copy: bool = False,
 ) -> list[Check]:
     """Run the tasks and return their checks in the tasks' order; ``progress`` hears of each as it ends.
 
-    Raises UsageError for a device that is not known, and for a package that cannot be verified.
+    ``copy`` lets a second process be a copy of this one, where that is possible: only for a process in which torch has
+    not shared work among threads yet, for a copy would wait for them for ever. Raises UsageError for a device that is
+    not known, and for a package that cannot be verified.
     """
     if setting.device not in DEVICES:
         raise UsageError(f"device {setting.device!r} is not known; choose one of {', '.join(DEVICES)}")
@@ -112,21 +118,29 @@ def run_checks(
 
     if interpreting():
         mend()
-    given = shared(tasks, setting)
-    elsewhere = {task.id for task in given}
+    copied = copy and can_copy()
+    given, either = kernels(tasks, setting), shared(tasks, copied=copied)
+    elsewhere = {task.id for task in (*given, *either)}
     shipped = any(task.package is None for task in tasks)
     with verifying(setting.package if shipped else None), one_thread():
-        helper = Helper.start(given, setting)
+        second: Helper = (
+            Copy(given, either, lambda task: run_task(task, setting))
+            if copied and elsewhere
+            else Command([*given, *either], setting)
+        )
         try:
             for task in tasks:
                 if task.id not in elsewhere:
                     ended(run_task(task, setting))
-            found = helper.checks()
+            for task in second.share():
+                ended(run_task(task, setting))
+            found = second.checks()
         finally:
-            helper.stop()
-    for task in given:
-        result = found[task.id]
-        ended(result if isinstance(result, Check) else _check(task, setting, result))
+            second.stop()
+    for task in tasks:
+        if task.id in found:
+            result = found[task.id]
+            ended(result if isinstance(result, Check) else _check(task, setting, result))
     return [done[task.id] for task in tasks]
 
 

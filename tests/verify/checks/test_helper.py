@@ -1,10 +1,16 @@
 """The second process: what it is given, and what becomes of checks whose process fails."""
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
 
 from verify.checks import helper
 from verify.checks.record import Setting, Status
-from verify.checks.runner import run_checks, tasks_for
+from verify.checks.runner import run_checks, run_task, tasks_for
 
 pytest.importorskip("triton", reason="Triton is not installed: there are wheels for Linux only")
 KERNEL = "gradient/linear/norm-like/forward/triton"
@@ -12,13 +18,21 @@ KERNEL = "gradient/linear/norm-like/forward/triton"
 
 def test_kernels_run_in_it_and_the_rest_here():
     tasks = tasks_for(["linear"])
-    assert {task.backend for task in helper.shared(tasks, Setting())} == {"triton"}
-    assert not any(task.backend == "triton" for task in helper.shared(tasks, Setting(device="cuda")))
+    assert {task.backend for task in helper.kernels(tasks, Setting())} == {"triton"}
+    assert helper.kernels(tasks, Setting(device="cuda")) == []
+    assert helper.shared(tasks, copied=True) == []  # of one layer: little to share
+
+
+def test_of_many_layers_a_copy_shares_what_any_process_can_do():
+    tasks = tasks_for(["linear", "affine", "low-rank", "gated"])
+    families = [{task.id.split("/")[0] for task in helper.shared(tasks, copied=copied)} for copied in (False, True)]
+    assert families == [{"derivation"}, {"derivation", "identity", "property"}]
 
 
 def test_a_process_that_interprets_gives_nothing_away(monkeypatch):
     monkeypatch.setenv(helper.SWITCH, "1")
-    assert helper.shared(tasks_for(["linear"]), Setting()) == []
+    assert helper.kernels(tasks_for(["linear"]), Setting()) == []
+    assert helper.shared(tasks_for(["linear", "affine", "low-rank", "gated"]), copied=True) == []
 
 
 def test_a_kernel_is_checked_in_the_interpreter():
@@ -32,3 +46,24 @@ def test_a_process_that_dies_fails_its_checks_and_says_why(monkeypatch):
     (check,) = run_checks(tasks_for(["linear"], [KERNEL]), Setting())
     assert check.status is Status.FAIL
     assert "gave no result: it ended with code 1" in check.reason
+
+
+def test_a_copy_interprets_kernels_and_shares_the_rest():
+    words = ["verify", "linear", "affine", "low-rank", "gated", "--only", KERNEL, "--json"]
+    shared = [f"identity/{name}/self-factor" for name in ("linear/norm-like", "affine-like", "low-rank", "gated")]
+    words += [word for identity in shared for word in ("--only", identity)]
+    ran = subprocess.run([sys.executable, "-m", "affdiv", *words], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert {check["status"] for check in json.loads(ran.stdout)["checks"]} == {"pass"}
+
+
+def test_a_copy_that_is_killed_fails_its_checks_and_says_why():
+    (task,) = tasks_for(["linear"], [KERNEL])
+    copy = helper.Copy([replace(task, run=lambda setting: os._exit(3)), task], [], lambda t: run_task(t, Setting()))
+    try:
+        assert list(copy.share()) == []
+        outcome = copy.checks()[task.id]
+    finally:
+        copy.stop()
+    assert outcome.status is Status.FAIL
+    assert "gave no result: it ended with code 3" in outcome.reason
