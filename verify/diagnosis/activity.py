@@ -74,6 +74,11 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self.activity, self.running = activity, running
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Models run without their compiled graphs here, and torch's guard around each operation costs as much as it.
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__

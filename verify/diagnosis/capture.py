@@ -21,7 +21,7 @@ from affine_divergence import self_factor
 from verify.diagnosis.differentiation import WholeCall
 from verify.diagnosis.kernel import Law
 from verify.diagnosis.layers import Attention, Piece, Plan, Site, Unjudged, affine_stand_in, with_offsets
-from verify.diagnosis.reads import Arrange
+from verify.diagnosis.reads import Arrange, arranged_for, normalised_entries
 from verify.diagnosis.samples import Shape, factors_of
 from verify.diagnosis.sums import all_finite
 
@@ -85,8 +85,18 @@ class Captured:
     listening: bool = False
     _again: set[str] = field(default_factory=set)
 
-    def add(self, site: Site, x: Any, z: Any, arranged: Arrange = lambda tensor: tensor) -> None:
-        """Take one use of a site into account; ``arranged`` lays an output, or its gradient, out beside the input."""
+    def add(
+        self,
+        site: Site,
+        x: Any,
+        z: Any,
+        arranged: Arrange = lambda tensor: tensor,
+        entries: Tensor | None = None,
+    ) -> None:
+        """Take one use of a site into account; ``arranged`` lays an output, or its gradient, out beside the input.
+
+        ``entries`` are those to be kept of the input, where they are known already.
+        """
         if site.name in self.refused or not self._counts(site):
             return
         try:
@@ -102,7 +112,7 @@ class Captured:
             return
         known = self.calls.setdefault(site.name, [])
         if self.kept is not None:
-            call.x = self.kept(site.name, len(known), call.x)
+            call.x = self.kept(site.name, len(known), call.x) if entries is None else entries
         elif call.traced:
             inner, axes_first = unmapped(z)
             inner.register_hook(lambda gradient: self._meet(call, _as_batch(site, arranged(axes_first(gradient)))))
@@ -122,6 +132,8 @@ class Captured:
             if site.name in self.refused:
                 self.keep(site.name, module, arguments, words, output)
             return
+        if site.gain and self.kept is not None and self._entries_alone(module, site, output):
+            return
         try:
             read = site.read(module, arguments, words, output)
         except (TypeError, ValueError) as problem:
@@ -129,6 +141,17 @@ class Captured:
             self.keep(site.name, module, arguments, words, output)
             return
         self.add(site, read.x, read.z, read.arranged)
+
+    def _entries_alone(self, module: nn.Module, site: Site, output: Any) -> bool:
+        """Take one call of a norm into account by its output alone, where that tells the entries to be kept."""
+        arranged, number, keep = arranged_for(module), len(self.calls.get(site.name, ())), self.kept
+        if keep is None or type(output) is not Tensor:
+            return False
+        rows = arranged(output.detach())
+        entries = normalised_entries(module, rows, lambda tensor: keep(site.name, number, tensor))
+        if entries is not None:
+            self.add(site, rows, output, arranged, entries)
+        return entries is not None
 
     def keep(self, name: str, module: nn.Module, arguments: Any, words: Any, output: Any) -> None:
         """Keep the first call of a module that automatic differentiation may judge."""

@@ -23,7 +23,7 @@ from verify.diagnosis.layers import Piece, Site
 from verify.diagnosis.optimizer import Linear
 from verify.diagnosis.probes import Parameters, Probe, parameters_of
 from verify.diagnosis.record import Parts
-from verify.diagnosis.step import Analysis, joined
+from verify.diagnosis.step import Analysis, gradient_of, joined
 from verify.diagnosis.sums import inner, parts_of, squared, wide
 
 _ROUNDED = 1e-4  # of a parameter: a step that is longer is itself up to a thousandth of rounding
@@ -33,12 +33,16 @@ CHANGED = "its calls were others after the step, so that samples cannot be compa
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of some parameters: squared norms of themselves, their step and their gradient, and -<gradient, step>."""
+    """Of some parameters: squared norms of themselves, their step and their gradient, and -<gradient, step>.
+
+    ``rate``, where there is one, says that the step is minus the gradient by this rate, far above rounding.
+    """
 
     weight: float
     update: float
     gradient: float
     fall: float
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Moved:
             return Sizes(weight, length, length, length)
         rate = self._rate(piece.parameter) if before.dtype in (torch.float32, torch.float64) else None
         if rate is not None and rate**2 * length > _ROUNDED**2 * weight:
-            return Sizes(weight, rate**2 * length, length, rate * length)
+            return Sizes(weight, rate**2 * length, length, rate * length, rate)
         after, update, fall = piece.of(self.after), 0.0, 0.0
         met = parts_of(after if gradient is None else gradient)
         buffer: Tensor | None = None  # one for all parts, which are of one size but the last
@@ -86,6 +90,20 @@ class Moved:
             update += squared(buffer)
             fall -= 0.0 if gradient is None else inner(g, buffer)
         return Sizes(weight, update, length, fall)
+
+    def along_gradient(self, site: Site) -> tuple[float, Parameters] | None:
+        """Return the one rate by which a layer's parameters went down their gradients, and these; None if they did not.
+
+        What the step does is then a product with the gradient, and no difference of two parameters is taken.
+        """
+        pieces = site.pieces.values()
+        if set(site.pieces) != set(site.trained) or any(piece.parameter not in self.gradients for piece in pieces):
+            return None
+        rates = {self._of(piece).rate for piece in pieces}
+        rate = rates.pop() if len(rates) == 1 else None
+        if rate is None:
+            return None
+        return rate, {word: gradient_of(piece, self.gradients) for word, piece in site.pieces.items()}
 
     def _rate(self, parameter: str) -> float | None:
         """Return the rate by which the step is minus the gradient alone, None where it is something else."""
@@ -105,7 +123,8 @@ def parts(probes: Sequence[Probe], later: Sequence[Call], step: Moved, analysis:
     if len(later) != len(probes) or any(p.shape != call.shape for p, call in zip(probes, later, strict=True)):
         return CHANGED
     before, after = (parameters_of(site, values) for values in (step.before, step.after))
-    found = [p.moved(before, after, call.x) for call, p in zip(later, probes, strict=True)]
+    along = step.along_gradient(site)
+    found = [p.moved(before, after, call.x, along) for call, p in zip(later, probes, strict=True)]
     z, own, upstream, both = (joined(part).double() for part in zip(*found, strict=True))
     change = own + upstream + both
     total = squared(change)

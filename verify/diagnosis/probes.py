@@ -77,13 +77,16 @@ class Probe:
             return _products(x, after, before, self.site)
         return self.run({word: p.double() - before[word].double() for word, p in after.items()}, x)
 
-    def moved(self, before: Parameters, after: Parameters, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def moved(
+        self, before: Parameters, after: Parameters, x: Tensor, along: tuple[float, Parameters] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the output, and of its change what the parameters do, what the input does, and what both do together.
 
         Args:
             before: parameters before the step.
             after: those after it.
             x: the same entries of the input after the step.
+            along: the rate and the gradients, where the parameters went down their gradients by one rate.
         """
         if torch.equal(x, self.x):
             own = self.step(before, after)
@@ -93,7 +96,12 @@ class Probe:
             return z, own, self.run(before, x) - z, self.step(before, after, x) - own
         count = self.x.shape[1]
         rows = torch.cat([self.x, x - self.x], 1)
-        z, step = _products(rows, before, None, self.site, count), _products(rows, after, before, self.site, count)
+        z = _products(rows, before, None, self.site, count)
+        step = (
+            _products(rows, after, before, self.site, count)
+            if along is None
+            else -along[0] * _products(rows, along[1], None, self.site, count)
+        )
         return z[:, :count], step[:, :count], z[:, count:], step[:, count:]
 
 

@@ -27,6 +27,7 @@ _CHANNELS_SECOND = (
 )
 NORMS = (*_CHANNELS_SECOND, nn.LayerNorm, nn.RMSNorm)
 _COMPARED = 2  # samples on which it is seen whether a module computes what its parameters look like
+_TELLING = 0.1  # of the bias, or of one: a gain above it, whose output tells what it was multiplied with
 OTHER = "it computes something else than the known layers that its parameters look like"
 
 
@@ -37,6 +38,37 @@ class Read:
     x: Tensor
     z: Tensor
     arranged: Arrange
+
+
+def normalised_entries(module: Any, output: Tensor, entries: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """Return chosen normalised entries, (units, chosen, 1), of a norm: what its output is without gain and bias.
+
+    None where a gain is so small that its output does not tell them.
+
+    Args:
+        module: the norm, which ``norm_with_gain`` has read before.
+        output: what it returned, (samples, units, places).
+        entries: picks entries of such a tensor, units in front; it may pick none.
+    """
+    weight = module.weight.detach().reshape(-1, 1, 1)
+    bias = module.bias.detach().reshape(-1, 1, 1) if getattr(module, "bias", None) is not None else None
+    if bool((weight.abs() < _TELLING * (1.0 if bias is None else bias.abs().clamp_min(1.0))).any()):
+        return None
+    picked = entries(output)
+    if picked.numel() == 0:
+        return picked
+    return (picked if bias is None else picked - bias.to(picked.dtype)) / weight.to(picked.dtype)
+
+
+def arranged_for(module: Any) -> Arrange:
+    """Return what lays a norm's output out as (samples, units, places)."""
+    units = module.weight.numel()
+
+    def _arranged(tensor: Tensor) -> Tensor:
+        second = isinstance(module, _CHANNELS_SECOND) and tensor.dim() > 2
+        return tensor.flatten(2) if second else tensor.reshape(-1, units, 1)
+
+    return _arranged
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -52,17 +84,12 @@ def norm_with_gain(module: Any, arguments: Any, words: Any, output: Any) -> Read
     x, z = _first(arguments, words), first_tensor(output)
     with torch.no_grad():
         normal = _normalised(module, x.detach())
-    units = module.weight.numel()
-    second = isinstance(module, _CHANNELS_SECOND) and z.dim() > 2
-
-    def _arranged(tensor: Tensor) -> Tensor:
-        return tensor.flatten(2) if second else tensor.reshape(-1, units, 1)
-
-    rows, made = _arranged(normal), _arranged(z.detach()[:_COMPARED])
+    arranged = arranged_for(module)
+    rows, made = arranged(normal), arranged(z.detach()[:_COMPARED])
     bias = 0.0 if getattr(module, "bias", None) is None else module.bias.detach().reshape(-1, 1)
     if not _alike(rows[: len(made)] * module.weight.detach().reshape(-1, 1) + bias, made):
         raise ValueError(OTHER)
-    return Read(rows, z, _arranged)
+    return Read(rows, z, arranged)
 
 
 def _normalised(module: Any, x: Tensor) -> Tensor:

@@ -182,12 +182,12 @@ class Snapshot:
         if not _is_followed(thing, through_function):
             return
         yield getattr(thing, "__dict__", None)
-        for kind in type(thing).__mro__:
-            for name in _slots(kind):
-                with suppress(AttributeError):
-                    value = object.__getattribute__(thing, name)
-                    self._restores.append(functools.partial(_set_slot, thing, name, value))
-                    yield value
+        kind: Any = type(thing)
+        for name in _slots(kind):
+            with suppress(AttributeError):
+                value = object.__getattribute__(thing, name)
+                self._restores.append(functools.partial(_set_slot, thing, name, value))
+                yield value
 
     def _numpy(self, thing: Any) -> Iterator[Any]:
         import numpy
@@ -234,7 +234,13 @@ def _call(function: Callable[[Any], Any], value: Any) -> None:
     function(value)
 
 
-def _slots(kind: type) -> list[str]:
+@functools.lru_cache(maxsize=10_000)
+def _slots(kind: Any) -> tuple[str, ...]:
+    """Return the names of the slots of a class and of those that it inherits from."""
+    return tuple(name for each in kind.__mro__ for name in _own_slots(each))
+
+
+def _own_slots(kind: type) -> list[str]:
     names = kind.__dict__.get("__slots__", ())
     if not names:
         return []

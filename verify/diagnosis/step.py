@@ -25,7 +25,7 @@ from torch import Tensor
 
 from verify.diagnosis.capture import Call
 from verify.diagnosis.kernel import kernel
-from verify.diagnosis.layers import Site
+from verify.diagnosis.layers import Piece, Site
 from verify.diagnosis.probes import Probe, is_product, laid, parameters_of, probes_of
 from verify.diagnosis.record import Shares
 from verify.diagnosis.samples import Shape, batched, blocks, evenly, padded, units_of
@@ -64,7 +64,7 @@ def analyse(
     site, probes = calls[0].site, probes_of(calls, exactly=exactly)
     if not any(bool(p.g.any()) for p in probes) and not any(bool(g.any()) for _, g in _met(calls)):
         return "the gradient of the loss by its output is zero"
-    gradient = {word: _gradient(site, word, step) for word in site.trained}
+    gradient = {word: gradient_of(site.pieces[word], step) for word in site.trained}
     rows, g = joined(p.rows for p in probes), joined(p.g for p in probes)
     own = joined(p.factors for p in probes).unsqueeze(-1) * g
     real, bound = joined(p.run(gradient) for p in probes), _bound(calls, values)
@@ -143,9 +143,15 @@ def _all_rows(site: Site, call: Call, g: Tensor, chosen: Tensor) -> Iterator[tup
 
 
 def _by_entries(site: Site, chosen: Tensor, x: Tensor, g: Tensor) -> Tensor:
-    """Return that sum for the gain of a norm, whose rows are single entries, laid out as the norm has them."""
-    products = x.unsqueeze(2) * chosen
-    return (kernel(site.law, chosen, chosen, site.kappa, products) @ g.unsqueeze(-1)).sum(0)
+    """Return that sum for the gain of a norm, whose rows are single entries, laid out as the norm has them.
+
+    The kernel is affine in the product of two entries, so its values at the products 0 and 1 say all of it.
+    """
+    rest, whole = (
+        kernel(site.law, chosen, chosen, site.kappa, torch.full_like(chosen, product)) for product in (0.0, 1.0)
+    )
+    met, alone = ((x * g).sum((0, 2)), g.sum((0, 2)))
+    return (whole - rest) * chosen * met.reshape(-1, 1, 1) + rest * alone.reshape(-1, 1, 1)
 
 
 def _by_convolution(site: Site, chosen: Tensor, x: Tensor, g: Tensor) -> Tensor:
@@ -179,9 +185,8 @@ def _error_alone(probe: Probe, values: Mapping[str, Tensor]) -> float:
     return _distance(_trained_rows(site, probe.rows, met) @ probe.g, real, probe.factors.unsqueeze(-1) * probe.g)
 
 
-def _gradient(site: Site, word: str, step: Mapping[str, Tensor]) -> Tensor:
-    """Return the gradient of a piece; the row of a token that is not trained has none."""
-    piece = site.pieces[word]
+def gradient_of(piece: Piece, step: Mapping[str, Tensor]) -> Tensor:
+    """Return the gradient of a piece of a parameter; the row of a token that is not trained has none."""
     whole = step[piece.parameter]
     return piece.of({piece.parameter: whole.to_dense() if whole.is_sparse else whole})
 
