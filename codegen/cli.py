@@ -13,16 +13,39 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add this room's commands to the program."""
+    """Add this room's commands to the program, and let every command that takes a layer take a PyTorch module."""
+    from derive.sources import add_source
+
+    add_source(_captured)
     app.command("layers", rich_help_panel="Mathematics")(layers)
     app.command("generate")(generate)
+
+
+def _captured(words: str) -> Layer:
+    """Return the layer of ``MODULE:FACTORY``, or of ``MODULE:Class`` and the axes of its input."""
+    from codegen.capture import capture
+
+    name, _, example = words.strip().partition(" ")
+    return capture(name, example=example.strip() or None)
+
+
+Example = Annotated[
+    str | None,
+    typer.Option("--example", metavar="AXES", help="For MODULE:Class, the axes of its input, such as 'B n'."),
+]
 
 
 def layers(
     layer: Annotated[
         str | None,
-        typer.Argument(metavar="[LAYER|FILE.toml]", help="One layer, with the targets that have kernels for it."),
+        typer.Argument(
+            metavar="[LAYER|FILE.toml|MODULE:FACTORY]", help="One layer, with the targets that have kernels for it."
+        ),
     ] = None,
+    example: Example = None,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="List instead the operators of PyTorch modules that can be captured.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """List every layer, or one, with its self factor and the maps that cancel it; compositions are written A>B.
@@ -36,16 +59,23 @@ def layers(
     from derive.export.terminal import table_lines
     from derive.layers import layer as shipped
     from derive.layers import layer_names
+    from derive.sources import is_module
 
+    if operators:
+        from codegen.capture.operators import covered
+
+        table = covered()
+        print_result(dict(table) if as_json else [f"{name:<34} {text}" for name, text in table.items()])
+        return
     if layer is None:
         rows = with_generated(layer_rows({name: shipped(name) for name in layer_names()}))
         kernels = kernel_rows(generated_manifest().get("files", {}), recorded_runs())
         told = {"schema": SCHEMA, "layers": rows, "kernels": kernels}
         print_result(told if as_json else [*table_lines(rows), *kernel_lines(kernels)])
         return
-    chosen = named_layer(layer)
+    chosen = named_layer(layer, example)
     rows = with_generated(layer_rows({layer if layer in layer_names() else chosen.name: chosen}))
-    targets = _targets(chosen) if layer.endswith(".toml") else {}
+    targets = _targets(chosen) if layer.endswith(".toml") or is_module(layer) else {}
     lines = [f"{name:<8} {text}" for name, text in targets.items()]
     found: dict[str, Any] = {"schema": SCHEMA, "layers": rows, "targets": targets}
     print_result(found if as_json else [*table_lines(rows), *([""] if lines else []), *lines])
@@ -71,8 +101,14 @@ def generate(
         typer.Option(help="The package's name: affine_divergence, or with --spec the layer's.", show_default=False),
     ] = None,
     spec: Annotated[
-        Path | None, typer.Option(help="A layer in a TOML file: the package holds its maps alone.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml|MODULE:FACTORY",
+            help="A layer in a TOML file or of a PyTorch module: the package holds its maps alone.",
+            show_default=False,
+        ),
     ] = None,
+    example: Example = None,
     angle: Annotated[
         str | None,
         typer.Option(help='Also the map at an angle t(r) of the family, such as "atan(r)/2".', show_default=False),
@@ -87,7 +123,7 @@ def generate(
     from codegen.package import differences, write
     from codegen.request import Request
 
-    request = Request(spec, package, angle, targets)
+    request = Request(spec, package, angle, targets, example)
     texts = request.texts()
     folder = out / request.package
     changed = differences(texts, folder)

@@ -10,21 +10,24 @@ from codegen.package import DEFAULT_PACKAGE, check_name
 from codegen.targets.base import NAMES, host_of
 from derive.formula import parse_angle
 from derive.forward_map import Layer
+from derive.sources import is_module
 from derive.spec import load_spec
 
 
 @dataclass
 class Request:
-    """A package: of the affine layer, or of the layer in the file ``spec``; ``angle`` adds a member of the family.
+    """A package: of the affine layer, or of the layer in the file, or of the module, ``spec``.
 
-    ``targets`` are names separated by commas; None means those of torch's package. Raise ``UsageError`` for a name, a
-    target, an angle or a file that cannot be used.
+    ``angle`` adds a member of the family; ``example`` are the axes of the input of a class of modules; ``targets`` are
+    names separated by commas, None those of torch's package. Raise ``UsageError`` for a name, a target, an angle, a file
+    or a module that cannot be used.
     """
 
     spec: Path | None = None
     name: str | None = None
     angle: str | None = None
     targets: str | None = None
+    example: str | None = None
 
     def __post_init__(self) -> None:
         """Check what was asked for, the cheapest first."""
@@ -33,7 +36,13 @@ class Request:
         if self.name is not None:
             check_name(self.name)
         self._angle = None if self.angle is None else parse_angle(self.angle)
-        self._layer: Layer | None = None if self.spec is None else load_spec(self.spec)
+        self._layer: Layer | None = None if self.spec is None else self._read(str(self.spec))
+
+    def _read(self, spec: str) -> Layer:
+        """Return the layer in a file, or that of a module."""
+        from codegen.capture import capture
+
+        return capture(spec, example=self.example) if is_module(spec) else load_spec(spec)
 
     @property
     def package(self) -> str:
@@ -46,6 +55,6 @@ class Request:
         """Derive, and return the text of every file by its name."""
         if self._layer is not None:
             insist = self.targets is not None
-            text = "" if self.spec is None else self.spec.read_text(encoding="utf-8")
+            text = "" if self.spec is None or is_module(str(self.spec)) else self.spec.read_text(encoding="utf-8")
             return build_layer(self._layer, self.package, self._angle, self._targets, insist, text)
         return build(self.package, self._targets, self._angle)

@@ -16,13 +16,23 @@ if TYPE_CHECKING:
     from derive.forward_map import Layer
     from derive.record import Derivation
 
-LayerName = Annotated[str, typer.Argument(metavar="LAYER|FILE.toml", help="A layer's name or a layer in a TOML file.")]
+LayerName = Annotated[
+    str,
+    typer.Argument(
+        metavar="LAYER|FILE.toml|MODULE:FACTORY",
+        help="A layer's name, a layer in a TOML file, or a function that makes a PyTorch module.",
+    ),
+]
 LayerNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[LAYER|FILE.toml]...", help="Which layers; else those of paper_notes."),
+    typer.Argument(metavar="[LAYER|FILE.toml|MODULE:FACTORY]...", help="Which layers; else those of paper_notes."),
 ]
 Angle = Annotated[str | None, typer.Option("--angle", metavar="T", help="Also the map at this angle: '2*atan(r/2)'.")]
 Rule = Annotated[str, typer.Option("--rule", help="The update rule: sgd, momentum, weight-decay, sign, nlms, foof.")]
+Example = Annotated[
+    str | None,
+    typer.Option("--example", metavar="AXES", help="For MODULE:Class, the axes of its input, such as 'B n'."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -58,6 +68,7 @@ def derive(
         int | None,
         typer.Option("--of", metavar="N", help="Only the N-th part with parameters of a composition learns."),
     ] = None,
+    example: Example = None,
     as_json: AsJson = False,
 ) -> None:
     """Derive the effective activation update of a layer, step by step."""
@@ -65,7 +76,8 @@ def derive(
     from derive.export.json_schema import derivation_to_json
     from derive.export.terminal import derivation_lines
 
-    chosen = named_layer(layer) if of is None else only(named_layer(layer), of)
+    chosen = named_layer(layer, example)
+    chosen = chosen if of is None else only(chosen, of)
     derivation = _full(chosen) if rule == "sgd" else _under(chosen, rule)
     derivation = derivation.check() if check else derivation
     data = derivation_to_json(derivation)
@@ -74,12 +86,12 @@ def derive(
         _stop_unless_verified(data, quiet=as_json)
 
 
-def solve(layer: LayerName, angle: Angle = None, as_json: AsJson = False) -> None:
+def solve(layer: LayerName, angle: Angle = None, example: Example = None, as_json: AsJson = False) -> None:
     """Solve for the maps that cancel a layer's divergence, with their properties."""
     from derive.export.json_schema import solutions_to_json
     from derive.export.terminal import solutions_lines
 
-    data = solutions_to_json(_full(named_layer(layer), angle))
+    data = solutions_to_json(_full(named_layer(layer, example), angle))
     print_result(data if as_json else solutions_lines(data))
 
 
@@ -89,6 +101,7 @@ def latex(
     form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.LATEX,
     pdf: Annotated[bool, typer.Option("--pdf", help="Compile the LaTeX with pdflatex; needs -o.")] = False,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Verify every step and say so.")] = True,
+    example: Example = None,
 ) -> None:
     """Write the derivations of layers as one document."""
     from derive.errors import UsageError
@@ -99,7 +112,7 @@ def latex(
         raise UsageError("--pdf needs a file to write (-o FILE.tex) and --format latex")
     if pdf and output is not None and output.suffix == ".pdf":
         raise UsageError(f"-o {str(output)!r} names the LaTeX file; call it {str(output.with_suffix('.tex'))!r}")
-    written = _document([_chapter(chosen, check) for chosen in _chosen(layers or [])], form)
+    written = _document([_chapter(chosen, check) for chosen in _chosen(layers or [], example)], form)
     if output is None:
         typer.echo(written, nl=False)
         return
@@ -123,15 +136,21 @@ def _chapter(layer: Layer, check: bool) -> Chapter:
     return chapter(layer, check)
 
 
-def _chosen(names: list[str]) -> list[Layer]:
+def _chosen(names: list[str], example: str | None) -> list[Layer]:
     """Return the named layers, or those of the project's own document."""
     from derive.export.summary import CHAPTERS
 
-    return [named_layer(name) for name in names or CHAPTERS]
+    return [named_layer(name, example) for name in names or CHAPTERS]
 
 
-def named_layer(name: str) -> Layer:
-    """Return a layer by name, or from a file if the name ends in .toml; raise UsageError otherwise."""
+def named_layer(name: str, example: str | None = None) -> Layer:
+    """Return a layer by name, from a file if the name ends in .toml, or from a module; raise UsageError otherwise.
+
+    ``example`` are the axes of the input of ``MODULE:Class``.
+    """
+    from derive.sources import with_example
+
+    name = with_example(name, example)
     if name.endswith(".toml") and ">" not in name and "(" not in name:
         from derive.spec import load_spec
 

@@ -60,7 +60,8 @@ def verify(
     layers: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[LAYER|FILE.toml ..]", help="Layers, or files with one each; all shipped layers if none."
+            metavar="[LAYER|FILE.toml|MODULE:FACTORY ..]",
+            help="Layers, or files or modules with one each; all shipped layers if none.",
         ),
     ] = None,
     json: Json = False,
@@ -76,6 +77,10 @@ def verify(
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the checks as JUnit XML too.")] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="ID", help="Run this check alone; may be repeated.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Print the ids of the checks and stop.")] = False,
+    example: Annotated[
+        str | None,
+        typer.Option("--example", metavar="AXES", help="For MODULE:Class, the axes of its input, such as 'B n'."),
+    ] = None,
 ) -> None:
     """Check the derivations and hold the generated layers against them, by five routes.
 
@@ -87,6 +92,7 @@ def verify(
     command that repeats it.
     """
     from derive.export.files import write_text
+    from derive.sources import with_example
     from verify.checks.junit import junit as as_junit
     from verify.checks.record import Setting, Status, to_json
     from verify.checks.runner import run_checks, tasks_for
@@ -94,7 +100,7 @@ def verify(
     from verify.run.progress import watching
     from verify.run.table import print_checks, print_json
 
-    tasks = tasks_for(layers or (), only or (), package)
+    tasks = tasks_for([with_example(word, example) for word in layers or ()], only or (), package)
     if listed:
         for task in tasks:
             typer.echo(task.id)

@@ -6,9 +6,12 @@ user's source that made it.
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from codegen.capture.loading import first_line
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in \w+\n\s*(?P<text>[^\n]*)')
 _LIBRARY = ("site-packages", "/torch/")
-_ITEM = "aten._local_scalar_dense"
+_NUMBERS = ("aten._local_scalar_dense", "aten.item")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def export(made: Made) -> Program:
     """Return the program of a module; raise CaptureError where ``torch.export`` cannot follow it."""
     import torch
 
-    with in_double(), warnings.catch_warnings():
+    with in_double(), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(made.module, made.positional, dict(made.named), strict=False)
@@ -85,6 +88,18 @@ def export(made: Made) -> Program:
     return Program(_given(exported, made), tuple(nodes), output, outputs, made)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging and printing what is refused here in words."""
+    level, nowhere = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield
+    finally:
+        logging.disable(level)
+
+
 def _refusal(made: Made, problem: Exception) -> CaptureError:
     """Say why a module cannot be exported: most often its control flow depends on values."""
     text, kind = str(problem), type(problem).__name__
@@ -100,6 +115,7 @@ def _refusal(made: Made, problem: Exception) -> CaptureError:
         f"{name} cannot be exported: {first_line(problem)}",
         "mend the module or its example inputs until torch.export.export takes them",
         line,
+        about_sizes=True,
     )
 
 
@@ -139,9 +155,9 @@ def _node(node: Any) -> Node:
     value = node.meta.get("val")
     shape: Any = None
     if isinstance(value, torch.Tensor):
-        shape = tuple(map(int, value.shape))
+        shape = _lengths(value, source)
     elif isinstance(value, tuple | list):
-        shape = tuple(tuple(map(int, v.shape)) if isinstance(v, torch.Tensor) else () for v in value)
+        shape = tuple(_lengths(v, source) if isinstance(v, torch.Tensor) else () for v in value)
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         arguments = {str(k): _argument(a) for k, a in enumerate(node.args)}
@@ -151,13 +167,24 @@ def _node(node: Any) -> Node:
     for k, argument in enumerate(schema.arguments):
         given = node.args[k] if k < len(node.args) else node.kwargs.get(argument.name, _default(argument))
         arguments[argument.name] = _argument(given)
-    if operator == _ITEM:
+    if operator in _NUMBERS:
         raise refuse(
             "a number is read out of a tensor (.item() or similar), so the program depends on values",
             "compute with the tensor itself",
             source,
         )
     return Node(node.name, operator, arguments, shape, source)
+
+
+def _lengths(value: Any, source: str) -> tuple[int, ...]:
+    """Return the shape of a result; refuse one that depends on values."""
+    if not all(isinstance(n, int) for n in value.shape):
+        raise refuse(
+            "the shape of a result depends on the values of a tensor",
+            "multiply by a mask, or use torch.where, instead of selecting by one",
+            source,
+        )
+    return tuple(value.shape)
 
 
 def _default(argument: Any) -> Any:

@@ -15,7 +15,7 @@ _LIBRARY = str(Path(traceback.__file__).parent)
 _ROOM = str(Path(__file__).parent)
 
 
-def load(words: str, form: str = "MODULE:FACTORY") -> Callable[..., Any]:
+def load(words: str) -> Callable[..., Any]:
     """Return the function or class that ``MODULE:FACTORY`` names, the working folder being on the path.
 
     Raises UsageError for words of another form, a module that cannot be imported, a name that is no function.
@@ -23,7 +23,7 @@ def load(words: str, form: str = "MODULE:FACTORY") -> Callable[..., Any]:
     module_name, colon, name = words.partition(":")
     parts = module_name.split(".")
     if not colon or not all(part.isidentifier() for part in [*parts, *name.split(".")]):
-        raise UsageError(f"{words!r} is not of the form {form}; write for example my_project.models:make")
+        raise UsageError(f"{words!r} is not of the form MODULE:FACTORY; write for example my_project.models:make")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

@@ -125,6 +125,8 @@ def _exported(made: Made, row: dict[str, int], found: Samples, refused: list[Cap
     try:
         return Sample(sizes, export(made))
     except CaptureError as problem:
+        if not problem.about_sizes:
+            raise
         refused.append(problem)
         return None
 

@@ -19,6 +19,7 @@ from sympy.core.function import Application
 from derive.algebra.eliminate import is_guard
 from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, indices_in, rename, tensor
 from derive.algebra.normal import normalise
+from derive.algebra.patience import go_on
 from derive.algebra.reductions import Reduction
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def _entry(entry: Indexed, variable: Expr, scope: Scope) -> Expr:
     definition = scope.get(entry.base)
     if definition is None:
         return sympy.S.Zero
+    go_on()
     return differentiate(definition.at(entry.indices), variable, scope)
 
 

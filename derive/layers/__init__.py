@@ -10,6 +10,7 @@ from functools import partial
 from derive.compose import ACTIVATIONS, compose, residual
 from derive.forward_map import Layer, LayerError
 from derive.layers import affine, attention, convolution, embedding, gated, low_rank, normalisers
+from derive.sources import from_module, is_module
 
 _RESIDUAL = re.compile(r"x\s*\+\s*\((.*)\)", re.DOTALL)
 _LONGEST = 1000
@@ -66,11 +67,13 @@ def layer(name: str) -> Layer:
         from derive.spec import load_spec
 
         return load_spec(name)
+    if is_module(name):
+        return from_module(name)
     near = difflib.get_close_matches(name, (*_LAYERS, *ACTIVATIONS), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise LayerError(
-        f"unknown layer {name!r}{hint} Known layers: {', '.join(_LAYERS)} (or a path ending in .toml); functions as "
-        f"links: {', '.join(ACTIVATIONS)}; x + (layer) adds the input"
+        f"unknown layer {name!r}{hint} Known layers: {', '.join(_LAYERS)} (or a path ending in .toml, or "
+        f"MODULE:FACTORY); functions as links: {', '.join(ACTIVATIONS)}; x + (layer) adds the input"
     )
 
 

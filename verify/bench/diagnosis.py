@@ -26,10 +26,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from codegen.capture.loading import load
 from verify.bench.memory import peak_of
 from verify.bench.record import circumstances, write_json
 from verify.diagnosis.batch import Work, arrange, run
-from verify.diagnosis.factory import load, made
+from verify.diagnosis.factory import made
 from verify.diagnosis.measure import diagnose
 from verify.diagnosis.watch import Watch
 from verify.threads import one_thread

@@ -12,6 +12,7 @@ import torch
 
 from codegen.targets.base import KERNELS
 from derive.errors import UsageError
+from derive.sources import is_module
 from verify.checks import target
 from verify.checks.helper import NO_TRITON, Command, Copy, Helper, can_copy, interpreting, kernels, shared
 from verify.checks.layer_files.package import SUFFIX, layer_file, of_layer_file, packaged
@@ -32,9 +33,9 @@ NEEDS_CUDA = "the CUDA kernels run on a CUDA device: `--device cuda`"
 def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = (), package: Path | None = None) -> list[Task]:
     """Return every task of the named layers (all layers when none is named), or those whose id is in ``only``.
 
-    A name that ends in ``.toml`` is a file with a layer. ``package`` is the generated package to be verified; without
-    names, what is verified is what it holds. Raises UsageError for a layer, a file or an id that is not known, and for
-    a package that was not generated from the file.
+    A name that ends in ``.toml`` is a file with a layer, ``MODULE:FACTORY`` makes a PyTorch module. ``package`` is the
+    generated package to be verified; without names, what is verified is what it holds. Raises UsageError for a layer, a
+    file, a module or an id that is not known, and for a package that was not generated from the file.
     """
     layers = list(dict.fromkeys(layers))
     if of_layer_file(package):
@@ -52,10 +53,15 @@ def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = (), package: Pat
     return list(reversed(once.values()))
 
 
+def _has_a_file(word: str) -> bool:
+    """Return whether a word names a layer in a file or of a module, not a shipped one."""
+    return word.endswith(SUFFIX) or is_module(word)
+
+
 def _of_package(words: list[str], package: Path | None) -> list[Task]:
     """Return the checks of a package that holds the maps of one layer from a file."""
     assert package is not None
-    if len(words) > 1 or (words and not words[0].endswith(SUFFIX)):
+    if len(words) > 1 or (words and not _has_a_file(words[0])):
         raise UsageError(
             f"--package {str(package)!r} holds the maps of one layer from a file, and {words[-1]!r} was named; "
             "name that file alone, or leave --package out"
@@ -65,13 +71,13 @@ def _of_package(words: list[str], package: Path | None) -> list[Task]:
 
 def _of_word(word: str, package: Path | None) -> list[Task]:
     """Return the checks of a shipped layer, or of the layer in a file."""
-    if word.endswith(SUFFIX):
+    if _has_a_file(word):
         return layer_tasks(layer_file(word, package))
     if word not in LAYERS:
         known = ", ".join(LAYERS)
         raise UsageError(
             f"no checks for layer {word!r}; layers that can be verified: {known}, or a layer in a file "
-            f"(FILE.toml){_near(word, LAYERS)}"
+            f"or of a module (FILE.toml, MODULE:FACTORY){_near(word, LAYERS)}"
         )
     return tasks_of(word)
 

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 import affine_divergence as ad
+from codegen.capture.loading import load
 from derive.errors import UsageError
 from derive.export.files import write_text
-from verify.diagnosis.factory import load, made
+from verify.diagnosis.factory import made
 from verify.diagnosis.loggers import summary_writer, write_scalars
 from verify.diagnosis.measure import diagnose
 from verify.diagnosis.optimizer import Optimizer

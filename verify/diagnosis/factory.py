@@ -10,9 +10,6 @@ a model alone                                     one that holds an example of i
 
 from __future__ import annotations
 
-import importlib
-import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,44 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from codegen.capture.loading import where
 from derive.errors import UsageError
-from verify.diagnosis.batch import Loss, first_line
+from verify.diagnosis.batch import Loss
 
-_HERE, _LIBRARY = str(Path(__file__)), str(Path(traceback.__file__).parent)
+_HERE = str(Path(__file__))
 EXAMPLES = ("example_inputs", "example_input_array", "dummy_inputs")
-
-
-def load(words: str) -> Callable[[], Any]:
-    """Return the function that ``MODULE:FACTORY`` names, the working folder being on the path.
-
-    Raises UsageError for words of another form, a module that cannot be imported, a name that is no function.
-    """
-    module_name, colon, name = words.partition(":")
-    parts = module_name.split(".")
-    if not colon or not all(part.isidentifier() for part in [*parts, *name.split(".")]):
-        raise UsageError(f"{words!r} is not of the form MODULE:FACTORY; write for example my_project.models:make")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as problem:
-        if problem.name and (module_name == problem.name or module_name.startswith(f"{problem.name}.")):
-            raise UsageError(
-                f"no module {module_name!r} in {here} or among the installed packages; name a module as in an import"
-            ) from problem
-        raise UsageError(f"module {module_name!r} cannot be imported: {first_line(problem)}") from problem
-    except (Exception, SystemExit) as problem:
-        raise UsageError(f"module {module_name!r} cannot be imported: {_where(problem)}") from problem
-    found: Any = module
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        what = "has no" if found is None else "holds a value, not a function, in"
-        hint = f"; functions and classes there: {', '.join(known[:8])}" if known else ""
-        raise UsageError(f"module {module_name!r} {what} {name!r}{hint}")
-    return found
 
 
 Made = tuple[nn.Module, Any, Loss | None, torch.optim.Optimizer | None]
@@ -71,7 +36,7 @@ def made(factory: Callable[[], Any], words: str) -> Made:
     try:
         result = factory()
     except (Exception, SystemExit) as problem:
-        raise UsageError(f"the factory {words!r} raised {_where(problem)}") from problem
+        raise UsageError(f"the factory {words!r} raised {where(problem, _HERE)}") from problem
     if isinstance(result, nn.Module):
         return _with_example(result)
     if isinstance(result, tuple) and len(result) in (2, 3, 4) and isinstance(result[0], nn.Module):
@@ -79,13 +44,6 @@ def made(factory: Callable[[], Any], words: str) -> Made:
         return model, batch, loss, optimizer
     shown = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"a {type(result).__name__}"
     raise UsageError(f"the factory {words!r} returned {shown}; return (model, batch, loss), the model a torch module")
-
-
-def _where(problem: BaseException) -> str:
-    """Return the first line of a problem and the last line of code outside the libraries that led to it."""
-    frames = traceback.extract_tb(problem.__traceback__)
-    own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(("<", _HERE, _LIBRARY))]
-    return first_line(problem) + (f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else "")
 
 
 def _with_example(model: nn.Module) -> Made:

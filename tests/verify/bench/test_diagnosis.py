@@ -2,10 +2,11 @@
 
 import json
 
+from codegen.capture.loading import load
 from verify.bench import diagnosis
 from verify.diagnosis import watch
 from verify.diagnosis.batch import arrange
-from verify.diagnosis.factory import load, made
+from verify.diagnosis.factory import made
 
 EXAMPLE = "verify.diagnosis.examples:digits"
 

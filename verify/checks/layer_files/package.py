@@ -14,7 +14,7 @@ from typing import Any
 from derive.errors import UsageError
 from derive.forward_map import Layer
 from derive.record import Derivation
-from derive.spec import load_spec, loads_spec
+from derive.spec import loads_spec
 from verify.checks import target
 
 SUFFIX = ".toml"
@@ -120,8 +120,10 @@ def of_layer_file(folder: Path | None) -> bool:
 
 
 def layer_file(word: str, folder: Path | None = None) -> LayerFile:
-    """Return the layer in a file; UsageError for a file that cannot be used, or a package that is not the file's."""
-    layer = load_spec(word)
+    """Return the layer in a file or of a module; UsageError for one that cannot be used, or another's package."""
+    from derive.cli import named_layer
+
+    layer = named_layer(word)
     found = LayerFile(word, layer, folder)
     if folder is not None:
         _check_match(found, folder)

@@ -1,0 +1,40 @@
+"""Layers from sources that other rooms add: a room that imports this one may say how ``MODULE:FACTORY`` is read.
+
+Not done here: no reading. This file imports nothing, so that a source can be added before anything is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from derive.forward_map import Layer
+
+Source = Callable[[str], "Layer"]
+_sources: list[Source] = []
+FORM = "MODULE:FACTORY"
+
+
+def add_source(source: Source) -> None:
+    """Let ``source`` read what is written ``MODULE:FACTORY``, or ``MODULE:Class`` and the axes of an example."""
+    _sources[:] = [source]
+
+
+def is_module(name: str) -> bool:
+    """Return whether a layer's name is of that form."""
+    return ":" in name and not name.endswith(".toml")
+
+
+def from_module(name: str) -> Layer:
+    """Return the layer that ``MODULE:FACTORY`` names; raise LayerError where nothing here reads modules."""
+    from derive.forward_map import LayerError
+
+    if not _sources:
+        raise LayerError(f"{name!r} names a PyTorch module; import codegen, or use the command line, to read one")
+    return _sources[0](name)
+
+
+def with_example(name: str, example: str | None) -> str:
+    """Return the name of a layer with the axes of an example, which only a class of modules has."""
+    return name if example is None or not is_module(name) else f"{name} {example}"
