@@ -19,8 +19,8 @@ class Request:
     """A package: of the affine layer, or of the layer in the file, or of the module, ``spec``.
 
     ``angle`` adds a member of the family; ``example`` are the axes of the input of a class of modules; ``targets`` are
-    names separated by commas, None those of torch's package. Raise ``UsageError`` for a name, a target, an angle, a file
-    or a module that cannot be used.
+    names separated by commas, None those of torch's package. Raise ``UsageError`` for a name, a target, an angle, a
+    file or a module that cannot be used.
     """
 
     spec: Path | None = None
