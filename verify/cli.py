@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _FAILED = 1
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Example = Annotated[
+    str | None,
+    typer.Option("--example", metavar="AXES", help="For MODULE:Class, the axes of its input, such as 'B n'."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The seed that all randomness follows from.")]
 
 
@@ -77,10 +81,7 @@ def verify(
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the checks as JUnit XML too.")] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="ID", help="Run this check alone; may be repeated.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Print the ids of the checks and stop.")] = False,
-    example: Annotated[
-        str | None,
-        typer.Option("--example", metavar="AXES", help="For MODULE:Class, the axes of its input, such as 'B n'."),
-    ] = None,
+    example: Example = None,
 ) -> None:
     """Check the derivations and hold the generated layers against them, by five routes.
 
