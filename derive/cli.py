@@ -28,7 +28,9 @@ LayerNames = Annotated[
     typer.Argument(metavar="[LAYER|FILE.toml|MODULE:FACTORY]...", help="Which layers; else those of paper_notes."),
 ]
 Angle = Annotated[str | None, typer.Option("--angle", metavar="T", help="Also the map at this angle: '2*atan(r/2)'.")]
-Rule = Annotated[str, typer.Option("--rule", help="The update rule: sgd, momentum, weight-decay, sign, nlms, foof.")]
+Rule = Annotated[
+    str, typer.Option("--rule", help="The update rule: sgd, nlms, foof, adam, muon, ..; an unknown one lists all.")
+]
 Example = Annotated[
     str | None,
     typer.Option("--example", metavar="AXES", help="For MODULE:Class, the axes of its input, such as 'B n'."),

@@ -15,7 +15,7 @@ from derive.excerpt import Excerpt
 from derive.forward_map import BATCH
 
 ELEMENTARY = ("sqrt", "exp", "log", "tanh", "sin", "cos", "abs", "max")
-NAMED = ("relu", "sigmoid", "silu", "gelu", "gelu_tanh", "erf", "softplus")
+NAMED = ("relu", "sigmoid", "silu", "gelu", "gelu_tanh", "erf", "softplus", "elu")
 FUNCTIONS = (*ELEMENTARY, "min", "clip", "sign", "atan", "stop_gradient", *NAMED)
 REDUCTIONS = ("sum", "mean", "var", "norm", "prod", "max", "min", "softmax", "logsumexp", "cumsum")
 RESERVED = frozenset({*FUNCTIONS, *REDUCTIONS, "delta", "where", "pi", "eta", "kappa"})

@@ -27,17 +27,20 @@ Rule = Callable[[Deriver, Derivation], Derivation]
 
 def under_rule(deriver: Deriver, rule: str) -> Derivation:
     """Derive the effective update under a named rule; raise LayerError for an unknown one or an unfit layer."""
-    if rule not in RULES:
-        raise LayerError(f"unknown update rule {rule!r}; known: sgd, {', '.join(RULES)}")
+    from derive.optimisers import OPTIMISERS
+
+    known = {**RULES, **OPTIMISERS}
+    if rule not in known:
+        raise LayerError(f"unknown update rule {rule!r}; known: sgd, {', '.join(known)}")
     base = deriver.derivation()
     if not base.exact_in_eta:
         raise LayerError(
             f"rule {rule!r} is derived for layers linear in their parameters; {deriver.layer.name!r} is not: use 'sgd'"
         )
-    return replace(RULES[rule](deriver, base), rule=rule)
+    return replace(known[rule](deriver, base), rule=rule)
 
 
-def _moved(deriver: Deriver, step: Callable[[str, Indexed], Expr]) -> Expr:
+def moved_by(deriver: Deriver, step: Callable[[str, Indexed], Expr]) -> Expr:
     """Return the change of the activation when each parameter entry moves by ``step``, for a layer linear in them."""
     return Add(
         *(
@@ -47,7 +50,7 @@ def _moved(deriver: Deriver, step: Callable[[str, Indexed], Expr]) -> Expr:
     )
 
 
-def _kept(base: Derivation) -> tuple[Step, ...]:
+def kept_steps(base: Derivation) -> tuple[Step, ...]:
     """Return the steps up to the loss gradients, which no rule changes."""
     return tuple(s for s in base.steps if "/sgd-step" not in s.id and s.id.split("/")[-1] not in _AFTER)
 
@@ -57,14 +60,16 @@ _AFTER = ("activation-change", "update-kernel", "self-factor", "cross-terms")
 
 def _plain(deriver: Deriver) -> Expr:
     """Return ``-eta sum K g`` in normal form."""
-    return -eta * normalise(_weighted(deriver, deriver.unfactored_kernel))
+    return -eta * normalise(weighted(deriver, deriver.unfactored_kernel))
 
 
-def _weighted(deriver: Deriver, kernel: Expr) -> Expr:
+def weighted(deriver: Deriver, kernel: Expr) -> Expr:
+    """Return a kernel applied to the loss gradient."""
     return IndexedSum(kernel * rename(deriver.cotangent, deriver.primes), *deriver.primes.values())
 
 
-def _step(deriver: Deriver, name: str, rule: str, before: Expr, after: Expr) -> Step:
+def rule_step(deriver: Deriver, name: str, rule: str, before: Expr, after: Expr) -> Step:
+    """Return the step that says how a rule changes the activation."""
     change = tensor(deriver.output.name + "'")[deriver.output.indices] - deriver.output.entry
     return deriver.step(name, rule, change, before, after)
 
@@ -83,8 +88,8 @@ def _momentum(deriver: Deriver, base: Derivation) -> Derivation:
         )
     )
     rule = "move every parameter by `-eta` times (its gradient and `mu` times `M`, the velocity from past steps)"
-    step = _step(deriver, "momentum-change", rule, _moved(deriver, moved), _plain(deriver) - eta * mu * carried)
-    return replace(base, steps=(*_kept(base), step), assumptions=("M holds the velocity of past steps",))
+    step = rule_step(deriver, "momentum-change", rule, moved_by(deriver, moved), _plain(deriver) - eta * mu * carried)
+    return replace(base, steps=(*kept_steps(base), step), assumptions=("M holds the velocity of past steps",))
 
 
 def _weight_decay(deriver: Deriver, base: Derivation) -> Derivation:
@@ -102,8 +107,10 @@ def _weight_decay(deriver: Deriver, base: Derivation) -> Derivation:
         )
     )
     rule = "move every weight by `-eta` times (its gradient and `lambda` times itself); biases do not decay"
-    step = _step(deriver, "weight-decay-change", rule, _moved(deriver, moved), _plain(deriver) - eta * lam * shrinking)
-    return replace(base, steps=(*_kept(base), step), assumptions=("parameters with one axis do not decay",))
+    step = rule_step(
+        deriver, "weight-decay-change", rule, moved_by(deriver, moved), _plain(deriver) - eta * lam * shrinking
+    )
+    return replace(base, steps=(*kept_steps(base), step), assumptions=("parameters with one axis do not decay",))
 
 
 def _sign(deriver: Deriver, base: Derivation) -> Derivation:
@@ -119,10 +126,10 @@ def _sign(deriver: Deriver, base: Derivation) -> Derivation:
         own = normalise(IndexedSum(weight * rename(deriver.gradients[name], units), *units.values()))
         return normalise(IndexedSum(deriver.gradients[name] * sympy.sign(own), *entry.indices))
 
-    before = _moved(deriver, lambda name, entry: -eta * sympy.sign(gradient(entry)))
+    before = moved_by(deriver, lambda name, entry: -eta * sympy.sign(gradient(entry)))
     total = Add(*(derived(name, entry) for name, entry in deriver.entries.items()))
     after = -eta * presentable(total, deriver.layer.scope)
-    step = _step(
+    step = rule_step(
         deriver,
         "sign-change",
         "move every parameter by `eta` against the sign of this sample's gradient",
@@ -132,7 +139,7 @@ def _sign(deriver: Deriver, base: Derivation) -> Derivation:
     factor = presentable(normalise(total / sympy.sign(deriver.cotangent)), deriver.layer.scope)
     return replace(
         base,
-        steps=(*_kept(base), step),
+        steps=(*kept_steps(base), step),
         self_factor=replace(base.self_factor, expression=factor),
         assumptions=("one sample in the batch", "the self factor multiplies sign(g), not g"),
     )
@@ -150,16 +157,16 @@ def _nlms(deriver: Deriver, base: Derivation) -> Derivation:
         return -eta * IndexedSum(weight * slope, *deriver.primes.values())
 
     kernel = deriver.unfactored_kernel / own
-    after = -eta * normalise(_weighted(deriver, kernel))
+    after = -eta * normalise(weighted(deriver, kernel))
     rule = "divide the gradient of each sample by that sample's self factor before it moves the parameters"
-    step = _step(deriver, "nlms-change", rule, _moved(deriver, moved), after)
+    step = rule_step(deriver, "nlms-change", rule, moved_by(deriver, moved), after)
     together = {deriver.primes[i]: i for i in deriver.samples}
     here = rename(deriver.kernel_entry, together)
     deltas = Mul(*(KroneckerDelta(i, deriver.primes[i]) for i in deriver.units))
     aligned = deriver.step("nlms-self-factor", "set both samples equal", here, rename(kernel, together), deltas)
     return replace(
         base,
-        steps=(*_kept(base), step, aligned),
+        steps=(*kept_steps(base), step, aligned),
         kernel=base.kernel / own,
         cross_terms=base.cross_terms / own,
         self_factor=SelfFactor(sympy.S.One, "isotropic", True),
@@ -183,13 +190,13 @@ def _foof(deriver: Deriver, base: Derivation) -> Derivation:
         return -eta * _pulled(deriver, PartialDerivative(deriver.output.entry, entry), h)
 
     rule = "the step `D` that `h` makes moves the activation by `-eta` times the update kernel applied to `h`"
-    step = _step(deriver, "foof-change", rule, _moved(deriver, moved), change)
+    step = rule_step(deriver, "foof-change", rule, moved_by(deriver, moved), change)
     rule = "at `lambda = 0` the kernel applied to `h` is `g`, and the change is `-eta*g`"
-    aligned = _step(deriver, "foof-aligned", rule, change, -eta * (solved - lam * h))
+    aligned = rule_step(deriver, "foof-aligned", rule, change, -eta * (solved - lam * h))
     deltas = Mul(*(KroneckerDelta(i, j) for i, j in deriver.primes.items()))
     return replace(
         base,
-        steps=(*_kept(base), *equations, step, aligned),
+        steps=(*kept_steps(base), *equations, step, aligned),
         kernel=deltas,
         cross_terms=sympy.S.Zero,
         self_factor=SelfFactor(sympy.S.One, "isotropic", True),

@@ -39,8 +39,9 @@ LARGEST_FILE = 64 * 1024
 MOST_ENTRIES = 64
 MOST_DOTS = 100  # in a line; tomllib needs quadratic time for dotted keys
 
-_KEYS = ("name", "title", "sizes", "offsets", "scalars", "input", "parameters", "output")
+_KEYS = ("name", "title", "source", "note", "batched", "sizes", "offsets", "scalars", "input", "parameters", "output")
 _TITLE = re.compile(r"[A-Za-z0-9 ,.()+:/'-]{1,120}")
+_LINE = re.compile(r"[A-Za-z0-9 ,.;()+:/'=-]{1,240}")
 _PLACE = re.compile(r" ?\(at (?:line (\d+), column (\d+)|end of document)\)$")
 _KINDS = {
     dict: "a table",
@@ -153,6 +154,8 @@ class _Document:
         return Declarations(
             name=self.name(),
             title=self.title(),
+            notes=self.notes(),
+            batched=bool(self.get(self.data, "batched", bool, ())) if "batched" in self.data else False,
             sizes=tuple(self.strings(("sizes",))),
             offsets=tuple(self.strings(("offsets",))) if "offsets" in self.data else (),
             scalars=tuple(self.strings(("scalars",))) if "scalars" in self.data else (),
@@ -177,6 +180,17 @@ class _Document:
             mend = "use one line of at most 120 ASCII letters, digits and , . ( ) + : / ' -"
             self.value(("title",)).fail(f"title {quote(title)} cannot be printed everywhere", mend)
         return title
+
+    def notes(self) -> tuple[str, ...]:
+        """Return the layer's source and its note, where there are any: each one line that can be printed everywhere."""
+        lines = []
+        for key, lead in (("source", "Source: "), ("note", "")):
+            line = self.get(self.data, key, str, ()) if key in self.data else ""
+            if line and not _LINE.fullmatch(line):
+                mend = "use one line of at most 240 ASCII letters, digits and , . ; ( ) + : / ' = -"
+                self.value((key,)).fail(f"{key} {quote(line)} cannot be printed everywhere", mend)
+            lines += [lead + line] if line else []
+        return tuple(lines)
 
     def tensors(self, section: str) -> tuple[Declaration, ...]:
         """Return the tensors of ``[input]`` or ``[parameters]``."""

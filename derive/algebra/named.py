@@ -3,6 +3,7 @@
     relu(v) = max(v, 0)            relu'(v) = step(v)
     sigmoid(v) = 1/(1 + exp(-v))   softplus(v) = log(1 + exp(v))      softplus'(v) = sigmoid(v)
     silu(v) = v sigmoid(v)         gelu(v) = v (1 + erf(v/sqrt 2))/2  erf(v), erf'(v) = 2 exp(-v^2)/sqrt(pi)
+    elu(v) = max(v, 0) + exp(min(v, 0)) - 1
     gelu_tanh(v) = v (1 + tanh(sqrt(2/pi) (v + 0.044715 v^3)))/2
 
 ``spelled_out`` replaces a name by its definition, for what has to know the function itself (limits, code).
@@ -73,12 +74,13 @@ DEFINITIONS: dict[str, Callable[[Expr], Expr]] = {
     "gelu": lambda v: v * (1 + sympy.erf(v / sympy.sqrt(2))) / 2,
     "gelu_tanh": _gelu_tanh,
     "erf": sympy.erf,
+    "elu": lambda v: sympy.Max(v, 0) + sympy.exp(sympy.Min(v, 0)) - 1,
 }
 """What each name stands for, in SymPy's own functions."""
 
-relu, sigmoid, softplus, silu, gelu, gelu_tanh, erf = map(named, DEFINITIONS)
+relu, sigmoid, softplus, silu, gelu, gelu_tanh, erf, elu = map(named, DEFINITIONS)
 _FIRST: dict[str, Callable[[Expr], Expr]] = {"relu": sympy.Heaviside, "softplus": lambda v: sigmoid(v)}
-_POSITIVE = (("sigmoid", 0), ("sigmoid", 1), ("softplus", 0), ("erf", 1))
+_POSITIVE = (("sigmoid", 0), ("sigmoid", 1), ("softplus", 0), ("erf", 1), ("elu", 1))
 
 
 @lru_cache(maxsize=200)

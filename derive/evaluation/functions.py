@@ -158,6 +158,11 @@ _NAMES: Mapping[str, list[Callable[[Any], Any]]] = {
         lambda x: 2 * mpmath.exp(-x * x) / mpmath.sqrt(mpmath.pi),
         lambda x: -4 * x * mpmath.exp(-x * x) / mpmath.sqrt(mpmath.pi),
     ],
+    "elu": [
+        lambda x: x if x > 0 else mpmath.expm1(x),
+        lambda x: mpmath.mpf(1) if x > 0 else mpmath.exp(x),
+        lambda x: mpmath.mpf(0) if x > 0 else mpmath.exp(x),
+    ],
     "gelu_tanh": [
         lambda x: x * (1 + _wave(x)[0]) / 2,
         lambda x: (1 + _wave(x)[0] + x * _wave(x)[1]) / 2,

@@ -96,7 +96,7 @@ def _value(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
     match expression:
         case Index():
             return _grid(axes.index(expression), axes, point)
-        case sympy.Number():
+        case sympy.Number() | sympy.NumberSymbol():
             return np.asarray(float(expression))
         case Symbol():
             return np.asarray({**point.sizes, **point.scalars}[expression.name])

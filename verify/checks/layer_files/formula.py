@@ -42,6 +42,7 @@ _FUNCTIONS: dict[type[Expr], Callable[[Tensor], Tensor]] = {
     named("gelu_tanh"): functools.partial(torch.nn.functional.gelu, approximate="tanh"),
     named("softplus"): lambda a: torch.logaddexp(a, torch.zeros_like(a)),
     named("erf"): torch.erf,
+    named("elu"): torch.nn.functional.elu,
 }
 _REDUCTIONS: dict[type[Expr], Callable[[Tensor, tuple[int, ...]], Tensor]] = {
     LogSumExp: torch.logsumexp,
