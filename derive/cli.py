@@ -49,8 +49,27 @@ class Format(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this room to the program."""
-    for command in (derive, solve, latex, language):
+    for command in (derive, solve, latex, language, atlas):
         app.command()(command)
+
+
+def atlas(
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one page instead.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the layers of the literature: their self factors, what cancels them or why nothing does, and sources."""
+    from derive.atlas import NOT_FOUND, SCHEMA, rows
+    from derive.export.atlas import atlas_blocks, atlas_lines, rule_lines
+    from derive.export.files import write_text
+    from derive.export.html import page
+
+    found = rows()
+    if html is not None:
+        write_text(html, page(atlas_blocks(found)))
+    elif as_json:
+        print_result({"schema": SCHEMA, "layers": found, "rules": rule_lines(), "not_found": dict(NOT_FOUND)})
+    else:
+        print_result(atlas_lines(found))
 
 
 def language() -> None:

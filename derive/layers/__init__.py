@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+from derive import atlas
 from derive.compose import ACTIVATIONS, compose, residual
 from derive.forward_map import Layer, LayerError
 from derive.layers import affine, attention, convolution, embedding, gated, low_rank, normalisers
@@ -69,11 +70,14 @@ def layer(name: str) -> Layer:
         return load_spec(name)
     if is_module(name):
         return from_module(name)
-    near = difflib.get_close_matches(name, (*_LAYERS, *ACTIVATIONS), n=1)
+    if name in atlas.names():
+        return atlas.load(name)
+    near = difflib.get_close_matches(name, (*_LAYERS, *atlas.names(), *ACTIVATIONS), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise LayerError(
         f"unknown layer {name!r}{hint} Known layers: {', '.join(_LAYERS)} (or a path ending in .toml, or "
-        f"MODULE:FACTORY); functions as links: {', '.join(ACTIVATIONS)}; x + (layer) adds the input"
+        f"MODULE:FACTORY); functions as links: {', '.join(ACTIVATIONS)}; x + (layer) adds the input; layers of the "
+        "literature: affdiv atlas"
     )
 
 

@@ -1,0 +1,205 @@
+"""Where no map cancels a divergence: what comes closest, each with the residual that stays, the least first.
+
+    solve-units       h = K_ss^-1 g            every sample's gradient solved against its own kernel; the map unchanged
+    divide-units      h = g/K_ss               the same where the kernel is diagonal: NLMS unit by unit
+    divide-mean       h = g/t                  NLMS with the mean over units, t = mean of K_ss over its diagonal
+    scale-mean        z~ = z/sqrt(t)           the map divided by the root of t, which the step holds fixed
+    scale-units       z~ = z/sqrt(K_ss)        the same unit by unit, where the kernel is diagonal
+    scale-isotropic   z~ = z/sqrt(k)           k is the part of K_ss that is the same for every unit
+
+What a step holds fixed has no gradient (``stop_gradient``): the statements are of first order in eta. A residual is
+what ``c K_ss`` differs from the identity by; its size is measured at random small points by the independent evaluation,
+as the root of the mean of ``|c K_ss - I|^2/m`` over samples, and that of the layer as it is with its best rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import groupby
+from typing import Any
+
+import sympy
+from sympy import Add, Expr, KroneckerDelta, Mul
+
+from derive.algebra.differentiate import expand_definitions
+from derive.algebra.eliminate import free_indices
+from derive.algebra.equality import equal
+from derive.algebra.index import Index
+from derive.algebra.nodes import IndexedSum, rename
+from derive.algebra.normal import normalise
+from derive.algebra.present import presentable
+from derive.algebra.reductions import Stopped
+from derive.deriver import Deriver
+from derive.evaluation.evaluate import evaluate
+from derive.evaluation.fields import REAL
+from derive.evaluation.functions import NotEvaluable
+from derive.evaluation.points import Point, Spread
+from derive.evaluation.reference import Reference
+from derive.forward_map import BATCH, Definition, Layer
+from derive.record import Step
+from derive.update import effective_update
+
+_SEEDS = (1, 2, 3)
+_AXIS, _SAMPLES = 3, 2
+Matrix = list[list[Any]]
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One thing to do: ``divisor`` is what the self factor is divided by, ``residual`` what stays of ``K/c - I``.
+
+    ``size`` is the residual's size at random points, None where it was not measured; ``steps`` show the self factor of
+    a scaled map. ``changes_map`` says whether the forward map changes.
+    """
+
+    name: str
+    says: str
+    divisor: Expr | None
+    residual: Expr
+    changes_map: bool
+    size: float | None = None
+    steps: tuple[Step, ...] = ()
+
+
+def remedies(layer: Layer) -> tuple[Remedy, ...]:
+    """Return what comes closest to cancelling a layer's divergence, the least residual first; exact ones are 0.
+
+    The last entry, ``nothing``, is the layer as it is. Raises LayerError for a layer without parameters.
+    """
+    deriver = Deriver(layer)
+    factor, mean = deriver.classify(), _mean(deriver)
+    unit = Mul(*(KroneckerDelta(i, deriver.primes[i]) for i in deriver.units))
+    entry = factor.expression if factor.shape == "full" else unit * factor.expression
+    found = [
+        _exact(factor.shape),
+        Remedy("divide-mean", "divide each sample's gradient by the mean over units", mean, entry / mean - unit, False),
+        _scaled(deriver, "scale-mean", "divide the output by the root of the mean over units", mean, entry, unit),
+    ]
+    if factor.shape == "diagonal":
+        says = "divide every unit by the root of its own self factor"
+        found.append(_scaled(deriver, "scale-units", says, factor.expression, entry, unit))
+    isotropic = _isotropic(deriver, entry)
+    if isotropic is not None:
+        says = "divide the output by the root of what is the same for every unit"
+        found.append(_scaled(deriver, "scale-isotropic", says, isotropic, entry, unit))
+    nothing = Remedy("nothing", "the layer as it is, at its best rate", None, entry - unit, False)
+    measured = [replace(remedy, size=_size(deriver, remedy)) for remedy in (*found, nothing)]
+    return tuple(sorted(measured, key=lambda r: (r.size is None, round(r.size or 0.0, 9), r.changes_map)))
+
+
+def _exact(shape: str) -> Remedy:
+    if shape == "full":
+        says = "solve each sample's gradient against its own self factor, a matrix over units"
+        return Remedy("solve-units", says, None, sympy.S.Zero, False)
+    return Remedy("divide-units", "divide each unit's gradient by its self factor", None, sympy.S.Zero, False)
+
+
+def _mean(deriver: Deriver) -> Expr:
+    """Return the mean of the self factor over units: the trace over how many there are."""
+    same = {deriver.primes[i]: i for i in deriver.output.indices}
+    diagonal = normalise(rename(deriver.unfactored_kernel, same))
+    count = Mul(*(i.size for i in deriver.units))
+    return presentable(normalise(IndexedSum(diagonal, *deriver.units) / count), deriver.layer.scope)
+
+
+def _isotropic(deriver: Deriver, entry: Expr) -> Expr | None:
+    """Return the coefficient of the unit deltas that mentions no unit, where there is one and it is not all."""
+    deltas = {KroneckerDelta(i, deriver.primes[i]) for i in deriver.units}
+    units = {*deriver.units, *(deriver.primes[i] for i in deriver.units)}
+    terms = Add.make_args(sympy.expand(entry, deep=False)) if deltas else ()
+    alike = [t for t in terms if deltas <= set(Mul.make_args(t))]
+    alike = [Mul(*(f for f in Mul.make_args(t) if f not in deltas)) for t in alike]
+    alike = [t for t in alike if not free_indices(t) & units and t.is_nonnegative is not False]
+    total = Add(*alike)
+    return presentable(total, deriver.layer.scope) if alike and len(alike) < len(terms) else None
+
+
+def _scaled(deriver: Deriver, name: str, says: str, divisor: Expr, entry: Expr, unit: Expr) -> Remedy:
+    """Return the map divided by a root that the step holds fixed, its self factor derived anew."""
+    layer = deriver.layer
+    indices = tuple(i for i in layer.output.indices if i in free_indices(divisor)) or (BATCH,)
+    used = {t.name for t in (*layer.inputs, *layer.parameters)} | {d.name for d in layer.definitions}
+    label = next(n for n in ("t_held", "t_held_2", "t_held_3") if n not in used)
+    held = Definition(label, indices, divisor)
+    output = layer.output.expression * Stopped(1 / sympy.sqrt(held.entry))
+    definitions = (*layer.definitions, held)
+    mapped = replace(layer.with_output(output), name=f"{layer.name}/{name}", definitions=definitions, groups=())
+    derived = effective_update(mapped)
+    factor = derived.self_factor
+    scaled = factor.expression if factor.shape == "full" else unit * factor.expression
+    left, right = (rename(held.entry, change) for change in ({}, deriver.primes if name == "scale-units" else {}))
+    expected = entry / sympy.sqrt(left) / sympy.sqrt(right)
+    assert equal(_opened(scaled, held), _opened(expected, held)), f"{mapped.name}: not the scaled self factor"
+    return Remedy(name, says, divisor, scaled - unit, True, steps=(derived.step("self-factor"),))
+
+
+def _opened(expression: Expr, held: Definition) -> Expr:
+    """Return an expression without ``stop_gradient``, which changes no value, and with the divisor written out."""
+    plain = expression.replace(lambda e: isinstance(e, Stopped), lambda e: e.args[0])
+    return expand_definitions(plain, {held.base: held})
+
+
+def _size(deriver: Deriver, remedy: Remedy) -> float | None:
+    """Return the size of a residual at random small points; None where nothing can be evaluated."""
+    if remedy.name in ("solve-units", "divide-units"):
+        return 0.0
+    total, count = Decimal(0), 0
+    kernels, divisors = [], []
+    with REAL.context():
+        for seed in _SEEDS:
+            for positive in (False, True):
+                try:
+                    here = _matrices(deriver, remedy, seed, positive)
+                except NotEvaluable:
+                    continue
+                kernels += [k for k, _ in here]
+                divisors += [d for _, d in here]
+                break
+        if not kernels:
+            return None
+        if remedy.name == "nothing":
+            divisors = [[_best_rate(kernels)] * len(kernel) for kernel in kernels]
+        for kernel, by in zip(kernels, divisors, strict=True):
+            for i, row in enumerate(kernel):
+                for j, value in enumerate(row):
+                    total += (Decimal(value) / (by[i] * by[j]).sqrt() - int(i == j)) ** 2 / len(kernel)
+            count += 1
+        return float((total / count).sqrt())
+
+
+def _best_rate(kernels: list[Matrix]) -> Decimal:
+    """Return what to divide all kernels by so that they come closest to the identity."""
+    squares = sum((Decimal(v) ** 2 for k in kernels for row in k for v in row), Decimal(0))
+    traces = sum((Decimal(k[i][i]) for k in kernels for i in range(len(k))), Decimal(0))
+    return squares / traces
+
+
+def _matrices(deriver: Deriver, remedy: Remedy, seed: int, positive: bool) -> list[tuple[Matrix, list[Decimal]]]:
+    """Return the self factor of every sample at a point as a matrix over units, and the divisor of every unit."""
+    layer = deriver.layer
+    sizes = {s: _AXIS if s.is_positive else 0 for s in layer.sizes if s.is_Symbol}
+    sizes[BATCH.size] = _SAMPLES
+    scope = {d.base: d for d in layer.definitions}
+    plain = Point(seed, sizes, REAL, scope, spread=Spread(positive=positive))
+    reference = Reference.at(layer, plain)
+    indices = layer.output.indices
+    at_sample = [k for k, i in enumerate(indices) if i in deriver.samples]
+
+    def sample(place: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(place[k] for k in at_sample)
+
+    found = []
+    for _, places in groupby(sorted(reference.places, key=sample), key=sample):
+        units = list(places)
+        kernel = [[reference.kernel(a, b) for b in units] for a in units]
+        divisor = remedy.divisor if remedy.divisor is not None else sympy.S.One
+        by = [Decimal(evaluate(divisor, _at(indices, place), reference.point)) for place in units]
+        if any(value <= 0 for value in by) or not any(any(row) for row in kernel):
+            raise NotEvaluable("a divisor that is not positive, or a sample that nothing moves")
+        found.append((kernel, by))
+    return found
+
+
+def _at(indices: tuple[Index, ...], place: tuple[int, ...]) -> dict[Index, int]:
+    return dict(zip(indices, place, strict=True))
