@@ -47,6 +47,14 @@ class Format(StrEnum):
     HTML = "html"
 
 
+class Statistics(StrEnum):
+    """The input statistics for which ``solve`` gives the expected spread."""
+
+    GAUSSIAN = "gaussian"
+    RELU = "relu"
+    COVARIANCE = "covariance"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this room to the program."""
     for command in (derive, solve, latex, language, atlas):
@@ -107,13 +115,25 @@ def derive(
         _stop_unless_verified(data, quiet=as_json)
 
 
-def solve(layer: LayerName, angle: Angle = None, example: Example = None, as_json: AsJson = False) -> None:
-    """Solve for the maps that cancel a layer's divergence, with their properties."""
+def solve(
+    layer: LayerName,
+    angle: Angle = None,
+    inputs: Annotated[
+        Statistics | None, typer.Option("--inputs", help="Also the expected spread for inputs of these statistics.")
+    ] = None,
+    example: Example = None,
+    as_json: AsJson = False,
+) -> None:
+    """Solve for the maps that cancel a layer's divergence, with their properties; or rank what comes closest."""
     from derive.export.json_schema import solutions_to_json
+    from derive.export.remedies import best_lines, best_to_json, spread_lines, spread_to_json
     from derive.export.terminal import solutions_lines
 
-    data = solutions_to_json(_full(named_layer(layer, example), angle))
-    print_result(data if as_json else solutions_lines(data))
+    derivation = _full(named_layer(layer, example), angle)
+    data = {**solutions_to_json(derivation), "best": best_to_json(derivation)}
+    spread = {} if inputs is None else spread_to_json(derivation.layer, inputs.value)
+    data |= {"spread": spread} if spread else {}
+    print_result(data if as_json else [*solutions_lines(data), *best_lines(data["best"]), *spread_lines(spread)])
 
 
 def latex(

@@ -9,7 +9,7 @@
 
 What a step holds fixed has no gradient (``stop_gradient``): the statements are of first order in eta. A residual is
 what ``c K_ss`` differs from the identity by; its size is measured at random small points by the independent evaluation,
-as the root of the mean of ``|c K_ss - I|^2/m`` over samples, and that of the layer as it is with its best rate.
+as the root of the mean of ``|c K_ss - I|^2/m`` over samples, each remedy (and the layer as it is) at its best rate.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from derive.update import effective_update
 
 _SEEDS = (1, 2, 3)
 _AXIS, _SAMPLES = 3, 2
+_ROUNDING = 1e-30  # of decimals of 60 digits
 Matrix = list[list[Any]]
 
 
@@ -68,7 +69,7 @@ def remedies(layer: Layer) -> tuple[Remedy, ...]:
     The last entry, ``nothing``, is the layer as it is. Raises LayerError for a layer without parameters.
     """
     deriver = Deriver(layer)
-    factor, mean = deriver.classify(), _mean(deriver)
+    factor, mean = deriver.classify(), mean_over_units(deriver)
     unit = Mul(*(KroneckerDelta(i, deriver.primes[i]) for i in deriver.units))
     entry = factor.expression if factor.shape == "full" else unit * factor.expression
     found = [
@@ -83,7 +84,7 @@ def remedies(layer: Layer) -> tuple[Remedy, ...]:
     if isotropic is not None:
         says = "divide the output by the root of what is the same for every unit"
         found.append(_scaled(deriver, "scale-isotropic", says, isotropic, entry, unit))
-    nothing = Remedy("nothing", "the layer as it is, at its best rate", None, entry - unit, False)
+    nothing = Remedy("nothing", "the layer as it is", None, entry - unit, False)
     measured = [replace(remedy, size=_size(deriver, remedy)) for remedy in (*found, nothing)]
     return tuple(sorted(measured, key=lambda r: (r.size is None, round(r.size or 0.0, 9), r.changes_map)))
 
@@ -95,7 +96,7 @@ def _exact(shape: str) -> Remedy:
     return Remedy("divide-units", "divide each unit's gradient by its self factor", None, sympy.S.Zero, False)
 
 
-def _mean(deriver: Deriver) -> Expr:
+def mean_over_units(deriver: Deriver) -> Expr:
     """Return the mean of the self factor over units: the trace over how many there are."""
     same = {deriver.primes[i]: i for i in deriver.output.indices}
     diagonal = normalise(rename(deriver.unfactored_kernel, same))
@@ -128,10 +129,11 @@ def _scaled(deriver: Deriver, name: str, says: str, divisor: Expr, entry: Expr, 
     derived = effective_update(mapped)
     factor = derived.self_factor
     scaled = factor.expression if factor.shape == "full" else unit * factor.expression
-    left, right = (rename(held.entry, change) for change in ({}, deriver.primes if name == "scale-units" else {}))
-    expected = entry / sympy.sqrt(left) / sympy.sqrt(right)
+    other = rename(held.entry, {i: deriver.primes[i] for i in deriver.units})
+    expected = entry / sympy.sqrt(held.entry) / sympy.sqrt(other)
     assert equal(_opened(scaled, held), _opened(expected, held)), f"{mapped.name}: not the scaled self factor"
-    return Remedy(name, says, divisor, scaled - unit, True, steps=(derived.step("self-factor"),))
+    residual = sympy.S.Zero if name == "scale-units" else entry / divisor - unit
+    return Remedy(name, says, divisor, residual, True, steps=(derived.step("self-factor"),))
 
 
 def _opened(expression: Expr, held: Definition) -> Expr:
@@ -144,28 +146,17 @@ def _size(deriver: Deriver, remedy: Remedy) -> float | None:
     """Return the size of a residual at random small points; None where nothing can be evaluated."""
     if remedy.name in ("solve-units", "divide-units"):
         return 0.0
-    total, count = Decimal(0), 0
-    kernels, divisors = [], []
     with REAL.context():
-        for seed in _SEEDS:
-            for positive in (False, True):
-                try:
-                    here = _matrices(deriver, remedy, seed, positive)
-                except NotEvaluable:
-                    continue
-                kernels += [k for k, _ in here]
-                divisors += [d for _, d in here]
-                break
+        kernels = [kernel for seed in _SEEDS for kernel in _divided(deriver, remedy, seed)]
         if not kernels:
             return None
-        if remedy.name == "nothing":
-            divisors = [[_best_rate(kernels)] * len(kernel) for kernel in kernels]
-        for kernel, by in zip(kernels, divisors, strict=True):
-            for i, row in enumerate(kernel):
-                for j, value in enumerate(row):
-                    total += (Decimal(value) / (by[i] * by[j]).sqrt() - int(i == j)) ** 2 / len(kernel)
-            count += 1
-        return float((total / count).sqrt())
+        rate = _best_rate(kernels)
+        total = Decimal(0)
+        for kernel in kernels:
+            cells = ((i, j, value) for i, row in enumerate(kernel) for j, value in enumerate(row))
+            total += sum((value / rate - int(i == j)) ** 2 for i, j, value in cells) / len(kernel)
+        size = float((total / len(kernels)).sqrt())
+        return 0.0 if size < _ROUNDING else size
 
 
 def _best_rate(kernels: list[Matrix]) -> Decimal:
@@ -175,8 +166,18 @@ def _best_rate(kernels: list[Matrix]) -> Decimal:
     return squares / traces
 
 
-def _matrices(deriver: Deriver, remedy: Remedy, seed: int, positive: bool) -> list[tuple[Matrix, list[Decimal]]]:
-    """Return the self factor of every sample at a point as a matrix over units, and the divisor of every unit."""
+def _divided(deriver: Deriver, remedy: Remedy, seed: int) -> list[Matrix]:
+    """Return the divided self factor of every sample at a point, entries of either sign or else positive ones."""
+    for positive in (False, True):
+        try:
+            return _matrices(deriver, remedy.divisor, seed, positive)
+        except NotEvaluable:
+            continue
+    return []
+
+
+def _matrices(deriver: Deriver, divisor: Expr | None, seed: int, positive: bool) -> list[Matrix]:
+    """Return the self factor of every sample at a point as a matrix over units, divided by roots of the divisor."""
     layer = deriver.layer
     sizes = {s: _AXIS if s.is_positive else 0 for s in layer.sizes if s.is_Symbol}
     sizes[BATCH.size] = _SAMPLES
@@ -187,17 +188,19 @@ def _matrices(deriver: Deriver, remedy: Remedy, seed: int, positive: bool) -> li
     at_sample = [k for k, i in enumerate(indices) if i in deriver.samples]
 
     def sample(place: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the part of a place that says which sample it is."""
         return tuple(place[k] for k in at_sample)
 
     found = []
     for _, places in groupby(sorted(reference.places, key=sample), key=sample):
         units = list(places)
-        kernel = [[reference.kernel(a, b) for b in units] for a in units]
-        divisor = remedy.divisor if remedy.divisor is not None else sympy.S.One
-        by = [Decimal(evaluate(divisor, _at(indices, place), reference.point)) for place in units]
-        if any(value <= 0 for value in by) or not any(any(row) for row in kernel):
-            raise NotEvaluable("a divisor that is not positive, or a sample that nothing moves")
-        found.append((kernel, by))
+        by = [Decimal(evaluate(divisor or sympy.S.One, _at(indices, place), reference.point)) for place in units]
+        if any(value <= 0 for value in by):
+            raise NotEvaluable("a divisor that is not positive")
+        both = list(zip(units, by, strict=True))
+        found.append([[Decimal(reference.kernel(a, b)) / (p * q).sqrt() for b, q in both] for a, p in both])
+    if not any(value for kernel in found for row in kernel for value in row):
+        raise NotEvaluable("nothing moves here")
     return found
 
 

@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 import sympy
-from sympy import Expr, KroneckerDelta, Mul
+from sympy import Expr, Indexed, KroneckerDelta, Mul
 
 from derive.algebra.index import Index
 from derive.algebra.nodes import Binder, IndexedSum, rename
@@ -82,13 +82,14 @@ class Softmax(_OfTwo):
         return self if argindex == 1 else -self
 
     @property
-    def place(self) -> dict[Index, Index] | None:
+    def place(self) -> dict[Index, Expr] | None:
         """What the bound indices of the whole are at this score, if the score is one of the whole's."""
         score, whole = self.args
         if not isinstance(whole, LogSumExp):
             return None
-        present = sorted((s for s in score.free_symbols if isinstance(s, Index)), key=Index.sort_key)
-        choices = [[i for i in present if i.size == b.size] for b in whole.bound]
+        places = {place for entry in score.atoms(Indexed) for place in entry.indices}
+        present = sorted(places, key=lambda place: (not isinstance(place, Index), str(place)))
+        choices = [[p for p in present if not isinstance(p, Index) or p.size == b.size] for b in whole.bound]
         found = (dict(zip(whole.bound, choice, strict=True)) for choice in product(*choices))
         return next((at for at in found if rename(whole.body, at) == score), None)
 

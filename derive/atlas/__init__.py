@@ -106,13 +106,16 @@ def rows(kept: Mapping[str, Row] | None = None) -> list[Row]:
 def _row(name: str, layer: Layer) -> Row:
     """Derive and check one layer."""
     from derive.export.summary import layer_row
+    from derive.remedies import remedies
     from derive.update import effective_update
 
     statuses: dict[str, int] = {}
     for step in effective_update(layer).check().steps:
         status = step.verdict.status.value
         statuses[status] = statuses.get(status, 0) + 1
-    return {**layer_row(name, layer), "source": source(layer), "steps": dict(sorted(statuses.items()))}
+    row = {**layer_row(name, layer), "source": source(layer), "steps": dict(sorted(statuses.items()))}
+    best = [] if row["maps"] else remedies(layer)
+    return {**row, "best": [{"name": r.name, "says": r.says, "size": r.size} for r in best]}
 
 
 def table_text(found: list[Row]) -> str:

@@ -53,15 +53,26 @@ def _says(row: Row) -> str:
 def _remedy(row: Row) -> str:
     maps = ", ".join(found["name"] for found in row["maps"])
     reasons = "; ".join(refusal["reason"] for refusal in row["refusals"])
-    return f"cancelled by {maps}" if maps else f"nothing cancels it: {reasons}"
+    return f"cancelled by {maps}" if maps else f"no map cancels it: {reasons}{_closest(row)}"
+
+
+def _closest(row: Row) -> str:
+    """Say what comes closest without solving for every unit, and how far the layer itself is from the ideal."""
+    sizes = {found["name"]: found["size"] for found in row["best"] if found["size"] is not None}
+    mean, nothing = sizes.get("divide-mean"), sizes.get("nothing")
+    if mean is None or nothing is None:
+        return ""
+    return (
+        f"; dividing each sample's gradient by the mean over units leaves {mean:.2f} of it, doing nothing {nothing:.2f}"
+    )
 
 
 def atlas_blocks(rows: Iterable[Row]) -> list[Block]:
     """Return the atlas as the blocks of one page."""
     known = {row["name"]: row for row in rows}
     lead = (
-        "Layers of the literature, each from a layer file with its source. Every formula below a forward map is derived "
-        "from it; every step was checked by independent evaluation, and the kernels are compared with automatic "
+        "Layers of the literature, each from a layer file with its source. Every formula below a forward map is derived"
+        " from it; every step was checked by independent evaluation, and the kernels are compared with automatic "
         "differentiation in float64 by the project's tests."
     )
     blocks: list[Block] = [Heading(0, ("An atlas of effective updates",)), Paragraph((lead,)), _overview(known)]

@@ -206,7 +206,8 @@ def _joined(operation: Callable[[Tensor, Tensor], Tensor], left: Named, right: N
 def _power(base: Tensor, exponent: Tensor) -> Tensor:
     """Return a power; whole powers by multiplication, so that a negative base has a slope."""
     number = float(exponent)
-    base = base if base.is_floating_point() or number >= 0 else base.double()
+    whole = number.is_integer() and number >= 0
+    base = base if base.is_floating_point() or whole else base.double()  # the root of a size is not of 32 bits
     if number == 0.5:
         return base.sqrt()
     if number == -0.5:
