@@ -20,6 +20,13 @@ Example = Annotated[
     str | None,
     typer.Option("--example", metavar="AXES", help="For MODULE:Class, the axes of its input, such as 'B n'."),
 ]
+Layers = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[LAYER|FILE.toml|MODULE:FACTORY ..]",
+        help="Layers, or files or modules with one each; all shipped layers if none.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The seed that all randomness follows from.")]
 
 
@@ -61,13 +68,7 @@ def run(
 
 
 def verify(
-    layers: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[LAYER|FILE.toml|MODULE:FACTORY ..]",
-            help="Layers, or files or modules with one each; all shipped layers if none.",
-        ),
-    ] = None,
+    layers: Layers = None,
     json: Json = False,
     device: Annotated[str, typer.Option(help="Where the modules run: cpu or cuda.")] = "cpu",
     full: Annotated[
