@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,8 +27,24 @@ Completed = subprocess.CompletedProcess[str]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--update``: rewrite the golden files instead of comparing with them."""
+    """Add ``--update`` and ``--skips-name``; see their help."""
     parser.addoption("--update", action="store_true", help="rewrite the golden files instead of comparing with them")
+    parser.addoption("--skips-name", metavar="REGEX", help="fail if a test is skipped for a reason without a match")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run with ``--skips-name`` in which a test was skipped for another reason; say which."""
+    allowed, reporter = (
+        session.config.getoption("--skips-name"),
+        session.config.pluginmanager.get_plugin("terminalreporter"),
+    )
+    if allowed is None or reporter is None:
+        return
+    reasons = {str(report.longrepr[2]) for report in reporter.stats.get("skipped", ())}
+    for reason in sorted(reason for reason in reasons if not re.search(allowed, reason)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line(f"\nerror: tests may be skipped here for {allowed!r} only, but: {reason}", red=True)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ MOST_REGISTERS = 64  # four blocks of 256 threads a multiprocessor
 MOST_SHARED = 8192
 MOST_FRAME = 64  # bytes of a thread's stack
 
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, the compiler for a GPU")
 
 
 @functools.cache
@@ -122,7 +122,7 @@ def has_nvrtc():
         return False
 
 
-@pytest.mark.skipif(not has_nvrtc(), reason="needs cuda.core and NVRTC")
+@pytest.mark.skipif(not has_nvrtc(), reason="needs cuda.core and NVRTC, the compiler for a GPU")
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_nvrtc_compiles_what_nvcc_compiles(host, folder, element, tmp_path, monkeypatch):
     """The way a user's machine takes: no headers, no compiler but the library."""

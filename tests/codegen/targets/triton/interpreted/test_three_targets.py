@@ -54,7 +54,7 @@ def test_the_angle_stands_in_every_language(package):
     assert re.search(r"turn = .*atan\(kept\)", tiles) and "turning = tl.where(" in tiles
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, the compiler for a GPU")
 def test_nvcc_has_nothing_to_say(package):
     command = ["nvcc", "-std=c++17", "-arch=sm_90", "--Werror", "all-warnings", "-DELEMENT=float", "-cubin"]
     source = package.place / file_of("cuda", "angle_like.cu")
