@@ -43,6 +43,7 @@ _KEY = os.environ.encodekey(VARIABLE) if hasattr(os.environ, "encodekey") and _S
 _ENOUGH = 2**10  # numbers of x, below which nothing is worth a second of the compiler
 _OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are compiled
 _PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
+_TOLD: list[str] = []  # what was warned of
 _THERE: dict[tuple[str, torch.dtype], bool] = {}
 _ON_HOST: dict[tuple[str, torch.dtype], Pair] = {}
 _AT_ONCE: dict[tuple[str, torch.dtype], Call] = {}  # the kernels among them, as autograd takes them
@@ -175,10 +176,17 @@ def _is_compiled(home: str, dtype: torch.dtype) -> bool:
     try:
         module.KERNELS.on(torch.empty(0, dtype=dtype))
     except import_module(".kernel_cache", __package__).KernelError as problem:
-        mend = f"The map is computed by torch's operations; {VARIABLE}=torch asks for them and ends this warning"
-        warnings.warn(f"{problem}\n{mend}", RuntimeWarning, stacklevel=2)
+        _tell(problem)
         return False
     return True
+
+
+def _tell(problem: Exception) -> None:
+    """Warn once that there are no kernels: what keeps one map from having them keeps others too."""
+    if not _TOLD:
+        _TOLD.append(str(problem))
+        mend = f"Maps are computed by torch's operations; {VARIABLE}=torch asks for them and ends this warning"
+        warnings.warn(f"{problem}\n{mend}", RuntimeWarning, stacklevel=2)
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -190,7 +198,20 @@ def _best(home: str, short: bool, device: int) -> str:
     """Return the backend for a CUDA device that is preferred among those that are there, and load it."""
     if torch.version.cuda is None or torch.cuda.get_device_capability(device) < _OLDEST_GPU:
         return "torch"
-    return next((b for b in _PREFERRED[short] if not _lack(b, home) and _load(b, home)), "torch")
+    return next((b for b in _PREFERRED[short] if not _lack(b, home) and _is_kept(b) and _load(b, home)), "torch")
+
+
+def _is_kept(backend: str) -> bool:
+    """Return whether what a backend compiles can be kept on disk, where this package does so; warn if not."""
+    if backend != "cuda":
+        return True
+    cache = import_module(".kernel_cache", __package__)
+    try:
+        cache.folder()
+    except cache.KernelError as problem:
+        _tell(problem)
+        return False
+    return True
 
 
 @constant

@@ -23,11 +23,11 @@ def folder() -> Path:
     """Return the folder of compiled kernels, made with mode 0700 if it is not there.
 
     It is named by the environment variable AFFINE_DIVERGENCE_CACHE, else ``affine-divergence`` in the user's cache
-    folder. Raise ``KernelError`` if it cannot be made, or if another user owns it or may write to it.
+    folder, or for a user without a home a folder of the user's own among temporary files. Raise ``KernelError`` if it
+    cannot be made, or if another user owns it or may write to it.
     """
     chosen = os.environ.get(VARIABLE)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = Path(chosen) if chosen else home / "affine-divergence"
+    path = Path(chosen) if chosen else _usual()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
@@ -46,17 +46,35 @@ def folder() -> Path:
     return path
 
 
+def _usual() -> Path:
+    """Return where the folder is if nothing names it."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "affine-divergence"
+    except RuntimeError:  # neither HOME nor an entry among the system's users
+        user = os.geteuid() if hasattr(os, "geteuid") else "user"
+        return Path(tempfile.gettempdir(), f"affine-divergence-{user}")
+
+
 def cached(key: str, make: Callable[[], bytes], kind: str = "cubin") -> bytes:
-    """Return the code of a key, a name in hexadecimal: from the folder, or made and put there, by one process alone."""
+    """Return the code of a key, a name in hexadecimal: from the folder, or made and put there, by one process alone.
+
+    Raise ``KernelError`` where the folder cannot be written to or is full.
+    """
     path = folder() / f"{key}.{kind}"
-    found = _read(path)
-    if found is not None:
-        return found
-    with _lock(path.with_suffix(".lock")):
-        found = _read(path)  # another process may have been faster
-        if found is None:
-            found = make()
-            _write(path, found)
+    try:
+        found = _read(path)
+        if found is not None:
+            return found
+        with _lock(path.with_suffix(".lock")):
+            found = _read(path)  # another process may have been faster
+            if found is None:
+                found = make()
+                _write(path, found)
+    except OSError as problem:
+        raise KernelError(
+            f"compiled kernels cannot be kept in {path.parent} ({problem.strerror or problem}); name another folder in "
+            f"{VARIABLE}"
+        ) from None
     return found
 
 

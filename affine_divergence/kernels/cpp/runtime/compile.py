@@ -6,6 +6,7 @@ included or linked: a kernel gets addresses and lengths. Python's headers are us
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +59,13 @@ def compiled(source: Path, dtype: torch.dtype) -> Any:
     parts = ("\0".join(texts), " ".join((*command, *_python())), _state(command[0]), _processor())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     binary = cached(key, lambda: _compile(source, command), "so")
-    try:
-        return loaded(binary, folder())
-    except (OSError, ImportError) as problem:
-        raise KernelError(f"the compiled kernels of {source.name} cannot be loaded: {problem}") from None
+    problems: list[Exception] = []
+    for place in (folder(), Path(tempfile.gettempdir())):  # a folder that was filled beforehand may be read-only
+        try:
+            return loaded(binary, place)
+        except (OSError, ImportError) as problem:
+            problems.append(problem)
+    raise KernelError(f"the compiled kernels of {source.name} cannot be loaded: {problems[0]}")
 
 
 def _compiler() -> list[str]:
@@ -108,10 +113,20 @@ def _with_headers(source: Path) -> list[str]:
     return [text, *((source.parent / name).read_text(encoding="utf-8") for name in names)]
 
 
+@contextlib.contextmanager
+def _temporary(source: Path) -> Iterator[str]:
+    """Hold a folder for what the compiler writes; ``KernelError`` where there is no room for one."""
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            yield place
+    except OSError as problem:
+        raise KernelError(f"there is no place to compile {source.name} in: {problem}") from None
+
+
 def _compile(source: Path, command: list[str]) -> bytes:
     """Compile for this machine, with threads if the compiler has them; ``KernelError`` with its messages if not."""
     messages = ""
-    with tempfile.TemporaryDirectory() as place:
+    with _temporary(source) as place:
         result = Path(place, "kernels.so")
         for options in [(*machine, *more) for machine in _MACHINES for more in dict.fromkeys((_python(), ()))]:
             try:
@@ -125,7 +140,7 @@ def _compile(source: Path, command: list[str]) -> bytes:
                 )
             except (OSError, subprocess.TimeoutExpired) as problem:
                 raise KernelError(f"{command[0]} could not compile {source.name}: {problem}") from None
-            if done.returncode == 0:
+            if done.returncode == 0 and result.is_file():
                 return result.read_bytes()
             messages = messages or done.stderr
-    raise KernelError(f"{command[0]} could not compile {source.name}: {messages.strip()}")
+    raise KernelError(f"{command[0]} could not compile {source.name}: {messages.strip() or 'it wrote no code'}")

@@ -26,6 +26,7 @@ def forgetful(monkeypatch):
     monkeypatch.delenv(backends.VARIABLE, raising=False)
     monkeypatch.setattr(backends, "_ON_HOST", {})
     monkeypatch.setattr(backends, "_THERE", {})
+    monkeypatch.setattr(backends, "_TOLD", [])
     monkeypatch.setattr(backends, "_AT_ONCE", {})
     for cached in (backends._lack, cpp_compile.compiled):
         cached.cache_clear()

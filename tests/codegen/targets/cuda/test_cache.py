@@ -52,7 +52,7 @@ def test_a_failure_leaves_nothing(cache, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache.os, "replace", fails)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(cache.KernelError, match=r"No space left on device\); name another folder"):
         cache.cached("ab", lambda: b"code")
     assert names(tmp_path / "kernels") == []
 
