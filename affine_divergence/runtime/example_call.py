@@ -6,8 +6,9 @@ modes are then what they were.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def called_by(model: nn.Module, example: object, layers: Collection[nn.Module]) 
                 owners[key][1].append(module)
     watch = _Watch(owners)
     watched = {id(m): m for _, modules in owners.values() for m in modules}
-    with _as_it_was(model), torch.no_grad(), torch.random.fork_rng(), watch:
+    with _as_it_was(model), _uncompiled(), torch.no_grad(), torch.random.fork_rng(), watch:
         own = {key: m.__dict__.get("forward") for key, m in watched.items()}
         try:
             for module in watched.values():
@@ -82,6 +83,11 @@ def called_by(model: nn.Module, example: object, layers: Collection[nn.Module]) 
     return watch.called & ids, {key: word for key, word in watch.direct.items() if key in ids}
 
 
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Return a context in which compiled modules run as they were written, if anything was compiled."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation, and its buffers and modes back at the end."""
@@ -95,7 +101,8 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        model.eval()
+        for module, _ in modes:
+            module.training = False  # ``eval`` of some modules does more
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -95,13 +95,14 @@ def images(mesh):
 
 def network():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4, bias=False), nn.Tanh(), nn.Linear(4, 6)).double()
+    layers = nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 32, bias=False), nn.Tanh(), nn.Linear(32, 64)
+    model = nn.Sequential(*layers).double()  # large enough for kernels, where there are some
     ad.convert(model, without_bias="norm-like")
     model[4].bias.data.normal_()
     return model
 
 
-def stepped(model, x, lr=0.5):
+def stepped(model, x, lr=0.01):
     """Return the output before and after a step of descent, and the parameters after it."""
     first = model(x)
     (first - 1).square().sum().backward()
@@ -116,13 +117,11 @@ def assert_same_step(model, single, x, **given):
 
 def styles(mesh):
     """A network whose layers are split by columns and rows takes the step that it takes whole."""
-    x = torch.linspace(-2, 2, 30).view(5, 6).double()
+    x = torch.linspace(-2, 2, 32 * 64).view(32, 64).double()
     plan = {"0": ad.ColwiseParallel(), "2": ad.RowwiseParallel()}
     model = parallelize_module(network(), mesh, plan)
-    assert [p.placements for p in model[0].parameters()] == [(Shard(0),)] * 2 and model[0].weight.to_local().shape == (
-        4,
-        6,
-    )
+    assert [p.placements for p in model[0].parameters()] == [(Shard(0),)] * 2
+    assert model[0].weight.to_local().shape == (24, 64)
     assert model[2].weight.placements == (Shard(1),) and model[2].weight.requires_grad
     assert_same_step(model, network(), x)
     plan = {"2": ad.ColwiseParallel(output_layouts=Replicate()), "4": ad.RowwiseParallel(input_layouts=Replicate())}
@@ -130,7 +129,7 @@ def styles(mesh):
     kept = parallelize_module(network(), mesh, {"0": ad.ColwiseParallel(use_local_output=False)})[0](x)
     assert isinstance(kept, DTensor) and kept.placements == (Shard(-1 + kept.dim()),)
     for style, layer, error in (
-        (ad.ColwiseParallel(), nn.Linear(6, 8), TypeError),
+        (ad.ColwiseParallel(), nn.Linear(64, 8), TypeError),
         (ColwiseParallel(), network()[0], NotImplementedError),
     ):
         try:
@@ -147,7 +146,7 @@ def styles(mesh):
 
 def fsdp(mesh):
     """``fully_shard`` around converted layers, and what convert and revert say of layers that it holds."""
-    x, model = torch.linspace(-2, 2, 30).view(5, 6).double(), network()
+    x, model = torch.linspace(-2, 2, 32 * 64).view(32, 64).double(), network()
     for layer in (model[0], model[2]):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)

@@ -64,7 +64,11 @@ def test_the_term_is_in_the_weight_and_not_beside_the_layer():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 8).double())
     ad.convert(model)
-    W, b, x = model[0].weight, model[0].bias, torch.randn(5, 16, dtype=torch.float64)
+    W, b, x = (
+        model[0].weight,
+        model[0].bias,
+        torch.randn(80, 16, dtype=torch.float64),
+    )  # enough for kernels, where there are some
     model = peft.get_peft_model(model, config(target_modules=["0"]), autocast_adapter_dtype=False).double()
     layer = model.base_model.model[0]
     A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -88,6 +92,19 @@ def test_a_layer_whose_kappa_is_changed_later_still_merges():
     model.base_model.model.first.base_layer.kappa = 0.25
     before = model(X)
     assert distance(model.merge_and_unload()(X), before) < 5e-7
+
+
+def test_an_adapted_projection_of_attention_and_a_compiled_model():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).eval()
+    ad.convert(model)
+    x = torch.randn(2, 5, 8)
+    model = peft.get_peft_model(model, config(target_modules=["out_proj", "linear1"])).eval()
+    before = model(x)
+    assert distance(torch.compile(model, backend="eager")(x), before) < 5e-7
+    with torch.no_grad():
+        assert distance(model(x), before) < 5e-7, "no fast path past the adapters"
+    assert distance(model.merge_and_unload()(x), before) < 5e-7
 
 
 def test_half_precision_dropout_and_several_adapters():

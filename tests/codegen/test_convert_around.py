@@ -91,6 +91,20 @@ def test_examples_are_given_as_the_model_takes_them():
     assert ad.convert(encoder, example=torch.randn(2, 3, 4)).uncalled == ()
 
 
+def test_an_example_reaches_compiled_and_exported_modules():
+    x = torch.randn(3, 4)
+    part = nn.Sequential(torch.compile(nn.Linear(4, 4), backend="eager"), nn.ReLU())
+    whole = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), backend="eager")
+    here = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    here.compile(backend="eager")
+    for model in (part, whole, here):
+        model(x)
+        report = ad.convert(model, example=x)
+        assert len(report.replaced) == 1 and report.uncalled == ()
+    exported = torch.export.export(nn.Sequential(nn.Linear(4, 4)), (x,)).module()
+    assert not ad.convert(exported, example=x).replaced
+
+
 def quantised():
     layer = nn.Linear(4, 4)
     layer.weight = nn.Parameter(TwoTensor(torch.randn(4, 4), torch.randn(4, 4)))
