@@ -108,7 +108,7 @@ class GatheringEmitter(Emitter):
         if not isinstance(score, Masked):
             return self._value(self.without_sums(score)), sympy.S.One
         plain, mask = self._value(self.without_sums(score.args[0])), self._value(self.without_sums(score.args[1]))
-        return self._value(sympy.Piecewise((plain, sympy.Eq(mask, 1)), (-sympy.oo, True))), plain
+        return self._value(sympy.Piecewise((-sympy.oo, sympy.Eq(mask, 0)), (plain, True))), plain
 
     def _peak(self, entry: Indexed, bound: Sequence[Index]) -> Indexed:
         left = tuple(i for i in entry.indices if i not in bound)

@@ -90,8 +90,42 @@ LAYERS = {  # a file, and its twin
         ),
         lambda x, w, c: _banded(x @ w) + torch.tensor([1.0, 2, 2, 2, 2], dtype=x.dtype) * (x @ c),
     ),
+    "rotated": (
+        toml(
+            "rotated", "n T", "x: T n", "Q: 4 n", "z: T 4",
+            "q[t,a] = sum[j](Q[a,j]*x[t,j])",
+            "z[t,a] = cos(q[t,a]) + where(a < 2, -1, 1)*q[t,(a + 2) % 4]*sin(q[t,a // 2])",
+        ),
+        lambda x, Q: _rotated(x @ Q.T),
+    ),
+    "wrapped": (
+        toml(
+            "wrapped", "n T", "x: n T", "W: n 3, w: 2", "z: T",
+            "u[p:T] = sum[a,k](W[a,k]*x[a,(p + k - 1) % T])",
+            "z[p] = elu(u[p]) + sum[k](w[k]*u[clip(p - k, 0, T - 1)])",
+        ),
+        lambda x, W, w: _wrapped(x, W, w),
+    ),
+    "held": (
+        toml(
+            "held", "n m", "x: n", "W: m n", "z: m",
+            "u[i] = sum[j](W[i,j]*x[j])",
+            "z[i] = u[i]/(1 + stop_gradient(norm[k](u[k])))",
+        ),
+        lambda x, W: x @ W.T / (1 + (x @ W.T).norm(dim=-1, keepdim=True).detach()),
+    ),
 }  # fmt: skip
 layers = pytest.mark.parametrize("name", LAYERS)
+
+
+def _rotated(q):
+    turned = torch.cat([-q[..., 2:], q[..., :2]], -1)
+    return torch.cos(q) + turned * torch.sin(q[..., [0, 0, 1, 1]])
+
+
+def _wrapped(x, W, w):
+    u = functional.conv1d(functional.pad(x, (1, 1), mode="circular"), W[None])[:, 0]
+    return functional.elu(u) + w[0] * u + w[1] * torch.cat([u[:, :1], u[:, :-1]], 1)
 
 
 def _reduced(u):
@@ -154,7 +188,7 @@ def test_its_self_factor_is_that_of_automatic_differentiation(package, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pointwise", "causal", "reduced", "banded"])
+@pytest.mark.parametrize("name", ["pointwise", "causal", "reduced", "banded", "rotated", "wrapped", "held"])
 def test_kernels_in_c_do_the_same(tmp_path, monkeypatch, name):
     monkeypatch.syspath_prepend(tmp_path)
     write(build_layer(loads_spec(LAYERS[name][0]), targets=("torch", "cpp")), tmp_path / f"compiled_{name}")

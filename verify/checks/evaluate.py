@@ -42,7 +42,7 @@ _FUNCTIONS: dict[type[Expr], Callable[..., Any]] = {
     Quotient: np.floor_divide,
     Remainder: np.mod,
     Softmax: lambda a, whole: np.exp(a - whole),
-    Masked: lambda a, mask: np.where(mask == 1, a, -np.inf),
+    Masked: lambda a, mask: np.where(mask != 0, a, -np.inf),
     Attains: lambda a, largest: np.isclose(a, largest, rtol=1e-12, atol=0).astype(float),
 }
 _REDUCTIONS: dict[type[Expr], Callable[..., Any]] = {

@@ -145,7 +145,7 @@ class Formula:
             KroneckerDelta: lambda a, b: (a == b).to(self._like.dtype),
             Within: lambda a, n: ((a >= 0) & (a < n)).to(self._like.dtype),
             AtMost: lambda a, b: (a <= b).to(self._like.dtype),
-            Masked: lambda a, mask: torch.where(mask == 1, a, -torch.inf),
+            Masked: lambda a, mask: torch.where(mask != 0, a, -torch.inf),
             Quotient: lambda a, d: torch.div(a, d, rounding_mode="floor"),
             Remainder: torch.remainder,
             Softmax: lambda a, whole: torch.exp(a - whole),
