@@ -114,8 +114,9 @@ class _Formula(Reducing):
         for scalars in (self.names.sizes, self.names.scalars):
             if name in scalars:
                 return scalars[name]
-        if name in self.scope or name in self.names.offsets:
-            self.fail(node, f"index {name!r} stands as a number", "use it inside brackets only")
+        for integers in (self.scope, self.names.offsets):
+            if name in integers:
+                return integers[name]
         if name not in self.names.tensors:
             self.unknown(node)
         named = self.names.tensors[name]

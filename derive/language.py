@@ -20,6 +20,7 @@ EXAMPLES = (
     ("a mean and a deviation", "z[i] = (u[i] - mean[a](u[a]))/sqrt(var[a](u[a]) + 0.001)"),
     ("a running sum", "z[t, j] = cumsum[t](w[j]*Y[t, j])"),
     ("a look-up", "z[i] = E[token[0], i]"),
+    ("a position as a number", "z[t, r] = S[t, r] - 0.5*(t - r)"),
     ("a setting as exponent", "z[i] = sum[j](W[i, j]*abs(x[j])**alpha)"),
     ("a scale held fixed", "z[i] = u[i]/stop_gradient(norm[a](u[a]))"),
 )
@@ -57,7 +58,7 @@ _INDICES = (
 
 
 def _names() -> list[str]:
-    lines = ["FORMULAS", "  + - * / ** (exponents: numbers and settings), decimals, pi, sizes as numbers"]
+    lines = ["FORMULAS", "  + - * / ** (exponents: numbers and settings), decimals, pi; sizes and indices as numbers"]
     plain = [name for name in FUNCTIONS if name not in DEFINITIONS]
     assert set(ELEMENTARY) <= set(plain)
     lines.append(f"  functions     {' '.join(plain)}")

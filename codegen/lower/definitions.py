@@ -16,7 +16,7 @@ from codegen.lower.functions import printable
 from codegen.lower.sums import Emitter
 from derive.algebra.eliminate import is_guard
 from derive.algebra.index import Index
-from derive.algebra.nodes import IndexedSum
+from derive.algebra.nodes import Binder, IndexedSum
 from derive.algebra.normal import normalise
 from derive.algebra.reductions import Reduction, Softmax
 from derive.errors import UsageError
@@ -41,7 +41,7 @@ def lower(layer: Layer) -> Program:
             raise LoweringError(
                 f"layer {layer.name!r}: {definition.name!r} has no axis; code needs at least the batch axis"
             )
-        _refuse_bare_indices(definition.expression, layer.name)
+        refuse_bare_indices(definition.expression, layer.name)
         form = normalise(printable(definition.expression))
         _refuse(form, layer.name)
         try:
@@ -90,13 +90,15 @@ def _outside_sums(expression: Expr) -> Iterator[Expr]:
             yield from _outside_sums(part)
 
 
-def _refuse_bare_indices(expression: Expr, layer: str) -> None:
-    """An index is only a name of a position: its number is not part of the language."""
+def refuse_bare_indices(expression: Expr, layer: str) -> None:
+    """Raise ``LoweringError`` for an index that stands as a number, outside brackets and conditions."""
     if isinstance(expression, Indexed) or is_guard(expression):
         return
     if isinstance(expression, Index):
-        raise LoweringError(f"layer {layer!r}: the index {expression} is used as a number; use it inside brackets only")
-    parts = (expression.body,) if isinstance(expression, IndexedSum) else expression.args
+        raise LoweringError(
+            f"layer {layer!r}: no code yet for the index {expression} used as a number; give the numbers as an input"
+        )
+    parts = (expression.body,) if isinstance(expression, Binder) else expression.args
     for part in parts:
         if (isinstance(part, Expr) and not isinstance(part, Symbol)) or isinstance(part, Index):
-            _refuse_bare_indices(part, layer)
+            refuse_bare_indices(part, layer)

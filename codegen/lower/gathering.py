@@ -19,6 +19,7 @@ from sympy import Expr, Indexed, Mul
 
 from codegen.ir.program import Gather, Instruction, Mask, Peak, Pointwise, Program, Value, name_of
 from codegen.lower.arrange import support
+from codegen.lower.definitions import refuse_bare_indices
 from codegen.lower.functions import printable
 from codegen.lower.gather_layout import indices_of, placement
 from codegen.lower.sums import Emitter, Key
@@ -45,6 +46,7 @@ def lower_gathered(layer: Layer) -> Program:
     emitter = GatheringEmitter({v.name: v for v in inputs}, taken=taken)
     for definition in definitions:
         word = "forward" if definition is layer.output else f"define-{definition.name}"
+        refuse_bare_indices(definition.expression, layer.name)
         target = Value(definition.name, definition.indices)
         emitter.assign(target, normalise(printable(definition.expression)), f"{layer.name}/{word}")
     return Program(layer.name, inputs, layer.scalars, tuple(emitter.instructions), (layer.output.name,))

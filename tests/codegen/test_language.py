@@ -11,7 +11,9 @@ import torch
 from torch.nn import functional
 
 from codegen.compiler import build_layer
+from codegen.lower.definitions import LoweringError
 from codegen.package import write
+from derive.errors import UsageError
 from derive.spec import loads_spec
 from tests.codegen.layer_files import toml
 
@@ -198,3 +200,13 @@ def test_kernels_in_c_do_the_same(tmp_path, monkeypatch, name):
     torch.testing.assert_close(found, twin, rtol=1e-12, atol=1e-12)
     wanted = torch.autograd.grad(twin.sin().sum(), given)
     torch.testing.assert_close(torch.autograd.grad(found.sin().sum(), given), wanted, rtol=1e-11, atol=1e-12)
+
+
+def test_an_index_as_a_number_has_no_code_yet():
+    with pytest.raises(LoweringError, match="index t used as a number; give the numbers as an input"):
+        build_layer(loads_spec(toml("late", "n T", "x: T n", "w: n", "z: T", "z[t] = t*sum[j](w[j]*x[t,j])")))
+
+
+def test_a_product_over_an_axis_has_no_code_yet():
+    with pytest.raises(UsageError, match=r"no code yet for prod\[..\]"):
+        build_layer(loads_spec(toml("many", "n m", "x: n", "W: m n", "z: m", "z[i] = prod[j](W[i,j]*x[j])")))

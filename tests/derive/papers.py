@@ -34,6 +34,15 @@ def _grouped(v: V) -> Tensor:
     return F.scaled_dot_product_attention(q, k, u, is_causal=True).transpose(1, 2).flatten(2)
 
 
+def _alibi(v: V) -> Tensor:
+    """Attention weights with a penalty on distance, causal."""
+    q, k = (torch.einsum("aj,stj->sta", v[name], v["x"]) for name in ("Q", "K"))
+    place = torch.arange(q.shape[1])
+    distance = place[:, None] - place
+    scores = q @ k.mT / 2**0.5 - 0.5 * distance
+    return scores.masked_fill(distance < 0, -torch.inf).softmax(-1)
+
+
 def _delta_rule(v: V) -> Tensor:
     """Two steps of the delta rule (Schlag et al. 2021): ``S += beta (value - S k) k^T``, then read by the query."""
     k, u, q = (torch.einsum("ij,stj->sti", v[name], v["x"]) for name in ("K", "U", "Q"))
@@ -140,6 +149,17 @@ PAPERS: dict[str, Made] = {
         "C:m,n w:m",
         ("z[i] = exp(-w[i]**2*sum[j]((x[j] - C[i,j])**2))",),
         lambda v: torch.exp(-(v["w"] ** 2) * (v["x"][:, None] - v["C"]).square().sum(-1)),
+    ),
+    "alibi": Made(  # Press et al. 2021
+        "n=2 T=3",
+        "x:T,n",
+        "Q:2,n K:2,n",
+        (
+            "S[t,l] = sum[a:2](sum[j](Q[a,j]*x[t,j])*sum[j](K[a,j]*x[l,j]))",
+            "z[t,l] = softmax[l](S[t,l]/sqrt(2) - 0.5*(t - l), l <= t)",
+        ),
+        _alibi,
+        output="T,T",
     ),
     "held": Made(  # a scale that the step holds fixed
         "n=2 m=2",
