@@ -180,6 +180,8 @@ def _embedding() -> Iterator[tuple[str, Case]]:
     ad, x = target.package(), torch.tensor([1])
     rare = nn.Embedding(5, 3, scale_grad_by_freq=True)
     yield "Embedding with scale_grad_by_freq", refusal(lambda: ad.self_factor(rare, x), ValueError)
+    long = nn.Embedding(5, 3, max_norm=0.5)
+    yield "Embedding with max_norm", refusal(lambda: ad.self_factor(long, x), ValueError)
 
 
 def _bags() -> Iterator[tuple[str, Case]]:

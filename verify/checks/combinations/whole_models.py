@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -142,6 +143,57 @@ def _copied(generator: torch.Generator) -> float:
     return max(found, error(other(x), plain(x)), said(type(model[0]).__name__ == "AffineLike"))
 
 
+def _recorded(generator: torch.Generator) -> float:
+    """A model made anew from a record that went through JSON, with a setting that was changed."""
+    ad = target.package()
+    model, x = _model(), _normal(generator, 2, 4)
+    ad.convert(model, without_bias="norm-like")
+    model[3].kappa = 0.25
+    other = _model()
+    ad.restore(other, json.loads(json.dumps(ad.record(model))))
+    other.load_state_dict(model.state_dict())
+    u = model[:3](x)
+    halved = 0.5 * ad.functional.affine_like(u, model[3].weight, model[3].bias)
+    return max(error(other(x), model(x)), error(other[:4](x), halved), said(ad.record(other) == ad.record(model)))
+
+
+def _changed(generator: torch.Generator) -> float:
+    """What was wrapped after its conversion is not put back: its wrapper would call another forward."""
+    ad = target.package()
+    model, x = _model(), _normal(generator, 2, 4)
+    ad.convert(model)
+    first = model[0].forward
+    model[0].forward = lambda x: 2 * first(x)
+    parametrizations.weight_norm(model[3])
+    before = model[0](x), model[3](x)
+    report = ad.revert(model)
+    kept = max(error(model[0](x), before[0]), error(model[3](x), before[1]))
+    return max(kept, said(not report.replaced and {s.name for s in report.skipped} == {"0", "3"}))
+
+
+class _Reader(nn.Module):
+    """A module that reads a layer's weight in its source, and one where only a call shows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.hidden, self.called, self.idle = (nn.Linear(4, 4).double() for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what four layers make of ``x``, two of them past their forward."""
+        hidden = self.hidden
+        z: Tensor = self.called(x @ self.seen.weight.t() @ hidden.weight.t())
+        return z
+
+
+def _around(generator: torch.Generator) -> float:
+    ad = target.package()
+    source = {r.name for r in ad.convert(_Reader(), dry_run=True).replaced}
+    model = _Reader()
+    report = ad.convert(model, example=_normal(generator, 2, 4))
+    called = {r.name for r in report.replaced} == {"called", "idle"} and report.uncalled == ("idle",)
+    return said(source == {"hidden", "called", "idle"} and called and type(model.hidden) is nn.Linear)
+
+
 def cases() -> Iterator[tuple[str, Case]]:
     """Yield the cases of whole models."""
     ad = target.package()
@@ -155,6 +207,11 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "what cannot be converted", _odd
     yield "a model that is a layer", _single
     yield "a copy, put back", _copied
+    yield "a record, restored", _recorded
+    yield "what was changed since", _changed
+    yield "weights that are read by the code around, and layers that are not called", _around
+    yield "no record", refusal(lambda: ad.restore(_model(), {"layers": []}), ValueError)
+    yield "nothing to record", refusal(lambda: ad.record(_model()), ValueError)
     yield "no module", refusal(lambda: ad.convert("model"), TypeError)
     yield "no filter", refusal(lambda: ad.convert(_model(), "all"), TypeError)
     yield "an unknown word", refusal(lambda: ad.convert(_model(), without_bias="drop"), ValueError)
