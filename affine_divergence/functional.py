@@ -6,8 +6,6 @@ float32, float64. Under autocast products are taken in autocast's type, row scal
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from .kernels.torch.affine_like import AffineLike, AffineLikeReverse
@@ -58,8 +56,8 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0, *, 
             "affine_like: the bias is None; the non-normalising affine-like map exists only with a bias; keep the "
             "bias, or use NormLike"
         )
-    if type(kappa) is not float or not 0.0 < kappa < math.inf:
-        kappa = check_kappa("affine_like", kappa, above=0.0)
+    if type(kappa) is not float or not 0.0 + 2e-7 < kappa < 4e9:
+        kappa = check_kappa("affine_like", kappa, 0.0, getattr(x, "dtype", None))
     run = at_once("affine_like.AffineLike", backend, x, weight, bias)
     if run is not None:
         return run(x, weight, bias, kappa)
@@ -103,8 +101,8 @@ def norm_like(
     """
     if kappa is None:
         kappa = 1.0 if bias is None else 2.0
-    if type(kappa) is not float or not (0.0 if bias is None else 1.0) < kappa < math.inf:
-        kappa = check_kappa("norm_like", kappa, above=0.0 if bias is None else 1.0)
+    if type(kappa) is not float or not (0.0 if bias is None else 1.0) + 2e-7 < kappa < 4e9:
+        kappa = check_kappa("norm_like", kappa, 0.0 if bias is None else 1.0, getattr(x, "dtype", None))
     home = "norm_like.NormLike" if bias is not None else "norm_like_without_bias.NormLikeWithoutBias"
     run = None if center else at_once(home, backend, x, weight, bias)
     if run is not None:

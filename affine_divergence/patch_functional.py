@@ -21,7 +21,7 @@ from .runtime.patch_checks import (
     check_shapes,
     each_axis,
 )
-from .runtime.patches import Geometry, split
+from .runtime.patches import ROOM, Geometry, split
 
 __all__ = [
     "patch_norm_conv1d", "patch_norm_conv2d", "patch_norm_conv3d", "patch_norm_conv_transpose1d",
@@ -315,7 +315,7 @@ def _convolution(
 ) -> Tensor:
     form, center, kappa, recompute, backend = settings
     chosen = choose(name, CONVOLUTIONS, form, center, bias is not None)
-    kappa = check_kappa(name, chosen.kappa if kappa is None else kappa, above=chosen.above)
+    kappa = check_kappa(name, chosen.kappa if kappa is None else kappa, chosen.above, getattr(x, "dtype", None), ROOM)
     x, weight, bias = as_one_type(name, x, weight, bias)
     groups = given[3]
     check_shapes(name, axes, x, weight, bias, groups, transposed=False)
@@ -340,7 +340,7 @@ def _transposed(
 ) -> Tensor:
     form, center, kappa, recompute, backend = settings
     chosen = choose(name, TRANSPOSED, form, center, bias is not None)
-    kappa = check_kappa(name, chosen.kappa if kappa is None else kappa, above=chosen.above)
+    kappa = check_kappa(name, chosen.kappa if kappa is None else kappa, chosen.above, getattr(x, "dtype", None), ROOM)
     x, weight, bias = as_one_type(name, x, weight, bias)
     groups = given[3]
     check_shapes(name, axes, x, weight, bias, groups, transposed=True)

@@ -8,19 +8,26 @@ import torch
 from torch import Tensor, is_autocast_enabled
 
 from .operands import check_dense, constant, is_dense
+from .rows import check_range
 
 INITS = ("variance-preserving", "torch")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_kappa(name: str, kappa: object, above: float) -> float:
-    """Return ``kappa`` as a float; TypeError if it is no number, ValueError if it is not finite and above the bound."""
-    if type(kappa) is float and above < kappa < math.inf:  # as modules keep it
+def check_kappa(name: str, kappa: object, above: float, dtype: torch.dtype | None = None, room: float = 1.0) -> float:
+    """Return ``kappa`` as a float; TypeError if it is no number, ValueError if it is not finite and above the bound.
+
+    With the type of the input, ValueError too for a kappa that arithmetic in this type cannot tell from its bound, or
+    whose root, which scales every sample, is not in its range with as much ``room`` above.
+    """
+    if type(kappa) is float and above + 2e-7 < kappa < 4e9 / room**2:  # as modules keep it, and fine in every type
         return kappa
     if isinstance(kappa, bool) or not isinstance(kappa, int | float):
         raise TypeError(f"{name}: kappa is a {type(kappa).__name__}; give a number, it is a setting and not a tensor")
     if not (above < kappa < math.inf):
         raise ValueError(f"{name}: kappa is {kappa}; give a finite number above {above:g}, where the scale is real")
+    if isinstance(dtype, torch.dtype):
+        check_range(name, float(kappa), above, dtype, room)
     return float(kappa)
 
 

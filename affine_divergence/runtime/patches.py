@@ -19,6 +19,7 @@ from .rows import is_visible
 
 _CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
 _FEW = 2**13  # numbers
+ROOM = 2.0**9  # by which entries of a rescaled image may lie above the root of kappa: see ``longest``
 _TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 

@@ -20,6 +20,22 @@ _ADDED = 256  # numbers that are added up one after the other in the type they h
 _LONG = 2**11  # numbers of a row from which on it is added up in blocks
 
 
+def check_range(name: str, kappa: float, above: float, dtype: torch.dtype, room: float = 1.0) -> None:
+    """Raise ValueError for a kappa out of the range of a type: its root scales what is given in that type.
+
+    What is computed of kappa itself is in at least float32; there it must differ from its bound. Intermediate results
+    may be larger than the root by a factor, ``room``.
+    """
+    own, wide = torch.finfo(dtype), torch.finfo(torch.promote_types(dtype, torch.float32))
+    if dtype == torch.float64:  # cubes of the root are taken there
+        low, high = 1e-200, 1e200
+    else:
+        low, high = max(own.tiny**2, wide.tiny), min((own.max / room) ** 2, wide.max)
+    low = max(low, above * (1 + wide.eps))
+    if not low <= kappa <= high:
+        raise ValueError(f"{name}: kappa is {kappa}; with {dtype} give a number from {low:.9g} to {high:.6g}")
+
+
 def squared_length(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return columns (B, 1) ``peak`` and ``q`` of at least float32 with ``|x|^2 = peak^2 q`` for rows of ``x`` (B, n).
 

@@ -12,7 +12,7 @@ from torch._C import _is_tracing
 
 from .backends import Pair, chosen, chosen_for_rows
 from .operands import check_dense, constant
-from .rows import apply
+from .rows import apply, check_range
 
 Axes = tuple[str | int, ...]
 
@@ -100,7 +100,7 @@ class Samples:
         else:
             z = apply(*pair, *tensors, *settings)
         z = z if layout is None else layout.given_back(z, self._tensors[0].shape[0])
-        return z.reshape(*(self._lead or ()), *z.shape[1:]).to(self._dtype)
+        return z.reshape(*(self._lead or ()), *z.shape[1:]).to(self.dtype)
 
     def constant(self, value: float, axes: Sequence[int] = ()) -> Tensor:
         """Return a number at every sample, with the leading axes of the inputs and further ones."""
@@ -177,7 +177,7 @@ class Samples:
         if len(types) > 1:
             listed = ", ".join(sorted(str(t) for t in types))
             raise TypeError(f"{self._name}: the types differ ({listed}); convert with .to(), or use torch.autocast")
-        self._dtype = real[0].dtype
+        self.dtype = real[0].dtype
         return [t if t.is_floating_point() else t.long() for t in tensors]
 
 
@@ -191,12 +191,18 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def check_kappa(name: str, kappa: object, above: float) -> float:
-    """Return ``kappa`` as a float; TypeError if it is no number, ValueError if it is not finite and above the bound."""
+def check_kappa(name: str, kappa: object, above: float, dtype: torch.dtype | None = None) -> float:
+    """Return ``kappa`` as a float; TypeError if it is no number, ValueError if it is not finite and above the bound.
+
+    With the type of the input, ValueError too for a kappa that arithmetic in this type cannot tell from its bound, or
+    whose root, which scales every sample, is not in its range.
+    """
     if isinstance(kappa, bool) or not isinstance(kappa, int | float):
         raise TypeError(f"{name}: kappa is a {type(kappa).__name__}; give a number, it is a setting and not a tensor")
     if not (above < kappa < math.inf):
         raise ValueError(f"{name}: kappa is {kappa}; give a finite number above {above:g}, where the scale is real")
+    if dtype is not None:
+        check_range(name, float(kappa), above, dtype)
     return float(kappa)
 
 

@@ -40,7 +40,7 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0) -> 
             "affine_like: the bias is None; the non-normalising affine-like map exists only with a bias; keep the "
             "bias, or use NormLike"
         )
-    kappa = check_kappa("affine_like", kappa, above=0.0)
+    kappa = check_kappa("affine_like", kappa, 0.0, getattr(x, "dtype", None))
     x, weight, offset = check_operands("affine_like", x, weight, bias)
     rows = as_rows(x)
     z = apply(AffineLike, AffineLikeReverse, rows, weight, offset, kappa)
@@ -72,7 +72,7 @@ def norm_like(
     """
     if kappa is None:
         kappa = 1.0 if bias is None else 2.0
-    kappa = check_kappa("norm_like", kappa, above=0.0 if bias is None else 1.0)
+    kappa = check_kappa("norm_like", kappa, 0.0 if bias is None else 1.0, getattr(x, "dtype", None))
     x, weight, bias = check_operands("norm_like", x, weight, bias)
     rows = as_rows(centred(x) if center else x)
     if bias is None:

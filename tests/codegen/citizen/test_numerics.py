@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import affine_divergence as ad
+from affine_divergence.runtime.patches import ROOM
 from tests.codegen.citizen.citizens import CITIZENS, citizens, gradients, slow_marked
 
 OF_SAMPLES = slow_marked(n for n in CITIZENS if "attention" not in n)  # the scores of attention are no sample's own
@@ -153,3 +154,36 @@ def test_long_rows_lose_no_digits_of_their_length(backend, n):
     z = ad.functional.affine_like(x, W, b, backend=backend)
     exact = b.double() / torch.sqrt(x.double().square().sum(1, keepdim=True) + 1)
     assert float(((z - exact) / exact).abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_kappa_is_held_against_the_range_of_the_type(dtype):
+    """What is taken gives finite outputs and gradients; what is not is named with the numbers that are."""
+    own, wide = torch.finfo(dtype), torch.finfo(torch.promote_types(dtype, torch.float32))
+    x, low = torch.randn(300, 4).to(dtype), max(own.tiny**2, wide.tiny)
+    high = 1e200 if dtype == torch.float64 else min(own.max**2, wide.max)
+    low = 1e-200 if dtype == torch.float64 else low
+    narrow = high / ROOM**2 if dtype == torch.float16 else high
+    image = torch.randn(2, 2, 5, 5).to(dtype)
+    layers = {
+        "affine_like": (lambda k: ad.AffineLike(4, 1, kappa=k, dtype=dtype), x, low, high),
+        "norm_like": (lambda k: ad.NormLike(4, 1, kappa=k, dtype=dtype), x, 1 + wide.eps, high),
+        "patch_norm_conv2d": (
+            lambda k: ad.PatchNormConv2d(2, 1, 2, kappa=k, dtype=dtype),
+            image,
+            low,
+            narrow,
+        ),
+    }
+    for name, (make, given, least, most) in layers.items():
+        for kappa in (least * 1.01, most / 256):
+            layer, leaf = make(kappa), given.clone().requires_grad_()
+            with torch.no_grad():
+                layer.weight.clamp_(-1, 1)
+            z = layer(leaf)
+            assert z.isfinite().all(), (name, kappa)
+            assert all(g.isfinite().all() for g in torch.autograd.grad(z.float().mean(), [leaf, *layer.parameters()]))
+        wrong = [least / 1.5 if least < 1 else 1 + wide.eps / 2, most * 2]
+        for kappa in [k for k in wrong if 0 < k < float("inf") and k != 1]:
+            with pytest.raises(ValueError, match=f"{name}: kappa is .*; with {dtype} give a number from"):
+                make(kappa)(given)
