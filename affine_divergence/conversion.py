@@ -178,7 +178,7 @@ def revert(model: nn.Module) -> Report:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"revert: model is a {type(model).__name__}; give a torch.nn.Module")
-    around = reasons_around(model, uses=False)
+    around = reasons_around(model, undo=True)
     replaced, skipped, made = [], [], dict[int, nn.Module]()
     for name, module in _converted(model):
         old, parts = type(module), [module, *_projections(module)]

@@ -17,11 +17,17 @@ from .direct_uses import direct_uses
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _OUTPUT = nn.modules.linear.NonDynamicallyQuantizableLinear  # what torch gives its own attention
-_HOLDERS = {
-    ("peft.tuners.tuners_utils", "BaseTunerLayer"): "it belongs to a {} of peft, which adds to what its base layer "
-    "computes: merge_and_unload first, or convert before peft wraps (see lora_config)",
-    ("torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel"): "its parameters are sharded by "
-    "{}; convert before they are",
+_HOLDERS = {  # what it means to be a part of one, and what to do before a conversion and before it is undone
+    ("peft.tuners.tuners_utils", "BaseTunerLayer"): (
+        "it belongs to a {} of peft, which adds to what its base layer computes; merge_and_unload first",
+        ", or convert before peft wraps (see lora_config)",
+        "",
+    ),
+    ("torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel"): (
+        "its parameters are sharded by {}",
+        "; convert before they are",
+        "; revert the model before they are",
+    ),
 }
 
 
@@ -86,18 +92,19 @@ def _is(kind: type, module: str, name: str) -> bool:
     return kind.__name__ == name and kind.__module__.startswith(module)
 
 
-def reasons_around(model: nn.Module, uses: bool = True) -> dict[int, str]:
+def reasons_around(model: nn.Module, undo: bool = False) -> dict[int, str]:
     """Return why modules must be left for what stands around them, by their id.
 
-    Those are the parts of another tool's wrappers and, with ``uses``, layers whose weights a module's own code reads.
+    Those are the parts of another tool's wrappers and, unless a conversion is to be undone, layers whose weights a
+    module's own code reads.
     """
     found: dict[int, str] = {}
     for module in model.modules():
-        why = _holds(type(module))
+        why = _holds(type(module), undo)
         for part in module.modules() if why else ():
             if part is not module:
                 found.setdefault(id(part), why)
-        for part, word in direct_uses(module) if uses else ():
+        for part, word in () if undo else direct_uses(module):
             found.setdefault(id(part), used_directly(type(module).__name__, word))
     return found
 
@@ -107,11 +114,11 @@ def used_directly(parent: str, word: str) -> str:
     return f"{parent} uses its {word} directly, past the layer, and would go on computing torch's"
 
 
-def _holds(kind: type[nn.Module]) -> str:
-    for (module, name), words in _HOLDERS.items():
+def _holds(kind: type[nn.Module], undo: bool) -> str:
+    for (module, name), (words, before, after) in _HOLDERS.items():
         there = getattr(sys.modules.get(module), name, None)
         if there is not None and issubclass(kind, there):
-            return words.format(kind.__name__)
+            return words.format(kind.__name__) + (after if undo else before)
     return ""
 
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
@@ -158,6 +158,13 @@ def fsdp(mesh):
     why = {s.name: s.why for s in ad.convert(fully_shard(plain, mesh=mesh)).skipped}
     assert why["0"] == "its parameters are sharded by fully_shard; convert before they are"
     assert why["1"].startswith("its weight is a DTensor")
+    older = FullyShardedDataParallel(network(), device_id=torch.device("cpu"), use_orig_params=True)
+    assert_close(older(x), network()(x), "the older sharding")
+    assert "sharded by FullyShardedDataParallel; revert the model before" in ad.revert(older).skipped[0].why
+    older = FullyShardedDataParallel(
+        nn.Sequential(nn.Linear(8, 8)), device_id=torch.device("cpu"), use_orig_params=True
+    )
+    assert "sharded by FullyShardedDataParallel; convert before" in ad.convert(older).skipped[0].why
     half = fully_shard(network().float(), mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
     z = half(x.float())
     z.sum().backward()

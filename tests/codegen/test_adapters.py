@@ -151,7 +151,26 @@ def test_an_adapted_layer_is_not_reverted():
     before = model(X)
     report = ad.revert(model)
     assert not report.replaced and len(report.skipped) >= 5 and torch.equal(model(X), before)
-    assert "it belongs to a Lora of peft" in report.skipped[0].why
+    assert report.skipped[0].why.startswith("it belongs to a Lora of peft, which adds to what its base layer computes")
+    assert report.skipped[0].why.endswith("; merge_and_unload first")
+
+
+OTHERS = ["LoHaConfig", "LoKrConfig", "OFTConfig", "BOFTConfig", "HRAConfig", "VeraConfig"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_adapters_of_peft_say_that_they_do_not_take_the_layers(name):
+    with pytest.raises((TypeError, ValueError), match=r"not supported|No layers types compatible"):
+        peft.get_peft_model(ad.convert(Net()).model, getattr(peft, name)(target_modules=["first"]))
+
+
+def test_an_adapter_of_a_parameter_merges():
+    """Where peft replaces the weight itself, the layer scales it as any other."""
+    model = ad.convert(nn.Sequential(nn.Linear(8, 4))).model
+    model = peft.get_peft_model(model, peft.LoraConfig(target_parameters=["0.weight"], init_lora_weights=False)).eval()
+    x = torch.randn(3, 8)
+    before = model(x)
+    assert distance(model.merge_and_unload()(x), before) < 5e-7
 
 
 REFUSED = {
