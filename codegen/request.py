@@ -8,6 +8,7 @@ from pathlib import Path
 from codegen.compiler import build, build_layer
 from codegen.package import DEFAULT_PACKAGE, check_name
 from codegen.targets.base import NAMES, host_of
+from derive.errors import UsageError
 from derive.formula import parse_angle
 from derive.forward_map import Layer
 from derive.sources import is_module
@@ -42,7 +43,10 @@ class Request:
         """Return the layer in a file, or that of a module."""
         from codegen.capture import capture
 
-        return capture(spec, example=self.example) if is_module(spec) else load_spec(spec)
+        layer = capture(spec, example=self.example) if is_module(spec) else load_spec(spec)
+        if layer.parts:
+            raise UsageError(f"{spec}: no code yet for a layer with several outputs; write a file for each")
+        return layer
 
     @property
     def package(self) -> str:

@@ -113,7 +113,7 @@ def _solve_parts(layer: Layer) -> Solutions:
     """Solve a layer part by part; its own refusal, if any, is kept."""
     solved = [solve(part) for part in layer.parts]
     own = _refuse(effective_update(layer))
-    refusals = (*([own] if own else []), *(r for s in solved for r in s.refusals))
+    refusals = tuple(dict.fromkeys((*([own] if own else []), *(r for s in solved for r in s.refusals))))
     return Solutions(layer, tuple(m for s in solved for m in s), refusals)
 
 

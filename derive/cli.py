@@ -95,7 +95,7 @@ def derive(
     rule: Rule = "sgd",
     of: Annotated[
         int | None,
-        typer.Option("--of", metavar="N", help="Only the N-th part with parameters of a composition learns."),
+        typer.Option("--of", metavar="N", help="The N-th part: of a composition, only its parameters learn."),
     ] = None,
     example: Example = None,
     as_json: AsJson = False,

@@ -50,9 +50,15 @@ def residual(layer: Layer) -> Layer:
 
 
 def only(layer: Layer, number: int) -> Layer:
-    """Return a composition in which part ``number`` (from 1) of those with parameters learns, and all else is given."""
+    """Return a composition in which part ``number`` (from 1) of those with parameters learns, and all else is given.
+
+    Of a layer that consists of parts, such as the outputs of a file with several, the part itself.
+    """
+    if layer.parts and 1 <= number <= len(layer.parts):
+        return layer.parts[number - 1]
     if not 1 <= number <= len(layer.groups):
-        names = ", ".join(f"{k} ({group.name})" for k, group in enumerate(layer.groups, 1)) or "none"
+        known = [part.name for part in layer.parts] or [group.name for group in layer.groups]
+        names = ", ".join(f"{k} ({name})" for k, name in enumerate(known, 1)) or "none"
         raise LayerError(f"{layer.name!r} has no part {number} with parameters; its parts are: {names}")
     own = layer.groups[number - 1].parameters
     learned = tuple(p for p in layer.parameters if p.name in own)

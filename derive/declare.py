@@ -34,7 +34,8 @@ class Declaration:
 class Declarations:
     """Everything that a layer's text declares; ``formulas`` are the intermediates in order, the output last.
 
-    ``output`` and ``output_axes`` are the output's name and axes where they are declared, not left to the last formula.
+    ``output`` and ``output_axes`` are the output's name and axes where they are declared, not left to the last formula;
+    ``outputs`` are those of a layer with several, whose formulas come last, in the same order.
     """
 
     name: str
@@ -49,6 +50,14 @@ class Declarations:
     title: str = ""
     notes: tuple[str, ...] = ()
     batched: bool = False
+    outputs: tuple[tuple[Excerpt, tuple[Excerpt, ...]], ...] = ()
+
+    @property
+    def targets(self) -> dict[int, tuple[Excerpt | None, tuple[Excerpt, ...] | None]]:
+        """The declared name and axes of what a formula, by its number, defines."""
+        if not self.outputs:
+            return {len(self.formulas) - 1: (self.output, self.output_axes)}
+        return dict(enumerate(self.outputs, len(self.formulas) - len(self.outputs)))
 
 
 def forward(
@@ -112,6 +121,7 @@ def build(declared: Declarations) -> Layer:
     """Return the layer that the declarations describe, or raise ``SpecError``.
 
     Stages: names and axes -> ``Namespace``; formulas -> ``Definition``; all of it -> ``derive.forward_map.assemble``.
+    Of several outputs each is a part, a layer of its own with what it uses; the whole is the first, with the parts.
     """
     names = _symbols(declared)
     lead = names.lead
@@ -134,7 +144,31 @@ def build(declared: Declarations) -> Layer:
         batched=True,
         notes=declared.notes,
     )
-    return replace(layer, scalars=tuple(names.scalars.values()))
+    layer = replace(layer, scalars=tuple(names.scalars.values()))
+    if not declared.outputs:
+        return layer
+    parts = tuple(_part(layer, name.text) for name, _ in declared.outputs)
+    return replace(parts[0], name=declared.name, title=layer.title, parts=parts)
+
+
+def _part(layer: Layer, output: str) -> Layer:
+    """Return one output of a layer as a layer of its own, with what it uses."""
+    known = {d.name: d for d in (*layer.definitions, layer.output)}
+    used, waiting = set[str](), {output}
+    while waiting:
+        used |= waiting
+        expressions = [known[name].expression for name in waiting if name in known]
+        waiting = {str(base.label) for e in expressions for base in e.atoms(IndexedBase)} - used
+    parameters = tuple(p for p in layer.parameters if p.name in used)
+    return replace(
+        layer,
+        name=f"{layer.name}/{output}",
+        title=f"{layer.title}: {output}",
+        inputs=tuple(t for t in layer.inputs if t.name in used),
+        parameters=parameters,
+        definitions=tuple(d for name, d in known.items() if name in used - {output}),
+        output=known[output],
+    )
 
 
 def _symbols(declared: Declarations) -> Namespace:
@@ -197,13 +231,10 @@ def _definitions(declared: Declarations, names: Namespace) -> tuple[Definition, 
     """Return the definitions of the formulas, each of which may use the ones before it."""
     definitions: list[Definition] = []
     sizes: dict[str, Size] = {}
-    last = len(declared.formulas) - 1
     for number, formula in enumerate(declared.formulas):
-        target, axes = None, None
-        if number == last and declared.output is not None:
-            target = identifier(declared.output, "tensor")
-        if number == last and declared.output_axes is not None:
-            axes = [_axis(word, names.sizes) for word in declared.output_axes]
+        name, words = declared.targets.get(number, (None, None))
+        target = None if name is None else identifier(name, "tensor")
+        axes = None if words is None else [_axis(word, names.sizes) for word in words]
         definition = parse_definition(formula, names, target=target, axes=axes)
         sizes[definition.name] = size_of(definition.expression, sizes)
         if sizes[definition.name].too_large:
@@ -214,7 +245,7 @@ def _definitions(declared: Declarations, names: Namespace) -> tuple[Definition, 
         named = Named(definition.base, tuple(i.size for i in indices), definition.indices[:lead])
         names = names.with_tensor(definition.name, named)
         definitions.append(definition)
-    if definitions[-1].indices[0] != BATCH:
+    if any(definitions[number].indices[0] != BATCH for number in declared.targets):
         declared.formulas[-1].fail("the output of a batched layer does not begin with 's' over 'B'", "put s first")
     return tuple(definitions)
 
@@ -222,6 +253,7 @@ def _definitions(declared: Declarations, names: Namespace) -> tuple[Definition, 
 def _all_used(declared: Declarations, definitions: Sequence[Definition]) -> None:
     """Refuse an input, a parameter or an intermediate that no formula uses."""
     used = {str(base.label) for d in definitions for base in d.expression.atoms(IndexedBase)}
+    used |= {name.text for name, _ in declared.outputs}
     for declaration in (*declared.inputs, *declared.parameters):
         if declaration.name.text not in used:
             declaration.name.fail(

@@ -44,6 +44,7 @@ _FILE = (
     '  z = ["m"]',
     '  definitions = ["u[i] = ..."] # intermediates, in order of use; each shows in the derivation',
     '  formula = "z[i] = ..."       # written for one sample: the batch is put in front',
+    "                               # of several outputs: formulas = [..] in their order; each is a part (--of N)",
     "",
 )
 _INDICES = (

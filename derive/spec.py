@@ -11,7 +11,7 @@
     [output]
     z = ["m"]
     definitions = ["u[i] = sum[j](W[i, j]*x[j])"]     # optional, in order of use
-    formula = "z[i] = u[i] + b[i]"
+    formula = "z[i] = u[i] + b[i]"    # of several outputs: formulas = [..], one for each in the order declared
 
 Stages: bytes -> text (size, UTF-8) -> ``tomllib`` -> declarations with places -> ``derive.declare.build``.
 """
@@ -43,6 +43,7 @@ _KEYS = ("name", "title", "source", "note", "batched", "sizes", "offsets", "scal
 _TITLE = re.compile(r"[A-Za-z0-9 ,.()+:/'-]{1,120}")
 _LINE = re.compile(r"[A-Za-z0-9 ,.;()+:/'=-]{1,240}")
 _PLACE = re.compile(r" ?\(at (?:line (\d+), column (\d+)|end of document)\)$")
+_ONE_OUTPUT = 'write one, such as z = ["m"], or formulas = [..] with one for each'
 _KINDS = {
     dict: "a table",
     list: "a list",
@@ -145,10 +146,14 @@ class _Document:
         if not parameters:
             self.key(("parameters",)).fail("the layer has no parameters to learn", f"add {_mend('parameters')}")
         output = self.get(self.data, "output", dict, ())
-        names = [key for key in output if key not in ("formula", "definitions")]
+        names = [key for key in output if key not in ("formula", "formulas", "definitions")]
+        if len(names) > 1 and "formulas" in output:
+            return self.several(names, inputs, parameters)
         if len(names) != 1:
             problem = f"[output] declares {len(names)} outputs, not one"
-            self.key(("output", names[1]) if names else ("output",)).fail(problem, 'write one, such as z = ["m"]')
+            self.key(("output", names[1]) if names else ("output",)).fail(
+                problem, 'write one, such as z = ["m"], or formulas = [..] with one for each'
+            )
         formulas = self.strings(("output", "definitions")) if "definitions" in output else []
         self.get(output, "formula", str, ("output",))
         return Declarations(
@@ -164,6 +169,28 @@ class _Document:
             formulas=(*formulas, self.value(("output", "formula"))),
             output=self.key(("output", names[0])),
             output_axes=self.axes(("output", names[0])),
+        )
+
+    def several(
+        self, names: list[str], inputs: tuple[Declaration, ...], parameters: tuple[Declaration, ...]
+    ) -> Declarations:
+        """Return what a file with several outputs declares: ``formulas`` holds one for each, in order."""
+        definitions = self.strings(("output", "definitions")) if "definitions" in self.data["output"] else []
+        formulas = self.strings(("output", "formulas"))
+        if len(formulas) != len(names):
+            problem = f"{len(names)} outputs are declared, but 'formulas' holds {len(formulas)}"
+            self.key(("output", "formulas")).fail(problem, "give one formula for each output, in the order declared")
+        return Declarations(
+            name=self.name(),
+            title=self.title(),
+            notes=self.notes(),
+            sizes=tuple(self.strings(("sizes",))),
+            offsets=tuple(self.strings(("offsets",))) if "offsets" in self.data else (),
+            scalars=tuple(self.strings(("scalars",))) if "scalars" in self.data else (),
+            inputs=inputs,
+            parameters=parameters,
+            formulas=(*definitions, *formulas),
+            outputs=tuple((self.key(("output", name)), self.axes(("output", name))) for name in names),
         )
 
     def name(self) -> str:

@@ -14,10 +14,13 @@ import derive
 from derive.algebra.equality import equal
 from derive.algebra.index import Index, size_symbol
 from derive.algebra.nodes import IndexedSum, IndexTensor, Within, tensor
+from derive.compose import only
 from derive.errors import UsageError
 from derive.excerpt import SpecError
 from derive.forward_map import BATCH, LayerError
+from derive.record import Status
 from derive.spec import forward, load_spec, loads_spec
+from derive.update import effective_update
 from tests.derive.pace import within
 
 GOOD = """\
@@ -323,3 +326,33 @@ def test_forward_names_the_part_that_is_wrong(changes: dict[str, object], cause:
     with pytest.raises(SpecError) as caught:
         forward("odd", **{**good, **changes})  # type: ignore[arg-type]
     assert str(caught.value).startswith(cause)
+
+
+LSTM = """
+name = "cell"
+sizes = ["n", "h"]
+[input]
+x = ["n"]
+c0 = ["h"]
+[parameters]
+W = [3, "h", "n"]
+[output]
+c = ["h"]
+z = ["h"]
+definitions = ["a[g:3, i] = sum[j](W[g, i, j]*x[j])"]
+formulas = ["c[i] = sigmoid(a[0, i])*c0[i] + sigmoid(a[1, i])", "z[i] = sigmoid(a[2, i])*tanh(c[i])"]
+"""
+
+
+def test_each_of_several_outputs_is_a_part() -> None:
+    layer = loads_spec(LSTM)
+    assert [part.name for part in layer.parts] == ["cell/c", "cell/z"] and layer.output.name == "c"
+    first, second = (effective_update(part) for part in layer.parts)
+    assert [d.name for d in layer.parts[0].definitions] == ["a"]
+    assert [d.name for d in layer.parts[1].definitions] == ["a", "c"]
+    assert all(step.verdict.status is Status.PROVED for part in (first, second) for step in part.check().steps)
+    assert only(layer, 2) is layer.parts[1]
+    renamed, longer = LSTM.replace(', "z[i]', ', "y[i]'), LSTM.replace('["c[i] =', '["c[i] = 1", "c[i] =')
+    for wrong, says in ((renamed, "declared as 'z'"), (longer, "2 outputs are declared, but 'formulas' holds 3")):
+        with pytest.raises(SpecError, match=says):
+            loads_spec(wrong)
