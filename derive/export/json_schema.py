@@ -25,6 +25,7 @@ from derive.export.steps import step_equation
 from derive.export.symbols import Notation, notation_for
 from derive.export.text import text
 from derive.export.trees import TreeError
+from derive.forward_map import Layer
 from derive.record import CancellingMap, Claim, Derivation, Property, Step
 
 SCHEMA = "affdiv.derivation/1"
@@ -52,12 +53,20 @@ def derivation_to_json(derivation: Derivation) -> Json:
         },
         "cross_terms": _formula(derivation.cross_terms, notation),
         "kernel": _formula(derivation.kernel, notation),
+        **_parts(derivation.layer),
         "steps": [step_to_json(step, notation) for step in derivation.steps],
         "claims": [claim_to_json(claim) for claim in derivation.claims],
         "solutions": [map_to_json(found) for found in derivation.solutions],
         "refusals": [{"kind": refusal.kind, "reason": plain(refusal.reason)} for refusal in derivation.refusals],
         "expression": record_tree(replace(derivation, solutions=())),
     }
+
+
+def _parts(layer: Layer) -> Json:
+    """Return the parts of a layer that has several, in the order in which ``--of N`` counts them."""
+    parts = [(part.name, [p.name for p in part.parameters]) for part in layer.parts]
+    parts = parts or [(group.name, list(group.parameters)) for group in layer.groups]
+    return {"parts": [{"name": name, "parameters": of} for name, of in parts]} if len(parts) > 1 else {}
 
 
 def map_to_json(found: CancellingMap) -> Json:

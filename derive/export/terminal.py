@@ -54,6 +54,9 @@ def derivation_lines(data: Mapping[str, Any]) -> list[str]:
     lines += formula_lines(factor["text"], "    ")
     lines += ["cross terms", *formula_lines(data["cross_terms"]["text"], "    ")]
     lines += [f"samples: {_names(data['samples'])}; units: {_names(data['units'])}", ""]
+    if "parts" in data:
+        parts = (f"{k} {p['name']} ({', '.join(p['parameters'])})" for k, p in enumerate(data["parts"], 1))
+        lines += [*words(f"parts, each alone by --of N: {', '.join(parts)}", ""), ""]
     return [*lines, *claim_lines(data["claims"]), *step_lines(data["steps"])]
 
 

@@ -14,6 +14,8 @@ from derive.algebra.nodes import rename
 from derive.compose import only
 from derive.evaluation.evaluate import evaluate
 from derive.evaluation.fields import REAL
+from derive.export.json_schema import derivation_to_json
+from derive.export.terminal import derivation_lines
 from derive.export.text import text
 from derive.forward_map import Layer, LayerError
 from derive.layers import layer
@@ -119,3 +121,13 @@ def test_flattening_lays_the_last_axis_out_fastest():
     flat = next(d for d in made.layer.definitions if d.name == "flat")
     assert text(flat.expression) == "a[s,f // P,f % P]"
     assert rename(flat.expression, {}) is flat.expression and torch.is_tensor(made.output())
+
+
+def test_the_parts_are_named_with_what_they_learn():
+    data = derivation_to_json(effective_update(layer("affine>relu>affine")))
+    assert data["parts"] == [
+        {"name": "affine", "parameters": ["W", "b"]},
+        {"name": "affine", "parameters": ["W_2", "b_2"]},
+    ]
+    assert any("parts, each alone by --of N: 1 affine (W, b)" in line for line in derivation_lines(data))
+    assert "parts" not in derivation_to_json(effective_update(layer("affine")))
