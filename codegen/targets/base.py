@@ -132,7 +132,7 @@ TARGETS = (
         "cuda",
         "kernels in CUDA C++",
         "cuda",
-        _CATALOGUE,
+        _CATALOGUE | {LAYERS},
         "cuda.core",
         "pip install cuda-core[cu13]",
         host="torch",

@@ -19,6 +19,7 @@ from codegen.ir.program import (
     Gather,
     Instruction,
     Mask,
+    Peak,
     Pointwise,
     Program,
     Scatter,
@@ -29,7 +30,7 @@ from codegen.lower.gather_layout import indices_of, placement
 from codegen.passes.accumulation import FLAT, Types
 from codegen.printing.expressions import ExpressionPrinter
 from derive.algebra.index import Index
-from derive.algebra.nodes import Divides, Within
+from derive.algebra.nodes import AtMost, Divides, Within
 from derive.errors import UsageError
 from derive.forward_map import BATCH
 
@@ -98,6 +99,8 @@ class JaxPrinter:
                 text = self._gather(instruction)
             case Scatter():
                 text = self._scatter(instruction)
+            case Peak():
+                return self._peak(instruction)
             case Mask():
                 return self._mask(instruction)
             case _:
@@ -120,6 +123,15 @@ class JaxPrinter:
         if len(names) == 2 and self._own >= set(names):
             return f"wide.product({equation}, {', '.join(operands)}, dtype)"
         return f"jnp.einsum({equation}, {', '.join(operands)})"
+
+    def _peak(self, instruction: Peak) -> str:
+        axes, name = tuple(instruction.operand.indices), name_of(instruction.operand)
+        operand = f"wide.narrow({name})" if name in self._wide else name
+        along = ", ".join(str(k) for k, i in enumerate(axes) if i in instruction.summed)
+        left = tuple(i for i in axes if i not in instruction.summed)
+        order = tuple(left.index(i) for i in instruction.target.indices)
+        text = _permuted(f"jnp.max({operand}, ({along},))", order)
+        return f"wide.of({text})" if instruction.target.name in self._wide else text
 
     def _pointwise(self, instruction: Pointwise) -> str:
         target, expression = instruction.target.indices, instruction.expression
@@ -178,6 +190,8 @@ class JaxPrinter:
             return f"{left} == {right}"
         if isinstance(guard, Divides):
             return f"({self._position(second, layout)}) % {self._position(first, layout)} == 0"
+        if isinstance(guard, AtMost):
+            return f"{self._position(first, layout)} <= {self._position(second, layout)}"
         assert isinstance(guard, Within)
         return f"within({self._position(first, layout)}, {self._position(second, layout)})"
 

@@ -13,7 +13,7 @@ import torch
 
 from codegen.compiler import build_layer
 from codegen.package import write
-from codegen.targets.cpp.loops import spelled
+from codegen.printing.sample_loops import spelled
 from derive.spec import loads_spec
 from tests.codegen.layer_files import FILES
 from tests.codegen.test_spec_generation import MAPS, layer, length

@@ -1,4 +1,4 @@
-"""A walk over samples as C++: loops over the axes of one sample, with scalar arithmetic in double.
+"""A walk over samples as lines of C++: loops over the axes of one sample, with scalar arithmetic in double.
 
     Pointwise  z[s,i] = f*(..)         for i: z[s*m + i] = ..
     Contract   E[s] = sum x**2         E = 0; for j: E += x[s*n + j]*x[s*n + j]
@@ -7,7 +7,8 @@
     Mask       1 where guards hold
 
 A value that only the walk reads lives in memory of its thread, without the batch axis; a number of a sample is a local
-variable.
+variable. ``LoopPrinter`` writes the lines of a thread that does whole samples; a target that shares a sample among
+threads derives its printer from it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from derive.errors import UsageError
 from derive.forward_map import BATCH
 
 _STEP = "    "
-_OWN = re.compile(r"i\d+|sample|samples|first|end|part|parts|memory|threads")  # names that the kernels use themselves
+_OWN = re.compile(
+    r"i\d+|sample|samples|first|end|part|parts|memory|threads|entry|\w+_memory"
+)  # names that the kernels use themselves
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,21 @@ class SampleKernel:
     """The text of one kernel: what its template needs, and what a caller passes, in order.
 
     ``lengths`` are sizes and offsets, ``tensors`` the tensors read, then those written, ``scalars`` the settings.
+    ``totals`` are the sums over samples among what is written; ``inner`` the sizes of the memory for each sample's own
+    values.
     """
 
     name: str
     lengths: tuple[Symbol, ...]
     tensors: tuple[str, ...]
     scalars: tuple[str, ...]
+    totals: tuple[str, ...]
+    inner: tuple[Expr, ...]
     context: Mapping[str, Any]
 
 
-def sample_kernel(program: Program, walk: Walk, types: Types, integers: frozenset[str], name: str) -> SampleKernel:
-    """Return the kernel of a walk; raise ``UsageError`` for arithmetic that C++ lines cannot do."""
-    return _Printer(program, walk, types, integers).kernel(name)
-
-
-class _Printer:
-    """Prints the instructions of one walk."""
+class LoopPrinter:
+    """Prints the instructions of one walk; raises ``UsageError`` for arithmetic that C++ lines cannot do."""
 
     def __init__(self, program: Program, walk: Walk, types: Types, integers: frozenset[str]) -> None:
         self._program, self._walk, self._types, self._integers = program, walk, types, integers
@@ -82,7 +84,11 @@ class _Printer:
             "inner": [self._memory(v) for v in walk.inner if self._axes(v)],
             "lines": lines,
         }
-        return SampleKernel(name, lengths, (*walk.reads, *walk.results), tuple(map(str, scalars)), context)
+        totals = tuple(n for n in walk.results if n in self._totals)
+        inner = tuple(sympy.Mul(*(i.size for i in self._axes(v))) for v in walk.inner if self._axes(v))
+        return SampleKernel(
+            name, lengths, (*walk.reads, *walk.results), tuple(map(str, scalars)), totals, inner, context
+        )
 
     def _lengths(self) -> tuple[Symbol, ...]:
         values = self._program.values
@@ -103,7 +109,7 @@ class _Printer:
         return "double" if name in self._types.wide else "Element"
 
     def _memory(self, value: Value) -> dict[str, str]:
-        size = " * ".join(_group(_whole(i.size, {})) for i in self._axes(value)) or "1"
+        size = " * ".join(grouped(whole(i.size, {})) for i in self._axes(value)) or "1"
         return {"name": spelled(value.name), "size": size}
 
     def _axes(self, value: Value) -> tuple[Index, ...]:
@@ -115,9 +121,7 @@ class _Printer:
         match instruction:
             case Pointwise():
                 text = self._scalar(instruction.expression)
-                return self._each(
-                    self._axes(instruction.target), [f"{self._assigned(instruction.target)} = {text};{note}"]
-                )
+                return self._each(self._axes(instruction.target), [self._stored(instruction.target, text, note)])
             case Contract():
                 return self._contraction(instruction, note)
             case Peak():
@@ -128,8 +132,9 @@ class _Printer:
                 return self._scatter(instruction, note)
             case Mask():
                 guards = " && ".join(self._guard(g) for g in instruction.guards)
-                line = f"{self._assigned(instruction.target)} = {guards} ? 1 : 0;{note}"
-                return self._each(self._axes(instruction.target), [line])
+                return self._each(
+                    self._axes(instruction.target), [self._stored(instruction.target, f"{guards} ? 1 : 0", note)]
+                )
         raise UsageError(f"no loop for {type(instruction).__name__} of {instruction.target.name!r}")
 
     def _each(self, indices: Sequence[Index], body: Sequence[str], simd: str = "") -> list[str]:
@@ -138,7 +143,7 @@ class _Printer:
             return list(body)
         lines: list[str] = []
         for depth, index in enumerate(indices):
-            name, end = self._index(index), _whole(index.size, {})
+            name, end = self._index(index), whole(index.size, {})
             if simd and depth == len(indices) - 1:
                 lines.append(f"#pragma omp simd {simd}")
             lines.append(f"{_STEP * depth}for (Offset {name} = 0; {name} < {end}; ++{name}) {{")
@@ -155,7 +160,7 @@ class _Printer:
         if target.name in self._totals:
             end = f"{self._place(target.entry)} += {total};{note}"
         else:
-            end = f"{self._assigned(target)} = {total};{note}"
+            end = self._stored(target, total, note)
         opened = [f"Wide {total} = 0;", *inside, end]
         axes = self._axes(target)
         if not axes and target.name not in self._outside:
@@ -173,9 +178,9 @@ class _Printer:
 
     def _gather(self, instruction: Gather, note: str) -> list[str]:
         where, conditions = self._places(instruction.operand, instruction.positions)
-        value = f"Wide({self._memory_of(name_of(instruction.operand))}[{where}])"
+        value = self._widened(name_of(instruction.operand), where)
         text = f"{conditions} ? {value} : 0" if conditions else value
-        return self._each(self._axes(instruction.target), [f"{self._assigned(instruction.target)} = {text};{note}"])
+        return self._each(self._axes(instruction.target), [self._stored(instruction.target, text, note)])
 
     def _scatter(self, instruction: Scatter, note: str) -> list[str]:
         target, operand = instruction.target, instruction.operand
@@ -197,14 +202,14 @@ class _Printer:
         texts, conditions = [], []
         for position, axis in zip(positions, axes, strict=True):
             above, below = sympy.fraction(sympy.together(position))
-            text = _whole(sympy.expand(above), self._index_names(), self._integer)
+            text = whole(sympy.expand(above), self._index_names(), self._integer)
             if below != 1:
-                divisor = _whole(below, {})
+                divisor = whole(below, {})
                 conditions.append(f"({text}) % {divisor} == 0")
                 text = f"({text}) / {divisor}"
             if not (below == 1 and isinstance(position, Index) and position.size == axis.size):
-                conditions += [f"{_group(text)} >= 0", f"{_group(text)} < {_whole(axis.size, {})}"]
-            texts.append(_group(text))
+                conditions += [f"{grouped(text)} >= 0", f"{grouped(text)} < {whole(axis.size, {})}"]
+            texts.append(grouped(text))
         return self._offset(name_of(source), axes, texts), " && ".join(conditions)
 
     def _index_names(self) -> _Indices:
@@ -218,19 +223,19 @@ class _Printer:
         names = self._index_names()
         if isinstance(guard, KroneckerDelta):
             scale = sympy.denom(sympy.together(first)) * sympy.denom(sympy.together(second))
-            sides = (_whole(sympy.expand(a * scale), names, self._integer) for a in (first, second))
-            return "(" + " == ".join(map(_group, sides)) + ")"
+            sides = (whole(sympy.expand(a * scale), names, self._integer) for a in (first, second))
+            return "(" + " == ".join(map(grouped, sides)) + ")"
         if isinstance(guard, Divides):
-            return f"({_group(_whole(second, names, self._integer))} % {_group(_whole(first, names))} == 0)"
+            return f"({grouped(whole(second, names, self._integer))} % {grouped(whole(first, names))} == 0)"
         if isinstance(guard, AtMost):
-            sides = (_whole(a, names, self._integer) for a in guard.args)
-            return "(" + " <= ".join(map(_group, sides)) + ")"
+            sides = (whole(a, names, self._integer) for a in guard.args)
+            return "(" + " <= ".join(map(grouped, sides)) + ")"
         assert isinstance(guard, Within)
         above, below = sympy.fraction(sympy.together(first))
-        text, limit = _whole(sympy.expand(above), names, self._integer), _whole(second, names)
-        whole = "" if below == 1 else f"({text}) % {_whole(below, {})} == 0 && "
-        value = _group(text) if below == 1 else f"(({text}) / {_whole(below, {})})"
-        return f"({whole}{value} >= 0 && {value} < {_group(limit)})"
+        text, limit = whole(sympy.expand(above), names, self._integer), whole(second, names)
+        exact = "" if below == 1 else f"({text}) % {whole(below, {})} == 0 && "
+        value = grouped(text) if below == 1 else f"(({text}) / {whole(below, {})})"
+        return f"({exact}{value} >= 0 && {value} < {grouped(limit)})"
 
     def _scalar(self, expression: Expr) -> str:
         lengths = {s: _length(s) for s in expression.free_symbols if _is_length(s) and not isinstance(s, Index)}
@@ -245,6 +250,14 @@ class _Printer:
             if self._type(name) != "double" and name in self._outside
             else self._place(entry)
         )
+
+    def _widened(self, name: str, where: str) -> str:
+        """Return the entry of a value at an offset as a wide number."""
+        return f"Wide({self._memory_of(name)}[{where}])"
+
+    def _stored(self, value: Value, text: str, note: str) -> str:
+        """Return the line that assigns a value at its own indices."""
+        return f"{self._assigned(value)} = {text};{note}"
 
     def _assigned(self, value: Value) -> str:
         """Return what stands before the assignment of a value at its own indices."""
@@ -267,7 +280,7 @@ class _Printer:
         pairs = [(a, t) for a, t in zip(axes, texts, strict=True) if held or a != BATCH]
         text = ""
         for axis, place in pairs:
-            text = f"{_group(text)} * {_group(_whole(axis.size, {}))} + {_group(place)}" if text else place
+            text = f"{grouped(text)} * {grouped(whole(axis.size, {}))} + {grouped(place)}" if text else place
         return text or "0"
 
     def _index(self, index: Expr) -> str:
@@ -280,7 +293,7 @@ class _Printer:
 class _Indices(dict[Expr, str]):
     """The names of indices, given as they are asked for."""
 
-    def __init__(self, printer: _Printer) -> None:
+    def __init__(self, printer: LoopPrinter) -> None:
         super().__init__()
         self._printer = printer
 
@@ -316,11 +329,12 @@ def _free(instruction: Instruction) -> set[Any]:
     return {s for e in expressions for s in e.xreplace({x: sympy.S.One for x in e.atoms(Indexed)}).free_symbols}
 
 
-def _group(text: str) -> str:
+def grouped(text: str) -> str:
+    """Return a text in brackets unless it is a name or a number."""
     return text if text.isidentifier() or text.isdigit() else f"({text})"
 
 
-def _whole(expression: Expr, names: Mapping[Expr, str], entry: Any = None) -> str:
+def whole(expression: Expr, names: Mapping[Expr, str], entry: Any = None) -> str:
     """Return whole-number text of sums and products of indices, lengths and integer entries."""
     if expression in names:
         return names[expression]
@@ -332,16 +346,16 @@ def _whole(expression: Expr, names: Mapping[Expr, str], entry: Any = None) -> st
         return _length(expression)
     if isinstance(expression, Add):
         terms = sorted(expression.args, key=lambda t: (t.could_extract_minus_sign(), str(t)))
-        text = _whole(terms[0], names, entry)
+        text = whole(terms[0], names, entry)
         for term in terms[1:]:
             negative = term.could_extract_minus_sign()
-            text += f" {'-' if negative else '+'} {_whole(-term if negative else term, names, entry)}"
+            text += f" {'-' if negative else '+'} {whole(-term if negative else term, names, entry)}"
         return text
     if isinstance(expression, Mul) and all(not a.is_Pow for a in expression.args):
-        return " * ".join(_group(_whole(a, names, entry)) for a in expression.args)
+        return " * ".join(grouped(whole(a, names, entry)) for a in expression.args)
     if expression.is_Pow and expression.exp.is_Integer and expression.exp > 0:
-        return " * ".join([_group(_whole(expression.base, names, entry))] * int(expression.exp))
-    inside = [_group(_whole(a, names, entry)) for a in expression.args]
+        return " * ".join([grouped(whole(expression.base, names, entry))] * int(expression.exp))
+    inside = [grouped(whole(a, names, entry)) for a in expression.args]
     if isinstance(expression, Remainder | Quotient):
         value, divisor = inside
         rest = f"({value} % {divisor} + {divisor}) % {divisor}"  # C++ rounds to zero

@@ -1,0 +1,71 @@
+"""The files of one map of a layer of any kind in CUDA C++: a block of threads a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from codegen.ir.program import Program
+from codegen.passes.accumulation import Types
+from codegen.plans.layers import LayerPlan
+from codegen.printing.sample_files import SampleFile, called_with
+from codegen.printing.sample_loops import SampleKernel
+from codegen.schedule.samples import Walk
+from codegen.targets.cuda.sample_loops import BlockPrinter
+
+
+def layer_kernel_context(plan: LayerPlan) -> dict[str, Any]:
+    """Return what ``layer_kernels.cu.jinja`` and ``layer_map.py.jinja`` need.
+
+    Raise ``UsageError`` for a map whose arithmetic the kernels cannot do.
+    """
+    return {
+        **_KernelFile(plan).context(),
+        "target": "cuda",
+        "place": "on CUDA devices",
+        "language": "CUDA C++",
+        "launch": "samples",
+        "helpers": ["Source", "walk"],
+        "source_of": 'Source(Path(__file__).with_suffix(".cu"))',
+        "ready": "KERNELS.ready",
+        "found": "kernels",
+    }
+
+
+class _KernelFile(SampleFile):
+    """The kernels of one plan in CUDA C++."""
+
+    suffix = ".cu"
+
+    def made(self, program: Program, walk: Walk, types: Types, name: str) -> SampleKernel:
+        """Return the kernel of a walk."""
+        printer = BlockPrinter(program, walk, types, self.integers)
+        made = printer.kernel(name)
+        self.spans[str({**made.context, "name": ""})] = [self.names.text(span) for span in printer.spans]
+        return made
+
+    def called(self, program: Program, walk: Walk, kernel: SampleKernel, own: str, wide: Iterable[str]) -> list[str]:
+        """Return the lines that make room for what a kernel writes, call it, and take what adds up over samples."""
+        spans = self.spans[str({**kernel.context, "name": ""})]
+        span = spans[0] if len(spans) == 1 else f"max({', '.join(spans)})" if spans else "1"
+        arguments = [
+            "kernels",
+            f'"{kernel.name}"',
+            span,
+            _tuple([self.names.text(size) for size in kernel.lengths]),
+            _tuple(kernel.tensors),
+            _tuple(kernel.scalars),
+            _tuple([self.names.text(size) for size in kernel.inner]),
+            _tuple([self.shape(program.values[name]) for name in kernel.totals]),
+        ]
+        results = [name for name in walk.results if name not in kernel.totals]
+        lines = self.room(program, walk, results, own, wide)
+        target = f"{_tuple(kernel.totals)} = ".replace("(", "").replace(")", "") if kernel.totals else ""
+        first, *rest = called_with("walk", arguments)
+        lines += [target + first, *rest]
+        return [*lines, *(f"{name} = {name}.to({own}.dtype)" for name in kernel.totals if name not in wide)]
+
+
+def _tuple(texts: Iterable[str]) -> str:
+    listed = list(texts)
+    return f"({', '.join(listed)}{',' * (len(listed) == 1)})"
