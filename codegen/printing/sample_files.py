@@ -153,14 +153,14 @@ class SampleFile:
         wide = self.plan.types[self.plan.forward.name].wide
         real = [n for n in names if n not in self.integers and n not in wide]
         typed = [(n, "torch.int64" if n in self.integers else "torch.float64") for n in names if n not in real]
-        shapes = _tuple([self.shape(values[n]) for n in real])
+        shapes = listed([self.shape(values[n]) for n in real])
         others = [f"({n}, {self.shape(values[n])}, {dtype})" for n, dtype in typed]
-        checked = f", {_tuple(others)}" if others else ""
+        checked = f", {listed(others)}" if others else ""
         used = set(_WORDS.findall(" ".join([*(line for part in parts for line in part.lines), shapes, checked])))
         walked = {name for part in parts for kernel in part.kernels for name in kernel.tensors}
         return {
             f"{word}_lengths": self._lengths(word, used, [values[n] for n in shown]),
-            f"{word}_real": _tuple(real),
+            f"{word}_real": listed(real),
             f"{word}_shapes": shapes,
             f"{word}_others": checked,
             f"{word}_walked": [n for n in names if n in walked],
@@ -188,7 +188,8 @@ def _mentions(name: str, parts: Iterable[_Part]) -> bool:
     return any(name in _WORDS.findall(line) for part in parts for line in part.lines)
 
 
-def _tuple(texts: Sequence[str]) -> str:
+def listed(texts: Sequence[str]) -> str:
+    """Return a tuple in code."""
     return f"({', '.join(texts)}{',' * (len(texts) == 1)})"
 
 

@@ -34,7 +34,7 @@ from derive.forward_map import BATCH
 
 _STEP = "    "
 _OWN = re.compile(
-    r"i\d+|sample|samples|first|end|part|parts|memory|threads|entry|\w+_memory"
+    r"i\d+|sample|samples|first|end|part|parts|memory|threads|entry|\w+_memory|tl|zero|inside|block|blocks|step|ready"
 )  # names that the kernels use themselves
 
 
@@ -58,6 +58,8 @@ class SampleKernel:
 
 class LoopPrinter:
     """Prints the instructions of one walk; raises ``UsageError`` for arithmetic that C++ lines cannot do."""
+
+    over = "/"  # between whole numbers
 
     def __init__(self, program: Program, walk: Walk, types: Types, integers: frozenset[str]) -> None:
         self._program, self._walk, self._types, self._integers = program, walk, types, integers
@@ -131,10 +133,8 @@ class LoopPrinter:
             case Scatter():
                 return self._scatter(instruction, note)
             case Mask():
-                guards = " && ".join(self._guard(g) for g in instruction.guards)
-                return self._each(
-                    self._axes(instruction.target), [self._stored(instruction.target, f"{guards} ? 1 : 0", note)]
-                )
+                text = self._if(self._all([self._guard(g) for g in instruction.guards]), "1")
+                return self._each(self._axes(instruction.target), [self._stored(instruction.target, text, note)])
         raise UsageError(f"no loop for {type(instruction).__name__} of {instruction.target.name!r}")
 
     def _each(self, indices: Sequence[Index], body: Sequence[str], simd: str = "") -> list[str]:
@@ -179,7 +179,7 @@ class LoopPrinter:
     def _gather(self, instruction: Gather, note: str) -> list[str]:
         where, conditions = self._places(instruction.operand, instruction.positions)
         value = self._widened(name_of(instruction.operand), where)
-        text = f"{conditions} ? {value} : 0" if conditions else value
+        text = self._if(conditions, value) if conditions else value
         return self._each(self._axes(instruction.target), [self._stored(instruction.target, text, note)])
 
     def _scatter(self, instruction: Scatter, note: str) -> list[str]:
@@ -206,11 +206,11 @@ class LoopPrinter:
             if below != 1:
                 divisor = whole(below, {})
                 conditions.append(f"({text}) % {divisor} == 0")
-                text = f"({text}) / {divisor}"
+                text = f"({text}) {self.over} {divisor}"
             if not (below == 1 and isinstance(position, Index) and position.size == axis.size):
                 conditions += [f"{grouped(text)} >= 0", f"{grouped(text)} < {whole(axis.size, {})}"]
             texts.append(grouped(text))
-        return self._offset(name_of(source), axes, texts), " && ".join(conditions)
+        return self._offset(name_of(source), axes, texts), self._all(conditions)
 
     def _index_names(self) -> _Indices:
         return _Indices(self)
@@ -233,9 +233,17 @@ class LoopPrinter:
         assert isinstance(guard, Within)
         above, below = sympy.fraction(sympy.together(first))
         text, limit = whole(sympy.expand(above), names, self._integer), whole(second, names)
-        exact = "" if below == 1 else f"({text}) % {whole(below, {})} == 0 && "
-        value = grouped(text) if below == 1 else f"(({text}) / {whole(below, {})})"
-        return f"({exact}{value} >= 0 && {value} < {grouped(limit)})"
+        exact = [] if below == 1 else [f"({text}) % {whole(below, {})} == 0"]
+        value = grouped(text) if below == 1 else f"(({text}) {self.over} {whole(below, {})})"
+        return f"({self._all([*exact, f'{value} >= 0', f'{value} < {grouped(limit)}'])})"
+
+    def _all(self, conditions: Sequence[str]) -> str:
+        """Return the condition that all hold; nothing for none."""
+        return " && ".join(conditions)
+
+    def _if(self, conditions: str, value: str) -> str:
+        """Return a value where conditions hold, zero elsewhere."""
+        return f"{conditions} ? {value} : 0"
 
     def _scalar(self, expression: Expr) -> str:
         lengths = {s: _length(s) for s in expression.free_symbols if _is_length(s) and not isinstance(s, Index)}

@@ -122,7 +122,7 @@ TARGETS = (
         "triton",
         "kernels in Triton",
         "cuda",
-        _CATALOGUE,
+        _CATALOGUE | {LAYERS},
         "triton",
         "pip install triton",
         interpreted=True,

@@ -27,8 +27,9 @@ def layer_kernel_context(plan: LayerPlan) -> dict[str, Any]:
         "language": "C++",
         "launch": "launch",
         "helpers": ["Source"],
-        "source_of": 'Source(Path(__file__).with_suffix(".cpp"))',
+        "source_of": 'KERNELS = Source(Path(__file__).with_suffix(".cpp"))',
         "ready": "KERNELS.ready",
+        "unchecked": "",
         "found": "kernels, threads",
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 from codegen.ir.program import Program
 from codegen.passes.accumulation import Types
 from codegen.plans.layers import LayerPlan
-from codegen.printing.sample_files import SampleFile, called_with
+from codegen.printing.sample_files import SampleFile, called_with, listed
 from codegen.printing.sample_loops import SampleKernel
 from codegen.schedule.samples import Walk
 from codegen.targets.cuda.sample_loops import BlockPrinter
@@ -26,8 +26,9 @@ def layer_kernel_context(plan: LayerPlan) -> dict[str, Any]:
         "language": "CUDA C++",
         "launch": "samples",
         "helpers": ["Source", "walk"],
-        "source_of": 'Source(Path(__file__).with_suffix(".cu"))',
+        "source_of": 'KERNELS = Source(Path(__file__).with_suffix(".cu"))',
         "ready": "KERNELS.ready",
+        "unchecked": "",
         "found": "kernels",
     }
 
@@ -52,20 +53,14 @@ class _KernelFile(SampleFile):
             "kernels",
             f'"{kernel.name}"',
             span,
-            _tuple([self.names.text(size) for size in kernel.lengths]),
-            _tuple(kernel.tensors),
-            _tuple(kernel.scalars),
-            _tuple([self.names.text(size) for size in kernel.inner]),
-            _tuple([self.shape(program.values[name]) for name in kernel.totals]),
+            listed([self.names.text(size) for size in kernel.lengths]),
+            listed(kernel.tensors),
+            listed(kernel.scalars),
+            listed([self.names.text(size) for size in kernel.inner]),
+            listed([self.shape(program.values[name]) for name in kernel.totals]),
         ]
         results = [name for name in walk.results if name not in kernel.totals]
         lines = self.room(program, walk, results, own, wide)
-        target = f"{_tuple(kernel.totals)} = ".replace("(", "").replace(")", "") if kernel.totals else ""
         first, *rest = called_with("walk", arguments)
-        lines += [target + first, *rest]
+        lines += [(f"{listed(kernel.totals)} = " if kernel.totals else "") + first, *rest]
         return [*lines, *(f"{name} = {name}.to({own}.dtype)" for name in kernel.totals if name not in wide)]
-
-
-def _tuple(texts: Iterable[str]) -> str:
-    listed = list(texts)
-    return f"({', '.join(listed)}{',' * (len(listed) == 1)})"

@@ -68,7 +68,9 @@ def _kernel(name: str, arguments: Sequence[str]) -> str:
     return f"def {name}(\n    {fill(', '.join(arguments), 4, 4)}\n):"
 
 
-_filled = renderer(_TEMPLATES, SHARED, filters={"block": _block}, launched=_launched, kernel=_kernel)
+_filled = renderer(
+    _TEMPLATES, SHARED, filters={"block": _block}, launched=_launched, kernel=_kernel, kernel_head=_kernel
+)
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:

@@ -1,0 +1,89 @@
+"""Triton kernels of layers from files, by Triton's interpreter: any layer gets them, and they compute what is asked."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed: there are wheels for Linux only")
+
+from codegen.compiler import build_layer
+from codegen.package import write
+from derive.spec import loads_spec
+from tests.codegen.layer_files import FILES
+from tests.codegen.targets.cpp.test_layers import distance, operands, run
+from tests.codegen.test_spec_generation import MAPS
+
+EVERYDAY = {("tanh_features", "affine_like"), ("tokens", "norm_like")}
+maps = pytest.mark.parametrize(
+    ("name", "kind"),
+    [pytest.param(*m, marks=() if m in EVERYDAY else pytest.mark.slow, id="-".join(m)) for m in MAPS],
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("programs")
+    sys.path.insert(0, str(place))
+    yield place
+    sys.path.remove(str(place))
+    for name in [m for m in sys.modules if m.split(".")[0].startswith("programs_")]:
+        del sys.modules[name]
+
+
+def package(folder, name, changed=("", "")):
+    home = f"programs_{name}{'_changed' * bool(changed[0])}"
+    if not (folder / home).exists():
+        texts = build_layer(loads_spec(FILES[name].text), targets=("torch", "triton"), insist=True)
+        if changed[0]:
+            texts = {path: t.replace(*changed) if "kernels/triton" in path else t for path, t in texts.items()}
+        write(texts, folder / home)
+    return importlib.import_module(home)
+
+
+def launches(made, monkeypatch):
+    """The launches of a package's kernels, noted as they come."""
+    module, found = importlib.import_module(f"{made.__name__}.kernels.triton.runtime.samples"), []
+    on = module.on
+    monkeypatch.setattr(module, "on", lambda x: found.append(x) or on(x))
+    return found
+
+
+@maps
+def test_kernels_compute_what_torchs_operations_do(folder, name, kind, monkeypatch):
+    made, given = package(folder, name), operands(name, torch.float64, batch=5)
+    found = launches(made, monkeypatch) if name in ("tanh_features", "tokens") else None
+    assert distance(run(made, name, kind, given, "triton"), run(made, name, kind, given, "torch")) < 1e-13
+    assert found is None or found, "no kernel ran"
+
+
+@maps
+@pytest.mark.slow
+def test_single_precision_at_any_magnitude_and_sixteen_bits(folder, name, kind):
+    made = package(folder, name)
+    far = name not in ("two_inputs", "softmaxed") and (name, kind) != ("tanh_features", "norm_like")
+    cases = [(torch.float32, s, 1e-5) for s in ((1e-30, 1.0, 1e30) if far else (1.0,))]
+    for dtype, scale, bound in [*cases, (torch.bfloat16, 1.0, 2e-2), (torch.float16, 1.0, 3e-3)]:
+        given = operands(name, dtype, batch=3, scale=scale)
+        exact = run(made, name, kind, [t.double() if t.is_floating_point() else t for t in given], "torch")
+        found = run(made, name, kind, given, "triton")
+        assert all(torch.isfinite(t).all() for t in found)
+        assert distance(found, exact) < bound, (dtype, scale)
+
+
+def test_some_gradients_alone_and_no_samples(folder):
+    made = package(folder, "tokens")
+    for batch, wanted in ((0, (1,)), (1, (2,)), (2, (1, 3))):
+        given = operands("tokens", torch.float64, batch)
+        found, exact = (run(made, "tokens", "norm_like", given, b, wanted) for b in ("triton", "torch"))
+        assert distance(found, exact) < 1e-13, (batch, wanted)
+
+
+def test_a_damaged_kernel_is_noticed(folder):
+    made = package(folder, "tokens", ("entry % n", "entry % (n - 1)"))
+    given = operands("tokens", torch.float64, batch=3)
+    found, exact = (run(made, "tokens", "norm_like", given, b) for b in ("triton", "torch"))
+    assert distance(found, exact) > 1e-3
