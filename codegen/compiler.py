@@ -39,7 +39,6 @@ from codegen.plans.solve_at import solve_at
 from codegen.printing.naming import AngleFamily, Family, class_name
 from codegen.printing.places import folder_of
 from codegen.targets.base import (
-    LAYERS,
     NAMES,
     PATCHES,
     PLAIN,
@@ -183,8 +182,7 @@ def _of_rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
     for kernels in request.kernels:
         files = kernels.files(chosen, angles)
         texts |= {n: t for n, t in files.items() if n != f"{folder_of(kernels.name)}/functional.py"}
-        if LAYERS in kernels.forms:
-            texts |= kernels.layer_files(request.layer, plans[-1:])
+        texts |= kernels.layer_files(request.layer, plans[-1:])
     return _Built(texts, known)
 
 
@@ -206,8 +204,7 @@ def _of_patches(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
             built.lacking[kernels.name] = "patches"
             continue
         built.texts |= kernels.patch_layer_files(maps)
-        if LAYERS in kernels.forms:
-            built.texts |= kernels.layer_files(request.layer, plans[-1:])
+        built.texts |= kernels.layer_files(request.layer, plans[-1:])
     return built
 
 
@@ -215,9 +212,6 @@ def _of_any_form(request: _Request, plans: Sequence[LayerPlan]) -> _Built:
     """Return the package of any layer."""
     built = _Built(request.host.package_of_layer(request.layer, plans, self_factor_plan(request.layer)))
     for kernels in request.kernels:
-        if LAYERS not in kernels.forms:
-            built.lacking[kernels.name] = "form"
-            continue
         try:
             built.texts |= kernels.layer_files(request.layer, plans)
         except UsageError as problem:

@@ -198,7 +198,8 @@ def _best(home: str, short: bool, device: int) -> str:
     """Return the backend for a CUDA device that is preferred among those that are there, and load it."""
     if torch.version.cuda is None or torch.cuda.get_device_capability(device) < _OLDEST_GPU:
         return "torch"
-    return next((b for b in _PREFERRED[short] if not _lack(b, home) and _is_kept(b) and _load(b, home)), "torch")
+    there = (b for b in _PREFERRED[short] if not _lack(b, home) and _is_kept(b) and _load(b, home))
+    return next((b for b in there if not _is_by_name(b, home)), "torch")
 
 
 def _is_kept(backend: str) -> bool:
@@ -212,6 +213,11 @@ def _is_kept(backend: str) -> bool:
         _tell(problem)
         return False
     return True
+
+
+def _is_by_name(backend: str, home: str) -> bool:
+    """Return whether the kernels of a map, which are loaded, are for those who ask for them alone."""
+    return bool(getattr(import_module(_module(backend, home), __package__), "BY_NAME", False))
 
 
 @constant

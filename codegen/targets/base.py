@@ -28,7 +28,6 @@ Texts = dict[str, str]
 ROWS, PATCHES, PLAIN_PATCHES, LAYERS = "rows", "patches", "plain patches", "layers"
 
 REASONS = {
-    "form": "its kernels are for layers of one input and one matrix, z = W x or z = W x + b, and for convolutions",
     "patches": "its kernels are for convolutions without groups that are neither centred nor transposed",
     "arithmetic": "its kernels lack a function or an index that this layer uses",
 }

@@ -55,11 +55,11 @@ def test_layers_says_which_targets_have_kernels_for_a_file(tmp_path, capsys):
     look_up = tmp_path / "bag.toml"
     look_up.write_text(FILES["bag"].text)
     assert affdiv.run(["layers", str(rows), "--json"]) == 0
-    known = {"torch's operations", "kernels in Triton", "kernels in CUDA C++", "kernels in C++"}
+    known = {"torch's operations", "kernels in Triton", "kernels in CUDA C++", "kernels in C++", "JAX's operations"}
     assert set(json.loads(capsys.readouterr().out)["targets"].values()) == known
     assert affdiv.run(["layers", str(look_up)]) == 0
     out = capsys.readouterr().out
-    assert "cpp      kernels" in out and "triton   none: its kernels are for layers of one input and one matrix" in out
+    assert "cpp      kernels in C++" in out and "triton   kernels in Triton" in out and "jax      JAX's" in out
     assert affdiv.run(["layers", "affine"]) == 0
     assert "affine-like*" in capsys.readouterr().out
     assert affdiv.run(["layers", "afine"]) == 2

@@ -31,7 +31,7 @@ from verify.checks.cases import Source
 from verify.checks.layer_files.formula import Formula
 from verify.checks.layer_files.launches import launches
 from verify.checks.layer_files.package import LayerFile
-from verify.checks.layer_files.subjects import PLAIN_TARGETS, build, shape
+from verify.checks.layer_files.subjects import build, shape
 from verify.checks.twins import Twin
 
 SCHEMA = "affdiv.bench-layer/1"
@@ -128,7 +128,6 @@ def _providers(request: Request, file: LayerFile, missing: dict[str, str]) -> li
     found = []
     sources = [Source(file.layer), *(Source(m.mapped, m) for m in file.derivation.solutions)]
     for source in sources:
-        plain = source.found is None
         found.append(_Provider(source, "composed", partial(_recorded, source)))
         if request.quick:
             missing["compiled"] = "torch.compile was not asked for (--quick)"
@@ -136,7 +135,7 @@ def _providers(request: Request, file: LayerFile, missing: dict[str, str]) -> li
             found.append(_Provider(source, "composed, compiled", found[-1].make, compiled=True))
         if source.mapped.name not in file.classes:
             continue
-        for backend in (None, *(t for t in file.manifest["targets"] if not plain or t in PLAIN_TARGETS)):
+        for backend in (None, *file.manifest["targets"]):
             reason = _misplaced(backend, request.device)
             if reason:
                 missing[f"ours, {backend}"] = reason

@@ -12,7 +12,6 @@ import torch
 from sympy import Expr
 from torch import Tensor, nn
 
-from codegen.targets.base import LAYERS, NAMES, target
 from derive.forward_map import BATCH, Layer
 from derive.properties import energy_symbol
 from derive.record import CancellingMap
@@ -23,7 +22,6 @@ from verify.checks.layer_files.sizes import draw_sizes
 from verify.checks.twins import Twin
 
 FORMULA = "formula"
-PLAIN_TARGETS = tuple(name for name in NAMES if LAYERS in target(name).forms)
 _TRIES = 30
 Named = Mapping[str, Tensor]
 
@@ -39,7 +37,7 @@ def subjects(file: LayerFile) -> list[Subject]:
     sources = [Source(m.mapped, m) for m in file.derivation.solutions]
     found += [_class(file, s, t) for s in sources if s.mapped.name in file.classes for t in targets]
     if layer.name in file.classes:
-        found += [_class(file, Source(layer), target) for target in targets if target in PLAIN_TARGETS]
+        found += [_class(file, Source(layer), target) for target in targets]
     return found
 
 

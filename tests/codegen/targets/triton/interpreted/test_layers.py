@@ -17,6 +17,7 @@ from tests.codegen.layer_files import FILES
 from tests.codegen.targets.cpp.test_layers import distance, operands, run
 from tests.codegen.test_spec_generation import MAPS
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter is NumPy
 EVERYDAY = {("tanh_features", "affine_like"), ("tokens", "norm_like")}
 maps = pytest.mark.parametrize(
     ("name", "kind"),
