@@ -125,7 +125,7 @@ def shipped() -> dict[str, str]:
 
 def kernels(texts: dict[str, str]) -> dict[str, str]:
     """The files of maps by their paths, without what is the same for all maps."""
-    plain = {"__init__.py", "functional.py", "plain.py", "plain.cpp"}
+    plain = {"__init__.py", "functional.py", "plain.py", "plain.cpp", "plain.cu"}
     parts = {path: PurePath(path) for path in texts}
     chosen = [
         path for path, p in parts.items() if len(p.parts) == 3 and p.parts[0] == "kernels" and p.name not in plain
