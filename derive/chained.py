@@ -31,7 +31,23 @@ from derive.kernel_forms import strip_unit_deltas
 from derive.record import SelfFactor, Step
 
 MOST_PATHS = 8
+MOST_LINKS = 3
 _SHORT = 6  # operations of a slope that stands for itself, without a name
+
+
+def is_long(layer: Layer) -> bool:
+    """Return whether a layer has more paths, or a longer one, than a derivation that writes them out should have."""
+    return paths(layer) > MOST_PATHS or depth(layer) > MOST_LINKS
+
+
+def depth(layer: Layer) -> int:
+    """Return how many intermediates the longest path from the output to a parameter passes through."""
+    depths: dict[IndexedBase, int] = {p.base: 0 for p in layer.parameters}
+    for definition in layer.definitions:
+        below = [depths[b] for b in definition.expression.atoms(IndexedBase) if b in depths]
+        if below:
+            depths[definition.base] = 1 + max(below)
+    return max((depths[b] for b in layer.output.expression.atoms(IndexedBase) if b in depths), default=0)
 
 
 def paths(layer: Layer) -> int:

@@ -37,9 +37,9 @@ def effective_update(layer: Layer, rule: str = "sgd") -> Derivation:
 
 def deriver(layer: Layer) -> Deriver:
     """Return the derivation of a layer, stage by stage: through named slopes where the forward map is long."""
-    from derive.chained import MOST_PATHS, ChainedDeriver, paths
+    from derive.chained import ChainedDeriver, is_long
 
-    return Deriver(layer) if paths(layer) <= MOST_PATHS else ChainedDeriver.of(layer)
+    return ChainedDeriver.of(layer) if is_long(layer) else Deriver(layer)
 
 
 def update_kernel(layer: Layer) -> Expr:

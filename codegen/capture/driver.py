@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sympy import Symbol
-
 from codegen.capture.errors import CaptureError, refuse
 from codegen.capture.factory import Factory, as_factory, named_factory
 from codegen.capture.fitting import Fitter
@@ -56,8 +54,7 @@ def captured(factory: Callable[..., Any] | str, *, example: str | None = None, n
 
     found = _factory(factory, example)
     sampled = samples(found)
-    symbols: dict[str, Symbol] = sampled.symbols
-    fitter = Fitter([{symbols[k]: v for k, v in s.sizes.items()} for s in sampled.samples])
+    fitter = Fitter(sampled.points())
     united = unite([s.program for s in sampled.samples], fitter)
     made = read(united, fitter, name or layer_name(found.words), found.words, sampled.batched)
     result = Captured(made.layer, made.paths, made.axes, tuple(sampled.samples), made)

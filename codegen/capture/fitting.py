@@ -1,6 +1,6 @@
 """Numbers seen at several sizes, fitted by the simplest formula in the sizes.
 
-    integers   c0 + c1 m1 + c2 m2        monomials m of degree 3 at most, integer coefficients
+    integers   c0 + c1 m1 + c2 m2        monomials m of degree 4 at most, integer coefficients
     decimals   rational * p**e           p such a polynomial, e one of 1, -1, 1/2, -1/2; else one number throughout
 
 A fit must hold at every point, of which there are more than it has coefficients. None stands for "nothing fits".
@@ -102,8 +102,8 @@ def number(value: float) -> Expr:
 
 
 def _monomials(symbols: Sequence[Symbol]) -> Iterator[Expr]:
-    """Yield the monomials of degree 1, then 2, then 3."""
-    for degree in (1, 2, 3):
+    """Yield the monomials of degree 1, then 2, then 3, then 4."""
+    for degree in (1, 2, 3, 4):
         for factors in itertools.combinations_with_replacement(symbols, degree):
             yield sympy.Mul(*factors)
 

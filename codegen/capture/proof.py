@@ -26,6 +26,7 @@ from derive.evaluation.evaluate import evaluate
 from derive.evaluation.fields import REAL
 from derive.evaluation.functions import NotEvaluable
 from derive.evaluation.points import Point
+from derive.forward_map import BATCH
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,7 @@ def prove(captured: Captured, fitter: Fitter) -> None:
 
 def compare(captured: Captured, sample: Sample, sizes: Mapping[Any, int]) -> None:
     """Compare a layer with its module at one point, by value and by slope."""
-    moved = moved_module(sample)
+    moved, sizes = moved_module(sample), {BATCH.size: 1, **sizes}
     tensors = tensors_at(captured, sample, moved)
     with REAL.context():
         try:

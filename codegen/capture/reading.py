@@ -48,7 +48,6 @@ _FOLLOWED = frozenset(
         "remainder",
     ]
 )
-_CHOOSES = {"aten.embedding": ("indices", "weight", 0), "aten.one_hot": ("self", None, None)}
 _VIEWS = frozenset(
     f"aten.{name}"
     for name in [
@@ -164,7 +163,7 @@ class _Reader:
 
     def _limit(self, call: Call, reached: set[str]) -> Expr | None:
         arguments = call.arguments
-        if call.operator == "aten.embedding":
+        if call.operator in ("aten.embedding", "aten.embedding_bag"):
             return self._shape(arguments["weight"])[0]
         if call.operator == "aten.one_hot":
             return sympy.sympify(arguments["num_classes"])

@@ -37,6 +37,30 @@ class Samples:
     samples: list[Sample] = field(default_factory=list)
     symbols: dict[str, Symbol] = field(default_factory=dict)
     batched: bool = False
+    divisible: bool = False
+
+    def points(self) -> list[dict[Symbol, int]]:
+        """Return the sizes of each sample by symbol; of one that another always divides, the quotient instead."""
+        divisors = self._divisors() if self.divisible else {}
+        found = []
+        for sample in self.samples:
+            point = {self.symbols[n]: v for n, v in sample.sizes.items() if n not in divisors}
+            for name, divisor in divisors.items():
+                word = f"{self.symbols[name]}_by_{self.symbols[divisor]}"
+                point[size_symbol(word)] = sample.sizes[name] // sample.sizes[divisor]
+            found.append(point)
+        return found
+
+    def _divisors(self) -> dict[str, str]:
+        """Return for each size the largest other one that divides it in every sample."""
+        rows = [s.sizes for s in self.samples]
+        names = [n for n in rows[0] if n != BATCH_NAME]
+        found = {}
+        for name in names:
+            others = [n for n in names if n != name and all(r[name] % r[n] == 0 for r in rows)]
+            if others:
+                found[name] = max(others, key=lambda n: rows[0][n])
+        return found
 
 
 def samples(factory: Factory) -> Samples:
@@ -59,7 +83,7 @@ def samples(factory: Factory) -> Samples:
         raise refused[0]
     if factory.sizes and len(found.samples) < 3:
         raise refused[0]
-    found.symbols = _symbols(factory, found.batched)
+    found.symbols, found.divisible = _symbols(factory, found.batched), bool(refused)
     found.samples += _small(factory, found.batched)
     return found
 
@@ -95,8 +119,7 @@ def _rows(factory: Factory, found: Samples, refused: list[CaptureError]) -> Iter
             return
     else:
         return
-    if found.samples:
-        found.samples.clear()
+    found.samples.clear()
     yield from divisible_rows(factory.sizes)
 
 

@@ -18,7 +18,7 @@ import sympy
 from sympy import Expr
 
 from codegen.capture.errors import refuse
-from derive.algebra.index import always_within, bounds
+from derive.algebra.index import Quotient, Remainder, always_within, bounds
 from derive.algebra.nodes import AtMost, Within
 
 Indices = tuple[Expr, ...]
@@ -119,7 +119,7 @@ def combined(digits: Sequence[Expr], factors: Sequence[Expr]) -> Expr:
 
 
 def digits_of(index: Expr, factors: Sequence[Expr]) -> Indices:
-    """Return the digits of an index in a mixed radix; refuse where they are not index expressions themselves."""
+    """Return the digits of an index in a mixed radix: linear in its indices where that can be, quotients elsewhere."""
     found: list[Expr] = []
     rest = sympy.expand(index)
     for radix in reversed(factors[1:]):
@@ -146,21 +146,8 @@ def _divided(index: Expr, radix: Expr) -> tuple[Expr, Expr]:
         else:
             part += term
     if not always_within(sympy.expand(part), radix):
-        return floor_division(index, radix), remainder_of(index, radix)
+        return Quotient(index, radix), Remainder(index, radix)
     return sympy.expand(whole), sympy.expand(part)
-
-
-def floor_division(index: Expr, radix: Expr) -> Expr:
-    """Return ``index // radix``: refused, as long as the language of indices has no such node."""
-    raise refuse(
-        f"a view splits an axis of {radix} at every place of an axis that it does not divide ({index})",
-        "reshape so that each new axis is a product or a factor of old ones, in their order",
-    )
-
-
-def remainder_of(index: Expr, radix: Expr) -> Expr:
-    """Return ``index % radix``: see ``floor_division``."""
-    return floor_division(index, radix)
 
 
 def finest(grains: Sequence[Grain]) -> Grain:

@@ -115,7 +115,7 @@ def _convolved(
     else:
         around = [(p, sympy.expand(2 * p)) for p in each(padding, space)]
     outputs = [
-        _counted(sympy.expand(n + both - d * (k - 1) - 1), s)
+        counted(sympy.expand(n + both - d * (k - 1) - 1), s)
         for n, (_, both), d, k, s in zip(image.shape[2:], around, gaps, lengths, steps, strict=True)
     ]
     channels, per_group = weight.shape[0], weight.shape[1]
@@ -151,7 +151,7 @@ def _half(total: Expr) -> Expr:
     return half
 
 
-def _counted(span: Expr, step: Expr) -> Expr:
+def counted(span: Expr, step: Expr) -> Expr:
     """Return ``span // step + 1``, refused where that is no polynomial."""
     if step == 1:
         return sympy.expand(span + 1)
@@ -162,6 +162,8 @@ def _counted(span: Expr, step: Expr) -> Expr:
             whole += share
         else:
             rest += term
+    if rest == 0:
+        return sympy.expand(whole + 1)
     if rest.is_Integer and step.is_Integer:
         return sympy.expand(whole + int(rest) // int(step) + 1)
     raise refuse(

@@ -18,7 +18,9 @@ _LARGEST_POWER = 16
 
 def as_value(entry: Any) -> Value:
     """Return a tensor or a number as a tensor."""
-    return entry if isinstance(entry, Value) else constant(entry)
+    if isinstance(entry, Value):
+        return entry
+    return constant(entry, "integer" if sympy.sympify(entry).is_integer else "real")
 
 
 def as_real(value: Value) -> Value:

@@ -10,7 +10,7 @@ from sympy import Expr
 
 from codegen.capture.errors import refuse
 from codegen.capture.forming import Forming
-from codegen.capture.operators.convolutions import each
+from codegen.capture.operators.convolutions import counted, each
 from codegen.capture.operators.reductions import averaged, reduced, without
 from codegen.capture.operators.table import rule
 from codegen.capture.values import (
@@ -86,19 +86,43 @@ def adaptive_avg_pool(form: Forming, self: Value, output_size: Any) -> Value:
 
 
 @rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d")
-def upsample_nearest(form: Forming, self: Value, output_size: Any = None, **settings: Any) -> Value:
+def upsample_nearest(
+    form: Forming, self: Value | None = None, input: Value | None = None, output_size: Any = None, **settings: Any
+) -> Value:
     """Every entry repeated, an integer number of times along each axis."""
-    space = len(form.shape) - 2
-    for k in range(space):
-        place = 2 + k
-        count = whole_quotient(form.shape[place], self.shape[place])
+    found = self if input is None else input
+    assert found is not None
+    for place in range(2, len(form.shape)):
+        count = whole_quotient(form.shape[place], found.shape[place])
         if count is None:
-            raise refuse(f"interpolation from {self.shape[place]} to {form.shape[place]}", "use an integer factor")
-        wide = with_axis(self, place + 1)
+            raise refuse(f"interpolation from {found.shape[place]} to {form.shape[place]}", "use an integer factor")
+        wide = with_axis(found, place + 1)
         wide = broadcast(wide, [count if j == place + 1 else n for j, n in enumerate(wide.shape)])
-        merged = [form.shape[place] if j == place else n for j, n in enumerate(self.shape)]
-        self = reshaped(wide, merged, form.size)
-    return self
+        merged = [form.shape[place] if j == place else n for j, n in enumerate(found.shape)]
+        found = reshaped(wide, merged, form.size)
+    return found
+
+
+@rule("im2col")
+def im2col(form: Forming, self: Value, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Value:
+    """The patches of an image as columns."""
+    filters, gaps, pads, steps = (each(v, 2) for v in (kernel_size, dilation, padding, stride))
+    counts = [
+        counted(sympy.expand(n + 2 * p - d * (k - 1) - 1), s)
+        for n, p, d, k, s in zip(self.shape[2:], pads, gaps, filters, steps, strict=True)
+    ]
+    image = form.factor(self)
+    shape = (*self.shape[:2], *filters, *counts)
+
+    def at(i: Indices) -> Expr:
+        """Return an entry of a patch."""
+        places = [
+            sympy.expand(s * p + d * k - q) for s, p, d, k, q in zip(steps, i[4:], gaps, i[2:4], pads, strict=True)
+        ]
+        guards = [within(p, n) for p, n in zip(places, self.shape[2:], strict=True)]
+        return sympy.Mul(image.at((*i[:2], *places)), *guards)
+
+    return reshaped(Value(shape, at, (*image.grains[:2], *map(plain, shape[2:]))), form.shape, form.size)
 
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d")

@@ -33,7 +33,7 @@ def linear(form: Forming, input: Value, weight: Value, bias: Value | None = None
     return product if bias is None else plus(product, bias)
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot", "inner_product")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(
     form: Forming,
     self: Value,

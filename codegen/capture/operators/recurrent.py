@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sympy
+from sympy import Expr
 
+from codegen.capture.errors import refuse
 from codegen.capture.forming import Forming
 from codegen.capture.operators.pointwise import applied
 from codegen.capture.operators.products import linear, plus
 from codegen.capture.operators.table import rule
-from codegen.capture.values import Value, pointwise, sliced
+from codegen.capture.values import Value, concatenated, pointwise, selected, sliced, with_axis
 from derive.algebra.named import relu, sigmoid
+
+Step = Callable[[Forming, Value, list[Value], Any], Iterable[Value]]
 
 
 def _gates(value: Value, count: int) -> list[Value]:
@@ -93,3 +98,83 @@ def rnn_relu_cell(
 ) -> Value:
     """``h' = relu(W x + U h + b)``."""
     return applied(form, relu, _both(form, input, hx, w_ih, w_hh, b_ih, b_hh))
+
+
+_LONGEST = 8
+
+
+def _unrolled(form: Forming, self: Value, states: Any, params: Any, settings: Any, step: Step) -> tuple[Value, ...]:
+    """Return the outputs of every place in time and the last states, one step after the other."""
+    has_biases, layers, dropout, train, bidirectional, batch_first = settings
+    if bidirectional or (train and dropout != 0):
+        raise refuse("a recurrent network in both directions, or with dropout", "use one direction and dropout 0")
+    time = 1 if batch_first else 0
+    count = self.shape[time]
+    if not count.is_Integer or count > _LONGEST:
+        raise refuse(f"a recurrence over {count} places", f"give an example with at most {_LONGEST}, batch_first=True")
+    places, width = [selected(self, time, sympy.Integer(t)) for t in range(int(count))], 4 if has_biases else 2
+    last: list[list[Value]] = []
+    for layer in range(int(layers)):
+        own = [selected(state, 0, sympy.Integer(layer)) for state in states]
+        given = params[width * layer : width * (layer + 1)]
+        for t, place in enumerate(places):
+            own = list(step(form, place, own, given))
+            own = [form.settle(state, f"state_{t}") for state in own]
+            places[t] = own[0]
+        last.append(own)
+    whole = concatenated([with_axis(place, time) for place in places], time)
+    return (whole, *(concatenated([with_axis(own[k], 0) for own in last], 0) for k in range(len(states))))
+
+
+@rule("lstm")
+def lstm(
+    form: Forming,
+    input: Value,
+    hx: Any,
+    params: Any,
+    has_biases: bool,
+    num_layers: Expr,
+    dropout: Expr,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Value, ...]:
+    """The LSTM cell at every place in time, at most 8 of them."""
+    settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    return _unrolled(form, input, hx, params, settings, lambda f, x, own, p: lstm_cell(f, x, own, *p))
+
+
+@rule("gru")
+def gru(
+    form: Forming,
+    input: Value,
+    hx: Value,
+    params: Any,
+    has_biases: bool,
+    num_layers: Expr,
+    dropout: Expr,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Value, ...]:
+    """The GRU cell at every place in time, at most 8 of them."""
+    settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    return _unrolled(form, input, (hx,), params, settings, lambda f, x, own, p: (gru_cell(f, x, own[0], *p),))
+
+
+@rule("rnn_tanh")
+def rnn_tanh(
+    form: Forming,
+    input: Value,
+    hx: Value,
+    params: Any,
+    has_biases: bool,
+    num_layers: Expr,
+    dropout: Expr,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Value, ...]:
+    """The cell with tanh at every place in time, at most 8 of them."""
+    settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    return _unrolled(form, input, (hx,), params, settings, lambda f, x, own, p: (rnn_tanh_cell(f, x, own[0], *p),))

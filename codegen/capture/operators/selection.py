@@ -23,6 +23,9 @@ from codegen.capture.values import (
     not_negative,
     plain,
     pointwise,
+    reshaped,
+    same,
+    whole_quotient,
 )
 
 _LOW = -10_000
@@ -57,10 +60,24 @@ def embedding(
 
 @rule("embedding_bag", "_embedding_bag")
 def embedding_bag(
-    form: Forming, weight: Value, indices: Value, offsets: Value | None = None, mode: Expr = ZERO, **settings: Any
+    form: Forming, weight: Value, indices: Value, offsets: Value, mode: Expr = ZERO, **settings: Any
 ) -> tuple[Value, ...]:
-    """The sum or mean of the rows of a bag; bags of one length."""
-    raise refuse("embedding_bag with offsets", "write embedding(..).sum(-2) or .mean(-2) over bags of one length")
+    """The sum or the mean of the rows of a bag; all bags are of one length."""
+    if settings.get("per_sample_weights") is not None or settings.get("padding_idx", -1) not in (-1, None) or mode == 2:
+        raise refuse("embedding_bag with weights, padding or maximum", "write it as embedding, product and sum")
+    where_, starts = integers(indices, "embedding_bag"), integers(offsets, "embedding_bag")
+    length = sympy.expand(starts.at((ONE,)) - starts.at((ZERO,)))
+    bags = whole_quotient(where_.shape[0], length) if length != 0 else None
+    if bags is None or not same(bags, starts.shape[0]):
+        raise refuse("embedding_bag over bags of several lengths", "give an input of two axes: bags of one length")
+    rows = reshaped(where_, (bags, length), form.size)
+
+    def at(i: Indices) -> Expr:
+        """Return the sum over a bag."""
+        total = form.over([(length, rows.grains[1])], lambda k: weight.at((rows.at((i[0], k[0])), i[1])))
+        return total / length if mode == 1 else total
+
+    return (Value((bags, weight.shape[1]), at, (rows.grains[0], weight.grains[1])), *(rows,) * 3)
 
 
 @rule("index_select")

@@ -17,6 +17,7 @@ from codegen.capture.proof import moved_module, places_of, point_at, tensors_at
 from codegen.capture.sampling import Sample
 from derive.evaluation.evaluate import evaluate
 from derive.evaluation.fields import REAL
+from derive.forward_map import BATCH
 
 PAIRS = 12
 
@@ -41,7 +42,7 @@ def largest_difference(found: Captured, factory: Any, sizes: Mapping[str, int], 
     """The largest difference between derived kernel and ``J J^T`` at pairs of places, relative to the largest entry."""
     made = as_factory(factory)({k: v for k, v in sizes.items()})
     names = {s.name: s for s in found.layer.sizes}
-    numbers = {names[k]: v for k, v in sizes.items() if k in names}
+    numbers = {BATCH.size: 1, **{names[k]: v for k, v in sizes.items() if k in names}}
     if "B" in found.samples[0].sizes and "B" in names:
         made, numbers[names["B"]] = made.with_batch(batch), batch
     assert all(dict(sizes) != {k: v for k, v in s.sizes.items() if k != "B"} for s in found.samples)
