@@ -25,6 +25,7 @@ from .runtime.conversion_reasons import (
 )
 from .runtime.conversion_records import (
     Entry,
+    check_holder,
     forget,
     found_in,
     holder,
@@ -98,8 +99,8 @@ def convert(
     model: nn.Module,
     filter_fn: Filter | None = None,
     dry_run: bool = False,
-    *,
     example: object = None,
+    *,
     without_bias: str = "skip",
     init: str | None = None,
     marked: bool | None = None,
@@ -118,7 +119,8 @@ def convert(
 
     State dicts hold numbers and not what computes with them: keep ``record(model)`` beside them. A model of
     transformers gets it in its config, as ``config.affine_divergence``, and a buffer whose name shows up as an
-    unexpected key where its weights are loaded into a plain model.
+    unexpected key where its weights are loaded into a plain model. Convert such a model as a whole: one around it does
+    not know.
 
     Args:
         model: any module; it is changed in place and stands in the report as ``model``.
@@ -138,7 +140,8 @@ def convert(
 
     Raises:
         TypeError: a model that is no module, a filter that cannot be called.
-        ValueError: another word for ``without_bias`` or ``init``.
+        ValueError: another word for ``without_bias`` or ``init``; a part of a converted model of transformers, whose config
+            holds the record of the whole.
         Exception: what the model raises when it is called with the example.
     """
     if not isinstance(model, nn.Module):
@@ -160,6 +163,7 @@ def convert(
         uncalled = tuple(name for name, m, _ in plan if id(m) not in called)
     replaced = tuple(Replaced(name, type(m).__name__, type(new).__name__) for name, m, new in plan)
     if plan and not dry_run:
+        check_holder("convert", model, any(True for _ in _converted(model)))
         _carry_out(model, plan, init, marked)
     return Report(model, replaced, tuple(skipped), dry_run, uncalled)
 
@@ -175,9 +179,12 @@ def revert(model: nn.Module) -> Report:
 
     Raises:
         TypeError: a model that is no module.
+        ValueError: a part of a converted model of transformers, whose config holds the record of the whole.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"revert: model is a {type(model).__name__}; give a torch.nn.Module")
+    if any(True for _ in _converted(model)):
+        check_holder("revert", model, True)
     around = reasons_around(model, undo=True)
     replaced, skipped, made = [], [], dict[int, nn.Module]()
     for name, module in _converted(model):

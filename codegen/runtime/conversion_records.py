@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,7 +48,8 @@ def written(model: nn.Module, layers: Sequence[Entry]) -> dict[str, Any]:
 def read(model: nn.Module, record: object) -> tuple[list[Entry], str]:
     """Return the layers of a record, and what stands before their names in ``model``.
 
-    A record of a part of the model is read for that part, if there is one module of the recorded class.
+    A record of a part of the model is read for that part, if there is one module of the recorded class; of a model of
+    transformers with a head, for a body without one.
 
     Raises:
         TypeError: a record that is no mapping.
@@ -68,6 +71,10 @@ def read(model: nn.Module, record: object) -> tuple[list[Entry], str]:
         missing = next((e.name for e in entries if e.name not in there), None)
         if missing is None:
             return entries, prefix
+    body = f"{model.base_model_prefix}." if holder(model) is not None else "."
+    bare = [replace(e, name=e.name[len(body) :]) for e in entries if e.name.startswith(body)]
+    if bare and {e.name for e in bare} <= {name for name, _ in model.named_modules()}:
+        return bare, ""
     raise ValueError(
         f"restore: the record names a layer {missing!r} that this {type(model).__name__} does not have; it was made of "
         f"a {record.get('model')}: give a model built as that one was"
@@ -96,9 +103,40 @@ def holder(model: nn.Module) -> Any:
     return model.config if there is not None and isinstance(model, there) else None
 
 
+def check_holder(name: str, model: nn.Module, converted: bool) -> None:
+    """Raise ValueError where what ``name`` does to a part of a model would make the record of the whole wrong.
+
+    Both share a config. Warn where ``converted``, whether a layer is, belies the record: that was not restored.
+    """
+    found = getattr(holder(model), _ATTRIBUTE, None)
+    if found is None:
+        return
+    kind = type(model).__name__
+    if not converted:
+        warnings.warn(
+            f"{name}: the config of this {kind} records a conversion that its layers do not show; ad.restore(model) "
+            "makes the one that is recorded",
+            stacklevel=3,
+        )
+    elif found["model"] not in {type(module).__name__ for module in model.modules()}:
+        raise ValueError(
+            f"{name}: the config of this {kind} holds the record of a {found['model']} of which it is a part; give "
+            "that one, with a filter_fn where only a part is meant"
+        )
+
+
 def store(model: nn.Module, record: Mapping[str, Any]) -> None:
-    """Put a record into the config of a model of transformers."""
-    setattr(holder(model), _ATTRIBUTE, dict(record))
+    """Put a record into the config of a model of transformers, which then is its own: models share one when built.
+
+    A part that was converted before shares it again; what is converted as a part is not known to a model around it.
+    """
+    shared = holder(model)
+    own = copy.copy(shared)
+    setattr(own, _ATTRIBUTE, dict(record))
+    for module in model.modules():
+        config = module.__dict__.get("config")
+        if config is shared or (type(config) is type(own) and hasattr(config, _ATTRIBUTE)):
+            module.__dict__["config"] = own
 
 
 def found_in(model: nn.Module) -> Mapping[str, Any]:
