@@ -38,7 +38,6 @@ from derive.evaluation.points import Point, Spread
 from derive.evaluation.reference import Reference
 from derive.forward_map import BATCH, Definition, Layer
 from derive.record import Step
-from derive.update import effective_update
 
 _SEEDS = (1, 2, 3)
 _AXIS, _SAMPLES = 3, 2
@@ -126,14 +125,14 @@ def _scaled(deriver: Deriver, name: str, says: str, divisor: Expr, entry: Expr, 
     output = layer.output.expression * Stopped(1 / sympy.sqrt(held.entry))
     definitions = (*layer.definitions, held)
     mapped = replace(layer.with_output(output), name=f"{layer.name}/{name}", definitions=definitions, groups=())
-    derived = effective_update(mapped)
-    factor = derived.self_factor
+    derived = Deriver(mapped)
+    factor = derived.classify()
     scaled = factor.expression if factor.shape == "full" else unit * factor.expression
     other = rename(held.entry, {i: deriver.primes[i] for i in deriver.units})
     expected = entry / sympy.sqrt(held.entry) / sympy.sqrt(other)
     assert equal(_opened(scaled, held), _opened(expected, held)), f"{mapped.name}: not the scaled self factor"
     residual = sympy.S.Zero if name == "scale-units" else entry / divisor - unit
-    return Remedy(name, says, divisor, residual, True, steps=(derived.step("self-factor"),))
+    return Remedy(name, says, divisor, residual, True, steps=(derived.self_factor_step(factor),))
 
 
 def _opened(expression: Expr, held: Definition) -> Expr:

@@ -43,7 +43,7 @@ def plain_plan(layer: Layer) -> LayerPlan:
 def self_factor_plan(layer: Layer) -> SelfFactorPlan:
     """Return the program of the layer's self factor; what it computes has the sample axes, then those of the units."""
     derivation = effective_update(layer)
-    known = _as_layer(layer, derivation)
+    known = _as_layer(derivation.layer, derivation)  # which has the slopes that a long derivation names
     names = local_names(known)
     program = _as_derived(lower_gathered(with_names(known, names)), layer.name)
     real = [names[t.name] for t in layer.inputs if t.values is None]

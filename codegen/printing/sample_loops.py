@@ -60,6 +60,7 @@ class LoopPrinter:
     """Prints the instructions of one walk; raises ``UsageError`` for arithmetic that C++ lines cannot do."""
 
     over = "/"  # between whole numbers
+    choice = "({} ? {} : {})"  # of one whole number or another
 
     def __init__(self, program: Program, walk: Walk, types: Types, integers: frozenset[str]) -> None:
         self._program, self._walk, self._types, self._integers = program, walk, types, integers
@@ -304,6 +305,7 @@ class _Indices(dict[Expr, str]):
     def __init__(self, printer: LoopPrinter) -> None:
         super().__init__()
         self._printer = printer
+        self.over, self.choice = printer.over, printer.choice
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, Index)
@@ -367,10 +369,12 @@ def whole(expression: Expr, names: Mapping[Expr, str], entry: Any = None) -> str
     if isinstance(expression, Remainder | Quotient):
         value, divisor = inside
         rest = f"({value} % {divisor} + {divisor}) % {divisor}"  # C++ rounds to zero
-        return rest if isinstance(expression, Remainder) else f"({value} - {rest}) / {divisor}"
+        over = getattr(names, "over", LoopPrinter.over)
+        return rest if isinstance(expression, Remainder) else f"({value} - {rest}) {over} {divisor}"
+    choice = str(getattr(names, "choice", LoopPrinter.choice))
     if isinstance(expression, sympy.Max | sympy.Min):
         sign = ">" if isinstance(expression, sympy.Max) else "<"
-        return functools.reduce(lambda a, b: f"({a} {sign} {b} ? {a} : {b})", inside)
+        return functools.reduce(lambda a, b: choice.format(f"{a} {sign} {b}", a, b), inside)
     if isinstance(expression, sympy.Abs):
-        return f"({inside[0]} < 0 ? -{inside[0]} : {inside[0]})"
+        return choice.format(f"{inside[0]} < 0", f"-{inside[0]}", inside[0])
     raise UsageError(f"no whole-number C++ text for {expression}")

@@ -13,6 +13,7 @@ from torch.nn import functional
 from codegen.compiler import build_layer
 from codegen.lower.definitions import LoweringError
 from codegen.package import write
+from codegen.targets.base import NAMES
 from derive.errors import UsageError
 from derive.spec import loads_spec
 from tests.codegen.layer_files import toml
@@ -187,6 +188,13 @@ def test_its_self_factor_is_that_of_automatic_differentiation(package, name):
     elif found.dim() < wanted.dim():
         found = found[..., None].expand_as(wanted)
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.slow
+@layers
+def test_every_target_prints_it(name):
+    for target in NAMES:
+        assert build_layer(loads_spec(LAYERS[name][0]), targets=tuple({"torch", target}), insist=True)
 
 
 @pytest.mark.slow

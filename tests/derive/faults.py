@@ -82,7 +82,7 @@ def no_guards(kind: Any) -> Patch:
 def captured(expression: Any, mapping: Any) -> Any:
     """A renaming under a sum that captures."""
     live = {old: new for old, new in mapping.items() if not nodes.indices_in(old) & set(expression.bound)}
-    return IndexedSum(nodes.rename(expression.body, live), *expression.bound)
+    return expression.func(nodes.rename(expression.body, live), *expression.bound)
 
 
 def as_it_is(self: Any) -> Any:
@@ -312,7 +312,7 @@ FAULTS: dict[str, Fault] = {
     "not singular at zero": Fault("linear", prop("singular_at_zero", lambda p: replace(p, value=False))),
     "not bounded": Fault("linear", prop("bounded", lambda p: replace(p, value=False))),
     # binders
-    "a renaming that captures": Fault("deep", instead(nodes, "_rename_sum", captured)),
+    "a renaming that captures": Fault("deep", instead(nodes, "_rename_under", captured)),
     "no fresh index": Fault("deep", instead(index.Index, "fresh", lambda self: self)),
     "no primed index": Fault("both", instead(index.Index, "primed", lambda self: self)),
     "sums merged under one name": Fault("both", instead(normal, "_open", careless_open)),

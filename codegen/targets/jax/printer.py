@@ -254,6 +254,11 @@ class JaxExpressions(ExpressionPrinter):
             for other in inside[1:]:
                 text = f"wide.{name.lower()}imum({text}, {other})"
             return text
+        if name == "Stopped":
+            return f"jax.lax.stop_gradient({inside[0]})"
+        if name in ("sigmoid", "erf"):
+            home = "jax.nn.sigmoid" if name == "sigmoid" else "jax.lax.erf"
+            return f"{home}(wide.narrow({inside[0]}))"
         if name in _FUNCTIONS and len(inside) == 1:
             return f"jnp.{_FUNCTIONS[name]}(wide.narrow({inside[0]}))"
         raise UsageError(

@@ -19,7 +19,7 @@ from codegen.printing.expressions import ExpressionPrinter
 from derive.errors import UsageError
 
 HELPERS = ("atan", "tanh")  # functions of Triton's ``runtime.functions``
-_FUNCTIONS = {"exp", "log", "sin", "cos"}
+_FUNCTIONS = {"exp", "log", "sin", "cos", "erf"}
 _PRODUCT, _POWER, _ATOM = 1, 3, 4  # how tightly a text binds: see ExpressionPrinter
 
 
@@ -90,6 +90,10 @@ class TileExpressionPrinter(ExpressionPrinter):
             return self._extreme(name, inside)
         if name in HELPERS:
             return f"{name}({inside[0]})"
+        if name == "Stopped":
+            return inside[0]
+        if name == "sigmoid":
+            return f"(1.0 / (1.0 + tl.exp(-({inside[0]}))))"
         if name == "Heaviside":
             return f"tl.where({inside[0]} > 0, 1.0, tl.where({inside[0]} < 0, 0.0, 0.5))"
         if name == "sign":

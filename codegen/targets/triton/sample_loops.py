@@ -36,6 +36,7 @@ class ProgramPrinter(LoopPrinter):
     """Prints the instructions of one walk for a program of Triton; ``helpers`` are functions that its lines call."""
 
     over = "//"
+    choice = "tl.where({}, {}, {})"
 
     def __init__(self, program: Program, walk: Walk, types: Types, integers: frozenset[str]) -> None:
         super().__init__(program, walk, types, integers)
