@@ -77,6 +77,29 @@ def placements(mesh):
     assert met >= 50, f"linear works for {met} placements only"
 
 
+def damaged(mesh):
+    """A map that takes the length of its own part of a row for that of the row is seen."""
+
+    def map_of_a_part(x, W, b):
+        part = x.to_local() if isinstance(x, DTensor) else x
+        scale = (part.square().sum(-1, keepdim=True) + 1).rsqrt()
+        return F.linear(x, W, b) * (DTensor.from_local(scale, mesh, [Replicate()]) if part is not x else scale)
+
+    generator = torch.Generator().manual_seed(0)
+    x, W, b, g = (torch.randn(size, generator=generator).double() for size in ((4, 6), (8, 6), (8,), (4, 8)))
+    wanted = results(map_of_a_part, [t.clone().requires_grad_() for t in (x, W, b)], g)
+    assert_close(wanted[0], MAPS["affine-like"](x, W, b), "the same on one rank")
+    way = Shard(1), Shard(1), Replicate()
+    found = results(map_of_a_part, [placed(t, mesh, p) for t, p in zip((x, W, b), way, strict=True)], g)
+    for one, other in zip(found, wanted, strict=True):
+        try:
+            assert_close(one, other, "damaged")
+        except AssertionError as seen:
+            assert str(seen).startswith("damaged: off by")
+        else:
+            raise SystemExit("the damage is not seen")
+
+
 def images(mesh):
     """PatchNorm over a batch that is spread, and with filters that are."""
     x, W, b = (torch.linspace(-1, 2, n).sin().double() for n in (2 * 3 * 25, 4 * 3 * 9, 4))

@@ -10,7 +10,7 @@ RANKS = Path(__file__).parent / "distributed_ranks.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checks", ["placements", "images,styles,fsdp"])
+@pytest.mark.parametrize("checks", ["placements", "damaged,images,styles,fsdp"])
 def test_two_ranks_compute_what_one_does(checks, tmp_path):
     commands = [[sys.executable, str(RANKS), checks, str(rank), str(tmp_path / "meeting")] for rank in range(2)]
     ranks = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
