@@ -64,6 +64,7 @@ NOT_FOUND: Mapping[str, str] = {
 """Layers asked for whose formula was not found, and what was."""
 
 Row = dict[str, Any]
+_SECONDS = 120.0  # for the check of one layer, of which the kept table says what was found
 
 
 def names() -> tuple[str, ...]:
@@ -105,12 +106,13 @@ def rows(kept: Mapping[str, Row] | None = None) -> list[Row]:
 
 def _row(name: str, layer: Layer) -> Row:
     """Derive and check one layer."""
+    from derive.check import checked
     from derive.export.summary import layer_row
     from derive.remedies import remedies
     from derive.update import effective_update
 
     statuses: dict[str, int] = {}
-    for step in effective_update(layer).check().steps:
+    for step in checked(effective_update(layer), _SECONDS).steps:
         status = step.verdict.status.value
         statuses[status] = statuses.get(status, 0) + 1
     row = {**layer_row(name, layer), "source": source(layer), "steps": dict(sorted(statuses.items()))}
