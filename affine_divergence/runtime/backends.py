@@ -126,8 +126,6 @@ def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x:
 
 def _on_host(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
     """Return the kernels in C++ for a type, loaded and compiled, or ``own`` where they cannot be; and remember it."""
-    if _is_grouped(x, weight):  # nothing is compiled for them
-        return own
     there = _has_kernels(home, x.dtype)
     _ON_HOST[home, x.dtype] = _loaded("cpp", home) if there else own
     if there and KEYS_ARE_KNOWN:
@@ -137,18 +135,13 @@ def _on_host(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
 
 def _in_graph(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
     """Return the kernels in C++ for a graph that is compiled, or ``own``, which compilers fuse and exporters write."""
-    if is_exporting() or type(x) not in PLAIN or type(weight) not in PLAIN or _is_grouped(x, weight):
+    if is_exporting() or type(x) not in PLAIN or type(weight) not in PLAIN:
         return own
     if x.numel() < _ENOUGH or not _has_kernels(home, x.dtype):
         return own
     pair = _loaded("cpp", home)
     suits = getattr(pair[1], "suits", None)
     return pair if suits is None or suits(x, weight) else own
-
-
-def _is_grouped(x: Tensor, weight: Tensor) -> bool:
-    """Return whether this is a convolution of several groups, for which there are no kernels in C++."""
-    return weight is not x and weight.dim() > 2 and x.shape[1] != 1
 
 
 @constant

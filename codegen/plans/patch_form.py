@@ -71,8 +71,8 @@ class PatchForm:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is neither grouped nor centred nor transposed."""
-        return self.input_axes[0] is None and not self.centred and not self.transposed
+        """Whether it is neither centred nor transposed."""
+        return not self.centred and not self.transposed
 
 
 @dataclass(frozen=True)

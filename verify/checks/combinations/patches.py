@@ -93,7 +93,7 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
         "stride": (1, 2),
         "dilation": (1, 2),
         "padding": ("some", "none"),
-        "groups": (1, 2) if backend != "cpp" else (1,),
+        "groups": (1, 2),
         "channels": ("few", "many") if whole and backend != "torch" else ("few",),
         "recompute": (True, False),
     }

@@ -26,17 +26,22 @@ class Forward {
             owned.push_back({room_.take(given_.inputs * layout_.channel), room_.take(layout_.lanes()),
                              room_.template take<Wide>(layout_.channel)});
         if (!room_.begin) return room_.used;
-        pack(given_, layout_, W_, packed_, threads);
         const Offset positions = given_.positions[0] * given_.positions[1] * given_.positions[2];
-        shared(given_.images, threads, [&](int thread, Offset image, Offset end) {
-            const Own& own = owned[thread];
-            std::fill_n(own.x, given_.inputs * layout_.channel, Element(0));
-            for (; image < end; ++image) {
-                place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
-                scale(own, f + image * positions);
-                output(own, z + image * given_.z.image);
-            }
-        });
+        for (Offset group = 0; group < given_.groups; ++group) {
+            pack(given_, layout_, W_, packed_, threads);
+            shared(given_.images, threads, [&](int thread, Offset image, Offset end) {
+                const Own& own = owned[thread];
+                std::fill_n(own.x, given_.inputs * layout_.channel, Element(0));
+                for (; image < end; ++image) {
+                    place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
+                    scale(own, f + image * given_.groups * positions);
+                    output(own, z + image * given_.z.image);
+                }
+            });
+            x += given_.x.group, z += given_.z.group, f += positions;
+            W_ += given_.outputs * given_.inputs * layout_.taps;
+            if (b_) b_ += given_.outputs;
+        }
         return 0;
     }
 
@@ -59,6 +64,7 @@ class Forward {
             for (const Offset k : layout_.offset)
                 for (int i = 0; i < LANES; ++i) sums[i] += own.squares[layout_.registers[r] + k + i];
             Element* const scales = own.f + r * LANES;
+#pragma omp simd
             for (int i = 0; i < LANES; ++i) scales[i] = Element(map_.scale(sums[i]));
         }
         for (const Run& run : layout_.held) f = std::copy_n(own.f + run.here, run.count, f);
@@ -70,16 +76,18 @@ class Forward {
         for (Offset begin = 0; begin < count; begin += STRIPE)
             for (Offset o = 0; o < given_.outputs; o += DOWN)
                 tiles(begin, std::min(begin + STRIPE, count), [&](Offset first, auto registers) {
-                    tile<registers.count>(own, first, o, z);
+                    given_.outputs == 1 ? tile<1, registers.count>(own, first, o, z)
+                                        : tile<DOWN, registers.count>(own, first, o, z);
                 });
     }
 
-    template <int N>
+    // One tile of M channels, of which the last may be beyond the output's.
+    template <int M, int N>
     void tile(const Own& own, Offset first, Offset o, Element* z) {
         const Element *x[N], *const scales = own.f + first * LANES;
         for (int n = 0; n < N; ++n) x[n] = own.x + layout_.registers[first + n];
-        Element part[DOWN][N * LANES];
-        convolve<N>(packed_ + o * given_.inputs * layout_.taps, x, part);
+        Element part[M][N * LANES];
+        convolve(packed_ + o * given_.inputs * layout_.taps, x, part);
         for (Offset r = o; r < std::min(o + DOWN, given_.outputs); ++r) {
             Element* const row = part[r - o];
             const Element b = b_ ? b_[r] : 0;
@@ -100,9 +108,9 @@ class Forward {
         }
     }
 
-    template <int N>
-    void convolve(const Element* w, const Element* const (&x)[N], Element (&part)[DOWN][N * LANES]) {
-        Vector sums[DOWN][N] = {}, values[N];
+    template <int M, int N, int L>
+    void convolve(const Element* w, const Element* const (&x)[N], Element (&part)[M][L]) {
+        Vector sums[M][N] = {}, values[N];
         const Element* line[N];
         for (int n = 0; n < N; ++n) line[n] = x[n];
         for (Offset c = 0; c < given_.inputs; ++c) {
@@ -113,7 +121,7 @@ class Forward {
             }
             for (int n = 0; n < N; ++n) line[n] += layout_.channel;
         }
-        for (int r = 0; r < DOWN; ++r)
+        for (int r = 0; r < M; ++r)
             for (int n = 0; n < N; ++n) store(part[r] + n * LANES, sums[r][n]);
     }
 
@@ -133,7 +141,10 @@ class Backward {
     Backward(const Map& map, const Given& given, const Element* W, const Element* b, Element* room)
         : map_(map), given_(given), layout_(given), runs_(layout_.runs(given, given.x)),
           results_(layout_.runs(given, given.dx)), W_(W), b_(b), room_{room, 0}, entries_(given.inputs * layout_.taps),
-          blocks_(up(given.inputs, DOWN) / DOWN), width_(up(given.outputs, LANES)) {}
+          positions_(given.positions[0] * given.positions[1] * given.positions[2]),
+          blocks_(up(given.inputs, DOWN) / DOWN), one_channel_(given.inputs == 1 && given.outputs == 1),
+          by_lanes_(2 * given.outputs <= LANES),
+          width_(by_lanes_ ? given.outputs * LANES : up(given.outputs, LANES)) {}
 
     // Work on all images; without memory, return how much is needed.
     Offset operator()(
@@ -142,14 +153,34 @@ class Backward {
         std::vector<Own> owned;
         for (int thread = 0; thread < threads; ++thread) owned.push_back(own());
         if (!room_.begin) return room_.used;
+        for (Offset group = 0; group < given_.groups; ++group) {
+            one_group(owned, g, x, f, dx, dW, db, threads);
+            g += given_.z.group, x += given_.x.group, f += positions_, W_ += given_.outputs * entries_;
+            if (b_) b_ += given_.outputs;
+            if (dx) dx += given_.dx.group;
+            if (dW) dW += given_.outputs * entries_;
+            if (db) db += given_.outputs;
+        }
+        return 0;
+    }
+
+  private:
+    struct Own {
+        Element *x, *f, *dx, *along, *dh, *line, *turned, *dW;
+        Wide *through, *back, *spread, *db;
+    };
+
+    // Work on all images of a group.
+    void one_group(
+        const std::vector<Own>& owned, const Element* g, const Element* x, const Element* f, Element* dx, Element* dW,
+        Element* db, int threads) {
         if (dx) pack_transposed(given_, layout_, W_, packed_, threads);
-        const Offset positions = given_.positions[0] * given_.positions[1] * given_.positions[2];
         shared(given_.images, threads, [&](int thread, Offset image, Offset end) {
             const Own& own = owned[thread];
             clear(own);
             for (; image < end; ++image) {
                 place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
-                const Element* scales = f + image * positions;
+                const Element* scales = f + image * given_.groups * positions_;
                 for (const Run& run : layout_.held) {
                     std::copy_n(scales, run.count, own.f + run.here);
                     scales += run.count;
@@ -159,22 +190,16 @@ class Backward {
                 for (Offset first = 0; first < count; first += TOGETHER) {
                     const Offset last = std::min(first + TOGETHER, count);
                     incoming(own, g + image * given_.z.image, first, last);
-                    if (dx) transposed(own, first, last);
+                    if (dx) one_channel_ ? along(own, first, last) : transposed(own, first, last);
                     if (dW) weight(own, first, last);
                 }
+                if (dx && one_channel_) gathered(own);
                 if (dx) input(own, dx + image * given_.dx.image);
             }
         });
         if (dW) add_weights(owned, dW, threads);
         if (db) add_biases(owned, db);
-        return 0;
     }
-
-  private:
-    struct Own {
-        Element *x, *f, *dx, *along, *dh, *turned, *dW;
-        Wide *spread, *db;
-    };
 
     Offset channels() const { return blocks_ * DOWN; }
 
@@ -184,8 +209,11 @@ class Backward {
                 room_.take(channels() * layout_.channel),
                 room_.take(layout_.lanes()),
                 room_.take(given_.outputs * PANEL),
-                room_.take(PANEL * width_),
+                room_.take(layout_.reach + layout_.channel),
+                room_.take(by_lanes_ ? 0 : PANEL * width_),
                 room_.take(up(entries_, ENTRIES) * width_),
+                room_.template take<Wide>(layout_.lanes()),
+                room_.template take<Wide>(layout_.reach + layout_.channel),
                 room_.template take<Wide>(layout_.channel),
                 room_.template take<Wide>(given_.outputs)};
     }
@@ -193,8 +221,10 @@ class Backward {
     void clear(const Own& own) {
         std::fill_n(own.x, channels() * layout_.channel, Element(0));
         std::fill_n(own.f, layout_.lanes(), Element(0));
-        std::fill_n(own.turned, PANEL * width_, Element(0));
+        if (!by_lanes_) std::fill_n(own.turned, PANEL * width_, Element(0));
         std::fill_n(own.dW, up(entries_, ENTRIES) * width_, Element(0));
+        std::fill_n(own.line, layout_.reach + layout_.channel, Element(0));
+        std::fill_n(own.back, layout_.reach + layout_.channel, Wide(0));
         std::fill_n(own.db, given_.outputs, Wide(0));
     }
 
@@ -219,7 +249,7 @@ class Backward {
             const Element* const dh = own.dh + o * PANEL;
             const Element b = b_ ? b_[o] : 0;
             for (Offset i = 0; i < count; ++i) along[i] += map_.beside(dh[i], b);
-            for (Offset i = 0; i < count; ++i) own.turned[i * width_ + o] = dh[i];
+            for (Offset i = 0; !by_lanes_ && i < count; ++i) own.turned[i * width_ + o] = dh[i];
         }
     }
 
@@ -234,6 +264,36 @@ class Backward {
         return sum;
     }
 
+    // Of one input and one output: the products W^T dh of a panel with the entries of each patch, and its line of dh.
+    void along(const Own& own, Offset first, Offset end) {
+        const Element* const w = packed_;
+        tiles(first, end, [&](Offset at, auto registers) {
+            Vector sums[1][registers.count] = {}, values[registers.count];
+            const Element* x[registers.count];
+            for (int n = 0; n < registers.count; ++n) x[n] = own.x + layout_.registers[at + n];
+            for (Offset k = 0; k < layout_.taps; ++k) {
+                load_all(x, layout_.offset[k], values);
+                multiply(w + k * DOWN, values, sums);
+            }
+            load_all(own.dh + (at - first) * LANES, values);
+            for (int n = 0; n < registers.count; ++n) {
+                Element* const to = own.along + (at + n) * LANES;
+                store(to, load(to) + sums[0][n] * values[n]);
+            }
+        });
+        layout_.lay(own.dh - first * LANES, own.line + layout_.reach, first, end);
+    }
+
+    // Of one input and one output: the gradient with respect to each entry, from the positions whose patch it is in.
+    void gathered(const Own& own) {
+        for (Offset at = 0; at < layout_.channel; at += LANES) {
+            Vector sum = {};
+            for (Offset k = 0; k < layout_.taps; ++k)
+                sum += packed_[k * DOWN] * load(own.line + layout_.reach + at - layout_.offset[k]);
+            store(own.dx + at, sum);
+        }
+    }
+
     // Add what a panel gives to the gradient with respect to the input, and its products with the entries of each patch.
     void transposed(const Own& own, Offset first, Offset end) {
         for (Offset k = 0; k < layout_.taps; ++k)
@@ -243,22 +303,25 @@ class Backward {
                 tiles(first, end, [&](Offset at, auto registers) {
                     Offset here[registers.count];
                     for (int n = 0; n < registers.count; ++n) here[n] = channel + layout_.registers[at + n];
-                    fold<registers.count>(w, own.dh + (at - first) * LANES, own, here, own.along + at * LANES);
+                    const Element* const dh = own.dh + (at - first) * LANES;
+                    Element* const along = own.along + at * LANES;
+                    given_.inputs == 1 ? fold<1, registers.count>(w, dh, own, here, along)
+                                       : fold<DOWN, registers.count>(w, dh, own, here, along);
                 });
             }
     }
 
-    // Products of W and one tile of a panel, for one entry of the patches of some channels, added where they belong.
-    template <int N>
+    // Products of W and one tile of a panel, for one entry of the patches of M channels, added where they belong.
+    template <int M, int N>
     void fold(const Element* w, const Element* dh, const Own& own, const Offset (&here)[N], Element* along) {
-        Vector sums[DOWN][N] = {}, values[N];
+        Vector sums[M][N] = {}, values[N];
         for (Offset o = 0; o < given_.outputs; ++o, w += DOWN, dh += PANEL) {
             load_all(dh, values);
             multiply(w, values, sums);
         }
         load_all(along, values);
 #pragma GCC unroll 16
-        for (int r = 0; r < DOWN; ++r)
+        for (int r = 0; r < M; ++r)
 #pragma GCC unroll 16
             for (int n = 0; n < N; ++n) {
                 const Offset at = here[n] + r * layout_.channel;
@@ -277,11 +340,29 @@ class Backward {
                 x[j] = own.x + entry / layout_.taps * layout_.channel + layout_.offset[entry % layout_.taps];
             }
             Element* const to = own.dW + i * width_;
+            if (by_lanes_) {
+                for (Offset o = 0; o < given_.outputs; ++o) lanes(x, own.dh + o * PANEL, first, end, to + o * LANES);
+                continue;
+            }
             Offset o = 0;
             for (; o + SPAN * LANES <= width_; o += SPAN * LANES) products<SPAN>(x, own.turned + o, first, end, to + o);
             for (; o + 2 * LANES <= width_; o += 2 * LANES) products<2>(x, own.turned + o, first, end, to + o);
             for (; o < width_; o += LANES) products<1>(x, own.turned + o, first, end, to + o);
         }
+    }
+
+    // to[r] += sum over the registers of x[r] dh, lane by lane: for so few outputs that lanes of outputs stayed empty.
+    void lanes(const Element* const (&x)[ENTRIES], const Element* dh, Offset first, Offset end, Element* to) {
+        Vector sums[ENTRIES];
+#pragma GCC unroll 16
+        for (int r = 0; r < ENTRIES; ++r) sums[r] = load(to + r * width_);
+        for (; first < end; ++first, dh += LANES) {
+            const Vector value = load(dh);
+#pragma GCC unroll 16
+            for (int r = 0; r < ENTRIES; ++r) sums[r] += load(x[r] + layout_.registers[first]) * value;
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < ENTRIES; ++r) store(to + r * width_, sums[r]);
     }
 
     // to[r] += sum over the lanes p of the registers of x[r][p] turned[p]
@@ -308,14 +389,18 @@ class Backward {
 
     // Add the gradient through the scales, and leave the layout.
     void input(const Own& own, Element* dx) {
-        std::fill_n(own.spread, layout_.channel, Wide(0));
         for (Offset r = 0; r < Offset(layout_.registers.size()); ++r) {
-            Wide through[LANES] = {};
-            for (Offset n = layout_.first[r]; n < layout_.first[r + 1]; ++n)
-                for (Offset i = layout_.held[n].here; i < layout_.held[n].here + layout_.held[n].count; ++i)
-                    through[i % LANES] = map_.through(own.f[i], own.along[i]);
+            Wide* const through = own.through + r * LANES;
+            const Offset begin = r * LANES;
+#pragma omp simd
+            for (int i = 0; i < LANES; ++i) through[i] = map_.through(own.f[begin + i], own.along[begin + i]);
+        }
+        layout_.lay(own.through, own.back + layout_.reach, 0, layout_.registers.size());
+        for (Offset at = 0; at < layout_.channel; at += LANES) {
+            Wide sums[LANES] = {};
             for (const Offset k : layout_.offset)
-                for (int i = 0; i < LANES; ++i) own.spread[layout_.registers[r] + k + i] += through[i];
+                for (int i = 0; i < LANES; ++i) sums[i] += own.back[layout_.reach + at - k + i];
+            std::copy_n(sums, LANES, own.spread + at);
         }
         const Offset step = given_.dx.axis[2] * given_.stride[2];
         each(results_, given_.inputs, given_.dx, [&](Offset c, const Run& run) {
@@ -332,6 +417,16 @@ class Backward {
 
     // Add the threads' sums, transposed.
     void add_weights(const std::vector<Own>& owned, Element* dW, int threads) {
+        if (by_lanes_) {
+            for (Offset o = 0; o < given_.outputs; ++o)
+                for (Offset i = 0; i < entries_; ++i) {
+                    Element sum = 0;
+                    for (const Own& own : owned)
+                        for (int p = 0; p < LANES; ++p) sum += own.dW[i * width_ + o * LANES + p];
+                    dW[o * entries_ + i] = sum;
+                }
+            return;
+        }
         shared(up(given_.outputs, LANES) / LANES, threads, [&](int, Offset block, Offset end) {
             for (; block < end; ++block)
                 for (Offset i = 0; i < entries_; ++i)
@@ -357,7 +452,9 @@ class Backward {
     const std::vector<Run> runs_, results_;
     const Element *W_, *b_;
     Room room_;
-    const Offset entries_, blocks_, width_;
+    const Offset entries_, positions_, blocks_;
+    const bool one_channel_, by_lanes_;
+    const Offset width_;  // numbers of the sums of one entry
     Element* packed_;
 };
 

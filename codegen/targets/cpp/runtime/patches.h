@@ -5,10 +5,10 @@
 //
 // An image is copied with its padding into rows of one length; where a kernel takes steps of more than one, entries with
 // one remainder lie side by side. The positions of a kernel then lie in one line, and entry k of all patches is the line
-// that begins at offset[k]. Registers cover the line, or each row of positions; what they hold between two rows is not
+// that begins at offset[k], none further on than `reach`. Registers cover the line, or each row of positions; what they hold between two rows is not
 // read, and the gradient with respect to the output is zero there. Products of matrices are taken in tiles that fit the registers.
 //
-// Threads share the images. The order of every sum follows from the lengths and the number of threads: the same input
+// Groups come one after the other. Threads share the images. The order of every sum follows from the lengths and the number of threads: the same input
 // gives the same bits.
 
 #pragma once
@@ -53,14 +53,14 @@ inline Wide infinity() { return INFINITY; }
 
 inline Offset up(Offset n, Offset to) { return (n + to - 1) / to * to; }
 
-// How far entries lie apart: images, channels, and neighbours along three axes of space.
+// How far entries lie apart: images, groups, channels, and neighbours along three axes of space.
 struct Steps {
-    Offset image, channel, axis[3];
+    Offset image, group, channel, axis[3];
 };
 
-// Whole numbers from Python. `room` is how many numbers of scratch memory a kernel wants, which it says if it gets none.
+// Whole numbers from Python; `inputs` and `outputs` are the channels of one group. `room` is how many numbers of scratch memory a kernel wants, which it says if it gets none.
 struct Given {
-    Offset images, inputs, outputs, length[3], positions[3], kernel[3], stride[3], padding[3], dilation[3];
+    Offset images, groups, inputs, outputs, length[3], positions[3], kernel[3], stride[3], padding[3], dilation[3];
     Steps x, z, dx;
     Offset room;
 };
@@ -77,13 +77,13 @@ struct Run {
 
 // Where entries of an image lie.
 struct Layout {
-    Offset rows[3], part, channel, taps;
+    Offset rows[3], part, channel, taps, reach;
     std::vector<Offset> offset;     // of the entries of a patch
     std::vector<Offset> registers;  // where each begins in the line
     std::vector<Run> held;          // by the registers, of the output; `here` counts their lanes from the first on
     std::vector<Offset> first;      // of what is held, for each register, and the end
 
-    explicit Layout(const Given& given) : part(1), taps(1) {
+    explicit Layout(const Given& given) : part(1), taps(1), reach(0) {
         Offset parts = 1;
         for (int a = 0; a < 3; ++a) {
             rows[a] = up(given.length[a] + 2 * given.padding[a], given.stride[a]) / given.stride[a];
@@ -97,7 +97,16 @@ struct Layout {
             for (Offset j = 0; j < given.kernel[1]; ++j)
                 for (Offset k = 0; k < given.kernel[2]; ++k)
                     offset.push_back(entry(given, i * given.dilation[0], j * given.dilation[1], k * given.dilation[2]));
+        reach = *std::max_element(offset.begin(), offset.end());
         cover(given);
+    }
+
+    // Write what the lanes of registers hold into a line; between positions it stays as it is.
+    template <typename Number>
+    void lay(const Number* from, Number* line, Offset r, Offset end) const {
+        for (; r < end; ++r)
+            for (Offset n = first[r]; n < first[r + 1]; ++n)
+                std::copy_n(from + held[n].here, held[n].count, line + registers[r] + held[n].here - r * LANES);
     }
 
     // Return how many lanes the registers have.

@@ -1,4 +1,4 @@
-"""Images as arguments of the generated C++ kernels of convolutions: tensors (batch, 1, channels, *space), one group."""
+"""Images as arguments of the generated C++ kernels of convolutions: tensors (batch, groups, channels, *space)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ class HostPasses(PatchPasses):
         """Return the same, the output laid out as the input is."""
         with torch.no_grad():
             z, f, kept = self.results(*given)
-        last = _ends_in_channels(given[0])
-        flat = (z.movedim(2, -1) if last else z).contiguous()
-        return flat.movedim(-1, 2) if last else flat, f.contiguous(), kept
+        laid = _output(given[0], z.shape[2], z.shape[3:])
+        return z if z.stride() == laid.stride() else laid.copy_(z), f.contiguous(), kept
 
     def backward(self, g: Tensor, *given: Any) -> tuple[Tensor, ...]:
         """Return a gradient for each tensor, that with respect to the input laid out as it is, others without gaps."""
@@ -47,10 +46,7 @@ class HostPasses(PatchPasses):
         """Return tensors like the results of ``forward``, for tracing."""
         x, W, numbers = given[0], given[1], given[-2]
         lengths = positions_of(x.shape[3:], as_geometry(numbers))
-        if _ends_in_channels(x):
-            z = x.new_empty((x.shape[0], x.shape[1], *lengths, W.shape[1])).movedim(-1, 2)
-        else:
-            z = x.new_empty((x.shape[0], x.shape[1], W.shape[1], *lengths))
+        z = _output(x, W.shape[1], lengths)
         f = x.new_empty((x.shape[0], x.shape[1], 1, *lengths), dtype=torch.promote_types(x.dtype, torch.float32))
         return z, f, x.new_empty(0)
 
@@ -65,21 +61,21 @@ class HostPasses(PatchPasses):
 def fits(
     x: Tensor, W: Tensor, b: Tensor | None, geometry: Geometry, g: Tensor | None = None, f: Tensor | None = None
 ) -> bool:
-    """Return whether the kernels can read these, and work well: one group, one type they have, images for every thread.
+    """Return whether the kernels can read these, and work well: one type they have, images for every thread.
 
-    Shapes: ``x`` (B, 1, C, *L), ``W`` (1, O, C, *K), ``b`` (1, O, 1, ..), ``g`` (B, 1, O, *P), ``f`` (B, 1, 1, *P). An
+    Shapes: ``x`` (B, G, C, *L), ``W`` (G, O, C, *K), ``b`` (G, O, 1, ..), ``g`` (B, G, O, *P), ``f`` (B, G, 1, *P). An
     image belongs to one thread, and each thread sums up a gradient with respect to W of its own. A few images
     leave threads without work, and large W with small images have these sums take longer than all else.
     """
-    if x.dim() != W.dim() or x.shape[1] != 1 or not x.numel() or not W.numel():
+    if x.dim() != W.dim() or not x.numel() or not W.numel():
         return False
-    count, outputs, positions = x.shape[0], W.shape[1], positions_of(x.shape[3:], geometry)
+    (count, groups), outputs, positions = x.shape[:2], W.shape[1], positions_of(x.shape[3:], geometry)
     shapes = (
-        (count, 1, *x.shape[2:]),
-        (1, outputs, x.shape[2], *geometry.kernel),
-        (1, outputs, *[1] * (x.dim() - 3)),
-        (count, 1, outputs, *positions),
-        (count, 1, 1, *positions),
+        (count, groups, *x.shape[2:]),
+        (groups, outputs, x.shape[2], *geometry.kernel),
+        (groups, outputs, *[1] * (x.dim() - 3)),
+        (count, groups, outputs, *positions),
+        (count, groups, 1, *positions),
     )
     given = [(t, shape) for t, shape in zip((x, W, b, g, f), shapes, strict=True) if t is not None]
     return min(positions) > 0 and suit([t for t, _ in given], [shape for _, shape in given]) and _pays(x, W)
@@ -105,13 +101,9 @@ def _threads() -> int:
 def forward(
     kernels: Source, name: str, x: Tensor, W: Tensor, b: Tensor | None, kappa: float, geometry: Geometry
 ) -> tuple[Tensor, Tensor]:
-    """Return the output (B, 1, O, *P), laid out as ``x`` (B, 1, C, *L) is, and the scale (B, 1, 1, *P)."""
-    count, channels, positions = x.shape[0], W.shape[1], positions_of(x.shape[3:], geometry)
-    if _ends_in_channels(x):
-        z = x.new_empty((count, 1, *positions, channels)).movedim(-1, 2)
-    else:
-        z = x.new_empty((count, 1, channels, *positions))
-    f = x.new_empty((count, 1, 1, *positions))
+    """Return the output (B, G, O, *P), laid out as ``x`` (B, G, C, *L) is, and the scale (B, G, 1, *P)."""
+    positions = positions_of(x.shape[3:], geometry)
+    z, f = _output(x, W.shape[1], positions), x.new_empty((*x.shape[:2], 1, *positions))
     given = _given(x, W, positions, geometry, z, x)
     _run(kernels, name, given, x, [x, W.contiguous(), None if b is None else b.contiguous(), z, f], kappa)
     return z, f
@@ -129,7 +121,7 @@ def backward(
     geometry: Geometry,
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients with respect to ``x``, ``W`` and a bias (1, O, 1, ..), None for those not wanted."""
+    """Return the gradients with respect to ``x``, ``W`` and a bias (G, O, 1, ..), None for those not wanted."""
     dx = torch.empty_like(x) if wanted[0] else None
     dW = W.new_empty(W.shape) if wanted[1] else None
     db = W.new_empty((*W.shape[:2], *[1] * (x.dim() - 3))) if wanted[2] else None
@@ -157,10 +149,19 @@ def _given(x: Tensor, W: Tensor, positions: Sequence[int], geometry: Geometry, z
     kernel, stride, padding, dilation, _ = geometry
     parts = ((x.shape[3:], 1), (positions, 1), (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
     lengths = [n for part, other in parts for n in three(part, other)]
-    steps = [n for t in (x, z, dx) for n in (t.stride(0), t.stride(2), *three(t.stride()[3:], 0))]
-    return [x.shape[0], x.shape[2], W.shape[1], *lengths, *steps]
+    steps = [n for t in (x, z, dx) for n in (*t.stride()[:3], *three(t.stride()[3:], 0))]
+    return [*x.shape[:3], W.shape[1], *lengths, *steps]
+
+
+def _output(x: Tensor, channels: int, positions: Sequence[int]) -> Tensor:
+    """Return memory for the output (B, G, O, *P), in which channels are neighbours where they are in ``x``."""
+    count, groups = x.shape[:2]
+    if _ends_in_channels(x):
+        return x.new_empty((count, *positions, groups, channels)).movedim((-2, -1), (1, 2))
+    return x.new_empty((count, groups, channels, *positions))
 
 
 def _ends_in_channels(x: Tensor) -> bool:
     """Return whether neighbouring channels are neighbours in memory, and positions are not."""
-    return x.stride(2) == 1 and x.shape[2] > 1 and x.stride(-1) != 1
+    axis = 2 if x.shape[2] > 1 else 1
+    return x.stride(axis) == 1 and x.shape[axis] > 1 and x.stride(-1) != 1

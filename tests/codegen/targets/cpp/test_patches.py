@@ -34,6 +34,11 @@ GEOMETRIES = {  # whose tiles differ: by rows or along the line, one register or
     "as large as the image": Geometry(1, 4, 9, (5, 6), (1, 1), (0, 0), (1, 1), (5, 6), (0, 0)),
     "one axis": Geometry(1, 5, 33, (4,), (3,), (5,), (2,), (101,), (0,)),
     "three axes": Geometry(1, 2, 6, (2, 3, 2), (1, 2, 1), (1, 0, 1), (1, 1, 2), (4, 7, 9), (0, 0, 0)),
+    "groups": Geometry(3, 5, 19, (3, 2), (2, 1), (1, 2), (1, 2), (7, 16), (0, 0)),
+    "groups of few outputs": Geometry(2, 9, 3, (3, 3), (1, 1), (1, 1), (1, 1), (5, 32), (0, 0)),
+    "a channel for several": Geometry(4, 1, 2, (3, 3), (1, 1), (1, 1), (1, 1), (9, 7), (0, 0)),
+    "a channel each": Geometry(5, 1, 1, (5, 3), (1, 1), (2, 1), (1, 1), (9, 20), (0, 0)),
+    "a channel each, steps and holes": Geometry(4, 1, 1, (3, 2), (2, 3), (2, 1), (2, 1), (17, 20), (0, 0)),
 }
 
 
@@ -177,7 +182,6 @@ def test_what_is_no_number_stays_in_its_image():
 
 
 OTHERS = {
-    "groups": (dataclasses.replace(SMALL, groups=2), DOUBLE, 2, 1e-13),
     "one image for two threads": (SMALL, DOUBLE, 1, 1e-13),
     "bfloat16": (SMALL, BRAIN, 2, 2e-2),
 }
