@@ -42,7 +42,7 @@ def gather(
     """
     flat = _CONVOLVE[len(geometry.kernel) - 1](
         joined(x, 1),
-        joined(W, 0),
+        _filters(W, x),
         None if bias is None else bias.reshape(-1),
         geometry.stride,
         geometry.padding,
@@ -104,7 +104,7 @@ def gradients_of(
     dx, dW, db = torch.ops.aten.convolution_backward(
         joined(g, 1),
         joined(x, 1),
-        joined(W, 0),
+        _filters(W, x),
         [g.shape[1] * g.shape[2]],
         geometry.stride,
         geometry.padding,
@@ -197,6 +197,16 @@ def joined(t: Tensor, axis: int) -> Tensor:
     ``flatten`` does the same, and has no rule for gradients that ``is_grads_batched`` maps over.
     """
     return t.reshape(*t.shape[:axis], t.shape[axis] * t.shape[axis + 1], *t.shape[axis + 2 :])
+
+
+def _filters(W: Tensor, x: Tensor) -> Tensor:
+    """Return W with its groups and outputs as one axis, as torch convolves one image, or many, with it.
+
+    Where channels lie last in both, and the image is one, torch (2.11 to 2.14) takes a wrong step from one group to the
+    next for the gradient with respect to W, so W is laid out plainly there.
+    """
+    flat = joined(W, 0)
+    return flat.contiguous() if x.shape[0] == 1 and x.shape[1] > 1 else flat
 
 
 def split(t: Tensor, axis: int, groups: int) -> Tensor:

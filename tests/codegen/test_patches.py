@@ -222,6 +222,22 @@ def test_layout_and_types():
     assert float(ad.PatchNormConv2d(64, 64, 3).weight.detach().std()) == pytest.approx(1, rel=0.02)
 
 
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_one_image_whose_channels_lie_last(backend, batched):
+    """torch.ops.aten.convolution_backward takes a wrong step between its groups: the gradient of the weight was off."""
+    module = ad.PatchNormConv2d(6, 4, (3, 2), groups=2, dtype=DOUBLE, backend=backend).to(
+        memory_format=torch.channels_last
+    )
+    x = torch.randn(1, 6, 6, 4, dtype=DOUBLE).to(memory_format=torch.channels_last)
+    plain, one = copy.deepcopy(module).to(memory_format=torch.contiguous_format), x if batched else x[0]
+    g = torch.randn_like(module(one))
+    found, expected = (
+        torch.autograd.grad(m(images), m.weight, g) for m, images in ((module, one), (plain, one.contiguous()))
+    )
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize(("name", "given"), [TABLE[3], TABLE[8]], ids=["Conv2d", "ConvTranspose2d"])
 def test_compiled_as_a_whole(name, given):
     module, x = layer(name, given), example(name, requires_grad=True)

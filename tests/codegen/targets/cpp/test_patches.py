@@ -1,6 +1,5 @@
 """PatchNorm by its kernels in C++ against patches cut out one by one in float64."""
 
-import dataclasses
 import functools
 import importlib
 
