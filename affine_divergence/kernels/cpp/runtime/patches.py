@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,11 +155,16 @@ def _given(x: Tensor, W: Tensor, positions: Sequence[int], geometry: Geometry, z
 
 
 def _output(x: Tensor, channels: int, positions: Sequence[int]) -> Tensor:
-    """Return memory for the output (B, G, O, *P), in which channels are neighbours where they are in ``x``."""
-    count, groups = x.shape[:2]
-    if _ends_in_channels(x):
-        return x.new_empty((count, *positions, groups, channels)).movedim((-2, -1), (1, 2))
-    return x.new_empty((count, groups, channels, *positions))
+    """Return memory for the output (B, G, O, *P), in which channels are neighbours where they are in ``x``.
+
+    It is no view: to one, torch gives a tangent of the same layout alone, and fails by an assertion for any other.
+    """
+    (count, groups), width = x.shape[:2], x.shape[1] * channels
+    shape = (count, groups, channels, *positions)
+    if not _ends_in_channels(x):
+        return x.new_empty(shape)
+    steps = [width * math.prod(positions[k + 1 :]) for k in range(len(positions))]
+    return x.new_empty_strided(shape, (width * math.prod(positions), channels, 1, *steps))
 
 
 def _ends_in_channels(x: Tensor) -> bool:

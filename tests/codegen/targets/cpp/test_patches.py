@@ -168,6 +168,19 @@ def test_a_patch_of_zeros_has_no_direction(bias):
     assert all(error(d, g.double().sum((0, 2, 3))) <= 1e-6 for d in db)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_tangents_of_one_image_whose_channels_lie_last(groups, monkeypatch):
+    """The output was a view, to which torch gives no tangent of another layout."""
+    monkeypatch.setattr(cpp_patches, "_threads", lambda: 1)
+    module = ad.PatchNormConv2d(6, 4, (3, 2), groups=groups, dtype=DOUBLE, backend="cpp")
+    x, step = (torch.randn(1, 6, 6, 4, dtype=DOUBLE).to(memory_format=torch.channels_last) for _ in range(2))
+    _, expected = torch.func.jvp(module, (x.contiguous(),), (step.contiguous(),))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, step)
+        _, found = torch.autograd.forward_ad.unpack_dual(module(dual))
+        torch.testing.assert_close(found, expected)
+
+
 def test_what_is_no_number_stays_in_its_image():
     case = Problem("affine-like", True, PLAIN, SMALL)
     tensors, g = case.operands(batch=4)
