@@ -36,7 +36,12 @@ def imports(lines: Iterable[str]) -> dict[str, Any]:
     """Return what a file imports for these lines."""
     code = bare_code(lines)
     positions = [name for name in _POSITIONS if re.search(rf"\b{name}\(", code)]
-    return {"positions": positions, "uses_math": "math." in code, "uses_jnp": "jnp." in code}
+    return {
+        "positions": positions,
+        "uses_math": "math." in code,
+        "uses_jnp": "jnp." in code,
+        "uses_jax": "jax." in code,
+    }
 
 
 class _MapFile:

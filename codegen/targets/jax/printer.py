@@ -40,7 +40,12 @@ _CODE = (
 WORDS = frozenset([*_CODE.split(), "with_gradients", "with_tangents", "within"])
 """What printed lines and the code around them call so: no value may."""
 _LETTERS = "jklabcdefhimnopqrtuvwxyz" + ascii_letters
-_FUNCTIONS = {"exp": "exp", "log": "log", "tanh": "tanh", "sin": "sin", "cos": "cos", "sign": "sign", "atan": "arctan"}
+_FUNCTIONS = {
+    **{name: f"jnp.{name}" for name in ("exp", "log", "tanh", "sin", "cos", "sign")},
+    "atan": "jnp.arctan",
+    "erf": "jax.lax.erf",
+    "sigmoid": "jax.lax.logistic",
+}
 
 
 class JaxPrinter:
@@ -260,7 +265,7 @@ class JaxExpressions(ExpressionPrinter):
             home = "jax.nn.sigmoid" if name == "sigmoid" else "jax.lax.erf"
             return f"{home}(wide.narrow({inside[0]}))"
         if name in _FUNCTIONS and len(inside) == 1:
-            return f"jnp.{_FUNCTIONS[name]}(wide.narrow({inside[0]}))"
+            return f"{_FUNCTIONS[name]}(wide.narrow({inside[0]}))"
         raise UsageError(
             f"the jax target cannot print {name} in {expression}; write it with the functions of the formula language"
         )
