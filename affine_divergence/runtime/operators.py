@@ -86,7 +86,7 @@ class Signature(NamedTuple):
     def forward(self) -> str:
         """The schema of the forward pass."""
         tensors = [f"Tensor {name}_" for name in self.tensors]
-        return f"({', '.join([*tensors, *self.settings])}) -> ({', '.join(['Tensor'] * (1 + self.kept))})"
+        return f"({', '.join([*tensors, *self.settings])}) -> ({', '.join(['Tensor'] * (1 + max(1, self.kept)))})"
 
     @property
     def backward(self) -> str:
@@ -113,8 +113,9 @@ class Passes:
         self.saved = range(count) if saved is None else saved
 
     def results(self, *given: Any) -> Sequence[Any]:
-        """Return the output and what is kept."""
-        return tuple(self._function.forward(*given))
+        """Return the output and what is kept: an empty tensor if nothing is, since one result alone is no list."""
+        found = tuple(self._function.forward(*given))
+        return found if self.kept else (*found, found[0].new_empty(0))
 
     def gradients(self, g: Tensor, *given: Any) -> list[Tensor | None]:
         """Return a gradient for each tensor, None where it is not wanted."""
@@ -140,7 +141,7 @@ class Passes:
 
     def backward_arguments(self, given: Sequence[Any], results: Sequence[Tensor]) -> tuple[Any, ...]:
         """Return what the backward pass takes between the gradient and what is wanted."""
-        return *(given[k] for k in self.saved), *results[1:], *given[self.count :]
+        return *(given[k] for k in self.saved), *results[1 : 1 + self.kept], *given[self.count :]
 
     def forward(self, *given: Any) -> Tensors:
         """Return the output and what is kept, each in memory of its own without gaps."""
