@@ -261,9 +261,6 @@ class JaxExpressions(ExpressionPrinter):
             return text
         if name == "Stopped":
             return f"jax.lax.stop_gradient({inside[0]})"
-        if name in ("sigmoid", "erf"):
-            home = "jax.nn.sigmoid" if name == "sigmoid" else "jax.lax.erf"
-            return f"{home}(wide.narrow({inside[0]}))"
         if name in _FUNCTIONS and len(inside) == 1:
             return f"{_FUNCTIONS[name]}(wide.narrow({inside[0]}))"
         raise UsageError(
