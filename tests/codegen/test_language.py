@@ -17,6 +17,7 @@ from codegen.targets.base import NAMES
 from derive.errors import UsageError
 from derive.spec import loads_spec
 from tests.codegen.layer_files import toml
+from verify.checks.layer_files.formula import Formula
 
 SIZES = {"n": 4, "m": 3, "T": 5, "h": 2}
 
@@ -218,3 +219,18 @@ def test_an_index_as_a_number_has_no_code_yet():
 def test_a_product_over_an_axis_has_no_code_yet():
     with pytest.raises(UsageError, match=r"no code yet for prod\[..\]"):
         build_layer(loads_spec(toml("many", "n m", "x: n", "W: m n", "z: m", "z[i] = prod[j](W[i,j]*x[j])")))
+
+
+@layers
+def test_the_reference_of_verify_is_the_twin(name):
+    known = loads_spec(LAYERS[name][0])
+    generator = torch.Generator().manual_seed(1)
+    sizes = {**SIZES, "B": 3}
+
+    def shape(axes):
+        return [int(a.subs({s: sizes[str(s)] for s in a.free_symbols})) for a in axes]
+
+    shapes = {t.name: shape(t.axes) for t in (*known.inputs, *known.parameters)}
+    tensors = {n: torch.randn(shape, generator=generator, dtype=torch.float64) for n, shape in shapes.items()}
+    found = Formula(known, tensors, {}, sizes).output()
+    torch.testing.assert_close(found, LAYERS[name][1](*tensors.values()), rtol=1e-12, atol=1e-12)

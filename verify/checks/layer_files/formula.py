@@ -21,7 +21,7 @@ from torch import Tensor
 
 from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.named import named
-from derive.algebra.nodes import AtMost, Divides, IndexedSum, Within
+from derive.algebra.nodes import AtMost, Divides, IndexedSum, Within, rename
 from derive.algebra.reductions import Largest, LogSumExp, Masked, Product, Reduction, Softmax, Stopped
 from derive.forward_map import Layer
 
@@ -107,6 +107,8 @@ class Formula:
             case IndexedSum():
                 body, bound = expression.renamed()  # fresh indices, so that no axis is met twice
                 return self._sum(body, bound)
+            case Softmax() if (share := self._share(expression)) is not None:
+                return share
             case Reduction():
                 body, bound = expression.renamed()
                 found = self.value(body)
@@ -156,6 +158,17 @@ class Formula:
         if kind in (sympy.Max, sympy.Min) and any(a.tensor.is_floating_point() for a in arguments):
             arguments = [Named(a.tensor.to(self._like.dtype), a.axes) for a in arguments]
         return functools.reduce(functools.partial(_joined, pairs[kind]), arguments)
+
+    def _share(self, expression: Softmax) -> Named | None:
+        """Return torch's softmax, where the share is that of one score among scores along one index."""
+        place = expression.place or {}
+        at = next(iter(place.values()), None)
+        if len(place) != 1 or not isinstance(at, Index):
+            return None
+        found = self.value(rename(expression.args[1].body, place))
+        if at not in found.axes:
+            return None
+        return Named(torch.softmax(found.tensor, found.axes.index(at)), found.axes)
 
     def _sum(self, body: Expr, bound: tuple[Index, ...]) -> Named:
         if isinstance(body, Add):
