@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .patches import Geometry, reach
 
+_SPREADS = torch.__version__ >= "2.13"  # from which on torch convolves DTensors as it convolves tensors
 _WORDS = {1: "one axis", 2: "two axes", 3: "three axes"}
 
 
@@ -54,7 +56,15 @@ def check_groups(name: str, groups: object, **channels: int) -> int:
 def check_shapes(
     name: str, axes: int, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, transposed: bool
 ) -> None:
-    """Raise ValueError unless ``x``, the weight and the bias fit each other, as those of torch's convolutions do."""
+    """Raise ValueError unless ``x``, the weight and the bias fit each other, as those of torch's convolutions do.
+
+    NotImplementedError for DTensors where torch's own convolution of them is wrong.
+    """
+    if not _SPREADS and type(x).__name__ == "DTensor":
+        raise NotImplementedError(
+            f"{name}: x is a DTensor, of which torch {torch.__version__} computes wrong gradients in any convolution; "
+            "use torch 2.13 or later, or give each rank's tensors"
+        )
     layout = "(in, out / groups, *kernel)" if transposed else "(out, in / groups, *kernel)"
     if weight.dim() != axes + 2 or 0 in weight.shape:
         raise ValueError(f"{name}: weight has shape {tuple(weight.shape)}; over {_WORDS[axes]} of space it is {layout}")
