@@ -93,22 +93,22 @@ def at_once(home: str, backend: str | None, x: Tensor, weight: Tensor, bias: Ten
         return None
     try:
         given, shape, dtype = x.shape, weight.shape, x.dtype
+        found = _AT_ONCE.get((home, dtype))
+        usual = (
+            found is not None
+            and len(given) == 2 == len(shape)
+            and given[1] == shape[1]
+            and given[0] * given[1] >= _ENOUGH
+            and weight.dtype is dtype
+            and (bias is None or (type(bias) in PLAIN and bias.dtype is dtype and bias.shape == shape[:1]))
+            and x.is_cpu
+            and _KEY not in _SET
+            and not _are_transforms_active()
+            and not _is_tracing()
+            and not _is_any_autocast_enabled()
+        )
     except RuntimeError:  # nested tensors have no shape
         return None
-    found = _AT_ONCE.get((home, dtype))
-    usual = (
-        found is not None
-        and len(given) == 2 == len(shape)
-        and given[1] == shape[1]
-        and given[0] * given[1] >= _ENOUGH
-        and weight.dtype is dtype
-        and (bias is None or (type(bias) in PLAIN and bias.dtype is dtype and bias.shape == shape[:1]))
-        and x.is_cpu
-        and _KEY not in _SET
-        and not _are_transforms_active()
-        and not _is_tracing()
-        and not _is_any_autocast_enabled()
-    )
     return found if usual else None
 
 

@@ -146,6 +146,17 @@ def check_launch(first: Tensor, first_shape: Sequence[int], *others: tuple[Tenso
             )
 
 
+class Unpacked:
+    """Autograd's context with the tensors that it kept, which a checkpoint gives once only."""
+
+    def __init__(self, context: Any, tensors: tuple[Tensor, ...]) -> None:
+        self._context, self.saved_tensors = context, tensors
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the context holds."""
+        return getattr(self._context, name)
+
+
 def constant(function: Answer) -> Answer:
     """Let compilers take what a function returns as a constant, as ``torch.compiler.assume_constant_result`` does.
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...runtime.operands import check_dense, check_result, outside_autocast
+from ...runtime.operands import Unpacked, check_dense, check_result, outside_autocast
 from ...runtime.operators import Passes, Signature, register_map
 from ..torch import norm_like as plain
 from .runtime.launch import Source
@@ -75,11 +75,11 @@ class NormLike(torch.autograd.Function):
         """Return the gradients with respect to ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
         if ctx.ready is None or torch.is_grad_enabled():  # by operations that autograd and torch.vmap know
             return plain.NormLike.backward(ctx, g, None)
-        x, W, f = ctx.saved_tensors
+        kept = x, W, f = ctx.saved_tensors
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
         ready = KERNELS.ready((g, x, W, f), ((rows, m), (rows, n), (m, n), (rows, 1)))
         if ready is None:
-            return plain.NormLike.backward(ctx, g, None)
+            return plain.NormLike.backward(Unpacked(ctx, kept), g, None)
         kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         g = g.contiguous()
         x = x.contiguous()

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...runtime.operands import outside_autocast
+from ...runtime.operands import Unpacked, outside_autocast
 from ...runtime.operators import register_map
 from ...runtime.patch_operators import PatchSignature
 from ...runtime.patch_places import as_numbers
@@ -61,9 +61,10 @@ class PatchAffineLike(plain.PatchAffineLike):
     @outside_autocast
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients with respect to ``x``, ``W`` and ``b``; None where not needed and for settings."""
-        x, W, b, f = ctx.saved_tensors[:4]
+        kept = ctx.saved_tensors
+        x, W, b, f = kept[:4]
         if g is None or torch.is_grad_enabled() or not fits(x, W, b, ctx.geometry, g, f):
-            return plain.PatchAffineLike.backward(ctx, g, *_)
+            return plain.PatchAffineLike.backward(Unpacked(ctx, kept), g, *_)
         settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
         # grouped-convolution/affine-like/backward-db
         # grouped-convolution/affine-like/backward-dW

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...runtime.operands import outside_autocast
+from ...runtime.operands import Unpacked, outside_autocast
 from ...runtime.operators import Passes, Signature, register_map
 from ..torch import norm_like as plain
 from .runtime.launch import Source
@@ -49,11 +49,11 @@ class NormLike(plain.NormLike):
     @outside_autocast
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients with respect to ``x``, ``W`` and ``b``, None where not needed, and None for kappa."""
-        x, W, f = ctx.saved_tensors
+        kept = x, W, f = ctx.saved_tensors
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
         takes = KERNELS.take((g, x, W), ((rows, m), (rows, n), (m, n)), f)
         if torch.is_grad_enabled() or not takes:  # by operations that autograd and torch.vmap know
-            return plain.NormLike.backward(ctx, g, _)
+            return plain.NormLike.backward(Unpacked(ctx, kept), g, _)
         kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
         dx = dW = db = None
         if wanted[0] and wanted[1]:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...runtime.operands import outside_autocast
+from ...runtime.operands import Unpacked, outside_autocast
 from ...runtime.operators import derive, register
 from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
@@ -213,10 +213,10 @@ class PatchNormLikeCentredWithoutBiasReverse(plain.PatchNormLikeCentredWithoutBi
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients with respect to ``x`` and ``W``; None where not needed and for settings."""
-        x, W, f, h = ctx.saved_tensors
+        kept = x, W, f, h = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):
-            known: tuple[Tensor | None, ...] = plain.PatchNormLikeCentredWithoutBiasReverse.backward(ctx, g, *_)
+            known: tuple[Tensor | None, ...] = plain.PatchNormLikeCentredWithoutBiasReverse.backward(Unpacked(ctx, kept), g, *_)
             return known
         found = _backward(g, x, W, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)
         return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)

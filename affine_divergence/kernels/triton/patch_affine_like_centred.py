@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...runtime.operands import outside_autocast
+from ...runtime.operands import Unpacked, outside_autocast
 from ...runtime.operators import derive, register
 from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
@@ -542,10 +542,10 @@ class PatchAffineLikeCentredReverse(plain.PatchAffineLikeCentredReverse):
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients with respect to ``x``, ``W`` and ``b``; None where not needed and for settings."""
-        x, W, b, f, h = ctx.saved_tensors
+        kept = x, W, b, f, h = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W, b):
-            known: tuple[Tensor | None, ...] = plain.PatchAffineLikeCentredReverse.backward(ctx, g, *_)
+            known: tuple[Tensor | None, ...] = plain.PatchAffineLikeCentredReverse.backward(Unpacked(ctx, kept), g, *_)
             return known
         found = _backward(g, x, W, b, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)
         return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)

@@ -112,5 +112,7 @@ def test_what_is_no_dense_tensor_of_real_numbers_is_refused_by_name(backend):
     W = torch.randn(8, 64)
     with pytest.raises(TypeError, match="weight has the layout"):
         ad.functional.affine_like(torch.randn(32, 64), W.to_sparse(), torch.randn(8), backend=backend)
+    with pytest.raises(TypeError, match="bias is a nested tensor"):
+        ad.functional.affine_like(torch.randn(32, 64), W, odd()["nested"][0], backend=backend)
     with pytest.raises(TypeError, match="bias has the layout"):
         ad.functional.affine_like(torch.randn(32, 64), W, torch.randn(8).to_sparse(), backend=backend)

@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -164,3 +165,15 @@ def test_a_kernel_that_gets_no_memory_says_so():
         pytest.skip("Python's headers are not installed: nothing stands between ctypes and a kernel")
     with pytest.raises(MemoryError):
         kernels.affine_like_db(0, 2**59, 0, 0, 0, 1)  # sums of so many columns
+
+
+@pytest.mark.parametrize("name", ["rows", "patches"])
+def test_what_a_checkpoint_gives_once_is_read_once(name):
+    """The backward pass that no kernel takes, here of a gradient whose sign is only noted, is torch's."""
+    layer, x = LAYERS[name]
+    found = []
+    for turn in (torch._neg_view, torch.neg):
+        leaf = x.detach().requires_grad_()
+        z = torch.utils.checkpoint.checkpoint(layer, leaf, use_reentrant=False)
+        found.append(torch.autograd.grad(z, [leaf, *layer.parameters()], turn(torch.ones_like(z))))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)

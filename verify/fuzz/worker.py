@@ -1,0 +1,38 @@
+"""The process that runs cases: it says which one it is at, so that one that ends it is known."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from verify.fuzz.case import Case
+from verify.fuzz.maps import LayerFile, convolution, rows
+
+
+def main(first: int, count: int, notes: Path) -> None:
+    """Run cases; write what is wrong, a line each, and the number of each case before it starts."""
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, (notes / "wrong.jsonl").open("w") as wrong:
+        makers = (rows, rows, convolution, convolution, LayerFile(Path(folder)))
+        at = (notes / "at").open("w")
+        for number in range(first, first + count):
+            at.seek(0)
+            at.write(f"{number:12d}")
+            at.flush()
+            case = Case(number, makers)
+            try:
+                found = case.wrong()
+            except Exception as problem:  # whatever it is, it is no answer
+                found = f"{type(problem).__name__}: {problem}"
+            if found:
+                wrong.write(json.dumps({"case": number, "what": str(case), "wrong": found[:400]}) + "\n")
+                wrong.flush()
+        at.close()
+    (notes / "done").write_text("done\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
