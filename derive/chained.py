@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
 
 from derive.algebra.differentiate import differentiate
@@ -24,6 +23,7 @@ from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum, rename
 from derive.algebra.normal import normalise
 from derive.algebra.present import presentable
+from derive.algebra.reductions import Stopped
 from derive.backward_pass import free_letters
 from derive.deriver import Deriver
 from derive.forward_map import Definition, Layer, LayerError, Tensor
@@ -44,10 +44,19 @@ def depth(layer: Layer) -> int:
     """Return how many intermediates the longest path from the output to a parameter passes through."""
     depths: dict[IndexedBase, int] = {p.base: 0 for p in layer.parameters}
     for definition in layer.definitions:
-        below = [depths[b] for b in definition.expression.atoms(IndexedBase) if b in depths]
+        below = [depths[b] for b in _moving(definition.expression) if b in depths]
         if below:
             depths[definition.base] = 1 + max(below)
-    return max((depths[b] for b in layer.output.expression.atoms(IndexedBase) if b in depths), default=0)
+    return max((depths[b] for b in _moving(layer.output.expression) if b in depths), default=0)
+
+
+def _moving(expression: Expr) -> set[IndexedBase]:
+    """Return the tensors of an expression, without those under what a step holds fixed."""
+    if isinstance(expression, Indexed):
+        return {expression.base}
+    if isinstance(expression, Stopped):
+        return set()
+    return set().union(*(_moving(part) for part in expression.args if isinstance(part, Expr)))
 
 
 def paths(layer: Layer) -> int:
@@ -55,8 +64,11 @@ def paths(layer: Layer) -> int:
     counts: dict[IndexedBase, int] = {p.base: 1 for p in layer.parameters}
 
     def count(expression: Expr) -> int:
-        entries = (e for e in sympy.preorder_traversal(expression) if isinstance(e, Indexed))
-        return sum(counts.get(e.base, 0) for e in entries)
+        if isinstance(expression, Indexed):
+            return counts.get(expression.base, 0)
+        if isinstance(expression, Stopped):
+            return 0
+        return sum(count(part) for part in expression.args if isinstance(part, Expr))
 
     for definition in layer.definitions:
         counts[definition.base] = count(definition.expression)

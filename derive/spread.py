@@ -27,10 +27,10 @@ from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum, tensor
 from derive.algebra.normal import normalise
 from derive.algebra.present import presentable
-from derive.deriver import Deriver
 from derive.forward_map import Layer, LayerError
 from derive.properties.reading import real_inputs
 from derive.remedies import mean_over_units
+from derive.update import deriver as deriver_of
 
 INPUTS = ("gaussian", "relu", "covariance")
 _MOST_ENTRIES = {"gaussian": 8, "covariance": 8, "relu": 4}
@@ -58,7 +58,7 @@ def expected_spread(layer: Layer, inputs: str) -> Spread:
     """
     if inputs not in INPUTS:
         raise LayerError(f"unknown input statistics {inputs!r}; known: {', '.join(INPUTS)}")
-    deriver = Deriver(layer)
+    deriver = deriver_of(layer)
     found = deriver.classify()
     factor = found.expression if found.shape != "full" else mean_over_units(deriver)
     bases = {t.base for t in real_inputs(layer)}

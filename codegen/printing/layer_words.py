@@ -66,7 +66,9 @@ def free_size_words(plan: LayerPlan) -> list[str]:
 
 def size_use(size: str, parameters: Sequence[Tensor]) -> str:
     """Return which tensors have an axis of a size."""
-    return "an axis of " + listed([f"``{p.name}``" for p in parameters if size in {str(a) for a in p.axes}])
+    plain = [f"``{p.name}``" for p in parameters if size in {str(a) for a in p.axes}]
+    parts = [f"``{p.name}``" for p in parameters if size in {str(s) for a in p.axes for s in a.free_symbols}]
+    return f"an axis of {listed(plain)}" if plain else f"a part of an axis of {listed(parts)}"
 
 
 def shape_words(layer: Layer) -> str:

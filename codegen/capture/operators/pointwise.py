@@ -12,6 +12,7 @@ from codegen.capture.errors import refuse
 from codegen.capture.forming import Forming
 from codegen.capture.operators.table import rule
 from codegen.capture.values import ONE, Indices, Value, broadcast_at, constant, pointwise
+from derive.algebra.reductions import Stopped
 
 _LARGEST_POWER = 16
 
@@ -185,6 +186,12 @@ def _enter(name: str, function: Callable[[Expr], Expr]) -> None:
 
 for _name, _function in _FUNCTIONS.items():
     _enter(_name, _function)
+
+
+@rule("detach")
+def detach(form: Forming, self: Value) -> Value:
+    """The values alone: a step holds them fixed."""
+    return applied(form, Stopped, self)
 
 
 @rule("maximum", "fmax")

@@ -261,7 +261,23 @@ def siren(n: int, m: int) -> Factory:
     return Siren(n, m), torch.randn(3, n)
 
 
-QUICK = (swiglu, gated_mlp, lora, linear, embedding, layer_norm, rms_norm, weight_norm, siren, separable)
+class StopGradient(nn.Module):
+    """A scale that the step holds fixed."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(n, m)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.map(x)
+        return z / (1 + z.detach().square().mean(-1, keepdim=True)).sqrt()
+
+
+def stop_gradient(n: int, m: int) -> Factory:
+    return StopGradient(n, m), torch.randn(3, n)
+
+
+QUICK = (swiglu, gated_mlp, lora, linear, embedding, layer_norm, rms_norm, weight_norm, siren, separable, stop_gradient)
 SLOW = (
     causal_attention,
     torch_attention,
