@@ -194,9 +194,10 @@ class GatheringEmitter(Emitter):
 
     def _entry(self, entry: Indexed, filled: bool = True) -> Indexed:
         """Return a plain entry that holds the same as an entry with any positions."""
-        if all(isinstance(i, Index) for i in entry.indices) and len(set(entry.indices)) == len(entry.indices):
-            return entry
         source = self.values[name_of(entry)]
+        plain = all(isinstance(i, Index) for i in entry.indices) and len(set(entry.indices)) == len(entry.indices)
+        if plain and all(i.size == own.size for i, own in zip(entry.indices, source.indices, strict=True)):
+            return entry
         positions = tuple(self._position(p) for p in entry.indices)
         operand = source.at(i.fresh() for i in source.indices)
         indices = placement(positions).indices
