@@ -15,11 +15,11 @@ from typing import ClassVar
 import sympy
 from sympy import Expr, Symbol
 
-from derive.algebra.index import Index, size_symbol
+from derive.algebra.index import Index, has_division, size_symbol
 from derive.arithmetic import Arithmetic, parse
 from derive.excerpt import Excerpt, quote, suggestion
 from derive.forward_map import BATCH, Definition
-from derive.indexing import axes_of, is_reduction, parts
+from derive.indexing import axes_of, is_reduction, length, parts
 from derive.names import ELEMENTARY, FUNCTIONS, MOST_AXES, Named, Namespace, identifier
 from derive.reducing import Reducing
 
@@ -209,6 +209,7 @@ class _Formula(Reducing):
                 problem = f"index {node.id!r} runs {here}, but is {origin}"
                 self.fail(part, problem, "declare both axes with the same size, or use two indices")
             size, origin = axis, f"used {here}"
+        size = self._blocks(node.id, body) if size is None else size
         if size is None:
             self.fail(
                 node,
@@ -216,6 +217,20 @@ class _Formula(Reducing):
                 f"write its size here, such as {node.id}:{next(iter(self.names.sizes), 'n')}, or remove it",
             )
         return size
+
+    def _blocks(self, name: str, body: ast.expr) -> Expr | None:
+        """Return how many blocks an axis has where the index counts them: ``g`` in ``u[g*C + c]`` over an axis G*C."""
+        for entry in (n for n in ast.walk(body) if isinstance(n, ast.Subscript) and not is_reduction(n)):
+            for part, axis in zip(parts(entry), self.tensor(entry).axes, strict=True):
+                match part:
+                    case ast.BinOp(left=ast.BinOp(left=ast.Name(id=found), op=ast.Mult(), right=block), op=ast.Add()):
+                        block_size = length(block, self.names.sizes) if found == name else None
+                    case _:
+                        block_size = None
+                count = None if block_size is None else sympy.expand(axis / block_size)
+                if count is not None and not has_division(count) and count.is_integer:
+                    return count
+        return None
 
     def _uses(self, name: str, body: ast.expr) -> list[tuple[ast.Subscript, ast.expr, Expr]]:
         """Return every place where the index stands on its own in a tensor's brackets, with the axis, left to right."""

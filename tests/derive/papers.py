@@ -161,6 +161,19 @@ PAPERS: dict[str, Made] = {
         _alibi,
         output="T,T",
     ),
+    "groups": Made(  # Wu and He 2018, after the map: two groups of two
+        "n=2 G=2 C=2",
+        "x:n",
+        "W:G*C,n g0:G*C",
+        (
+            "u[i] = sum[j](W[i,j]*x[j])",
+            "mu[g] = mean[c:C](u[g*C + c])",
+            "v[g] = mean[c:C]((u[g*C + c] - mu[g])**2)",
+            "z[i] = g0[i]*(u[i] - mu[i // C])/sqrt(v[i // C] + 0.001)",
+        ),
+        lambda v: F.group_norm(v["x"] @ v["W"].T, 2, v["g0"], eps=1e-3),
+        output="G*C",
+    ),
     "held": Made(  # a scale that the step holds fixed
         "n=2 m=2",
         "x:n",

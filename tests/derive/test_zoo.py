@@ -24,7 +24,7 @@ from tests.derive.zoo_networks import NETWORKS
 
 BATCH, PAIRS = 2, 14
 LAYERS = {**ZOO, **NETWORKS, **PAPERS}
-LARGE = {"grouped_queries", "pooled"}
+LARGE = {"grouped_queries", "pooled", "groups"}
 rows = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in LAYERS]
 )
@@ -66,9 +66,7 @@ def test_the_kernel_is_that_of_automatic_differentiation(name: str, monkeypatch:
     with REAL.context():
         plain = point(made)
         reference = Reference.at(made.layer, plain)
-        assert tuple(made.output().shape) == tuple(
-            made.sizes[i.size.name] if i.size.is_Symbol else int(i.size) for i in indices
-        )
+        assert tuple(made.output().shape) == tuple(made.world_size(i.size) for i in indices)
         pairs = [(a, b) for a in reference.places for b in reference.places]
         for here, there in random.Random(0).sample(pairs, min(PAIRS, len(pairs))):
             at = dict(zip((*indices, *(i.primed() for i in indices)), here + there, strict=True))
