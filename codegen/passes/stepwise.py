@@ -196,7 +196,8 @@ def forward_mode(program: Program, saved: Sequence[str]) -> Program:
             equation = f"{program.name}/tangent" if last else ""
             name, total = tangent_name(target.name), Add(*terms)
             named = replace(target, name=name)
-            if not (isinstance(total, Indexed) and emitter.renamed(total, named, equation)):
+            alone = isinstance(total, Indexed) and not _read_again(program, total, instruction)
+            if not (alone and emitter.renamed(total, named, equation)):
                 emitter.assign(named, total, equation)
             moving.add(target.name)
     output = tangent_name(program.outputs[0])
@@ -205,6 +206,12 @@ def forward_mode(program: Program, saved: Sequence[str]) -> Program:
     instructions = (*again, *emitter.instructions)
     whole = replace(program, inputs=inputs, instructions=instructions, outputs=(output,))
     return whole.restricted(f"{program.name}/tangent", (output,))
+
+
+def _read_again(program: Program, tangent: Indexed, reader: Instruction) -> bool:
+    """Whether the value that a tangent belongs to, if it is that of one, is read by others than an instruction."""
+    others = {name_of(e) for i in program.instructions if i is not reader for e in i.reads}
+    return name_of(tangent) in {tangent_name(name) for name in others}
 
 
 def _tangent_terms(emitter: Emitter, instruction: Instruction, moving: set[str]) -> list[Expr]:

@@ -361,7 +361,7 @@ def whole(expression: Expr, names: Mapping[Expr, str], entry: Any = None) -> str
             negative = term.could_extract_minus_sign()
             text += f" {'-' if negative else '+'} {whole(-term if negative else term, names, entry)}"
         return text
-    if isinstance(expression, Mul) and all(not a.is_Pow for a in expression.args):
+    if isinstance(expression, Mul) and all(not a.is_Pow or (a.exp.is_Integer and a.exp > 0) for a in expression.args):
         return " * ".join(grouped(whole(a, names, entry)) for a in expression.args)
     if expression.is_Pow and expression.exp.is_Integer and expression.exp > 0:
         return " * ".join([grouped(whole(expression.base, names, entry))] * int(expression.exp))

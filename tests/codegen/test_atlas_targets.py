@@ -1,0 +1,37 @@
+"""Every layer of the atlas, none of which was written for a target, gets kernels on every target, and JAX."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import derive
+from codegen.compiler import build_layer
+from codegen.package import MANIFEST
+from codegen.targets.base import NAMES
+from derive.spec import load_spec
+
+FILES = {path.stem: path for path in sorted((Path(derive.__file__).parent / "atlas").glob("*.toml"))}
+EVERYDAY = {
+    "film",
+    "grouped_query_attention",
+    "swiglu",
+}  # a value that two others read, an axis of two sizes, named functions
+
+
+@pytest.mark.parametrize("name", [n if n in EVERYDAY else pytest.param(n, marks=pytest.mark.slow) for n in FILES])
+def test_a_layer_of_the_literature_gets_kernels_on_every_target(name):
+    layer = load_spec(FILES[name])
+    for targets in (NAMES, ("jax",)):
+        texts = build_layer(layer, "package", targets=targets)
+        told = json.loads(texts[MANIFEST])
+        assert not told["without"], told["without"]
+        for target in targets:
+            maps = {path for path in texts if path.startswith(f"kernels/{target}/") and path.endswith("plain.py")}
+            assert len(maps) == 1, target
+
+
+def test_there_are_layers_to_be_met():
+    assert len(FILES) > 30 and FILES.keys() >= EVERYDAY
