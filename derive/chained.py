@@ -269,6 +269,11 @@ class ChainedDeriver(Deriver):
         return []
 
     @property
+    def shown(self) -> Mapping[IndexedBase, Definition]:
+        """None: the slopes name what is long already."""
+        return {}
+
+    @property
     def moved(self) -> tuple[Definition, ...]:
         """The intermediates of the forward map and the output, which the step moves; slopes are those before it."""
         return (*self.original.definitions, self.output)

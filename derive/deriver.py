@@ -5,6 +5,7 @@ Nothing here knows any particular layer, nor any rule but plain gradient descent
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,6 +70,11 @@ class Deriver:
     def definitions(self) -> tuple[Definition, ...]:
         """The intermediates and the output."""
         return (*self.layer.definitions, self.output)
+
+    @property
+    def shown(self) -> Mapping[IndexedBase, Definition]:
+        """The intermediates whose names results may take for what they stand for."""
+        return self.layer.scope
 
     @property
     def moved(self) -> tuple[Definition, ...]:

@@ -65,26 +65,33 @@ class Remedy:
 def remedies(layer: Layer) -> tuple[Remedy, ...]:
     """Return what comes closest to cancelling a layer's divergence, the least residual first; exact ones are 0.
 
-    The last entry, ``nothing``, is the layer as it is. Raises LayerError for a layer without parameters.
+    The last entry, ``nothing``, is the layer as it is. Of long maps (``derive.chained``) those that leave the output
+    alone are all, without the size of what is left. Raises LayerError for a layer without parameters.
     """
-    deriver = Deriver(layer)
+    from derive.chained import is_long
+    from derive.update import deriver as deriver_of
+
+    deriver, long = deriver_of(layer), is_long(layer)
     factor, mean = deriver.classify(), mean_over_units(deriver)
     unit = Mul(*(KroneckerDelta(i, deriver.primes[i]) for i in deriver.units))
     entry = factor.expression if factor.shape == "full" else unit * factor.expression
     found = [
         _exact(factor.shape),
         Remedy("divide-mean", "divide each sample's gradient by the mean over units", mean, entry / mean - unit, False),
-        _scaled(deriver, "scale-mean", "divide the output by the root of the mean over units", mean, entry, unit),
     ]
-    if factor.shape == "diagonal":
+    if not long:  # what scales the output is derived anew, which only short maps allow
+        says = "divide the output by the root of the mean over units"
+        found.append(_scaled(deriver, "scale-mean", says, mean, entry, unit))
+    if factor.shape == "diagonal" and not long:
         says = "divide every unit by the root of its own self factor"
         found.append(_scaled(deriver, "scale-units", says, factor.expression, entry, unit))
-    isotropic = _isotropic(deriver, entry)
+    isotropic = None if long else _isotropic(deriver, entry)
     if isotropic is not None:
         says = "divide the output by the root of what is the same for every unit"
         found.append(_scaled(deriver, "scale-isotropic", says, isotropic, entry, unit))
     nothing = Remedy("nothing", "the layer as it is", None, entry - unit, False)
-    measured = [replace(remedy, size=_size(deriver, remedy)) for remedy in (*found, nothing)]
+    sizes = {r.name: None if long and r.residual != 0 else _size(deriver, r) for r in (*found, nothing)}
+    measured = [replace(remedy, size=sizes[remedy.name]) for remedy in (*found, nothing)]
     return tuple(sorted(measured, key=lambda r: (r.size is None, round(r.size or 0.0, 9), r.changes_map)))
 
 
@@ -100,7 +107,7 @@ def mean_over_units(deriver: Deriver) -> Expr:
     same = {deriver.primes[i]: i for i in deriver.output.indices}
     diagonal = normalise(rename(deriver.unfactored_kernel, same))
     count = Mul(*(i.size for i in deriver.units))
-    return presentable(normalise(IndexedSum(diagonal, *deriver.units) / count), deriver.layer.scope)
+    return presentable(normalise(IndexedSum(diagonal, *deriver.units) / count), deriver.shown)
 
 
 def _isotropic(deriver: Deriver, entry: Expr) -> Expr | None:
