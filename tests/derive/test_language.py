@@ -7,7 +7,9 @@ import sympy
 
 from derive.algebra.index import Index, size_symbol
 from derive.algebra.named import DEFINITIONS, definition, named
-from derive.algebra.nodes import AtMost, tensor
+from derive.algebra.nodes import AtMost, IndexedSum, tensor
+from derive.algebra.normal import normalise
+from derive.algebra.present import presentable
 from derive.algebra.reductions import Softmax
 from derive.declare import forward
 from derive.evaluation.fields import REAL
@@ -137,3 +139,15 @@ def test_a_document_says_what_its_functions_are():
     shown = [part.latex for part in named_functions(LAYERS["silu"]) if isinstance(part, Math)]
     assert shown == [r"\operatorname{silu}\left( v \right) = \frac{v}{e^{- v} + 1}"]
     assert named_functions(layer("affine")) == ()
+
+
+def test_the_shares_of_a_softmax_add_up_to_one():
+    shares = forward("shares_of", **PLAIN, formulas=[AFFINE, "p[i] = softmax[i](u[i])", "z[i] = p[i]**2"])
+    s, i = shares.output.indices
+    p = shares.definitions[1]
+    assert normalise(IndexedSum(p.expression, i)) == 1
+    assert presentable(normalise(3 * IndexedSum(p.base[s, i], i)), shares.scope) == 3
+    masked = LAYERS["causal"].output
+    assert normalise(IndexedSum(masked.expression, masked.indices[-1])) == 1
+    assert normalise(IndexedSum(masked.expression, masked.indices[1])) != 1  # over queries they do not
+    assert normalise(IndexedSum(p.expression**2, i)) != 1
