@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from verify.training.sweep import METHODS
+
+_CORES = 2
 PACKAGES = ("derive", "codegen", "verify", "affine_divergence")
 FOR_READERS = {".md"}  # notes beside the code, which no program opens
 
@@ -105,8 +110,13 @@ def test_an_installed_copy_does_the_main_job_from_any_folder(environment: Path, 
     done(environment, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", wheel, cwd=tmp_path)
     where = "import affine_divergence, derive, codegen, verify as v; print(v.__file__)"
     assert done(environment, "-c", where, cwd=tmp_path).startswith(str(environment.parents[1]))
+    start = sum(os.times()[2:4])
     done(environment.with_name("affdiv"), "run", cwd=tmp_path)
+    busy = sum(os.times()[2:4]) - start  # of the child and its own: other work on the machine does not add to it
+    assert busy / _CORES < 120
     assert (tmp_path / "affdiv-run" / "report.html").is_file()
+    training = json.loads((tmp_path / "affdiv-run" / "results.json").read_text())["training"]
+    assert {choice["method"] for choice in training["choices"]} == set(METHODS)
     done(environment.with_name("affdiv"), "experiment", "run", "smoke", "--store", "store", cwd=tmp_path)
     layer = "ad.AffineLike(64, 64, backend='cpp')(torch.ones(64, 64))"
     done(environment, "-W", "error", "-c", f"import torch, affine_divergence as ad; {layer}", cwd=tmp_path)

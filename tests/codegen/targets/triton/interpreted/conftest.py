@@ -12,6 +12,9 @@ from affine_divergence.kernels.triton import functional as triton_functional
 from affine_divergence.kernels.triton import norm_like as triton_norm_like
 from affine_divergence.kernels.triton import norm_like_without_bias as triton_norm_like_without_bias
 from affine_divergence.kernels.triton.runtime.tiles import Tiles
+from verify.triton_interpreter import mend
+
+mend()
 
 
 def affine_like(x, W, b, kappa):
