@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import NoReturn
 
 import torch
 from torch import Tensor, is_autocast_enabled
 
-from .operands import check_dense, constant, is_dense
+from .operands import check_dense, constant
 from .rows import check_range
 
 INITS = ("variance-preserving", "torch")
+_STRIDED = torch.strided
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -58,24 +60,34 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
         and isinstance(weight, Tensor)
         and (dtype := x.dtype) in _FLOATS
         and weight.dtype is dtype
-        and (bias is None or (isinstance(bias, Tensor) and bias.dtype is dtype and is_dense(bias)))
-        and is_dense(x)
-        and is_dense(weight)
+        and (bias is None or (isinstance(bias, Tensor) and bias.dtype is dtype and bias.layout is _STRIDED))
+        and x.layout is _STRIDED
+        and weight.layout is _STRIDED
         and (x.is_cpu or x.is_cuda)
         and not is_autocast_enabled("cpu" if x.is_cpu else "cuda")  # asking for its device takes longer
     ):
         x, weight, bias = as_one_type(name, x, weight, bias)
-    shape = weight.shape
-    if len(shape) != 2:
+    try:
+        shape, given = weight.shape, x.shape
+        fits = len(shape) == 2 and given[-1:] == shape[1:] and (bias is None or bias.shape == shape[:1])
+    except RuntimeError:  # nested tensors have no shape
+        check_dense(name, x=x, weight=weight, bias=bias)
+        raise
+    if not fits:
+        _refuse_shapes(name, x, weight, bias)
+    return x, weight, bias
+
+
+def _refuse_shapes(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> NoReturn:
+    if weight.dim() != 2:
         raise ValueError(f"{name}: weight has shape {_shape(weight)}; give a matrix (out_features, in_features)")
-    if x.shape[-1:] != shape[1:]:
+    if x.shape[-1:] != weight.shape[1:]:
         raise ValueError(
             f"{name}: x has shape {_shape(x)} but weight {_shape(weight)} takes {weight.shape[1]} features; "
             "the last axis of x must have that length"
         )
-    if bias is not None and bias.shape != shape[:1]:
-        raise ValueError(f"{name}: bias has shape {_shape(bias)}; weight gives {weight.shape[0]} features: use that")
-    return x, weight, bias
+    assert bias is not None
+    raise ValueError(f"{name}: bias has shape {_shape(bias)}; weight gives {weight.shape[0]} features: use that")
 
 
 def as_one_type(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -109,7 +121,8 @@ def _check_floating(name: str, word: str, tensor: object) -> None:
         raise TypeError(f"{name}: {word} is a {type(tensor).__name__}; give a tensor")
     if tensor.dtype not in _FLOATS:
         raise TypeError(f"{name}: {word} has type {tensor.dtype}; convert it to a real floating-point type: .float()")
-    check_dense(name, **{word: tensor})
+    if tensor.layout is not _STRIDED or tensor.is_nested:
+        check_dense(name, **{word: tensor})
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

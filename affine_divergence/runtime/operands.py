@@ -64,13 +64,10 @@ def is_eager(*operands: Tensor) -> bool:
     that consists of several applies it once for each, and one that ``torch.vmap`` or ``is_grads_batched`` maps over
     may not take what has more axes than it.
     """
-    plain = all(type(operand) in PLAIN for operand in operands)
-    return plain and not (is_compiling() or _is_tracing() or _number_of_modes() or _is_mapped())
-
-
-def _is_mapped() -> bool:
-    """Return whether a transform is active on this thread, whose tensors look like any other."""
-    return not KEYS_ARE_KNOWN or _keys_of_thread().raw_repr() not in _plain_threads()
+    for operand in operands:
+        if type(operand) not in PLAIN:
+            return False
+    return not is_compiling() and KEYS_ARE_KNOWN and _keys_of_thread().raw_repr() in _plain_threads()
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from .rows import is_visible
 
 _CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
 _FEW = 2**13  # numbers
+_is_mapped: Callable[[Tensor], bool] = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda t: True)
 ROOM = 2.0**9  # by which entries of a rescaled image may lie above the root of kappa: see ``longest``
 _TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
@@ -194,8 +195,10 @@ def grouped(flat: Tensor, groups: int) -> Tensor:
 def joined(t: Tensor, axis: int) -> Tensor:
     """Return the tensor with an axis of groups and the channels of each behind it as one axis.
 
-    ``flatten`` does the same, and has no rule for gradients that ``is_grads_batched`` maps over.
+    ``flatten`` takes less time, and has no rule for gradients that ``is_grads_batched`` maps over.
     """
+    if torch.compiler.is_compiling() or not _is_mapped(t):
+        return t.flatten(axis, axis + 1)
     return t.reshape(*t.shape[:axis], t.shape[axis] * t.shape[axis + 1], *t.shape[axis + 2 :])
 
 
