@@ -199,7 +199,10 @@ class ProgramPrinter(LoopPrinter):
     def _read(self, name: str, where: str, condition: str = "") -> str:
         """Return the entries of a value at offsets, zero where a condition fails."""
         place, real = f"{self._memory_of(name)} + {where}", self._type(name) != "Offset"
-        if not self._varies(where) and not condition:
+        if not self._tiled:
+            masked = f", mask={condition.removeprefix(' & ')}, other={'0.0' if real else '0'}" if condition else ""
+            text = f"tl.load({place}{masked})"
+        elif not self._varies(where) and not condition:
             text = f"tl.load({place})"
         else:
             place += "" if self._varies(where) else " + 0 * entry"

@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="Triton is not installed: there are wheels 
 from codegen.compiler import build_layer
 from codegen.package import write
 from derive.spec import loads_spec
-from tests.codegen.layer_files import FILES
+from tests.codegen.layer_files import FILES, toml
 from tests.codegen.targets.cpp.test_layers import distance, operands, run
 from tests.codegen.test_spec_generation import MAPS
 
@@ -88,3 +88,14 @@ def test_a_damaged_kernel_is_noticed(folder):
     given = operands("tokens", torch.float64, batch=3)
     found, exact = (run(made, "tokens", "norm_like", given, b) for b in ("triton", "torch"))
     assert distance(found, exact) > 1e-3
+
+
+def test_one_entry_of_a_sample_is_a_number_and_no_tile(folder):
+    text = toml("picked", "n m", "x: n, a: 2", "W: m n, b: m", "z: m", "z[i] = a[1]*sum[j](W[i, j]*x[j]) + b[i]")
+    write(build_layer(loads_spec(text), targets=("torch", "triton"), insist=True), folder / "programs_picked")
+    made, generator = importlib.import_module("programs_picked"), torch.Generator().manual_seed(0)
+    given = [torch.randn(s, generator=generator, dtype=torch.float64) for s in ((3, 4), (3, 2), (5, 4), (5,))]
+    found, exact = ([t.clone().requires_grad_() for t in given] for _ in range(2))
+    made.functional.picked_affine_like(*found, backend="triton").square().sum().backward()
+    made.functional.picked_affine_like(*exact, backend="torch").square().sum().backward()
+    assert distance([t.grad for t in found], [t.grad for t in exact]) < 1e-13
