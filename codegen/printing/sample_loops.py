@@ -217,7 +217,9 @@ class LoopPrinter:
         return _Indices(self)
 
     def _integer(self, entry: Indexed) -> str:
-        return f"Offset({self._place(entry)})"
+        name = name_of(entry)
+        local = name not in self._outside and not self._axes(self._program.values[name])
+        return f"Offset({spelled(name) if local else self._place(entry)})"
 
     def _guard(self, guard: Expr) -> str:
         first, second = guard.args

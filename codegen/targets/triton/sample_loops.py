@@ -218,7 +218,8 @@ class ProgramPrinter(LoopPrinter):
         return self._read(name, self._offset(name, own, [self._index(i) for i in entry.indices]))
 
     def _integer(self, entry: Indexed) -> str:
-        return self._entry(entry)
+        given = name_of(entry) in self._outside and self._type(name_of(entry)) == "Offset"
+        return self._entry(entry) if given else f"{self._entry(entry)}.to(tl.int64)"
 
     def _widened(self, name: str, where: str) -> str:
         return f"{name}\0{where}"  # ``_if`` or ``_stored`` reads it: what is outside must not be loaded
