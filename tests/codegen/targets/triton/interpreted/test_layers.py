@@ -99,3 +99,25 @@ def test_one_entry_of_a_sample_is_a_number_and_no_tile(folder):
     made.functional.picked_affine_like(*found, backend="triton").square().sum().backward()
     made.functional.picked_affine_like(*exact, backend="torch").square().sum().backward()
     assert distance([t.grad for t in found], [t.grad for t in exact]) < 1e-13
+
+
+def test_a_look_up_of_a_sample_is_a_position_on_every_target(folder):
+    """The entry ``t[0]`` is gathered into a number, which then is a position."""
+    text = toml(
+        "taken",
+        "n m",
+        "x: n, t: 1 < m",
+        "W: m n, b: m",
+        "z: m",
+        "u[i] = sum[j](W[i, j]*x[j]) + b[i]",
+        "z[i] = u[i] - u[t[0]]",
+    )
+    write(build_layer(loads_spec(text), targets=("torch", "triton", "cpp")), folder / "programs_taken")
+    made, generator = importlib.import_module("programs_taken"), torch.Generator().manual_seed(0)
+    given = [torch.randn(s, generator=generator, dtype=torch.float64) for s in ((3, 4), (5, 4), (5,))]
+    found = []
+    for backend in ("torch", "triton", "cpp"):
+        x, W, b = (t.clone().requires_grad_() for t in given)
+        made.functional.taken(x, torch.tensor([[4], [0], [2]]), W, b, backend=backend).square().sum().backward()
+        found.append([x.grad, W.grad, b.grad])
+    assert distance(found[1], found[0]) < 1e-13 and distance(found[2], found[0]) < 1e-13
