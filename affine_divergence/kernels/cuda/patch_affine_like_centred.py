@@ -181,7 +181,8 @@ _backward = register(
     backward,
     backward,
 )
-derive(_forward, _backward, PatchPasses(plain.PatchAffineLikeCentred, plain.PatchAffineLikeCentred, 3, (0, 1, 2)))
+_passes = PatchPasses(plain.PatchAffineLikeCentred, plain.PatchAffineLikeCentred, 3, (0, 1, 2))
+derive(_forward, _backward, _passes)
 
 
 class PatchAffineLikeCentredReverse(plain.PatchAffineLikeCentredReverse):
@@ -209,7 +210,8 @@ class PatchAffineLikeCentredReverse(plain.PatchAffineLikeCentredReverse):
         kept = x, W, b, f, h = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W, b):
-            known: tuple[Tensor | None, ...] = plain.PatchAffineLikeCentredReverse.backward(Unpacked(ctx, kept), g, *_)
+            known: tuple[Tensor | None, ...]
+            known = plain.PatchAffineLikeCentredReverse.backward(Unpacked(ctx, kept), g, *_)
             return known
         found = _backward(g, x, W, b, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)
         return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)

@@ -136,7 +136,8 @@ _backward = register(
     backward,
     backward,
 )
-derive(_forward, _backward, PatchPasses(plain.PatchAffineLikeTransposed, plain.PatchAffineLikeTransposed, 3, (0, 1, 2)))
+_passes = PatchPasses(plain.PatchAffineLikeTransposed, plain.PatchAffineLikeTransposed, 3, (0, 1, 2))
+derive(_forward, _backward, _passes)
 
 
 class PatchAffineLikeTransposedReverse(plain.PatchAffineLikeTransposedReverse):
@@ -164,7 +165,8 @@ class PatchAffineLikeTransposedReverse(plain.PatchAffineLikeTransposedReverse):
         kept = x, W, b, f, h = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W, b):
-            known: tuple[Tensor | None, ...] = plain.PatchAffineLikeTransposedReverse.backward(Unpacked(ctx, kept), g, *_)
+            known: tuple[Tensor | None, ...]
+            known = plain.PatchAffineLikeTransposedReverse.backward(Unpacked(ctx, kept), g, *_)
             return known
         found = _backward(g, x, W, b, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)
         return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)

@@ -137,7 +137,8 @@ _backward = register(
     backward,
     backward,
 )
-derive(_forward, _backward, PatchPasses(plain.PatchNormLikeTransposedWithoutBias, plain.PatchNormLikeTransposedWithoutBias, 2, (0, 1)))
+_passes = PatchPasses(plain.PatchNormLikeTransposedWithoutBias, plain.PatchNormLikeTransposedWithoutBias, 2, (0, 1))
+derive(_forward, _backward, _passes)
 
 
 class PatchNormLikeTransposedWithoutBiasReverse(plain.PatchNormLikeTransposedWithoutBiasReverse):
@@ -165,7 +166,8 @@ class PatchNormLikeTransposedWithoutBiasReverse(plain.PatchNormLikeTransposedWit
         kept = x, W, f, h = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):
-            known: tuple[Tensor | None, ...] = plain.PatchNormLikeTransposedWithoutBiasReverse.backward(Unpacked(ctx, kept), g, *_)
+            known: tuple[Tensor | None, ...]
+            known = plain.PatchNormLikeTransposedWithoutBiasReverse.backward(Unpacked(ctx, kept), g, *_)
             return known
         found = _backward(g, x, W, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)
         return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)

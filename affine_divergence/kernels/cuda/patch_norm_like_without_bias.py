@@ -121,7 +121,8 @@ _backward = register(
     backward,
     backward,
 )
-derive(_forward, _backward, PatchPasses(plain.PatchNormLikeWithoutBias, plain.PatchNormLikeWithoutBias, 2, (0, 1)))
+_passes = PatchPasses(plain.PatchNormLikeWithoutBias, plain.PatchNormLikeWithoutBias, 2, (0, 1))
+derive(_forward, _backward, _passes)
 
 
 class PatchNormLikeWithoutBiasReverse(plain.PatchNormLikeWithoutBiasReverse):
@@ -149,7 +150,8 @@ class PatchNormLikeWithoutBiasReverse(plain.PatchNormLikeWithoutBiasReverse):
         kept = x, W, f, h = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):
-            known: tuple[Tensor | None, ...] = plain.PatchNormLikeWithoutBiasReverse.backward(Unpacked(ctx, kept), g, *_)
+            known: tuple[Tensor | None, ...]
+            known = plain.PatchNormLikeWithoutBiasReverse.backward(Unpacked(ctx, kept), g, *_)
             return known
         found = _backward(g, x, W, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)
         return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)

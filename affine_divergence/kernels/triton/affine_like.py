@@ -365,7 +365,8 @@ _backward = register(
     backward,
     _backward_like,
 )
-derive(_forward, _backward, Passes(plain.AffineLike, plain.AffineLike, 3, 1, (0, 1, 2)))
+_passes = Passes(plain.AffineLike, plain.AffineLike, 3, 1, (0, 1, 2))
+derive(_forward, _backward, _passes)
 
 
 class AffineLikeReverse(plain.AffineLikeReverse):

@@ -357,7 +357,8 @@ _backward = register(
     backward,
     _backward_like,
 )
-derive(_forward, _backward, Passes(plain.NormLike, plain.NormLike, 3, 1, (0, 1)))
+_passes = Passes(plain.NormLike, plain.NormLike, 3, 1, (0, 1))
+derive(_forward, _backward, _passes)
 
 
 class NormLikeReverse(plain.NormLikeReverse):

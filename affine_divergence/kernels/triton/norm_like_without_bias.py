@@ -328,7 +328,8 @@ _backward = register(
     backward,
     _backward_like,
 )
-derive(_forward, _backward, Passes(plain.NormLikeWithoutBias, plain.NormLikeWithoutBias, 2, 1, (0, 1)))
+_passes = Passes(plain.NormLikeWithoutBias, plain.NormLikeWithoutBias, 2, 1, (0, 1))
+derive(_forward, _backward, _passes)
 
 
 class NormLikeWithoutBiasReverse(plain.NormLikeWithoutBiasReverse):

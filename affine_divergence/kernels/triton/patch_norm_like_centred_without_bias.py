@@ -502,7 +502,8 @@ _backward = register(
     backward,
     backward,
 )
-derive(_forward, _backward, PatchPasses(plain.PatchNormLikeCentredWithoutBias, plain.PatchNormLikeCentredWithoutBias, 2, (0, 1)))
+_passes = PatchPasses(plain.PatchNormLikeCentredWithoutBias, plain.PatchNormLikeCentredWithoutBias, 2, (0, 1))
+derive(_forward, _backward, _passes)
 
 
 class PatchNormLikeCentredWithoutBiasReverse(plain.PatchNormLikeCentredWithoutBiasReverse):
@@ -530,7 +531,8 @@ class PatchNormLikeCentredWithoutBiasReverse(plain.PatchNormLikeCentredWithoutBi
         kept = x, W, f, h = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if g is None or torch.is_grad_enabled() or not wanted[0] or not takes(g, x, W):
-            known: tuple[Tensor | None, ...] = plain.PatchNormLikeCentredWithoutBiasReverse.backward(Unpacked(ctx, kept), g, *_)
+            known: tuple[Tensor | None, ...]
+            known = plain.PatchNormLikeCentredWithoutBiasReverse.backward(Unpacked(ctx, kept), g, *_)
             return known
         found = _backward(g, x, W, f, h, ctx.kappa, as_numbers(ctx.geometry), wanted)
         return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None)
