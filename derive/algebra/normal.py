@@ -21,7 +21,7 @@ from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
 from sympy.core.function import Application
 
 from derive.algebra.eliminate import eliminate, free_indices, is_guard, signature, substitute_free_deltas
-from derive.algebra.index import Index, Quotient, Remainder, bounds, size_name
+from derive.algebra.index import Index, Quotient, Remainder, bounds, has_division, size_name
 from derive.algebra.nodes import (
     GUARDS,
     AtZero,
@@ -70,6 +70,8 @@ def _normal_form(expression: Expr) -> Expr:
         return expression
     if isinstance(expression, KroneckerDelta) and expression.has(Remainder):
         return _congruence(*(_index(a) for a in expression.args))
+    if isinstance(expression, KroneckerDelta):
+        return _delta(*(_index(a) for a in expression.args))
     if isinstance(expression, GUARDS):
         return expression.func(*(_index(a) for a in expression.args))
     if isinstance(expression, Add):
@@ -91,6 +93,22 @@ def _normal_form(expression: Expr) -> Expr:
     if not isinstance(expression, Application):
         raise TypeError(f"{type(expression).__name__} is no part of an indexed sum: {expression}")
     return expression.func(*(normalise(a) for a in expression.args))
+
+
+@lru_cache(maxsize=_CACHE)
+def _delta(left: Expr, right: Expr) -> Expr:
+    """Return a delta of two shifted indices: of the indices alone, or 0 where their ranges lie apart."""
+    if not (left.is_Add or right.is_Add) or has_division(left) or has_division(right):
+        return KroneckerDelta(left, right)
+    difference = sympy.expand(left - right)
+    low, high = bounds(difference)
+    if low.is_positive or high.is_negative:
+        return sympy.S.Zero
+    terms = difference.args if difference.is_Add else ()
+    plain = [t for t in (*terms, *(-t for t in terms)) if isinstance(t, Index)]
+    if len(terms) == len(plain) == 2 and sympy.expand(difference - plain[0] + plain[1]) == 0:
+        return KroneckerDelta(*plain)
+    return KroneckerDelta(left, right)
 
 
 def _congruence(left: Expr, right: Expr) -> Expr:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from codegen.capture import captured
-from tests.codegen.capture import modules
+from tests.codegen.capture import modules, more_modules
 from tests.codegen.capture.kernels import largest_difference
 
 CLOSE = 1e-9
@@ -18,7 +18,9 @@ CLOSE = 1e-9
 def other_sizes(factory: Any, used: list[dict[str, int]]) -> dict[str, int]:
     """Small sizes at which the factory was not called."""
     names = list(inspect.signature(factory).parameters)
-    rows: list[tuple[int, ...]] = [(8,), (10,)] if len(names) == 1 else [(3, 3, 3), (3, 2, 3), (3, 3, 2), (2, 3, 3)]
+    rows: list[tuple[int, ...]] = (
+        [(8,), (10,)] if len(names) == 1 else [(3, 3, 3, 3), (3, 2, 3, 2), (3, 3, 2), (2, 3, 3)]
+    )
     return next(row for row in (dict(zip(names, r, strict=False)) for r in rows) if row not in used)
 
 
@@ -36,6 +38,6 @@ def test_the_kernel_of_a_module_is_that_of_jacrev(factory: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factory", modules.SLOW, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("factory", (*modules.SLOW, *more_modules.MORE), ids=lambda f: f.__name__)
 def test_the_kernel_of_a_long_module_is_that_of_jacrev(factory: Any) -> None:
     check(factory)
