@@ -138,10 +138,16 @@ def build_layer(
         spec: the text of the layer's file, which the manifest then holds.
 
     Raises:
-        UsageError: a name that code cannot use; a target insisted on that cannot compute the layer.
+        UsageError: a name that code cannot use; a target insisted on that cannot compute the layer; a layer with
+            settings, which no class takes.
     """
     request = _Request(layer, package, angle, targets, insist, spec)
     check_name(request.name)
+    if layer.scalars:
+        raise UsageError(
+            f"layer {layer.name!r}: generated classes take no settings, and it has "
+            f"{', '.join(map(str, layer.scalars))}; write a number in the place of each, or declare it as a parameter"
+        )
     unknown = set() if angle is None else {s for s in angle.free_symbols if s.is_integer} - set(layer.sizes)
     if unknown:
         raise UsageError(

@@ -24,6 +24,7 @@ from codegen.plans.layers import layer_plan
 from derive.cancel import solve
 from derive.errors import UsageError
 from derive.spec import loads_spec
+from tests.codegen.convolution_files import CENTRED, drawn
 from tests.codegen.layer_files import AFFINE, FILES, toml
 from tests.emitted import file_of
 
@@ -372,13 +373,13 @@ def test_the_command_line(tmp_path, capsys):
 LOOK_UP = toml("look_up", "v n p", "t: p < v", "W: v n", "z: p n", "z[q, i] = W[t[q], i]")
 GAINED = toml("gained", "n m", "x: n", "W: m n, g: m", "z: m", "z[i] = g[i]*sum[j](W[i, j]*x[j])")
 SUMMED = toml("summed", "L P K", "x: L", "W: K", "z: P", "z[p] = sum[k](W[k]*(x[p + k] - sum[l:K](x[p + l])/K))")
-DEEP = toml("deep", "c l k p", "x: c l", "W: c k, b: c", "z: c p", "z[q, r] = sum[h](W[q, h]*x[q, r + h]) + b[q]")
+CENTRED_PATCHES = drawn(2, CENTRED).text
 REFUSED = [
     (SUMMED, [], "the sum of all entries of W is one number"),
     (
-        DEEP,
+        CENTRED_PATCHES,
         ["--targets", "torch,cpp"],
-        "targets: cpp cannot compute the layer 'deep': its kernels are for convolutions",
+        "targets: cpp cannot compute the layer 'drawn': its kernels are for convolutions",
     ),
     (AFFINE.replace("scaled_affine", "json"), [], "would hide the module"),
     (AFFINE.replace('"scaled_affine"', '"a; import os"'), [], "cannot name a layer"),

@@ -17,7 +17,9 @@ FORMULAS = [
     r"addcmul|mul_|addmm",
 ]
 LENGTHS = r"\+\s*1\b(?!\])"  # of windows and kernels, which are no part of a map
+LOW_RANK = r"[a-zA-Z)\]]\s@\s"  # the two factors of an adapter, whose product peft defines
 ALLOWED = {
+    "peft_lora.py.jinja": {LOW_RANK},
     "rows.py": {"sqrt"},
     "patches.py": {LENGTHS, r"addcmul|mul_|addmm"},
     "patch_checks.py": {LENGTHS},

@@ -45,7 +45,8 @@ def test_every_family_has_checks_of_every_map_target_and_path(file):
                 assert f"path/{NAME}/{kind}/{path}{ending}" in ids
             assert f"identity/{NAME}/{kind}/self-factor{ending}" in ids
             assert f"gradient/{NAME}/{kind}/backward-dW{ending}/float32" in ids
-    assert f"path/{NAME}/kernels/triton" in ids, "what is not there is said"
+        for target in ("triton", "cuda"):
+            assert f"identity/{NAME}/{kind}/self-factor/{target}" in ids
 
 
 def test_a_layer_from_a_file_stands_beside_a_shipped_one(file, capsys):
