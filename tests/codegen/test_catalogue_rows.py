@@ -143,7 +143,7 @@ def renamed(texts: dict[str, str], name: str) -> dict[str, str]:
     for path, text in texts.items():
         named = equations.sub("" if bias else "linear/", text)
         if not bias:
-            named = re.sub(r"\bnorm_like(?=\b|_\w)", "norm_like_without_bias", named)
+            named = re.sub(r"(?<![A-Za-z])norm_like(?=\b|_\w)", "norm_like_without_bias", named)
             named = re.sub(r"\bNormLike", "NormLikeWithoutBias", named)
             path = path.replace("norm_like", "norm_like_without_bias")
         found[path] = named

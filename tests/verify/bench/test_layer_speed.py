@@ -54,7 +54,7 @@ def test_a_layer_is_timed_and_its_kernels_are_counted(file, tmp_path, capsys):
         assert all(row["difference"] < 1e-6 for row in rows.values())
     assert set(rows[NAME, "composed"]["ratio"]) == {"forward", "backward", "both"}
     assert rows[NAME, "composed"]["ratio"]["both"]["median"] == 1
-    assert "triton" in run["missing"]
+    assert {run["missing"][f"ours, {target}"] for target in ("triton", "cuda")} == {"needs a GPU (--device cuda)"}
     assert json.loads((tmp_path / "r").read_text())["runs"][0]["rows"] == run["rows"]
 
 

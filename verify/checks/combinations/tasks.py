@@ -20,7 +20,7 @@ from verify.cuda_on_host import Host, missing
 from verify.threads import so_many_threads
 
 BACKENDS = ("torch", "cpp", "triton", "cuda")
-_INTERPRETED = ("triton", "cuda")
+INTERPRETED = ("triton", "cuda")
 _SEVERAL = 3  # threads, which share what is large
 _OF_SEVERAL = {"shared", "blocks", "many", "three images"}
 _ORDERS = (0, 7)  # in which the threads of a block run on the host: by number, and by chance
@@ -102,7 +102,7 @@ def combinations_of(kind: Any, family: Any, backend: str, path: str, *, full: bo
     table, edges = family.factors(kind, backend, path)
     whole = path == "eager"
     strength = 2 + (whole and family is attention)  # where masks, weights and added tokens meet
-    strength = strength + 1 if full else 1 if backend in _INTERPRETED and not whole else strength
+    strength = strength + 1 if full else 1 if backend in INTERPRETED and not whole else strength
     calm = _array(tuple(table.items()), family.RULES, strength, ("ordinary",))
     if full:
         return [*calm, *_array(tuple(table.items()), family.RULES, 2, edges)]
