@@ -165,6 +165,8 @@ def _node(node: Any) -> Node:
     operator = schema.name.replace("::", ".")
     arguments = {}
     for k, argument in enumerate(schema.arguments):
+        if (operator, argument.name) == ("aten.einsum", "path"):  # an order of products, chosen by lengths
+            continue
         given = node.args[k] if k < len(node.args) else node.kwargs.get(argument.name, _default(argument))
         arguments[argument.name] = _argument(given)
     if operator in _NUMBERS:

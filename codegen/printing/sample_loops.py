@@ -14,6 +14,7 @@ threads derives its printer from it.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -342,8 +343,14 @@ def _free(instruction: Instruction) -> set[Any]:
 
 
 def grouped(text: str) -> str:
-    """Return a text in brackets unless it is a name or a number."""
-    return text if text.isidentifier() or text.isdigit() else f"({text})"
+    """Return a text in brackets unless it is a name or a number, or stands in brackets already."""
+    return text if text.isidentifier() or text.isdigit() or _in_brackets(text) else f"({text})"
+
+
+def _in_brackets(text: str) -> bool:
+    """Return whether the bracket that opens a text is closed by its last character."""
+    depths = list(itertools.accumulate((c == "(") - (c == ")") for c in text))
+    return text.startswith("(") and text.endswith(")") and 0 not in depths[:-1]
 
 
 def whole(expression: Expr, names: Mapping[Expr, str], entry: Any = None) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch.fx
-from torch import nn
+from torch import Tensor, nn
 
 
-def leaf(module: nn.Module, *inputs: object, **settings: object) -> Any:
+def leaf(module: nn.Module, *inputs: object, **settings: object) -> Tensor | None:
     """Return the call of a module as one step of the graph that is traced, a ``Proxy``; None if nothing is.
 
     A module reads the shapes and values of its input, of which ``torch.fx.symbolic_trace`` knows nothing. Raise
@@ -24,4 +24,4 @@ def leaf(module: nn.Module, *inputs: object, **settings: object) -> Any:
             f"{type(module).__name__}: torch.fx.symbolic_trace was given the module itself, which is one step of a "
             "graph; give it a model that holds the module, such as torch.nn.Sequential(module)"
         )
-    return tracer.create_proxy("call_module", path, inputs, settings)
+    return cast(Tensor, tracer.create_proxy("call_module", path, inputs, settings))

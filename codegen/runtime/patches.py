@@ -209,7 +209,7 @@ def _filters(W: Tensor, x: Tensor) -> Tensor:
     next for the gradient with respect to W, so W is laid out plainly there.
     """
     flat = joined(W, 0)
-    return flat.contiguous() if x.shape[0] == 1 and x.shape[1] > 1 else flat
+    return flat.contiguous() if x.shape[1] > 1 and x.shape[0] == 1 else flat
 
 
 def split(t: Tensor, axis: int, groups: int) -> Tensor:

@@ -50,7 +50,7 @@ def trial(name):
 def test_the_kernel_is_that_of_automatic_differentiation(name, monkeypatch):
     made = trial(name)
     monkeypatch.setattr(Given, "tensors", made.tensors, raising=False)
-    kernel, derived = made.kernel(), effective_update(made.layer).kernel
+    kernel, derivation = made.kernel(), effective_update(made.layer)
     indices = made.layer.output.indices
     places = list(itertools.product(*map(range, made.output().shape)))
     pairs = list(itertools.product(places, places))
@@ -58,7 +58,7 @@ def test_the_kernel_is_that_of_automatic_differentiation(name, monkeypatch):
         for here, there in random.Random(2).sample(pairs, min(8, len(pairs))):
             at = dict(zip((*indices, *(i.primed() for i in indices)), here + there, strict=True))
             expected = pytest.approx(float(kernel[here + there]), rel=1e-9, abs=1e-9)
-            assert float(evaluate(derived, at, point(made))) == expected
+            assert float(evaluate(derivation.kernel, at, point(made, derivation.layer))) == expected
 
 
 TWINS = {  # written in torch's own operations: the same layer as a file of the atlas, under the names of ``papers``

@@ -146,9 +146,13 @@ def _demand_settled(database: Path) -> None:
 
 def _demand_ours(connection: sqlite3.Connection, database: Path) -> int:
     """Return the layout of a file; refuse one that another program, or a later version of this one, has made."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.execute("BEGIN")  # one state: another process may be about to make the tables
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    finally:
+        connection.execute("ROLLBACK")
     ours = {"trials", "experiments", "members"} <= tables
     if application not in (0, APPLICATION) or (tables and not ours) or (application == 0 and version > 2):
         held = f" (tables {', '.join(sorted(map(repr, tables))[:3])})" if tables else ""

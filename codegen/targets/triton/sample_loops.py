@@ -100,7 +100,7 @@ class ProgramPrinter(LoopPrinter):
         ]
 
     def _serial(self, indices: Sequence[Index], body: Sequence[str]) -> list[str]:
-        loops = [f"{_STEP * k}for {self._index(i)} in range(0, {whole(i.size, {})}):" for k, i in enumerate(indices)]
+        loops = [f"{_STEP * k}for {self._index(i)} in range({whole(i.size, {})}):" for k, i in enumerate(indices)]
         return [*loops, *(_STEP * len(indices) + line for line in body)]
 
     def _tile(self, indices: Sequence[Index]) -> None:

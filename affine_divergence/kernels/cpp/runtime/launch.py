@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, get_num_threads
 
-from ....runtime.operands import KEYS_ARE_KNOWN, PLAIN, in_memory, keys_of, plain_keys, unwatched
+from ....runtime.operands import (
+    KEYS_ARE_KNOWN,
+    PLAIN,
+    in_memory,
+    keys_of,
+    plain_keys,
+    unwatched,
+)
 from .compile import ELEMENTS, compiled
 
 Typed = tuple[Tensor, Sequence[int], torch.dtype]
