@@ -66,7 +66,7 @@ def remedies(layer: Layer) -> tuple[Remedy, ...]:
     """Return what comes closest to cancelling a layer's divergence, the least residual first; exact ones are 0.
 
     The last entry, ``nothing``, is the layer as it is. Of long maps (``derive.chained``) those that leave the output
-    alone are all, without the size of what is left. Raises LayerError for a layer without parameters.
+    alone are all. Raises LayerError for a layer without parameters.
     """
     from derive.chained import is_long
     from derive.update import deriver as deriver_of
@@ -90,7 +90,7 @@ def remedies(layer: Layer) -> tuple[Remedy, ...]:
         says = "divide the output by the root of what is the same for every unit"
         found.append(_scaled(deriver, "scale-isotropic", says, isotropic, entry, unit))
     nothing = Remedy("nothing", "the layer as it is", None, entry - unit, False)
-    sizes = {r.name: None if long and r.residual != 0 else _size(deriver, r) for r in (*found, nothing)}
+    sizes = {r.name: _size(deriver, r) for r in (*found, nothing)}
     measured = [replace(remedy, size=sizes[remedy.name]) for remedy in (*found, nothing)]
     return tuple(sorted(measured, key=lambda r: (r.size is None, round(r.size or 0.0, 9), r.changes_map)))
 

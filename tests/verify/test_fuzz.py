@@ -37,7 +37,7 @@ def test_a_few_cases_without_sanitizers(number):
 @needs_sanitizers
 @pytest.mark.timeout(900)
 def test_no_report_and_no_wrong_number():
-    found = command.run(400, first=100_000)
+    found = command.run(150, first=100_000)
     assert found.good, (found.wrong, found.report[-3000:])
 
 
@@ -66,7 +66,7 @@ def test_damage_is_seen(name, tmp_path):
     path, old, new = DAMAGE[name]
     assert old in (package / path).read_text(), "the line to damage is gone: look again"
     (package / path).write_text((package / path).read_text().replace(old, new))
-    found = command.run(100, sanitized=name != "a sign", package=package)
+    found = command.run(60, sanitized=name != "a sign", package=package)
     assert not found.good and (name == "a sign" or "AddressSanitizer" in found.report)
 
 
