@@ -137,11 +137,17 @@ def _in_graph(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
     """Return the kernels in C++ for a graph that is compiled, or ``own``, which compilers fuse and exporters write."""
     if is_exporting() or type(x) not in PLAIN or type(weight) not in PLAIN:
         return own
-    if x.numel() < _ENOUGH or not _has_kernels(home, x.dtype):
+    if not _is_on_host(home) or x.numel() < _ENOUGH or not _has_kernels(home, x.dtype):
         return own
     pair = _loaded("cpp", home)
     suits = getattr(pair[1], "suits", None)
     return pair if suits is None or suits(x, weight) else own
+
+
+@constant
+def _is_on_host(home: str) -> bool:
+    """Return whether a map has kernels in C++ that could be compiled: else the input's length decides nothing."""
+    return not _lack("cpp", home)
 
 
 @constant
