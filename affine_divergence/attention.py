@@ -191,7 +191,7 @@ class AffineLikeMultiheadAttention(nn.Module):
         """
         given = (query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
         if type(query) not in PLAIN and (step := leaf(self, *given)) is not None:
-            return step
+            return step  # type: ignore[return-value]
         first = self.batch_first
         check_tokens("AffineLikeMultiheadAttention", query, key, value, (self.embed_dim, self.kdim, self.vdim), first)
         batched = query.dim() == 3
