@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 import affine_divergence as ad
-from tests.codegen.citizen.citizens import CITIZENS, citizens, torchs_own
+from tests.codegen.citizen.citizens import CITIZENS, citizens, slow_marked, torchs_own
 
 pytestmark = torchs_own
 ENOUGH = 300  # samples, with which the kernels for rows are taken
@@ -58,7 +58,7 @@ def test_a_gradient_that_is_written_over_memory_is_noticed():
         is_a_loop(Twice(), torch.randn(2, 3))
 
 
-@citizens
+@pytest.mark.parametrize("name", slow_marked(n for n in CITIZENS if "3d" not in n))  # whose Jacobians are large
 def test_whole_jacobians(name):
     module, x = CITIZENS[name].make(), CITIZENS[name].example(1)
     right = jacobian(module, x)
