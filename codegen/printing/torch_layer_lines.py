@@ -9,10 +9,9 @@ and so is arithmetic that another type could not hold (``codegen.passes.accumula
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from string import ascii_letters
 
 import sympy
-from sympy import Expr, Indexed, KroneckerDelta, Symbol
+from sympy import Expr, Indexed, Symbol
 
 from codegen.ir.program import (
     Contract,
@@ -30,14 +29,12 @@ from codegen.ir.program import (
 )
 from codegen.lower.gather_layout import Placement, indices_of, placement
 from codegen.passes.accumulation import Types, degree_of, in_range
+from codegen.printing.array_text import axes_in_place, bare_indices, einsum_equation, mask_text, position_text
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.torch_lines import Line
 from derive.algebra.index import Index, always_within
-from derive.algebra.nodes import AtMost, Divides, Within
 from derive.errors import UsageError
 from derive.forward_map import BATCH
-
-_LETTERS = "jklabcdefhimnopqrtuvwxyz" + ascii_letters
 
 
 class LayerPrinter:
@@ -154,25 +151,9 @@ class LayerPrinter:
         return _permuted(text, tuple(found.order.index(k) for k in range(len(own))))
 
     def _mask(self, instruction: Mask) -> str:
-        target = instruction.target.indices
-        tests = [self._test(guard, target) for guard in instruction.guards]
-        if not indices_of(instruction.guards):  # one answer for all samples
-            tests.append(f"{self._counters[BATCH.size]} >= 0")
-        text = tests[0] if len(tests) == 1 else " & ".join(f"({test})" for test in tests)
+        target, samples = instruction.target.indices, self._counters.get(BATCH.size, "")
+        text = mask_text(instruction, lambda e: self._position(e, target), samples)
         return f"({text}).to({self._like}.dtype)"
-
-    def _test(self, guard: Expr, layout: tuple[Index, ...]) -> str:
-        first, second = guard.args
-        if isinstance(guard, KroneckerDelta):
-            scale = sympy.denom(sympy.together(first)) * sympy.denom(sympy.together(second))
-            left, right = (self._position(sympy.expand(a * scale), layout) for a in (first, second))
-            return f"{left} == {right}"
-        if isinstance(guard, Divides):
-            return f"({self._position(second, layout)}) % {self._position(first, layout)} == 0"
-        if isinstance(guard, AtMost):
-            return f"{self._position(first, layout)} <= {self._position(second, layout)}"
-        assert isinstance(guard, Within)
-        return f"within({self._position(first, layout)}, {self._position(second, layout)})"
 
     def _positions(self, found: Placement, layout: tuple[Index, ...]) -> list[str]:
         """Return the text of each position, over the axes of the grid."""
@@ -184,12 +165,8 @@ class LayerPrinter:
         return texts
 
     def _position(self, position: Expr, layout: tuple[Index, ...]) -> str:
-        above, below = sympy.fraction(sympy.together(position))
         here = {i: _spread(self._counters[i.size], (i,), layout) for i in indices_of((position,)) if self._counts(i)}
-        printer = ExpressionPrinter(lambda e: broadcast(e, layout), {**self._sizes, **here})
-        if below == 1:
-            return printer.text(position)
-        return f"quotient({printer.text(sympy.expand(above))}, {printer.text(below)})"
+        return position_text(position, lambda e: broadcast(e, layout), {**self._sizes, **here})
 
     def _counts(self, index: Index) -> bool:
         return index.size in self._counters
@@ -200,11 +177,11 @@ class LayerPrinter:
             return []
         spread = False
         if isinstance(instruction, Mask):
-            needed = [i for guard in instruction.guards for i in _bare(guard)]
+            needed = [i for guard in instruction.guards for i in bare_indices(guard)]
             spread = not indices_of(instruction.guards)
         else:
             found = placement(instruction.positions)
-            needed, spread = [i for p in found.positions for i in _bare(p)], found.spread
+            needed, spread = [i for p in found.positions for i in bare_indices(p)], found.spread
         lengths = [i.size for i in needed] + [BATCH.size] * spread
         result = []
         for size in dict.fromkeys(lengths):
@@ -235,15 +212,6 @@ def _is_atom(text: str) -> bool:
     return True
 
 
-def _bare(expression: Expr) -> list[Index]:
-    """Return the indices that stand in an index expression as numbers, not inside an integer entry."""
-    if isinstance(expression, Index):
-        return [expression]
-    if isinstance(expression, Indexed):
-        return []
-    return [i for a in expression.args for i in _bare(a)]
-
-
 def _contraction(instruction: Contract, named: Callable[[Indexed], str]) -> str:
     """Return a sum of one tensor or of squares, a product of matrices, or ``einsum``."""
     operands, target, summed = instruction.operands, tuple(instruction.target.indices), instruction.summed
@@ -257,10 +225,7 @@ def _contraction(instruction: Contract, named: Callable[[Indexed], str]) -> str:
         product = _matrices(left, right, target, summed, named) if plain else None
         if product:
             return product
-    letters = _letters(instruction)
-    inside = ",".join("".join(letters[i] for i in o.indices) for o in operands)
-    outside = "".join(letters[i] for i in target)
-    return f'torch.einsum("{inside}->{outside}", {", ".join(named(o) for o in operands)})'
+    return f'torch.einsum("{einsum_equation(instruction)}", {", ".join(named(o) for o in operands)})'
 
 
 def _peak(instruction: Peak) -> str:
@@ -299,27 +264,13 @@ def _matrices(
     return None
 
 
-def _letters(instruction: Contract) -> dict[Index, str]:
-    """Return a letter for each index: its own name if that is one and free."""
-    found: dict[Index, str] = {}
-    indices = dict.fromkeys(i for e in (*instruction.operands, instruction.target.entry) for i in e.indices)
-    for index in sorted(indices, key=lambda i: i.tag != 0):
-        wanted = [index.name] if len(index.name) == 1 and index.name in ascii_letters else []
-        found[index] = next(letter for letter in (*wanted, *_LETTERS) if letter not in found.values())
-    return found
-
-
 def broadcast(entry: Indexed, target: tuple[Index, ...], full: bool = False) -> str:
     """Return the text of a tensor whose axes stand where the target has them; with ``full`` none is left out."""
     return _spread(name_of(entry), tuple(entry.indices), target, full)
 
 
 def _spread(name: str, own: tuple[Index, ...], target: tuple[Index, ...], full: bool = False) -> str:
-    sorted_own = tuple(i for i in target if i in own)
-    name = _permuted(name, tuple(own.index(i) for i in sorted_own))
-    first = 0 if full or not sorted_own else target.index(sorted_own[0])
-    places = [":" if i in own else "None" for i in target[first:]]
-    return name if all(p == ":" for p in places) else f"{name}[{', '.join(places)}]"
+    return axes_in_place(name, own, target, _permuted, full)
 
 
 def _permuted(name: str, order: tuple[int, ...]) -> str:

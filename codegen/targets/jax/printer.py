@@ -9,10 +9,9 @@ any size of ``runtime/wide.py``; all else is computed in at least float32.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from string import ascii_letters
 
 import sympy
-from sympy import Expr, Indexed, KroneckerDelta, Pow, Symbol
+from sympy import Expr, Indexed, Pow, Symbol
 
 from codegen.ir.program import (
     Contract,
@@ -26,11 +25,11 @@ from codegen.ir.program import (
     entries,
     name_of,
 )
-from codegen.lower.gather_layout import indices_of, placement
+from codegen.lower.gather_layout import placement
 from codegen.passes.accumulation import FLAT, Types
+from codegen.printing.array_text import axes_in_place, bare_indices, einsum_equation, mask_text, position_text
 from codegen.printing.expressions import ExpressionPrinter
 from derive.algebra.index import Index
-from derive.algebra.nodes import AtMost, Divides, Within
 from derive.errors import UsageError
 from derive.forward_map import BATCH
 
@@ -39,7 +38,6 @@ _CODE = (
 )
 WORDS = frozenset([*_CODE.split(), "with_gradients", "with_tangents", "within"])
 """What printed lines and the code around them call so: no value may."""
-_LETTERS = "jklabcdefhimnopqrtuvwxyz" + ascii_letters
 _FUNCTIONS = {
     **{name: f"jnp.{name}" for name in ("exp", "log", "tanh", "sin", "cos", "sign")},
     "atan": "jnp.arctan",
@@ -116,10 +114,7 @@ class JaxPrinter:
         return f"wide.narrow({text})" if narrows else text
 
     def _contraction(self, instruction: Contract) -> str:
-        letters = _letters(instruction)
-        inside = ",".join("".join(letters[i] for i in o.indices) for o in instruction.operands)
-        outside = "".join(letters[i] for i in instruction.target.indices)
-        equation = f'"{inside}->{outside}"'
+        equation = f'"{einsum_equation(instruction)}"'
         names = [name_of(o) for o in instruction.operands]
         if instruction.target.name in self._computed_wide:
             marked = [self._widened(n) if n in self._linear else n for n in names]
@@ -181,24 +176,8 @@ class JaxPrinter:
 
     def _mask(self, instruction: Mask) -> str:
         target = instruction.target.indices
-        tests = [self._test(guard, target) for guard in instruction.guards]
-        if not indices_of(instruction.guards):  # one answer for all samples
-            tests.append(f"{self._count(BATCH.size)} >= 0")
-        text = tests[0] if len(tests) == 1 else " & ".join(f"({test})" for test in tests)
+        text = mask_text(instruction, lambda e: self._position(e, target), self._count(BATCH.size))
         return f"({text}).astype(wide.type_of(dtype))"
-
-    def _test(self, guard: Expr, layout: tuple[Index, ...]) -> str:
-        first, second = guard.args
-        if isinstance(guard, KroneckerDelta):
-            scale = sympy.denom(sympy.together(first)) * sympy.denom(sympy.together(second))
-            left, right = (self._position(sympy.expand(a * scale), layout) for a in (first, second))
-            return f"{left} == {right}"
-        if isinstance(guard, Divides):
-            return f"({self._position(second, layout)}) % {self._position(first, layout)} == 0"
-        if isinstance(guard, AtMost):
-            return f"{self._position(first, layout)} <= {self._position(second, layout)}"
-        assert isinstance(guard, Within)
-        return f"within({self._position(first, layout)}, {self._position(second, layout)})"
 
     def _positions(self, positions: Sequence[Expr], grid: tuple[Index, ...], spread: bool) -> list[str]:
         """Return the text of each position, over the axes of the grid."""
@@ -206,12 +185,8 @@ class JaxPrinter:
         return [f"0 * {self._count(BATCH.size)} + {text}" for text in texts] if spread else texts
 
     def _position(self, position: Expr, layout: tuple[Index, ...]) -> str:
-        above, below = sympy.fraction(sympy.together(position))
-        here = {i: _spread(self._count(i.size), (i,), layout) for i in _bare(position)}
-        printer = ExpressionPrinter(lambda e: _spread(name_of(e), tuple(e.indices), layout), {**self._sizes, **here})
-        if below == 1:
-            return printer.text(position)
-        return f"quotient({printer.text(sympy.expand(above))}, {printer.text(below)})"
+        here = {i: _spread(self._count(i.size), (i,), layout) for i in bare_indices(position)}
+        return position_text(position, lambda e: _spread(name_of(e), tuple(e.indices), layout), {**self._sizes, **here})
 
     def _count(self, size: Expr) -> str:
         return f"jnp.arange({self._size(size)})"
@@ -271,32 +246,8 @@ class JaxExpressions(ExpressionPrinter):
 _PRODUCT, _ATOM = 1, 4  # how tightly text binds, as in ``printing.expressions``
 
 
-def _bare(expression: Expr) -> list[Index]:
-    """Return the indices that stand in an index expression as numbers, not inside an integer entry."""
-    if isinstance(expression, Index):
-        return [expression]
-    if isinstance(expression, Indexed):
-        return []
-    return [i for a in expression.args for i in _bare(a)]
-
-
-def _letters(instruction: Contract) -> dict[Index, str]:
-    """Return a letter for each index: its own name if that is one and free."""
-    found: dict[Index, str] = {}
-    indices = dict.fromkeys(i for e in (*instruction.operands, instruction.target.entry) for i in e.indices)
-    for index in sorted(indices, key=lambda i: i.tag != 0):
-        wanted = [index.name] if len(index.name) == 1 and index.name in ascii_letters else []
-        found[index] = next(letter for letter in (*wanted, *_LETTERS) if letter not in found.values())
-    return found
-
-
 def _spread(name: str, own: tuple[Index, ...], target: tuple[Index, ...], full: bool = False) -> str:
-    """Return the text of a tensor whose axes stand where the target has them; with ``full`` none is left out."""
-    sorted_own = tuple(i for i in target if i in own)
-    name = _permuted(name, tuple(own.index(i) for i in sorted_own))
-    first = 0 if full or not sorted_own else target.index(sorted_own[0])
-    places = [":" if i in own else "None" for i in target[first:]]
-    return name if all(p == ":" for p in places) else f"{name}[{', '.join(places)}]"
+    return axes_in_place(name, own, target, _permuted, full)
 
 
 def _permuted(name: str, order: tuple[int, ...]) -> str:
