@@ -59,13 +59,14 @@ def trial(name):
 def test_the_kernel_is_that_of_automatic_differentiation(name, monkeypatch):
     made = trial(name)
     monkeypatch.setattr(Given, "tensors", made.tensors, raising=False)
-    kernel, derived = made.kernel(), effective_update(made.layer).kernel
+    kernel, derivation = made.kernel(), effective_update(made.layer)
     indices = made.layer.output.indices
     places = list(itertools.product(*(range(n) for n in made.output().shape)))
     with REAL.context():
         for here, there in random.Random(1).sample(list(itertools.product(places, places)), 10):
             at = dict(zip((*indices, *(i.primed() for i in indices)), here + there, strict=True))
-            assert float(evaluate(derived, at, point(made))) == pytest.approx(float(kernel[here + there]), rel=1e-9)
+            expected = pytest.approx(float(kernel[here + there]), rel=1e-9)
+            assert float(evaluate(derivation.kernel, at, point(made, derivation.layer))) == expected
 
 
 @pytest.mark.parametrize("name", ["affine>relu>affine", "x + (affine>gelu>affine)", "affine>x + (linear)"])

@@ -152,7 +152,8 @@ def _demand_ours(connection: sqlite3.Connection, database: Path) -> int:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     finally:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk has ended it
+            connection.execute("ROLLBACK")
     ours = {"trials", "experiments", "members"} <= tables
     if application not in (0, APPLICATION) or (tables and not ours) or (application == 0 and version > 2):
         held = f" (tables {', '.join(sorted(map(repr, tables))[:3])})" if tables else ""
