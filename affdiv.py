@@ -8,8 +8,11 @@ Not done here: no command's work. What a command prints and returns is its room'
 
 from __future__ import annotations
 
+import errno
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -23,12 +26,23 @@ from derive.export.encodings import write_any
 __version__ = "0.1.0"
 
 WRONG_USAGE, PIPE_CLOSED = 2, 141
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 EXAMPLES = (
     "affdiv run",
     "affdiv derive affine",
     "affdiv solve affine --json",
     "affdiv generate --check",
 )
+GREETING = """\
+affdiv derives what a step of gradient descent does to a layer's activations, and writes layers that mend it.
+
+Three commands to begin with:
+
+  affdiv solve affine    the maps that cancel the divergence of z = W x + b, and what each map keeps
+  affdiv language        how to write a layer of your own, on one page
+  affdiv run             the whole chain with a report, a minute on two cores
+
+`affdiv --help` lists every command."""
 
 app = typer.Typer(
     name="affdiv",
@@ -55,6 +69,11 @@ def _root(
     """From a layer's forward map to its effective activation update, the maps that cancel its divergence, and code."""
 
 
+def _reflowed(command: Callable[..., object] | None) -> str:
+    """Return a command's docstring with a line a paragraph: the terminal breaks lines, not the source."""
+    return "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(command) or "").split("\n\n"))
+
+
 def _mount() -> None:
     """Add every room's commands; a room's commands stand together in the help unless they name a panel of their own."""
     rooms = (("The chain and its checks", verify.cli), ("Mathematics", derive.cli), ("Code", codegen.cli))
@@ -65,6 +84,10 @@ def _mount() -> None:
             command.rich_help_panel = command.rich_help_panel or panel
         for group in app.registered_groups[groups:]:
             group.rich_help_panel = panel
+            for command in group.typer_instance.registered_commands if group.typer_instance else ():
+                command.help = _reflowed(command.callback)
+        for command in app.registered_commands[commands:]:
+            command.help = _reflowed(command.callback)
 
 
 _mount()
@@ -97,20 +120,28 @@ def _reader_left() -> int:
 
 
 def _unusable_file(problem: OSError) -> int:
-    """Name the file that the operating system refused and its reason; any other failure is a defect and goes on."""
+    """Name the file that the operating system refused and its reason; any other failure is a defect and goes on.
+
+    A full disk is named by no file where the text went to standard output.
+    """
+    if problem.filename is None and problem.errno in _NO_ROOM:
+        _reader_left()
+        return _fail(f"the output cannot be written: {problem.strerror}; make room, or send it elsewhere")
     if problem.filename is None:
         raise problem
     return _fail(f"{problem.filename}: {problem.strerror}; choose a path that exists and that you may read or write")
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line on ``arguments`` and return the exit code; without arguments, print the help.
+    """Run the command line on ``arguments`` and return the exit code; without arguments, greet with what to try first.
 
     No error that a user can cause leaves this function as an exception; a defect does, with its traceback.
     """
     write_any(sys.stdout, sys.stderr)
     try:
-        result = app(arguments or ["--help"], prog_name="affdiv", standalone_mode=False)
+        if not arguments:
+            print(GREETING)
+        result = app(arguments, prog_name="affdiv", standalone_mode=False) if arguments else 0
         sys.stdout.flush()
     except UsageError as problem:
         return _fail(str(problem))

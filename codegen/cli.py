@@ -39,7 +39,8 @@ def layers(
     layer: Annotated[
         str | None,
         typer.Argument(
-            metavar="[LAYER|FILE.toml|MODULE:FACTORY]", help="One layer, with the targets that have kernels for it."
+            metavar="LAYER",
+            help="One layer, FILE.toml or MODULE:FACTORY, with the targets that have kernels for it.",
         ),
     ] = None,
     example: Example = None,
@@ -103,8 +104,8 @@ def generate(
     spec: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.toml|MODULE:FACTORY",
-            help="A layer in a TOML file or of a PyTorch module: the package holds its maps alone.",
+            metavar="FILE",
+            help="A layer in FILE.toml or of a PyTorch module (MODULE:FACTORY): the package holds its maps alone.",
             show_default=False,
         ),
     ] = None,
@@ -122,10 +123,13 @@ def generate(
     """Write the generated layers from the derivations, or those of a layer in a file."""
     from codegen.package import differences, write
     from codegen.request import Request
+    from derive.errors import UsageError
 
     request = Request(spec, package, angle, targets, example)
     texts = request.texts()
     folder = out / request.package
+    if check and not folder.is_dir():
+        raise UsageError(f"no package at {str(folder)!r} to check; name the folder that holds it with --out")
     changed = differences(texts, folder)
     if changed and not check:
         write(texts, folder)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 LayerName = Annotated[
     str,
     typer.Argument(
-        metavar="LAYER|FILE.toml|MODULE:FACTORY",
-        help="A layer's name, a layer in a TOML file, or a function that makes a PyTorch module.",
+        metavar="LAYER",
+        help="A layer's name, FILE.toml that holds one, or MODULE:FACTORY, a function that makes a PyTorch module.",
     ),
 ]
 LayerNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[LAYER|FILE.toml|MODULE:FACTORY]...", help="Which layers; else those of paper_notes."),
+    typer.Argument(metavar="LAYER", help="Layers' names, FILE.toml or MODULE:FACTORY; else those of paper_notes."),
 ]
 Angle = Annotated[str | None, typer.Option("--angle", metavar="T", help="Also the map at this angle: '2*atan(r/2)'.")]
 Rule = Annotated[

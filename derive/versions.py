@@ -5,11 +5,13 @@ What was seen to pass in each environment: paper_notes/results/versions.md, writ
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
+_TOLD = "AFFINE_DIVERGENCE_VERSIONS_TOLD"
 Range = tuple[tuple[int, int], tuple[int, int]]
 
 TESTED: Mapping[str, Range] = {  # the first and the last minor version
@@ -36,9 +38,10 @@ def untested(installed: Mapping[str, str]) -> Iterator[str]:
 
 
 def warn_of_untested() -> None:
-    """Warn once of all installed versions outside what was tested."""
+    """Warn once of all installed versions outside what was tested; the processes that this one starts stay quiet."""
     found = ", ".join(untested(_installed()))
-    if found:
+    if found and os.environ.get(_TOLD) != found:
+        os.environ[_TOLD] = found
         text = f"affine-divergence was not tested with {found}; if results surprise you, install a tested version"
         warnings.warn(text, UntestedVersionWarning, stacklevel=3)
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from verify.claims.command import claims
 from verify.training.cli import app as experiment_app
 from verify.training.report_command import report
-
-if TYPE_CHECKING:
-    pass
 
 _FAILED = 1
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
@@ -22,10 +19,7 @@ Example = Annotated[
 ]
 Layers = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[LAYER|FILE.toml|MODULE:FACTORY ..]",
-        help="Layers, or files or modules with one each; all shipped layers if none.",
-    ),
+    typer.Argument(metavar="LAYER", help="Layers' names, FILE.toml or MODULE:FACTORY; all shipped layers if none."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The seed that all randomness follows from.")]
 
@@ -97,7 +91,7 @@ def verify(
     from derive.sources import with_example
     from verify.checks.junit import junit as as_junit
     from verify.checks.record import Setting, Status, to_json
-    from verify.checks.runner import run_checks, tasks_for
+    from verify.checks.runner import refuse_if_idle, run_checks, tasks_for
     from verify.files import check_folder, make_folder
     from verify.run.progress import watching
     from verify.run.table import print_checks, print_json
@@ -109,12 +103,12 @@ def verify(
         return
     setting = Setting(device=device, seed=seed, full=full, package=package)
     if junit is not None:
-        check_folder(junit.parent, (junit.name,))
+        check_folder(junit.parent, (junit.name,), "--junit")
     with watching() as watcher:
         watcher.begin("verify")
         checks = run_checks(tasks, setting, lambda _, done, total: watcher.advance(done, total), copy=True)
     if junit is not None:
-        make_folder(junit.parent)
+        make_folder(junit.parent, "--junit")
         write_text(junit, as_junit(checks, setting))
     if json:
         print_json(to_json(checks, setting))
@@ -122,6 +116,7 @@ def verify(
         print_checks(checks, setting)
     if any(check.status is Status.FAIL for check in checks):
         raise typer.Exit(_FAILED)
+    refuse_if_idle(tasks, checks)
 
 
 def bench(

@@ -17,15 +17,22 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: a temporary file beside it, flushed to disk, takes its place.
 
-    Raises UsageError when the folder is missing or may not be written.
+    A link is followed. A device or a pipe is written into, for nothing may take its place. Raises UsageError when the
+    folder is missing or may not be written.
     """
     path = Path(path)
+    special = path.exists() and not path.is_file()
+    path = path.resolve() if path.is_symlink() and not special else path
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist; create it first")
     if path.is_dir():
         raise UsageError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
     temporary = ""
     try:
+        if special:
+            with path.open("wb", buffering=0) as stream:
+                stream.write(content)
+            return
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
@@ -36,7 +43,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as problem:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise UsageError(f"cannot write {str(path)!r}: {problem.strerror}; choose another place with -o") from None
+        raise UsageError(f"cannot write {str(path)!r}: {problem.strerror}; name another place") from None
 
 
 def _mode(path: Path) -> int:

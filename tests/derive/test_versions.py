@@ -25,10 +25,12 @@ def test_a_version_that_cannot_be_read_is_passed_over():
     assert list(untested({"torch": "unknown"})) == []
 
 
-def test_one_warning_names_all(monkeypatch):
+def test_one_warning_names_all_and_processes_below_stay_quiet(monkeypatch):
+    monkeypatch.delenv(versions._TOLD, raising=False)
     monkeypatch.setattr(versions, "_installed", lambda: {"torch": "1.0", "sympy": "9.9.9"})
     with pytest.warns(UntestedVersionWarning, match=r"torch 1\.0 .*sympy 9\.9\.9 .*install a tested version") as found:
         warn_of_untested()
+        warn_of_untested()  # as a worker does, which inherits the environment
     assert len(found) == 1
 
 

@@ -67,11 +67,12 @@ def test_verify_lists_its_checks(capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_cuda_is_skipped_with_its_reason(capsys):
-    assert affdiv.run(["verify", "affine", "--device", "cuda"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("no CUDA device on this machine") == 1
-    assert "0 failed, 0 skipped" not in printed
+def test_a_device_that_is_not_there_is_said_and_is_no_success(capsys):
+    assert affdiv.run(["verify", "linear", "--device", "cuda", "--only", "identity/linear/self-factor"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("no CUDA device on this machine") == 1
+    assert "0 passed, 0 failed, 1 skipped" in printed.out
+    assert printed.err.startswith("error: no check on a device ran: no CUDA device on this machine")
 
 
 @pytest.mark.parametrize(

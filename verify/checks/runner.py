@@ -18,7 +18,7 @@ from verify.checks.helper import NO_TRITON, Command, Copy, Helper, can_copy, int
 from verify.checks.layer_files.package import SUFFIX, layer_file, of_layer_file, packaged
 from verify.checks.layer_files.tasks import tasks_of as layer_tasks
 from verify.checks.layers import LAYERS, tasks_of
-from verify.checks.record import Check, Outcome, Setting, Task, options
+from verify.checks.record import Check, Outcome, Setting, Status, Task, options
 from verify.checks.target import concerning, verifying
 from verify.threads import one_thread
 from verify.triton_interpreter import mend
@@ -148,6 +148,16 @@ def run_checks(
             result = found[task.id]
             ended(result if isinstance(result, Check) else _check(task, setting, result))
     return [done[task.id] for task in tasks]
+
+
+def refuse_if_idle(tasks: Iterable[Task], checks: Iterable[Check]) -> None:
+    """Raise UsageError where every check that computes on a device was skipped: then nothing that was asked for ran."""
+    using = {task.id for task in tasks if task.uses_device}
+    own = [check for check in checks if check.id in using]
+    if own and all(check.status is Status.SKIPPED for check in own):
+        raise UsageError(
+            f"no check on a device ran: {own[0].reason}; leave out what asks for it, or run it where it can"
+        )
 
 
 def run_task(task: Task, setting: Setting) -> Check:

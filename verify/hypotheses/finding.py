@@ -41,6 +41,11 @@ class Finding:
     chances: tuple[float, float] | None = None
 
     @property
+    def asked(self) -> bool:
+        """Whether trials were there that the statement is about; what no trial asks has no verdict."""
+        return bool(self.trials)
+
+    @property
     def remarks(self) -> str:
         """The reason and the notes."""
         return "; ".join(filter(None, (self.reason, self.notes)))

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from verify.hypotheses.batches import READINGS, read_at
 from verify.hypotheses.chosen import Chosen
 from verify.report.palette import Pen
-from verify.report.plots import Picture
+from verify.report.plots import Picture, spaced
 from verify.report.svg import inline, style
 from verify.training.rates import Trial
 
@@ -201,4 +201,4 @@ def _ticks(axes: Axes, across: str, lines: Mapping[str, Mapping[float, float]]) 
     if axes.get_ylabel() == _RATIO:
         axes.set_ylim(0.93, max(1.6, axes.get_ylim()[1]))
     if across == "batch size":
-        axes.set_xticks(sorted({place for line in lines.values() for place in line}))
+        axes.set_xticks(spaced(sorted({place for line in lines.values() for place in line})))

@@ -63,7 +63,7 @@ class Section:
     @property
     def deciding(self) -> list[Finding]:
         """The findings that rest on trials and decide a hypothesis."""
-        return [finding for finding in self.findings if finding.trials and not finding.detail]
+        return [finding for finding in self.findings if finding.asked and not finding.detail]
 
     @property
     def details(self) -> list[Finding]:
@@ -73,7 +73,7 @@ class Section:
     @property
     def open(self) -> list[Finding]:
         """The findings that these trials do not ask for."""
-        return [finding for finding in self.findings if not finding.trials and not finding.detail]
+        return [finding for finding in self.findings if not finding.asked and not finding.detail]
 
     @property
     def counts(self) -> dict[str, int]:

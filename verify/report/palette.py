@@ -7,7 +7,7 @@ picture serves a light and a dark page.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 INK, FAINT = "#010101", "#020202"
 
@@ -71,10 +71,30 @@ SPARE = tuple(
 
 
 def pens_for(labels: Sequence[str]) -> dict[str, Pen]:
-    """Return a pen for each label: a method's own, and spare ones, in order, for what else is drawn."""
-    others = [label for label in labels if label not in PENS]
-    spare = {label: SPARE[k % len(SPARE)] for k, label in enumerate(others)}
-    return {label: PENS.get(label) or spare[label] for label in labels}
+    """Return a pen for each label, no two alike.
+
+    A method has its own pen, with ``method, update`` its own colour and a dash pattern for the update rule. Everything
+    else takes spare colours in order, with another dash pattern once all are taken, then another width.
+    """
+    heads = {label: label.partition(", ")[0] for label in labels}
+    rules = sorted({label.partition(", ")[2] for label in labels})
+    others = list(dict.fromkeys(heads[label] for label in labels if heads[label] not in PENS))
+    pens = {}
+    for label, head in heads.items():
+        rule = rules.index(label.partition(", ")[2])
+        pen = PENS.get(head) or _varied(SPARE[others.index(head) % len(SPARE)], others.index(head) // len(SPARE))
+        pens[label] = pen if len(rules) == 1 else _dashed(pen, rule)
+    return pens
+
+
+def _dashed(pen: Pen, number: int) -> Pen:
+    """Return a pen with the dash pattern of that number, wider once all patterns are taken."""
+    return replace(pen, dashes=SPARE[number % len(SPARE)].dashes, width=pen.width + 0.8 * (number // len(SPARE)))
+
+
+def _varied(pen: Pen, number: int) -> Pen:
+    """Return a spare pen as it is for number 0, else with another dash pattern than its own."""
+    return _dashed(pen, SPARE.index(pen) + number) if number else pen
 
 
 def markers() -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -163,7 +164,22 @@ def _rates(axes: Axes, sweep: SweepResult) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(_plain))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xticks(sweep.plan.effective_rates)
+    axes.set_xticks(spaced(sweep.plan.effective_rates))
+
+
+def spaced(places: Sequence[float], most: int = 8) -> list[float]:
+    """Return those of the ascending places on a logarithmic axis whose labels do not meet: the first, and others apart.
+
+    ``most`` labels fit beside one another.
+    """
+    if len(places) < 2 or places[0] <= 0:
+        return list(places)
+    least = math.log(places[-1] / places[0]) / most
+    kept = [places[0]]
+    for place in places[1:]:
+        if math.log(place / kept[-1]) >= least:
+            kept.append(place)
+    return kept
 
 
 def _log(axes: Axes, subdivisions: tuple[float, ...] = (1.0,)) -> None:

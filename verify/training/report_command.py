@@ -48,10 +48,13 @@ def report(
     for name, found in findings.items():
         typer.echo(f"{name}:")
         for finding in (finding for finding in found if not finding.detail):
-            typer.echo(f"  {finding.hypothesis} {finding.verdict.value:<12} {finding.statement}")
+            said = finding.verdict.value if finding.asked else "not asked"
+            typer.echo(f"  {finding.hypothesis} {said:<12} {finding.statement}")
     typer.echo(f"written: {output}")
 
 
 def _plain(findings: Mapping[str, Sequence[Finding]]) -> dict[str, list[dict[str, Any]]]:
     """Return the findings as JSON has them."""
-    return {name: [asdict(finding) for finding in judged] for name, judged in findings.items()}
+    return {
+        name: [{**asdict(finding), "asked": finding.asked} for finding in judged] for name, judged in findings.items()
+    }

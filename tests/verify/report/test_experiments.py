@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
+import affdiv
 from tests.verify.hypotheses.made_up import trials
 from tests.verify.report.test_page import CHROMIUM, Outline
 from verify.hypotheses import judge
 from verify.report.experiments import cell, render
 from verify.report.palette import PENS, SPARE, markers, pens_for
+from verify.report.plots import spaced
 from verify.training.driver import register
 from verify.training.experiment import load_experiment
 from verify.training.sources import Source, load_sources
 from verify.training.store import Store
 from verify.training.worker import Job, work
 
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = """
 methods = ["none", "affine-like", "rms-norm-eps"]
 updates = ["sgd", "nlms"]
@@ -96,6 +99,11 @@ def test_what_all_trials_share_is_said_once(page):
 def test_each_line_has_a_pen_of_its_own():
     found = pens_for(["affine-like", "t = pi/4", "t = atan(r)"])
     assert found["affine-like"] is PENS["affine-like"] and [found[k] for k in list(found)[1:]] == list(SPARE[:2])
+    many = [f"{m}, {u}" for m in (*PENS, "t = pi/4") for u in ("sgd", "momentum", "nlms", "foof")]
+    for labels in (many, [f"t = {k}" for k in range(40)]):
+        pens = pens_for(labels).values()
+        assert len({(pen.variable, pen.dasharray, pen.width) for pen in pens}) == len(labels)
+    assert {pens_for(many)[f"norm-like, {u}"].marker for u in ("sgd", "foof")} == {PENS["norm-like"].marker}
     every = [*PENS.values(), *SPARE]
     assert len({pen.marker for pen in every}) == len({pen.variable for pen in every}) == len(every)
 
@@ -153,3 +161,28 @@ def test_it_prints(page, tmp_path):
     browse(tmp_path, f"--print-to-pdf={tmp_path / 'page.pdf'}", (tmp_path / "page.html").as_uri())
     content = (tmp_path / "page.pdf").read_bytes()
     assert content.startswith(b"%PDF") and len(content) > 20_000
+
+
+def test_ticks_keep_apart():
+    assert spaced([1, 2, 4, 8]) == [1, 2, 4, 8]
+    kept = spaced([32.0 + k for k in range(30)])
+    assert kept[0] == 32 and 4 < len(kept) <= 9
+
+
+def test_what_no_trial_asks_has_no_verdict_on_the_terminal_either(tmp_path, capsys):
+    assert (
+        affdiv.run(
+            [
+                "report",
+                "--table",
+                str(ROOT / "paper_notes/results/angle-family-digits.csv"),
+                "-o",
+                str(tmp_path / "page.html"),
+            ]
+        )
+        == 0
+    )
+    shown = capsys.readouterr().out
+    for hypothesis in ("H6", "H8"):
+        assert f"  {hypothesis} not asked " in shown and f"{hypothesis} inconclusive" not in shown
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("No trial here asks this.") >= 2
