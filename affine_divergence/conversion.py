@@ -7,6 +7,7 @@ mode and device, and all references to it, from an optimiser or elsewhere, there
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,14 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from .attention import AffineLikeMultiheadAttention
 from .modules import AffineLike, NormLike
+from .runtime.captured_layers import (
+    Also,
+    captured_counterpart,
+    checked,
+    is_captured,
+    reason_to_leave_captured,
+    restored_counterpart,
+)
 from .runtime.checks import check_init, check_kappa
 from .runtime.conversion_reasons import (
     reason_to_leave,
@@ -35,7 +44,7 @@ from .runtime.conversion_records import (
     store,
     written,
 )
-from .runtime.example_call import called_by
+from .runtime.example_call import called_by, inputs_of
 
 __all__ = ["Replaced", "Report", "Skipped", "convert", "record", "restore", "revert"]
 
@@ -100,6 +109,7 @@ def convert(
     filter_fn: Filter | None = None,
     dry_run: bool = False,
     example: object = None,
+    also: Also | None = None,
     *,
     without_bias: str = "skip",
     init: str | None = None,
@@ -129,6 +139,12 @@ def convert(
         example: a batch, with which the model is called once before anything changes, in evaluation and without
             gradients: a tuple of arguments, a mapping of arguments by name, or the only argument. Layers whose weights
             that call reads past them are left; replaced layers that it does not call are reported as ``uncalled``.
+        also: classes of modules with the name of a map of each, such as ``{MyLayer: "affine-like"}``. A module of just
+            that class becomes what the compiler generates for it: it is captured at its sizes with the inputs that the
+            example gives it, or without one those of the only shape that it takes, and computes the map of its own
+            parameters. Where no map of that name cancels its divergence, or it cannot be captured, it stays, with the
+            reason, and what it holds is treated as everything else. Takes seconds for each layer of another kind or
+            size, and the distribution affine-divergence.
         without_bias: what becomes of a layer without a bias, for which the non-normalising map does not exist: "skip", or
             "norm-like" to give it the normalising map.
         init: None keeps the values of the parameters; "variance-preserving" or "torch" draws those of the replaced layers
@@ -139,8 +155,9 @@ def convert(
         What was replaced, and what was skipped and why.
 
     Raises:
-        TypeError: a model that is no module, a filter that cannot be called.
-        ValueError: another word for ``without_bias`` or ``init``; a part of a converted model of transformers, whose config
+        TypeError: a model that is no module, a filter that cannot be called, an ``also`` of another form.
+        ModuleNotFoundError: ``also`` without the compiler.
+        ValueError: a class in ``also`` that is replaced anyway; another word for ``without_bias`` or ``init``; a part of a converted model of transformers, whose config
             holds the record of the whole.
         Exception: what the model raises when it is called with the example.
     """
@@ -152,7 +169,8 @@ def convert(
         raise ValueError(f"convert: without_bias is {without_bias!r}; choose 'skip' or 'norm-like'")
     if init is not None:
         check_init("convert", init)
-    plan, skipped = _plan(model, filter_fn, without_bias == "norm-like")
+    asked = _asked(model, checked(also, _MAKERS), filter_fn, example, init)
+    plan, skipped = _plan(model, filter_fn, without_bias == "norm-like", asked)
     uncalled = None
     if example is not None:
         called, direct = called_by(model, example, [module for _, module, _ in plan])
@@ -257,8 +275,11 @@ def restore(model: nn.Module, record: Mapping[str, Any] | None = None) -> Report
         module = model.get_submodule(name)
         if type(module).__name__ == entry.new and settings_of(module) == entry.settings:
             continue
-        why = reason_to_leave(module, _MAKERS) or around.get(id(module), "")
-        new = why or _counterpart(module, True, **entry.settings)
+        if "captured" in entry.settings:
+            new = reason_to_leave_captured(model, module) or restored_counterpart(module, entry.settings)
+        else:
+            why = reason_to_leave(module, _MAKERS) or around.get(id(module), "")
+            new = why or _counterpart(module, True, **entry.settings)
         if isinstance(new, str) or (type(module).__name__, type(new).__name__) != (entry.old, entry.new):
             why = new if isinstance(new, str) else f"it is a {type(module).__name__} here"
             raise ValueError(f"restore: {name!r} was converted from {entry.old} to {entry.new}, but {why}")
@@ -269,10 +290,48 @@ def restore(model: nn.Module, record: Mapping[str, Any] | None = None) -> Report
     return Report(model, replaced, ())
 
 
-def _plan(model: nn.Module, filter_fn: Filter | None, normalise: bool) -> tuple[Plan, list[Skipped]]:
-    """Return the layers to replace, each with what it becomes, and those to leave; nothing is changed."""
+def _asked(
+    model: nn.Module, also: Also, filter_fn: Filter | None, example: object, init: str | None
+) -> dict[int, nn.Module | str]:
+    """Return what the modules of the classes in ``also`` become, or why they stay, by their id; outer ones first."""
+    found, within = dict[int, nn.Module | str](), set[int]()
+    modules = [(name, module) for name, module in model.named_modules() if type(module) in also]
+    missing = [kind.__name__ for kind in also if not any(type(module) is kind for _, module in modules)]
+    if missing:
+        warnings.warn(f"convert: the model holds no {', '.join(missing)}; name the class itself", stacklevel=3)
+    met = inputs_of(model, example, [module for _, module in modules]) if modules and example is not None else None
+    for name, module in modules:
+        if id(module) in within:
+            continue
+        why = "filter_fn leaves it out" if filter_fn and not filter_fn(module, name) else ""
+        why = why or reason_to_leave_captured(model, module)
+        if not why and init is not None and not hasattr(module, "reset_parameters"):
+            why = "it has no reset_parameters, which init calls"
+        if not why and met is not None and id(module) not in met:
+            why = "the example does not call it, so its inputs are not known"
+        inputs = None if met is None else met.get(id(module))
+        found[id(module)] = why or captured_counterpart(module, also[type(module)], inputs)
+        if not isinstance(found[id(module)], str):
+            within.update(id(part) for part in module.modules())
+    return found
+
+
+def _plan(
+    model: nn.Module, filter_fn: Filter | None, normalise: bool, asked: Mapping[int, nn.Module | str]
+) -> tuple[Plan, list[Skipped]]:
+    """Return the layers to replace, each with what it becomes, and those to leave; nothing is changed.
+
+    ``asked`` holds what ``also`` asked for by id.
+    """
     around, plan, skipped = reasons_around(model), [], []
-    for name, module in _layers(model):
+    for name, module in _layers(model, asked):
+        if id(module) in asked:
+            found = asked[id(module)]
+            if isinstance(found, str):
+                skipped.append(Skipped(name, type(module).__name__, found))
+            else:
+                plan.append((name, module, found))
+            continue
         why = "it is a layer of this package already" if _ours(type(module)) else reason_to_leave(module, _MAKERS)
         why = why or next((around[id(m)] for m in (module, *_projections(module)) if id(m) in around), "")
         why = why or ("filter_fn leaves it out" if filter_fn and not filter_fn(module, name) else "")
@@ -295,10 +354,21 @@ def _carry_out(model: nn.Module, plan: Plan, init: str | None, marked: bool | No
         mark(model)
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield every module that has parameters of its own, once; attention is one layer with its output projection."""
+def _layers(model: nn.Module, asked: Mapping[int, object] | None = None) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every module that has parameters of its own, once; attention is one layer with its output projection.
+
+    A captured layer is one with all that it holds, and so is one that ``asked`` has become one.
+    """
     within: set[int] = set()
     for name, module in model.named_modules():
+        becomes = (asked or {}).get(id(module))
+        if id(module) not in within and (is_captured(type(module)) or isinstance(becomes, nn.Module)):
+            within.update(id(part) for part in module.modules() if part is not module)
+            yield name, module
+            continue
+        if isinstance(becomes, str) and id(module) not in within:
+            yield name, module
+            continue
         if isinstance(module, nn.MultiheadAttention | AffineLikeMultiheadAttention):
             within.add(id(module.out_proj))
         if id(module) in within or isinstance(module, ParametrizationList):
@@ -416,9 +486,12 @@ def _become(module: nn.Module, new: nn.Module) -> None:
 
 
 def _draw(module: Any, init: str | None) -> None:
-    """Draw the parameters of a replaced layer, and of its output projection where it has one, in a way of ``INITS``."""
+    """Draw the parameters of a replaced layer, and of its output projection where it has one, in a way of ``INITS``.
+
+    A captured layer has the one way of its own class.
+    """
     if init is not None:
-        for part in (module, *module.children()):
+        for part in () if is_captured(type(module)) else (module, *module.children()):
             part.init = init
         module.reset_parameters()
 

@@ -70,10 +70,7 @@ def called_by(model: nn.Module, example: object, layers: Collection[nn.Module]) 
         try:
             for module in watched.values():
                 module.__dict__["forward"] = watch.around(module, module.forward)
-            if isinstance(example, Mapping):
-                model(**example)
-            else:
-                model(*example if isinstance(example, tuple) else (example,))
+            _call(model, example)
         finally:
             for key, module in watched.items():
                 del module.__dict__["forward"]
@@ -81,6 +78,31 @@ def called_by(model: nn.Module, example: object, layers: Collection[nn.Module]) 
                     module.__dict__["forward"] = own[key]
     ids = {id(layer) for layer in layers}
     return watch.called & ids, {key: word for key, word in watch.direct.items() if key in ids}
+
+
+def inputs_of(model: nn.Module, example: object, layers: Collection[nn.Module]) -> dict[int, tuple[Any, ...]]:
+    """Call a model and return what each of the layers was called with first, in place and by name, by its id."""
+    met: dict[int, tuple[Any, ...]] = {}
+
+    def meet(module: nn.Module, args: tuple[Any, ...], words: dict[str, Any]) -> None:
+        met.setdefault(id(module), (args, dict(words)))
+
+    handles = [layer.register_forward_pre_hook(meet, with_kwargs=True) for layer in layers]
+    try:
+        with _as_it_was(model), _uncompiled(), torch.no_grad(), torch.random.fork_rng():
+            _call(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return met
+
+
+def _call(model: nn.Module, example: object) -> None:
+    """Call a model with a batch: a tuple of arguments, a mapping of arguments by name, or the only argument."""
+    if isinstance(example, Mapping):
+        model(**example)
+    else:
+        model(*example if isinstance(example, tuple) else (example,))
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

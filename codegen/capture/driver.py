@@ -50,16 +50,25 @@ def capture(factory: Callable[..., Any] | str, *, example: str | None = None, na
 
 def captured(factory: Callable[..., Any] | str, *, example: str | None = None, name: str | None = None) -> Captured:
     """Return the layer of a factory with what ties it to the module: see ``capture``."""
+    return captured_from(_factory(factory, example), name)
+
+
+def captured_from(found: Factory, name: str | None = None) -> Captured:
+    """Return the layer of a factory whose sizes are known: see ``capture``."""
     from codegen.capture.proof import prove
 
-    found = _factory(factory, example)
+    result, fitter = read_from(found, name)
+    prove(result, fitter)
+    return result
+
+
+def read_from(found: Factory, name: str | None = None) -> tuple[Captured, Fitter]:
+    """Return the layer of a factory before it is proven, with what fitted its numbers, which ``prove`` takes."""
     sampled = samples(found)
     fitter = Fitter(sampled.points())
     united = unite([s.program for s in sampled.samples], fitter)
     made = read(united, fitter, name or layer_name(found.words), found.words, sampled.batched)
-    result = Captured(made.layer, made.paths, made.axes, tuple(sampled.samples), made)
-    prove(result, fitter)
-    return result
+    return Captured(made.layer, made.paths, made.axes, tuple(sampled.samples), made), fitter
 
 
 def _factory(factory: Callable[..., Any] | str, example: str | None) -> Factory:

@@ -110,9 +110,11 @@ def _compare(
         expected_slope, direction = _slope(total, moved.state[path])
         if any(d.expression.has(Stopped) for d in (*layer.definitions, layer.output)):
             moving = point.nudged(parameter.name)
-            slope = float(sum(w * _along(layer, p, moving, direction) for p, _, w in weighted))
+            along = direction.reshape(tensors[parameter.name].shape)
+            slope = float(sum(w * _along(layer, p, moving, along) for p, _, w in weighted))
         else:
-            shifted = point_at(layer, sizes, tensors, {parameter.name: direction})
+            along = direction.reshape(tensors[parameter.name].shape)
+            shifted = point_at(layer, sizes, tensors, {parameter.name: along})
             after = sum(w * _value(layer, p, shifted) for p, _, w in weighted)
             slope = float((after - before) / _STEP)
         if not abs(slope - expected_slope) <= 100 * close * max(1.0, abs(expected_slope)):

@@ -9,6 +9,7 @@ from typing import Any
 import sympy
 from sympy import Expr, IndexedBase, Symbol
 
+from codegen.capture.applying import applied, unknown
 from codegen.capture.constants import recognised
 from codegen.capture.errors import CaptureError, refuse
 from codegen.capture.exporting import Reference
@@ -18,7 +19,6 @@ from codegen.capture.operators import RULES
 from codegen.capture.uniting import Call, Declared, United
 from codegen.capture.values import Indices, Value
 from derive.algebra.nodes import tensor
-from derive.excerpt import suggestion
 from derive.forward_map import BATCH, Definition, Layer, Tensor
 from derive.names import RESERVED
 
@@ -191,13 +191,13 @@ class _Reader:
             return
         name = call.operator
         if name not in RULES:
-            raise _unknown(call)
+            raise unknown(call)
         try:
             arguments = {k: self._resolved(a) for k, a in call.arguments.items()}
             if name.endswith("_") and not name.endswith("__"):
                 self._in_place(call, arguments)
                 return
-            self.values[call.name] = self._kept(call, _apply(name, arguments, self.form))
+            self.values[call.name] = self._kept(call, applied(call, arguments, self.form))
         except CaptureError as problem:
             raise problem.at(f"{call.operator} at {call.source}" if call.source else call.operator) from problem
         if name in _VIEWS:
@@ -236,7 +236,7 @@ class _Reader:
                 f"{call.operator} writes into a tensor that others look at",
                 f"write {call.operator.rstrip('_').removeprefix('aten.')} without the underscore, on a new tensor",
             )
-        found = self._kept(call, _apply(call.operator, arguments, self.form))
+        found = self._kept(call, applied(call, arguments, self.form))
         self.values[call.name] = self.values[target.name] = found
 
     def _note_view(self, call: Call, source: Any) -> None:
@@ -353,27 +353,6 @@ def _notes(reader: _Reader, words: str, definitions: tuple[Definition, ...], out
 def _shortened(source: str) -> str:
     text = source.replace("`", "'")
     return text if len(text) <= _LONGEST_SOURCE else f"{text[: _LONGEST_SOURCE - 3]}..."
-
-
-def _apply(name: str, arguments: Mapping[str, Any], form: Forming) -> Any:
-    try:
-        return RULES[name](form, **arguments)
-    except TypeError as problem:
-        if "argument" in str(problem):
-            raise refuse(
-                f"{name} is used with arguments that have no rule ({problem})", "use its plain form"
-            ) from problem
-        raise
-
-
-def _unknown(call: Call) -> CaptureError:
-    short = call.operator.removeprefix("aten.")
-    near = suggestion(short, [n.removeprefix("aten.") for n in RULES])
-    return refuse(
-        f"the operator {call.operator} has no rule here",
-        f"{near}write it in terms of covered operators (`affdiv layers --operators` lists them)",
-        call.source,
-    )
 
 
 def _mentions(argument: Any, names: set[str]) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from sympy import Expr
 
+from codegen.ir.program import Gather, Scatter
 from derive.algebra.index import Index
 from derive.forward_map import BATCH
 
@@ -40,10 +41,14 @@ class Placement:
         return not self.whole and not self.grid
 
 
-def placement(positions: Sequence[Expr]) -> Placement:
-    """Return how a tensor is read at positions, one an axis."""
+def placement(positions: Sequence[Expr], axes: Sequence[Index]) -> Placement:
+    """Return how a tensor of these axes is read at positions, one an axis.
+
+    An index over a part of an axis alone is a position: ``x[s,j]`` for j below n - 1.
+    """
     counts = Counter(i for p in positions for i in p.atoms(Index))
-    whole = [k for k, p in enumerate(positions) if isinstance(p, Index) and counts[p] == 1]
+    plain = [k for k, p in enumerate(positions) if isinstance(p, Index) and counts[p] == 1]
+    whole = [k for k in plain if positions[k].size == axes[k].size]
     read = [k for k in range(len(positions)) if k not in whole]
     before = [k for k in whole if not read or k < read[0]]
     after = [k for k in whole if k not in before]
@@ -54,6 +59,12 @@ def placement(positions: Sequence[Expr]) -> Placement:
         whole=tuple(p for k in (*before, *after) for p in [positions[k]] if isinstance(p, Index)),
         grid=indices_of(positions[k] for k in read),
     )
+
+
+def placement_of(instruction: Gather | Scatter) -> Placement:
+    """Return how a gather reads its operand, or a scatter adds to its target."""
+    axes = instruction.operand.indices if isinstance(instruction, Gather) else instruction.target.indices
+    return placement(instruction.positions, axes)
 
 
 def indices_of(expressions: Iterable[Expr]) -> tuple[Index, ...]:

@@ -200,7 +200,7 @@ class GatheringEmitter(Emitter):
             return entry
         positions = tuple(self._position(p) for p in entry.indices)
         operand = source.at(i.fresh() for i in source.indices)
-        indices = placement(positions).indices
+        indices = placement(positions, source.indices).indices
         integers = entry.base.values if isinstance(entry.base, IndexTensor) else None
         key = ("gather", source.name, filled, positions)
         name = f"{source.name}_at"

@@ -46,12 +46,28 @@ def axes_text(indices: Sequence[Any], batched: bool) -> str:
     return f"({inside})"
 
 
+def is_shared(tensor: Tensor) -> bool:
+    """Return whether an input is given once for all samples, as a mask is."""
+    return tensor.axes[:1] != (BATCH.size,)
+
+
+def input_text(tensor: Tensor) -> str:
+    """Return the axes of an input: ``(..., n)``, and without the dots where it is the same for all samples."""
+    return axes_text(tensor.axes, batched=False) if is_shared(tensor) else axes_text(tensor.axes[1:], batched=True)
+
+
+def shared_names(layer: Layer) -> str:
+    """Return the names of the inputs that are given once for all samples as a tuple in text, "" if there are none."""
+    names = [f'"{t.name}"' for t in layer.inputs if is_shared(t)]
+    return f"({', '.join(names)}{',' if len(names) == 1 else ''})" if names else ""
+
+
 def argument_words(layer: Layer, plan: LayerPlan) -> list[str]:
     """Return a line on each argument of the functions of a layer."""
     lines = []
     for t in layer.inputs:
         what = "input" if t.values is None else f"integers from 0 to {t.values - 1}"
-        lines.append(f"{t.name}: {what} {axes_text(t.axes[1:], batched=True)}.")
+        lines.append(f"{t.name}: {what} {input_text(t)}.")
     lines += [f"{p.name}: parameter {axes_text(p.axes, batched=False)}." for p in layer.parameters]
     return [*lines, *free_size_words(plan)]
 
@@ -73,7 +89,7 @@ def size_use(size: str, parameters: Sequence[Tensor]) -> str:
 
 def shape_words(layer: Layer) -> str:
     """Return a sentence on the shapes of inputs and output."""
-    inputs = listed([f"{t.name} {axes_text(t.axes[1:], batched=True)}" for t in layer.inputs])
+    inputs = listed([f"{t.name} {input_text(t)}" for t in layer.inputs])
     output = f"{layer.output.name} {axes_text(layer.output.indices[1:], batched=True)}"
     return f"Input {inputs}, output {output}; every position along the leading axes is a sample."
 

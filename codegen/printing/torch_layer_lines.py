@@ -27,7 +27,7 @@ from codegen.ir.program import (
     entries,
     name_of,
 )
-from codegen.lower.gather_layout import Placement, indices_of, placement
+from codegen.lower.gather_layout import Placement, indices_of, placement_of
 from codegen.passes.accumulation import Types, degree_of, in_range
 from codegen.printing.array_text import axes_in_place, bare_indices, einsum_equation, mask_text, position_text
 from codegen.printing.expressions import ExpressionPrinter
@@ -128,7 +128,7 @@ class LayerPrinter:
         return printer.text(expression) if whole else f"{printer.factor(expression)}.expand({', '.join(lengths)})"
 
     def _gather(self, instruction: Gather) -> str:
-        found = placement(instruction.positions)
+        found = placement_of(instruction)
         source = _permuted(name_of(instruction.operand), found.order)
         positions = self._positions(found, instruction.target.indices)
         lengths = [self._program.values[name_of(instruction.operand)].indices[k].size for k in found.order]
@@ -140,7 +140,7 @@ class LayerPrinter:
         return f"take({source}, {found.start}, {', '.join(positions)}{filled})"
 
     def _scatter(self, instruction: Scatter) -> str:
-        found = placement(instruction.positions)
+        found = placement_of(instruction)
         own = instruction.target.indices
         values = broadcast(instruction.operand, found.indices, True)
         read = found.order[found.start : found.start + len(found.positions)]
@@ -180,7 +180,7 @@ class LayerPrinter:
             needed = [i for guard in instruction.guards for i in bare_indices(guard)]
             spread = not indices_of(instruction.guards)
         else:
-            found = placement(instruction.positions)
+            found = placement_of(instruction)
             needed, spread = [i for p in found.positions for i in bare_indices(p)], found.spread
         lengths = [i.size for i in needed] + [BATCH.size] * spread
         result = []

@@ -42,7 +42,7 @@ def reason_to_leave(module: nn.Module, kinds: Collection[type[nn.Module]]) -> st
     parts = (module, module.out_proj) if isinstance(module, nn.MultiheadAttention) else (module,)
     if len(parts) == 2 and type(parts[1]) is not _OUTPUT:
         return f"its out_proj is a {type(parts[1]).__name__}, put there by somebody"
-    return next((why for part in parts if (why := _of_a_part(part))), "")
+    return next((why for part in parts if (why := of_a_part(part))), "")
 
 
 def _of_another_kind(module: nn.Module, kinds: Collection[type[nn.Module]]) -> str:
@@ -59,7 +59,7 @@ def _of_another_kind(module: nn.Module, kinds: Collection[type[nn.Module]]) -> s
     return f"it is a subclass of {parent}, which may compute something else"
 
 
-def _of_a_part(module: nn.Module) -> str:
+def of_a_part(module: nn.Module) -> str:
     """Return why the tensors and the forward of one module are not those that its class gave it."""
     if "forward" in module.__dict__ and not is_own_forward(module):
         by = " by accelerate, which places or offloads it; convert before" if hasattr(module, "_hf_hook") else ""

@@ -18,8 +18,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from .captured_layers import SETTINGS as CAPTURED_SETTINGS
+from .captured_layers import is_captured
+
 SCHEMA = "affine-divergence.conversion/1"
-_SETTINGS = ("kappa", "form", "center", "recompute", "value_path", "qk_norm", "score_scale", "init", "backend")
+_SETTINGS = (
+    "kappa",
+    "form",
+    "center",
+    "recompute",
+    "value_path",
+    "qk_norm",
+    "score_scale",
+    "init",
+    "backend",
+    "captured",
+)
 _ATTRIBUTE = "affine_divergence"
 _MARK = "converted_by_affine_divergence_call_its_restore"
 
@@ -36,7 +50,8 @@ class Entry:
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
     """Return the settings of a layer of this package that a record holds."""
-    return {word: module.__dict__[word] for word in _SETTINGS if word in module.__dict__}
+    words = CAPTURED_SETTINGS if is_captured(type(module)) else _SETTINGS
+    return {word: module.__dict__[word] for word in words if word in module.__dict__}
 
 
 def written(model: nn.Module, layers: Sequence[Entry]) -> dict[str, Any]:

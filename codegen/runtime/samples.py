@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -39,6 +39,7 @@ class Samples:
         parameters: each parameter with its axes.
         given: sizes that no tensor shows.
         ranges: for an input of integers, what all of them are below.
+        shared: the inputs that are given once for all samples, without leading axes.
 
     Raises:
         TypeError: what is no tensor or of a type that does not fit.
@@ -52,6 +53,7 @@ class Samples:
         parameters: Mapping[str, tuple[Tensor, Axes]],
         given: Mapping[str, int] | None = None,
         ranges: Mapping[str, str | int] | None = None,
+        shared: Collection[str] = (),
     ) -> None:
         self._name = name
         self.sizes: dict[str, int] = dict(given or {})
@@ -59,11 +61,12 @@ class Samples:
         self._lead: tuple[int, ...] | None = None
         for word, (tensor, axes) in (*inputs.items(), *parameters.items()):
             self._check_tensor(word, tensor, word in (ranges or {}))
-            self._check_shape(word, tensor, axes, word in inputs)
+            self._check_shape(word, tensor, axes, word in inputs and word not in shared)
         for word, below in (ranges or {}).items():
             self._check_range(word, inputs[word][0], self.sizes[below] if isinstance(below, str) else below)
         lead = self._lead or ()
-        flat = [x.reshape(math.prod(lead), *x.shape[len(lead) :]) for x, _ in inputs.values()]
+        count = math.prod(lead)
+        flat = [x if w in shared else x.reshape(count, *x.shape[len(lead) :]) for w, (x, _) in inputs.items()]
         self._tensors = self._in_one_type([*flat, *(p for p, _ in parameters.values())])
 
     def mapped(

@@ -11,7 +11,17 @@ from sympy import Expr
 from codegen.capture.errors import refuse
 from codegen.capture.forming import Forming
 from codegen.capture.operators.table import rule
-from codegen.capture.values import Value, axis, broadcast, broadcast_shape, constant, pointwise, selected, with_axis
+from codegen.capture.values import (
+    ONE,
+    Value,
+    axis,
+    broadcast,
+    broadcast_shape,
+    constant,
+    pointwise,
+    selected,
+    with_axis,
+)
 
 
 def plus(*values: Value) -> Value:
@@ -124,8 +134,10 @@ def tensordot(form: Forming, self: Value, other: Value, dims_self: Any, dims_oth
 def cosine_similarity(form: Forming, x1: Value, x2: Value, dim: Expr, eps: Expr) -> Value:
     """The product of two tensors along an axis over the product of their lengths."""
     from codegen.capture.operators.pointwise import maximum, root
-    from codegen.capture.operators.reductions import total
+    from codegen.capture.operators.reductions import total, without
 
+    count = max(len(x1.shape), len(x2.shape))
+    x1, x2 = (broadcast(x, [ONE] * (count - len(x.shape)) + list(x.shape)) for x in (x1, x2))
     product = form.settle(total(form, pointwise(lambda a, b: a * b, x1, x2), [dim]))
     lengths = [
         form.settle(
@@ -133,7 +145,19 @@ def cosine_similarity(form: Forming, x1: Value, x2: Value, dim: Expr, eps: Expr)
         )
         for x in (x1, x2)
     ]
-    return pointwise(lambda p, a, b: p / (a * b), product, *lengths)
+    return without(pointwise(lambda p, a, b: p / (a * b), product, *lengths), [axis(dim, count)])
+
+
+@rule("cdist")
+def distances(form: Forming, x1: Value, x2: Value, p: Expr, compute_mode: Any) -> Value:
+    """The distance of order 2 of every row of one tensor from every row of another."""
+    from codegen.capture.operators.reductions import total, without
+
+    if p != 2:
+        raise refuse(f"a distance of order {p}", "take torch.cdist with p=2, or write the distance out")
+    count = len(x1.shape)
+    apart = pointwise(lambda a, b: (a - b) ** 2, with_axis(x1, count - 1), with_axis(x2, len(x2.shape) - 2))
+    return pointwise(sympy.sqrt, form.settle(without(total(form, form.settle(apart), [-1]), [count])))
 
 
 def refuse_complex(what: str) -> Exception:

@@ -25,7 +25,7 @@ from codegen.ir.program import (
     entries,
     name_of,
 )
-from codegen.lower.gather_layout import placement
+from codegen.lower.gather_layout import placement_of
 from codegen.passes.accumulation import FLAT, Types
 from codegen.printing.array_text import axes_in_place, bare_indices, einsum_equation, mask_text, position_text
 from codegen.printing.expressions import ExpressionPrinter
@@ -159,13 +159,13 @@ class JaxPrinter:
         return f"wide.{'linear' if name in self._linear else 'of'}({name})"
 
     def _gather(self, instruction: Gather) -> str:
-        found = placement(instruction.positions)
+        found = placement_of(instruction)
         source = _permuted(name_of(instruction.operand), found.order)
         positions = ", ".join(self._positions(found.positions, found.grid or (BATCH,), found.spread))
         return f"take({source}, {found.start}, {positions}{'' if instruction.filled else ', filled=False'})"
 
     def _scatter(self, instruction: Scatter) -> str:
-        found = placement(instruction.positions)
+        found = placement_of(instruction)
         own = instruction.target.indices
         values = _spread(name_of(instruction.operand), tuple(instruction.operand.indices), found.indices, True)
         read = found.order[found.start : found.start + len(found.positions)]

@@ -21,6 +21,7 @@ from codegen.targets.torch.self_factor_file import self_factor_context
 _RUNTIME = (
     "attention.py",
     "attention_checks.py",
+    "captured_layers.py",
     "conversion_reasons.py",
     "conversion_records.py",
     "direct_uses.py",

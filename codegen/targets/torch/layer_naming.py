@@ -18,6 +18,7 @@ from codegen.printing.layer_words import (
     kappa_context,
     range_table,
     shape_words,
+    shared_names,
     size_checks,
     size_names,
     size_use,
@@ -76,6 +77,7 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | 
         "parameter_table": tensor_table(layer.parameters, batched=False),
         "given_table": "{" + ", ".join(f'"{s}": {s}' for s in free) + "}" if free else "",
         "range_table": range_table(layer.inputs),
+        "shared_inputs": shared_names(layer),
         "size_checks": size_checks("name", first.free_sizes),
     }
 

@@ -26,7 +26,9 @@ def jacobian(sample: Sample, state: Mapping[str, Tensor]) -> Tensor:
     """``dz/dtheta`` over every parameter that learns, the output's axes first, by ``jacrev``."""
     made = sample.program.made
     learning = {n: state[n].detach() for n, p in made.module.named_parameters() if p.requires_grad}
-    kept = {n: v.detach() for n, v in state.items() if n not in learning}
+    aliases = {n for n, _ in made.module.named_parameters(remove_duplicate=False)}
+    aliases -= {n for n, _ in made.module.named_parameters()}
+    kept = {n: v.detach() for n, v in state.items() if n not in learning and n not in aliases}
 
     def output(parameters: Mapping[str, Tensor]) -> Tensor:
         found = torch.func.functional_call(made.module, ({**parameters, **kept},), made.positional, dict(made.named))

@@ -277,7 +277,67 @@ def stop_gradient(n: int, m: int) -> Factory:
     return StopGradient(n, m), torch.randn(3, n)
 
 
-QUICK = (swiglu, gated_mlp, lora, linear, embedding, layer_norm, rms_norm, weight_norm, siren, separable, stop_gradient)
+class CosineHead(nn.Module):
+    """Classes by the angle to a prototype, with a temperature that is one number."""
+
+    def __init__(self, n: int, classes: int) -> None:
+        super().__init__()
+        self.weight, self.temperature = nn.Parameter(torch.randn(classes, n)), nn.Parameter(torch.tensor(16.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.temperature * F.cosine_similarity(x.unsqueeze(1), self.weight.unsqueeze(0), dim=-1)
+
+
+def cosine_head(n: int, classes: int) -> Factory:
+    return CosineHead(n, classes), torch.randn(3, n)
+
+
+class TiedHead(nn.Module):
+    """An embedding whose table is the output's weight too."""
+
+    def __init__(self, vocabulary: int, n: int) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(vocabulary, n), nn.Linear(n, vocabulary, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.embedding(tokens)))
+
+
+def tied_head(vocabulary: int, n: int) -> Factory:
+    return TiedHead(vocabulary, n), torch.randint(0, 2, (2, 3))
+
+
+class RadialBasis(nn.Module):
+    """Distances from centres by ``torch.cdist``, whose slope ``jacrev`` gets wrong in torch 2.13."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(m, n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.exp(-(torch.cdist(x, self.centres) ** 2))
+
+
+def radial_basis(n: int, m: int) -> Factory:
+    return RadialBasis(n, m), torch.randn(3, n)
+
+
+QUICK = (
+    cosine_head,
+    tied_head,
+    swiglu,
+    gated_mlp,
+    lora,
+    linear,
+    embedding,
+    layer_norm,
+    rms_norm,
+    weight_norm,
+    siren,
+    separable,
+    stop_gradient,
+)
 SLOW = (
     causal_attention,
     torch_attention,

@@ -14,6 +14,7 @@ from codegen.capture import capture, captured
 from codegen.capture.driver import layer_name
 from codegen.capture.errors import CaptureError
 from codegen.capture.fitting import Fitter, number
+from codegen.capture.operators import RULES
 from codegen.capture.proof import compare
 from derive.algebra.index import size_symbol
 from tests.codegen.capture import modules
@@ -46,6 +47,19 @@ def test_a_layer_that_differs_from_its_module_is_refused() -> None:
     compare(found, sample, sizes)
     with pytest.raises(CaptureError, match="differs from the module: value at"):
         compare(wrong, sample, sizes)
+
+
+def test_distances_are_captured() -> None:
+    assert capture(modules.radial_basis).parameters
+
+
+def test_a_rule_that_gives_another_shape_than_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, "aten.cdist", lambda form, x1, x2, p, compute_mode: x1)
+    with pytest.raises(CaptureError, match="aten.cdist gives the shape"):
+        capture(modules.radial_basis)
+    monkeypatch.setitem(RULES, "aten.cdist", lambda form, x1, x2, p, compute_mode: x1.shape[9])
+    with pytest.raises(CaptureError, match="aten.cdist is used with arguments that have no rule .IndexError"):
+        capture(modules.radial_basis)
 
 
 def test_numbers_are_fitted_by_the_simplest_formula() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ class Samples:
         given: sizes that no array shows.
         ranges: the inputs of integers, each with what all of them are below, which is not checked: a value is not
             known while JAX traces.
+        shared: the inputs that are given once for all samples, without leading axes.
 
     Raises:
         TypeError: what is no array or of a type that does not fit.
@@ -38,6 +39,7 @@ class Samples:
         parameters: Mapping[str, tuple[Any, Axes]],
         given: Mapping[str, int] | None = None,
         ranges: Mapping[str, str | int] | None = None,
+        shared: Collection[str] = (),
     ) -> None:
         self._name = name
         self.sizes: dict[str, int] = dict(given or {})
@@ -46,9 +48,10 @@ class Samples:
         self._dtype: Any = None
         for word, (array, axes) in (*inputs.items(), *parameters.items()):
             self._check_type(word, array, word in (ranges or {}))
-            self._check_shape(word, array, axes, word in inputs)
+            self._check_shape(word, array, axes, word in inputs and word not in shared)
         lead = self._lead or ()
-        flat = [x.reshape(math.prod(lead), *x.shape[len(lead) :]) for x, _ in inputs.values()]
+        count = math.prod(lead)
+        flat = [x if w in shared else x.reshape(count, *x.shape[len(lead) :]) for w, (x, _) in inputs.items()]
         self._arrays = [*flat, *(p for p, _ in parameters.values())]
 
     def mapped(self, modes: Mapping[str, Callable[..., Array]], mode: str, *settings: Any) -> Array:

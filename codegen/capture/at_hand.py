@@ -1,0 +1,200 @@
+"""A module at hand as a factory: its parameters have the sizes that they have, its inputs those that it takes.
+
+The lengths of inputs that it takes in another measure too, such as the number of tokens, are the factory's sizes. Its
+copies are on the CPU, in float64 and without hooks; the module itself is left as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from codegen.capture.errors import CaptureError, refuse
+from codegen.capture.exporting import export
+from codegen.capture.factory import Factory, Made, flattened, in_double, mapped
+from codegen.capture.loading import first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Inputs = tuple[Sequence[Any], Mapping[str, Any]]
+_NAMES = ("length", "length_2", "length_3", "length_4")
+_MOST_GUESSES = 60
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def bound(signature: inspect.Signature, args: Sequence[Any], words: Mapping[str, Any]) -> Inputs:
+    """Return the arguments of a call of ``forward`` as far as possible in place, those at their defaults left out."""
+    given = signature.bind(None, *args, **words)
+    defaults = {n: p.default for n, p in signature.parameters.items()}
+    for name in [n for n, value in given.arguments.items() if value is defaults[n]]:
+        del given.arguments[name]
+    return given.args[1:], given.kwargs
+
+
+def instance_factory(module: nn.Module, inputs: Inputs, free: bool = True) -> Factory:
+    """Return the factory of one module; ``free`` lets the lengths vary that its inputs may have otherwise too."""
+    words = type(module).__name__
+    single = copied(module)
+    args, kwargs = bound(inspect.signature(type(module).forward), *inputs)
+    given = Made(single, tuple(args), dict(kwargs)).changed(_plain)
+    groups = list(_free_lengths(given)) if free else []
+    names = _NAMES[: len(groups)]
+
+    def make(**sizes: int) -> Any:
+        places = {p: sizes[n] for n, group in zip(names, groups, strict=False) for p in group}
+        made = _with_lengths(given, places)
+        examples: Any = made.positional if not made.named else {**_by_name(module, made.positional), **made.named}
+        return copied(module), examples
+
+    return Factory(words, make, names)
+
+
+def program_of(module: nn.Module, inputs: Inputs) -> str:
+    """Return a text that two modules share where they compute the same of their parameters and inputs."""
+    made = instance_factory(module, inputs, free=False)({})
+    program = export(made)
+    given = [(g.kind, g.path, _told(g.kind, g.value)) for g in program.given]
+    nodes = [(n.name, n.operator, sorted(n.arguments.items()), n.shape) for n in program.nodes]
+    return repr((type(module).__qualname__, given, nodes, program.output, program.outputs))
+
+
+def _told(kind: str, value: Any) -> str:
+    """Return what of a tensor is part of what is computed: the values of constants, masks and integers too."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return repr(value)
+    about = f"{tuple(value.shape)} {value.dtype}"
+    fixed = kind == "constant" or (kind == "buffer" and (not value.is_floating_point() or bool(value.isinf().any())))
+    return about + hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest() if fixed else about
+
+
+def same_in_both_modes(module: nn.Module, inputs: Inputs) -> None:
+    """Refuse a module that computes something else in training than in evaluation, or changes its buffers."""
+    found = []
+    for training in (True, False):
+        made = instance_factory(module, inputs, free=False)({})
+        made.module.train(training)
+        program = export(made)
+        if program.outputs != 1:
+            raise refuse(
+                f"{type(module).__name__} returns {program.outputs} tensors", "convert takes modules that return one"
+            )
+        if any(n.operator.endswith("_") and not n.operator.endswith("__") for n in program.nodes):
+            raise refuse(f"{type(module).__name__} overwrites tensors in forward", "compute new ones there")
+        found.append([(n.operator, n.arguments, n.shape) for n in program.nodes])
+    if found[0] != found[1]:
+        raise refuse(
+            f"{type(module).__name__} computes something else in training than in evaluation",
+            "a captured map is the same in both; leave dropout and batch statistics out of the module",
+        )
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """Return a copy of a module on the CPU in float64, without the hooks of the module itself."""
+    try:
+        made = copy.deepcopy(module).cpu().double()
+    except (RuntimeError, TypeError, NotImplementedError) as problem:
+        raise refuse(
+            f"{type(module).__name__} cannot be copied: {first_line(problem)}",
+            "let its tensors be parameters or buffers",
+        ) from problem
+    for word in _HOOKS:
+        made.__dict__[word].clear()
+    return made
+
+
+def _plain(value: Tensor) -> Tensor:
+    value = value.detach().cpu()
+    return value.double() if value.is_floating_point() else value
+
+
+def _by_name(module: nn.Module, positional: Sequence[Any]) -> dict[str, Any]:
+    names = [n for n in inspect.signature(type(module).forward).parameters][1:]
+    return dict(zip(names, positional, strict=False))
+
+
+Place = tuple[int, int]  # which tensor, and which of its axes
+
+
+def _free_lengths(given: Made) -> Iterator[list[Place]]:
+    """Yield the axes of the inputs that the module takes longer and shorter too, those that go together in one."""
+    import torch
+
+    tensors = [v for v in given.flat if isinstance(v, torch.Tensor)]
+    batched = given.leading() is not None
+    places = [(k, axis) for k, t in enumerate(tensors) for axis in range(int(batched), t.dim())]
+    lengths = dict.fromkeys(tensors[k].shape[axis] for k, axis in places)
+    found = 0
+    for length in lengths:
+        group = [(k, axis) for k, axis in places if tensors[k].shape[axis] == length]
+        for together in dict.fromkeys([tuple(group), *((place,) for place in group)]):
+            if found < len(_NAMES) and all(_runs(given, dict.fromkeys(together, n)) for n in (length + 1, 2 * length)):
+                found += 1
+                yield list(together)
+                break
+
+
+def _with_lengths(given: Made, places: Mapping[Place, int]) -> Made:
+    """Return the inputs with other lengths, their entries repeated in turn."""
+    import torch
+
+    tensors = iter(range(len(given.flat)))
+
+    def resized(value: Tensor) -> Tensor:
+        k = next(tensors)
+        for (which, axis), length in places.items():
+            if which == k:
+                value = value.index_select(axis, torch.arange(length) % max(1, value.shape[axis]))
+        return value
+
+    return given.changed(resized)
+
+
+def _runs(given: Made, places: Mapping[Place, int]) -> bool:
+    import torch
+
+    made = _with_lengths(given, places)
+    try:
+        with torch.no_grad(), in_double():
+            made.module(*made.positional, **made.named)
+    except Exception:  # whatever forward raises: it does not take these
+        return False
+    return True
+
+
+def guessed(module: nn.Module) -> Inputs | str:
+    """Return inputs of the only shape that a module of one tensor takes, or why they cannot be guessed.
+
+    Tried are shapes in which one axis is as long as an axis of a parameter: rows, then those with further axes.
+    """
+    import torch
+
+    parameters = [p for p in inspect.signature(type(module).forward).parameters.values()][1:]
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    unknown = "give convert an example, which shows what it is called with"
+    if len(needed) != 1:
+        return f"its forward takes {len(needed)} arguments; {unknown}"
+    widths = sorted({n for p in module.parameters() for n in p.shape if n > 1})
+    try:
+        made = copied(module)
+    except CaptureError as problem:
+        return str(problem)
+    free = [n for n in range(3, 64) if n not in widths]
+    batch, one, two = free[0], max(7, free[1]), max(8, free[2])
+    for more in ((), (one,), (one, two)):
+        shapes = [(batch, *more[:k], w, *more[k:]) for w in widths for k in range(len(more), -1, -1)]
+        taken = [s for s in shapes[:_MOST_GUESSES] if _runs(Made(made, (torch.randn(s).double(),), {}), {})]
+        if len(taken) == 1:
+            return (torch.randn(taken[0], generator=torch.Generator().manual_seed(0)),), {}
+        if taken:
+            listed = " and ".join(str(s) for s in taken[:2])
+            return f"it takes inputs of several shapes, such as {listed}; {unknown}"
+    return f"it takes no input of a shape that its parameters suggest; {unknown}"
+
+
+__all__ = ["Inputs", "bound", "flattened", "guessed", "instance_factory", "mapped", "program_of", "same_in_both_modes"]
