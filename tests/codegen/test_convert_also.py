@@ -99,7 +99,7 @@ def test_everything_but_the_class_stays(converted):
 
 
 def test_the_report_gives_what_was_replaced_and_why_a_layer_was_left(converted):
-    before, model, report = converted
+    _, model, report = converted
     told = report.to_dict()
     assert {"name": "first", "from": "Mixed", "to": "MixedAffineLike"} in told["replaced"]
     assert not any(r["name"].startswith("first.") for r in told["replaced"])
