@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from derive.export.blocks import Block
     from derive.export.outline import Chapter
     from derive.forward_map import Layer
     from derive.record import Derivation
@@ -167,6 +170,7 @@ def _document(chapters: list[Chapter], form: Format) -> str:
     from derive.export import html, latex, markdown, mathml
     from derive.export.outline import document_blocks
 
+    writers: dict[str, Callable[[list[Block]], str]]
     writers = {"latex": latex.page, "markdown": markdown.render, "mathml": mathml.render, "html": html.page}
     return writers[form.value](document_blocks(chapters))
 

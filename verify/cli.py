@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from verify.claims.command import claims
+from verify.paper.command import paper
 from verify.training.cli import app as experiment_app
 from verify.training.report_command import report
 
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(experiment_app, name="experiment")
     app.command("report")(report)
     app.command("claims")(claims)
+    app.command("paper")(paper)
 
 
 def run(

@@ -29,7 +29,14 @@ class Cite:
     key: str
 
 
-Inline = str | Math | Code | Cite
+@dataclass(frozen=True)
+class Ref:
+    """A reference to an equation of the same document by its id."""
+
+    id: str
+
+
+Inline = str | Math | Code | Cite | Ref
 Prose = tuple[Inline, ...]
 
 
@@ -80,10 +87,19 @@ class Items:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with one header row."""
+    """A table with one header row; ``widths`` are the columns' shares of the line, where those are not equal."""
 
     header: tuple[Prose, ...]
     rows: tuple[tuple[Prose, ...], ...]
+    widths: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Pictures in files beside the document, each with its caption; ``across`` of them stand side by side."""
+
+    entries: tuple[tuple[str, Prose], ...]
+    across: int = 2
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ class Bibliography:
     entries: tuple[tuple[str, str], ...]
 
 
-Block = Heading | Paragraph | Equation | Items | Table | Bibliography
+Block = Heading | Paragraph | Equation | Items | Table | Figures | Bibliography
 
 
 def prose(template: str, *parts: Inline) -> Prose:

@@ -33,8 +33,6 @@ _LATEX = {
     "“": "``",
     "”": "''",
     "…": r"\ldots{}",
-    "²": r"\textsuperscript{2}",
-    "³": r"\textsuperscript{3}",
     "·": r"$\cdot$",
     "√": r"$\surd$",
     "‖": r"$\Vert$",
@@ -44,6 +42,11 @@ _LATEX = {
     "≠": r"$\ne$",
     "∈": r"$\in$",
     "×": r"$\times$",
+    "∞": r"$\infty$",
+    "−": "$-$",
+    "⁻": "$^{-}$",
+    "\u202f": r"\,",
+    **{sign: rf"\textsuperscript{{{digit}}}" for digit, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
 }
 _LONG_WORD = 20
 _GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER (\w+)")

@@ -21,12 +21,12 @@ from derive.export.provenance import PAPER, REFERENCES, layer_claim, map_claim
 from derive.record import MEANINGS, Derivation
 
 
-def opening() -> list[Block]:
-    """Return what a reader must know before the first derivation."""
-    return [*_origin(), *_setting(), *_conventions(), *_neighbours()]
+def opening(command: str = "affdiv latex") -> list[Block]:
+    """Return what a reader must know before the first derivation; ``command`` is what wrote the document."""
+    return [*_origin(command), *_setting(), *_conventions(), *_neighbours()]
 
 
-def _origin() -> list[Block]:
+def _origin(command: str) -> list[Block]:
     return [
         Paragraph(
             prose(
@@ -34,7 +34,7 @@ def _origin() -> list[Block]:
                 "{}, none was typed. Every step and every statement of a result bears the verdict of its check. "
                 "Independent evaluation computes values at random small sizes from the forward map, by code that "
                 "shares only the nodes of expressions with the deriver.",
-                Code("affdiv latex"),
+                Code(command),
                 Code("derive/"),
             )
         ),

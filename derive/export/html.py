@@ -12,12 +12,14 @@ from derive.export.blocks import (
     Cite,
     Code,
     Equation,
+    Figures,
     Heading,
     Inline,
     Items,
     Math,
     Paragraph,
     Prose,
+    Ref,
     Table,
 )
 from derive.export.escape import html_text, label
@@ -93,6 +95,14 @@ def _(block: Table) -> str:
 
 
 @_block.register
+def _(block: Figures) -> str:
+    return "".join(
+        f'<figure><img src="{html_text(name)}" alt=""><figcaption>{_prose(caption)}</figcaption></figure>'
+        for name, caption in block.entries
+    )
+
+
+@_block.register
 def _(block: Bibliography) -> str:
     entries = "".join(f'<li id="{html_text(label(key))}">{html_text(text)}</li>' for key, text in block.entries)
     return f"<h2>References</h2><ol>{entries}</ol>"
@@ -109,4 +119,6 @@ def _inline(part: Inline) -> str:
         return f"<code>{html_text(part.text)}</code>"
     if isinstance(part, Cite):
         return f' [<a href="#{html_text(label(part.key))}">{html_text(part.key)}</a>]'
+    if isinstance(part, Ref):
+        return f'<a href="#{html_text(label(part.id))}">{html_text(part.id)}</a>'
     return html_text(part)

@@ -18,12 +18,14 @@ from derive.export.blocks import (
     Cite,
     Code,
     Equation,
+    Figures,
     Heading,
     Inline,
     Items,
     Math,
     Paragraph,
     Prose,
+    Ref,
     Table,
 )
 from derive.export.escape import label, latex_code, latex_text
@@ -40,6 +42,8 @@ from derive.record import CancellingMap, Derivation, Step
 
 _RELATION = 14.0  # points of an equals sign and the space around it
 _QUAD = 10.0
+_SMALL = r"{\small\setlength{\tabcolsep}{4pt}"
+_GAP = 0.019  # of a line: what stands between two columns whose widths are given
 _SECTIONS = {1: "section", 2: "subsection", 3: "subsubsection"}
 _PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
 \usepackage[utf8]{inputenc}
@@ -49,6 +53,9 @@ _PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
 \allowdisplaybreaks
 \setlength{\emergencystretch}{3em}
 """
+_LINKS = "\\usepackage[hidelinks,pdfusetitle]{hyperref}\n"  # of a long document
+_SMALL = r"{\small\setlength{\tabcolsep}{4pt}"  # of a table whose widths are given
+_CONTENTS = "\\setcounter{tocdepth}{1}\n\\tableofcontents\n\\clearpage\n"
 
 
 def latex(obj: object) -> str:
@@ -85,10 +92,12 @@ def document(items: Sequence[Derivation | Chapter]) -> str:
     return page(document_blocks(items))
 
 
-def page(blocks: Sequence[Block]) -> str:
-    """Return the blocks of a document as a LaTeX file of its own."""
+def page(blocks: Sequence[Block], contents: bool = False) -> str:
+    """Return the blocks of a document as a LaTeX file of its own, with ``contents`` in front and links."""
     title = next(block for block in blocks if isinstance(block, Heading) and block.level == 0)
-    head = f"{_PREAMBLE}\\title{{{_prose(title.prose)}}}\n\\author{{}}\n\\date{{}}\n\\begin{{document}}\n\\maketitle\n"
+    links, table = (_LINKS, _CONTENTS) if contents else ("", "")
+    named = f"\\title{{{_prose(title.prose)}}}\n\\author{{}}\n\\date{{}}\n"
+    head = f"{_PREAMBLE}{links}{named}\\begin{{document}}\n\\maketitle\n{table}"
     body = render(block for block in blocks if block is not title)
     return f"{head}{body}\\end{{document}}\n"
 
@@ -140,26 +149,47 @@ def _rows(block: Equation) -> list[str]:
 
 @_block.register
 def _(block: Items) -> str:
-    entries = "".join(f"\\item {_prose(entry)}\n" for entry in block.entries)
+    texts = map(_prose, block.entries)
+    entries = "".join(f"\\item{'{}' if text.startswith('[') else ''} {text}\n" for text in texts)  # [ opens a label
     return f"\\begin{{itemize}}\n{entries}\\end{{itemize}}\n\n"
 
 
 @_block.register
 def _(block: Table) -> str:
     columns = len(block.header)
-    share = 0.92 / columns
-    widths = [0.27, 0.65] if columns == 2 else [share] * columns
+    widths = _shares(block.widths) or ((0.27, 0.65) if columns == 2 else (0.92 / columns,) * columns)
     shape = "".join(rf">{{\raggedright\arraybackslash}}p{{{w:.3f}\linewidth}}" for w in widths)
     rows = [" & ".join(_cell(cell) for cell in row) + r" \\" for row in block.rows]
     head = " & ".join(rf"\textbf{{{_prose(cell)}}}" for cell in block.header) + r" \\"
     lines = [rf"\begin{{longtable}}{{@{{}}{shape}@{{}}}}", r"\hline", head, r"\hline", r"\endhead", *rows]
-    stretched = ["{", r"\renewcommand{\arraystretch}{1.35}", *lines, r"\hline", r"\end{longtable}", "}"]
+    opened = _SMALL if block.widths else "{"
+    stretched = [opened, r"\renewcommand{\arraystretch}{1.35}", *lines, r"\hline", r"\end{longtable}", "}"]
     return "\n".join(stretched) + "\n\n"
+
+
+def _shares(widths: Sequence[float]) -> list[float]:
+    """Return the columns' shares of what the gaps between them leave of a line."""
+    left = 1 - _GAP * (len(widths) - 1)
+    return [left * width / sum(widths) for width in widths]
 
 
 def _cell(cell: Prose) -> str:
     """Return a cell; its fractions are large, since there is room."""
     return "".join(rf"$\displaystyle {part.latex}$" if isinstance(part, Math) else _inline(part) for part in cell)
+
+
+@_block.register
+def _(block: Figures) -> str:
+    """Return the pictures in rows; a caption stands under its picture, and no row is torn from it."""
+    share = 0.97 / block.across
+    boxes = [
+        f"\\begin{{minipage}}[t]{{{share:.3f}\\linewidth}}\n\\includegraphics[width=\\linewidth]{{{name}}}\n\n"
+        f"{{\\footnotesize {_prose(caption)}\\par}}\n\\end{{minipage}}"
+        for name, caption in block.entries
+    ]
+    rows = [boxes[start : start + block.across] for start in range(0, len(boxes), block.across)]
+    told = ("\\noindent\n" + "\\hfill\n".join(row) + "\n\n\\bigskip\n" for row in rows)
+    return f"\\medskip\\nopagebreak\n{''.join(told)}\n"
 
 
 @_block.register
@@ -179,4 +209,6 @@ def _inline(part: Inline) -> str:
         return latex_code(part.text)
     if isinstance(part, Cite):
         return rf"~\cite{{{label(part.key)}}}"
+    if isinstance(part, Ref):
+        return rf"\eqref{{eq:{label(part.id)}}}"
     return latex_text(part)

@@ -15,12 +15,14 @@ from derive.export.blocks import (
     Cite,
     Code,
     Equation,
+    Figures,
     Heading,
     Inline,
     Items,
     Math,
     Paragraph,
     Prose,
+    Ref,
     Table,
 )
 from derive.export.escape import html_text, label, markdown_text
@@ -73,6 +75,11 @@ def _row(cells: Iterable[Prose]) -> str:
 
 
 @_block.register
+def _(block: Figures) -> str:
+    return "\n".join(f"![]({name})\n\n{_prose(caption)}\n" for name, caption in block.entries)
+
+
+@_block.register
 def _(block: Bibliography) -> str:
     entries = (f'* <a id="{html_text(label(key))}"></a>{markdown_text(text)}\n' for key, text in block.entries)
     return "## References\n\n" + "".join(entries)
@@ -89,6 +96,8 @@ def _inline(part: Inline) -> str:
         return f"<code>{html_text(part.text).replace('|', '&#124;')}</code>"
     if isinstance(part, Cite):
         return f" [[{_short(part.key)}](#{label(part.key)})]"
+    if isinstance(part, Ref):
+        return f"[{markdown_text(part.id)}](#{label(part.id)})"
     lead, trail = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
     return f"{lead}{markdown_text(part)}{trail}" if part.strip() else part
 

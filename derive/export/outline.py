@@ -139,7 +139,13 @@ def _listed(indices: Iterable[Index], notation: Notation) -> list[Inline]:
 def document_blocks(items: Sequence[Derivation | Chapter]) -> list[Block]:
     """Return the blocks of a whole document about several layers."""
     chapters = [item if isinstance(item, Chapter) else Chapter(item) for item in items]
-    blocks: list[Block] = [Heading(0, ("The affine divergence: derivations",)), *opening()]
+    title = Heading(0, ("The affine divergence: derivations",))
+    return [title, *opening(), *chapters_blocks(chapters), *closing([chapter.derivation for chapter in chapters])]
+
+
+def chapters_blocks(chapters: Sequence[Chapter]) -> list[Block]:
+    """Return the blocks of chapters that stand in one document: no equation id stands there twice."""
+    blocks: list[Block] = []
     taken: set[str] = set()
     for number, chapter in enumerate(chapters, 1):
         own = chapter_blocks(chapter)
@@ -147,7 +153,7 @@ def document_blocks(items: Sequence[Derivation | Chapter]) -> list[Block]:
             own = [replace(b, id=f"{number}:{b.id}") if isinstance(b, Equation) and b.id else b for b in own]
         taken |= set(map(label, equation_ids(own)))
         blocks += own
-    return [*blocks, *closing([chapter.derivation for chapter in chapters])]
+    return blocks
 
 
 def equation_ids(blocks: Iterable[Block]) -> list[str]:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from derive.errors import UsageError
 
+FIGURES = "figures"  # the folder of pictures beside a document
 _RUNS = 2  # the second fills in the references
 _SECONDS = 240
 _WARNINGS = re.compile(r"^(?:Overfull \\hbox \((?P<points>[\d.]+)pt).*$", re.MULTILINE)
 
 
 def compile_pdf(tex_path: Path) -> Path:
-    """Compile a LaTeX file and put the PDF beside it; return the PDF's path.
+    """Compile a LaTeX file, with the folder ``figures`` beside it, and put the PDF beside it; return the PDF's path.
 
     Raises UsageError when pdfLaTeX is missing, fails or takes too long; the text names the first error.
     """
@@ -31,14 +32,22 @@ def compile_pdf(tex_path: Path) -> Path:
     return target
 
 
-def run_pdflatex(tex_path: Path, folder: Path) -> str:
-    """Run pdfLaTeX twice in ``folder`` (as ``document.tex``) and return the log of the last run."""
+def needed_program() -> str:
+    """Return where pdfLaTeX is; UsageError says how to get it."""
     program = shutil.which("pdflatex")
     if program is None:
         raise UsageError(
             "pdflatex was not found; install TeX (Debian: apt-get install texlive-latex-base) or leave out --pdf"
         )
+    return program
+
+
+def run_pdflatex(tex_path: Path, folder: Path) -> str:
+    """Run pdfLaTeX twice in ``folder`` (as ``document.tex``) and return the log of the last run."""
+    program = needed_program()
     shutil.copyfile(tex_path, folder / "document.tex")
+    if (tex_path.parent / FIGURES).is_dir() and tex_path.parent != folder:
+        shutil.copytree(tex_path.parent / FIGURES, folder / FIGURES)
     command = [program, "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
     for _ in range(_RUNS):
         try:

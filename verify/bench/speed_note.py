@@ -31,36 +31,38 @@ def latest(runs: Sequence[Run]) -> list[Run]:
 def figures(runs: Sequence[Run]) -> str:
     """Return the circumstances of the latest runs and a Markdown table for each shape."""
     chosen = latest(runs)
-    parts = [_circumstances(run) for run in chosen]
+    parts = [f"* {circumstances(run)}" for run in chosen]
     for shape in dict.fromkeys(row["shape"] for run in chosen for row in run["rows"]):
         parts.append(_table(shape, chosen))
     return "\n\n".join(parts)
 
 
-def _circumstances(run: Run) -> str:
+def circumstances(run: Run) -> str:
+    """Return where a run was measured, and the best that its machine did."""
     where = run["circumstances"]
     device, limits = where["device"], run["limits"]
     best = f"copy {limits['copy_bytes'] / 1e9:.1f} GB/s, product {limits['product_operations'] / 1e9:.0f} GFLOP/s"
     return (
-        f"* {_threads(run)}: commit {where['commit']}, torch {where['versions']['torch']}, {device['cores']} cores, "
+        f"{threads(run)}: commit {where['commit']}, torch {where['versions']['torch']}, {device['cores']} cores, "
         f"load average {device['load_average'][0]:.1f} at the end; best of the run: {best}."
     )
 
 
 def _table(shape: str, runs: Sequence[Run]) -> str:
     """Return both passes as multiples of torch's layer: the median round by round, quartiles, that of least times."""
-    known = {(_threads(run), row["provider"]): row for run in runs for row in run["rows"] if row["shape"] == shape}
-    columns = [_threads(run) for run in runs]
+    known = {(threads(run), row["provider"]): row for run in runs for row in run["rows"] if row["shape"] == shape}
+    columns = [threads(run) for run in runs]
     lines = [f"| {shape} | {' | '.join(f'{c}: median (quartiles), of least' for c in columns)} | saved, MiB |"]
     lines.append("|---" * (len(columns) + 2) + "|")
     for provider in dict.fromkeys(name for _, name in known):
         rows = [known.get((column, provider)) for column in columns]
         saved = next(row for row in rows if row)["saved_bytes"] / 2**20
-        lines.append(f"| {provider} | {' | '.join(map(_ratio, rows))} | {saved:.2f} |")
+        lines.append(f"| {provider} | {' | '.join(map(ratio, rows))} | {saved:.2f} |")
     return "\n".join(lines)
 
 
-def _ratio(row: Run | None) -> str:
+def ratio(row: Run | None) -> str:
+    """Return both passes of a row as multiples of torch's layer."""
     if row is None:
         return "not measured"
     both = row["ratio"]["both"]
@@ -68,7 +70,8 @@ def _ratio(row: Run | None) -> str:
     return f"{both['median']:.3f} ({quartiles}), {row['ratio_of_least']['both']:.3f}"
 
 
-def _threads(run: Run) -> str:
+def threads(run: Run) -> str:
+    """Return how many threads a run had."""
     count = run["circumstances"]["device"]["threads"]
     return f"{count} thread{'s' if count > 1 else ''}"
 

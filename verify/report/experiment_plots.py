@@ -25,6 +25,7 @@ from verify.report.svg import inline, style
 from verify.training.rates import Trial
 
 _SIZE = (4.4, 2.9)
+_LEGEND_INCHES = 0.17  # of a row of names
 _RATIO = "largest / smallest"
 Point = tuple[str, float, float]  # label, place, value
 Courses = Mapping[str, Mapping[str, Any]]
@@ -46,14 +47,21 @@ def pictures(
     name: str, trials: Sequence[Trial], chosen: Sequence[Chosen], courses: Courses, pens: Mapping[str, Pen]
 ) -> list[Picture]:
     """Return the pictures that the trials can fill; ``name`` keeps their ids apart on a page, ``pens`` are by label."""
+    found = []
+    for panel in panels(trials, chosen, courses):
+        key, title, caption, _, _ = panel
+        with style():
+            svg = inline(draw(panel, pens), f"{name}-{key}", f"{title}. {caption}")
+        found.append(Picture(Markup(svg), caption))
+    return found
+
+
+def panels(trials: Sequence[Trial], chosen: Sequence[Chosen], courses: Courses) -> list[Panel]:
+    """Return what there is to draw of the trials: all that has more than one place to draw at."""
     label = labelling(trials)
     done = [trial for trial in trials if trial["outcome"] is not None]
-    panels = [*_sweeps(done, label), *_batches(chosen, label), *_courses(chosen, courses, label)]
-    return [
-        _picture(f"{name}-{key}", title, caption, axes, _means(points), pens)
-        for key, title, caption, axes, points in panels
-        if len({x for _, x, _ in points}) > 1
-    ]
+    found = [*_sweeps(done, label), *_batches(chosen, label), *_courses(chosen, courses, label)]
+    return [panel for panel in found if len({x for _, x, _ in panel[-1]}) > 1]
 
 
 Panel = tuple[str, str, str, tuple[str, str, str, str], list[Point]]  # key, title, caption, (x, y, scales), points
@@ -157,36 +165,35 @@ def _means(points: Iterable[Point]) -> dict[str, dict[float, float]]:
     return {name: {at: fmean(v) for at, v in sorted(places.items())} for name, places in sorted(values.items())}
 
 
-def _picture(
-    name: str,
-    title: str,
-    caption: str,
-    words: tuple[str, str, str, str],
-    lines: Mapping[str, Mapping[float, float]],
-    pens: Mapping[str, Pen],
-) -> Picture:
-    across, up, across_scale, up_scale = words
-    with style():
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        axes: Axes = figure.subplots()
-        axes.set_title(title, pad=8)
-        axes.set_xlabel(across)
-        axes.set_ylabel(up)
-        axes.set_xscale(across_scale)
-        axes.set_yscale(up_scale)
-        for label, line in lines.items():
-            pen = pens[label]
-            marks: dict[str, Any] = {"marker": "o", "markersize": 2.6} if len(line) < 15 else {}
-            axes.plot(
-                list(line),
-                list(line.values()),
-                color=pen.marker,
-                linestyle=pen.linestyle,
-                linewidth=pen.width,
-                **marks,
-            )
-        _ticks(axes, across, lines)
-        return Picture(Markup(inline(figure, name, f"{title}. {caption}")), caption)
+def draw(panel: Panel, pens: Mapping[str, Pen], legend: bool = False) -> Figure:
+    """Return the figure of a panel, with a ``legend`` below it where no page has one. Call it inside ``style``."""
+    _, title, _, (across, up, across_scale, up_scale), points = panel
+    lines = _means(points)
+    columns = 3 if max(map(len, lines)) < 16 else 2
+    below = _LEGEND_INCHES * -(-len(lines) // columns) if legend else 0.0
+    figure = Figure(figsize=(_SIZE[0], _SIZE[1] + below), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.set_title(title, pad=8)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.set_xscale(across_scale)
+    axes.set_yscale(up_scale)
+    for label, line in lines.items():
+        pen = pens[label]
+        marks: dict[str, Any] = {"marker": "o", "markersize": 2.6} if len(line) < 15 else {}
+        axes.plot(
+            list(line),
+            list(line.values()),
+            label=label,
+            color=pen.marker,
+            linestyle=pen.linestyle,
+            linewidth=pen.width,
+            **marks,
+        )
+    _ticks(axes, across, lines)
+    if legend:
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=7.5, handlelength=2.6)
+    return figure
 
 
 def _ticks(axes: Axes, across: str, lines: Mapping[str, Mapping[float, float]]) -> None:

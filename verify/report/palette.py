@@ -6,10 +6,11 @@ picture serves a light and a dark page.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 INK, FAINT = "#010101", "#020202"
+PAPER_INK, PAPER_FAINT = "#1d1c1a", "#d9d5cc"  # on a page that is printed
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ def _dashed(pen: Pen, number: int) -> Pen:
 def _varied(pen: Pen, number: int) -> Pen:
     """Return a spare pen as it is for number 0, else with another dash pattern than its own."""
     return _dashed(pen, SPARE.index(pen) + number) if number else pen
+
+
+def on_paper(pens: Mapping[str, Pen]) -> dict[str, Pen]:
+    """Return the pens with the colours of a light page in the place of marker colours."""
+    return {label: replace(pen, marker=pen.light) for label, pen in pens.items()}
 
 
 def markers() -> dict[str, str]:

@@ -46,10 +46,22 @@ _STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Draw inside this context, so that marker colours and fonts are set and nobody else's settings change."""
-    with matplotlib.rc_context(_STYLE):
+def style(ink: str = INK, faint: str = FAINT) -> Iterator[None]:
+    """Draw inside this context, so that colours and fonts are set and nobody else's settings change.
+
+    Without colours these are markers, which ``inline`` replaces.
+    """
+    chosen = {INK: ink, FAINT: faint}
+    with matplotlib.rc_context({name: chosen.get(value, value) for name, value in _STYLE.items()}):
         yield
+
+
+def pdf(figure: Figure) -> bytes:
+    """Return the figure as a page of PDF: lines as lines, text as text, no date."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    return buffer.getvalue()
 
 
 def inline(figure: Figure, name: str, alternative: str) -> str:
