@@ -22,8 +22,7 @@ import derive.cli
 import verify.cli
 from derive.errors import UsageError, printable
 from derive.export.encodings import write_any
-
-__version__ = "0.1.0"
+from derive.versions import __version__
 
 WRONG_USAGE, PIPE_CLOSED = 2, 141
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}

@@ -61,6 +61,7 @@ _HOMES = {
 }
 
 __all__ = ["AffineLike", "AffineLikeMultiheadAttention", "ColwiseParallel", "NormLike", "PatchNormConv1d", "PatchNormConv2d", "PatchNormConv3d", "PatchNormConvTranspose1d", "PatchNormConvTranspose2d", "PatchNormConvTranspose3d", "RowwiseParallel", "convert", "functional", "lora_config", "record", "restore", "revert", "self_factor"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from derive.versions import __version__ as __version__
+
 
 def __getattr__(name: str) -> Any:
     """Import ``capture`` when it is first asked for: it needs SymPy, which the command line's help does not."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from derive.versions import __version__ as __version__
 from derive.versions import warn_of_untested
 
 if TYPE_CHECKING:

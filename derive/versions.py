@@ -1,4 +1,4 @@
-"""Which versions the toolkit was tested with, and a warning where another one is installed.
+"""The toolkit's version, which versions it was tested with, and a warning where another one is installed.
 
 What was seen to pass in each environment: paper_notes/results/versions.md, written by tests/versions.sh.
 """
@@ -10,6 +10,8 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+
+__version__ = "0.1.0"  # of all packages; the generated one is written with it
 
 _TOLD = "AFFINE_DIVERGENCE_VERSIONS_TOLD"
 Range = tuple[tuple[int, int], tuple[int, int]]

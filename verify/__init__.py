@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from derive.versions import __version__ as __version__
+
 if TYPE_CHECKING:
     from verify.diagnosis.callbacks import lightning_callback as lightning_callback
     from verify.diagnosis.callbacks import trainer_callback as trainer_callback

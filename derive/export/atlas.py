@@ -79,7 +79,7 @@ def atlas_blocks(rows: Iterable[Row]) -> list[Block]:
     for group, members in GROUPS.items():
         blocks.append(Heading(1, (group,)))
         for name in members:
-            blocks += _entry(known[name])
+            blocks += entry_blocks(known[name])
     blocks += [Heading(1, ("Update rules",)), Items(tuple((Code(line),) for line in rule_lines()))]
     blocks += [Heading(1, ("Not found",)), Items(tuple((line,) for line in _missing()))]
     return blocks
@@ -96,7 +96,8 @@ def _overview(known: Mapping[str, Row]) -> Table:
     return Table(header, tuple(lines))
 
 
-def _entry(row: Row) -> list[Block]:
+def entry_blocks(row: Row) -> list[Block]:
+    """Return what the page says of one layer: source, forward map, self factor, what cancels it."""
     layer = load(row["name"])
     notation = notation_for(layer)
     steps = ", ".join(f"{count} {status}" for status, count in row["steps"].items())

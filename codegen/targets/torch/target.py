@@ -13,6 +13,7 @@ from codegen.printing.places import folder, folders, in_folder, placed, shared_r
 from codegen.targets.torch.catalogue_files import companions
 from codegen.targets.torch.function_file import function_context
 from codegen.targets.torch.render import render
+from derive.versions import __version__
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
@@ -30,7 +31,8 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     for path, filled in more.contexts.items():
         result[path] = render(f"{more.templates.get(path, Path(path).name)}.jinja", dict(filled))
     public = sorted([*shared["modules"], "functional", *(name for export in more.exports for name in export.names)])
-    result["__init__.py"] = render("__init__.py.jinja", {**shared, "more": more.exports, "exported": quoted(public)})
+    heads = {"more": more.exports, "exported": quoted(public), "version": __version__}
+    result["__init__.py"] = render("__init__.py.jinja", {**shared, **heads})
     result["py.typed"] = ""
     shared_files = shared_runtime("operands.py", "rows.py", "checks.py", "backends.py", "leaf.py", *more.runtime)
     return placed(result) | in_folder("torch", maps) | torch_folder() | targets_file() | shared_files

@@ -1,0 +1,103 @@
+"""The documentation does what it says: every block runs, every page is in the navigation, the site builds strictly."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.documents import Block, blocks, run_page, run_python, with_affdiv
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory whose modules can be imported, forgotten after the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    return tmp_path
+
+
+def run(page: Path, folder: Path, quick: bool) -> None:
+    environment = with_affdiv(folder / "bin", ROOT, os.environ)
+    before = set(sys.modules)
+    try:
+        run_page(page, folder, environment, quick=quick)
+    finally:
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
+                del sys.modules[name]
+
+
+@pages
+def test_quick_blocks_run(page: Path, folder: Path) -> None:
+    run(page, folder, quick=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.slow for b in blocks(p))], ids=lambda p: p.stem)
+def test_all_blocks_run(page: Path, folder: Path) -> None:
+    run(page, folder, quick=False)
+
+
+def test_a_block_that_prints_something_else_is_found() -> None:
+    with pytest.raises(AssertionError):
+        run_python("print(1)  # prints: 2", {})
+
+
+def test_blocks_are_read_with_their_kinds(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text('a\n<!-- slow -->\n```bash\nx\n```\n\n```toml title="m.toml"\ny\n```\n', encoding="utf-8")
+    assert blocks(page) == [Block("bash", "", "x\n", True), Block("toml", "m.toml", "y\n", False)]
+
+
+@pages
+def test_links_lead_to_pages(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    local = [t for t in re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose) if "://" not in t]
+    lost = [t for t in local if not (page.parent / t).exists() and not re.search(r"notes/|command-line\.md", t)]
+    assert lost == []
+
+
+def test_every_schema_of_the_program_stands_in_the_reference() -> None:
+    sources = [
+        p.read_text(encoding="utf-8") for room in ("derive", "codegen", "verify") for p in (ROOT / room).rglob("*.py")
+    ]
+    names = {name for text in sources for name in re.findall(r'"(affdiv\.[a-z-]+/\d+)"', text)}
+    told = (DOCS / "reference" / "schemas.md").read_text(encoding="utf-8")
+    assert names and {name for name in names if name not in told} == set()
+
+
+@pytest.mark.slow
+def test_the_figure_is_what_is_measured() -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import self_factor as f; m = f.measured(5)\n"
+    code += "print(*[[round(v, 3) for v in m[k][1]] for k in ('AffineLike', 'NormLike')])\n"
+    code += "print(all(abs(v - r * r - 1) < 1e-9 for r, v, _ in zip(*m['Linear'])))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(DOCS / "assets")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split("\n")[:2] == ["[1.0, 1.0, 1.0, 1.0, 1.0] [2.0, 2.0, 2.0, 2.0, 2.0]", "True"], done.stderr
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: the extra `docs` has it")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "<math" in (tmp_path / "site" / "atlas" / "swiglu.html").read_text(encoding="utf-8")
+    assert "affdiv derive" in (tmp_path / "site" / "reference" / "command-line.html").read_text(encoding="utf-8")
