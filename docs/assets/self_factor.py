@@ -1,7 +1,9 @@
-"""Draw self_factor.svg, the figure of README.md: `python docs/assets/self_factor.py`. Every point is measured on a layer.
+"""Draw self_factor.svg, the figure of README.md; every point is measured on a layer.
 
-Left: how far one step of gradient descent moves an activation, in multiples of the ideal step, aoutputst ‖x‖. Right: the
-length of the output, for an orthogonal weight and no bias.
+Left: how far one step of gradient descent moves an activation, in multiples of the ideal step, against the length of
+the input. Right: the length of the output, for an orthogonal weight and no bias.
+
+    python docs/assets/self_factor.py
 """
 
 from __future__ import annotations
