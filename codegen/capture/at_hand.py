@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from codegen.capture.errors import CaptureError, refuse
-from codegen.capture.exporting import export
-from codegen.capture.factory import Factory, Made, flattened, in_double, mapped
+from codegen.capture.exporting import Program, export
+from codegen.capture.factory import Factory, Made, in_double
 from codegen.capture.loading import first_line
 
 if TYPE_CHECKING:
@@ -53,10 +53,14 @@ def instance_factory(module: nn.Module, inputs: Inputs, free: bool = True) -> Fa
     return Factory(words, make, names)
 
 
+def program_at(module: nn.Module, inputs: Inputs) -> Program:
+    """Return the program of a module with these inputs."""
+    return export(instance_factory(module, inputs, free=False)({}))
+
+
 def program_of(module: nn.Module, inputs: Inputs) -> str:
     """Return a text that two modules share where they compute the same of their parameters and inputs."""
-    made = instance_factory(module, inputs, free=False)({})
-    program = export(made)
+    program = program_at(module, inputs)
     given = [(g.kind, g.path, _told(g.kind, g.value)) for g in program.given]
     nodes = [(n.name, n.operator, sorted(n.arguments.items()), n.shape) for n in program.nodes]
     return repr((type(module).__qualname__, given, nodes, program.output, program.outputs))
@@ -197,4 +201,4 @@ def guessed(module: nn.Module) -> Inputs | str:
     return f"it takes no input of a shape that its parameters suggest; {unknown}"
 
 
-__all__ = ["Inputs", "bound", "flattened", "guessed", "instance_factory", "mapped", "program_of", "same_in_both_modes"]
+__all__ = ["Inputs", "bound", "copied", "guessed", "instance_factory", "program_at", "program_of", "same_in_both_modes"]

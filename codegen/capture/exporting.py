@@ -22,6 +22,7 @@ from codegen.capture.loading import first_line
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in \w+\n\s*(?P<text>[^\n]*)')
 _LIBRARY = ("site-packages", "/torch/")
+_GRADIENTS_SWITCHED = "wrap_with_set_grad_enabled"  # torch.no_grad, torch.enable_grad
 _NUMBERS = ("aten._local_scalar_dense", "aten.item")
 
 
@@ -77,13 +78,16 @@ def export(made: Made) -> Program:
         except Exception as problem:
             raise _refusal(made, problem) from problem
     nodes: list[Node] = []
-    output, outputs = "", 0
+    output, outputs, read = "", 0, set[str]()
     for node in exported.graph.nodes:
         if node.op == "output":
             found = [a for a in _flat(node.args[0]) if hasattr(a, "name")]
             mutated = len(exported.graph_signature.buffers_to_mutate)
             output, outputs = _first_real(found[mutated:]), len(found) - mutated
-        elif node.op != "placeholder":
+        elif str(node.target) == _GRADIENTS_SWITCHED:
+            nodes += _block(node, exported.graph)
+            read.update(user.name for user in node.users)
+        elif node.op not in ("placeholder", "get_attr") and node.name not in read:
             nodes.append(_node(node))
     return Program(_given(exported, made), tuple(nodes), output, outputs, made)
 
@@ -176,6 +180,44 @@ def _node(node: Any) -> Node:
             source,
         )
     return Node(node.name, operator, arguments, shape, source)
+
+
+def _block(node: Any, graph: Any) -> list[Node]:
+    """Return the operators of a block that runs with gradients switched off or on, under names of their own.
+
+    What a block without gradients gives is held fixed.
+    """
+    enabled, held, *operands = node.args
+    inner = getattr(graph.owning_module, held.target).graph
+    names: dict[str, str] = {}
+    found: list[Node] = []
+    given = iter(operands)
+    for part in inner.nodes:
+        if part.op == "placeholder":
+            names[part.name] = next(given).name
+        elif part.op == "output":
+            step = "aten.alias" if enabled else "aten.detach"
+            results = [Reference(names[a.name]) for a in _flat(part.args[0])]
+            shapes = [_shape_of(a) for a in _flat(part.args[0])]
+            for user in node.users:
+                k = int(user.args[1])
+                found.append(Node(user.name, step, {"self": results[k]}, shapes[k], ""))
+        else:
+            made = _node(part)
+            names[made.name] = f"{node.name}_{made.name}"
+            arguments = {k: _renamed(a, names) for k, a in made.arguments.items()}
+            found.append(Node(names[made.name], made.operator, arguments, made.shape, made.source))
+    return found
+
+
+def _renamed(argument: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(argument, Reference):
+        return Reference(names[argument.name])
+    return tuple(_renamed(a, names) for a in argument) if isinstance(argument, tuple) else argument
+
+
+def _shape_of(node: Any) -> tuple[int, ...]:
+    return tuple(map(int, node.meta["val"].shape))
 
 
 def _lengths(value: Any, source: str) -> tuple[int, ...]:

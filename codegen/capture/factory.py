@@ -108,6 +108,8 @@ class Factory:
 
         mend = "return (module, example inputs), such as (nn.Linear(n, m), torch.randn(5, n))"
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[0], nn.Module):
+            if inspect.iscoroutine(result):
+                result.close()
             shown = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"a {type(result).__name__}"
             raise refuse(f"the factory {self.words!r} returned {shown}", mend)
         module, examples = result
@@ -121,6 +123,9 @@ class Factory:
                 raise refuse(f"the factory {self.words!r} gave a {type(value).__name__} as an example input", mend)
         if not any(isinstance(v, torch.Tensor) for v in given):
             raise refuse(f"the factory {self.words!r} gave no tensor as an example input", mend)
+        for value in given:
+            if isinstance(value, torch.Tensor) and not value.numel():
+                raise refuse(f"the factory {self.words!r} gave an example input of shape {tuple(value.shape)}", mend)
         _refuse_parameters(module, self.words)
         return Made(module.double(), tuple(positional), named).changed(_double)
 
@@ -186,6 +191,7 @@ def class_factory(kind: type, example: str | None, words: str) -> Factory:
         raise UsageError(f"{words!r} is a class, but not one of torch modules; name a function or an nn.Module")
     if example is None:
         raise UsageError(f"{words!r} is a class: say what its input is by --example, such as --example 'B n'")
+    _check_forward(kind, words)
     sizes, axes = _sizes(kind, words), example.split()
     unknown = [a for a in axes if not (a.isdigit() and int(a) > 0) and not a.isidentifier()]
     if unknown or not axes:
@@ -201,6 +207,17 @@ def class_factory(kind: type, example: str | None, words: str) -> Factory:
         return module, torch.randn(*(int(a) if a.isdigit() else given[a] for a in axes))
 
     return Factory(words, make, (*sizes, *more))
+
+
+def _check_forward(kind: Any, words: str) -> None:
+    """Refuse a class whose forward does not take just one tensor."""
+    parameters = [*inspect.signature(kind.forward).parameters.values()][1:]
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1:
+        raise UsageError(
+            f"the forward of {words!r} takes {', '.join(needed)}, and --example gives one tensor; write a function "
+            "that returns (module, (examples, ..)) and name it"
+        )
 
 
 def _sizes(call: Callable[..., Any], words: str) -> tuple[str, ...]:

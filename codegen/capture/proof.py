@@ -223,10 +223,23 @@ def moved_module(sample: Sample) -> Moved:
             state = {n: near(p).requires_grad_(p.requires_grad) for n, p in made.module.named_parameters()}
             buffers = {n: b.detach().clone() for n, b in made.module.named_buffers()}
             there = made.changed(near)
-            result = torch.func.functional_call(
-                made.module, ({**state, **buffers},), tuple(there.positional), dict(there.named)
+            results = [
+                torch.func.functional_call(
+                    made.module,
+                    ({**state, **{n: b.clone() for n, b in buffers.items()}},),
+                    tuple(there.positional),
+                    dict(there.named),
+                )
+                for _ in range(2)
+            ]
+            output, again = map(_first, results)
+        if not torch.equal(output.isfinite(), again.isfinite()) or not torch.equal(
+            output.nan_to_num(), again.nan_to_num()
+        ):
+            raise refuse(
+                f"{type(made.module).__name__} gives other numbers when it is called again with the same inputs",
+                "let forward change nothing that it reads, and draw no random numbers",
             )
-            output = _first(result)
         if torch.isfinite(output).all():
             aliases = dict(made.module.named_parameters(remove_duplicate=False))
             known = {id(p): state[n] for n, p in made.module.named_parameters()}

@@ -234,7 +234,7 @@ class _Reader:
         if not isinstance(target, Reference) or target.name in self.viewed or target.name in given:
             raise refuse(
                 f"{call.operator} writes into a tensor that others look at",
-                f"write {call.operator.rstrip('_').removeprefix('aten.')} without the underscore, on a new tensor",
+                _without_overwriting(call.operator),
             )
         found = self._kept(call, applied(call, arguments, self.form))
         self.values[call.name] = self.values[target.name] = found
@@ -353,6 +353,14 @@ def _notes(reader: _Reader, words: str, definitions: tuple[Definition, ...], out
 def _shortened(source: str) -> str:
     text = source.replace("`", "'")
     return text if len(text) <= _LONGEST_SOURCE else f"{text[: _LONGEST_SOURCE - 3]}..."
+
+
+def _without_overwriting(operator: str) -> str:
+    """Return what to write instead of an operator that overwrites its argument."""
+    plain = operator.rstrip("_").removeprefix("aten.")
+    if plain in ("fill", "copy", "zero", "index_put", "set"):
+        return "make the tensor by torch.where, torch.cat or torch.stack instead of assigning into it"
+    return f"write {plain} without the underscore, on a new tensor"
 
 
 def _mentions(argument: Any, names: set[str]) -> bool:

@@ -174,12 +174,18 @@ def _batch_is_free(factory: Factory, made: Made, row: dict[str, int]) -> bool:
 
 
 def _same_twice(factory: Factory, row: dict[str, int]) -> None:
-    """Refuse a factory whose module is another one when it is called again."""
+    """Refuse a factory whose module is another one when it is called again, and a module that counts its calls."""
     try:
-        first, second = export(factory(row)), export(factory(row))
+        made = factory(row)
+        first, again, second = export(made), export(made), export(factory(row))
     except CaptureError:
         return
-    a, b = ([(n.operator, n.arguments, n.shape) for n in p.nodes] for p in (first, second))
+    a, b, c = ([(n.operator, n.arguments, n.shape) for n in p.nodes] for p in (first, second, again))
+    if a != c:
+        raise refuse(
+            f"{type(made.module).__name__} computes something else when it is called again",
+            "let forward change nothing that it reads",
+        )
     if a != b:
         node = next(
             (

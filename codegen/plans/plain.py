@@ -51,6 +51,29 @@ def self_factor_plan(layer: Layer) -> SelfFactorPlan:
     return SelfFactorPlan(known, program, types, names, derivation.self_factor.shape, digest(known))
 
 
+@dataclass(frozen=True)
+class DiagonalPlan:
+    """The diagonal of a layer's self factor as a program: the sample axes, then ``units`` axes where they differ."""
+
+    derivation: Derivation
+    program: Program
+    names: dict[str, str]
+    units: int
+
+
+def self_factor_diagonal(layer: Layer) -> DiagonalPlan:
+    """Return the program of what each unit's own gradient moves that unit by, which stays small for many units."""
+    derivation = effective_update(layer)
+    factor, own = derivation.self_factor, derivation.units
+    same = factor.shape == "isotropic"
+    entry = sympy.sympify(factor.expression).xreplace({i.primed(): i for i in own})
+    output = Definition("self_factor_diagonal", (*derivation.samples, *(() if same else own)), entry)
+    known = replace(derivation.layer, name=f"{layer.name}/self-factor", output=output)
+    known = replace(known, definitions=_read(known, output))
+    names = local_names(known)
+    return DiagonalPlan(derivation, lower_gathered(with_names(known, names)), names, 0 if same else len(own))
+
+
 def _as_derived(program: Program, layer: str) -> Program:
     """Return the program with the names that the derivation has for its equations."""
     factor = f"{layer}/self-factor"

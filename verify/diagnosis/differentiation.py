@@ -51,8 +51,8 @@ class _Alone:
     def __init__(self, call: WholeCall, again: WholeCall | None = None) -> None:
         given = again or call
         self.call = call
-        self._arguments, self._words = tree_map(_double, (given.arguments, given.words))
-        self._buffers = {name: _double(b) for name, b in call.module.named_buffers()}
+        self._arguments, self._words = tree_map(plain_numbers, (given.arguments, given.words))
+        self._buffers = {name: plain_numbers(b) for name, b in call.module.named_buffers()}
         self.axis = _sample_axis(call)
 
     def __call__(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -82,7 +82,8 @@ def _length(values: Iterable[Tensor]) -> float:
     return float(sum(float(v.square().sum()) for v in values)) ** 0.5
 
 
-def _double(value: Any) -> Any:
+def plain_numbers(value: Any) -> Any:
+    """Return a tensor's numbers, real ones in float64; anything else is what it is."""
     if not isinstance(value, Tensor):
         return value
     plain = gathered(value.detach())

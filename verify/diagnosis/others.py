@@ -1,4 +1,7 @@
-"""The modules of unknown kind in one diagnosis: judged by automatic differentiation, or the reason why not."""
+"""The modules of unknown kind in one diagnosis: judged by the expression derived from their captured program.
+
+Where a module cannot be captured, automatic differentiation on a few samples judges it; the note says which did.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,61 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from verify.diagnosis.differentiation import Refused, judged, own_names, values_of, whole_parts
+from codegen.capture.loading import first_line
+from derive.algebra.patience import Deadline
+from verify.diagnosis.captured_factors import LAW, SECONDS, NotCaptured, captured_factors
+from verify.diagnosis.differentiation import (
+    Refused,
+    WholeCall,
+    judged,
+    own_names,
+    plain_numbers,
+    values_of,
+    whole_parts,
+)
 from verify.diagnosis.layers import Plan, Unjudged
 from verify.diagnosis.observe import Observed, dense
 from verify.diagnosis.parts import Moved
-from verify.diagnosis.record import LayerDiagnosis, Parts
+from verify.diagnosis.record import LayerDiagnosis, Parts, spread
 from verify.diagnosis.sums import squared
 
 
 def judge_others(found: Plan, first: Observed, held: Mapping[str, Tensor]) -> dict[str, LayerDiagnosis | str]:
     """Return the record of each module of unknown kind that was called, or in words why there is none."""
     result: dict[str, LayerDiagnosis | str] = {}
+    deadline = Deadline(SECONDS)
     for name, call in first.captured.whole.items():
         try:
-            result[name] = judged(call, found.names_of(call.module), held, first.gradients)
+            record = judged(call, found.names_of(call.module), held, first.gradients)
+            result[name] = _by_capture(record, call, deadline)
         except Refused as reason:
             result[name] = str(reason)
         except Exception as problem:  # of the module's own code, run in another type than it was written for
             result[name] = f"automatic differentiation fails: {str(problem).splitlines()[0]}"
     return result
+
+
+def _by_capture(record: LayerDiagnosis, call: WholeCall, deadline: Deadline) -> LayerDiagnosis:
+    """Return the record with the self factors of the captured module, or with the reason why they are measured."""
+    try:
+        inputs = tree_map(plain_numbers, (tuple(call.arguments), dict(call.words)))
+        factors = captured_factors(call.module, inputs, own_names(call.module), call.z, deadline)
+    except NotCaptured as reason:
+        return replace(record, note=f"{record.note}; not by capture: {reason}")
+    except Exception as problem:  # of the module's own code, which is copied and run in another type
+        return replace(record, note=f"{record.note}; not by capture: {first_line(problem)}")
+    count = factors.values.numel()
+    more = f"; it is called {call.calls} times, and this is its first call" if call.calls > 1 else ""
+    return replace(
+        record,
+        law=LAW,
+        sample="sample" if factors.batch_alone else "position",
+        history=(spread(factors.values),),
+        note=f"judged by its captured program on all {count} samples, K_ss = {factors.formula}; "
+        f"its shares by automatic differentiation on a few{more}",
+    )
 
 
 def with_parts(

@@ -144,6 +144,57 @@ def remembers(n: int) -> Any:
     return Counting(), torch.randn(2, n)
 
 
+class Counted(Of):
+    """A layer that is scaled by how often it was called."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) * self.calls
+
+
+def counts_its_calls(n: int) -> Any:
+    return Counted(n, n, torch.tanh), torch.randn(2, n)
+
+
+def changes_its_weight(n: int) -> Any:
+    layer = Of(n, n, lambda z: z)
+
+    def step(z: Tensor) -> Tensor:
+        with torch.no_grad():
+            layer.map.weight.mul_(0.5)
+        return z
+
+    layer.step = step
+    return layer, torch.randn(2, n)
+
+
+def empty_example(n: int) -> Any:
+    return nn.Linear(n, n), torch.randn(0, n)
+
+
+async def waits(n: int) -> Any:
+    return nn.Linear(n, n), torch.randn(2, n)
+
+
+def assigns(n: int) -> Any:
+    def step(z: Tensor) -> Tensor:
+        z[:, 0] = 0
+        return z
+
+    return Of(n, n, step), torch.randn(2, n)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(n, n)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.map(x) + y
+
+
 def inplace_activation(n: int) -> Any:
     """Not bad: nothing else looks at what is overwritten."""
     return Of(n, n, lambda z: F.relu(z, inplace=True)), torch.randn(2, n)

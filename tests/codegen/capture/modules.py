@@ -323,7 +323,33 @@ def radial_basis(n: int, m: int) -> Factory:
     return RadialBasis(n, m), torch.randn(3, n)
 
 
+class HeldAngles(nn.Module):
+    """Angles and a scale that no gradient reaches, as rotary positions are written in transformers."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(n, n)
+        self.register_buffer("rates", torch.rand(n))
+
+    @torch.no_grad()
+    def turned(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        angle = x[..., None, 0] * self.rates
+        return angle.cos(), angle.sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        cosine, sine = self.turned(x)
+        z = self.map(x)
+        with torch.no_grad():
+            power = z.square().mean(-1, keepdim=True)
+        return z * cosine + power * sine
+
+
+def held_angles(n: int) -> Factory:
+    return HeldAngles(n), torch.randn(2, n)
+
+
 QUICK = (
+    held_angles,
     cosine_head,
     tied_head,
     swiglu,

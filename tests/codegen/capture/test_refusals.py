@@ -38,6 +38,11 @@ REFUSED: dict[Any, tuple[str, str]] = {  # what the message names, and what of t
     bad.no_output: ("returns no tensor of real numbers", "return the output"),
     bad.wrong_width: ("cannot be exported", "example inputs"),
     bad.pads: ("padding_idx", "leave padding_idx out"),
+    bad.counts_its_calls: ("Counted computes something else when it is called again", "change nothing that it reads"),
+    bad.changes_its_weight: ("aten.mul_ writes into a tensor that others look at", "without the underscore"),
+    bad.empty_example: ("gave an example input of shape (0, 2)", "return (module, example inputs)"),
+    bad.waits: ("returned a coroutine", "return (module, example inputs)"),
+    bad.assigns: ("aten.fill_ writes into a tensor that others look at", "instead of assigning into it"),
     bad.remembers: ("changes a buffer that is used afterwards", ".eval()"),
 }
 
@@ -85,6 +90,11 @@ def test_commands_take_a_module(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_example_goes_with_a_class_only() -> None:
     with pytest.raises(UsageError, match="goes with a class"):
         capture("tests.codegen.capture.modules:linear", example="B n")
+
+
+def test_a_class_whose_forward_takes_more_than_a_tensor_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"takes x, y, and --example gives one tensor; write a function"):
+        capture("tests.codegen.capture.bad:TwoInputs", example="B n")
 
 
 def test_every_rule_says_what_it_is() -> None:

@@ -7,6 +7,7 @@ from torch import nn
 
 import verify
 from tests.verify.diagnosis.models import DOUBLE
+from verify.diagnosis.captured_factors import LAW as CAPTURED
 from verify.diagnosis.differentiation import LAW
 
 
@@ -91,10 +92,10 @@ CASES = {
     "GRU, time first": (lambda: nn.GRU(2, 3), (4, 3, 2), LAW),
     "RNN without batch": (lambda: nn.RNN(2, 3), (4, 2), LAW),
     "experts": (Experts, (3, 4), LAW),
-    "standardised convolution": (lambda: Standardised(2, 2, 2), (3, 2, 3, 3), LAW),
-    "weight norm": (weight_normed, (3, 3), LAW),
-    "looks like a linear map": (Squared, (3, 3), LAW),
-    "PReLU": (lambda: nn.PReLU(3), (3, 3), LAW),
+    "standardised convolution": (lambda: Standardised(2, 2, 2), (3, 2, 3, 3), CAPTURED),
+    "weight norm": (weight_normed, (3, 3), CAPTURED),
+    "looks like a linear map": (Squared, (3, 3), CAPTURED),
+    "PReLU": (lambda: nn.PReLU(3), (3, 3), CAPTURED),
 }
 
 
@@ -148,13 +149,18 @@ def test_shares_are_those_of_the_whole_jacobian(name):
     found = verify.diagnose(model, x, loss, rate=1e-3)
     (layer,) = found.layers
     assert layer.law == law and found.ok and found.judged == 1 and found.unjudged == ()
-    exact = 1e-5 if law == LAW else 1e-9
+    exact = 1e-5 if law in (LAW, CAPTURED) else 1e-9
     total = own.square().sum() + cross.square().sum()
     assert layer.shares.own == pytest.approx(float(own.square().sum() / total), rel=exact, abs=exact)
     assert layer.shares.elsewhere == pytest.approx(0, abs=exact)
     assert layer.shares.error <= layer.shares.bound
     assert layer.parts.own == pytest.approx(1) and layer.parts.upstream == pytest.approx(0, abs=1e-12)
-    if law != LAW:
+    if law == CAPTURED:
+        diagonal = kernel.diagonal().view_as(z).movedim(1, -1).reshape(layer.factors.samples, -1).mean(1)
+        assert (layer.factors.minimum, layer.factors.maximum) == pytest.approx(
+            (float(diagonal.min()), float(diagonal.max()))
+        )
+    elif law != LAW:
         units = z.shape[-1] if law == "linear" or law == "affine" else 1
         diagonal = kernel.diagonal().reshape(-1, units)[:, 0]
         assert (layer.factors.minimum, layer.factors.maximum) == pytest.approx(
@@ -190,7 +196,9 @@ def test_a_module_with_children_is_judged_by_its_own_parameters():
     alone = torch.einsum("sip,sjp,sj->si", jacobian, jacobian, g)
     found = verify.diagnose(model, x, loss, rate=rate).layer("")
     own_share, cross = shares_of_squares([alone, jacobian @ step - alone])
-    assert found.law == LAW and (found.shares.own, found.shares.cross) == pytest.approx((own_share, cross), rel=1e-4)
+    assert found.law == CAPTURED and (found.shares.own, found.shares.cross) == pytest.approx(
+        (own_share, cross), rel=1e-4
+    )
     assert found.shares.elsewhere == pytest.approx(0, abs=1e-6)
     loss(model(x)).backward()
     with torch.no_grad():

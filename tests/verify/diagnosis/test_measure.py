@@ -12,7 +12,7 @@ import verify
 from derive.errors import UsageError
 from tests.verify.diagnosis.models import DOUBLE, LAYERS, Attend, network, single, tied
 from verify.diagnosis import step
-from verify.diagnosis.differentiation import LAW
+from verify.diagnosis.captured_factors import LAW
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
@@ -261,7 +261,7 @@ def test_settings_that_cannot_be_judged_say_why(model, x, name, reason):
     assert reason in next(entry.reason for entry in found.unjudged if entry.name == name)
 
 
-def test_parameters_that_are_computed_are_judged_by_differentiation():
+def test_parameters_that_are_computed_are_judged_by_their_captured_program():
     pruned, normed = nn.Linear(3, 3), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3, bias=False))
     prune.random_unstructured(pruned, "weight", 0.3)
     model = nn.Sequential(pruned, normed, Longer(), nn.Flatten(0), nn.Unflatten(0, (-1, 4)))

@@ -1,0 +1,140 @@
+"""Self factors of modules of unknown kind by the expression derived from their captured program, at their own sizes.
+
+The module is captured with the arguments of its first call, its own trained parameters alone being parameters; the
+self factor is derived and evaluated in float64 for every sample, and held against automatic differentiation at a few
+outputs. What costs too much is not captured: long programs, recurrent operators, many numbers, slow derivations.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from codegen.capture.at_hand import Inputs, copied, instance_factory, program_at
+from codegen.capture.driver import Captured, read_from
+from codegen.capture.errors import CaptureError
+from codegen.capture.proof import places_of
+from codegen.ir.interpret import interpret
+from codegen.plans.plain import DiagonalPlan, self_factor_diagonal
+from derive.algebra.patience import Deadline, OutOfTime, until
+from derive.errors import UsageError
+from derive.export.text import text
+from derive.forward_map import BATCH
+from verify.diagnosis.reads import first_tensor
+
+LAW = "captured"
+SECONDS, SECONDS_EACH = 30.0, 10.0
+_MOST_OPERATORS, _MOST_PARAMETERS, _MOST_OUTPUTS, _CHECKED, _CLOSE = 40, 1 << 22, 1 << 16, 3, 1e-6
+_RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn")
+_LONGEST = 100
+
+
+@dataclass(frozen=True)
+class CapturedFactors:
+    """The mean diagonal entry of K_ss at every place that the derivation takes for a sample; its formula as text."""
+
+    values: Tensor
+    formula: str
+    batch_alone: bool
+
+
+class NotCaptured(Exception):
+    """Why a module is not judged by a captured expression, in words."""
+
+
+def captured_factors(
+    module: nn.Module, inputs: Inputs, trained: Sequence[str], z: Tensor, deadline: Deadline
+) -> CapturedFactors:
+    """Return the self factors of a module at the arguments of a call.
+
+    Args:
+        module: any module; it is left as it is.
+        inputs: the arguments, in place and by name.
+        trained: the names of the parameters whose step counts.
+        z: the output of that call.
+        deadline: when to give up.
+
+    Raises:
+        NotCaptured: a module that cannot be captured, or not within the bounds; the text says why.
+    """
+    if z.numel() > _MOST_OUTPUTS or sum(p.numel() for p in module.parameters()) > _MOST_PARAMETERS:
+        raise NotCaptured(f"it has more than {_MOST_OUTPUTS:,} outputs or {_MOST_PARAMETERS:,} parameters")
+    try:
+        single = copied(module)
+        for name, parameter in single.named_parameters():
+            parameter.requires_grad_(name in trained)
+        _check_cost(single, inputs)
+        found, _ = read_from(instance_factory(single, inputs, free=False))
+        with until(deadline.within(SECONDS_EACH)):
+            plan = self_factor_diagonal(found.layer)
+    except (CaptureError, UsageError) as problem:
+        raise NotCaptured(str(problem)) from problem
+    except OutOfTime as problem:
+        raise NotCaptured("its derivation takes too long") from problem
+    values = _evaluated(found, plan, single, inputs)
+    _check(found, plan, values, single, inputs)
+    factor = plan.derivation.self_factor
+    formula = text(factor.expression)
+    mean = values.flatten(values.dim() - plan.units).mean(-1) if plan.units else values
+    return CapturedFactors(
+        mean.reshape(-1),
+        formula if len(formula) <= _LONGEST else f"a formula of {len(formula)} characters",
+        plan.derivation.samples == (BATCH,),
+    )
+
+
+def _check_cost(module: nn.Module, inputs: Inputs) -> None:
+    program = program_at(module, inputs)
+    recurrent = next((n.operator for n in program.nodes if n.operator.startswith(_RECURRENT)), "")
+    if recurrent:
+        raise NotCaptured(f"{recurrent} takes its steps one after the other, whose derivation is long")
+    if len(program.nodes) > _MOST_OPERATORS:
+        raise NotCaptured(f"its program has {len(program.nodes)} operators, more than {_MOST_OPERATORS}")
+
+
+def _evaluated(found: Captured, plan: DiagonalPlan, module: nn.Module, inputs: Inputs) -> Tensor:
+    """Return the diagonal of the self factor at the arguments of the call."""
+    made = instance_factory(module, inputs, free=False)({})
+    given = {(g.kind, g.path): g.value for g in program_at(module, inputs).given}
+    examples = iter(made.flat)
+    named = {g.path: next(examples) for g in found.samples[0].program.given if g.kind == "input"}
+    arrays: dict[str, Any] = {}
+    batch = 1
+    for tensor in (*found.layer.inputs, *found.layer.parameters):
+        path, kind = found.paths[tensor.name], found.read.kinds[tensor.name]
+        value = named[path] if kind == "input" else given[kind, path]
+        value = value.reshape((*(1,) * (len(tensor.axes) - value.dim()), *value.shape))
+        batch = value.shape[0] if tensor.axes[0] == BATCH.size else batch
+        arrays[plan.names[tensor.name]] = value.detach().numpy()
+    wanted = {v.name for v in plan.program.inputs}
+    arrays = {name: array for name, array in arrays.items() if name in wanted}
+    (result,) = interpret(plan.program, arrays, {}, {BATCH.size.name: batch}).values()
+    return torch.from_numpy(result.copy())
+
+
+def _check(found: Captured, plan: DiagonalPlan, values: Tensor, module: nn.Module, inputs: Inputs) -> None:
+    """Hold the factors of a few outputs against automatic differentiation; raise NotCaptured where they differ."""
+    made = instance_factory(module, inputs, free=False)({})
+    leaves: dict[str, Tensor] = {n: p for n, p in made.module.named_parameters() if p.requires_grad}
+    with torch.enable_grad():
+        z = first_tensor(functional_call(made.module, leaves, made.positional, dict(made.named)))
+    indices = [*plan.derivation.samples, *plan.derivation.units][: values.dim()]
+    batch = {BATCH.size: values.shape[indices.index(BATCH)] if BATCH in indices else 1}
+    places = places_of(found, z, batch)
+    own = found.layer.output.indices
+    for place, entry in random.Random(0).sample(places, min(_CHECKED, len(places))):
+        at = dict(zip(own, place, strict=True))
+        told = float(values[tuple(at[i] for i in indices)])
+        slopes = torch.autograd.grad(z[entry], list(leaves.values()), retain_graph=True, allow_unused=True)
+        real = sum(float(g.square().sum()) for g in slopes if g is not None)
+        if not abs(told - real) <= _CLOSE * max(abs(real), 1e-6):
+            raise NotCaptured(f"the derived factor is {told:.6g} and the measured one {real:.6g} at {entry}")
+
+
+__all__ = ["LAW", "SECONDS", "CapturedFactors", "NotCaptured", "captured_factors"]
