@@ -17,6 +17,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 _GOOD, _FAILED, _WRONG_USAGE = 0, 1, 2
 _OPTIONS = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 _LIBRARIES = ("libasan.so", "libstdc++.so")
+MAPS = ("rows", "convolution", "file")
+_MIX = "rows,rows,convolution,convolution,file"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m verify.fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000, help="how many (default 10000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first: the same number is the same case")
+    parser.add_argument("--maps", choices=MAPS, help="cases of this kind alone (default: all)")
     parser.add_argument("--without-sanitizers", action="store_true", help="compare results alone")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     given = parser.parse_args(arguments)
@@ -46,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     if lacking:
         print(f"error: {lacking}", file=sys.stderr)
         return _WRONG_USAGE
-    found = run(given.cases, given.first, sanitized=not given.without_sanitizers)
+    found = run(given.cases, given.first, maps=given.maps or _MIX, sanitized=not given.without_sanitizers)
     if given.json:
         print(json.dumps(asdict(found)))
     else:
@@ -62,8 +65,13 @@ def missing() -> str:
     return "the sanitizers need g++ with libasan and libubsan (Debian: `apt install g++`); or run --without-sanitizers"
 
 
-def run(cases: int, first: int = 0, *, sanitized: bool = True, package: Path | None = None) -> Outcome:
-    """Run cases on the kernels of this package, or of a copy of it in another folder of the same name."""
+def run(
+    cases: int, first: int = 0, *, maps: str = _MIX, sanitized: bool = True, package: Path | None = None
+) -> Outcome:
+    """Run cases on the kernels of this package, or of a copy of it in another folder of the same name.
+
+    ``maps`` names what is drawn from, as often as it stands there, of `MAPS`.
+    """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         notes = Path(place)
@@ -74,7 +82,7 @@ def run(cases: int, first: int = 0, *, sanitized: bool = True, package: Path | N
             "PYTHONPATH": os.pathsep.join(path),
             **(_sanitizers(notes) if sanitized else {}),
         }
-        command = [sys.executable, "-m", "verify.fuzz.worker", str(first), str(cases), str(notes)]
+        command = [sys.executable, "-m", "verify.fuzz.worker", str(first), str(cases), str(notes), maps]
         done = subprocess.run(command, env=environment, cwd=notes, capture_output=True, text=True, check=False)
         wrong = [_line(text) for text in _text(notes / "wrong.jsonl").splitlines()]
         report = "" if (notes / "done").exists() else f"{done.stderr}\nended at case {_text(notes / 'at').strip()}"

@@ -6,17 +6,19 @@ import json
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 from verify.fuzz.case import Case
-from verify.fuzz.maps import LayerFile, convolution, rows
+from verify.fuzz.maps import LayerFile, Problem, convolution, rows
 
 
-def main(first: int, count: int, notes: Path) -> None:
-    """Run cases; write what is wrong, a line each, and the number of each case before it starts."""
+def main(first: int, count: int, notes: Path, maps: str) -> None:
+    """Run cases of these maps; write what is wrong, a line each, and the number of each case before it starts."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder, (notes / "wrong.jsonl").open("w") as wrong:
-        makers = (rows, rows, convolution, convolution, LayerFile(Path(folder)))
+        makers = [_maker(name, Path(folder)) for name in maps.split(",")]
         at = (notes / "at").open("w")
         for number in range(first, first + count):
             at.seek(0)
@@ -34,5 +36,9 @@ def main(first: int, count: int, notes: Path) -> None:
     (notes / "done").write_text("done\n")
 
 
+def _maker(name: str, folder: Path) -> Callable[[Random], Problem]:
+    return LayerFile(folder) if name == "file" else {"rows": rows, "convolution": convolution}[name]
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -94,14 +95,13 @@ def test_a_full_disk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root")
-def test_a_user_without_a_name_or_a_home_has_kernels(tmp_path):
+def test_a_user_without_a_name_or_a_home_has_kernels():
     """As in a container that is run for a number of a user."""
-    tmp_path.chmod(0o777)
-    for parent in list(tmp_path.parents)[:2]:
-        parent.chmod(0o755)
-    assert run(user=12345, TMPDIR=str(tmp_path)) == "cpp 0"
-    (place,) = tmp_path.glob("affine-divergence-*")
-    assert place.name == "affine-divergence-12345" and place.stat().st_mode & 0o777 == 0o700
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
+        Path(folder).chmod(0o777)
+        assert run(user=12345, TMPDIR=folder) == "cpp 0"
+        (place,) = Path(folder).glob("affine-divergence-*")
+        assert place.name == "affine-divergence-12345" and place.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.slow
