@@ -33,6 +33,7 @@ KAPPA = 5.3
 BATCH = 3
 KINDS = ("affine_like", "norm_like")
 MAPS = [(name, kind) for name in FILES for kind in KINDS if (name, kind) != ("no_bias", "affine_like")]
+ONE_KIND = [(name, KINDS[1 if name == "no_bias" else k % 2]) for k, name in enumerate(FILES)]  # for slow tests
 pytestmark = [  # torch's own, of forward mode and of arrays that it cannot write to
     pytest.mark.filterwarnings("ignore:.torch.jit.script(_method)?. is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),

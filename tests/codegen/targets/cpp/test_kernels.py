@@ -164,11 +164,16 @@ def departs(host):
     return False
 
 
+def test_the_original_does_not_depart(host, monkeypatch, one_thread):
+    monkeypatch.setattr(cpp_launch, "_ENOUGH", 1)
+    torch.set_num_threads(2)
+    assert not departs(host)
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ALWAYS)) for n in MUTANTS])
 def test_a_mutant_is_killed(host, name, monkeypatch, one_thread):
     monkeypatch.setattr(cpp_launch, "_ENOUGH", 1)
     torch.set_num_threads(2)
-    assert not departs(host)
     source = host.maps[0].KERNELS._path
     sources = (source, source.with_name("runtime") / "rows.h")
     assert any(MUTANTS[name][0] in s.read_text() for s in sources), "the line to damage is gone: look again"

@@ -211,14 +211,11 @@ def test_more_positions_than_16_or_31_bits_count(channels):
 
 
 @pytest.mark.slow
-@kinds
-def test_every_registered_operator_keeps_its_word(host, kind):
+def test_every_registered_operator_keeps_its_word(host):
     """The four utilities: schema, autograd's registration, tracing without values, compiling with dynamic shapes."""
-    case = wide_problem(*kind, 2, 1)
-    for layout in (None, torch.channels_last) if kind == FIRST else (None,):
-        for operator, arguments in operator_calls("cuda", case, layout):
-            found = torch.library.opcheck(operator, arguments)
-            assert set(found.values()) == {"SUCCESS"} and len(found) == 4
+    for operator, arguments in operator_calls("cuda", wide_problem(*KINDS[0], 2, 1), None):
+        found = torch.library.opcheck(operator, arguments)
+        assert set(found.values()) == {"SUCCESS"} and len(found) == 4
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
