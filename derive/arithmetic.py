@@ -4,8 +4,7 @@ Stages: ``parse`` (text -> syntax tree; refuses by characters, length, nesting a
 ``ast.parse``) and ``Arithmetic.read`` (syntax tree -> expression; a whitelist, one rule per node type). What a name, an
 indexed name, ``sum[..](..)`` and a comparison mean is left to the languages built on it, formulas and angle functions.
 
-Not supported: conditional expressions (``where`` is a function), strings, attributes, complex numbers, exponents that
-are not literals.
+Not supported: conditional expressions (``where`` is a function), strings, attributes, complex numbers.
 """
 
 from __future__ import annotations
@@ -24,8 +23,9 @@ from sympy import Expr, Rational
 
 from derive.algebra.named import named
 from derive.algebra.reductions import Stopped
-from derive.excerpt import Excerpt, quote
+from derive.excerpt import Excerpt, quote, suggestion
 from derive.names import NAMED, REDUCTIONS
+from derive.nearest import NEAREST_FUNCTIONS, nearest
 
 LONGEST_TEXT = 4000
 DEEPEST_BRACKETS = 24
@@ -220,7 +220,7 @@ class Arithmetic(ABC):
             case ast.UnaryOp(op=ast.UAdd()):
                 return self.read(node.operand)
             case ast.BinOp(op=ast.Pow()):
-                return self.possible(node, self.read(node.left) ** self.exponent(node.right))
+                return self.possible(node, self.power(node))
             case ast.BinOp():
                 return self.possible(node, self._operation(node))
             case ast.Call(func=ast.Subscript() as head):
@@ -265,6 +265,10 @@ class Arithmetic(ABC):
         mend = "use + - * / and **; // and % stand in brackets and conditions only"
         self.fail(node, "this operator has no meaning in a formula", mend)
 
+    def power(self, node: ast.BinOp) -> Expr:
+        """Return a power with a literal exponent."""
+        return self.read(node.left) ** self.exponent(node.right)
+
     def exponent(self, node: ast.expr) -> Expr:
         """Return a literal exponent: an integer, a decimal or a fraction of integers, with or without a sign."""
         value = self._literal(node)
@@ -274,6 +278,10 @@ class Arithmetic(ABC):
                 f"exponent {quote(self.text(node))} is not a number",
                 "write it as an integer or a fraction, such as 2, -1 or (1/2); for other powers use exp and log",
             )
+        return self.sensible(node, value)
+
+    def sensible(self, node: ast.expr, value: Rational) -> Rational:
+        """Return an exponent that is not too large."""
         if abs(value) > LARGEST_EXPONENT or value.q > LARGEST_EXPONENT:
             self.fail(
                 node,
@@ -300,7 +308,8 @@ class Arithmetic(ABC):
         if name in REDUCTIONS and name not in self.functions:
             self.fail(node.func, f"{name} has no index", f"write what it runs over, such as {name}[j](...)")
         if name not in self.functions:
-            self.fail(node.func, f"{quote(self.text(node.func))} is not a function of this language", self.mend)
+            mend = nearest(name or "", NEAREST_FUNCTIONS) or suggestion(name or "", self.functions) + self.mend
+            self.fail(node.func, f"{quote(self.text(node.func))} is not a function of this language", mend)
         return self.called(node, self.arguments(node))
 
     def called(self, node: ast.Call, arguments: list[Expr]) -> Expr:

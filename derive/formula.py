@@ -143,11 +143,28 @@ class _Formula(Reducing):
             return self.delta(node)
         return self.choice(node) if word == "where" else super().function(node)
 
-    def exponent(self, node: ast.expr) -> Expr:
-        """Return an exponent: a number, or a setting of the layer."""
-        if isinstance(node, ast.Name) and node.id in self.names.scalars:
-            return self.names.scalars[node.id]
-        return super().exponent(node)
+    def power(self, node: ast.BinOp) -> Expr:
+        """Return a power; one whose exponent is neither a number nor made of settings is ``exp(exponent*log(base))``.
+
+        So the base of such a power is a positive number, as it is wherever a root or a logarithm stands.
+        """
+        if self._literal(node.right) is not None:
+            return super().power(node)
+        base, exponent = self.read(node.left), self.read(node.right)
+        if exponent.is_Rational:
+            return base ** self.sensible(node.right, exponent)
+        if base.is_nonpositive:
+            problem = f"{quote(self.text(node.left))} is not positive, so its power {quote(self.text(node.right))} is none"
+            self.fail(node, problem, "use a positive base; signs that alternate are where(j % 2 == 0, 1, -1)")
+        settings = {*self.names.scalars.values()}
+        if exponent.free_symbols and exponent.free_symbols <= settings:
+            return base**exponent
+        return sympy.exp(exponent * sympy.log(base))
+
+    def _operation(self, node: ast.BinOp) -> Expr:
+        """Return an operation; a quotient or remainder of whole numbers is one of index expressions."""
+        whole = isinstance(node.op, ast.FloorDiv | ast.Mod)
+        return self.position(node) if whole else super()._operation(node)
 
     def _left_side(self, left: ast.expr, target: str | None, axes: Sequence[Expr] | None) -> tuple[str, list[ast.expr]]:
         """Return the defined name and the nodes of its indices."""
@@ -173,6 +190,7 @@ class _Formula(Reducing):
 
     def bind(self, binder: ast.expr, body: ast.expr, declared: Expr | None = None) -> Index:
         """Bring the index that ``binder`` (``j`` or ``j:n``) names into scope over ``body`` and return it."""
+        given = isinstance(binder, ast.Slice)
         match binder:
             case ast.Name():
                 node, size = binder, declared
@@ -184,7 +202,7 @@ class _Formula(Reducing):
                 problem = f"{quote(self.text(binder))} is not an index to bind"
                 self.fail(binder, problem, "write a plain name such as j, or with its size, j:n")
         self._free_name(node)
-        index = Index(node.id, self._range(node, body, size))
+        index = Index(node.id, self._range(node, body, size, given))
         if node.id == BATCH.name and index != BATCH:
             self.fail(node, f"index 's' runs over '{index.size}', but 's' is the batch index, over 'B'", "rename it")
         self.scope[node.id] = index
@@ -200,23 +218,48 @@ class _Formula(Reducing):
         if name == BATCH.name and not self.names.batched:
             self.fail(node, "index 's' is the batch index, which the engine puts in front by itself", "rename it")
 
-    def _range(self, node: ast.Name, body: ast.expr, size: Expr | None) -> Expr:
-        """Return the size of an index: as given, and as every axis has it that the index indexes on its own."""
+    def _range(self, node: ast.Name, body: ast.expr, size: Expr | None, given: bool) -> Expr:
+        """Return the size of an index: as every axis has it that the index indexes on its own, or declared.
+
+        Where the size is ``given`` beside the index, the axes may be longer.
+        """
         origin = f"declared over '{size}'"
         for use, part, axis in self._uses(node.id, body):
             here = f"over '{axis}' in {quote(self.text(use))[1:-1]}"
+            if given and sympy.expand(axis - size).is_nonnegative:
+                continue  # part of a longer axis, as its text says
             if size is not None and axis != size:
                 problem = f"index {node.id!r} runs {here}, but is {origin}"
-                self.fail(part, problem, "declare both axes with the same size, or use two indices")
+                part_of = f"write {node.id}:{axis} for a part of the longer axis"
+                if sympy.expand(axis - size).is_nonnegative:
+                    part_of = f"write {node.id}:{size} for a part of the longer axis"
+                elif given:
+                    part_of = f"sum over all of it where {node.id} < {size}: a second argument of the reduction"
+                mend = f"declare both axes with the same size, use two indices, or {part_of}"
+                self.fail(part, problem, mend)
             size, origin = axis, f"used {here}"
         size = self._blocks(node.id, body) if size is None else size
         if size is None:
+            near = self._near(node.id, body)
             self.fail(
                 node,
                 f"index {node.id!r} never indexes an axis on its own, so its range is unknown",
-                f"write its size here, such as {node.id}:{next(iter(self.names.sizes), 'n')}, or remove it",
+                f"write its size here, such as {node.id}:{near}, or remove it",
             )
         return size
+
+    def _near(self, name: str, body: ast.expr) -> Expr | str:
+        """Return the size that an index of unknown range is likely to have: of an axis, or of what it is compared to."""
+        for entry in (n for n in ast.walk(body) if isinstance(n, ast.Subscript) and not is_reduction(n)):
+            for part, axis in zip(parts(entry), self.tensor(entry).axes, strict=True):
+                if name in _names(part):
+                    return axis
+        for compared in (n for n in ast.walk(body) if isinstance(n, ast.Compare) and name in _names(n)):
+            for other in _names(compared) - {name}:
+                uses = self._uses(other, body)
+                if other in self.scope or uses:
+                    return self.scope[other].size if other in self.scope else uses[0][2]
+        return next(iter(self.names.sizes), "3")
 
     def _blocks(self, name: str, body: ast.expr) -> Expr | None:
         """Return how many blocks an axis has where the index counts them: ``g`` in ``u[g*C + c]`` over an axis G*C."""
@@ -250,3 +293,7 @@ class _Formula(Reducing):
         if named.integer:
             self.fail(node, f"integer input {quote(self.text(node))} stands as a number", "use it inside brackets only")
         return named.entry(indices)
+
+
+def _names(node: ast.expr) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}

@@ -92,20 +92,48 @@ class Indexing(Arithmetic):
         return sympy.KroneckerDelta(left, right)
 
     def condition(self, node: ast.expr) -> Expr:
-        """Return 1 where a condition on indices holds and 0 elsewhere: ``j <= i``, ``0 <= i - j < w and i != k``."""
+        """Return 1 where a condition holds and 0 elsewhere: ``j <= i``, ``0 <= i - j < w and i != k``, ``u[i] > 0``.
+
+        A comparison of numbers is a step, half where both are equal; there it has no derivative.
+        """
         match node:
             case ast.Compare():
-                sides = [self.position(side) for side in (node.left, *node.comparators)]
-                pairs = zip(node.ops, pairwise(sides), strict=True)
-                return sympy.Mul(*(self._compared(node, op, *pair) for op, pair in pairs))
+                sides = [node.left, *node.comparators]
+                of_numbers = any(map(self.is_number, sides))
+                compared, read = (self._stepped, self.read) if of_numbers else (self._compared, self.position)
+                pairs = zip(node.ops, pairwise(map(read, sides)), strict=True)
+                return sympy.Mul(*(compared(node, op, *pair) for op, pair in pairs))
             case ast.BoolOp(op=ast.And()):
                 return sympy.Mul(*map(self.condition, node.values))
             case ast.BoolOp(op=ast.Or()):
                 return 1 - sympy.Mul(*(1 - self.condition(value) for value in node.values))
             case ast.UnaryOp(op=ast.Not()):
                 return 1 - self.condition(node.operand)
-        mend = "compare two index expressions, such as j <= i; join with and, or, not"
-        self.fail(node, f"{quote(self.text(node))} is no condition on indices", mend)
+        mend = "compare two index expressions or numbers, such as j <= i or u[i] > 0; join with and, or, not"
+        self.fail(node, f"{quote(self.text(node))} is no condition", mend)
+
+    def is_number(self, node: ast.expr) -> bool:
+        """Return whether a side of a comparison is a real number: no index expression, whatever its value."""
+        for part in ast.walk(node):
+            match part:
+                case ast.Call(func=ast.Name(id="min" | "max" | "abs" | "clip")):
+                    pass
+                case ast.Call() | ast.BinOp(op=ast.Div() | ast.Pow()) | ast.Constant(value=float()):
+                    return True
+                case ast.Name(id=name) if name in self.names.scalars or name == "pi":
+                    return True
+                case ast.Name(id=name) if name in self.names.tensors and not self.names.tensors[name].integer:
+                    return True
+        return False
+
+    def _stepped(self, node: ast.expr, operator: ast.cmpop, left: Expr, right: Expr) -> Expr:
+        match operator:
+            case ast.Gt() | ast.GtE():
+                return sympy.Heaviside(left - right)
+            case ast.Lt() | ast.LtE():
+                return sympy.Heaviside(right - left)
+        mend = "compare numbers by < or >, or index expressions by =="
+        self.fail(node, f"{quote(self.text(node))} asks whether real numbers are equal", mend)
 
     def _compared(self, node: ast.expr, operator: ast.cmpop, left: Expr, right: Expr) -> Expr:
         match operator:
@@ -125,7 +153,7 @@ class Indexing(Arithmetic):
 
     def unknown(self, node: ast.Name) -> NoReturn:
         """Raise a ``SpecError`` for a name that stands for nothing."""
-        near = suggestion(node.id, [*self.names.known, *FUNCTIONS, *REDUCTIONS])
+        near = suggestion(node.id, [*self.scope, *self.names.known, *FUNCTIONS, *REDUCTIONS])
         mend = near + "declare it as an input or a parameter, or define it earlier"
         self.fail(node, f"unknown name {quote(node.id)}", mend)
 

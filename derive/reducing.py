@@ -21,11 +21,13 @@ from sympy import Expr, Mul
 from derive.algebra.index import Index
 from derive.algebra.nodes import AtMost, IndexedSum, indices_in, rename
 from derive.algebra.reductions import Largest, LogSumExp, Masked, Product, Softmax
-from derive.excerpt import quote
+from derive.excerpt import quote, suggestion
 from derive.indexing import Indexing, is_reduction, parts
-from derive.names import MOST_AXES
+from derive.names import MOST_AXES, REDUCTIONS
+from derive.nearest import NEAREST_REDUCTIONS, nearest
 
 _LETTERS = "klpqabcdeotuvwhfmnrijyz"
+_SELECTING = ("max", "min", "logsumexp")
 _OUTSIDE = ("softmax", "cumsum")  # these have a value for each index in their brackets
 
 
@@ -39,7 +41,10 @@ class Reducing(Indexing):
     def total(self, node: ast.Call, head: ast.Subscript) -> Expr:
         """Return ``sum[j, k](body)``, or another reduction; a second argument is a condition."""
         if not is_reduction(head):
-            self.fail(head, f"{quote(self.text(head))} cannot be called", "write a product with *")
+            word = self.text(head.value)
+            near = "" if word in self.names.known else suggestion(word, REDUCTIONS)
+            mend = nearest(word, NEAREST_REDUCTIONS) or near + "write a product with *"
+            self.fail(head, f"{quote(self.text(head))} cannot be called", mend)
         word, binders = self.text(head.value), parts(head)
         if not 1 <= len(node.args) <= 2 or node.keywords:
             count = len(node.args) + len(node.keywords)
@@ -52,6 +57,8 @@ class Reducing(Indexing):
         bound = [self.bind(binder, node.args[0]) for binder in binders]
         body, mask = self._body(node)
         self.scope = outer
+        if word in _SELECTING:
+            self._masked(node, body, mask)
         return _INSIDE[word](body, mask, bound)
 
     def choice(self, node: ast.Call) -> Expr:
@@ -70,7 +77,7 @@ class Reducing(Indexing):
         free = (letter for letter in _LETTERS if letter not in taken)
         there = {index: Index(next(free), index.size) for index in here}
         if word == "softmax":
-            score = Masked(body, mask)
+            score = self._masked(node, body, mask)
             return Softmax(score, LogSumExp(rename(score, there), *there.values()))
         before = Mul(*(AtMost(there[index], index) for index in here))
         return IndexedSum(rename(body * mask, there) * before, *there.values())
@@ -80,6 +87,13 @@ class Reducing(Indexing):
             mend = f"bind it first: on the left-hand side, as in A[i, j] = {word}[j](...), or in a sum around it"
             self.fail(binder, f"{word} has a value for each {quote(self.text(binder))}, which is not bound here", mend)
         return self.scope[binder.id]
+
+    def _masked(self, node: ast.Call, body: Expr, mask: Expr) -> Expr:
+        """Return scores that count where a condition on indices holds."""
+        if mask.has(sympy.Heaviside):
+            mend = "use a condition on indices, or sums: where(u[j] > 0, exp(u[j]), 0)"
+            self.fail(node.args[1], "this reduction cannot leave out scores by their values", mend)
+        return Masked(body, mask)
 
     def _body(self, node: ast.Call) -> tuple[Expr, Expr]:
         """Return the body of a reduction and its condition, which is 1 where none is given."""

@@ -36,7 +36,7 @@ from derive.algebra.nodes import (
     unused,
 )
 from derive.algebra.patience import go_on
-from derive.algebra.reductions import Reduction, Softmax
+from derive.algebra.reductions import Attains, Reduction, Softmax
 
 _CACHE = 20_000
 _MAX_PERMUTATIONS = 40_320
@@ -281,16 +281,16 @@ def height(expression: Expr) -> int:
 
 def _canonical(factors: list[Expr], bound: list[Index]) -> Expr:
     """Return the connected sum with its bound indices numbered so that equal sums become the same object."""
-    if _is_whole_softmax(factors, bound):
+    if _is_whole(factors, bound):
         return sympy.S.One
     level = 1 + max(height(f) for f in factors)
     best, names = _least(Mul(*factors), factors, bound, level)
     return IndexedSum(best, *names)
 
 
-def _is_whole_softmax(factors: list[Expr], bound: list[Index]) -> bool:
-    """Return whether a sum adds up all shares of one softmax."""
-    place = factors[0].place if len(factors) == 1 and isinstance(factors[0], Softmax) else None
+def _is_whole(factors: list[Expr], bound: list[Index]) -> bool:
+    """Return whether a sum adds up all shares of one softmax, or all places where one largest value may stand."""
+    place = factors[0].place if len(factors) == 1 and isinstance(factors[0], Softmax | Attains) else None
     return place is not None and len(place) == len(bound) and set(place.values()) == set(bound)
 
 

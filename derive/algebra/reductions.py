@@ -72,26 +72,30 @@ class _OfTwo(sympy.Function):
         return True
 
 
-class Softmax(_OfTwo):
-    """``Softmax(e, L)``: ``exp(e - L)``, the share of one score in the whole whose ``LogSumExp`` is ``L``."""
+class _Share(_OfTwo):
+    """What one score is to the whole of which it is a part; both are 0 at least, and add up to 1 over the whole."""
 
     is_nonnegative = True
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        """Return the derivative: itself by the score, minus itself by the whole."""
-        return self if argindex == 1 else -self
 
     @property
     def place(self) -> dict[Index, Expr] | None:
         """What the bound indices of the whole are at this score, if the score is one of the whole's."""
         score, whole = self.args
-        if not isinstance(whole, LogSumExp):
+        if not isinstance(whole, LogSumExp | Largest):
             return None
         places = {place for entry in score.atoms(Indexed) for place in entry.indices}
         present = sorted(places, key=lambda place: (not isinstance(place, Index), str(place)))
         choices = [[p for p in present if not isinstance(p, Index) or p.size == b.size] for b in whole.bound]
         found = (dict(zip(whole.bound, choice, strict=True)) for choice in product(*choices))
         return next((at for at in found if rename(whole.body, at) == score), None)
+
+
+class Softmax(_Share):
+    """``Softmax(e, L)``: ``exp(e - L)``, the share of one score in the whole whose ``LogSumExp`` is ``L``."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        """Return the derivative: itself by the score, minus itself by the whole."""
+        return self if argindex == 1 else -self
 
 
 class Masked(_OfTwo):
@@ -121,10 +125,8 @@ class Stopped(sympy.Function):
         return self.args[0].is_nonnegative
 
 
-class Attains(_OfTwo):
+class Attains(_Share):
     """``Attains(e, M)``: 1 where ``e`` equals ``M``, the largest of which it is one, and 0 elsewhere."""
-
-    is_nonnegative = True
 
     def fdiff(self, argindex: int = 1) -> Expr:
         """It is constant wherever it has a derivative."""

@@ -17,7 +17,7 @@ import sympy
 from sympy import Add, Expr, Indexed, IndexedBase, Mul, Pow, Symbol
 from sympy.core.function import Application
 
-from derive.algebra.index import Index
+from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.nodes import GUARDS, AtZero, IndexedSum, PartialDerivative
 from derive.algebra.reductions import Masked, Reduction, Stopped
 from derive.evaluation.edges import decisive, pairs_of
@@ -255,6 +255,12 @@ def _guard(expression: Expr) -> Evaluator:
     return lambda at, point: (int(holds(left(at, point), right(at, point))), None)
 
 
+def _whole_number(expression: Expr) -> Evaluator:
+    """Return the evaluator of a quotient or remainder of index expressions that stands as a number."""
+    where = position(expression)
+    return lambda at, point: (where(at, point), None)
+
+
 def _symbol(symbol: Symbol) -> Evaluator:
     if isinstance(symbol, Index):
         return lambda at, point: (at[symbol], None)
@@ -333,6 +339,7 @@ _RULES: tuple[tuple[Any, Callable[[Any], Evaluator]], ...] = (
     (Reduction, _reduction),
     (Masked, _masked),
     (Stopped, _stopped),
+    (Quotient | Remainder, _whole_number),
     (Symbol, _symbol),
     (Application | sympy.Max | sympy.Min, _function),
 )
