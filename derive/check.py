@@ -32,7 +32,7 @@ from derive.forward_map import Definition
 from derive.record import CancellingMap, Claim, Derivation, Status, Step, Verdict
 
 SECONDS = 8.0
-_SECONDS_A_PROOF = 2.0
+_SECONDS_A_PROOF = 1.0
 _MAX_OPERATIONS = 1_000
 _MOST_KNOWN = 256
 

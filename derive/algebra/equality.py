@@ -14,6 +14,7 @@ from derive.algebra.nodes import Binder
 from derive.algebra.normal import normalise
 
 _LARGEST_FACTORED = 300  # operations; beyond, factoring in many symbols takes minutes
+_DEAREST_FACTORED = 5_000  # operations times symbols; likewise
 _LARGEST = 10_000  # operations; beyond, bringing a difference over one denominator takes minutes
 
 
@@ -96,7 +97,8 @@ def _reduce(numerator: Expr, root: Symbol, base: Expr) -> Expr:
 def factored(expression: Expr) -> Expr:
     """Return a normal form with common factors pulled out, for people to read; of a large one only the content."""
     scalar, atoms = as_scalar(expression)
-    if scalar.count_ops() > _LARGEST_FACTORED:
+    operations = scalar.count_ops()
+    if operations > _LARGEST_FACTORED or operations * len(atoms) > _DEAREST_FACTORED:
         return sympy.factor_terms(scalar).xreplace(atoms)
     with _same_random_numbers():
         return sympy.factor(scalar).xreplace(atoms)

@@ -101,7 +101,7 @@ def agreement(sides: Sides, seed: int, effort: Effort, patience: Patience | None
             reason = reason or "the time for it was used up"
             break
         kept = set() if vanished and attempt % 2 else small
-        dearest = DEAREST * 2 ** min(max(agreed - 1, 0), 3)
+        dearest = DEAREST * 2 ** min(max(agreed - 1, 0), 3) if small or unseen else DEAREST
         drawn = sizes.draw(kept, seed * 1000 + attempt, _volume(attempt - agreed), meter, dearest)
         point = _point(sides, seed * 1000 + attempt, drawn, field, effort, SPREADS[strayed % len(SPREADS)])
         with field.context():

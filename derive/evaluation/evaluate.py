@@ -160,11 +160,27 @@ def _sum(expression: IndexedSum) -> Evaluator:
             if d:
                 slopes = _added(slopes, d)
             if point.witnessed is not None and (v or d):
-                point.witnessed |= {(expression, i) for i in bound if inner[i] == point.size(i.size) - 1}
-                point.witnessed |= {(expression, p) for p in pairs if inner[p[0]] != inner[p[1]]}
+                _witness(inner, point)
         return point.field.tidy(value), slopes
 
+    def _witness(inner: Environment, point: Point) -> None:
+        """Collect what a term that is not zero shows, as far as this point has not shown it."""
+        assert point.witnessed is not None
+        unseen = point.unseen.get(number)
+        if unseen is None:
+            unseen = point.unseen[number] = [w for w in (*bound, *pairs) if (expression, w) not in point.witnessed]
+        for seen in [w for w in unseen if _shows(w, inner, point)]:
+            unseen.remove(seen)
+            point.witnessed.add((expression, seen))
+
     return _run
+
+
+def _shows(wanted: Index | tuple[Index, Index], at: Environment, point: Point) -> bool:
+    """Return whether a term shows the last of an index, or two indices that differ."""
+    if isinstance(wanted, Index):
+        return at[wanted] == point.size(wanted.size) - 1
+    return at[wanted[0]] != at[wanted[1]]
 
 
 def _reduction(expression: Reduction) -> Evaluator:

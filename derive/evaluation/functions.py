@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import mpmath
@@ -20,6 +21,7 @@ from derive.algebra.reductions import Attains, Softmax
 
 Number = Any
 _DIGITS = 65
+_MOST_VALUES = 4_000
 
 
 class NotEvaluable(ValueError):
@@ -81,8 +83,12 @@ OF_ORDER: Mapping[type[Expr], Rule] = {
 
 
 def _borrowed(function: Callable[[Any], Any]) -> Callable[[Number], Number]:
-    """Return a function of decimals by mpmath, for what decimals do not know themselves."""
+    """Return a function of decimals by mpmath, for what decimals do not know themselves; values are kept.
 
+    A sum asks for the same value once a term, and mpmath takes longer than all else.
+    """
+
+    @lru_cache(maxsize=_MOST_VALUES)
     def value(argument: Number) -> Number:
         """Return the function at a real argument; raise ``NotEvaluable`` where it is not real."""
         with mpmath.workdps(_DIGITS):
@@ -100,6 +106,7 @@ def _log(a: Number) -> Number:
     return Decimal(a).ln()
 
 
+@lru_cache(maxsize=_MOST_VALUES)
 def _exp(a: Number) -> Number:
     if abs(a) > 10_000:
         raise NotEvaluable("an exponential too large or too small")
@@ -113,7 +120,10 @@ def _share(score: Number, whole: Number) -> Number:
 
 def _bell(a: Number) -> Number:
     """Return the slope of ``erf``: ``2/sqrt(pi) exp(-a^2)``."""
-    return _borrowed(lambda x: 2 * mpmath.exp(-x * x) / mpmath.sqrt(mpmath.pi))(a)
+    return _erf_slope(a)
+
+
+_erf_slope = _borrowed(lambda x: 2 * mpmath.exp(-x * x) / mpmath.sqrt(mpmath.pi))
 
 
 def _bell_curve(x: Any) -> Any:

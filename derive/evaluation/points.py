@@ -50,6 +50,7 @@ class Point:
     rest: Point | None = None
     memory: dict[Key, Jet] = dataclasses.field(default_factory=dict)
     kept: dict[tuple[int, ...], Jet] = dataclasses.field(default_factory=dict)
+    unseen: dict[int, list[Any]] = dataclasses.field(default_factory=dict)
     nudges: dict[frozenset[str], Point] = dataclasses.field(default_factory=dict)
     constants: dict[Expr, Any] = dataclasses.field(default_factory=dict)
     forms: dict[int, Affine] = dataclasses.field(default_factory=dict)
