@@ -24,7 +24,7 @@ from derive.algebra.differentiate import carry_out, expand_definitions
 from derive.algebra.equality import equal
 from derive.algebra.normal import normalise
 from derive.algebra.patience import Deadline, OutOfTime, Watch, go_on, remaining, until
-from derive.evaluation.agreement import FEW, MANY, Agreement, Effort, Sides, agreement
+from derive.evaluation.agreement import FEW, MANY, Agreement, Sides, agreement
 from derive.evaluation.findings import Finding, Statement
 from derive.evaluation.maps import map_findings, map_statements
 from derive.evaluation.result import result_findings, statements
@@ -32,7 +32,8 @@ from derive.forward_map import Definition
 from derive.record import CancellingMap, Claim, Derivation, Status, Step, Verdict
 
 SECONDS = 8.0
-_SECONDS_A_PROOF = 1.0
+_PROOFS = 16  # comparing normal forms takes at most one in so many parts of the whole time, a step
+_DEAR_STEPS = 4  # in most derivations a few steps take most of the time: each gets its share of what is left
 _MAX_OPERATIONS = 1_000
 _MOST_KNOWN = 256
 
@@ -90,7 +91,10 @@ def _checked_map(found: CancellingMap, deadline: Deadline) -> CancellingMap:
 
 
 def _checked_steps(steps: Sequence[Step], deadline: Deadline) -> tuple[Step, ...]:
-    return tuple(replace(step, verdict=_check_step(step, 0, deadline)) for step in steps)
+    return tuple(
+        replace(step, verdict=_check_step(step, 0, deadline.part(min(len(steps) - number, _DEAR_STEPS))))
+        for number, step in enumerate(steps)
+    )
 
 
 def _findings(look: Callable[..., list[Finding]], subject: Record, deadline: Deadline) -> list[Finding]:
@@ -129,36 +133,47 @@ def _check_step(step: Step, seed: int, deadline: Deadline) -> Verdict:
     try:
         with until(deadline):
             return _verdict(step, seed)
+    except _CutShort as cut:
+        return cut.verdict
     except OutOfTime:
-        return Verdict(Status.UNVERIFIED, f"not checked: the {deadline.seconds:g} s for this check were used up")
+        return Verdict(Status.UNVERIFIED, f"not checked: the {deadline.whole:g} s for this check were used up")
+
+
+class _CutShort(OutOfTime):
+    """Time was up when few points had been evaluated, at which both sides agreed."""
+
+    def __init__(self, few: Agreement) -> None:
+        super().__init__()
+        self.verdict = Verdict(Status.SAMPLED, f"{few.agreed}, when the time for it was used up")
 
 
 @lru_cache(maxsize=2_000)
 def _verdict(step: Step, seed: int) -> Verdict:
-    """Check a step once, however many derivations carry it; raise OutOfTime past the deadline."""
+    """Check a step once, however many derivations carry it; raise OutOfTime past the deadline, with what was found."""
     sides = Sides(step.id, step.before, step.after, step.scope)
-    few = _in_time(sides, seed, FEW)
+    few = agreement(sides, seed, FEW, Watch())
+    if not (few.agreed or few.counterexample):
+        go_on()
     if not few.agreed:
         return _without_agreement(few.counterexample, few.reason)
-    if _proved(step):
-        return Verdict(Status.PROVED, f"normal form, shared with the deriver; {few.agreed}")
-    many = _in_time(sides, seed, MANY)
+    try:
+        if _proved(step):
+            return Verdict(Status.PROVED, f"normal form, shared with the deriver; {few.agreed}")
+        many = agreement(sides, seed, MANY, Watch())
+        if not many.counterexample:
+            go_on()
+    except OutOfTime:
+        raise _CutShort(few) from None
     return Verdict(Status.SAMPLED, many.agreed) if many.agreed else _without_agreement(many.counterexample, many.reason)
-
-
-def _in_time(sides: Sides, seed: int, effort: Effort) -> Agreement:
-    """Evaluate both sides; raise OutOfTime where time cuts it short."""
-    found = agreement(sides, seed, effort, Watch())
-    go_on()
-    return found
 
 
 def _proved(step: Step) -> bool:
     """Compare normal forms for a while: what takes longer is sampled."""
     go_on()
     scope = {definition.base: definition for definition in step.scope}
+    time = remaining().part(2)
     try:
-        with until(remaining().within(_SECONDS_A_PROOF)):
+        with until(time.within(time.whole / _PROOFS)):
             return _provable(step, scope)
     except OutOfTime:
         go_on()

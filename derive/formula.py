@@ -144,7 +144,7 @@ class _Formula(Reducing):
         return self.choice(node) if word == "where" else super().function(node)
 
     def power(self, node: ast.BinOp) -> Expr:
-        """Return a power; one whose exponent is neither a number nor made of settings is ``exp(exponent*log(base))``.
+        """Return a power; where its exponent is no number, setting or size, ``exp(exponent*log(base))``.
 
         So the base of such a power is a positive number, as it is wherever a root or a logarithm stands.
         """
@@ -154,17 +154,23 @@ class _Formula(Reducing):
         if exponent.is_Rational:
             return base ** self.sensible(node.right, exponent)
         if base.is_nonpositive:
-            problem = f"{quote(self.text(node.left))} is not positive, so its power {quote(self.text(node.right))} is none"
+            problem = (
+                f"{quote(self.text(node.left))} is not positive, so its power {quote(self.text(node.right))} is none"
+            )
             self.fail(node, problem, "use a positive base; signs that alternate are where(j % 2 == 0, 1, -1)")
-        settings = {*self.names.scalars.values()}
+        settings = {*self.names.scalars.values(), *self.names.sizes.values()}
         if exponent.free_symbols and exponent.free_symbols <= settings:
             return base**exponent
         return sympy.exp(exponent * sympy.log(base))
 
     def _operation(self, node: ast.BinOp) -> Expr:
         """Return an operation; a quotient or remainder of whole numbers is one of index expressions."""
-        whole = isinstance(node.op, ast.FloorDiv | ast.Mod)
-        return self.position(node) if whole else super()._operation(node)
+        if not isinstance(node.op, ast.FloorDiv | ast.Mod):
+            return super()._operation(node)
+        if self.is_number(node.left) or self.is_number(node.right):
+            mend = "// and % are for index expressions, such as i // 2; of numbers write a quotient with /"
+            self.fail(node, "this operator has no meaning for real numbers", mend)
+        return self.position(node)
 
     def _left_side(self, left: ast.expr, target: str | None, axes: Sequence[Expr] | None) -> tuple[str, list[ast.expr]]:
         """Return the defined name and the nodes of its indices."""
@@ -249,7 +255,7 @@ class _Formula(Reducing):
         return size
 
     def _near(self, name: str, body: ast.expr) -> Expr | str:
-        """Return the size that an index of unknown range is likely to have: of an axis, or of what it is compared to."""
+        """Return the size that an index of unknown range is likely to have: of an axis, or of an index beside it."""
         for entry in (n for n in ast.walk(body) if isinstance(n, ast.Subscript) and not is_reduction(n)):
             for part, axis in zip(parts(entry), self.tensor(entry).axes, strict=True):
                 if name in _names(part):

@@ -19,6 +19,7 @@ from derive.algebra.nodes import AtMost
 from derive.arithmetic import Arithmetic
 from derive.excerpt import Excerpt, quote, suggestion
 from derive.names import FUNCTIONS, REDUCTIONS, Named, Namespace
+from derive.nearest import NEAREST_FUNCTIONS, NEAREST_REDUCTIONS, nearest
 
 
 class Indexing(Arithmetic):
@@ -155,6 +156,7 @@ class Indexing(Arithmetic):
         """Raise a ``SpecError`` for a name that stands for nothing."""
         near = suggestion(node.id, [*self.scope, *self.names.known, *FUNCTIONS, *REDUCTIONS])
         mend = near + "declare it as an input or a parameter, or define it earlier"
+        mend = nearest(node.id, {**NEAREST_FUNCTIONS, **NEAREST_REDUCTIONS}) or mend
         self.fail(node, f"unknown name {quote(node.id)}", mend)
 
     def _index_operation(self, node: ast.BinOp) -> Expr:

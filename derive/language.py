@@ -21,6 +21,8 @@ EXAMPLES = (
     ("a running sum", "z[t, j] = cumsum[t](w[j]*Y[t, j])"),
     ("a look-up", "z[i] = E[token[0], i]"),
     ("a position as a number", "z[t, r] = S[t, r] - 0.5*(t - r)"),
+    ("a decay with distance", "z[t, r] = S[t, r]*where(r <= t, 0.9**(t - r), 0)"),
+    ("a choice by value", "z[i] = where(u[i] > 0, u[i], b[i]*u[i])"),
     ("a setting as exponent", "z[i] = sum[j](W[i, j]*abs(x[j])**alpha)"),
     ("a scale held fixed", "z[i] = u[i]/stop_gradient(norm[a](u[a]))"),
 )
@@ -50,8 +52,10 @@ _FILE = (
 _INDICES = (
     "INDICES AND CONDITIONS",
     "  an index runs over the axis that it indexes by itself; else give its size: sum[k:3](...), z[p:L] = ...",
+    "  so too where it runs over a part of a longer axis: sum[k:f](W[i, k]) where W has 2*f of them",
     "  in brackets   integers, sizes, indices, integer inputs, + - * // % min max abs clip; outside a tensor is 0",
     "  conditions    a <= b, <, >=, >, ==, !=, 0 <= i - j < 3, joined by and, or, not; 1 where true, 0 elsewhere",
+    "                of numbers too, u[i] > 0: a step, half where both are equal; scores are left out by indices alone",
     "                as second argument of a reduction, in where(condition, a, b), or as a factor: (j <= i)*x[j]",
     "  delta(a, b)   1 where a equals b, as (a == b)",
     "",
@@ -59,7 +63,11 @@ _INDICES = (
 
 
 def _names() -> list[str]:
-    lines = ["FORMULAS", "  + - * / ** (exponents: numbers and settings), decimals, pi; sizes and indices as numbers"]
+    lines = [
+        "FORMULAS",
+        "  + - * / ** decimals, pi; sizes and indices as numbers, with // and %",
+        "                an exponent that is neither a number nor a setting needs a positive base: 0.9**(t - r), u[i]**p[i]",
+    ]
     plain = [name for name in FUNCTIONS if name not in DEFINITIONS]
     assert set(ELEMENTARY) <= set(plain)
     lines.append(f"  functions     {' '.join(plain)}")

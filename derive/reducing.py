@@ -21,10 +21,9 @@ from sympy import Expr, Mul
 from derive.algebra.index import Index
 from derive.algebra.nodes import AtMost, IndexedSum, indices_in, rename
 from derive.algebra.reductions import Largest, LogSumExp, Masked, Product, Softmax
-from derive.excerpt import quote, suggestion
+from derive.excerpt import quote
 from derive.indexing import Indexing, is_reduction, parts
-from derive.names import MOST_AXES, REDUCTIONS
-from derive.nearest import NEAREST_REDUCTIONS, nearest
+from derive.names import MOST_AXES
 
 _LETTERS = "klpqabcdeotuvwhfmnrijyz"
 _SELECTING = ("max", "min", "logsumexp")
@@ -41,10 +40,7 @@ class Reducing(Indexing):
     def total(self, node: ast.Call, head: ast.Subscript) -> Expr:
         """Return ``sum[j, k](body)``, or another reduction; a second argument is a condition."""
         if not is_reduction(head):
-            word = self.text(head.value)
-            near = "" if word in self.names.known else suggestion(word, REDUCTIONS)
-            mend = nearest(word, NEAREST_REDUCTIONS) or near + "write a product with *"
-            self.fail(head, f"{quote(self.text(head))} cannot be called", mend)
+            self.fail(head, f"{quote(self.text(head))} cannot be called", "write a product with *")
         word, binders = self.text(head.value), parts(head)
         if not 1 <= len(node.args) <= 2 or node.keywords:
             count = len(node.args) + len(node.keywords)

@@ -17,7 +17,7 @@ from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow
 from sympy.core.function import Application
 
 from derive.algebra.eliminate import is_guard
-from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, indices_in, rename, tensor
+from derive.algebra.nodes import AtZero, IndexedSum, PartialDerivative, indices_in, rebuilt, rename, tensor
 from derive.algebra.normal import normalise
 from derive.algebra.patience import go_on
 from derive.algebra.reductions import Reduction
@@ -147,4 +147,4 @@ def expand_definitions(expression: Expr, scope: Scope) -> Expr:
     if not expression.args or isinstance(expression, IndexedBase):
         return expression
     # Under a sum nothing is captured: an expanded definition brings in only the indices that its entry already has.
-    return expression.func(*(expand_definitions(a, scope) if isinstance(a, Expr) else a for a in expression.args))
+    return rebuilt(expression, [expand_definitions(a, scope) if isinstance(a, Expr) else a for a in expression.args])

@@ -246,7 +246,22 @@ def _rename(expression: Expr, mapping: Mapping[Any, Any], keys: frozenset[Index]
     arguments = [_rename(a, mapping, keys) if isinstance(a, sympy.Basic) else a for a in expression.args]
     if all(new is old for new, old in zip(arguments, expression.args, strict=True)):
         return expression
-    return (entry if isinstance(expression, Indexed) else expression.func)(*arguments)
+    return rebuilt(expression, arguments)
+
+
+def rebuilt(expression: Expr, arguments: Sequence[Expr]) -> Expr:
+    """Return the expression with other arguments; what SymPy takes long over is made once."""
+    if isinstance(expression, Indexed):
+        return entry(*arguments)
+    if isinstance(expression, sympy.Max | sympy.Min):
+        return _extreme(expression.func, *arguments)
+    return expression.func(*arguments)
+
+
+@lru_cache(maxsize=10_000)
+def _extreme(kind: Callable[..., Expr], *arguments: Expr) -> Expr:
+    """Return the largest or smallest argument: SymPy compares every two of them anew."""
+    return kind(*arguments)
 
 
 def _rename_under(expression: Binder, mapping: Mapping[Any, Any]) -> Expr:

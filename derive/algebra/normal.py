@@ -32,6 +32,7 @@ from derive.algebra.nodes import (
     agree,
     entry,
     indices_in,
+    rebuilt,
     rename,
     unused,
 )
@@ -92,7 +93,7 @@ def _normal_form(expression: Expr) -> Expr:
         return _step(normalise(expression.args[0]))
     if not isinstance(expression, Application):
         raise TypeError(f"{type(expression).__name__} is no part of an indexed sum: {expression}")
-    return expression.func(*(normalise(a) for a in expression.args))
+    return rebuilt(expression, [normalise(a) for a in expression.args])
 
 
 @lru_cache(maxsize=_CACHE)

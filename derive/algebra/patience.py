@@ -13,10 +13,10 @@ class OutOfTime(Exception):
 
 
 class Deadline:
-    """So many seconds of this process's time, from now on."""
+    """So many seconds of this process's time, from now on, of a ``whole`` of so many."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, whole: float | None = None) -> None:
+        self.seconds, self.whole = seconds, seconds if whole is None else whole
         self._end = time.process_time() + seconds
 
     def over(self) -> bool:
@@ -25,7 +25,14 @@ class Deadline:
 
     def within(self, seconds: float) -> Deadline:
         """Return a deadline of so many seconds from now, and no later than this one."""
-        return Deadline(max(0.0, min(seconds, self._end - time.process_time())))
+        return Deadline(max(0.0, min(seconds, self._left())), self.whole)
+
+    def part(self, count: int) -> Deadline:
+        """Return the deadline of one of ``count`` that share what is left of this one's time."""
+        return Deadline(max(0.0, self._left() / count), self.whole)
+
+    def _left(self) -> float:
+        return self._end - time.process_time()
 
 
 _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)

@@ -103,7 +103,8 @@ def agreement(sides: Sides, seed: int, effort: Effort, patience: Patience | None
         kept = set() if vanished and attempt % 2 else small
         dearest = DEAREST * 2 ** min(max(agreed - 1, 0), 3) if small or unseen else DEAREST
         drawn = sizes.draw(kept, seed * 1000 + attempt, _volume(attempt - agreed), meter, dearest)
-        point = _point(sides, seed * 1000 + attempt, drawn, field, effort, SPREADS[strayed % len(SPREADS)])
+        spread = SPREADS[strayed % len(SPREADS)]
+        point = _point(sides, seed * 1000 + attempt, drawn, field, unseen if effort.thorough else None, spread)
         with field.context():
             found = _compare(sides, point)
         if found.counterexample:
@@ -127,10 +128,12 @@ def _sizes(sides: Sides) -> Sizes:
     return Sizes.of(expressions, (i.size for d in sides.definitions for i in d.indices))
 
 
-def _point(sides: Sides, seed: int, drawn: dict[Symbol, int], field: Field, effort: Effort, spread: Spread) -> Point:
-    """Return the point to compare at; what has been met at it is collected only where the effort asks for it."""
-    if effort.thorough:
-        return Point(seed, drawn, field, sides.scope, spread=spread, witnessed=set())
+def _point(
+    sides: Sides, seed: int, drawn: dict[Symbol, int], field: Field, wanted: set[Any] | None, spread: Spread
+) -> Point:
+    """Return the point to compare at; what is met at it is collected as far as it is wanted, unless that is None."""
+    if wanted is not None:
+        return Point(seed, drawn, field, sides.scope, spread=spread, witnessed=set(), wanted=frozenset(wanted))
     return _shared(seed, tuple(drawn.items()), field, sides.definitions, spread)
 
 

@@ -26,12 +26,18 @@ def edges(expression: Expr) -> set[Witness]:
     that are not zero: the last of every index, and one where any two indices differ that are both bound or run over one
     range.
     """
+    return set(shown_by(*expression.atoms(IndexedSum), *expression.atoms(*GUARDS)))
+
+
+def shown_by(*parts: Expr) -> frozenset[Witness]:
+    """Return the edges of some sums and guards themselves, not of what stands in them."""
     wanted: set[Witness] = set()
-    for total in expression.atoms(IndexedSum):
-        wanted |= {(total, seen) for seen in (*total.bound, *pairs_of(total))}
-    for guard in expression.atoms(*GUARDS):
-        wanted |= {(guard, word) for word in _words(guard)}
-    return wanted
+    for part in parts:
+        if isinstance(part, IndexedSum):
+            wanted |= {(part, seen) for seen in (*part.bound, *pairs_of(part))}
+        elif isinstance(part, GUARDS):
+            wanted |= {(part, word) for word in _words(part)}
+    return frozenset(wanted)
 
 
 def pairs_of(total: IndexedSum) -> list[tuple[Index, Index]]:

@@ -20,7 +20,8 @@ from sympy.core.function import Application
 from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.nodes import GUARDS, AtZero, IndexedSum, PartialDerivative
 from derive.algebra.reductions import Masked, Reduction, Stopped
-from derive.evaluation.edges import decisive, pairs_of
+from derive.evaluation.contraction import contraction
+from derive.evaluation.edges import decisive, pairs_of, shown_by
 from derive.evaluation.functions import NotEvaluable
 from derive.evaluation.points import Jet, Key, Point
 from derive.evaluation.positions import CONDITIONS, Environment, position
@@ -81,9 +82,10 @@ def _multiply(expression: Mul) -> Evaluator:
     conditions = [f for f in expression.args if is_guard(f)]
     guards = [compiled(f) for f in conditions]
     parts = [compiled(f) for f in expression.args if not is_guard(f)]
+    shows = shown_by(*conditions)
 
     def _run(at: Environment, point: Point) -> Jet:
-        if point.witnessed is not None and conditions:
+        if conditions and point.witnessed is not None and not shows.isdisjoint(point.wanted):
             point.witnessed |= decisive(conditions, at, point)
         for guard in guards:
             if guard(at, point)[0] == 0:
@@ -141,6 +143,9 @@ def _scaled(slopes: dict[Key, Any], factor: Any, point: Point) -> dict[Key, Any]
 def _sum(expression: IndexedSum) -> Evaluator:
     body, bound, pairs = compiled(expression.body), expression.bound, pairs_of(expression)
     free, number = sorted(free_indices(expression), key=Index.sort_key), next(_numbers)
+    products = isinstance(expression.body, Mul) and len(bound) > 1
+    short = contraction(expression.body, bound, compiled) if products else None
+    shows = shown_by(expression, *Mul.make_args(expression.body))
 
     def _run(at: Environment, point: Point) -> Jet:
         key = (number, *[at[i] for i in free])
@@ -150,6 +155,11 @@ def _sum(expression: IndexedSum) -> Evaluator:
         return known
 
     def _total(at: Environment, point: Point) -> Jet:
+        if short is not None and (point.witnessed is None or shows.isdisjoint(point.wanted)):
+            try:
+                return short(at, point)
+            except NotEvaluable:
+                pass  # a factor alone may have no value where a guard beside it excludes the term
         value: Any = 0
         slopes: dict[Key, Any] | None = None
         inner = dict(at)

@@ -31,7 +31,8 @@ class Point:
     ``scope`` holds the intermediates. ``axes``, where given, are the declared axes of tensors: an entry outside them is
     zero; elsewhere every place has a number of its own, so that a read outside a tensor shows. ``spread`` says how
     unknown entries are drawn; a tensor with a salt is drawn anew, one with a stretch is multiplied by it.
-    ``witnessed``, unless None, collects what was seen at the edges: see ``edges``. A nudged point has slopes with
+    ``witnessed``, unless None, collects what was seen at the edges: see ``edges``; of sums, as far as it is ``wanted``.
+    A nudged point has slopes with
     respect to the ``active`` tensors; it knows the point ``rest`` that it was nudged from, and looks there for every
     tensor that is not ``moving`` with them.
     """
@@ -45,6 +46,7 @@ class Point:
     salts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stretch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     witnessed: set[Witness] | None = None
+    wanted: frozenset[Witness] = frozenset()
     active: frozenset[str] = frozenset()
     moving: frozenset[str] = frozenset()
     rest: Point | None = None

@@ -132,9 +132,9 @@ def _by_node(expression: Expr) -> Scalar:
     if isinstance(expression, Pow):
         return lambda at, point: Fraction(parts[0](at, point)) ** int(parts[1](at, point))
     if isinstance(expression, Quotient):
-        return lambda at, point: math.floor(Fraction(parts[0](at, point)) / parts[1](at, point))
+        return lambda at, point: math.floor(parts[0](at, point) // parts[1](at, point))
     if isinstance(expression, Remainder):
-        return lambda at, point: int(Fraction(parts[0](at, point)) % int(parts[1](at, point)))
+        return lambda at, point: int(parts[0](at, point) % int(parts[1](at, point)))
     if isinstance(expression, sympy.Max | sympy.Min):
         return _extreme(parts, max if isinstance(expression, sympy.Max) else min)
     if isinstance(expression, sympy.Abs):

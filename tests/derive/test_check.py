@@ -17,6 +17,7 @@ from derive.algebra.differentiate import expand_definitions
 from derive.algebra.equality import equal
 from derive.algebra.index import Index, size_symbol
 from derive.algebra.nodes import Divides, IndexedSum, PartialDerivative, Within, tensor
+from derive.algebra.patience import OutOfTime
 from derive.check import check_step, checked, checked_map
 from derive.deriver import eta
 from derive.forward_map import BATCH as s
@@ -324,8 +325,21 @@ def test_what_time_does_not_suffice_for_is_said_to_be_unchecked() -> None:
     assert {claim.verdict.status for claim in whole.claims} <= {Status.PROVED, Status.SAMPLED}
 
 
+def test_where_time_is_short_few_points_count_for_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(step: Step) -> bool:
+        raise OutOfTime
+
+    step = made_up(sympy.sin(x[s, j]) ** 2 + sympy.cos(x[s, j]) ** 2, sympy.S.One)
+    check._verdict.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(check, "_proved", late)
+        verdict = check_step(step)
+    assert verdict.status is Status.SAMPLED and verdict.method.endswith("when the time for it was used up")
+    assert check_step(step).status is Status.PROVED  # what was cut short is not kept
+
+
 def test_a_proof_without_end_is_left_for_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "_SECONDS_A_PROOF", 0.1)
+    monkeypatch.setattr(check, "_PROOFS", 80)
     power = sum(tensor(name)[s, j] for name in "xyuv") ** 16
     verdict = check_step(made_up(power, power * sympy.sin(x[s, j]) ** 2 + power * sympy.cos(x[s, j]) ** 2))
     assert verdict.status is Status.SAMPLED

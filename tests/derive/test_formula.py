@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import sympy
 from sympy import Expr, Rational, Symbol
 
 from derive.algebra.equality import equal
-from derive.algebra.index import Index, size_symbol
+from derive.algebra.index import Index, Quotient, Remainder, size_symbol
 from derive.algebra.nodes import IndexedSum, tensor
 from derive.excerpt import Excerpt, SpecError
 from derive.formula import parse_angle, parse_definition
 from derive.forward_map import BATCH
 from derive.names import Named, Namespace
+from derive.nearest import NEAREST_FUNCTIONS, NEAREST_REDUCTIONS
 from tests.derive.pace import within
 
 m, n, v, stride = (size_symbol(name) for name in ("m", "n", "v", "stride"))
@@ -58,6 +61,10 @@ GOOD: dict[str, Expr] = {
     "z[i] = b[i]*x[n - 1] + x[0]": b[i] * x[s, n - 1] + x[s, 0],
     "z[i] = sum[j](x[2*j + stride*i - pad]*W[i, j])": IndexedSum(x[s, 2 * j + stride * i - pad] * W[i, j], j),
     "z[i] = b[i]*sum[j:n](x[2*j])": b[i] * IndexedSum(x[s, 2 * j], j),
+    "z[i] = b[i]**(i + 1)": sympy.exp((i + 1) * sympy.log(b[i])),
+    "z[i] = b[i]**n": b[i] ** n,
+    "z[i] = b[i]*(i // 2)/(3 + i % 2)": b[i] * Quotient(i, 2) / (3 + Remainder(i, 2)),
+    "z[i] = where(b[i] > q, b[i], 2)": (sympy.Heaviside(b[i] - q[s]) * b[i] + 2 * (1 - sympy.Heaviside(b[i] - q[s]))),
     "z[i:m] = sum[j](x[j]*delta(2*j, i + 1))": IndexedSum(x[s, j] * sympy.KroneckerDelta(2 * j, i + 1), j),
 }
 
@@ -118,8 +125,8 @@ BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
     "z[i] = b[i] # b": (13, "character '#'", "ASCII letters"),
     "z[i] = b[i]; y = 1": (12, "character ';'", "ASCII letters"),
     "z[i] = b[i] @ b[i]": (13, "character '@'", "ASCII letters"),
-    "z[i] = b[i] % 2": (8, "this operator", "use + - * / and **"),
-    "z[i] = b[i] // 2": (8, "this operator", "use + - * / and **"),
+    "z[i] = b[i] % 2": (8, "this operator", "such as i // 2"),
+    "z[i] = b[i] // 2": (8, "this operator", "such as i // 2"),
     "z[i] = β[i]": (8, "character '\\u03b2'", "ASCII letters"),
     "z[i] = b[i]\0": (12, "character '\\x00'", "ASCII letters"),
     "z[i] = eval(b[i])": (8, "'eval' is not a function", "a formula may hold"),
@@ -150,11 +157,11 @@ BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
     "z[i] = " + "-" * 3000 + "1": (1, "nested too deeply", "intermediate definitions"),
     "z[i] = b[i]" + "+1" * 1500: (1, "deeper than 100", "intermediate definitions"),
     "z[i] = " + "*".join(["(0" + "+b[i]" * 30 + ")"] * 20): (1, "more than 2000 parts", "intermediate definitions"),
-    "z[i] = b[i]*9**9**9": (16, "exponent '9**9' is not a number", "use exp and log"),
+    "z[i] = b[i]*9**9**9": (16, "exponent '9**9' is too large", "at most 16"),
     "z[i] = b[i]**999999999": (14, "exponent '999999999' is too large", "at most 16"),
     "z[i] = b[i]**(1/99)": (15, "exponent '1/99' is too large", "at most 16"),
-    "z[i] = b[i]**(1/0)": (15, "exponent '1/0' is not a number", "such as 2"),
-    "z[i] = b[i]**n": (14, "exponent 'n' is not a number", "use exp and log"),
+    "z[i] = b[i]**(1/0)": (15, "not a real number", "division by zero"),
+    "z[i] = b[i]*(-1)**i": (13, "'-1' is not positive", "where(j % 2 == 0, 1, -1)"),
     "z[i] = b[i]*((((9)**16)**16)**16)": (15, "too large or too small", "scale"),
     "z[i] = b[i]*exp(exp(exp(9)))": (17, "too large or too small", "scale"),
     "z[i] = b[i]*" + "9" * 500: (13, "longer than 64 digits", "shorten"),
@@ -179,11 +186,18 @@ BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
     "z[s] = b[s]": (3, "'s' is the batch index", "rename it"),
     "z[i] = sum[s](x[s])*b[i]": (12, "'s' is the batch index", "rename it"),
     "z[i] = sum[j](W[i, j]*b[j])": (25, "index 'j' runs over 'm' in b[j], but is used over 'n'", "the same size"),
+    "z[i] = sum[j:4](x[j])*b[i]": (19, "index 'j' runs over 'n' in x[j], but is declared over '4'", "where j < 4"),
+    "z[i:m] = max[j](x[j], x[j] > 0)": (23, "cannot leave out scores by their values", "where(u[j] > 0, exp(u[j]), 0)"),
+    "z[i] = where(b[i] == 0, 1, b[i])": (14, "asks whether real numbers are equal", "by < or >"),
+    "z[i] = b[i]*std[j](x[j])": (13, "unknown name 'std'", "sqrt(var[k](u[k]))"),
+    "z[i] = b[i]*smu[j](x[j])": (13, "unknown name 'smu'", "did you mean 'sum'?"),
+    "z[i] = sig(b[i])": (8, "'sig' is not a function", "did you mean 'sign'?"),
+    "z[i] = relu6(b[i])": (8, "'relu6' is not a function", "clip(v, 0, 6)"),
     "z[i] = W[i, i]": (13, "index 'i' runs over 'n' in W[i, i], but is used over 'm'", "two indices"),
     "z[i] = sum[j:m](x[j])*b[i]": (19, "index 'j' runs over 'n' in x[j], but is declared over 'm'", "the same size"),
     "z[i] = sum[j:o](x[2*j])*b[i]": (14, "'o' is not a declared size", "add it to 'sizes'"),
     "z[i] = q": (3, "index 'i' never indexes an axis on its own", "such as i:m"),
-    "z[i] = sum[j](x[2*j])*b[i]": (12, "index 'j' never indexes an axis on its own", "such as j:m"),
+    "z[i] = sum[j](x[2*j])*b[i]": (12, "index 'j' never indexes an axis on its own", "such as j:n"),
     "z[i] = sum[j+1](x[j])*b[i]": (12, "'j+1' is not an index", "a plain name"),
     "z[i] = sum[()](b[i])": (8, "sum has 0 indices", "1 to 8"),
     "z[i] = sum[j:n:2](x[j])*b[i]": (12, "'j:n:2' is not an index", "a plain name"),
@@ -233,6 +247,16 @@ def test_a_bad_formula_is_refused_at_its_place_and_fast(text: str) -> None:
     assert caught.value.column == column
     assert message.startswith(f"mine.toml, line 1, column {column}: ")
     assert len(message) < 1000
+
+
+@pytest.mark.parametrize("word", {**NEAREST_FUNCTIONS, **NEAREST_REDUCTIONS})
+def test_what_a_refusal_offers_reads(word: str) -> None:
+    names = NAMES.with_tensor("w", Named(tensor("w"), (m,), (s,)))
+    names = names.with_tensor("token", Named(tensor("token", values=m), (sympy.Integer(1),), (s,)))
+    for forms in (NEAREST_FUNCTIONS, NEAREST_REDUCTIONS):
+        if word in forms:
+            form = re.sub(r"\bv\b", "w[i]", forms[word].replace("u[", "w["))
+            assert parse_definition(f"z[i] = w[i]*({form})", names)
 
 
 def test_the_caret_stands_under_the_offending_part() -> None:

@@ -26,7 +26,12 @@ class Made:
     formulas: tuple[str, ...]
     torch: Callable[[V], Tensor]
     output: str = "m"
-    values: str = ""
+    scalars: str = ""
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The scalars by name."""
+        return {name: float(value) for name, value in (pair.split("=") for pair in self.scalars.split())}
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -49,6 +54,7 @@ class Made:
             (
                 f'name = "{name}"',
                 f"sizes = {[*self.numbers]}".replace("'", '"'),
+                f"scalars = {[*self.settings]}".replace("'", '"'),
                 "[input]",
                 declared(self.inputs),
                 "[parameters]",
