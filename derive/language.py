@@ -66,7 +66,7 @@ def _names() -> list[str]:
     lines = [
         "FORMULAS",
         "  + - * / ** decimals, pi; sizes and indices as numbers, with // and %",
-        "                an exponent that is neither a number nor a setting needs a positive base: 0.9**(t - r), u[i]**p[i]",
+        "                exponents other than numbers and settings need a positive base: 0.9**(t - r), u[i]**p[i]",
     ]
     plain = [name for name in FUNCTIONS if name not in DEFINITIONS]
     assert set(ELEMENTARY) <= set(plain)

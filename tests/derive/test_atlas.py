@@ -21,13 +21,12 @@ from derive.export.summary import digest
 from derive.layers import layer
 from derive.optimisers import OPTIMISERS
 from derive.update import effective_update
-from tests.derive.papers import PAPERS
+from tests.derive.atlas_twins import SCALARS, TWINS
 from tests.derive.test_zoo import Given, point
 from tests.derive.twins import Trial
 from verify.checks.layer_files.formula import Formula
 
 EVERYDAY = {"swiglu", "weight-norm", "lora", "cross-entropy"}
-SCALARS = {"alpha": 1.3, "scale": 1.05, "omega": 2.0, "beta": 0.7}
 UPDATE = "pytest tests/derive/test_atlas.py --update -m slow"
 every = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in EVERYDAY else pytest.mark.slow) for n in atlas.names()]
@@ -35,13 +34,12 @@ every = pytest.mark.parametrize(
 
 
 def trial(name):
-    """The layer at small sizes; its twin is its formula in torch, which autograd differentiates."""
+    """The layer at small sizes; its twin is written apart from it, and autograd differentiates that."""
     known = atlas.load(name)
     sizes = {str(s): 2 for s in known.sizes} | {"n": 3, "B": 2}
     if name == "separable-convolution":
         sizes |= {"L": 3, "P": 2}
-    twin = lambda v, _: Formula(known, v, SCALARS, sizes).output()  # noqa: E731
-    made = Trial(known, twin, sizes, scalars=SCALARS)
+    made = Trial(known, lambda v, _: TWINS[name](v), sizes, scalars=SCALARS)
     made.tensors.update({s.name: torch.tensor(SCALARS[s.name], dtype=torch.float64) for s in known.scalars})
     return made
 
@@ -61,20 +59,17 @@ def test_the_kernel_is_that_of_automatic_differentiation(name, monkeypatch):
             assert float(evaluate(derivation.kernel, at, point(made, derivation.layer))) == expected
 
 
-TWINS = {  # written in torch's own operations: the same layer as a file of the atlas, under the names of ``papers``
-    "swiglu": "swiglu",
-    "cross-entropy": "cross_entropy",
-    "delta-rule": "delta_rule",
-    "moe-router": "router",
-}
-
-
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", atlas.names())
 def test_a_file_is_the_layer_that_it_says(name):
-    made, twin = trial(name), PAPERS[TWINS[name]]
-    renamed = {"delta-rule": {"V": "U"}}.get(name, {})
-    given = {renamed.get(k, k): v for k, v in made.tensors.items()}
-    torch.testing.assert_close(made.output(), twin.torch(given))
+    made = trial(name)
+    formula = Formula(made.layer, made.tensors, SCALARS, made.sizes).output()
+    torch.testing.assert_close(formula, made.output(), rtol=1e-11, atol=1e-11)
+
+
+def test_a_file_that_is_not_its_layer_is_seen(monkeypatch):
+    monkeypatch.setitem(TWINS, "bilinear", lambda v: v["x"] @ v["W"].T)
+    with pytest.raises(AssertionError, match="not close"):
+        test_a_file_is_the_layer_that_it_says("bilinear")
 
 
 def test_every_file_has_its_place_and_its_source():
