@@ -49,7 +49,7 @@ def command_line() -> str:
         lines += [f"## `{' '.join(path)}`", "", _escaped(command.help or ""), ""]
         rows = [_parameter(parameter) for parameter in command.params if parameter.name != "help"]
         if rows:
-            lines += ["| | | |", "|---|---|---|", *rows, ""]
+            lines += ["| name | takes | |", "|---|---|---|", *rows, ""]
     return "\n".join(lines)
 
 
@@ -169,10 +169,15 @@ def with_formulas(text: str) -> str:
     """Return a page whose formulas, in the form that GitHub reads, are MathML."""
     from derive.export.mathml import formula
 
-    text = re.sub(
-        r"^```math\n(.*?)\n```$", lambda m: f"\n{_one_line(formula(m[1], display=True))}\n", text, flags=re.M | re.S
-    )
+    text = re.sub(r"^```math\n(.*?)\n```$", lambda m: _displayed(m[1]), text, flags=re.M | re.S)
     return re.sub(r"\$`(.+?)`\$", lambda m: _one_line(formula(m[1])), text)
+
+
+def _displayed(latex: str) -> str:
+    """Return a formula on lines of its own, which scrolls where it is wider than the page."""
+    from derive.export.mathml import formula
+
+    return f'\n<div style="overflow-x: auto; margin: 1em 0">{_one_line(formula(latex, display=True))}</div>\n'
 
 
 def _one_line(element: str) -> str:
