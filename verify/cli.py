@@ -9,6 +9,7 @@ import typer
 
 from verify.claims.command import claims
 from verify.paper.command import paper
+from verify.playground.command import playground
 from verify.training.cli import app as experiment_app
 from verify.training.report_command import report
 
@@ -35,6 +36,7 @@ def register(app: typer.Typer) -> None:
     app.command("report")(report)
     app.command("claims")(claims)
     app.command("paper")(paper)
+    app.command("playground")(playground)
 
 
 def run(

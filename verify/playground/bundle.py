@@ -1,0 +1,69 @@
+"""The Python of the playground as one archive: derive, codegen, their libraries and the answers, as bytecode.
+
+A browser takes minutes to compile SymPy and a second to load its bytecode. Bytecode belongs to one version of Python,
+so the Pyodide beside it has the version of the Python that builds. The libraries are those installed here, which the
+tests know. Not bundled: their tests, what they do not need for mathematics, compiled extensions.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import marshal
+import zipfile
+from collections.abc import Iterator
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
+
+import codegen
+import derive
+from derive.errors import UsageError
+
+LIBRARIES = ("sympy", "mpmath", "jinja2", "markupsafe", "latex2mathml")
+_LEFT_OUT = ("/tests/", "/benchmarks/", "__pycache__")
+_KEPT = (".py", ".json", ".txt", ".toml", ".jinja", ".h", ".cuh")
+_DATE = (1980, 1, 1, 0, 0, 0)  # so that the same files give the same archive
+ANSWERS = Path(__file__).with_name("answers.py")
+
+
+def archive() -> bytes:
+    """Return the archive. UsageError names a library that is not installed."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, path in sorted(_files()):
+            member, content = _compiled(name, path)
+            bundle.writestr(zipfile.ZipInfo(member, _DATE), content, zipfile.ZIP_DEFLATED)
+    return written.getvalue()
+
+
+def _files() -> Iterator[tuple[str, Path]]:
+    """Yield what goes into the archive: its name there, and where it is."""
+    for library in LIBRARIES:
+        try:
+            listed = importlib.metadata.distribution(library).files or ()
+        except importlib.metadata.PackageNotFoundError:
+            raise UsageError(f"{library} is not installed here; install the project with its requirements") from None
+        for file in listed:
+            if (_wanted(str(file)) and not str(file).startswith("..")) or file.name == "METADATA":
+                yield str(file), Path(str(file.locate()))
+    for room in (derive, codegen):
+        home = Path(str(room.__file__)).parent
+        for path in home.rglob("*"):
+            name = path.relative_to(home.parent).as_posix()
+            if path.is_file() and _wanted(name):
+                yield name, path
+    yield ANSWERS.name, ANSWERS
+
+
+def _wanted(name: str) -> bool:
+    return name.endswith(_KEPT) and not any(part in f"/{name}" for part in _LEFT_OUT)
+
+
+def _compiled(name: str, path: Path) -> tuple[str, bytes]:
+    """Return a module as bytecode without its source; other files, and those that packages copy, as they are."""
+    content = path.read_bytes()
+    if not name.endswith(".py") or "runtime" in Path(name).parts:
+        return name, content
+    code = compile(content, name, "exec", dont_inherit=True)
+    head = MAGIC_NUMBER + bytes(12)  # no flags, no date and no size: nothing is compared, for there is no source
+    return f"{name}c", head + marshal.dumps(code)

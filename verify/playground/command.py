@@ -1,0 +1,42 @@
+"""``affdiv playground``: the folder for a browser. Imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verify.training.cli import Json
+
+
+def playground(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write; one of ours is replaced.")
+    ] = Path("playground"),
+    pyodide: Annotated[
+        Path | None,
+        typer.Option("--pyodide", metavar="FOLDER", help="Take Pyodide from here; else npm fetches it."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write the playground: a page that derives any layer in the browser, without a server of ours.
+
+    Serve the folder with any file server, such as `python -m http.server --directory playground`. Once loaded, the page
+    works without a network. Takes half a minute, and npm to fetch Pyodide.
+    """
+    from derive.errors import UsageError
+    from verify.files import check_folder
+    from verify.playground.build import build
+    from verify.run.table import print_json
+
+    if pyodide is not None and not pyodide.is_dir():
+        raise UsageError(f"--pyodide {str(pyodide)!r} is no folder; name one that holds pyodide.mjs")
+    output = output.absolute()
+    check_folder(output.parent, (), "--output")
+    written = build(output, pyodide)
+    if json:
+        print_json({"schema": "affdiv.playground/1", "folder": str(output), "files": written})
+        return
+    typer.echo(f"written: {output} ({len(written)} files)")
+    typer.echo(f"serve it: python -m http.server --directory {output} and open http://localhost:8000")
