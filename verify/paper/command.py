@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 NAME = "paper.tex"
 Layers = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[LAYER|FILE.toml|MODULE:FACTORY]...", help="Which layers; else those of paper_notes."),
+    typer.Argument(
+        metavar="LAYER", help="Which layers (also FILE.toml, MODULE:FACTORY); else those of paper_notes."
+    ),
 ]
 
 
