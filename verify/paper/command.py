@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 NAME = "paper.tex"
 Layers = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="LAYER", help="Which layers (also FILE.toml, MODULE:FACTORY); else those of paper_notes."
-    ),
+    typer.Argument(metavar="LAYER", help="Which layers (also FILE.toml, MODULE:FACTORY); else those of paper_notes."),
 ]
 
 
