@@ -15,6 +15,7 @@ from derive.algebra.normal import normalise
 
 _LARGEST_FACTORED = 300  # operations; beyond, factoring in many symbols takes minutes
 _DEAREST_FACTORED = 5_000  # operations times symbols; likewise
+_MOST_FACTORED = 24  # symbols: polynomials in more are dense ones nested so deep, which takes minutes for few terms
 _LARGEST = 10_000  # operations; beyond, bringing a difference over one denominator takes minutes
 
 
@@ -98,7 +99,7 @@ def factored(expression: Expr) -> Expr:
     """Return a normal form with common factors pulled out, for people to read; of a large one only the content."""
     scalar, atoms = as_scalar(expression)
     operations = scalar.count_ops()
-    if operations > _LARGEST_FACTORED or operations * len(atoms) > _DEAREST_FACTORED:
+    if operations > _LARGEST_FACTORED or operations * len(atoms) > _DEAREST_FACTORED or len(atoms) > _MOST_FACTORED:
         return sympy.factor_terms(scalar).xreplace(atoms)
     with _same_random_numbers():
         return sympy.factor(scalar).xreplace(atoms)

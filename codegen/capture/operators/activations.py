@@ -67,6 +67,24 @@ def softplus_rule(form: Forming, self: Value, beta: Expr = ONE, threshold: Expr 
     return applied(form, lambda v: softplus(beta * v) / beta, self)
 
 
+@rule("threshold", "threshold_")
+def threshold_rule(form: Forming, self: Value, threshold: Expr, value: Expr) -> Value:
+    """``a`` above the threshold, elsewhere the value."""
+    return applied(form, lambda v: value + (v - value) * sympy.Heaviside(v - threshold, 0), self)
+
+
+@rule("hardshrink")
+def hardshrink(form: Forming, self: Value, lambd: Expr) -> Value:
+    """``a`` where it is farther from zero than ``l``, elsewhere zero."""
+    return applied(form, lambda v: v * (sympy.Heaviside(v - lambd, 0) + sympy.Heaviside(-v - lambd, 0)), self)
+
+
+@rule("softshrink")
+def softshrink(form: Forming, self: Value, lambd: Expr) -> Value:
+    """``max(a - l, 0) - max(-a - l, 0)``."""
+    return applied(form, lambda v: relu(v - lambd) - relu(-v - lambd), self)
+
+
 @rule("leaky_relu", "leaky_relu_")
 def leaky_relu(form: Forming, self: Value, negative_slope: Expr) -> Value:
     """``max(a, 0) + slope min(a, 0)``."""

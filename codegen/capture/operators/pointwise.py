@@ -123,13 +123,16 @@ def neg(form: Forming, self: Value) -> Value:
 
 @rule("pow", "pow_", "float_power")
 def power(form: Forming, self: Any, exponent: Any) -> Value:
-    """``a ** p`` for a number ``p``; ``c ** a`` for a positive number ``c``."""
+    """``a ** p`` for a number ``p``; ``exp(p log(a))`` for a tensor ``p``, of a base taken as positive."""
     base = as_value(self)
     if isinstance(exponent, Value):
-        if base.shape or not base.at(()).is_positive:
-            raise refuse("a power whose exponent is a tensor", "write exp(exponent * log(base))")
-        logarithm = sympy.log(base.at(()))
-        return pointwise(lambda p: sympy.exp(p * logarithm), form.settle(exponent))
+        number = not base.shape and not base.at(()).atoms(sympy.Indexed)
+        if number and not base.at(()).is_positive:
+            raise refuse("a power of a number that is not positive", "take a positive base")
+        if not number:
+            form.notes.append("The base of a power whose exponent is a tensor is taken as positive.")
+        base = base if number else form.settle(base)
+        return pointwise(lambda a, p: sympy.exp(p * sympy.log(a)), base, form.settle(exponent))
     exponent = sympy.sympify(exponent)
     if exponent == 1:
         return base

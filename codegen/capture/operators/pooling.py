@@ -67,9 +67,8 @@ def avg_pool(
     return reshaped(found, seen.shape[:-space], form.size)
 
 
-@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d")
-def adaptive_avg_pool(form: Forming, self: Value, output_size: Any) -> Value:
-    """The mean over equal windows, as many as asked for."""
+def _equal_windows(form: Forming, self: Value, output_size: Any) -> tuple[Value, list[int]]:
+    """Return the tensor with each of its last axes as windows and places inside them, and which axes are inside."""
     lead = len(self.shape) - len(output_size)
     shape: list[Expr] = list(self.shape[:lead])
     for n, count in zip(self.shape[lead:], output_size, strict=True):
@@ -79,10 +78,24 @@ def adaptive_avg_pool(form: Forming, self: Value, output_size: Any) -> Value:
                 f"{count} windows over {n} places are not equal", "let the length be a multiple of the windows"
             )
         shape += [count, share]
-    apart = reshaped(self, tuple(shape), form.size)
-    inner = range(lead + 1, len(shape), 2)
-    found = averaged(form, apart, list(inner))
-    return reshaped(found, (*self.shape[:lead], *output_size), form.size)
+    return reshaped(self, tuple(shape), form.size), list(range(lead + 1, len(shape), 2))
+
+
+@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d")
+def adaptive_avg_pool(form: Forming, self: Value, output_size: Any) -> Value:
+    """The mean over equal windows, as many as asked for."""
+    apart, inner = _equal_windows(form, self, output_size)
+    lead = len(self.shape) - len(output_size)
+    return reshaped(averaged(form, apart, inner), (*self.shape[:lead], *output_size), form.size)
+
+
+@rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+def adaptive_max_pool(form: Forming, self: Value, output_size: Any) -> tuple[Value, None]:
+    """The largest entry of equal windows, as many as asked for, without its place."""
+    apart, inner = _equal_windows(form, self, output_size)
+    lead = len(self.shape) - len(output_size)
+    found = reduced(form, form.settle(apart), inner, Largest)
+    return reshaped(found, (*self.shape[:lead], *output_size), form.size), None
 
 
 @rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d")

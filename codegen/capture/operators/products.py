@@ -19,6 +19,7 @@ from codegen.capture.values import (
     broadcast_shape,
     constant,
     pointwise,
+    reshaped,
     selected,
     with_axis,
 )
@@ -146,6 +147,17 @@ def cosine_similarity(form: Forming, x1: Value, x2: Value, dim: Expr, eps: Expr)
         for x in (x1, x2)
     ]
     return without(pointwise(lambda p, a, b: p / (a * b), product, *lengths), [axis(dim, count)])
+
+
+@rule("kron")
+def kron(form: Forming, self: Value, other: Value) -> Value:
+    """``z[i c + k, j d + l] = A[i, j] B[k, l]``."""
+    count = max(len(self.shape), len(other.shape))
+    left, right = (broadcast(x, [ONE] * (count - len(x.shape)) + list(x.shape)) for x in (self, other))
+    for k in range(count):
+        left, right = with_axis(left, 2 * k + 1), with_axis(right, 2 * k)
+    product = pointwise(lambda a, b: a * b, form.factor(left), form.factor(right))
+    return reshaped(product, form.shape, form.size)
 
 
 @rule("cdist")

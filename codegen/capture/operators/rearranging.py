@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import sympy
-from sympy import Expr
+from sympy import Expr, KroneckerDelta
 
 from codegen.capture.errors import refuse
 from codegen.capture.forming import Forming
@@ -175,8 +175,30 @@ def channel_shuffle(form: Forming, self: Value, groups: Expr) -> Value:
     return reshaped(permuted(parts, [0, 2, 1, *range(3, 3 + len(rest))]), (n, c, *rest), form.size)
 
 
+@rule("diag")
+def diag(form: Forming, self: Value, diagonal: Expr = ZERO) -> Value:
+    """The diagonal of a matrix, or the matrix with a diagonal."""
+    return diagonal_of(form, self, diagonal) if len(self.shape) == 2 else diag_embed(form, self, diagonal)
+
+
+@rule("diag_embed")
+def diag_embed(form: Forming, self: Value, offset: Expr = ZERO, dim1: Expr = -2 * ONE, dim2: Expr = -ONE) -> Value:
+    """``z[.., i, j] = a[.., i] (i == j)``."""
+    if offset != 0 or (dim1, dim2) != (-2, -1):
+        raise refuse(
+            "a diagonal beside the main one, or on other axes", "embed on the main diagonal, then pad or permute"
+        )
+    entry = form.factor(self)
+    shape = (*self.shape, self.shape[-1])
+    return Value(
+        shape,
+        lambda i: KroneckerDelta(i[-2], i[-1]) * entry.at(i[:-1]),
+        (*entry.grains[:-1], plain(shape[-1]), plain(shape[-1])),
+    )
+
+
 @rule("diagonal")
-def diagonal(form: Forming, self: Value, offset: Expr = ZERO, dim1: Expr = ZERO, dim2: Expr = ONE) -> Value:
+def diagonal_of(form: Forming, self: Value, offset: Expr = ZERO, dim1: Expr = ZERO, dim2: Expr = ONE) -> Value:
     """The entries whose two places are equal, on a new last axis."""
     a, b = axis(dim1, len(self.shape)), axis(dim2, len(self.shape))
     kept = [k for k in range(len(self.shape)) if k not in (a, b)]

@@ -178,3 +178,21 @@ def rnn_tanh(
     """The cell with tanh at every place in time, at most 8 of them."""
     settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
     return _unrolled(form, input, (hx,), params, settings, lambda f, x, own, p: (rnn_tanh_cell(f, x, own[0], *p),))
+
+
+@rule("rnn_relu")
+def rnn_relu(
+    form: Forming,
+    input: Value,
+    hx: Value,
+    params: Any,
+    has_biases: bool,
+    num_layers: Expr,
+    dropout: Expr,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Value, ...]:
+    """The cell with relu at every place in time, at most 8 of them."""
+    settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    return _unrolled(form, input, (hx,), params, settings, lambda f, x, own, p: (rnn_relu_cell(f, x, own[0], *p),))

@@ -348,7 +348,43 @@ def held_angles(n: int) -> Factory:
     return HeldAngles(n), torch.randn(2, n)
 
 
+class Structured(nn.Module):
+    """A weight out of a Kronecker product and a diagonal, and entries pooled by their largest."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__()
+        self.left, self.right = nn.Parameter(torch.randn(a, a)), nn.Parameter(torch.randn(b, b))
+        self.diagonal = nn.Parameter(torch.randn(a * b))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = x @ (torch.kron(self.left, self.right) + torch.diag(self.diagonal))
+        return z * F.adaptive_max_pool1d(F.softshrink(z, 0.2).unsqueeze(1), 1).squeeze(1)
+
+
+def structured(a: int, b: int) -> Factory:
+    return Structured(a, b), torch.randn(3, a * b)
+
+
+class Decaying(nn.Module):
+    """Tokens mixed with weights that decay by their distance, as in retention."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.value, self.rate = nn.Linear(n, n), nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        place = torch.arange(x.shape[1], device=x.device)
+        distance = (place[:, None] - place[None, :]).to(x.dtype)
+        return torch.tril(self.rate.abs() ** distance) @ F.threshold(self.value(x), 0.1, 0.3)
+
+
+def decaying(n: int) -> Factory:
+    return Decaying(n), torch.randn(2, 3, n)
+
+
 QUICK = (
+    structured,
+    decaying,
     held_angles,
     cosine_head,
     tied_head,

@@ -74,6 +74,10 @@ def lstm(n: int, m: int):
     return nn.LSTM(n, m, batch_first=True), torch.randn(2, 3, n)
 
 
+def rnn_relu(n: int, m: int):
+    return nn.RNN(n, m, nonlinearity="relu", batch_first=True), torch.randn(2, 3, n)
+
+
 def wn(n: int, m: int):
     return nn.utils.parametrizations.weight_norm(nn.Linear(n, m)), torch.randn(2, n)
 
@@ -476,6 +480,7 @@ MORE = (
     apool,
     mpool,
     lstm,
+    rnn_relu,
     wn,
     sn,
     bag,

@@ -93,3 +93,10 @@ def test_factoring_keeps_the_value(case: Case) -> None:
     for at in environments(normal, case.world, most=2):
         assert value(shown, at, case.world) == value(normal, at, case.world)
         assert isinstance(value(shown, at, case.world), Fraction)
+
+
+def test_terms_in_many_symbols_are_not_factored_as_polynomials(monkeypatch):
+    x = sympy.symbols("x0:26")
+    long = normalise(sum(x[k] * x[k + 1] * x[0] for k in range(1, 25)))
+    monkeypatch.setattr(sympy, "factor", None)
+    assert sympy.expand(factored(long) - long) == 0
