@@ -80,8 +80,14 @@ def patches():
             yield f"PatchNormConv{axes}d", {"form": form, "bias": bias, "groups": 2, "kappa": 4.5}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("backend", ["torch", pytest.param(None, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "backend"),
+    [
+        *((dtype, "torch") for dtype in (torch.float64, torch.float32, torch.bfloat16)),
+        pytest.param(torch.float32, None, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(("name", "settings"), list(patches()), ids=str)
 def test_patches(frozen, name, settings, backend, dtype):
     axes = int(name[-2])

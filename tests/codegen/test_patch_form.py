@@ -23,7 +23,7 @@ from tests.codegen.layer_files import toml
 
 KAPPA = 5.3
 EVERYDAY = range(4)
-SEEDS = [pytest.param(seed, marks=[] if seed in EVERYDAY else [pytest.mark.slow]) for seed in range(30)]
+SEEDS = [pytest.param(seed, marks=[] if seed in EVERYDAY else [pytest.mark.slow]) for seed in range(16)]
 
 
 @pytest.fixture

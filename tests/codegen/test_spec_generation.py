@@ -345,9 +345,9 @@ def test_the_package_stands_alone_and_its_bytes_do_not_depend_on_the_hash_seed(t
 def test_the_code_is_clean(tmp_path, tool):
     for name in FILES:
         write(texts(name), tmp_path / f"clean_{name}")
-        command = [sys.executable, "-m", *tool, f"clean_{name}"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
+    command = [sys.executable, "-m", *tool, *(f"clean_{name}" for name in FILES)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def run(capsys, *words):

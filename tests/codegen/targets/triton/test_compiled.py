@@ -113,8 +113,7 @@ def test_kernels_compile_for_the_newest_gpu(compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", POINTERS, ids=str)
-@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize(("gpu", "dtype"), zip([80, 86, 90, 90], POINTERS, strict=True), ids=str)
 def test_kernels_compile_for_every_gpu_and_type(compiled, gpu, dtype):
     assert check(compiled, gpu, affine_like, dtype, SHAPES) == KERNELS
 
@@ -143,8 +142,11 @@ def test_kernels_of_rows_at_unit_length_compile(compiled, monkeypatch, gpu, dtyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("gpu", "dtype"), [(90, torch.bfloat16), (80, torch.float32)], ids=str)
-@pytest.mark.parametrize("module", [patch_affine_like, patch_affine_like_centred], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    ("module", "gpu", "dtype"),
+    [(patch_affine_like, 90, torch.bfloat16), (patch_affine_like_centred, 80, torch.float32)],
+    ids=["plain", "centred"],
+)
 def test_kernels_of_convolutions_compile(compiled, monkeypatch, module, gpu, dtype):
     """Every launch of PatchNorm on tensors without memory, forward and backward, the product kept or not."""
     found = compiled(gpu)

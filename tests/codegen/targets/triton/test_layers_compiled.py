@@ -31,9 +31,7 @@ CASES = [
     ("tokens", "affine_like", 90, torch.bfloat16),
     *(
         pytest.param(name, "norm_like", gpu, dtype, marks=pytest.mark.slow)
-        for name in ("thrice_padded", "softmaxed")
-        for gpu in (80, 90)
-        for dtype in (torch.float32, torch.float16)
+        for name, gpu, dtype in (("thrice_padded", 80, torch.float32), ("softmaxed", 90, torch.float16))
     ),
 ]
 
