@@ -65,7 +65,7 @@ def _of_files(setting: Setting) -> Iterator[Part]:
             backend, name = backend_and_map(file)
             kind, group = family(name), f"{backend}/{name}/{dtype}"
             common = {"backend": backend, "map": name, "dtype": dtype}
-            for shape in shapes[kind]:
+            for shape in _shapes(kind, dtype, setting):
                 yield Part(f"{group}/{_text(shape)}", {**common, "shape": shape}, group)
             if dtype == types[0] and not setting.dry:
                 for check in ("graph", "stream"):
@@ -78,14 +78,19 @@ def _of_files(setting: Setting) -> Iterator[Part]:
 
 
 def _of_attention(setting: Setting) -> Iterator[Part]:
-    types, shapes = (DRY_TYPES, DRY_SHAPES) if setting.dry else (TYPES, SHAPES)
+    types = DRY_TYPES if setting.dry else TYPES
     for backend in (target.name for target in KERNELS if target.device == "cuda"):
         for dtype in types:
             group = f"{backend}/attention/{dtype}"
             for variant in _ATTENTION_SETTINGS:
-                for shape in shapes[ATTENTION]:
+                for shape in _shapes(ATTENTION, dtype, setting):
                     request = {"backend": backend, "map": ATTENTION, "dtype": dtype, "shape": shape, "variant": variant}
                     yield Part(f"{group}/{variant}/{_text(shape)}", request, group)
+
+
+def _shapes(kind: str, dtype: str, setting: Setting) -> Sequence[tuple[int, ...]]:
+    """Return the shapes for a type: all on a GPU; in a dry run every second, those of the other type between them."""
+    return DRY_SHAPES[kind][DRY_TYPES.index(dtype) :: len(DRY_TYPES)] if setting.dry else SHAPES[kind]
 
 
 def _text(shape: Sequence[int]) -> str:

@@ -100,7 +100,7 @@ def anytime(file, folder, seeds):
         os.kill(number, signal.SIGKILL)
         assert was_killed(number), "the work was over before its time: give the experiment more steps"
         killed += 1
-    assert not was_killed(fork(job))
+    assert not was_killed(fork(replace(job, checkpoint_seconds=60.0)))
     return [{**table(job), "killed": killed}]
 
 

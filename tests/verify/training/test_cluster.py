@@ -96,7 +96,7 @@ class Cluster:
                 os.killpg(node.pid, signal.SIGTERM)
         for node in self.nodes:
             with suppress(subprocess.TimeoutExpired):
-                node.wait(20)
+                node.wait(3)
             with suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGKILL)
             node.wait()
