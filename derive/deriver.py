@@ -186,7 +186,7 @@ class Deriver:
             steps.append(
                 self.step(
                     f"parameter-gradient-{name}",
-                    f"differentiate by `{name}`; the derivative of an entry by an entry is a product of deltas",
+                    f"differentiate with respect to `{name}`; derivatives of entries are products of deltas",
                     target,
                     inert,
                     self.gradients[name],

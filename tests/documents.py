@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -56,7 +58,7 @@ def run_page(page: Path, folder: Path, environment: Mapping[str, str], *, quick:
         elif block.language == "python":
             run_python(block.body, names)
         elif block.language == "bash":
-            printed = [run_command(line, folder, environment) for line in commands(block.body)]
+            printed = [run_command(line, folder, environment, apart=block.slow) for line in commands(block.body)]
         elif block.language == "text" and printed:
             shown = [" ".join(line.split()) for line in printed[-1].splitlines()]
             assert [line for line in block.body.splitlines() if " ".join(line.split()) not in shown] == []
@@ -76,12 +78,10 @@ def commands(body: str) -> list[str]:
     return [line for line in (re.sub(r"\s#.*$", "", line).strip() for line in body.splitlines()) if line]
 
 
-def run_command(line: str, folder: Path, environment: Mapping[str, str]) -> str:
-    """Run a line that must succeed and return what it printed; one of ``affdiv`` alone in this process."""
-    import shlex
-
+def run_command(line: str, folder: Path, environment: Mapping[str, str], *, apart: bool) -> str:
+    """Run a line that must succeed and return what it printed; one of ``affdiv`` in this process, unless ``apart``."""
     words = shlex.split(line)
-    if words[0] == "affdiv" and not {"&&", ">", "|"} & set(words):
+    if not apart and words[0] == "affdiv" and not {"&&", ">", "|"} & set(words):
         stream = io.StringIO()
         with contextlib.redirect_stdout(stream):
             code = affdiv.run(words[1:])
@@ -96,8 +96,6 @@ def run_command(line: str, folder: Path, environment: Mapping[str, str]) -> str:
 
 def with_affdiv(folder: Path, root: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which ``affdiv`` and ``python`` are the ones under test."""
-    import os
-
     folder.mkdir()
     for name, target in {
         "affdiv": f'"{sys.executable}" "{root / "affdiv.py"}"',

@@ -5,7 +5,7 @@
     product     a product of two matrices                                                       torch
     plain       anything else, such as what is left to do on a parameter                        torch
 
-Work inside a row is put off as long as its users allow, so that it meets in as few kernels as possible: the row term of
+Row-local work is scheduled as late as its consumers allow, to fuse it into few kernels: the row term of
 dx waits for ``g W``, and reads the row once.
 """
 

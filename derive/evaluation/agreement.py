@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sympy import Expr, Symbol
+from sympy import Expr, Integer, Rational, Symbol
 
 from derive.algebra.index import Index
 from derive.evaluation.edges import edges
@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 _LEAST = 3
 _ATTEMPTS = 100
 _FEW_ENTRIES, _MANY_ENTRIES = 12, 40
-SPREADS = (Spread(), Spread(positive=True), Spread(small=True), Spread(positive=True, small=True))
+_SMALL, _LARGE = Rational(1, 8), Integer(40)
+SPREADS = (
+    Spread(),
+    Spread(positive=True),
+    Spread(scale=_SMALL),
+    Spread(positive=True, scale=_SMALL),
+    Spread(positive=True, scale=_LARGE),
+)
 
 
 class Patience(Protocol):
@@ -89,7 +96,7 @@ def agreement(sides: Sides, seed: int, effort: Effort, patience: Patience | None
     every size must have been larger than one; and where nothing is proved, both sides of every edge must have been met
     (``edges``). Where a denominator vanishes the sides say nothing, and such points are passed over: a centred patch of
     one entry has no energy. What keeps other axes larger may be what makes that patch small, so it is then given up at
-    every second point. Where entries leave the domain of a root or a logarithm, later ones are positive or smaller.
+    every second point. Where entries leave the domain of a root or a logarithm, later ones are positive, smaller or larger.
     """
     patience = patience or Endless()
     field = field_for([sides.before, sides.after], sides.scope)

@@ -106,7 +106,7 @@ class Point:
     def draw(self, name: str, place: tuple[int, ...], positive: bool = False) -> Any:
         """Return the entry of an unknown tensor: a function of seed, name and place alone."""
         value = self.field.random(self.bits(name, place), positive or self.spread.positive)
-        return self.spread.shrink(value, self) * self.stretch.get(name, 1)
+        return self.spread.scaled(value, self) * self.stretch.get(name, 1)
 
     def bits(self, name: str, place: tuple[int, ...]) -> int:
         """Return 64 random bits for a name and a place."""
@@ -117,17 +117,18 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """How unknown entries are drawn: of either sign or positive, of order one or an eighth of that.
+    """How unknown entries are drawn: of either sign or positive, of order one or at another scale.
 
-    Roots and logarithms ask for arguments that entries of either sign seldom give.
+    Roots and logarithms ask for arguments that entries of either sign seldom give, and a setting that must exceed a
+    number of the layer, as kappa must, is reached by large entries alone.
     """
 
     positive: bool = False
-    small: bool = False
+    scale: sympy.Rational = sympy.S.One
 
-    def shrink(self, value: Any, point: Point) -> Any:
+    def scaled(self, value: Any, point: Point) -> Any:
         """Return the entry at the scale of this spread."""
-        return value * point.constant(sympy.Rational(1, 8)) if self.small else value
+        return value if self.scale == 1 else value * point.constant(self.scale)
 
 
 @lru_cache(maxsize=5_000)

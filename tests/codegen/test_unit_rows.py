@@ -39,7 +39,7 @@ def run(program, **inputs):
 
 
 def test_the_programs_are_the_formula_and_its_derivatives():
-    """Rows of any length, one of them zero; tangents and gradients by the Jacobian of x/|x| and of 1/|x|."""
+    """Rows of any length, one of them zero; tangents and gradients from the Jacobian of x/|x| and of 1/|x|."""
     unit, rng = unit_rows(), numpy.random.default_rng(0)
     x, g, x_t, h = rng.normal(size=(4, 3)), rng.normal(size=(4, 3)), rng.normal(size=(4, 3)), rng.normal(size=4)
     found = run(unit.whole, x=x)

@@ -112,7 +112,7 @@ def test_patch_norm() -> None:
 
 
 def test_layer_norm_before_a_linear_map_is_blind_to_the_mean() -> None:
-    """Adding a constant to every input moves nothing, so the gradient by the input sums to zero."""
+    """Adding a constant to every input moves nothing, so the gradient with respect to the input sums to zero."""
     layer = derive.layer("layer-norm>affine")
     dx, (_, a) = gradients(layer)["x"]
     summed = total(dx.after.xreplace({a: j}), j)

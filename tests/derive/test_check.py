@@ -343,3 +343,13 @@ def test_a_proof_without_end_is_left_for_samples(monkeypatch: pytest.MonkeyPatch
     power = sum(tensor(name)[s, j] for name in "xyuv") ** 16
     verdict = check_step(made_up(power, power * sympy.sin(x[s, j]) ** 2 + power * sympy.cos(x[s, j]) ** 2))
     assert verdict.status is Status.SAMPLED
+
+
+def test_a_map_whose_kappa_must_exceed_a_number_of_the_layer_is_proved() -> None:
+    layer = loads_spec(
+        'name = "twice"\nsizes = ["n", "m"]\n[input]\nx = ["n"]\n[parameters]\nW = ["m", "n"]\nb = ["m"]\n'
+        '[output]\nz = ["m"]\nformula = "z[i] = 2*(sum[j](W[i, j]*x[j]) + b[i])"\n'
+    )
+    (found,) = (found for found in derive.solve(layer) if found.kind == "normalising")
+    assert found.kappa_above == 4
+    assert {step.verdict.status for step in checked_map(found).steps} == {Status.PROVED}

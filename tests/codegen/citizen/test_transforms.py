@@ -48,7 +48,7 @@ def test_tangents_are_central_differences(name):
 
 
 def twice(module, x):
-    """Check second derivatives by the input and every parameter against differences of the first."""
+    """Check second derivatives with respect to input and parameters against differences of the first."""
     names = [n for n, _ in module.named_parameters()]
     leaves = (x.requires_grad_(), *module.parameters())
     return torch.autograd.gradgradcheck(

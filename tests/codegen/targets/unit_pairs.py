@@ -1,4 +1,4 @@
-"""Queries and keys to bring to unit length, and the formula in float64, its gradient by the matrix of projection."""
+"""Queries and keys to bring to unit length, and the formula in float64, its gradient from the matrix of projection."""
 
 import torch
 
@@ -17,7 +17,7 @@ def operands(shape, dtype=DOUBLE, device="cpu", seed=0):
 
 
 def exact(x, g):
-    """Return unit rows and the gradient by x, (1 - u u^T) g / |x|, of rows that have a direction."""
+    """Return unit rows and the gradient with respect to x, (1 - u u^T) g / |x|, of rows that have a direction."""
     x, g = x.detach().double(), g.double()
     length = x.norm(dim=-1, keepdim=True)
     u = x / length
@@ -26,7 +26,7 @@ def exact(x, g):
 
 
 def results(pair, tensors, gradients):
-    """Return the unit rows of both, then the gradients by both."""
+    """Return the unit rows of both, then the gradients with respect to both."""
     u_q, _, u_k, _ = pair.apply(*tensors)
     return [t.detach() for t in (u_q, u_k, *torch.autograd.grad((u_q, u_k), tensors, gradients))]
 

@@ -30,7 +30,7 @@ class Scaled(torch.autograd.Function):
 
 
 def off(subject, value=0.0, gradient=0.0):
-    """The subject with a module whose output is off, or the gradient by its last input."""
+    """The subject with a module whose output is off, or the gradient with respect to its last input."""
 
     def draw(random, kappa):
         case = subject.draw(random, kappa)

@@ -30,7 +30,7 @@ def tasks(layer: str) -> list[Task]:
 
 
 def squared_gradients(module: nn.Module, z: Tensor, entries: list[int]) -> Tensor:
-    """Return for some entries of an output the sum of the squares of their derivatives by every parameter."""
+    """Return for some entries of an output the sum of the squares of their derivatives in all parameters."""
     parameters, flat = list(module.parameters()), z.flatten()
     found = []
     for entry in entries:

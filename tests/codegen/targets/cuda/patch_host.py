@@ -49,7 +49,7 @@ class Problem:
         return getattr(functional, f"patch_norm_conv{'_transpose' if self.geometry.transposed else ''}{axes}d")
 
     def operands(self, dtype=DOUBLE, layout=None, seed=0, batch=2):
-        """Return the input and the parameters, and a gradient by the output."""
+        """Return the input and the parameters, and a gradient with respect to the output."""
         g, generator = self.geometry, torch.Generator().manual_seed(seed)
         channels = (g.groups * g.channels, g.outputs) if g.transposed else (g.groups * g.outputs, g.channels)
         shapes = [(batch, g.groups * g.channels, *g.length), (*channels, *g.kernel)]

@@ -167,7 +167,7 @@ def test_half_precision_at_ten_thousand(host, name):
     ours, exact = both(host, name, inputs, torch.randn(9, 13).to(HALF))
     for k, (a, b) in enumerate(zip(ours, exact, strict=True)):
         assert a.isfinite().all()
-        if k != 1:  # the gradient by x is below what the type can hold
+        if k != 1:  # the gradient with respect to x is below what the type can hold
             assert error(a, b) <= 2.5 * ROUNDING[HALF]
 
 

@@ -119,7 +119,7 @@ def test_any_length(pair, dtype, size):
 
 
 def test_the_shortest_rows_keep_their_direction(pair):
-    """The gradient by a row of 1e-30 is 1e30 long: beyond half of the types, and within float32."""
+    """The gradient with respect to a row of 1e-30 is 1e30 long: beyond half of the types, and within float32."""
     tensors, gradients = operands((1, 2, 3, 3, 8), SINGLE)
     short = [(x.detach() * 1e-30).requires_grad_() for x in tensors]
     ours = results(pair, short, gradients)
