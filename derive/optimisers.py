@@ -70,7 +70,7 @@ def _clipped(deriver: Deriver, base: Derivation) -> Derivation:
 
 
 def _alone(deriver: Deriver) -> Callable[[Expr], Expr]:
-    """Return the gradient with respect to a parameter entry where the batch is one sample: a sum over the units alone."""
+    """Return the gradient with respect to a parameter entry for a batch of one sample: a sum over units alone."""
     units = {i: i.primed() for i in deriver.units}
 
     def gradient(slope: Expr) -> Expr:

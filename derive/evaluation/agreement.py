@@ -96,7 +96,8 @@ def agreement(sides: Sides, seed: int, effort: Effort, patience: Patience | None
     every size must have been larger than one; and where nothing is proved, both sides of every edge must have been met
     (``edges``). Where a denominator vanishes the sides say nothing, and such points are passed over: a centred patch of
     one entry has no energy. What keeps other axes larger may be what makes that patch small, so it is then given up at
-    every second point. Where entries leave the domain of a root or a logarithm, later ones are positive, smaller or larger.
+    every second point. Where entries leave the domain of a root or a logarithm, later ones are positive,
+    smaller or larger.
     """
     patience = patience or Endless()
     field = field_for([sides.before, sides.after], sides.scope)
