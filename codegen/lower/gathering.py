@@ -19,7 +19,7 @@ from sympy import Expr, Indexed, Mul
 
 from codegen.ir.program import Gather, Instruction, Mask, Peak, Pointwise, Program, Value, name_of
 from codegen.lower.arrange import support
-from codegen.lower.definitions import refuse_bare_indices
+from codegen.lower.counted import counted
 from codegen.lower.functions import printable
 from codegen.lower.gather_layout import indices_of, placement
 from codegen.lower.sums import Emitter, Key
@@ -46,9 +46,9 @@ def lower_gathered(layer: Layer) -> Program:
     emitter = GatheringEmitter({v.name: v for v in inputs}, taken=taken)
     for definition in definitions:
         word = "forward" if definition is layer.output else f"define-{definition.name}"
-        refuse_bare_indices(definition.expression, layer.name)
         target = Value(definition.name, definition.indices)
-        emitter.assign(target, normalise(printable(definition.expression)), f"{layer.name}/{word}")
+        form = normalise(counted(printable(definition.expression)))
+        emitter.assign(target, form, f"{layer.name}/{word}")
     return Program(layer.name, inputs, layer.scalars, tuple(emitter.instructions), (layer.output.name,))
 
 
@@ -100,7 +100,7 @@ class GatheringEmitter(Emitter):
             entry, peak = (self._value(self.without_sums(a)) for a in expression.args)
             return sympy.Piecewise((1, sympy.Eq(entry, peak)), (0, True))
         if isinstance(expression, Product):
-            raise UsageError("no code yet for prod[..]; write exp(sum[..](log(...))) where its factors are positive")
+            return self._multiplied(expression)
         if not expression.args:
             return expression
         return expression.func(*(self.without_sums(a) for a in expression.args))
@@ -143,6 +143,23 @@ class GatheringEmitter(Emitter):
         there = self._value(sympy.Piecewise((1, sympy.Eq(score, peak)), (0, True)))
         return self.contraction([there, score if plain == 1 else plain], bound) / self.contraction([there], bound)
 
+    def _multiplied(self, product: Product) -> Expr:
+        """Return a product by logarithms of sizes and a count of signs, with the derivative that it has at zeros too.
+
+        Zeros are left out and counted: of one, the product is it times the others; of more, nothing moves the product.
+        """
+        body, bound = product.renamed()
+        factor = self._value(self.without_sums(body))
+        if not set(bound) <= set(factor.indices):
+            raise UsageError(f"no code for a product of equal factors, {body}; write it as a power")
+        zero = self._value(_where_equal(factor, sympy.S.Zero))
+        zeros, only = self.contraction([zero], bound), self.contraction([zero, factor], bound)
+        size = self._value(sympy.log(sympy.Abs(factor + zero)))
+        negative = self._value((1 - sympy.sign(factor + zero)) / 2)
+        others = sympy.exp(self.contraction([size], bound)) * sympy.cos(sympy.pi * self.contraction([negative], bound))
+        none, one = (self._value(_where_equal(zeros, sympy.Integer(count))) for count in (0, 1))
+        return others * (none + only * one)
+
     def _summed_into(self, target: Value, total: IndexedSum, equation: str) -> bool:
         """Emit a sum without a coefficient straight into a target; return whether it has none."""
         coefficient, operands = self._factors(total.body)
@@ -167,7 +184,7 @@ class GatheringEmitter(Emitter):
         guards = [f for f in factors if is_guard(f)]
         for factor in (f for f in factors if not is_guard(f)):
             base, exponent = factor.as_base_exp()
-            if not factor.has(Indexed):
+            if not factor.has(Indexed, IndexedSum):
                 coefficient *= factor
             elif isinstance(base, Indexed) and _natural(exponent):
                 direct += [base] * int(exponent)
@@ -249,6 +266,10 @@ class GatheringEmitter(Emitter):
             self.placed[shape] = target
         base = tensor(self.placed[shape].name, values=integers)
         return base[indices]
+
+
+def _where_equal(entry: Expr, value: Expr) -> Expr:
+    return sympy.Piecewise((1, sympy.Eq(entry, value)), (0, True))
 
 
 def _renamed(part: object, numbers: dict[Index, Index]) -> object:

@@ -18,7 +18,7 @@ from codegen.ir.program import entries
 from codegen.lower.functions import printable
 from derive.algebra.named import sigmoid
 
-_KINKED = (sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.Heaviside)
+_KINKED = (sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.Heaviside, sympy.Piecewise)
 
 
 @lru_cache(maxsize=1000)
@@ -32,17 +32,22 @@ def slope(expression: Expr, entry: Indexed, value: Indexed) -> Expr:
     assumed = {"positive": True} if smooth else {"real": True}
     unknown = {e: Dummy(f"a{k}", **assumed) for k, e in enumerate(entries(expression))}
     scalar = expression.xreplace(unknown)
-    plain = printable(scalar.diff(unknown[entry]))
+    plain = printable(_derivative(scalar, unknown[entry]))
     back = {dummy: e for e, dummy in unknown.items()}
     if scalar == sigmoid(unknown[entry]):
         return value * (1 - value)
     if isinstance(scalar, sympy.exp):
-        return value * printable(scalar.args[0].diff(unknown[entry])).xreplace({d: e for e, d in unknown.items()})
+        return value * printable(_derivative(scalar.args[0], unknown[entry])).xreplace(back)
     if smooth and len(unknown) == 1 and not scalar.is_polynomial(unknown[entry]) and _solvable(scalar, unknown[entry]):
         through = _through_value(scalar, unknown[entry])
         if through is not None:
             return through[1].xreplace({through[0]: value})
     return plain.xreplace(back)
+
+
+def _derivative(scalar: Expr, unknown: Dummy) -> Expr:
+    """Return the derivative away from jumps: at those of signs and steps there is none, and SymPy has a delta."""
+    return scalar.diff(unknown).replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
 
 
 def _solvable(scalar: Expr, unknown: Dummy) -> bool:

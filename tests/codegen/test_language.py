@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional
 
 from codegen.compiler import build_layer
-from codegen.lower.definitions import LoweringError
 from codegen.package import write
 from codegen.targets.base import NAMES
 from derive.errors import UsageError
@@ -118,8 +117,41 @@ LAYERS = {  # a file, and its twin
         ),
         lambda x, W: x @ W.T / (1 + (x @ W.T).norm(dim=-1, keepdim=True).detach()),
     ),
+    "numbered": (
+        toml(
+            "numbered", "n T", "x: T n", "w: n", "z: T",
+            "u[t] = sum[j](w[j]*x[t,j])",
+            "z[t] = sum[u0](u[u0]*0.9**(t - u0), u0 <= t)/(1 + t // 2) + (t % 3)*u[t]",
+        ),
+        lambda x, w: _numbered(x @ w),
+    ),
+    "stepped": (
+        toml(
+            "stepped", "n m", "x: n", "W: m n, a: m", "z: m",
+            "u[i] = sum[j](W[i,j]*x[j])",
+            "z[i] = where(u[i] > 0, u[i], a[i]*u[i]) + where(u[i] < 1 and i > 0, u[i]**2, 0)",
+        ),
+        lambda x, W, a: _stepped(x @ W.T, a),
+    ),
+    "multiplied": (
+        toml(
+            "multiplied", "n m", "x: n", "W: m n", "z: m",
+            "z[i] = prod[j](W[i,j]*x[j]) + prod[j](x[j], j <= i)*W[i,0]",
+        ),
+        lambda x, W: (W * x[:, None]).prod(-1) + x.cumprod(-1)[:, :3] * W[:, 0],
+    ),
 }  # fmt: skip
 layers = pytest.mark.parametrize("name", LAYERS)
+
+
+def _numbered(u):
+    place = torch.arange(5)
+    decay = (0.9 ** (place[:, None] - place).double()).tril()
+    return (decay @ u.mT).mT / (1 + place // 2) + place % 3 * u
+
+
+def _stepped(u, a):
+    return torch.where(u > 0, u, a * u) + torch.where((u < 1) & (torch.arange(3) > 0), u.square(), 0.0)
 
 
 def _rotated(q):
@@ -211,14 +243,24 @@ def test_kernels_in_c_do_the_same(tmp_path, monkeypatch, name):
     torch.testing.assert_close(torch.autograd.grad(found.sin().sum(), given), wanted, rtol=1e-11, atol=1e-12)
 
 
-def test_an_index_as_a_number_has_no_code_yet():
-    with pytest.raises(LoweringError, match="index t used as a number; give the numbers as an input"):
-        build_layer(loads_spec(toml("late", "n T", "x: T n", "w: n", "z: T", "z[t] = t*sum[j](w[j]*x[t,j])")))
+def test_a_product_has_its_gradient_at_zeros(package):
+    layer, x = made(package, "multiplied")
+    for zeros in (1, 2):
+        x = x.detach().clone()
+        x[:, :zeros] = 0
+        x.requires_grad_()
+        twin, found = LAYERS["multiplied"][1](x, *layer.parameters()), layer(x)
+        torch.testing.assert_close(found, twin, rtol=1e-12, atol=1e-12)
+        given = [x, *layer.parameters()]
+        wanted = torch.autograd.grad(twin.sin().sum(), given)
+        torch.testing.assert_close(torch.autograd.grad(found.sin().sum(), given), wanted, rtol=1e-11, atol=1e-12)
 
 
-def test_a_product_over_an_axis_has_no_code_yet():
-    with pytest.raises(UsageError, match=r"no code yet for prod\[..\]"):
-        build_layer(loads_spec(toml("many", "n m", "x: n", "W: m n", "z: m", "z[i] = prod[j](W[i,j]*x[j])")))
+def test_a_quotient_that_may_be_negative_has_no_code():
+    with pytest.raises(UsageError, match="it may be negative; add a multiple"):
+        build_layer(
+            loads_spec(toml("late", "n T", "x: T n", "w: n", "z: T", "z[t] = ((t - 1) // 2)*sum[j](w[j]*x[t,j])"))
+        )
 
 
 @layers

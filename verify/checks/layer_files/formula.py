@@ -27,6 +27,7 @@ from derive.forward_map import Layer
 
 _FUNCTIONS: dict[type[Expr], Callable[[Tensor], Tensor]] = {
     sympy.exp: torch.exp,
+    sympy.Heaviside: lambda v: torch.heaviside(v, v.new_tensor(0.5)),
     sympy.log: torch.log,
     sympy.tanh: torch.tanh,
     sympy.sin: torch.sin,
@@ -135,8 +136,8 @@ class Formula:
         return {"device": like.device, "dtype": like.dtype if real else torch.long}
 
     def _applied(self, expression: Expr) -> Named:
-        arguments = [self.value(a) for a in expression.args]
         kind = type(expression)
+        arguments = [self.value(a) for a in (expression.args[:1] if kind in _FUNCTIONS else expression.args)]
         if kind in _FUNCTIONS:
             real = _FUNCTIONS[kind]
             return Named(real(arguments[0].tensor.to(self._like.dtype)), arguments[0].axes)
