@@ -120,45 +120,57 @@ def generate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
-    """Write the generated layers from the derivations, or those of a layer in a file."""
+    """Write the generated layers from the derivations, or those of a layer in a file.
+
+    Of a layer with several outputs each has a package of its own.
+    """
     from codegen.package import differences, write
     from codegen.request import Request
     from derive.errors import UsageError
 
-    request = Request(spec, package, angle, targets, example)
-    texts = request.texts()
-    folder = out / request.package
-    if check and not folder.is_dir():
-        raise UsageError(f"no package at {str(folder)!r} to check; name the folder that holds it with --out")
-    changed = differences(texts, folder)
-    if changed and not check:
-        write(texts, folder)
-    _report(folder, texts, changed, check, as_json)
-    if check and changed:
+    derived = [(part, part.texts()) for part in Request(spec, package, angle, targets, example).parts()]
+    reports, differs = [], False
+    for part, texts in derived:
+        folder = out / part.package
+        if check and not folder.is_dir():
+            raise UsageError(f"no package at {str(folder)!r} to check; name the folder that holds it with --out")
+        changed = differences(texts, folder)
+        differs |= bool(changed)
+        if changed and not check:
+            write(texts, folder)
+        if as_json:
+            reports.append(_facts(folder, texts, changed, check))
+        else:
+            _report(folder, texts, changed, check)
+    if as_json:
+        several = {"schema": reports[0]["schema"], "packages": reports}
+        typer.echo(json.dumps(several if len(reports) > 1 else reports[0], indent=2))
+    if check and differs:
         raise typer.Exit(1)
 
 
 _TOLD = ("layer", "classes", "plain", "targets", "without", "refused")
 
 
-def _report(folder: Path, texts: dict[str, str], changed: list[str], check: bool, as_json: bool) -> None:
+def _facts(folder: Path, texts: dict[str, str], changed: list[str], check: bool) -> dict[str, Any]:
     from codegen.package import MANIFEST
 
     manifest = json.loads(texts[MANIFEST])
-    if as_json:
-        status = "same" if not changed else "differs" if check else "written"
-        told = {key: manifest[key] for key in _TOLD if key in manifest}
-        report = {
-            "schema": "affdiv.generate/1",
-            "folder": str(folder),
-            "package": manifest["package"],
-            "status": status,
-            **told,
-            "files": sorted(texts),
-            "differences": changed,
-        }
-        typer.echo(json.dumps(report, indent=2))
-        return
+    return {
+        "schema": "affdiv.generate/1",
+        "folder": str(folder),
+        "package": manifest["package"],
+        "status": "same" if not changed else "differs" if check else "written",
+        **{key: manifest[key] for key in _TOLD if key in manifest},
+        "files": sorted(texts),
+        "differences": changed,
+    }
+
+
+def _report(folder: Path, texts: dict[str, str], changed: list[str], check: bool) -> None:
+    from codegen.package import MANIFEST
+
+    manifest = json.loads(texts[MANIFEST])
     if not changed:
         typer.echo(f"{folder}: {len(texts)} files, as derived")
     elif check:

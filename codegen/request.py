@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codegen.compiler import build, build_layer
 from codegen.package import DEFAULT_PACKAGE, check_name
 from codegen.targets.base import NAMES, host_of
-from derive.errors import UsageError
 from derive.formula import parse_angle
 from derive.forward_map import Layer
 from derive.sources import is_module
@@ -43,10 +43,20 @@ class Request:
         """Return the layer in a file, or that of a module."""
         from codegen.capture import capture
 
-        layer = capture(spec, example=self.example) if is_module(spec) else load_spec(spec)
-        if layer.parts:
-            raise UsageError(f"{spec}: no code yet for a layer with several outputs; write a file for each")
-        return layer
+        return capture(spec, example=self.example) if is_module(spec) else load_spec(spec)
+
+    def parts(self) -> list[Request]:
+        """Return what is asked for as packages: one, or one for each output, named after the package and the output."""
+        if self._layer is None or not self._layer.parts:
+            return [self]
+        return [self._of(part) for part in self._layer.parts]
+
+    def _of(self, part: Layer) -> Request:
+        name = f"{self.package}_{part.output.name}"
+        check_name(name)
+        found = copy(self)
+        found.name, found._layer = name, replace(part, name=name)
+        return found
 
     @property
     def package(self) -> str:

@@ -9,7 +9,9 @@ import sys
 import pytest
 import torch
 from torch.nn import functional
+from typer.testing import CliRunner
 
+from affdiv import app
 from codegen.compiler import build_layer
 from codegen.package import write
 from codegen.targets.base import NAMES
@@ -276,3 +278,21 @@ def test_the_reference_of_verify_is_the_twin(name):
     tensors = {n: torch.randn(shape, generator=generator, dtype=torch.float64) for n, shape in shapes.items()}
     found = Formula(known, tensors, {}, sizes).output()
     torch.testing.assert_close(found, LAYERS[name][1](*tensors.values()), rtol=1e-12, atol=1e-12)
+
+
+def test_each_output_of_several_has_a_package_of_its_own(tmp_path, monkeypatch):
+    text = toml("pair", "n m", "x: n", "W: m n, V: m n", "z: m", "z[i] = sum[j](W[i,j]*x[j])")
+    shared = 'definitions = ["q = norm[j](x[j])"]\n'
+    formulas = 'formulas = ["z[i] = sum[j](W[i,j]*x[j])/q", "y[i] = tanh(sum[j](V[i,j]*x[j]))"]\n'
+    file = tmp_path / "pair.toml"
+    file.write_text(text.partition("[output]")[0] + f'[output]\nz = ["m"]\ny = ["m"]\n{shared}{formulas}')
+    done = CliRunner().invoke(app, ["generate", "--spec", str(file), "--out", str(tmp_path), "--targets", "torch"])
+    assert done.exit_code == 0, done.output
+    monkeypatch.syspath_prepend(tmp_path)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    for name, twin in (("PairZ", lambda u: u / x.norm(dim=-1, keepdim=True)), ("PairY", torch.tanh)):
+        module = importlib.import_module(f"pair_{name[-1].lower()}")
+        layer = getattr(module, name)(4, 3, dtype=torch.float64)
+        (weight,) = layer.parameters()
+        torch.testing.assert_close(layer(x), twin(x @ weight.T), rtol=1e-12, atol=1e-12)
+    assert CliRunner().invoke(app, ["generate", "--spec", str(file), "--out", str(tmp_path), "--check"]).exit_code == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
@@ -124,6 +124,8 @@ def layer_file(word: str, folder: Path | None = None) -> LayerFile:
     from derive.cli import named_layer
 
     layer = named_layer(word)
+    if folder is not None:
+        layer = _output_of(layer, folder)
     found = LayerFile(word, layer, folder)
     if folder is not None:
         _check_match(found, folder)
@@ -134,7 +136,14 @@ def packaged(folder: Path) -> LayerFile:
     """Return the layer of a package: its text is in the manifest, or the layer is not known."""
     text = read_manifest(folder).get("spec")
     where = f"{folder / MANIFEST}"
-    return LayerFile("", loads_spec(text, where) if isinstance(text, str) else None, folder)
+    return LayerFile("", _output_of(loads_spec(text, where), folder) if isinstance(text, str) else None, folder)
+
+
+def _output_of(layer: Layer, folder: Path) -> Layer:
+    """Return the output that a package computes, of a layer with several: each has a package named after it."""
+    name = str(read_manifest(folder).get("layer"))
+    parts = (part for part in layer.parts if name.endswith(f"_{part.output.name}"))
+    return next((replace(part, name=name) for part in parts), layer)
 
 
 def _check_match(found: LayerFile, folder: Path) -> None:
