@@ -66,6 +66,12 @@ _NODES = (
     ast.Compare,
     ast.BoolOp,
 )
+_INSTEAD = {
+    "^": "write a power with **, such as u[i]**2",
+    "@": "write a product of matrices with its sum, sum[j](W[i, j]*x[j])",
+    "?": "write a choice as where(j <= i, a, b)",
+    "\\": "write no LaTeX: sum[j](W[i, j]*x[j]), exp(v), sqrt(v)",
+}
 _IMPOSSIBLE = (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.I)
 _WORDS = {
     ast.Lambda: "a lambda",
@@ -125,7 +131,7 @@ def _scan(excerpt: Excerpt) -> None:
         if character not in _CHARACTERS:
             excerpt.fail(
                 f"character {character!a} has no meaning in a formula",
-                "use ASCII letters, digits and _ [ ] ( ) + - * / . , only",
+                _INSTEAD.get(character, "use ASCII letters, digits and _ [ ] ( ) + - * / . , only"),
                 k,
                 k + 1,
             )
@@ -204,6 +210,8 @@ class Arithmetic(ABC):
     def refuse(self, node: ast.expr) -> NoReturn:
         """Raise a ``SpecError`` for a node that the language does not have."""
         what = _WORDS.get(type(node)) or quote(self.text(node))
+        if isinstance(node, ast.IfExp):
+            self.fail(node, f"{what} has no meaning here", f"write it as where(condition, a, b); {self.mend}")
         self.fail(node, f"{what} has no meaning here", self.mend)
 
     def read(self, node: ast.expr) -> Expr:
@@ -308,7 +316,10 @@ class Arithmetic(ABC):
         if name in REDUCTIONS and name not in self.functions:
             self.fail(node.func, f"{name} has no index", f"write what it runs over, such as {name}[j](...)")
         if name not in self.functions:
-            mend = nearest(name or "", NEAREST_FUNCTIONS) or suggestion(name or "", self.functions) + self.mend
+            stem, _, index = (name or "").partition("_")
+            reduced = f"write its index in brackets, {stem}[{index}](...); " if stem in REDUCTIONS and index else ""
+            near = reduced or suggestion(name or "", self.functions)
+            mend = nearest(name or "", NEAREST_FUNCTIONS) or near + self.mend
             self.fail(node.func, f"{quote(self.text(node.func))} is not a function of this language", mend)
         return self.called(node, self.arguments(node))
 

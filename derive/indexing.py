@@ -155,6 +155,11 @@ class Indexing(Arithmetic):
     def unknown(self, node: ast.Name) -> NoReturn:
         """Raise a ``SpecError`` for a name that stands for nothing."""
         near = suggestion(node.id, [*self.scope, *self.names.known, *FUNCTIONS, *REDUCTIONS])
+        if node.id in FUNCTIONS or node.id in REDUCTIONS:
+            mend = f"write what it is of: {node.id}{'(u[i])' if node.id in FUNCTIONS else '[j](u[j])'}"
+            self.fail(node, f"{quote(node.id)} stands alone", mend)
+        if node.id == "e":
+            near = "write powers of e as exp(v); "
         mend = near + "declare it as an input or a parameter, or define it earlier"
         mend = nearest(node.id, {**NEAREST_FUNCTIONS, **NEAREST_REDUCTIONS}) or mend
         self.fail(node, f"unknown name {quote(node.id)}", mend)
