@@ -26,6 +26,7 @@ NOTES = {
     "paper_notes/reconstruction.md": "notes/reconstruction.md",
     "paper_notes/related.md": "notes/related.md",
     "paper_notes/performance.md": "notes/performance.md",
+    "paper_notes/captured.md": "notes/captured.md",
 }
 EXPERIMENTS = ROOT / "verify" / "training" / "experiment.py"
 

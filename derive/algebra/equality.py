@@ -99,7 +99,8 @@ def factored(expression: Expr) -> Expr:
     """Return a normal form with common factors pulled out, for people to read; of a large one only the content."""
     scalar, atoms = as_scalar(expression)
     operations = scalar.count_ops()
-    if operations > _LARGEST_FACTORED or operations * len(atoms) > _DEAREST_FACTORED or len(atoms) > _MOST_FACTORED:
+    symbols = len(scalar.free_symbols)
+    if operations > _LARGEST_FACTORED or operations * symbols > _DEAREST_FACTORED or symbols > _MOST_FACTORED:
         return sympy.factor_terms(scalar).xreplace(atoms)
     with _same_random_numbers():
         return sympy.factor(scalar).xreplace(atoms)
