@@ -16,7 +16,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from sympy import Expr
+from sympy import Expr, Indexed
 
 from derive.cancel import kappa
 from derive.errors import UsageError
@@ -31,6 +31,7 @@ from derive.export.blocks import Paragraph, Prose
 from derive.export.json_schema import derivation_to_json
 from derive.export.latex import fragment
 from derive.export.limits import assumptions, limit_prose
+from derive.export.linebreak import break_lines
 from derive.export.prose import inline, plain
 from derive.export.steps import step_equation
 from derive.export.summary import full_derivation
@@ -86,7 +87,8 @@ def _notation(derivation: Derivation) -> Notation:
 
 
 def _formula(latex: str) -> str:
-    return mathml.formula(latex, display=True)
+    """Return a formula as MathML, a line after the other where it is long."""
+    return "".join(mathml.formula(line, display=True) for line in break_lines(latex))
 
 
 def _words(prose: Prose) -> str:
@@ -106,6 +108,7 @@ def _result(text: str) -> Answer:
         "where": [_formula(latex) for latex in given],
         "kernel": _formula(notation(derivation.kernel)),
         "factor": _formula(notation(factor.expression)),
+        "constant": not factor.expression.has(Indexed),
         "shape": factor.shape,
         "parameter_free": factor.parameter_free,
         "exact": derivation.exact_in_eta,

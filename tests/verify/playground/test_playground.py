@@ -66,6 +66,7 @@ def test_the_curve_is_the_self_factor():
     assert all(y == pytest.approx(x**2 + 1) for x, y in own["points"]) and len(own["points"]) > 30
     assert [{y for _, y in line["points"]} for line in corrected] == [{2.0}, {1.0}]
     assert {y for _, y in told("rms-norm>affine", "plot")["lines"][0]["points"]} == {2.0}
+    assert [told(name, "result")["constant"] for name in ("affine", "rms-norm>affine")] == [False, True]
 
 
 def test_an_error_says_where():

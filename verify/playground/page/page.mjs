@@ -6,7 +6,7 @@ const WAIT = 700; // milliseconds after the last key before a layer is derived
 const by = (id) => document.getElementById(id);
 const [form, picker, text, error, place, link, said, results] =
   ["form", "picker", "text", "error", "place", "link", "said", "results"].map(by);
-let worker, number = 0, begun = 0, busy = false, waiting = null, timer = 0, ready = false, copies = {}, fault = null;
+let worker, number = 0, begun = 0, busy = false, waiting = null, timer = 0, ready = false, copies = {}, fault = null, doing = "";
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -32,7 +32,7 @@ const show = {
     const shape = { isotropic: "the same for every unit", diagonal: "different from unit to unit", full: "a full matrix over units" }[told.shape];
     const verdict = told.cancels.length
       ? `Cancelled exactly by ${told.cancels.filter((n, i, all) => all.indexOf(n) === i).join(" and ")}.`
-      : "No map of the forward pass cancels it.";
+      : told.constant ? "The same for every sample: nothing to cancel." : "No map of the forward pass cancels it.";
     results.replaceChildren(
       element("section", { id: "factor", class: "hero", "aria-labelledby": "factor-title" },
         element("p", { class: "kicker" }, told.title === told.name ? "Your layer" : told.name),
@@ -41,7 +41,7 @@ const show = {
         formula(told.factor, "self factor"),
         element("p", { class: "chips" }, chip(shape), chip(told.parameter_free ? "free of parameters" : "depends on the parameters"),
           chip(told.exact ? "exact at every rate" : "to first order in the rate")),
-        element("p", { id: "verdict", class: told.cancels.length ? "good" : "" }, verdict)),
+        element("p", { id: "verdict", class: told.cancels.length || told.constant ? "good" : "" }, verdict)),
       section("forward", "Forward map", ...told.forward.map((f) => formula(f, "forward map")),
         told.where.length ? element("p", { class: "small" }, "where") : null, ...told.where.map((f) => formula(f, "definition"))),
       section("kernel", "Update kernel", element("p", { class: "small" }, "How the gradient of one sample moves the output of another."), formula(told.kernel, "update kernel")),
@@ -110,12 +110,14 @@ function ask(layer) {
   delete results.dataset.first;
   delete results.dataset.all;
   document.body.classList.add("busy");
+  by("stop").hidden = false;
   history.replaceState(null, "", `#${encodeURIComponent(layer)}`);
   send(layer, 0);
 }
 
 function send(layer, part) {
-  said.textContent = { 0: "Deriving …", 3: "Writing code …", 4: "Checking every step …" }[part] ?? said.textContent;
+  doing = { 0: "Deriving", 3: "Writing code", 4: "Checking every step" }[part] ?? doing;
+  tick();
   worker.onmessage = ({ data }) => {
     if (data.told === undefined) return;
     const told = data.told;
@@ -129,6 +131,12 @@ function send(layer, part) {
   };
   worker.postMessage({ number, layer, part: PARTS[part] });
 }
+
+function tick() {
+  const seconds = Math.round((performance.now() - begun) / 1000);
+  if (busy) said.textContent = `${doing} …${seconds > 2 ? ` ${seconds} s` : ""}`;
+}
+setInterval(tick, 1000);
 
 function accepted() {
   error.hidden = place.hidden = true;
@@ -156,6 +164,7 @@ function note(part, words) {
 function finish(whole) {
   busy = false;
   document.body.classList.remove("busy");
+  by("stop").hidden = true;
   if (whole) {
     results.dataset.all = String(Math.round(performance.now() - begun));
     said.textContent = `Derived and checked in ${(Number(results.dataset.all) / 1000).toFixed(1)} s.`;
@@ -221,17 +230,34 @@ async function fill() {
 }
 
 const filled = fill();
-worker = new Worker("worker.mjs", { type: "module" });
-worker.onmessage = async ({ data }) => {
-  if (data.said) said.textContent = data.said;
-  if (data.failed) { said.textContent = `Python did not start: ${data.failed}. Serve the folder with a file server, and reload.`; document.body.classList.add("failed"); }
-  if (!data.ready) return;
-  await filled;
-  ready = true;
-  by("derive").disabled = false;
-  by("python").textContent = `${data.version}.`;
-  results.dataset.ready = String(Math.round(performance.now()));
-  ask(text.value);
-};
-worker.onerror = (problem) => { said.textContent = `The worker stopped: ${problem.message ?? "no reason given"}.`; };
-document.body.classList.add("busy");
+function start(first) {
+  worker = new Worker("worker.mjs", { type: "module" });
+  worker.onmessage = async ({ data }) => {
+    if (data.said) said.textContent = data.said;
+    if (data.failed) { said.textContent = `Python did not start: ${data.failed}. Serve the folder with a file server, and reload.`; document.body.classList.add("failed"); }
+    if (!data.ready) return;
+    await filled;
+    ready = true;
+    by("derive").disabled = false;
+    document.body.classList.remove("busy");
+    said.textContent = "Ready.";
+    by("python").textContent = `${data.version}.`;
+    results.dataset.ready = String(Math.round(performance.now()));
+    if (first) ask(text.value);
+  };
+  worker.onerror = (problem) => { said.textContent = `The worker stopped: ${problem.message ?? "no reason given"}.`; };
+  document.body.classList.add("busy");
+}
+
+// Python cannot be interrupted from outside: its thread ends, and another begins.
+by("stop").addEventListener("click", () => {
+  worker.terminate();
+  waiting = null;
+  ready = false;
+  finish(false);
+  by("derive").disabled = true;
+  said.textContent = "Stopped; Python starts again …";
+  start(false);
+});
+
+start(true);

@@ -15,6 +15,8 @@ function decades(low, high) {
   return Array.from({ length: Math.floor((last - first) / step) + 1 }, (_, k) => first + k * step);
 }
 
+const raised = (power) => `10${String(power).replace(/./g, (sign) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign] ?? "⁻")}`;
+const tick = (power) => (power > 3 || power < -3 ? raised(power) : String(Number((10 ** power).toPrecision(1))));
 const number = (value) => (Math.abs(value) >= 1e4 || Math.abs(value) < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(3))));
 
 export function plot({ lines, input }) {
@@ -28,11 +30,11 @@ export function plot({ lines, input }) {
   const picture = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": name });
   for (const power of up) {
     picture.append(drawn("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(10 ** power), y2: y(10 ** power) }));
-    picture.append(drawn("text", { x: LEFT - 8, y: y(10 ** power) + 4, "text-anchor": "end" }, number(10 ** power)));
+    picture.append(drawn("text", { x: LEFT - 8, y: y(10 ** power) + 4, "text-anchor": "end" }, tick(power)));
   }
   for (const power of across) {
     picture.append(drawn("line", { class: "grid", x1: x(10 ** power), x2: x(10 ** power), y1: TOP, y2: HEIGHT - BOTTOM }));
-    picture.append(drawn("text", { x: x(10 ** power), y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" }, number(10 ** power)));
+    picture.append(drawn("text", { x: x(10 ** power), y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" }, tick(power)));
   }
   picture.append(drawn("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle", class: "title" }, input === "all inputs" ? "norm of all inputs" : `‖${input}‖`));
   kept.forEach(({ points }, place) => {
