@@ -10,7 +10,7 @@ from derive.export.linebreak import LINE_WIDTH
 from derive.export.outline import Chapter
 from derive.export.symbols import notation_for
 from derive.export.tokens import width
-from derive.record import Derivation, Step
+from derive.record import CancellingMap, Derivation, Step
 from verify.claims.ledger import Entry
 from verify.paper.gather import Content
 
@@ -51,8 +51,13 @@ def _layers(chapters: Iterable[Chapter]) -> Table:
 
 def _layer(chapter: Chapter) -> tuple[Prose, ...]:
     derivation = chapter.derivation
-    maps = ", ".join(dict.fromkeys(found.name for found in derivation.solutions)) or "none"
+    maps = ", ".join(dict.fromkeys(_named(found, derivation) for found in derivation.solutions)) or "none"
     return (derivation.layer.title,), _factor(derivation), (maps,), (counted(steps_of(derivation)),)
+
+
+def _named(found: CancellingMap, derivation: Derivation) -> str:
+    """Return a map's name, and that it is a map of a part where it is."""
+    return found.name if found.layer == derivation.layer else f"{found.name} (of a part)"
 
 
 def _factor(derivation: Derivation) -> Prose:

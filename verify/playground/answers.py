@@ -112,7 +112,8 @@ def _result(text: str) -> Answer:
         "shape": factor.shape,
         "parameter_free": factor.parameter_free,
         "exact": derivation.exact_in_eta,
-        "cancels": [found.name for found in derivation.solutions],
+        "cancels": [found.name for found in derivation.solutions if found.layer == layer],
+        "within": sorted({found.layer.title for found in derivation.solutions if found.layer != layer}),
     }
 
 

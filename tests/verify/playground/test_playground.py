@@ -57,6 +57,8 @@ def test_every_part_answers_and_agrees():
     assert result["shape"] == "isotropic" and "<math" in result["factor"]
     assert sum(steps["steps"].values()) == sum(len(group["steps"]) for group in steps["groups"])
     assert steps["steps"].keys() == {"proved"} and "There is no" in told("gated", "maps")["refusals"][0]
+    inside = told("attention", "result")
+    assert inside["cancels"] == [] and "Projection of the tokens" in " ".join(inside["within"])
     files = told("affine", "code")["files"]
     assert "affine/kernels/torch/affine_like.py" in files and all(map(ast.parse, files.values()))
 

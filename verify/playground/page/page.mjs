@@ -31,7 +31,8 @@ const show = {
     copies = {};
     const shape = { isotropic: "the same for every unit", diagonal: "different from unit to unit", full: "a full matrix over units" }[told.shape];
     const verdict = told.cancels.length
-      ? `Cancelled exactly by ${told.cancels.filter((n, i, all) => all.indexOf(n) === i).join(" and ")}.`
+      ? `Cancelled exactly by ${told.cancels.join(" and ")}.`
+      : told.within.length ? `Not cancelled as a whole; cancelled in its parts: ${told.within.join(", ").toLowerCase()}.`
       : told.constant ? "The same for every sample: nothing to cancel." : "No map of the forward pass cancels it.";
     results.replaceChildren(
       element("section", { id: "factor", class: "hero", "aria-labelledby": "factor-title" },
