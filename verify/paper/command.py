@@ -39,7 +39,7 @@ def paper(
 ) -> None:
     """Write one document: derivations, maps with their proofs, checks, speed, training runs, claims, references.
 
-    Every number comes from a derivation made and checked now, from the checks, or from a table of results. Takes two
+    Every number comes from a derivation made and checked now, from the checks, or from a table of results. Takes some
     minutes on two cores, most of them for the checks. Exit code 1 when a step is refuted, a check fails or a claim is
     not proved; the document says which.
     """
