@@ -28,7 +28,7 @@ NOTES = {
     "paper_notes/performance.md": "notes/performance.md",
     "paper_notes/captured.md": "notes/captured.md",
 }
-EXPERIMENTS = ROOT / "verify" / "training" / "experiment.py"
+TRAINING = ROOT / "verify" / "training"
 
 
 def generated() -> Iterator[tuple[str, str]]:
@@ -153,11 +153,15 @@ def with_markers(text: str) -> str:
 
     return (
         text.replace("<!-- affdiv language -->", f"```text\n{page()}\n```")
-        .replace(
-            "<!-- experiment files -->", _as_page(ast.get_docstring(ast.parse(EXPERIMENTS.read_text("utf-8"))) or "")
-        )
+        .replace("<!-- experiment files -->", _docstring("experiment.py"))
+        .replace("<!-- own hypotheses -->", _docstring("own_hypotheses.py"))
         .replace("<!-- atlas -->", atlas_list() if "<!-- atlas -->" in text else "")
     )
+
+
+def _docstring(file: str) -> str:
+    """Return the docstring of a module of the training runs as a page; the module is not imported."""
+    return _as_page(ast.get_docstring(ast.parse((TRAINING / file).read_text("utf-8"))) or "")
 
 
 def _as_page(docstring: str) -> str:

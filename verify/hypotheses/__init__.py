@@ -10,31 +10,37 @@ answer is inconclusive, and says why.
     batches        H4         the slope on the batch size, in three readings
     alignment      H7         layers times update rules
     angles         H5         members of the affine family with and without scale invariance
+    declared                  what an experiment file declares of its own
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verify.hypotheses import alignment, angles, batches, networks, self_factors
+from verify.hypotheses import alignment, angles, batches, declared, networks, self_factors
 from verify.hypotheses.chosen import LEAST_SEEDS, Chosen, at_best_rates
 from verify.hypotheses.finding import Finding, decided
+from verify.training.own_hypotheses import Hypothesis
 from verify.training.rates import Trial
 
 __all__ = ["LEAST_SEEDS", "Chosen", "Finding", "judge", "judge_all"]
 
 
-def judge(trials: Sequence[Trial]) -> list[Finding]:
-    """Return the findings of one experiment's trials (lines of its table), in the order of the hypotheses."""
-    return judge_all([trials])[0]
+def judge(trials: Sequence[Trial], own: Sequence[Hypothesis] = ()) -> list[Finding]:
+    """Return the findings of one experiment's trials (lines of its table), in the order of the hypotheses.
+
+    ``own`` are those that its file declares.
+    """
+    return judge_all([trials], [own])[0]
 
 
-def judge_all(tables: Sequence[Sequence[Trial]]) -> list[list[Finding]]:
-    """Return the findings of several experiments, Holm's correction over all of them."""
-    return decided([_findings(trials) for trials in tables])
+def judge_all(tables: Sequence[Sequence[Trial]], own: Sequence[Sequence[Hypothesis]] = ()) -> list[list[Finding]]:
+    """Return the findings of several experiments, Holm's correction over all; ``own`` as tables are, or none."""
+    declared_by = own or [()] * len(tables)
+    return decided([_findings(trials, its) for trials, its in zip(tables, declared_by, strict=True)])
 
 
-def _findings(trials: Sequence[Trial]) -> list[Finding]:
+def _findings(trials: Sequence[Trial], own: Sequence[Hypothesis]) -> list[Finding]:
     """Return what is to be judged of one experiment's trials."""
     chosen = at_best_rates(trials)
     judged = [
@@ -46,4 +52,4 @@ def _findings(trials: Sequence[Trial]) -> list[Finding]:
         *alignment.judge(chosen),
         *angles.judge(chosen),
     ]
-    return sorted(judged, key=lambda finding: finding.hypothesis)
+    return [*sorted(judged, key=lambda finding: finding.hypothesis), *declared.judge(chosen, own)]

@@ -152,7 +152,8 @@ def compare(
     """
     effect = Pairs(tuple((b, a) for a, b in pairs.cells)).effect(measure) if falling else pairs.effect(measure)
     if effect is None:
-        return open_finding(*finding, "fewer than two judging seeds are in pairs", detail)
+        too_few = open_finding(*finding, "fewer than two judging seeds are in pairs", detail)
+        return replace(too_few, trials=ids(t for c in pairs.chosen for t in c.trials))
     name = measure.replace("_", " ") + (", how much lower" if falling else "")
     limit, notes = limits(pairs.chosen), failures(pairs.chosen)
     found = Finding(*finding, Verdict.INCONCLUSIVE, effect, limit, pairs.trials(), name, detail, notes)

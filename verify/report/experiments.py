@@ -29,6 +29,7 @@ QUESTIONS = {
     "H7": "Does alignment help, or the class of functions?",
     "H8": "Does attention train at least as well where it is corrected?",
 }
+_DECLARED = "Declared in the experiment's file."
 _NOT_IN_IDS = r"[^A-Za-z0-9-]+"
 _DIGITS = 6  # of numbers in the table of trials; the exported table has them all
 
@@ -90,16 +91,18 @@ def render(sources: Sequence[Source], findings: Mapping[str, Sequence[Finding]])
         findings: what ``judge`` says of each one's trials, by its name.
     """
     sections = [_section(source, findings[source.name]) for source in sources]
+    own = {f.hypothesis: _DECLARED for section in sections for f in section.findings if f.hypothesis not in QUESTIONS}
+    questions = {**QUESTIONS, **own}
     answers = {
         name: [(section, finding) for section in sections for finding in section.deciding if finding.hypothesis == name]
-        for name in QUESTIONS
+        for name in questions
     }
     template = environment().get_template("experiments.html.jinja")
     return template.render(
         place=lambda source: printable(str(source.place)),
         sections=sections,
         answers=answers,
-        questions=QUESTIONS,
+        questions=questions,
         cell=cell,
         pens=[*PENS.values(), *SPARE],
     )

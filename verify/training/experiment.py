@@ -20,7 +20,7 @@
 Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, ``train_samples``, ``evaluation_samples``,
 ``context``, and, for the reader, ``hypothesis``, ``criterion``, ``cost``. ``effect`` (that shall be found),
 ``deviation`` (of a paired difference, in the same unit) and ``power`` (0.8 if not given) are what `affdiv experiment
-plan` reckons with.
+plan` reckons with. ``[[hypotheses]]`` declare what the runs shall decide: see `verify.training.own_hypotheses`.
 
 A file has two scales. What stands above is the scale ``cpu``; a table ``[paper]`` at the end holds the keys that differ
 at the scale ``paper``. There ``data = "--data"`` says that the one who runs it names the data.
@@ -45,6 +45,7 @@ from derive.errors import UsageError
 from derive.toml_places import places
 from verify.files import expanded
 from verify.training.config import ANGLE, DATA, MODELS, TrialConfig
+from verify.training.own_hypotheses import Hypothesis, read
 
 LARGEST_FILE = 64 * 1024
 MOST_TRIALS = 100_000
@@ -76,7 +77,8 @@ _SINGLE = (
 _PROSE = ("hypothesis", "criterion", "cost")
 _AIMS = ("effect", "deviation", "power")
 _OWN_RATES = "method_learning_rates"
-KEYS = ("data", *_LISTS, _OWN_RATES, *_SINGLE, *_PROSE, *_AIMS)
+_HYPOTHESES = "hypotheses"
+KEYS = ("data", *_LISTS, _OWN_RATES, *_SINGLE, *_PROSE, *_AIMS, _HYPOTHESES)
 CPU, PAPER = "cpu", "paper"
 SCALES = (CPU, PAPER)
 GIVEN = "--data"  # as the value of ``data``: named on the command line
@@ -93,7 +95,8 @@ class Experiment:
     """A named experiment: its trials before the data is known, and what its file says to a reader.
 
     ``data`` is the name of what is built in, a path or ``--data``; every trial's own ``data`` is a placeholder until
-    the data is loaded. ``aims`` are the effect, deviation and power that the file gives.
+    the data is loaded. ``aims`` are the effect, deviation and power that the file gives, ``hypotheses`` those that it
+    declares.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Experiment:
     prose: tuple[tuple[str, str], ...] = ()
     scale: str = CPU
     aims: tuple[tuple[str, float], ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
 
     @property
     def text(self) -> str:
@@ -190,7 +194,8 @@ class _Reader:
         prose = tuple((key, self._text(key)) for key in _PROSE if key in self.table)
         aims = tuple((key, self._number(key)) for key in _AIMS if key in self.table)
         trials = self._product(self._by_angle(self._by_grid(lists)), single)
-        return Experiment(name, self._data(), trials, prose, self.scale, aims)
+        own = read(self.table.get(_HYPOTHESES, []), trials, lambda text: self._error(_HYPOTHESES, text))
+        return Experiment(name, self._data(), trials, prose, self.scale, aims, own)
 
     def _by_grid(self, lists: dict[str, list[Any]]) -> list[dict[str, list[Any]]]:
         """Return the lists once for every grid of rates, each with the methods that take it; none without methods."""

@@ -96,7 +96,7 @@ def plan(experiment: Experiment, data_of: Callable[[TrialConfig], Dataset]) -> P
     rows = expected_table(experiment.trials)
     tuning = tuning_seeds(rows)
     judging = {row["seed"] for row in rows} - tuning
-    findings = judge(rows)
+    findings = judge(rows, experiment.hypotheses)
     tested = [f for f in findings if f.chances is not None and not f.detail]
     counts = Counter(f.hypothesis for f in tested)
     unit = 1.0 if deviation is None else deviation

@@ -14,6 +14,15 @@ from verify.training.cli import STORE, Json
 
 if TYPE_CHECKING:
     from verify.hypotheses import Finding
+    from verify.training.own_hypotheses import Hypothesis
+    from verify.training.sources import Source
+
+Experiments = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="An experiment file whose own hypotheses are judged on its trials; may be repeated."
+    ),
+]
 
 
 def report(
@@ -22,6 +31,7 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes.")] = Path(
         "report.html"
     ),
+    experiment: Experiments = None,
     json: Json = False,
 ) -> None:
     """Judge each hypothesis by the trials of stores, or of exported tables, and write the result as one page.
@@ -39,7 +49,7 @@ def report(
     check_folder(output.parent, (output.name,), "--output")
     sources = load_sources(table or (), store or (() if table else (STORE,)))
     make_folder(output.parent, "--output")
-    judged = judge_all([source.trials for source in sources])
+    judged = judge_all([source.trials for source in sources], _own(experiment or (), sources))
     findings = {source.name: found for source, found in zip(sources, judged, strict=True)}
     write_text(output, render(sources, findings))
     if json:
@@ -51,6 +61,23 @@ def report(
             said = finding.verdict.value if finding.asked else "not asked"
             typer.echo(f"  {finding.hypothesis} {said:<12} {finding.statement}")
     typer.echo(f"written: {output}")
+
+
+def _own(files: Sequence[Path], sources: Sequence[Source]) -> list[tuple[Hypothesis, ...]]:
+    """Return the hypotheses that files declare for each source; UsageError for a file of which no source has trials."""
+    from derive.errors import UsageError
+    from verify.training.experiment import load_experiment
+
+    own: dict[str, tuple[Hypothesis, ...]] = {source.name: () for source in sources}
+    for file in files:
+        known = load_experiment(file)
+        if known.name not in own:
+            raise UsageError(
+                f"--experiment {file}: there are no trials of {known.name!r}, only of {', '.join(own)}; run it first, "
+                "or give its table or store"
+            )
+        own[known.name] = known.hypotheses
+    return [own[source.name] for source in sources]
 
 
 def _plain(findings: Mapping[str, Sequence[Finding]]) -> dict[str, list[dict[str, Any]]]:
