@@ -37,20 +37,26 @@ def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = (), package: Pat
     generated package to be verified; without names, what is verified is what it holds. Raises UsageError for a layer, a
     file, a module or an id that is not known, and for a package that was not generated from the file.
     """
-    layers = list(dict.fromkeys(layers))
-    if of_layer_file(package):
-        tasks = _of_package(layers, package)
-    else:
-        tasks = [task for layer in layers or LAYERS for task in _of_word(layer, package)]
-    _refuse_one_name_twice(tasks)
-    wanted = set(only)
+    layers, wanted = list(dict.fromkeys(layers)), set(only)
+    tasks = _tasks(layers, package, derived=not wanted or any(word.startswith("derivation/") for word in wanted))
     unknown = wanted - {task.id for task in tasks}
     if unknown:
+        tasks = _tasks(layers, package, derived=True)
         first = sorted(unknown)[0]
         near = _near(first, [task.id for task in tasks])
         raise UsageError(f"no check {first!r}; `affdiv verify --list` prints the ids{near}")
     once = {task.id: task for task in reversed(tasks) if not wanted or task.id in wanted}
     return list(reversed(once.values()))
+
+
+def _tasks(layers: list[str], package: Path | None, *, derived: bool) -> list[Task]:
+    """Return every task of the named layers; those of the derivations of shipped layers only where ``derived``."""
+    if of_layer_file(package):
+        tasks = _of_package(layers, package)
+    else:
+        tasks = [task for layer in layers or LAYERS for task in _of_word(layer, package, derived)]
+    _refuse_one_name_twice(tasks)
+    return tasks
 
 
 def _has_a_file(word: str) -> bool:
@@ -69,7 +75,7 @@ def _of_package(words: list[str], package: Path | None) -> list[Task]:
     return layer_tasks(layer_file(words[0], package) if words else packaged(package))
 
 
-def _of_word(word: str, package: Path | None) -> list[Task]:
+def _of_word(word: str, package: Path | None, derived: bool) -> list[Task]:
     """Return the checks of a shipped layer, or of the layer in a file."""
     if _has_a_file(word):
         return layer_tasks(layer_file(word, package))
@@ -79,7 +85,7 @@ def _of_word(word: str, package: Path | None) -> list[Task]:
             f"no checks for layer {word!r}; layers that can be verified: {known}, or a layer in a file "
             f"or of a module (FILE.toml, MODULE:FACTORY){_near(word, LAYERS)}"
         )
-    return tasks_of(word)
+    return tasks_of(word, derived)
 
 
 def _refuse_one_name_twice(tasks: Iterable[Task]) -> None:
