@@ -789,7 +789,7 @@ WHOLE = {
     "settings not recorded": Mutant(
         "runtime",
         "conversion_records.py",
-        "for word in _SETTINGS if word in module.__dict__}",
+        "for word in words if word in module.__dict__}",
         "for word in ()}",
         "affine",
         "path/affine/convert",

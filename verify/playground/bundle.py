@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import marshal
+import py_compile
+import tempfile
 import zipfile
 from collections.abc import Iterator
-from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 import codegen
@@ -64,6 +64,8 @@ def _compiled(name: str, path: Path) -> tuple[str, bytes]:
     content = path.read_bytes()
     if not name.endswith(".py") or "runtime" in Path(name).parts:
         return name, content
-    code = compile(content, name, "exec", dont_inherit=True)
-    head = MAGIC_NUMBER + bytes(12)  # no flags, no date and no size: nothing is compared, for there is no source
-    return f"{name}c", head + marshal.dumps(code)
+    never_compared = py_compile.PycInvalidationMode.UNCHECKED_HASH  # there is no source beside it
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "module.pyc"
+        py_compile.compile(str(path), str(made), name, doraise=True, invalidation_mode=never_compared)
+        return f"{name}c", made.read_bytes()
