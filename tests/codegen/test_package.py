@@ -42,6 +42,7 @@ def test_the_manifest_lists_every_file_with_its_digest_and_every_derivation():
     assert manifest["derivations"]["affine-like"] in texts[file_of("torch", "affine_like.py")]
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_hash_seed(tmp_path):
     code = (
         "import codegen.package as p, codegen.compiler as c, pathlib as l, sys; p.write(c.build(), l.Path(sys.argv[1]))"

@@ -141,8 +141,7 @@ MAPPED = {
 }
 
 
-@pytest.mark.parametrize("kind", MAPPED)
-@pytest.mark.parametrize("angle", ["2*atan(r/2)", "atan(r/n)"])
+@pytest.mark.parametrize(("angle", "kind"), [*zip(["2*atan(r/2)", "atan(r/n)"], MAPPED, strict=True)])
 def test_a_map_at_an_angle_has_the_shipped_kernels_and_the_general_numbers(generated, kind, angle):
     (text, shape), turned = MAPPED[kind], parse_angle(angle)
     texts, wanted = build_layer(loads_spec(text), angle=turned), build(angle=turned)

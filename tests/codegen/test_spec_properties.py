@@ -123,7 +123,7 @@ def has_energy(module, inputs):
     return changed
 
 
-@settings(max_examples=30, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(text=layers(), number=st.integers(0, 99))
 def test_random_layers_are_generated_and_aligned(packages, text, number):
     layer = loads_spec(text)

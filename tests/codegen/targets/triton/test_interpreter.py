@@ -17,12 +17,25 @@ FILES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.name in SLOW else [])
     for path in sorted(FOLDER.glob("test_*.py"))
 ]
+WORKERS = {True: "2", False: "0"}  # a short file ends before more processes have started
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_in_the_interpreter(file):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", str(file)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "",
+            "-n",
+            WORKERS[file.name in SLOW],
+            str(file),
+        ],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
