@@ -133,9 +133,9 @@ def test_nothing_but_a_refusal_comes_out(kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_but_a_refusal_comes_out_for_a_quarter_of_a_minute(kind: str) -> None:
+def test_nothing_but_a_refusal_comes_out_for_some_seconds(kind: str) -> None:
     source, read = KINDS[kind]
-    end, number = time.monotonic() + 15, 1
+    end, number = time.monotonic() + 4, 1
     while time.monotonic() < end:
         run(200, source, read, number)
         number += 1

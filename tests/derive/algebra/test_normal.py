@@ -42,7 +42,7 @@ def test_renamed_and_reordered_sums_have_one_normal_form(case: Case, seed: int) 
 
 
 @pytest.mark.slow
-@settings(random_cases, max_examples=800)
+@settings(random_cases, max_examples=250)
 @given(case=cases(depth=2), seed=st.integers(0, 999))
 def test_deeply_nested_sums(case: Case, seed: int) -> None:
     normal = normalise(case.expression)
