@@ -211,7 +211,12 @@ def test_a_job_is_submitted_as_the_reference_says(cluster, tmp_path):
     line = [ray, "job", "submit", f"--address=http://127.0.0.1:{port}", "--", *AFFDIV, "experiment", "run"]
     line += [str(tmp_path / "mine.toml"), "--engine", "ray", "--store", str(tmp_path / "store")]
     environment = {k: v for k, v in cluster.environment.items() if k != "RAY_ADDRESS"}
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
+    end = time.monotonic() + 120
+    while True:  # a cluster that has just started may have no agent yet that takes jobs, and says so
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
+        if "No available agent" not in done.stderr + done.stdout or time.monotonic() > end:
+            break
+        time.sleep(2)
     assert done.returncode == 0 and "8 done" in done.stdout, done.stdout + done.stderr
     text = (tmp_path / "mine.toml").read_text()
     assert table(tmp_path) == undisturbed(tmp_path / "undisturbed", text)
