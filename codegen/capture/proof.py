@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 POINTS = 3
 _PLACES, _SLOPE_PLACES = 24, 5
 _STEP = Decimal(10) ** -20
-_BESIDE = Decimal("1.6180339887")
 _CLOSE, _CLOSE_ROUNDED = 1e-9, 1e-4
 _SPREADS = (0.3, 0.05, 0.0)
 Entries = Mapping[str, Callable[[tuple[int, ...]], Decimal]]
@@ -156,12 +155,12 @@ def _reader(value: Tensor, shift: Tensor | None) -> Callable[[tuple[int, ...]], 
     rows = value.detach().double()
 
     def entry(place: tuple[int, ...]) -> Decimal:
-        """Return an entry as the exact number that it is; beside the tensor, a number that no right result shows.
+        """Return an entry as the exact number that it is; raise NotEvaluable for a place beside the tensor.
 
-        A sum over one index at a time reads there, before the guard of another index makes the product nothing.
+        A factor alone may be looked at there: the evaluator then goes by whole terms, whose guards come first.
         """
         if not all(0 <= k < length for k, length in zip(place, rows.shape, strict=True)):
-            return _BESIDE
+            raise NotEvaluable(f"there is no entry {place} of a tensor of shape {tuple(rows.shape)}")
         found = Decimal(float(rows[place]))
         return found if shift is None else found + _STEP * Decimal(float(shift[place]))
 
