@@ -144,55 +144,29 @@ def lstm(
     return _unrolled(form, input, hx, params, settings, lambda f, x, own, p: lstm_cell(f, x, own, *p))
 
 
-@rule("gru")
-def gru(
-    form: Forming,
-    input: Value,
-    hx: Value,
-    params: Any,
-    has_biases: bool,
-    num_layers: Expr,
-    dropout: Expr,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Value, ...]:
-    """The GRU cell at every place in time, at most 8 of them."""
-    settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-    return _unrolled(form, input, (hx,), params, settings, lambda f, x, own, p: (gru_cell(f, x, own[0], *p),))
+def _over_time(name: str, cell: Callable[..., Value], what: str) -> None:
+    """Enter the rule of a network that takes a cell with one state at every place in time."""
+
+    def network(
+        form: Forming,
+        input: Value,
+        hx: Value,
+        params: Any,
+        has_biases: bool,
+        num_layers: Expr,
+        dropout: Expr,
+        train: bool,
+        bidirectional: bool,
+        batch_first: bool,
+    ) -> tuple[Value, ...]:
+        """Take the steps one after the other."""
+        settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
+        return _unrolled(form, input, (hx,), params, settings, lambda f, x, own, p: (cell(f, x, own[0], *p),))
+
+    network.__doc__ = f"{what} at every place in time, at most {_LONGEST} of them."
+    rule(name)(network)
 
 
-@rule("rnn_tanh")
-def rnn_tanh(
-    form: Forming,
-    input: Value,
-    hx: Value,
-    params: Any,
-    has_biases: bool,
-    num_layers: Expr,
-    dropout: Expr,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Value, ...]:
-    """The cell with tanh at every place in time, at most 8 of them."""
-    settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-    return _unrolled(form, input, (hx,), params, settings, lambda f, x, own, p: (rnn_tanh_cell(f, x, own[0], *p),))
-
-
-@rule("rnn_relu")
-def rnn_relu(
-    form: Forming,
-    input: Value,
-    hx: Value,
-    params: Any,
-    has_biases: bool,
-    num_layers: Expr,
-    dropout: Expr,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Value, ...]:
-    """The cell with relu at every place in time, at most 8 of them."""
-    settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-    return _unrolled(form, input, (hx,), params, settings, lambda f, x, own, p: (rnn_relu_cell(f, x, own[0], *p),))
+_over_time("gru", gru_cell, "The GRU cell")
+_over_time("rnn_tanh", rnn_tanh_cell, "The cell with tanh")
+_over_time("rnn_relu", rnn_relu_cell, "The cell with relu")
