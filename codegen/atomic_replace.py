@@ -6,9 +6,29 @@ import ctypes
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _AT_WORKING_FOLDER, _EXCHANGE = -100, 2  # of Linux: AT_FDCWD and RENAME_EXCHANGE
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside, which takes the place of ``folder`` at the end, or goes if the block fails.
+
+    Raises OSError where no folder can be made beside.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new.", dir=folder.parent))
+    try:
+        staging.chmod(0o755)
+        yield staging
+        for place in [staging, *(path for path in staging.rglob("*") if path.is_dir())]:
+            sync_folder(place)
+        put_in_place(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def put_in_place(staging: Path, folder: Path) -> None:

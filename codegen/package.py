@@ -12,12 +12,11 @@ import hashlib
 import json
 import keyword
 import os
-import shutil
 import sys
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
-from codegen.atomic_replace import put_in_place, sync_folder
+from codegen.atomic_replace import replacing
 from codegen.targets.base import TARGETS
 from derive.errors import UsageError
 
@@ -71,22 +70,15 @@ def write(texts: dict[str, str], folder: Path) -> None:
     A folder that holds a file which was not generated is never replaced.
     """
     _refuse_foreign(folder, texts)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new.", dir=folder.parent))
-    except OSError as problem:
-        raise UsageError(
-            f"cannot write beside {folder}: {problem.strerror}; choose a folder that you may write to"
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            staging = stack.enter_context(replacing(folder))
+        except OSError as problem:
+            raise UsageError(
+                f"cannot write beside {folder}: {problem.strerror}; choose a folder that you may write to"
+            ) from None
         for name, text in texts.items():
             _write_file(staging / name, text)
-        staging.chmod(0o755)
-        for place in [staging, *(path for path in staging.rglob("*") if path.is_dir())]:
-            sync_folder(place)
-        put_in_place(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _refuse_foreign(folder: Path, texts: dict[str, str]) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from codegen.atomic_replace import put_in_place
+from codegen.atomic_replace import replacing
 from derive.atlas import FOLDER, GROUPS
 from derive.errors import UsageError
 from derive.export.summary import CHAPTERS
@@ -45,13 +44,10 @@ def build(folder: Path, pyodide: Path | None = None) -> list[str]:
     files |= {"python.zip": archive(), "layers.json": _json(choices())}
     python = "{}.{}".format(*sys.version_info[:2])
     files[MARK] = _json({"schema": "affdiv.playground/1", "python": python})
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    staging.chmod(0o755)
-    for name, content in files.items():
-        (staging / name).parent.mkdir(exist_ok=True)
-        (staging / name).write_bytes(content)
-    put_in_place(staging, folder)
+    with replacing(folder) as staging:
+        for name, content in files.items():
+            (staging / name).parent.mkdir(exist_ok=True)
+            (staging / name).write_bytes(content)
     return sorted(files)
 
 
