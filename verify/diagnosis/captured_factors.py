@@ -19,6 +19,7 @@ from torch.func import functional_call
 from codegen.capture.at_hand import Inputs, copied, instance_factory, program_at
 from codegen.capture.driver import Captured, read_from
 from codegen.capture.errors import CaptureError
+from codegen.capture.exporting import Program
 from codegen.capture.proof import places_of
 from codegen.ir.interpret import interpret
 from codegen.plans.plain import DiagonalPlan, self_factor_diagonal
@@ -69,7 +70,7 @@ def captured_factors(
         single = copied(module)
         for name, parameter in single.named_parameters():
             parameter.requires_grad_(name in trained)
-        _check_cost(single, inputs)
+        program = _affordable(single, inputs)
         found, _ = read_from(instance_factory(single, inputs, free=False))
         with until(deadline.within(SECONDS_EACH)):
             plan = self_factor_diagonal(found.layer)
@@ -77,7 +78,7 @@ def captured_factors(
         raise NotCaptured(str(problem)) from problem
     except OutOfTime as problem:
         raise NotCaptured("its derivation takes too long") from problem
-    values = _evaluated(found, plan, single, inputs)
+    values = _evaluated(found, plan, program)
     _check(found, plan, values, single, inputs)
     factor = plan.derivation.self_factor
     formula = text(factor.expression)
@@ -89,20 +90,21 @@ def captured_factors(
     )
 
 
-def _check_cost(module: nn.Module, inputs: Inputs) -> None:
+def _affordable(module: nn.Module, inputs: Inputs) -> Program:
+    """Return the program of a module; raise NotCaptured for one that takes too long to derive."""
     program = program_at(module, inputs)
     recurrent = next((n.operator for n in program.nodes if n.operator.startswith(_RECURRENT)), "")
     if recurrent:
         raise NotCaptured(f"{recurrent} takes its steps one after the other, whose derivation is long")
     if len(program.nodes) > _MOST_OPERATORS:
         raise NotCaptured(f"its program has {len(program.nodes)} operators, more than {_MOST_OPERATORS}")
+    return program
 
 
-def _evaluated(found: Captured, plan: DiagonalPlan, module: nn.Module, inputs: Inputs) -> Tensor:
-    """Return the diagonal of the self factor at the arguments of the call."""
-    made = instance_factory(module, inputs, free=False)({})
-    given = {(g.kind, g.path): g.value for g in program_at(module, inputs).given}
-    examples = iter(made.flat)
+def _evaluated(found: Captured, plan: DiagonalPlan, program: Program) -> Tensor:
+    """Return the diagonal of the self factor at the arguments of the call, which the program was taken with."""
+    given = {(g.kind, g.path): g.value for g in program.given}
+    examples = iter(program.made.flat)
     named = {g.path: next(examples) for g in found.samples[0].program.given if g.kind == "input"}
     arrays: dict[str, Any] = {}
     batch = 1
