@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import with_affdiv
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 NOTES = sorted((ROOT / "paper_notes").glob("*.md"))
@@ -50,20 +52,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
     written = re.search(r'Path\("(.*?)"\).write_text\("""\n(.*?)"""\)', README.read_text(encoding="utf-8"), flags=re.S)
     assert written
     (tmp_path / written[1]).write_text(written[2], encoding="utf-8")
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name, target in {
-        "affdiv": f'"{sys.executable}" "{ROOT / "affdiv.py"}"',
-        "python": f'"{sys.executable}"',
-    }.items():
-        script = folder / name
-        script.write_text(f'#!/bin/sh\nexec {target} "$@"\n', encoding="utf-8")
-        script.chmod(0o755)
-    path = os.pathsep.join([str(folder), os.environ["PATH"]])
     shutil.copytree(
         ROOT / "affine_divergence", tmp_path / "affine_divergence", ignore=shutil.ignore_patterns("__pycache__")
     )
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "NO_COLOR": "1"}
+    return with_affdiv(tmp_path / "bin", ROOT, os.environ)
 
 
 def call(arguments: list[str], cwd: Path, environment: dict[str, str]) -> str:
