@@ -127,7 +127,7 @@ def convert(
     what it computes: it is parametrised, wrapped, offloaded, quantised, sharded or held by an adapter, or the code of
     a module around it reads its weight.
 
-    State dicts hold numbers and not what computes with them: keep ``record(model)`` beside them. A model of
+    State dicts hold the numbers and not the classes of the layers: keep ``record(model)`` beside them. A model of
     transformers gets it in its config, as ``config.affine_divergence``, and a buffer whose name shows up as an
     unexpected key where its weights are loaded into a plain model. Convert such a model as a whole: one around it does
     not know.

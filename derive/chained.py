@@ -64,6 +64,7 @@ def paths(layer: Layer) -> int:
     counts: dict[IndexedBase, int] = {p.base: 1 for p in layer.parameters}
 
     def count(expression: Expr) -> int:
+        """Return how many paths lead from an expression to parameters."""
         if isinstance(expression, Indexed):
             return counts.get(expression.base, 0)
         if isinstance(expression, Stopped):
@@ -218,6 +219,7 @@ class ChainedDeriver(Deriver):
         places: dict[IndexedBase, set[int]] = {p.base: set(range(len(p.axes))) for p in self.parameters}
 
         def plain(definition: Definition) -> set[int]:
+            """Return which axes of a definition index, by themselves, a tensor whose places are known."""
             entries = [e for e in definition.expression.atoms(Indexed) if e.base in places]
             used = {e.indices[k] for e in entries for k in places[e.base]}
             return {k for k, index in enumerate(definition.indices) if index in used}

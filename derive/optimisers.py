@@ -107,6 +107,7 @@ def _projected(
     """Derive a step without its part along each weight: ``P - W (W.P)/|W|^2`` for tensors of two or more axes."""
 
     def total(derived: bool) -> Expr:
+        """Return the change of the output: by derived slopes, or by inert ones."""
         terms = []
         for parameter, entry in deriver.entries.items():
             inert = PartialDerivative(deriver.output.entry, entry)
@@ -127,6 +128,7 @@ def _projected(
 
 def _sgdp(deriver: Deriver, base: Derivation) -> Derivation:
     def direction(name: str, entry: Expr, derived: bool) -> Expr:
+        """Return Adam's direction at an entry of a parameter."""
         return deriver.loss_gradients[name] if derived else _gradient(deriver, entry)
 
     return _projected(deriver, base, "sgdp", direction, "take the part of the gradient along each weight out")

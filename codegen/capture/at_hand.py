@@ -45,6 +45,7 @@ def instance_factory(module: nn.Module, inputs: Inputs, free: bool = True) -> Fa
     names = _NAMES[: len(groups)]
 
     def make(**sizes: int) -> Any:
+        """Return a copy of the module and its inputs, their free lengths as asked for."""
         places = {p: sizes[n] for n, group in zip(names, groups, strict=False) for p in group}
         made = _with_lengths(given, places)
         examples: Any = made.positional if not made.named else {**_by_name(module, made.positional), **made.named}
@@ -150,6 +151,7 @@ def _with_lengths(given: Made, places: Mapping[Place, int]) -> Made:
     tensors = iter(range(len(given.flat)))
 
     def resized(value: Tensor) -> Tensor:
+        """Return the next of the tensors with its own new lengths."""
         k = next(tensors)
         for (which, axis), length in places.items():
             if which == k:

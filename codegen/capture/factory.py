@@ -201,6 +201,7 @@ def class_factory(kind: type, example: str | None, words: str) -> Factory:
     more = tuple(dict.fromkeys(a for a in axes if a.isidentifier() and a not in sizes))
 
     def make(**given: int) -> Any:
+        """Return the module at these sizes, and one random input."""
         import torch
 
         module = kind(**{name: given[name] for name in sizes})

@@ -220,6 +220,7 @@ def moved_module(sample: Sample) -> Moved:
             generator = torch.Generator().manual_seed(1)
 
             def near(value: Tensor, spread: float = spread, generator: Any = generator) -> Tensor:
+                """Return a tensor with noise on its real entries."""
                 if not value.is_floating_point():
                     return value
                 noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)

@@ -257,6 +257,8 @@ def concatenated(values: Sequence[Value], dim: int) -> Value:
         total = sympy.expand(total + value.shape[dim])
 
     def joined(parts: Sequence[Callable[[Indices], Expr]]) -> Callable[[Indices], Expr]:
+        """Return the entries of the whole, given those of each tensor."""
+
         def at(i: Indices) -> Expr:
             """Return the entry: that of the one tensor in which the place lies."""
             terms = []

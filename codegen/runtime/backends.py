@@ -181,7 +181,7 @@ def _is_compiled(home: str, dtype: torch.dtype) -> bool:
 
 
 def _tell(problem: Exception) -> None:
-    """Warn once that there are no kernels: what keeps one map from having them keeps others too."""
+    """Warn once that there are no kernels: the same cause leaves other maps without them too."""
     if not _TOLD:
         _TOLD.append(str(problem))
         mend = f"Maps are computed by torch's operations; {VARIABLE}=torch asks for them and ends this warning"

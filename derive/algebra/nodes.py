@@ -169,7 +169,7 @@ class PartialDerivative(Expr):
 
     @property
     def variable(self) -> Expr:
-        """The tensor entry (or scalar symbol) differentiated by."""
+        """The tensor entry (or scalar symbol) with respect to which it is differentiated."""
         return self.args[1]
 
 

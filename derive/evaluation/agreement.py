@@ -95,9 +95,9 @@ def agreement(sides: Sides, seed: int, effort: Effort, patience: Patience | None
     At size one a delta is no condition, a sum has one term and a tangent projection is zero: there, much agrees. So
     every size must have been larger than one; and where nothing is proved, both sides of every edge must have been met
     (``edges``). Where a denominator vanishes the sides say nothing, and such points are passed over: a centred patch of
-    one entry has no energy. What keeps other axes larger may be what makes that patch small, so it is then given up at
-    every second point. Where entries leave the domain of a root or a logarithm, later ones are positive,
-    smaller or larger.
+    one entry has no energy. The wish for sizes larger than one may itself make that patch small, so every second point
+    then goes without it. Where entries leave the domain of a root or a logarithm, later ones are positive, smaller or
+    larger.
     """
     patience = patience or Endless()
     field = field_for([sides.before, sides.after], sides.scope)

@@ -35,7 +35,7 @@ CHANGED = "its calls were others after the step, so that samples cannot be compa
 class Sizes:
     """Of some parameters: squared norms of themselves, their step and their gradient, and -<gradient, step>.
 
-    ``rate``, where there is one, says that the step is minus the gradient by this rate, far above rounding.
+    ``rate``, where there is one, says that the step is minus the gradient times this rate, far above rounding.
     """
 
     weight: float

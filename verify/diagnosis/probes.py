@@ -86,7 +86,7 @@ class Probe:
             before: parameters before the step.
             after: those after it.
             x: the same entries of the input after the step.
-            along: the rate and the gradients, where the parameters went down their gradients by one rate.
+            along: the rate and the gradients, where all parameters moved against their gradients at one rate.
         """
         if torch.equal(x, self.x):
             own = self.step(before, after)

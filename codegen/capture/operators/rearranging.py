@@ -54,6 +54,7 @@ def _around(value: Value, place: int, before: Expr, after: Expr, mode: str) -> l
     first, last = starts[mode]
 
     def part(length: Expr, place_of: Any) -> Value:
+        """Return so many places of the tensor, each read where a function of its place says."""
         shape = [length if k == place else m for k, m in enumerate(value.shape)]
         grains = [plain(length) if k == place else g for k, g in enumerate(value.grains)]
         return value.reindexed(shape, lambda i: (*i[:place], sympy.expand(place_of(i[place])), *i[place + 1 :]), grains)
@@ -206,6 +207,7 @@ def diagonal_of(form: Forming, self: Value, offset: Expr = ZERO, dim1: Expr = ZE
     down, across = (ZERO, offset) if form.size(sympy.sympify(offset)) >= 0 else (-offset, ZERO)
 
     def back(i: Indices) -> Indices:
+        """Return where in the whole tensor an entry of the diagonal stands."""
         places = dict(zip(kept, i, strict=False))
         return tuple(
             i[-1] + down if k == a else i[-1] + across if k == b else places[k] for k in range(len(self.shape))
