@@ -32,7 +32,7 @@ from derive.forward_map import Definition
 from derive.record import CancellingMap, Claim, Derivation, Status, Step, Verdict
 
 SECONDS = 8.0
-_PROOFS = 16  # comparing normal forms takes at most one in so many parts of the whole time, a step
+_STEPS = 250  # of a proof by normal forms, for each second of the whole time: a tenth of that time on a slow machine
 _DEAR_STEPS = 4  # in most derivations a few steps take most of the time: each gets its share of what is left
 _MAX_OPERATIONS = 1_000
 _MOST_KNOWN = 256
@@ -168,12 +168,12 @@ def _verdict(step: Step, seed: int) -> Verdict:
 
 
 def _proved(step: Step) -> bool:
-    """Compare normal forms for a while: what takes longer is sampled."""
+    """Compare normal forms, so many steps: what takes more is sampled, on every machine."""
     go_on()
     scope = {definition.base: definition for definition in step.scope}
     time = remaining().part(2)
     try:
-        with until(time.within(time.whole / _PROOFS)):
+        with until(time.steps(int(_STEPS * time.whole))):
             return _provable(step, scope)
     except OutOfTime:
         go_on()

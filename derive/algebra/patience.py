@@ -1,4 +1,7 @@
-"""A limit on the processor time that a proof may take: normal forms can grow without end."""
+"""A limit on the time and on the steps that a proof may take: normal forms can grow without end.
+
+Steps are what decides whether a proof is found: their number is the same on a slow machine and on a quick one.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import inf
 
 
 class OutOfTime(Exception):
@@ -13,19 +17,28 @@ class OutOfTime(Exception):
 
 
 class Deadline:
-    """So many seconds of this process's time, from now on, of a ``whole`` of so many."""
+    """So many seconds of this process's time, from now on, of a ``whole`` of so many; or earlier, after ``steps``."""
 
-    def __init__(self, seconds: float, whole: float | None = None) -> None:
+    def __init__(self, seconds: float, whole: float | None = None, steps: float = inf) -> None:
         self.seconds, self.whole = seconds, seconds if whole is None else whole
         self._end = time.process_time() + seconds
+        self._steps = steps
 
     def over(self) -> bool:
-        """Return whether the time is up."""
-        return time.process_time() > self._end
+        """Return whether the time is up or the steps are taken."""
+        return self._steps < 0 or time.process_time() > self._end
+
+    def step(self) -> None:
+        """Count one step."""
+        self._steps -= 1
 
     def within(self, seconds: float) -> Deadline:
         """Return a deadline of so many seconds from now, and no later than this one."""
         return Deadline(max(0.0, min(seconds, self._left())), self.whole)
+
+    def steps(self, count: int) -> Deadline:
+        """Return a deadline of so many steps, and no later than this one."""
+        return Deadline(max(0.0, self._left()), self.whole, count)
 
     def part(self, count: int) -> Deadline:
         """Return the deadline of one of ``count`` that share what is left of this one's time."""
@@ -50,7 +63,7 @@ def until(deadline: Deadline) -> Iterator[None]:
 
 def remaining() -> Deadline:
     """Return the deadline at hand; one that never comes where there is none."""
-    return _current.get() or Deadline(float("inf"))
+    return _current.get() or Deadline(inf)
 
 
 class Watch:
@@ -62,7 +75,10 @@ class Watch:
 
 
 def go_on() -> None:
-    """Raise ``OutOfTime`` if there is a deadline and it is over."""
+    """Count one step towards the deadline at hand, if there is one; raise ``OutOfTime`` if it is over."""
     deadline = _current.get()
-    if deadline is not None and deadline.over():
+    if deadline is None:
+        return
+    deadline.step()
+    if deadline.over():
         raise OutOfTime

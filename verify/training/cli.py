@@ -88,7 +88,7 @@ def run(
     from verify.training.store import Store
 
     again = wanted(retry_where or ())
-    experiment = _experiment(name, scale)
+    experiment = experiment_of(name, scale)
     source = _source(experiment, data)
     chosen = _engine(engine)
     _one_of("--device", device, DEVICES)
@@ -120,7 +120,7 @@ def status(name: Name, store: StorePath = STORE, scale: Scale = "cpu", data: Dat
 
     with Store(store, read_only=True) as opened:
         opened.check()
-        _demand_same(opened, name, _experiment(name, scale), data)
+        _demand_same(opened, name, experiment_of(name, scale), data)
         _print(summary(opened, _name(name)), json)
 
 
@@ -151,7 +151,7 @@ def export(
         check_folder(output.parent, (output.name,), "-o")
     with Store(store, read_only=True) as opened:
         opened.check()
-        _demand_same(opened, name, _experiment(name, scale), data)
+        _demand_same(opened, name, experiment_of(name, scale), data)
         rows = opened.rows(_name(name))
     if output is None:
         typer.echo(to_csv(rows), nl=False)
@@ -169,7 +169,7 @@ def plan(name: Name, scale: Scale = "cpu", data: Data = None, json: Json = False
     from verify.training.plan import text
     from verify.training.worker import data_of
 
-    experiment = _experiment(name, scale)
+    experiment = experiment_of(name, scale)
     source = _source(experiment, data)
     found = planned(experiment, lambda config: data_of(config, source))
     print_json(found.to_json()) if json else typer.echo(text(found))
@@ -179,7 +179,7 @@ def _name(given: str) -> str:
     return Path(given).stem if given.endswith(".toml") else given
 
 
-def _experiment(given: str, scale: str) -> Experiment:
+def experiment_of(given: str, scale: str = "cpu") -> Experiment:
     """Return the experiment of a file, or the bundled one of a name, at a scale."""
     from verify.training.experiment import SCALES, load_experiment
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from verify.claims.command import Stores, Tables
-from verify.training.cli import STORE, Json
+from verify.training.cli import STORE, Json, experiment_of
 
 if TYPE_CHECKING:
     from verify.hypotheses import Finding
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from verify.training.sources import Source
 
 Experiments = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
-        metavar="FILE", help="An experiment file whose own hypotheses are judged on its trials; may be repeated."
+        metavar="NAME|FILE.toml",
+        help="An experiment whose own hypotheses are judged on its trials; may be repeated.",
     ),
 ]
 
@@ -48,8 +49,9 @@ def report(
 
     check_folder(output.parent, (output.name,), "--output")
     sources = load_sources(table or (), store or (() if table else (STORE,)))
+    declared = _own(experiment or (), sources)
     make_folder(output.parent, "--output")
-    judged = judge_all([source.trials for source in sources], _own(experiment or (), sources))
+    judged = judge_all([source.trials for source in sources], declared)
     findings = {source.name: found for source, found in zip(sources, judged, strict=True)}
     write_text(output, render(sources, findings))
     if json:
@@ -63,17 +65,16 @@ def report(
     typer.echo(f"written: {output}")
 
 
-def _own(files: Sequence[Path], sources: Sequence[Source]) -> list[tuple[Hypothesis, ...]]:
-    """Return the hypotheses that files declare for each source; UsageError for a file of which no source has trials."""
+def _own(experiments: Sequence[str], sources: Sequence[Source]) -> list[tuple[Hypothesis, ...]]:
+    """Return the hypotheses that are declared for each source; UsageError for an experiment without trials here."""
     from derive.errors import UsageError
-    from verify.training.experiment import load_experiment
 
     own: dict[str, tuple[Hypothesis, ...]] = {source.name: () for source in sources}
-    for file in files:
-        known = load_experiment(file)
+    for given in experiments:
+        known = experiment_of(given)
         if known.name not in own:
             raise UsageError(
-                f"--experiment {file}: there are no trials of {known.name!r}, only of {', '.join(own)}; run it first, "
+                f"--experiment {given}: there are no trials of {known.name!r}, only of {', '.join(own)}; run it first, "
                 "or give its table or store"
             )
         own[known.name] = known.hypotheses

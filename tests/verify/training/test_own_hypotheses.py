@@ -150,3 +150,6 @@ def test_plan_and_report_know_them(tmp_path, capsys):
     other = path.rename(tmp_path / "other.toml")
     assert affdiv.run([*words, "--experiment", str(other)]) == 2
     assert "there are no trials of 'other', only of mine" in capsys.readouterr().err
+    assert affdiv.run([*words, "--experiment", "smoke"]) == 2 and "no trials of 'smoke'" in capsys.readouterr().err
+    assert affdiv.run([*words[:3], "-o", str(tmp_path / "new" / "page.html"), "--experiment", "nothing"]) == 2
+    assert "no experiment 'nothing' is bundled" in capsys.readouterr().err and not (tmp_path / "new").exists()
