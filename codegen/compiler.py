@@ -4,7 +4,7 @@
     solve            Layer -> cancelling maps                     ``derive.cancel``; ``plans.solve_at`` at an angle
     plan             map -> programs, settings, digest            ``plans``
       lower          Layer -> Program                             ``lower``
-      differentiate  Program -> backward and tangent programs     ``passes.adjoint``, ``stepwise``, ``tangent``
+      differentiate  Program -> backward and tangent programs     ``passes.differentiate``, ``reassociate``
       make safe      Program -> scales in range, types, zeros     ``passes.ranges``, ``accumulation``, ``value_at_zero``
     recognise        Layer -> a form of the catalogue, or none    ``plans.row_form``, ``plans.patch_form``
     print            plans -> files, target by target             ``targets.base.Target``: ``schedule``, then a printer

@@ -261,6 +261,16 @@ class Program:
         )
 
 
+def gradient_name(name: str) -> str:
+    """Return the name of the gradient with respect to an input: ``dx`` for ``x``."""
+    return f"d{name}"
+
+
+def tangent_name(name: str) -> str:
+    """Return the name of the tangent of a value: ``x_t`` for ``x``."""
+    return f"{name}_t"
+
+
 def name_of(entry: Indexed) -> str:
     """Return the name of the tensor that an entry belongs to."""
     return str(entry.base.label)

@@ -17,14 +17,23 @@ from functools import partial
 import sympy
 from sympy import Expr, Indexed, Mul
 
-from codegen.ir.program import Gather, Instruction, Mask, Peak, Pointwise, Program, Value, name_of
+from codegen.ir.program import (
+    Gather,
+    Instruction,
+    Mask,
+    Peak,
+    Pointwise,
+    Program,
+    Value,
+    gradient_name,
+    name_of,
+    tangent_name,
+)
 from codegen.lower.arrange import support
 from codegen.lower.counted import counted
 from codegen.lower.functions import printable
 from codegen.lower.gather_layout import indices_of, placement
 from codegen.lower.sums import Emitter, Key
-from codegen.passes.adjoint import gradient_name
-from codegen.passes.tangent import tangent_name
 from derive.algebra.eliminate import is_guard
 from derive.algebra.index import Index
 from derive.algebra.nodes import Divides, IndexedSum, IndexTensor, Within, rename, tensor

@@ -12,8 +12,7 @@ from dataclasses import replace
 
 from sympy import Symbol
 
-from codegen.passes.adjoint import gradient_name
-from codegen.passes.tangent import tangent_name
+from codegen.ir.program import gradient_name, tangent_name
 from derive.algebra.nodes import rename, tensor
 from derive.errors import UsageError
 from derive.forward_map import BATCH, Definition, Layer

@@ -17,8 +17,8 @@ import sympy
 from sympy import Expr, Indexed, Mul, Symbol
 
 from codegen.ir.program import Contract, Instruction, Pointwise, Program, Value, name_of
-from codegen.passes.adjoint import Backward
 from codegen.passes.ranges import range_safe
+from codegen.passes.reassociate import Backward
 from codegen.plans.angles import AnglePlan, Scalar, radius, turn, turning
 from codegen.plans.rows import Plan
 from derive.algebra.nodes import IndexedSum

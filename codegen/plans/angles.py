@@ -20,10 +20,9 @@ from dataclasses import dataclass
 import sympy
 from sympy import Add, Expr, Indexed, Symbol
 
-from codegen.ir.program import Program, ProgramError, Value, name_of
+from codegen.ir.program import Program, ProgramError, Value, name_of, tangent_name
 from codegen.lower.sums import Emitter
 from codegen.passes.power_series import Series, expanded, root, simplified, slope, times, waves
-from codegen.passes.tangent import tangent_name
 from codegen.passes.value_at_zero import limit_at_zero
 from codegen.plans.digest import digest
 from derive.algebra.differentiate import differentiate

@@ -5,7 +5,7 @@
     backward    the output's cotangent, inputs, parameters, kept -> gradients
     tangent     inputs, parameters, kept, tangents -> the output's tangent
 
-Everything is lowered by ``gathering`` and differentiated in ``stepwise``. Scales are made finite where there is no
+Everything is lowered by ``gathering`` and differentiated in ``differentiate``. Scales are made finite where there is no
 energy (``value_at_zero``).
 """
 
@@ -21,7 +21,7 @@ from codegen.ir.program import Pointwise, Program, name_of
 from codegen.lower.gathering import lower_gathered
 from codegen.lower.safe_names import check_public_names, local_names, with_names
 from codegen.passes.accumulation import Types, choose_types
-from codegen.passes.stepwise import forward_mode, reverse
+from codegen.passes.differentiate import forward_mode, reverse
 from codegen.passes.value_at_zero import finite_at_zero
 from codegen.plans.digest import digest
 from derive.errors import UsageError

@@ -15,8 +15,8 @@ from sympy import Expr
 
 from codegen.ir.program import Convolve, Instruction, Magnitude, Pointwise, Program, Value, name_of
 from codegen.lower.definitions import lower
+from codegen.passes.differentiate import Rescaling, forward_mode, reverse
 from codegen.passes.ranges import singular_at_zero
-from codegen.passes.stepwise import Rescaling, forward_mode, reverse
 from codegen.plans.digest import digest
 from codegen.plans.rows import lower_bound
 from derive.algebra.normal import normalise

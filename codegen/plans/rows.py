@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 import sympy
 from sympy import Dummy, Expr
 
-from codegen.ir.program import Pointwise, Program, Value
+from codegen.ir.program import Pointwise, Program, Value, tangent_name
 from codegen.lower.definitions import lower
 from codegen.lower.sums import Emitter
-from codegen.passes.adjoint import Backward, adjoint
 from codegen.passes.ranges import range_safe
+from codegen.passes.reassociate import Backward, gradients, tangent
 from codegen.passes.scaled_input import Direction, find_direction
-from codegen.passes.tangent import tangent, tangent_name
 from codegen.plans.digest import digest
 from codegen.plans.initialise import weight_deviation
 from derive.algebra.differentiate import expand_definitions
@@ -81,7 +80,7 @@ def plan(solution: CancellingMap) -> Plan:
     if len(layer.inputs) != 1 or len(layer.scalars) != 1:
         raise UsageError(f"map {layer.name!r}: code exists for maps with one input and the one setting kappa")
     program = lower(layer)
-    backward = adjoint(program, [v.name for v in program.inputs])
+    backward = gradients(program, [v.name for v in program.inputs])
     direction = backward.direction or find_direction(program, backward.saved)
     if len(backward.saved) != 1 or direction is None:
         raise UsageError(

@@ -15,12 +15,21 @@ from functools import cache
 
 from sympy import Expr, Indexed
 
-from codegen.ir.program import Contract, Instruction, Magnitude, Pointwise, Program, ProgramError, Value
+from codegen.ir.program import (
+    Contract,
+    Instruction,
+    Magnitude,
+    Pointwise,
+    Program,
+    ProgramError,
+    Value,
+    gradient_name,
+    tangent_name,
+)
 from codegen.lower.definitions import lower
-from codegen.passes.adjoint import adjoint, gradient_name
 from codegen.passes.ranges import range_safe
+from codegen.passes.reassociate import gradients, tangent
 from codegen.passes.scaled_input import Direction
-from codegen.passes.tangent import tangent, tangent_name
 from codegen.plans.digest import digest
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.equality import equal
@@ -70,11 +79,11 @@ def unit_rows() -> UnitRows:
     if not equal(_product_of_rows(unit, scores), _scores(scores)):
         raise ProgramError(f"{scores.name!r} is not the product of rows of {unit.name!r} that is printed for it")
     program = lower(unit)
-    (kept,) = adjoint(program, [t.name for t in unit.inputs]).saved
+    (kept,) = gradients(program, [t.name for t in unit.inputs]).saved
     program = _renamed(program, {kept: SCALE})
-    whole = adjoint(program, [t.name for t in unit.inputs])
+    whole = gradients(program, [t.name for t in unit.inputs])
     of_scale = program.restricted(f"{program.name}/scale", (SCALE,))
-    by_scale = adjoint(of_scale, [t.name for t in unit.inputs], (SCALE,))
+    by_scale = gradients(of_scale, [t.name for t in unit.inputs], (SCALE,))
     if whole.direction is None or by_scale.direction is None:
         raise ProgramError(f"{program.name!r}: {_NEEDS_MORE}")
     output = program.outputs[0]

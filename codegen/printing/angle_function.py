@@ -8,8 +8,7 @@ from typing import Any
 import sympy
 from sympy import Expr
 
-from codegen.ir.program import Program
-from codegen.passes.tangent import tangent_name
+from codegen.ir.program import Program, tangent_name
 from codegen.plans.angle_rows import coefficient_names
 from codegen.plans.angles import AnglePlan, Scalar, radius, scaled_length, turn, turning
 from codegen.printing.expressions import ExpressionPrinter

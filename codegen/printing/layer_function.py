@@ -8,9 +8,8 @@ from typing import Any
 
 from sympy import Symbol
 
-from codegen.ir.program import Program
+from codegen.ir.program import Program, tangent_name
 from codegen.lower.safe_names import local_sizes
-from codegen.passes.tangent import tangent_name
 from codegen.plans.layers import LayerPlan
 from codegen.printing.naming import listed, pascal, snake
 from codegen.printing.torch_layer_lines import LayerPrinter

@@ -8,7 +8,7 @@ import pytest
 
 import derive
 from codegen.lower.definitions import lower
-from codegen.passes.adjoint import adjoint
+from codegen.passes.reassociate import gradients
 from codegen.plans.rows import plan
 
 MAPS = ["affine-like", "norm-like", "linear/norm-like"]
@@ -32,7 +32,7 @@ def forward(solution):
 
 @pytest.fixture
 def backward(forward):
-    return adjoint(forward, [v.name for v in forward.inputs])
+    return gradients(forward, [v.name for v in forward.inputs])
 
 
 @functools.cache

@@ -11,8 +11,8 @@ import derive
 from codegen.ir.interpret import interpret
 from codegen.ir.program import Contract, Convolve, Pointwise, ProgramError, name_of
 from codegen.lower.definitions import lower
-from codegen.passes.differentials import explicit_in
-from codegen.passes.stepwise import forward_mode, reverse
+from codegen.passes.differentiate import forward_mode, reverse
+from codegen.passes.reassociate import explicit_in
 from codegen.plans.patches import patch_plan
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.nodes import PartialDerivative, rename

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from codegen.ir.program import Program
-from codegen.passes.tangent import tangent_name
+from codegen.ir.program import Program, tangent_name
 from codegen.plans.layers import LayerPlan
 from codegen.printing.layer_function import formulas, layer_sizes
 from codegen.printing.naming import snake

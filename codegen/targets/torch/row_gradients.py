@@ -16,7 +16,7 @@ from typing import Any
 from sympy import Expr, Indexed
 
 from codegen.ir.program import Contract, Instruction, Program, Value, name_of
-from codegen.passes.adjoint import Backward
+from codegen.passes.reassociate import Backward
 from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.torch_lines import Style, TorchPrinter, printed
 from derive.errors import UsageError

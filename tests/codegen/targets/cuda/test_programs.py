@@ -10,8 +10,8 @@ import torch
 from codegen.ir.interpret import interpret
 from codegen.ir.program import Contract, Magnitude, Pointwise, Program, Value
 from codegen.lower.definitions import lower
-from codegen.passes.adjoint import adjoint
 from codegen.passes.ranges import range_safe
+from codegen.passes.reassociate import gradients
 from codegen.printing.launches import printed, variants
 from codegen.targets.cuda import target as cuda_target
 from derive.algebra.index import Index, size_symbol
@@ -82,7 +82,7 @@ def test_a_member_of_the_family_at_any_angle(host, name):
     agrees(host, program)
     for scale in [i.target.name for i in program.instructions if isinstance(i, Pointwise)][:-1]:
         agrees(host, range_safe(program, scale))
-    backward = adjoint(program, [v.name for v in program.inputs]).program
+    backward = gradients(program, [v.name for v in program.inputs]).program
     for _, choices in variants(backward):
         for choice in choices:
             agrees(host, backward.restricted("p", choice))

@@ -5,7 +5,7 @@ import sympy
 
 from codegen.ir.program import Contract, Pointwise, Program, Value, name_of
 from codegen.lower.definitions import lower
-from codegen.passes.adjoint import adjoint
+from codegen.passes.reassociate import gradients
 from codegen.printing.c_storage import storage
 from codegen.printing.launches import printed, variants
 from codegen.schedule.hoist import hoisted
@@ -95,7 +95,7 @@ def test_a_choice_by_cases_and_single_names_stay():
 def test_what_no_kernel_does_is_left_to_torch():
     """A result that is made of a sum of rows afterwards: the angle pi/3 scales the bias."""
     solved = solve(layer("affine"), sympy.pi / 3)["angle"]
-    backward = adjoint(lower(solved.mapped), ["b"]).program
+    backward = gradients(lower(solved.mapped), ["b"]).program
     columns, plain = schedule(backward)
     assert isinstance(columns, Columns) and isinstance(plain, Plain)
     lines = printed(backward, "angle", "g").lines
@@ -106,7 +106,7 @@ def test_what_no_kernel_does_is_left_to_torch():
 def test_every_value_is_computed_once_and_after_what_it_reads():
     for angle in (sympy.atan(2 * r), sympy.exp(-r), sympy.pi / 3):
         program = lower(solve(layer("affine"), angle)["angle"].mapped)
-        for whole in (program, adjoint(program, [v.name for v in program.inputs]).program):
+        for whole in (program, gradients(program, [v.name for v in program.inputs]).program):
             known = {v.name for v in whole.inputs}
             for step in schedule(whole):
                 for instruction in step.instructions if isinstance(step, Rows) else (step.instruction,):

@@ -1,12 +1,15 @@
-"""Reverse and forward mode one instruction at a time, for programs with convolutions and with gathers.
+"""Reverse and forward mode, one instruction at a time, for every program; derivatives of scalars by SymPy.
 
     Convolve   T = sum A B where links hold     dA += sum dT B over the indices that A lacks, where the links hold
     Contract   T = sum A B                      the same without links
     Pointwise  T = F(a, b)                      da += sum dT F_a over the indices that a lacks
     Gather     T = A[positions]                 dA += dT at these positions, added up: a scatter
 
+    Forward mode is the same the other way round: T. = F_a a. + F_b b.
+
 Every cotangent is a value of its own, so that a sum over patches is taken once, of one number a position. Only
-``saved`` values are read from the forward pass; what else is needed of it is computed again.
+``saved`` values are read from the forward pass; what else is needed of it is computed again. Programs of rows are
+arranged anew afterwards (``reassociate``).
 """
 
 from __future__ import annotations
@@ -30,11 +33,12 @@ from codegen.ir.program import (
     Scatter,
     Value,
     entries,
+    gradient_name,
     name_of,
+    tangent_name,
 )
 from codegen.lower.sums import Emitter, joint_name
-from codegen.passes.differentials import partials
-from codegen.passes.tangent import tangent_name
+from codegen.passes.slopes import slope
 from derive.algebra.index import Index
 from derive.algebra.nodes import rename
 
@@ -93,7 +97,7 @@ class _Reverse:
 
     def __init__(self, program: Program, cotangent: Value) -> None:
         self._program = program
-        self.emitter = _emitter(program, (cotangent,), {f"d{v.name}" for v in program.inputs})
+        self.emitter = _emitter(program, (cotangent,), {gradient_name(v.name) for v in program.inputs})
         self._terms: dict[str, list[Expr]] = {program.outputs[0]: [cotangent.entry]}
         for instruction in reversed(program.instructions):
             name = instruction.target.name
@@ -103,7 +107,7 @@ class _Reverse:
     def result(self, name: str, rescaling: Rescaling | None) -> str:
         """Emit the gradient with respect to an input and return its name."""
         value = self._program.values[name]
-        target = replace(value, name=f"d{name}")
+        target = replace(value, name=gradient_name(name))
         equation = f"{self._program.name}/backward-{target.name}"
         total = Add(*self._terms.get(name, []))
         alone = isinstance(total, Indexed) and not self._shared(name_of(total), name)
@@ -123,14 +127,14 @@ class _Reverse:
         total = Add(*self._terms[name])
         if isinstance(total, Indexed) and total.indices == value.indices:
             return Value(name_of(total), value.indices)
-        target = Value(self.emitter.fresh(f"d{name}"), value.indices)
+        target = Value(self.emitter.fresh(gradient_name(name)), value.indices)
         self.emitter.assign(target, total)
         return target
 
     def _push(self, instruction: Instruction, cotangent: Indexed) -> None:
         if isinstance(instruction, Pointwise):
-            for entry, slope in partials(instruction):
-                self._add(entry, self._summed(cotangent, slope, entry))
+            for entry, rate in _partials(instruction):
+                self._add(entry, self._summed(cotangent, rate, entry))
             return
         if isinstance(instruction, Gather):
             self._add(instruction.operand, self._scattered(instruction, cotangent))
@@ -149,7 +153,7 @@ class _Reverse:
         if isinstance(instruction, Contract):
             return self.emitter.contraction(factors, summed)
         given = any(v.name == name_of(operand) for v in self._program.inputs)
-        name = self.emitter.fresh(joint_name(factors) if given else f"d{name_of(operand)}")
+        name = self.emitter.fresh(joint_name(factors) if given else gradient_name(name_of(operand)))
         target = Value(name, tuple(operand.indices))
         return self.emitter.convolution(factors, summed, instruction.links, target)
 
@@ -157,17 +161,17 @@ class _Reverse:
         """Emit the cotangent of a gathered tensor at the indices of the instruction's operand."""
         operand = instruction.operand
         given = any(v.name == name_of(operand) for v in self._program.inputs)
-        name = f"{name_of(operand)}_part" if given else f"d{name_of(operand)}"
+        name = f"{name_of(operand)}_part" if given else gradient_name(name_of(operand))
         target = Value(self.emitter.fresh(name), tuple(operand.indices))
         self.emitter.append(Scatter(target, cotangent, instruction.positions))
         return target.entry
 
-    def _summed(self, cotangent: Indexed, slope: Expr, entry: Indexed) -> Expr:
-        """Return the sum of ``cotangent * slope`` over the indices that an entry lacks; what varies not stays out."""
+    def _summed(self, cotangent: Indexed, rate: Expr, entry: Indexed) -> Expr:
+        """Return the sum of ``cotangent * rate`` over the indices that an entry lacks; what varies not stays out."""
         missing = sorted(set(cotangent.indices) - set(entry.indices), key=Index.sort_key)
         if not missing:
-            return cotangent * slope
-        parts = Mul.make_args(slope)
+            return cotangent * rate
+        parts = Mul.make_args(rate)
         inside = [p for p in parts if any(i in e.indices for e in entries(p) for i in missing)]
         outside = Mul(*(p for p in parts if p not in inside))
         return outside * self.emitter.contraction(self.emitter.operands([cotangent, *inside]), missing)
@@ -217,8 +221,7 @@ def _read_again(program: Program, tangent: Indexed, reader: Instruction) -> bool
 def _tangent_terms(emitter: Emitter, instruction: Instruction, moving: set[str]) -> list[Expr]:
     """Return the parts of an instruction's tangent, one for each entry that moves."""
     if isinstance(instruction, Pointwise):
-        pairs = [(e, slope) for e, slope in partials(instruction) if name_of(e) in moving]
-        return [slope * _moved(e) for e, slope in pairs]
+        return [rate * _moved(e) for e, rate in _partials(instruction) if name_of(e) in moving]
     if isinstance(instruction, Gather):
         if name_of(instruction.operand) not in moving:
             return []
@@ -233,6 +236,11 @@ def _tangent_terms(emitter: Emitter, instruction: Instruction, moving: set[str])
         others.remove(operand)
         terms.append(operands.count(operand) * _replayed(emitter, instruction, [_moved(operand), *others]))
     return terms
+
+
+def _partials(instruction: Pointwise) -> list[tuple[Indexed, Expr]]:
+    """Return each entry read with the derivative with respect to it."""
+    return [(e, slope(instruction.expression, e, instruction.target.entry)) for e in entries(instruction.expression)]
 
 
 def _replayed(emitter: Emitter, instruction: Sum, operands: list[Indexed]) -> Indexed:

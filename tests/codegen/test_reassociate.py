@@ -9,8 +9,7 @@ import derive
 from codegen.ir.interpret import interpret
 from codegen.ir.program import Contract, Pointwise, Program, ProgramError, name_of
 from codegen.lower.definitions import lower
-from codegen.passes.adjoint import adjoint
-from codegen.passes.differentials import explicit_in
+from codegen.passes.reassociate import explicit_in, gradients
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.equality import equal
 from derive.algebra.index import Index, size_symbol
@@ -117,7 +116,7 @@ def check_against_autograd(forward, sizes, function):
     z = function(*tensors)
     cotangent = torch.tensor(rng.normal(size=z.shape))
     expected = torch.autograd.grad(z, tensors, cotangent)
-    backward = adjoint(forward, list(arrays))
+    backward = gradients(forward, list(arrays))
     kept = Program("kept", forward.inputs, forward.scalars, forward.instructions, backward.saved)
     saved = interpret(kept, arrays, {"kappa": 1.7}, sizes)
     results = interpret(backward.program, {**arrays, **saved, "g": cotangent.numpy()}, {"kappa": 1.7}, sizes)
@@ -138,20 +137,20 @@ def test_map_gradients_equal_autograd(solution, forward):
 
 def test_a_corrupted_pass_is_caught(solution, forward, monkeypatch):
     """The tests above are gates: a wrong derivative rule must not pass them."""
-    from codegen.passes import differentials
+    from codegen.passes import differentiate
 
-    right = differentials.slope
-    monkeypatch.setattr(differentials, "slope", lambda *arguments: 2 * right(*arguments))
+    right = differentiate.slope
+    monkeypatch.setattr(differentiate, "slope", lambda *arguments: 2 * right(*arguments))
     with pytest.raises(AssertionError):
         test_map_gradients_equal_autograd(solution, forward)
 
 
 def test_an_unknown_name_is_refused(forward):
     with pytest.raises(ProgramError, match="no input 'V'"):
-        adjoint(forward, ["V"])
+        gradients(forward, ["V"])
 
 
 def test_only_the_wanted_gradients_are_computed(forward):
-    only = adjoint(forward, ["W"]).program
+    only = gradients(forward, ["W"]).program
     assert only.outputs == ("dW",)
     assert "gW" not in only.values
