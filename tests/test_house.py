@@ -161,7 +161,7 @@ def test_generated_layers_import_torch_and_themselves_only() -> None:
     [
         ("derive", "import torch", {"torch"}),
         ("derive", "def f():\n    import torch.nn", {"torch"}),
-        ("derive", "from codegen.lower.definitions import lower", {"codegen"}),
+        ("derive", "from codegen.lower.gathering import lower", {"codegen"}),
         ("codegen", "import torch", {"torch"}),
         ("codegen", "class A:\n    import torch", {"torch"}),
         ("codegen", "try:\n    import torch\nexcept ImportError:\n    pass", {"torch"}),

@@ -5,7 +5,8 @@
     x[s,2*p]/E[s,p + 1]*Within(...)        the divisor is gathered without zeros outside, and the guard is a mask
     delta(t[s,p], t[s,q])                  a mask
 
-Sums then are contractions of plain entries. ``codegen.lower.definitions`` comes first: it knows convolutions.
+Sums then are contractions of plain entries. Where ``convolutions`` are asked for, a sum whose positions are links of
+one is left whole.
 """
 
 from __future__ import annotations
@@ -43,16 +44,17 @@ from derive.errors import UsageError
 from derive.forward_map import BATCH, Layer, Tensor
 
 
-def lower_gathered(layer: Layer) -> Program:
+def lower(layer: Layer, convolutions: bool = False) -> Program:
     """Return the forward program of any layer; its inputs are the layer's inputs, then its parameters.
 
-    Equations are named as ``codegen.lower.definitions`` names them.
+    Equations are named ``<layer>/define-<name>`` for definitions and ``<layer>/forward`` for the output. With
+    ``convolutions``, sums over patches are convolutions, not contractions of what was gathered.
     """
     inputs = tuple(_declared(t) for t in (*layer.inputs, *layer.parameters))
     definitions = (*layer.definitions, layer.output)
     taken = frozenset({d.name for d in definitions} | {str(size) for size in layer.sizes})
     taken |= {gradient_name(v.name) for v in inputs}
-    emitter = GatheringEmitter({v.name: v for v in inputs}, taken=taken)
+    emitter = GatheringEmitter({v.name: v for v in inputs}, taken=taken, convolutions=convolutions)
     for definition in definitions:
         word = "forward" if definition is layer.output else f"define-{definition.name}"
         target = Value(definition.name, definition.indices)
@@ -73,6 +75,7 @@ class GatheringEmitter(Emitter):
     """An emitter that gathers; what was gathered, masked or computed pointwise once is not computed again."""
 
     placed: dict[object, Value] = field(default_factory=dict)
+    convolutions: bool = False
 
     def fresh(self, stem: str) -> str:
         """Return an unused name that is no tangent's: the stem, with a number if need be."""
@@ -89,6 +92,9 @@ class GatheringEmitter(Emitter):
         if isinstance(expression, Indexed):
             return self._entry(expression)
         if isinstance(expression, IndexedSum):
+            convolved = self._convolved(expression)
+            if convolved is not None:
+                return convolved
             coefficient, operands = self._factors(expression.body)
             return coefficient * self.contraction(operands, expression.bound)
         if is_guard(expression) or expression.is_Mul:
@@ -171,11 +177,20 @@ class GatheringEmitter(Emitter):
 
     def _summed_into(self, target: Value, total: IndexedSum, equation: str) -> bool:
         """Emit a sum without a coefficient straight into a target; return whether it has none."""
+        if self._convolved(total, target, equation) is not None:
+            return True
         coefficient, operands = self._factors(total.body)
         if coefficient != 1 or {i for o in operands for i in o.indices} - set(total.bound) != set(target.indices):
             return False
         self.contraction(operands, total.bound, target, equation)
         return True
+
+    def _convolved(self, total: IndexedSum, target: Value | None = None, equation: str = "") -> Indexed | None:
+        """Emit a sum as a convolution if it is one, and convolutions are asked for; return its entry."""
+        found = self.relations(total) if self.convolutions else None
+        if found is None or found.odd is not None or not found.links:
+            return None
+        return self.convolution(self.operands(found.factors), found.bound, found.links, target, equation)
 
     def _factors(self, body: Expr) -> tuple[Expr, list[Indexed]]:
         """Return the factors of a product as plain entries, and the coefficient that carries none."""

@@ -20,7 +20,7 @@ from sympy import Expr, Indexed, Mul
 from codegen.ir.link import Link
 from codegen.ir.program import Contract, Convolve, Instruction, Pointwise, ProgramError, Value, name_of
 from codegen.lower.arrange import arranged, support
-from codegen.lower.links import relations
+from codegen.lower.links import Relations, relations
 from derive.algebra.index import Index
 from derive.algebra.nodes import IndexedSum
 from derive.errors import UsageError
@@ -70,14 +70,18 @@ class Emitter:
         return expression.func(*(self.without_sums(a) for a in expression.args))
 
     def _sum(self, total: IndexedSum, target: Value | None = None, equation: str = "") -> Indexed:
-        kernels = {i.size for v in self.values.values() if BATCH not in v.indices for i in v.indices}
-        found = relations(total, lambda e: tuple(i.size for i in self.values[name_of(e)].indices), kernels)
+        found = self.relations(total)
         if found.odd is not None:
             raise ProgramError(f"no instruction for {found.odd} in {total}")
         operands = self.operands(found.factors)
         if found.links:
             return self.convolution(operands, found.bound, found.links, target, equation)
         return self.contraction(operands, found.bound, target, equation)
+
+    def relations(self, total: IndexedSum) -> Relations:
+        """Return how the indices of a sum are linked, as those of a convolution are."""
+        kernels = {i.size for v in self.values.values() if BATCH not in v.indices for i in v.indices}
+        return relations(total, lambda e: tuple(i.size for i in self.values[name_of(e)].indices), kernels)
 
     def convolution(
         self,

@@ -18,7 +18,7 @@ import sympy
 from sympy import Dummy, Expr, IndexedBase, Symbol
 
 from codegen.ir.program import Pointwise, Program, name_of
-from codegen.lower.gathering import lower_gathered
+from codegen.lower.gathering import lower
 from codegen.lower.safe_names import check_public_names, local_names, with_names
 from codegen.passes.accumulation import Types, choose_types
 from codegen.passes.differentiate import forward_mode, reverse
@@ -115,7 +115,7 @@ def plan_of(layer: Layer, name: str, kind: str, starts_at_zero: tuple[str, ...],
     public = [t.name for t in (*layer.inputs, *layer.parameters)]
     check_public_names(layer, [*public, *(str(s) for s in layer.sizes if s != BATCH.size)])
     names = local_names(layer)
-    program = lower_gathered(with_names(layer, names))
+    program = lower(with_names(layer, names))
     integers = {names[t.name] for t in layer.inputs if t.values is not None}
     wanted = [v.name for v in program.inputs if v.name not in integers]
     saved = _saved(program, wanted, [names[d.name] for d in layer.definitions])

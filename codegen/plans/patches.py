@@ -14,7 +14,7 @@ import sympy
 from sympy import Expr
 
 from codegen.ir.program import Convolve, Instruction, Magnitude, Pointwise, Program, Value, name_of
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 from codegen.passes.differentiate import Rescaling, forward_mode, reverse
 from codegen.passes.ranges import singular_at_zero
 from codegen.plans.digest import digest
@@ -63,7 +63,7 @@ def patch_plan(solution: CancellingMap) -> PatchPlan:
     layer = solution.mapped
     scale = layer.definitions[-1].name
     separate, product = separated(layer, scale)
-    program = _without_own_equation(lower(separate), product)
+    program = _without_own_equation(lower(separate, convolutions=True), product)
     if not any(isinstance(i, Convolve) for i in program.instructions) or len(layer.inputs) != 1:
         raise UsageError(f"map {layer.name!r}: it is no convolution of one input; use the plan of another family")
     rescaling = _rescaling(program)

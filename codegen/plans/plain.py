@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import sympy
 
 from codegen.ir.program import Program
-from codegen.lower.gathering import lower_gathered
+from codegen.lower.gathering import lower
 from codegen.lower.safe_names import local_names, with_names
 from codegen.passes.accumulation import Types, choose_types
 from codegen.plans.digest import digest
@@ -45,7 +45,7 @@ def self_factor_plan(layer: Layer) -> SelfFactorPlan:
     derivation = effective_update(layer)
     known = _as_layer(derivation.layer, derivation)  # which has the slopes that a long derivation names
     names = local_names(known)
-    program = _as_derived(lower_gathered(with_names(known, names)), layer.name)
+    program = _as_derived(lower(with_names(known, names)), layer.name)
     real = [names[t.name] for t in layer.inputs if t.values is None]
     types = choose_types(program, real, len(known.output.indices))
     return SelfFactorPlan(known, program, types, names, derivation.self_factor.shape, digest(known))
@@ -71,7 +71,7 @@ def self_factor_diagonal(layer: Layer) -> DiagonalPlan:
     known = replace(derivation.layer, name=f"{layer.name}/self-factor", output=output)
     known = replace(known, definitions=_read(known, output))
     names = local_names(known)
-    return DiagonalPlan(derivation, lower_gathered(with_names(known, names)), names, 0 if same else len(own))
+    return DiagonalPlan(derivation, lower(with_names(known, names)), names, 0 if same else len(own))
 
 
 def _as_derived(program: Program, layer: str) -> Program:

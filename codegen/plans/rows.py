@@ -12,7 +12,7 @@ import sympy
 from sympy import Dummy, Expr
 
 from codegen.ir.program import Pointwise, Program, Value, tangent_name
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 from codegen.lower.sums import Emitter
 from codegen.passes.ranges import range_safe
 from codegen.passes.reassociate import Backward, gradients, tangent

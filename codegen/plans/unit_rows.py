@@ -26,7 +26,7 @@ from codegen.ir.program import (
     gradient_name,
     tangent_name,
 )
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 from codegen.passes.ranges import range_safe
 from codegen.passes.reassociate import gradients, tangent
 from codegen.passes.scaled_input import Direction

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import derive
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 from codegen.passes.reassociate import gradients
 from codegen.plans.rows import plan
 

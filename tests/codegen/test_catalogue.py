@@ -11,7 +11,7 @@ import affine_divergence as ad
 import derive
 from codegen.catalogue import covered
 from codegen.ir.interpret import interpret
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 
 KAPPA = 1.7
 COVERED = json.loads(Path(ad.__file__).with_name("manifest.json").read_text(encoding="utf-8"))["covers"]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import derive
 from codegen.ir.interpret import interpret
 from codegen.ir.program import Contract, Convolve, Pointwise, ProgramError, name_of
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 from codegen.passes.differentiate import forward_mode, reverse
 from codegen.passes.reassociate import explicit_in
 from codegen.plans.patches import patch_plan
@@ -102,7 +102,7 @@ CASES += [pytest.param(layer, form, g, marks=pytest.mark.slow) for layer, form i
 def test_value_gradients_and_tangent_equal_autograd(layer, form, shape):
     dimensions, stride, padding, dilation, _ = shape
     plan = planned(layer, dimensions, form)
-    program = lower(solved(layer, dimensions, form).mapped)
+    program = lower(solved(layer, dimensions, form).mapped, convolutions=True)
     sizes = geometry(layer, *shape)
     inputs = arrays(program, sizes)
     tensors = [torch.tensor(a, requires_grad=True) for a in inputs.values()]
@@ -128,7 +128,7 @@ def test_value_gradients_and_tangent_equal_autograd(layer, form, shape):
 def test_gradients_equal_those_of_the_derivation(layer, dimensions, form):
     solution = solved(layer, dimensions, form)
     mapped = solution.mapped
-    program = lower(mapped)
+    program = lower(mapped, convolutions=True)
     backward = reverse(program, [v.name for v in program.inputs], ("f",))
     for step in derive.backward(mapped):
         target = backward.values[step.id.rsplit("/", 1)[1].removeprefix("backward-")]
@@ -175,13 +175,13 @@ def test_the_map_at_zero_has_no_direction():
 
 
 def test_an_unknown_name_is_refused():
-    program = lower(solved("plain", 1, "norm-like").mapped)
+    program = lower(solved("plain", 1, "norm-like").mapped, convolutions=True)
     with pytest.raises(ProgramError, match="no input 'V'"):
         reverse(program, ["V"], ("f",))
 
 
 def test_an_input_that_does_not_move_has_no_tangent_term():
-    program = lower(solved("plain", 1, "affine-like").mapped)
+    program = lower(solved("plain", 1, "affine-like").mapped, convolutions=True)
     assert forward_mode(program, ("f",)).outputs == ("z_t",)
 
 

@@ -1,12 +1,11 @@
-"""Layers as programs: the interpreter's value equals NumPy's for the formula, and what has no code is refused."""
+"""Layers as programs: the interpreter's value equals NumPy's for the formula."""
 
 import numpy
 import pytest
 
-import derive
 from codegen.ir.interpret import interpret
 from codegen.ir.program import Contract
-from codegen.lower.definitions import LoweringError, lower
+from codegen.lower.gathering import lower
 from derive.declare import forward
 
 SIZES = {"B": 5, "n": 4, "m": 3}
@@ -33,6 +32,11 @@ CASES = [
     ("W b", ["z[i] = sum[j]((W[i, j] + b[i])*x[j]**3)"], x**3 @ W.T + (x**3).sum(1, keepdims=True) * b),
     ("W b", ["z[i] = sum[j](W[i, j])*b[i]*sum[j](x[j])"], W.sum(1) * b * x.sum(1, keepdims=True)),
     ("b", ["z[i] = sum[j:n](b[i] + 2)*sum[j](x[j])"], 4 * (b + 2) * x.sum(1, keepdims=True)),
+    # positions, and a diagonal
+    ("W b", ["z[i] = sum[j](W[i, 2*j]*x[j]) + b[i]"], x[:, :2] @ W[:, ::2].T + b),
+    ("W", ["z[i] = x[2*i] + sum[j](W[i, j]*x[j])"], numpy.pad(x, ((0, 0), (0, 2)))[:, ::2] + x @ W.T),
+    ("M b", ["z[i] = M[i, i]*b[i] + sum[j](x[j])"], numpy.diag(M) * b + x.sum(1, keepdims=True)),
+    ("W b", ["z[i] = sum[j](x[j])*W[i, 0] + b[i]"], x.sum(1, keepdims=True) * W[:, 0] + b),
 ]
 
 
@@ -61,18 +65,3 @@ def test_equations_are_named_after_the_layer(forward, solution):
     named = {k.target.name: k.equation for k in forward.instructions if k.equation}
     name = solution.mapped.name
     assert named == {"E": f"{name}/define-E", "f": f"{name}/define-f", "z": f"{name}/forward"}
-
-
-@pytest.mark.parametrize(
-    ("refused", "words"),
-    [
-        (lambda: derive.layer("embedding"), "holds integers"),
-        (lambda: layer("z[i] = sum[j](W[i, 2*j]*x[j]) + b[i]"), "no code yet for the index arithmetic"),
-        (lambda: layer("z[i] = x[2*i] + sum[j](W[i, j]*x[j])", parameters="W"), "outside a sum|index arithmetic"),
-        (lambda: layer("z[i] = M[i, i]*b[i] + sum[j](x[j])", parameters="M b"), "diagonal"),
-        (lambda: layer("z[i] = sum[j](x[j])*W[i, 0] + b[i]"), "index arithmetic"),
-    ],
-)
-def test_what_has_no_code_is_refused_by_name(refused, words):
-    with pytest.raises(LoweringError, match=words):
-        lower(refused())

@@ -6,7 +6,7 @@ import sympy
 
 from codegen.ir.interpret import interpret
 from codegen.ir.program import Magnitude, Pointwise
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 from codegen.passes.ranges import range_safe
 from derive.declare import forward as declare
 from derive.errors import UsageError

@@ -8,7 +8,7 @@ import torch
 import derive
 from codegen.ir.interpret import interpret
 from codegen.ir.program import Contract, Pointwise, Program, ProgramError, name_of
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 from codegen.passes.reassociate import explicit_in, gradients
 from derive.algebra.differentiate import expand_definitions
 from derive.algebra.equality import equal

@@ -12,7 +12,7 @@ from sympy.printing.pytorch import torch_code
 
 import derive
 from codegen.ir.interpret import interpret
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 
 ROOMS = ("derive", "codegen", "verify", "affine_divergence")
 

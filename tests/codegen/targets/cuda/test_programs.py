@@ -9,7 +9,7 @@ import torch
 
 from codegen.ir.interpret import interpret
 from codegen.ir.program import Contract, Magnitude, Pointwise, Program, Value
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 from codegen.passes.ranges import range_safe
 from codegen.passes.reassociate import gradients
 from codegen.printing.launches import printed, variants

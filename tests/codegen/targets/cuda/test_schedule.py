@@ -4,7 +4,7 @@ import pytest
 import sympy
 
 from codegen.ir.program import Contract, Pointwise, Program, Value, name_of
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 from codegen.passes.reassociate import gradients
 from codegen.printing.c_storage import storage
 from codegen.printing.launches import printed, variants

@@ -9,7 +9,7 @@ import sympy
 
 from codegen.catalogue import families, patch_maps
 from codegen.ir.program import Pointwise
-from codegen.lower.definitions import lower
+from codegen.lower.gathering import lower
 from codegen.passes.ranges import range_safe
 from codegen.printing.launches import printed
 from codegen.targets.cuda import target as cuda_target
