@@ -154,6 +154,7 @@ def with_markers(text: str) -> str:
     return (
         text.replace("<!-- affdiv language -->", f"```text\n{page()}\n```")
         .replace("<!-- experiment files -->", _docstring("experiment.py"))
+        .replace("<!-- designs -->", _docstring("design.py"))
         .replace("<!-- own hypotheses -->", _docstring("own_hypotheses.py"))
         .replace("<!-- atlas -->", atlas_list() if "<!-- atlas -->" in text else "")
     )

@@ -14,17 +14,18 @@ from derive.errors import UsageError
 from verify.training.angles import parsed
 
 METHODS = ("none", "batch-norm", "layer-norm", "rms-norm", "norm-like", "affine-like")
+WIDE_KAPPA = "affine-like-n+1"  # affine-like at kappa = n + 1, the self factor of a plain layer on average
 ANGLE = "angle"  # is generated for the angle that a trial names
 METHODS_OF = {
-    "mlp": (*METHODS, "rms-norm-eps", ANGLE),
+    "mlp": (*METHODS, WIDE_KAPPA, "rms-norm-eps", ANGLE),
     "cnn": ("none", "batch-norm", "layer-norm", "rms-norm", "patch-norm", "patch-norm-like", "patch-norm-centred"),
     "transformer": ("none", "layer-norm", "rms-norm", "norm-like", "affine-like", "qk-norm"),
 }
 DATA = ("digits", "declaration")  # what is built in
-UPDATES = ("sgd", "momentum", "adam", "nlms", "foof")
+UPDATES = ("sgd", "momentum", "adam", "adamw", "nlms", "foof")
 ACTIVATIONS = ("tanh", "leaky-relu", "relu")
 MODELS = tuple(METHODS_OF)
-INITS = ("variance-preserving", "torch")
+INITS = ("variance-preserving", "orthogonal", "torch")
 DEVICES = ("cpu", "cuda")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -38,11 +39,11 @@ class TrialConfig:
     ``probe_every`` are the numbers of steps between two evaluations and between two looks into the layers, 0 for none.
     ``seed`` decides first weights, order and the parts of the data, each by a stream of its own; ``split_seed`` fixes
     the parts for all seeds, for who wants that. ``device`` is part of the settings because the bits of a result depend
-    on it. ``init`` draws the first weights so that each method starts with pre-activations
-    of unit variance, or as torch's layers do. ``train_samples`` and ``evaluation_samples`` are the most samples of the
-    training part, and of each of the other two, that are used, 0 for all: the first of each part, which are in the
-    order of the split's permutation, or of a text. ``angle`` is the t(r) of the method ``angle``, such as
-    ``"atan(r)/2"``, and None for every other method. ``context`` is the number of characters that a transformer sees;
+    on it. ``init`` draws the first weights so that each method starts with pre-activations of unit variance, from a
+    normal distribution or with orthogonal rows or columns, or as torch's layers do. ``train_samples`` and
+    ``evaluation_samples`` are the most samples of the training part, and of each of the other two, that are used, 0 for
+    all: the first of each part, which are in the order of the split's permutation, or of a text. ``angle`` is the t(r)
+    of the method ``angle``, such as ``"atan(r)/2"``, and None for every other method. ``context`` is the number of characters that a transformer sees;
     it decides nothing elsewhere.
 
     Raises:

@@ -16,11 +16,14 @@
 ``methods`` and ``learning_rates`` must be there; what else is left out has the value that ``TrialConfig`` gives it.
 ``method_learning_rates = { affine-like = [1.0, 10.0] }`` gives single methods a grid of their own in place of
 ``learning_rates``: the good rates of two methods may lie two decades apart, as their kappas do (theory, section 2).
+``update_learning_rates = { adam = [0.001, 0.01] }`` does the same for update rules, and comes first; a table in place of
+the list, ``{ momentum = { none = [0.01], affine-like = [1.0] } }``, gives grids to methods under that rule alone.
 ``angles = ["pi/4", "atan(r)"]`` are the members t(r) of the affine family that the method ``angle`` stands for.
 Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, ``train_samples``, ``evaluation_samples``,
 ``context``, and, for the reader, ``hypothesis``, ``criterion``, ``cost``. ``effect`` (that shall be found),
 ``deviation`` (of a paired difference, in the same unit) and ``power`` (0.8 if not given) are what `affdiv experiment
 plan` reckons with. ``[[hypotheses]]`` declare what the runs shall decide: see `verify.training.own_hypotheses`.
+``[design]`` runs a balanced part of the product: see `verify.training.design`.
 
 A file has two scales. What stands above is the scale ``cpu``; a table ``[paper]`` at the end holds the keys that differ
 at the scale ``paper``. There ``data = "--data"`` says that the one who runs it names the data.
@@ -44,6 +47,7 @@ from typing import Any
 from derive.errors import UsageError
 from derive.toml_places import places
 from verify.files import expanded
+from verify.training import design
 from verify.training.config import ANGLE, DATA, MODELS, TrialConfig
 from verify.training.own_hypotheses import Hypothesis, read
 
@@ -77,8 +81,9 @@ _SINGLE = (
 _PROSE = ("hypothesis", "criterion", "cost")
 _AIMS = ("effect", "deviation", "power")
 _OWN_RATES = "method_learning_rates"
-_HYPOTHESES = "hypotheses"
-KEYS = ("data", *_LISTS, _OWN_RATES, *_SINGLE, *_PROSE, *_AIMS, _HYPOTHESES)
+_UPDATE_RATES = "update_learning_rates"
+_HYPOTHESES, _DESIGN = "hypotheses", "design"
+KEYS = ("data", *_LISTS, _OWN_RATES, _UPDATE_RATES, *_SINGLE, *_PROSE, *_AIMS, _HYPOTHESES, _DESIGN)
 CPU, PAPER = "cpu", "paper"
 SCALES = (CPU, PAPER)
 GIVEN = "--data"  # as the value of ``data``: named on the command line
@@ -173,7 +178,7 @@ class _Reader:
                 if any(key in larger for key in _LENGTHS)
                 else {k: self.table[k] for k in _LENGTHS if k in self.table}
             )
-            replaced = (*_LENGTHS, *((_OWN_RATES,) if "learning_rates" in larger else ()))
+            replaced = (*_LENGTHS, *((_OWN_RATES, _UPDATE_RATES) if "learning_rates" in larger else ()))
             self.table = {k: v for k, v in self.table.items() if k not in replaced} | kept | larger
         else:
             self.larger = {}
@@ -193,13 +198,39 @@ class _Reader:
             single["epochs"] = None
         prose = tuple((key, self._text(key)) for key in _PROSE if key in self.table)
         aims = tuple((key, self._number(key)) for key in _AIMS if key in self.table)
-        trials = self._product(self._by_angle(self._by_grid(lists)), single)
+        trials = self._product(self._by_angle(self._by_update(lists)), single, self._cells(lists))
         own = read(self.table.get(_HYPOTHESES, []), trials, lambda text: self._error(_HYPOTHESES, text))
         return Experiment(name, self._data(), trials, prose, self.scale, aims, own)
 
-    def _by_grid(self, lists: dict[str, list[Any]]) -> list[dict[str, list[Any]]]:
+    def _cells(self, lists: dict[str, list[Any]]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Return the settings of a design's factors, and their values in each cell that is run; without one, all."""
+        if _DESIGN not in self.table:
+            return (), [()]
+        by_key = {key: lists[setting] for key, setting in _LISTS.items() if setting in lists}
+        factors, cells = design.read(self.table[_DESIGN], by_key, lambda text: self._error(_DESIGN, text))
+        return tuple(_LISTS[factor] for factor in factors), cells
+
+    def _by_update(self, lists: dict[str, list[Any]]) -> list[dict[str, list[Any]]]:
+        """Return the lists once for every grid of rates, each with the update rules and the methods that take it."""
+        updates, own = lists.get("update", ["sgd"]), self._own_rates(lists["method"])
+        given = self.table.get(_UPDATE_RATES, {})
+        if not isinstance(given, dict):
+            raise self._error(_UPDATE_RATES, f"{given!r} is no table; write {{ {updates[0]} = [0.1, 1.0] }}")
+        strange = next((update for update in given if update not in updates), None)
+        if strange is not None:
+            raise self._error(_UPDATE_RATES, f"{strange!r} is not one of the updates: {', '.join(updates)}")
+        shared = [update for update in updates if update not in given]
+        found = self._by_grid(lists | ({"update": shared} if "update" in lists else {}), own) if shared else []
+        for update, rates in given.items():
+            under = lists | {"update": [update]}
+            if isinstance(rates, dict):
+                found += self._by_grid(under, own | self._own_rates(lists["method"], _UPDATE_RATES, rates))
+            else:
+                found += self._by_grid(under | {"learning_rate": self._rates(_UPDATE_RATES, update, rates)}, {})
+        return found
+
+    def _by_grid(self, lists: dict[str, list[Any]], own: dict[str, list[float]]) -> list[dict[str, list[Any]]]:
         """Return the lists once for every grid of rates, each with the methods that take it; none without methods."""
-        own = self._own_rates(lists["method"])
         shared = [method for method in lists["method"] if method not in own]
         grids = [(shared, lists["learning_rate"]), *(([method], rates) for method, rates in own.items())]
         return [lists | {"method": methods, "learning_rate": rates} for methods, rates in grids if methods]
@@ -216,18 +247,21 @@ class _Reader:
             split += [lists | {"method": [ANGLE]}] if ANGLE in lists["method"] else []
         return split
 
-    def _own_rates(self, methods: list[str]) -> dict[str, list[float]]:
-        """Return the grid of each method that has its own."""
-        given = self.table.get(_OWN_RATES, {})
+    def _own_rates(self, methods: list[str], key: str = _OWN_RATES, given: Any = None) -> dict[str, list[float]]:
+        """Return the grid of each method that has its own, as ``key`` gives it in the file or ``given`` does."""
+        given = self.table.get(key, {}) if given is None else given
         if not isinstance(given, dict):
-            example = f"{{ {methods[0]} = [0.1, 1.0] }}"
-            raise self._error(_OWN_RATES, f"{given!r} is no table; write {_OWN_RATES} = {example}")
-        for method, rates in given.items():
+            raise self._error(key, f"{given!r} is no table; write {key} = {{ {methods[0]} = [0.1, 1.0] }}")
+        for method in given:
             if method not in methods:
-                raise self._error(_OWN_RATES, f"{method!r} is not one of the methods: {', '.join(methods)}")
-            if not isinstance(rates, list):
-                raise self._error(_OWN_RATES, f"{rates!r} is not a list; write {{ {method} = [{_toml(rates)}] }}")
-        return {method: self._values(_OWN_RATES, "learning_rate", rates) for method, rates in given.items()}
+                raise self._error(key, f"{method!r} is not one of the methods: {', '.join(methods)}")
+        return {method: self._rates(key, method, rates) for method, rates in given.items()}
+
+    def _rates(self, key: str, name: str, rates: Any) -> list[float]:
+        """Return the checked grid of a method or an update rule of that name."""
+        if not isinstance(rates, list):
+            raise self._error(key, f"{rates!r} is not a list; write {{ {name} = [{_toml(rates)}] }}")
+        return self._values(key, "learning_rate", rates)
 
     def _known(self, key: str, keys: tuple[str, ...]) -> None:
         if key in keys:
@@ -294,14 +328,27 @@ class _Reader:
             raise self._error("data", f"{data!r} is no data set: it is not {known}, and {str(path)!r} does not exist")
         return str(path)
 
-    def _product(self, grids: list[dict[str, list[Any]]], single: dict[str, Any]) -> tuple[TrialConfig, ...]:
-        count = sum(math.prod(map(len, lists.values())) for lists in grids)
+    def _product(
+        self,
+        grids: list[dict[str, list[Any]]],
+        single: dict[str, Any],
+        cells: tuple[tuple[str, ...], list[tuple[Any, ...]]],
+    ) -> tuple[TrialConfig, ...]:
+        factors, wanted = cells
+        fixed = [dict(zip(factors, ([value] for value in cell), strict=True)) for cell in wanted]
+        parts = [
+            lists | cell
+            for lists in grids
+            for cell in fixed
+            if all(v[0] in lists[factor] for factor, v in cell.items())
+        ]
+        count = sum(math.prod(map(len, lists.values())) for lists in parts)
         if count > MOST_TRIALS:
             raise UsageError(f"{self.path}: the lists give {count} trials; at most {MOST_TRIALS} are run: shorten them")
         try:
             return tuple(
                 TrialConfig(**dict(zip(lists, values, strict=True)), **single)
-                for lists in grids
+                for lists in parts
                 for values in product(*lists.values())
             )
         except UsageError as problem:

@@ -3,12 +3,14 @@
 With zero biases and weights of standard deviation sigma, ``Var z = sigma^2 * energy`` where the energy is the mean
 squared length of what the weights multiply: n E[x^2] for a plain layer, n behind a normaliser, kappa - 1 for norm-like
 and kappa (up to r^2/(r^2 + 1)) for affine-like, of rows as of patches. Hence sigma = 1/sqrt(energy): 1/sqrt(kappa) for
-affine-like, not 1/sqrt(n).
+affine-like, not 1/sqrt(n). Orthogonal weights have the same mean square: their rows, or columns where these are fewer,
+are orthogonal and of one length.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -23,6 +25,7 @@ from verify.training.rows import entries, with_units
 
 _NODES = 80
 _LEAST_ENERGY = 1e-12
+Draw = Callable[[torch.Size, torch.Generator], Tensor]  # a weight of mean square 1
 
 
 def torch_default(model: Network, seed: int) -> None:
@@ -42,23 +45,46 @@ def variance_preserving(model: Network, seed: int) -> None:
     Embeddings are drawn so that their sum has entries of unit variance. Where the weights of two methods have one
     shape, they differ by a factor alone.
     """
+    _unit_variance(model, seed, _normal)
+
+
+def orthogonal(model: Network, seed: int) -> None:
+    """Give every weight, a row a unit, orthogonal rows or columns of the same mean square; the rest is as above."""
+    _unit_variance(model, seed, semi_orthogonal)
+
+
+def _unit_variance(model: Network, seed: int, draw: Draw) -> None:
     for position, (layer, second_moment) in enumerate(
         zip(model.measured_layers().values(), model.second_moments(), strict=True)
     ):
         weight, bias = layer.weight, layer.bias
         assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
-        _draw(weight, 1 / math.sqrt(energy(layer, second_moment)), generator("first values", seed, "layer", position))
+        deviation = 1 / math.sqrt(energy(layer, second_moment))
         with torch.no_grad():
+            weight.copy_(deviation * draw(weight.shape, generator("first values", seed, "layer", position)))
             bias.zero_()
     embeddings = model.embeddings()
     for position, embedding in enumerate(embeddings):
-        _draw(embedding.weight, len(embeddings) ** -0.5, generator("first values", seed, "embedding", position))
+        drawn = _normal(embedding.weight.shape, generator("first values", seed, "embedding", position))
+        with torch.no_grad():
+            embedding.weight.copy_(drawn * len(embeddings) ** -0.5)
 
 
-def _draw(weight: Tensor, deviation: float, randomness: torch.Generator) -> None:
-    """Fill a weight with normal numbers, drawn in float64 whatever its type."""
-    with torch.no_grad():
-        weight.copy_(torch.randn(weight.shape, dtype=torch.float64, generator=randomness) * deviation)
+def _normal(shape: torch.Size, randomness: torch.Generator) -> Tensor:
+    """Return normal numbers, drawn in float64 whatever the type of the weight that they are for."""
+    return torch.randn(shape, dtype=torch.float64, generator=randomness)
+
+
+def semi_orthogonal(shape: torch.Size, randomness: torch.Generator) -> Tensor:
+    """Return a weight (m, ...) of mean square 1 whose rows, or columns where these are fewer, are orthogonal.
+
+    The signs of R's diagonal go into Q: without that, Q would not be spread evenly over the orthogonal matrices.
+    """
+    rows, columns = shape[0], math.prod(shape[1:])
+    tall = _normal(torch.Size((max(rows, columns), min(rows, columns))), randomness)
+    q, r = torch.linalg.qr(tall)
+    q = q * r.diagonal().sign() * math.sqrt(max(rows, columns))
+    return (q if rows >= columns else q.T).reshape(shape)
 
 
 def energy(layer: nn.Module, second_moment: float) -> float:

@@ -8,6 +8,7 @@
     rms-norm-eps         RMSNorm with eps = 1/n, Linear         -
     norm-like            NormLike                               -
     affine-like          AffineLike                             -
+    affine-like-n+1      AffineLike(kappa=n + 1)                -
     angle                generated for the angle of the trial   -
     patch-norm           AffineLike                             PatchNormConv2d, its own form: affine-like
     patch-norm-like      NormLike                               PatchNormConv2d(form="norm-like")
@@ -31,6 +32,7 @@ from torch.nn import functional
 
 import affine_divergence as ad
 from verify.training.angles import layer_class
+from verify.training.config import WIDE_KAPPA
 
 KERNEL, PADDING = 3, 1
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "leaky-relu": nn.LeakyReLU, "relu": nn.ReLU}
@@ -79,6 +81,7 @@ _ROWS: dict[str, Callable[[int, int], nn.Module]] = {
     "rms-norm-eps": lambda n, m: Normalised(nn.RMSNorm(n, eps=1 / n, elementwise_affine=False), nn.Linear(n, m)),
     "norm-like": ad.NormLike,
     "affine-like": ad.AffineLike,
+    WIDE_KAPPA: lambda n, m: ad.AffineLike(n, m, kappa=n + 1.0),
     "patch-norm": ad.AffineLike,
     "patch-norm-like": ad.NormLike,
     "patch-norm-centred": partial(ad.NormLike, center=True),

@@ -16,7 +16,7 @@ from derive.errors import UsageError
 from verify.training.cnn import CNN
 from verify.training.config import TrialConfig
 from verify.training.dataset import Dataset
-from verify.training.initialise import mean_square, torch_default, variance_preserving
+from verify.training.initialise import mean_square, orthogonal, torch_default, variance_preserving
 from verify.training.layers import ACTIVATIONS, Network, Normalised, make_layer
 from verify.training.transformer import Transformer
 
@@ -81,7 +81,7 @@ def build(config: TrialConfig, features: int, classes: int, shape: tuple[int, ..
         model = _MODELS[config.model](config, shape or (features,), classes).double()
     if config.device == "cpu":
         take_torch(model)
-    (torch_default if config.init == "torch" else variance_preserving)(model, config.seed)
+    _FIRST_VALUES[config.init](model, config.seed)
     return model.to(config.torch_dtype).to(config.device)
 
 
@@ -119,4 +119,5 @@ _MODELS: dict[str, Callable[[TrialConfig, tuple[int, ...], int], Network]] = {
     "cnn": _cnn,
     "transformer": _transformer,
 }
+_FIRST_VALUES = {"variance-preserving": variance_preserving, "orthogonal": orthogonal, "torch": torch_default}
 _READ = {"mlp": ("rows", "images"), "cnn": ("images",), "transformer": ("text",)}

@@ -3,6 +3,7 @@
     sgd        theta' = theta - eta dL/dtheta
     momentum   v' = 0.9 v + dL/dtheta,  theta' = theta - eta v'
     adam       torch.optim.Adam with its default constants
+    adamw      torch.optim.AdamW with weight decay 0.001: theta shrinks by 1 - 0.001 eta, then takes adam's step
 
 The rules act entry by entry, so that a stacked step is the step of each network. Not supported: rules that need what a
 layer receives (nlms, foof).
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 MOMENTUM = 0.9
-RULES = ("sgd", "momentum", "adam")
+WEIGHT_DECAY = 1e-3  # as the author's companion code has it; torch's default is 0.01
+RULES = ("sgd", "momentum", "adam", "adamw")
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # the defaults of torch.optim.Adam
 
 
@@ -31,13 +33,15 @@ class StackedUpdate:
 
     def __init__(self, rule: str, parameters: list[Tensor], learning_rate: float) -> None:
         self.rule, self.parameters, self.learning_rate = rule, parameters, learning_rate
-        moments = {"sgd": 0, "momentum": 1, "adam": 2}[rule]
+        moments = {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}[rule]
         self.state = [[torch.zeros_like(p) for p in parameters] for _ in range(moments)]
 
     @torch.no_grad()
     def step(self, gradients: list[Tensor], number: int) -> None:
         """Move the parameters by their gradients; ``number`` counts the steps from 1."""
-        if self.rule == "adam":
+        if self.rule == "adamw":
+            torch._foreach_mul_(self.parameters, 1 - self.learning_rate * WEIGHT_DECAY)
+        if self.rule in ("adam", "adamw"):
             self._adam(gradients, number)
             return
         direction = gradients

@@ -3,6 +3,7 @@
     sgd        theta' = theta - eta dL/dtheta
     momentum   the same on a running sum of gradients, v' = 0.9 v + dL/dtheta
     adam       torch's, with its default constants
+    adamw      torch's, with weight decay 0.001
     nlms       every sample's share of the gradient divided by that sample's self factor
     foof       W~' = W~ - eta G^T X~ (X~^T X~ + lambda I)^-1, X~ the rows that [W, b] multiply, G = dL/dz
 

@@ -31,7 +31,7 @@ def finished(run):
 
 def test_what_is_not_captured_says_why():
     assert [why_not(rule) for rule in CAPTURED_RULES] == [None, None]
-    assert set(RULES) - set(CAPTURED_RULES) == {"adam"}
+    assert set(RULES) - set(CAPTURED_RULES) == {"adam", "adamw"}
     assert why_not("adam") == "the constants of adam change from step to step; sgd and momentum are captured"
 
 

@@ -39,7 +39,7 @@ def test_generator_depends_on_its_whole_key():
         ({"activation": "gelu"}, "activation = 'gelu' is not known"),
         ({"dtype": "float16"}, "dtype = 'float16' is not known"),
         ({"model": "rnn"}, "model = 'rnn' is not known"),
-        ({"init": "zeros"}, "init = 'zeros' is not known; choose one of variance-preserving, torch"),
+        ({"init": "zeros"}, "init = 'zeros' is not known; choose one of variance-preserving, orthogonal, torch"),
         ({"train_samples": -1}, "train_samples = -1 is not usable"),
         ({"model": "cnn", "method": "l2"}, "method = 'l2' is not known; choose one of none, batch-norm"),
         ({"width": 0}, "width = 0 is not usable; give a whole number of at least 1"),

@@ -234,3 +234,42 @@ def test_the_two_regimes_differ_in_the_length_alone(question, other, scale):
 
 def test_there_is_a_bundled_experiment_for_a_first_try():
     assert (BUNDLED / "smoke.toml").is_file()
+
+
+RATES = """
+methods = ["none", "affine-like"]
+updates = ["sgd", "momentum", "adam"]
+learning_rates = [0.1, 0.3]
+method_learning_rates = { affine-like = [1.0] }
+[update_learning_rates]
+adam = [0.001, 0.01]
+momentum = { none = [0.02] }
+"""
+
+
+def test_update_rules_have_grids_of_their_own(load):
+    rates = {}
+    for trial in load(RATES).trials:
+        rates.setdefault((trial.update, trial.method), set()).add(trial.learning_rate)
+    assert rates == {
+        ("sgd", "none"): {0.1, 0.3},
+        ("sgd", "affine-like"): {1.0},
+        ("adam", "none"): {0.001, 0.01},
+        ("adam", "affine-like"): {0.001, 0.01},
+        ("momentum", "none"): {0.02},
+        ("momentum", "affine-like"): {1.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("adam = [0.001, 0.01]", "nlms = [0.1]", "'nlms' is not one of the updates: sgd, momentum, adam"),
+        ("adam = [0.001, 0.01]", "adam = 0.1", r"0.1 is not a list; write \{ adam = \[0.1\] \}"),
+        ("{ none = [0.02] }", "{ rms-norm = [0.02] }", "'rms-norm' is not one of the methods: none, affine-like"),
+        ("adam = [0.001, 0.01]", "adam = [-1.0]", "learning_rate = -1.0 is not a rate"),
+    ],
+)
+def test_grids_of_update_rules_that_cannot_be_are_refused(load, before, after, message):
+    with pytest.raises(UsageError, match=f"update_learning_rates: {message}"):
+        load(RATES.replace(before, after))

@@ -2,15 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from verify.derived import derived
 from verify.training import models
-from verify.training.config import METHODS, TrialConfig, generator
-from verify.training.initialise import energy, mean_square
+from verify.training.config import METHODS, WIDE_KAPPA, TrialConfig, generator
+from verify.training.initialise import energy, mean_square, semi_orthogonal
 from verify.training.models import build, make_layer
+from verify.training.sweep import nominal_kappa
 
 OF_OURS = [
     TrialConfig("affine-like", 1.0),
@@ -42,6 +44,44 @@ def test_every_layer_starts_with_unit_variance(method, activation):
         z = layer(z)
         assert 0.8 < z.var().item() < 1.25
         z = model.activation(z)
+
+
+@pytest.mark.parametrize("method", [*METHODS, WIDE_KAPPA])
+def test_orthogonal_weights_have_equal_singular_values_and_keep_unit_variance(method):
+    """By NumPy's singular values, which the initialisation does not use."""
+    model = model_of(method, init="orthogonal", width=128, depth=2).train()
+    z = torch.randn(400, 64, dtype=torch.float64, generator=generator("inputs"))
+    for layer in model.layers:
+        weight = (layer.affine if hasattr(layer, "affine") else layer).weight.detach().numpy()
+        singular = np.linalg.svd(weight, compute_uv=False)
+        np.testing.assert_allclose(singular, singular[0], rtol=1e-12)
+        z = layer(z)
+        assert z.var().item() == pytest.approx(1.0, rel=0.25)
+        z = model.activation(z)
+
+
+def test_orthogonal_filters_are_orthogonal_as_rows():
+    filters = semi_orthogonal(torch.Size((4, 3, 2, 2)), generator("filters")).reshape(4, 12)
+    torch.testing.assert_close(filters @ filters.T, 12 * torch.eye(4, dtype=torch.float64))
+
+
+def test_orthogonal_weights_have_no_preferred_sign():
+    """A Q taken from the decomposition alone has a diagonal of one sign, half of the time or always."""
+    draws = torch.stack([semi_orthogonal(torch.Size((3, 3)), generator("sign", k)) for k in range(400)])
+    assert draws.mean(0).abs().max() < 0.25  # five deviations of a mean of 400 entries of mean square 1
+    torch.testing.assert_close(draws.square().mean(0), torch.ones(3, 3, dtype=torch.float64), atol=0.25, rtol=0)
+
+
+def test_kappa_n_plus_1_is_the_same_layer_in_other_units():
+    """At kappa = n + 1 a weight sqrt(n + 1) times smaller gives the same map as at kappa = 1 (theory, section 2)."""
+    ours, wide = make_layer("affine-like", 8, 3).double(), make_layer(WIDE_KAPPA, 8, 3).double()
+    with torch.no_grad():
+        for one, other in zip(ours.parameters(), wide.parameters(), strict=True):
+            one.normal_(generator=generator("units"))
+            other.copy_(one / 3)
+    x = torch.randn(5, 8, dtype=torch.float64, generator=generator("inputs"))
+    torch.testing.assert_close(ours(x), wide(x))
+    assert nominal_kappa(WIDE_KAPPA, 8) == 9
 
 
 def test_torchs_first_values_are_those_of_its_layers_for_every_method():

@@ -60,7 +60,9 @@ def assert_same(first, second, bound=1e-9):
 )
 def test_together_and_apart_are_two_routes_to_the_same_numbers(method, update):
     angle = {"angle": "atan(r)"} if method == ANGLE else {}
-    config = replace(CONFIG, method=method, update=update, learning_rate=0.01 if update == "adam" else 0.05, **angle)
+    config = replace(
+        CONFIG, method=method, update=update, learning_rate=0.01 if update.startswith("adam") else 0.05, **angle
+    )
     for own, result in zip(configs(config), finished(team(config)), strict=True):
         assert_same(result, run_trial(own, SMALL))
 

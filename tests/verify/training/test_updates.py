@@ -163,7 +163,7 @@ def test_adam_is_torchs_and_the_first_step_is_the_rate():
 
 
 def test_every_rule_is_tried_here():
-    assert set(UPDATES) == {"sgd", "momentum", "adam", "nlms", "foof"}
+    assert set(UPDATES) == {"sgd", "momentum", "adam", "adamw", "nlms", "foof"}
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,7 @@ def test_every_rule_is_tried_here():
         ("sgd", torch.optim.SGD),
         ("momentum", lambda parameters, lr: torch.optim.SGD(parameters, lr, momentum=MOMENTUM)),
         ("adam", torch.optim.Adam),
+        ("adamw", lambda parameters, lr: torch.optim.AdamW(parameters, lr, weight_decay=1e-3)),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -186,6 +187,6 @@ def test_steps_are_those_of_torchs_optimisers(rule, optimiser, dtype):
         update.step(number)
         peer.step()
         peer.zero_grad()
-    tolerance = {"rtol": 0, "atol": 0} if rule != "adam" else {}
+    tolerance = {"rtol": 0, "atol": 0} if not rule.startswith("adam") else {}
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one, other, **tolerance)

@@ -1,0 +1,88 @@
+"""A balanced part of a product of lists, where all of it would cost too much.
+
+    [design]
+    kind = "fraction"
+    cells = 24                         # so many combinations of the factors' values are run
+    factors = ["widths", "depths"]     # all lists of more than one value, but for the four below, if left out
+
+Methods, learning rates, angles and seeds are crossed with every cell: a comparison is made inside a cell. The cells are
+those that have least in common in pairs, found from 20 random starts, always the same, by the exchange of a cell that
+saves most for as long as one saves anything. What two cells have in common is ``(sum of the numbers of values of the
+factors in which they agree)^2``, which is least in total for an orthogonal array (Xu, Technometrics 44, 2002). So every
+value, and every pair of values of two factors, occurs about equally often.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from derive.errors import UsageError
+
+FRACTION = "fraction"
+CROSSED = ("methods", "learning_rates", "angles", "seeds")
+MOST_CELLS = 1_000  # combinations that a part is taken of
+_STARTS = 20
+_KEYS = ("kind", "cells", "factors")
+_EXAMPLE = 'write [design] and, below it, kind = "fraction" and cells = 24'
+Error = Callable[[str], UsageError]
+
+
+def fraction(levels: Sequence[int], cells: int) -> list[tuple[int, ...]]:
+    """Return the cells, sorted, each as the numbers of its factors' values, for factors of so many values each."""
+    every = np.stack([axis.ravel() for axis in np.indices(tuple(levels))], axis=1)
+    common = np.stack([((every == cell) @ np.array(levels)) ** 2 for cell in every])
+    starts = [np.array(sorted(range(len(every)), key=partial(_drawn, start))[:cells]) for start in range(_STARTS)]
+    chosen = min((_exchanged(start, common) for start in starts), key=lambda own: common[np.ix_(own, own)].sum())
+    return [tuple(int(level) for level in every[one]) for one in sorted(chosen)]
+
+
+def _drawn(start: int, cell: int) -> bytes:
+    """Return what orders the cells of a random start, the same with every version of every library."""
+    return hashlib.sha256(f"{start}/{cell}".encode()).digest()
+
+
+def _exchanged(chosen: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """Return the cells after every exchange of one that makes what they have in common less, the best one first."""
+    while True:
+        shared = common[chosen].sum(axis=0)
+        saved = (shared[chosen] - common.diagonal()[chosen])[:, None] - shared + common[chosen]
+        saved[:, chosen] = 0
+        out, into = np.unravel_index(saved.argmax(), saved.shape)
+        if saved[out, into] <= 0:
+            return chosen
+        chosen[out] = into
+
+
+def read(given: Any, lists: Mapping[str, Sequence[Any]], error: Error) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return the keys of a design's factors and the combinations of their values that are run.
+
+    Args:
+        given: the value of ``design`` in an experiment file.
+        lists: the lists of the file by their keys.
+        error: makes of a message an exception that names the file; raised for what is no design.
+    """
+    if not isinstance(given, dict):
+        raise error(f"{given!r} is no table; {_EXAMPLE}")
+    unknown = next((key for key in given if key not in _KEYS), None)
+    if unknown is not None:
+        raise error(f"{unknown!r} is not known; the keys are {', '.join(_KEYS)}")
+    if given.get("kind") != FRACTION:
+        raise error(f"the kind {given.get('kind')!r} is not known; {_EXAMPLE}")
+    possible = [key for key in lists if key not in CROSSED and len(lists[key]) > 1]
+    factors = given.get("factors", possible)
+    if not isinstance(factors, list) or any(factor not in possible for factor in factors) or not factors:
+        raise error(f"the factors {factors!r} are no lists of more than one value; there are {', '.join(possible)}")
+    levels = [len(lists[factor]) for factor in factors]
+    cells, most = given.get("cells"), math.prod(levels)
+    if most > MOST_CELLS:
+        raise error(f"the factors have {most} combinations, at most {MOST_CELLS} are taken from; shorten their lists")
+    if isinstance(cells, bool) or not isinstance(cells, int) or not 0 < cells <= most:
+        raise error(f"cells = {cells!r} is no number of cells; give a whole number from 1 to {most}")
+    chosen = fraction(levels, cells)
+    return tuple(factors), [tuple(lists[f][k] for f, k in zip(factors, cell, strict=True)) for cell in chosen]
