@@ -43,8 +43,8 @@ class TrialConfig:
     normal distribution or with orthogonal rows or columns, or as torch's layers do. ``train_samples`` and
     ``evaluation_samples`` are the most samples of the training part, and of each of the other two, that are used, 0 for
     all: the first of each part, which are in the order of the split's permutation, or of a text. ``angle`` is the t(r)
-    of the method ``angle``, such as ``"atan(r)/2"``, and None for every other method. ``context`` is the number of characters that a transformer sees;
-    it decides nothing elsewhere.
+    of the method ``angle``, such as ``"atan(r)/2"``, and None for every other method. ``context`` is the number of
+    characters that a transformer sees; it decides nothing elsewhere.
 
     Raises:
         UsageError: a setting that cannot be used, or two that cannot be used together.

@@ -16,8 +16,8 @@
 ``methods`` and ``learning_rates`` must be there; what else is left out has the value that ``TrialConfig`` gives it.
 ``method_learning_rates = { affine-like = [1.0, 10.0] }`` gives single methods a grid of their own in place of
 ``learning_rates``: the good rates of two methods may lie two decades apart, as their kappas do (theory, section 2).
-``update_learning_rates = { adam = [0.001, 0.01] }`` does the same for update rules, and comes first; a table in place of
-the list, ``{ momentum = { none = [0.01], affine-like = [1.0] } }``, gives grids to methods under that rule alone.
+``update_learning_rates = { adam = [0.001, 0.01] }`` does the same for update rules, and comes first; a table in place
+of the list, ``{ momentum = { none = [0.01], affine-like = [1.0] } }``, gives grids to methods under that rule alone.
 ``angles = ["pi/4", "atan(r)"]`` are the members t(r) of the affine family that the method ``angle`` stands for.
 Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, ``train_samples``, ``evaluation_samples``,
 ``context``, and, for the reader, ``hypothesis``, ``criterion``, ``cost``. ``effect`` (that shall be found),
