@@ -61,7 +61,7 @@ def losses(draw: Any) -> Expr:
     )
 
 
-@settings(random_cases, max_examples=500)
+@settings(random_cases, max_examples=150)
 @given(loss=losses(), world=worlds(), data=st.data())
 def test_the_derivative_is_the_slope_of_the_polynomial(loss: Expr, world: World, data: Any) -> None:
     name, index = data.draw(st.sampled_from([("x", e), ("w", d)]))

@@ -76,7 +76,7 @@ CHANGES: list[Callable[[Expr], Expr]] = [
 ]
 
 
-@settings(random_cases, max_examples=120)
+@settings(random_cases, max_examples=50)
 @given(case=cases(), change=st.sampled_from(CHANGES), seed=st.integers(0, 99))
 def test_what_is_called_equal_has_equal_values(case: Case, change: Callable[[Expr], Expr], seed: int) -> None:
     changed = change(disguise(normalise(case.expression), random.Random(seed)))
@@ -85,7 +85,7 @@ def test_what_is_called_equal_has_equal_values(case: Case, change: Callable[[Exp
             assert value(case.expression, at, case.world) == value(changed, at, case.world)
 
 
-@settings(random_cases, max_examples=60)
+@settings(random_cases, max_examples=30)
 @given(case=cases(depth=0))
 def test_factoring_keeps_the_value(case: Case) -> None:
     normal = normalise(case.expression)

@@ -29,7 +29,7 @@ def worlds(*, most: int = 4) -> list[World]:
     return [World({n: s, L: s + 1, m: b, stride: c, padding: d}, {"t": (n,), "x": (n,)}) for s, b, c, d in sizes]
 
 
-@settings(random_cases, max_examples=300)
+@settings(random_cases, max_examples=120)
 @given(position=positions((i, a, p)), size=st.sampled_from(SIZES), step=steps, world=draw_worlds())
 def test_a_guard_that_is_decided_holds(position: Expr, size: Expr, step: Expr, world: World) -> None:
     """``evaluate=False`` keeps the guard as written; deciding it must not change it anywhere."""
@@ -41,7 +41,7 @@ def test_a_guard_that_is_decided_holds(position: Expr, size: Expr, step: Expr, w
             assert value(guard, at, world) == value(plain, at, world)
 
 
-@settings(random_cases, max_examples=200)
+@settings(random_cases, max_examples=80)
 @given(indices=st.permutations((i, a, p)), first=steps, second=steps, offset=offsets, world=draw_worlds())
 def test_bounds_are_reached_and_not_passed(indices: Any, first: Expr, second: Expr, offset: Expr, world: World) -> None:
     expression = first * indices[0] - second * indices[1] + offset

@@ -23,7 +23,7 @@ A, x, y, u, q, e = (tensor(name) for name in "Axyuqe")
 kappa = sympy.Symbol("kappa", positive=True)
 
 
-@settings(random_cases, max_examples=60)
+@settings(random_cases, max_examples=30)
 @given(case=cases())
 def test_what_is_shown_has_the_same_value(case: Case) -> None:
     shown = presentable(normalise(case.expression), {})

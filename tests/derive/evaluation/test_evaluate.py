@@ -56,7 +56,7 @@ def point(field: Field | None = None, scope: Any = None, seed: int = 0, **sizes:
     return Point(seed, {n: sizes.get("n", 2), m: sizes.get("m", 3)}, field or Modular(), scope or {})
 
 
-@settings(random_cases, max_examples=500)
+@settings(random_cases, max_examples=150)
 @given(case=cases())
 def test_the_value_is_that_of_the_plain_evaluator(case: Case) -> None:
     here = known(case.world, Modular())
@@ -65,7 +65,7 @@ def test_the_value_is_that_of_the_plain_evaluator(case: Case) -> None:
         assert evaluate(case.expression, at, here) == here.field.constant(rational(expected))
 
 
-@settings(random_cases, max_examples=100)
+@settings(random_cases, max_examples=50)
 @given(case=cases(depth=0))
 def test_the_slope_is_that_of_the_polynomial(case: Case) -> None:
     here = known(case.world, Modular(), "x")

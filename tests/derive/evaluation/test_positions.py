@@ -37,7 +37,7 @@ def point(scope: tuple[Definition, ...] = (), **sizes: int) -> Point:
     return Point(0, values, Modular(), {d.base: d for d in scope})
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(positions, some.tuples(*[some.integers(1, 4)] * 3), some.tuples(*[some.integers(0, 3)] * 2))
 def test_the_value_is_that_of_substitution(expression: Expr, sizes: tuple[int, ...], at: tuple[int, ...]) -> None:
     here = point(n=sizes[0], m=sizes[1], P=sizes[2])

@@ -12,35 +12,28 @@ pytest.importorskip("triton", reason="Triton is not installed: there are wheels 
 
 ROOT = Path(__file__).parents[4]
 FOLDER = Path(__file__).parent / "interpreted"
-SLOW = {f"test_{name}.py" for name in ("angles", "autograd", "dispatch", "mutants", "patch_operators", "patches")}
-FILES = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.name in SLOW else [])
-    for path in sorted(FOLDER.glob("test_*.py"))
-]
-WORKERS = {True: "2", False: "0"}  # a short file ends before more processes have started
+LONG = {f"test_{name}.py" for name in ("angles", "autograd", "dispatch", "mutants", "patch_operators", "patches")}
+FILES = sorted(FOLDER.glob("test_*.py"))
+SHORT = [path for path in FILES if path.name not in LONG]
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_in_the_interpreter(file):
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("paths", "options"),
+    [
+        pytest.param(SHORT, ("-m", "not slow", "-n", "0"), id="short files"),
+        pytest.param(SHORT, ("-m", "slow", "-n", "2"), id="what is slow of short files", marks=pytest.mark.slow),
+        pytest.param(set(FILES) - set(SHORT), ("-m", "", "-n", "2"), id="long files", marks=pytest.mark.slow),
+    ],
+)
+def test_in_the_interpreter(paths, options):
+    """Many files in one process: each process imports torch and Triton anew."""
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-m",
-            "",
-            "-n",
-            WORKERS[file.name in SLOW],
-            str(file),
-        ],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *map(str, sorted(paths))],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
-        timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout) and "skipped" not in done.stdout, done.stdout
