@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from derive.errors import UsageError, printable
 if TYPE_CHECKING:
     from verify.training.engines import Engine
     from verify.training.experiment import Experiment
-    from verify.training.store import Store
+    from verify.training.store import Row, Store
 
 _FAILED, _INTERRUPTED = 1, 130
 STORE = Path("affdiv-store")
@@ -68,6 +69,10 @@ def run(
         str,
         typer.Option(help="Seeds of one configuration: together (one stack), apart, or auto, by what is faster."),
     ] = "auto",
+    from_table: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="TABLE", help="An exported table whose results are taken; may be repeated."),
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed and quarantined trials again.")] = False,
     retry_where: RetryWhere = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="How often a trial's state is saved.")] = 20.0,
@@ -80,7 +85,8 @@ def run(
     """Train every trial of an experiment that is not done yet.
 
     Ctrl-C stops it cleanly, and the same line goes on where it stopped, also after a crash. Exit code 1 when a trial
-    failed for good; a diverged trial is a result.
+    failed for good; a diverged trial is a result. --from puts the results of a table into a store that has not got
+    them, where a trial's id is still the same; what does not fit is refused by name and trained anew.
     """
     from verify.run.progress import watching
     from verify.training.driver import drive, job_of, register, summary
@@ -96,8 +102,7 @@ def run(
     with Store(store, create=True, lease=lease_seconds) as opened:
         opened.check()
         register(opened, experiment, source, device, seeds)
-        if retry or retry_where:
-            typer.echo(f"{opened.retry(experiment.name, again)} trials are tried again", err=True)
+        _take_up(opened, experiment.name, from_table or (), again if retry or retry_where else None)
         job = job_of(store, experiment.name, source, checkpoint_seconds, lease_seconds, trial_seconds)
         try:
             with watching() as watcher:
@@ -110,6 +115,17 @@ def run(
     _print(result, json)
     if result["trials"]["quarantined"]:
         raise typer.Exit(_FAILED)
+
+
+def _take_up(store: Store, name: str, tables: Sequence[Path], again: Callable[[Row], bool] | None) -> None:
+    """Put back what tables hold of an experiment, try those again that ``again`` names, and say what came of it."""
+    from verify.training.refill import refill
+
+    for path in tables:
+        for said in refill(store, name, path).text(path).splitlines():
+            typer.echo(printable(said), err=True)
+    if again is not None:
+        typer.echo(f"{store.retry(name, again)} trials are tried again", err=True)
 
 
 @app.command("status")

@@ -39,6 +39,8 @@ METRICS = (
     "smallest_self_share",
     "mean_self_share",
 )
+FROM_TABLE = "from_table"  # the metrics of a result that came from a table, without a course to compute them from
+INFINITE = "inf"  # in such metrics: JSON has no number for it
 SCALE = ("kappa", "effective_rate")
 _COMPUTED = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of a formula
 COLUMNS = ("trial", *SETTINGS, *SCALE, "state", *METRICS)
@@ -65,6 +67,8 @@ def scale_of(config: TrialConfig) -> dict[str, float | None]:
 
 def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
     """Return the metrics of a stored result. Losses and accuracies at the end are None where the run diverged."""
+    if FROM_TABLE in result:
+        return {name: math.inf if value == INFINITE else value for name, value in result[FROM_TABLE].items()}
     points, spreads, diverged_at = result["points"], result["spreads"], result["diverged_at"]
     last = points[-1] if diverged_at is None else {}
     return {
