@@ -42,7 +42,7 @@ CLAIMS = (
         "C5",
         "Affine-like matches or exceeds BatchNorm and LayerNorm in fully connected networks; its lead grows with width "
         "and depth.",
-        ("H3",),
+        ("H3", "H9"),
     ),
     Claim("C6", "So scale invariance is not what makes normalisation work.", ("H5",)),
     Claim(

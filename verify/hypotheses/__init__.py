@@ -8,6 +8,7 @@ answer is inconclusive, and says why.
     self_factors   H1, H2     what was measured on the layers themselves
     networks       H3, H6, H8 corrected layers against others in three kinds of network
     batches        H4         the slope on the batch size, in three readings
+    surface        H9         the same rate for all methods, and the response surface
     alignment      H7         layers times update rules
     angles         H5         members of the affine family with and without scale invariance
     declared                  what an experiment file declares of its own
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verify.hypotheses import alignment, angles, batches, declared, networks, self_factors
+from verify.hypotheses import alignment, angles, batches, declared, networks, self_factors, surface
 from verify.hypotheses.chosen import LEAST_SEEDS, Chosen, at_best_rates
 from verify.hypotheses.finding import Finding, decided
 from verify.training.own_hypotheses import Hypothesis
@@ -49,6 +50,7 @@ def _findings(trials: Sequence[Trial], own: Sequence[Hypothesis]) -> list[Findin
         *(finding for question in networks.QUESTIONS for finding in networks.judge(chosen, question)),
         *networks.growth(chosen),
         *batches.judge(chosen),
+        *surface.judge(chosen),
         *alignment.judge(chosen),
         *angles.judge(chosen),
     ]

@@ -139,6 +139,7 @@ def compare(
     measure: str = ACCURACY,
     falling: bool = False,
     detail: bool = False,
+    tuned: bool = True,
 ) -> Finding:
     """Return the comparison of pairs as a finding not judged yet.
 
@@ -149,13 +150,14 @@ def compare(
         measure: the column that is compared.
         falling: whether less of it is better.
         detail: whether another finding is the one that decides.
+        tuned: whether each setting stands at its best rate, which must then lie inside its grid.
     """
     effect = Pairs(tuple((b, a) for a, b in pairs.cells)).effect(measure) if falling else pairs.effect(measure)
     if effect is None:
         too_few = open_finding(*finding, "fewer than two judging seeds are in pairs", detail)
         return replace(too_few, trials=ids(t for c in pairs.chosen for t in c.trials))
     name = measure.replace("_", " ") + (", how much lower" if falling else "")
-    limit, notes = limits(pairs.chosen), failures(pairs.chosen)
+    limit, notes = limits(pairs.chosen, tuned), failures(pairs.chosen)
     found = Finding(*finding, Verdict.INCONCLUSIVE, effect, limit, pairs.trials(), name, detail, notes)
     return tested(found, region)
 

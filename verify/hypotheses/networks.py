@@ -1,4 +1,7 @@
-"""H3, H6 and H8: a corrected layer against every other, over the networks of an experiment, each at its best rate."""
+"""H3, H6 and H8: a corrected layer against every other, over the networks of an experiment, each at its best rate.
+
+Each update rule that moves the entries one by one is asked alone: a statement that names none is about plain descent.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from dataclasses import dataclass
 from verify.hypotheses.chosen import ACCURACY, LOSS, Chosen, compare, failures, limits, methods_of, of, pair, slope
 from verify.hypotheses.finding import MARGIN, MARGIN_NATS, Finding, open_finding, tested
 from verify.statistics import Region, Verdict
+from verify.training.config import WIDE_KAPPA
+from verify.training.stacked_update import RULES
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Question:
 H3 = Question(
     "H3",
     "mlp",
-    ("affine-like",),
+    ("affine-like", WIDE_KAPPA),
     ACCURACY,
     Region(low=-MARGIN),
     "In fully connected networks, {} layers reach at least the test accuracy of {}.",
@@ -67,8 +72,8 @@ QUESTIONS = (H3, H6, H8)
 
 def judge(chosen: Sequence[Chosen], question: Question) -> list[Finding]:
     """Return a finding for every pair of one of ours and a rival, then one for each network alone."""
-    own = of(chosen, model=question.model, update="sgd")
-    found = [f for ours in question.ours for f in _against_all(own, question, ours)]
+    own = of(chosen, model=question.model)
+    found = [f for rule in RULES for ours in question.ours for f in _against_all(of(own, update=rule), question, ours)]
     if not found:
         statement = question.statement.format(question.ours[0], "others")
         return [open_finding(question.hypothesis, statement, question.criterion, question.absent)]
@@ -80,57 +85,65 @@ def _against_all(chosen: Sequence[Chosen], question: Question, ours: str) -> lis
     rivals = [method for method in present if method not in question.ours and not method.startswith("angle")]
     if ours not in present or not rivals:
         return []
-    found = _family(chosen, question, ours, rivals, "")
+    rule = "" if chosen[0].settings["update"] == "sgd" else chosen[0].settings["update"]
+    found = _family(chosen, question, ours, rivals, rule)
     networks: dict[str, list[Chosen]] = defaultdict(list)
     for one in chosen:
         networks[_network(one)].append(one)
     for network, own in sorted(networks.items()) if len(networks) > 1 else ():
-        found += _family(own, question, ours, rivals, network)
+        found += _family(own, question, ours, rivals, ", ".join(filter(None, (rule, network))), detail=True)
     return found
 
 
 def _family(
-    chosen: Sequence[Chosen], question: Question, ours: str, rivals: Sequence[str], network: str
+    chosen: Sequence[Chosen], question: Question, ours: str, rivals: Sequence[str], where: str, detail: bool = False
 ) -> list[Finding]:
     findings = []
     for rival in rivals:
-        statement = question.statement.format(ours, rival) + (f" ({network})" if network else "")
+        statement = question.statement.format(ours, rival) + (f" ({where})" if where else "")
         head = (question.hypothesis, statement, question.criterion)
         pairs = pair(of(chosen, method=ours), of(chosen, method=rival), "method")
         falling = question.measure == LOSS
-        findings.append(compare(head, pairs, question.region, question.measure, falling, detail=bool(network)))
+        findings.append(compare(head, pairs, question.region, question.measure, falling, detail))
     return findings
 
 
 def _network(one: Chosen) -> str:
     s = one.settings
-    return f"width {s['width']:g}, depth {s['depth']:g}, {s['activation']}"
+    first = "" if s["init"] == "variance-preserving" else f", {s['init']}"
+    return f"width {s['width']:g}, depth {s['depth']:g}, {s['activation']}{first}"
 
 
 def growth(chosen: Sequence[Chosen]) -> list[Finding]:
     """C5's second half: the slope of affine-like's lead over each rival on the doublings of width and of depth."""
-    own = of(chosen, model="mlp", update="sgd")
-    rivals = [m for m in methods_of(own) if m != "affine-like" and not m.startswith("angle")]
-    sizes = [size for size in ("width", "depth") if len({c.settings[size] for c in own}) > 1]
-    return [_growth(own, rival, size) for size in sizes if of(own, method="affine-like") for rival in rivals]
+    found = []
+    for rule in RULES:
+        own = of(chosen, model=H3.model, update=rule)
+        rivals = [m for m in methods_of(own) if m not in H3.ours and not m.startswith("angle")]
+        sizes = [size for size in ("width", "depth") if len({c.settings[size] for c in own}) > 1]
+        ours = [method for method in H3.ours if of(own, method=method)]
+        found += [_growth(own, method, rival, size) for size in sizes for method in ours for rival in rivals]
+    return found
 
 
-def _growth(chosen: Sequence[Chosen], rival: str, size: str) -> Finding:
-    statement = f"The lead of affine-like over {rival} in test accuracy grows with the {size}."
+def _growth(chosen: Sequence[Chosen], ours: str, rival: str, size: str) -> Finding:
+    rule = chosen[0].settings["update"]
+    where = "" if rule == "sgd" else f" ({rule})"
+    statement = f"The lead of {ours} over {rival} in test accuracy grows with the {size}{where}."
     criterion = (
         f"Slope of the paired difference on log2({size}), mean over the other settings, one number a seed: its 95 % "
         "interval above 0. Contradicted where the interval lies below 0."
     )
-    pairs = pair(of(chosen, method="affine-like"), of(chosen, method=rival), "method")
+    pairs = pair(of(chosen, method=ours), of(chosen, method=rival), "method")
     effect = slope(
         (
             seed,
-            ours.key("method", size),
-            math.log2(ours.settings[size]),
+            own.key("method", size),
+            math.log2(own.settings[size]),
             first[ACCURACY] - theirs.by_seed[seed][ACCURACY],
         )
-        for ours, theirs in pairs.cells
-        for seed, first in ours.by_seed.items()
+        for own, theirs in pairs.cells
+        for seed, first in own.by_seed.items()
         if seed in theirs.by_seed
     )
     if effect is None:

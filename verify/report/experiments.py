@@ -11,10 +11,12 @@ from typing import Any
 from derive.errors import printable
 from verify.hypotheses import Finding
 from verify.hypotheses.chosen import ACCURACY, Chosen, at_best_rates
+from verify.hypotheses.surface import surfaces
 from verify.report.experiment_plots import labelling, pictures
 from verify.report.page import environment
 from verify.report.palette import PENS, SPARE, Pen, pens_for
 from verify.report.plots import Picture
+from verify.report.surface_plots import surface_pictures
 from verify.training.experiment import SETTINGS
 from verify.training.export import COLUMNS
 from verify.training.sources import Source
@@ -28,6 +30,7 @@ QUESTIONS = {
     "H6": "Is PatchNorm on par in convolutional networks?",
     "H7": "Does alignment help, or the class of functions?",
     "H8": "Does attention train at least as well where it is corrected?",
+    "H9": "Does affine-like train at least as well at one rate for all methods?",
 }
 _DECLARED = "Declared in the experiment's file."
 _NOT_IN_IDS = r"[^A-Za-z0-9-]+"
@@ -48,8 +51,9 @@ class Best:
 class Section:
     """One experiment on the page.
 
-    ``anchor`` is its name as it stands in ids of the page, ``shared`` are the columns that all trials agree in,
-    ``columns`` the others, which the table of trials shows.
+    ``anchor`` is its name as it stands in ids of the page, ``surface`` are the pictures of the response surface and
+    ``rivals`` the pens of the methods that affine-like is compared with there, ``shared`` are the columns that all
+    trials agree in, ``columns`` the others, which the table of trials shows.
     """
 
     source: Source
@@ -57,6 +61,8 @@ class Section:
     findings: Sequence[Finding]
     pictures: Sequence[Picture]
     pens: Mapping[str, Pen]
+    surface: Sequence[Picture]
+    rivals: Mapping[str, Pen]
     best: Sequence[Best]
     shared: Mapping[str, Any]
     columns: Sequence[str]
@@ -122,12 +128,16 @@ def _section(source: Source, findings: Sequence[Finding]) -> Section:
     values = {column: {trial[column] for trial in source.trials} for column in COLUMNS}
     shared = {name: next(iter(found)) for name, found in values.items() if len(found) == 1}
     anchor = re.sub(_NOT_IN_IDS, "-", source.name)
+    found = surfaces(chosen)
+    rivals = pens_for(sorted({one.rival for one in found}))
     return Section(
         source=source,
         anchor=anchor,
         findings=findings,
         pictures=pictures(anchor, source.trials, chosen, source.courses, pens),
         pens=pens,
+        surface=surface_pictures(anchor, found, rivals),
+        rivals=rivals,
         best=[_best(one, shared) for one in chosen],
         shared={name: value for name, value in shared.items() if value is not None},
         columns=[name for name in COLUMNS if name == "trial" or name not in shared],

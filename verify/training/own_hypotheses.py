@@ -1,4 +1,4 @@
-"""Hypotheses of one's own in an experiment file, declared before the run and judged as H1 to H8 are.
+"""Hypotheses of one's own in an experiment file, declared before the run and judged as H1 to H9 are.
 
     [[hypotheses]]
     name = "wide"                            # what verdicts call it

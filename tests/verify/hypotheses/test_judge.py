@@ -72,7 +72,7 @@ def test_a_step_that_is_not_the_derived_one_is_found(errors, expected):
 
 def test_what_was_not_tried_is_inconclusive_and_says_why():
     findings = judge(better())
-    assert {f.hypothesis for f in findings} == {f"H{k}" for k in range(1, 9)}
+    assert {f.hypothesis for f in findings} == {f"H{k}" for k in range(1, 10)}
     assert all(f.reason for f in findings if f.effect is None)
     assert [f.verdict for f in judge([]) if f.verdict is not Verdict.INCONCLUSIVE] == []
 

@@ -1,4 +1,4 @@
-"""Hypotheses that an experiment file declares: read with care, judged as H1 to H8 are."""
+"""Hypotheses that an experiment file declares: read with care, judged as H1 to H9 are."""
 
 import csv
 import json
