@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from derive.errors import printable
 from verify.claims.ledger import Entry, Evidence
+from verify.claims.regions import region_lines
 from verify.hypotheses import Finding
 from verify.report.numbers import number
 
@@ -31,6 +32,8 @@ from the derivations, which are made and checked anew each time, and from the ta
   criterion was changed after a table was trained, [results](results/README.md) says so.
 * **mixed** or **in part**: the findings of one claim do not agree, or not all of them decide.
 * **not yet tested**: no table holds trials that ask this.
+* **could have been seen**: the effect beyond the bound of a statement that its pairs find with a power of 0.8, by the
+  scatter that was measured and with Holm's correction: an open statement excludes no smaller one.
 
 The body of the paper was not available here: the claims are told from its abstract and its author's posts, in our
 words ([reconstruction.md](reconstruction.md)). Every number is ours.
@@ -60,7 +63,8 @@ def _section(entry: Entry, folder: Path) -> str:
     lines += [f"* `{p.equation}`{'' if p.holds else ' (**not proved**)'}: {p.says}" for p in entry.proofs]
     lines += [""] if entry.proofs else []
     if entry.evidence:
-        lines += _findings(entry.evidence, folder)
+        lines += region_lines(entry.evidence)
+        lines += _findings([one for one in entry.evidence if not one.finding.place], folder)
     return "\n".join(lines)
 
 

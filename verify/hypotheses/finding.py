@@ -25,7 +25,8 @@ class Finding:
     ``measure`` is what the effect counts (accuracies are shares from 0 to 1, losses are in nats). ``detail`` is set for
     a statement about a part of what another one, of the same hypothesis, is about: it decides nothing alone. ``reason``
     says why nothing can be concluded, ``notes`` what else must be known. ``chances`` are the probabilities of what was
-    seen if the statement were false, and if it were true; None for what needs no test.
+    seen if the statement were false, and if it were true; None for what needs no test. ``place`` and ``against`` say
+    where in a region of settings a statement stands, and against whom, for statements that are read as a map of it.
     """
 
     hypothesis: str
@@ -39,6 +40,8 @@ class Finding:
     detail: bool = False
     notes: str = ""
     chances: tuple[float, float] | None = None
+    place: str = ""
+    against: str = ""
 
     @property
     def asked(self) -> bool:

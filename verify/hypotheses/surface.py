@@ -69,8 +69,10 @@ def judge(chosen: Sequence[Chosen]) -> list[Finding]:
 def _at(chosen: Sequence[Chosen], rate: float, ours: str, rival: str) -> Finding:
     every = [replace(one, tuning=frozenset()).at(rate) for one in chosen]
     pairs = pair(of(every, method=ours), of(every, method=rival), "method")
-    statement = STATEMENT.format(rate, chosen[0].settings["update"], ours, rival)
-    return compare(("H9", statement, CRITERION), pairs, Region(low=-MARGIN), tuned=False)
+    rule = chosen[0].settings["update"]
+    head = ("H9", STATEMENT.format(rate, rule, ours, rival), CRITERION)
+    found = compare(head, pairs, Region(low=-MARGIN), tuned=False)
+    return replace(found, place=f"{rule}, rate {rate:g}, {ours}", against=rival)
 
 
 def surfaces(chosen: Sequence[Chosen]) -> list[Surface]:
