@@ -1,4 +1,4 @@
-"""The map of where a claim holds, and the smallest effect that could have been seen, against the power that names it."""
+"""The map of where a claim holds, and the smallest effect that could have been seen, against the power it is for."""
 
 from pathlib import Path
 
