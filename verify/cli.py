@@ -139,8 +139,15 @@ def bench(
         Path | None,
         typer.Option(metavar="FOLDER", help="Time the layers against those of another generated package instead."),
     ] = None,
+    suite: Annotated[
+        str,
+        typer.Option(metavar="quick|full", help="Every kind of layer beside torch's with a normaliser, in one table."),
+    ] = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64; by the device if not named.")] = "",
-    seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="How long to launch at each shape.")] = 20.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=3600.0, help="How long to launch at each shape: 20; in a suite 4 (quick) or 10."),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small shapes, few launches, no compiler: to try it.")] = False,
     json: Json = False,
     threads: Annotated[
@@ -154,16 +161,21 @@ def bench(
 
     A run takes two to four minutes on two cores. What is not installed is named and left out. With --spec the layer in
     a file: its maps on each backend against the layer composed in torch, and which kernels ran. With --against the
-    ratio to the same layers of another generated package, such as that of the code before a change.
+    ratio to the same layers of another generated package, such as that of the code before a change. With --suite every
+    kind of layer, plain and compiled, each with a verdict against its peer: quick under two minutes, full about ten.
     """
     from derive.errors import UsageError
-    from verify.bench.command import Settings, bench_against, bench_layers
+    from verify.bench.command import Settings, bench_against, bench_layers, bench_suite
     from verify.bench.layer_command import bench_layer
 
     settings = Settings(device, dtype, seconds, quick, seed, shapes, threads, out, plot, json)
     if against is not None and spec is not None:
         raise UsageError("--against compares the shipped layers; leave out --spec")
-    if against is not None:
+    if suite and (against is not None or spec is not None):
+        raise UsageError("--suite measures the shipped layers; leave out --against and --spec")
+    if suite:
+        bench_suite(suite, settings)
+    elif against is not None:
         bench_against(against, settings)
     elif spec is None:
         bench_layers(settings)

@@ -18,12 +18,17 @@ from verify.bench.shapes import Shape, default_shapes, parse_shape
 from verify.bench.speed import DEFAULT_DTYPES, Progress, Request, measure, thread_counts
 from verify.bench.speed_plot import plot as drawn
 from verify.bench.speed_table import print_speed
+from verify.bench.suite import SCHEMA as SUITE
+from verify.bench.suite import SECONDS, SuiteSpeed, measure_suite
+from verify.bench.suite_cases import SUITES
+from verify.bench.suite_table import print_suite
 from verify.files import check_folder
 from verify.run.progress import watching
 from verify.run.table import print_json
 from verify.threads import so_many_threads
 
-Run = TypeVar("Run", Speed, LayerSpeed, Compared)
+_SECONDS = 20.0
+Run = TypeVar("Run", Speed, LayerSpeed, Compared, SuiteSpeed)
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Settings:
 
     device: str
     dtype: str
-    seconds: float
+    seconds: float | None
     quick: bool
     seed: int
     shapes: str
@@ -41,10 +46,15 @@ class Settings:
     plot: Path | None
     json: bool
 
+    @property
+    def launching(self) -> float:
+        """How long to launch at each shape."""
+        return _SECONDS if self.seconds is None else self.seconds
+
     def request(self, shapes: tuple[Shape, ...] = ()) -> Request:
         """Return what to measure; UsageError for a device or a type that cannot be used."""
         chosen = self.dtype or DEFAULT_DTYPES.get(self.device, "float32")
-        request = Request(shapes, self.device, chosen, self.seconds, self.quick, self.seed)
+        request = Request(shapes, self.device, chosen, self.launching, self.quick, self.seed)
         request.check()
         return request
 
@@ -77,6 +87,32 @@ def bench_layers(settings: Settings) -> None:
     last = measured(settings, counts, lambda progress: measure(request, progress), print_speed)
     if settings.plot is not None:
         write_text(settings.plot, drawn(last))
+
+
+def bench_suite(suite: str, settings: Settings) -> None:
+    """Measure every kind of layer against torch's with a normaliser and report; UsageError for what does not fit."""
+    if suite not in SUITES:
+        raise UsageError(f"suite {suite!r} is not known; choose one of {', '.join(SUITES)}")
+    unfit = {
+        "--shapes": settings.shapes,
+        "--dtype": settings.dtype,
+        "--quick": settings.quick,
+        "--plot": settings.plot,
+    }
+    for option, given in unfit.items():
+        if given:
+            raise UsageError(f"--suite has its own shapes and types and draws nothing; leave out {option}")
+    settings.request()
+    counts = thread_counts(settings.threads)
+    if settings.out is not None:
+        check_file(settings.out, SUITE)
+    seconds = SECONDS[suite] if settings.seconds is None else settings.seconds
+    measured(
+        settings,
+        counts,
+        lambda progress: measure_suite(suite, settings.device, seconds, settings.seed, progress),
+        print_suite,
+    )
 
 
 def measured(

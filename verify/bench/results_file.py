@@ -14,11 +14,12 @@ from verify.bench.against import Compared
 from verify.bench.layer_speed import LayerSpeed
 from verify.bench.record import circumstances, write_json
 from verify.bench.rows import SCHEMA, Speed
+from verify.bench.suite import SuiteSpeed
 from verify.files import check_folder
 from verify.package_sources import digests
 
 
-def described(speed: Speed | LayerSpeed | Compared) -> dict[str, Any]:
+def described(speed: Speed | LayerSpeed | Compared | SuiteSpeed) -> dict[str, Any]:
     """Return a run as plain data with its circumstances and the digest of every generated source."""
     where = circumstances()
     where["device"].update(threads=torch.get_num_threads(), load_average=os.getloadavg())

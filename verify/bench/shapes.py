@@ -117,12 +117,23 @@ def feeds(shape: Shape, device: str, dtype: torch.dtype, seed: int) -> list[Feed
 
     On a GPU images lie with their channels last, as its convolutions take them.
     """
+    return rotated(shape.input_shape, shape.output_shape, device, dtype, seed, memory_format(shape, device))
+
+
+def rotated(
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    device: str,
+    dtype: torch.dtype,
+    seed: int,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> list[Feed]:
+    """Return sets of random tensors of the axes of an input and an output, as ``feeds`` does."""
     generator = torch.Generator().manual_seed(seed)
-    one = int(torch.Size(shape.input_shape).numel() + torch.Size(shape.output_shape).numel()) * dtype.itemsize
+    one = int(torch.Size(inputs).numel() + torch.Size(outputs).numel()) * dtype.itemsize
     count = max(2, min(_MOST_SETS, -(-_ROTATED_BYTES // one)))
 
     def random(axes: tuple[int, ...]) -> Tensor:
-        tensor = torch.randn(axes, generator=generator).to(device=device, dtype=dtype)
-        return tensor.contiguous(memory_format=memory_format(shape, device))
+        return torch.randn(axes, generator=generator).to(device=device, dtype=dtype).contiguous(memory_format=layout)
 
-    return [Feed(random(shape.input_shape).requires_grad_(), random(shape.output_shape)) for _ in range(count)]
+    return [Feed(random(inputs).requires_grad_(), random(outputs)) for _ in range(count)]

@@ -3,7 +3,7 @@
     affdiv bench --threads 1,2 --seconds 12 -o paper_notes/results/speed-cpu.json     about five minutes
     python -m verify.bench.speed_note paper_notes/results/speed-cpu.json paper_notes/performance.md
 
-Of each number of threads the last run of the file is told.
+Of each number of threads the last run of the file is told. A file of ``affdiv bench --suite`` has marks of its own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any
 
 from derive.errors import UsageError
 from derive.export.files import write_text
+from verify.bench.suite import SCHEMA as SUITE
 
 BEGIN, END = "<!-- figures of affdiv bench: begin -->", "<!-- figures of affdiv bench: end -->"
+SUITE_BEGIN, SUITE_END = (mark.replace("affdiv bench", "affdiv bench --suite") for mark in (BEGIN, END))
 Run = Mapping[str, Any]
 
 
@@ -76,13 +78,43 @@ def threads(run: Run) -> str:
     return f"{count} thread{'s' if count > 1 else ''}"
 
 
+def suite_figures(runs: Sequence[Run]) -> str:
+    """Return the circumstances of the latest runs of a suite and one Markdown table, a line a case."""
+    chosen = latest(runs)
+    lines = [f"* {circumstances(run)}" for run in chosen]
+    columns = [threads(run) for run in chosen]
+    head = [f"peer, ours, {c}" for c in columns] + [f"ours/peer, {c}" for c in columns]
+    lines += ["", f"| case | {' | '.join(head)} | saved | peak |", "|---" * (len(head) + 3) + "|"]
+    known = [{(row["case"], row["compiled"]): row for row in run["rows"]} for run in chosen]
+    for key in dict.fromkeys(key for rows in known for key in rows):
+        lines.append(_suite_line([rows.get(key) for rows in known]))
+    return "\n".join(lines)
+
+
+def _suite_line(rows: Sequence[Run | None]) -> str:
+    first = next(row for row in rows if row)
+    name = "— compiled" if first["compiled"] else f"{first['case']} ({first['adds']})"
+    there = [row if row and row["verdict"] else None for row in rows]
+    both = [f"{r['peer']['median']:.2f}, {r['ours']['median']:.2f}" if r else "not measured" for r in there]
+    compared = [_compared(r) if r else "not measured" for r in there]
+    bytes_ = ["" if not first[k] else f"{first[k][2] / max(1, first[k][0]):.2f}" for k in ("saved", "peak")]
+    return f"| {' | '.join([name, *both, *compared, *bytes_])} |"
+
+
+def _compared(row: Run) -> str:
+    ratio = row["ours_to_peer"]
+    return f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] {row['verdict']}"
+
+
 def rewritten(text: str, runs: Sequence[Run]) -> str:
     """Return the text with the figures between its marks; raise UsageError for a text without them."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UsageError(f"the text holds no place for the figures; put {BEGIN!r} and {END!r} on lines of their own")
-    return f"{before}{BEGIN}\n{figures(runs)}\n{END}{after}"
+    suite = bool(runs) and runs[-1]["schema"] == SUITE
+    begin, end = (SUITE_BEGIN, SUITE_END) if suite else (BEGIN, END)
+    before, has_begin, rest = text.partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not has_begin or not has_end:
+        raise UsageError(f"the text holds no place for the figures; put {begin!r} and {end!r} on lines of their own")
+    return f"{before}{begin}\n{(suite_figures if suite else figures)(runs)}\n{end}{after}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,162 @@
+"""``affdiv bench --suite quick|full``: every kind of layer against torch's with a normaliser, in one table.
+
+    cases ──▶ torch's layer, the peer, ours; plain and compiled ──▶ launches in turn ──▶ ratios, intervals, verdict
+
+The verdict of a row compares ours with the peer, launch by launch: ``ahead`` where the interval of the median ratio
+lies below 1, ``behind`` where it lies above, ``level`` where it holds 1. The ratios of both to torch's layer without a
+normaliser stand beside it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from verify.bench.against import Ratio
+from verify.bench.launch import Times, interleaved
+from verify.bench.limits import Limits, measure_limits
+from verify.bench.memory import peak_bytes, saved_bytes
+from verify.bench.shapes import Feed, rotated
+from verify.bench.speed import DTYPES, Progress
+from verify.bench.suite_cases import QUICK, Case, cases
+
+SCHEMA = "affdiv.bench-suite/1"
+SECONDS = {QUICK: 4.0, "full": 10.0}
+AHEAD, LEVEL, BEHIND = "ahead", "level", "behind"
+_LEAST_ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class SuiteRow:
+    """One case, plain or compiled.
+
+    ``seconds`` is the median of both passes of torch's plain layer; ``peer`` and ``ours`` are ratios to it, ``verdict``
+    judges ``ours_to_peer``. ``saved`` and ``peak`` are bytes of torch's layer, the peer and ours; None where compiled.
+    ``missing`` says why nothing was measured, with an empty ``verdict``.
+    """
+
+    case: str
+    dtype: str
+    compiled: bool
+    adds: str
+    verdict: str = ""
+    rounds: int = 0
+    seconds: float = 0.0
+    peer: Ratio | None = None
+    ours: Ratio | None = None
+    ours_to_peer: Ratio | None = None
+    saved: tuple[int, ...] | None = None
+    peak: tuple[int, ...] | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class SuiteSpeed:
+    """A run of a suite."""
+
+    suite: str
+    device: str
+    seed: int
+    limits: Limits
+    rows: tuple[SuiteRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the run as plain data, in the schema ``affdiv.bench-suite/1`` once its circumstances are added."""
+        plain = {"suite": self.suite, "device": self.device, "seed": self.seed, "limits": asdict(self.limits)}
+        return {"schema": SCHEMA, **plain, "rows": [asdict(row) for row in self.rows]}
+
+
+def verdict(ratio: Ratio) -> str:
+    """Return how ours stands to the peer, by the interval of their ratio."""
+    if ratio.high < 1:
+        return AHEAD
+    return BEHIND if ratio.low > 1 else LEVEL
+
+
+def measure_suite(suite: str, device: str, seconds: float, seed: int, progress: Progress) -> SuiteSpeed:
+    """Measure the cases of a suite, ``seconds`` of launches each; the quick one without torch.compile."""
+    limits = measure_limits(device, torch.float32, suite == QUICK)
+    rows: list[SuiteRow] = []
+    chosen = cases(suite)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's, about how it reads torch's own layers
+        for number, case in enumerate(chosen):
+            told = partial(_told, progress, case.name, number, len(chosen))
+            rows += _measured(case, device, seconds, seed, suite != QUICK, told)
+    return SuiteSpeed(suite, device, seed, limits, tuple(rows))
+
+
+def _told(progress: Progress, name: str, number: int, count: int, share: float) -> None:
+    """Say which case is measured, and which share of all is over."""
+    progress(name, (number + share) / count)
+
+
+def _measured(
+    case: Case, device: str, seconds: float, seed: int, compiles: bool, progress: Callable[[float], None]
+) -> list[SuiteRow]:
+    """Return the row of a case, and with ``compiles`` that of its compiled modules; all are launched in turn."""
+    torch.compiler.reset()  # what was compiled for another shape would make this one more general and slower
+    plain = _modules(case, device, seed)
+    feeds = _feeds(case, plain[0], device, seed)
+    saved = tuple(saved_bytes(m, feeds[0]) for m in plain)
+    peak = tuple(peak_bytes(m, feeds[0]) for m in plain)
+    compiled, missing = _compiled(case, device, seed, feeds[0]) if compiles else ([], "")
+    times = interleaved([*plain, *compiled], feeds, device, seconds, _LEAST_ROUNDS, progress)
+    base = times[0]
+    rows = [replace(_row(case, times[:3], base), saved=saved, peak=peak)]
+    if compiled:
+        rows.append(replace(_row(case, times[3:], base), compiled=True))
+    elif compiles:
+        rows.append(SuiteRow(case.name, case.dtype, True, case.adds, missing=missing))
+    return rows
+
+
+def _modules(case: Case, device: str, seed: int) -> list[nn.Module]:
+    made = []
+    for make in (case.torchs, case.peer, case.ours):
+        torch.manual_seed(seed)
+        made.append(make().to(device=device, dtype=DTYPES[case.dtype]))
+    return made
+
+
+def _compiled(case: Case, device: str, seed: int, feed: Feed) -> tuple[list[nn.Module], str]:
+    """Return the modules compiled and warmed up, or none and why."""
+    made = _modules(case, device, seed)
+    try:
+        for module in made:
+            module.compile(dynamic=False)
+            module(feed.x).backward(feed.g)
+    except (RuntimeError, TypeError, ValueError) as problem:
+        return [], f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"
+    return made, ""
+
+
+def _feeds(case: Case, module: nn.Module, device: str, seed: int) -> list[Feed]:
+    with torch.no_grad():
+        output = module(torch.zeros(case.input_shape, device=device, dtype=DTYPES[case.dtype])).shape
+    return rotated(case.input_shape, tuple(output), device, DTYPES[case.dtype], seed)
+
+
+def _row(case: Case, times: Sequence[Times], base: Times) -> SuiteRow:
+    """Return the row of the times of torch's layer, the peer and ours, as multiples of ``base``."""
+    peer, ours = times[1].both, times[2].both
+    to_peer = Ratio.of(ours, peer)
+    return SuiteRow(
+        case=case.name,
+        dtype=case.dtype,
+        compiled=False,
+        adds=case.adds,
+        verdict=verdict(to_peer),
+        rounds=len(ours),
+        seconds=statistics.median(base.both),
+        peer=Ratio.of(peer, base.both),
+        ours=Ratio.of(ours, base.both),
+        ours_to_peer=to_peer,
+    )
