@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from derive.errors import UsageError
+from verify.bench.compiled import compiled
 from verify.bench.launch import Times, host_seconds, interleaved
 from verify.bench.limits import Limits, measure_limits
 from verify.bench.memory import peak_bytes, saved_bytes
@@ -136,7 +137,7 @@ def _build(provider: Provider, shape: Shape, feed: Feed, tiny: Feed, tolerant: b
         _lay_out(module, memory_format(shape, feed.x.device.type))
         host = None
         if provider.compiled:
-            module.compile(dynamic=False, mode=provider.mode)
+            module = compiled(module, provider.mode)
         elif not provider.graphed:
             host = host_seconds(provider.build(shape.tiny).to(device=feed.x.device, dtype=feed.x.dtype), tiny)
         saved, peak = saved_bytes(module, feed), peak_bytes(module, feed)

@@ -108,7 +108,7 @@ def _compared(row: Run) -> str:
 
 def rewritten(text: str, runs: Sequence[Run]) -> str:
     """Return the text with the figures between its marks; raise UsageError for a text without them."""
-    suite = bool(runs) and runs[-1]["schema"] == SUITE
+    suite = bool(runs) and runs[-1].get("schema") == SUITE
     begin, end = (SUITE_BEGIN, SUITE_END) if suite else (BEGIN, END)
     before, has_begin, rest = text.partition(begin)
     _, has_end, after = rest.partition(end)

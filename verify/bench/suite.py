@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from verify.bench.against import Ratio
+from verify.bench.compiled import compiled
 from verify.bench.launch import Times, interleaved
 from verify.bench.limits import Limits, measure_limits
 from verify.bench.memory import peak_bytes, saved_bytes
@@ -107,11 +108,11 @@ def _measured(
     feeds = _feeds(case, plain[0], device, seed)
     saved = tuple(saved_bytes(m, feeds[0]) for m in plain)
     peak = tuple(peak_bytes(m, feeds[0]) for m in plain)
-    compiled, missing = _compiled(case, device, seed, feeds[0]) if compiles else ([], "")
-    times = interleaved([*plain, *compiled], feeds, device, seconds, _LEAST_ROUNDS, progress)
+    fused, missing = _compiled(case, device, seed, feeds[0]) if compiles else ([], "")
+    times = interleaved([*plain, *fused], feeds, device, seconds, _LEAST_ROUNDS, progress)
     base = times[0]
     rows = [replace(_row(case, times[:3], base), saved=saved, peak=peak)]
-    if compiled:
+    if fused:
         rows.append(replace(_row(case, times[3:], base), compiled=True))
     elif compiles:
         rows.append(SuiteRow(case.name, case.dtype, True, case.adds, missing=missing))
@@ -128,10 +129,9 @@ def _modules(case: Case, device: str, seed: int) -> list[nn.Module]:
 
 def _compiled(case: Case, device: str, seed: int, feed: Feed) -> tuple[list[nn.Module], str]:
     """Return the modules compiled and warmed up, or none and why."""
-    made = _modules(case, device, seed)
+    made = [compiled(module) for module in _modules(case, device, seed)]
     try:
         for module in made:
-            module.compile(dynamic=False)
             module(feed.x).backward(feed.g)
     except (RuntimeError, TypeError, ValueError) as problem:
         return [], f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"

@@ -25,11 +25,12 @@ def run_of(threads, ratio):
     }
 
 
-def test_the_note_holds_the_figures_of_the_results():
+@pytest.mark.parametrize(("name", "before"), [("speed-cpu", "| ours |"), ("speed-suite-cpu", "| case |")])
+def test_the_note_holds_the_figures_of_the_results(name, before):
     text = (NOTES / "performance.md").read_text(encoding="utf-8")
-    runs = json.loads((NOTES / "results" / "speed-cpu.json").read_text(encoding="utf-8"))["runs"]
+    runs = json.loads((NOTES / "results" / f"{name}.json").read_text(encoding="utf-8"))["runs"]
     assert speed_note.rewritten(text, runs) == text
-    assert speed_note.rewritten(text.replace("| ours |", "| ours | 0.5"), runs) == text
+    assert speed_note.rewritten(text.replace(before, f"{before} 0.5"), runs) == text
 
 
 def test_the_last_run_of_each_number_of_threads_is_told():
