@@ -85,7 +85,7 @@ def _convolution(
 
     batch_norm = _NORMS[axes]
     return Case(
-        name=f"{'transposed ' * transposed}{name}, {' x '.join(map(str, input_shape))}",
+        name=f"{name}, {' x '.join(map(str, input_shape))}",
         torchs=torchs,
         peer=lambda: nn.Sequential(torchs(), batch_norm(outputs)),
         ours=ours,
