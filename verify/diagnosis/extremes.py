@@ -27,19 +27,23 @@ def extremes(calls: Sequence[Call]) -> Extremes:
     values, places = by_row.topk(min(_TOLD, by_row.numel()))
     shape = _sample_shape(call)
     known = math.prod(shape) == by_row.numel()
-    positions = [torch.unravel_index(place, shape) for place in places] if known else [(place,) for place in places]
-    largest = [([int(i) for i in at], float(value)) for at, value in zip(positions, values, strict=True)]
-    mean = float(call.factors.float().mean())
-    variation = float(call.factors.float().std(correction=0)) / mean if mean > 0 else 0.0
+    positions = [_index(place, shape) if known else [place] for place in places.tolist()]
+    deviation, mean = map(float, torch.std_mean(call.factors.float(), correction=0))
+    variation = deviation / mean if mean > 0 else 0.0
     squares, entries = _features(call)
     share = squares / squares.sum().clamp_min(1e-38) if squares is not None else None
     top = [] if share is None else share.topk(min(_TOLD, len(share))).indices.tolist()
     return Extremes(
-        largest=tuple(largest),
+        largest=tuple(zip(positions, values.tolist(), strict=True)),
         features=tuple((k, float(share[k])) for k in top) if share is not None else (),
         variation=variation,
         expected=None if squares is None else _expected(float(squares.mean()), entries, call),
     )
+
+
+def _index(place: int, shape: tuple[int, ...]) -> list[int]:
+    """Return the place in an array of that shape by axis."""
+    return [place // math.prod(shape[axis + 1 :]) % length for axis, length in enumerate(shape)]
 
 
 def _sample_shape(call: Call) -> tuple[int, ...]:
@@ -62,7 +66,8 @@ def _features(call: Call) -> tuple[Tensor | None, int]:
     if call.site.shape is Shape.PATCHES:
         weight = call.site.view.weight
         assert isinstance(weight, Tensor)
-        return x.float().square().mean([0, *range(2, x.dim())]), weight[0].numel()
+        squares = torch.linalg.vector_norm(x.float().flatten(2), dim=2).square()  # holds no square of a whole input
+        return squares.mean(0) / math.prod(x.shape[2:]), weight[0].numel()
     return x.float().square().reshape(-1, x.shape[-1]).mean(0), x.shape[-1]
 
 

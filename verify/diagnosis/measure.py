@@ -90,7 +90,12 @@ def diagnose(
         raise UsageError(f"steps is {steps} and rate {rate}; give no fewer than 0 steps and a rate above 0")
     eagerly = torch.compiler.set_stance("force_eager")  # hooks do not reach into compiled graphs
     roots = (model, batch, loss, optimizer, scheduler, before_step)
-    with torch.inference_mode(False), torch.enable_grad(), eagerly, untouched(*roots) as state:
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        eagerly,
+        untouched(*roots, aside=model.parameters()) as state,
+    ):
         inner = getattr(model, "_orig_mod", model)
         found = plan(inner)
         stepper = Stepper(
@@ -218,7 +223,8 @@ class _Run:
         linear = linear_part(self.stepper, trained, first.gradients)
         kept = {name: self.state.numbers(p) for name, p in trained.items()}
         same = {name: held for name, held in kept.items() if held is not None and torch.equal(held, trained[name])}
-        return Moved({**self._parameters, **copies(trained, but=same), **same}, {}, first.gradients, linear)
+        before = {**self._parameters, **copies(trained, but=same), **same}
+        return Moved(before, {}, first.gradients, linear, first.squares)
 
     def _again_from(self, randomness: Randomness, kept: Keep) -> Observed:
         """Run forward with the random numbers of the first pass, leaving no trace in the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from verify.diagnosis.batch import Work, run
 from verify.diagnosis.capture import Captured, Keep, capturing
 from verify.diagnosis.layers import Plan
 from verify.diagnosis.non_finite import is_bad
+from verify.diagnosis.sums import squares_of
 
 
 @dataclass
@@ -27,9 +29,15 @@ class Observed:
     activity: Activity
 
     @cached_property
+    def squares(self) -> dict[str, float]:
+        """The squared norm of each gradient by parameter, without those that are sparse or spread over processes."""
+        return squares_of(self.gradients)
+
+    @cached_property
     def finite(self) -> bool:
         """Whether the loss and every gradient are finite."""
-        return not is_bad(self.loss) and not any(is_bad(dense(g)) for g in self.gradients.values())
+        doubtful = [g for name, g in self.gradients.items() if not math.isfinite(self.squares.get(name, math.nan))]
+        return not is_bad(self.loss) and not any(is_bad(dense(g)) for g in doubtful)
 
 
 def dense(tensor: Tensor) -> Tensor:

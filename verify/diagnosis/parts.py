@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,10 +22,10 @@ from torch import Tensor
 from verify.diagnosis.capture import Call
 from verify.diagnosis.layers import Piece, Site
 from verify.diagnosis.optimizer import Linear
-from verify.diagnosis.probes import Parameters, Probe, parameters_of
+from verify.diagnosis.probes import Along, Parameters, Probe, parameters_of
 from verify.diagnosis.record import Parts
 from verify.diagnosis.step import Analysis, gradient_of, joined
-from verify.diagnosis.sums import inner, parts_of, squared, wide
+from verify.diagnosis.sums import inner, parts_of, squared, squares_of, wide
 
 _ROUNDED = 1e-4  # of a parameter: a step that is longer is itself up to a thousandth of rounding
 UNMOVED = "the step does not change its activation"
@@ -49,13 +50,15 @@ class Sizes:
 class Moved:
     """One step of the whole network: parameters before and after by name, gradients, and how the step depends on them.
 
-    ``linear`` is None where the step is not linear in the gradient, or that is not asked for.
+    ``linear`` is None where the step is not linear in the gradient, or that is not asked for; ``lengths`` holds the
+    squared norms of gradients that are known.
     """
 
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
     linear: Linear | None
+    lengths: Mapping[str, float] = field(default_factory=dict)
     _sizes: dict[Piece, Sizes] = field(default_factory=dict)
 
     def sizes(self, pieces: Iterable[Piece]) -> Sizes:
@@ -69,12 +72,18 @@ class Moved:
             self._sizes[piece] = self._measured(piece)
         return self._sizes[piece]
 
+    @cached_property
+    def _weights(self) -> dict[str, float]:
+        """The squared norm of each trained parameter of plain numbers."""
+        return squares_of({name: self.before[name] for name in self.gradients})
+
     def _measured(self, piece: Piece) -> Sizes:
         before, gradient = piece.of(self.before), self.gradients.get(piece.parameter)
         if gradient is not None:
-            gradient = piece.of({piece.parameter: gradient.to_dense() if gradient.is_sparse else gradient})
-        length = 0.0 if gradient is None else squared(gradient)
-        weight = squared(before)
+            gradient = gradient_of(piece, self.gradients)
+        known = piece.parameter if piece.stop is None else ""
+        length = 0.0 if gradient is None else self.lengths[known] if known in self.lengths else squared(gradient)
+        weight = self._weights[known] if known in self._weights else squared(before)
         if not self.after:
             return Sizes(weight, length, length, length)
         rate = self._rate(piece.parameter) if before.dtype in (torch.float32, torch.float64) else None
@@ -91,11 +100,12 @@ class Moved:
             fall -= 0.0 if gradient is None else inner(g, buffer)
         return Sizes(weight, update, length, fall)
 
-    def along_gradient(self, site: Site) -> tuple[float, Parameters] | None:
-        """Return the one rate by which a layer's parameters went down their gradients, and these; None if they did not.
+    def along_gradient(self, probes: Sequence[Probe], analysis: Analysis | None) -> list[Along] | None:
+        """Return for each call how a layer's parameters went down their gradients at one rate; None if they did not.
 
-        What the step does is then a product with the gradient, and no difference of two parameters is taken.
+        ``analysis`` of the same rows holds what the gradients give there.
         """
+        site = probes[0].site
         pieces = site.pieces.values()
         if set(site.pieces) != set(site.trained) or any(piece.parameter not in self.gradients for piece in pieces):
             return None
@@ -103,7 +113,11 @@ class Moved:
         rate = rates.pop() if len(rates) == 1 else None
         if rate is None:
             return None
-        return rate, {word: gradient_of(piece, self.gradients) for word, piece in site.pieces.items()}
+        gradients = {word: gradient_of(piece, self.gradients) for word, piece in site.pieces.items()}
+        if analysis is None:
+            return [Along(rate, gradients, p.run(gradients)) for p in probes]
+        made = analysis.real.split([p.g.shape[1] for p in probes], 1)
+        return [Along(rate, gradients, part) for part in made]
 
     def _rate(self, parameter: str) -> float | None:
         """Return the rate by which the step is minus the gradient alone, None where it is something else."""
@@ -123,8 +137,8 @@ def parts(probes: Sequence[Probe], later: Sequence[Call], step: Moved, analysis:
     if len(later) != len(probes) or any(p.shape != call.shape for p, call in zip(probes, later, strict=True)):
         return CHANGED
     before, after = (parameters_of(site, values) for values in (step.before, step.after))
-    along = step.along_gradient(site)
-    found = [p.moved(before, after, call.x, along) for call, p in zip(later, probes, strict=True)]
+    along: Sequence[Along | None] = step.along_gradient(probes, analysis) or [None] * len(probes)
+    found = [p.moved(before, after, c.x, down) for c, p, down in zip(later, probes, along, strict=True)]
     z, own, upstream, both = (joined(part).double() for part in zip(*found, strict=True))
     change = own + upstream + both
     total = squared(change)

@@ -11,6 +11,7 @@ small steps lose no digits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,18 @@ _LITTLE = 1 << 22  # products which cost little
 _IMAGES = 3  # of one call of a convolution, among whose positions rows are chosen
 _PART = 1 << 18  # entries of the difference of two weights that are held at once
 Parameters = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Along:
+    """A step of a layer's parameters down their gradients, all at one rate: what it does needs no difference of two.
+
+    ``at_gradient`` is the layer's output at the chosen rows of one call with the gradients for parameters.
+    """
+
+    rate: float
+    gradients: Parameters
+    at_gradient: Tensor
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ class Probe:
         return self.run({word: p.double() - before[word].double() for word, p in after.items()}, x)
 
     def moved(
-        self, before: Parameters, after: Parameters, x: Tensor, along: tuple[float, Parameters] | None = None
+        self, before: Parameters, after: Parameters, x: Tensor, along: Along | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the output, and of its change what the parameters do, what the input does, and what both do together.
 
@@ -86,23 +99,22 @@ class Probe:
             before: parameters before the step.
             after: those after it.
             x: the same entries of the input after the step.
-            along: the rate and the gradients, where all parameters moved against their gradients at one rate.
+            along: how the parameters went down their gradients, where all of them did at one rate.
         """
         if torch.equal(x, self.x):
-            own = self.step(before, after)
+            own = self.step(before, after) if along is None else -along.rate * along.at_gradient
             return self.run(before), own, torch.zeros_like(own), torch.zeros_like(own)
         if self.places is not None or self.site.shape is Shape.TOKENS:
             z, own = self.run(before), self.step(before, after)
             return z, own, self.run(before, x) - z, self.step(before, after, x) - own
-        count = self.x.shape[1]
-        rows = torch.cat([self.x, x - self.x], 1)
+        count, further = self.x.shape[1], x - self.x
+        rows = torch.cat([self.x, further], 1)
         z = _products(rows, before, None, self.site, count)
-        step = (
-            _products(rows, after, before, self.site, count)
-            if along is None
-            else -along[0] * _products(rows, along[1], None, self.site, count)
-        )
-        return z[:, :count], step[:, :count], z[:, count:], step[:, count:]
+        if along is None:
+            step = _products(rows, after, before, self.site, count)
+            return z[:, :count], step[:, :count], z[:, count:], step[:, count:]
+        both = _products(further, along.gradients, None, self.site, 0)
+        return z[:, :count], -along.rate * along.at_gradient, z[:, count:], -along.rate * both
 
 
 def _products(
@@ -116,12 +128,11 @@ def _products(
     weight = _laid(site, "weight", (parameters, less), (groups, -1, entries))
     bias = _laid(site, "bias", (parameters, less), (groups, -1, 1))
     units = (weight or bias)[0].shape[1]
-    z = rows.new_zeros(groups, count, units)
-    if weight:
-        each = max(1, _PART // (groups * entries)) if less else units
+    z = rows.new_zeros(groups, count, units) if less is not None or not weight else _applied(rows, weight)
+    if weight and less is not None:
+        each = max(1, _PART // (groups * entries))
         for start in range(0, units, each):
-            part = _difference([w[:, start : start + each] for w in weight], rows.dtype).mT
-            z[..., start : start + each] = rows * part if entries == 1 else rows @ part
+            z[..., start : start + each] = _applied(rows, [w[:, start : start + each] for w in weight])
     if bias:
         z[:, :biased] += _difference(bias, rows.dtype).mT
     return z
@@ -131,6 +142,12 @@ def _laid(site: Site, word: str, held: Sequence[Parameters | None], shape: tuple
     """Return a parameter as (groups, units, entries), and what is to be subtracted of it; nothing if it is left out."""
     found = [parameters[word] for parameters in held if parameters is not None and word in parameters]
     return [(p.T if word == "weight" and site.transposed else p).reshape(shape) for p in found]
+
+
+def _applied(rows: Tensor, weight: Sequence[Tensor]) -> Tensor:
+    """Return the products of rows with a weight, or the difference of two, of which rows of one entry take no sum."""
+    part = _difference(weight, rows.dtype).mT
+    return rows * part if rows.shape[-1] == 1 else rows @ part
 
 
 def _difference(pair: Sequence[Tensor], kind: torch.dtype) -> Tensor:
@@ -233,7 +250,7 @@ def _windows(call: Call, g: Tensor, count: int, kind: torch.dtype) -> Probe:
     images = evenly(len(x), min(_IMAGES, count), x.device)
     places = evenly(len(images) * each, count, x.device)
     which, there = images[places // each], places % each
-    corner = torch.unravel_index(there, out)
+    corner = [there // math.prod(out[axis + 1 :]) % length for axis, length in enumerate(out)]
 
     def _take(x: Tensor) -> Tensor:
         return (

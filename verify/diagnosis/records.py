@@ -63,7 +63,7 @@ def chosen_rows(first: Observed, analyses: Mapping[str, Analysis | str]) -> dict
 
 def evidence_of(first: Observed, step: FirstStep | None, values: Mapping[str, Tensor]) -> list[LayerEvidence]:
     """Return what the rules read of each layer; without a step the gradient itself stands for it."""
-    moved, found = step.moved if step else Moved(values, {}, first.gradients, None), []
+    moved, found = step.moved if step else Moved(values, {}, first.gradients, None, first.squares), []
     for name, calls in first.captured.calls.items():
         site = calls[0].site
         if site.gain:

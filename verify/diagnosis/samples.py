@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class Shape(StrEnum):
 
 
 _CHOSEN = 64  # rows against which all rows are held at once
+_KEPT = 1 << 10  # positions that are kept to be given again: those of layers of one size are the same
 _BLOCK = 1 << 23  # entries of rows that are laid out at once
 
 
@@ -81,7 +83,12 @@ def blocks(shape: Shape, module: Any, x: Tensor) -> Iterator[Tensor]:
 
 
 def evenly(count: int, wanted: int, device: torch.device) -> Tensor:
-    """Return at most ``wanted`` positions spread evenly over ``range(count)``."""
+    """Return at most ``wanted`` positions spread evenly over ``range(count)``, not to be changed."""
+    return (_evenly if wanted <= _KEPT else _evenly.__wrapped__)(count, wanted, device)
+
+
+@lru_cache(maxsize=256)
+def _evenly(count: int, wanted: int, device: torch.device) -> Tensor:
     return torch.linspace(0, count - 1, min(count, wanted), device=device).round().long().unique()
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import array
 import functools
 import gc
+import operator
 import random
 import sys
 import types
@@ -53,6 +54,10 @@ class Snapshot:
 
     def __init__(self, *roots: Any, but: Sequence[Any] = ()) -> None:
         self._restores: list[Restore] = []
+        self._mappings: list[
+            tuple[Any, dict[Any, Any], list[Any], list[Any]]
+        ] = []  # most things, so not a function each
+        self._empty: list[dict[Any, Any]] = []
         self._tensors: dict[int, TensorState] = {}
         self._seen: dict[int, Any] = {id(thing): thing for thing in but}
         collecting = gc.isenabled()
@@ -71,8 +76,11 @@ class Snapshot:
             if isinstance(thing, _ATOMS) or id(thing) in self._seen:
                 continue
             self._seen[id(thing)] = thing  # also keeps it alive, so that its id stays its own
+            if type(thing) is dict and not thing:
+                self._empty.append(thing)
+                continue
             through_function |= isinstance(thing, types.FunctionType) and not _is_library(thing)
-            held = self._take(thing, through_function)
+            held = self._mapping(thing) if isinstance(thing, dict) else self._take(thing, through_function)
             waiting += [(part, through_function) for part in held if type(part) not in _PLAIN_ATOMS]
 
     def numbers(self, tensor: Tensor) -> Tensor | None:
@@ -86,12 +94,14 @@ class Snapshot:
         Raises:
             ExceptionGroup: some parts refused; all others are back.
         """
-        problems = []
+        problems: list[Exception] = []
+        for mapping in self._empty:
+            if mapping:
+                mapping.clear()
+        for held in self._mappings:
+            _attempt(problems, _refill_mapping, *held)
         for restore in self._restores:
-            try:
-                restore()
-            except Exception as problem:
-                problems.append(problem)
+            _attempt(problems, restore)
         if problems:
             raise ExceptionGroup("parts of the model's state could not be written back", problems)
 
@@ -100,8 +110,6 @@ class Snapshot:
         match thing:
             case Tensor():
                 yield from self._tensor(thing)
-            case dict():
-                yield from self._mapping(thing)
             case list() | bytearray() | array.array():
                 yield from self._sequence(thing)
             case set():
@@ -135,22 +143,12 @@ class Snapshot:
         self._restores.append(state.restore)
         yield state.gradient
 
-    def _mapping(self, mapping: dict[Any, Any]) -> Iterator[Any]:
+    def _mapping(self, mapping: dict[Any, Any]) -> list[Any]:
+        """Note the entries of a mapping, and return them with its attributes."""
         kind: Any = OrderedDict if isinstance(mapping, OrderedDict) else dict
-        before = list(kind.items(mapping))
-
-        def _restore() -> None:
-            now = list(kind.items(mapping))
-            if len(now) != len(before) or any(
-                a is not c or b is not d for (a, b), (c, d) in zip(now, before, strict=True)
-            ):
-                kind.clear(mapping)
-                for key, value in before:
-                    kind.__setitem__(mapping, key, value)
-
-        self._restores.append(_restore)
-        yield from [part for entry in before for part in entry if type(part) not in _PLAIN_ATOMS]
-        yield getattr(mapping, "__dict__", None)
+        keys, values = list(kind.keys(mapping)), list(kind.values(mapping))
+        self._mappings.append((kind, mapping, keys, values))
+        return [*keys, *values, None if type(mapping) is dict else getattr(mapping, "__dict__", None)]
 
     def _sequence(self, sequence: Any) -> Iterator[Any]:
         kind: Any = list if isinstance(sequence, list) else type(sequence)
@@ -206,6 +204,21 @@ class Snapshot:
             self._restores.append(lambda: thing.set_state(legacy))
 
 
+def _attempt(problems: list[Exception], action: Callable[..., None], *arguments: Any) -> None:
+    """Run an action, and note the exception that it raises."""
+    try:
+        action(*arguments)
+    except Exception as problem:
+        problems.append(problem)
+
+
+def _refill_mapping(kind: Any, mapping: dict[Any, Any], keys: list[Any], values: list[Any]) -> None:
+    if not (_same(list(kind.keys(mapping)), keys) and _same(list(kind.values(mapping)), values)):
+        kind.clear(mapping)
+        for key, value in zip(keys, values, strict=True):
+            kind.__setitem__(mapping, key, value)
+
+
 def _refill_set(held: set[Any], before: set[Any]) -> None:
     if held != before:  # an equal one keeps its order
         set.clear(held)
@@ -219,7 +232,7 @@ def _refill_deque(held: deque[Any], before: list[Any]) -> None:
 
 
 def _same(sequence: Any, before: list[Any]) -> bool:
-    return len(sequence) == len(before) and all(a is b for a, b in zip(sequence, before, strict=True))
+    return len(sequence) == len(before) and all(map(operator.is_, sequence, before))
 
 
 def _generator(thing: Any) -> Restore:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verify.diagnosis.capture import Call
-from verify.diagnosis.kernel import kernel
+from verify.diagnosis.kernel import Law, kernel
 from verify.diagnosis.layers import Piece, Site
 from verify.diagnosis.probes import Probe, is_product, laid, parameters_of, probes_of
 from verify.diagnosis.record import Shares
@@ -39,12 +40,16 @@ _NOTHING = 1e-30  # squared changes below it may have lost digits in float32
 
 @dataclass(frozen=True)
 class Analysis:
-    """The gradient's step of one site: its shares, and by chosen row what one sample and all samples do to it."""
+    """The gradient's step of one site: its shares, and by chosen row what one sample and all samples do to it.
+
+    ``real`` is the layer's output there with the gradient for parameters: what all uses of the parameters do to it.
+    """
 
     shares: Shares
     probes: Sequence[Probe]
     own: Tensor
     together: Tensor
+    real: Tensor
 
 
 def analyse(
@@ -81,7 +86,7 @@ def analyse(
     if g.dtype != torch.float64 and not (total > _NOTHING and error < torch.inf):
         return analyse(calls, values, step, torch.float64)
     own_share, cross, rest = (part / (total or 1.0) for part in parts)
-    return Analysis(Shares(own_share, cross, rest, error, bound), probes, own, together)
+    return Analysis(Shares(own_share, cross, rest, error, bound), probes, own, together, real)
 
 
 def joined(parts: Iterable[Tensor]) -> Tensor:
@@ -147,11 +152,17 @@ def _by_entries(site: Site, chosen: Tensor, x: Tensor, g: Tensor) -> Tensor:
 
     The kernel is affine in the product of two entries, so its values at the products 0 and 1 say all of it.
     """
-    rest, whole = (
-        kernel(site.law, chosen, chosen, site.kappa, torch.full_like(chosen, product)) for product in (0.0, 1.0)
-    )
+    rest, whole = _at_products(site.law, site.kappa)
     met, alone = ((x * g).sum((0, 2)), g.sum((0, 2)))
     return (whole - rest) * chosen * met.reshape(-1, 1, 1) + rest * alone.reshape(-1, 1, 1)
+
+
+@cache
+def _at_products(law: Law, kappa: float) -> tuple[float, float]:
+    """Return the kernel of a layer of single entries where the product of two is 0, and where it is 1."""
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    rest, whole = (float(kernel(law, one, one, kappa, one * product)) for product in (0.0, 1.0))
+    return rest, whole
 
 
 def _by_convolution(site: Site, chosen: Tensor, x: Tensor, g: Tensor) -> Tensor:

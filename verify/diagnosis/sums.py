@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _PART = 1 << 18
 _SMALL, _LARGE = 1e-30, 1e36  # squares in float32 outside of this range lose digits
@@ -29,6 +30,30 @@ def _inner(one: Tensor, other: Tensor, kind: torch.dtype) -> float:
     if one.numel() <= _PART:
         return float(torch.dot(one.detach().reshape(-1).to(kind), other.detach().reshape(-1).to(kind)))
     return sum(_inner(a, b, kind) for a, b in zip(parts_of(one), parts_of(other), strict=True))
+
+
+def squares_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the sum of squares of each tensor of plain real numbers by name; others are left out.
+
+    Tensors of one type on one device are read in one call.
+    """
+    plain = {name: t.detach() for name, t in tensors.items() if _is_plain(t)}
+    groups: dict[tuple[torch.dtype, torch.device], dict[str, tuple[Tensor, ...]]] = {}
+    for name, t in plain.items():
+        if t.dtype in (torch.float32, torch.float64) and t.numel():
+            groups.setdefault((t.dtype, t.device), {})[name] = tuple(parts_of(t))
+    found: dict[str, float] = {}
+    for group in groups.values():
+        norms = torch._foreach_norm([part for parts in group.values() for part in parts])
+        squares = iter(torch.stack(norms).double().square().tolist())
+        found.update((name, math.fsum(next(squares) for _ in parts)) for name, parts in group.items())
+    return {n: found[n] if _SMALL < found.get(n, 0.0) < _LARGE else squared(t) for n, t in plain.items()}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether numbers stand in one place of this process, one beside the other, and are real."""
+    ours = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and tensor.device.type != "meta"
+    return ours and tensor.is_floating_point()
 
 
 def parts_of(tensor: Tensor) -> Iterator[Tensor]:

@@ -6,8 +6,9 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,15 +18,21 @@ from verify.diagnosis.snapshot import Snapshot
 
 
 @contextmanager
-def untouched(*roots: Any, but: Sequence[Any] = ()) -> Iterator[Snapshot]:
+def untouched(*roots: Any, but: Sequence[Any] = (), aside: Iterable[Tensor] = ()) -> Iterator[Snapshot]:
     """Restore everything that the roots reach, and every source of randomness, on the way out, also after an error.
 
     Steps may be taken on the real parameters inside: whoever else holds them (a loss that penalises them, a list, a
     compiled graph, a wrapper that spreads them over processes) sees the step. An interrupt waits for the restoration.
-    What is in ``but`` is left out: parameters, for example, where no step is taken. Yields the state that is restored.
+    What is in ``but`` is left out: parameters, for example, where no step is taken. Parameters in ``aside`` have no
+    gradients inside: those that nobody else can reach are laid aside, which takes no copy. Yields the state that is
+    restored.
     """
-    state, randomness = Snapshot(*roots, but=but), Randomness()
+    alone = {parameter: parameter.grad for parameter in aside if _holds_alone(parameter)}
+    state, randomness = None, Randomness()
     try:
+        for parameter in alone:
+            parameter.grad = None
+        state = Snapshot(*roots, but=but)
         yield state
     finally:
         with _uninterrupted():
@@ -33,7 +40,37 @@ def untouched(*roots: Any, but: Sequence[Any] = ()) -> Iterator[Snapshot]:
                 _gather_no_longer(roots)
             finally:
                 randomness.restore()
-                state.restore()
+                try:
+                    if state is not None:
+                        state.restore()
+                finally:
+                    for parameter, gradient in alone.items():
+                        parameter.grad = gradient
+
+
+def _holds_alone(parameter: Tensor) -> bool:
+    """Whether nothing but a parameter leads to the numbers of its gradient: no name, no view, no buffer of a wrapper."""
+    gradient = parameter.grad if parameter.is_leaf else None
+    if type(gradient) is not Tensor or gradient.layout != torch.strided or vars(gradient):
+        return False
+    del gradient
+    return _holders(parameter) == _one_holder()
+
+
+def _holders(parameter: Tensor) -> tuple[int, ...]:
+    """Return how many refer to the gradient of a parameter, and to its storage, in Python and below."""
+    gradient: Any = parameter.grad
+    storage = gradient.untyped_storage()
+    below = gradient._use_count(), torch._C._storage_Use_Count(storage._cdata)
+    return sys.getrefcount(gradient), sys.getrefcount(storage), *below
+
+
+@cache
+def _one_holder() -> tuple[int, ...]:
+    """Return these counts for a gradient that nobody holds but its parameter."""
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    return _holders(parameter)
 
 
 class Randomness:
