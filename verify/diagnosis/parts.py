@@ -27,7 +27,7 @@ from verify.diagnosis.record import Parts
 from verify.diagnosis.step import Analysis, gradient_of, joined
 from verify.diagnosis.sums import inner, parts_of, squared, squares_of, wide
 
-_ROUNDED = 1e-4  # of a parameter: a step that is longer is itself up to a thousandth of rounding
+_ROUNDED = 1e-6  # of a parameter: of a longer step no more than a few hundredths of an entry are rounding
 UNMOVED = "the step does not change its activation"
 CHANGED = "its calls were others after the step, so that samples cannot be compared"
 
@@ -139,33 +139,28 @@ def parts(probes: Sequence[Probe], later: Sequence[Call], step: Moved, analysis:
     before, after = (parameters_of(site, values) for values in (step.before, step.after))
     along: Sequence[Along | None] = step.along_gradient(probes, analysis) or [None] * len(probes)
     found = [p.moved(before, after, c.x, down) for c, p, down in zip(later, probes, along, strict=True)]
-    z, own, upstream, both = (joined(part).double() for part in zip(*found, strict=True))
-    change = own + upstream + both
+    z, *moved = (joined(part) for part in zip(*found, strict=True))
+    addends = _addends(site, probes, step, analysis)
+    held = torch.stack([part.double() for part in (*moved, *addends)])
+    change = held[:3].sum(0)
     total = squared(change)
     if total == 0:
         return UNMOVED
-
-    def _share(part: Tensor) -> float:
-        return inner(part, change) / total
-
-    split = _split(site, probes, step, analysis, own)
-    shares = {name: _share(part) for name, part in split.items()} if split is not None else None
+    own, upstream, both, *rest = ((held.flatten(1) @ change.flatten()) / total).tolist()
     told = _record(site, probes, step, z, change)
-    return replace(told, own=_share(own), upstream=_share(upstream), both=_share(both), split=shares)
+    return replace(told, own=own, upstream=upstream, both=both, split=_split(own, *rest) if rest else None)
 
 
 def own_parts(probes: Sequence[Probe], step: Moved) -> Parts | str:
     """Return what a layer's own step did, where the model cannot be run once more to see its input move."""
     site = probes[0].site
     before, after = (parameters_of(site, values) for values in (step.before, step.after))
-    z, own = (
-        joined(part).double() for part in zip(*((p.run(before), p.step(before, after)) for p in probes), strict=True)
-    )
-    return _record(site, probes, step, z, own) if bool(own.any()) else UNMOVED
+    z, own = (joined(part) for part in zip(*((p.run(before), p.step(before, after)) for p in probes), strict=True))
+    return _record(site, probes, step, z, own.double()) if bool(own.any()) else UNMOVED
 
 
 def _record(site: Site, probes: Sequence[Probe], step: Moved, z: Tensor, change: Tensor) -> Parts:
-    """Return the record of a change, without its parts."""
+    """Return the record of a change, in float64, without its parts."""
     sizes, total, size = step.sizes(site.pieces.values()), squared(change), squared(z)
     return Parts(
         own=None,
@@ -180,21 +175,27 @@ def _record(site: Site, probes: Sequence[Probe], step: Moved, z: Tensor, change:
     )
 
 
-def _split(
-    site: Site, probes: Sequence[Probe], step: Moved, analysis: Analysis | None, own: Tensor
-) -> dict[str, Tensor] | None:
-    """Return own as a sum, None where the step is not linear in the gradient or takes weight and bias apart."""
+def _addends(site: Site, probes: Sequence[Probe], step: Moved, analysis: Analysis | None) -> list[Tensor]:
+    """Return what a sample alone, all samples, and the past add to own; nothing where they do not add up.
+
+    They do not where the step is not linear in the gradient, or takes weight and bias apart; a past of nothing is left
+    out.
+    """
     names = {word: site.pieces[word].parameter for word in site.trained}
     if step.linear is None or analysis is None or not all(name in step.linear.rate for name in names.values()):
-        return None
+        return []
     linear, rates = step.linear, [step.linear.rate[name] for name in names.values()]
     if max(rates) - min(rates) > 1e-3 * max(map(abs, rates)):
-        return None
-    alone, together = -rates[0] * analysis.own.double(), -rates[0] * analysis.together.double()
-    past = torch.zeros_like(own)
+        return []
+    found = [-rates[0] * analysis.own, -rates[0] * analysis.together]
     if linear.past:
         remembered: Parameters = {word: site.pieces[word].of(linear.past) for word in names}
-        past = joined(p.run(remembered) for p in probes).double()
+        found.append(joined(p.run(remembered) for p in probes))
+    return found
+
+
+def _split(own: float, alone: float, together: float, past: float = 0.0) -> dict[str, float]:
+    """Return the shares that own is the sum of, from those of its addends."""
     return {"self": alone, "cross": together - alone, "past": past, "elsewhere": own - together - past}
 
 

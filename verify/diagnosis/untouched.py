@@ -49,7 +49,7 @@ def untouched(*roots: Any, but: Sequence[Any] = (), aside: Iterable[Tensor] = ()
 
 
 def _holds_alone(parameter: Tensor) -> bool:
-    """Whether nothing but a parameter leads to the numbers of its gradient: no name, no view, no buffer of a wrapper."""
+    """Whether nothing but a parameter leads to its gradient's numbers: no name, no view, no buffer of a wrapper."""
     gradient = parameter.grad if parameter.is_leaf else None
     if type(gradient) is not Tensor or gradient.layout != torch.strided or vars(gradient):
         return False
