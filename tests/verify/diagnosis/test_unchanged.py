@@ -13,7 +13,7 @@ from torch import nn
 import verify
 from derive.errors import UsageError
 from tests.verify.diagnosis.models import network
-from verify.diagnosis import measure
+from verify.diagnosis import measure, tensor_state
 from verify.diagnosis.snapshot import Snapshot
 
 
@@ -56,6 +56,40 @@ def test_gradients():
     diagnosed(model, batch, loss)
     assert [name for name, p in model.named_parameters() if p.grad is not None] == ["7.weight"]
     assert torch.equal(model[7].weight.grad, torch.ones_like(model[7].weight))
+
+
+@pytest.mark.parametrize("held", ["by the parameter alone", "by a name", "by a view", "by its numbers in NumPy"])
+def test_gradients_that_somebody_else_can_change(held):
+    """A gradient that only its parameter leads to is laid aside; any other may change inside, and is put back."""
+    torch.manual_seed(0)
+    model, batch = nn.Linear(3, 3), torch.randn(4, 3)
+    model(batch).square().sum().backward()
+    before, place = model.weight.grad.clone(), model.weight.grad.data_ptr()
+    holders = {"by a name": lambda g: g, "by a view": lambda g: g[0], "by its numbers in NumPy": lambda g: g.numpy()}
+    other = holders[held](model.weight.grad) if held in holders else None
+    seen = []
+
+    def _loss(z):
+        seen.append(model.weight.grad)
+        if other is not None:
+            other.fill(7.0) if isinstance(other, np.ndarray) else other.fill_(7.0)
+        return z.square().sum()
+
+    diagnosed(model, batch, _loss)
+    assert seen == [None] * len(seen) and torch.equal(model.weight.grad, before)
+    assert model.weight.grad.data_ptr() == place
+
+
+def test_gradients_are_laid_aside_without_a_copy(monkeypatch):
+    torch.manual_seed(0)
+    model, batch, copied = nn.Linear(3, 5), torch.randn(4, 3), []
+    model(batch).square().sum().backward()
+    real = tensor_state.TensorState.__init__
+    monkeypatch.setattr(
+        tensor_state.TensorState, "__init__", lambda self, t: (copied.append(tuple(t.shape)), real(self, t))[1]
+    )
+    diagnosed(model, batch, lambda z: z.square().sum())
+    assert copied.count((5, 3)) == 1 and copied.count((5,)) == 1
 
 
 def test_hooks():
