@@ -31,6 +31,7 @@ from codegen.ir.program import (
 )
 from derive.algebra.index import Index
 from derive.algebra.named import sigmoid
+from codegen.ir.units import InUnits
 from derive.algebra.reductions import Stopped
 
 Array = NDArray[Any]
@@ -47,6 +48,7 @@ _FUNCTIONS: dict[type[Any], Callable[..., Any]] = {
     sympy.Heaviside: lambda a, at_zero: numpy.heaviside(a, at_zero),
     sympy.Max: lambda *a: numpy.maximum.reduce(numpy.broadcast_arrays(*a)),
     Stopped: lambda a: a,
+    InUnits: lambda a: a,  # no row is far in the range of float64
     sympy.erf: numpy.vectorize(math.erf),
     sigmoid: lambda a: 1 / (1 + numpy.exp(-a)),
     sympy.Min: lambda *a: numpy.minimum.reduce(numpy.broadcast_arrays(*a)),
