@@ -29,9 +29,9 @@ from codegen.ir.program import (
     ProgramError,
     name_of,
 )
+from codegen.ir.units import InUnits
 from derive.algebra.index import Index
 from derive.algebra.named import sigmoid
-from codegen.ir.units import InUnits
 from derive.algebra.reductions import Stopped
 
 Array = NDArray[Any]

@@ -27,7 +27,8 @@ from derive.errors import UsageError
 def range_safe(program: Program, scale: str, in_units: bool = False) -> Program:
     """Return the program that computes only ``scale``, a function of a sum of squares, at any magnitude of the input.
 
-    With ``in_units`` a scale that falls like 1/peak is given in the units of its row. Raise ``UsageError`` if it is no such function, or has a singularity for which there is no rule.
+    With ``in_units`` a scale that falls like 1/peak is given in the units of its row.
+    Raise ``UsageError`` if it is no such function, or has a singularity for which there is no rule.
     """
     squares = squared_length(program, scale)
     if squares is None:

@@ -100,14 +100,16 @@ def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
     return torch.where(unsafe, peak, torch.ones_like(peak)), torch.where(unsafe, q, squares)
 
 
-def in_units(peak: Tensor) -> Tensor:
-    """Return the peaks (B, 1) of rows as the scales that are kept are made of them.
+def in_units(peak: Tensor | float) -> Tensor | float:
+    """Return the peaks (B, 1) of rows, or the one of all, as the scales that are kept are made of them.
 
     A row that is *far*, so long that its scale may be no normal number, is measured in a unit, a power of two, and has
     its scale in that unit, with a negative sign by which it is known.
     """
+    if not isinstance(peak, Tensor):  # then no row is long
+        return peak
     far, unit = _FAR[peak.dtype]
-    if is_visible(peak) and not (peak.numel() and peak.detach().max().item() > far):
+    if is_visible(peak) and (not peak.numel() or peak.detach().max().item() <= far):  # not if there is a NaN
         return peak
     return torch.where(peak > far, peak * -unit, peak)
 
@@ -139,14 +141,19 @@ def add_far_rows(
     ``gradients`` returns all of them for any scales (B, 1) of rows. What does not come by the scale is not lacking.
     """
     alone = torch.where(f < 0, f, torch.zeros_like(f))
-    pairs = zip(found, gradients(alone), gradients(torch.zeros_like(f)), strict=True)
-    dx, *others = (None if known is None else (known, far, none) for known, far, none in pairs)
-    rows = None if dx is None else torch.where(f < 0, dx[1], dx[0])
-    return [rows, *(None if d is None else d[0] + (d[1] - d[2]) for d in others)]
+    more, least = gradients(alone), gradients(torch.zeros_like(f))
+    total: list[Tensor | None] = []
+    for known, far, none in zip(found, more, least, strict=True):
+        if known is None or far is None or none is None:
+            total.append(None)
+        else:
+            total.append(known + (far - none) if total else torch.where(f < 0, far, known))
+    return total
 
 
 def _has_far_rows(f: Tensor) -> bool:
-    return f.numel() > 0 and f.detach().min().item() < 0
+    """Return whether a row may be far, for sure if none of them has a NaN."""
+    return f.numel() > 0 and not f.detach().min().item() >= 0
 
 
 def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:

@@ -31,10 +31,10 @@ each = pytest.mark.parametrize(
 def definition(name, x, weight, bias):
     squares = x.square().sum(-1, keepdim=True)
     if name == "affine-like":
-        return math.sqrt(KAPPA) * (x @ weight.T + bias) / torch.sqrt(squares + 1)
+        return math.sqrt(KAPPA) * (x @ weight.mT + bias) / torch.sqrt(squares + 1)
     if bias is None:
-        return math.sqrt(KAPPA) * (x @ weight.T) / torch.sqrt(squares)
-    return math.sqrt(KAPPA - 1) * (x @ weight.T) / torch.sqrt(squares) + bias
+        return math.sqrt(KAPPA) * (x @ weight.mT) / torch.sqrt(squares)
+    return math.sqrt(KAPPA - 1) * (x @ weight.mT) / torch.sqrt(squares) + bias
 
 
 def ours(name, x, weight, bias, backend):
@@ -102,10 +102,10 @@ def test_entries_near_the_end_of_float64(backend, name):
 @pytest.mark.parametrize("name", MAPS)
 def test_derivatives_of_all_modes_at_far_rows(name):
     """Forward mode, a map over samples and a gradient of a gradient."""
-    tensors, g = operands(name, torch.float32, 1e38, SHAPES[0])
+    tensors, _ = operands(name, torch.float32, 1e38, SHAPES[0])
     plain = [t.detach() for t in tensors]
     double = [t.double() for t in plain]
-    tangents = [torch.randn_like(t) * (1e38 if k == 0 else 1) for k, t in enumerate(plain)]
+    tangents = [torch.randn_like(t) for t in plain]
 
     def run(*t):
         return ours(name, *t, *([None] if len(t) == 2 else []), "torch")
@@ -119,13 +119,11 @@ def test_derivatives_of_all_modes_at_far_rows(name):
     rest = (None,) * (len(plain) - 1)
     by_sample = torch.vmap(lambda x, *t: run(x[None], *t)[0], (0, *rest))(*plain)
     assert roundings(by_sample, right(*double)) <= 4
-    weight = tensors[1]
-    for function, operand in ((run, tensors), (right, [t.detach().double().requires_grad_() for t in tensors])):
-        (first,) = torch.autograd.grad(function(*operand).square().sum(), operand[1], create_graph=True)
-        (second,) = torch.autograd.grad(first.square().sum(), operand[1])
-        found = second if function is run else found
-        assert second.isfinite().all() and second.shape == weight.shape
-    assert roundings(found, second) <= 40
+    second = []
+    for function, given in ((run, tensors), (right, [t.detach().double().requires_grad_() for t in tensors])):
+        (first,) = torch.autograd.grad(function(*given).square().sum(), given[1], create_graph=True)
+        second.append(torch.autograd.grad(first.square().sum(), given[1])[0])
+    assert roundings(*second) <= 40
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -156,6 +154,7 @@ def test_the_value_path_of_attention():
     assert roundings(value_path.corrected(x, weight, bias, KAPPA), exact) <= 8
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_graph_that_is_compiled_has_the_same_rows():
     tensors, g = operands("affine-like", torch.float32, 1e38, SHAPES[0])
     run = torch.compile(lambda *t: ours("affine-like", *t, "torch"), backend="aot_eager")

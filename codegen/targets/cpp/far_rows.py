@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from codegen.ir.program import Pointwise
 from codegen.ir.units import InUnits
 from codegen.plans.rows import Plan
 from codegen.printing.c_names import identifier
@@ -20,7 +21,8 @@ _CALL = re.compile(r"^kernels\.(\w+)\(")
 def scale_in_units(plan: Plan) -> str:
     """Return the name of the scale that is kept of a row, nothing where no row of the map can be far."""
     made = plan.scale.producers[plan.scale_name]
-    return identifier(plan.scale_name) if any(e.has(InUnits) for e in [getattr(made, "expression", made)]) else ""
+    has_units = isinstance(made, Pointwise) and made.expression.has(InUnits)
+    return identifier(plan.scale_name) if has_units else ""
 
 
 def with_far_rows(kernel: Mapping[str, Any], scale: str) -> Mapping[str, Any]:

@@ -101,13 +101,16 @@ def _threads() -> int:
 
 def forward(
     kernels: Source, name: str, x: Tensor, W: Tensor, b: Tensor | None, kappa: float, geometry: Geometry
-) -> tuple[Tensor, Tensor]:
-    """Return the output (B, G, O, *P), laid out as ``x`` (B, G, C, *L) is, and the scale (B, G, 1, *P)."""
+) -> tuple[Tensor, Tensor, int]:
+    """Return the output (B, G, O, *P), laid out as ``x`` (B, G, C, *L) is, the scale (B, G, 1, *P), and ``far``.
+
+    That is above 0 if there may be far patches, whose numbers are not to be used: see ``runtime.far_patches``.
+    """
     positions = positions_of(x.shape[3:], geometry)
     z, f = _output(x, W.shape[1], positions), x.new_empty((*x.shape[:2], 1, *positions))
     given = _given(x, W, positions, geometry, z, x)
-    _run(kernels, name, given, x, [x, W.contiguous(), None if b is None else b.contiguous(), z, f], kappa)
-    return z, f
+    far = _run(kernels, name, given, x, [x, W.contiguous(), None if b is None else b.contiguous(), z, f], kappa)
+    return z, f, far
 
 
 def backward(
@@ -121,21 +124,24 @@ def backward(
     kappa: float,
     geometry: Geometry,
     wanted: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients with respect to ``x``, ``W`` and a bias (G, O, 1, ..), None for those not wanted."""
+) -> tuple[tuple[Tensor | None, Tensor | None, Tensor | None], int]:
+    """Return the gradients by ``x``, ``W`` and a bias (G, O, 1, ..), None for those not wanted, and ``far``.
+
+    That is above 0 if there are far patches; then only those with respect to images without one are to be used.
+    """
     dx = torch.empty_like(x) if wanted[0] else None
     dW = W.new_empty(W.shape) if wanted[1] else None
     db = W.new_empty((*W.shape[:2], *[1] * (x.dim() - 3))) if wanted[2] else None
     given = _given(x, W, g.shape[3:], geometry, g, x if dx is None else dx)
     tensors = [g, x, W.contiguous(), None if b is None else b.contiguous(), f.contiguous(), dx, dW, db]
-    _run(kernels, name, given, x, tensors, kappa)
-    return dx, dW, db
+    far = _run(kernels, name, given, x, tensors, kappa)
+    return (dx, dW, db), far
 
 
 def _run(
     kernels: Source, name: str, given: Sequence[int], x: Tensor, tensors: Sequence[Tensor | None], kappa: float
-) -> None:
-    """Run a kernel, once to ask it for how many numbers of memory it wants, and once with them."""
+) -> int:
+    """Run a kernel, once to ask it for how many numbers of memory it wants, and once with them; return its answer."""
     numbers = (ctypes.c_longlong * (len(given) + 1))(*given)  # the last is what it answers
     addresses = [0 if t is None else t.data_ptr() for t in tensors]
     settings = (float(kappa), smallest_sum(x), torch.get_num_threads())
@@ -143,6 +149,7 @@ def _run(
     getattr(code, name)(ctypes.addressof(numbers), *addresses, 0, *settings)
     room = x.new_empty(numbers[-1])
     getattr(code, name)(ctypes.addressof(numbers), *addresses, room.data_ptr(), *settings)
+    return numbers[-1]
 
 
 def _given(x: Tensor, W: Tensor, positions: Sequence[int], geometry: Geometry, z: Tensor, dx: Tensor) -> list[int]:
