@@ -95,14 +95,14 @@ def verify(
     from derive.sources import with_example
     from verify.checks.junit import junit as as_junit
     from verify.checks.record import Setting, Status, to_json
-    from verify.checks.runner import refuse_if_idle, run_checks, tasks_for
+    from verify.checks.runner import refuse_if_idle, run_named, tasks_for
     from verify.files import check_folder, make_folder
     from verify.run.progress import watching
     from verify.run.table import print_checks, print_json
 
-    tasks = tasks_for([with_example(word, example) for word in layers or ()], only or (), package)
+    words = [with_example(word, example) for word in layers or ()]
     if listed:
-        for task in tasks:
+        for task in tasks_for(words, only or (), package):
             typer.echo(task.id)
         return
     setting = Setting(device=device, seed=seed, full=full, package=package)
@@ -110,7 +110,7 @@ def verify(
         check_folder(junit.parent, (junit.name,), "--junit")
     with watching() as watcher:
         watcher.begin("verify")
-        checks = run_checks(tasks, setting, lambda _, done, total: watcher.advance(done, total), copy=True)
+        checks = run_named(words, only or (), setting, lambda _, done, total: watcher.advance(done, total))
     if junit is not None:
         make_folder(junit.parent, "--junit")
         write_text(junit, as_junit(checks, setting))
@@ -120,7 +120,7 @@ def verify(
         print_checks(checks, setting)
     if any(check.status is Status.FAIL for check in checks):
         raise typer.Exit(_FAILED)
-    refuse_if_idle(tasks, checks)
+    refuse_if_idle(checks)
 
 
 def bench(

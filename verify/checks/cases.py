@@ -209,6 +209,12 @@ class Subject:
         """Whether the module is one of the generated package rather than torch's own."""
         return bool(self.form)
 
+    @property
+    def derived_with(self) -> str:
+        """What the source is derived with: the layer, or a variant of it over so many axes of space."""
+        stem = self.name.rpartition("/")[0] or self.layer
+        return f"{stem}/{self.derived_over}" if self.derived_over else stem
+
     def identity(self, family: str, what: str) -> str:
         """Return the id of a check: ``family/equation prefix/what``, and the variant where there is one."""
         return "/".join(part for part in (family, self.name, what, self.variant) if part)

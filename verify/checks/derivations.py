@@ -17,15 +17,18 @@ from verify.checks.record import Outcome, Setting, Task
 from verify.derived import derived
 
 
-def tasks(layer: str, subjects: Iterable[Subject] = ()) -> list[Task]:
-    """Return one task for each step and each statement of the layer and of the maps that its subjects compute."""
-    own = {part.name: part for part in _all_parts(derived(layer))}
-    found = {f"derivation/{name}": part for name, part in own.items()}
+def tasks(layer: str, subjects: Iterable[Subject] = (), *, own: bool = True) -> list[Task]:
+    """Return one task for each step and each statement of the layer and of the maps that its subjects compute.
+
+    Without ``own`` the layer itself is left out: the subjects compute maps of a variant.
+    """
+    parts = {part.name: part for part in _all_parts(derived(layer))} if own else {}
+    found = {f"derivation/{name}": part for name, part in parts.items()}
     for subject in subjects:
         source = subject.source()
         for stated in (source.of_layer, source.found):
             for part in _parts(stated) if stated is not None else ():
-                if part.name not in own:
+                if part.name not in parts:
                     found[subject.derivation_identity(part.name)] = part
     return [_task(layer, identity, part) for identity, part in found.items()]
 

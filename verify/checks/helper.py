@@ -3,14 +3,15 @@
 Triton decides when it is imported whether its kernels are compiled or interpreted, so kernels run on the CPU in a
 process that is told to interpret them. In a long run that process also re-checks the derivations, meanwhile.
 
-Where the first process has started nothing yet, as on the command line under Linux, the second is a copy of it, which
-has every derivation already, and the two share the tasks that either can do. Elsewhere it is the same command line as
-the user's, and answers in the same JSON.
+Where the first process has started nothing yet, as on the command line under Linux, the second is a copy of it, and the
+two share the work that either can do, derivations included. Elsewhere it is the same command line as the user's, and
+answers in the same JSON.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import os
@@ -18,16 +19,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from verify.checks.record import Check, Outcome, Setting, Status, Task, options
+from verify.checks.record import Check, Outcome, Setting, Status, Task, Work, options
 from verify.triton_interpreter import mend
 
 SWITCH = "TRITON_INTERPRET"
 NO_TRITON = "Triton is not installed (there are wheels for Linux only): pip install triton"
-_MANY_LAYERS = 4
+MANY_LAYERS = 4
 _SECONDS = 1800
 _EITHER = ("derivation", "property", "identity")  # families that take any process
 
@@ -49,15 +50,23 @@ def shared(tasks: Sequence[Task], *, copied: bool) -> list[Task]:
 
     A process that is not ``copied`` from this one has to derive everything again: it re-checks derivations alone.
     """
-    if interpreting() or len({task.layer for task in tasks}) < _MANY_LAYERS:
+    if interpreting() or len({task.layer for task in tasks}) < MANY_LAYERS:
         return []
     families = _EITHER if copied else _EITHER[:1]
-    return [task for task in tasks if task.id.split("/", 1)[0] in families and task.backend in ("sympy", "torch")]
+    return [task for task in tasks if task.family in families and task.backend in ("sympy", "torch")]
 
 
 def can_copy() -> bool:
     """Whether a copy of this process could interpret: Triton is not imported, and the system can copy processes."""
     return sys.platform == "linux" and "triton" not in sys.modules
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A task to which a second process gave no result, and what to say of it."""
+
+    task: Task
+    outcome: Outcome
 
 
 class Helper(Protocol):
@@ -66,7 +75,7 @@ class Helper(Protocol):
     def share(self) -> Iterator[Task]:
         """Yield the tasks that are left for this process, one at a time, until none is."""
 
-    def checks(self) -> dict[str, Check | Outcome]:
+    def checks(self) -> dict[str, Check | Loss]:
         """Wait for the process, and return the check of each of its tasks, or what to say where it gave none."""
 
     def stop(self) -> None:
@@ -74,12 +83,12 @@ class Helper(Protocol):
 
 
 class Copy:
-    """A copy of this process: it does its ``own`` tasks, then what is left of those that either can do."""
+    """A copy of this process: it does its ``own`` tasks, then what is left of the work that either can do."""
 
-    def __init__(self, own: Sequence[Task], either: Sequence[Task], run: Callable[[Task], Check]) -> None:
+    def __init__(self, own: Sequence[Task], either: Sequence[Work], run: Callable[[Task], Check]) -> None:
         context = multiprocessing.get_context("fork")
         self._own, self._either, self._run = own, either, run
-        self._next, self._here = context.Value("q", 0), set[str]()
+        self._next, self._here = context.Value("q", 0), set[int]()
         self._folder = tempfile.TemporaryDirectory()
         self._file = Path(self._folder.name) / "checks.json"
         self._process = context.Process(target=self._work, daemon=True)
@@ -91,32 +100,35 @@ class Copy:
         for stream in (1, 2):  # the terminal is the other process's
             os.dup2(silent, stream)
         mend()
+        shared = (task for place in self._taken() for task in self._either[place].tasks())
         with self._file.open("w", encoding="utf-8") as file:
-            for task in (*self._own, *self._taken()):
+            for task in itertools.chain(self._own, shared):
                 file.write(json.dumps(asdict(self._run(task))) + "\n")
                 file.flush()
 
-    def _taken(self) -> Iterator[Task]:
+    def _taken(self) -> Iterator[int]:
         while True:
             with self._next.get_lock():
                 place = self._next.value
                 self._next.value = place + 1
             if place >= len(self._either):
                 return
-            yield self._either[place]
+            yield place
 
     def share(self) -> Iterator[Task]:
         """Yield the tasks that are left for this process, one at a time, until none is."""
-        for task in self._taken():
-            self._here.add(task.id)
-            yield task
+        for place in self._taken():
+            self._here.add(place)
+            yield from self._either[place].tasks()
 
-    def checks(self) -> dict[str, Check | Outcome]:
+    def checks(self) -> dict[str, Check | Loss]:
         """Wait for the process, and return the check of each of its tasks, or what to say where it gave none."""
         self._process.join(_SECONDS)
         lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
-        mine = [task for task in (*self._own, *self._either) if task.id not in self._here]
-        return _answers(mine, [*map(_entry, lines)], f"it ended with code {self._process.exitcode}")
+        works = [work for place, work in enumerate(self._either) if place not in self._here]
+        code = self._process.exitcode  # where it ended well it did all that it derived
+        mine = [*self._own, *(task for work in works for task in (work.known if code == 0 else work.tasks()))]
+        return _answers(mine, [*map(_entry, lines)], f"it ended with code {code}")
 
     def stop(self) -> None:
         """End the process, if it still runs."""
@@ -149,7 +161,7 @@ class Command:
         """Yield nothing: this process has its own tasks from the start."""
         return iter(())
 
-    def checks(self) -> dict[str, Check | Outcome]:
+    def checks(self) -> dict[str, Check | Loss]:
         """Wait for the process, and return the check of each of its tasks, or what to say where it gave none."""
         if self.process is None:
             return {}
@@ -168,11 +180,11 @@ class Command:
             self.process.communicate()
 
 
-def _answers(tasks: Sequence[Task], entries: Sequence[dict[str, Any]], last: str) -> dict[str, Check | Outcome]:
-    """Return the checks that a process gave, and for its other tasks an outcome that says how it ended."""
+def _answers(tasks: Sequence[Task], entries: Sequence[dict[str, Any]], last: str) -> dict[str, Check | Loss]:
+    """Return the checks that a process gave, and of its other tasks a loss that says how it ended."""
     found = {entry["id"]: Check(**{**entry, "status": Status(entry["status"])}) for entry in entries if entry}
     lost = Outcome(f"the second process, which interprets Triton's kernels, gave no result: {last}", ok=False)
-    return {task.id: found.get(task.id, lost) for task in tasks}
+    return {**{task.id: Loss(task, lost) for task in tasks}, **found}
 
 
 def _entry(line: str) -> dict[str, Any]:

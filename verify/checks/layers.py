@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from verify.checks import attentions, convolutions, derivations, gradients, identities, properties, rows, twins
 from verify.checks.cases import Subject
 from verify.checks.combinations import conversions, factors, modules
 from verify.checks.combinations import tasks as combinations
-from verify.checks.record import Task
+from verify.checks.record import FAMILIES, Task, Work
 
 
 def _attention(layer: str) -> list[Subject]:
@@ -38,9 +38,27 @@ def tasks_of(layer: str, derived: bool = True) -> list[Task]:
 
     To list those, the layer must be derived and solved, which takes far longer than to list the others.
     """
-    subjects = subjects_of(layer)
-    found = derivations.tasks(layer, subjects) if derived else []
-    for family in (identities, gradients, properties):
-        found += [task for subject in subjects for task in family.tasks(subject)]
-    found += [*combinations.of_rows(layer), *combinations.of_patches(layer), *combinations.of_attention(layer)]
+    found = [task for work in works_of([layer]) for task in (work.tasks() if derived else work.known)]
+    return sorted(found, key=lambda task: FAMILIES.index(task.family))
+
+
+def works_of(layers: Sequence[str]) -> list[Work]:
+    """Return every check of some layers: together what needs one derivation, then each path by itself."""
+    subjects: dict[str, list[Subject]] = {layer: [] for layer in layers}
+    for subject in (subject for layer in layers for subject in subjects_of(layer)):
+        subjects.setdefault(subject.derived_with, []).append(subject)
+    works = [_work(name if name in layers else "", some) for name, some in subjects.items()]
+    return [*works, *(Work((task,)) for layer in layers for task in _paths(layer))]
+
+
+def _work(layer: str, subjects: list[Subject]) -> Work:
+    """Return the checks of what is derived together: a layer of that name, or without a name a variant of one."""
+    families = (identities, gradients, properties)
+    known = tuple(task for family in families for subject in subjects for task in family.tasks(subject))
+    return Work(known, lambda: derivations.tasks(layer or subjects[0].layer, subjects, own=bool(layer)))
+
+
+def _paths(layer: str) -> list[Task]:
+    """Return the checks of a layer's paths, for which nothing is derived."""
+    found = [*combinations.of_rows(layer), *combinations.of_patches(layer), *combinations.of_attention(layer)]
     return [*found, *modules.tasks(layer), *factors.tasks(layer), *conversions.tasks(layer)]

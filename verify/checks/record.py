@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Set
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 SCHEMA = "affdiv.verification/1"
+FAMILIES = ("derivation", "identity", "gradient", "property", "path")
 
 
 class Status(StrEnum):
@@ -80,6 +81,30 @@ class Task:
     word: str = ""
     package: Callable[[], ModuleType] | None = None
 
+    @property
+    def family(self) -> str:
+        """The first part of the id, one of ``FAMILIES``."""
+        return self.id.split("/", 1)[0]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tasks that one process does one after the other, for what they share is then worked out once.
+
+    ``known`` are at hand; ``derived`` finds those that come first, for which a layer must be derived and solved.
+    """
+
+    known: tuple[Task, ...]
+    derived: Callable[[], list[Task]] = list
+
+    def tasks(self) -> list[Task]:
+        """Return every task, in order."""
+        return [*self.derived(), *self.known]
+
+    def without(self, ids: Set[str]) -> Work:
+        """Return the work without some of the tasks at hand."""
+        return replace(self, known=tuple(task for task in self.known if task.id not in ids))
+
 
 @dataclass(frozen=True)
 class Check:
@@ -100,7 +125,7 @@ class Check:
 
     @property
     def family(self) -> str:
-        """The first part of the id: derivation, identity, gradient, property or path."""
+        """The first part of the id, one of ``FAMILIES``."""
         return self.id.split("/", 1)[0]
 
     @property

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import itertools
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,17 +16,29 @@ from codegen.targets.base import KERNELS
 from derive.errors import UsageError
 from derive.sources import is_module
 from verify.checks import target
-from verify.checks.helper import NO_TRITON, Command, Copy, Helper, can_copy, interpreting, kernels, shared
+from verify.checks.combinations.paths import COMPILED, INDUCTOR
+from verify.checks.helper import (
+    MANY_LAYERS,
+    NO_TRITON,
+    Command,
+    Copy,
+    Helper,
+    can_copy,
+    interpreting,
+    kernels,
+    shared,
+)
 from verify.checks.layer_files.package import SUFFIX, layer_file, of_layer_file, packaged
 from verify.checks.layer_files.tasks import tasks_of as layer_tasks
-from verify.checks.layers import LAYERS, tasks_of
-from verify.checks.record import Check, Outcome, Setting, Status, Task, options
+from verify.checks.layers import LAYERS, tasks_of, works_of
+from verify.checks.record import FAMILIES, Check, Outcome, Setting, Status, Task, Work, options
 from verify.checks.target import concerning, verifying
 from verify.threads import one_thread
 from verify.triton_interpreter import mend
 
 DEVICES = ("cpu", "cuda")
 NO_CUDA = "no CUDA device on this machine (torch.cuda.is_available() is False)"
+Progress = Callable[[Check, int, int], None]
 _KERNELS = tuple(target.name for target in KERNELS)
 NEEDS_CPU = "the C++ kernels run on the CPU: `--device cpu`"
 NEEDS_CUDA = "the CUDA kernels run on a CUDA device: `--device cuda`"
@@ -110,7 +124,7 @@ def _near(word: str, known: Iterable[str]) -> str:
 def run_checks(
     tasks: list[Task],
     setting: Setting,
-    progress: Callable[[Check, int, int], None] = lambda check, done, total: None,
+    progress: Progress = lambda check, done, total: None,
     *,
     copy: bool = False,
 ) -> list[Check]:
@@ -120,46 +134,103 @@ def run_checks(
     not shared work among threads yet, for a copy would wait for them for ever. Raises UsageError for a device that is
     not known, and for a package that cannot be verified.
     """
+    copied = copy and can_copy()
+    given, either = kernels(tasks, setting), shared(tasks, copied=copied)
+    elsewhere = {task.id for task in (*given, *either)}
+    own = [task for task in tasks if task.id not in elsewhere]
+
+    def second() -> Helper:
+        if copied and elsewhere:
+            return Copy(given, [Work((task,)) for task in either], lambda task: run_task(task, setting))
+        return Command([*given, *either], setting)
+
+    shipped = any(task.package is None for task in tasks)
+    done = _in_two(own, second, setting, setting.package if shipped else None, lambda c, n: progress(c, n, len(tasks)))
+    return [done[task.id] for task in tasks]
+
+
+def run_named(
+    words: Sequence[str],
+    only: Iterable[str],
+    setting: Setting,
+    progress: Progress = lambda check, done, total: None,
+) -> list[Check]:
+    """Run every check that ``tasks_for`` finds, and return them layer by layer and family by family.
+
+    A copy of this process derives and checks half of many shipped layers, so that none is derived before it is made:
+    the same holds of this process as for ``run_checks`` with ``copy``. Raises UsageError as both do.
+    """
+    layers, only = list(dict.fromkeys(words or LAYERS)), list(only)
+    simple = not (only or of_layer_file(setting.package) or interpreting()) and set(layers) <= set(LAYERS)
+    if not (simple and can_copy() and len(layers) >= MANY_LAYERS):
+        return run_checks(tasks_for(words, only, setting.package), setting, progress, copy=True)
+    works = works_of(layers)
+    known = [task for work in works for task in work.known]
+    given = kernels(known, setting)
+    interpreted = {task.id for task in given}
+    own = [task for task in known if task.id not in interpreted and _stays_here(task, setting)]
+    apart = interpreted | {task.id for task in own}
+    either = [work.without(apart) for work in works]
+
+    def heard(check: Check, done: int) -> None:
+        """Tell how far this is: how many steps derivations have shows as they are derived."""
+        progress(check, done, max(len(known), done))
+
+    run = partial(run_task, setting=setting)
+    done = _in_two(own, lambda: Copy(given, either, run), setting, setting.package, heard)
+    places = {task.id: number for number, task in enumerate(known)}
+
+    def order(check: Check) -> tuple[int, int, int, str]:
+        """Return a place that does not depend on which process ran what; steps stay as their derivation has them."""
+        derived_from = check.equation.rpartition("/")[0]
+        return layers.index(check.layer), FAMILIES.index(check.family), places.get(check.id, 0), derived_from
+
+    return sorted(done.values(), key=order)
+
+
+def _stays_here(task: Task, setting: Setting) -> bool:
+    """Return whether a task stays in the first process: what compiles, for one start of the compiler, or is on a GPU.
+
+    Where Triton's kernels are interpreted nothing else is to meet them: not the whole compiler, not a GPU.
+    """
+    compiles = not {COMPILED, INDUCTOR}.isdisjoint(task.id.split("/"))
+    return compiles or (setting.device != "cpu" and task.uses_device)
+
+
+def _in_two(
+    own: Iterable[Task],
+    start: Callable[[], Helper],
+    setting: Setting,
+    package: Path | None,
+    heard: Callable[[Check, int], None],
+) -> dict[str, Check]:
+    """Run tasks here and those of a second process beside it, then what it leaves; return the checks by their ids."""
     if setting.device not in DEVICES:
         raise UsageError(f"device {setting.device!r} is not known; choose one of {', '.join(DEVICES)}")
     done: dict[str, Check] = {}
 
     def ended(check: Check) -> None:
         done[check.id] = check
-        progress(check, len(done), len(tasks))
+        heard(check, len(done))
 
     if interpreting():
         mend()
-    copied = copy and can_copy()
-    given, either = kernels(tasks, setting), shared(tasks, copied=copied)
-    elsewhere = {task.id for task in (*given, *either)}
-    shipped = any(task.package is None for task in tasks)
-    with verifying(setting.package if shipped else None), one_thread():
-        second: Helper = (
-            Copy(given, either, lambda task: run_task(task, setting))
-            if copied and elsewhere
-            else Command([*given, *either], setting)
-        )
+    with verifying(package), one_thread():
+        second = start()
         try:
-            for task in tasks:
-                if task.id not in elsewhere:
-                    ended(run_task(task, setting))
-            for task in second.share():
+            for task in itertools.chain(own, second.share()):
                 ended(run_task(task, setting))
             found = second.checks()
         finally:
             second.stop()
-    for task in tasks:
-        if task.id in found:
-            result = found[task.id]
-            ended(result if isinstance(result, Check) else _check(task, setting, result))
-    return [done[task.id] for task in tasks]
+    for result in found.values():
+        ended(result if isinstance(result, Check) else _check(result.task, setting, result.outcome))
+    return done
 
 
-def refuse_if_idle(tasks: Iterable[Task], checks: Iterable[Check]) -> None:
+def refuse_if_idle(checks: Iterable[Check]) -> None:
     """Raise UsageError where every check that computes on a device was skipped: then nothing that was asked for ran."""
-    using = {task.id for task in tasks if task.uses_device}
-    own = [check for check in checks if check.id in using]
+    own = [check for check in checks if check.device != "none"]
     if own and all(check.status is Status.SKIPPED for check in own):
         raise UsageError(
             f"no check on a device ran: {own[0].reason}; leave out what asks for it, or run it where it can"

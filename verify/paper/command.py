@@ -74,7 +74,7 @@ def _gathered(layers: Sequence[str], folder: Path, checks: Path | None, watcher:
     from derive.cli import named_layer
     from derive.export.summary import CHAPTERS, chapter
     from verify.checks.record import Setting
-    from verify.checks.runner import run_checks, tasks_for
+    from verify.checks.runner import run_named
     from verify.claims.ledger import ledger
     from verify.claims.proofs import proofs
     from verify.paper.gather import Content, read_checks, read_speed
@@ -84,7 +84,7 @@ def _gathered(layers: Sequence[str], folder: Path, checks: Path | None, watcher:
     speed, sources = read_speed(folder), load_sources([folder], ())
     if checks is None:
         watcher.begin("verify")
-        ran = run_checks(tasks_for(), Setting(), lambda _, done, total: watcher.advance(done, total), copy=True)
+        ran = run_named((), (), Setting(), lambda _, done, total: watcher.advance(done, total))
         rows: Sequence[Mapping[str, Any]] = [check.to_json() for check in ran]
     else:
         rows = read_checks(checks)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from verify.checks import helper
-from verify.checks.record import Setting, Status
+from verify.checks.record import Setting, Status, Work
 from verify.checks.runner import run_checks, run_task, tasks_for
 
 pytest.importorskip("triton", reason="Triton is not installed: there are wheels for Linux only")
@@ -57,13 +57,35 @@ def test_a_copy_interprets_kernels_and_shares_the_rest():
     assert {check["status"] for check in json.loads(ran.stdout)["checks"]} == {"pass"}
 
 
+def test_a_copy_derives_a_part_of_the_layers_and_every_step_is_checked_once():
+    layers = ["low-rank", "gated", "gain", "embedding"]
+    words = [sys.executable, "-m", "affdiv", "verify", *layers, "--json"]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    checks = json.loads(ran.stdout)["checks"]
+    assert sorted(check["id"] for check in checks) == sorted(task.id for task in tasks_for(layers))
+    families = [(check["layer"], check["id"].split("/")[0]) for check in checks]
+    assert families == [(task.layer, task.family) for layer in layers for task in tasks_for([layer])]
+
+
+def test_what_a_copy_derived_is_lost_by_name_when_it_dies():
+    (task,) = tasks_for(["linear"], [KERNEL])
+    derived = Work((task,), lambda: [replace(task, id="derivation/step", run=lambda setting: os._exit(3))])
+    copy = helper.Copy([], [derived], lambda t: run_task(t, Setting()))
+    try:
+        copy._process.join()
+        assert set(copy.checks()) == {"derivation/step", KERNEL}
+    finally:
+        copy.stop()
+
+
 def test_a_copy_that_is_killed_fails_its_checks_and_says_why():
     (task,) = tasks_for(["linear"], [KERNEL])
     copy = helper.Copy([replace(task, run=lambda setting: os._exit(3)), task], [], lambda t: run_task(t, Setting()))
     try:
         assert list(copy.share()) == []
-        outcome = copy.checks()[task.id]
+        loss = copy.checks()[task.id]
     finally:
         copy.stop()
-    assert outcome.status is Status.FAIL
-    assert "gave no result: it ended with code 3" in outcome.reason
+    assert loss.outcome.status is Status.FAIL
+    assert "gave no result: it ended with code 3" in loss.outcome.reason
