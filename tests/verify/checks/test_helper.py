@@ -57,6 +57,7 @@ def test_a_copy_interprets_kernels_and_shares_the_rest():
     assert {check["status"] for check in json.loads(ran.stdout)["checks"]} == {"pass"}
 
 
+@pytest.mark.slow
 def test_a_copy_derives_a_part_of_the_layers_and_every_step_is_checked_once():
     layers = ["low-rank", "gated", "gain", "embedding"]
     words = [sys.executable, "-m", "affdiv", "verify", *layers, "--json"]
