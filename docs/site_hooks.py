@@ -4,7 +4,7 @@
     reference/layer-files.md       a marker in the page is replaced by what `affdiv language` prints
     reference/experiment-files.md  likewise by the docstring of the module that reads such files
     atlas/NAME.md                  a page a layer, from the kept table of the atlas and the layer's file
-    notes/NAME.md                  pages of paper_notes, links led to pages or told as paths
+    notes/NAME.md                  pages of paper_notes, links led to pages or told as paths, pictures put in
 
 Nothing is derived or measured here, and torch is not loaded: a build takes seconds.
 """
@@ -124,6 +124,11 @@ def note(source: str, place: str) -> str:
     """Return a page of paper_notes; a link to what is no page of the site is told as a path."""
     folder = PurePosixPath(source).parent
 
+    def shown(match: re.Match[str]) -> str:
+        """Return a picture of the note as an element of the page."""
+        svg = (ROOT / _normal(folder / match[1])).read_text(encoding="utf-8")
+        return f"<figure>{_one_line(svg)}</figure>"
+
     def led(match: re.Match[str]) -> str:
         words, target, anchor = match[1], match[2], match[3] or ""
         if "://" in target or not target:
@@ -133,7 +138,8 @@ def note(source: str, place: str) -> str:
             return f"[{words}]({_relative(NOTES[path], place)}{anchor})"
         return words if words.strip("`") == path else f"{words} (`{path}`)"
 
-    return re.sub(r"\[([^\]]+)\]\(([^)#\s]*)(#[^)\s]+)?\)", led, (ROOT / source).read_text(encoding="utf-8"))
+    text = re.sub(r"!\[[^\]]*\]\(([^)\s]+\.svg)\)", shown, (ROOT / source).read_text(encoding="utf-8"))
+    return re.sub(r"\[([^\]]+)\]\(([^)#\s]*)(#[^)\s]+)?\)", led, text)
 
 
 def _normal(path: PurePosixPath) -> str:

@@ -7,20 +7,24 @@ that is there at equal rates and gone at equal effective rates was one of the ra
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from verify.hypotheses.finding import MARGIN
 from verify.hypotheses.surface import Place, Surface
-from verify.report.palette import FAINT, INK, Pen
+from verify.report.palette import FAINT, INK, PAPER_FAINT, PAPER_INK, Pen, on_paper, pens_for
 from verify.report.plots import Picture
 from verify.report.svg import inline, style
 
 _SIZE = (4.4, 2.9)
+_LEGEND_INCHES = 0.3
 _LINEAR = 0.02  # of accuracy on either side of 0, beyond which the axis is logarithmic
 _TICKS = (-0.5, -0.2, -0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 _APART = 1.04  # the factor between the places of two rivals at one rate, so that their intervals can be told apart
@@ -28,43 +32,87 @@ _INTERVAL = "Lines: mean over seeds and networks; bars: 95 % intervals; band: wi
 Lines = Mapping[str, Sequence[Place]]
 
 
-def surface_pictures(name: str, found: Sequence[Surface], pens: Mapping[str, Pen]) -> list[Picture]:
-    """Return the panels of the surfaces that have more than one place; ``name`` keeps their ids apart on a page."""
+@dataclass(frozen=True)
+class Panel:
+    """What one panel shows: ``lines`` are the leads by rival; ``key`` names it among those of one experiment."""
+
+    key: str
+    title: str
+    across: str
+    caption: str
+    lines: Lines
+
+
+def panels(found: Sequence[Surface]) -> list[Panel]:
+    """Return the panels of surfaces, for each size, rule and affine-like method that by rate and that by step."""
     groups: dict[tuple[str, int, int, str], list[Surface]] = defaultdict(list)
     for one in found:
         groups[one.update, one.width, one.depth, one.ours].append(one)
-    pictures = []
-    for (update, width, depth, ours), own in groups.items():
-        where, by = f"{update}, width {width}, depth {depth}", "η√κ" if update.startswith("adam") else "ηκ"
-        panels: tuple[tuple[str, str, str, dict[str, Sequence[Place]]], ...] = (
-            ("rate", "learning rate η", "at equal rates", {one.rival: one.by_rate for one in own}),
-            ("step", f"effective rate {by}", "at equal effective rates", {one.rival: one.by_step for one in own}),
+    every = [
+        _panel(key, across, what, by, own)
+        for (update, *_), own in groups.items()
+        for key, across, what, by in (
+            ("rate", "learning rate η", "at equal rates", attrgetter("by_rate")),
+            ("step", _effective(update), "at equal effective rates", attrgetter("by_step")),
         )
-        for key, across, what, every in panels:
-            lines = {rival: places for rival, places in every.items() if places}
-            if not lines:
-                continue
-            caption = f"{ours} minus each other method {what}: {where}. {_INTERVAL}"
-            with style():
-                figure = draw(f"{ours}, {where}", across, lines, pens)
-                place = f"{name}-{key}-{update}-{width}-{depth}-{ours.replace('+', '-')}"
-                pictures.append(Picture(Markup(inline(figure, place, caption)), caption))
+    ]
+    return [panel for panel in every if panel.lines]
+
+
+def _panel(key: str, across: str, what: str, by: Callable[[Surface], Sequence[Place]], own: Sequence[Surface]) -> Panel:
+    first = own[0]
+    where = f"{first.update}, width {first.width}, depth {first.depth}"
+    place = f"{key}-{first.update}-{first.width}-{first.depth}-{first.ours.replace('+', '-')}"
+    caption = f"{first.ours} minus each other method {what}: {where}. {_INTERVAL}"
+    return Panel(place, f"{first.ours}, {where}", across, caption, {one.rival: by(one) for one in own if by(one)})
+
+
+def _effective(update: str) -> str:
+    return f"effective rate {'η√κ' if update.startswith('adam') else 'ηκ'}"
+
+
+def surface_pictures(name: str, found: Sequence[Surface], pens: Mapping[str, Pen]) -> list[Picture]:
+    """Return the panels of surfaces as pictures of a page; ``name`` keeps their ids apart there."""
+    pictures = []
+    for panel in panels(found):
+        with style():
+            figure = Figure(figsize=_SIZE, layout="constrained")
+            draw(figure.subplots(), panel, pens)
+            pictures.append(Picture(Markup(inline(figure, f"{name}-{panel.key}", panel.caption)), panel.caption))
     return pictures
 
 
-def draw(title: str, across: str, lines: Lines, pens: Mapping[str, Pen]) -> Figure:
-    """Return a panel with the lead over each rival at its places. Call it inside ``style``."""
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    axes: Axes = figure.subplots()
-    axes.set_title(title, pad=8)
-    axes.set_xlabel(across)
+def surface_sheet(found: Sequence[Surface]) -> str:
+    """Return all panels of surfaces, two in a row, as one SVG file with a legend, in the colours of a light page."""
+    every = panels(found)
+    pens = on_paper(pens_for(sorted({rival for panel in every for rival in panel.lines})))
+    rows = -(-len(every) // 2)
+    with style(PAPER_INK, PAPER_FAINT):
+        figure = Figure(figsize=(2 * _SIZE[0], rows * _SIZE[1] + _LEGEND_INCHES), layout="constrained")
+        figure.add_artist(Rectangle((0, 0), 1, 1, transform=figure.transFigure, color="white", zorder=-1))
+        places = figure.subplots(rows, 2, squeeze=False).flat
+        for axes, panel in zip(places, every, strict=False):
+            draw(axes, panel, pens, PAPER_INK, PAPER_FAINT)
+        for axes in list(figure.axes)[len(every) :]:
+            axes.remove()
+        handles = {
+            label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(pens), frameon=False)
+        return inline(figure, "surface", f"The lead of affine-like over each other method. {_INTERVAL}") + "\n"
+
+
+def draw(axes: Axes, panel: Panel, pens: Mapping[str, Pen], ink: str = INK, faint: str = FAINT) -> None:
+    """Draw the lead over each rival at its places. Call it inside ``style`` of the same colours."""
+    axes.set_title(panel.title, pad=8)
+    axes.set_xlabel(panel.across)
     axes.set_ylabel("lead in test accuracy")
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=_LINEAR)
-    axes.axhspan(-MARGIN, MARGIN, color=FAINT, zorder=0)
-    axes.axhline(0.0, color=INK, linewidth=0.8)
-    for number, (rival, places) in enumerate(lines.items()):
-        pen, shift = pens[rival], _APART ** (number - (len(lines) - 1) / 2)
+    axes.axhspan(-MARGIN, MARGIN, color=faint, zorder=0)
+    axes.axhline(0.0, color=ink, linewidth=0.8)
+    for number, (rival, places) in enumerate(panel.lines.items()):
+        pen, shift = pens[rival], _APART ** (number - (len(panel.lines) - 1) / 2)
         effects = [effect for _, effect in places]
         middle = [effect.estimate for effect in effects]
         reach = [[e.estimate - e.low for e in effects], [e.high - e.estimate for e in effects]]
@@ -85,4 +133,3 @@ def draw(title: str, across: str, lines: Lines, pens: Mapping[str, Pen]) -> Figu
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    return figure

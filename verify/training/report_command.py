@@ -33,6 +33,10 @@ def report(
         "report.html"
     ),
     experiment: Experiments = None,
+    surface: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Where the pictures of the response surface go beside, as one file."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Judge each hypothesis by the trials of stores, or of exported tables, and write the result as one page.
@@ -48,12 +52,16 @@ def report(
     from verify.training.sources import load_sources
 
     check_folder(output.parent, (output.name,), "--output")
+    if surface is not None:
+        check_folder(surface.parent, (surface.name,), "--surface")
     sources = load_sources(table or (), store or (() if table else (STORE,)))
     declared = _own(experiment or (), sources)
     make_folder(output.parent, "--output")
     judged = judge_all([source.trials for source in sources], declared)
     findings = {source.name: found for source, found in zip(sources, judged, strict=True)}
     write_text(output, render(sources, findings))
+    if surface is not None:
+        _write_surface(surface, sources)
     if json:
         print_json({"schema": "affdiv.report/1", "output": str(output), "experiments": _plain(findings)})
         return
@@ -63,6 +71,22 @@ def report(
             said = finding.verdict.value if finding.asked else "not asked"
             typer.echo(f"  {finding.hypothesis} {said:<12} {finding.statement}")
     typer.echo(f"written: {output}")
+
+
+def _write_surface(path: Path, sources: Sequence[Source]) -> None:
+    """Write the response surfaces of all sources as one picture; UsageError where no trials have one."""
+    from derive.errors import UsageError
+    from derive.export.files import write_text
+    from verify.files import make_folder
+    from verify.hypotheses.chosen import at_best_rates
+    from verify.hypotheses.surface import surfaces
+    from verify.report.surface_plots import surface_sheet
+
+    found = [one for source in sources for one in surfaces(at_best_rates(source.trials))]
+    if not found:
+        raise UsageError("--surface: no trials compare affine-like with another method at two rates or more")
+    make_folder(path.parent, "--surface")
+    write_text(path, surface_sheet(found))
 
 
 def _own(experiments: Sequence[str], sources: Sequence[Source]) -> list[tuple[Hypothesis, ...]]:

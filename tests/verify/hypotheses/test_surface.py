@@ -1,18 +1,23 @@
 """H9 and the response surface: leads that are known because they were put in, by a law in the rate or in the step."""
 
+import csv
+import io
 import math
 import re
+import xml.dom.minidom
 
 import pytest
 
+import affdiv
 from tests.verify.hypotheses.made_up import RATES, SEEDS, trials
 from verify.hypotheses import judge
 from verify.hypotheses.chosen import at_best_rates
 from verify.hypotheses.surface import lead_at_rate, lead_at_step, scale, surfaces
 from verify.report.palette import pens_for
-from verify.report.surface_plots import surface_pictures
+from verify.report.surface_plots import surface_pictures, surface_sheet
 from verify.statistics import Verdict
 from verify.training.config import WIDE_KAPPA
+from verify.training.export import COLUMNS
 from verify.training.sweep import nominal_kappa
 
 METHODS = ["none", "rms-norm", "affine-like", WIDE_KAPPA]
@@ -120,3 +125,27 @@ def test_pictures_stand_in_pairs_with_every_rival():
     assert all("var(--pen-none)" in p.svg and "var(--pen-rms-norm)" in p.svg for p in pictures)
     ids = [i for p in pictures for i in re.findall(r'\bid="([^"]+)"', p.svg)]
     assert len(ids) == len(set(ids))
+
+
+def test_the_sheet_holds_every_panel_in_colours_of_its_own():
+    rows = trials(by_step(1.0), rates=WIDE, method=METHODS, width=[WIDTH], update=["sgd"])
+    sheet = surface_sheet(surfaces(at_best_rates(rows)))
+    document = xml.dom.minidom.parseString(sheet)
+    words = [node.firstChild.data for node in document.getElementsByTagName("text")]
+    assert words.count("lead in test accuracy") == 4 and "var(--" not in sheet
+    assert {"none", "rms-norm", "affine-like, sgd, width 31, depth 2"} <= set(words)
+
+
+def test_the_command_writes_the_sheet_and_refuses_trials_without_one(tmp_path, capsys):
+    rows = trials(by_step(1.0), rates=WIDE, seeds=range(2), method=METHODS, width=[WIDTH])
+    for name, own in (("mine.csv", rows), ("one.csv", [t for t in rows if t["method"] == "none"])):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(own)
+        (tmp_path / name).write_text(text.getvalue())
+    command = ["report", "-o", str(tmp_path / "page.html"), "--surface", str(tmp_path / "new" / "sheet.svg"), "--table"]
+    assert affdiv.run([*command, str(tmp_path / "mine.csv")]) == 0
+    assert (tmp_path / "new" / "sheet.svg").read_text().startswith("<svg")
+    assert affdiv.run([*command, str(tmp_path / "one.csv")]) == 2
+    assert "no trials compare affine-like with another method at two rates" in capsys.readouterr().err
