@@ -108,9 +108,11 @@ def test_it_is_not_asked_where_one_kappa_is_missing(methods):
     assert not found.asked and "at both kappas" in found.reason
 
 
-def test_it_is_not_asked_where_methods_have_grids_of_their_own():
+def test_it_is_asked_at_the_rates_that_all_methods_have():
     rows = trials(lambda **_: 0.8, method=METHODS)
-    (found,) = of([t for t in rows if t["method"] != "none" or t["learning_rate"] < 1])
+    some = of([t for t in rows if t["method"] != "none" or t["learning_rate"] < 1])
+    assert some and not [f for f in some if "the rate 1 of" in f.statement]
+    (found,) = of([t for t in rows if (t["method"] == "none") == (t["learning_rate"] < 1)])
     assert not found.asked
 
 
