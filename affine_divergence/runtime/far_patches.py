@@ -6,6 +6,7 @@ its own and negative; all other patches, and images without a far one, keep thei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -30,7 +31,10 @@ def with_far_patches(
 
 def has_far_patches(f: Tensor) -> bool:
     """Return whether scales that were kept hold any of far patches."""
-    return is_visible(f) and f.numel() > 0 and not f.min().item() >= 0  # nor where one is no number
+    if not is_visible(f) or not f.numel():
+        return False
+    least = f.min().item()
+    return least < 0 or (math.isnan(least) and bool((f < 0).any()))
 
 
 def true_scale(f: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -152,8 +153,9 @@ def add_far_rows(
 
 
 def _has_far_rows(f: Tensor) -> bool:
-    """Return whether a row may be far, for sure if none of them has a NaN."""
-    return f.numel() > 0 and not f.detach().min().item() >= 0
+    """Return whether a row is far, also beside one that has a NaN."""
+    least = f.detach().min().item() if f.numel() else 0.0
+    return least < 0 or (math.isnan(least) and bool((f < 0).any()))
 
 
 def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
