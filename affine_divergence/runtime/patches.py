@@ -226,7 +226,7 @@ def squares(x: Tensor) -> Tensor:
 def squares_without_graph(x: Tensor) -> Tensor:
     """Return the same for a plain tensor when no graph is recorded, with fewer passes over the memory.
 
-    On the CPU, where looking at a value costs nothing, sums that are safe to take in the type of ``x`` are, each by itself.
+    On the CPU, where looking at a value costs nothing, sums that are safe to take in the type of ``x`` are, one by one.
     """
     if x.numel() and is_visible(x):
         total = _in_parts(lambda part: part.to(rounded_type(x)).square().sum(2, keepdim=True), x)
