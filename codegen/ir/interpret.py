@@ -29,7 +29,6 @@ from codegen.ir.program import (
     ProgramError,
     name_of,
 )
-from codegen.ir.units import InUnits
 from derive.algebra.index import Index
 from derive.algebra.named import sigmoid
 from derive.algebra.reductions import Stopped
@@ -48,7 +47,6 @@ _FUNCTIONS: dict[type[Any], Callable[..., Any]] = {
     sympy.Heaviside: lambda a, at_zero: numpy.heaviside(a, at_zero),
     sympy.Max: lambda *a: numpy.maximum.reduce(numpy.broadcast_arrays(*a)),
     Stopped: lambda a: a,
-    InUnits: lambda a: a,  # no row is far in the range of float64
     sympy.erf: numpy.vectorize(math.erf),
     sigmoid: lambda a: 1 / (1 + numpy.exp(-a)),
     sympy.Min: lambda *a: numpy.minimum.reduce(numpy.broadcast_arrays(*a)),

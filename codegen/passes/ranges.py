@@ -5,10 +5,6 @@
 
 Equal for every positive peak, so the peak is a constant to derivatives. A scale that is infinite at E = 0 and vanishes
 at infinity (the normalisers) is given the value 0 there: a row without a direction has no weight part.
-
-A scale that falls like 1/peak is lost where the peak is near the end of the range: of entries of 1e38 it is less than
-the smallest normal number. For one that is kept, ``InUnits`` stands in the peak's place where it divides: such a *far*
-row is measured in units of its own, and the sign of its scale tells. ``f x`` is then made of both in those units.
 """
 
 from __future__ import annotations
@@ -19,15 +15,13 @@ import sympy
 from sympy import Dummy, Expr, Pow
 
 from codegen.ir.program import Contract, Instruction, Magnitude, Pointwise, Program, Value, name_of
-from codegen.ir.units import InUnits
 from codegen.passes.scaled_input import squared_length
 from derive.errors import UsageError
 
 
-def range_safe(program: Program, scale: str, in_units: bool = False) -> Program:
+def range_safe(program: Program, scale: str) -> Program:
     """Return the program that computes only ``scale``, a function of a sum of squares, at any magnitude of the input.
 
-    With ``in_units`` a scale that falls like 1/peak is given in the units of its row.
     Raise ``UsageError`` if it is no such function, or has a singularity for which there is no rule.
     """
     squares = squared_length(program, scale)
@@ -46,8 +40,6 @@ def range_safe(program: Program, scale: str, in_units: bool = False) -> Program:
         Contract(total, (ratio.entry, ratio.entry), squares.summed, squares.equation),
     ]
     expression = _factored_out(producer.expression, squares.target.entry, peak.entry, total.entry)
-    if in_units:
-        expression = _in_units(expression, peak.entry)
     if singular_at_zero(producer.expression, squares.target.entry):
         safe = Value("q_or_inf", row)
         at_zero = sympy.Piecewise((sympy.oo, sympy.Eq(total.entry, 0)), (total.entry, True))
@@ -68,15 +60,6 @@ def _factored_out(expression: Expr, squares: Expr, peak: Expr, total: Expr) -> E
     if not expression.has(squares):
         return expression
     return expression.func(*(_factored_out(a, squares, peak, total) for a in expression.args))
-
-
-def _in_units(expression: Expr, peak: Expr) -> Expr:
-    """Let the factor 1/peak of an expression, if it has this one, hold the peak in units."""
-    rest = expression * peak
-    powers = {p for p in rest.atoms(Pow) if p.base == peak}
-    if powers - {peak**-2} or peak in rest.xreplace({p: Dummy() for p in powers}).free_symbols:
-        return expression
-    return rest / InUnits(peak)
 
 
 def _linear(expression: Expr, squares: Expr) -> bool:

@@ -91,7 +91,7 @@ def plan(solution: CancellingMap) -> Plan:
         name=solution.name,
         kind=solution.kind,
         layer=layer,
-        scale=range_safe(program, scale, in_units=True),
+        scale=range_safe(program, scale),
         plain_scale=program.restricted(f"{program.name}/plain-scale", (scale,)),
         forward=_output_from(program, scale),
         forward_scaled=_scaled_input(program, layer, direction),

@@ -88,7 +88,7 @@ def unit_rows() -> UnitRows:
         raise ProgramError(f"{program.name!r}: {_NEEDS_MORE}")
     output = program.outputs[0]
     forward = program.restricted(program.name, program.outputs)
-    safe = range_safe(program, SCALE, in_units=True)
+    safe = range_safe(program, SCALE)
     given = {"g": _SCALE_COTANGENT, gradient_name(unit.inputs[0].name): _MORE}
     slope = tangent(program, (SCALE,), whole.direction)
     return UnitRows(

@@ -14,21 +14,18 @@ from sympy import Indexed
 
 from codegen.ir.program import Contract, Instruction, Magnitude, Pointwise, Program, Value, name_of
 from codegen.printing.expressions import ExpressionPrinter
-from codegen.printing.torch_lines import Line, scaled_line, scales
+from codegen.printing.torch_lines import Line
 from derive.algebra.index import Index
 from derive.errors import UsageError
 from derive.forward_map import BATCH
 
 
 class AxesPrinter:
-    """Prints one program; ``own`` is the tensor whose type results take, ``wide`` those inputs that may be wider.
+    """Prints one program; ``own`` is the tensor whose type results take, ``wide`` those inputs that may be wider."""
 
-    ``kept`` names the row scale, in the units of its row until the first line that scales ``own`` by it.
-    """
-
-    def __init__(self, program: Program, own: str, wide: Iterable[str] = (), kept: str | None = None) -> None:
+    def __init__(self, program: Program, own: str, wide: Iterable[str] = ()) -> None:
         self._program = program
-        self._own, self._kept = own, kept
+        self._own = own
         self._wide = set(wide)
         self._lengths = _lengths(program)
         self._within_length = {i.target.name for pair in self._lengths.values() for i in pair}
@@ -50,9 +47,6 @@ class AxesPrinter:
             return Line(name, self._contraction(instruction), instruction.equation)
         if not isinstance(instruction, Pointwise):
             raise UsageError(f"program {self._program.name!r}: no text for {type(instruction).__name__} of {name!r}")
-        if self._kept and scales(instruction, self._kept, self._own):
-            self._wide.add(name)
-            return scaled_line(name, self._kept, self._own, instruction.equation)
         printer = ExpressionPrinter(lambda e: self._spread(e, instruction.target))
         text = printer.text(instruction.expression)
         if any(name_of(e) in self._wide for e in instruction.reads):

@@ -8,7 +8,7 @@ from derive.errors import UsageError
 
 _OWN = """
     Element Wide Offset V row rows start k column chunk partial total sum first last
-    threads sums far
+    threads sums
     Rounded Axis Box Spread count groups places channels own inside position block place image group second third
 """
 _LANGUAGE = """
@@ -20,7 +20,7 @@ _LANGUAGE = """
 _FUNCTIONS = """
     exp log sin cos tan asin acos atan sinh cosh tanh erf sqrt pow sign heaviside fabs fmax fmin y0 y1 yn j0 j1 jn
     load store widen narrow infinity magnitude row_sum row_largest column_sum
-    in_units without_far quotient lane_sum over_patch channels_at put_channels
+    quotient lane_sum over_patch channels_at put_channels
 """
 _TAKEN = frozenset(f"{_OWN} {_LANGUAGE} {_FUNCTIONS}".split())
 

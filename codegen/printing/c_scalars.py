@@ -136,8 +136,6 @@ class ScalarPrinter:
         inside = [self._wide(a) for a in sorted(expression.args, key=_order)]
         if name == "Stopped":
             return self.text(expression.args[0], _ATOM)
-        if name == "InUnits":
-            return f"in_units({inside[0]})"
         if name == "sigmoid":
             return f"(1 / (1 + exp(-{self.text(expression.args[0], _ATOM)})))"
         if name in ("sign", "Heaviside"):

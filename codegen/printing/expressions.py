@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 import sympy
 from sympy import Add, Expr, Indexed, Mul, Pow, Symbol
 
-from codegen.ir.units import InUnits
 from codegen.printing.layout import is_column
 from derive.algebra.index import Index, Quotient, Remainder
 from derive.algebra.reductions import Stopped
@@ -105,8 +104,6 @@ class ExpressionPrinter:
             return f"torch.abs({inside[0]})" if expression.has(Indexed, Index) else f"abs({inside[0]})"
         if isinstance(expression, Stopped):
             return f"{self.text(expression.args[0], _ATOM)}.detach()"
-        if isinstance(expression, InUnits):
-            return f"in_units({inside[0]})"
         if isinstance(expression, sympy.Max | sympy.Min) and expression.has(Indexed, Index):
             return _extreme(name, inside, expression)
         if name in _TENSOR_FUNCTIONS and len(inside) == 1:

@@ -49,13 +49,6 @@ def _signatures(plan: PatchPlan) -> dict[str, Any]:
         "product": plan.product,
         "output": plan.forward.outputs[0],
         "scale_call": f"{inputs[0]}, {kappa}, geometry",
-        "exact_call": ", ".join([*(f"{n}.double()" for n in inputs), kappa, "geometry"]),
-        "far_call": f"{plan.forward.outputs[0]}, {plan.scale_name}, {inputs[0]}, "
-        f"lambda: exactly({', '.join([*inputs, kappa, 'geometry'])})",
-        "wide_scale_call": f"{inputs[0]}.double(), {kappa}, geometry",
-        "wide_gradient_call": ", ".join(
-            [*("wide_f" if n == plan.scale_name else f"{n}.double()" for n in gradient), kappa, "geometry"]
-        ),
         "portable_arguments": [*tensors, *settings],
         "portable_call": ", ".join([*inputs, kappa, "geometry"]),
         "forward_arguments": [*tensors, *settings, "recompute: bool"],

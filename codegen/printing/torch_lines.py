@@ -43,26 +43,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Style:
-    """How to print: ``own`` names the tensor whose type results take (None: as they come), ``wide`` the wide inputs.
-
-    ``kept`` names the row scale, in the units of its row until the first line that scales the input by it.
-    """
+    """How to print: ``own`` names the tensor whose type results take (None: as they come), ``wide`` the wide inputs."""
 
     in_place: bool = False
     own: str | None = None
     wide: frozenset[str] = frozenset()
-    kept: str | None = None
-
-
-def scales(instruction: Pointwise, kept: str, source: str) -> bool:
-    """Return whether an instruction is the product of what is kept of rows and what they hold."""
-    is_product = instruction.expression == sympy.Mul(*instruction.reads)
-    return is_product and sorted(name_of(e) for e in instruction.reads) == sorted((kept, source))
-
-
-def scaled_line(target: str, kept: str, source: str, equation: str = "") -> Line:
-    """Return the line that scales rows by what is kept of them, and goes on with the scale itself."""
-    return Line(f"{target}, {kept}", f"scaled({kept}, {source})", equation)
 
 
 def printed(lines: Iterable[Line]) -> list[str]:
@@ -110,10 +95,6 @@ class TorchPrinter:
         if isinstance(instruction, Magnitude):
             return self._length(instruction)
         assert not isinstance(instruction, Peak), "a peak is printed by another printer"
-        kept, own = self._style.kept, self._style.own
-        if kept and own and isinstance(instruction, Pointwise) and scales(instruction, kept, own):
-            self._wide.add(instruction.target.name)
-            return scaled_line(instruction.target.name, kept, own, instruction.equation)
         term = self._term(instruction)
         name = instruction.target.name
         if term.wide:

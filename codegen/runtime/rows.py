@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,10 +18,6 @@ from .operands import KEYS_ARE_KNOWN, is_eager
 _BLOCK = 2**18  # numbers, 1 MiB of float32
 _ADDED = 256  # numbers that are added up one after the other in the type they have
 _LONG = 2**11  # numbers of a row from which on it is added up in blocks
-_FAR = {  # by type, from which magnitude on a row is far, and the unit in which it is measured then
-    torch.float32: (2.0**60, 2.0**-80),
-    torch.float64: (2.0**500, 2.0**-600),
-}
 
 
 def check_range(name: str, kappa: float, above: float, dtype: torch.dtype, room: float = 1.0) -> None:
@@ -51,21 +46,18 @@ def squared_length(x: Tensor) -> tuple[Tensor, Tensor]:
     return peak, (x / peak).square().sum(-1, keepdim=True)
 
 
-def safe_squares(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return ``|x|^2`` for each row of ``x`` (B, n) as a new column (B, 1), and in which rows it may be wrong.
+def safe_squares(x: Tensor) -> Tensor | None:
+    """Return ``|x|^2`` for each row of ``x`` (B, n) as a new column (B, 1), or None where that may not be safe.
 
-    For tensors that are visible: looking at a value costs nothing there. A row of length zero, or of one that is not
-    safe to square, is marked in a column of truth values, or None is returned if no row is.
+    On the CPU, where looking at a value costs nothing, lengths that are safe to square are taken as they are; they are
+    above zero. Not for graphs, and None while a compiler reads.
     """
+    if not (is_visible(x) and x.numel()):
+        return None
     length = _length(x)
+    low, high = torch.aminmax(length)
     limits = torch.finfo(length.dtype)
-    least, most = limits.tiny**0.4, limits.max**0.45
-    if x.numel():
-        low, high = torch.aminmax(length)
-        if least < low.item() and high.item() < most:
-            return length.square_(), None
-    unsafe = ~((length > least) & (length < most))
-    return length.square_(), unsafe
+    return length.square_() if limits.tiny**0.4 < low.item() and high.item() < limits.max**0.45 else None
 
 
 def scaled_length(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,71 +83,9 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
-    """Return the same, with a peak of 1 for rows whose lengths are safe to square."""
-    if not is_visible(x):
-        return scaled_length(x)
-    squares, unsafe = safe_squares(x)
-    if unsafe is None:
-        return 1.0, squares
-    peak, q = scaled_length(x)
-    return torch.where(unsafe, peak, torch.ones_like(peak)), torch.where(unsafe, q, squares)
-
-
-def in_units(peak: Tensor | float) -> Tensor | float:
-    """Return the peaks (B, 1) of rows, or the one of all, as the scales that are kept are made of them.
-
-    A row that is *far*, so long that its scale may be no normal number, is measured in a unit, a power of two, and has
-    its scale in that unit, with a negative sign by which it is known.
-    """
-    if not isinstance(peak, Tensor):  # then no row is long
-        return peak
-    far, unit = _FAR[peak.dtype]
-    if is_visible(peak) and (not peak.numel() or peak.detach().max().item() <= far):  # not if there is a NaN
-        return peak
-    return torch.where(peak > far, peak * -unit, peak)
-
-
-def scaled(f: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``f x`` for rows of ``x`` (B, n), and f itself, of scales (B, 1) of which far rows have theirs in units.
-
-    That of a far row may be rounded to few digits, or to zero; the product is not.
-    """
-    if x.dtype == torch.float16 or (is_visible(f) and not _has_far_rows(f)):
-        return f * x, f
-    unit = torch.where(f < 0, -_FAR[f.dtype][1], torch.ones_like(f))
-    return f * (unit * x), f * unit
-
-
-def with_far_rows(z: Tensor, f: Tensor, output: Callable[[], Tensor]) -> Tensor:
-    """Return ``z`` (B, m) with its far rows, which ``f`` (B, 1) tells, from another output of the same shape.
-
-    That is computed of all rows, so that no row depends on which others are far.
-    """
-    return torch.where(f < 0, output(), z) if _has_far_rows(f) else z
-
-
-def add_far_rows(
-    gradients: Callable[..., Sequence[Tensor | None]], found: Sequence[Tensor | None], f: Tensor
-) -> list[Tensor | None]:
-    """Return gradients that lack what far rows give: with respect to ``x`` (B, n) first, then to parameters.
-
-    ``gradients`` returns all of them for any scales (B, 1) of rows. What does not come by the scale is not lacking.
-    """
-    alone = torch.where(f < 0, f, torch.zeros_like(f))
-    more, least = gradients(alone), gradients(torch.zeros_like(f))
-    total: list[Tensor | None] = []
-    for known, far, none in zip(found, more, least, strict=True):
-        if known is None or far is None or none is None:
-            total.append(None)
-        else:
-            total.append(known + (far - none) if total else torch.where(f < 0, far, known))
-    return total
-
-
-def _has_far_rows(f: Tensor) -> bool:
-    """Return whether a row is far, also beside one that has a NaN."""
-    least = f.detach().min().item() if f.numel() else 0.0
-    return least < 0 or (math.isnan(least) and bool((f < 0).any()))
+    """Return the same, with a peak of 1 where lengths are safe to square."""
+    squares = safe_squares(x)
+    return scaled_length(x) if squares is None else (1.0, squares)
 
 
 def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
@@ -180,10 +110,9 @@ def read_once(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _peak(x: Tensor) -> Tensor:
-    """Return the sum of absolute values of each row, finite and never so small that its own square vanishes."""
+    """Return the sum of absolute values of each row, never so small that its own square vanishes."""
     total: Tensor = torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True, dtype=_wide(x))
-    limits = torch.finfo(total.dtype)
-    return total.clamp(limits.tiny**0.5, limits.max)
+    return total.clamp_min(torch.finfo(total.dtype).tiny ** 0.5)
 
 
 def is_visible(x: Tensor) -> bool:

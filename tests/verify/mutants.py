@@ -107,7 +107,7 @@ ROWS = {
     "squares that are not safe": Mutant(
         "runtime",
         "rows.py",
-        "high.item() < most",
+        "high.item() < limits.max**0.45",
         "high.item() > 0",
         "affine",
         f"{AFFINE}/eager",
@@ -116,7 +116,7 @@ ROWS = {
     "squares of zero rows": Mutant(
         "runtime",
         "rows.py",
-        "least < low.item()",
+        "limits.tiny**0.4 < low.item()",
         "0 <= low.item()",
         "linear",
         f"{BARE}/eager",
@@ -125,8 +125,8 @@ ROWS = {
     "peak of at least one": Mutant(
         "runtime",
         "rows.py",
-        "total.clamp(limits.tiny**0.5, limits.max)",
-        "total.clamp(1.0, limits.max)",
+        "clamp_min(torch.finfo(total.dtype).tiny ** 0.5)",
+        "clamp_min(1.0)",
         "affine",
         f"{NORM}/recorded",
         "lengths of tiny numbers",

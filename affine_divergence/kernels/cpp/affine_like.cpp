@@ -26,7 +26,6 @@ KERNEL affine_like_f_z(
     Element* z_data,
     const double kappa_setting,
     const int threads) {
-    Far far;
     const Wide kappa = Wide(kappa_setting);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
@@ -68,7 +67,7 @@ KERNEL affine_like_f_z(
             }
             peak = magnitude(row_largest(peak));
         }
-        const Wide f = sqrt(kappa) / (in_units(peak) * sqrt(q + Wide(1) / (peak * peak)));  // affine-like/define-f
+        const Wide f = sqrt(kappa) / (peak * sqrt(q + Wide(1) / (peak * peak)));  // affine-like/define-f
         {
             const Element* const b = b_row;
             const Element* const xW = xW_row;
@@ -78,10 +77,8 @@ KERNEL affine_like_f_z(
                 z[k] = f * (b[k] + xW[k]);  // affine-like/forward
             }
         }
-        far.see(f);
         f_data[row] = f;
     }
-    return far.met;
 }
 
 KERNEL affine_like_given_gb_dx(
@@ -94,7 +91,6 @@ KERNEL affine_like_given_gb_dx(
     Element* dx_data,
     const double kappa_setting,
     const int threads) {
-    Far far;
     const Wide kappa = Wide(kappa_setting);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
@@ -103,8 +99,7 @@ KERNEL affine_like_given_gb_dx(
         Element* dx_row = dx_data + row * n;
         ahead(x_row, n);
         ahead(gW_row, n);
-        far.see(f_data[row]);
-        const Wide f = without_far(f_data[row]);
+        const Wide f = f_data[row];
         const Wide gb = gb_data[row];
         Wide u_gW = 0;
         {
@@ -136,7 +131,6 @@ KERNEL affine_like_given_gb_dx(
             }
         }
     }
-    return far.met;
 }
 
 KERNEL affine_like_u(
@@ -146,14 +140,12 @@ KERNEL affine_like_u(
     const Wide* f_data,
     Element* u_data,
     const int threads) {
-    Far far;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
         const Element* x_row = x_data + row * n;
         Element* u_row = u_data + row * n;
         ahead(x_row, n);
-        far.see(f_data[row]);
-        const Wide f = without_far(f_data[row]);
+        const Wide f = f_data[row];
         {
             const Element* const x = x_row;
             Element* const u = u_row;
@@ -163,7 +155,6 @@ KERNEL affine_like_u(
             }
         }
     }
-    return far.met;
 }
 
 KERNEL affine_like_dx(
@@ -178,7 +169,6 @@ KERNEL affine_like_dx(
     Element* dx_data,
     const double kappa_setting,
     const int threads) {
-    Far far;
     const Wide kappa = Wide(kappa_setting);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
@@ -190,8 +180,7 @@ KERNEL affine_like_dx(
         ahead(g_row, m);
         ahead(x_row, n);
         ahead(gW_row, n);
-        far.see(f_data[row]);
-        const Wide f = without_far(f_data[row]);
+        const Wide f = f_data[row];
         Wide gb = 0;
         {
             const Element* const g = g_row;
@@ -239,7 +228,6 @@ KERNEL affine_like_dx(
             }
         }
     }
-    return far.met;
 }
 
 KERNEL affine_like_gb_u_db(
@@ -254,7 +242,6 @@ KERNEL affine_like_gb_u_db(
     Element* u_data,
     Element* total,
     const int threads) {
-    Far far;
     over_rows(rows, m, threads, total, [&](const Offset row, Wide* const sums) {
         const Element* g_row = g_data + row * m;
         const Element* x_row = x_data + row * n;
@@ -262,8 +249,7 @@ KERNEL affine_like_gb_u_db(
         Element* u_row = u_data + row * n;
         ahead(g_row, m);
         ahead(x_row, n);
-        far.see(f_data[row]);
-        const Wide f = without_far(f_data[row]);
+        const Wide f = f_data[row];
         Wide gb = 0;
         {
             const Element* const g = g_row;
@@ -294,12 +280,11 @@ KERNEL affine_like_gb_u_db(
         for (Offset column = 0; column < m; ++column) {
             Wide sum = 0;
             const Wide g = widen(g_data[row * m + column]);
-            const Wide f = without_far(widen(f_data[row]));
+            const Wide f = widen(f_data[row]);
             sum += f * g;  // affine-like/backward-db
             sums[column] += sum;
         }
     });
-    return far.met;
 }
 
 KERNEL affine_like_db(
@@ -309,21 +294,18 @@ KERNEL affine_like_db(
     const Wide* f_data,
     Element* total,
     const int threads) {
-    Far far;
-    for (Offset row = 0; row < rows; ++row) far.see(f_data[row]);
     over_columns(rows, m, threads, total, [&](const auto group, const Offset first, Wide* const sums) {
 #pragma omp simd
         for (Offset column = 0; column < m; ++column) {
             Wide sum = 0;
             for (Offset row = first; row < first + group.rows; ++row) {
                 const Wide g = widen(g_data[row * m + column]);
-                const Wide f = without_far(widen(f_data[row]));
+                const Wide f = widen(f_data[row]);
                 sum += f * g;  // affine-like/backward-db
             }
             sums[column] += sum;
         }
     });
-    return far.met;
 }
 
 }  // namespace kernels

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ...runtime.operands import Unpacked, check_dense, check_result, outside_autocast
 from ...runtime.operators import Passes, Signature, register_map
-from ...runtime.rows import add_far_rows, with_far_rows
 from ..torch import affine_like as plain
 from .runtime.launch import Source
 from .runtime.rows import RowPasses, suits
@@ -61,9 +60,7 @@ class AffineLike(torch.autograd.Function):
         xW_at = check_result(xW, x, (rows, m)).data_ptr()
         z = xW  # in place
         # affine-like/define-f, affine-like/forward
-        far = kernels.affine_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
-        if far:
-            return with_far_rows(z, f, lambda: plain.portable(x, W, b, kappa)[0])
+        kernels.affine_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
         return z
 
     @staticmethod
@@ -99,31 +96,28 @@ class AffineLike(torch.autograd.Function):
             u_at = u.data_ptr()
             db_at = db.data_ptr()
             # affine-like/backward-db
-            far = kernels.affine_like_gb_u_db(rows, m, n, g_at, x_at, b_at, f_at, gb_at, u_at, db_at, threads)
+            kernels.affine_like_gb_u_db(rows, m, n, g_at, x_at, b_at, f_at, gb_at, u_at, db_at, threads)
             dW = torch.mm(g.t(), u)  # affine-like/backward-dW
             gW = torch.mm(g, W, out=u)
             gW_at = check_result(gW, x, (rows, n)).data_ptr()
             dx = gW  # in place
             # affine-like/backward-dx
             kernels.affine_like_given_gb_dx(rows, n, x_at, f_at, gb_at, gW_at, gW_at, kappa, threads)
-            if far:
-                return *add_far_rows(lambda f: plain.gradients(g, x, W, b, f, kappa, wanted), (dx, dW, db), f), None
             return dx, dW, db, None
         dx = dW = db = u = None
-        far = 0
         if wanted[1]:
             u = x.new_empty(rows, n)
             x_at = x.data_ptr()
             f_at = f.data_ptr()
             u_at = u.data_ptr()
-            far = kernels.affine_like_u(rows, n, x_at, f_at, u_at, threads)
+            kernels.affine_like_u(rows, n, x_at, f_at, u_at, threads)
             dW = torch.mm(g.t(), u)  # affine-like/backward-dW
         if wanted[2]:
             db = x.new_empty(m)
             g_at = g.data_ptr()
             f_at = f.data_ptr()
             db_at = db.data_ptr()
-            far = kernels.affine_like_db(rows, m, g_at, f_at, db_at, threads)  # affine-like/backward-db
+            kernels.affine_like_db(rows, m, g_at, f_at, db_at, threads)  # affine-like/backward-db
         if wanted[0]:
             g_at = g.data_ptr()
             x_at = x.data_ptr()
@@ -133,9 +127,7 @@ class AffineLike(torch.autograd.Function):
             gW_at = check_result(gW, x, (rows, n)).data_ptr()
             dx = gW  # in place
             # affine-like/backward-dx
-            far = kernels.affine_like_dx(rows, m, n, g_at, x_at, b_at, f_at, gW_at, gW_at, kappa, threads)
-        if far:
-            return *add_far_rows(lambda f: plain.gradients(g, x, W, b, f, kappa, wanted), (dx, dW, db), f), None
+            kernels.affine_like_dx(rows, m, n, g_at, x_at, b_at, f_at, gW_at, gW_at, kappa, threads)
         return dx, dW, db, None
 
 

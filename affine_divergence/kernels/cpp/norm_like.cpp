@@ -26,7 +26,6 @@ KERNEL norm_like_f_z(
     Element* z_data,
     const double kappa_setting,
     const int threads) {
-    Far far;
     const Wide kappa = Wide(kappa_setting);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
@@ -69,7 +68,7 @@ KERNEL norm_like_f_z(
             peak = magnitude(row_largest(peak));
         }
         const Wide q_or_inf = q == 0 ? infinity() : q;
-        const Wide f = sqrt(kappa - 1) / (in_units(peak) * sqrt(q_or_inf));  // norm-like/define-f
+        const Wide f = sqrt(kappa - 1) / (peak * sqrt(q_or_inf));  // norm-like/define-f
         {
             const Element* const b = b_row;
             const Element* const xW = xW_row;
@@ -79,10 +78,8 @@ KERNEL norm_like_f_z(
                 z[k] = b[k] + f * xW[k];  // norm-like/forward
             }
         }
-        far.see(f);
         f_data[row] = f;
     }
-    return far.met;
 }
 
 KERNEL norm_like_dx(
@@ -94,7 +91,6 @@ KERNEL norm_like_dx(
     Element* dx_data,
     const double kappa_setting,
     const int threads) {
-    Far far;
     const Wide kappa = Wide(kappa_setting);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
@@ -103,8 +99,7 @@ KERNEL norm_like_dx(
         Element* dx_row = dx_data + row * n;
         ahead(x_row, n);
         ahead(gW_row, n);
-        far.see(f_data[row]);
-        const Wide f = without_far(f_data[row]);
+        const Wide f = f_data[row];
         Wide u_gW = 0;
         {
             const Element* const x = x_row;
@@ -135,7 +130,6 @@ KERNEL norm_like_dx(
             }
         }
     }
-    return far.met;
 }
 
 KERNEL norm_like_u(
@@ -145,14 +139,12 @@ KERNEL norm_like_u(
     const Wide* f_data,
     Element* u_data,
     const int threads) {
-    Far far;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
         const Element* x_row = x_data + row * n;
         Element* u_row = u_data + row * n;
         ahead(x_row, n);
-        far.see(f_data[row]);
-        const Wide f = without_far(f_data[row]);
+        const Wide f = f_data[row];
         {
             const Element* const x = x_row;
             Element* const u = u_row;
@@ -162,7 +154,6 @@ KERNEL norm_like_u(
             }
         }
     }
-    return far.met;
 }
 
 KERNEL norm_like_u_db(
@@ -175,13 +166,11 @@ KERNEL norm_like_u_db(
     const Element* g_data,
     Element* total,
     const int threads) {
-    Far far;
     over_rows(rows, m, threads, total, [&](const Offset row, Wide* const sums) {
         const Element* x_row = x_data + row * n;
         Element* u_row = u_data + row * n;
         ahead(x_row, n);
-        far.see(f_data[row]);
-        const Wide f = without_far(f_data[row]);
+        const Wide f = f_data[row];
         {
             const Element* const x = x_row;
             Element* const u = u_row;
@@ -198,7 +187,6 @@ KERNEL norm_like_u_db(
             sums[column] += sum;
         }
     });
-    return far.met;
 }
 
 KERNEL norm_like_db(
@@ -218,7 +206,6 @@ KERNEL norm_like_db(
             sums[column] += sum;
         }
     });
-    return 0;
 }
 
 }  // namespace kernels

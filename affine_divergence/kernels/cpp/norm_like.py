@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ...runtime.operands import Unpacked, check_dense, check_result, outside_autocast
 from ...runtime.operators import Passes, Signature, register_map
-from ...runtime.rows import add_far_rows, with_far_rows
 from ..torch import norm_like as plain
 from .runtime.launch import Source
 from .runtime.rows import RowPasses, suits
@@ -61,9 +60,7 @@ class NormLike(torch.autograd.Function):
         xW_at = check_result(xW, x, (rows, m)).data_ptr()
         z = xW  # in place
         # norm-like/define-f, norm-like/forward
-        far = kernels.norm_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
-        if far:
-            return with_far_rows(z, f, lambda: plain.portable(x, W, b, kappa)[0])
+        kernels.norm_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
         return z
 
     @staticmethod
@@ -94,23 +91,20 @@ class NormLike(torch.autograd.Function):
             u_at = u.data_ptr()
             g_at = g.data_ptr()
             db_at = db.data_ptr()
-            far = kernels.norm_like_u_db(rows, n, m, x_at, f_at, u_at, g_at, db_at, threads)  # norm-like/backward-db
+            kernels.norm_like_u_db(rows, n, m, x_at, f_at, u_at, g_at, db_at, threads)  # norm-like/backward-db
             dW = torch.mm(g.t(), u)  # norm-like/backward-dW
             gW = torch.mm(g, W, out=u)
             gW_at = check_result(gW, x, (rows, n)).data_ptr()
             dx = gW  # in place
             kernels.norm_like_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)  # norm-like/backward-dx
-            if far:
-                return *add_far_rows(lambda f: plain.gradients(g, x, W, f, kappa, wanted), (dx, dW, db), f), None
             return dx, dW, db, None
         dx = dW = db = u = None
-        far = 0
         if wanted[1]:
             u = x.new_empty(rows, n)
             x_at = x.data_ptr()
             f_at = f.data_ptr()
             u_at = u.data_ptr()
-            far = kernels.norm_like_u(rows, n, x_at, f_at, u_at, threads)
+            kernels.norm_like_u(rows, n, x_at, f_at, u_at, threads)
             dW = torch.mm(g.t(), u)  # norm-like/backward-dW
         if wanted[2]:
             db = x.new_empty(m)
@@ -123,9 +117,7 @@ class NormLike(torch.autograd.Function):
             gW = torch.mm(g, W, out=u)
             gW_at = check_result(gW, x, (rows, n)).data_ptr()
             dx = gW  # in place
-            far = kernels.norm_like_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)  # norm-like/backward-dx
-        if far:
-            return *add_far_rows(lambda f: plain.gradients(g, x, W, f, kappa, wanted), (dx, dW, db), f), None
+            kernels.norm_like_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)  # norm-like/backward-dx
         return dx, dW, db, None
 
 

@@ -25,7 +25,6 @@ KERNEL norm_like_without_bias_f_z(
     Element* z_data,
     const double kappa_setting,
     const int threads) {
-    Far far;
     const Wide kappa = Wide(kappa_setting);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
@@ -67,7 +66,7 @@ KERNEL norm_like_without_bias_f_z(
             peak = magnitude(row_largest(peak));
         }
         const Wide q_or_inf = q == 0 ? infinity() : q;
-        const Wide f = sqrt(kappa) / (in_units(peak) * sqrt(q_or_inf));  // linear/norm-like/define-f
+        const Wide f = sqrt(kappa) / (peak * sqrt(q_or_inf));  // linear/norm-like/define-f
         {
             const Element* const xW = xW_row;
             Element* const z = z_row;
@@ -76,10 +75,8 @@ KERNEL norm_like_without_bias_f_z(
                 z[k] = f * xW[k];  // linear/norm-like/forward
             }
         }
-        far.see(f);
         f_data[row] = f;
     }
-    return far.met;
 }
 
 KERNEL norm_like_without_bias_u(
@@ -89,14 +86,12 @@ KERNEL norm_like_without_bias_u(
     const Wide* f_data,
     Element* u_data,
     const int threads) {
-    Far far;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
         const Element* x_row = x_data + row * n;
         Element* u_row = u_data + row * n;
         ahead(x_row, n);
-        far.see(f_data[row]);
-        const Wide f = without_far(f_data[row]);
+        const Wide f = f_data[row];
         {
             const Element* const x = x_row;
             Element* const u = u_row;
@@ -106,7 +101,6 @@ KERNEL norm_like_without_bias_u(
             }
         }
     }
-    return far.met;
 }
 
 KERNEL norm_like_without_bias_dx(
@@ -118,7 +112,6 @@ KERNEL norm_like_without_bias_dx(
     Element* dx_data,
     const double kappa_setting,
     const int threads) {
-    Far far;
     const Wide kappa = Wide(kappa_setting);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
@@ -127,8 +120,7 @@ KERNEL norm_like_without_bias_dx(
         Element* dx_row = dx_data + row * n;
         ahead(x_row, n);
         ahead(gW_row, n);
-        far.see(f_data[row]);
-        const Wide f = without_far(f_data[row]);
+        const Wide f = f_data[row];
         Wide u_gW = 0;
         {
             const Element* const x = x_row;
@@ -159,7 +151,6 @@ KERNEL norm_like_without_bias_dx(
             }
         }
     }
-    return far.met;
 }
 
 }  // namespace kernels

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ...runtime.operands import Unpacked, check_dense, check_result, outside_autocast
 from ...runtime.operators import Passes, Signature, register_map
-from ...runtime.rows import add_far_rows, with_far_rows
 from ..torch import norm_like_without_bias as plain
 from .runtime.launch import Source
 from .runtime.rows import RowPasses, suits
@@ -59,9 +58,7 @@ class NormLikeWithoutBias(torch.autograd.Function):
         xW_at = check_result(xW, x, (rows, m)).data_ptr()
         z = xW  # in place
         # linear/norm-like/define-f, linear/norm-like/forward
-        far = kernels.norm_like_without_bias_f_z(rows, n, m, x_at, xW_at, f_at, xW_at, kappa, threads)
-        if far:
-            return with_far_rows(z, f, lambda: plain.portable(x, W, kappa)[0])
+        kernels.norm_like_without_bias_f_z(rows, n, m, x_at, xW_at, f_at, xW_at, kappa, threads)
         return z
 
     @staticmethod
@@ -84,13 +81,12 @@ class NormLikeWithoutBias(torch.autograd.Function):
         kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         x = x.contiguous()
         dx = dW = u = None
-        far = 0
         if wanted[1]:
             u = x.new_empty(rows, n)
             x_at = x.data_ptr()
             f_at = f.data_ptr()
             u_at = u.data_ptr()
-            far = kernels.norm_like_without_bias_u(rows, n, x_at, f_at, u_at, threads)
+            kernels.norm_like_without_bias_u(rows, n, x_at, f_at, u_at, threads)
             dW = torch.mm(g.t(), u)  # linear/norm-like/backward-dW
         if wanted[0]:
             x_at = x.data_ptr()
@@ -99,9 +95,7 @@ class NormLikeWithoutBias(torch.autograd.Function):
             gW_at = check_result(gW, x, (rows, n)).data_ptr()
             dx = gW  # in place
             # linear/norm-like/backward-dx
-            far = kernels.norm_like_without_bias_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)
-        if far:
-            return *add_far_rows(lambda f: plain.gradients(g, x, W, f, kappa, wanted), (dx, dW), f), None
+            kernels.norm_like_without_bias_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)
         return dx, dW, None
 
 

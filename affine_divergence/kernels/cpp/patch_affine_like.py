@@ -28,7 +28,6 @@ from ...runtime.operands import Unpacked, outside_autocast
 from ...runtime.operators import register_map
 from ...runtime.patch_operators import PatchSignature
 from ...runtime.patch_places import as_numbers
-from ...runtime.far_patches import with_far_patches
 from ...runtime.patches import Geometry
 from ...runtime.rows import read_once
 from ..torch import patch_affine_like as plain
@@ -55,11 +54,7 @@ class PatchAffineLike(plain.PatchAffineLike):
         # grouped-convolution/affine-like/define-E
         # grouped-convolution/affine-like/define-f
         # grouped-convolution/affine-like/forward
-        z, f, far = forward(KERNELS, "patch_affine_like_forward", x, W, b, kappa, geometry)
-        if far:
-            z, f = with_far_patches(
-                z, f, x, lambda: plain.exactly(x, W, b, kappa, geometry)
-            )
+        z, f = forward(KERNELS, "patch_affine_like_forward", x, W, b, kappa, geometry)
         return z, f, None
 
     @staticmethod
@@ -74,9 +69,7 @@ class PatchAffineLike(plain.PatchAffineLike):
         # grouped-convolution/affine-like/backward-db
         # grouped-convolution/affine-like/backward-dW
         # grouped-convolution/affine-like/backward-dx
-        (dx, dW, db), far = backward(KERNELS, "patch_affine_like_backward", g, x, W, b, f, *settings)
-        if far:
-            return plain.PatchAffineLike.exact(ctx, g, kept, (dx, dW, db))
+        dx, dW, db = backward(KERNELS, "patch_affine_like_backward", g, x, W, b, f, *settings)
         return dx, dW, db, None, None, None
 
 

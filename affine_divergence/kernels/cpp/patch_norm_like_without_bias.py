@@ -28,7 +28,6 @@ from ...runtime.operands import Unpacked, outside_autocast
 from ...runtime.operators import register_map
 from ...runtime.patch_operators import PatchSignature
 from ...runtime.patch_places import as_numbers
-from ...runtime.far_patches import with_far_patches
 from ...runtime.patches import Geometry
 from ...runtime.rows import read_once
 from ..torch import patch_norm_like_without_bias as plain
@@ -55,11 +54,7 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
         # grouped-convolution-without-bias/norm-like/define-E
         # grouped-convolution-without-bias/norm-like/define-f
         # grouped-convolution-without-bias/norm-like/forward
-        z, f, far = forward(KERNELS, "patch_norm_like_without_bias_forward", x, W, None, kappa, geometry)
-        if far:
-            z, f = with_far_patches(
-                z, f, x, lambda: plain.exactly(x, W, kappa, geometry)
-            )
+        z, f = forward(KERNELS, "patch_norm_like_without_bias_forward", x, W, None, kappa, geometry)
         return z, f, None
 
     @staticmethod
@@ -73,9 +68,7 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
         settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
         # grouped-convolution-without-bias/norm-like/backward-dW
         # grouped-convolution-without-bias/norm-like/backward-dx
-        (dx, dW, _), far = backward(KERNELS, "patch_norm_like_without_bias_backward", g, x, W, None, f, *settings)
-        if far:
-            return plain.PatchNormLikeWithoutBias.exact(ctx, g, kept, (dx, dW))
+        dx, dW, _ = backward(KERNELS, "patch_norm_like_without_bias_backward", g, x, W, None, f, *settings)
         return dx, dW, None, None, None
 
 

@@ -48,7 +48,7 @@ extern "C" __global__ void affine_like_f(
         }
     }
     q = row_sum(q);
-    const Wide f = sqrt(kappa) / (in_units(peak) * sqrt(q + Wide(1) / (peak * peak)));  // affine-like/define-f
+    const Wide f = sqrt(kappa) / (peak * sqrt(q + Wide(1) / (peak * peak)));  // affine-like/define-f
     if (threadIdx.x == 0) f_data[row * f_stride] = f;
 }
 

@@ -49,7 +49,7 @@ extern "C" __global__ void norm_like_without_bias_f(
     }
     q = row_sum(q);
     const Wide q_or_inf = q == 0 ? infinity() : q;
-    const Wide f = sqrt(kappa) / (in_units(peak) * sqrt(q_or_inf));  // linear/norm-like/define-f
+    const Wide f = sqrt(kappa) / (peak * sqrt(q_or_inf));  // linear/norm-like/define-f
     if (threadIdx.x == 0) f_data[row * f_stride] = f;
 }
 

@@ -77,7 +77,7 @@ extern "C" __global__ void unit_forward(
     }
     q = row_sum(q);
     const Wide q_or_inf = q == 0 ? infinity() : q;
-    const Wide f = Wide(1) / (in_units(peak) * sqrt(q_or_inf));
+    const Wide f = Wide(1) / (peak * sqrt(q_or_inf));
     for (Offset start = V * threadIdx.x; start < n; start += V * blockDim.x) {
         Wide x[V];
         load(x_row, start, n, x);

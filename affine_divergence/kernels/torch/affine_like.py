@@ -24,15 +24,11 @@ from torch import Tensor
 
 from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.rows import (
-    in_units,
-    is_visible,
     read_once,
     row_blocks,
     safe_squares,
-    scaled,
     scaled_length,
     squared_length,
-    with_far_rows,
     weighted_sum,
 )
 
@@ -43,11 +39,9 @@ def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
     """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32.
 
     f[s] = sqrt(kappa)/sqrt(E[s] + 1)
-
-    That of a far row is in units of its own, and negative: see ``in_units``.
     """
     peak, q = length(x)  # affine-like/define-E
-    f = math.sqrt(kappa) / (in_units(peak) * torch.sqrt(q + 1 / peak**2))  # affine-like/define-f
+    f = math.sqrt(kappa) / (peak * torch.sqrt(q + 1 / peak**2))  # affine-like/define-f
     return f
 
 
@@ -60,10 +54,10 @@ def plain_scale(E: Tensor, kappa: float) -> Tensor:
 def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
     """Return the output (B, m) and the row scale (B, 1) by operations that autograd and ``torch.vmap`` know.
 
-    The input is scaled before the product, which unscaled numbers could overflow.
+    The input is scaled before the product, which unscaled 16-bit numbers could overflow.
     """
     f = scale(x, kappa)
-    u, f = scaled(f, x)
+    u = f * x
     uW = F.linear(u.to(x.dtype), W)
     z = (uW + f * b).to(x.dtype)  # affine-like/forward
     return z, f
@@ -77,7 +71,7 @@ def gradients(
     Autograd can differentiate them. ``g`` (B, m) is the gradient with respect to the output; the other shapes are those of the forward map.
     """
     dx = dW = db = None
-    u, f = scaled(f, x)
+    u = f * x
     if wanted[0]:
         gW = g @ W
         gb = (g @ b).unsqueeze(-1)
@@ -109,19 +103,15 @@ class AffineLikeReverse(torch.autograd.Function):
     @read_once
     def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Return the output and the row scale."""
-        if x.dtype.itemsize < 4 or not is_visible(x):
+        if x.dtype.itemsize < 4:
             return portable(x, W, b, kappa)
         xW = F.linear(x, W, b)
-        E, unsafe = safe_squares(x)  # after the product, which has brought x into a cache
-        f = plain_scale(E, kappa)
-        if unsafe is not None:
-            f = torch.where(unsafe, scale(x, kappa, scaled_length), f)
+        E = safe_squares(x)  # after the product, which has brought x into a cache
+        f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
         if not is_eager(x, W, b):
             z = f * xW  # affine-like/forward
             return z, f
         z = xW.mul_(f)  # affine-like/forward
-        if unsafe is not None:
-            z = with_far_rows(z, f, lambda: portable(x, W, b, kappa)[0])
         return z, f
 
     @staticmethod
@@ -142,8 +132,7 @@ class AffineLikeReverse(torch.autograd.Function):
         if torch.is_grad_enabled() or g.dtype.itemsize < 4 or not is_eager(g, x, W, b):
             return (*gradients(g, x, W, b, f, kappa, wanted), None)
         dx = dW = db = None
-        kept = f
-        u, f = scaled(kept, x)
+        u = f * x
         if wanted[1]:
             dW = g.t() @ u  # affine-like/backward-dW
         if wanted[2]:
@@ -154,7 +143,7 @@ class AffineLikeReverse(torch.autograd.Function):
             if blocks:
                 dx = torch.mm(g, W, out=u)  # read no more: each block scales its rows again
                 for rows in blocks:
-                    gradient_rows(scaled(kept[rows], x[rows])[0], dx[rows], f[rows], gb[rows], kappa)
+                    gradient_rows(f[rows] * x[rows], dx[rows], f[rows], gb[rows], kappa)
             else:
                 dx = gradient_rows(u, g @ W, f, gb, kappa)
         return dx, dW, db, None
@@ -176,7 +165,7 @@ class AffineLike(AffineLikeReverse):
         x, W, b, _ = ctx.saved_tensors
         kappa = ctx.kappa
         f = scale(x, kappa)  # again, so that the tangent can be differentiated too
-        u, f = scaled(f, x)
+        u = f * x
         x_t_W = F.linear(x_t, W)
         u_x_t = (u * x_t).sum(-1, keepdim=True)
         uW = F.linear(u.to(x.dtype), W)

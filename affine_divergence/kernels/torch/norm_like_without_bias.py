@@ -24,15 +24,11 @@ from torch import Tensor
 
 from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.rows import (
-    in_units,
-    is_visible,
     read_once,
     row_blocks,
     safe_squares,
-    scaled,
     scaled_length,
     squared_length,
-    with_far_rows,
 )
 
 Length = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -42,12 +38,10 @@ def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
     """Return the scale of each row of ``x`` (B, n) as a column (B, 1) of at least float32.
 
     f[s] = sqrt(kappa)/sqrt(E[s])
-
-    That of a far row is in units of its own, and negative: see ``in_units``.
     """
     peak, q = length(x)  # linear/norm-like/define-E
     q_or_inf = q.masked_fill(q == 0, math.inf)
-    f = math.sqrt(kappa) / (in_units(peak) * torch.sqrt(q_or_inf))  # linear/norm-like/define-f
+    f = math.sqrt(kappa) / (peak * torch.sqrt(q_or_inf))  # linear/norm-like/define-f
     return f
 
 
@@ -60,10 +54,10 @@ def plain_scale(E: Tensor, kappa: float) -> Tensor:
 def portable(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
     """Return the output (B, m) and the row scale (B, 1) by operations that autograd and ``torch.vmap`` know.
 
-    The input is scaled before the product, which unscaled numbers could overflow.
+    The input is scaled before the product, which unscaled 16-bit numbers could overflow.
     """
     f = scale(x, kappa)
-    u, f = scaled(f, x)
+    u = f * x
     z = F.linear(u.to(x.dtype), W)  # linear/norm-like/forward
     return z, f
 
@@ -76,7 +70,7 @@ def gradients(
     Autograd can differentiate them. ``g`` (B, m) is the gradient with respect to the output; the other shapes are those of the forward map.
     """
     dx = dW = None
-    u, f = scaled(f, x)
+    u = f * x
     if wanted[0]:
         gW = g @ W
         u_gW = (u * gW).sum(-1, keepdim=True)
@@ -105,19 +99,15 @@ class NormLikeWithoutBiasReverse(torch.autograd.Function):
     @read_once
     def forward(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Return the output and the row scale."""
-        if x.dtype.itemsize < 4 or not is_visible(x):
+        if x.dtype.itemsize < 4:
             return portable(x, W, kappa)
         xW = F.linear(x, W)
-        E, unsafe = safe_squares(x)  # after the product, which has brought x into a cache
-        f = plain_scale(E, kappa)
-        if unsafe is not None:
-            f = torch.where(unsafe, scale(x, kappa, scaled_length), f)
+        E = safe_squares(x)  # after the product, which has brought x into a cache
+        f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
         if not is_eager(x, W):
             z = f * xW  # linear/norm-like/forward
             return z, f
         z = xW.mul_(f)  # linear/norm-like/forward
-        if unsafe is not None:
-            z = with_far_rows(z, f, lambda: portable(x, W, kappa)[0])
         return z, f
 
     @staticmethod
@@ -138,8 +128,7 @@ class NormLikeWithoutBiasReverse(torch.autograd.Function):
         if torch.is_grad_enabled() or g.dtype.itemsize < 4 or not is_eager(g, x, W):
             return (*gradients(g, x, W, f, kappa, wanted), None)
         dx = dW = None
-        kept = f
-        u, f = scaled(kept, x)
+        u = f * x
         if wanted[1]:
             dW = g.t() @ u  # linear/norm-like/backward-dW
         if wanted[0]:
@@ -147,7 +136,7 @@ class NormLikeWithoutBiasReverse(torch.autograd.Function):
             if blocks:
                 dx = torch.mm(g, W, out=u)  # read no more: each block scales its rows again
                 for rows in blocks:
-                    gradient_rows(scaled(kept[rows], x[rows])[0], dx[rows], f[rows], kappa)
+                    gradient_rows(f[rows] * x[rows], dx[rows], f[rows], kappa)
             else:
                 dx = gradient_rows(u, g @ W, f, kappa)
         return dx, dW, None
@@ -169,7 +158,7 @@ class NormLikeWithoutBias(NormLikeWithoutBiasReverse):
         x, W, _ = ctx.saved_tensors
         kappa = ctx.kappa
         f = scale(x, kappa)  # again, so that the tangent can be differentiated too
-        u, f = scaled(f, x)
+        u = f * x
         x_t_W = F.linear(x_t, W)
         uW = F.linear(u.to(x.dtype), W)
         u_x_t = (u * x_t).sum(-1, keepdim=True)

@@ -21,20 +21,14 @@ Derivation (SHA-256 of the map): acad8fe80d7ffe3c16c2ec92de50b8b626fab9731057ce4
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...runtime.operands import Unpacked, is_eager, outside_autocast
-from ...runtime.far_patches import (
-    has_far_patches,
-    true_scale,
-    with_far_images,
-    with_far_patches,
-)
+from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.patches import (
     Geometry,
     add_product,
@@ -140,11 +134,6 @@ def gradients(
     return dx, dW, db
 
 
-def exactly(x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Return the output and the scale in float64."""
-    return portable(x.double(), W.double(), b.double(), kappa, geometry)
-
-
 class PatchAffineLikeCentredReverse(torch.autograd.Function):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute.
 
@@ -160,8 +149,7 @@ class PatchAffineLikeCentredReverse(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
         if x.dtype.itemsize < 4:
-            z, f = portable(x, W, b, kappa, geometry)
-            return *with_far_patches(z, f, x, lambda: exactly(x, W, b, kappa, geometry)), None
+            return (*portable(x, W, b, kappa, geometry), None)
         f = scale(x, kappa, geometry)
         x_sum = over_channels(x)
         x_sum_sum = box(x_sum, geometry)
@@ -176,9 +164,9 @@ class PatchAffineLikeCentredReverse(torch.autograd.Function):
         h = xW.addcmul_(W_sum, rounded(m, x), value=-1).add_(b)
         if recompute:
             z = h.mul_(f)  # centred-convolution/affine-like/forward
-            return *with_far_patches(z, f, x, lambda: exactly(x, W, b, kappa, geometry)), None
+            return z, f, None
         z = f * h  # centred-convolution/affine-like/forward
-        return *with_far_patches(z, f, x, lambda: exactly(x, W, b, kappa, geometry)), h
+        return z, f, h
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor | None]) -> None:
@@ -196,10 +184,6 @@ class PatchAffineLikeCentredReverse(torch.autograd.Function):
             return None, None, None, None, None, None
         x, W, b, f, h = ctx.saved_tensors
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
-        if has_far_patches(f):
-            kept = x, W, b, f.abs(), h
-            found = None if torch.is_grad_enabled() else PatchAffineLikeCentredReverse.backward(Unpacked(ctx, kept), g)
-            return PatchAffineLikeCentredReverse.exact(ctx, g, (x, W, b, f), found)
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
             f = scale(x, kappa, geometry)
         if torch.is_grad_enabled() or g.dtype.itemsize < 4:
@@ -231,22 +215,6 @@ class PatchAffineLikeCentredReverse(torch.autograd.Function):
             dW_sum = -dh_m
             dW = dh_x + dW_sum.unsqueeze(2)  # centred-convolution/affine-like/backward-dW
         return dx, dW, db, None, None, None
-
-    @staticmethod
-    def exact(
-        ctx: Any, g: Tensor, kept: Sequence[Tensor], found: Sequence[Tensor | None] | None
-    ) -> tuple[Tensor | None, ...]:
-        """Return what ``backward`` does where patches are far: in float64, but what was ``found`` for other images.
-
-        Nothing is found where a graph is recorded.
-        """
-        x, W, b, f = kept[:4]
-        kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
-        wide_f = scale(x.double(), kappa, geometry) if found is None else true_scale(f)
-        gradient = gradients(g.double(), x.double(), W.double(), b.double(), wide_f, kappa, geometry, wanted)
-        if found is None:
-            return *(None if d is None else d.to(g.dtype) for d in gradient), None, None, None
-        return *with_far_images(found[: len(gradient)], gradient, f), None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[int, int, None]]:

@@ -21,20 +21,14 @@ Derivation (SHA-256 of the map): eac4ed368cba6adcaf609fcbe3f60484c06946e6015cbaf
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...runtime.operands import Unpacked, is_eager, outside_autocast
-from ...runtime.far_patches import (
-    has_far_patches,
-    true_scale,
-    with_far_images,
-    with_far_patches,
-)
+from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.patches import (
     Geometry,
     add_product,
@@ -138,11 +132,6 @@ def gradients(
     return dx, dW, db
 
 
-def exactly(x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Return the output and the scale in float64."""
-    return portable(x.double(), W.double(), b.double(), kappa, geometry)
-
-
 class PatchNormLikeCentredReverse(torch.autograd.Function):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute.
 
@@ -158,8 +147,7 @@ class PatchNormLikeCentredReverse(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
         if x.dtype.itemsize < 4:
-            z, f = portable(x, W, b, kappa, geometry)
-            return *with_far_patches(z, f, x, lambda: exactly(x, W, b, kappa, geometry)), None
+            return (*portable(x, W, b, kappa, geometry), None)
         f = scale(x, kappa, geometry)
         x_sum = over_channels(x)
         x_sum_sum = box(x_sum, geometry)
@@ -173,9 +161,9 @@ class PatchNormLikeCentredReverse(torch.autograd.Function):
         h = xW.addcmul_(W_sum, rounded(m, x), value=-1)
         if recompute:
             z = h.mul_(f).add_(b)  # centred-convolution/norm-like/forward
-            return *with_far_patches(z, f, x, lambda: exactly(x, W, b, kappa, geometry)), None
+            return z, f, None
         z = f * h + b  # centred-convolution/norm-like/forward
-        return *with_far_patches(z, f, x, lambda: exactly(x, W, b, kappa, geometry)), h
+        return z, f, h
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor | None]) -> None:
@@ -193,10 +181,6 @@ class PatchNormLikeCentredReverse(torch.autograd.Function):
             return None, None, None, None, None, None
         x, W, f, h = ctx.saved_tensors
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
-        if has_far_patches(f):
-            kept = x, W, f.abs(), h
-            found = None if torch.is_grad_enabled() else PatchNormLikeCentredReverse.backward(Unpacked(ctx, kept), g)
-            return PatchNormLikeCentredReverse.exact(ctx, g, (x, W, f), found)
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
             f = scale(x, kappa, geometry)
         if torch.is_grad_enabled() or g.dtype.itemsize < 4:
@@ -228,22 +212,6 @@ class PatchNormLikeCentredReverse(torch.autograd.Function):
         if wanted[2]:
             db = over_samples(g)  # centred-convolution/norm-like/backward-db
         return dx, dW, db, None, None, None
-
-    @staticmethod
-    def exact(
-        ctx: Any, g: Tensor, kept: Sequence[Tensor], found: Sequence[Tensor | None] | None
-    ) -> tuple[Tensor | None, ...]:
-        """Return what ``backward`` does where patches are far: in float64, but what was ``found`` for other images.
-
-        Nothing is found where a graph is recorded.
-        """
-        x, W, f = kept[:3]
-        kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
-        wide_f = scale(x.double(), kappa, geometry) if found is None else true_scale(f)
-        gradient = gradients(g.double(), x.double(), W.double(), wide_f, kappa, geometry, wanted)
-        if found is None:
-            return *(None if d is None else d.to(g.dtype) for d in gradient), None, None, None
-        return *with_far_images(found[: len(gradient)], gradient, f), None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[int, int, None]]:

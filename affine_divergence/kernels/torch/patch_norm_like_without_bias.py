@@ -17,20 +17,14 @@ Derivation (SHA-256 of the map): a2894f2ce09d052dca6ef7da9da6f35081a79c7edf04b3e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...runtime.operands import Unpacked, is_eager, outside_autocast
-from ...runtime.far_patches import (
-    has_far_patches,
-    true_scale,
-    with_far_images,
-    with_far_patches,
-)
+from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.patches import (
     Geometry,
     add_product,
@@ -108,11 +102,6 @@ def gradients(
     return dx, dW
 
 
-def exactly(x: Tensor, W: Tensor, kappa: float, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Return the output and the scale in float64."""
-    return portable(x.double(), W.double(), kappa, geometry)
-
-
 class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
     """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute.
 
@@ -128,8 +117,7 @@ class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
         if x.dtype.itemsize < 4:
-            z, f = portable(x, W, kappa, geometry)
-            return *with_far_patches(z, f, x, lambda: exactly(x, W, kappa, geometry)), None
+            return (*portable(x, W, kappa, geometry), None)
         f = scale(x, kappa, geometry, squares_without_graph)
         h = gather(x, W, geometry)
         if not is_eager(x, W):
@@ -137,9 +125,9 @@ class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
             return z, f, None if recompute else h
         if recompute:
             z = h.mul_(f)  # grouped-convolution-without-bias/norm-like/forward
-            return *with_far_patches(z, f, x, lambda: exactly(x, W, kappa, geometry)), None
+            return z, f, None
         z = f * h  # grouped-convolution-without-bias/norm-like/forward
-        return *with_far_patches(z, f, x, lambda: exactly(x, W, kappa, geometry)), h
+        return z, f, h
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor | None]) -> None:
@@ -157,10 +145,6 @@ class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
             return None, None, None, None, None
         x, W, f, h = ctx.saved_tensors
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
-        if has_far_patches(f):
-            kept = x, W, f.abs(), h
-            found = None if torch.is_grad_enabled() else PatchNormLikeWithoutBiasReverse.backward(Unpacked(ctx, kept), g)
-            return PatchNormLikeWithoutBiasReverse.exact(ctx, g, (x, W, f), found)
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
             f = scale(x, kappa, geometry)
         if torch.is_grad_enabled() or g.dtype.itemsize < 4:
@@ -177,22 +161,6 @@ class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
             dxx = spread(dE, geometry, x.shape[3:])
             dx = add_product(dh_W, 2 * dxx, x, f)  # grouped-convolution-without-bias/norm-like/backward-dx
         return dx, dW, None, None, None
-
-    @staticmethod
-    def exact(
-        ctx: Any, g: Tensor, kept: Sequence[Tensor], found: Sequence[Tensor | None] | None
-    ) -> tuple[Tensor | None, ...]:
-        """Return what ``backward`` does where patches are far: in float64, but what was ``found`` for other images.
-
-        Nothing is found where a graph is recorded.
-        """
-        x, W, f = kept[:3]
-        kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
-        wide_f = scale(x.double(), kappa, geometry) if found is None else true_scale(f)
-        gradient = gradients(g.double(), x.double(), W.double(), wide_f, kappa, geometry, wanted)
-        if found is None:
-            return *(None if d is None else d.to(g.dtype) for d in gradient), None, None, None
-        return *with_far_images(found[: len(gradient)], gradient, f), None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[int, int, None]]:

@@ -20,31 +20,25 @@ import torch
 from torch import Tensor
 
 from ...runtime.operands import is_eager, outside_autocast
-from ...runtime.rows import (
-    in_units,
-    read_once,
-    scaled,
-    squared_length,
-    squared_length_without_graph,
-)
+from ...runtime.rows import read_once, squared_length, squared_length_without_graph
 
 Length = Callable[[Tensor], tuple[Tensor | float, Tensor]]
 Given = tuple[Tensor | None, ...]
 
 
 def scale(x: Tensor, length: Length = squared_length) -> Tensor:
-    """Return ``f`` (..., 1) of the rows of ``x`` (..., d), in at least float32: of a far row in units of its own."""
+    """Return ``f`` (..., 1) of the rows of ``x`` (..., d), in at least float32."""
     peak, q = length(x)  # l2-norm/define-q
     q_or_inf = q.masked_fill(q == 0, math.inf)
-    f = 1 / (in_units(peak) * torch.sqrt(q_or_inf))
+    f = 1 / (peak * torch.sqrt(q_or_inf))
     return f
 
 
 def portable(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``u`` (..., d) and ``f`` (..., 1) of ``x`` (..., d), by operations that autograd and ``vmap`` know."""
     f = scale(x)
-    u, f = scaled(f, x)  # l2-norm/forward
-    return u.to(x.dtype), f
+    u = (f * x).to(x.dtype)  # l2-norm/forward
+    return u, f
 
 
 def without_graph(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +46,7 @@ def without_graph(x: Tensor) -> tuple[Tensor, Tensor]:
     f = scale(x, squared_length_without_graph)
     if is_eager(x):
         f = torch.empty_like(x[..., :1], dtype=f.dtype).copy_(f)  # results are laid out as their operands are
-    u, f = scaled(f, x)  # l2-norm/forward
+    u = f * x  # l2-norm/forward
     return u if u.dtype == x.dtype else u.to(x.dtype), f
 
 

@@ -22,7 +22,7 @@ import math
 import torch
 from torch import Tensor
 
-from ...runtime.rows import in_units, scaled, squared_length
+from ...runtime.rows import squared_length
 
 
 def scale(x: Tensor, kappa: float) -> Tensor:
@@ -31,8 +31,7 @@ def scale(x: Tensor, kappa: float) -> Tensor:
     f[s,r,t] = sqrt(kappa)/sqrt(E_1[s,r,t] + 1)
     """
     peak, q = squared_length(x)  # attention-value/affine-like/define-E_1
-    # attention-value/affine-like/define-f
-    f = math.sqrt(kappa) / (in_units(peak) * torch.sqrt(q + 1 / peak**2))
+    f = math.sqrt(kappa) / (peak * torch.sqrt(q + 1 / peak**2))  # attention-value/affine-like/define-f
     return f
 
 
@@ -42,7 +41,7 @@ def corrected(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> Tensor:
     ``W`` (H, d, n) and ``b`` (H, d) are the value projection, one block a head. The input is scaled before the product.
     """
     f = scale(x, kappa)
-    u, f = scaled(f, x)
+    u = f * x
     uW = torch.einsum("srta,rha->srth", u.to(x.dtype), W)
     z = (uW + b.unsqueeze(1) * f).to(x.dtype)  # attention-value/affine-like/forward
     return z

@@ -24,7 +24,6 @@ from codegen.printing.rendering import SHARED, renderer
 from codegen.printing.row_contexts import row_contexts
 from codegen.printing.row_headings import heading_context
 from codegen.printing.wrap import comment, joined
-from codegen.targets.cpp.far_rows import answered, scale_in_units, with_far_rows
 from codegen.targets.cpp.fused_prologue import head, joint
 from codegen.targets.cpp.patch_file import has_kernels, patch_map_context
 from codegen.targets.cpp.unscaled_fast_path import with_trial
@@ -87,8 +86,7 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     forward, back = HostPrinter(whole, plain, own).printed(), [every, *backward]
     parts = [forward, *back]
     lines = [line for p in parts for line in p.whole]
-    far = scale_in_units(plan)
-    kernels = [with_far_rows(with_trial(k), far) for k in unique([k for p in parts for k in p.kernels])]
+    kernels = [with_trial(k) for k in unique([k for p in parts for k in p.kernels])]
     walks = walked(whole, forward.kernels), walked(program, [k for p in back for k in p.kernels])
     values = {v.name: v for v in (*whole.inputs, whole.values[plan.scale_name], *program.inputs)}
     kept = (program.inputs[0].name, *twin["saved_inputs"].split(", "), plan.scale_name)
@@ -109,13 +107,12 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
         "backward_shapes": backward_shapes,
         "forward_walked": walks[0],
         "forward_opening": forward.opening,
-        "far": far,
-        "forward_lines": answered(forward.lines, kernels),
+        "forward_lines": forward.lines,
         "backward_lengths": lengths(program, [backward_shapes, *(line for p in back for line in p.whole)]),
         "backward_walked": walks[1],
-        "every": answered(every.whole, kernels),
+        "every": every.whole,
         "all_wanted": " and ".join(f"wanted[{k}]" for k in range(len(program.outputs))),
-        "blocks": [{**b, "lines": answered(b["lines"], kernels)} for b in blocks],
+        "blocks": blocks,
         "none_yet": " = ".join((*program.outputs, *spare)),
         "kernels": kernels,
         "functions": [f"FUNCTION({k['name']})" for k in kernels],

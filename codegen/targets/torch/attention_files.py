@@ -66,7 +66,7 @@ def _value_path(path: ValuePath) -> dict[str, Any]:
         "scale_call": ", ".join(arguments),
         "scale_lines": _lines(AxesPrinter(plan.scale, own)),
         "forward_arguments": _typed([*names, kappa], kappa),
-        "forward_lines": _lines(AxesPrinter(plan.forward_scaled, own, {plan.scale_name}, plan.scale_name)),
+        "forward_lines": _lines(AxesPrinter(plan.forward_scaled, own, {plan.scale_name})),
         "output": plan.forward.outputs[0],
     }
 

@@ -26,7 +26,6 @@ _RUNTIME = (
     "conversion_records.py",
     "direct_uses.py",
     "example_call.py",
-    "far_patches.py",
     "patches.py",
     "patch_checks.py",
 )

@@ -11,24 +11,14 @@ from codegen.printing.row_headings import heading_context
 from codegen.printing.torch_lines import Style, TorchPrinter, printed
 from codegen.targets.torch.row_gradients import in_place_context
 
-_ROW_HELPERS = (
-    "in_units",
-    "is_visible",
-    "read_once",
-    "row_blocks",
-    "safe_squares",
-    "scaled",
-    "scaled_length",
-    "squared_length",
-    "with_far_rows",
-)
+_ROW_HELPERS = ("read_once", "row_blocks", "safe_squares", "scaled_length", "squared_length")
 
 
 def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
     """Return what ``function.py.jinja`` needs."""
     scale, backward = plan.scale_name, plan.backward.program
     inputs = plan.input_names
-    portable = Style(own=inputs[0], wide=frozenset({scale}), kept=scale)
+    portable = Style(own=inputs[0], wide=frozenset({scale}))
     in_place = Style(in_place=True, wide=frozenset({scale}))
     lines = {
         "scale_lines": _lines(plan.scale, Style()),

@@ -14,8 +14,6 @@ from codegen.plans.patches import PatchPlan
 from codegen.printing.patch_headings import HELPER_NAMES, patch_headings
 from codegen.printing.torch_patch_lines import PatchPrinter
 
-_FAR = ("has_far_patches", "true_scale", "with_far_images", "with_far_patches")
-
 
 def patch_context(chosen: PatchMap) -> dict[str, Any]:
     """Return what ``patch_function.py.jinja`` needs."""
@@ -34,7 +32,6 @@ def patch_context(chosen: PatchMap) -> dict[str, Any]:
     used = [name for name in HELPER_NAMES if re.search(rf"\b{name}\(", printed)]
     more = {"Geometry", "rounded", *(["squares_without_graph"] if context["quick"] else [])}
     context["helpers"] = sorted({*used, *more}, key=lambda n: (not n[0].isupper(), n))
-    context["far_helpers"] = _FAR
     arguments = [f"{source}: Tensor", f"{plan.kappa}: float", "geometry: Geometry"]
     context["scale_arguments"] = [*arguments, *(["squares: Squares = squares"] if context["quick"] else [])]
     return context

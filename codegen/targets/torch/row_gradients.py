@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sympy import Indexed
+from sympy import Expr, Indexed
 
 from codegen.ir.program import Contract, Instruction, Program, Value, name_of
 from codegen.passes.reassociate import Backward
+from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.torch_lines import Style, TorchPrinter, printed
 from derive.errors import UsageError
 from derive.forward_map import BATCH
@@ -37,11 +38,10 @@ def in_place_context(backward: Backward, style: Style) -> dict[str, Any]:
     text = {line.target: line.text for line in printer.lines([product.target.name])}[product.target.name]
     names = [scaled, product.target.name, *_read(rows, program, (scaled, product.target.name))]
     scalars = [str(s) for s in program.scalars]
-    scale, source = direction.scale.name, direction.source.name
-    by_row = [f"scaled(kept[rows], {source}[rows])[0]", f"{result}[rows]"]
+    by_row = [_scaled_text(direction.definition, by_rows=True), f"{result}[rows]"]
     by_row += [_of_rows(program.values[n]) for n in names[2:]]
     return {
-        "scaled": f"{scaled}, {scale} = scaled(kept, {source})",
+        "scaled": f"{scaled} = {_scaled_text(direction.definition)}",
         "blocks": _parameters(program, printer, others, scaled),
         "products": printed(printer.lines({i.target.name for i in products if i is not product})),
         "result": result,
@@ -52,6 +52,12 @@ def in_place_context(backward: Backward, style: Style) -> dict[str, Any]:
         "call_of_rows": ", ".join([*by_row, *scalars]),
         "rows": printed(printer.lines({i.target.name for i in rows})),
     }
+
+
+def _scaled_text(definition: Expr, by_rows: bool = False) -> str:
+    """Return how an input is scaled, all of it or the rows ``rows``."""
+    printer = ExpressionPrinter(lambda e: f"{name_of(e)}[rows]" if by_rows else name_of(e))
+    return printer.text(definition)
 
 
 def _is_product(instruction: Instruction) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from codegen.ir.program import Program
-from codegen.plans.unit_rows import SCALE, UNIT, unit_rows
-from codegen.printing.torch_lines import Style, TorchPrinter, scaled_line
+from codegen.plans.unit_rows import SCALE, unit_rows
+from codegen.printing.torch_lines import Style, TorchPrinter
 from codegen.printing.unit_names import unit_context
 
 
@@ -18,7 +18,8 @@ def unit_file_context() -> dict[str, Any]:
         **unit_context(unit),
         "uses_math": "math." in str(scale),
         "scale_lines": scale,
-        "forward_lines": scaled_line(UNIT, SCALE, "x", unit.forward.instructions[-1].equation).printed(),
+        "forward_lines": _lines(unit.forward),
+        "own_forward_lines": _lines(unit.forward, own=None),
         "unit": unit.forward.outputs[0],
         "backward_lines": _lines(unit.backward, own=None),
         "scale_backward_lines": _lines(unit.scale_backward, own=None),

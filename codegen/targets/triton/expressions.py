@@ -15,7 +15,6 @@ import sympy
 from sympy import Expr, Indexed, Pow
 from sympy.core.relational import Relational
 
-from codegen.ir.units import InUnits
 from codegen.printing.expressions import ExpressionPrinter
 from derive.errors import UsageError
 
@@ -85,8 +84,6 @@ class TileExpressionPrinter(ExpressionPrinter):
     def _function(self, expression: Expr) -> str:
         name = type(expression).__name__
         inside = [self.text(a) for a in expression.args]
-        if isinstance(expression, InUnits):
-            return inside[0]
         if isinstance(expression, sympy.Abs):
             return f"tl.abs({inside[0]})"
         if isinstance(expression, sympy.Max | sympy.Min):

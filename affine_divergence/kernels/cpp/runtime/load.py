@@ -41,15 +41,14 @@ class Called:
     def __init__(self, code: ctypes.CDLL) -> None:
         self._code = code
 
-    def __getattr__(self, name: str) -> Callable[..., int]:
+    def __getattr__(self, name: str) -> Callable[..., None]:
         """Return a kernel that learns the types of its arguments when it is first called."""
         function = getattr(self._code, name)
 
-        def first(*values: float) -> int:
+        def first(*values: float) -> None:
             kinds = [ctypes.c_double if isinstance(v, float) else ctypes.c_longlong for v in values[:-1]]
-            function.argtypes, function.restype = [*kinds, ctypes.c_int], ctypes.c_int
+            function.argtypes, function.restype = [*kinds, ctypes.c_int], None
             setattr(self, name, function)
-            answer: int = function(*values)
-            return answer
+            function(*values)
 
         return first

@@ -16,7 +16,6 @@
 #include <math.h>
 
 #include <algorithm>
-#include <atomic>
 #include <vector>
 
 #define KERNEL extern "C" __attribute__((visibility("default"))) void
@@ -49,9 +48,6 @@ typedef Element Loose __attribute__((vector_size(BYTES), aligned(sizeof(Element)
 inline Vector load(const Element* from) { return *(const Loose*)from; }
 
 inline void store(Element* to, Vector value) { *(Loose*)to = value; }
-
-// A positive scale below it is that of a far patch of floats: see runtime/far_patches.py.
-constexpr Wide SMALL = sizeof(Element) == 4 ? Wide(0x1p-60) : Wide(0);
 
 inline Wide infinity() { return INFINITY; }
 

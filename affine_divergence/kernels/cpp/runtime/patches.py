@@ -101,16 +101,13 @@ def _threads() -> int:
 
 def forward(
     kernels: Source, name: str, x: Tensor, W: Tensor, b: Tensor | None, kappa: float, geometry: Geometry
-) -> tuple[Tensor, Tensor, int]:
-    """Return the output (B, G, O, *P), laid out as ``x`` (B, G, C, *L) is, the scale (B, G, 1, *P), and ``far``.
-
-    That is above 0 if there may be far patches, whose numbers are not to be used: see ``runtime.far_patches``.
-    """
+) -> tuple[Tensor, Tensor]:
+    """Return the output (B, G, O, *P), laid out as ``x`` (B, G, C, *L) is, and the scale (B, G, 1, *P)."""
     positions = positions_of(x.shape[3:], geometry)
     z, f = _output(x, W.shape[1], positions), x.new_empty((*x.shape[:2], 1, *positions))
     given = _given(x, W, positions, geometry, z, x)
-    far = _run(kernels, name, given, x, [x, W.contiguous(), None if b is None else b.contiguous(), z, f], kappa)
-    return z, f, far
+    _run(kernels, name, given, x, [x, W.contiguous(), None if b is None else b.contiguous(), z, f], kappa)
+    return z, f
 
 
 def backward(
@@ -124,24 +121,21 @@ def backward(
     kappa: float,
     geometry: Geometry,
     wanted: Sequence[bool],
-) -> tuple[tuple[Tensor | None, Tensor | None, Tensor | None], int]:
-    """Return the gradients by ``x``, ``W`` and a bias (G, O, 1, ..), None for those not wanted, and ``far``.
-
-    That is above 0 if there are far patches; then only those with respect to images without one are to be used.
-    """
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients with respect to ``x``, ``W`` and a bias (G, O, 1, ..), None for those not wanted."""
     dx = torch.empty_like(x) if wanted[0] else None
     dW = W.new_empty(W.shape) if wanted[1] else None
     db = W.new_empty((*W.shape[:2], *[1] * (x.dim() - 3))) if wanted[2] else None
     given = _given(x, W, g.shape[3:], geometry, g, x if dx is None else dx)
     tensors = [g, x, W.contiguous(), None if b is None else b.contiguous(), f.contiguous(), dx, dW, db]
-    far = _run(kernels, name, given, x, tensors, kappa)
-    return (dx, dW, db), far
+    _run(kernels, name, given, x, tensors, kappa)
+    return dx, dW, db
 
 
 def _run(
     kernels: Source, name: str, given: Sequence[int], x: Tensor, tensors: Sequence[Tensor | None], kappa: float
-) -> int:
-    """Run a kernel, once to ask it for how many numbers of memory it wants, and once with them; return its answer."""
+) -> None:
+    """Run a kernel, once to ask it for how many numbers of memory it wants, and once with them."""
     numbers = (ctypes.c_longlong * (len(given) + 1))(*given)  # the last is what it answers
     addresses = [0 if t is None else t.data_ptr() for t in tensors]
     settings = (float(kappa), smallest_sum(x), torch.get_num_threads())
@@ -149,7 +143,6 @@ def _run(
     getattr(code, name)(ctypes.addressof(numbers), *addresses, 0, *settings)
     room = x.new_empty(numbers[-1])
     getattr(code, name)(ctypes.addressof(numbers), *addresses, room.data_ptr(), *settings)
-    return numbers[-1]
 
 
 def _given(x: Tensor, W: Tensor, positions: Sequence[int], geometry: Geometry, z: Tensor, dx: Tensor) -> list[int]:

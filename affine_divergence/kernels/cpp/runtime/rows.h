@@ -10,12 +10,10 @@
 #include <stdint.h>
 #include <string.h>
 
-#include <atomic>
 #include <type_traits>
 #include <vector>
 
-// A kernel returns whether it met far rows, of which it has left out what only wider arithmetic gives; see `in_units`.
-#define KERNEL extern "C" __attribute__((visibility("default"))) int
+#define KERNEL extern "C" __attribute__((visibility("default"))) void
 
 namespace kernels {
 
@@ -65,25 +63,6 @@ inline bool in_range(Wide sum) {
     constexpr bool twice = sizeof(Wide) == 8;
     return sum > (twice ? Wide(0x1p-800) : Wide(0x1p-80)) && sum < (twice ? Wide(0x1p900) : Wide(0x1p100));
 }
-
-// The peak of a row as the scale that is kept is made of it. A row so long that its scale may be no normal number is
-// measured in a unit, a power of two; its scale in that unit is negative, by which the row is known.
-inline Wide in_units(Wide peak) {
-    constexpr bool twice = sizeof(Wide) == 8;
-    return peak > (twice ? Wide(0x1p500) : Wide(0x1p60)) ? peak * -(twice ? Wide(0x1p-600) : Wide(0x1p-80)) : peak;
-}
-
-// The scale that was kept of a row, zero for a far one: what that gives is added by the caller.
-inline Wide without_far(Wide scale) { return scale < 0 ? 0 : scale; }
-
-// Notes from any thread that there was a far row.
-struct Far {
-    std::atomic<int> met{0};
-
-    void see(Wide scale) {
-        if (scale < 0) met.store(1, std::memory_order_relaxed);
-    }
-};
 
 constexpr Offset ADDED = 256;  // numbers of a row that are added up in Wide; the sums of such parts are added in double
 

@@ -168,9 +168,6 @@ __device__ inline Wide column_sum(Wide value) {
     return value;
 }
 
-// The peak of a row as its scale is made of it.
-__device__ inline Wide in_units(Wide peak) { return peak; }
-
 // A power of two near the largest absolute value of a row, to divide by without rounding: neither it nor its square is
 // zero, and it is finite. A NaN or an infinity in the row still reaches whatever is divided.
 __device__ inline Wide magnitude(Wide largest) {

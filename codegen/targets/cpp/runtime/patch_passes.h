@@ -18,7 +18,7 @@ class Forward {
     Forward(const Map& map, const Given& given, const Element* W, const Element* b, Element* room)
         : map_(map), given_(given), layout_(given), runs_(layout_.runs(given, given.x)), W_(W), b_(b), room_{room, 0} {}
 
-    // Work on all images; without memory, return how much is needed, else whether there may be far patches.
+    // Work on all images; without memory, return how much is needed.
     Offset operator()(const Element* x, Element* z, Element* f, int threads) {
         packed_ = room_.take(up(given_.outputs, DOWN) * given_.inputs * layout_.taps);
         std::vector<Own> owned;
@@ -42,7 +42,7 @@ class Forward {
             W_ += given_.outputs * given_.inputs * layout_.taps;
             if (b_) b_ += given_.outputs;
         }
-        return far_;
+        return 0;
     }
 
   private:
@@ -64,14 +64,8 @@ class Forward {
             for (const Offset k : layout_.offset)
                 for (int i = 0; i < LANES; ++i) sums[i] += own.squares[layout_.registers[r] + k + i];
             Element* const scales = own.f + r * LANES;
-            int far = 0;
-#pragma omp simd reduction(| : far)
-            for (int i = 0; i < LANES; ++i) {
-                const Wide wide = map_.scale(sums[i]);
-                far |= wide > 0 && wide < SMALL;
-                scales[i] = Element(wide);
-            }
-            if (far) far_.store(1, std::memory_order_relaxed);
+#pragma omp simd
+            for (int i = 0; i < LANES; ++i) scales[i] = Element(map_.scale(sums[i]));
         }
         for (const Run& run : layout_.held) f = std::copy_n(own.f + run.here, run.count, f);
     }
@@ -138,7 +132,6 @@ class Forward {
     const Element *W_, *b_;
     Room room_;
     Element* packed_;
-    std::atomic<int> far_{0};
 };
 
 // The backward pass: gradients with respect to the input, W and b, those of them that are wanted.
@@ -153,7 +146,7 @@ class Backward {
           by_lanes_(2 * given.outputs <= LANES),
           width_(by_lanes_ ? given.outputs * LANES : up(given.outputs, LANES)) {}
 
-    // Work on all images; without memory, return how much is needed, else whether there are far patches.
+    // Work on all images; without memory, return how much is needed.
     Offset operator()(
         const Element* g, const Element* x, const Element* f, Element* dx, Element* dW, Element* db, int threads) {
         packed_ = room_.take(blocks_ * DOWN * given_.outputs * layout_.taps);
@@ -168,7 +161,7 @@ class Backward {
             if (dW) dW += given_.outputs * entries_;
             if (db) db += given_.outputs;
         }
-        return far_;
+        return 0;
     }
 
   private:
@@ -188,15 +181,10 @@ class Backward {
             for (; image < end; ++image) {
                 place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
                 const Element* scales = f + image * given_.groups * positions_;
-                Element least = 0;
                 for (const Run& run : layout_.held) {
-                    for (Offset i = 0; i < run.count; ++i) {
-                        own.f[run.here + i] = scales[i];
-                        least = scales[i] < least ? scales[i] : least;
-                    }
+                    std::copy_n(scales, run.count, own.f + run.here);
                     scales += run.count;
                 }
-                if (least < 0) far_.store(1, std::memory_order_relaxed);
                 if (dx) std::fill_n(own.dx, channels() * layout_.channel, Element(0));
                 const Offset count = layout_.registers.size();
                 for (Offset first = 0; first < count; first += TOGETHER) {
@@ -468,7 +456,6 @@ class Backward {
     const bool one_channel_, by_lanes_;
     const Offset width_;  // numbers of the sums of one entry
     Element* packed_;
-    std::atomic<int> far_{0};
 };
 
 }  // namespace kernels

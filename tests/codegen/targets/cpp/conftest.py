@@ -50,7 +50,7 @@ class Listed:
 
         def kernel(*values):
             self._launched.append(name)
-            return function(*values)
+            function(*values)
 
         return kernel
 

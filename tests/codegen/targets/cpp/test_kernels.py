@@ -127,7 +127,7 @@ MUTANTS = {
     "sign of the row term": ("f * gW[k] - c * u", "f * gW[k] + c * u"),
     "one more of f": ("const Wide u = f * x[k];", "const Wide u = f * f * x[k];"),
     "one dropped under the root": ("sqrt(q + Wide(1) / (peak * peak))", "sqrt(q)"),
-    "scale not divided by the magnitude": ("sqrt(kappa) / (in_units(peak) * sqrt", "sqrt(kappa) / (sqrt"),
+    "scale not divided by the magnitude": ("sqrt(kappa) / (peak * sqrt", "sqrt(kappa) / (sqrt"),
     "bias outside the scale": ("f * (b[k] + xW[k])", "f * xW[k] + b[k]"),
     "sum of entries, not of squares": ("q += y * y;", "q += fabs(y);"),
     "bias left out of the row term": ("f * (f * gb + u_gW) / kappa", "f * u_gW / kappa"),

@@ -269,7 +269,7 @@ ON_CUDA = {
     "sign of the radial term": ("f * g[k] - c * u[k]", "f * g[k] + c * u[k]"),
     "no scale on the gradient": ("f * g[k] - c", "g[k] - c"),
     "a sum of entries": ("q += y_over_peak * y_over_peak", "q += fabs(y_over_peak)"),
-    "magnitude lost": ("Wide(1) / (in_units(peak) * sqrt", "Wide(1) / (sqrt"),
+    "magnitude lost": ("Wide(1) / (peak * sqrt", "Wide(1) / (sqrt"),
     "heads where tokens belong": ("row / tokens % heads", "row % heads"),
     "keys by strides of queries": ("batch * k_x_batch", "batch * q_x_batch + k_x_batch * 0"),
     "keys left out": ("blockIdx.y != 0", "blockIdx.y > 1"),
