@@ -166,7 +166,8 @@ def limits(chosen: Sequence[Chosen], tuned: bool = True) -> str:
     """Return why no conclusion may rest on these settings; nothing if it may.
 
     ``tuned`` says that each stands at its best rate, which must then lie inside its grid, and that the grids are as
-    fine. One may reach further than another: a rate inside a grid is the one that a longer grid would give, too.
+    fine. One may reach further than another: a rate inside a grid is the one that a longer grid would give, too. A
+    method with one rate, where others have a choice, is not at its best one.
     """
     seeds = min((len(c.by_seed) for c in chosen), default=0)
     reasons = [f"{seeds} judging seeds, {LEAST_SEEDS} are needed"] if seeds < LEAST_SEEDS else []
@@ -177,6 +178,8 @@ def limits(chosen: Sequence[Chosen], tuned: bool = True) -> str:
         edges = sum(c.best.at_edge is True for c in own)
         where = f" in {edges} of {len(own)} settings" if len(own) > 1 else ""
         reasons += [f"the best rate of {method} is at the edge of its grid{where}"] if edges else []
+        single = any(len(c.grid) == 1 and c.tuning and c.settings["angle"] is None for c in own)
+        reasons += [f"{method} has one rate, of which nothing was chosen"] if single else []
     return "; ".join([*reasons, *(_unequal_grids(chosen) if tuned else [])])
 
 

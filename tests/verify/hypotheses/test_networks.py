@@ -98,3 +98,12 @@ def test_a_lead_that_grows_with_the_size_is_found(size, grows, expected):
 def test_other_update_rules_are_not_mixed_in():
     rows = better("affine-like", 0.05, update=["sgd", "adam"])
     assert all(len(f.trials) == 2 * JUDGING for f in of(rows, "H3"))
+
+
+def test_a_method_without_a_choice_of_rates_is_not_at_its_best_one():
+    """A part of a table: two methods have one rate so far, and a third one all of its grid."""
+    rows = [t for t in better("affine-like", 0.05) if t["method"] == "none" or t["learning_rate"] == 0.1]
+    (found,) = of(rows, "H3", "layer-norm")
+    assert found.verdict is Verdict.INCONCLUSIVE and "affine-like has one rate" in found.reason
+    rows = [t for t in rows if t["learning_rate"] == 0.1]
+    assert of(rows, "H3", "layer-norm")[0].verdict is Verdict.SUPPORTED
