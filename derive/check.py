@@ -31,8 +31,8 @@ from derive.evaluation.result import result_findings, statements
 from derive.forward_map import Definition
 from derive.record import CancellingMap, Claim, Derivation, Status, Step, Verdict
 
-SECONDS = 8.0
-_STEPS = 250  # of a proof by normal forms, for each second of the whole time: a tenth of that time on a slow machine
+SECONDS = 20.0
+_STEPS = 100  # of a proof by normal forms, for each second of the whole time: much less than that on any machine
 _DEAR_STEPS = 4  # in most derivations a few steps take most of the time: each gets its share of what is left
 _MAX_OPERATIONS = 1_000
 _MOST_KNOWN = 256

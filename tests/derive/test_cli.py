@@ -22,7 +22,7 @@ from derive.record import Derivation, Status, Step, Verdict
 
 Affdiv = Callable[..., "subprocess.CompletedProcess[str]"]
 COLUMNS = 80
-LAYERS_SECONDS = 1.5
+LAYERS_SECONDS = 3.0  # a second on a quick machine
 SPEC = """
 name = "scaled_affine"
 sizes = ["n", "m"]

@@ -159,9 +159,8 @@ def test_channels_last_in_channels_last_out(name, dtype):
     assert follows(module, x)
     alike = [gradients(module, t) for t in (x, x.to(memory_format=LAYOUTS[x.dim()]))]
     for a, b in zip(*alike, strict=True):
-        torch.testing.assert_close(
-            a, b, rtol=1e-4 if dtype == torch.float32 else 0.05, atol=1e-3 * float(b.abs().max())
-        )
+        rtol, atol = (1e-4, 1e-3) if dtype == torch.float32 else (0.05, 0.01)  # of terms that cancel: two roundings
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol * float(b.abs().max()))
 
 
 def test_a_layout_that_is_lost_is_noticed():

@@ -25,7 +25,7 @@ def run_of(threads, ratio):
     }
 
 
-@pytest.mark.parametrize(("name", "before"), [("speed-cpu", "| ours |"), ("speed-suite-cpu", "| case |")])
+@pytest.mark.parametrize(("name", "before"), [("speed-cpu", "| ours |"), ("suite-speed-cpu", "| case |")])
 def test_the_note_holds_the_figures_of_the_results(name, before):
     text = (NOTES / "performance.md").read_text(encoding="utf-8")
     runs = json.loads((NOTES / "results" / f"{name}.json").read_text(encoding="utf-8"))["runs"]
