@@ -128,7 +128,7 @@ def _projected(
 
 def _sgdp(deriver: Deriver, base: Derivation) -> Derivation:
     def direction(name: str, entry: Expr, derived: bool) -> Expr:
-        """Return Adam's direction at an entry of a parameter."""
+        """Return the gradient at an entry of a parameter."""
         return deriver.loss_gradients[name] if derived else _gradient(deriver, entry)
 
     return _projected(deriver, base, "sgdp", direction, "take the part of the gradient along each weight out")
@@ -138,6 +138,7 @@ def _adamp(deriver: Deriver, base: Derivation) -> Derivation:
     gradient = _alone(deriver)
 
     def direction(name: str, entry: Expr, derived: bool) -> Expr:
+        """Return the direction of Adam's first step at an entry of a parameter."""
         slope = deriver.gradients[name] if derived else PartialDerivative(deriver.output.entry, entry)
         found = gradient(slope)
         return _adam_direction(normalise(found) if derived else found)

@@ -162,7 +162,8 @@ def bench(
     A run takes two to four minutes on two cores. What is not installed is named and left out. With --spec the layer in
     a file: its maps on each backend against the layer composed in torch, and which kernels ran. With --against the
     ratio to the same layers of another generated package, such as that of the code before a change. With --suite every
-    kind of layer, plain and compiled, each with a verdict against its peer: quick under two minutes, full about ten.
+    kind of layer, plain and compiled, each with a verdict against its peer: quick under two minutes, full in a quarter
+    of an hour.
     """
     from derive.errors import UsageError
     from verify.bench.command import Settings, bench_against, bench_layers, bench_suite

@@ -17,7 +17,9 @@ from typing import Any
 
 from derive.errors import UsageError
 from derive.export.files import write_text
+from verify.bench.against import Ratio
 from verify.bench.suite import SCHEMA as SUITE
+from verify.bench.suite_table import interval, share
 
 BEGIN, END = "<!-- figures of affdiv bench: begin -->", "<!-- figures of affdiv bench: end -->"
 SUITE_BEGIN, SUITE_END = (mark.replace("affdiv bench", "affdiv bench --suite") for mark in (BEGIN, END))
@@ -97,13 +99,12 @@ def _suite_line(rows: Sequence[Run | None]) -> str:
     there = [row if row and row["verdict"] else None for row in rows]
     both = [f"{r['peer']['median']:.2f}, {r['ours']['median']:.2f}" if r else "not measured" for r in there]
     compared = [_compared(r) if r else "not measured" for r in there]
-    bytes_ = ["" if not first[k] else f"{first[k][2] / max(1, first[k][0]):.2f}" for k in ("saved", "peak")]
+    bytes_ = [share(first[k]) for k in ("saved", "peak")]
     return f"| {' | '.join([name, *both, *compared, *bytes_])} |"
 
 
 def _compared(row: Run) -> str:
-    ratio = row["ours_to_peer"]
-    return f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] {row['verdict']}"
+    return f"{interval(Ratio(**row['ours_to_peer']))} {row['verdict']}"
 
 
 def rewritten(text: str, runs: Sequence[Run]) -> str:

@@ -145,6 +145,7 @@ def _attention(
 
 def _model(name: str, make: Callable[[Norm], nn.Module], norm: type[nn.Module], input_shape: tuple[int, ...]) -> Case:
     def ours() -> nn.Module:
+        """Return the model without normalisers, converted."""
         model = make(no_norm)
         ad.convert(model)
         return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -60,6 +61,6 @@ def interval(ratio: Ratio) -> str:
     return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
-def share(found: tuple[int, ...] | None) -> str:
+def share(found: Sequence[int] | None) -> str:
     """Return the bytes of ours as a multiple of torch's layer's; nothing where they were not counted."""
     return "" if found is None else f"{found[2] / max(1, found[0]):.2f}"

@@ -140,6 +140,7 @@ def run_checks(
     own = [task for task in tasks if task.id not in elsewhere]
 
     def second() -> Helper:
+        """Start the second process."""
         if copied and elsewhere:
             return Copy(given, [Work((task,)) for task in either], lambda task: run_task(task, setting))
         return Command([*given, *either], setting)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verify.diagnosis.capture import Call
 from verify.diagnosis.record import Extremes
-from verify.diagnosis.samples import Shape, batched
+from verify.diagnosis.samples import Shape, batched, by_axis
 
 _TOLD = 3
 
@@ -27,7 +27,7 @@ def extremes(calls: Sequence[Call]) -> Extremes:
     values, places = by_row.topk(min(_TOLD, by_row.numel()))
     shape = _sample_shape(call)
     known = math.prod(shape) == by_row.numel()
-    positions = [_index(place, shape) if known else [place] for place in places.tolist()]
+    positions = [by_axis(place, shape) if known else [place] for place in places.tolist()]
     deviation, mean = map(float, torch.std_mean(call.factors.float(), correction=0))
     variation = deviation / mean if mean > 0 else 0.0
     squares, entries = _features(call)
@@ -39,11 +39,6 @@ def extremes(calls: Sequence[Call]) -> Extremes:
         variation=variation,
         expected=None if squares is None else _expected(float(squares.mean()), entries, call),
     )
-
-
-def _index(place: int, shape: tuple[int, ...]) -> list[int]:
-    """Return the place in an array of that shape by axis."""
-    return [place // math.prod(shape[axis + 1 :]) % length for axis, length in enumerate(shape)]
 
 
 def _sample_shape(call: Call) -> tuple[int, ...]:

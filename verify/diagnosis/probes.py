@@ -11,7 +11,6 @@ small steps lose no digits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from torch.func import functional_call
 
 from verify.diagnosis.capture import Call, Keep
 from verify.diagnosis.layers import Site
-from verify.diagnosis.samples import Shape, batched, evenly, flat, padded, rows_of, units_of
+from verify.diagnosis.samples import Shape, batched, by_axis, evenly, flat, padded, rows_of, units_of
 
 ROWS = 48  # chosen of all calls of a layer
 _FEWEST, _SHARE = 8, 32  # where a row costs much: no fewer, and one in so many
@@ -250,7 +249,7 @@ def _windows(call: Call, g: Tensor, count: int, kind: torch.dtype) -> Probe:
     images = evenly(len(x), min(_IMAGES, count), x.device)
     places = evenly(len(images) * each, count, x.device)
     which, there = images[places // each], places % each
-    corner = [there // math.prod(out[axis + 1 :]) % length for axis, length in enumerate(out)]
+    corner = by_axis(there, out)
 
     def _take(x: Tensor) -> Tensor:
         return (

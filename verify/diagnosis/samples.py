@@ -6,7 +6,7 @@ Axes of what is returned: group, row, entry (of inputs) or unit (of outputs). Wi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -80,6 +80,11 @@ def blocks(shape: Shape, module: Any, x: Tensor) -> Iterator[Tensor]:
     places = math.prod(entries.shape[2:]) if shape is Shape.PATCHES else 1
     for part in entries.split(max(1, _BLOCK // max(1, width * places))):
         yield rows_of(shape, module, part)
+
+
+def by_axis(place: Any, shape: Sequence[int]) -> list[Any]:
+    """Return places in the order of memory, a number or a tensor of them, as positions along each axis of a shape."""
+    return [place // math.prod(shape[axis + 1 :]) % length for axis, length in enumerate(shape)]
 
 
 def evenly(count: int, wanted: int, device: torch.device) -> Tensor:

@@ -60,7 +60,7 @@ def judge(chosen: Sequence[Chosen]) -> list[Finding]:
     """Return a finding for every update rule, rate, affine-like method and rival of tables that ask for it."""
     found = []
     for rule in RULES:
-        own = _rivals_and_ours(of(chosen, model="mlp", update=rule))
+        own = _without_angles(of(chosen, model="mlp", update=rule))
         if set(OURS) <= set(methods_of(own)):
             rates = sorted(set.intersection(*(set(one.grid) for one in own)))
             found += [_at(own, rate, ours, rival) for rate in rates for ours in OURS for rival in _rivals(own)]
@@ -80,7 +80,7 @@ def surfaces(chosen: Sequence[Chosen]) -> list[Surface]:
     """Return the leads of affine-like over each rival wherever two rates of theirs can be compared."""
     found = []
     sizes: dict[tuple[str, int, int], list[Chosen]] = defaultdict(list)
-    for one in _rivals_and_ours(of(chosen, model="mlp")):
+    for one in _without_angles(of(chosen, model="mlp")):
         if one.settings["update"] in RULES:
             sizes[one.settings["update"], one.settings["width"], one.settings["depth"]].append(one)
     for (rule, width, depth), own in sizes.items():
@@ -148,7 +148,7 @@ def _interpolated(one: Chosen, rate: float) -> dict[int, float]:
     return {seed: float(np.interp(math.log(rate), places, [own[seed] for own in known])) for seed in seeds}
 
 
-def _rivals_and_ours(chosen: Sequence[Chosen]) -> list[Chosen]:
+def _without_angles(chosen: Sequence[Chosen]) -> list[Chosen]:
     return [one for one in chosen if one.settings["angle"] is None]
 
 

@@ -19,7 +19,7 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -222,25 +222,21 @@ class Store:
 
     def complete(self, identity: str, *results: dict[str, Any]) -> None:
         """Write the results of a team, by seed, and say done, in one transaction; LeaseLost if it is another's now."""
-        texts = [json.dumps(result, sort_keys=True, allow_nan=False) for result in results]
+        texts = [_result_text(result) for result in results]
         changes = "state = 'done', owner = NULL, lease_until = NULL, step = total, error = NULL"
         with self._transaction() as run:
             self._change(run, changes, (), identity)
             query = "SELECT id, config, total, team, result, digest FROM trials WHERE team = ?"
             rows = sorted(run(query, (identity,)).fetchall(), key=lambda row: _config(*row).seed)
-            for (trial, config, total, team, *_), text in zip(rows, texts, strict=True):
-                digest = row_digest(trial, config, total, team, text)
-                run("UPDATE trials SET result = ?, digest = ? WHERE id = ?", (text, digest, trial))
+            for row, text in zip(rows, texts, strict=True):
+                _write_result(run, row, text)
 
     def fill(self, experiment: str, results: Mapping[str, dict[str, Any]]) -> set[str]:
         """Write results by trial that came from elsewhere, of each team that nobody works on and that is whole.
 
         Return the ids of the trials that are done by that.
         """
-        query = (
-            "SELECT id, config, total, team, result, digest, state FROM members JOIN trials ON trial = id "
-            "WHERE experiment = ?"
-        )
+        query = "SELECT id, config, total, team, state FROM members JOIN trials ON trial = id WHERE experiment = ?"
         filled: set[str] = set()
         with self._transaction() as run:
             teams: dict[str, list[tuple[Any, ...]]] = {}
@@ -250,11 +246,9 @@ class Store:
                 if not all(row[0] in results and row[-1] in ("pending", "failed") for row in rows):
                     continue
                 run("UPDATE trials SET state = 'done', step = total, error = NULL WHERE team = ?", (team,))
-                for trial, config, total, *_ in rows:
-                    text = json.dumps(results[trial], sort_keys=True, allow_nan=False)
-                    digest = row_digest(trial, config, total, team, text)
-                    run("UPDATE trials SET result = ?, digest = ? WHERE id = ?", (text, digest, trial))
-                    filled.add(trial)
+                for row in rows:
+                    _write_result(run, row, _result_text(results[row[0]]))
+                    filled.add(row[0])
         return filled
 
     def fail(self, identity: str, error: str) -> None:
@@ -381,6 +375,17 @@ def _row(values: tuple[Any, ...]) -> Row:
     identity, _, total, _, result, _, state, step, failures, error = values
     config = _config(*values[:6])
     return Row(identity, config, state, step, total, failures, error, None if result is None else json.loads(result))
+
+
+def _result_text(result: dict[str, Any]) -> str:
+    return json.dumps(result, sort_keys=True, allow_nan=False)
+
+
+def _write_result(run: Callable[..., Any], row: Sequence[Any], text: str) -> None:
+    """Write a trial's result with the digest of its row, which begins with id, settings, steps and team."""
+    trial, config, total, team, *_ = row
+    digest = row_digest(trial, config, total, team, text)
+    run("UPDATE trials SET result = ?, digest = ? WHERE id = ?", (text, digest, trial))
 
 
 def _config(identity: str, text: str, total: int, team: str, result: str | None, digest: str) -> TrialConfig:
