@@ -71,12 +71,9 @@ class Emitter:
 
     def _sum(self, total: IndexedSum, target: Value | None = None, equation: str = "") -> Indexed:
         found = self.relations(total)
-        if found.odd is not None:
-            raise ProgramError(f"no instruction for {found.odd} in {total}")
-        operands = self.operands(found.factors)
-        if found.links:
-            return self.convolution(operands, found.bound, found.links, target, equation)
-        return self.contraction(operands, found.bound, target, equation)
+        if found.odd is not None or found.links:  # links are found where a layer is lowered
+            raise ProgramError(f"no instruction for {found.odd or found.links[0].delta} in {total}")
+        return self.contraction(self.operands(found.factors), found.bound, target, equation)
 
     def relations(self, total: IndexedSum) -> Relations:
         """Return how the indices of a sum are linked, as those of a convolution are."""
