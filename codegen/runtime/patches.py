@@ -226,14 +226,17 @@ def squares(x: Tensor) -> Tensor:
 def squares_without_graph(x: Tensor) -> Tensor:
     """Return the same for a plain tensor when no graph is recorded, with fewer passes over the memory.
 
-    On the CPU, where looking at a value costs nothing, sums that are safe to take in the type of ``x`` are.
+    On the CPU, where looking at a value costs nothing, sums that are safe to take in the type of ``x`` are, one by
+    one: no bit of an image depends on the values of others.
     """
     if x.numel() and is_visible(x):
         total = _in_parts(lambda part: part.to(rounded_type(x)).square().sum(2, keepdim=True), x)
         low, high = torch.aminmax(total)
         limits = torch.finfo(total.dtype)
-        if limits.tiny**0.8 < low.item() and high.item() < limits.max:
+        least, most = limits.tiny**0.8, limits.max
+        if least < low.item() and high.item() < most:
             return wide(total)
+        return torch.where((total > least) & (total < most), wide(total), squares(x))
     return squares(x)
 
 
@@ -255,8 +258,9 @@ def add_product(total: Tensor, c: Tensor, x: Tensor, f: Tensor, more: Tensor | N
     It takes the memory of ``total``, which nothing else may need, unless something records what is done.
 
     The scale ``f`` says in which units their product can be taken; on the CPU, where looking at a value costs nothing,
-    it is taken as it is if that is safe.
+    it is taken as it is for each image where that is safe.
     """
+    top = None
     if is_visible(c) and c.numel():
         size = c.abs()
         ends = torch.aminmax(size)
@@ -264,7 +268,10 @@ def add_product(total: Tensor, c: Tensor, x: Tensor, f: Tensor, more: Tensor | N
         if torch.finfo(total.dtype).tiny < low and high < 1:
             found = total.addcmul_(rounded(c, x), x)
             return found if more is None else found.add_(more)
-    top = longest(f)
+        axes = tuple(range(1, c.dim()))
+        safe = ((size == 0) | ((size > torch.finfo(total.dtype).tiny) & (size < 1))).all(axes, keepdim=True)
+        top = torch.where(safe, 1.0, longest(f))
+    top = longest(f) if top is None else top
     factors = rounded(c * top, x), x / top
     if is_eager(x):
         found = total.addcmul_(*factors)

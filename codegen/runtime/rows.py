@@ -46,18 +46,34 @@ def squared_length(x: Tensor) -> tuple[Tensor, Tensor]:
     return peak, (x / peak).square().sum(-1, keepdim=True)
 
 
-def safe_squares(x: Tensor) -> Tensor | None:
-    """Return ``|x|^2`` for each row of ``x`` (B, n) as a new column (B, 1), or None where that may not be safe.
+def scale_of_rows(x: Tensor, plain: Callable[[Tensor], Tensor], scaled: Callable[[], Tensor]) -> Tensor:
+    """Return the scale (B, 1) of each row of ``x`` (B, n), of its squared length by ``plain`` where that is safe.
 
-    On the CPU, where looking at a value costs nothing, lengths that are safe to square are taken as they are; they are
-    above zero. Not for graphs, and None while a compiler reads.
+    Else it is what ``scaled`` gives. Which of them is up to the row, so that no bit of it depends on the values of
+    others; all are ``scaled`` where values are not to be looked at. ``plain`` may overwrite what it is given. Not for
+    graphs.
     """
     if not (is_visible(x) and x.numel()):
-        return None
+        return scaled()
+    squares, unsafe = safe_squares(x)
+    found = plain(squares)
+    return found if unsafe is None else torch.where(unsafe, scaled(), found)
+
+
+def safe_squares(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return ``|x|^2`` for each row of ``x`` (B, n) as a new column (B, 1), and in which rows it may be wrong.
+
+    These are marked in a column of truth values; None says that there are none, and that all squares are above zero.
+    For tensors of the CPU that are not empty, where looking at a value costs nothing.
+    """
     length = _length(x)
     low, high = torch.aminmax(length)
     limits = torch.finfo(length.dtype)
-    return length.square_() if limits.tiny**0.4 < low.item() and high.item() < limits.max**0.45 else None
+    least, most = limits.tiny**0.4, limits.max**0.45
+    if least < low.item() and high.item() < most:
+        return length.square_(), None
+    unsafe = ~((length > least) & (length < most))
+    return length.square_(), unsafe
 
 
 def scaled_length(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,9 +99,14 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
-    """Return the same, with a peak of 1 where lengths are safe to square."""
-    squares = safe_squares(x)
-    return scaled_length(x) if squares is None else (1.0, squares)
+    """Return the same, with a peak of 1 for rows whose lengths are safe to square."""
+    if not (is_visible(x) and x.numel()):
+        return scaled_length(x)
+    squares, unsafe = safe_squares(x)
+    if unsafe is None:
+        return 1.0, squares
+    peak, q = scaled_length(x)
+    return torch.where(unsafe, peak, 1.0), torch.where(unsafe, q, squares)
 
 
 def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:

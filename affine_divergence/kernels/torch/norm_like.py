@@ -26,7 +26,7 @@ from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.rows import (
     read_once,
     row_blocks,
-    safe_squares,
+    scale_of_rows,
     scaled_length,
     squared_length,
 )
@@ -104,8 +104,8 @@ class NormLikeReverse(torch.autograd.Function):
         if x.dtype.itemsize < 4:
             return portable(x, W, b, kappa)
         xW = F.linear(x, W)
-        E = safe_squares(x)  # after the product, which has brought x into a cache
-        f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
+        # after the product, which has brought x into a cache
+        f = scale_of_rows(x, lambda E: plain_scale(E, kappa), lambda: scale(x, kappa, scaled_length))
         if not is_eager(x, W, b):
             z = f * xW + b  # norm-like/forward
             return z, f
