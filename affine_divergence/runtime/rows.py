@@ -46,26 +46,15 @@ def squared_length(x: Tensor) -> tuple[Tensor, Tensor]:
     return peak, (x / peak).square().sum(-1, keepdim=True)
 
 
-def scale_of_rows(x: Tensor, plain: Callable[[Tensor], Tensor], scaled: Callable[[], Tensor]) -> Tensor:
-    """Return the scale (B, 1) of each row of ``x`` (B, n), of its squared length by ``plain`` where that is safe.
-
-    Else it is what ``scaled`` gives. Which of them is up to the row, so that no bit of it depends on the values of
-    others; all are ``scaled`` where values are not to be looked at. ``plain`` may overwrite what it is given. Not for
-    graphs.
-    """
-    if not (is_visible(x) and x.numel()):
-        return scaled()
-    squares, unsafe = safe_squares(x)
-    found = plain(squares)
-    return found if unsafe is None else torch.where(unsafe, scaled(), found)
-
-
-def safe_squares(x: Tensor) -> tuple[Tensor, Tensor | None]:
+def safe_squares(x: Tensor) -> tuple[Tensor, Tensor | None] | tuple[None, None]:
     """Return ``|x|^2`` for each row of ``x`` (B, n) as a new column (B, 1), and in which rows it may be wrong.
 
-    These are marked in a column of truth values; None says that there are none, and that all squares are above zero.
-    For tensors of the CPU that are not empty, where looking at a value costs nothing.
+    These are marked in a column of truth values; None says that there are none, and that all squares are above zero. So
+    no bit of a row depends on the values of others. Only on the CPU, where looking at a value costs nothing, and not
+    for graphs: else, and while a compiler reads, there are no squares.
     """
+    if not (is_visible(x) and x.numel()):
+        return None, None
     length = _length(x)
     low, high = torch.aminmax(length)
     limits = torch.finfo(length.dtype)
@@ -100,9 +89,9 @@ def _norm(x: Tensor) -> Tensor:
 
 def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
     """Return the same, with a peak of 1 for rows whose lengths are safe to square."""
-    if not (is_visible(x) and x.numel()):
-        return scaled_length(x)
     squares, unsafe = safe_squares(x)
+    if squares is None:
+        return scaled_length(x)
     if unsafe is None:
         return 1.0, squares
     peak, q = scaled_length(x)

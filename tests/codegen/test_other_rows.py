@@ -23,12 +23,12 @@ TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ROW_MAPS = ("affine-like", "norm-like", "norm-like without a bias")
 PATCH_MAPS = ("affine-like", "norm-like", "centred", "transposed")
 POSITIONS = toml(
-    "at_positions", "c l o k p", "x: c l", "W: o c k", "z: o p", "z[q, r] = sum[a, h](W[q, a, h]*x[a, r + h])"
+    "at_positions", "c l o k p", "x: c l", "W: o c k", "z: o p", "z[q, r] = sum[a, h](W[q, a, h]*x[a, 2*r + h])"
 )
 LAYERS = {  # a file, the shape of a sample, those of parameters, and sizes that nothing shows
-    "rows": (AFFINE, (70,), ((24, 70), (24,))),
-    "look-alike": (AFFINE.replace("+ b[i]", "+ 2*b[i]"), (70,), ((24, 70), (24,))),
-    "positions": (POSITIONS, (4, 9), ((5, 4, 3),)),
+    "rows": (AFFINE, (70,), ((24, 70), (24,)), {}),
+    "look-alike": (AFFINE.replace("+ b[i]", "+ 2*b[i]"), (70,), ((24, 70), (24,)), {}),
+    "positions": (POSITIONS, (4, 15), ((5, 4, 3),), {"p": 7}),
 }
 kept_sizes = pytest.mark.parametrize("kept", KEPT)
 
@@ -117,7 +117,7 @@ def test_rows_of_unit_length(dtype, kept):
 @pytest.mark.parametrize("name", LAYERS)
 def test_maps_of_a_file(name, tmp_path, import_package):
     """Those of the shipped maps' own form, which have their kernels, those at an angle, and general ones."""
-    text, shape, parameters = LAYERS[name]
+    text, shape, parameters, sizes = LAYERS[name]
     package = f"others_{name.replace('-', '_')}"
     write(
         build_layer(loads_spec(text), package, parse_angle("atan(r/n)") if name == "rows" else None), tmp_path / package
@@ -127,4 +127,4 @@ def test_maps_of_a_file(name, tmp_path, import_package):
     assert functions
     x, parameters = drawn(torch.float32, (20, *shape), *parameters)
     for function, backend, kept in itertools.product(functions, ["torch", "cpp"], KEPT):
-        assert_no_bit_changes(lambda *t, f=function, b=backend: f(*t, backend=b), x, parameters, kept)
+        assert_no_bit_changes(lambda *t, f=function, b=backend: f(*t, backend=b, **sizes), x, parameters, kept)

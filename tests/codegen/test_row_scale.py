@@ -62,6 +62,7 @@ def test_squares_are_taken_only_where_that_is_safe(dtype):
         assert unsafe is None or unsafe.flatten().tolist() == [False, True, False]
         kept = slice(None) if safe else slice(0, 3, 2)
         torch.testing.assert_close(found[kept], x[kept].square().sum(-1, keepdim=True))
+    assert rows_module.safe_squares(torch.empty(0, 4, dtype=dtype)) == (None, None)
     assert rows_module.safe_squares(nn.Parameter(torch.ones(2, 2)))[1] is None
 
 
@@ -71,7 +72,7 @@ def test_a_limit_that_lets_too_much_through_is_seen(monkeypatch):
     def careless(x):
         return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_(), None
 
-    monkeypatch.setattr(rows_module, "safe_squares", careless)
+    monkeypatch.setattr(torch_norm_like, "safe_squares", careless)
     with pytest.raises(AssertionError):
         test_the_scale_is_the_one_of_any_magnitude(torch_norm_like, torch.float32, -30)
 

@@ -26,7 +26,7 @@ from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.rows import (
     read_once,
     row_blocks,
-    scale_of_rows,
+    safe_squares,
     scaled_length,
     squared_length,
 )
@@ -102,8 +102,10 @@ class NormLikeWithoutBiasReverse(torch.autograd.Function):
         if x.dtype.itemsize < 4:
             return portable(x, W, kappa)
         xW = F.linear(x, W)
-        # after the product, which has brought x into a cache
-        f = scale_of_rows(x, lambda E: plain_scale(E, kappa), lambda: scale(x, kappa, scaled_length))
+        E, unsafe = safe_squares(x)  # after the product, which has brought x into a cache
+        f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
+        if unsafe is not None:
+            f = torch.where(unsafe, scale(x, kappa, scaled_length), f)
         if not is_eager(x, W):
             z = f * xW  # linear/norm-like/forward
             return z, f
