@@ -204,7 +204,7 @@ def _of_patches(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
     factor = self_factor_plan(request.layer)
     texts = request.host.package_of_patches(request.layer, plans, factor, maps, form)
     built = _Built(texts, {m.plan.name: m.plan for m in maps})
-    needed = PLAIN_PATCHES if form.is_plain else PATCHES
+    needed = PATCHES if form.transposed else PLAIN_PATCHES
     for kernels in request.kernels:
         if needed not in kernels.forms:
             built.lacking[kernels.name] = "patches"

@@ -69,11 +69,6 @@ class PatchForm:
         """Whether there is a bias."""
         return len(self.order) > 2
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is neither centred nor transposed."""
-        return not self.centred and not self.transposed
-
 
 @dataclass(frozen=True)
 class _Roles:

@@ -28,7 +28,7 @@ Texts = dict[str, str]
 ROWS, PATCHES, PLAIN_PATCHES, LAYERS = "rows", "patches", "plain patches", "layers"
 
 REASONS = {
-    "patches": "its kernels are for convolutions that are neither centred nor transposed",
+    "patches": "its kernels are for convolutions that are not transposed",
     "arithmetic": "its kernels lack a function or an index that this layer uses",
 }
 """Why a target has no kernels for a layer: a closed list, which the manifest, ``affdiv layers`` and messages quote."""
@@ -43,8 +43,7 @@ class Target:
         title: what it computes a map by, in words.
         device: the type of device whose tensors it takes; "any" for every device.
         forms: which maps it prints: ``rows``, those of one matrix; ``patches``, those of any convolution, or
-            ``plain patches``, those of one that is neither centred nor transposed; ``layers``, those
-            of a layer of any form.
+            ``plain patches``, those of one that is not transposed; ``layers``, those of a layer of any form.
         library: the module that its code needs at run time beside those of its host; "" for none.
         install: the command that installs that module.
         interpreted: whether its kernels also run on the CPU, slowly, without a device.

@@ -229,12 +229,12 @@ def test_what_is_no_shipped_convolution_is_compiled_as_any_other_layer(name):
 
 
 def test_the_manifest_names_the_map_that_computes_and_the_target_that_cannot():
-    texts = RECOGNISED["strided"], RECOGNISED["depthwise"], drawn(2, CENTRED).text
-    plain, deep, centred = (json.loads(build_layer(loads_spec(text))[MANIFEST]) for text in texts)
-    for whole in (plain, deep):
+    texts = RECOGNISED["strided"], RECOGNISED["depthwise"], drawn(2, CENTRED).text, drawn(2, TRANSPOSED).text
+    plain, deep, centred, turned = (json.loads(build_layer(loads_spec(text))[MANIFEST]) for text in texts)
+    for whole, kind in ((plain, "grouped"), (deep, "grouped"), (centred, "centred")):
         assert whole["targets"] == ["torch", "triton", "cuda", "cpp"] and not whole["without"]
-        assert whole["compiled_as"]["one/affine-like"]["map"] == "grouped-convolution/affine-like"
-    assert centred["targets"] == ["torch", "triton", "cuda"] and centred["without"]["cpp"]["reason"] == "patches"
+        assert whole["compiled_as"]["one/affine-like"]["map"] == f"{kind}-convolution/affine-like"
+    assert turned["targets"] == ["torch", "triton", "cuda"] and turned["without"]["cpp"]["reason"] == "patches"
 
 
 def test_a_wrong_padding_is_refused_and_without_the_proof_the_numbers_show_it(generated, monkeypatch):

@@ -318,7 +318,7 @@ CPP = {
     ),
     "places of channels last in C++": Mutant(
         "cpp",
-        "patch_passes.h",
+        "patch_forward.h",
         "z[run.there + i * step] = from[run.here % LANES + i];",
         "z[run.there + i] = from[run.here % LANES + i];",
         "convolution",
@@ -327,7 +327,7 @@ CPP = {
     ),
     "one thread's biases in C++": Mutant(
         "cpp",
-        "patch_passes.h",
+        "patch_backward.h",
         "for (const Own& own : owned) sum += own.db[o];",
         "sum += owned[0].db[o];",
         "convolution",

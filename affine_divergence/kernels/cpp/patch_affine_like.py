@@ -8,7 +8,7 @@
         paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
 
 The kernels are those of ``patch_affine_like.cpp``. Nothing is kept but the scale, and nothing is computed twice,
-whether or not that is asked for: see ``runtime/patch_passes.h``. What they do not take is left to
+whether or not that is asked for: see ``runtime/patch_backward.h``. What they do not take is left to
 ``kernels.torch.patch_affine_like``.
 
 Derivation (SHA-256 of the map): 0e9d203590b39dc0e417d3e839220ffdcaaece6ee5e9af8d6c0f3cf226fc0494

@@ -8,7 +8,7 @@
         paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
 
 The kernels are those of ``patch_norm_like.cpp``. Nothing is kept but the scale, and nothing is computed twice, whether
-or not that is asked for: see ``runtime/patch_passes.h``. What they do not take is left to
+or not that is asked for: see ``runtime/patch_backward.h``. What they do not take is left to
 ``kernels.torch.patch_norm_like``.
 
 Derivation (SHA-256 of the map): dce1c5267193894dc95200851bf4e9735dabd0ac0467687ecdcb272401e05e60

@@ -14,12 +14,14 @@
 
 #include "runtime/python.h"
 #include "runtime/patches.h"
-#include "runtime/patch_passes.h"
+#include "runtime/patch_forward.h"
+#include "runtime/patch_backward.h"
 
 namespace kernels {
 
 struct Map {
-    const Wide kappa, floor;
+    static constexpr bool centred = false;
+    const Wide kappa, floor, patch_entries;
 
     Wide add(Wide xx_total, Wide x) const {
         xx_total += x * x;
@@ -31,13 +33,13 @@ struct Map {
         return xx;
     }
 
-    Wide scale(Wide E) const {
+    Wide scale(Wide E, Wide) const {
         const Wide E_or_inf = E == 0 ? infinity() : E;
         const Wide f = sqrt(kappa) / sqrt(E_or_inf);  // grouped-convolution-without-bias/norm-like/define-f
         return f;
     }
 
-    Element output(Element f, Element h, Element) const {
+    Element output(Element f, Element h, Element, Element, Element) const {
         typedef Element Wide;
         const Wide z = f * h;  // grouped-convolution-without-bias/norm-like/forward
         return z;
@@ -62,7 +64,7 @@ struct Map {
         return dE;
     }
 
-    Wide input(Wide x, Wide dh_W, Wide dxx) const {
+    Wide input(Wide x, Wide dh_W, Wide dxx, Wide) const {
         const Wide dx = 2 * dxx * x + dh_W;  // grouped-convolution-without-bias/norm-like/backward-dx
         return dx;
     }
@@ -71,14 +73,14 @@ struct Map {
 KERNEL patch_norm_like_without_bias_forward(
     Given* given, const Element* x, const Element* W, const Element* b, Element* z, Element* f, Element* room,
     const double kappa, const double floor, const int threads) {
-    const Map map = {kappa, floor};
+    const Map map = {kappa, floor, entries_of(*given)};
     given->room = Forward<Map>(map, *given, W, b, room)(x, z, f, threads);
 }
 
 KERNEL patch_norm_like_without_bias_backward(
     Given* given, const Element* g, const Element* x, const Element* W, const Element* b, const Element* f, Element* dx,
     Element* dW, Element* db, Element* room, const double kappa, const double floor, const int threads) {
-    const Map map = {kappa, floor};
+    const Map map = {kappa, floor, entries_of(*given)};
     given->room = Backward<Map>(map, *given, W, b, room)(g, x, f, dx, dW, db, threads);
 }
 

@@ -8,7 +8,7 @@
         paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
 
 The kernels are those of ``patch_norm_like_without_bias.cpp``. Nothing is kept but the scale, and nothing is computed
-twice, whether or not that is asked for: see ``runtime/patch_passes.h``. What they do not take is left to
+twice, whether or not that is asked for: see ``runtime/patch_backward.h``. What they do not take is left to
 ``kernels.torch.patch_norm_like_without_bias``.
 
 Derivation (SHA-256 of the map): a2894f2ce09d052dca6ef7da9da6f35081a79c7edf04b3e61e7db3c8a38db464

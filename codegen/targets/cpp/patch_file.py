@@ -9,12 +9,13 @@ from codegen.plans.patch_maps import PatchMap
 from codegen.printing.c_names import identifier
 from codegen.printing.naming import listed
 from codegen.printing.patch_headings import patch_headings
-from codegen.targets.cpp.patch_arithmetic import ENTRY, arithmetic
+from codegen.targets.cpp.patch_arithmetic import arithmetic
+from codegen.targets.cpp.patch_parts import ENTRY, centring
 
 
 def has_kernels(chosen: PatchMap) -> bool:
-    """Return whether the passes in C++ compute a map: patches as they are, of an input that is not transposed."""
-    return not chosen.centred and not chosen.transposed
+    """Return whether the passes in C++ compute a map: one of a convolution that is not transposed."""
+    return not chosen.transposed
 
 
 def patch_map_context(chosen: PatchMap) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def patch_map_context(chosen: PatchMap) -> dict[str, Any]:
         "source": f"{chosen.module}.cpp",
         "prefix": chosen.module,
         "functions": arithmetic(plan),
+        "centred": "true" if centring(plan) else "false",
         "entry": ENTRY,
         "kappa": identifier(str(plan.kappa)),
         "forward_operands": ", ".join([*inputs[:2], bias]),

@@ -32,7 +32,7 @@ from codegen.targets.cpp.wrappers import HostPrinter, Lengths, Pass, walked
 _TEMPLATES = Path(__file__).parent / "templates"
 _NAME = "cpp"
 _WORDS = ("x", "weight", "bias")  # of the public functions
-_PATCHES = ("patches.h", "patch_passes.h", "patches.py")
+_PATCHES = ("patches.h", "patch_forward.h", "patch_backward.h", "patches.py")
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:

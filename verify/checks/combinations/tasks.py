@@ -49,7 +49,7 @@ def _backends_of_rows(kind: rows.Kind) -> tuple[str, ...]:
 
 
 def _backends_of_patches(kind: patches.Kind) -> tuple[str, ...]:
-    return tuple(name for name in BACKENDS if name != "cpp" or not (kind.centred or kind.transposed))
+    return tuple(name for name in BACKENDS if name != "cpp" or not kind.transposed)
 
 
 def _tasks(kind: Any, family: Any, backends: Sequence[str]) -> Iterator[Task]:

@@ -51,6 +51,8 @@ inline void store(Element* to, Vector value) { *(Loose*)to = value; }
 
 inline Wide infinity() { return INFINITY; }
 
+constexpr Wide LEFTOVER = 1 / Wide(1LL << 39);  // what rounding may leave of a sum of squares: epsilon ** 0.75 of Wide
+
 inline Offset up(Offset n, Offset to) { return (n + to - 1) / to * to; }
 
 // How far entries lie apart: images, groups, channels, and neighbours along three axes of space.
@@ -64,6 +66,11 @@ struct Given {
     Steps x, z, dx;
     Offset room;
 };
+
+// Return how many entries a patch has.
+inline Wide entries_of(const Given& given) {
+    return Wide(given.inputs * given.kernel[0] * given.kernel[1] * given.kernel[2]);
+}
 
 // Return where row `row` of an image begins whose second axis has `length` rows.
 inline Offset start(const Steps& steps, Offset row, Offset length) {
@@ -228,6 +235,32 @@ inline void pack_transposed(const Given& given, const Layout& layout, const Elem
     });
 }
 
+// Sum each filter of W (outputs, entries), as the mean of a patch meets it.
+inline void sum_filters(const Element* W, Offset outputs, Offset entries, Element* sums, int threads) {
+    shared(outputs, threads, [&](int, Offset o, Offset end) {
+        for (; o < end; ++o) {
+            Wide sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (Offset i = 0; i < entries; ++i) sum += W[o * entries + i];
+            sums[o] = Element(sum);
+        }
+    });
+}
+
+// Add up one number an entry over the patches of a register.
+inline void over_patch(const Layout& layout, Offset r, const Wide* numbers, Wide (&sums)[LANES]) {
+    for (const Offset k : layout.offset)
+        for (int i = 0; i < LANES; ++i) sums[i] += numbers[layout.registers[r] + k + i];
+}
+
+// Add up one number a position of a line over the patches that an entry of the image is in.
+inline void over_positions(const Layout& layout, Offset at, const Wide* line, Wide* to) {
+    Wide sums[LANES] = {};
+    for (const Offset k : layout.offset)
+        for (int i = 0; i < LANES; ++i) sums[i] += line[layout.reach + at - k + i];
+    std::copy_n(sums, LANES, to);
+}
+
 // A number of registers that the compiler knows.
 template <int N>
 struct Registers {
@@ -263,6 +296,12 @@ template <int N>
 inline void load_all(const Element* const (&from)[N], Offset at, Vector (&values)[N]) {
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) values[n] = load(from[n] + at);
+}
+
+template <int N>
+inline void subtract(const Element* from, Vector (&values)[N]) {
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) values[n] -= load(from + n * LANES);
 }
 
 }  // namespace kernels

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,13 +16,25 @@ from affine_divergence.runtime import backends
 from codegen.catalogue import patch_maps
 from codegen.targets.cpp.patch_arithmetic import arithmetic
 from derive.errors import UsageError
-from tests.codegen.targets.cuda.patch_host import BRAIN, DOUBLE, FORMS, PLAIN, SINGLE, Problem, error, map_name
+from tests.codegen.targets.cuda.patch_host import (
+    BRAIN,
+    CENTRED,
+    DOUBLE,
+    FORMS,
+    PLAIN,
+    SINGLE,
+    Problem,
+    error,
+    map_name,
+)
 from tests.emitted import write_all
 from verify.checks.cases import Draw
 from verify.checks.geometry import Geometry, draw_geometry
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-forms = pytest.mark.parametrize("form, bias", FORMS, ids=str)
+KINDS = [(*form, PLAIN) for form in FORMS]
+KINDS += [pytest.param(*form, CENTRED, marks=[pytest.mark.slow] * (form != FORMS[0])) for form in FORMS]
+forms = pytest.mark.parametrize("form, bias, kind", KINDS, ids=str)
 both_types = pytest.mark.parametrize("dtype, bound", [(DOUBLE, 1e-13), (SINGLE, 2e-6)], ids=str)
 
 SMALL = Geometry(1, 3, 5, (3, 2), (2, 1), (1, 2), (1, 2), (7, 6), (0, 0))
@@ -68,26 +81,29 @@ def errors(case, tensors, g, **more):
 @forms
 @both_types
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_every_kind_of_tile(form, bias, dtype, bound, name, launched):
-    case = Problem(form, bias, PLAIN, GEOMETRIES[name])
+def test_every_kind_of_tile(form, bias, kind, dtype, bound, name, launched):
+    case = Problem(form, bias, kind, GEOMETRIES[name])
     assert max(errors(case, *case.operands(dtype, batch=3))) <= bound
-    assert launched == [f"{map_name(form, bias, PLAIN)}_{way}" for way in ("forward", "backward")]
+    assert launched == [f"{map_name(form, bias, kind)}_{way}" for way in ("forward", "backward")]
 
 
 @forms
 @pytest.mark.parametrize("axes", [1, 2, 3])
-def test_random_geometries(form, bias, axes, launched):
+def test_random_geometries(form, bias, kind, axes, launched):
     for seed in range(6):
         draw = Draw(torch.Generator().manual_seed(seed), "cpu", 1, 4)
-        found = draw_geometry(draw, axes, transposed=False, seen=form == "norm-like", channels=2, grouped=False)
-        case = Problem(form, bias, PLAIN, found)
+        found = draw_geometry(
+            draw, axes, transposed=False, seen=form == "norm-like", channels=3 if kind == CENTRED else 2, grouped=False
+        )
+        case = Problem(form, bias, kind, found)
         assert max(errors(case, *case.operands(seed=seed, batch=2 + seed % 3 * 2))) <= 1e-11, case
     assert len(launched) == 12
 
 
+@pytest.mark.parametrize("kind", [PLAIN, CENTRED])
 @pytest.mark.parametrize("name", ["along the line", "steps and holes", "three axes"])
-def test_any_layout_of_input_and_gradient(name, launched):
-    case = Problem("affine-like", True, PLAIN, GEOMETRIES[name])
+def test_any_layout_of_input_and_gradient(name, kind, launched):
+    case = Problem("affine-like", True, kind, GEOMETRIES[name])
     tensors, g = case.operands(batch=2)
     x, *parameters = tensors
     expected = case.exact(tensors, g[:1].expand_as(g))
@@ -111,8 +127,8 @@ def test_any_layout_of_input_and_gradient(name, launched):
 
 @forms
 @pytest.mark.parametrize("recompute", [True, False])
-def test_one_number_a_position_is_kept_beside_what_is_there_anyway(form, bias, recompute):
-    case = Problem(form, bias, PLAIN, GEOMETRIES["by rows"])
+def test_one_number_a_position_is_kept_beside_what_is_there_anyway(form, bias, kind, recompute):
+    case = Problem(form, bias, kind, GEOMETRIES["by rows"])
     tensors, _ = case.operands(SINGLE, batch=4)
     known, kept = {t.untyped_storage().data_ptr() for t in tensors}, []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
@@ -122,8 +138,8 @@ def test_one_number_a_position_is_kept_beside_what_is_there_anyway(form, bias, r
 
 
 @forms
-def test_only_what_is_wanted_is_computed_and_it_is_the_same(form, bias):
-    case = Problem(form, bias, PLAIN, SMALL)
+def test_only_what_is_wanted_is_computed_and_it_is_the_same(form, bias, kind):
+    case = Problem(form, bias, kind, SMALL)
     whole, g = case.operands(batch=2)
     expected = case.exact(whole, g)[1:]
     for chosen in range(1, 2 ** len(whole)):
@@ -135,8 +151,8 @@ def test_only_what_is_wanted_is_computed_and_it_is_the_same(form, bias):
 
 
 @forms
-def test_the_same_input_gives_the_same_bits_and_threads_share_images(form, bias):
-    case = Problem(form, bias, PLAIN, GEOMETRIES["along the line"])
+def test_the_same_input_gives_the_same_bits_and_threads_share_images(form, bias, kind):
+    case = Problem(form, bias, kind, GEOMETRIES["along the line"])
     tensors, g = case.operands(SINGLE, batch=7)
     first, again = (case.results(tensors, g, backend="cpp") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -147,8 +163,8 @@ def test_the_same_input_gives_the_same_bits_and_threads_share_images(form, bias)
 
 @forms
 @pytest.mark.parametrize("size", [1e-30, 1e30])
-def test_long_and_short_patches(form, bias, size):
-    case = Problem(form, bias, PLAIN, GEOMETRIES["along the line"])
+def test_long_and_short_patches(form, bias, kind, size):
+    case = Problem(form, bias, kind, GEOMETRIES["along the line"])
     tensors, g = case.operands(SINGLE, batch=2)
     tensors[0] = (tensors[0].detach() * size).requires_grad_()
     wide = [t.detach().double().requires_grad_() for t in tensors]
@@ -166,6 +182,28 @@ def test_a_patch_of_zeros_has_no_direction(bias):
     assert torch.equal(z, tensors[2].detach()[:, None, None].expand_as(z) if bias else torch.zeros_like(z))
     assert not dx.any() and not dW.any()
     assert all(error(d, g.double().sum((0, 2, 3))) <= 1e-6 for d in db)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_centred_patch_of_equal_entries_has_no_direction(bias):
+    case = Problem("norm-like", bias, CENTRED, replace(GEOMETRIES["along the line"], padding=(0, 0)))
+    tensors, g = case.operands(SINGLE, batch=2)
+    tensors[0] = torch.full_like(tensors[0], 1 / 3).requires_grad_()
+    z, dx, dW, *_ = case.results(tensors, g, backend="cpp")
+    assert torch.equal(z, tensors[2].detach()[:, None, None].expand_as(z) if bias else torch.zeros_like(z))
+    assert not dx.any() and not dW.any()
+
+
+@pytest.mark.parametrize("name", ["by rows", "steps and holes", "a channel each", "three axes"])
+def test_what_entries_of_a_patch_have_in_common_costs_no_more_digits_than_by_torchs_operations(name):
+    case = Problem("affine-like", True, CENTRED, GEOMETRIES[name])
+    tensors, g = case.operands(SINGLE, batch=4)
+    tensors[0] = (tensors[0].detach() + 1000).requires_grad_()
+    exact = case.exact(tensors, g)
+    ours, by_torch = (
+        [error(a, b) for a, b in zip(case.results(tensors, g, backend=n), exact, strict=True)] for n in ("cpp", "torch")
+    )
+    assert all(a <= 2 * b for a, b in zip(ours, by_torch, strict=True)) and ours[1] <= by_torch[1] / 3
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -207,10 +245,12 @@ def test_what_has_no_kernel_takes_torchs_operations(name, launched):
 
 
 @pytest.mark.parametrize(
-    "form, bias", [pytest.param(*f, marks=[pytest.mark.slow] * (f != FORMS[0])) for f in FORMS], ids=str
+    "form, bias, kind",
+    [pytest.param(*f, kind, marks=[pytest.mark.slow] * (f != FORMS[0])) for f in FORMS for kind in (PLAIN, CENTRED)],
+    ids=str,
 )
-def test_graphs_of_gradients_tangents_and_maps_over_more_axes(form, bias):
-    case = Problem(form, bias, PLAIN, SMALL)
+def test_graphs_of_gradients_tangents_and_maps_over_more_axes(form, bias, kind):
+    case = Problem(form, bias, kind, SMALL)
     tensors, _ = case.operands(batch=2)
     call = functools.partial(case.function, **case.settings, backend="cpp")
     assert torch.autograd.gradcheck(call, tensors, fast_mode=True, check_forward_ad=True)
@@ -244,11 +284,16 @@ def test_a_layer_of_the_package_takes_them(launched, monkeypatch):
     assert x.grad is not None and all(p.grad is not None for p in layer.parameters())
 
 
-@pytest.mark.parametrize("label", ["patch-affine-like-centred", "patch-affine-like-transposed"])
-def test_a_map_that_the_passes_do_not_compute_is_refused(label):
-    (chosen,) = (m for m in patch_maps() if m.label == label)
+def test_a_map_that_the_passes_do_not_compute_is_refused():
+    maps = {m.label: m.plan for m in patch_maps()}
+    plain, centred = maps["patch-affine-like"], maps["patch-affine-like-centred"]
+    more = replace(plain.backward, instructions=(*centred.backward.instructions[:1], *plain.backward.instructions))
+    with pytest.raises(UsageError, match=r"affine-like': no pass in C\+\+ computes 'x_sum'"):
+        arithmetic(replace(plain, backward=more))
     with pytest.raises(UsageError, match=r"affine-like': its scale is not made of one sum over the patch"):
-        arithmetic(chosen.plan)
+        arithmetic(replace(plain, scale=centred.scale))
+    with pytest.raises(UsageError, match=r"affine-like': 0 steps of a pass read W_sum and dh, not one"):
+        arithmetic(replace(centred, backward=plain.backward))
 
 
 MUTANTS = {
@@ -260,7 +305,7 @@ MUTANTS = {
     "row term not divided by kappa": ("/ (2 * kappa)", "/ 2"),
     "factor of two": ("2 * dxx * x", "dxx * x"),
     "bias left out of the row term": ("return b * dh;", "return 0 * b * dh;"),
-    "products with the entries left out": ("values[n] += sums[r][n] * load(own.x + at);", ""),
+    "products with the entries left out": ("values[n] += sums[r][n] * x;", ""),
     "tile that overwrites": ("load(own.dx + at) + sums[r][n]", "sums[r][n]"),
     "gradient of the last image kept": ("if (dx) std::fill_n(own.dx", "if (!dx) std::fill_n(own.dx"),
     "padding that is not cleared": ("std::fill_n(own.dh, given_.outputs * PANEL, Element(0));", ""),
@@ -279,14 +324,32 @@ MUTANTS = {
     "shares that leave an image out": ("count * (thread + 1) / threads", "count * (thread + 1) / threads - thread"),
     "last registers left out": ("first < count; first += TOGETHER", "first + TOGETHER < count; first += TOGETHER"),
 }
+MUTANTS_OF_CENTRED = {
+    "mean left in the energy": ("E_total - patch_entries * (m * m)", "E_total"),
+    "mean of all but one": ("x_sum_sum / patch_entries", "x_sum_sum / (patch_entries - 1)"),
+    "mean left in the output": ("xW - m * W_sum", "xW"),
+    "mean left in the row term": ("x -= load(own.means.mean", "x -= 0 * load(own.means.mean"),
+    "gradient of the mean through the energy": ("-2 * patch_entries * dE * m - dh_W_sum", "-dh_W_sum"),
+    "gradient of the mean through the product": (
+        "-2 * patch_entries * dE * m - dh_W_sum",
+        "-2 * patch_entries * dE * m",
+    ),
+    "gradient of the filters' sums": ("dW_sum = -dh_m", "dW_sum = 0 * dh_m"),
+    "sums of filters by one thread": ("sum_filters(W_, given_.outputs", "sum_filters(W_, given_.outputs / 2"),
+    "one thread's means left out": ("sum += own.means.to_filters[o]", "sum = owned[0].means.to_filters[o]"),
+    "gradient of the means of the last image kept": (
+        "if (Map::centred) std::fill_n(own.means.to_mean",
+        "if (0) std::fill_n(own.means.to_mean",
+    ),
+}
 ALWAYS = {"sign of the row term", "one thread's sums left out"}
-HEADERS = ("runtime/patches.h", "runtime/patch_passes.h", "runtime/python.h")
+HEADERS = ("runtime/patches.h", "runtime/patch_forward.h", "runtime/patch_backward.h", "runtime/python.h")
 
 
 @pytest.fixture
 def damage(monkeypatch, tmp_path):
-    """Return a function that has the kernels compiled with a text replaced by another."""
-    module = importlib.import_module("affine_divergence.kernels.cpp.patch_affine_like")
+    """Return a function that has the kernels of a kind compiled with a text replaced by another."""
+    modules = []
 
     def compiled(source, dtype, old, new):
         texts = {name: (source.parent / name).read_text() for name in (source.name, *HEADERS)}
@@ -294,19 +357,20 @@ def damage(monkeypatch, tmp_path):
         write_all({name: text.replace(old, new) for name, text in texts.items()}, tmp_path)
         return cpp_compile.compiled.__wrapped__(tmp_path / source.name, dtype)
 
-    def damaged(old, new):
+    def damaged(kind, old, new):
         monkeypatch.setattr(cpp_launch, "compiled", lambda source, dtype: compiled(source, dtype, old, new))
-        module.KERNELS._made.clear()
+        modules.append(importlib.import_module(f"affine_divergence.kernels.cpp.{map_name('affine-like', True, kind)}"))
+        modules[0].KERNELS._made.clear()
 
     yield damaged
     monkeypatch.undo()
-    module.KERNELS._made.clear()
+    modules[0].KERNELS._made.clear()
 
 
-def departs():
+def departs(kind):
     """Whether kernels differ from patches cut out one by one."""
     for name in ("steps and holes", "by rows", "along the line", "three axes"):
-        case = Problem("affine-like", True, PLAIN, GEOMETRIES[name])
+        case = Problem("affine-like", True, kind, GEOMETRIES[name])
         tensors, g = case.operands(batch=4)
         tensors[0] = (tensors[0].detach() * 0.2).requires_grad_()  # about as long as the one under the root matters
         if not all(e <= 1e-12 for e in errors(case, tensors, g)):
@@ -314,11 +378,19 @@ def departs():
     return False
 
 
-def test_the_original_does_not_depart():
-    assert not departs()
+@pytest.mark.parametrize("kind", [PLAIN, CENTRED])
+def test_the_original_does_not_depart(kind):
+    assert not departs(kind)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ALWAYS)) for n in MUTANTS])
 def test_a_mutant_is_killed(damage, name):
-    damage(*MUTANTS[name])
-    assert departs()
+    damage(PLAIN, *MUTANTS[name])
+    assert departs(PLAIN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTANTS_OF_CENTRED)
+def test_a_mutant_of_centred_patches_is_killed(damage, name):
+    damage(CENTRED, *MUTANTS_OF_CENTRED[name])
+    assert departs(CENTRED)

@@ -1,4 +1,4 @@
-// The forward and the backward pass of a map of patches, one call each, for the generated kernels for convolutions.
+// The backward pass of a map of patches in one call, for the generated kernels for convolutions.
 //
 // `Map` is the arithmetic of a map, entry by entry and position by position; the sums around it are taken here. The
 // gradient through a position's scale needs the sum over the output's channels of dh[o] h[o]. As h is a convolution and
@@ -10,129 +10,6 @@
 #include "patches.h"
 
 namespace kernels {
-
-// The forward pass: the output and the scale of each position.
-template <typename Map>
-class Forward {
-  public:
-    Forward(const Map& map, const Given& given, const Element* W, const Element* b, Element* room)
-        : map_(map), given_(given), layout_(given), runs_(layout_.runs(given, given.x)), W_(W), b_(b), room_{room, 0} {}
-
-    // Work on all images; without memory, return how much is needed.
-    Offset operator()(const Element* x, Element* z, Element* f, int threads) {
-        packed_ = room_.take(up(given_.outputs, DOWN) * given_.inputs * layout_.taps);
-        std::vector<Own> owned;
-        for (int thread = 0; thread < threads; ++thread)
-            owned.push_back({room_.take(given_.inputs * layout_.channel), room_.take(layout_.lanes()),
-                             room_.template take<Wide>(layout_.channel)});
-        if (!room_.begin) return room_.used;
-        const Offset positions = given_.positions[0] * given_.positions[1] * given_.positions[2];
-        for (Offset group = 0; group < given_.groups; ++group) {
-            pack(given_, layout_, W_, packed_, threads);
-            shared(given_.images, threads, [&](int thread, Offset image, Offset end) {
-                const Own& own = owned[thread];
-                std::fill_n(own.x, given_.inputs * layout_.channel, Element(0));
-                for (; image < end; ++image) {
-                    place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
-                    scale(own, f + image * given_.groups * positions);
-                    output(own, z + image * given_.z.image);
-                }
-            });
-            x += given_.x.group, z += given_.z.group, f += positions;
-            W_ += given_.outputs * given_.inputs * layout_.taps;
-            if (b_) b_ += given_.outputs;
-        }
-        return 0;
-    }
-
-  private:
-    struct Own {
-        Element *x, *f;
-        Wide* squares;
-    };
-
-    // Sum squares over channels, then over patches.
-    void scale(const Own& own, Element* f) {
-        std::fill_n(own.squares, layout_.channel, Wide(0));
-        for (Offset c = 0; c < given_.inputs; ++c) {
-            const Element* const x = own.x + c * layout_.channel;
-            for (Offset i = 0; i < layout_.channel; ++i) own.squares[i] = map_.add(own.squares[i], x[i]);
-        }
-        for (Offset i = 0; i < layout_.channel; ++i) own.squares[i] = map_.total(own.squares[i]);
-        for (Offset r = 0; r < Offset(layout_.registers.size()); ++r) {
-            Wide sums[LANES] = {};
-            for (const Offset k : layout_.offset)
-                for (int i = 0; i < LANES; ++i) sums[i] += own.squares[layout_.registers[r] + k + i];
-            Element* const scales = own.f + r * LANES;
-#pragma omp simd
-            for (int i = 0; i < LANES; ++i) scales[i] = Element(map_.scale(sums[i]));
-        }
-        for (const Run& run : layout_.held) f = std::copy_n(own.f + run.here, run.count, f);
-    }
-
-    // Take the convolution in tiles: those of a stripe for some channels after another, whose part of W stays at hand.
-    void output(const Own& own, Element* z) {
-        const Offset count = layout_.registers.size();
-        for (Offset begin = 0; begin < count; begin += STRIPE)
-            for (Offset o = 0; o < given_.outputs; o += DOWN)
-                tiles(begin, std::min(begin + STRIPE, count), [&](Offset first, auto registers) {
-                    given_.outputs == 1 ? tile<1, registers.count>(own, first, o, z)
-                                        : tile<DOWN, registers.count>(own, first, o, z);
-                });
-    }
-
-    // One tile of M channels, of which the last may be beyond the output's.
-    template <int M, int N>
-    void tile(const Own& own, Offset first, Offset o, Element* z) {
-        const Element *x[N], *const scales = own.f + first * LANES;
-        for (int n = 0; n < N; ++n) x[n] = own.x + layout_.registers[first + n];
-        Element part[M][N * LANES];
-        convolve(packed_ + o * given_.inputs * layout_.taps, x, part);
-        for (Offset r = o; r < std::min(o + DOWN, given_.outputs); ++r) {
-            Element* const row = part[r - o];
-            const Element b = b_ ? b_[r] : 0;
-            for (int i = 0; i < N * LANES; ++i) row[i] = map_.output(scales[i], row[i], b);
-            for (int n = 0; n < N; ++n) leave(first + n, row + n * LANES, z + r * given_.z.channel);
-        }
-    }
-
-    // Write a register of a channel of the output.
-    void leave(Offset r, const Element* from, Element* z) {
-        const Offset step = given_.z.axis[2];
-        for (Offset n = layout_.first[r]; n < layout_.first[r + 1]; ++n) {
-            const Run& run = layout_.held[n];
-            if (step == 1 && run.count == LANES)
-                store(z + run.there, load(from));
-            else
-                for (Offset i = 0; i < run.count; ++i) z[run.there + i * step] = from[run.here % LANES + i];
-        }
-    }
-
-    template <int M, int N, int L>
-    void convolve(const Element* w, const Element* const (&x)[N], Element (&part)[M][L]) {
-        Vector sums[M][N] = {}, values[N];
-        const Element* line[N];
-        for (int n = 0; n < N; ++n) line[n] = x[n];
-        for (Offset c = 0; c < given_.inputs; ++c) {
-            for (const Offset k : layout_.offset) {
-                load_all(line, k, values);
-                multiply(w, values, sums);
-                w += DOWN;
-            }
-            for (int n = 0; n < N; ++n) line[n] += layout_.channel;
-        }
-        for (int r = 0; r < M; ++r)
-            for (int n = 0; n < N; ++n) store(part[r] + n * LANES, sums[r][n]);
-    }
-
-    const Map& map_;
-    const Given& given_;
-    const Layout layout_;
-    const std::vector<Run> runs_;
-    const Element *W_, *b_;
-    Room room_;
-    Element* packed_;
-};
 
 // The backward pass: gradients with respect to the input, W and b, those of them that are wanted.
 template <typename Map>
@@ -150,6 +27,7 @@ class Backward {
     Offset operator()(
         const Element* g, const Element* x, const Element* f, Element* dx, Element* dW, Element* db, int threads) {
         packed_ = room_.take(blocks_ * DOWN * given_.outputs * layout_.taps);
+        filters_ = room_.take(Map::centred ? given_.outputs : 0);
         std::vector<Own> owned;
         for (int thread = 0; thread < threads; ++thread) owned.push_back(own());
         if (!room_.begin) return room_.used;
@@ -165,9 +43,16 @@ class Backward {
     }
 
   private:
+    // What centred patches need beside: numbers an entry, a position, and an output.
+    struct Means {
+        Element *mean, *to_mean;
+        Wide *entries, *means, *through, *spread, *to_filters;
+    };
+
     struct Own {
         Element *x, *f, *dx, *along, *dh, *line, *turned, *dW;
         Wide *through, *back, *spread, *db;
+        Means means;
     };
 
     // Work on all images of a group.
@@ -175,6 +60,7 @@ class Backward {
         const std::vector<Own>& owned, const Element* g, const Element* x, const Element* f, Element* dx, Element* dW,
         Element* db, int threads) {
         if (dx) pack_transposed(given_, layout_, W_, packed_, threads);
+        if (Map::centred) sum_filters(W_, given_.outputs, entries_, filters_, threads);
         shared(given_.images, threads, [&](int thread, Offset image, Offset end) {
             const Own& own = owned[thread];
             clear(own);
@@ -185,6 +71,7 @@ class Backward {
                     std::copy_n(scales, run.count, own.f + run.here);
                     scales += run.count;
                 }
+                if constexpr (Map::centred) mean(own);
                 if (dx) std::fill_n(own.dx, channels() * layout_.channel, Element(0));
                 const Offset count = layout_.registers.size();
                 for (Offset first = 0; first < count; first += TOGETHER) {
@@ -215,6 +102,17 @@ class Backward {
                 room_.template take<Wide>(layout_.lanes()),
                 room_.template take<Wide>(layout_.reach + layout_.channel),
                 room_.template take<Wide>(layout_.channel),
+                room_.template take<Wide>(given_.outputs),
+                Map::centred ? means() : Means()};
+    }
+
+    Means means() {
+        return {room_.take(layout_.lanes()),
+                room_.take(layout_.lanes()),
+                room_.template take<Wide>(layout_.channel),
+                room_.template take<Wide>(layout_.lanes()),
+                room_.template take<Wide>(layout_.lanes()),
+                room_.template take<Wide>(layout_.channel),
                 room_.template take<Wide>(given_.outputs)};
     }
 
@@ -226,6 +124,23 @@ class Backward {
         std::fill_n(own.line, layout_.reach + layout_.channel, Element(0));
         std::fill_n(own.back, layout_.reach + layout_.channel, Wide(0));
         std::fill_n(own.db, given_.outputs, Wide(0));
+        if (Map::centred) std::fill_n(own.means.to_filters, given_.outputs, Wide(0));
+    }
+
+    // Take the mean of each patch.
+    void mean(const Own& own) {
+        const Means& to = own.means;
+        std::fill_n(to.entries, layout_.channel, Wide(0));
+        for (Offset c = 0; c < given_.inputs; ++c) {
+            const Element* const x = own.x + c * layout_.channel;
+            for (Offset i = 0; i < layout_.channel; ++i) to.entries[i] = map_.add_entry(to.entries[i], x[i]);
+        }
+        for (Offset r = 0; r < Offset(layout_.registers.size()); ++r) {
+            Wide sums[LANES] = {};
+            over_patch(layout_, r, to.entries, sums);
+            for (int i = 0; i < LANES; ++i)
+                to.mean[r * LANES + i] = Element(to.means[r * LANES + i] = map_.mean(sums[i]));
+        }
     }
 
     // Fill a panel (outputs, registers) with the gradient of what the scale multiplies, zero where no position is.
@@ -244,11 +159,14 @@ class Backward {
             }
         Element* const along = own.along + begin;
         const Offset count = (end - first) * LANES;
+        const Element* const means = own.means.mean + begin;
         std::fill_n(along, count, Element(0));
+        if (Map::centred) std::fill_n(own.means.to_mean + begin, count, Element(0));
         for (Offset o = 0; o < given_.outputs; ++o) {
             const Element* const dh = own.dh + o * PANEL;
-            const Element b = b_ ? b_[o] : 0;
+            const Element b = b_ ? b_[o] : 0, filter = Map::centred ? filters_[o] : 0;
             for (Offset i = 0; i < count; ++i) along[i] += map_.beside(dh[i], b);
+            if constexpr (Map::centred) own.means.to_filters[o] += around(dh, filter, means, count, own.means.to_mean + begin);
             for (Offset i = 0; !by_lanes_ && i < count; ++i) own.turned[i * width_ + o] = dh[i];
         }
     }
@@ -264,6 +182,17 @@ class Backward {
         return sum;
     }
 
+    // Add what entries of dh give to the gradient of the means; return what they give to that of a filter's sum.
+    Element around(const Element* dh, Element filter, const Element* means, Offset count, Element* to_mean) {
+        Element sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (Offset i = 0; i < count; ++i) {
+            to_mean[i] += map_.to_mean(dh[i], filter);
+            sum += map_.to_filters(dh[i], means[i]);
+        }
+        return sum;
+    }
+
     // Of one input and one output: the products W^T dh of a panel with the entries of each patch, and its line of dh.
     void along(const Own& own, Offset first, Offset end) {
         const Element* const w = packed_;
@@ -273,6 +202,7 @@ class Backward {
             for (int n = 0; n < registers.count; ++n) x[n] = own.x + layout_.registers[at + n];
             for (Offset k = 0; k < layout_.taps; ++k) {
                 load_all(x, layout_.offset[k], values);
+                if constexpr (Map::centred) subtract(own.means.mean + at * LANES, values);
                 multiply(w + k * DOWN, values, sums);
             }
             load_all(own.dh + (at - first) * LANES, values);
@@ -304,31 +234,32 @@ class Backward {
                     Offset here[registers.count];
                     for (int n = 0; n < registers.count; ++n) here[n] = channel + layout_.registers[at + n];
                     const Element* const dh = own.dh + (at - first) * LANES;
-                    Element* const along = own.along + at * LANES;
-                    given_.inputs == 1 ? fold<1, registers.count>(w, dh, own, here, along)
-                                       : fold<DOWN, registers.count>(w, dh, own, here, along);
+                    given_.inputs == 1 ? fold<1, registers.count>(w, dh, own, here, at * LANES)
+                                       : fold<DOWN, registers.count>(w, dh, own, here, at * LANES);
                 });
             }
     }
 
     // Products of W and one tile of a panel, for one entry of the patches of M channels, added where they belong.
     template <int M, int N>
-    void fold(const Element* w, const Element* dh, const Own& own, const Offset (&here)[N], Element* along) {
+    void fold(const Element* w, const Element* dh, const Own& own, const Offset (&here)[N], Offset lane) {
         Vector sums[M][N] = {}, values[N];
         for (Offset o = 0; o < given_.outputs; ++o, w += DOWN, dh += PANEL) {
             load_all(dh, values);
             multiply(w, values, sums);
         }
-        load_all(along, values);
+        load_all(own.along + lane, values);
 #pragma GCC unroll 16
         for (int r = 0; r < M; ++r)
 #pragma GCC unroll 16
             for (int n = 0; n < N; ++n) {
                 const Offset at = here[n] + r * layout_.channel;
-                values[n] += sums[r][n] * load(own.x + at);
+                Vector x = load(own.x + at);
+                if constexpr (Map::centred) x -= load(own.means.mean + lane + n * LANES);
+                values[n] += sums[r][n] * x;
                 store(own.dx + at, load(own.dx + at) + sums[r][n]);
             }
-        for (int n = 0; n < N; ++n) store(along + n * LANES, values[n]);
+        for (int n = 0; n < N; ++n) store(own.along + lane + n * LANES, values[n]);
     }
 
     // Add the products of a panel and the entries of its patches to the gradient with respect to W.
@@ -387,6 +318,12 @@ class Backward {
             for (int n = 0; n < N; ++n) store(to + r * width_ + n * LANES, sums[r][n]);
     }
 
+    // Add up one number a position over the patches that an entry of the image is in.
+    void spread(const Own& own, const Wide* from, Wide* to) {
+        layout_.lay(from, own.back + layout_.reach, 0, layout_.registers.size());
+        for (Offset at = 0; at < layout_.channel; at += LANES) over_positions(layout_, at, own.back, to + at);
+    }
+
     // Add the gradient through the scales, and leave the layout.
     void input(const Own& own, Element* dx) {
         for (Offset r = 0; r < Offset(layout_.registers.size()); ++r) {
@@ -394,24 +331,24 @@ class Backward {
             const Offset begin = r * LANES;
 #pragma omp simd
             for (int i = 0; i < LANES; ++i) through[i] = map_.through(own.f[begin + i], own.along[begin + i]);
+            if constexpr (Map::centred)
+                for (Offset i = begin; i < begin + LANES; ++i)
+                    own.means.through[i] = map_.through_mean(own.through[i], own.means.means[i], own.means.to_mean[i]);
         }
-        layout_.lay(own.through, own.back + layout_.reach, 0, layout_.registers.size());
-        for (Offset at = 0; at < layout_.channel; at += LANES) {
-            Wide sums[LANES] = {};
-            for (const Offset k : layout_.offset)
-                for (int i = 0; i < LANES; ++i) sums[i] += own.back[layout_.reach + at - k + i];
-            std::copy_n(sums, LANES, own.spread + at);
-        }
+        spread(own, own.through, own.spread);
+        if (Map::centred) spread(own, own.means.through, own.means.spread);
         const Offset step = given_.dx.axis[2] * given_.stride[2];
         each(results_, given_.inputs, given_.dx, [&](Offset c, const Run& run) {
             const Element* const x = own.x + c * layout_.channel + run.here;
             const Element* const folded = own.dx + c * layout_.channel + run.here;
-            const Wide* const spread = own.spread + run.here;
+            const Wide *const spread = own.spread + run.here, *const means = own.means.spread + run.here;
             Element* const to = dx + c * given_.dx.channel + run.there;
             if (step == 1)
-                for (Offset i = 0; i < run.count; ++i) to[i] = map_.input(x[i], folded[i], spread[i]);
+                for (Offset i = 0; i < run.count; ++i)
+                    to[i] = map_.input(x[i], folded[i], spread[i], Map::centred ? means[i] : 0);
             else
-                for (Offset i = 0; i < run.count; ++i) to[i * step] = map_.input(x[i], folded[i], spread[i]);
+                for (Offset i = 0; i < run.count; ++i)
+                    to[i * step] = map_.input(x[i], folded[i], spread[i], Map::centred ? means[i] : 0);
         });
     }
 
@@ -423,7 +360,7 @@ class Backward {
                     Element sum = 0;
                     for (const Own& own : owned)
                         for (int p = 0; p < LANES; ++p) sum += own.dW[i * width_ + o * LANES + p];
-                    dW[o * entries_ + i] = sum;
+                    dW[o * entries_ + i] = centred(sum, o, owned);
                 }
             return;
         }
@@ -433,9 +370,19 @@ class Backward {
                     for (Offset o = block * LANES; o < std::min((block + 1) * LANES, given_.outputs); ++o) {
                         Element sum = 0;
                         for (const Own& own : owned) sum += own.dW[i * width_ + o];
-                        dW[o * entries_ + i] = sum;
+                        dW[o * entries_ + i] = centred(sum, o, owned);
                     }
         });
+    }
+
+    // Return an entry of the gradient with respect to W from the products with patches that are not centred.
+    Element centred(Element products, Offset o, const std::vector<Own>& owned) {
+        if constexpr (Map::centred) {
+            Wide sum = 0;
+            for (const Own& own : owned) sum += own.means.to_filters[o];
+            return map_.weight(products, Element(sum));
+        }
+        return products;
     }
 
     void add_biases(const std::vector<Own>& owned, Element* db) {
@@ -455,7 +402,7 @@ class Backward {
     const Offset entries_, positions_, blocks_;
     const bool one_channel_, by_lanes_;
     const Offset width_;  // numbers of the sums of one entry
-    Element* packed_;
+    Element *packed_, *filters_;
 };
 
 }  // namespace kernels

@@ -1,0 +1,145 @@
+// The forward pass of a map of patches in one call, for the generated kernels for convolutions.
+//
+// `Map` is the arithmetic of a map, entry by entry and position by position; the sums around it are taken here.
+
+#pragma once
+
+#include "patches.h"
+
+namespace kernels {
+
+// The forward pass: the output and the scale of each position.
+template <typename Map>
+class Forward {
+  public:
+    Forward(const Map& map, const Given& given, const Element* W, const Element* b, Element* room)
+        : map_(map), given_(given), layout_(given), runs_(layout_.runs(given, given.x)), W_(W), b_(b), room_{room, 0} {}
+
+    // Work on all images; without memory, return how much is needed.
+    Offset operator()(const Element* x, Element* z, Element* f, int threads) {
+        packed_ = room_.take(up(given_.outputs, DOWN) * given_.inputs * layout_.taps);
+        filters_ = room_.take(Map::centred ? given_.outputs : 0);
+        std::vector<Own> owned;
+        for (int thread = 0; thread < threads; ++thread)
+            owned.push_back({room_.take(given_.inputs * layout_.channel), room_.take(layout_.lanes()),
+                             room_.take(Map::centred ? layout_.lanes() : 0),
+                             room_.template take<Wide>(layout_.channel),
+                             room_.template take<Wide>(Map::centred ? layout_.channel : 0)});
+        if (!room_.begin) return room_.used;
+        const Offset positions = given_.positions[0] * given_.positions[1] * given_.positions[2];
+        for (Offset group = 0; group < given_.groups; ++group) {
+            pack(given_, layout_, W_, packed_, threads);
+            if (Map::centred) sum_filters(W_, given_.outputs, given_.inputs * layout_.taps, filters_, threads);
+            shared(given_.images, threads, [&](int thread, Offset image, Offset end) {
+                const Own& own = owned[thread];
+                std::fill_n(own.x, given_.inputs * layout_.channel, Element(0));
+                for (; image < end; ++image) {
+                    place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
+                    scale(own, f + image * given_.groups * positions);
+                    output(own, z + image * given_.z.image);
+                }
+            });
+            x += given_.x.group, z += given_.z.group, f += positions;
+            W_ += given_.outputs * given_.inputs * layout_.taps;
+            if (b_) b_ += given_.outputs;
+        }
+        return 0;
+    }
+
+  private:
+    struct Own {
+        Element *x, *f, *mean;
+        Wide *squares, *entries;
+    };
+
+    // Sum squares over channels, then over patches; entries too where patches are centred.
+    void scale(const Own& own, Element* f) {
+        std::fill_n(own.squares, layout_.channel, Wide(0));
+        if (Map::centred) std::fill_n(own.entries, layout_.channel, Wide(0));
+        for (Offset c = 0; c < given_.inputs; ++c) {
+            const Element* const x = own.x + c * layout_.channel;
+            for (Offset i = 0; i < layout_.channel; ++i) own.squares[i] = map_.add(own.squares[i], x[i]);
+            if constexpr (Map::centred)
+                for (Offset i = 0; i < layout_.channel; ++i) own.entries[i] = map_.add_entry(own.entries[i], x[i]);
+        }
+        for (Offset i = 0; i < layout_.channel; ++i) own.squares[i] = map_.total(own.squares[i]);
+        for (Offset r = 0; r < Offset(layout_.registers.size()); ++r) {
+            Wide sums[LANES] = {}, means[LANES] = {};
+            over_patch(layout_, r, own.squares, sums);
+            if constexpr (Map::centred) {
+                over_patch(layout_, r, own.entries, means);
+                for (int i = 0; i < LANES; ++i) own.mean[r * LANES + i] = Element(means[i] = map_.mean(means[i]));
+            }
+            Element* const scales = own.f + r * LANES;
+#pragma omp simd
+            for (int i = 0; i < LANES; ++i) scales[i] = Element(map_.scale(sums[i], means[i]));
+        }
+        for (const Run& run : layout_.held) f = std::copy_n(own.f + run.here, run.count, f);
+    }
+
+    // Take the convolution in tiles: those of a stripe for some channels after another, whose part of W stays at hand.
+    void output(const Own& own, Element* z) {
+        const Offset count = layout_.registers.size();
+        for (Offset begin = 0; begin < count; begin += STRIPE)
+            for (Offset o = 0; o < given_.outputs; o += DOWN)
+                tiles(begin, std::min(begin + STRIPE, count), [&](Offset first, auto registers) {
+                    given_.outputs == 1 ? tile<1, registers.count>(own, first, o, z)
+                                        : tile<DOWN, registers.count>(own, first, o, z);
+                });
+    }
+
+    // One tile of M channels, of which the last may be beyond the output's.
+    template <int M, int N>
+    void tile(const Own& own, Offset first, Offset o, Element* z) {
+        const Element *x[N], *const scales = own.f + first * LANES, *const means = own.mean + first * LANES;
+        for (int n = 0; n < N; ++n) x[n] = own.x + layout_.registers[first + n];
+        Element part[M][N * LANES];
+        convolve(packed_ + o * given_.inputs * layout_.taps, x, part);
+        for (Offset r = o; r < std::min(o + DOWN, given_.outputs); ++r) {
+            Element* const row = part[r - o];
+            const Element b = b_ ? b_[r] : 0, filter = Map::centred ? filters_[r] : 0;
+            for (int i = 0; i < N * LANES; ++i)
+                row[i] = map_.output(scales[i], row[i], b, filter, Map::centred ? means[i] : 0);
+            for (int n = 0; n < N; ++n) leave(first + n, row + n * LANES, z + r * given_.z.channel);
+        }
+    }
+
+    // Write a register of a channel of the output.
+    void leave(Offset r, const Element* from, Element* z) {
+        const Offset step = given_.z.axis[2];
+        for (Offset n = layout_.first[r]; n < layout_.first[r + 1]; ++n) {
+            const Run& run = layout_.held[n];
+            if (step == 1 && run.count == LANES)
+                store(z + run.there, load(from));
+            else
+                for (Offset i = 0; i < run.count; ++i) z[run.there + i * step] = from[run.here % LANES + i];
+        }
+    }
+
+    template <int M, int N, int L>
+    void convolve(const Element* w, const Element* const (&x)[N], Element (&part)[M][L]) {
+        Vector sums[M][N] = {}, values[N];
+        const Element* line[N];
+        for (int n = 0; n < N; ++n) line[n] = x[n];
+        for (Offset c = 0; c < given_.inputs; ++c) {
+            for (const Offset k : layout_.offset) {
+                load_all(line, k, values);
+                multiply(w, values, sums);
+                w += DOWN;
+            }
+            for (int n = 0; n < N; ++n) line[n] += layout_.channel;
+        }
+        for (int r = 0; r < M; ++r)
+            for (int n = 0; n < N; ++n) store(part[r] + n * LANES, sums[r][n]);
+    }
+
+    const Map& map_;
+    const Given& given_;
+    const Layout layout_;
+    const std::vector<Run> runs_;
+    const Element *W_, *b_;
+    Room room_;
+    Element *packed_, *filters_;
+};
+
+}  // namespace kernels
