@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ....runtime.patch_places import has_values, placed, three
 from ....runtime.patches import Geometry
-from .tiles import Tiles, on
+from .tiles import INTERPRETED, Tiles, on
 
-_TILE = 2048  # entries of a tile
+_TILE = 2048 if INTERPRETED.value else 512  # entries of a tile: more would not fit the registers, in float64
 
 
 @triton.jit
