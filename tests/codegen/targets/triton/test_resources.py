@@ -1,6 +1,6 @@
 """What Triton's own compiler makes of the kernels for GPUs that need not be there: registers, spills, shared memory.
 
-The limits are stated in codegen/targets/triton/README.md. Products in 16 bits must reach the matrix instructions of each
+The limits stand in codegen/targets/triton/README.md. Products in 16 bits must reach the matrix instructions of each
 GPU; pointers, not descriptors, are what the kernels load by, so there is no TMA to be seen.
 """
 
@@ -176,5 +176,5 @@ def test_a_kernel_that_spills_is_noticed(compiled, monkeypatch):
 
     monkeypatch.setattr(affine_like, "product_tiles", as_before)
     launch_all(affine_like, torch.float32, SHAPES[0])
-    with pytest.raises(AssertionError, match="weight_gradient_kernel: 255 registers, [0-9]{3} bytes spilled"):
+    with pytest.raises(AssertionError, match=r"weight_gradient_kernel: 255 registers, [0-9]{3} bytes spilled"):
         hold(found, gpu)
