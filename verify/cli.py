@@ -141,12 +141,17 @@ def bench(
     ] = None,
     suite: Annotated[
         str,
-        typer.Option(metavar="quick|full", help="Every kind of layer beside torch's with a normaliser, in one table."),
+        typer.Option(
+            metavar="quick|full|growth",
+            help="Every kind of layer beside torch's with a normaliser, in one table; or cost as sizes grow.",
+        ),
     ] = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64; by the device if not named.")] = "",
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.0, max=3600.0, help="How long to launch at each shape: 20; in a suite 4 (quick) or 10."),
+        typer.Option(
+            min=0.0, max=3600.0, help="How long to launch at each shape: 20; in a suite 4 (quick), 10 (full) or 1.5."
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small shapes, few launches, no compiler: to try it.")] = False,
     json: Json = False,
@@ -154,7 +159,9 @@ def bench(
         str, typer.Option(metavar="N,..", help="A run for each number of threads; as many as torch takes if not named.")
     ] = "",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Add each run to this file of results.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the ratios of the last run into this SVG file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the last run into this SVG file: its ratios, or its curves.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Measure the layers against torch's and others', launch by launch in turn: both passes, memory, ratios.
@@ -163,7 +170,8 @@ def bench(
     a file: its maps on each backend against the layer composed in torch, and which kernels ran. With --against the
     ratio to the same layers of another generated package, such as that of the code before a change. With --suite every
     kind of layer, plain and compiled, each with a verdict against its peer: quick under two minutes, full in a quarter
-    of an hour.
+    of an hour. `--suite growth` measures the cost as batch, width, channels, kernel and threads grow, beside the least
+    that the machine needs, in four minutes; --plot draws it.
     """
     from derive.errors import UsageError
     from verify.bench.command import Settings, bench_against, bench_layers, bench_suite

@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 from derive.errors import UsageError
 from verify.bench.against import SCHEMA as AGAINST
 from verify.bench.against import Compared, compare, print_compared
+from verify.bench.growth import SCHEMA as GROWTH_RUNS
+from verify.bench.growth import SECONDS as A_POINT
+from verify.bench.growth import Growth, measure_growth
+from verify.bench.growth_table import plot_growth, print_growth
 from verify.bench.layer_speed import LayerSpeed
 from verify.bench.record import write_text
 from verify.bench.results_file import append, check_file, described
@@ -20,7 +24,7 @@ from verify.bench.speed_plot import plot as drawn
 from verify.bench.speed_table import print_speed
 from verify.bench.suite import SCHEMA as SUITE
 from verify.bench.suite import SECONDS, SuiteSpeed, measure_suite
-from verify.bench.suite_cases import SUITES
+from verify.bench.suite_cases import GROWTH, SUITES
 from verify.bench.suite_table import print_suite
 from verify.files import check_folder
 from verify.run.progress import watching
@@ -28,7 +32,8 @@ from verify.run.table import print_json
 from verify.threads import so_many_threads
 
 _SECONDS = 20.0
-Run = TypeVar("Run", Speed, LayerSpeed, Compared, SuiteSpeed)
+_FEW = 2  # points of a curve that --quick measures
+Run = TypeVar("Run", Speed, LayerSpeed, Compared, SuiteSpeed, Growth)
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,17 @@ def bench_suite(suite: str, settings: Settings) -> None:
     unfit = {
         "--shapes": settings.shapes,
         "--dtype": settings.dtype,
-        "--quick": settings.quick,
-        "--plot": settings.plot,
+        "--quick": settings.quick and suite != GROWTH,
+        "--plot": settings.plot if suite != GROWTH else None,
     }
     for option, given in unfit.items():
         if given:
-            raise UsageError(f"--suite has its own shapes and types and draws nothing; leave out {option}")
+            draws = "" if option != "--plot" else f", and `--suite {GROWTH}` alone draws"
+            raise UsageError(f"--suite has its own shapes and types{draws}; leave out {option}")
     settings.request()
+    if suite == GROWTH:
+        _bench_growth(settings)
+        return
     counts = thread_counts(settings.threads)
     if settings.out is not None:
         check_file(settings.out, SUITE)
@@ -113,6 +122,25 @@ def bench_suite(suite: str, settings: Settings) -> None:
         lambda progress: measure_suite(suite, settings.device, seconds, settings.seed, progress),
         print_suite,
     )
+
+
+def _bench_growth(settings: Settings) -> None:
+    """Measure what layers cost as they grow, report, and draw it where a picture is asked for."""
+    counts = thread_counts(settings.threads)
+    if settings.out is not None:
+        check_file(settings.out, GROWTH_RUNS)
+    if settings.plot is not None:
+        check_folder(settings.plot.parent, (settings.plot.name,))
+    seconds = A_POINT if settings.seconds is None else settings.seconds
+    most = _FEW if settings.quick else 0
+    last = measured(
+        settings,
+        counts,
+        lambda progress: measure_growth(settings.device, seconds, settings.seed, progress, most),
+        print_growth,
+    )
+    if settings.plot is not None:
+        write_text(settings.plot, plot_growth(last))
 
 
 def measured(

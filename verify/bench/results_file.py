@@ -11,6 +11,7 @@ import torch
 
 from derive.errors import UsageError
 from verify.bench.against import Compared
+from verify.bench.growth import Growth
 from verify.bench.layer_speed import LayerSpeed
 from verify.bench.record import circumstances, write_json
 from verify.bench.rows import SCHEMA, Speed
@@ -19,7 +20,7 @@ from verify.files import check_folder
 from verify.package_sources import digests
 
 
-def described(speed: Speed | LayerSpeed | Compared | SuiteSpeed) -> dict[str, Any]:
+def described(speed: Speed | LayerSpeed | Compared | SuiteSpeed | Growth) -> dict[str, Any]:
     """Return a run as plain data with its circumstances and the digest of every generated source."""
     where = circumstances()
     where["device"].update(threads=torch.get_num_threads(), load_average=os.getloadavg())

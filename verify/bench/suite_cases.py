@@ -17,7 +17,8 @@ import affine_divergence as ad
 from verify.bench.suite_models import Norm, no_norm, resnet18, transformer
 
 FULL, QUICK = "full", "quick"
-SUITES = (QUICK, FULL)
+GROWTH = "growth"
+SUITES = (QUICK, FULL, GROWTH)
 Make = Callable[[], nn.Module]
 _NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 

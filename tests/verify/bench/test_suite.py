@@ -43,18 +43,18 @@ def test_a_verdict_follows_the_interval():
 
 
 def test_a_slower_layer_is_behind(monkeypatch):
-    """The verdict is about the layers: one that does its work three times is seen to be slower."""
+    """The verdict is about the layers: one that does its work ten times is seen to be slower."""
 
-    class Thrice(torch.nn.Linear):
+    class Tenfold(torch.nn.Linear):
         def forward(self, x):
-            for _ in range(2):
+            for _ in range(9):
                 super().forward(x)
             return super().forward(x)
 
     (case,) = (c for c in cases(FULL) if c.name == "linear 128 x 512 x 512")
-    slow = suite_cases.Case("slow", case.torchs, case.torchs, lambda: Thrice(512, 512), "nothing", (128, 512))
+    slow = suite_cases.Case("slow", case.torchs, case.torchs, lambda: Tenfold(512, 512), "nothing", (128, 512))
     monkeypatch.setattr(suite, "cases", lambda name: [slow])
-    (row,) = suite.measure_suite(QUICK, "cpu", 0.3, 0, lambda *told: None).rows
+    (row,) = suite.measure_suite(QUICK, "cpu", 1.0, 0, lambda *told: None).rows
     assert row.verdict == BEHIND and row.ours_to_peer.median > 1.1
 
 
