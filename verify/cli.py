@@ -142,8 +142,8 @@ def bench(
     suite: Annotated[
         str,
         typer.Option(
-            metavar="quick|full|growth",
-            help="Every kind of layer beside torch's with a normaliser, in one table; or cost as sizes grow.",
+            metavar="NAME",
+            help="quick or full: every kind of layer beside torch's with a normaliser; growth: cost as sizes grow.",
         ),
     ] = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64; by the device if not named.")] = "",
@@ -170,26 +170,13 @@ def bench(
     a file: its maps on each backend against the layer composed in torch, and which kernels ran. With --against the
     ratio to the same layers of another generated package, such as that of the code before a change. With --suite every
     kind of layer, plain and compiled, each with a verdict against its peer: quick under two minutes, full in a quarter
-    of an hour. `--suite growth` measures the cost as batch, width, channels, kernel and threads grow, beside the least
-    that the machine needs, in four minutes; --plot draws it.
+    of an hour; growth: cost by batch, width, channels, kernel and threads, in four minutes, which --plot draws.
     """
-    from derive.errors import UsageError
-    from verify.bench.command import Settings, bench_against, bench_layers, bench_suite
-    from verify.bench.layer_command import bench_layer
+    from verify.bench import choose
+    from verify.bench.command import Settings
 
     settings = Settings(device, dtype, seconds, quick, seed, shapes, threads, out, plot, json)
-    if against is not None and spec is not None:
-        raise UsageError("--against compares the shipped layers; leave out --spec")
-    if suite and (against is not None or spec is not None):
-        raise UsageError("--suite measures the shipped layers; leave out --against and --spec")
-    if suite:
-        bench_suite(suite, settings)
-    elif against is not None:
-        bench_against(against, settings)
-    elif spec is None:
-        bench_layers(settings)
-    else:
-        bench_layer(str(spec), settings)
+    choose.bench(settings, spec, against, suite)
 
 
 def diagnose(
