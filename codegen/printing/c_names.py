@@ -8,7 +8,7 @@ from derive.errors import UsageError
 
 _OWN = """
     Element Wide Offset V row rows start k column chunk partial total sum first last
-    threads sums
+    threads sums far
     Rounded Axis Box Spread count groups places channels own inside position block place image group second third
 """
 _LANGUAGE = """

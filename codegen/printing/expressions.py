@@ -83,8 +83,11 @@ class ExpressionPrinter:
         above, below = _fraction(expression)
         text = " * ".join(self.text(f, _POWER) for f in above) or "1"
         if below:
-            under = " * ".join(self.text(f, _POWER) for f in below)
-            text += f" / {under}" if len(below) == 1 else f" / ({under})"
+            under = [self.text(f, _POWER) for f in below]
+            if len(below) > 1 and any(f.has(Indexed) for f in above):
+                text += f" / ({' * '.join(under)})"  # the shorter way, where what is divided is a tensor itself
+            else:  # in turn, for the product may leave the range where the quotient does not
+                text += "".join(f" / {u}" for u in under)
         return text, _PRODUCT
 
     def _power(self, expression: Pow) -> tuple[str, int]:

@@ -38,6 +38,7 @@ def _signatures(plan: Plan) -> dict[str, Any]:
         "scale_call": ", ".join(scale_arguments),
         "gradient_arguments": [*_typed(gradient, kappa), "wanted: tuple[bool, ...]"],
         "gradient_call": ", ".join(gradient),
+        "wide_call": ", ".join([*(f"{n}.double()" for n in inputs), kappa]),
         "forward_arguments": _typed([*inputs, kappa], kappa),
         "portable_call": ", ".join([*inputs, kappa]),
         "tensors": ", ".join(inputs),

@@ -18,6 +18,7 @@ from .operands import KEYS_ARE_KNOWN, is_eager
 _BLOCK = 2**18  # numbers, 1 MiB of float32
 _ADDED = 256  # numbers that are added up one after the other in the type they have
 _LONG = 2**11  # numbers of a row from which on it is added up in blocks
+_FAR = 2.0**60  # length of a row from which on products with it, or its scale, may leave the range of float32
 
 
 def check_range(name: str, kappa: float, above: float, dtype: torch.dtype, room: float = 1.0) -> None:
@@ -98,6 +99,22 @@ def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
     return torch.where(unsafe, peak, 1.0), torch.where(unsafe, q, squares)
 
 
+def with_far_rows(z: Tensor, f: Tensor, x: Tensor, exact: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the output (B, m) and the scale (B, 1) of rows of ``x`` (B, n), of *far* rows as ``exact`` gives them.
+
+    These are so long that products with them may leave the range of float32; ``exact`` computes in float64, which has
+    room for all that is made of them. Their scale may be less than the smallest normal number: then it has fewer
+    digits than others, and the backward pass, where nothing is larger than the gradient, is as exact as it is.
+    """
+    if x.dtype != torch.float32 or not (x.numel() and is_visible(x)):
+        return z, f
+    far = _peak(x) > _FAR
+    if not far.any():
+        return z, f
+    right, scale = exact()
+    return torch.where(far, right.to(z.dtype), z), torch.where(far, scale.to(f.dtype), f)
+
+
 def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
     """Return the sum (m) of ``rows`` (B, m), each times its weight (B, 1), added up in blocks of rows.
 
@@ -120,9 +137,10 @@ def read_once(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _peak(x: Tensor) -> Tensor:
-    """Return the sum of absolute values of each row, never so small that its own square vanishes."""
+    """Return the sum of absolute values of each row, finite and never so small that its own square vanishes."""
     total: Tensor = torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True, dtype=_wide(x))
-    return total.clamp_min(torch.finfo(total.dtype).tiny ** 0.5)
+    limits = torch.finfo(total.dtype)
+    return total.clamp(limits.tiny**0.5, limits.max)
 
 
 def is_visible(x: Tensor) -> bool:

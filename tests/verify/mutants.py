@@ -125,8 +125,8 @@ ROWS = {
     "peak of at least one": Mutant(
         "runtime",
         "rows.py",
-        "clamp_min(torch.finfo(total.dtype).tiny ** 0.5)",
-        "clamp_min(1.0)",
+        "total.clamp(limits.tiny**0.5, limits.max)",
+        "total.clamp(1.0, limits.max)",
         "affine",
         f"{NORM}/recorded",
         "lengths of tiny numbers",

@@ -193,7 +193,7 @@ MUTANTS = {  # the file, what stood there, what stands there now, the layer, the
         "attention",
         f"{WHOLE}/module",
     ),
-    "queries longer than one": (UNIT, "f = 1 / (peak", "f = 2 / (peak", "attention", f"{WHOLE}/qk-norm"),
+    "queries longer than one": (UNIT, "f = 1 / peak", "f = 2 / peak", "attention", f"{WHOLE}/qk-norm"),
     "+ 1 dropped of values": (
         VALUES,
         "q + 1 / peak**2",

@@ -15,7 +15,7 @@
 
 namespace kernels {
 
-KERNEL affine_like_f_z(
+TELLS affine_like_f_z(
     const Offset rows,
     const Offset n,
     const Offset m,
@@ -27,7 +27,8 @@ KERNEL affine_like_f_z(
     const double kappa_setting,
     const int threads) {
     const Wide kappa = Wide(kappa_setting);
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    int far = 0;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(| : far)
     for (Offset row = 0; row < rows; ++row) {
         const Element* x_row = x_data + row * n;
         const Element* b_row = b_data;
@@ -67,6 +68,7 @@ KERNEL affine_like_f_z(
             }
             peak = magnitude(row_largest(peak));
         }
+        far |= peak > 1;
         const Wide f = sqrt(kappa) / (peak * sqrt(q + Wide(1) / (peak * peak)));  // affine-like/define-f
         {
             const Element* const b = b_row;
@@ -79,6 +81,7 @@ KERNEL affine_like_f_z(
         }
         f_data[row] = f;
     }
+    return far;
 }
 
 KERNEL affine_like_given_gb_dx(

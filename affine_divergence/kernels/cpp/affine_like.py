@@ -60,7 +60,10 @@ class AffineLike(torch.autograd.Function):
         xW_at = check_result(xW, x, (rows, m)).data_ptr()
         z = xW  # in place
         # affine-like/define-f, affine-like/forward
-        kernels.affine_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
+        far = kernels.affine_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
+        if far:
+            z, scale = plain.exact_of_far(z, f, x, W, b, kappa)
+            f.copy_(scale)  # it is kept already
         return z
 
     @staticmethod

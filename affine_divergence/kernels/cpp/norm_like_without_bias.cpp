@@ -15,7 +15,7 @@
 
 namespace kernels {
 
-KERNEL norm_like_without_bias_f_z(
+TELLS norm_like_without_bias_f_z(
     const Offset rows,
     const Offset n,
     const Offset m,
@@ -26,7 +26,8 @@ KERNEL norm_like_without_bias_f_z(
     const double kappa_setting,
     const int threads) {
     const Wide kappa = Wide(kappa_setting);
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    int far = 0;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(| : far)
     for (Offset row = 0; row < rows; ++row) {
         const Element* x_row = x_data + row * n;
         const Wide* xW_row = xW_data + row * m;
@@ -65,6 +66,7 @@ KERNEL norm_like_without_bias_f_z(
             }
             peak = magnitude(row_largest(peak));
         }
+        far |= peak > 1;
         const Wide q_or_inf = q == 0 ? infinity() : q;
         const Wide f = sqrt(kappa) / (peak * sqrt(q_or_inf));  // linear/norm-like/define-f
         {
@@ -77,6 +79,7 @@ KERNEL norm_like_without_bias_f_z(
         }
         f_data[row] = f;
     }
+    return far;
 }
 
 KERNEL norm_like_without_bias_u(

@@ -58,7 +58,10 @@ class NormLikeWithoutBias(torch.autograd.Function):
         xW_at = check_result(xW, x, (rows, m)).data_ptr()
         z = xW  # in place
         # linear/norm-like/define-f, linear/norm-like/forward
-        kernels.norm_like_without_bias_f_z(rows, n, m, x_at, xW_at, f_at, xW_at, kappa, threads)
+        far = kernels.norm_like_without_bias_f_z(rows, n, m, x_at, xW_at, f_at, xW_at, kappa, threads)
+        if far:
+            z, scale = plain.exact_of_far(z, f, x, W, kappa)
+            f.copy_(scale)  # it is kept already
         return z
 
     @staticmethod

@@ -29,6 +29,7 @@ from ...runtime.rows import (
     safe_squares,
     scaled_length,
     squared_length,
+    with_far_rows,
     weighted_sum,
 )
 
@@ -41,7 +42,7 @@ def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
     f[s] = sqrt(kappa)/sqrt(E[s] + 1)
     """
     peak, q = length(x)  # affine-like/define-E
-    f = math.sqrt(kappa) / (peak * torch.sqrt(q + 1 / peak**2))  # affine-like/define-f
+    f = math.sqrt(kappa) / peak / torch.sqrt(q + 1 / peak**2)  # affine-like/define-f
     return f
 
 
@@ -61,6 +62,11 @@ def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Ten
     uW = F.linear(u.to(x.dtype), W)
     z = (uW + f * b).to(x.dtype)  # affine-like/forward
     return z, f
+
+
+def exact_of_far(z: Tensor, f: Tensor, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+    """Return an output and the row scale, by float64 those of rows so long that products with them leave the range."""
+    return with_far_rows(z, f, x, lambda: portable(x.double(), W.double(), b.double(), kappa))
 
 
 def gradients(
@@ -114,6 +120,8 @@ class AffineLikeReverse(torch.autograd.Function):
             z = f * xW  # affine-like/forward
             return z, f
         z = xW.mul_(f)  # affine-like/forward
+        if unsafe is not None:
+            return exact_of_far(z, f, x, W, b, kappa)
         return z, f
 
     @staticmethod

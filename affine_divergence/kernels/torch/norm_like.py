@@ -29,6 +29,7 @@ from ...runtime.rows import (
     safe_squares,
     scaled_length,
     squared_length,
+    with_far_rows,
 )
 
 Length = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -41,7 +42,7 @@ def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
     """
     peak, q = length(x)  # norm-like/define-E
     q_or_inf = q.masked_fill(q == 0, math.inf)
-    f = math.sqrt(kappa - 1) / (peak * torch.sqrt(q_or_inf))  # norm-like/define-f
+    f = math.sqrt(kappa - 1) / peak / torch.sqrt(q_or_inf)  # norm-like/define-f
     return f
 
 
@@ -60,6 +61,11 @@ def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Ten
     u = f * x
     z = F.linear(u.to(x.dtype), W, b)  # norm-like/forward
     return z, f
+
+
+def exact_of_far(z: Tensor, f: Tensor, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+    """Return an output and the row scale, by float64 those of rows so long that products with them leave the range."""
+    return with_far_rows(z, f, x, lambda: portable(x.double(), W.double(), b.double(), kappa))
 
 
 def gradients(
@@ -112,6 +118,8 @@ class NormLikeReverse(torch.autograd.Function):
             z = f * xW + b  # norm-like/forward
             return z, f
         z = xW.mul_(f).add_(b)  # norm-like/forward
+        if unsafe is not None:
+            return exact_of_far(z, f, x, W, b, kappa)
         return z, f
 
     @staticmethod

@@ -29,6 +29,7 @@ from ...runtime.rows import (
     safe_squares,
     scaled_length,
     squared_length,
+    with_far_rows,
 )
 
 Length = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -41,7 +42,7 @@ def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
     """
     peak, q = length(x)  # linear/norm-like/define-E
     q_or_inf = q.masked_fill(q == 0, math.inf)
-    f = math.sqrt(kappa) / (peak * torch.sqrt(q_or_inf))  # linear/norm-like/define-f
+    f = math.sqrt(kappa) / peak / torch.sqrt(q_or_inf)  # linear/norm-like/define-f
     return f
 
 
@@ -60,6 +61,11 @@ def portable(x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
     u = f * x
     z = F.linear(u.to(x.dtype), W)  # linear/norm-like/forward
     return z, f
+
+
+def exact_of_far(z: Tensor, f: Tensor, x: Tensor, W: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+    """Return an output and the row scale, by float64 those of rows so long that products with them leave the range."""
+    return with_far_rows(z, f, x, lambda: portable(x.double(), W.double(), kappa))
 
 
 def gradients(
@@ -110,6 +116,8 @@ class NormLikeWithoutBiasReverse(torch.autograd.Function):
             z = f * xW  # linear/norm-like/forward
             return z, f
         z = xW.mul_(f)  # linear/norm-like/forward
+        if unsafe is not None:
+            return exact_of_far(z, f, x, W, kappa)
         return z, f
 
     @staticmethod

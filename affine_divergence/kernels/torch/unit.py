@@ -30,7 +30,7 @@ def scale(x: Tensor, length: Length = squared_length) -> Tensor:
     """Return ``f`` (..., 1) of the rows of ``x`` (..., d), in at least float32."""
     peak, q = length(x)  # l2-norm/define-q
     q_or_inf = q.masked_fill(q == 0, math.inf)
-    f = 1 / (peak * torch.sqrt(q_or_inf))
+    f = 1 / peak / torch.sqrt(q_or_inf)
     return f
 
 

@@ -31,7 +31,7 @@ def scale(x: Tensor, kappa: float) -> Tensor:
     f[s,r,t] = sqrt(kappa)/sqrt(E_1[s,r,t] + 1)
     """
     peak, q = squared_length(x)  # attention-value/affine-like/define-E_1
-    f = math.sqrt(kappa) / (peak * torch.sqrt(q + 1 / peak**2))  # attention-value/affine-like/define-f
+    f = math.sqrt(kappa) / peak / torch.sqrt(q + 1 / peak**2)  # attention-value/affine-like/define-f
     return f
 
 

@@ -67,7 +67,7 @@ def scale_kernel(
         y = x / peak[:, None]
         q += tl.sum(y * y, axis=1)  # norm-like/define-E
     q_or_inf = tl.where(q == 0, float("inf"), q)
-    f = sqrt_kappa_minus_1 / (peak * tl.sqrt(q_or_inf))  # norm-like/define-f
+    f = sqrt_kappa_minus_1 / peak / tl.sqrt(q_or_inf)  # norm-like/define-f
     tl.store(f_ptr + rows, f, mask=rows < B)
 
 
@@ -107,7 +107,7 @@ def forward_rows_kernel(
     y = x / peak[:, None]
     q = tl.sum(y * y, axis=1)  # norm-like/define-E
     q_or_inf = tl.where(q == 0, float("inf"), q)
-    f = sqrt_kappa_minus_1 / (peak * tl.sqrt(q_or_inf))  # norm-like/define-f
+    f = sqrt_kappa_minus_1 / peak / tl.sqrt(q_or_inf)  # norm-like/define-f
     tl.store(f_ptr + rows, f, mask=rows < B)
     for start in range(0, m, UNITS):
         units = start + tl.arange(0, UNITS)

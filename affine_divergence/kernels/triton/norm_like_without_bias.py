@@ -66,7 +66,7 @@ def scale_kernel(
         y = x / peak[:, None]
         q += tl.sum(y * y, axis=1)  # linear/norm-like/define-E
     q_or_inf = tl.where(q == 0, float("inf"), q)
-    f = sqrt_kappa / (peak * tl.sqrt(q_or_inf))  # linear/norm-like/define-f
+    f = sqrt_kappa / peak / tl.sqrt(q_or_inf)  # linear/norm-like/define-f
     tl.store(f_ptr + rows, f, mask=rows < B)
 
 
@@ -104,7 +104,7 @@ def forward_rows_kernel(
     y = x / peak[:, None]
     q = tl.sum(y * y, axis=1)  # linear/norm-like/define-E
     q_or_inf = tl.where(q == 0, float("inf"), q)
-    f = sqrt_kappa / (peak * tl.sqrt(q_or_inf))  # linear/norm-like/define-f
+    f = sqrt_kappa / peak / tl.sqrt(q_or_inf)  # linear/norm-like/define-f
     tl.store(f_ptr + rows, f, mask=rows < B)
     for start in range(0, m, UNITS):
         units = start + tl.arange(0, UNITS)

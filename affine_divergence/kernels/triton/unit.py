@@ -54,7 +54,7 @@ def forward_rows(
     y_over_peak = x / peak[:, None]
     q = tl.sum(y_over_peak * y_over_peak, axis=1)  # l2-norm/define-q
     q_or_inf = tl.where(q == 0, float("inf"), q)
-    f = 1 / (peak * tl.sqrt(q_or_inf))
+    f = 1 / peak / tl.sqrt(q_or_inf)
     u = f[:, None] * x  # l2-norm/forward
     tl.store(f_ptr + numbers, f, mask=numbers < rows)
     at = places(block, columns, heads, tokens, u_N, u_H, u_T, u_J, ROWS)

@@ -87,6 +87,7 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     parts = [forward, *back]
     lines = [line for p in parts for line in p.whole]
     kernels = [with_trial(k) for k in unique([k for p in parts for k in p.kernels])]
+    tells = tuple(f"kernels.{k['name']}(" for k in kernels if k["trial"] and not lent)
     walks = walked(whole, forward.kernels), walked(program, [k for p in back for k in p.kernels])
     values = {v.name: v for v in (*whole.inputs, whole.values[plan.scale_name], *program.inputs)}
     kept = (program.inputs[0].name, *twin["saved_inputs"].split(", "), plan.scale_name)
@@ -107,7 +108,8 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
         "backward_shapes": backward_shapes,
         "forward_walked": walks[0],
         "forward_opening": forward.opening,
-        "forward_lines": forward.lines,
+        "tells": tells,
+        "forward_lines": [f"far = {line}" if line.startswith(tells) else line for line in forward.lines],
         "backward_lengths": lengths(program, [backward_shapes, *(line for p in back for line in p.whole)]),
         "backward_walked": walks[1],
         "every": every.whole,

@@ -35,9 +35,9 @@ inline Value converted(PyObject* value) {
 template <auto kernel>
 struct Function;
 
-template <typename... Values, void (*kernel)(Values...)>
+template <typename Result, typename... Values, Result (*kernel)(Values...)>
 struct Function<kernel> {
-    // Convert, let other threads have the interpreter, and run.
+    // Convert, let other threads have the interpreter, and run. Returns what the kernel does, or None.
     static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t count) {
         if (count != sizeof...(Values)) {
             return PyErr_Format(PyExc_TypeError, "a kernel takes %zu values, not %zd", sizeof...(Values), count);
@@ -50,15 +50,21 @@ struct Function<kernel> {
         const std::tuple<Values...> values{converted<Values>(given[place])...};
         if (PyErr_Occurred()) return nullptr;
         bool has_memory = true;
+        int answer = 0;
         Py_BEGIN_ALLOW_THREADS;
         try {
-            kernel(std::get<place>(values)...);
+            if constexpr (std::is_void<Result>::value) {
+                kernel(std::get<place>(values)...);
+            } else {
+                answer = kernel(std::get<place>(values)...);
+            }
         } catch (const std::bad_alloc&) {
             has_memory = false;
         }
         Py_END_ALLOW_THREADS;
         if (!has_memory) return PyErr_NoMemory();
-        Py_RETURN_NONE;
+        if constexpr (std::is_void<Result>::value) Py_RETURN_NONE;
+        return PyLong_FromLong(answer);
     }
 };
 

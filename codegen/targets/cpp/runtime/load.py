@@ -41,14 +41,18 @@ class Called:
     def __init__(self, code: ctypes.CDLL) -> None:
         self._code = code
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        """Return a kernel that learns the types of its arguments when it is first called."""
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        """Return a kernel that learns the types of its arguments when it is first called.
+
+        What it returns has a meaning where the kernel answers; most do not.
+        """
         function = getattr(self._code, name)
 
-        def first(*values: float) -> None:
+        def first(*values: float) -> int:
             kinds = [ctypes.c_double if isinstance(v, float) else ctypes.c_longlong for v in values[:-1]]
-            function.argtypes, function.restype = [*kinds, ctypes.c_int], None
+            function.argtypes, function.restype = [*kinds, ctypes.c_int], ctypes.c_int
             setattr(self, name, function)
-            function(*values)
+            answer: int = function(*values)
+            return answer
 
         return first

@@ -15,6 +15,9 @@
 
 #define KERNEL extern "C" __attribute__((visibility("default"))) void
 
+// One that answers: whether it met a row whose entries, or the products of them, may leave the range.
+#define TELLS extern "C" __attribute__((visibility("default"))) int
+
 namespace kernels {
 
 typedef long long Offset;

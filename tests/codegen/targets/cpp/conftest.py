@@ -50,7 +50,7 @@ class Listed:
 
         def kernel(*values):
             self._launched.append(name)
-            function(*values)
+            return function(*values)
 
         return kernel
 

@@ -253,7 +253,7 @@ DAMAGE = {
     "sign of the radial term": ("f[:, None] * g - c[:, None] * u", "f[:, None] * g + c[:, None] * u"),
     "no scale on the gradient": ("f[:, None] * g - c", "g - c"),
     "a sum of entries": ("tl.sum(y_over_peak * y_over_peak", "tl.sum(tl.abs(y_over_peak)"),
-    "magnitude lost": ("1 / (peak * tl.sqrt", "1 / (tl.sqrt"),
+    "magnitude lost": ("1 / peak / tl.sqrt", "1 / tl.sqrt"),
     "heads where tokens belong": ("row // tokens % heads * H", "row % heads * H"),
     "keys by strides of queries": (
         "block - blocks, heads, n, k_x_ptr, k_u_ptr, k_f_ptr, k_rows, k_tokens, k_x_N",
