@@ -30,11 +30,17 @@ _SIZES = {  # rows and features, and units
     "longest": (3, 1031, 3),  # longer than a warp takes
     "chunks": (261, 5, 3),  # more than one chunk of a sum over rows
 }
-_SCALES = {"tiny": 1e-30, "huge": 1e30, "tiny halves": 1e-5, "huge halves": 1e4}  # halves are of float16
+_SCALES = {  # of what is drawn, at most 6 of it; halves are of float16
+    "tiny": 1e-30,
+    "huge": 1e30,
+    "the end": 5e37,
+    "tiny halves": 1e-5,
+    "huge halves": 1e4,
+}
 _EDGES = ("no rows", "one row", "a vector", "some zero", "all zero", "tiny", "huge", "default kappa")
 _EDGES_OF = {  # by target, beside those of all
-    "torch": ("tiny halves", "huge halves", "blocks"),
-    "cpp": ("shared",),
+    "torch": ("the end", "tiny halves", "huge halves", "blocks"),
+    "cpp": ("the end", "shared"),
     "triton": ("tiny halves", "huge halves", "long", "long zero"),
     "cuda": ("longest", "chunks"),
 }
@@ -128,7 +134,7 @@ def _meets(edge: str, path: str, kind: Kind) -> bool:
     if edge in _LARGE:
         return path == "eager" or (edge == "shared" and path == "recorded")
     if edge in _SCALES:
-        return path in _OF_ANY_SCALE
+        return path in _OF_ANY_SCALE and not (edge == "the end" and kind.centred)  # where the sum of a row overflows
     if path in (COMPILED, INDUCTOR, ROUNDING):
         return edge == "some zero" and (path == ROUNDING or kind.name == "affine-like")
     return path not in ("traced", "fake", "watched") or edge in ("no rows", "a vector")
@@ -145,6 +151,7 @@ RULES = (
     ),
     *only("edge", "tiny", dtype=("float32",)),
     *only("edge", "huge", dtype=("float32",)),
+    *only("edge", "the end", dtype=("float32",)),
     *only("edge", "tiny halves", dtype=("float16",), wanted=("weight",)),  # dx leaves the range
     *only("edge", "huge halves", dtype=("float16",), backend=(None, "triton")),  # the sum of many leaves the range
     *only("edge", "no rows", backend=("torch", "cpp", "triton", "cuda")),
