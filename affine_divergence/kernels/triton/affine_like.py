@@ -66,7 +66,7 @@ def scale_kernel(
         x = load(x_ptr, rows, columns, x_s, x_j, B, n).to(WIDE)
         y = x / peak[:, None]
         q += tl.sum(y * y, axis=1)  # affine-like/define-E
-    f = sqrt_kappa / peak / tl.sqrt(q + 1 / (peak * peak))  # affine-like/define-f
+    f = sqrt_kappa / peak / tl.sqrt(q + 1 / peak / peak)  # affine-like/define-f
     tl.store(f_ptr + rows, f, mask=rows < B)
 
 
@@ -104,7 +104,7 @@ def forward_rows_kernel(
     peak = tl.maximum(tl.max(tl.abs(x), axis=1), FLOOR)
     y = x / peak[:, None]
     q = tl.sum(y * y, axis=1)  # affine-like/define-E
-    f = sqrt_kappa / peak / tl.sqrt(q + 1 / (peak * peak))  # affine-like/define-f
+    f = sqrt_kappa / peak / tl.sqrt(q + 1 / peak / peak)  # affine-like/define-f
     tl.store(f_ptr + rows, f, mask=rows < B)
     for start in range(0, m, UNITS):
         units = start + tl.arange(0, UNITS)

@@ -2,7 +2,7 @@
 
 For example:
 
-    sqrt(kappa)/(peak*sqrt(q + peak**(-2)))      sqrt_kappa / (peak * tl.sqrt(q + 1 / (peak * peak)))
+    sqrt(kappa)/(peak*sqrt(q + peak**(-2)))      sqrt_kappa / peak / tl.sqrt(q + 1 / peak / peak)
     f*u_gW/(kappa - 1)                           f * u_gW / kappa_minus_1
 """
 
@@ -73,6 +73,9 @@ class TileExpressionPrinter(ExpressionPrinter):
 
     def _power(self, expression: Pow) -> tuple[str, int]:
         base, exponent = expression.base, expression.exp
+        if exponent == -2:  # one after the other: the square may leave the range where its inverse only vanishes
+            divisor = self.text(base, _ATOM)
+            return f"1 / {divisor} / {divisor}", _PRODUCT
         if exponent.is_Rational and exponent < 0:
             return f"1 / {self.text(1 / expression, _POWER)}", _PRODUCT
         if not (exponent.is_Rational and exponent.q <= 2):

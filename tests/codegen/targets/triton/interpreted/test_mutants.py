@@ -68,8 +68,8 @@ FILE, TILES = file_of("triton", "affine_like.py"), shared_by("triton", "tiles.py
 DAMAGE = {  # file, text, other text, and which of its occurrences to change
     "sign of the radial term, rows": (FILE, "gW - c[:, None] * u", "gW + c[:, None] * u", 1),
     "sign of the radial term, slabs": (FILE, "gW - c[:, None] * u", "gW + c[:, None] * u", 0),
-    "one is dropped from the scale, rows": (FILE, "tl.sqrt(q + 1 / (peak * peak))", "tl.sqrt(q)", 1),
-    "one is dropped from the scale, prepass": (FILE, "tl.sqrt(q + 1 / (peak * peak))", "tl.sqrt(q)", 0),
+    "one is dropped from the scale, rows": (FILE, "tl.sqrt(q + 1 / peak / peak)", "tl.sqrt(q)", 1),
+    "one is dropped from the scale, prepass": (FILE, "tl.sqrt(q + 1 / peak / peak)", "tl.sqrt(q)", 0),
     "scale squared": (FILE, "z = f[:, None] * (xW", "z = f[:, None] * f[:, None] * (xW", 0),
     "bias outside the scale, wide": (FILE, "f[:, None] * (xW + b[None, :])", "f[:, None] * xW + b[None, :]", 0),
     "bias outside the scale, rows": (FILE, "f[:, None] * (xW + b[None, :])", "f[:, None] * xW + b[None, :]", 1),
