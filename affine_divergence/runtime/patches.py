@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .operands import is_eager
-from .rows import is_visible
+from .rows import FarError, are_far, is_visible
 
 _CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
 _FEW = 2**13  # numbers
@@ -227,15 +227,17 @@ def squares_without_graph(x: Tensor) -> Tensor:
     """Return the same for a plain tensor when no graph is recorded, with fewer passes over the memory.
 
     On the CPU, where looking at a value costs nothing, sums that are safe to take in the type of ``x`` are, one by
-    one: no bit of an image depends on the values of others.
+    one: no bit of an image depends on the values of others. Raise ``FarError`` where images are far.
     """
     if x.numel() and is_visible(x):
         total = _in_parts(lambda part: part.to(rounded_type(x)).square().sum(2, keepdim=True), x)
         low, high = torch.aminmax(total)
         limits = torch.finfo(total.dtype)
-        least, most = limits.tiny**0.8, limits.max
+        least, most = limits.tiny**0.8, limits.max**0.9
         if least < low.item() and high.item() < most:
             return wide(total)
+        if x.dtype == torch.float32 and not high.item() < most and are_far(x).any():
+            raise FarError
         return torch.where((total > least) & (total < most), wide(total), squares(x))
     return squares(x)
 

@@ -159,9 +159,30 @@ def as_rows(x: Tensor) -> Tensor:
     return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
 
 
+class FarError(Exception):
+    """Raised by a map of images, in the place of results, where some have entries near the end of the range."""
+
+
+def are_far(x: Tensor) -> Tensor:
+    """Return which images ``x`` (B, ..) of float32 have entries so large that sums of products may leave the range."""
+    most = x.detach().abs().amax(tuple(range(1, x.dim())), keepdim=True)
+    return most > _FAR
+
+
 def apply(eager: type[Function], traced: Any, *arguments: Tensor | float | None) -> Tensor:
-    """Return the first result, the map's output, of a generated function; see ``results``."""
-    found = results(eager, traced, *arguments)
+    """Return the first result, the map's output, of a generated function; see ``results``.
+
+    Of far images it is computed in float64, apart from the others, of which no bit depends on them.
+    """
+    try:
+        found = results(eager, traced, *arguments)
+    except FarError:
+        wide = [a.double() if isinstance(a, Tensor) else a for a in arguments]
+        x, *others = arguments
+        assert isinstance(x, Tensor)
+        far = are_far(x)
+        near = apply(eager, traced, torch.where(far, 1.0, x), *others)
+        return torch.where(far, apply(eager, traced, *wide).to(near.dtype), near)
     output: Tensor = found[0] if type(found) is tuple else found
     return output
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .operators import Passes
 from .patch_places import as_geometry
+from .rows import FarError, are_far
 
 
 class PatchSignature(NamedTuple):
@@ -45,7 +47,15 @@ class PatchPasses(Passes):
     def results(self, *given: Any) -> Sequence[Any]:
         """Return the output, the scale, and what is kept."""
         *tensors, kappa, numbers, recompute = given
-        z, f, kept = self._function.forward(*tensors, kappa, as_geometry(numbers), recompute)
+        settings = kappa, as_geometry(numbers), recompute
+        try:
+            z, f, kept = self._function.forward(*tensors, *settings)
+        except FarError:  # the backward pass of such images, in a graph that is compiled, gives no numbers
+            x, *others = tensors
+            far = are_far(x)
+            z, f, kept = self._function.forward(torch.where(far, 1.0, x), *others, *settings)
+            wide = self._function.forward(*(t.double() for t in tensors), *settings)[0]
+            z = torch.where(far, wide.to(z.dtype), z)
         return z, f, z.new_empty(0) if kept is None else kept
 
     def differentiated(

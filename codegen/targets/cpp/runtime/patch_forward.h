@@ -15,7 +15,7 @@ class Forward {
     Forward(const Map& map, const Given& given, const Element* W, const Element* b, Element* room)
         : map_(map), given_(given), layout_(given), runs_(layout_.runs(given, given.x)), W_(W), b_(b), room_{room, 0} {}
 
-    // Work on all images; without memory, return how much is needed.
+    // Work on all images; without memory, return how much is needed, else whether some may be far.
     Offset operator()(const Element* x, Element* z, Element* f, int threads) {
         packed_ = room_.take(up(given_.outputs, DOWN) * given_.inputs * layout_.taps);
         filters_ = room_.take(Map::centred ? given_.outputs : 0);
@@ -43,7 +43,7 @@ class Forward {
             W_ += given_.outputs * given_.inputs * layout_.taps;
             if (b_) b_ += given_.outputs;
         }
-        return 0;
+        return far_;
     }
 
   private:
@@ -71,8 +71,13 @@ class Forward {
                 for (int i = 0; i < LANES; ++i) own.mean[r * LANES + i] = Element(means[i] = map_.mean(means[i]));
             }
             Element* const scales = own.f + r * LANES;
-#pragma omp simd
-            for (int i = 0; i < LANES; ++i) scales[i] = Element(map_.scale(sums[i], means[i]));
+            int far = 0;
+#pragma omp simd reduction(| : far)
+            for (int i = 0; i < LANES; ++i) {
+                far |= sums[i] > FAR;
+                scales[i] = Element(map_.scale(sums[i], means[i]));
+            }
+            if (far) far_.store(1, std::memory_order_relaxed);
         }
         for (const Run& run : layout_.held) f = std::copy_n(own.f + run.here, run.count, f);
     }
@@ -139,6 +144,7 @@ class Forward {
     const std::vector<Run> runs_;
     const Element *W_, *b_;
     Room room_;
+    std::atomic<int> far_{0};
     Element *packed_, *filters_;
 };
 

@@ -16,6 +16,7 @@
 #include <math.h>
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #define KERNEL extern "C" __attribute__((visibility("default"))) void
@@ -48,6 +49,9 @@ typedef Element Loose __attribute__((vector_size(BYTES), aligned(sizeof(Element)
 inline Vector load(const Element* from) { return *(const Loose*)from; }
 
 inline void store(Element* to, Vector value) { *(Loose*)to = value; }
+
+// From this sum of squares on, products with a patch of floats may leave the range.
+constexpr Wide FAR = sizeof(Element) == 4 ? Wide(0x1p119) : Wide(INFINITY);
 
 inline Wide infinity() { return INFINITY; }
 

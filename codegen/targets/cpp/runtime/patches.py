@@ -14,6 +14,7 @@ from ....runtime.operands import constant
 from ....runtime.patch_operators import PatchPasses
 from ....runtime.patch_places import as_geometry, smallest_sum, three
 from ....runtime.patches import Geometry, positions_of
+from ....runtime.rows import FarError, are_far
 from .launch import Source, suit
 
 _ENOUGH = 2**14  # numbers of x from which on the passes save more than two calls of operators cost
@@ -102,11 +103,16 @@ def _threads() -> int:
 def forward(
     kernels: Source, name: str, x: Tensor, W: Tensor, b: Tensor | None, kappa: float, geometry: Geometry
 ) -> tuple[Tensor, Tensor]:
-    """Return the output (B, G, O, *P), laid out as ``x`` (B, G, C, *L) is, and the scale (B, G, 1, *P)."""
+    """Return the output (B, G, O, *P), laid out as ``x`` (B, G, C, *L) is, and the scale (B, G, 1, *P).
+
+    Raise ``FarError`` where images are far.
+    """
     positions = positions_of(x.shape[3:], geometry)
     z, f = _output(x, W.shape[1], positions), x.new_empty((*x.shape[:2], 1, *positions))
     given = _given(x, W, positions, geometry, z, x)
-    _run(kernels, name, given, x, [x, W.contiguous(), None if b is None else b.contiguous(), z, f], kappa)
+    far = _run(kernels, name, given, x, [x, W.contiguous(), None if b is None else b.contiguous(), z, f], kappa)
+    if far and are_far(x).any():
+        raise FarError
     return z, f
 
 
@@ -134,8 +140,8 @@ def backward(
 
 def _run(
     kernels: Source, name: str, given: Sequence[int], x: Tensor, tensors: Sequence[Tensor | None], kappa: float
-) -> None:
-    """Run a kernel, once to ask it for how many numbers of memory it wants, and once with them."""
+) -> int:
+    """Run a kernel, once to ask it for how many numbers of memory it wants, and once with them; return its answer."""
     numbers = (ctypes.c_longlong * (len(given) + 1))(*given)  # the last is what it answers
     addresses = [0 if t is None else t.data_ptr() for t in tensors]
     settings = (float(kappa), smallest_sum(x), torch.get_num_threads())
@@ -143,6 +149,7 @@ def _run(
     getattr(code, name)(ctypes.addressof(numbers), *addresses, 0, *settings)
     room = x.new_empty(numbers[-1])
     getattr(code, name)(ctypes.addressof(numbers), *addresses, room.data_ptr(), *settings)
+    return numbers[-1]
 
 
 def _given(x: Tensor, W: Tensor, positions: Sequence[int], geometry: Geometry, z: Tensor, dx: Tensor) -> list[int]:
