@@ -17,6 +17,7 @@ from .kernels.torch.norm_like_without_bias import (
 from .runtime.backends import at_once, chosen
 from .runtime.checks import check_kappa, check_operands
 from .runtime.rows import apply, as_given, as_rows, centred
+from .runtime.steps import as_step, is_one_step
 from .patch_functional import (
     patch_norm_conv1d,
     patch_norm_conv2d,
@@ -61,12 +62,20 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0, *, 
     run = at_once("affine_like.AffineLike", backend, x, weight, bias)
     if run is not None:
         return run(x, weight, bias, kappa)
+    given = x, weight, bias, kappa, backend
+    return _affine_like_step(*given) if is_one_step(x, weight, bias) else _affine_like(*given)
+
+
+def _affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float, backend: str | None) -> Tensor:
     x, weight, offset = check_operands("affine_like", x, weight, bias)
     rows = as_rows(x)
     own = AffineLike, AffineLikeReverse
     eager, traced = chosen("affine_like", backend, "affine_like.AffineLike", own, rows, weight)
     z = apply(eager, traced, rows, weight, offset, kappa)
     return z if x.dim() == 2 else as_given(z, x)
+
+
+_affine_like_step = as_step(_affine_like)
 
 
 def norm_like(
@@ -107,14 +116,24 @@ def norm_like(
     run = None if center else at_once(home, backend, x, weight, bias)
     if run is not None:
         return run(x, weight, kappa) if bias is None else run(x, weight, bias, kappa)
+    given = x, weight, bias, kappa, center, backend
+    return _norm_like_step(*given) if is_one_step(x, weight, bias) else _norm_like(*given)
+
+
+def _norm_like(
+    x: Tensor, weight: Tensor, bias: Tensor | None, kappa: float, center: bool, backend: str | None
+) -> Tensor:
     x, weight, bias = check_operands("norm_like", x, weight, bias)
     rows = as_rows(centred(x) if center else x)
     if bias is None:
         bare = NormLikeWithoutBias, NormLikeWithoutBiasReverse
-        eager, traced = chosen("norm_like", backend, home, bare, rows, weight)
+        eager, traced = chosen("norm_like", backend, "norm_like_without_bias.NormLikeWithoutBias", bare, rows, weight)
         z = apply(eager, traced, rows, weight, kappa)
         return z if x.dim() == 2 else as_given(z, x)
     own = NormLike, NormLikeReverse
-    eager, traced = chosen("norm_like", backend, home, own, rows, weight)
+    eager, traced = chosen("norm_like", backend, "norm_like.NormLike", own, rows, weight)
     z = apply(eager, traced, rows, weight, bias, kappa)
     return z if x.dim() == 2 else as_given(z, x)
+
+
+_norm_like_step = as_step(_norm_like)

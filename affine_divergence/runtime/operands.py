@@ -24,6 +24,7 @@ from torch.compiler import is_compiling
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
+_WITHOUT_VALUES = ("FakeTensor", "FunctionalTensor")  # of torch._subclasses, which takes long to import
 PLAIN = (Tensor, torch.nn.Parameter)
 keys_of: Any = getattr(torch._C, "_dispatch_keys", None)
 _keys_of_thread: Any = getattr(torch._C, "_dispatch_tls_local_include_set", None)
@@ -152,6 +153,12 @@ class Unpacked:
     def __getattr__(self, name: str) -> Any:
         """Return what the context holds."""
         return getattr(self._context, name)
+
+
+def is_traced(x: Tensor) -> bool:
+    """Return whether a tensor in a graph that is compiled is a plain one: as such, or without values as in a step."""
+    kind = type(x)
+    return kind in PLAIN or (kind.__name__ in _WITHOUT_VALUES and kind.__module__.startswith("torch._subclasses."))
 
 
 def constant(function: Answer) -> Answer:

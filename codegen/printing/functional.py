@@ -37,7 +37,13 @@ def functions_text(
     contexts, more = family_contexts(families), dict(borrowed or {})
     imports = _imports(contexts, target)
     if dispatches:
-        imports = sorted([*imports, "from .runtime.backends import at_once, chosen"])
+        imports = sorted(
+            [
+                *imports,
+                "from .runtime.backends import at_once, chosen",
+                "from .runtime.steps import as_step, is_one_step",
+            ]
+        )
     functions = [*(c["function"] for c in contexts), *(name for names in more.values() for name in names)]
     context = {
         "families": contexts,

@@ -165,6 +165,7 @@ def _kappa_context(family: Family | AngleFamily, normalising: bool) -> dict[str,
     default = defaults[0] if len(set(defaults)) == 1 else None
     return {
         "function_arguments": _arguments(family.without_bias is not None, default, normalising),
+        "inner_arguments": _inner_arguments(family.without_bias is not None, normalising),
         "kappa_default": default,
         "kappa_words": _kappa_words(defaults, above),
         "kappa_choice": _choice("bias is None", defaults[-1], defaults[0]),
@@ -189,6 +190,13 @@ def _arguments(bias_optional: bool, kappa: str | None, centres: bool) -> list[st
     bias = "bias: Tensor | None = None" if bias_optional else "bias: Tensor"
     setting = "kappa: float | None = None" if kappa is None else f"kappa: float = {kappa}"
     return ["x: Tensor", "weight: Tensor", bias, setting, *(["center: bool = False"] if centres else [])]
+
+
+def _inner_arguments(bias_optional: bool, centres: bool) -> list[str]:
+    """Return the arguments of the part of a function that comes after the fast path: all are given."""
+    bias = "bias: Tensor | None" if bias_optional else "bias: Tensor"
+    center = ["center: bool"] if centres else []
+    return ["x: Tensor", "weight: Tensor", bias, "kappa: float", *center, "backend: str | None"]
 
 
 def _kappa_words(defaults: Sequence[str], above: Sequence[str]) -> str:

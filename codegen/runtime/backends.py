@@ -28,7 +28,7 @@ from torch._C import _is_any_autocast_enabled, _is_tracing
 from torch.autograd import Function
 from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
-from .operands import KEYS_ARE_KNOWN, PLAIN, constant
+from .operands import KEYS_ARE_KNOWN, PLAIN, constant, is_traced
 from .rows import straight
 from .targets import BACKENDS, DEVICES, INSTALL, INTERPRETED, NEEDS
 
@@ -135,7 +135,7 @@ def _on_host(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
 
 def _in_graph(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
     """Return the kernels in C++ for a graph that is compiled, or ``own``, which compilers fuse and exporters write."""
-    if is_exporting() or type(x) not in PLAIN or type(weight) not in PLAIN:
+    if is_exporting() or not (is_traced(x) and is_traced(weight)):
         return own
     if not _is_on_host(home) or x.numel() < _ENOUGH or not _has_kernels(home, x.dtype):
         return own

@@ -34,7 +34,9 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
     heads = {"more": more.exports, "exported": quoted(public), "version": __version__}
     result["__init__.py"] = render("__init__.py.jinja", {**shared, **heads})
     result["py.typed"] = ""
-    shared_files = shared_runtime("operands.py", "rows.py", "checks.py", "backends.py", "leaf.py", *more.runtime)
+    shared_files = shared_runtime(
+        "operands.py", "rows.py", "checks.py", "backends.py", "leaf.py", "steps.py", *more.runtime
+    )
     return placed(result) | in_folder("torch", maps) | torch_folder() | targets_file() | shared_files
 
 
