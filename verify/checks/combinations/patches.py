@@ -17,7 +17,7 @@ from verify.checks.combinations.paths import COMPILED, PATHS, ROUNDING
 from verify.checks.geometry import Geometry
 
 _ATTEMPTS = 200
-_SCALES = {"tiny": 1e-30, "huge": 1e30}
+_SCALES = {"tiny": 1e-30, "huge": 1e30, "the end": 5e37}  # of what is drawn, at most 6 of it
 _KERNELS = ("eager", "second-order", "dual-numbers", "autocast", "fake", "inference")
 _COMPILED = (
     "grouped-convolution/affine-like",
@@ -33,6 +33,7 @@ PATHS_OF = {
 _EDGES = ("no images", "some zero", "all zero", "tiny", "huge", "default kappa")
 _OF_CENTRED = ("constant", "nearly constant")
 _OF_ANY_SCALE = ("eager", "recorded", "inference")
+_AT_THE_END = ("eager", "inference")  # where a map looks at values, and leaves the range of float32 for float64
 _OUTPUTS = ("traced", "inference")  # whose results are outputs alone
 _INTERPRETED = ("triton", "cuda")
 _FEW_PATHS = ("traced", "fake", "watched", COMPILED)
@@ -113,6 +114,8 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
         found |= {"images": ("three images",), "axes": (2,), "stride": (2,), "recompute": (True,), "backend": (None,)}
         found |= {"extra": ("some",)} if kind.transposed else {}
     every = (*_EDGES, *(_OF_CENTRED if kind.centred else ()), *(() if backend in _INTERPRETED else ("many",)))
+    reach = path in _AT_THE_END and backend not in _INTERPRETED and not kind.centred
+    every = (*every, *(("the end",) if reach else ()))
     return found, tuple(edge for edge in every if _meets(edge, path, backend))
 
 
@@ -148,6 +151,7 @@ RULES = (
     *only("edge", "some zero", images=("three images",)),
     *only("edge", "tiny", dtype=("float32", "bfloat16")),
     *only("edge", "huge", dtype=("float32", "bfloat16")),
+    *only("edge", "the end", dtype=("float32",), backend=("torch", "cpp")),
     *only("edge", "constant", dtype=("float32", "float64")),
     *only("edge", "nearly constant", dtype=("float32", "float64")),
     *only("edge", "no images", channels=("few",), images=("three images",)),
