@@ -42,7 +42,6 @@ from codegen.targets.base import (
     NAMES,
     PATCHES,
     PLAIN,
-    PLAIN_PATCHES,
     REASONS,
     ROWS,
     Target,
@@ -204,11 +203,7 @@ def _of_patches(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
     factor = self_factor_plan(request.layer)
     texts = request.host.package_of_patches(request.layer, plans, factor, maps, form)
     built = _Built(texts, {m.plan.name: m.plan for m in maps})
-    needed = PATCHES if form.transposed else PLAIN_PATCHES
     for kernels in request.kernels:
-        if needed not in kernels.forms:
-            built.lacking[kernels.name] = "patches"
-            continue
         built.texts |= kernels.patch_layer_files(maps)
         built.texts |= kernels.layer_files(request.layer, plans[-1:])
     return built

@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
 Texts = dict[str, str]
 
-ROWS, PATCHES, PLAIN_PATCHES, LAYERS = "rows", "patches", "plain patches", "layers"
+ROWS, PATCHES, LAYERS = "rows", "patches", "layers"
 
 REASONS = {
-    "patches": "its kernels are for convolutions that are not transposed",
     "arithmetic": "its kernels lack a function or an index that this layer uses",
 }
 """Why a target has no kernels for a layer: a closed list, which the manifest, ``affdiv layers`` and messages quote."""
@@ -42,8 +41,8 @@ class Target:
         name: what ``--targets`` and ``backend=`` call it.
         title: what it computes a map by, in words.
         device: the type of device whose tensors it takes; "any" for every device.
-        forms: which maps it prints: ``rows``, those of one matrix; ``patches``, those of any convolution, or
-            ``plain patches``, those of one that is not transposed; ``layers``, those of a layer of any form.
+        forms: which maps it prints: ``rows``, those of one matrix; ``patches``, those of a convolution; ``layers``,
+            those of a layer of any form.
         library: the module that its code needs at run time beside those of its host; "" for none.
         install: the command that installs that module.
         interpreted: whether its kernels also run on the CPU, slowly, without a device.
@@ -113,7 +112,7 @@ class Target:
         return found
 
 
-_CATALOGUE = frozenset({ROWS, PATCHES, PLAIN_PATCHES})
+_CATALOGUE = frozenset({ROWS, PATCHES})
 TARGETS = (
     Target("torch", "torch's operations", "any", _CATALOGUE | {LAYERS}),
     Target(
@@ -135,7 +134,7 @@ TARGETS = (
         "pip install cuda-core[cu13]",
         host="torch",
     ),
-    Target("cpp", "kernels in C++", "cpu", frozenset({ROWS, PLAIN_PATCHES, LAYERS}), host="torch"),
+    Target("cpp", "kernels in C++", "cpu", _CATALOGUE | {LAYERS}, host="torch"),
     Target("jax", "JAX's operations", "any", frozenset({LAYERS}), "jax", "pip install affine-divergence[jax]"),
 )
 PLAIN = TARGETS[0]

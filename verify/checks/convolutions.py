@@ -65,7 +65,7 @@ def subjects(layer: str) -> list[Subject]:
         for centred in ((False,) if transposed else (False, True))
         for form, biased in (("affine-like", True), ("norm-like", True), ("norm-like", False))
     ]
-    kinds += [replace(kind, backend="cpp") for kind in kinds if not kind.transposed]
+    kinds += [replace(kind, backend="cpp") for kind in kinds]
     return [plain, *(_generated(layer, kind) for kind in kinds)]
 
 

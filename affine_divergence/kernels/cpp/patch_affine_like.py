@@ -49,12 +49,12 @@ class PatchAffineLike(plain.PatchAffineLike):
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and None, where else ``h`` could be kept."""
-        if not fits(x, W, b, geometry):
+        if not fits(x, W, b, geometry, False):
             return plain.PatchAffineLike.forward(x, W, b, kappa, geometry, recompute)
         # grouped-convolution/affine-like/define-E
         # grouped-convolution/affine-like/define-f
         # grouped-convolution/affine-like/forward
-        z, f = forward(KERNELS, "patch_affine_like_forward", x, W, b, kappa, geometry)
+        z, f = forward(KERNELS, "patch_affine_like_forward", x, W, b, kappa, geometry, False)
         return z, f, None
 
     @staticmethod
@@ -63,9 +63,9 @@ class PatchAffineLike(plain.PatchAffineLike):
         """Return the gradients with respect to ``x``, ``W`` and ``b``; None where not needed and for settings."""
         kept = ctx.saved_tensors
         x, W, b, f = kept[:4]
-        if g is None or torch.is_grad_enabled() or not fits(x, W, b, ctx.geometry, g, f):
+        if g is None or torch.is_grad_enabled() or not fits(x, W, b, ctx.geometry, False, g, f):
             return plain.PatchAffineLike.backward(Unpacked(ctx, kept), g, *_)
-        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
+        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3], False
         # grouped-convolution/affine-like/backward-db
         # grouped-convolution/affine-like/backward-dW
         # grouped-convolution/affine-like/backward-dx
@@ -76,8 +76,8 @@ class PatchAffineLike(plain.PatchAffineLike):
 OPERATOR = register_map(
     "cpp_patch_affine_like",
     PatchSignature(("x", "W", "b"), ("x", "W", "b")),
-    HostPasses(PatchAffineLike, plain.PatchAffineLike, 3, (0, 1, 2)),
-    HostPasses(plain.PatchAffineLike, plain.PatchAffineLike, 3, (0, 1, 2)),
+    HostPasses(PatchAffineLike, plain.PatchAffineLike, 3, (0, 1, 2), False),
+    HostPasses(plain.PatchAffineLike, plain.PatchAffineLike, 3, (0, 1, 2), False),
 )
 
 

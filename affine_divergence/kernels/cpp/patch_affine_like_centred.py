@@ -53,14 +53,14 @@ class PatchAffineLikeCentred(plain.PatchAffineLikeCentred):
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and None, where else ``h`` could be kept."""
-        if not fits(x, W, b, geometry):
+        if not fits(x, W, b, geometry, False):
             return plain.PatchAffineLikeCentred.forward(x, W, b, kappa, geometry, recompute)
         # centred-convolution/affine-like/define-m
         # centred-convolution/affine-like/define-E
         # centred-convolution/affine-like/define-f
         # centred-convolution/affine-like/define-m
         # centred-convolution/affine-like/forward
-        z, f = forward(KERNELS, "patch_affine_like_centred_forward", x, W, b, kappa, geometry)
+        z, f = forward(KERNELS, "patch_affine_like_centred_forward", x, W, b, kappa, geometry, False)
         return z, f, None
 
     @staticmethod
@@ -69,9 +69,9 @@ class PatchAffineLikeCentred(plain.PatchAffineLikeCentred):
         """Return the gradients with respect to ``x``, ``W`` and ``b``; None where not needed and for settings."""
         kept = ctx.saved_tensors
         x, W, b, f = kept[:4]
-        if g is None or torch.is_grad_enabled() or not fits(x, W, b, ctx.geometry, g, f):
+        if g is None or torch.is_grad_enabled() or not fits(x, W, b, ctx.geometry, False, g, f):
             return plain.PatchAffineLikeCentred.backward(Unpacked(ctx, kept), g, *_)
-        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
+        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3], False
         # centred-convolution/affine-like/define-m
         # centred-convolution/affine-like/backward-db
         # centred-convolution/affine-like/backward-dx
@@ -83,8 +83,8 @@ class PatchAffineLikeCentred(plain.PatchAffineLikeCentred):
 OPERATOR = register_map(
     "cpp_patch_affine_like_centred",
     PatchSignature(("x", "W", "b"), ("x", "W", "b")),
-    HostPasses(PatchAffineLikeCentred, plain.PatchAffineLikeCentred, 3, (0, 1, 2)),
-    HostPasses(plain.PatchAffineLikeCentred, plain.PatchAffineLikeCentred, 3, (0, 1, 2)),
+    HostPasses(PatchAffineLikeCentred, plain.PatchAffineLikeCentred, 3, (0, 1, 2), False),
+    HostPasses(plain.PatchAffineLikeCentred, plain.PatchAffineLikeCentred, 3, (0, 1, 2), False),
 )
 
 

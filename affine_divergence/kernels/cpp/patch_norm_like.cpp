@@ -14,13 +14,15 @@
 
 #include "runtime/python.h"
 #include "runtime/patches.h"
+#include "runtime/patch_layout.h"
+#include "runtime/patch_sums.h"
 #include "runtime/patch_forward.h"
 #include "runtime/patch_backward.h"
 
 namespace kernels {
 
 struct Map {
-    static constexpr bool centred = false;
+    static constexpr bool centred = false, transposed = false;
     const Wide kappa, floor, patch_entries;
 
     Wide add(Wide xx_total, Wide x) const {

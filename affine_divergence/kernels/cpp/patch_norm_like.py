@@ -49,12 +49,12 @@ class PatchNormLike(plain.PatchNormLike):
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and None, where else ``h`` could be kept."""
-        if not fits(x, W, b, geometry):
+        if not fits(x, W, b, geometry, False):
             return plain.PatchNormLike.forward(x, W, b, kappa, geometry, recompute)
         # grouped-convolution/norm-like/define-E
         # grouped-convolution/norm-like/define-f
         # grouped-convolution/norm-like/forward
-        z, f = forward(KERNELS, "patch_norm_like_forward", x, W, b, kappa, geometry)
+        z, f = forward(KERNELS, "patch_norm_like_forward", x, W, b, kappa, geometry, False)
         return z, f, None
 
     @staticmethod
@@ -63,9 +63,9 @@ class PatchNormLike(plain.PatchNormLike):
         """Return the gradients with respect to ``x``, ``W`` and ``b``; None where not needed and for settings."""
         kept = ctx.saved_tensors
         x, W, f = kept[:3]
-        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, g, f):
+        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, False, g, f):
             return plain.PatchNormLike.backward(Unpacked(ctx, kept), g, *_)
-        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
+        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3], False
         # grouped-convolution/norm-like/backward-db
         # grouped-convolution/norm-like/backward-dW
         # grouped-convolution/norm-like/backward-dx
@@ -76,8 +76,8 @@ class PatchNormLike(plain.PatchNormLike):
 OPERATOR = register_map(
     "cpp_patch_norm_like",
     PatchSignature(("x", "W", "b"), ("x", "W")),
-    HostPasses(PatchNormLike, plain.PatchNormLike, 3, (0, 1)),
-    HostPasses(plain.PatchNormLike, plain.PatchNormLike, 3, (0, 1)),
+    HostPasses(PatchNormLike, plain.PatchNormLike, 3, (0, 1), False),
+    HostPasses(plain.PatchNormLike, plain.PatchNormLike, 3, (0, 1), False),
 )
 
 

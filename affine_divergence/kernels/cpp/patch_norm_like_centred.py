@@ -53,14 +53,14 @@ class PatchNormLikeCentred(plain.PatchNormLikeCentred):
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and None, where else ``h`` could be kept."""
-        if not fits(x, W, b, geometry):
+        if not fits(x, W, b, geometry, False):
             return plain.PatchNormLikeCentred.forward(x, W, b, kappa, geometry, recompute)
         # centred-convolution/norm-like/define-m
         # centred-convolution/norm-like/define-E
         # centred-convolution/norm-like/define-f
         # centred-convolution/norm-like/define-m
         # centred-convolution/norm-like/forward
-        z, f = forward(KERNELS, "patch_norm_like_centred_forward", x, W, b, kappa, geometry)
+        z, f = forward(KERNELS, "patch_norm_like_centred_forward", x, W, b, kappa, geometry, False)
         return z, f, None
 
     @staticmethod
@@ -69,9 +69,9 @@ class PatchNormLikeCentred(plain.PatchNormLikeCentred):
         """Return the gradients with respect to ``x``, ``W`` and ``b``; None where not needed and for settings."""
         kept = ctx.saved_tensors
         x, W, f = kept[:3]
-        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, g, f):
+        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, False, g, f):
             return plain.PatchNormLikeCentred.backward(Unpacked(ctx, kept), g, *_)
-        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
+        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3], False
         # centred-convolution/norm-like/define-m
         # centred-convolution/norm-like/backward-db
         # centred-convolution/norm-like/backward-dx
@@ -83,8 +83,8 @@ class PatchNormLikeCentred(plain.PatchNormLikeCentred):
 OPERATOR = register_map(
     "cpp_patch_norm_like_centred",
     PatchSignature(("x", "W", "b"), ("x", "W")),
-    HostPasses(PatchNormLikeCentred, plain.PatchNormLikeCentred, 3, (0, 1)),
-    HostPasses(plain.PatchNormLikeCentred, plain.PatchNormLikeCentred, 3, (0, 1)),
+    HostPasses(PatchNormLikeCentred, plain.PatchNormLikeCentred, 3, (0, 1), False),
+    HostPasses(plain.PatchNormLikeCentred, plain.PatchNormLikeCentred, 3, (0, 1), False),
 )
 
 

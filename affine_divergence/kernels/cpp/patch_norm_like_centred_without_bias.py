@@ -53,14 +53,14 @@ class PatchNormLikeCentredWithoutBias(plain.PatchNormLikeCentredWithoutBias):
         x: Tensor, W: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and None, where else ``h`` could be kept."""
-        if not fits(x, W, None, geometry):
+        if not fits(x, W, None, geometry, False):
             return plain.PatchNormLikeCentredWithoutBias.forward(x, W, kappa, geometry, recompute)
         # centred-convolution-without-bias/norm-like/define-m
         # centred-convolution-without-bias/norm-like/define-E
         # centred-convolution-without-bias/norm-like/define-f
         # centred-convolution-without-bias/norm-like/define-m
         # centred-convolution-without-bias/norm-like/forward
-        z, f = forward(KERNELS, "patch_norm_like_centred_without_bias_forward", x, W, None, kappa, geometry)
+        z, f = forward(KERNELS, "patch_norm_like_centred_without_bias_forward", x, W, None, kappa, geometry, False)
         return z, f, None
 
     @staticmethod
@@ -69,9 +69,9 @@ class PatchNormLikeCentredWithoutBias(plain.PatchNormLikeCentredWithoutBias):
         """Return the gradients with respect to ``x`` and ``W``; None where not needed and for settings."""
         kept = ctx.saved_tensors
         x, W, f = kept[:3]
-        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, g, f):
+        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, False, g, f):
             return plain.PatchNormLikeCentredWithoutBias.backward(Unpacked(ctx, kept), g, *_)
-        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
+        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3], False
         # centred-convolution-without-bias/norm-like/define-m
         # centred-convolution-without-bias/norm-like/backward-dx
         # centred-convolution-without-bias/norm-like/backward-dW
@@ -82,8 +82,8 @@ class PatchNormLikeCentredWithoutBias(plain.PatchNormLikeCentredWithoutBias):
 OPERATOR = register_map(
     "cpp_patch_norm_like_centred_without_bias",
     PatchSignature(("x", "W"), ("x", "W")),
-    HostPasses(PatchNormLikeCentredWithoutBias, plain.PatchNormLikeCentredWithoutBias, 2, (0, 1)),
-    HostPasses(plain.PatchNormLikeCentredWithoutBias, plain.PatchNormLikeCentredWithoutBias, 2, (0, 1)),
+    HostPasses(PatchNormLikeCentredWithoutBias, plain.PatchNormLikeCentredWithoutBias, 2, (0, 1), False),
+    HostPasses(plain.PatchNormLikeCentredWithoutBias, plain.PatchNormLikeCentredWithoutBias, 2, (0, 1), False),
 )
 
 

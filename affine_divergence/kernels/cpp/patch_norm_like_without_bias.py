@@ -49,12 +49,12 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
         x: Tensor, W: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and None, where else ``h`` could be kept."""
-        if not fits(x, W, None, geometry):
+        if not fits(x, W, None, geometry, False):
             return plain.PatchNormLikeWithoutBias.forward(x, W, kappa, geometry, recompute)
         # grouped-convolution-without-bias/norm-like/define-E
         # grouped-convolution-without-bias/norm-like/define-f
         # grouped-convolution-without-bias/norm-like/forward
-        z, f = forward(KERNELS, "patch_norm_like_without_bias_forward", x, W, None, kappa, geometry)
+        z, f = forward(KERNELS, "patch_norm_like_without_bias_forward", x, W, None, kappa, geometry, False)
         return z, f, None
 
     @staticmethod
@@ -63,9 +63,9 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
         """Return the gradients with respect to ``x`` and ``W``; None where not needed and for settings."""
         kept = ctx.saved_tensors
         x, W, f = kept[:3]
-        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, g, f):
+        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, False, g, f):
             return plain.PatchNormLikeWithoutBias.backward(Unpacked(ctx, kept), g, *_)
-        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3]
+        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3], False
         # grouped-convolution-without-bias/norm-like/backward-dW
         # grouped-convolution-without-bias/norm-like/backward-dx
         dx, dW, _ = backward(KERNELS, "patch_norm_like_without_bias_backward", g, x, W, None, f, *settings)
@@ -75,8 +75,8 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
 OPERATOR = register_map(
     "cpp_patch_norm_like_without_bias",
     PatchSignature(("x", "W"), ("x", "W")),
-    HostPasses(PatchNormLikeWithoutBias, plain.PatchNormLikeWithoutBias, 2, (0, 1)),
-    HostPasses(plain.PatchNormLikeWithoutBias, plain.PatchNormLikeWithoutBias, 2, (0, 1)),
+    HostPasses(PatchNormLikeWithoutBias, plain.PatchNormLikeWithoutBias, 2, (0, 1), False),
+    HostPasses(plain.PatchNormLikeWithoutBias, plain.PatchNormLikeWithoutBias, 2, (0, 1), False),
 )
 
 

@@ -10,12 +10,7 @@ from codegen.printing.c_names import identifier
 from codegen.printing.naming import listed
 from codegen.printing.patch_headings import patch_headings
 from codegen.targets.cpp.patch_arithmetic import arithmetic
-from codegen.targets.cpp.patch_parts import ENTRY, centring
-
-
-def has_kernels(chosen: PatchMap) -> bool:
-    """Return whether the passes in C++ compute a map: one of a convolution that is not transposed."""
-    return not chosen.transposed
+from codegen.targets.cpp.patch_parts import ENTRY, centring, is_transposed
 
 
 def patch_map_context(chosen: PatchMap) -> dict[str, Any]:
@@ -32,6 +27,8 @@ def patch_map_context(chosen: PatchMap) -> dict[str, Any]:
         "prefix": chosen.module,
         "functions": arithmetic(plan),
         "centred": "true" if centring(plan) else "false",
+        "transposed": "true" if is_transposed(plan) else "false",
+        "turned": str(is_transposed(plan)),
         "entry": ENTRY,
         "kappa": identifier(str(plan.kappa)),
         "forward_operands": ", ".join([*inputs[:2], bias]),

@@ -84,6 +84,12 @@ def convolved(plan: PatchPlan) -> Value:
     return one(plan, plan.forward, Convolve, set(plan.input_names[:2])).target
 
 
+def is_transposed(plan: PatchPlan) -> bool:
+    """Return whether the convolution takes its steps in the output: whether that is the longer of the two spaces."""
+    product = one(plan, plan.forward, Convolve, set(plan.input_names[:2]))
+    return all(link.long in product.target.indices for link in product.links)
+
+
 def bias_of(plan: PatchPlan) -> str:
     """Return the name of the bias, "" without one."""
     return plan.input_names[2] if len(plan.input_names) > 2 else ""

@@ -25,14 +25,14 @@ from codegen.printing.row_contexts import row_contexts
 from codegen.printing.row_headings import heading_context
 from codegen.printing.wrap import comment, joined
 from codegen.targets.cpp.fused_prologue import head, joint
-from codegen.targets.cpp.patch_file import has_kernels, patch_map_context
+from codegen.targets.cpp.patch_file import patch_map_context
 from codegen.targets.cpp.unscaled_fast_path import with_trial
 from codegen.targets.cpp.wrappers import HostPrinter, Lengths, Pass, walked
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NAME = "cpp"
 _WORDS = ("x", "weight", "bias")  # of the public functions
-_PATCHES = ("patches.h", "patch_forward.h", "patch_backward.h", "patches.py")
+_PATCHES = ("patches.h", "patch_layout.h", "patch_sums.h", "patch_forward.h", "patch_backward.h", "patches.py")
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
@@ -66,9 +66,9 @@ def target_files(*names: str) -> dict[str, str]:
 
 
 def _patch_maps(maps: Sequence[PatchMap]) -> dict[str, str]:
-    """Return the files of those maps of convolutions that the passes compute."""
+    """Return the files of maps of convolutions."""
     result = {}
-    for context in [patch_map_context(m) for m in maps if has_kernels(m)]:
+    for context in map(patch_map_context, maps):
         result[context["source"]] = render("patch_kernels.cpp.jinja", context)
         result[f"{context['module']}.py"] = render("patch_map.py.jinja", context)
     return result

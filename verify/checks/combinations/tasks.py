@@ -36,7 +36,7 @@ def of_rows(layer: str) -> list[Task]:
 def of_patches(layer: str) -> list[Task]:
     """Return the checks of the maps of ``convolution`` or ``transposed-convolution``, over all axes of space."""
     kinds = [kind for kind in patches.KINDS if kind.layer == layer]
-    return [task for kind in kinds for task in _tasks(kind, patches, _backends_of_patches(kind))]
+    return [task for kind in kinds for task in _tasks(kind, patches, BACKENDS)]
 
 
 def of_attention(layer: str) -> list[Task]:
@@ -46,10 +46,6 @@ def of_attention(layer: str) -> list[Task]:
 
 def _backends_of_rows(kind: rows.Kind) -> tuple[str, ...]:
     return ("torch",) if kind.centred else BACKENDS
-
-
-def _backends_of_patches(kind: patches.Kind) -> tuple[str, ...]:
-    return tuple(name for name in BACKENDS if name != "cpp" or not kind.transposed)
 
 
 def _tasks(kind: Any, family: Any, backends: Sequence[str]) -> Iterator[Task]:

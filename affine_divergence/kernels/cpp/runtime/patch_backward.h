@@ -7,7 +7,7 @@
 
 #pragma once
 
-#include "patches.h"
+#include "patch_sums.h"
 
 namespace kernels {
 
@@ -16,17 +16,18 @@ template <typename Map>
 class Backward {
   public:
     Backward(const Map& map, const Given& given, const Element* W, const Element* b, Element* room)
-        : map_(map), given_(given), layout_(given), runs_(layout_.runs(given, given.x)),
+        : map_(map), given_(given), layout_(given, Map::transposed), runs_(layout_.runs(given, given.x)),
           results_(layout_.runs(given, given.dx)), W_(W), b_(b), room_{room, 0}, entries_(given.inputs * layout_.taps),
           positions_(given.positions[0] * given.positions[1] * given.positions[2]),
           blocks_(up(given.inputs, DOWN) / DOWN), one_channel_(given.inputs == 1 && given.outputs == 1),
           by_lanes_(2 * given.outputs <= LANES),
-          width_(by_lanes_ ? given.outputs * LANES : up(given.outputs, LANES)) {}
+          width_(by_lanes_ ? given.outputs * LANES : up(given.outputs, LANES)),
+          summed_(given.inputs * layout_.met + layout_.parts.size() * ENTRIES) {}
 
     // Work on all images; without memory, return how much is needed.
     Offset operator()(
         const Element* g, const Element* x, const Element* f, Element* dx, Element* dW, Element* db, int threads) {
-        packed_ = room_.take(blocks_ * DOWN * given_.outputs * layout_.taps);
+        packed_ = room_.take(blocks_ * DOWN * given_.outputs * layout_.met);
         filters_ = room_.take(Map::centred ? given_.outputs : 0);
         std::vector<Own> owned;
         for (int thread = 0; thread < threads; ++thread) owned.push_back(own());
@@ -66,21 +67,10 @@ class Backward {
             clear(own);
             for (; image < end; ++image) {
                 place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
-                const Element* scales = f + image * given_.groups * positions_;
-                for (const Run& run : layout_.held) {
-                    std::copy_n(scales, run.count, own.f + run.here);
-                    scales += run.count;
-                }
-                if constexpr (Map::centred) mean(own);
+                if constexpr (Map::centred) over_channels(own);
                 if (dx) std::fill_n(own.dx, channels() * layout_.channel, Element(0));
-                const Offset count = layout_.registers.size();
-                for (Offset first = 0; first < count; first += TOGETHER) {
-                    const Offset last = std::min(first + TOGETHER, count);
-                    incoming(own, g + image * given_.z.image, first, last);
-                    if (dx) one_channel_ ? along(own, first, last) : transposed(own, first, last);
-                    if (dW) weight(own, first, last);
-                }
-                if (dx && one_channel_) gathered(own);
+                for (const Part& part : layout_.parts)
+                    one_part(own, part, g + image * given_.z.image, f + image * given_.groups * positions_, dx, dW);
                 if (dx) input(own, dx + image * given_.dx.image);
             }
         });
@@ -88,7 +78,30 @@ class Backward {
         if (db) add_biases(owned, db);
     }
 
+    // Work on the positions of a part.
+    void one_part(const Own& own, const Part& part, const Element* g, const Element* f, bool dx, bool dW) {
+        for (const Run& run : part.held)
+            if (layout_.step == 1)
+                std::copy_n(f + run.position, run.count, own.f + run.here);
+            else
+                for (Offset i = 0; i < run.count; ++i) own.f[run.here + i] = f[run.position + i * layout_.step];
+        if constexpr (Map::centred) mean(own, part);
+        if (layout_.parts.size() > 1) std::fill_n(own.line, layout_.reach + layout_.channel, Element(0));
+        const Offset count = part.registers.size();
+        for (Offset first = 0; first < count; first += TOGETHER) {
+            const Offset last = std::min(first + TOGETHER, count);
+            incoming(own, part, g, first, last);
+            if (dx) one_channel_ ? along(own, part, first, last) : transposed(own, part, first, last);
+            if (dW) weight(own, part, first, last);
+        }
+        if (dx && one_channel_) gathered(own, part);
+        if (dx) scales(own, part);
+    }
+
     Offset channels() const { return blocks_ * DOWN; }
+
+    // Return where the sums of a part for the gradient with respect to W begin, in entries.
+    Offset sums(const Part& part) const { return given_.inputs * part.before + (&part - layout_.parts.data()) * ENTRIES; }
 
     Own own() {
         return {room_.take(channels() * layout_.channel),
@@ -98,7 +111,7 @@ class Backward {
                 room_.take(given_.outputs * PANEL),
                 room_.take(layout_.reach + layout_.channel),
                 room_.take(by_lanes_ ? 0 : PANEL * width_),
-                room_.take(up(entries_, ENTRIES) * width_),
+                room_.take(summed_ * width_),
                 room_.template take<Wide>(layout_.lanes()),
                 room_.template take<Wide>(layout_.reach + layout_.channel),
                 room_.template take<Wide>(layout_.channel),
@@ -120,36 +133,41 @@ class Backward {
         std::fill_n(own.x, channels() * layout_.channel, Element(0));
         std::fill_n(own.f, layout_.lanes(), Element(0));
         if (!by_lanes_) std::fill_n(own.turned, PANEL * width_, Element(0));
-        std::fill_n(own.dW, up(entries_, ENTRIES) * width_, Element(0));
+        std::fill_n(own.dW, summed_ * width_, Element(0));
         std::fill_n(own.line, layout_.reach + layout_.channel, Element(0));
         std::fill_n(own.back, layout_.reach + layout_.channel, Wide(0));
         std::fill_n(own.db, given_.outputs, Wide(0));
         if (Map::centred) std::fill_n(own.means.to_filters, given_.outputs, Wide(0));
     }
 
-    // Take the mean of each patch.
-    void mean(const Own& own) {
+    // Sum entries over channels.
+    void over_channels(const Own& own) {
         const Means& to = own.means;
         std::fill_n(to.entries, layout_.channel, Wide(0));
         for (Offset c = 0; c < given_.inputs; ++c) {
             const Element* const x = own.x + c * layout_.channel;
             for (Offset i = 0; i < layout_.channel; ++i) to.entries[i] = map_.add_entry(to.entries[i], x[i]);
         }
-        for (Offset r = 0; r < Offset(layout_.registers.size()); ++r) {
+    }
+
+    // Take the mean of each patch.
+    void mean(const Own& own, const Part& part) {
+        const Means& to = own.means;
+        for (Offset r = 0; r < Offset(part.registers.size()); ++r) {
             Wide sums[LANES] = {};
-            over_patch(layout_, r, to.entries, sums);
+            over_patch(part, r, to.entries, sums);
             for (int i = 0; i < LANES; ++i)
                 to.mean[r * LANES + i] = Element(to.means[r * LANES + i] = map_.mean(sums[i]));
         }
     }
 
     // Fill a panel (outputs, registers) with the gradient of what the scale multiplies, zero where no position is.
-    void incoming(const Own& own, const Element* g, Offset first, Offset end) {
-        const Offset step = given_.z.axis[2], begin = first * LANES;
+    void incoming(const Own& own, const Part& part, const Element* g, Offset first, Offset end) {
+        const Offset step = given_.z.axis[2] * layout_.step, begin = first * LANES;
         std::fill_n(own.dh, given_.outputs * PANEL, Element(0));
         for (Offset o = 0; o < given_.outputs; ++o)
-            for (Offset n = layout_.first[first]; n < layout_.first[end]; ++n) {
-                const Run& run = layout_.held[n];
+            for (Offset n = part.first[first]; n < part.first[end]; ++n) {
+                const Run& run = part.held[n];
                 const Element *const there = g + o * given_.z.channel + run.there, *const f = own.f + run.here;
                 Element* const dh = own.dh + o * PANEL + run.here - begin;
                 if (step == 1 && run.count == LANES)
@@ -194,14 +212,14 @@ class Backward {
     }
 
     // Of one input and one output: the products W^T dh of a panel with the entries of each patch, and its line of dh.
-    void along(const Own& own, Offset first, Offset end) {
-        const Element* const w = packed_;
+    void along(const Own& own, const Part& part, Offset first, Offset end) {
+        const Element* const w = packed_ + part.before * DOWN;
         tiles(first, end, [&](Offset at, auto registers) {
             Vector sums[1][registers.count] = {}, values[registers.count];
             const Element* x[registers.count];
-            for (int n = 0; n < registers.count; ++n) x[n] = own.x + layout_.registers[at + n];
-            for (Offset k = 0; k < layout_.taps; ++k) {
-                load_all(x, layout_.offset[k], values);
+            for (int n = 0; n < registers.count; ++n) x[n] = own.x + part.registers[at + n];
+            for (Offset k = 0; k < Offset(part.taps.size()); ++k) {
+                load_all(x, part.offset[k], values);
                 if constexpr (Map::centred) subtract(own.means.mean + at * LANES, values);
                 multiply(w + k * DOWN, values, sums);
             }
@@ -211,28 +229,29 @@ class Backward {
                 store(to, load(to) + sums[0][n] * values[n]);
             }
         });
-        layout_.lay(own.dh - first * LANES, own.line + layout_.reach, first, end);
+        part.lay(own.dh - first * LANES, own.line + layout_.reach, first, end);
     }
 
     // Of one input and one output: the gradient with respect to each entry, from the positions whose patch it is in.
-    void gathered(const Own& own) {
+    void gathered(const Own& own, const Part& part) {
+        const Element* const w = packed_ + part.before * DOWN;
         for (Offset at = 0; at < layout_.channel; at += LANES) {
-            Vector sum = {};
-            for (Offset k = 0; k < layout_.taps; ++k)
-                sum += packed_[k * DOWN] * load(own.line + layout_.reach + at - layout_.offset[k]);
+            Vector sum = load(own.dx + at);
+            for (Offset k = 0; k < Offset(part.taps.size()); ++k)
+                sum += w[k * DOWN] * load(own.line + layout_.reach + at - part.offset[k]);
             store(own.dx + at, sum);
         }
     }
 
     // Add what a panel gives to the gradient with respect to the input, and its products with the entries of each patch.
-    void transposed(const Own& own, Offset first, Offset end) {
-        for (Offset k = 0; k < layout_.taps; ++k)
+    void transposed(const Own& own, const Part& part, Offset first, Offset end) {
+        for (Offset k = 0; k < Offset(part.taps.size()); ++k)
             for (Offset block = 0; block < blocks_; ++block) {
-                const Offset channel = block * DOWN * layout_.channel + layout_.offset[k];
-                const Element* const w = packed_ + (k * blocks_ + block) * given_.outputs * DOWN;
+                const Offset channel = block * DOWN * layout_.channel + part.offset[k];
+                const Element* const w = packed_ + ((part.before + k) * blocks_ + block) * given_.outputs * DOWN;
                 tiles(first, end, [&](Offset at, auto registers) {
                     Offset here[registers.count];
-                    for (int n = 0; n < registers.count; ++n) here[n] = channel + layout_.registers[at + n];
+                    for (int n = 0; n < registers.count; ++n) here[n] = channel + part.registers[at + n];
                     const Element* const dh = own.dh + (at - first) * LANES;
                     given_.inputs == 1 ? fold<1, registers.count>(w, dh, own, here, at * LANES)
                                        : fold<DOWN, registers.count>(w, dh, own, here, at * LANES);
@@ -263,34 +282,36 @@ class Backward {
     }
 
     // Add the products of a panel and the entries of its patches to the gradient with respect to W.
-    void weight(const Own& own, Offset first, Offset end) {
-        for (Offset i = 0; i < entries_; i += ENTRIES) {
+    void weight(const Own& own, const Part& part, Offset first, Offset end) {
+        const Offset taps = part.taps.size(), entries = given_.inputs * taps;
+        for (Offset i = 0; i < entries; i += ENTRIES) {
             const Element* x[ENTRIES];
             for (Offset j = 0; j < ENTRIES; ++j) {
-                const Offset entry = std::min(i + j, entries_ - 1);
-                x[j] = own.x + entry / layout_.taps * layout_.channel + layout_.offset[entry % layout_.taps];
+                const Offset entry = std::min(i + j, entries - 1);
+                x[j] = own.x + entry / taps * layout_.channel + part.offset[entry % taps];
             }
-            Element* const to = own.dW + i * width_;
+            Element* const to = own.dW + (sums(part) + i) * width_;
             if (by_lanes_) {
-                for (Offset o = 0; o < given_.outputs; ++o) lanes(x, own.dh + o * PANEL, first, end, to + o * LANES);
+                for (Offset o = 0; o < given_.outputs; ++o) lanes(part, x, own.dh + o * PANEL, first, end, to + o * LANES);
                 continue;
             }
             Offset o = 0;
-            for (; o + SPAN * LANES <= width_; o += SPAN * LANES) products<SPAN>(x, own.turned + o, first, end, to + o);
-            for (; o + 2 * LANES <= width_; o += 2 * LANES) products<2>(x, own.turned + o, first, end, to + o);
-            for (; o < width_; o += LANES) products<1>(x, own.turned + o, first, end, to + o);
+            for (; o + SPAN * LANES <= width_; o += SPAN * LANES) products<SPAN>(part, x, own.turned + o, first, end, to + o);
+            for (; o + 2 * LANES <= width_; o += 2 * LANES) products<2>(part, x, own.turned + o, first, end, to + o);
+            for (; o < width_; o += LANES) products<1>(part, x, own.turned + o, first, end, to + o);
         }
     }
 
     // to[r] += sum over the registers of x[r] dh, lane by lane: for so few outputs that lanes of outputs stayed empty.
-    void lanes(const Element* const (&x)[ENTRIES], const Element* dh, Offset first, Offset end, Element* to) {
+    void lanes(
+        const Part& part, const Element* const (&x)[ENTRIES], const Element* dh, Offset first, Offset end, Element* to) {
         Vector sums[ENTRIES];
 #pragma GCC unroll 16
         for (int r = 0; r < ENTRIES; ++r) sums[r] = load(to + r * width_);
         for (; first < end; ++first, dh += LANES) {
             const Vector value = load(dh);
 #pragma GCC unroll 16
-            for (int r = 0; r < ENTRIES; ++r) sums[r] += load(x[r] + layout_.registers[first]) * value;
+            for (int r = 0; r < ENTRIES; ++r) sums[r] += load(x[r] + part.registers[first]) * value;
         }
 #pragma GCC unroll 16
         for (int r = 0; r < ENTRIES; ++r) store(to + r * width_, sums[r]);
@@ -298,13 +319,15 @@ class Backward {
 
     // to[r] += sum over the lanes p of the registers of x[r][p] turned[p]
     template <int N>
-    void products(const Element* const (&x)[ENTRIES], const Element* turned, Offset first, Offset end, Element* to) {
+    void products(
+        const Part& part, const Element* const (&x)[ENTRIES], const Element* turned, Offset first, Offset end,
+        Element* to) {
         Vector sums[ENTRIES][N], values[N];
 #pragma GCC unroll 16
         for (int r = 0; r < ENTRIES; ++r) load_all(to + r * width_, sums[r]);
         for (; first < end; ++first) {
             const Element* line[ENTRIES];
-            for (int r = 0; r < ENTRIES; ++r) line[r] = x[r] + layout_.registers[first];
+            for (int r = 0; r < ENTRIES; ++r) line[r] = x[r] + part.registers[first];
             for (Offset p = 0; p < LANES; ++p, turned += width_) {
                 load_all(turned, values);
 #pragma GCC unroll 16
@@ -318,15 +341,22 @@ class Backward {
             for (int n = 0; n < N; ++n) store(to + r * width_ + n * LANES, sums[r][n]);
     }
 
-    // Add up one number a position over the patches that an entry of the image is in.
-    void spread(const Own& own, const Wide* from, Wide* to) {
-        layout_.lay(from, own.back + layout_.reach, 0, layout_.registers.size());
-        for (Offset at = 0; at < layout_.channel; at += LANES) over_positions(layout_, at, own.back, to + at);
+    // Add up one number a position of a part over the patches that an entry of the image is in.
+    void spread(const Own& own, const Part& part, const Wide* from, Wide* to) {
+        if (layout_.parts.size() > 1) std::fill_n(own.back, layout_.reach + layout_.channel, Wide(0));
+        part.lay(from, own.back + layout_.reach, 0, part.registers.size());
+        for (Offset at = 0; at < layout_.channel; at += LANES) {
+            Wide sums[LANES] = {};
+            for (const Offset k : part.offset)
+                for (int i = 0; i < LANES; ++i) sums[i] += own.back[layout_.reach + at - k + i];
+            for (int i = 0; part.before && i < LANES; ++i) sums[i] += to[at + i];
+            std::copy_n(sums, LANES, to + at);
+        }
     }
 
-    // Add the gradient through the scales, and leave the layout.
-    void input(const Own& own, Element* dx) {
-        for (Offset r = 0; r < Offset(layout_.registers.size()); ++r) {
+    // Take the gradient through the scales of a part.
+    void scales(const Own& own, const Part& part) {
+        for (Offset r = 0; r < Offset(part.registers.size()); ++r) {
             Wide* const through = own.through + r * LANES;
             const Offset begin = r * LANES;
 #pragma omp simd
@@ -335,9 +365,13 @@ class Backward {
                 for (Offset i = begin; i < begin + LANES; ++i)
                     own.means.through[i] = map_.through_mean(own.through[i], own.means.means[i], own.means.to_mean[i]);
         }
-        spread(own, own.through, own.spread);
-        if (Map::centred) spread(own, own.means.through, own.means.spread);
-        const Offset step = given_.dx.axis[2] * given_.stride[2];
+        spread(own, part, own.through, own.spread);
+        if (Map::centred) spread(own, part, own.means.through, own.means.spread);
+    }
+
+    // Add the gradient through the scales, and leave the layout.
+    void input(const Own& own, Element* dx) {
+        const Offset step = given_.dx.axis[2] * layout_.stride[2];
         each(results_, given_.inputs, given_.dx, [&](Offset c, const Run& run) {
             const Element* const x = own.x + c * layout_.channel + run.here;
             const Element* const folded = own.dx + c * layout_.channel + run.here;
@@ -354,25 +388,27 @@ class Backward {
 
     // Add the threads' sums, transposed.
     void add_weights(const std::vector<Own>& owned, Element* dW, int threads) {
-        if (by_lanes_) {
-            for (Offset o = 0; o < given_.outputs; ++o)
-                for (Offset i = 0; i < entries_; ++i) {
+        if (layout_.met < layout_.taps) std::fill_n(dW, given_.outputs * entries_, Element(0));
+        for (const Part& part : layout_.parts)
+            shared(up(given_.outputs, LANES) / LANES, threads, [&](int, Offset block, Offset end) {
+                for (; block < end; ++block) add_weights_of(owned, part, block * LANES, dW);
+            });
+    }
+
+    // Add those of some outputs.
+    void add_weights_of(const std::vector<Own>& owned, const Part& part, Offset begin, Element* dW) {
+        const Offset lanes = by_lanes_ ? LANES : 1, end = std::min(begin + LANES, given_.outputs);
+        Offset i = sums(part);
+        for (Offset c = 0; c < given_.inputs; ++c)
+            for (const Offset k : part.taps) {
+                for (Offset o = begin; o < end; ++o) {
                     Element sum = 0;
                     for (const Own& own : owned)
-                        for (int p = 0; p < LANES; ++p) sum += own.dW[i * width_ + o * LANES + p];
-                    dW[o * entries_ + i] = centred(sum, o, owned);
+                        for (Offset p = 0; p < lanes; ++p) sum += own.dW[i * width_ + o * lanes + p];
+                    dW[o * layout_.output_step + c * layout_.input_step + k] = centred(sum, o, owned);
                 }
-            return;
-        }
-        shared(up(given_.outputs, LANES) / LANES, threads, [&](int, Offset block, Offset end) {
-            for (; block < end; ++block)
-                for (Offset i = 0; i < entries_; ++i)
-                    for (Offset o = block * LANES; o < std::min((block + 1) * LANES, given_.outputs); ++o) {
-                        Element sum = 0;
-                        for (const Own& own : owned) sum += own.dW[i * width_ + o];
-                        dW[o * entries_ + i] = centred(sum, o, owned);
-                    }
-        });
+                ++i;
+            }
     }
 
     // Return an entry of the gradient with respect to W from the products with patches that are not centred.
@@ -401,7 +437,7 @@ class Backward {
     Room room_;
     const Offset entries_, positions_, blocks_;
     const bool one_channel_, by_lanes_;
-    const Offset width_;  // numbers of the sums of one entry
+    const Offset width_, summed_;  // numbers of the sums of one entry, and entries with sums
     Element *packed_, *filters_;
 };
 

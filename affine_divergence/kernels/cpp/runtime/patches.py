@@ -13,7 +13,7 @@ from torch import Tensor
 from ....runtime.operands import constant
 from ....runtime.patch_operators import PatchPasses
 from ....runtime.patch_places import as_geometry, smallest_sum, three
-from ....runtime.patches import Geometry, positions_of
+from ....runtime.patches import Geometry, positions_of, reach
 from ....runtime.rows import FarError, are_far
 from .launch import Source, suit
 
@@ -24,6 +24,10 @@ _SHARE = 8  # how often as many numbers as the images have the threads may have 
 class HostPasses(PatchPasses):
     """The passes of a map as operators that keep nothing but the scale, and whose results lie as tracing foresees."""
 
+    def __init__(self, function: Any, plain: Any, count: int, saved: Sequence[int], transposed: bool) -> None:
+        super().__init__(function, plain, count, saved)
+        self._transposed = transposed
+
     def results(self, *given: Any) -> Sequence[Any]:
         """Return the output, the scale, and an empty tensor."""
         return super().results(*given[:-1], True)
@@ -32,7 +36,7 @@ class HostPasses(PatchPasses):
         """Return the same, the output laid out as the input is."""
         with torch.no_grad():
             z, f, kept = self.results(*given)
-        laid = _output(given[0], z.shape[2], z.shape[3:])
+        laid = _room(given[0], z.shape[2], z.shape[3:])
         return z if z.stride() == laid.stride() else laid.copy_(z), f.contiguous(), kept
 
     def backward(self, g: Tensor, *given: Any) -> tuple[Tensor, ...]:
@@ -47,8 +51,8 @@ class HostPasses(PatchPasses):
     def forward_like(self, *given: Any) -> tuple[Tensor, ...]:
         """Return tensors like the results of ``forward``, for tracing."""
         x, W, numbers = given[0], given[1], given[-2]
-        lengths = positions_of(x.shape[3:], as_geometry(numbers))
-        z = _output(x, W.shape[1], lengths)
+        channels, lengths = _output(x, W, as_geometry(numbers), self._transposed)
+        z = _room(x, channels, lengths)
         f = x.new_empty((x.shape[0], x.shape[1], 1, *lengths), dtype=torch.promote_types(x.dtype, torch.float32))
         return z, f, x.new_empty(0)
 
@@ -56,25 +60,32 @@ class HostPasses(PatchPasses):
         """Return tensors like the results of ``backward``, for tracing."""
         x, W, wanted = given[0], given[1], given[-1]
         dx = torch.empty_like(x) if wanted[0] else x.new_empty(0)
-        shapes = W.shape, (*W.shape[:2], *[1] * (x.dim() - 3))
+        shapes = W.shape, _bias(W, self._transposed)
         return dx, *(x.new_empty(shape if w else 0) for shape, w in zip(shapes, wanted[1:], strict=False))
 
 
 def fits(
-    x: Tensor, W: Tensor, b: Tensor | None, geometry: Geometry, g: Tensor | None = None, f: Tensor | None = None
+    x: Tensor,
+    W: Tensor,
+    b: Tensor | None,
+    geometry: Geometry,
+    transposed: bool,
+    g: Tensor | None = None,
+    f: Tensor | None = None,
 ) -> bool:
     """Return whether the kernels can read these, and work well: one type they have, images for every thread.
 
-    Shapes: ``x`` (B, G, C, *L), ``W`` (G, O, C, *K), ``b`` (G, O, 1, ..), ``g`` (B, G, O, *P), ``f`` (B, G, 1, *P). An
-    image belongs to one thread, and each thread sums up a gradient with respect to W of its own. A few images
-    leave threads without work, and large W with small images have these sums take longer than all else.
+    Shapes: ``x`` (B, G, C, *L), ``W`` (G, O, C, *K) or (G, C, O, *K) of a transposed convolution, ``b`` (G, O, 1, ..),
+    ``g`` (B, G, O, *P), ``f`` (B, G, 1, *P). An image belongs to one thread, and each thread sums up a gradient with
+    respect to W of its own. A few images leave threads without work, and large W with small images have these sums take
+    longer than all else.
     """
     if x.dim() != W.dim() or not x.numel() or not W.numel():
         return False
-    (count, groups), outputs, positions = x.shape[:2], W.shape[1], positions_of(x.shape[3:], geometry)
+    (count, groups, inputs), (outputs, positions) = x.shape[:3], _output(x, W, geometry, transposed)
     shapes = (
-        (count, groups, *x.shape[2:]),
-        (groups, outputs, x.shape[2], *geometry.kernel),
+        x.shape,
+        (groups, *((inputs, outputs) if transposed else (outputs, inputs)), *geometry.kernel),
         (groups, outputs, *[1] * (x.dim() - 3)),
         (count, groups, outputs, *positions),
         (count, groups, 1, *positions),
@@ -101,15 +112,22 @@ def _threads() -> int:
 
 
 def forward(
-    kernels: Source, name: str, x: Tensor, W: Tensor, b: Tensor | None, kappa: float, geometry: Geometry
+    kernels: Source,
+    name: str,
+    x: Tensor,
+    W: Tensor,
+    b: Tensor | None,
+    kappa: float,
+    geometry: Geometry,
+    transposed: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the output (B, G, O, *P), laid out as ``x`` (B, G, C, *L) is, and the scale (B, G, 1, *P).
 
     Raise ``FarError`` where images are far.
     """
-    positions = positions_of(x.shape[3:], geometry)
-    z, f = _output(x, W.shape[1], positions), x.new_empty((*x.shape[:2], 1, *positions))
-    given = _given(x, W, positions, geometry, z, x)
+    channels, positions = _output(x, W, geometry, transposed)
+    z, f = _room(x, channels, positions), x.new_empty((*x.shape[:2], 1, *positions))
+    given = _given(x, geometry, z, x)
     far = _run(kernels, name, given, x, [x, W.contiguous(), None if b is None else b.contiguous(), z, f], kappa)
     if far and are_far(x).any():
         raise FarError
@@ -127,12 +145,13 @@ def backward(
     kappa: float,
     geometry: Geometry,
     wanted: Sequence[bool],
+    transposed: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients with respect to ``x``, ``W`` and a bias (G, O, 1, ..), None for those not wanted."""
     dx = torch.empty_like(x) if wanted[0] else None
     dW = W.new_empty(W.shape) if wanted[1] else None
-    db = W.new_empty((*W.shape[:2], *[1] * (x.dim() - 3))) if wanted[2] else None
-    given = _given(x, W, g.shape[3:], geometry, g, x if dx is None else dx)
+    db = W.new_empty(_bias(W, transposed)) if wanted[2] else None
+    given = _given(x, geometry, g, x if dx is None else dx)
     tensors = [g, x, W.contiguous(), None if b is None else b.contiguous(), f.contiguous(), dx, dW, db]
     _run(kernels, name, given, x, tensors, kappa)
     return dx, dW, db
@@ -152,16 +171,26 @@ def _run(
     return numbers[-1]
 
 
-def _given(x: Tensor, W: Tensor, positions: Sequence[int], geometry: Geometry, z: Tensor, dx: Tensor) -> list[int]:
+def _given(x: Tensor, geometry: Geometry, z: Tensor, dx: Tensor) -> list[int]:
     """Return the lengths and steps that a kernel reads, in its order."""
     kernel, stride, padding, dilation, _ = geometry
-    parts = ((x.shape[3:], 1), (positions, 1), (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
+    parts = ((x.shape[3:], 1), (z.shape[3:], 1), (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
     lengths = [n for part, other in parts for n in three(part, other)]
     steps = [n for t in (x, z, dx) for n in (*t.stride()[:3], *three(t.stride()[3:], 0))]
-    return [*x.shape[:3], W.shape[1], *lengths, *steps]
+    return [*x.shape[:3], z.shape[2], *lengths, *steps]
 
 
-def _output(x: Tensor, channels: int, positions: Sequence[int]) -> Tensor:
+def _output(x: Tensor, W: Tensor, geometry: Geometry, transposed: bool) -> tuple[int, tuple[int, ...]]:
+    """Return how many channels a group of the output has, and the lengths of the output."""
+    return W.shape[1 + transposed], (reach if transposed else positions_of)(x.shape[3:], geometry)
+
+
+def _bias(W: Tensor, transposed: bool) -> tuple[int, ...]:
+    """Return the shape of a bias."""
+    return W.shape[0], W.shape[1 + transposed], *[1] * (W.dim() - 3)
+
+
+def _room(x: Tensor, channels: int, positions: Sequence[int]) -> Tensor:
     """Return memory for the output (B, G, O, *P), in which channels are neighbours where they are in ``x``.
 
     It is no view: to one, torch gives a tangent of the same layout alone, and fails by an assertion for any other.

@@ -4,7 +4,7 @@
 
 #pragma once
 
-#include "patches.h"
+#include "patch_sums.h"
 
 namespace kernels {
 
@@ -13,11 +13,11 @@ template <typename Map>
 class Forward {
   public:
     Forward(const Map& map, const Given& given, const Element* W, const Element* b, Element* room)
-        : map_(map), given_(given), layout_(given), runs_(layout_.runs(given, given.x)), W_(W), b_(b), room_{room, 0} {}
+        : map_(map), given_(given), layout_(given, Map::transposed), runs_(layout_.runs(given, given.x)), W_(W), b_(b), room_{room, 0} {}
 
     // Work on all images; without memory, return how much is needed, else whether some may be far.
     Offset operator()(const Element* x, Element* z, Element* f, int threads) {
-        packed_ = room_.take(up(given_.outputs, DOWN) * given_.inputs * layout_.taps);
+        packed_ = room_.take(up(given_.outputs, DOWN) * given_.inputs * layout_.met);
         filters_ = room_.take(Map::centred ? given_.outputs : 0);
         std::vector<Own> owned;
         for (int thread = 0; thread < threads; ++thread)
@@ -35,8 +35,11 @@ class Forward {
                 std::fill_n(own.x, given_.inputs * layout_.channel, Element(0));
                 for (; image < end; ++image) {
                     place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
-                    scale(own, f + image * given_.groups * positions);
-                    output(own, z + image * given_.z.image);
+                    over_channels(own);
+                    for (const Part& part : layout_.parts) {
+                        scale(own, part, f + image * given_.groups * positions);
+                        output(own, part, z + image * given_.z.image);
+                    }
                 }
             });
             x += given_.x.group, z += given_.z.group, f += positions;
@@ -52,8 +55,8 @@ class Forward {
         Wide *squares, *entries;
     };
 
-    // Sum squares over channels, then over patches; entries too where patches are centred.
-    void scale(const Own& own, Element* f) {
+    // Sum squares over channels; entries too where patches are centred.
+    void over_channels(const Own& own) {
         std::fill_n(own.squares, layout_.channel, Wide(0));
         if (Map::centred) std::fill_n(own.entries, layout_.channel, Wide(0));
         for (Offset c = 0; c < given_.inputs; ++c) {
@@ -63,11 +66,15 @@ class Forward {
                 for (Offset i = 0; i < layout_.channel; ++i) own.entries[i] = map_.add_entry(own.entries[i], x[i]);
         }
         for (Offset i = 0; i < layout_.channel; ++i) own.squares[i] = map_.total(own.squares[i]);
-        for (Offset r = 0; r < Offset(layout_.registers.size()); ++r) {
+    }
+
+    // Sum what channels have in common over patches, and take the scale of each.
+    void scale(const Own& own, const Part& part, Element* f) {
+        for (Offset r = 0; r < Offset(part.registers.size()); ++r) {
             Wide sums[LANES] = {}, means[LANES] = {};
-            over_patch(layout_, r, own.squares, sums);
+            over_patch(part, r, own.squares, sums);
             if constexpr (Map::centred) {
-                over_patch(layout_, r, own.entries, means);
+                over_patch(part, r, own.entries, means);
                 for (int i = 0; i < LANES; ++i) own.mean[r * LANES + i] = Element(means[i] = map_.mean(means[i]));
             }
             Element* const scales = own.f + r * LANES;
@@ -79,41 +86,47 @@ class Forward {
             }
             if (far) far_.store(1, std::memory_order_relaxed);
         }
-        for (const Run& run : layout_.held) f = std::copy_n(own.f + run.here, run.count, f);
+        for (const Run& run : part.held)
+            if (layout_.step == 1)
+                std::copy_n(own.f + run.here, run.count, f + run.position);
+            else
+                for (Offset i = 0; i < run.count; ++i) f[run.position + i * layout_.step] = own.f[run.here + i];
     }
 
     // Take the convolution in tiles: those of a stripe for some channels after another, whose part of W stays at hand.
-    void output(const Own& own, Element* z) {
-        const Offset count = layout_.registers.size();
+    // Inside the walk over images, addresses of the innermost loop would leave their registers.
+    __attribute__((noinline)) void output(const Own& own, const Part& part, Element* z) {
+        const Offset count = part.registers.size();
         for (Offset begin = 0; begin < count; begin += STRIPE)
             for (Offset o = 0; o < given_.outputs; o += DOWN)
                 tiles(begin, std::min(begin + STRIPE, count), [&](Offset first, auto registers) {
-                    given_.outputs == 1 ? tile<1, registers.count>(own, first, o, z)
-                                        : tile<DOWN, registers.count>(own, first, o, z);
+                    given_.outputs == 1 ? tile<1, registers.count>(own, part, first, o, z)
+                                        : tile<DOWN, registers.count>(own, part, first, o, z);
                 });
     }
 
     // One tile of M channels, of which the last may be beyond the output's.
     template <int M, int N>
-    void tile(const Own& own, Offset first, Offset o, Element* z) {
+    void tile(const Own& own, const Part& part, Offset first, Offset o, Element* z) {
         const Element *x[N], *const scales = own.f + first * LANES, *const means = own.mean + first * LANES;
-        for (int n = 0; n < N; ++n) x[n] = own.x + layout_.registers[first + n];
-        Element part[M][N * LANES];
-        convolve(packed_ + o * given_.inputs * layout_.taps, x, part);
+        for (int n = 0; n < N; ++n) x[n] = own.x + part.registers[first + n];
+        Element sums[M][N * LANES];
+        const Offset blocks = up(given_.outputs, DOWN) / DOWN, taps = part.taps.size();
+        convolve(part, packed_ + (blocks * DOWN * part.before + o * taps) * given_.inputs, x, sums);
         for (Offset r = o; r < std::min(o + DOWN, given_.outputs); ++r) {
-            Element* const row = part[r - o];
+            Element* const row = sums[r - o];
             const Element b = b_ ? b_[r] : 0, filter = Map::centred ? filters_[r] : 0;
             for (int i = 0; i < N * LANES; ++i)
                 row[i] = map_.output(scales[i], row[i], b, filter, Map::centred ? means[i] : 0);
-            for (int n = 0; n < N; ++n) leave(first + n, row + n * LANES, z + r * given_.z.channel);
+            for (int n = 0; n < N; ++n) leave(part, first + n, row + n * LANES, z + r * given_.z.channel);
         }
     }
 
     // Write a register of a channel of the output.
-    void leave(Offset r, const Element* from, Element* z) {
-        const Offset step = given_.z.axis[2];
-        for (Offset n = layout_.first[r]; n < layout_.first[r + 1]; ++n) {
-            const Run& run = layout_.held[n];
+    void leave(const Part& part, Offset r, const Element* from, Element* z) {
+        const Offset step = given_.z.axis[2] * layout_.step;
+        for (Offset n = part.first[r]; n < part.first[r + 1]; ++n) {
+            const Run& run = part.held[n];
             if (step == 1 && run.count == LANES)
                 store(z + run.there, load(from));
             else
@@ -122,12 +135,12 @@ class Forward {
     }
 
     template <int M, int N, int L>
-    void convolve(const Element* w, const Element* const (&x)[N], Element (&part)[M][L]) {
+    void convolve(const Part& part, const Element* w, const Element* const (&x)[N], Element (&to)[M][L]) {
         Vector sums[M][N] = {}, values[N];
         const Element* line[N];
         for (int n = 0; n < N; ++n) line[n] = x[n];
         for (Offset c = 0; c < given_.inputs; ++c) {
-            for (const Offset k : layout_.offset) {
+            for (const Offset k : part.offset) {
                 load_all(line, k, values);
                 multiply(w, values, sums);
                 w += DOWN;
@@ -135,7 +148,7 @@ class Forward {
             for (int n = 0; n < N; ++n) line[n] += layout_.channel;
         }
         for (int r = 0; r < M; ++r)
-            for (int n = 0; n < N; ++n) store(part[r] + n * LANES, sums[r][n]);
+            for (int n = 0; n < N; ++n) store(to[r] + n * LANES, sums[r][n]);
     }
 
     const Map& map_;

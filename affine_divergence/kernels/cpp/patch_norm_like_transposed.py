@@ -1,0 +1,96 @@
+"""norm-like (normalising) transposed convolution on the CPU: one call for each pass.
+
+    z[s,g,o,qh,qw] = f[s,g,qh,qw]*sum[j,k,l](W[g,j,o,k,l]*x[s,g,j,qh/strideh + paddingh/strideh -
+        dilationh*k/strideh,qw/stridew + paddingw/stridew - dilationw*l/stridew]*divides(strideh, qh + paddingh -
+        dilationh*k)*divides(stridew, qw + paddingw - dilationw*l)*within(qh/strideh + paddingh/strideh -
+        dilationh*k/strideh, Lh)*within(qw/stridew + paddingw/stridew - dilationw*l/stridew, Lw)) + b[g,o]
+    f[s,g,qh,qw] = sqrt(kappa - 1)/sqrt(E[s,g,qh,qw])
+    E[s,g,qh,qw] = sum[j,k,l](x[s,g,j,qh/strideh + paddingh/strideh - dilationh*k/strideh,qw/stridew + paddingw/stridew
+        - dilationw*l/stridew]**2*divides(strideh, qh + paddingh - dilationh*k)*divides(stridew, qw + paddingw -
+        dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew +
+        paddingw/stridew - dilationw*l/stridew, Lw))
+
+The kernels are those of ``patch_norm_like_transposed.cpp``. Nothing is kept but the scale, and nothing is computed
+twice, whether or not that is asked for: see ``runtime/patch_backward.h``. What they do not take is left to
+``kernels.torch.patch_norm_like_transposed``.
+
+Derivation (SHA-256 of the map): 0262b6ed526c5e20da7eb57bf27b82d2481701feaedc48ebfe5c46182e00e89b
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runtime.operands import Unpacked, outside_autocast
+from ...runtime.operators import register_map
+from ...runtime.patch_operators import PatchSignature
+from ...runtime.patch_places import as_numbers
+from ...runtime.patches import Geometry
+from ...runtime.rows import read_once
+from ..torch import patch_norm_like_transposed as plain
+from .runtime.launch import Source
+from .runtime.patches import HostPasses, backward, fits, forward, suits
+
+KERNELS = Source(Path(__file__).with_suffix(".cpp"))
+
+
+class PatchNormLikeTransposed(plain.PatchNormLikeTransposed):
+    """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by kernels in C++.
+
+    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+    """
+
+    @staticmethod
+    @read_once
+    def forward(
+        x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the output, the scale, and None, where else ``h`` could be kept."""
+        if not fits(x, W, b, geometry, True):
+            return plain.PatchNormLikeTransposed.forward(x, W, b, kappa, geometry, recompute)
+        # grouped-transposed-convolution/norm-like/define-E
+        # grouped-transposed-convolution/norm-like/define-f
+        # grouped-transposed-convolution/norm-like/forward
+        z, f = forward(KERNELS, "patch_norm_like_transposed_forward", x, W, b, kappa, geometry, True)
+        return z, f, None
+
+    @staticmethod
+    @outside_autocast
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients with respect to ``x``, ``W`` and ``b``; None where not needed and for settings."""
+        kept = ctx.saved_tensors
+        x, W, f = kept[:3]
+        if g is None or torch.is_grad_enabled() or not fits(x, W, None, ctx.geometry, True, g, f):
+            return plain.PatchNormLikeTransposed.backward(Unpacked(ctx, kept), g, *_)
+        settings = ctx.kappa, ctx.geometry, ctx.needs_input_grad[:3], True
+        # grouped-transposed-convolution/norm-like/backward-db
+        # grouped-transposed-convolution/norm-like/backward-dW
+        # grouped-transposed-convolution/norm-like/backward-dx
+        dx, dW, db = backward(KERNELS, "patch_norm_like_transposed_backward", g, x, W, None, f, *settings)
+        return dx, dW, db, None, None, None
+
+
+OPERATOR = register_map(
+    "cpp_patch_norm_like_transposed",
+    PatchSignature(("x", "W", "b"), ("x", "W")),
+    HostPasses(PatchNormLikeTransposed, plain.PatchNormLikeTransposed, 3, (0, 1), True),
+    HostPasses(plain.PatchNormLikeTransposed, plain.PatchNormLikeTransposed, 3, (0, 1), True),
+)
+
+
+class PatchNormLikeTransposedReverse:
+    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+
+    forward = staticmethod(plain.PatchNormLikeTransposedReverse.forward)
+    suits = staticmethod(suits)
+
+    @staticmethod
+    def apply(x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool) -> tuple[Tensor, ...]:
+        """Return the output and the scale; nothing else is kept."""
+        return OPERATOR(x, W, b, kappa, as_numbers(geometry), recompute)
