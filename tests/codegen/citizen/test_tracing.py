@@ -48,8 +48,9 @@ def compiled_again(module, batches):
 
 @pytest.mark.parametrize("name", marked(COMPILED))
 def test_one_compilation_serves_every_batch(name):
+    """On one side of the 1024 numbers from which on a graph may have kernels."""
     citizen = CITIZENS[name]
-    assert compiled_again(citizen.make(), [citizen.example(batch) for batch in (5, 7, 9)]) == 0
+    assert compiled_again(citizen.make(), [citizen.example(batch) for batch in (3, 4, 5)]) == 0
 
 
 @pytest.mark.slow
