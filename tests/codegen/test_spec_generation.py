@@ -21,10 +21,10 @@ from codegen.ir.interpret import interpret
 from codegen.lower.safe_names import MODULE_ATTRIBUTES
 from codegen.package import MANIFEST, write
 from codegen.plans.layers import layer_plan
+from codegen.targets.base import Target
 from derive.cancel import solve
 from derive.errors import UsageError
 from derive.spec import loads_spec
-from tests.codegen.convolution_files import CENTRED, drawn
 from tests.codegen.layer_files import AFFINE, FILES, toml
 from tests.emitted import file_of
 
@@ -374,14 +374,8 @@ def test_the_command_line(tmp_path, capsys):
 LOOK_UP = toml("look_up", "v n p", "t: p < v", "W: v n", "z: p n", "z[q, i] = W[t[q], i]")
 GAINED = toml("gained", "n m", "x: n", "W: m n, g: m", "z: m", "z[i] = g[i]*sum[j](W[i, j]*x[j])")
 SUMMED = toml("summed", "L P K", "x: L", "W: K", "z: P", "z[p] = sum[k](W[k]*(x[p + k] - sum[l:K](x[p + l])/K))")
-CENTRED_PATCHES = drawn(2, CENTRED).text
 REFUSED = [
     (SUMMED, [], "the sum of all entries of W is one number"),
-    (
-        CENTRED_PATCHES,
-        ["--targets", "torch,cpp"],
-        "targets: cpp cannot compute the layer 'drawn': its kernels are for convolutions",
-    ),
     (AFFINE.replace("scaled_affine", "json"), [], "would hide the module"),
     (AFFINE.replace('"scaled_affine"', '"a; import os"'), [], "cannot name a layer"),
     (AFFINE.replace("W", "training"), [], "'training' would hide what torch.nn.Module"),
@@ -401,6 +395,22 @@ def test_what_cannot_be_generated_is_refused_with_the_reason(tmp_path, capsys, t
     assert code == 2 and out == ""
     assert err.startswith("error: ") and message in err and "Traceback" not in err
     assert not (tmp_path / "made").exists()
+
+
+def test_a_target_that_lacks_what_a_layer_uses_is_named_or_left_out(tmp_path, capsys, monkeypatch):
+    """Every function of layer files has C++ code today; this is what is said of the first that has none."""
+
+    def lacking(target, layer, plans):
+        raise UsageError("no kernel knows gamma")
+
+    monkeypatch.setattr(Target, "layer_files", lacking)
+    file = tmp_path / "layer.toml"
+    file.write_text(GAINED)
+    code, _, err = run(capsys, "--spec", file, "--out", tmp_path / "made", "--targets", "torch,cpp")
+    assert code == 2 and "targets: cpp cannot compute the layer 'gained': its kernels lack a function" in err
+    assert "(no kernel knows gamma)" in err and not (tmp_path / "made").exists()
+    code, out, _ = run(capsys, "--spec", file, "--out", tmp_path / "made", "--json")
+    assert code == 0 and json.loads(out)["without"]["cpp"]["reason"] == "arithmetic"
 
 
 @pytest.mark.parametrize(
