@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -169,20 +169,26 @@ def are_far(x: Tensor) -> Tensor:
     return most > _FAR
 
 
+def with_far_images(forward: Callable[..., Sequence[Any]], x: Any, *others: Any) -> Sequence[Any]:
+    """Run ``forward`` on images ``x`` (B, ..), on far ones in float64; return the output and the rest.
+
+    The rest, which is kept for the backward pass, is that of a batch with ones in the place of far images.
+    """
+    far = are_far(x)
+    near, *rest = forward(torch.where(far, 1.0, x), *others)
+    wide = forward(*(a.double() if isinstance(a, Tensor) else a for a in (x, *others)))[0]
+    return torch.where(far, wide.to(near.dtype), near), *rest
+
+
 def apply(eager: type[Function], traced: Any, *arguments: Tensor | float | None) -> Tensor:
     """Return the first result, the map's output, of a generated function; see ``results``.
 
-    Of far images it is computed in float64, apart from the others, of which no bit depends on them.
+    Far images are computed in float64 apart from the others: no bit of these depends on them.
     """
     try:
         found = results(eager, traced, *arguments)
     except FarError:
-        wide = [a.double() if isinstance(a, Tensor) else a for a in arguments]
-        x, *others = arguments
-        assert isinstance(x, Tensor)
-        far = are_far(x)
-        near = apply(eager, traced, torch.where(far, 1.0, x), *others)
-        return torch.where(far, apply(eager, traced, *wide).to(near.dtype), near)
+        return with_far_images(lambda *given: (apply(eager, traced, *given),), *arguments)[0]
     output: Tensor = found[0] if type(found) is tuple else found
     return output
 

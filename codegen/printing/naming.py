@@ -163,9 +163,10 @@ def _kappa_context(family: Family | AngleFamily, normalising: bool) -> dict[str,
     defaults = [_number(plan.kappa_default) for plan in family.plans]
     above = [_number(plan.kappa_above) for plan in family.plans]
     default = defaults[0] if len(set(defaults)) == 1 else None
+    optional = family.without_bias is not None
     return {
-        "function_arguments": _arguments(family.without_bias is not None, default, normalising),
-        "inner_arguments": _inner_arguments(family.without_bias is not None, normalising),
+        "function_arguments": _arguments(optional, default, normalising),
+        "inner_arguments": [*map(_given, _arguments(optional, "1.0", normalising)), "backend: str | None"],
         "kappa_default": default,
         "kappa_words": _kappa_words(defaults, above),
         "kappa_choice": _choice("bias is None", defaults[-1], defaults[0]),
@@ -192,11 +193,9 @@ def _arguments(bias_optional: bool, kappa: str | None, centres: bool) -> list[st
     return ["x: Tensor", "weight: Tensor", bias, setting, *(["center: bool = False"] if centres else [])]
 
 
-def _inner_arguments(bias_optional: bool, centres: bool) -> list[str]:
-    """Return the arguments of the part of a function that comes after the fast path: all are given."""
-    bias = "bias: Tensor | None" if bias_optional else "bias: Tensor"
-    center = ["center: bool"] if centres else []
-    return ["x: Tensor", "weight: Tensor", bias, "kappa: float", *center, "backend: str | None"]
+def _given(argument: str) -> str:
+    """Return an argument without its default, as in the part of a function to which all are given."""
+    return argument.partition(" =")[0]
 
 
 def _kappa_words(defaults: Sequence[str], above: Sequence[str]) -> str:

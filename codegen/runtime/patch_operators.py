@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from .operators import Passes
 from .patch_places import as_geometry
-from .rows import FarError, are_far
+from .rows import FarError, with_far_images
 
 
 class PatchSignature(NamedTuple):
@@ -50,12 +49,8 @@ class PatchPasses(Passes):
         settings = kappa, as_geometry(numbers), recompute
         try:
             z, f, kept = self._function.forward(*tensors, *settings)
-        except FarError:  # the backward pass of such images, in a graph that is compiled, gives no numbers
-            x, *others = tensors
-            far = are_far(x)
-            z, f, kept = self._function.forward(torch.where(far, 1.0, x), *others, *settings)
-            wide = self._function.forward(*(t.double() for t in tensors), *settings)[0]
-            z = torch.where(far, wide.to(z.dtype), z)
+        except FarError:  # in a compiled graph the backward pass of such images gives no finite numbers
+            z, f, kept = with_far_images(lambda *given: self._function.forward(*given, *settings), *tensors)
         return z, f, z.new_empty(0) if kept is None else kept
 
     def differentiated(

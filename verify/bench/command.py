@@ -11,12 +11,12 @@ from derive.errors import UsageError
 from verify.bench.against import SCHEMA as AGAINST
 from verify.bench.against import Compared, compare, print_compared
 from verify.bench.growth import SCHEMA as GROWTH_RUNS
-from verify.bench.growth import SECONDS as A_POINT
 from verify.bench.growth import Growth, measure_growth
 from verify.bench.growth_table import plot_growth, print_growth
 from verify.bench.layer_speed import LayerSpeed
 from verify.bench.record import write_text
 from verify.bench.results_file import append, check_file, described
+from verify.bench.rows import SCHEMA as LAYERS
 from verify.bench.rows import Speed
 from verify.bench.shapes import Shape, default_shapes, parse_shape
 from verify.bench.speed import DEFAULT_DTYPES, Progress, Request, measure, thread_counts
@@ -71,9 +71,7 @@ def bench_against(folder: Path, settings: Settings) -> None:
             f"--plot {str(settings.plot)!r} draws the ratios to torch's layers; leave it out with --against"
         )
     request, counts = _requested(settings)
-    if settings.out is not None:
-        check_file(settings.out, AGAINST)
-    measured(settings, counts, lambda progress: compare(request, folder, progress), print_compared)
+    measured(settings, AGAINST, counts, lambda progress: compare(request, folder, progress), print_compared)
 
 
 def _requested(settings: Settings) -> tuple[Request, tuple[int, ...]]:
@@ -85,68 +83,63 @@ def _requested(settings: Settings) -> tuple[Request, tuple[int, ...]]:
 def bench_layers(settings: Settings) -> None:
     """Measure the shipped layers and report."""
     request, counts = _requested(settings)
-    if settings.out is not None:
-        check_file(settings.out)
-    if settings.plot is not None:
-        check_folder(settings.plot.parent, (settings.plot.name,))
-    last = measured(settings, counts, lambda progress: measure(request, progress), print_speed)
-    if settings.plot is not None:
-        write_text(settings.plot, drawn(last))
+    measured(settings, LAYERS, counts, lambda progress: measure(request, progress), print_speed, drawn)
 
 
 def bench_suite(suite: str, settings: Settings) -> None:
-    """Measure every kind of layer against torch's with a normaliser and report; UsageError for what does not fit."""
+    """Run a suite and report; UsageError for what does not fit."""
     if suite not in SUITES:
         raise UsageError(f"suite {suite!r} is not known; choose one of {', '.join(SUITES)}")
-    unfit = {
+    unfit: dict[str, object] = {
         "--shapes": settings.shapes,
         "--dtype": settings.dtype,
-        "--quick": settings.quick and suite != GROWTH,
-        "--plot": settings.plot if suite != GROWTH else None,
     }
+    if suite != GROWTH:
+        unfit |= {"--quick": settings.quick, "--plot": settings.plot}
     for option, given in unfit.items():
         if given:
-            draws = "" if option != "--plot" else f", and `--suite {GROWTH}` alone draws"
+            draws = f", and `--suite {GROWTH}` alone draws" if option == "--plot" else ""
             raise UsageError(f"--suite has its own shapes and types{draws}; leave out {option}")
     settings.request()
-    if suite == GROWTH:
-        _bench_growth(settings)
-        return
     counts = thread_counts(settings.threads)
-    if settings.out is not None:
-        check_file(settings.out, SUITE)
     seconds = SECONDS[suite] if settings.seconds is None else settings.seconds
-    measured(
-        settings,
-        counts,
-        lambda progress: measure_suite(suite, settings.device, seconds, settings.seed, progress),
-        print_suite,
-    )
-
-
-def _bench_growth(settings: Settings) -> None:
-    """Measure what layers cost as they grow, report, and draw it where a picture is asked for."""
-    counts = thread_counts(settings.threads)
-    if settings.out is not None:
-        check_file(settings.out, GROWTH_RUNS)
-    if settings.plot is not None:
-        check_folder(settings.plot.parent, (settings.plot.name,))
-    seconds = A_POINT if settings.seconds is None else settings.seconds
-    most = _FEW if settings.quick else 0
-    last = measured(
-        settings,
-        counts,
-        lambda progress: measure_growth(settings.device, seconds, settings.seed, progress, most),
-        print_growth,
-    )
-    if settings.plot is not None:
-        write_text(settings.plot, plot_growth(last))
+    device, seed = settings.device, settings.seed
+    if suite == GROWTH:
+        most = _FEW if settings.quick else 0
+        measured(
+            settings,
+            GROWTH_RUNS,
+            counts,
+            lambda progress: measure_growth(device, seconds, seed, progress, most),
+            print_growth,
+            plot_growth,
+        )
+    else:
+        measured(
+            settings,
+            SUITE,
+            counts,
+            lambda progress: measure_suite(suite, device, seconds, seed, progress),
+            print_suite,
+        )
 
 
 def measured(
-    settings: Settings, counts: tuple[int, ...], run: Callable[[Progress], Run], show: Callable[[Run], None]
-) -> Run:
-    """Measure with each number of threads; add every run to the file of results, show it, and return the last."""
+    settings: Settings,
+    schema: str,
+    counts: tuple[int, ...],
+    run: Callable[[Progress], Run],
+    show: Callable[[Run], None],
+    draw: Callable[[Run], str] | None = None,
+) -> None:
+    """Measure with each number of threads; add every run to the file of results, show it, and draw the last.
+
+    Files that cannot be written, or hold something else than runs of ``schema``, are a UsageError before that.
+    """
+    if settings.out is not None:
+        check_file(settings.out, schema)
+    if settings.plot is not None:
+        check_folder(settings.plot.parent, (settings.plot.name,))
     runs: list[dict[str, Any]] = []
     for count in counts:
         with watching() as watcher, so_many_threads(count):
@@ -158,4 +151,5 @@ def measured(
             show(speed)
     if settings.json:
         print_json(runs[0] if len(runs) == 1 else {"schema": runs[0]["schema"], "runs": runs})
-    return speed
+    if settings.plot is not None and draw is not None:
+        write_text(settings.plot, draw(speed))

@@ -24,12 +24,11 @@ from torch import nn
 import affine_divergence as ad
 from verify.bench.launch import interleaved
 from verify.bench.limits import Limits, measure_limits
-from verify.bench.shapes import rotated
+from verify.bench.shapes import feeds_of, seeded
 from verify.bench.speed import Progress
 from verify.threads import so_many_threads
 
 SCHEMA = "affdiv.bench-growth/1"
-SECONDS = 1.5
 CLIFF = 2.0  # how much faster than its limit a time may grow from one size to the next
 _LEAST_ROUNDS = 7
 _BYTES = 4  # of a number: float32
@@ -98,10 +97,14 @@ class Growth:
     rows: tuple[GrowthRow, ...]
 
     @property
+    def by_curve(self) -> dict[tuple[str, str], list[GrowthRow]]:
+        """The rows of each curve by its name and by what grows, in order."""
+        return {key: list(rows) for key, rows in groupby(self.rows, key=lambda row: (row.curve, row.axis))}
+
+    @property
     def curves(self) -> list[Curve]:
         """What each curve says, in order; curves over threads are not judged, for threads are no work."""
-        names = dict.fromkeys((row.curve, row.axis) for row in self.rows if row.axis != "threads")
-        return [curve([row for row in self.rows if row.curve == name], name, axis) for name, axis in names]
+        return [curve(rows, *key) for key, rows in self.by_curve.items() if key[1] != "threads"]
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as plain data, in the schema ``affdiv.bench-growth/1`` once its circumstances are added."""
@@ -152,13 +155,8 @@ def measure_growth(device: str, seconds: float, seed: int, progress: Progress, m
 def _measured(
     case: Case, device: str, seconds: float, seed: int, limits: Limits, progress: Callable[[float], None]
 ) -> GrowthRow:
-    modules = []
-    for make in (case.torchs, case.ours):
-        torch.manual_seed(seed)
-        modules.append(make().to(device=device))
-    with torch.no_grad():
-        z = modules[0](torch.zeros(case.input_shape, device=device))
-    feeds = rotated(case.input_shape, tuple(z.shape), device, torch.float32, seed)
+    modules = seeded((case.torchs, case.ours), device, torch.float32, seed)
+    feeds = feeds_of(modules[0], case.input_shape, device, torch.float32, seed)
     plain, ours = interleaved(modules, feeds, device, seconds, _LEAST_ROUNDS, progress)
     return GrowthRow(
         curve=case.curve,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,7 +23,7 @@ _OURS, _TORCH, _LIMIT = "#c2185b", "#8a94a6", "#222222"
 def print_growth(found: Growth, console: Console | None = None) -> None:
     """Print a table a curve, then what each says."""
     console = console or Console(highlight=False, width=WIDTH)
-    for (name, axis), rows in _curves(found):
+    for (name, axis), rows in found.by_curve.items():
         console.print(Text(f"{name}, by {axis}", style="bold"))
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
         for heading in _HEADINGS:
@@ -45,15 +43,11 @@ def _ratios(row: GrowthRow) -> tuple[str, str]:
     return ratio_digits(row.ours / row.torchs), ratio_digits(row.ours / row.limit)
 
 
-def _curves(found: Growth) -> list[tuple[tuple[str, str], list[GrowthRow]]]:
-    return [(key, list(rows)) for key, rows in groupby(found.rows, key=lambda row: (row.curve, row.axis))]
-
-
 def plot_growth(found: Growth) -> str:
     """Return a panel a curve as an SVG text: time by size, both logarithmic, with the limit as a dashed line."""
     from matplotlib.figure import Figure
 
-    curves = _curves(found)
+    curves = list(found.by_curve.items())
     down = -(-len(curves) // _COLUMNS)
     figure = Figure(figsize=(8.0, 2.3 * down), layout="constrained")
     panels = figure.subplots(down, _COLUMNS, squeeze=False).flatten()

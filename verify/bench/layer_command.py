@@ -7,7 +7,6 @@ from verify.bench.command import Settings, measured
 from verify.bench.layer_sizes import default_sizes, parse_sizes
 from verify.bench.layer_speed import SCHEMA, measure_layer
 from verify.bench.layer_table import print_layer_speed
-from verify.bench.results_file import check_file
 from verify.bench.speed import thread_counts
 from verify.checks.layer_files.package import layer_file
 
@@ -24,8 +23,8 @@ def bench_layer(spec: str, settings: Settings) -> None:
     assert layer is not None
     named = settings.shapes.split(",") if settings.shapes else []
     sizes = [parse_sizes(layer, text) for text in named] or default_sizes(layer, settings.quick)
-    if settings.out is not None:
-        check_file(settings.out, SCHEMA)
     if file.refusal:
         raise UsageError(file.refusal)
-    measured(settings, counts, lambda progress: measure_layer(request, file, sizes, progress), print_layer_speed)
+    measured(
+        settings, SCHEMA, counts, lambda progress: measure_layer(request, file, sizes, progress), print_layer_speed
+    )

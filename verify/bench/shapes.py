@@ -6,10 +6,11 @@ B x in x out x length x kernel         a convolution of B square images, padded 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from derive.errors import UsageError
 
@@ -137,3 +138,19 @@ def rotated(
         return torch.randn(axes, generator=generator).to(device=device, dtype=dtype).contiguous(memory_format=layout)
 
     return [Feed(random(inputs).requires_grad_(), random(outputs)) for _ in range(count)]
+
+
+def seeded(makes: Sequence[Callable[[], nn.Module]], device: str, dtype: torch.dtype, seed: int) -> list[nn.Module]:
+    """Return modules, each made with the same random numbers."""
+    made = []
+    for make in makes:
+        torch.manual_seed(seed)
+        made.append(make().to(device=device, dtype=dtype))
+    return made
+
+
+def feeds_of(module: nn.Module, input_shape: tuple[int, ...], device: str, dtype: torch.dtype, seed: int) -> list[Feed]:
+    """Return sets of random tensors for a module, whose output says what shape is sent back."""
+    with torch.no_grad():
+        output = module(torch.zeros(input_shape, device=device, dtype=dtype)).shape
+    return rotated(input_shape, tuple(output), device, dtype, seed)

@@ -24,12 +24,12 @@ from verify.bench.compiled import compiled
 from verify.bench.launch import Times, interleaved
 from verify.bench.limits import Limits, measure_limits
 from verify.bench.memory import peak_bytes, saved_bytes
-from verify.bench.shapes import Feed, rotated
+from verify.bench.shapes import Feed, feeds_of, seeded
 from verify.bench.speed import DTYPES, Progress
-from verify.bench.suite_cases import QUICK, Case, cases
+from verify.bench.suite_cases import FULL, GROWTH, QUICK, Case, cases
 
 SCHEMA = "affdiv.bench-suite/1"
-SECONDS = {QUICK: 4.0, "full": 10.0}
+SECONDS = {QUICK: 4.0, FULL: 10.0, GROWTH: 1.5}
 AHEAD, LEVEL, BEHIND = "ahead", "level", "behind"
 _LEAST_ROUNDS = 12
 
@@ -105,7 +105,7 @@ def _measured(
     """Return the row of a case, and with ``compiles`` that of its compiled modules; all are launched in turn."""
     torch.compiler.reset()  # what was compiled for another shape would make this one more general and slower
     plain = _modules(case, device, seed)
-    feeds = _feeds(case, plain[0], device, seed)
+    feeds = feeds_of(plain[0], case.input_shape, device, DTYPES[case.dtype], seed)
     saved = tuple(saved_bytes(m, feeds[0]) for m in plain)
     peak = tuple(peak_bytes(m, feeds[0]) for m in plain)
     fused, missing = _compiled(case, device, seed, feeds[0]) if compiles else ([], "")
@@ -120,11 +120,7 @@ def _measured(
 
 
 def _modules(case: Case, device: str, seed: int) -> list[nn.Module]:
-    made = []
-    for make in (case.torchs, case.peer, case.ours):
-        torch.manual_seed(seed)
-        made.append(make().to(device=device, dtype=DTYPES[case.dtype]))
-    return made
+    return seeded((case.torchs, case.peer, case.ours), device, DTYPES[case.dtype], seed)
 
 
 def _compiled(case: Case, device: str, seed: int, feed: Feed) -> tuple[list[nn.Module], str]:
@@ -136,12 +132,6 @@ def _compiled(case: Case, device: str, seed: int, feed: Feed) -> tuple[list[nn.M
     except (RuntimeError, TypeError, ValueError) as problem:
         return [], f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"
     return made, ""
-
-
-def _feeds(case: Case, module: nn.Module, device: str, seed: int) -> list[Feed]:
-    with torch.no_grad():
-        output = module(torch.zeros(case.input_shape, device=device, dtype=DTYPES[case.dtype])).shape
-    return rotated(case.input_shape, tuple(output), device, DTYPES[case.dtype], seed)
 
 
 def _row(case: Case, times: Sequence[Times], base: Times) -> SuiteRow:

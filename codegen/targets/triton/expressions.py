@@ -73,9 +73,8 @@ class TileExpressionPrinter(ExpressionPrinter):
 
     def _power(self, expression: Pow) -> tuple[str, int]:
         base, exponent = expression.base, expression.exp
-        if exponent == -2:  # one after the other: the square may leave the range where its inverse only vanishes
-            divisor = self.text(base, _ATOM)
-            return f"1 / {divisor} / {divisor}", _PRODUCT
+        if exponent.is_Integer and exponent < 0:  # in turn: a power may leave the range where its inverse only vanishes
+            return "1" + f" / {self.text(base, _ATOM)}" * -int(exponent), _PRODUCT
         if exponent.is_Rational and exponent < 0:
             return f"1 / {self.text(1 / expression, _POWER)}", _PRODUCT
         if not (exponent.is_Rational and exponent.q <= 2):

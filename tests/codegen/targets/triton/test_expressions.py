@@ -35,7 +35,7 @@ ROLES = Roles(B, N, M)
         (q.entry / (kappa - 1), "q / kappa_minus_1", {"kappa_minus_1": "kappa - 1"}),
         (q.entry**2 * f.entry, "f * (q * q)", {}),
         (1 / q.entry**2, "1 / q / q", {}),
-        (1 / q.entry**3, "1 / (q * q * q)", {}),
+        (1 / q.entry**3, "1 / q / q / q", {}),
         (q.entry ** sympy.Rational(3, 2), "q * tl.sqrt(q)", {}),
         (q.entry ** sympy.Rational(-1, 2), "1 / tl.sqrt(q)", {}),
         (q.entry ** sympy.Rational(1, 3), "tl.exp((1 / 3) * tl.log(q))", {}),
