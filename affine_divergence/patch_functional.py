@@ -14,14 +14,9 @@ from torch import Tensor
 
 from .kernels.patch_maps import CONVOLUTIONS, TRANSPOSED, Map, choose
 from .runtime.checks import as_one_type, check_kappa
-from .runtime.patch_checks import (
-    around,
-    check_extra,
-    check_reach,
-    check_shapes,
-    each_axis,
-)
-from .runtime.patches import ROOM, Geometry, split
+from .runtime.patch_checks import check_shapes
+from .runtime.patch_settings import around, check_extra, check_reach, each_axis
+from .runtime.patches import ROOM, Geometry, reach, split
 
 __all__ = [
     "patch_norm_conv1d", "patch_norm_conv2d", "patch_norm_conv3d", "patch_norm_conv_transpose1d",
@@ -325,7 +320,7 @@ def _convolution(
     if any(before != after for before, after in ends):
         x = F.pad(x, [end for before, after in reversed(ends) for end in (0, after - before)])
     geometry = Geometry(kernel, stride, tuple(min(pair) for pair in ends), dilation, (0,) * axes)
-    check_reach(name, x.shape[-axes:], geometry)
+    check_reach(name, x.shape[-axes:], kernel, geometry.padding, dilation)
     return _grouped((name, backend, chosen), axes, x, weight, bias, groups, (kappa, geometry, recompute))
 
 
@@ -347,7 +342,7 @@ def _transposed(
     words = (("stride", given[0], 1), ("padding", given[1], 0), ("dilation", given[4], 1), ("output_padding", given[2], 0))
     stride, padding, dilation, extra = (each_axis(name, word, value, axes, least) for word, value, least in words)
     geometry = Geometry(tuple(weight.shape[2:]), stride, padding, dilation, extra)
-    check_extra(name, x.shape[-axes:], geometry)
+    check_extra(name, reach(x.shape[-axes:], geometry), extra, stride, dilation)
     return _grouped((name, backend, chosen), axes, x, weight, bias, groups, (kappa, geometry, recompute))
 
 

@@ -15,7 +15,7 @@ from .runtime.backends import check_backend
 from .runtime.checks import check_features, check_init, check_kappa
 from .runtime.leaf import leaf
 from .runtime.operands import PLAIN
-from .runtime.patch_checks import around, check_groups, each_axis
+from .runtime.patch_settings import around, check_groups, each_axis
 
 __all__ = ["PatchNormConv1d", "PatchNormConv2d", "PatchNormConv3d", "PatchNormConvTranspose1d", "PatchNormConvTranspose2d", "PatchNormConvTranspose3d"]
 

@@ -93,10 +93,14 @@ class LayerPlan:
         return tuple(self.names[t.name] for t in tensors if t.name not in integers)
 
 
-def layer_plan(solution: CancellingMap, name: str = "") -> LayerPlan:
-    """Return the plan of a cancelling map of any layer; raise ``UsageError`` for names that code cannot use."""
+def layer_plan(solution: CancellingMap, name: str = "", convolutions: bool = False) -> LayerPlan:
+    """Return the plan of a cancelling map of any layer; raise ``UsageError`` for names that code cannot use.
+
+    With ``convolutions`` sums over patches are convolutions, not contractions of what was gathered.
+    """
     energy = solution.mapped.definitions[len(solution.layer.definitions)].name
-    made = plan_of(solution.mapped, name or solution.name, solution.kind, offsets(solution.layer), energy)
+    starts_at_zero = offsets(solution.layer)
+    made = plan_of(solution.mapped, name or solution.name, solution.kind, starts_at_zero, energy, convolutions)
     return replace(
         made,
         kappa=solution.kappa,
@@ -106,16 +110,23 @@ def layer_plan(solution: CancellingMap, name: str = "") -> LayerPlan:
     )
 
 
-def plan_of(layer: Layer, name: str, kind: str, starts_at_zero: tuple[str, ...], energy: str | None) -> LayerPlan:
+def plan_of(
+    layer: Layer,
+    name: str,
+    kind: str,
+    starts_at_zero: tuple[str, ...],
+    energy: str | None,
+    convolutions: bool = False,
+) -> LayerPlan:
     """Return the plan of a layer that has no setting kappa, or is given one afterwards.
 
     ``starts_at_zero`` are the parameters that are offsets; ``energy`` names the definition at whose zeros scales are
-    made finite. Raise ``UsageError`` for names that code cannot use.
+    made finite; ``convolutions`` as in ``layer_plan``. Raise ``UsageError`` for names that code cannot use.
     """
     public = [t.name for t in (*layer.inputs, *layer.parameters)]
     check_public_names(layer, [*public, *(str(s) for s in layer.sizes if s != BATCH.size)])
     names = local_names(layer)
-    program = lower(with_names(layer, names))
+    program = lower(with_names(layer, names), convolutions)
     integers = {names[t.name] for t in layer.inputs if t.values is not None}
     wanted = [v.name for v in program.inputs if v.name not in integers]
     saved = _saved(program, wanted, [names[d.name] for d in layer.definitions])

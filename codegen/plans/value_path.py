@@ -32,9 +32,10 @@ NAME = "affine-like"
 
 @dataclass(frozen=True)
 class ValuePath:
-    """The corrected value path ``solution``, and the ``plan`` of the same map of the mixed input."""
+    """The corrected value path ``solution``, and the same map of the mixed input: as solved, and its ``plan``."""
 
     solution: CancellingMap
+    by_head: CancellingMap
     plan: Plan
 
     @property
@@ -54,6 +55,7 @@ def value_path() -> ValuePath:
     names = _equations(by_head.mapped, solution.mapped)
     return ValuePath(
         solution,
+        by_head,
         replace(
             found,
             scale=_renamed(found.scale, names),

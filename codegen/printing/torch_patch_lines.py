@@ -7,7 +7,7 @@ meets numbers that vary along the channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import sympy
 from sympy import Add, Expr, Indexed, Symbol
@@ -15,34 +15,12 @@ from sympy import Add, Expr, Indexed, Symbol
 from codegen.ir.program import Contract, Convolve, Instruction, Magnitude, Pointwise, Program, Value, name_of
 from codegen.printing.buffers import buffers, chain
 from codegen.printing.expressions import ExpressionPrinter
+from codegen.printing.patch_space import Space, role_of
 from codegen.printing.torch_lines import Line
-from derive.algebra.index import Index
 from derive.errors import UsageError
 from derive.forward_map import BATCH
 
 _KERNEL_ENTRIES = Symbol("math.prod(geometry.kernel)", positive=True, integer=True)
-
-
-class Space:
-    """Which axes of a program are space, and where its values lie in a tensor."""
-
-    def __init__(self, program: Program) -> None:
-        links = [link for i in program.instructions if isinstance(i, Convolve) for link in i.links]
-        self.kernels = {link.kernel.size for link in links}
-        self.sizes = self.kernels | {i.size for link in links for i in (link.long, link.position)}
-
-    def features(self, indices: Iterable[Index]) -> list[Index]:
-        """Return the indices of groups and channels."""
-        return [i for i in indices if i.size not in self.sizes and i != BATCH]
-
-    def is_narrow(self, indices: Iterable[Index]) -> bool:
-        """Return whether a value along these indices holds one number a position, or one an image."""
-        own = tuple(indices)
-        return BATCH in own and len(self.features(own)) < 2
-
-    def is_kernel(self, indices: Iterable[Index]) -> bool:
-        """Return whether a value along these indices is laid out as a weight."""
-        return any(i.size in self.kernels for i in indices)
 
 
 class PatchPrinter:
@@ -97,7 +75,7 @@ class PatchPrinter:
         names = [i.target.name for i in found]
         wanted = "wanted[:3]" if len(found) == 3 else "(*wanted[:2], False)"
         kernel = next(name_of(o) for o in first.operands if o != cotangent)
-        turned = "" if _role(first, first.target.indices) == "long" else ", transposed=True"
+        turned = "" if role_of(first, first.target.indices) == "long" else ", transposed=True"
         results = ", ".join([*names, *["_"] * (3 - len(names))])
         call = f"{results} = gradients_of({name_of(cotangent)}, {self._source}, {kernel}, geometry, {wanted}{turned})"
         equations = [i.equation for i in found if i.equation]
@@ -212,8 +190,8 @@ class PatchPrinter:
 
     def _convolution(self, instruction: Convolve, bias: str | None = None) -> str:
         """Return the call that computes a convolution, its transpose, the gradient of a kernel or a sum of patches."""
-        role = _role(instruction, instruction.target.indices)
-        operands = {_role(instruction, o.indices): o for o in instruction.operands}
+        role = role_of(instruction, instruction.target.indices)
+        operands = {role_of(instruction, o.indices): o for o in instruction.operands}
         geometry = "geometry" if bias is None else f"geometry, bias={bias}"
         size = self._size(instruction, role)
         if role == "kernel":
@@ -252,15 +230,7 @@ class PatchPrinter:
 
     def _counted(self, expression: Expr) -> Expr:
         """Write the product of all lengths of a kernel as one number."""
-        present = [s for s in sorted(self._space.kernels, key=str) if s in expression.free_symbols]
-        if not present:
-            return expression
-        counted = expression.subs(present[0], _KERNEL_ENTRIES / sympy.Mul(*present[1:]))
-        if counted.free_symbols & self._space.kernels:
-            raise UsageError(
-                f"{self._program.name!r}: {expression} needs one length of a kernel; only their product is known"
-            )
-        return counted
+        return self._space.counted(expression, _KERNEL_ENTRIES)
 
     def _foldable(self) -> Iterable[tuple[str, tuple[Convolve, str, str]]]:
         """Sums of a convolution, which nothing else reads, and of a bias: one call computes both."""
@@ -282,9 +252,3 @@ class PatchPrinter:
                 producer = self._program.producers[products[0]]
                 assert isinstance(producer, Convolve)
                 yield user.target.name, (producer, products[0], biases[0])
-
-
-def _role(instruction: Convolve, indices: Sequence[Index]) -> str:
-    """Return which of the indices of a convolution's first link is among these."""
-    places = zip(instruction.links[0].indices, ("long", "position", "kernel"), strict=True)
-    return next(place for index, place in places if index in indices)

@@ -23,6 +23,7 @@ ALLOWED = {
     "rows.py": {"sqrt"},
     "patches.py": {LENGTHS, r"addcmul|mul_|addmm"},
     "patch_checks.py": {LENGTHS},
+    "patch_settings.py": {LENGTHS},
     "windows.py": {LENGTHS},
     "patch_modules.py.jinja": {LENGTHS},
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from codegen.lower.safe_names import local_sizes
@@ -12,15 +11,13 @@ from codegen.plans.layers import LayerPlan
 from codegen.plans.plain import SelfFactorPlan
 from codegen.printing.layer_words import factor_lengths, factor_words
 from codegen.printing.places import folder, folders, in_folder, placed, target_runtime
-from codegen.printing.rendering import SHARED, renderer
 from codegen.targets.jax.map_file import bare_code, computing, imports, map_context
 from codegen.targets.jax.naming import shared_context
 from codegen.targets.jax.printer import JaxPrinter
+from codegen.targets.jax.render import render
 from derive.export.text import text
 from derive.forward_map import Layer
 from derive.update import effective_update
-
-render = renderer(Path(__file__).parent / "templates", SHARED)
 
 
 def package_of_layer(layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan) -> dict[str, str]:

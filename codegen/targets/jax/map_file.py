@@ -8,8 +8,10 @@ from typing import Any
 
 from codegen.ir.program import Program, tangent_name
 from codegen.plans.layers import LayerPlan
+from codegen.plans.patch_maps import PatchMap
 from codegen.printing.layer_function import formulas, layer_sizes
 from codegen.printing.naming import snake
+from codegen.targets.jax.patch_printer import PatchPrinter
 from codegen.targets.jax.printer import JaxPrinter
 
 _POSITIONS = ("put", "quotient", "take", "within")
@@ -26,6 +28,11 @@ def map_context(plan: LayerPlan) -> dict[str, Any]:
     return _MapFile(plan).context()
 
 
+def patch_map_context(chosen: PatchMap, plan: LayerPlan) -> dict[str, Any]:
+    """Return the same for a map of a convolution."""
+    return _PatchMapFile(chosen, plan).context()
+
+
 def bare_code(lines: Iterable[str]) -> str:
     """Return lines without their texts in quotes and their comments."""
     return _COMMENTS.sub("", "\n".join(lines))
@@ -40,6 +47,7 @@ def imports(lines: Iterable[str]) -> dict[str, Any]:
         "uses_math": "math." in code,
         "uses_jnp": "jnp." in code,
         "uses_jax": "jax." in code,
+        "uses_patches": "patches." in code,
     }
 
 
@@ -47,20 +55,35 @@ class _MapFile:
     """The printed lines of one plan and the words around them."""
 
     def __init__(self, plan: LayerPlan) -> None:
-        self.plan, self._sizes = plan, layer_sizes(plan)
-        self._forward, self._backward, self._tangent = (
-            self._lines(p) for p in (plan.forward, plan.backward, plan.tangent)
-        )
-        words = set(re.findall(r"[A-Za-z_]\w*", bare_code([*self._forward, *self._backward, *self._tangent])))
-        self.used_sizes = tuple(str(s) for s, name in self._sizes.items() if name in words)
-        kappa = [] if plan.kappa is None else [str(plan.kappa)]
-        self._settings = [*kappa, *(name for name in self._sizes.values() if name in words)]
+        self.plan = plan
+        self._kept: set[str] = set()
+        forward = self._lines(plan.forward, plan.forward.outputs[0])
+        self._forward, self._backward, self._tangent = forward, self._lines(plan.backward), self._lines(plan.tangent)
+        self._settings = [*([] if plan.kappa is None else [f"{plan.kappa}: float"]), *self._numbers()]
 
-    def _lines(self, program: Program) -> list[str]:
+    def _lines(self, program: Program, result: str = "") -> list[str]:
+        """Print a program; the others read what the forward pass keeps as it does."""
         plan = self.plan
         tangents = {tangent_name(name) for name in plan.real_names}
         own = {*plan.real_names, plan.backward.inputs[0].name, *tangents}
-        return JaxPrinter(program, self._sizes, plan.types[program.name], own, tangents).lines()
+        printer = self._printer(program, own, tangents, result)
+        self._kept |= printer.wide if result else set()
+        return printer.lines()
+
+    def _printer(self, program: Program, own: set[str], tangents: set[str], result: str) -> JaxPrinter:
+        plan = self.plan
+        return JaxPrinter(program, layer_sizes(plan), plan.types[program.name], own, tangents, self._kept, result)
+
+    @property
+    def used_sizes(self) -> tuple[str, ...]:
+        """The sizes that lines mention, by the layer's own names."""
+        words = set(re.findall(r"[A-Za-z_]\w*", bare_code([*self._forward, *self._backward, *self._tangent])))
+        return tuple(str(s) for s, name in layer_sizes(self.plan).items() if name in words)
+
+    def _numbers(self) -> list[str]:
+        """Return the settings behind kappa."""
+        sizes = {str(s): name for s, name in layer_sizes(self.plan).items()}
+        return [f"{sizes[s]}: int" for s in self.used_sizes]
 
     def context(self) -> dict[str, Any]:
         """Return names, lines and sentences."""
@@ -78,12 +101,9 @@ class _MapFile:
             "digest": plan.digest,
             "module": snake(plan.name),
             **imports([*self._forward, *self._backward, *self._tangent]),
-            "arguments": [
-                *(f"{n}: Array" for n in tensors),
-                *(f"{n}: {'float' if n == str(plan.kappa) else 'int'}" for n in self._settings),
-            ],
-            "call": ", ".join([*tensors, *self._settings]),
-            "settings": [f"{n}: {'float' if n == str(plan.kappa) else 'int'}" for n in self._settings],
+            "arguments": [*(f"{n}: Array" for n in tensors), *self._settings],
+            "call": ", ".join([*tensors, *(setting.partition(":")[0] for setting in self._settings)]),
+            "settings": self._settings,
             "static": _tuple([str(k) for k in range(len(tensors), len(tensors) + len(self._settings))]),
             "like": plan.real_names[0],
             "computing": computing([n for n in tensors if n in real]),
@@ -104,6 +124,25 @@ class _MapFile:
             "tangent_lines": self._tangent,
             "tangent": plan.tangent.outputs[0],
         }
+
+
+class _PatchMapFile(_MapFile):
+    """The same of a map of a convolution, whose numbers are a geometry."""
+
+    def __init__(self, chosen: PatchMap, plan: LayerPlan) -> None:
+        self._chosen = chosen
+        super().__init__(plan)
+
+    def _printer(self, program: Program, own: set[str], tangents: set[str], result: str) -> JaxPrinter:
+        source, types = self.plan.real_names[0], self.plan.types[program.name]
+        return PatchPrinter(program, types, own, source, tangents, self._kept, result)
+
+    def _numbers(self) -> list[str]:
+        return ["geometry: patches.Geometry"]
+
+    def context(self) -> dict[str, Any]:
+        """Return names, lines and sentences."""
+        return super().context() | {"uses_patches": True, "module": self._chosen.module}
 
 
 def computing(names: Sequence[str]) -> str:

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import sympy
-from sympy import Expr, Indexed, Pow, Symbol
+from sympy import Add, Expr, Indexed, Mul, Pow, Symbol, preorder_traversal
 
 from codegen.ir.program import (
     Contract,
+    Convolve,
     Gather,
     Instruction,
     Mask,
@@ -26,7 +27,7 @@ from codegen.ir.program import (
     name_of,
 )
 from codegen.lower.gather_layout import placement_of
-from codegen.passes.accumulation import FLAT, Types
+from codegen.passes.accumulation import FLAT, Types, degree_of
 from codegen.printing.array_text import axes_in_place, bare_indices, einsum_equation, mask_text, position_text
 from codegen.printing.expressions import ExpressionPrinter
 from derive.algebra.index import Index
@@ -49,12 +50,17 @@ _FUNCTIONS = {
 class JaxPrinter:
     """Prints one program.
 
+    What grows as the inputs do is wide, and so is all arithmetic with it: a sum of entries near the end of the range
+    of float32, and the product with a scale below its least number, have room.
+
     Args:
         program: the program.
         sizes: how axis lengths and offsets are written.
-        types: which values are wide.
+        types: how values grow.
         own: the inputs that have the type of the layer's tensors, exactly.
         tangents: the inputs that are tangents: what is done with them must be linear.
+        kept: the inputs that are wide, which another program has computed.
+        result: the output that has the type of the layer's tensors; all of them if none is named.
     """
 
     def __init__(
@@ -64,6 +70,8 @@ class JaxPrinter:
         types: Types,
         own: Iterable[str],
         tangents: Iterable[str] = (),
+        kept: Iterable[str] = (),
+        result: str = "",
     ) -> None:
         taken = sorted(WORDS & {*program.values, *sizes.values()})
         if taken:
@@ -72,17 +80,32 @@ class JaxPrinter:
                 "give the tensor or size another name"
             )
         self._program, self._own = program, frozenset(own)
-        self._wide, self._computed_wide = set(types.wide), set(types.computed_wide)
+        self._degrees = types.degrees
+        self.wide, self._computed_wide = set(kept) & {v.name for v in program.inputs}, set[str]()
         self._linear = set(tangents)
+        narrow = {result} if result else set(program.outputs)
         for instruction in program.instructions:
             name = instruction.target.name
             if any(name_of(e) in self._linear for e in instruction.reads):
                 self._linear.add(name)
-                if types.degrees[name] != FLAT:  # what JAX transposes grows as fast, the other way
-                    self._computed_wide.add(name)
-                    self._wide |= {name} - set(program.outputs)
+            if self._is_wide(instruction):
+                self._computed_wide.add(name)
+                self.wide |= {name} - narrow
         batched = next((v.name for v in program.inputs if BATCH in v.indices), "")
         self._sizes = {**sizes, BATCH.size: f"{batched}.shape[0]"}
+
+    def _is_wide(self, instruction: Instruction) -> bool:
+        """Whether an instruction computes with numbers of any size."""
+        if any(name_of(e) in self.wide for e in instruction.reads):
+            return True
+        if isinstance(instruction, Pointwise):
+            parts = [p for p in preorder_traversal(instruction.expression) if isinstance(p, Mul | Pow | Add)]
+            return any(degree_of(p, self._degrees) != FLAT for p in parts)
+        return isinstance(instruction, Contract | Convolve) and any(map(self._grows, instruction.operands))
+
+    def _grows(self, entry: Indexed) -> bool:
+        """Whether an entry is as large or as small as the inputs are."""
+        return self._degrees.get(name_of(entry), FLAT) != FLAT or name_of(entry) in self.wide
 
     def lines(self) -> list[str]:
         """Return the lines that assign every value, in order; each names the equation that it implements."""
@@ -96,6 +119,8 @@ class JaxPrinter:
         match instruction:
             case Contract():
                 text = self._contraction(instruction)
+            case Convolve():
+                text = self._convolution(instruction)
             case Pointwise():
                 text = self._pointwise(instruction)
             case Gather():
@@ -110,28 +135,42 @@ class JaxPrinter:
                 kind = type(instruction).__name__.lower()
                 raise UsageError(f"the jax target cannot print {instruction.target.name!r}, a {kind}")
         name = instruction.target.name
-        narrows = name in self._computed_wide and name not in self._wide
+        narrows = name in self._computed_wide and name not in self.wide
         return f"wide.narrow({text})" if narrows else text
 
     def _contraction(self, instruction: Contract) -> str:
-        equation = f'"{einsum_equation(instruction)}"'
-        names = [name_of(o) for o in instruction.operands]
+        equation = einsum_equation(instruction)
+        operands, names = instruction.operands, [name_of(o) for o in instruction.operands]
+        in_type = len(names) == 2 and self._own >= set(names)
         if instruction.target.name in self._computed_wide:
-            marked = [self._widened(n) if n in self._linear else n for n in names]
-            return f"wide.contract({equation}, {', '.join(marked)})"
-        operands = [f"wide.narrow({n})" if n in self._wide else n for n in names]
-        if len(names) == 2 and self._own >= set(names):
-            return f"wide.product({equation}, {', '.join(operands)}, dtype)"
-        return f"jnp.einsum({equation}, {', '.join(operands)})"
+            marked = [self._operand(o) for o in operands]
+            options = ", dtype=dtype" if in_type else ""
+            along_samples = len(operands) == 2 and all(BATCH in o.indices and self._grows(o) for o in operands)
+            if BATCH in instruction.summed and along_samples:
+                options += f', samples="{equation[list(operands[0].indices).index(BATCH)]}"'
+            return f'wide.contract("{equation}", {", ".join(marked)}{options})'
+        if in_type:
+            return f'wide.product("{equation}", {", ".join(names)}, dtype)'
+        return f'jnp.einsum("{equation}", {", ".join(names)})'
+
+    def _convolution(self, instruction: Convolve) -> str:
+        raise UsageError(
+            f"the jax target cannot print {instruction.target.name!r}, a convolution among gathered values"
+        )
+
+    def _operand(self, entry: Indexed) -> str:
+        """Return a factor of a wide sum: a wide number where it grows or is a tangent, else the array."""
+        name = name_of(entry)
+        return self._widened(name) if self._grows(entry) or name in self._linear else name
 
     def _peak(self, instruction: Peak) -> str:
         axes, name = tuple(instruction.operand.indices), name_of(instruction.operand)
-        operand = f"wide.narrow({name})" if name in self._wide else name
+        operand = f"wide.narrow({name})" if name in self.wide else name
         along = ", ".join(str(k) for k, i in enumerate(axes) if i in instruction.summed)
         left = tuple(i for i in axes if i not in instruction.summed)
         order = tuple(left.index(i) for i in instruction.target.indices)
         text = _permuted(f"jnp.max({operand}, ({along},))", order)
-        return f"wide.of({text})" if instruction.target.name in self._wide else text
+        return f"wide.of({text})" if instruction.target.name in self.wide else text
 
     def _pointwise(self, instruction: Pointwise) -> str:
         target, expression = instruction.target.indices, instruction.expression
@@ -143,7 +182,7 @@ class JaxPrinter:
             name = name_of(found)
             if computed_wide:
                 name = self._widened(name)
-            elif name in self._wide:
+            elif name in self.wide:
                 name = f"wide.narrow({name})"
             return _spread(name, tuple(found.indices), target, not set(target) <= covered)
 
@@ -154,7 +193,7 @@ class JaxPrinter:
         return f"wide.spread({text}, {shape})" if covered else f"jnp.full({shape}, {text}, wide.type_of(dtype))"
 
     def _widened(self, name: str) -> str:
-        if name in self._wide:
+        if name in self.wide:
             return name
         return f"wide.{'linear' if name in self._linear else 'of'}({name})"
 

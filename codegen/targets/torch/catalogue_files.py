@@ -28,6 +28,7 @@ _RUNTIME = (
     "example_call.py",
     "patches.py",
     "patch_checks.py",
+    "patch_settings.py",
 )
 
 

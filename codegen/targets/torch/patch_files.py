@@ -7,74 +7,22 @@ from typing import Any
 
 from codegen.catalogue import PATCHES, public_names
 from codegen.plans.patch_maps import PatchMap
-from codegen.printing.expressions import ExpressionPrinter
 from codegen.printing.naming import BACKEND_WORDS, INIT_WORDS, quoted
+from codegen.printing.patch_words import patch_tables, patch_words
 from codegen.printing.places import folder_of
 from codegen.targets.torch.patch_function import patch_context
-from derive.errors import UsageError
 
 MODULES, FUNCTIONS = public_names(PATCHES, "modules"), public_names(PATCHES, "functions")
-DEFAULT_FORM = "affine-like"
-_ZERO = " A patch of zeros has no direction: its weight part and its gradient are zero."
 
 
 def patch_contexts(maps: Sequence[PatchMap]) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Return the template and its context for each file."""
     ordered = sorted(maps, key=lambda m: m.module)
-    words = _words(ordered)
+    words = {**patch_words(ordered), "init_words": INIT_WORDS, "backend_words": BACKEND_WORDS}
     files: dict[str, tuple[str, Mapping[str, Any]]] = {
         f"{folder_of('torch')}/{m.module}.py": ("patch_function.py", patch_context(m)) for m in ordered
     }
-    files["kernels/patch_maps.py"] = ("patch_maps.py", _tables(ordered))
+    files["kernels/patch_maps.py"] = ("patch_maps.py", patch_tables(ordered))
     files["patch_functional.py"] = ("patch_functional.py", {**words, "exported": quoted(FUNCTIONS)})
     files["patch_modules.py"] = ("patch_modules.py", {**words, "exported": quoted(MODULES)})
     return files
-
-
-def _tables(maps: Sequence[PatchMap]) -> dict[str, Any]:
-    """Return what ``patch_maps.py.jinja`` needs: the maps with what holds of each, and their tables."""
-    entries = [(m, _entry(m)) for m in maps]
-    return {
-        "maps": [entry for _, entry in entries],
-        "kinds": [
-            ("CONVOLUTIONS", [entry for m, entry in entries if not m.transposed]),
-            ("TRANSPOSED", [entry for m, entry in entries if m.transposed]),
-        ],
-    }
-
-
-def _entry(chosen: PatchMap) -> dict[str, Any]:
-    plan = chosen.plan
-    return {
-        "module": chosen.module,
-        "function_class": chosen.function_class,
-        "form": plan.name,
-        "centred": chosen.centred,
-        "with_bias": chosen.with_bias,
-        "kappa": repr(float(plan.kappa_default)),
-        "above": repr(float(plan.kappa_above)),
-        "deviation": ExpressionPrinter(str, {plan.kappa: "kappa"}).text(plan.weight_deviation),
-    }
-
-
-def _words(maps: Sequence[PatchMap]) -> dict[str, str]:
-    """Return what signatures and docstrings say of the forms, the same of plain, centred and transposed ones."""
-    biased = {m.plan.name: _entry(m) for m in maps if m.with_bias}
-    bare = {m.plan.name: _entry(m) for m in maps if not m.with_bias}
-    for m in maps:
-        known = (biased if m.with_bias else bare)[m.plan.name]
-        if (known["kappa"], known["above"]) != (_entry(m)["kappa"], _entry(m)["above"]):
-            raise UsageError(f"map {m.label!r}: its kappa differs from that of other maps of the form {m.plan.name!r}")
-    forms = sorted(biased, key=lambda form: form != DEFAULT_FORM)
-    kappas = [f"{biased[form]['kappa']} for {form}" for form in forms]
-    kappas += [f"{bare[form]['kappa']} for {form} without a bias" for form in forms if form in bare]
-    above = [f"above {entry['above']} for {form}" for form, entry in biased.items() if float(entry["above"])]
-    return {
-        "default_form": DEFAULT_FORM,
-        "forms": " or ".join(f'"{form}"' for form in forms),
-        "bare_forms": " or ".join(f'"{form}"' for form in sorted(bare)),
-        "kappa_words": ", ".join(kappas) + "; it must be positive" + "".join(f", {words}" for words in above),
-        "zero_words": _ZERO if bare else "",
-        "init_words": INIT_WORDS,
-        "backend_words": BACKEND_WORDS,
-    }

@@ -140,4 +140,6 @@ def centred(name: str, x: Any) -> Array:
     """Return ``x`` (..., n) less the mean of each row, which is taken in at least float32; TypeError if it is none."""
     if not hasattr(x, "dtype"):
         raise TypeError(f"{name}: x is a {type(x).__name__}; give an array")
-    return (x - x.mean(-1, keepdims=True, dtype=jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
+    mean = x.mean(-1, keepdims=True, dtype=jnp.promote_types(x.dtype, jnp.float32))
+    found: Array = (x - mean).astype(x.dtype)
+    return found

@@ -63,6 +63,10 @@ class Wide:
         """Return what a function that only moves entries makes of both arrays."""
         return Wide(function(self.mantissa), function(self.exponent), self.linear)
 
+    def shifted(self, exponent: Array) -> Wide:
+        """Return the number times a power of two."""
+        return Wide(self.mantissa, self.exponent + exponent, self.linear)
+
     def __getitem__(self, key: Any) -> Wide:
         return self.moved(lambda array: array[key])
 
@@ -89,10 +93,12 @@ class Wide:
         return Wide(self.mantissa * other.mantissa, exponent, self.linear or other.linear)
 
     def __truediv__(self, other: Any) -> Wide:
-        return self * power(of(other, self), -1)
+        found: Wide = self * power(of(other, self), -1)
+        return found
 
     def __pow__(self, exponent: int) -> Wide:
-        return power(self, exponent)
+        found: Wide = power(self, exponent)
+        return found
 
     def __rsub__(self, other: Any) -> Wide:
         return of(other, self) - self
@@ -194,11 +200,24 @@ def spread(value: Any, shape: Sequence[int]) -> Any:
     )
 
 
-def contract(equation: str, *operands: Any) -> Wide:
-    """Return a sum of products as ``jnp.einsum`` does, of each operand in units of the largest entry summed over."""
+def contract(equation: str, *operands: Any, dtype: Any = None, samples: str = "") -> Wide:
+    """Return a sum of products as ``jnp.einsum`` does, of each wide operand in units of the largest entry summed over.
+
+    Args:
+        equation: as for ``jnp.einsum``.
+        operands: wide numbers, and arrays of moderate ones, which are taken as they are.
+        dtype: the type that all operands were given in, for products in that type; None for the one of computing.
+        samples: the letter of samples, where two wide operands are summed along them: a large sample of one then meets
+            a small one of the other, and each has units of its own.
+    """
     inside, outside = equation.split("->")
-    mantissas, exponent, wide = [], jnp.zeros((), jnp.int32), [of(operand) for operand in operands]
-    for letters, operand in zip(inside.split(","), wide, strict=True):
+    if samples:
+        operands = _balanced(inside.split(","), operands, samples)
+    mantissas, exponent = [], jnp.zeros((), jnp.int32)
+    for letters, operand in zip(inside.split(","), operands, strict=True):
+        if not isinstance(operand, Wide):
+            mantissas.append(operand)
+            continue
         summed = tuple(k for k, letter in enumerate(letters) if letter not in outside)
         top = operand.top(summed)
         mantissas.append(in_units(operand, top))
@@ -206,7 +225,27 @@ def contract(equation: str, *operands: Any) -> Wide:
         order = sorted(range(len(kept)), key=lambda k: outside.index(kept[k]))
         here = tuple(slice(None) if letter in kept else None for letter in outside)
         exponent = exponent + top.squeeze(summed).transpose(order)[here]
-    return normalised(jnp.einsum(equation, *mantissas), exponent, any(operand.linear for operand in wide))
+    if dtype is not None:
+        mantissas = [m.astype(dtype) for m in mantissas]
+    found = jnp.einsum(equation, *mantissas, preferred_element_type=type_of(mantissas[0].dtype))
+    return normalised(found, exponent, any(isinstance(o, Wide) and o.linear for o in operands))
+
+
+def _balanced(places: Sequence[str], operands: Sequence[Any], samples: str) -> tuple[Any, ...]:
+    """Return two operands, the size of each sample of the first one moved to the second."""
+    (one, two), axis, other = operands, places[0].index(samples), places[1].index(samples)
+    size = one.top(tuple(k for k in range(one.exponent.ndim) if k != axis))
+    shape = [1] * two.exponent.ndim
+    shape[other] = size.size
+    return one.shifted(-size), two.shifted(size.reshape(shape))
+
+
+def total(value: Any, axes: tuple[int, ...]) -> Any:
+    """Return the sum along some axes, which stay, of length 1; wide numbers in units of the largest of them."""
+    if not isinstance(value, Wide):
+        return value.sum(axes, keepdims=True)
+    top = value.top(axes)
+    return normalised(in_units(value, top).sum(axes, keepdims=True), top, value.linear)
 
 
 def normalised(mantissa: Array, exponent: Array, linear: bool = False) -> Wide:

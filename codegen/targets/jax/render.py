@@ -1,0 +1,9 @@
+"""Templates of the JAX target, filled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from codegen.printing.rendering import SHARED, renderer
+
+render = renderer(Path(__file__).parent / "templates", SHARED)
