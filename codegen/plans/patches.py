@@ -2,6 +2,7 @@
 
     z = f*h + rest      the output as a line in its scale; h is the convolution and what is scaled with it
     u = x/top           the input in units of each image's longest patch, which the smallest scale f gives
+    z = f_u*h_u + rest  the same in these units: f_u = f*top, h_u = h/top
 
 The scale is the one number a position that is kept for the backward pass.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 import sympy
 from sympy import Expr
 
-from codegen.ir.program import Convolve, Instruction, Magnitude, Pointwise, Program, Value, name_of
+from codegen.ir.program import Convolve, Instruction, Magnitude, Pointwise, Program, Value, entries, name_of
 from codegen.lower.gathering import lower
 from codegen.passes.differentiate import Rescaling, forward_mode, reverse
 from codegen.passes.ranges import singular_at_zero
@@ -67,7 +68,7 @@ def patch_plan(solution: CancellingMap) -> PatchPlan:
     if not any(isinstance(i, Convolve) for i in program.instructions) or len(layer.inputs) != 1:
         raise UsageError(f"map {layer.name!r}: it is no convolution of one input; use the plan of another family")
     rescaling = _rescaling(program)
-    scaled = _rescaled(program, rescaling, scale)
+    scaled = _rescaled(program, rescaling, scale, product)
     wanted = [v.name for v in program.inputs]
     return PatchPlan(
         name=solution.name,
@@ -126,23 +127,49 @@ def _magnitude(program: Program, rescaling: Rescaling, scale: str) -> Magnitude:
     return Magnitude(rescaling.magnitude, entry, tuple(i for i in entry.indices if i != BATCH))
 
 
-def _rescaled(program: Program, rescaling: Rescaling, scale: str) -> Program:
-    """Return the program whose convolutions with parameters read the rescaled input; other sums stay as they are."""
-    source, value = rescaling.source.name, rescaling.value
+def _rescaled(program: Program, rescaling: Rescaling, scale: str, product: str) -> Program:
+    """Return the program whose convolutions with parameters read the rescaled input; other sums stay as they are.
+
+    What the scale multiplies is computed in the same units, and the scale is brought to them first: the product itself
+    may leave the range of its type, and the scale be less than the smallest normal number.
+    """
+    source, value, unit = rescaling.source.name, rescaling.value, rescaling.magnitude.at((BATCH,))
+    factor = Value(f"{scale}_{value.name}", program.values[scale].indices)
+    renamed: dict[str, Value] = {}
     instructions: list[Instruction] = []
     for instruction in program.instructions:
-        reads = [name_of(o) for o in instruction.reads]
-        if not (isinstance(instruction, Convolve) and source in reads and len(reads) > 1):
-            instructions.append(instruction)
-            continue
-        operands = tuple(value.at(o.indices) if name_of(o) == source else o for o in instruction.operands)
         target = instruction.target
-        inner = replace(target, name=f"{target.name}_{value.name}")
-        instructions.append(replace(instruction, target=inner, operands=operands, equation=""))
-        product = rescaling.magnitude.at((BATCH,)) * inner.entry
-        instructions.append(Pointwise(target, product, instruction.equation))
+        if (
+            isinstance(instruction, Convolve)
+            and source in map(name_of, instruction.reads)
+            and len(instruction.reads) > 1
+        ):
+            operands = tuple(value.at(o.indices) if name_of(o) == source else o for o in instruction.operands)
+            renamed[target.name] = replace(target, name=f"{target.name}_{value.name}")
+            instructions.append(replace(instruction, target=renamed[target.name], operands=operands))
+            continue
+        if isinstance(instruction, Pointwise) and target.name != scale:
+            own = instruction.expression
+            units = {e: unit * renamed[name_of(e)].at(e.indices) for e in entries(own) if name_of(e) in renamed}
+            units |= {e: factor.at(e.indices) / unit for e in entries(own) if name_of(e) == scale}
+            expression = own.xreplace(units)
+            if target.name == product:
+                renamed[product] = replace(target, name=f"{product}_{value.name}")
+                expression = sympy.expand(expression / unit)
+                others = [e for e in entries(own) if BATCH in e.indices and name_of(e) not in renamed]
+                for entry in others:  # one number a position each, so that sums over samples are of one product
+                    own_units = Value(f"{name_of(entry)}_{value.name}", tuple(entry.indices))
+                    instructions.append(Pointwise(own_units, entry / unit))
+                    expression = expression.xreplace({entry: own_units.entry * unit})
+            instructions.append(Pointwise(renamed.get(target.name, target), expression, instruction.equation))
+            continue
+        instructions.append(instruction)
     place = 1 + next(k for k, i in enumerate(instructions) if i.target.name == scale)
-    definitions = (_magnitude(program, rescaling, scale), rescaling.definition)
+    definitions = (
+        _magnitude(program, rescaling, scale),
+        rescaling.definition,
+        Pointwise(factor, program.values[scale].entry * unit),
+    )
     return replace(program, instructions=(*instructions[:place], *definitions, *instructions[place:]))
 
 

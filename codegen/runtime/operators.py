@@ -128,10 +128,17 @@ class Passes:
         self, g: Tensor, tensors: Sequence[Any], kept: Sequence[Any], settings: Sequence[Any], wanted: Sequence[bool]
     ) -> Sequence[Tensor | None]:
         """Return the gradients as the function gives them, with None for settings."""
-        context = Kept((*wanted, *[False] * len(settings)))
-        self._plain.setup_context(context, (*tensors, *settings), (g, *kept))
+        context = self.context(g, tensors, kept, settings, wanted)
         found: Sequence[Tensor | None]
         found = self._function.backward(context, g, *[None] * len(kept))
+        return found
+
+    def context(
+        self, g: Tensor, tensors: Sequence[Any], kept: Sequence[Any], settings: Sequence[Any], wanted: Sequence[bool]
+    ) -> Kept:
+        """Return what stands for autograd's context in the backward pass."""
+        found = Kept((*wanted, *[False] * len(settings)))
+        self._plain.setup_context(found, (*tensors, *settings), (g, *kept))
         return found
 
     def _placed(self, given: Sequence[Any]) -> list[Any]:

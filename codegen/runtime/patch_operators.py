@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .far_images import gradients_beside_far
 from .operators import Passes
 from .patch_places import as_geometry
 from .rows import FarError, with_far_images
@@ -49,7 +50,7 @@ class PatchPasses(Passes):
         settings = kappa, as_geometry(numbers), recompute
         try:
             z, f, kept = self._function.forward(*tensors, *settings)
-        except FarError:  # in a compiled graph the backward pass of such images gives no finite numbers
+        except FarError:
             z, f, kept = with_far_images(lambda *given: self._function.forward(*given, *settings), *tensors)
         return z, f, z.new_empty(0) if kept is None else kept
 
@@ -58,7 +59,11 @@ class PatchPasses(Passes):
     ) -> Sequence[Tensor | None]:
         """Return the gradients as the function gives them, with None for settings."""
         kappa, numbers = settings
-        return super().differentiated(g, tensors, kept, (kappa, as_geometry(numbers), kept[1] is None), wanted)
+        context = self.context(g, tensors, kept, (kappa, as_geometry(numbers), kept[1] is None), wanted)
+        apart = gradients_beside_far(self._function.backward, context, context.saved_tensors, g)
+        found: Sequence[Tensor | None]
+        found = self._function.backward(context, g, None, None) if apart is None else apart
+        return found
 
     def backward_arguments(self, given: Sequence[Any], results: Sequence[Tensor]) -> tuple[Any, ...]:
         """Return what the backward pass takes between the gradient and what is wanted."""

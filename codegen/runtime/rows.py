@@ -18,7 +18,7 @@ from .operands import KEYS_ARE_KNOWN, is_eager
 _BLOCK = 2**18  # numbers, 1 MiB of float32
 _ADDED = 256  # numbers that are added up one after the other in the type they have
 _LONG = 2**11  # numbers of a row from which on it is added up in blocks
-_FAR = 2.0**60  # length of a row from which on products with it, or its scale, may leave the range of float32
+FAR = 2.0**60  # length of a row from which on products with it, or its scale, may leave the range of float32
 
 
 def check_range(name: str, kappa: float, above: float, dtype: torch.dtype, room: float = 1.0) -> None:
@@ -108,7 +108,7 @@ def with_far_rows(z: Tensor, f: Tensor, x: Tensor, exact: Callable[[], tuple[Ten
     """
     if x.dtype != torch.float32 or not (x.numel() and is_visible(x)):
         return z, f
-    far = _peak(x) > _FAR
+    far = _peak(x) > FAR
     if not far.any():
         return z, f
     right, scale = exact()
@@ -148,6 +148,17 @@ def is_visible(x: Tensor) -> bool:
     return x.is_cpu and is_eager(x)
 
 
+def is_scaled_first(x: Tensor) -> bool:
+    """Return whether a product with ``x`` is taken after the scaling, which else follows it and costs less.
+
+    So it is with 16 bits, and with float32 where nobody may look whether entries are far: on a GPU, in a graph. What a
+    trace keeps has fewer operations without it.
+    """
+    if x.dtype.itemsize < 4 or x.dtype != torch.float32:
+        return x.dtype.itemsize < 4
+    return is_compiling() or not (is_visible(x) or _is_tracing())
+
+
 def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
@@ -166,18 +177,19 @@ class FarError(Exception):
 def are_far(x: Tensor) -> Tensor:
     """Return which images ``x`` (B, ..) of float32 have entries so large that sums of products may leave the range."""
     most = x.detach().abs().amax(tuple(range(1, x.dim())), keepdim=True)
-    return most > _FAR
+    return most > FAR
 
 
 def with_far_images(forward: Callable[..., Sequence[Any]], x: Any, *others: Any) -> Sequence[Any]:
-    """Run ``forward`` on images ``x`` (B, ..), on far ones in float64; return the output and the rest.
+    """Run ``forward`` on images ``x`` (B, ..), on far ones in float64; return the output, the scale, and the rest.
 
     The rest, which is kept for the backward pass, is that of a batch with ones in the place of far images.
     """
     far = are_far(x)
-    near, *rest = forward(torch.where(far, 1.0, x), *others)
-    wide = forward(*(a.double() if isinstance(a, Tensor) else a for a in (x, *others)))[0]
-    return torch.where(far, wide.to(near.dtype), near), *rest
+    found = forward(torch.where(far, 1.0, x), *others)
+    wide = forward(*(a.double() if isinstance(a, Tensor) else a for a in (x, *others)))
+    ours = [torch.where(far, w.to(near.dtype), near) for near, w in zip(found[:2], wide[:2], strict=True)]
+    return *ours, *found[2:]
 
 
 def apply(eager: type[Function], traced: Any, *arguments: Tensor | float | None) -> Tensor:
@@ -233,5 +245,17 @@ def as_given(z: Tensor, x: Tensor) -> Tensor:
 
 
 def centred(x: Tensor) -> Tensor:
-    """Return ``x`` (..., n) less the mean of each row, which is taken in at least float32."""
-    return (x - x.mean(-1, keepdim=True, dtype=_wide(x))).to(x.dtype)
+    """Return ``x`` (..., n) less the mean of each row, which is taken in at least float32.
+
+    Where a sum of float32 leaves its range, it is taken in float64; and always where nobody may look.
+    """
+    wide = _wide(x)
+    if wide == torch.float64 or x.device.type == "mps" or (not is_compiling() and _is_tracing()):
+        return (x - x.mean(-1, keepdim=True, dtype=wide)).to(x.dtype)
+    if not is_visible(x):
+        return (x - x.mean(-1, keepdim=True, dtype=torch.float64).to(wide)).to(x.dtype)
+    mean = x.mean(-1, keepdim=True, dtype=wide)
+    known = mean.detach().isfinite()
+    if not known.all():
+        mean = torch.where(known, mean, x.mean(-1, keepdim=True, dtype=torch.float64).to(wide))
+    return (x - mean).to(x.dtype)

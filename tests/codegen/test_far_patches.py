@@ -19,6 +19,7 @@ FORMS = [
 ]
 CASES = [
     *(("torch", torch.float32, size) for size in (1e30, 3e38)),
+    *(("torch", torch.bfloat16, size) for size in (1e30, 3e38)),
     *(("cpp", torch.float32, size) for size in (1e30, 3e38)),
 ]
 
@@ -68,13 +69,7 @@ def roundings(mine, exact):
     return float((mine.double() - exact).abs().max() / exact.abs().max().clamp(limits.tiny) / limits.eps)
 
 
-def exist(form, backend):
-    return backend == "cpp" or not form[1]  # torch's centred patches have no such way
-
-
-@pytest.mark.parametrize(
-    ("form", "backend", "dtype", "size"), [(f, *c) for f in FORMS for c in CASES if exist(f, c[0])], ids=str
-)
+@pytest.mark.parametrize(("form", "backend", "dtype", "size"), [(f, *c) for f in FORMS for c in CASES], ids=str)
 def test_output_and_gradients_are_those_of_the_definition(form, backend, dtype, size):
     tensors, g = operands(form, dtype, size)
     mine, exact = results(lambda *t: ours(form, backend, *t), tensors, g), in_float64(form, tensors, g)
@@ -85,7 +80,7 @@ def test_output_and_gradients_are_those_of_the_definition(form, backend, dtype, 
         assert roundings(mine[1][images], exact[1][images]) <= 16
 
 
-@pytest.mark.parametrize("form", FORMS[:3], ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=str)
 def test_a_product_that_is_kept_and_a_gradient_that_is_differentiated(form):
     tensors, g = operands(form, torch.float32, 1e38)
     kept = results(
@@ -107,7 +102,7 @@ def test_a_product_that_is_kept_and_a_gradient_that_is_differentiated(form):
     assert roundings(*second) <= 40
 
 
-@pytest.mark.parametrize(("form", "backend"), [(f, b) for f in FORMS for b in ("torch", "cpp") if exist(f, b)], ids=str)
+@pytest.mark.parametrize(("form", "backend"), [(f, b) for f in FORMS for b in ("torch", "cpp")], ids=str)
 @pytest.mark.parametrize("other", [1.0, math.nan])
 def test_no_bit_of_an_image_depends_on_far_patches_of_others(form, backend, other):
     tensors, g = operands(form, torch.float32, 1e38)
@@ -117,3 +112,21 @@ def test_no_bit_of_an_image_depends_on_far_patches_of_others(form, backend, othe
     after = results(lambda *t: ours(form, backend, *t), tensors, g)
     for one, two in zip(before[:2], after[:2], strict=True):
         assert torch.equal(one[1:], two[1:])
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_graph_that_is_compiled_has_the_same_images_and_gradients(form, backend, recompute):
+    torch.compiler.reset()
+    tensors, g = operands(form, torch.float32, 1e38)
+    settings = {"padding": 1, "form": form[0], "center": form[1], "kappa": KAPPA, "recompute": recompute}
+    run = torch.compile(
+        lambda *t: functional.patch_norm_conv2d(*t, **settings, backend=backend), backend="aot_eager", fullgraph=True
+    )
+    mine, exact = results(run, tensors, g), in_float64(form, tensors, g)
+    for tensor, right in zip(mine[:1] + mine[2:], exact[:1] + exact[2:], strict=True):
+        assert roundings(tensor, right) <= 16
+    for images in (slice(0, None, 2), slice(1, None, 2)):
+        assert roundings(mine[1][images], exact[1][images]) <= 16

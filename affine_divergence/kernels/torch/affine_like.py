@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.rows import (
+    is_scaled_first,
     read_once,
     row_blocks,
     safe_squares,
@@ -55,7 +56,7 @@ def plain_scale(E: Tensor, kappa: float) -> Tensor:
 def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
     """Return the output (B, m) and the row scale (B, 1) by operations that autograd and ``torch.vmap`` know.
 
-    The input is scaled before the product, which unscaled 16-bit numbers could overflow.
+    The input is scaled before the product, which unscaled numbers could overflow.
     """
     f = scale(x, kappa)
     u = f * x
@@ -109,7 +110,7 @@ class AffineLikeReverse(torch.autograd.Function):
     @read_once
     def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Return the output and the row scale."""
-        if x.dtype.itemsize < 4:
+        if is_scaled_first(x):
             return portable(x, W, b, kappa)
         xW = F.linear(x, W, b)
         E, unsafe = safe_squares(x)  # after the product, which has brought x into a cache

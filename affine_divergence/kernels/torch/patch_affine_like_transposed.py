@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.operands import is_eager, outside_autocast
+from ...runtime.far_images import gradients_beside_far
 from ...runtime.patches import (
     Geometry,
     add_product,
@@ -45,7 +46,7 @@ from ...runtime.patches import (
     tangent_or_zeros,
     wide,
 )
-from ...runtime.rows import read_once
+from ...runtime.rows import is_scaled_first, read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -65,15 +66,15 @@ def scale(x: Tensor, kappa: float, geometry: Geometry, squares: Squares = square
 def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """Return the output and the scale by operations that autograd and ``torch.vmap`` know.
 
-    The input is rescaled before the convolution, whose unscaled 16-bit numbers could leave their range.
+    The input is rescaled before the convolution, whose unscaled numbers could leave their range.
     """
     f = scale(x, kappa, geometry)
     top = longest(f)
     u = x / top
+    f_u = top * wide(f)
     xW_u = scatter(u.to(x.dtype), W, geometry, f.shape[3:])
-    xW = top * xW_u
-    h = xW + b
-    z = (f * h).to(x.dtype)  # grouped-transposed-convolution/affine-like/forward
+    h_u = xW_u + b / top
+    z = (rounded(f_u, x) * h_u).to(x.dtype)  # grouped-transposed-convolution/affine-like/forward
     return z, f
 
 
@@ -87,15 +88,15 @@ def gradients(
     dx = dW = db = None
     top = longest(f)
     u = x / top
-    dh = f * g
-    dxW_u = top * dh
+    f_u = top * wide(f)
+    dh_u = rounded(f_u, x) * g
     if wanted[0]:
         xW_u = scatter(u.to(x.dtype), W, geometry, g.shape[3:])
-        xW = top * xW_u
-        h = xW + b
-        gh = inner(g, h)
-        du = gather(dxW_u.to(x.dtype), W, geometry, size=x.shape[3:])
-        dE = -wide(f)**3 * gh / (2 * kappa)
+        h_u = xW_u + b / top
+        g_h_u = inner(g, h_u)
+        du = gather(dh_u.to(x.dtype), W, geometry, size=x.shape[3:])
+        df = top * g_h_u
+        dE = -df * wide(f)**3 / (2 * kappa)
         dxx = box(dE, geometry, size=x.shape[3:])
         c = 1 / top
         c2 = 2 * top * dxx
@@ -103,9 +104,11 @@ def gradients(
         dx = (rounded(c2, x) * u + rounded(c, x) * du).to(x.dtype)
     if wanted[1]:
         # grouped-transposed-convolution/affine-like/backward-dW
-        dW = kernel_gradient(u.to(x.dtype), dxW_u.to(x.dtype), geometry)
+        dW = kernel_gradient(u.to(x.dtype), dh_u.to(x.dtype), geometry)
     if wanted[2]:
-        db = over_samples(dh).to(x.dtype)  # grouped-transposed-convolution/affine-like/backward-db
+        t = 1 / top
+        # grouped-transposed-convolution/affine-like/backward-db
+        db = (over_samples(dh_u * rounded(t, x))).to(x.dtype)
     return dx, dW, db
 
 
@@ -123,7 +126,7 @@ class PatchAffineLikeTransposedReverse(torch.autograd.Function):
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
-        if x.dtype.itemsize < 4:
+        if is_scaled_first(x):
             return (*portable(x, W, b, kappa, geometry), None)
         f = scale(x, kappa, geometry, squares_without_graph)
         h = scatter(x, W, geometry, f.shape[3:], bias=b)
@@ -154,8 +157,12 @@ class PatchAffineLikeTransposedReverse(torch.autograd.Function):
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
             f = scale(x, kappa, geometry)
-        if torch.is_grad_enabled() or g.dtype.itemsize < 4:
+        if torch.is_grad_enabled() or is_scaled_first(g):
             return (*gradients(g, x, W, b, f, kappa, geometry, wanted), None, None, None)
+        saved = x, W, b, f, h
+        apart = gradients_beside_far(PatchAffineLikeTransposedReverse.backward, ctx, saved, g)
+        if apart is not None:
+            return (*apart,)
         dx = dW = db = None
         dh = f * g
         # grouped-transposed-convolution/affine-like/backward-dW, grouped-transposed-convolution/affine-like/backward-db
@@ -192,20 +199,21 @@ class PatchAffineLikeTransposed(PatchAffineLikeTransposedReverse):
         f = scale(x, kappa, geometry)  # again, so that the tangent can be differentiated too
         top = longest(f)
         u = x / top
+        f_u = top * wide(f)
         xW_u = scatter(u.to(x.dtype), W, geometry, f.shape[3:])
-        xW = top * xW_u
-        h = xW + b
+        h_u = xW_u + b / top
         x_t_x = inner(x_t, x)
         xx_t = 2 * x_t_x
         E_t = spread(xx_t, geometry, f.shape[3:])
         f_t = -E_t * wide(f)**3 / (2 * kappa)
         c = 1 / top
         u_t = rounded(c, x) * x_t
+        f_u_t = top * f_t
         u_t_W = scatter(u_t.to(x.dtype), W, geometry, f.shape[3:])
         W_t_u = scatter(u.to(x.dtype), W_t, geometry, f.shape[3:])
         xW_u_t = W_t_u + u_t_W
-        xW_t = top * xW_u_t
-        h_t = xW_t + b_t
+        c2 = 1 / top
+        h_u_t = xW_u_t + rounded(c2, x) * b_t
         # grouped-transposed-convolution/affine-like/tangent
-        z_t = (f * h_t + rounded(f_t, x) * h).to(x.dtype)
+        z_t = (rounded(f_u, x) * h_u_t + rounded(f_u_t, x) * h_u).to(x.dtype)
         return z_t, None, None

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.operands import is_eager, outside_autocast
+from ...runtime.far_images import gradients_beside_far
 from ...runtime.patches import (
     Geometry,
     add_product,
@@ -43,7 +44,7 @@ from ...runtime.patches import (
     tangent_or_zeros,
     wide,
 )
-from ...runtime.rows import read_once
+from ...runtime.rows import is_scaled_first, read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -63,14 +64,14 @@ def scale(x: Tensor, kappa: float, geometry: Geometry, squares: Squares = square
 def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """Return the output and the scale by operations that autograd and ``torch.vmap`` know.
 
-    The input is rescaled before the convolution, whose unscaled 16-bit numbers could leave their range.
+    The input is rescaled before the convolution, whose unscaled numbers could leave their range.
     """
     f = scale(x, kappa, geometry)
     top = longest(f)
     u = x / top
+    f_u = top * wide(f)
     h_u = gather(u.to(x.dtype), W, geometry)
-    h = top * h_u
-    z = (f * h + b).to(x.dtype)  # grouped-convolution/norm-like/forward
+    z = (rounded(f_u, x) * h_u + b).to(x.dtype)  # grouped-convolution/norm-like/forward
     return z, f
 
 
@@ -84,14 +85,14 @@ def gradients(
     dx = dW = db = None
     top = longest(f)
     u = x / top
-    dh = f * g
-    dh_u = top * dh
+    f_u = top * wide(f)
+    dh_u = rounded(f_u, x) * g
     if wanted[0]:
         h_u = gather(u.to(x.dtype), W, geometry)
-        h = top * h_u
-        gh = inner(g, h)
+        g_h_u = inner(g, h_u)
         du = scatter(dh_u.to(x.dtype), W, geometry, x.shape[3:])
-        dE = -wide(f)**3 * gh / (2 * (kappa - 1))
+        df = top * g_h_u
+        dE = -df * wide(f)**3 / (2 * (kappa - 1))
         dxx = spread(dE, geometry, x.shape[3:])
         c = 1 / top
         c2 = 2 * top * dxx
@@ -119,7 +120,7 @@ class PatchNormLikeReverse(torch.autograd.Function):
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
-        if x.dtype.itemsize < 4:
+        if is_scaled_first(x):
             return (*portable(x, W, b, kappa, geometry), None)
         f = scale(x, kappa, geometry, squares_without_graph)
         h = gather(x, W, geometry)
@@ -150,8 +151,12 @@ class PatchNormLikeReverse(torch.autograd.Function):
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
             f = scale(x, kappa, geometry)
-        if torch.is_grad_enabled() or g.dtype.itemsize < 4:
+        if torch.is_grad_enabled() or is_scaled_first(g):
             return (*gradients(g, x, W, f, kappa, geometry, wanted), None, None, None)
+        saved = x, W, f, h
+        apart = gradients_beside_far(PatchNormLikeReverse.backward, ctx, saved, g)
+        if apart is not None:
+            return (*apart,)
         dx = dW = db = None
         dh = f * g
         # grouped-convolution/norm-like/backward-dW
@@ -190,17 +195,18 @@ class PatchNormLike(PatchNormLikeReverse):
         f = scale(x, kappa, geometry)  # again, so that the tangent can be differentiated too
         top = longest(f)
         u = x / top
+        f_u = top * wide(f)
         h_u = gather(u.to(x.dtype), W, geometry)
-        h = top * h_u
         x_t_x = inner(x_t, x)
         xx_t = 2 * x_t_x
         E_t = box(xx_t, geometry)
         f_t = -E_t * wide(f)**3 / (2 * (kappa - 1))
         c = 1 / top
         u_t = rounded(c, x) * x_t
+        f_u_t = top * f_t
         u_t_W = gather(u_t.to(x.dtype), W, geometry)
         W_t_u = gather(u.to(x.dtype), W_t, geometry)
         h_u_t = W_t_u + u_t_W
-        h_t = top * h_u_t
-        z_t = (f * h_t + rounded(f_t, x) * h + b_t).to(x.dtype)  # grouped-convolution/norm-like/tangent
+        # grouped-convolution/norm-like/tangent
+        z_t = (rounded(f_u, x) * h_u_t + rounded(f_u_t, x) * h_u + b_t).to(x.dtype)
         return z_t, None, None

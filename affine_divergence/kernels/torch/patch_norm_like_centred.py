@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.operands import is_eager, outside_autocast
+from ...runtime.far_images import gradients_beside_far, look_for_far
 from ...runtime.patches import (
     Geometry,
     add_product,
@@ -49,7 +50,7 @@ from ...runtime.patches import (
     tangent_or_zeros,
     wide,
 )
-from ...runtime.rows import read_once
+from ...runtime.rows import is_scaled_first, read_once
 
 Squares = Callable[[Tensor], Tensor]
 
@@ -74,7 +75,7 @@ def scale(x: Tensor, kappa: float, geometry: Geometry) -> Tensor:
 def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """Return the output and the scale by operations that autograd and ``torch.vmap`` know.
 
-    The input is rescaled before the convolution, whose unscaled 16-bit numbers could leave their range.
+    The input is rescaled before the convolution, whose unscaled numbers could leave their range.
     """
     f = scale(x, kappa, geometry)
     x_sum = over_channels(x)
@@ -82,11 +83,12 @@ def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry) 
     m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))  # centred-convolution/norm-like/define-m
     top = longest(f)
     u = x / top
+    f_u = top * wide(f)
     W_sum = over_kernel(W)
     xW_u = gather(u.to(x.dtype), W, geometry)
-    xW = top * xW_u
-    h = xW - W_sum * rounded(m, x)
-    z = (f * h + b).to(x.dtype)  # centred-convolution/norm-like/forward
+    m_u = m / top
+    h_u = xW_u - W_sum * rounded(m_u, x)
+    z = (rounded(f_u, x) * h_u + b).to(x.dtype)  # centred-convolution/norm-like/forward
     return z, f
 
 
@@ -103,30 +105,33 @@ def gradients(
     m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))  # centred-convolution/norm-like/define-m
     top = longest(f)
     u = x / top
-    dh = f * g
-    dxW_u = top * dh
+    f_u = top * wide(f)
+    m_u = m / top
+    dh_u = rounded(f_u, x) * g
     if wanted[0]:
         W_sum = over_kernel(W)
         xW_u = gather(u.to(x.dtype), W, geometry)
-        xW = top * xW_u
-        h = xW - W_sum * rounded(m, x)
-        gh = inner(g, h)
-        dh_W_sum = inner(dh, W_sum)
-        du = scatter(dxW_u.to(x.dtype), W, geometry, x.shape[3:])
-        dE = -wide(f)**3 * gh / (2 * (kappa - 1))
+        h_u = xW_u - W_sum * rounded(m_u, x)
+        g_h_u = inner(g, h_u)
+        dh_u_W_sum = inner(dh_u, W_sum)
+        dm_u = -dh_u_W_sum
+        du = scatter(dh_u.to(x.dtype), W, geometry, x.shape[3:])
+        df = top * g_h_u
+        dE = -df * wide(f)**3 / (2 * (kappa - 1))
         dxx = spread(dE, geometry, x.shape[3:])
-        dm = -2 * x.shape[2] * math.prod(geometry.kernel) * dE * m - dh_W_sum
+        c = 1 / top
+        dm = c * dm_u - 2 * x.shape[2] * math.prod(geometry.kernel) * dE * m
         dx_sum_sum = dm / (x.shape[2] * math.prod(geometry.kernel))
         dx_sum = spread(dx_sum_sum, geometry, x.shape[3:])
-        c = 1 / top
-        c2 = 2 * top * dxx
+        c2 = 1 / top
+        c3 = 2 * top * dxx
         # centred-convolution/norm-like/backward-dx
-        dx = (rounded(c2, x) * u + rounded(c, x) * du + rounded(dx_sum, x)).to(x.dtype)
+        dx = (rounded(c2, x) * du + rounded(c3, x) * u + rounded(dx_sum, x)).to(x.dtype)
     if wanted[1]:
-        dh_m = over_samples(dh * rounded(m, x))
-        dxW_u_u = kernel_gradient(dxW_u.to(x.dtype), u.to(x.dtype), geometry)
-        dW_sum = -dh_m
-        dW = dxW_u_u + dW_sum.unsqueeze(2).to(x.dtype)  # centred-convolution/norm-like/backward-dW
+        dh_u_m_u = over_samples(dh_u * rounded(m_u, x))
+        dh_u_u = kernel_gradient(dh_u.to(x.dtype), u.to(x.dtype), geometry)
+        dW_sum = -dh_u_m_u
+        dW = dh_u_u + dW_sum.unsqueeze(2).to(x.dtype)  # centred-convolution/norm-like/backward-dW
     if wanted[2]:
         db = over_samples(g).to(x.dtype)  # centred-convolution/norm-like/backward-db
     return dx, dW, db
@@ -146,8 +151,9 @@ class PatchNormLikeCentredReverse(torch.autograd.Function):
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the output, the scale, and the kept ``h`` or None."""
-        if x.dtype.itemsize < 4:
+        if is_scaled_first(x):
             return (*portable(x, W, b, kappa, geometry), None)
+        look_for_far(x)
         f = scale(x, kappa, geometry)
         x_sum = over_channels(x)
         x_sum_sum = box(x_sum, geometry)
@@ -183,8 +189,12 @@ class PatchNormLikeCentredReverse(torch.autograd.Function):
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph is recorded, so the scale must be part of it
             f = scale(x, kappa, geometry)
-        if torch.is_grad_enabled() or g.dtype.itemsize < 4:
+        if torch.is_grad_enabled() or is_scaled_first(g):
             return (*gradients(g, x, W, f, kappa, geometry, wanted), None, None, None)
+        saved = x, W, f, h
+        apart = gradients_beside_far(PatchNormLikeCentredReverse.backward, ctx, saved, g)
+        if apart is not None:
+            return (*apart,)
         dx = dW = db = None
         x_sum = over_channels(x)
         x_sum_sum = box(x_sum, geometry)
@@ -239,10 +249,11 @@ class PatchNormLikeCentred(PatchNormLikeCentredReverse):
         m = x_sum_sum / (x.shape[2] * math.prod(geometry.kernel))  # centred-convolution/norm-like/define-m
         top = longest(f)
         u = x / top
+        f_u = top * wide(f)
         W_sum = over_kernel(W)
         xW_u = gather(u.to(x.dtype), W, geometry)
-        xW = top * xW_u
-        h = xW - W_sum * rounded(m, x)
+        m_u = m / top
+        h_u = xW_u - W_sum * rounded(m_u, x)
         x_sum_t = over_channels(x_t)
         x_sum_sum_t = box(x_sum_t, geometry)
         m_t = x_sum_sum_t / (x.shape[2] * math.prod(geometry.kernel))
@@ -253,11 +264,14 @@ class PatchNormLikeCentred(PatchNormLikeCentredReverse):
         f_t = -E_t * wide(f)**3 / (2 * (kappa - 1))
         c = 1 / top
         u_t = rounded(c, x) * x_t
+        f_u_t = top * f_t
         W_sum_t = over_kernel(W_t)
         u_t_W = gather(u_t.to(x.dtype), W, geometry)
         W_t_u = gather(u.to(x.dtype), W_t, geometry)
         xW_u_t = W_t_u + u_t_W
-        xW_t = top * xW_u_t
-        h_t = xW_t - W_sum * rounded(m_t, x) - W_sum_t * rounded(m, x)
-        z_t = (f * h_t + rounded(f_t, x) * h + b_t).to(x.dtype)  # centred-convolution/norm-like/tangent
+        c2 = 1 / top
+        m_u_t = c2 * m_t
+        h_u_t = xW_u_t - W_sum * rounded(m_u_t, x) - W_sum_t * rounded(m_u, x)
+        # centred-convolution/norm-like/tangent
+        z_t = (rounded(f_u, x) * h_u_t + rounded(f_u_t, x) * h_u + b_t).to(x.dtype)
         return z_t, None, None

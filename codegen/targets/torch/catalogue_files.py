@@ -26,6 +26,7 @@ _RUNTIME = (
     "conversion_records.py",
     "direct_uses.py",
     "example_call.py",
+    "far_images.py",
     "patches.py",
     "patch_checks.py",
     "patch_settings.py",

@@ -11,7 +11,15 @@ from codegen.printing.row_headings import heading_context
 from codegen.printing.torch_lines import Style, TorchPrinter, printed
 from codegen.targets.torch.row_gradients import in_place_context
 
-_ROW_HELPERS = ("read_once", "row_blocks", "safe_squares", "scaled_length", "squared_length", "with_far_rows")
+_ROW_HELPERS = (
+    "is_scaled_first",
+    "read_once",
+    "row_blocks",
+    "safe_squares",
+    "scaled_length",
+    "squared_length",
+    "with_far_rows",
+)
 
 
 def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:

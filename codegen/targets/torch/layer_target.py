@@ -53,7 +53,7 @@ def package_of_patches(
     texts = {f"{m.module}.py": render("patch_function.py.jinja", patch_context(m)) for m in maps}
     homes = {m.plan.name: (m.module, m.function_class) for m in maps}
     around = _around(layer, plans, factor, Shipped(form.order, homes, windows(form)))
-    return in_folder("torch", texts | _own(plans[-1])) | around | shared_runtime("patches.py")
+    return in_folder("torch", texts | _own(plans[-1])) | around | shared_runtime("far_images.py", "patches.py")
 
 
 def _own(plan: LayerPlan) -> dict[str, str]:
