@@ -69,7 +69,9 @@ def test_every_operator_keeps_its_word(name):
 
 
 def test_no_other_operator_is_registered():
-    modules = [f"{kernels.__name__}.{found.name}" for found in pkgutil.iter_modules(kernels.__path__) if not found.ispkg]
+    modules = [
+        f"{kernels.__name__}.{found.name}" for found in pkgutil.iter_modules(kernels.__path__) if not found.ispkg
+    ]
     maps = [module.OPERATOR for module in map(importlib.import_module, modules) if hasattr(module, "OPERATOR")]
     wanted = {f"{m._schema.name.partition('::')[2]}{word}" for m in maps for word in ("", "_backward")}
     assert wanted >= {f"cpp_{name}" for name in ROWS + PATCHES}
