@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .kernels.patch_maps import CONVOLUTIONS, TRANSPOSED, Map, choose
 from .runtime.checks import as_one_type, check_kappa
-from .runtime.patch_checks import check_shapes
+from .runtime.patch_checks import check_shapes, is_small
 from .runtime.patch_settings import around, check_extra, check_reach, each_axis
-from .runtime.patches import ROOM, Geometry, reach, split
+from .runtime.patches import ROOM, Geometry, positions_of, reach, split
 
 __all__ = [
     "patch_norm_conv1d", "patch_norm_conv2d", "patch_norm_conv3d", "patch_norm_conv_transpose1d",
@@ -38,7 +38,7 @@ def patch_norm_conv1d(
     form: str = "affine-like",
     center: bool = False,
     kappa: float | None = None,
-    recompute: bool = True,
+    recompute: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """PatchNorm over one axis of space: ``torch.nn.functional.conv1d`` with every patch divided by its length.
@@ -56,7 +56,8 @@ def patch_norm_conv1d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. The kernels in C++ need neither.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Returns:
@@ -82,7 +83,7 @@ def patch_norm_conv2d(
     form: str = "affine-like",
     center: bool = False,
     kappa: float | None = None,
-    recompute: bool = True,
+    recompute: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """PatchNorm over two axes of space: ``torch.nn.functional.conv2d`` with every patch divided by its length.
@@ -100,7 +101,8 @@ def patch_norm_conv2d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. The kernels in C++ need neither.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Returns:
@@ -126,7 +128,7 @@ def patch_norm_conv3d(
     form: str = "affine-like",
     center: bool = False,
     kappa: float | None = None,
-    recompute: bool = True,
+    recompute: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """PatchNorm over three axes of space: ``torch.nn.functional.conv3d`` with every patch divided by its length.
@@ -144,7 +146,8 @@ def patch_norm_conv3d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. The kernels in C++ need neither.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Returns:
@@ -170,7 +173,7 @@ def patch_norm_conv_transpose1d(
     *,
     form: str = "affine-like",
     kappa: float | None = None,
-    recompute: bool = True,
+    recompute: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """PatchNorm of a transposed convolution: ``torch.nn.functional.conv_transpose1d`` with scaled outputs.
@@ -190,7 +193,8 @@ def patch_norm_conv_transpose1d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. The kernels in C++ need neither.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Returns:
@@ -217,7 +221,7 @@ def patch_norm_conv_transpose2d(
     *,
     form: str = "affine-like",
     kappa: float | None = None,
-    recompute: bool = True,
+    recompute: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """PatchNorm of a transposed convolution: ``torch.nn.functional.conv_transpose2d`` with scaled outputs.
@@ -237,7 +241,8 @@ def patch_norm_conv_transpose2d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. The kernels in C++ need neither.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Returns:
@@ -264,7 +269,7 @@ def patch_norm_conv_transpose3d(
     *,
     form: str = "affine-like",
     kappa: float | None = None,
-    recompute: bool = True,
+    recompute: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """PatchNorm of a transposed convolution: ``torch.nn.functional.conv_transpose3d`` with scaled outputs.
@@ -284,7 +289,8 @@ def patch_norm_conv_transpose3d(
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. The kernels in C++ need neither.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts. The kernels in C++ need neither.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
     Returns:
@@ -306,7 +312,7 @@ def _convolution(
     weight: Tensor,
     bias: Tensor | None,
     given: tuple[Axes, str | Axes, Axes, int],
-    settings: tuple[str, bool, float | None, bool, str | None],
+    settings: tuple[str, bool, float | None, bool | None, str | None],
 ) -> Tensor:
     form, center, kappa, recompute, backend = settings
     chosen = choose(name, CONVOLUTIONS, form, center, bias is not None)
@@ -321,6 +327,8 @@ def _convolution(
         x = F.pad(x, [end for before, after in reversed(ends) for end in (0, after - before)])
     geometry = Geometry(kernel, stride, tuple(min(pair) for pair in ends), dilation, (0,) * axes)
     check_reach(name, x.shape[-axes:], kernel, geometry.padding, dilation)
+    if recompute is None:
+        recompute = not is_small(x, weight, weight.shape[0], positions_of(x.shape[-axes:], geometry))
     return _grouped((name, backend, chosen), axes, x, weight, bias, groups, (kappa, geometry, recompute))
 
 
@@ -331,7 +339,7 @@ def _transposed(
     weight: Tensor,
     bias: Tensor | None,
     given: tuple[Axes, Axes, Axes, int, Axes],
-    settings: tuple[str, bool, float | None, bool, str | None],
+    settings: tuple[str, bool, float | None, bool | None, str | None],
 ) -> Tensor:
     form, center, kappa, recompute, backend = settings
     chosen = choose(name, TRANSPOSED, form, center, bias is not None)
@@ -343,6 +351,8 @@ def _transposed(
     stride, padding, dilation, extra = (each_axis(name, word, value, axes, least) for word, value, least in words)
     geometry = Geometry(tuple(weight.shape[2:]), stride, padding, dilation, extra)
     check_extra(name, reach(x.shape[-axes:], geometry), extra, stride, dilation)
+    if recompute is None:
+        recompute = not is_small(x, weight, groups * weight.shape[1], reach(x.shape[-axes:], geometry))
     return _grouped((name, backend, chosen), axes, x, weight, bias, groups, (kappa, geometry, recompute))
 
 

@@ -44,7 +44,7 @@ class _PatchNorm(nn.Module):
         dilation: Axes,
         groups: int,
         with_bias: bool,
-        settings: tuple[str, bool, float | None, bool, str, str | None],
+        settings: tuple[str, bool, float | None, bool | None, str, str | None],
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -110,7 +110,7 @@ class _PatchNormConv(_PatchNorm):
         form: str = "affine-like",
         center: bool = False,
         kappa: float | None = None,
-        recompute: bool = True,
+        recompute: bool | None = None,
         init: str = "variance-preserving",
         backend: str | None = None,
     ) -> None:
@@ -182,7 +182,7 @@ class _PatchNormConvTranspose(_PatchNorm):
         *,
         form: str = "affine-like",
         kappa: float | None = None,
-        recompute: bool = True,
+        recompute: bool | None = None,
         init: str = "variance-preserving",
         backend: str | None = None,
     ) -> None:
@@ -267,7 +267,8 @@ class PatchNormConv1d(_PatchNormConv):
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
@@ -305,7 +306,8 @@ class PatchNormConv2d(_PatchNormConv):
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
@@ -343,7 +345,8 @@ class PatchNormConv3d(_PatchNormConv):
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
@@ -381,7 +384,8 @@ class PatchNormConvTranspose1d(_PatchNormConvTranspose):
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
@@ -419,7 +423,8 @@ class PatchNormConvTranspose2d(_PatchNormConvTranspose):
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 
@@ -457,7 +462,8 @@ class PatchNormConvTranspose3d(_PatchNormConvTranspose):
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output.
+            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
+            counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
 

@@ -1,13 +1,18 @@
-"""What a caller of a convolution can get wrong in tensors: every message names the value, the cause and the mend."""
+"""What a caller of a convolution can get wrong in tensors, each message with value, cause and mend; and what is kept."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .patch_settings import WORDS, check_channels, check_weight
 
 _SPREADS = torch.__version__ >= "2.13"  # from which on torch convolves DTensors as it convolves tensors
+_SMALL = 8  # how often an output fits into a weight beside which it is small
 
 
 def check_shapes(
@@ -29,3 +34,15 @@ def check_shapes(
             "image (channels, *space)"
         )
     check_channels(name, axes, x.shape, weight.shape, None if bias is None else bias.shape, groups, transposed)
+
+
+def is_small(x: Tensor, weight: Tensor, channels: int, positions: Sequence[int]) -> bool:
+    """Return whether an output of so many channels and positions is small beside the weight: an eighth of it at most.
+
+    ``x`` is (batch, channels, *space) or one image, as torch's convolutions take them. Not in a graph that is compiled:
+    a compiler decides for itself what to keep, and to ask about the lengths would tie its graph to them.
+    """
+    if is_compiling():
+        return False
+    images = x.shape[0] if x.dim() == weight.dim() else 1
+    return _SMALL * images * channels * math.prod(positions) <= weight.numel()

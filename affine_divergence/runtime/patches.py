@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .operands import is_eager
 from .rows import FarError, are_far, is_visible
@@ -197,7 +198,7 @@ def joined(t: Tensor, axis: int) -> Tensor:
 
     ``flatten`` takes less time, and has no rule for gradients that ``is_grads_batched`` maps over.
     """
-    if torch.compiler.is_compiling() or not _is_mapped(t):
+    if is_compiling() or not _is_mapped(t):
         return t.flatten(axis, axis + 1)
     return t.reshape(*t.shape[:axis], t.shape[axis] * t.shape[axis + 1], *t.shape[axis + 2 :])
 
@@ -326,7 +327,7 @@ def rounded(c: Tensor, x: Tensor) -> Tensor:
     Compilers choose layouts by themselves.
     """
     c = c.to(rounded_type(x))
-    if c.shape[1] == 1 or torch.compiler.is_compiling() or not 0 < x.stride(1) < x.stride(-1):
+    if c.shape[1] == 1 or is_compiling() or not 0 < x.stride(1) < x.stride(-1):
         return c
     return c.movedim(1, -1).contiguous().movedim(-1, 1)
 

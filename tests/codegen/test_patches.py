@@ -165,6 +165,23 @@ def test_saved_is_what_the_twin_saves_and_one_number_a_position(center, recomput
     assert saved(module, x) == saved(nn.Conv2d(8, 16, 3), x) + positions + output
 
 
+@pytest.mark.parametrize(("length", "kept"), [(4, True), (12, False)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_an_output_is_kept_where_it_is_small_beside_the_weight(length, kept, transposed):
+    """Unless told otherwise: where it has an eighth as many numbers or fewer."""
+
+    def saved(**settings):
+        module = kind(32, 32, 3, padding=1, backend="torch", **settings)
+        found = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (found.append(t.numel()), t)[1], lambda t: t):
+            z = module(torch.randn(1, 32, length, length, requires_grad=True))
+        assert (8 * z.numel() <= module.weight.numel()) is kept
+        return found
+
+    kind = ad.PatchNormConvTranspose2d if transposed else ad.PatchNormConv2d
+    assert saved() == saved(recompute=not kept) != saved(recompute=kept)
+
+
 @pytest.mark.parametrize("name", TWINS)
 def test_state_dicts_load_both_ways(name):
     twin, module = TWINS[name](4, 6, 3, groups=2), getattr(ad, f"PatchNorm{name}")(4, 6, 3, groups=2)

@@ -5,7 +5,9 @@ On a GPU both are timed on its stream, after a write that is longer than a cache
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,8 @@ from verify.bench.shapes import Feed
 WARM_UP = 3
 _FLUSHED_BYTES = 256 * 2**20
 _HOST_LAUNCHES = 50
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's names of settings for mallopt
+_MOST_KEPT, _MOST_IN_HEAP = 2**31 - 1, 2**25  # bytes: the largest that it takes
 Progress = Callable[[float], None]
 
 
@@ -83,6 +87,7 @@ def interleaved(
     All modules of a round read the same feed, which no module has touched for as many rounds as there are feeds.
     ``progress`` hears which share of the time is over.
     """
+    _keep_the_heap()
     clock, order, times = Clock(device), Random(0), [Times() for _ in modules]
     for module in modules:
         for feed in feeds[:WARM_UP]:
@@ -110,6 +115,17 @@ def host_seconds(module: nn.Module, feed: Feed) -> float:
         if number >= WARM_UP:
             taken.append(forward + backward)
     return min(taken)
+
+
+def _keep_the_heap() -> None:
+    """Have glibc keep memory that is freed, as it does in a long run of training.
+
+    Otherwise the tensor that ends the heap, whichever it is, goes back to the system, and comes again page by page in
+    every launch: that doubled the time of one module of three, torch's or ours by chance.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
+        libc.mallopt(_MMAP_THRESHOLD, _MOST_IN_HEAP)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from ....runtime.rows import FarError, are_far
 from .launch import Source, suit
 
 _ENOUGH = 2**14  # numbers of x from which on the passes save more than two calls of operators cost
-_SHARE = 8  # how often as many numbers as the images have the threads may have in sums of their own
+_FEW = 2**14  # numbers of W, of which sums take less time than calls of operators
+_SHARE = 2  # how often as many numbers as the images have the threads may have in sums of their own
 
 
 class HostPasses(PatchPasses):
@@ -103,7 +104,8 @@ def _pays(x: Tensor, W: Tensor) -> bool:
     """Return whether the passes take less time than torch's operations: see ``fits``."""
     threads = _threads()
     rounds = -(-x.shape[0] // threads)
-    return 4 * x.shape[0] >= 3 * rounds * threads and threads * W.numel() <= _SHARE * x.numel()
+    is_small = W.numel() <= _FEW or threads * W.numel() <= _SHARE * x.numel()
+    return 4 * x.shape[0] >= 3 * rounds * threads and is_small
 
 
 @constant
