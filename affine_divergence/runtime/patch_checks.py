@@ -1,4 +1,4 @@
-"""What a caller of a convolution can get wrong in tensors, each message with value, cause and mend; and what is kept."""
+"""What a caller of a convolution can get wrong in tensors, each message with value, cause and mend; what is kept."""
 
 from __future__ import annotations
 
