@@ -17,16 +17,24 @@ class OutOfTime(Exception):
 
 
 class Deadline:
-    """So many seconds of this process's time, from now on, of a ``whole`` of so many; or earlier, after ``steps``."""
+    """So many seconds of this process's time, from now on, of a ``whole`` of so many; or earlier, after ``steps``.
+
+    Never before so many seconds have passed, whatever other threads do meanwhile.
+    """
 
     def __init__(self, seconds: float, whole: float | None = None, steps: float = inf) -> None:
         self.seconds, self.whole = seconds, seconds if whole is None else whole
         self._end = time.process_time() + seconds
+        self._earliest = time.monotonic() + seconds
         self._steps = steps
 
     def over(self) -> bool:
-        """Return whether the time is up or the steps are taken."""
-        return self._steps < 0 or time.process_time() > self._end
+        """Return whether the time is up or the steps are taken.
+
+        The clock of the process is a call of the system, slow where there are many threads: the other one is asked
+        first.
+        """
+        return self._steps < 0 or (time.monotonic() > self._earliest and time.process_time() > self._end)
 
     def step(self) -> None:
         """Count one step."""
