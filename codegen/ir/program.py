@@ -20,6 +20,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from sympy import Expr, Indexed, Mul, Symbol
 
@@ -273,9 +274,10 @@ def tangent_name(name: str) -> str:
 
 def name_of(entry: Indexed) -> str:
     """Return the name of the tensor that an entry belongs to."""
-    return str(entry.base.label)
+    return str(entry.base.name)
 
 
+@lru_cache(maxsize=20_000)
 def entries(expression: Expr) -> tuple[Indexed, ...]:
     """Return the tensor entries of an expression, sorted by their text."""
     return tuple(sorted(expression.atoms(Indexed), key=str))

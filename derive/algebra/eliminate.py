@@ -129,10 +129,14 @@ def substitute_free_deltas(factors: Sequence[Expr]) -> list[Expr] | None:
 
 def _in_order(deltas: list[Expr]) -> list[Expr]:
     """Put deltas of two plain indices first, then order by what does not depend on how bound indices are called."""
-    if len(deltas) < 2:
-        return deltas
-    blank = {i: Index("_", i.size, -1000) for i in set().union(*map(free_indices, deltas)) if i.tag != 0}
-    return sorted(deltas, key=lambda d: (not all(isinstance(a, Index) for a in d.args), str(rename(d, blank))))
+    return deltas if len(deltas) < 2 else sorted(deltas, key=_place)
+
+
+@lru_cache(maxsize=100_000)
+def _place(delta: Expr) -> tuple[bool, str]:
+    """Return what a delta is ordered by: whether its indices are not plain, and its text without bound names."""
+    blank = {i: Index("_", i.size, -1000) for i in free_indices(delta) if i.tag != 0}
+    return not all(isinstance(a, Index) for a in delta.args), str(rename(delta, blank))
 
 
 def _orient(left: Expr, right: Expr) -> tuple[Index | None, Expr]:

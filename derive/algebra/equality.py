@@ -34,11 +34,17 @@ def _vanishes(expression: Expr) -> bool:
     scalar, _ = as_scalar(expression)
     roots: dict[Symbol, Expr] = {}
     scalar = _name_waves(_name_roots(scalar, roots), roots)
-    numerator = sympy.expand(sympy.numer(sympy.together(scalar)))
+    numerator = _numerator(scalar)
     for root, base in roots.items():
-        numerator = _reduce(numerator, root, base)
-        numerator = sympy.expand(sympy.numer(sympy.together(numerator)))
+        numerator = _numerator(_reduce(numerator, root, base))
     return bool(numerator == 0)
+
+
+def _numerator(expression: Expr) -> Expr:
+    """Return the numerator, multiplied out, up to a number: a polynomial is its own."""
+    if not all(power.exp.is_Integer and power.exp.is_positive for power in expression.atoms(Pow)):
+        expression = sympy.numer(sympy.together(expression))
+    return sympy.expand(expression)
 
 
 def as_scalar(expression: Expr) -> tuple[Expr, dict[Symbol, Expr]]:

@@ -235,7 +235,7 @@ def rename(expression: Expr, mapping: Mapping[Any, Any]) -> Expr:
 
 
 def _rename(expression: Expr, mapping: Mapping[Any, Any], keys: frozenset[Index] | None) -> Expr:
-    if keys is not None and not keys & indices_in(expression):
+    if keys is not None and keys.isdisjoint(indices_in(expression)):
         return expression
     if expression in mapping:
         return mapping[expression]

@@ -44,7 +44,8 @@ def presentable(expression: Expr, scope: Scope) -> Expr:
 
     named = _fold_powers(_on_sums(_fold_functions(expression, scope), name), scope)
     candidates = [factored(named), named]
-    return min(candidates, key=lambda e: (e.count_ops() + len(e.atoms(IndexedSum)), str(e)))
+    sizes = [e.count_ops() + len(e.atoms(IndexedSum)) for e in candidates]
+    return min(candidates, key=str) if sizes[0] == sizes[1] else candidates[sizes.index(min(sizes))]
 
 
 def _on_sums(expression: Expr, change: Callable[[Expr], Expr]) -> Expr:

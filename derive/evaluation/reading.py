@@ -44,22 +44,31 @@ def reached(expressions: Iterable[Expr], scope: Scope) -> set[Expr]:
     found, waiting = set(), set(expressions)
     while waiting:
         found |= waiting
-        bases = set().union(*(e.atoms(IndexedBase) for e in waiting))
+        bases = set().union(*map(_bases, waiting))
         waiting = {scope[base].expression for base in bases if base in scope} - found
     return found
 
 
+@lru_cache(maxsize=20_000)
+def _bases(expression: Expr) -> frozenset[IndexedBase]:
+    return frozenset(expression.atoms(IndexedBase))
+
+
 def field_for(expressions: Iterable[Expr], scope: Scope) -> Field:
     """Return the numbers that some expressions need, with all that they are made of."""
-    numbers: Field = MODULAR
-    for expression in reached(expressions, scope):
-        if expression.has(sympy.NumberSymbol, LogSumExp) or any(not p.exp.is_Integer for p in expression.atoms(Pow)):
-            return REAL
-        for function in expression.atoms(Application, sympy.Max, sympy.Min, Largest):
-            if not is_guard(function) and type(function) not in (*OF_ORDER, *_WITHOUT_ROUNDING):
-                return REAL
-            numbers = numbers if is_guard(function) else ORDERED
-    return numbers
+    needed = set(map(_field, reached(expressions, scope)))
+    return next((numbers for numbers in (REAL, ORDERED) if numbers in needed), MODULAR)
+
+
+@lru_cache(maxsize=20_000)
+def _field(expression: Expr) -> Field:
+    """Return the numbers that an expression alone needs."""
+    if expression.has(sympy.NumberSymbol, LogSumExp) or any(not p.exp.is_Integer for p in expression.atoms(Pow)):
+        return REAL
+    functions = [f for f in expression.atoms(Application, sympy.Max, sympy.Min, Largest) if not is_guard(f)]
+    if any(type(function) not in (*OF_ORDER, *_WITHOUT_ROUNDING) for function in functions):
+        return REAL
+    return ORDERED if functions else MODULAR
 
 
 class Meter:
