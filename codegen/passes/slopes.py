@@ -19,6 +19,7 @@ from codegen.lower.functions import printable
 from derive.algebra.named import sigmoid
 
 _KINKED = (sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.Heaviside, sympy.Piecewise)
+_UNKNOWN = Dummy("a", positive=True)  # one for all expressions, so that equal ones are solved once
 
 
 @lru_cache(maxsize=1000)
@@ -39,7 +40,7 @@ def slope(expression: Expr, entry: Indexed, value: Indexed) -> Expr:
     if isinstance(scalar, sympy.exp):
         return value * printable(_derivative(scalar.args[0], unknown[entry])).xreplace(back)
     if smooth and len(unknown) == 1 and not scalar.is_polynomial(unknown[entry]) and _solvable(scalar, unknown[entry]):
-        through = _through_value(scalar, unknown[entry])
+        through = _through_value(scalar.xreplace({unknown[entry]: _UNKNOWN}))
         if through is not None:
             return through[1].xreplace({through[0]: value})
     return plain.xreplace(back)
@@ -61,9 +62,10 @@ def _solvable(scalar: Expr, unknown: Dummy) -> bool:
     return len(roots) + len(functions) <= 1 and polynomial
 
 
-def _through_value(scalar: Expr, unknown: Dummy) -> tuple[Dummy, Expr] | None:
+@lru_cache(maxsize=1000)
+def _through_value(scalar: Expr) -> tuple[Dummy, Expr] | None:
     """Return a symbol for the value and the derivative in it; None when the value does not determine the argument."""
-    value = Dummy("value", positive=True)
+    value, unknown = Dummy("value", positive=True), _UNKNOWN
     constants = {c: Dummy(f"c{k}", positive=True) for k, c in enumerate(_constant_sums(scalar, unknown))}
     named = scalar.xreplace(constants)
     try:

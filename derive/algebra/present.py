@@ -43,9 +43,10 @@ def presentable(expression: Expr, scope: Scope) -> Expr:
         return memory[atom]
 
     named = _fold_powers(_on_sums(_fold_functions(expression, scope), name), scope)
-    candidates = [factored(named), named]
-    sizes = [e.count_ops() + len(e.atoms(IndexedSum)) for e in candidates]
-    return min(candidates, key=str) if sizes[0] == sizes[1] else candidates[sizes.index(min(sizes))]
+    short = factored(named)
+    if short == named:
+        return named
+    return min(short, named, key=lambda e: (e.count_ops() + len(e.atoms(IndexedSum)), str(e)))
 
 
 def _on_sums(expression: Expr, change: Callable[[Expr], Expr]) -> Expr:
