@@ -263,11 +263,25 @@ def _on_squares(module: Any, x: Tensor, power: int = 2) -> Tensor:
     channels = image.shape[1] // groups
     squares = (image**power).reshape(image.shape[0], groups, channels, *image.shape[2:]).sum(2)
     squares = squares if x.device.type == "mps" else squares.double()
+    transposed = "Transpose" in type(module).__name__ or isinstance(module, _TRANSPOSED_KINDS)
+    if not transposed and module.padding_mode == "zeros" and squares.numel() > _FEW:
+        return _sums_of_windows(module, squares)
     ones = squares.new_ones(groups, 1, *module.kernel_size)
-    if "Transpose" in type(module).__name__ or isinstance(module, _TRANSPOSED_KINDS):
+    if transposed:
         transpose = _TRANSPOSED[axes - 1]
         return transpose(squares, ones, None, module.stride, padding, module.output_padding, groups, module.dilation)
     return _CONVOLUTIONS[axes - 1](squares, ones, None, module.stride, padding, module.dilation, groups)
+
+
+def _sums_of_windows(module: Any, numbers: Tensor) -> Tensor:
+    """Return the same sums axis by axis, which takes k additions along each axis, not k times k."""
+    sums = F.pad(numbers, module._ends if hasattr(module, "_ends") else module._reversed_padding_repeated_twice)
+    for axis, (size, step, gap) in enumerate(zip(module.kernel_size, module.stride, module.dilation, strict=True)):
+        span = step * ((sums.shape[2 + axis] - gap * (size - 1) - 1) // step) + 1
+        parts = [sums.narrow(2 + axis, gap * k, span) for k in range(size)]
+        parts = parts if step == 1 else [part[(slice(None),) * (2 + axis) + (slice(None, None, step),)] for part in parts]
+        sums = sum(parts[1:], start=parts[0])
+    return sums
 
 
 def _as_given(sums: Tensor, module: Any, x: Tensor) -> Tensor:
@@ -277,6 +291,7 @@ def _as_given(sums: Tensor, module: Any, x: Tensor) -> Tensor:
     return sums if x.dim() == 2 + len(module.kernel_size) else sums.squeeze(0)
 
 
+_FEW = 1 << 13  # numbers of which one convolution costs less than its sums axis by axis
 _CONVOLUTIONS: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _TRANSPOSED_KINDS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

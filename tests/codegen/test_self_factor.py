@@ -103,6 +103,25 @@ def test_each_group_has_a_self_factor_of_its_own(make, shape):
     torch.testing.assert_close(kernels(module, z.movedim(1, -1).flatten(0, -2)), torch.diag_embed(by_unit))
 
 
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Conv1d(4, 6, 5, stride=2, padding=3, dilation=2, groups=2), (3, 4, 23)),
+        (lambda: nn.Conv2d(3, 2, (3, 2), stride=(1, 3), padding=(2, 0), dilation=(2, 1), bias=False), (2, 3, 9, 12)),
+        (lambda: nn.Conv2d(3, 2, (5, 3), padding="same"), (2, 3, 7, 8)),
+        (lambda: nn.Conv2d(3, 2, 1), (2, 3, 5, 4)),
+        (lambda: nn.Conv3d(2, 2, 2, padding=1), (2, 2, 4, 5, 3)),
+        (lambda: ad.PatchNormConv2d(2, 3, 3, padding=1, center=True), (2, 2, 6, 5)),
+    ],
+)
+def test_sums_axis_by_axis_are_those_of_one_convolution(make, shape, monkeypatch):
+    module, x, found = make(), torch.randn(shape, dtype=DOUBLE), []
+    for few in (0, 1 << 30):
+        monkeypatch.setattr("affine_divergence.self_factors._FEW", few)
+        found.append(ad.self_factor(module, x))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("form", ["affine-like", "norm-like"])
 @pytest.mark.parametrize("name", ["Conv1d", "Conv2d circular", "ConvTranspose1d"])
 def test_patch_norm_where_the_package_holds_it(name, form):
