@@ -25,10 +25,12 @@ def advise(layers: Sequence[LayerDiagnosis], model: nn.Module) -> tuple[LayerDia
     """Return the layers with advice on each whose self factor varies."""
     uneven = {name for m in layers if m.factors.ratio > EVEN for name in (m.name, m.name.rpartition(".")[0])}
     asked = {name: m for name, m in model.named_modules() if name in uneven}
-    kinds = {_settings(module): name for name, module in asked.items()}
-    found = ad.convert(model, lambda m, name: kinds.get(_settings(m)) == name, dry_run=True, without_bias="norm-like")
+    settings = {name: _settings(module) for name, module in asked.items()}
+    kinds = {setting: name for name, setting in settings.items()}
+    one_of_each = set(kinds.values())
+    found = ad.convert(model, lambda _, name: name in one_of_each, dry_run=True, without_bias="norm-like")
     new = {entry.name: entry.new for entry in found.replaced}
-    counterparts = {name: new[kinds[_settings(m)]] for name, m in asked.items() if kinds[_settings(m)] in new}
+    counterparts = {name: new[kinds[setting]] for name, setting in settings.items() if kinds[setting] in new}
     return tuple(replace(layer, advice=_advice(layer, counterparts)) for layer in layers)
 
 

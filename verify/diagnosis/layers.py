@@ -9,6 +9,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -297,7 +298,7 @@ def _gain_site(
     return Site(
         name=name,
         type=type(module).__name__,
-        view=nn.Conv1d(units, units, 1, groups=units, bias="bias" in trained, device=torch.device("meta")),
+        view=_gain_stand_in(units, "bias" in trained),
         law=Law("affine" if "bias" in trained else "linear"),
         shape=Shape.PATCHES,
         pieces={n: names.piece(p) for n, p in parameters.items()},
@@ -349,6 +350,12 @@ def view(module: nn.Module, trained: tuple[str, ...]) -> nn.Module:
     if "bias" not in trained and "bias" in twin._parameters:
         twin._parameters["bias"] = None
     return twin
+
+
+@cache
+def _gain_stand_in(units: int, bias: bool) -> nn.Conv1d:
+    """Return what a norm's gain does to single entries, without storage."""
+    return nn.Conv1d(units, units, 1, groups=units, bias=bias, device=torch.device("meta"))
 
 
 def affine_stand_in(inputs: int, outputs: int, bias: bool) -> nn.Linear:

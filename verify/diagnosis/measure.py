@@ -46,6 +46,7 @@ from verify.diagnosis.records import (
 from verify.diagnosis.scores import Later, Scores, judge_scores, scores_of, scores_with_parts, unjudged_scores
 from verify.diagnosis.snapshot import Snapshot
 from verify.diagnosis.step import Analysis
+from verify.diagnosis.sums import same_bits
 from verify.diagnosis.untouched import Randomness, untouched
 
 NOWHERE = "a step from there goes nowhere"
@@ -222,7 +223,7 @@ class _Run:
         trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         linear = linear_part(self.stepper, trained, first.gradients)
         kept = {name: self.state.numbers(p) for name, p in trained.items()}
-        same = {name: held for name, held in kept.items() if held is not None and torch.equal(held, trained[name])}
+        same = {name: held for name, held in kept.items() if held is not None and same_bits(held, trained[name])}
         before = {**self._parameters, **copies(trained, but=same), **same}
         return Moved(before, {}, first.gradients, linear, first.squares)
 

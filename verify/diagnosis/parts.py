@@ -201,6 +201,7 @@ def _split(own: float, alone: float, together: float, past: float = 0.0) -> dict
 
 def cosine(change: Tensor, gradient: Tensor) -> float | None:
     """Return the mean over samples of the cosine of the change with minus the gradient there."""
-    lengths = change.norm(dim=-1) * gradient.norm(dim=-1)
-    used = lengths > 0
-    return float((-(change * gradient).sum(-1)[used] / lengths[used]).mean()) if bool(used.any()) else None
+    lengths = torch.linalg.vector_norm(change, dim=-1) * torch.linalg.vector_norm(gradient, dim=-1)
+    count = int(lengths.count_nonzero())
+    products = (change * gradient).sum(-1) / lengths.where(lengths > 0, 1.0)  # of lengths of 0 they are 0
+    return -float(products.sum()) / count if count else None

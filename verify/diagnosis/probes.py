@@ -11,8 +11,10 @@ small steps lose no digits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -242,46 +244,66 @@ def laid(site: Site, tensor: Tensor, chosen: Tensor | slice) -> Tensor:
 
 def _windows(call: Call, g: Tensor, count: int, kind: torch.dtype) -> Probe:
     """Choose positions of a convolution, and cut out of its input what each of them reads."""
-    site, view, groups = call.site, call.site.view, int(call.site.view.groups)  # type: ignore[arg-type]
+    site, groups = call.site, int(call.site.view.groups)  # type: ignore[arg-type]
+    view: Any = site.view
     x, gradient = batched(site.shape, view, call.x), batched(site.shape, view, g)
-    out = gradient.shape[2:]
-    each = out.numel()
-    images = evenly(len(x), min(_IMAGES, count), x.device)
-    places = evenly(len(images) * each, count, x.device)
-    which, there = images[places // each], places % each
-    corner = by_axis(there, out)
+    out, zeros = gradient.shape[2:], view.padding_mode == "zeros"
+    window = _Window(
+        view.kernel_size,
+        view.stride,
+        view.dilation,
+        tuple(view._reversed_padding_repeated_twice[-2::-2]) if zeros else (0,) * len(out),
+    )
+    image = x if zeros else padded(view, x)
+    which, there, read, inside = _reading(window, len(x), tuple(image.shape[2:]), tuple(out), count, x.device)
 
     def _take(x: Tensor) -> Tensor:
-        return (
-            _cut(view, batched(site.shape, view, x), which, corner)
-            .reshape(len(which), groups, -1)
-            .transpose(0, 1)
-            .to(kind)
-        )
+        image = batched(site.shape, view, x)
+        image = (image if zeros else padded(view, image)).flatten(2)
+        cut = image[which.unsqueeze(1), :, read]
+        cut = cut if inside is None else cut.where(inside, 0.0)
+        return cut.mT.reshape(len(which), groups, -1).transpose(0, 1).to(kind)
 
-    rows = which * each + there
-    units = gradient.reshape(len(x), groups, -1, each)[which, :, :, there].transpose(0, 1)
+    units = gradient.reshape(len(x), groups, -1, out.numel())[which, :, :, there].transpose(0, 1)
     cut = _take(call.x)
     given = torch.zeros_like(cut) if site.offsets_only else cut
-    return Probe(site, call.shape, cut, given, None, units.to(kind), call.factors[:, rows].to(kind), _take)
+    rows = call.factors[:, which * out.numel() + there]
+    return Probe(site, call.shape, cut, given, None, units.to(kind), rows.to(kind), _take)
 
 
-def _cut(view: Any, x: Tensor, which: Tensor, corner: Sequence[Tensor]) -> Tensor:
-    """Return the windows (chosen, channels, *kernel) that positions of a convolution read, with zeros outside."""
-    axes = len(view.kernel_size)
-    ends: Sequence[int] = view._reversed_padding_repeated_twice
-    if view.padding_mode != "zeros":
-        x, ends = padded(view, x), [0] * (2 * axes)
-    index, inside = [], None
-    for axis in range(axes):
-        reach = torch.arange(view.kernel_size[axis], device=x.device) * view.dilation[axis]
-        place = (corner[axis] * view.stride[axis] - ends[2 * (axes - 1 - axis)]).unsqueeze(1) + reach
-        here = (place >= 0) & (place < x.shape[2 + axis])
-        shape = [len(which), *(-1 if k == axis else 1 for k in range(axes))]
-        index.append(place.clamp(0, x.shape[2 + axis] - 1).reshape(shape))
-        inside = here.reshape(shape) if inside is None else inside & here.reshape(shape)
-    found = x[(which.reshape(-1, *[1] * axes), slice(None), *index)].movedim(-1, 1)
-    return found.where(inside.unsqueeze(1), 0.0)  # type: ignore[union-attr]
+@dataclass(frozen=True)
+class _Window:
+    """What positions of a convolution read, by axis: how many entries, how far apart, and zeros in front of images."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    before: tuple[int, ...]
+
+
+@lru_cache(maxsize=256)
+def _reading(
+    window: _Window, images: int, space: tuple[int, ...], out: tuple[int, ...], count: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Choose positions of some images, and return of each its image, its place, and where in the image it reads.
+
+    Returns:
+        Image (chosen), place among the positions (chosen), places read (chosen, entries), and which of these are
+        inside of the image (chosen, entries, 1), None where all are; not to be changed.
+    """
+    each, some = math.prod(out), evenly(images, min(_IMAGES, count), device)
+    places = evenly(len(some) * each, count, device)
+    which, there = some[places // each], places % each
+    read = torch.zeros(len(which), 1, dtype=torch.long, device=device)
+    inside = torch.ones_like(read, dtype=torch.bool)
+    for axis, corner in enumerate(by_axis(there, out)):
+        reach = torch.arange(window.size[axis], device=device) * window.dilation[axis]
+        place = (corner * window.stride[axis] - window.before[axis]).unsqueeze(1) + reach
+        here = (place >= 0) & (place < space[axis])
+        place = place.clamp(0, space[axis] - 1)
+        read = (read.unsqueeze(2) * space[axis] + place.unsqueeze(1)).flatten(1)
+        inside = (inside.unsqueeze(2) & here.unsqueeze(1)).flatten(1)
+    return which, there, read, None if bool(inside.all()) else inside.unsqueeze(2)
 
 
 def _alone(call: Call, g: Tensor, count: int) -> Probe:

@@ -57,13 +57,16 @@ class Snapshot:
         self._mappings: list[
             tuple[Any, dict[Any, Any], list[Any], list[Any]]
         ] = []  # most things, so not a function each
-        self._empty: list[dict[Any, Any]] = []
+        self._empty: list[Any] = []
         self._tensors: dict[int, TensorState] = {}
         self._seen: dict[int, Any] = {id(thing): thing for thing in but}
         collecting = gc.isenabled()
         gc.disable()  # thousands of objects are made here and none is garbage, which the collector would look for
         try:
             self._walk(roots)
+        except BaseException:
+            self.restore()  # parameters may stand in copies already
+            raise
         finally:
             if collecting:
                 gc.enable()
@@ -73,13 +76,15 @@ class Snapshot:
         waiting: list[tuple[Any, bool]] = [(root, False) for root in reversed(roots)]
         while waiting:
             thing, through_function = waiting.pop()
-            if isinstance(thing, _ATOMS) or id(thing) in self._seen:
+            kind = type(thing)
+            mapping = kind is dict or kind is OrderedDict  # most things are
+            if id(thing) in self._seen or (not mapping and isinstance(thing, _ATOMS)):
                 continue
             self._seen[id(thing)] = thing  # also keeps it alive, so that its id stays its own
-            if type(thing) is dict and not thing:
+            if mapping and not thing and not getattr(thing, "__dict__", None):
                 self._empty.append(thing)
                 continue
-            through_function |= isinstance(thing, types.FunctionType) and not _is_library(thing)
+            through_function |= kind is types.FunctionType and not _is_library(thing)
             held = self._mapping(thing) if isinstance(thing, dict) else self._take(thing, through_function)
             waiting += [(part, through_function) for part in held if type(part) not in _PLAIN_ATOMS]
 
@@ -98,6 +103,8 @@ class Snapshot:
         for mapping in self._empty:
             if mapping:
                 mapping.clear()
+            if attributes := getattr(mapping, "__dict__", None):
+                attributes.clear()
         for held in self._mappings:
             _attempt(problems, _refill_mapping, *held)
         for restore in self._restores:

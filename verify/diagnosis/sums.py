@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 _PART = 1 << 18
+_WIDE = (torch.float32, torch.float64)
 _SMALL, _LARGE = 1e-30, 1e36  # squares in float32 outside of this range lose digits
 
 
@@ -19,7 +20,9 @@ def squared(tensor: Tensor) -> float:
 
 def inner(one: Tensor, other: Tensor) -> float:
     """Return the sum of products of two tensors of as many numbers, in float64 where float32 has no room for it."""
-    kind = torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
+    kind = one.dtype
+    if kind is not other.dtype or kind not in _WIDE:
+        kind = torch.promote_types(torch.promote_types(kind, other.dtype), torch.float32)
     found = _inner(one, other, kind)
     if kind != torch.float64 and one.numel() and not _SMALL < abs(found) < _LARGE:
         return _inner(one, other, torch.float64)
@@ -28,7 +31,8 @@ def inner(one: Tensor, other: Tensor) -> float:
 
 def _inner(one: Tensor, other: Tensor, kind: torch.dtype) -> float:
     if one.numel() <= _PART:
-        return float(torch.dot(one.detach().reshape(-1).to(kind), other.detach().reshape(-1).to(kind)))
+        flat = one.detach().reshape(-1).to(kind)
+        return float(torch.dot(flat, flat if other is one else other.detach().reshape(-1).to(kind)))
     return sum(_inner(a, b, kind) for a, b in zip(parts_of(one), parts_of(other), strict=True))
 
 
@@ -40,7 +44,7 @@ def squares_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     plain = {name: t.detach() for name, t in tensors.items() if _is_plain(t)}
     groups: dict[tuple[torch.dtype, torch.device], dict[str, tuple[Tensor, ...]]] = {}
     for name, t in plain.items():
-        if t.dtype in (torch.float32, torch.float64) and t.numel():
+        if t.dtype in _WIDE and t.numel():
             groups.setdefault((t.dtype, t.device), {})[name] = tuple(parts_of(t))
     found: dict[str, float] = {}
     for group in groups.values():
@@ -54,6 +58,21 @@ def _is_plain(tensor: Tensor) -> bool:
     """Whether numbers stand in one place of this process, one beside the other, and are real."""
     ours = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and tensor.device.type != "meta"
     return ours and tensor.is_floating_point()
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, bit for bit where they are plain, in which NaN is itself."""
+    pair = [t.detach() for t in (one, other)]
+    plain = one.shape == other.shape and one.dtype is other.dtype and all(_is_plain(t) and _is_whole(t) for t in pair)
+    if plain:  # read eight bytes at a time, which takes half the time of comparing numbers
+        pair = [t.reshape(-1).view(torch.int64) for t in pair]
+    return torch.equal(*pair)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether numbers stand one behind the other, and fill whole words of eight bytes."""
+    words = tensor.numel() * tensor.element_size(), tensor.storage_offset() * tensor.element_size()
+    return tensor.is_contiguous() and not any(word % 8 for word in words)
 
 
 def parts_of(tensor: Tensor) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from verify.diagnosis.sums import squares_of
+from verify.diagnosis.sums import same_bits, squares_of
 
 
 def of_float64(tensor):
@@ -41,3 +41,16 @@ def test_tensors_of_several_types_and_kinds():
 def test_a_number_that_is_not_finite_shows(bad):
     found = squares_of({"good": torch.ones(3), "bad": torch.tensor([1.0, bad])})
     assert found["good"] == pytest.approx(3.0) and not np.isfinite(found["bad"])
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 7, 8])
+def test_the_same_bits(kind, size):
+    one = torch.arange(1.0, size + 1, dtype=kind)
+    one[0] = torch.nan
+    other = one.clone()
+    assert same_bits(one.nan_to_num(), other.nan_to_num())
+    assert same_bits(one, other) == (size * one.element_size() % 8 == 0)
+    other[-1] = 0.5
+    assert not same_bits(one, other) and not same_bits(one[1:], one)
+    assert same_bits(one[::2].nan_to_num(), one.clone()[::2].nan_to_num())

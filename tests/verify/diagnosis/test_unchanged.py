@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -90,6 +91,43 @@ def test_gradients_are_laid_aside_without_a_copy(monkeypatch):
     )
     diagnosed(model, batch, lambda z: z.square().sum())
     assert copied.count((5, 3)) == 1 and copied.count((5,)) == 1
+
+
+def test_a_parameter_that_nobody_else_holds_is_laid_aside(monkeypatch):
+    monkeypatch.setattr(tensor_state, "_LARGE", 1)
+    model, batch, loss = network()
+    weight, before = model[0].weight, model[0].weight.detach().clone()
+    place, kept = weight.data_ptr(), threading.local()  # which is not followed, so that what it holds stays
+
+    def _loss(z, y):
+        kept.place, kept.seen = weight.data_ptr(), weight.detach().clone()
+        return loss(z, y)
+
+    diagnosed(model, batch, _loss)
+    assert kept.place != place and not torch.equal(kept.seen, before)
+    assert weight.data_ptr() == place and torch.equal(weight, before)
+
+    def _fails(*_):
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(UsageError):
+        diagnosed(model, batch, _fails)
+    assert weight.data_ptr() == place and torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("hold", [lambda w: w.detach(), lambda w: w.data[:1], lambda w: w.detach().numpy()])
+def test_who_else_holds_a_parameter_sees_its_steps(hold, monkeypatch):
+    monkeypatch.setattr(tensor_state, "_LARGE", 1)
+    model, batch, loss = network()
+    held, kept = hold(model[0].weight), threading.local()
+
+    def _loss(z, y):
+        kept.seen = float(held.sum())
+        return loss(z, y)
+
+    before = float(held.sum())
+    diagnosed(model, batch, _loss)
+    assert kept.seen != before and float(held.sum()) == before
 
 
 def test_hooks():
