@@ -14,6 +14,7 @@ from derive.errors import UsageError
 from verify.diagnosis.activity import Activity, watched_activity
 from verify.diagnosis.batch import Work, run
 from verify.diagnosis.capture import Captured, Keep, capturing
+from verify.diagnosis.copied import copied
 from verify.diagnosis.layers import Plan
 from verify.diagnosis.non_finite import is_bad
 from verify.diagnosis.sums import squares_of
@@ -86,4 +87,4 @@ def backward_errors() -> Iterator[None]:
 
 def copies(parameters: Mapping[str, Tensor], but: Container[str] = ()) -> dict[str, Tensor]:
     """Return copies of the trained parameters by name, without those named in ``but``."""
-    return {name: p.detach().clone() for name, p in parameters.items() if p.requires_grad and name not in but}
+    return {name: copied(p) for name, p in parameters.items() if p.requires_grad and name not in but}

@@ -100,7 +100,7 @@ def linear_part(stepper: Stepper, parameters: Mapping[str, Tensor], raw: Mapping
     """
     if stepper.asks_for_closure:
         return None
-    if stepper.before_step is None and (plain := _plain_rates(stepper.optimizer, parameters)) is not None:
+    if stepper.before_step is None and (plain := plain_rates(stepper.optimizer, parameters)) is not None:
         return Linear(plain, {})
     gradients = {name: p.grad.detach().clone() for name, p in parameters.items() if p.grad is not None}
     none, once, twice = (_tried(stepper, parameters, gradients, size) for size in (0.0, 1.0, 2.0))
@@ -117,11 +117,16 @@ def linear_part(stepper: Stepper, parameters: Mapping[str, Tensor], raw: Mapping
     return Linear(rates, none)
 
 
-def _plain_rates(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, float] | None:
-    """Return the rate of each parameter under plain gradient descent, None for any other optimiser or setting."""
+def plain_rates(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], watching: int = 0
+) -> dict[str, float] | None:
+    """Return the rate of each parameter under plain gradient descent, None for any other optimiser or setting.
+
+    ``watching`` says how many hooks behind its step only look on.
+    """
     groups = optimizer.param_groups
-    extra = ("momentum", "weight_decay", "maximize")
-    hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    extra = ("momentum", "weight_decay", "maximize", "fused")
+    hooked = optimizer._optimizer_step_pre_hooks or len(optimizer._optimizer_step_post_hooks) > watching
     if type(optimizer) is not torch.optim.SGD or hooked or any(bool(g.get(word)) for g in groups for word in extra):
         return None
     rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}

@@ -229,12 +229,12 @@ class Watch:
             self.report(reading)
 
     def _after_step(self, *_: Any) -> None:
-        if self._captured is not None:
+        if self._captured is not None and self.optimizer is not None:
             self._stack.close()
             captured, self._captured = self._captured, None  # so that the pass to come is not taken for a step
             hooks, self._inside = self._inside, 1
             try:
-                parts = self._step.after(captured)
+                parts = self._step.after(captured, self.optimizer)
             finally:
                 self._captured, self._inside = captured, hooks
             self._close(parts)

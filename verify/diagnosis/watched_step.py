@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from verify.diagnosis.capture import Captured, Keep, capturing
 from verify.diagnosis.layers import Plan
 from verify.diagnosis.observe import copies
+from verify.diagnosis.optimizer import Linear, plain_rates
 from verify.diagnosis.parts import Moved, own_parts, parts
 from verify.diagnosis.probes import entries_of, probes_of
 from verify.diagnosis.record import Parts
+from verify.diagnosis.sums import squares_of
 from verify.diagnosis.untouched import Randomness, untouched
 
 
@@ -34,7 +36,7 @@ class WatchedStep:
         parameters = dict(self._model.named_parameters())
         self._before = {**{name: p.detach() for name, p in parameters.items()}, **copies(parameters)}
 
-    def after(self, captured: Captured) -> dict[str, Parts | str]:
+    def after(self, captured: Captured, optimizer: torch.optim.Optimizer) -> dict[str, Parts | str]:
         """Return what the step did to each layer that has a gradient; upstream only where the model was called."""
         chosen = {
             name: probes_of(calls)
@@ -42,9 +44,12 @@ class WatchedStep:
             if not calls[0].site.closed and all(call.gradient is not None for call in calls)
         }
         later = self._again(entries_of(chosen))
-        parameters = {name: p.detach() for name, p in self._model.named_parameters()}
-        gradients = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
-        moved = Moved(self._before, parameters, gradients, None)
+        named = dict(self._model.named_parameters())
+        parameters = {name: p.detach() for name, p in named.items()}
+        gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
+        rates = plain_rates(optimizer, named, watching=1)
+        linear = None if rates is None else Linear(rates, {})
+        moved = Moved(self._before, parameters, gradients, linear, squares_of(gradients))
         found: dict[str, Parts | str] = {}
         with torch.no_grad():
             for name, probes in chosen.items():
