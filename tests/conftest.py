@@ -1,4 +1,4 @@
-"""Settings and fixtures for every test: steady properties, plots without a display, the command line as a process."""
+"""Settings and fixtures for every test: one thread, steady properties, no display, the command line as a process."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Torch starts as many threads as there are cores, and so does each worker of pytest and each process of a test. They
+# spin while they wait for a thread that another worker keeps off its core: sixfold the processor time, fourfold the
+# wait. Tests of threads ask for them, and OpenMP reads both at its start, before the first test imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "Agg")
 settings.register_profile("steady", deadline=None, derandomize=True)  # shared cores make a deadline a coin toss
 settings.load_profile("steady")

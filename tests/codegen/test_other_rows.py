@@ -33,6 +33,15 @@ LAYERS = {  # a file, the shape of a sample, those of parameters, and sizes that
 kept_sizes = pytest.mark.parametrize("kept", KEPT)
 
 
+@pytest.fixture(autouse=True)
+def threads_of_kernels(request):
+    """One for torch's operations; elsewhere two: the kernels in C++ share rows among threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if request.node.callspec.params.get("backend") == "torch" else 2)
+    yield
+    torch.set_num_threads(before)
+
+
 def bits(t):
     """The bits of a tensor, of which a NaN has as many as any number."""
     return t.detach().contiguous().view(torch.uint8)
