@@ -20,7 +20,8 @@ from derive.forward_map import BATCH, Definition, Layer
 _CODE_WORDS = """
     ctx wanted kappa torch math F Any Tensor take put quotient within kept portable gradients info in_dims arguments
     inputs output outputs g g_out cotangent samples apply self name z_t annotations kernels threads ready plain Source
-    Unpacked
+    Unpacked Array dtype forward given jax jnp partial tangent tangents wide with_gradients with_tangents patches
+    geometry
 """
 _MODULE_WORDS = """
     T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval

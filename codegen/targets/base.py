@@ -135,7 +135,7 @@ TARGETS = (
         host="torch",
     ),
     Target("cpp", "kernels in C++", "cpu", _CATALOGUE | {LAYERS}, host="torch"),
-    Target("jax", "JAX's operations", "any", frozenset({LAYERS}), "jax", "pip install affine-divergence[jax]"),
+    Target("jax", "JAX's operations", "any", _CATALOGUE | {LAYERS}, "jax", "pip install affine-divergence[jax]"),
 )
 PLAIN = TARGETS[0]
 KERNELS = tuple(target for target in TARGETS if target.host == PLAIN.name)

@@ -23,7 +23,7 @@ from codegen.plans.patch_maps import maps_of
 from codegen.plans.row_form import row_form
 from codegen.plans.rows import plan
 from codegen.plans.solve_at import solve_at
-from codegen.targets.base import NAMES
+from codegen.targets.base import NAMES, TARGETS
 from derive.errors import UsageError
 from derive.spec import loads_spec
 from tests.codegen.layer_files import toml
@@ -105,6 +105,8 @@ EXCEPTIONS = {
     "attention-value": "its map takes the mixed input of each head from attention, which is no layer in a file",
 }
 OF_EXCEPTIONS = {"kernels/torch/value_path.py", *(f"kernels/{t}/unit.py" for t in NAMES[:3]), "kernels/cuda/unit.cu"}
+OF_EXCEPTIONS |= {"kernels/jax/value_path.py", "kernels/jax/unit_length.py"}
+PACKAGES = (NAMES, ("jax",))  # the targets of one package each: five in all
 
 
 def general(name: str) -> tuple[Row, bool]:
@@ -120,12 +122,12 @@ def general(name: str) -> tuple[Row, bool]:
 
 @cache
 def shipped() -> dict[str, str]:
-    return kernels(build())
+    return {path: text for targets in PACKAGES for path, text in kernels(build(targets=targets)).items()}
 
 
 def kernels(texts: dict[str, str]) -> dict[str, str]:
     """The files of maps by their paths, without what is the same for all maps."""
-    plain = {"__init__.py", "functional.py", "plain.py", "plain.cpp", "plain.cu"}
+    plain = {"__init__.py", "functional.py", "patch_maps.py", "plain.py", "plain.cpp", "plain.cu"}
     parts = {path: PurePath(path) for path in texts}
     chosen = [
         path for path, p in parts.items() if len(p.parts) == 3 and p.parts[0] == "kernels" and p.name not in plain
@@ -159,13 +161,15 @@ def laid(text: str) -> list[str]:
     return lines
 
 
-def compiled(name: str, text: str, monkeypatch) -> dict[str, str]:
-    """The kernels of a file, its row taken out of the catalogue."""
+@cache
+def compiled(name: str) -> dict[str, str]:
+    """The kernels of a row's twin for every target, the row taken out of the catalogue."""
     row, _ = general(name)
-    with monkeypatch.context() as patch:
+    layer = loads_spec({**TWINS, **FURTHER}[name])
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalogue, "CATALOGUE", tuple(r for r in CATALOGUE if r is not row))
-        texts = build_layer(loads_spec(text))
-    return renamed(kernels(texts), name)
+        found = [kernels(build_layer(layer, targets=targets)) for targets in PACKAGES]
+    return renamed({path: text for texts in found for path, text in texts.items()}, name)
 
 
 def test_every_row_has_a_twin_or_a_reason():
@@ -183,15 +187,15 @@ def test_the_reasons_hold():
 
 
 @pytest.mark.parametrize("name", [*TWINS, *FURTHER])
-def test_a_file_emits_the_kernels_of_its_row(name, monkeypatch):
-    found = compiled(name, {**TWINS, **FURTHER}[name], monkeypatch)
-    assert {PurePath(path).parts[1] for path in found} >= {"torch", "triton", "cuda"}
+def test_a_file_emits_the_kernels_of_its_row(name):
+    found = compiled(name)
+    assert {PurePath(path).parts[1] for path in found} == {target.name for target in TARGETS}
     for path, text in found.items():
         assert laid(text) == laid(shipped()[path]), path
 
 
-def test_every_kernel_of_the_package_comes_from_some_file(monkeypatch):
-    found = {path for name, text in {**TWINS, **FURTHER}.items() for path in compiled(name, text, monkeypatch)}
+def test_every_kernel_of_the_package_comes_from_some_file():
+    found = {path for name in (*TWINS, *FURTHER) for path in compiled(name)}
     assert shipped().keys() - found == OF_EXCEPTIONS
 
 

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from codegen.catalogue import PATCHES, VALUES, patch_maps, public_names
 from codegen.plans.layers import LayerPlan, layer_plan, plan_of
-from codegen.plans.patch_maps import PatchMap, patch_layer
 from codegen.plans.unit_rows import unit_rows
 from codegen.plans.value_path import NAME, value_path
 from codegen.printing.layer_function import formulas
 from codegen.printing.naming import pascal, quoted
 from codegen.printing.patch_words import patch_tables, patch_words
-from codegen.printing.places import in_folder, placed, shared_runtime, target_runtime
-from codegen.targets.jax.map_file import map_context, patch_map_context
+from codegen.printing.places import in_folder, placed, shared_runtime
+from codegen.targets.jax.map_file import map_context
 from codegen.targets.jax.naming import MODE_WORDS
+from codegen.targets.jax.patch_maps import patch_map_files
 from codegen.targets.jax.render import render
-from derive.cancel import solve
 from derive.export.text import text
 
 MODULES, FUNCTIONS = public_names(PATCHES, "modules"), public_names(PATCHES, "functions")
 OTHERS = ("unit_length", "value_path")
-
-
-@cache
-def patch_plan_of(chosen: PatchMap) -> LayerPlan:
-    """Return the plan of a map of a convolution as that of any layer, its sums over patches as convolutions."""
-    layer = patch_layer(chosen.with_bias, chosen.centred, chosen.transposed)
-    return layer_plan(solve(layer)[chosen.plan.name], convolutions=True)
-
-
-def patch_map_files(maps: tuple[PatchMap, ...]) -> dict[str, str]:
-    """Return the files of maps of convolutions, and what they share."""
-    contexts = [patch_map_context(m, patch_plan_of(m)) for m in maps]
-    texts = {f"{c['module']}.py": render("map.py.jinja", c) for c in contexts}
-    return in_folder("jax", texts) | target_runtime("jax", "wide.py", "patches.py", "samples.py")
 
 
 def value_plan() -> LayerPlan:

@@ -7,12 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from codegen.lower.safe_names import local_sizes
-from codegen.plans.layers import LayerPlan
+from codegen.plans.angles import NAME as ANGLE
+from codegen.plans.layers import LayerPlan, layer_plan
+from codegen.plans.patch_form import PatchForm
+from codegen.plans.patch_maps import PatchMap
 from codegen.plans.plain import SelfFactorPlan
+from codegen.plans.row_form import RowForm
+from codegen.plans.solve_at import solve_at
 from codegen.printing.layer_words import factor_lengths, factor_words
+from codegen.printing.layout_naming import Shipped, rows, windows
+from codegen.printing.naming import AngleFamily, Family
 from codegen.printing.places import folder, folders, in_folder, placed, target_runtime
 from codegen.targets.jax.map_file import bare_code, computing, imports, map_context
 from codegen.targets.jax.naming import shared_context
+from codegen.targets.jax.patch_maps import patch_map_files
 from codegen.targets.jax.printer import JaxPrinter
 from codegen.targets.jax.render import render
 from derive.export.text import text
@@ -25,11 +33,44 @@ def package_of_layer(layer: Layer, plans: Sequence[LayerPlan], factor: SelfFacto
 
     Raise ``UsageError`` for a layer with a part that is not printed.
     """
-    shared = shared_context(layer, plans)
+    return map_files(plans) | _around(layer, plans, factor, None)
+
+
+def package_of_rows(
+    layer: Layer,
+    plans: Sequence[LayerPlan],
+    factor: SelfFactorPlan,
+    families: Sequence[Family],
+    angles: Sequence[AngleFamily],
+    form: RowForm,
+) -> dict[str, str]:
+    """Return the same for a layer of one matrix, whose maps are those of the families in the form that it has."""
+    at = angles[0].with_bias.angle if angles else None
+    names = {"angle": ANGLE}
+    canonical = [layer_plan(m, names.get(m.name, m.name)) for m in solve_at(form.layer, at)]
+    shipped = Shipped(form.order, layout=rows(form.layout))
+    more = target_runtime("jax", "row_layout.py") if shipped.layout else {}
+    return map_files([*canonical, plans[-1]]) | _around(layer, plans, factor, shipped) | more
+
+
+def package_of_patches(
+    layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan, maps: Sequence[PatchMap], form: PatchForm
+) -> dict[str, str]:
+    """Return the same for a convolution, whose maps are the shipped ``maps`` in the form that the layer has."""
+    shipped = Shipped(form.order, {m.plan.name: (m.module, m.function_class) for m in maps}, windows(form))
+    own = map_files(plans[-1:]) | patch_map_files(tuple(maps)) | target_runtime("jax", "windows.py")
+    return own | _around(layer, plans, factor, shipped)
+
+
+def _around(
+    layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan, shipped: Shipped | None
+) -> dict[str, str]:
+    """Return the files around the maps: functions, modules and helpers."""
+    shared = shared_context(layer, plans, shipped)
     result = {f"{name}.py": render(f"{name}.py.jinja", shared) for name in ("__init__", "functional", "modules")}
     result["self_factors.py"] = render("self_factors.py.jinja", _self_factor_context(layer, factor, shared))
     result["py.typed"] = ""
-    return placed(result) | map_files(plans) | folders() | folder("jax", "The maps in JAX's operations")
+    return placed(result) | folders() | folder("jax", "The maps in JAX's operations")
 
 
 def map_files(plans: Sequence[LayerPlan]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from codegen.printing.layer_words import (
     size_use,
     tensor_table,
 )
+from codegen.printing.layout_naming import Shipped
 from codegen.printing.naming import class_name, quoted, snake
 from codegen.targets.jax.map_file import settings
 from derive.export.text import text
@@ -34,14 +35,18 @@ MODE_WORDS = (
 )
 
 
-def shared_context(layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, Any]:
-    """Return what the files that hold several maps need."""
-    maps = [_map_words(layer, plan) for plan in sorted(plans, key=lambda p: (p.kappa is None, p.name))]
+def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | None = None) -> dict[str, Any]:
+    """Return what the files that hold several maps need; ``shipped`` maps compute them, or None does."""
+    maps = [
+        _map_words(layer, plan, None if plan.kappa is None else shipped)
+        for plan in sorted(plans, key=lambda p: (p.kappa is None, p.name))
+    ]
     first = plans[0]
     own, free = size_names(first.parameter_sizes), size_names(first.free_sizes)
     modules = [m["module_class"] for m in maps]
     return {
         "layer": layer.name,
+        "layout": None if shipped is None else shipped.layout,
         "forward": f"{text(layer.output.entry)} = {text(layer.output.expression)}",
         "maps": maps,
         "modules": modules,
@@ -67,7 +72,7 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, Any]:
     }
 
 
-def _map_words(layer: Layer, plan: LayerPlan) -> dict[str, Any]:
+def _map_words(layer: Layer, plan: LayerPlan, shipped: Shipped | None) -> dict[str, Any]:
     """Return what the templates say of one map."""
     plain = plan.kappa is None
     module, kappa = class_name(layer, plan), kappa_context(plan)
@@ -78,7 +83,8 @@ def _map_words(layer: Layer, plan: LayerPlan) -> dict[str, Any]:
     kappa_words = [kappa["kappa_words"]] if kappa["kappa_words"] else []
     drawn = [p for p in layer.parameters if first_deviation(plan, p) not in (None, 0)]
     return {
-        "module": snake(plan.name),
+        "module": shipped.homes[plan.name][0] if shipped and shipped.homes else snake(plan.name),
+        "layout": None if shipped is None else shipped.layout,
         "function": snake(layer.name) if plain else f"{snake(layer.name)}_{snake(plan.name)}",
         "module_class": module,
         "title": f"The {words} the layer ``{layer.name}``",
@@ -87,6 +93,7 @@ def _map_words(layer: Layer, plan: LayerPlan) -> dict[str, Any]:
         "zero_words": ZERO_WORDS if plan.kind == "normalising" else "",
         **kappa,
         **_arguments(layer, plan, kappa),
+        "settings": _settings(plan, shipped),
         "constructor_words": [*sizes, *given, *free_size_words(plan), *kappa_words, MODE_WORDS],
         "checks": size_checks(f'"{module}"', (*plan.parameter_sizes, *plan.free_sizes)),
         "attributes": [
@@ -110,7 +117,6 @@ def _arguments(layer: Layer, plan: LayerPlan, kappa: dict[str, Any]) -> dict[str
     mode, sizes = 'mode: str = "reverse"', [f"{s}: int" for s in free]
     called = [*(t.name for t in layer.inputs), *(f"self.{p.name}" for p in layer.parameters)]
     called += [] if plain else ["self.kappa"]
-    lengths = quoted(settings(plan))
     return {
         "function_arguments": [*(f"{n}: Array" for n in tensors), *([] if plain else [setting]), "*", *sizes, mode],
         "constructor": [
@@ -123,8 +129,15 @@ def _arguments(layer: Layer, plan: LayerPlan, kappa: dict[str, Any]) -> dict[str
             mode,
         ],
         "forward_call": ", ".join([*called, *(f"{s}=self.{s}" for s in free), "mode=self.mode"]),
-        "settings": ("" if plain else ", kappa") + (f", *samples.lengths({lengths})" if lengths else ""),
     }
+
+
+def _settings(plan: LayerPlan, shipped: Shipped | None) -> str:
+    """Return what a function gives its map behind the mode."""
+    if shipped is not None:
+        return f", kappa, order={shipped.order}" + (", layout=layout" if shipped.layout else "")
+    lengths = quoted(settings(plan))
+    return ("" if plan.kappa is None else ", kappa") + (f", *samples.lengths({lengths})" if lengths else "")
 
 
 def _first_values(plan: LayerPlan, parameter: Tensor, drawn: Sequence[Tensor]) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from codegen.plans.layers import LayerPlan
@@ -25,23 +24,10 @@ from codegen.printing.layer_words import (
     start_words,
     tensor_table,
 )
+from codegen.printing.layout_naming import Shipped
 from codegen.printing.naming import BACKEND_WORDS, camel, class_name, quoted, snake
-from codegen.targets.torch.layout_naming import Layout
 from derive.export.text import text
 from derive.forward_map import Layer, Tensor
-
-
-@dataclass(frozen=True)
-class Shipped:
-    """How the shipped maps compute those of a layer: a layer of one matrix, or a convolution.
-
-    ``order`` is that in which they take the layer's tensors; ``homes`` are their files and classes by the name of the
-    map, where these differ from a layer's own; ``layout`` says how they take tensors that are laid out in another way.
-    """
-
-    order: tuple[int, ...]
-    homes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    layout: Layout | None = None
 
 
 def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | None = None) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from codegen.plans.plain import SelfFactorPlan
 from codegen.plans.row_form import RowForm
 from codegen.printing.functional import targets_file
 from codegen.printing.layer_function import layer_function_context
+from codegen.printing.layout_naming import Shipped, rows, windows
 from codegen.printing.naming import AngleFamily, Family
 from codegen.printing.places import in_folder, placed, shared_runtime
 from codegen.targets.torch.function_file import function_context
-from codegen.targets.torch.layer_naming import Shipped, shared_context
+from codegen.targets.torch.layer_naming import shared_context
 from codegen.targets.torch.layer_self_factor_file import self_factor_file_context
-from codegen.targets.torch.layout_naming import rows, windows
 from codegen.targets.torch.patch_function import patch_context
 from codegen.targets.torch.render import render
 from codegen.targets.torch.target import angle_files, torch_folder

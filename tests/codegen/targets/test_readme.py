@@ -66,7 +66,4 @@ def test_what_the_toy_target_cannot_print_and_unknown_mixtures_are_refused(toy):
 def test_the_readme_names_every_function_that_the_compiler_asks_for():
     asked = set(re.findall(r'_ask\("\w+", "(\w+)"', Path(base.__file__).read_text(encoding="utf-8")))
     told = set(re.findall(r"`(\w+)\(", README.read_text(encoding="utf-8")))
-    assert asked - told == {
-        "package_of_rows",
-        "package_of_patches",
-    }  # torch's alone: for the catalogue's hand-tuned cells
+    assert not asked - told

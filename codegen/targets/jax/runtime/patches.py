@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from . import wide
-from .wide import Wide, in_units, normalised
+from .wide import NONE, Wide, in_units, normalised
 
 
 class Geometry(NamedTuple):
@@ -173,18 +173,18 @@ def _slices(
 ) -> list[Any]:
     """Return slices (start, step, count) along an axis with zeros before, between and up to a length behind."""
 
-    def along(array: Array, start: int, step: int, count: int) -> Array:
+    def along(array: Array, fill: int, start: int, step: int, count: int) -> Array:
         length = max(array.shape[axis] - 1, 0) * (between + 1) + (array.shape[axis] > 0)
         around = [(0, 0, 0)] * array.ndim
         around[axis] = (ends[0], ends[1] - length, between)
-        padded = lax.pad(array, jnp.zeros((), array.dtype), around)
+        padded = lax.pad(array, jnp.asarray(fill, array.dtype), around)
         return lax.slice_in_dim(padded, start, start + (count - 1) * step + 1, step, axis)
 
-    def taken(start: int, step: int, count: int) -> Any:
-        def one(array: Array) -> Array:
-            return along(array, start, step, count)
-
-        return e.moved(one) if isinstance(e, Wide) else one(e)
+    def taken(*chosen: int) -> Any:
+        if not isinstance(e, Wide):
+            return along(e, 0, *chosen)
+        none = NONE if e.linear else 0  # of a tangent no size is looked at: its zeros must not choose the units
+        return Wide(along(e.mantissa, 0, *chosen), along(e.exponent, none, *chosen), e.linear)
 
     return [taken(*start) for start in starts]
 

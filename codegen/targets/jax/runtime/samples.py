@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 from jax import Array
@@ -13,6 +13,16 @@ Axes = tuple[str | int, ...]
 MODES = ("reverse", "forward")
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+class Layout(Protocol):
+    """How a map takes the arrays of a layer, if not with one batch axis alone."""
+
+    def laid_out(self, arrays: Sequence[Array]) -> tuple[list[Array], tuple[Any, ...]]:
+        """Return the arrays as the map takes them, and its settings behind kappa."""
+
+    def given_back(self, z: Array, batch: int) -> Array:
+        """Return the map's output with an axis of so many samples in front of those of the layer."""
 
 
 class Samples:
@@ -54,10 +64,25 @@ class Samples:
         flat = [x if w in shared else x.reshape(count, *x.shape[len(lead) :]) for w, (x, _) in inputs.items()]
         self._arrays = [*flat, *(p for p, _ in parameters.values())]
 
-    def mapped(self, modes: Mapping[str, Callable[..., Array]], mode: str, *settings: Any) -> Array:
-        """Return what the function of a mode gives of the arrays, with the leading axes of the inputs."""
+    def mapped(
+        self,
+        modes: Mapping[str, Callable[..., Array]],
+        mode: str,
+        *settings: Any,
+        order: Sequence[int] | None = None,
+        layout: Layout | None = None,
+    ) -> Array:
+        """Return what the function of a mode gives of the arrays, with the leading axes of the inputs.
+
+        With ``order`` it is a map of the catalogue and takes the arrays in that order, perhaps in a ``layout`` of its
+        own.
+        """
         check_mode(self._name, mode)
-        return self._with_lead(modes[mode](*self._arrays, *settings))
+        arrays = self._arrays if order is None else [self._arrays[k] for k in order]
+        if layout is None:
+            return self._with_lead(modes[mode](*arrays, *settings))
+        arrays, more = layout.laid_out(arrays)
+        return self._with_lead(layout.given_back(modes[mode](*arrays, *settings, *more), math.prod(self._lead or ())))
 
     def measured(self, function: Callable[..., Array], *settings: int) -> Array:
         """Return what a function gives of the arrays, with the leading axes of the inputs."""

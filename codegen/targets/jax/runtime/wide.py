@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 _LONGEST = 3  # products of a mantissa with itself that need no new units
-_NONE = -(2**24)  # below all exponents
+NONE = -(2**24)  # below all exponents
 _TYPES: dict[Any, tuple[Any, int, int]] = {  # the integers of a type's bits, how many its mantissa has, its bias
     jnp.dtype("float32"): (jnp.int32, 23, 127),
     jnp.dtype("float64"): (jnp.int64, 52, 1023),
@@ -52,12 +52,12 @@ class Wide:
     @property
     def rank(self) -> Array:
         """The exponent, below all others where the number is zero: what counts where units are chosen."""
-        return self.exponent if self.linear else jnp.where(self.mantissa == 0, _NONE, self.exponent)
+        return self.exponent if self.linear else jnp.where(self.mantissa == 0, NONE, self.exponent)
 
     def top(self, axes: tuple[int, ...]) -> Array:
         """Return the exponent of the largest number along some axes, which stay, of length 1."""
-        found = self.rank.max(axes, keepdims=True, initial=_NONE)
-        return jnp.where(found == _NONE, self.exponent.max(axes, keepdims=True, initial=_NONE), found)
+        found = self.rank.max(axes, keepdims=True, initial=NONE)
+        return jnp.where(found == NONE, self.exponent.max(axes, keepdims=True, initial=NONE), found)
 
     def moved(self, function: Callable[[Any], Any]) -> Wide:
         """Return what a function that only moves entries makes of both arrays."""
@@ -81,7 +81,7 @@ class Wide:
         other = of(other, self)
         highest = jnp.maximum(self.exponent, other.exponent)
         ranks = jnp.maximum(self.rank, other.rank)
-        top = jnp.where(ranks == _NONE, highest, ranks)
+        top = jnp.where(ranks == NONE, highest, ranks)
         return normalised(in_units(self, top) + in_units(other, top), top, self.linear or other.linear)
 
     def __sub__(self, other: Any) -> Wide:
@@ -89,8 +89,9 @@ class Wide:
 
     def __mul__(self, other: Any) -> Wide:
         other = of(other, self)
-        exponent = self.exponent + other.exponent
-        return Wide(self.mantissa * other.mantissa, exponent, self.linear or other.linear)
+        linear = self.linear or other.linear  # then a factor that is zero must not choose the units of a sum
+        exponent = self.rank + other.rank if linear else self.exponent + other.exponent
+        return Wide(self.mantissa * other.mantissa, exponent, linear)
 
     def __truediv__(self, other: Any) -> Wide:
         found: Wide = self * power(of(other, self), -1)

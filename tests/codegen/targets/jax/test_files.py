@@ -10,7 +10,9 @@ import pytest
 
 from codegen.compiler import build, build_layer
 from codegen.package import MANIFEST
+from codegen.plans.plain import plain_plan
 from codegen.targets.base import NAMES, host_of
+from codegen.targets.jax.printer import JaxPrinter
 from derive.errors import UsageError
 from derive.spec import loads_spec
 from tests.codegen.layer_files import FILES, toml
@@ -58,7 +60,12 @@ def test_a_package_is_for_one_library(targets, words):
     assert "jax" not in NAMES and host_of(["jax"]).name == "jax"
 
 
-def test_what_cannot_be_printed_is_refused_with_its_name():
-    hidden = toml("hidden", "n m", "x: n", "wide: m n, b: m", "z: m", "z[i] = sum[j](wide[i, j]*x[j]) + b[i]")
-    with pytest.raises(UsageError, match="calls something else 'wide'; give the tensor or size another name"):
-        build_layer(loads_spec(hidden), targets=("jax",))
+def test_a_name_that_the_code_has_for_something_else_is_refused_or_changed():
+    """A printer is given no such name; the compiler gives a tensor or a size that has one another."""
+    hidden = toml("hidden", "n jnp", "x: n", "wide: jnp n, b: jnp", "z: jnp", "z[i] = sum[j](wide[i, j]*x[j]) + b[i]")
+    layer = loads_spec(hidden)
+    plan = plain_plan(layer)
+    with pytest.raises(UsageError, match="calls something else 'jnp'; give the tensor or size another name"):
+        JaxPrinter(plan.forward, {s: str(s) for s in layer.sizes}, plan.types[plan.forward.name], ())
+    texts = build_layer(layer, targets=("jax",))
+    assert "def forward(x: Array, wide_: Array, b: Array)" in texts["kernels/jax/plain.py"]

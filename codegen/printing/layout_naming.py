@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sympy import Expr
 
@@ -19,6 +19,19 @@ class Layout:
     module: str
     name: str
     arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """How the shipped maps compute those of a layer: a layer of one matrix, or a convolution.
+
+    ``order`` is that in which they take the layer's tensors; ``homes`` are their files and classes by the name of the
+    map, where these differ from a layer's own; ``layout`` says how they take tensors that are laid out in another way.
+    """
+
+    order: tuple[int, ...]
+    homes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    layout: Layout | None = None
 
 
 def windows(form: PatchForm) -> Layout:
