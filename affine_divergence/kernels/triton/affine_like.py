@@ -33,7 +33,9 @@ from .runtime.tiles import (
     WHOLE_ROW,
     cut,
     dot,
+    end_of_near,
     gradient_tiles,
+    in_units,
     load,
     load_row,
     on,
@@ -43,6 +45,8 @@ from .runtime.tiles import (
     slab,
     store,
     tile_at,
+    unit_between,
+    unit_of,
     whole_row_tiles,
     wide,
 )
@@ -50,8 +54,8 @@ from .runtime.tiles import (
 
 @triton.jit
 def scale_kernel(
-    x_ptr, f_ptr, B, n, x_s, x_j, sqrt_kappa: tl.constexpr, FLOOR: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr
+    x_ptr, f_ptr, f_u_ptr, B, n, x_s, x_j, sqrt_kappa: tl.constexpr, FLOOR: tl.constexpr, WIDE: tl.constexpr, ROWS:
+    tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store ``f`` of each row of x (B, n)."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -67,27 +71,41 @@ def scale_kernel(
         y = x / peak[:, None]
         q += tl.sum(y * y, axis=1)  # affine-like/define-E
     f = sqrt_kappa / peak / tl.sqrt(q + 1 / peak / peak)  # affine-like/define-f
+    unit = unit_of(peak, FLOOR, WIDE)
+    peak_u = peak * unit
+    f_u = sqrt_kappa / peak_u / tl.sqrt(q + 1 / peak / peak)
     tl.store(f_ptr + rows, f, mask=rows < B)
+    tl.store(f_u_ptr + rows, f_u, mask=rows < B)
 
 
 @triton.jit
 def forward_kernel(
-    x_ptr, W_ptr, b_ptr, f_ptr, z_ptr, B, n, m, x_s, x_j, W_i, W_j, b_i, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNITS: tl.constexpr, GROUP: tl.constexpr
+    x_ptr, W_ptr, b_ptr, f_ptr, f_u_ptr, z_ptr, B, n, m, x_s, x_j, W_i, W_j, b_i, FLOOR: tl.constexpr, WIDE:
+    tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNITS: tl.constexpr, GROUP:
+    tl.constexpr
 ):
     """Store z (B, m): a product of matrices, and the rest of the map on each finished tile."""
     row_block, unit_block = tile_at(tl.cdiv(B, ROWS), tl.cdiv(m, UNITS), GROUP)
     rows = row_block.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     units = unit_block * UNITS + tl.arange(0, UNITS)
+    f_u = load_row(f_u_ptr, rows, 1, B)
+    f = load_row(f_ptr, rows, 1, B)
     xW = tl.zeros((ROWS, UNITS), WIDE)
-    for start in range(0, n, COLUMNS):
+    unit = unit_between(f_u, f, FLOOR, WIDE)
+    near_end = end_of_near(unit, n)
+    for start in range(0, near_end, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         x_tile = load(x_ptr, rows, columns, x_s, x_j, B, n)
         W_tile = load(W_ptr, columns, units, W_j, W_i, n, m)
         xW = dot(x_tile, W_tile, xW, PRECISION)
+    for start in range(near_end, n, COLUMNS):  # of a block with far rows, each in units of its own
+        columns = start + tl.arange(0, COLUMNS)
+        x_tile = load(x_ptr, rows, columns, x_s, x_j, B, n)
+        W_tile = load(W_ptr, columns, units, W_j, W_i, n, m)
+        x_tile = in_units(x_tile, unit)
+        xW = dot(x_tile, W_tile, xW, PRECISION)
     b = load_row(b_ptr, units, b_i, m).to(WIDE)
-    f = load_row(f_ptr, rows, 1, B)
-    z = f[:, None] * (xW + b[None, :])  # affine-like/forward
+    z = f_u[:, None] * (xW + unit[:, None] * b[None, :])  # affine-like/forward
     store(z_ptr, z, rows, units, m, B, m)
 
 
@@ -106,12 +124,16 @@ def forward_rows_kernel(
     q = tl.sum(y * y, axis=1)  # affine-like/define-E
     f = sqrt_kappa / peak / tl.sqrt(q + 1 / peak / peak)  # affine-like/define-f
     tl.store(f_ptr + rows, f, mask=rows < B)
+    unit = unit_of(peak, FLOOR, WIDE)
+    peak_u = peak * unit
+    f_u = sqrt_kappa / peak_u / tl.sqrt(q + 1 / peak / peak)
+    x_tile = in_units(x_tile, unit)
     for start in range(0, m, UNITS):
         units = start + tl.arange(0, UNITS)
         W_tile = load(W_ptr, columns, units, W_j, W_i, n, m)
         xW = dot(x_tile, W_tile, tl.zeros((ROWS, UNITS), WIDE), PRECISION)
         b = load_row(b_ptr, units, b_i, m).to(WIDE)
-        z = f[:, None] * (xW + b[None, :])  # affine-like/forward
+        z = f_u[:, None] * (xW + unit[:, None] * b[None, :])  # affine-like/forward
         store(z_ptr, z, rows, units, m, B, m)
 
 
@@ -246,17 +268,18 @@ def forward(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tens
                 WIDE=WIDE, PRECISION=PRECISION, ROWS=ROWS, COLUMNS=COLUMNS, UNITS=UNITS, **tiles.settings
             )
             return z, f
+        f_u = torch.empty_like(f)
         tiles = row_tiles(n, x.itemsize)
         ROWS, COLUMNS, _ = tiles.sizes
         scale_kernel[(triton.cdiv(B, ROWS),)](
-            x, f, B, n, *x.stride(), sqrt_kappa=math.sqrt(kappa), FLOOR=FLOOR, WIDE=WIDE, ROWS=ROWS, COLUMNS=COLUMNS,
-            **tiles.settings
+            x, f, f_u, B, n, *x.stride(), sqrt_kappa=math.sqrt(kappa), FLOOR=FLOOR, WIDE=WIDE, ROWS=ROWS,
+            COLUMNS=COLUMNS, **tiles.settings
         )
         tiles = product_tiles(B, m, x.itemsize, x.device)
         ROWS, UNITS, COLUMNS = tiles.sizes
         forward_kernel[(triton.cdiv(B, ROWS) * triton.cdiv(m, UNITS),)](
-            x, W, b, f, z, B, n, m, *x.stride(), *W.stride(), *b.stride(), WIDE=WIDE, PRECISION=PRECISION, ROWS=ROWS,
-            COLUMNS=COLUMNS, UNITS=UNITS, GROUP=8, **tiles.settings
+            x, W, b, f, f_u, z, B, n, m, *x.stride(), *W.stride(), *b.stride(), FLOOR=FLOOR, WIDE=WIDE,
+            PRECISION=PRECISION, ROWS=ROWS, COLUMNS=COLUMNS, UNITS=UNITS, GROUP=8, **tiles.settings
         )
     return z, f
 

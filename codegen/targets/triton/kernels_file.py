@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from codegen.ir.program import Instruction, Magnitude, Value, name_of
+from codegen.ir.program import Instruction, Magnitude, Pointwise, Value, name_of
+from codegen.passes.row_units import row_units
 from codegen.plans.rows import Plan
 from codegen.printing.layout import is_column
 from codegen.printing.naming import Borrowed, branch, forward_equation, listed, places, snake
@@ -37,7 +38,8 @@ def _helpers(text: str) -> list[str]:
 def kernel_contexts(parts: Schedule, plan: Plan) -> dict[str, Any]:
     """Return the lines, arguments and calls of every kernel."""
     return {
-        "scale": _scale(parts),
+        "units": row_units(plan.scale, plan.forward),
+        "scale": _scale(parts, plan),
         "forward": _forward(parts, plan),
         "forward_rows": _forward_rows(parts, plan),
         "gradient_rows": _gradient_rows(parts, plan),
@@ -96,23 +98,26 @@ def _walk(printer: TilePrinter, part: Pass, known: Sequence[str]) -> dict[str, A
     }
 
 
-def _scale(parts: Schedule) -> dict[str, Any]:
-    printer = TilePrinter(parts.roles, parts.scale.inputs)
+def _scale(parts: Schedule, plan: Plan) -> dict[str, Any]:
+    printer, units = TilePrinter(parts.roles, parts.scale.inputs), row_units(plan.scale, plan.forward)
     passes = [_walk(printer, p, []) for p in parts.scale_passes]
     floor = ["FLOOR"] if any(isinstance(i, Magnitude) for i in parts.scale.instructions) else []
-    outputs = parts.scale.outputs
-    settings = [*floor, "WIDE", "ROWS", "COLUMNS"]
-    head = _head(parts.roles, printer, parts.scale.inputs, outputs, settings)
-    return {**head, "passes": passes, "outputs": outputs, "words": listed([f"``{name}``" for name in outputs])}
+    outputs, settings = parts.scale.outputs, [*floor, "WIDE", "ROWS", "COLUMNS"]
+    far = printer.lines(units.steps) if units else []
+    stored = [*outputs, *([units.scaled.name] if units else [])]
+    head = _head(parts.roles, printer, parts.scale.inputs, stored, settings)
+    words = listed([f"``{name}``" for name in outputs])
+    return {**head, "passes": passes, "outputs": outputs, "far": far, "stored": stored, "words": words}
 
 
 def _forward(parts: Schedule, plan: Plan) -> dict[str, Any]:
-    product, memory = parts.forward, plan.forward.inputs
-    printer = TilePrinter(parts.roles, memory)
-    used = _read([*product.before, product.contract, *product.after], memory)
-    rows = _rows_of(parts.roles, _read(product.before, memory))
+    product, units = parts.forward, row_units(plan.scale, plan.forward)
+    memory = [*plan.forward.inputs, *([units.scaled] if units else [])]
+    printer, after = TilePrinter(parts.roles, memory), _after(parts, plan)
+    used = _read([*product.before, product.contract, *product.after, *after], memory)
+    rows = _rows_of(parts.roles, [units.scaled, *used] if units else _read(product.before, memory))
     context = {
-        "row_loads": _row_loads(printer, rows),
+        "row_loads": _row_loads(printer, dict.fromkeys(rows)),
         "started": printer.started([product.contract]),
         "loads": [
             *printer.tile_loads(product.contract),
@@ -120,26 +125,34 @@ def _forward(parts: Schedule, plan: Plan) -> dict[str, Any]:
             *printer.lines(product.before),
         ],
         "product": printer.product(product.contract),
-        "late_loads": printer.loads(product.after, rows),
-        "lines": printer.lines(product.after),
+        "late_loads": printer.loads(after, rows),
+        "lines": printer.lines(after),
     }
-    return {**_head(parts.roles, printer, used, plan.forward.outputs, [*_PRODUCT, "GROUP"]), **context}
+    settings = [*(["FLOOR"] if units else []), *_PRODUCT, "GROUP"]
+    return {**_head(parts.roles, printer, used, plan.forward.outputs, settings), **context}
+
+
+def _after(parts: Schedule, plan: Plan) -> Sequence[Pointwise]:
+    """Return what makes the output of the product, which may be taken in units of each row."""
+    units = row_units(plan.scale, plan.forward)
+    return parts.forward.after if units is None else (units.output,)
 
 
 def _forward_rows(parts: Schedule, plan: Plan) -> dict[str, Any]:
     product, source, scales = parts.forward, parts.scale.inputs[0], parts.scale.outputs
     memory = [v for v in plan.forward.inputs if v.name not in scales]
-    printer = TilePrinter(parts.roles, memory)
+    printer, units, after = TilePrinter(parts.roles, memory), row_units(plan.scale, plan.forward), _after(parts, plan)
     known = [source.name]
     loads = [line for line in printer.tile_loads(product.contract) if not line.startswith(f"{source.name}_tile ")]
     context = {
         "source_load": printer.load(source.name),
         "scale": printer.lines(parts.scale.instructions),
+        "far": printer.lines(units.steps) if units else [],
         "before": printer.lines(product.before),
         "loads": loads,
         "product": printer.product(product.contract, onward=False),
-        "late_loads": printer.loads(product.after, known),
-        "lines": printer.lines(product.after),
+        "late_loads": printer.loads(after, known),
+        "lines": printer.lines(after),
     }
     settings = [*(["FLOOR"] if "FLOOR" in str(context["scale"]) else []), *_PRODUCT]
     return {**_head(parts.roles, printer, memory, [*plan.forward.outputs, *scales], settings), **context}

@@ -75,6 +75,32 @@ def dot(left, right, so_far, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def unit_of(peak, FLOOR: tl.constexpr, WIDE: tl.constexpr):
+    """Return the unit in which each row is measured, a power of two: FLOOR for rows so large that products overflow."""
+    one = tl.full(peak.shape, 1.0, WIDE)
+    return tl.where(peak > 1 / FLOOR, one * FLOOR, one)
+
+
+@triton.jit
+def unit_between(scale_in_units, scale, FLOOR: tl.constexpr, WIDE: tl.constexpr):
+    """Return the same from the scale of each row, in its units and as it is."""
+    one = tl.full(scale.shape, 1.0, WIDE)
+    return tl.where(scale_in_units > scale, one * FLOOR, one)
+
+
+@triton.jit
+def end_of_near(unit, end):
+    """Return where a walk over columns ends for rows that are all measured in one; zero if any is not."""
+    return tl.where(tl.min(unit, axis=0) < 1, 0, end)
+
+
+@triton.jit
+def in_units(tile, unit):
+    """Return a tile of rows, each measured in its unit."""
+    return (tile.to(unit.dtype) * unit[:, None]).to(tile.dtype)
+
+
+@triton.jit
 def tile_at(tiles_down, tiles_across, GROUP: tl.constexpr):
     """Return this program's tile, GROUP tiles down before the next across, so that tiles in flight share operands."""
     position = tl.program_id(0)

@@ -22,7 +22,7 @@ from tests.codegen.targets.triton.compile_ahead import GPUS, Gpu, Made, compilin
 pytestmark = pytest.mark.slow
 
 SHAPES = [(8192, 4096, 4096), (4096, 512, 512)]
-SPILLED = {"cuda": 16, "hip": 256}  # bytes a thread
+SPILLED = {"cuda": 16, "hip": 264}  # bytes a thread
 REGISTERS = {"cuda": 255, "hip": 256}
 NAMES = [name for name in GPUS if name != "sm_86"]  # which has the instructions of sm_80
 PRODUCTS = {"forward_kernel", "gradient_product_kernel", "weight_gradient_kernel"}  # tiles of matrices alone
