@@ -133,7 +133,7 @@ class StepPrinter:
     def _in_place_of(self, product: str) -> str:
         return f"kernels.over({product})"
 
-    def _multiplied(self, left: str, right: str, target: Value) -> str:
+    def _multiplied(self, left: Factor, right: Factor, target: Value) -> str:
         return f"kernels.product({left}, {right}{self._wide(target)})"
 
     def _reusable(self, value: Value, step: Rows) -> str | None:
@@ -163,8 +163,8 @@ class StepPrinter:
         if target.indices[0] not in first.indices:
             first, second = second, first
         (inner,) = instruction.summed
-        left = _turned(first, (target.indices[0], inner))
-        right = _turned(second, (inner, target.indices[1]))
+        left = _factor(first, (target.indices[0], inner))
+        right = _factor(second, (inner, target.indices[1]))
         return noted(f"{target.name} = {self._multiplied(left, right, target)}", instruction.equation)
 
     def _plain(self, instruction: Instruction) -> list[str]:
@@ -186,8 +186,20 @@ class StepPrinter:
         return ", wide=True" if self._types[value.name] == WIDE else ""
 
 
-def _turned(entry: Indexed, wanted: tuple[Any, Any]) -> str:
-    return name_of(entry) if tuple(entry.indices) == wanted else f"{name_of(entry)}.t()"
+@dataclass(frozen=True)
+class Factor:
+    """A factor of a product of matrices: the name of a tensor, and whether its axes stand the other way round."""
+
+    name: str
+    turned: bool
+
+    def __str__(self) -> str:
+        """Return it in a line of Python."""
+        return f"{self.name}.t()" if self.turned else self.name
+
+
+def _factor(entry: Indexed, wanted: tuple[Any, Any]) -> Factor:
+    return Factor(name_of(entry), tuple(entry.indices) != wanted)
 
 
 def noted(code: str, *equations: str) -> list[str]:

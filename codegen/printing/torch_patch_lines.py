@@ -27,7 +27,8 @@ class PatchPrinter:
     """Prints the instructions of one program; ``given`` are the names of its inputs that are narrow and rounded.
 
     ``source`` is the input of the layer, whose type results take in the portable style; without ``casts`` they have
-    it already. ``whole`` is the program that this one is a part of: its convolutions say which axes are space.
+    it already. ``whole`` is the program that this one is a part of: its convolutions say which axes are space. Where
+    the printer ``guards``, a difference of narrow numbers is never less than nothing.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class PatchPrinter:
         squares: str = "squares",
         whole: Program | None = None,
         casts: bool = True,
+        guards: bool = False,
     ) -> None:
         self._program, self._source, self._in_place, self._squares = program, source, in_place, squares
-        self._casts = casts and not in_place
+        self._casts, self._guards = casts and not in_place, guards
         self._space = Space(whole or program)
         self._given = {v.name for v in program.inputs} | {
             i.target.name for i in program.instructions if isinstance(i, Magnitude)
@@ -118,7 +120,7 @@ class PatchPrinter:
             name = printer.text(otherwise)
             return f"{name}.masked_fill({printer.text(condition.lhs)} == {condition.rhs}, {printer.text(value)})"
         narrow = self._space.is_narrow(instruction.target.indices)
-        if narrow and "/scale" in self._program.name and isinstance(expression, Add):
+        if narrow and self._guards and isinstance(expression, Add):
             return self._difference(expression, printer)
         free = next(iter(buffers(self._program, instruction)), None)
         if free is not None and self._in_place and BATCH in instruction.target.indices and not narrow:

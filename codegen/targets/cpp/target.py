@@ -27,7 +27,7 @@ from codegen.printing.wrap import comment, joined
 from codegen.targets.cpp.fused_prologue import head, joint
 from codegen.targets.cpp.patch_file import patch_map_context
 from codegen.targets.cpp.unscaled_fast_path import with_trial
-from codegen.targets.cpp.wrappers import HostPrinter, Lengths, Pass, walked
+from codegen.targets.cpp.wrappers import HostPrinter, Lengths, Pass, tells, walked
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NAME = "cpp"
@@ -83,11 +83,10 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     every = joint(program, first, plain, own) if first else Pass((), ())
     blocks, spare, backward = _blocks(program, plain, own)
     whole = _joined(plan)
-    forward, back = HostPrinter(whole, plain, own).printed(), [every, *backward]
+    forward, back = HostPrinter(whole, plain, own, asks=not lent).printed(), [every, *backward]
     parts = [forward, *back]
     lines = [line for p in parts for line in p.whole]
     kernels = [with_trial(k) for k in unique([k for p in parts for k in p.kernels])]
-    tells = tuple(f"kernels.{k['name']}(" for k in kernels if k["trial"] and not lent)
     walks = walked(whole, forward.kernels), walked(program, [k for p in back for k in p.kernels])
     values = {v.name: v for v in (*whole.inputs, whole.values[plan.scale_name], *program.inputs)}
     kept = (program.inputs[0].name, *twin["saved_inputs"].split(", "), plan.scale_name)
@@ -108,8 +107,8 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
         "backward_shapes": backward_shapes,
         "forward_walked": walks[0],
         "forward_opening": forward.opening,
-        "tells": tells,
-        "forward_lines": [f"far = {line}" if line.startswith(tells) else line for line in forward.lines],
+        "tells": not lent and any(map(tells, forward.kernels)),
+        "forward_lines": forward.lines,
         "backward_lengths": lengths(program, [backward_shapes, *(line for p in back for line in p.whole)]),
         "backward_walked": walks[1],
         "every": every.whole,

@@ -11,8 +11,9 @@ from codegen.ir.program import Contract, Instruction, Program, Value, name_of
 from codegen.printing.c_kernels import Kernel
 from codegen.printing.c_storage import is_column
 from codegen.printing.extents import length_name, shape_text
-from codegen.printing.launches import Printed, StepPrinter
+from codegen.printing.launches import Factor, Printed, StepPrinter
 from codegen.schedule.rows import Columns, Rows
+from codegen.targets.cpp.unscaled_fast_path import with_trial
 from derive.forward_map import BATCH
 
 Lengths = tuple[Expr, ...]
@@ -53,13 +54,22 @@ class HostPrinter(StepPrinter):
     """Prints steps where the type of the input is that of all that is made of it.
 
     ``own`` names a tensor in scope that has this type; ``spare`` are matrices in scope that are read no more, by their
-    lengths: the first product that fits takes the memory of one, which is then among those ``taken``.
+    lengths: the first product that fits takes the memory of one, which is then among those ``taken``. If the caller
+    ``asks``, what kernels answer of far rows is kept as ``far``.
     """
 
     dense = True
 
-    def __init__(self, program: Program, prefix: str, own: str, spare: Mapping[Lengths, str] | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        prefix: str,
+        own: str,
+        spare: Mapping[Lengths, str] | None = None,
+        asks: bool = False,
+    ) -> None:
         super().__init__(program, prefix, own)
+        self._asks = asks
         self._spare = dict(spare or {})
         self.taken: list[str] = []
         self._sizes = {size: length_name(size) for size in self._sizes}
@@ -83,7 +93,8 @@ class HostPrinter(StepPrinter):
     def _launched(self, kind: str, kernel: Kernel, arguments: Sequence[str]) -> str:
         lengths = [length_name(BATCH.size), *(self._length(s) for s in kernel.lengths)]
         passed = map(self._passed, arguments)
-        return f"kernels.{kernel.name}({', '.join((*lengths, *passed, 'threads'))})"
+        call = f"kernels.{kernel.name}({', '.join((*lengths, *passed, 'threads'))})"
+        return f"far = {call}" if self._asks and tells(kernel) else call
 
     def _passed(self, name: str) -> str:
         """Return a setting, or the address of a tensor: known before the first line, unless a product makes it."""
@@ -127,12 +138,17 @@ class HostPrinter(StepPrinter):
     def _in_place_of(self, product: str) -> str:
         return f"{product}  # in place"
 
-    def _multiplied(self, left: str, right: str, target: Value) -> str:
+    def _multiplied(self, left: Factor, right: Factor, target: Value) -> str:
         spare = self._spare.pop(_lengths(target), "")
         self.taken += [spare] if spare else []
-        if right.endswith(".t()") and not spare:  # one call, where turning a matrix is another
-            return f"F.linear({left}, {right.removesuffix('.t()')})"
+        if right.turned and not spare:  # one call, where turning a matrix is another
+            return f"F.linear({left}, {right.name})"
         return f"torch.mm({left}, {right}{f', out={spare}' if spare else ''})"
+
+
+def tells(kernel: Kernel) -> bool:
+    """Return whether a kernel answers if rows are far: one that first tries their squares as they are."""
+    return with_trial(kernel.context)["trial"] is not None
 
 
 def address(name: str) -> str:

@@ -22,7 +22,7 @@ def patch_context(chosen: PatchMap) -> dict[str, Any]:
     context: dict[str, Any] = {
         **patch_headings(chosen),
         **_forward_lines(plan, source),
-        "scale_lines": _lines(PatchPrinter(plan.scale, source)),
+        "scale_lines": _lines(PatchPrinter(plan.scale, source, guards=True)),
         "tangent_lines": _lines(PatchPrinter(plan.tangent, source)),
         "portable": _blocks(plan.backward_scaled, PatchPrinter(plan.backward_scaled, source)),
         "in_place": _in_place(plan, source),
