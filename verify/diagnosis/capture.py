@@ -57,6 +57,10 @@ class Call:
     traced: bool
     gradient: Tensor | None = None
 
+    def forget(self) -> None:
+        """Let go of all numbers, so that the passes to come find their memory."""
+        self.x, self.factors, self.gradient = self.x.new_empty([0] * self.x.dim()), self.factors.new_empty(0), None
+
 
 @dataclass(frozen=True)
 class Attended:

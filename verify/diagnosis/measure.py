@@ -187,6 +187,9 @@ class _Run:
         """Take the steps; return what the first one did, None without one, and so of modules of unknown kind."""
         drew, found = not randomness.same(), None
         probes = chosen_rows(first, analyses) if steps else {}
+        for call in (call for calls in first.captured.calls.values() for call in calls):
+            if call.site.gain:  # no rule reads a norm's entries, and they fill as much memory as the pass itself
+                call.forget()
         if self.stepper.before_step is not None:  # which may clip gradients in place
             first.gradients = {name: g.clone() for name, g in first.gradients.items()}
         for number in range(steps):
