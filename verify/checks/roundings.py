@@ -53,6 +53,7 @@ class Rounding(TorchDispatchMode):
         super().__init__()
         # One draw, read from random places on: drawing anew for each small tensor would cost more than all else.
         self.factors = 1 + unit * (2 * torch.rand(_FACTORS, generator=generator, dtype=torch.float64) - 1)
+        self.count = _FACTORS
         self.places = random.Random(generator.initial_seed())
 
     @classmethod
@@ -77,7 +78,8 @@ class Rounding(TorchDispatchMode):
         size = value.numel()
         if self.factors.device != value.device:
             self.factors = self.factors.to(value.device)
-        if size > len(self.factors) // 2:
-            self.factors = self.factors.repeat(2 * size // len(self.factors) + 1)
-        start = self.places.randrange(len(self.factors) - size)
+        if size > self.count // 2:
+            self.factors = self.factors.repeat(2 * size // self.count + 1)
+            self.count = len(self.factors)
+        start = self.places.randrange(self.count - size)
         return value * self.factors[start : start + size].view(value.shape)

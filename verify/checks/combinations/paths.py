@@ -226,6 +226,10 @@ def watched(case: Instance, generator: torch.Generator) -> float:
 class Looking(TorchDispatchMode):
     """A mode that calls every operation as it is."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled under it, and torch's guard costs more than the operation
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
