@@ -137,7 +137,7 @@ ROWS = {
         "return torch.promote_types(x.dtype, torch.float32)",
         "return x.dtype",
         "affine",
-        f"{NORM}/inference",
+        "path/centred-affine/norm-like/autocast",
         "sums of 16-bit numbers",
     ),
     "leading axes turned": Mutant(
