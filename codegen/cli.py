@@ -128,12 +128,14 @@ def generate(
     from codegen.request import Request
     from derive.errors import UsageError
 
-    derived = [(part, part.texts()) for part in Request(spec, package, angle, targets, example).parts()]
+    parts = Request(spec, package, angle, targets, example).parts()
+    absent = [folder for folder in (out / part.package for part in parts) if check and not folder.is_dir()]
+    if absent:  # said before anything is derived, which takes seconds
+        raise UsageError(f"no package at {str(absent[0])!r} to check; name the folder that holds it with --out")
+    derived = [(part, part.texts()) for part in parts]
     reports, differs = [], False
     for part, texts in derived:
         folder = out / part.package
-        if check and not folder.is_dir():
-            raise UsageError(f"no package at {str(folder)!r} to check; name the folder that holds it with --out")
         changed = differences(texts, folder)
         differs |= bool(changed)
         if changed and not check:

@@ -80,3 +80,20 @@ def affdiv() -> Callable[..., Completed]:
         )
 
     return call
+
+
+@pytest.fixture
+def affdiv_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Completed]:
+    """The command line in this process, where a process of its own would show nothing more and cost a start."""
+    from affdiv import run
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def call(*arguments: str) -> Completed:
+        capsys.readouterr()
+        code = run(list(arguments))
+        return Completed(arguments, code, *capsys.readouterr())
+
+    return call

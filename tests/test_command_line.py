@@ -98,13 +98,13 @@ def test_a_full_disk_is_one_message(root: Path, command: str) -> None:
     )
 
 
-def test_a_package_that_is_not_there_is_not_compared(affdiv: Affdiv, tmp_path: Path) -> None:
-    assert_one_message(affdiv("generate", "--check", "--out", str(tmp_path)), "no package at", "--out")
+def test_a_package_that_is_not_there_is_not_compared(affdiv_here: Affdiv, tmp_path: Path) -> None:
+    assert_one_message(affdiv_here("generate", "--check", "--out", str(tmp_path)), "no package at", "--out")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(affdiv: Affdiv, command: str) -> None:
-    done = affdiv(command, "--help")
+def test_every_command_has_help(affdiv_here: Affdiv, command: str) -> None:
+    done = affdiv_here(command, "--help")
     assert done.returncode == 0
     assert f"affdiv {command}" in done.stdout
 
@@ -145,8 +145,8 @@ def test_wrong_words(affdiv: Affdiv, arguments: list[str], words: list[str]) -> 
 
 
 @pytest.mark.parametrize("command", ["derive", "solve", "latex", "verify"])
-def test_unknown_layer_names_the_known_ones(affdiv: Affdiv, command: str) -> None:
-    assert_one_message(affdiv(command, "afine"), "afine", "affine")
+def test_unknown_layer_names_the_known_ones(affdiv_here: Affdiv, command: str) -> None:
+    assert_one_message(affdiv_here(command, "afine"), "afine", "affine")
 
 
 def test_no_colour_when_asked(affdiv: Affdiv) -> None:

@@ -70,8 +70,8 @@ def test_layers_names_every_layer_and_is_quick(affdiv: Affdiv) -> None:
     assert set(derive.layer_names()) <= first_words
 
 
-def test_layers_as_json(affdiv: Affdiv) -> None:
-    data = json.loads(affdiv("layers", "--json").stdout)
+def test_layers_as_json(affdiv_here: Affdiv) -> None:
+    data = json.loads(affdiv_here("layers", "--json").stdout)
     assert data["schema"] == "affdiv.layers/1"
     rows = {row["name"]: row for row in data["layers"]}
     assert rows["affine"]["self_factor"]["text"] == "sum[j](x[s,j]**2) + 1"
@@ -80,8 +80,8 @@ def test_layers_as_json(affdiv: Affdiv) -> None:
     assert rows["rms-norm"]["self_factor"] is None
 
 
-def test_derive_shows_the_steps(affdiv: Affdiv) -> None:
-    done = affdiv("derive", "affine")
+def test_derive_shows_the_steps(affdiv_here: Affdiv) -> None:
+    done = affdiv_here("derive", "affine")
     assert done.returncode == 0
     assert widest(done.stdout) <= COLUMNS
     for part in ("affine/self-factor", "sum[j](x[s,j]**2) + 1", "exact for any eta", "isotropic, parameter-free"):
@@ -89,8 +89,8 @@ def test_derive_shows_the_steps(affdiv: Affdiv) -> None:
 
 
 @pytest.mark.parametrize("layer", ["convolution", "attention", "gated"])
-def test_long_formulas_fit_the_terminal(affdiv: Affdiv, layer: str) -> None:
-    assert widest(affdiv("derive", layer).stdout) <= COLUMNS
+def test_long_formulas_fit_the_terminal(affdiv_here: Affdiv, layer: str) -> None:
+    assert widest(affdiv_here("derive", layer).stdout) <= COLUMNS
 
 
 def test_derive_check_verifies_every_step(affdiv: Affdiv) -> None:
@@ -101,56 +101,56 @@ def test_derive_check_verifies_every_step(affdiv: Affdiv) -> None:
     assert done.stderr == ""
 
 
-def test_derive_as_json(affdiv: Affdiv) -> None:
-    data = json.loads(affdiv("derive", "linear", "--check", "--json").stdout)
+def test_derive_as_json(affdiv_here: Affdiv) -> None:
+    data = json.loads(affdiv_here("derive", "linear", "--check", "--json").stdout)
     assert data["schema"] == "affdiv.derivation/1"
     assert {step["status"] for step in data["steps"]} <= {"proved", "sampled"}
     assert [found["name"] for found in data["solutions"]] == ["norm-like"]
 
 
-def test_derive_under_another_rule(affdiv: Affdiv) -> None:
-    data = json.loads(affdiv("derive", "affine", "--rule", "nlms", "--json").stdout)
+def test_derive_under_another_rule(affdiv_here: Affdiv) -> None:
+    data = json.loads(affdiv_here("derive", "affine", "--rule", "nlms", "--json").stdout)
     assert data["rule"] == "nlms"
 
 
-def test_solve(affdiv: Affdiv) -> None:
-    done = affdiv("solve", "affine")
+def test_solve(affdiv_here: Affdiv) -> None:
+    done = affdiv_here("solve", "affine")
     assert done.returncode == 0
     assert widest(done.stdout) <= COLUMNS
     for part in ("affine-like (non-normalising)", "f = sqrt(kappa)/sqrt(E[s] + 1)", "residual", "scale invariant"):
         assert part in done.stdout
-    assert "no non-normalising map" in affdiv("solve", "linear").stdout
+    assert "no non-normalising map" in affdiv_here("solve", "linear").stdout
 
 
-def test_solve_as_json_and_at_an_angle(affdiv: Affdiv) -> None:
-    data = json.loads(affdiv("solve", "affine", "--angle", "2*atan(r/2)", "--json").stdout)
+def test_solve_as_json_and_at_an_angle(affdiv_here: Affdiv) -> None:
+    data = json.loads(affdiv_here("solve", "affine", "--angle", "2*atan(r/2)", "--json").stdout)
     assert [found["name"] for found in data["solutions"]] == ["norm-like", "affine-like", "angle"]
     assert data["solutions"][2]["residual"]["text"] == "0"
 
 
-def test_a_layer_from_a_file(affdiv: Affdiv, spec: Path) -> None:
-    data = json.loads(affdiv("derive", str(spec), "--json").stdout)
+def test_a_layer_from_a_file(affdiv_here: Affdiv, spec: Path) -> None:
+    data = json.loads(affdiv_here("derive", str(spec), "--json").stdout)
     assert data["layer"] == "scaled_affine"
     assert data["self_factor"]["text"] == "4*sum[j](x[s,j]**2) + 1"
-    assert affdiv("solve", str(spec)).returncode == 0
+    assert affdiv_here("solve", str(spec)).returncode == 0
 
 
 @pytest.mark.parametrize(
     ("form", "start"),
     [("latex", r"\documentclass"), ("markdown", "# The"), ("mathml", "<div"), ("html", "<!DOCTYPE html>")],
 )
-def test_latex_writes_every_format(affdiv: Affdiv, tmp_path: Path, form: str, start: str) -> None:
+def test_latex_writes_every_format(affdiv_here: Affdiv, tmp_path: Path, form: str, start: str) -> None:
     target = tmp_path / "out"
-    done = affdiv("latex", "linear", "--no-check", "--format", form, "-o", str(target))
+    done = affdiv_here("latex", "linear", "--no-check", "--format", form, "-o", str(target))
     assert (done.returncode, done.stdout) == (0, f"wrote {target}\n")
     written = target.read_text(encoding="utf-8")
     assert written.startswith(start)
-    assert affdiv("latex", "linear", "--no-check", "--format", form).stdout == written
+    assert affdiv_here("latex", "linear", "--no-check", "--format", form).stdout == written
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_latex_says_what_was_checked(affdiv: Affdiv, spec: Path) -> None:
-    done = affdiv("latex", str(spec), "--format", "markdown")
+def test_latex_says_what_was_checked(affdiv_here: Affdiv, spec: Path) -> None:
+    done = affdiv_here("latex", str(spec), "--format", "markdown")
     assert done.returncode == 0
     assert r"\[proved\]" in done.stdout
 
@@ -181,8 +181,8 @@ def test_latex_compiles(affdiv: Affdiv, tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_usage(affdiv: Affdiv, arguments: list[str], words: list[str]) -> None:
-    done = affdiv(*arguments)
+def test_wrong_usage(affdiv_here: Affdiv, arguments: list[str], words: list[str]) -> None:
+    done = affdiv_here(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr

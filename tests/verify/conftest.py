@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from affine_divergence.runtime import kernel_cache
 from verify.run.pipeline import run_chain
 from verify.run.progress import Silent
 from verify.threads import one_thread
@@ -30,8 +31,9 @@ def one_torch_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_these_tests(tmp_path_factory):
-    """Layers that are generated on demand are not left in the user's cache."""
+    """Layers that are generated on demand are not left in the user's cache; compiled kernels are, for all workers."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(kernel_cache.VARIABLE, str(kernel_cache.folder()))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
