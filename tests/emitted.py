@@ -1,5 +1,19 @@
 """Where the files of a generated package stand, for tests that read them, damage them or import them."""
 
+import functools
+
+from codegen.compiler import build
+
+
+@functools.cache
+def _shipped():
+    return build()
+
+
+def shipped():
+    """The files of the shipped package by their paths, derived once in a process; a copy, to be damaged at will."""
+    return dict(_shipped())
+
 
 def file_of(target, name):
     """The path of a map's file for a target, such as ``kernels/cpp/affine_like.cpp``."""

@@ -10,6 +10,7 @@ from codegen.printing.places import placed
 from codegen.targets.base import NAMES
 from derive.spec import loads_spec
 from tests.codegen.layer_files import FILES
+from tests.emitted import shipped
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def astray(texts):
 
 
 PACKAGES = {  # texts, and the targets that have a folder
-    "shipped": (lambda: build(), set(NAMES)),
+    "shipped": (shipped, set(NAMES)),
     "torch": (lambda: build("only_torch", ("torch",)), {"torch"}),
     "torch, cpp": (lambda: build("two", ("torch", "cpp")), {"torch", "cpp"}),
     "rows of a user": (lambda: build_layer(loads_spec(FILES["scaled_affine"].text)), set(NAMES)),

@@ -24,6 +24,7 @@ ALLOWED = {
     "patches.py": {LENGTHS, r"addcmul|mul_|addmm"},
     "patch_checks.py": {LENGTHS},
     "patch_settings.py": {LENGTHS},
+    "self_factors.py.jinja": {LENGTHS},
     "windows.py": {LENGTHS},
     "patch_modules.py.jinja": {LENGTHS},
 }
