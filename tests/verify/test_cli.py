@@ -31,7 +31,7 @@ def broken_identity(monkeypatch):
 
 
 def test_verify_prints_a_table_and_the_seed(capsys):
-    assert affdiv.run(["verify", "affine", "--seed", "5"]) == 0
+    assert affdiv.run(["verify", "linear", "--seed", "5"]) == 0
     printed = capsys.readouterr()
     for family, backend in (
         ("derivation", "sympy"),
@@ -39,7 +39,7 @@ def test_verify_prints_a_table_and_the_seed(capsys):
         ("gradient", "torch"),
         ("property", "torch"),
     ):
-        assert re.search(rf"\naffine +{family} +{backend} .* pass ", printed.out)
+        assert re.search(rf"\nlinear +{family} +{backend} .* pass ", printed.out)
     assert " 0 failed, " in printed.out and printed.out.endswith("; seed 5\n")
     assert printed.err == ""
 
