@@ -93,7 +93,7 @@ def test_any_convolution_in_a_file_computes_what_torchs_convolutions_do(generate
         check(results(mapped(made, found, form), given), results(by_reference(found, form), given))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k != CENTRED)) for k in KINDS])
 def test_the_general_path_gives_the_same_numbers(generated, kind):
     found = next(f for f in map(lambda seed: drawn(seed, kind), range(100)) if "o" in f.axes["z"] and f.bias)
     short, general = generated(found.text), generated(found.text, recognised=False)
