@@ -3,8 +3,8 @@
     python -m verify.bench.diagnosis MODULE:FACTORY .. -o paper_notes/results
 
 The factories are those of ``affdiv diagnose``. Times are processor times on one thread, to which other work on the
-machine adds little, each over that of the plain training step beside it (forward, backward, SGD); medians are held
-against the bounds:
+machine adds little, each over that of the plain training step beside it (forward, backward, SGD); memory that is freed
+stays with the process, as in a long run of training. Medians are held against the bounds:
 
     time of self factors     steps of which every one is measured            1.3 steps
     memory of self factors   what such a step holds at most beside what was there before it, parameters among that,
@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from codegen.capture.loading import load
+from verify.bench.launch import keep_the_heap
 from verify.bench.memory import peak_of
 from verify.bench.record import circumstances, write_json
 from verify.diagnosis.batch import Work, arrange, run
@@ -55,6 +56,7 @@ def trained(model: nn.Module, work: Work, optimiser: torch.optim.Optimizer) -> C
 
 def measure(model: nn.Module, work: Work, pairs: int, given: tuple[Any, Any]) -> dict[str, Any]:
     """Return what a diagnosis costs over plain training steps, each ratio with its quartiles, median first."""
+    keep_the_heap()
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
     step = trained(model, work, optimiser)
 

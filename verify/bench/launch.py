@@ -87,7 +87,7 @@ def interleaved(
     All modules of a round read the same feed, which no module has touched for as many rounds as there are feeds.
     ``progress`` hears which share of the time is over.
     """
-    _keep_the_heap()
+    keep_the_heap()
     clock, order, times = Clock(device), Random(0), [Times() for _ in modules]
     for module in modules:
         for feed in feeds[:WARM_UP]:
@@ -117,7 +117,7 @@ def host_seconds(module: nn.Module, feed: Feed) -> float:
     return min(taken)
 
 
-def _keep_the_heap() -> None:
+def keep_the_heap() -> None:
     """Have glibc keep memory that is freed, as it does in a long run of training.
 
     Otherwise the tensor that ends the heap, whichever it is, goes back to the system, and comes again page by page in
