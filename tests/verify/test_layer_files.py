@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from functools import cache
 
 import pytest
 
 import affdiv
 from codegen.compiler import build_layer
 from codegen.package import MANIFEST, write
-from derive.spec import load_spec
+from derive.spec import loads_spec
 from tests.codegen.layer_files import FILES
 from tests.emitted import file_of
 from verify.checks.runner import tasks_for
@@ -24,9 +25,15 @@ def file(tmp_path):
     return path
 
 
+@cache
+def texts():
+    """The files of the layer's package, derived once: each test damages a copy of its own."""
+    return build_layer(loads_spec(FILES[NAME].text))
+
+
 @pytest.fixture
-def package(file, tmp_path):
-    write(build_layer(load_spec(file)), tmp_path / "made")
+def package(tmp_path):
+    write(texts(), tmp_path / "made")
     return tmp_path / "made"
 
 
