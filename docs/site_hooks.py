@@ -1,12 +1,12 @@
-"""What MkDocs calls: pages that are generated from the project itself, and formulas as MathML.
+"""MkDocs hooks: they generate pages from the project itself and turn formulas into MathML.
 
     reference/command-line.md      the Typer program: every command, argument and option
-    reference/layer-files.md       a marker in the page is replaced by what `affdiv language` prints
-    reference/experiment-files.md  likewise by the docstring of the module that reads such files
-    atlas/NAME.md                  a page a layer, from the kept table of the atlas and the layer's file
-    notes/NAME.md                  pages of paper_notes, links led to pages or told as paths, pictures put in
+    reference/layer-files.md       a marker in the page becomes the output of `affdiv language`
+    reference/experiment-files.md  a marker becomes the docstring of the module that reads such files
+    atlas/NAME.md                  one page per layer, from the stored table of the atlas and the layer's file
+    notes/NAME.md                  pages of paper_notes: links point to pages of the site, SVG pictures are inlined
 
-Nothing is derived or measured here, and torch is not loaded: a build takes seconds.
+Nothing is derived or measured here, and torch is not loaded, so a build takes seconds.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _kind(parameter: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return plain text as Markdown: what stands between backquotes is code there, too."""
+    """Return plain text as Markdown; text between backquotes stays code."""
     parts = text.split("`")
     return "`".join(
         part if k % 2 else html.escape(part, quote=False).replace("*", r"\*") for k, part in enumerate(parts)
@@ -121,13 +121,14 @@ def atlas_list() -> str:
 
 
 def note(source: str, place: str) -> str:
-    """Return a page of paper_notes; a link to what is no page of the site is told as a path."""
+    """Return a page of paper_notes; a link to a file outside the site becomes the path as text."""
     folder = PurePosixPath(source).parent
 
     def shown(match: re.Match[str]) -> str:
-        """Return a picture of the note as an element of the page."""
-        svg = (ROOT / _normal(folder / match[1])).read_text(encoding="utf-8")
-        return f"<figure>{_one_line(svg)}</figure>"
+        """Return a picture of the note as an HTML element, without the XML prologue."""
+        svg = (ROOT / _normal(folder / match[2])).read_text(encoding="utf-8")
+        words = html.escape(match[1])
+        return f'<figure role="img" aria-label="{words}">{_one_line(svg[svg.index("<svg") :])}</figure>'
 
     def led(match: re.Match[str]) -> str:
         words, target, anchor = match[1], match[2], match[3] or ""
@@ -138,7 +139,7 @@ def note(source: str, place: str) -> str:
             return f"[{words}]({_relative(NOTES[path], place)}{anchor})"
         return words if words.strip("`") == path else f"{words} (`{path}`)"
 
-    text = re.sub(r"!\[[^\]]*\]\(([^)\s]+\.svg)\)", shown, (ROOT / source).read_text(encoding="utf-8"))
+    text = re.sub(r"!\[([^\]]*)\]\(([^)\s]+\.svg)\)", shown, (ROOT / source).read_text(encoding="utf-8"))
     return re.sub(r"\[([^\]]+)\]\(([^)#\s]*)(#[^)\s]+)?\)", led, text)
 
 

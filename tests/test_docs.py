@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,33 @@ def test_every_schema_of_the_program_stands_in_the_reference() -> None:
     names = {name for text in sources for name in re.findall(r'"(affdiv\.[a-z-]+/\d+)"', text)}
     told = (DOCS / "reference" / "schemas.md").read_text(encoding="utf-8")
     assert names and {name for name in names if name not in told} == set()
+
+
+def test_the_site_shows_the_pictures_of_a_note_inside_its_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hooks = runpy.run_path(str(DOCS / "site_hooks.py"))
+    (tmp_path / "notes" / "results").mkdir(parents=True)
+    (tmp_path / "notes" / "results" / "a.svg").write_text(
+        '<?xml?>\n<svg width="4">\n\n  <path d="M0 0"/>\n</svg>\n', "utf-8"
+    )
+    (tmp_path / "notes" / "n.md").write_text(
+        "Before\n\n![of time](results/a.svg)\n\nAfter ![of dots](b.png)\n", "utf-8"
+    )
+    monkeypatch.setitem(hooks["note"].__globals__, "ROOT", tmp_path)
+    shown = hooks["note"]("notes/n.md", "notes/n.md")
+    assert (
+        '\n\n<figure role="img" aria-label="of time"><svg width="4"> <path d="M0 0"/> </svg></figure>\n\n' in shown
+    )  # a blank line would end the element
+    assert ".svg" not in shown and "b.png" in shown
+
+
+def test_no_picture_of_a_note_is_lost_on_the_site() -> None:
+    hooks = runpy.run_path(str(DOCS / "site_hooks.py"))
+    pictures = 0
+    for source, place in hooks["NOTES"].items():
+        wanted = (ROOT / source).read_text(encoding="utf-8").count("![")
+        assert hooks["note"](source, place).count("><svg ") == wanted, source
+        pictures += wanted
+    assert pictures > 0
 
 
 @pytest.mark.slow
