@@ -34,7 +34,7 @@ EXAMPLES = (
     "affdiv generate --check",
 )
 GREETING = """\
-affdiv derives what a step of gradient descent does to a layer's activations, and writes layers that mend it.
+affdiv derives what a step of gradient descent does to a layer's activations, and writes layers that correct it.
 
 Three commands to begin with:
 

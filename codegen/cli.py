@@ -45,14 +45,14 @@ def layers(
     ] = None,
     example: Example = None,
     operators: Annotated[
-        bool, typer.Option("--operators", help="List instead the operators of PyTorch modules that can be captured.")
+        bool, typer.Option("--operators", help="List the PyTorch operators that capture supports instead.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """List every layer, or one, with its self factor and the maps that cancel it; compositions are written A>B.
 
-    Below all layers stand the generated GPU kernels, each with the devices that verified its present source; below a
-    layer in a file the targets that have kernels for it, and for the others why not.
+    The list ends with the generated GPU kernels and the devices on which their current source passed. For one layer it
+    ends with the targets that have kernels for it, and says why the others have none.
     """
     from derive.cli import named_layer, print_result
     from derive.export.kernels import kernel_lines, kernel_rows, recorded_runs
@@ -105,7 +105,7 @@ def generate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A layer in FILE.toml or of a PyTorch module (MODULE:FACTORY): the package holds its maps alone.",
+            help="FILE.toml or MODULE:FACTORY; the package then holds only the maps of this layer.",
             show_default=False,
         ),
     ] = None,
@@ -116,13 +116,15 @@ def generate(
     ] = None,
     targets: Annotated[
         str | None,
-        typer.Option(help="The targets, separated by commas: those of the shipped package.", show_default=False),
+        typer.Option(
+            help="The targets, separated by commas; by default those of the shipped package.", show_default=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
-    """Write the generated layers from the derivations, or those of a layer in a file.
+    """Generate the package of layers from the derivations, or a package for one layer of yours.
 
-    Of a layer with several outputs each has a package of its own.
+    A layer with several outputs gets one package per output.
     """
     from codegen.package import differences, write
     from codegen.request import Request

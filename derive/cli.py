@@ -98,7 +98,7 @@ def derive(
     rule: Rule = "sgd",
     of: Annotated[
         int | None,
-        typer.Option("--of", metavar="N", help="The N-th part: of a composition, only its parameters learn."),
+        typer.Option("--of", metavar="N", help="In a composition, train only the parameters of the N-th part."),
     ] = None,
     example: Example = None,
     as_json: AsJson = False,
@@ -122,7 +122,8 @@ def solve(
     layer: LayerName,
     angle: Angle = None,
     inputs: Annotated[
-        Statistics | None, typer.Option("--inputs", help="Also the expected spread for inputs of these statistics.")
+        Statistics | None,
+        typer.Option("--inputs", help="Also estimate the spread of the self factor for inputs of this kind."),
     ] = None,
     example: Example = None,
     as_json: AsJson = False,

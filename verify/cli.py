@@ -82,14 +82,14 @@ def verify(
     listed: Annotated[bool, typer.Option("--list", help="Print the ids of the checks and stop.")] = False,
     example: Example = None,
 ) -> None:
-    """Check the derivations and hold the generated layers against them, by five routes.
+    """Check the derivations, and check the generated layers against them in five ways.
 
-    Derivations (every step anew), identities (real SGD steps), gradients (finite differences, references by hand, every
-    type and backend), properties (what the solved maps are said to do), paths (every way to call a layer, from frozen
-    subsets to compilers, crossed with settings, types, edges and layouts; conversions, first weights, self factors).
-    Routes share the expressions and the random draws, and nothing that computes a result. All of it takes a minute on
-    two cores, with --full many minutes. Exit code 1 when a check failed; each failure names its equation and the
-    command that repeats it.
+    Derivations: derive every step again. Identities: take real SGD steps. Gradients: compare with finite differences
+    and hand-written references, in every type and on every backend. Properties: test what the derivation states of each
+    map. Paths: call a layer in every way (frozen parameters, compilers, settings, types, edge cases, layouts), and test
+    conversions, initial weights and self factors. The five ways share the expressions and the random numbers, but no
+    code that computes a result. A run takes a minute on two cores, with --full many minutes. Exit code 1 if a check
+    fails; each failure names its equation and the command that repeats it.
     """
     from derive.export.files import write_text
     from derive.sources import with_example
@@ -129,7 +129,7 @@ def bench(
         str,
         typer.Option(
             metavar="SHAPE,..",
-            help="BATCHxINxOUT, for images BATCHxINxOUTxLENGTHxKERNEL; with --spec all sizes, as B=64:n=512:m=256.",
+            help="BATCHxINxOUT, for images BATCHxINxOUTxLENGTHxKERNEL; with --spec every size, as in B=64:n=512:m=256.",
         ),
     ] = "",
     spec: Annotated[
@@ -153,7 +153,9 @@ def bench(
             min=0.0, max=3600.0, help="How long to launch at each shape: 20; in a suite 4 (quick), 10 (full) or 1.5."
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small shapes, few launches, no compiler: to try it.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A quick trial: small shapes, few launches, no compiler.")
+    ] = False,
     json: Json = False,
     threads: Annotated[
         str, typer.Option(metavar="N,..", help="A run for each number of threads; as many as torch takes if not named.")
@@ -164,13 +166,14 @@ def bench(
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Measure the layers against torch's and others', launch by launch in turn: both passes, memory, ratios.
+    """Measure speed and memory of the layers beside torch's and other libraries' layers, launched in turn.
 
-    A run takes two to four minutes on two cores. What is not installed is named and left out. With --spec the layer in
-    a file: its maps on each backend against the layer composed in torch, and which kernels ran. With --against the
-    ratio to the same layers of another generated package, such as that of the code before a change. With --suite every
-    kind of layer, plain and compiled, each with a verdict against its peer: quick under two minutes, full in a quarter
-    of an hour; growth: cost by batch, width, channels, kernel and threads, in four minutes, which --plot draws.
+    A run takes two to four minutes on two cores; it names and skips libraries that are not installed. --spec measures
+    the maps of a layer file on each backend against the same layer composed of torch operations, and shows which
+    kernels ran. --against compares with another generated package, for instance the one from before a change. --suite
+    measures every kind of layer, plain and compiled, with a verdict against its peer: quick takes under two minutes,
+    full a quarter of an hour. --suite growth measures cost against batch, width, channels, kernel and threads in four
+    minutes, and --plot draws it.
     """
     from verify.bench import choose
     from verify.bench.command import Settings
@@ -199,11 +202,12 @@ def diagnose(
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Say what is wrong with a training step of a model of yours, and judge every layer of it.
+    """Find out what is wrong with a training step of your model, and judge each of its layers.
 
-    Findings with evidence, cause and fix; self factors, shares of a step, drift, and what would correct a layer. The
-    module is imported, so its code runs. Steps are taken and put back. Exit code 1 when a real step is not the derived
-    one, a number is not finite, or nothing could be judged.
+    Prints findings with evidence, cause and fix, then for each layer its self factors, the shares of a step, the drift,
+    and what would correct it. The command imports the module, so its code runs. It takes real steps and restores the
+    model afterwards. Exit code 1 if a real step differs from the derived step, a number is not finite, or no layer
+    could be judged.
     """
     from verify.diagnosis.command import Request, run_diagnosis
 

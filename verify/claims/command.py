@@ -32,10 +32,10 @@ def claims(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say of each claim of the paper what is derived, what training runs show, and where that can be seen.
+    """Show for each claim of the paper what is derived, what training runs show, and where to see both.
 
-    Claims on mathematics are judged by derivations that are made and checked now, claims on training by tables that
-    `experiment export` wrote, or by stores. Exit code 1 when a derivation does not prove what is claimed.
+    For mathematical claims the command derives and checks now; for claims on training it reads stores, or tables from
+    `experiment export`. Exit code 1 if a derivation does not prove its claim.
     """
     from derive.export.files import write_text
     from verify.claims.ledger import NOT_PROVED, ledger

@@ -12,18 +12,19 @@ from verify.training.cli import Json
 
 def playground(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write; one of ours is replaced.")
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write; replaces an older playground."),
     ] = Path("playground"),
     pyodide: Annotated[
         Path | None,
-        typer.Option("--pyodide", metavar="FOLDER", help="Take Pyodide from here; else npm fetches it."),
+        typer.Option("--pyodide", metavar="FOLDER", help="Take Pyodide from this folder instead of npm."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the playground: a page that derives any layer in the browser, without a server of ours.
+    """Write the playground: a page that derives any layer inside the browser.
 
     Serve the folder with any file server, such as `python -m http.server --directory playground`. Once loaded, the page
-    works without a network. Takes half a minute, and npm to fetch Pyodide.
+    works without a network. Takes half a minute and needs npm to download Pyodide.
     """
     from derive.errors import UsageError
     from verify.files import check_folder

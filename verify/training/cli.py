@@ -38,7 +38,7 @@ Data = Annotated[
     typer.Option("--data", metavar="PATH", help="A folder of images or a text file, in place of the file's data."),
 ]
 Scale = Annotated[
-    str, typer.Option("--scale", help="cpu: small, as the file stands; paper: with what its table [paper] changes.")
+    str, typer.Option("--scale", help="cpu: small, as in the file; paper: with the changes of its table [paper].")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
@@ -61,7 +61,7 @@ def run(
     scale: Scale = "cpu",
     engine: Annotated[str, typer.Option(help="What runs the workers: local, or ray for a cluster.")] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Trials at work at once; one a core if not given.")
+        int | None, typer.Option(min=1, max=1024, help="How many trials run at once; by default one per core.")
     ] = None,
     data: Data = None,
     device: Annotated[str, typer.Option(help="Where the trials train: cpu or cuda.")] = "cpu",
@@ -84,9 +84,9 @@ def run(
 ) -> None:
     """Train every trial of an experiment that is not done yet.
 
-    Ctrl-C stops it cleanly, and the same line goes on where it stopped, also after a crash. Exit code 1 when a trial
-    failed for good; a diverged trial is a result. --from puts the results of a table into a store that has not got
-    them, where a trial's id is still the same; what does not fit is refused by name and trained anew.
+    Ctrl-C stops it cleanly. Give the same command again to resume, also after a crash. --from copies results from an
+    exported table into the store if the id of the trial still matches; it names all others and trains them again.
+    Exit code 1 if a trial failed for good; a diverged trial counts as a result.
     """
     from verify.run.progress import watching
     from verify.training.driver import drive, job_of, register, summary
@@ -130,7 +130,7 @@ def _take_up(store: Store, name: str, tables: Sequence[Path], again: Callable[[R
 
 @app.command("status")
 def status(name: Name, store: StorePath = STORE, scale: Scale = "cpu", data: Data = None, json: Json = False) -> None:
-    """Say how many trials of an experiment are pending, running, done or failed; also while it runs elsewhere."""
+    """Count the trials of an experiment that are pending, running, done or failed, even while it runs elsewhere."""
     from verify.training.driver import summary
     from verify.training.store import Store
 
@@ -151,7 +151,7 @@ def export(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there; CSV is printed otherwise.")
     ] = None,
 ) -> None:
-    """Print one row a trial, sorted, with every setting and every metric, or write it to a file."""
+    """Print or write a table with one row per trial, sorted, with every setting and every metric."""
     from derive.export.files import write_bytes
     from verify.files import check_folder, make_folder
     from verify.training.export import to_csv
@@ -179,7 +179,7 @@ def export(
 
 @app.command("plan")
 def plan(name: Name, scale: Scale = "cpu", data: Data = None, json: Json = False) -> None:
-    """Say how many trials an experiment has, what they cost, and the smallest effect that they can show."""
+    """Show how many trials an experiment has, what they cost, and the smallest effect that they can detect."""
     from verify.run.table import print_json
     from verify.training.plan import plan as planned
     from verify.training.plan import text

@@ -35,14 +35,14 @@ def report(
     experiment: Experiments = None,
     surface: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.svg", help="Where the pictures of the response surface go beside, as one file."),
+        typer.Option(metavar="FILE.svg", help="Also draw the response surface into this file."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Judge each hypothesis by the trials of stores, or of exported tables, and write the result as one page.
+    """Judge each hypothesis on the trials in stores or exported tables, and write the verdicts as one page.
 
-    Supported, contradicted or inconclusive, with effect, 95 % interval and the trials that it rests on. A store whose
-    sweeps still run is judged by what is done. Without --table and --store, the store of `affdiv experiment` is read.
+    Each verdict is supported, contradicted or inconclusive, with the effect, its 95 % interval and the trials behind
+    it. If a sweep still runs, its finished trials count. By default the command reads the store of `affdiv experiment`.
     """
     from derive.export.files import write_text
     from verify.files import check_folder, make_folder
