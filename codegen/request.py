@@ -1,4 +1,4 @@
-"""What ``affdiv generate`` was asked for, checked before anything is derived."""
+"""The request to ``affdiv generate``, validated before anything is derived."""
 
 from __future__ import annotations
 

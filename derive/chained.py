@@ -1,12 +1,13 @@
-"""Derivations of long forward maps: the slopes of the output pass through every intermediate, each under a name.
+"""Derivations of long forward maps: backpropagation through named intermediates.
 
-A path leads from the output through intermediates to a parameter. Written out, there is a term for every path, and the
-kernel has a term for every two: attention or a mixer has hundreds. Here the chain rule runs backwards once,
+Multiplied out, a derivative has one term for every path from the output to a parameter, and the kernel one for every
+pair of paths: hundreds for attention or a mixer. Here the chain rule runs backwards once,
 
     J_v[o; a] = sum over the w that use v, sum[b](J_w[o; b] dw[b]/dv[a])        dz[o]/dW[a] likewise
 
-and each ``J_v``, the slope of the output with respect to the intermediate ``v``, is an intermediate of the result.
-Deltas that all terms of a ``J_v`` share (of the batch, of heads) are taken out, so that it has no axis twice.
+and each ``J_v``, the derivative of the output with respect to the intermediate ``v``, becomes an intermediate of the
+result. Deltas that all terms of ``J_v`` share (for instance over batch and heads) are factored out, so that no axis
+appears twice.
 """
 
 from __future__ import annotations

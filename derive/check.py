@@ -1,15 +1,15 @@
 """Machine check of a result and of every step: independent evaluation, and for steps the normal form.
 
-``derive.evaluation`` evaluates both sides of a step, as they stand, at several random small sizes and values of the
-free indices, and looks at what is stated as the result beside the forward map. The verdicts are
+``derive.evaluation`` evaluates both sides of a step without rewriting them, at several random small sizes and index
+values. It also compares each stated result with the forward map. The verdicts are
 
     proved       the normal forms agree (by code that the deriver uses too), and independent evaluation agrees
     sampled      independent evaluation agrees
     refuted      a counterexample was found, and is shown
     unverified   neither, for the reason given
 
-Limits, bounds and injectivity cannot be proved by evaluation: of these ``sampled`` says that they were derived, and
-that no counterexample was met.
+Evaluation cannot prove limits, bounds or injectivity: for these, ``sampled`` means that they were derived and that no
+counterexample was found.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one root of errors that a user's input can cause, in any room."""
+"""The base class of all errors that a user's input can cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rule of an operator applied to the tensors that a call gives it, its result held against the shape torch told."""
+"""Apply the rule of an operator to the tensors of a call, and check the result against the shape from torch."""
 
 from __future__ import annotations
 

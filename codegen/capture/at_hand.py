@@ -1,7 +1,7 @@
-"""A module at hand as a factory: its parameters have the sizes that they have, its inputs those that it takes.
+"""An existing module as a factory: the sizes of its parameters are fixed, and its inputs are the ones it accepts.
 
-The lengths of inputs that it takes in another measure too, such as the number of tokens, are the factory's sizes. Its
-copies are on the CPU, in float64 and without hooks; the module itself is left as it is.
+Input lengths that may vary, such as the number of tokens, become the factory's sizes. The factory copies the module to
+the CPU, in float64 and without hooks, and leaves the original unchanged.
 """
 
 from __future__ import annotations

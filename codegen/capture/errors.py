@@ -1,4 +1,4 @@
-"""The refusal of a capture: what was met, where in the source, and what to do about it."""
+"""The error of a failed capture: what is not supported, where it is in the source, and what to do about it."""
 
 from __future__ import annotations
 

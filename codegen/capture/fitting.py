@@ -3,7 +3,7 @@
     integers   c0 + c1 m1 + c2 m2        monomials m of degree 4 at most, integer coefficients
     decimals   rational * p**e           p such a polynomial, e one of 1, -1, 1/2, -1/2; else one number throughout
 
-A fit must hold at every point, of which there are more than it has coefficients. None stands for "nothing fits".
+A fit must hold at every point, and there are more points than coefficients. None means that nothing fits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A tensor of the program as a function from indices to an expression, and what shape operations make of it.
+"""A tensor of the program as a function from indices to an expression, and shape operations on it.
 
-An axis is run over in *pieces*: each an offset and the factors of a mixed-radix number,
+An axis consists of *pieces*; each is an offset and the factors of a mixed-radix number,
 
     index = offset + (..(i0 n1 + i1) n2 + i2 ..)       one index per factor
 

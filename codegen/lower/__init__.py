@@ -1,1 +1,1 @@
-"""Any layer or map becomes a program: sums are contractions or convolutions, what is neither is gathered first."""
+"""Lower any layer or map to a program: sums become contractions or convolutions, other access becomes gathers."""

@@ -1,4 +1,4 @@
-"""Any layer becomes a program: what is no contraction, no convolution and no pointwise value is gathered first.
+"""Lower any layer to a program: gather first whatever is not a contraction, a convolution or a pointwise value.
 
     x[s,c,2*p + k]*Within(2*p + k, l)      a gather, zero outside: the guard goes
     W[t[s,p],i]                            a gather at integers that are an input

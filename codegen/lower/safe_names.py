@@ -1,7 +1,7 @@
-"""Names that generated code may use: tensors of a layer that would hide a word of the code get another one there.
+"""Safe names for generated code: a tensor whose name would shadow a name of the code is renamed there.
 
-Public names (parameters of a module, arguments of functions) stay as the layer has them; what cannot be public is
-refused.
+Public names (parameters of a module, arguments of functions) stay as in the layer; a name that cannot be public raises
+an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gradients and tangents of rows in as few products of matrices as there can be.
+"""Compute gradients and tangents of rows with as few matrix products as possible.
 
 ``differentiate`` gives each cotangent a value of its own. Here they become indexed sums once more. Then, in order:
 values that are not saved give way to their definitions, so that ``g.(W x)`` and the ``W^T g`` that dx needs meet in one

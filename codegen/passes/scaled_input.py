@@ -1,9 +1,9 @@
 """The scaled input ``u = f x`` as a variable of its own, where a row scale f comes from the row's own length.
 
-Every entry of u is bounded by sqrt(kappa), whatever the length of x; f and x apart are not. Products such as ``f^2
-(x.v) x`` overflow or underflow where ``f (u.v) u`` does not, and ``u`` is needed for dW anyway. Writing gradients in u
-and f is exact: x = u/f. It is done only if no f is left in a denominator, so that the result also holds in the limit f
-= 0.
+Every entry of u is bounded by sqrt(kappa), whatever the length of x; f and x alone are not bounded. Products such as
+``f^2 (x.v) x`` overflow or underflow where ``f (u.v) u`` does not, and dW needs ``u`` anyway. Writing gradients in
+terms of u and f is exact, because x = u/f. The pass does so only if no f stays in a denominator, so that the result
+also holds in the limit f = 0.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     f = sqrt(kappa)*sin(sqrt(E))/sqrt(E)      at E = 0: sqrt(kappa), the limit
     f = sqrt(kappa - 1)/sqrt(E)               at E = 0: 0, so that a sample without a direction has no weight part
 
-The limits are taken along a ray, E = r**2. Elsewhere nothing changes; the formula never sees the zero, so that no
-derivative of it is taken there either.
+The limits are taken along a ray, E = r**2. Elsewhere nothing changes. The formula is never evaluated at zero, and
+neither is its derivative.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The solver at an angle that a user gives, which may be one that it cannot follow to its ends."""
+"""Solve at an angle function from the user, even if its limits cannot be determined."""
 
 from __future__ import annotations
 

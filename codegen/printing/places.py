@@ -1,4 +1,4 @@
-"""Where a file stands in the generated package, and its imports as they read from there.
+"""The location of each file in the generated package, and imports relative to it.
 
     modules.py, functional.py, ..     what users import
     kernels/<target>/<map>.py         a map for a target, and a file of kernels of that name where it has some

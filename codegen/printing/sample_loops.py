@@ -6,9 +6,9 @@
     Scatter    dx[s,2*k - 1] += dy     zeros first, then for k: where the position is inside
     Mask       1 where guards hold
 
-A value that only the walk reads lives in memory of its thread, without the batch axis; a number of a sample is a local
-variable. ``LoopPrinter`` writes the lines of a thread that does whole samples; a target that shares a sample among
-threads derives its printer from it.
+A value that only the walk reads lives in thread-local memory, without the batch axis; a scalar per sample is a local
+variable. ``LoopPrinter`` prints code in which one thread processes whole samples; a target that shares a sample among
+threads subclasses it.
 """
 
 from __future__ import annotations

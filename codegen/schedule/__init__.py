@@ -1,1 +1,1 @@
-"""From a program to steps: which instructions a kernel does together, and what is left to a library."""
+"""Schedule a program: decide which instructions one kernel fuses, and which calls go to a library."""

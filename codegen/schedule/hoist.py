@@ -1,4 +1,4 @@
-"""What does not vary along a row is taken out of the expressions of its entries and computed once a row.
+"""Loop-invariant code motion: what does not vary along a row is computed once per row.
 
 For example, with x an entry and peak a scalar of the row:
 

@@ -1,8 +1,8 @@
-"""A row kernel as a sequence of loops along the row, from the instructions that it carries out.
+"""Split the instructions of a row kernel into a sequence of loops along the row.
 
-A sum can only be used once its loop has ended, so instructions have a level: the number of sums that must be complete
-before. Every loop belongs to one level and one axis. It loads entries, recomputes what it needs of them in registers,
-adds up the sums of its level and stores what is known by then:
+A sum can be used only after its loop has ended. So each instruction has a level: the number of sums that must be
+complete before it. Every loop belongs to one level and one axis. It loads entries, recomputes intermediate values in
+registers, accumulates the sums of its level, and stores the results that are complete:
 
     level 1, along j    u = f x,  u_gW += u gW
                         c = f u_gW / kappa

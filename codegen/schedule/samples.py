@@ -1,10 +1,10 @@
-"""Cut a program into walks over samples, for a target whose kernels do one sample after the other.
+"""Split a program into loops over samples ("walks"), for a target whose kernels process one sample after the other.
 
-    walk       instructions that read and make what belongs to one sample, or add it up over samples; one kernel
-    library    products of matrices, and what depends on parameters alone: calls of the target's library
+    walk       instructions that work on one sample, or sum over samples; fused into one kernel
+    library    matrix products, and work on parameters alone: calls of the target's library
 
-A product that is ready comes before the walks, so that a walk begins as late as it can and does as much as it can. What
-adds up over samples is complete only after its walk, so nothing in the same walk reads it.
+A product is scheduled as soon as its operands are ready, and a walk as late as possible, to fuse as much as possible.
+A sum over samples is complete only after its walk, so nothing in the same walk may read it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A limit on the time and on the steps that a proof may take: normal forms can grow without end.
+"""Limits on the time and the number of steps of a proof, because normal forms can grow without bound.
 
-Steps are what decides whether a proof is found: their number is the same on a slow machine and on a quick one.
+The number of steps decides whether a proof is found, because it is the same on slow and on fast machines.
 """
 
 from __future__ import annotations

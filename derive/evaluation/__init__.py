@@ -1,7 +1,7 @@
-"""Independent evaluation: what a derivation states, computed anew at small sizes with exact numbers.
+"""Independent evaluation: recompute what a derivation states, at small sizes and with exact numbers.
 
-Shared with the deriver are the expression nodes alone (``derive.algebra.nodes`` and ``index``). Everything else is this
-package's own: the numbers (``fields``), the values and slopes of functions (``functions``), the reading of tensors and
-the slopes of expressions (``evaluate``), what moves under an update rule (``moves``). Nothing is rewritten here: no
-delta is eliminated, no sum is split, no normal form is taken.
+This package shares only the expression nodes with the deriver (``derive.algebra.nodes`` and ``index``). It has its own
+numbers (``fields``), values and derivatives of functions (``functions``), tensor entries and derivatives of expressions
+(``evaluate``), and update rules (``moves``). It rewrites nothing: it eliminates no delta, splits no sum and takes no
+normal form.
 """

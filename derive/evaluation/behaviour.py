@@ -1,8 +1,8 @@
-"""What a cancelling map is said to do as its inputs are scaled: limits, invariance, bounds, inputs that one output has.
+"""Test the stated behaviour of a cancelling map as its inputs are scaled: limits, invariance, bounds, injectivity.
 
-Evaluation proves nothing of a limit or a bound. It looks for counterexamples: whether the map comes nearer to the
-stated limit as the inputs shrink or grow, whether an output moves that should not, whether two inputs meet. What is
-said to hold somewhere (a map is *not* scale invariant) needs a witness.
+Evaluation cannot prove a limit or a bound. It searches for counterexamples: a map that does not approach the stated
+limit as the inputs shrink or grow, an output that changes but should not, two inputs with the same output. A statement
+of existence (a map is *not* scale invariant) needs a witness.
 
     coefficients    what each parameter's entries are multiplied by, in the map (m) and in the layer itself (o)
     value           m -> factor o           length    m -> factor o/||o||          direction    ||m|| -> factor

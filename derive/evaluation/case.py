@@ -1,4 +1,4 @@
-"""One point of evaluation made ready for statements: a layer's reference, some places, derived expressions beside."""
+"""One point of evaluation, prepared for statements: the layer, some output entries and derived expressions."""
 
 from __future__ import annotations
 

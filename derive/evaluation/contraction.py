@@ -2,8 +2,8 @@
 
     sum[j, k, l](A[j, k] B[k] C[j, l])   ->   sum[j](sum[k](A[j, k] B[k]) * sum[l](C[j, l]))
 
-The plan is made once a sum; what an inner sum is for some values of the indices around it is kept at the point. Values
-are those of the plain loops, and so are slopes; what each term shows (``edges``) is not seen here.
+The plan is made once per sum. Values of inner sums are cached at each point by the values of the outer indices. Values
+and derivatives equal those of plain loops; the coverage of single terms (``edges``) is not recorded here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What evaluations must have met before their agreement says much of an expression: its edges, from both sides."""
+"""Coverage of an expression: evaluations must hit both sides of every condition before their agreement counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is stated of a cancelling map, looked at beside the map itself and the layer that it corrects.
+"""Test the statements about a cancelling map against the map itself and the layer that it corrects.
 
 map         the corrected output is the sum of each parameter's part of the output times its scale
 residual    the self factor of the corrected layer is kappa plus the residual

@@ -1,4 +1,4 @@
-"""What a derivation states of a layer, as statements to be looked at beside the layer's own forward map.
+"""Turn what a derivation states about a layer into statements that are tested against the layer's forward map.
 
 Kernel, cross terms, self factor, its shape, whether it depends on the parameters, which axes are units, and the order
 of the change in eta. Kernels run over every *declared* parameter, whether the derivation mentions it or not.

@@ -1,4 +1,4 @@
-"""The statements of a checked result as blocks: what was looked at beside the forward map, with its verdict."""
+"""The statements of a checked result as blocks: what was compared with the forward map, and the verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text for streams of any encoding: signs that an encoding lacks are written by those that all have."""
+"""Text for streams of any encoding: characters that the encoding lacks are replaced by ASCII."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words around the derivations: set-up and honest note in front, origins and bibliography behind."""
+"""The text around the derivations: set-up and disclaimer before them, origins and bibliography after them."""
 
 from __future__ import annotations
 

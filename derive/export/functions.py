@@ -1,4 +1,4 @@
-"""What the names of functions stand for, in the words of a document: they are defined where they are first used."""
+"""Definitions of named functions as sentences; a document defines each function at its first use."""
 
 from __future__ import annotations
 

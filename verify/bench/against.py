@@ -2,9 +2,9 @@
 
     shapes ──▶ ours and the other's, of equal weights ──▶ launches in turn ──▶ median ratio with its interval
 
-For a change of the generator: the package of before is the other one, and the upper end of the interval says by how
-much at most the new code is slower. The interval of the median comes from order statistics, so it assumes no
-distribution; launches follow each other in one process, so they are not quite independent.
+Use it to test a change of the generator against the package from before: the upper end of the interval bounds how much
+slower the new code is. The interval of the median comes from order statistics, so it assumes no distribution. Launches
+follow each other in one process, so they are not quite independent.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""``affdiv bench --suite growth``: the cost of both passes as one size grows, beside what must be done at least.
+"""``affdiv bench --suite growth``: the cost of both passes as one size grows, beside the roofline limit.
 
     limit = products / peak + traffic / bandwidth
 
-Products are the operations of the three products of matrices; traffic is what both passes must read and write at least:
-input, weights, output and the gradients of all three. Peak and bandwidth are measured in the same run, with as many
-threads. Where a layer is well made its time grows as the limit does: the slope of one by the other, both logarithms,
-tends to 1 once the call itself no longer counts, and no step is a cliff.
+Products counts the operations of the three matrix products. Traffic is the least memory that both passes must read and
+write: input, weights, output and the gradients of all three. Peak and bandwidth are measured in the same run, with the
+same number of threads. The time of an efficient layer grows in proportion to the limit: the slope of log time against
+log limit tends to 1 once call overhead no longer matters, and there is no cliff.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured in the same run: bytes copied a second and operations of a product."""
+"""Peak performance of the machine, measured in the same run: copy bandwidth and matrix-product throughput."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What looking into a network costs: probes against the training steps between them, in turn, in one process.
+"""The cost of probing a network: probes and the training steps between them, timed in turn in one process.
 
     python -m verify.bench.probe [EXPERIMENT ..] [--scale paper --data PATH] -o paper_notes/results
 
 For the smallest network of every method in a bundled experiment that probes, on the experiment's data: the processor
-time of all probes of a trial, those before the first and after the last step too, over that of its steps. The smallest
-network is the dearest to look into, for there the fixed costs of an operation count most. Each round gives the steps
-that one probe is worth, and their median the ratio that is held against the bound.
+time of all probes of a trial, including those before the first and after the last step, over the time of its steps.
+Probing is relatively most expensive for the smallest network, where fixed costs dominate. Each round measures the cost
+of a probe in steps; the median over rounds gives the ratio that is compared with the bound.
 """
 
 from __future__ import annotations

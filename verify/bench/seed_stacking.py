@@ -1,4 +1,4 @@
-"""From which size on seeds are slower as one stack than one by one: measures, and writes the rule that sweeps go by.
+"""Measure from which size on a stack of seeds is slower than one seed after the other, and write the rule for sweeps.
 
     python -m verify.bench.seed_stacking -o verify/training/seed_stacking.json
 

@@ -1,4 +1,4 @@
-"""What a layer is measured at: the sizes, what a step must compute at least, and the tensors that feed it.
+"""Benchmark shapes: the sizes, the least work of a step, and the input tensors.
 
 B x n x m                              a linear layer: B rows of n features to m features
 B x in x out x length x kernel         a convolution of B square images, padded so that their size stays

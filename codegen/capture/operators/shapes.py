@@ -1,4 +1,4 @@
-"""Shape operations: none computes anything, each rewrites indices."""
+"""Shape operations: they compute nothing and only rewrite indices."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""One walk over rows for all that a backward pass needs before its first product of matrices.
+"""Fuse everything that a backward pass needs before its first matrix product into one pass over the rows.
 
     gb = sum[i](b[i]*g[s,i])     a scalar of a row that a later kernel reads
     u = f*x                      a matrix that a product reads
     db = sum[s](f[s]*g[s,i])     a sum of rows
 
-Apart, each of them would be a call, and most of them would read the same rows again. Which they are follows from the
-program: what stays inside rows, or sums them, and depends on no product.
+Unfused, each of them would be a separate call, and most would read the same rows again. The pass takes every
+instruction that works inside rows, or sums rows, and depends on no product.
 """
 
 from __future__ import annotations

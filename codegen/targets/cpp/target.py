@@ -1,8 +1,8 @@
 """The files of the C++ target: from plans to text.
 
 The scalar lines of its kernels (``printing.c_scalars``) and the order of work (``schedule.rows``) are shared with the
-CUDA target. What differs is how rows are walked through, and that memory is reused rather than work: on a CPU a new
-matrix costs more than to scale the rows of one again.
+CUDA target. The loops over rows differ, and the C++ target recomputes scaled rows rather than storing them: on a CPU,
+allocating a matrix costs more than scaling its rows again.
 """
 
 from __future__ import annotations

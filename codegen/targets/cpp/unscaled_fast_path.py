@@ -1,8 +1,8 @@
-"""Squares of a row are summed as they are, and only where that goes out of range divided by a magnitude first.
+"""Fast path: sum the squares of a row unscaled, and scale the row first only if the sum is out of range.
 
-A program divides a row by a power of two near its largest entry before it squares it, so that nothing overflows or
-vanishes, and its results do not depend on which power that is. So 1 will do for nearly every row, and no pass has to
-look for the largest entry; ``in_range`` of ``runtime/rows.h`` tells from the sum whether it did.
+To avoid overflow and underflow, a program divides a row by a power of two near its largest entry before squaring. The
+results do not depend on the power. So a scale of 1 works for nearly every row and saves the pass that searches for the
+largest entry; ``in_range`` of ``runtime/rows.h`` decides from the sum whether it worked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Python around the kernels of the CPU: calls of them, and of torch, with as little as possible in between."""
+"""The Python code around the CPU kernels: calls of kernels and of torch, with minimal overhead in between."""
 
 from __future__ import annotations
 
