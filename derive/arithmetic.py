@@ -108,7 +108,7 @@ def parse(excerpt: Excerpt, mode: str) -> ast.AST:
             tree = ast.parse(text.lstrip(), mode=mode)
     except SyntaxError as error:
         start = min(max((error.offset or 1) - 1 + skipped, 0), max(len(text) - 1, 0))
-        excerpt.fail(f"cannot read this: {error.msg}", "mend the brackets and operators around it", start, start + 1)
+        excerpt.fail(f"cannot read this: {error.msg}", "fix the brackets and operators around it", start, start + 1)
     except (ValueError, RecursionError, MemoryError):
         excerpt.fail("the formula is nested too deeply to be read", "split it with intermediate definitions")
     _measure(excerpt, tree, skipped)

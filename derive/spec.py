@@ -123,7 +123,7 @@ def _parsed(source: str, filename: str) -> dict[str, Any]:
         if place is not None and place[1]:
             lines = source.split("\n")
             at = sum(len(line) + 1 for line in lines[: int(place[1]) - 1]) + int(place[2]) - 1
-        whole.fail(f"this is not TOML: {what}", "mend the syntax of this line or the one before", at, at + 1)
+        whole.fail(f"this is not TOML: {what}", "fix the syntax of this line or the one before", at, at + 1)
     except RecursionError:
         whole.fail("the file is nested too deeply", "a layer needs no nested lists", end=1)
     except ValueError:

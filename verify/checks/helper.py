@@ -1,10 +1,10 @@
-"""A second process for what the first cannot do, or need not do alone.
+"""A second process for work that the first process cannot do, or can share.
 
 Triton decides when it is imported whether its kernels are compiled or interpreted, so kernels run on the CPU in a
 process that is told to interpret them. In a long run that process also re-checks the derivations, meanwhile.
 
-Where the first process has started nothing yet, as on the command line under Linux, the second is a copy of it, and the
-two share the work that either can do, derivations included. Elsewhere it is the same command line as the user's, and
+If the first process has started nothing yet, as on the command line under Linux, the second is a fork of it, and the
+two share all work that either can do, derivations included. Otherwise the second runs the user's command line again and
 answers in the same JSON.
 """
 

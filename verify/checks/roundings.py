@@ -1,11 +1,11 @@
 """How far rounding alone can take a result: a reference computed again with every operation off by a random rounding.
 
-A result is as sensitive as the steps that lead to it. Attention hardly sees what all of its scores share: the gradient
-of its keys is a small difference of large terms, and its rounding error is a multiple of those terms, not of what is
-left of them or of what rounding the operands alone would change. So operands *and* intermediates are rounded (Monte
-Carlo arithmetic: D. S. Parker, UCLA CSD-970002, 1997), in the forward pass and in the backward pass. What that changes
-is the condition of this computation on these data; a result may be off by a few times as much. A sum's own roundings,
-one a term, are not among them: sums are short here.
+A result is as sensitive as the steps that lead to it. For example, attention barely depends on a common shift of its
+scores. So the gradient with respect to its keys is a small difference of large terms, and its rounding error scales
+with those terms, not with their difference or with the effect of rounding the operands alone. So operands *and*
+intermediates are rounded (Monte Carlo arithmetic: D. S. Parker, UCLA CSD-970002, 1997), in the forward pass and in the
+backward pass. What that changes is the condition of this computation on these data; a result may be off by a few times
+as much. A sum's own roundings, one a term, are not among them: sums are short here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where a claim holds and where it does not: a map of the findings that have a place, and what could have been seen.
 
-The smallest effect is the one beyond the bound of a statement that the pairs at hand would have found with a power of
-0.8, with the scatter that was measured and Holm's correction over all that a hypothesis says on all tables. An open
-statement says no more than that the effect is not far beyond that.
+The smallest detectable effect is the distance beyond the bound of a statement that these pairs would have detected with
+a power of 0.8, given the measured scatter and Holm's correction over all findings of a hypothesis. An open
+statement only shows that the effect is not far beyond that.
 """
 
 from __future__ import annotations

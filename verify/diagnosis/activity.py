@@ -1,7 +1,7 @@
 """What a forward pass does between the layers: softmaxes, activation functions, and operands that broadcast each other.
 
-A dispatch mode meets each operation below autograd, so also what torch's attention does inside; a function mode meets
-what the user's code wrote, with the shapes as written there.
+A dispatch mode sees each operation below autograd, including those inside torch's attention; a function mode sees the
+calls of the user's code, with the shapes used there.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """One pass of a model, forward and backward: what each layer read, its self factors, the gradient at its output.
 
-A gradient is met by a hook on what left the layer, so that what is done to the output in place afterwards does not
-matter. Checkpointing runs layers again during the backward pass: such a run counts only where the first one left no
-graph. Attention projects inside one function of torch's; its projections are met by standing in
-for ``torch.nn.functional.linear`` while it runs.
+A hook on the layer's output records its gradient, so later in-place changes of the output do not matter. Checkpointing
+runs layers again during the backward pass; such a run counts only if the first one built no graph. Attention projects
+inside one function of torch's; its projections are met by standing in for ``torch.nn.functional.linear`` while it runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The process that runs cases: it says which one it is at, so that one that ends it is known."""
+"""The process that runs cases: it reports each case before running it, so that a crash can be attributed."""
 
 from __future__ import annotations
 

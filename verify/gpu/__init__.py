@@ -1,4 +1,4 @@
-"""``python -m verify.gpu -o DIR``: everything that a GPU must show about this project, within a few minutes.
+"""``python -m verify.gpu -o DIR``: every test and measurement that needs a GPU, within a few minutes.
 
     kernels    every generated GPU kernel against float64, at three shapes and every type
     speed      layers against torch's, with normalisers, compiled, and peers; copy bandwidth and product peak

@@ -1,4 +1,4 @@
-"""The pass that takes the scale of each row, timed against a copy of as many bytes in the same process."""
+"""The pass that computes the scale of each row, timed against a copy of equally many bytes in the same process."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What a sweep says of each hypothesis: supported, contradicted or inconclusive, by a criterion written before the run.
+"""Judge each hypothesis on a sweep: supported, contradicted or inconclusive, by a criterion fixed before the run.
 
-Judged are lines of the exported table, so that anybody who has the table can judge anew. Methods are compared at the
-learning rate that each does best with on validation data of tuning seeds, in pairs of one of the other seeds. A run
-that diverged counts as a failure. A finding names the trials that it rests on. What the trials of an experiment cannot
-answer is inconclusive, and says why.
+The input is the exported table, so anybody who has the table can judge again. Each method uses the learning rate that
+works best on the validation data of the tuning seeds; the other seeds compare methods in pairs of equal seed. A run
+that diverged counts as a failure. Each finding names the trials behind it. If the trials cannot answer a question, the
+verdict is inconclusive and says why.
 
     self_factors   H1, H2     what was measured on the layers themselves
     networks       H3, H6, H8 corrected layers against others in three kinds of network

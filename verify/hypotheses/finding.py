@@ -1,8 +1,8 @@
-"""What is said of a hypothesis: a statement, the criterion that was written before the run, and the verdict by it.
+"""A finding: a statement about a hypothesis, the criterion fixed before the run, and the verdict.
 
-A statement claims that an effect lies in a region. Supported: the region is shown, by two one-sided tests where it has
-two ends. Contradicted: the interval excludes the region. Everything that a claim says on all tables is one family, over
-which Holm's rule shares an error of 5 %; what it says on parts is a second one.
+A statement claims that an effect lies in a region. Supported: a test shows that it does (two one-sided tests if the
+region has two ends). Contradicted: the interval excludes the region. All findings on one claim, over all tables, form
+one family, and Holm's correction keeps its error rate at 5 %; findings on single parts form a second family.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The response surface: the lead of affine-like over each rival against the rate, and against the effective rate.
 
-Two panels for each update rule, size of network and affine-like method, side by side where the page has room: a lead
-that is there at equal rates and gone at equal effective rates was one of the rate.
+Two panels for each update rule, network size and affine-like method, side by side if the page has room. A lead at equal
+rates that vanishes at equal effective rates was caused by the rate.
 """
 
 from __future__ import annotations

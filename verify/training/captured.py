@@ -1,8 +1,8 @@
-"""A team's step on a GPU as one CUDA graph: recorded once, then replayed by one launch with batches copied into place.
+"""The step of a stack of seeds as one CUDA graph: recorded once, then replayed in one launch on copied batches.
 
-Launching some hundred small kernels takes the host longer than the GPU computes them. A graph repeats the same launches
-on the same memory, so that every number must lie in a tensor: rules whose constants change from step to step (adam's
-corrections of its bias) are not captured, and take plain steps instead.
+Launching hundreds of small kernels takes the host longer than the GPU needs to compute them. A graph repeats the same
+launches on the same memory, so every number must be in a tensor. Update rules whose constants change from step to step
+(Adam's bias correction) are not captured and take plain steps instead.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""A balanced part of a product of lists, where all of it would cost too much.
+"""Fractional designs: a balanced part of a product of lists, for sweeps where the full product costs too much.
 
     [design]
     kind = "fraction"
-    cells = 24                         # so many combinations of the factors' values are run
-    factors = ["widths", "depths"]     # all lists of more than one value, but for the four below, if left out
+    cells = 24                         # how many combinations of the factors' values are run
+    factors = ["widths", "depths"]     # by default every list of more than one value, except the four named below
 
-Methods, learning rates, angles and seeds are crossed with every cell: a comparison is made inside a cell. The cells are
-those that have least in common in pairs, found from 20 random starts, always the same, by the exchange of a cell that
-saves most for as long as one saves anything. What two cells have in common is ``(sum of the numbers of values of the
-factors in which they agree)^2``, which is least in total for an orthogonal array (Xu, Technometrics 44, 2002). So every
-value, and every pair of values of two factors, occurs about equally often.
+Every cell is crossed with all methods, learning rates, angles and seeds, so comparisons are made inside a cell. The
+cells are chosen to overlap as little as possible in pairs. The overlap of two cells is ``(sum of the numbers of values
+of the factors in which they agree)^2``; its total is smallest for an orthogonal array (Xu, Technometrics 44, 2002).
+The search starts from 20 fixed random designs and always makes the best exchange of one cell, until none improves. So
+every value, and every pair of values of two factors, occurs about equally often.
 """
 
 from __future__ import annotations

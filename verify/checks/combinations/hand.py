@@ -1,4 +1,4 @@
-"""The maps by hand, of rows and of patches as rows, with what they are where a scale has no value: zero there."""
+"""Hand-written maps of rows, and of patches as rows; where a scale is undefined, its value is zero."""
 
 from __future__ import annotations
 
