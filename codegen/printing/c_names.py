@@ -19,7 +19,7 @@ _LANGUAGE = """
 """
 _FUNCTIONS = """
     exp log sin cos tan asin acos atan sinh cosh tanh erf sqrt pow sign heaviside fabs fmax fmin y0 y1 yn j0 j1 jn
-    load store widen narrow infinity magnitude row_sum row_largest column_sum
+    load store widen narrow infinity magnitude far_unit unit_of row_sum row_largest column_sum
     quotient lane_sum over_patch channels_at put_channels
 """
 _TAKEN = frozenset(f"{_OWN} {_LANGUAGE} {_FUNCTIONS}".split())

@@ -102,13 +102,16 @@ class StepPrinter:
                 return self._plain(instruction)
 
     def _rows(self, step: Rows) -> list[str]:
-        kernel = row_text(self._program, step, self._types, self._prefix, self.dense)
+        kernel = self._row_kernel(step)
         self._kernels.append(kernel)
         made = [line for name in step.outputs for line in self._allocated(self._program.values[name], step)]
         settings = [str(s) for s in kernel.scalars]
         call = self._launched("rows", kernel, (*kernel.tensors, *settings))
         equations = [i.equation for i in step.instructions if i.target.name in self._program.outputs and i.equation]
         return [*made, *noted(call, *equations)]
+
+    def _row_kernel(self, step: Rows) -> Kernel:
+        return row_text(self._program, step, self._types, self._prefix, self.dense)
 
     def _allocated(self, value: Value, step: Rows) -> list[str]:
         rows = self._sizes[BATCH.size]

@@ -13,6 +13,8 @@ from random import Random
 from verify.fuzz.case import Case
 from verify.fuzz.maps import LayerFile, Problem, convolution, rows
 
+_KEPT = 400  # characters at either end of a message
+
 
 def main(first: int, count: int, notes: Path, maps: str) -> None:
     """Run cases of these maps; write what is wrong, a line each, and the number of each case before it starts."""
@@ -30,10 +32,15 @@ def main(first: int, count: int, notes: Path, maps: str) -> None:
             except Exception as problem:  # whatever it is, it is no answer
                 found = f"{type(problem).__name__}: {problem}"
             if found:
-                wrong.write(json.dumps({"case": number, "what": str(case), "wrong": found[:400]}) + "\n")
+                wrong.write(json.dumps({"case": number, "what": str(case), "wrong": _shortened(found)}) + "\n")
                 wrong.flush()
         at.close()
     (notes / "done").write_text("done\n")
+
+
+def _shortened(text: str) -> str:
+    """Return a text without its middle: a message says what at its start, and often why at its end."""
+    return text if len(text) <= 2 * _KEPT else f"{text[:_KEPT]} .. {text[-_KEPT:]}"
 
 
 def _maker(name: str, folder: Path) -> Callable[[Random], Problem]:

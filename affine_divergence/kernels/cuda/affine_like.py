@@ -38,11 +38,13 @@ class AffineLike(plain.AffineLike):
         if not KERNELS.take((x, W, b), ((rows, n), (m, n), (m,))):
             return plain.AffineLike.forward(x, W, b, kappa)
         kernels = KERNELS.on(x)
+        f_u = kernels.column(x.shape[0])
         f = kernels.column(x.shape[0])
-        kernels.rows("affine_like_f", (x.shape[0], x.shape[1]), x, f, kappa)  # affine-like/define-f
+        kernels.rows("affine_like_f", (x.shape[0], x.shape[1]), x, f, f_u, kappa)  # affine-like/define-f
         xW = kernels.product(x, W.t(), wide=True)
         z = kernels.over(xW)
-        kernels.rows("affine_like_z", (x.shape[0], W.shape[0]), b, f, xW, z)  # affine-like/forward
+        # affine-like/forward
+        kernels.rows("affine_like_z", (x.shape[0], W.shape[0]), b, f, xW, z, f_u, x, W, x.shape[1])
         return z, f
 
     @staticmethod

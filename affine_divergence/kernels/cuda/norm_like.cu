@@ -19,6 +19,8 @@ extern "C" __global__ void norm_like_f(
     const Offset x_stride,
     Wide* f_data,
     const Offset f_stride,
+    Wide* f_u_data,
+    const Offset f_u_stride,
     const double kappa_setting) {
     const Offset row = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= rows) return;
@@ -49,8 +51,12 @@ extern "C" __global__ void norm_like_f(
     }
     q = row_sum(q);
     const Wide q_or_inf = q == 0 ? infinity() : q;
-    const Wide f = sqrt(kappa - 1) / (peak * sqrt(q_or_inf));  // norm-like/define-f
+    const Wide unit = unit_of(peak);
+    const Wide peak_u = peak * unit;
+    const Wide f_u = sqrt(kappa - 1) / (peak_u * sqrt(q_or_inf));
+    const Wide f = f_u * unit;  // norm-like/define-f
     if (threadIdx.x == 0) f_data[row * f_stride] = f;
+    if (threadIdx.x == 0) f_u_data[row * f_u_stride] = f_u;
 }
 
 extern "C" __global__ void norm_like_z(
@@ -62,13 +68,37 @@ extern "C" __global__ void norm_like_z(
     const Wide* xW_data,
     const Offset xW_stride,
     Element* z_data,
-    const Offset z_stride) {
+    const Offset z_stride,
+    const Wide* f_u_data,
+    const Offset f_u_stride,
+    const Element* x_data,
+    const Offset x_stride,
+    const Element* W_data,
+    const Offset W_stride,
+    const Offset n) {
     const Offset row = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     const Element* b_row = b_data;
     const Wide* xW_row = xW_data + row * xW_stride;
     Element* z_row = z_data + row * z_stride;
     const Wide f = f_data[row * f_stride];
+    const Wide f_u = f_u_data[row * f_u_stride];
+    if (f_u > f) {  // far: its product, which may have left the range, in units of the row
+        const Wide unit = far_unit();
+        const Element* x_row = x_data + row * x_stride;
+        for (Offset start = 0; start < m; ++start) {
+            const Element* W_row = W_data + start * W_stride;
+            Wide xW = 0;
+            for (Offset k = threadIdx.x; k < n; k += blockDim.x) {
+                xW += widen(W_row[k]) * (unit * widen(x_row[k]));
+            }
+            xW = row_sum(xW);
+            const Wide b = widen(b_row[start]);
+            const Wide z = b + f_u * xW;  // norm-like/forward
+            if (threadIdx.x == 0) z_row[start] = narrow<Element>(z);
+        }
+        return;
+    }
     for (Offset start = V * threadIdx.x; start < m; start += V * blockDim.x) {
         Wide b[V];
         load(b_row, start, m, b);

@@ -38,11 +38,13 @@ class NormLike(plain.NormLike):
         if not KERNELS.take((x, W, b), ((rows, n), (m, n), (m,))):
             return plain.NormLike.forward(x, W, b, kappa)
         kernels = KERNELS.on(x)
+        f_u = kernels.column(x.shape[0])
         f = kernels.column(x.shape[0])
-        kernels.rows("norm_like_f", (x.shape[0], x.shape[1]), x, f, kappa)  # norm-like/define-f
+        kernels.rows("norm_like_f", (x.shape[0], x.shape[1]), x, f, f_u, kappa)  # norm-like/define-f
         xW = kernels.product(x, W.t(), wide=True)
         z = kernels.over(xW)
-        kernels.rows("norm_like_z", (x.shape[0], W.shape[0]), b, f, xW, z)  # norm-like/forward
+        # norm-like/forward
+        kernels.rows("norm_like_z", (x.shape[0], W.shape[0]), b, f, xW, z, f_u, x, W, x.shape[1])
         return z, f
 
     @staticmethod

@@ -38,11 +38,14 @@ class NormLikeWithoutBias(plain.NormLikeWithoutBias):
         if not KERNELS.take((x, W), ((rows, n), (m, n))):
             return plain.NormLikeWithoutBias.forward(x, W, kappa)
         kernels = KERNELS.on(x)
+        f_u = kernels.column(x.shape[0])
         f = kernels.column(x.shape[0])
-        kernels.rows("norm_like_without_bias_f", (x.shape[0], x.shape[1]), x, f, kappa)  # linear/norm-like/define-f
+        # linear/norm-like/define-f
+        kernels.rows("norm_like_without_bias_f", (x.shape[0], x.shape[1]), x, f, f_u, kappa)
         xW = kernels.product(x, W.t(), wide=True)
         z = kernels.over(xW)
-        kernels.rows("norm_like_without_bias_z", (x.shape[0], W.shape[0]), f, xW, z)  # linear/norm-like/forward
+        # linear/norm-like/forward
+        kernels.rows("norm_like_without_bias_z", (x.shape[0], W.shape[0]), f, xW, z, f_u, x, W, x.shape[1])
         return z, f
 
     @staticmethod

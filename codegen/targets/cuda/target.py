@@ -19,6 +19,7 @@ from codegen.printing.rendering import SHARED, renderer
 from codegen.printing.row_contexts import row_contexts
 from codegen.printing.row_headings import heading_context
 from codegen.printing.wrap import comment, joined
+from codegen.targets.cuda.far_rows import forward_pass
 from codegen.targets.cuda.patch_file import patch_map_context
 from codegen.targets.cuda.unit_file import unit_file_context
 
@@ -66,7 +67,7 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     twin = heading_context(plan, with_bias)
     plain, own = twin["module"], plan.input_names[0]
     prefix = plain
-    forward = [printed(program, prefix, own) for program in (plan.scale, plan.forward)]
+    forward = forward_pass(plan, prefix, own)
     blocks, backward = _blocks(plan, prefix, own)
     lines = [line for p in (*forward, *backward) for line in p.lines]
     return {

@@ -176,3 +176,9 @@ __device__ inline Wide magnitude(Wide largest) {
     const int exponent = ilogb(fmax(largest, ldexp(Wide(1), lowest)));
     return ldexp(Wide(1), exponent < highest ? exponent : highest);
 }
+
+// The unit of a row so long that products with it may leave the range, or its scale, at the other end.
+__device__ inline Wide far_unit() { return ldexp(Wide(1), sizeof(Wide) == 8 ? -511 : -63); }
+
+// The unit in which a row is measured, a power of two.
+__device__ inline Wide unit_of(Wide peak) { return peak * far_unit() > 1 ? far_unit() : Wide(1); }

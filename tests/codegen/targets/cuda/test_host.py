@@ -280,14 +280,21 @@ def test_nothing_is_written_between_or_behind_rows(host):
     code = module.KERNELS.on(torch.empty(0, dtype=SINGLE))._code
     place = torch.full((6, 40), 7.0)
     f, b, xW = torch.ones(3, 1), torch.zeros(21), torch.randn(3, 21)
+    x, W = torch.randn(3, 5), torch.randn(21, 5)
     z = place[2:5, 8:29]
     number = ctypes.c_longlong
     lengths, strides = (number(3), number(21)), (number(1), number(21), number(40))
     tensors = (b.data_ptr(), f.data_ptr(), strides[0], xW.data_ptr(), strides[1], z.data_ptr(), strides[2])
-    code.launch("affine_like_z", (1, 1), (32, 4), [*lengths, *tensors])
-    assert torch.equal(z, xW)
-    z.fill_(7.0)
-    assert (place == 7.0).all()
+    factors = (x.data_ptr(), number(5), W.data_ptr(), number(5), number(5))
+    for scaled in (f, 2 * f):  # near rows, and far ones
+        given = [*lengths, *tensors, scaled.data_ptr(), number(1), *factors]
+        code.launch("affine_like_z", (1, 1), (32, 4), given)
+        if scaled is f:
+            assert torch.equal(z, xW)
+        else:
+            torch.testing.assert_close(z, 2 * 2.0**-63 * (x @ W.t()))
+        z.fill_(7.0)
+        assert (place == 7.0).all()
 
 
 def test_tensors_without_values_take_the_composite(host):
