@@ -200,7 +200,7 @@ def apply(eager: type[Function], traced: Any, *arguments: Tensor | float | None)
     try:
         found = results(eager, traced, *arguments)
     except FarError:
-        return with_far_images(lambda *given: (apply(eager, traced, *given),), *arguments)[0]
+        found = with_far_images(lambda *given: (apply(eager, traced, *given),), *arguments)
     output: Tensor = found[0] if type(found) is tuple else found
     return output
 

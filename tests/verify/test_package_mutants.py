@@ -88,7 +88,7 @@ MUTANTS = {  # the file, what stood there, what stands there now, the layer, the
     ),
     "mean not subtracted": (
         ROWS,
-        "return (x - x.mean(-1, keepdim=True, dtype=_wide(x))).to(x.dtype)",
+        "return (x - x.mean(-1, keepdim=True, dtype=wide)).to(x.dtype)",
         "return x",
         "affine",
         "gradient/centred-affine/norm-like/forward",

@@ -30,8 +30,8 @@ from ...runtime.rows import (
     safe_squares,
     scaled_length,
     squared_length,
-    with_far_rows,
     weighted_sum,
+    with_far_rows,
 )
 
 Length = Callable[[Tensor], tuple[Tensor, Tensor]]

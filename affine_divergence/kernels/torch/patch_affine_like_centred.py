@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.far_images import gradients_beside_far, look_for_far
+from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.patches import (
     Geometry,
     add_product,

@@ -40,7 +40,7 @@ def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
         **heading_context(plan, with_bias),
         "scale_formula": next(e for e in equations(plan) if e.startswith(f"{scale}[")),
         **_imports(str((lines, blocks))),
-        "row_helpers": [*_ROW_HELPERS, *(["weighted_sum"] if "weighted_sum(" in str(blocks) else [])],
+        "row_helpers": sorted([*_ROW_HELPERS, *(["weighted_sum"] if "weighted_sum(" in str(blocks) else [])]),
         **lines,
         **blocks,
     }

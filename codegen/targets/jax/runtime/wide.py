@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 _LONGEST = 3  # products of a mantissa with itself that need no new units
+_LOWERED = 100  # powers of two: float32 holds as many and 2**27 more
 NONE = -(2**24)  # below all exponents
 _TYPES: dict[Any, tuple[Any, int, int]] = {  # the integers of a type's bits, how many its mantissa has, its bias
     jnp.dtype("float32"): (jnp.int32, 23, 127),
@@ -53,6 +54,20 @@ class Wide:
     def rank(self) -> Array:
         """The exponent, below all others where the number is zero: what counts where units are chosen."""
         return self.exponent if self.linear else jnp.where(self.mantissa == 0, NONE, self.exponent)
+
+    @property
+    def modest(self) -> Wide:
+        """The same number, its zeros with the least exponent of all others, perhaps ``_LOWERED`` below their own.
+
+        A product with a tangent keeps its size: a factor of zero would else choose the units of the sum that it is in.
+        Derivatives with respect to the zeros stay what they are.
+        """
+        if self.linear:
+            return self
+        is_zero = self.mantissa == 0
+        least = jnp.where(is_zero, -NONE, self.exponent).min(initial=-NONE)
+        lowered = jnp.where(is_zero, jnp.clip(self.exponent - least, 0, _LOWERED), 0)
+        return Wide(_scaled(self.mantissa, lowered), self.exponent - lowered)
 
     def top(self, axes: tuple[int, ...]) -> Array:
         """Return the exponent of the largest number along some axes, which stay, of length 1."""
@@ -89,9 +104,9 @@ class Wide:
 
     def __mul__(self, other: Any) -> Wide:
         other = of(other, self)
-        linear = self.linear or other.linear  # then a factor that is zero must not choose the units of a sum
-        exponent = self.rank + other.rank if linear else self.exponent + other.exponent
-        return Wide(self.mantissa * other.mantissa, exponent, linear)
+        linear = self.linear or other.linear
+        one, two = (self.modest, other.modest) if linear else (self, other)
+        return Wide(one.mantissa * two.mantissa, one.exponent + two.exponent, linear)
 
     def __truediv__(self, other: Any) -> Wide:
         found: Wide = self * power(of(other, self), -1)

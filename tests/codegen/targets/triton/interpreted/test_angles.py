@@ -59,7 +59,7 @@ DAMAGE = {  # which target must depart, the file, its text and other text
     ),
     "triton, scale squared": ("triton", TILES, "z = f[:, None] * xW", "z = f[:, None] * f[:, None] * xW"),
     "triton, sine for cosine": ("triton", TILES, "tl.cos(turn))", "tl.sin(turn))"),
-    "triton, one dropped from rho": ("triton", TILES, "tl.sqrt(1 / (r * r) + 1)", "tl.sqrt(1 / (r * r))"),
+    "triton, one dropped from rho": ("triton", TILES, "tl.sqrt(1 / r / r + 1)", "tl.sqrt(1 / r / r)"),
     "triton, slope of the angle": ("triton", TILES, "(kept * kept + 1)", "(kept * kept)"),
     "triton, sign of the radial term": (
         "triton",
