@@ -64,6 +64,7 @@ extern "C" __global__ void unit_forward(
     }
     peak = magnitude(row_largest(peak));
     const Wide y_over_peak_factor = Wide(1) / peak;
+    const Wide inverse = Wide(1) / peak;
     Wide q = 0;
     for (Offset start = V * threadIdx.x; start < n; start += V * blockDim.x) {
         Wide x[V];
@@ -77,7 +78,7 @@ extern "C" __global__ void unit_forward(
     }
     q = row_sum(q);
     const Wide q_or_inf = q == 0 ? infinity() : q;
-    const Wide f = Wide(1) / (peak * sqrt(q_or_inf));
+    const Wide f = inverse / sqrt(q_or_inf);
     for (Offset start = V * threadIdx.x; start < n; start += V * blockDim.x) {
         Wide x[V];
         load(x_row, start, n, x);

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from codegen.ir.program import Program, Value
-from codegen.plans.unit_rows import unit_rows
+from codegen.ir.program import Magnitude, Pointwise, Program, Value
+from codegen.plans.unit_rows import SCALE, unit_rows
 from codegen.printing.c_kernels import row_text
 from codegen.printing.c_names import identifier
 from codegen.printing.c_storage import ELEMENT, WIDE, is_column
@@ -22,8 +23,19 @@ def unit_file_context() -> dict[str, Any]:
         **unit_context(unit),
         "plain": MODULE,
         "source": SOURCE,
-        "kernels": [_kernel("unit_forward", unit.whole), _kernel("unit_backward", unit.backward)],
+        "kernels": [_kernel("unit_forward", _divided(unit.whole)), _kernel("unit_backward", unit.backward)],
     }
+
+
+def _divided(program: Program) -> Program:
+    """Return a program that divides by the magnitude before the root: the product of both may leave the range."""
+    (peak,) = (i.target for i in program.instructions if isinstance(i, Magnitude))
+    own = program.producers[SCALE]
+    assert isinstance(own, Pointwise) and own.expression.has(1 / peak.entry)
+    inverse = Value("inverse", peak.indices)
+    parts = Pointwise(inverse, 1 / peak.entry), replace(own, expression=own.expression * peak.entry * inverse.entry)
+    instructions = [part for i in program.instructions for part in (parts if i is own else (i,))]
+    return replace(program, instructions=tuple(instructions))
 
 
 def _kernel(name: str, program: Program) -> dict[str, Any]:

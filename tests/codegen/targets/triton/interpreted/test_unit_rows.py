@@ -118,6 +118,18 @@ def test_any_length(pair, dtype, size):
         assert worst(ours[2:], right[2:]) <= floor(pair, dtype)
 
 
+@pytest.mark.parametrize("dtype", [SINGLE, BRAIN], ids=str)
+@pytest.mark.parametrize("size", [1e38, 3e38])
+def test_rows_near_the_end_of_the_range(pair, dtype, size):
+    """Their scale is less than the smallest normal number, so it has fewer digits than others."""
+    tensors, gradients = operands((2, 2, 3, 4, 64), dtype)
+    long = [(x.detach().sign() * size).requires_grad_() for x in tensors]
+    ours, right = results(pair, long, gradients), expected(long, gradients)
+    assert worst(ours[:2], right[:2]) <= max(floor(pair, dtype), 2e-6)
+    least = torch.finfo(dtype).tiny
+    assert all(float((a.double() - b).abs().max()) <= least for a, b in zip(ours[2:], right[2:], strict=True))
+
+
 def test_the_shortest_rows_keep_their_direction(pair):
     """The gradient with respect to a row of 1e-30 is 1e30 long: beyond half of the types, and within float32."""
     tensors, gradients = operands((1, 2, 3, 3, 8), SINGLE)
@@ -269,7 +281,8 @@ ON_CUDA = {
     "sign of the radial term": ("f * g[k] - c * u[k]", "f * g[k] + c * u[k]"),
     "no scale on the gradient": ("f * g[k] - c", "g[k] - c"),
     "a sum of entries": ("q += y_over_peak * y_over_peak", "q += fabs(y_over_peak)"),
-    "magnitude lost": ("Wide(1) / (peak * sqrt", "Wide(1) / (sqrt"),
+    "magnitude lost": ("f = inverse / sqrt", "f = inverse * peak / sqrt"),
+    "range of the length": ("f = inverse / sqrt(q_or_inf)", "f = 0 * inverse + 1 / (peak * sqrt(q_or_inf))"),
     "heads where tokens belong": ("row / tokens % heads", "row % heads"),
     "keys by strides of queries": ("batch * k_x_batch", "batch * q_x_batch + k_x_batch * 0"),
     "keys left out": ("blockIdx.y != 0", "blockIdx.y > 1"),
@@ -281,10 +294,13 @@ QUICK = {"sign of the radial term", "keys left out"}
 
 
 def departs(pair):
-    """Whether a pair differs from the formula, or gives zero a direction."""
+    """Whether a pair differs from the formula, also near the end of the range, or gives zero a direction."""
     tensors, gradients = operands((2, 2, 4, 6, 16))
     tensors = [(x.detach() * 0.3).requires_grad_() for x in tensors]
     if not worst(results(pair, tensors, gradients), expected(tensors, gradients)) <= 1e-12:
+        return True
+    far = torch.full((1, 1, 2, 16), 3e38)
+    if not ((pair.apply(far, far)[0] - 0.25).abs() <= 1e-5).all():
         return True
     zeros = torch.zeros(1, 1, 2, 16, dtype=DOUBLE)
     return bool(pair.apply(zeros, zeros)[0].any())
