@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verify.checks import references
 
-_LAYER = """
+LAYER = """
 name = "fuzzed"
 sizes = ["n", "m"]
 [input]
@@ -104,7 +104,7 @@ class LayerFile:
         from codegen.package import write
         from derive.spec import loads_spec
 
-        write(build_layer(loads_spec(_LAYER), package="fuzzed"), folder / "fuzzed")
+        write(build_layer(loads_spec(LAYER), package="fuzzed"), folder / "fuzzed")
         sys.path.insert(0, str(folder))
         self._functional = importlib.import_module("fuzzed.functional")
 
