@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from verify.hypotheses import alignment, angles, batches, declared, networks, self_factors, surface
 from verify.hypotheses.chosen import LEAST_SEEDS, Chosen, at_best_rates
 from verify.hypotheses.finding import Finding, decided
+from verify.statistics import Effect
 from verify.training.own_hypotheses import Hypothesis
 from verify.training.rates import Trial
 
@@ -36,9 +37,23 @@ def judge(trials: Sequence[Trial], own: Sequence[Hypothesis] = ()) -> list[Findi
 
 
 def judge_all(tables: Sequence[Sequence[Trial]], own: Sequence[Sequence[Hypothesis]] = ()) -> list[list[Finding]]:
-    """Return the findings of several experiments, Holm's correction over all; ``own`` as tables are, or none."""
+    """Return the findings of several experiments, Holm's correction over all; ``own`` as tables are, or none.
+
+    Experiments may share trials. What an earlier one states of the same trials is not stated again.
+    """
     declared_by = own or [()] * len(tables)
-    return decided([_findings(trials, its) for trials, its in zip(tables, declared_by, strict=True)])
+    return decided(_once([_findings(trials, its) for trials, its in zip(tables, declared_by, strict=True)]))
+
+
+def _once(tables: Sequence[Sequence[Finding]]) -> list[list[Finding]]:
+    """Return the findings of each table that no earlier one has; those that rest on no trial all stay."""
+    seen: set[tuple[str, str, frozenset[str], Effect | None, str]] = set()
+    kept: list[list[Finding]] = []
+    for found in tables:
+        named = [(f.hypothesis, f.statement, frozenset(f.trials), f.effect, f.reason) for f in found]
+        kept.append([f for f, name in zip(found, named, strict=True) if not (f.trials and name in seen)])
+        seen |= set(named)
+    return kept
 
 
 def _findings(trials: Sequence[Trial], own: Sequence[Hypothesis]) -> list[Finding]:

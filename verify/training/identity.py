@@ -16,7 +16,7 @@ from codegen.targets.base import KERNELS
 from verify.training import angles
 from verify.training.config import TrialConfig
 
-PROCEDURE = 5  # raised when the same settings are to give another result: older results are then not taken for new ones
+PROCEDURE = 6  # raised when the same settings are to give another result: older results are then not taken for new ones
 
 _PACKAGE = Path(str(affine_divergence.__file__)).parent
 _PLAIN = ("none", "batch-norm", "layer-norm", "rms-norm", "rms-norm-eps", "qk-norm", "angle")  # no shipped layer

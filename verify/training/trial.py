@@ -70,15 +70,16 @@ def run_trial(config: TrialConfig, data: Dataset, advance: Callable[[], None] = 
 
 def evaluate(model: Network, split: Split) -> tuple[float, float]:
     """Return mean cross-entropy and accuracy of the model on a part of the data, in evaluation mode."""
-    loss, right = 0.0, 0
+    loss, right, asked = 0.0, 0, 0
     model.eval()
     with torch.no_grad():
         for x, y in split.chunks(model.chunk):
             scores = model(x)
             loss += float(loss_of(scores, y)) * (len(y) / len(split))
             right += int((scores.argmax(dim=-1) == y).sum())
+            asked += y.numel()
     model.train()
-    return loss, right / split.y.numel()
+    return loss, right / asked
 
 
 class TrialRun:

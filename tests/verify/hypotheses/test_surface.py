@@ -10,7 +10,7 @@ import pytest
 
 import affdiv
 from tests.verify.hypotheses.made_up import RATES, SEEDS, trials
-from verify.hypotheses import judge
+from verify.hypotheses import judge, judge_all
 from verify.hypotheses.chosen import at_best_rates
 from verify.hypotheses.surface import lead_at_rate, lead_at_step, scale, surfaces
 from verify.report.palette import pens_for
@@ -151,3 +151,11 @@ def test_the_command_writes_the_sheet_and_refuses_trials_without_one(tmp_path, c
     assert (tmp_path / "new" / "sheet.svg").read_text().startswith("<svg")
     assert affdiv.run([*command, str(tmp_path / "one.csv")]) == 2
     assert "no trials compare affine-like with another method at two rates" in capsys.readouterr().err
+
+
+def test_what_two_experiments_state_of_the_same_trials_is_one_finding():
+    """As of a sweep that is continued in a second experiment: counted twice it would take twice Holm's correction."""
+    rows = trials(by_step(1.0), rates=WIDE, method=METHODS, width=[WIDTH])
+    first, second = judge_all([rows, rows])
+    assert first == judge(rows) and any(f.trials for f in first)
+    assert not any(f.trials for f in second)

@@ -88,8 +88,8 @@ def test_groups_may_be_told_apart_by_any_setting(tmp_path):
 def test_one_name_in_several_experiments_is_one_family(tmp_path):
     declared = own(tmp_path)
     alone = judge(table(0.03), declared)[-1].effect.p
-    pairs = judge_all([table(0.03), table(0.03)], [declared, declared])
-    assert [found[-1].effect.p for found in pairs] == [pytest.approx(2 * alone)] * 2
+    first, second = judge_all([table(0.03), table(0.029)], [declared, declared])
+    assert first[-1].effect.p == pytest.approx(2 * alone) and second[-1].effect.p >= first[-1].effect.p
 
 
 WRONG = {

@@ -89,8 +89,10 @@ def test_accuracy_is_the_share_of_right_answers():
 
     model = Given(2, 2, method="none", width=1, depth=1, activation="tanh")
     scores = torch.tensor([[2.0, 1.0], [0.0, 1.0], [5.0, 0.0], [1.0, 0.0]])
-    _, accuracy = evaluate(model, Split(scores, torch.tensor([0, 1, 1, 0])))
-    assert accuracy == 0.75
+    classes = torch.tensor([0, 1, 1, 0])
+    assert evaluate(model, Split(scores, classes))[1] == 0.75
+    part = Split(scores, classes, torch.tensor([1, 2]))  # of a memory that other parts share
+    assert evaluate(model, part)[1] == evaluate(model, part.gathered())[1] == 0.5
 
 
 def test_no_more_samples_are_used_than_asked_for(data):
