@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from .attention import AffineLikeMultiheadAttention
 from .modules import AffineLike, NormLike
+from .runtime.patches import Geometry, box
 from .runtime.rows import centred
 
 __all__ = ["self_factor"]
@@ -250,38 +251,28 @@ def _on_squares(module: Any, x: Tensor, power: int = 2) -> Tensor:
     Squares are taken in the input's type, their sums where possible in float64. With ``power`` 1 it is that of the
     input itself.
     """
-    axes, groups, padding = len(module.kernel_size), module.groups, module.padding
+    axes, groups = len(module.kernel_size), module.groups
     if x.dim() not in (1 + axes, 2 + axes) or x.shape[-axes - 1] != module.in_channels:
         raise ValueError(
             f"self_factor: x has shape {tuple(x.shape)}; {type(module).__name__} takes {module.in_channels} channels, with "
             f"{axes} axes of space behind and perhaps a batch in front"
         )
     image = x if x.dim() == 2 + axes else x.unsqueeze(0)
-    if module.padding_mode != "zeros":
-        ends = module._ends if hasattr(module, "_ends") else module._reversed_padding_repeated_twice
-        image, padding = F.pad(image, ends, mode=module.padding_mode), 0
+    turned = "Transpose" in type(module).__name__ or isinstance(module, _TRANSPOSED_KINDS)
+    zeros = module.padding_mode == "zeros"
+    ends = () if turned else module._ends if hasattr(module, "_ends") else module._reversed_padding_repeated_twice
+    if not zeros:
+        image = F.pad(image, ends, mode=module.padding_mode)
     channels = image.shape[1] // groups
     squares = (image**power).reshape(image.shape[0], groups, channels, *image.shape[2:]).sum(2)
     squares = squares if x.device.type == "mps" else squares.double()
-    transposed = "Transpose" in type(module).__name__ or isinstance(module, _TRANSPOSED_KINDS)
-    if not transposed and module.padding_mode == "zeros" and squares.numel() > _FEW:
-        return _sums_of_windows(module, squares)
-    ones = squares.new_ones(groups, 1, *module.kernel_size)
-    if transposed:
-        transpose = _TRANSPOSED[axes - 1]
-        return transpose(squares, ones, None, module.stride, padding, module.output_padding, groups, module.dilation)
-    return _CONVOLUTIONS[axes - 1](squares, ones, None, module.stride, padding, module.dilation, groups)
-
-
-def _sums_of_windows(module: Any, numbers: Tensor) -> Tensor:
-    """Return the same sums axis by axis, which takes k additions along each axis, not k times k."""
-    sums = F.pad(numbers, module._ends if hasattr(module, "_ends") else module._reversed_padding_repeated_twice)
-    for axis, (size, step, gap) in enumerate(zip(module.kernel_size, module.stride, module.dilation, strict=True)):
-        span = step * ((sums.shape[2 + axis] - gap * (size - 1) - 1) // step) + 1
-        parts = [sums.narrow(2 + axis, gap * k, span) for k in range(size)]
-        parts = parts if step == 1 else [part[(slice(None),) * (2 + axis) + (slice(None, None, step),)] for part in parts]
-        sums = sum(parts[1:], start=parts[0])
-    return sums
+    if turned:
+        ones = squares.new_ones(groups, 1, *module.kernel_size)
+        numbers = module.stride, module.padding, module.output_padding, groups, module.dilation
+        return _TRANSPOSED[axes - 1](squares, ones, None, *numbers)
+    none = (0,) * axes
+    squares = F.pad(squares, ends) if zeros else squares
+    return box(squares.unsqueeze(2), Geometry(module.kernel_size, module.stride, none, module.dilation, none)).squeeze(2)
 
 
 def _as_given(sums: Tensor, module: Any, x: Tensor) -> Tensor:
@@ -291,8 +282,6 @@ def _as_given(sums: Tensor, module: Any, x: Tensor) -> Tensor:
     return sums if x.dim() == 2 + len(module.kernel_size) else sums.squeeze(0)
 
 
-_FEW = 1 << 13  # numbers of which one convolution costs less than its sums axis by axis
-_CONVOLUTIONS: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _TRANSPOSED_KINDS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _KINDS: tuple[tuple[tuple[type[nn.Module], ...], Callable[[Any, Tensor], Tensor]], ...] = (

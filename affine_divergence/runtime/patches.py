@@ -133,7 +133,8 @@ def box(e: Tensor, geometry: Geometry, size: Sequence[int] | None = None) -> Ten
     """
     if size is None and _is_pooled(e, geometry):
         return split(_pool(joined(e, 1), geometry), 1, e.shape[1])
-    e = F.pad(e, [p for padding in reversed(geometry.padding) for p in (padding, padding)])
+    if any(geometry.padding):
+        e = F.pad(e, [p for padding in reversed(geometry.padding) for p in (padding, padding)])
     for axis, (kernel, stride, _, dilation, _) in enumerate(zip(*geometry, strict=True), start=3):
         count = (e.shape[axis] - dilation * (kernel - 1) - 1) // stride + 1
         parts = [_every(e, axis, k * dilation, stride, count) for k in range(kernel)]

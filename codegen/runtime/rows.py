@@ -154,7 +154,7 @@ def is_scaled_first(x: Tensor) -> bool:
     So it is with 16 bits, and with float32 where nobody may look whether entries are far: on a GPU, in a graph. What a
     trace keeps has fewer operations without it.
     """
-    if x.dtype.itemsize < 4 or x.dtype != torch.float32:
+    if x.dtype != torch.float32:
         return x.dtype.itemsize < 4
     return is_compiling() or not (is_visible(x) or _is_tracing())
 
