@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...runtime.far_images import gradients_beside_far
 from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.patches import (
     Geometry,
@@ -159,10 +158,6 @@ class PatchAffineLikeTransposedReverse(torch.autograd.Function):
             f = scale(x, kappa, geometry)
         if torch.is_grad_enabled() or is_scaled_first(g):
             return (*gradients(g, x, W, b, f, kappa, geometry, wanted), None, None, None)
-        saved = x, W, b, f, h
-        apart = gradients_beside_far(PatchAffineLikeTransposedReverse.backward, ctx, saved, g)
-        if apart is not None:
-            return (*apart,)
         dx = dW = db = None
         dh = f * g
         # grouped-transposed-convolution/affine-like/backward-dW, grouped-transposed-convolution/affine-like/backward-db

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...runtime.far_images import gradients_beside_far, look_for_far
+from ...runtime.far_images import look_for_far
 from ...runtime.operands import is_eager, outside_autocast
 from ...runtime.patches import (
     Geometry,
@@ -194,10 +194,6 @@ class PatchNormLikeCentredWithoutBiasReverse(torch.autograd.Function):
             f = scale(x, kappa, geometry)
         if torch.is_grad_enabled() or is_scaled_first(g):
             return (*gradients(g, x, W, f, kappa, geometry, wanted), None, None, None)
-        saved = x, W, f, h
-        apart = gradients_beside_far(PatchNormLikeCentredWithoutBiasReverse.backward, ctx, saved, g)
-        if apart is not None:
-            return (*apart,)
         dx = dW = None
         x_sum = over_channels(x)
         x_sum_sum = box(x_sum, geometry)
