@@ -49,3 +49,13 @@ def role_of(instruction: Convolve, indices: Sequence[Index]) -> str:
     """Return which of the indices of a convolution's first link is among these."""
     places = zip(instruction.links[0].indices, ("long", "position", "kernel"), strict=True)
     return next(place for index, place in places if index in indices)
+
+
+def lengths_of(program: Program, source: str) -> dict[Symbol, str]:
+    """Return how sizes are read off the shape of an input, in code; none where the program does not read it."""
+    found = next((v for v in program.inputs if v.name == source), None)
+    return (
+        {}
+        if found is None
+        else {i.size: f"{source}.shape[{k}]" for k, i in enumerate(found.indices) if i.size.is_Symbol}
+    )

@@ -15,7 +15,7 @@ from sympy import Add, Expr, Indexed, Symbol
 from codegen.ir.program import Contract, Convolve, Instruction, Magnitude, Pointwise, Program, Value, name_of
 from codegen.printing.buffers import buffers, chain
 from codegen.printing.expressions import ExpressionPrinter
-from codegen.printing.patch_space import Space, role_of
+from codegen.printing.patch_space import Space, lengths_of, role_of
 from codegen.printing.torch_lines import Line
 from derive.errors import UsageError
 from derive.forward_map import BATCH
@@ -113,8 +113,8 @@ class PatchPrinter:
         return Line(name, text, instruction.equation)
 
     def _pointwise(self, instruction: Pointwise) -> str:
-        printer = ExpressionPrinter(self._entry_in(instruction.target), self._lengths())
-        expression = self._counted(instruction.expression)
+        printer = ExpressionPrinter(self._entry_in(instruction.target), lengths_of(self._program, self._source))
+        expression = self._space.counted(instruction.expression, _KERNEL_ENTRIES)
         if isinstance(expression, sympy.Piecewise):
             (value, condition), (otherwise, _) = expression.args
             name = printer.text(otherwise)
@@ -222,17 +222,6 @@ class PatchPrinter:
         name = name_of(entry)
         given = any(v.name == name for v in self._program.inputs)
         return name if given or not self._casts else f"{name}.to({self._source}.dtype)"
-
-    def _lengths(self) -> dict[Symbol, str]:
-        """Return how the number of channels is read off the input's shape."""
-        source = next((v for v in self._program.inputs if v.name == self._source), None)
-        if source is None:
-            return {}
-        return {i.size: f"{source.name}.shape[{k}]" for k, i in enumerate(source.indices) if i.size.is_Symbol}
-
-    def _counted(self, expression: Expr) -> Expr:
-        """Write the product of all lengths of a kernel as one number."""
-        return self._space.counted(expression, _KERNEL_ENTRIES)
 
     def _foldable(self) -> Iterable[tuple[str, tuple[Convolve, str, str]]]:
         """Sums of a convolution, which nothing else reads, and of a bias: one call computes both."""

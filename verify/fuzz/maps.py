@@ -16,7 +16,8 @@ from torch import Tensor
 
 from verify.checks import references
 
-LAYER = """
+_PATIENCE = 600  # seconds
+_LAYER = """
 name = "fuzzed"
 sizes = ["n", "m"]
 [input]
@@ -96,6 +97,12 @@ def convolution(draw: random.Random) -> Problem:
     )
 
 
+def wait_for_the_compiler(package: str) -> None:
+    """Let a generated package wait for its C++ compiler, which takes long with sanitizers on a busy machine."""
+    compiler: Any = importlib.import_module(f"{package}.kernels.cpp.runtime.compile")
+    compiler.PATIENCE = _PATIENCE
+
+
 class LayerFile:
     """A layer from a text file, generated in a folder; it has kernels that walk over samples."""
 
@@ -104,9 +111,10 @@ class LayerFile:
         from codegen.package import write
         from derive.spec import loads_spec
 
-        write(build_layer(loads_spec(LAYER), package="fuzzed"), folder / "fuzzed")
+        write(build_layer(loads_spec(_LAYER), package="fuzzed"), folder / "fuzzed")
         sys.path.insert(0, str(folder))
         self._functional = importlib.import_module("fuzzed.functional")
+        wait_for_the_compiler("fuzzed")
 
     def __call__(self, draw: random.Random) -> Problem:
         """Return the layer as it is at some sizes."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from verify.fuzz.case import Case
-from verify.fuzz.maps import LayerFile, Problem, convolution, rows
+from verify.fuzz.maps import LayerFile, Problem, convolution, rows, wait_for_the_compiler
 
 _KEPT = 400  # characters at either end of a message
 
@@ -19,6 +19,7 @@ _KEPT = 400  # characters at either end of a message
 def main(first: int, count: int, notes: Path, maps: str) -> None:
     """Run cases of these maps; write what is wrong, a line each, and the number of each case before it starts."""
     warnings.simplefilter("ignore")
+    wait_for_the_compiler("affine_divergence")
     with tempfile.TemporaryDirectory() as folder, (notes / "wrong.jsonl").open("w") as wrong:
         makers = [_maker(name, Path(folder)) for name in maps.split(",")]
         at = (notes / "at").open("w")

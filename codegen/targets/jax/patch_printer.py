@@ -14,7 +14,7 @@ from sympy import Expr, Indexed, Symbol
 
 from codegen.ir.program import Contract, Convolve, Instruction, Pointwise, Program, name_of
 from codegen.passes.accumulation import Types
-from codegen.printing.patch_space import Space, role_of
+from codegen.printing.patch_space import Space, lengths_of, role_of
 from codegen.targets.jax.printer import WORDS, JaxExpressions, JaxPrinter
 from derive.errors import UsageError
 from derive.forward_map import BATCH
@@ -81,7 +81,9 @@ class PatchPrinter(JaxPrinter):
             apart = self._space.is_kernel(instruction.target.indices) and not self._space.is_kernel(found.indices)
             return f"{text}[:, :, None]" if apart else text
 
-        return JaxExpressions(entry, self._lengths()).text(self._counted(instruction.expression))
+        return JaxExpressions(entry, lengths_of(self._program, self._source)).text(
+            self._space.counted(instruction.expression, _ENTRIES)
+        )
 
     def _sum_of_squares_less_mean(self, instruction: Pointwise) -> str | None:
         """Return the call for ``Q - N*m**2``, Q the squares of N numbers of a patch and m their mean, or None."""
@@ -136,14 +138,3 @@ class PatchPrinter(JaxPrinter):
         if [i.size for i in source.indices if i.size in self._space.sizes] == wanted:
             return f"{self._source}.shape[3:]"
         return f"patches.{'positions_of' if role == 'position' else 'reach'}({self._source}.shape[3:], geometry)"
-
-    def _lengths(self) -> dict[Symbol, str]:
-        """Return how the number of channels is read off the input's shape."""
-        source = next((v for v in self._program.inputs if v.name == self._source), None)
-        if source is None:
-            return {}
-        return {i.size: f"{source.name}.shape[{k}]" for k, i in enumerate(source.indices) if i.size.is_Symbol}
-
-    def _counted(self, expression: Expr) -> Expr:
-        """Write the product of all lengths of a kernel as one number."""
-        return self._space.counted(expression, _ENTRIES)

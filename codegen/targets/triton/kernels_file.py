@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from codegen.ir.program import Instruction, Magnitude, Pointwise, Value, name_of
-from codegen.passes.row_units import row_units
+from codegen.passes.row_units import RowUnits, row_units
 from codegen.plans.rows import Plan
 from codegen.printing.layout import is_column
 from codegen.printing.naming import Borrowed, branch, forward_equation, listed, places, snake
@@ -37,11 +37,12 @@ def _helpers(text: str) -> list[str]:
 
 def kernel_contexts(parts: Schedule, plan: Plan) -> dict[str, Any]:
     """Return the lines, arguments and calls of every kernel."""
+    units = row_units(plan.scale, plan.forward)
     return {
-        "units": row_units(plan.scale, plan.forward),
-        "scale": _scale(parts, plan),
-        "forward": _forward(parts, plan),
-        "forward_rows": _forward_rows(parts, plan),
+        "units": units,
+        "scale": _scale(parts, units),
+        "forward": _forward(parts, plan, units),
+        "forward_rows": _forward_rows(parts, plan, units),
         "gradient_rows": _gradient_rows(parts, plan),
         "gradient_product": _gradient_product(parts, plan),
         "finish": _finish(parts, plan),
@@ -98,8 +99,8 @@ def _walk(printer: TilePrinter, part: Pass, known: Sequence[str]) -> dict[str, A
     }
 
 
-def _scale(parts: Schedule, plan: Plan) -> dict[str, Any]:
-    printer, units = TilePrinter(parts.roles, parts.scale.inputs), row_units(plan.scale, plan.forward)
+def _scale(parts: Schedule, units: RowUnits | None) -> dict[str, Any]:
+    printer = TilePrinter(parts.roles, parts.scale.inputs)
     passes = [_walk(printer, p, []) for p in parts.scale_passes]
     floor = ["FLOOR"] if any(isinstance(i, Magnitude) for i in parts.scale.instructions) else []
     outputs, settings = parts.scale.outputs, [*floor, "WIDE", "ROWS", "COLUMNS"]
@@ -110,10 +111,9 @@ def _scale(parts: Schedule, plan: Plan) -> dict[str, Any]:
     return {**head, "passes": passes, "outputs": outputs, "far": far, "stored": stored, "words": words}
 
 
-def _forward(parts: Schedule, plan: Plan) -> dict[str, Any]:
-    product, units = parts.forward, row_units(plan.scale, plan.forward)
-    memory = [*plan.forward.inputs, *([units.scaled] if units else [])]
-    printer, after = TilePrinter(parts.roles, memory), _after(parts, plan)
+def _forward(parts: Schedule, plan: Plan, units: RowUnits | None) -> dict[str, Any]:
+    product, memory = parts.forward, [*plan.forward.inputs, *([units.scaled] if units else [])]
+    printer, after = TilePrinter(parts.roles, memory), _after(parts, units)
     used = _read([*product.before, product.contract, *product.after, *after], memory)
     rows = _rows_of(parts.roles, [units.scaled, *used] if units else _read(product.before, memory))
     context = {
@@ -132,16 +132,15 @@ def _forward(parts: Schedule, plan: Plan) -> dict[str, Any]:
     return {**_head(parts.roles, printer, used, plan.forward.outputs, settings), **context}
 
 
-def _after(parts: Schedule, plan: Plan) -> Sequence[Pointwise]:
-    """Return what makes the output of the product, which may be taken in units of each row."""
-    units = row_units(plan.scale, plan.forward)
+def _after(parts: Schedule, units: RowUnits | None) -> Sequence[Pointwise]:
+    """Return the instructions from the product to the output; the product may be in units of each row."""
     return parts.forward.after if units is None else (units.output,)
 
 
-def _forward_rows(parts: Schedule, plan: Plan) -> dict[str, Any]:
+def _forward_rows(parts: Schedule, plan: Plan, units: RowUnits | None) -> dict[str, Any]:
     product, source, scales = parts.forward, parts.scale.inputs[0], parts.scale.outputs
     memory = [v for v in plan.forward.inputs if v.name not in scales]
-    printer, units, after = TilePrinter(parts.roles, memory), row_units(plan.scale, plan.forward), _after(parts, plan)
+    printer, after = TilePrinter(parts.roles, memory), _after(parts, units)
     known = [source.name]
     loads = [line for line in printer.tile_loads(product.contract) if not line.startswith(f"{source.name}_tile ")]
     context = {

@@ -32,7 +32,7 @@ _LANGUAGE = ("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
 _ARITHMETIC = ("-fno-math-errno", "-fno-trapping-math")  # nobody asks for either; results are the same
 _NATIVE, _THREADS = ("-march=native", "-mprefer-vector-width=512"), ("-fopenmp",)
 _MACHINES = (_NATIVE + _THREADS, _THREADS, _NATIVE, ())  # what a compiler may lack
-_PATIENCE = 600  # seconds; a file takes a few, with sanitizers on a machine under load a hundred times that
+PATIENCE = 120  # seconds
 
 
 def missing() -> str:
@@ -135,7 +135,7 @@ def _compile(source: Path, command: list[str]) -> bytes:
                     capture_output=True,
                     check=False,
                     text=True,
-                    timeout=_PATIENCE,
+                    timeout=PATIENCE,
                     env={**os.environ, "LC_ALL": "C"},
                 )
             except (OSError, subprocess.TimeoutExpired) as problem:
