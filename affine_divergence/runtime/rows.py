@@ -149,10 +149,10 @@ def is_visible(x: Tensor) -> bool:
 
 
 def is_scaled_first(x: Tensor) -> bool:
-    """Return whether a product with ``x`` is taken after the scaling, which else follows it and costs less.
+    """Return whether to scale ``x`` before its product; to scale the product afterwards costs less.
 
-    So it is with 16 bits, and with float32 where nobody may look whether entries are far: on a GPU, in a graph. What a
-    trace keeps has fewer operations without it.
+    16-bit numbers need it, and so does float32 where the program may not look for far entries: on a GPU and in compiled
+    graphs. A trace scales afterwards, which takes fewer operations.
     """
     if x.dtype != torch.float32:
         return x.dtype.itemsize < 4

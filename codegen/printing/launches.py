@@ -191,7 +191,7 @@ class StepPrinter:
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor of a product of matrices: the name of a tensor, and whether its axes stand the other way round."""
+    """A factor of a matrix product: the name of a tensor, and whether it is transposed."""
 
     name: str
     turned: bool

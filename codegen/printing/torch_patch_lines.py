@@ -27,8 +27,8 @@ class PatchPrinter:
     """Prints the instructions of one program; ``given`` are the names of its inputs that are narrow and rounded.
 
     ``source`` is the input of the layer, whose type results take in the portable style; without ``casts`` they have
-    it already. ``whole`` is the program that this one is a part of: its convolutions say which axes are space. Where
-    the printer ``guards``, a difference of narrow numbers is never less than nothing.
+    it already. ``whole`` is the program that this one is a part of: its convolutions say which axes are space. With
+    ``guards``, a difference of narrow numbers that only rounding leaves is set to zero.
     """
 
     def __init__(

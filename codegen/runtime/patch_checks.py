@@ -1,4 +1,4 @@
-"""What a caller of a convolution can get wrong in tensors, each message with value, cause and mend; what is kept."""
+"""Checks of a convolution's tensors, whose messages name value, cause and fix; and whether to keep its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from .patch_settings import WORDS, check_channels, check_weight
 
 _SPREADS = torch.__version__ >= "2.13"  # from which on torch convolves DTensors as it convolves tensors
-_SMALL = 8  # how often an output fits into a weight beside which it is small
+_SMALL = 8  # an output is small if the weight has this many times as many numbers
 
 
 def check_shapes(
@@ -37,10 +37,10 @@ def check_shapes(
 
 
 def is_small(x: Tensor, weight: Tensor, channels: int, positions: Sequence[int]) -> bool:
-    """Return whether an output of so many channels and positions is small beside the weight: an eighth of it at most.
+    """Return whether an output with these channels and positions has at most an eighth of the weight's numbers.
 
-    ``x`` is (batch, channels, *space) or one image, as torch's convolutions take them. Not in a graph that is compiled:
-    a compiler decides for itself what to keep, and to ask about the lengths would tie its graph to them.
+    ``x`` is (batch, channels, *space) or one image, as torch's convolutions take them. The answer is no in a compiled
+    graph: the compiler decides what to keep, and a question about lengths would become a guard of the graph.
     """
     if is_compiling():
         return False

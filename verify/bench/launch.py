@@ -118,10 +118,10 @@ def host_seconds(module: nn.Module, feed: Feed) -> float:
 
 
 def keep_the_heap() -> None:
-    """Have glibc keep memory that is freed, as it does in a long run of training.
+    """Have glibc keep freed memory, as it does in a long run of training.
 
-    Otherwise the tensor that ends the heap, whichever it is, goes back to the system, and comes again page by page in
-    every launch: that doubled the time of one module of three, torch's or ours by chance.
+    Otherwise the tensor at the end of the heap goes back to the system, and its pages are mapped again in every launch.
+    This doubled the time of one module in three, torch's or ours by chance.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)

@@ -39,14 +39,14 @@ def judge(trials: Sequence[Trial], own: Sequence[Hypothesis] = ()) -> list[Findi
 def judge_all(tables: Sequence[Sequence[Trial]], own: Sequence[Sequence[Hypothesis]] = ()) -> list[list[Finding]]:
     """Return the findings of several experiments, Holm's correction over all; ``own`` as tables are, or none.
 
-    Experiments may share trials. What an earlier one states of the same trials is not stated again.
+    Experiments may share trials: a finding on trials that an earlier experiment has already judged is listed once.
     """
     declared_by = own or [()] * len(tables)
     return decided(_once([_findings(trials, its) for trials, its in zip(tables, declared_by, strict=True)]))
 
 
 def _once(tables: Sequence[Sequence[Finding]]) -> list[list[Finding]]:
-    """Return the findings of each table that no earlier one has; those that rest on no trial all stay."""
+    """Drop each finding that an earlier table already has on the same trials; findings without trials all stay."""
     seen: set[tuple[str, str, frozenset[str], Effect | None, str]] = set()
     kept: list[list[Finding]] = []
     for found in tables:

@@ -54,8 +54,8 @@ class HostPrinter(StepPrinter):
     """Prints steps where the type of the input is that of all that is made of it.
 
     ``own`` names a tensor in scope that has this type; ``spare`` are matrices in scope that are read no more, by their
-    lengths: the first product that fits takes the memory of one, which is then among those ``taken``. If the caller
-    ``asks``, what kernels answer of far rows is kept as ``far``.
+    lengths: the first product that fits takes the memory of one, which is then among those ``taken``. With ``asks``,
+    the answer of a kernel about far rows is assigned to ``far``.
     """
 
     dense = True
@@ -147,7 +147,7 @@ class HostPrinter(StepPrinter):
 
 
 def tells(kernel: Kernel) -> bool:
-    """Return whether a kernel answers if rows are far: one that first tries their squares as they are."""
+    """Return whether a kernel reports far rows: it does if it first tries their squares unscaled."""
     return with_trial(kernel.context)["trial"] is not None
 
 

@@ -18,8 +18,8 @@ from ....runtime.rows import FarError, are_far
 from .launch import Source, suit
 
 _ENOUGH = 2**14  # numbers of x from which on the passes save more than two calls of operators cost
-_FEW = 2**14  # numbers of W, of which sums take less time than calls of operators
-_SHARE = 2  # how often as many numbers as the images have the threads may have in sums of their own
+_FEW = 2**14  # numbers of W up to which sums take less time than calls of operators
+_SHARE = 2  # how many numbers all threads together may sum up for each number of the images
 
 
 class HostPasses(PatchPasses):

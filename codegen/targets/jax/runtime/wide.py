@@ -59,8 +59,8 @@ class Wide:
     def modest(self) -> Wide:
         """The same number, its zeros with the least exponent of all others, perhaps ``_LOWERED`` below their own.
 
-        A product with a tangent keeps its size: a factor of zero would else choose the units of the sum that it is in.
-        Derivatives with respect to the zeros stay what they are.
+        Nothing looks at the size of a product with a tangent, so a zero with a large exponent would set the units of
+        the whole sum. Derivatives with respect to the zeros do not change.
         """
         if self.linear:
             return self

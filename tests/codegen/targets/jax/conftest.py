@@ -9,10 +9,22 @@ import sys
 import pytest
 import torch
 
-from codegen.compiler import build_layer
+from codegen.compiler import build, build_layer
 from codegen.package import write
 from derive.spec import loads_spec
 from tests.codegen.layer_files import FILES
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory):
+    """The package of the catalogue, written once in a process of tests."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    write(build("jax_layers", targets=("jax",)), folder / "jax_layers")
+    sys.path.insert(0, str(folder))
+    yield importlib.import_module("jax_layers")
+    sys.path.remove(str(folder))
+    for name in [m for m in sys.modules if m.split(".")[0] == "jax_layers"]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

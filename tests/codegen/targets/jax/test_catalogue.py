@@ -29,21 +29,10 @@ CASES = {
 cases = pytest.mark.parametrize(("name", "options"), [(n, o) for n, found in CASES.items() for o in found], ids=str)
 
 
-@pytest.fixture(scope="module")
-def layers(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("catalogue")
-    write(build("jax_layers", targets=("jax",)), folder / "jax_layers")
-    sys.path.insert(0, str(folder))
-    yield importlib.import_module("jax_layers")
-    sys.path.remove(str(folder))
-    for name in [m for m in sys.modules if m.split(".")[0] == "jax_layers"]:
-        del sys.modules[name]
-
-
 @cases
 @pytest.mark.parametrize("mode", ["reverse", "forward"])
-def test_modules_compute_what_torchs_do(layers, name, options, mode):
-    module = getattr(layers, name)(6, 4, key=jax.random.key(3), mode=mode, **options)
+def test_modules_compute_what_torchs_do(catalogue, name, options, mode):
+    module = getattr(catalogue, name)(6, 4, key=jax.random.key(3), mode=mode, **options)
     twin = getattr(affine_divergence, name)(6, 4, dtype=torch.float64, **options)
     with torch.no_grad():
         twin.weight.copy_(torch.tensor(np.asarray(module.weight, np.float64)))
@@ -59,8 +48,8 @@ def test_modules_compute_what_torchs_do(layers, name, options, mode):
         assert np.allclose(inner.bias, twin.bias.grad, 1e-4, 1e-5)
 
 
-def test_first_values_are_variance_preserving_and_states_are_those_of_linear(layers):
-    module = layers.AffineLike(64, 512, key=jax.random.key(0), kappa=4.0)
+def test_first_values_are_variance_preserving_and_states_are_those_of_linear(catalogue):
+    module = catalogue.AffineLike(64, 512, key=jax.random.key(0), kappa=4.0)
     assert abs(float(module.weight.std()) - 0.5) < 0.01 and not module.bias.any()
     linear = eqx.nn.Linear(64, 512, key=jax.random.key(1))
     moved = eqx.tree_at(lambda m: (m.weight, m.bias), module, (linear.weight, linear.bias))
@@ -100,11 +89,11 @@ def distance(found, wanted):
 
 @pytest.mark.parametrize("name", ["affine_like", "norm_like"])
 @pytest.mark.parametrize("scale", [1e-30, 1e30, 1e38])
-def test_rows_of_any_magnitude_beside_an_ordinary_one(layers, name, scale):
+def test_rows_of_any_magnitude_beside_an_ordinary_one(catalogue, name, scale):
     """Of rows with entries up to the end of float32 the gradient is too small for the type: all else is right."""
     given = drawn((5, 7), (3, 7), (3,), scale=scale)
     for mode in ("reverse", "forward"):
-        found = gradients(partial(getattr(layers.functional, name), mode=mode), given)
+        found = gradients(partial(getattr(catalogue.functional, name), mode=mode), given)
         wanted = references(getattr(affine_divergence.functional, name), given)
         assert all(np.isfinite(a).all() for a in found)
         found[1], wanted[1] = found[1][:1], wanted[1][:1]
@@ -113,19 +102,19 @@ def test_rows_of_any_magnitude_beside_an_ordinary_one(layers, name, scale):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-def test_unit_lengths_and_the_value_path_are_torchs(layers, dtype, scale):
+def test_unit_lengths_and_the_value_path_are_torchs(catalogue, dtype, scale):
     scale, bound = (1.0 if dtype == "float16" else scale), {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}[dtype]
     rows = drawn((3, 4, 5), scale=scale, dtype=dtype)
     mixed = drawn((2, 3, 4, 5), (3, 2, 5), (3, 2), scale=scale, dtype=dtype)
     for mode in ("reverse", "forward") if dtype == "float32" else ("reverse",):
-        found = gradients(partial(layers.functional.unit_length, mode=mode), rows)
+        found = gradients(partial(catalogue.functional.unit_length, mode=mode), rows)
         assert distance(found, references(lambda x: unit.portable(x)[0], rows)) < bound
-        found = gradients(partial(layers.functional.value_path, mode=mode, kappa=2.0), mixed)
+        found = gradients(partial(catalogue.functional.value_path, mode=mode, kappa=2.0), mixed)
         assert distance(found, references(lambda x, W, b: value_path.corrected(x, W, b, 2.0), mixed)) < bound
 
 
-def test_a_row_of_zeros_stays_zero(layers):
-    z, slope = gradients(layers.functional.unit_length, [jnp.zeros((2, 3))])
+def test_a_row_of_zeros_stays_zero(catalogue):
+    z, slope = gradients(catalogue.functional.unit_length, [jnp.zeros((2, 3))])
     assert not z.any() and not slope.any()
 
 
@@ -152,9 +141,9 @@ def at_angle(tmp_path_factory):
 
 
 @pytest.mark.parametrize("options", [{}, {"value_path": True}, {"qk_norm": True}], ids=str)
-def test_attention_is_torchs(layers, options):
+def test_attention_is_torchs(catalogue, options):
     """The same parameters, laid out as torch has them, give the same outputs; a mask leaves tokens out."""
-    module = layers.AffineLikeMultiheadAttention(2, 4, key=jax.random.key(2), **options)
+    module = catalogue.AffineLikeMultiheadAttention(2, 4, key=jax.random.key(2), **options)
     twin = affine_divergence.AffineLikeMultiheadAttention(4, 2, batch_first=True, dtype=torch.float64, **options)
     parts = [module.query_proj, module.key_proj, module.value_proj]
     with torch.no_grad():
@@ -182,12 +171,12 @@ def test_attention_is_torchs(layers, options):
         (lambda f, x: f.norm_like(x.astype(int), x), TypeError, "give real floating-point numbers"),
     ],
 )
-def test_errors_name_the_value_the_cause_and_the_fix(layers, call, error, words):
+def test_errors_name_the_value_the_cause_and_the_fix(catalogue, call, error, words):
     with pytest.raises(error, match=words):
-        call(layers.functional, jnp.ones((3, 3)))
+        call(catalogue.functional, jnp.ones((3, 3)))
 
 
-def test_the_package_is_linted_and_typed(layers):
+def test_the_package_is_linted_and_typed(catalogue):
     """By the rules that users' tools have by default, beside undefined names and likely mistakes."""
     folder = next(p for p in sys.path if "catalogue" in p)
     ruff = ["ruff", "check", "--isolated", "--select", "F,E,B,UP", "--ignore", "E501", "jax_layers"]
@@ -196,7 +185,7 @@ def test_the_package_is_linted_and_typed(layers):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_importing_the_package_loads_no_torch(layers):
+def test_importing_the_package_loads_no_torch(catalogue):
     code = "import jax_layers, sys; assert 'torch' not in sys.modules; print(jax_layers.__all__)"
     folder = next(p for p in sys.path if "catalogue" in p)
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 import affine_divergence
-from codegen.compiler import build
-from codegen.package import write
+from tests.codegen.targets.jax.test_layers import arrays, cotangent
 
 jax = pytest.importorskip("jax", reason="pip install affine-divergence[jax]")
 eqx = pytest.importorskip("equinox", reason="pip install affine-divergence[jax]")
@@ -56,17 +52,6 @@ some = pytest.mark.parametrize(("transposed", "name", "settings"), SOME, ids=str
 MODES = ("reverse", "forward")
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("patches")
-    write(build("jax_patches", targets=("jax",)), folder / "jax_patches")
-    sys.path.insert(0, str(folder))
-    yield importlib.import_module("jax_patches")
-    sys.path.remove(str(folder))
-    for name in [m for m in sys.modules if m.split(".")[0] == "jax_patches"]:
-        del sys.modules[name]
-
-
 def operands(transposed, name, settings, scale=1.0, dtype=torch.float32):
     """Input, weight and perhaps bias; the second image is an ordinary one whatever the scale."""
     _, image, kernel, numbers = (TRANSPOSED if transposed else PLAIN)[name]
@@ -93,14 +78,6 @@ def reference(transposed, name, settings, given):
     return [t.detach() for t in (z, *torch.autograd.grad(z, leaves, g))]
 
 
-def arrays(given, dtype=None):
-    return [jnp.asarray(t.double().numpy()).astype(dtype or jnp.float32) for t in given]
-
-
-def cotangent(z):
-    return jnp.linspace(-1, 2, z.size, dtype=jnp.float32).reshape(z.shape).astype(z.dtype)
-
-
 def results(function, given, mode="reverse"):
     """The output and the gradients as one program."""
 
@@ -118,22 +95,22 @@ def distance(found, wanted):
 
 
 @cases
-def test_values_and_gradients_are_those_of_torch(package, transposed, name, settings):
+def test_values_and_gradients_are_those_of_torch(catalogue, transposed, name, settings):
     given = operands(transposed, name, settings)
     wanted = reference(transposed, name, settings, given)
     for mode in MODES if (transposed, name, settings) in SOME else MODES[:1]:
-        function = called(package.functional, transposed, name, settings)
+        function = called(catalogue.functional, transposed, name, settings)
         assert distance(results(function, arrays(given), mode), wanted) < 5e-6, mode
 
 
 @some
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e30, 1e38])
-def test_an_image_of_any_magnitude_beside_an_ordinary_one(package, transposed, name, settings, scale):
+def test_an_image_of_any_magnitude_beside_an_ordinary_one(catalogue, transposed, name, settings, scale):
     """Of an image with entries up to the end of float32 the gradient is too small for the type: all else is right."""
     given = operands(transposed, name, settings, scale)
     wanted = reference(transposed, name, settings, given)
     for mode in MODES:
-        found = results(called(package.functional, transposed, name, settings), arrays(given), mode)
+        found = results(called(catalogue.functional, transposed, name, settings), arrays(given), mode)
         assert all(np.isfinite(a).all() for a in found)
         for k, (a, b) in enumerate(zip(found, wanted, strict=True)):
             parts = [slice(0, 1), slice(1, 2)] if k < 2 else [slice(None)]
@@ -143,20 +120,20 @@ def test_an_image_of_any_magnitude_beside_an_ordinary_one(package, transposed, n
 
 
 @pytest.mark.parametrize("form", ["affine-like", "norm-like"])
-def test_nearly_constant_patches_keep_their_digits(package, form):
+def test_nearly_constant_patches_keep_their_digits(catalogue, form):
     """Squares less the square of the mean would leave nothing in float32."""
     settings = {"form": form, "center": True}
     given = operands(False, "plain", settings)
     given[0] = given[0] + 1000.0
     wanted = reference(False, "plain", settings, given)
-    found = results(called(package.functional, False, "plain", settings), arrays(given))
+    found = results(called(catalogue.functional, False, "plain", settings), arrays(given))
     assert distance(found[:1], wanted[:1]) < 1e-3 and distance(found[1:], wanted[1:]) < 1e-2
 
 
 @some
-def test_compiled_mapped_and_twice_differentiated(package, transposed, name, settings):
+def test_compiled_mapped_and_twice_differentiated(catalogue, transposed, name, settings):
     function, given = (
-        called(package.functional, transposed, name, settings),
+        called(catalogue.functional, transposed, name, settings),
         arrays(operands(transposed, name, settings)),
     )
     moved = tuple(jnp.cos(a + k) for k, a in enumerate(given))
@@ -181,18 +158,18 @@ def test_compiled_mapped_and_twice_differentiated(package, transposed, name, set
 
 @some
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_sixteen_bits(package, transposed, name, settings, dtype):
+def test_sixteen_bits(catalogue, transposed, name, settings, dtype):
     given = operands(transposed, name, settings, dtype=getattr(torch, dtype))
     wanted = reference(transposed, name, settings, given)
-    found = results(called(package.functional, transposed, name, settings), arrays(given, dtype))
+    found = results(called(catalogue.functional, transposed, name, settings), arrays(given, dtype))
     assert {str(a.dtype) for a in found} == {dtype}
     assert distance(found, wanted) < {"bfloat16": 2e-2, "float16": 3e-3}[dtype]
 
 
 @pytest.mark.parametrize("kind", ["Conv2d", "ConvTranspose1d"])
-def test_modules_compute_what_torchs_do(package, kind):
+def test_modules_compute_what_torchs_do(catalogue, kind):
     axes, options = int(kind[-2]), {"stride": 2, "padding": 1}
-    module = getattr(package, f"PatchNorm{kind}")(4, 6, 3, **options, groups=2, key=jax.random.key(1), kappa=2.0)
+    module = getattr(catalogue, f"PatchNorm{kind}")(4, 6, 3, **options, groups=2, key=jax.random.key(1), kappa=2.0)
     twin = getattr(affine_divergence, f"PatchNorm{kind}")(4, 6, 3, **options, groups=2, kappa=2.0)
     with torch.no_grad():
         twin.weight.copy_(torch.tensor(np.asarray(module.weight)))
@@ -221,7 +198,7 @@ def test_modules_compute_what_torchs_do(package, kind):
         (lambda f, x, w: f(x.astype(int), w, w[:, 0, 0, 0]), TypeError, "give real floating-point numbers"),
     ],
 )
-def test_errors_name_the_value_the_cause_and_the_fix(package, call, error, words):
+def test_errors_name_the_value_the_cause_and_the_fix(catalogue, call, error, words):
     x, weight, _ = arrays(operands(False, "plain", {}))
     with pytest.raises(error, match=words):
-        call(package.functional.patch_norm_conv2d, x, weight)
+        call(catalogue.functional.patch_norm_conv2d, x, weight)
