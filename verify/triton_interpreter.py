@@ -1,14 +1,14 @@
 """Triton's interpreter, which runs its kernels on NumPy where ``TRITON_INTERPRET=1`` was set before its import.
 
-The interpreter of Triton up to 3.6 takes an integer from an array of one entry by ``int``, which NumPy 2.5 refuses; the
-later ones drop its axes first, and here so do they. Every one works out again and again what it has worked out before,
-which is half of its time; here it remembers:
+Triton up to 3.6 takes an integer from an array of one entry by ``int``, which NumPy 2.5 refuses. Later versions drop the
+axes of the array first, and ``mend`` makes the older ones do so too. Half of the interpreter's time goes into work that
+it repeats, so ``mend`` caches
 
-* which members of Triton's modules it replaces, at each launch; and that they are replaced, at each call inside one;
-* NumPy's type for a type of Triton's, at each operation;
-* what a type of blocks, and a tensor of a type, says of its shape, whenever one is made.
+* which members of Triton's modules a launch replaces, and that a call inside a launch has nothing left to replace;
+* the NumPy type of each Triton type;
+* the shape attributes of each block type and tensor type.
 
-No arithmetic is replaced.
+It also switches off Triton's own check of integers for overflow; the sizes here are small. It replaces no arithmetic.
 """
 
 from __future__ import annotations
