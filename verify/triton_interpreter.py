@@ -1,8 +1,8 @@
 """Triton's interpreter, which runs its kernels on NumPy where ``TRITON_INTERPRET=1`` was set before its import.
 
-Triton up to 3.6 takes an integer from an array of one entry by ``int``, which NumPy 2.5 refuses. Later versions drop the
-axes of the array first, and ``mend`` makes the older ones do so too. Half of the interpreter's time goes into work that
-it repeats, so ``mend`` caches
+Triton up to 3.6 takes an integer from an array of one entry by ``int``, which NumPy 2.5 refuses. Later versions first
+drop the axes of the array, and ``mend`` makes the older ones do so too. Half of the interpreter's time goes into work
+that it repeats, so ``mend`` caches
 
 * which members of Triton's modules a launch replaces, and that a call inside a launch has nothing left to replace;
 * the NumPy type of each Triton type;
