@@ -258,3 +258,26 @@ def test_files_that_the_readmes_of_targets_name_exist() -> None:
     lost = {str(path.relative_to(ROOT)): named_files(path.read_text(encoding="utf-8")) - there for path in readmes}
     assert len(readmes) > 3 and not any(lost.values()), lost
     assert named_files("see `joint.py` and templates/map.py.jinja") == {"joint.py", "map.py.jinja"}
+
+
+def skips_as_a_whole(source: str) -> bool:
+    """Whether a file of tests ends its own import without a library that it needs."""
+    return bool(re.search(r"^(?:\w+ = )?pytest\.importorskip\(|allow_module_level=True", source, re.MULTILINE))
+
+
+def test_no_test_imports_one_that_may_skip_as_a_whole() -> None:
+    """Its names are missing where its library is: the import then fails instead of skipping."""
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    skipping = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path, source in sources.items()
+        if path.name.startswith("test_") and skips_as_a_whole(source)
+    }
+    assert "tests.codegen.targets.jax.test_layers" in skipping
+    wrong = [
+        f"{path.relative_to(ROOT)}: {module}"
+        for path, source in sources.items()
+        for module in skipping
+        if f"from {module} import" in source
+    ]
+    assert not wrong, wrong

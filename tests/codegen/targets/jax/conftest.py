@@ -45,6 +45,21 @@ def packages(tmp_path_factory):
         del sys.modules[name]
 
 
+def arrays(given, dtype=None):
+    """Torch's tensors as JAX's arrays; those of real numbers in a type."""
+    import jax.numpy as jnp  # not above: without JAX these tests are skipped, and this file is read nevertheless
+
+    found = [jnp.asarray(t.double().numpy() if t.is_floating_point() else t.int().numpy()) for t in given]
+    return [a.astype(dtype or jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a for a in found]
+
+
+def cotangent(z):
+    """A gradient that differs in every entry, in the shape and type of an output."""
+    import jax.numpy as jnp
+
+    return jnp.linspace(-1, 2, z.size, dtype=jnp.float32).reshape(z.shape).astype(z.dtype)
+
+
 def called(package, name, kind, kappa):
     """The function of a map with its settings filled in; it takes ``mode`` in JAX."""
     function = getattr(package.functional, f"{name}_{kind}" if kind != "plain" else name)

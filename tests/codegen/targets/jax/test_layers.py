@@ -15,7 +15,7 @@ from codegen.package import write
 from derive.spec import loads_spec
 from tests.codegen.layer_files import FILES
 from tests.codegen.targets.cpp.test_layers import operands
-from tests.codegen.targets.jax.conftest import called, reference
+from tests.codegen.targets.jax.conftest import arrays, called, cotangent, reference
 from tests.codegen.test_spec_generation import ONE_KIND
 
 jax = pytest.importorskip("jax", reason="pip install affine-divergence[jax]")
@@ -31,16 +31,6 @@ FAR = [("scaled_affine", "affine_like"), ("padded", "norm_like"), ("tokens", "af
 magnitudes = pytest.mark.parametrize(("name", "kind"), FAR, ids=["-".join(m) for m in FAR])
 some = pytest.mark.parametrize(("name", "kind"), SOME, ids=["-".join(m) for m in SOME])
 MODES = ("reverse", "forward")
-
-
-def arrays(given, dtype=None):
-    """Torch's tensors as JAX's arrays; those of real numbers in a type."""
-    found = [jnp.asarray(t.double().numpy() if t.is_floating_point() else t.int().numpy()) for t in given]
-    return [a.astype(dtype or jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a for a in found]
-
-
-def cotangent(z):
-    return jnp.linspace(-1, 2, z.size, dtype=jnp.float32).reshape(z.shape).astype(z.dtype)
 
 
 def real(given):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import affine_divergence
-from tests.codegen.targets.jax.test_layers import arrays, cotangent
+from tests.codegen.targets.jax.conftest import arrays, cotangent
 
 jax = pytest.importorskip("jax", reason="pip install affine-divergence[jax]")
 eqx = pytest.importorskip("equinox", reason="pip install affine-divergence[jax]")
