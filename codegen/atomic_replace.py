@@ -1,4 +1,4 @@
-"""Put a folder in the place of another so that at every moment one of the two stands there, whole."""
+"""Replace a folder atomically: at every moment the path holds either the old folder or the new one, complete."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_AT_WORKING_FOLDER, _EXCHANGE = -100, 2  # of Linux: AT_FDCWD and RENAME_EXCHANGE
+_AT_WORKING_FOLDER, _EXCHANGE = -100, 2  # Linux's AT_FDCWD and RENAME_EXCHANGE
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside, which takes the place of ``folder`` at the end, or goes if the block fails.
+    """Yield a new folder next to ``folder``, which replaces it when the block ends; if the block fails, it is removed.
 
-    Raises OSError where no folder can be made beside.
+    Raises OSError if no folder can be made next to ``folder``.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new.", dir=folder.parent))
@@ -32,10 +32,10 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def put_in_place(staging: Path, folder: Path) -> None:
-    """Make ``folder`` what ``staging`` is now, and remove what stood there; both are on one file system.
+    """Move ``staging`` to ``folder`` and remove the old folder; both must be on one file system.
 
-    On Linux the two names are exchanged in one step. Elsewhere, and on a file system that cannot, the old folder is
-    renamed first: a process killed between two renames leaves it beside, under a name that starts with a dot.
+    On Linux the two names are exchanged in one step. On other systems, and on file systems without this exchange, the
+    old folder is renamed first: a process killed between the two renames leaves it under a name that starts with a dot.
     """
     if not folder.exists():
         os.replace(staging, folder)
@@ -47,7 +47,7 @@ def put_in_place(staging: Path, folder: Path) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Exchange two names in one step; return whether the system could."""
+    """Exchange two names in one step; return whether the system supports it."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # no such call in this system's C library
@@ -68,7 +68,7 @@ def _in_two_steps(staging: Path, folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's names to disk, where the system can open a folder."""
+    """Flush the names in a folder to disk, on systems that can open a folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,14 +1,14 @@
-"""What the shipped package contains: one row a layer, with its classes, torch's twins and its options.
+"""What the shipped package contains: one row a layer, with its classes, their torch counterparts and options.
 
-    layer              classes                      torch's twins
+    layer              classes                      torch counterparts
     affine             AffineLike, NormLike         Linear
     convolutions       PatchNormConv1d/2d/3d ..     Conv1d/2d/3d ..
     attention          AffineLikeMultiheadAttention MultiheadAttention
 
-A row names layers of ``derive``; which maps cancel their divergence, and so which classes and files there are, comes
-out of the solver. Special layers whose maps the code of a more general one computes stand in the row of the general
-one: a convolution without groups is a grouped one with one group, over any number of axes, and a projection of tokens
-is an affine map of every token.
+A row names layers of ``derive``. The solver finds which maps cancel their divergence, and so decides which classes and
+files there are. A special layer that the code of a general one computes is listed in the general layer's row: a
+convolution without groups is a grouped one with one group, over any number of axes, and a projection of tokens is an
+affine map of every token.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Row:
     Attributes:
         form: ``rows``, a matrix times each row; ``patches``, a kernel times each patch; ``values``, the value path of
             attention; ``units``, rows of unit length, which QK-norm makes of queries and keys.
-        with_bias: the layer, with a bias where it can have one.
-        without_bias: the same without one; None where it has one always or never.
+        with_bias: the layer, with a bias if it can have one.
+        without_bias: the same layer without a bias; None if it always or never has one.
         modules: its public modules; those of rows are named after their maps.
         functions: its public functions; those of rows are named after their maps.
-        twins: the modules of ``torch.nn`` with the same arguments, parameters and state dicts.
-        covers: special layers that the same code computes, each with the general layer that it is a case of.
+        twins: the counterparts in ``torch.nn``: modules with the same arguments, parameters and state dicts.
+        covers: pairs of a special layer that the same code computes and its general layer.
         centred: whether each patch is centred before it is measured.
         transposed: whether the convolution is a transposed one.
     """
@@ -62,7 +62,7 @@ def _over_axes(pattern: str) -> tuple[str, ...]:
 
 
 def _special(word: str) -> tuple[tuple[str, str], ...]:
-    """Return the convolutions without groups, over two, one and three axes, with the grouped one."""
+    """Return pairs of a convolution without groups (over two, one and three axes) and the grouped one."""
     return tuple((f"{word}convolution{axes}", f"grouped-{word}convolution") for axes in ("", "-1d", "-3d"))
 
 
@@ -112,7 +112,7 @@ CATALOGUE = (
 
 
 def families(with_bias: Iterable[CancellingMap], without_bias: Iterable[CancellingMap]) -> tuple[Family, ...]:
-    """Pair the maps of the affine layer with those of the same name of the layer without a bias, sorted by name."""
+    """Pair maps of the layer with and without a bias that have the same name; sorted by name."""
     bare = {m.name: plan(m) for m in without_bias}
     found = [Family(m.name, plan(m), bare.get(m.name)) for m in with_bias]
     return tuple(sorted(found, key=lambda f: f.name))
@@ -125,7 +125,7 @@ def row_families() -> tuple[Family, ...]:
 
 
 def row_layers() -> tuple[Layer, ...]:
-    """Return the layers of the row of rows: with a bias, then without one."""
+    """Return the layers of the form ``rows``: with a bias, then without one."""
     return tuple(make() for row in CATALOGUE if row.form == ROWS for make in _layers(row))
 
 
@@ -142,12 +142,12 @@ def _layers(row: Row) -> tuple[Callable[[], Layer], Callable[[], Layer]]:
 
 
 def public_names(form: str, kind: str) -> tuple[str, ...]:
-    """Return the ``modules``, ``functions`` or ``twins`` of the rows of a form, each once, in the order of the rows."""
+    """Return all ``modules``, ``functions`` or ``twins`` of a form, without repeats, in the catalogue's order."""
     return tuple(dict.fromkeys(name for row in CATALOGUE if row.form == form for name in getattr(row, kind)))
 
 
 def has_companions(chosen: Sequence[Family]) -> bool:
-    """Return whether a package of these families holds attention, convolutions and conversion: they use its maps."""
+    """Return whether a package of these families also gets attention, convolutions and conversion, which use them."""
     return NAME in {family.name for family in chosen} and direction(chosen) is not None
 
 
@@ -157,12 +157,12 @@ def direction(chosen: Sequence[Family]) -> Family | None:
 
 
 def covered(derivations: Iterable[str]) -> dict[str, str]:
-    """Return the maps of special layers that code computes, each with the map that the code was derived from.
+    """Return the maps of special layers that existing code computes, each with the map that the code was derived from.
 
     Args:
         derivations: the ids of what code was derived from, such as the map ``grouped-convolution/affine-like``.
     """
-    known = set(derivations) - set(layer_names())  # a layer of its own is no map of a general one
+    known = set(derivations) - set(layer_names())  # maps only, not layers
     forms = {name.rpartition("/")[2] for name in known}
     general = [pair for row in CATALOGUE for pair in row.covers]
     pairs = {f"{special}/{form}": f"{home}/{form}".lstrip("/") for special, home in general for form in forms}

@@ -1,4 +1,4 @@
-"""The generated code on the command line: ``layers`` says what there is, ``generate`` writes or checks it."""
+"""The code generator on the command line: ``layers`` lists what exists, ``generate`` writes or checks a package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add this room's commands to the program, and let every command that takes a layer take a PyTorch module."""
+    """Add these commands to the program, and let every command that takes a layer accept a PyTorch module."""
     from derive.sources import add_source
 
     add_source(_captured)
@@ -83,7 +83,7 @@ def layers(
 
 
 def _targets(layer: Layer) -> dict[str, str]:
-    """Return for each target whether it has kernels for a layer, or why not."""
+    """Return for each target whether it has kernels for a layer, and if not, why."""
     from codegen.compiler import build_layer
     from codegen.package import MANIFEST
     from codegen.targets.base import TARGETS, family
@@ -132,7 +132,7 @@ def generate(
 
     parts = Request(spec, package, angle, targets, example).parts()
     absent = [folder for folder in (out / part.package for part in parts) if check and not folder.is_dir()]
-    if absent:  # said before anything is derived, which takes seconds
+    if absent:  # reported before the derivation, which takes seconds
         raise UsageError(f"no package at {str(absent[0])!r} to check; name the folder that holds it with --out")
     derived = [(part, part.texts()) for part in parts]
     reports, differs = [], False
@@ -176,10 +176,10 @@ def _report(folder: Path, texts: dict[str, str], changed: list[str], check: bool
 
     manifest = json.loads(texts[MANIFEST])
     if not changed:
-        typer.echo(f"{folder}: {len(texts)} files, as derived")
+        typer.echo(f"{folder}: {len(texts)} files match the derivations")
     elif check:
         typer.echo("\n".join(changed))
-        typer.echo(f"{folder} differs from what the derivations say; run `affdiv generate` to update it")
+        typer.echo(f"{folder} differs from the derivations; run `affdiv generate` to update it")
     else:
         typer.echo(f"{folder}: {len(texts)} files written")
     if "targets" in manifest:

@@ -1,20 +1,20 @@
-"""The compiler: from layers to the text of every file of a package.
+"""The compiler: from layers to the texts of all files of a package.
 
     stage            input -> output                              where
     solve            Layer -> cancelling maps                     ``derive.cancel``; ``plans.solve_at`` at an angle
     plan             map -> programs, settings, digest            ``plans``
-      lower          Layer -> Program                             ``lower``
-      differentiate  Program -> backward and tangent programs     ``passes.differentiate``, ``reassociate``
+      lower            Layer -> Program                             ``lower``
+      differentiate    Program -> backward and tangent programs     ``passes.differentiate``, ``reassociate``
       make safe      Program -> scales in range, types, zeros     ``passes.ranges``, ``accumulation``, ``value_at_zero``
     recognise        Layer -> a form of the catalogue, or none    ``plans.row_form``, ``plans.patch_form``
     print            plans -> files, target by target             ``targets.base.Target``: ``schedule``, then a printer
     pack             files -> files and manifest                  ``package``
 
 ``build`` compiles the shipped package, whose maps ``catalogue`` lists; ``build_layer`` compiles one layer of a user. A
-layer that is of a form of the catalogue, whatever its names, takes the same programs, schedules and kernels as the
-shipped one; any other is lowered with gathers and scheduled as walks over samples.
+layer of a catalogue form, whatever its names, gets the same programs, schedules and kernels as the shipped layer; any
+other layer is lowered with gathers and scheduled as loops over samples.
 
-Not done here: no mathematics of any layer, which comes from ``derive``; no import of torch.
+Not done here: no mathematics of any layer (it comes from ``derive``); no import of torch.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ ANGLE = "angle-like"
 
 
 def build(package: str = DEFAULT_PACKAGE, targets: Sequence[str] = NAMES, angle: Expr | None = None) -> dict[str, str]:
-    """Derive the maps and return the text of every file by its name; the mathematics comes from ``derive.solve``.
+    """Derive the maps (``derive.solve``) and return the text of every file by its name.
 
-    With ``angle``, t(r), the member of the family at that angle is one of the maps.
+    With ``angle``, t(r), the package also has the family's member at that angle.
     """
     angles = [] if angle is None else [AngleFamily(angle_plan(solve_at(shipped("affine"), angle)["angle"]))]
     return render(row_families(), package, targets, angles)
@@ -71,7 +71,7 @@ def render(
     targets: Sequence[str] = (PLAIN.name,),
     angles: Sequence[AngleFamily] = (),
 ) -> dict[str, str]:
-    """Return the text of every file of a package of these families, its manifest included."""
+    """Return the text of every file of a package of these families, including its manifest."""
     check_name(package)
     digests = host_of(targets).derivations(chosen, angles)
     texts = {name: text for t in targets for name, text in target(t).files(chosen, angles).items()}
@@ -80,7 +80,7 @@ def render(
 
 @dataclass(frozen=True)
 class _Request:
-    """What is to be generated of a layer: see ``build_layer``."""
+    """The arguments of ``build_layer``."""
 
     layer: Layer
     package: str = ""
@@ -91,12 +91,12 @@ class _Request:
 
     @property
     def name(self) -> str:
-        """The name of the package: the layer's, if no other is given."""
+        """The name of the package: the layer's by default."""
         return self.package or self.layer.name
 
     @property
     def host(self) -> Target:
-        """The target whose package it is."""
+        """The target that writes the package; the others add kernels to it."""
         return host_of(self.targets)
 
     @property
@@ -107,7 +107,7 @@ class _Request:
 
 @dataclass
 class _Built:
-    """The files of a package; maps of the catalogue that compute the layer's, by name; why targets have no kernels."""
+    """The files of a package; the catalogue maps that compute its maps, by name; why targets lack kernels."""
 
     texts: dict[str, str]
     shipped: dict[str, Plan | PatchPlan | AnglePlan] = field(default_factory=dict)
@@ -123,34 +123,35 @@ def build_layer(
     insist: bool = False,
     spec: str = "",
 ) -> dict[str, str]:
-    """Derive the maps of a layer and return the text of every file of a package with it by its name.
+    """Derive the maps of a layer and return the text of every file of its package by its name.
 
-    The package has a class for each cancelling map, one for the layer as it is, and its self factor. Any layer has such
-    a package. Where no map cancels, the manifest says why.
+    The package has a class for each cancelling map, a class for the unchanged layer, and its self factor. Every layer
+    has such a package. If no map cancels, the manifest says why.
 
     Args:
         layer: the layer.
-        package: the package's name; the layer's if none is given.
-        angle: t(r), for the member of the family at that angle too.
-        targets: those to write, one without a host among them.
-        insist: whether a target that cannot compute the layer is an error; else it is left out, with the reason.
-        spec: the text of the layer's file, which the manifest then holds.
+        package: the package's name; by default the layer's.
+        angle: t(r), to add the family's member at that angle.
+        targets: the targets to write; exactly one of them must be a host (torch or jax).
+        insist: whether a target that cannot compute the layer is an error; if not, the manifest gives the reason.
+        spec: the text of the layer's file, which is copied into the manifest.
 
     Raises:
-        UsageError: a name that code cannot use; a target insisted on that cannot compute the layer; a layer with
-            settings, which no class takes.
+        UsageError: if the name is not usable in code, if ``insist`` and a target cannot compute the layer, or if the
+        layer has settings, which generated classes do not take.
     """
     request = _Request(layer, package, angle, targets, insist, spec)
     check_name(request.name)
     if layer.scalars:
         raise UsageError(
             f"layer {layer.name!r}: generated classes take no settings, and it has "
-            f"{', '.join(map(str, layer.scalars))}; write a number in the place of each, or declare it as a parameter"
+            f"{', '.join(map(str, layer.scalars))}; replace each by a number, or declare it as a parameter"
         )
     unknown = set() if angle is None else {s for s in angle.free_symbols if s.is_integer} - set(layer.sizes)
     if unknown:
         raise UsageError(
-            f"the angle {angle} uses {min(unknown, key=str)}, which is no size of the layer {layer.name!r}; declare it"
+            f"the angle {angle} uses {min(unknown, key=str)}, which is not a size of the layer {layer.name!r}; "
+            "declare it in the layer, or write a number"
         )
     solutions = solve_at(layer, angle)
     reasons = "; ".join(plain(refusal.reason) for refusal in solutions.refusals)
@@ -167,7 +168,7 @@ def build_layer(
 
 
 def _of_rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
-    """Return the package of a layer of one matrix; None for any other layer."""
+    """Return the package of a layer of the form ``rows`` (one matrix); None for any other layer."""
     form = row_form(request.layer) if ROWS in request.host.forms else None
     if form is None:
         return None
@@ -176,7 +177,7 @@ def _of_rows(request: _Request, plans: Sequence[LayerPlan]) -> _Built | None:
         solutions = solve_at(form.layer, angle)
         chosen = [Family(m.name, plan(m), None) for m in solutions if m.name != "angle"]
         angles = [AngleFamily(angle_plan(m)) for m in solutions if m.name == "angle"]
-    except (UsageError, ProgramError):  # another function of the row than the shipped maps are
+    except (UsageError, ProgramError):  # not the same function of a row as a shipped map
         return None
     known: dict[str, Plan | PatchPlan | AnglePlan] = {f.name: f.with_bias for f in chosen}
     known |= {f.name: f.with_bias for f in angles}
@@ -221,7 +222,7 @@ def _of_any_form(request: _Request, plans: Sequence[LayerPlan]) -> _Built:
 
 
 def _facts(request: _Request, plans: Sequence[LayerPlan], built: _Built, refused: str) -> dict[str, object]:
-    """Return what the manifest of a layer's package says beside its files."""
+    """Return the entries of a layer's manifest besides the digests of its files."""
     layer = request.layer
     return {
         "package": request.name,

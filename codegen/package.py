@@ -1,8 +1,8 @@
 """Write and check a generated package: all files at once, or none.
 
-``write`` builds the package in a folder beside its destination, flushes it to disk, and puts it in place by renaming,
-so that a process killed at any moment leaves a whole package: the old one, or the new. ``check`` compares what stands
-there with what would be written.
+``write`` builds the package in a folder next to its destination, flushes it to disk, and renames it into place, so that
+a process killed at any moment leaves a complete package: the old one or the new one. ``differences`` compares the
+folder with what would be written.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MANIFEST = "manifest.json"
 
 
 def packed(texts: dict[str, str], facts: dict[str, object]) -> dict[str, str]:
-    """Return the files of a package sorted by name, with the manifest: the facts, and a digest of each file."""
+    """Return the files of a package sorted by name, plus the manifest: ``facts`` and a digest of each file."""
     found = dict(sorted(texts.items()))
     files = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in found.items()}
     return found | {MANIFEST: json.dumps({"schema": SCHEMA, **facts, "files": files}, indent=2, sort_keys=True) + "\n"}
 
 
 def check_name(package: str) -> None:
-    """Raise ``UsageError`` unless ``package`` can be imported and hides no module of Python or of this project."""
+    """Raise ``UsageError`` unless ``package`` is an identifier that hides no other module's name."""
     if not package.isidentifier() or not package.isascii() or keyword.iskeyword(package):
         raise UsageError(f"package name {package!r} is not an identifier; use letters, digits and underscores")
     libraries = {"torch", "numpy", "sympy", *(t.library.partition(".")[0] for t in TARGETS)}
@@ -44,7 +44,7 @@ def check_name(package: str) -> None:
 
 
 def differences(texts: dict[str, str], folder: Path) -> list[str]:
-    """Return what differs between ``texts`` and the folder: files missing or not ours first, then unified diffs."""
+    """Return how the folder differs from ``texts``: files missing or not generated first, then unified diffs."""
     present = {p.relative_to(folder).as_posix() for p in _our_files(folder)}
     lines = [f"missing: {name}" for name in sorted(texts.keys() - present)]
     lines += [f"not generated: {name}" for name in sorted(present - texts.keys())]
@@ -58,16 +58,16 @@ def differences(texts: dict[str, str], folder: Path) -> list[str]:
 
 
 def _our_files(folder: Path) -> list[Path]:
-    """Every file below the folder but Python's own caches."""
+    """Every file below the folder except Python's caches."""
     if not folder.is_dir():
         return []
     return [p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
 
 
 def write(texts: dict[str, str], folder: Path) -> None:
-    """Replace the folder by one that holds exactly ``texts``; raise ``UsageError`` for a place that cannot be written.
+    """Replace the folder by one that holds exactly ``texts``; raise ``UsageError`` if it cannot be written.
 
-    A folder that holds a file which was not generated is never replaced.
+    A folder with a file that was not generated is never replaced.
     """
     _refuse_foreign(folder, texts)
     with ExitStack() as stack:
@@ -75,14 +75,14 @@ def write(texts: dict[str, str], folder: Path) -> None:
             staging = stack.enter_context(replacing(folder))
         except OSError as problem:
             raise UsageError(
-                f"cannot write beside {folder}: {problem.strerror}; choose a folder that you may write to"
+                f"cannot write next to {folder}: {problem.strerror}; choose a folder that you may write to"
             ) from None
         for name, text in texts.items():
             _write_file(staging / name, text)
 
 
 def _refuse_foreign(folder: Path, texts: dict[str, str]) -> None:
-    """Refuse to replace a folder with a file that its manifest does not list and that is not about to be written."""
+    """Raise ``UsageError`` if the folder has a file that neither its manifest nor ``texts`` lists."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; choose a folder")
     known = {*texts, *_listed(folder)} if (folder / MANIFEST).is_file() else set()
@@ -92,7 +92,7 @@ def _refuse_foreign(folder: Path, texts: dict[str, str]) -> None:
 
 
 def _listed(folder: Path) -> list[str]:
-    """Return the files that the manifest in a folder lists; none if it cannot be read."""
+    """Return the files that a folder's manifest lists; none if it cannot be read."""
     try:
         return list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):

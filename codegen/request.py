@@ -1,4 +1,4 @@
-"""The request to ``affdiv generate``, validated before anything is derived."""
+"""The arguments of ``affdiv generate``, validated before anything is derived."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from derive.spec import load_spec
 
 @dataclass
 class Request:
-    """A package: of the affine layer, or of the layer in the file, or of the module, ``spec``.
+    """The package to generate: of the layer in the file or module ``spec``, or the shipped one if it is None.
 
-    ``angle`` adds a member of the family; ``example`` are the axes of the input of a class of modules; ``targets`` are
-    names separated by commas, None those of torch's package. Raise ``UsageError`` for a name, a target, an angle, a
+    ``angle`` adds a member of the family; ``example`` gives the input axes of a module class; ``targets`` are names
+    separated by commas, by default those of torch's package. Raises ``UsageError`` for a name, a target, an angle, a
     file or a module that cannot be used.
     """
 
@@ -31,7 +31,7 @@ class Request:
     example: str | None = None
 
     def __post_init__(self) -> None:
-        """Check what was asked for, the cheapest first."""
+        """Check the arguments, the cheapest checks first."""
         self._targets = NAMES if self.targets is None else tuple(self.targets.split(","))
         host_of(self._targets)
         if self.name is not None:
@@ -40,13 +40,13 @@ class Request:
         self._layer: Layer | None = None if self.spec is None else self._read(str(self.spec))
 
     def _read(self, spec: str) -> Layer:
-        """Return the layer in a file, or that of a module."""
+        """Return the layer from a layer file or a module."""
         from codegen.capture import capture
 
         return capture(spec, example=self.example) if is_module(spec) else load_spec(spec)
 
     def parts(self) -> list[Request]:
-        """Return what is asked for as packages: one, or one for each output, named after the package and the output."""
+        """Return one request, or for a layer with several outputs one each, named after the package and the output."""
         if self._layer is None or not self._layer.parts:
             return [self]
         return [self._of(part) for part in self._layer.parts]
@@ -66,7 +66,7 @@ class Request:
         return DEFAULT_PACKAGE if self._layer is None else self._layer.name
 
     def texts(self) -> dict[str, str]:
-        """Derive, and return the text of every file by its name."""
+        """Derive the maps and return the text of every file by its name."""
         if self._layer is not None:
             insist = self.targets is not None
             text = "" if self.spec is None or is_module(str(self.spec)) else self.spec.read_text(encoding="utf-8")

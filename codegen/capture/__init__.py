@@ -7,9 +7,9 @@
     form      program -> definitions of a Layer                        ``forming``, ``operators`` (a rule for each)
     prove     Layer against module, by value and by slope              ``proof``
 
-Not supported: control flow that depends on values, random operators, sizes of one, operators without a rule: each is
-refused with its name, the line of source and what to do. Nothing of the user's text is evaluated beyond importing and
-calling the named factory. torch is imported when a capture runs, never before.
+Not supported: control flow that depends on values, random operators, sizes of one, operators without a rule. The error
+names the operator, the source line and the fix. The user's text is never evaluated: the named factory is imported and
+called, nothing more. torch is imported when a capture runs, never before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Captured", "capture", "captured"]
 
 
 class _Room(ModuleType):
-    """The folder itself, callable: ``codegen.capture(factory)`` is ``codegen.capture.capture(factory)``."""
+    """This package made callable: ``codegen.capture(factory)`` is ``codegen.capture.capture(factory)``."""
 
     def __call__(
         self, factory: Callable[..., Any] | str, *, example: str | None = None, name: str | None = None

@@ -1,7 +1,7 @@
-"""The sizes at which a factory is called: distinct in each call, above one, small, and such that products differ.
+"""The sizes at which a factory is called: small, above one, distinct within a call, and with distinct products.
 
-Some factories take only some sizes (heads that divide a width). Where the first row is refused, rows in which the
-larger sizes are multiples of the smaller ones are tried.
+Some factories accept only certain sizes (the number of heads must divide the width). If the factory refuses the first
+row of sizes, rows in which the larger sizes are multiples of the smaller ones are tried.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import random
 from collections.abc import Iterator, Sequence
 
 CALLS = 6
-"""How many different sizes a factory is called at; a formula in the sizes must hold at all of them."""
+"""The number of size assignments at which a factory is called; a formula in the sizes must hold at all of them."""
 _MOST_TRIES = 60
 _POOL = (2, 3, 4, 5, 6, 7, 9)
 _FACTORS = ((2, 3), (3, 2), (2, 2, 3), (3, 3), (4, 2), (2, 4), (5, 2), (2, 5))
 
 
 def rows(names: Sequence[str]) -> Iterator[dict[str, int]]:
-    """Yield assignments of sizes by name, the plain ones first, then those in which sizes divide each other."""
+    """Yield assignments of sizes by name, first unrelated ones, then those in which sizes divide each other."""
     if not names:
         yield {}
         return

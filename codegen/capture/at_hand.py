@@ -1,4 +1,4 @@
-"""An existing module as a factory: the sizes of its parameters are fixed, and its inputs are the ones it accepts.
+"""An existing module as a factory: the sizes of its parameters are fixed, those of its inputs may vary.
 
 Input lengths that may vary, such as the number of tokens, become the factory's sizes. The factory copies the module to
 the CPU, in float64 and without hooks, and leaves the original unchanged.
@@ -27,7 +27,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def bound(signature: inspect.Signature, args: Sequence[Any], words: Mapping[str, Any]) -> Inputs:
-    """Return the arguments of a call of ``forward`` as far as possible in place, those at their defaults left out."""
+    """Return the arguments of a call of ``forward``, positional where possible, without those at their defaults."""
     given = signature.bind(None, *args, **words)
     defaults = {n: p.default for n, p in signature.parameters.items()}
     for name in [n for n, value in given.arguments.items() if value is defaults[n]]:
@@ -36,7 +36,7 @@ def bound(signature: inspect.Signature, args: Sequence[Any], words: Mapping[str,
 
 
 def instance_factory(module: nn.Module, inputs: Inputs, free: bool = True) -> Factory:
-    """Return the factory of one module; ``free`` lets the lengths vary that its inputs may have otherwise too."""
+    """Return the factory of one module; with ``free``, the input lengths that the module lets vary are its sizes."""
     words = type(module).__name__
     single = copied(module)
     args, kwargs = bound(inspect.signature(type(module).forward), *inputs)
@@ -45,7 +45,7 @@ def instance_factory(module: nn.Module, inputs: Inputs, free: bool = True) -> Fa
     names = _NAMES[: len(groups)]
 
     def make(**sizes: int) -> Any:
-        """Return a copy of the module and its inputs, their free lengths as asked for."""
+        """Return a copy of the module, and inputs with the given free lengths."""
         places = {p: sizes[n] for n, group in zip(names, groups, strict=False) for p in group}
         made = _with_lengths(given, places)
         examples: Any = made.positional if not made.named else {**_by_name(module, made.positional), **made.named}
@@ -60,7 +60,7 @@ def program_at(module: nn.Module, inputs: Inputs) -> Program:
 
 
 def program_of(module: nn.Module, inputs: Inputs) -> str:
-    """Return a text that two modules share where they compute the same of their parameters and inputs."""
+    """Return a key that is equal for two modules that compute the same function of their parameters and inputs."""
     program = program_at(module, inputs)
     given = [(g.kind, g.path, _told(g.kind, g.value)) for g in program.given]
     nodes = [(n.name, n.operator, sorted(n.arguments.items()), n.shape) for n in program.nodes]
@@ -68,7 +68,7 @@ def program_of(module: nn.Module, inputs: Inputs) -> str:
 
 
 def _told(kind: str, value: Any) -> str:
-    """Return what of a tensor is part of what is computed: the values of constants, masks and integers too."""
+    """Return a tensor's part of the key: shape and type, and the values too of constants, masks and integer buffers."""
     import torch
 
     if not isinstance(value, torch.Tensor):
@@ -79,7 +79,7 @@ def _told(kind: str, value: Any) -> str:
 
 
 def same_in_both_modes(module: nn.Module, inputs: Inputs) -> None:
-    """Refuse a module that computes something else in training than in evaluation, or changes its buffers."""
+    """Refuse a module whose training and evaluation modes differ, or that overwrites tensors."""
     found = []
     for training in (True, False):
         made = instance_factory(module, inputs, free=False)({})
@@ -87,26 +87,26 @@ def same_in_both_modes(module: nn.Module, inputs: Inputs) -> None:
         program = export(made)
         if program.outputs != 1:
             raise refuse(
-                f"{type(module).__name__} returns {program.outputs} tensors", "convert takes modules that return one"
+                f"{type(module).__name__} returns {program.outputs} tensors", "convert supports modules that return one"
             )
         if any(n.operator.endswith("_") and not n.operator.endswith("__") for n in program.nodes):
             raise refuse(f"{type(module).__name__} overwrites tensors in forward", "compute new ones there")
         found.append([(n.operator, n.arguments, n.shape) for n in program.nodes])
     if found[0] != found[1]:
         raise refuse(
-            f"{type(module).__name__} computes something else in training than in evaluation",
-            "a captured map is the same in both; leave dropout and batch statistics out of the module",
+            f"{type(module).__name__} computes different functions in training and in evaluation",
+            "a captured map must be the same in both: take dropout and batch statistics out of the module",
         )
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """Return a copy of a module on the CPU in float64, without the hooks of the module itself."""
+    """Return a copy of a module on the CPU in float64, without its own hooks; those of its submodules stay."""
     try:
         made = copy.deepcopy(module).cpu().double()
     except (RuntimeError, TypeError, NotImplementedError) as problem:
         raise refuse(
-            f"{type(module).__name__} cannot be copied: {first_line(problem)}",
-            "let its tensors be parameters or buffers",
+            f"{type(module).__name__} cannot be deep-copied: {first_line(problem)}",
+            "register its tensors as parameters or buffers",
         ) from problem
     for word in _HOOKS:
         made.__dict__[word].clear()
@@ -123,11 +123,11 @@ def _by_name(module: nn.Module, positional: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(names, positional, strict=False))
 
 
-Place = tuple[int, int]  # which tensor, and which of its axes
+Place = tuple[int, int]  # (index of the tensor, index of its axis)
 
 
 def _free_lengths(given: Made) -> Iterator[list[Place]]:
-    """Yield the axes of the inputs that the module takes longer and shorter too, those that go together in one."""
+    """Yield the input axes whose length the module lets vary; axes whose lengths must agree form one group."""
     import torch
 
     tensors = [v for v in given.flat if isinstance(v, torch.Tensor)]
@@ -168,21 +168,21 @@ def _runs(given: Made, places: Mapping[Place, int]) -> bool:
     try:
         with torch.no_grad(), in_double():
             made.module(*made.positional, **made.named)
-    except Exception:  # whatever forward raises: it does not take these
+    except Exception:  # whatever forward raises: it does not accept these lengths
         return False
     return True
 
 
 def guessed(module: nn.Module) -> Inputs | str:
-    """Return inputs of the only shape that a module of one tensor takes, or why they cannot be guessed.
+    """Return inputs of the only shape that a module of one input accepts, or why they cannot be guessed.
 
-    Tried are shapes in which one axis is as long as an axis of a parameter: rows, then those with further axes.
+    The shapes tried have one axis as long as an axis of a parameter: first rows, then shapes with more axes.
     """
     import torch
 
     parameters = [p for p in inspect.signature(type(module).forward).parameters.values()][1:]
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    unknown = "give convert an example, which shows what it is called with"
+    unknown = "pass convert an example, which shows how it is called"
     if len(needed) != 1:
         return f"its forward takes {len(needed)} arguments; {unknown}"
     widths = sorted({n for p in module.parameters() for n in p.shape if n > 1})
@@ -199,8 +199,8 @@ def guessed(module: nn.Module) -> Inputs | str:
             return (torch.randn(taken[0], generator=torch.Generator().manual_seed(0)),), {}
         if taken:
             listed = " and ".join(str(s) for s in taken[:2])
-            return f"it takes inputs of several shapes, such as {listed}; {unknown}"
-    return f"it takes no input of a shape that its parameters suggest; {unknown}"
+            return f"it accepts inputs of several shapes, such as {listed}; {unknown}"
+    return f"it accepts no input shape that its parameters suggest; {unknown}"
 
 
 __all__ = ["Inputs", "bound", "copied", "guessed", "instance_factory", "program_at", "program_of", "same_in_both_modes"]

@@ -1,4 +1,4 @@
-"""Buffers and constants of a module that are masks or rows of integers, recognised by their values at every size."""
+"""Recognise a module's buffers and constants that are masks or ranges of integers, by their values at every size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pattern = Callable[[Indices], Expr]
 
 
 def recognised(declared: Declared, fitter: Fitter) -> Value | None:
-    """Return a tensor in terms of its places, where its values at every size say so; None for any other."""
+    """Return a tensor as a function of its indices, if its values at every size fit one; else None."""
     import torch
 
     values = [g.value for g in declared.given]
@@ -58,7 +58,7 @@ def _one_number(declared: Declared, values: list[Tensor], fitter: Fitter) -> Val
 
 
 def _counted(declared: Declared, values: list[Tensor]) -> Value | None:
-    """Return the integers 0, 1, 2 .. along one axis, if that is what they are."""
+    """Return the tensor as the range 0, 1, 2 .. along one axis, if it is one."""
     import torch
 
     for k in range(len(declared.shape)):
@@ -74,7 +74,7 @@ def _place(axis: int) -> Pattern:
 
 
 def _pattern(values: list[Tensor]) -> Pattern | None:
-    """Return the triangle or the diagonal over the last two axes that truths are."""
+    """Return the triangle or diagonal over the last two axes that a boolean mask is, or None."""
     for offset in range(-_REACH, _REACH + 1):
         for pattern, made in (_lower(offset), _upper(offset)):
             if all((v == made(*v.shape[-2:])).all() for v in values):

@@ -19,10 +19,11 @@ from derive.names import LONGEST_NAME, RESERVED
 
 @dataclass(frozen=True)
 class Captured:
-    """A layer with what ties it to its module.
+    """A layer and its correspondence with its module.
 
-    ``paths`` are the module's own names of the layer's parameters, buffers and inputs; ``samples`` the programs that it
-    was read from; ``axes`` says for each axis of the module's output over which of the layer's indices it runs.
+    ``paths`` maps the layer's tensors to the module's own names of its parameters, buffers and inputs; ``samples`` are
+    the programs that the layer was read from; ``axes`` gives, for each axis of the module's output, the indices of the
+    layer that run over it.
     """
 
     layer: Layer
@@ -38,23 +39,23 @@ def capture(factory: Callable[..., Any] | str, *, example: str | None = None, na
     Args:
         factory: a function whose integer parameters are sizes and that returns ``(module, example inputs)``, a class of
             modules whose forward takes one tensor, or ``"MODULE:NAME"`` of either.
-        example: for a class the axes of its input, such as ``"B n"``.
-        name: the layer's name; else the factory's.
+        example: for a class, the axes of its input, such as ``"B n"``.
+        name: the layer's name; by default the factory's.
 
     Raises:
-        CaptureError: a module that cannot be captured; the text names the operator, the source line and the fix.
-        UsageError: words that name no factory.
+        CaptureError: if the module cannot be captured; names the operator, the source line and the fix.
+        UsageError: if the text names no factory.
     """
     return captured(factory, example=example, name=name).layer
 
 
 def captured(factory: Callable[..., Any] | str, *, example: str | None = None, name: str | None = None) -> Captured:
-    """Return the layer of a factory with what ties it to the module: see ``capture``."""
+    """Return the layer of a factory and its correspondence with the module: see ``capture``."""
     return captured_from(_factory(factory, example), name)
 
 
 def captured_from(found: Factory, name: str | None = None) -> Captured:
-    """Return the layer of a factory whose sizes are known: see ``capture``."""
+    """Return the layer of a ``Factory``: see ``capture``."""
     from codegen.capture.proof import prove
 
     result, fitter = read_from(found, name)
@@ -63,7 +64,7 @@ def captured_from(found: Factory, name: str | None = None) -> Captured:
 
 
 def read_from(found: Factory, name: str | None = None) -> tuple[Captured, Fitter]:
-    """Return the layer of a factory before it is proven, with what fitted its numbers, which ``prove`` takes."""
+    """Return the layer of a factory before it is proven, and the fitter of its numbers, which ``prove`` needs."""
     sampled = samples(found)
     fitter = Fitter(sampled.points())
     united = unite([s.program for s in sampled.samples], fitter)
@@ -84,7 +85,7 @@ def _factory(factory: Callable[..., Any] | str, example: str | None) -> Factory:
 
 
 def layer_name(words: str) -> str:
-    """Return a name for the layer of a factory: its last word, as far as names may hold it."""
+    """Return a layer name for a factory: the last word of its text, reduced to characters that names may have."""
     last = words.rpartition(":")[2].rpartition(".")[2]
     name = re.sub(r"[^A-Za-z0-9]+", "_", last).strip("_")[:LONGEST_NAME] or "module"
     name = name if name[0].isalpha() else f"layer_{name}"

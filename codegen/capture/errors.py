@@ -6,7 +6,7 @@ from derive.forward_map import LayerError
 
 
 class CaptureError(LayerError):
-    """A module that cannot become a layer; the text names the operator or value, the source line and the fix.
+    """A module cannot be captured; the message names the operator or value, the source line and the fix.
 
     ``about_sizes`` says whether other sizes may help.
     """
@@ -18,10 +18,10 @@ class CaptureError(LayerError):
         self.problem, self.mend, self.source, self.about_sizes = problem, mend, source, about_sizes
 
     def at(self, source: str) -> CaptureError:
-        """Return the same refusal with its source line, where it has none yet."""
+        """Return the same error with this source line, unless it has one already."""
         return self if self.source or not source else CaptureError(self.problem, self.mend, source, self.about_sizes)
 
 
 def refuse(problem: str, mend: str, source: str = "", *, about_sizes: bool = False) -> CaptureError:
-    """Return the error for a problem, its source line between, and the fix last."""
+    """Return the error whose message is the problem, its source line and the fix, in this order."""
     return CaptureError(problem, mend, source, about_sizes)

@@ -1,6 +1,6 @@
 """A module at one size as a flat list of ATen operators, by ``torch.export``, undecomposed.
 
-Every argument of an operator has its name from the operator's schema, defaults filled in. A node keeps the line of the
+Arguments are named as in the operator's schema, with defaults filled in. A node keeps the line of the
 user's source that made it.
 """
 
@@ -35,7 +35,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Node:
-    """One operator: ``operator`` such as ``aten.linear``, named arguments, shapes of its results, its source line."""
+    """One call of an operator such as ``aten.linear``: named arguments, shapes of its results, its source line."""
 
     name: str
     operator: str
@@ -46,7 +46,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Given:
-    """A tensor that the program is given: what kind, the module's own name for it, and its value."""
+    """A tensor that the program reads: its kind, the module's own name for it, and its value."""
 
     name: str
     kind: str  # parameter, buffer, constant, input
@@ -56,7 +56,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Program:
-    """A module at one size: what it is given, its operators in order, and its first tensor output."""
+    """A module at one size: the tensors it reads, its operators in order, and its first real output."""
 
     given: tuple[Given, ...]
     nodes: tuple[Node, ...]
@@ -94,7 +94,7 @@ def export(made: Made) -> Program:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch from logging and printing what is refused here in words."""
+    """Silence torch's logging and printing: a ``CaptureError`` says the same."""
     level, nowhere = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.CRITICAL)
     try:
@@ -105,19 +105,19 @@ def _quiet() -> Iterator[None]:
 
 
 def _refusal(made: Made, problem: Exception) -> CaptureError:
-    """Say why a module cannot be exported: most often its control flow depends on values."""
+    """Return the error for a module that cannot be exported: most often its control flow depends on values."""
     text, kind = str(problem), type(problem).__name__
     line = _source(text) or _place(problem)
     name = type(made.module).__name__
     if "DataDependent" in kind or "data-dependent" in text or "Dynamic" in kind or "_local_scalar_dense" in text:
         return refuse(
-            f"{name} decides by the values of a tensor what to compute",
+            f"{name} has control flow that depends on the values of a tensor",
             "replace 'if' and .item() by torch.where, or move the decision out of forward",
             line,
         )
     return refuse(
         f"{name} cannot be exported: {first_line(problem)}",
-        "mend the module or its example inputs until torch.export.export takes them",
+        "change the module or its example inputs until torch.export.export accepts them",
         line,
         about_sizes=True,
     )
@@ -132,7 +132,7 @@ def _place(problem: Exception) -> str:
 
 
 def _given(exported: Any, made: Made) -> tuple[Given, ...]:
-    """Return what the placeholders of a program stand for."""
+    """Return the tensors that the placeholders of a program stand for."""
     state: dict[str, Any] = dict(made.module.named_parameters(remove_duplicate=False))
     state |= dict(made.module.named_buffers(remove_duplicate=False))
     found, examples = [], iter(made.flat)
@@ -169,7 +169,7 @@ def _node(node: Any) -> Node:
     operator = schema.name.replace("::", ".")
     arguments = {}
     for k, argument in enumerate(schema.arguments):
-        if (operator, argument.name) == ("aten.einsum", "path"):  # an order of products, chosen by lengths
+        if (operator, argument.name) == ("aten.einsum", "path"):  # a contraction order that torch chooses by lengths
             continue
         given = node.args[k] if k < len(node.args) else node.kwargs.get(argument.name, _default(argument))
         arguments[argument.name] = _argument(given)
@@ -183,9 +183,9 @@ def _node(node: Any) -> Node:
 
 
 def _block(node: Any, graph: Any) -> list[Node]:
-    """Return the operators of a block that runs with gradients switched off or on, under names of their own.
+    """Return the operators of a block that runs with gradients switched off or on, renamed to be unique.
 
-    What a block without gradients gives is held fixed.
+    The results of a block without gradients are detached: a step holds them fixed.
     """
     enabled, held, *operands = node.args
     inner = getattr(graph.owning_module, held.target).graph

@@ -1,8 +1,8 @@
 """A factory: a function whose integer parameters are sizes and that returns ``(module, example inputs)``.
 
-Parameters annotated ``int``, and those without annotation or default, are sizes; one with a default keeps it. Example
-inputs are one tensor, a tuple or list of positional ones, or a dict of named ones. ``class_factory`` makes a factory of
-a module's class whose forward takes one tensor.
+Parameters annotated ``int``, and those without annotation or default, are sizes; a parameter with a default keeps it.
+Example inputs are one tensor, a tuple or list of positional ones, or a dict of named ones. ``class_factory`` makes a
+factory of a module class whose forward takes one tensor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Made:
-    """What a factory made at some sizes: a module in float64, positional and named examples."""
+    """The result of a factory at some sizes: a module in float64, positional and named examples."""
 
     module: nn.Module
     positional: tuple[Any, ...]
@@ -35,11 +35,11 @@ class Made:
 
     @property
     def flat(self) -> list[Any]:
-        """Every example, those inside tuples, lists and dicts too, in the order in which a program is given them."""
+        """Every example, also those inside tuples, lists and dicts, in the order of the program's inputs."""
         return flattened((self.positional, dict(self.named)))
 
     def leading(self) -> int | None:
-        """Return the length of the first axis, where all examples that are tensors have the same; else None."""
+        """Return the length of the first axis if it is the same in all tensor examples; else None."""
         import torch
 
         tensors = [v for v in self.flat if isinstance(v, torch.Tensor)]
@@ -47,18 +47,18 @@ class Made:
         return lengths.pop() if len(lengths) == 1 else None
 
     def with_batch(self, count: int) -> Made:
-        """Return the same with ``count`` rows along the first axis of every example, the rows repeated in turn."""
+        """Return the same with ``count`` rows along the first axis of every example, repeating the rows cyclically."""
         import torch
 
         return self.changed(lambda t: t[torch.arange(count) % t.shape[0]])
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Made:
-        """Return the same with every example that is a tensor changed."""
+        """Return the same with ``change`` applied to every tensor example."""
         return Made(self.module, mapped(self.positional, change), mapped(dict(self.named), change))
 
 
 def flattened(value: Any) -> list[Any]:
-    """Return what stands inside tuples, lists and dicts, in order."""
+    """Return the leaves of nested tuples, lists and dicts, in order."""
     if isinstance(value, tuple | list):
         return [part for entry in value for part in flattened(entry)]
     if isinstance(value, Mapping):
@@ -67,7 +67,7 @@ def flattened(value: Any) -> list[Any]:
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a value with every tensor in it changed, inside tuples, lists and dicts too."""
+    """Return a value with ``change`` applied to every tensor in it, also inside tuples, lists and dicts."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -81,14 +81,14 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 @dataclass(frozen=True)
 class Factory:
-    """A callable with the names of its sizes; ``words`` is what messages call it."""
+    """A callable with the names of its sizes; messages call it ``words``."""
 
     words: str
     call: Callable[..., Any]
     sizes: tuple[str, ...]
 
     def __call__(self, sizes: Mapping[str, int]) -> Made:
-        """Return what the factory makes at these sizes; raise CaptureError where it raises or returns otherwise."""
+        """Return what the factory makes at these sizes; raise CaptureError if it raises or returns something else."""
         given = ", ".join(f"{k}={v}" for k, v in sizes.items())
         with in_double():
             try:
@@ -96,7 +96,7 @@ class Factory:
             except (Exception, SystemExit) as problem:
                 raise refuse(
                     f"the factory {self.words!r} raised {where(problem)}, called with {given or 'no sizes'}",
-                    "let its integer parameters be sizes that can be chosen freely, each above 1 "
+                    "make its integer parameters sizes that can be chosen freely, each above 1 "
                     "(multiply sizes in the factory where one must divide another)",
                     about_sizes=bool(sizes),
                 ) from problem
@@ -120,18 +120,20 @@ class Factory:
         given = flattened((tuple(positional), dict(named)))
         for value in given:
             if not isinstance(value, torch.Tensor | int | float | bool | None):
-                raise refuse(f"the factory {self.words!r} gave a {type(value).__name__} as an example input", mend)
+                raise refuse(f"the factory {self.words!r} returned a {type(value).__name__} as an example input", mend)
         if not any(isinstance(v, torch.Tensor) for v in given):
-            raise refuse(f"the factory {self.words!r} gave no tensor as an example input", mend)
+            raise refuse(f"the factory {self.words!r} returned no tensor as an example input", mend)
         for value in given:
             if isinstance(value, torch.Tensor) and not value.numel():
-                raise refuse(f"the factory {self.words!r} gave an example input of shape {tuple(value.shape)}", mend)
+                raise refuse(
+                    f"the factory {self.words!r} returned an example input of shape {tuple(value.shape)}", mend
+                )
         _refuse_parameters(module, self.words)
         return Made(module.double(), tuple(positional), named).changed(_double)
 
 
 def _refuse_parameters(module: nn.Module, words: str) -> None:
-    """Refuse a module whose parameters have no shape yet, and one that has none to learn."""
+    """Refuse a module with lazy parameters, which have no shape yet, or without trainable parameters."""
     from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
     for name, parameter in [*module.named_parameters(), *module.named_buffers()]:
@@ -142,7 +144,7 @@ def _refuse_parameters(module: nn.Module, words: str) -> None:
             )
     if not any(p.requires_grad for p in module.parameters()):
         raise refuse(
-            f"{type(module).__name__} has no parameter to learn, so no update moves its output",
+            f"{type(module).__name__} has no trainable parameter, so no update moves its output",
             "return a module that has parameters, with requires_grad set",
         )
 
@@ -154,7 +156,7 @@ def _double(value: Tensor) -> Tensor:
 
 @contextmanager
 def in_double() -> Iterator[None]:
-    """Make float64 the default type and draw the same random numbers each time; both are put back afterwards."""
+    """Make float64 the default type and fix the random seed; both are restored afterwards."""
     import torch
 
     before = torch.get_default_dtype()
@@ -168,7 +170,7 @@ def in_double() -> Iterator[None]:
 
 
 def named_factory(words: str, example: str | None = None) -> Factory:
-    """Return the factory that ``MODULE:FACTORY`` or, with the axes of an example, ``MODULE:Class`` names."""
+    """Return the factory named by ``MODULE:FACTORY``, or by ``MODULE:Class`` with the axes of an example."""
     found = load(words)
     if isinstance(found, type):
         return class_factory(found, example, words)
@@ -178,7 +180,7 @@ def named_factory(words: str, example: str | None = None) -> Factory:
 
 
 def as_factory(call: Callable[..., Any], words: str = "") -> Factory:
-    """Return a callable as a factory, its sizes read from its signature."""
+    """Return a callable as a factory whose sizes are read from its signature."""
     words = words or getattr(call, "__qualname__", type(call).__name__)
     return Factory(words, call, _sizes(call, words))
 
@@ -188,15 +190,15 @@ def class_factory(kind: type, example: str | None, words: str) -> Factory:
     from torch import nn
 
     if not issubclass(kind, nn.Module):
-        raise UsageError(f"{words!r} is a class, but not one of torch modules; name a function or an nn.Module")
+        raise UsageError(f"{words!r} is a class, but not a subclass of nn.Module; name a function or an nn.Module")
     if example is None:
-        raise UsageError(f"{words!r} is a class: say what its input is by --example, such as --example 'B n'")
+        raise UsageError(f"{words!r} is a class: give the axes of its input, such as --example 'B n'")
     _check_forward(kind, words)
     sizes, axes = _sizes(kind, words), example.split()
     unknown = [a for a in axes if not (a.isdigit() and int(a) > 0) and not a.isidentifier()]
     if unknown or not axes:
         raise UsageError(
-            f"--example {example!r}: {unknown[0] if unknown else ''!r} is no axis; write names or integers"
+            f"--example {example!r}: {unknown[0] if unknown else ''!r} is not an axis; write names or integers"
         )
     more = tuple(dict.fromkeys(a for a in axes if a.isidentifier() and a not in sizes))
 
@@ -211,18 +213,18 @@ def class_factory(kind: type, example: str | None, words: str) -> Factory:
 
 
 def _check_forward(kind: Any, words: str) -> None:
-    """Refuse a class whose forward does not take just one tensor."""
+    """Refuse a class whose forward does not take exactly one tensor."""
     parameters = [*inspect.signature(kind.forward).parameters.values()][1:]
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(needed) > 1:
         raise UsageError(
-            f"the forward of {words!r} takes {', '.join(needed)}, and --example gives one tensor; write a function "
+            f"the forward of {words!r} takes {', '.join(needed)}, but --example describes one tensor; write a function "
             "that returns (module, (examples, ..)) and name it"
         )
 
 
 def _sizes(call: Callable[..., Any], words: str) -> tuple[str, ...]:
-    """Return the names of the parameters that are sizes; refuse a parameter that must be given and is no size."""
+    """Return the names of the parameters that are sizes; refuse a required parameter that is not a size."""
     try:
         parameters = inspect.signature(call).parameters.values()
     except (TypeError, ValueError) as problem:

@@ -1,9 +1,9 @@
-"""Numbers seen at several sizes, fitted by the simplest formula in the sizes.
+"""Fit numbers known at several sizes by the simplest formula in the sizes.
 
     integers   c0 + c1 m1 + c2 m2        monomials m of degree 4 at most, integer coefficients
     decimals   rational * p**e           p such a polynomial, e one of 1, -1, 1/2, -1/2; else one number throughout
 
-A fit must hold at every point, and there are more points than coefficients. None means that nothing fits.
+A fit must hold at every point, and there are more points than coefficients. None means that no formula fits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DENOMINATORS = range(1, 13)
 
 
 class Fitter:
-    """Fits numbers, one a point, by formulas in the sizes; what was fitted once is known."""
+    """Fits formulas in the sizes to numbers, one number a point; results are cached."""
 
     def __init__(self, points: Sequence[Point]) -> None:
         self.points = tuple(points)
@@ -34,14 +34,14 @@ class Fitter:
         self._known: dict[tuple[int | float, ...], Expr | None] = {}
 
     def integer(self, values: Sequence[int]) -> Expr | None:
-        """Return the polynomial that takes these integer values, one a point; the one of fewest terms, then degree."""
+        """Return the polynomial with these integer values, one a point: fewest terms first, then lowest degree."""
         key = tuple(values)
         if key not in self._known:
             self._known[key] = self._integer(key)
         return self._known[key]
 
     def real(self, values: Sequence[float]) -> Expr | None:
-        """Return the rational times a polynomial to one of the powers that takes these values, one a point."""
+        """Return ``rational * p**e`` (see the module) with these values, one a point."""
         if len(set(values)) == 1:
             return number(values[0])
         if not all(map(math.isfinite, values)):
@@ -84,7 +84,7 @@ class Fitter:
 
 
 def number(value: float) -> Expr:
-    """Return a constant as an exact number: a short decimal, a root of a fraction, or the binary fraction."""
+    """Return a constant as an exact number: a short decimal, else a root of a fraction, else the binary fraction."""
     if not math.isfinite(value):
         return sympy.nan if math.isnan(value) else sympy.oo * int(math.copysign(1, value))
     if abs(value - round(value)) <= _CLOSE * abs(value) and abs(value) >= 1 / 2:
@@ -113,7 +113,7 @@ def _value(expression: Expr, point: Point) -> Expr:
 
 
 def _solved(columns: Sequence[Sequence[int]], values: Sequence[int]) -> list[int] | None:
-    """Return the integers ``c0, c1, ..`` with ``c0 + c1 column1 + .. = values`` everywhere, all but c0 non-zero."""
+    """Return the integers ``c0, c1, ..`` with ``c0 + c1 column1 + .. = values`` at every point, all but c0 non-zero."""
     if len(columns) == 1:
         return _line(columns[0], values)
     first, second = columns

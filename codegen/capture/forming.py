@@ -1,7 +1,7 @@
-"""The definitions of a layer, made while the operators of a program are read one after the other.
+"""Build the definitions of a layer while the operators of a program are read in order.
 
-A tensor stays a function of its indices until something needs its entries as factors or as arguments: then it is
-*settled*, that is, given a name and a definition over indices of its own. Sums run over fresh indices, which take
+A tensor stays a function of its indices until an operator needs its entries as factors or arguments. Then it is
+*settled*: it gets a name and a definition over indices of its own. Sums run over fresh indices, which are renamed to
 letters when a definition is finished.
 """
 
@@ -32,7 +32,7 @@ _MOST_OPERATIONS = 24
 
 @dataclass
 class Forming:
-    """A layer in the making: its definitions so far, the names in use, and the numbers of its sizes at one point."""
+    """A layer under construction: its definitions so far, the names in use, and its sizes at one point."""
 
     sizes: Mapping[Symbol, int]
     taken: set[str] = field(default_factory=set)
@@ -44,11 +44,11 @@ class Forming:
     shape: Any = None
 
     def size(self, length: Expr) -> int:
-        """Return the number that a length is at one point."""
+        """Return the value of a length at that point."""
         return int(length.xreplace({s: sympy.Integer(v) for s, v in self.sizes.items()}))
 
     def free_name(self, wanted: str) -> str:
-        """Return a name for a tensor like the one wanted that means nothing yet, and take it."""
+        """Return an unused name for a tensor, as close to ``wanted`` as possible, and reserve it."""
         stem = re.sub(r"[^A-Za-z0-9]+", "_", wanted).strip("_")
         stem = re.sub(r"^[^A-Za-z]+", "", stem)[: LONGEST_NAME - 4] or "u"
         if stem in RESERVED or keyword.iskeyword(stem):
@@ -59,7 +59,7 @@ class Forming:
         return name
 
     def settle(self, value: Value, name: str = "") -> Value:
-        """Return the tensor with a definition of its own; one that is settled already is returned as it is."""
+        """Return the tensor with a definition of its own; a settled one is returned unchanged."""
         if "entry" in value.settled:
             return value.settled["entry"]
         if is_entry(self.probe(value)):
@@ -69,7 +69,7 @@ class Forming:
         return made
 
     def factor(self, value: Value) -> Value:
-        """Return the tensor, settled unless its entries are short products that can stand as factors."""
+        """Return the tensor, settled unless its entries are short products that may be copied as factors."""
         if "entry" in value.settled:
             return value.settled["entry"]
         return value if all(map(is_factor, self.probes(value))) else self.settle(value)
@@ -102,7 +102,7 @@ class Forming:
         return Value(value.shape, at, grains, value.kind, value.support, definition.name)
 
     def definition(self, name: str, indices: Sequence[Index], expression: Expr) -> Definition:
-        """Add a definition; the batch index is put in front where the expression varies by sample without naming it."""
+        """Add a definition; the batch index comes first if the expression depends on it and ``indices`` lacks it."""
         own: tuple[Index, ...] = tuple(indices)
         if BATCH in expression.free_symbols and BATCH not in own:
             own = (BATCH, *own)
@@ -114,9 +114,9 @@ class Forming:
         return made
 
     def axis_indices(self, length: Expr, grain: Grain, batch: bool = True) -> tuple[list[Index], Expr]:
-        """Return the indices that run over an axis, one a factor, and the position that they make.
+        """Return the indices that run over an axis, one a factor, and the position that they form.
 
-        The batch index runs over an axis of the batch's length, if ``batch``.
+        With ``batch``, an axis of the batch's length gets the batch index.
         """
         if length == 1:
             return [], ZERO
@@ -125,11 +125,11 @@ class Forming:
         return digits, combined(digits, factors)
 
     def probe(self, value: Value) -> Expr:
-        """Return the entry at unspecified indices."""
+        """Return the entry at fresh indices."""
         return value.at(tuple(self.axis_indices(n, g)[1] for n, g in _axes(value)))
 
     def probes(self, value: Value) -> Iterable[Expr]:
-        """Return the entry at unspecified indices of every block."""
+        """Yield for every combination of blocks the entry at fresh indices."""
         for pieces in itertools.product(*value.grains):
             places = []
             for length, piece in zip(value.shape, pieces, strict=True):
@@ -152,7 +152,7 @@ class Forming:
         summed = [label for label in lengths if label not in output]
 
         def at(indices: Indices) -> Expr:
-            """Return the sum, over every block of the axes summed."""
+            """Return the entry: the sum over every block of the summed axes."""
             free = dict(zip(output, indices, strict=True))
             return self.over(
                 [(lengths[x], finest(grains.get(x, [plain(ONE)]))) for x in summed],
@@ -197,7 +197,7 @@ def fresh(length: Expr) -> Index:
 
 
 def is_entry(expression: Expr) -> bool:
-    """Return whether an expression is one tensor entry or a number, under guards at most."""
+    """Return whether an expression is one tensor entry or a number, possibly times guards."""
     factors = [f for f in sympy.Mul.make_args(expression) if not is_guard(f)]
     entries = [f for f in factors if f.atoms(Indexed)]
     return (len(entries) <= 1 and all(isinstance(f, Indexed) for f in entries) and not expression.has(sympy.Add)) or (
@@ -225,7 +225,7 @@ def is_short(expression: Expr) -> bool:
 
 
 def lettered(definition: Definition, taken: Iterable[str]) -> Definition:
-    """Return the definition with a letter for each fresh index, none that means something else."""
+    """Return the definition with an unused letter for each fresh index."""
     used = set(taken)
     letters = (x for x in (*_LETTERS, *(f"{a}{k}" for k in range(1, 20) for a in _LETTERS)) if x not in used)
     names: dict[Expr, Expr] = {}

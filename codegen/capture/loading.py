@@ -1,4 +1,4 @@
-"""``MODULE:NAME``: import what a user names; importing it is all that is done with the text."""
+"""``MODULE:NAME``: import what a user names; the text is never evaluated."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ROOM = str(Path(__file__).parent)
 
 
 def load(words: str) -> Callable[..., Any]:
-    """Return the function or class that ``MODULE:FACTORY`` names, the working folder being on the path.
+    """Return the function or class named by ``MODULE:FACTORY``; the working folder is on the path.
 
-    Raises UsageError for words of another form, a module that cannot be imported, a name that is no function.
+    Raises UsageError for text of another form, a module that cannot be imported, or a name that is no function.
     """
     module_name, colon, name = words.partition(":")
     parts = module_name.split(".")
@@ -32,7 +32,7 @@ def load(words: str) -> Callable[..., Any]:
     except ModuleNotFoundError as problem:
         if problem.name and (module_name == problem.name or module_name.startswith(f"{problem.name}.")):
             raise UsageError(
-                f"no module {module_name!r} in {here} or among the installed packages; name a module as in an import"
+                f"no module {module_name!r} in {here} or among the installed packages; name a module as in import"
             ) from problem
         raise UsageError(f"module {module_name!r} cannot be imported: {first_line(problem)}") from problem
     except (Exception, SystemExit) as problem:
@@ -49,7 +49,7 @@ def load(words: str) -> Callable[..., Any]:
 
 
 def where(problem: BaseException, *own_files: str) -> str:
-    """Return the first line of a problem and the last line of code outside the libraries that led to it."""
+    """Return the first line of an exception's message and the last line outside the libraries in its traceback."""
     skipped = ("<", _ROOM, _LIBRARY, *own_files)
     frames = traceback.extract_tb(problem.__traceback__)
     own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(skipped)]
@@ -57,6 +57,6 @@ def where(problem: BaseException, *own_files: str) -> str:
 
 
 def first_line(problem: BaseException) -> str:
-    """Return the kind of a problem and the first line of its message."""
+    """Return the class of an exception and the first line of its message."""
     lines = str(problem).strip().splitlines()
     return f"{type(problem).__name__}: {lines[0] if lines else 'no message'}"

@@ -1,7 +1,7 @@
 """The proof of a capture: the layer at 60 digits against the module in float64, by value and by slope.
 
-At each of the smallest sizes sampled, parameters and inputs are moved to random places. Values are compared entry by
-entry. Slopes are compared for each parameter along a random direction v, for a random weighting w of the output,
+At each of the smallest sampled sizes, parameters and inputs are moved to a random point p. Values are compared entry
+by entry. Slopes are compared for each parameter along a random direction v, for a random weighting w of the output,
 
     (sum w z(p + h v) - sum w z(p))/h     at 60 digits, h = 1e-20,     against     v . d(sum w z)/dp     by autograd.
 """
@@ -45,7 +45,7 @@ Entries = Mapping[str, Callable[[tuple[int, ...]], Decimal]]
 
 @dataclass
 class GivenPoint(Point):
-    """A point of evaluation whose entries are given tensors."""
+    """A point of evaluation whose entries come from given tensors."""
 
     entries: Entries = field(default_factory=dict)
     whole: Mapping[str, Any] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class GivenPoint(Point):
 
 @dataclass(frozen=True)
 class Moved:
-    """A module's tensors at a random place, and its output there."""
+    """A module's tensors at a random point, and its output there."""
 
     state: Mapping[str, Tensor]
     inputs: Sequence[Any]
@@ -69,7 +69,7 @@ class Moved:
 
 
 def prove(captured: Captured, fitter: Fitter) -> None:
-    """Compare a layer with its module; raise CaptureError where they differ."""
+    """Compare a layer with its module; raise CaptureError if they differ."""
     chosen = sorted(captured.samples, key=lambda s: sum(v * v for v in s.sizes.values()))[:POINTS]
     for sample in chosen:
         point = fitter.points[captured.samples.index(sample)]
@@ -118,7 +118,7 @@ def _compare(
             after = sum(w * _value(layer, p, shifted) for p, _, w in weighted)
             slope = float((after - before) / _STEP)
         if not abs(slope - expected_slope) <= 100 * close * max(1.0, abs(expected_slope)):
-            raise _differs(captured, f"slope by {path}", slope, expected_slope, sizes)
+            raise _differs(captured, f"slope with respect to {path}", slope, expected_slope, sizes)
 
 
 def _value(layer: Layer, place: tuple[int, ...], point: Point) -> Any:
@@ -126,13 +126,13 @@ def _value(layer: Layer, place: tuple[int, ...], point: Point) -> Any:
 
 
 def _along(layer: Layer, place: tuple[int, ...], moving: Point, direction: Tensor) -> Decimal:
-    """Return the slope of the output along a direction of a parameter, by dual numbers: what is held fixed stays."""
+    """Return the output's slope along a direction of a parameter, by dual numbers; detached values stay fixed."""
     slopes = compiled(layer.output.expression)(dict(zip(layer.output.indices, place, strict=True)), moving)[1] or {}
     return sum((Decimal(v) * Decimal(float(direction[key[1]])) for key, v in slopes.items()), Decimal(0))
 
 
 def _slope(total: Any, parameter: Tensor) -> tuple[float, Tensor]:
-    """Return the slope of a number along a random direction of a parameter, and the direction."""
+    """Return the slope of ``total`` along a random direction of a parameter, and the direction."""
     import torch
 
     generator = torch.Generator().manual_seed(parameter.numel())
@@ -144,7 +144,7 @@ def _slope(total: Any, parameter: Tensor) -> tuple[float, Tensor]:
 def point_at(
     layer: Layer, sizes: Mapping[Any, int], tensors: Mapping[str, Tensor], shift: Mapping[str, Tensor] | None = None
 ) -> GivenPoint:
-    """Return the point of evaluation at which tensors have these entries, some of them shifted by a small step."""
+    """Return the point at which tensors have these entries, some of them shifted by a small step."""
     point = GivenPoint(0, dict(sizes), REAL, {d.base: d for d in layer.definitions})
     point.whole = tensors
     point.entries = {name: _reader(value, (shift or {}).get(name)) for name, value in tensors.items()}
@@ -155,9 +155,9 @@ def _reader(value: Tensor, shift: Tensor | None) -> Callable[[tuple[int, ...]], 
     rows = value.detach().double()
 
     def entry(place: tuple[int, ...]) -> Decimal:
-        """Return an entry as the exact number that it is; raise NotEvaluable for a place beside the tensor.
+        """Return an entry as an exact number; raise NotEvaluable for a place outside the tensor.
 
-        A factor alone may be looked at there: the evaluator then goes by whole terms, whose guards come first.
+        The evaluator may read such a place as a factor of a term; it then evaluates the whole term, guards first.
         """
         if not all(0 <= k < length for k, length in zip(place, rows.shape, strict=True)):
             raise NotEvaluable(f"there is no entry {place} of a tensor of shape {tuple(rows.shape)}")
@@ -170,7 +170,7 @@ def _reader(value: Tensor, shift: Tensor | None) -> Callable[[tuple[int, ...]], 
 def places_of(
     captured: Captured, output: Tensor, sizes: Mapping[Any, int]
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Return each place of the layer's output with that of the module's."""
+    """Yield each place of the layer's output with the corresponding place of the module's."""
     indices = captured.layer.output.indices
     lengths = [_number(i.size, sizes) for i in indices]
     names = [i.name for i in indices]
@@ -193,7 +193,7 @@ def _number(size: Expr, sizes: Mapping[Any, int]) -> int:
 
 
 def tensors_at(captured: Captured, sample: Sample, moved: Moved) -> dict[str, Tensor]:
-    """Return the values of the layer's tensors at a moved module; an unbatched input gets a batch of one."""
+    """Return the values of the layer's tensors in a moved module; an unbatched input gets a batch of one."""
     found: dict[str, Tensor] = {}
     given = {(g.kind, g.path): g for g in sample.program.given}
     inputs = [g.path for g in sample.program.given if g.kind == "input"]
@@ -211,7 +211,7 @@ def tensors_at(captured: Captured, sample: Sample, moved: Moved) -> dict[str, Te
 
 
 def moved_module(sample: Sample) -> Moved:
-    """Return a sample's module at a random place near its own, where its output is finite."""
+    """Return a sample's module at a random point near its own parameters, where its output is finite."""
     import torch
 
     made = sample.program.made
@@ -243,8 +243,8 @@ def moved_module(sample: Sample) -> Moved:
             output.nan_to_num(), again.nan_to_num()
         ):
             raise refuse(
-                f"{type(made.module).__name__} gives other numbers when it is called again with the same inputs",
-                "let forward change nothing that it reads, and draw no random numbers",
+                f"{type(made.module).__name__} returns different numbers when called again with the same inputs",
+                "forward must not change what it reads, nor draw random numbers",
             )
         if torch.isfinite(output).all():
             aliases = dict(made.module.named_parameters(remove_duplicate=False))
@@ -252,7 +252,7 @@ def moved_module(sample: Sample) -> Moved:
             tied = {n: known[id(p)] for n, p in aliases.items()}
             original = dict(made.module.named_buffers(remove_duplicate=False))
             return Moved({**original, **tied}, there.flat, output)
-    raise refuse("the module gives numbers that are not finite for its example inputs", "give other example inputs")
+    raise refuse("the module returns non-finite numbers for its example inputs", "give other example inputs")
 
 
 def _first(result: Any) -> Tensor:
@@ -271,7 +271,7 @@ def _first(result: Any) -> Tensor:
 
 
 def _rounds(sample: Sample) -> bool:
-    """Return whether the module itself rounds to fewer digits on the way, by a cast to another type."""
+    """Return whether the module itself casts to a type of fewer digits."""
     import torch
 
     for node in sample.program.nodes:
@@ -285,7 +285,7 @@ def _differs(captured: Captured, what: str, ours: float, theirs: float, sizes: M
     return refuse(
         f"the captured layer differs from the module: {what} is {ours:.12g}, the module's {theirs:.12g}, "
         f"at {_words(sizes)}",
-        "let forward depend on its inputs and parameters alone; if it does, this is a defect worth reporting",
+        "forward must depend only on its inputs and parameters; if it does, please report this as a bug",
     )
 
 

@@ -1,4 +1,4 @@
-"""The united program read operator by operator into a layer."""
+"""Read the united program, operator by operator, into a layer."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _LONGEST_SOURCE = 90
 
 @dataclass(frozen=True)
 class Read:
-    """A layer read from a program: the module's names for its tensors, the output's axes, where each line stands."""
+    """A layer read from a program, the module's names for its tensors, and the axes of its output."""
 
     layer: Layer
     paths: Mapping[str, str]
@@ -92,7 +92,7 @@ class Read:
 
 @dataclass
 class _Reader:
-    """What each node of the program is, so far."""
+    """The value of each node of the program read so far."""
 
     united: United
     fitter: Fitter
@@ -106,7 +106,7 @@ class _Reader:
     owners: dict[str, str] = field(default_factory=dict)
 
     def declare(self, declared: Declared) -> None:
-        """Say what a given tensor is: an entry of a declared one, a pattern of places, or a number."""
+        """Give a tensor that the program reads its value: a declared tensor, a pattern of indices, or a number."""
         if declared.kind == "setting":
             self.values[declared.name] = _setting(declared.given[0].value)
             return
@@ -136,7 +136,7 @@ class _Reader:
         self.values[declared.name] = Value(declared.shape, at, kind=kind, name=name)
 
     def _tied(self, declared: Declared) -> str | None:
-        """Return the tensor declared before that is the same one in the module."""
+        """Return the tensor declared earlier that is the same object in the module (tied parameters)."""
         value = declared.given[0].value
         for other in self.united.declared:
             if other is declared:
@@ -158,7 +158,7 @@ class _Reader:
             if call.operator in _FOLLOWED:
                 reached.add(call.name)
         raise refuse(
-            f"the integer {declared.kind} {declared.path!r} selects nothing", "use it as an index, or give it as float"
+            f"the integer {declared.kind} {declared.path!r} selects nothing", "use it as an index, or pass it as float"
         )
 
     def _limit(self, call: Call, reached: set[str]) -> Expr | None:
@@ -204,7 +204,7 @@ class _Reader:
             self._note_view(call, call.arguments.get("self"))
 
     def _kept(self, call: Call, found: Any) -> Any:
-        """Return a result, settled where it is long and used more than once."""
+        """Return a result, settled if it is long and used more than once."""
         if not isinstance(found, Value):
             return found
         named = found if found.name else replace(found, name=call.name, settled={})
@@ -213,11 +213,11 @@ class _Reader:
         return named
 
     def uses(self, name: str) -> int:
-        """Return how many operators take the result of one."""
+        """Return how many operators use a result."""
         return sum(_mentions(tuple(c.arguments.values()), {name}) for c in self.united.calls)
 
     def _in_place(self, call: Call, arguments: Mapping[str, Any]) -> None:
-        """Read an operator that overwrites its argument: allowed where nothing else looks at the same memory."""
+        """Read an operator that overwrites its argument: allowed if no other tensor shares its memory."""
         first = next(iter(call.arguments))
         target = call.arguments[first]
         buffers = {d.name for d in self.united.declared if d.kind == "buffer"}
@@ -233,7 +233,7 @@ class _Reader:
         given = {d.name for d in self.united.declared}
         if not isinstance(target, Reference) or target.name in self.viewed or target.name in given:
             raise refuse(
-                f"{call.operator} writes into a tensor that others look at",
+                f"{call.operator} writes into a tensor that shares memory with another",
                 _without_overwriting(call.operator),
             )
         found = self._kept(call, applied(call, arguments, self.form))
@@ -246,7 +246,7 @@ class _Reader:
     def _resolved(self, argument: Any) -> Any:
         if isinstance(argument, Reference):
             if argument.name not in self.values or self.values[argument.name] is None:
-                raise refuse("the result of an operator that has none here is used", "leave it out")
+                raise refuse("an operator's result is used that capture does not compute", "do not use this result")
             return self.values[argument.name]
         if isinstance(argument, tuple):
             return tuple(map(self._resolved, argument))
@@ -267,7 +267,7 @@ def read(united: United, fitter: Fitter, name: str, words: str, batched: bool) -
 
 
 def _needed(united: United) -> list[Call]:
-    """Return the operators that the output follows from, and those that write in place."""
+    """Return the operators that the output depends on, and those that write in place."""
     wanted, found = {united.output}, []
     for call in reversed(united.calls):
         overwrites = call.operator.endswith("_") and not call.operator.endswith("__")
@@ -282,7 +282,7 @@ def _finished(reader: _Reader, name: str, words: str) -> Read:
     last = reader.united.calls[-1] if reader.united.calls else None
     form.source = last.source if last else ""
     if not isinstance(value, Value) or value.support is not None:
-        raise refuse("the output holds minus infinity", "return finite numbers")
+        raise refuse("the output contains minus infinity", "return finite numbers")
     form.taken.discard("z")
     grains = [g if len(g) == 1 and g[0].offset == 0 else None for g in value.grains]
     before = len(form.definitions)
@@ -294,7 +294,7 @@ def _finished(reader: _Reader, name: str, words: str) -> Read:
     tensors = [t for t in reader.tensors.values() if t.base in mentioned]
     parameters = tuple(t for t in tensors if reader.kinds[t.name] == "parameter")
     if not parameters:
-        raise refuse("the output follows from no parameter", "return what the parameters make, first of the outputs")
+        raise refuse("the output depends on no parameter", "return the output that depends on parameters first")
     inputs = tuple(t for t in tensors if reader.kinds[t.name] != "parameter")
     symbols = _symbols((*inputs, *parameters), (*definitions, output))
     order = {s: k for k, s in enumerate(form.sizes)}
@@ -319,7 +319,7 @@ def _finished(reader: _Reader, name: str, words: str) -> Read:
 
 
 def _used(definitions: list[Definition], output: Definition) -> tuple[Definition, ...]:
-    """Return the definitions that the output follows from."""
+    """Return the definitions that the output depends on."""
     wanted, found = set(output.expression.atoms(IndexedBase)), []
     for definition in reversed(definitions):
         if definition.base in wanted:
@@ -359,7 +359,7 @@ def _without_overwriting(operator: str) -> str:
     """Return what to write instead of an operator that overwrites its argument."""
     plain = operator.rstrip("_").removeprefix("aten.")
     if plain in ("fill", "copy", "zero", "index_put", "set"):
-        return "make the tensor by torch.where, torch.cat or torch.stack instead of assigning into it"
+        return "build the tensor with torch.where, torch.cat or torch.stack instead of assigning into it"
     return f"write {plain} without the underscore, on a new tensor"
 
 

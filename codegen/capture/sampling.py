@@ -1,4 +1,4 @@
-"""A factory called and exported at several sizes, with the number of samples as one more size where it is free."""
+"""Call and export a factory at several sizes; the number of samples is one more size if it is free."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COUNTS = (3, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12)
 
 @dataclass(frozen=True)
 class Sample:
-    """A program at some sizes, the batch ``B`` among them where it is one."""
+    """A program at some sizes, including the batch ``B`` if it is free."""
 
     sizes: Mapping[str, int]
     program: Program
@@ -40,7 +40,7 @@ class Samples:
     divisible: bool = False
 
     def points(self) -> list[dict[Symbol, int]]:
-        """Return the sizes of each sample by symbol; of one that another always divides, the quotient instead."""
+        """Return the sizes of each sample by symbol; a size that another always divides is replaced by the quotient."""
         divisors = self._divisors() if self.divisible else {}
         found = []
         for sample in self.samples:
@@ -52,7 +52,7 @@ class Samples:
         return found
 
     def _divisors(self) -> dict[str, str]:
-        """Return for each size the largest other one that divides it in every sample."""
+        """Return the largest other size that divides each size in every sample."""
         rows = [s.sizes for s in self.samples]
         names = [n for n in rows[0] if n != BATCH_NAME]
         found = {}
@@ -64,7 +64,7 @@ class Samples:
 
 
 def samples(factory: Factory) -> Samples:
-    """Return the programs of a factory; raise CaptureError where it refuses all sizes, or is not the same twice."""
+    """Return the programs of a factory; raise CaptureError if it refuses all sizes, or differs between calls."""
     found = Samples()
     refused: list[CaptureError] = []
     for row in _rows(factory, found, refused):
@@ -89,7 +89,7 @@ def samples(factory: Factory) -> Samples:
 
 
 def _small(factory: Factory, batched: bool) -> list[Sample]:
-    """Return programs at the smallest sizes that the factory takes, where it takes several."""
+    """Return programs at the smallest sizes that the factory accepts."""
     small: list[Sample] = []
     for row in small_rows(factory.sizes) if factory.sizes else ():
         refused: list[CaptureError] = []
@@ -107,7 +107,7 @@ def _small(factory: Factory, batched: bool) -> list[Sample]:
 
 
 def _rows(factory: Factory, found: Samples, refused: list[CaptureError]) -> Iterator[dict[str, int]]:
-    """Yield sizes to try: where the plain ones are refused at first, those that divide each other."""
+    """Yield sizes to try: if the factory refuses the first ones, sizes that divide each other."""
     if not factory.sizes:
         yield from itertools.repeat({}, CALLS)
         return
@@ -124,7 +124,7 @@ def _rows(factory: Factory, found: Samples, refused: list[CaptureError]) -> Iter
 
 
 def _always(refused: list[CaptureError]) -> bool:
-    """Return whether the refusals have nothing to do with sizes: the same words each time, no sizes among them."""
+    """Return whether the refusals are independent of the sizes: the same message each time, which names no size."""
     return len({str(r) for r in refused}) == 1
 
 
@@ -155,7 +155,7 @@ def _exported(made: Made, row: dict[str, int], found: Samples, refused: list[Cap
 
 
 def _batch_is_free(factory: Factory, made: Made, row: dict[str, int]) -> bool:
-    """Return whether the module takes another number of rows in its examples than the factory gives."""
+    """Return whether the module also accepts a different number of rows in its examples."""
     lead = made.leading()
     if lead is None:
         return False
@@ -174,7 +174,7 @@ def _batch_is_free(factory: Factory, made: Made, row: dict[str, int]) -> bool:
 
 
 def _same_twice(factory: Factory, row: dict[str, int]) -> None:
-    """Refuse a factory whose module is another one when it is called again, and a module that counts its calls."""
+    """Refuse a factory that makes another module when called again, and a module that changes from call to call."""
     try:
         made = factory(row)
         first, again, second = export(made), export(made), export(factory(row))
@@ -183,8 +183,8 @@ def _same_twice(factory: Factory, row: dict[str, int]) -> None:
     a, b, c = ([(n.operator, n.arguments, n.shape) for n in p.nodes] for p in (first, second, again))
     if a != c:
         raise refuse(
-            f"{type(made.module).__name__} computes something else when it is called again",
-            "let forward change nothing that it reads",
+            f"{type(made.module).__name__} computes a different function when called again",
+            "forward must not change what it reads",
         )
     if a != b:
         node = next(
@@ -196,15 +196,15 @@ def _same_twice(factory: Factory, row: dict[str, int]) -> None:
             None,
         )
         raise refuse(
-            f"the factory {factory.words!r} makes another module each time it is called: something besides the sizes "
-            "decides what it computes",
-            "let it depend on its sizes alone, not on global state, counters or random numbers",
+            f"the factory {factory.words!r} makes a different module each time it is called: it depends on something "
+            "besides its sizes",
+            "make it depend on its sizes alone, not on global state, counters or random numbers",
             node.source if node else "",
         )
 
 
 def _symbols(factory: Factory, batched: bool) -> dict[str, Symbol]:
-    """Return a symbol for each size; names that mean something else in formulas are given an underscore and a 1."""
+    """Return a symbol for each size; names with another meaning in formulas get the suffix ``_1``."""
     found: dict[str, Symbol] = {}
     for name in factory.sizes:
         word = name.strip("_").replace("__", "_")

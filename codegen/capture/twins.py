@@ -1,12 +1,12 @@
-"""The generated twin of one module at hand, for ``affine_divergence.convert``.
+"""Generate the replacement (twin) of one existing module, for ``affine_divergence.convert``.
 
     stage      input -> output                                              where
     capture    the module, at its own sizes, and its inputs -> Layer        ``at_hand``, then as for a factory
-    solve      Layer -> the map of the name wanted                          ``derive.solve``
-    generate   Layer -> a package in a folder of this process, imported     ``codegen.compiler.build_layer``
+    solve      Layer -> the cancelling map of a given name               ``derive.solve``
+    generate   Layer -> a package in a temporary folder, imported       ``codegen.compiler.build_layer``
     call       the module's own arguments and parameters -> its output      ``Twin``
 
-Twins of modules that compute the same are one. Not done here: nothing of the module is changed.
+Modules that compute the same share one twin. Not done here: the module itself is never changed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _known: dict[str, Twin | str] = {}
 
 @dataclass(frozen=True)
 class Argument:
-    """A tensor that the generated function takes: which of the call's inputs, a path in the module, or a constant."""
+    """An argument of the generated function: an input of the call, a path in the module, or a constant."""
 
     kind: str  # input, parameter, buffer, constant
     path: str
@@ -56,9 +56,9 @@ class Argument:
 
 @dataclass(frozen=True, eq=False)
 class Twin:
-    """A generated map called as its module is: with the module's own arguments, parameters and buffers.
+    """A generated map that is called like its module: with the module's own arguments, parameters and buffers.
 
-    ``settings`` are the inputs that are no tensors, by place; they are part of what was captured.
+    ``settings`` are the inputs that are not tensors, by position; a call must repeat the captured values.
     """
 
     map: str
@@ -73,7 +73,7 @@ class Twin:
 
     @cached_property
     def kappa(self) -> float | None:
-        """The self factor that the map has if no other is asked for; None where the sizes decide."""
+        """The map's default kappa; None if it depends on the sizes."""
         found: float | None = inspect.signature(self.function).parameters["kappa"].default
         return found
 
@@ -83,8 +83,8 @@ class Twin:
         """Return the map's output in the shape of the module's.
 
         Raises:
-            TypeError: arguments other than those that were captured.
-            ValueError: shapes that do not fit.
+            TypeError: if the arguments are of another form than the captured ones.
+            ValueError: if shapes do not fit.
         """
         given = self._inputs(type(module).__name__, args, words)
         tensors = [self._tensor(a, module, given) for a in self.arguments]
@@ -101,8 +101,8 @@ class Twin:
         wrong = len(given) != self.count or any(given[k] != v for k, v in self.settings.items())
         if wrong:
             raise TypeError(
-                f"{name}: it was captured with {self.count} inputs, {len(self.settings)} of them numbers, and is given "
-                "others; call it as before, or revert it"
+                f"{name} was captured with {self.count} inputs, {len(self.settings)} of them numbers, and is called "
+                "with others; call it as in the capture, or revert it"
             )
         return given
 
@@ -138,11 +138,11 @@ class Twin:
 
 
 def twin(module: nn.Module, inputs: Inputs, wanted: str) -> Twin | str:
-    """Return the twin of a module by the map of that name, or the reason why there is none.
+    """Return the twin of a module that computes the named map, or the reason why there is none.
 
     Args:
-        module: any module; it is left as it is.
-        inputs: arguments that it may be called with, in place and by name.
+        module: any module; it is not changed.
+        inputs: example arguments of its forward, positional and named.
         wanted: the name of a cancelling map, such as ``affine-like``.
     """
     try:
@@ -163,15 +163,15 @@ def _twin(module: nn.Module, inputs: Inputs, wanted: str, key: str) -> Twin | st
     names = [m.name for m in solutions]
     if wanted not in names:
         reasons = "; ".join(plain(refusal.reason) for refusal in solutions.refusals)
-        known = f"those that cancel are {', '.join(names)}" if names else "no map cancels its divergence"
-        return f"there is no map {wanted!r} for it: {known}{f' ({reasons})' if reasons else ''}"
+        known = f"the maps that cancel are {', '.join(names)}" if names else "no map cancels its divergence"
+        return f"it has no map {wanted!r}: {known}{f' ({reasons})' if reasons else ''}"
     prove(found, fitter)
     function = _generated(found.layer, wanted, f"affdiv_twin_{key[:16]}")
     return _of(found, function, wanted, module)
 
 
 def _read(module: nn.Module, inputs: Inputs) -> tuple[Captured, Fitter]:
-    """Capture with every length of the inputs free that may be, or else at the lengths given."""
+    """Capture with every input length that may vary left free; if that fails, at the given lengths."""
     factory = instance_factory(module, inputs)
     if factory.sizes:
         try:
@@ -184,7 +184,7 @@ def _read(module: nn.Module, inputs: Inputs) -> tuple[Captured, Fitter]:
 
 
 def _generated(layer: Layer, wanted: str, package: str) -> Callable[..., Tensor]:
-    """Return the function of a map from a package written for this process alone."""
+    """Return the function of a map, from a package that is written for this process only."""
     from codegen.compiler import build_layer
     from codegen.package import write
     from codegen.printing.naming import snake

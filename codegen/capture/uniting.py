@@ -1,4 +1,4 @@
-"""Programs at several sizes as one program whose extents and constants are formulas in the sizes."""
+"""Unite programs at several sizes into one whose lengths and constants are formulas in the sizes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Declared:
-    """A given tensor at all sizes: its shape as formulas, and its value at each size."""
+    """A tensor that the program reads: its shape as formulas, and its value at each size."""
 
     name: str
     kind: str
@@ -52,7 +52,7 @@ class United:
 
 
 def unite(programs: Sequence[Program], fitter: Fitter) -> United:
-    """Return the one program that all of them are; refuse where they differ or a number does not fit the sizes."""
+    """Return the program of which all are instances; refuse if they differ or a number fits no formula."""
     first = programs[0]
     for other in programs[1:]:
         _same_operators(first, other)
@@ -63,12 +63,14 @@ def unite(programs: Sequence[Program], fitter: Fitter) -> United:
 
 def _same_operators(first: Program, other: Program) -> None:
     if [(g.kind, g.path) for g in first.given] != [(g.kind, g.path) for g in other.given]:
-        raise refuse("the module has other parameters or buffers at other sizes", "let sizes change shapes only")
+        raise refuse(
+            "the module has different parameters or buffers at different sizes", "let sizes change shapes only"
+        )
     for a, b in zip(first.nodes, other.nodes, strict=False):
         if a.operator != b.operator:
             raise refuse(
                 f"the module computes {a.operator} at some sizes and {b.operator} at others, or from call to call",
-                "let forward do the same at all sizes, and let nothing else decide what it does",
+                "forward must compute the same at all sizes, independent of anything else",
                 a.source or b.source,
             )
     if len(first.nodes) != len(other.nodes):
@@ -76,7 +78,7 @@ def _same_operators(first: Program, other: Program) -> None:
         node = longer[min(len(first.nodes), len(other.nodes))]
         raise refuse(
             "the number of operators depends on the sizes: a loop over a size, or state from call to call",
-            f"write {node.operator} once for all, over an axis, or make that size a number in the factory",
+            f"replace the loop by one {node.operator} over an axis, or make that size a number in the factory",
             node.source,
         )
 
@@ -115,7 +117,7 @@ def _does_not_fit(values: Sequence[float], fitter: Fitter, what: str, source: st
     return refuse(
         f"{what} is no polynomial in the sizes with integer coefficients: {shown}",
         "let the factory take smaller sizes and multiply them (heads and width of a head, not their product), "
-        "and let nothing else decide its numbers",
+        "and let its numbers depend on nothing else",
         source,
     )
 
@@ -132,8 +134,8 @@ def _call(nodes: Sequence[Node], fitter: Fitter) -> Call:
         count = {len(n.shape or ()) for n in nodes}
         if len(count) > 1:
             raise refuse(
-                f"the number of parts that {first.operator} gives depends on the sizes",
-                "view the axis as two and compute over both",
+                f"the number of tensors that {first.operator} returns depends on the sizes",
+                "reshape the axis into two and compute over both",
                 first.source,
             )
         shape = tuple(_shape([n.shape[k] for n in nodes], fitter, what, first.source) for k in range(count.pop()))  # type: ignore[index, misc]
@@ -150,16 +152,16 @@ def _argument(values: Sequence[Any], fitter: Fitter, what: str, source: str) -> 
         return tuple(_argument([v[k] for v in values], fitter, what, source) for k in range(len(first)))
     if isinstance(first, bool | str | Reference | None) or not isinstance(first, int | float):
         if any(v != first for v in values):
-            raise refuse(f"{what} depends on the sizes, or on the call", "let it be the same at all sizes", source)
+            raise refuse(f"{what} depends on the sizes, or on the call", "make it the same at all sizes", source)
         return first
     if all(isinstance(v, int) for v in values):
         return _fitted(values, fitter, what, source)
     found = fitter.real([float(v) for v in values])
     if found is None or found is sympy.nan:
         raise refuse(
-            f"{what} is a number that does not follow from the sizes: {', '.join(f'{v:.6g}' for v in values[:3])}",
+            f"{what} is a number that fits no formula in the sizes: {', '.join(f'{v:.6g}' for v in values[:3])}",
             "write it as a rational number times a power 1, -1, 1/2 or -1/2 of a polynomial in the sizes, "
-            "and let nothing else decide it",
+            "and let it depend on nothing else",
             source,
         )
     return found

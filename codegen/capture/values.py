@@ -1,11 +1,11 @@
-"""A tensor of the program as a function from indices to an expression, and shape operations on it.
+"""Tensors of a program as functions from indices to expressions, and shape operations on them.
 
-An axis consists of *pieces*; each is an offset and the factors of a mixed-radix number,
+An axis consists of *pieces* (its *grain*); each is an offset and the factors of a mixed-radix number,
 
     index = offset + (..(i0 n1 + i1) n2 + i2 ..)       one index per factor
 
 so that a merged axis (heads and widths) keeps its parts, and a concatenated one its blocks. Nothing is computed here:
-views, slices and the like only rewrite indices; a tensor becomes an intermediate where ``forming`` settles it.
+views, slices and the like only rewrite indices; a tensor becomes an intermediate when ``forming`` settles it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ZERO, ONE = sympy.S.Zero, sympy.S.One
 
 @dataclass(frozen=True)
 class Piece:
-    """A block of an axis: where it begins, and the lengths whose product is its own."""
+    """A block of an axis: where it begins, and the factors of its length."""
 
     offset: Expr
     factors: tuple[Expr, ...]
@@ -42,13 +42,13 @@ Grain = tuple[Piece, ...]
 
 
 def plain(length: Expr) -> Grain:
-    """Return an axis that is run over by one index."""
+    """Return the grain of an axis that one index runs over."""
     return (Piece(ZERO, (length,)),)
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor: its axes' lengths, its entry at given indices, and how each axis is run over.
+    """A tensor: the lengths of its axes, its entry at given indices, and the grain of each axis.
 
     ``kind`` is ``real``, ``integer`` (entries are index expressions) or ``truth`` (entries are 0 or 1). ``support``,
     where given, is 1 at entries that are finite and 0 at those that are minus infinity (a masked score).
@@ -69,7 +69,7 @@ class Value:
     def reindexed(
         self, shape: Sequence[Expr], back: Callable[[Indices], Indices], grains: Sequence[Grain] = ()
     ) -> Value:
-        """Return a view: the entry at new indices is that at ``back`` of them."""
+        """Return a view: its entry at ``i`` is this tensor's entry at ``back(i)``."""
         at, support = self.at, self.support
         return Value(
             tuple(shape),
@@ -95,7 +95,7 @@ def same(a: Expr, b: Expr) -> bool:
 
 
 def within(index: Expr, length: Expr) -> Expr:
-    """Return the guard ``0 <= index < length``: 1 or 0 where that can be proved."""
+    """Return the guard ``0 <= index < length``, simplified to 1 or 0 if that can be proved."""
     index = sympy.expand(index)
     if always_within(index, length):
         return ONE
@@ -111,7 +111,7 @@ def not_negative(index: Expr) -> Expr:
 
 
 def combined(digits: Sequence[Expr], factors: Sequence[Expr]) -> Expr:
-    """Return the number of these digits, the last of them running fastest."""
+    """Return the mixed-radix number with these digits, the last one running fastest."""
     total: Expr = ZERO
     for digit, factor in zip(digits, factors, strict=True):
         total = total * factor + digit
@@ -119,7 +119,7 @@ def combined(digits: Sequence[Expr], factors: Sequence[Expr]) -> Expr:
 
 
 def digits_of(index: Expr, factors: Sequence[Expr]) -> Indices:
-    """Return the digits of an index in a mixed radix: linear in its indices where that can be, quotients elsewhere."""
+    """Return the digits of an index in a mixed radix: linear in its indices if possible, else quotients."""
     found: list[Expr] = []
     rest = sympy.expand(index)
     for radix in reversed(factors[1:]):
@@ -151,19 +151,19 @@ def _divided(index: Expr, radix: Expr) -> tuple[Expr, Expr]:
 
 
 def finest(grains: Sequence[Grain]) -> Grain:
-    """Return the grain that parts an axis most: the most pieces, then the most factors."""
+    """Return the finest grain of an axis: the most pieces, then the most factors."""
     return max(grains, key=lambda g: (len(g), sum(len(p.factors) for p in g)))
 
 
 def broadcast_shape(values: Sequence[Value]) -> tuple[tuple[Expr, ...], tuple[Grain, ...]]:
-    """Return the common shape of tensors, aligned at the last axis, and how its axes are run over."""
+    """Return the common shape of tensors, aligned at the last axis, and the grains of its axes."""
     count = max(len(v.shape) for v in values)
     shape, grains = [], []
     for axis in range(-count, 0):
         there = [(v.shape[axis], v.grains[axis]) for v in values if len(v.shape) >= -axis]
         long = [(n, g) for n, g in there if n != 1]
         if any(not same(n, long[0][0]) for n, _ in long):
-            raise refuse(f"lengths {', '.join(str(n) for n, _ in long)} meet along one axis", "expand one of them")
+            raise refuse(f"lengths {', '.join(str(n) for n, _ in long)} differ along one axis", "expand one of them")
         shape.append(long[0][0] if long else ONE)
         grains.append(finest([g for _, g in long]) if long else plain(ONE))
     return tuple(shape), tuple(grains)
@@ -208,7 +208,7 @@ def axis(number: Any, count: int) -> int:
 
 
 def sliced(value: Value, dim: int, start: Expr, length: Expr, step: Expr = ONE) -> Value:
-    """Return ``length`` entries along an axis, from ``start``, every ``step``."""
+    """Return ``length`` entries along an axis from ``start`` in steps of ``step``."""
     shape = list(value.shape)
     grains = list(value.grains)
     if not (step == 1 and start == 0 and same(length, shape[dim])):
@@ -218,7 +218,7 @@ def sliced(value: Value, dim: int, start: Expr, length: Expr, step: Expr = ONE) 
 
 
 def _cut(grain: Grain, start: Expr, length: Expr) -> Grain:
-    """Return the pieces that a slice keeps whole, if it cuts none."""
+    """Return the grain of a slice: the pieces within it if it cuts none in two, else one plain piece."""
     kept = [p for p in grain if sympy.expand(p.offset - start).is_nonnegative]
     kept = [p for p in kept if sympy.expand(start + length - p.offset - p.length).is_nonnegative]
     if kept and same(sympy.Add(*(p.length for p in kept)), length):
@@ -232,7 +232,7 @@ def _cut(grain: Grain, start: Expr, length: Expr) -> Grain:
 
 
 def selected(value: Value, dim: int, index: Expr) -> Value:
-    """Return the tensor without an axis, at one place of it."""
+    """Return the tensor at one index of an axis, without that axis."""
     return value.reindexed(
         [n for k, n in enumerate(value.shape) if k != dim],
         lambda i: (*i[:dim], index, *i[dim:]),
@@ -249,7 +249,7 @@ def with_axis(value: Value, dim: int) -> Value:
 
 
 def concatenated(values: Sequence[Value], dim: int) -> Value:
-    """Return tensors one after the other along an axis."""
+    """Return the concatenation of tensors along an axis."""
     offsets, total, pieces = [], ZERO, []
     for value in values:
         offsets.append(total)
@@ -260,7 +260,7 @@ def concatenated(values: Sequence[Value], dim: int) -> Value:
         """Return the entries of the whole, given those of each tensor."""
 
         def at(i: Indices) -> Expr:
-            """Return the entry: that of the one tensor in which the place lies."""
+            """Return the entry of the tensor in which the place lies."""
             terms = []
             for value, offset, part in zip(values, offsets, parts, strict=True):
                 own = sympy.expand(i[dim] - offset)
@@ -282,14 +282,14 @@ def concatenated(values: Sequence[Value], dim: int) -> Value:
 
 
 def padded(value: Value, dim: int, before: Expr, after: Expr, fill: Expr = ZERO) -> Value:
-    """Return the tensor with entries put before and after it along an axis; negative counts cut."""
+    """Return the tensor padded with ``fill`` before and after along an axis; negative counts crop."""
     length = value.shape[dim]
     total = sympy.expand(before + length + after)
     if not any(sympy.sympify(k).is_positive for k in (before, after)):
         return sliced(value, dim, sympy.expand(-before), total)
 
     def at(i: Indices) -> Expr:
-        """Return the entry, or what is put around."""
+        """Return the entry, or ``fill`` in the padding."""
         own = sympy.expand(i[dim] - before)
         guard = within(own, length)
         entry = value.at((*i[:dim], own, *i[dim + 1 :]))
@@ -301,7 +301,7 @@ def padded(value: Value, dim: int, before: Expr, after: Expr, fill: Expr = ZERO)
 
 
 def reshaped(value: Value, shape: Sequence[Expr], sizes: Callable[[Expr], int]) -> Value:
-    """Return the tensor viewed in another shape; ``sizes`` gives the number that a length is at one point."""
+    """Return the tensor viewed in another shape; ``sizes`` gives the value of a length at one point."""
     old = [k for k, n in enumerate(value.shape) if n != 1]
     new = [k for k, n in enumerate(shape) if n != 1]
     groups = _groups([value.shape[k] for k in old], [shape[k] for k in new], sizes)
@@ -325,7 +325,7 @@ def reshaped(value: Value, shape: Sequence[Expr], sizes: Callable[[Expr], int]) 
 
 
 def _share(value: Value, a: list[int], b: list[int], shape: Sequence[Expr], grains: list[Grain]) -> None:
-    """Say how the new axes of a group are run over, as far as that follows from the old ones."""
+    """Set the grains of a group's new axes, if they follow from those of the old ones."""
     if len(a) == len(b) == 1:
         grains[b[0]] = value.grains[a[0]]
         return
@@ -348,7 +348,7 @@ def _share(value: Value, a: list[int], b: list[int], shape: Sequence[Expr], grai
 
 
 def whole_quotient(a: Expr, b: Expr) -> Expr | None:
-    """Return ``a/b`` where that is a polynomial with integer coefficients, else None."""
+    """Return ``a/b`` if that is a polynomial with integer coefficients, else None."""
     found = sympy.cancel(a / b)
     whole = found.is_polynomial() and all(c.q == 1 for c in found.atoms(sympy.Rational))
     return sympy.expand(found) if whole else None
@@ -363,7 +363,7 @@ def _groups(
     while i < len(old) or j < len(new):
         mine, theirs = [i], [j]
         if i >= len(old) or j >= len(new):
-            raise refuse("a view to a shape of another number of entries", "view to a shape of as many entries")
+            raise refuse("a view changes the number of entries", "view to a shape with the same number of entries")
         a, b = old[i], new[j]
         i, j = i + 1, j + 1
         while not same(a, b):
@@ -376,6 +376,6 @@ def _groups(
                 theirs.append(j)
                 j += 1
             else:
-                raise refuse(f"a view of {a} entries as {b}", "view to a shape of as many entries")
+                raise refuse(f"a view of {a} entries as {b}", "view to a shape with the same number of entries")
         groups.append((mine, theirs))
     return groups

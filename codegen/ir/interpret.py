@@ -1,6 +1,6 @@
-"""The reference meaning of a program: NumPy in float64, one instruction at a time.
+"""Reference interpreter of programs: NumPy in float64, one instruction at a time.
 
-Slow and plain on purpose: every printed target is compared with it.
+Simple rather than fast: tests compare every target's code with it.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def interpret(
 ) -> dict[str, Array]:
     """Return the outputs by name.
 
-    ``inputs`` holds one array an input, its axes in the order of the declared indices; ``sizes`` holds every axis
-    length and every stride, dilation and padding. Raise ``ProgramError`` for a missing input or one whose shape does
+    ``inputs`` holds one array per input, its axes in the order of the declared indices; ``sizes`` holds every axis
+    length and every stride, dilation and padding. Raises ``ProgramError`` for a missing input or one whose shape does
     not fit.
     """
     values: dict[str, Array] = {}
@@ -122,7 +122,7 @@ def _run(
 
 
 def _meetings(link: Link, numbers: Mapping[str, float]) -> Array:
-    """Return the tensor of a link: 1 where its three indices meet, 0 elsewhere."""
+    """Return the tensor of a link: 1 where its three indices satisfy the relation, 0 elsewhere."""
     lengths = {symbol: int(numbers[symbol.name]) for i in link.indices for symbol in i.size.free_symbols}
     steps = (link.stride, link.dilation, link.padding)
     lengths |= {symbol: int(numbers[symbol.name]) for step in steps for symbol in step.free_symbols}
@@ -132,14 +132,14 @@ def _meetings(link: Link, numbers: Mapping[str, float]) -> Array:
 
 
 def _aligned(array: Array, own: tuple[Index, ...], target: tuple[Index, ...]) -> Array:
-    """Return the array with its axes in the order of ``target``, length 1 where it lacks one."""
+    """Return the array with its axes in the order of ``target``; axes that it lacks have length 1."""
     present = [i for i in target if i in own]
     moved = numpy.transpose(array, [own.index(i) for i in present])
     return moved[tuple(slice(None) if i in own else None for i in target)]
 
 
 def evaluate(expression: Expr, entry: Callable[[Indexed], Any], numbers: Mapping[str, float]) -> Any:
-    """Return the value of a scalar expression, its entries given by ``entry`` and its symbols by name."""
+    """Return the value of a scalar expression; ``entry`` gives its tensor entries, ``numbers`` its symbols by name."""
 
     def walk(part: Expr) -> Any:
         """Return the value of a part."""
@@ -160,7 +160,7 @@ def evaluate(expression: Expr, entry: Callable[[Indexed], Any], numbers: Mapping
             return numpy.power(*arguments)
         if type(part) in _FUNCTIONS:
             return _FUNCTIONS[type(part)](*arguments)
-        raise ProgramError(f"no reference meaning for {type(part).__name__} in {expression}")
+        raise ProgramError(f"the interpreter has no rule for {type(part).__name__} in {expression}")
 
     return walk(expression)
 

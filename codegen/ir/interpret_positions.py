@@ -1,4 +1,4 @@
-"""The reference meaning of gathers, scatters and masks: NumPy, every position in turn by index arithmetic."""
+"""Reference interpreter of gathers, scatters and masks: NumPy, by index arithmetic over all positions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = NDArray[Any]
 def placed(
     instruction: Placed, values: Mapping[str, Array], numbers: Mapping[str, float], shape: tuple[int, ...]
 ) -> Array:
-    """Return the value of an instruction whose target has that shape."""
+    """Return the value of a gather, scatter or mask whose target has this shape."""
     if isinstance(instruction, Mask):
         grid = _Grid(instruction.target.indices, shape, values, numbers)
         held = [grid.holds(guard) for guard in instruction.guards]
@@ -65,7 +65,7 @@ class _Grid:
     def places(
         self, positions: tuple[Expr, ...], lengths: tuple[int, ...], shape: tuple[int, ...]
     ) -> tuple[tuple[Array, ...], Array]:
-        """Return integer positions for every axis, moved inside, and where they were inside and whole."""
+        """Return the positions on every axis, clipped to it, and a mask of those that were integers inside it."""
         found, inside = [], numpy.ones(shape, dtype=bool)
         for position, length in zip(positions, lengths, strict=True):
             exact = numpy.broadcast_to(self.number(position), shape)
@@ -74,7 +74,7 @@ class _Grid:
         return tuple(found), inside
 
     def holds(self, guard: Expr) -> Array:
-        """Return where a guard holds."""
+        """Return a mask: where a guard holds."""
         first, second = (self.number(a) for a in guard.args)
         if isinstance(guard, KroneckerDelta):
             return numpy.asarray(first == second)

@@ -1,4 +1,4 @@
-"""How positions of an input, positions of an output and entries of a kernel meet along one axis of space."""
+"""A link: the relation of input position, output position and filter entry along one axis of space."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from derive.algebra.index import Index
 class Link:
     """``long = stride*position + dilation*kernel - padding`` along one axis of space.
 
-    A convolution reads its input at ``long`` and writes at ``position``; a transposed one goes the other way.
+    A convolution reads its input at ``long`` and writes at ``position``; a transposed one the other way round.
     """
 
     long: Index
@@ -26,12 +26,12 @@ class Link:
 
     @property
     def indices(self) -> tuple[Index, Index, Index]:
-        """The three indices that meet."""
+        """The three indices that the link relates."""
         return (self.long, self.position, self.kernel)
 
     @property
     def delta(self) -> Expr:
-        """1 where the three meet, 0 elsewhere."""
+        """1 where the three satisfy the relation, 0 elsewhere."""
         return KroneckerDelta(self.long, self.stride * self.position + self.dilation * self.kernel - self.padding)
 
     def renamed(self, names: Mapping[Index, Index]) -> Link:

@@ -1,15 +1,15 @@
 """The one intermediate representation: a small typed tensor program in single-assignment form.
 
-A value is a named tensor with one ``Index`` an axis; an index is an object that knows its size, so two axes agree
-exactly when their indices do, and nothing can be captured. The instructions:
+A value is a named tensor with one ``Index`` per axis. An index is an object that knows its size, so two axes agree
+exactly if their indices do, and no index can be captured. The instructions:
 
     Contract     target[i..] = sum over the summed indices of a product of entries
-    Convolve     the same where links hold: an input, an output and a kernel meet along axes of space
+    Convolve     the same, restricted by links between input, output and filter along axes of space
     Pointwise    target[i..] = a SymPy expression of entries, each broadcast along the indices that it lacks
-    Magnitude    target[i..] = some positive constant comparable with the entries of a row, to divide by before squaring
+    Magnitude    target[i..] = a positive number comparable with the entries of a row, to divide by before squaring
     Peak         target[i..] = the largest entry of a row, to subtract before exponentials; derivatives ignore it
     Gather       target[i..] = the entry at positions that are index arithmetic or look-ups, zero outside the tensor
-    Scatter      the transpose of a gather: adds entries up at their positions
+    Scatter      the transpose of a gather: adds entries at their positions
     Mask         target[i..] = 1 where conditions on the indices hold, 0 elsewhere
 
 Not supported: tensors without an axis. Only a gather reads a diagonal (one index twice in an entry).
@@ -30,12 +30,12 @@ from derive.algebra.nodes import IndexedSum, tensor
 
 
 class ProgramError(ValueError):
-    """A program that breaks a rule of the representation; a defect of the pass that built it, named in the text."""
+    """A program breaks a rule of the representation: a bug in the pass that built it; the message names the program."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor: its name and one index an axis, in order."""
+    """A tensor: its name, and one index per axis in order."""
 
     name: str
     indices: tuple[Index, ...]
@@ -72,10 +72,10 @@ class Contract:
 
 @dataclass(frozen=True)
 class Convolve:
-    """``target = sum over summed of operand * operand * ...`` over those indices where every link holds.
+    """``target = sum over summed of operand * operand * ...`` over the indices for which every link holds.
 
-    Which of a link's indices the target has, and which an operand, makes it a convolution, a transposed one, the
-    gradient of a kernel, or with one operand a sum over patches.
+    It is a convolution, a transposed one, the gradient of a filter, or (with one operand) a sum over patches, depending
+    on which of a link's indices the target and the operands have.
     """
 
     target: Value
@@ -118,7 +118,7 @@ class Pointwise:
 class Magnitude:
     """``target`` = a positive number about as large as the operand along the summed indices; derivatives ignore it.
 
-    Which number is the target's choice, but its own square must not vanish. Whatever follows must not depend on it.
+    Each target may choose another number, but its square must not underflow; results must be invariant to the choice.
     """
 
     target: Value
@@ -136,7 +136,7 @@ class Magnitude:
 class Peak:
     """``target`` = the largest entry of the operand along the summed indices; derivatives ignore it.
 
-    Whatever follows must not depend on it (a shift of exponentials), or have that derivative (where it is attained).
+    Results must be invariant to it, as to a shift of exponentials, or get its derivative from entries that attain it.
     """
 
     target: Value
@@ -152,11 +152,11 @@ class Peak:
 
 @dataclass(frozen=True)
 class Gather:
-    """``target = source[positions]``, one position an axis of the source; zero where a position lies outside.
+    """``target = source[positions]``, one position per axis of the source; zero where a position lies outside.
 
-    A position is an index expression of the target's indices, of axis lengths and of entries of integer tensors; one
-    that is no integer lies outside. ``operand`` is the source at indices of its own. Without ``filled`` what is
-    outside may be any entry.
+    A position is an index expression in the target's indices, axis lengths and entries of integer tensors; one that is
+    not an integer lies outside. ``operand`` is the source at indices of its own. Without ``filled`` the value outside
+    is unspecified.
     """
 
     target: Value
@@ -182,7 +182,7 @@ class Scatter:
 
     @property
     def reads(self) -> tuple[Indexed, ...]:
-        """The entries read: what is added up, and integers inside positions."""
+        """The entries read: the operand, and integers inside positions."""
         return (self.operand, *_inside(self.positions))
 
 
@@ -215,7 +215,7 @@ class Program:
     outputs: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Check every rule of the representation; raise ``ProgramError``."""
+        """Check every rule of the representation; raise ``ProgramError`` if one is broken."""
         known: dict[str, Value] = {}
         for value in self.inputs:
             _declare(self.name, value, known)
@@ -294,7 +294,9 @@ def _declare(program: str, value: Value, known: dict[str, Value]) -> None:
     if value.name in known:
         raise ProgramError(f"program {program!r}: {value.name!r} is assigned twice")
     if not value.indices or len(set(value.indices)) != len(value.indices):
-        raise ProgramError(f"program {program!r}: {value.name!r} needs axes, each with an index of its own")
+        raise ProgramError(
+            f"program {program!r}: {value.name!r} must have at least one axis, and a distinct index for each"
+        )
     known[value.name] = value
 
 
@@ -315,7 +317,7 @@ def _check_indices(program: str, instruction: Instruction, scalars: tuple[Symbol
     if isinstance(instruction, Pointwise):
         expected = set(target.indices)
         if instruction.expression.has(IndexedSum):
-            raise ProgramError(f"program {program!r}: {target.name!r} is pointwise but its expression holds a sum")
+            raise ProgramError(f"program {program!r}: {target.name!r} is pointwise but its expression contains a sum")
         _check_symbols(program, instruction, scalars)
         if read - expected:
             raise ProgramError(f"program {program!r}: {target.name!r} reads along {read - expected}, which it lacks")
@@ -330,7 +332,7 @@ def _check_indices(program: str, instruction: Instruction, scalars: tuple[Symbol
 
 
 def _check_positions(program: str, instruction: Placed) -> None:
-    """Every index that a position or a guard mentions is one of the gathered, scattered or masked entries."""
+    """Check that positions and guards mention only the instruction's own indices."""
     expressions = instruction.guards if isinstance(instruction, Mask) else instruction.positions
     free = {i for e in expressions for i in e.atoms(Index)}
     own = instruction.operand.indices if isinstance(instruction, Scatter) else instruction.target.indices
@@ -344,7 +346,7 @@ def _check_positions(program: str, instruction: Placed) -> None:
 
 
 def _check_symbols(program: str, instruction: Pointwise, scalars: tuple[Symbol, ...]) -> None:
-    """Every free symbol is a declared scalar or an axis length."""
+    """Check that every free symbol is a declared scalar or an axis length."""
     read = entries(instruction.expression)
     blank = instruction.expression.xreplace({entry: Symbol("_") for entry in read})
     sizes = {s for i in instruction.target.indices for s in i.size.free_symbols}

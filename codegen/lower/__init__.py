@@ -1,1 +1,1 @@
-"""Lower any layer or map to a program: sums become contractions or convolutions, other access becomes gathers."""
+"""Lower any layer or map to a program: sums become contractions or convolutions, any other access becomes a gather."""

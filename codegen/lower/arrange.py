@@ -20,7 +20,7 @@ from derive.forward_map import BATCH
 
 
 def support(expression: Expr) -> tuple[Index, ...]:
-    """Return the indices that an expression of entries varies along, the batch first, then in their entries' order."""
+    """Return the indices of the entries of an expression: the batch first, then in the entries' order."""
     found: dict[Index, int] = {}
     for entry in entries(expression):
         for position, index in enumerate(entry.indices):
@@ -29,10 +29,10 @@ def support(expression: Expr) -> tuple[Index, ...]:
 
 
 def arranged(expression: Expr, indices: Sequence[Index], narrow: Callable[[Expr], Expr]) -> Expr:
-    """Return an equal expression whose narrow coefficients went through ``narrow``, which gives them a name.
+    """Return an equal expression whose narrow coefficients are replaced by ``narrow`` of them, which names them.
 
-    An entry is wide if it varies along the last axis. An expression that is no polynomial in wide entries, or has none,
-    is returned as it is.
+    An entry is wide if it varies along the last axis. An expression without wide entries, or not polynomial in them, is
+    returned unchanged.
     """
     wide = [e for e in entries(expression) if indices[-1] in e.indices]
     if len(indices) < 2 or not wide or not expression.is_polynomial(*wide):
@@ -46,7 +46,7 @@ def arranged(expression: Expr, indices: Sequence[Index], narrow: Callable[[Expr]
 
 
 def _named(coefficient: Expr, narrow: Callable[[Expr], Expr]) -> Expr:
-    """Name a coefficient unless it is a number, a single entry, or one times the other."""
+    """Name a coefficient unless it is a number, an entry, or a number times an entry."""
     negative = coefficient.could_extract_minus_sign()
     positive = -coefficient if negative else coefficient
     simple = isinstance(positive.as_coeff_Mul()[1], Indexed) or not positive.has(Indexed)
@@ -55,7 +55,7 @@ def _named(coefficient: Expr, narrow: Callable[[Expr], Expr]) -> Expr:
 
 
 def _common_factor(terms: Sequence[Expr]) -> Expr:
-    """Return the sum with a narrow factor that all its terms share pulled out, and left unexpanded."""
+    """Return the sum of terms with their common narrow factors pulled out, unexpanded."""
     shared = set(Mul.make_args(terms[0]))
     for term in terms[1:]:
         shared &= set(Mul.make_args(term))

@@ -1,7 +1,7 @@
-"""Indices and whole quotients that stand as numbers, as sums of masks: code has masks, and no counting of its own.
+"""Write indices and integer quotients that are used as numbers as sums of masks, since programs have only masks.
 
-i           sum[l](l < i)               the places before it
-i // d      sum[l]((l + 1)*d <= i)      the multiples of d up to it
+i           sum[l](l < i)               counts the places before i
+i // d      sum[l]((l + 1)*d <= i)      counts the multiples of d up to i
 i % d       i - d*(i // d)
 """
 
@@ -19,9 +19,9 @@ from derive.errors import UsageError
 
 
 def counted(expression: Expr) -> Expr:
-    """Return the expression with sums of masks in place of indices that stand as numbers.
+    """Return the expression with sums of masks in place of indices that are used as numbers.
 
-    Raise ``UsageError`` for a quotient of what may be negative.
+    Raises ``UsageError`` for a quotient whose numerator may be negative.
     """
     if isinstance(expression, Index):
         return _multiples(expression, sympy.S.One)
@@ -37,12 +37,12 @@ def counted(expression: Expr) -> Expr:
 
 
 def _multiples(value: Expr, divisor: Expr) -> Expr:
-    """Return how many positive multiples of a divisor are at most an index expression."""
+    """Return the number of positive multiples of a divisor that are at most ``value``."""
     low, high = bounds(value)
     if not (low.is_nonnegative and high.is_finite):
         raise UsageError(
-            f"no code for the whole quotient of {value} by {divisor} as a number: it may be negative; add a multiple "
-            "of the divisor, or give the numbers as an input"
+            f"no code for the integer quotient of {value} by {divisor} as a number: it may be negative; add a multiple "
+            "of the divisor, or pass the numbers as an input"
         )
     names = (Index("count", high + 1, 10**8 + k) for k in itertools.count())
     place = next(name for name in names if name not in value.free_symbols)

@@ -1,11 +1,11 @@
-"""Named functions in terms of what every target prints, in forms that do not overflow.
+"""Rewrite named functions in terms of functions that every target prints, in forms that do not overflow.
 
 relu(v)              max(v, 0)
 sigmoid'(v)          sigmoid(v)*(1 - sigmoid(v))          sigmoid itself is printed as one function
 silu(v)              v*sigmoid(v)
 silu'(v)             sigmoid(v)*(1 + v*(1 - sigmoid(v)))
 softplus(v)          max(v, 0) + log(1 + exp(-|v|))
-others               by their definitions, which stay in range
+others               their definitions, which do not overflow
 """
 
 from __future__ import annotations

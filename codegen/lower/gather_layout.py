@@ -1,10 +1,10 @@
-"""Where a gather finds its entries: which axes of a tensor it takes whole, and which it reads at computed positions.
+"""The layout of a gather: which axes of a tensor it takes whole, and which it reads at computed positions.
 
     x[s,c,2*p + k]      axes 0 and 1 whole; along axis 2 a grid over p and k       gives (s, c, p, k)
     W[t[s,p],i]         along axis 0 a grid over s and p; axis 1 whole             gives (s, p, i)
     x[i,c,i]            along axes 0 and 2 a grid over i; axis 1 whole             gives (i, c)
 
-The grid stands where the first axis that is read at positions stood.
+The grid's axes take the place of the first axis that is read at positions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from derive.forward_map import BATCH
 
 @dataclass(frozen=True)
 class Placement:
-    """``order`` holds the source's axes: ``start`` whole ones, those read at ``positions``, the other whole ones."""
+    """``order`` permutes the source's axes: ``start`` whole axes, then those read at ``positions``, then the rest."""
 
     order: tuple[int, ...]
     start: int
@@ -32,7 +32,7 @@ class Placement:
 
     @property
     def indices(self) -> tuple[Index, ...]:
-        """The indices of the gathered value; the batch index where there is no other."""
+        """The indices of the gathered value; only the batch index if it has none."""
         return (*self.whole[: self.start], *self.grid, *self.whole[self.start :]) or (BATCH,)
 
     @property
@@ -42,9 +42,9 @@ class Placement:
 
 
 def placement(positions: Sequence[Expr], axes: Sequence[Index]) -> Placement:
-    """Return how a tensor of these axes is read at positions, one an axis.
+    """Return the layout of a gather from a tensor with these axes; there is one position per axis.
 
-    An index over a part of an axis alone is a position: ``x[s,j]`` for j below n - 1.
+    An index over only a part of an axis counts as a position: ``x[s,j]`` with j < n - 1.
     """
     counts = Counter(i for p in positions for i in p.atoms(Index))
     plain = [k for k, p in enumerate(positions) if isinstance(p, Index) and counts[p] == 1]
@@ -62,7 +62,7 @@ def placement(positions: Sequence[Expr], axes: Sequence[Index]) -> Placement:
 
 
 def placement_of(instruction: Gather | Scatter) -> Placement:
-    """Return how a gather reads its operand, or a scatter adds to its target."""
+    """Return the layout of a gather's operand, or of a scatter's target."""
     axes = instruction.operand.indices if isinstance(instruction, Gather) else instruction.target.indices
     return placement(instruction.positions, axes)
 

@@ -1,12 +1,12 @@
-"""Lower any layer to a program: gather first whatever is not a contraction, a convolution or a pointwise value.
+"""Lower any layer to a program: gathers first, so that the rest is contractions, convolutions and pointwise values.
 
     x[s,c,2*p + k]*Within(2*p + k, l)      a gather, zero outside: the guard goes
     W[t[s,p],i]                            a gather at integers that are an input
     x[s,2*p]/E[s,p + 1]*Within(...)        the divisor is gathered without zeros outside, and the guard is a mask
     delta(t[s,p], t[s,q])                  a mask
 
-Sums then are contractions of plain entries. Where ``convolutions`` are asked for, a sum whose positions are links of
-one is left whole.
+Sums are then contractions of plain entries. With ``convolutions``, a sum whose positions are links stays one
+convolution instead.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def lower(layer: Layer, convolutions: bool = False) -> Program:
     """Return the forward program of any layer; its inputs are the layer's inputs, then its parameters.
 
     Equations are named ``<layer>/define-<name>`` for definitions and ``<layer>/forward`` for the output. With
-    ``convolutions``, sums over patches are convolutions, not contractions of what was gathered.
+    ``convolutions``, sums over patches are lowered to convolutions instead of gathers and contractions.
     """
     inputs = tuple(_declared(t) for t in (*layer.inputs, *layer.parameters))
     definitions = (*layer.definitions, layer.output)
@@ -72,13 +72,13 @@ def _declared(tensor: Tensor) -> Value:
 
 @dataclass
 class GatheringEmitter(Emitter):
-    """An emitter that gathers; what was gathered, masked or computed pointwise once is not computed again."""
+    """An emitter of gathers and masks that emits each gather, mask and pointwise value only once."""
 
     placed: dict[object, Value] = field(default_factory=dict)
     convolutions: bool = False
 
     def fresh(self, stem: str) -> str:
-        """Return an unused name that is no tangent's: the stem, with a number if need be."""
+        """Return an unused name that no tangent has: the stem, numbered if it is taken."""
         return super().fresh("product" if stem.endswith(tangent_name("")) else stem)
 
     def assign(self, target: Value, expression: Expr, equation: str = "") -> None:
@@ -88,7 +88,7 @@ class GatheringEmitter(Emitter):
         super().assign(target, self.without_sums(expression), equation)
 
     def without_sums(self, expression: Expr) -> Expr:
-        """Return the expression with plain entries of emitted values only."""
+        """Return the expression with everything but plain entries replaced by entries of emitted values."""
         if isinstance(expression, Indexed):
             return self._entry(expression)
         if isinstance(expression, IndexedSum):
@@ -121,7 +121,7 @@ class GatheringEmitter(Emitter):
         return expression.func(*(self.without_sums(a) for a in expression.args))
 
     def _score(self, score: Expr) -> tuple[Indexed, Expr]:
-        """Return a score as an entry, minus infinity where it is masked, and its mask."""
+        """Return a score as an entry (minus infinity where masked), and its unmasked entry, or 1 if it has no mask."""
         if not isinstance(score, Masked):
             return self._value(self.without_sums(score)), sympy.S.One
         plain, mask = self._value(self.without_sums(score.args[0])), self._value(self.without_sums(score.args[1]))
@@ -134,7 +134,7 @@ class GatheringEmitter(Emitter):
         return self._once(("peak", entry, *bound), left, "peak", partial(Peak, operand=entry, summed=tuple(bound)))
 
     def _exponentials(self, whole: LogSumExp) -> tuple[Indexed, Indexed, tuple[Index, ...]]:
-        """Return the largest score, the exponentials of how far each lies below it, and the indices of the scores."""
+        """Return the largest score, the exponentials of ``score - largest``, and the indices of the scores."""
         body, bound = whole.renamed()
         score, _ = self._score(body)
         peak = self._peak(score, bound)
@@ -151,7 +151,7 @@ class GatheringEmitter(Emitter):
         return self._entry(weights.base[tuple(here.get(i, i) for i in weights.indices)]) / total
 
     def _attained(self, largest: Largest) -> Expr:
-        """Return the mean of the entries that are the largest: it has the derivative that the largest has."""
+        """Return the mean of the entries equal to the largest, which has the right derivative."""
         body, bound = largest.renamed()
         score, plain = self._score(body)
         peak = self._peak(score, bound)
@@ -159,9 +159,10 @@ class GatheringEmitter(Emitter):
         return self.contraction([there, score if plain == 1 else plain], bound) / self.contraction([there], bound)
 
     def _multiplied(self, product: Product) -> Expr:
-        """Return a product by logarithms of sizes and a count of signs, with the derivative that it has at zeros too.
+        """Return a product as the exponential of a sum of logarithms times a sign, differentiable at zeros too.
 
-        Zeros are left out and counted: of one, the product is it times the others; of more, nothing moves the product.
+        Zeros are excluded and counted: with one zero, the product is that entry times the others; with more, the
+        product and its derivative are zero.
         """
         body, bound = product.renamed()
         factor = self._value(self.without_sums(body))
@@ -176,7 +177,7 @@ class GatheringEmitter(Emitter):
         return others * (none + only * one)
 
     def _summed_into(self, target: Value, total: IndexedSum, equation: str) -> bool:
-        """Emit a sum without a coefficient straight into a target; return whether it has none."""
+        """Emit a sum without a coefficient straight into a target; return whether it was emitted."""
         if self._convolved(total, target, equation) is not None:
             return True
         coefficient, operands = self._factors(total.body)
@@ -186,14 +187,14 @@ class GatheringEmitter(Emitter):
         return True
 
     def _convolved(self, total: IndexedSum, target: Value | None = None, equation: str = "") -> Indexed | None:
-        """Emit a sum as a convolution if it is one, and convolutions are asked for; return its entry."""
+        """Emit a sum as a convolution if it is one and ``convolutions`` is set; return its entry, else None."""
         found = self.relations(total) if self.convolutions else None
         if found is None or found.odd is not None or not found.links:
             return None
         return self.convolution(self.operands(found.factors), found.bound, found.links, target, equation)
 
     def _factors(self, body: Expr) -> tuple[Expr, list[Indexed]]:
-        """Return the factors of a product as plain entries, and the coefficient that carries none."""
+        """Return the coefficient of a product, and its other factors as plain entries."""
         coefficient, operands, functions = self._split(body)
         for function in functions:
             base, exponent = function.as_base_exp()
@@ -202,7 +203,7 @@ class GatheringEmitter(Emitter):
         return coefficient, sorted(operands, key=lambda o: (BATCH not in o.indices, len(o.indices) < 2, name_of(o)))
 
     def _split(self, body: Expr) -> tuple[Expr, list[Indexed], list[Expr]]:
-        """Split a product: a coefficient, plain entries (masks for guards too), functions of entries as they are."""
+        """Split a product into a coefficient, plain entries (masks for guards), and functions of entries unchanged."""
         factors = Mul.make_args(body)
         coefficient, direct, functions = sympy.S.One, list[Indexed](), list[Expr]()
         guards = [f for f in factors if is_guard(f)]
@@ -226,7 +227,7 @@ class GatheringEmitter(Emitter):
         return self._once(("pointwise", expression), indices, "t", partial(Pointwise, expression=expression))
 
     def _implied(self, entry: Indexed) -> set[Expr]:
-        """Return the guards that a gather which is zero outside makes needless."""
+        """Return the guards that a gather makes redundant, since it is zero outside."""
         found: set[Expr] = set()
         for position, index in zip(entry.indices, self.values[name_of(entry)].indices, strict=True):
             above, below = sympy.fraction(sympy.together(position))
@@ -234,7 +235,7 @@ class GatheringEmitter(Emitter):
         return found
 
     def _entry(self, entry: Indexed, filled: bool = True) -> Indexed:
-        """Return a plain entry that holds the same as an entry with any positions."""
+        """Return a plain entry equal to an entry with arbitrary positions, by a gather if needed."""
         source = self.values[name_of(entry)]
         plain = all(isinstance(i, Index) for i in entry.indices) and len(set(entry.indices)) == len(entry.indices)
         if plain and all(i.size == own.size for i, own in zip(entry.indices, source.indices, strict=True)):
@@ -249,7 +250,7 @@ class GatheringEmitter(Emitter):
         return self._once(key, indices, name, made, integers)
 
     def _position(self, position: Expr) -> Expr:
-        """Return an index expression whose integer entries are plain; a guard beside such an entry is implied by it."""
+        """Return an index expression whose integer entries are plain; guards that the entry implies are dropped."""
         terms = []
         for term in sympy.Add.make_args(sympy.expand(position)):
             read = [f for f in Mul.make_args(term) if isinstance(f, Indexed)]
@@ -281,7 +282,7 @@ class GatheringEmitter(Emitter):
         make: Callable[[Value], Instruction],
         integers: Expr | None = None,
     ) -> Indexed:
-        """Emit an instruction unless the same one, up to the names of its indices, is there; return its entry."""
+        """Emit an instruction unless an equal one, up to index names, exists; return its entry."""
         numbers = {index: Index("_", index.size, -1 - k) for k, index in enumerate(indices)}
         shape = tuple(_renamed(part, numbers) for part in key)
         if shape not in self.placed:

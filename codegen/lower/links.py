@@ -1,11 +1,13 @@
-"""Read the links of a convolution off a sum in normal form, whose index arithmetic and guards say the same.
+"""Read the links of a convolution off the index arithmetic and guards of a sum in normal form.
+
+Two equal forms of the same sum:
 
     W[o,c,k] * x[s,c,stride*p + dilation*k - padding] * Within(stride*p + dilation*k - padding, L)
     W[o,c,k] * x[s,c,l]     where    l = stride*p + dilation*k - padding,    summed over l as well
 
-An index expression becomes an index of its own, and its guards go: where the expression leaves its axis, or its
-denominator does not divide, no index meets it. A guard that no entry needs counts the entries of a kernel; a delta
-says which positions meet. All three are linear relations, and one with three indices is a link.
+An index expression becomes an index of its own. Its guards become redundant: no index equals the expression where it
+leaves its axis or is not an integer. A guard without such an entry restricts the entries of a filter; a delta relates
+positions. All three are linear relations, and a relation of three indices is a link.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ Axes = Callable[[Indexed], tuple[Expr, ...]]
 
 @dataclass
 class Relations:
-    """The factors of a sum with plain indices only, the indices summed over, and the links that hold between them.
+    """The factors of a sum with plain indices only, the summed indices, and the links between indices.
 
-    ``odd`` is a part of the sum that is neither; then there is no program for it.
+    ``odd`` is a part of the sum that is none of these; a sum with one has no program.
     """
 
     factors: list[Expr]
@@ -38,13 +40,13 @@ class Relations:
 
 
 def relations(total: IndexedSum, axes: Axes, kernels: Iterable[Expr]) -> Relations:
-    """Return the plain form of a sum; ``axes`` gives the axis lengths of an entry, ``kernels`` those of kernels."""
+    """Return the plain form of a sum; ``axes`` gives the axis lengths of an entry, ``kernels`` those of filters."""
     reader = _Reader(total, axes, frozenset(kernels))
     return reader.result()
 
 
 class _Reader:
-    """Takes a sum apart; every index expression is given one index, however often it occurs."""
+    """Analyses a sum; equal index expressions get the same index."""
 
     def __init__(self, total: IndexedSum, axes: Axes, kernels: frozenset[Expr]) -> None:
         factors = Mul.make_args(total.body)
@@ -55,7 +57,7 @@ class _Reader:
         self._names: dict[tuple[Expr, Expr], Index] = {}
 
     def result(self) -> Relations:
-        """Return the factors and the links that the guards state; ``odd`` is what states none."""
+        """Return the factors, the links, and as ``odd`` the first part that is neither."""
         plain = [self._plain(f) for f in self._factors]
         for guard in [g for g in self._guards if isinstance(g, Within)]:
             self._named(*guard.args)
@@ -86,7 +88,7 @@ class _Reader:
         return factor.xreplace(swap)
 
     def _named(self, value: Expr, size: Expr) -> Index:
-        """Return the index that stands for a value, and drop the guards that it makes needless."""
+        """Return the index that stands for a value, and drop the guards that it makes redundant."""
         if (value, size) not in self._names:
             index = Index("l", size).fresh()
             self._names[value, size] = index

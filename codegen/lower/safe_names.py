@@ -1,4 +1,4 @@
-"""Safe names for generated code: a tensor whose name would shadow a name of the code is renamed there.
+"""Safe names for generated code: a tensor whose name would shadow a name used by the code is renamed in it.
 
 Public names (parameters of a module, arguments of functions) stay as in the layer; a name that cannot be public raises
 an error.
@@ -43,17 +43,17 @@ _OURS = frozenset(_OUR_WORDS.split())
 
 
 def check_public_names(layer: Layer, words: Iterable[str]) -> None:
-    """Raise ``UsageError`` for a name of a tensor or a size that a module has for something else."""
+    """Raise ``UsageError`` if a tensor or size has the name of another attribute of the generated module."""
     for word in words:
         if word in MODULE_ATTRIBUTES or word in _OURS:
             raise UsageError(
-                f"layer {layer.name!r}: {word!r} would hide what torch.nn.Module or the generated code calls so; "
+                f"layer {layer.name!r}: {word!r} would hide a name of torch.nn.Module or of the generated code; "
                 "give the tensor or size another name"
             )
 
 
 def local_names(layer: Layer) -> dict[str, str]:
-    """Return the name in code of every tensor of a layer: its own, or that with an underscore where code needs it."""
+    """Return the name in code of every tensor: its own, with an underscore added if the code uses it."""
     known = [t.name for t in (*layer.inputs, *layer.parameters)]
     known += [d.name for d in (*layer.definitions, layer.output)]
     made = {derived for name in known for derived in (gradient_name(name), tangent_name(name))}
@@ -68,7 +68,7 @@ def local_names(layer: Layer) -> dict[str, str]:
 
 
 def local_sizes(layer: Layer, values: Iterable[str]) -> dict[Symbol, str]:
-    """Return the name in code of every size of a layer but the batch: its own, unless a value or the code has it."""
+    """Return the name in code of every size except the batch: its own, unless a value or the code uses it."""
     taken = {*values, *_CODE}
     names: dict[Symbol, str] = {}
     for size in layer.sizes:

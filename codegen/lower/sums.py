@@ -1,12 +1,12 @@
-"""From indexed sums to instructions: contractions two tensors at a time, and pointwise expressions of what they leave.
+"""From indexed sums to instructions: contractions of two tensors at a time, and pointwise expressions of the results.
 
-    sum[j](f[s]*W[i,j]*x[s,j])                  a contraction, then a product: f carries no summed index
-    sum[j](exp(x[s,j])*W[i,j])                  the function first, as a pointwise value
-    sum[i,j](g[s,i]*W[i,j]*x[s,j])              two contractions, and the first is one that another result needs anyway
+    sum[j](f[s]*W[i,j]*x[s,j])                  a contraction, then a product: f has no summed index
+    sum[j](exp(x[s,j])*W[i,j])                  first the function, as a pointwise value
+    sum[i,j](g[s,i]*W[i,j]*x[s,j])              two contractions; the first may be one that another result also needs
 
-    sum[c,k](x[s,c,p+k]**2)                     the sum over c first, which no link touches; then one over patches
+    sum[c,k](x[s,c,p+k]**2)                     first the sum over c, which no link involves; then one over patches
 
-A contraction is named by its structure, so that one that was emitted is never emitted again.
+Contractions are identified by their structure, so that none is emitted twice.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ Key = tuple[object, ...]
 
 @dataclass
 class Emitter:
-    """Collects instructions; ``demanded`` are the contractions of two tensors that the results ask for themselves.
+    """Collects instructions; ``demanded`` are the contractions of two tensors that results need directly.
 
-    ``space`` holds the axis lengths that links join: positions, not features. ``taken`` are names that are to be given
-    later.
+    ``space`` holds the axis lengths that links relate: positions, not features. ``taken`` are names reserved for later.
     """
 
     values: dict[str, Value]
@@ -55,7 +54,7 @@ class Emitter:
         self.append(Pointwise(target, tidy, equation))
 
     def demand(self, expression: Expr) -> None:
-        """Note which contractions of two tensors a result will need, so that longer ones are built from them."""
+        """Record which contractions of two tensors a result needs, so that longer ones are built from them."""
         for part in expression.atoms(IndexedSum):
             factors = [f for f in Mul.make_args(part.body) if isinstance(f, Indexed)]
             if len(factors) == len(Mul.make_args(part.body)) == 2:
@@ -71,12 +70,12 @@ class Emitter:
 
     def _sum(self, total: IndexedSum, target: Value | None = None, equation: str = "") -> Indexed:
         found = self.relations(total)
-        if found.odd is not None or found.links:  # links are found where a layer is lowered
+        if found.odd is not None or found.links:  # only ``lower`` handles links
             raise ProgramError(f"no instruction for {found.odd or found.links[0].delta} in {total}")
         return self.contraction(self.operands(found.factors), found.bound, target, equation)
 
     def relations(self, total: IndexedSum) -> Relations:
-        """Return how the indices of a sum are linked, as those of a convolution are."""
+        """Return the factors of a sum and the links between its indices."""
         kernels = {i.size for v in self.values.values() if BATCH not in v.indices for i in v.indices}
         return relations(total, lambda e: tuple(i.size for i in self.values[name_of(e)].indices), kernels)
 
@@ -88,7 +87,7 @@ class Emitter:
         target: Value | None = None,
         equation: str = "",
     ) -> Indexed:
-        """Emit a sum over linked indices; what can be summed first, in fewer axes than it has, is."""
+        """Emit a sum over linked indices; factors are first summed over unlinked indices if that saves axes."""
         self.space |= {i.size for link in links for i in link.indices}
         linked = {i for link in links for i in link.indices}
         for index in [i for i in summed if i not in linked]:
@@ -102,7 +101,7 @@ class Emitter:
         return value.entry
 
     def operands(self, factors: Iterable[Expr]) -> list[Indexed]:
-        """Return the factors of a summand as tensor entries, functions of entries as values of their own."""
+        """Return the factors of a summand as tensor entries, emitting functions of entries as values."""
         operands: list[Indexed] = []
         for factor in factors:
             base, exponent = factor.as_base_exp()
@@ -120,7 +119,7 @@ class Emitter:
         return value.entry
 
     def _narrow(self, expression: Expr) -> Expr:
-        """Emit a product or sum of narrow values once, at its own width, before it is spread along wider axes."""
+        """Emit a product or sum of narrow values once, before it is broadcast along wider axes."""
         value = Value(self.fresh("c"), support(expression))
         self.append(Pointwise(value, expression))
         return value.entry
@@ -128,7 +127,7 @@ class Emitter:
     def contraction(
         self, operands: list[Indexed], summed: Sequence[Index], target: Value | None = None, equation: str = ""
     ) -> Indexed:
-        """Emit the sum of a product, two operands at a time, reusing what is there or asked for."""
+        """Emit the sum of a product, two operands at a time, reusing emitted and demanded contractions."""
         while len(operands) > 2:
             first, second = self._best_pair(operands, summed)
             rest = [o for k, o in enumerate(operands) if k not in (first, second)]
@@ -149,8 +148,8 @@ class Emitter:
         if not free and target is None:
             factors = " * ".join(name_of(o) for o in operands)
             raise UsageError(
-                f"the sum of all entries of {factors} is one number, and code exists for tensors with an axis only; "
-                "keep an axis out of this sum, such as that of the units"
+                f"the sum of all entries of {factors} is a single number, but programs have only tensors with axes; "
+                "leave one axis out of this sum, such as the units"
             )
         value = target or Value(self.fresh(joint_name(operands)), _ordered(free, operands))
         self.append(Contract(value, tuple(operands), tuple(summed), equation))
@@ -158,10 +157,10 @@ class Emitter:
         return value.entry
 
     def _best_pair(self, operands: list[Indexed], summed: Sequence[Index]) -> tuple[int, int]:
-        """Prefer a pair that is there or asked for, then the smallest result, then the least work."""
+        """Prefer a pair that is emitted or demanded, then the smallest result, then the least work."""
 
         def cost(pair: tuple[int, int]) -> tuple[bool, int, int, tuple[int, int]]:
-            """Return what sorts pairs of operands: the cheapest to contract comes first."""
+            """Return the sort key of a pair of operands: the cheapest contraction comes first."""
             both = [operands[k] for k in pair]
             axes = {i for o in both for i in o.indices}
             outside = {i for k, o in enumerate(operands) if k not in pair for i in o.indices}
@@ -172,14 +171,14 @@ class Emitter:
         return min(itertools.combinations(range(len(operands)), 2), key=cost)
 
     def append(self, instruction: Instruction) -> None:
-        """Add an instruction whose operands are known."""
+        """Append an instruction whose operands are known."""
         self.instructions.append(instruction)
         self.values[instruction.target.name] = instruction.target
 
     def renamed(self, entry: Indexed, target: Value, equation: str) -> bool:
-        """Make an emitted value that nothing reads the target, and name its equation; return whether that can be done.
+        """Rename an emitted value that nothing reads to the target, with its equation; return whether it was possible.
 
-        ``entry`` is the value at the target's indices; a contraction puts its axes in any order.
+        ``entry`` is the value at the target's indices; the axes of a contraction may be permuted.
         """
         read = any(name_of(e) == name_of(entry) for i in self.instructions for e in i.reads)
         if read or set(entry.indices) != set(target.indices):
@@ -201,13 +200,13 @@ class Emitter:
         return False
 
     def fresh(self, stem: str) -> str:
-        """Return an unused name: the stem, with a number if need be."""
+        """Return an unused name: the stem, numbered if it is taken."""
         names = itertools.chain([stem], (f"{stem}{k}" for k in itertools.count(2)))
         return next(n for n in names if n not in self.values and n not in self.taken)
 
 
 def _signature(operands: Sequence[Indexed], summed: Sequence[Index]) -> tuple[Key, tuple[Index, ...]]:
-    """Return what a contraction is up to names and order, and its free indices in that canonical order."""
+    """Return a contraction's key up to names and order, and its free indices in canonical order."""
     best: tuple[Key, tuple[Index, ...]] | None = None
     for order in itertools.permutations(operands):
         seen: dict[Index, int] = {}
@@ -221,7 +220,7 @@ def _signature(operands: Sequence[Indexed], summed: Sequence[Index]) -> tuple[Ke
 
 
 def _ordered(free: Iterable[Index], operands: Sequence[Indexed]) -> tuple[Index, ...]:
-    """Order free indices as the operands have them, the batch index first."""
+    """Order free indices as in the operands, the batch index first."""
     position = {i: min(o.indices.index(i) for o in operands if i in o.indices) for i in free}
     return tuple(sorted(position, key=lambda i: (i != BATCH, position[i], i.sort_key())))
 
@@ -233,7 +232,7 @@ def _ordered_along(links: Sequence[Link], free: set[Index], operands: Sequence[I
 
 
 def joint_name(operands: Sequence[Indexed]) -> str:
-    """Name a contraction after what it contracts: ``gW`` for g and W, ``x_gW`` for x and gW."""
+    """Name a contraction after its operands: ``gW`` for g and W, ``x_gW`` for x and gW."""
     names = [name_of(o) for o in operands]
     if len(names) == 1:
         return f"{names[0]}_sum"

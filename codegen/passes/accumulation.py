@@ -1,17 +1,17 @@
-"""Choose in which type each value of a program is computed and kept, so that no intermediate leaves its range.
+"""Choose the type in which each value of a program is computed and stored, so that no intermediate leaves its range.
 
-A tensor of float32 holds 1e-38 to 3e38. Inputs may be as small as 1e-30 and as large as 1e30, so a value that grows
-like the square of an input does not fit, while its root does. How fast a value grows is read off the program: its
-*degree* is the exponent of t, as all inputs are scaled by t, for t to zero and for t to infinity.
+float32 has the range 1e-38 to 3e38. Inputs may be as small as 1e-30 and as large as 1e30, so a value that grows like
+the square of an input does not fit, while its root does. How fast a value grows is read off the program: if all inputs
+are scaled by t, its *degree* is its exponent of t as t goes to zero, and as t goes to infinity.
 
     E = sum x**2                 degree (2, 2)     wide
-    f = 1/sqrt(E + 1)            degree (0, -1)    wide: one number a sample, made of a wide one
-    z = f*(W x + b)              degree (0, 0)     own: computed in the wide type, kept in the input's
-    t = x**2, s = sum t W        degree (2, 2)     wide: so is the contraction that follows
+    f = 1/sqrt(E + 1)            degree (0, -1)    wide: one number per sample, computed from a wide one
+    z = f*(W x + b)              degree (0, 0)     own: computed in the wide type, stored in the input's
+    t = x**2, s = sum t W        degree (2, 2)     wide, and so is the contraction
 
-Wide is float64 whatever the input's type. The degree is an upper bound: terms that cancel count as if they did not.
+Wide is float64 for every type of input. The degree is an upper bound: terms that cancel are counted too.
 
-Not supported: ranges that an exponential leaves; what grows faster than any power counts as degree (0, 0).
+Not supported: overflow of exponentials; a function that grows faster than any power has degree (0, 0).
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _BOUNDED = (sympy.tanh, sympy.atan, sympy.sin, sympy.erf)
 
 @dataclass(frozen=True)
 class Types:
-    """What a target needs to know of the types in a program.
+    """The types of a program's values.
 
-    ``wide`` names the values that are kept in float64; ``computed_wide`` those instructions, by the name of what they
-    assign, whose arithmetic is done in float64; ``degrees`` holds the degree of every value.
+    ``wide`` names the values stored in float64, ``computed_wide`` the values computed in float64; ``degrees`` holds the
+    degree of every value.
     """
 
     wide: frozenset[str]
@@ -64,10 +64,10 @@ def choose_types(
 
     Args:
         program: the program.
-        real_inputs: the layer's inputs whose size is unknown; parameters and cotangents count as moderate.
-        axes: how many axes the layer's output has; values with fewer are few numbers a sample and may be wide.
-        given: the types of the program that computed what this one is given, such as what a backward pass reads.
-        own: results that have the input's own type whatever their degree, since a caller is given them.
+        real_inputs: the layer's inputs of unknown magnitude; parameters and cotangents count as moderate (degree 0).
+        axes: the number of axes of the layer's output; values with fewer axes are small and may be wide.
+        given: the types of the program that computed this one's inputs, as the forward pass does for the backward pass.
+        own: results that always have the input's type, since they are returned to the caller.
     """
     reader = _Reader(program, frozenset(real_inputs), axes, given, frozenset(own))
     for instruction in program.instructions:
@@ -76,7 +76,7 @@ def choose_types(
 
 
 class _Reader:
-    """Walks a program in order and notes degrees and types."""
+    """Visits the instructions of a program in order and records degrees and types."""
 
     def __init__(
         self, program: Program, inputs: frozenset[str], axes: int, given: Types | None, own: frozenset[str]
@@ -92,7 +92,7 @@ class _Reader:
                 self.wide.add(value.name)
 
     def read(self, instruction: Instruction) -> None:
-        """Note the degree and the types of what an instruction assigns."""
+        """Record the degree and types of an instruction's target."""
         name, indices = instruction.target.name, instruction.target.indices
         degree = self._degree(instruction)
         self.degrees[name] = degree
@@ -120,7 +120,7 @@ class _Reader:
         return FLAT if isinstance(instruction, Mask) else LINEAR
 
     def _leaves_range(self, expression: Expr) -> bool:
-        """Whether a part of an expression leaves the range of the input's type though the whole does not."""
+        """Whether any part of an expression leaves the range of the input's type."""
         parts = (p for p in sympy.preorder_traversal(expression) if isinstance(p, Mul | Pow | Add))
         return any(not in_range(degree_of(p, self.degrees)) for p in parts)
 
@@ -143,7 +143,7 @@ def degree_of(expression: Expr, degrees: Mapping[str, Degree]) -> Degree:
         return FLAT
     if isinstance(expression, sympy.Piecewise):
         usual = [value for value, condition in expression.args if not isinstance(condition, sympy.Eq)]
-        return _sum([degree_of(value, degrees) for value in usual])  # an equality holds at single points only
+        return _sum([degree_of(value, degrees) for value in usual])  # an equality holds only at single points
     inner = [degree_of(a, degrees) for a in expression.args]
     if isinstance(expression, Add | sympy.Max | sympy.Min):
         return _sum(inner)
@@ -159,6 +159,6 @@ def degree_of(expression: Expr, degrees: Mapping[str, Degree]) -> Degree:
 
 
 def _sum(degrees: Iterable[Degree]) -> Degree:
-    """At zero the lowest power leads, at infinity the highest."""
+    """Return the degree of a sum: the lowest power dominates at zero, the highest at infinity."""
     pairs = list(degrees)
     return (sympy.Min(*(low for low, _ in pairs)), sympy.Max(*(high for _, high in pairs)))

@@ -1,15 +1,15 @@
-"""Reverse and forward mode, one instruction at a time, for every program; derivatives of scalars by SymPy.
+"""Reverse and forward mode for programs, one instruction at a time; SymPy differentiates scalar expressions.
 
     Convolve   T = sum A B where links hold     dA += sum dT B over the indices that A lacks, where the links hold
     Contract   T = sum A B                      the same without links
     Pointwise  T = F(a, b)                      da += sum dT F_a over the indices that a lacks
-    Gather     T = A[positions]                 dA += dT at these positions, added up: a scatter
+    Gather     T = A[positions]                 dA += dT at these positions: a scatter
 
-    Forward mode is the same the other way round: T. = F_a a. + F_b b.
+    Forward mode: T. = F_a a. + F_b b., where a. is the tangent of a.
 
-Every cotangent is a value of its own, so that a sum over patches is taken once, of one number a position. Only
-``saved`` values are read from the forward pass; what else is needed of it is computed again. Programs of rows are
-arranged anew afterwards (``reassociate``).
+Every cotangent is a value of its own, so that a sum over patches is computed once, from one number per position. Only
+``saved`` values are read from the forward pass; other forward values are recomputed. Programs of rows are rearranged
+afterwards (``reassociate``).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Constant = Magnitude | Mask | Peak
 
 @dataclass(frozen=True)
 class Rescaling:
-    """``source = magnitude * value``: the input written so that its products with cotangents stay in range."""
+    """``source = magnitude * value``: the rescaled input, whose products with cotangents stay in range."""
 
     value: Value
     magnitude: Value
@@ -60,7 +60,7 @@ class Rescaling:
         return Pointwise(self.value, self.source.entry / self.magnitude.entry)
 
     def applied(self, expression: Expr) -> Expr:
-        """Return the expression with the source written in the rescaled input."""
+        """Return the expression with the source replaced by the rescaled input times its magnitude."""
         here = {e: e.indices for e in entries(expression) if name_of(e) == self.source.name}
         return expression.xreplace({e: self.magnitude.at(i[:1]) * self.value.at(i) for e, i in here.items()})
 
@@ -68,10 +68,10 @@ class Rescaling:
 def reverse(
     program: Program, with_respect_to: Sequence[str], saved: Sequence[str], rescaling: Rescaling | None = None
 ) -> Program:
-    """Return the program of the gradients ``d<name>`` from the cotangent ``g`` of the one output.
+    """Return the program that computes the gradients ``d<name>`` from the cotangent ``g`` of the one output.
 
     Its inputs are ``g``, the forward inputs that it uses, and ``saved``. Equations are named
-    ``<program>/backward-d<name>``. Raise ``ProgramError`` for a name that is not an input.
+    ``<program>/backward-d<name>``. Raises ``ProgramError`` for a name that is not an input.
     """
     for name in with_respect_to:
         if name not in {v.name for v in program.inputs}:
@@ -93,7 +93,7 @@ def reverse(
 
 
 class _Reverse:
-    """Walks the instructions backwards; ``terms`` are the parts of each cotangent at the value's own indices."""
+    """Visits the instructions in reverse; ``terms`` are the summands of each cotangent at the value's own indices."""
 
     def __init__(self, program: Program, cotangent: Value) -> None:
         self._program = program
@@ -117,12 +117,12 @@ class _Reverse:
         return target.name
 
     def _shared(self, value: str, name: str) -> bool:
-        """Whether the cotangent of another input mentions a value."""
+        """Whether the cotangent of another input also uses a value."""
         others = [t for other, terms in self._terms.items() if other != name for t in terms]
         return any(name_of(e) == value for term in others for e in entries(term))
 
     def _settled(self, name: str) -> Value:
-        """Return the value that holds the whole cotangent of a value."""
+        """Return the value that holds the complete cotangent of a value."""
         value = self._program.values[name]
         total = Add(*self._terms[name])
         if isinstance(total, Indexed) and total.indices == value.indices:
@@ -167,7 +167,7 @@ class _Reverse:
         return target.entry
 
     def _summed(self, cotangent: Indexed, rate: Expr, entry: Indexed) -> Expr:
-        """Return the sum of ``cotangent * rate`` over the indices that an entry lacks; what varies not stays out."""
+        """Return the sum of ``cotangent * rate`` over the indices that an entry lacks, constant factors outside."""
         missing = sorted(set(cotangent.indices) - set(entry.indices), key=Index.sort_key)
         if not missing:
             return cotangent * rate
@@ -177,7 +177,7 @@ class _Reverse:
         return outside * self.emitter.contraction(self.emitter.operands([cotangent, *inside]), missing)
 
     def _add(self, entry: Indexed, term: Expr) -> None:
-        """Add a term of the cotangent of an entry, at the value's own indices."""
+        """Add a term to the cotangent of an entry, at the value's own indices."""
         value = self._program.values[name_of(entry)]
         own = {old: new.fresh() for old, new in zip(entry.indices, value.indices, strict=True)}
         back = dict(zip(own.values(), value.indices, strict=True))
@@ -213,13 +213,13 @@ def forward_mode(program: Program, saved: Sequence[str]) -> Program:
 
 
 def _read_again(program: Program, tangent: Indexed, reader: Instruction) -> bool:
-    """Whether the value that a tangent belongs to, if it is that of one, is read by others than an instruction."""
+    """Whether instructions other than ``reader`` read the value whose tangent this is (False if it is no tangent)."""
     others = {name_of(e) for i in program.instructions if i is not reader for e in i.reads}
     return name_of(tangent) in {tangent_name(name) for name in others}
 
 
 def _tangent_terms(emitter: Emitter, instruction: Instruction, moving: set[str]) -> list[Expr]:
-    """Return the parts of an instruction's tangent, one for each entry that moves."""
+    """Return the terms of an instruction's tangent, one for each entry that has a tangent."""
     if isinstance(instruction, Pointwise):
         return [rate * _moved(e) for e, rate in _partials(instruction) if name_of(e) in moving]
     if isinstance(instruction, Gather):
@@ -239,12 +239,12 @@ def _tangent_terms(emitter: Emitter, instruction: Instruction, moving: set[str])
 
 
 def _partials(instruction: Pointwise) -> list[tuple[Indexed, Expr]]:
-    """Return each entry read with the derivative with respect to it."""
+    """Return pairs of an entry that is read and the derivative with respect to it."""
     return [(e, slope(instruction.expression, e, instruction.target.entry)) for e in entries(instruction.expression)]
 
 
 def _replayed(emitter: Emitter, instruction: Sum, operands: list[Indexed]) -> Indexed:
-    """Emit the same sum of other operands and return its entry."""
+    """Emit the same sum over other operands and return its entry."""
     name = emitter.fresh(joint_name(operands))
     target = replace(instruction.target, name=name)
     if isinstance(instruction, Convolve):
@@ -258,7 +258,7 @@ def _moved(entry: Indexed) -> Indexed:
 
 
 def _emitter(program: Program, more: Sequence[Value], taken: set[str]) -> Emitter:
-    """Return an emitter that knows every value of a program, its axes of space and the names that are to come."""
+    """Return an emitter that knows every value of a program, its axes of space and the reserved names."""
     links = [link for i in program.instructions if isinstance(i, Convolve) for link in i.links]
     space = {index.size for link in links for index in link.indices}
     return Emitter({**program.values, **{v.name: v for v in more}}, space, taken=frozenset(taken))

@@ -1,4 +1,4 @@
-"""Truncated power series as lists of exact coefficients, the constant first."""
+"""Truncated power series: lists of exact coefficients, the constant first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Series = list[Expr]
 
 
 def expanded(function: Expr, r: Symbol, order: int) -> Series | None:
-    """Return the first ``order`` coefficients of a function's power series in ``r``; None where none is known."""
+    """Return the first ``order`` coefficients of a function's power series in ``r``; None if none is known."""
     try:
         expansion = sympy.series(without_kinks(function, r), r, 0, order).removeO()
     except (NotImplementedError, ValueError, TypeError):
@@ -23,7 +23,7 @@ def expanded(function: Expr, r: Symbol, order: int) -> Series | None:
 
 
 def _agrees(function: Expr, r: Symbol, series: Series) -> bool:
-    """Hold the expansion against the function at a small length, other symbols at numbers."""
+    """Check the expansion against the function at a small ``r``, with numbers for other symbols."""
     at = {s: sympy.Rational(3, 2) for s in function.free_symbols if s != r} | {r: sympy.Rational(1, 1000)}
     total = sum(c * r**k for k, c in enumerate(series))
     error = sympy.N((function - total).subs(at), 40)
@@ -31,13 +31,13 @@ def _agrees(function: Expr, r: Symbol, series: Series) -> bool:
 
 
 def times(left: Series, right: Series) -> Series:
-    """Return the product, to the terms that both have."""
+    """Return the product, truncated to the shorter series."""
     count = min(len(left), len(right))
     return [sympy.expand(sum(left[k] * right[n - k] for k in range(n + 1))) for n in range(count)]
 
 
 def slope(series: Series) -> Series:
-    """Return the derivative, which has one term less."""
+    """Return the derivative, which has one term fewer."""
     return [k * c for k, c in enumerate(series)][1:]
 
 
@@ -59,5 +59,5 @@ def root(terms: int) -> Series:
 
 
 def simplified(series: Series) -> tuple[Expr, ...]:
-    """Return the coefficients in short form."""
+    """Return the coefficients simplified."""
     return tuple(sympy.simplify(c) for c in series)

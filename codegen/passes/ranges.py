@@ -3,8 +3,9 @@
     E = sum x**2,  f = sqrt(kappa)/sqrt(E + 1)
     peak = magnitude of x,  q = sum (x/peak)**2,  f = sqrt(kappa)/(peak*sqrt(q + 1/peak**2))
 
-Equal for every positive peak, so the peak is a constant to derivatives. A scale that is infinite at E = 0 and vanishes
-at infinity (the normalisers) is given the value 0 there: a row without a direction has no weight part.
+Both forms are equal for every positive peak, so derivatives treat the peak as a constant. A scale that is infinite at
+E = 0 and vanishes at infinity (the normalisers) gets the value 0 at E = 0: a zero row has no direction, so its weight
+part is zero.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from derive.errors import UsageError
 
 
 def range_safe(program: Program, scale: str) -> Program:
-    """Return the program that computes only ``scale``, a function of a sum of squares, at any magnitude of the input.
+    """Return the program that computes only ``scale``, a function of a sum of squares, for inputs of any magnitude.
 
-    Raise ``UsageError`` if it is no such function, or has a singularity for which there is no rule.
+    Raises ``UsageError`` if it is no such function, or has a singularity without a rule.
     """
     squares = squared_length(program, scale)
     if squares is None:
@@ -51,7 +52,7 @@ def range_safe(program: Program, scale: str) -> Program:
 
 
 def _factored_out(expression: Expr, squares: Expr, peak: Expr, total: Expr) -> Expr:
-    """Write ``E = peak**2 q`` and pull the peak out of every power of a sum that is linear in E."""
+    """Substitute ``E = peak**2 q`` and factor the peak out of every power of a sum that is linear in E."""
     if expression == squares:
         return peak**2 * total
     if isinstance(expression, Pow) and _linear(expression.base, squares) and not expression.exp.has(squares):
@@ -67,7 +68,7 @@ def _linear(expression: Expr, squares: Expr) -> bool:
 
 
 def singular_at_zero(expression: Expr, squares: Expr) -> bool:
-    """Return whether the scale is infinite at zero; raise ``UsageError`` if it does not vanish at infinity as well."""
+    """Return whether the scale is infinite at zero; raise ``UsageError`` if it is and does not vanish at infinity."""
     length = Dummy("E", positive=True)
     scalar = expression.xreplace({squares: length})
     constants = {
@@ -78,6 +79,6 @@ def singular_at_zero(expression: Expr, squares: Expr) -> bool:
         return False
     if sympy.limit(scalar, length, sympy.oo) != 0:
         raise UsageError(
-            f"the scale {expression} is singular at zero and does not vanish at infinity; no rule for zero is known"
+            f"the scale {expression} is singular at zero and does not vanish at infinity: no value at zero is known"
         )
     return True

@@ -1,12 +1,12 @@
 """Compute gradients and tangents of rows with as few matrix products as possible.
 
-``differentiate`` gives each cotangent a value of its own. Here they become indexed sums once more. Then, in order:
-values that are not saved give way to their definitions, so that ``g.(W x)`` and the ``W^T g`` that dx needs meet in one
-sum; the normal form pulls out of every sum what does not vary along it; the scaled input takes the place of the input
+``differentiate`` gives each cotangent a value of its own. This pass turns them back into indexed sums. Then, in order:
+values that are not saved are replaced by their definitions, so that ``g.(W x)`` and the ``W^T g`` that dx needs appear
+in one sum; the normal form moves factors that do not vary along a sum out of it; the scaled input replaces the input
 (``scaled_input``); and ``lower.sums`` builds all results from shared contractions.
 
-What is saved: values with fewer axes than the result (one number a row). A derivative is written through the value
-itself where that is possible (``f' = -f^3/2`` for ``f = 1/sqrt(E + 1)``), so that one such value is enough.
+Saved are values with fewer axes than the result (one number per row). A derivative is written in terms of the value
+itself if possible (``f' = -f^3/2`` for ``f = 1/sqrt(E + 1)``), so that one such value is enough.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from derive.algebra.normal import normalise
 
 @dataclass(frozen=True)
 class Backward:
-    """A backward program, the forward values that it reads, and the scaled input it computes, if any.
+    """A backward program, the forward values that it reads, and the scaled input that it computes, if any.
 
     The program's inputs are the output's cotangent ``g``, the forward inputs that it uses, and ``saved``; its outputs
-    are named ``d`` and the name of the tensor.
+    are named ``d<tensor>``.
     """
 
     program: Program
@@ -50,8 +50,8 @@ class Backward:
 def gradients(program: Program, with_respect_to: Sequence[str], kept: tuple[str, ...] | None = None) -> Backward:
     """Return the program that computes the gradient of each named input from the cotangent of the one output.
 
-    ``kept`` names the forward values that it may read; None has them chosen, as the head of this file says.
-    Equations are named ``<program>/backward-d<name>``. Raise ``ProgramError`` for a name that is not an input.
+    ``kept`` names the forward values that it may read; with None, they are chosen as the module docstring says.
+    Equations are named ``<program>/backward-d<name>``. Raises ``ProgramError`` for a name that is not an input.
     """
     stepwise = reverse(program, with_respect_to, _intermediates(program))
     own = {name: program.values[name].indices for name in with_respect_to}
@@ -88,7 +88,7 @@ def _intermediates(program: Program) -> tuple[str, ...]:
 
 
 def _saved(program: Program, gradients: dict[str, Expr]) -> tuple[str, ...]:
-    """Return the narrow intermediates that the gradients mention, in order, less those that follow from the others.
+    """Return the narrow intermediates that the gradients use, in order, without those that follow from others.
 
     Narrow means fewer axes than the result.
     """
@@ -124,11 +124,11 @@ def _emitted(program: Program, cotangent: Value, gradients: dict[str, Expr], sav
 
 
 def explicit_in(expression: Expr, program: Program, saved: Sequence[str]) -> Expr:
-    """Return the expression with every intermediate that is not saved replaced by what it stands for."""
+    """Return the expression with every intermediate that is not saved replaced by its definition."""
     producers = program.producers
 
     def walk(part: Expr) -> Expr:
-        """Return a part in entries of what is saved or given."""
+        """Return a part in terms of saved values and inputs."""
         if isinstance(part, Indexed):
             instruction = producers.get(name_of(part))
             if instruction is None or name_of(part) in saved:

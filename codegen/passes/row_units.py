@@ -1,10 +1,10 @@
-"""The output of rows near the end of the range: a long row is measured in units of its own, powers of two.
+"""The output of rows near the end of the range: each long row is computed in a unit of its own, a power of two.
 
     x_u = unit*x,  f_u = f/unit,  xW = (sum of W*x_u)/unit        equal for every unit
     z = f*(xW + b) = f_u*(xW_u + unit*b)
 
-Products with an entry of 1e38 leave the range of float32, and so does the scale, at its other end; ``x_u``, ``f_u`` and
-``xW_u`` do not. A unit of one changes no bit.
+For an entry of 1e38, products overflow float32 and the scale underflows; ``x_u``, ``f_u`` and ``xW_u`` stay in range. A
+unit of one changes no bit.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from codegen.ir.program import Contract, Magnitude, Pointwise, Program, Value, n
 
 @dataclass(frozen=True)
 class RowUnits:
-    """How the output is computed in units of a row.
+    """How the output is computed in a row's unit.
 
-    ``peak`` is the magnitude that says which rows are long; ``steps`` compute ``scaled``, which is ``f_u``, from
-    ``unit`` and what ``f`` reads; ``output`` computes the output from the product of the row in these units.
+    ``peak`` is the magnitude that decides which rows are long; ``steps`` compute ``scaled``, which is ``f_u``, from
+    ``unit`` and the operands of ``f``; ``output`` computes the output from the row's product in this unit.
     """
 
     peak: Value
@@ -33,7 +33,7 @@ class RowUnits:
 
 
 def row_units(scale: Program, forward: Program) -> RowUnits | None:
-    """Return how the output of rows is computed in units of each; None for a map of another form than at the head."""
+    """Return how the output is computed in each row's unit; None for a map not of the form in the module docstring."""
     (output,), (name, *more) = forward.outputs, scale.outputs
     peaks = [i for i in scale.instructions if isinstance(i, Magnitude)]
     producer, last = scale.producers[name], forward.producers[output]

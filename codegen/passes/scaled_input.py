@@ -1,7 +1,7 @@
-"""The scaled input ``u = f x`` as a variable of its own, where a row scale f comes from the row's own length.
+"""The scaled input ``u = f x`` as a variable of its own, for a row scale f that is a function of the row's length.
 
-Every entry of u is bounded by sqrt(kappa), whatever the length of x; f and x alone are not bounded. Products such as
-``f^2 (x.v) x`` overflow or underflow where ``f (u.v) u`` does not, and dW needs ``u`` anyway. Writing gradients in
+Every entry of u is bounded by sqrt(kappa) for every length of x; f and x alone are not bounded. Products such as
+``f^2 (x.v) x`` overflow or underflow when ``f (u.v) u`` does not, and dW needs ``u`` anyway. Writing gradients in
 terms of u and f is exact, because x = u/f. The pass does so only if no f stays in a denominator, so that the result
 also holds in the limit f = 0.
 """
@@ -19,7 +19,7 @@ from derive.algebra.normal import normalise
 
 @dataclass(frozen=True)
 class Direction:
-    """``value = scale * source``: the name and axes of the scaled input, and what it is made of."""
+    """``value = scale * source``: the name and axes of the scaled input, its scale and its source."""
 
     value: Value
     scale: Value
@@ -37,13 +37,13 @@ class Direction:
         return None if self._divided_by(result) else result
 
     def apply_all(self, expressions: dict[str, Expr]) -> dict[str, Expr] | None:
-        """Return every expression in terms of the scaled input; None if one of them cannot be."""
+        """Return every expression in terms of the scaled input; None if that is impossible for one of them."""
         changed = {name: self.apply(e) for name, e in expressions.items()}
         complete = {name: e for name, e in changed.items() if e is not None}
         return complete if len(complete) == len(changed) else None
 
     def _divided_by(self, expression: Expr) -> bool:
-        """Whether the scale, or a sum that it is part of, stays in a denominator or under a root."""
+        """Whether the scale, or a sum that contains it, remains in a denominator or under a root."""
         fractions = (p for p in expression.atoms(Pow) if not (p.exp.is_Integer and p.exp > 0))
         return any(name_of(e) == self.scale.name for p in fractions for e in p.base.atoms(Indexed))
 
@@ -71,7 +71,7 @@ def find_direction(program: Program, candidates: tuple[str, ...]) -> Direction |
 
 
 def squared_length(program: Program, name: str) -> Contract | None:
-    """Return the contraction ``E = sum x**2`` of an input that the named value is a function of, and nothing else."""
+    """Return the contraction ``E = sum x**2`` of an input if the named value is a function of E alone, else None."""
     producer = program.producers.get(name)
     if not isinstance(producer, Pointwise) or len(producer.reads) != 1:
         return None

@@ -1,6 +1,6 @@
-"""Derivatives of a scalar expression by one entry, written through the value itself where that is possible.
+"""Derivatives of a scalar expression with respect to one entry, in terms of the value itself if possible.
 
-Then the argument need not be kept for the backward pass, only the value:
+Then only the value, not its argument, is saved for the backward pass:
 
     f = sqrt(kappa)/sqrt(E + 1)      f' = -f**3/(2*kappa)
     t = tanh(y)                      t' = 1 - t**2
@@ -19,15 +19,15 @@ from codegen.lower.functions import printable
 from derive.algebra.named import sigmoid
 
 _KINKED = (sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.Heaviside, sympy.Piecewise)
-_UNKNOWN = Dummy("a", positive=True)  # one for all expressions, so that equal ones are solved once
+_UNKNOWN = Dummy("a", positive=True)  # shared by all expressions, so that equal ones are solved once
 
 
 @lru_cache(maxsize=1000)
 def slope(expression: Expr, entry: Indexed, value: Indexed) -> Expr:
-    """Return ``d expression / d entry``, through ``value`` (which equals ``expression``) if that needs no entry.
+    """Return ``d expression / d entry``, in terms of ``value`` (which equals ``expression``) alone if possible.
 
-    Bases of roots and denominators are taken to be positive, as everywhere in the derivation, unless the expression
-    asks for a sign.
+    Bases of roots and denominators are assumed to be positive, as everywhere in the derivation, unless the expression
+    contains a sign.
     """
     smooth = not expression.has(*_KINKED)
     assumed = {"positive": True} if smooth else {"real": True}
@@ -47,12 +47,12 @@ def slope(expression: Expr, entry: Indexed, value: Indexed) -> Expr:
 
 
 def _derivative(scalar: Expr, unknown: Dummy) -> Expr:
-    """Return the derivative away from jumps: at those of signs and steps there is none, and SymPy has a delta."""
+    """Return the derivative away from jumps: at a jump of a sign or step, SymPy's has a delta, which is dropped."""
     return scalar.diff(unknown).replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
 
 
 def _solvable(scalar: Expr, unknown: Dummy) -> bool:
-    """Whether the argument can be told from the value in good time: one root, or one function of a polynomial."""
+    """Whether solving for the argument is fast: the scalar is one root, or one function of a polynomial."""
     roots = [p for p in scalar.atoms(sympy.Pow) if p.has(unknown) and not p.exp.is_Integer]
     functions = [f for f in scalar.atoms(sympy.Function) if f.has(unknown)]
     polynomial = all(f.args[0].is_polynomial(unknown) for f in functions)
@@ -64,7 +64,7 @@ def _solvable(scalar: Expr, unknown: Dummy) -> bool:
 
 @lru_cache(maxsize=1000)
 def _through_value(scalar: Expr) -> tuple[Dummy, Expr] | None:
-    """Return a symbol for the value and the derivative in it; None when the value does not determine the argument."""
+    """Return a symbol for the value and the derivative in terms of it; None if the value does not determine it."""
     value, unknown = Dummy("value", positive=True), _UNKNOWN
     constants = {c: Dummy(f"c{k}", positive=True) for k, c in enumerate(_constant_sums(scalar, unknown))}
     named = scalar.xreplace(constants)
@@ -81,6 +81,6 @@ def _through_value(scalar: Expr) -> tuple[Dummy, Expr] | None:
 
 
 def _constant_sums(scalar: Expr, unknown: Dummy) -> list[Expr]:
-    """Return the sums that do not vary, such as ``kappa - 1``, which are positive wherever the map is defined."""
+    """Return the constant sums, such as ``kappa - 1``, which are positive wherever the map is defined."""
     found = {a for a in scalar.atoms(sympy.Add) if not a.has(unknown)}
     return sorted(found, key=str)

@@ -1,9 +1,9 @@
-"""Scales where there is no energy: the limit where it is finite, zero where it is not.
+"""The value of a scale at energy zero: its limit if that is finite, else zero.
 
     f = sqrt(kappa)*sin(sqrt(E))/sqrt(E)      at E = 0: sqrt(kappa), the limit
-    f = sqrt(kappa - 1)/sqrt(E)               at E = 0: 0, so that a sample without a direction has no weight part
+    f = sqrt(kappa - 1)/sqrt(E)               at E = 0: 0; a zero sample has no direction, so its weight part is zero
 
-The limits are taken along a ray, E = r**2. Elsewhere nothing changes. The formula is never evaluated at zero, and
+Limits are taken along a ray, E = r**2. Other values do not change. The formula is never evaluated at zero, and
 neither is its derivative.
 """
 
@@ -19,9 +19,9 @@ from derive.errors import UsageError
 
 
 def finite_at_zero(program: Program, energy: str) -> Program:
-    """Return the program whose functions of the value ``energy`` are finite where it is zero.
+    """Return the program with all functions of the value ``energy`` made finite at energy zero.
 
-    Raise ``UsageError`` where a limit cannot be found.
+    Raises ``UsageError`` if a limit cannot be found.
     """
     if energy not in program.values:
         return program
@@ -64,17 +64,17 @@ def limit_at_zero(expression: Expr, r: Expr) -> Expr:
 
 
 def without_kinks(expression: Expr, r: Expr) -> Expr:
-    """Choose the branch of absolute values, maxima and steps that holds at small r."""
+    """Replace absolute values, maxima and steps by their branch at small r."""
 
     def positive(part: Expr) -> bool:
-        """Return whether a part is zero or above at small r; ValueError where that is not known."""
+        """Return whether a part is non-negative at small r; raise ValueError if that is not known."""
         lead = part.as_leading_term(r)
         if lead.is_nonnegative or lead.is_nonpositive:
             return bool(lead.is_nonnegative)
         raise ValueError(f"the sign of {part} at small {r} is not known")
 
     def walk(part: Expr) -> Expr:
-        """Return a part without absolute values, signs and steps, by their arguments' signs."""
+        """Return a part without absolute values, signs and steps."""
         if not part.args:
             return part
         arguments = [walk(a) for a in part.args]
@@ -97,7 +97,7 @@ def _finite(value: Expr) -> bool:
 
 
 def _guarded(expression: Expr, energy: str, safe: str) -> Expr:
-    """Guard the largest parts of an expression that are functions of the energy alone."""
+    """Guard the largest subexpressions that are functions of the energy alone."""
     read = entries(expression)
     names = {name_of(e) for e in read}
     if energy not in names or isinstance(expression, Indexed):

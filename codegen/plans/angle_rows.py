@@ -1,10 +1,10 @@
-"""The map at an angle as programs that compute its scalars themselves: what a kernel that works row by row runs.
+"""The map at an angle as programs that compute its scalars themselves, for kernels that work row by row.
 
-    r                                   the length of a row, the one number a row that is kept
-    turn = t(r),  turning = t'(r)       the angle and its slope, held where the length is beyond ``limit``
-    f = sqrt(kappa) Piecewise((series, r <= near), (formula, True)),   and p, h, a, c in the same way
+    r                                   the length of a row, the one number per row that is saved
+    turn = t(r),  turning = t'(r)       the angle and its slope; constant for lengths beyond ``limit``
+    f = sqrt(kappa) Piecewise((series, r <= near), (formula, True)),   and likewise p, h, a, c
 
-``near`` and ``limit`` are settings: they follow from the precision. So does nothing else, and no formula is typed here.
+``near`` and ``limit`` are settings that depend on the precision; nothing else does. No formula is typed here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from derive.forward_map import BATCH
 
 near = Symbol("near", nonnegative=True)
 limit = Symbol("limit", positive=True)
-features = Symbol("features", positive=True)  # the size n, where the angle depends on it
+features = Symbol("features", positive=True)  # the size n, if the angle depends on it
 
 _ROW = (BATCH,)
 _LENGTH = Value("r", _ROW)
@@ -34,7 +34,7 @@ _ENERGY, _KEPT, _TURN, _TURNING, _SHRINK = (Value(n, _ROW) for n in ("E", "kept"
 
 
 def row_plan(plan: AnglePlan) -> Plan:
-    """Return the plan of the same map whose scale is the length of a row, in programs that read nothing else of it."""
+    """Return the same map's plan for kernels of rows: its "scale" is the row's length, all that the programs read."""
     scalars = _scalars(plan)
     backward = _with_scalars(_products_of_given(plan.backward), scalars, plan)
     return Plan(
@@ -56,7 +56,7 @@ def row_plan(plan: AnglePlan) -> Plan:
 
 
 def _length(plan: AnglePlan) -> Program:
-    """Return the program of the lengths of rows."""
+    """Return the program that computes the lengths of rows."""
     energy = plan.layer.definitions[0]
     total = energy.expression
     assert isinstance(total, IndexedSum)
@@ -75,7 +75,7 @@ def _repeated(factor: Expr) -> list[Indexed]:
 
 
 def _scalars(plan: AnglePlan) -> tuple[Pointwise, ...]:
-    """Return the instructions that make the angle and every scalar from the length."""
+    """Return the instructions that compute the angle and every scalar from the length."""
     r, sizes = _LENGTH.entry, _features(plan)
     angle, slope = (e.xreplace({radius: _KEPT.entry, **sizes}) for e in (plan.angle, plan.angle_slope))
     turned = {radius: r, turn: _TURN.entry, turning: _TURNING.entry, **sizes}
@@ -90,19 +90,19 @@ def _scalars(plan: AnglePlan) -> tuple[Pointwise, ...]:
 
 
 def _features(plan: AnglePlan) -> dict[Expr, Expr]:
-    """Return what stands for the sizes that the angle mentions."""
+    """Return the replacements of the sizes that the angle uses."""
     return {s: features for s in plan.angle.free_symbols if s.is_integer}
 
 
 def _shrink(r: Expr, power: int) -> Expr:
-    """Return 1/rho, without the square of a number that may be large, nor the inverse of one that may be small."""
+    """Return 1/rho without squaring a large number or inverting a small one."""
     if power == 1:
         return sympy.Piecewise((sympy.S.Zero, sympy.Eq(r, 0)), (1 / r, True))
     return sympy.Piecewise((1 / sympy.sqrt(r**2 + 1), sympy.Lt(r, 1)), (1 / (r * sympy.sqrt(1 + r**-2)), True))
 
 
 def _joined(scalar: Scalar, plan: AnglePlan, turned: dict[Expr, Expr]) -> Pointwise:
-    """Return a scalar of the row: its series at near rows, its formula at all others."""
+    """Return a scalar of the row: its series for r <= near, else its formula."""
     terms, variable = _terms(scalar), (_LENGTH if plan.power == 1 else _ENERGY).entry
     total = terms[-1]
     for coefficient in reversed(terms[:-1]):
@@ -113,19 +113,19 @@ def _joined(scalar: Scalar, plan: AnglePlan, turned: dict[Expr, Expr]) -> Pointw
 
 
 def _terms(scalar: Scalar) -> tuple[Expr, ...]:
-    """Return the coefficients that are used; those that are no numbers are settings, such as ``f_0``."""
+    """Return the coefficients in use; those that are not numbers become settings, such as ``f_0``."""
     names = coefficient_names(scalar)
     used = scalar.series if len(scalar.series) == 1 else scalar.series[:-1]
     return tuple(c if c.is_number else Symbol(name) for c, name in zip(used, names, strict=False))
 
 
 def coefficient_names(scalar: Scalar) -> list[str]:
-    """Return the names that the coefficients of a series have as settings."""
+    """Return the names of a series' coefficients as settings."""
     return [f"{scalar.name}_{k}" for k, _ in enumerate(scalar.series)]
 
 
 def _with_scalars(program: Program, scalars: Sequence[Pointwise], plan: AnglePlan) -> Program:
-    """Return the program with its columns computed from the length of the row."""
+    """Return the program with its scalars computed from the length of the row."""
     made = {i.target.name for i in scalars}
     kept = [v for v in program.inputs if v.name not in made]
     settings = (plan.kappa, near, limit, features, *(Symbol(n) for c in plan.scalars for n in coefficient_names(c)))
@@ -134,9 +134,9 @@ def _with_scalars(program: Program, scalars: Sequence[Pointwise], plan: AnglePla
 
 
 def _products_of_given(program: Program) -> Program:
-    """Return the program with products of matrices that read the cotangent as it is, not scaled by a column.
+    """Return the program with matrix products that read the cotangent itself, not the cotangent scaled by a column.
 
-    For example ``(p g)^T u`` becomes ``g^T (p u)``: one matrix less to write, and one rounding less.
+    For example ``(p g)^T u`` becomes ``g^T (p u)``, which writes one matrix fewer and rounds once less.
     """
     made = [part for instruction in program.instructions for part in _regrouped(instruction, program)]
     regrouped = replace(program, instructions=tuple(made))

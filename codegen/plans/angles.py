@@ -1,4 +1,4 @@
-"""What is generated for the member of the affine family at an angle t(r), before a target is chosen.
+"""The plan of the member of the affine family at an angle t(r), independent of the target.
 
     z = f W x + h b         f = sqrt(kappa) sin(t)/r,  h = sqrt(kappa) cos(t),  r = |x|
     u = x/rho               the input scaled: its products never overflow
@@ -8,9 +8,9 @@ scalars of the row that stay bounded:
 
     p = f rho        a = 2 rho**2 df/dE        c = 2 rho dh/dE        E = r**2
 
-so that one number a row, r, is all that is kept. Near r = 0 a scalar is its power series, in r**2 where it is smooth,
-else in r. Where there is no such series it is, at r = 0 alone, its limit if that is finite and 0 if it is not: a row
-without a direction then has no weight part.
+so that only one number per row, r, is saved. Near r = 0 a scalar is computed by its power series, in r**2 if all are
+smooth, else in r. Without such a series its value at r = 0 is its limit if that is finite, else 0: a zero row has no
+direction, and then no weight part.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from derive.properties import energy_symbol
 from derive.record import CancellingMap
 
 NAME = "angle-like"
-TERMS = 5  # of a power series; the last one says how far the others reach
+TERMS = 5  # of a power series; the last one bounds the range of the others
 SCALARS = ("f", "h", "p", "a", "c")
 _COARSE = 2.0**-23  # the precision of float32
 
@@ -48,9 +48,9 @@ turning = Symbol("t_r", real=True)
 
 @dataclass(frozen=True)
 class Scalar:
-    """A function of the length of a row: its formula in ``r``, the angle ``t`` and its slope ``t_r``, at kappa = 1.
+    """A function of the length of a row at kappa = 1: its formula in ``r``, the angle ``t`` and its slope ``t_r``.
 
-    ``series`` are its coefficients near zero, the last one a measure of the error; one alone is the value at zero.
+    ``series`` holds its coefficients at zero, the last one for the error only; a single one is the value at zero.
     """
 
     name: str
@@ -62,8 +62,8 @@ class Scalar:
 class AnglePlan:
     """Everything a target prints for the map at one angle; programs read the scalars as columns.
 
-    ``power`` is that of r in the series, 2 where the scalars are smooth: it says which ``rho`` is meant. ``shrink`` is
-    1/rho, of which the programs make ``u``. All scalars are to be multiplied by ``root``, a function of kappa.
+    Series are in ``r**power``; ``power`` is 2 if all scalars are smooth, and decides which ``rho`` is used. Programs
+    read 1/rho as ``shrink`` to compute ``u``. All scalars are multiplied by ``root``, a function of kappa.
     """
 
     name: str
@@ -97,7 +97,7 @@ class AnglePlan:
 
 
 def angle_plan(solution: CancellingMap) -> AnglePlan:
-    """Return the plan of the affine layer's map at an angle; raise ``UsageError`` where a limit is not known."""
+    """Return the plan of the affine layer's map at an angle; raise ``UsageError`` if a limit is not known."""
     if solution.angle is None:
         raise UsageError(f"map {solution.mapped.name!r} has no angle")
     layer = solution.mapped
@@ -127,7 +127,7 @@ def angle_plan(solution: CancellingMap) -> AnglePlan:
 
 
 def _slope(angle: Expr) -> Expr:
-    """Return the derivative of the angle, in short form unless that brings in other functions."""
+    """Return the derivative of the angle, simplified unless that introduces other functions."""
     plain = sympy.diff(angle, radius)
     short = sympy.simplify(plain)
     kinds = {type(f) for f in plain.atoms(sympy.Function)}
@@ -135,18 +135,18 @@ def _slope(angle: Expr) -> Expr:
 
 
 def _deviation(solution: CancellingMap) -> Expr:
-    """Return the deviation of the weights; where it depends on n as well, the bound of the whole family."""
+    """Return the weights' standard deviation; if it depends on n too, the bound for the whole family."""
     known = solution.weight_scale.free_symbols <= {solution.kappa}
     return sympy.Abs(solution.weight_scale) if known else 1 / sympy.sqrt(solution.kappa)
 
 
 def scaled_length(power: int) -> Expr:
-    """Return ``rho``, the bounded stand-in for the length r of which scalars with series in ``r**power`` are made."""
+    """Return ``rho`` for scalars with series in ``r**power``: sqrt(1 + r**2) for the power 2, else r."""
     return sympy.sqrt(radius**2 + 1) if power == 2 else radius
 
 
 def _scalars(f: Expr, h: Expr, angle: Expr) -> tuple[int, tuple[Scalar, ...]]:
-    """Return the power of r that the series of the scalars are in, and each scalar with its form near zero."""
+    """Return the power of r in the scalars' series, and each scalar with its series."""
     turns = expanded(angle, radius, 2 * TERMS + 4)
     flat = turns is not None and sympy.sin(turns[0]) == 0
     smooth = turns is not None and flat and not any(turns[2::2])
@@ -169,14 +169,14 @@ def _scalars(f: Expr, h: Expr, angle: Expr) -> tuple[int, tuple[Scalar, ...]]:
 
 
 def _by_length(solution: CancellingMap) -> tuple[Expr, Expr, Expr]:
-    """Return what f and h have in common, a function of kappa, and the rest of each in the length and an open angle."""
+    """Return the common factor of f and h, a function of kappa, and the rest of each in the length and a free angle."""
     weight, offset = (p.name for p in solution.layer.parameters)
     opened = dict(solve(solution.layer, turn)["angle"].scales)
     assert solution.angle is not None
     angle = solution.angle.xreplace({radius: sympy.sqrt(energy_symbol)})
     for name, scale in solution.scales:
         if opened[name].xreplace({turn: angle}) != scale:
-            raise ProgramError(f"map {solution.mapped.name!r}: the scale of {name} is not that of an open angle")
+            raise ProgramError(f"map {solution.mapped.name!r}: the scale of {name} is not a function of a free angle")
     f, h = (sympy.powdenest(opened[name].xreplace({energy_symbol: radius**2}), force=True) for name in (weight, offset))
     (shared, f), (also, h) = (e.as_independent(radius, turn) for e in (f, h))
     if shared != also:
@@ -189,7 +189,7 @@ def _turned(angle: Expr) -> dict[Expr, Expr]:
 
 
 def _reaches(series: tuple[Expr, ...], formula: Expr, power: int) -> bool:
-    """Hold a series against its formula as far out as it is used, in float32; other symbols stand for a number."""
+    """Check a series against its formula at the largest r where float32 uses it, with a number for other symbols."""
     at = {s: sympy.Rational(3, 2) for e in (formula, *series) for s in e.free_symbols if s != radius}
     numbers = [float(c.subs(at)) for c in series]
     if not any(numbers):
@@ -203,22 +203,22 @@ def _reaches(series: tuple[Expr, ...], formula: Expr, power: int) -> bool:
 
 
 def _total(formula: Expr) -> Expr:
-    """Return the derivative with respect to the length, the angle turning with it."""
+    """Return the total derivative with respect to the length, including that of the angle."""
     return sympy.diff(formula, radius) + turning * sympy.diff(formula, turn)
 
 
 def _at_zero(formula: Expr, angle: Expr) -> Expr:
-    """Return the limit of a scalar at length zero where it is finite, and 0 elsewhere."""
+    """Return the limit of a scalar at length zero if it is finite, else 0."""
     limit = limit_at_zero(formula.xreplace({turn: angle}), radius)
     return limit if limit.is_finite else sympy.S.Zero
 
 
 def _series(turns: Series, smooth: bool) -> tuple[tuple[Expr, ...], ...]:
-    """Return the power series of f, h, p, a and c: in r**2 where they are smooth, else in r."""
+    """Return the power series of f, h, p, a and c: in r**2 if they are smooth, else in r."""
     sign, tau = sympy.cos(turns[0]), turns[1 :: 2 if smooth else 1][: TERMS + 1]
     sine, cosine = waves(tau, 2 if smooth else 1)
     f, h = [sign * c for c in sine], [sign * c for c in cosine]
-    if smooth:  # rho = sqrt(1 + r**2), and d/dE in the variable itself
+    if smooth:  # rho = sqrt(1 + r**2), and the series' variable is E itself
         rho = root(len(f))
         a = [2 * c for c in times(slope(f), times(rho, rho))]
         c = [2 * c for c in times(slope(h), rho)]
@@ -229,7 +229,7 @@ def _series(turns: Series, smooth: bool) -> tuple[tuple[Expr, ...], ...]:
 
 
 class _Ansatz:
-    """The map with scalars left open: its derivatives written in the scaled input and the bounded scalars."""
+    """The map with its scalars as free symbols, and its derivatives in the scaled input and the bounded scalars."""
 
     def __init__(self, solution: CancellingMap) -> None:
         layer = solution.layer
@@ -303,7 +303,7 @@ class _Ansatz:
         return self._program("tangent", emitter, (target.name,))
 
     def _scaled(self, expression: Expr) -> Expr:
-        """Write an expression in u, p, a and c: the input, and slopes with respect to the energy, may overflow."""
+        """Write an expression in u, p, a and c: the input and derivatives with respect to the energy may overflow."""
         source = self._inputs[0].name
         plain = normalise(expression)
         swap = {e: self._at(self._rho, e) * self._u.at(e.indices) for e in plain.atoms(Indexed) if name_of(e) == source}
@@ -318,7 +318,7 @@ class _Ansatz:
         return result
 
     def _pulled(self, term: Expr) -> Expr:
-        """Write ``f rho`` as ``p`` where a term has both."""
+        """Replace ``f rho`` by ``p`` in a term that has both."""
         rho = [e for e in term.atoms(Indexed) if e.base == self._rho.base]
         swap = {self._at(self._f, e): self._at(self._p, e) / e for e in rho}
         return normalise(term.xreplace(swap))

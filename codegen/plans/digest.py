@@ -1,7 +1,7 @@
-"""A digest of a derived map: the same for the same mathematics, whatever the session, hash seed or SymPy version.
+"""A digest of a derived map that depends only on its mathematics, not on the process, hash seed or SymPy version.
 
-The text hashed is an own one (not ``srepr``, whose order of arguments is not stable): arguments of sums and products
-sorted by their own text, bound indices numbered by the normal form.
+The hashed text is our own (not ``srepr``, whose order of arguments is not stable): arguments of sums and products are
+sorted by their text, and bound indices are numbered by the normal form.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def digest(layer: Layer) -> str:
 
 
 def canonical(layer: Layer) -> str:
-    """Return the text that is hashed: one line a tensor, then one a definition, then the output."""
+    """Return the hashed text: one line per tensor, then one per definition, then the output."""
     lines = [f"{kind} {t.name} {' '.join(_text(a) for a in t.axes)}" for kind, t in _tensors(layer)]
     for definition in (*layer.definitions, layer.output):
         indices = " ".join(_text(i) for i in definition.indices)

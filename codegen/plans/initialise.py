@@ -1,8 +1,8 @@
 """The variance-preserving deviation of a weight, from the forward map (theory section 2, "Scale, initialisation").
 
-With independent weights of deviation sigma, ``Var z = sigma**2 sum (dz/dW)**2``: the weight's own part of the self
-factor. For a map that cancels, that part tends to a constant as the input grows, and sigma makes the variance one
-there.
+With independent weights of standard deviation sigma, ``Var z = sigma**2 sum (dz/dW)**2``; the sum is the weight's part
+of the self factor. For a map that cancels, that part tends to a constant as the input grows, and sigma makes the
+variance there one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from derive.forward_map import Layer
 def weight_deviation(layer: Layer) -> Expr:
     """Return sigma as an expression of the layer's scalars; the weight is the parameter with the most axes.
 
-    Raise ``UsageError`` if the output's variance has no finite limit as the input grows.
+    Raises ``UsageError`` if the output's variance has no finite limit as the input grows.
     """
     weight = max(layer.parameters, key=lambda p: len(p.axes))
     indices = tuple(Index(f"_w{k}", axis) for k, axis in enumerate(weight.axes))
@@ -37,7 +37,7 @@ def weight_deviation(layer: Layer) -> Expr:
 
 
 def _in_length(variance: Expr, layer: Layer, length: Dummy) -> Expr:
-    """Write the variance in the squared length of the input, which must be all that it depends on."""
+    """Write the variance as a function of the input's squared length, the only length that it may depend on."""
     expanded = normalise(expand_definitions(variance, layer.scope))
     sums = {part: length for part in expanded.atoms(IndexedSum) if not part.body.has(IndexedSum)}
     if len(sums) > 1:

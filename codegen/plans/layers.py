@@ -1,12 +1,12 @@
-"""What is generated for one cancelling map of any layer: its programs, settings and digest, before a target is chosen.
+"""The plan of one cancelling map of any layer, independent of the target: its programs, settings and digest.
 
-    forward     inputs, parameters -> output and what is kept
-    kept        inputs, parameters -> what is kept alone: scalars of a sample that the backward pass reads
+    forward     inputs, parameters -> output and kept values
+    kept        inputs, parameters -> kept values only: scalars per sample that the backward pass reads
     backward    the output's cotangent, inputs, parameters, kept -> gradients
     tangent     inputs, parameters, kept, tangents -> the output's tangent
 
-Everything is lowered by ``gathering`` and differentiated in ``differentiate``. Scales are made finite where there is no
-energy (``value_at_zero``).
+Everything is lowered by ``gathering`` and differentiated by ``differentiate``. Scales are made finite at energy zero
+(``value_at_zero``).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from derive.record import CancellingMap
 class LayerPlan:
     """Everything a target prints for one map; programs use the names in ``names``, all else the layer's own.
 
-    ``kept`` computes what ``saved`` names. ``types`` holds, for each program by its name, in which type its values are
-    computed and kept. ``free_sizes`` are sizes and offsets that no input and no parameter shows;
-    ``offsets`` are the parameters whose part of the output no input enters. The layer itself, without a map, has no
-    ``kappa``, and its weights start as those of torch's layers do.
+    ``kept`` computes the values that ``saved`` names. ``types`` holds the types of each program's values by the
+    program's name. ``free_sizes`` are sizes and offsets that no input or parameter determines; ``offsets`` are the
+    parameters whose part of the output does not depend on an input. The plain layer, without a map, has no ``kappa``,
+    and its weights are initialised as in torch's layers.
     """
 
     name: str
@@ -81,7 +81,7 @@ class LayerPlan:
 
     @property
     def free_sizes(self) -> tuple[Symbol, ...]:
-        """Sizes and offsets that the constructor must be given beside those."""
+        """Sizes and offsets that the constructor takes in addition to those of the parameters."""
         shown = {s for t in (*self.layer.inputs, *self.layer.parameters) for axis in t.axes for s in axis.free_symbols}
         return tuple(s for s in self.layer.sizes if s not in shown and s != BATCH.size)
 
@@ -96,7 +96,7 @@ class LayerPlan:
 def layer_plan(solution: CancellingMap, name: str = "", convolutions: bool = False) -> LayerPlan:
     """Return the plan of a cancelling map of any layer; raise ``UsageError`` for names that code cannot use.
 
-    With ``convolutions`` sums over patches are convolutions, not contractions of what was gathered.
+    With ``convolutions``, sums over patches are lowered to convolutions instead of gathers and contractions.
     """
     energy = solution.mapped.definitions[len(solution.layer.definitions)].name
     starts_at_zero = offsets(solution.layer)
@@ -118,10 +118,10 @@ def plan_of(
     energy: str | None,
     convolutions: bool = False,
 ) -> LayerPlan:
-    """Return the plan of a layer that has no setting kappa, or is given one afterwards.
+    """Return the plan of a layer without the setting kappa, or whose caller sets it afterwards.
 
     ``starts_at_zero`` are the parameters that are offsets; ``energy`` names the definition at whose zeros scales are
-    made finite; ``convolutions`` as in ``layer_plan``. Raise ``UsageError`` for names that code cannot use.
+    made finite; ``convolutions`` as in ``layer_plan``. Raises ``UsageError`` for names that code cannot use.
     """
     public = [t.name for t in (*layer.inputs, *layer.parameters)]
     check_public_names(layer, [*public, *(str(s) for s in layer.sizes if s != BATCH.size)])
@@ -154,7 +154,7 @@ def plan_of(
 
 
 def _saved(program: Program, wanted: Sequence[str], definitions: Sequence[str]) -> tuple[str, ...]:
-    """Return the definitions with fewer axes than the output that derivatives read, less what follows from others."""
+    """Return the definitions with fewer axes than the output that derivatives read, without those implied by others."""
     axes = len(program.values[program.outputs[0]].indices)
     narrow = [d for d in definitions if len(program.values[d].indices) < axes and BATCH in program.values[d].indices]
     read = {v.name for p in (reverse(program, wanted, narrow), forward_mode(program, narrow)) for v in p.inputs}
@@ -168,7 +168,7 @@ def _saved(program: Program, wanted: Sequence[str], definitions: Sequence[str]) 
 
 
 def _types(layer: Layer, names: Mapping[str, str], forward: Program, others: Sequence[Program]) -> dict[str, Types]:
-    """Return the types of every program; what the forward pass keeps has the type that it has there."""
+    """Return the types of every program; kept values have the type that the forward pass gives them."""
     real = [names[t.name] for t in layer.inputs if t.values is None]
     axes = len(layer.output.indices)
     first = choose_types(forward, real, axes, own=forward.outputs[:1])
@@ -178,7 +178,7 @@ def _types(layer: Layer, names: Mapping[str, str], forward: Program, others: Seq
 
 
 def offsets(layer: Layer) -> tuple[str, ...]:
-    """Return the parameters whose part of the output mentions no input: they start at zero."""
+    """Return the parameters whose part of the output depends on no input: they are initialised to zero."""
     inputs = {t.base for t in layer.inputs}
     scope = {d.base: d for d in layer.definitions}
 
@@ -190,7 +190,7 @@ def offsets(layer: Layer) -> tuple[str, ...]:
 
 
 def _lower_bound(solution: CancellingMap) -> Expr:
-    """Return the value that kappa must exceed for the squares of all scales to be positive."""
+    """Return the bound that kappa must exceed for the squares of all scales to be positive."""
     unknown = Dummy("kappa", real=True)
     bounds: set[Expr] = {sympy.S.Zero}
     for _, scale in solution.scales:

@@ -1,12 +1,12 @@
-"""Convolutions: recognised whatever their names, and compiled as the shipped ones are.
+"""Recognise convolutions independently of their names, to compile them like the shipped ones.
 
     y[n, f, t] = sum[i, h](A[f, i, h]*x[i, 2*t + h - 1]) + c[f]     is the convolution of ``derive.layers.convolution``
                                                                     at stride 2, dilation 1 and padding 1
 
-The form has one real input, a kernel, perhaps a bias, and 1, 2 or 3 axes of space. An axis of groups, of input channels
-or of output channels may be missing: then it has the length 1. Axes may stand in any order. Roles are read off the one
-sum of input and kernel; what was read is believed only once the shipped layer, written with the layer's own names,
-sizes and numbers, is proved equal to it.
+The form has one real input, a filter, optionally a bias, and 1, 2 or 3 axes of space. Axes of groups, input channels or
+output channels may be missing, and count as length 1. Axes may have any order. The role of each index is read off the
+one sum of input and filter. The result is accepted only if the shipped layer, written with the layer's own names, sizes
+and numbers, is proved equal to it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Places = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Window:
-    """How a kernel meets one axis of space: ``long = stride*position + dilation*kernel - padding``.
+    """The geometry of a filter along one axis of space: ``long = stride*position + dilation*kernel - padding``.
 
-    ``length`` is that of the output, which may leave positions out or have some that meet zeros alone.
+    ``length`` is the output's, which may omit positions or have some that read only zeros.
     """
 
     stride: Expr
@@ -47,12 +47,12 @@ class Window:
 
 @dataclass(frozen=True)
 class PatchForm:
-    """What a layer is as a convolution.
+    """A layer's tensors as those of a convolution.
 
-    ``order`` holds the places of input, kernel and bias among the layer's tensors. The others say where the axes of the
-    shipped layout lie among a tensor's own behind the batch, None for one that it lacks: groups, channels, space of the
-    input and the output; groups, output and input channels, space of the kernel, or input before output channels where
-    ``transposed``; groups and output channels of the bias.
+    ``order`` holds the positions of input, filter and bias among the layer's tensors. The other tuples map the axes of
+    the shipped layout to a tensor's own axes after the batch, None for a missing one: groups, channels, space of the
+    input and of the output; groups, output channels, input channels (these two swapped if ``transposed``), space of the
+    filter; groups and output channels of the bias.
     """
 
     centred: bool
@@ -72,7 +72,7 @@ class PatchForm:
 
 @dataclass(frozen=True)
 class _Roles:
-    """The indices of a layer by what they are; ``links`` in the order of the input's axes of space."""
+    """The indices of a layer by their role; ``links`` in the order of the input's axes of space."""
 
     group: Index | None
     channel: Index | None
@@ -85,7 +85,7 @@ class _Roles:
 
 
 def patch_form(layer: Layer) -> PatchForm | None:
-    """Return what a layer is as a convolution, or None if it is not of the form that the head of this file states."""
+    """Return a layer's form as a convolution, or None if it is not of the form in the module docstring."""
     if len(layer.inputs) != 1 or layer.scalars or layer.inputs[0].values is not None:
         return None
     if not 1 <= len(layer.parameters) <= 2 or layer.inputs[0].axes[:1] != (BATCH.size,):
@@ -101,7 +101,7 @@ def patch_form(layer: Layer) -> PatchForm | None:
 
 
 def _roles(layer: Layer, expression: Expr) -> _Roles | None:
-    """Return what the one sum of input and kernel, and what stands beside it, say of every index."""
+    """Return the role of every index, read off the one sum of input and filter and the remaining term."""
     bases = {p.base for p in layer.parameters}
     terms = Add.make_args(expression)
     sums = [t for t in terms if isinstance(t, IndexedSum) and t.body.atoms(IndexedBase) & bases]
@@ -151,19 +151,19 @@ def _sorted_out(
 
 
 def _turned(link: Link, kernel: Indexed) -> Link:
-    """Return a link with its position and its kernel told apart by the tensors, where their lengths do not."""
+    """Return a link whose position and filter index are told apart by the filter's indices."""
     if link.kernel in kernel.indices or link.position not in kernel.indices:
         return link
     return replace(link, position=link.kernel, kernel=link.position, stride=link.dilation, dilation=link.stride)
 
 
 def _is_fixed(link: Link) -> bool:
-    """Whether the numbers of a link are integers, the steps positive ones."""
+    """Whether the numbers of a link are integers, and stride and dilation positive."""
     return bool(link.stride.is_positive and link.dilation.is_positive and link.padding.is_integer)
 
 
 def _same(layer: Layer, own: Expr, roles: _Roles, centred: bool) -> bool:
-    """Return whether the layer is proved to be the shipped one, whose formula is written with the layer's names."""
+    """Return whether the layer is proved equal to the shipped one written with the layer's names."""
     if centred and roles.transposed:
         return False
     axes, bias = len(roles.links), roles.bias is not None
@@ -208,7 +208,7 @@ class _Writer:
         }
 
     def written(self, expression: Expr, bound: Mapping[Index, Index | None] | None = None) -> Expr:
-        """Return an expression in the layer's own words; an axis that the layer lacks is left out."""
+        """Return an expression with the layer's names; an axis that the layer lacks is omitted."""
         known = dict(bound or {})
         if isinstance(expression, IndexedSum):
             inner: dict[Index, Index | None] = {}

@@ -1,4 +1,4 @@
-"""The maps of convolutions that a package holds, and the names that its files and classes have."""
+"""The maps of convolutions in a package, and the names of their files and classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AXES = 2  # of space, over which the maps are derived; their code takes any num
 
 @dataclass(frozen=True)
 class PatchMap:
-    """One map of a convolution: its plan, and which of the layers it belongs to."""
+    """One map of a convolution: its plan, and the variant of the convolution."""
 
     plan: PatchPlan
     with_bias: bool
@@ -51,7 +51,7 @@ class PatchMap:
 
 
 def patch_layer(with_bias: bool = True, centred: bool = False, transposed: bool = False) -> Layer:
-    """Return the layer whose maps those of a kind of convolution are: grouped, over two axes of space."""
+    """Return the layer that stands for a kind of convolution: grouped, over two axes of space."""
     word = "" if with_bias else "-without-bias"
     if transposed:
         return transposed_convolution(_AXES, grouped=True, bias=with_bias, name=f"grouped-transposed-convolution{word}")
@@ -61,6 +61,6 @@ def patch_layer(with_bias: bool = True, centred: bool = False, transposed: bool 
 
 @cache
 def maps_of(with_bias: bool = True, centred: bool = False, transposed: bool = False) -> tuple[PatchMap, ...]:
-    """Derive the maps of a kind of convolution, over any number of axes and in any number of groups."""
+    """Derive the maps of a kind of convolution, valid for any number of axes and groups."""
     solutions = solve(patch_layer(with_bias, centred, transposed))
     return tuple(PatchMap(patch_plan(m), with_bias, centred, transposed) for m in solutions)

@@ -1,10 +1,10 @@
-"""What is generated for one cancelling map of a convolution: its programs, settings and digest.
+"""The plan of one cancelling map of a convolution: its programs, settings and digest.
 
-    z = f*h + rest      the output as a line in its scale; h is the convolution and what is scaled with it
-    u = x/top           the input in units of each image's longest patch, which the smallest scale f gives
-    z = f_u*h_u + rest  the same in these units: f_u = f*top, h_u = h/top
+    z = f*h + rest      the output is affine in its scale; h is the convolution and the rest of the scaled part
+    u = x/top           the input in units of each image's longest patch, where the scale f is smallest
+    z = f_u*h_u + rest  the same output: f_u = f*top, h_u = h/top
 
-The scale is the one number a position that is kept for the backward pass.
+The scale is the one number per position that is saved for the backward pass.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class PatchPlan:
     """Everything a target prints for one map of a convolution.
 
     ``scale`` computes the scale of each position from the input. ``forward`` computes the output from inputs,
-    parameters and scale; ``forward_scaled`` does so from the rescaled input. ``backward`` computes the convolution
-    again, ``backward_kept`` reads it as ``product``; ``backward_scaled`` and ``tangent`` use the rescaled input.
+    parameters and scale; ``forward_scaled`` uses the rescaled input instead. ``backward`` recomputes the convolution,
+    ``backward_kept`` reads it as ``product``; ``backward_scaled`` and ``tangent`` use the rescaled input.
     """
 
     name: str
@@ -66,7 +66,7 @@ def patch_plan(solution: CancellingMap) -> PatchPlan:
     separate, product = separated(layer, scale)
     program = _without_own_equation(lower(separate, convolutions=True), product)
     if not any(isinstance(i, Convolve) for i in program.instructions) or len(layer.inputs) != 1:
-        raise UsageError(f"map {layer.name!r}: it is no convolution of one input; use the plan of another family")
+        raise UsageError(f"map {layer.name!r}: it is not a convolution of one input; use the plan of another family")
     rescaling = _rescaling(program)
     scaled = _rescaled(program, rescaling, scale, product)
     wanted = [v.name for v in program.inputs]
@@ -92,16 +92,16 @@ def patch_plan(solution: CancellingMap) -> PatchPlan:
 
 
 def separated(layer: Layer, scale: str) -> tuple[Layer, str]:
-    """Return the layer with what its scale multiplies as an intermediate, and that intermediate's name.
+    """Return the layer with the scaled part of its output as an intermediate value, and that value's name.
 
-    Raise ``UsageError`` if the output is not a line in the scale.
+    Raises ``UsageError`` if the output is not affine in the scale.
     """
     definition = next(d for d in layer.definitions if d.name == scale)
     factor = definition.entry
     expression = sympy.expand(normalise(layer.output.expression))
     inner, rest = expression.coeff(factor, 1), expression.coeff(factor, 0)
     if inner == 0 or sympy.expand(inner * factor + rest - expression) != 0:
-        raise UsageError(f"map {layer.name!r}: the output is not {scale} times something plus something else")
+        raise UsageError(f"map {layer.name!r}: the output is not affine in the scale {scale}; no program exists for it")
     used = {t.name for t in (*layer.inputs, *layer.parameters)} | {d.name for d in (*layer.definitions, layer.output)}
     name = next(n for n in ("h", "product", "scaled_part") if n not in used)
     product = Definition(name, layer.output.indices, inner)
@@ -110,13 +110,13 @@ def separated(layer: Layer, scale: str) -> tuple[Layer, str]:
 
 
 def _without_own_equation(program: Program, name: str) -> Program:
-    """The product is no definition of the derivation, so no equation says what it is."""
+    """Return the program without an equation for the product, which is not a definition of the derivation."""
     named = (replace(i, equation="") if i.target.name == name else i for i in program.instructions)
     return replace(program, instructions=tuple(named))
 
 
 def _rescaling(program: Program) -> Rescaling:
-    """Return the input in units of one number an image."""
+    """Return the rescaling of the input by one number per image."""
     source = program.inputs[0]
     free = (n for n in ("u", "rescaled_input") if n not in program.values)
     return Rescaling(Value(next(free), source.indices), Value("top", (BATCH,)), source)
@@ -128,10 +128,10 @@ def _magnitude(program: Program, rescaling: Rescaling, scale: str) -> Magnitude:
 
 
 def _rescaled(program: Program, rescaling: Rescaling, scale: str, product: str) -> Program:
-    """Return the program whose convolutions with parameters read the rescaled input; other sums stay as they are.
+    """Return the program whose convolutions with parameters read the rescaled input; other sums do not change.
 
-    What the scale multiplies is computed in the same units, and the scale is brought to them first: the product itself
-    may leave the range of its type, and the scale be less than the smallest normal number.
+    The scaled part is computed in the same units, and the scale is multiplied by them first: in plain units the
+    product may overflow, and the scale may be smaller than the smallest normal number.
     """
     source, value, unit = rescaling.source.name, rescaling.value, rescaling.magnitude.at((BATCH,))
     factor = Value(f"{scale}_{value.name}", program.values[scale].indices)
@@ -157,7 +157,7 @@ def _rescaled(program: Program, rescaling: Rescaling, scale: str, product: str) 
                 renamed[product] = replace(target, name=f"{product}_{value.name}")
                 expression = sympy.expand(expression / unit)
                 others = [e for e in entries(own) if BATCH in e.indices and name_of(e) not in renamed]
-                for entry in others:  # one number a position each, so that sums over samples are of one product
+                for entry in others:  # one value per position, so that each sum over samples is of a single product
                     own_units = Value(f"{name_of(entry)}_{value.name}", tuple(entry.indices))
                     instructions.append(Pointwise(own_units, entry / unit))
                     expression = expression.xreplace({entry: own_units.entry * unit})
@@ -174,7 +174,7 @@ def _rescaled(program: Program, rescaling: Rescaling, scale: str, product: str) 
 
 
 def _scale(program: Program, scale: str) -> Program:
-    """Return the program of the scale alone; where it is infinite at zero it is zero instead."""
+    """Return the program of the scale alone; a scale that is infinite at zero becomes zero there."""
     whole = program.restricted(f"{program.name}/scale", (scale,))
     producer = program.producers[scale]
     assert isinstance(producer, Pointwise)

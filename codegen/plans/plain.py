@@ -1,7 +1,7 @@
-"""A layer as it is, without a map: its programs, and the program of its self factor.
+"""The plain layer, without a map: its programs, and the program of its self factor.
 
-The plain layer is what a corrected one is compared with, and all there is where no map cancels the divergence. Its self
-factor is a number a sample where it is isotropic, one a unit where it is diagonal, else a matrix over units.
+The plain layer is the baseline of the corrected ones, and the only class if no map cancels the divergence. Its self
+factor is one number per sample if it is isotropic, one per unit if it is diagonal, else a matrix over units.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PLAIN = "plain"
 
 @dataclass(frozen=True)
 class SelfFactorPlan:
-    """The self factor of a layer as a program; ``shape`` is that of ``derive.record.SelfFactor``."""
+    """The self factor of a layer as a program; for ``shape`` see ``derive.record.SelfFactor``."""
 
     layer: Layer
     program: Program
@@ -41,9 +41,9 @@ def plain_plan(layer: Layer) -> LayerPlan:
 
 
 def self_factor_plan(layer: Layer) -> SelfFactorPlan:
-    """Return the program of the layer's self factor; what it computes has the sample axes, then those of the units."""
+    """Return the program of the layer's self factor; the result has the sample axes, then those of the units."""
     derivation = effective_update(layer)
-    known = _as_layer(derivation.layer, derivation)  # which has the slopes that a long derivation names
+    known = _as_layer(derivation.layer, derivation)  # includes the derivatives that a long derivation names
     names = local_names(known)
     program = _as_derived(lower(with_names(known, names)), layer.name)
     real = [names[t.name] for t in layer.inputs if t.values is None]
@@ -53,7 +53,7 @@ def self_factor_plan(layer: Layer) -> SelfFactorPlan:
 
 @dataclass(frozen=True)
 class DiagonalPlan:
-    """The diagonal of a layer's self factor as a program: the sample axes, then ``units`` axes where they differ."""
+    """The diagonal of a layer's self factor as a program: the sample axes, then ``units`` axes if units differ."""
 
     derivation: Derivation
     program: Program
@@ -62,7 +62,7 @@ class DiagonalPlan:
 
 
 def self_factor_diagonal(layer: Layer) -> DiagonalPlan:
-    """Return the program of what each unit's own gradient moves that unit by, which stays small for many units."""
+    """Return the program of the self factor's diagonal, whose size grows only linearly with the number of units."""
     derivation = effective_update(layer)
     factor, own = derivation.self_factor, derivation.units
     same = factor.shape == "isotropic"
@@ -75,7 +75,7 @@ def self_factor_diagonal(layer: Layer) -> DiagonalPlan:
 
 
 def _as_derived(program: Program, layer: str) -> Program:
-    """Return the program with the names that the derivation has for its equations."""
+    """Return the program with its equations named as in the derivation."""
     factor = f"{layer}/self-factor"
     known = {f"{factor}/forward": factor}
     named = (
@@ -86,7 +86,7 @@ def _as_derived(program: Program, layer: str) -> Program:
 
 
 def _as_layer(layer: Layer, derivation: Derivation) -> Layer:
-    """Return the layer with its self factor in the place of its output, and only the definitions that this reads."""
+    """Return the layer with its self factor as output, and only the definitions that it reads."""
     factor = derivation.self_factor
     indices = {
         "isotropic": derivation.samples,

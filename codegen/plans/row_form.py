@@ -1,11 +1,11 @@
-"""Layers of one matrix: recognised whatever their names, and compiled as the shipped affine layer is.
+"""Recognise layers of one matrix independently of their names, to compile them like the shipped affine layer.
 
     q[k] = sum[h](A[k, h]*y[h]) + c[k]     becomes     z[i] = sum[j](W[i, j]*x[j]) + b[i]
 
-The form has one real input, a matrix and perhaps a vector. Axes of the input that the sums run over are one axis
-together, and so are those of the output that the matrix has; any other axis of input and output, such as tokens, is one
-of samples. Names, sizes and indices are replaced by those that the shipped layer has: an equal map gives an equal
-program, and equal kernels in each target.
+The form has one real input, a matrix and optionally a vector. The summed axes of the input are merged into one, and so
+are the output's axes that the matrix has; any other axis of input and output, such as tokens, counts as samples. Names,
+sizes and indices are replaced by the shipped layer's, so that an equal map gives an equal program, and equal kernels in
+each target.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ _AXES = {
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Where the axes of a layer's tensors lie that are rows and columns.
+    """The positions of sample, summed and unit axes in a layer's tensors.
 
-    ``x`` are the places behind the batch of the axes of samples, then of those summed over; ``weight`` of the units,
-    then of those summed over; ``bias`` of the units; ``z`` of the samples, then of the units. ``samples`` and ``units``
-    are the lengths of these axes.
+    ``x``: sample axes, then summed axes (positions after the batch); ``weight``: unit axes, then summed axes; ``bias``:
+    unit axes; ``z``: sample axes, then unit axes. ``samples`` and ``units`` are the lengths of these axes.
     """
 
     x: tuple[int, ...]
@@ -48,10 +47,10 @@ class RowLayout:
 
 @dataclass(frozen=True)
 class RowForm:
-    """A layer under canonical names; ``order`` holds the places of its tensors among the layer's own, input first.
+    """A layer under canonical names; ``order`` holds the positions of its tensors among the layer's, input first.
 
-    ``layout`` is None for tensors that are rows and a matrix as they stand; ``sizes`` are the layer's own by their
-    canonical names, where one axis has them.
+    ``layout`` is None if the tensors already are rows and a matrix; ``sizes`` maps canonical sizes to the layer's own,
+    as far as they are single axes.
     """
 
     layer: Layer
@@ -60,18 +59,20 @@ class RowForm:
     sizes: Mapping[Expr, Expr]
 
     def with_sizes(self, angle: Expr | None) -> Expr | None:
-        """Return an angle of the layer in canonical sizes; raise ``UsageError`` for one that needs more than n."""
+        """Return an angle in canonical sizes; raise ``UsageError`` if it uses a size other than n."""
         if angle is None:
             return None
         used = {s for s in angle.free_symbols if s.is_integer}
         if any(self.sizes.get(s) != _COLUMN.size for s in used):
-            raise UsageError(f"the angle {angle} uses a size that is not the length of a row; it needs another form")
+            raise UsageError(
+                f"the angle {angle} uses a size that is not the length of a row; use only the length of a row"
+            )
         return angle.xreplace(dict(self.sizes))
 
 
 @dataclass(frozen=True)
 class _Roles:
-    """The entries of input, matrix and vector, and the indices by what they are."""
+    """The entries of input, matrix and vector, and the indices by their role."""
 
     source: Indexed
     matrix: Indexed
@@ -88,7 +89,7 @@ class _Roles:
 
     @property
     def sizes(self) -> dict[Expr, Expr]:
-        """The canonical sizes of the layer's own, where these are one axis alone and told apart."""
+        """The canonical size of each of the layer's sizes that is a single axis and distinct."""
         known = ((self.summed, _COLUMN), (self.units, _ROW))
         pairs = [(axes[0].size, role.size) for axes, role in known if len(axes) == 1]
         alike = len(pairs) == 2 and pairs[0][0] == pairs[1][0]
@@ -96,7 +97,7 @@ class _Roles:
 
 
 def row_form(layer: Layer) -> RowForm | None:
-    """Return a layer under canonical names, or None if it is not of the form that the head of this file states."""
+    """Return a layer under canonical names, or None if it is not of the form in the module docstring."""
     if len(layer.inputs) != 1 or layer.definitions or layer.scalars or layer.inputs[0].values is not None:
         return None
     roles = _roles(layer)
@@ -104,7 +105,7 @@ def row_form(layer: Layer) -> RowForm | None:
         return None
     try:
         expression = _written(layer.output.expression, roles)
-    except KeyError:  # a size that is no length of a row or column
+    except KeyError:  # a size that is not the length of a row or column
         return None
     tensors = [Tensor(name, tuple(i.size for i in _AXES[name])) for name in roles.entries]
     canonical = replace(
@@ -120,7 +121,7 @@ def row_form(layer: Layer) -> RowForm | None:
 
 
 def _roles(layer: Layer) -> _Roles | None:
-    """Return what is what in a layer whose entries are read at one place each; None for another."""
+    """Return the roles in a layer that reads each tensor with one set of indices; None for any other layer."""
     expression, output = layer.output.expression, layer.output.indices
     entries: dict[IndexedBase, Indexed] = {}
     for entry in expression.atoms(Indexed):
@@ -150,7 +151,7 @@ def _roles(layer: Layer) -> _Roles | None:
 
 
 def _written(expression: Expr, roles: _Roles) -> Expr:
-    """Return an expression with canonical names; raise ``KeyError`` for a size that has none."""
+    """Return an expression with canonical names; raise ``KeyError`` for a size without one."""
     if isinstance(expression, IndexedSum):
         return IndexedSum(_written(expression.body, roles), _COLUMN)
     if isinstance(expression, Indexed):
@@ -164,7 +165,7 @@ def _written(expression: Expr, roles: _Roles) -> Expr:
 
 
 def _layout(layer: Layer, roles: _Roles) -> RowLayout | None:
-    """Return where the axes lie, or None where they are a row and a matrix as they stand."""
+    """Return the positions of the axes, or None if the tensors already are rows and a matrix."""
     samples, units, summed = roles.samples, roles.units, roles.summed
     found = RowLayout(
         x=_places((*samples, *summed), roles.source.indices[1:]),

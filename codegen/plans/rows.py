@@ -1,7 +1,7 @@
-"""What is generated for one cancelling map: its programs, settings and digest, before any target is chosen.
+"""The plan of one cancelling map of rows, independent of the target: its programs, settings and digest.
 
-A plan is made for maps of the affine family: one input, one weight matrix, perhaps a bias, and one scale a row that is
-a function of the row's squared length. ``plan`` says so when it meets another.
+A plan exists for maps of the affine family: one input, one weight matrix, optionally a bias, and one scale per row that
+is a function of the row's squared length. ``plan`` raises for any other map.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from derive.record import CancellingMap
 class Plan:
     """Everything a target prints for one map.
 
-    ``scale`` computes the row scale from the input, whatever its length; ``plain_scale``, a sum of squares and one
-    function of it, where that sum is in range and above zero. ``forward`` and ``forward_scaled`` compute the output
-    from inputs, parameters and scale: the first scales the product (cheapest), the second the input (for types whose
-    product could overflow). ``kappa_above`` is the bound that kappa must exceed; ``weight_deviation`` the
-    variance-preserving standard deviation.
+    ``scale`` computes the row scale from an input of any length; ``plain_scale`` is a sum of squares and a function of
+    it, valid if the sum is in range and positive. ``forward`` and ``forward_scaled`` compute the output from inputs,
+    parameters and scale: the first scales the product (cheapest), the second the input (for types whose product could
+    overflow). ``kappa_above`` is the bound that kappa must exceed; ``weight_deviation`` is the variance-preserving
+    standard deviation of the weight.
     """
 
     name: str
@@ -78,13 +78,13 @@ def plan(solution: CancellingMap) -> Plan:
     """Return the plan of a cancelling map; raise ``UsageError`` for a map outside the affine family."""
     layer = solution.mapped
     if len(layer.inputs) != 1 or len(layer.scalars) != 1:
-        raise UsageError(f"map {layer.name!r}: code exists for maps with one input and the one setting kappa")
+        raise UsageError(f"map {layer.name!r}: the plan of rows needs one input and the one setting kappa")
     program = lower(layer)
     backward = gradients(program, [v.name for v in program.inputs])
     direction = backward.direction or find_direction(program, backward.saved)
     if len(backward.saved) != 1 or direction is None:
         raise UsageError(
-            f"map {layer.name!r}: code exists for maps with one scale a row, made from the row's squared length"
+            f"map {layer.name!r}: the plan of rows needs one scale per row, a function of the row's squared length"
         )
     scale = backward.saved[0]
     return Plan(
@@ -114,7 +114,7 @@ def _output_from(program: Program, scale: str) -> Program:
 
 
 def _scaled_input(program: Program, layer: Layer, direction: Direction) -> Program:
-    """Return the output as a program in which the input meets the weight already scaled."""
+    """Return the output as a program that scales the input before the matrix product."""
     others = {base: d for base, d in layer.scope.items() if d.name != direction.scale.name}
     expression = direction.apply(normalise(expand_definitions(layer.output.expression, others)))
     if expression is None:
@@ -128,7 +128,7 @@ def _scaled_input(program: Program, layer: Layer, direction: Direction) -> Progr
 
 
 def lower_bound(program: Program, scale: str, kappa: Expr) -> Expr:
-    """Return the number that kappa must exceed for the squared scale to be positive."""
+    """Return the bound that kappa must exceed for the squared scale to be positive."""
     producer = program.producers[scale]
     assert isinstance(producer, Pointwise)
     unknown = Dummy("kappa", real=True)
@@ -137,6 +137,6 @@ def lower_bound(program: Program, scale: str, kappa: Expr) -> Expr:
     roots = sympy.solve(sympy.numer(sympy.together(squared)), unknown)
     if len(roots) != 1 or not roots[0].is_number:
         raise UsageError(
-            f"map {program.name!r}: the values of kappa for which {producer.expression} is real are not an interval"
+            f"map {program.name!r}: the kappa for which {producer.expression} is real are not all those above a bound"
         )
     return roots[0]

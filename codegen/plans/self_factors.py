@@ -1,7 +1,7 @@
-"""The self factors of ordinary layers as code needs them: an expression of the input, or the general law.
+"""The self factors of ordinary layers for code: an expression of the input, or the general law.
 
-The general law, where a derivation states it, is checked here against the forward map: the self factor is the forward
-map of the squared input with every weight 1 and no bias, plus a number. Then the operator itself can compute it.
+The general law says that the self factor is the forward map of the squared input with every weight 1 and no bias, plus
+a constant, so that the layer's own operator can compute it. It is checked here against the forward map.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Law:
-    """The constants that the general law adds to the operator on squares, with a bias and without one."""
+    """The constants that the general law adds to the operator on squares, with and without a bias."""
 
     name: str
     with_bias: Expr
@@ -44,7 +44,7 @@ class Law:
 
 @dataclass(frozen=True)
 class SelfFactors:
-    """What is known of the self factors of the ordinary layers."""
+    """The self factors of the ordinary layers."""
 
     affine: Written
     linear: Written
@@ -56,7 +56,7 @@ class SelfFactors:
 
 @cache
 def self_factors() -> SelfFactors:
-    """Return the self factors, derived; raise ``ProgramError`` for one that has not the form that is printed for it."""
+    """Derive and return the self factors; raise ``ProgramError`` if one has not the form that its template assumes."""
     return SelfFactors(
         affine=_written(layer("affine")),
         linear=_written(layer("linear")),
@@ -72,12 +72,14 @@ def self_factors() -> SelfFactors:
 def _written(known: Layer) -> Written:
     factor = effective_update(known).self_factor
     if not (factor.isotropic and factor.parameter_free):
-        raise ProgramError(f"the self factor of {known.name!r} is no number a sample made of its input alone")
+        raise ProgramError(
+            f"the self factor of {known.name!r} is not one number per sample computed from its input alone"
+        )
     return Written(known.name, factor.expression, digest(known))
 
 
 def _law(name: str, make: Callable[[int, bool], Layer]) -> Law:
-    """Return the constants of a kind of convolution, which must be the same over 1, 2 and 3 axes."""
+    """Return the constants for a kind of convolution, which must be equal over 1, 2 and 3 axes."""
     found = {bias: {constant(effective_update(make(axes, bias))) for axes in (1, 2, 3)} for bias in (True, False)}
     if any(len(values) != 1 for values in found.values()):
         raise ProgramError(f"{name}: the general law adds different constants over 1, 2 and 3 axes")
@@ -85,16 +87,16 @@ def _law(name: str, make: Callable[[int, bool], Layer]) -> Law:
 
 
 def constant(derivation: Derivation) -> Expr:
-    """Return the self factor less the forward map of the squared input with every weight 1 and every offset 0.
+    """Return the self factor minus the forward map of the squared input with every weight 1 and every offset 0.
 
-    Raise ``ProgramError`` unless the derivation states the general law and the difference is a number.
+    Raises ``ProgramError`` unless the derivation states the general law and the difference is a number.
     """
     known = derivation.layer
     weight = max(known.parameters, key=lambda p: len(p.axes))
     inputs = {t.base for t in known.inputs}
 
     def on_squares(entry: Indexed) -> Expr:
-        """Return the square of an entry of the input, 1 for one of a weight, 0 for one of an offset."""
+        """Return the square for an entry of the input, 1 for a weight, 0 for an offset."""
         if entry.base in inputs:
             return entry**2
         return S.One if entry.base == weight.base else S.Zero

@@ -1,4 +1,4 @@
-"""Solve at an angle function from the user, even if its limits cannot be determined."""
+"""Solve for the maps at an angle t(r) from the user, and explain an angle whose limits cannot be determined."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from derive.forward_map import Layer
 
 
 def solve_at(layer: Layer, angle: Expr | None) -> Solutions:
-    """Return the maps of a layer, with an angle the member of the family there too.
+    """Return the maps of a layer; with an angle, also the family's member at it.
 
-    Raise ``UsageError`` for an angle whose limits are not known, or a layer that has no family.
+    Raises ``UsageError`` for an angle whose limits are not known, or a layer without a family.
     """
     try:
         solutions = solve(layer, angle)
@@ -22,7 +22,7 @@ def solve_at(layer: Layer, angle: Expr | None) -> Solutions:
             raise
         raise UsageError(
             f"the limits of the angle {angle} at zero or at infinity are not known; write it without max and abs, or "
-            "with functions that settle"
+            "with functions that converge"
         ) from problem
     if angle is not None and "angle" not in {m.name for m in solutions}:
         reasons = "; ".join(plain(r.reason) for r in solutions.refusals)

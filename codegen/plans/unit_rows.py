@@ -1,11 +1,11 @@
-"""Rows of unit length as code: the L2 norm, which QK-norm applies to every query and every key.
+"""The plan of rows of unit length: the L2 norm, which QK-norm applies to every query and key.
 
     derived   y = x/sqrt(q), q = sum x**2                 the layer ``l2-norm``
-    printed   f = 1/sqrt(q) safe at any length, u = f x   backward: dx from u and f alone
+    printed   f = 1/sqrt(q), safe for any length; u = f x  backward: dx from u and f alone
 
-That the scores of ``qk-norm>attention`` are products of such rows is proved here, not assumed. The output u and the one
-number f a row are all that the backward pass reads, so the input need not be kept. ``f`` is a result with a derivative
-of its own: a graph of the gradient is one of u and f.
+This module proves that the scores of ``qk-norm>attention`` are products of such rows. The backward pass reads only the
+output u and one number per row, f, so the input is not saved. ``f`` is a result with a derivative of its own, so that
+second derivatives go through u and f.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _NEEDS_MORE = "the backward pass needs more than the output and one number a row
 
 @dataclass(frozen=True)
 class UnitRows:
-    """The programs of the map of ``x`` to ``u`` at unit length, by the one number ``f`` a row.
+    """The programs of the map of ``x`` to ``u`` of unit length, with one number ``f`` per row.
 
-    ``scale`` gives f of x, ``forward`` u of x and f, ``backward`` dx of the gradient with respect to u, of u and
-    of f. What a gradient with respect to f adds to dx is ``scale_backward``. ``tangent`` and ``scale_tangent`` read the
-    tangent of x, u and f.
+    ``scale`` computes f from x; ``forward`` u from x and f; ``backward`` dx from the gradient with respect to u, and u
+    and f; ``scale_backward`` the part of dx from the gradient with respect to f. ``tangent`` and ``scale_tangent``
+    compute the tangents of u and f from the tangent of x, and u and f.
     """
 
     layer: Layer
@@ -67,17 +67,17 @@ class UnitRows:
 
     @property
     def whole(self) -> Program:
-        """The forward map in one program: f and u of x."""
+        """The forward map in one program: f and u from x."""
         whole = replace(self.scale, instructions=(*self.scale.instructions, *self.forward.instructions))
         return replace(whole, name=self.layer.name, outputs=(UNIT, SCALE))
 
 
 @cache
 def unit_rows() -> UnitRows:
-    """Return the programs; raise ``ProgramError`` if QK-norm were another map, or its backward pass read the input."""
+    """Return the programs; raise ``ProgramError`` if QK-norm is another map, or its backward pass reads the input."""
     unit, scores = layer("l2-norm"), layer("qk-norm>attention")
     if not equal(_product_of_rows(unit, scores), _scores(scores)):
-        raise ProgramError(f"{scores.name!r} is not the product of rows of {unit.name!r} that is printed for it")
+        raise ProgramError(f"{scores.name!r} is not the product of rows of {unit.name!r}, which its kernels compute")
     program = lower(unit)
     (kept,) = gradients(program, [t.name for t in unit.inputs]).saved
     program = _renamed(program, {kept: SCALE})
@@ -103,7 +103,7 @@ def unit_rows() -> UnitRows:
 
 
 def _product_of_rows(unit: Layer, scores: Layer) -> Expr:
-    """Return the products of the scores' queries and keys, each of which is first put through ``unit``."""
+    """Return the products of the scores' queries and keys after applying ``unit`` to each."""
     total = next(iter(scores.output.expression.atoms(IndexedSum)))
     own = expand_definitions(unit.output.expression, unit.scope)
     (feature,) = unit.output.indices[1:]
@@ -137,14 +137,14 @@ def _scores(scores: Layer) -> Expr:
 
 
 def _of_scale(program: Program, scale: Value) -> Program:
-    """Return a program that is given the scale in the place of computing it."""
+    """Return a program that reads the scale as an input instead of computing it."""
     kept = tuple(i for i in program.instructions if i.target.name != scale.name)
     given = replace(program, inputs=(*program.inputs, scale), instructions=kept)
     return given.restricted(f"{program.name}/output", program.outputs)
 
 
 def _of_unit(program: Program, direction: Direction, forward: Program) -> Program:
-    """Return a program that reads the map's output in the place of the scaled input, which is the same."""
+    """Return a program that reads the map's output instead of computing the scaled input, which is equal."""
     made = forward.producers[forward.outputs[0]]
     here = dict(zip(direction.value.indices, made.target.indices, strict=True))
     if not isinstance(made, Pointwise) or rename(direction.definition, here) != made.expression:
@@ -156,12 +156,12 @@ def _of_unit(program: Program, direction: Direction, forward: Program) -> Progra
 
 
 def _silent(program: Program) -> Program:
-    """Return a program without equations: what it computes is a step of no document."""
+    """Return a program without equation names: no derivation has a step for it."""
     return replace(program, instructions=tuple(replace(i, equation="") for i in program.instructions))
 
 
 def _renamed(program: Program, names: dict[str, str]) -> Program:
-    """Return a program under other names of values; raise ``ProgramError`` where two would have one name."""
+    """Return a program with its values renamed; raise ``ProgramError`` if two would get the same name."""
 
     def _entry(e: Indexed) -> Indexed:
         name = str(e.base.label)

@@ -1,10 +1,10 @@
-"""The value path of attention as code: its corrected map, as a map of the mixed input of each token and head.
+"""The plan of attention's value path: its corrected map as a map of the mixed input of each token and head.
 
-    solved    z[r,t] = f (A v)[r,t]             f from the mixture of the inputs y by the attention weights A
+    solved    z[r,t] = f (A v)[r,t]             f from the inputs y mixed by the attention weights A
     printed   z[r,t] = f (W[r] x[r,t] + b[r])   x[r,t] = sum over k of A[r,t,k] y[k], the mixed input
 
-The second is the affine-like map of each head's mixed input. That the two are one map is proved here, not assumed, so
-that attention weights may come from anywhere, also from a kernel that never stores them.
+The second is the affine-like map of each head's mixed input. This module proves that the two are equal, so that the
+mixing may be done by any attention kernel, even one that never stores the weights.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAME = "affine-like"
 
 @dataclass(frozen=True)
 class ValuePath:
-    """The corrected value path ``solution``, and the same map of the mixed input: as solved, and its ``plan``."""
+    """The corrected value path ``solution``, and the equal map of the mixed input with its ``plan``."""
 
     solution: CancellingMap
     by_head: CancellingMap
@@ -46,11 +46,11 @@ class ValuePath:
 
 @cache
 def value_path() -> ValuePath:
-    """Return the value path's plan; raise ``ProgramError`` if the map of the mixed input were another map."""
+    """Return the value path's plan; raise ``ProgramError`` if the map of the mixed input differs."""
     solution = solve(layer("attention-value"))[NAME]
     by_head = solve(_mixed_input())[NAME]
     if not equal(_mixed(by_head.mapped, solution.mapped), _written_out(solution.mapped)):
-        raise ProgramError(f"{solution.mapped.name!r} is not the map of the mixed input that is printed for it")
+        raise ProgramError(f"{solution.mapped.name!r} is not the map of the mixed input, which its code computes")
     found = plan(by_head)
     names = _equations(by_head.mapped, solution.mapped)
     return ValuePath(
@@ -66,7 +66,7 @@ def value_path() -> ValuePath:
 
 
 def _mixed_input() -> Layer:
-    """Return the value projection of the mixed input, which is a token of its own for every head."""
+    """Return the value projection of the mixed input, which has its own token for every head."""
     return forward(
         "attention-value",
         title="Value path as a map of the mixed input",
@@ -82,12 +82,12 @@ def _written_out(mapped: Layer) -> Expr:
 
 
 def _mixed(by_head: Layer, mapped: Layer) -> Expr:
-    """Return the map of the mixed input with the mixture of the inputs by the attention weights put in."""
+    """Return the map of the mixed input, with the mixed input written out as inputs mixed by attention weights."""
     weights = next(d for d in mapped.definitions if d.name == "A")
     inputs = next(t for t in mapped.inputs if t.name == "y")
 
     def mixture(entry: Indexed) -> Expr:
-        """Return an entry of a head's input as what the weights of attention mix."""
+        """Return an entry of a head's mixed input as a sum over inputs with attention weights."""
         if str(entry.base.label) != by_head.inputs[0].name:
             return entry
         batch, head, token, feature = entry.indices
@@ -99,7 +99,7 @@ def _mixed(by_head: Layer, mapped: Layer) -> Expr:
 
 
 def _equations(by_head: Layer, mapped: Layer) -> dict[str, str]:
-    """Return the solved map's equation for each equation of the map of the mixed input: the last ones, in order."""
+    """Map each equation name of the mixed input's map to the solved map's: the last ones, in order."""
     own = [f"{by_head.name}/define-{d.name}" for d in by_head.definitions]
     solved = [f"{mapped.name}/define-{d.name}" for d in mapped.definitions][-len(own) :]
     return dict(zip(own, solved, strict=True))

@@ -190,7 +190,7 @@ class Clashing(Mixed):
 
 LEFT = [
     (Noisy, "in training"),
-    (Pair, "its forward takes 2 arguments; give convert an example"),
+    (Pair, "its forward takes 2 arguments; pass convert an example"),
     (Twofold, "returns 2 tensors"),
     (Clashing, "an attribute 'kappa' of its own"),
 ]

@@ -80,7 +80,7 @@ def test_emitted_code_follows_the_mathematics(name, emit):
 def test_a_map_that_needs_more_than_one_number_a_row_is_refused():
     """The derivative of a cubed scale is no polynomial in it, and its variance has no limit."""
     original = derive.solve(derive.layer("affine"))["affine-like"]
-    with pytest.raises(UsageError, match="one scale a row"):
+    with pytest.raises(UsageError, match="one scale per row"):
         families([changed(original, scale=lambda e: e**3)], [])
 
 

@@ -168,7 +168,7 @@ def test_other_names_are_fine(name):
 
 @pytest.mark.parametrize("targets", [["cuda"], ["torch", "fortran"], []])
 def test_unknown_targets_are_refused(targets):
-    with pytest.raises(UsageError, match="make no package; give torch with any of"):
+    with pytest.raises(UsageError, match="do not make up one package; give torch with any of"):
         host_of(targets)
 
 

@@ -65,7 +65,7 @@ def test_the_digest_does_not_depend_on_the_hash_seed():
 def test_maps_outside_the_family_are_refused():
     solution = derive.solve(derive.layer("affine"))["affine-like"]
     bare = dataclasses.replace(solution, mapped=dataclasses.replace(derive.layer("affine"), scalars=(kappa,)))
-    with pytest.raises(UsageError, match="one scale a row"):
+    with pytest.raises(UsageError, match="one scale per row"):
         plan(bare)
     with pytest.raises(UsageError, match="the one setting kappa"):
         plan(dataclasses.replace(solution, mapped=derive.layer("affine")))

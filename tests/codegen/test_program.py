@@ -39,7 +39,7 @@ def test_a_program_knows_its_values_and_what_a_result_needs():
         (lambda: program(Contract(y, (x.entry, W.at((i, Index("j", M)))), (Index("j", M),))), "does not fit the axes"),
         (lambda: program(Contract(y, (x.at((s, j + 1)), W.entry), (j,))), "distinct plain indices"),
         (lambda: program(Pointwise(f, x.entry), outputs=("f",)), "which it lacks"),
-        (lambda: program(Pointwise(f, IndexedSum(x.entry, j)), outputs=("f",)), "holds a sum"),
+        (lambda: program(Pointwise(f, IndexedSum(x.entry, j)), outputs=("f",)), "contains a sum"),
         (lambda: program(Pointwise(x, x.entry)), "assigned twice"),
         (lambda: program(Pointwise(Value("v", (s, j)), x.entry * sympy.Symbol("eta"))), "not declared"),
         (lambda: program(Pointwise(Value("class", (s, j)), x.entry)), "not a name"),

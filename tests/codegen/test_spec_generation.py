@@ -378,7 +378,7 @@ REFUSED = [
     (SUMMED, [], "the sum of all entries of W is one number"),
     (AFFINE.replace("scaled_affine", "json"), [], "would hide the module"),
     (AFFINE.replace('"scaled_affine"', '"a; import os"'), [], "cannot name a layer"),
-    (AFFINE.replace("W", "training"), [], "'training' would hide what torch.nn.Module"),
+    (AFFINE.replace("W", "training"), [], "'training' would hide a name of torch.nn.Module"),
     (AFFINE.replace('"n"', '"device"'), [], "'device' would hide"),
     (AFFINE.replace('b = ["m"]', "b = []").replace("b[i]", "b"), [], "has no axis"),
     (AFFINE, ["--package", "../up"], "is not an identifier"),

@@ -1,7 +1,7 @@
-"""One rule for each ATen operator: how its result's entries follow from those of its arguments.
+"""One rule for each ATen operator: the entries of its result in terms of the entries of its arguments.
 
-The rules are grouped by file; ``table`` holds them all by the operator's name. A rule takes the layer in the making and
-the operator's arguments by the names of its schema: tensors as ``Value``, numbers as expressions.
+The rules are grouped by file; ``table`` holds them all by the operator's name. A rule takes the layer under
+construction and the operator's arguments, named as in its schema: tensors as ``Value``, numbers as expressions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Activation functions, the softmax family, and dropout that drops nothing."""
+"""Activation functions, the softmax family, and inactive dropout."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ for _name, _function in _FUNCTIONS.items():
 
 @rule("gelu", "gelu_")
 def gelu(form: Forming, self: Value, approximate: str = "none") -> Value:
-    """``gelu(a)``, exact or by tanh."""
+    """``gelu(a)``, exact or by its tanh approximation."""
     return applied(form, exact_gelu if approximate == "none" else gelu_tanh, self)
 
 
@@ -69,13 +69,13 @@ def softplus_rule(form: Forming, self: Value, beta: Expr = ONE, threshold: Expr 
 
 @rule("threshold", "threshold_")
 def threshold_rule(form: Forming, self: Value, threshold: Expr, value: Expr) -> Value:
-    """``a`` above the threshold, elsewhere the value."""
+    """``a`` where it exceeds the threshold, else the value."""
     return applied(form, lambda v: value + (v - value) * sympy.Heaviside(v - threshold, 0), self)
 
 
 @rule("hardshrink")
 def hardshrink(form: Forming, self: Value, lambd: Expr) -> Value:
-    """``a`` where it is farther from zero than ``l``, elsewhere zero."""
+    """``a`` where ``|a| > l``, else zero."""
     return applied(form, lambda v: v * (sympy.Heaviside(v - lambd, 0) + sympy.Heaviside(-v - lambd, 0)), self)
 
 
@@ -132,14 +132,14 @@ def glu(form: Forming, self: Value, dim: Expr = -ONE) -> Value:
 
 @rule("dropout", "dropout_", "feature_dropout", "alpha_dropout", "native_dropout", "feature_alpha_dropout")
 def dropout(form: Forming, input: Value, p: Expr, train: bool) -> Value:
-    """The tensor itself where nothing is dropped; random otherwise, and refused."""
+    """The tensor itself if dropout is inactive; active dropout is random, and refused."""
     if train and p != 0:
         raise refuse(f"dropout with p = {p} is random in training", "build the module with dropout 0, or call .eval()")
     return input
 
 
 def scores_and_whole(form: Forming, value: Value, dim: int) -> tuple[Value, Value]:
-    """Return the scores of a softmax, settled and masked, and the logarithm of their whole along the axis."""
+    """Return the scores of a softmax, settled and masked, and their logsumexp along the axis."""
     support = value.support
     entries = form.settle(Value(value.shape, value.at, value.grains, name=value.name))
     scores = pointwise(lambda a: a, entries)
@@ -157,7 +157,7 @@ def scores_and_whole(form: Forming, value: Value, dim: int) -> tuple[Value, Valu
 
 @rule("softmax", "_softmax")
 def softmax(form: Forming, self: Value, dim: Expr, dtype: Any = None, half_to_float: bool = False) -> Value:
-    """``exp(a[j]) / sum[k](exp(a[k]))``; minus infinity has no share."""
+    """``exp(a[j]) / sum[k](exp(a[k]))``; entries at minus infinity contribute nothing."""
     scores, whole = scores_and_whole(form, self, axis(dim, len(self.shape)))
     return pointwise(Softmax, scores, whole)
 

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, whole."""
+"""Scaled dot-product attention as one operator."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def attention(
     scale: Any = None,
     enable_gqa: bool = False,
 ) -> Value:
-    """``softmax(scale q k) v``, positions masked where asked for; queries may share keys and values in groups."""
+    """``softmax(scale q k) v``, optionally masked; groups of queries may share keys and values."""
     if dropout_p != 0:
-        raise refuse(f"attention that drops weights at random (dropout_p = {dropout_p})", "set dropout 0, or .eval()")
+        raise refuse(f"attention with dropout_p = {dropout_p} is random", "set dropout to 0, or call .eval()")
     if enable_gqa and query.shape[-3] != key.shape[-3]:
         count = sympy.cancel(query.shape[-3] / key.shape[-3])
         place = sympy.Integer(len(key.shape) - 3)

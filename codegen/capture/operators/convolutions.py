@@ -1,4 +1,4 @@
-"""Convolutions: sums over the patch that a position sees, entries outside the input being zero."""
+"""Convolutions: sums over the patch of each position; entries outside the input are zero."""
 
 from __future__ import annotations
 
@@ -32,10 +32,13 @@ def each(value: Any, count: int) -> tuple[Expr, ...]:
 
 
 def quotient(a: Expr, b: Expr, what: str) -> Expr:
-    """Return ``a / b`` where that is a polynomial; refuse elsewhere."""
+    """Return ``a / b`` if that is a polynomial, else refuse."""
     found = whole_quotient(a, b)
     if found is None:
-        raise refuse(f"{what}: {a} channels in {b} groups", "let the number of channels be a multiple of the groups")
+        raise refuse(
+            f"{what}: {a} channels do not divide into {b} groups",
+            "make the number of channels a multiple of the groups",
+        )
     return found
 
 
@@ -50,7 +53,7 @@ def convolution(
     dilation: Any,
     groups: Expr,
 ) -> Value:
-    """``z[o, p] = sum[c, k](W[o, c, k] x[c, stride p + dilation k - padding]) + b[o]``, groups apart."""
+    """``z[o, p] = sum[c, k](W[o, c, k] x[c, stride p + dilation k - padding]) + b[o]``, for each group separately."""
     return _batched(form, input, weight, bias, (stride, padding, dilation, groups), _convolved)
 
 
@@ -83,14 +86,14 @@ def any_convolution(
     output_padding: Any,
     groups: Expr,
 ) -> Value:
-    """Either of the two."""
+    """A convolution or a transposed one."""
     if transposed:
         return transposed_convolution(form, input, weight, bias, stride, padding, output_padding, groups, dilation)
     return convolution(form, input, weight, bias, stride, padding, dilation, groups)
 
 
 def _batched(form: Forming, input: Value, weight: Value, bias: Value | None, settings: Any, apply: Any) -> Value:
-    """Apply to a batch of images; a single image is a batch of one."""
+    """Apply ``apply`` to a batch of images; a single image becomes a batch of one."""
     space = len(weight.shape) - 2
     single = len(input.shape) == space + 1
     image = form.factor(with_axis(input, 0) if single else input)
@@ -147,12 +150,14 @@ def _convolved(
 def _half(total: Expr) -> Expr:
     half = sympy.expand(total / 2)
     if any(c.q != 1 for c in half.atoms(sympy.Rational)):
-        raise refuse(f"padding 'same' of {total} entries is more on one side", "use a filter of odd length, 2*k + 1")
+        raise refuse(
+            f"padding 'same' of {total} entries is unequal on the two sides", "use a filter of odd length, 2*k + 1"
+        )
     return half
 
 
 def counted(span: Expr, step: Expr) -> Expr:
-    """Return ``span // step + 1``, refused where that is no polynomial."""
+    """Return ``span // step + 1``; refuse unless it is a polynomial."""
     if step == 1:
         return sympy.expand(span + 1)
     whole, rest = ZERO, ZERO
@@ -167,7 +172,7 @@ def counted(span: Expr, step: Expr) -> Expr:
     if rest.is_Integer and step.is_Integer:
         return sympy.expand(whole + int(rest) // int(step) + 1)
     raise refuse(
-        f"a stride of {step} over {span} + 1 places gives no whole number of positions at all sizes",
+        f"a stride of {step} does not divide {span} at all sizes, so the number of positions is no polynomial",
         "make the length a multiple of the stride, such as 2*h",
     )
 
@@ -189,7 +194,7 @@ def _transposed(
         group, member = digits_of(i[1], (groups, members)) if groups != 1 else (ZERO, i[1])
 
         def term(bound: Indices) -> Expr:
-            """Return one product, where an input position meets the output position."""
+            """Return one product, 0 unless the input position contributes to the output position."""
             channel = sympy.expand(group * per_group + bound[0])
             filters, places = bound[1 : 1 + space], bound[1 + space :]
             meets = [

@@ -1,4 +1,4 @@
-"""Tensors made from nothing: constants, positions, identities. Random ones are refused."""
+"""Tensors that depend on no input: constants, ranges, identities. Random ones are refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ones(form: Forming, size: Any = None, **settings: Any) -> Value:
 
 @rule("full", "new_full", "full_like", "scalar_tensor", "fill", "fill_")
 def full(form: Forming, **settings: Any) -> Value:
-    """One number everywhere."""
+    """A tensor filled with one number."""
     number = next(settings[k] for k in ("fill_value", "value", "s") if k in settings)
     if isinstance(number, Value):
         return broadcast(number, form.shape)
@@ -59,7 +59,7 @@ def arange(form: Forming, end: Expr, start: Expr = ZERO, step: Expr = ONE, **set
 
 @rule("linspace")
 def linspace(form: Forming, start: Expr, end: Expr, steps: Expr, **settings: Any) -> Value:
-    """Numbers at equal distances."""
+    """Equally spaced numbers."""
     return Value(form.shape, lambda i: start + (end - start) * i[0] / (steps - 1))
 
 
@@ -89,4 +89,4 @@ def eye(form: Forming, n: Expr, m: Any = None, **settings: Any) -> Value:
 )
 def random(form: Forming, **settings: Any) -> Value:
     """Random numbers are refused: a derivation is about one forward map."""
-    raise refuse("random numbers in forward", "pass them as an input, or call .eval() in the factory")
+    raise refuse("random numbers are drawn in forward", "pass them as an input, or call .eval() in the factory")

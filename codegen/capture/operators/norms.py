@@ -17,7 +17,7 @@ from codegen.capture.values import ONE, ZERO, Value, plain, pointwise, reshaped
 
 
 def scaled(form: Forming, value: Value, gain: Value | None, offset: Value | None) -> Value:
-    """Return a normalised tensor times a gain plus an offset."""
+    """Return a tensor times a gain plus an offset."""
     if gain is not None:
         value = pointwise(lambda x, w: x * w, value, gain)
     if offset is not None:
@@ -26,7 +26,7 @@ def scaled(form: Forming, value: Value, gain: Value | None, offset: Value | None
 
 
 def standardised(form: Forming, value: Value, axes: Sequence[int], eps: Expr) -> Value:
-    """Return a tensor less its mean, over its spread along axes."""
+    """Return ``(x - mean) / sqrt(variance + eps)`` along axes."""
     differences = centred(form, value, axes)
     variance = spread(form, differences, axes, ZERO)
     return pointwise(lambda c, v: c / sympy.sqrt(v + eps), differences, variance)
@@ -59,7 +59,7 @@ def layer_norm(
 
 @rule("rms_norm")
 def rms_norm(form: Forming, input: Value, normalized_shape: Any, weight: Value | None = None, eps: Any = None) -> Value:
-    """``g x/sqrt(mean of squares + eps)`` along the last axes; the default eps is the smallest of float64."""
+    """``g x/sqrt(mean of squares + eps)`` along the last axes; the default eps is that of float64."""
     axes = list(range(len(input.shape) - len(normalized_shape), len(input.shape)))
     entries = form.settle(input)
     squares = form.settle(averaged(form, pointwise(lambda x: x**2, entries), axes), "squares")
@@ -77,7 +77,7 @@ def group_norm(
     eps: Expr = ZERO,
     cudnn_enabled: bool = True,
 ) -> Value:
-    """As a layer norm, over the channels of a group and all positions."""
+    """``g (x - mean)/sqrt(variance + eps) + b`` over the channels of a group and all positions."""
     n, channels, *space = input.shape
     per_group = sympy.cancel(channels / num_groups)
     apart = reshaped(input, (n, num_groups, per_group, *space), form.size)
@@ -99,15 +99,15 @@ def batch_norm(
     eps: Expr,
     cudnn_enabled: bool = True,
 ) -> Value:
-    """Each channel less its mean, over its spread: those of the batch in training, the kept ones in evaluation."""
+    """Each channel standardised: by batch statistics in training, by running statistics in evaluation."""
     count = len(input.shape)
     gain, offset = along(weight, 1, count), along(bias, 1, count)
     if training:
-        form.notes.append("batch statistics are those of training")
+        form.notes.append("The batch norm uses the statistics of the batch, as in training.")
         return scaled(form, standardised(form, input, [0, *range(2, count)], eps), gain, offset)
     middle, variance = along(running_mean, 1, count), along(running_var, 1, count)
     if middle is None or variance is None:
-        raise refuse("a batch norm in evaluation without kept statistics", "call .train(), or keep statistics")
+        raise refuse("a batch norm in evaluation has no running statistics", "call .train(), or track statistics")
     found = pointwise(
         lambda x, m, v: (x - m) / sympy.sqrt(v + eps), form.factor(input), as_value(middle), as_value(variance)
     )
@@ -127,9 +127,9 @@ def instance_norm(
     eps: Expr,
     cudnn_enabled: bool = True,
 ) -> Value:
-    """Each channel of each image less its mean, over its spread."""
+    """Each channel of each image standardised."""
     if not use_input_stats:
-        raise refuse("an instance norm with kept statistics", "set track_running_stats=False")
+        raise refuse("an instance norm uses running statistics", "set track_running_stats=False")
     count = len(input.shape)
     found = standardised(form, input, list(range(2, count)), eps)
     return scaled(form, found, along(weight, 1, count), along(bias, 1, count))
@@ -137,7 +137,7 @@ def instance_norm(
 
 @rule("_weight_norm", "_weight_norm_interface")
 def weight_norm(form: Forming, v: Value, g: Value, dim: Expr = ZERO) -> Value:
-    """``g v/||v||``, the length taken over all axes but one."""
+    """``g v/||v||``, the norm taken over all axes but one."""
     from codegen.capture.operators.reductions import length
 
     place = int(dim) % len(v.shape)

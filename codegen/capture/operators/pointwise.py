@@ -18,7 +18,7 @@ _LARGEST_POWER = 16
 
 
 def as_value(entry: Any) -> Value:
-    """Return a tensor or a number as a tensor."""
+    """Return a tensor unchanged, and a number as a tensor without axes."""
     if isinstance(entry, Value):
         return entry
     return constant(entry, "integer" if sympy.sympify(entry).is_integer else "real")
@@ -30,34 +30,32 @@ def as_real(value: Value) -> Value:
 
 
 def joined_kind(*values: Value) -> str:
-    """Return what the sum or product of tensors is."""
+    """Return the kind (``real``, ``integer``, ``truth``) of a sum or product of tensors."""
     kinds = {v.kind for v in values}
     return "real" if "real" in kinds else "integer"
 
 
 def supported(values: tuple[Value, ...], found: Value) -> Value:
-    """Return a tensor that is minus infinity where one of the tensors that it adds up is."""
+    """Return a sum of tensors marked as minus infinity wherever one of the summands is."""
     masked = [v for v in values if v.support is not None]
     if not masked:
         return found
 
     def support(i: Indices) -> Expr:
-        """Return 1 where all are finite."""
+        """Return 1 where all summands are finite."""
         return sympy.Mul(*(v.support(broadcast_at(v, i)) for v in masked))  # type: ignore[misc]
 
     return Value(found.shape, found.at, found.grains, found.kind, support, found.name)
 
 
 def no_infinity(*values: Value) -> None:
-    """Refuse tensors that hold minus infinity where only a softmax, a sum or a maximum may meet it."""
+    """Refuse tensors that contain minus infinity: only a softmax, a sum or a maximum may take them."""
     if any(v.support is not None for v in values):
-        raise refuse(
-            "minus infinity stands where no softmax takes it out again", "mask the scores just before a softmax"
-        )
+        raise refuse("minus infinity is used outside a softmax", "mask the scores just before the softmax")
 
 
 def applied(form: Forming, function: Callable[..., Expr], *values: Value) -> Value:
-    """Return a function of tensors that it does not multiply out: each is settled first."""
+    """Return a function of tensors, each settled first, so that the function's argument stays short."""
     no_infinity(*values)
     return pointwise(function, *(form.settle(v) for v in values))
 
@@ -95,7 +93,7 @@ def mul(form: Forming, self: Any, other: Any) -> Value:
 
 
 def scaled_factor(form: Forming, value: Value, other: Value) -> Value:
-    """Return a factor of a product, settled where multiplying it would copy or spread a long expression."""
+    """Return a factor of a product, settled if the product would copy or expand a long expression."""
     if not other.shape and not other.at(()).atoms(sympy.Indexed):
         return value
     return form.factor(value)
@@ -105,7 +103,7 @@ def scaled_factor(form: Forming, value: Value, other: Value) -> Value:
 def div(form: Forming, self: Any, other: Any, rounding_mode: Any = None) -> Value:
     """``a / b``."""
     if rounding_mode is not None:
-        raise refuse("a division that rounds", "divide without rounding, or slice")
+        raise refuse("a division rounds its result", "divide without rounding_mode, or use a slice")
     left, right = as_value(self), as_value(other)
     no_infinity(right)
     if not right.shape and not right.at(()).atoms(sympy.Indexed):
@@ -123,21 +121,21 @@ def neg(form: Forming, self: Value) -> Value:
 
 @rule("pow", "pow_", "float_power")
 def power(form: Forming, self: Any, exponent: Any) -> Value:
-    """``a ** p`` for a number ``p``; ``exp(p log(a))`` for a tensor ``p``, of a base taken as positive."""
+    """``a ** p`` for a number ``p``; ``exp(p log(a))`` for a tensor ``p``, assuming a positive base."""
     base = as_value(self)
     if isinstance(exponent, Value):
         number = not base.shape and not base.at(()).atoms(sympy.Indexed)
         if number and not base.at(()).is_positive:
-            raise refuse("a power of a number that is not positive", "take a positive base")
+            raise refuse("a power has a base that is not positive", "use a positive base")
         if not number:
-            form.notes.append("The base of a power whose exponent is a tensor is taken as positive.")
+            form.notes.append("The base of a power whose exponent is a tensor is assumed to be positive.")
         base = base if number else form.settle(base)
         return pointwise(lambda a, p: sympy.exp(p * sympy.log(a)), base, form.settle(exponent))
     exponent = sympy.sympify(exponent)
     if exponent == 1:
         return base
     if abs(exponent) > _LARGEST_POWER:
-        raise refuse(f"the power {exponent}", f"use exponents up to {_LARGEST_POWER}")
+        raise refuse(f"the exponent {exponent} is too large", f"use exponents up to {_LARGEST_POWER}")
     return applied(form, lambda a: a**exponent, base)
 
 
@@ -193,7 +191,7 @@ for _name, _function in _FUNCTIONS.items():
 
 @rule("detach")
 def detach(form: Forming, self: Value) -> Value:
-    """The values alone: a step holds them fixed."""
+    """The tensor's values, which a step holds fixed."""
     return applied(form, Stopped, self)
 
 

@@ -1,4 +1,4 @@
-"""Pooling and interpolation: sums over windows of fixed places."""
+"""Pooling and interpolation: sums or maxima over windows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from derive.algebra.reductions import Largest
 
 
 def windows(form: Forming, value: Value, filters: Sequence[Expr], steps: Sequence[Expr], pads: Sequence[Expr]) -> Value:
-    """Return the windows over the last axes, on as many new last axes; entries outside are zero."""
+    """Return the windows over the last axes, as many new last axes; entries outside are zero."""
     space, lead = len(filters), len(value.shape) - len(filters)
     image, positions = form.factor(value), form.shape[-space:]
 
@@ -55,11 +55,11 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: Any = None,
 ) -> Value:
-    """The mean over a window; the zeros of the padding count."""
+    """The mean over a window, which includes the zeros of the padding."""
     space = len(kernel_size) if isinstance(kernel_size, tuple) else 1
     pads = each(padding, space)
     if ceil_mode or divisor_override is not None or (not count_include_pad and any(p != 0 for p in pads)):
-        raise refuse("average pooling with ceil_mode, a divisor or uncounted padding", "leave these settings out")
+        raise refuse("average pooling uses ceil_mode, a divisor or uncounted padding", "leave these settings out")
     filters = each(kernel_size, space)
     steps = filters if stride in ((), None) else each(stride, space)
     seen = windows(form, self, filters, steps, pads)
@@ -68,14 +68,14 @@ def avg_pool(
 
 
 def _equal_windows(form: Forming, self: Value, output_size: Any) -> tuple[Value, list[int]]:
-    """Return the tensor with each of its last axes as windows and places inside them, and which axes are inside."""
+    """Return the tensor with each last axis split into (window, place in it), and the axes of places."""
     lead = len(self.shape) - len(output_size)
     shape: list[Expr] = list(self.shape[:lead])
     for n, count in zip(self.shape[lead:], output_size, strict=True):
         share = whole_quotient(n, count)
         if share is None:
             raise refuse(
-                f"{count} windows over {n} places are not equal", "let the length be a multiple of the windows"
+                f"{count} windows over {n} places differ in size", "make the length a multiple of the number of windows"
             )
         shape += [count, share]
     return reshaped(self, tuple(shape), form.size), list(range(lead + 1, len(shape), 2))
@@ -83,7 +83,7 @@ def _equal_windows(form: Forming, self: Value, output_size: Any) -> tuple[Value,
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d")
 def adaptive_avg_pool(form: Forming, self: Value, output_size: Any) -> Value:
-    """The mean over equal windows, as many as asked for."""
+    """The mean over ``output_size`` equal windows."""
     apart, inner = _equal_windows(form, self, output_size)
     lead = len(self.shape) - len(output_size)
     return reshaped(averaged(form, apart, inner), (*self.shape[:lead], *output_size), form.size)
@@ -91,7 +91,7 @@ def adaptive_avg_pool(form: Forming, self: Value, output_size: Any) -> Value:
 
 @rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 def adaptive_max_pool(form: Forming, self: Value, output_size: Any) -> tuple[Value, None]:
-    """The largest entry of equal windows, as many as asked for, without its place."""
+    """The maxima of ``output_size`` equal windows, without their places."""
     apart, inner = _equal_windows(form, self, output_size)
     lead = len(self.shape) - len(output_size)
     found = reduced(form, form.settle(apart), inner, Largest)
@@ -108,7 +108,10 @@ def upsample_nearest(
     for place in range(2, len(form.shape)):
         count = whole_quotient(form.shape[place], found.shape[place])
         if count is None:
-            raise refuse(f"interpolation from {found.shape[place]} to {form.shape[place]}", "use an integer factor")
+            raise refuse(
+                f"interpolation from {found.shape[place]} to {form.shape[place]} is not by an integer",
+                "use an integer factor",
+            )
         wide = with_axis(found, place + 1)
         wide = broadcast(wide, [count if j == place + 1 else n for j, n in enumerate(wide.shape)])
         merged = [form.shape[place] if j == place else n for j, n in enumerate(found.shape)]
@@ -151,7 +154,7 @@ def max_pool(
     """The largest entry of a window, without padding."""
     space = len(kernel_size) if isinstance(kernel_size, tuple) else 1
     if ceil_mode or any(p != 0 for p in each(padding, space)) or any(d != 1 for d in each(dilation, space)):
-        raise refuse("max pooling with padding, dilation or ceil_mode", "leave these settings out, and pad before")
+        raise refuse("max pooling uses padding, dilation or ceil_mode", "leave these settings out, and pad before")
     filters = each(kernel_size, space)
     steps = filters if stride in ((), None) else each(stride, space)
     seen = windows(form, form.settle(self), filters, steps, (ZERO,) * space)

@@ -1,4 +1,4 @@
-"""Products of matrices: each is a sum of products over the axes that do not reach the result."""
+"""Matrix products: each is a sum of products over the axes that the result lacks."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def outer(form: Forming, self: Value, vec2: Value) -> Value:
 
 @rule("einsum")
 def einsum(form: Forming, equation: str, tensors: tuple[Value, ...], path: Any = None) -> Value:
-    """The sum of products that the equation spells out."""
+    """The sum of products that the equation states."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     spare = [c for c in string.ascii_letters if c not in equation]
@@ -133,7 +133,7 @@ def tensordot(form: Forming, self: Value, other: Value, dims_self: Any, dims_oth
 
 @rule("cosine_similarity")
 def cosine_similarity(form: Forming, x1: Value, x2: Value, dim: Expr, eps: Expr) -> Value:
-    """The product of two tensors along an axis over the product of their lengths."""
+    """The inner product of two tensors along an axis over the product of their norms."""
     from codegen.capture.operators.pointwise import maximum, root
     from codegen.capture.operators.reductions import total, without
 
@@ -166,7 +166,7 @@ def distances(form: Forming, x1: Value, x2: Value, p: Expr, compute_mode: Any) -
     from codegen.capture.operators.reductions import total, without
 
     if p != 2:
-        raise refuse(f"a distance of order {p}", "take torch.cdist with p=2, or write the distance out")
+        raise refuse(f"a distance has order {p}", "call torch.cdist with p=2, or write the distance out")
     count = len(x1.shape)
     apart = pointwise(lambda a, b: (a - b) ** 2, with_axis(x1, count - 1), with_axis(x2, len(x2.shape) - 2))
     return pointwise(sympy.sqrt, form.settle(without(total(form, form.settle(apart), [-1]), [count])))

@@ -1,4 +1,4 @@
-"""Padding, windows and rearrangements: entries put around, repeated, turned round or interleaved."""
+"""Padding, windows and rearrangements: entries added around, repeated, reversed or interleaved."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from codegen.capture.values import (
 
 @rule("pad", "constant_pad_nd")
 def pad(form: Forming, self: Value, pad: Any, mode: str = "constant", value: Any = None) -> Value:
-    """Entries put around the tensor, the last axis first."""
+    """The tensor padded, the last axis first."""
     value_at = ZERO if value is None else sympy.sympify(value)
     found = self if mode != "constant" else form.factor(self)
     for k in range(len(pad) // 2):
@@ -42,7 +42,7 @@ def pad(form: Forming, self: Value, pad: Any, mode: str = "constant", value: Any
 
 
 def _around(value: Value, place: int, before: Expr, after: Expr, mode: str) -> list[Value]:
-    """Return what reflection, repetition or the other end puts before and after a tensor."""
+    """Return the parts that reflect, replicate or circular padding puts before and after a tensor."""
     n = value.shape[place]
     starts = {
         "reflect": (lambda p: before - p, lambda p: n - 2 - p),
@@ -50,11 +50,11 @@ def _around(value: Value, place: int, before: Expr, after: Expr, mode: str) -> l
         "circular": (lambda p: n - before + p, lambda p: p),
     }
     if mode not in starts:
-        raise refuse(f"padding mode {mode!r}", "use constant, reflect, replicate or circular")
+        raise refuse(f"padding mode {mode!r} has no rule", "use constant, reflect, replicate or circular")
     first, last = starts[mode]
 
     def part(length: Expr, place_of: Any) -> Value:
-        """Return so many places of the tensor, each read where a function of its place says."""
+        """Return ``length`` places of the axis; place k is read at ``place_of(k)``."""
         shape = [length if k == place else m for k, m in enumerate(value.shape)]
         grains = [plain(length) if k == place else g for k, g in enumerate(value.grains)]
         return value.reindexed(shape, lambda i: (*i[:place], sympy.expand(place_of(i[place])), *i[place + 1 :]), grains)
@@ -76,9 +76,9 @@ def replication_pad(form: Forming, self: Value, padding: Any) -> Value:
 
 @rule("roll")
 def roll(form: Forming, self: Value, shifts: Any, dims: Any = ()) -> Value:
-    """Entries moved along an axis, those that leave coming back at the other end."""
+    """Entries shifted cyclically along an axis."""
     if not dims:
-        raise refuse("roll without axes", "name the axis to roll along")
+        raise refuse("roll is called without axes", "name the axis to roll along")
     for shift, dim in zip(shifts, dims, strict=True):
         place = axis(dim, len(self.shape))
         n, by = self.shape[place], sympy.sympify(shift)
@@ -92,7 +92,7 @@ def roll(form: Forming, self: Value, shifts: Any, dims: Any = ()) -> Value:
 
 @rule("flip")
 def flip(form: Forming, self: Value, dims: Any) -> Value:
-    """Axes backwards."""
+    """The tensor with axes reversed."""
     places = {axis(d, len(self.shape)) for d in dims}
     shape = self.shape
 
@@ -105,7 +105,7 @@ def flip(form: Forming, self: Value, dims: Any) -> Value:
 
 @rule("unfold")
 def unfold(form: Forming, self: Value, dimension: Expr, size: Expr, step: Expr) -> Value:
-    """Windows along an axis, on a new last axis."""
+    """Windows along an axis, as a new last axis."""
     place = axis(dimension, len(self.shape))
     count = form.shape[place]
     shape = [*(count if k == place else n for k, n in enumerate(self.shape)), sympy.sympify(size)]
@@ -119,7 +119,7 @@ def unfold(form: Forming, self: Value, dimension: Expr, size: Expr, step: Expr) 
 
 @rule("repeat", "tile")
 def repeat(form: Forming, self: Value, repeats: Any = None, dims: Any = None) -> Value:
-    """The tensor several times along axes."""
+    """The tensor repeated along axes."""
     counts = [sympy.sympify(r) for r in (dims if repeats is None else repeats)]
     while len(self.shape) < len(counts):
         self = with_axis(self, 0)
@@ -136,9 +136,9 @@ def repeat(form: Forming, self: Value, repeats: Any = None, dims: Any = None) ->
 
 @rule("repeat_interleave")
 def repeat_interleave(form: Forming, self: Value, repeats: Any, dim: Any = None, output_size: Any = None) -> Value:
-    """Every entry along an axis several times in a row."""
+    """Every entry along an axis repeated several times in a row."""
     if isinstance(repeats, Value) or dim is None:
-        raise refuse("repeat_interleave with a tensor of counts, or without an axis", "give one count and the axis")
+        raise refuse("repeat_interleave gets a tensor of counts, or no axis", "give one count and the axis")
     place = axis(dim, len(self.shape))
     wide = with_axis(self, place + 1)
     wide = broadcast(wide, [repeats if k == place + 1 else n for k, n in enumerate(wide.shape)])
@@ -148,7 +148,7 @@ def repeat_interleave(form: Forming, self: Value, repeats: Any, dim: Any = None,
 
 @rule("pixel_shuffle")
 def pixel_shuffle(form: Forming, self: Value, upscale_factor: Expr) -> Value:
-    """Channels spread over an image that is larger by a factor."""
+    """Channels rearranged into an image that is larger by a factor."""
     *lead, c, h, w = self.shape
     r, n = sympy.sympify(upscale_factor), len(lead)
     split_channels = reshaped(self, (*lead, sympy.cancel(c / r**2), r, r, h, w), form.size)
@@ -159,7 +159,7 @@ def pixel_shuffle(form: Forming, self: Value, upscale_factor: Expr) -> Value:
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(form: Forming, self: Value, downscale_factor: Expr) -> Value:
-    """Blocks of an image put into channels."""
+    """Blocks of an image rearranged into channels."""
     *lead, c, h, w = self.shape
     r, n = sympy.sympify(downscale_factor), len(lead)
     parts = reshaped(self, (*lead, c, sympy.cancel(h / r), r, sympy.cancel(w / r), r), form.size)
@@ -187,7 +187,8 @@ def diag_embed(form: Forming, self: Value, offset: Expr = ZERO, dim1: Expr = -2 
     """``z[.., i, j] = a[.., i] (i == j)``."""
     if offset != 0 or (dim1, dim2) != (-2, -1):
         raise refuse(
-            "a diagonal beside the main one, or on other axes", "embed on the main diagonal, then pad or permute"
+            "diag_embed uses a diagonal off the main one, or other axes",
+            "embed on the main diagonal, then pad or permute",
         )
     entry = form.factor(self)
     shape = (*self.shape, self.shape[-1])
@@ -200,14 +201,14 @@ def diag_embed(form: Forming, self: Value, offset: Expr = ZERO, dim1: Expr = -2 
 
 @rule("diagonal")
 def diagonal_of(form: Forming, self: Value, offset: Expr = ZERO, dim1: Expr = ZERO, dim2: Expr = ONE) -> Value:
-    """The entries whose two places are equal, on a new last axis."""
+    """The diagonal of two axes, as a new last axis."""
     a, b = axis(dim1, len(self.shape)), axis(dim2, len(self.shape))
     kept = [k for k in range(len(self.shape)) if k not in (a, b)]
     n = form.shape[-1]
     down, across = (ZERO, offset) if form.size(sympy.sympify(offset)) >= 0 else (-offset, ZERO)
 
     def back(i: Indices) -> Indices:
-        """Return where in the whole tensor an entry of the diagonal stands."""
+        """Return the indices in the whole tensor of an entry of the diagonal."""
         places = dict(zip(kept, i, strict=False))
         return tuple(
             i[-1] + down if k == a else i[-1] + across if k == b else places[k] for k in range(len(self.shape))

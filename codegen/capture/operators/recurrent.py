@@ -1,4 +1,4 @@
-"""Cells of recurrent networks: one step, gates apart."""
+"""Recurrent networks: cells (one step, a block for each gate), and cells unrolled over time."""
 
 from __future__ import annotations
 
@@ -104,14 +104,16 @@ _LONGEST = 8
 
 
 def _unrolled(form: Forming, self: Value, states: Any, params: Any, settings: Any, step: Step) -> tuple[Value, ...]:
-    """Return the outputs of every place in time and the last states, one step after the other."""
+    """Return the outputs at every time and the last states, by unrolling ``step``."""
     has_biases, layers, dropout, train, bidirectional, batch_first = settings
     if bidirectional or (train and dropout != 0):
-        raise refuse("a recurrent network in both directions, or with dropout", "use one direction and dropout 0")
+        raise refuse("a recurrent network is bidirectional, or has dropout", "use one direction and dropout 0")
     time = 1 if batch_first else 0
     count = self.shape[time]
     if not count.is_Integer or count > _LONGEST:
-        raise refuse(f"a recurrence over {count} places", f"give an example with at most {_LONGEST}, batch_first=True")
+        raise refuse(
+            f"a recurrence runs over {count} times", f"give an example with at most {_LONGEST}, batch_first=True"
+        )
     places, width = [selected(self, time, sympy.Integer(t)) for t in range(int(count))], 4 if has_biases else 2
     last: list[list[Value]] = []
     for layer in range(int(layers)):
@@ -139,13 +141,13 @@ def lstm(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Value, ...]:
-    """The LSTM cell at every place in time, at most 8 of them."""
+    """The LSTM cell unrolled over time, at most 8 times."""
     settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
     return _unrolled(form, input, hx, params, settings, lambda f, x, own, p: lstm_cell(f, x, own, *p))
 
 
 def _over_time(name: str, cell: Callable[..., Value], what: str) -> None:
-    """Enter the rule of a network that takes a cell with one state at every place in time."""
+    """Register the rule of a network that unrolls a cell with one state over time."""
 
     def network(
         form: Forming,
@@ -159,11 +161,11 @@ def _over_time(name: str, cell: Callable[..., Value], what: str) -> None:
         bidirectional: bool,
         batch_first: bool,
     ) -> tuple[Value, ...]:
-        """Take the steps one after the other."""
+        """Unroll the cell."""
         settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
         return _unrolled(form, input, (hx,), params, settings, lambda f, x, own, p: (cell(f, x, own[0], *p),))
 
-    network.__doc__ = f"{what} at every place in time, at most {_LONGEST} of them."
+    network.__doc__ = f"{what} unrolled over time, at most {_LONGEST} times."
     rule(name)(network)
 
 

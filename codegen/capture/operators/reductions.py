@@ -1,4 +1,4 @@
-"""Sums, means, spreads, lengths, products and running sums along axes."""
+"""Sums, means, variances, norms, extremes, products and running sums along axes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from derive.algebra.reductions import Largest, Product
 
 
 def axes_of(dim: Any, count: int) -> list[int]:
-    """Return the axes that a reduction names: all of them where it names none."""
+    """Return the axes that a reduction names, or all axes if it names none."""
     if dim is None or dim == ():
         return list(range(count))
     return [axis(d, count) for d in (dim if isinstance(dim, tuple | list) else (dim,))]
@@ -27,7 +27,7 @@ def one_axis(dim: Any, count: int, what: str) -> int:
     """Return the one axis of a reduction; refuse several."""
     found = axes_of(dim, count)
     if len(found) != 1:
-        raise refuse(f"{what} along {len(found)} axes", "flatten them first, or reduce one after the other")
+        raise refuse(f"{what} runs along {len(found)} axes", "flatten them first, or reduce one after the other")
     return found[0]
 
 
@@ -60,7 +60,7 @@ def without(value: Value, axes: Sequence[int]) -> Value:
 
 
 def count_of(value: Value, axes: Sequence[int]) -> Expr:
-    """Return how many entries axes hold together."""
+    """Return the product of the lengths of axes."""
     return sympy.expand(sympy.Mul(*(value.shape[k] for k in axes)))
 
 
@@ -87,7 +87,7 @@ def mean(form: Forming, self: Value, dim: Any = None, keepdim: bool = False, dty
 
 
 def centred(form: Forming, value: Value, axes: Sequence[int]) -> Value:
-    """Return the tensor less its mean along axes, settled."""
+    """Return the tensor minus its mean along axes, settled."""
     entries = form.settle(value)
     middle = form.settle(averaged(form, entries, axes), "average")
     return form.settle(pointwise(lambda x, m: x - m, entries, middle), "centred")
@@ -144,7 +144,7 @@ def length(form: Forming, value: Value, axes: Sequence[int], p: Any = 2) -> Valu
     if p.is_Integer and p > 0 and p % 2 == 0:
         powers = form.settle(total(form, pointwise(lambda x: x**p, entries), axes), "powers")
         return pointwise(lambda t: t ** Rational(1, p), powers)
-    raise refuse(f"a norm of order {p}", "use order 1, 2 or another even number")
+    raise refuse(f"a norm has order {p}", "use order 1, 2 or another even number")
 
 
 @rule("linalg_vector_norm")
@@ -232,5 +232,5 @@ def prod(form: Forming, self: Value, dim: Any = None, keepdim: bool = False, dty
 
 @rule("argmax", "argmin", "topk", "sort", "median", "cumprod", "argsort", "kthvalue", "mode")
 def ordered(form: Forming, self: Value, **settings: Any) -> Value:
-    """Places of extremes are refused: they depend on values."""
-    raise refuse("an order of entries, which depends on their values", "use a softmax, or masks that depend on places")
+    """Sorting and places of extremes are refused: they depend on values."""
+    raise refuse("the order of entries depends on their values", "use a softmax, or masks that depend on places")

@@ -34,7 +34,7 @@ _LOW = -10_000
 def integers(value: Value, what: str) -> Value:
     """Return a tensor of index expressions; refuse one whose entries are computed numbers."""
     if value.kind != "integer":
-        raise refuse(f"{what} selects by numbers that the program computes", "select by an integer input or an arange")
+        raise refuse(f"{what} selects by computed numbers", "select by an integer input or an arange")
     return value
 
 
@@ -49,7 +49,7 @@ def embedding(
 ) -> Value:
     """``z[.., i] = W[t[..], i]``."""
     if padding_idx != -1:
-        raise refuse("an embedding with padding_idx, whose row gets no gradient", "leave padding_idx out")
+        raise refuse("an embedding has padding_idx, whose row gets no gradient", "leave padding_idx out")
     where = integers(indices, "an embedding")
     return Value(
         (*where.shape, *weight.shape[1:]),
@@ -62,14 +62,14 @@ def embedding(
 def embedding_bag(
     form: Forming, weight: Value, indices: Value, offsets: Value, mode: Expr = ZERO, **settings: Any
 ) -> tuple[Value, ...]:
-    """The sum or the mean of the rows of a bag; all bags are of one length."""
+    """The sum or mean of the rows of a bag; all bags have the same length."""
     if settings.get("per_sample_weights") is not None or settings.get("padding_idx", -1) not in (-1, None) or mode == 2:
-        raise refuse("embedding_bag with weights, padding or maximum", "write it as embedding, product and sum")
+        raise refuse("embedding_bag uses weights, padding or mode 'max'", "write it as embedding, product and sum")
     where_, starts = integers(indices, "embedding_bag"), integers(offsets, "embedding_bag")
     length = sympy.expand(starts.at((ONE,)) - starts.at((ZERO,)))
     bags = whole_quotient(where_.shape[0], length) if length != 0 else None
     if bags is None or not same(bags, starts.shape[0]):
-        raise refuse("embedding_bag over bags of several lengths", "give an input of two axes: bags of one length")
+        raise refuse("embedding_bag gets bags of several lengths", "give an input of two axes: bags of one length")
     rows = reshaped(where_, (bags, length), form.size)
 
     def at(i: Indices) -> Expr:
@@ -82,7 +82,7 @@ def embedding_bag(
 
 @rule("index_select")
 def index_select(form: Forming, self: Value, dim: Expr, index: Value) -> Value:
-    """Places of an axis chosen by integers."""
+    """Entries along an axis selected by integers."""
     place = axis(dim, len(self.shape))
     where = integers(index, "index_select")
     shape = [where.shape[0] if k == place else n for k, n in enumerate(self.shape)]
@@ -92,7 +92,7 @@ def index_select(form: Forming, self: Value, dim: Expr, index: Value) -> Value:
 
 @rule("gather")
 def gather(form: Forming, self: Value, dim: Expr, index: Value, sparse_grad: bool = False) -> Value:
-    """Places of an axis chosen by integers, for every entry anew."""
+    """Entries along an axis selected by integers, separately for each entry of the result."""
     place = axis(dim, len(self.shape))
     where = integers(index, "gather")
     return self.reindexed(where.shape, lambda i: (*i[:place], where.at(i), *i[place + 1 :]), where.grains)
@@ -100,19 +100,19 @@ def gather(form: Forming, self: Value, dim: Expr, index: Value, sparse_grad: boo
 
 @rule("index")
 def index(form: Forming, self: Value, indices: Any) -> Value:
-    """Advanced indexing by integers along neighbouring axes."""
+    """Advanced indexing by integers along adjacent axes."""
     chosen = [k for k, v in enumerate(indices) if v is not None]
     if any(v.kind == "truth" for v in indices if v is not None):
-        raise refuse("selection by a mask, whose result has no fixed shape", "multiply by the mask, or use torch.where")
+        raise refuse("a mask selects entries, so the result has no fixed shape", "multiply by it, or use torch.where")
     if chosen != list(range(chosen[0], chosen[-1] + 1)):
-        raise refuse("advanced indexing of axes that are apart", "move them side by side first")
+        raise refuse("advanced indexing uses axes that are not adjacent", "move them side by side first")
     tensors = [integers(indices[k], "indexing") for k in chosen]
     shape, grains = broadcast_shape(tensors)
     first, count = chosen[0], len(shape)
     after = first + len(chosen)
 
     def back(i: Indices) -> Indices:
-        """Return the places that the integers name."""
+        """Return the indices that the integers select."""
         middle = i[first : first + count]
         return (*i[:first], *(t.at(broadcast_at(t, middle)) for t in tensors), *i[first + count :])
 
@@ -122,14 +122,14 @@ def index(form: Forming, self: Value, indices: Any) -> Value:
 
 
 def compared(left: Any, right: Any, positions: Any, numbers: Any) -> Value:
-    """Return the truth of a comparison: of positions by their difference, of real numbers by a step."""
+    """Return a comparison as 0 or 1: a guard for integers, a step function for real numbers."""
     a, b = as_value(left), as_value(right)
     if a.kind == b.kind == "integer" or (a.kind == "integer" and not b.shape) or (b.kind == "integer" and not a.shape):
         return pointwise(positions, a, b, kind="truth")
     if not any(v.at(tuple(sympy.Symbol(f"_{k}") for k, _ in enumerate(v.shape))).atoms(Indexed) for v in (a, b)):
         return pointwise(positions, a, b, kind="truth")
     if numbers is None:
-        raise refuse("a comparison of real numbers for equality", "compare integers")
+        raise refuse("real numbers are compared for equality", "compare integers")
     return pointwise(numbers, a, b, kind="truth")
 
 
@@ -159,7 +159,7 @@ def greater(form: Forming, self: Any, other: Any) -> Value:
 
 @rule("eq")
 def equal(form: Forming, self: Any, other: Any) -> Value:
-    """``a == b`` of integers; a mask of zeros and ones is compared with a number."""
+    """``a == b`` for integers, or for a mask of zeros and ones and a number."""
     a, b = as_value(self), as_value(other)
     if a.kind != "integer" and not b.shape and b.at(()) in (ZERO, ONE):
         return pointwise(lambda x: 1 - x, a, kind="truth") if b.at(()) == 0 else a
@@ -168,31 +168,31 @@ def equal(form: Forming, self: Any, other: Any) -> Value:
 
 @rule("ne")
 def different(form: Forming, self: Any, other: Any) -> Value:
-    """``a != b`` of integers."""
+    """``a != b`` for integers."""
     return logical_not(form, equal(form, self, other))
 
 
 @rule("logical_not", "bitwise_not")
 def logical_not(form: Forming, self: Value) -> Value:
-    """Where it is not."""
+    """Logical negation."""
     return pointwise(lambda x: 1 - x, self, kind="truth")
 
 
 @rule("logical_and", "bitwise_and", "__and__")
 def logical_and(form: Forming, self: Value, other: Any) -> Value:
-    """Where both are."""
+    """Logical conjunction."""
     return pointwise(lambda a, b: a * b, self, as_value(other), kind="truth")
 
 
 @rule("logical_or", "bitwise_or", "__or__")
 def logical_or(form: Forming, self: Value, other: Any) -> Value:
-    """Where one of them is."""
+    """Logical disjunction."""
     return pointwise(lambda a, b: a + b - a * b, self, as_value(other), kind="truth")
 
 
 @rule("where")
 def where(form: Forming, condition: Value, self: Any, other: Any) -> Value:
-    """One tensor where a condition holds, another elsewhere; minus infinity masks."""
+    """One tensor where a condition holds, another elsewhere; entries of minus infinity are masked."""
     first, second = _low(as_value(self)), _low(as_value(other))
     if second.support is not None and not second.shape and first.support is None:
         return _masked(first, condition)
@@ -205,7 +205,7 @@ def where(form: Forming, condition: Value, self: Any, other: Any) -> Value:
 
 
 def _low(value: Value) -> Value:
-    """Return a number far below every score as minus infinity."""
+    """Return a number far below every score (such as -1e9) as minus infinity."""
     if not value.shape and value.support is None and value.at(()).is_number and value.at(()) <= _LOW:
         return constant(-sympy.oo)
     return value
@@ -226,7 +226,7 @@ def _masked(value: Value, kept: Value) -> Value:
 
 @rule("masked_fill", "masked_fill_")
 def masked_fill(form: Forming, self: Value, mask: Value, value: Any) -> Value:
-    """A number put where a mask holds."""
+    """The tensor with a number wherever a mask holds."""
     return where(form, mask, value, self)
 
 
@@ -236,7 +236,7 @@ def _triangle(value: Value, kept: Any) -> Value:
         old = value.support
 
         def support(i: Indices) -> Expr:
-            """Return 1 where an entry is finite: all that is cut off is zero."""
+            """Return 1 where an entry is finite, which includes the zeros outside the triangle."""
             inside = kept(i)
             return 1 - inside * (1 - old(i))
 
@@ -259,7 +259,7 @@ def triu(form: Forming, self: Value, diagonal: Expr = ZERO) -> Value:
 def one_hot(form: Forming, self: Value, num_classes: Expr) -> Value:
     """``z[.., c] = (t[..] == c)``."""
     if num_classes == -1:
-        raise refuse("one_hot without a number of classes", "give num_classes")
+        raise refuse("one_hot is called without a number of classes", "give num_classes")
     where_ = integers(self, "one_hot")
     return Value(
         (*where_.shape, num_classes),

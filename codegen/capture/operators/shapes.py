@@ -47,12 +47,12 @@ from codegen.capture.values import (
     "requires_grad_",
 )
 def unchanged(form: Forming, self: Value, **settings: Any) -> Value:
-    """The tensor itself: copies and types are no part of the mathematics."""
+    """The tensor itself: copies and casts do not change the mathematics."""
     return self
 
 
 def full_shape(value: Value, shape: Sequence[Expr]) -> tuple[Expr, ...]:
-    """Return a shape with the one length that is left out, written -1."""
+    """Return a shape with its one -1 replaced by the length that it stands for."""
     count = sympy.Mul(*value.shape)
     known = sympy.Mul(*(n for n in shape if n != -1))
     return tuple(sympy.cancel(count / known) if n == -1 else sympy.sympify(n) for n in shape)
@@ -60,23 +60,23 @@ def full_shape(value: Value, shape: Sequence[Expr]) -> tuple[Expr, ...]:
 
 @rule("view", "reshape", "_unsafe_view", "_reshape_alias", "view_copy")
 def view(form: Forming, self: Value, size: Any = None, shape: Any = None) -> Value:
-    """The same entries in their order under another shape."""
+    """The tensor in another shape."""
     wanted = full_shape(self, size if shape is None else shape)
     try:
         return reshaped(self, wanted, form.size)
     except RecursionError as problem:  # pragma: no cover
-        raise refuse("a view that cannot be followed", "reshape step by step") from problem
+        raise refuse("a view is too complicated to follow", "reshape step by step") from problem
 
 
 @rule("view_as", "reshape_as")
 def view_as(form: Forming, self: Value, other: Value) -> Value:
-    """The same entries under another tensor's shape."""
+    """The tensor in another tensor's shape."""
     return reshaped(self, other.shape, form.size)
 
 
 @rule("flatten")
 def flatten(form: Forming, self: Value, start_dim: Expr = ZERO, end_dim: Expr = -ONE) -> Value:
-    """Some axes as one."""
+    """Adjacent axes merged into one."""
     if not self.shape:
         return reshaped(self, (ONE,), form.size)
     first, last = axis(start_dim, len(self.shape)), axis(end_dim, len(self.shape))
@@ -86,7 +86,7 @@ def flatten(form: Forming, self: Value, start_dim: Expr = ZERO, end_dim: Expr = 
 
 @rule("unflatten")
 def unflatten(form: Forming, self: Value, dim: Expr, sizes: Any) -> Value:
-    """One axis as several."""
+    """One axis split into several."""
     place = axis(dim, len(self.shape))
     known = sympy.Mul(*(n for n in sizes if n != -1))
     split = tuple(sympy.cancel(self.shape[place] / known) if n == -1 else n for n in sizes)
@@ -110,7 +110,7 @@ def permute(form: Forming, self: Value, dims: Any) -> Value:
 
 @rule("movedim", "moveaxis")
 def movedim(form: Forming, self: Value, source: Any, destination: Any) -> Value:
-    """Axes put elsewhere."""
+    """Axes moved to other positions."""
     count = len(self.shape)
     taken, put = ([axis(d, count) for d in (x if isinstance(x, tuple) else (x,))] for x in (source, destination))
     rest = iter(k for k in range(count) if k not in taken)
@@ -126,13 +126,13 @@ def transposed(form: Forming, self: Value) -> Value:
 
 @rule("unsqueeze", "unsqueeze_")
 def unsqueeze(form: Forming, self: Value, dim: Expr) -> Value:
-    """An axis of length 1 put in."""
+    """An axis of length 1 inserted."""
     return with_axis(self, axis(dim, len(self.shape) + 1))
 
 
 @rule("squeeze")
 def squeeze(form: Forming, self: Value, dim: Any = None) -> Value:
-    """Axes of length 1 taken out."""
+    """Axes of length 1 removed."""
     count = len(self.shape)
     chosen = range(count) if dim is None else [axis(d, count) for d in (dim if isinstance(dim, tuple) else (dim,))]
     for k in sorted((k for k in chosen if self.shape[k] == 1), reverse=True):
@@ -170,7 +170,7 @@ def broadcast_tensors(form: Forming, tensors: Any) -> tuple[Value, ...]:
 
 
 def bounded(place: Any, length: Expr, form: Forming, otherwise: Expr) -> Expr:
-    """Return a place counted from the front, within the axis, as slices count it."""
+    """Return a slice bound counted from the front and clipped to the axis."""
     if place is None:
         return otherwise
     found = sympy.sympify(place)
@@ -197,14 +197,14 @@ def slice_rule(
 
 @rule("narrow")
 def narrow(form: Forming, self: Value, dim: Expr, start: Expr, length: Expr) -> Value:
-    """Some entries in a row along an axis."""
+    """A contiguous range of entries along an axis."""
     place = axis(dim, len(self.shape))
     return sliced(self, place, bounded(start, self.shape[place], form, ZERO), length)
 
 
 @rule("select")
 def select(form: Forming, self: Value, dim: Expr, index: Expr) -> Value:
-    """One place of an axis, which goes."""
+    """The entries at one index of an axis, without that axis."""
     place = axis(dim, len(self.shape))
     at = sympy.expand(self.shape[place] + index) if form.size(sympy.sympify(index)) < 0 else sympy.sympify(index)
     return selected(self, place, at)
@@ -212,16 +212,16 @@ def select(form: Forming, self: Value, dim: Expr, index: Expr) -> Value:
 
 @rule("unbind")
 def unbind(form: Forming, self: Value, dim: Expr = ZERO) -> tuple[Value, ...]:
-    """Every place of an axis of fixed length."""
+    """The tensors at every index of an axis of fixed length."""
     place = axis(dim, len(self.shape))
     if not self.shape[place].is_Integer:
-        raise refuse(f"an axis of {self.shape[place]} is unbound into as many tensors", "compute over the axis instead")
+        raise refuse(f"unbind splits an axis of length {self.shape[place]}", "compute over the axis instead")
     return tuple(selected(self, place, sympy.Integer(k)) for k in range(int(self.shape[place])))
 
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
 def split(form: Forming, self: Value, dim: Expr = ZERO, **settings: Any) -> tuple[Value, ...]:
-    """An axis in blocks."""
+    """An axis split into blocks."""
     place = axis(dim, len(self.shape))
     parts, start = [], ZERO
     for shape in form.shape:
@@ -232,7 +232,7 @@ def split(form: Forming, self: Value, dim: Expr = ZERO, **settings: Any) -> tupl
 
 @rule("cat", "concat", "concatenate")
 def cat(form: Forming, tensors: Any, dim: Expr = ZERO) -> Value:
-    """Tensors one after the other along an axis."""
+    """Tensors concatenated along an axis."""
     values = [v for v in tensors if v.shape != (ZERO,)]
     place = axis(dim, len(values[0].shape))
     return concatenated([form.factor(v) for v in values], place)
@@ -240,6 +240,6 @@ def cat(form: Forming, tensors: Any, dim: Expr = ZERO) -> Value:
 
 @rule("stack")
 def stack(form: Forming, tensors: Any, dim: Expr = ZERO) -> Value:
-    """Tensors side by side along a new axis."""
+    """Tensors stacked along a new axis."""
     place = axis(dim, len(tensors[0].shape) + 1)
     return concatenated([with_axis(form.factor(v), place) for v in tensors], place)

@@ -11,10 +11,10 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter a rule in the table under the names of its operators, without ``aten.``."""
+    """Register a rule for the named operators (without ``aten.``)."""
 
     def enter(function: Rule) -> Rule:
-        """Enter it."""
+        """Register the rule."""
         for name in names:
             assert name not in RULES
             RULES[f"aten.{name}"] = function
@@ -24,5 +24,5 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def covered() -> Mapping[str, str]:
-    """Return the first line of each rule's docstring by the operator's name, for the reference."""
+    """Return the first line of each rule's docstring by the operator's name."""
     return {name: (RULES[name].__doc__ or "").splitlines()[0] for name in sorted(RULES)}

@@ -1,4 +1,4 @@
-"""What cannot be captured is refused in one message: the operator or value, the source line, and what to do."""
+"""What cannot be captured is refused with one message: the operator or value, the source line, and the fix."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ from codegen.capture.operators import RULES, covered
 from derive.errors import UsageError
 from tests.codegen.capture import bad
 
-REFUSED: dict[Any, tuple[str, str]] = {  # what the message names, and what of the fix
+REFUSED: dict[Any, tuple[str, str]] = {  # parts of the problem and of the fix in the message
     bad.raises: ("raised KeyError: 'width' (bad.py, line", "integer parameters be sizes"),
     bad.returns_a_module: ("returned a Linear", "return (module, example inputs)"),
-    bad.returns_text: ("gave a str as an example", "return (module, example inputs)"),
+    bad.returns_text: ("returned a str as an example", "return (module, example inputs)"),
     bad.takes_text: ("'kind' of the factory", "annotate it int"),
     bad.lazy: ("lazy parameter 'weight'", "give its sizes"),
-    bad.without_parameters: ("ReLU has no parameter to learn", "requires_grad"),
-    bad.frozen: ("no parameter to learn", "requires_grad"),
-    bad.counts_calls: ("another module each time", "global state"),
-    bad.draws: ("another module each time", "random numbers"),
-    bad.decides_by_values: ("decides by the values of a tensor what to compute (bad.py, line", "torch.where"),
+    bad.without_parameters: ("ReLU has no trainable parameter", "requires_grad"),
+    bad.frozen: ("no trainable parameter", "requires_grad"),
+    bad.counts_calls: ("a different module each time", "global state"),
+    bad.draws: ("a different module each time", "random numbers"),
+    bad.decides_by_values: ("control flow that depends on the values of a tensor (bad.py, line", "torch.where"),
     bad.reads_a_number: ("a number is read out of a tensor", "the tensor itself"),
     bad.loops: ("number of operators depends on the sizes", "over an axis"),
     bad.drops: ("dropout with p = 1/2 is random", ".eval()"),
-    bad.noise: ("random numbers in forward (aten.randn_like at bad.py, line", ".eval()"),
-    bad.unknown: ("aten.special_i0 has no rule here (bad.py, line", "covered operators"),
+    bad.noise: ("random numbers are drawn in forward (aten.randn_like at bad.py, line", ".eval()"),
+    bad.unknown: ("aten.special_i0 has no rule (bad.py, line", "covered operators"),
     bad.does_not_fit: ("no polynomial in the sizes", "multiply them"),
-    bad.odd_scale: ("does not follow from the sizes", "rational number times a power"),
-    bad.overwrites: ("aten.mul_ writes into a tensor that others look at", "without the underscore"),
-    bad.sorts: ("order of entries", "softmax"),
+    bad.odd_scale: ("fits no formula in the sizes", "rational number times a power"),
+    bad.overwrites: ("aten.mul_ writes into a tensor that shares memory with another", "without the underscore"),
+    bad.sorts: ("the order of entries depends on their values", "softmax"),
     bad.picks: ("the shape of a result depends on the values of a tensor (bad.py, line", "mask"),
     bad.no_output: ("returns no tensor of real numbers", "return the output"),
     bad.wrong_width: ("cannot be exported", "example inputs"),
     bad.pads: ("padding_idx", "leave padding_idx out"),
-    bad.counts_its_calls: ("Counted computes something else when it is called again", "change nothing that it reads"),
-    bad.changes_its_weight: ("aten.mul_ writes into a tensor that others look at", "without the underscore"),
-    bad.empty_example: ("gave an example input of shape (0, 2)", "return (module, example inputs)"),
+    bad.counts_its_calls: ("Counted computes a different function when called again", "not change what it reads"),
+    bad.changes_its_weight: (
+        "aten.mul_ writes into a tensor that shares memory with another",
+        "without the underscore",
+    ),
+    bad.empty_example: ("returned an example input of shape (0, 2)", "return (module, example inputs)"),
     bad.waits: ("returned a coroutine", "return (module, example inputs)"),
-    bad.assigns: ("aten.fill_ writes into a tensor that others look at", "instead of assigning into it"),
+    bad.assigns: ("aten.fill_ writes into a tensor that shares memory with another", "instead of assigning into it"),
     bad.remembers: ("changes a buffer that is used afterwards", ".eval()"),
 }
 
@@ -93,7 +96,7 @@ def test_an_example_goes_with_a_class_only() -> None:
 
 
 def test_a_class_whose_forward_takes_more_than_a_tensor_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"takes x, y, and --example gives one tensor; write a function"):
+    with pytest.raises(UsageError, match=r"takes x, y, but --example describes one tensor; write a function"):
         capture("tests.codegen.capture.bad:TwoInputs", example="B n")
 
 

@@ -57,7 +57,7 @@ def test_what_the_toy_target_cannot_print_and_unknown_mixtures_are_refused(toy):
     with pytest.raises(UsageError, match="the toy target cannot print 'mask', a mask"):
         build_layer(loads_spec(FILES["bag"].text), targets=("toy",))
     with pytest.raises(
-        UsageError, match="make no package; give torch with any of triton, cuda, cpp; or jax alone; or toy"
+        UsageError, match="do not make up one package; give torch with any of triton, cuda, cpp; or jax alone; or toy"
     ):
         base.host_of(("toy", "cpp"))
     assert "toy" not in base.NAMES
