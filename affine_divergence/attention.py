@@ -53,7 +53,7 @@ class AffineLikeMultiheadAttention(nn.Module):
             the square root of d unless it is set to another value. This removes the radial part and leaves a residual:
             it is not a cancellation.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``. It computes the
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``. It computes the
             projections and unit lengths.
 
     Attributes:

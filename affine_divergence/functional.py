@@ -43,7 +43,7 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0, *, 
         weight: W (m, n).
         bias: b (m).
         kappa: the self factor of every sample, above 0.0.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (..., m).
@@ -99,7 +99,7 @@ def norm_like(
         kappa: the self factor of every sample; above 1.0 with a bias, where None means 2.0; above 0.0 without, where it
             means 1.0.
         center: subtract its mean from each row of ``x`` first: LayerNorm without its gain, then the map.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (..., m). A row of zeros has no direction: its weight part and its gradient are zero.

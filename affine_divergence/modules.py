@@ -34,7 +34,7 @@ class AffineLike(nn.Module):
         dtype: their floating-point type.
         kappa: the self factor of every sample, above 0.0.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
         TypeError: a size that is no integer, a kappa that is no number.
@@ -122,7 +122,7 @@ class NormLike(nn.Module):
             means 1.0.
         center: subtract its mean from each row of the input first: LayerNorm without its gain, then the map.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
         TypeError: a size that is no integer, a kappa that is no number.

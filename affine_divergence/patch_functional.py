@@ -58,7 +58,7 @@ def patch_norm_conv1d(
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts. The kernels in C++ need neither.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
@@ -103,7 +103,7 @@ def patch_norm_conv2d(
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts. The kernels in C++ need neither.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
@@ -148,7 +148,7 @@ def patch_norm_conv3d(
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts. The kernels in C++ need neither.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
@@ -195,7 +195,7 @@ def patch_norm_conv_transpose1d(
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts. The kernels in C++ need neither.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
@@ -243,7 +243,7 @@ def patch_norm_conv_transpose2d(
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts. The kernels in C++ need neither.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
@@ -291,7 +291,7 @@ def patch_norm_conv_transpose3d(
         recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts. The kernels in C++ need neither.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.

@@ -270,7 +270,7 @@ class PatchNormConv1d(_PatchNormConv):
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -309,7 +309,7 @@ class PatchNormConv2d(_PatchNormConv):
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -348,7 +348,7 @@ class PatchNormConv3d(_PatchNormConv):
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -387,7 +387,7 @@ class PatchNormConvTranspose1d(_PatchNormConvTranspose):
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -426,7 +426,7 @@ class PatchNormConvTranspose2d(_PatchNormConvTranspose):
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.
@@ -465,7 +465,7 @@ class PatchNormConvTranspose3d(_PatchNormConvTranspose):
             takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
             counts.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
-        backend: "torch", "triton", "cuda" or "cpp"; None has it chosen, see ``runtime.backends``.
+        backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
         TypeError: a setting that is no number.

@@ -1,1 +1,1 @@
-"""The maps: a folder a target, and in it a file a map."""
+"""The maps: one folder per target, one file per map in it."""

@@ -1,1 +1,1 @@
-"""Programs as lines of text: what the printers of several targets share, for Python with torch and for C++."""
+"""Print programs as lines of code: what the printers of several targets share, for Python with torch and for C++."""

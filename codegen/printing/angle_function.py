@@ -22,7 +22,7 @@ _WIDE = frozenset({"f", "h", "p", "a", "c", "shrink"})
 
 
 def angle_context(plan: AnglePlan) -> dict[str, Any]:
-    """Return what ``angle_function.py.jinja`` needs."""
+    """Return the context of ``angle_function.py.jinja``."""
     own = plan.input_names[0]
     portable, eager = Style(own=own, wide=_WIDE), Style(in_place=True, wide=_WIDE)
     lines = {
@@ -50,7 +50,7 @@ def angle_context(plan: AnglePlan) -> dict[str, Any]:
 
 
 def borrowed(plan: AnglePlan) -> Borrowed:
-    """Return what the files of kernels take from this file, which they call ``plain``."""
+    """Return what the kernels' files import from this file, under the name ``plain``."""
     sizes, used = _settings(plan), "features" if _settings(plan)["uses_n"] else ""
     setup = ["near, limit = plain.limits(x, kappa)"]
     setup += ["features = float(x.shape[-1])"] if used else []
@@ -62,7 +62,7 @@ def borrowed(plan: AnglePlan) -> Borrowed:
 
 
 def radius_context() -> dict[str, Any]:
-    """Return what ``radius.py.jinja`` needs: lengths, where r is ``peak sqrt(q)``, and the inverses of rho."""
+    """Return the context of ``radius.py.jinja``: lengths r = ``peak sqrt(q)``, and 1/rho."""
     peak, q = (sympy.Symbol(name, positive=True) for name in ("peak", "q"))
     column = {s: tensor(s.name)[(BATCH,)] for s in (peak, q)}
     length = sympy.sqrt(peak**2 * q)
@@ -71,7 +71,7 @@ def radius_context() -> dict[str, Any]:
         return ExpressionPrinter(lambda e: str(e.base.label)).text(expression.xreplace(column))
 
     def _shrink(power: int) -> Expr:
-        # The peak is pulled out of the root, so that nothing in it overflows.
+        # Factoring the peak out of the root avoids overflow.
         return 1 / (peak * sympy.sqrt(sympy.expand((scaled_length(power).xreplace({radius: length}) / peak) ** 2)))
 
     return {
@@ -107,12 +107,10 @@ def _words(plan: AnglePlan) -> dict[str, Any]:
 
 
 def _near_zero(plan: AnglePlan, single: bool) -> str:
-    """Say what happens at length zero, from the limits."""
+    """Return a sentence on the behaviour at length zero, from the limits."""
     f, h = (text(plan.root * s.series[0]) for s in plan.scalars[:2])
     if single:
-        rule = (
-            "limits where they are finite, 0 where they are not, so that a row without a direction has no weight part"
-        )
+        rule = "limits if they are finite, else 0: a zero row has no direction, so its weight part is zero"
         return f"At r = 0 f is {f} and h is {h}: {rule}."
     series = f"Near r = 0 all scalars are power series in r**{plan.power} derived from the angle"
     slopes = "derivatives" if plan.power == 2 else "gradient"
@@ -120,7 +118,7 @@ def _near_zero(plan: AnglePlan, single: bool) -> str:
 
 
 def _settings(plan: AnglePlan) -> dict[str, Any]:
-    """The settings that the angle mentions, beside its length: n and kappa."""
+    """Return which settings besides the length the angle uses: n and kappa."""
     used = [str(s) for s in sorted(plan.angle.free_symbols - {radius}, key=str)]
     kinds = {"kappa": "float", "n": "int"}
     n = ["n"] if "n" in used else []
@@ -189,7 +187,7 @@ def _printed(lines: Sequence[Line]) -> list[str]:
 
 
 def _blocks(program: Program, style: Style) -> dict[str, Any]:
-    """Return the lines that several gradients share, then for each gradient, by its position, the lines of its own."""
+    """Return the lines that several gradients share, and for each gradient, by its position, its own lines."""
     needs = {o: {i.target.name for i in program.needed_for([o])} for o in program.outputs}
     shared = {n for o, names in needs.items() for n in names if any(n in needs[p] for p in needs if p != o)}
     printer = TorchPrinter(program, style)

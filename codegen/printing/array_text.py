@@ -1,6 +1,6 @@
-"""What printers for libraries of arrays share: the letters of a contraction, guards, positions, axes in their places.
+"""What printers for array libraries share: einsum equations, guards, positions, and axes aligned for broadcasting.
 
-How a library permutes the axes of a tensor, and how it counts along one, is given by its printer.
+The printer says how its library permutes the axes of a tensor, and how it writes the indices along one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LETTERS = "jklabcdefhimnopqrtuvwxyz" + ascii_letters
 
 
 def einsum_equation(instruction: Contract) -> str:
-    """Return the equation of a contraction, each index by its own name if that is one free letter: ``sj,ij->si``."""
+    """Return a contraction's einsum equation, with each index's own name if it is one free letter: ``sj,ij->si``."""
     letters: dict[Index, str] = {}
     indices = dict.fromkeys(i for e in (*instruction.operands, instruction.target.entry) for i in e.indices)
     for index in sorted(indices, key=lambda i: i.tag != 0):
@@ -33,7 +33,7 @@ def einsum_equation(instruction: Contract) -> str:
 
 
 def bare_indices(expression: Expr) -> list[Index]:
-    """Return the indices that stand in an index expression as numbers, not inside an integer entry."""
+    """Return the indices in an index expression that are not inside an integer entry."""
     if isinstance(expression, Index):
         return [expression]
     if isinstance(expression, Indexed):
@@ -42,7 +42,7 @@ def bare_indices(expression: Expr) -> list[Index]:
 
 
 def mask_text(instruction: Mask, position: Callable[[Expr], str], samples: str) -> str:
-    """Return the condition of a mask; ``samples`` counts them, where one answer serves all."""
+    """Return the condition of a mask; ``samples`` is their number, for a condition that is the same for all."""
     tests = [_guard_text(guard, position) for guard in instruction.guards]
     if not indices_of(instruction.guards):
         tests.append(f"{samples} >= 0")
@@ -63,7 +63,7 @@ def _guard_text(guard: Expr, position: Callable[[Expr], str]) -> str:
 
 
 def position_text(position: Expr, entry: Callable[[Indexed], str], names: Mapping[Any, str]) -> str:
-    """Return the text of an index expression; ``names`` says how sizes and indices are written."""
+    """Return the text of an index expression; ``names`` gives the text of sizes and indices."""
     above, below = sympy.fraction(sympy.together(position))
     printer = ExpressionPrinter(entry, names)
     if below == 1:
@@ -78,7 +78,7 @@ def axes_in_place(
     permuted: Callable[[str, tuple[int, ...]], str],
     full: bool = False,
 ) -> str:
-    """Return the text of a tensor whose axes stand where the target has them; with ``full`` none is left out."""
+    """Return the text of a tensor with its axes aligned to the target's; with ``full``, missing leading axes too."""
     sorted_own = tuple(i for i in target if i in own)
     name = permuted(name, tuple(own.index(i) for i in sorted_own))
     first = 0 if full or not sorted_own else target.index(sorted_own[0])

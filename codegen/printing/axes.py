@@ -1,8 +1,8 @@
 """Programs whose values have any number of axes, as lines of differentiable PyTorch.
 
-Contractions are ``einsum``, sums of squares ``square().sum()``. A number a row is kept as a column, one axis of length
-1 behind its own, so that it scales rows by broadcasting; the axes of a parameter are spread where the target has more.
-Scales are at least float32; products are taken, and results returned, in the type of the tensor ``own``.
+Contractions are ``einsum``, sums of squares ``square().sum()``. One number per row is kept as a column, with a last
+axis of length 1, so that it scales rows by broadcasting; a parameter gets axes of length 1 where the target has more
+axes. Scales are at least float32; products are computed, and results returned, in the type of the tensor ``own``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from derive.forward_map import BATCH
 
 
 class AxesPrinter:
-    """Prints one program; ``own`` is the tensor whose type results take, ``wide`` those inputs that may be wider."""
+    """Prints one program; ``own`` is the tensor whose type results have, ``wide`` the inputs that may be wider."""
 
     def __init__(self, program: Program, own: str, wide: Iterable[str] = ()) -> None:
         self._program = program
@@ -33,7 +33,7 @@ class AxesPrinter:
         self._columns = {v.name for v in program.values.values() if v.indices and _covers(rows, v.indices)}
 
     def lines(self) -> list[Line]:
-        """Return one line an instruction, in order."""
+        """Return one line per instruction, in order."""
         return [self._line(i) for i in self._program.instructions if i.target.name not in self._within_length]
 
     def _line(self, instruction: Instruction) -> Line:
@@ -71,7 +71,7 @@ class AxesPrinter:
         return f"{name_of(entry)}.square().sum({_tuple(axes)}{keep})"
 
     def _layout(self, contract: Contract) -> tuple[Index, ...]:
-        """Return a contraction's axes in the order in which its result is stored: those of its first operand first."""
+        """Return a contraction's axes in the order in which its result is stored: its first operand's axes first."""
         if contract.target.name in self._program.outputs:
             return contract.target.indices
         free = [i for o in contract.operands for i in o.indices if i not in contract.summed]
@@ -86,7 +86,7 @@ class AxesPrinter:
         return tuple(here[i] for i in self._layout(producer))
 
     def _spread(self, entry: Indexed, target: Value) -> str:
-        """Return the text of a tensor so that it broadcasts to the target."""
+        """Return the text of a tensor shaped to broadcast to the target."""
         name, own = name_of(entry), self._stored(entry)
         if own == target.indices or name in self._columns:
             return name
@@ -102,7 +102,7 @@ class AxesPrinter:
 
 
 def _lengths(program: Program) -> dict[str, tuple[Pointwise, Contract]]:
-    """Return, by the name of each magnitude, the quotient by it and the sum of the quotient's squares."""
+    """Return by each magnitude's name the quotient by it and the sum of that quotient's squares."""
     found = {}
     for place, peak in enumerate(program.instructions):
         if isinstance(peak, Magnitude):
@@ -113,12 +113,12 @@ def _lengths(program: Program) -> dict[str, tuple[Pointwise, Contract]]:
 
 
 def _covers(rows: Sequence[Index], indices: Sequence[Index]) -> bool:
-    """Whether a value has one number a row: the batch axis first, and the lengths of all axes but the last."""
+    """Whether a value has one number per row: the batch axis first, and the lengths of all axes but the last."""
     return indices[0] == BATCH and [i.size for i in indices] == [i.size for i in rows]
 
 
 def _letters(entries: Sequence[Indexed]) -> dict[Index, str]:
-    """Return a letter for each index: the one that it has, where that is free."""
+    """Return a letter for each index: its own name if that is a free letter."""
     found: dict[Index, str] = {}
     for index in dict.fromkeys(i for e in entries for i in e.indices):
         free = [letter for letter in (index.name, *ascii_lowercase) if letter not in found.values()]

@@ -1,4 +1,4 @@
-"""A pointwise expression as a chain of in-place calls on a buffer that nothing else needs any more.
+"""Print a pointwise expression as a chain of in-place calls on a buffer that is not needed afterwards.
 
 For example:
 
@@ -20,7 +20,7 @@ _ROOTS = {Rational(1, 2): ".sqrt_()", Rational(-1, 2): ".rsqrt_()"}
 
 
 def buffers(program: Program, instruction: Pointwise) -> list[Indexed]:
-    """Return the entries whose tensors may be overwritten: as wide as the target, made here, read for the last time."""
+    """Return the entries whose tensors may be overwritten: of the target's axes, computed here, and not read later."""
     position = program.instructions.index(instruction)
     later = {name_of(e) for i in program.instructions[position + 1 :] for e in i.reads} | set(program.outputs)
     made = {i.target.name for i in program.instructions}
@@ -30,7 +30,7 @@ def buffers(program: Program, instruction: Pointwise) -> list[Indexed]:
 
 
 def shortest_chain(expression: Expr, free: list[Indexed], printer: ExpressionPrinter) -> str | None:
-    """Return the chain of the fewest calls on one of the entries; None if none of them starts one."""
+    """Return the shortest chain of calls on one of the entries; None if none of them starts a chain."""
     chains = [text for text in (chain(expression, entry, printer) for entry in free) if text is not None]
     return min(chains, key=lambda text: (text.count("_("), text), default=None)
 

@@ -1,4 +1,4 @@
-"""The text of kernels: what the template of a source file needs for each of them."""
+"""The text of kernels: the context that the template of a source file needs for each of them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _ROWS = "rows"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A printed kernel: its name, what wrappers pass in order, and the context of its template.
+    """A printed kernel: its name, its parameters, and the context of its template.
 
-    First the number of rows, then ``lengths``, the addresses of ``tensors`` (with a stride where they have rows), and
-    the settings ``scalars``.
+    Wrappers pass the number of rows, ``lengths``, the addresses of ``tensors`` (with a stride if they have rows), and
+    the settings ``scalars``, in this order.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Kernel:
 
 
 def row_text(program: Program, rows: Rows, types: Mapping[str, str], prefix: str, dense: bool = False) -> Kernel:
-    """Return the kernel of a step that works row by row, named after ``prefix`` and what it computes.
+    """Return the kernel of a step that works row by row, named after ``prefix`` and its results.
 
-    In a ``dense`` kernel the rows of every matrix follow each other without gaps, and no distances are passed.
+    In a ``dense`` kernel the rows of every matrix are contiguous, and no strides are passed.
     """
     return _RowText(program, row_kernel(program, rows), types, f"{prefix}_{'_'.join(rows.outputs)}", dense).kernel()
 
@@ -77,7 +77,9 @@ class _RowText:
         self._scalars = tuple(s for s in program.scalars if s in used)
         self._names = _length_names(self._lengths)
         for symbol in sorted(used - sizes - {*program.scalars, *_positions(expressions)}, key=str):
-            raise UsageError(f"kernel {name}: {symbol} is the length of no tensor; pass one that has this axis")
+            raise UsageError(
+                f"kernel {name}: {symbol} is not the length of any of its tensors; pass a tensor that has this axis"
+            )
 
     def kernel(self) -> Kernel:
         """Return the printed kernel."""
@@ -111,7 +113,7 @@ class _RowText:
         return f"{'' if written else 'const '}{self._types[value.name]}* {name}_row = {name}_data{offset};"
 
     def _printer(self, arrays: Iterable[str]) -> ScalarPrinter:
-        """Print entries of ``arrays`` with the position in the registers of the loop."""
+        """Return a printer that writes entries of ``arrays`` as registers of the loop."""
         here = set(arrays)
 
         def entry(e: Indexed) -> str:
@@ -137,12 +139,12 @@ class _RowText:
 
 
 def _positions(expressions: Iterable[Expr]) -> set[Symbol]:
-    """Return the symbols that stand in the brackets of entries: indices, and the names of tensors."""
+    """Return the symbols that belong to entries: their indices and the names of their tensors."""
     return {s for e in expressions for entry in e.atoms(Indexed) for s in entry.free_symbols}
 
 
 def _symbols(sizes: Iterable[Expr]) -> tuple[Symbol, ...]:
-    """Return the symbols of axis lengths in order, each once, without the number of rows."""
+    """Return the symbols of axis lengths in order, without repeats and without the number of rows."""
     found = [s for size in sizes for s in sorted(size.free_symbols, key=str)]
     return tuple(s for s in dict.fromkeys(found) if s != BATCH.size)
 
@@ -159,7 +161,7 @@ def length_parameters(lengths: Iterable[Symbol]) -> list[str]:
 def pointer_parameters(
     values: Iterable[Value], types: Mapping[str, str], const: bool = True, dense: bool = False
 ) -> list[str]:
-    """Return the parameters for values: an address, and unless ``dense`` the distance from one row to the next."""
+    """Return the parameters for values: an address, and unless ``dense`` the stride of its rows."""
     texts = []
     for value in values:
         name = identifier(value.name)
@@ -174,13 +176,13 @@ def _widths(values: Iterable[Value]) -> list[Expr]:
 
 
 def _distance(value: Value, printer: ScalarPrinter) -> str:
-    """Return how far the rows of a value without gaps lie apart."""
+    """Return the row stride of a contiguous value."""
     text = printer.whole(value.indices[1].size) if len(value.indices) == 2 else "1"
     return text if text.isalnum() else f"({text})"
 
 
 def _read(value: Value, distance: str) -> str:
-    """Return the line of a column kernel that reads an entry of the row at hand."""
+    """Return the line of a column kernel that reads an entry of the current row."""
     name = identifier(value.name)
     row = "row" if distance == "1" else f"row * {distance}"
     offset = row if is_column(value) else f"{row} + column"
@@ -188,14 +190,14 @@ def _read(value: Value, distance: str) -> str:
 
 
 def assigned(instruction: Pointwise, printer: ScalarPrinter, array: bool = False) -> str:
-    """Return the line of an instruction entry by entry; with ``array`` its result is a register of the loop."""
+    """Return the line of a pointwise instruction; with ``array`` its result is a register of the loop."""
     name = identifier(instruction.target.name)
     target = f"{name}[k]" if array else f"const Wide {name}"
     return _line(f"{target} = {printer.text(instruction.expression)};", instruction)
 
 
 def accumulated(instruction: Contract | Magnitude, printer: ScalarPrinter) -> str:
-    """Return the line of a loop that adds to a sum, or makes a magnitude larger."""
+    """Return the line of a loop that adds to a sum, or updates a magnitude."""
     name = identifier(instruction.target.name)
     if isinstance(instruction, Magnitude):
         return _line(f"{name} = fmax({name}, fabs({printer.text(instruction.operand)}));", instruction)
@@ -215,7 +217,7 @@ def _line(code: str, instruction: Instruction) -> str:
 
 
 def _checked(kernel: Kernel) -> Kernel:
-    """Raise ``UsageError`` where the names of two things in a kernel meet."""
+    """Return the kernel; raise ``UsageError`` if two of its names are equal."""
     parameters = [text.split()[-1].lstrip("*") for text in kernel.context["parameters"]]
     tensors = [identifier(name) for name in kernel.tensors]
     check_distinct(kernel.name, [*parameters, *tensors, *kernel.context.get("scalars", ())])

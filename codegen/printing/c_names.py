@@ -1,4 +1,4 @@
-"""Names in a kernel: those of values and lengths, kept apart from C++'s words and the template's own."""
+"""Names of values and lengths in a kernel, distinct from C++'s keywords and the template's names."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _TAKEN = frozenset(f"{_OWN} {_LANGUAGE} {_FUNCTIONS}".split())
 
 
 def identifier(name: str) -> str:
-    """Return a name that is free in a kernel: a taken one gets an underscore."""
+    """Return a name that is free in a kernel: an underscore is added to a taken one."""
     return f"{name}_" if name in _TAKEN else name
 
 
 def check_distinct(kernel: str, names: Iterable[str]) -> None:
-    """Raise ``UsageError`` where two things in a kernel would have one name."""
+    """Raise ``UsageError`` if two things in a kernel would have the same name."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise UsageError(f"kernel {kernel}: two things would be called {name!r}; rename a tensor or a size")
+            raise UsageError(f"kernel {kernel}: two of its tensors or sizes would both be called {name!r}; rename one")
         seen.add(name)

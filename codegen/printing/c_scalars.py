@@ -3,10 +3,10 @@
     sqrt(kappa)/(peak*sqrt(q + 1))      sqrt(kappa) / (peak * sqrt(q + 1))
     3*E**(3/2)/2                        3 * (E * sqrt(E)) / 2
     1/3, n a length                     Wide(1) / 3,  Wide(n)
-    floor(n/2), Mod(n, 2)               n / 2, n % 2 on whole numbers
+    floor(n/2), Mod(n, 2)               n / 2, n % 2 on integers
 
-A quotient of two whole numbers is never left to C, which would cut it off: rationals are printed with a ``Wide`` above
-the line, ``floor`` and ``Mod`` of lengths by hand. Text does not depend on SymPy's order of terms.
+A quotient of two integers is never printed as such, since C would truncate it: rationals get a ``Wide`` numerator, and
+``floor`` and ``Mod`` of lengths are printed as integer operations. The text does not depend on SymPy's order of terms.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ _FUNCTIONS = {
 }
 _TERNARY, _SUM, _PRODUCT, _NEGATION, _ATOM = range(5)
 _LONGEST_PRODUCT = 4
-_LARGEST_INTEGER = 2**24  # below, every whole number is one of float too
+_LARGEST_INTEGER = 2**24  # float represents every integer up to this one
 
 
 class ScalarPrinter:
-    """Prints scalar expressions; ``entry`` writes the entries of tensors, ``lengths`` names the axis lengths."""
+    """Prints scalar expressions; ``entry`` prints the entries of tensors, ``lengths`` names the axis lengths."""
 
     def __init__(self, entry: Callable[[Indexed], str], lengths: Mapping[Symbol, str] | None = None) -> None:
         self._entry = entry
         self._lengths = dict(lengths or {})
 
     def text(self, expression: Expr, outer: int = _TERNARY) -> str:
-        """Return the C++ text, in parentheses where ``outer`` binds tighter than the expression.
+        """Return the C++ text, in parentheses if ``outer`` binds tighter than the expression.
 
-        Raise ``UsageError`` for a function that the target does not know.
+        Raises ``UsageError`` for a function that the target does not support.
         """
         text, strength = self._print(expression)
         return f"({text})" if strength < outer else text
 
     def whole(self, expression: Expr) -> str:
-        """Return the text of a whole number made of axis lengths, computed in whole numbers throughout."""
+        """Return the text of an integer expression in axis lengths, computed in integers throughout."""
         return _whole(expression, self._lengths)
 
     def _print(self, expression: Expr) -> tuple[str, int]:
@@ -107,7 +107,7 @@ class ScalarPrinter:
         return text, _PRODUCT
 
     def _power(self, expression: Pow) -> tuple[str, int]:
-        """Whole and half powers by products and roots, any other by ``pow``."""
+        """Integer and half-integer powers by products and roots, any other by ``pow``."""
         base, exponent = expression.base, expression.exp
         if exponent.is_Rational and exponent < 0:
             return self._product(Mul(sympy.S.One, expression, evaluate=False))
@@ -118,7 +118,7 @@ class ScalarPrinter:
         return f"pow({self._wide(base)}, {self._wide(exponent)})", _ATOM
 
     def _wide(self, expression: Expr) -> str:
-        """Text that is of the wide type also where it is a bare whole number."""
+        """Return text of the wide type, even for a plain integer."""
         return f"Wide({expression})" if expression.is_Integer else self.text(expression)
 
     def _choice(self, expression: sympy.Piecewise) -> str:
@@ -142,7 +142,7 @@ class ScalarPrinter:
             return f"{name.lower()}({self._wide(expression.args[0])})"
         if name not in _FUNCTIONS:
             raise UsageError(
-                f"the cuda target cannot print {name} in {expression}; write it with the functions of formulas"
+                f"the cuda target cannot print {name} in {expression}; use the functions of the formula language"
             )
         text = inside[0] if len(inside) > 1 else f"{_FUNCTIONS[name]}({inside[0]})"
         for other in inside[1:]:
@@ -151,7 +151,7 @@ class ScalarPrinter:
 
 
 def fraction(expression: Expr) -> tuple[list[Expr], list[Expr]]:
-    """Split a product into factors above and below the line, each in the order in which they are printed."""
+    """Split a product into the factors of its numerator and its denominator, in the order of printing."""
     above: list[Expr] = []
     below: list[Expr] = []
     for factor in Mul.make_args(expression):
@@ -172,7 +172,7 @@ def _order(expression: Expr) -> tuple[bool, int, str]:
 
 
 def _whole(expression: Expr, lengths: Mapping[Symbol, str]) -> str:
-    """Whole-number text of sums, products, floors and remainders of lengths, none of them negative."""
+    """Return the integer text of sums, products, floors and remainders of lengths, none of them negative."""
     if expression in lengths:
         return lengths[expression]
     if expression.is_Integer and expression >= 0:
@@ -187,5 +187,5 @@ def _whole(expression: Expr, lengths: Mapping[Symbol, str]) -> str:
     if isinstance(expression, sympy.Mod) and all(a.is_nonnegative and a.is_integer for a in expression.args):
         return f"({_whole(expression.args[0], lengths)} % {_whole(expression.args[1], lengths)})"
     raise UsageError(
-        f"the cuda target cannot count with {expression}; use lengths, +, *, floor and Mod of what is >= 0"
+        f"the cuda target cannot print the integer {expression}; use lengths, +, *, floor and Mod of numbers >= 0"
     )

@@ -1,4 +1,4 @@
-"""Contractions as PyTorch calls: products of matrices where they are some, sums along an axis, ``einsum`` for the rest.
+"""Contractions as PyTorch calls: matrix products and sums along an axis where possible, ``einsum`` for the rest.
 
 Every operand is a matrix, a vector, or a column (see ``layout``); ``s`` is the batch index.
 
@@ -30,13 +30,13 @@ class Term:
 
     @property
     def operand(self) -> str:
-        """The text as it stands before a dot or beside an operator."""
+        """The text, in parentheses if needed before a dot or next to an operator."""
         return self.text if self.atomic else f"({self.text})"
 
 
 @dataclass(frozen=True)
 class Operands:
-    """How the printer at hand writes operands: ``plain`` as it is, ``narrowed`` in the input's own type."""
+    """How the calling printer writes operands: ``plain`` unchanged, ``narrowed`` in the input's type."""
 
     plain: Callable[[Indexed], str]
     narrowed: Callable[[Indexed], str]
@@ -45,7 +45,7 @@ class Operands:
 
 
 def contraction(instruction: Contract, operands: Operands, bias: str | None = None) -> Term:
-    """Return the call that computes a contraction; ``bias`` is a vector that a product of matrices adds on the way."""
+    """Return the call that computes a contraction; ``bias`` is a vector that the matrix product adds."""
     entries = instruction.operands
     if len(entries) == 1:
         return _sum(instruction, operands)

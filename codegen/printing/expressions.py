@@ -1,7 +1,7 @@
-"""SymPy scalar expressions as Python: ``math`` where no tensor is involved, ``torch`` where one is.
+"""SymPy scalar expressions as Python: ``math`` for expressions without tensors, ``torch`` for those with some.
 
-Narrow factors stand before wide ones and positive terms before negative ones, so that text does not depend on SymPy's
-order.
+Narrow factors come before wide ones and positive terms before negative ones, so that the text does not depend on
+SymPy's order.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _SUM, _PRODUCT, _NEGATION, _POWER, _ATOM = range(5)
 
 
 class ExpressionPrinter:
-    """Prints expressions; ``entry`` writes the entries of tensors, ``sizes`` says how axis lengths are written."""
+    """Prints expressions; ``entry`` prints the entries of tensors, ``sizes`` gives the text of axis lengths."""
 
     def __init__(self, entry: Callable[[Indexed], str], sizes: Mapping[Symbol, str] | None = None) -> None:
         self._entry = entry
         self._sizes = dict(sizes or {})
 
     def text(self, expression: Expr, outer: int = _SUM) -> str:
-        """Return the Python text, in parentheses where ``outer`` binds tighter than the expression."""
+        """Return the Python text, in parentheses if ``outer`` binds tighter than the expression."""
         text, strength = self._print(expression)
         return f"({text})" if strength < outer else text
 
     def factor(self, expression: Expr) -> str:
-        """Return the text of an expression that stands beside ``*`` or ``@`` or before a dot."""
+        """Return the text of an expression for use next to ``*`` or ``@`` or before a dot."""
         return self.text(expression, _ATOM)
 
     def _print(self, expression: Expr) -> tuple[str, int]:
@@ -54,7 +54,7 @@ class ExpressionPrinter:
             return self._product(expression)
         if isinstance(expression, Pow):
             return self._power(expression)
-        if isinstance(expression, sympy.Heaviside):  # by signs, which autograd knows
+        if isinstance(expression, sympy.Heaviside):  # by signs, which autograd supports
             return f"(torch.sign({self.text(expression.args[0])}) + 1) / 2", _PRODUCT
         if isinstance(expression, Quotient | Remainder):
             sign = "//" if isinstance(expression, Quotient) else "%"
@@ -85,8 +85,8 @@ class ExpressionPrinter:
         if below:
             under = [self.text(f, _POWER) for f in below]
             if len(below) > 1 and any(f.has(Indexed) for f in above):
-                text += f" / ({' * '.join(under)})"  # the shorter way, where what is divided is a tensor itself
-            else:  # in turn, for the product may leave the range where the quotient does not
+                text += f" / ({' * '.join(under)})"  # one division suffices for a single tensor
+            else:  # one at a time: the product of divisors may overflow
                 text += "".join(f" / {u}" for u in under)
         return text, _PRODUCT
 
@@ -116,14 +116,14 @@ class ExpressionPrinter:
         )
 
     def _choice(self, expression: sympy.Piecewise) -> str:
-        """``Piecewise((a, Eq(u, v)), (b, True))``: one value where two agree, another elsewhere."""
+        """``Piecewise((a, Eq(u, v)), (b, True))``: one value where two are equal, another elsewhere."""
         (value, condition), (otherwise, _) = expression.args
         agree = f"{self.text(condition.lhs)} == {self.text(condition.rhs)}"
         return f"torch.where({agree}, {self.text(value)}, {self.text(otherwise)})"
 
 
 def _extreme(name: str, inside: list[str], expression: Expr) -> str:
-    """``Max(a, 0)``: numbers clamp, tensors are compared two at a time."""
+    """``Max(a, 0)``: ``clamp`` for numbers, ``maximum`` for two tensors at a time."""
     tensors = [t for t, a in zip(inside, expression.args, strict=True) if a.has(Indexed, Index)]
     numbers = [t for t, a in zip(inside, expression.args, strict=True) if not a.has(Indexed, Index)]
     word = name.lower()
@@ -141,7 +141,7 @@ def _home(expression: Expr) -> str:
 
 
 def _fraction(expression: Mul) -> tuple[list[Expr], list[Expr]]:
-    """Split a product into factors above and below the line, each in the order in which they are printed."""
+    """Split a product into the factors of its numerator and its denominator, in the order of printing."""
     above: list[Expr] = []
     below: list[Expr] = []
     for factor in expression.args:

@@ -1,4 +1,4 @@
-"""The lengths of axes and the shapes of operands, as generated Python names them."""
+"""The lengths of axes and the shapes of operands in generated Python."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def length_name(size: Symbol) -> str:
 
 
 def lengths(program: Program, lines: Iterable[str]) -> str:
-    """Return the line that names the lengths of the axes of a program that the other lines mention."""
+    """Return the line that assigns the axis lengths of a program that the other lines use."""
     words = set(re.findall(r"\w+", " ".join(lines)))
     found = {length_name(size): text for size, text in sizes(program).items() if length_name(size) in words}
     return f"{', '.join(found)} = {', '.join(found.values())}"
 
 
 def shape_text(value: Value) -> str:
-    """Return the shape of a tensor in generated lines; one number a row is a column."""
+    """Return the shape of a tensor in generated lines; one number per row is a column."""
     along = [length_name(i.size) for i in value.indices]
     if is_column(value.indices):
         along.append("1")

@@ -1,4 +1,4 @@
-"""The public functions of a package over the maps of one target: ``functional.py``."""
+"""``functional.py``: the public functions of a package, over the maps of one target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _render = renderer(SHARED)
 
 
 def targets_file() -> dict[str, str]:
-    """Return the file that tells a package which targets there are, by its path."""
+    """Return the file that lists a package's targets, by its path."""
     context = {"quoted": quoted(NAMES), "kernels": KERNELS}
     return {"runtime/targets.py": _render("targets.py.jinja", context)}
 
@@ -29,10 +29,10 @@ def functions_text(
 
     Args:
         families: the maps.
-        target: the folder of kernels that holds them.
-        title: ends its first sentence, which begins with "The generated maps as functions".
-        borrowed: names that it takes from other files, by the file.
-        dispatches: whether its functions choose their backend; else they are those of the target.
+        target: the target whose folder holds them.
+        title: the end of the first sentence, which begins with "The generated maps as functions".
+        borrowed: names that it imports from other files, by the file.
+        dispatches: whether its functions choose their backend; if not, they are the target's own.
     """
     contexts, more = family_contexts(families), dict(borrowed or {})
     imports = _imports(contexts, target)
@@ -58,7 +58,7 @@ def functions_text(
 
 
 def family_contexts(families: Sequence[Family | AngleFamily]) -> list[dict[str, Any]]:
-    """Return what the files that hold several families say of each."""
+    """Return for each family the context of files that hold several."""
     bare = [family.name for family in families if family.without_bias is not None]
     return [family_context(family, bare) for family in families]
 

@@ -1,4 +1,4 @@
-"""The Python around the kernels: steps as lines that launch a kernel, multiply matrices, or leave work to torch.
+"""The Python around the kernels: steps as lines that launch a kernel, multiply matrices, or call torch.
 
 In these lines ``kernels`` holds the compiled kernels for the device and type of the input; see ``runtime/launch.py``.
 """
@@ -28,24 +28,24 @@ _WIDTH = 108
 
 @dataclass(frozen=True)
 class Printed:
-    """Lines of Python and the kernels that they launch."""
+    """Lines of Python, and the kernels that they launch."""
 
     lines: tuple[str, ...]
     kernels: tuple[Kernel, ...]
 
 
 def printed(program: Program, prefix: str, own: str) -> Printed:
-    """Return the lines that carry out a program; ``own`` names a tensor in scope that has the input's type.
+    """Return the lines that execute a program; ``own`` names a tensor in scope that has the input's type.
 
-    Raise ``UsageError`` for an instruction that neither a kernel nor torch's printer knows.
+    Raises ``UsageError`` for an instruction that neither a kernel nor torch's printer supports.
     """
     return StepPrinter(program, prefix, own).printed()
 
 
 def variants(program: Program) -> Iterator[tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]]:
-    """Yield the results that share work, and the choices among them to print a variant for, larger ones first.
+    """Yield groups of results that share work, and for each the subsets to print a variant for, larger ones first.
 
-    Two results share one kernel where both are wanted; where one is not, its part is not computed.
+    Results that are wanted together share kernels; for a result that is not wanted, nothing is computed.
     """
     for group in _groups(program):
         if len(group) > _MOST_VARIANTS:
@@ -56,9 +56,9 @@ def variants(program: Program) -> Iterator[tuple[tuple[str, ...], tuple[tuple[st
 
 
 def _groups(program: Program) -> list[tuple[str, ...]]:
-    """Return the outputs in groups, each connected by instructions that several of its members need.
+    """Return the outputs in groups; outputs are in one group if they need the same instruction.
 
-    What is one number a row, made of others, is cheap to make again: it connects nothing.
+    Scalars of a row that are computed from others do not count: recomputing them is cheap.
     """
     groups: list[tuple[set[str], list[str]]] = []
     for output in program.outputs:
@@ -74,7 +74,7 @@ def _is_scalar_of_a_row(instruction: Instruction) -> bool:
 
 
 class StepPrinter:
-    """Prints the steps of a program as calls of ``kernels``, which are ``dense`` or learn how far rows lie apart."""
+    """Prints the steps of a program as calls of ``kernels``, which take row strides unless they are ``dense``."""
 
     dense = False
 
@@ -123,7 +123,7 @@ class StepPrinter:
         return self._made("matrix", value, rows, self._length(value.indices[1].size))
 
     def _made(self, kind: str, value: Value, *lengths: str) -> list[str]:
-        """Return the lines that give a value new memory."""
+        """Return the lines that allocate a value's memory."""
         return [f"{value.name} = {self._memory(kind, value, *lengths)}"]
 
     def _launched(self, kind: str, kernel: Kernel, arguments: Sequence[str]) -> str:
@@ -140,7 +140,7 @@ class StepPrinter:
         return f"kernels.product({left}, {right}{self._wide(target)})"
 
     def _reusable(self, value: Value, step: Rows) -> str | None:
-        """Return a product of matrices that the kernel is the last to read, entry by entry where it writes."""
+        """Return a matrix product whose memory the kernel may overwrite: it is its last reader, entry by entry."""
         products = {s.instruction.target.name for s in self._steps if isinstance(s, Product)}
         inside = {i.target.name for i in step.instructions}
         later = {name_of(e) for i in self._program.instructions if i.target.name not in inside for e in i.reads}
@@ -197,7 +197,7 @@ class Factor:
     turned: bool
 
     def __str__(self) -> str:
-        """Return it in a line of Python."""
+        """Return its Python text."""
         return f"{self.name}.t()" if self.turned else self.name
 
 
@@ -206,7 +206,7 @@ def _factor(entry: Indexed, wanted: tuple[Any, Any]) -> Factor:
 
 
 def noted(code: str, *equations: str) -> list[str]:
-    """Return a line with the equations that it implements behind it, or before it if the line were too long."""
+    """Return a line with its equations in a comment at its end, or before it if the line would be too long."""
     note = ", ".join(e for e in equations if e)
     whole = f"{code}  # {note}"
     if note and len(whole) <= _WIDTH:
@@ -223,7 +223,7 @@ def _broken(call: str) -> list[str]:
 
 
 def unique(kernels: Sequence[Kernel]) -> list[Mapping[str, Any]]:
-    """Return the contexts of kernels, each name once."""
+    """Return the contexts of kernels without repeated names."""
     found: dict[str, Mapping[str, Any]] = {}
     for kernel in kernels:
         assert found.setdefault(kernel.name, kernel.context) == kernel.context, kernel.name

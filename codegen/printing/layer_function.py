@@ -1,4 +1,4 @@
-"""The file of one map of any layer: what is kept, its gradients, tangents and its ``torch.autograd.Function``."""
+"""The file of one map of any layer: kept values, gradients, tangents and its ``torch.autograd.Function``."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ from derive.export.text import text
 from derive.forward_map import Layer
 
 _HELPERS = ("put", "quotient", "take", "within")
-_WIDTH = 108  # of a line that stands in a method, without its indent
+_WIDTH = 108  # of a line inside a method, without its indent
 _STRINGS_AND_COMMENTS = re.compile(r'"[^"]*"|#.*')
 
 
 def layer_function_context(plan: LayerPlan) -> dict[str, Any]:
-    """Return what ``layer_function.py.jinja`` needs."""
+    """Return the context of ``layer_function.py.jinja``."""
     return _FunctionFile(plan).context()
 
 
 def formulas(layer: Layer) -> list[str]:
-    """Return the output and the intermediates of a layer, the last first, in the formula language."""
+    """Return a layer's output, then its intermediates from the last to the first, in the formula language."""
     lines = [(layer.output.entry, layer.output.expression)]
     lines += [(d.entry, d.expression) for d in reversed(layer.definitions)]
     return [f"{text(left)} = {text(right)}" for left, right in lines]
 
 
 def settings(plan: LayerPlan) -> tuple[str, ...]:
-    """Return the sizes that the functions of a plan take behind kappa, by the layer's own names."""
+    """Return the sizes that a plan's functions take after kappa, by the layer's own names."""
     return _FunctionFile(plan).used_sizes
 
 
 def settings_in_code(plan: LayerPlan) -> tuple[str, ...]:
-    """Return the settings that the functions of a plan take behind the tensors, as they are called in code."""
+    """Return the settings that a plan's functions take after the tensors, by their names in code."""
     return tuple(_FunctionFile(plan).settings())
 
 
 def layer_sizes(plan: LayerPlan) -> dict[Symbol, str]:
-    """Return the name in code of every size of a layer but the batch."""
+    """Return the name in code of every size of a layer except the batch."""
     return local_sizes(plan.layer, [v for p in plan.programs for v in p.values])
 
 
 def like(plan: LayerPlan, program: Program) -> str:
-    """Return the name of a tensor of real numbers that a program is given: it says type and device."""
+    """Return the name of a real input of a program, which determines type and device."""
     real = {*plan.real_names, plan.backward.inputs[0].name, *(tangent_name(name) for name in plan.real_names)}
     return next((v.name for v in program.inputs if v.name in real), plan.real_names[0])
 
 
 def bare_code(lines: Iterable[str]) -> str:
-    """Return lines without their texts in quotes and their comments."""
+    """Return lines without string literals and comments."""
     return _STRINGS_AND_COMMENTS.sub("", "\n".join(lines))
 
 
 def position_helpers(code: str) -> str:
-    """Return the functions of ``runtime.positions`` that code calls, as an import lists them."""
+    """Return the functions of ``runtime.positions`` that code calls, in the form of an import."""
     return ", ".join(h for h in _HELPERS if re.search(rf"\b{h}\(", code))
 
 
 class _FunctionFile:
-    """The printed lines of one plan and the words around them."""
+    """The printed lines of one plan and the text around them."""
 
     def __init__(self, plan: LayerPlan) -> None:
         self.plan = plan
@@ -81,7 +81,7 @@ class _FunctionFile:
         self._everything = "\n".join(everything)
 
     def context(self) -> dict[str, Any]:
-        """Return names, lines and sentences."""
+        """Return the template's context: names, lines and sentences."""
         plan = self.plan
         code = bare_code([self._everything])
         return {
@@ -103,9 +103,11 @@ class _FunctionFile:
 
     def _about_kept(self) -> str:
         if not self.plan.saved:
-            return "Nothing is kept for the backward pass beside the tensors that it reads."
+            return "The backward pass needs only the tensors that it reads; nothing else is kept for it."
         kept = listed([f"``{name}``" for name in self.plan.saved])
-        return f"Kept for the backward pass beside the tensors that it reads: {kept}, with fewer axes than the output."
+        return (
+            f"Kept for the backward pass, besides the tensors that it reads: {kept}, with fewer axes than the output."
+        )
 
     def _renamed(self) -> str:
         moved = [f"``{old}`` is ``{new}``" for old, new in self.plan.names.items() if old != new]
@@ -188,12 +190,12 @@ class _FunctionFile:
         return [name for name in self.plan.tensors if name in needed]
 
     def _kept_inputs(self) -> list[str]:
-        """Return the tensors that ``kept`` reads, and one to take the type from if none of them is real."""
+        """Return the tensors that ``kept`` reads, and a real one for the type if none of them is real."""
         names = [v.name for v in self.plan.kept.inputs]
         return names if set(names) & set(self.plan.real_names) else [*names, self.plan.real_names[0]]
 
     def settings(self) -> list[str]:
-        """Return kappa and the sizes that any of the functions uses, as they are called in code."""
+        """Return kappa and the sizes that any of the functions uses, by their names in code."""
         kappa = [] if self.plan.kappa is None else [str(self.plan.kappa)]
         return [*kappa, *(name for name in self._sizes.values() if name in self.used)]
 
@@ -211,7 +213,7 @@ class _FunctionFile:
         )
 
     def _backward(self) -> tuple[list[str], list[dict[str, Any]]]:
-        """Return the lines that several gradients share, then for each gradient the lines of its own."""
+        """Return the lines that several gradients share, and for each gradient its own lines."""
         program = self.plan.backward
         needs = {o: {i.target.name for i in program.needed_for([o])} for o in program.outputs}
         common = {n for o, names in needs.items() for n in names if any(n in needs[p] for p in needs if p != o)}
@@ -232,7 +234,7 @@ def _typed(names: Sequence[str], plan: LayerPlan) -> list[str]:
 
 
 def _typed_first(names: Sequence[str], plan: LayerPlan) -> list[str]:
-    """Return settings behind their types, as the schema of an operator has them."""
+    """Return settings after their types, as in an operator's schema."""
     return [" ".join(reversed(text.split(": "))) for text in _typed(names, plan)]
 
 

@@ -1,4 +1,4 @@
-"""Words on a layer of any kind that its packages have in every library: shapes, sizes, tables of its tensors."""
+"""Text about a layer of any form for packages in every library: shapes, sizes, tables of its tensors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from derive.forward_map import BATCH, Layer, Tensor
 
 _SHAPES = {
     "isotropic": "the leading axes of the inputs{samples}: one number, the same for every unit.",
-    "diagonal": "the leading axes of the inputs{samples}, then the units{units}: one number a unit.",
-    "full": "the leading axes of the inputs{samples}, then the units twice{units}: K[i, i'] is how much the gradient "
+    "diagonal": "the leading axes of the inputs{samples}, then the units{units}: one number per unit.",
+    "full": "the leading axes of the inputs{samples}, then the units twice{units}: K[i, i'] says how far the gradient "
     "with respect to unit i' moves unit i.",
 }
 
 ZERO_WORDS = (
-    " A sample without energy has no direction: its weight part and its gradient with respect to the scale are zero."
+    " A sample of energy zero has no direction: its weight part and its gradient with respect to the scale are zero."
 )
 
 
@@ -33,37 +33,37 @@ def size_names(symbols: Sequence[Symbol]) -> list[str]:
 
 
 def number_text(value: Expr, size: str) -> str:
-    """Return the text of a number, which may depend on sizes: ``size`` says how one of them is written."""
+    """Return the text of a number, which may depend on sizes; ``size`` is a pattern for the text of a size."""
     if not value.free_symbols:
         return repr(float(value))
     return ExpressionPrinter(str, {s: size.format(s) for s in value.free_symbols}).text(value)
 
 
 def axes_text(indices: Sequence[Any], batched: bool) -> str:
-    """Return the axes behind the batch as a reader sees them: ``(..., n)``."""
+    """Return the axes after the batch as text for readers: ``(..., n)``."""
     lengths = [str(getattr(i, "size", i)) for i in indices]
     inside = ", ".join((["..."] if batched else []) + lengths)
     return f"({inside})"
 
 
 def is_shared(tensor: Tensor) -> bool:
-    """Return whether an input is given once for all samples, as a mask is."""
+    """Return whether all samples share an input, such as a mask."""
     return tensor.axes[:1] != (BATCH.size,)
 
 
 def input_text(tensor: Tensor) -> str:
-    """Return the axes of an input: ``(..., n)``, and without the dots where it is the same for all samples."""
+    """Return the axes of an input: ``(..., n)``, or without the dots if all samples share it."""
     return axes_text(tensor.axes, batched=False) if is_shared(tensor) else axes_text(tensor.axes[1:], batched=True)
 
 
 def shared_names(layer: Layer) -> str:
-    """Return the names of the inputs that are given once for all samples as a tuple in text, "" if there are none."""
+    """Return the names of the inputs that all samples share as the text of a tuple, "" if there are none."""
     names = [f'"{t.name}"' for t in layer.inputs if is_shared(t)]
     return f"({', '.join(names)}{',' if len(names) == 1 else ''})" if names else ""
 
 
 def argument_words(layer: Layer, plan: LayerPlan) -> list[str]:
-    """Return a line on each argument of the functions of a layer."""
+    """Return a line about each argument of a layer's functions."""
     lines = []
     for t in layer.inputs:
         what = "input" if t.values is None else f"integers from 0 to {t.values - 1}"
@@ -73,9 +73,9 @@ def argument_words(layer: Layer, plan: LayerPlan) -> list[str]:
 
 
 def free_size_words(plan: LayerPlan) -> list[str]:
-    """Return a line on each size that no tensor shows."""
+    """Return a line about each size that no tensor determines."""
     return [
-        f"{s}: {'a size' if s.is_positive else 'an offset'} that no input and no parameter shows."
+        f"{s}: {'a size' if s.is_positive else 'an offset'} that no input or parameter determines."
         for s in plan.free_sizes
     ]
 
@@ -88,14 +88,14 @@ def size_use(size: str, parameters: Sequence[Tensor]) -> str:
 
 
 def shape_words(layer: Layer) -> str:
-    """Return a sentence on the shapes of inputs and output."""
+    """Return a sentence about the shapes of inputs and output."""
     inputs = listed([f"{t.name} {input_text(t)}" for t in layer.inputs])
     output = f"{layer.output.name} {axes_text(layer.output.indices[1:], batched=True)}"
     return f"Input {inputs}, output {output}; every position along the leading axes is a sample."
 
 
 def tensor_table(tensors: Sequence[Tensor], batched: bool) -> str:
-    """Return a dictionary of tensors with their axes behind the batch."""
+    """Return the text of a dictionary of tensors and their axes after the batch."""
     entries = []
     for t in tensors:
         axes = [str(a) if a.is_Integer else f'"{a}"' for a in t.axes if not (batched and a == BATCH.size)]
@@ -105,7 +105,7 @@ def tensor_table(tensors: Sequence[Tensor], batched: bool) -> str:
 
 
 def range_table(inputs: Sequence[Tensor]) -> str:
-    """Return a dictionary of the inputs of integers with what these are below."""
+    """Return the text of a dictionary of integer inputs and their exclusive upper bounds."""
     entries = [
         f'"{t.name}": {t.values if t.values.is_Integer else repr(str(t.values))}'
         for t in inputs
@@ -123,7 +123,7 @@ def size_checks(name: str, sizes: Sequence[Symbol]) -> list[str]:
 
 
 def kappa_context(plan: LayerPlan) -> dict[str, Any]:
-    """Return what signatures and checks say of kappa, whose default and bound may depend on sizes."""
+    """Return the text about kappa in signatures and checks; its default and bound may depend on sizes."""
     if plan.kappa is None:
         return {"has_kappa": False, "kappa_default": "", "kappa_needed": False, "kappa_words": ""}
     fixed = not plan.kappa_default.free_symbols and not plan.kappa_above.free_symbols
@@ -147,7 +147,7 @@ def kappa_context(plan: LayerPlan) -> dict[str, Any]:
 
 
 def first_deviation(plan: LayerPlan, parameter: Tensor) -> Expr | None:
-    """Return the standard deviation of a parameter's first values, which have mean zero; None where all are one."""
+    """Return the standard deviation of a parameter's initial values, which have mean zero; None if all are one."""
     if parameter.name in plan.offsets:
         return sympy.S.Zero
     if plan.kappa is None or plan.weight_deviation is None:
@@ -159,7 +159,7 @@ def first_deviation(plan: LayerPlan, parameter: Tensor) -> Expr | None:
 
 
 def start_words(plan: LayerPlan) -> str:
-    """Return how the parameters of a map start."""
+    """Return a sentence about the initialisation of a map's parameters."""
     weights = [f"``{p.name}``" for p in plan.layer.parameters if p.name not in plan.offsets]
     offsets = [f"``{name}``" for name in plan.offsets]
     zero = f", and set {listed(offsets)} to zero" if offsets else ""
@@ -170,12 +170,12 @@ def start_words(plan: LayerPlan) -> str:
 
 
 def factor_words(plan: SelfFactorPlan, samples: Sequence[Index]) -> str:
-    """Return the shape of the self factors of a layer in words; ``samples`` are the sample axes, the batch first."""
+    """Return the shape of a layer's self factors as text; ``samples`` are the sample axes, the batch first."""
     return _SHAPES[plan.shape].format(samples=_along(samples[1:]), units=_along(_units(plan, samples)))
 
 
 def factor_lengths(plan: SelfFactorPlan, samples: Sequence[Index]) -> str:
-    """Return the lengths of their axes behind the batch as a tuple in code."""
+    """Return the lengths of their axes after the batch as the text of a tuple."""
     indices = [*samples[1:], *(_units(plan, samples) if plan.shape == "diagonal" else ())]
     return f"({', '.join(_length(i.size) for i in indices)}{',' * (len(indices) == 1)})"
 

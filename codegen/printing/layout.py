@@ -1,8 +1,8 @@
-"""How a value of a program lies in memory: what the torch target assumes, and what it refuses.
+"""The memory layout of a program's values in the torch target, and the layouts that it refuses.
 
-By the indices of a value, where ``s`` is the batch index:
+The indices of a value decide, where ``s`` is the batch index:
 
-    (s, j)     a matrix with one sample a row            (s,)     a column, so that it scales rows by broadcasting
+    (s, j)     a matrix, one row per sample            (s,)     a column, so that it scales rows by broadcasting
     (i, j)     a parameter matrix                        (i,)     a vector, so that it adds to every row by broadcasting
 """
 
@@ -19,7 +19,7 @@ from derive.forward_map import BATCH
 
 
 class LayoutError(UsageError):
-    """A value that the torch target cannot lay out or broadcast; the text names it."""
+    """A value that the torch target cannot lay out or broadcast; the message names it."""
 
 
 def is_column(indices: Sequence[Index]) -> bool:
@@ -32,12 +32,12 @@ def check_rank(program: Program) -> None:
     for value in program.values.values():
         if len(value.indices) > 2:
             raise LayoutError(
-                f"program {program.name!r}: {value.name!r} has {len(value.indices)} axes; torch prints matrices"
+                f"program {program.name!r}: {value.name!r} has {len(value.indices)} axes; this printer supports two"
             )
 
 
 def broadcast(entry: Indexed, target: Value) -> str:
-    """Return the text of an entry's tensor so that it broadcasts to the target's layout."""
+    """Return the text of an entry's tensor shaped to broadcast to the target's layout."""
     name, own, wanted = name_of(entry), tuple(entry.indices), target.indices
     if own == wanted or is_column(own) or own == wanted[-1:]:
         return name
@@ -49,7 +49,7 @@ def broadcast(entry: Indexed, target: Value) -> str:
 
 
 def sizes(program: Program) -> Mapping[Symbol, str]:
-    """Return how to read the length of each axis off an input's shape."""
+    """Return code that reads each axis length off an input's shape."""
     found: dict[Symbol, str] = {}
     for value in program.inputs:
         for axis, index in enumerate(value.indices):

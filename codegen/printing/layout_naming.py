@@ -1,4 +1,4 @@
-"""How a layer's tensors are laid out for maps of the catalogue: arguments of classes of the runtime, in code."""
+"""The code that adapts a layer's tensors to catalogue maps: constructor arguments of runtime classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codegen.printing.expressions import ExpressionPrinter
 
 @dataclass(frozen=True)
 class Layout:
-    """A class of the runtime that is a ``runtime.samples.Layout``: its file, its name and its arguments, one a line."""
+    """A runtime class with the interface ``runtime.samples.Layout``: its file, name and argument lines."""
 
     module: str
     name: str
@@ -23,10 +23,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Shipped:
-    """How the shipped maps compute those of a layer: a layer of one matrix, or a convolution.
+    """How the shipped maps compute the maps of a layer of one matrix, or of a convolution.
 
-    ``order`` is that in which they take the layer's tensors; ``homes`` are their files and classes by the name of the
-    map, where these differ from a layer's own; ``layout`` says how they take tensors that are laid out in another way.
+    ``order`` is the order in which they take the layer's tensors; ``homes`` are their files and classes by the map's
+    name, if these differ from the layer's own; ``layout`` adapts tensors with another layout.
     """
 
     order: tuple[int, ...]
@@ -45,7 +45,7 @@ def windows(form: PatchForm) -> Layout:
 
 
 def rows(layout: RowLayout | None) -> Layout | None:
-    """Return the layout of a layer of one matrix, None for one that needs none."""
+    """Return the layout of a layer of one matrix; None if its tensors need no adapting."""
     if layout is None:
         return None
     lines = [f"{word}={_tuple(map(str, getattr(layout, word)))}" for word in ("x", "weight", "bias", "z")]
@@ -54,7 +54,7 @@ def rows(layout: RowLayout | None) -> Layout | None:
 
 
 def _sizes(values: Sequence[Expr]) -> str:
-    """Return numbers as a tuple in code; declared sizes are read off the tensors of the call."""
+    """Return numbers as the text of a tuple; declared sizes are read off the tensors at each call."""
     return _tuple(ExpressionPrinter(str, {s: f'samples.sizes["{s}"]' for s in v.free_symbols}).text(v) for v in values)
 
 

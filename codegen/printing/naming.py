@@ -1,4 +1,4 @@
-"""Names and sentences of the generated files that follow from a plan."""
+"""Names and sentences of generated files that depend on a plan."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from derive.export.text import text
 from derive.forward_map import Layer
 
 _CHOICES = ", ".join(f'"{name}"' for name in NAMES[:-1]) + f' or "{NAMES[-1]}"'
-BACKEND_WORDS = f"backend: {_CHOICES}; None has it chosen, see ``runtime.backends``."
+BACKEND_WORDS = f"backend: {_CHOICES}; None chooses one, see ``runtime.backends``."
 INIT_WORDS = 'init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch\'s own way.'
 _ZERO = " A row of zeros has no direction: its weight part and its gradient are zero."
 
 
 @dataclass(frozen=True)
 class Borrowed:
-    """What a file of kernels takes from the torch target's file of the same map.
+    """What a file of kernels imports from the torch target's file of the same map.
 
-    ``setup`` are lines that give the kernels' settings their values. ``known`` is what ``plain.gradients`` reads in the
-    place of the number a row that was kept, if not that number.
+    ``setup`` are lines that assign the kernels' settings. ``known`` is the expression that ``plain.gradients`` reads
+    instead of the saved number per row, if not that number itself.
     """
 
     setup: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Borrowed:
 
 @dataclass(frozen=True)
 class Family:
-    """The maps of one name: with a bias, and without one where the layer without a bias has such a map."""
+    """The maps of one name: with a bias, and without one if the layer without a bias has such a map."""
 
     name: str
     with_bias: Plan
@@ -51,7 +51,7 @@ class Family:
 
     @property
     def plans(self) -> tuple[Plan, ...]:
-        """The plans there are, with a bias first."""
+        """The existing plans, with a bias first."""
         return (self.with_bias,) if self.without_bias is None else (self.with_bias, self.without_bias)
 
 
@@ -99,12 +99,12 @@ def class_name(layer: Layer, plan: LayerPlan) -> str:
 
 
 def quoted(names: Sequence[str]) -> str:
-    """Return the entries of a list of strings."""
+    """Return the text of the entries of a list of strings."""
     return ", ".join(f'"{name}"' for name in names)
 
 
 def places(names: Sequence[str], among: Sequence[str]) -> str:
-    """Return the places of names among others, as a tuple reads in code."""
+    """Return the positions of names among others as the text of a tuple."""
     found = [str(list(among).index(name)) for name in names]
     return f"({', '.join(found)}{',' * (len(found) == 1)})"
 
@@ -115,7 +115,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def equations(plan: Plan | AnglePlan) -> list[str]:
-    """Return the intermediates of a map, the last first, in the formula language."""
+    """Return a map's intermediates from the last to the first, in the formula language."""
     return [f"{text(d.entry)} = {text(d.expression)}" for d in reversed(plan.layer.definitions)]
 
 
@@ -125,7 +125,7 @@ def forward_equation(plan: Plan | AnglePlan) -> str:
 
 
 def branch(plan: Plan | AnglePlan, with_bias: bool) -> dict[str, Any]:
-    """Return what other files say of one plan."""
+    """Return the context of one plan in files other than its own."""
     suffix = "" if with_bias else "-without-bias"
     return {
         "module": snake(plan.name + suffix),
@@ -137,7 +137,7 @@ def branch(plan: Plan | AnglePlan, with_bias: bool) -> dict[str, Any]:
 
 
 def family_context(family: Family | AngleFamily, without_bias: Sequence[str]) -> dict[str, Any]:
-    """Return what the public function and module of one family say; ``without_bias`` names the maps that need none."""
+    """Return the context of a family's function and module; ``without_bias`` names the maps that need no bias."""
     branches = [branch(plan, plan is family.with_bias) for plan in family.plans]
     optional, normalising = family.without_bias is not None, family.kind == "normalising"
     return {
@@ -159,7 +159,7 @@ def family_context(family: Family | AngleFamily, without_bias: Sequence[str]) ->
 
 
 def _kappa_context(family: Family | AngleFamily, normalising: bool) -> dict[str, Any]:
-    """What signatures and checks say of kappa: one default, or one with a bias and one without."""
+    """Return the text about kappa in signatures and checks: one default, or one with a bias and one without."""
     defaults = [_number(plan.kappa_default) for plan in family.plans]
     above = [_number(plan.kappa_above) for plan in family.plans]
     default = defaults[0] if len(set(defaults)) == 1 else None
@@ -181,7 +181,7 @@ def _choice(condition: str, first: str, second: str) -> str:
 
 
 def _formulas(family: Family | AngleFamily) -> list[str]:
-    """Return the map and its intermediates, a line a plan."""
+    """Return the map and its intermediates, one line per plan."""
     words = [""] if family.without_bias is None else ["with a bias: ", "without: "]
     lines = [", ".join((forward_equation(plan), *equations(plan))) for plan in family.plans]
     return [word + line for word, line in zip(words, lines, strict=True)]
@@ -194,7 +194,7 @@ def _arguments(bias_optional: bool, kappa: str | None, centres: bool) -> list[st
 
 
 def _given(argument: str) -> str:
-    """Return an argument without its default, as in the part of a function to which all are given."""
+    """Return an argument without its default, for functions that are called with all arguments."""
     return argument.partition(" =")[0]
 
 
@@ -206,7 +206,7 @@ def _kappa_words(defaults: Sequence[str], above: Sequence[str]) -> str:
 
 
 def _no_bias(family: Family | AngleFamily, without_bias: Sequence[str]) -> str:
-    """Return that the map needs its bias, and what to use instead."""
+    """Return the message that the map needs its bias, and what to use instead."""
     others = " or ".join(pascal(name) for name in without_bias) or "a linear layer"
     return f"the {family.kind} {family.name} map exists only with a bias; keep the bias, or use {others}"
 

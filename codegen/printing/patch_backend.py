@@ -1,4 +1,4 @@
-"""The maps of convolutions that have kernels, and the parts of their files that are the same in every target."""
+"""The maps of convolutions with kernels, and the parts of their files that all targets share."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _PLACES = ("LEFTOVER", "number", "room", "smallest_sum")
 
 
 def maps_with_kernels(families: Sequence[Family]) -> tuple[PatchMap, ...]:
-    """Return the maps of convolutions that have kernels, in a package of these families."""
+    """Return the maps of convolutions that have kernels in a package of these families."""
     return tuple(sorted(patch_maps(), key=lambda m: m.module)) if has_companions(families) else ()
 
 
 def shared_files(maps: Sequence[PatchMap]) -> dict[str, str]:
-    """Return the files beside those of maps that targets share; none without maps."""
+    """Return the files that the targets' maps share; none if there are no maps."""
     return shared_runtime(*SHARED) if maps else {}
 
 
 def common_context(chosen: PatchMap, target: str, launch: Call) -> tuple[dict[str, Any], PatchLines]:
-    """Return what the file of a map needs in every target, and the lines with the kernels that they launch.
+    """Return the context of a map's file in every target, and its lines with the kernels that they launch.
 
-    Raise ``UsageError`` for a map with a part that has no kernel.
+    Raises ``UsageError`` for a map with a part that has no kernel.
     """
     lines = PatchLines(chosen.plan, launch)
     passes = [lines.forward(False), lines.forward(True), lines.backward(False), lines.backward(True)]
@@ -53,7 +53,7 @@ def _used(text: Sequence[str]) -> list[str]:
 
 
 def _operator(chosen: PatchMap, headings: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the registered operators of a map: arguments, calls and schemas of its forward and backward pass."""
+    """Return the arguments, calls and schemas of a map's registered operators, forward and backward."""
     plan = chosen.plan
     kappa, scale, product = str(plan.kappa), plan.scale_name, plan.product
     given, saved = list(plan.input_names), headings["saved_inputs"].split(", ")

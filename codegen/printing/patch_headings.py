@@ -1,4 +1,4 @@
-"""Names, sentences and signatures of a map of a convolution, which its file has in every target."""
+"""Names, sentences and signatures of a convolution's map, the same in every target's file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HELPER_NAMES = tuple(re.findall(r"^def ([a-z]\w*)\(", _HELPERS.read_text(encodin
 
 
 def patch_headings(chosen: PatchMap) -> dict[str, Any]:
-    """Return the names, sentences and signatures of the map, which files of other targets need as well."""
+    """Return the names, sentences and signatures of the map, for the files of all targets."""
     plan = chosen.plan
     definitions = plan.layer.definitions
     return {
@@ -71,7 +71,7 @@ def _signatures(plan: PatchPlan) -> dict[str, Any]:
 
 
 def _tangents_given(inputs: Sequence[str], saved: Sequence[str]) -> str:
-    """Return the line that puts zeros for missing tangents; of what is not saved, one number that stands for all."""
+    """Return the line that replaces missing tangents by zeros; for a tensor that is not saved, by one zero."""
     zero = f"{inputs[0]}.new_zeros(())"
     given = [f"tangent_or_zeros({name}_t, {name if name in saved else zero})" for name in inputs]
     return f"{', '.join(f'{name}_t' for name in inputs)} = {', '.join(given)}"

@@ -1,7 +1,7 @@
 """The Python around the kernels of a map of a convolution, the same for every target.
 
-In these lines ``walk`` runs a kernel over positions; ``number`` and ``room`` give memory for one number and for
-channels at each position, see ``runtime.patch_places``; the other functions are those of ``runtime.patches``.
+In these lines ``walk`` runs a kernel over positions; ``number`` and ``room`` allocate one number, or all channels, per
+position (see ``runtime.patch_places``); the other functions come from ``runtime.patches``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from codegen.plans.patches import PatchPlan
 from codegen.printing.torch_patch_lines import PatchPrinter
 from codegen.schedule.patch_steps import ByTorch, Positions, steps, with_scale
 
-Call = Callable[[Positions, str], list[str]]  # a kernel's name, and the lines that launch it
+Call = Callable[[Positions, str], list[str]]  # (kernel, its name) -> the lines that launch it
 _WIDTH = 95
 _SETTINGS = {"floor": "smallest_sum({0})", "patch_entries": "{0}.shape[2] * math.prod(geometry.kernel)"}
 
@@ -26,7 +26,7 @@ _SETTINGS = {"floor": "smallest_sum({0})", "patch_entries": "{0}.shape[2] * math
 class PatchLines:
     """The lines of a map's forward and backward passes, and the kernels that they launch, by name.
 
-    ``rounded`` are the scale and those numbers a position that no kernel reads: they have at least float32, others
+    ``rounded`` are the scale and the numbers per position that no kernel reads: they are at least float32, others are
     float64.
     """
 
@@ -36,13 +36,13 @@ class PatchLines:
     rounded: set[str] = field(default_factory=set)
 
     def forward(self, kept: bool) -> list[str]:
-        """Return the lines that compute the output, the scale and, if it is kept, the product."""
+        """Return the lines that compute the output, the scale and, with ``kept``, the product."""
         plan = self.plan
         squares = {i.target.name for i in plan.scale.instructions}
         return self._lines(with_scale(plan.scale, plan.forward, *([plan.product] if kept else [])), {}, squares)
 
     def backward(self, kept: bool) -> list[str]:
-        """Return the lines that compute the gradients, of which the first is wanted, with or without the product."""
+        """Return the lines that compute the gradients, the first of which is always wanted; for ``kept`` see above."""
         program = self.plan.backward_kept if kept else self.plan.backward
         wanted = {name: f"wanted[{k}]" if k else "" for k, name in enumerate(program.outputs)}
         return self._lines(program, wanted)
@@ -61,7 +61,7 @@ class PatchLines:
         return [*(f"{name} = {_SETTINGS[name].format(source)}" for name in used), *lines]
 
     def _by_torch(self, step: ByTorch, program: Program, guards: dict[str, str]) -> list[str]:
-        """Return lines of torch; what only a result needs that may not be wanted stands in branches of its own."""
+        """Return lines of torch; lines that only an optional result needs are in a branch of their own."""
         names = {name_of(e) for i in step.instructions for e in i.reads}
         given = [v for v in program.values.values() if v.name in names or v in program.inputs]
         targets = tuple(i.target.name for i in step.instructions)
@@ -79,7 +79,7 @@ class PatchLines:
     def _kernel(self, step: Positions) -> list[str]:
         name = "_".join([*(v.name for v in step.outputs), "kernel"])
         if self.kernels.setdefault(name, step).kernel != step.kernel:
-            name = f"kept_{name}"  # the same numbers from what the forward pass kept
+            name = f"kept_{name}"  # the same numbers, from the kept product
             self.kernels[name] = step
         made = [f"{value.name} = {self._memory(value, step)}" for value in step.outputs]
         return [*made, *self.launch(step, name)]
@@ -93,14 +93,14 @@ class PatchLines:
 
 
 def _guards(program: Program, wanted: dict[str, str]) -> dict[str, str]:
-    """Return for each value that one result alone needs whether that result is wanted."""
+    """Return for each value that only one result needs the condition under which that result is wanted."""
     needed = {output: {i.target.name for i in program.needed_for([output])} for output in wanted}
     users = {i.target.name: [o for o in wanted if i.target.name in needed[o]] for i in program.instructions}
     return {name: wanted[found[0]] for name, found in users.items() if len(found) == 1}
 
 
 def launched(step: Positions, arguments: str) -> list[str]:
-    """Return the lines that launch a kernel, with the equations that it implements before them."""
+    """Return the lines that launch a kernel, after a comment with its equations."""
     notes = [f"# {equation}" for equation in step.equations]
     if len(arguments) <= _WIDTH:
         return [*notes, f"walk({arguments})"]

@@ -1,4 +1,4 @@
-"""What files over the maps of convolutions say of each, the same in every target: tables, forms, sentences."""
+"""Tables, forms and sentences about the maps of convolutions, the same in every target's files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ZERO = " A patch of zeros has no direction: its weight part and its gradient ar
 
 
 def patch_tables(maps: Sequence[PatchMap]) -> dict[str, Any]:
-    """Return what ``patch_maps.py.jinja`` needs: the maps with what holds of each, and their tables."""
+    """Return the context of ``patch_maps.py.jinja``: the maps, their properties and tables."""
     entries = [(m, _entry(m)) for m in maps]
     return {
         "maps": [entry for _, entry in entries],
@@ -40,7 +40,7 @@ def _entry(chosen: PatchMap) -> dict[str, Any]:
 
 
 def patch_words(maps: Sequence[PatchMap]) -> dict[str, str]:
-    """Return what signatures and docstrings say of the forms, the same of plain, centred and transposed ones."""
+    """Return the text about the forms in signatures and docstrings, for plain, centred and transposed ones alike."""
     biased = {m.plan.name: _entry(m) for m in maps if m.with_bias}
     bare = {m.plan.name: _entry(m) for m in maps if not m.with_bias}
     for m in maps:

@@ -1,13 +1,13 @@
-"""The location of each file in the generated package, and imports relative to it.
+"""The path of each file in the generated package, and imports relative to it.
 
     modules.py, functional.py, ..     what users import
-    kernels/<target>/<map>.py         a map for a target, and a file of kernels of that name where it has some
-    kernels/<target>/runtime/         what the files of one target share, copied from ``targets/<target>/runtime``
-    runtime/                          what all files share, copied from ``codegen/runtime``
+    kernels/<target>/<map>.py         a map for a target; its kernels' file, if any, has the same name
+    kernels/<target>/runtime/         shared by the files of one target, copied from ``targets/<target>/runtime``
+    runtime/                          shared by all files, copied from ``codegen/runtime``
 
-Templates name every module from the top of the package, as ``from .kernels.torch.affine_like import AffineLike``:
-``placed`` writes that as it reads from the folder of the file, a name a line where it is long. Files that are copied
-have their imports as they are.
+Templates import every module from the top of the package, as in ``from .kernels.torch.affine_like import AffineLike``;
+``placed`` rewrites these imports for the file's folder, with one name per line if they are long. The imports of copied
+files do not change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 _ROOM = Path(__file__).parents[1]
 _IMPORT = re.compile(r"^( *)from \.([\w.]*) import (.*)$", flags=re.MULTILINE)
-_WIDTH = 88  # of lines, where nothing else is configured
+_WIDTH = 88  # of lines, ruff's default
 RUNTIME = "runtime"
 
 
@@ -28,7 +28,7 @@ def folder_of(target: str) -> str:
 
 
 def placed(texts: Mapping[str, str]) -> dict[str, str]:
-    """Return the text of every file by its path, with imports that name modules from the top written as from there."""
+    """Return the text of every file by its path, with imports from the top rewritten for the file's folder."""
     return {
         path: _from(Path(path).parent.parts, text) if path.endswith(".py") else text for path, text in texts.items()
     }
@@ -36,7 +36,7 @@ def placed(texts: Mapping[str, str]) -> dict[str, str]:
 
 def _from(folder: Sequence[str], text: str) -> str:
     def relative(found: re.Match[str]) -> str:
-        """Return one import as it reads from the folder, its names on lines of their own where one is too long."""
+        """Return one import rewritten for the folder, one name per line if it is too long."""
         module = found[2].split(".") if found[2] else []
         shared = 0
         while shared < min(len(folder), len(module)) and folder[shared] == module[shared]:
@@ -53,27 +53,27 @@ def _from(folder: Sequence[str], text: str) -> str:
 
 
 def in_folder(target: str, texts: Mapping[str, str]) -> dict[str, str]:
-    """Return the files of a target's folder by their paths, ``placed``."""
+    """Return the files of a target's folder by their paths, with ``placed`` imports."""
     return placed({f"{folder_of(target)}/{name}": text for name, text in texts.items()})
 
 
 def folders() -> dict[str, str]:
     """Return the file that makes the folder of all targets importable."""
-    return {"kernels/__init__.py": '"""The maps: a folder a target, and in it a file a map."""\n'}
+    return {"kernels/__init__.py": '"""The maps: one folder per target, one file per map in it."""\n'}
 
 
 def folder(target: str, words: str) -> dict[str, str]:
-    """Return the file that makes a target's folder importable; ``words`` begin its sentence."""
+    """Return the file that makes a target's folder importable; its docstring begins with ``words``."""
     return {f"{folder_of(target)}/__init__.py": f'"""{words}, a file a map."""\n'}
 
 
 def shared_runtime(*names: str) -> dict[str, str]:
-    """Return files that all targets share, by their paths in the package."""
+    """Return runtime files that all targets share, by their paths in the package."""
     return _copied(_ROOM / RUNTIME, RUNTIME, names)
 
 
 def target_runtime(target: str, *names: str) -> dict[str, str]:
-    """Return files that the files of one target share, by their paths in the package."""
+    """Return runtime files of one target, by their paths in the package."""
     return _copied(_ROOM / "targets" / target / RUNTIME, f"{folder_of(target)}/{RUNTIME}", names)
 
 

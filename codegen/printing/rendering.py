@@ -1,4 +1,4 @@
-"""Templates to text: every hole must be filled, and a file ends in one line break."""
+"""Render templates: every variable must be defined, and a file ends in one line break."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Render = Callable[[str, Mapping[str, Any]], str]
 
 
 def renderer(*folders: Path, filters: Mapping[str, Callable[..., Any]] | None = None, **words: Any) -> Render:
-    """Return a function from a template of one of these folders, and what fills its holes, to text.
+    """Return a function from the name of a template in one of these folders, and its context, to text.
 
-    Templates know how Python's lines are broken, and ``words`` and ``filters`` beside that.
+    Templates can also use the functions that break lines (``wrap``), ``words`` and ``filters``.
     """
     environment = Environment(
         loader=FileSystemLoader(folders),
@@ -37,6 +37,6 @@ def renderer(*folders: Path, filters: Mapping[str, Callable[..., Any]] | None = 
 
 
 def _texts(names: Iterable[str]) -> str:
-    """Return texts as a tuple of them reads in code."""
+    """Return the text of a tuple of strings."""
     found = [f'"{name}"' for name in names]
     return f"({', '.join(found)}{',' * (len(found) == 1)})"

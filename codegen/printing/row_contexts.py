@@ -1,4 +1,4 @@
-"""What the templates of a target need of every map of rows: of the families, and of members at an angle."""
+"""The template contexts of every map of rows: of the families, and of members at an angle."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ MapContext = Callable[[Plan, bool, Borrowed | None], dict[str, Any]]
 def row_contexts(
     map_context: MapContext, families: Sequence[Family], angles: Sequence[AngleFamily]
 ) -> list[dict[str, Any]]:
-    """Return ``map_context(plan, with a bias or not, what is borrowed of the torch target)`` of each map, in order."""
+    """Return ``map_context(plan, with_bias, borrowed)`` of each map, in order; see ``naming.Borrowed``."""
     found = [map_context(plan, plan is family.with_bias, None) for family in families for plan in family.plans]
     return found + [map_context(row_plan(p), True, borrowed(p)) for family in angles for p in family.plans]

@@ -1,4 +1,4 @@
-"""Names, sentences and signatures of a map of rows, which its file has in every target."""
+"""Names, sentences and signatures of a map of rows, the same in every target's file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from codegen.printing.naming import branch, forward_equation, listed, places
 
 
 def heading_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
-    """Return the names, sentences and signatures of the map, which files of other targets need as well."""
+    """Return the names, sentences and signatures of the map, for the files of all targets."""
     inputs = plan.input_names
     return {
         **branch(plan, with_bias),

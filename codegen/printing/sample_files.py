@@ -1,7 +1,7 @@
-"""The files of one map of a layer of any kind: kernels that walk over samples, and the Python that runs them.
+"""The files of one map of a layer of any form: kernels that loop over samples, and the Python that runs them.
 
-``SampleFile`` knows what targets share: steps of the library as lines of torch, operands and their shapes, lengths. A
-target's class says how a walk is printed and called.
+``SampleFile`` has the parts that targets share: library steps as lines of torch, operands and their shapes, lengths. A
+target's subclass says how a loop over samples (a ``Walk``) is printed and called.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class _Part:
 
 
 class SampleFile:
-    """The kernels of one plan and the lines around them: what ``layer_map.py.jinja`` and a file of kernels need."""
+    """The kernels of one plan and the lines around them: the context of ``layer_map.py.jinja`` and a kernels' file."""
 
-    suffix = ""  # of the file of kernels
+    suffix = ""  # of the kernels' file
 
     def made(self, program: Program, walk: Walk, types: Types, name: str) -> SampleKernel:
-        """Return the kernel of a walk; raise ``UsageError`` for arithmetic that the target's lines cannot do."""
+        """Return the kernel of a loop; raise ``UsageError`` for arithmetic that the target cannot print."""
         raise NotImplementedError
 
     def called(self, program: Program, walk: Walk, kernel: SampleKernel, own: str, wide: Iterable[str]) -> list[str]:
-        """Return the lines that make room for what a kernel writes, and call it; ``own`` is a tensor of the type."""
+        """Return the lines that allocate a kernel's outputs and call it; ``own`` is a tensor of the input's type."""
         raise NotImplementedError
 
     def __init__(self, plan: LayerPlan) -> None:
@@ -59,7 +59,7 @@ class SampleFile:
         self.integers = frozenset(plan.names[t.name] for t in plan.layer.inputs if t.values is not None)
 
     def context(self) -> dict[str, Any]:
-        """Return names, lines and kernels."""
+        """Return the template's context: names, lines and kernels."""
         plan, words = self.plan, layer_function_context(self.plan)
         forward = self._part(plan.forward, f"{self._prefix}_forward")
         every, blocks = self._backward()
@@ -99,7 +99,7 @@ class SampleFile:
         return ", ".join([*found, *("None" for _ in settings_in_code(self.plan))])
 
     def _backward(self) -> tuple[_Part, list[tuple[int, _Part]]]:
-        """Return the pass that computes every gradient, and one for each alone."""
+        """Return the pass that computes every gradient, and one pass for each gradient alone."""
         plan, program = self.plan, self.plan.backward
         every = self._part(program, f"{self._prefix}_backward")
         blocks = []
@@ -133,7 +133,7 @@ class SampleFile:
         return f"{value.name} = check_result({value.name}.contiguous(), {own}, {self.shape(value)}{dtype})"
 
     def room(self, program: Program, walk: Walk, names: Iterable[str], own: str, wide: Iterable[str]) -> list[str]:
-        """Return the lines that make room for values which a walk writes, and a note on its equations."""
+        """Return the lines that allocate the values that a loop writes, and a comment with its equations."""
         lines = []
         for name in names:
             dtype = ", dtype=torch.float64" if name in wide else ""
@@ -142,14 +142,14 @@ class SampleFile:
         return lines + ([f"# {', '.join(equations)}"] if equations else [])
 
     def shape(self, value: Value) -> str:
-        """Return the shape of a value as a tuple in code."""
+        """Return the shape of a value as the text of a tuple."""
         along = [self.names.text(i.size) for i in value.indices]
         return f"({', '.join(along)}{',' * (len(along) == 1)})"
 
     def _opening(
         self, word: str, names: Sequence[str], values: dict[str, Value], parts: Sequence[_Part], shown: Sequence[str]
     ) -> dict[str, Any]:
-        """Return what a pass begins with: lengths, and the operands with their shapes and types."""
+        """Return the first lines of a pass: lengths, and the operands with their shapes and types."""
         wide = self.plan.types[self.plan.forward.name].wide
         real = [n for n in names if n not in self.integers and n not in wide]
         typed = [(n, "torch.int64" if n in self.integers else "torch.float64") for n in names if n not in real]
@@ -167,7 +167,7 @@ class SampleFile:
         }
 
     def _lengths(self, word: str, used: set[str], values: Sequence[Value]) -> list[str]:
-        """Return the lines that name the lengths of axes and the offsets that a pass uses."""
+        """Return the lines that assign the axis lengths and offsets that a pass uses."""
         places: dict[Symbol, str] = {}
         for value in values:
             for axis, index in enumerate(value.indices):
@@ -179,7 +179,9 @@ class SampleFile:
             if name not in used or (word == "forward" and name in settings):
                 continue
             if size not in places and name not in settings:
-                raise UsageError(f"the size {size} is shown by no tensor that this pass reads")
+                raise UsageError(
+                    f"no tensor that this pass reads determines the size {size}; give one an axis of that size"
+                )
             lines.append(f"{name} = {places.get(size, f'ctx.{name}')}")
         return lines
 
@@ -189,7 +191,7 @@ def _mentions(name: str, parts: Iterable[_Part]) -> bool:
 
 
 def listed(texts: Sequence[str]) -> str:
-    """Return a tuple in code."""
+    """Return the text of a tuple."""
     return f"({', '.join(texts)}{',' * (len(texts) == 1)})"
 
 
@@ -198,7 +200,7 @@ def _calls(line: str) -> bool:
 
 
 def called_with(name: str, arguments: Sequence[str]) -> list[str]:
-    """Return a call on one line, or with its arguments on lines of their own."""
+    """Return a call on one line, or with one argument per line."""
     whole = f"{name}({', '.join(arguments)})"
     if len(whole) <= 100:
         return [whole]

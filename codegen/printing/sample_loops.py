@@ -1,14 +1,14 @@
-"""A walk over samples as lines of C++: loops over the axes of one sample, with scalar arithmetic in double.
+"""Print a loop over samples (a ``Walk``) as C++: loops over the axes of one sample, scalar arithmetic in double.
 
     Pointwise  z[s,i] = f*(..)         for i: z[s*m + i] = ..
     Contract   E[s] = sum x**2         E = 0; for j: E += x[s*n + j]*x[s*n + j]
-    Gather     y[s,k] = x[s,2*k - 1]   for k: where the position is inside, that entry, else 0
-    Scatter    dx[s,2*k - 1] += dy     zeros first, then for k: where the position is inside
-    Mask       1 where guards hold
+    Gather     y[s,k] = x[s,2*k - 1]   for k: the entry if the position is inside, else 0
+    Scatter    dx[s,2*k - 1] += dy     zeros first, then for k: add if the position is inside
+    Mask       1 if guards hold, else 0
 
-A value that only the walk reads lives in thread-local memory, without the batch axis; a scalar per sample is a local
-variable. ``LoopPrinter`` prints code in which one thread processes whole samples; a target that shares a sample among
-threads subclasses it.
+A value that nothing outside the loop reads is in thread-local memory, without the batch axis; a scalar per sample is a
+local variable. ``LoopPrinter`` prints code in which one thread processes whole samples; a target that shares a sample
+among threads subclasses it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,10 @@ _OWN = re.compile(
 
 @dataclass(frozen=True)
 class SampleKernel:
-    """The text of one kernel: what its template needs, and what a caller passes, in order.
+    """One printed kernel: the context of its template, and its arguments in order.
 
     ``lengths`` are sizes and offsets, ``tensors`` the tensors read, then those written, ``scalars`` the settings.
-    ``totals`` are the sums over samples among what is written; ``inner`` the sizes of the memory for each sample's own
-    values.
+    ``totals`` are the written tensors that are sums over samples; ``inner`` the sizes of each sample's local memory.
     """
 
     name: str
@@ -58,10 +57,10 @@ class SampleKernel:
 
 
 class LoopPrinter:
-    """Prints the instructions of one walk; raises ``UsageError`` for arithmetic that C++ lines cannot do."""
+    """Prints the instructions of one loop over samples; raises ``UsageError`` for arithmetic that it cannot print."""
 
-    over = "/"  # between whole numbers
-    choice = "({} ? {} : {})"  # of one whole number or another
+    over = "/"  # integer division
+    choice = "({} ? {} : {})"  # between integers
 
     def __init__(self, program: Program, walk: Walk, types: Types, integers: frozenset[str]) -> None:
         self._program, self._walk, self._types, self._integers = program, walk, types, integers
@@ -70,7 +69,7 @@ class LoopPrinter:
         self._names: dict[Index, str] = {}
 
     def kernel(self, name: str) -> SampleKernel:
-        """Return the text and the arguments."""
+        """Return the kernel's text and arguments."""
         walk = self._walk
         lines = [line for i in walk.instructions for line in self._lines(i)]
         scalars = tuple(s for s in self._program.scalars if any(s in _free(i) for i in walk.instructions))
@@ -140,7 +139,7 @@ class LoopPrinter:
         raise UsageError(f"no loop for {type(instruction).__name__} of {instruction.target.name!r}")
 
     def _each(self, indices: Sequence[Index], body: Sequence[str], simd: str = "") -> list[str]:
-        """Return loops over indices around a body; a body of a number of a sample stands alone."""
+        """Return loops over indices around a body; without indices, the body alone."""
         if not indices:
             return list(body)
         lines: list[str] = []
@@ -242,11 +241,11 @@ class LoopPrinter:
         return f"({self._all([*exact, f'{value} >= 0', f'{value} < {grouped(limit)}'])})"
 
     def _all(self, conditions: Sequence[str]) -> str:
-        """Return the condition that all hold; nothing for none."""
+        """Return the conjunction of conditions; "" if there are none."""
         return " && ".join(conditions)
 
     def _if(self, conditions: str, value: str) -> str:
-        """Return a value where conditions hold, zero elsewhere."""
+        """Return a value if conditions hold, else zero."""
         return f"{conditions} ? {value} : 0"
 
     def _scalar(self, expression: Expr) -> str:
@@ -264,7 +263,7 @@ class LoopPrinter:
         )
 
     def _widened(self, name: str, where: str) -> str:
-        """Return the entry of a value at an offset as a wide number."""
+        """Return the entry of a value at an offset, converted to the wide type."""
         return f"Wide({self._memory_of(name)}[{where}])"
 
     def _stored(self, value: Value, text: str, note: str) -> str:
@@ -272,7 +271,7 @@ class LoopPrinter:
         return f"{self._assigned(value)} = {text};{note}"
 
     def _assigned(self, value: Value) -> str:
-        """Return what stands before the assignment of a value at its own indices."""
+        """Return the left side of the assignment of a value at its own indices."""
         if value.name not in self._outside and not self._axes(value):
             return f"const Wide {spelled(value.name)}"
         return self._place(value.entry)
@@ -287,7 +286,7 @@ class LoopPrinter:
         return f"{self._memory_of(name)}[{self._offset(name, own, [self._index(i) for i in entry.indices])}]"
 
     def _offset(self, name: str, axes: Sequence[Index], texts: Sequence[str]) -> str:
-        """Return the offset of an entry in a tensor without gaps; memory of a thread has no batch axis."""
+        """Return the offset of an entry in a contiguous tensor; thread-local memory has no batch axis."""
         held = name in self._outside and name not in self._totals
         pairs = [(a, t) for a, t in zip(axes, texts, strict=True) if held or a != BATCH]
         text = ""
@@ -303,7 +302,7 @@ class LoopPrinter:
 
 
 class _Indices(dict[Expr, str]):
-    """The names of indices, given as they are asked for."""
+    """The names of indices, assigned on first use."""
 
     def __init__(self, printer: LoopPrinter) -> None:
         super().__init__()
@@ -318,7 +317,7 @@ class _Indices(dict[Expr, str]):
 
 
 def spelled(name: str) -> str:
-    """Return the name of a value, a setting or a size in a kernel: another where C++ or the kernel has its own."""
+    """Return the name of a value, setting or size in a kernel, changed if C++ or the kernel already uses it."""
     return f"{name}_" if _OWN.fullmatch(name) else identifier(name)
 
 
@@ -331,7 +330,7 @@ def _is_length(symbol: Expr) -> bool:
 
 
 def _free(instruction: Instruction) -> set[Any]:
-    """Return the symbols of an instruction's expressions that are no tensors."""
+    """Return the symbols of an instruction's expressions that are not tensors."""
     expressions: tuple[Expr, ...] = ()
     if isinstance(instruction, Pointwise):
         expressions = (instruction.expression,)
@@ -343,18 +342,18 @@ def _free(instruction: Instruction) -> set[Any]:
 
 
 def grouped(text: str) -> str:
-    """Return a text in brackets unless it is a name or a number, or stands in brackets already."""
+    """Return a text in parentheses unless it is a name, a number, or in parentheses already."""
     return text if text.isidentifier() or text.isdigit() or _in_brackets(text) else f"({text})"
 
 
 def _in_brackets(text: str) -> bool:
-    """Return whether the bracket that opens a text is closed by its last character."""
+    """Return whether a text's opening parenthesis is closed by its last character."""
     depths = list(itertools.accumulate((c == "(") - (c == ")") for c in text))
     return text.startswith("(") and text.endswith(")") and 0 not in depths[:-1]
 
 
 def whole(expression: Expr, names: Mapping[Expr, str], entry: Any = None) -> str:
-    """Return whole-number text of sums and products of indices, lengths and integer entries."""
+    """Return the integer text of sums and products of indices, lengths and integer entries."""
     if expression in names:
         return names[expression]
     if isinstance(expression, Indexed) and entry is not None:
@@ -377,7 +376,7 @@ def whole(expression: Expr, names: Mapping[Expr, str], entry: Any = None) -> str
     inside = [grouped(whole(a, names, entry)) for a in expression.args]
     if isinstance(expression, Remainder | Quotient):
         value, divisor = inside
-        rest = f"({value} % {divisor} + {divisor}) % {divisor}"  # C++ rounds to zero
+        rest = f"({value} % {divisor} + {divisor}) % {divisor}"  # C++ rounds towards zero
         over = getattr(names, "over", LoopPrinter.over)
         return rest if isinstance(expression, Remainder) else f"({value} - {rest}) {over} {divisor}"
     choice = str(getattr(names, "choice", LoopPrinter.choice))
@@ -386,4 +385,4 @@ def whole(expression: Expr, names: Mapping[Expr, str], entry: Any = None) -> str
         return functools.reduce(lambda a, b: choice.format(f"{a} {sign} {b}", a, b), inside)
     if isinstance(expression, sympy.Abs):
         return choice.format(f"{inside[0]} < 0", f"-{inside[0]}", inside[0])
-    raise UsageError(f"no whole-number C++ text for {expression}")
+    raise UsageError(f"the index expression {expression} has no C++ text; use sums, products, // and %")

@@ -1,9 +1,9 @@
-"""Programs of any layer as lines of differentiable PyTorch; no tensor is written twice.
+"""Programs of any layer as lines of differentiable PyTorch; no tensor is overwritten.
 
-A value has its axes in the order of its indices and nothing else: ``f`` (B) beside ``z`` (B, m) is ``f[:, None]``.
-Contractions are products of matrices or ``einsum``, gathers are indexing where it is safe and ``take`` where positions
-may lie outside, scatters are ``put``. Positions are computed from ``torch.arange``. Values that are wide are float64,
-and so is arithmetic that another type could not hold (``codegen.passes.accumulation``).
+A value has exactly the axes of its indices, in order: ``f`` (B) times ``z`` (B, m) is ``f[:, None] * z``. Contractions
+are matrix products or ``einsum``. Gathers are plain indexing if positions are always inside, else ``take``; scatters
+are ``put``. Positions are computed from ``torch.arange``. Wide values are float64, and so is arithmetic that could
+leave the range of the input's type (``codegen.passes.accumulation``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from derive.forward_map import BATCH
 
 
 class LayerPrinter:
-    """Prints one program; ``sizes`` says how axis lengths and offsets are written, ``like`` names a real tensor."""
+    """Prints one program; ``sizes`` gives the text of axis lengths and offsets, ``like`` names a real tensor."""
 
     def __init__(self, program: Program, like: str, sizes: Mapping[Symbol, str], types: Types) -> None:
         self._program = program
@@ -50,13 +50,13 @@ class LayerPrinter:
         self._taken = set(program.values) | set(sizes.values())
 
     def separate(self) -> LayerPrinter:
-        """Return a printer that knows the counts along axes printed so far, and keeps its own to itself."""
+        """Return a printer that reuses the index ranges printed so far, without adding its own to them."""
         other = LayerPrinter(self._program, self._like, self._sizes, self._types)
         other._counters, other._taken = dict(self._counters), set(self._taken)
         return other
 
     def lines(self, names: Iterable[str] | None = None) -> list[Line]:
-        """Return the lines that assign the named values, all without names, in order."""
+        """Return the lines that assign the named values (by default all), in order."""
         chosen = None if names is None else set(names)
         result: list[Line] = []
         for instruction in self._program.instructions:
@@ -66,7 +66,7 @@ class LayerPrinter:
         return result
 
     def _text(self, instruction: Instruction) -> str:
-        """Return the value of an instruction, in the type in which it is kept."""
+        """Return the text of an instruction's value, cast to the type in which it is stored."""
         name = instruction.target.name
         text = self._value(instruction)
         if name not in self._types.computed_wide or name in self._types.wide:
@@ -90,7 +90,7 @@ class LayerPrinter:
         raise UsageError(f"program {self._program.name!r}: {instruction.target.name!r} is printed by another printer")
 
     def _operand(self, instruction: Contract) -> Callable[[Indexed], str]:
-        """Return how a contraction reads its operands: all in one type."""
+        """Return a function that prints a contraction's operands, all in one type."""
         computed_wide = instruction.target.name in self._types.computed_wide
 
         def read(entry: Indexed) -> str:
@@ -103,7 +103,7 @@ class LayerPrinter:
         return read
 
     def _entry_of(self, instruction: Pointwise) -> Callable[[Indexed], str]:
-        """Return how an expression names a tensor: as it is where promotion makes the arithmetic wide by itself."""
+        """Return a function that prints an expression's tensors, cast unless promotion makes the arithmetic wide."""
         name = instruction.target.name
         parts = [a for a in sympy.preorder_traversal(instruction.expression) if isinstance(a, sympy.Mul | sympy.Pow)]
         own = [p for p in parts if not any(name_of(e) in self._types.wide for e in entries(p))]
@@ -172,7 +172,7 @@ class LayerPrinter:
         return index.size in self._counters
 
     def _counting(self, instruction: Instruction) -> list[Line]:
-        """Return the lines that count along the axes which the positions of an instruction need."""
+        """Return the lines that assign the index ranges that an instruction's positions need."""
         if not isinstance(instruction, Gather | Scatter | Mask):
             return []
         spread = False
@@ -203,7 +203,7 @@ class LayerPrinter:
 
 
 def _is_atom(text: str) -> bool:
-    """Return whether a text binds as tightly as a name: no operator stands outside its brackets."""
+    """Return whether a text binds as tightly as a name: it has no operator outside brackets."""
     depth = 0
     for character in text:
         depth += (character in "([") - (character in ")]")
@@ -265,7 +265,7 @@ def _matrices(
 
 
 def broadcast(entry: Indexed, target: tuple[Index, ...], full: bool = False) -> str:
-    """Return the text of a tensor whose axes stand where the target has them; with ``full`` none is left out."""
+    """Return the text of a tensor with its axes aligned to the target's; with ``full``, missing leading axes too."""
     return _spread(name_of(entry), tuple(entry.indices), target, full)
 
 

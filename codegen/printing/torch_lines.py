@@ -1,10 +1,10 @@
 """Instructions as lines of PyTorch, in one of two styles.
 
-    portable    no tensor is written twice and types promote: for graphs to be differentiated again, and for 16 bit
-    in place    buffers that the program owns are reused: for 32 and 64 bit where no graph is recorded
+portable    no tensor is overwritten and types promote: for graphs that are differentiated again, and for 16 bit
+in place    buffers that the program owns are reused: for 32 and 64 bit if no graph is recorded
 
-In the portable style a row scale and all that it touches is *wide*: at least float32. Products of matrices are taken,
-and results returned, in the input's own type.
+In the portable style a row scale and all values computed with it are *wide*: at least float32. Matrix products are
+computed, and results returned, in the input's type.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Line:
     equation: str = ""
 
     def printed(self, width: int = 100) -> list[str]:
-        """Return the line of Python, its equation as a comment behind it, or before it if the line were too long."""
+        """Return the line with its equation in a comment at its end, or before it if the line would be too long."""
         code = f"{self.target} = {self.text}"
         if not self.equation:
             return [code]
@@ -43,7 +43,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Style:
-    """How to print: ``own`` names the tensor whose type results take (None: as they come), ``wide`` the wide inputs."""
+    """A style: ``own`` names the tensor whose type results have (None: no cast), ``wide`` the wide inputs."""
 
     in_place: bool = False
     own: str | None = None
@@ -69,7 +69,7 @@ class TorchPrinter:
         self._operands = Operands(name_of, self._narrowed, lambda e: name_of(e) in self._wide, not style.in_place)
 
     def lines(self, names: Iterable[str] | None = None) -> list[Line]:
-        """Return the lines that assign the named values (all without names); a call that only goes on is joined."""
+        """Return the lines that assign the named values (by default all); chained calls are joined into one line."""
         chosen = None if names is None else set(names)
         result: list[Line] = []
         for instruction in self._program.instructions:
@@ -85,7 +85,7 @@ class TorchPrinter:
         return result
 
     def _goes_on(self, previous: Line, line: Line) -> bool:
-        """Whether the line is the only one to read what the line before assigned, and starts with it."""
+        """Whether the line starts with the previous line's value and is its only use."""
         reads = [name_of(e) for i in self._program.instructions for e in i.reads]
         starts = line.text == previous.target or line.text.startswith(f"{previous.target}.")
         once = len(re.findall(rf"\b{previous.target}\b", line.text)) == 1
@@ -94,7 +94,7 @@ class TorchPrinter:
     def _line(self, instruction: Instruction) -> Line:
         if isinstance(instruction, Magnitude):
             return self._length(instruction)
-        assert not isinstance(instruction, Peak), "a peak is printed by another printer"
+        assert not isinstance(instruction, Peak), "programs of rows have no peak"
         term = self._term(instruction)
         name = instruction.target.name
         if term.wide:
@@ -106,13 +106,15 @@ class TorchPrinter:
     def _term(self, instruction: Contract | Convolve | Pointwise | Placed) -> Term:
         if isinstance(instruction, Convolve | Placed):
             kind = type(instruction).__name__.lower()
-            raise UsageError(f"{self._program.name!r}: {instruction.target.name!r} is no product of matrices: a {kind}")
+            raise UsageError(
+                f"{self._program.name!r}: {instruction.target.name!r} is a {kind}, which this printer does not support"
+            )
         if isinstance(instruction, Contract):
             return contraction(instruction, self._operands, self._biases.get(instruction.target.name))
         return self._pointwise(instruction)
 
     def _length(self, instruction: Magnitude) -> Line:
-        """A magnitude and the sum of squares of what it divides are one call."""
+        """Print a magnitude and the sum of squares of the quotient by it as one call."""
         if instruction.target.name not in self._lengths:
             raise UsageError(f"the torch target prints {instruction.target.name!r} only before a sum of squares")
         peak, _, total = self._lengths[instruction.target.name]
@@ -140,7 +142,7 @@ class TorchPrinter:
 
 
 def _lengths(program: Program) -> list[tuple[str, str, str]]:
-    """Return the names of each magnitude, of the quotient by it, and of the sum of the quotient's squares."""
+    """Return the names of each magnitude, of the quotient by it, and of the sum of that quotient's squares."""
     found = []
     for peak in (i for i in program.instructions if isinstance(i, Magnitude)):
         quotient = peak.operand / peak.target.entry
@@ -160,9 +162,9 @@ def _where_zero(expression: sympy.Piecewise, printer: ExpressionPrinter) -> str:
 
 
 def _with_biases(program: Program) -> tuple[Program, dict[str, str]]:
-    """Let a product of matrices add the vector that its only user adds to it.
+    """Fuse the addition of a vector into the matrix product if that is the product's only use.
 
-    Return the program without those additions, and the vector's name for each product.
+    Returns the program without those additions, and the vector's name for each product.
     """
     biases: dict[str, str] = {}
     instructions = list(program.instructions)
@@ -196,7 +198,7 @@ def _product_and_vector(total: Add, program: Program, inputs: set[str]) -> tuple
 
 
 def _dropped(expression: Expr, old: Expr, new: Expr) -> Expr:
-    """Replace one sum inside an expression and leave everything else as it is arranged."""
+    """Replace one sum inside an expression and keep the order of everything else."""
     if expression == old:
         return new
     if not expression.has(old):

@@ -1,8 +1,8 @@
 """Programs with convolutions as lines of PyTorch, for tensors (batch, groups, channels, *space).
 
-How many axes of space there are does not show in the text, so that one file serves them all. Two styles, as in
-``printer``: in place, and portable. One number a position is *narrow*: it is computed in float64 and rounded where it
-meets numbers that vary along the channels.
+The text does not depend on the number of axes of space, so one file serves all. There are two styles, in place and
+portable, as in ``torch_lines``. A value with one number per position is *narrow*: it is computed in float64, and
+rounded when it is combined with values that vary along the channels.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _KERNEL_ENTRIES = Symbol("math.prod(geometry.kernel)", positive=True, integer=Tr
 class PatchPrinter:
     """Prints the instructions of one program; ``given`` are the names of its inputs that are narrow and rounded.
 
-    ``source`` is the input of the layer, whose type results take in the portable style; without ``casts`` they have
-    it already. ``whole`` is the program that this one is a part of: its convolutions say which axes are space. With
-    ``guards``, a difference of narrow numbers that only rounding leaves is set to zero.
+    ``source`` is the input of the layer, whose type results have in the portable style; without ``casts`` they have it
+    already. ``whole`` is the program that this one is a part of: its convolutions show which axes are space. With
+    ``guards``, a difference of narrow numbers that is only rounding error is set to zero.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PatchPrinter:
         self._biases = dict(self._foldable())
 
     def lines(self, names: Iterable[str] | None = None) -> list[Line]:
-        """Return the lines that assign the named values, all without names."""
+        """Return the lines that assign the named values (by default all)."""
         chosen = None if names is None else set(names)
         folded = {product for _, product, _ in self._biases.values()}
         return [
@@ -60,9 +60,9 @@ class PatchPrinter:
         ]
 
     def merged(self) -> tuple[set[str], list[str]]:
-        """Return the gradients of one convolution that one call computes, and the lines of that call.
+        """Return the gradients of one convolution that a single call computes, and the lines of that call.
 
-        They are those with respect to its input and its kernel, and the sum over samples that is that of a bias.
+        They are the gradients with respect to its input and its filter, and the sum over samples for a bias.
         """
         pairs = [i for i in self._program.instructions if isinstance(i, Convolve) and len(i.operands) == 2]
         by_input = [i for i in pairs if self._cotangent(i) and not self._space.is_kernel(i.target.indices)]
@@ -84,7 +84,7 @@ class PatchPrinter:
         return set(names), [*([f"# {', '.join(equations)}"] if equations else []), call]
 
     def _cotangent(self, instruction: Convolve) -> Indexed | None:
-        """Return what a gradient with respect to the input or the kernel of a convolution starts from."""
+        """Return the cotangent in a gradient with respect to a convolution's input or filter; None for other sums."""
         given = {v.name for v in self._program.inputs}
         made = [o for o in instruction.operands if name_of(o) not in given]
         return made[0] if len(made) == 1 else None
@@ -104,7 +104,7 @@ class PatchPrinter:
             text = self._contraction(instruction)
         else:
             raise UsageError(
-                f"{self._program.name!r}: {name!r} looks positions up; there is no code for that in patches"
+                f"{self._program.name!r}: {name!r} is a gather, scatter or mask, which this printer does not support"
             )
         computed = not (isinstance(instruction, Convolve) and len(instruction.operands) > 1)
         casts = name in self._program.outputs and computed and self._casts
@@ -130,7 +130,7 @@ class PatchPrinter:
         return printer.text(expression)
 
     def _onto(self, expression: Expr, free: Indexed, printer: ExpressionPrinter) -> str | None:
-        """Return calls that overwrite a tensor; the product of a narrow number and the input may need other units."""
+        """Return in-place calls; a product that may leave the range is computed in other units."""
         terms = [t for t in Add.make_args(expression) if self._may_leave_range(t)]
         if len(terms) != 1:
             return chain(expression, free, printer)
@@ -144,13 +144,13 @@ class PatchPrinter:
         return f"add_product({name_of(free)}, {narrow}, {self._source}, {scale.name}{more})"
 
     def _may_leave_range(self, term: Expr) -> bool:
-        """Whether a term is a computed number a position times an entry of the input."""
+        """Whether a term is a computed number per position times an entry of the input."""
         factors = [f for f in term.args if isinstance(f, Indexed)] if isinstance(term, sympy.Mul) else []
         narrow = [f for f in factors if self._space.is_narrow(f.indices) and name_of(f) not in self._given]
         return len(factors) == 2 and len(narrow) == 1 and self._source in map(name_of, factors)
 
     def _difference(self, expression: Add, printer: ExpressionPrinter) -> str:
-        """A sum of squares written as a difference: what rounding leaves of nothing must not be taken for something."""
+        """Print a sum of squares written as a difference, so that a mere rounding error becomes zero."""
         negative = [t for t in expression.args if t.could_extract_minus_sign()]
         if not negative:
             return printer.text(expression)
@@ -158,7 +158,7 @@ class PatchPrinter:
         return f"difference({printer.text(positive)}, {printer.text(-Add(*negative))})"
 
     def _entry_in(self, target: Value) -> Callable[[Indexed], str]:
-        """Return how entries are written in an expression for a target: narrow numbers wide among themselves."""
+        """Return a function that prints entries for a target; narrow numbers stay wide if the target is narrow."""
         narrow_target = self._space.is_narrow(target.indices)
 
         def text(entry: Indexed) -> str:
@@ -191,7 +191,7 @@ class PatchPrinter:
         raise UsageError(f"{self._program.name!r}: the torch target has no sum for {instruction.meaning}")
 
     def _convolution(self, instruction: Convolve, bias: str | None = None) -> str:
-        """Return the call that computes a convolution, its transpose, the gradient of a kernel or a sum of patches."""
+        """Return the call of a convolution, its transpose, the gradient of a filter or a sum over patches."""
         role = role_of(instruction, instruction.target.indices)
         operands = {role_of(instruction, o.indices): o for o in instruction.operands}
         geometry = "geometry" if bias is None else f"geometry, bias={bias}"
@@ -210,7 +210,7 @@ class PatchPrinter:
         return f"{function}({tensor}, {kernel}, {geometry.replace('geometry', f'geometry{size}', 1)})"
 
     def _size(self, instruction: Convolve, role: str) -> str:
-        """Return the argument that says how long the result is, where its operands do not."""
+        """Return the argument that gives the length of the result, if the operands do not determine it."""
         wanted = [getattr(link, role).size for link in instruction.links]
         shapes = {v.name: [i.size for i in v.indices if i.size in self._space.sizes] for v in self._program.inputs}
         known = [name for name, sizes in shapes.items() if sizes == wanted]
@@ -224,7 +224,7 @@ class PatchPrinter:
         return name if given or not self._casts else f"{name}.to({self._source}.dtype)"
 
     def _foldable(self) -> Iterable[tuple[str, tuple[Convolve, str, str]]]:
-        """Sums of a convolution, which nothing else reads, and of a bias: one call computes both."""
+        """Yield the sums of a convolution that nothing else reads and a bias: one call computes both."""
         reads = [name_of(e) for i in self._program.instructions for e in i.reads]
         inputs = {v.name for v in self._program.inputs}
         for user in self._program.instructions:

@@ -1,4 +1,4 @@
-"""Names and sentences that the files of rows at unit length share, whatever the target."""
+"""Names and sentences that the files of rows of unit length share in all targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FUNCTION_CLASS = "UnitPair"
 
 
 def unit_context(unit: UnitRows) -> dict[str, Any]:
-    """Return the map and its intermediate in the formula language, the digest, and the names of the generated class."""
+    """Return the map and its intermediate in the formula language, the digest, and the names of the class."""
     definitions = [*unit.layer.definitions, unit.layer.output]
     return {
         "formulas": [f"{text(d.entry)} = {text(d.expression)}" for d in reversed(definitions)],

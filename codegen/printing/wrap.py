@@ -1,4 +1,4 @@
-"""Line breaks of generated code: prose filled, Python's calls and signatures broken as ``ruff format`` breaks them."""
+"""Line breaks of generated code: prose is filled, Python is broken as ``ruff format`` does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ WIDTH = 120
 
 
 def fill(text: str, indent: int = 0, hanging: int | None = None) -> str:
-    """Return a paragraph filled to the line length, without an indent on its first line, ``hanging`` on the others."""
+    """Return a paragraph filled to the line length; its first line is not indented, the others by ``hanging``."""
     later = " " * (indent if hanging is None else hanging)
     lines = textwrap.wrap(
         " ".join(text.split()),
@@ -23,7 +23,7 @@ def fill(text: str, indent: int = 0, hanging: int | None = None) -> str:
 
 
 def signature(name: str, arguments: Sequence[str], returns: str, indent: int = 0) -> str:
-    """Return the head of a function: on one line, or its arguments on a line of their own, or each on its own."""
+    """Return the head of a function: on one line, or all arguments on a second line, or one argument per line."""
     pad = " " * indent
     whole = f"def {name}({', '.join(arguments)}) -> {returns}:"
     if len(pad + whole) <= WIDTH:
@@ -35,7 +35,7 @@ def signature(name: str, arguments: Sequence[str], returns: str, indent: int = 0
 
 
 def imported(home: str, names: Sequence[str]) -> str:
-    """Return an import on one line, which ``places.placed`` breaks where it is too long."""
+    """Return an import on one line, which ``places.placed`` breaks if it is too long."""
     return f"from {home} import {', '.join(names)}"
 
 
@@ -52,10 +52,10 @@ def raised(error: str, message: str, indent: int) -> str:
 
 
 def joined(parameters: Sequence[str]) -> str:
-    """Return parameters of C++ in lines that break between them only."""
+    """Return C++ parameters in lines that break only between parameters."""
     return fill(", ".join(p.replace(" ", "\0") for p in parameters), 4, 4).replace("\0", " ")
 
 
 def comment(text: str) -> list[str]:
-    """Return a paragraph in lines that fit behind ``// ``."""
+    """Return a paragraph as lines that fit after ``// ``."""
     return fill(text, 3).split("\n   ")

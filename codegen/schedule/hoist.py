@@ -1,4 +1,4 @@
-"""Loop-invariant code motion: what does not vary along a row is computed once per row.
+"""Loop-invariant code motion: values that do not vary along a row are computed once per row.
 
 For example, with x an entry and peak a scalar of the row:
 
@@ -19,7 +19,7 @@ from derive.algebra.index import Index
 
 
 def hoisted(instructions: Iterable[RowWork], names: Iterable[str]) -> tuple[RowWork, ...]:
-    """Return equal instructions whose entries read scalars of the row, not compute them; ``names`` are taken."""
+    """Return equal instructions whose entries read hoisted scalars of the row; ``names`` are taken."""
     taken = set(names)
     result: list[RowWork] = []
     for instruction in instructions:
@@ -33,14 +33,14 @@ def hoisted(instructions: Iterable[RowWork], names: Iterable[str]) -> tuple[RowW
 
 @dataclass
 class _Hoist:
-    """Collects the scalars taken out of one expression."""
+    """Collects the scalars hoisted out of one expression."""
 
     target: Value
     taken: set[str]
     scalars: list[RowWork] = field(default_factory=list)
 
     def walk(self, expression: Expr) -> Expr:
-        """Return an expression with what does not vary along the loop replaced by names."""
+        """Return an expression with its loop-invariant parts replaced by names."""
         if not _varies(expression):
             return self._named(expression)
         if isinstance(expression, Indexed) or not expression.args:
@@ -73,7 +73,7 @@ class _Hoist:
 
 
 def _varies(expression: Expr) -> bool:
-    """Return whether an expression varies along the row; a choice by cases is left whole."""
+    """Return whether an expression varies along the row; a Piecewise is never split."""
     if isinstance(expression, sympy.Piecewise):
         return True
     return any(len(e.indices) > 1 or not in_batch(e.indices) for e in entries(expression))

@@ -1,17 +1,17 @@
-"""The order of work of a map of a convolution: what torch carries out, and what one kernel does at every position.
+"""Schedule a map of a convolution: which instructions torch executes, and which one kernel fuses per position.
 
     pointwise   xW = x * W                               torch: convolutions, their gradients, sums over samples
     pixels      xx = sum over c of x**2                  a kernel over the positions of the input
     positions   E = box of xx,  f = .. E ..,  z = f h    a kernel over the positions of the output
 
-A kernel works at one position: numbers of it, sums along its channels, entries of its channels. It may begin with a sum
-of patches of a map of one number a position, or with the transpose of one. There, everything but these sums looks like
-the work on a row (``codegen.schedule.row_loops``), so a position is a row: its instructions are written with the batch
-index in the place of batch, group and space. Three settings come from outside:
+A kernel works at one position: it computes numbers per position, sums along channels, and entries of channels. It may
+begin with a sum over patches of a map with one number per position, or with the transpose of such a sum. Except for
+these sums, a position is like a row (``codegen.schedule.row_loops``), so its instructions are written with the batch
+index in place of batch, group and space. The caller passes three settings:
 
-    floor             sums of squares below it are taken as zero
-    LEFTOVER          a sum of squares left as a difference is zero where no larger share of it remains
-    patch_entries     how many entries a patch has
+    floor             sums of squares below it count as zero
+    LEFTOVER          a sum of squares computed as a difference counts as zero below this share of the minuend
+    patch_entries     the number of entries of a patch
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ floor, leftover, patch_entries = (Symbol(name, positive=True) for name in ("floo
 
 @dataclass(frozen=True)
 class Tap:
-    """A number a position that is a sum of patches of ``operand``, or with ``box`` unset the transpose of one."""
+    """A number per position: the sum of ``operand`` over a patch, or with ``box`` unset the transpose of such a sum."""
 
     target: str
     operand: str
@@ -45,10 +45,10 @@ class Tap:
 
 @dataclass(frozen=True)
 class Positions:
-    """One kernel: its work as that on rows, the sums of patches before it, and what it leaves in memory.
+    """One kernel: its work as a row kernel, the sums over patches before it, and the values that it writes.
 
-    ``place`` is the space whose positions it walks, ``scalars`` the settings that it may read. ``like`` is a tensor of
-    that space with channels, and ``outputs`` are the values that it writes, in their own axes.
+    ``place`` is the space over whose positions it runs, ``scalars`` the settings that it may read. ``like`` is a tensor
+    of that space with channels, and ``outputs`` are the values that it writes, with their own axes.
     """
 
     place: str
@@ -73,7 +73,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class ByTorch:
-    """Instructions that torch carries out."""
+    """Instructions that torch executes."""
 
     instructions: tuple[Instruction, ...]
 
@@ -82,16 +82,16 @@ Step = Positions | ByTorch
 
 
 def steps(program: Program, squares: Iterable[str] = ()) -> tuple[Step, ...]:
-    """Return the steps that carry out a program, in order; raise ``UsageError`` for one that no kernel computes.
+    """Return the steps that execute a program, in order; raise ``UsageError`` for an instruction without a kernel.
 
-    Those of the numbers ``squares`` that are differences are sums of squares, of which rounding must not leave
-    something where nothing is.
+    Values named in ``squares`` that are differences are sums of squares; they become zero where only rounding error
+    is left.
     """
     return _Scheduler(program, frozenset(squares)).steps()
 
 
 class _Scheduler:
-    """Takes what torch can do as soon as it can be done, and the rest in as few kernels as possible."""
+    """Schedules torch's instructions as early as possible, and the rest in as few kernels as possible."""
 
     def __init__(self, program: Program, squares: frozenset[str]) -> None:
         self._program, self._squares = program, squares
@@ -119,7 +119,7 @@ class _Scheduler:
         return POSITION if self._first == LONG else LONG
 
     def _place(self, indices: Iterable[Index]) -> str | None:
-        """Return the space that a value lies in; None for one without space, or of a kernel."""
+        """Return the space of a value; None for a value without space, or a filter."""
         sizes = {i.size for i in indices}
         return next((p for p in (LONG, POSITION) if sizes & self._sizes[p]), None)
 
@@ -138,7 +138,7 @@ class _Scheduler:
         return chosen
 
     def _is_local(self, instruction: Instruction) -> bool:
-        """Whether an instruction stays at a position, sums of patches of one number a position included."""
+        """Whether an instruction works at one position; this includes sums over patches of one number per position."""
         target = instruction.target.indices
         if BATCH not in target or self._place(target) is None:
             return False
@@ -147,7 +147,7 @@ class _Scheduler:
         return isinstance(instruction, Pointwise | Contract)
 
     def _channel(self, indices: Sequence[Index]) -> Index | None:
-        """Return the axis of channels, the second of those that are neither batch nor space."""
+        """Return the axis of channels: the second axis that is neither batch nor space."""
         features = self._features(indices)
         return features[1] if len(features) > 1 else None
 
@@ -198,7 +198,7 @@ class _Scheduler:
         return Value(value.name, self._flat_indices(value.indices))
 
     def _flat_indices(self, indices: Sequence[Index]) -> tuple[Index, ...]:
-        """Return the batch index for batch, group and space, and the axis of channels, which a bias has too."""
+        """Return the batch index for batch, group and space, then the axis of channels; a bias has only the latter."""
         channel = self._channel(indices) or (indices[-1] if BATCH not in indices else None)
         return (BATCH,) if channel is None else (BATCH, Index("k", channel.size))
 
@@ -220,7 +220,7 @@ class _Scheduler:
         return [Contract(total, operands, (over,)), Pointwise(target, kept, instruction.equation)]
 
     def _counted(self, expression: Expr) -> Expr:
-        """Write the product of a patch's lengths as one number; raise ``UsageError`` where a length stands alone."""
+        """Replace the product of a patch's lengths by one number; raise ``UsageError`` if a single length remains."""
         if not expression.free_symbols & self._lengths:
             return expression
         first, *others = sorted(self._lengths, key=str)
@@ -235,7 +235,7 @@ def _negative(expression: Expr) -> list[Expr]:
 
 
 def _difference(target: Value, expression: Expr, equation: str) -> list[Pointwise | Contract]:
-    """Return a difference of numbers of which the first is the larger, zero where rounding may be all that is left."""
+    """Return the instructions of a difference that is set to zero where it may be only rounding error."""
     negative = sympy.Add(*_negative(expression))
     total, rest = (Value(f"{target.name}_{word}", target.indices) for word in ("total", "rest"))
     kept = sympy.Piecewise((sympy.S.Zero, sympy.Le(rest.entry, leftover * total.entry)), (rest.entry, True))
@@ -247,7 +247,7 @@ def _difference(target: Value, expression: Expr, equation: str) -> list[Pointwis
 
 
 def with_scale(scale: Program, forward: Program, *kept: str) -> Program:
-    """Return the program of the output, the scale and what else is kept; what both compute is computed once."""
+    """Return the program of the output, the scale and other kept values; shared instructions are not repeated."""
     known = {i.target.name for i in scale.instructions}
     return replace(
         forward,

@@ -43,7 +43,7 @@ class RowKernel:
 
     @property
     def instructions(self) -> tuple[RowWork, ...]:
-        """Every instruction as it is printed, some of them more than once."""
+        """Every instruction in printing order; some occur more than once."""
         inside = (i for loop in self.loops for i in (*loop.pointwise, *loop.sums, *loop.after))
         return (*self.before, *inside)
 
@@ -92,7 +92,7 @@ class _Builder:
         )
 
     def _loops(self, level: int) -> Iterator[Loop]:
-        """Yield the loops of a level, one an axis; the scalars of the level follow the last."""
+        """Yield the loops of a level, one per axis; the level's scalars follow the last loop."""
         sums = [i for i in self._instructions if self._ends(i, level) and not isinstance(i, Pointwise)]
         stores = [
             i
@@ -117,7 +117,7 @@ class _Builder:
         return Loop(_axis_of(ends[0]), tuple(loads), inside, sums, tuple(i.target.name for i in stores), after)
 
     def _recomputed(self, ends: Iterable[RowWork]) -> set[str]:
-        """Return the entries that a loop computes in registers: those stored, and those that others read."""
+        """Return the entries that a loop computes in registers: those that it stores, and their operands."""
         wanted = {i.target.name for i in ends if isinstance(i, Pointwise)}
         wanted |= {name_of(e) for i in ends for e in i.reads}
         for instruction in reversed(self._instructions):

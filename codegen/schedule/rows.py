@@ -1,9 +1,9 @@
-"""The order of work on the device: which instructions share a kernel, which are products, which are left to torch.
+"""Schedule a map of rows: which instructions share a kernel, which are matrix products, which torch executes.
 
-    rows        all that happens inside one row: sums along it, scalars of it, entries of it    one kernel
-    columns     sums of rows, each perhaps scaled                                               a kernel of two stages
-    product     a product of two matrices                                                       torch
-    plain       anything else, such as what is left to do on a parameter                        torch
+    rows        work inside one row: sums along it, scalars of it, entries of it               one kernel
+    columns     sums over rows, optionally scaled                                              a kernel of two stages
+    product     a product of two matrices                                                      torch
+    plain       anything else, such as work on a parameter                                     torch
 
 Row-local work is scheduled as late as its consumers allow, to fuse it into few kernels: the row term of
 dx waits for ``g W``, and reads the row once.
@@ -26,7 +26,7 @@ RowWork = Contract | Pointwise | Magnitude
 
 @dataclass(frozen=True)
 class Rows:
-    """Instructions of one kernel that works row by row, and the values that it leaves in memory."""
+    """Instructions of one kernel that works row by row, and the values that it writes."""
 
     instructions: tuple[RowWork, ...]
     outputs: tuple[str, ...]
@@ -48,7 +48,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Plain:
-    """An instruction that torch carries out."""
+    """An instruction that torch executes."""
 
     instruction: Instruction
 
@@ -57,7 +57,7 @@ Step = Rows | Columns | Product | Plain
 
 
 def schedule(program: Program) -> tuple[Step, ...]:
-    """Return the steps that carry out a program, in order."""
+    """Return the steps that execute a program, in order."""
     first = _earliest(program)
     latest = _latest(program, max(first.values(), default=0))
     steps: list[Step] = []
@@ -71,12 +71,12 @@ def schedule(program: Program) -> tuple[Step, ...]:
 
 
 def in_batch(indices: Iterable[Index]) -> bool:
-    """Return whether values along these indices are stored one row a sample."""
+    """Return whether values along these indices are stored as one row per sample."""
     return next(iter(indices)).size == BATCH.size
 
 
 def is_row_work(instruction: Instruction) -> TypeGuard[RowWork]:
-    """Return whether an instruction stays inside a row: rows and columns in, a row or a column out.
+    """Return whether an instruction works inside a row: it reads rows and columns and writes a row or a column.
 
     A vector of a parameter may be read along the row; a matrix of a parameter may not.
     """
@@ -96,7 +96,7 @@ def _inside(entry: Indexed, target: Value) -> bool:
 
 
 def outside(instruction: Instruction) -> Step:
-    """Return the step of an instruction that does not stay inside a row."""
+    """Return the step of an instruction that does not work inside a row."""
     if isinstance(instruction, Contract):
         axes = [len(o.indices) for o in instruction.operands]
         if axes == [2, 2] and len(instruction.summed) == 1 and len(instruction.target.indices) == 2:
@@ -119,7 +119,7 @@ def _sums_rows(instruction: Contract) -> bool:
 
 
 def _earliest(program: Program) -> dict[str, int]:
-    """Return the first turn of every instruction; in a turn, work inside rows comes before all else."""
+    """Return the earliest turn of every instruction; in a turn, work inside rows comes first."""
     turns: dict[str, int] = {}
     outside = {i.target.name for i in program.instructions if not is_row_work(i)}
     for instruction in program.instructions:
@@ -130,7 +130,7 @@ def _earliest(program: Program) -> dict[str, int]:
 
 
 def _latest(program: Program, last: int) -> dict[str, int]:
-    """Return the last turn of every instruction that its users allow."""
+    """Return the latest turn of every instruction that its consumers allow."""
     turns: dict[str, int] = {}
     users: dict[str, list[Instruction]] = {}
     for instruction in reversed(program.instructions):
@@ -149,5 +149,5 @@ def _outputs(program: Program, inside: tuple[RowWork, ...]) -> tuple[str, ...]:
 
 
 def is_wide_pointwise(instruction: Instruction) -> TypeGuard[Pointwise]:
-    """Return whether an instruction makes one value an entry of a row."""
+    """Return whether an instruction computes one value per entry of a row."""
     return isinstance(instruction, Pointwise) and len(instruction.target.indices) == 2

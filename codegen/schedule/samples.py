@@ -1,10 +1,10 @@
-"""Split a program into loops over samples ("walks"), for a target whose kernels process one sample after the other.
+"""Split a program into loops over samples (``Walk``), for a target whose kernels process one sample after the other.
 
     walk       instructions that work on one sample, or sum over samples; fused into one kernel
-    library    matrix products, and work on parameters alone: calls of the target's library
+    library    matrix products, and work on parameters alone; calls of the target's library
 
-A product is scheduled as soon as its operands are ready, and a walk as late as possible, to fuse as much as possible.
-A sum over samples is complete only after its walk, so nothing in the same walk may read it.
+A product is scheduled as soon as its operands are ready, and a loop as late as possible, to fuse as much as possible.
+A sum over samples is complete only after its loop, so nothing in the same loop may read it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from derive.forward_map import BATCH
 
 @dataclass(frozen=True)
 class Walk:
-    """Instructions that one kernel does sample by sample; ``results`` are the values that are read outside."""
+    """A loop over samples that one kernel runs; ``results`` are the values that are read outside it."""
 
     instructions: tuple[Instruction, ...]
     results: tuple[str, ...]
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The names of the values that come from outside, in the order in which they are first read."""
+        """The names of the values that it reads from outside, in the order of first use."""
         made = {i.target.name for i in self.instructions}
         names = dict.fromkeys(name_of(e) for i in self.instructions for e in i.reads)
         return tuple(name for name in names if name not in made)
@@ -39,7 +39,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class Library:
-    """One instruction that the target's library does."""
+    """One instruction that the target's library executes."""
 
     instruction: Instruction
 
@@ -48,12 +48,12 @@ Step = Walk | Library
 
 
 def is_total(instruction: Instruction) -> bool:
-    """Return whether an instruction adds up over samples."""
+    """Return whether an instruction sums over samples."""
     return BATCH not in instruction.target.indices and any(BATCH in e.indices for e in instruction.reads)
 
 
 def is_product(instruction: Instruction, types: Types) -> bool:
-    """Return whether an instruction is a product of matrices that a library does, in the type of the input."""
+    """Return whether an instruction is a matrix product that a library computes in the input's type."""
     return (
         isinstance(instruction, Contract)
         and len(instruction.operands) == 2
@@ -65,7 +65,7 @@ def is_product(instruction: Instruction, types: Types) -> bool:
 
 
 def schedule(program: Program, types: Types) -> tuple[Step, ...]:
-    """Return the steps of a program in an order in which each finds what it reads."""
+    """Return the steps of a program, each after those that compute its operands."""
     known = {v.name for v in program.inputs}
     left = list(program.instructions)
     steps: list[Step] = []
@@ -88,7 +88,7 @@ def _in_library(instruction: Instruction, types: Types) -> bool:
 
 
 def _walk(left: Sequence[Instruction], known: Iterable[str], types: Types) -> list[Instruction]:
-    """Return all that one walk can do, given what is known."""
+    """Return all instructions that one loop can run, given the known values."""
     complete = set(known)
     found = []
     for instruction in left:

@@ -43,7 +43,7 @@ def test_a_program_knows_its_values_and_what_a_result_needs():
         (lambda: program(Pointwise(x, x.entry)), "assigned twice"),
         (lambda: program(Pointwise(Value("v", (s, j)), x.entry * sympy.Symbol("eta"))), "not declared"),
         (lambda: program(Pointwise(Value("class", (s, j)), x.entry)), "not a name"),
-        (lambda: program(Pointwise(Value("v", ()), sympy.Integer(1))), "needs axes"),
+        (lambda: program(Pointwise(Value("v", ()), sympy.Integer(1))), "at least one axis"),
         (lambda: program(Magnitude(f, x.entry, ()), outputs=("f",)), "do not match"),
     ],
 )

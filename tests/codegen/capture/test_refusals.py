@@ -15,7 +15,7 @@ from derive.errors import UsageError
 from tests.codegen.capture import bad
 
 REFUSED: dict[Any, tuple[str, str]] = {  # parts of the problem and of the fix in the message
-    bad.raises: ("raised KeyError: 'width' (bad.py, line", "integer parameters be sizes"),
+    bad.raises: ("raised KeyError: 'width' (bad.py, line", "make its integer parameters sizes"),
     bad.returns_a_module: ("returned a Linear", "return (module, example inputs)"),
     bad.returns_text: ("returned a str as an example", "return (module, example inputs)"),
     bad.takes_text: ("'kind' of the factory", "annotate it int"),

@@ -170,7 +170,7 @@ def test_any_program_agrees_with_the_interpreter(host, name):
 
 
 def test_a_length_of_no_tensor_is_refused():
-    with pytest.raises(UsageError, match="p_out: m is the length of no tensor"):
+    with pytest.raises(UsageError, match="p_out: m is not the length of any of its tensors"):
         printed(program(Pointwise(out, M * x.entry)), "p", "x")
 
 

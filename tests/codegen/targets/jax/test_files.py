@@ -54,7 +54,9 @@ def test_equations_stand_on_the_lines_that_implement_them(catalogue):
         assert sum(line.endswith(f"# affine-like/{equation}") for line in text.splitlines()) == 1, equation
 
 
-@pytest.mark.parametrize(("targets", "words"), [("torch,jax", "make no package"), ("jax,cpp", "or jax alone")])
+@pytest.mark.parametrize(
+    ("targets", "words"), [("torch,jax", "do not make up one package"), ("jax,cpp", "or jax alone")]
+)
 def test_a_package_is_for_one_library(targets, words):
     with pytest.raises(UsageError, match=words):
         host_of(targets.split(","))
