@@ -1,9 +1,9 @@
-"""The one command line: the commands of the three rooms, mounted as one program.
+"""The command line: the commands of derive, codegen and verify in one program.
 
-Every room's ``cli.register`` adds its commands; a command imports what it needs when it runs, so that ``--help`` stays
-quick. Exit codes: 0 good, 1 a check failed, 2 wrong usage, 130 interrupted, 141 the reader of a pipe went away.
+Each package's ``cli.register`` adds its commands; a command imports what it needs when it runs, so that ``--help`` is
+fast. Exit codes: 0 success, 1 a check failed, 2 wrong usage, 130 interrupted, 141 the reader of a pipe closed it.
 
-Not done here: no command's work. What a command prints and returns is its room's business.
+Not done here: the work of any command. Its package decides what it prints and returns.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ app = typer.Typer(
 
 
 def _show_version(wanted: bool) -> None:
-    """Print the version and stop, if it was asked for."""
+    """Print the version and stop, if requested."""
     if wanted:
         typer.echo(f"affdiv {__version__}")
         raise typer.Exit
@@ -70,16 +70,16 @@ def _root(
 
 
 def _reflowed(command: Callable[..., object] | None) -> str:
-    """Return a command's docstring with a line a paragraph: the terminal breaks lines, not the source."""
+    """Return a command's docstring with each paragraph on one line: the terminal breaks lines, not the source."""
     return "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(command) or "").split("\n\n"))
 
 
 def _mount() -> None:
-    """Add every room's commands; a room's commands stand together in the help unless they name a panel of their own."""
-    rooms = (("The chain and its checks", verify.cli), ("Mathematics", derive.cli), ("Code", codegen.cli))
-    for panel, room in rooms:
+    """Add the commands; those of a package share one panel of the help, unless a command names its own."""
+    packages = (("The chain and its checks", verify.cli), ("Mathematics", derive.cli), ("Code", codegen.cli))
+    for panel, package in packages:
         commands, groups = len(app.registered_commands), len(app.registered_groups)
-        room.register(app)
+        package.register(app)
         for command in app.registered_commands[commands:]:
             command.rich_help_panel = command.rich_help_panel or panel
         for group in app.registered_groups[groups:]:
@@ -100,7 +100,7 @@ def _fail(message: str, code: int = WRONG_USAGE) -> int:
 
 
 def _wrong_words(problem: typer.TyperException) -> int:
-    """Say what was wrong with the words on the command line, and where help stands."""
+    """Report a usage error, and the command that prints help."""
     message, context = problem.format_message() + _given(problem), getattr(problem, "ctx", None)
     ending = "" if message.endswith((".", "?")) else "."
     hint = f" See `{context.command_path} --help`." if context else ""
@@ -108,32 +108,32 @@ def _wrong_words(problem: typer.TyperException) -> int:
 
 
 def _given(problem: typer.TyperException) -> str:
-    """Return the value that a number's or a choice's rule refused, which the message alone leaves out."""
+    """Return the value that failed a range or choice check, which Typer's message leaves out."""
     rules = getattr(problem.__cause__, "errors", None)
     return f", given {rules()[0]['input']!r}" if callable(rules) else ""
 
 
 def _reader_left() -> int:
-    """Point standard output at nothing, so that the interpreter's last flush of the closed pipe is quiet."""
+    """Redirect standard output to the null device, so that the flush at exit does not fail on the closed pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return PIPE_CLOSED
 
 
 def _unusable_file(problem: OSError) -> int:
-    """Name the file that the operating system refused and its reason; any other failure is a defect and goes on.
+    """Report the file and the operating system's reason; re-raise any other failure, which is a defect.
 
-    A full disk is named by no file where the text went to standard output.
+    A failed write to standard output names no file.
     """
     if problem.filename is None and problem.errno in _NO_ROOM:
         _reader_left()
-        return _fail(f"the output cannot be written: {problem.strerror}; make room, or send it elsewhere")
+        return _fail(f"the output cannot be written: {problem.strerror}; free some space, or send it elsewhere")
     if problem.filename is None:
         raise problem
     return _fail(f"{problem.filename}: {problem.strerror}; choose a path that exists and that you may read or write")
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line on ``arguments`` and return the exit code; without arguments, greet with what to try first.
+    """Run the command line on ``arguments`` and return the exit code; without arguments, print the greeting.
 
     No error that a user can cause leaves this function as an exception; a defect does, with its traceback.
     """
@@ -159,9 +159,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _remember_more() -> None:
-    """Let SymPy keep more of what it has worked out, and look for garbage less often: both save a sixth of deriving.
+    """Enlarge SymPy's cache and collect garbage less often: together they save a sixth of a derivation's time.
 
-    The process ends with its command, so there is room. SymPy reads its size when it is imported, which a command does.
+    The process ends with its command, so memory suffices. SymPy reads the cache size when a command imports it.
     """
     os.environ.setdefault("SYMPY_CACHE_SIZE", "200000")
     gc.set_threshold(20_000, 20, 50)
@@ -171,7 +171,7 @@ def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     _remember_more()
     code = run(sys.argv[1:])
-    gc.freeze()  # the interpreter's last look for garbage takes half a second where much was derived
+    gc.freeze()  # else the collection at exit takes half a second after a long derivation
     sys.exit(code)
 
 

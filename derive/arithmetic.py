@@ -116,7 +116,7 @@ def parse(excerpt: Excerpt, mode: str) -> ast.AST:
 
 
 def _scan(excerpt: Excerpt) -> None:
-    """Refuse by characters alone what the parser should not see."""
+    """Refuse text that must not reach the parser, by its characters alone."""
     text = excerpt.text
     if not text.strip():
         excerpt.fail("the formula is empty", 'write one such as "z[i] = sum[j](W[i, j]*x[j]) + b[i]"')
@@ -169,13 +169,13 @@ class Arithmetic(ABC):
     """Reads the whitelisted nodes of one text; the languages say what names and indexed names stand for."""
 
     functions: ClassVar[tuple[str, ...]]
-    mend: ClassVar[str]
+    fix: ClassVar[str]
 
     def __init__(self, excerpt: Excerpt) -> None:
         self.excerpt = excerpt
 
     def screen(self, tree: ast.expr) -> None:
-        """Refuse a tree that holds a node of another language, wherever it stands: code is named before mistakes."""
+        """Refuse a tree that holds any node outside the language; this is reported before other mistakes."""
         brackets = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
         lists = [part for part in brackets if isinstance(part, ast.Tuple)]
         inside = {id(part) for part in (*brackets, *(element for part in lists for element in part.elts))}
@@ -197,11 +197,11 @@ class Arithmetic(ABC):
 
     @abstractmethod
     def total(self, node: ast.Call, head: ast.Subscript) -> Expr:
-        """Return what ``head(...)``, an indexed name that is called, stands for."""
+        """Return the value of ``head(...)``, a call whose function carries an index."""
 
-    def fail(self, node: ast.expr | ast.stmt | ast.keyword, problem: str, mend: str) -> NoReturn:
+    def fail(self, node: ast.expr | ast.stmt | ast.keyword, problem: str, fix: str) -> NoReturn:
         """Raise a ``SpecError`` that marks the node."""
-        self.excerpt.fail(problem, mend, node.col_offset, node.end_col_offset)
+        self.excerpt.fail(problem, fix, node.col_offset, node.end_col_offset)
 
     def text(self, node: ast.expr) -> str:
         """Return the node as the user wrote it."""
@@ -211,8 +211,8 @@ class Arithmetic(ABC):
         """Raise a ``SpecError`` for a node that the language does not have."""
         what = _WORDS.get(type(node)) or quote(self.text(node))
         if isinstance(node, ast.IfExp):
-            self.fail(node, f"{what} has no meaning here", f"write it as where(condition, a, b); {self.mend}")
-        self.fail(node, f"{what} has no meaning here", self.mend)
+            self.fail(node, f"{what} has no meaning here", f"write it as where(condition, a, b); {self.fix}")
+        self.fail(node, f"{what} has no meaning here", self.fix)
 
     def read(self, node: ast.expr) -> Expr:
         """Return the expression of a node, or raise ``SpecError`` for anything that is not on the whitelist."""
@@ -240,7 +240,7 @@ class Arithmetic(ABC):
         self.refuse(node)
 
     def condition(self, node: ast.expr) -> Expr:
-        """Return what a comparison stands for: nothing, unless a language says otherwise."""
+        """Return the value of a comparison; a language without comparisons refuses it."""
         self.refuse(node)
 
     def arguments(self, node: ast.Call) -> list[Expr]:
@@ -270,8 +270,8 @@ class Arithmetic(ABC):
                 return left * right
             case ast.Div():
                 return left / right
-        mend = "use + - * / and **; // and % stand in brackets and conditions only"
-        self.fail(node, "this operator has no meaning in a formula", mend)
+        fix = "use + - * / and **; // and % stand in brackets and conditions only"
+        self.fail(node, "this operator has no meaning in a formula", fix)
 
     def power(self, node: ast.BinOp) -> Expr:
         """Return a power with a literal exponent."""
@@ -319,8 +319,8 @@ class Arithmetic(ABC):
             stem, _, index = (name or "").partition("_")
             reduced = f"write its index in brackets, {stem}[{index}](...); " if stem in REDUCTIONS and index else ""
             near = reduced or suggestion(name or "", self.functions)
-            mend = nearest(name or "", NEAREST_FUNCTIONS) or near + self.mend
-            self.fail(node.func, f"{quote(self.text(node.func))} is not a function of this language", mend)
+            fix = nearest(name or "", NEAREST_FUNCTIONS) or near + self.fix
+            self.fail(node.func, f"{quote(self.text(node.func))} is not a function of this language", fix)
         return self.called(node, self.arguments(node))
 
     def called(self, node: ast.Call, arguments: list[Expr]) -> Expr:

@@ -18,14 +18,14 @@ _LETTERS = "abcdejklmnopqruvwy"  # f, g and h name the scales of a map and the l
 
 
 def cotangent(layer: Layer) -> Indexed:
-    """Return the loss gradient at the output, ``g[s, i]``, named so that it meets no tensor of the layer."""
+    """Return the loss gradient at the output, ``g[s, i]``, under a name that no tensor of the layer has."""
     used = {t.name for t in (*layer.inputs, *layer.parameters)} | {d.name for d in layer.definitions}
     name = next(n for n in ("g", "g_z", "g_out", "gg") if n not in used)
     return tensor(name)[layer.output.indices]
 
 
 def free_letters(layer: Layer) -> list[str]:
-    """Return index names that nothing in the layer or its parts has: no index, tensor, size or scalar."""
+    """Return index names that are unused in the layer and its parts: no index, tensor, size or scalar has them."""
     taken = {str(s) for s in (*layer.sizes, *layer.scalars)}
     for one in (layer, *layer.parts):
         taken |= {t.name for t in (*one.inputs, *one.parameters)} | {d.name for d in (*one.definitions, one.output)}

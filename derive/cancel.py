@@ -3,11 +3,11 @@
     split the output by parameter            z = sum over parameters of part_W
     put an unknown scalar before each part   z~ = sum f_W part_W, f_W a function of the sample only
     derive the self factor of the ansatz     sum f_W^2 k_W             (by the engine, not by assumption)
-    ask for a constant                       f^2 E + h^2 c = kappa     (E varies over samples, c does not)
+    require a constant self factor             f^2 E + h^2 c = kappa     (E varies over samples, c does not)
     add one condition, solve for the scalar  f = h: affine-like;  h = 1: norm-like
     derive the corrected layer anew          residual = its self factor - kappa
 
-Where no map exists the answer is a refusal with its reason, never a silent absence.
+Where no map exists, the solver returns a refusal with its reason.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def solve(layer: Layer, angle: Expr | None = None) -> Solutions:
         )
         return Solutions(layer, (), (Refusal("any", reason),))
     if kappa in layer.scalars:
-        reason = "a scalar of the layer is called `kappa`, as is the self factor that a map is to reach: rename it"
+        reason = "the layer has a scalar called `kappa`, the name of a map's constant self factor: rename the scalar"
         return Solutions(layer, (), (Refusal("any", reason),))
     family = isotropic_family(layer, derivation)
     if family.constant == 0:
@@ -118,7 +118,7 @@ def _solve_parts(layer: Layer) -> Solutions:
 
 
 def _refuse(derivation: Derivation) -> Refusal | None:
-    """Say why no scalar per sample can cancel, or return None."""
+    """Return why no scalar per sample can cancel the divergence, or None."""
     factor = derivation.self_factor
     if factor.shape == "full":
         return Refusal(
@@ -136,13 +136,13 @@ def _refuse(derivation: Derivation) -> Refusal | None:
 
 
 def _equal_scales(family: Family) -> tuple[Expr, Expr]:
-    """Solve ``f^2 (E + c) = kappa`` for one scalar on the whole pre-activation."""
+    """Solve ``f^2 (E + c) = kappa`` for one scalar of the whole pre-activation."""
     root = _positive_root(energy_symbol + family.constant, kappa)
     return root, root
 
 
 def _offsets_kept(family: Family) -> tuple[Expr, Expr]:
-    """Solve ``f^2 E + c = kappa``: the offset stays as it is, the weight part takes what is left."""
+    """Solve ``f^2 E + c = kappa``: the offset stays as it is, the scale of the weight part makes up the difference."""
     excess = Symbol("excess", positive=True)
     root = _positive_root(energy_symbol, excess)
     return root.xreplace({excess: kappa - family.constant}), sympy.S.One
@@ -200,7 +200,7 @@ def _scale_of(family: Family, parameter: str, f: Expr, h: Expr) -> Expr:
 
 
 def _unused(layer: Layer, wanted: str) -> str:
-    """Return a name for a new intermediate that meets no tensor of the layer."""
+    """Return a name for a new intermediate that no tensor of the layer has."""
     used = {t.name for t in (*layer.inputs, *layer.parameters)} | {d.name for d in (*layer.definitions, layer.output)}
     used |= {str(s) for s in layer.sizes}
     return next(n for n in (wanted, *(f"{wanted}_{k}" for k in range(1, 99))) if n not in used)
@@ -214,7 +214,7 @@ def _mapped_layer(family: Family, name: str, f: Expr, h: Expr) -> Layer:
     scale = Definition(_unused(layer, "f"), over, f.xreplace(at))
     definitions = [*layer.definitions, energy, scale]
     if f == h:
-        # A skip connection is moved by no update: it stays outside the scale, as in every member of the family.
+        # No update moves a skip connection: it stays outside the scale, as in every member of the family.
         carried = layer.output.expression if family.rest == 0 else Add(*family.parts.values())
         output = scale.entry * carried + family.rest
     else:
@@ -232,7 +232,7 @@ def _mapped_layer(family: Family, name: str, f: Expr, h: Expr) -> Layer:
 
 
 def map_id(layer: Layer, name: str) -> str:
-    """Return the equation-id prefix of a map; the affine layer names the maps, so its own go without prefix."""
+    """Return the equation-id prefix of a map; maps of the affine layer have no layer prefix."""
     return name if layer.name == "affine" else f"{layer.name}/{name}"
 
 
@@ -244,7 +244,7 @@ def _steps(family: Family, mapped: Layer, derived: Derivation, f: Expr, h: Expr)
     condition = names[scale] ** 2 * names[family.energy] + names.get(offset, offset) ** 2 * family.constant
     solution = Step(
         f"{mapped.name}/solution",
-        "ask for the self factor `kappa`, and solve for the scalar",
+        "set the self factor to `kappa` and solve for the scalar",
         kappa,
         condition,
         kappa,

@@ -33,11 +33,11 @@ from derive.record import SelfFactor, Step
 
 MOST_PATHS = 8
 MOST_LINKS = 3
-_SHORT = 6  # operations of a slope that stands for itself, without a name
+_SHORT = 6  # a slope of at most so many operations is written out instead of named
 
 
 def is_long(layer: Layer) -> bool:
-    """Return whether a layer has more paths, or a longer one, than a derivation that writes them out should have."""
+    """Return whether a layer has too many paths, or too long a path, for a derivation that writes them all out."""
     return paths(layer) > MOST_PATHS or depth(layer) > MOST_LINKS
 
 
@@ -52,7 +52,7 @@ def depth(layer: Layer) -> int:
 
 
 def _moving(expression: Expr) -> set[IndexedBase]:
-    """Return the tensors of an expression, without those under what a step holds fixed."""
+    """Return the tensors of an expression, except those inside ``stop_gradient``."""
     if isinstance(expression, Indexed):
         return {expression.base}
     if isinstance(expression, Stopped):
@@ -79,7 +79,7 @@ def paths(layer: Layer) -> int:
 
 @dataclass(frozen=True)
 class Slope:
-    """``J_v``: an expression at the output's indices and at ``indices`` of v, times deltas of pairs of the two.
+    """``J_v``: an expression at the output's indices and at ``indices`` of v, times deltas that pair the two.
 
     ``definition`` names the expression, unless it is short.
     """
@@ -90,7 +90,7 @@ class Slope:
     definition: Definition | None = None
 
     def at(self, indices: Sequence[Expr]) -> Expr:
-        """Return the slope at indices of v."""
+        """Return the slope at given indices of v."""
         places = dict(zip(self.indices, indices, strict=True))
         deltas = Mul(*(KroneckerDelta(mine, places[theirs]) for mine, theirs in self.pairs))
         body = self.expression if self.definition is None else self.definition.entry
@@ -99,14 +99,14 @@ class Slope:
 
 @dataclass
 class Chain:
-    """The chain rule run backwards through a layer: the slope by every intermediate, found once."""
+    """The chain rule run backwards through a layer: the slope with respect to each intermediate, found once."""
 
     layer: Layer
     slopes: dict[IndexedBase, Slope] = field(default_factory=dict)
     waiting: dict[IndexedBase, list[Expr]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Run through the intermediates, the last first."""
+        """Run through the intermediates, last one first."""
         scope = self.layer.parametric_scope
         self._pass_on(self.layer.output, None)
         for base in reversed(scope):
@@ -118,21 +118,24 @@ class Chain:
 
     @cached_property
     def letters(self) -> list[str]:
-        """The names of the indices of intermediates in slopes."""
+        """Index names for the intermediates in slopes."""
         return free_letters(self.layer)
 
     def indices_of(self, sizes: Sequence[Expr]) -> tuple[Index, ...]:
-        """Return indices over axes, under names that nothing in the layer has."""
+        """Return one index for each axis, with names that nothing in the layer has."""
         return tuple(Index(letter, size) for letter, size in zip(self.letters, sizes, strict=False))
 
     def _pass_on(self, definition: Definition, slope: Slope | None) -> None:
-        """Add what a definition hands to the intermediates that it mentions."""
+        """Add the contribution of a definition to the slopes of the intermediates that it mentions."""
         for base in sorted(definition.expression.atoms(IndexedBase) & set(self.layer.parametric_scope), key=str):
             indices = self.indices_of([i.size for i in self.layer.parametric_scope[base].indices])
             self.waiting.setdefault(base, []).append(self.through(definition, slope, base[indices]))
 
     def through(self, definition: Definition, slope: Slope | None, variable: Expr) -> Expr:
-        """Return the part of the slope by a variable that comes through one definition (the output, without slope)."""
+        """Return what one definition contributes to the slope with respect to a variable.
+
+        ``slope`` is that of the definition; None stands for the output itself.
+        """
         if slope is None:
             return normalise(differentiate(definition.expression, variable, {}))
         own = tuple(i.fresh() for i in definition.indices)
@@ -140,14 +143,14 @@ class Chain:
         return normalise(IndexedSum(slope.at(own) * direct, *own))
 
     def by(self, variable: Indexed) -> Expr:
-        """Return the slope of the output by an entry of a parameter."""
+        """Return the slope of the output with respect to a parameter entry."""
         users = [(self.layer.output, None), *((self.layer.parametric_scope[b], s) for b, s in self.slopes.items())]
         return normalise(
             Add(*(self.through(d, s, variable) for d, s in users if variable.base in d.expression.atoms(IndexedBase)))
         )
 
     def _named(self, definition: Definition, total: Expr) -> Slope:
-        """Return a slope, its common deltas taken out, under a name unless it is short."""
+        """Return a slope with its common deltas factored out, under a name unless it is short."""
         indices = self.indices_of([i.size for i in definition.indices])
         pairs, rest = _without_common_deltas(total, self.layer.output.indices, indices)
         if rest.count_ops() <= _SHORT and not rest.atoms(IndexedSum):
@@ -165,7 +168,7 @@ class Chain:
 
     @cached_property
     def named(self) -> tuple[tuple[str, Definition], ...]:
-        """The named slopes in an order of use, each with the intermediate that it is a slope by."""
+        """The named slopes in order of use, each with the intermediate that it is taken with respect to."""
         return tuple((str(b.label), s.definition) for b, s in self.slopes.items() if s.definition is not None)
 
 
@@ -187,7 +190,7 @@ def _without_common_deltas(
 
 @dataclass(frozen=True)
 class ChainedDeriver(Deriver):
-    """The derivation of a layer through named slopes; ``layer`` has these among its intermediates."""
+    """The derivation of a layer through named slopes, which ``layer`` holds among its intermediates."""
 
     original: Layer
     chain: Chain = field(compare=False, hash=False)
@@ -220,7 +223,7 @@ class ChainedDeriver(Deriver):
         places: dict[IndexedBase, set[int]] = {p.base: set(range(len(p.axes))) for p in self.parameters}
 
         def plain(definition: Definition) -> set[int]:
-            """Return which axes of a definition index, by themselves, a tensor whose places are known."""
+            """Return which axes of a definition index a tensor with known unit axes by themselves."""
             entries = [e for e in definition.expression.atoms(Indexed) if e.base in places]
             used = {e.indices[k] for e in entries for k in places[e.base]}
             return {k for k, index in enumerate(definition.indices) if index in used}
@@ -242,12 +245,12 @@ class ChainedDeriver(Deriver):
 
     @cached_property
     def cross_terms(self) -> Expr:
-        """What one sample's gradient does to another: the scalar in front of the unit deltas, or the whole kernel."""
+        """How one sample's gradient moves another sample: the scalar before the unit deltas, or the whole kernel."""
         stripped = strip_unit_deltas(self.unfactored_kernel, self.pairs)
         return presentable(self.unfactored_kernel if stripped is None else stripped, {})
 
     def classify(self) -> SelfFactor:
-        """Tell an isotropic self factor from a diagonal and a full one."""
+        """Return the self factor and its shape: isotropic, diagonal or full."""
         entry = self.self_factor_entry
         diagonal = strip_unit_deltas(entry, self.pairs)
         shape = "full"
@@ -258,7 +261,7 @@ class ChainedDeriver(Deriver):
         return SelfFactor(presentable(entry, {}), shape, not (entry.atoms(IndexedBase) & moving))
 
     def forward_steps(self) -> list[Step]:
-        """The forward map, then the slopes of the output with respect to its intermediates, the last first."""
+        """The forward map, then the slopes of the output with respect to its intermediates, last one first."""
         plain = ChainedDeriver(self.original, self.original, self.chain)
         steps = [*super(ChainedDeriver, plain).forward_steps()]
         for name, definition in self.chain.named:
@@ -268,17 +271,17 @@ class ChainedDeriver(Deriver):
         return steps
 
     def law_steps(self, factor: SelfFactor) -> list[Step]:
-        """The general law is about maps that are short enough to be written out."""
+        """None: the general law is stated only for maps that are short enough to be written out."""
         return []
 
     @property
     def shown(self) -> Mapping[IndexedBase, Definition]:
-        """None: the slopes name what is long already."""
+        """None: long expressions have names already, those of the slopes."""
         return {}
 
     @property
     def moved(self) -> tuple[Definition, ...]:
-        """The intermediates of the forward map and the output, which the step moves; slopes are those before it."""
+        """The intermediates of the forward map and the output, which the step moves; slopes keep the old values."""
         return (*self.original.definitions, self.output)
 
 

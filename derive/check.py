@@ -1,4 +1,4 @@
-"""Machine check of a result and of every step: independent evaluation, and for steps the normal form.
+"""Machine check of a result and of every step: independent evaluation, and for steps also their normal forms.
 
 ``derive.evaluation`` evaluates both sides of a step without rewriting them, at several random small sizes and index
 values. It also compares each stated result with the forward map. The verdicts are
@@ -6,7 +6,7 @@ values. It also compares each stated result with the forward map. The verdicts a
     proved       the normal forms agree (by code that the deriver uses too), and independent evaluation agrees
     sampled      independent evaluation agrees
     refuted      a counterexample was found, and is shown
-    unverified   neither, for the reason given
+    unverified   neither a proof nor a counterexample, for the reason given
 
 Evaluation cannot prove limits, bounds or injectivity: for these, ``sampled`` means that they were derived and that no
 counterexample was found.
@@ -32,8 +32,8 @@ from derive.forward_map import Definition
 from derive.record import CancellingMap, Claim, Derivation, Status, Step, Verdict
 
 SECONDS = 20.0
-_STEPS = 100  # of a proof by normal forms, for each second of the whole time; 2,000 took about one
-_DEAR_STEPS = 4  # in most derivations a few steps take most of the time: each gets its share of what is left
+_STEPS = 100  # of a proof by normal forms, for each second of the whole time limit; 2,000 took about one second
+_DEAR_STEPS = 4  # in most derivations a few steps take most of the time: each gets its share of the time left
 _MAX_OPERATIONS = 1_000
 _MOST_KNOWN = 256
 
@@ -44,7 +44,7 @@ Record = Derivation | CancellingMap
 def checked(derivation: Derivation, seconds: float = SECONDS) -> Derivation:
     """Return the derivation with the verdicts of its result, of every step and of its solutions filled in.
 
-    What the ``seconds`` of processor time do not suffice for is unverified, and says so.
+    Whatever the ``seconds`` of processor time do not suffice for stays unverified, with that reason.
     """
     return _checked(derivation, Deadline(seconds))
 
@@ -60,7 +60,7 @@ def check_step(step: Step, seed: int = 0, seconds: float = SECONDS) -> Verdict:
 
 
 def statements_of(stated: Record) -> tuple[Statement, ...]:
-    """Return the statements of a derivation or of a map, without looking at them."""
+    """Return the statements of a derivation or of a map, unchecked."""
     return tuple(statements(stated) if isinstance(stated, Derivation) else map_statements(stated))
 
 
@@ -75,7 +75,7 @@ def check_claims(stated: Record, seed: int = 0) -> tuple[Claim, ...]:
 
 
 def _checked(derivation: Derivation, deadline: Deadline) -> Derivation:
-    """Look at results before steps: where time is short, they are what counts."""
+    """Check results before steps: if time runs out, the results matter more."""
     bare = replace(derivation, solutions=(), refusals=(), claims=())
     found = _findings(_of_result, bare, deadline)
     solutions = tuple(_checked_map(m, deadline) for m in derivation.solutions)
@@ -98,7 +98,7 @@ def _checked_steps(steps: Sequence[Step], deadline: Deadline) -> tuple[Step, ...
 
 
 def _findings(look: Callable[..., list[Finding]], subject: Record, deadline: Deadline) -> list[Finding]:
-    """Look at a subject once, however often it is checked; what time cut short is looked at again."""
+    """Check a subject once and keep the findings; do not keep findings that the time limit cut short."""
     if subject not in _known:
         found = look(subject, 0, deadline)
         if deadline.over():
@@ -115,7 +115,7 @@ _known: dict[Record, list[Finding]] = {}
 
 
 def _claim(finding: Finding, steps: Sequence[Step]) -> Claim:
-    """Return a finding as a claim: proved where the step that states the same is proved."""
+    """Return a finding as a claim: proved if the step that states the same is proved."""
     statement = finding.statement
     if finding.counterexample or not finding.agreed:
         verdict = _without_agreement(finding.counterexample, finding.doubt)
@@ -136,20 +136,20 @@ def _check_step(step: Step, seed: int, deadline: Deadline) -> Verdict:
     except _CutShort as cut:
         return cut.verdict
     except OutOfTime:
-        return Verdict(Status.UNVERIFIED, f"not checked: the {deadline.whole:g} s for this check were used up")
+        return Verdict(Status.UNVERIFIED, f"not checked: the time limit of {deadline.whole:g} s ran out")
 
 
 class _CutShort(OutOfTime):
-    """Time was up when few points had been evaluated, at which both sides agreed."""
+    """The time ran out after few points, at which both sides agreed."""
 
     def __init__(self, few: Agreement) -> None:
         super().__init__()
-        self.verdict = Verdict(Status.SAMPLED, f"{few.agreed}, when the time for it was used up")
+        self.verdict = Verdict(Status.SAMPLED, f"{few.agreed}, when its time ran out")
 
 
 @lru_cache(maxsize=2_000)
 def _verdict(step: Step, seed: int) -> Verdict:
-    """Check a step once, however many derivations carry it; raise OutOfTime past the deadline, with what was found."""
+    """Check a step once, however many derivations hold it; past the deadline raise OutOfTime with what was found."""
     sides = Sides(step.id, step.before, step.after, step.scope)
     few = agreement(sides, seed, FEW, Watch())
     if not (few.agreed or few.counterexample):
@@ -168,7 +168,7 @@ def _verdict(step: Step, seed: int) -> Verdict:
 
 
 def _proved(step: Step) -> bool:
-    """Compare normal forms, so many steps: what takes more is sampled, on every machine."""
+    """Compare normal forms within a number of steps, not seconds, so that every machine decides alike; else sample."""
     go_on()
     scope = {definition.base: definition for definition in step.scope}
     time = remaining().part(2)
@@ -185,7 +185,7 @@ def _without_agreement(counterexample: str, reason: str) -> Verdict:
 
 
 def _provable(step: Step, scope: Scope) -> bool:
-    """Compare normal forms, the definitions expanded further and further; what has been compared is not again."""
+    """Compare normal forms, expanding more and more definitions; skip a pair that was compared before."""
     tried: set[tuple[Expr, Expr]] = set()
     for sides in _forms(step, scope):
         if sides not in tried and equal(*sides):
@@ -195,16 +195,16 @@ def _provable(step: Step, scope: Scope) -> bool:
 
 
 def _forms(step: Step, scope: Scope) -> Iterator[tuple[Expr, Expr]]:
-    """Yield both sides as they stand, then with more and more intermediates replaced by their definitions.
+    """Yield both sides as they are, then with more and more intermediates replaced by their definitions.
 
-    First moved tensors and the output; then what is made of other intermediates, so that those stay whole; then all.
+    First the moved tensors and the output are replaced, then intermediates made of other intermediates, then all.
     """
     before, after = carry_out(step.before, scope), carry_out(step.after, scope)
     yield before, after
     moved = {d.name for d in step.scope if d.name.endswith("'")}
     outer = {base: d for base, d in scope.items() if d.name in moved or f"{d.name}'" in moved or d.entry == step.target}
     if outer:
-        # What is made of moved tensors takes its normal form before they are replaced by what they have become.
+        # Normalise what is made of moved tensors before these are replaced by their new values.
         first = _made_of(outer, outer)
         staged = [normalise(expand_definitions(side, first)) for side in (before, after)]
         yield expand_definitions(staged[0], outer), expand_definitions(staged[1], outer)

@@ -23,16 +23,16 @@ LayerName = Annotated[
     str,
     typer.Argument(
         metavar="LAYER",
-        help="A layer's name, FILE.toml that holds one, or MODULE:FACTORY, a function that makes a PyTorch module.",
+        help="A layer's name, a layer file FILE.toml, or MODULE:FACTORY, a function that returns a PyTorch module.",
     ),
 ]
 LayerNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="LAYER", help="Layers' names, FILE.toml or MODULE:FACTORY; else those of paper_notes."),
+    typer.Argument(metavar="LAYER", help="Layers' names, FILE.toml or MODULE:FACTORY; default: those of paper_notes."),
 ]
-Angle = Annotated[str | None, typer.Option("--angle", metavar="T", help="Also the map at this angle: '2*atan(r/2)'.")]
+Angle = Annotated[str | None, typer.Option("--angle", metavar="T", help="Also the map of this angle: '2*atan(r/2)'.")]
 Rule = Annotated[
-    str, typer.Option("--rule", help="The update rule: sgd, nlms, foof, adam, muon, ..; an unknown one lists all.")
+    str, typer.Option("--rule", help="The update rule: sgd, nlms, foof, adam, muon, ..; any unknown name lists all.")
 ]
 Example = Annotated[
     str | None,
@@ -59,7 +59,7 @@ class Statistics(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this room to the program."""
+    """Add the commands of this package to the program."""
     for command in (derive, solve, latex, language, atlas):
         app.command()(command)
 
@@ -68,7 +68,7 @@ def atlas(
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one page instead.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the layers of the literature: their self factors, what cancels them or why nothing does, and sources."""
+    """List the layers of the literature: the self factor, the maps that cancel it or why none does, and the source."""
     from derive.atlas import NOT_FOUND, SCHEMA, rows
     from derive.export.atlas import atlas_blocks, atlas_lines, rule_lines
     from derive.export.files import write_text
@@ -142,10 +142,10 @@ def solve(
 
 def latex(
     layers: LayerNames = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; else the terminal.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here, not to the terminal.")] = None,
     form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.LATEX,
     pdf: Annotated[bool, typer.Option("--pdf", help="Compile the LaTeX with pdflatex; needs -o.")] = False,
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Verify every step and say so.")] = True,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Verify every step and print the verdicts.")] = True,
     example: Example = None,
 ) -> None:
     """Write the derivations of layers as one document."""
@@ -156,7 +156,7 @@ def latex(
     if pdf and (output is None or form is not Format.LATEX):
         raise UsageError("--pdf needs a file to write (-o FILE.tex) and --format latex")
     if pdf and output is not None and output.suffix == ".pdf":
-        raise UsageError(f"-o {str(output)!r} names the LaTeX file; call it {str(output.with_suffix('.tex'))!r}")
+        raise UsageError(f"-o {str(output)!r} does not end in .tex; --pdf needs -o {str(output.with_suffix('.tex'))!r}")
     written = _document([_chapter(chosen, check) for chosen in _chosen(layers or [], example)], form)
     if output is None:
         typer.echo(written, nl=False)
@@ -192,7 +192,7 @@ def _chosen(names: list[str], example: str | None) -> list[Layer]:
 def named_layer(name: str, example: str | None = None) -> Layer:
     """Return a layer by name, from a file if the name ends in .toml, or from a module; raise UsageError otherwise.
 
-    ``example`` are the axes of the input of ``MODULE:Class``.
+    ``example`` holds the axes of the input of ``MODULE:Class``.
     """
     from derive.sources import with_example
 
@@ -233,7 +233,7 @@ def print_result(content: dict[str, Any] | list[str]) -> None:
 
 
 def _stop_unless_verified(data: dict[str, Any], quiet: bool) -> None:
-    """Say how the check went, and exit with 1 if a step or a statement of the result is refuted or unverified."""
+    """Print the outcome of the check; exit with 1 if a step or a statement of the result is refuted or unverified."""
     parts = [data, *data["solutions"]]
     steps = [step for part in parts for step in part["steps"]]
     claims = [claim for part in parts for claim in part["claims"]]

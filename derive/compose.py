@@ -1,6 +1,6 @@
 """Composition of layers: the output of one is the input of the next, and all their parameters are the parameters.
 
-Sizes are joined where the tensors meet; every other name that both layers use is primed in words (``W`` becomes
+Where the tensors connect, their sizes become one; every other name that both layers use gets a suffix (``W`` becomes
 ``W_2``). A link may be a pointwise function by its name (``affine>tanh>affine``). An output of several axes is
 flattened for a layer that takes one. ``residual`` adds a layer's input to its output.
 """
@@ -50,9 +50,9 @@ def residual(layer: Layer) -> Layer:
 
 
 def only(layer: Layer, number: int) -> Layer:
-    """Return a composition in which part ``number`` (from 1) of those with parameters learns, and all else is given.
+    """Return a composition in which only part ``number`` learns, counted from 1 among the parts with parameters.
 
-    Of a layer that consists of parts, such as the outputs of a file with several, the part itself.
+    For a layer that consists of parts, such as a file with several outputs, return the part itself.
     """
     if layer.parts and 1 <= number <= len(layer.parts):
         return layer.parts[number - 1]
@@ -68,7 +68,7 @@ def only(layer: Layer, number: int) -> Layer:
 
 
 def _of_one_axis(function: str) -> Layer:
-    """Return a pointwise function as a layer of its own: of a vector."""
+    """Return a pointwise function as a layer of its own, on vectors."""
     j, n = Index("j", size_symbol("n")), size_symbol("n")
     output = Definition("y", (BATCH, j), ACTIVATIONS[function](tensor("x")[BATCH, j]))
     inputs = (Tensor("x", (BATCH.size, n)),)
@@ -96,7 +96,7 @@ def _groups(layer: Layer) -> tuple[Group, ...]:
 
 
 def _flattened(layer: Layer) -> Layer:
-    """Return the layer with the axes of its output laid out as one, the last running fastest."""
+    """Return the layer with its output flattened to one axis, the last axis fastest."""
     axes = layer.output.indices[1:]
     flat, inner, places = Index("f", Mul(*(i.size for i in axes))), sympy.S.One, list[Expr]()
     for index in reversed(axes):
@@ -122,8 +122,8 @@ def _follow(first: Layer, second: Layer | str) -> Layer:
     output_axes = tuple(i.size for i in first.output.indices)
     if len(output_axes) != len(fed.axes):
         raise LayerError(
-            f"{first.name!r} gives {len(output_axes) - 1} axes a sample, {second.name!r} takes {len(fed.axes) - 1}: "
-            "compose layers whose shapes meet"
+            f"{first.name!r} has an output of {len(output_axes) - 1} axes, {second.name!r} takes an input of "
+            f"{len(fed.axes) - 1}: compose layers whose shapes match"
         )
     joined = _joined(first, second, output_axes, fed.axes)
     renaming = _renaming(first, second, fed, joined)
@@ -145,7 +145,7 @@ def _follow(first: Layer, second: Layer | str) -> Layer:
 
 
 def _joined(first: Layer, second: Layer, given: Sequence[Expr], taken: Sequence[Expr]) -> dict[Expr, Expr]:
-    """Return what each size of the second layer becomes; raise LayerError where one would become two."""
+    """Return the new size of each axis of the second layer; raise LayerError where one size would get two values."""
     joined: dict[Expr, Expr] = {}
     for a, b in zip(given, taken, strict=True):
         if joined.setdefault(b, a) != a or (b.is_Integer and a != b):
@@ -159,7 +159,7 @@ def _joined(first: Layer, second: Layer, given: Sequence[Expr], taken: Sequence[
 
 
 def _in_sentence(title: str) -> str:
-    """Return a title as it stands within a sentence: an acronym keeps its capitals."""
+    """Return a title for use within a sentence: an acronym keeps its capitals."""
     return title if title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
@@ -203,7 +203,7 @@ class _Renaming:
         return Tensor(self.name(declared.name), tuple(self.size(a) for a in declared.axes), values)
 
     def groups(self, layer: Layer, fed: str) -> tuple[Group, ...]:
-        """Return the parts under the new names; what has no feeding intermediate of its own is fed by ``fed``."""
+        """Return the parts under the new names; a part without a feeding intermediate of its own is fed by ``fed``."""
         return tuple(
             Group(g.name, tuple(self.name(p) for p in g.parameters), self.name(g.fed) if g.fed else fed)
             for g in _groups(layer)
@@ -226,7 +226,7 @@ class _Renaming:
 
 
 def _renaming(first: Layer, second: Layer, fed: Tensor, joined: dict[Expr, Expr]) -> _Renaming:
-    """Choose names for the second layer that meet none of the first."""
+    """Choose names for the second layer that do not occur in the first."""
     taken = _names(first) | {str(s) for s in first.sizes}
     sizes: dict[Expr, Expr] = dict(joined)
     for size in second.sizes:

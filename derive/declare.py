@@ -1,4 +1,4 @@
-"""A layer from declarations and formulas, whichever file or module they stand in.
+"""Build a layer from declarations and formulas, whether they come from a file or a module.
 
 ``forward`` is how built-in layers are written; ``derive.spec`` reads the same from TOML.
 """
@@ -23,7 +23,7 @@ from derive.names import MOST_AXES, Named, Namespace, identifier
 
 @dataclass(frozen=True)
 class Declaration:
-    """A tensor as its text declares it: name, axes (sizes or positive integers), range of the entries if integers."""
+    """A declared tensor in text: name, axes (sizes or positive integers), range of the entries if they are integers."""
 
     name: Excerpt
     axes: tuple[Excerpt, ...]
@@ -34,8 +34,8 @@ class Declaration:
 class Declarations:
     """Everything that a layer's text declares; ``formulas`` are the intermediates in order, the output last.
 
-    ``output`` and ``output_axes`` are the output's name and axes where they are declared, not left to the last formula;
-    ``outputs`` are those of a layer with several, whose formulas come last, in the same order.
+    ``output`` and ``output_axes`` are the output's name and axes where they are declared; otherwise the last formula
+    gives them. ``outputs`` are those of a layer with several, whose formulas come last, in the same order.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Declarations:
 
     @property
     def targets(self) -> dict[int, tuple[Excerpt | None, tuple[Excerpt, ...] | None]]:
-        """The declared name and axes of what a formula, by its number, defines."""
+        """The declared name and axes of the tensors that formulas define, by the formula's number."""
         if not self.outputs:
             return {len(self.formulas) - 1: (self.output, self.output_axes)}
         return dict(enumerate(self.outputs, len(self.formulas) - len(self.outputs)))
@@ -77,9 +77,9 @@ def forward(
 ) -> Layer:
     """Return a layer from its forward map: intermediates in order, the output last.
 
-    Axes are size names between blanks (``parameters={"W": "m n"}``); ``axes`` are those of the output, where its
-    indices do not show them; ``values={"t": "v"}`` makes the input ``t`` one of integers below ``v``; ``offsets`` are
-    integers that may be zero, for index expressions (padding); ``scalars`` are positive settings. The batch is put in
+    ``parameters={"W": "m n"}``: axes are size names between blanks. ``axes`` are those of the output, if its indices do
+    not show them. ``values={"t": "v"}`` makes the input ``t`` one of integers below ``v``. ``offsets`` are integers
+    that may be zero, for index expressions (padding). ``scalars`` are positive settings. The batch axis is added in
     front, unless ``batched``: then sizes, axes and formulas name ``B`` and ``s`` themselves, in front.
     Raises ``SpecError``.
     """
@@ -121,7 +121,8 @@ def build(declared: Declarations) -> Layer:
     """Return the layer that the declarations describe, or raise ``SpecError``.
 
     Stages: names and axes -> ``Namespace``; formulas -> ``Definition``; all of it -> ``derive.forward_map.assemble``.
-    Of several outputs each is a part, a layer of its own with what it uses; the whole is the first, with the parts.
+    Each of several outputs is a part, a layer of its own with the definitions it uses; the whole is the first output,
+    with the parts.
     """
     names = _symbols(declared)
     lead = names.lead
@@ -152,7 +153,7 @@ def build(declared: Declarations) -> Layer:
 
 
 def _part(layer: Layer, output: str) -> Layer:
-    """Return one output of a layer as a layer of its own, with what it uses."""
+    """Return one output of a layer as a layer of its own, with the definitions it uses."""
     known = {d.name: d for d in (*layer.definitions, layer.output)}
     used, waiting = set[str](), {output}
     while waiting:
@@ -172,7 +173,7 @@ def _part(layer: Layer, output: str) -> Layer:
 
 
 def _symbols(declared: Declarations) -> Namespace:
-    """Return the namespace of sizes, offsets and scalars, each name once."""
+    """Return the namespace of sizes, offsets and scalars; refuse a name that is declared twice."""
     found: dict[str, dict[str, Symbol]] = {"size": {}, "offset": {}, "scalar": {}}
     words = {"size": declared.sizes, "offset": declared.offsets, "scalar": declared.scalars}
     assumptions: dict[str, dict[str, bool]] = {
@@ -192,7 +193,7 @@ def _symbols(declared: Declarations) -> Namespace:
 
 
 def _tensor(declaration: Declaration, sizes: Mapping[str, Symbol], lead: tuple[Index, ...] = ()) -> Tensor:
-    """Return the declared tensor with the batch axis, where ``lead`` holds its index, in front."""
+    """Return the declared tensor, with the batch axis in front if ``lead`` holds its index."""
     name = identifier(declaration.name, "tensor")
     if len(declaration.axes) > MOST_AXES:
         declaration.name.fail(f"{name!r} has {len(declaration.axes)} axes, more than {MOST_AXES}", "join some of them")
@@ -223,8 +224,8 @@ def _axis(word: Excerpt, sizes: Mapping[str, Symbol]) -> Expr:
         if found is not None:
             return found
     near = suggestion(word.text, list(sizes))
-    mend = "add it to 'sizes', or write a positive integer, or sums and products of them, such as 2*n"
-    word.fail(f"axis {word.quoted} is not a declared size", near + mend)
+    fix = "add it to 'sizes', or write a positive integer, or sums and products of them, such as 2*n"
+    word.fail(f"axis {word.quoted} is not a declared size", near + fix)
 
 
 def _definitions(declared: Declarations, names: Namespace) -> tuple[Definition, ...]:
@@ -238,7 +239,7 @@ def _definitions(declared: Declarations, names: Namespace) -> tuple[Definition, 
         definition = parse_definition(formula, names, target=target, axes=axes)
         sizes[definition.name] = size_of(definition.expression, sizes)
         if sizes[definition.name].too_large:
-            problem = f"multiplied out, the formula has more than {MOST_TERMS} terms, or {MOST_SUMS} sums in each other"
+            problem = f"multiplied out, the formula has more than {MOST_TERMS} terms, or {MOST_SUMS} nested sums in one"
             formula.fail(problem, "use smaller powers, or fewer factors that are sums")
         lead = len(names.lead)
         indices = definition.indices[lead:]

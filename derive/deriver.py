@@ -1,6 +1,6 @@
-"""The stages of a derivation, one property or method each; ``derive.update`` runs them.
+"""The stages of a derivation, each a property or a method; ``derive.update`` runs them.
 
-Nothing here knows any particular layer, nor any rule but plain gradient descent (``derive.rules`` has the others).
+No layer is special here, and the only update rule is plain gradient descent (``derive.rules`` has the others).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Deriver:
 
     @cached_property
     def entries(self) -> dict[str, Indexed]:
-        """Each parameter's entry at fresh names: ``W[a, b]``."""
+        """Each parameter's entry at fresh indices: ``W[a, b]``."""
         letters = free_letters(self.layer)
         return {p.name: entry_of(p, letters) for p in self.parameters}
 
@@ -63,7 +63,7 @@ class Deriver:
 
     @cached_property
     def expanded(self) -> Expr:
-        """The output in terms of parameters and of what does not depend on them."""
+        """The output in terms of the parameters and of terms that do not depend on them."""
         return expand_definitions(self.output.expression, self.layer.parametric_scope)
 
     @cached_property
@@ -73,7 +73,7 @@ class Deriver:
 
     @property
     def shown(self) -> Mapping[IndexedBase, Definition]:
-        """The intermediates whose names results may take for what they stand for."""
+        """The intermediates by which results may abbreviate their expressions."""
         return self.layer.scope
 
     @property
@@ -118,7 +118,7 @@ class Deriver:
 
     @cached_property
     def kernel_by_parameter(self) -> dict[str, Expr]:
-        """What each parameter adds to the kernel, in normal form."""
+        """The contribution of each parameter to the kernel, in normal form."""
         return {
             name: normalise(
                 IndexedSum(self.gradients[name] * rename(self.gradients[name], self.primes), *entry.indices)
@@ -133,20 +133,20 @@ class Deriver:
 
     @cached_property
     def cross_terms(self) -> Expr:
-        """What one sample's gradient does to another: the scalar in front of the unit deltas, or the whole kernel."""
+        """How one sample's gradient moves another sample: the scalar before the unit deltas, or the whole kernel."""
         stripped = strip_unit_deltas(self.unfactored_kernel, self.pairs)
         return presentable(self.unfactored_kernel if stripped is None else stripped, self.layer.scope)
 
     @cached_property
     def kernel(self) -> Expr:
-        """The kernel for people: unit deltas times the rest, where it has that shape."""
+        """The kernel as it is printed: unit deltas times the rest, where it has that shape."""
         if strip_unit_deltas(self.unfactored_kernel, self.pairs) is None:
             return self.cross_terms
         return Mul(*(KroneckerDelta(*pair) for pair in self.pairs)) * self.cross_terms
 
     @cached_property
     def self_factor_entry(self) -> Expr:
-        """``K`` at one sample, units still paired."""
+        """``K`` at one sample, for a pair of units."""
         together = {self.primes[i]: i for i in self.samples}
         return normalise(rename(self.unfactored_kernel, together))
 
@@ -157,12 +157,12 @@ class Deriver:
 
     @cached_property
     def unpresented(self) -> Expr:
-        """The self factor in normal form, unit deltas stripped where that is possible."""
+        """The self factor in normal form, without unit deltas where they factor out."""
         diagonal = strip_unit_deltas(self.self_factor_entry, self.pairs)
         return self.self_factor_entry if diagonal is None else diagonal
 
     def classify(self) -> SelfFactor:
-        """Tell an isotropic self factor from a diagonal and a full one."""
+        """Return the self factor and its shape: isotropic, diagonal or full."""
         entry = self.self_factor_entry
         diagonal = strip_unit_deltas(entry, self.pairs)
         shape = "full"
@@ -200,7 +200,7 @@ class Deriver:
 
     @cached_property
     def loss_gradients(self) -> dict[str, Expr]:
-        """The gradient of the loss by each parameter, in normal form."""
+        """The gradient of the loss with respect to each parameter, in normal form."""
         return {name: normalise(self.by_loss(gradient)) for name, gradient in self.gradients.items()}
 
     @cached_property
@@ -243,7 +243,7 @@ class Deriver:
 
     @cached_property
     def products(self) -> Expr:
-        """The update kernel before it is worked out: products of inert gradients, summed over parameter entries."""
+        """The update kernel before it is simplified: products of inert gradients, summed over parameter entries."""
         here, there = self.output.entry, rename(self.output.entry, self.primes)
         return Add(
             *(
@@ -254,7 +254,7 @@ class Deriver:
 
     @cached_property
     def kernel_entry(self) -> Expr:
-        """``K[s, i, s', i']``, named so that it meets no tensor and no scalar of the layer."""
+        """``K[s, i, s', i']``, under a name that no tensor and no scalar of the layer has."""
         layer = self.layer
         used = {t.name for t in (*layer.inputs, *layer.parameters)} | {d.name for d in self.definitions}
         used |= {s.name for s in layer.scalars}
@@ -267,7 +267,7 @@ class Deriver:
         return self.kernel_entry.base[(*self.output.indices, *self.output.indices)]
 
     def self_factor_step(self, factor: SelfFactor) -> Step:
-        """The self factor from the products of gradients."""
+        """The step from the products of gradients to the self factor."""
         together = {self.primes[i]: i for i in self.samples}
         here, before = rename(self.kernel_entry, together), rename(self.products, together)
         deltas = Mul(*(KroneckerDelta(i, self.primes[i]) for i in self.units))
@@ -286,7 +286,7 @@ class Deriver:
     def law_steps(self, factor: SelfFactor) -> list[Step]:
         """The general law, where it holds: the operator of the forward map applied to squares, every weight one."""
         bases = {p.base for p in self.parameters}
-        # The normal form may have solved a delta for an index of the parameter, so the map as written is tried too.
+        # The normal form may have eliminated an index of the parameter by a delta, so the map as written is tried too.
         laws = (general_law(form, bases) for form in (normalise(self.expanded), self.expanded))
         law = next((law for law in laws if law is not None and equal(law, self.unpresented)), None)
         if law is None or factor.shape == "full":
@@ -295,7 +295,7 @@ class Deriver:
         return [self.step("general-law", rule, self.own_entry, normalise(law), factor.expression)]
 
     def mean_steps(self, factor: SelfFactor) -> list[Step]:
-        """The mean of the self factor over the batch, where the definitions make it a constant."""
+        """The step that shows the batch mean of the self factor, where the definitions make it a constant."""
         over_the_batch = any(BATCH not in d.indices for d in self.layer.definitions)
         if BATCH not in self.samples or not over_the_batch or not factor.expression.atoms(Indexed):
             return []

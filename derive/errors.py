@@ -8,9 +8,9 @@ _PLAIN = "\n\t"
 
 
 class UsageError(ValueError):
-    """A value that cannot be used; the text names the value, the cause and the mend. The command line exits with 2.
+    """A value that cannot be used; the text names the value, the cause and the fix. The command line exits with 2.
 
-    What a terminal would obey, such as an escape in a file's name, is spelled out in the text.
+    The text shows characters that control a terminal, such as an escape in a file's name, in escaped form.
     """
 
     def __init__(self, message: str) -> None:
@@ -18,7 +18,7 @@ class UsageError(ValueError):
 
 
 def printable(text: str) -> str:
-    """Return a text with every character spelled out that moves a cursor, sets a colour or turns the direction."""
+    """Return a text with every character escaped that moves a cursor, sets a colour or reverses the direction."""
     return "".join(c if c in _PLAIN or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _spelled(c) for c in text)
 
 

@@ -1,4 +1,4 @@
-"""A piece of a user's text that remembers where in its file it stands, and the error that points at it.
+"""A piece of a user's text that knows its place in its file, and the error that points at it.
 
 Everything a user writes (a key, an axis, a formula) is carried as an ``Excerpt``, so that every refusal names the file,
 the line and the column, shows the line and marks the offending part.
@@ -29,9 +29,9 @@ class SpecError(LayerError):
 
 @dataclass(frozen=True)
 class Excerpt:
-    """``text``, whose character ``k`` stands at ``source[offsets[k]]`` in the file ``filename``.
+    """``text``, whose character ``k`` is ``source[offsets[k]]`` in the file ``filename``.
 
-    Without ``source`` the text is its own source; without ``offsets`` all of it stands at the source's start.
+    Without ``source`` the text is its own source; without ``offsets`` all of it begins at the source's start.
     """
 
     text: str
@@ -59,12 +59,12 @@ class Excerpt:
             start += len(word)
         return found
 
-    def fail(self, problem: str, mend: str, start: int = 0, end: int | None = None) -> NoReturn:
+    def fail(self, problem: str, fix: str, start: int = 0, end: int | None = None) -> NoReturn:
         """Raise a ``SpecError`` that marks ``text[start:end]``."""
-        raise self.error(problem, mend, start, end)
+        raise self.error(problem, fix, start, end)
 
-    def error(self, problem: str, mend: str, start: int = 0, end: int | None = None) -> SpecError:
-        """Return a ``SpecError`` that marks ``text[start:end]``, names the cause and says what would mend it."""
+    def error(self, problem: str, fix: str, start: int = 0, end: int | None = None) -> SpecError:
+        """Return a ``SpecError`` that marks ``text[start:end]`` and names the cause and the fix."""
         source = self.text if self.source is None else self.source
         end = len(self.text) if end is None else end
         first = self._offset(start)
@@ -73,7 +73,7 @@ class Excerpt:
         column = first - (source.rfind("\n", 0, first) + 1) + 1
         shown = _marked(source, first, last)
         filename = quote(self.filename, 200)[1:-1]
-        message = f"{filename}, line {line}, column {column}: {problem}; {mend}{shown}"
+        message = f"{filename}, line {line}, column {column}: {problem}; {fix}{shown}"
         return SpecError(message, self.filename, line, column)
 
     def _offset(self, k: int) -> int:
@@ -91,7 +91,7 @@ def quote(text: object, longest: int = 40) -> str:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return ``"did you mean 'W'? "`` for the known name nearest to ``name``, or nothing."""
+    """Return ``"did you mean 'W'? "`` for the known name nearest to ``name``, or an empty string."""
     near = get_close_matches(name[:80], known, n=1, cutoff=0.6)
     if not near:
         near = [k for k in known if k.lower() == name.lower()]

@@ -1,12 +1,12 @@
-"""How large a formula becomes when it is multiplied out, found without doing it.
+"""Predict the size of a formula when it is multiplied out, without doing so.
 
-A derivation multiplies powers and products of sums out: ``(sum[j](W[i, j]*x[j]) + b[i])**16`` has 17 terms, with up to
-16 sums inside each other, and comparing two of them takes hours. Such a formula is refused before that.
+A derivation multiplies out powers and products of sums: ``(sum[j](W[i, j]*x[j]) + b[i])**16`` has 17 terms, with up to
+16 nested sums, and comparing two such expressions takes hours. Such a formula is refused first.
 
-    terms of a + b: those of a and of b        of a b: their product      of a**n: choose n of them, with repetition
-    sums in a term: the most of a and of b           : both together           : n times
+    terms of a + b: the sum of both                     of a b: the product  of a**n: choose n of them, with repetition
+    sums in a term of a + b: the larger of both         of a b: the sum      of a**n: n times that of a
 
-Quotients, roots and functions are not multiplied out; what stands inside them is measured alone. Not done here:
+Quotients, roots and functions are not multiplied out; their arguments are measured separately. Not covered:
 products of one term each, such as ``sum[j](W[i, j]*x[j])**16``, which stay as they are.
 """
 
@@ -21,13 +21,13 @@ from sympy import Add, Expr, Indexed, Mul, Pow
 from derive.algebra.nodes import IndexedSum
 
 MOST_TERMS = 64
-MOST_SUMS = 6  # inside each other, in a formula of more than one term
+MOST_SUMS = 6  # nested, in a formula of more than one term
 _HUGE = 10**9
 
 
 @dataclass(frozen=True)
 class Size:
-    """The terms of an expression that is multiplied out, the most sums in one of them, and the worst of its parts."""
+    """The number of terms when multiplied out, the most nested sums in a term, and whether any part is too large."""
 
     terms: int = 1
     sums: int = 0
@@ -35,7 +35,7 @@ class Size:
 
 
 def size_of(expression: Expr, defined: Mapping[str, Size]) -> Size:
-    """Return the size of an expression; ``defined`` holds those of the tensors that stand for one."""
+    """Return the size of an expression; ``defined`` holds the sizes of intermediates."""
     if isinstance(expression, Indexed):
         return defined.get(str(expression.base.label), Size())
     parts = [size_of(part, defined) for part in expression.args]

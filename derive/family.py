@@ -27,9 +27,9 @@ from derive.record import Derivation, Step
 class Family:
     """The isotropic family of a layer: which parameters carry the varying part, and the condition on the scalars.
 
-    ``energy`` (E) is what the weights add to the self factor of a sample, ``constant`` (c) what the offsets add.
-    ``over`` are the output indices on which a scale may depend. ``parts`` of the output, one a parameter, and ``rest``,
-    which carries none, add up to it.
+    ``energy`` (E) is the contribution of the weights to the self factor of a sample, ``constant`` (c) that of the
+    offsets. A scale may depend on the output indices ``over``. The output is the sum of ``parts``, one for each
+    parameter, and of ``rest``, which depends on no parameter.
     """
 
     layer: Layer
@@ -49,7 +49,7 @@ def split_by_parameter(layer: Layer) -> dict[str, Expr]:
 
 
 def skipped_part(layer: Layer) -> Expr:
-    """Return the part of the output that carries no parameter: a skip connection, which no update moves."""
+    """Return the part of the output that depends on no parameter: a skip connection, which no update moves."""
     return _parts(layer).get("", sympy.S.Zero)
 
 

@@ -1,8 +1,8 @@
 """Formulas of a forward map, and angle functions, as text.
 
 ``parse_definition`` reads ``z[i] = sum[j](W[i, j]*x[j]) + b[i]`` in three stages: the syntax tree
-(``arithmetic.parse``); the range of every index, from the axes that it indexes on its own (``_Formula._range``); the
-SymPy expression. An index that indexes no axis on its own takes its size in the text: ``sum[k:K](x[2*p + k])``.
+(``arithmetic.parse``); the range of every index, from the axes that it indexes by itself (``_Formula._range``); the
+SymPy expression. For any other index the text gives the size: ``sum[k:K](x[2*p + k])``.
 ``delta(a, b)`` is 1 where two index expressions agree.
 """
 
@@ -27,10 +27,10 @@ from derive.reducing import Reducing
 def parse_definition(
     text: str | Excerpt, names: Namespace, *, target: str | None = None, axes: Sequence[Expr] | None = None
 ) -> Definition:
-    """Return the definition that ``text``, such as ``"u[i] = sum[j](W[i, j]*x[j])"``, spells out.
+    """Return the definition that ``text`` states, such as ``"u[i] = sum[j](W[i, j]*x[j])"``.
 
-    ``target`` and ``axes`` are the name and the sizes that the left-hand side must have, where they are declared. The
-    batch index is put in front unless ``names.batched``. Raises ``SpecError``; never evaluates the text.
+    ``target`` and ``axes`` are the name and the sizes that the left-hand side must have, if they are declared. The
+    batch index is added in front unless ``names.batched``. Raises ``SpecError``; never evaluates the text.
     """
     excerpt = text if isinstance(text, Excerpt) else Excerpt(text)
     return _Formula(excerpt, names).definition(parse(excerpt, "exec"), target, axes)
@@ -51,7 +51,7 @@ class _Angle(Arithmetic):
     """The language of angle functions: arithmetic in r, n, kappa and pi."""
 
     functions: ClassVar[tuple[str, ...]] = (*ELEMENTARY, "atan")
-    mend: ClassVar[str] = f"an angle may hold numbers, r, n, kappa, pi, + - * / ** and {', '.join(functions)}"
+    fix: ClassVar[str] = f"an angle may hold numbers, r, n, kappa, pi, + - * / ** and {', '.join(functions)}"
     symbols: ClassVar[dict[str, Expr]] = {
         "r": Symbol("r", positive=True),
         "kappa": Symbol("kappa", positive=True),
@@ -63,23 +63,23 @@ class _Angle(Arithmetic):
         """Return one of the four symbols."""
         if node.id not in self.symbols:
             near = suggestion(node.id, [*self.symbols, *self.functions])
-            self.fail(node, f"unknown name {quote(node.id)}", near + self.mend)
+            self.fail(node, f"unknown name {quote(node.id)}", near + self.fix)
         return self.symbols[node.id]
 
     def entry(self, node: ast.Subscript) -> Expr:
         """Refuse an index: an angle depends on the radius alone."""
-        self.fail(node, "an angle has no indexed names", self.mend)
+        self.fail(node, "an angle has no indexed names", self.fix)
 
     def total(self, node: ast.Call, head: ast.Subscript) -> Expr:
         """Refuse a sum: an angle depends on the radius alone."""
-        self.fail(node, "an angle has no sums", self.mend)
+        self.fail(node, "an angle has no sums", self.fix)
 
 
 class _Formula(Reducing):
     """The language of forward maps: arithmetic in tensor entries, with sums over indices."""
 
     functions: ClassVar[tuple[str, ...]] = FUNCTIONS
-    mend: ClassVar[str] = (
+    fix: ClassVar[str] = (
         "a formula may hold numbers, sizes, indexed names, sum[j](...) and other reductions, + - * / ** and "
         + ", ".join(FUNCTIONS)
     )
@@ -132,8 +132,8 @@ class _Formula(Reducing):
         """Return a tensor entry ``W[i, j]``."""
         if is_reduction(node):
             word = self.text(node.value)
-            mend = f"write what it runs over behind it, such as {word}[j](W[i, j]*x[j])"
-            self.fail(node, f"{word}[..] has no body", mend)
+            fix = f"write what it runs over behind it, such as {word}[j](W[i, j]*x[j])"
+            self.fail(node, f"{word}[..] has no body", fix)
         return self._real(node, self.tensor(node), self.positions(node))
 
     def function(self, node: ast.Call) -> Expr:
@@ -144,9 +144,9 @@ class _Formula(Reducing):
         return self.choice(node) if word == "where" else super().function(node)
 
     def power(self, node: ast.BinOp) -> Expr:
-        """Return a power; where its exponent is no number, setting or size, ``exp(exponent*log(base))``.
+        """Return a power; if its exponent is no number, setting or size, ``exp(exponent*log(base))``.
 
-        So the base of such a power is a positive number, as it is wherever a root or a logarithm stands.
+        The base of such a power must be positive, like the argument of a root or a logarithm.
         """
         if self._literal(node.right) is not None:
             return super().power(node)
@@ -155,7 +155,7 @@ class _Formula(Reducing):
             return base ** self.sensible(node.right, exponent)
         if base.is_nonpositive:
             problem = (
-                f"{quote(self.text(node.left))} is not positive, so its power {quote(self.text(node.right))} is none"
+                f"{quote(self.text(node.left))} is not positive: its power {quote(self.text(node.right))} is undefined"
             )
             self.fail(node, problem, "use a positive base; signs that alternate are where(j % 2 == 0, 1, -1)")
         settings = {*self.names.scalars.values(), *self.names.sizes.values()}
@@ -164,12 +164,12 @@ class _Formula(Reducing):
         return sympy.exp(exponent * sympy.log(base))
 
     def _operation(self, node: ast.BinOp) -> Expr:
-        """Return an operation; a quotient or remainder of whole numbers is one of index expressions."""
+        """Return an operation; ``//`` and ``%`` of integers are index expressions."""
         if not isinstance(node.op, ast.FloorDiv | ast.Mod):
             return super()._operation(node)
         if self.is_number(node.left) or self.is_number(node.right):
-            mend = "// and % are for index expressions, such as i // 2; of numbers write a quotient with /"
-            self.fail(node, "this operator has no meaning for real numbers", mend)
+            fix = "// and % are for index expressions, such as i // 2; of numbers write a quotient with /"
+            self.fail(node, "this operator has no meaning for real numbers", fix)
         return self.position(node)
 
     def _left_side(self, left: ast.expr, target: str | None, axes: Sequence[Expr] | None) -> tuple[str, list[ast.expr]]:
@@ -215,7 +215,7 @@ class _Formula(Reducing):
         return index
 
     def _free_name(self, node: ast.Name) -> None:
-        """Refuse an index whose name means something already."""
+        """Refuse an index whose name is taken."""
         name = identifier(self.excerpt.cut(node.col_offset, node.end_col_offset or 0), "index")
         if name in self.scope:
             self.fail(node, f"index {name!r} is already bound here", "rename the inner one")
@@ -225,9 +225,9 @@ class _Formula(Reducing):
             self.fail(node, "index 's' is the batch index, which the engine puts in front by itself", "rename it")
 
     def _range(self, node: ast.Name, body: ast.expr, size: Expr | None, given: bool) -> Expr:
-        """Return the size of an index: as every axis has it that the index indexes on its own, or declared.
+        """Return the size of an index: the declared one, or that of every axis that it indexes by itself.
 
-        Where the size is ``given`` beside the index, the axes may be longer.
+        If the size is ``given`` beside the index, the axes may be longer.
         """
         origin = f"declared over '{size}'"
         for use, part, axis in self._uses(node.id, body):
@@ -241,8 +241,8 @@ class _Formula(Reducing):
                     part_of = f"write {node.id}:{size} for a part of the longer axis"
                 elif given:
                     part_of = f"sum over all of it where {node.id} < {size}: a second argument of the reduction"
-                mend = f"declare both axes with the same size, use two indices, or {part_of}"
-                self.fail(part, problem, mend)
+                fix = f"declare both axes with the same size, use two indices, or {part_of}"
+                self.fail(part, problem, fix)
             size, origin = axis, f"used {here}"
         size = self._blocks(node.id, body) if size is None else size
         if size is None:
@@ -255,7 +255,7 @@ class _Formula(Reducing):
         return size
 
     def _near(self, name: str, body: ast.expr) -> Expr | str:
-        """Return the size that an index of unknown range is likely to have: of an axis, or of an index beside it."""
+        """Return the probable size of an index of unknown range, for a hint: of an axis, or of an index beside it."""
         for entry in (n for n in ast.walk(body) if isinstance(n, ast.Subscript) and not is_reduction(n)):
             for part, axis in zip(parts(entry), self.tensor(entry).axes, strict=True):
                 if name in _names(part):
@@ -268,7 +268,7 @@ class _Formula(Reducing):
         return next(iter(self.names.sizes), "3")
 
     def _blocks(self, name: str, body: ast.expr) -> Expr | None:
-        """Return how many blocks an axis has where the index counts them: ``g`` in ``u[g*C + c]`` over an axis G*C."""
+        """Return the number of blocks of an axis if the index counts them: ``g`` in ``u[g*C + c]`` over an axis G*C."""
         for entry in (n for n in ast.walk(body) if isinstance(n, ast.Subscript) and not is_reduction(n)):
             for part, axis in zip(parts(entry), self.tensor(entry).axes, strict=True):
                 match part:
@@ -282,7 +282,7 @@ class _Formula(Reducing):
         return None
 
     def _uses(self, name: str, body: ast.expr) -> list[tuple[ast.Subscript, ast.expr, Expr]]:
-        """Return every place where the index stands on its own in a tensor's brackets, with the axis, left to right."""
+        """Return every use of the index by itself in a tensor's brackets, with the axis, left to right."""
         entries = [n for n in ast.walk(body) if isinstance(n, ast.Subscript) and not is_reduction(n)]
         return sorted(
             (
@@ -297,7 +297,7 @@ class _Formula(Reducing):
     def _real(self, node: ast.expr, named: Named, indices: tuple[Expr, ...]) -> Expr:
         """Return an entry for use as a number."""
         if named.integer:
-            self.fail(node, f"integer input {quote(self.text(node))} stands as a number", "use it inside brackets only")
+            self.fail(node, f"integer input {quote(self.text(node))} is used as a number", "use it in brackets only")
         return named.entry(indices)
 
 

@@ -1,7 +1,7 @@
-"""A layer as the engine sees it: names, axes and a forward map, and nothing that follows from them.
+"""A layer as the engine sees it: names, axes and a forward map, without anything derived from them.
 
-Index convention: every input, intermediate and output carries the batch index ``s`` (axis ``B``) in front; parameters
-do not. ``assemble`` puts it there, so that a forward map is written for one sample.
+Index convention: every input, intermediate and output has the batch index ``s`` (axis ``B``) in front; parameters
+do not. ``assemble`` adds it, so that a forward map is written for one sample.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BATCH = Index("s", size_symbol("B"))
 
 
 class LayerError(UsageError):
-    """A forward map that cannot be read, assembled or derived; the text names the value, the cause and the mend."""
+    """A forward map that cannot be read, assembled or derived; the text names the value, the cause and the fix."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Layer:
     """A forward map ``output = F(parameters; inputs)`` through named intermediates, at symbolic sizes.
 
     ``definitions`` are in order of use: each may mention inputs, parameters and earlier definitions.
-    ``scalars`` are positive scalar symbols that are settings, not parameters (for example ``kappa``). ``parts`` are the
-    layers that a layer consists of, where each has an update of its own (attention); ``groups`` are the parameters of
+    ``scalars`` are positive scalar symbols that are settings, not parameters (for example ``kappa``). ``parts`` are
+    layers that each have an update of their own, such as the four parts of attention; ``groups`` are the parameters of
     each part of a composition, in order.
     """
 
@@ -133,9 +133,9 @@ def assemble(
     batched: bool = False,
     notes: tuple[str, ...] = (),
 ) -> Layer:
-    """Return the layer with the batch index put in front and range guards where an entry may lie outside its tensor.
+    """Return the layer with the batch index in front and range guards where an entry may lie outside its tensor.
 
-    An entry outside its tensor is zero: that is zero padding. With ``batched`` the forward map names the batch itself.
+    An entry outside its tensor is zero (zero padding). With ``batched`` the forward map names the batch itself.
     """
     per_sample = () if batched else tuple(t.name for t in inputs) + tuple(d.name for d in (*definitions, output))
     axes = {t.name: t.axes for t in (*inputs, *parameters)}
@@ -159,7 +159,7 @@ def assemble(
 
 
 def _read(expression: Expr, axes: dict[str, tuple[Expr, ...]], per_sample: tuple[str, ...]) -> Expr:
-    """Guard every entry that may be out of range and put the batch index in front of what varies by sample."""
+    """Guard every entry that may be out of range, and add the batch index in front of tensors that vary by sample."""
     if isinstance(expression, sympy.Indexed):
         name = str(expression.base.label)
         indices = tuple(_read(i, axes, per_sample) for i in expression.indices)

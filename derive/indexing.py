@@ -1,7 +1,7 @@
 """What stands inside brackets: index expressions, sizes, and the tensors that they index.
 
-An index expression is made of integers, declared sizes, bound indices and entries of integer inputs, with + - * and,
-for what no sum of multiples says, ``//``, ``%`` (of any sign, by what is positive), min, max, abs and clip.
+An index expression consists of integers, declared sizes, bound indices and entries of integer inputs, with + - * and
+``//``, ``%`` (of any sign, by a positive divisor), min, max, abs and clip.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Indexing(Arithmetic):
     def tensor(self, node: ast.Subscript) -> Named:
         """Return the tensor that is indexed, if it has as many axes as there are indices."""
         if not isinstance(node.value, ast.Name):
-            self.fail(node, f"{quote(self.text(node.value))} cannot be indexed", self.mend)
+            self.fail(node, f"{quote(self.text(node.value))} cannot be indexed", self.fix)
         name, count = node.value.id, len(parts(node))
         if name not in self.names.tensors:
             self.unknown(node.value)
@@ -67,7 +67,7 @@ class Indexing(Arithmetic):
             case ast.Constant():
                 value = self.number(node)
                 if not value.is_Integer:
-                    self.fail(node, f"{self.text(node)!r} stands inside brackets", "indices are integers")
+                    self.fail(node, f"{self.text(node)!r} is used as an index", "indices are integers")
                 return value
             case ast.Name():
                 return self._index_name(node)
@@ -81,9 +81,9 @@ class Indexing(Arithmetic):
                 return self.called(node, [self.position(a) for a in node.args])
             case ast.Subscript() if not is_reduction(node) and self.tensor(node).integer:
                 return self.tensor(node).entry(self.positions(node))
-        problem = f"{quote(self.text(node))} cannot stand inside brackets"
-        mend = "an index holds integers, sizes, indices, integer inputs, + - * // % and min, max, abs, clip"
-        self.fail(node, problem, mend)
+        problem = f"{quote(self.text(node))} cannot be an index"
+        fix = "an index holds integers, sizes, indices, integer inputs, + - * // % and min, max, abs, clip"
+        self.fail(node, problem, fix)
 
     def delta(self, node: ast.Call) -> Expr:
         """Return ``delta(a, b)``, which is 1 where two index expressions agree and 0 elsewhere."""
@@ -110,11 +110,11 @@ class Indexing(Arithmetic):
                 return 1 - sympy.Mul(*(1 - self.condition(value) for value in node.values))
             case ast.UnaryOp(op=ast.Not()):
                 return 1 - self.condition(node.operand)
-        mend = "compare two index expressions or numbers, such as j <= i or u[i] > 0; join with and, or, not"
-        self.fail(node, f"{quote(self.text(node))} is no condition", mend)
+        fix = "compare two index expressions or numbers, such as j <= i or u[i] > 0; join with and, or, not"
+        self.fail(node, f"{quote(self.text(node))} is not a condition", fix)
 
     def is_number(self, node: ast.expr) -> bool:
-        """Return whether a side of a comparison is a real number: no index expression, whatever its value."""
+        """Return whether a side of a comparison is a real number rather than an index expression."""
         for part in ast.walk(node):
             match part:
                 case ast.Call(func=ast.Name(id="min" | "max" | "abs" | "clip")):
@@ -133,8 +133,8 @@ class Indexing(Arithmetic):
                 return sympy.Heaviside(left - right)
             case ast.Lt() | ast.LtE():
                 return sympy.Heaviside(right - left)
-        mend = "compare numbers by < or >, or index expressions by =="
-        self.fail(node, f"{quote(self.text(node))} asks whether real numbers are equal", mend)
+        fix = "compare numbers by < or >, or index expressions by =="
+        self.fail(node, f"{quote(self.text(node))} compares real numbers for equality", fix)
 
     def _compared(self, node: ast.expr, operator: ast.cmpop, left: Expr, right: Expr) -> Expr:
         match operator:
@@ -150,19 +150,19 @@ class Indexing(Arithmetic):
                 return sympy.KroneckerDelta(left, right)
             case ast.NotEq():
                 return 1 - sympy.KroneckerDelta(left, right)
-        self.fail(node, f"{quote(self.text(node))} compares in a way that indices do not have", "use <= < >= > == !=")
+        self.fail(node, f"{quote(self.text(node))} uses a comparison that indices do not have", "use <= < >= > == !=")
 
     def unknown(self, node: ast.Name) -> NoReturn:
-        """Raise a ``SpecError`` for a name that stands for nothing."""
+        """Raise a ``SpecError`` for an unknown name."""
         near = suggestion(node.id, [*self.scope, *self.names.known, *FUNCTIONS, *REDUCTIONS])
         if node.id in FUNCTIONS or node.id in REDUCTIONS:
-            mend = f"write what it is of: {node.id}{'(u[i])' if node.id in FUNCTIONS else '[j](u[j])'}"
-            self.fail(node, f"{quote(node.id)} stands alone", mend)
+            fix = f"write its argument: {node.id}{'(u[i])' if node.id in FUNCTIONS else '[j](u[j])'}"
+            self.fail(node, f"{quote(node.id)} has no argument", fix)
         if node.id == "e":
             near = "write powers of e as exp(v); "
-        mend = near + "declare it as an input or a parameter, or define it earlier"
-        mend = nearest(node.id, {**NEAREST_FUNCTIONS, **NEAREST_REDUCTIONS}) or mend
-        self.fail(node, f"unknown name {quote(node.id)}", mend)
+        fix = near + "declare it as an input or a parameter, or define it earlier"
+        fix = nearest(node.id, {**NEAREST_FUNCTIONS, **NEAREST_REDUCTIONS}) or fix
+        self.fail(node, f"unknown name {quote(node.id)}", fix)
 
     def _index_operation(self, node: ast.BinOp) -> Expr:
         left, right = self.position(node.left), self.position(node.right)
@@ -175,15 +175,15 @@ class Indexing(Arithmetic):
             problem = f"{quote(self.text(node))} multiplies two indices"
             self.fail(node, problem, "multiply an index by integers and sizes only")
         if left.has(sympy.Add) and right.has(sympy.Add):
-            # Products of sums are what makes expanding an index expression expensive.
+            # Products of sums make an index expression expensive to expand.
             self.fail(node, f"{quote(self.text(node))} multiplies two sums", "multiply it out")
         return self.possible(node, left * right)
 
     def _division(self, node: ast.BinOp) -> Expr:
-        """Return the whole quotient of an index expression, or its remainder, by a positive number or size."""
+        """Return the integer quotient of an index expression, or its remainder, by a positive number or size."""
         value, divisor = self.position(node.left), self.position(node.right)
         if divisor.has(Index, Indexed) or not divisor.is_positive:
-            problem = f"{quote(self.text(node.right))} is not known to be a positive number of one value"
+            problem = f"{quote(self.text(node.right))} is not known to be positive and the same for every index"
             self.fail(node.right, problem, "divide by a positive integer or by sizes, such as i // 2 or i % n")
         return (Quotient if isinstance(node.op, ast.FloorDiv) else Remainder)(value, divisor)
 
@@ -199,8 +199,8 @@ class Indexing(Arithmetic):
             return named.entry(())
         if named is not None:
             self.fail(node, f"{name!r} is not an integer input without axes, so it is no index", "declare its 'values'")
-        mend = f"sum over it, sum[{name[:40]}](...), or put it on the left-hand side"
-        self.fail(node, f"index {quote(name)} is not bound", suggestion(name, list(self.scope)) + mend)
+        fix = f"sum over it, sum[{name[:40]}](...), or put it on the left-hand side"
+        self.fail(node, f"index {quote(name)} is not bound", suggestion(name, list(self.scope)) + fix)
 
 
 def length(node: ast.expr, sizes: Mapping[str, Symbol]) -> Expr | None:

@@ -1,16 +1,16 @@
-"""Why a map inside a convolution is no map of its input followed by an ordinary convolution, as a derivation.
+"""Why a map inside a convolution is not a map of its input followed by an ordinary convolution, as a derivation.
 
-Suppose a map n of the input and a divisor of each position gave ``conv(n(x), W) = conv(x, W) / divisor`` for every
-kernel W; with centring, ``conv(n(x), W) = conv(x - m[p], W) / divisor`` with the mean m of the patch at p.
+Suppose that a map n of the input and a divisor for each position gave ``conv(n(x), W) = conv(x, W) / divisor`` for
+every kernel W; with centring, ``conv(n(x), W) = conv(x - m[p], W) / divisor`` with the mean m of the patch at p.
 
     1. the coefficient of a kernel entry on both sides     n[read] = (x[read] - m[p]) / s[p]   for each entry of a patch
     2. two overlapping patches read the same pixel         x[read] (1/s[p] - 1/s[p']) = m[p]/s[p] - m[p']/s[p']
     3. without m, s is constant on overlapping patches     but E[p] differs from E[p'] for an image of one pixel
        with m, m[p]/s[p] is where the pixel is zero        but m[p] differs from m[p'] = 0 for an image of one pixel
 
-What a layer reads is found, not named: the slope of its output in one parameter entry must be an entry of an input
-(linear reading), at a place that moves with an output index and with an index of the parameter. The steps are checked
-like those of any derivation. Not said: anything of layers that read features of their input, such as its ``tanh``.
+How a layer reads its input is found, not declared: the derivative of its output with respect to a parameter entry must
+be an entry of an input (linear reading), at a place that moves with an output index and with an index of the parameter.
+The steps are checked like those of any derivation. Not covered: layers that read functions of their input (``tanh``).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from derive.update import effective_update
 class _Window:
     """How a layer slides a parameter over an input.
 
-    ``weight`` is the parameter's entry, ``part`` what it carries of the output; it meets ``factor`` times ``read``.
-    Along ``axis`` of the input the place read is ``a p + b k + c``; entry ``k + tap`` reads at ``p + step`` what entry
-    ``k`` reads at ``p``. ``means`` are the intermediates that centring takes away.
+    ``weight`` is the parameter's entry and ``part`` the part of the output that depends on it; it is multiplied by
+    ``factor`` times ``read``. Along ``axis`` of the input it reads at ``a p + b k + c``; entry ``k + tap`` reads at
+    ``p + step`` what entry ``k`` reads at ``p``. ``means`` are the intermediates that centring subtracts.
     """
 
     weight: Indexed
@@ -64,7 +64,7 @@ def inseparability(layer: Layer) -> tuple[Step, ...]:
     window = _window(layer)
     if window is None:
         raise LayerError(
-            f"{layer.name!r} slides no kernel over its input and reads it as it is: inseparability is a statement on "
+            f"{layer.name!r} does not slide a kernel over its unchanged input: inseparability is a statement about "
             "convolutions"
         )
     return (_same_reading(layer, window), _shared_pixel(layer, window), *_one_pixel(layer, window))
@@ -83,7 +83,7 @@ def _window(layer: Layer) -> _Window | None:
         if len(reads) == 1 and len(means) == len(terms) - 1 and (not means or reads[0][0] == 1):
             found += _slides(layer, weight, part, reads[0], tuple(means))
         elif not terms[0].is_number:
-            return None  # another parameter reads something else: nothing is said
+            return None  # another parameter reads the input in some other way: the argument does not apply
     return found[0] if len({window.weight for window in found}) == 1 else None
 
 
@@ -98,7 +98,7 @@ def _bare(term: Expr, layer: Layer) -> Expr:
 
 
 def _is_mean(entry: Expr, layer: Layer) -> bool:
-    """Whether an entry is a number a position: an intermediate that is a constant times a sum over the patch there."""
+    """Whether an entry is one number for each position: an intermediate, a constant times a sum over the patch."""
     definition = layer.scope.get(entry.base) if isinstance(entry, Indexed) else None
     if definition is None:
         return False
@@ -111,7 +111,7 @@ def _is_mean(entry: Expr, layer: Layer) -> bool:
 def _slides(
     layer: Layer, weight: Indexed, part: Expr, read: tuple[Expr, Indexed], means: tuple[Indexed, ...]
 ) -> list[_Window]:
-    """Return the ways in which neighbouring positions read one pixel, one an axis of the input, the last axis first."""
+    """Return the ways in which neighbouring positions read one pixel: one for each axis of the input, last first."""
     found = []
     factor, entry = read
     for axis in reversed(range(len(entry.indices))):
@@ -131,7 +131,7 @@ def _slides(
 
 
 def _positions(layer: Layer, window: _Window) -> set[Index]:
-    """Return the batch index and the output indices that move what is read."""
+    """Return the batch index and the output indices that move the place read."""
     moving = {i for place in window.read.indices if not isinstance(place, Index) for i in place.atoms(Index)}
     return {BATCH} | {i for i in layer.output.indices if i in moving}
 
@@ -181,9 +181,9 @@ def _shared_pixel(layer: Layer, window: _Window) -> Step:
 
 
 def _one_pixel(layer: Layer, window: _Window) -> tuple[Step, Step]:
-    """Self factors, or means, of two overlapping patches differ for an image that is zero but for its first pixel.
+    """Show that self factors, or means, of two overlapping patches differ for an image that is zero but for one pixel.
 
-    The first patch reads it by the kernel's first or last entry, so that its neighbour would need one outside.
+    The first patch reads that pixel with the kernel's first or last entry; its neighbour would need an entry beyond it.
     """
     factor, constant = _seen_by_a_patch(layer, window)
     image = next(t for t in layer.inputs if t.base == window.read.base)
@@ -213,7 +213,7 @@ def _pixel(image: Tensor, layer: Layer, window: _Window) -> tuple[tuple[Index, .
 
 
 def _seen_by_a_patch(layer: Layer, window: _Window) -> tuple[Expr, Expr]:
-    """Return what tells patches apart, the mean if there is one or the self factor, and what a pixel adds to it."""
+    """Return the quantity that differs between patches (the mean, or the self factor) and what one pixel adds to it."""
     for mean in window.means:
         expression = layer.scope[mean.base].at(mean.indices)
         return expression, expression.as_independent(IndexedSum)[0]

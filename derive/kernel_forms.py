@@ -24,7 +24,7 @@ def strip_unit_deltas(expression: Expr, pairs: list[tuple[Index, Index]]) -> Exp
 
 
 def general_law(output: Expr, bases: set[IndexedBase]) -> Expr | None:
-    """Return the forward map's operator on squares, every weight one; None unless each term has one weight."""
+    """Return the forward map's operator applied to squares, every weight one; None unless each term has one weight."""
     law = sympy.S.Zero
     for term in Add.make_args(output):
         factors = Mul.make_args(term)

@@ -1,4 +1,4 @@
-"""The language of layer files on one page, printed by ``affdiv language``; every example on it reads."""
+"""The language of layer files on one page, printed by ``affdiv language``; a test reads every example on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names that a layer's text may use: which are well formed, and what each one stands for."""
+"""The names in a layer's text: which are well formed, and what each one means."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 
 @dataclass(frozen=True)
 class Named:
-    """A tensor that formulas may use: its object, its declared axes, and the indices the engine puts in front."""
+    """A tensor that formulas may use: its object, its declared axes, and the indices that the engine adds in front."""
 
     base: IndexedBase
     axes: tuple[Expr, ...]
@@ -39,7 +39,7 @@ class Named:
         return isinstance(self.base, IndexTensor)
 
     def entry(self, indices: tuple[Expr, ...]) -> Expr:
-        """Return the entry at ``indices`` of the sample at hand."""
+        """Return the entry at ``indices``, of the current sample."""
         return self.base[(*self.lead, *indices)]
 
 
@@ -47,8 +47,8 @@ class Named:
 class Namespace:
     """What each name in a formula stands for.
 
-    ``sizes`` are axis lengths, ``scalars`` positive settings; both may stand as numbers. ``offsets`` are integers that
-    may be zero, for index expressions. With ``batched`` the formula names the batch index itself.
+    ``sizes`` are axis lengths, ``scalars`` positive settings; both may be used as numbers. ``offsets`` are integers
+    that may be zero, for index expressions. With ``batched`` the formula names the batch index itself.
     """
 
     sizes: Mapping[str, Symbol]
@@ -59,7 +59,7 @@ class Namespace:
 
     @property
     def lead(self) -> tuple[Index, ...]:
-        """The indices put in front of everything that varies by sample."""
+        """The indices added in front of everything that varies by sample."""
         return () if self.batched else (BATCH,)
 
     @property
@@ -85,7 +85,7 @@ def identifier(word: Excerpt, what: str, *, allowed: tuple[str, ...] = ()) -> st
             "use a letter first, then letters, digits and single underscores (ASCII only)",
         )
     if keyword.iskeyword(text):
-        word.fail(f"{what} name {word.quoted} is a word of the Python language", "choose another name")
+        word.fail(f"{what} name {word.quoted} is a keyword of Python", "choose another name")
     if text in RESERVED:
-        word.fail(f"{what} name {word.quoted} is taken by the formula language", f"rename it, for example '{text}1'")
+        word.fail(f"{what} name {word.quoted} is reserved by the formula language", f"rename it, for example '{text}1'")
     return text

@@ -1,4 +1,4 @@
-"""Functions and reductions that other languages have and formulas do not: how each is written here."""
+"""Functions and reductions that other languages have and formulas do not, and how formulas write each."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ NEAREST_FUNCTIONS: Mapping[str, str] = {
     "concat": "where(i < 2, u[i], b[i - 2])",
     "cat": "where(i < 2, u[i], b[i - 2])",
 }
-"""A function that is none here, and a formula that reads: of ``v``, or of the tensors and indices of a usual layer."""
+"""Functions that the language lacks, each with a formula that replaces it, in ``v`` or in a usual layer's tensors."""
 
 NEAREST_REDUCTIONS: Mapping[str, str] = {
     "std": "sqrt(var[k](u[k]))",
@@ -98,10 +98,10 @@ NEAREST_REDUCTIONS: Mapping[str, str] = {
     "einsum": "sum[j](W[i, j]*x[j])",
     "sigma": "sum[k](u[k])",
 }
-"""A reduction that is none here, and a formula that reads."""
+"""Reductions that the language lacks, each with a formula that replaces it."""
 
 
 def nearest(word: str, forms: Mapping[str, str]) -> str:
-    """Return ``"write it out, such as clip(v, 0, 6)"`` for a word that has a nearest form, or nothing."""
+    """Return ``"write it out, such as clip(v, 0, 6)"`` for a word in ``forms``, or an empty string."""
     form = forms.get(word) or {name.lower(): form for name, form in forms.items()}.get(word.lower())
     return f"write it out, such as {form}" if form else ""

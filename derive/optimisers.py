@@ -1,4 +1,4 @@
-"""What optimisers of the literature do to the activations of a layer that is linear in its parameters.
+"""How optimisers of the literature move the activations of a layer that is linear in its parameters.
 
     normalised-gd      W' = W - eta G/|G|                 |G|^2 = g.K g, so the activation moves by -eta K g/sqrt(g.K g)
     clipped-gd         W' = W - eta min(1, c/|G|) G       Pascanu et al. 2013, arXiv:1211.5063
@@ -11,8 +11,8 @@
     safe-radius        the plain step, and the rate pi/(max a - min a) that it must not pass      arXiv:2603.13552
 
 ``G`` is the gradient of the loss with respect to a parameter, ``K`` the update kernel, ``g`` the loss gradient at the
-output. Tensors of one axis (biases) take the plain step in sgdp and adamp, and stay in muon and spectral-clipping. The
-self factor that is reported is that of the plain step.
+output. Tensors of one axis (biases) take the plain step in sgdp and adamp, and stay unchanged in muon and
+spectral-clipping. The reported self factor is that of the plain step.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _clipped(deriver: Deriver, base: Derivation) -> Derivation:
 
 
 def _alone(deriver: Deriver) -> Callable[[Expr], Expr]:
-    """Return the gradient with respect to a parameter entry for a batch of one sample: a sum over units alone."""
+    """Return the gradient with respect to a parameter entry for a batch of one sample: a sum over units only."""
     units = {i: i.primed() for i in deriver.units}
 
     def gradient(slope: Expr) -> Expr:
@@ -104,10 +104,10 @@ def _adam(deriver: Deriver, base: Derivation) -> Derivation:
 def _projected(
     deriver: Deriver, base: Derivation, name: str, direction: Callable[[str, Expr, bool], Expr], says: str
 ) -> Derivation:
-    """Derive a step without its part along each weight: ``P - W (W.P)/|W|^2`` for tensors of two or more axes."""
+    """Derive a step without its component along each weight: ``P - W (W.P)/|W|^2`` for tensors of two or more axes."""
 
     def total(derived: bool) -> Expr:
-        """Return the change of the output: by derived slopes, or by inert ones."""
+        """Return the change of the output, from derived slopes or from inert ones."""
         terms = []
         for parameter, entry in deriver.entries.items():
             inert = PartialDerivative(deriver.output.entry, entry)
@@ -149,9 +149,9 @@ def _adamp(deriver: Deriver, base: Derivation) -> Derivation:
 
 
 def _of_rank_one(deriver: Deriver, base: Derivation, name: str, scale: Callable[[Expr], Expr], says: str) -> Derivation:
-    """Derive a rule of singular values for one sample: ``G = g x'`` has the one singular value ``|g| |x|``.
+    """Derive a rule on singular values for one sample: ``G = g x'`` has one nonzero singular value, ``|g| |x|``.
 
-    ``(G'G)^(1/2)`` is ``G'G`` divided by it, and so is the orthogonal factor ``U V'`` of ``G``.
+    Dividing ``G'G`` by it gives ``(G'G)^(1/2)``; dividing ``G`` by it gives its orthogonal factor ``U V'``.
     """
     wide = {parameter: e for parameter, e in deriver.entries.items() if len(e.indices) == 2}
     if not wide:
@@ -202,7 +202,7 @@ def _spectral_clipping(deriver: Deriver, base: Derivation) -> Derivation:
 
 
 def _sven(deriver: Deriver, base: Derivation) -> Derivation:
-    """``J D = -eta l`` of least norm: ``D = -eta J' h`` where ``J J' h = l``, J the slopes of the losses ``l``."""
+    """``J D = -eta l`` of least norm: ``D = -eta J' h`` where ``J J' h = l``, J the derivatives of the losses ``l``."""
     pulled = deriver.cotangent * tensor("h_loss")[deriver.samples]
     kernel = deriver.unfactored_kernel
 
@@ -226,7 +226,7 @@ def _sven(deriver: Deriver, base: Derivation) -> Derivation:
 
 
 def _safe_radius(deriver: Deriver, base: Derivation) -> Derivation:
-    """``eta <= pi/(max_k a - min_k a)`` with ``a = -K g``, the slope of the logits along the step."""
+    """``eta <= pi/(max_k a - min_k a)`` with ``a = -K g``, the derivative of the logits along the step."""
     if len(deriver.units) != 1:
         raise LayerError(f"rule 'safe-radius' needs logits along one axis; {deriver.layer.name!r} has other units")
     unit = deriver.units[0]
@@ -236,7 +236,7 @@ def _safe_radius(deriver: Deriver, base: Derivation) -> Derivation:
     slope = deriver.step("safe-radius-slope", "the slope of the logits along the plain step", target, along, derived)
 
     def radius(logits: Expr) -> Expr:
-        """Return the rate up to which the loss has a Taylor series."""
+        """Return the learning rate up to which the loss has a Taylor series."""
         fresh = unit.fresh()
         here = rename(logits, {unit: fresh})
         return sympy.pi / (Largest(here, fresh) + Largest(-here, fresh))

@@ -1,7 +1,7 @@
-"""The update kernel of a composition: what each part's parameters carry, the last part's own and the rest.
+"""The update kernel of a composition: the contribution of each part, split into the last part's and the upstream rest.
 
     K = K_1 + K_2 + ...          one for the parameters of each part
-    K = own + upstream           own: the last part's, its input held fixed; upstream: the parts below move its input
+    K = own + upstream           own: the last part, its input held fixed; upstream: the parts below move its input
     upstream = J Theta J'        J = dz/dx at the last part's input x, Theta the kernel of x (theory, section 9)
 
 To first order in eta; every part of the sum is derived and checked as a step of its own.
@@ -68,7 +68,7 @@ def _products(deriver: Deriver, names: tuple[str, ...]) -> Expr:
 
 
 def _upstream(deriver: Deriver, groups: list[Group]) -> list[Step]:
-    """Return the step ``upstream = J Theta J'``; none where the parts below reach the output past the last input."""
+    """Return the step ``upstream = J Theta J'``; none if the parts below reach the output around the last input too."""
     fed, layer = groups[-1].fed, deriver.layer
     base = tensor(fed) if fed else None
     if base is None or base not in layer.scope:
@@ -90,7 +90,7 @@ def _upstream(deriver: Deriver, groups: list[Group]) -> list[Step]:
 
 
 def _theta(deriver: Deriver, fed: Definition, below: tuple[str, ...]) -> Definition:
-    """Return the kernel of what feeds the last part, over the parameters below it."""
+    """Return the kernel of the last part's input, over the parameters below it."""
     layer = deriver.layer
     earlier = layer.definitions[: [d.name for d in layer.definitions].index(fed.name)]
     prefix: Layer = replace(

@@ -1,4 +1,4 @@
-"""What a derivation is made of: steps with equation ids, their status, and the classified result.
+"""The records of a derivation: steps with equation ids, their status, and the classified result.
 
 Everything here is data. Deriving is in ``update``, checking in ``check``, printing in ``export``.
 """
@@ -28,9 +28,9 @@ MEANINGS: Mapping[Status, str] = {
     Status.PROVED: "both sides have one normal form, by code that the deriver uses, and independent evaluation agrees",
     Status.SAMPLED: "independent evaluation agrees, without a proof",
     Status.REFUTED: "a counterexample was found, and is shown",
-    Status.UNVERIFIED: "neither, for the reason given",
+    Status.UNVERIFIED: "neither a proof nor a counterexample, for the reason given",
 }
-"""What each verdict means. Of a limit or a bound, evaluation can only say that it met no counterexample."""
+"""The meaning of each verdict. For a limit or a bound, evaluation can only say that it found no counterexample."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Derivation:
 class Property:
     """A property of a map: whether it holds (None: open), and how that was established.
 
-    ``basis`` is ``derived``, ``counterexample``, ``no counterexample`` (evaluation found none, the value is open),
+    ``basis`` is ``derived``, ``counterexample``, ``no counterexample`` (evaluation found none, so the value is open),
     ``undecided`` or ``not applicable``; ``reason`` says why, formulas between backticks.
     """
 
@@ -179,12 +179,12 @@ class Property:
 
 @dataclass(frozen=True)
 class Limit:
-    """Where a map tends to along a ray, in terms of the parts of the layer's output.
+    """The limit of a map along a ray, in terms of the parts of the layer's output.
 
     ``kind`` is ``value`` (``factor`` times the weight part, plus ``offset`` times the offsets), ``length`` (the weight
     part divided by its length sqrt(E) instead), ``direction`` (the weight part keeps the length ``factor``, whatever
     its direction), ``unbounded``, ``turning``, ``constant`` (along rays), ``unknown`` or ``not applicable``. ``rest``
-    carries no parameter; the limit holds along every ray on which ``where`` is positive.
+    does not depend on the parameters; the limit holds along every ray on which ``where`` is positive.
     """
 
     kind: str
@@ -202,7 +202,7 @@ class CancellingMap:
     """A forward map that cancels the divergence of ``layer``, with its computed properties.
 
     ``mapped`` is a layer like any other (its own effective update can be derived); ``scales`` are the scalar functions
-    of the sample that multiply the part of the output carried by each parameter. ``weight_scale`` is the standard
+    of the sample that multiply each parameter's part of the output. ``weight_scale`` is the standard
     deviation of the weights that keeps the variance of the activation; ``angle`` is t(r) in f = sqrt(kappa) sin(t)/r.
     ``decomposition`` splits the map into an activation-like map of the length r, the offset entry beside it, and a
     scale. ``properties`` hold what the map does and how that is known; ``singular`` what must all vanish where the map
@@ -238,41 +238,41 @@ class CancellingMap:
 
     @property
     def energy(self) -> Definition:
-        """The definition of E, what the weights add to the self factor: the first that a map adds to its layer."""
+        """The definition of E, the weights' contribution to the self factor: the first that a map adds to its layer."""
         return self.mapped.definitions[len(self.layer.definitions)]
 
     @property
     def scale_invariant(self) -> bool | None:
-        """Whether multiplying all real inputs by one positive number changes nothing; None where that is open."""
+        """Whether multiplying all real inputs by one positive number changes nothing; None if that is open."""
         return self.established("scale_invariant").value
 
     @property
     def injective(self) -> bool | None:
-        """Whether the inputs follow from the outputs at all values of the parameters; None where that is open."""
+        """Whether the outputs determine the inputs for all values of the parameters; None if that is open."""
         return self.established("injective").value
 
     @property
     def singular_at_zero(self) -> bool | None:
-        """Whether the output has no limit as the real inputs tend to zero; None where that is open."""
+        """Whether the output has no limit as the real inputs tend to zero; None if that is open."""
         return self.established("singular_at_zero").value
 
     @property
     def limit_zero(self) -> str:
-        """Where the map tends to as the real inputs tend to zero, in text."""
+        """The limit of the map as the real inputs tend to zero, in text."""
         from derive.export.limits import limit_text
 
         return limit_text(self.zero, self.energy.name)
 
     @property
     def limit_infinity(self) -> str:
-        """Where the map tends to as the real inputs grow, in text."""
+        """The limit of the map as the real inputs grow, in text."""
         from derive.export.limits import limit_text
 
         return limit_text(self.infinity, self.energy.name)
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the map needs to be true, in text."""
+        """The assumptions of the map, in text."""
         from derive.export.limits import assumptions
         from derive.export.prose import plain
 

@@ -1,8 +1,8 @@
-"""Reductions of the formula language, and masks: what stands behind ``sum[j](...)`` and its like.
+"""Reductions of the formula language, and masks: ``sum[j](...)`` and similar forms.
 
     sum mean var norm prod max min logsumexp    of a body over the indices in the brackets, which they bind
-    softmax[j](e)                               has a value for each ``j``, which is bound outside: ``A[i, j] = ...``
-    cumsum[j](e)                                the sum over all places up to ``j``; likewise
+    softmax[j](e)                               has a value for each ``j``, which is bound outside it: ``A[i, j] = ...``
+    cumsum[j](e)                                the sum over all indices up to ``j``; likewise
     sum[j](e, j <= i)                           a condition as second argument: only where it holds
     where(j <= i, a, b)                         ``a`` where the condition holds, ``b`` elsewhere
 
@@ -27,7 +27,7 @@ from derive.names import MOST_AXES
 
 _LETTERS = "klpqabcdeotuvwhfmnrijyz"
 _SELECTING = ("max", "min", "logsumexp")
-_OUTSIDE = ("softmax", "cumsum")  # these have a value for each index in their brackets
+_OUTSIDE = ("softmax", "cumsum")  # they have a value for each index in their brackets
 
 
 class Reducing(Indexing):
@@ -44,7 +44,7 @@ class Reducing(Indexing):
         word, binders = self.text(head.value), parts(head)
         if not 1 <= len(node.args) <= 2 or node.keywords:
             count = len(node.args) + len(node.keywords)
-            self.fail(node, f"{word} has {count} arguments", "give it one, and a condition on indices if need be")
+            self.fail(node, f"{word} has {count} arguments", "give it one, and if needed a condition on indices")
         if not 1 <= len(binders) <= MOST_AXES:
             self.fail(head, f"{word} has {len(binders)} indices", f"give it 1 to {MOST_AXES}, such as {word}[j](...)")
         if word in _OUTSIDE:
@@ -80,19 +80,19 @@ class Reducing(Indexing):
 
     def _bound_outside(self, word: str, binder: ast.expr) -> Index:
         if not isinstance(binder, ast.Name) or binder.id not in self.scope:
-            mend = f"bind it first: on the left-hand side, as in A[i, j] = {word}[j](...), or in a sum around it"
-            self.fail(binder, f"{word} has a value for each {quote(self.text(binder))}, which is not bound here", mend)
+            fix = f"bind it first: on the left-hand side, as in A[i, j] = {word}[j](...), or in a sum around it"
+            self.fail(binder, f"{word} has a value for each {quote(self.text(binder))}, which is not bound here", fix)
         return self.scope[binder.id]
 
     def _masked(self, node: ast.Call, body: Expr, mask: Expr) -> Expr:
-        """Return scores that count where a condition on indices holds."""
+        """Return scores with those left out for which a condition on indices does not hold."""
         if mask.has(sympy.Heaviside):
-            mend = "use a condition on indices, or sums: where(u[j] > 0, exp(u[j]), 0)"
-            self.fail(node.args[1], "this reduction cannot leave out scores by their values", mend)
+            fix = "use a condition on indices, or sums: where(u[j] > 0, exp(u[j]), 0)"
+            self.fail(node.args[1], "this reduction cannot leave out scores by their values", fix)
         return Masked(body, mask)
 
     def _body(self, node: ast.Call) -> tuple[Expr, Expr]:
-        """Return the body of a reduction and its condition, which is 1 where none is given."""
+        """Return the body of a reduction and its condition, which is 1 if none is given."""
         return self.read(node.args[0]), self.condition(node.args[1]) if len(node.args) > 1 else sympy.S.One
 
 

@@ -1,4 +1,4 @@
-"""Where no map cancels a divergence: what comes closest, each with the residual that stays, the least first.
+"""If no map cancels a divergence: what comes closest, each with the residual that remains, the smallest first.
 
     solve-units       h = K_ss^-1 g            every sample's gradient solved against its own kernel; the map unchanged
     divide-units      h = g/K_ss               the same where the kernel is diagonal: NLMS unit by unit
@@ -7,9 +7,9 @@
     scale-units       z~ = z/sqrt(K_ss)        the same unit by unit, where the kernel is diagonal
     scale-isotropic   z~ = z/sqrt(k)           k is the part of K_ss that is the same for every unit
 
-What a step holds fixed has no gradient (``stop_gradient``): the statements are of first order in eta. A residual is
-what ``c K_ss`` differs from the identity by; its size is measured at random small points by the independent evaluation,
-as the root of the mean of ``|c K_ss - I|^2/m`` over samples, each remedy (and the layer as it is) at its best rate.
+``stop_gradient`` marks what a step holds fixed, without a gradient: the statements are of first order in eta. The
+residual of a remedy is ``c K_ss - I``. Its size is measured at random small points by independent evaluation, as the
+root mean square of ``|c K_ss - I|/sqrt(m)`` over samples, each remedy (and the layer as it is) at its best rate.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Matrix = list[list[Any]]
 
 @dataclass(frozen=True)
 class Remedy:
-    """One thing to do: ``divisor`` is what the self factor is divided by, ``residual`` what stays of ``K/c - I``.
+    """One remedy: ``divisor`` is what the self factor is divided by, ``residual`` what remains of ``K/c - I``.
 
     ``size`` is the residual's size at random points, None where it was not measured; ``steps`` show the self factor of
     a scaled map. ``changes_map`` says whether the forward map changes.
@@ -63,10 +63,10 @@ class Remedy:
 
 
 def remedies(layer: Layer) -> tuple[Remedy, ...]:
-    """Return what comes closest to cancelling a layer's divergence, the least residual first; exact ones are 0.
+    """Return what comes closest to cancelling a layer's divergence, the smallest residual first; exact remedies have 0.
 
-    The last entry, ``nothing``, is the layer as it is. Of long maps (``derive.chained``) those that leave the output
-    alone are all. Raises LayerError for a layer without parameters.
+    The last entry, ``nothing``, is the layer as it is. For long maps (``derive.chained``) only remedies that keep the
+    output are returned. Raises LayerError for a layer without parameters.
     """
     from derive.chained import is_long
     from derive.update import deriver as deriver_of
@@ -79,7 +79,7 @@ def remedies(layer: Layer) -> tuple[Remedy, ...]:
         _exact(factor.shape),
         Remedy("divide-mean", "divide each sample's gradient by the mean over units", mean, entry / mean - unit, False),
     ]
-    if not long:  # what scales the output is derived anew, which only short maps allow
+    if not long:  # a scaled output needs a new derivation, which only short maps allow
         says = "divide the output by the root of the mean over units"
         found.append(_scaled(deriver, "scale-mean", says, mean, entry, unit))
     if factor.shape == "diagonal" and not long:
@@ -103,7 +103,7 @@ def _exact(shape: str) -> Remedy:
 
 
 def mean_over_units(deriver: Deriver) -> Expr:
-    """Return the mean of the self factor over units: the trace over how many there are."""
+    """Return the mean of the self factor over units: the trace divided by the number of units."""
     same = {deriver.primes[i]: i for i in deriver.output.indices}
     diagonal = normalise(rename(deriver.unfactored_kernel, same))
     count = Mul(*(i.size for i in deriver.units))
@@ -111,7 +111,7 @@ def mean_over_units(deriver: Deriver) -> Expr:
 
 
 def _isotropic(deriver: Deriver, entry: Expr) -> Expr | None:
-    """Return the coefficient of the unit deltas that mentions no unit, where there is one and it is not all."""
+    """Return the coefficient of the unit deltas that depends on no unit, if there is one and other terms remain."""
     deltas = {KroneckerDelta(i, deriver.primes[i]) for i in deriver.units}
     units = {*deriver.units, *(deriver.primes[i] for i in deriver.units)}
     terms = Add.make_args(sympy.expand(entry, deep=False)) if deltas else ()
@@ -123,7 +123,7 @@ def _isotropic(deriver: Deriver, entry: Expr) -> Expr | None:
 
 
 def _scaled(deriver: Deriver, name: str, says: str, divisor: Expr, entry: Expr, unit: Expr) -> Remedy:
-    """Return the map divided by a root that the step holds fixed, its self factor derived anew."""
+    """Return the map divided by a root that the step holds fixed, with its self factor derived anew."""
     layer = deriver.layer
     indices = tuple(i for i in layer.output.indices if i in free_indices(divisor)) or (BATCH,)
     used = {t.name for t in (*layer.inputs, *layer.parameters)} | {d.name for d in layer.definitions}
@@ -166,14 +166,14 @@ def _size(deriver: Deriver, remedy: Remedy) -> float | None:
 
 
 def _best_rate(kernels: list[Matrix]) -> Decimal:
-    """Return what to divide all kernels by so that they come closest to the identity."""
+    """Return the number that brings all kernels, divided by it, closest to the identity."""
     squares = sum((Decimal(v) ** 2 for k in kernels for row in k for v in row), Decimal(0))
     traces = sum((Decimal(k[i][i]) for k in kernels for i in range(len(k))), Decimal(0))
     return squares / traces
 
 
 def _divided(deriver: Deriver, remedy: Remedy, seed: int) -> list[Matrix]:
-    """Return the divided self factor of every sample at a point, entries of either sign or else positive ones."""
+    """Return the divided self factor of every sample at a point; entries have either sign, else only positive ones."""
     for positive in (False, True):
         try:
             return _matrices(deriver, remedy.divisor, seed, positive)
@@ -202,11 +202,11 @@ def _matrices(deriver: Deriver, divisor: Expr | None, seed: int, positive: bool)
         units = list(places)
         by = [Decimal(evaluate(divisor or sympy.S.One, _at(indices, place), reference.point)) for place in units]
         if any(value <= 0 for value in by):
-            raise NotEvaluable("a divisor that is not positive")
+            raise NotEvaluable("a divisor is not positive")
         both = list(zip(units, by, strict=True))
         found.append([[Decimal(reference.kernel(a, b)) / (p * q).sqrt() for b, q in both] for a, p in both])
     if not any(value for kernel in found for row in kernel for value in row):
-        raise NotEvaluable("nothing moves here")
+        raise NotEvaluable("the self factor is zero")
     return found
 
 

@@ -1,7 +1,7 @@
-"""Update rules other than plain SGD, and what each does to the activations (theory, section 7).
+"""Update rules other than plain SGD, and their effect on the activations (theory, section 7).
 
-Each rule replaces the parameter step; the change of the activation then follows from the same parameter gradients. Only
-layers that are linear in their parameters are treated, where the statements are exact in eta.
+Each rule replaces the parameter step; the change of the activation then follows from the same parameter gradients.
+Only layers that are linear in their parameters are supported; for them the statements are exact in eta.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Rule = Callable[[Deriver, Derivation], Derivation]
 
 
 def under_rule(deriver: Deriver, rule: str) -> Derivation:
-    """Derive the effective update under a named rule; raise LayerError for an unknown one or an unfit layer."""
+    """Derive the effective update under a named rule; raise LayerError for an unknown rule or an unsuitable layer."""
     from derive.optimisers import OPTIMISERS
 
     known = {**RULES, **OPTIMISERS}
@@ -75,7 +75,7 @@ def rule_step(deriver: Deriver, name: str, rule: str, before: Expr, after: Expr)
 
 
 def _momentum(deriver: Deriver, base: Derivation) -> Derivation:
-    """``W' = W - eta (mu M + G)``: past gradients act through the same kernel, the old input against the new."""
+    """``W' = W - eta (mu M + G)``: past gradients act through the same kernel, with old inputs against the new."""
 
     def moved(name: str, entry: Indexed) -> Expr:
         velocity = tensor(f"M_{name}")[entry.indices]
@@ -148,7 +148,7 @@ def _sign(deriver: Deriver, base: Derivation) -> Derivation:
 def _nlms(deriver: Deriver, base: Derivation) -> Derivation:
     """Divide each sample's gradient by its self factor: the activation moves by -eta g, the forward map stays."""
     if base.self_factor.shape == "full":
-        raise LayerError(f"rule 'nlms' needs a self factor that is no full matrix; that of {deriver.layer.name!r} is")
+        raise LayerError(f"rule 'nlms' needs a scalar or diagonal self factor; that of {deriver.layer.name!r} is full")
     own = rename(base.self_factor.expression, deriver.primes)
     weight = rename(deriver.cotangent, deriver.primes) / own
 
@@ -224,7 +224,7 @@ def _normal_equation(deriver: Deriver, name: str, h: Expr, solved: Expr) -> Step
 
 
 def _fresh_bounds(expression: Expr) -> Expr:
-    """Return a sum of sums with every bound index fresh, to be placed under further sums."""
+    """Return a sum of sums in which every bound index is fresh, for use under further sums."""
     if isinstance(expression, IndexedSum):
         body, bound = expression.renamed()
         return IndexedSum(body, *bound)

@@ -1,6 +1,6 @@
-"""Layers from sources that other rooms add: a room that imports this one may say how ``MODULE:FACTORY`` is read.
+"""Sources of layers that other packages add: codegen registers here how to read ``MODULE:FACTORY``.
 
-Not done here: no reading. This file imports nothing, so that a source can be added before anything is needed.
+Not done here: any reading. This file imports nothing at run time, so that adding a source costs nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FORM = "MODULE:FACTORY"
 
 
 def add_source(source: Source) -> None:
-    """Let ``source`` read what is written ``MODULE:FACTORY``, or ``MODULE:Class`` and the axes of an example."""
+    """Register ``source``, which reads ``MODULE:FACTORY``, or ``MODULE:Class`` with the axes of an example."""
     _sources[:] = [source]
 
 
@@ -27,7 +27,7 @@ def is_module(name: str) -> bool:
 
 
 def from_module(name: str) -> Layer:
-    """Return the layer that ``MODULE:FACTORY`` names; raise LayerError where nothing here reads modules."""
+    """Return the layer that ``MODULE:FACTORY`` names; raise LayerError if no registered source reads modules."""
     from derive.forward_map import LayerError
 
     if not _sources:
@@ -36,5 +36,5 @@ def from_module(name: str) -> Layer:
 
 
 def with_example(name: str, example: str | None) -> str:
-    """Return the name of a layer with the axes of an example, which only a class of modules has."""
+    """Return a layer's name with the axes of an example, which only ``MODULE:Class`` takes."""
     return name if example is None or not is_module(name) else f"{name} {example}"

@@ -1,4 +1,4 @@
-"""A layer from a TOML file: forward map only, refused with file, line, column and mend when it cannot be used.
+"""A layer from a TOML file: the forward map only; a refusal names the file, the line, the column and the fix.
 
     name = "scaled_affine"       # also: title = "..."; offsets = ["pad"], integers that may be 0, for use in brackets;
                                  # scalars = ["alpha"], positive settings, also as exponents
@@ -107,7 +107,7 @@ def _decoded(data: bytes, filename: str) -> str:
 
 
 def _parsed(source: str, filename: str) -> dict[str, Any]:
-    """Return the parsed TOML, with ``tomllib``'s complaint at its place."""
+    """Return the parsed TOML; report an error of ``tomllib`` at its place in the file."""
     whole = Excerpt(source, filename)
     start = 0
     for line in source.split("\n"):
@@ -131,7 +131,7 @@ def _parsed(source: str, filename: str) -> dict[str, Any]:
 
 
 class _Document:
-    """A parsed file that knows where its keys and values stand."""
+    """A parsed file that knows the place of its keys and values."""
 
     def __init__(self, source: str, filename: str, data: Mapping[str, Any]) -> None:
         self.source, self.filename, self.data = source, filename, data
@@ -142,9 +142,9 @@ class _Document:
         self.known_keys(self.data, _KEYS, ())
         inputs, parameters = self.tensors("input"), self.tensors("parameters")
         if not inputs:
-            self.key(("input",)).fail("the layer has no input", f"add {_mend('input')}")
+            self.key(("input",)).fail("the layer has no input", f"add {_example_line('input')}")
         if not parameters:
-            self.key(("parameters",)).fail("the layer has no parameters to learn", f"add {_mend('parameters')}")
+            self.key(("parameters",)).fail("the layer has no parameters to learn", f"add {_example_line('parameters')}")
         output = self.get(self.data, "output", dict, ())
         names = [key for key in output if key not in ("formula", "formulas", "definitions")]
         if len(names) > 1 and "formulas" in output:
@@ -199,23 +199,23 @@ class _Document:
         return identifier(self.value(("name",)), "layer")
 
     def title(self) -> str:
-        """Return the layer's title, or nothing."""
+        """Return the layer's title, or an empty string."""
         if "title" not in self.data:
             return ""
         title: str = self.get(self.data, "title", str, ())
         if not _TITLE.fullmatch(title):
-            mend = "use one line of at most 120 ASCII letters, digits and , . ( ) + : / ' -"
-            self.value(("title",)).fail(f"title {quote(title)} cannot be printed everywhere", mend)
+            fix = "use one line of at most 120 ASCII letters, digits and , . ( ) + : / ' -"
+            self.value(("title",)).fail(f"title {quote(title)} cannot be printed everywhere", fix)
         return title
 
     def notes(self) -> tuple[str, ...]:
-        """Return the layer's source and its note, where there are any: each one line that can be printed everywhere."""
+        """Return the layer's source and its note, if present: each one line that can be printed everywhere."""
         lines = []
         for key, lead in (("source", "Source: "), ("note", "")):
             line = self.get(self.data, key, str, ()) if key in self.data else ""
             if line and not _LINE.fullmatch(line):
-                mend = "use one line of at most 240 ASCII letters, digits and , . ; ( ) + : / ' = -"
-                self.value((key,)).fail(f"{key} {quote(line)} cannot be printed everywhere", mend)
+                fix = "use one line of at most 240 ASCII letters, digits and , . ; ( ) + : / ' = -"
+                self.value((key,)).fail(f"{key} {quote(line)} cannot be printed everywhere", fix)
             lines += [lead + line] if line else []
         return tuple(lines)
 
@@ -242,15 +242,15 @@ class _Document:
         """Return a size: a string, or an integer."""
         entry = self.at(path)
         if isinstance(entry, bool) or not isinstance(entry, str | int):
-            mend = 'write the name of a size, such as "n", or a positive integer'
-            self.value(path).fail(f"{_kind(entry)} stands where a size should", mend)
+            fix = 'write the name of a size, such as "n", or a positive integer'
+            self.value(path).fail(f"{_kind(entry)} is not a size", fix)
         return self.value(path)
 
     def strings(self, path: KeyPath) -> list[Excerpt]:
         """Return a list of strings."""
         for number, entry in enumerate(self.list(path)):
             if not isinstance(entry, str):
-                self.value((*path, number)).fail(f"{_kind(entry)} stands in a list of strings", "put it in quotes")
+                self.value((*path, number)).fail(f"{_kind(entry)} is not a string", "put it in quotes")
         return [self.value((*path, number)) for number, _ in enumerate(self.list(path))]
 
     def list(self, path: KeyPath) -> Sequence[object]:
@@ -267,20 +267,20 @@ class _Document:
             self.key(path).fail(f"'{path[-1]}' has {len(entries)} entries, more than {MOST_ENTRIES}", "shorten it")
 
     def get(self, table: Mapping[str, Any], key: str, kind: type, path: KeyPath) -> Any:
-        """Return ``table[key]`` if it is there and of the kind wanted."""
+        """Return ``table[key]`` if it is there and of the right kind."""
         if key not in table:
-            self.key(path).fail(f"{quote(key)} is missing", f"add {_mend(key)}")
+            self.key(path).fail(f"{quote(key)} is missing", f"add {_example_line(key)}")
         if not isinstance(table[key], kind):
             problem = f"{quote(key)} is {_kind(table[key])}, not {_KINDS[kind]}"
-            self.value((*path, key)).fail(problem, f"write {_mend(key)}")
+            self.value((*path, key)).fail(problem, f"write {_example_line(key)}")
         return table[key]
 
     def known_keys(self, table: Mapping[str, object], allowed: tuple[str, ...], path: KeyPath) -> None:
-        """Refuse a key that means nothing."""
+        """Refuse an unknown key."""
         for key in table:
             if key not in allowed:
-                mend = suggestion(key, allowed) + f"the keys here are: {', '.join(allowed)}"
-                self.key((*path, key)).fail(f"unknown key {quote(key)}", mend)
+                fix = suggestion(key, allowed) + f"the keys here are: {', '.join(allowed)}"
+                self.key((*path, key)).fail(f"unknown key {quote(key)}", fix)
 
     def at(self, path: KeyPath) -> object:
         """Return the value at a path."""
@@ -290,12 +290,12 @@ class _Document:
         return value
 
     def key(self, path: KeyPath) -> Excerpt:
-        """Return the key at a path, as text with its place (the file's start where it has none)."""
+        """Return the key at a path, as text with its place (the file's start if it has none)."""
         place = self.places.get(path)
         return Excerpt(str(path[-1]) if path else "", self.filename, self.source, place.key if place else ())
 
     def value(self, path: KeyPath) -> Excerpt:
-        """Return the value at a path, as text with its place; a value that is not a string as it is spelt."""
+        """Return the value at a path, as text with its place; a value that is not a string, as the file spells it."""
         place, entry = self.places.get(path), self.at(path)
         offsets = place.value if place else ()
         text = entry if isinstance(entry, str) else "".join(self.source[k] for k in offsets)
@@ -306,5 +306,5 @@ def _kind(entry: object) -> str:
     return _KINDS.get(type(entry), "a date or time")
 
 
-def _mend(key: str) -> str:
+def _example_line(key: str) -> str:
     return _EXAMPLES.get(key, f'{key[:40]} = ["n"]')

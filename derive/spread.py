@@ -1,15 +1,15 @@
-"""How much a self factor will spread over samples, from the statistics of the inputs alone (theory, section 10).
+"""The expected spread of a self factor over samples, from the statistics of the inputs alone (theory, section 10).
 
     F                      the self factor of a sample, a polynomial in the entries of its inputs
-    E[x1 x2 .. xn]         sum over partitions of the entries: per block a cumulant, and deltas of what it joins
-    E[F], Var[F]           by that rule, term by term, the deltas eliminated as everywhere
+    E[x1 x2 .. xn]         sum over partitions of the entries: per block a cumulant, and deltas of its entries
+    E[F], Var[F]           by that rule, term by term, with the deltas eliminated
     CV                     sqrt(Var F)/E F
 
     gaussian     independent entries N(0, v): pairs only
     relu         independent entries max(g, 0), g normal of mean 0, E[x^2] = v
     covariance   Gaussian with covariance C[.., ..] of a sample's entries
 
-Parameters are what they are: a self factor that depends on them has a spread for given parameters. Of a full matrix
+Parameters are held fixed: a self factor that depends on them has a spread for given parameters. For a full matrix
 over units, F is the mean of its diagonal.
 """
 
@@ -36,12 +36,12 @@ INPUTS = ("gaussian", "relu", "covariance")
 _MOST_ENTRIES = {"gaussian": 8, "covariance": 8, "relu": 4}
 Block = tuple[Indexed, ...]
 Cumulant = Callable[[Block], Expr | None]
-"""What one block of entries adds: a cumulant with deltas, None where blocks of that kind add nothing."""
+"""The contribution of one block of entries: a cumulant with deltas, None if blocks of that kind contribute nothing."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, variance and coefficient of variation of a self factor; ``says`` is what was assumed of the inputs."""
+    """Mean, variance and coefficient of variation of a self factor; ``says`` states the assumptions on the inputs."""
 
     inputs: str
     factor: Expr
@@ -82,7 +82,7 @@ def _says(inputs: str) -> str:
 
 
 def _reaches(expression: Expr, layer: Layer, bases: set[IndexedBase]) -> bool:
-    """Return whether an expression depends on an input, through intermediates too."""
+    """Return whether an expression depends on an input, also through intermediates."""
     return bool(expand_definitions(expression, layer.scope).atoms(IndexedBase) & bases)
 
 
@@ -93,7 +93,7 @@ def _rule(layer: Layer, inputs: str) -> Cumulant:
     used |= {str(s) for s in (*layer.sizes, *layer.scalars)}
 
     def named(stem: str, name: str) -> str:
-        """Return the name of a statistic of one input that meets nothing of the layer."""
+        """Return a name for a statistic of one input that nothing in the layer has."""
         wanted = (stem, f"{stem}_{name}") if len(names) == 1 else (f"{stem}_{name}",)
         return next(n for n in (*wanted, f"{stem}_{name}_0") if n not in used)
 
@@ -120,7 +120,7 @@ _CUMULANTS: Mapping[str, Callable[[Expr], Mapping[int, Expr]]] = {"gaussian": _n
 
 
 def _independent(block: Block, cumulants: Mapping[str, Mapping[int, Expr]]) -> Expr | None:
-    """Return the cumulant of a block of entries that are to be one entry."""
+    """Return the cumulant of a block of independent entries, with deltas that make them one entry."""
     first, *others = block
     known = cumulants[str(first.base.label)]
     if len(block) not in known or any(e.base != first.base for e in others):
@@ -130,7 +130,7 @@ def _independent(block: Block, cumulants: Mapping[str, Mapping[int, Expr]]) -> E
 
 
 def _covariance(block: Block, covariances: Mapping[str, IndexedBase]) -> Expr | None:
-    """Return the covariance of two entries of one sample, none between samples."""
+    """Return the covariance of two entries of one sample; there is none between samples."""
     if len(block) != 2 or block[0].base != block[1].base:
         return None
     one, other = (e.indices for e in block)
@@ -159,7 +159,7 @@ def _of_term(term: Expr, bases: set[IndexedBase], rule: Cumulant, most: int) -> 
 
 
 def _opened(expression: Expr, bases: set[IndexedBase]) -> tuple[list[Expr], list[Index]]:
-    """Return the factors of a monomial with every sum of inputs opened, and the indices that the sums bind."""
+    """Return the factors of a monomial with every sum over inputs opened, and the indices that the sums bind."""
     factors: list[Expr] = []
     bound: list[Index] = []
     for factor in Mul.make_args(expression):
@@ -179,7 +179,7 @@ def _opened(expression: Expr, bases: set[IndexedBase]) -> tuple[list[Expr], list
 
 
 def _partitions(entries: Sequence[Indexed]) -> Iterator[list[Block]]:
-    """Yield every way to put entries into blocks, the order of blocks aside."""
+    """Yield every way to put entries into blocks, without regard to the order of blocks."""
     if not entries:
         yield []
         return

@@ -1,6 +1,6 @@
-"""Where each key and each value of a TOML text stands, which ``tomllib`` does not say.
+"""The place of each key and each value in a TOML text, which ``tomllib`` does not report.
 
-``places`` walks a text that ``tomllib`` has accepted, so it need not check syntax; it only has to step over it.
+``places`` reads a text that ``tomllib`` has accepted, so it need not check syntax, only skip over it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CODE_LENGTHS = {"u": 4, "U": 8}
 
 @dataclass(frozen=True)
 class Place:
-    """The offsets in the file of a key and of a value; for a string, of each of its characters."""
+    """The offsets in the file of a key and of a value; for a string, the offset of each of its characters."""
 
     key: Sequence[int]
     value: Sequence[int]
@@ -30,14 +30,14 @@ class Place:
 def places(source: str) -> dict[Path, Place]:
     """Return the place of every key (path of names) and array element (path ending in its number) of a valid text.
 
-    A text nested too deeply to walk has no places.
+    A text nested too deeply to read has no places.
     """
-    walker = _Walker(source)
+    reader = _Reader(source)
     try:
-        walker.document()
+        reader.document()
     except RecursionError:
         return {}
-    return walker.found
+    return reader.found
 
 
 def read_string(source: str, start: int) -> tuple[str, list[int], int]:
@@ -63,7 +63,7 @@ def read_string(source: str, start: int) -> tuple[str, list[int], int]:
 
 
 def _escape(source: str, k: int) -> tuple[str, int]:
-    """Return the character that the escape at ``k`` spells ('' for a line's end) and the offset behind it."""
+    """Return the character that the escape at ``k`` stands for ('' for a line's end) and the offset behind it."""
     kind = source[k + 1]
     if kind in _ESCAPES:
         return _ESCAPES[kind], k + 2
@@ -76,8 +76,8 @@ def _escape(source: str, k: int) -> tuple[str, int]:
     return "", max(end, k + 2)
 
 
-class _Walker:
-    """Steps through the text once; ``at`` is the offset reached."""
+class _Reader:
+    """Reads the text once; ``at`` is the current offset."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -86,7 +86,7 @@ class _Walker:
         self.counts: dict[Path, int] = {}
 
     def document(self) -> None:
-        """Walk the whole text."""
+        """Read the whole text."""
         table: Path = ()
         self.blank()
         while self.at < len(self.source):
@@ -97,13 +97,13 @@ class _Walker:
             self.blank()
 
     def blank(self) -> None:
-        """Step over blanks, commas and comments."""
+        """Skip blanks, commas and comments."""
         match = _BLANK.match(self.source, self.at)
         assert match is not None
         self.at = match.end()
 
     def header(self) -> Path:
-        """Walk ``[a.b]`` or ``[[a.b]]`` and return the path of the table."""
+        """Read ``[a.b]`` or ``[[a.b]]`` and return the path of the table."""
         array = self.source.startswith("[[", self.at)
         self.at += 2 if array else 1
         keys, offsets = self.keys()
@@ -116,7 +116,7 @@ class _Walker:
         return path
 
     def keys(self) -> tuple[list[str], list[int]]:
-        """Walk a dotted key; return its names and the offsets of the last one's characters."""
+        """Read a dotted key; return its names and the offsets of the last one's characters."""
         keys: list[str] = []
         while True:
             self.blank()
@@ -133,7 +133,7 @@ class _Walker:
             self.at += 1
 
     def pair(self, table: Path) -> None:
-        """Walk ``key = value`` of a table."""
+        """Read ``key = value`` of a table."""
         keys, offsets = self.keys()
         self.at += 1  # the equals sign
         for k in range(1, min(len(keys), _DEEPEST)):
@@ -141,7 +141,7 @@ class _Walker:
         self.value((*table, *keys), offsets)
 
     def value(self, path: Path, key: Sequence[int]) -> None:
-        """Walk a value and note its place; all that lies too deep shares one path, which no layer has."""
+        """Read a value and record its place; all values nested too deep share one path, which no layer has."""
         path = path[:_DEEPEST]
         self.blank()
         start, first = self.at, self.source[self.at]
@@ -159,7 +159,7 @@ class _Walker:
         self.found[path] = Place(key, list(range(*match.span())))
 
     def collection(self, path: Path, closing: str) -> None:
-        """Walk an array or an inline table."""
+        """Read an array or an inline table."""
         self.at += 1
         number = 0
         self.blank()

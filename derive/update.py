@@ -7,8 +7,8 @@
     -> change of the activation      z' - z = -eta sum K g  (+ higher orders in eta)
     -> update kernel K               -> self factor K_ss    -> cross terms K_ss'
 
-Which output axes are samples follows from the forward map: an axis that by itself indexes a parameter is a unit, any
-other a sample (theory, section 1). Nothing here knows any particular layer.
+The forward map determines which output axes are samples: an axis that by itself indexes a parameter is a unit, any
+other a sample (theory, section 1). No layer is special here.
 """
 
 from __future__ import annotations

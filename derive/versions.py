@@ -1,6 +1,6 @@
-"""The toolkit's version, which versions it was tested with, and a warning where another one is installed.
+"""The toolkit's version, the versions it was tested with, and a warning if another version is installed.
 
-What was seen to pass in each environment: paper_notes/results/versions.md, written by tests/versions.sh.
+Results for each environment: paper_notes/results/versions.md, written by tests/versions.sh.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-__version__ = "0.1.0"  # of all packages; the generated one is written with it
+__version__ = "0.1.0"  # of all packages, the generated one included
 
 _TOLD = "AFFINE_DIVERGENCE_VERSIONS_TOLD"
 Range = tuple[tuple[int, int], tuple[int, int]]
@@ -30,7 +30,7 @@ class UntestedVersionWarning(UserWarning):
 
 
 def untested(installed: Mapping[str, str]) -> Iterator[str]:
-    """Yield a phrase for each installed version outside what was tested; one that cannot be read is passed over."""
+    """Yield a phrase for each installed version outside the tested range; skip a version that cannot be read."""
     for name, text in installed.items():
         first, last = TESTED[name]
         parts = text.split(".")[:2]
@@ -40,16 +40,16 @@ def untested(installed: Mapping[str, str]) -> Iterator[str]:
 
 
 def warn_of_untested() -> None:
-    """Warn once of all installed versions outside what was tested; the processes that this one starts stay quiet."""
+    """Warn once of all installed versions outside the tested range; processes that this one starts stay quiet."""
     found = ", ".join(untested(_installed()))
     if found and os.environ.get(_TOLD) != found:
         os.environ[_TOLD] = found
-        text = f"affine-divergence was not tested with {found}; if results surprise you, install a tested version"
+        text = f"affine-divergence was not tested with {found}; if results look wrong, install a tested version"
         warnings.warn(text, UntestedVersionWarning, stacklevel=3)
 
 
 def _installed() -> dict[str, str]:
-    """Return the versions of what is installed among what was tested; nothing is imported."""
+    """Return the installed versions of the tested packages, without importing them."""
     found = {"Python": ".".join(map(str, sys.version_info[:3]))}
     for name in TESTED:
         try:

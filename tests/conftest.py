@@ -1,4 +1,4 @@
-"""Settings and fixtures for every test: one thread, steady properties, no display, the command line as a process."""
+"""Settings and fixtures for every test: one thread, reproducible examples, no display, the command line."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Torch starts as many threads as there are cores, and so does each worker of pytest and each process of a test. They
-# spin while they wait for a thread that another worker keeps off its core: sixfold the processor time, fourfold the
-# wait. Tests of threads ask for them, and OpenMP reads both at its start, before the first test imports torch.
+# Torch starts one thread per core, in each worker of pytest and each process of a test. These threads spin while they
+# wait for one that another worker keeps off its core, which costs six times the processor time and four times the wall
+# time. Tests of threads request them. OpenMP reads both variables when it starts, before the first test imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "Agg")
-settings.register_profile("steady", deadline=None, derandomize=True)  # shared cores make a deadline a coin toss
+settings.register_profile("steady", deadline=None, derandomize=True)  # on shared cores deadlines fail at random
 settings.load_profile("steady")
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # a shell in the background has it so, and all that tests start too
+):  # a background shell ignores it, and so does every process that tests start
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Completed = subprocess.CompletedProcess[str]
@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run with ``--skips-name`` in which a test was skipped for another reason; say which."""
+    """Fail a run with ``--skips-name`` in which a test was skipped for another reason; print the reason."""
     allowed, reporter = (
         session.config.getoption("--skips-name"),
         session.config.pluginmanager.get_plugin("terminalreporter"),
@@ -54,7 +54,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def update(request: pytest.FixtureRequest) -> bool:
-    """Whether golden files are to be rewritten."""
+    """Whether to rewrite golden files."""
     return bool(request.config.getoption("--update"))
 
 
@@ -84,7 +84,7 @@ def affdiv() -> Callable[..., Completed]:
 
 @pytest.fixture
 def affdiv_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Completed]:
-    """The command line in this process, where a process of its own would show nothing more and cost a start."""
+    """The command line in this process, for tests that do not need a process of its own and its start-up time."""
     from affdiv import run
 
     monkeypatch.chdir(ROOT)

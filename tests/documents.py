@@ -1,11 +1,11 @@
-"""The code blocks of a Markdown page, and what becomes of them when they are run in order.
+"""The code blocks of a Markdown page, and how to run them in order.
 
 ```python                    run; each `# prints: ...` is a line of its output, in order
 ```toml title="x.toml"       written as that file; so is any other block with a title
 ```bash                      every line must succeed
-```text                      after bash: each line must be among what the last line printed
+```text                      after bash: the last command must print each of these lines
 ```sh                        shown, not run: it needs machines that are not here
-<!-- slow -->                on the line before a block: left out where only quick blocks are run
+<!-- slow -->                on the line before a block: skipped where only quick blocks are run
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS = {"python", "bash", "text", "sh", "toml", "math", "bibtex", ""}
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, the file that it is or "", what stands in it, and whether it takes long."""
+    """A fenced block: its language, its file name or "", its content, and whether it takes long."""
 
     language: str
     title: str
@@ -46,7 +46,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def run_page(page: Path, folder: Path, environment: Mapping[str, str], *, quick: bool) -> None:
-    """Run a page's blocks in ``folder``, which is the working directory; with ``quick`` without the slow ones."""
+    """Run a page's blocks in ``folder``, the working directory; with ``quick``, without the slow ones."""
     names: dict[str, Any] = {"__name__": "page"}
     printed: list[str] = []
     for block in blocks(page):
@@ -66,7 +66,7 @@ def run_page(page: Path, folder: Path, environment: Mapping[str, str], *, quick:
 
 
 def run_python(code: str, names: dict[str, Any]) -> None:
-    """Run code in the page's names; it must print what its comments say."""
+    """Run code with the page's variables; it must print what its comments say."""
     stream = io.StringIO()
     with contextlib.redirect_stdout(stream):
         exec(compile(code, "<page>", "exec"), names)
@@ -79,7 +79,7 @@ def commands(body: str) -> list[str]:
 
 
 def run_command(line: str, folder: Path, environment: Mapping[str, str], *, apart: bool) -> str:
-    """Run a line that must succeed and return what it printed; one of ``affdiv`` in this process, unless ``apart``."""
+    """Run a line that must succeed and return its output; run ``affdiv`` in this process, unless ``apart``."""
     words = shlex.split(line)
     if not apart and words[0] == "affdiv" and not {"&&", ">", "|"} & set(words):
         stream = io.StringIO()

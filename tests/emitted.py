@@ -1,4 +1,4 @@
-"""Where the files of a generated package stand, for tests that read them, damage them or import them."""
+"""The paths of the files of a generated package, for tests that read, damage or import them."""
 
 import functools
 
@@ -11,7 +11,7 @@ def _shipped():
 
 
 def shipped():
-    """The files of the shipped package by their paths, derived once in a process; a copy, to be damaged at will."""
+    """The files of the shipped package by path, derived once per process; a copy that a test may change."""
     return dict(_shipped())
 
 
@@ -21,7 +21,7 @@ def file_of(target, name):
 
 
 def shared_by(target, name):
-    """The path of a file that the files of a target share."""
+    """The path of a file that all files of a target share."""
     return f"kernels/{target}/runtime/{name}"
 
 
@@ -36,7 +36,7 @@ def module(package, path):
 
 
 def write_all(texts, folder):
-    """Write files by their paths below a folder."""
+    """Write files at their paths below a folder."""
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)

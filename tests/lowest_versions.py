@@ -1,4 +1,4 @@
-"""Print the lowest version of every dependency that pyproject.toml declares, as pins, one a line; Triton's as well."""
+"""Print the lowest version of every dependency in pyproject.toml, and of Triton, as pins, one per line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def lowest(project: dict[str, object]) -> list[str]:
-    """Return ``name==version.*`` for each dependency and for Triton, read off its range."""
+    """Return ``name==version.*`` for each dependency and for Triton, from the range that each declares."""
     extras = project["optional-dependencies"]
     declared = [*project["dependencies"], *(d for d in extras["test"] if d.startswith("triton"))]  # type: ignore[misc,index]
     found = (re.match(r"([A-Za-z0-9_.-]+)>=([0-9.]+)", text) for text in declared)

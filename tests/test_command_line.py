@@ -1,4 +1,4 @@
-"""The command line as a process: help, speed, exit codes and messages that need no traceback."""
+"""The command line as a process: help, speed, exit codes, and error messages without a traceback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from affdiv import app
 ROOT = Path(__file__).resolve().parent.parent
 
 COMMANDS = ("run", "layers", "derive", "solve", "latex", "generate", "verify", "diagnose", "experiment")
-HELP_COST = 4  # imports of the libraries that print it; 2.6 on the machine where this was written
+HELP_COST = 4  # times the import of the libraries that print it; measured: 2.6
 
 Affdiv = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -55,7 +55,7 @@ def test_helps_are_broken_where_the_terminal_ends_and_cut_nowhere() -> None:
 
 
 def leaves(command: object, *path: str) -> Iterator[tuple[str, Any]]:
-    """Every command that does something, with the words that call it."""
+    """Every command with a function, and the words that call it."""
     below = getattr(command, "commands", None)
     if not below:
         yield " ".join(path), command
@@ -63,7 +63,7 @@ def leaves(command: object, *path: str) -> Iterator[tuple[str, Any]]:
         yield from leaves(child, *path, name)
 
 
-OF_OTHERS = {"--break-system-packages", "--help"}  # options of other programs that messages may name
+OF_OTHERS = {"--break-system-packages", "--help"}  # options of other programs, which messages may name
 
 
 def test_messages_name_options_that_exist() -> None:
@@ -81,12 +81,12 @@ def test_messages_name_options_that_exist() -> None:
 
 
 def first_word(node: ast.AST) -> object:
-    """The option that a call of ``add_argument`` declares, as the programs beside ``affdiv`` do."""
+    """The option that a call of ``add_argument`` declares, as in programs besides ``affdiv``."""
     declares = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("add_argument") and node.args
     return node.args[0].value if declares and isinstance(node.args[0], ast.Constant) else None
 
 
-@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device here that is always full")
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no /dev/full here")
 @pytest.mark.parametrize("command", ["language", "--help", "layers --json"])
 def test_a_full_disk_is_one_message(root: Path, command: str) -> None:
     with open("/dev/full", "w") as full:
@@ -94,7 +94,8 @@ def test_a_full_disk_is_one_message(root: Path, command: str) -> None:
         done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 2
     assert (
-        done.stderr == "error: the output cannot be written: No space left on device; make room, or send it elsewhere\n"
+        done.stderr
+        == "error: the output cannot be written: No space left on device; free some space, or send it elsewhere\n"
     )
 
 
@@ -111,7 +112,7 @@ def test_every_command_has_help(affdiv_here: Affdiv, command: str) -> None:
 
 def test_help_is_quick(affdiv: Affdiv) -> None:
     def seconds(run: Callable[[], object]) -> float:
-        # Processor time of the child: a busy machine adds little to it.
+        # Processor time of the child, which a busy machine hardly changes.
         start = sum(os.times()[2:4])
         run()
         return sum(os.times()[2:4]) - start

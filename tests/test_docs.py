@@ -1,4 +1,4 @@
-"""The documentation does what it says: every block runs, every page is in the navigation, the site builds strictly."""
+"""The documentation is right: every block runs, every page is in the navigation, and the strict build succeeds."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_site_shows_the_pictures_of_a_note_inside_its_page(monkeypatch: pyte
     shown = hooks["note"]("notes/n.md", "notes/n.md")
     assert (
         '\n\n<figure role="img" aria-label="of time"><svg width="4"> <path d="M0 0"/> </svg></figure>\n\n' in shown
-    )  # a blank line would end the element
+    )  # a blank line would end the HTML element
     assert ".svg" not in shown and "b.png" in shown
 
 

@@ -1,4 +1,4 @@
-"""The examples and notebooks run, shortened, and say what they are said to show."""
+"""The examples and notebooks run, in a short form, and show what they promise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-SHOWN = {  # what a line of the output must say
+SHOWN = {  # a pattern that a line of the output must match
     "nano_gpt": r"corrected: loss [\d.]+ at rate 0.1; .* worst layer 1\.00$",
     "patch_norm_resnet": r"PatchNorm: [\d.]+% right at rate .* first layer: 1\.00$",
     "own_layer_to_cuda": r"SharedAffineLike: 1\.00, 1\.00, 1\.00, 1\.00 times the ideal step$",
@@ -23,7 +23,7 @@ LARGEST_NOTEBOOK = 20_000  # bytes: without outputs
 
 
 def cells(path: Path) -> list[dict[str, Any]]:
-    """The cells of a notebook; running them in this process spares a kernel, and the imports, for each."""
+    """The cells of a notebook; running them in this process saves a kernel, and the imports, for each notebook."""
     found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return found
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("derive", "codegen", "affine_divergence", "verify")
-MAY_USE = {  # the rooms each room may import, now or later
+MAY_USE = {  # the packages that each package may import
     "derive": {"derive"},
     "codegen": {"derive", "codegen"},
     "affine_divergence": {"affine_divergence"},
@@ -21,20 +21,20 @@ MAY_USE = {  # the rooms each room may import, now or later
 }
 MODELS = {"transformers", "torchvision", "timm"}  # collections of models: nothing here may depend on one
 HEAVY = MODELS | {"sympy", "torch", "triton", "cuda", "sklearn", "matplotlib", "scipy", "pandas", "ray", "jax"}
-MAY_LOAD = {  # the heavy libraries each room may import, anywhere
+MAY_LOAD = {  # the heavy libraries that each package may import, anywhere
     "derive": {"sympy"},
     "codegen": {"sympy", "torch"},
     "affine_divergence": {"torch", "triton", "cuda"},
     "verify": HEAVY - MODELS,
 }
-ON_DEMAND = {  # of those, the ones that may not load when the room is imported
+ON_DEMAND = {  # of those, the ones that must not load when the package is imported
     "derive": set(),
     "codegen": {"torch"},
     "affine_divergence": {"triton", "cuda"},
     "verify": set(),
 }
-ON_DEMAND_FOLDERS = {"triton": "triton", "jax": "jax"}  # of kernels: loaded on demand, what these may load at once
-CALLBACK_FILES = {"trainer_callback": "transformers"}  # loaded by users of that library only
+ON_DEMAND_FOLDERS = {"triton": "triton", "jax": "jax"}  # folders of kernels and what they may import
+CALLBACK_FILES = {"trainer_callback": "transformers"}  # loaded only by users of that library
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -45,7 +45,7 @@ def python_files(room: str) -> list[Path]:
 
 
 def is_copied(path: Path) -> bool:
-    """Whether a file of the generator is a plain one, which a package holds as it is and where alone it is imported."""
+    """Whether a file is copied into generated packages unchanged, and imported only there."""
     return path.is_relative_to(ROOT / "codegen") and "runtime" in path.parts
 
 
@@ -63,7 +63,7 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def heads(node: ast.AST, room: str) -> Iterator[str]:
-    """The top-level package that an import statement names; a relative import stays in its room."""
+    """The top-level package that an import statement names; a relative import stays within its package."""
     if isinstance(node, ast.Import):
         yield from (alias.name.split(".")[0] for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -80,7 +80,7 @@ def imports(node: ast.AST, room: str, *, at_import: bool) -> Iterator[str]:
 
 
 def arrows_back(source: str, room: str) -> set[str]:
-    """What ``source``, standing in ``room``, imports against the rules."""
+    """The imports of ``source``, a file of the package ``room``, that break the rules."""
     tree = ast.parse(source)
     anywhere, at_import = set(imports(tree, room, at_import=False)), set(imports(tree, room, at_import=True))
     wrong_rooms = (anywhere & {*ROOMS, "affdiv", "tests"}) - MAY_USE[room]
@@ -104,7 +104,7 @@ def test_no_arrow_runs_back(room: str) -> None:
 
 
 def copied_imports(source: str) -> list[str]:
-    """What ``source`` imports of the files that packages hold as they are."""
+    """The imports of ``source`` from the files that are copied into generated packages."""
     tree = ast.parse(source)
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     for node in ast.walk(tree):
@@ -138,7 +138,7 @@ print(sorted(kernels), sorted({{"triton", "cuda", "numpy", "torch._dynamo"}} & n
     [
         ("affine_divergence", []),
         ("affine_divergence.functional, affine_divergence.attention, affine_divergence.patch_modules", ["torch"]),
-        ("affine_divergence.kernels.cpp.functional", ["cpp", "torch"]),  # so that what is printed can differ
+        ("affine_divergence.kernels.cpp.functional", ["cpp", "torch"]),  # proves that this test can print other lists
     ],
 )
 def test_importing_the_layers_loads_no_kernels(module: str, kernels: list[str]) -> None:
@@ -152,7 +152,7 @@ def test_generated_layers_import_torch_and_themselves_only() -> None:
     for path in python_files("affine_divergence"):
         known = allowed | (
             {"peft"} if path.name == "peft_lora.py" else set()
-        )  # a layer of peft, for who has a config of it
+        )  # a layer of peft, for users with a config of it
         assert set(imports(parse(path), "affine_divergence", at_import=False)) <= known, path
 
 
@@ -199,7 +199,7 @@ def test_files_and_functions_stay_short(path: Path) -> None:
 
 
 def public_definitions(body: list[ast.stmt]) -> Iterator[Function | ast.ClassDef]:
-    """Public classes, functions and methods; what stands inside a function is nobody's to call."""
+    """Public classes, functions and methods; functions inside a function are private."""
     for node in body:
         if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
             yield node
@@ -216,7 +216,7 @@ def test_public_names_are_documented(path: Path) -> None:
 
 @written
 def test_every_function_says_what_it_returns(path: Path) -> None:
-    kernels = {"triton.jit"}  # whose source Triton reads: their types are those of its own language
+    kernels = {"triton.jit"}  # Triton reads their source, whose types are those of its own language
     found = [f for f in functions(parse(path)) if not kernels & {ast.unparse(d) for d in f.decorator_list}]
     assert [f.name for f in found if f.returns is None] == []
 
@@ -248,7 +248,7 @@ def test_every_target_of_the_list_has_a_folder_and_every_folder_stands_in_the_li
 
 
 def named_files(text: str) -> set[str]:
-    """The names of source files and templates that a text mentions, without their folders."""
+    """The names of source files and templates in a text, without their folders."""
     return set(re.findall(r"(?<![\w>*])(\w+\.(?:py|cpp|cu|cuh|h)(?:\.jinja)?)\b", text))
 
 
@@ -261,12 +261,12 @@ def test_files_that_the_readmes_of_targets_name_exist() -> None:
 
 
 def skips_as_a_whole(source: str) -> bool:
-    """Whether a file of tests ends its own import without a library that it needs."""
+    """Whether importing a test file is skipped if a library that it needs is missing."""
     return bool(re.search(r"^(?:\w+ = )?pytest\.importorskip\(|allow_module_level=True", source, re.MULTILINE))
 
 
 def test_no_test_imports_one_that_may_skip_as_a_whole() -> None:
-    """Its names are missing where its library is: the import then fails instead of skipping."""
+    """Where its library is missing, its names are missing too: the import then fails instead of skipping."""
     sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
     skipping = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)

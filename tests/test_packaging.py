@@ -1,4 +1,4 @@
-"""What is installed is whole: every file that the packages hold is in the wheel and in the source distribution."""
+"""Distributions are complete: every file of the packages is in the wheel and in the source distribution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from verify.training.sweep import METHODS
 
 _CORES = 2
 PACKAGES = ("derive", "codegen", "verify", "affine_divergence")
-FOR_READERS = {".md"}  # notes beside the code, which no program opens
+FOR_READERS = {".md"}  # notes beside the code, which no program reads
 
 
 def held(root: Path) -> Iterator[str]:
@@ -43,7 +43,7 @@ def test_every_package_carries_its_types(root: Path, package: str) -> None:
 
 
 def done(*command: object, cwd: Path, seconds: int = 240) -> str:
-    """Run a command that must succeed and return what it prints."""
+    """Run a command that must succeed and return its output."""
     found = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=seconds)
     assert found.returncode == 0, f"{found.stdout[-2000:]}\n{found.stderr[-4000:]}"
     return found.stdout
@@ -51,7 +51,7 @@ def done(*command: object, cwd: Path, seconds: int = 240) -> str:
 
 @pytest.fixture(scope="module")
 def source(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone without what an earlier build left, which could stand in for a file that is not declared."""
+    """A clone without files of an earlier build, which could hide that a file is not declared."""
     folder = tmp_path_factory.mktemp("clone") / "source"
     done("git", "clone", "-q", root, folder, cwd=root)
     return folder
@@ -59,7 +59,7 @@ def source(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment's interpreter; it shares nothing with this one but its libraries."""
+    """A fresh environment's interpreter, which shares only the libraries with this one."""
     folder = tmp_path_factory.mktemp("environment")
     done(sys.executable, "-m", "venv", folder, cwd=folder)
     libraries = {p for p in sys.path if Path(p).name == "site-packages"}
@@ -112,7 +112,7 @@ def test_an_installed_copy_does_the_main_job_from_any_folder(environment: Path, 
     assert done(environment, "-c", where, cwd=tmp_path).startswith(str(environment.parents[1]))
     start = sum(os.times()[2:4])
     done(environment.with_name("affdiv"), "run", cwd=tmp_path)
-    busy = sum(os.times()[2:4]) - start  # of the child and its own: other work on the machine does not add to it
+    busy = sum(os.times()[2:4]) - start  # of the child processes: other work on the machine does not count
     assert busy / _CORES < 120
     assert (tmp_path / "affdiv-run" / "report.html").is_file()
     training = json.loads((tmp_path / "affdiv-run" / "results.json").read_text())["training"]

@@ -1,4 +1,4 @@
-"""One version everywhere, and project files that say what is there."""
+"""One version everywhere, and project files that agree with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README.md does what it says: its commands run, its code runs and prints what it claims, its links lead somewhere.
+"""README.md is right: its commands run, its code prints what it claims, and its links exist.
 
 The two set-up commands need fresh virtual environments: ``.ci/run`` runs them, and a test keeps the two the same.
 """
@@ -45,9 +45,9 @@ PYTHON = [body for language, body in blocks() if language == "python"]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """An environment in which ``affdiv`` and ``python`` are the ones under test; beside it, a copy of the product.
+    """An environment with the ``affdiv`` and ``python`` under test, a copy of the product and the README's layer file.
 
-    And the layer file that the README's Python writes, which its commands read.
+    The README's Python writes that file, and its commands read it.
     """
     written = re.search(r'Path\("(.*?)"\).write_text\("""\n(.*?)"""\)', README.read_text(encoding="utf-8"), flags=re.S)
     assert written

@@ -1,4 +1,4 @@
-"""What may be skipped where everything is installed: ``--skips-name`` fails a run that skips for another reason."""
+"""``--skips-name`` fails a run in which a test was skipped for a reason that the option does not allow."""
 
 import subprocess
 import sys

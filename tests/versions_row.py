@@ -1,4 +1,4 @@
-"""Append what a run of the suite showed to a table.
+"""Append the result of a test run to a table.
 
 versions_row.py NAME JUNIT.xml SOURCE TABLE.md [PYTEST ARGUMENTS ..]
 """
@@ -16,13 +16,13 @@ NAMES = ("torch", "triton", "numpy", "sympy", "scipy")
 COLUMNS = ("environment", "Python", *NAMES, "tests", "passed", "failed", "skipped", "seconds", "commit")
 HEAD = """# Versions
 
-What the fast suite showed in each environment; `tests/versions.sh` builds them and appends a row. "all" means every
-test that `pytest` runs without arguments; else the column `tests` names what ran. Failed tests stand below.
+Results of the fast suite in each environment; `tests/versions.sh` builds them and appends a row. "all" means every test
+that `pytest` runs without arguments; otherwise the column `tests` names what ran. Failed tests are listed below.
 """
 
 
 def counts(junit: Path) -> tuple[int, int, int, float, list[str]]:
-    """Return how many tests passed, failed and were skipped, the seconds, and the names of those that failed."""
+    """Return the numbers of passed, failed and skipped tests, the seconds, and the names of the failed tests."""
     suite = next(ElementTree.parse(junit).getroot().iter("testsuite"))
     total, bad, skipped = (int(suite.get(k, 0)) for k in ("tests", "failures", "skipped"))
     bad += int(suite.get("errors", 0))
@@ -45,7 +45,7 @@ def row(cells: tuple[str, ...]) -> str:
 
 
 def main(name: str, junit: str, source: str, table: str, *arguments: str) -> None:
-    """Append the row, and the names of failed tests as a note, to the table; begin it if there is none."""
+    """Append the row, and the names of failed tests as a note, to the table; create the table if there is none."""
     passed, failed, skipped, seconds, names = counts(Path(junit))
     commit = subprocess.check_output(["git", "-C", source, "rev-parse", "--short", "HEAD"], text=True).strip()
     what = "`" + " ".join(arguments) + "`" if arguments else "all"

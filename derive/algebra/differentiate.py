@@ -1,10 +1,10 @@
-"""Differentiation of indexed sums by one tensor entry, through named intermediates.
+"""Differentiation of indexed sums with respect to one tensor entry, through named intermediates.
 
     d W[i, j] / d W[a, b] = delta(i, a) delta(j, b)          d u[e] / d W[a, b] = (d definition / d W[a, b]) at e
-    d sum[j](F) = sum[j](d F), j fresh where W's own indices have it           guards are constants
+    d sum[j](F) = sum[j](d F), j fresh if it is an index of the entry           guards are constants
     d silu(v) = silu'(v) d v, and so for every named function                  other reductions: see ``reductions``
 
-The entry's own indices must be free everywhere: they are names of the entry, never bound.
+The entry's own indices must be free everywhere: no sum may bind them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Scope = Mapping[IndexedBase, "Definition"]
 
 
 def differentiate(expression: Expr, variable: Expr, scope: Scope) -> Expr:
-    """Return the total derivative of ``expression`` by a tensor entry or a scalar symbol.
+    """Return the total derivative of ``expression`` with respect to a tensor entry or a scalar symbol.
 
     ``scope`` maps intermediates to their definitions; the result mentions intermediates, not their expansions.
     """
@@ -92,17 +92,17 @@ def _chain_rule(expression: Expr, variable: Expr, scope: Scope) -> Expr:
 
 
 def outer_derivative(expression: Expr, position: int) -> Expr:
-    """Return the derivative of an elementary function by its argument number ``position`` (from 1).
+    """Return the derivative of an elementary function with respect to its argument ``position`` (from 1).
 
-    The slope of ``max`` is 1 where the argument is the largest and 0 elsewhere, written with Heaviside steps; where
-    two arguments are equal there is no derivative, and nothing is claimed.
+    The derivative of ``max`` is 1 where the argument is the largest and 0 elsewhere, written with Heaviside steps; at a
+    tie there is no derivative, and nothing is claimed.
     """
     if isinstance(expression, sympy.Abs):
         return sympy.sign(expression.args[0])
     if isinstance(expression, sympy.sign | sympy.Heaviside):
         return sympy.S.Zero
     if isinstance(expression, sympy.Max | sympy.Min):
-        # Pairs, so that the product of two different slopes has a factor H(a - b) H(b - a), which vanishes.
+        # In pairs, so that the product of two different derivatives has a factor H(a - b) H(b - a), which vanishes.
         way = 1 if isinstance(expression, sympy.Max) else -1
         chosen = expression.args[position - 1]
         return Mul(*(sympy.Heaviside(way * (chosen - a)) for k, a in enumerate(expression.args, 1) if k != position))
@@ -146,5 +146,5 @@ def expand_definitions(expression: Expr, scope: Scope) -> Expr:
         return expression if definition is None else expand_definitions(definition.at(expression.indices), scope)
     if not expression.args or isinstance(expression, IndexedBase):
         return expression
-    # Under a sum nothing is captured: an expanded definition brings in only the indices that its entry already has.
+    # No index is captured under a sum: an expanded definition has only the indices that its entry already has.
     return rebuilt(expression, [expand_definitions(a, scope) if isinstance(a, Expr) else a for a in expression.args])

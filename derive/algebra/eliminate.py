@@ -1,4 +1,4 @@
-"""Delta elimination with the guards that make it true.
+"""Delta elimination with the guards that keep it correct.
 
 ``sum over j of delta(a, b) F(j)`` with ``a - b = c j + rest`` is ``F(-rest/c)`` where ``c`` divides ``rest`` and the
 value lies in the range of ``j``, and zero elsewhere. SymPy drops both conditions; here each is either proved or kept
@@ -66,7 +66,7 @@ def _ways(factors: Sequence[Expr], bound: tuple[Index, ...]) -> list[_Way]:
 
 
 def _cheapest(ways: list[_Way], factors: Sequence[Expr], bound: tuple[Index, ...]) -> _Way | None:
-    """Choose by cost, then the index that stands in most factors, then by what does not depend on names or order."""
+    """Choose by cost, then the index that occurs in most factors, then by a key free of names and order."""
     least = min((way.cost for way in ways), default=0)
     best = [way for way in ways if way.cost == least]
     if len(best) > 1 and least > 0:
@@ -80,7 +80,7 @@ def _rank(way: _Way, factors: Sequence[Expr], bound: tuple[Index, ...]) -> tuple
 
 
 def signature(index: Index, factors: Sequence[Expr], bound: Sequence[Index]) -> tuple[str, ...]:
-    """Return what tells a bound index from the others, whatever their names: its size and its factors."""
+    """Return the key that distinguishes a bound index whatever its name: its size and its factors."""
     marked = {other: Index("_", other.size, -1000) for other in bound}
     marked[index] = Index("_star", index.size, -1000)
     return (size_name(index.size), *sorted(str(rename(f, marked)) for f in factors if index in free_indices(f)))
@@ -88,13 +88,13 @@ def signature(index: Index, factors: Sequence[Expr], bound: Sequence[Index]) -> 
 
 @lru_cache(maxsize=20_000)
 def solve_for(delta: KroneckerDelta, index: Index) -> tuple[Expr, list[Expr]] | None:
-    """Solve a delta for an index that enters it linearly; return the value and the guards it needs.
+    """Solve a delta for an index that occurs linearly in it; return the value and the guards that it needs.
 
     The coefficient must be known to be non-zero and free of indices (a number, a stride, a dilation).
     """
     difference = sympy.expand(delta.args[0] - delta.args[1])
     if any(power.exp.is_negative for power in difference.atoms(sympy.Pow)) or not difference.is_integer:
-        # Values that an earlier elimination divided (under its guard) are multiplied out again.
+        # An earlier elimination may have divided a value (under its guard): multiply it out.
         difference = sympy.expand(sympy.numer(sympy.together(difference)))
     if index not in difference.free_symbols:
         return None
@@ -111,10 +111,10 @@ def solve_for(delta: KroneckerDelta, index: Index) -> tuple[Expr, list[Expr]] | 
 
 
 def substitute_free_deltas(factors: Sequence[Expr]) -> list[Expr] | None:
-    """Under ``delta(i, i')`` write ``i`` for ``i'`` in the other factors; None when nothing changes.
+    """Under ``delta(i, i')`` replace ``i'`` by ``i`` in the other factors; None when nothing changes.
 
-    Of two plain indices the later in order is replaced, an engine's index before a named one; a plain index equal to a
-    longer expression is replaced by it.
+    Of two plain indices the later in order is replaced, and an index made by the engine before a named one; a plain
+    index equal to a longer expression is replaced by it.
     """
     for factor in _in_order([f for f in factors if isinstance(f, KroneckerDelta)]):
         old, new = _orient(*factor.args)
@@ -128,13 +128,13 @@ def substitute_free_deltas(factors: Sequence[Expr]) -> list[Expr] | None:
 
 
 def _in_order(deltas: list[Expr]) -> list[Expr]:
-    """Put deltas of two plain indices first, then order by what does not depend on how bound indices are called."""
+    """Put deltas of two plain indices first, then order by a key that is free of the names of bound indices."""
     return deltas if len(deltas) < 2 else sorted(deltas, key=_place)
 
 
 @lru_cache(maxsize=100_000)
 def _place(delta: Expr) -> tuple[bool, str]:
-    """Return what a delta is ordered by: whether its indices are not plain, and its text without bound names."""
+    """Return the key by which deltas are ordered: whether an index is not plain, and the text without bound names."""
     blank = {i: Index("_", i.size, -1000) for i in free_indices(delta) if i.tag != 0}
     return not all(isinstance(a, Index) for a in delta.args), str(rename(delta, blank))
 

@@ -13,24 +13,24 @@ from sympy.core.random import rng
 from derive.algebra.nodes import Binder
 from derive.algebra.normal import normalise
 
-_LARGEST_FACTORED = 300  # operations; beyond, factoring in many symbols takes minutes
+_LARGEST_FACTORED = 300  # operations; beyond it, factoring in many symbols takes minutes
 _DEAREST_FACTORED = 5_000  # operations times symbols; likewise
-_MOST_FACTORED = 24  # symbols: polynomials in more are dense ones nested so deep, which takes minutes for few terms
-_LARGEST = 10_000  # operations; beyond, bringing a difference over one denominator takes minutes
+_MOST_FACTORED = 24  # symbols; beyond it, SymPy's dense polynomials nest so deep that even few terms take minutes
+_LARGEST = 10_000  # operations; beyond it, bringing a difference over one denominator takes minutes
 
 
 def equal(left: Expr, right: Expr) -> bool:
     """Return True when ``left - right`` is proved to be zero; False means not proved, never proved different.
 
-    Bases of roots and denominators are taken to be positive, as everywhere in this engine. Large differences are not
-    looked into.
+    Bases of roots and denominators are taken to be positive, as everywhere in this engine. Differences that are too
+    large are not proved.
     """
     difference = normalise(left - right)
     return difference == 0 or (difference.count_ops() <= _LARGEST and _vanishes(difference))
 
 
 def _vanishes(expression: Expr) -> bool:
-    """Decide a rational identity over atoms, square roots as symbols with one side condition each."""
+    """Decide a rational identity over atoms; square roots become symbols with one side condition each."""
     scalar, _ = as_scalar(expression)
     roots: dict[Symbol, Expr] = {}
     scalar = _name_waves(_name_roots(scalar, roots), roots)
@@ -41,7 +41,7 @@ def _vanishes(expression: Expr) -> bool:
 
 
 def _numerator(expression: Expr) -> Expr:
-    """Return the numerator, multiplied out, up to a number: a polynomial is its own."""
+    """Return the numerator, multiplied out, up to a constant factor; a polynomial is its own numerator."""
     if not all(power.exp.is_Integer and power.exp.is_positive for power in expression.atoms(Pow)):
         expression = sympy.numer(sympy.together(expression))
     return sympy.expand(expression)
@@ -102,7 +102,7 @@ def _reduce(numerator: Expr, root: Symbol, base: Expr) -> Expr:
 
 
 def factored(expression: Expr) -> Expr:
-    """Return a normal form with common factors pulled out, for people to read; of a large one only the content."""
+    """Return a normal form with common factors pulled out, for reading; for a large one only the content."""
     scalar, atoms = as_scalar(expression)
     operations = scalar.count_ops()
     symbols = len(scalar.free_symbols)
@@ -114,9 +114,9 @@ def factored(expression: Expr) -> Expr:
 
 @contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """Let SymPy draw the same numbers each time: factoring in many symbols tries random points, and luck takes minutes.
+    """Give SymPy the same random numbers each time: factoring in many symbols tries random points and may take minutes.
 
-    The state of its generator is that of before afterwards.
+    The state of its generator is restored afterwards.
     """
     state = rng.getstate()
     rng.seed(0)

@@ -49,7 +49,7 @@ class Index(Symbol):
 
 @lru_cache(maxsize=100_000)
 def _made(name: str, size: Any, tag: int) -> Index:
-    """Make an index, or find the one made before: SymPy then knows its assumptions already."""
+    """Make an index or return the same one made earlier, for which SymPy has deduced the assumptions already."""
     obj: Index = Symbol.__xnew__(Index, name, integer=True, nonnegative=True)
     obj.size, obj.tag = size, tag
     return obj
@@ -63,7 +63,7 @@ def size_symbol(name: str) -> Symbol:
 
 @lru_cache(maxsize=10_000)
 def size_name(size: sympy.Expr) -> str:
-    """Return the text of an axis length, by which indices are ordered."""
+    """Return the text of an axis length, used to order indices."""
     return str(size)
 
 
@@ -76,7 +76,7 @@ class Remainder(sympy.Function):
 
     @classmethod
     def eval(cls, value: sympy.Expr, divisor: sympy.Expr) -> sympy.Expr | None:
-        """Drop multiples of the divisor, and the division where the value is proved to lie in its range."""
+        """Drop multiples of the divisor, and the remainder itself if the value provably lies in the divisor's range."""
         multiples, rest = _multiples(value, divisor)
         if rest.is_Integer and divisor.is_Integer:
             return sympy.Integer(int(rest) % int(divisor))
@@ -93,7 +93,7 @@ class Quotient(sympy.Function):
 
     @classmethod
     def eval(cls, value: sympy.Expr, divisor: sympy.Expr) -> sympy.Expr | None:
-        """Take multiples of the divisor out, and the rest where it is proved to lie in the divisor's range."""
+        """Take multiples of the divisor out, and drop the rest if it provably lies in the divisor's range."""
         multiples, rest = _multiples(value, divisor)
         if rest.is_Integer and divisor.is_Integer:
             return multiples + int(rest) // int(divisor)
@@ -106,7 +106,7 @@ class Quotient(sympy.Function):
 
 
 def _multiples(value: sympy.Expr, divisor: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
-    """Split a value into the factor of the divisor in those of its terms that are whole multiples, and the rest."""
+    """Return ``q`` and ``rest`` with ``value = q*divisor + rest``; ``q`` comes from the terms that it divides."""
     multiples: list[sympy.Expr] = []
     rest: list[sympy.Expr] = []
     for term in sympy.Add.make_args(sympy.expand(value)):
@@ -119,7 +119,7 @@ def _multiples(value: sympy.Expr, divisor: sympy.Expr) -> tuple[sympy.Expr, symp
 def bounds(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
     """Return the least and greatest value of an index expression that is affine in its indices.
 
-    Indices whose coefficient has no known sign make both ends unknown (``nan``).
+    Both ends are unknown (``nan``) if the sign of an index's coefficient is unknown.
     """
     remainders = sorted(expression.atoms(Remainder), key=str)
     expression = expression.xreplace({r: Index("_r", r.args[1], 10**9 + k) for k, r in enumerate(remainders)})
@@ -140,13 +140,13 @@ def bounds(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
 
 
 def has_division(expression: sympy.Expr) -> bool:
-    """Return whether a symbol is divided by, in which case nothing is known of the sign and of integrality."""
+    """Return whether the expression divides by a symbol; then neither sign nor integrality is known."""
     return any(power.exp.is_negative for power in expression.atoms(sympy.Pow))
 
 
 @lru_cache(maxsize=50_000)
 def always_within(expression: sympy.Expr, size: sympy.Expr) -> bool:
-    """Return whether ``0 <= expression < size`` holds for every value of its indices, by proof."""
+    """Return whether ``0 <= expression < size`` is proved for every value of its indices."""
     if isinstance(expression, Index):
         return bool(sympy.expand(size - expression.size).is_nonnegative)
     if isinstance(expression, sympy.Indexed):

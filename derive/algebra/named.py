@@ -6,7 +6,7 @@
     elu(v) = max(v, 0) + exp(min(v, 0)) - 1
     gelu_tanh(v) = v (1 + tanh(sqrt(2/pi) (v + 0.044715 v^3)))/2
 
-``spelled_out`` replaces a name by its definition, for what has to know the function itself (limits, code).
+``spelled_out`` replaces a name by its definition, for code that needs the function itself (limits, printing).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Named(sympy.Function):
     order: ClassVar[int] = 0
 
     def fdiff(self, argindex: int = 1) -> Expr:
-        """Return the next derivative at the same argument; TypeError past the highest that has a name."""
+        """Return the next derivative at the same argument; TypeError beyond the highest derivative with a name."""
         if self.order == HIGHEST_ORDER:
             raise TypeError(f"no name for derivative {self.order + 1} of {self.stem}")
         after = _FIRST.get(self.stem) if self.order == 0 else None
@@ -50,7 +50,7 @@ _made: dict[tuple[str, int], type[Named]] = {}
 
 
 def named(stem: str, order: int = 0) -> type[Named]:
-    """Return a named function, or its derivative of an order, as a class of SymPy functions: the same one each time."""
+    """Return the SymPy function of a name, or its derivative of an order: the same class for the same arguments."""
     assert stem in DEFINITIONS and 0 <= order <= HIGHEST_ORDER, (stem, order)
     if (stem, order) not in _made:
         members = {"stem": stem, "order": order, "__module__": __name__}
@@ -76,7 +76,7 @@ DEFINITIONS: dict[str, Callable[[Expr], Expr]] = {
     "erf": sympy.erf,
     "elu": lambda v: sympy.Max(v, 0) + sympy.exp(sympy.Min(v, 0)) - 1,
 }
-"""What each name stands for, in SymPy's own functions."""
+"""The definition of each name, in SymPy's own functions."""
 
 relu, sigmoid, softplus, silu, gelu, gelu_tanh, erf, elu = map(named, DEFINITIONS)
 _FIRST: dict[str, Callable[[Expr], Expr]] = {"relu": sympy.Heaviside, "softplus": lambda v: sigmoid(v)}
@@ -90,7 +90,7 @@ def _definition(stem: str, order: int) -> tuple[Dummy, Expr]:
 
 
 def definition(function: type[Named], argument: Expr) -> Expr:
-    """Return what a named function stands for at an argument."""
+    """Return the definition of a named function, at an argument."""
     slot, found = _definition(function.stem, function.order)
     return found.xreplace({slot: argument})
 

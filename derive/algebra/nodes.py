@@ -1,9 +1,10 @@
 """The expression nodes of indexed sums, as SymPy objects.
 
-Scalars, ``Add``, ``Mul``, ``Pow`` and elementary functions are SymPy's own. A tensor entry is ``sympy.Indexed``. What
-SymPy gets wrong is owned here: a sum is ``IndexedSum`` (never ``sympy.Sum``, whose ``doit``, ``diff`` and ``subs``
-capture), the guards ``Within`` and ``Divides`` carry the range and integrality conditions that ``KroneckerDelta``
-elimination needs, and ``AtMost`` compares two indices. Other reductions are binders too: see ``reductions``.
+Scalars, ``Add``, ``Mul``, ``Pow`` and elementary functions are SymPy's own. A tensor entry is ``sympy.Indexed``. Where
+SymPy is wrong, this module has its own nodes: a sum is ``IndexedSum`` (never ``sympy.Sum``, whose ``doit``, ``diff``
+and ``subs`` capture indices), the guards ``Within`` and ``Divides`` carry the range and integrality conditions of
+``KroneckerDelta`` elimination, and ``AtMost`` compares two indices. Other reductions are binders too: see
+``reductions``.
 
 Not supported: sums with infinite or index-dependent ranges, complex tensors.
 """
@@ -31,7 +32,7 @@ class _Guard(sympy.Function):
     is_nonnegative = True
 
     def fdiff(self, argindex: int = 1) -> Expr:
-        """A guard is a constant to every derivative."""
+        """A guard is constant: its derivative is zero."""
         return sympy.S.Zero
 
     def _eval_power(self, exponent: Expr) -> Expr | None:
@@ -43,7 +44,7 @@ class Within(_Guard):
 
     @classmethod
     def eval(cls, value: Expr, size: Expr) -> Expr | None:
-        """Decide the guard where that is provable."""
+        """Replace the guard by 0 or 1 if either is provable."""
         if value.is_Integer and size.is_Integer:
             return sympy.Integer(int(0 <= int(value) < int(size)))
         if always_within(value, size):
@@ -56,7 +57,7 @@ class Divides(_Guard):
 
     @classmethod
     def eval(cls, divisor: Expr, value: Expr) -> Expr | None:
-        """Decide the guard where that is provable."""
+        """Replace the guard by 0 or 1 if either is provable."""
         if divisor.is_Integer and value.is_Integer:
             return sympy.Integer(int(value % divisor == 0))
         low, high = bounds(value)
@@ -69,18 +70,18 @@ class Divides(_Guard):
 
 
 def agree(left: Expr, right: Expr) -> Expr:
-    """Return the delta of two index expressions without the terms that they share."""
+    """Return the delta of two index expressions, without the terms that they share."""
     terms = sympy.Add.make_args(sympy.expand(left - right))
     above = sympy.Add(*(t for t in terms if not t.could_extract_minus_sign()))
     return sympy.KroneckerDelta(above, sympy.Add(*(-t for t in terms if t.could_extract_minus_sign())))
 
 
 class AtMost(_Guard):
-    """``AtMost(a, b)`` is 1 where the integer ``a`` is at most ``b`` and 0 elsewhere; no term stands with a minus."""
+    """``AtMost(a, b)`` is 1 where the integer ``a`` is at most ``b`` and 0 elsewhere; no term has a minus sign."""
 
     @classmethod
     def eval(cls, left: Expr, right: Expr) -> Expr | None:
-        """Decide the guard where that is provable; bring terms to the side where they stand with a plus."""
+        """Replace the guard by 0 or 1 if either is provable; else move terms with a minus sign to the other side."""
         terms = sympy.Add.make_args(sympy.expand(right - left))
         low, high = bounds(sympy.Add(*terms))
         if low.is_nonnegative or high.is_negative:
@@ -102,7 +103,7 @@ class Binder(Expr):
 
     @property
     def body(self) -> Expr:
-        """What stands under the binder."""
+        """The expression under the binder."""
         return self.args[0]
 
     @property
@@ -114,16 +115,16 @@ class Binder(Expr):
     def free_symbols(self) -> set[Any]:
         """Symbols of the body that the binder does not bind.
 
-        Ranges are no arguments of a binder, so their symbols are not listed: SymPy would look for them there, find
-        none, and take the whole for a constant.
+        The sizes of the bound indices are not arguments of a binder, so their symbols are not listed: SymPy would not
+        find them among the arguments and would take the whole for a constant.
         """
         return set(self.body.free_symbols) - set(self.bound)
 
     def opened(self) -> tuple[Expr, tuple[Index, ...]]:
         """Return the body and its bound indices under names that the body does not use, the same ones every time.
 
-        What is worked out about the body (guards above all) is then found again when the sum is opened again. For use
-        where nothing but the body is looked at: other expressions may hold these names too.
+        Cached results about the body (guards above all) then apply when the sum is opened again. Use this only where
+        the body is examined alone: other expressions may use the same names.
         """
         names = unused(self.bound, indices_in(self.body))
         return rename(self.body, names), tuple(names.values())
@@ -157,24 +158,24 @@ class IndexedSum(Binder):
 
 
 class PartialDerivative(Expr):
-    """``PartialDerivative(e, W[a, b])``: the derivative of ``e`` by one entry of a tensor, not yet carried out."""
+    """``PartialDerivative(e, W[a, b])``: the derivative of ``e`` with respect to an entry, not yet carried out."""
 
     is_commutative = True
     is_real = True
 
     @property
     def expression(self) -> Expr:
-        """What is differentiated."""
+        """The expression to differentiate."""
         return self.args[0]
 
     @property
     def variable(self) -> Expr:
-        """The tensor entry (or scalar symbol) with respect to which it is differentiated."""
+        """The tensor entry (or scalar symbol) of the differentiation."""
         return self.args[1]
 
 
 class AtZero(Expr):
-    """``AtZero(e, eta)``: the derivative of ``e`` by ``eta`` at ``eta = 0``, not yet carried out."""
+    """``AtZero(e, eta)``: the derivative of ``e`` with respect to ``eta`` at ``eta = 0``, not yet carried out."""
 
     is_commutative = True
     is_real = True
@@ -190,12 +191,12 @@ class IndexTensor(IndexedBase):
         return obj
 
     def _hashable_content(self) -> tuple[Any, ...]:
-        # The range is part of what the tensor is: SymPy's caches must not mix two tensors of one name.
+        # The range is part of the identity: SymPy's caches must not mix two tensors of one name.
         return (*super()._hashable_content(), self.values)
 
 
 def unused(bound: Sequence[Index], taken: Set[Index]) -> dict[Index, Index]:
-    """Return new names for bound indices that are not taken: the first of a fixed row, so that they come again."""
+    """Return free names for bound indices, the first of a fixed sequence, so that equal sums get equal names."""
     names: dict[Index, Index] = {}
     for index in bound:
         row = (Index(index.name, index.size, _OPENED + k) for k in itertools.count())
@@ -211,7 +212,7 @@ def tensor(name: str, *, values: Expr | None = None) -> IndexedBase:
 
 @lru_cache(maxsize=100_000)
 def entry(base: IndexedBase, *indices: Expr) -> Indexed:
-    """Return ``base[indices]``, the one made before if there is one: SymPy deduces the assumptions of each anew."""
+    """Return ``base[indices]``, the same object as before if made earlier: SymPy deduces assumptions per object."""
     return base[indices]
 
 
@@ -226,7 +227,7 @@ def indices_in(expression: Expr) -> frozenset[Index]:
 def rename(expression: Expr, mapping: Mapping[Any, Any]) -> Expr:
     """Replace free indices, symbols, tensors or entries, capturing nothing.
 
-    Bound indices of every sum passed are made fresh first where a replacement mentions them.
+    If a replacement mentions the bound indices of a sum, these are made fresh first.
     """
     if not mapping:
         return expression
@@ -250,7 +251,7 @@ def _rename(expression: Expr, mapping: Mapping[Any, Any], keys: frozenset[Index]
 
 
 def rebuilt(expression: Expr, arguments: Sequence[Expr]) -> Expr:
-    """Return the expression with other arguments; what SymPy takes long over is made once."""
+    """Return the expression with other arguments; results that SymPy is slow to build are cached."""
     if isinstance(expression, Indexed):
         return entry(*arguments)
     if isinstance(expression, sympy.Max | sympy.Min):
@@ -260,7 +261,7 @@ def rebuilt(expression: Expr, arguments: Sequence[Expr]) -> Expr:
 
 @lru_cache(maxsize=10_000)
 def _extreme(kind: Callable[..., Expr], *arguments: Expr) -> Expr:
-    """Return the largest or smallest argument: SymPy compares every two of them anew."""
+    """Return the largest or smallest argument, cached: SymPy compares every two of them each time."""
     return kind(*arguments)
 
 
@@ -274,7 +275,7 @@ def _rename_under(expression: Binder, mapping: Mapping[Any, Any]) -> Expr:
 
 
 def map_entries(expression: Expr, change: Callable[[Indexed], Expr]) -> Expr:
-    """Replace every tensor entry, inside sums too; ``change`` must bring in no index of its own."""
+    """Replace every tensor entry, also inside sums; ``change`` must introduce no index of its own."""
     if isinstance(expression, Indexed):
         return change(expression)
     if not expression.args or isinstance(expression, (IndexedBase, *GUARDS)):

@@ -1,13 +1,13 @@
 """The normal form of indexed sums: two expressions that differ by renaming or reordering become the same object.
 
 Shape of the normal form: a sum of monomials; a monomial is a number times powers of *atoms*; an atom is a symbol, a
-tensor entry, a guard, a function or root of a normal form, or a *connected* ``IndexedSum``: one whose factors all hang
-together through bound indices, whose body is a monomial and whose bound indices are numbered canonically (``_h_p``:
-height h over the sums inside, position p). A product of unconnected sums is therefore a product of atoms, and SymPy
-merges its powers.
+tensor entry, a guard, a function or root of a normal form, or a *connected* ``IndexedSum``: its factors are all linked
+through bound indices, its body is a monomial, and its bound indices are numbered canonically (``_h_p``: height h over
+the sums inside, position p). A product of unconnected sums is therefore a product of atoms, and SymPy merges its
+powers.
 
 Not decided here: identities between rational functions and roots (``q/(q+1) + 1/(q+1) = 1``), see ``equality``; which
-of several deltas between longer index expressions solves for which index (the guards that are left may then differ).
+of several deltas between longer index expressions is solved for which index (the remaining guards may then differ).
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _known: dict[Expr, Expr] = {}
 
 
 def normalise(expression: Expr) -> Expr:
-    """Return the normal form of an expression; raise TypeError for what this language does not have.
+    """Return the normal form of an expression; raise TypeError for a node that this language does not have.
 
-    That is an inert derivative (carry it out first), ``sympy.Sum``, and SymPy's matrix expressions. Raises OutOfTime
-    past a deadline (``patience``).
+    Such nodes are inert derivatives (carry them out first), ``sympy.Sum``, and SymPy's matrix expressions. Raises
+    OutOfTime past a deadline (``patience``).
     """
     form = _known.get(expression)
     if form is None:
@@ -82,7 +82,7 @@ def _normal_form(expression: Expr) -> Expr:
     if isinstance(expression, Pow):
         return _power(normalise(expression.base), normalise(expression.exp))
     if isinstance(expression, IndexedSum):
-        # Bound indices are not canonical from here on: a canonical name could meet the numbering of a sum inside.
+        # From here on bound indices are not canonical: a canonical name could clash with the numbering of an inner sum.
         body, bound = expression.opened()
         return _sum(normalise(body), bound)
     if isinstance(expression, Reduction):
@@ -92,13 +92,13 @@ def _normal_form(expression: Expr) -> Expr:
     if isinstance(expression, sympy.Heaviside):
         return _step(normalise(expression.args[0]))
     if not isinstance(expression, Application):
-        raise TypeError(f"{type(expression).__name__} is no part of an indexed sum: {expression}")
+        raise TypeError(f"{type(expression).__name__} cannot occur in an indexed sum: {expression}")
     return rebuilt(expression, [normalise(a) for a in expression.args])
 
 
 @lru_cache(maxsize=_CACHE)
 def _delta(left: Expr, right: Expr) -> Expr:
-    """Return a delta of two shifted indices: of the indices alone, or 0 where their ranges lie apart."""
+    """Return a delta of two shifted indices: a delta of the indices alone, or 0 if their ranges do not overlap."""
     if not (left.is_Add or right.is_Add) or has_division(left) or has_division(right):
         return KroneckerDelta(left, right)
     difference = sympy.expand(left - right)
@@ -113,7 +113,7 @@ def _delta(left: Expr, right: Expr) -> Expr:
 
 
 def _congruence(left: Expr, right: Expr) -> Expr:
-    """Return a delta of two remainders as the divisibility that it is, or as a delta of what they are remainders of."""
+    """Return a delta of two remainders as a divisibility guard, or as a delta of their arguments."""
     alike = isinstance(left, Remainder) and isinstance(right, Remainder) and left.args[1] == right.args[1]
     if not alike:
         return KroneckerDelta(left, right)
@@ -139,7 +139,7 @@ def _power(base: Expr, exponent: Expr) -> Expr:
 
 
 def _content(base: Add) -> tuple[Expr, Expr]:
-    """Split a sum into the number and the powers of positive symbols common to all terms, and the rest."""
+    """Split a sum into its content (the number and the powers of positive symbols in all terms) and the rest."""
     number, rest = base.as_content_primitive()
     powers = [term.as_powers_dict() for term in Add.make_args(rest)]
     common = sympy.S.One
@@ -176,7 +176,7 @@ def _multiplied(choice: Sequence[Expr]) -> Expr:
 
 
 def tidy(monomial: Expr) -> Expr:
-    """Return a product of atoms in normal form: guards once, free deltas applied, merged powers multiplied out."""
+    """Return the normal form of a product of atoms: guards once, free deltas applied, merged powers multiplied out."""
     factors = _whole_places(_absolute([_once(f) for f in Mul.make_args(monomial)]))
     sums = [f for f in factors if f.is_Add or (f.is_Pow and f.base.is_Add and f.exp.is_Integer and f.exp > 0)]
     if sums:
@@ -188,7 +188,7 @@ def tidy(monomial: Expr) -> Expr:
 
 
 def _whole_places(factors: list[Expr]) -> list[Expr]:
-    """Two places agree where their quotients do and their remainders do."""
+    """Replace equal quotients and equal remainders of two positions by equality of the positions."""
     for guard in [f for f in factors if isinstance(f, Divides)]:
         divisor, difference = guard.args
         for delta in [f for f in factors if isinstance(f, KroneckerDelta)]:
@@ -213,9 +213,9 @@ def _absolute(factors: list[Expr]) -> list[Expr]:
 
 
 def _once(factor: Expr) -> Expr:
-    """A guard and a step are 0 or 1, so their positive powers are themselves (a step's, except where it jumps).
+    """A guard and a step are 0 or 1, so their positive powers equal themselves (for a step, except where it jumps).
 
-    A sign is 1 or -1, except at zero, where what it is the slope of has none.
+    A sign is 1 or -1, except at zero, where the function that has it as derivative has none.
     """
     if factor.is_Pow and isinstance(factor.base, sympy.sign) and factor.exp.is_Integer:
         return factor.base ** (factor.exp % 2)
@@ -263,7 +263,7 @@ def _open(factors: Iterable[Expr], bound: tuple[Index, ...]) -> tuple[list[Expr]
 
 
 def connected(factors: Sequence[Expr], bound: Sequence[Index]) -> list[tuple[list[Expr], list[Index]]]:
-    """Split factors into groups that share bound indices, each with the bound indices it uses."""
+    """Split factors into groups that share bound indices, each with the bound indices that it uses."""
     groups: list[tuple[list[Expr], frozenset[Index]]] = []
     for factor in factors:
         names = free_indices(factor) & set(bound)
@@ -275,7 +275,7 @@ def connected(factors: Sequence[Expr], bound: Sequence[Index]) -> list[tuple[lis
 
 
 def height(expression: Expr) -> int:
-    """Return how deep sums and other binders are nested in an expression."""
+    """Return the nesting depth of sums and other binders in an expression."""
     inner = max((height(a) for a in expression.args if isinstance(a, sympy.Basic)), default=0)
     return inner + 1 if isinstance(expression, Binder) else inner
 
@@ -290,13 +290,13 @@ def _canonical(factors: list[Expr], bound: list[Index]) -> Expr:
 
 
 def _is_whole(factors: list[Expr], bound: list[Index]) -> bool:
-    """Return whether a sum adds up all shares of one softmax, or all places where one largest value may stand."""
+    """Return whether a sum runs over all weights of one softmax, or all places that may attain one maximum."""
     place = factors[0].place if len(factors) == 1 and isinstance(factors[0], Softmax | Attains) else None
     return place is not None and len(place) == len(bound) and set(place.values()) == set(bound)
 
 
 def _reduction(expression: Reduction) -> Expr:
-    """Return a reduction of a normal form, its bound indices numbered as those of sums are."""
+    """Return the reduction of a normal form, with its bound indices numbered like those of sums."""
     opened, bound = expression.opened()
     body = normalise(opened)
     best, names = _least(body, Add.make_args(body), list(bound), 1 + height(body))
@@ -304,7 +304,7 @@ def _reduction(expression: Reduction) -> Expr:
 
 
 def _least(body: Expr, parts: Sequence[Expr], bound: list[Index], level: int) -> tuple[Expr, tuple[Index, ...]]:
-    """Return a body and its bound indices under the numbering whose text is the least."""
+    """Return a body and its bound indices, numbered so that the text is the least in order."""
     groups = _by_signature(body, list(parts), bound)
     candidates = [_numbered(body, order, level) for order in _orders(groups)]
     return candidates[0] if len(candidates) == 1 else min(candidates, key=lambda pair: str(pair[0]))
@@ -313,7 +313,7 @@ def _least(body: Expr, parts: Sequence[Expr], bound: list[Index], level: int) ->
 def _numbered(body: Expr, order: Sequence[Index], level: int) -> tuple[Expr, tuple[Index, ...]]:
     names = tuple(Index(f"_{level}_{position}", i.size, -level) for position, i in enumerate(order))
     numbered = rename(body, dict(zip(order, names, strict=True)))
-    # Which index a delta inside a function replaces depends on how the two are called.
+    # Renaming can change which index a delta inside a function replaces, so normalise again.
     return normalise(numbered) if numbered.has(KroneckerDelta) else numbered, names
 
 
@@ -322,7 +322,7 @@ def _by_size(index: Index) -> str:
 
 
 def _by_signature(body: Expr, factors: list[Expr], bound: list[Index]) -> list[list[Index]]:
-    """Group bound indices that cannot be told apart by their size and by the factors they occur in."""
+    """Group bound indices that their sizes and their factors do not distinguish."""
     groups: list[list[Index]] = []
     for _, same_size in itertools.groupby(sorted(bound, key=_by_size), key=_by_size):
         alike = list(same_size)
@@ -335,7 +335,7 @@ def _by_signature(body: Expr, factors: list[Expr], bound: list[Index]) -> list[l
 
 
 def _orders(groups: list[list[Index]]) -> Iterable[list[Index]]:
-    """Yield the numberings that respect the groups; past a limit only one: equality may be missed, never claimed."""
+    """Yield the numberings that respect the groups; past a limit only one, so that an equality may be missed."""
     count = sympy.prod(sympy.factorial(len(g)) for g in groups)
     if count > _MAX_PERMUTATIONS:
         return [[i for g in groups for i in g]]

@@ -13,13 +13,13 @@ from math import inf
 
 
 class OutOfTime(Exception):
-    """The time for a proof was used up."""
+    """The time for a proof ran out."""
 
 
 class Deadline:
-    """So many seconds of this process's time, from now on, of a ``whole`` of so many; or earlier, after ``steps``.
+    """A limit of ``seconds`` of processor time from now, out of ``whole`` in all, and of ``steps``.
 
-    Never before so many seconds have passed, whatever other threads do meanwhile.
+    It is never over before that many seconds of wall time have passed, whatever other threads do.
     """
 
     def __init__(self, seconds: float, whole: float | None = None, steps: float = inf) -> None:
@@ -29,9 +29,9 @@ class Deadline:
         self._steps = steps
 
     def over(self) -> bool:
-        """Return whether the time is up or the steps are taken.
+        """Return whether the time or the steps are used up.
 
-        The clock of the process is a call of the system, slow where there are many threads: the other one is asked
+        Reading the process's clock is a system call, slow where there are many threads, so the wall clock is read
         first.
         """
         return self._steps < 0 or (time.monotonic() > self._earliest and time.process_time() > self._end)
@@ -41,15 +41,15 @@ class Deadline:
         self._steps -= 1
 
     def within(self, seconds: float) -> Deadline:
-        """Return a deadline of so many seconds from now, and no later than this one."""
+        """Return a deadline of so many seconds from now, but no later than this one."""
         return Deadline(max(0.0, min(seconds, self._left())), self.whole)
 
     def steps(self, count: int) -> Deadline:
-        """Return a deadline of so many steps, and no later than this one."""
+        """Return a deadline of so many steps, but no later than this one."""
         return Deadline(max(0.0, self._left()), self.whole, count)
 
     def part(self, count: int) -> Deadline:
-        """Return the deadline of one of ``count`` that share what is left of this one's time."""
+        """Return the deadline of one of ``count`` tasks that share this one's remaining time."""
         return Deadline(max(0.0, self._left() / count), self.whole)
 
     def _left(self) -> float:
@@ -70,12 +70,12 @@ def until(deadline: Deadline) -> Iterator[None]:
 
 
 def remaining() -> Deadline:
-    """Return the deadline at hand; one that never comes where there is none."""
+    """Return the current deadline, or one that never ends if none is set."""
     return _current.get() or Deadline(inf)
 
 
 class Watch:
-    """Says whether the deadline at hand is over, for what must not know of it."""
+    """Reports whether the current deadline is over, to code that has no access to it."""
 
     def over(self) -> bool:
         """Return whether the time is up."""
@@ -83,7 +83,7 @@ class Watch:
 
 
 def go_on() -> None:
-    """Count one step towards the deadline at hand, if there is one; raise ``OutOfTime`` if it is over."""
+    """Count one step towards the current deadline, if there is one; raise ``OutOfTime`` if it is over."""
     deadline = _current.get()
     if deadline is None:
         return

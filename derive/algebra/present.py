@@ -1,10 +1,10 @@
-"""Turning a normal form into the form that people read: sums pushed inwards, intermediates named, factors pulled out.
+"""Turn a normal form into one that people read: sums pushed inwards, intermediates named, factors pulled out.
 
     sum[j,k,l](A[k] A[l] y[k,j] y[l,j])   ->   sum[j](sum[k](A[k] y[k,j])^2)
     sum[h](u[t,h]^2)                      ->   q[t]          where q is an intermediate with that definition
     sum[j](y[j]^2)                        ->   n             where the definition of y makes it so
 
-Every rewriting is an equality; the result is checked with the step that carries it.
+Every rewriting is an equality; the check of the step that contains the result covers it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Scope = Mapping[IndexedBase, "Definition"]
 _MAX_TRIES = 500
-_MOST_INDICES = 6  # sums of more are not multiplied out to look for a constant: their indices have too many orders
+_MOST_INDICES = 6  # sums over more are not multiplied out to search for a constant: their indices have too many orders
 
 
 def presentable(expression: Expr, scope: Scope) -> Expr:
@@ -37,7 +37,7 @@ def presentable(expression: Expr, scope: Scope) -> Expr:
     memory: dict[Expr, Expr] = {}
 
     def name(atom: Expr) -> Expr:
-        """Return the name of an atom, the same each time it is met."""
+        """Return the name of an atom, the same each time."""
         if atom not in memory:
             memory[atom] = _named(atom, scope)
         return memory[atom]
@@ -59,7 +59,7 @@ def _on_sums(expression: Expr, change: Callable[[Expr], Expr]) -> Expr:
 
 
 def _named(atom: Expr, scope: Scope) -> Expr:
-    """Return a constant, an intermediate or a nested sum in place of a sum, if it is one."""
+    """Return the constant, the intermediate or the nested sum that a sum equals, or the sum itself."""
     constant = _constant(atom, scope)
     if constant is not None:
         return constant
@@ -68,7 +68,7 @@ def _named(atom: Expr, scope: Scope) -> Expr:
 
 
 def _constant(atom: Expr, scope: Scope) -> Expr | None:
-    """Return the value of a sum that the definitions make constant, expanding products, the outermost first."""
+    """Return the value of a sum that the definitions make constant; expands products, outermost first."""
     names = [
         base for base in reversed(scope) if base in atom.atoms(IndexedBase) and not scope[base].expression.has(Add)
     ]
@@ -94,7 +94,7 @@ def _indices(expression: Expr) -> int:
 
 
 def _folded(atom: Expr, scope: Scope) -> Expr:
-    """Return a sum with intermediates in place of itself or of the sums that nesting shows inside it."""
+    """Return a sum with intermediates in place of itself, or of the inner sums that nesting reveals."""
     entry = fold(atom, scope)
     if entry is not None or len(atom.bound) < 2:
         return atom if entry is None else entry
@@ -130,7 +130,7 @@ def _candidates(definition: Definition, atom: Expr) -> Iterator[tuple[Expr, ...]
 
 
 def _fold_functions(expression: Expr, scope: Scope) -> Expr:
-    """Write ``softmax[u](S[t, u])``, or another function under its name, as the intermediate that it defines."""
+    """Replace ``softmax[u](S[t, u])``, or another named function, by the intermediate that it defines."""
     for definition in scope.values():
         body = normalise(definition.expression)
         if not isinstance(body, _WITH_NAMES) or not expression.has(type(body)):
@@ -174,7 +174,7 @@ def nested(atom: Expr) -> Expr:
     """Push sums inwards where that reveals the square of a sum."""
     if not isinstance(atom, IndexedSum) or len(atom.bound) < 2:
         return atom
-    # Which index must stay outside for that depends on the sum: each is tried.
+    # Which index must stay outside depends on the sum, so each is tried.
     for outermost in range(len(atom.bound)):
         pushed = push_inwards(atom, outermost)
         if any(f.is_Pow and isinstance(f.base, IndexedSum) for f in Mul.make_args(pushed.body)):
@@ -183,7 +183,7 @@ def nested(atom: Expr) -> Expr:
 
 
 def push_inwards(atom: IndexedSum, outermost: int | None = None) -> IndexedSum:
-    """Sum each bound index over the factors that carry it alone; one index at least, or that chosen, stays outside."""
+    """Sum each bound index over the factors that depend on it; at least one index, or the given one, stays outside."""
     body, bound = atom.opened()
     factors = list(Mul.make_args(body))
     outer = None if outermost is None else bound[outermost]

@@ -1,11 +1,11 @@
-"""Reductions that are no sums, under their own names, and the functions that their derivatives need.
+"""Reductions other than sums, under their own names, and the functions that their derivatives need.
 
 LogSumExp(e, k)   log sum[k](exp(e))         d = sum[k](softmax d e)
 Softmax(e, L)     exp(e - L)                 d = softmax (d e - d L)      L = LogSumExp(e, k) of the same scores
 Largest(e, k)     max over k of e            d = sum[k](Attains(e, M) d e)
 Product(e, k)     product over k of e        d = sum[m](d e[m] times the product of all others)
-Masked(e, w)      e where w = 1, minus infinity where w = 0: no part of any of these
-Attains(e, M)     1 where e is the largest, 0 elsewhere; where two are, there is no derivative and nothing is claimed
+Masked(e, w)      e where w = 1, minus infinity where w = 0: such a score has no effect on these reductions
+Attains(e, M)     1 where e is the largest, 0 elsewhere; at a tie there is no derivative, and nothing is claimed
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Reduction(Binder):
     """A binder that reduces its body over the bound indices."""
 
     def __new__(cls, body: Any, *bound: Index) -> Expr:
-        """Return the reduction; none over no index."""
+        """Return the reduction; zero bound indices leave the body alone."""
         body = sympy.sympify(body)
         if not bound:
             return body
@@ -32,7 +32,7 @@ class Reduction(Binder):
         return obj
 
     def slope(self, body: Expr, bound: tuple[Index, ...], moved: Expr) -> Expr:
-        """Return the derivative, where ``moved`` is that of ``body``, which stands here under fresh bound indices."""
+        """Return the derivative of the reduction; ``moved`` is the derivative of ``body``, at fresh bound indices."""
         raise NotImplementedError
 
 
@@ -40,7 +40,7 @@ class LogSumExp(Reduction):
     """The logarithm of the sum of exponentials."""
 
     def slope(self, body: Expr, bound: tuple[Index, ...], moved: Expr) -> Expr:
-        """Return the sum of slopes weighted by the softmax."""
+        """Return the sum of the derivatives, weighted by the softmax."""
         return IndexedSum(Softmax(body, self) * moved, *bound)
 
 
@@ -48,7 +48,7 @@ class Largest(Reduction):
     """The largest value."""
 
     def slope(self, body: Expr, bound: tuple[Index, ...], moved: Expr) -> Expr:
-        """Return the slope where the largest value is attained."""
+        """Return the derivative of the entry that attains the maximum."""
         return IndexedSum(Attains(body, self) * moved, *bound)
 
 
@@ -56,7 +56,7 @@ class Product(Reduction):
     """The product of all values."""
 
     def slope(self, body: Expr, bound: tuple[Index, ...], moved: Expr) -> Expr:
-        """Return the product rule: each slope times the product of all others."""
+        """Return the product rule: each derivative times the product of all other factors."""
         others, own = self.renamed()
         here = Mul(*(KroneckerDelta(a, b) for a, b in zip(own, bound, strict=True)))
         return IndexedSum(Product(here + (1 - here) * others, *own) * moved, *bound)
@@ -73,13 +73,13 @@ class _OfTwo(sympy.Function):
 
 
 class _Share(_OfTwo):
-    """What one score is to the whole of which it is a part; both are 0 at least, and add up to 1 over the whole."""
+    """The weight of one score in a reduction; weights are at least 0 and add up to 1 over all scores."""
 
     is_nonnegative = True
 
     @property
     def place(self) -> dict[Index, Expr] | None:
-        """What the bound indices of the whole are at this score, if the score is one of the whole's."""
+        """Return the values of the reduction's bound indices at this score, if it is one of the reduction's scores."""
         score, whole = self.args
         if not isinstance(whole, LogSumExp | Largest):
             return None
@@ -91,10 +91,10 @@ class _Share(_OfTwo):
 
 
 class Softmax(_Share):
-    """``Softmax(e, L)``: ``exp(e - L)``, the share of one score in the whole whose ``LogSumExp`` is ``L``."""
+    """``Softmax(e, L)``: ``exp(e - L)``, the weight of a score among those whose ``LogSumExp`` is ``L``."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
-        """Return the derivative: itself by the score, minus itself by the whole."""
+        """Return the derivative: the softmax with respect to the score, minus the softmax with respect to ``L``."""
         return self if argindex == 1 else -self
 
 
@@ -103,11 +103,11 @@ class Masked(_OfTwo):
 
     @classmethod
     def eval(cls, score: Expr, mask: Expr) -> Expr | None:
-        """A mask that holds everywhere is none."""
+        """Drop a mask that holds everywhere."""
         return score if mask == 1 else None
 
     def fdiff(self, argindex: int = 1) -> Expr:
-        """Return the slope of the score; where it is masked its softmax is 0 beside it. Guards are constants."""
+        """Return the derivative with respect to the score; a masked score has softmax 0. Guards are constants."""
         return sympy.Integer(int(argindex == 1))
 
 
@@ -118,7 +118,7 @@ class Stopped(sympy.Function):
     is_real = True
 
     def fdiff(self, argindex: int = 1) -> Expr:
-        """Nothing moves it."""
+        """Return zero."""
         return sympy.S.Zero
 
     def _eval_is_nonnegative(self) -> bool | None:
@@ -126,10 +126,10 @@ class Stopped(sympy.Function):
 
 
 class Attains(_Share):
-    """``Attains(e, M)``: 1 where ``e`` equals ``M``, the largest of which it is one, and 0 elsewhere."""
+    """``Attains(e, M)``: 1 where ``e`` equals the maximum ``M`` of its reduction, and 0 elsewhere."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
-        """It is constant wherever it has a derivative."""
+        """Return zero: it is constant wherever it has a derivative."""
         return sympy.S.Zero
 
     def _eval_power(self, exponent: Expr) -> Expr | None:

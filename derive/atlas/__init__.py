@@ -1,7 +1,7 @@
 """The atlas: layers of the literature as layer files, each with its source, and update rules of optimisers.
 
-Deriving every layer takes a minute, so its rows are kept in ``table.json``, as those of the built-in layers are
-(``derive.export.summary``): a row is used only while it bears the digest of its layer's forward map.
+Deriving every layer takes a minute, so ``table.json`` keeps their rows, as ``derive.export.summary`` does for built-in
+layers. A row is used only if its digest is that of the layer's forward map.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ NOT_FOUND: Mapping[str, str] = {
     "NaLaFormer attention": "arXiv:2506.21137: its kernel was found in words only, no formula",
     "Gated KalmaNet": "arXiv:2511.21016: solves a regression at every step; the delta rule is the approximation here",
 }
-"""Layers asked for whose formula was not found, and what was."""
+"""Requested layers without a published formula, and what was found instead."""
 
 Row = dict[str, Any]
-_SECONDS = 120.0  # for the check of one layer, of which the kept table says what was found
+_SECONDS = 120.0  # for the check of one layer, whose outcome the kept table records
 
 
 def names() -> tuple[str, ...]:
@@ -81,19 +81,19 @@ def load(name: str) -> Layer:
 
 
 def source(layer: Layer) -> str:
-    """Return where a layer of the atlas comes from."""
+    """Return the source of a layer of the atlas."""
     return layer.notes[0].removeprefix("Source: ")
 
 
 def kept_rows() -> dict[str, Row]:
-    """Return the rows of the kept table by name; none where there is no table."""
+    """Return the rows of the kept table by name; none if there is no table."""
     if not TABLE.is_file():
         return {}
     return {row["name"]: row for row in json.loads(TABLE.read_text(encoding="utf-8"))["layers"]}
 
 
 def rows(kept: Mapping[str, Row] | None = None) -> list[Row]:
-    """Return one row a layer, from the kept table where that is up to date, derived and checked anew elsewhere."""
+    """Return one row for each layer: from the kept table if up to date, otherwise derived and checked anew."""
     from derive.export.summary import digest
 
     kept = kept_rows() if kept is None else kept

@@ -1,4 +1,4 @@
-"""Whether two expressions agree: both are evaluated, as they stand, at several random small sizes."""
+"""Test whether two expressions agree: evaluate both, unchanged, at several random small sizes."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ SPREADS = (
 
 
 class Patience(Protocol):
-    """Says whether there is time for more."""
+    """Reports whether there is time for more."""
 
     def over(self) -> bool:
         """Return whether the time is up."""
 
 
 class Endless:
-    """Time without end."""
+    """A time limit that is never reached."""
 
     def over(self) -> bool:
-        """There is always time for more."""
+        """Return False: there is always time for more."""
         return False
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Two expressions said to be equal, with the intermediates that they may mention; ``name`` is for reports."""
+    """Two expressions stated to be equal, with the intermediates that they may mention; ``name`` is for reports."""
 
     name: str
     before: Expr
@@ -70,7 +70,7 @@ class Sides:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What evaluation says: where both sides agreed, or a counterexample, or why nothing could be evaluated."""
+    """The outcome of an evaluation: where both sides agreed, a counterexample, or why nothing could be evaluated."""
 
     agreed: str = ""
     counterexample: str = ""
@@ -79,7 +79,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Effort:
-    """How many points must agree, and whether they must have met every edge: on, until so many more meet no new one."""
+    """How many points must agree, and for how many further points without a new edge to continue until all are hit."""
 
     points: int
     patience: int
@@ -92,12 +92,12 @@ FEW, MANY = Effort(3, 2, False), Effort(10, 16, True)
 def agreement(sides: Sides, seed: int, effort: Effort, patience: Patience | None = None) -> Agreement:
     """Evaluate both sides at several points, until the points have shown enough.
 
-    At size one a delta is no condition, a sum has one term and a tangent projection is zero: there, much agrees. So
-    every size must have been larger than one; and where nothing is proved, both sides of every edge must have been met
-    (``edges``). Where a denominator vanishes the sides say nothing, and such points are passed over: a centred patch of
-    one entry has no energy. The wish for sizes larger than one may itself make that patch small, so every second point
-    then goes without it. Where entries leave the domain of a root or a logarithm, later ones are positive, smaller or
-    larger.
+    At size one every delta is 1, a sum has one term and a tangent projection is zero, so agreement there means little.
+    Therefore every size must have been larger than one, and if nothing is proved, both sides of every edge must have
+    been hit (``edges``). Points where a denominator vanishes are skipped, for instance a centred patch of one entry,
+    which has no energy. Sizes forced above one may themselves make that patch small, so every second point after such a
+    failure is drawn freely. Where entries leave the domain of a root or a logarithm, later ones are positive, smaller
+    or larger.
     """
     patience = patience or Endless()
     field = field_for([sides.before, sides.after], sides.scope)
@@ -106,7 +106,7 @@ def agreement(sides: Sides, seed: int, effort: Effort, patience: Patience | None
     agreed, newest, strayed, reason, vanished = 0, 0, 0, "", False
     for attempt in range(_ATTEMPTS):
         if patience.over():
-            reason = reason or "the time for it was used up"
+            reason = reason or "the time limit ran out"
             break
         kept = set() if vanished and attempt % 2 else small
         dearest = DEAREST * 2 ** min(max(agreed - 1, 0), 3) if small or unseen else DEAREST
@@ -139,7 +139,7 @@ def _sizes(sides: Sides) -> Sizes:
 def _point(
     sides: Sides, seed: int, drawn: dict[Symbol, int], field: Field, wanted: set[Any] | None, spread: Spread
 ) -> Point:
-    """Return the point to compare at; what is met at it is collected as far as it is wanted, unless that is None."""
+    """Return the point of the comparison; it records which of the wanted edges it hits, unless that is None."""
     if wanted is not None:
         return Point(seed, drawn, field, sides.scope, spread=spread, witnessed=set(), wanted=frozenset(wanted))
     return _shared(seed, tuple(drawn.items()), field, sides.definitions, spread)
@@ -149,12 +149,12 @@ def _point(
 def _shared(
     seed: int, sizes: tuple[tuple[Symbol, int], ...], field: Field, definitions: tuple[Definition, ...], spread: Spread
 ) -> Point:
-    """Return a point; sides with one scope share it, for what an intermediate is there needs no second evaluation."""
+    """Return a point; sides with the same scope share it, so that intermediates are evaluated once."""
     return Point(seed, dict(sizes), field, {d.base: d for d in definitions}, spread=spread)
 
 
 def _volume(failed: int) -> int:
-    """Bound the product of the axes: where much cannot be evaluated, later points are smaller."""
+    """Bound the product of the axes: after many failed evaluations, later points are smaller."""
     return 200 if failed < 8 else 16 if failed < 16 else (6, 4, 3, 2)[failed % 4]
 
 
@@ -167,7 +167,7 @@ def _edges(sides: Sides) -> set[Witness]:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one point says: entries that agree, the first that differs, and why others could not be evaluated."""
+    """The result at one point: entries that agree, the first that differs, and why others could not be evaluated."""
 
     entries: int
     counterexample: str = ""
@@ -175,7 +175,7 @@ class _Outcome:
 
 
 def _compare(sides: Sides, point: Point) -> _Outcome:
-    """Evaluate both sides at every chosen value of the free indices; entries without a value here are passed over."""
+    """Evaluate both sides at every chosen value of the free indices; skip entries without a value."""
     entries, reason = 0, ""
     for at in _environments(sides, point):
         try:
@@ -194,7 +194,7 @@ def _compare(sides: Sides, point: Point) -> _Outcome:
 
 
 def _difference(sides: Sides, at: Environment, point: Point, left: object, right: object) -> str:
-    """Show a counterexample: where, at which sizes, and both values; those of a prime field as fractions."""
+    """Describe a counterexample: where, at which sizes, and both values; those of a prime field as fractions."""
     if point.field is MODULAR:
         fractions = replace(point, field=ORDERED, memory={}, kept={}, nudges={}, constants={}, witnessed=None)
         left, right = evaluate(sides.before, at, fractions), evaluate(sides.after, at, fractions)
@@ -203,18 +203,18 @@ def _difference(sides: Sides, at: Environment, point: Point, left: object, right
 
 
 def never_larger(symbols: Iterable[Symbol]) -> str:
-    """Return the words for sizes that no point had above their least value; none if there are none."""
+    """Return the words for sizes that exceeded their least value at no point; an empty string if there are none."""
     names = ", ".join(sorted(str(s) for s in symbols))
     return f"; at the least {names} alone" if names else ""
 
 
 def shown(value: Any) -> str:
-    """Return a number as people read it."""
+    """Return a number in readable form."""
     return f"{float(value):.6g}"
 
 
 def shown_sizes(point: Point) -> str:
-    """Return the sizes of a point as people read them."""
+    """Return the sizes of a point in readable form."""
     return ", ".join(f"{s}={v}" for s, v in point.sizes.items()) or "no sizes"
 
 
@@ -226,7 +226,7 @@ def _environments(sides: Sides, point: Point) -> Iterator[Environment]:
 
 
 def assignments(indices: Sequence[Index], point: Point, most: int) -> Iterator[Environment]:
-    """Yield values of indices: every one, or ``most`` of them at random where an index often equals its partner."""
+    """Yield values of indices: all, or ``most`` random ones in which an index often equals its primed partner."""
     ranges = [range(point.size(i.size)) for i in indices]
     if math.prod(len(r) for r in ranges) <= most:
         for values in itertools.product(*ranges):

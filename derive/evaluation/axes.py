@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from derive.forward_map import Definition, Layer
 
 Standing = Mapping[Index, Index]
-"""Which output index an index stands for."""
+"""The output index that each index is equal to."""
 
 
 def unit_axes(layer: Layer) -> set[Index]:
-    """Return the output indices that stand alone in a parameter's brackets: the units."""
+    """Return the output indices that occur alone in a parameter's brackets: the units."""
     parameters = {p.base for p in layer.parameters}
     scope = {d.base: d for d in layer.definitions}
     return _alone(layer.output.expression, {i: i for i in layer.output.indices}, parameters, scope)
@@ -45,7 +45,7 @@ def _alone(
 
 
 def _joined(product: Mul, standing: Standing) -> Standing:
-    """Let an index that a delta of the product sets equal to another stand for what that one stands for."""
+    """Add the indices that a delta of the product sets equal to an output index."""
     joined = dict(standing)
     for delta in [f for f in product.args if isinstance(f, KroneckerDelta)]:
         left, right = delta.args

@@ -4,7 +4,7 @@ Evaluation cannot prove a limit or a bound. It searches for counterexamples: a m
 limit as the inputs shrink or grow, an output that changes but should not, two inputs with the same output. A statement
 of existence (a map is *not* scale invariant) needs a witness.
 
-    coefficients    what each parameter's entries are multiplied by, in the map (m) and in the layer itself (o)
+    coefficients    the factor of each parameter's entries, in the map (m) and in the layer itself (o)
     value           m -> factor o           length    m -> factor o/||o||          direction    ||m|| -> factor
 """
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from derive.record import CancellingMap, Limit
 
 _NEAR, _FAR = (Decimal("1e-3"), Decimal("1e-4")), (Decimal("1e6"), Decimal("1e7"))
-_LESS_FAR = Decimal(100), Decimal(1000)  # as far as exponentials go
+_LESS_FAR = Decimal(100), Decimal(1000)  # the range of exponentials ends here
 _SMALL = Decimal("1e-9")
 _PLACES = 2
 Told = TypeVar("Told")
 
 
 def behaviour_statements(found: CancellingMap, prefix: str) -> list[Statement]:
-    """Return the statements on a map's limits and properties that evaluation can speak against."""
+    """Return the statements on a map's limits and properties that evaluation can refute."""
     about = _Behaviour(found)
     named = [about.tends("zero", found.zero, _NEAR), about.tends("infinity", found.infinity, _FAR)]
     named += [about.weight_scale()] if about.inputs else []
@@ -50,36 +50,36 @@ class _Scaled:
     layer: Reference
 
     def coefficients(self, place: Place, names: Iterable[str]) -> list[tuple[Any, Any]]:
-        """Return what the entries of some parameters are multiplied by, in the map and in the layer."""
+        """Return the factors of some parameters' entries, in the map and in the layer."""
         ours, theirs = self.mapped.slopes(place), self.layer.slopes(place)
         keys = sorted(key for key in {**ours, **theirs} if key[0] in names)
         return [(ours.get(key, 0), theirs.get(key, 0)) for key in keys]
 
     def rest(self, place: Place) -> Any:
-        """Return the part of the map's output that carries no parameter."""
+        """Return the part of the map's output that depends on no parameter."""
         slopes = self.mapped.slopes(place)
         return self.mapped.value(place) - sum(slope * self.mapped.entry(key) for key, slope in slopes.items())
 
     def read(self, expression: Any, case: Case, place: Place) -> Any:
-        """Return the value of an expression of the layer's tensors here."""
+        """Return the value here of an expression of the layer's tensors."""
         at = dict(zip(case.indices, place, strict=True))
         return evaluate(expression, at, self.layer.plain)
 
 
 class _Behaviour:
-    """The statements on what one map does."""
+    """The statements on the behaviour of one map."""
 
     def __init__(self, found: CancellingMap) -> None:
         self.found = found
         self.inputs = tuple(t.name for t in found.layer.inputs if t.values is None)
 
     def scaled(self, case: Case, by: Any, salt: str = "") -> _Scaled:
-        """Return the map with all real inputs multiplied by a number; with a salt, other inputs."""
+        """Return the map with all real inputs multiplied by a number; a salt gives other inputs."""
         given: dict[Key, Any] = {key: jet for key, jet in case.plain.memory.items() if not key[1]}
         salts, stretch = (dict.fromkeys(self.inputs, salt) if salt else {}), dict.fromkeys(self.inputs, by)
 
         def reference(layer: Any) -> Reference:
-            """Return the reference of a layer at the point that is given."""
+            """Return the reference of a layer at this point."""
             scope = {d.base: d for d in layer.definitions}
             point = replace(
                 case.plain, scope=scope, salts=salts, stretch=stretch, memory=dict(given), kept={}, nudges={}
@@ -89,7 +89,7 @@ class _Behaviour:
         return _Scaled(reference(self.found.mapped), reference(self.found.layer))
 
     def tends(self, name: str, limit: Limit, scales: tuple[Decimal, Decimal]) -> Statement | None:
-        """Return the statement of a limit: the map comes nearer as the inputs are scaled on."""
+        """Return the statement of a limit: the map approaches it as the inputs are scaled further."""
         ways: dict[str, Callable[[_Scaled, Place, Case, Limit], Any]] = {
             "value": _off_value,
             "length": _off_length,
@@ -103,7 +103,7 @@ class _Behaviour:
         way = ways[limit.kind]
 
         def look(case: Case, scales: tuple[Decimal, Decimal]) -> bool:
-            """Compare both scales at every place; return whether any place could be judged."""
+            """Compare both scales at every place; return whether any place had a value."""
             pair = [self.scaled(case, scale) for scale in scales]
 
             def of(place: Place) -> None:
@@ -127,22 +127,22 @@ class _Behaviour:
         return True
 
     def weight_scale(self) -> Statement:
-        """Return the statement of the weights' scale: far away it keeps the length of what carries them at one."""
+        """Return the statement of the weights' scale: at large inputs the factor of the weights has length one."""
 
         def look(case: Case, scales: tuple[Decimal, Decimal]) -> bool:
-            """Compare the limit at infinity at both scales; return whether any place could be judged."""
+            """Compare the limit at infinity at both scales; return whether any place had a value."""
             pair = [self.scaled(case, scale) for scale in scales]
             kappa = case.plain.memory[(str(self.found.kappa), ())][0]
 
             def of(place: Place) -> None:
-                """Raise ``Refuted`` where the weights' pull does not approach the stated length."""
+                """Raise ``Refuted`` where the weights' factor does not approach the stated length."""
                 stated = pair[0].read(self.found.weight_scale, case, place)
                 pulls = [scaled.coefficients(place, self.found.infinity.weights) for scaled in pair]
                 lengths = [Decimal(sum(m * m for m, _ in pull)).sqrt() * stated for pull in pulls]
                 first, second = (abs(length - 1) for length in lengths)
                 settles = second <= _SMALL or second <= first * Decimal("0.6")
                 if not settles and not case.same(stated * stated * kappa, 1):
-                    raise Refuted(f"weights of that scale are carried by a length of {shown(lengths[1])}, not 1")
+                    raise Refuted(f"weights of that scale have a factor of length {shown(lengths[1])}, not 1")
 
             return over(case.places[:_PLACES], of)
 
@@ -150,7 +150,7 @@ class _Behaviour:
         return Statement("weight-scale", words, _as_far_as_it_goes(look, _FAR), basis="derived")
 
     def property(self, name: str, value: bool | None, basis: str) -> Statement | None:
-        """Return the statement of a property that is decided."""
+        """Return the statement of a property, if it is decided."""
         words = {"scale_invariant": "scale invariant", "singular_at_zero": "singular at zero"}.get(name, name)
         looks = {
             "scale_invariant": (self._same_when_stretched, "input that scaling changes"),
@@ -161,7 +161,7 @@ class _Behaviour:
         if value is None or name not in looks or (name == "injective" and not value) or not self.inputs:
             return None
         look, witness = looks[name]
-        # The universal side of "singular" is that it is not.
+        # Of singular and not singular, the second is the universal statement.
         universal = (not value) if name == "singular_at_zero" else value
         stated = f"the map is {words}" if value else f"the map is not {words}"
         slug = name.replace("_", "-")
@@ -176,7 +176,7 @@ class _Behaviour:
         return ""
 
     def _apart(self, case: Case) -> str:
-        """Whether two inputs have one output, everywhere."""
+        """Whether two inputs have the same output, everywhere."""
         here = self.scaled(case, 1).mapped
         if not any(here.slopes(p, self.inputs) for p in here.places):
             raise NotEvaluable("no output reads the input at these sizes")
@@ -210,10 +210,10 @@ class _Behaviour:
 def _as_far_as_it_goes(
     look: Callable[[Case, tuple[Decimal, Decimal]], Told], scales: tuple[Decimal, Decimal]
 ) -> Callable[[Case], Told]:
-    """Look at some scales, and at less far ones where the map has no value there."""
+    """Evaluate at the far scales, or at nearer ones if the map has no value there."""
 
     def told(case: Case) -> Told:
-        """Look at the far scales, and at nearer ones where numbers leave their range."""
+        """Evaluate at the far scales, or at nearer ones if numbers leave their range."""
         try:
             return look(case, scales)
         except (NotEvaluable, ArithmeticError):
@@ -225,10 +225,10 @@ def _as_far_as_it_goes(
 
 
 def _either(look: Callable[[Case], str], universal: bool) -> Callable[[Case], bool]:
-    """Turn what a look has seen into a counterexample, or into a witness."""
+    """Turn the text that a look returns into a counterexample or a witness."""
 
     def told(case: Case) -> bool:
-        """Return whether the claim was seen; raise ``Refuted`` for a counterexample of a universal one."""
+        """Return whether the claim was confirmed; raise ``Refuted`` for a counterexample of a universal one."""
         seen = look(case)
         if seen and universal:
             raise Refuted(seen)
@@ -238,10 +238,10 @@ def _either(look: Callable[[Case], str], universal: bool) -> Callable[[Case], bo
 
 
 def _off(pairs: Iterable[tuple[Any, Any]]) -> Any:
-    """Return the largest distance of pairs, in terms of the largest right side."""
+    """Return the largest distance of pairs, relative to the largest right side."""
     found = list(pairs)
     size = max((abs(b) for _, b in found), default=Decimal(0))
-    # A difference of whole numbers is one too, and so would be no decimal when divided.
+    # Convert: a quotient of integers is a float, not a Decimal.
     return Decimal(max((abs(a - b) for a, b in found), default=0)) / (size or 1)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Case:
-    """A layer's reference, the point at which derived expressions are read, and the places that are looked at."""
+    """A layer's reference, the point for derived expressions, and the places to compare."""
 
     reference: Reference
     plain: Point
@@ -39,11 +39,11 @@ class Case:
         return self.reference.layer.output.indices
 
     def pairs(self) -> Iterator[tuple[Place, Place]]:
-        """Yield every two of the places, in both orders, each with itself too."""
+        """Yield every ordered pair of places, including each with itself."""
         yield from itertools.product(self.places, self.places)
 
     def derived(self, expression: Expr, here: Place, there: Place | None = None) -> Any:
-        """Return a derived expression at a place; its primed indices are at another place."""
+        """Return a derived expression at a place, with its primed indices at ``there``."""
         at = dict(zip(self.indices, here, strict=True))
         at |= dict(zip((i.primed() for i in self.indices), here if there is None else there, strict=True))
         return evaluate(expression, at, self.plain)
@@ -57,7 +57,7 @@ class Case:
         return all(a == b for i, a, b in zip(self.indices, here, there, strict=True) if i in indices)
 
     def words(self, here: Place, there: Place | None = None) -> str:
-        """Return a place, or two, as people read them."""
+        """Return a place, or two, in readable form."""
         shown = [f"{i.name}={v}" for i, v in zip(self.indices, here, strict=True)]
         if there is not None:
             shown += [f"{i.name}'={v}" for i, v in zip(self.indices, there, strict=True)]

@@ -2,8 +2,8 @@
 
     sum[j, k, l](A[j, k] B[k] C[j, l])   ->   sum[j](sum[k](A[j, k] B[k]) * sum[l](C[j, l]))
 
-The plan is made once per sum. Values of inner sums are cached at each point by the values of the outer indices. Values
-and derivatives equal those of plain loops; the coverage of single terms (``edges``) is not recorded here.
+Each sum is planned once. Values of inner sums are cached at each point by the values of the outer indices. Values and
+derivatives equal those of plain loops; the coverage of single terms (``edges``) is not recorded here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Product:
-    """Factors of which each is worked out as soon as its indices have values: guards, others, and inner sums."""
+    """Factors, each evaluated as soon as its indices have values: guards, others, and inner sums."""
 
     guards: tuple[Evaluator, ...]
     parts: tuple[Evaluator, ...]
@@ -34,7 +34,7 @@ class Product:
     idle: tuple[Index, ...]
 
     def __call__(self, at: Environment, point: Point) -> Jet:
-        """Return the product, guards first: what a guard excludes is never looked at."""
+        """Return the product, guards first: what a guard excludes is never evaluated."""
         for guard in self.guards:
             if guard(at, point)[0] == 0:
                 return 0, None
@@ -57,7 +57,7 @@ class Loop:
     inner: Product
 
     def __call__(self, at: Environment, point: Point) -> Jet:
-        """Return the sum, from what the point keeps if it has been worked out there."""
+        """Return the sum, from the point's cache if it is there."""
         key = (-self.number - 1, *[at[i] for i in self.around])
         if key not in point.kept:
             point.kept[key] = self._total(at, point)
@@ -98,7 +98,7 @@ def _plan(factors: Factors, bound: tuple[Index, ...], compiled: Callable[[Expr],
 
 
 def _loop(factors: Factors, bound: tuple[Index, ...], compiled: Callable[[Expr], Evaluator]) -> Loop:
-    """Loop outermost over the index that stands in most factors: the others then fall apart into sums of their own."""
+    """Loop outermost over the index in most factors: the others then separate into sums of their own."""
     index = max(bound, key=lambda i: sum(i in indices for _, indices in factors))
     around = frozenset().union(*(indices for _, indices in factors)) - frozenset(bound)
     inner = _plan(factors, tuple(i for i in bound if i != index), compiled)
@@ -126,7 +126,7 @@ def _times(left: Jet, right: Jet, point: Point) -> Jet:
 
 
 def _sum_of(slopes: dict[Key, Any], more: dict[Key, Any]) -> dict[Key, Any]:
-    """Add slopes to those that are there, in place."""
+    """Add slopes to existing ones, in place."""
     for key, slope in more.items():
         slopes[key] = slopes.get(key, 0) + slope
     return slopes

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 def edges(expression: Expr) -> set[Witness]:
     """Return the edges of an expression.
 
-    Of every range guard, both sides of both ends; of every comparison, both sides of its end; of every other guard,
-    that it held and failed: each time with all guards beside it holding, so that it alone decided. Of every sum, terms
-    that are not zero: the last of every index, and one where any two indices differ that are both bound or run over one
-    range.
+    For a range guard: both sides of both ends. For a comparison: both sides of its end. For any other guard: that it
+    held and that it failed. Each counts only if all guards beside it held, so that it alone decided. For a sum: nonzero
+    terms with the last value of every index, and one in which any two indices differ that are both bound or run over
+    one range.
     """
     return set(shown_by(*expression.atoms(IndexedSum), *expression.atoms(*GUARDS)))
 
 
 def shown_by(*parts: Expr) -> frozenset[Witness]:
-    """Return the edges of some sums and guards themselves, not of what stands in them."""
+    """Return the edges of the given sums and guards themselves, without those inside them."""
     wanted: set[Witness] = set()
     for part in parts:
         if isinstance(part, IndexedSum):
@@ -48,7 +48,7 @@ def pairs_of(total: IndexedSum) -> list[tuple[Index, Index]]:
 
 
 def _words(guard: Expr) -> Sequence[str]:
-    """Return what is to be seen of a guard."""
+    """Return the names of a guard's edges."""
     if isinstance(guard, AtMost):
         return tuple(_JUMP.values())
     return tuple(_ENDS.values()) if isinstance(guard, Within) else ("holds", "fails")
@@ -59,9 +59,9 @@ _ENDS = {(-1, True): "before", (0, True): "first", (-1, False): "last", (0, Fals
 
 
 def decisive(conditions: Sequence[Expr], at: Environment, point: Point) -> set[Witness]:
-    """Return what this point shows of guards that stand beside each other: of all if all hold, of one if it fails.
+    """Return the edges of adjacent guards that this point hits: of all if all hold, of one if it alone fails.
 
-    Of a range guard only the range: that its index is an integer is what a divisibility guard beside it says.
+    For a range guard only the range counts: a divisibility guard beside it covers whether its index is an integer.
     """
     sides = [tuple(position(a)(at, point) for a in guard.args) for guard in conditions]
     within = [isinstance(guard, Within) for guard in conditions]
@@ -77,6 +77,6 @@ def decisive(conditions: Sequence[Expr], at: Environment, point: Point) -> set[W
             seen |= {(guard, word) for past, word in _JUMP.items() if a - b == past}
         elif within[k]:
             seen |= {(guard, _ENDS[key]) for key in ((a, True), (a - b, False)) if key in _ENDS}
-        elif not (isinstance(guard, Divides) and abs(a) == 1):  # one divides everything, which shows nothing
+        elif not (isinstance(guard, Divides) and abs(a) == 1):  # one divides everything, so this is no edge
             seen.add((guard, "holds" if held[k] else "fails"))
     return seen

@@ -1,8 +1,8 @@
 """Values and slopes of indexed sums at small sizes, node by node.
 
 An expression becomes a closure that returns a *jet*: its value, and its slopes with respect to tensor entries as a
-mapping from entry to number (None where there is none). Slopes are those of dual numbers, for every entry of the
-*active* tensors at once. Values of sums and of intermediates are kept, so that each is worked out once a point.
+mapping from entry to number (None if there are none). Slopes are those of dual numbers, for every entry of the *active*
+tensors at once. Values of sums and intermediates are cached, so that each is computed once per point.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def evaluate(expression: Expr, at: Environment, point: Point) -> Any:
 
 @lru_cache(maxsize=20_000)
 def compiled(expression: Expr) -> Evaluator:
-    """Return the evaluator of an expression: one closure a node, so that a sum costs no tree walk per term."""
+    """Return the evaluator of an expression: one closure per node, so that a sum costs no tree walk per term."""
     for kind, rule in _RULES:
         if isinstance(expression, kind):
             return rule(expression)
@@ -78,7 +78,7 @@ def _added(slopes: dict[Key, Any] | None, more: dict[Key, Any]) -> dict[Key, Any
 
 
 def _multiply(expression: Mul) -> Evaluator:
-    """Multiply, guards first: what a guard excludes (an entry outside its tensor) is never looked at."""
+    """Multiply, guards first: what a guard excludes (an entry outside its tensor) is never evaluated."""
     conditions = [f for f in expression.args if is_guard(f)]
     guards = [compiled(f) for f in conditions]
     parts = [compiled(f) for f in expression.args if not is_guard(f)]
@@ -121,14 +121,14 @@ def _power(expression: Pow) -> Evaluator:
 
 
 def _setting_power(expression: Pow) -> Evaluator:
-    """Raise to a power that is a setting, or made of settings, of real numbers."""
+    """Raise to a power whose exponent consists of settings and real numbers."""
     base, exponent = compiled(expression.base), compiled(expression.exp)
 
     def _run(at: Environment, point: Point) -> Jet:
         v, d = base(at, point)
         power, moving = exponent(at, point)
         if moving:
-            raise NotEvaluable(f"an exponent that moves: {expression.exp}")
+            raise NotEvaluable(f"an exponent that depends on the active tensors: {expression.exp}")
         value = point.field.real_power(v, power)
         return value, _scaled(d, point.field.real_power(v, power - 1) * power, point) if d else None
 
@@ -174,7 +174,7 @@ def _sum(expression: IndexedSum) -> Evaluator:
         return point.field.tidy(value), slopes
 
     def _witness(inner: Environment, point: Point) -> None:
-        """Collect what a term that is not zero shows, as far as this point has not shown it."""
+        """Record the edges that a nonzero term hits, if this point has not recorded them."""
         assert point.witnessed is not None
         unseen = point.unseen.get(number)
         if unseen is None:
@@ -187,14 +187,14 @@ def _sum(expression: IndexedSum) -> Evaluator:
 
 
 def _shows(wanted: Index | tuple[Index, Index], at: Environment, point: Point) -> bool:
-    """Return whether a term shows the last of an index, or two indices that differ."""
+    """Return whether a term has the last value of an index, or two indices that differ."""
     if isinstance(wanted, Index):
         return at[wanted] == point.size(wanted.size) - 1
     return at[wanted[0]] != at[wanted[1]]
 
 
 def _reduction(expression: Reduction) -> Evaluator:
-    """Reduce over the bound indices by this package's own rules: see ``evaluation.reductions``."""
+    """Reduce over the bound indices by the rules of ``evaluation.reductions``."""
     body, bound, rule = compiled(expression.body), expression.bound, REDUCTIONS[type(expression)]
     free, number = sorted(free_indices(expression), key=Index.sort_key), next(_numbers)
 
@@ -221,7 +221,7 @@ def _stopped(expression: Stopped) -> Evaluator:
 
 
 def _masked(expression: Masked) -> Evaluator:
-    """Return the score where the mask holds, and minus infinity where it does not: that is never looked at."""
+    """Return the score if the mask holds; a score whose mask fails counts as minus infinity and is not evaluated."""
     score, mask = compiled(expression.args[0]), compiled(expression.args[1])
     conditions = [f for f in Mul.make_args(expression.args[1]) if is_guard(f)]
 
@@ -264,7 +264,7 @@ def _whole(value: int | Fraction, expression: Expr) -> int:
 
 
 def _look_up(base: IndexedBase, key: Key, point: Point) -> Jet:
-    """Return an entry: zero outside the tensor where the point knows its axes, else what it is made of, or random."""
+    """Return an entry: zero outside a tensor of known axes, else its definition's value, or a random number."""
     name, place = key
     if not point.inside(name, place):
         return 0, None
@@ -282,7 +282,7 @@ def _guard(expression: Expr) -> Evaluator:
 
 
 def _whole_number(expression: Expr) -> Evaluator:
-    """Return the evaluator of a quotient or remainder of index expressions that stands as a number."""
+    """Return the evaluator of an integer quotient or remainder of index expressions that is used as a number."""
     where = position(expression)
     return lambda at, point: (where(at, point), None)
 
@@ -305,7 +305,7 @@ def _symbol(symbol: Symbol) -> Evaluator:
 
 
 def _partial(expression: PartialDerivative) -> Evaluator:
-    """Differentiate by dual numbers: every entry of the variable's tensor is active, the wanted slope is read off."""
+    """Differentiate by dual numbers: all entries of the variable's tensor are active; return the wanted slope."""
     inner, variable = compiled(expression.expression), expression.variable
     indexed = isinstance(variable, Indexed)
     name = str(variable.base.label) if indexed else variable.name
@@ -334,7 +334,7 @@ def _at_zero(expression: AtZero) -> Evaluator:
 
 
 def _function(expression: Expr) -> Evaluator:
-    """Apply an elementary function; its slopes are those of ``functions``."""
+    """Apply an elementary function, with the slopes of ``functions``."""
     parts, kind = [compiled(a) for a in expression.args], expression.func
 
     def _run(at: Environment, point: Point) -> Jet:

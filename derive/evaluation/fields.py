@@ -1,11 +1,11 @@
-"""The numbers in which expressions are evaluated, each exact for what it takes.
+"""The number types of the evaluation, each exact for the expressions that it takes.
 
     Modular    the integers modulo a prime       rational expressions
-    Ordered    fractions                         those, and what needs an order: abs, sign, max, min
+    Ordered    fractions                         also functions that need an order: abs, sign, max, min
     Real       decimals of 60 digits             roots and transcendental functions
 
-A prime field has two square roots of a number or none, and no order, so no root is taken there: whatever holds one is
-evaluated in decimals, where the root of a positive number is positive.
+A prime field has two square roots of a number or none, and no order, so no root is taken there: an expression with a
+root is evaluated in decimals, where the root of a positive number is positive.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from derive.evaluation.functions import OF_ORDER, OF_REALS, NotEvaluable
 PRIME = 2**61 - 1
 DIVISION = "division by zero"
 DIGITS = 60
-_LOST = Decimal(10) ** (-DIGITS // 2)  # entries are of order one: what is smaller than this is a rounding error
+_LOST = Decimal(10) ** (-DIGITS // 2)  # entries are of order one: smaller numbers are rounding errors
 _SAME = Decimal(10) ** -40
 _CONTEXT = decimal.Context(
     prec=DIGITS,
@@ -38,7 +38,7 @@ class Modular:
     """The integers modulo 2^61 - 1."""
 
     name = "exact modulo 2^61-1"
-    lowest = None  # nothing is smallest here
+    lowest = None  # this field has no order
 
     def context(self) -> AbstractContextManager[Any]:
         """Integers need no context."""
@@ -51,7 +51,7 @@ class Modular:
         return int(value.p) * pow(int(value.q), -1, PRIME) % PRIME
 
     def random(self, bits: int, positive: bool) -> int:
-        """Return an element from 64 random bits; nothing is positive here."""
+        """Return an element from 64 random bits; no element is positive here."""
         return bits % PRIME
 
     def tidy(self, value: int) -> int:
@@ -129,7 +129,7 @@ class Ordered:
         raise NotEvaluable("a real power has no exact value")
 
     def value(self, kind: type[Expr], arguments: Sequence[Any]) -> Fraction:
-        """Return the value of a function that needs nothing but an order."""
+        """Return the value of a function that needs only an order."""
         if kind not in OF_ORDER:
             raise NotEvaluable(f"{kind.__name__} has no exact value")
         return OF_ORDER[kind].value(arguments)
@@ -177,7 +177,7 @@ class Real:
         return value
 
     def power(self, base: Decimal, exponent: Expr) -> Decimal:
-        """Return the real power; a negative base with a broken exponent is refused, and so is one lost in rounding."""
+        """Return the real power; refuse a negative base with a fractional exponent, and a base lost in rounding."""
         base = Decimal(base)
         if exponent.is_negative and abs(base) < _LOST:
             raise NotEvaluable(DIVISION)

@@ -1,7 +1,7 @@
-"""Statements on a result, each looked at from several points of evaluation.
+"""Statements on a result, each tested at several points of evaluation.
 
 A statement is *universal* (it holds at every point: one counterexample refutes it) or *existential* (it holds
-somewhere: until a witness is met it is not confirmed, and never refuted).
+somewhere: a witness confirms it, and nothing refutes it).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LEAST = 4
 _ATTEMPTS = 60
 _VOLUME, _DEAREST = 60, 2_000
-_STRETCHES = (1, 1, 8, 64, 512, 1)  # of the parameters, for ten attempts each
+_STRETCHES = (1, 1, 8, 64, 512, 1)  # factors of the parameters, for ten attempts each
 
 
 Item = TypeVar("Item")
@@ -37,7 +37,7 @@ class Refuted(Exception):
 
 
 def over(items: Iterable[Item], look: Callable[[Item], None]) -> bool:
-    """Look at every item; pass over those without a value (a patch without energy), unless all are."""
+    """Test every item; skip those without a value (a patch without energy), unless no item has one."""
     told, problem = False, None
     for item in items:
         try:
@@ -52,11 +52,11 @@ def over(items: Iterable[Item], look: Callable[[Item], None]) -> bool:
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement: its id, its words, and how to look at it.
+    """A statement: its id, its words, and its test.
 
-    ``look`` returns whether the point said something on it (for an existential statement: whether it is a witness); it
-    raises ``Refuted`` at a counterexample. ``wanted`` says what an existential statement waits for. ``step`` names the
-    step, if any, whose normal forms state the same. ``basis`` says how a statement was established that evaluation
+    ``look`` returns whether the point was informative (for an existential statement: whether it is a witness); it
+    raises ``Refuted`` at a counterexample. ``wanted`` describes the witness of an existential statement. ``step`` names
+    the step, if any, whose normal forms state the same. ``basis`` says how a statement was established that evaluation
     cannot prove: a limit, a bound.
     """
 
@@ -70,7 +70,7 @@ class Statement:
 
 @dataclass
 class Finding:
-    """What was found of a statement: at how many points it was seen to hold, a counterexample, or a doubt."""
+    """The test of a statement so far: the points at which it held, a counterexample, or a doubt."""
 
     statement: Statement
     numbers: str
@@ -82,11 +82,11 @@ class Finding:
 
     @property
     def settled(self) -> bool:
-        """Whether more points would add nothing."""
+        """Whether more points could not change the finding."""
         return bool(self.counterexample) or self.seen >= (1 if self.statement.wanted else _LEAST)
 
     def look(self, case: Case) -> None:
-        """Look at the statement from one more point."""
+        """Test the statement at one more point."""
         point = case.plain
         try:
             held = self.statement.look(case)
@@ -101,24 +101,24 @@ class Finding:
 
     @property
     def agreed(self) -> str:
-        """Where it was seen to hold, in words; empty if that is not enough."""
+        """The points at which it held, in words; empty if these are too few."""
         if self.counterexample or not self.settled:
             return ""
         if self.statement.basis and not self.statement.wanted:
             return f"{self.statement.basis}; no counterexample among {self.tried} points, {self.numbers}"
-        return f"the result beside the forward map at {self.tried} random sizes, {self.numbers}{self.single}"
+        return f"the result against the forward map at {self.tried} random sizes, {self.numbers}{self.single}"
 
     @property
     def doubt(self) -> str:
-        """Why it was not seen to hold."""
+        """Why the statement was not confirmed."""
         if self.statement.wanted and self.tried:
             return f"no {self.statement.wanted} at {self.tried} random sizes, {self.numbers}"
-        return f"not evaluable: {self.reason}" if self.reason else "the time for it was used up"
+        return f"not evaluable: {self.reason}" if self.reason else "the time limit ran out"
 
 
 @dataclass(frozen=True)
 class Inquiry:
-    """A layer and the expressions stated of it, to be looked at together; ``given`` sets scalars at a point."""
+    """A layer and the expressions stated of it, tested together; ``given`` sets scalars at a point."""
 
     layer: Layer
     expressions: tuple[Expr, ...]
@@ -132,7 +132,7 @@ class Inquiry:
     def findings(
         self, statements: Iterable[Statement], seed: int = 0, patience: Patience | None = None
     ) -> list[Finding]:
-        """Look at every statement from several points, until each is settled and every size has been above one."""
+        """Test every statement at several points, until each is settled and every size has been above one."""
         output, patience = self.layer.output, patience or Endless()
         every = [output.expression, *self.expressions]
         numbers = field_for(every, self.scope)
@@ -155,7 +155,7 @@ class Inquiry:
         return found
 
     def _look(self, found: list[Finding], point: Point) -> bool:
-        """Look at every statement that is not refuted yet from a point; return whether it said anything."""
+        """Test every statement that is not refuted yet at a point; return whether the point was informative."""
         before = sum(f.tried for f in found)
         with point.field.context():
             case = self._case(point)
@@ -170,7 +170,7 @@ class Inquiry:
         return Case.at(self.layer, point)
 
     def _in_fractions(self, finding: Finding, point: Point) -> None:
-        """Find a counterexample of the prime field again in fractions, which people can read."""
+        """Repeat a counterexample of the prime field in fractions, which people can read."""
         if finding.counterexample and point.field is MODULAR:
             fractions = replace(point, field=ORDERED, memory={}, kept={}, nudges={}, constants={})
             again = Finding(finding.statement, ORDERED.name)
@@ -178,7 +178,7 @@ class Inquiry:
             finding.counterexample = again.counterexample or finding.counterexample
 
     def _point(self, seed: int, drawn: dict[Any, int], numbers: Field, strayed: int, stretch: int) -> Point:
-        """Return a point; late ones have large parameters, for a witness may need them."""
+        """Return a point; late ones have large parameters, in case a witness needs them."""
         parameters = dict.fromkeys((p.name for p in self.layer.parameters), stretch)
         spread = SPREADS[strayed % len(SPREADS)]
         return Point(seed, drawn, numbers, self.scope, spread=spread, stretch=parameters if stretch > 1 else {})

@@ -1,4 +1,4 @@
-"""The values and slopes of elementary functions, by this package's own table: SymPy's derivatives are not asked.
+"""The values and slopes of elementary functions, by this package's own table, without SymPy's derivatives.
 
 A function has no slope at a corner (``abs`` at 0, ``max`` at a tie): there ``NotEvaluable`` is raised, never a guess.
 """
@@ -30,7 +30,7 @@ class NotEvaluable(ValueError):
 
 @dataclass(frozen=True)
 class Rule:
-    """A function: its value at its arguments, and its slope in each of them given arguments and value."""
+    """A function: its value, and its slope with respect to each argument from arguments and value."""
 
     value: Callable[[Sequence[Number]], Number]
     slopes: Callable[[Sequence[Number], Number], list[Number]]
@@ -46,7 +46,7 @@ def _sign(a: Number) -> int:
 
 
 def _away(a: Number, slope: Number) -> Number:
-    """Return a slope that exists away from zero only."""
+    """Return a slope that exists only away from zero."""
     if a == 0:
         raise NotEvaluable("a corner: no slope at zero")
     return slope
@@ -57,14 +57,14 @@ def _step(a: Number) -> Number:
 
 
 def _of_extreme(arguments: Sequence[Number], value: Number) -> list[Number]:
-    """Return slope one where the extreme is attained; a tie is a corner."""
+    """Return slope one at the argument that attains the extreme; a tie is a corner."""
     if sum(a == value for a in arguments) > 1:
         raise NotEvaluable("a corner: a tie of two arguments")
     return [int(a == value) for a in arguments]
 
 
 def _attains(arguments: Sequence[Number]) -> int:
-    """Return whether a value is the largest: the same number, but for what rounding in another order leaves."""
+    """Return whether a value is the largest, up to the rounding of a sum in another order."""
     one, largest = arguments
     if isinstance(largest, Decimal):
         return int(abs(Decimal(one) - largest) <= max(Decimal(1), abs(largest)).scaleb(-40))
@@ -83,9 +83,9 @@ OF_ORDER: Mapping[type[Expr], Rule] = {
 
 
 def _borrowed(function: Callable[[Any], Any]) -> Callable[[Number], Number]:
-    """Return a function of decimals by mpmath, for what decimals do not know themselves; values are kept.
+    """Return a function of decimals by mpmath, for functions that decimals lack; values are cached.
 
-    A sum asks for the same value once a term, and mpmath takes longer than all else.
+    A sum needs the same value in many terms, and mpmath takes most of the time.
     """
 
     @lru_cache(maxsize=_MOST_VALUES)
@@ -114,7 +114,7 @@ def _exp(a: Number) -> Number:
 
 
 def _share(score: Number, whole: Number) -> Number:
-    """Return the share of a score in the whole; one that is masked has none."""
+    """Return the weight of a score in the whole; that of a masked score is zero."""
     return Decimal(0) if score == Decimal("-Infinity") else _exp(score - whole)
 
 
@@ -179,11 +179,11 @@ _NAMES: Mapping[str, list[Callable[[Any], Any]]] = {
         lambda x: _wave(x)[1] + x * _wave(x)[2] / 2,
     ],
 }
-"""The named functions and their first derivatives, written out by hand: those of ``algebra.named`` are not asked."""
+"""The named functions and their first derivatives, written by hand, not taken from ``algebra.named``."""
 
 
 def _by_name() -> dict[type[Expr], Rule]:
-    """Return the rule of each named function and of its slope."""
+    """Return the rule of each named function and of its derivative."""
     found: dict[type[Expr], Rule] = {}
     for stem, functions in _NAMES.items():
         value, slope, bend = map(_borrowed, functions)

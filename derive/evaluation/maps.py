@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from derive.record import CancellingMap
 
 _ENERGY = "E"
-_LEAST_KAPPA = 40  # above what the offsets of a layer add at small sizes
+_LEAST_KAPPA = 40  # exceeds the contribution of a layer's offsets at small sizes
 
 
 def map_findings(found: CancellingMap, seed: int = 0, patience: Patience | None = None) -> list[Finding]:
-    """Return what independent evaluation finds of a map."""
+    """Return the findings of independent evaluation on a map."""
     about = _Map(found)
-    # Limits are looked at in decimals, so everything is.
+    # Limits need decimals, so all statements are tested in decimals.
     root = sympy.sqrt(found.kappa)
     expressions = (root, found.residual, found.self_factor, *(scale for _, scale in found.scales))
     return Inquiry(found.mapped, expressions, about.kappa).findings(about.statements(), seed, patience)
 
 
 def map_statements(found: CancellingMap) -> list[Statement]:
-    """Return what is stated of a map."""
+    """Return the statements about a map."""
     return _Map(found).statements()
 
 
@@ -51,7 +51,7 @@ class _Map:
         self.found = found
 
     def kappa(self, point: Point) -> None:
-        """Set kappa at a point, above what it must exceed."""
+        """Set kappa at a point, above its lower bound."""
         key = (str(self.found.kappa), ())
         point.memory[key] = point.draw(*key, positive=True) + _LEAST_KAPPA, None
 
@@ -71,7 +71,7 @@ class _Map:
         kappa, reference = case.plain.memory[(str(self.found.kappa), ())][0], case.reference
 
         def look(here: Place) -> None:
-            """Compare the kernel at one place with kappa plus the residual, and with what is stated."""
+            """Compare the kernel at one place with kappa plus the residual, and with the stated residual."""
             actual, left = reference.kernel(here, here), case.derived(self.found.residual, here)
             stated = case.derived(self.found.self_factor, here)
             for words, value in (("kappa plus the residual", kappa + left), ("what is stated", stated)):
@@ -84,11 +84,11 @@ class _Map:
         return over(case.pairs(), lambda pair: self._apart(case, *pair)) and told
 
     def _apart(self, case: Case, here: Place, there: Place) -> None:
-        """Raise ``Refuted`` where two units of one sample meet: what is left must be kappa times the identity."""
+        """Raise ``Refuted`` if two units of one sample interact: the self factor must be kappa times the identity."""
         units = {k for k, i in enumerate(case.indices) if i in self._units}
         sample = all(a == b for k, (a, b) in enumerate(zip(here, there, strict=True)) if k not in units)
         if sample and here != there and not case.same(case.reference.kernel(here, there), 0):
-            raise Refuted(f"two units of a sample meet at {case.words(here, there)}")
+            raise Refuted(f"two units of a sample interact at {case.words(here, there)}")
 
     @cached_property
     def _units(self) -> set[Index]:
@@ -115,7 +115,7 @@ class _Map:
         return over(case.places[:3], look)
 
     def _scales(self, case: Case, place: Place) -> dict[str, Any]:
-        """Return each parameter's scale at a place, from the energy that the map itself works with."""
+        """Return each parameter's scale at a place, from the map's own energy."""
         found, layer = self.found, self.found.mapped
         if len(layer.definitions) <= len(found.layer.definitions):
             raise Refuted("the corrected layer has no energy")

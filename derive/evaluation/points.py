@@ -1,4 +1,4 @@
-"""A point of evaluation: sizes, numbers, and a seed from which every unknown entry follows."""
+"""A point of evaluation: sizes, numbers, and a seed that determines every unknown entry."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ Witness = tuple[Expr, object]
 class Point:
     """One evaluation point.
 
-    ``scope`` holds the intermediates. ``axes``, where given, are the declared axes of tensors: an entry outside them is
-    zero; elsewhere every place has a number of its own, so that a read outside a tensor shows. ``spread`` says how
+    ``scope`` holds the intermediates. ``axes``, if given, are the declared axes of tensors: an entry outside them is
+    zero. Without axes every place has its own number, so that a read outside a tensor is noticed. ``spread`` says how
     unknown entries are drawn; a tensor with a salt is drawn anew, one with a stretch is multiplied by it.
-    ``witnessed``, unless None, collects what was seen at the edges: see ``edges``; of sums, as far as it is ``wanted``.
-    A nudged point has slopes with
-    respect to the ``active`` tensors; it knows the point ``rest`` that it was nudged from, and looks there for every
-    tensor that is not ``moving`` with them.
+    ``witnessed``, unless None, collects the edges that are hit (see ``edges``); for sums only those in ``wanted``.
+    A nudged point has slopes with respect to the ``active`` tensors; it keeps the point ``rest`` that it was nudged
+    from, and looks up there every tensor that is not ``moving`` with them.
     """
 
     seed: int
@@ -74,7 +73,7 @@ class Point:
         return self.constants[expression]
 
     def nudged(self, *names: str) -> Point:
-        """Return the point with slopes with respect to every entry of some tensors; slopes of slopes are refused."""
+        """Return the point with slopes with respect to every entry of some tensors; refuse slopes of slopes."""
         if self.active:
             raise NotEvaluable("a derivative of a derivative")
         active = frozenset(names)
@@ -85,7 +84,7 @@ class Point:
         return self.nudges[active]
 
     def _moving(self, active: frozenset[str]) -> frozenset[str]:
-        """Return the names of what depends on the active tensors or scalars, themselves included."""
+        """Return the names of the active tensors and scalars and of all that depends on them."""
         moving = set(active)
         for _ in self.scope:
             found = {str(base.label) for base, made in self.scope.items() if names_in(made.expression) & moving}
@@ -95,7 +94,7 @@ class Point:
         return frozenset(moving)
 
     def home(self, name: str) -> Point:
-        """Return the point at which a tensor is looked up: this one, or that at rest where the nudge does not reach."""
+        """Return the point at which to look up a tensor: this one, or the one at rest if the nudge misses it."""
         return self if self.rest is None or name in self.moving else self.rest
 
     def inside(self, name: str, place: tuple[int, ...]) -> bool:
@@ -104,7 +103,7 @@ class Point:
         return axes is None or all(0 <= i < self.size(axis) for i, axis in zip(place, axes, strict=True))
 
     def draw(self, name: str, place: tuple[int, ...], positive: bool = False) -> Any:
-        """Return the entry of an unknown tensor: a function of seed, name and place alone."""
+        """Return the entry of an unknown tensor: a function of only the seed, the name and the place."""
         value = self.field.random(self.bits(name, place), positive or self.spread.positive)
         return self.spread.scaled(value, self) * self.stretch.get(name, 1)
 
@@ -119,8 +118,8 @@ class Point:
 class Spread:
     """How unknown entries are drawn: of either sign or positive, of order one or at another scale.
 
-    Roots and logarithms ask for arguments that entries of either sign seldom give, and a setting that must exceed a
-    number of the layer, as kappa must, is reached by large entries alone.
+    Roots and logarithms need arguments that entries of either sign seldom give; and only large entries reach a setting
+    that must exceed some number of the layer, as kappa must.
     """
 
     positive: bool = False

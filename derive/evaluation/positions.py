@@ -2,8 +2,8 @@
 
     s p - P + d k   at   s = 2, P = 1, d = 1   ->   2 p + k - 1          (p + P - k)/s   ->   (p - k + 1)/2
 
-The affine form is found once a point and then only added up. An expression that is not affine (an entry of an integer
-tensor, a product of two indices) is evaluated node by node.
+Each point computes the affine form once and then only adds it up. An expression that is not affine (an entry of an
+integer tensor, a product of two indices) is evaluated node by node.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Environment = dict[Index, int]
 Whole = int | Fraction
 Scalar = Callable[[Environment, "Point"], Whole]
 Affine = tuple[int, tuple[tuple[Index, int], ...], int]
-"""``(c, ((i, a), (j, b)), q)`` stands for ``(c + a i + b j)/q``."""
+"""``(c, ((i, a), (j, b)), q)`` represents ``(c + a i + b j)/q``."""
 
 _numbers = itertools.count()
 
@@ -39,14 +39,14 @@ CONDITIONS: dict[type[Expr], Callable[[Whole, Whole], bool]] = {
     Within: lambda a, b: 0 <= a < b and a.denominator == 1,
     AtMost: lambda a, b: a <= b,
 }
-"""When each guard is 1, by the values of its two sides."""
+"""The condition for each guard to be 1, in the values of its two sides."""
 
 
 @lru_cache(maxsize=20_000)
 def position(expression: Expr) -> Scalar:
     """Return the evaluator of an index expression; a division that is not exact gives a fraction.
 
-    Raises NotEvaluable for what is no index expression.
+    Raises NotEvaluable for anything but an index expression.
     """
     if isinstance(expression, Index):
         return lambda at, point: at[expression]
@@ -69,7 +69,7 @@ def position(expression: Expr) -> Scalar:
 
 
 def _is_affine(expression: Expr) -> bool:
-    """Return whether an index expression is affine in its indices whatever the sizes are."""
+    """Return whether an index expression is affine in its indices for all sizes."""
     if not expression.args:
         return isinstance(expression, Symbol | sympy.Rational)
     if isinstance(expression, Mul) and sum(bool(a.atoms(Index)) for a in expression.args) > 1:
@@ -89,7 +89,7 @@ def _affine(expression: Expr, point: Point) -> Affine:
 
 
 def _at(coefficient: Expr, point: Point) -> Whole:
-    """Return a coefficient, in which sizes alone stand, at a point."""
+    """Return the value of a coefficient, which depends on sizes only, at a point."""
     if isinstance(coefficient, sympy.Integer):
         return int(coefficient)
     if coefficient not in point.coefficients:
@@ -102,7 +102,7 @@ def _at(coefficient: Expr, point: Point) -> Whole:
 
 @lru_cache(maxsize=20_000)
 def _coefficients(expression: Expr) -> tuple[Expr, tuple[tuple[Index, Expr], ...]]:
-    """Return the constant of an affine expression and what each index is multiplied by: all of sizes alone."""
+    """Return the constant of an affine expression and the coefficient of each index, all functions of sizes only."""
     if not expression.args:
         return (sympy.S.Zero, ((expression, sympy.S.One),)) if isinstance(expression, Index) else (expression, ())
     if isinstance(expression, Pow):
@@ -113,7 +113,7 @@ def _coefficients(expression: Expr) -> tuple[Expr, tuple[tuple[Index, Expr], ...
         for index, slope in (term for _, terms in parts for term in terms):
             slopes[index] = slopes.get(index, sympy.S.Zero) + slope
         return Add(*(constant for constant, _ in parts)), tuple(slopes.items())
-    holding = next((k for k, (_, terms) in enumerate(parts) if terms), None)  # one factor at most holds indices
+    holding = next((k for k, (_, terms) in enumerate(parts) if terms), None)  # at most one factor has indices
     others = Mul(*(constant for k, (constant, _) in enumerate(parts) if k != holding))
     if holding is None:
         return others, ()
@@ -139,7 +139,7 @@ def _by_node(expression: Expr) -> Scalar:
         return _extreme(parts, max if isinstance(expression, sympy.Max) else min)
     if isinstance(expression, sympy.Abs):
         return lambda at, point: max(parts[0](at, point), -parts[0](at, point))
-    raise NotEvaluable(f"{expression} is no index expression")
+    raise NotEvaluable(f"{expression} is not an index expression")
 
 
 def _extreme(parts: Sequence[Scalar], chosen: Callable[[list[Whole]], Whole]) -> Scalar:
@@ -147,7 +147,7 @@ def _extreme(parts: Sequence[Scalar], chosen: Callable[[list[Whole]], Whole]) ->
 
 
 def _token(expression: Indexed) -> Scalar:
-    """Return the evaluator of an entry of an integer tensor; outside it stands -1, which is no place anywhere."""
+    """Return the evaluator of an entry of an integer tensor; outside it the entry is -1, which is no valid place."""
     base, name = expression.base, str(expression.base.label)
     assert isinstance(base, IndexTensor)
     positions = [position(i) for i in expression.indices]

@@ -1,4 +1,4 @@
-"""What stands in an expression: free indices, guards, the numbers that it needs, and what evaluating it costs."""
+"""Properties of an expression: free indices, guards, the number type that it needs, and the cost of evaluating it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LARGE = 10**9
 
 
 def is_guard(expression: Expr) -> bool:
-    """Return whether the expression only takes the values 0 and 1 by its kind."""
+    """Return whether the expression is of a kind whose only values are 0 and 1."""
     return isinstance(expression, GUARDS)
 
 
@@ -40,7 +40,7 @@ def free_indices(expression: Basic) -> frozenset[Index]:
 
 
 def reached(expressions: Iterable[Expr], scope: Scope) -> set[Expr]:
-    """Return the expressions and, through each other, the definitions of every intermediate that they mention."""
+    """Return the expressions and the definitions of all intermediates that they mention, directly or indirectly."""
     found, waiting = set(), set(expressions)
     while waiting:
         found |= waiting
@@ -55,14 +55,14 @@ def _bases(expression: Expr) -> frozenset[IndexedBase]:
 
 
 def field_for(expressions: Iterable[Expr], scope: Scope) -> Field:
-    """Return the numbers that some expressions need, with all that they are made of."""
+    """Return the number type that some expressions and the intermediates in them need."""
     needed = set(map(_field, reached(expressions, scope)))
     return next((numbers for numbers in (REAL, ORDERED) if numbers in needed), MODULAR)
 
 
 @lru_cache(maxsize=20_000)
 def _field(expression: Expr) -> Field:
-    """Return the numbers that an expression alone needs."""
+    """Return the number type that an expression by itself needs."""
     if expression.has(sympy.NumberSymbol, LogSumExp) or any(not p.exp.is_Integer for p in expression.atoms(Pow)):
         return REAL
     functions = [f for f in expression.atoms(Application, sympy.Max, sympy.Min, Largest) if not is_guard(f)]
@@ -72,7 +72,7 @@ def _field(expression: Expr) -> Field:
 
 
 class Meter:
-    """Says about how many nodes are visited when some expressions are worked out once, intermediates included."""
+    """Estimates how many nodes are visited when some expressions are evaluated once, intermediates included."""
 
     def __init__(self, expressions: Iterable[Expr], scope: Scope) -> None:
         given = list(expressions)
@@ -81,7 +81,7 @@ class Meter:
         self._parts += [(e, ()) for e in given]
 
     def __call__(self, sizes: Mapping[Symbol, int]) -> int:
-        """Return the cost at some sizes."""
+        """Return the cost at the given sizes."""
         return sum(_visits(e, sizes) * math.prod(_length(i.size, sizes) for i in own) for e, own in self._parts)
 
 

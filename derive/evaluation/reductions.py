@@ -1,4 +1,4 @@
-"""Reductions by this package's own rules: the value of a list of numbers, and how much each one weighs in its slope."""
+"""Reductions by this package's own rules: the value of a list of numbers, and the weight of each one's slope."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from derive.evaluation.functions import NotEvaluable
 
 Number = Any
 Rule = Callable[[Sequence[Number], bool], tuple[Number, Sequence[Number]]]
-"""From the values, and whether slopes are asked for, to the value and the weight of each slope."""
+"""From the values, and whether slopes are needed, to the value and the weight of each slope."""
 
 
 def _log_sum_exp(values: Sequence[Number], sloped: bool) -> tuple[Number, Sequence[Number]]:

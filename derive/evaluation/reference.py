@@ -1,4 +1,4 @@
-"""A layer at one point, from its forward map alone: outputs, slopes of every declared parameter, kernel, moves.
+"""A layer at one point, from its forward map alone: outputs, slopes of every declared parameter, kernel, steps.
 
     J[o, theta] = dz[o]/d theta        K[o, o'] = sum over theta of J[o, theta] J[o', theta]        G = J^T g
 
@@ -26,7 +26,7 @@ Slopes = Mapping[Key, Any]
 
 @dataclass
 class Reference:
-    """A layer at a point; ``plain`` is a point with the seed of ``point`` at which derived expressions are read."""
+    """A layer at a point; ``plain`` is a point with the same seed, at which derived expressions are evaluated."""
 
     layer: Layer
     point: Point
@@ -35,7 +35,7 @@ class Reference:
 
     @classmethod
     def at(cls, layer: Layer, plain: Point) -> Reference:
-        """Return the reference of a layer beside a point for derived expressions."""
+        """Return the reference of a layer, next to a point for derived expressions."""
         axes = {t.name: t.axes for t in (*layer.inputs, *layer.parameters)}
         axes |= {d.name: tuple(i.size for i in d.indices) for d in layer.definitions}
         return cls(layer, replace(plain, axes=axes, memory=dict(plain.memory), kept={}, nudges={}, forms={}), plain)
@@ -55,7 +55,7 @@ class Reference:
         return evaluate(self.layer.output.expression, self._at(place), self.point)
 
     def slopes(self, place: Place, names: tuple[str, ...] = ()) -> Slopes:
-        """Return the slopes of the output at a place by every entry of every declared parameter, or of some tensors."""
+        """Return the slopes of the output at a place, one per entry of every declared parameter or of ``names``."""
         if (place, names) not in self.known:
             moved = self.point.nudged(*(names or self.names))
             self.known[place, names] = compiled(self.layer.output.expression)(self._at(place), moved)[1] or {}
@@ -87,7 +87,7 @@ class Reference:
         return self.point.draw(*key)
 
     def after(self, move: Slopes) -> Reference:
-        """Return the same layer, its parameters moved."""
+        """Return the same layer with its parameters moved."""
         there = replace(self.point, memory=dict(self._given), kept={}, nudges={})
         for key, step in move.items():
             there.memory[key] = self.point.field.tidy(self.entry(key) + step), None
@@ -101,7 +101,7 @@ class Reference:
 
     @property
     def _given(self) -> dict[Key, Any]:
-        """What was given at the point, not drawn: scalars."""
+        """The values that the point was given rather than drew: scalars."""
         return {key: jet for key, jet in self.plain.memory.items() if not key[1] and key[0] not in self.names}
 
     def _at(self, place: Place) -> dict[Any, int]:
@@ -109,7 +109,7 @@ class Reference:
 
 
 def solution(matrix: list[list[Any]], right: list[Any], point: Point) -> list[Any] | None:
-    """Solve a square linear system by elimination; None where the matrix is singular, or nearly so."""
+    """Solve a square linear system by elimination; None if the matrix is singular or nearly singular."""
     numbers, count = point.field, len(right)
     rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
     for column in range(count):

@@ -1,4 +1,4 @@
-"""Turn what a derivation states about a layer into statements that are tested against the layer's forward map.
+"""Turn the results of a derivation into statements that are tested against the layer's forward map.
 
 Kernel, cross terms, self factor, its shape, whether it depends on the parameters, which axes are units, and the order
 of the change in eta. Kernels run over every *declared* parameter, whether the derivation mentions it or not.
@@ -22,11 +22,11 @@ from derive.evaluation.rules import rule_statements
 if TYPE_CHECKING:
     from derive.record import Derivation
 
-_RATES = (sympy.Rational(1, 8), sympy.S.One, sympy.Integer(8), sympy.Integer(64))  # a kink may lie far away
+_RATES = (sympy.Rational(1, 8), sympy.S.One, sympy.Integer(8), sympy.Integer(64))  # a kink may be far away
 
 
 def result_findings(derivation: Derivation, seed: int = 0, patience: Patience | None = None) -> list[Finding]:
-    """Return what independent evaluation finds of everything that a derivation states as its result."""
+    """Return the findings of independent evaluation on everything that a derivation states as its result."""
     changes = tuple(s.after for s in derivation.steps if s.id.endswith("-change"))
     expressions = (derivation.kernel, derivation.self_factor.expression, derivation.cross_terms)
     used = expressions if derivation.rule == "sgd" else (*expressions, *changes)
@@ -54,7 +54,7 @@ class _Result:
         return Statement(f"{self.prefix}-{name}", words, look, wanted, step)
 
     def kernels(self) -> list[Statement]:
-        """The kernel, the cross terms and the self factor, beside sums of products of slopes."""
+        """The kernel, the cross terms and the self factor, against sums of products of slopes."""
         words = "the kernel adds up the products of slopes with respect to every declared parameter"
         return [
             self.statement("kernel", words, self._kernel, step="update-kernel"),
@@ -84,7 +84,7 @@ class _Result:
             if whole or case.alike(*pair, self.derivation.units):
                 compare(case, self.derivation.cross_terms, actual, *pair)
             elif not case.same(actual, 0):
-                raise Refuted(f"units of two samples meet at {case.words(*pair)}: {shown(actual)}, not 0")
+                raise Refuted(f"units of two samples interact at {case.words(*pair)}: {shown(actual)}, not 0")
 
         met = over((p for p in case.pairs() if not case.alike(*p, self.derivation.samples)), look)
         return met or not self.derivation.samples
@@ -96,13 +96,15 @@ class _Result:
             if self.factor.shape == "full" or case.alike(*pair, self.derivation.units):
                 compare(case, self.factor.expression, actual, *pair)
             elif not case.same(actual, 0):
-                raise Refuted(f"two units of a sample meet at {case.words(*pair)}: {shown(actual)}, not 0")
+                raise Refuted(f"two units of a sample interact at {case.words(*pair)}: {shown(actual)}, not 0")
 
         return over((p for p in case.pairs() if case.alike(*p, self.derivation.samples)), look)
 
     def shape(self) -> list[Statement]:
-        """Whether the shape is the one stated: no more general than need be, and no less."""
-        wanted = {"diagonal": "two units with different factors", "full": "two units that meet"}.get(self.factor.shape)
+        """Whether the stated shape is right: neither too general nor too special."""
+        wanted = {"diagonal": "two units with different factors", "full": "two interacting units"}.get(
+            self.factor.shape
+        )
         words = f"the self factor is {self.factor.shape}"
         if wanted is None:
             return [self.statement("shape", words, self._alike)]
@@ -166,9 +168,9 @@ class _Result:
         return True
 
     def _tied(self, case: Case, axis: int) -> bool:
-        """Return whether each output along an axis uses entries of its own: those at its own place along one axis.
+        """Return whether each output along an axis uses its own entries: those at its place along one parameter axis.
 
-        This is what a sum with a delta makes of an index, where the index does not stand alone in the forward map.
+        A sum with a delta has this effect on an index that does not occur alone in the forward map.
         """
         used = [(place[axis], key) for place in case.places for key in case.reference.slopes(place)]
         ways = {(key[0], k) for _, key in used for k in range(len(key[1]))}
@@ -189,7 +191,7 @@ class _Result:
         return self.statement("order-in-eta", words, self._order, wanted, "activation-change" if order == 1 else "")
 
     def _order(self, case: Case) -> bool:
-        """Move the parameters by 0, 1, 2, ... times a gradient: differences of one order more than stated vanish."""
+        """Move the parameters by 0, 1, 2, ... times a gradient: differences of an order above the stated one vanish."""
         order, reference = self.derivation.order_in_eta, case.reference
         weights = reference.drawn("loss gradient", case.places[:3])
         gradient, seen = reference.pulled(weights), False
@@ -218,8 +220,8 @@ def _difference(values: list[Any], order: int) -> Any:
 
 
 def compare(case: Case, expression: Expr, actual: Any, here: Place, there: Place | None = None) -> None:
-    """Raise ``Refuted`` unless a derived expression has a value at two places."""
+    """Raise ``Refuted`` unless a derived expression has the value ``actual`` at one or two places."""
     derived = case.derived(expression, here, there)
     if not case.same(derived, actual):
         where = case.words(here, there)
-        raise Refuted(f"{shown(derived)} was derived, {shown(actual)} is right, at {where}")
+        raise Refuted(f"the derived value is {shown(derived)}, the right one {shown(actual)}, at {where}")

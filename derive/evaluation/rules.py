@@ -1,4 +1,4 @@
-"""What each update rule does to the parameters, by this package's own table, and what a derivation says it does.
+"""The parameter step of each update rule, by this package's own table, against the statements of a derivation.
 
 momentum       theta' = theta - eta (mu M + G)
 weight-decay   theta' = theta - eta (G + lambda theta), tensors of one axis without lambda
@@ -28,7 +28,7 @@ _LOOKED_AT = 2
 
 
 def loss_gradient(case: Case) -> str:
-    """Return the name of the loss gradient in derived expressions: the first of a row that the layer does not use."""
+    """Return the name of the loss gradient in derived expressions: the first of a sequence that the layer lacks."""
     layer = case.reference.layer
     used = {t.name for t in (*layer.inputs, *layer.parameters)} | {d.name for d in layer.definitions}
     return next(name for name in ("g", "g_z", "g_out", "gg") if name not in used)
@@ -95,7 +95,7 @@ def _over(case: Case, value: Any) -> Any:
 
 
 def rule_statements(derivation: Derivation, prefix: str) -> list[Statement]:
-    """Return the statements of a derivation under a rule other than plain descent: its step, and what it states."""
+    """Return the statements of a derivation under a rule other than plain descent: its step, and its results."""
     about = _UnderRule(derivation)
     moves: dict[str, Move] = {
         "momentum": _momentum,
@@ -110,13 +110,13 @@ def rule_statements(derivation: Derivation, prefix: str) -> list[Statement]:
     change = next(s for s in derivation.steps if s.id.endswith(f"/{rule}-change"))
 
     def step(case: Case) -> bool:
-        """Compare the change that was derived with that of the moved parameters."""
+        """Compare the derived change with that of the moved parameters."""
         for place in case.places[:_LOOKED_AT]:
             before, after = case.reference.value(place), case.reference.after(moves[rule](case, place)).value(place)
             derived = case.derived(change.after, place)
             if not case.same(after - before, derived):
-                words = f"{shown(derived)} was derived, {shown(after - before)} is right"
-                raise Refuted(f"the activation moves otherwise: {words}, at {case.words(place)}")
+                words = f"the derived change is {shown(derived)}, the right one {shown(after - before)}"
+                raise Refuted(f"{words}, at {case.words(place)}")
         return True
 
     looks = {"sign": about.sign, "nlms": about.nlms, "foof": about.foof}
@@ -129,7 +129,7 @@ def _unknown(case: Case) -> bool:
 
 
 class _UnderRule:
-    """What a derivation states of kernel, cross terms and self factor under its rule."""
+    """The statements of a derivation about kernel, cross terms and self factor under its rule."""
 
     def __init__(self, derivation: Derivation) -> None:
         self.derivation = derivation
@@ -139,16 +139,16 @@ class _UnderRule:
         return tuple(k for k, i in enumerate(case.indices) if i in self.derivation.units)
 
     def plain(self, case: Case) -> bool:
-        """Momentum and weight decay leave the kernel as it is."""
+        """Check that momentum and weight decay leave the kernel as it is."""
         return self._agrees(case, case.reference.kernel)
 
     def nlms(self, case: Case) -> bool:
-        """Each sample's share is divided by its self factor."""
+        """Check that each sample's share is divided by its self factor."""
         kernel = case.reference.kernel
         return self._agrees(case, lambda here, there: kernel(here, there) * _over(case, kernel(there, there)))
 
     def foof(self, case: Case) -> bool:
-        """Where K has an inverse and lambda is 0 the activation moves by -eta g: the identity."""
+        """Check that the activation moves by -eta g if K has an inverse and lambda is 0: the kernel is the identity."""
         places = case.reference.places
         matrix = [[case.reference.kernel(a, b) for b in places] for a in places]
         if solution(matrix, [0] * len(places), case.plain) is None:
@@ -156,7 +156,7 @@ class _UnderRule:
         return self._agrees(case, lambda here, there: int(here == there)) and self._normal_equations(case)
 
     def _normal_equations(self, case: Case) -> bool:
-        """Both sides of each normal equation are J^T (K + lambda) h, at the first and last entry of the parameter."""
+        """Check that both sides of each normal equation are J^T (K + lambda) h, at its first and last entry."""
         right = case.reference.pulled(_damped(case))
         for step in self.derivation.steps:
             if "foof-normal-equation-" not in step.id:
@@ -167,7 +167,7 @@ class _UnderRule:
                 for side in (step.before, step.after):
                     derived = evaluate(side, at, case.plain)
                     if not case.same(derived, right[key]):
-                        raise Refuted(f"{step.id}: {shown(derived)} was derived, {shown(right[key])} is right")
+                        raise Refuted(f"{step.id}: derived {shown(derived)}, the right value is {shown(right[key])}")
         return True
 
     def sign(self, case: Case) -> bool:
@@ -180,7 +180,7 @@ class _UnderRule:
             slope = case.plain.draw(name, place)
             derived = -eta * case.derived(factor.expression, place) * ((slope > 0) - (slope < 0))
             if not case.same(change, derived):
-                words = f"{shown(derived)} was derived, {shown(change)} is right"
+                words = f"{shown(derived)} instead of {shown(change)}"
                 raise Refuted(f"the self factor times sign(g) is not the change: {words}, at {case.words(place)}")
         return True
 
@@ -205,5 +205,5 @@ class _UnderRule:
     @staticmethod
     def _same(case: Case, derived: Any, right: Any, here: Place, there: Place) -> None:
         if not case.same(derived, right):
-            words = f"{shown(derived)} was derived, {shown(right)} is right"
+            words = f"the derived value is {shown(derived)}, the right one {shown(right)}"
             raise Refuted(f"{words}, at {case.words(here, there)}")

@@ -1,6 +1,6 @@
-"""What is said of the two scalars of a map: its angle, its decomposition, its kind, the scale of its weights.
+"""The statements on the two scalars of a map: its angle, its decomposition, its kind, the scale of its weights.
 
-L = length of what the weights' entries are multiplied by, r = sqrt(E)       l = the same of the offsets
+L = length of the factors of the weights' entries, r = sqrt(E)       l = the same for the offsets
 angle t               L = sqrt(kappa) sin t(r),  l = sqrt(kappa) cos t(r)
 decomposition         L = scale activation(r),   m = scale offset o  for the entries of offsets
 normalising           L is the same at every sample
@@ -28,7 +28,7 @@ _half = sympy.Rational(1, 2)
 
 
 def original(found: CancellingMap, case: Case) -> Reference:
-    """Return the layer that a map corrects, beside the map, at the same inputs and parameters."""
+    """Return the layer that a map corrects, at the same inputs and parameters as the map."""
     layer = found.layer
     scope = {d.base: d for d in layer.definitions}
     return Reference.at(layer, replace(case.plain, scope=scope, memory=dict(case.plain.memory), kept={}, nudges={}))
@@ -60,7 +60,7 @@ class _Scalars:
         self.weights, self.offsets = found.zero.weights, [p for p, _ in found.scales if p not in found.zero.weights]
 
     def length(self, case: Case, place: Place, names: Iterable[str]) -> Any:
-        """Return the length of what the entries of some parameters are multiplied by in the map."""
+        """Return the length of the factors of some parameters' entries in the map."""
         slopes = case.reference.slopes(place)
         return Decimal(sum((s * s for key, s in slopes.items() if key[0] in names), Decimal(0))).sqrt()
 
@@ -73,11 +73,11 @@ class _Scalars:
         return evaluate(expression, {}, replace(case.plain, memory=memory, kept={}, nudges={}))
 
     def angle(self, case: Case) -> bool:
-        """Compare both lengths with sine and cosine of the angle."""
+        """Compare both lengths with the sine and cosine of the angle."""
         kappa = case.plain.memory[(str(self.found.kappa), ())][0]
 
         def look(place: Place) -> None:
-            """Compare the lengths of the stated parts at one place with those that the angle gives."""
+            """Compare the stated lengths at one place with those of the angle."""
             stated = self.along(case, place, self.found.angle)
             for wave, names in ((sympy.sin, self.weights), (sympy.cos, self.offsets)):
                 value = kappa.sqrt() * case.plain.field.value(wave, [stated])
@@ -103,12 +103,12 @@ class _Scalars:
         return over(case.places, look)
 
     def own(self, case: Case, place: Place) -> Any:
-        """Return the length of what the entries of the offsets are multiplied by in the layer itself."""
+        """Return the length of the factors of the offsets' entries in the layer itself."""
         slopes = original(self.found, case).slopes(place)
         return Decimal(sum((s * s for key, s in slopes.items() if key[0] in self.offsets), Decimal(0))).sqrt()
 
     def pairs(self, case: Case) -> list[tuple[Any, Any]]:
-        """Return the lengths for weights and offsets (in terms of the layer's own) at every place with a value."""
+        """Return the lengths for weights and offsets (relative to the layer's own) at every place with a value."""
         found: list[tuple[Any, Any]] = []
 
         def look(place: Place) -> None:
@@ -123,7 +123,7 @@ class _Scalars:
         first, *others = self.pairs(case)
         for other in others:
             if not all(case.same(a, b) for a, b in zip(first, other, strict=True)):
-                raise Refuted(f"two samples are multiplied by lengths {shown(first[0])} and {shown(other[0])}")
+                raise Refuted(f"two samples have factors of length {shown(first[0])} and {shown(other[0])}")
         return True
 
     def differs(self, case: Case) -> bool:

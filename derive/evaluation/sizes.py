@@ -18,7 +18,7 @@ DEAREST = 30_000
 
 @dataclass(frozen=True)
 class Sizes:
-    """The integer symbols at hand, in a fixed order: ``axes`` are ranges of indices, others strides and offsets."""
+    """The integer symbols, in a fixed order: ``axes`` are ranges of indices, ``others`` are strides and offsets."""
 
     axes: tuple[Symbol, ...]
     others: tuple[Symbol, ...]
@@ -54,8 +54,8 @@ class Sizes:
     ) -> dict[Symbol, int]:
         """Draw a value for every symbol; axes that have only been one so far come before the others.
 
-        At the smallest points offsets are zero, and so are most strides one, for others would leave nothing to read.
-        ``cost`` says what a point of such sizes costs: where that is above ``dearest``, axes are made shorter.
+        At the smallest points offsets are zero and most strides one, for larger ones would leave nothing to read.
+        ``cost`` estimates the cost of a point of such sizes: above ``dearest``, axes are made shorter.
         """
         generator = random.Random(seed)
         sizes = {s: generator.choice((1, 2, 2, 3, 4)) for s in self.axes}
@@ -64,7 +64,7 @@ class Sizes:
             least = self.least(symbol)
             sizes[symbol] = least + generator.choice((0, 1, 1, 2) if volume > 6 else (0, 0, 3 * least))
         order = sorted(self.axes, key=lambda s: (s in small, generator.random()))
-        # Sizes of two and three show every effect of an index; many of them at once only cost time.
+        # Sizes of two and three show every effect of an index; many at once only cost time.
         for floor in (3, 2, 1):
             for symbol in order:
                 if self._volume(sizes) > volume:
@@ -83,7 +83,7 @@ class Sizes:
 
 @lru_cache(maxsize=10_000)
 def _integers(expression: Expr) -> tuple[frozenset[Symbol], frozenset[Symbol]]:
-    """Return the symbols of the ranges of an expression's indices and integer tensors, and its other integers."""
+    """Return the symbols in the ranges of an expression's indices and integer tensors, and its other integers."""
     atoms = expression.atoms(Symbol, IndexedBase)
     ranges = [a.size if isinstance(a, Index) else getattr(a, "values", sympy.S.Zero) for a in atoms]
     others = (a for a in atoms if isinstance(a, Symbol) and not isinstance(a, Index) and a.is_integer)

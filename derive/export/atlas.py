@@ -1,4 +1,4 @@
-"""The atlas for people: a list for a terminal, and one page with every layer's forward map, self factor and remedy."""
+"""The atlas as text: a list for a terminal, and one page with every layer's forward map, self factor and remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHAPES = {"isotropic": "the same for every unit", "diagonal": "different for ev
 
 
 def atlas_lines(rows: Iterable[Row]) -> list[str]:
-    """Return the atlas for a terminal: name, title, self factor, what cancels it or why nothing does, source."""
+    """Return the atlas for a terminal: name, title, self factor, the maps that cancel it or why none does, source."""
     known = {row["name"]: row for row in rows}
     lines: list[str] = []
     for group, members in GROUPS.items():
@@ -34,7 +34,7 @@ def atlas_lines(rows: Iterable[Row]) -> list[str]:
 
 
 def rule_lines() -> list[str]:
-    """Return the table of optimisers that ``derive.optimisers`` begins with."""
+    """Return the table of optimisers in the docstring of ``derive.optimisers``."""
     found = re.findall(r"^    (\S.*)$", optimisers or "", re.MULTILINE)
     return [str(line) for line in found]
 
@@ -57,7 +57,7 @@ def _remedy(row: Row) -> str:
 
 
 def _closest(row: Row) -> str:
-    """Say what comes closest without solving for every unit, and how far the layer itself is from the ideal."""
+    """Return what comes closest without solving over units, and how far the layer itself is from the ideal."""
     sizes = {found["name"]: found["size"] for found in row["best"] if found["size"] is not None}
     mean, nothing = sizes.get("divide-mean"), sizes.get("nothing")
     if mean is None or nothing is None:
@@ -97,7 +97,7 @@ def _overview(known: Mapping[str, Row]) -> Table:
 
 
 def entry_blocks(row: Row) -> list[Block]:
-    """Return what the page says of one layer: source, forward map, self factor, what cancels it."""
+    """Return the part of the page about one layer: source, forward map, self factor, and what cancels it."""
     layer = load(row["name"])
     notation = notation_for(layer)
     steps = ", ".join(f"{count} {status}" for status, count in row["steps"].items())

@@ -1,4 +1,4 @@
-"""What a document is made of, before any format: headings, paragraphs, equations, tables and lists.
+"""The parts of a document, independent of the format: headings, paragraphs, equations, tables and lists.
 
 Text in a block is plain text of any origin; every renderer escapes it. Maths is LaTeX written by ``notation``.
 """
@@ -42,7 +42,7 @@ Prose = tuple[Inline, ...]
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading; level 0 is the document's title, 1 a section."""
+    """A heading; level 0 is the document's title, level 1 a section."""
 
     level: int
     prose: Prose
@@ -50,7 +50,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph; ``leads`` tells that the equation after it belongs to the same sentence."""
+    """A paragraph; ``leads`` means that the equation after it belongs to the same sentence."""
 
     prose: Prose
     leads: bool = False
@@ -58,7 +58,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Equation:
-    """``left = right = ...``; ``id`` is the stable equation id, or None for an equation that nothing refers to."""
+    """``left = right = ...``; ``id`` is the stable equation id, or None for an equation without references."""
 
     id: str | None
     left: str
@@ -71,7 +71,7 @@ class Equation:
 
     @property
     def aligned(self) -> str:
-        """The equation with each side on a line of its own, where there are several."""
+        """The equation with each side on a line of its own, if there are several."""
         if len(self.rights) == 1:
             return self.latex
         rows = " \\\\\n".join(f"&= {right}" for right in self.rights)
@@ -87,7 +87,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with one header row; ``widths`` are the columns' shares of the line, where those are not equal."""
+    """A table with one header row; ``widths`` are the columns' shares of the line if these differ."""
 
     header: tuple[Prose, ...]
     rows: tuple[tuple[Prose, ...], ...]
@@ -96,7 +96,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figures:
-    """Pictures in files beside the document, each with its caption; ``across`` of them stand side by side."""
+    """Pictures in files beside the document, each with its caption, ``across`` of them in a row."""
 
     entries: tuple[tuple[str, Prose], ...]
     across: int = 2
@@ -124,6 +124,6 @@ def prose(template: str, *parts: Inline) -> Prose:
 
 
 def sentence(text: str) -> str:
-    """Return a rule or note as a sentence: a capital in front, a full stop behind."""
+    """Return a rule or note as a sentence, with a capital letter and a full stop."""
     text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?", ":")) else text + "."

@@ -15,10 +15,10 @@ def claim_blocks(claims: Sequence[Claim], notation: Notation) -> list[Block]:
     if not claims:
         return []
     rows = [(*inline(sentence(c.statement), notation), f" [{_verdict(c.verdict)}]") for c in claims]
-    return [Paragraph(("Checked beside the forward map:",), leads=True), Items(tuple(rows))]
+    return [Paragraph(("Checked against the forward map:",), leads=True), Items(tuple(rows))]
 
 
 def _verdict(verdict: Verdict) -> str:
-    """Return the word of a verdict; beside it, of what evaluation cannot prove, how it is known."""
+    """Return the word of a verdict, followed by its evidence if evaluation cannot prove the statement."""
     known = verdict.method.partition(" points,")[0]
     return f"{verdict.status.value}: {known} points" if "no counterexample among" in known else verdict.status.value

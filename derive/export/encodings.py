@@ -39,7 +39,7 @@ def _replace(problem: UnicodeError) -> tuple[str, int]:
 
 
 def write_any(*streams: TextIO) -> None:
-    """Let streams write text that their encoding lacks signs for, instead of raising UnicodeEncodeError."""
+    """Let streams write text with characters that their encoding lacks, instead of raising UnicodeEncodeError."""
     codecs.register_error(_NAME, _replace)
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper) and stream.errors != _NAME:

@@ -1,7 +1,7 @@
-r"""Text of any origin made safe for each format: nothing a user wrote can become markup or a command.
+r"""Escape text of any origin for each format, so that nothing a user wrote can become markup or a command.
 
-In LaTeX, characters that its oldest fonts have no glyph for are written as their code point, so that no text can stop a
-run, and no fonts beyond those of every TeX are needed.
+In LaTeX, a character without a glyph in the standard fonts is written as its code point, so that no text can stop a run
+and no other fonts are needed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def latex_text(text: str) -> str:
 
 
 def _latex_word(word: str) -> str:
-    """Return a word as LaTeX; a long one, which no dictionary hyphenates, may break after every few characters."""
+    """Return a word as LaTeX; a long one, which TeX cannot hyphenate, may break after every few characters."""
     parts = [word[start : start + _LONG_WORD // 2] for start in range(0, len(word), _LONG_WORD // 2)]
     parts = parts if len(word) > _LONG_WORD else [word]
     return r"\allowbreak{}".join("".join(map(_latex_character, part)).replace("--", "-{}-") for part in parts)
@@ -91,23 +91,23 @@ def latex_code(text: str) -> str:
 
 
 def label(identifier: str) -> str:
-    """Return an equation id as a LaTeX label or an HTML id: anything unusual becomes a dash."""
+    """Return an equation id as a LaTeX label or an HTML id; unusual characters become dashes."""
     return _LABEL.sub("-", identifier)
 
 
 def html_text(text: str) -> str:
-    """Return plain text as HTML text, safe in attributes too."""
+    """Return plain text as HTML text, also safe in attributes."""
     printable = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
     return html.escape(printable, quote=True)
 
 
 def markdown_text(text: str) -> str:
-    """Return plain text as GitHub Markdown: every mark with a meaning loses it, line breaks go."""
+    """Return plain text as GitHub Markdown: special characters are escaped, line breaks removed."""
     return _MARKDOWN.sub(_markdown_mark, " ".join(text.split()))
 
 
 def _markdown_mark(match: re.Match[str]) -> str:
-    """Return a mark that Markdown leaves alone; an at sign would notify someone even behind a backslash."""
+    """Escape one character for Markdown; an at sign would notify someone even after a backslash."""
     mark = match[0]
     if mark == "@":
         return "&#64;"

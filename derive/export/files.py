@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Write a file completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: a temporary file beside it, flushed to disk, takes its place.
 
-    A link is followed. A device or a pipe is written into, for nothing may take its place. Raises UsageError when the
-    folder is missing or may not be written.
+    A link is followed. A device or a pipe is written to directly, since no file may replace it. Raises UsageError if
+    the folder is missing or not writable.
     """
     path = Path(path)
     special = path.exists() and not path.is_file()
@@ -43,11 +43,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as problem:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise UsageError(f"cannot write {str(path)!r}: {problem.strerror}; name another place") from None
+        raise UsageError(f"cannot write {str(path)!r}: {problem.strerror}; name another path") from None
 
 
 def _mode(path: Path) -> int:
-    """Return the mode that the file has or would have had, had it been opened in the plain way."""
+    """Return the mode that the file has, or would get from a plain ``open``."""
     if path.exists():
         return path.stat().st_mode & 0o777
     mask = os.umask(0)

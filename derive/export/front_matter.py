@@ -22,7 +22,7 @@ from derive.record import MEANINGS, Derivation
 
 
 def opening(command: str = "affdiv latex") -> list[Block]:
-    """Return what a reader must know before the first derivation; ``command`` is what wrote the document."""
+    """Return the text before the first derivation; ``command`` is the command that wrote the document."""
     return [*_origin(command), *_setting(), *_conventions(), *_neighbours()]
 
 
@@ -42,7 +42,7 @@ def _origin(command: str) -> list[Block]:
         Paragraph(
             (
                 "Evaluation cannot prove a limit, a bound or injectivity: these are derived, and the check says that "
-                "it met no counterexample.",
+                "it found no counterexample.",
             )
         ),
         Heading(1, ("What is reconstructed",)),
@@ -88,7 +88,7 @@ def _setting() -> list[Block]:
         Items(
             (
                 prose(
-                    "The self factor {} is what a sample's own gradient does to its own activation. Ideal is {} with "
+                    "The self factor {} is the effect of a sample's gradient on its own activation. Ideal is {} with "
                     "the "
                     "same {} for every sample.",
                     Math("K_{s s}"),
@@ -107,7 +107,7 @@ def _setting() -> list[Block]:
             (
                 "An output axis that indexes a parameter is a unit; any other output axis is a sample. This follows "
                 "from the "
-                "forward map and is declared nowhere.",
+                "forward map; no layer declares it.",
             )
         ),
     ]

@@ -20,7 +20,7 @@ _OTHERS: tuple[tuple[tuple[type, ...], str], ...] = (
     ((Softmax,), _SOFTMAX),
     ((Softmax, LogSumExp), r"\operatorname{logsumexp}_{l}\left( v_{l} \right) = \log \sum_{l} e^{v_{l}}"),
     ((Masked,), r"\operatorname{softmax}_{k : c} \text{ is taken over those } k \text{ where } c \text{ is 1}"),
-    ((Stopped,), r"\operatorname{held}\left( v \right) = v \text{, which a step does not move}"),
+    ((Stopped,), r"\operatorname{held}\left( v \right) = v \text{, held fixed during a step}"),
     ((AtMost, Attains), r"\left[ c \right] \text{ is 1 where } c \text{ holds and 0 elsewhere}"),
 )
 

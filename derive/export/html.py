@@ -1,4 +1,4 @@
-"""Derivations as one HTML page that needs nothing else: MathML formulas, its own style, no script, no network."""
+"""Derivations as one self-contained HTML page: MathML formulas, its own style, no script, no network."""
 
 from __future__ import annotations
 

@@ -3,12 +3,12 @@
 Every formula is given as ``text`` and ``latex`` for people, and once more under ``expression`` as a tree (``trees``)
 for programs: ``derivation_from_json`` reads only the trees, so a derivation survives the round trip exactly.
 
-Of a map, ``scale_invariant``, ``injective``, ``singular_at_zero`` and ``bounded`` are true, false or null: null where
-evaluation found no counter-example but nothing is derived, or where the question does not apply. ``established`` says
-of each how it is known (``basis``: derived, counterexample, no counterexample, undecided, not applicable) and why.
-``limit_zero`` and ``limit_infinity`` are text; one that is not known begins with ``unknown:`` or ``not applicable:``.
-``singular_where`` lists what vanishes, all of it, where the map is singular; it is empty for a map that is singular
-nowhere beyond the layer itself.
+``scale_invariant``, ``injective``, ``singular_at_zero`` and ``bounded`` of a map are true, false or null. They are null
+if evaluation found no counter-example but nothing is derived, or if the question does not apply. ``established`` says
+for each how it is known (``basis``: derived, counterexample, no counterexample, undecided, not applicable) and why.
+``limit_zero`` and ``limit_infinity`` are text; an unknown one begins with ``unknown:`` or ``not applicable:``.
+``singular_where`` lists the expressions that all vanish where the map is singular; it is empty for a map that is
+singular only where the layer itself is.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def map_to_json(found: CancellingMap) -> Json:
 
 
 def _established(known: Property) -> Json:
-    """Return how a property was established; ``value`` is null where it stays open or does not apply."""
+    """Return how a property was established; ``value`` is null if it is open or does not apply."""
     return {"value": known.value, "basis": known.basis, "reason": plain(known.reason)}
 
 

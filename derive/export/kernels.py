@@ -1,7 +1,7 @@
-"""Which generated GPU kernels have been verified on a GPU: the digests of their sources beside those of a record.
+"""Which generated GPU kernels were verified on a GPU: the digests of their sources, compared with those of a record.
 
-``python -m verify.gpu -o DIR`` writes the record, to be put in this place. A kernel counts as verified only while its
-source, and what the sources of its target share, are those that ran.
+``python -m verify.gpu -o DIR`` writes the record; put it into this folder. A kernel counts as verified only if its
+source, and the sources shared within its target, are those that ran.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WIDTH = 60
 
 
 def kernel_digests(files: Mapping[str, str]) -> dict[str, str]:
-    """Return the digest of each file of kernels, with what it shares, from the SHA-256 of every file of a package."""
+    """Return the digest of each file of kernels, shared files included, from the SHA-256 of every file of a package."""
     found = {}
     for name in sorted(files):
         target = _target(name)
@@ -35,7 +35,7 @@ def kernel_digests(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _target(name: str) -> str:
-    """Return the target whose kernels a file holds; nothing for any other file."""
+    """Return the target whose kernels a file holds, or an empty string."""
     folder, _, file = name.rpartition("/")
     if folder == f"{_FOLDER}/cuda" and file.endswith(".cu"):
         return "cuda"
@@ -43,12 +43,12 @@ def _target(name: str) -> str:
 
 
 def _computes(name: str) -> bool:
-    """Return whether a file that a target's kernels share is part of what a device runs."""
+    """Return whether a file shared by a target's kernels is part of the code that runs on the device."""
     return name.endswith(".cuh") or ("/triton/" in name and not name.endswith("/__init__.py"))
 
 
 def kernel_rows(files: Mapping[str, str], runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row a file of kernels: its name, digest, and the runs of a record in which just this source passed."""
+    """Return one row per file of kernels: its name, its digest, and the recorded runs in which this source passed."""
     runs = list(runs)
     return [
         {"file": name, "digest": digest, "verified": [_summary(r, name) for r in runs if _passed(r, name, digest)]}
@@ -65,7 +65,7 @@ def _summary(run: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def recorded_runs(path: Path = RECORD) -> list[dict[str, Any]]:
-    """Return the runs of a record, none if there is no file; raise ``UsageError`` for a file that is no record."""
+    """Return the runs of a record, none if there is no file; raise ``UsageError`` for a file that is not a record."""
     if not path.is_file():
         return []
     try:
@@ -74,7 +74,7 @@ def recorded_runs(path: Path = RECORD) -> list[dict[str, Any]]:
             return list(held["runs"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise UsageError(f"{str(path)!r} is no record of kernels verified on a GPU; move it away, or write it anew")
+    raise UsageError(f"{str(path)!r} is not a record of kernels verified on a GPU; delete it, or write a new one")
 
 
 def _is_run(run: Mapping[str, Any]) -> bool:
@@ -84,7 +84,7 @@ def _is_run(run: Mapping[str, Any]) -> bool:
 
 
 def kernel_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the table of kernels for a terminal: one line a file, none without kernels."""
+    """Return the table of kernels for a terminal: one line per file, none without kernels."""
     lines = [f"{row['file'].removeprefix(_FOLDER + '/'):<{_WIDTH}}{_status(row['verified'])}" for row in rows]
     return ["", f"{'kernels':<{_WIDTH}}verified", "", *lines] if lines else []
 

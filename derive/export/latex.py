@@ -1,8 +1,7 @@
 r"""Derivations as LaTeX: a fragment to include, or one complete document that pdfLaTeX compiles.
 
-A fragment needs ``\usepackage{amsmath,amssymb,graphicx,array,longtable}``. Every equation of a step carries
-its id as a label:
-``\label{eq:affine/self-factor}``.
+A fragment needs ``\usepackage{amsmath,amssymb,graphicx,array,longtable}``. Every equation of a step carries its id as a
+label: ``\label{eq:affine/self-factor}``.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from derive.record import CancellingMap, Derivation, Step
 _RELATION = 14.0  # points of an equals sign and the space around it
 _QUAD = 10.0
 _SMALL = r"{\small\setlength{\tabcolsep}{4pt}"
-_GAP = 0.019  # of a line: what stands between two columns whose widths are given
+_GAP = 0.019  # of a line: the space between two columns of given widths
 _SECTIONS = {1: "section", 2: "subsection", 3: "subsubsection"}
 _PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
 \usepackage[utf8]{inputenc}
@@ -54,12 +53,12 @@ _PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
 \setlength{\emergencystretch}{3em}
 """
 _LINKS = "\\usepackage[hidelinks,pdfusetitle]{hyperref}\n"  # of a long document
-_SMALL = r"{\small\setlength{\tabcolsep}{4pt}"  # of a table whose widths are given
+_SMALL = r"{\small\setlength{\tabcolsep}{4pt}"  # of a table with given widths
 _CONTENTS = "\\setcounter{tocdepth}{1}\n\\tableofcontents\n\\clearpage\n"
 
 
 def latex(obj: object) -> str:
-    """Return LaTeX: of an expression inline maths; of a Step, Derivation, CancellingMap or Layer a fragment.
+    """Return LaTeX: inline maths for an expression, a fragment for a Step, Derivation, CancellingMap or Layer.
 
     Raises TypeError for anything else.
     """
@@ -83,7 +82,7 @@ def blocks_of(obj: object) -> list[Block]:
 
 
 def fragment(derivation: Derivation) -> str:
-    """Return a derivation as LaTeX to include in a document of one's own."""
+    """Return a derivation as LaTeX to include in another document."""
     return render(derivation_blocks(derivation))
 
 
@@ -93,7 +92,7 @@ def document(items: Sequence[Derivation | Chapter]) -> str:
 
 
 def page(blocks: Sequence[Block], contents: bool = False) -> str:
-    """Return the blocks of a document as a LaTeX file of its own, with ``contents`` in front and links."""
+    """Return the blocks of a document as a complete LaTeX file with links, and with a table of contents if wanted."""
     title = next(block for block in blocks if isinstance(block, Heading) and block.level == 0)
     links, table = (_LINKS, _CONTENTS) if contents else ("", "")
     named = f"\\title{{{_prose(title.prose)}}}\n\\author{{}}\n\\date{{}}\n"
@@ -124,7 +123,7 @@ def _(block: Paragraph) -> str:
 
 @_block.register
 def _(block: Equation) -> str:
-    """Return the equation over as many lines as it needs; the number stands on the last one."""
+    """Return the equation over as many lines as it needs; the number is on the last one."""
     rows = _rows(block)
     if block.id is None:
         return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}\n"
@@ -133,7 +132,7 @@ def _(block: Equation) -> str:
 
 
 def _rows(block: Equation) -> list[str]:
-    """Return the aligned rows of an equation; a wide left side gets rows of its own."""
+    """Return the aligned rows of an equation; a wide left side has its own rows."""
     beside = width(block.left)
     stacked = beside > LINE_WIDTH / 3
     available = LINE_WIDTH - _RELATION - (_QUAD if stacked else beside)
@@ -168,19 +167,19 @@ def _(block: Table) -> str:
 
 
 def _shares(widths: Sequence[float]) -> list[float]:
-    """Return the columns' shares of what the gaps between them leave of a line."""
+    """Return the columns' shares of the line without the gaps between them."""
     left = 1 - _GAP * (len(widths) - 1)
     return [left * width / sum(widths) for width in widths]
 
 
 def _cell(cell: Prose) -> str:
-    """Return a cell; its fractions are large, since there is room."""
+    """Return a cell; its fractions are in display style, since there is room."""
     return "".join(rf"$\displaystyle {part.latex}$" if isinstance(part, Math) else _inline(part) for part in cell)
 
 
 @_block.register
 def _(block: Figures) -> str:
-    """Return the pictures in rows; a caption stands under its picture, and no row is torn from it."""
+    """Return the pictures in rows; a page break never separates a picture from its caption, nor divides a row."""
     share = 0.97 / block.across
     boxes = [
         f"\\begin{{minipage}}[t]{{{share:.3f}\\linewidth}}\n\\includegraphics[width=\\linewidth]{{{name}}}\n\n"

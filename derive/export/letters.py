@@ -1,8 +1,8 @@
-"""Readable letters for indices: what each index is called where it is printed.
+"""Readable letters for indices in printed formulas.
 
-The normal form numbers its bound indices (``_1_0``) and the engine opens sums with fresh ones; neither name is for
-people. A scope remembers which letters are in use, so a bound index never takes the name of anything visible around it,
-while two sums side by side may both use ``j``. The choice depends on the expression alone, never on the session.
+The normal form numbers its bound indices (``_1_0``) and the engine opens sums with fresh ones; neither name is
+readable. A scope remembers the letters in use, so a bound index never takes a visible name, while two sums side by side
+may both use ``j``. The choice depends only on the expression, never on the session.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Hints = Mapping[Expr, str]
 class Scope:
     """The names in use at one place of an expression.
 
-    ``names`` maps live indices to what they are called, ``taken`` holds every name that may not be reused, ``hints``
-    gives the preferred letter of an axis length, and ``renamed`` what an index is called whose own name means something
-    else on the page. ``ranges`` remembers over which axis each letter has run, here and in what is printed beside it:
-    in one equation a letter runs over one axis.
+    ``names`` maps live indices to their letters, ``taken`` holds every name that may not be reused, ``hints`` gives the
+    preferred letter of an axis length, and ``renamed`` the letter of an index whose own name has another meaning on the
+    page. ``ranges`` remembers the axis of each letter, here and in what is printed beside it: within one equation a
+    letter runs over one axis.
     """
 
     names: Mapping[Index, str] = field(default_factory=dict)
@@ -40,16 +40,16 @@ class Scope:
     ranges: dict[str, Expr] = field(default_factory=dict, compare=False)
 
     def own(self, index: Index) -> str:
-        """Return an index's own name, or what it is called instead, with its primes."""
+        """Return an index's own name, or the letter that replaces it, with its primes."""
         bare = index.name.rstrip("'")
         return self.renamed.get(bare, bare) + index.name[len(bare) :]
 
     def name(self, index: Index) -> str:
-        """Return what an index is called here; an index that no scope has named keeps its own name."""
+        """Return the letter of an index here; an index without one in any scope keeps its own name."""
         return self.names.get(index, self.own(index))
 
     def enter(self, bound: Iterable[Index]) -> Scope:
-        """Return the scope inside a sum over ``bound``, each index under a letter that is free here."""
+        """Return the scope inside a sum over ``bound``; each bound index gets a letter that is free here."""
         names, taken = dict(self.names), set(self.taken)
         for index in bound:
             names[index] = self._choose(index, taken)
@@ -82,7 +82,7 @@ class Scope:
 
 
 def hints_from(*expressions: Expr) -> dict[Expr, str]:
-    """Return the letter of each axis length, as the named indices of the expressions use it (primes dropped)."""
+    """Return the letter of each axis length that the named indices of the expressions use, without primes."""
     hints: dict[Expr, str] = {}
     for expression in expressions:
         for index in sorted(expression.atoms(Index), key=Index.sort_key):
@@ -98,7 +98,7 @@ def root_scope(
     renamed: Mapping[str, str] | None = None,
     ranges: dict[str, Expr] | None = None,
 ) -> Scope:
-    """Return the scope around expressions that are printed together: their free names are taken, and ``reserved``."""
+    """Return the scope around expressions printed together: their free names and those in ``reserved`` are taken."""
     free = sorted(set().union(*(free_indices(e) for e in expressions)), key=Index.sort_key)
     scope = Scope({}, reserved, hints_from(*expressions) if hints is None else hints, renamed or {})
     named = {index: scope.own(index) for index in free if index.tag == 0}
@@ -110,7 +110,7 @@ def root_scope(
 
 
 def free_indices(expression: Expr) -> set[Index]:
-    """Return the indices of an expression that nothing inside it binds."""
+    """Return the indices of an expression that no binder inside it binds."""
     if isinstance(expression, Index):
         return {expression}
     if isinstance(expression, Binder):

@@ -42,11 +42,11 @@ def _term(factor: Expr, names: Sequence[str]) -> str:
 
 
 def assumptions(found: CancellingMap, fits: Callable[[Expr], bool] = lambda zero: True) -> tuple[str, ...]:
-    """Return what a map needs to be true, formulas between backticks; what does not fit is said in words."""
+    """Return the assumptions of a map, formulas between backticks; a formula that does not fit becomes words."""
     stated = [f"`kappa > {text(found.kappa_above)}`"]
     if found.singular:
         zeros = " and ".join(f"`{text(e)} = 0`" for e in found.singular)
-        zeros = zeros if all(map(fits, found.singular)) else "what meets the weights vanishes"
+        zeros = zeros if all(map(fits, found.singular)) else "the factors of the weights vanish"
         stated.append(f"`{found.energy.name} > 0` (the map is singular where {zeros} throughout)")
     return (*stated, "the layer's input is held fixed during the step")
 
@@ -66,7 +66,7 @@ def limit_prose(limit: Limit, energy: str, notation: Notation) -> Prose:
 
 
 def _maths(factor: Expr, names: Sequence[str], notation: Notation, over: str = "") -> str:
-    r"""Return ``factor`` times the parts of the output that parameters carry, written as ``\langle W \rangle``."""
+    r"""Return ``factor`` times the parts of the output of some parameters, written as ``\langle W \rangle``."""
     each = [rf"\langle {notation(tensor(name))} \rangle" for name in names]
     parts = " + ".join(each if len(each) <= _MOST_PARTS else [each[0], r"\cdots", each[-1]])
     parts = parts if len(names) == 1 else rf"\left( {parts} \right)"

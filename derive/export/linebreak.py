@@ -1,10 +1,10 @@
 r"""Break long displayed formulas into lines of a given width.
 
 A line ends before a sign between terms, at the lowest bracket depth that fills it well; if there is none, between two
-wide factors, never between a coefficient and what it multiplies. Brackets open at a break get fixed sizes, since
-``\left`` and ``\right`` must stand on one line. A fraction or root too wide for any line is rewritten first:
-``\frac{A}{B}`` as ``\frac{1}{B} (A)`` and ``\sqrt{A}`` as ``(A)^{1/2}``. What still does not fit (one enormous name)
-is scaled down.
+wide factors, never between a coefficient and its product. Brackets open at a break get fixed sizes, since ``\left`` and
+``\right`` must be on the same line. A fraction or root wider than a line is rewritten first: ``\frac{A}{B}`` as
+``\frac{1}{B} (A)`` and ``\sqrt{A}`` as ``(A)^{1/2}``. Anything that still does not fit (one very long name) is scaled
+down.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def break_lines(source: str, available: float = LINE_WIDTH) -> list[str]:
 
 
 def _narrowed(row: list[Piece], available: float) -> list[Piece]:
-    """Rewrite every piece that is wider than a line into narrower ones, as far as that is possible."""
+    """Rewrite every piece that is wider than a line into narrower ones, if possible."""
     out: list[Piece] = []
     for piece in row:
         rewritten = _rewrite(piece, available) if piece.width > available else None
@@ -49,7 +49,7 @@ def _narrowed(row: list[Piece], available: float) -> list[Piece]:
 
 
 def _rewrite(piece: Piece, available: float) -> str | None:
-    """Return a too wide fraction or root as a product of brackets, or None."""
+    """Return a fraction or root that is too wide as a product of brackets, or None."""
     match = re.match(r"\\(frac|sqrt)(?=\{)", piece.latex)
     if not match:
         return None
@@ -86,7 +86,7 @@ def _fill(row: list[Piece], available: float) -> list[_Line]:
 
 
 def _next_break(row: list[Piece], start: int, room: float, short: set[int]) -> int:
-    """Return where the line that starts at ``start`` ends: the best break that fits, else the first there is."""
+    """Return the end of the line that starts at ``start``: the best break that fits, or else the first break."""
     used, depth = 0.0, 0
     choices: list[tuple[int, float, int]] = []
     for position in range(start, len(row)):
@@ -105,7 +105,7 @@ def _next_break(row: list[Piece], start: int, room: float, short: set[int]) -> i
 
 
 def _best(choices: list[tuple[int, float, int]], room: float) -> int:
-    """Return the break of the least penalty among those that fill the line, the latest of these."""
+    """Return the break with the least penalty among those that fill the line, and of these the last."""
     whole = [choice for choice in choices if choice[0] < _SPLITS_SHORT] or choices
     full = [choice for choice in whole if choice[1] >= _FILLED * room] or whole
     return min(full, key=lambda choice: (choice[0], -choice[1]))[2]
@@ -122,7 +122,7 @@ def _short_groups(row: list[Piece], room: float) -> set[int]:
 
 
 def _cuts_coefficient(row: list[Piece], position: int, room: float) -> bool:
-    """Return whether a break here parts a coefficient, or another narrow factor, from the rest of its product."""
+    """Return whether a break here separates a coefficient, or another narrow factor, from the rest of its product."""
     before, after = _side(row, position - 1, -1), _side(row, position, 1)
     entries = any("_{" in piece.latex and not piece.latex.startswith((r"\frac", r"\sqrt")) for piece in before)
     narrow = _NARROW * room
@@ -132,7 +132,7 @@ def _cuts_coefficient(row: list[Piece], position: int, room: float) -> bool:
 def _side(row: list[Piece], position: int, way: int) -> list[Piece]:
     """Return the pieces of a product on one side of a break, up to the sign, sum or bracket that ends it.
 
-    A bracket pair is enough: it is wide, and what stands behind it is not looked at.
+    The search stops at a bracket pair, which is wide enough already.
     """
     side: list[Piece] = []
     outer, inner = ("open", "close") if way < 0 else ("close", "open")
@@ -160,7 +160,7 @@ def _may_break(row: list[Piece], position: int) -> bool:
 
 
 def _complete(piece: Piece) -> bool:
-    """Return whether a piece is a factor of its own: no operator that needs its neighbour."""
+    """Return whether a piece is a complete factor rather than an operator that needs its neighbour."""
     bare = piece.latex.startswith((r"\sum", r"\cdot", r"\mid", r"\le", r"\lVert", r"\rVert", r"\max", r"\min"))
     return not bare and piece.latex not in {"<", ",", ";", "=", "/", "'", "-", "+"}
 

@@ -26,9 +26,9 @@ _DECOMPOSITION = {
 
 
 def map_blocks(found: CancellingMap, printed: set[str] | None = None, of: Layer | None = None) -> list[Block]:
-    """Return the blocks of one cancelling map, a map of the layer ``of``; a map of a part of it says so.
+    """Return the blocks of one cancelling map of the layer ``of``; a map of one of its parts names the part.
 
-    Steps whose id is in ``printed`` are left out, and the ids of the others are added to it.
+    Steps with an id in ``printed`` are left out; the ids of the others are added to it.
     """
     page = () if of is None else (of, *of.parts)
     original, mapped = notation_for(found.layer, *page), notation_for(found.mapped, *page)
@@ -46,7 +46,7 @@ def map_blocks(found: CancellingMap, printed: set[str] | None = None, of: Layer 
 
 
 def _formulas(found: CancellingMap) -> list[tuple[str, Expr]]:
-    """Return the properties that are formulas."""
+    """Return the properties that are formulas, with their names."""
     scales = [(f"scale of `{name}`", scale) for name, scale in found.scales]
     formulas = [
         *scales,
@@ -61,7 +61,7 @@ def _formulas(found: CancellingMap) -> list[tuple[str, Expr]]:
 
 
 def _split(formulas: list[tuple[str, Expr]], notation: Notation) -> tuple[list[tuple[Prose, Prose]], list[Block]]:
-    """Return what fits into the table as rows, and the rest as equations."""
+    """Return the formulas that fit into the table as rows, and the others as equations."""
     narrow: list[tuple[Prose, Prose]] = []
     wide: list[Block] = []
     for name, expression in formulas:
@@ -79,7 +79,7 @@ def _label(words: Prose) -> str:
 
 
 def _facts(found: CancellingMap, notation: Notation) -> list[tuple[Prose, Prose]]:
-    """Return the properties that are words."""
+    """Return the properties that are described in words."""
 
     def fits(zero: Expr) -> bool:
         """Return whether a formula is narrow enough for a line of the table."""

@@ -1,7 +1,7 @@
 """Derivations as Markdown that GitHub renders: displayed maths in ``math`` fences, inline maths between $` and `$.
 
-In these two forms GitHub leaves the LaTeX alone; between plain dollars it would read underscores as emphasis. An
-equation's id stands in front of it as an anchor.
+GitHub leaves LaTeX in these two forms unchanged; between plain dollars it would read underscores as emphasis. The
+equation's id precedes it as an anchor.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _(block: Equation) -> str:
 
 
 def _allowed(latex: str) -> str:
-    """Return maths without the one macro of ours that GitHub forbids."""
+    """Return maths without our one macro that GitHub forbids."""
     return latex.replace(r"\operatorname{", r"\mathrm{")
 
 

@@ -1,6 +1,6 @@
 """Derivations as MathML, made from the LaTeX by latex2mathml: formulas that a browser shows without any script.
 
-Where latex2mathml is not installed a formula shows its LaTeX as text.
+Without latex2mathml, a formula is shown as LaTeX text.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from derive.export.blocks import Block, Equation
 from derive.export.escape import html_text, label
 
 _NAMESPACE = "http://www.w3.org/1998/Math/MathML"
-_UNKNOWN = (  # what latex2mathml does not know, in words that it does
+_UNKNOWN = (  # commands that latex2mathml lacks, and replacements
     (r"\lVert", r"\Vert"),
     (r"\rVert", r"\Vert"),
 )
 
 
-# A browser lays out what MathML Core has: alignment by style, not by attribute.
+# Browsers implement MathML Core: alignment by style, not by attribute.
 _ALIGNED = "text-align: {}; padding: .2em 0"
 _PRIMES = frozenset("\u2032\u2033\u2034\u2057")
 
 
 @lru_cache(maxsize=4096)
 def formula(latex: str, display: bool = False) -> str:
-    """Return a formula as one ``<math>`` element, inline or displayed (limits then stand below a sum)."""
+    """Return a formula as one ``<math>`` element, inline or displayed (with limits below a sum)."""
     try:
         from latex2mathml.converter import convert
     except ImportError:
@@ -43,7 +43,7 @@ def formula(latex: str, display: bool = False) -> str:
 
 
 def _lower_prime(element: ElementTree.Element) -> None:
-    """Write a prime beside its letter: the sign is raised by itself, and a superscript of a subscript is too small."""
+    """Put a prime beside its letter: the character is raised already, and would be too small as a superscript."""
     kind = element.tag.rpartition("}")[2]
     if kind not in ("msup", "msubsup") or element[-1].text not in _PRIMES:
         return
@@ -76,7 +76,7 @@ def _cell(content: str, side: str) -> str:
 
 
 def _inside(latex: str) -> str:
-    """Return what stands inside the ``<math>`` element of a displayed formula."""
+    """Return the content of the ``<math>`` element of a displayed formula."""
     return formula(latex, display=True).split(">", 1)[1].removesuffix("</math>") if latex else ""
 
 
@@ -87,6 +87,6 @@ def equation(block: Equation) -> str:
 
 
 def render(blocks: Iterable[Block]) -> str:
-    """Return the equations of blocks as MathML, each in an element with its id; the prose is left out."""
+    """Return the equations of blocks as MathML, each in an element with its id, without the prose."""
     drawn = "\n".join(equation(block) for block in blocks if isinstance(block, Equation))
     return f'<div xmlns="http://www.w3.org/1999/xhtml">\n{drawn}\n</div>\n'

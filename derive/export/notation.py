@@ -1,8 +1,8 @@
 r"""Expressions as LaTeX, in the notation of the derivations.
 
 An entry is ``W_{ij}``; a sum ``\sum_{j}`` runs over the whole axis of its index; ``[0 \le e < n]`` and ``[d \mid e]``
-are Iverson brackets. Sums of a known *shape* (never of a known name) print as what they are: one sum over exactly the
-last axis of every factor is a squared norm ``\lVert x_{s} \rVert^{2}`` or a product ``x_{s} \cdot x_{s'}``.
+are Iverson brackets. The printer recognises sums by their *shape*, never by a name: one sum over exactly the last axis
+of every factor prints as a squared norm ``\lVert x_{s} \rVert^{2}`` or a product ``x_{s} \cdot x_{s'}``.
 
 Not done here: breaking long lines (``linebreak``); prose and labels (``outline``, ``latex``).
 """
@@ -27,7 +27,7 @@ from derive.export.reduction_notation import ReductionNotation
 _GREEK = {name: rf"\{name}" for name in greeks} | {"lamda": r"\lambda", "lambda": r"\lambda", "omicron": "o"}
 _ACCENTED = re.compile(r"(\w+?)(hat|bar|tilde)")
 _MARKED = re.compile(r"([A-Za-z]+?)_?(\d+)|([A-Za-z]+)_([A-Za-z]+)|([A-Za-z])([A-Za-z])")
-_RAISED = {"sin", "cos", "tan", "sinh", "cosh", "tanh"}  # functions that carry their power on the name
+_RAISED = {"sin", "cos", "tan", "sinh", "cosh", "tanh"}  # functions whose power is written after the name
 _LETTER = re.compile(r"([A-Za-z]|\\[a-z]+)(_\{\w+\})?'*")
 
 
@@ -41,7 +41,7 @@ def latex(
     renamed: Mapping[str, str] | None = None,
     ranges: dict[str, Expr] | None = None,
 ) -> str:
-    """Return an expression as LaTeX (amsmath); bound indices get letters that clash with nothing.
+    """Return an expression as LaTeX (amsmath); letters of bound indices clash with no other name.
 
     ``hints`` prefers a letter for an axis length; names in ``reserve`` and ``reserved`` are not given to bound indices;
     ``aliases`` are short symbols (in LaTeX) for scalars with long names; ``renamed`` are other letters for indices;
@@ -52,10 +52,10 @@ def latex(
 
 
 def name_parts(name: str) -> tuple[str, str]:
-    r"""Return a name as its LaTeX letter and its mark.
+    r"""Split a name into its LaTeX letter and its mark.
 
-    ``W_Q`` and ``WQ`` are ``W``, ``Q``; ``gamma2`` is ``\gamma``, ``2``. A name that is no letter, with or without a
-    mark, is one word in italics and has no mark.
+    ``W_Q`` and ``WQ`` give ``W``, ``Q``; ``gamma2`` gives ``\gamma``, ``2``. Any other name is one word in italics
+    without a mark.
     """
     bare = name.rstrip("'")
     if bare != name:
@@ -72,12 +72,12 @@ def name_parts(name: str) -> tuple[str, str]:
 
 
 def escaped_name(name: str) -> str:
-    r"""Return an identifier for LaTeX's math mode; anything that no identifier holds is left out."""
+    r"""Return an identifier for LaTeX's math mode; characters that an identifier cannot hold are left out."""
     return re.sub(r"[^\w]", "", name, flags=re.ASCII).replace("_", r"\_")
 
 
 def _letter(stem: str) -> str | None:
-    r"""Return the LaTeX of one letter, Greek or Latin, bare or accented (``xhat``); None for a word."""
+    r"""Return the LaTeX of one letter, Greek or Latin, plain or accented (``xhat``); None for a word."""
     if stem in _GREEK:
         return _GREEK[stem]
     if stem.lower() in _GREEK and stem.istitle():
@@ -95,7 +95,7 @@ class NotationPrinter(ReductionNotation):
     def __init__(self, scope: Scope, aliases: Mapping[str, str]) -> None:
         super().__init__({"inv_trig_style": "full"})
         self._scope = scope
-        self._printed: dict[Expr, str] = {}  # in this scope; sorting prints every part once before it is written
+        self._printed: dict[Expr, str] = {}  # cache of this scope: sorting prints every part before it is written
         self._aliases = aliases
 
     def _print(self, expr: Expr, **settings: object) -> str:
@@ -126,7 +126,7 @@ class NotationPrinter(ReductionNotation):
         return f"{self._print(expression.base)}_{{{self._subscripts(expression.indices)}}}"
 
     def _tensor(self, name: str) -> str:
-        r"""Return a tensor's name with its decoration on top, since the indices stand below: ``W^{(1)}``, ``W^{Q}``."""
+        r"""Return a tensor's name with its mark as superscript (indices are subscripts): ``W^{(1)}``, ``W^{Q}``."""
         bare = name.rstrip("'")
         if len(bare) == 2 and bare.isalpha() and bare.islower() and _letter(bare) is None:
             return rf"\mathit{{{bare}}}" + name[len(bare) :]
@@ -136,7 +136,7 @@ class NotationPrinter(ReductionNotation):
         return f"{letter}^{{{mark}}}" if mark[0].isupper() else f"{letter}^{{({mark})}}"
 
     def _subscripts(self, indices: Sequence[Expr]) -> str:
-        """Return indices side by side; commas where one is more than a letter, `;` where a kernel's second half begins.
+        """Return indices side by side, with commas if one is more than a letter, and `;` before a kernel's second half.
 
         That half repeats the first, primed or at the same sample.
         """
@@ -206,7 +206,7 @@ class NotationPrinter(ReductionNotation):
     _print_Min = _print_Max
 
     def _print_Heaviside(self, expression: sympy.Heaviside, exp: str | None = None) -> str:
-        r"""Print a step as the comparison that it is: ``[u > v]`` for a step of ``u - v``."""
+        r"""Print a step as a comparison: ``[u > v]`` for a step of ``u - v``."""
         terms = Add.make_args(expression.args[0])
         below = [-term for term in terms if term.could_extract_minus_sign()]
         above = [term for term in terms if not term.could_extract_minus_sign()]
@@ -270,7 +270,7 @@ class NotationPrinter(ReductionNotation):
         return f"{line} {self._product(trailing, alone=False)}" if trailing else line
 
     def _is_tall(self, factor: Expr) -> bool:
-        """Return whether a factor reads better beside a fraction than in its numerator."""
+        """Return whether a factor is easier to read beside a fraction than in its numerator."""
         return isinstance(factor, IndexedSum) and not _two_entries(factor)
 
     def _product(self, items: Sequence[Expr], alone: bool = True) -> str:
@@ -315,14 +315,14 @@ class NotationPrinter(ReductionNotation):
 
     def _power_base(self, base: Expr) -> str:
         printed = str(self._print(base))
-        # A prime is a superscript too, and TeX takes only one.
+        # A prime is a superscript too, and TeX allows only one.
         name = base.name if base.is_Symbol else str(base.base.label) if isinstance(base, Indexed) else "'"
         plain = ("'" not in name and "^" not in printed) or (base.is_Integer and base >= 0)
         return printed if plain else rf"\left( {printed} \right)"
 
 
 def _two_entries(expression: IndexedSum) -> tuple[Indexed, Indexed] | None:
-    """Return the two factors of a sum over exactly the last axis of both; None for any other shape.
+    """Return the two factors of a sum over exactly their last axis; None for any other shape.
 
     The bound index must be the whole last index of both factors and occur nowhere else.
     """

@@ -1,4 +1,4 @@
-"""What a notebook shows for a Derivation, a CancellingMap or a Step."""
+"""The representations of a Derivation, a CancellingMap or a Step in a notebook."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from derive.record import CancellingMap, Derivation, Step
 
 
 def latex_cell(obj: Derivation | CancellingMap | Step) -> str:
-    """Return the equations as displayed LaTeX without labels; notebooks render maths, not documents."""
+    """Return the equations as displayed LaTeX without labels, since notebooks render only maths."""
     equations = [block for block in blocks_of(obj) if isinstance(block, Equation)]
     rows = " \\\\\n".join(f"{e.left} &= " + " = ".join(e.rights) for e in equations)
     return f"$$\\begin{{aligned}}\n{rows}\n\\end{{aligned}}$$"

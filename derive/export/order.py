@@ -1,8 +1,8 @@
-"""The order in which people expect terms and factors: printed maths only, no meaning attached.
+"""The order of terms and factors in printed maths; it has no other meaning.
 
 Factors: numbers, scalars, entries, functions, brackets, deltas and guards, and an explicit sum last (it needs no
-brackets there). Terms: what has no scalar factor first, then by rising degree in scalars, plain numbers last; minus
-signs not in front, sums before single entries.
+brackets there). Terms: those without a scalar factor first, then by increasing degree in scalars, plain numbers last; a
+term with a minus sign is not first, and sums precede single entries.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def factors(expression: Expr) -> tuple[Expr, ...]:
 
 
 def split_fraction(expression: Expr, printed: Printer) -> Fraction:
-    """Return a product's sign, the ordered factors above the line and the ordered factors below it."""
+    """Return a product's sign, the ordered factors of the numerator and those of the denominator."""
     above: list[Expr] = []
     below: list[Expr] = []
     number = S.One
@@ -60,7 +60,7 @@ def _sorted_factors(items: list[Expr], printed: Printer) -> tuple[Expr, ...]:
 
 
 def _alphabetical(printed: str) -> str:
-    """Return a sort key in which a primed name follows the plain one."""
+    """Return a sort key that puts a primed name after the plain one."""
     return printed.replace("'", "~")
 
 

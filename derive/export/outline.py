@@ -1,4 +1,4 @@
-"""Derivations as a sequence of blocks: what is said, in which order, before any format."""
+"""Derivations as a sequence of blocks: content and order, independent of the format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHAPES = {
 
 @dataclass(frozen=True)
 class Chapter:
-    """A layer in a document: its derivation, and what other update rules do to it."""
+    """A layer in a document: its derivation, and its derivations under other update rules."""
 
     derivation: Derivation
     under_rules: tuple[Derivation, ...] = ()
@@ -84,7 +84,7 @@ def _settings(aliases: Mapping[str, str]) -> Prose:
 
 
 def _tensors(layer: Layer, notation: Notation) -> Prose:
-    """Say which tensors the layer has and how long their axes are."""
+    """Return the layer's tensors and the lengths of their axes."""
     mixed: list[Inline] = ["Inputs: "]
     mixed += _declared([(t.base, t.axes) for t in layer.inputs], notation)
     mixed.append("; parameters: ")
@@ -110,7 +110,7 @@ def _result(derivation: Derivation, notation: Notation) -> list[Block]:
     return [
         Paragraph((shape,), leads=True),
         Equation(None, r"\text{self factor}", (notation(factor.expression),)),
-        Paragraph(("What the gradient of one sample does to another:",), leads=True),
+        Paragraph(("The effect of one sample's gradient on another sample:",), leads=True),
         Equation(None, r"\text{cross terms}", (notation(derivation.cross_terms),)),
         Items(entries),
         *claim_blocks(derivation.claims, notation),
@@ -144,12 +144,12 @@ def document_blocks(items: Sequence[Derivation | Chapter]) -> list[Block]:
 
 
 def chapters_blocks(chapters: Sequence[Chapter]) -> list[Block]:
-    """Return the blocks of chapters that stand in one document: no equation id stands there twice."""
+    """Return the blocks of the chapters of one document, in which no equation id occurs twice."""
     blocks: list[Block] = []
     taken: set[str] = set()
     for number, chapter in enumerate(chapters, 1):
         own = chapter_blocks(chapter)
-        if taken & set(map(label, equation_ids(own))):  # a layer of that name stands further up
+        if taken & set(map(label, equation_ids(own))):  # an earlier chapter has a layer of that name
             own = [replace(b, id=f"{number}:{b.id}") if isinstance(b, Equation) and b.id else b for b in own]
         taken |= set(map(label, equation_ids(own)))
         blocks += own

@@ -18,9 +18,9 @@ _WARNINGS = re.compile(r"^(?:Overfull \\hbox \((?P<points>[\d.]+)pt).*$", re.MUL
 
 
 def compile_pdf(tex_path: Path) -> Path:
-    """Compile a LaTeX file, with the folder ``figures`` beside it, and put the PDF beside it; return the PDF's path.
+    """Compile a LaTeX file, which may use the folder ``figures`` beside it; return the path of the PDF beside it.
 
-    Raises UsageError when pdfLaTeX is missing, fails or takes too long; the text names the first error.
+    Raises UsageError if pdfLaTeX is missing, fails or takes too long; the text names the first error.
     """
     tex_path = Path(tex_path)
     with tempfile.TemporaryDirectory(prefix="affdiv-") as folder:
@@ -33,7 +33,7 @@ def compile_pdf(tex_path: Path) -> Path:
 
 
 def needed_program() -> str:
-    """Return where pdfLaTeX is; UsageError says how to get it."""
+    """Return the path of pdfLaTeX; raise UsageError, which says how to install it, if it is missing."""
     program = shutil.which("pdflatex")
     if program is None:
         raise UsageError(
@@ -62,5 +62,5 @@ def run_pdflatex(tex_path: Path, folder: Path) -> str:
 
 
 def overfull_points(log: str) -> list[float]:
-    """Return by how many points each overfull box of a log sticks out."""
+    """Return the overhang of each overfull box in a log, in points."""
     return [float(match["points"]) for match in _WARNINGS.finditer(log)]

@@ -1,9 +1,9 @@
-"""Sentences that hold formulas: between backticks stands a formula in the language of the text printer.
+"""Sentences with formulas: text between backticks is a formula in the language of the text printer.
 
     "solve the condition `f**2*E + h**2*c = kappa` for the scalar"
 
-Terminals and JSON show it as it is, without the backticks; documents set it as maths. What cannot be read as a formula
-stays in a typewriter face.
+Terminals and JSON show it unchanged, without the backticks; documents set it as maths. Text that is not a formula stays
+in a typewriter face.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from derive.names import FUNCTIONS
 
 _RELATIONS = {" = ": " = ", " > ": " > ", " < ": " < ", " <= ": r" \le ", " >= ": r" \ge ", " -> ": r" \to "}
 _RELATION = re.compile("(" + "|".join(map(re.escape, _RELATIONS)) + ")")
-_PRIME = "QQ"  # stands for a prime, which Python's syntax does not have
+_PRIME = "QQ"  # replaces a prime, which Python's syntax lacks
 
 
 def plain(text: str) -> str:
@@ -37,7 +37,7 @@ def plain(text: str) -> str:
 
 
 def inline(text: str, notation: Notation | None = None) -> Prose:
-    """Return a sentence with its formulas as maths, in the notation of the layer that it is about."""
+    """Return a sentence with its formulas as maths, in the notation of its layer."""
     pieces: list[Inline] = []
     for position, piece in enumerate(text.split("`")):
         if piece:
@@ -69,10 +69,10 @@ def _name(word: str) -> str:
 
 
 class _Formula(Arithmetic):
-    """The language of printed formulas: every name is a symbol, or an index where it stands in brackets."""
+    """The language of printed formulas: every name is a symbol, or an index if it is in brackets."""
 
     functions: ClassVar[tuple[str, ...]] = FUNCTIONS
-    mend: ClassVar[str] = "write it as the text printer does"
+    fix: ClassVar[str] = "write it in the form of the text printer"
     _nodes: ClassVar[dict[str, Callable[..., Any]]] = {
         "delta": KroneckerDelta,
         "within": Within,

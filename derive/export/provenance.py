@@ -1,7 +1,7 @@
-"""What is the paper's and what is ours, and the works that the document cites.
+"""Which results are the paper's and which are ours, and the works that the document cites.
 
-The paper is George Bird, "The Affine Divergence", arXiv 2512.22247. Its body was not available, so even what is marked
-as the paper's is a reconstruction of a claim, never a quotation of a formula.
+The paper is George Bird, "The Affine Divergence", arXiv 2512.22247. Its body was not available, so even a result marked
+as the paper's reconstructs a claim and never quotes a formula.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ _MAP_CLAIMS = {
 
 
 def layer_claim(name: str) -> str | None:
-    """Return what of the paper a layer's derivation reconstructs, or None where the derivation is ours."""
+    """Return the claim of the paper that a layer's derivation reconstructs, or None if the derivation is ours."""
     return _LAYER_CLAIMS.get(_family(name))
 
 
 def map_claim(layer: str, name: str) -> str | None:
-    """Return what of the paper a map reconstructs, or None where the map is ours."""
+    """Return the claim of the paper that a map reconstructs, or None if the map is ours."""
     if _family(layer) == "convolution":
         return _MAP_CLAIMS["patch-norm"]
     return _MAP_CLAIMS.get(name) if layer in _AFFINE else None
 
 
 def _family(name: str) -> str:
-    """Return the layer's family: compositions are their own, sizes and parts after a dash of a family belong to it."""
+    """Return the known family that begins the name, before a dash or a number; otherwise the name itself."""
     if ">" in name:
         return name
     for family in _LAYER_CLAIMS:

@@ -51,7 +51,7 @@ def record_tree(record: Any) -> Tree:
 
 
 def record_from_tree(tree: object, kind: type[Any]) -> Any:
-    """Return the record of class ``kind`` in a tree; raise TreeError for what ``record_tree`` would not write."""
+    """Return the record of class ``kind`` in a tree; raise TreeError if ``record_tree`` cannot have written it."""
     if not isinstance(tree, Mapping) or not isinstance(tree.get("records"), list):
         raise TreeError("a record tree needs 'records' and 'root'")
     if len(tree["records"]) > _MAX_RECORDS:
@@ -66,14 +66,14 @@ def record_from_tree(tree: object, kind: type[Any]) -> Any:
 
 
 class _Writer:
-    """One writing of a record and all that it holds."""
+    """Writes one record and all records in it."""
 
     def __init__(self) -> None:
         self.records: list[Tree] = []
         self._numbers: dict[Any, int] = {}
 
     def value(self, value: Any) -> Any:
-        """Return a value as what JSON can hold."""
+        """Return a value in a form that JSON can hold."""
         if isinstance(value, Enum):
             return value.value
         if value is None or isinstance(value, str | bool | int):
@@ -96,13 +96,13 @@ class _Writer:
 
 
 class _Reader:
-    """One reading of a tree; ``known`` are the records read so far."""
+    """Reads one tree; ``known`` are the records read so far."""
 
     def __init__(self) -> None:
         self.known: list[Any] = []
 
     def value(self, value: object) -> Any:
-        """Return the value that a piece of JSON holds; raise TreeError for what holds none."""
+        """Return the value of a piece of JSON; raise TreeError if it is not the form of any value."""
         if isinstance(value, str) and len(value) > _MAX_TEXT:
             raise TreeError(f"a text is longer than {_MAX_TEXT} characters")
         if value is None or isinstance(value, str | bool | int):
@@ -121,7 +121,7 @@ class _Reader:
         return self.known[number]
 
     def record(self, value: object) -> Any:
-        """Return the record of a known kind whose fields these are; raise TreeError for any other."""
+        """Return the record of a known kind with these fields; raise TreeError for any other."""
         if not isinstance(value, Mapping) or not isinstance(value.get("fields"), Mapping):
             raise TreeError("a record needs 'kind' and 'fields'")
         name = value.get("kind")

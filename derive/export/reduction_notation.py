@@ -1,4 +1,4 @@
-r"""Reductions, masks, whole divisions and named functions as LaTeX: ``\operatorname{softmax}_{k}``, ``[u \le t]``."""
+r"""Reductions, masks, integer divisions and named functions as LaTeX: ``\operatorname{softmax}_{k}``, ``[u \le t]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from derive.export.letters import Scope
 
 
 class ReductionNotation(LatexPrinter):
-    """The part of the printer that knows these nodes; names of indices are chosen by the scope."""
+    """The part of the printer for these nodes; the scope chooses the names of indices."""
 
     _scope: Scope
     _printed: dict[Expr, str]
@@ -32,7 +32,7 @@ class ReductionNotation(LatexPrinter):
         return rf"{sign}_{{{letters}{below}}} {inner}"
 
     def _with_condition(self, body: Expr) -> tuple[str, str]:
-        """Return a body, and its condition as it stands below a sign."""
+        """Return a body, and its condition in the form printed below a sign."""
         if not isinstance(body, Masked):
             return self._print(body), ""
         score, mask = body.args

@@ -1,4 +1,4 @@
-"""What comes closest where no map cancels, and expected spreads, as JSON and for a terminal."""
+"""The closest remedies if no map cancels, and expected spreads, as JSON and for a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST = 600  # characters of a residual that a terminal shows
 
 
 def best_to_json(derivation: Derivation) -> list[Json]:
-    """Return the remedies of a layer, the least residual first; none where a map cancels or nothing is to correct."""
+    """Return the remedies of a layer, the smallest residual first; none if a map cancels or nothing needs it."""
     factor = derivation.self_factor
     constant = factor.parameter_free and not factor.expression.free_symbols - set(derivation.layer.sizes)
     if derivation.solutions or constant:
@@ -40,7 +40,7 @@ def _to_json(remedy: Remedy, notation: Notation) -> Json:
 
 
 def best_lines(best: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the remedies for a terminal: what to do, what it divides by, the size and the form of what stays."""
+    """Return the remedies for a terminal: what to do, the divisor, and the size and form of the residual."""
     lines: list[str] = []
     for remedy in best:
         size = "not measured" if remedy["size"] is None else f"{remedy['size']:.3g}"

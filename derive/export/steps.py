@@ -23,7 +23,7 @@ def step_blocks(
 ) -> list[Block]:
     """Return each step as its rule and its equation, with the intermediates that it uses for the first time.
 
-    Steps whose id is in ``printed`` are left out, and the ids of the others are added to it.
+    Steps with an id in ``printed`` are left out; the ids of the others are added to it.
     """
     if notation is None:
         sides = [e for step in steps for e in (step.target, step.before, step.after)]
@@ -32,7 +32,7 @@ def step_blocks(
 
 
 class _Steps:
-    """The steps of one derivation or map on their way onto paper."""
+    """The steps of one derivation or map while they are printed."""
 
     def __init__(self, steps: Sequence[Step], notation: Notation, printed: set[str]) -> None:
         self._steps = steps
@@ -43,7 +43,7 @@ class _Steps:
         self._blocks: list[Block] = []
 
     def blocks(self) -> list[Block]:
-        """Return the blocks of all steps, each after those that it leans on."""
+        """Return the blocks of all steps, each after the steps that it depends on."""
         for step in self._steps:
             self._emit(step)
         return self._blocks
@@ -69,7 +69,7 @@ class _Steps:
             self._blocks.append(Equation(None, self._notation(definition.entry), (right,)))
 
     def _unknown(self, step: Step) -> list[Definition]:
-        """Return the intermediates that a step mentions, also through each other, and that are new here."""
+        """Return the intermediates that a step mentions, directly or through others, and that are new here."""
         mentioned = set().union(*(_bases(e) for e in (step.target, step.before, step.after)))
         new = []
         for definition in reversed(step.scope):
@@ -89,7 +89,7 @@ def _bases(expression: Expr) -> set[IndexedBase]:
 
 
 def step_prose(step: Step, notation: Notation) -> Prose:
-    """Return a step's rule as a sentence, with the outcome of its check where it was checked."""
+    """Return a step's rule as a sentence, with the outcome of its check if it was checked."""
     verdict = step.verdict
     if verdict.status is Status.UNVERIFIED and verdict.method == "not checked yet":
         return inline(sentence(step.rule), notation)

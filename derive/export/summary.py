@@ -1,8 +1,8 @@
 """One row per layer: its self factor and the maps that cancel it, for the table of all layers.
 
-Deriving every layer takes seconds, so the rows of the built-in layers are kept in ``layer_table.json`` beside this
-module. A row is used only while it bears the digest of its layer's forward map; any other is derived anew. A test
-derives all rows again and compares them with the file, which ``pytest tests/derive/export --update`` rewrites.
+Deriving every layer takes seconds, so ``layer_table.json`` beside this module keeps the rows of the built-in layers. A
+row is used only if its digest is that of the layer's forward map; otherwise it is derived anew. A test derives all rows
+again and compares them with the file, which ``pytest tests/derive/export --update`` rewrites.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from derive.record import Derivation
 
 TABLE = Path(__file__).with_name("layer_table.json")
 SCHEMA = "affdiv.layers/1"
-CHAPTERS = (  # the document of paper_notes: one of each kind
+CHAPTERS = (  # of the document in paper_notes: one layer of each kind
     "affine",
     "linear",
     "convolution",
@@ -50,7 +50,7 @@ Row = dict[str, Any]
 
 
 def full_derivation(layer: Layer, angle: Expr | None = None) -> Derivation:
-    """Derive a layer and solve for its cancelling maps, with ``angle`` also for the one at that angle function."""
+    """Derive a layer and solve for its cancelling maps, including the one of an angle function if given."""
     from derive.cancel import solve
     from derive.update import effective_update
 
@@ -59,7 +59,7 @@ def full_derivation(layer: Layer, angle: Expr | None = None) -> Derivation:
 
 
 def chapter(layer: Layer, check: bool) -> Chapter:
-    """Return a layer's chapter: its derivation, and for an affine map also the other update rules."""
+    """Return a layer's chapter: its derivation, and for an affine map also those under other update rules."""
     from derive.check import checked
     from derive.rules import RULES
     from derive.update import effective_update
@@ -72,7 +72,7 @@ def chapter(layer: Layer, check: bool) -> Chapter:
 
 
 def layer_rows(layers: Mapping[str, Layer], kept: Mapping[str, Row] | None = None) -> list[Row]:
-    """Return one row per layer by its name, from the kept table where that is up to date."""
+    """Return one row per layer by its name, from the kept table if it is up to date."""
     kept = kept_rows() if kept is None else kept
     rows = []
     for name, layer in layers.items():
@@ -94,7 +94,7 @@ def _generated() -> set[str]:
 
 
 def generated_manifest() -> dict[str, Any]:
-    """Return the generated package's manifest, without importing the package; empty where it is absent."""
+    """Return the generated package's manifest, without importing the package; empty if there is none."""
     spec = importlib.util.find_spec("affine_divergence")
     manifest = Path(spec.origin).with_name("manifest.json") if spec and spec.origin else None
     if manifest is None or not manifest.is_file():
@@ -104,7 +104,7 @@ def generated_manifest() -> dict[str, Any]:
 
 
 def kept_rows() -> dict[str, Row]:
-    """Return the rows of the kept table by layer name; none where there is no table."""
+    """Return the rows of the kept table by layer name; none if there is no table."""
     if not TABLE.is_file():
         return {}
     return {row["name"]: row for row in json.loads(TABLE.read_text(encoding="utf-8"))["layers"]}

@@ -1,4 +1,4 @@
-"""The notation of one layer: which letter each of its axes prefers, and short symbols for its long names."""
+"""The notation of one layer: the preferred letter of each axis, and short symbols for long names."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from derive.forward_map import Definition, Layer
 _GREEK_POOL = (r"\alpha", r"\beta", r"\rho", r"\tau", r"\mu", r"\nu", r"\omega")
 
 
-_ENGINE = frozenset({"K", "g", "E", "f"})  # the update kernel, the loss gradient, a map's energy and its scale
+_ENGINE = frozenset({"K", "g", "E", "f"})  # update kernel, loss gradient, and a map's energy and scale
 
 
 @dataclass(frozen=True)
 class Notation:
-    """How the expressions of one layer are printed, so that no symbol has two meanings on its pages.
+    """The notation of one layer's expressions, in which no symbol on its pages has two meanings.
 
-    ``hints`` is a letter for each axis length, ``aliases`` a symbol for each scalar whose name is long or means
-    something else, ``renamed`` a letter for each index whose name does; ``reserved`` are the names that no bound index
-    may take.
+    ``hints`` has a letter for each axis length, ``aliases`` a symbol for each scalar whose name is long or taken,
+    ``renamed`` a letter for each index whose name is taken; ``reserved`` are the names that no bound index may take.
     """
 
     hints: Hints
@@ -35,12 +34,12 @@ class Notation:
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, expression: Expr, *beside: Expr, ranges: dict[str, Expr] | None = None) -> str:
-        """Return the LaTeX of an expression; no bound index gets the name of a free one in what stands beside it."""
+        """Return the LaTeX of an expression; bound indices avoid the free names of the expressions ``beside`` it."""
         named = {"reserved": self.reserved, "renamed": self.renamed, "ranges": ranges}
         return latex(expression, self.hints, beside, self.aliases, **named)  # type: ignore[arg-type]
 
     def sides(self, *sides: Expr) -> list[str]:
-        """Return the sides of one equation: in all of them a letter runs over one axis."""
+        """Return the sides of one equation, in which each letter runs over one axis."""
         ranges: dict[str, Expr] = {}
         return [self(side, *(other for other in sides if other is not side), ranges=ranges) for side in sides]
 
@@ -59,10 +58,10 @@ class Notation:
 
 
 def notation_for(layer: Layer, *page: Layer) -> Notation:
-    """Return the notation of a layer: its own letters for its axes, Greek letters for its settings with long names.
+    """Return the notation of a layer: its own letters for its axes, Greek letters for settings with long names.
 
-    An index or a size that has the name of a tensor, of this layer or of others on its ``page``, or of what the engine
-    brings in, gets another symbol.
+    An index or a size gets another symbol if its name is that of a tensor, of this layer or of others on its ``page``,
+    or of a symbol of the engine.
     """
     definitions = (layer.output, *layer.definitions)
     tensors = _ENGINE.union(*map(_tensor_names, (layer, *page)))
@@ -91,7 +90,8 @@ def _hints(definitions: Sequence[Definition]) -> dict[Expr, str]:
 def short_symbols(names: Sequence[str]) -> dict[str, str]:
     """Return a Greek letter for each name that is a word.
 
-    Names alike but for their last letter share it and keep that letter below (strideh, stridew).
+    Names that differ only in their last letter share the Greek letter and keep the last one as subscript (strideh,
+    stridew).
     """
     words = [name for name in names if name_parts(name)[0].startswith(r"\mathit")]
     stems = {word: word[:-1] if any(w != word and w[:-1] == word[:-1] for w in words) else word for word in words}

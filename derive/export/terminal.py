@@ -1,4 +1,4 @@
-"""Derivations on a terminal: plain text that fits the width, formulas broken at their signs."""
+"""Derivations for a terminal: plain text that fits the width, with formulas broken at signs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NARROWEST, _WIDEST = 40, 110
 
 
 def line_width() -> int:
-    """Return how many characters a line may have."""
+    """Return the number of characters that a line may have."""
     return max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size((80, 24)).columns))
 
 
 def formula_lines(formula: str, indent: str, lead: str = "") -> list[str]:
-    """Return a formula on as many lines as it needs, after ``lead``; later lines stand deeper."""
+    """Return a formula on as many lines as it needs, after ``lead``; later lines are indented further."""
     room = line_width()
     lines, line, follow = [], indent + lead, indent + " " * len(lead) + "  "
     for part in _BREAKS.split(formula):
@@ -32,7 +32,7 @@ def formula_lines(formula: str, indent: str, lead: str = "") -> list[str]:
 
 
 def _hard(line: str, room: int, follow: str) -> Iterator[str]:
-    """Cut what has no place to break."""
+    """Cut a text that has no other place to break."""
     while len(line) > room:
         yield line[:room]
         line = follow + line[room:]
@@ -56,17 +56,17 @@ def derivation_lines(data: Mapping[str, Any]) -> list[str]:
     lines += [f"samples: {_names(data['samples'])}; units: {_names(data['units'])}", ""]
     if "parts" in data:
         parts = (f"{k} {p['name']} ({', '.join(p['parameters'])})" for k, p in enumerate(data["parts"], 1))
-        lines += [*words(f"parts, each alone by --of N: {', '.join(parts)}", ""), ""]
+        lines += [*words(f"parts, for --of N: {', '.join(parts)}", ""), ""]
     return [*lines, *claim_lines(data["claims"]), *step_lines(data["steps"])]
 
 
 def claim_lines(claims: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the statements of a checked result for a terminal, each with its verdict, and what speaks against it."""
+    """Return the statements of a checked result for a terminal, with verdicts, and the reasons of negative ones."""
     lines: list[str] = []
     for claim in claims:
         lines += words(f"{claim['statement']}  [{claim['status']}]", "    ")
         lines += words(claim["method"], "        ") if claim["status"] in ("refuted", "unverified") else []
-    return ["result, beside the forward map", *lines, ""] if lines else []
+    return ["result, checked against the forward map", *lines, ""] if lines else []
 
 
 def _names(names: Iterable[str]) -> str:
@@ -130,7 +130,7 @@ def _answer(known: Mapping[str, Any]) -> str:
 
 
 def table_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the table of layers for a terminal: two lines a layer, the second its self factor."""
+    """Return the table of layers for a terminal: two lines per layer, the second with its self factor."""
     lines = [_row("layer", "self factor", "cancelled by"), ""]
     for row in rows:
         factor = row["self_factor"]
@@ -141,11 +141,16 @@ def table_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         lines.append(_row(row["name"], shape, _kinds(row["maps"], row["generated"])))
         room = line_width() - 4
         lines.append("    " + (factor["text"] if len(factor["text"]) <= room else factor["text"][: room - 3] + "..."))
-    return [*lines, "", "* there is generated code for it: affine_divergence", "+ for its parts, layers of their own"]
+    return [
+        *lines,
+        "",
+        "* affine_divergence has generated code for the map",
+        "+ it has code for the parts of the layer",
+    ]
 
 
 def _kinds(maps: Iterable[Mapping[str, str]], generated: Iterable[str]) -> str:
-    """Return the names of maps, each once: a star where there is code for it, a plus where parts have it."""
+    """Return the names of maps, each once: with a star if there is code for it, with a plus if there is for parts."""
     marks: dict[str, set[str]] = {}
     for found in maps:
         seen = {"*": found["id"] in generated, "+": bool(found["part"])}

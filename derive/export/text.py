@@ -1,9 +1,10 @@
-"""Expressions as plain text, for terminals and JSON, in the syntax of the formula language wherever it has one.
+"""Expressions as plain text, for terminals and JSON, in the syntax of the formula language where it has one.
 
 ``sum[j](x[s,j]**2)`` is a sum over the whole axis of ``j``; ``delta(i, i')`` is 1 where the indices agree;
-``within(e, n)`` and ``divides(d, e)`` are the range and divisibility guards; ``step(u)`` is 1 where u > 0, the slope of
-``max(u, 0)``, and ``silu'(u)`` that of a named function; ``attains(e, max[k](..))`` is 1 where ``e`` is the largest;
-``u <= t`` is 1 where that holds; ``diff(e, W[i,j])`` and ``at_zero(e, eta)`` are derivatives not yet carried out.
+``within(e, n)`` and ``divides(d, e)`` are the range and divisibility guards; ``step(u)``, the derivative of
+``max(u, 0)``, is 1 where u > 0; ``silu'(u)`` is the derivative of a named function; ``attains(e, max[k](..))`` is 1
+where ``e`` is the largest; ``u <= t`` is 1 where it holds; ``diff(e, W[i,j])`` and ``at_zero(e, eta)`` are derivatives
+not yet carried out.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _FUNCTIONS = {"Abs": "abs", "Max": "max", "Min": "min", "Pow": "pow", "Heaviside
 
 
 def text(expression: Expr, hints: Hints | None = None, reserve: Sequence[Expr] = ()) -> str:
-    """Return an expression as one line of text; bound indices get letters that clash with nothing.
+    """Return an expression as one line of text; letters of bound indices clash with no other name.
 
     ``hints`` prefers a letter for an axis length; names in ``reserve`` are not given to bound indices.
     """
@@ -41,7 +42,7 @@ class TextPrinter(StrPrinter):
     def __init__(self, scope: Scope) -> None:
         super().__init__()
         self._scope = scope
-        self._printed: dict[Expr, str] = {}  # in this scope; sorting prints every part once before it is written
+        self._printed: dict[Expr, str] = {}  # cache of this scope: sorting prints every part before it is written
 
     def _print(self, expr: Expr, **settings: object) -> str:
         if settings or not isinstance(expr, Expr):
@@ -69,7 +70,7 @@ class TextPrinter(StrPrinter):
         return f"sum[{letters}]({body})"
 
     def _reduced(self, name: str, expression: Reduction) -> str:
-        """Print a reduction as ``name[j](body)``, with its condition behind the body if it has one."""
+        """Print a reduction as ``name[j](body)``, followed by its condition if it has one."""
         outer = self._scope, self._printed
         self._scope, self._printed = self._scope.enter(expression.bound), {}
         letters = ",".join(self._print(index) for index in expression.bound)
@@ -83,7 +84,7 @@ class TextPrinter(StrPrinter):
         return self._print(body)
 
     def _condition(self, mask: Expr) -> str:
-        """Print a product of comparisons as they are joined in formulas, anything else as the number that it is."""
+        """Print a product of comparisons as formulas join them, and anything else as a number."""
         factors = Mul.make_args(mask)
         if not all(isinstance(f, AtMost | KroneckerDelta) for f in factors):
             return self._print(mask)
@@ -103,7 +104,7 @@ class TextPrinter(StrPrinter):
         return self._reduced("prod", expression)
 
     def _print_Softmax(self, expression: Softmax) -> str:
-        """Print the share of one score, as in formulas where the whole is over scores like it."""
+        """Print a softmax weight: in the syntax of formulas if the whole runs over its score, else as exponentials."""
         score, place = expression.args[0], expression.place
         if place is None:
             return f"exp({self._print(score)} - {self._print(expression.args[1])})"
@@ -123,7 +124,7 @@ class TextPrinter(StrPrinter):
         return " % ".join(self._side(a) for a in expression.args)
 
     def _side(self, expression: Expr) -> str:
-        """Print one side of a whole division."""
+        """Print one side of an integer division."""
         printed = self._print(expression)
         return printed if expression.is_Atom else f"({printed})"
 

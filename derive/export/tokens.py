@@ -3,7 +3,7 @@ r"""LaTeX maths as a flat row of pieces with estimated widths, so that a long eq
 Widths are estimates in points at 10 pt Computer Modern, in display style. A bracket pair ``\left( ... \right)`` becomes
 an opening and a closing piece with its content between them; a fraction, a root or a name with scripts is one piece.
 
-Reads only what ``notation`` writes; it is no parser of LaTeX in general.
+Reads only the LaTeX that ``notation`` writes; it is not a general parser.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Piece:
     """A part of a formula that stays together.
 
     ``role`` is ``term`` (a sign between terms), ``open`` or ``close`` (of a bracket pair) or ``atom``; ``scripts``
-    follow a closing bracket; ``tall`` marks what needs large brackets around it; ``glued`` an opening bracket that
-    belongs to the function or derivative in front of it.
+    follow a closing bracket; ``tall`` marks a piece that needs large brackets around it; ``glued`` an opening bracket
+    that belongs to the function or derivative before it.
     """
 
     latex: str
@@ -57,13 +57,13 @@ class Piece:
 
 
 def pieces(source: str) -> list[Piece]:
-    """Return the pieces of a formula, brackets opened at every depth."""
+    """Return the pieces of a formula, with brackets split at every depth."""
     return list(_pieces(source))
 
 
 @lru_cache(maxsize=10_000)
 def _pieces(source: str) -> tuple[Piece, ...]:
-    """Read a formula once: what is nested is measured by everything around it."""
+    """Read a formula once and cache it: the enclosing formulas measure nested parts again."""
     return tuple(_Reader(source).row(""))
 
 
@@ -80,7 +80,7 @@ class _Reader:
         self._at = 0
 
     def row(self, until: str) -> list[Piece]:
-        """Read pieces up to ``until`` (the end of the formula where that is empty)."""
+        """Read pieces up to ``until`` (or to the end of the formula if it is empty)."""
         out: list[Piece] = []
         while self._at < len(self._source):
             if until and self._source.startswith(until, self._at):

@@ -59,11 +59,11 @@ _OPS = {kind: op for op, kind in _NODES.items()}
 
 
 class TreeError(UsageError):
-    """A JSON tree that is no expression; the text names the value and what is allowed."""
+    """A JSON tree that is not an expression; the text names the value and what is allowed."""
 
 
 def to_tree(expression: Expr) -> Tree:
-    """Return an expression as a JSON tree; raise TypeError for a node that no derivation holds."""
+    """Return an expression as a JSON tree; raise TypeError for a node that occurs in no derivation."""
     if isinstance(expression, Index):
         return {"op": "index", "name": expression.name, "size": to_tree(expression.size), "tag": expression.tag}
     if isinstance(expression, Symbol):
@@ -110,7 +110,7 @@ def _assumptions(symbol: Symbol) -> tuple[str, ...]:
 
 
 def from_tree(tree: object) -> Expr:
-    """Return the expression of a JSON tree; raise TreeError for anything that ``to_tree`` would not write."""
+    """Return the expression of a JSON tree; raise TreeError for a tree that ``to_tree`` cannot have written."""
     try:
         read = _Reader().read(tree, 0)
     except TreeError:
@@ -123,13 +123,13 @@ def from_tree(tree: object) -> Expr:
 
 
 class _Reader:
-    """One reading of a tree, counting its nodes."""
+    """Reads one tree and counts its nodes."""
 
     def __init__(self) -> None:
         self._nodes = 0
 
     def read(self, tree: object, depth: int) -> Expr:
-        """Return the expression of a tree; raise TreeError for what is too large, unknown or malformed."""
+        """Return the expression of a tree; raise TreeError if it is too large, unknown or malformed."""
         self._nodes += 1
         if depth > MAX_DEPTH or self._nodes > MAX_NODES:
             raise TreeError(f"the tree is too large: at most {MAX_DEPTH} levels and {MAX_NODES} nodes")
@@ -156,7 +156,7 @@ class _Reader:
             _check_power(*arguments)
         built = _NODES[op](*arguments)
         if op in ("add", "mul") and set(built.args) != set(arguments) and len(arguments) > 1:
-            return _NODES[op](*arguments, evaluate=False)  # SymPy would multiply 2*(a + b) out
+            return _NODES[op](*arguments, evaluate=False)  # SymPy would expand 2*(a + b)
         return built
 
     def number(self, tree: Mapping[str, Any], depth: int) -> Expr:
@@ -174,7 +174,7 @@ class _Reader:
         return _CONSTANTS[name]
 
     def symbol(self, tree: Mapping[str, Any], depth: int) -> Expr:
-        """Return a symbol with assumptions that are known."""
+        """Return a symbol with known assumptions."""
         wanted = tree.get("assumptions")
         if not isinstance(wanted, list) or tuple(wanted) not in _ASSUMPTIONS:
             raise TreeError(f"unknown assumptions {_shown(wanted)}")
@@ -210,7 +210,7 @@ class _Reader:
         return named(name, order)(*arguments)
 
     def call(self, tree: Mapping[str, Any], depth: int) -> Expr:
-        """Return a known function of one argument, or the largest or the smallest of several."""
+        """Return a known function of one argument, or the largest or smallest of several arguments."""
         name = tree.get("name")
         if not isinstance(name, str) or name not in _FUNCTIONS:
             raise TreeError(f"unknown function {_shown(name)}; known: {', '.join(_FUNCTIONS)}")

@@ -1,4 +1,4 @@
-"""The layers known by name: forward maps only, one family a file. What follows from them is derived, never stored."""
+"""The layers known by name, one family per file: forward maps only; everything else is derived and never stored."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LAYERS: dict[str, Callable[[], Layer]] = {
 
 
 def layer_names() -> tuple[str, ...]:
-    """Return the names of all layers, in teaching order."""
+    """Return the names of all layers, from simple to complex."""
     return tuple(_LAYERS)
 
 
@@ -82,7 +82,7 @@ def layer(name: str) -> Layer:
 
 
 def _links(name: str) -> list[str]:
-    """Return the parts between the ``>`` that stand in no brackets; raise LayerError for brackets that do not match."""
+    """Return the parts between the ``>`` outside of brackets; raise LayerError for brackets that do not match."""
     links, depth = [""], 0
     for character in name:
         depth += (character == "(") - (character == ")")

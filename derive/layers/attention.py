@@ -1,6 +1,6 @@
 """Multi-head attention in its parts: projections, scores, value path. Tokens (and pairs of tokens) are samples.
 
-``R`` heads of width ``d``; ``T`` tokens ask, ``S`` tokens answer. In the value path the attention weights are an
+``R`` heads of width ``d``; ``T`` tokens are queries, ``S`` tokens keys. In the value path the attention weights are an
 input: the softmax is held fixed.
 """
 
@@ -19,7 +19,7 @@ _SCORE_PARAMETERS = {"WQ": "R d n", "bQ": "R d", "WK": "R d n", "bK": "R d"}
 
 
 def projection() -> Layer:
-    """Return the query, key or value projection: an affine map of every token, one block of rows a head."""
+    """Return the query, key or value projection: an affine map of every token, with one block of rows per head."""
     return forward(
         "attention-projection",
         title="Projection of the tokens",
@@ -80,7 +80,7 @@ def scores() -> Layer:
 
 
 def qk_norm_scores() -> Layer:
-    """Return the scores of unit queries and unit keys."""
+    """Return the scores of normalised queries and keys."""
     return forward(
         "qk-norm>attention",
         title="Attention scores with QK-norm",

@@ -1,6 +1,6 @@
 """Convolutions over 1, 2 or 3 spatial axes, with stride, padding, dilation and groups as symbols.
 
-An entry outside the input is zero: that is zero padding. Every position uses the same kernel, so positions are samples;
+An entry outside the input is zero (zero padding). Every position uses the same kernel, so positions are samples;
 groups are an axis of the kernel, so they are units. ``C`` and ``O`` count the channels within one group: a depthwise
 convolution is ``C = 1`` and an ungrouped one ``G = 1``.
 """

@@ -1,6 +1,6 @@
-"""Normalisers, to stand before or after a map (``rms-norm>affine``, ``affine>rms-norm``), and the learned gain.
+"""Normalisers for use before or after a map (``rms-norm>affine``, ``affine>rms-norm``), and the learned gain.
 
-No epsilon: the derivations are of the exact maps.
+There is no epsilon: the derivations are of the exact maps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def layer_norm() -> Layer:
 
 
 def batch_norm() -> Layer:
-    """Return ``y = c / sqrt(v)``, ``c`` and ``v`` the deviation from and the variance over the batch, per feature."""
+    """Return ``y = c / sqrt(v)``, with ``c`` the deviation from the batch mean and ``v`` the variance, per feature."""
     return forward(
         "batch-norm",
         title="Batch normalisation",

@@ -1,4 +1,4 @@
-"""What a cancelling map does, computed from the map: invariance, injectivity, singular points, limits and bounds."""
+"""The behaviour of a cancelling map, computed from it: invariance, injectivity, singular points, limits, bounds."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 
     e(t x) ~ t^d c(x)      as t -> 0 or t -> infinity;      equal for every t > 0 where the growth is exact
 
-An entry of a real input has d = 1, a parameter, a constant or an entry of an integer input d = 0; products add their
-powers, of a sum the dominant terms are left, and an elementary function is taken at the limit of its argument. A
-coefficient may vanish in some directions (that of ``max(x, 0)`` does), and then says nothing there.
+An entry of a real input has d = 1; a parameter, a constant or an entry of an integer input has d = 0. Products add
+their powers, a sum keeps its dominant terms, and an elementary function is evaluated at the limit of its argument. A
+coefficient may vanish in some directions (that of ``max(x, 0)`` does); there it gives no information.
 
-What has no leading power (``log`` and ``exp`` far away, waves), and terms that cancel, raise ``Undecided``.
+Functions without a leading power (``log`` and ``exp`` far away, waves), and terms that cancel, raise ``Undecided``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Bases = frozenset[IndexedBase]
 
 
 class Undecided(ValueError):
-    """No leading power is known; the text says of what and why."""
+    """No leading power is known; the text names the expression and the reason."""
 
 
 _LONGEST = 60
@@ -41,9 +41,9 @@ def _shown(expression: Expr) -> str:
 
 @dataclass(frozen=True)
 class Growth:
-    """``e(t x) ~ t**degree * coefficient``; for every t > 0, and not only in the limit, where it is ``exact``.
+    """``e(t x) ~ t**degree * coefficient``; where it is ``exact``, for every t > 0 and not only in the limit.
 
-    ``partial`` tells of a coefficient that vanishes in some directions, where another, lower power is left.
+    ``partial`` marks a coefficient that vanishes in some directions, where a lower power remains.
     """
 
     degree: Expr
@@ -53,7 +53,7 @@ class Growth:
 
 
 def growth(expression: Expr, inputs: Bases, *, far: bool) -> Growth:
-    """Return the growth of an expression as ``inputs`` are scaled by t -> infinity (``far``) or t -> 0.
+    """Return the growth of an expression as ``inputs`` are scaled by t, for t -> infinity (``far``) or t -> 0.
 
     Raises ``Undecided``.
     """
@@ -76,7 +76,7 @@ class _Ray:
             return series
 
     def _node(self, expression: Expr) -> Growth:
-        """Return the growth of a node from those of its arguments."""
+        """Return the growth of a node from the growth of its arguments."""
         if isinstance(expression, Indexed):
             return Growth(S.One if expression.base in self.inputs else S.Zero, expression, True)
         if not expression.atoms(IndexedBase) & self.inputs or is_guard(expression):
@@ -90,7 +90,7 @@ class _Ray:
         if isinstance(expression, Mul):
             parts = [self.of(a) for a in expression.args]
             degree = Add(*(p.degree for p in parts))
-            if sum(p.partial for p in parts) > 1:  # each may vanish where the other does not
+            if sum(p.partial for p in parts) > 1:  # one may vanish where the other does not
                 raise Undecided(f"{_shown(expression)} has no leading power")
             coefficient = Mul(*(p.coefficient for p in parts))
             return Growth(degree, coefficient, all(p.exact for p in parts), any(p.partial for p in parts))
@@ -118,7 +118,7 @@ class _Ray:
         total = normalise(Add(*(p.coefficient for p in leading)))
         exact = len(leading) == len(parts) and all(p.exact for p in parts)
         vanishes = total == 0 or (len(leading) > 1 and equal(total, S.Zero))
-        # A sum with signs in it (1 + sign(x)) vanishes in some directions.
+        # A sum that contains signs (1 + sign(x)) vanishes in some directions.
         partial = any(p.partial for p in leading) or (len(leading) > 1 and total.has(sympy.sign, sympy.Heaviside))
         return self._nonzero(Growth(degree, S.Zero if vanishes else total, exact, partial), expression)
 
@@ -134,7 +134,7 @@ class _Ray:
         return Growth(base.degree * exponent, base.coefficient**exponent, base.exact, base.partial)
 
     def _largest(self, parts: Sequence[Growth], expression: Expr) -> Growth:
-        """Of several arguments the dominant ones are compared, unless they are known to be negative."""
+        """Compare the dominant ones of several arguments, unless they are known to be negative."""
         if any(p.partial for p in parts):
             raise Undecided(f"{_shown(expression)} has no leading power in every direction")
         moving = [p for p in parts if p.coefficient != 0]
@@ -149,13 +149,13 @@ class _Ray:
             return Growth(rest.degree, rest.coefficient, False)
         if all(p.coefficient.is_nonpositive for p in leading):
             raise Undecided(f"{_shown(expression)} has no leading power in every direction")
-        # Where the dominant argument is negative, another one is left, of a lower power: the coefficient is zero there.
+        # Where the dominant argument is negative, one of lower power is the largest: the coefficient is zero there.
         partial = not any(p.coefficient.is_positive for p in leading)
         floor = [S.Zero] if partial else []
         return Growth(degree, sympy.Max(*(p.coefficient for p in leading), *floor), False, partial)
 
     def _function(self, expression: Expr) -> Growth:
-        """Take an elementary function of one argument at the limit of its argument."""
+        """Evaluate an elementary function of one argument at the limit of its argument."""
         special = self._log_of_exponentials(expression)
         if special is not None:
             return special
@@ -187,7 +187,7 @@ class _Ray:
         return Growth(S.Zero, value, exact)
 
     def _log_of_exponentials(self, expression: Expr) -> Growth | None:
-        """Far away ``log(c + exp(u) + exp(v))`` is the largest of 0, u and v, where c is positive."""
+        """Return the growth of ``log(c + exp(u) + exp(v))`` far away: the largest of 0, u and v, if c is positive."""
         levels = self._levels(expression.args[0]) if isinstance(expression, sympy.log) else None
         if levels is None:
             return None
@@ -195,7 +195,7 @@ class _Ray:
         return Growth(found.degree, found.coefficient, False, True)
 
     def _logistic(self, expression: Pow) -> Growth | None:
-        """Far away ``1/(c + exp(u))`` is 1/c where u is negative, and vanishes elsewhere."""
+        """Return the growth of ``1/(c + exp(u))`` far away: 1/c where u is negative, and zero elsewhere."""
         levels = self._levels(expression.base) if expression.exp.is_negative else None
         constant = expression.base.as_independent(sympy.exp)[0]
         if levels is None or constant == 0:
@@ -204,7 +204,7 @@ class _Ray:
         return Growth(S.Zero, constant**expression.exp * sympy.Heaviside(-largest.coefficient), False, True)
 
     def _levels(self, total: Expr) -> list[Growth] | None:
-        """Return the growths of 0 and of the exponents of a sum of exponentials and a constant, all positive."""
+        """Return the growth of 0 and of the exponents of a positive sum of exponentials and a constant."""
         if not (self.far and isinstance(total, Add)):
             return None
         levels: list[Growth] = []

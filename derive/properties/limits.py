@@ -1,4 +1,4 @@
-"""Where a cancelling map tends to along a ray, near zero and far away, in terms of the layer's own parts."""
+"""The limit of a cancelling map along a ray, near zero and far away, in terms of the layer's own parts."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Limits:
         if found.degree == 0:
             return self._constant_energy(found.coefficient, found.exact)
         limit = self._far() if (found.degree > 0) == far else self._near()
-        # In some directions the leading coefficient may vanish, and E with it.
+        # The leading coefficient, and E with it, may vanish in some directions.
         partial = found.partial or found.coefficient.has(sympy.Max, sympy.Min, sympy.Heaviside)
         return replace(limit, where=found.coefficient) if partial and limit.kind == "length" else limit
 
     def _energy_growth(self, far: bool) -> Growth:
-        """Return the growth of E; where its terms cancel, its degree is twice that of what the weights read."""
+        """Return the growth of E; if its terms cancel, its degree is twice that of the weights' features."""
         try:
             return growth(self.energy, self.inputs, far=far)
         except Undecided:
@@ -61,7 +61,7 @@ class Limits:
             return Growth(2 * degree, S.One, False)
 
     def _constant_energy(self, energy: Expr, exact: bool) -> Limit:
-        """E tends to a positive number, which may depend on the direction of the input."""
+        """Return the limit where E tends to a positive number, which may depend on the direction of the input."""
         if exact and energy.atoms(IndexedBase) & self.inputs:
             return self._limit("constant", reason="the scale is the same along every ray")
         limit = self._limit("value", *self.ray.at(energy))
@@ -69,14 +69,14 @@ class Limits:
         return replace(limit, where=energy) if partial else limit
 
     def _near(self) -> Limit:
-        """E tends to zero."""
+        """Return the limit where E tends to zero."""
         f, h = self.ray.zero
         if self.ray.singular:
             return self._limit("direction", self.ray.zero_pull, h)
         return self._limit("value", f if f.is_finite else S.Zero, h)
 
     def _far(self) -> Limit:
-        """E grows without bound."""
+        """Return the limit where E grows without bound."""
         pull, h = self.ray.far
         if any(part.has(sympy.AccumBounds) for part in self.ray.far):
             return self._limit("turning", reason="the angle keeps turning")

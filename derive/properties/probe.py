@@ -1,8 +1,8 @@
-"""Two inputs with one output: counter-examples to what a map might be said to be, found by evaluating it.
+"""Counter-examples to injectivity and invariance of a map, found by evaluating it at two inputs.
 
 The map is evaluated at small random sizes, at random inputs and at the same inputs *moved* (stretched, negated,
-shifted, reordered, ...). Where no output differs, at every point tried, the move is a counter-example to injectivity;
-where an output differs, the stretched input is one to scale invariance.
+shifted, reordered, ...). If no output differs at any point tried, the move is a counter-example to injectivity; if an
+output differs, the stretched input is a counter-example to scale invariance.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Place = tuple[int, ...]
 _POINTS = 3
 _ENTRIES = 6
 _STRETCH = 7
-_SCALES = (Decimal(1), Decimal(1) / 16)  # larger entries saturate: what is then equal to 40 digits is not equal
+_SCALES = (Decimal(1), Decimal(1) / 16)  # larger entries saturate: outputs that agree to 40 digits may then differ
 _NEAR = Decimal(10) ** -12
 _FAR_APART = Decimal("0.001")
 _KAPPA, _LARGE = ("kappa", ()), Decimal(10_000)
@@ -37,7 +37,7 @@ _TURN = REAL.constant(2 * sympy.pi)
 
 @dataclass(frozen=True)
 class Move:
-    """A change of the inputs: what it is called, and the changed value at a place of an input."""
+    """A change of the inputs: its words, and the changed value at a place of an input."""
 
     words: str
     value: Callable[[str, Place, Any, _Inputs], Any]
@@ -54,7 +54,7 @@ class _Inputs:
 
 @dataclass
 class _Moved(Point):
-    """A point at which the inputs are drawn as ever, and then moved."""
+    """A point whose inputs are drawn as usual and then moved."""
 
     inputs: _Inputs = field(default_factory=lambda: _Inputs({}, {}))
     move: Move | None = None
@@ -63,7 +63,7 @@ class _Moved(Point):
     changed: bool = False
 
     def draw(self, name: str, indices: Place, positive: bool = False) -> Any:
-        """Return an entry, moved where it is one of an input."""
+        """Return an entry, moved if it belongs to an input."""
         if name not in self.inputs.tensors:
             return super().draw(name, indices, positive)
         at = indices if self.move is None else self.move.place(name, indices, self.inputs)
@@ -76,7 +76,7 @@ class _Moved(Point):
         return self.scale * super().draw(name, indices, self.positive)
 
     def bits(self, name: str, indices: Place) -> int:
-        """Return the random bits of an entry; those of an entry of integers are moved with its place."""
+        """Return the random bits of an entry; an entry of an integer input is moved by its place."""
         values = self.inputs.tensors[name].values if name in self.inputs.tensors else None
         if self.move is None or values is None:
             return super().bits(name, indices)
@@ -88,21 +88,21 @@ class _Moved(Point):
 
 @dataclass(frozen=True)
 class Collision:
-    """What was found: the words of the move that no output notices, or None; and how many moves were tried."""
+    """The move that changes no output, in words, or None; and the number of moves tried."""
 
     words: str | None
     tried: int
 
 
 def stretched(layer: Layer) -> bool | None:
-    """Return whether every output stays as it is when the real inputs are stretched; None where nothing has a value."""
+    """Return whether every output stays the same when the real inputs are stretched; None if nothing has a value."""
     move = _on_all(layer, f"an input and {_STRETCH} times it", lambda v: _STRETCH * v)
     answers = [_unnoticed(layer, move, scale) for scale in _SCALES]
     return False if False in answers else True if True in answers else None
 
 
 def jump(layer: Layer) -> bool | None:
-    """Return whether two inputs close to zero were found with outputs far apart; None where nothing has a value."""
+    """Return whether two inputs close to zero have outputs far apart; None if nothing has a value."""
     near = _on_all(layer, "close to zero", lambda v: v * _NEAR)
     opposite = _on_all(layer, "close to zero", lambda v: -v * _NEAR)
     told = False
@@ -121,7 +121,7 @@ def jump(layer: Layer) -> bool | None:
 
 
 def collision(layer: Layer) -> Collision:
-    """Look for two different inputs with the same outputs, among inputs of entries of order one and of small ones."""
+    """Look for two different inputs with the same outputs, with entries of order one and with small ones."""
     tried = 0
     for move in _moves(layer):
         answers = [_unnoticed(layer, move, scale) for scale in _SCALES]
@@ -132,7 +132,7 @@ def collision(layer: Layer) -> Collision:
 
 
 def _unnoticed(layer: Layer, move: Move, scale: Any) -> bool | None:
-    """Return whether no output differs at any point; None where the move changes nothing or nothing has a value."""
+    """Return whether no output differs at any point; None if the move changes nothing or nothing has a value."""
     told = 0
     for seed, positive in itertools.product(range(_POINTS), (False, True)):
         same = _same(layer, move, seed, positive, scale)
@@ -148,7 +148,7 @@ def _point(layer: Layer, seed: int, positive: bool = False, scale: Any = 1, move
     point = _Moved(seed, _sizes(layer, seed), REAL, layer.scope, **drawn)
     for tensor in layer.inputs:
         inputs.lengths[tensor.name] = tuple(point.size(a) for a in tensor.axes)
-    point.memory[_KAPPA] = (_LARGE, None)  # a map may need it to exceed what the offsets add
+    point.memory[_KAPPA] = (_LARGE, None)  # a map may need it to exceed the contribution of the offsets
     return point
 
 
@@ -178,7 +178,7 @@ def _places(layer: Layer, point: Point) -> Iterator[dict[Index, int]]:
 
 
 def _sizes(layer: Layer, seed: int) -> dict[sympy.Symbol, int]:
-    """Return small sizes: two or three for an axis, five for one that only inputs have, which windows slide over.
+    """Return small sizes: two or three for an axis, five for an axis of inputs only, over which windows slide.
 
     Strides and dilations are one and padding is none: no window then reads outside, where a shift changes nothing.
     """
@@ -204,7 +204,7 @@ def _on_all(layer: Layer, words: str, change: Callable[[Any], Any]) -> Move:
 
 
 def _moves(layer: Layer) -> Iterator[Move]:
-    """Yield the changes of the inputs that are tried."""
+    """Yield the moves to try."""
     names = [t.name for t in real_inputs(layer)]
     if names:
         yield _on_all(layer, f"an input and {_STRETCH} times it", lambda v: _STRETCH * v)
@@ -228,7 +228,7 @@ def _of_one(name: str, alone: bool) -> Iterator[Move]:
     yield Move(f"`{name}` with other entries above 1", _on([name], lambda v: v + 1 if v > 1 else v))
 
     def flipped(owner: str, place: Place, value: Any, inputs: _Inputs) -> Any:
-        """Return the entry, its sign changed at the first place of each sample."""
+        """Return the entry, with its sign changed at the first place of each sample."""
         return -value if owner == name and not any(place[1:]) else value
 
     yield Move(f"`{name}` with the sign of one entry changed", flipped)
@@ -236,7 +236,7 @@ def _of_one(name: str, alone: bool) -> Iterator[Move]:
 
 def _exchanged(first: str, second: str) -> Move:
     def value(name: str, place: Place, entry: Any, inputs: _Inputs) -> Any:
-        """Return one more than the entry of one input, one less than that of the other."""
+        """Return one more than the entry of one input, and one less than that of the other."""
         return entry + 1 if name == first else entry - 1 if name == second else entry
 
     return Move(f"`{first}` and `{second}`, and these with 1 added to `{first}` and taken from `{second}`,", value)
@@ -244,7 +244,7 @@ def _exchanged(first: str, second: str) -> Move:
 
 def _traded(first: str, second: str) -> Move:
     def value(name: str, place: Place, entry: Any, inputs: _Inputs) -> Any:
-        """Return twice the entry of one input, half the entry of the other."""
+        """Return twice the entry of one input, and half the entry of the other."""
         return 2 * entry if name == first else entry / 2 if name == second else entry
 
     return Move(f"`{first}` and `{second}`, and twice `{first}` and half of `{second}`,", value)
@@ -255,7 +255,7 @@ def _reordered(tensor: Tensor) -> Iterator[Move]:
     for axis in range(1, len(tensor.axes)):
 
         def place(name: str, at: Place, inputs: _Inputs, axis: int = axis) -> Place:
-            """Return the place that is read instead."""
+            """Return the place to read instead."""
             if name != tensor.name:
                 return at
             return (*at[:axis], inputs.lengths[name][axis] - 1 - at[axis], *at[axis + 1 :])

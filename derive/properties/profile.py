@@ -1,13 +1,14 @@
 """The properties of a cancelling map, each with how it was established.
 
-    derived              it follows from the map's expression, by the reason given
+    derived              it follows from the map's expression, for the reason given
     counterexample       evaluation found an input for which it fails
-    no counterexample    evaluation found none; the value stays open
+    no counterexample    evaluation found none; the value is open
     undecided            neither; the reason says why
-    not applicable       the property asks for real inputs, and there are none
+    not applicable       the property is about real inputs, and there are none
 
-Everything is computed from the corrected output z~ as a function of all real inputs together: its leading powers along
-rays (``growth``), what its weights read (``reading``), its scalars f(E), h(E) (``ray``) and its values (``probe``).
+All of them are computed from the corrected output z~ as a function of all real inputs together: its leading powers
+along rays (``growth``), the features that its weights read (``reading``), its scalars f(E), h(E) (``ray``) and its
+values (``probe``).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ UNDECIDED, NOT_APPLICABLE = "undecided", "not applicable"
 
 @dataclass(frozen=True)
 class Profile:
-    """The computed properties of a map; ``singular`` holds what must vanish, all of it, where the map is singular."""
+    """The computed properties of a map; ``singular`` holds expressions that all vanish where the map is singular."""
 
     normalising: bool
     properties: tuple[Property, ...]
@@ -58,7 +59,7 @@ class Profile:
 def profile(family: Family, mapped: Layer, scales: tuple[Expr, Expr], kappa: Symbol, angle: Expr | None) -> Profile:
     """Compute the properties of ``mapped``, the layer of a family with the scales f and h, functions of E.
 
-    ``angle`` is t(r) where the map was asked for by its angle; otherwise it is computed.
+    ``angle`` is t(r) if the map was requested by its angle; otherwise it is computed.
     """
     f, h = scales
     ray = along_a_ray(f, h if family.offsets else S.Zero, angle)
@@ -100,12 +101,12 @@ class _Decisions:
 
     @cached_property
     def rest(self) -> Expr:
-        """The part of the output that carries no parameter."""
+        """The part of the output that depends on no parameter."""
         return expand_definitions(self.family.rest, self.family.layer.scope)
 
     @cached_property
     def features(self) -> tuple[Expr, ...]:
-        """What meets the weights."""
+        """The features: the factors of the weights' entries in the output."""
         layer = self.family.layer
         parts = {name: normalise(expand_definitions(p, layer.scope)) for name, p in self.family.parts.items()}
         return features(layer, parts, self.family.weights)
@@ -118,7 +119,7 @@ class _Decisions:
         )
 
     def grown(self, far: bool) -> Growth | str:
-        """Return the growth of the corrected output, or why it is not known."""
+        """Return the growth of the corrected output, or why it is unknown."""
         try:
             return growth(self.whole, self.inputs, far=far)
         except Undecided as problem:
@@ -143,12 +144,12 @@ class _Decisions:
 
     @cached_property
     def injective(self) -> Property:
-        """Whether the inputs follow from the outputs at all values of the parameters."""
+        """Whether the outputs determine the inputs for all values of the parameters."""
         name, layer = "injective", self.family.layer
         if self.scale_invariant.value and self.scale_invariant.basis == DERIVED:
             return Property(name, False, DERIVED, "an input and every positive multiple of it give one output")
         if unread(layer, self.whole):
-            return Property(name, False, DERIVED, "entries of the input that nothing reads may be anything")
+            return Property(name, False, DERIVED, "no output depends on some entries of the input")
         known = (*(self.features if self.ray.faithful else ()), *self._plain_rest())
         cover = Cover.NONE if any(t.values is not None for t in layer.inputs) else covered(layer, known)
         if cover is not Cover.NONE:
@@ -165,11 +166,11 @@ class _Decisions:
         return Property(name, None, UNDECIDED, "the map could be evaluated nowhere")
 
     def _plain_rest(self) -> tuple[Expr, ...]:
-        """Return the skip connection where it is a single term: then it is known at the parameters zero."""
+        """Return the skip connection if it is a single term: at zero parameters it is the output."""
         return () if self.rest == 0 or self.rest.is_Add else (self.rest,)
 
     def _meets(self) -> bool:
-        """Return whether features that are multiples of each other, or opposite, are met and give one output."""
+        """Return whether features that are multiples of each other, or opposite, occur and give one output."""
         if self.ray.faithful is not False or len(self.features) != 1 or self.rest != 0:
             return False
         linear = self.features[0].is_Indexed or self.features[0].as_independent(sympy.Indexed)[1].is_Indexed
@@ -177,7 +178,7 @@ class _Decisions:
 
     @cached_property
     def singular(self) -> tuple[Expr, ...]:
-        """What must all vanish where the map is singular; nothing for a map that is singular nowhere."""
+        """The expressions that all vanish where the map is singular; none for a map that is singular nowhere."""
         if not self.ray.singular or _positive(self.energy):
             return ()
         return zeros(self.family.layer, self.features)
@@ -209,7 +210,7 @@ class _Decisions:
 
     @cached_property
     def bounded(self) -> Property:
-        """Whether each output stays below a bound that depends on the parameters alone, whatever the input."""
+        """Whether a bound that depends only on the parameters holds for each output, whatever the input."""
         name = "bounded"
         reason = "the output is at most `sqrt(kappa)`, the length of its gradient, times the length of the parameters"
         if self.rest == 0:
@@ -243,7 +244,7 @@ def _positive(energy: Expr) -> bool:
 
 
 def _below(energy: Expr) -> Iterator[Expr]:
-    """Yield lower bounds of a sum that is nowhere negative: its terms where two summed indices are the same."""
+    """Yield lower bounds of a sum of nonnegative terms: its terms where two summed indices are equal."""
     for total in [energy] if isinstance(energy, IndexedSum) else []:
         if not all(is_guard(f) or f.is_nonnegative for f in Mul.make_args(total.body)):
             continue

@@ -1,4 +1,4 @@
-"""The two scalars of a map as functions of r, the length of what its weights read: ``E = r^2``.
+"""The two scalars of a map as functions of r, the length of its weights' features: ``E = r^2``.
 
 A map with scalars f(E) before the weight part and h(E) before the offsets sends a length r to the pair (r f, h).
 """
@@ -20,7 +20,7 @@ class Ray:
     """The scalars along a ray: ``pull`` is r f, ``offset`` is h.
 
     ``zero`` are the limits of (f, h) as r -> 0, ``zero_pull`` that of r f; ``far`` are those of (r f, h) as r -> oo.
-    ``faithful`` tells whether r follows from the pair (None: not decided).
+    ``faithful`` tells whether the pair determines r (None: not decided).
     """
 
     factor: Expr
@@ -38,20 +38,20 @@ class Ray:
 
     @property
     def singular(self) -> bool:
-        """Whether the weight part keeps a direction, but no length, where what the weights read vanishes."""
+        """Whether the weight part keeps a direction, but no length, where the weights' features vanish."""
         return bool(self.zero_pull != 0)
 
     def at(self, energy: Expr) -> tuple[Expr, Expr]:
-        """Return f and h where E has the given positive value."""
+        """Return f and h at a given positive value of E."""
         length = sympy.sqrt(energy)
         return self.factor.xreplace({r: length}), self.offset.xreplace({r: length})
 
 
 @lru_cache(maxsize=64)
 def along_a_ray(f: Expr, h: Expr, angle: Expr | None) -> Ray:
-    """Take limits and slopes of the scalars, given as functions of ``energy_symbol``; many layers share them.
+    """Take limits and derivatives of the scalars, functions of ``energy_symbol``; cached, since layers share them.
 
-    ``angle`` is t(r) where the map was asked for by its angle.
+    ``angle`` is t(r) if the map was requested by its angle.
     """
     along = {energy_symbol: r**2}
     f, h = sympy.simplify(f.xreplace(along)), sympy.simplify(h.xreplace(along))
@@ -68,7 +68,7 @@ def along_a_ray(f: Expr, h: Expr, angle: Expr | None) -> Ray:
 
 
 def _far(part: Expr, angle: Expr | None) -> Expr:
-    """Return the limit at large r; a wave of the angle is taken at the angle's own limit."""
+    """Return the limit at large r; sine and cosine of the angle are taken at the angle's own limit."""
     if angle is not None:
         end = sympy.limit(angle, r, sympy.oo)
         waves = {wave(angle): wave(end) for wave in (sympy.sin, sympy.cos) if isinstance(wave(angle), wave)}
@@ -88,9 +88,9 @@ def _faithful(parts: list[Expr]) -> bool | None:
 
 
 def _faithful_angle(angle: Expr) -> bool | None:
-    """An angle keeps inputs apart when it is strictly monotone and stays within one half turn.
+    """Return whether the angle distinguishes inputs: strictly monotone and within one half turn.
 
-    Beyond it the sine changes sign: an input then meets the opposite one of another length.
+    Beyond a half turn the sine changes sign: an input then has the output of an opposite input of another length.
     """
     monotone = _faithful([angle])
     if not monotone:
@@ -106,7 +106,7 @@ def _faithful_angle(angle: Expr) -> bool | None:
 def weight_scale(far: Expr, kappa: Symbol) -> Expr:
     """Return the standard deviation of the weights that keeps the variance of a long input with unit entries.
 
-    The weight part of the output has variance ``(sigma r f)^2``; where r f tends to zero or to nothing no such scale
+    The weight part of the output has variance ``(sigma r f)^2``. If r f tends to zero or has no limit, no such scale
     exists, and the bound ``1/sqrt(kappa)`` of the whole family is returned.
     """
     settled = far != 0 and far.is_finite and not far.has(sympy.AccumBounds)
@@ -114,10 +114,10 @@ def weight_scale(far: Expr, kappa: Symbol) -> Expr:
 
 
 def decomposition(ray: Ray, kappa: Symbol) -> tuple[tuple[str, Expr], ...]:
-    """Split the map into what it does to the length r of the input, a linear map, and a parameterised scale.
+    """Split the map into its effect on the length r of the input, a linear map, and a parameterised scale.
 
-    The activation-like map sends an input of length r to one of length ``activation`` in the same direction, beside a
-    constant entry ``offset``; an ordinary affine map follows; ``scale`` is what depends on kappa alone.
+    The activation-like map sends an input of length r to one of length ``activation`` in the same direction, next to a
+    constant entry ``offset``; an ordinary affine map follows; ``scale`` depends only on kappa.
     """
     scale, activation = ray.pull.as_independent(r)
     if not activation.has(r):

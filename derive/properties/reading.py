@@ -1,7 +1,7 @@
-"""What a layer reads of its inputs: the features that meet its parameters, and whether inputs follow from them.
+"""The features of the inputs that a layer's parameters multiply, and whether they determine the inputs.
 
-A feature is what stands beside one entry of a parameter: ``x[s, j]`` in an affine map, ``tanh(x[s, c, p + k])`` in a
-convolution of squashed pixels. Where it is an invertible function of one input entry, that entry follows from it.
+A feature is the factor of one parameter entry: ``x[s, j]`` in an affine map, ``tanh(x[s, c, p + k])`` in a convolution
+of squashed pixels. If it is an invertible function of one input entry, it determines that entry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from derive.forward_map import BATCH, Layer, Tensor
 
 
 class Cover(IntEnum):
-    """How much of an input follows: nothing that is known, the entries that a window reads, or every entry."""
+    """How much of an input is determined: nothing known, the entries that a window reads, or every entry."""
 
     NONE = 0
     WINDOW = 1
@@ -35,7 +35,7 @@ def real_inputs(layer: Layer) -> tuple[Tensor, ...]:
 
 
 def features(layer: Layer, parts: Mapping[str, Expr], weights: Iterable[str]) -> tuple[Expr, ...]:
-    """Return what stands beside one entry of each of the given parameters: the slope of its part of the output."""
+    """Return the factor of one entry of each given parameter: the derivative of its part of the output."""
     letters = free_letters(layer)
     slopes = (
         normalise(differentiate(parts[name], entry_of(layer.parameter(name), letters), layer.scope)) for name in weights
@@ -44,7 +44,7 @@ def features(layer: Layer, parts: Mapping[str, Expr], weights: Iterable[str]) ->
 
 
 def _without_units(slope: Expr, layer: Layer) -> Expr:
-    """Return a slope without the deltas that join an index of the parameter to one of the output."""
+    """Return a derivative without the deltas that join an index of the parameter to one of the output."""
     terms = [(_joins(term, layer), term) for term in Add.make_args(slope)]
     if len({joins for joins, _ in terms}) > 1:
         return slope
@@ -57,7 +57,7 @@ def _joins(term: Expr, layer: Layer) -> frozenset[Expr]:
 
 
 def covered(layer: Layer, expressions: Iterable[Expr]) -> Cover:
-    """Return how much of all real inputs follows from expressions that are known, each at every index."""
+    """Return how much of all real inputs is determined by known expressions, each at every index."""
     best = {t.base: Cover.NONE for t in real_inputs(layer)}
     axes = {t.base: t.axes for t in layer.inputs}
     for expression in expressions:
@@ -68,7 +68,7 @@ def covered(layer: Layer, expressions: Iterable[Expr]) -> Cover:
 
 
 def single_entry(expression: Expr, layer: Layer) -> Indexed | None:
-    """Return the one input entry of an expression without sums; None where there are none or several."""
+    """Return the one input entry of an expression without sums; None if there are none or several."""
     inputs = {t.base for t in layer.inputs}
     entries = [e for e in expression.atoms(Indexed) if e.base in inputs]
     alone = len(entries) == 1 and entries[0].base in {t.base for t in real_inputs(layer)}
@@ -79,7 +79,7 @@ _u = Symbol("u", real=True)
 
 
 def _in_symbol(expression: Expr, entry: Indexed) -> Expr:
-    """Return a function of the symbol u in place of the entry, without guards: where they fail, nothing is read."""
+    """Return a function of the symbol u in place of the entry, without guards: nothing is read where they fail."""
     guarded = {e: _without_guards(e) for e in expression.atoms(Mul) if entry in e.args}
     return _without_guards(expression.xreplace(guarded)).xreplace({entry: _u})
 
@@ -99,7 +99,7 @@ def _cover(entry: Indexed, axes: tuple[Expr, ...]) -> Cover:
 
 
 def _invertible(function: Expr) -> bool:
-    """Return whether a function of u takes no value twice, by its outermost operation."""
+    """Return whether a function of u takes no value twice, judged by its outermost operation."""
     if function == _u:
         return True
     if function.has(*GUARDS):
@@ -121,7 +121,7 @@ def _invertible(function: Expr) -> bool:
 
 
 def _way(function: Expr) -> int | None:
-    """Return 1 for a function that rises with u everywhere, -1 for one that falls, None where that is not known."""
+    """Return 1 for a function that increases with u everywhere, -1 for one that decreases, None if neither is known."""
     if function == _u:
         return 1
     if isinstance(function, Mul | Add):
@@ -140,13 +140,13 @@ def _way(function: Expr) -> int | None:
 
 
 def zeros(layer: Layer, read: Iterable[Expr]) -> tuple[Expr, ...]:
-    """Return expressions that all vanish where all features vanish, solved for an entry where that is possible.
+    """Return expressions that all vanish where all features vanish, solved for an entry where possible.
 
-    Nothing is returned where a feature vanishes nowhere.
+    Return nothing if some feature vanishes nowhere.
     """
     found: list[Expr] = []
     for whole in read:
-        # A positive factor and one in the denominator vanish nowhere.
+        # A positive factor or a factor of the denominator vanishes nowhere.
         kept = (f for f in Mul.make_args(whole) if not (f.is_nonzero or f.is_positive or _inverse(f)))
         feature = Mul(*kept)
         entry = single_entry(feature, layer)
@@ -169,7 +169,7 @@ def _inverse(factor: Expr) -> bool:
 
 
 def unread(layer: Layer, output: Expr) -> bool:
-    """Return whether entries of a real input are certainly read by nothing: single places, or gaps between windows."""
+    """Return whether some entries of a real input are certainly never read: single places, or gaps between windows."""
     for declared in real_inputs(layer):
         entries = [e for e in output.atoms(Indexed) if e.base == declared.base]
         for axis, size in enumerate(declared.axes):
@@ -194,7 +194,7 @@ def _leaves_out(place: Expr, size: Expr, layer: Layer) -> bool:
 
 
 def _roots(function: Expr) -> tuple[Expr, ...] | None:
-    """Return the one zero of a function of u, none, or None where it has several or they are not known."""
+    """Return the one zero of a function of u, none, or None if it has several or they are unknown."""
     if function.is_positive or function.is_negative:
         return ()
     try:

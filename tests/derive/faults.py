@@ -1,6 +1,6 @@
-"""Faults of the deriver, each put in at run time: wrong slopes, lost guards, forgotten parameters, wrong shapes, ...
+"""Faults of the deriver, planted at run time: wrong derivatives, lost guards, forgotten parameters, wrong shapes, ...
 
-A fault patches the deriver alone, never ``derive.evaluation``. Beside it stands a layer on which it changes a result.
+A fault patches only the deriver, never ``derive.evaluation``, and names a layer on which it changes a result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.derive.patches import Fault, Patch, instead, slope, stage, wrapped
 
 
 def first_factor(expression: Expr, variable: Expr, scope: Any) -> Expr:
-    """A product rule that forgets all factors but the first that moves."""
+    """A product rule that forgets every factor but the first that depends on the variable."""
     for position, factor in enumerate(expression.args):
         found = differentiate.differentiate(factor, variable, scope)
         if found != 0:
@@ -35,7 +35,7 @@ def first_factor(expression: Expr, variable: Expr, scope: Any) -> Expr:
 
 
 def wrong_power(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slope of a power keeps its exponent."""
+    """The derivative of a power keeps its exponent."""
     right = differentiate._chain_rule
 
     def chain(expression: Expr, variable: Expr, scope: Any) -> Expr:
@@ -47,7 +47,7 @@ def wrong_power(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def one_delta(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The derivative of an entry by an entry looks at the first index alone."""
+    """The derivative of an entry with respect to an entry compares only the first index."""
     right = differentiate._entry
 
     def entry(expression: Expr, variable: Expr, scope: Any) -> Expr:
@@ -59,7 +59,7 @@ def one_delta(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opaque(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intermediates are taken for inputs."""
+    """Intermediates are treated as inputs."""
     right = differentiate._entry
     monkeypatch.setattr(differentiate, "_entry", lambda e, v, scope: right(e, v, {}))
 
@@ -147,7 +147,7 @@ def all_samples(_: Deriver, units: Any) -> Any:
 
 
 def moved_by(name: str, change: Callable[[Any], Any]) -> Patch:
-    """Change the step of a rule and what is derived of it alike."""
+    """Change the step of a rule, and the change derived from it, in the same way."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         symbol = getattr(rules, name)
@@ -192,7 +192,7 @@ def half_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_residual(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is left of the divergence is called zero, and the map is spoilt."""
+    """Any residual is called zero, and the map is damaged."""
     half_scaled(monkeypatch)
     monkeypatch.setattr(cancel, "equal", lambda a, b: True)
 

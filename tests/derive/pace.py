@@ -1,6 +1,6 @@
-"""A bound on the processor time of a block: neither other processes nor the collection of garbage adds to it.
+"""A bound on the processor time of a block, which excludes other processes and garbage collection.
 
-A test process holds much by the end of a run, and a collection that falls into a block of milliseconds takes longer.
+A test process holds many objects late in a run, and a garbage collection within a block of milliseconds takes longer.
 """
 
 from __future__ import annotations

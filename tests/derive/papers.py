@@ -21,13 +21,13 @@ def _evonorm(v: V) -> Tensor:
 
 
 def _rotated(q: Tensor, v: V) -> Tensor:
-    """Rotary positions, halves turned into each other: ``q cos + rotate_half(q) sin``."""
+    """Rotary positions that rotate one half into the other: ``q cos + rotate_half(q) sin``."""
     turned = torch.cat([-q[..., 1:], q[..., :1]], -1)
     return q * v["c"][:, None] + turned * v["d"][:, None]
 
 
 def _grouped(v: V) -> Tensor:
-    """Grouped-query attention, two query heads a key head, rotary positions, causal (width 2)."""
+    """Grouped-query attention with two query heads per key head, rotary positions, causal (width 2)."""
     heads = {name: torch.einsum("rhj,stj->srth", v[name], v["x"]) for name in ("Q", "K", "U")}
     q, k, u = _rotated(heads["Q"], v), _rotated(heads["K"], v), heads["U"]
     k, u = (t.repeat_interleave(2, 1) for t in (k, u))
@@ -35,7 +35,7 @@ def _grouped(v: V) -> Tensor:
 
 
 def _alibi(v: V) -> Tensor:
-    """Attention weights with a penalty on distance, causal."""
+    """Attention weights with a causal mask and a penalty on distance."""
     q, k = (torch.einsum("aj,stj->sta", v[name], v["x"]) for name in ("Q", "K"))
     place = torch.arange(q.shape[1])
     distance = place[:, None] - place
@@ -44,7 +44,7 @@ def _alibi(v: V) -> Tensor:
 
 
 def _delta_rule(v: V) -> Tensor:
-    """Two steps of the delta rule (Schlag et al. 2021): ``S += beta (value - S k) k^T``, then read by the query."""
+    """Two steps of the delta rule (Schlag et al. 2021), ``S += beta (value - S k) k^T``, then times the query."""
     k, u, q = (torch.einsum("ij,stj->sti", v[name], v["x"]) for name in ("K", "U", "Q"))
     beta = torch.sigmoid(torch.einsum("j,stj->st", v["w"], v["x"]))
     state = torch.zeros(len(k), u.shape[-1], k.shape[-1], dtype=k.dtype)

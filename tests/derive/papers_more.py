@@ -1,4 +1,4 @@
-"""More layers as their papers write them: gates, mixers of tokens, poolings, weights made of others, and heads."""
+"""More layers as their papers write them: gates, token mixers, poolings, weights computed from other weights, heads."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def _heads(v: V) -> tuple[Tensor, Tensor, Tensor]:
 def _mixing(scores: str, weigh, sizes: str = "n=2 T=2 d=2", scalars: str = "") -> Made:  # type: ignore[no-untyped-def]
     """A layer that mixes values by weights from queries and keys."""
 
-    def twin(v: V) -> Tensor:
+    def reference(v: V) -> Tensor:
         q, k, u = _heads(v)
         mixed: Tensor = weigh(q, k) @ u
         return mixed
 
-    return Made(sizes, formulas=(*QKV, f"A[t:T,r:T] = {scores}", MIXED), torch=twin, scalars=scalars, **HEADS)
+    return Made(sizes, formulas=(*QKV, f"A[t:T,r:T] = {scores}", MIXED), torch=reference, scalars=scalars, **HEADS)
 
 
 def _distance(q: Tensor) -> Tensor:

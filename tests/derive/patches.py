@@ -1,4 +1,4 @@
-"""How faults are put into the deriver at run time, and the made-up layers on which they tell."""
+"""How faults are planted in the deriver at run time, and small layers that reveal them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def text(name: str) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: how it is put in, and the layer (one of ``LAYERS`` or a built-in one) and rule on which it tells."""
+    """A fault: how to plant it, and the layer (from ``LAYERS`` or built-in) and the rule that reveal it."""
 
     layer: str
     patch: Patch
@@ -61,7 +61,7 @@ class Fault:
 
 @contextmanager
 def fresh() -> Iterator[None]:
-    """Forget everything that the deriver has worked out, before and after."""
+    """Clear all caches of the deriver, before and after."""
     forget()
     try:
         yield
@@ -81,7 +81,7 @@ def forget() -> None:
 
 
 def wrapped(module: Any, name: str, change: Callable[[Any], Any]) -> Patch:
-    """Change what a function returns."""
+    """Change the return value of a function."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         right = getattr(module, name)
@@ -91,7 +91,7 @@ def wrapped(module: Any, name: str, change: Callable[[Any], Any]) -> Patch:
 
 
 def instead(module: Any, name: str, wrong: Any) -> Patch:
-    """Put another function, or a property, in the place of one."""
+    """Replace a function or a property by another."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, wrong)
@@ -100,7 +100,7 @@ def instead(module: Any, name: str, wrong: Any) -> Patch:
 
 
 def stage(name: str, change: Callable[[Deriver, Any], Any]) -> Patch:
-    """Change what a stage of the derivation gives."""
+    """Change the result of a stage of the derivation."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         right = getattr(Deriver, name)
@@ -115,7 +115,7 @@ def stage(name: str, change: Callable[[Deriver, Any], Any]) -> Patch:
 
 
 def slope(kind: type[Expr], wrong: Callable[[Expr], Expr]) -> Patch:
-    """Give one function a wrong slope."""
+    """Give one function a wrong derivative."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         right = differentiate.outer_derivative

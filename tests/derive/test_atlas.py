@@ -21,9 +21,9 @@ from derive.export.summary import digest
 from derive.layers import layer
 from derive.optimisers import OPTIMISERS
 from derive.update import effective_update
-from tests.derive.atlas_twins import SCALARS, TWINS
+from tests.derive.atlas_references import REFERENCES, SCALARS
+from tests.derive.references import Trial
 from tests.derive.test_zoo import Given, point
-from tests.derive.twins import Trial
 from verify.checks.layer_files.formula import Formula
 
 EVERYDAY = {"swiglu", "weight-norm", "lora", "cross-entropy"}
@@ -34,12 +34,12 @@ every = pytest.mark.parametrize(
 
 
 def trial(name):
-    """The layer at small sizes; its twin is written apart from it, and autograd differentiates that."""
+    """The layer at small sizes, with an independent reference that autograd differentiates."""
     known = atlas.load(name)
     sizes = {str(s): 2 for s in known.sizes} | {"n": 3, "B": 2}
     if name == "separable-convolution":
         sizes |= {"L": 3, "P": 2}
-    made = Trial(known, lambda v, _: TWINS[name](v), sizes, scalars=SCALARS)
+    made = Trial(known, lambda v, _: REFERENCES[name](v), sizes, scalars=SCALARS)
     made.tensors.update({s.name: torch.tensor(SCALARS[s.name], dtype=torch.float64) for s in known.scalars})
     return made
 
@@ -67,7 +67,7 @@ def test_a_file_is_the_layer_that_it_says(name):
 
 
 def test_a_file_that_is_not_its_layer_is_seen(monkeypatch):
-    monkeypatch.setitem(TWINS, "bilinear", lambda v: v["x"] @ v["W"].T)
+    monkeypatch.setitem(REFERENCES, "bilinear", lambda v: v["x"] @ v["W"].T)
     with pytest.raises(AssertionError, match="not close"):
         test_a_file_is_the_layer_that_it_says("bilinear")
 

@@ -1,4 +1,4 @@
-"""Backward passes: the formulas of the theory's section 8, stated here and derived there."""
+"""Backward passes: the formulas of the theory's section 8, stated here and derived by the engine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def total(body: Expr, *bound: Index) -> Expr:
 
 
 def gradients(layer: Layer) -> dict[str, tuple[Step, tuple[Index, ...]]]:
-    """Each backward step by the tensor it is for, with the indices of the entry."""
+    """Each backward step by its tensor, with the indices of the entry."""
     found = {}
     for step in backward(layer):
         (entry,) = {inert.variable for inert in step.before.atoms(PartialDerivative)}
@@ -45,7 +45,7 @@ def affine_like() -> CancellingMap:
 
 
 def same(layer: Layer, step: Step, formula: Expr) -> bool:
-    """Whether the step arrives at the formula, intermediates and the output expanded on both sides."""
+    """Whether the step ends in the formula, with intermediates and the output expanded on both sides."""
     scope = {**layer.scope, layer.output.base: layer.output}
     return equal(expand_definitions(step.after, scope), expand_definitions(formula, scope))
 
@@ -72,7 +72,7 @@ def test_affine_like() -> None:
 
 
 def test_affine_like_needs_no_pre_activation() -> None:
-    """``g.z = f (x.W^T g + b.g)``: what a kernel saves is x, W and one number a row."""
+    """``g.z = f (x.W^T g + b.g)``: a kernel saves x, W and one number per row."""
     layer = affine_like().mapped
     left = total(g[s, i] * z[s, i], i)
     right = f[s] * (total(x[s, j] * W[i, j] * g[s, i], i, j) + total(b[i] * g[s, i], i))
@@ -156,7 +156,7 @@ def test_entries_have_names_that_the_layer_does_not_use() -> None:
 
 
 def test_another_forward_map_has_another_backward_pass() -> None:
-    """Nothing is written down: three times the input gives three times the gradient."""
+    """No gradient is typed: three times the input gives three times the gradient."""
     layer = forward(
         "threefold",
         sizes="n m",

@@ -1,4 +1,4 @@
-"""Cancelling maps: they cancel, by the engine and by automatic differentiation of maps written anew in PyTorch."""
+"""Cancelling maps cancel, by the engine and by automatic differentiation of the same maps written in PyTorch."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from derive.forward_map import Layer
 from derive.properties import r
 from derive.record import CancellingMap
 from tests.derive.algebra.brute import value
+from tests.derive.references import CLOSE, Named, Reference, Sizes, Trial
 from tests.derive.test_layers import TRIALS, gradients_agree
-from tests.derive.twins import CLOSE, Named, Sizes, Trial, Twin
 
 kappa, E = Symbol("kappa", positive=True), Symbol("E", positive=True)
 
@@ -46,7 +46,7 @@ WITHOUT_BIAS = ("linear", "embedding-bag")
 
 
 def energy(made: Trial, v: Named) -> torch.Tensor:
-    """What the weights add to the self factor, by the law of squares or by its own rule; no engine in sight."""
+    """The weights' contribution to the self factor, by the law of squares or by its own rule, without the engine."""
     if made.layer.name == "attention-value":
         mixed = (v["E"] / v["E"].sum(-1, keepdim=True)) @ v["y"][:, None]
         return (mixed**2).sum(-1, keepdim=True)
@@ -55,22 +55,22 @@ def energy(made: Trial, v: Named) -> torch.Tensor:
         return (counts**2).sum(-1, keepdim=True).double()
     blank = {p.name: torch.ones_like(v[p.name]) for p in made.layer.parameters}
     blank |= {name: torch.zeros_like(v[name]) for name in ("b", "beta") if name in blank}
-    return made.twin({**v, **{t.name: v[t.name] ** 2 for t in made.layer.inputs}, **blank}, made.sizes)
+    return made.reference({**v, **{t.name: v[t.name] ** 2 for t in made.layer.inputs}, **blank}, made.sizes)
 
 
-def corrected(made: Trial, name: str, kappa: float) -> Twin:
-    """The map in PyTorch: affine-like scales all of the output, norm-like the weight part."""
+def corrected(made: Trial, name: str, kappa: float) -> Reference:
+    """The map in PyTorch: affine-like scales the whole output, norm-like only the weight part."""
 
-    def twin(v: Named, sizes: Sizes) -> torch.Tensor:
+    def reference(v: Named, sizes: Sizes) -> torch.Tensor:
         E, bias = energy(made, v), made.layer.name not in WITHOUT_BIAS
         if name == "affine-like":
-            return math.sqrt(kappa) * made.twin(v, sizes) / torch.sqrt(E + 1)
+            return math.sqrt(kappa) * made.reference(v, sizes) / torch.sqrt(E + 1)
         none = {n: torch.zeros_like(v[n]) for n in ("b", "beta") if n in v}
-        weights = made.twin({**v, **none}, sizes)
-        offset = made.twin(v, sizes) - weights
+        weights = made.reference({**v, **none}, sizes)
+        offset = made.reference(v, sizes) - weights
         return math.sqrt(kappa - bias) * weights / torch.sqrt(E) + offset
 
-    return twin
+    return reference
 
 
 def maps() -> list[tuple[str, str]]:
@@ -81,9 +81,9 @@ def maps() -> list[tuple[str, str]]:
 def at_kappa(name: str, map_name: str, kappa: float) -> tuple[CancellingMap, Trial]:
     made = TRIALS[name]
     found = derive.solve(made.layer)[map_name]
-    twin = corrected(made, map_name, kappa)
+    reference = corrected(made, map_name, kappa)
     tensors = dict(made.tensors)
-    return found, replace(made, layer=found.mapped, twin=twin, tensors=tensors, scalars={"kappa": kappa})
+    return found, replace(made, layer=found.mapped, reference=reference, tensors=tensors, scalars={"kappa": kappa})
 
 
 mapped = pytest.mark.parametrize(("name", "map_name"), maps())
@@ -175,7 +175,7 @@ PROPERTIES |= {
     for name in ("row", "image", "volume", "groups", "row back", "projection", "output projection")
     for map_name in ("affine-like", "norm-like")
 }
-# The weights of a mixture only count relative to each other, before the map and after it.
+# Only the ratios of a mixture's weights matter, before the map and after it.
 PROPERTIES["value path", "affine-like"] = {"kind": "non-normalising", "injective": False, "angle": atan(r)}
 PROPERTIES["value path", "norm-like"] = PROPERTIES["row", "norm-like"]
 
@@ -187,13 +187,13 @@ def test_properties(key: tuple[str, str]) -> None:
 
 
 def test_properties_hold_in_numbers() -> None:
-    """Scale invariance, the two limits and the singularity of the affine maps, on their twins."""
+    """Scale invariance, the two limits and the singularity of the affine maps, on their PyTorch references."""
     made = TRIALS["affine"]
     outputs = {}
     for map_name, scale in itertools.product(("affine-like", "norm-like"), (1e-7, 1.0, 3.0, 1e7)):
         v = {**made.tensors, "x": made.tensors["x"] * scale}
         outputs[map_name, scale] = corrected(made, map_name, 2.0)(v, made.sizes)
-    plain = made.twin({**made.tensors, "x": made.tensors["x"] * 1e-7}, made.sizes)
+    plain = made.reference({**made.tensors, "x": made.tensors["x"] * 1e-7}, made.sizes)
     direction = made.tensors["x"] / made.tensors["x"].norm(dim=-1, keepdim=True)
     assert torch.allclose(outputs["norm-like", 1.0], outputs["norm-like", 3.0])
     assert torch.allclose(outputs["norm-like", 1.0], outputs["norm-like", 1e-7])
@@ -236,7 +236,7 @@ def test_every_angle_function_cancels(row: tuple[Expr, bool | None, str]) -> Non
 
 
 def test_beyond_a_half_turn_two_inputs_meet() -> None:
-    """What ``injective`` says, in numbers: at t and 2 pi - t opposite inputs have one image."""
+    """``injective`` in numbers: at t and 2 pi - t opposite inputs have the same output."""
     found = derive.solve(derive.layer("affine"), 3 * atan(r))["angle"]
     pull = sympy.lambdify(r, (dict(found.scales)["W"] * sqrt(E)).subs({E: r**2, kappa: 1}))
     offset = sympy.lambdify(r, dict(found.scales)["b"].subs({E: r**2, kappa: 1}))
@@ -325,7 +325,7 @@ UNLIKE: dict[str, Callable[[Layer], Layer]] = {
 
 @pytest.mark.parametrize("change", UNLIKE.values(), ids=UNLIKE.keys())
 def test_a_constant_in_front_is_absorbed(change: Callable[[Layer], Layer]) -> None:
-    """``c (W x + b)`` has the same affine-like map up to the sign: the scale divides the constant out."""
+    """``c (W x + b)`` has the same affine-like map up to the sign: the scale absorbs the constant."""
     affine = derive.layer("affine")
     plain, scaled = (derive.solve(layer)["affine-like"] for layer in (affine, change(affine)))
     outputs = [expand_definitions(found.map, found.mapped.scope) for found in (plain, scaled)]

@@ -1,4 +1,4 @@
-"""Derivations through named slopes: the same kernels, units and orders as those that write every path out."""
+"""Derivations through named slopes have the same kernels, units and orders as those that write every path out."""
 
 from __future__ import annotations
 

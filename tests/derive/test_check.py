@@ -1,4 +1,4 @@
-"""The machine check: right steps pass, corrupted ones are refuted, and what cannot be evaluated is said to be so."""
+"""The machine check passes right steps, refutes corrupted ones, and reports what cannot be evaluated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ square = IndexedSum(x[s, j] ** 2, j)
 
 
 def step_of(layer: str, name: str) -> Step:
-    """A step of a layer's derivation or, behind a colon, of one of its maps: ``affine:affine-like``."""
+    """A step of a layer's derivation or, after a colon, of one of its maps: ``affine:affine-like``."""
     layer, _, map_name = layer.partition(":")
     if map_name:
         found = derive.solve(derive.layer(layer))[map_name]
@@ -58,7 +58,7 @@ def without(kind: type) -> Callable[[Expr], Expr]:
 
 
 def shorter(e: Expr) -> Expr:
-    """Let every sum stop one before its end."""
+    """Let every sum stop one term before its end."""
 
     def change(total: IndexedSum) -> Expr:
         last = total.bound[-1]
@@ -69,12 +69,12 @@ def shorter(e: Expr) -> Expr:
 
 
 def renamed(old: str, new: str) -> Callable[[Expr], Expr]:
-    """Write one tensor for another."""
+    """Replace one tensor by another."""
     return lambda e: e.xreplace({tensor(old): tensor(new)})
 
 
 def shifted(symbol: str, by: int) -> Callable[[Expr], Expr]:
-    """Change an offset or a stride everywhere it stands."""
+    """Change an offset or a stride everywhere."""
     return lambda e: e.xreplace({t: t + by for t in e.free_symbols if t.name == symbol})
 
 
@@ -136,7 +136,7 @@ def test_a_corrupted_step_is_refuted(row: tuple[str, str, Callable[[Expr], Expr]
 
 @pytest.mark.parametrize("layer", ["affine", "low-rank", "embedding-bag", "convolution-1d"])
 def test_every_single_mistake_is_refuted(layer: str) -> None:
-    """All mutants of all steps, some hundreds a layer; one that passes must be equal after all."""
+    """Test all mutants of all steps, some hundreds per layer; a mutant that passes must be equal to the original."""
     derivation = derive.effective_update(derive.layer(layer))
     count = 0
     for step in derivation.steps:
@@ -151,12 +151,12 @@ def test_every_single_mistake_is_refuted(layer: str) -> None:
 
 
 def vacuous(name: str, wrong: Expr) -> bool:
-    """A divisibility guard says nothing beside the range guard of the same quotient, which asks for an integer."""
+    """A divisibility guard has no effect next to the range guard of the same quotient, which requires an integer."""
     return name == "a guard dropped" and any(not e.args[0].is_integer for e in wrong.atoms(Within))
 
 
-# In three transposed dimensions twelve guards stand beside each other: points where one of them decides are too rare.
-# One and two dimensions break the same rules; so do three of those that are not transposed, and take longest.
+# With three transposed spatial axes twelve guards are adjacent: points where one alone decides are too rare. One and
+# two axes break the same rules, and so do three axes without transposition, which take longest.
 LARGE = ("transposed-convolution-3d", "transposed-convolution", "convolution-3d")
 BREAKABLE = [n for n in derive.layer_names() if "norm" not in n and n not in LARGE]
 
@@ -245,7 +245,7 @@ def test_the_steps_of_maps_are_checked_with_the_derivation() -> None:
 
 @pytest.fixture
 def careless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break the engine: delta elimination forgets the guards it needs."""
+    """Break the engine: delta elimination forgets the guards that it needs."""
     found = normal.eliminate
 
     def eliminate(factors: list[Expr], bound: tuple[Index, ...]) -> object:
@@ -266,7 +266,7 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("careless")
 @pytest.mark.parametrize("name", ["transposed-convolution-1d", "transposed-convolution"])
 def test_an_engine_that_drops_guards_is_caught(name: str) -> None:
-    """Derived with the broken engine, and proved by it: evaluation, which shares no rule, refutes it."""
+    """The broken engine derives and proves the step; evaluation, which shares no rule with it, refutes it."""
     derivation: Derivation = derive.effective_update(derive.layer(name))
     statuses = {step.id.rpartition("/")[2]: step.verdict.status for step in derivation.check().steps}
     assert statuses["self-factor"] is Status.REFUTED
@@ -322,8 +322,8 @@ def test_what_time_does_not_suffice_for_is_said_to_be_unchecked() -> None:
     cut = checked(derivation, seconds=0)
     parts = [part for one in (cut, *cut.solutions) for part in (*one.claims, *one.steps)]
     assert {part.verdict.status for part in parts} == {Status.UNVERIFIED}
-    assert all("used up" in part.verdict.method for part in parts)
-    whole = checked(derivation)  # nothing that was cut short is kept
+    assert all("ran out" in part.verdict.method for part in parts)
+    whole = checked(derivation)  # no result that was cut short is cached
     assert {claim.verdict.status for claim in whole.claims} <= {Status.PROVED, Status.SAMPLED}
 
 
@@ -336,8 +336,8 @@ def test_where_time_is_short_few_points_count_for_what_they_are(monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(check, "_proved", late)
         verdict = check_step(step)
-    assert verdict.status is Status.SAMPLED and verdict.method.endswith("when the time for it was used up")
-    assert check_step(step).status is Status.PROVED  # what was cut short is not kept
+    assert verdict.status is Status.SAMPLED and verdict.method.endswith("when its time ran out")
+    assert check_step(step).status is Status.PROVED  # the verdict that was cut short is not cached
 
 
 def test_a_proof_without_end_is_left_for_samples_after_steps_whatever_time_they_take(

@@ -1,4 +1,4 @@
-"""The mathematics on the command line: what is printed, how wide, which exit code, what is written."""
+"""The mathematics on the command line: output, width, exit codes, written files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from derive.record import Derivation, Status, Step, Verdict
 
 Affdiv = Callable[..., "subprocess.CompletedProcess[str]"]
 COLUMNS = 80
-LAYERS_COST = 4  # in imports of SymPy, which are as slow as the machine
+LAYERS_COST = 4  # times an import of SymPy, whose time depends on the machine
 SPEC = """
 name = "scaled_affine"
 sizes = ["n", "m"]
@@ -46,7 +46,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def children_seconds() -> float:
-    """Return the processor time of all ended child processes: a busy machine does not add to it."""
+    """Return the processor time of all ended child processes; other work on the machine does not count."""
     return sum(os.times()[2:4])
 
 
@@ -171,7 +171,7 @@ def test_latex_compiles(affdiv: Affdiv, tmp_path: Path) -> None:
         (["solve", "affine", "--angle", "__import__('os')"], ["<angle>"]),
         (["latex", "affine", "--format", "word"], ["word"]),
         (["latex", "affine", "--pdf"], ["--pdf needs a file to write"]),
-        (["latex", "affine", "--pdf", "-o", "a.pdf"], ["names the LaTeX file"]),
+        (["latex", "affine", "--pdf", "-o", "a.pdf"], ["does not end in .tex"]),
         (
             ["latex", "linear", "--no-check", "-o", "no/such/folder/a.tex"],
             ["the folder 'no/such/folder' does not exist"],
@@ -191,7 +191,7 @@ def test_wrong_usage(affdiv_here: Affdiv, arguments: list[str], words: list[str]
 
 
 def spoilt(derivation: Derivation, status: Status) -> Derivation:
-    """The derivation with one step that does not hold, or cannot be checked."""
+    """The derivation with one step that is refuted or unverified."""
 
     def spoil(step: Step) -> Step:
         return replace(step, verdict=Verdict(status, "3 is not 4")) if step.id.endswith("/self-factor") else step

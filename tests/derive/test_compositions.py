@@ -21,8 +21,8 @@ from derive.forward_map import Layer, LayerError
 from derive.layers import layer
 from derive.record import Status
 from derive.update import effective_update
+from tests.derive.references import Trial
 from tests.derive.test_zoo import Given, point
-from tests.derive.twins import Trial
 
 
 def _mlp(v, activation):
@@ -34,7 +34,7 @@ def _convolved(v, sizes):
     return F.linear(F.relu(z).flatten(1), v["W_2"], v["b_2"])
 
 
-NETWORKS = {  # the map in torch, and the sizes
+NETWORKS = {  # each with its map in torch, and the sizes
     "affine>relu>affine": (lambda v, s: _mlp(v, F.relu), {"n": 2, "m": 3, "m_2": 2}),
     "affine>gelu>affine": (lambda v, s: _mlp(v, F.gelu), {"n": 2, "m": 3, "m_2": 2}),
     "x + (affine>silu>affine)": (lambda v, s: v["x"] + _mlp(v, F.silu), {"n": 3, "m": 2}),
@@ -51,8 +51,8 @@ NETWORKS = {  # the map in torch, and the sizes
 
 
 def trial(name):
-    twin, sizes = NETWORKS[name]
-    return Trial(layer(name), twin, {**sizes, "B": 2})
+    reference, sizes = NETWORKS[name]
+    return Trial(layer(name), reference, {**sizes, "B": 2})
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -82,7 +82,7 @@ def test_a_kernel_is_split_into_parts_own_and_upstream(name):
 def test_upstream_is_the_kernel_below_between_two_slopes():
     derivation = effective_update(layer("affine>relu>affine"))
     assert text(derivation.step("upstream").after) == "sum[j,k](Theta[s,k,s',j]*W_2[i,k]*W_2[i',j])"
-    # a skip past the last part's input: no such form, and none is claimed
+    # a skip around the last part's input: this form does not exist, and none is claimed
     skipping = effective_update(layer("affine>x + (affine>relu>affine)"))
     assert "upstream" not in [s.id.split("/")[-1] for s in skipping.steps]
 
@@ -130,5 +130,5 @@ def test_the_parts_are_named_with_what_they_learn():
         {"name": "affine", "parameters": ["W", "b"]},
         {"name": "affine", "parameters": ["W_2", "b_2"]},
     ]
-    assert any("parts, each alone by --of N: 1 affine (W, b)" in line for line in derivation_lines(data))
+    assert any("parts, for --of N: 1 affine (W, b)" in line for line in derivation_lines(data))
     assert "parts" not in derivation_to_json(effective_update(layer("affine")))

@@ -1,4 +1,4 @@
-"""Signs in plain letters, for streams whose encoding lacks them."""
+"""ASCII replacements of characters, for streams whose encoding lacks them."""
 
 import io
 

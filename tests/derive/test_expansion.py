@@ -1,4 +1,4 @@
-"""Formulas that explode when they are multiplied out are refused at once; those that do not are read."""
+"""Formulas that become too large when multiplied out are refused at once; others are read."""
 
 import time
 

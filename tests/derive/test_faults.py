@@ -1,4 +1,4 @@
-"""A fault anywhere in the deriver makes ``affdiv derive --check`` exit with 1 and say what is refuted."""
+"""With a fault anywhere in the deriver, ``affdiv derive --check`` exits with 1 and names the refuted statement."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check(layer: str, rule: str, folder: Path) -> Result:
 
 
 def quick(layer: str) -> tuple[pytest.MarkDecorator, ...]:
-    """The marks of a layer: those that take seconds are slow."""
+    """The marks of a layer: ``slow`` if it takes seconds."""
     return (pytest.mark.slow,) if layer in ("attention-value", "transposed-convolution-1d", "halves") else ()
 
 

@@ -1,4 +1,4 @@
-"""A file is written whole or not at all; what is no file is written into."""
+"""A file is written completely or not at all; devices and pipes are written to directly."""
 
 import os
 from pathlib import Path
@@ -27,5 +27,5 @@ def test_a_pipe_is_written_into(tmp_path):
 def test_a_missing_folder_is_named_and_no_option_is(tmp_path):
     with pytest.raises(UsageError, match=r"the folder .*nowhere' does not exist; create it first"):
         write_text(tmp_path / "nowhere" / "file", "")
-    with pytest.raises(UsageError, match=r"name another place$"):
+    with pytest.raises(UsageError, match=r"name another path$"):
         write_text(Path("/proc/file"), "")

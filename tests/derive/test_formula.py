@@ -1,4 +1,4 @@
-"""Formulas and angle functions: what good text means, and how bad text is refused."""
+"""Formulas and angle functions: the meaning of valid text, and the errors of invalid text."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_batched_formula_names_the_batch_itself() -> None:
     assert equal(mean.expression, IndexedSum(x[s, j], s) / size)
 
 
-BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
+BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, fix
     # code, not a formula
     "z[i] = __import__('os')": (19, 'character "\'"', "ASCII letters"),
     "z[i] = __import__(b[i])": (8, "'__import__' is not a function", "a formula may hold"),
@@ -118,8 +118,8 @@ BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
     "z[i] = [b[i] for i in b][0]": (8, "a comprehension", "a formula may hold"),
     "z[i] = (y := b[i])": (9, "an assignment inside", "a formula may hold"),
     "z[i] = b[i] if b[i] else 0": (8, "a condition", "where(condition, a, b)"),
-    "z[i] = b[i] and 1": (8, "'b[i]' is no condition", "compare two index expressions"),
-    "z[i] = not b[i]": (12, "'b[i]' is no condition", "compare two index expressions"),
+    "z[i] = b[i] and 1": (8, "'b[i]' is not a condition", "compare two index expressions"),
+    "z[i] = not b[i]": (12, "'b[i]' is not a condition", "compare two index expressions"),
     "z[i] = 'b'": (8, "character", "ASCII letters"),
     'z[i] = f"{b}"': (9, "character", "ASCII letters"),
     "z[i] = b[i] # b": (13, "character '#'", "ASCII letters"),
@@ -128,7 +128,7 @@ BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
     "z[i] = b[i]^2": (12, "character '^'", "a power with **"),
     "z[i] = where(b[i] > 0 ? 1 : 0)": (23, "character '?'", "where(j <= i, a, b)"),
     "z[i] = sum_j(W[i, j]*x[j])": (8, "'sum_j' is not a function", "sum[j](...)"),
-    "z[i] = b[i]*exp": (13, "'exp' stands alone", "exp(u[i])"),
+    "z[i] = b[i]*exp": (13, "'exp' has no argument", "exp(u[i])"),
     "z[i] = b[i]*e**b[i]": (13, "unknown name 'e'", "exp(v)"),
     "z[i] = b[i] % 2": (8, "this operator", "such as i // 2"),
     "z[i] = b[i] // 2": (8, "this operator", "such as i // 2"),
@@ -155,7 +155,7 @@ BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
     "z[i] = b[i": (9, "'[' was never closed", "fix the brackets"),
     "z[i] = b[i]]": (12, "unmatched ']'", "fix the brackets"),
     "z[i] = b[i] b[i]": (13, "cannot read this", "fix the brackets"),
-    # too much of it
+    # too large
     "z[i] = " + "(" * 100_000: (1, "more than 4000", "intermediate definitions"),
     "z[i] = " + "(" * 1000 + "b[i]" + ")" * 1000: (32, "nested deeper than 24", "intermediate definitions"),
     "z[i] = " + "[" * 1000: (32, "nested deeper than 24", "intermediate definitions"),
@@ -193,7 +193,7 @@ BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
     "z[i] = sum[j](W[i, j]*b[j])": (25, "index 'j' runs over 'm' in b[j], but is used over 'n'", "the same size"),
     "z[i] = sum[j:4](x[j])*b[i]": (19, "index 'j' runs over 'n' in x[j], but is declared over '4'", "where j < 4"),
     "z[i:m] = max[j](x[j], x[j] > 0)": (23, "cannot leave out scores by their values", "where(u[j] > 0, exp(u[j]), 0)"),
-    "z[i] = where(b[i] == 0, 1, b[i])": (14, "asks whether real numbers are equal", "by < or >"),
+    "z[i] = where(b[i] == 0, 1, b[i])": (14, "compares real numbers for equality", "by < or >"),
     "z[i] = b[i]*std[j](x[j])": (13, "unknown name 'std'", "sqrt(var[k](u[k]))"),
     "z[i] = b[i]*smu[j](x[j])": (13, "unknown name 'smu'", "did you mean 'sum'?"),
     "z[i] = sig(b[i])": (8, "'sig' is not a function", "did you mean 'sign'?"),
@@ -207,28 +207,28 @@ BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
     "z[i] = sum[()](b[i])": (8, "sum has 0 indices", "1 to 8"),
     "z[i] = sum[j:n:2](x[j])*b[i]": (12, "'j:n:2' is not an index", "a plain name"),
     "z[i + 1] = b[i]": (3, "'i + 1' is not an index", "a plain name"),
-    "z[i] = t*b[i]": (8, "integer input 't' stands as a number", "inside brackets only"),
-    "z[i] = sum[j](u[j]*W[i, j])": (15, "integer input 'u[j]' stands as a number", "inside brackets only"),
+    "z[i] = t*b[i]": (8, "integer input 't' is used as a number", "in brackets only"),
+    "z[i] = sum[j](u[j]*W[i, j])": (15, "integer input 'u[j]' is used as a number", "in brackets only"),
     "z[i] = W*b[i]": (8, "'W' stands without indices but has 2 axes (m, n)", "W[., .]"),
     "z[i] = b[i, 0]": (8, "'b' has 1 axis (m) but 2 indices are given", "one index per axis"),
     "z[i] = q[i]": (8, "'q' has no axes but 1 index is given", "one index per axis"),
-    "z[i] = b[i]*x[0.5]": (15, "'0.5' stands inside brackets", "integers"),
-    "z[i] = b[i]*x[n/2]": (15, "'n/2' cannot stand inside brackets", "integers, sizes"),
+    "z[i] = b[i]*x[0.5]": (15, "'0.5' is used as an index", "integers"),
+    "z[i] = b[i]*x[n/2]": (15, "'n/2' cannot be an index", "integers, sizes"),
     "z[i] = b[i]*x[q]": (15, "'q' is not an integer input", "'values'"),
-    "z[i] = b[i]*x[b[i]]": (15, "'b[i]' cannot stand inside brackets", "integers, sizes"),
+    "z[i] = b[i]*x[b[i]]": (15, "'b[i]' cannot be an index", "integers, sizes"),
     "z[i] = b[i]*x[i*i]": (15, "multiplies two indices", "integers and sizes only"),
-    "z[i] = b[i]*x[:]": (15, "':' cannot stand inside brackets", "integers, sizes"),
+    "z[i] = b[i]*x[:]": (15, "':' cannot be an index", "integers, sizes"),
     "z[i] = b[i]*x[-1]": (15, "index -1 lies outside", "count from 0 to n - 1"),
     "z[i] = b[i](0)": (8, "cannot be called", "a product"),
     "z[i] = sum(b[i])": (8, "sum has no index", "sum[j](...)"),
     "z[i] = sum[j]*b[i]": (8, "sum[..] has no body", "what it runs over"),
-    "z[i] = sum[j](x[j], 2)*b[i]": (21, "'2' is no condition", "compare two"),
+    "z[i] = sum[j](x[j], 2)*b[i]": (21, "'2' is not a condition", "compare two"),
     "z[i] = sum[j](x[j], j <= i, 2)*b[i]": (8, "sum has 3 arguments", "give it one"),
     "z[i] = sqrt()*b[i]": (8, "sqrt has 0 arguments", "one argument"),
     "z[i] = max(b[i])": (8, "max has 1 arguments", "2 to 4"),
     "z[i] = delta(i)*b[i]": (8, "delta does not have two arguments", "two index expressions"),
     "b[i] = b[i]": (1, "'b' is defined twice", "another name"),
-    "sum[i] = b[i]": (1, "'sum' is taken", "rename it"),
+    "sum[i] = b[i]": (1, "'sum' is reserved", "rename it"),
     "class[i] = b[i]": (6, "cannot read this", "fix the brackets"),
     "_z[i] = b[i]": (1, "'_z' cannot name a tensor", "a letter first"),
     "z[_i] = b[_i]": (3, "'_i' cannot name an index", "a letter first"),
@@ -242,12 +242,12 @@ BAD: dict[str, tuple[int, str, str]] = {  # text: column, cause, mend
 
 @pytest.mark.parametrize("text", BAD, ids=lambda text: ascii(text[:50]))
 def test_a_bad_formula_is_refused_at_its_place_and_fast(text: str) -> None:
-    column, cause, mend = BAD[text]
+    column, cause, fix = BAD[text]
     with within(0.5), pytest.raises(SpecError) as caught:
         parse_definition(Excerpt(text, "mine.toml"), NAMES)
     message = str(caught.value)
     assert cause in message
-    assert mend in message
+    assert fix in message
     assert (caught.value.filename, caught.value.line) == ("mine.toml", 1)
     assert caught.value.column == column
     assert message.startswith(f"mine.toml, line 1, column {column}: ")

@@ -30,7 +30,7 @@ def test_every_step_is_proved(dimensions: int, bias: bool, grouped: bool) -> Non
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dimensions", [1, 2])
 def test_a_centred_convolution_is_inseparable_too(dimensions: int, bias: bool) -> None:
-    """One pixel gives the patch that sees it a mean, and none to the one beside it, whatever the divisors are."""
+    """One pixel gives a mean to the patch that holds it and none to its neighbour, whatever the divisors are."""
     steps = inseparability(convolution(dimensions, grouped=True, centred=True, bias=bias, name="drawn"))
     assert [check_step(step).status for step in steps] == [Status.PROVED] * 4
     reading, overlap, first, second = steps
@@ -39,7 +39,7 @@ def test_a_centred_convolution_is_inseparable_too(dimensions: int, bias: bool) -
 
 
 def test_a_layer_without_a_kernel_is_refused() -> None:
-    with pytest.raises(LayerError, match="slides no kernel"):
+    with pytest.raises(LayerError, match="does not slide a kernel"):
         inseparability(layer("affine"))
 
 
@@ -50,7 +50,7 @@ def test_a_wrong_mean_is_refuted() -> None:
 
 
 def drawn(formula: str, inputs: str = "c l", kernel: str = "o c k", bias: str | None = "o", axes: str = "o p") -> Layer:
-    """A layer under names of its own: the kernel is ``ker``, the image ``img``."""
+    """A layer with its own names: the kernel is ``ker``, the image ``img``."""
     offset = "" if bias is None else f" + beta[{formula[2]}]"
     return forward(
         "drawn",
@@ -107,7 +107,7 @@ def test_where_the_assumption_fails_nothing_is_said(name: str) -> None:
 
 
 def test_features_can_be_separable() -> None:
-    """Why nothing is said of features: of one that forgets the pixel's value, the divisor is the same everywhere."""
+    """Why features are excluded: if a feature does not depend on the pixel's value, the divisor is constant."""
     image, kernel = np.random.default_rng(0).normal(size=(2, 7)), np.ones((2, 3))
     signs = np.sign(image) ** 2
     patches = np.lib.stride_tricks.sliding_window_view(signs, 3, axis=1)

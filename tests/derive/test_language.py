@@ -74,7 +74,7 @@ def test_names_stay():
     assert "exp" not in text(effective_update(LAYERS["softmax"]).kernel)
     assert r"\operatorname{gelu}'\left( u_{s i} \right)" in latex(effective_update(LAYERS["gelu"]).kernel)
     assert text(LAYERS["causal"].output.expression) == "softmax[u](S[s,t,u], u <= t)"
-    # a share of scores that an intermediate defines is that intermediate's entry
+    # a softmax weight that an intermediate defines is printed as that intermediate's entry
     shares = forward("shares", **PLAIN, formulas=[AFFINE, "p[i] = softmax[i](u[i])", "z[i] = p[i]**2"])
     assert "softmax" not in text(effective_update(shares).self_factor.expression)
 
@@ -149,5 +149,5 @@ def test_the_shares_of_a_softmax_add_up_to_one():
     assert presentable(normalise(3 * IndexedSum(p.base[s, i], i)), shares.scope) == 3
     masked = LAYERS["causal"].output
     assert normalise(IndexedSum(masked.expression, masked.indices[-1])) == 1
-    assert normalise(IndexedSum(masked.expression, masked.indices[1])) != 1  # over queries they do not
+    assert normalise(IndexedSum(masked.expression, masked.indices[1])) != 1  # not so over queries
     assert normalise(IndexedSum(p.expression**2, i)) != 1

@@ -1,6 +1,6 @@
-"""Every layer against its twin in PyTorch: the forward map, the kernel, the self factor and the backward pass.
+"""Every layer against its reference in PyTorch: the forward map, the kernel, the self factor and the backward pass.
 
-The twin knows nothing of the engine; its kernel is that of automatic differentiation in float64.
+The reference shares no code with the engine; its kernel is computed by automatic differentiation in float64.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from derive.compose import compose
 from derive.declare import forward
 from derive.forward_map import Layer, LayerError
 from derive.record import Step
-from tests.derive import twins
+from tests.derive import references
 from tests.derive.algebra.brute import value
-from tests.derive.twins import CLOSE, Trial, after, before, trial
+from tests.derive.references import CLOSE, Trial, after, before, trial
 
 PLAIN = {f"{word}{axis}": 1 for word in ("stride", "dilation") for axis in ("", "d", "h", "w")}
 PLAIN |= {f"padding{axis}": 0 for axis in ("", "d", "h", "w")}
@@ -31,23 +31,23 @@ DENSE = {"B": 3, "n": 4, "m": 2}
 SQUARE = {"B": 2, "n": 3, "m": 3}
 SPARSE_1D = {"stride": 2, "padding": 2, "dilation": 2}
 SPARSE_2D = {"strideh": 2, "dilationw": 2, "paddingh": 1, "paddingw": 2}
-row, image, volume = (twins.convolution(*axes) for axes in (("",), "hw", "dhw"))
-row_back, image_back, volume_back = (twins.transposed_convolution(*axes) for axes in (("",), "hw", "dhw"))
-grouped = twins.grouped_convolution
+row, image, volume = (references.convolution(*axes) for axes in (("",), "hw", "dhw"))
+row_back, image_back, volume_back = (references.transposed_convolution(*axes) for axes in (("",), "hw", "dhw"))
+grouped = references.grouped_convolution
 
 
-def unit_then_gain(v: twins.Named, s: twins.Sizes) -> torch.Tensor:
-    return twins.gain({**v, "x": twins.linear({**v, "x": twins.l2_norm(v["x"])}, s)}, s)
+def unit_then_gain(v: references.Named, s: references.Sizes) -> torch.Tensor:
+    return references.gain({**v, "x": references.linear({**v, "x": references.l2_norm(v["x"])}, s)}, s)
 
 
-def two_affine(v: twins.Named, s: twins.Sizes) -> torch.Tensor:
-    return torch.nn.functional.linear(twins.affine(v, s), v["W_2"], v["b_2"])
+def two_affine(v: references.Named, s: references.Sizes) -> torch.Tensor:
+    return torch.nn.functional.linear(references.affine(v, s), v["W_2"], v["b_2"])
 
 
 TRIALS: dict[str, Trial] = {
-    "linear": trial("linear", twins.linear, DENSE),
-    "affine": trial("affine", twins.affine, DENSE),
-    "affine, one of each": trial("affine", twins.affine, {"B": 1, "n": 1, "m": 1}),
+    "linear": trial("linear", references.linear, DENSE),
+    "affine": trial("affine", references.affine, DENSE),
+    "affine, one of each": trial("affine", references.affine, {"B": 1, "n": 1, "m": 1}),
     "row": trial("convolution-1d", row, ROW, {"P": 4}),
     "row, sparse": trial("convolution-1d", row, ROW, SPARSE_1D, {"P": 3}),
     "row, mostly padding": trial("convolution-1d", row, ROW, {"K": 2, "L": 1, "stride": 2, "padding": 3, "P": 3}),
@@ -71,25 +71,25 @@ TRIALS: dict[str, Trial] = {
     "volume back": trial(
         "transposed-convolution-3d", volume_back, VOLUME, {"Ld": 2, "Lw": 1, "strided": 2, "Qd": 4, "Qh": 2, "Qw": 2}
     ),
-    "embedding": trial("embedding", twins.embedding, {"B": 2, "T": 3, "V": 4, "n": 2}),
-    "embedding-bag": trial("embedding-bag", twins.embedding_bag, {"B": 3, "T": 4, "V": 3, "n": 2}),
-    "scores": trial("attention", twins.scores, TOKENS),
-    "unit scores": trial("qk-norm>attention", twins.qk_norm_scores, TOKENS),
-    "projection": trial("attention-projection", twins.projection, TOKENS),
-    "value path": trial("attention-value", twins.value_path, TOKENS, positive=("E",)),
-    "output projection": trial("attention-output", twins.output_projection, TOKENS, {"m": 3}),
-    "low rank": trial("low-rank", twins.low_rank, SQUARE, {"k": 2}),
-    "gated": trial("gated", twins.gated, DENSE),
-    "gain": trial("gain", twins.gain, DENSE),
-    "l2-norm before": trial("l2-norm>affine", before(twins.l2_norm, twins.affine), DENSE),
-    "rms-norm before": trial("rms-norm>affine", before(twins.rms_norm, twins.affine), DENSE),
-    "layer-norm before": trial("layer-norm>affine", before(twins.layer_norm, twins.affine), DENSE),
-    "batch-norm before": trial("batch-norm>affine", before(twins.batch_norm, twins.affine), DENSE),
-    "l2-norm after": trial("affine>l2-norm", after(twins.l2_norm, twins.affine), SQUARE),
-    "rms-norm after": trial("affine>rms-norm", after(twins.rms_norm, twins.affine), SQUARE),
-    "layer-norm after": trial("affine>layer-norm", after(twins.layer_norm, twins.affine), SQUARE),
-    "batch-norm after": trial("affine>batch-norm", after(twins.batch_norm, twins.affine), {**DENSE, "n": 2}),
-    "gain after rms-norm": trial("rms-norm>gain", before(twins.rms_norm, twins.gain), DENSE),
+    "embedding": trial("embedding", references.embedding, {"B": 2, "T": 3, "V": 4, "n": 2}),
+    "embedding-bag": trial("embedding-bag", references.embedding_bag, {"B": 3, "T": 4, "V": 3, "n": 2}),
+    "scores": trial("attention", references.scores, TOKENS),
+    "unit scores": trial("qk-norm>attention", references.qk_norm_scores, TOKENS),
+    "projection": trial("attention-projection", references.projection, TOKENS),
+    "value path": trial("attention-value", references.value_path, TOKENS, positive=("E",)),
+    "output projection": trial("attention-output", references.output_projection, TOKENS, {"m": 3}),
+    "low rank": trial("low-rank", references.low_rank, SQUARE, {"k": 2}),
+    "gated": trial("gated", references.gated, DENSE),
+    "gain": trial("gain", references.gain, DENSE),
+    "l2-norm before": trial("l2-norm>affine", before(references.l2_norm, references.affine), DENSE),
+    "rms-norm before": trial("rms-norm>affine", before(references.rms_norm, references.affine), DENSE),
+    "layer-norm before": trial("layer-norm>affine", before(references.layer_norm, references.affine), DENSE),
+    "batch-norm before": trial("batch-norm>affine", before(references.batch_norm, references.affine), DENSE),
+    "l2-norm after": trial("affine>l2-norm", after(references.l2_norm, references.affine), SQUARE),
+    "rms-norm after": trial("affine>rms-norm", after(references.rms_norm, references.affine), SQUARE),
+    "layer-norm after": trial("affine>layer-norm", after(references.layer_norm, references.affine), SQUARE),
+    "batch-norm after": trial("affine>batch-norm", after(references.batch_norm, references.affine), {**DENSE, "n": 2}),
+    "gain after rms-norm": trial("rms-norm>gain", before(references.rms_norm, references.gain), DENSE),
     "gain after a linear map": trial("l2-norm>linear>gain", unit_then_gain, DENSE),
     "two affine maps": trial("affine>affine", two_affine, DENSE, {"m_2": 2}),
 }
@@ -98,7 +98,7 @@ trials = pytest.mark.parametrize("made", TRIALS.values(), ids=TRIALS.keys())
 
 
 @trials
-def test_the_forward_map_is_the_twins(made: Trial) -> None:
+def test_the_forward_map_is_the_references(made: Trial) -> None:
     output, world = made.output(), made.world()
     assert tuple(output.shape) == tuple(made.world_size(i.size) for i in made.layer.output.indices)
     for place, _ in made.places(most=40):
@@ -131,7 +131,7 @@ def test_the_self_factor_is_the_kernel_at_one_sample(made: Trial) -> None:
 
 
 def gradients_agree(made: Trial, steps: tuple[Step, ...]) -> None:
-    """Hold the engine's backward pass against automatic differentiation of the twin."""
+    """Compare the engine's backward pass with automatic differentiation of the reference."""
     cotangent = torch.randn(made.output().shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     world = made.world(g=cotangent)
     for step in steps:
@@ -197,7 +197,7 @@ def test_composition_joins_sizes_and_keeps_names_apart() -> None:
 def test_composition_keeps_intermediates_apart() -> None:
     layer = derive.layer("batch-norm>batch-norm>affine")
     assert [d.name for d in layer.definitions] == ["c", "v", "y", "c_2", "v_2", "y_2"]
-    twice = twins.before(lambda x: twins.batch_norm(twins.batch_norm(x)), twins.affine)
+    twice = references.before(lambda x: references.batch_norm(references.batch_norm(x)), references.affine)
     made = Trial(layer, twice, DENSE)
     output, world = made.output(), made.world()
     for place, _ in made.places(most=8):
@@ -205,14 +205,14 @@ def test_composition_keeps_intermediates_apart() -> None:
         assert value(layer.output.expression, at, world) == pytest.approx(float(output[place]), rel=1e-6)
 
 
-def test_composition_of_convolutions_is_that_of_their_twins() -> None:
+def test_composition_of_convolutions_is_that_of_their_references() -> None:
     layer = derive.layer("convolution-1d>convolution-1d")
     sizes = {**ROW, "P": 4, "O_2": 1, "K_2": 2, "P_2": 2, "stride_2": 2, "dilation_2": 1, "padding_2": 0}
 
-    def twin(v: twins.Named, s: twins.Sizes) -> torch.Tensor:
+    def reference(v: references.Named, s: references.Sizes) -> torch.Tensor:
         return torch.nn.functional.conv1d(row(v, s), v["W_2"], v["b_2"], s["stride_2"])
 
-    made = Trial(layer, twin, sizes)
+    made = Trial(layer, reference, sizes)
     output, world = made.output(), made.world()
     for place, _ in made.places(most=12):
         at = dict(zip(layer.output.indices, place, strict=True))
@@ -226,8 +226,8 @@ def test_a_fixed_size_is_carried_on() -> None:
 
 
 MISFITS: dict[str, tuple[Layer, Layer, str]] = {
-    "axes": (derive.layer("affine"), derive.layer("convolution-1d"), "gives 1 axes a sample, 'convolution-1d' takes 2"),
-    "tokens": (derive.layer("embedding"), derive.layer("convolution"), "gives 2 axes a sample, 'convolution' takes 3"),
+    "axes": (derive.layer("affine"), derive.layer("convolution-1d"), "1 axes, 'convolution-1d' takes an input of 2"),
+    "tokens": (derive.layer("embedding"), derive.layer("convolution"), "2 axes, 'convolution' takes an input of 3"),
     "no input": (derive.layer("affine"), derive.layer("embedding"), "no real input"),
     "two fixed sizes": (dense("a", "n", "4"), dense("b", "3", "m"), "gives 4 a sample, 'b' takes 3"),
     "a fixed size": (derive.layer("affine"), dense("b", "3", "m"), "gives m a sample, 'b' takes 3"),

@@ -15,7 +15,7 @@ from derive.export.latex import fragment
 from derive.export.summary import full_derivation
 from derive.forward_map import Layer
 from tests.derive.algebra.brute import value
-from tests.derive.twins import CLOSE, Named, Sizes, Trial
+from tests.derive.references import CLOSE, Named, Sizes, Trial
 
 SIZES = {"B": 2, "n": 3, "m": 2, "k": 2}
 
@@ -72,10 +72,10 @@ CASES: dict[str, tuple[Layer, Callable[[Named], Tensor]]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_kernel_is_that_of_automatic_differentiation(name: str) -> None:
-    made_of, twin = CASES[name]
+    made_of, reference = CASES[name]
 
     def named(v: Named, sizes: Sizes) -> Tensor:
-        return twin(v)
+        return reference(v)
 
     kernel = derive.effective_update(made_of).kernel
     primes = {i: i.primed() for i in made_of.output.indices}

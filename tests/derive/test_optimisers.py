@@ -1,4 +1,4 @@
-"""What optimisers do to an affine map: the derived change against one step taken in torch."""
+"""The effect of optimisers on an affine map: the derived change against one step in torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Properties of maps against the maps themselves, written anew in NumPy: what is claimed must hold in numbers.
+"""Properties of maps against the same maps written in NumPy: each claim must hold in numbers.
 
-Each row writes a layer's features, offset and skip a second time. The oracle builds the map from them and looks at it
-at many scales, in many directions, and at pairs of inputs that a row says cannot be told apart.
+Each row states a layer's features, offset and skip independently. The oracle builds the map from them and evaluates it
+at many scales, in many directions, and at pairs of inputs that the row declares to have the same output.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ def zero(*inputs: Array) -> Array:
 
 @dataclass(frozen=True)
 class Row:
-    """A formula, its features and skip in NumPy, whether an offset of one stands beside them, and pairs that meet.
+    """A formula, its features and skip in NumPy, whether it has an offset of one, and pairs with the same output.
 
-    ``meets`` turns an input into another with the same output, for the norm-like and for the affine-like map.
+    ``norm_meets`` and ``affine_meets`` return another input with the same output, for the norm-like and the affine-like
+    map.
     """
 
     formula: str
@@ -187,7 +188,7 @@ def oracle(row: Row, name: str, seed: int = 0) -> Oracle:
 
 
 def names(row: Row) -> list[str]:
-    """The maps that a layer has: with no offset to scale, the affine-like one is the norm-like one."""
+    """The maps that a layer has: without an offset to scale, the affine-like map is the norm-like one."""
     return ["norm-like", "affine-like"] if row.bias else ["norm-like"]
 
 
@@ -215,7 +216,7 @@ def test_scale_invariance(key: str, found: CancellingMap) -> None:
 
 @each
 def test_injectivity(key: str, found: CancellingMap) -> None:
-    """Where a pair is known, ``injective`` is not claimed; where it is denied, a pair is known or its kind is shown."""
+    """If a pair is known, ``injective`` is not claimed; if it is denied, a pair is known or its kind is shown."""
     row, claim = ROWS[key], found.established("injective")
     meets = row.norm_meets if found.name == "norm-like" else row.affine_meets
     if meets is None:
@@ -249,7 +250,7 @@ def test_what_is_called_injective_keeps_random_inputs_apart(key: str, found: Can
 
 @each
 def test_singular_at_zero(key: str, found: CancellingMap) -> None:
-    """The map is singular at zero where two directions, each followed to zero, end at different outputs."""
+    """The map is singular at zero if its limits along two directions differ."""
     row, claim = ROWS[key], found.established("singular_at_zero")
     z = oracle(row, found.name)
     ends = []
@@ -262,7 +263,7 @@ def test_singular_at_zero(key: str, found: CancellingMap) -> None:
 
 @each
 def test_singular_points_are_where_the_scale_has_no_value(key: str, found: CancellingMap) -> None:
-    """Nothing is singular beyond zero, unless it is said where; what is said makes the features vanish."""
+    """The map is singular only at zero, unless more is stated; the stated conditions make the features vanish."""
     row = ROWS[key]
     if found.name == "affine-like":
         assert found.singular == ()
@@ -278,7 +279,7 @@ def test_singular_points_are_where_the_scale_has_no_value(key: str, found: Cance
 
 
 def limit_value(found: CancellingMap, kind: str, row: Row, z: Oracle, inputs: Inputs) -> Array | None:
-    """The value that a limit claims at inputs far along a ray: its factors read off, its parts computed here."""
+    """The value that a limit claims at inputs far along a ray, with factors from the limit and parts computed here."""
     limit = found.zero if kind == "zero" else found.infinity
     if limit.kind not in ("value", "length"):
         return None
@@ -287,7 +288,7 @@ def limit_value(found: CancellingMap, kind: str, row: Row, z: Oracle, inputs: In
     if limit.kind == "length":
         weights = weights / np.sqrt((read**2).sum())
     symbols = {"kappa": KAPPA, **SIZES}
-    signs = int(np.rint((read**2).sum())) if limit.kind == "value" else 0  # of features that tend to one or to nothing
+    signs = int(np.rint((read**2).sum())) if limit.kind == "value" else 0  # of features that tend to one or to zero
 
     def number(expression: object) -> float:
         plain = expression.replace(lambda e: type(e).__name__ == "IndexedSum", lambda e: signs)  # type: ignore[attr-defined]
@@ -303,7 +304,7 @@ def test_limits_hold_along_rays(key: str, found: CancellingMap, kind: str) -> No
     row, z = ROWS[key], oracle(ROWS[key], found.name)
     limit = found.zero if kind == "zero" else found.infinity
     directions = row.draw()
-    if limit.where != 1:  # it is said for some rays only: those of positive entries are among them
+    if limit.where != 1:  # the limit holds only on some rays, which include those of positive entries
         directions = tuple(np.abs(v) + 0.1 for v in directions)
     inputs = tuple((NEAR if kind == "zero" else FAR) * v for v in directions)
     with np.errstate(all="ignore"):
@@ -317,7 +318,7 @@ def test_limits_hold_along_rays(key: str, found: CancellingMap, kind: str) -> No
 
 @each
 def test_bounds(key: str, found: CancellingMap) -> None:
-    """What is called bounded stays below ``sqrt(kappa)`` times the length of the parameters that an output reads."""
+    """An output called bounded stays below ``sqrt(kappa)`` times the length of the parameters that it uses."""
     row, z = ROWS[key], oracle(ROWS[key], found.name)
     length = np.sqrt((z.W**2).reshape(len(z.W), -1).sum(-1) + row.bias * z.b**2)
     worst = 0.0
@@ -344,7 +345,7 @@ def test_a_layer_that_leaves_entries_out_is_not_injective(place: str, weights: s
         axes="m" if weights == "m" else "m p",
     )
     claim = solve(made)["affine-like"].established("injective")
-    assert claim.value is False and "nothing reads" in claim.reason
+    assert claim.value is False and "no output depends" in claim.reason
 
 
 def test_layers_of_integers_have_no_rays() -> None:

@@ -1,4 +1,4 @@
-"""Where no map cancels: the ranking of what comes closest, and the residuals it states."""
+"""If no map cancels: the ranking of the closest remedies, and their stated residuals."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def tensors(name):
 
 
 def kernel_of_samples(name, given, factor):
-    """``K_ss`` of every sample by automatic differentiation, of the output times a factor that is held fixed."""
+    """``K_ss`` of every sample by automatic differentiation, for the output times a factor that is held fixed."""
     known = layer(name)
-    twins = {
+    references = {
         "gated": lambda x, W, V: (x @ W.T) * torch.sigmoid(x @ V.T),
         "low-rank": lambda x, A, U: x @ A.T @ U.T,
     }
     x, names = given["x"], [p.name for p in known.parameters]
     values = tuple(given[n] for n in names)
-    slopes = torch.func.jacrev(lambda *p: twins[name](x, **dict(zip(names, p, strict=True))) * factor, argnums=(0, 1))(
-        *values
-    )
+    slopes = torch.func.jacrev(
+        lambda *p: references[name](x, **dict(zip(names, p, strict=True))) * factor, argnums=(0, 1)
+    )(*values)
     rows = torch.cat([s.flatten(2) for s in slopes], -1)
     return torch.einsum("sip,sjp->sij", rows, rows)
 

@@ -1,4 +1,4 @@
-"""What update rules other than plain descent do to the activations: the theory's section 7, and numbers without it."""
+"""The effect of update rules other than plain descent on the activations: the theory's section 7, and numbers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_rule_is_tried_here() -> None:
 
 
 def test_the_self_factor_under_a_rule() -> None:
-    """The sign limit has the one-norm in place of the square; NLMS and FOOF reach the ideal step."""
+    """The sign limit has the one-norm instead of the square; NLMS and FOOF reach the ideal step."""
     assert equal(under("sign").self_factor.expression, IndexedSum(Abs(x[s, j]), j) + 1)
     assert equal(under("sign", "linear").self_factor.expression, IndexedSum(Abs(x[s, j]), j))
     for rule in ("nlms", "foof"):
@@ -87,7 +87,7 @@ def test_foof_in_numbers(damping: float) -> None:
     solved = draw("h_foof", *np.indices((batch, units)))
     kernel = inputs @ inputs.T
     gradient = (kernel + damping * np.eye(batch)) @ solved
-    # The least norm solution where lambda = 0 leaves the second moment without an inverse.
+    # The solution of least norm, since at lambda = 0 the second moment has no inverse.
     moment = np.linalg.pinv(inputs.T @ inputs + damping * np.eye(width + 1), rcond=1e-10)
     change = -inputs @ (moment @ inputs.T @ gradient)
     after = under("foof").step("foof-change").after.xreplace({eta: sympy.S.One})

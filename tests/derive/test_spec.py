@@ -1,4 +1,4 @@
-"""Layers from TOML files and from ``forward``: what good files mean, and how bad ones are refused."""
+"""Layers from TOML files and from ``forward``: the meaning of valid files, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ x, W, b, u = tensor("x"), tensor("W"), tensor("b"), tensor("u")
 
 
 def refused(text: str | bytes, tmp_path: Path) -> SpecError:
-    """Return the error that a file of that content causes, which must come fast."""
+    """Return the error of a file with that content, which must be raised quickly."""
     path = tmp_path / "mine.toml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with within(0.5), pytest.raises(SpecError) as caught:
@@ -112,7 +112,7 @@ def test_integer_inputs_offsets_and_fixed_axes() -> None:
     assert equal(layer.output.expression, tensor("E")[token, i] + convolved + IndexedSum(tensor("c")[pair], pair))
 
 
-CHANGES: list[tuple[str, str, int, int, str, str]] = [  # old, new, line, column, cause, mend
+CHANGES: list[tuple[str, str, int, int, str, str]] = [  # old, new, line, column, cause, fix
     ("u[i]/sqrt(n)", "u[i]/sqrt(q)", 13, 29, "unknown name 'q'", "declare it"),
     ("u[i]/sqrt(n)", "u[i]/\\u0073qrt(q)", 13, 34, "unknown name 'q'", "declare it"),
     ('"z[i] = u[i]', '"""\nz[i] =\\\n   u[i] + q """ # ', 15, 11, "unknown name 'q'", "declare it"),
@@ -124,21 +124,21 @@ CHANGES: list[tuple[str, str, int, int, str, str]] = [  # old, new, line, column
     ("sizes", "size", 4, 1, "unknown key 'size'", "did you mean 'sizes'?"),
     ('sizes = ["n", "m"]\n', "", 1, 1, "'sizes' is missing", 'add sizes = ["n", "m"]'),
     ('["n", "m"]', "3", 4, 9, "'sizes' is an integer, not a list", 'write sizes = ["n", "m"]'),
-    ('["n", "m"]', '["n", 5]', 4, 15, "an integer stands in a list of strings", "in quotes"),
+    ('["n", "m"]', '["n", 5]', 4, 15, "an integer is not a string", "in quotes"),
     ('["n", "m"]', '["n", "m", "n"]', 4, 21, "size 'n' is declared twice", "remove one"),
     ('["n", "m"]', '["n", "m", "B"]', 4, 21, "'B' is the batch", "rename the size"),
     ('["n", "m"]', '["n", "m", "2m"]', 4, 21, "'2m' cannot name a size", "a letter first"),
-    ('["n", "m"]', '["n", "m", "lambda"]', 4, 21, "'lambda' is a word of the Python language", "another name"),
+    ('["n", "m"]', '["n", "m", "lambda"]', 4, 21, "'lambda' is a keyword of Python", "another name"),
     ('["n", "m"]', '["n", "m", "__class__"]', 4, 21, "'__class__' cannot name a size", "a letter first"),
-    ('["n", "m"]', '["n", "m", "sqrt"]', 4, 21, "'sqrt' is taken", "rename it"),
+    ('["n", "m"]', '["n", "m", "sqrt"]', 4, 21, "'sqrt' is reserved", "rename it"),
     ('["n", "m"]', '["n", "m", "ñ"]', 4, 21, "cannot name a size", "ASCII only"),
     ('["n", "m"]', '["n"]', 8, 7, "axis 'm' is not a declared size", "add it to 'sizes'"),
     ('["n", "m"]', "[" + '"n", ' * 65 + "]", 4, 1, "'sizes' has 65 entries, more than 64", "shorten it"),
     ('W = ["m", "n"]', 'W = ["m", "n", 0]', 8, 16, "axis '0' is not a declared size", "a positive integer"),
-    ('W = ["m", "n"]', 'W = ["m", true]', 8, 11, "true or false stands where a size should", "the name of a size"),
+    ('W = ["m", "n"]', 'W = ["m", true]', 8, 11, "true or false is not a size", "the name of a size"),
     ('W = ["m", "n"]', 'W = ["m", -2]', 8, 11, "axis '-2' is not a declared size", "a positive integer"),
-    ('W = ["m", "n"]', 'W = ["m", 1.5]', 8, 11, "a decimal stands where a size should", "the name of a size"),
-    ('W = ["m", "n"]', 'W = ["m", ["n"]]', 8, 11, "a list stands where a size should", "the name of a size"),
+    ('W = ["m", "n"]', 'W = ["m", 1.5]', 8, 11, "a decimal is not a size", "the name of a size"),
+    ('W = ["m", "n"]', 'W = ["m", ["n"]]', 8, 11, "a list is not a size", "the name of a size"),
     ('W = ["m", "n"]', 'W = ["m", "m"]', 12, 41, "index 'j' runs over 'n' in x[j], but is used over 'm'", "same size"),
     ('W = ["m", "n"]', 'W = ["m"]', 12, 31, "'W' has 1 axis (m) but 2 indices are given", "one index per axis"),
     ('W = ["m", "n"]', 'W = "m n"', 8, 6, "'W' is a string, not a list", 'write W = ["n"]'),
@@ -169,7 +169,7 @@ CHANGES: list[tuple[str, str, int, int, str, str]] = [  # old, new, line, column
         'x = { axes = ["n"], values = ["m"] }',
         6,
         30,
-        "a list stands where a size should",
+        "a list is not a size",
         "the name of a size",
     ),
     (
@@ -177,7 +177,7 @@ CHANGES: list[tuple[str, str, int, int, str, str]] = [  # old, new, line, column
         'x = { axes = ["n"], values = "m" }',
         12,
         39,
-        "integer input 'x[j]' stands as a number",
+        "integer input 'x[j]' is used as a number",
         "brackets only",
     ),
     ("[input]", "[inputs]", 5, 2, "unknown key 'inputs'", "did you mean 'input'?"),
@@ -201,7 +201,7 @@ CHANGES: list[tuple[str, str, int, int, str, str]] = [  # old, new, line, column
         "use it or remove it",
     ),
     ('x[j])"]', 'x[j])", "u[i] = u[i]"]', 12, 48, "'u' is defined twice", "another name"),
-    ('"scaled_affine"', '"class"', 2, 9, "'class' is a word of the Python language", "another name"),
+    ('"scaled_affine"', '"class"', 2, 9, "'class' is a keyword of Python", "another name"),
     ('"scaled_affine"', '"a b"', 2, 9, "'a b' cannot name a layer", "a letter first"),
     ('"scaled_affine"', '"' + "a" * 41 + '"', 2, 9, "longer than 40 characters", "shorten"),
     ('"scaled_affine"', "3", 2, 8, "'name' is an integer, not a string", 'write name = "my_layer"'),
@@ -223,11 +223,11 @@ CHANGES: list[tuple[str, str, int, int, str, str]] = [  # old, new, line, column
 def test_a_bad_file_is_refused_at_its_place_and_fast(
     change: tuple[str, str, int, int, str, str], tmp_path: Path
 ) -> None:
-    old, new, line, column, cause, mend = change
+    old, new, line, column, cause, fix = change
     assert GOOD.count(old) >= 1
     error = refused(GOOD.replace(old, new, 1), tmp_path)
     assert cause in str(error)
-    assert mend in str(error)
+    assert fix in str(error)
     assert (error.line, error.column) == (line, column)
     assert str(error).startswith(f"{tmp_path / 'mine.toml'}, line {line}, column {column}: ")
 

@@ -1,4 +1,4 @@
-"""Whatever the text, reading it gives a layer or a SpecError, soon: random texts, random trees, damaged good files."""
+"""Reading any text gives a layer or a SpecError, quickly: random texts, random trees, damaged valid files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ trees = st.recursive(
 
 @st.composite
 def damaged(draw: st.DrawFn) -> str:
-    """Return a good file with pieces cut out, doubled, moved or replaced."""
+    """Return a valid file with pieces removed, doubled, moved or replaced."""
     text = draw(st.sampled_from(SEEDS))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(text)))
@@ -81,12 +81,12 @@ def damaged(draw: st.DrawFn) -> str:
 
 
 def with_formula(formula: str) -> str:
-    """Return a good file with more behind its formula."""
+    """Return a valid file with more text after its formula."""
     return SEEDS[0].replace(' + b[i]"', " + b[i] + " + json.dumps(formula)[1:])
 
 
 def reads_or_refuses(read: Callable[[str], object], text: str) -> None:
-    """Read the text; let nothing but SpecError pass, with a place, in bounded time and length."""
+    """Read the text; allow only SpecError, with a place, within bounded time and length."""
     try:
         with within(SLOW_READ):
             read(text)
@@ -101,7 +101,7 @@ def reads_or_refuses(read: Callable[[str], object], text: str) -> None:
 
 
 def run(examples: int, source: st.SearchStrategy[str], read: Callable[[str], object], number: int = 0) -> None:
-    """Try that many texts."""
+    """Try ``examples`` texts."""
 
     @seed(number)
     @settings(max_examples=examples, database=None, derandomize=False, suppress_health_check=list(HealthCheck))
@@ -180,7 +180,7 @@ LINES = st.lists(
 
 
 def strings(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every string of a parsed document with its path."""
+    """Yield every string of a parsed document with its path."""
     if isinstance(value, str):
         yield path, value
     if isinstance(value, dict):

@@ -63,7 +63,7 @@ def test_what_is_no_polynomial_is_refused_by_name():
 
 
 def test_a_missing_pairing_would_show(monkeypatch):
-    """With one of the three pairings left out the variance is no longer that of a sample."""
+    """Without one of the three pairings, the variance differs from that of a sample."""
     import derive.spread as spread
 
     whole = spread._partitions

@@ -1,6 +1,6 @@
-"""What the engine derives from forward maps alone: the formulas of the theory, and nothing written down.
+"""Results that the engine derives from forward maps alone, against the formulas of the theory.
 
-The formulas here are the ground truth that the engine must arrive at; they are stated over the layer's own names.
+These formulas are the ground truth that the engine must reach; they use the layer's own names.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from derive.declare import forward
 from derive.forward_map import BATCH as s
 from derive.forward_map import Layer, LayerError
 from tests.derive.algebra.brute import value
+from tests.derive.references import CLOSE, Named, Reference, Sizes, Trial, affine
 from tests.derive.test_layers import TRIALS
-from tests.derive.twins import CLOSE, Named, Sizes, Trial, Twin, affine
 
 
 def index(name: str, size: str) -> Index:
@@ -63,7 +63,7 @@ def patch_energy(axes: tuple[str, ...], *lead: Index) -> Expr:
 
 
 def spread_energy(axes: tuple[str, ...]) -> Expr:
-    """Every input entry that reaches an output of the transposed convolution, squared, once a tap."""
+    """The squares of every input entry that reaches an output of the transposed convolution, once per kernel entry."""
     taps, places, meets = [], [], []
     for axis in axes:
         tap, place = index(f"k{axis}", f"K{axis}"), index(f"p{axis}", f"L{axis}")
@@ -137,7 +137,7 @@ rows = pytest.mark.parametrize("name", THEORY)
 
 
 def in_theory_words(name: str, expression: Expr) -> Expr:
-    """The engine's expression with the unit index called ``i``, as in the table."""
+    """The engine's expression with the unit index named ``i``, as in the table."""
     for old, new in NAMES_OF_UNITS.get(name, {}).items():
         expression = expression.xreplace({index(old + p, "m"): index(new + p, "m") for p in ("", "'")})
     return expression
@@ -212,7 +212,7 @@ LINEAR_ONCE = [
 
 @pytest.mark.parametrize("name", LINEAR_ONCE)
 def test_the_general_law(name: str) -> None:
-    """The self factor is the layer itself on squares with every weight one."""
+    """The self factor is the layer's own operator on squares, with every weight one."""
     made = TRIALS[name]
     ones = {p.name: torch.ones_like(made.tensors[p.name]) for p in made.layer.parameters}
     on_squares = made.output(**{t.name: made.tensors[t.name] ** 2 for t in made.layer.inputs}, **ones)
@@ -241,10 +241,10 @@ def test_the_mean_self_factor_after_a_batch_norm_is_constant() -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """A forward map nobody has seen: its formula, its twin, and what its self factor must be."""
+    """A forward map that is in no table: its formula, its reference, and the expected self factor."""
 
     formulas: tuple[str, ...]
-    twin: Twin
+    reference: Reference
     factor: Expr
     inputs: tuple[str, ...] = ("x",)
     parameters: tuple[str, ...] = ("W", "b")
@@ -260,13 +260,13 @@ class Variant:
             parameters={name: axes[name] for name in self.parameters},
             formulas=self.formulas,
         )
-        return Trial(made, self.twin, {"B": 2, "n": 3, "m": 2})
+        return Trial(made, self.reference, {"B": 2, "n": 3, "m": 2})
 
 
-def changed(function: str, **constants: float) -> Twin:
-    """Twins that differ from the affine map in its input, its weight or its bias."""
+def changed(function: str, **constants: float) -> Reference:
+    """References that differ from the affine map in their input, weight or bias."""
 
-    def twin(v: Named, sizes: Sizes) -> torch.Tensor:
+    def reference(v: Named, sizes: Sizes) -> torch.Tensor:
         moved = {
             "x": v["x"] * constants.get("x", 1.0) + constants.get("shift", 0.0),
             "W": v["W"] * constants.get("W", 1.0),
@@ -274,8 +274,8 @@ def changed(function: str, **constants: float) -> Twin:
         bias = v.get("b", torch.zeros(sizes["m"], dtype=torch.float64)) * constants.get("b", 1.0)
         return affine({**v, **moved, "b": bias}, sizes) * constants.get("z", 1.0)
 
-    twin.__name__ = function
-    return twin
+    reference.__name__ = function
+    return reference
 
 
 def first_column_twice(v: Named, sizes: Sizes) -> torch.Tensor:
@@ -423,7 +423,7 @@ def test_an_axis_that_indexes_no_parameter_is_a_sample() -> None:
 
 
 def moved(layer: Layer, made: Trial, eta: float) -> torch.Tensor:
-    """The change of the activation by one real step of gradient descent on ``sum(g z)``, the input held fixed."""
+    """The change of the activation in one real step of gradient descent on ``sum(g z)``, with the input held fixed."""
     cotangent = torch.ones_like(made.output())
     new = {p.name: made.tensors[p.name] - eta * made.gradient(p.name, cotangent) for p in layer.parameters}
     return made.output(**new) - made.output()
@@ -433,7 +433,7 @@ def moved(layer: Layer, made: Trial, eta: float) -> torch.Tensor:
     "name", [name for name, made in TRIALS.items() if derive.effective_update(made.layer).order_in_eta]
 )
 def test_one_real_step_has_the_order_in_eta_that_is_stated(name: str) -> None:
-    """The change is a polynomial in eta of that degree: its next difference vanishes, its own does not."""
+    """The change is a polynomial in eta of the stated degree: the next difference vanishes, this one does not."""
     made = TRIALS[name]
     order = derive.effective_update(made.layer).order_in_eta or 0
     changes = [moved(made.layer, made, 0.1 * step) for step in range(order + 2)]

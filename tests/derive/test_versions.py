@@ -1,4 +1,4 @@
-"""Versions outside what was tested are named, those inside are not, and the table says what pyproject.toml declares."""
+"""Versions outside the tested ranges are reported, others are not, and the table agrees with pyproject.toml."""
 
 import re
 import tomllib
@@ -30,7 +30,7 @@ def test_one_warning_names_all_and_processes_below_stay_quiet(monkeypatch):
     monkeypatch.setattr(versions, "_installed", lambda: {"torch": "1.0", "sympy": "9.9.9"})
     with pytest.warns(UntestedVersionWarning, match=r"torch 1\.0 .*sympy 9\.9\.9 .*install a tested version") as found:
         warn_of_untested()
-        warn_of_untested()  # as a worker does, which inherits the environment
+        warn_of_untested()  # as in a worker, which inherits the environment
     assert len(found) == 1
 
 

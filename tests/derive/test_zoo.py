@@ -1,4 +1,4 @@
-"""Layers of every kind: the derived kernel, and the kernel of independent evaluation, against PyTorch in float64."""
+"""Layers of every kind: the derived kernel and the kernel of independent evaluation, against PyTorch in float64."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from derive.record import Status
 from derive.spec import loads_spec
 from tests.derive.papers import PAPERS
 from tests.derive.papers_more import MORE
-from tests.derive.twins import Trial
+from tests.derive.references import Trial
 from tests.derive.zoo import ZOO
 from tests.derive.zoo_networks import NETWORKS
 
@@ -34,14 +34,14 @@ rows = pytest.mark.parametrize(
 
 def trial(name: str) -> Trial:
     made = LAYERS[name]
-    layer = loads_spec(made.text(f"{name}_layer"))  # alone, some are the names of functions
+    layer = loads_spec(made.text(f"{name}_layer"))  # some bare names are names of functions
     found = Trial(layer, lambda v, sizes: made.torch(v), {**made.numbers, "B": BATCH}, scalars=made.settings)
     found.tensors.update({n: torch.tensor(v, dtype=torch.float64) for n, v in made.settings.items()})
     return found
 
 
 def point(found: Trial, layer: Layer) -> Point:
-    """A point of independent evaluation whose entries are those of the trial, with the intermediates of a layer."""
+    """A point of independent evaluation with the entries of the trial and the intermediates of a layer."""
     sizes = {s: found.sizes[s.name] for s in layer.sizes}
     here = Given(0, sizes, REAL, {d.base: d for d in layer.definitions})
     here.tensors = found.tensors
@@ -49,7 +49,7 @@ def point(found: Trial, layer: Layer) -> Point:
 
 
 class Given(Point):
-    """A point whose unknown entries are given."""
+    """A point whose entries are given, not drawn."""
 
     tensors: dict[str, torch.Tensor]
 
@@ -67,7 +67,7 @@ def test_the_kernel_is_that_of_automatic_differentiation(name: str, monkeypatch:
     kernel, derivation = made.kernel(), derive.effective_update(made.layer)
     indices: tuple[Index, ...] = made.layer.output.indices
     with REAL.context():
-        plain, named = point(made, made.layer), point(made, derivation.layer)  # which may name slopes too
+        plain, named = point(made, made.layer), point(made, derivation.layer)  # the second may also have named slopes
         reference = Reference.at(made.layer, plain)
         assert tuple(made.output().shape) == tuple(made.world_size(i.size) for i in indices)
         pairs = [(a, b) for a in reference.places for b in reference.places]
@@ -85,5 +85,5 @@ def test_every_layer_passes_its_check(name: str) -> None:
     layer = trial(name).layer
     derivation = derive.effective_update(layer).check()
     found = {part.id: part.verdict for part in (*derivation.steps, *derivation.claims)}
-    undecided = {"rotary_layer/result-shape"}  # that two turned units never meet, no rule of the normal form says
+    undecided = {"rotary_layer/result-shape"}  # no rule of the normal form shows that two rotated units never interact
     assert {v.status for i, v in found.items() if i not in undecided} <= {Status.PROVED, Status.SAMPLED}, found

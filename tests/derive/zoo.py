@@ -1,7 +1,7 @@
-"""Layers of every kind as text, each with the same map in PyTorch: what a layer file may hold, as far as one can think.
+"""Layers of every kind as text, each with the same map in PyTorch, to cover the language of layer files widely.
 
-A row is sizes, inputs, parameters, intermediates, formula, and the map itself; the batch is in front of every input and
-of the output. Sizes are given as numbers: ``n=3 m=2``.
+A row has sizes, inputs, parameters, intermediates, formula, and the map itself; every input and the output have the
+batch axis in front. Sizes are given as numbers: ``n=3 m=2``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ V = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Made:
-    """A layer: the sizes at which it is compared, its declarations, and the same map in PyTorch."""
+    """A layer: the sizes of the comparison, its declarations, and the same map in PyTorch."""
 
     sizes: str
     inputs: str

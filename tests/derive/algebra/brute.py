@@ -1,6 +1,6 @@
-"""A second evaluator, written for the tests alone: plain loops over fractions (or floats), no rule, no field.
+"""A second evaluator, written only for the tests: plain loops over fractions (or floats), without rules or fields.
 
-It shares nothing with ``derive.evaluation.evaluate`` and is stricter: reading an entry outside its tensor is an error.
+It shares no code with ``derive.evaluation.evaluate`` and is stricter: reading an entry outside its tensor is an error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Undefined(ArithmeticError):
 
 @dataclass
 class World:
-    """Sizes, shapes and numbers: what a symbolic expression stands for at one small point.
+    """Sizes, shapes and numbers that give a symbolic expression its value at one small point.
 
     ``numbers`` holds the entries known so far; others are drawn. ``definitions`` are the intermediates, by name.
     """
@@ -80,7 +80,7 @@ class World:
 
 
 def value(expression: Expr, at: Environment, world: World) -> Number:
-    """The number that an expression stands for; ``at`` gives the free indices."""
+    """The value of an expression; ``at`` gives the free indices."""
     if expression.is_Rational:
         return Fraction(int(expression.p), int(expression.q))
     if isinstance(expression, Index):
@@ -137,9 +137,9 @@ def _sum(expression: IndexedSum, at: Environment, world: World) -> Number:
 
 
 def _product(expression: Expr, at: Environment, world: World) -> Number:
-    """A guard that does not hold makes the product zero before anything behind it is read."""
+    """Return the product; a guard that does not hold makes it zero before any factor after it is read."""
     guards = [a for a in expression.args if isinstance(a, KroneckerDelta | Within | Divides)]
-    guards.sort(key=lambda g: g.has(Indexed))  # a guard that looks a token up may itself need guarding
+    guards.sort(key=lambda g: g.has(Indexed))  # a guard that reads a token may itself need a guard
     if not all(_holds(g, at, world) for g in guards):
         return Fraction(0)
     total: Number = Fraction(1)
@@ -170,7 +170,7 @@ def environments(expression: Expr, world: World, most: int = 8) -> Iterator[dict
 def derivative(
     expression: Expr, name: str, entry: tuple[int, ...], at: Environment, world: World, *, half: int = 2
 ) -> Number:
-    """The slope by one entry, an exact difference: for polynomials of degree ``2 half`` or less in that entry."""
+    """The derivative by one entry, an exact difference, for polynomials in it of degree up to ``2 half``."""
     slope: Number = Fraction(0)
     for step in range(1, half + 1):
         weight = Fraction(

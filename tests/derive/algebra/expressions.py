@@ -1,7 +1,7 @@
 """Random indexed-sum expressions for hypothesis, each with a small world in which it can be evaluated.
 
-Index expressions have strides, dilations and offsets, as numbers and as symbols; an entry that may lie outside its
-tensor carries its range guards, as in every forward map. Sizes run from one to four.
+Index expressions have strides, dilations and offsets, as numbers and as symbols. An entry that may lie outside its
+tensor has range guards, as in every forward map. Sizes are one to four.
 """
 
 from __future__ import annotations
@@ -156,9 +156,9 @@ def cases(draw: Draw, depth: int = 1) -> Case:
 
 
 def disguise(expression: Expr, rng: random.Random) -> Expr:
-    """The same expression with every bound index renamed and in another order; sums without deltas split in two.
+    """The same expression with every bound index renamed and reordered, and sums without deltas split in two.
 
-    A delta removes whichever index it can first, so splitting its sum may move the guards that are left.
+    A delta removes whichever index it can first, so splitting its sum may change the guards that remain.
     """
     if not isinstance(expression, IndexedSum):
         if not expression.args or isinstance(expression, sympy.IndexedBase):

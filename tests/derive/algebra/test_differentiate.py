@@ -1,4 +1,4 @@
-"""Derivatives of indexed sums by an entry, against exact differences of polynomials: strides, offsets and deltas."""
+"""Derivatives of indexed sums with respect to an entry, against exact differences: strides, offsets and deltas."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_first_order_in_the_step_forgets_the_moved_tensors() -> None:
 
 
 def test_slopes_of_the_largest_sum_to_one_and_never_meet() -> None:
-    """Of three arguments, that are tried in every order of size, one alone has a slope, and that is 1."""
+    """For three arguments in every order of size, exactly one has a derivative, which is 1."""
     letters = sympy.symbols("a b c", real=True)
     largest = sympy.Max(*letters)
     slopes = [module.outer_derivative(largest, position) for position in (1, 2, 3)]
@@ -158,7 +158,7 @@ def test_slopes_of_the_largest_sum_to_one_and_never_meet() -> None:
 
 
 def test_a_symmetric_function_keeps_its_arguments_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SymPy sorts the arguments of ``max`` by name; the slots that stand for them may be named in any order."""
+    """SymPy sorts the arguments of ``max`` by name; the placeholders for them may have any order of names."""
     largest = sympy.Max(x[p], w[c], evaluate=False)
     expected = [sympy.Heaviside(a - b) for a, b in (largest.args, largest.args[::-1])]
     real_dummy = sympy.Dummy

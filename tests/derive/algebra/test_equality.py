@@ -1,4 +1,4 @@
-"""Equality beyond the normal form: rational functions and roots; what is called equal is equal, near misses are not."""
+"""Equality beyond the normal form: rational functions and roots; equal pairs are proved equal, near misses are not."""
 
 from __future__ import annotations
 

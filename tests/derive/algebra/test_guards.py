@@ -1,4 +1,4 @@
-"""Guards are dropped by proof only: what is decided holds at every size, what is not decided is kept."""
+"""Guards are dropped only by proof: a decided guard holds at every size, and an undecided one is kept."""
 
 from __future__ import annotations
 

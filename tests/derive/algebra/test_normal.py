@@ -1,4 +1,4 @@
-"""The normal form: right against brute force, the same for every naming and order, and idempotent."""
+"""The normal form agrees with brute force, is the same for every naming and order, and is idempotent."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_deeply_nested_sums(case: Case, seed: int) -> None:
 
 
 def solved_one_way(expression: Expr) -> bool:
-    """Whether at most one delta needs solving: of several, which solves for which index is not part of the promise."""
+    """Whether at most one delta needs solving: of several, which is solved for which index is not specified."""
     return sum(not all(isinstance(a, Index) for a in delta.args) for delta in expression.atoms(KroneckerDelta)) < 2
 
 
@@ -115,7 +115,7 @@ def test_different_sums_stay_different(pair: tuple[Any, Any]) -> None:
 
 
 def test_a_canonical_index_is_not_captured_by_the_numbering() -> None:
-    """An index that the normal form has numbered may come back as the index of a sum that holds another one."""
+    """An index numbered by the normal form may come back as the index of a sum that holds another one."""
     first = normalise(s(x[j], j)).bound[0]
     outer = s(x[first] * s(y[first, k] ** 2 / (1 + y[k, first]), k), first)
     assert normalise(outer) == normalise(s(x[j] * y[j, k] ** 2 / (1 + y[k, j]), j, k))
@@ -148,7 +148,7 @@ def test_tokens_of_two_vocabularies_are_two_tensors() -> None:
 
 
 def test_sums_of_bound_positions_have_a_decidable_sign() -> None:
-    """SymPy takes a sum without entries for a constant in its size unless told otherwise."""
+    """SymPy takes a sum without entries for a constant in its size, unless told otherwise."""
     count = s(j + 1, j)
     assert (1 / (count**2 + 1)).is_positive is not False
     assert normalise(1 / (count + 1)) == 1 / (normalise(count) + 1)

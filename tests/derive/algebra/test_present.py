@@ -1,4 +1,4 @@
-"""The forms that people read are equal to the normal forms they show, and find the intermediates they should."""
+"""Presented forms equal the normal forms that they replace, and use the right intermediates."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_table(row: tuple[Expr, tuple[Definition, ...], Expr]) -> None:
 
 
 def test_a_constant_is_found_through_definitions() -> None:
-    """A unit vector has length one; the engine finds it by inserting what the vector is."""
+    """A unit vector has length one; the engine finds this by inserting the vector's definition."""
     norm = Definition("q", (j,), IndexedSum(u[k] ** 2, k) + 0 * j)
     unit = Definition("e", (i,), u[i] * sympy.sqrt(n) / sympy.sqrt(IndexedSum(u[k] ** 2, k)))
     assert presentable(normalise(IndexedSum(e[j] ** 2, j)), scope(unit)) == n

@@ -1,4 +1,4 @@
-"""The exact evaluator against the plain one, slopes against differences, and what it refuses."""
+"""The exact evaluator against the plain one, slopes against differences, and the expressions that it refuses."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_what_has_no_exact_value_is_refused(expression: Expr) -> None:
 
 
 def test_no_root_is_taken_in_exact_numbers() -> None:
-    """A prime field has two roots of a number or none, and does not say which is positive."""
+    """A prime field has two roots of a number or none, without a positive one among them."""
     for field in (Modular(), Ordered()):
         with pytest.raises(NotEvaluable, match="the power 1/2 has no exact value"):
             field.power(4, sympy.Rational(1, 2))
@@ -190,7 +190,7 @@ def test_the_real_field_keeps_its_digits_when_it_divides_by_a_size() -> None:
 
 
 def test_the_real_field_knows_a_zero_that_rounding_has_hidden() -> None:
-    """``sum over j, k of (x_j - x_k)`` is zero; its inverse is no large number, nor has it a root."""
+    """``sum over j, k of (x_j - x_k)`` is zero; it has neither a large inverse nor a root."""
     nothing = IndexedSum(x[j] / 3 - x[k] / 3, j, k)
     here = point(Real(), n=3)
     with here.field.context():
@@ -269,5 +269,5 @@ def test_an_entry_outside_a_tensor_whose_axes_are_known_is_zero() -> None:
     here = Point(0, {n: 2, m: 3}, Modular(), {}, axes={"x": (n,), "t": (n,)})
     assert evaluate(x[i - 1], {i: 1}, here) == evaluate(x[i], {i: 0}, here) != 0
     assert evaluate(x[i - 1], {i: 0}, here) == evaluate(x[i + 1], {i: 1}, here) == 0
-    assert evaluate(x[i - 1], {i: 0}, point()) != 0  # elsewhere what a guard should have excluded shows
+    assert evaluate(x[i - 1], {i: 0}, point()) != 0  # without axes, a read that a guard should exclude is noticed
     assert position(t[i + 1])({i: 1}, here) == -1

@@ -1,4 +1,4 @@
-"""The evaluation shares with the deriver the expression nodes alone."""
+"""The evaluation shares only the expression nodes with the deriver."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = ROOT / "derive" / "evaluation"
 NODES = {f"derive.algebra.{name}" for name in ("index", "nodes", "named", "reductions")}
 SHARED = {"derive", "derive.versions", "derive.algebra", *NODES}
-DATA = {"derive.forward_map", "derive.record"}  # for type checkers only: what a layer and a derivation hold
+DATA = {"derive.forward_map", "derive.record"}  # records, imported for type checkers only
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
@@ -39,7 +39,7 @@ def test_loading_it_loads_nothing_of_the_deriver() -> None:
 
 
 def test_no_derivative_of_sympy_is_asked() -> None:
-    """Slopes of functions are this package's own."""
+    """The package has its own derivatives of functions."""
     for path in PACKAGE.glob("*.py"):
         called = {
             n.func.attr

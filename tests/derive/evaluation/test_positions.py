@@ -1,4 +1,4 @@
-"""Index expressions at a point: the affine form against SymPy's own substitution, and what it leaves to a walk."""
+"""Index expressions at a point: the affine form against SymPy's substitution, and expressions that are not affine."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_product_of_indices_is_no_affine_map() -> None:
 
 
 def test_what_is_no_index_expression_is_refused() -> None:
-    with pytest.raises(NotEvaluable, match="no index expression"):
+    with pytest.raises(NotEvaluable, match="not an index expression"):
         position(sympy.sin(i))
 
 

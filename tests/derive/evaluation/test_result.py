@@ -1,4 +1,4 @@
-"""Wrong results are refuted by evaluation alone, whatever the steps beside them say; right ones hold."""
+"""Evaluation alone refutes wrong results, whatever the steps beside them say, and confirms right ones."""
 
 from __future__ import annotations
 
@@ -112,12 +112,12 @@ def test_a_planted_wrong_result_is_refuted(row: tuple[str, str, Wrong, str]) -> 
 
 
 def test_the_steps_do_not_save_a_wrong_result() -> None:
-    """A right chain of steps beside a wrong headline: the derivation does not pass."""
+    """A right chain of steps with a wrong stated result does not pass."""
     right = derive.effective_update(derive.layer("affine"))
     found = checked(replace(right, kernel=2 * right.kernel))
     assert {step.verdict.status for step in found.steps} == {Status.PROVED}
     (claim,) = [c for c in found.claims if c.verdict.status is Status.REFUTED]
-    assert claim.id == "affine/result-kernel" and "was derived" in claim.verdict.method
+    assert claim.id == "affine/result-kernel" and "the derived value is" in claim.verdict.method
 
 
 @pytest.mark.parametrize("shape", ["diagonal", "full"])
@@ -186,7 +186,7 @@ def test_the_results_of_a_layer_and_its_maps_hold(name: str) -> None:
     statuses = {claim.id: claim.verdict.status for part in found for claim in part.claims}
     assert set(statuses.values()) == {Status.PROVED, Status.SAMPLED}
     kernel = next(c for c in found[0].claims if c.id.endswith("result-kernel"))
-    assert kernel.verdict.method.startswith(f"{name}/update-kernel, by its normal form; the result beside")
+    assert kernel.verdict.method.startswith(f"{name}/update-kernel, by its normal form; the result against")
 
 
 @pytest.mark.parametrize("rule", RULES)

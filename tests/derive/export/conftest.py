@@ -1,4 +1,4 @@
-"""Derivations that several tests of the export share: derived once, and one written by hand."""
+"""Derivations that several tests of the export share: some derived once, and one written by hand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def full() -> Full:
 
 @pytest.fixture
 def by_hand() -> Derivation:
-    """A derivation that no engine made, with a refuted step and text that would be markup in every format."""
+    """A derivation written by hand, with a refuted step and text that would be markup in every format."""
     n, m = size_symbol("n"), size_symbol("m")
     s, i, j = BATCH, Index("i", m), Index("j", n)
     x, W, z, K = (tensor(name) for name in ("x", "W", "z", "K"))

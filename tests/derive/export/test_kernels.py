@@ -74,7 +74,7 @@ BROKEN = [
 def test_a_file_that_is_no_record_is_refused(text, tmp_path):
     path = tmp_path / "record.json"
     path.write_text(text)
-    with pytest.raises(UsageError, match=r"record\.json' is no record of kernels"):
+    with pytest.raises(UsageError, match=r"record\.json' is not a record of kernels"):
         recorded_runs(path)
     path.write_text(json.dumps({"schema": SCHEMA, "runs": [run()]}))
     assert recorded_runs(path) == [run()]

@@ -1,6 +1,6 @@
-"""Independent twins of the layers: the same forward maps in PyTorch, and their kernels by automatic differentiation.
+"""Independent references of the layers: forward maps in PyTorch, and their kernels by automatic differentiation.
 
-A twin takes inputs and parameters by name, in the layer's own axes, and returns the output in the layer's own axes.
+A reference takes inputs and parameters by name and returns the output, all with the layer's own axes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.derive.algebra.brute import World, value
 
 Named = Mapping[str, Tensor]
 Sizes = Mapping[str, int]
-Twin = Callable[[Named, Sizes], Tensor]
+Reference = Callable[[Named, Sizes], Tensor]
 CLOSE = 1e-9
 
 
@@ -36,14 +36,14 @@ def affine(v: Named, s: Sizes) -> Tensor:
     return F.linear(v["x"], v["W"], v["b"])
 
 
-def convolution(*axes: str) -> Twin:
+def convolution(*axes: str) -> Reference:
     operator = (F.conv1d, F.conv2d, F.conv3d)[len(axes) - 1]
 
-    def twin(v: Named, s: Sizes) -> Tensor:
+    def reference(v: Named, s: Sizes) -> Tensor:
         stride, padding, dilation = ([s[word + a] for a in axes] for word in ("stride", "padding", "dilation"))
         return operator(v["x"], v["W"], v["b"], stride, padding, dilation)
 
-    return twin
+    return reference
 
 
 def grouped_convolution(v: Named, s: Sizes) -> Tensor:
@@ -55,14 +55,14 @@ def grouped_convolution(v: Named, s: Sizes) -> Tensor:
     return z.unflatten(1, (groups, s["O"]))
 
 
-def transposed_convolution(*axes: str) -> Twin:
+def transposed_convolution(*axes: str) -> Reference:
     operator = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(axes) - 1]
 
-    def twin(v: Named, s: Sizes) -> Tensor:
+    def reference(v: Named, s: Sizes) -> Tensor:
         stride, padding, dilation = ([s[word + a] for a in axes] for word in ("stride", "padding", "dilation"))
         return operator(v["x"], v["W"], v["b"], stride, padding, dilation=dilation)
 
-    return twin
+    return reference
 
 
 def embedding(v: Named, s: Sizes) -> Tensor:
@@ -126,23 +126,23 @@ def layer_norm(x: Tensor) -> Tensor:
 
 
 def batch_norm(x: Tensor) -> Tensor:
-    return F.batch_norm(x, None, None, training=True, eps=1e-300)  # PyTorch refuses none
+    return F.batch_norm(x, None, None, training=True, eps=1e-300)  # PyTorch requires a positive eps
 
 
-def before(norm: Callable[[Tensor], Tensor], twin: Twin) -> Twin:
-    return lambda v, s: twin({**v, "x": norm(v["x"])}, s)
+def before(norm: Callable[[Tensor], Tensor], reference: Reference) -> Reference:
+    return lambda v, s: reference({**v, "x": norm(v["x"])}, s)
 
 
-def after(norm: Callable[[Tensor], Tensor], twin: Twin) -> Twin:
-    return lambda v, s: norm(twin(v, s))
+def after(norm: Callable[[Tensor], Tensor], reference: Reference) -> Reference:
+    return lambda v, s: norm(reference(v, s))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A layer and its twin at given sizes, with random numbers in every tensor."""
+    """A layer and its reference at given sizes, with random numbers in every tensor."""
 
     layer: Layer
-    twin: Twin
+    reference: Reference
     sizes: Sizes
     seed: int = 0
     positive: tuple[str, ...] = ()
@@ -166,7 +166,7 @@ class Trial:
         return int(expression.subs({symbol: self.sizes[symbol.name] for symbol in expression.free_symbols}))
 
     def world(self, **tensors: Tensor) -> World:
-        """The numbers of this trial, and those of ``tensors`` beside them, for the plain evaluator."""
+        """The numbers of this trial and those of ``tensors``, for the plain evaluator."""
         declared = (*self.layer.inputs, *self.layer.parameters)
         sizes = {symbol: self.sizes[symbol.name] for symbol in self.layer.sizes if symbol.is_Symbol}
         definitions = {d.name: d for d in (*self.layer.definitions, self.layer.output)}
@@ -179,10 +179,10 @@ class Trial:
         return world
 
     def output(self, **changed: Tensor) -> Tensor:
-        return self.twin({**self.tensors, **changed}, self.sizes)
+        return self.reference({**self.tensors, **changed}, self.sizes)
 
     def kernel(self) -> Tensor:
-        """``K`` by automatic differentiation: the output's axes twice."""
+        """``K`` by automatic differentiation, with the output's axes twice."""
         names = [p.name for p in self.layer.parameters]
         found = torch.autograd.functional.jacobian(
             lambda *p: self.output(**dict(zip(names, p, strict=True))), tuple(self.tensors[n] for n in names)
@@ -192,13 +192,13 @@ class Trial:
         return (rows @ rows.T).reshape(*shape, *shape)
 
     def gradient(self, name: str, cotangent: Tensor) -> Tensor:
-        """The gradient of ``sum(cotangent * output)`` by an input or a parameter."""
+        """The gradient of ``sum(cotangent * output)`` with respect to an input or a parameter."""
         leaf = self.tensors[name].clone().requires_grad_()
         (slope,) = torch.autograd.grad((self.output(**{name: leaf}) * cotangent).sum(), leaf)
         return slope
 
     def places(self, most: int = 60) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Pairs of output positions: all, or a draw of which half share all but one axis."""
+        """Pairs of output positions: all, or a random selection in which half differ in one axis only."""
         shape = self.output().shape
         single = list(itertools.product(*map(range, shape)))
         pairs = list(itertools.product(single, single))
@@ -214,6 +214,6 @@ def numbers(expression: Expr, world: World, *environments: Mapping[Index, int]) 
     return [float(value(expression, at, world)) for at in environments]
 
 
-def trial(name: str, twin: Twin, *sizes: Sizes, positive: tuple[str, ...] = ()) -> Trial:
+def trial(name: str, reference: Reference, *sizes: Sizes, positive: tuple[str, ...] = ()) -> Trial:
     """The trial of a layer by name; later sizes override earlier ones."""
-    return Trial(derive.layer(name), twin, {k: v for some in sizes for k, v in some.items()}, positive=positive)
+    return Trial(derive.layer(name), reference, {k: v for some in sizes for k, v in some.items()}, positive=positive)

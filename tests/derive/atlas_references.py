@@ -1,4 +1,4 @@
-"""The layers of the atlas in PyTorch's own operations, from their papers; every input has the batch in front."""
+"""The layers of the atlas in PyTorch's own operations, from their papers; every input has a batch axis in front."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _router(v: V) -> Tensor:
     return torch.einsum("se,eij,sj->si", gates, v["W"], v["x"])
 
 
-TWINS: Mapping[str, Callable[[V], Tensor]] = {
+REFERENCES: Mapping[str, Callable[[V], Tensor]] = {
     "swiglu": lambda v: (F.silu(_linear(v)) * _linear(v, "V")) @ v["O"].T,
     "geglu": lambda v: (F.gelu(_linear(v)) * _linear(v, "V")) @ v["O"].T,
     "bilinear": lambda v: _linear(v) * _linear(v, "V"),
