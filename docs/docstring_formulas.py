@@ -1,4 +1,4 @@
-"""What mkdocstrings calls: formulas in docstrings become code, for Markdown would read their brackets as links."""
+"""An extension of mkdocstrings: formulas in docstrings become code, since Markdown would read brackets as links."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ class Formulas(Extension):
     """Puts formulas such as ``z[s,i] = f[s]*x[s,i]`` between backquotes."""
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
-        """Change the docstring of an object that was read."""
+        """Change the docstring of a parsed object."""
         if obj.docstring is not None:
             obj.docstring.value = FORMULA.sub(lambda m: f"{m[1] or ''}`{m[2]}`", obj.docstring.value)

@@ -45,7 +45,7 @@ def command_line() -> str:
 
     from affdiv import app
 
-    lines = ["# Command line", "", "Exit codes: 0 good, 1 a check failed, 2 wrong usage.", ""]
+    lines = ["# Command line", "", "Exit codes: 0 success, 1 a check failed, 2 wrong usage.", ""]
     for path, command in _leaves(typer.main.get_command(app), ("affdiv",)):
         lines += [f"## `{' '.join(path)}`", "", _escaped(command.help or ""), ""]
         rows = [_parameter(parameter) for parameter in command.params if parameter.name != "help"]
@@ -79,7 +79,7 @@ def _parameter(parameter: Any) -> str:
 
 
 def _kind(parameter: Any) -> str:
-    """Return what an option takes: its metavar, its choices or its type."""
+    """Return the values of an option: its metavar, its choices or its type."""
     annotation = parameter.type_descriptor.annotation
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return "|".join(str(member.value) for member in annotation)
@@ -107,7 +107,7 @@ def atlas_pages() -> Iterator[tuple[str, str]]:
 
 
 def atlas_list() -> str:
-    """Return the layers of the atlas by family: links, and what cancels each."""
+    """Return the layers of the atlas by family, with links and the maps that cancel each."""
     from derive.atlas import GROUPS, kept_rows
 
     known, lines = kept_rows(), []
@@ -155,7 +155,7 @@ def _relative(target: str, place: str) -> str:
 
 
 def with_markers(text: str) -> str:
-    """Return a page with its markers replaced by what they stand for."""
+    """Return a page with its markers replaced by generated text."""
     from derive.language import page
 
     return (
@@ -179,7 +179,7 @@ def _as_page(docstring: str) -> str:
 
 
 def with_formulas(text: str) -> str:
-    """Return a page whose formulas, in the form that GitHub reads, are MathML."""
+    """Return a page with its formulas, written in GitHub's form, as MathML."""
     from derive.export.mathml import formula
 
     text = re.sub(r"^```math\n(.*?)\n```$", lambda m: _displayed(m[1]), text, flags=re.M | re.S)
@@ -187,7 +187,7 @@ def with_formulas(text: str) -> str:
 
 
 def _displayed(latex: str) -> str:
-    """Return a formula on lines of its own, which scrolls where it is wider than the page."""
+    """Return a displayed formula, which scrolls if it is wider than the page."""
     from derive.export.mathml import formula
 
     return f'\n<div style="overflow-x: auto; margin: 1em 0">{_one_line(formula(latex, display=True))}</div>\n'

@@ -3,8 +3,8 @@
     python examples/nano_gpt.py            about a minute on two cores
     python examples/nano_gpt.py --quick    seconds
 
-The corrected layers move activations by another factor, so each model takes the best of its own grid of learning rates.
-One seed and one short run: what the losses differ by says nothing about the methods.
+The corrected layers move activations by another factor, so each model uses the best rate of its own grid. With one seed
+and one short run, the difference of the losses says nothing about the methods.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONTEXT, WIDTH, HEADS, LAYERS = 32, 48, 4, 2
 
 
 class Block(nn.Module):
-    """Causal attention and a feed-forward part, each on the normalised stream and added to it."""
+    """Causal attention and a feed-forward part, each applied to the normalised stream and added to the stream."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def train(corrected: bool, rate: float, steps: int) -> tuple[float, float]:
 
 
 def batch(data: Tensor, size: int = 16) -> tuple[Tensor, Tensor]:
-    """Return random stretches of the text and the same shifted by a character: two of (size, CONTEXT)."""
+    """Return random sections of the text and the same sections shifted by one character, both (size, CONTEXT)."""
     starts = torch.randint(len(data) - CONTEXT - 1, (size,))
     cut = torch.stack([data[s : s + CONTEXT + 1] for s in starts])
     return cut[:, :-1], cut[:, 1:]

@@ -2,7 +2,7 @@
 
     python examples/own_layer_to_cuda.py [--out FOLDER]
 
-No GPU is needed: the CUDA source is written and shown, and the layer runs on what is here.
+No GPU is needed: the script writes and shows the CUDA source, and runs the layer on the CPU or GPU that it finds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from codegen.package import write
 
 
 class Shared(nn.Module):
-    """A layer that nobody shipped: one weight for both halves of the input, (batch, 2, n) -> (batch, m)."""
+    """A layer of no library: one weight for both halves of the input, (batch, 2, n) -> (batch, m)."""
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Shared(nn.Module):
 
 
 def shared(n: int, m: int) -> tuple[nn.Module, Tensor]:
-    """Return the module at two sizes and an example of its input: the factory that capture calls."""
+    """Return the module for two sizes, and an example input: the factory that capture calls."""
     return Shared(n, m), torch.randn(5, 2, n)
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the same; it takes seconds anyway")
     folder = parser.parse_args().out or Path(tempfile.mkdtemp())
 
-    layer = codegen.capture(shared)  # read operator by operator, compared with the module by value and slope
+    layer = codegen.capture(shared)  # translated, then compared with the module in values and derivatives
     update = derive.effective_update(layer).check()
     print("self factor:", update.to_json()["self_factor"]["text"])
     print("steps:", *sorted({step.verdict.status.value for step in update.steps}))

@@ -1,10 +1,10 @@
-"""Train a small ResNet on digits: convolution and BatchNorm, and PatchNorm in the place of both.
+"""Train a small ResNet on digits: convolution and BatchNorm, and PatchNorm instead of both.
 
     python examples/patch_norm_resnet.py            about a minute on two cores
     python examples/patch_norm_resnet.py --quick    seconds
 
 PatchNorm divides each position of a convolution by the root of its own self factor. It has no running statistics, so a
-sample's output does not depend on its batch. Few images and one seed: the accuracies decide nothing.
+sample's output does not depend on its batch. With few images and one seed, the accuracies decide nothing.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Convolution = Callable[[int, int, int], nn.Module]
 
 
 def with_batch_norm(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Return a convolution with BatchNorm behind it."""
+    """Return a convolution followed by BatchNorm."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.BatchNorm2d(outputs))
 
 
 def with_patch_norm(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Return a convolution whose every position moves alike in a step of gradient descent."""
+    """Return a convolution with the same self factor at every position."""
     return ad.PatchNormConv2d(inputs, outputs, 3, stride, padding=1, form="affine-like")
 
 
 class Residual(nn.Module):
-    """Two convolutions and the way around them."""
+    """Two convolutions and a skip connection around them."""
 
     def __init__(self, convolution: Convolution, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

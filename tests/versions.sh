@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The fast suite in environments of other versions, each built by this script alone; a row each in
-# paper_notes/results/versions.md. The commit that is checked out is what runs, from a clone.
+# Run the fast suite in environments with other versions, which this script builds, and add a row for each to
+# paper_notes/results/versions.md. A clone of the current commit runs.
 #
 #   tests/versions.sh [-d FOLDER] [-n WORKERS] [ENVIRONMENT ..] [-- PYTEST ARGUMENTS ..]
 #
@@ -23,7 +23,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do environments+=("$1"); shift; done
 [ $# -eq 0 ] || shift
 [ ${#environments[@]} -gt 0 ] || environments=(ci gpu next lowest)
 
-# Sets what an environment is: its Python, its pins where they are not constraints.txt, and what it must not have.
+# Sets the Python of an environment, its pins if they are not constraints.txt, and the packages to remove.
 describe() {
   python=python3.11 pins=() without=()
   case $1 in
@@ -35,7 +35,7 @@ describe() {
   esac
 }
 
-build() {  # NAME; beside its pins the newest versions that go together
+build() {  # NAME; apart from the pins, the newest compatible versions
   [ -e "$folder/$1/built" ] && return
   rm -rf "${folder:?}/$1"
   "$python" -m venv "$folder/$1"

@@ -22,7 +22,7 @@ STYLE = {"svg.hashsalt": "affine-divergence", "svg.fonttype": "path", "font.size
 
 
 def measured(points: int = 60) -> dict[str, tuple[list[float], list[float], list[float]]]:
-    """Return for each layer the input's lengths, the self factors there and the lengths of the outputs."""
+    """Return for each layer the lengths of the inputs, the self factors there and the lengths of the outputs."""
     lengths = torch.logspace(-1.3, 1.3, points, dtype=torch.float64)
     x = lengths[:, None] * torch.tensor([[0.6, 0.8]], dtype=torch.float64)
     found = {}
