@@ -19,4 +19,5 @@ def test_two_ranks_compute_what_one_does(checks, tmp_path):
     finally:
         for rank in ranks:
             rank.kill()
+            rank.communicate()  # a process that nobody waited for is a warning in whichever test comes next
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(text[-3000:] for text in said)

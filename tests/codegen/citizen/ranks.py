@@ -4,6 +4,7 @@ Run as ``python ranks.py WAY RANK RANKS FOLDER``, where WAY is ``ddp`` or ``fsdp
 ``ddp`` ``FOLDER/RANK-apart.pt``: what becomes of the gradients where the processes forget to speak with each other.
 """
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -79,6 +80,9 @@ def main(way: str, rank: int, ranks: int, folder: Path) -> None:
     torch.save(gradients(together), folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
+    # Not by returning: the model would be freed, with it the last reference to gloo's group, which waits for its thread
+    # while it holds the GIL, and the thread wants the GIL to free the barrier. Torch 2.13 hangs there now and then.
+    os._exit(0)
 
 
 if __name__ == "__main__":

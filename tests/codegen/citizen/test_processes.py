@@ -40,6 +40,7 @@ def run(way, folder):
     finally:
         for job in jobs:
             job.kill()
+            job.communicate()  # a process that nobody waited for is a warning in whichever test comes next
 
 
 def alone():

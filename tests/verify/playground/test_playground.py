@@ -5,8 +5,10 @@ import functools
 import http.server
 import json
 import re
+import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +21,10 @@ from tests.verify.playground.browser import CHROMIUM, Browser
 from verify.playground import answers, pyodide
 from verify.playground.build import MARK, PAGE, STARTER, build, choices
 
-FIRST, LATER = 20_000, 2_000  # milliseconds: the first result after the page loads, and of affine later
+# Bounds on the first result after the page loads and on affine's later, in multiples of the time in which a new CPython
+# imports the package and derives one layer. Where that takes 0.45 s, they are 20 s and 2 s.
+FIRST, LATER = 45, 4.5
+CPYTHON = "import derive; affine = derive.layer('affine'); derive.effective_update(affine); derive.solve(affine)"
 NEW = """\
 name = "gated_cubic"
 sizes = ["n", "m"]
@@ -140,6 +145,14 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def native():
+    """Milliseconds of one derivation by a new CPython, so that a busy machine is no slow page."""
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", CPYTHON], check=True, cwd=Path(affdiv.__file__).parent)
+    return 1000 * (time.perf_counter() - begun)
+
+
+@pytest.fixture(scope="module")
 def browser(site, tmp_path_factory):
     """A browser with the page open, its first layer derived; from then on it has no network."""
     opened = Browser(tmp_path_factory.mktemp("profile"))
@@ -162,11 +175,11 @@ def derive(browser, text):
 
 
 @pytest.mark.slow
-def test_it_is_quick_and_says_what_the_command_line_says_without_a_network(browser, capsys, tmp_path):
+def test_it_is_quick_and_says_what_the_command_line_says_without_a_network(native, browser, capsys, tmp_path):
     record = browser.value("({...document.getElementById('results').dataset})")
-    assert int(record["ready"]) + int(record["first"]) <= FIRST
+    assert int(record["ready"]) + int(record["first"]) <= FIRST * native
     derive(browser, "linear")
-    assert int(derive(browser, "affine")["first"]) <= LATER
+    assert int(derive(browser, "affine")["first"]) <= LATER * native
     assert json.loads(derive(browser, NEW)["json"]) == by_command_line(capsys, tmp_path, NEW)
     assert browser.value("decodeURIComponent(location.hash.slice(1))") == NEW
     sections = ["factor", "forward", "kernel", "plot", "maps", "code", "steps", "copy"]
