@@ -1,13 +1,19 @@
 """One small run of the real chain, shared by the tests of the report, the table and the files."""
 
+import io
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+import affdiv
 from affine_divergence.runtime import kernel_cache
-from verify.run.pipeline import run_chain
-from verify.run.progress import Silent
+from verify.run import pipeline
+from verify.run.record import RunResult
 from verify.threads import one_thread
+from verify.training import sweep
 from verify.training.config import TrialConfig
 from verify.training.sweep import Plan
 
@@ -43,11 +49,39 @@ def small_plan():
     return SMALL
 
 
+class SmallRun(NamedTuple):
+    """One run of ``affdiv run --json``: its exit status, the result, its folder and what it printed."""
+
+    status: int
+    result: RunResult
+    folder: Path
+    out: str
+    err: str
+
+
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory):
+def run_command(tmp_path_factory):
+    """One small run by the command line, into a folder that did not exist."""
+    folder = tmp_path_factory.mktemp("run") / "new" / "folder"
+    results: list[RunResult] = []
+    run_chain = pipeline.run_chain
+
+    def kept(*arguments):
+        results.append(run_chain(*arguments))
+        return results[-1]
+
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sweep, "short_plan", lambda seed: SMALL)
+        patch.setattr(pipeline, "run_chain", kept)
+        status = affdiv.run(["run", "--out", str(folder), "--json"])
+    return SmallRun(status, *results, folder, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def small_run(run_command):
     """Return the result of a small run and the folder it wrote."""
-    folder = tmp_path_factory.mktemp("run") / "out"
-    return run_chain(SMALL, folder, Silent()), folder
+    return run_command.result, run_command.folder
 
 
 @pytest.fixture

@@ -95,13 +95,11 @@ def test_wrong_usage_exits_2_with_one_message(words, message, capsys):
     assert message in printed.err
 
 
-def test_run_writes_its_files_and_prints_the_same_as_json(tmp_path, capsys, small):
-    out = tmp_path / "new" / "folder"
-    assert affdiv.run(["run", "--out", str(out), "--json"]) == 0
-    printed = capsys.readouterr()
-    assert printed.err == "", "no progress where there is no terminal"
-    assert sorted(p.name for p in out.iterdir()) == ["report.html", "results.json"]
-    result, written = json.loads(printed.out), json.loads((out / "results.json").read_text())
+def test_run_writes_its_files_and_prints_the_same_as_json(run_command):
+    assert run_command.status == 0
+    assert run_command.err == "", "no progress where there is no terminal"
+    assert sorted(p.name for p in run_command.folder.iterdir()) == ["report.html", "results.json"]
+    result, written = json.loads(run_command.out), json.loads((run_command.folder / "results.json").read_text())
     stages = [stage["name"] for stage in result.pop("stages")]
     assert stages == ["derive", "solve", "generate --check", "verify", "train", "report"]
     written.pop("stages")

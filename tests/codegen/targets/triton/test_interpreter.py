@@ -12,7 +12,8 @@ pytest.importorskip("triton", reason="Triton is not installed: there are wheels 
 
 ROOT = Path(__file__).parents[4]
 FOLDER = Path(__file__).parent / "interpreted"
-LONG = {f"test_{name}.py" for name in ("angles", "autograd", "dispatch", "mutants", "patch_operators", "patches")}
+LONG_NAMES = ("angles", "autograd", "dispatch", "mutants", "patch_operators", "patches", "unit_rows")
+LONG = {f"test_{name}.py" for name in LONG_NAMES}
 FILES = sorted(FOLDER.glob("test_*.py"))
 SHORT = [path for path in FILES if path.name not in LONG]
 
