@@ -166,7 +166,7 @@ def _measure(excerpt: Excerpt, tree: ast.AST, skipped: int) -> None:
 
 
 class Arithmetic(ABC):
-    """Reads the whitelisted nodes of one text; the languages say what names and indexed names stand for."""
+    """Reads the whitelisted nodes of one text; each language defines the meaning of names and indexed names."""
 
     functions: ClassVar[tuple[str, ...]]
     fix: ClassVar[str]
@@ -189,11 +189,11 @@ class Arithmetic(ABC):
 
     @abstractmethod
     def name(self, node: ast.Name) -> Expr:
-        """Return what a bare name stands for."""
+        """Return the meaning of a bare name."""
 
     @abstractmethod
     def entry(self, node: ast.Subscript) -> Expr:
-        """Return what an indexed name stands for."""
+        """Return the meaning of an indexed name."""
 
     @abstractmethod
     def total(self, node: ast.Call, head: ast.Subscript) -> Expr:
@@ -270,7 +270,7 @@ class Arithmetic(ABC):
                 return left * right
             case ast.Div():
                 return left / right
-        fix = "use + - * / and **; // and % stand in brackets and conditions only"
+        fix = "use + - * / and **; // and % are allowed only in brackets and conditions"
         self.fail(node, "this operator has no meaning in a formula", fix)
 
     def power(self, node: ast.BinOp) -> Expr:
@@ -330,9 +330,7 @@ class Arithmetic(ABC):
         count = sum(len(extreme.make_args(a)) for a in arguments) if extreme else len(arguments)
         least, most = (2, MOST_MAX_ARGUMENTS) if extreme else (3, 3) if name == "clip" else (1, 1)
         if not least <= count <= most:
-            wanted = (
-                "one argument" if most == 1 else "three arguments: what is clipped, the least and the greatest value"
-            )
+            wanted = "one argument" if most == 1 else "three arguments: the value, the least and the greatest result"
             wanted = f"{least} to {most} arguments, nested ones included" if extreme else wanted
             self.fail(node, f"{name} has {count} arguments", f"give it {wanted}")
         return _ALL_FUNCTIONS[name](*arguments)

@@ -23,11 +23,11 @@ ACTIVATIONS: Mapping[str, Callable[[Expr], Expr]] = {
     **{name: named(name) for name in DEFINITIONS},
     **{f.__name__: f for f in (sympy.tanh, sympy.sin, sympy.cos, sympy.exp)},
 }
-"""The functions that may stand as a link, by name."""
+"""The functions that can be a link, by name."""
 
 
 def compose(links: Sequence[Layer | str]) -> Layer:
-    """Return ``links[0] > links[1] > ...``; raise LayerError where shapes do not meet or an input is missing."""
+    """Return ``links[0] > links[1] > ...``; raise LayerError if shapes do not match or an input is missing."""
     first = links[0] if isinstance(links[0], Layer) else _of_one_axis(links[0])
     return reduce(_follow, links[1:], first)
 
@@ -152,7 +152,7 @@ def _joined(first: Layer, second: Layer, given: Sequence[Expr], taken: Sequence[
             shapes = [" x ".join(map(str, axes[1:])) for axes in (given, taken)]
             raise LayerError(
                 f"{first.name!r} gives {shapes[0]} a sample, {second.name!r} takes {shapes[1]}: "
-                "declare the axes that meet with the same size"
+                "declare the same size for the axes that connect"
             )
     joined.pop(BATCH.size, None)
     return joined

@@ -90,7 +90,7 @@ def forward(
         Excerpt(key, f"{label}, values").fail(f"{key!r} is not an input", "declare it under 'inputs'")
 
     def declared(tensors: Mapping[str, str], part: str) -> tuple[Declaration, ...]:
-        """Return what a part of the file declares."""
+        """Return the declarations of a part of the file."""
         return tuple(
             Declaration(
                 Excerpt(key, f"{label}, {part}"),

@@ -44,7 +44,7 @@ class Family:
 
 
 def split_by_parameter(layer: Layer) -> dict[str, Expr]:
-    """Return the part of the output carried by each parameter; with ``skipped_part`` they add up to the output."""
+    """Return the part of the output that depends on each parameter; with ``skipped_part`` they add up to the output."""
     return {name: part for name, part in _parts(layer).items() if name}
 
 

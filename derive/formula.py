@@ -123,7 +123,7 @@ class _Formula(Reducing):
         if named.axes:
             self.fail(
                 node,
-                f"{name!r} stands without indices but has {axes_of(named)}",
+                f"{name!r} has no indices here but has {axes_of(named)}",
                 f"write it with its indices, {name}[{', '.join('.' for _ in named.axes)}]",
             )
         return self._real(node, named, ())
@@ -132,7 +132,7 @@ class _Formula(Reducing):
         """Return a tensor entry ``W[i, j]``."""
         if is_reduction(node):
             word = self.text(node.value)
-            fix = f"write what it runs over behind it, such as {word}[j](W[i, j]*x[j])"
+            fix = f"write its body, such as {word}[j](W[i, j]*x[j])"
             self.fail(node, f"{word}[..] has no body", fix)
         return self._real(node, self.tensor(node), self.positions(node))
 

@@ -1,4 +1,4 @@
-"""What stands inside brackets: index expressions, sizes, and the tensors that they index.
+"""The text inside brackets: index expressions, sizes, and the tensors that they index.
 
 An index expression consists of integers, declared sizes, bound indices and entries of integer inputs, with + - * and
 ``//``, ``%`` (of any sign, by a positive divisor), min, max, abs and clip.

@@ -174,8 +174,8 @@ def _shared_pixel(layer: Layer, window: _Window) -> Step:
     before = (read - mean) / divisor - (again - other) / moved
     after = read * (1 / divisor - 1 / moved) - (mean / divisor - other / moved)
     rule = (
-        f"what entry `{k}` reads at `{p}`, entry `{text(k + window.tap)}` reads at `{text(p + window.step)}`, where "
-        f"the kernel has both (patches overlap where `{text(k.size)} > {text(sympy.Abs(window.tap))}`)"
+        f"entry `{text(k + window.tap)}` reads at `{text(p + window.step)}` the pixel that entry `{k}` reads at `{p}`, "
+        f"if the kernel has both entries (patches overlap if `{text(k.size)} > {text(sympy.Abs(window.tap))}`)"
     )
     return Step(f"{layer.name}/inseparable-overlap", rule, before, before, after, layer.definitions)
 

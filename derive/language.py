@@ -52,10 +52,10 @@ _FILE = (
 _INDICES = (
     "INDICES AND CONDITIONS",
     "  an index runs over the axis that it indexes by itself; else give its size: sum[k:3](...), z[p:L] = ...",
-    "  so too where it runs over a part of a longer axis: sum[k:f](W[i, k]) where W has 2*f of them",
+    "  give it too for a part of a longer axis: sum[k:f](W[i, k]), where that axis of W has the length 2*f",
     "  in brackets   integers, sizes, indices, integer inputs, + - * // % min max abs clip; outside a tensor is 0",
     "  conditions    a <= b, <, >=, >, ==, !=, 0 <= i - j < 3, joined by and, or, not; 1 where true, 0 elsewhere",
-    "                of numbers too, u[i] > 0: a step, half where both are equal; scores are left out by indices alone",
+    "                of numbers too, u[i] > 0: a step, half where both are equal; masks need conditions on indices",
     "                as second argument of a reduction, in where(condition, a, b), or as a factor: (j <= i)*x[j]",
     "  delta(a, b)   1 where a equals b, as (a == b)",
     "",

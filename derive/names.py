@@ -45,7 +45,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Namespace:
-    """What each name in a formula stands for.
+    """The meaning of each name in a formula.
 
     ``sizes`` are axis lengths, ``scalars`` positive settings; both may be used as numbers. ``offsets`` are integers
     that may be zero, for index expressions. With ``batched`` the formula names the batch index itself.

@@ -65,7 +65,7 @@ def _normalised(deriver: Deriver, base: Derivation) -> Derivation:
 
 
 def _clipped(deriver: Deriver, base: Derivation) -> Derivation:
-    says = "shorten the step where the norm of the whole gradient passes `c_max`"
+    says = "shorten the step if the norm of the whole gradient exceeds `c_max`"
     return _scaled_step(deriver, base, "clipped-gd", lambda squares: sympy.Min(1, limit / sympy.sqrt(squares)), says)
 
 
@@ -96,7 +96,7 @@ def _adam(deriver: Deriver, base: Derivation) -> Derivation:
         )
         for name, e in deriver.entries.items()
     )
-    says = "the first bias-corrected step: both moments are the gradient's own, entry by entry"
+    says = "the first bias-corrected step: both moments come from this gradient, entry by entry"
     step = rule_step(deriver, "adam-change", says, before, -eta * presentable(Add(*terms), deriver.layer.scope))
     return replace(base, steps=(*kept_steps(base), step), assumptions=("one sample in the batch; the first step",))
 
@@ -131,7 +131,7 @@ def _sgdp(deriver: Deriver, base: Derivation) -> Derivation:
         """Return the gradient at an entry of a parameter."""
         return deriver.loss_gradients[name] if derived else _gradient(deriver, entry)
 
-    return _projected(deriver, base, "sgdp", direction, "take the part of the gradient along each weight out")
+    return _projected(deriver, base, "sgdp", direction, "remove the component of the gradient along each weight")
 
 
 def _adamp(deriver: Deriver, base: Derivation) -> Derivation:
@@ -143,7 +143,7 @@ def _adamp(deriver: Deriver, base: Derivation) -> Derivation:
         found = gradient(slope)
         return _adam_direction(normalise(found) if derived else found)
 
-    says = "take the part of Adam's first step along each weight out"
+    says = "remove the component of Adam's first step along each weight"
     found = _projected(deriver, base, "adamp", direction, says)
     return replace(found, assumptions=("one sample in the batch; the first step; the projection is active",))
 
@@ -211,14 +211,14 @@ def _sven(deriver: Deriver, base: Derivation) -> Derivation:
         return -eta * IndexedSum(here, *deriver.primes.values())
 
     change = -eta * normalise(IndexedSum(kernel * rename(pulled, deriver.primes), *deriver.primes.values()))
-    says = "the least step that moves the losses as asked is `-eta` times their slopes weighted by `h_loss`"
+    says = "the smallest step that moves the losses as required is `-eta` times their derivatives weighted by `h_loss`"
     step = rule_step(deriver, "sven-change", says, moved_by(deriver, moved), change)
     others = [deriver.primes[i] for i in deriver.units]
     slopes = deriver.cotangent * kernel * rename(deriver.cotangent, deriver.primes)
     matrix = normalise(IndexedSum(slopes, *deriver.units, *others))
     weight = rename(tensor("h_loss")[deriver.samples], deriver.primes)
     solved = -eta * IndexedSum(matrix * weight, *(deriver.primes[i] for i in deriver.samples))
-    says = "each loss moves by `-eta` times `J J'` applied to `h_loss`, which is to be the loss itself"
+    says = "each loss moves by `-eta` times `J J'` applied to `h_loss`, which must be the loss itself"
     losses = IndexedSum(deriver.cotangent * change, *deriver.units)
     aligned = deriver.step("sven-losses", says, tensor("dl")[deriver.samples], losses, solved)
     assumed = ("g holds the slope of each sample's loss", "`J J'` is invertible")
@@ -241,7 +241,7 @@ def _safe_radius(deriver: Deriver, base: Derivation) -> Derivation:
         here = rename(logits, {unit: fresh})
         return sympy.pi / (Largest(here, fresh) + Largest(-here, fresh))
 
-    says = "the loss of a sample has a Taylor series along the step as far as this rate at least"
+    says = "the loss of a sample has a Taylor series along the step at least up to this rate"
     target = tensor("rho")[deriver.samples]
     bound = deriver.step("safe-radius", says, target, radius(along), normalise(radius(derived)))
     assumed = ("the outputs are the logits of a cross-entropy",)

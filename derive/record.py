@@ -45,7 +45,7 @@ class Verdict:
 class Claim:
     """A statement of a result, such as the kernel or a residual, with the verdict of independent evaluation.
 
-    ``id`` is ``<layer>/result-<what>``; ``statement`` says in words what is stated, formulas between backticks.
+    ``id`` is ``<layer>/result-<what>``; ``statement`` is in words, formulas between backticks.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Claim:
 class Step:
     """One rewriting ``before = after`` with a stable equation id such as ``affine/self-factor``.
 
-    ``target`` is what the equation is about (``z[s, i]``, ``K``); ``rule`` says in words what was done. ``scope``
+    ``target`` is what the equation is about (``z[s, i]``, ``K``); ``rule`` describes the rewriting in words. ``scope``
     holds the intermediates that ``before`` and ``after`` may mention, in order.
     """
 
@@ -205,8 +205,9 @@ class CancellingMap:
     of the sample that multiply each parameter's part of the output. ``weight_scale`` is the standard
     deviation of the weights that keeps the variance of the activation; ``angle`` is t(r) in f = sqrt(kappa) sin(t)/r.
     ``decomposition`` splits the map into an activation-like map of the length r, the offset entry beside it, and a
-    scale. ``properties`` hold what the map does and how that is known; ``singular`` what must all vanish where the map
-    is singular (nothing: it is singular nowhere, beyond the layer itself); kappa must exceed ``kappa_above``.
+    scale. ``properties`` describe the map's behaviour and how each was established. ``singular`` holds expressions that
+    all vanish where the map is singular (empty: it is singular only where the layer is). kappa must exceed
+    ``kappa_above``.
     """
 
     name: str

@@ -87,7 +87,7 @@ def remedies(layer: Layer) -> tuple[Remedy, ...]:
         found.append(_scaled(deriver, "scale-units", says, factor.expression, entry, unit))
     isotropic = None if long else _isotropic(deriver, entry)
     if isotropic is not None:
-        says = "divide the output by the root of what is the same for every unit"
+        says = "divide the output by the root of the part that is the same for every unit"
         found.append(_scaled(deriver, "scale-isotropic", says, isotropic, entry, unit))
     nothing = Remedy("nothing", "the layer as it is", None, entry - unit, False)
     sizes = {r.name: _size(deriver, r) for r in (*found, nothing)}

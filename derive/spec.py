@@ -138,7 +138,7 @@ class _Document:
         self.places = places(source)
 
     def declarations(self) -> Declarations:
-        """Return what the file declares; names and formulas are checked by ``build``."""
+        """Return the declarations of the file; ``build`` checks names and formulas."""
         self.known_keys(self.data, _KEYS, ())
         inputs, parameters = self.tensors("input"), self.tensors("parameters")
         if not inputs:
@@ -174,7 +174,7 @@ class _Document:
     def several(
         self, names: list[str], inputs: tuple[Declaration, ...], parameters: tuple[Declaration, ...]
     ) -> Declarations:
-        """Return what a file with several outputs declares: ``formulas`` holds one for each, in order."""
+        """Return the declarations of a file with several outputs: ``formulas`` holds one for each, in order."""
         definitions = self.strings(("output", "definitions")) if "definitions" in self.data["output"] else []
         formulas = self.strings(("output", "formulas"))
         if len(formulas) != len(names):

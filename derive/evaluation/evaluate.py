@@ -39,7 +39,7 @@ def evaluate(expression: Expr, at: Environment, point: Point) -> Any:
 
 @lru_cache(maxsize=20_000)
 def compiled(expression: Expr) -> Evaluator:
-    """Return the evaluator of an expression: one closure per node, so that a sum costs no tree walk per term."""
+    """Return the evaluator of an expression: one closure per node, so that a sum traverses no tree per term."""
     for kind, rule in _RULES:
         if isinstance(expression, kind):
             return rule(expression)

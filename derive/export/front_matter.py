@@ -122,7 +122,7 @@ def _conventions() -> list[Block]:
                 "brackets {} and {} are 1 where the statement holds and 0 elsewhere. {} is the product, and {} the "
                 "norm, "
                 "over the last axis. A prime marks a second sample or unit, and on a tensor its value after the step. "
-                "{} is the part of an output that the parameter {} carries.",
+                "{} is the part of an output that depends on the parameter {}.",
                 Math(r"\sum_{j}"),
                 Math(r"\delta_{i i'}"),
                 Math(r"\left[ 0 \le e < n \right]"),

@@ -17,7 +17,7 @@ _MOST_PARTS = 4
 
 
 def limit_text(limit: Limit, energy: str) -> str:
-    """Return a limit: ``[W]`` stands for the part of the output that W carries."""
+    """Return a limit: ``[W]`` is the part of the output that depends on W."""
     if limit.kind in ("value", "length"):
         where = "" if limit.where == 1 else f" where {text(limit.where)} > 0"
         return "z -> " + " + ".join(_terms(limit, energy)) + where

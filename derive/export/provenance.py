@@ -34,7 +34,7 @@ REFERENCES: dict[str, str] = {
 }
 
 _LAYER_CLAIMS = {
-    "affine": "the factor by which activations stray from steepest descent is stated in the abstract",
+    "affine": "the abstract states the factor by which activations depart from steepest descent",
     "convolution": "the abstract states the patchwise divergence of convolution",
     "attention": "the abstract states the divergence of attention",
 }

@@ -1,6 +1,6 @@
-"""Kept output: exported derivations, the table of layers and the paper notes are what the engine derives today.
+"""Golden files: exported derivations, the table of layers and the paper notes equal the engine's current output.
 
-``pytest tests/derive/export/test_golden.py --update -m ""`` writes them anew.
+``pytest tests/derive/export/test_golden.py --update -m ""`` rewrites them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from derive.export.outline import Chapter, document_blocks
 from derive.record import Derivation
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "export"
-MEND = 'run `pytest tests/derive/export/test_golden.py --update -m ""` and read the difference before you commit it'
+HOW = 'run `pytest tests/derive/export/test_golden.py --update -m ""` and read the difference before you commit it'
 
 
 def compare(path: Path, text: str, update: bool) -> None:
@@ -31,7 +31,7 @@ def compare(path: Path, text: str, update: bool) -> None:
         path.write_text(text, encoding="utf-8", newline="\n")
     kept = path.read_text(encoding="utf-8") if path.is_file() else ""
     difference = difflib.unified_diff(kept.splitlines(), text.splitlines(), "kept", "derived", lineterm="", n=1)
-    assert kept == text, "\n".join([*list(difference)[:60], f"{path.name} differs: {MEND}"])
+    assert kept == text, "\n".join([*list(difference)[:60], f"{path.name} differs: {HOW}"])
 
 
 @pytest.mark.parametrize("name", ["linear", "affine"])
@@ -45,7 +45,7 @@ def test_json(full: Callable[[str], Derivation], update: bool, name: str) -> Non
 
 
 def without_trees(data: Any) -> Any:
-    """The part of the JSON that people read; the trees are held by the round trip."""
+    """The JSON without its trees, which the round-trip test covers."""
     if isinstance(data, dict):
         return {key: without_trees(value) for key, value in data.items() if key != "expression"}
     return [without_trees(value) for value in data] if isinstance(data, list) else data
@@ -64,7 +64,7 @@ def test_the_table_of_layers_is_what_is_derived(update: bool) -> None:
 def test_the_table_of_layers_covers_every_layer() -> None:
     kept = summary.kept_rows()
     for name in derive.layer_names():
-        assert kept.get(name, {}).get("forward_map") == summary.digest(derive.layer(name)), f"{name} is stale: {MEND}"
+        assert kept.get(name, {}).get("forward_map") == summary.digest(derive.layer(name)), f"{name} is stale: {HOW}"
 
 
 @pytest.fixture(scope="module")

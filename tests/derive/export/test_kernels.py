@@ -1,4 +1,4 @@
-"""Which kernels a record says were verified: the digest of the source decides, and of what it shares."""
+"""A record verifies a kernel only if the digests of its source and of the shared sources match."""
 
 import json
 

@@ -234,7 +234,7 @@ def test_no_symbol_has_two_meanings(name: str) -> None:
 
 
 def test_a_page_is_read_in_the_light_and_in_the_dark(full: Callable[[str], Derivation]) -> None:
-    """Columns are aligned as browsers know it, both colour schemes are declared, primes stand beside their letters."""
+    """Columns are aligned by CSS, both colour schemes are declared, and primes are beside their letters."""
     pytest.importorskip("latex2mathml", reason="formulas are shown as LaTeX without it")
     text = html.page(document_blocks([full("affine")]))
     assert "color-scheme: light dark" in text and "prefers-color-scheme: dark" in text
