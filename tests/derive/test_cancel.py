@@ -292,7 +292,7 @@ def test_a_scalar_called_kappa_is_not_taken_for_the_one_to_reach() -> None:
         formulas=["z[i] = kappa*sum[j](W[i, j]*x[j])"],
     )
     solutions = derive.solve(layer)
-    assert not solutions.maps and "rename it" in solutions.refusals[0].reason
+    assert not solutions.maps and "rename the scalar" in solutions.refusals[0].reason
 
 
 def test_attention_has_the_maps_of_its_parts() -> None:
