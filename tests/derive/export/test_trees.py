@@ -1,4 +1,4 @@
-"""JSON: the schema, an exact round trip, and refusal of everything that was not written by us."""
+"""JSON: the schema, an exact round trip, and refusal of any text that this project did not write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ j = Index("j", n)
 
 
 def carried(data: Any) -> Any:
-    """The same data after a journey through a file."""
+    """The same data after it was written as JSON and read back."""
     return json.loads(json.dumps(data, allow_nan=False))
 
 
@@ -146,7 +146,7 @@ def test_deep_trees_are_refused(depth: int) -> None:
 
 
 def mutations(data: Any) -> list[tuple[str, Any]]:
-    """Ways to spoil a derivation's JSON."""
+    """Ways to damage a derivation's JSON."""
 
     def spoilt(change: Callable[[Any], object]) -> Any:
         copied = copy.deepcopy(data)

@@ -1,4 +1,4 @@
-"""Documents where latex2mathml is not installed: formulas are shown as LaTeX, and nothing fails."""
+"""Without latex2mathml, documents show formulas as LaTeX, and nothing fails."""
 
 from __future__ import annotations
 
