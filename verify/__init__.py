@@ -1,9 +1,9 @@
-"""Hold the generated layers against their derivation: identities, gradients, training runs and the report on them.
+"""Check the generated layers against their derivation: identities, gradients, training runs, and a report on them.
 
-verify.diagnose(model, batch, loss)      how far every layer of a model of yours is from ideal steps
-verify.watch(model, every=100)           its self factors while it trains, with an optimizer also its steps
-verify.trainer_callback(every=100)       the same in the Trainer of transformers, lightning_callback in Lightning's
-verify.wandb_logger()                    where the numbers go; also mlflow_logger, tensorboard_logger
+verify.diagnose(model, batch, loss)      how far the steps of each layer of your model are from ideal
+verify.watch(model, every=100)           the self factors while it trains; given an optimizer, also its steps
+verify.trainer_callback(every=100)       the same for the Trainer of transformers; lightning_callback for Lightning's
+verify.wandb_logger()                    sends the numbers to W&B; also mlflow_logger, tensorboard_logger
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its home when it is first used, so that importing the room loads nothing."""
+    """Import a public name from its module on first use, so that ``import verify`` loads nothing else."""
     if name not in _HOMES:
         raise AttributeError(f"module 'verify' has no attribute {name!r}; public names: {', '.join(__all__)}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,1 +1,1 @@
-"""Benchmarks: each measures both sides in one run and writes what it measured, with where and with which versions."""
+"""Benchmarks: each measures both sides in one run and records the results with the machine and the versions."""

@@ -1,10 +1,10 @@
 """``affdiv bench --against FOLDER``: the generated layers against those of another generated package, launch by launch.
 
-    shapes ──▶ ours and the other's, of equal weights ──▶ launches in turn ──▶ median ratio with its interval
+    shapes ──▶ our layer and the other's, with equal weights ──▶ alternating launches ──▶ median ratio with its interval
 
-Use it to test a change of the generator against the package from before: the upper end of the interval bounds how much
-slower the new code is. The interval of the median comes from order statistics, so it assumes no distribution. Launches
-follow each other in one process, so they are not quite independent.
+Use it to test a change of the generator against the package from before the change: the upper end of the interval
+bounds how much slower the new code is. The interval of the median comes from order statistics, so it assumes no
+distribution of the times. Launches run one after the other in one process, so they are not quite independent.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FORMS = ("affine-like", "norm-like")
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of ours over the other's, round by round, with the interval of ``CONFIDENCE``."""
+    """The median over rounds of our time divided by the other's, with its ``CONFIDENCE`` interval."""
 
     median: float
     low: float
@@ -45,7 +45,7 @@ class Ratio:
 
     @classmethod
     def of(cls, ours: Sequence[float], other: Sequence[float]) -> Ratio:
-        """Return the ratio of times, one a round each; at least six rounds make an interval."""
+        """Return the ratio of two lists of times, one time per round; an interval needs at least six rounds."""
         ratios = sorted(a / b for a, b in zip(ours, other, strict=True))
         least = int(stats.binom.ppf((1 - CONFIDENCE) / 2, len(ratios), 0.5))
         low = max(0, least - 1)
@@ -54,7 +54,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Row:
-    """One map at one shape: ``ratio`` by part, ``seconds`` the median of ours, ``rounds`` the launches of each."""
+    """One map at one shape: ``ratio`` by pass, ``seconds`` our median time, ``rounds`` the launches of each side."""
 
     shape: str
     computes: str
@@ -65,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Compared:
-    """A run against the package in ``folder``."""
+    """The comparison with the package in ``folder``."""
 
     folder: str
     device: str
@@ -74,12 +74,12 @@ class Compared:
     rows: tuple[Row, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the run as plain data, in the schema ``affdiv.bench-against/1`` once its circumstances are added."""
+        """Return the run as plain data: the schema ``affdiv.bench-against/1`` without the machine and versions."""
         return {"schema": SCHEMA, **vars(self), "rows": [asdict(row) for row in self.rows]}
 
 
 def compare(request: Request, folder: Path, progress: Progress) -> Compared:
-    """Time both packages at every shape; UsageError for a request that cannot be met or a folder without the layers."""
+    """Time both packages at every shape; UsageError for an invalid request or a folder without the layers."""
     request.check()
     other = imported(folder, "--against")
     missing = [name for name in ("AffineLike", "NormLike", "PatchNormConv2d") if not hasattr(other, name)]
@@ -128,7 +128,7 @@ def _told(progress: Progress, words: str) -> Callable[[float], None]:
 
 
 def print_compared(found: Compared) -> None:
-    """Print one line a map and shape: the ratio of both passes, with its interval."""
+    """Print one line for each map and shape: the time ratio of both passes, with its interval."""
     where = f"{found.device}, {found.dtype}"
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"ours against {found.folder}, forward and backward, {where}; below 1 is faster")

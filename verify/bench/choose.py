@@ -1,4 +1,4 @@
-"""Which benchmark the options of ``affdiv bench`` ask for."""
+"""Choose the benchmark from the options of ``affdiv bench``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from verify.bench.layer_command import bench_layer
 
 
 def bench(settings: Settings, spec: Path | None, against: Path | None, suite: str) -> None:
-    """Run a suite, the layer in a file, the shipped layers against another package, or the shipped layers.
+    """Run a suite, time the layer of a file, compare two packages, or (by default) time the shipped layers.
 
-    Raise UsageError for options that exclude each other.
+    Raise UsageError for options that cannot be combined.
     """
     if against is not None and spec is not None:
         raise UsageError("--against compares the shipped layers; leave out --spec")

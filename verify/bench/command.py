@@ -1,4 +1,4 @@
-"""The command ``affdiv bench``: what was asked for is checked before anything is timed."""
+"""The command ``affdiv bench``: it checks all options before it times anything."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Run = TypeVar("Run", Speed, LayerSpeed, Compared, SuiteSpeed, Growth)
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of the command, as they were given."""
+    """The options of the command, as given."""
 
     device: str
     dtype: str
@@ -57,7 +57,7 @@ class Settings:
         return _SECONDS if self.seconds is None else self.seconds
 
     def request(self, shapes: tuple[Shape, ...] = ()) -> Request:
-        """Return what to measure; UsageError for a device or a type that cannot be used."""
+        """Return what to measure; UsageError for an unusable device or dtype."""
         chosen = self.dtype or DEFAULT_DTYPES.get(self.device, "float32")
         request = Request(shapes, self.device, chosen, self.launching, self.quick, self.seed)
         request.check()
@@ -65,7 +65,7 @@ class Settings:
 
 
 def bench_against(folder: Path, settings: Settings) -> None:
-    """Measure the shipped layers against those of another generated package and report."""
+    """Time the shipped layers against those of another generated package and report."""
     if settings.plot is not None:
         raise UsageError(
             f"--plot {str(settings.plot)!r} draws the ratios to torch's layers; leave it out with --against"
@@ -75,7 +75,7 @@ def bench_against(folder: Path, settings: Settings) -> None:
 
 
 def _requested(settings: Settings) -> tuple[Request, tuple[int, ...]]:
-    """Return what to measure at the shapes that were named, or the usual ones, and with how many threads."""
+    """Return what to measure, at the given shapes or the default ones, and the numbers of threads."""
     named = settings.shapes.split(",") if settings.shapes else default_shapes(settings.device, settings.quick)
     return settings.request(tuple(map(parse_shape, named))), thread_counts(settings.threads)
 
@@ -87,7 +87,7 @@ def bench_layers(settings: Settings) -> None:
 
 
 def bench_suite(suite: str, settings: Settings) -> None:
-    """Run a suite and report; UsageError for what does not fit."""
+    """Run a suite and report; UsageError for an unknown suite or an option that suites do not take."""
     if suite not in SUITES:
         raise UsageError(f"suite {suite!r} is not known; choose one of {', '.join(SUITES)}")
     unfit: dict[str, object] = {
@@ -132,9 +132,9 @@ def measured(
     show: Callable[[Run], None],
     draw: Callable[[Run], str] | None = None,
 ) -> None:
-    """Measure with each number of threads; add every run to the file of results, show it, and draw the last.
+    """Measure with each number of threads; append every run to the results file, print it, and plot the last one.
 
-    Files that cannot be written, or hold something else than runs of ``schema``, are a UsageError before that.
+    Raise UsageError before measuring if a file cannot be written or holds something other than runs of ``schema``.
     """
     if settings.out is not None:
         check_file(settings.out, schema)

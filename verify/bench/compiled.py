@@ -1,4 +1,7 @@
-"""torch.compile for any module: Dynamo compiles no frame of torch's own containers, such as ``nn.Sequential``."""
+"""torch.compile for any module, torch's own containers included.
+
+Dynamo skips the frames of torch's own containers, such as ``nn.Sequential``, so each module is wrapped in one of ours.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,20 @@ from torch import Tensor, nn
 
 
 class Whole(nn.Module):
-    """A module inside one whose frame Dynamo compiles, the module's own included."""
+    """A wrapper whose ``forward`` Dynamo does compile, with the wrapped module inlined in it."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Return what the module returns."""
+        """Return the output of the wrapped module."""
         z: Tensor = self.inner(*inputs)
         return z
 
 
 def compiled(module: nn.Module, mode: str | None = None) -> nn.Module:
-    """Return the module compiled as one graph for one shape; it computes in place of ``module``."""
+    """Return ``module`` compiled as one graph for static shapes; it shares the parameters of ``module``."""
     whole = Whole(module)
     whole.compile(dynamic=False, mode=mode)
     return whole

@@ -1,10 +1,10 @@
-"""Cost of deriving the affine update kernel: symbolic against explicit sizes, and tensorgrad where installed.
+"""Cost of deriving the affine update kernel: symbolic sizes, explicit sizes, and tensorgrad if installed.
 
     python -m verify.bench.derivation -o paper_notes/results
 
 Explicit-size SymPy writes every entry of z = W x + b and differentiates entry by entry: its cost grows with n. The
-engine of ``derive`` works at symbolic sizes, so one cost serves every n; it includes building the forward map, caches
-cold. tensorgrad (optional, not a dependency) takes the symbolic gradient of the same map.
+engine of ``derive`` works with symbolic sizes, so its cost does not depend on n; it is timed with cold caches and
+includes building the forward map. tensorgrad (optional, not a dependency) takes the symbolic gradient of the same map.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REPEATS = 5
 
 
 def explicit_kernel(n: int) -> Any:
-    """Return K_ss' of z = W x + b at n = m, from the Jacobian of every entry by every parameter entry."""
+    """Return K_ss' of z = W x + b at n = m, from the Jacobian of every entry with respect to every parameter entry."""
     import sympy
 
     W = sympy.Matrix(n, n, lambda i, j: sympy.Symbol(f"W{i}_{j}"))
@@ -62,13 +62,13 @@ print(time.perf_counter() - start)
 
 
 def fresh_process(program: str) -> float:
-    """Return the seconds that a program prints, run in a process of its own so that nothing is cached."""
+    """Return the seconds that a program prints; it runs in a new process, so that nothing is cached."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Return the seconds one call takes, SymPy's cache emptied first."""
+    """Return the seconds of one call, with SymPy's cache cleared first."""
     from sympy.core.cache import clear_cache
 
     clear_cache()
@@ -78,7 +78,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def measure() -> dict[str, Any]:
-    """Measure all sides, interleaved; each figure is the median, with least and greatest, of several runs."""
+    """Time all methods, interleaved; each figure is the median of several runs, with minimum and maximum."""
     providers: dict[str, Callable[[], float]] = {"symbolic sizes": lambda: fresh_process(_ENGINE)}
     for n in SIZES:
         providers[f"explicit n={n}"] = partial(timed, partial(explicit_kernel, n))
@@ -95,7 +95,7 @@ def measure() -> dict[str, Any]:
 
 
 def plot(figures: dict[str, Any]) -> str:
-    """Return the cost over n as an SVG text."""
+    """Return the plot of cost against n, as SVG text."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.4), layout="constrained")

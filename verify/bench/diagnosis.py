@@ -1,16 +1,16 @@
-"""What a diagnosis costs, in training steps: self factors, whole first steps, and a watched optimiser.
+"""Cost of a diagnosis in units of training steps: self factors, a full first step, and a watched optimiser.
 
     python -m verify.bench.diagnosis MODULE:FACTORY .. -o paper_notes/results
 
-The factories are those of ``affdiv diagnose``. Times are processor times on one thread, to which other work on the
-machine adds little, each over that of the plain training step beside it (forward, backward, SGD); memory that is freed
-stays with the process, as in a long run of training. Medians are held against the bounds:
+The factories are those of ``affdiv diagnose``. Times are CPU times on one thread, which other work on the machine
+affects little, each divided by the CPU time of a plain training step (forward, backward, SGD) measured beside it. Freed
+memory stays with the process, as in a long training run. The medians must stay below these bounds:
 
-    time of self factors     steps of which every one is measured            1.3 steps
-    memory of self factors   what such a step holds at most beside what was there before it, parameters among that,
-                             over what a plain step holds                    1.5
-    first step               ``verify.diagnose`` over one step, shares included     2.5 steps
-    watched                  ten steps of which one is measured with its optimiser  1.15 of ten plain steps
+    time of self factors     training steps, each of them measured            1.3 steps
+    memory of self factors   peak memory that such a step allocates (parameters and all earlier tensors not counted),
+                             divided by that of a plain step                  1.5
+    first step               ``verify.diagnose`` over one step, with shares   2.5 steps
+    watched                  ten steps, one measured with its optimiser       1.15 times ten plain steps
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EVERY = 10
 
 
 def trained(model: nn.Module, work: Work, optimiser: torch.optim.Optimizer) -> Callable[[], float]:
-    """Return one training step (forward, backward, SGD) as a function that returns its processor seconds."""
+    """Return a function that takes one training step (forward, backward, SGD) and returns its CPU seconds."""
 
     def _step() -> float:
         start = time.process_time()
@@ -55,7 +55,7 @@ def trained(model: nn.Module, work: Work, optimiser: torch.optim.Optimizer) -> C
 
 
 def measure(model: nn.Module, work: Work, pairs: int, given: tuple[Any, Any]) -> dict[str, Any]:
-    """Return what a diagnosis costs over plain training steps, each ratio with its quartiles, median first."""
+    """Return the cost ratios of a diagnosis to plain training steps, each as median, then quartiles."""
     keep_the_heap()
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
     step = trained(model, work, optimiser)
@@ -92,7 +92,7 @@ def measure(model: nn.Module, work: Work, pairs: int, given: tuple[Any, Any]) ->
 
 
 def _memory(model: nn.Module, step: Callable[[], float], optimiser: torch.optim.Optimizer) -> float:
-    """Return the most that a step with self factors holds beside what was there, over that of a plain step."""
+    """Return the peak memory that a step with self factors allocates, divided by that of a plain step."""
     on_device = next(model.parameters()).is_cuda
     optimiser.zero_grad()
     plain = peak_of(step, on_device)
@@ -102,9 +102,9 @@ def _memory(model: nn.Module, step: Callable[[], float], optimiser: torch.optim.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmark; write diagnosis-cost.json with -o. Exit code 1 where a ratio is above its bound."""
+    """Run the benchmark; write diagnosis-cost.json with -o. Exit code 1 if a ratio exceeds its bound."""
     parser = argparse.ArgumentParser(prog="python -m verify.bench.diagnosis", description=__doc__.splitlines()[0])
-    parser.add_argument("factories", nargs="+", metavar="MODULE:FACTORY", help="what makes a model, a batch and a loss")
+    parser.add_argument("factories", nargs="+", metavar="MODULE:FACTORY", help="returns a model, a batch and a loss")
     parser.add_argument("-o", "--out", type=Path, help="folder for diagnosis-cost.json")
     given = parser.parse_args(arguments)
     torch.manual_seed(0)

@@ -1,11 +1,11 @@
-"""Cost of deriving and generating as the work grows: process time against the number of layers, and of targets.
+"""How the cost of deriving and generating grows: CPU time against the number of layers and of targets.
 
     python -m verify.bench.generation -o paper_notes/results
 
-Each layer is an affine map with a factor of its own, read from the text of a file, solved and printed as a package, so
-that no two are the same expression. One process makes them one after another and notes the time after each; linear
-cost means that a later layer costs what an earlier one did (``growth`` near 1). The whole package is then built for one
-target, two and all.
+Each layer is an affine map with a different constant factor, so that no two are the same expression; it is read from
+the text of a layer file, solved, and printed as a package. One process handles them one after another and records the
+time after each. Linear cost means that a later layer costs as much as an earlier one (``growth`` near 1). Then the
+whole package is built for one target, for two, and for all.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ formula = "z[i] = {factor} * sum[j](W[i, j] * x[j]) + b[i]"
 
 
 def layer_seconds(count: int) -> list[float]:
-    """Return the process time, in seconds, of reading, solving and printing each of ``count`` layers."""
+    """Return, for each of ``count`` layers, the CPU seconds of reading, solving and printing it."""
     from codegen.compiler import build_layer
     from derive.spec import loads_spec
 
@@ -53,7 +53,7 @@ def layer_seconds(count: int) -> list[float]:
 
 
 def target_seconds(count: int) -> list[float]:
-    """Return the process time, in seconds, of building the whole package for the first ``count`` targets."""
+    """Return the CPU seconds of building the whole package for the first ``count`` targets."""
     from codegen.compiler import build
     from codegen.targets.base import NAMES
 
@@ -63,7 +63,7 @@ def target_seconds(count: int) -> list[float]:
 
 
 def fresh_process(function: str, count: int) -> list[float]:
-    """Return what a function of this module gives in a process of its own, so that nothing is cached."""
+    """Return the result of a function of this module, called in a new process so that nothing is cached."""
     program = f"import json; from {__spec__.name} import {function}; print(json.dumps({function}({count})))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     seconds: list[float] = json.loads(done.stdout)
@@ -71,7 +71,7 @@ def fresh_process(function: str, count: int) -> list[float]:
 
 
 def measure() -> dict[str, Any]:
-    """Return the median over several processes of the seconds of each layer, and of each number of targets."""
+    """Return the median seconds, over several processes, of each layer and of each number of targets."""
     from codegen.targets.base import NAMES
 
     runs = [fresh_process("layer_seconds", LAYERS) for _ in range(_REPEATS)]
@@ -84,9 +84,9 @@ def measure() -> dict[str, Any]:
 
 
 def growth(seconds: Sequence[float]) -> float:
-    """Return how much more a layer of the second half costs than one of the first, by medians; 1 is linear cost.
+    """Return the median cost of a layer of the second half divided by that of the first half; 1 is linear cost.
 
-    The first layer of a process, which fills the caches, is left out. Raises ValueError for fewer than three.
+    The first layer, which fills the caches, is left out. Raises ValueError for fewer than three layers.
     """
     if len(seconds) < 3:
         raise ValueError(f"{len(seconds)} layers show no growth: measure three or more")
@@ -96,7 +96,7 @@ def growth(seconds: Sequence[float]) -> float:
 
 
 def plot(figures: dict[str, Any]) -> str:
-    """Return the cost over the number of layers and of targets as an SVG text."""
+    """Return the plots of cost against the number of layers and of targets, as SVG text."""
     from matplotlib.figure import Figure
 
     seconds = figures["layer_s"]

@@ -1,11 +1,11 @@
-"""``affdiv bench --suite growth``: the cost of both passes as one size grows, beside the roofline limit.
+"""``affdiv bench --suite growth``: the time of both passes as one size grows, against the roofline limit.
 
     limit = products / peak + traffic / bandwidth
 
-Products counts the operations of the three matrix products. Traffic is the least memory that both passes must read and
-write: input, weights, output and the gradients of all three. Peak and bandwidth are measured in the same run, with the
-same number of threads. The time of an efficient layer grows in proportion to the limit: the slope of log time against
-log limit tends to 1 once call overhead no longer matters, and there is no cliff.
+Products counts the operations of the three matrix products. Traffic is the minimum memory that both passes must read
+and write: input, weights, output and the gradients with respect to all three. Peak and bandwidth are measured in the
+same run, with the same number of threads. The time of an efficient layer grows in proportion to the limit: the slope of
+log time against log limit tends to 1 once call overhead is negligible. A cliff is a sudden rise of the time.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from verify.bench.speed import Progress
 from verify.threads import so_many_threads
 
 SCHEMA = "affdiv.bench-growth/1"
-CLIFF = 2.0  # how much faster than its limit a time may grow from one size to the next
+CLIFF = 2.0  # from one size to the next, a time may grow at most this many times faster than its limit
 _LEAST_ROUNDS = 7
-_BYTES = 4  # of a number: float32
-_TAIL = 3  # of the largest sizes, which the slope is taken of
+_BYTES = 4  # of a float32
+_TAIL = 3  # the slope is fitted over this many of the largest sizes
 
 
 @dataclass(frozen=True)
 class Case:
-    """One point of a curve: what grows, to what size, the layers to launch and what both passes must do at least."""
+    """One point of a curve: what grows, its size, the layers to launch, and the least work of both passes."""
 
     curve: str
     axis: str
@@ -50,13 +50,13 @@ class Case:
     threads: int = 0
 
     def limit(self, limits: Limits) -> float:
-        """Return the seconds that both passes take at least."""
+        """Return the roofline limit of both passes, in seconds."""
         return self.operations / limits.product_operations + self.traffic / limits.copy_bytes
 
 
 @dataclass(frozen=True)
 class GrowthRow:
-    """A measured point: medians of both passes of torch's layer and of ours, and the least, all in seconds."""
+    """A measured point: median times of both passes of torch's layer and ours, and the limit, all in seconds."""
 
     curve: str
     axis: str
@@ -70,9 +70,9 @@ class GrowthRow:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a curve says: the slope of log time by log limit over its largest sizes, and the steepest step.
+    """The judgement of a curve: its slope of log time against log limit at the largest sizes, and its steepest step.
 
-    A step of 1 grows as the limit does; ``cliff`` says whether one is steeper than ``CLIFF``.
+    A step is the growth of the time over the growth of the limit from one size to the next: 1 if both grow alike.
     """
 
     name: str
@@ -83,13 +83,13 @@ class Curve:
 
     @property
     def cliff(self) -> bool:
-        """Whether the time jumps."""
+        """Whether the steepest step exceeds ``CLIFF``."""
         return self.step > CLIFF
 
 
 @dataclass(frozen=True)
 class Growth:
-    """A run: rows by curve, in the order of their sizes."""
+    """A run: the rows grouped by curve, in increasing order of size."""
 
     device: str
     seed: int
@@ -98,16 +98,16 @@ class Growth:
 
     @property
     def by_curve(self) -> dict[tuple[str, str], list[GrowthRow]]:
-        """The rows of each curve by its name and by what grows, in order."""
+        """The rows of each curve in order, keyed by the curve's name and what grows."""
         return {key: list(rows) for key, rows in groupby(self.rows, key=lambda row: (row.curve, row.axis))}
 
     @property
     def curves(self) -> list[Curve]:
-        """What each curve says, in order; curves over threads are not judged, for threads are no work."""
+        """The judged curves, in order; curves over threads are left out, since threads do not change the work."""
         return [curve(rows, *key) for key, rows in self.by_curve.items() if key[1] != "threads"]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the run as plain data, in the schema ``affdiv.bench-growth/1`` once its circumstances are added."""
+        """Return the run as plain data: the schema ``affdiv.bench-growth/1`` without the machine and versions."""
         return {
             "schema": SCHEMA,
             "device": self.device,
@@ -119,7 +119,7 @@ class Growth:
 
 
 def curve(rows: list[GrowthRow], name: str, axis: str) -> Curve:
-    """Return the slope over the largest sizes and the steepest step of one curve."""
+    """Return the judgement of one curve."""
     steps = [((b.ours / a.ours) / (b.limit / a.limit), b.size) for a, b in pairwise(rows)]
     step, at = max(steps)
     tail = rows[-_TAIL:]
@@ -128,9 +128,9 @@ def curve(rows: list[GrowthRow], name: str, axis: str) -> Curve:
 
 
 def measure_growth(device: str, seconds: float, seed: int, progress: Progress, most: int = 0) -> Growth:
-    """Measure every curve, ``seconds`` of launches a point; curves over threads on a CPU alone.
+    """Measure every curve, with ``seconds`` of launches per point; curves over threads only on a CPU.
 
-    ``most`` ends each curve after so many points, to try it; 0 for all.
+    ``most`` limits each curve to its first points, for a trial run; 0 measures all.
     """
     threads = torch.get_num_threads()
     points = [case for case in cases(os.cpu_count() or 1) if device == "cpu" or not case.threads]
@@ -171,7 +171,7 @@ def _measured(
 
 
 def cases(cores: int) -> list[Case]:
-    """Return the points of every curve: batch, width, channels, kernel, and threads up to ``cores``."""
+    """Return the points of every curve: over batch, width, channels, filter size, and threads up to ``cores``."""
     return [*_linear(), *_images(), *_depthwise(), *_threads(cores)]
 
 
@@ -207,7 +207,7 @@ def _threads(cores: int) -> Iterator[Case]:
 
 
 def _rows(name: str, axis: str, size: int, batch: int, width: int, threads: int = 0) -> Case:
-    """Return a linear layer of as many outputs as inputs."""
+    """Return a linear layer with as many outputs as inputs."""
     numbers = 5 * batch * width + 3 * width**2  # x, z, g, x again, dx; W twice, dW
     return Case(
         curve=name,
@@ -225,7 +225,7 @@ def _rows(name: str, axis: str, size: int, batch: int, width: int, threads: int 
 def _patches(
     name: str, axis: str, size: int, images: tuple[int, int, int], kernel: int, groups: int = 1, threads: int = 0
 ) -> Case:
-    """Return a convolution of square images (batch, channels, length) that keeps their shape."""
+    """Return a convolution of square images (batch, channels, length) that preserves their shape."""
     batch, channels, length = images
     weights = channels * channels // groups * kernel**2
     places = batch * channels * length**2

@@ -1,4 +1,4 @@
-"""The result of ``affdiv bench --suite growth`` as a table of 80 columns, and as a picture."""
+"""The result of ``affdiv bench --suite growth`` as a table of 80 columns and as a plot."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from verify.bench.speed_table import WIDTH, digits, ratio_digits
 
 _HEADINGS = ("", "torch, ms", "ours, ms", "limit, ms", "ours/torch", "ours/limit")
 _LEGEND = (
-    "torch, ours: both passes, medians; limit: the products at the best product of this run and the least traffic at "
-    "its best copy; slope: of log time by log limit over the three largest sizes, 1 where time grows as the limit "
-    "does; steepest: how much faster than the limit the time grows from one size to the next."
+    "torch, ours: median time of both passes; limit: the roofline, from the best matrix product and the best copy of "
+    "this run; slope: of log time against log limit at the three largest sizes, 1 if the time grows like the limit; "
+    "steepest: the largest growth of the time over that of the limit, from one size to the next."
 )
 _COLUMNS = 2
 _OURS, _TORCH, _LIMIT = "#c2185b", "#8a94a6", "#222222"
 
 
 def print_growth(found: Growth, console: Console | None = None) -> None:
-    """Print a table a curve, then what each says."""
+    """Print a table for each curve, then its slope and steepest step."""
     console = console or Console(highlight=False, width=WIDTH)
     for (name, axis), rows in found.by_curve.items():
         console.print(Text(f"{name}, by {axis}", style="bold"))
@@ -44,7 +44,7 @@ def _ratios(row: GrowthRow) -> tuple[str, str]:
 
 
 def plot_growth(found: Growth) -> str:
-    """Return a panel a curve as an SVG text: time by size, both logarithmic, with the limit as a dashed line."""
+    """Return one panel per curve, as SVG text: time against size, log-log, with the limit as a dashed line."""
     from matplotlib.figure import Figure
 
     curves = list(found.by_curve.items())

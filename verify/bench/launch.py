@@ -1,6 +1,7 @@
-"""One launch of a module, timed: forward, then backward, on fresh data.
+"""Time one launch of a module: forward, then backward, on data that is not in a cache.
 
-On a GPU both are timed on its stream, after a write that is longer than a cache and gives the host time to run ahead.
+On a GPU both passes are timed on the stream, after a write larger than the cache: it flushes the cache and lets the
+host queue both passes.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from verify.bench.shapes import Feed
 WARM_UP = 3
 _FLUSHED_BYTES = 256 * 2**20
 _HOST_LAUNCHES = 50
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's names of settings for mallopt
-_MOST_KEPT, _MOST_IN_HEAP = 2**31 - 1, 2**25  # bytes: the largest that it takes
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's option numbers for mallopt
+_MOST_KEPT, _MOST_IN_HEAP = 2**31 - 1, 2**25  # bytes: the largest values that mallopt accepts
 Progress = Callable[[float], None]
 
 
@@ -45,14 +46,14 @@ class Times:
 
 
 class Clock:
-    """Times one launch on a device."""
+    """Times single launches on a device."""
 
     def __init__(self, device: str) -> None:
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(3)] if device == "cuda" else []
         self._flushed = torch.empty(_FLUSHED_BYTES, dtype=torch.uint8, device=device) if self._events else None
 
     def launch(self, module: nn.Module, feed: Feed) -> tuple[float, float]:
-        """Run both passes and return the seconds of each; gradients of before are dropped first."""
+        """Run both passes and return the seconds of each; gradients of earlier launches are dropped first."""
         module.zero_grad(set_to_none=True)
         feed.x.grad = None
         return self._on_stream(module, feed) if self._events else _on_host(module, feed)
@@ -82,10 +83,10 @@ def _on_host(module: nn.Module, feed: Feed) -> tuple[float, float]:
 def interleaved(
     modules: Sequence[nn.Module], feeds: Sequence[Feed], device: str, seconds: float, least: int, progress: Progress
 ) -> list[Times]:
-    """Launch the modules in turn, in an order drawn anew each round, until the time is over; return their times.
+    """Launch the modules in turn, in a new random order each round, until the time is up; return their times.
 
-    All modules of a round read the same feed, which no module has touched for as many rounds as there are feeds.
-    ``progress`` hears which share of the time is over.
+    All modules of a round read the same feed; feeds rotate, so that the feed of a round has left the caches.
+    ``progress`` is called with the elapsed share of the time.
     """
     keep_the_heap()
     clock, order, times = Clock(device), Random(0), [Times() for _ in modules]
@@ -106,7 +107,7 @@ def interleaved(
 
 
 def host_seconds(module: nn.Module, feed: Feed) -> float:
-    """Return what both passes of a module at a tiny shape keep the host busy for: the least of many calls."""
+    """Return the host overhead of both passes, in seconds: the minimum of many calls at a tiny shape."""
     taken = []
     for number in range(WARM_UP + _HOST_LAUNCHES):
         module.zero_grad(set_to_none=True)
@@ -118,10 +119,10 @@ def host_seconds(module: nn.Module, feed: Feed) -> float:
 
 
 def keep_the_heap() -> None:
-    """Have glibc keep freed memory, as it does in a long run of training.
+    """Make glibc keep freed memory, as it does in a long training run.
 
-    Otherwise the tensor at the end of the heap goes back to the system, and its pages are mapped again in every launch.
-    This doubled the time of one module in three, torch's or ours by chance.
+    Otherwise the tensor at the top of the heap returns to the system, and every launch faults its pages in again. That
+    doubled the time of one module in three, at random torch's or ours.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
@@ -130,7 +131,7 @@ def keep_the_heap() -> None:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep Python's garbage collector from stopping a launch in the middle."""
+    """Switch Python's garbage collector off, so that it does not interrupt a launch."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The command ``affdiv bench --spec``: checked before anything is generated or timed."""
+"""The command ``affdiv bench --spec``: it checks all options before it generates or times anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from verify.checks.layer_files.package import layer_file
 
 
 def bench_layer(spec: str, settings: Settings) -> None:
-    """Time the layer in a file; UsageError for a file, sizes or a device that cannot be used, before that."""
+    """Time the layer of a file; UsageError, before any work, for an unusable file, sizes or device."""
     if settings.plot is not None:
         raise UsageError(
             f"--plot {str(settings.plot)!r} draws the ratios of the shipped layers; leave it out with --spec"

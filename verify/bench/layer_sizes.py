@@ -1,7 +1,7 @@
-"""Sizes at which a layer from a file is timed, from small to larger; or those that the user names.
+"""Sizes at which a layer from a file is timed: the user's, or default ones from small to large.
 
-Features and positions grow together. A window's axes (indices that a parameter and a computed position share) stay at
-three, offsets at one, and an axis that is read at computed positions is as long as the windows reach.
+Features and positions grow together. The axes of a window (indices that a parameter shares with a computed position)
+have length three, and offsets are one. An axis read at computed positions is as long as the windows reach.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WORD = re.compile(r"([A-Za-z_]\w*)=(\d{1,10})")
 
 
 def default_sizes(layer: Layer, quick: bool) -> list[Sizes]:
-    """Return sizes that make the forward pass cost about so many products, each set larger than the one before."""
+    """Return sets of sizes, each larger than the one before, for forward passes of about ``_LEVELS`` products."""
     found: list[Sizes] = []
     for level in _QUICK if quick else _LEVELS:
         best = _scaled(layer, 2)
@@ -42,14 +42,14 @@ def default_sizes(layer: Layer, quick: bool) -> list[Sizes]:
 
 
 def parse_sizes(layer: Layer, text: str) -> Sizes:
-    """Return the sizes that a text such as ``B=128:n=512:m=512`` names; UsageError for another text."""
+    """Return the sizes given as text, such as ``B=128:n=512:m=512``; UsageError for any other text."""
     words = [_WORD.fullmatch(word) for word in text.replace(" ", "").split(":")]
     given = {word[1]: int(word[2]) for word in words if word}
     wanted = {s.name: int(bool(s.is_positive)) for s in layer.sizes}
     example = ":".join(f"{name}={64 if least else 1}" for name, least in wanted.items())
     if not all(words) or set(given) != set(wanted):
         raise UsageError(
-            f"sizes {text!r} are not those of the layer {layer.name!r}; write all of them, such as {example}"
+            f"sizes {text!r} are not those of the layer {layer.name!r}; give every size, such as {example}"
         )
     for name, value in given.items():
         if not wanted[name] <= value <= _MOST:
@@ -58,12 +58,12 @@ def parse_sizes(layer: Layer, text: str) -> Sizes:
 
 
 def text_of(sizes: Mapping[str, int]) -> str:
-    """Return sizes as they are written on the command line."""
+    """Return sizes in the form that the command line takes."""
     return ":".join(f"{name}={value}" for name, value in sizes.items())
 
 
 def products(layer: Layer, sizes: Mapping[str, int]) -> int:
-    """Return how many products the layer's dearest sum takes for all outputs."""
+    """Return the number of products in the layer's most expensive sum, over all outputs."""
     expressions = [
         *((d.indices, d.expression) for d in layer.definitions),
         (layer.output.indices, layer.output.expression),
@@ -103,7 +103,7 @@ def _guards(layer: Layer) -> set[Within]:
 
 
 def _windows(layer: Layer) -> set[Symbol]:
-    """Return the sizes of the indices that a computed position and a parameter's axis share."""
+    """Return the sizes of the indices that occur both in a computed position and in a parameter's axis."""
     moved = {i for g in _guards(layer) for i in g.args[0].atoms(Index)}
     bases = {p.base for p in layer.parameters}
     expressions = [*(d.expression for d in layer.definitions), layer.output.expression]
@@ -113,7 +113,7 @@ def _windows(layer: Layer) -> set[Symbol]:
 
 
 def _reach(position: Expr, sizes: Mapping[str, int]) -> tuple[int, int]:
-    """Return the least and the largest value of a position that is linear in its indices."""
+    """Return the minimum and maximum of a position that is linear in its indices."""
     indices = sorted(position.atoms(Index), key=str)
     fixed = position.subs({s: sizes[s.name] for s in position.free_symbols - set(indices)})
     ends = [0, 0]

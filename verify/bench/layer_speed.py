@@ -1,9 +1,9 @@
-"""``affdiv bench --spec FILE``: the maps generated for a layer from a file against the layer composed in torch.
+"""``affdiv bench --spec FILE``: the maps generated for the layer of a file against the layer composed in torch.
 
     sizes ──▶ layer and maps by einsum, the same compiled, ours on each backend ──▶ launches in turn ──▶ rows
 
-Every ratio is taken launch by launch to the plain layer of the same round. Which kernels ran is counted in one more
-launch of both passes: those of the package by name, and torch's own operations where the package launched none.
+Every ratio is to the plain layer in the same round, launch by launch. One more launch of both passes counts the kernels
+that ran: the package's by name, or torch's operations if the package launched none.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ Progress = Callable[[str, float], None]
 class Row:
     """One way to compute the layer or a map at one set of sizes; ``ratio`` is to the plain layer, round by round.
 
-    ``kernels`` counts what both passes launched, ``backend`` says of whom; ``difference`` is the largest of the output
-    from the composed formula in float64, relative to its largest entry.
+    ``kernels`` counts the launches of both passes and ``backend`` names the backend that ran them. ``difference`` is
+    the largest error of the output against the formula in float64, relative to the largest entry.
     """
 
     sizes: str
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True)
 class LayerSpeed:
-    """A run: every row, and why what is missing is missing."""
+    """A run: every row, and for each missing row the reason."""
 
     layer: str
     device: str
@@ -71,13 +71,13 @@ class LayerSpeed:
     missing: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the run as plain data, in the schema ``affdiv.bench-layer/1`` once its circumstances are added."""
+        """Return the run as plain data: the schema ``affdiv.bench-layer/1`` without the machine and versions."""
         return {"schema": SCHEMA, **vars(self), "rows": [asdict(row) for row in self.rows]}
 
 
 @dataclass(frozen=True)
 class _Provider:
-    """A way to compute: ``of`` is the layer or the map, ``make`` builds the module on the CPU."""
+    """One way to compute ``of``, the layer or a map; ``make`` builds the module on the CPU."""
 
     of: Source
     name: str
@@ -87,12 +87,12 @@ class _Provider:
 
     @property
     def key(self) -> str:
-        """The name of the layer or map, and how it is computed."""
+        """The name of the layer or map and of the way it is computed."""
         return f"{self.of.mapped.name}: {self.name}"
 
 
 class _Called(nn.Module):
-    """A module of several inputs as one of the first real one; the others are held, and get gradients too."""
+    """A module of several inputs as a function of input ``first``; the others are held, and get gradients too."""
 
     def __init__(self, inner: nn.Module, first: int, others: Sequence[Tensor]) -> None:
         super().__init__()
@@ -109,21 +109,21 @@ class _Called(nn.Module):
 
 
 def measure_layer(request: Request, file: LayerFile, sizes: Sequence[Sizes], progress: Progress) -> LayerSpeed:
-    """Time the layer and its maps at every set of sizes; UsageError for a request that cannot be met."""
+    """Time the layer and its maps at every set of sizes; UsageError for an invalid request."""
     request.check()
     assert file.layer is not None
     rows: list[Row] = []
     missing = {name: why["text"] for name, why in file.manifest.get("without", {}).items()}
     chosen = _providers(request, file, missing)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's, about how it reads torch's operations
+        warnings.simplefilter("ignore")  # torch.compile warns about how it traces torch's operations
         for one in sizes:
             rows += _measure(request, file, one, chosen, missing, progress)
     return LayerSpeed(file.layer.name, request.device, request.dtype, request.seed, tuple(rows), missing)
 
 
 def _providers(request: Request, file: LayerFile, missing: dict[str, str]) -> list[_Provider]:
-    """Return the layer first, then each map: composed, compiled, ours as chosen by itself and on each backend."""
+    """Return the layer, then each map: composed, compiled, ours with the backend left open, ours on each backend."""
     assert file.layer is not None
     found = []
     sources = [Source(file.layer), *(Source(m.mapped, m) for m in file.derivation.solutions)]
@@ -146,14 +146,14 @@ def _providers(request: Request, file: LayerFile, missing: dict[str, str]) -> li
 
 
 def _misplaced(backend: str | None, device: str) -> str:
-    """Return why a backend cannot run on a device; nothing if it can."""
+    """Return why a backend cannot run on a device, or an empty text if it can."""
     if backend in ("triton", "cuda") and device != "cuda":
         return "needs a GPU (--device cuda)"
     return "runs on the CPU (--device cpu)" if backend == "cpp" and device != "cpu" else ""
 
 
 def _composed(source: Source, sizes: Sizes) -> Twin:
-    """Return the layer or a map as its formula reads, by einsum; kappa is the map's default."""
+    """Return the layer or a map computed term by term from its formula, by einsum; kappa is the map's default."""
     layer, found = source.mapped, source.found
     scalars = {} if found is None else {"kappa": float(_default(found.kappa_default, sizes))}
     shapes = {p.name: shape(p.axes, sizes) for p in layer.parameters}
@@ -161,7 +161,7 @@ def _composed(source: Source, sizes: Sizes) -> Twin:
 
 
 class _Recorded(nn.Module):
-    """A formula as the torch operations that it consists of, recorded once, so that no expression is read again."""
+    """A formula as a recorded list of torch operations, so that a call does not interpret the expression again."""
 
     def __init__(self, twin: Twin) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class _Recorded(nn.Module):
             self.register_parameter(name, parameter)
 
     def record(self, inputs: Sequence[Tensor]) -> None:
-        """Record the operations at inputs of the shapes, type and device of later calls."""
+        """Record the operations at inputs with the shapes, dtype and device of later calls."""
         function, names = self.function, (*self.names, *(name for name, _ in self.named_parameters()))
 
         def value(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
@@ -236,7 +236,7 @@ def _measure(
 
 
 class _Data:
-    """Parameters and inputs of one set of sizes, the same for every provider."""
+    """Parameters and inputs for one set of sizes, shared by all providers."""
 
     def __init__(self, layer: Layer, sizes: Sizes, request: Request) -> None:
         self.layer, self.sizes = layer, sizes
@@ -257,7 +257,7 @@ class _Data:
         self.feeds = [Feed(x.requires_grad_(x.is_floating_point()), drawn(out)) for x in xs]
 
     def module(self, provider: _Provider) -> nn.Module:
-        """Return a provider's module with the parameters of this set, ready to be launched."""
+        """Return a provider's module with the shared parameters, ready to launch."""
         inner = provider.make(self.sizes).to(self.device, self.dtype)
         with torch.no_grad():
             for name, value in self.parameters.items():
@@ -271,7 +271,7 @@ class _Data:
         return module
 
     def difference(self, provider: _Provider, module: nn.Module) -> float:
-        """Return the largest difference of the output from the composed formula in float64, relative to its largest."""
+        """Return the largest error of the output against the formula in float64, relative to the largest entry."""
         given = [t.double() if t.is_floating_point() else t for t in self.inputs]
         x = self.feeds[0].x.detach()
         given[self.first] = x.double() if x.is_floating_point() else x
@@ -284,21 +284,21 @@ class _Data:
 
 
 class _Operations(TorchDispatchMode):
-    """Counts torch's operations that are no views."""
+    """Counts torch's operations, views excepted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        """Call an operation, and count it."""
+        """Count an operation and run it."""
         if not func.is_view:
             self.seen[f"aten:{func.overloadpacket.__name__}"] += 1
         return func(*args, **(kwargs or {}))
 
 
 def _ran(file: LayerFile, provider: _Provider, module: nn.Module, feed: Feed) -> tuple[str, dict[str, int]]:
-    """Return the backend that ran, and the launches of both passes by name."""
+    """Return the backend that ran and the launches of both passes, counted by name."""
     if provider.ours:
         with launches(file.package) as seen:
             module(feed.x).backward(feed.g)

@@ -13,14 +13,14 @@ from verify.report.numbers import number
 _HEADINGS = ("", "", "fwd", "bwd", "both", "±", "ratio", "off by", "ran", "calls")
 _TORCH = ("torch", "torch.compile")
 _LEGEND = (
-    "fwd, bwd, both: milliseconds, medians; ±: half the distance of the quartiles of both; ratio: both by that of the "
-    "layer composed in torch, taken round by round; off by: the output from the formula in float64, relative to its "
-    "largest entry; ran, calls: whose kernels or operations both passes called, and how many, counted."
+    "fwd, bwd, both: median milliseconds; ±: half the interquartile range of both; ratio: both over that of the layer "
+    "composed in torch, round by round; off by: largest error against the formula in float64, relative to the largest "
+    "entry; ran: the backend whose kernels ran; calls: how many kernels or operations both passes launched."
 )
 
 
 def print_layer_speed(speed: LayerSpeed, console: Console | None = None) -> None:
-    """Print a table for each set of sizes, what the figures mean, and what was not measured."""
+    """Print a table for each set of sizes, a legend, and what was not measured."""
     console = console or Console(highlight=False)
     for sizes in dict.fromkeys(row.sizes for row in speed.rows):
         rows = [row for row in speed.rows if row.sizes == sizes]
@@ -57,6 +57,6 @@ def _table(rows: list[Row]) -> Table:
 
 
 def _kernels(row: Row) -> str:
-    """Return the names of the kernels that a row launched."""
+    """Return one line that names the kernels of a row and counts them."""
     words = (f"{name.partition(':')[2]}{f' x{count}' if count > 1 else ''}" for name, count in row.kernels.items())
     return f"{row.computes.rpartition('/')[2]}, kernels in {row.backend}: {', '.join(words)}"

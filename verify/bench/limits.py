@@ -1,4 +1,4 @@
-"""Peak performance of the machine, measured in the same run: copy bandwidth and matrix-product throughput."""
+"""Peak performance of the machine: copy bandwidth and matrix-product throughput, measured in the same run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _REPEATS = 9
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes a second of a large copy, read and written both counted, and operations a second of a square product."""
+    """Bytes per second of a large copy (reads plus writes), and operations per second of a square matrix product."""
 
     copy_bytes: float
     product_operations: float
 
 
 def measure_limits(device: str, dtype: torch.dtype, quick: bool) -> Limits:
-    """Measure both limits: the best of some tries, because a limit is what is reached when nothing disturbs."""
+    """Measure both limits: the best of several tries, because a limit is what an undisturbed machine reaches."""
     size, side = _COPIED_BYTES[device], _SIDE[device]
     if quick:
         size, side = size // 64, side // 16
@@ -38,7 +38,7 @@ def measure_limits(device: str, dtype: torch.dtype, quick: bool) -> Limits:
 
 
 def _seconds(work: Callable[[], object], device: str) -> float:
-    """Return how long the work takes: on a GPU by its own clock, which the host's calls do not reach."""
+    """Return the seconds of the work: on a GPU from its own events, so that host overhead does not count."""
     if device == "cuda":
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
         events[0].record()

@@ -1,4 +1,4 @@
-"""Bytes of one launch: what is kept between forward and backward, and the most that is allocated at once."""
+"""Memory of one launch, in bytes: what is saved for the backward pass, and the peak allocation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # read when the profiler starts: else it writes to standard error
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences the profiler, which reads this when it starts
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,12 @@ from verify.bench.shapes import Feed
 
 
 def saved_bytes(module: nn.Module, feed: Feed) -> int:
-    """Return the bytes of all tensors kept for the backward pass but parameters, each storage counted once."""
+    """Return the bytes saved for the backward pass, without parameters; each storage counts once."""
     held = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        """Note what is kept for the backward pass, each storage once, parameters aside."""
+        """Count the storage of a saved tensor, unless it is a parameter or counted already."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in held:
             kept[storage.data_ptr()] = storage.nbytes()
@@ -39,7 +39,7 @@ def saved_bytes(module: nn.Module, feed: Feed) -> int:
 
 
 def peak_bytes(module: nn.Module, feed: Feed) -> int:
-    """Return the most bytes that both passes hold at once beside what was there before, gradients included."""
+    """Return the peak bytes that both passes allocate, gradients included."""
     _drop_gradients(module, feed)
     peak = peak_of(lambda: module(feed.x).backward(feed.g), feed.x.is_cuda)
     _drop_gradients(module, feed)
@@ -47,7 +47,7 @@ def peak_bytes(module: nn.Module, feed: Feed) -> int:
 
 
 def peak_of(run: Callable[[], Any], on_device: bool) -> int:
-    """Return the most bytes that a call holds at once beside what was there before."""
+    """Return the peak bytes that a call allocates, over what was allocated before it."""
     return _peak_on_device(run) if on_device else _peak_on_host(run)
 
 
@@ -60,9 +60,9 @@ def _peak_on_device(run: Callable[[], Any]) -> int:
 
 
 def _peak_on_host(run: Callable[[], Any]) -> int:
-    """Add up the allocations that the profiler saw, in the order of time."""
+    """Add up the allocations and frees that the profiler recorded, in order of time."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*Profiler clears events")  # torch 2.11 says so of any profile
+        warnings.filterwarnings("ignore", ".*Profiler clears events")  # torch 2.11 warns so for every profile
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             run()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
-"""Fused normalisers of other projects, none of them a dependency: measured where they are installed.
+"""Fused normalisers of other libraries (peers): measured if installed, none of them a dependency.
 
-Each peer's scale or normaliser is followed by a linear layer of torch's, unless the peer fuses the two.
+A linear layer of torch's follows each normaliser, unless the library fuses the two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from verify.bench.shapes import Shape
 
 @dataclass(frozen=True)
 class Peer:
-    """A module of another package: its name in tables, the package that must be installed, how it is built."""
+    """A module of another library: its name in tables, the package it needs, and how it is built."""
 
     name: str
     package: str
@@ -26,7 +26,7 @@ class Peer:
 
 
 class _Before(nn.Module):
-    """A function of the input and a gain of ones, then a linear layer."""
+    """A normalising function of the input and a gain of ones, followed by a linear layer."""
 
     def __init__(self, shape: Shape, function: Callable[..., Tensor]) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""The cost of probing a network: probes and the training steps between them, timed in turn in one process.
+"""Cost of probing a network: probes and the training steps between them, timed in turn in one process.
 
     python -m verify.bench.probe [EXPERIMENT ..] [--scale paper --data PATH] -o paper_notes/results
 
-For the smallest network of every method in a bundled experiment that probes, on the experiment's data: the processor
-time of all probes of a trial, including those before the first and after the last step, over the time of its steps.
-Probing is relatively most expensive for the smallest network, where fixed costs dominate. Each round measures the cost
-of a probe in steps; the median over rounds gives the ratio that is compared with the bound.
+Takes the smallest network of every method in each bundled experiment that probes, on the experiment's data. The ratio
+is the CPU time of all probes of a trial, including those before the first and after the last step, over the CPU time of
+its steps. Probing is relatively most expensive for the smallest network, where fixed costs dominate. Each round
+measures the cost of a probe in steps; the median over rounds gives the ratio that is compared with the bound.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from verify.training.worker import data_of
 
 BOUND = 0.10
 _ROUNDS = 15
-_STEPS = 20  # timed in each round; from one probe to the next there are more
+_STEPS = 20  # timed in each round; a trial takes more steps between two probes
 
 
 def measure(config: TrialConfig, data: Dataset, rounds: int) -> dict[str, Any]:
-    """Measure rounds of steps and one probe; return medians of both, and the ratio of all probes to all steps."""
+    """Time rounds of some steps and one probe; return both medians and the ratio of all probes to all steps."""
     total = steps_of(config, len(data.train))
     count = 1 + math.ceil(total / config.probe_every)
     endless = replace(config, epochs=None, steps=(rounds + 2) * _STEPS, evaluate_every=0, probe_every=10**9)
@@ -67,18 +67,18 @@ def measure(config: TrialConfig, data: Dataset, rounds: int) -> dict[str, Any]:
 
 
 def cheapest(trials: Sequence[TrialConfig]) -> list[TrialConfig]:
-    """Return, for every method, the trial whose step costs least."""
+    """Return, for every method, the trial with the cheapest step."""
     ordered = sorted(trials, key=lambda trial: (trial.update != "sgd", trial.width, trial.depth, trial.batch_size))
     return list({trial.method: trial for trial in reversed(ordered)}.values())[::-1]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmark; write probe-cost-SCALE.json with -o. Exit code 1 where a ratio is above the bound."""
+    """Run the benchmark; write probe-cost-SCALE.json with -o. Exit code 1 if a ratio exceeds the bound."""
     parser = argparse.ArgumentParser(prog="python -m verify.bench.probe", description=__doc__.splitlines()[0])
     parser.add_argument("experiments", nargs="*", help="names of bundled experiments; all that probe if none is given")
     parser.add_argument("-o", "--out", type=Path, help="folder for probe-cost-SCALE.json")
     parser.add_argument("--scale", choices=SCALES, default=SCALES[0], help="the scale of the experiments")
-    parser.add_argument("--data", help="what they train on, where they leave it open")
+    parser.add_argument("--data", help="the data to train on, for experiments that name none")
     given = parser.parse_args(arguments)
     figures: dict[str, dict[str, Any]] = {}
     for path in sorted(BUNDLED.glob("*.toml")):

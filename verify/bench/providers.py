@@ -1,7 +1,7 @@
-"""What is measured: the torch layer alone, with normalisers behind it, the map composed plainly, ours, and peers.
+"""The modules that are timed: torch's layer, torch's layer with normalisers, the composed map, ours, other libraries'.
 
-The normalisers stand behind the layer, where our maps scale; those of the peers stand where the peer puts them. What is
-called ours, and no more, is the torch target.
+Normalisers follow the layer, which is where our maps scale; those of other libraries stand where the library puts them.
+"ours" runs the default backend and "ours, torch" the torch target.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _NOT_COMPILED = "torch.compile was not asked for (--quick)"
 
 @dataclass(frozen=True)
 class Provider:
-    """A module to measure: its name, how it is built on the CPU, and why it cannot be measured here, if so.
+    """A module to time: its name, how it is built on the CPU, and, if it cannot be timed here, why.
 
-    ``compiled`` says whether torch.compile is applied, ``mode`` how; ``graphed`` whether both passes are captured as
-    CUDA graphs, so that the host's calls cost nothing; ``ours`` marks the generated layers.
+    ``compiled`` applies torch.compile, with ``mode``; ``graphed`` captures both passes as CUDA graphs, which removes
+    the host overhead; ``ours`` marks the generated layers.
     """
 
     name: str
@@ -40,14 +40,14 @@ class Provider:
 
 
 class Plain(nn.Module):
-    """The affine-like map as its formula reads, of a layer and a sum of squares; autograd finds the backward pass."""
+    """The affine-like map composed from a layer and a sum of squares; autograd computes the backward pass."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return z, one scale a row (B, m) or a position (B, out, h, w)."""
+        """Return z (B, m) with one scale per row, or (B, out, h, w) with one scale per position."""
         if isinstance(self.layer, nn.Linear):
             energy = x.float().square().sum(-1, keepdim=True)
         else:
@@ -58,14 +58,14 @@ class Plain(nn.Module):
 
 
 def twin(shape: Shape) -> nn.Linear | nn.Conv2d:
-    """Return torch's own layer of a shape, which every ratio is taken to."""
+    """Return torch's own layer for a shape: the reference of every ratio."""
     if shape.kind == LINEAR:
         return nn.Linear(shape.inputs, shape.outputs)
     return nn.Conv2d(shape.inputs, shape.outputs, shape.kernel, padding=shape.kernel // 2)
 
 
 def providers(shape: Shape, device: str, compiles: bool) -> list[Provider]:
-    """Return everything there is for a shape, the twin first; what cannot run here says why."""
+    """Return every provider for a shape, torch's layer first; those that cannot run here carry the reason."""
     return _linear(device, compiles) if shape.kind == LINEAR else _convolution(device, compiles)
 
 
@@ -87,7 +87,7 @@ def _linear(device: str, compiles: bool) -> list[Provider]:
 
 
 def _on_a_gpu(norm: str, norms: dict[str, Build], ours: Build, device: str, compiles: bool) -> list[Provider]:
-    """What only a GPU has: the compiler's longest search for the composed map, and passes captured as graphs."""
+    """Return the providers for a GPU only: the composed map with max-autotune, and passes captured as CUDA graphs."""
     missing = _needs("torch", device)
     searched = missing or ("" if compiles else _NOT_COMPILED)
     return [
@@ -123,7 +123,7 @@ def _patch_norm(s: Shape, recompute: bool = True, backend: str | None = None) ->
 
 
 def _both(name: str, build: Build, compiles: bool, ours: bool = False) -> list[Provider]:
-    """The module as it is, and by torch.compile."""
+    """Return the provider of a module in eager mode, and with ``compiles`` that of the compiled module."""
     missing = "" if compiles else _NOT_COMPILED
     return [Provider(name, build, ours=ours), Provider(f"{name}, compiled", build, missing, compiled=True, ours=ours)]
 
@@ -133,7 +133,7 @@ def _affine_like(backend: str | None) -> Build:
 
 
 def _needs(package: str, device: str) -> str:
-    """Return why what needs a package and a GPU cannot run here, or nothing."""
+    """Return why a provider that needs a package and a GPU cannot run here, or an empty text."""
     if device != "cuda":
         return "needs a GPU (--device cuda)"
     try:

@@ -1,4 +1,4 @@
-"""What every benchmark result carries: device, versions, commit, command, time."""
+"""The circumstances that every benchmark result records: device, versions, commit, command, time."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _processor() -> str:
 def _commit() -> str:
     """Return the commit, with ``-dirty`` where tracked files differ from it, or ``unknown`` outside a checkout.
 
-    As it is when it is first asked for: a process that writes results into the checkout does not change what it ran.
+    The first call decides: a process that later writes results into the checkout still runs the code it started with.
     """
     try:
         options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "cwd": Path(__file__).parent}
@@ -72,13 +72,13 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, its folder included."""
+    """Write a text file atomically; create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
 
 
 def svg_text(figure: Figure, name: str) -> str:
-    """Return a figure as an SVG text that depends on the figure alone: no date, ids made from ``name``."""
+    """Return a figure as reproducible SVG text: no date, and ids made from ``name``."""
     import matplotlib
 
     buffer = io.StringIO()

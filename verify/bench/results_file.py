@@ -1,4 +1,4 @@
-"""A file of benchmark results that grows: every run is kept with where, with what and of which sources it was made."""
+"""A file of benchmark results to which runs are appended, each with its machine, versions and source digest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from verify.package_sources import digests
 
 
 def described(speed: Speed | LayerSpeed | Compared | SuiteSpeed | Growth) -> dict[str, Any]:
-    """Return a run as plain data with its circumstances and the digest of every generated source."""
+    """Return a run as plain data, with its circumstances and the digests of all generated sources."""
     where = circumstances()
     where["device"].update(threads=torch.get_num_threads(), load_average=os.getloadavg())
     if speed.device == "cuda":
@@ -30,19 +30,19 @@ def described(speed: Speed | LayerSpeed | Compared | SuiteSpeed | Growth) -> dic
 
 
 def check_file(path: Path, schema: str = SCHEMA) -> None:
-    """Raise UsageError unless runs can be added to the file; called before anything is measured."""
+    """Raise UsageError unless runs can be appended to the file; call it before measuring."""
     check_folder(path.parent, (path.name,))
     _runs(path, schema)
 
 
 def append(path: Path, run: dict[str, Any]) -> None:
-    """Add a run to the file, atomically; it is the last of its ``runs``, which all have one schema."""
+    """Append a run to the ``runs`` of the file, atomically; all runs of a file have one schema."""
     schema = str(run["schema"])
     write_json(path, {"schema": schema, "runs": [*_runs(path, schema), run]})
 
 
 def _runs(path: Path, schema: str) -> list[dict[str, Any]]:
-    """Return the runs of a file, none if there is no file; raise UsageError if it holds something else."""
+    """Return the runs of a file, none if it does not exist; raise UsageError if it holds something else."""
     if not path.exists():
         return []
     try:

@@ -1,4 +1,4 @@
-"""What a run of ``affdiv bench`` measured, as data that the table, the plot and the file are all made from."""
+"""The results of ``affdiv bench`` as data, from which the table, the plot and the file are made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PARTS = ("forward", "backward", "both")
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some launches, with the least, the quartiles and how many there were."""
+    """The median of some launches, with their minimum, quartiles and number."""
 
     median: float
     least: float
@@ -31,18 +31,18 @@ class Spread:
 
     @property
     def width(self) -> float:
-        """Half the distance of the quartiles, as a share of the median."""
+        """Half the interquartile range, as a share of the median."""
         return (self.upper - self.lower) / 2 / self.median
 
 
 @dataclass(frozen=True)
 class Row:
-    """One provider at one shape; what is a mapping has an entry for forward, backward and both.
+    """One provider at one shape; the mappings have the keys forward, backward and both.
 
-    ``ratio`` is to the torch twin, round by round, ``ratio_of_least`` that of the best launch of each: on a machine
-    that others use too, the one is what was met and the other what is possible. ``product_share`` and ``copy_share``
-    are the products' operations and the least traffic, as shares of what the machine was seen to reach.
-    ``host_seconds`` is the cost of both passes at a tiny shape; None for what is compiled for one shape.
+    ``ratio`` is the time over that of torch's layer, round by round; ``ratio_of_least`` divides the best launches. On a
+    shared machine the first shows the speed under load, the second the speed that is possible. ``product_share`` and
+    ``copy_share`` are the achieved rates of operations and of minimum traffic, as shares of the measured peaks.
+    ``host_seconds`` is the time of both passes at a tiny shape; None for modules compiled for one shape.
     """
 
     shape: str
@@ -64,7 +64,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Speed:
-    """A run: every row, the limits that were measured with them, and why each provider that is missing is."""
+    """A run: every row, the machine's limits measured with them, and for each missing provider the reason."""
 
     device: str
     dtype: str
@@ -74,7 +74,7 @@ class Speed:
     missing: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the run as plain data, in the schema ``affdiv.bench/1`` once its circumstances are added."""
+        """Return the run as plain data: the schema ``affdiv.bench/1`` without the machine and versions."""
         return {
             "schema": SCHEMA,
             "device": self.device,

@@ -1,8 +1,9 @@
-"""Measure from which size on a stack of seeds is slower than one seed after the other, and write the rule for sweeps.
+"""Measure at which sizes training a stack of seeds is faster than one seed at a time, and write the rule for sweeps.
 
     python -m verify.bench.seed_stacking -o verify/training/seed_stacking.json
 
-Both sides take the same steps in turn in one process, on one thread; the ratio is of processor time.
+A team is a set of seeds trained as one stacked network. Both sides take the same steps in turn in one process, on one
+thread; the ratio is of CPU time.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from verify.training.seed_stacks import products
 from verify.training.trial import TrialRun
 
 WIDTHS, BATCHES, MEMBERS, METHODS = (16, 64, 256, 512), (32, 256), (2, 8), ("none", "affine-like")
-MARGIN = 1.1  # of the single runs' time, so that what is about equal stays apart
+MARGIN = 1.1  # a team must be faster by this factor; about equal, the seeds train one by one
 _FEATURES, _CLASSES, _ROUNDS = 256, 10, 3
 
 
 def compare(config: TrialConfig, members: int) -> dict[str, Any]:
-    """Return processor seconds of a trial's step apart and together, and of what a team does once."""
+    """Return the CPU seconds of a step trained apart and together, and of a team's one-off work."""
     data = _data(config)
     configs = [replace(config, seed=seed) for seed in range(members)]
     alone = TrialRun(configs[0], data)
@@ -56,10 +57,10 @@ def compare(config: TrialConfig, members: int) -> dict[str, Any]:
 
 
 def limits(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Return the rule: at most so many products, and at least so many steps of all members, are worth a team.
+    """Return when a team pays: up to ``most_products`` products per step, from ``least_steps`` steps of all members on.
 
-    Up to that many products every measured team was faster by the margin; after that many steps every such team has
-    won back what it does once.
+    Up to that many products every measured team was faster by ``MARGIN``; after that many steps every such team had
+    recovered its one-off work.
     """
     slower = [row["products"] for row in rows if row["apart_s"] < MARGIN * row["together_s"]]
     faster = [row for row in rows if not slower or row["products"] < min(slower)]
@@ -84,7 +85,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure every shape; write what was measured and the rule with -o."""
+    """Measure every shape; with -o, write the measurements and the rule."""
     parser = argparse.ArgumentParser(prog="python -m verify.bench.seed_stacking", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, help="the file for the rule, verify/training/seed_stacking.json")
     out: Path | None = parser.parse_args(arguments).out

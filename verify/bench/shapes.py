@@ -1,7 +1,7 @@
-"""Benchmark shapes: the sizes, the least work of a step, and the input tensors.
+"""Benchmark shapes: sizes, minimum work of a step, and input tensors.
 
 B x n x m                              a linear layer: B rows of n features to m features
-B x in x out x length x kernel         a convolution of B square images, padded so that their size stays
+B x in x out x length x kernel         a convolution of B square images, padded to preserve their size
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOST_SETS = 16
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one measurement; ``space`` is the side of an image and ``kernel`` that of a kernel, 1 for rows."""
+    """Sizes of one measurement; ``space`` is the side of an image, ``kernel`` that of a filter; both 1 for rows."""
 
     batch: int
     inputs: int
@@ -32,13 +32,13 @@ class Shape:
 
     @property
     def text(self) -> str:
-        """The sizes as they are written on the command line."""
+        """The sizes in the form that the command line takes."""
         rows = [self.batch, self.inputs, self.outputs]
         return "x".join(map(str, rows if self.kind == LINEAR else [*rows, self.space, self.kernel]))
 
     @property
     def tiny(self) -> Shape:
-        """The least shape of this kind, at which only the cost of a call is left."""
+        """The smallest shape of this kind, where only call overhead remains."""
         return Shape(2, 2, 2, self.kernel, self.kernel, self.kind)
 
     @property
@@ -56,12 +56,12 @@ class Shape:
         return () if self.kind == LINEAR else (self.space, self.space)
 
     def operations(self) -> dict[str, float]:
-        """Return the floating-point operations of the products alone: one forward, two backward."""
+        """Return the floating-point operations of the matrix products: one forward, two backward."""
         one = 2.0 * self.batch * self.inputs * self.outputs * self.space**2 * self.kernel**2
         return {"forward": one, "backward": 2 * one, "both": 3 * one}
 
     def traffic(self, itemsize: int) -> dict[str, float]:
-        """Return the bytes that must move at least: x, W to z, and g, x, W to the gradients with respect to x and W."""
+        """Return the minimum bytes moved: read x, W and write z; read g, x, W and write the gradients of x and W."""
         x = self.batch * self.inputs * self.space**2
         z = self.batch * self.outputs * self.space**2
         weight = self.inputs * self.outputs * self.kernel**2
@@ -75,14 +75,14 @@ QUICK_SHAPES = ("64x32x48", "2x4x6x8x3")
 
 
 def default_shapes(device: str, quick: bool) -> tuple[str, ...]:
-    """Return the sizes that are measured when none are named."""
+    """Return the shapes measured by default."""
     if quick:
         return QUICK_SHAPES
     return CUDA_SHAPES if device == "cuda" else CPU_SHAPES
 
 
 def parse_shape(text: str) -> Shape:
-    """Return the shape that a text such as ``128x512x512`` names; raise UsageError for another text."""
+    """Return the shape that a text such as ``128x512x512`` describes; raise UsageError for text of another form."""
     words = text.lower().replace(" ", "").split("x")
     sizes = [int(word) if word.isascii() and word.isdigit() else 0 for word in words]
     if len(sizes) not in (3, 5) or min(sizes) < 1:
@@ -95,28 +95,28 @@ def parse_shape(text: str) -> Shape:
         return Shape(batch, inputs, outputs)
     space, kernel = square
     if kernel % 2 == 0 or kernel > space:
-        raise UsageError(f"shape {text!r}: the kernel {kernel} must be odd and at most the length {space}")
+        raise UsageError(f"shape {text!r}: the kernel size {kernel} must be odd and at most the image length {space}")
     return Shape(batch, inputs, outputs, space, kernel, CONVOLUTION)
 
 
 @dataclass(frozen=True)
 class Feed:
-    """An input that takes a gradient, and the gradient with respect to the output that is sent back."""
+    """An input that requires a gradient, and the gradient of the output to backpropagate."""
 
     x: Tensor
     g: Tensor
 
 
 def memory_format(shape: Shape, device: str) -> torch.memory_format:
-    """Return how tensors of a shape, and the weights that meet them, are laid out on a device."""
+    """Return the memory format of inputs and weights of a shape on a device."""
     last = device == "cuda" and shape.kind == CONVOLUTION
     return torch.channels_last if last else torch.contiguous_format
 
 
 def feeds(shape: Shape, device: str, dtype: torch.dtype, seed: int) -> list[Feed]:
-    """Return sets of random tensors to take turns with, enough of them that none is still in a cache.
+    """Return sets of random tensors to rotate through, so many that none is still in a cache when its turn comes.
 
-    On a GPU images lie with their channels last, as its convolutions take them.
+    On a GPU images are channels-last, the layout that its convolutions use.
     """
     return rotated(shape.input_shape, shape.output_shape, device, dtype, seed, memory_format(shape, device))
 
@@ -129,7 +129,7 @@ def rotated(
     seed: int,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> list[Feed]:
-    """Return sets of random tensors of the axes of an input and an output, as ``feeds`` does."""
+    """Return rotating sets of random tensors for an input and an output of the given axes, as ``feeds`` does."""
     generator = torch.Generator().manual_seed(seed)
     one = int(torch.Size(inputs).numel() + torch.Size(outputs).numel()) * dtype.itemsize
     count = max(2, min(_MOST_SETS, -(-_ROTATED_BYTES // one)))
@@ -141,7 +141,7 @@ def rotated(
 
 
 def seeded(makes: Sequence[Callable[[], nn.Module]], device: str, dtype: torch.dtype, seed: int) -> list[nn.Module]:
-    """Return modules, each made with the same random numbers."""
+    """Return the modules, each built from the same random seed."""
     made = []
     for make in makes:
         torch.manual_seed(seed)
@@ -150,7 +150,7 @@ def seeded(makes: Sequence[Callable[[], nn.Module]], device: str, dtype: torch.d
 
 
 def feeds_of(module: nn.Module, input_shape: tuple[int, ...], device: str, dtype: torch.dtype, seed: int) -> list[Feed]:
-    """Return sets of random tensors for a module, whose output says what shape is sent back."""
+    """Return rotating sets of random tensors for a module; its output determines the shape of the gradient."""
     with torch.no_grad():
         output = module(torch.zeros(input_shape, device=device, dtype=dtype)).shape
     return rotated(input_shape, tuple(output), device, dtype, seed)

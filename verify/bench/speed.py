@@ -1,11 +1,11 @@
-"""``affdiv bench``: the generated layers against torch's and others', measured in turn in one run.
+"""``affdiv bench``: the generated layers against torch's and other libraries', timed in turn in one run.
 
     shapes ──▶ providers ──▶ modules, compiled and warmed up ──▶ launches in turn ──▶ rows
 
-Every ratio is taken launch by launch to the torch twin of the same round and then its median, so that what slows the
-machine down for a while slows both sides.
+Every ratio divides a launch by that of torch's layer in the same round, so that a temporary slowdown of the machine
+affects both sides; the median over rounds is reported.
 
-Not done here: no comparison of what the modules compute; ``affdiv verify`` and the tests do that.
+Not done here: comparing the outputs of the modules; ``affdiv verify`` and the tests do that.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure: the shapes, where, in which type, for how long a shape, and whether only to try it out.
+    """What to measure: shapes, device, dtype, seconds per shape, and whether this is only a quick trial.
 
-    ``only`` names providers to measure beside the torch twin, all if it is empty; those in ``without`` are left out.
-    A layer of ours that cannot be computed ends the run; ``tolerant`` counts it as missing, with the reason.
+    ``only`` names the providers to measure beside torch's layer, all if empty; those in ``without`` are left out. A
+    failure of one of our layers ends the run, unless ``tolerant``, which lists the layer as missing, with the reason.
     """
 
     shapes: tuple[Shape, ...]
@@ -54,7 +54,7 @@ class Request:
     tolerant: bool = False
 
     def check(self) -> None:
-        """Raise UsageError for a device or a type that is not known, and for a device that is not there."""
+        """Raise UsageError for an unknown device or dtype, and for a device that this machine lacks."""
         if self.device not in DEVICES:
             raise UsageError(f"device {self.device!r} is not known; choose one of {', '.join(DEVICES)}")
         if self.dtype not in DTYPES:
@@ -63,12 +63,12 @@ class Request:
             raise UsageError(f"{NO_CUDA}; use --device cpu, or run on a machine with a GPU and a torch built for it")
 
     def takes(self, provider: str) -> bool:
-        """Return whether a provider is to be measured."""
+        """Return whether the request includes a provider."""
         return provider not in self.without and (not self.only or provider in self.only)
 
 
 def thread_counts(text: str) -> tuple[int, ...]:
-    """Return the numbers that ``1,2`` lists, without text torch's own; raise UsageError for what is no list of them."""
+    """Return the numbers in a text such as ``1,2``, torch's own number for an empty one; else raise UsageError."""
     words = text.replace(" ", "").split(",") if text else [str(torch.get_num_threads())]
     if not all(word.isascii() and word.isdigit() and 0 < int(word) <= _MOST_THREADS for word in words):
         raise UsageError(f"threads {text!r} is no list of numbers from 1 to {_MOST_THREADS}; write one such as 1,2")
@@ -77,7 +77,7 @@ def thread_counts(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Built:
-    """A provider's module, warmed up; ``host`` is the cost of a call in seconds."""
+    """A provider's module, warmed up; ``host`` is its call overhead in seconds."""
 
     provider: Provider
     module: nn.Module
@@ -87,7 +87,7 @@ class _Built:
 
 
 def measure(request: Request, progress: Progress) -> Speed:
-    """Measure every provider at every shape; raise UsageError for a request that cannot be met."""
+    """Measure every provider at every shape; raise UsageError for an invalid request."""
     request.check()
     dtype = DTYPES[request.dtype]
     limits = measure_limits(request.device, dtype, request.quick)
@@ -95,7 +95,7 @@ def measure(request: Request, progress: Progress) -> Speed:
     missing: dict[str, str] = {}
     with warnings.catch_warnings():
         if not request.quick:
-            warnings.simplefilter("ignore")  # the compiler's, about how it reads torch's own layers
+            warnings.simplefilter("ignore")  # torch.compile warns about how it traces torch's layers
         for shape in request.shapes:
             rows += _measure_shape(request, shape, dtype, limits, missing, progress)
     return Speed(request.device, request.dtype, request.seed, limits, tuple(rows), missing)
@@ -107,7 +107,7 @@ def _measure_shape(
     data = feeds(shape, request.device, dtype, request.seed)
     tiny = feeds(shape.tiny, request.device, dtype, request.seed)[0]
     torch.manual_seed(request.seed)
-    torch.compiler.reset()  # what was compiled for another shape would make this one more general and slower
+    torch.compiler.reset()  # else the next shape would compile to dynamic, slower code
     built: list[_Built] = []
     twin, *others = providers(shape, request.device, compiles=not request.quick)
     known = [twin, *(p for p in others if request.takes(p.name))]
@@ -131,7 +131,7 @@ def _measure_shape(
 
 
 def _build(provider: Provider, shape: Shape, feed: Feed, tiny: Feed, tolerant: bool) -> _Built | str:
-    """Return the module, ready to be timed, or why there is none: a peer or a compiler may refuse what it is given."""
+    """Return the module, ready to be timed, or the reason why another library or a compiler refused it."""
     try:
         module = provider.build(shape).to(device=feed.x.device, dtype=feed.x.dtype)
         _lay_out(module, memory_format(shape, feed.x.device.type))
@@ -151,14 +151,14 @@ def _build(provider: Provider, shape: Shape, feed: Feed, tiny: Feed, tolerant: b
 
 
 def _lay_out(module: nn.Module, layout: torch.memory_format) -> None:
-    """Give the weights of convolutions, which alone have four axes, the layout of the images that they meet."""
+    """Give convolution weights (the parameters with four axes) the memory format of the images."""
     for parameter in module.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def _capture(module: nn.Module, feed: Feed) -> None:
-    """Let the module replay both passes as CUDA graphs, on a copy of each input."""
+    """Make the module replay both passes as CUDA graphs, on a copy of each input."""
     torch.cuda.make_graphed_callables(module, (feed.x.detach().clone().requires_grad_(),))
 
 

@@ -1,9 +1,9 @@
-"""The figures of ``affdiv bench`` in a text: written between two marks from the file of results, never by hand.
+"""Write the figures of ``affdiv bench`` into a document: between two marks, from the results file, never by hand.
 
     affdiv bench --threads 1,2 --seconds 12 -o paper_notes/results/speed-cpu.json     about five minutes
     python -m verify.bench.speed_note paper_notes/results/speed-cpu.json paper_notes/performance.md
 
-Of each number of threads the last run of the file is told. A file of ``affdiv bench --suite`` has marks of its own.
+The last run for each number of threads is used. Results of ``affdiv bench --suite`` have marks of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Run = Mapping[str, Any]
 
 
 def latest(runs: Sequence[Run]) -> list[Run]:
-    """Return the last run of each number of threads, the fewest threads first."""
+    """Return the last run for each number of threads, in increasing order of threads."""
     found = {run["circumstances"]["device"]["threads"]: run for run in runs}
     return [found[count] for count in sorted(found)]
 
@@ -42,7 +42,7 @@ def figures(runs: Sequence[Run]) -> str:
 
 
 def circumstances(run: Run) -> str:
-    """Return where a run was measured, and the best that its machine did."""
+    """Return the machine of a run and the peak rates measured on it."""
     where = run["circumstances"]
     device, limits = where["device"], run["limits"]
     best = f"copy {limits['copy_bytes'] / 1e9:.1f} GB/s, product {limits['product_operations'] / 1e9:.0f} GFLOP/s"
@@ -53,7 +53,7 @@ def circumstances(run: Run) -> str:
 
 
 def _table(shape: str, runs: Sequence[Run]) -> str:
-    """Return both passes as multiples of torch's layer: the median round by round, quartiles, that of least times."""
+    """Return the table of both passes over torch's layer: median over rounds, quartiles, ratio of least times."""
     known = {(threads(run), row["provider"]): row for run in runs for row in run["rows"] if row["shape"] == shape}
     columns = [threads(run) for run in runs]
     lines = [f"| {shape} | {' | '.join(f'{c}: median (quartiles), of least' for c in columns)} | saved, MiB |"]
@@ -66,7 +66,7 @@ def _table(shape: str, runs: Sequence[Run]) -> str:
 
 
 def ratio(row: Run | None) -> str:
-    """Return both passes of a row as multiples of torch's layer."""
+    """Return the time of both passes of a row as a multiple of torch's layer."""
     if row is None:
         return "not measured"
     both = row["ratio"]["both"]
@@ -75,17 +75,17 @@ def ratio(row: Run | None) -> str:
 
 
 def threads(run: Run) -> str:
-    """Return how many threads a run had."""
+    """Return the number of threads of a run, in words."""
     count = run["circumstances"]["device"]["threads"]
     return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def suite_figures(runs: Sequence[Run]) -> str:
-    """Return the circumstances of the latest runs of a suite and one Markdown table, a line a case."""
+    """Return the circumstances of the latest runs of a suite and a Markdown table with one line per case."""
     chosen = latest(runs)
     lines = [f"* {circumstances(run)}" for run in chosen]
     columns = [threads(run) for run in chosen]
-    head = [f"peer, ours, {c}" for c in columns] + [f"ours/peer, {c}" for c in columns]
+    head = [f"baseline, ours, {c}" for c in columns] + [f"ours/baseline, {c}" for c in columns]
     lines += ["", f"| case | {' | '.join(head)} | saved | peak |", "|---" * (len(head) + 3) + "|"]
     known = [{(row["case"], row["compiled"]): row for row in run["rows"]} for run in chosen]
     for key in dict.fromkeys(key for rows in known for key in rows):
@@ -108,7 +108,7 @@ def _compared(row: Run) -> str:
 
 
 def rewritten(text: str, runs: Sequence[Run]) -> str:
-    """Return the text with the figures between its marks; raise UsageError for a text without them."""
+    """Return the text with new figures between its marks; raise UsageError if it lacks the marks."""
     suite = bool(runs) and runs[-1].get("schema") == SUITE
     begin, end = (SUITE_BEGIN, SUITE_END) if suite else (BEGIN, END)
     before, has_begin, rest = text.partition(begin)
@@ -119,7 +119,7 @@ def rewritten(text: str, runs: Sequence[Run]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the figures of a file of results into a text."""
+    """Write the figures of a results file into a document."""
     parser = argparse.ArgumentParser(prog="python -m verify.bench.speed_note", description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="a file that affdiv bench wrote")
     parser.add_argument("note", type=Path, help="a Markdown file with the two marks")

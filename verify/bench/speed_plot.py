@@ -1,4 +1,4 @@
-"""The ratios of ``affdiv bench`` as a plot: a bar a provider and shape, with the quartiles as a whisker."""
+"""Plot the ratios of ``affdiv bench``: one bar per provider and shape, with the quartiles as whiskers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _OURS, _OTHER = "#c2185b", "#8a94a6"
 
 
 def plot(speed: Speed) -> str:
-    """Return both passes' ratios to the torch twin as an SVG text that depends on the figures alone."""
+    """Return the ratios of both passes to torch's layer as reproducible SVG text."""
     from matplotlib.figure import Figure
 
     shapes = list(dict.fromkeys(row.shape for row in speed.rows))

@@ -1,4 +1,4 @@
-"""The result of ``affdiv bench`` as a table of 80 columns a shape."""
+"""The result of ``affdiv bench`` as one table of 80 columns per shape."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from verify.bench.rows import Row, Speed
 WIDTH = 80
 _HEADINGS = ("", "fwd", "bwd", "both", "±", "ratio", "best", "FLOP", "copy", "saved", "peak", "host")
 _LEGEND = (
-    "fwd, bwd, both: milliseconds, medians; ±: half the distance of the quartiles of both; ratio: both by that of "
-    "torch's layer, taken round by round; best: the same of the least times; FLOP, copy: the products' operations and "
-    "the least traffic of both as shares of the best product and copy of this run; saved, peak: MiB kept for the "
-    "backward pass and allocated at once; host: microseconds of a call at a tiny shape."
+    "fwd, bwd, both: median milliseconds; ±: half the interquartile range of both; ratio: both over that of torch's "
+    "layer, round by round; best: the ratio of the least times; FLOP, copy: rate of operations and of minimum traffic "
+    "as shares of the best product and copy of this run; saved, peak: MiB saved for the backward pass and allocated at "
+    "the peak; host: microseconds of both passes at a tiny shape."
 )
 
 
 def print_speed(speed: Speed, console: Console | None = None) -> None:
-    """Print a table a shape, what the figures mean, and what was not measured."""
+    """Print a table per shape, a legend, and what was not measured."""
     console = console or Console(highlight=False, width=WIDTH)
     for shape in dict.fromkeys(row.shape for row in speed.rows):
         rows = [row for row in speed.rows if row.shape == shape]
@@ -62,12 +62,12 @@ def _cells(row: Row) -> list[str]:
 
 
 def ratio_digits(value: float) -> str:
-    """Return a ratio in thousandths while that says something."""
+    """Return a ratio with three decimals, or fewer if it is large."""
     return f"{value:.3f}" if value < 9.9995 else f"{value:.0f}"
 
 
 def digits(value: float) -> str:
-    """Return a number above zero in three digits, as short as that can be."""
+    """Return a positive number with three significant digits, in the shortest form."""
     if value >= 99.95:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -1,10 +1,11 @@
-"""``affdiv bench --suite quick|full``: every kind of layer against torch's with a normaliser, in one table.
+"""``affdiv bench --suite quick|full``: our layer of every kind against torch's with a normaliser, in one table.
 
-    cases ──▶ torch's layer, the peer, ours; plain and compiled ──▶ launches in turn ──▶ ratios, intervals, verdict
+    cases ──▶ torch's layer, the baseline, ours; eager and compiled ──▶ alternating launches ──▶ ratios, intervals,
+    verdict
 
-The verdict of a row compares ours with the peer, launch by launch: ``ahead`` where the interval of the median ratio
-lies below 1, ``behind`` where it lies above, ``level`` where it holds 1. The ratios of both to torch's layer without a
-normaliser stand beside it.
+The baseline (``peer`` in the results) is torch's layer with a normaliser. The verdict of a row compares ours with the
+baseline, launch by launch: ``ahead`` if the interval of the median ratio lies below 1, ``behind`` if it lies above,
+``level`` if it contains 1. Beside it are the ratios of both to torch's layer without a normaliser.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ _LEAST_ROUNDS = 12
 
 @dataclass(frozen=True)
 class SuiteRow:
-    """One case, plain or compiled.
+    """One case, eager or compiled.
 
-    ``seconds`` is the median of both passes of torch's plain layer; ``peer`` and ``ours`` are ratios to it, ``verdict``
-    judges ``ours_to_peer``. ``saved`` and ``peak`` are bytes of torch's layer, the peer and ours; None where compiled.
-    ``missing`` says why nothing was measured, with an empty ``verdict``.
+    ``seconds`` is the median time of both passes of torch's layer; ``peer`` and ``ours`` are ratios to it, and
+    ``verdict`` judges ``ours_to_peer``. ``saved`` and ``peak`` are bytes for torch's layer, the baseline and ours; None
+    if compiled. If nothing was measured, ``missing`` says why and ``verdict`` is empty.
     """
 
     case: str
@@ -69,25 +70,25 @@ class SuiteSpeed:
     rows: tuple[SuiteRow, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the run as plain data, in the schema ``affdiv.bench-suite/1`` once its circumstances are added."""
+        """Return the run as plain data: the schema ``affdiv.bench-suite/1`` without the machine and versions."""
         plain = {"suite": self.suite, "device": self.device, "seed": self.seed, "limits": asdict(self.limits)}
         return {"schema": SCHEMA, **plain, "rows": [asdict(row) for row in self.rows]}
 
 
 def verdict(ratio: Ratio) -> str:
-    """Return how ours stands to the peer, by the interval of their ratio."""
+    """Return the verdict from the interval of the ratio of ours to the baseline."""
     if ratio.high < 1:
         return AHEAD
     return BEHIND if ratio.low > 1 else LEVEL
 
 
 def measure_suite(suite: str, device: str, seconds: float, seed: int, progress: Progress) -> SuiteSpeed:
-    """Measure the cases of a suite, ``seconds`` of launches each; the quick one without torch.compile."""
+    """Measure the cases of a suite, with ``seconds`` of launches each; the quick suite skips torch.compile."""
     limits = measure_limits(device, torch.float32, suite == QUICK)
     rows: list[SuiteRow] = []
     chosen = cases(suite)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's, about how it reads torch's own layers
+        warnings.simplefilter("ignore")  # torch.compile warns about how it traces torch's layers
         for number, case in enumerate(chosen):
             told = partial(_told, progress, case.name, number, len(chosen))
             rows += _measured(case, device, seconds, seed, suite != QUICK, told)
@@ -95,15 +96,15 @@ def measure_suite(suite: str, device: str, seconds: float, seed: int, progress: 
 
 
 def _told(progress: Progress, name: str, number: int, count: int, share: float) -> None:
-    """Say which case is measured, and which share of all is over."""
+    """Report the case that is being measured and the finished share of the suite."""
     progress(name, (number + share) / count)
 
 
 def _measured(
     case: Case, device: str, seconds: float, seed: int, compiles: bool, progress: Callable[[float], None]
 ) -> list[SuiteRow]:
-    """Return the row of a case, and with ``compiles`` that of its compiled modules; all are launched in turn."""
-    torch.compiler.reset()  # what was compiled for another shape would make this one more general and slower
+    """Return the row of a case and, with ``compiles``, that of its compiled modules; all are launched in turn."""
+    torch.compiler.reset()  # else the next shape would compile to dynamic, slower code
     plain = _modules(case, device, seed)
     feeds = feeds_of(plain[0], case.input_shape, device, DTYPES[case.dtype], seed)
     saved = tuple(saved_bytes(m, feeds[0]) for m in plain)
@@ -124,7 +125,7 @@ def _modules(case: Case, device: str, seed: int) -> list[nn.Module]:
 
 
 def _compiled(case: Case, device: str, seed: int, feed: Feed) -> tuple[list[nn.Module], str]:
-    """Return the modules compiled and warmed up, or none and why."""
+    """Return the modules, compiled and warmed up, or none and the reason."""
     made = [compiled(module) for module in _modules(case, device, seed)]
     try:
         for module in made:
@@ -135,7 +136,7 @@ def _compiled(case: Case, device: str, seed: int, feed: Feed) -> tuple[list[nn.M
 
 
 def _row(case: Case, times: Sequence[Times], base: Times) -> SuiteRow:
-    """Return the row of the times of torch's layer, the peer and ours, as multiples of ``base``."""
+    """Return the row from the times of torch's layer, the baseline and ours, relative to ``base``."""
     peer, ours = times[1].both, times[2].both
     to_peer = Ratio.of(ours, peer)
     return SuiteRow(

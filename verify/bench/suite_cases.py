@@ -1,7 +1,7 @@
-"""What ``affdiv bench --suite`` measures: every kind of layer beside torch's, and torch's with a normaliser.
+"""The cases of ``affdiv bench --suite``: our layer of every kind, torch's, and torch's with a normaliser.
 
-A case has three modules of the same input and output: torch's layer, which costs least; the peer, that layer with the
-normaliser that a user would put behind it; and ours.
+A case has three modules with the same input and output: torch's layer, which costs least; the baseline (``peer``),
+torch's layer with the normaliser that a user would choose; and ours.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: n
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table: its name, how its modules are made, what the peer adds, and the axes of its input.
+    """One row of the table: its name, how its modules are built, the baseline's normaliser, and the input's axes.
 
-    ``quick`` marks what the quick suite measures too.
+    ``quick`` marks the cases that the quick suite includes.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Case:
 
 
 def cases(suite: str) -> list[Case]:
-    """Return the cases of ``quick`` or ``full``, in the order of the table."""
+    """Return the cases of the suite ``quick`` or ``full``, in table order."""
     return [case for case in _CASES if suite == FULL or case.quick]
 
 
@@ -97,7 +97,7 @@ def _convolution(
 
 
 class _Attend(nn.Module):
-    """Attention of tokens (B, T, n) to themselves or to a memory of other widths, perhaps behind a normaliser."""
+    """``norm``, then attention of tokens (B, T, n) to themselves or to a memory of other widths."""
 
     def __init__(self, attention: nn.Module, norm: nn.Module, memory: tuple[int, int] | None, masked: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Whole models for ``affdiv bench --suite``: a ResNet-18 and a transformer, each with a normaliser or without one."""
+"""Whole models for ``affdiv bench --suite``: a ResNet-18 and a transformer, with or without normalisers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 
 
 def no_norm(features: int) -> nn.Module:
-    """Return the identity, in the place of a normaliser of so many features."""
+    """Return the identity, used in place of a normaliser of ``features`` features."""
     return nn.Identity()
 
 
@@ -22,7 +22,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int, norm: Norm
 
 
 class _Block(nn.Module):
-    """Two convolutions of 3 x 3 beside a shortcut: the basic block of a ResNet."""
+    """The basic block of a ResNet: two 3 x 3 convolutions beside a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Block(nn.Module):
 
 
 def resnet18(norm: Norm, classes: int = 100) -> nn.Module:
-    """Return a ResNet-18 (He et al. 2016) of images (B, 3, h, w); without a normaliser its convolutions have biases."""
+    """Return a ResNet-18 (He et al. 2016) for images (B, 3, h, w); without normalisers its convolutions have biases."""
     layers: list[nn.Module] = [_convolution(3, 64, 7, 2, norm), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     inputs = 64
     for outputs, stride in _STAGES:
@@ -48,7 +48,7 @@ def resnet18(norm: Norm, classes: int = 100) -> nn.Module:
 
 
 class _Encoder(nn.Module):
-    """Attention, then two linear layers, each beside a skip connection and behind the normaliser."""
+    """Attention, then two linear layers, each with a skip connection and a normaliser in front (pre-norm)."""
 
     def __init__(self, features: int, heads: int, norm: Norm) -> None:
         super().__init__()
@@ -65,5 +65,5 @@ class _Encoder(nn.Module):
 
 
 def transformer(norm: Norm, depth: int = 6, features: int = 256, heads: int = 8) -> nn.Module:
-    """Return a transformer of tokens (B, T, features), its normalisers in front of each part."""
+    """Return a pre-norm transformer for tokens (B, T, features)."""
     return nn.Sequential(*(_Encoder(features, heads, norm) for _ in range(depth)), norm(features))

@@ -13,17 +13,17 @@ from verify.bench.against import Ratio
 from verify.bench.speed_table import WIDTH, digits, ratio_digits
 from verify.bench.suite import AHEAD, BEHIND, LEVEL, SuiteRow, SuiteSpeed
 
-_HEADINGS = ("", "ms", "peer", "ours", "ours/peer", "", "saved", "peak")
+_HEADINGS = ("", "ms", "base", "ours", "ours/base", "", "saved", "peak")
 _STYLES = {AHEAD: "green", BEHIND: "red"}
 _LEGEND = (
-    "ms: both passes of torch's layer, the median; peer: torch's layer with the normaliser that stands in brackets; "
-    "peer and ours as multiples of torch's layer; ours/peer: the median ratio and its interval of 95 %; saved, peak: "
-    "what ours keeps for the backward pass and allocates at once, as multiples of torch's layer."
+    "ms: median time of both passes of torch's layer; base: torch's layer with the normaliser in brackets; base, ours: "
+    "times as multiples of torch's layer; ours/base: the median ratio and its 95 % interval; saved, peak: memory that "
+    "ours saves for the backward pass and allocates at the peak, as multiples of torch's layer."
 )
 
 
 def print_suite(speed: SuiteSpeed, console: Console | None = None) -> None:
-    """Print a line a case, plain and compiled, then how many are ahead, level and behind."""
+    """Print a line per case, eager and compiled, then how many are ahead, level and behind."""
     console = console or Console(highlight=False, width=WIDTH)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for heading in _HEADINGS:
@@ -62,5 +62,5 @@ def interval(ratio: Ratio) -> str:
 
 
 def share(found: Sequence[int] | None) -> str:
-    """Return the bytes of ours as a multiple of torch's layer's; nothing where they were not counted."""
+    """Return the bytes of ours as a multiple of torch's layer's, or an empty text if they were not counted."""
     return "" if found is None else f"{found[2] / max(1, found[0]):.2f}"
