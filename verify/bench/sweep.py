@@ -1,14 +1,15 @@
-"""Speed of a sweep of small networks, in trials' steps a second, against a plain loop in PyTorch over the same trials.
+"""Speed of a sweep of small networks, in trial-steps per second, against a plain PyTorch loop over the same trials.
 
     python -m verify.bench.sweep -o paper_notes/results
     python -m verify.bench.sweep --device cuda -o paper_notes/results
 
-Three sides in turn, each on as many processes, one thread a process: the plain loop; our worker on a store of trials
-that train apart; our worker on a store of teams. A side lasts until its last process has ended. Our sides hold
-everything that a sweep does (claims, heartbeats, losses looked at, parts evaluated at the beginning and the end,
-results written), the plain loop trains and evaluates the test part at the end. Processes start before time is taken,
-and a first round, in which teams record their graph, is reported apart. The ratio that is held against the bound is
-that of processor time on the CPU, to which other work on the machine adds little, and that of elapsed time on a GPU.
+Three sides run in turn, each on the same number of processes with one thread: the plain loop; our worker on trials that
+train one by one; our worker on teams (the seeds of a configuration trained as one stacked network). A side lasts until
+its last process has ended. Our sides do everything that a sweep does (claims, heartbeats, loss checks, evaluation at
+the beginning and the end, writing results); the plain loop trains, and evaluates the test split at the end. Processes
+start before the clock does, and the first round, in which teams record their graph, is reported separately. The ratio
+that must reach the bound is of CPU time on the CPU, which other work on the machine affects little, and of elapsed time
+on a GPU.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ from verify.training.store import Store
 from verify.training.trial import steps_of
 from verify.training.worker import Job, work
 
-BOUND = 3.0  # what teams are to be worth, in plain loops
+BOUND = 3.0  # teams must reach this many times the plain loop's speed
 SIDES = ("plain", "apart", "together")
 _RATES = (0.03, 0.1)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is measured: so many seeds at each of two rates, on so many processes, so often."""
+    """What to measure: the seeds at each of two learning rates, the processes and the rounds."""
 
     dtype: str
     device: str
@@ -60,13 +61,13 @@ class Request:
     epochs: int = 10
 
     def trials(self) -> tuple[TrialConfig, ...]:
-        """Return the trials: an MLP of 64 - 64 - 64 - 10 on the digits, by plain gradient descent."""
+        """Return the trials: an MLP 64-64-64-10 on the digits, trained by plain gradient descent."""
         base = TrialConfig("none", 0.1, dtype=self.dtype, device=self.device, epochs=self.epochs, evaluate_every=0)
         return tuple(replace(base, learning_rate=r, seed=s) for r in _RATES for s in range(self.seeds))
 
 
 def plain_trial(config: TrialConfig, data: Dataset) -> float:
-    """Train one network as one would write it down, and return its accuracy on the test part."""
+    """Train one network with a straightforward loop, and return its accuracy on the test split."""
     torch.manual_seed(config.seed)
     sizes = (data.features, *[config.width] * config.depth, data.classes)
     layers = [module for n, m in pairwise(sizes) for module in (nn.Linear(n, m), nn.Tanh())]
@@ -85,9 +86,9 @@ def plain_trial(config: TrialConfig, data: Dataset) -> float:
 
 
 def measure(request: Request) -> dict[str, Any]:
-    """Return for each side its trial-steps a second, with least and greatest of the rounds, and the ratios to plain.
+    """Return each side's trial-steps per second (median, minimum and maximum over rounds), and its ratio to plain.
 
-    Raise RuntimeError where a process that takes part ends before it has measured.
+    Raise RuntimeError if one of the processes ends before it has measured.
     """
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(request.workers), context.Queue()
@@ -108,7 +109,7 @@ def measure(request: Request) -> dict[str, Any]:
 
 
 def _collected(processes: Sequence[BaseProcess], results: Any) -> list[dict[str, list[tuple[float, float]]]]:
-    """Return what every process has measured; where one of them has died, end the others, which wait for it."""
+    """Return the measurements of every process; if one has died, end the others, which would wait for it forever."""
     found: list[dict[str, list[tuple[float, float]]]] = []
     while len(found) < len(processes):
         try:
@@ -119,7 +120,7 @@ def _collected(processes: Sequence[BaseProcess], results: Any) -> list[dict[str,
                 for process in processes:
                     process.terminate()
                 raise RuntimeError(
-                    f"a process of the benchmark ended with code {dead[0]}; what it said is above"
+                    f"a process of the benchmark ended with exit code {dead[0]}; its messages are above"
                 ) from None
     return found
 
@@ -143,12 +144,12 @@ def _figures(request: Request, elapsed: dict[str, list[float]], busy: dict[str, 
 
 
 def _ratio(plain: list[float], own: list[float]) -> float:
-    """Return how many times the plain loop's speed a side has: the median over all rounds but the first."""
+    """Return a side's speed over the plain loop's: the median over all rounds but the first."""
     return statistics.median(p / o for p, o in zip(plain[1:], own[1:], strict=True))
 
 
 def _process(request: Request, folder: Path, place: int, barrier: Barrier, results: Any) -> None:
-    """Take part in every round of every side; put the seconds that each took into a queue."""
+    """Run one process's share of every round of every side; put the seconds of each into a queue."""
     torch.set_num_threads(1)
     data = load("digits", 0, request.trials()[0].torch_dtype)
     seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
@@ -165,7 +166,7 @@ def _process(request: Request, folder: Path, place: int, barrier: Barrier, resul
 
 
 def _share(request: Request, folder: Path, side: str, place: int, data: Dataset) -> Callable[[], None]:
-    """Return what one process does of a side; the first process makes the store."""
+    """Return one process's share of the work of a side; the first process creates the store."""
     trials = request.trials()
     if side == "plain":
         own = data.to(request.device)
@@ -185,19 +186,19 @@ def _share(request: Request, folder: Path, side: str, place: int, data: Dataset)
 def _above_zero(text: str) -> int:
     number = int(text) if text.isascii() and text.isdigit() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return number
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmark; write sweep-speed.json with -o. Exit code 1 where teams are worth less than the bound."""
+    """Run the benchmark; write sweep-speed.json with -o. Exit code 1 if teams stay below the bound."""
     parser = argparse.ArgumentParser(prog="python -m verify.bench.sweep", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, help="folder for sweep-speed.json")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "float64"), default=["float32", "float64"])
-    parser.add_argument("--seeds", type=_above_zero, help="of each rate; a whole team if not given")
+    parser.add_argument("--seeds", type=_above_zero, help="seeds per learning rate; default: a full team")
     parser.add_argument("--rounds", type=_above_zero, default=5)
-    parser.add_argument("--workers", type=_above_zero, help="processes; two on the CPU, one on a GPU if not given")
+    parser.add_argument("--workers", type=_above_zero, help="processes; default: two on the CPU, one on a GPU")
     parser.add_argument("--epochs", type=_above_zero, default=10)
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
@@ -210,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
             spread = f"{speed['least']:.0f} .. {speed['greatest']:.0f}"
             print(
                 f"{dtype} {side:9s} {speed['trial_steps_per_s']:8.0f} trial-steps/s ({spread}), "
-                f"{speed['ratio']:.2f} of plain, {speed['processor_ratio']:.2f} by processor time"
+                f"{speed['ratio']:.2f} times plain, {speed['processor_ratio']:.2f} times by CPU time"
             )
     if given.out is not None:
         result = {"benchmark": "sweep-speed", "bound": BOUND, "threads": 1, **circumstances(), "figures": figures}

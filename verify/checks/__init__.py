@@ -1,1 +1,1 @@
-"""Checks of the derivations and of the generated layers, each by a route of its own."""
+"""Checks of the derivations and of the generated layers, each by an independent method."""

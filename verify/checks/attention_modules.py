@@ -1,4 +1,4 @@
-"""Subjects that are whole attention modules: every input and parameter against attention written head by head."""
+"""Subjects that are whole attention modules, compared in every input and parameter with attention by single heads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BY = ("x", "y", "WQ", "bQ", "WK", "bK", "WV", "bV", "W", "b")
 
 
 def whole_subjects() -> list[Subject]:
-    """Return a subject for each setting of the generated module, and those of steps inside it."""
+    """Return a subject for each setting of the generated module, and the subjects of steps inside it."""
     whole = [_whole(variant, settings) for variant, settings in SETTINGS.items()]
     return [*whole, *step_subjects(SETTINGS)]
 
@@ -48,7 +48,7 @@ def _whole(variant: str, settings: dict[str, Any]) -> Subject:
 
 
 def _equations(value: str) -> dict[str, str]:
-    """Return which equations make the output and each gradient: of projections, of values, of the output."""
+    """Return the ids of the equations behind the output and each gradient: of projections, values and the output."""
     parts = [f"{part}/affine-like" for part in dict.fromkeys(("attention-projection", value, "attention-output"))]
     every = ", ".join(f"{part}/forward" for part in parts)
     found = {"forward": every, "gradcheck": every, "gradgradcheck": every}
@@ -89,7 +89,7 @@ def _block(rows: slice, heads: int, width: int) -> Any:
 
 
 def named_by_heads(parameters: Mapping[str, Tensor], heads: int, width: int) -> dict[str, Tensor]:
-    """Return the parameters of a module whose widths are all alike, by their names in ``by_heads``, split by heads."""
+    """Return the parameters of a module of one width, split by heads, under their names in ``by_heads``."""
     W, b = parameters["in_proj_weight"], parameters["in_proj_bias"]
     found = {"W": parameters["out_proj.weight"], "b": parameters["out_proj.bias"]}
     for letter, rows, offset in zip("QKV", W.chunk(3), b.chunk(3), strict=True):

@@ -1,8 +1,9 @@
-"""Subjects that are steps inside a whole attention module: of its output, its value path and its scores.
+"""Subjects for steps inside a whole attention module: of its output, its value path and its scores.
 
-The parameters of one part move, those of the others are held; what the part reads inside the module is met there. The
-module's scores are the logarithms of its attention weights over that of a key of zeros, which ``add_zero_attn`` adds.
-QK-norm does not cancel: what it leaves is written by hand, as a second route beside the self factor that is derived.
+The parameters of one part move and all others are held; the input of that part is recorded inside the module. The
+scores are recovered from the attention weights: each is the logarithm of its weight over the weight of the zero key
+that ``add_zero_attn`` appends. QK-norm does not cancel the factor: the remaining self factor is written by hand, as an
+independent check of the derived one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _Call = Callable[[Any, Tensor, Tensor], Tensor]
 
 
 def step_subjects(settings: Mapping[str, Mapping[str, Any]]) -> list[Subject]:
-    """Return steps of the output in each of the settings of the generated module, of its value path, of its scores."""
+    """Return the subjects for steps of the output (one per setting of the module), the value path and the scores."""
     outputs = [_output(variant, words) for variant, words in settings.items()]
     plain = _scores("affine-like>attention", _PLAIN, {})
     unit = _scores("affine-like>qk-norm>attention", _QK_NORM, {"qk_norm": True})
@@ -60,7 +61,7 @@ def _case(
     moving: Mapping[str, slice],
     met: Callable[[Case], Mapping[str, Tensor]] | None = None,
 ) -> Case:
-    """Return a random module of which the rows ``moving`` of some parameters move, and the others are held."""
+    """Return a random module in which only the rows ``moving`` of the named parameters are trained."""
     heads, width, batch = random.whole(1, 2), random.whole(2, 3), random.whole(1, 2)
     asking, answering = random.whole(1, 3), random.whole(2, 3)
     wide = heads * width
@@ -85,7 +86,7 @@ def _case(
 
 
 def _context(inner: Any, x: Tensor, y: Tensor) -> Tensor:
-    """Return what ``out_proj`` reads, by head: (B, R, T, d)."""
+    """Return the input of ``out_proj``, by head: (B, R, T, d)."""
     seen: list[Tensor] = []
     handle = inner.out_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
@@ -107,7 +108,7 @@ def _whole(inner: Any, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _scores_of(inner: Any, x: Tensor, y: Tensor) -> Tensor:
-    """Return the scores: the zeros that stand last among the keys have a score of zero."""
+    """Return the scores, (B, R, T, S); the zero key, which is the last, has score zero."""
     logarithms = _weights(inner, x, y).log()
     return logarithms[..., :-1] - logarithms[..., -1:]
 
@@ -143,7 +144,7 @@ def _arguments(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def _token_order(case: Case) -> float:
-    """Return how much turning round the tokens that ask does not turn round the outputs, or those that answer does."""
+    """Return the departure from symmetry: reversed queries must give reversed outputs, reversed keys the same ones."""
     inner, x, y = _arguments(case)
     with torch.no_grad():
         z = _whole(inner, x, y)
@@ -152,13 +153,13 @@ def _token_order(case: Case) -> float:
 
 
 def _value() -> Subject:
-    """The value path inside a whole module, whose attention weights are held: of their sum E nothing is left."""
+    """The value path inside a whole module with held attention weights; their sum E cancels out of the step."""
 
     def places(heads: int, width: int) -> dict[str, Place]:
         return {"W": _block("in_proj_weight", 2, heads, width), "b": _block("in_proj_bias", 2, heads, width)}
 
     def draw(random: Draw, kappa: float) -> Case:
-        """Return a random module of which the parameters of the values alone are trained."""
+        """Return a random module in which only the value parameters are trained."""
         settings = {"value_path": True}
         case = _case(random, settings, _context, places, {}, lambda case: {"E": _weights(*_arguments(case))})
         assert case.trained is not None
@@ -178,16 +179,16 @@ def _value() -> Subject:
 
 
 def _block(attribute: str, part: int, heads: int, width: int) -> Place:
-    """Return where the queries (0), keys (1) or values (2) stand in what the module holds as one, by head."""
+    """Return the place, by head, of the queries (0), keys (1) or values (2) in the module's stacked parameter."""
     rows = slice(part * heads * width, (part + 1) * heads * width)
     return Place(attribute, lambda t: t[rows].unflatten(0, (heads, width)))
 
 
 def _scores(name: str, formulas: list[str], settings: Mapping[str, Any]) -> Subject:
-    """The scores of a whole module as queries and keys move."""
+    """The scores of a whole module, with query and key parameters trained."""
 
     def places(heads: int, width: int) -> dict[str, Place]:
-        """Return where the parameters of heads lie in those of the module."""
+        """Return the places of the heads' parameters in the module's parameters."""
         homes = {"W": "in_proj_weight", "b": "in_proj_bias"}
         return {
             f"{kind}{letter}": _block(home, part, heads, width)
@@ -211,7 +212,7 @@ def _scores(name: str, formulas: list[str], settings: Mapping[str, Any]) -> Subj
 
 @cache
 def _layer(name: str, formulas: tuple[str, ...]) -> Layer:
-    """Return the scores of affine-like queries and keys as a forward map."""
+    """Return the layer whose output is the scores of affine-like queries and keys."""
     return forward(
         name,
         title="Attention scores with affine-like queries and keys",
@@ -223,11 +224,11 @@ def _layer(name: str, formulas: tuple[str, ...]) -> Layer:
 
 
 def residual(case: Case, *, affine_like: bool, unit: bool) -> Tensor:
-    """Return the self factor of every score, (B, R, T, S), by hand (theory of the scores, with and without QK-norm).
+    """Return the self factor of every score, (B, R, T, S), written by hand, with and without QK-norm.
 
-    A query moves by p_t = ||x_t||^2 + 1, an affine-like one by 1, and its score by that times ||k_s||^2; of unit
-    queries and keys only what is at right angles to the other counts. The scale is 1/sqrt(d), or sqrt(d) with QK-norm
-    in the generated module and 1 in the derivation's.
+    A query moves by p_t = ||x_t||^2 + 1 (1 if affine-like), and its score by that times ||k_s||^2. With unit queries
+    and keys only the components orthogonal to the other vector count. The scale is 1/sqrt(d); with QK-norm it is
+    sqrt(d) in the generated module and 1 in the derivation.
     """
     v = {**case.inputs, **case.parameters()}
     project = references.affine_like_heads if affine_like else references.heads

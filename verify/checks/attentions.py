@@ -1,8 +1,8 @@
 """Subjects of attention: projections, value path and output of torch's module and of the generated one.
 
-Each is seen through the module's public arguments alone. With one token the attention weight is 1, so that the context
-is the value projection. With queries of zero the scores are the mask, so that the mask sets the attention weights; what
-makes queries and keys is then held fixed, as in the derivation. The context is what ``out_proj`` receives.
+Each part is reached through the module's public arguments alone. With one token the attention weight is 1, so the
+context is the value projection. With zero queries the scores equal the mask, so the mask sets the attention weights;
+the parameters of queries and keys are held fixed, as in the derivation. The context is the input of ``out_proj``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Named = Mapping[str, Tensor]
 
 
 def subjects(layer: str) -> list[Subject]:
-    """Return the subjects of a part of attention, or of ``attention`` those of whole modules."""
+    """Return the subjects of a part of attention, or of whole modules if ``layer`` is ``attention``."""
     if layer == "attention":
         return whole_subjects()
     draw, reference, by = _PARTS[layer]
@@ -55,7 +55,7 @@ def _solved(layer: str) -> Source:
 
 
 def context_of(module: Any, *arguments: Tensor, **settings: Any) -> Tensor:
-    """Return what ``out_proj`` is given when the module is called; where it is not called, it is the identity."""
+    """Return the input of ``out_proj``; if the module never calls it, the output with ``out_proj`` as identity."""
     seen: list[Tensor] = []
     handle = module.out_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
@@ -75,7 +75,7 @@ def _module(random: Draw, kind: Callable[..., Any], heads: int, width: int, **se
 
 
 def _draw_projection(random: Draw, kind: Callable[..., Any]) -> Case:
-    """One token: its value projection is the context."""
+    """One token: the context is its value projection."""
     heads, width, batch = random.whole(1, 2), random.whole(1, 3), random.whole(1, 4)
     wide = heads * width
     module = _module(random, kind, heads, width)
@@ -123,7 +123,7 @@ def _draw_output(random: Draw, kind: Callable[..., Any]) -> Case:
 
 
 def _draw_value(random: Draw, kind: Callable[..., Any]) -> Case:
-    """Queries of zero: the scores are the mask, which is the logarithm of E."""
+    """Zero queries: the scores are the mask, which is set to the logarithm of E."""
     heads, width, batch = random.whole(1, 2), random.whole(1, 3), random.whole(1, 2)
     asking, answering, n = random.whole(1, 3), random.whole(2, 4), random.whole(2, 4)
     wide = heads * width
@@ -162,7 +162,7 @@ def _draw_value(random: Draw, kind: Callable[..., Any]) -> Case:
 
 
 def _held(module: nn.Module, *names: str) -> dict[str, Tensor]:
-    """Return the masks of parameters that do not move."""
+    """Return all-zero masks for parameters that are held."""
     return {name: torch.zeros_like(module.get_parameter(name)) for name in names}
 
 

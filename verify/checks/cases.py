@@ -1,8 +1,7 @@
-"""What is checked: a forward map as it was derived, beside a module that claims to compute it, at random instances.
+"""The subjects of checks: a derived forward map, the module that should compute it, and random instances of both.
 
-Layout: inputs, outputs and gradients with respect to the output always have the axes of the derivation
-(``W[g, o, c, k]``). A module that lays them out in another way is wrapped in ``Laid``; ``Place`` says where a parameter
-stands in it.
+Inputs, outputs and gradients with respect to the output always have the axes of the derivation (``W[g, o, c, k]``). A
+module with another layout is wrapped in ``Laid``; ``Place`` locates a parameter of the derivation in the module.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Laid(nn.Module):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a parameter of the derivation stands: the module's parameter, and the view of it (or of its gradient)."""
+    """Where a derivation's parameter is: the module's parameter, and the view to take of it (or of its gradient)."""
 
     attribute: str
     view: Callable[[Tensor], Tensor] = lambda tensor: tensor
@@ -48,10 +47,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Case:
-    """One random instance: module, inputs by name, the loss gradient g by the output, settings, sizes, a rate.
+    """One random instance: module, inputs by name, loss gradient g with respect to the output, settings, sizes, eta.
 
-    ``trained`` are the entries of each module parameter that the derivation moves (a 0/1 mask; absent: all of them);
-    ``met`` returns inputs of the derivation that the module makes itself.
+    ``trained`` masks the entries of each module parameter that the derivation moves (0/1; absent: all of them). ``met``
+    returns the derivation's inputs that the module computes internally.
     """
 
     module: nn.Module
@@ -66,7 +65,7 @@ class Case:
 
     @property
     def kappa(self) -> float:
-        """The self factor that a map is to reach; 1 for an uncorrected layer, which has none."""
+        """The target self factor of a map; 1 for an uncorrected layer, which has no target."""
         return self.scalars.get("kappa", 1.0)
 
     def __call__(self) -> Tensor:
@@ -75,15 +74,15 @@ class Case:
         return z
 
     def laid(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the parameters by their names in the derivation, from ``tensors`` by their names in the module."""
+        """Return the parameters under their derivation names; ``tensors`` has them under their module names."""
         return {name: place.view(tensors[f"inner.{place.attribute}"]) for name, place in self.places.items()}
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return the module's parameters in the layout of the derivation, connected to the module's."""
+        """Return the module's parameters in the layout of the derivation, as differentiable views."""
         return self.laid(dict(self.module.named_parameters()))
 
     def point(self, mapped: Layer) -> Point:
-        """Return this instance as a point at which derived expressions can be evaluated."""
+        """Return this instance as a point for evaluating derived expressions."""
         made = self.met(self) if self.met else {}
         tensors = {**self.inputs, **made, "g": self.g, **self.parameters()}
         arrays: dict[str, Array] = {name: t.detach().cpu().double().numpy() for name, t in tensors.items()}
@@ -91,11 +90,11 @@ class Case:
         return Point(arrays, {**self.scalars, "eta": self.eta}, {d.name: d for d in mapped.definitions}, self.sizes)
 
     def is_real(self, name: str) -> bool:
-        """Whether the tensor of that name holds real numbers and not positions in a table."""
+        """Whether the named tensor holds real numbers rather than positions in a table."""
         return name not in self.inputs or self.inputs[name].is_floating_point()
 
     def as_type(self, dtype: torch.dtype) -> Case:
-        """Return a copy in another floating-point type; numbers that it cannot hold are rounded."""
+        """Return a copy rounded to another floating-point type."""
         inputs = {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.inputs.items()}
         return replace(self, module=copy.deepcopy(self.module).to(dtype), inputs=inputs, g=self.g.to(dtype))
 
@@ -114,7 +113,7 @@ class Draw:
         return int(torch.randint(low, max(low, high) + 1, (), generator=self.generator))
 
     def size(self, largest: int | None = None) -> int:
-        """Return a random size within the bounds of this draw, and within ``largest`` where that is given."""
+        """Return a random size within the bounds of this draw, and at most ``largest`` if given."""
         return self.whole(self.least, self.largest if largest is None else min(largest, self.largest))
 
     def normal(self, *shape: int) -> Tensor:
@@ -122,7 +121,7 @@ class Draw:
         return torch.randn(*shape, generator=self.generator, dtype=torch.float64).to(self.device)
 
     def power(self, low: float, high: float) -> float:
-        """Return ten to a uniform random power."""
+        """Return ten to the power of a uniform random number from ``low`` to ``high``."""
         return 10 ** (low + (high - low) * float(torch.rand((), generator=self.generator)))
 
     def kappa(self, least: float) -> float:
@@ -130,7 +129,7 @@ class Draw:
         return least + 4 * (1 - float(torch.rand((), generator=self.generator)))
 
     def real(self, module: nn.Module) -> nn.Module:
-        """Return the module in float64 on the device, every parameter drawn from the normal distribution."""
+        """Return the module in float64 on the device, with every parameter drawn from a normal distribution."""
         module = module.to(self.device, torch.float64)
         with torch.no_grad():
             for parameter in module.parameters():
@@ -138,21 +137,21 @@ class Draw:
         return module
 
     def gradient(self, *shape: int) -> Tensor:
-        """Return a random gradient with respect to the output, its largest entry 1."""
+        """Return a random gradient with respect to the output, scaled to a largest entry of 1."""
         g = self.normal(*shape)
         return g / g.abs().amax()
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is derived of a forward map: the map as a layer, and what it cancels to, if it was solved for."""
+    """The derivation of a forward map: the map as a layer, and the solution it came from, if it was solved for."""
 
     mapped: Layer
     found: CancellingMap | None = None
 
     @property
     def derivation(self) -> Derivation:
-        """The effective update of the forward map, derived once a process."""
+        """The effective update of the forward map, derived once per process."""
         return _derivation(self.mapped)
 
     @property
@@ -162,7 +161,7 @@ class Source:
 
     @property
     def self_factor(self) -> Expr:
-        """The self factor that the map claims."""
+        """The self factor that the derivation states for the map."""
         return self.derivation.self_factor.expression if self.found is None else self.found.self_factor
 
 
@@ -170,18 +169,21 @@ class Source:
 class Subject:
     """A derived forward map and the module that computes it.
 
-    ``name`` is the prefix of its equations, ``variant`` tells subjects of one name apart. ``source`` is called when
-    it is first needed, so that listing checks derives nothing. ``draw`` returns a random instance for a kappa; ``form``
-    is the name of the cancelling map, empty for an uncorrected layer. ``reference`` is the map written by hand, of the
-    inputs and parameters by name; ``by`` are the tensors whose gradients are compared with it. ``samples_apart`` says
-    that the samples of a batch do not see each other; ``factor`` is the self factor that the package states for the
-    module. ``equations`` names the equations of what no equation of its own says; ``without_onednn`` are the types in
-    which the CPU does without oneDNN, whose convolutions in bfloat16 read and write beside their tensors at some
-    geometries (stride with dilation, a single position). ``derived_over`` are the axes of space of the derivation
-    where several have one name. ``measures`` are the properties that are measured, all of a map's if none is named;
-    ``symmetry`` is the relative departure from what reordering the tokens inside a sample does; ``residual`` the self
-    factor of what is not cancelled, by hand. ``types`` are those in which results are compared with the reference,
-    where they are not those of the backend.
+    ``name`` is the prefix of its equation ids, and ``variant`` tells subjects of one name apart. ``source`` is called
+    on first use, so that listing checks derives nothing. ``draw`` returns a random instance for a kappa. ``form`` names
+    the cancelling map; it is empty for an uncorrected layer.
+
+    ``reference`` is the map written by hand, a function of inputs and parameters by name; gradients with respect to the
+    tensors in ``by`` are compared with its gradients, in the dtypes ``types`` (empty: those of the backend).
+    ``samples_apart`` says that no sample of a batch depends on another. ``factor`` is the self factor that the package
+    states for the module; ``residual`` is the self factor of a map that does not cancel, written by hand; ``symmetry``
+    is the relative departure from the map's symmetry under reordering the tokens of a sample. ``measures`` names the
+    properties to measure (empty: all of the map's).
+
+    ``equations`` gives the equation ids of quantities that have no equation of their own. ``derived_over`` gives the
+    spatial axes of the derivation if several derivations share the name. ``without_onednn`` are the dtypes in which
+    oneDNN is switched off on the CPU: its bfloat16 convolutions read and write out of bounds at some geometries (stride
+    with dilation, a single position).
     """
 
     name: str
@@ -206,21 +208,21 @@ class Subject:
 
     @property
     def generated(self) -> bool:
-        """Whether the module is one of the generated package rather than torch's own."""
+        """Whether the module belongs to the generated package rather than to torch."""
         return bool(self.form)
 
     @property
     def derived_with(self) -> str:
-        """What the source is derived with: the layer, or a variant of it over so many axes of space."""
+        """The key of the derivation: the layer's name, with its spatial axes if several derivations share the name."""
         stem = self.name.rpartition("/")[0] or self.layer
         return f"{stem}/{self.derived_over}" if self.derived_over else stem
 
     def identity(self, family: str, what: str) -> str:
-        """Return the id of a check: ``family/equation prefix/what``, and the variant where there is one."""
+        """Return the id of a check: ``family/equation prefix/what``, then the variant if there is one."""
         return "/".join(part for part in (family, self.name, what, self.variant) if part)
 
     def derivation_identity(self, step: str) -> str:
-        """Return the id of a check of one step: ``derivation/step``, and the axes of space where one name has more."""
+        """Return the id of the check of a derivation step: ``derivation/step``, then ``derived_over`` if set."""
         return "/".join(part for part in ("derivation", step, self.derived_over) if part)
 
     def equation(self, what: str) -> str:
@@ -228,7 +230,7 @@ class Subject:
         return self.equations.get(what, f"{self.name}/{what}")
 
     def least_kappa(self) -> float:
-        """Return the open lower end of kappa's range: a bias that stays as it is takes 1 of it."""
+        """Return the exclusive lower bound of kappa: an unscaled bias alone contributes 1 to the self factor."""
         found = self.source().found
         return 0.0 if found is None or not found.kappa_default.is_number else float(found.kappa_default) - 1
 
@@ -243,7 +245,7 @@ def cases(
 ) -> list[Case]:
     """Draw random instances in float64 for the named check.
 
-    ``least`` and ``largest`` bound the sizes. With ``full`` there are more and larger instances.
+    ``least`` and ``largest`` bound the sizes. With ``full`` the instances are more and larger.
     """
     generator = setting.generator(check)
     widen = _WIDER if setting.full else 1

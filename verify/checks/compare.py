@@ -1,4 +1,4 @@
-"""Differences as numbers that can be held against a bound; what is not a number is infinitely wrong."""
+"""Differences as numbers to compare with a bound; a NaN counts as infinitely wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from verify.checks.evaluate import Array
 
 
 def relative_error(value: Array, expected: Array, scale: float | None = None) -> float:
-    """Return the largest absolute difference over ``scale`` (default: the largest absolute expected entry).
+    """Return the largest absolute difference divided by ``scale`` (default: the largest absolute expected entry).
 
     Infinite where shapes differ or an entry is not finite; 0 for two empty arrays.
     """
@@ -29,5 +29,5 @@ def relative_error(value: Array, expected: Array, scale: float | None = None) ->
 
 
 def largest(errors: Iterable[float]) -> float:
-    """Return the largest error; unlike ``max`` it does not lose a NaN."""
+    """Return the largest error; unlike ``max``, it does not ignore NaN."""
     return max((math.inf if math.isnan(error) else error for error in errors), default=math.inf)

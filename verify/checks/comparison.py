@@ -1,4 +1,4 @@
-"""Results of two sides of a comparison, and how far apart they are."""
+"""Results of the two sides of a comparison, and the distance between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 Named = Mapping[str, Tensor]
 Side = Callable[[Named], Tensor]
-_LEAST_SHARE = 1e-3  # what is far smaller than the other results of its instance has cancelled to rounding
+_LEAST_SHARE = 1e-3  # a result this much smaller than the others of its instance is cancellation error
 
 
 def gradients(side: Side, values: Named, g: Tensor, wanted: Sequence[str], *, recorded: bool = False) -> list[Tensor]:
@@ -24,8 +24,8 @@ def gradients(side: Side, values: Named, g: Tensor, wanted: Sequence[str], *, re
 def distance(found: Iterable[Tensor], wanted: Iterable[Tensor], *, ordinary: bool = True) -> float:
     """Return the largest difference of two lists of results, each relative to the largest entry of its result.
 
-    Infinite where shapes differ or an entry is not finite. A result that is nothing beside the others is held against a
-    thousandth of the largest, if all are of about one size.
+    Infinite if shapes differ or an entry is not finite. With ``ordinary``, a result much smaller than the others is
+    scaled by a thousandth of the largest instead of its own largest entry.
     """
     found, wanted = list(found), list(wanted)
     if [t.shape for t in found] != [t.shape for t in wanted]:

@@ -1,6 +1,6 @@
-"""Subjects of convolutions: torch's own, and PatchNorm over one, two and three axes of space, plain and transposed.
+"""Subjects for convolutions: torch's own, and PatchNorm over one, two and three spatial axes, plain and transposed.
 
-One axis is two, the second of length one: the formulas for one are those for two, and so is the derivation.
+A convolution over one axis is checked with the derivation for two axes, the second of length one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LAYERS = tuple(_AXES)
 
 @dataclass(frozen=True)
 class Kind:
-    """Which generated convolution: its axes of space, its form, and its settings."""
+    """A generated convolution: its spatial axes, its form, and its settings."""
 
     axes: int
     form: str
@@ -39,23 +39,23 @@ class Kind:
 
     @property
     def derivation_axes(self) -> int:
-        """The axes of space of the derivation."""
+        """The number of spatial axes of the derivation."""
         return max(2, self.axes)
 
     @property
     def layer_name(self) -> str:
-        """The name under which the package's generator derives the layer."""
+        """The layer's name in the generator."""
         stem = "grouped-transposed" if self.transposed else "centred" if self.centred else "grouped"
         return f"{stem}-convolution{'' if self.biased else '-without-bias'}"
 
     @property
     def by(self) -> tuple[str, ...]:
-        """The input and the parameters, by their names in the derivation."""
+        """The names of the input and the parameters in the derivation."""
         return ("x", "W", "b") if self.biased else ("x", "W")
 
 
 def subjects(layer: str) -> list[Subject]:
-    """Return the subjects of a layer of convolutions: torch's own, and every generated map with as many axes."""
+    """Return the subjects of a convolution layer: torch's own, and every generated map over as many axes."""
     plain = _torch(layer, _AXES[layer])
     if layer == "grouped-convolution":
         return [plain]
@@ -92,10 +92,10 @@ def _generated(layer: str, kind: Kind) -> Subject:
     letters = LETTERS[kind.derivation_axes]
 
     def draw(random: Draw, kappa: float) -> Case:
-        """Return the generated layer at a random geometry that its backend computes."""
-        singular = kind.form == "norm-like"  # where a position sees nothing
+        """Return the generated layer at a random geometry that its backend supports."""
+        singular = kind.form == "norm-like"  # undefined where a patch is all zeros
         channels = 3 if kind.centred else 2 if singular else 1
-        grouped = kind.backend == "torch"  # what has groups is not computed by the other kernels
+        grouped = kind.backend == "torch"  # the other backends' kernels do not support groups
         g = draw_geometry(
             random, kind.axes, transposed=kind.transposed, seen=singular, channels=channels, grouped=grouped
         )
@@ -126,13 +126,13 @@ def _generated(layer: str, kind: Kind) -> Subject:
 
 
 def _solved(kind: Kind) -> Source:
-    """Return what is derived for a kind; one axis of space shares it with two, and every target has the same."""
+    """Return the derivation for a kind; it is shared by all targets, and by one and two spatial axes."""
     return _source(kind.derivation_axes, kind.layer_name, kind.form, kind.transposed, kind.centred, kind.biased)
 
 
 @cache
 def _source(axes: int, name: str, form: str, transposed: bool, centred: bool, biased: bool) -> Source:
-    """Derive a layer as the package's generator does, at the axes of the derivation, and solve it."""
+    """Derive and solve a layer as the package's generator does, over the axes of the derivation."""
     found = _solutions(axes, name, transposed, centred, biased)[form]
     return Source(found.mapped, found)
 
@@ -164,7 +164,7 @@ def _build(kind: type[nn.Module], g: Geometry, settings: Mapping[str, object]) -
 def _case(
     random: Draw, module: nn.Module, g: Geometry, letters: tuple[str, ...], scalars: Mapping[str, float], grouped: bool
 ) -> Case:
-    """Return a random instance in the layout of the derivation: a group axis, and space as many axes as ``letters``."""
+    """Return a random instance in the derivation's layout: a group axis, and one spatial axis for each letter."""
     batch = random.whole(1, 2)
     missing = (1,) * (len(letters) - len(g.kernel))
     lead = (g.groups,) if grouped else ()
@@ -214,19 +214,19 @@ def geometry_of(case: Case, kind: Kind) -> Geometry:
 
 
 def _reference(tensors: Mapping[str, Tensor], case: Case, kind: Kind) -> Tensor:
-    """Return the map by hand: every patch a row under the row map."""
+    """Return the hand-written map: the row map of every patch."""
     g = geometry_of(case, kind)
     x, W = tensors["x"], tensors["W"]
     image = x.reshape(x.shape[0], g.groups, g.channels, *g.length)
     kernel = W.reshape(*W.shape[:3], *g.kernel)
-    if g.transposed:  # position q is reached from (q - dilation k) / stride: the kernel runs backwards
+    if g.transposed:  # output position q reads input (q - dilation k) / stride: the filter is flipped
         kernel = kernel.flip(tuple(range(3, 3 + kind.axes))).transpose(1, 2)
     z = references.patch_map(kind.form, g.rows(image), kernel, tensors.get("b"), case.kappa, kind.centred)
     return z.reshape(*z.shape[:3], *g.positions, *(1,) * (kind.derivation_axes - kind.axes))
 
 
 def _stated(case: Case, grouped: bool) -> Tensor:
-    """Return the self factor that the package states, (B, [G,] 1, *space) in the layout of the derivation."""
+    """Return the self factor that the package states, in the layout of the derivation: (B, [G,] 1, *space)."""
     inner, x = case.module.inner, case.inputs["x"]
     assert isinstance(inner, nn.Module)
     axes, lead = len(inner.kernel_size), 3 if grouped else 2  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
-"""Every step and every stated result of a layer's derivation and of its cancelling maps, checked by ``derive.check``.
+"""Check every step and every stated result of a layer's derivation and of its cancelling maps, by ``derive.check``.
 
-Generated maps may solve a variant of the layer: centred, without a bias, in groups. It is checked beside the layer
-itself; derivations of one name over two and over three axes of space are told apart by the ending of the id.
+Generated maps may solve a variant of the layer: centred, without a bias, or grouped. The variant is checked as well as
+the layer itself. If derivations over two and over three spatial axes share a name, the end of the id distinguishes
+them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from verify.derived import derived
 
 
 def tasks(layer: str, subjects: Iterable[Subject] = (), *, own: bool = True) -> list[Task]:
-    """Return one task for each step and each statement of the layer and of the maps that its subjects compute.
+    """Return a task for each derivation step and statement of the layer and of the maps that its subjects compute.
 
-    Without ``own`` the layer itself is left out: the subjects compute maps of a variant.
+    Without ``own`` the layer itself is left out, because the subjects compute maps of a variant.
     """
     parts = {part.name: part for part in _all_parts(derived(layer))} if own else {}
     found = {f"derivation/{name}": part for name, part in parts.items()}
@@ -34,13 +35,13 @@ def tasks(layer: str, subjects: Iterable[Subject] = (), *, own: bool = True) -> 
 
 
 def tasks_of_derivation(layer: str, derivation: Derivation) -> list[Task]:
-    """Return one task for each step and each statement of a derivation and of its maps."""
+    """Return a task for each step and statement of a derivation and of its maps."""
     return [_task(layer, f"derivation/{part.name}", part) for part in _all_parts(derivation)]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A step or a statement: its id, the equation that it is about, and its check at a seed."""
+    """A step or a statement: its id, the equation it concerns, and its check for a given seed."""
 
     name: str
     equation: str
@@ -48,7 +49,7 @@ class _Part:
 
 
 def _parts(stated: Derivation | CancellingMap) -> Iterator[_Part]:
-    """Yield the steps of a derivation or of a map, then what it states as its result."""
+    """Yield the steps of a derivation or of a map, then its stated results."""
     for step in stated.steps:
         yield _Part(step.id, step.id, partial(check_step, step))
     for statement in statements_of(stated):

@@ -1,8 +1,7 @@
-"""Evaluate derived expressions on float64 arrays, straight from their meaning.
+"""Evaluate derived expressions on float64 arrays, directly by their definition.
 
-Deliberately no part of the code generator: what a generated layer is compared with must not have passed through the
-program that wrote it. Every free and bound index becomes an axis of a NumPy array; nothing is rewritten or optimised,
-so this is for small sizes only.
+This shares no code with the code generator, because generated layers are compared with it. Every free and bound index
+becomes an axis of a NumPy array; nothing is rewritten or optimised, so it suits small sizes only.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ _REDUCTIONS: dict[type[Expr], Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """Where to evaluate: arrays by tensor name, numbers by symbol name, and the definitions of intermediates.
+    """A point at which to evaluate: arrays by tensor name, numbers by symbol name, definitions of intermediates.
 
-    The arrays do not change, so what an intermediate is there is worked out once, as is every length.
+    The arrays must not change: the values of intermediates and the lengths of axes are cached.
     """
 
     tensors: Mapping[str, Array]
@@ -75,7 +74,7 @@ class Point:
         return self._lengths[length]
 
     def tensor(self, name: str) -> Array:
-        """Return the named tensor, or the named intermediate by its definition."""
+        """Return the named tensor, or the value of the named intermediate."""
         if name in self.tensors:
             return self.tensors[name]
         if name not in self._intermediates:
@@ -85,7 +84,7 @@ class Point:
 
 
 def evaluate(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
-    """Return the expression at every value of ``axes``, as an array with one axis for each, in that order."""
+    """Return the expression for all values of the indices ``axes``, as an array with these axes in order."""
     shape = tuple(point.size(index) for index in axes)
     return np.broadcast_to(_value(expression, axes, point), shape).copy()
 
@@ -109,7 +108,7 @@ def _value(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
         case Named():
             return _value(spelled_out(expression), axes, point)
         case Binder():
-            # fresh indices where one is an axis already, so that none is met twice
+            # rename a bound index that is already an axis, to avoid capture
             taken = set(axes) & set(expression.bound)
             body, bound = expression.renamed() if taken else (expression.body, expression.bound)
             inner = (*axes, *bound)
@@ -127,27 +126,27 @@ def _value(expression: Expr, axes: tuple[Index, ...], point: Point) -> Array:
             return np.asarray(arguments[1] % arguments[0] == 0, dtype=float)
     if type(expression) in _FUNCTIONS:
         return np.asarray(_FUNCTIONS[type(expression)](*arguments))
-    raise TypeError(f"{type(expression).__name__} has no value on arrays: {expression}")
+    raise TypeError(f"no rule to evaluate {type(expression).__name__} on arrays: {expression}")
 
 
 def _operands(expression: Expr) -> tuple[Expr, ...]:
-    """Return the parts that are evaluated at the same axes as the whole."""
+    """Return the operands, which are evaluated on the same axes as the expression."""
     if isinstance(expression, Indexed):
         return tuple(expression.indices)
     return () if isinstance(expression, Binder | Named) else tuple(expression.args)
 
 
 def _grid(position: int, axes: tuple[Index, ...], point: Point) -> Array:
-    """Return the values of one index, laid along its axis."""
+    """Return the values of one index along its axis."""
     shape = [1] * len(axes)
     shape[position] = point.size(axes[position])
     return np.arange(shape[position]).reshape(shape)
 
 
 def _entry(expression: Indexed, indices: list[Array], point: Point) -> Array:
-    """Return the entries of a tensor, or of an intermediate through its definition.
+    """Return the entries of a tensor or an intermediate at the given index arrays.
 
-    A position outside the tensor is clipped into it: the guard beside the entry is 0 there.
+    Positions outside the tensor are clipped into it; the guard that multiplies such an entry is 0.
     """
     array = point.tensor(str(expression.base.label))
     positions = [np.clip(i.astype(int), 0, length - 1) for i, length in zip(indices, array.shape, strict=True)]

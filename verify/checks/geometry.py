@@ -1,4 +1,4 @@
-"""Random geometries of convolutions: how a kernel meets an image, one number for each axis of space."""
+"""Random geometries of convolutions: filter, stride, padding, dilation and image size for each spatial axis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ATTEMPTS = 200
 
 @dataclass(frozen=True)
 class Geometry:
-    """Groups and channels of a group; for each axis kernel, stride, padding, dilation, length, extra length."""
+    """Groups, channels per group, and for each axis: kernel, stride, padding, dilation, length, extra length."""
 
     groups: int
     channels: int
@@ -31,14 +31,14 @@ class Geometry:
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """The lengths of the output; an entry below 1 says that there is none."""
+        """The lengths of the output; an entry below 1 means that the output is empty."""
         each = zip(self.kernel, self.stride, self.padding, self.dilation, self.length, self.extra, strict=True)
         if self.transposed:
             return tuple((n - 1) * s - 2 * p + d * (k - 1) + e + 1 for k, s, p, d, n, e in each)
         return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for k, s, p, d, n, _ in each)
 
     def sizes(self, batch: int, letters: tuple[str, ...]) -> dict[str, int]:
-        """Return every size of the derivation by its name; an axis of it beyond those here has length one."""
+        """Return every size of the derivation by name; axes that this geometry lacks have length one."""
         found = {"B": batch, "G": self.groups, "C": self.channels, "O": self.outputs}
         numbers = {
             "K": self.kernel,
@@ -54,20 +54,20 @@ class Geometry:
         return found
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the patches that the positions see as rows (B, G, *positions, C * K)."""
+        """Return the patches at all output positions as rows (B, G, *positions, C * K)."""
         if not self.transposed:
             return patches(x, self.kernel, self.stride, self.padding, self.dilation)
         ends = [d * (k - 1) - p for d, k, p in zip(self.dilation, self.kernel, self.padding, strict=True)]
         return patches(spaced(x, self.stride, self.extra), self.kernel, [1] * len(self.kernel), ends, self.dilation)
 
     def positions_seen(self) -> list[bool]:
-        """Return for each position whether it sees at least one entry of the image."""
+        """Return for each output position whether its patch contains an entry of the image."""
         seen: list[bool] = self.rows(torch.ones(1, 1, 1, *self.length)).any(-1).flatten().tolist()
         return seen
 
 
 def draw_geometry(random: Draw, axes: int, *, transposed: bool, seen: bool, channels: int, grouped: bool) -> Geometry:
-    """Return a random geometry with at least ``channels`` channels; some position sees something, with ``seen`` all."""
+    """Return a random geometry with ``channels`` channels or more; with ``seen`` no patch is all padding."""
     for _ in range(_ATTEMPTS):
         found = _draw(random, axes, transposed, channels, grouped)
         space = found.positions
@@ -75,7 +75,7 @@ def draw_geometry(random: Draw, axes: int, *, transposed: bool, seen: bool, chan
             continue
         if (all if seen else any)(found.positions_seen()):
             return found
-    raise AssertionError("no geometry of this kind was met; allow smaller ones")
+    raise AssertionError("no valid geometry was drawn; allow smaller ones")
 
 
 def _draw(random: Draw, axes: int, transposed: bool, channels: int, grouped: bool) -> Geometry:

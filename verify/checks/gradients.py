@@ -1,10 +1,10 @@
-"""The generated layers and their backward passes by two other routes: finite differences, and references by hand.
+"""Check generated layers and their backward passes against finite differences and hand-written references.
 
     gradcheck, gradgradcheck    first and second order against finite differences, in float64
-    forward, backward-dx, ..    output and every gradient against the reference, in every type, on every backend
+    forward, backward-dx, ..    output and every gradient against the reference, in every dtype, on every backend
 
-A layer may be off from the reference in float64 by what rounding every operation of the reference does to it, times a
-small factor: that is the bound, measured at the same instance (``roundings``).
+The bound on the error is a small multiple of the effect of rounding every operation of the reference, measured on the
+same instance (``roundings``).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from verify.checks.compare import largest, relative_error
 from verify.checks.record import Outcome, Setting, Task
 from verify.checks.roundings import rounding_errors
 
-ROUNDINGS = 12  # a result may be off by so many times what roundings on the way to it changed in a few draws
+ROUNDINGS = 12  # bound on the error, in units of the largest change that random roundings caused in a few draws
 _SHAPES = {"torch": 8, "triton": 2, "cuda": 8, "cpp": 8}
 _CHECKED = 3
 _LARGEST_CHECKED = 5
-_LEAST = 2  # the direction of a single input never turns: its dx is 0, and no relative error exists
+_LEAST = 2  # features; a single feature has only a sign, so that dx = 0 and no relative error exists
 _TYPES = {
     "float64": torch.float64,
     "float32": torch.float32,
@@ -39,7 +39,7 @@ _COMMON = ("float64", "float32", "bfloat16")
 
 
 def tasks(subject: Subject) -> list[Task]:
-    """Return the tasks of one generated layer; torch's own layers have none."""
+    """Return the tasks for one generated layer; torch's own layers have none."""
     if subject.reference is None or "gradient" not in subject.families:
         return []
     parities = [_Parity(subject, dtype) for dtype in _types(subject)]
@@ -52,7 +52,7 @@ def tasks(subject: Subject) -> list[Task]:
 
 
 def _types(subject: Subject) -> list[str]:
-    """Return the types that a backend computes in: of 16-bit numbers there are no kernels in C++."""
+    """Return the dtypes to check on a backend; there are no C++ kernels for 16-bit dtypes."""
     return list(subject.types) or [n for n in _COMMON if subject.backend != "cpp" or _TYPES[n].itemsize >= 4]
 
 
@@ -62,7 +62,7 @@ def _differences(subject: Subject, name: str, check: Callable[..., Any], what: s
     rows = subject.variant == ""
 
     def run(setting: Setting) -> Outcome:
-        """Let autograd's numerical check have the drawn cases."""
+        """Run autograd's numerical check on random cases."""
         count = _CHECKED if rows else 1
         drawn = cases(subject, setting, identity, count=count, largest=_LARGEST_CHECKED)
         for case in drawn:
@@ -73,7 +73,7 @@ def _differences(subject: Subject, name: str, check: Callable[..., Any], what: s
 
 
 def _function_and_inputs(case: Case) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """Return the module as a function of its inputs and its parameters, and where to evaluate it."""
+    """Return the module as a function of inputs and parameters, and the point to evaluate it at."""
     names = [name for name, _ in case.module.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in case.module.parameters()]
     real = [t.clone().requires_grad_(t.is_floating_point()) for t in case.inputs.values()]
@@ -90,7 +90,7 @@ def _function_and_inputs(case: Case) -> tuple[Callable[..., Tensor], tuple[Tenso
 
 @dataclass
 class _Parity:
-    """The comparison of a subject with its reference in one type: all results of an instance at once."""
+    """The comparison of a subject with its reference in one dtype, shared by the checks of all results."""
 
     subject: Subject
     dtype: str
@@ -102,15 +102,15 @@ class _Parity:
         identity = subject.identity("gradient", what) + suffix
 
         def run(setting: Setting) -> Outcome:
-            """Return the largest error of the drawn cases in roundings of the type."""
+            """Return the largest error over random cases, in units of the rounding effect."""
             worst, count = self.errors(setting)
-            reason = f"largest difference from the reference in float64, in roundings on the way to it, {count} shapes"
+            reason = f"largest difference from the float64 reference, in units of its rounding error, {count} shapes"
             return Outcome(reason, worst[what], ROUNDINGS)
 
         return Task(identity, subject.layer, subject.backend, self.dtype, subject.equation(what), run)
 
     def errors(self, setting: Setting) -> tuple[dict[str, float], int]:
-        """Return the largest error of each result and the number of instances; worked out once for a package."""
+        """Return the largest error of each result and the number of instances, computed once per package."""
         key = (setting, id(target.package()))
         if key not in self.found:
             self.found[key] = self._measured(setting)
@@ -128,13 +128,13 @@ class _Parity:
 
 
 def results_of(subject: Subject) -> tuple[str, ...]:
-    """Return the names of what is compared with the reference: the output and every gradient."""
+    """Return the names of the compared results: the output and every gradient."""
     return ("forward", *(f"backward-d{name}" for name in subject.by))
 
 
 @contextmanager
 def onednn(enabled: bool) -> Iterator[None]:
-    """Let torch use oneDNN inside the context, if it does at all, or not."""
+    """Switch torch's use of oneDNN inside the context; it stays off if it was off."""
     onednn: Any = torch.backends.mkldnn
     before = onednn.enabled
     onednn.enabled = before and enabled
@@ -147,9 +147,9 @@ def onednn(enabled: bool) -> Iterator[None]:
 def errors_in_roundings(
     subject: Subject, case: Case, dtype: torch.dtype, generator: torch.Generator
 ) -> dict[str, float]:
-    """Return the error of the output and of every gradient, in what rounding does to the reference on its way to it.
+    """Return the errors of the output and of every gradient, in units of the rounding error of the reference.
 
-    In float64 also of gradients that are recorded, for which a layer may differ.
+    In float64 gradients with ``create_graph`` are included, for which a layer may take another code path.
     """
     low = case.as_type(dtype)
     rounded = low.as_type(torch.float64)
@@ -167,13 +167,13 @@ def errors_in_roundings(
 def by_module(subject: Subject, case: Case, *, recorded: bool = False) -> list[Tensor]:
     """Return the module's output and the gradients of ``sum(g * z)``, in the order of ``results_of``.
 
-    ``recorded`` asks for gradients that can be differentiated again.
+    ``recorded`` computes them with ``create_graph``, so that they can be differentiated again.
     """
     return _results(subject, case, lambda inputs, parameters: case.module(*inputs.values()), recorded)
 
 
 def by_hand(subject: Subject, case: Case) -> list[Tensor]:
-    """Return the same of the reference."""
+    """Return the same results of the reference."""
     reference = subject.reference
     assert reference is not None
     return _results(subject, case, lambda i, parameters: reference({**i, **case.laid(parameters)}, case), False)

@@ -1,11 +1,11 @@
-"""A second process for work that the first process cannot do, or can share.
+"""A second process for work that the first process cannot do, or for a share of its work.
 
-Triton decides when it is imported whether its kernels are compiled or interpreted, so kernels run on the CPU in a
-process that is told to interpret them. In a long run that process also re-checks the derivations, meanwhile.
+Triton decides on import whether it compiles or interprets kernels. So Triton kernels run on the CPU in a second process
+that interprets them. In a long run this process also takes a share of the other checks.
 
-If the first process has started nothing yet, as on the command line under Linux, the second is a fork of it, and the
-two share all work that either can do, derivations included. Otherwise the second runs the user's command line again and
-answers in the same JSON.
+If the first process has not started threads yet, as on the command line under Linux, the second is a fork of it, and
+the two share all work that either can do, derivations included. Otherwise the second process runs the ``affdiv``
+command line again and returns the same JSON.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ SWITCH = "TRITON_INTERPRET"
 NO_TRITON = "Triton is not installed (there are wheels for Linux only): pip install triton"
 MANY_LAYERS = 4
 _SECONDS = 1800
-_EITHER = ("derivation", "property", "identity")  # families that take any process
+_EITHER = ("derivation", "property", "identity")  # families of checks that can run in either process
 
 
 def interpreting() -> bool:
-    """Whether this process is one in which Triton interprets its kernels."""
+    """Whether Triton interprets its kernels in this process."""
     return os.environ.get(SWITCH) == "1"
 
 
 def kernels(tasks: Sequence[Task], setting: Setting) -> list[Task]:
-    """Return the tasks that need a process in which Triton interprets: none where this process is one."""
+    """Return the tasks that need another process, in which Triton interprets; none if it does so in this one."""
     if interpreting() or setting.device != "cpu" or importlib.util.find_spec("triton") is None:
         return []
     return [task for task in tasks if task.backend == "triton"]
 
 
 def shared(tasks: Sequence[Task], *, copied: bool) -> list[Task]:
-    """Return the tasks that a second process may do as well, where there are many layers.
+    """Return the tasks that a second process can take over if there are many layers.
 
-    A process that is not ``copied`` from this one has to derive everything again: it re-checks derivations alone.
+    A process that is not ``copied`` from this one has to derive everything again, so it re-checks only derivations.
     """
     if interpreting() or len({task.layer for task in tasks}) < MANY_LAYERS:
         return []
@@ -57,13 +57,13 @@ def shared(tasks: Sequence[Task], *, copied: bool) -> list[Task]:
 
 
 def can_copy() -> bool:
-    """Whether a copy of this process could interpret: Triton is not imported, and the system can copy processes."""
+    """Whether a fork of this process could interpret: Triton is not imported yet, and the system can fork."""
     return sys.platform == "linux" and "triton" not in sys.modules
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A task to which a second process gave no result, and what to say of it."""
+    """A task for which the second process returned no result, and the failure to report for it."""
 
     task: Task
     outcome: Outcome
@@ -73,17 +73,17 @@ class Helper(Protocol):
     """A second process that runs tasks."""
 
     def share(self) -> Iterator[Task]:
-        """Yield the tasks that are left for this process, one at a time, until none is."""
+        """Yield the shared tasks that this process should run, one at a time, until none is left."""
 
     def checks(self) -> dict[str, Check | Loss]:
-        """Wait for the process, and return the check of each of its tasks, or what to say where it gave none."""
+        """Wait for the process; return the check of each of its tasks, or the loss if it returned none."""
 
     def stop(self) -> None:
-        """End the process, if it still runs."""
+        """End the process if it is still running."""
 
 
 class Copy:
-    """A copy of this process: it does its ``own`` tasks, then what is left of the work that either can do."""
+    """A fork of this process: it runs its ``own`` tasks, then shared work of ``either`` process until none is left."""
 
     def __init__(self, own: Sequence[Task], either: Sequence[Work], run: Callable[[Task], Check]) -> None:
         context = multiprocessing.get_context("fork")
@@ -97,7 +97,7 @@ class Copy:
     def _work(self) -> None:
         os.environ[SWITCH] = "1"
         silent = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):  # the terminal is the other process's
+        for stream in (1, 2):  # only the first process writes to the terminal
             os.dup2(silent, stream)
         mend()
         shared = (task for place in self._taken() for task in self._either[place].tasks())
@@ -116,22 +116,22 @@ class Copy:
             yield place
 
     def share(self) -> Iterator[Task]:
-        """Yield the tasks that are left for this process, one at a time, until none is."""
+        """Yield the shared tasks that this process should run, one at a time, until none is left."""
         for place in self._taken():
             self._here.add(place)
             yield from self._either[place].tasks()
 
     def checks(self) -> dict[str, Check | Loss]:
-        """Wait for the process, and return the check of each of its tasks, or what to say where it gave none."""
+        """Wait for the process; return the check of each of its tasks, or the loss if it returned none."""
         self._process.join(_SECONDS)
         lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
         works = [work for place, work in enumerate(self._either) if place not in self._here]
-        code = self._process.exitcode  # where it ended well it did all that it derived
+        code = self._process.exitcode  # if it exited normally it ran all tasks that it derived
         mine = [*self._own, *(task for work in works for task in (work.known if code == 0 else work.tasks()))]
-        return _answers(mine, [*map(_entry, lines)], f"it ended with code {code}")
+        return _answers(mine, [*map(_entry, lines)], f"it ended with exit code {code}")
 
     def stop(self) -> None:
-        """End the process, if it still runs."""
+        """End the process if it is still running."""
         if self._process.is_alive():
             self._process.kill()
         self._process.join()
@@ -139,7 +139,7 @@ class Copy:
 
 
 class Command:
-    """The command line in a process of its own, for its own tasks; there is none where there are no tasks."""
+    """The command line in a second process, for its own tasks; not started if there are no tasks."""
 
     def __init__(self, tasks: Sequence[Task], setting: Setting) -> None:
         self.tasks = tasks
@@ -158,11 +158,11 @@ class Command:
         )
 
     def share(self) -> Iterator[Task]:
-        """Yield nothing: this process has its own tasks from the start."""
+        """Yield nothing: the tasks were divided at the start."""
         return iter(())
 
     def checks(self) -> dict[str, Check | Loss]:
-        """Wait for the process, and return the check of each of its tasks, or what to say where it gave none."""
+        """Wait for the process; return the check of each of its tasks, or the loss if it returned none."""
         if self.process is None:
             return {}
         said, problems = self.process.communicate(timeout=_SECONDS)
@@ -170,25 +170,25 @@ class Command:
             entries = json.loads(said)["checks"]
         except (ValueError, KeyError, TypeError):
             entries = []
-        last = (problems.strip().splitlines() or [f"it ended with code {self.process.returncode}"])[-1]
+        last = (problems.strip().splitlines() or [f"it ended with exit code {self.process.returncode}"])[-1]
         return _answers(self.tasks, entries, last)
 
     def stop(self) -> None:
-        """End the process, if it still runs."""
+        """End the process if it is still running."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.communicate()
 
 
 def _answers(tasks: Sequence[Task], entries: Sequence[dict[str, Any]], last: str) -> dict[str, Check | Loss]:
-    """Return the checks that a process gave, and of its other tasks a loss that says how it ended."""
+    """Return the checks that a process returned, and for its other tasks a loss that says how it ended."""
     found = {entry["id"]: Check(**{**entry, "status": Status(entry["status"])}) for entry in entries if entry}
-    lost = Outcome(f"the second process, which interprets Triton's kernels, gave no result: {last}", ok=False)
+    lost = Outcome(f"the second process, which interprets Triton's kernels, returned no result: {last}", ok=False)
     return {**{task.id: Loss(task, lost) for task in tasks}, **found}
 
 
 def _entry(line: str) -> dict[str, Any]:
-    """Return the check in a line; nothing if the process was killed while it wrote."""
+    """Return the check in a line; empty if the process was killed while writing it."""
     try:
         return dict(json.loads(line))
     except ValueError:

@@ -1,11 +1,11 @@
 """One real step of SGD on a real module against the derived change of its activation.
 
-    take g, step:    theta' = theta - eta dL/dtheta  by torch.optim.SGD, L = sum(g z), the input held fixed
+    step:            theta' = theta - eta dL/dtheta  by torch.optim.SGD, L = sum(g z), with fixed g and input
     measured:        F(theta'; x) - F(theta; x)
     derived:         -eta sum over s', i' of K[s, i; s', i'] g[s', i'],  K the derivation's kernel, evaluated on arrays
 
-Where the derivation says that the step is exact, both sides agree at any eta up to rounding. Elsewhere what is left
-must shrink as eta^2: it is measured at eta and at eta/2, and its order is the logarithm of the ratio.
+If the derivation states that the step is exact, both sides agree at any eta up to rounding. Otherwise the remainder
+must shrink as eta^2: it is measured at eta and at eta/2, and its order is the base-2 logarithm of the ratio.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from verify.checks.record import Outcome, Setting, Task
 
 BOUND = 1e-12
 ORDER_BOUND = 0.1
-_INSTANCES, _FEW = 8, 3  # a step of every sample at once costs far more than one of a single sample
-_FINE = 1e-4  # the relative change of the activation at which what is left is small, and yet far above rounding
+_INSTANCES, _FEW = 8, 3  # instances; fewer for steps of the whole batch, which cost far more
+_FINE = 1e-4  # relative change of the activation at which the remainder is small but far above rounding
 _RAISED = (1.0, 8.0, 64.0)
-_CLEAR = 1e-10  # so much left, over the activation, shows its order
-_ROUNDING = 1e-12  # so little may be rounding
+_CLEAR = 1e-10  # a remainder this large, relative to the activation, shows its order
+_ROUNDING = 1e-12  # a remainder this small, relative to the activation, may be rounding
 Expected = Callable[[Subject, Case], tuple[Case, Array, Array, float]]
 
 
 def tasks(subject: Subject) -> list[Task]:
-    """Return the tasks of one subject: steps of a batch and of a lone sample, its pull on others, stated factors."""
+    """Return the tasks of one subject: steps of a batch and of a lone sample, its effect on others, stated factors."""
     if "identity" not in subject.families:
         return []
     sides: dict[str, Expected] = {"activation-change": of_batch, "self-factor": of_lone_sample, "cross-terms": of_pull}
@@ -52,21 +52,21 @@ def _task(subject: Subject, equation: str, side: Expected) -> Task:
     count = _FEW if subject.variant and side is of_batch else _INSTANCES
 
     def run(setting: Setting) -> Outcome:
-        """Return how far a real step of gradient descent is from what the identity says."""
+        """Return the error of the identity for a real step of gradient descent."""
         drawn = cases(subject, setting, identity, count=count, largest=8)
         if subject.source().derivation.exact_in_eta:
             worst = largest(_error(*side(subject, case)) for case in drawn)
             reason = f"largest relative error of a real SGD step, {len(drawn)} random shapes and rates"
             return Outcome(reason, measured=worst, bound=BOUND)
         deficits = [_order_deficit(*side(subject, case)) for case in drawn]
-        reason = f"2 less the observed order in eta of what is left of a real SGD step, {len(drawn)} random shapes"
+        reason = f"2 minus the observed order in eta of the remainder of a real SGD step, {len(drawn)} random shapes"
         return Outcome(reason, measured=largest(deficits), bound=ORDER_BOUND)
 
     return Task(identity, subject.layer, subject.backend, "float64", subject.equation(equation), run)
 
 
 def _error(case: Case, expected: Array, seen: Array, scale: float) -> float:
-    """Return the error of the change against ``-eta`` times the expected rate, where ``seen``; 0 where nothing is."""
+    """Return the error of the change against ``-eta expected`` at the entries ``seen``; 0 if there are none."""
     change = sgd_change(case)
     if not seen.any():
         return 0.0
@@ -74,10 +74,10 @@ def _error(case: Case, expected: Array, seen: Array, scale: float) -> float:
 
 
 def _order_deficit(case: Case, expected: Array, seen: Array, scale: float) -> float:
-    """Return 2 less the order in eta of what the derived change leaves; 0 where it leaves nothing but rounding.
+    """Return 2 minus the order in eta of the remainder beyond the derived change; 0 if it is only rounding.
 
-    What is left may be small by chance, and inner values may be far larger than the output, as before a closed gate:
-    the rate is then raised until rounding no longer shows.
+    If the remainder is small by chance, or if inner values are far larger than the output (as before a closed gate),
+    the rate is raised until the remainder is clear of rounding.
     """
     if not seen.any() or scale == 0:
         return 0.0
@@ -98,9 +98,9 @@ def _order_deficit(case: Case, expected: Array, seen: Array, scale: float) -> fl
 
 
 def of_batch(subject: Subject, case: Case) -> tuple[Case, Array, Array, float]:
-    """Return what the whole batch's change is to be, ``sum K g``, relative to ``sum |K| |g|``.
+    """Return the expected change of the whole batch, ``sum K g``, with the scale ``sum |K| |g|``.
 
-    The samples' contributions may cancel to nothing; what they add up from is then the only scale there is.
+    The contributions of the samples may cancel, so the scale is the sum of their magnitudes.
     """
     source = subject.source()
     axes = source.derivation.layer.output.indices
@@ -112,7 +112,7 @@ def of_batch(subject: Subject, case: Case) -> tuple[Case, Array, Array, float]:
 
 
 def of_lone_sample(subject: Subject, case: Case) -> tuple[Case, Array, Array, float]:
-    """Return what one sample's own gradient is to do to its own activation: ``K_ss g_s``."""
+    """Return the expected change of one sample's activation by its own gradient: ``K_ss g_s``."""
     derivation = subject.source().derivation
     case, here = _one_sample(derivation, case)
     expected = _apply(derivation, subject.source().self_factor, case, subject, own=True)
@@ -120,7 +120,7 @@ def of_lone_sample(subject: Subject, case: Case) -> tuple[Case, Array, Array, fl
 
 
 def of_pull(subject: Subject, case: Case) -> tuple[Case, Array, Array, float]:
-    """Return what one sample's gradient is to do to the *others*, ``K_ss' g_s'``, relative to its largest pull."""
+    """Return the expected change of the *other* samples by one sample's gradient, ``K_ss' g_s'``."""
     derivation = subject.source().derivation
     case, here = _one_sample(derivation, case)
     expected = _apply(derivation, derivation.cross_terms, case, subject, own=False)
@@ -128,7 +128,7 @@ def of_pull(subject: Subject, case: Case) -> tuple[Case, Array, Array, float]:
 
 
 def _one_sample(derivation: Derivation, case: Case) -> tuple[Case, Array]:
-    """Return the case with no gradient but at its last sample, and where the output's entries of that sample are."""
+    """Return the case with a gradient at its last sample only, and the mask of that sample's output entries."""
     axes = derivation.layer.output.indices
     here = np.zeros(case.g.shape, dtype=bool)
     here[tuple(-1 if axis in derivation.samples else slice(None) for axis in axes)] = True
@@ -138,7 +138,7 @@ def _one_sample(derivation: Derivation, case: Case) -> tuple[Case, Array]:
 def _apply(derivation: Derivation, matrix: Expr, case: Case, subject: Subject, *, own: bool) -> Array:
     """Return ``sum over i' of M[s, i; s', i'] g[s', i']``, s' the last sample; ``own`` matrices have s' = s.
 
-    A matrix without primed units is diagonal over them.
+    A matrix without primed unit indices is diagonal in the units.
     """
     axes, point = derivation.layer.output.indices, case.point(subject.source().mapped)
     primed_units = _primed(derivation.units)
@@ -156,11 +156,11 @@ def _apply(derivation: Derivation, matrix: Expr, case: Case, subject: Subject, *
 
 
 def _stated(subject: Subject) -> Task:
-    """The package's own ``self_factor`` of the module against the derived one."""
+    """The check of the package's ``self_factor`` against the derived one."""
     identity = subject.identity("identity", "stated-self-factor")
 
     def run(setting: Setting) -> Outcome:
-        """Return how far the stated factor is from the derived one."""
+        """Return the largest relative error of the stated factor."""
         assert subject.factor is not None
         drawn = cases(subject, setting, identity, count=_INSTANCES, largest=8)
         worst = largest(_stated_error(subject, case) for case in drawn)
@@ -170,11 +170,11 @@ def _stated(subject: Subject) -> Task:
 
 
 def _residual(subject: Subject) -> Task:
-    """What is left where nothing cancels: a lone sample's real step against the self factor by hand, and its spread."""
+    """The check of a factor that does not cancel: a lone sample's real step against the hand-written self factor."""
     identity = subject.identity("identity", "residual")
 
     def run(setting: Setting) -> Outcome:
-        """Return how far a step's remainder is from vanishing as fast as the factor that is left says."""
+        """Return 2 minus the order of the step's remainder, and the range of the remaining factor."""
         assert subject.residual is not None
         drawn = cases(subject, setting, identity, count=_INSTANCES, largest=8)
         deficits, factors = [], []
@@ -187,8 +187,8 @@ def _residual(subject: Subject) -> Task:
             factors.append(factor.ravel())
         low, high = (float(pick(np.concatenate(factors))) for pick in (np.min, np.max))
         reason = (
-            f"the factor is not cancelled, it runs from {low:.2g} to {high:.2g}; 2 less the observed order of what a "
-            f"real SGD step leaves of it, written by hand, {len(drawn)} random shapes"
+            f"the factor does not cancel, it ranges from {low:.2g} to {high:.2g}; 2 minus the observed order of the "
+            f"remainder of a real SGD step beyond the hand-written factor, {len(drawn)} random shapes"
         )
         return Outcome(reason, measured=largest(deficits), bound=ORDER_BOUND)
 

@@ -1,6 +1,6 @@
-"""Checks as JUnit XML, which continuous integration shows: a suite a family, a case a check.
+"""Checks as JUnit XML for continuous integration: one suite per family, one case per check.
 
-A failed check carries its numbers and the command that repeats it; a skipped one its reason.
+A failed check contains its numbers and the command that repeats it; a skipped check its reason.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from verify.checks.record import Check, Setting, Status, count
 
 
 def junit(checks: list[Check], setting: Setting) -> str:
-    """Return the document as text, in the order of the checks."""
+    """Return the XML document as text, with the checks in the given order."""
     counts = count(checks)
     root = Element("testsuites", {"name": "affdiv verify", **_counts(len(checks), counts)})
     for family in dict.fromkeys(check.family for check in checks):

@@ -1,4 +1,4 @@
-"""Every layer that can be verified, and its checks, family by family."""
+"""All layers that can be verified, and their checks by family."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ LAYERS = tuple(_SUBJECTS)
 
 
 def subjects_of(layer: str) -> list[Subject]:
-    """Return every subject of a layer: the uncorrected module, and those of the maps that cancel its divergence."""
+    """Return every subject of a layer: the uncorrected module, and the modules of its cancelling maps."""
     return _SUBJECTS[layer](layer)
 
 
 def tasks_of(layer: str, derived: bool = True) -> list[Task]:
-    """Return every check of one layer, in the order of the families; without ``derived`` none of its derivation.
+    """Return every check of one layer, ordered by family; without ``derived`` those of its derivation are left out.
 
-    To list those, the layer must be derived and solved, which takes far longer than to list the others.
+    Listing the derivation's checks needs the layer derived and solved, which takes far longer than listing the others.
     """
     found = [task for work in works_of([layer]) for task in (work.tasks() if derived else work.known)]
     return sorted(found, key=lambda task: FAMILIES.index(task.family))
 
 
 def works_of(layers: Sequence[str]) -> list[Work]:
-    """Return every check of some layers: together what needs one derivation, then each path by itself."""
+    """Return every check of some layers: one unit of work for each derivation, then one for each path."""
     subjects: dict[str, list[Subject]] = {layer: [] for layer in layers}
     for subject in (subject for layer in layers for subject in subjects_of(layer)):
         subjects.setdefault(subject.derived_with, []).append(subject)
@@ -52,13 +52,13 @@ def works_of(layers: Sequence[str]) -> list[Work]:
 
 
 def _work(layer: str, subjects: list[Subject]) -> Work:
-    """Return the checks of what is derived together: a layer of that name, or without a name a variant of one."""
+    """Return the checks that share a derivation: of the layer, or, if ``layer`` is empty, of a variant."""
     families = (identities, gradients, properties)
     known = tuple(task for family in families for subject in subjects for task in family.tasks(subject))
     return Work(known, lambda: derivations.tasks(layer or subjects[0].layer, subjects, own=bool(layer)))
 
 
 def _paths(layer: str) -> list[Task]:
-    """Return the checks of a layer's paths, for which nothing is derived."""
+    """Return the checks of a layer's paths, which need no derivation."""
     found = [*combinations.of_rows(layer), *combinations.of_patches(layer), *combinations.of_attention(layer)]
     return [*found, *modules.tasks(layer), *factors.tasks(layer), *conversions.tasks(layer)]

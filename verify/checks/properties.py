@@ -1,15 +1,15 @@
-"""What a cancelling map is said to do, measured on the module; the expected values are read from the solved map.
+"""Properties of a cancelling map, measured on the module; the expected values are read from the solved map.
 
-What is measured:
+The properties:
 
-scale-invariance    z(3x) = z(x), or not
-injectivity         the rank of dz/dx: that of the uncorrected map, less one where the length is lost
+scale-invariance    whether z(3x) = z(x)
+injectivity         the rank of dz/dx: that of the uncorrected map, minus one for each lost length
 bound               |z_k| <= sqrt(kappa) ||(W_k, b_k)||, at inputs from 1e-30 to 1e30
-limit-zero          near x = 0: the limits of the map's scales f(E), h(E), or of sqrt(E) f(E) where f has none
-limit-infinity      far away: the limits of sqrt(E) f(E) and h(E)
-initialisation      the deviation of a fresh weight
+limit-zero          as x -> 0: the limits of the map's scales f(E), h(E), or of sqrt(E) f(E) if f has none
+limit-infinity      as ||x|| -> infinity: the limits of sqrt(E) f(E) and h(E)
+initialisation      the standard deviation of an initial weight
 tokens              reordering tokens inside a sample reorders its outputs, or changes nothing
-batch               reordering samples reorders outputs; batches side by side do not see each other
+batch               reordering samples reorders outputs; a batch gives the same outputs in two halves
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _NEAR, _FAR = 1e-18, 1e18
 LEAST_CHANGE = 1e-6
 _STRETCHES = (1e-30, 1e-3, 1.0, 1e3, 1e30)
 _FRESH_WEIGHTS = 20_000
-DEVIATION_BOUND = 0.05  # ten standard errors of a deviation that is estimated from so many weights
+DEVIATION_BOUND = 0.05  # ten standard errors of a standard deviation estimated from this many weights
 Measure = Callable[[CancellingMap, Case], float]
 
 
 def tasks(subject: Subject) -> list[Task]:
-    """Return the tasks of one generated map, and that of batches where samples do not see each other."""
+    """Return the tasks of one generated map, with the batch task if its samples are independent."""
     if "property" not in subject.families or subject.backend in ("triton", "cuda", "cpp"):
         return []
     names = subject.measures or (tuple(_MEASURES) if subject.generated else ())
@@ -58,7 +58,7 @@ def _task(subject: Subject, name: str, equation: str, measure: Measure, bound: f
     identity = subject.identity("property", name)
 
     def run(setting: Setting) -> Outcome:
-        """Return whether the drawn layers have the property."""
+        """Return the largest departure from the property over random cases."""
         found = subject.source().found
         assert found is not None
         count = 1 if name in ("injectivity", "initialisation") else _INSTANCES
@@ -71,13 +71,13 @@ def _task(subject: Subject, name: str, equation: str, measure: Measure, bound: f
 
 
 def batch_task(subject: Subject) -> Task:
-    """Return the check that samples do not see each other."""
+    """Return the check that samples do not influence each other."""
     identity = subject.identity("property", "batch")
 
     def run(setting: Setting) -> Outcome:
-        """Return how far samples depend on their order or on each other."""
+        """Return how much the outputs depend on the samples' order or on other samples."""
         drawn = cases(subject, setting, identity, count=_INSTANCES, largest=6)
-        reason = "reordering samples reorders outputs, and batches side by side do not see each other"
+        reason = "reordering samples reorders outputs, and splitting the batch does not change them"
         return Outcome(reason, measured=largest(_batch_error(case) for case in drawn), bound=BOUND)
 
     return Task(identity, subject.layer, subject.backend, "float64", subject.equation("forward"), run)
@@ -87,9 +87,9 @@ def _tokens(subject: Subject, departure: Callable[[Case], float]) -> Task:
     identity = subject.identity("property", "tokens")
 
     def run(setting: Setting) -> Outcome:
-        """Return how far tokens depend on an order that they should not."""
+        """Return the departure from the symmetry under reordering tokens."""
         drawn = cases(subject, setting, identity, count=_INSTANCES, largest=6)
-        reason = "reordering the tokens that ask reorders outputs, reordering those that answer changes nothing"
+        reason = "reordering the queries reorders outputs, reordering keys and values changes nothing"
         return Outcome(reason, measured=largest(map(departure, drawn)), bound=BOUND)
 
     return Task(identity, subject.layer, subject.backend, "float64", subject.equation("forward"), run)
@@ -110,7 +110,7 @@ def _value(case: Case) -> Array:
 
 
 def _input(case: Case) -> str:
-    """Return the input whose length the map sees: the last; before it stand only the weights of a mixture."""
+    """Return the input whose length the map uses: the last one; any before it are mixture weights."""
     return list(case.inputs)[-1]
 
 
@@ -119,7 +119,7 @@ def _stretched(case: Case, by: float) -> Case:
 
 
 def _scale_invariance(found: CancellingMap, case: Case) -> float:
-    """Return the change when the input is stretched where there is to be none, else how far it falls short of some."""
+    """Return the change when the input is scaled, or, for a map that is not invariant, what the change lacks."""
     change = relative_error(_value(_stretched(case, 3.0)), _value(case))
     if found.scale_invariant:
         return change
@@ -127,9 +127,9 @@ def _scale_invariance(found: CancellingMap, case: Case) -> float:
 
 
 def _injectivity(found: CancellingMap, case: Case) -> float:
-    """Return how far the rank of dz/dx at one sample is from what the uncorrected map has, or has less the length.
+    """Return the error of the rank of dz/dx at one sample; a normaliser loses one dimension for each length.
 
-    Outputs of many weights at the same input are put side by side, so that no direction is lost for want of outputs.
+    The outputs for many random weights at the same input are stacked, so that too few outputs cannot limit the rank.
     """
     one = replace(case, inputs={name: t[:1] for name, t in case.inputs.items()}, g=case.g[:1])
     one = replace(one, sizes={**case.sizes, "B": 1})
@@ -149,7 +149,7 @@ def _injectivity(found: CancellingMap, case: Case) -> float:
 
 
 def _lengths(found: CancellingMap, case: Case) -> int:
-    """Return how many lengths a sample's output is divided by: one, or one for each group."""
+    """Return the number of lengths that divide a sample's output: one, or one for each group."""
     point, samples = case.point(found.mapped), _samples(found)
     return math.prod(point.size(axis) for axis in found.energy.indices if axis not in samples)
 
@@ -165,7 +165,7 @@ def _derivation(found: CancellingMap) -> Derivation:
 
 
 def _jacobian(case: Case, last: tuple[object, ...]) -> Array:
-    """Return d z / d x of one sample's outputs."""
+    """Return dz/dx of one sample's outputs."""
     name = _input(case)
 
     def function(x: torch.Tensor) -> torch.Tensor:
@@ -177,7 +177,7 @@ def _jacobian(case: Case, last: tuple[object, ...]) -> Array:
 
 
 def _uncorrected(found: CancellingMap, case: Case, last: tuple[object, ...]) -> Array:
-    """Return the weight part's outputs of one sample at every unit vector of the input, from the derivation."""
+    """Return one sample's uncorrected output without offset at every unit vector of the input, from the derivation."""
     name, x = _input(case), case.inputs[_input(case)]
     width = x.numel()
     units = torch.eye(width, dtype=x.dtype, device=x.device).reshape(width, *x.shape[1:])
@@ -194,7 +194,7 @@ def _rank(matrix: Array) -> int:
 
 
 def _part(found: CancellingMap, point: Point, *, offset: bool) -> Array:
-    """Return the part of the uncorrected output that the weights carry, or the one that the offset carries."""
+    """Return the part of the uncorrected output that comes from the weights, or the part from the offset."""
     silent = "W" if offset else "b"
     tensors = {name: np.zeros_like(a) if name == silent else a for name, a in point.tensors.items()}
     scope = {d.name: d for d in found.layer.definitions}
@@ -203,7 +203,7 @@ def _part(found: CancellingMap, point: Point, *, offset: bool) -> Array:
 
 
 def _bound(found: CancellingMap, case: Case) -> float:
-    """Return the largest ``|z_k|`` over its bound, less one, wherever the input lies."""
+    """Return the largest excess of ``|z_k|`` over its bound, relative to the bound, over all input scales."""
     squares: Array = np.zeros(1)
     for name, values in case.parameters().items():
         squares = squares + _over_units(found, name, values.detach().cpu().numpy() ** 2)
@@ -213,7 +213,7 @@ def _bound(found: CancellingMap, case: Case) -> float:
 
 
 def _over_units(found: CancellingMap, name: str, squares: Array) -> Array:
-    """Return the sum over the axes of a parameter that index no unit, laid along the axes of the output."""
+    """Return a parameter's squares summed over axes that index no unit, broadcast along the output's axes."""
     written = expand_definitions(found.layer.output.expression, found.layer.scope)
     entry = next(e for e in written.atoms(sympy.Indexed) if e.base == tensor(name))
     units = {axis.name: axis for axis in _derivation(found).units}
@@ -227,7 +227,7 @@ def _over_units(found: CancellingMap, name: str, squares: Array) -> Array:
 
 
 def _scales(found: CancellingMap) -> tuple[Expr, Expr]:
-    """Return f(E) and h(E): what multiplies the part of the weights and that of the offset."""
+    """Return f(E) and h(E), the scales of the weight part and of the offset part."""
     scales = dict(found.scales)
     return scales["W"], scales.get("b", sympy.S.Zero)
 
@@ -237,25 +237,25 @@ def _limit(found: CancellingMap, expression: Expr, at: Expr, case: Case) -> floa
 
 
 def _directed(found: CancellingMap, case: Case, at: Expr) -> Array:
-    """Return the output where only the direction of the input is left: limits times directions and offset."""
+    """Return the limiting output, which depends only on the input's direction and the offset."""
     f, h = _scales(found)
     point = case.point(found.mapped)
     length = np.sqrt(evaluate(found.energy.entry, found.mapped.output.indices, point))
-    with np.errstate(invalid="ignore"):  # where a patch sees nothing there is no direction
+    with np.errstate(invalid="ignore"):  # an all-zero patch has no direction
         direction = _part(found, point, offset=False) / length
     pull = _limit(found, sympy.sqrt(energy_symbol) * f, at, case)
     return np.asarray(pull * direction + _limit(found, h, at, case) * _part(found, point, offset=True))
 
 
 def _limit_infinity(found: CancellingMap, case: Case) -> float:
-    """Return the error of the output far away. Where a patch sees nothing, far is as near: there is no direction."""
+    """Return the error of the output for large inputs; an all-zero patch, which has no direction, is left out."""
     expected = _directed(found, case, sympy.oo)
     seen = np.isfinite(expected)
     return relative_error(_value(_stretched(case, _FAR))[seen], expected[seen])
 
 
 def _limit_zero(found: CancellingMap, case: Case) -> float:
-    """Return the error of the output near zero, of the weight part and of the offset apart where both are left."""
+    """Return the error of the output for small inputs; weight and offset parts separately if both remain."""
     near = _stretched(case, _NEAR)
     if found.singular_at_zero:
         return relative_error(_value(near), _directed(found, case, sympy.S.Zero))
@@ -270,7 +270,7 @@ def _limit_zero(found: CancellingMap, case: Case) -> float:
 
 
 def _initialisation(found: CancellingMap, case: Case) -> float:
-    """Return the relative error of the deviation of fresh weights, so many rows of them that it is known well."""
+    """Return the relative error of the standard deviation of many initial weights."""
     module = copy.deepcopy(case.module)
     path, _, name = f"inner.{case.places['W'].attribute}".rpartition(".")
     home, weight = module.get_submodule(path), module.get_parameter(f"{path}.{name}")
@@ -287,7 +287,7 @@ _MEASURES: dict[str, tuple[str, Measure, float, str]] = {
         "forward",
         _scale_invariance,
         BOUND,
-        "change when the input is stretched",
+        "change when the input is scaled",
     ),
     "injectivity": (
         "forward",
@@ -296,12 +296,17 @@ _MEASURES: dict[str, tuple[str, Measure, float, str]] = {
         "rank of dz/dx against that of the solved map",
     ),
     "bound": ("solution", _bound, BOUND, "excess of |z_k| over sqrt(kappa) ||(W_k, b_k)||, inputs from 1e-30 to 1e30"),
-    "limit-zero": ("define-f", _limit_zero, BOUND, "error near zero against the limits of the solved scales"),
-    "limit-infinity": ("define-f", _limit_infinity, BOUND, "error far away against the limits of the solved scales"),
+    "limit-zero": ("define-f", _limit_zero, BOUND, "error for small inputs against the limits of the solved scales"),
+    "limit-infinity": (
+        "define-f",
+        _limit_infinity,
+        BOUND,
+        "error for large inputs against the limits of the solved scales",
+    ),
     "initialisation": (
         "solution",
         _initialisation,
         DEVIATION_BOUND,
-        "deviation of fresh weights",
+        "standard deviation of initial weights",
     ),
 }

@@ -1,4 +1,4 @@
-"""What a check is, what it gave, and the schema ``affdiv.verification/1`` in which both are reported."""
+"""Tasks, checks (their results), and the schema ``affdiv.verification/1`` that reports them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAMILIES = ("derivation", "identity", "gradient", "property", "path")
 
 
 class Status(StrEnum):
-    """What a check gave."""
+    """The result of a check."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -27,9 +27,9 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how widely a check runs, and on which package (None: the project's own).
+    """How checks run: device, extent, seed, and the package under verification (None: the project's own).
 
-    ``seed`` is the user's; every check derives its own.
+    ``seed`` is the user's; every check derives its own seed from it.
     """
 
     device: str = "cpu"
@@ -38,17 +38,17 @@ class Setting:
     package: Path | None = None
 
     def generator(self, check: str) -> torch.Generator:
-        """Return the randomness of the named check: the same alone as among others."""
+        """Return the random generator of the named check, independent of which other checks run."""
         return torch.Generator().manual_seed(self.seed_of(check))
 
     def seed_of(self, check: str) -> int:
-        """Return the seed that the named check draws from."""
+        """Return the seed of the named check."""
         return int.from_bytes(hashlib.sha256(f"{self.seed}/{check}".encode()).digest()[:4], "big")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A measured number against its bound, in words. A check without a number says ``ok`` itself."""
+    """The outcome of a check: a description, with a measured number and its bound, or ``ok`` if there is no number."""
 
     reason: str
     measured: float | None = None
@@ -57,7 +57,7 @@ class Outcome:
 
     @property
     def status(self) -> Status:
-        """Pass when the measured number is finite and within its bound, or when ``ok`` says so."""
+        """Pass if the measured number is finite and within its bound, or if ``ok`` is true."""
         if self.measured is not None and self.bound is not None:
             return Status.PASS if self.measured <= self.bound else Status.FAIL
         return {True: Status.PASS, False: Status.FAIL, None: Status.SKIPPED}[self.ok]
@@ -65,10 +65,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task:
-    """A check that can be run: what it is about, which equation it tests, and how.
+    """A check that can be run: its layer, backend and dtype, the equation that it tests, and its function.
 
-    ``uses_device`` is false for mathematics that runs on no device. ``word`` names the layer on the command line where
-    its name does not; ``package`` gives the imported package that the check is about, where it has its own.
+    ``uses_device`` is false for mathematics that needs no device. ``word`` names the layer on the command line if its
+    name does not; ``package`` returns the imported package under check if it is not the shared one.
     """
 
     id: str
@@ -89,9 +89,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Work:
-    """Tasks that one process does one after the other, for what they share is then worked out once.
+    """Tasks that one process runs one after another, so that work they share is done once.
 
-    ``known`` are at hand; ``derived`` finds those that come first, for which a layer must be derived and solved.
+    ``known`` are listed; ``derived`` returns the tasks to run before them, which need a layer derived and solved.
     """
 
     known: tuple[Task, ...]
@@ -102,13 +102,13 @@ class Work:
         return [*self.derived(), *self.known]
 
     def without(self, ids: Set[str]) -> Work:
-        """Return the work without some of the tasks at hand."""
+        """Return the work without the ``known`` tasks of the given ids."""
         return replace(self, known=tuple(task for task in self.known if task.id not in ids))
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check that has run."""
+    """The result of a task that has run."""
 
     id: str
     layer: str
@@ -130,17 +130,17 @@ class Check:
 
     @property
     def is_residual(self) -> bool:
-        """Whether it measures what nothing cancels."""
+        """Whether it measures a factor that does not cancel."""
         return self.family == "identity" and "residual" in self.id.split("/")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the check as plain data; what is infinitely wrong has no number in JSON, its status says it."""
+        """Return the check as plain data; an infinite error becomes null, since JSON has no infinity."""
         finite = self.measured is not None and math.isfinite(self.measured)
         return {**vars(self), "status": self.status.value, "measured": self.measured if finite else None}
 
 
 def options(setting: Setting) -> list[str]:
-    """Return the setting as words of the command line."""
+    """Return the setting as command-line options."""
     words = ["--seed", str(setting.seed)]
     words += ["--device", setting.device] if setting.device != "cpu" else []
     words += ["--full"] if setting.full else []
@@ -148,7 +148,7 @@ def options(setting: Setting) -> list[str]:
 
 
 def count(checks: list[Check]) -> dict[str, int]:
-    """Return how many checks passed, failed and were skipped."""
+    """Return the numbers of passed, failed and skipped checks."""
     return {status.value: sum(check.status is status for check in checks) for status in Status}
 
 

@@ -1,8 +1,8 @@
-"""References written by hand from the geometry, not from the derivation, of torch's own operations.
+"""Hand-written references in torch operations, from the geometry rather than from the derivation.
 
-affine-like is the unit vector of the homogeneous input [x; 1] under the weight [W, b]; norm-like is the unit vector of
-x under W, then the bias. A convolution does the same to every patch, cut out of the image without a convolution.
-Tensors have the axes of the derivation; the last axis of a row is its features.
+affine-like applies the weight [W, b] to the homogeneous input [x; 1] normalised to unit length; norm-like applies W to
+the normalised x, then adds the bias. A convolution does the same to every patch, which is cut out by slicing. Tensors
+have the axes of the derivation; features are the last axis of a row.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ ROWS = {"affine-like": affine_like, "norm-like": norm_like}
 
 
 def centred(x: Tensor) -> Tensor:
-    """Return rows less their means."""
+    """Return rows minus their means."""
     return x - x.mean(-1, keepdim=True)
 
 
 def patches(
     x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
-    """Return the patches of images (B, G, C, *L) as rows (B, G, *P, C * K); zeros are padded, also less than none."""
+    """Return the patches of zero-padded images (B, G, C, *L) as rows (B, G, *P, C * K); negative padding crops."""
     x = F.pad(x, [p for pad in reversed(padding) for p in (pad, pad)])
     for axis, (k, step, hole) in enumerate(zip(kernel, stride, dilation, strict=True), start=3):
         x = x.unfold(axis, hole * (k - 1) + 1, step)[..., ::hole]
@@ -61,10 +61,10 @@ def patch_map(form: str, u: Tensor, W: Tensor, b: Tensor | None, kappa: float, c
 
 
 def by_moments(x: Tensor, weight: Tensor, bias: Tensor | None, kappa: float, *, whole: bool) -> Tensor:
-    """Return a map of centred rows, ``whole`` if it scales the bias too: (.., n) -> (.., m).
+    """Return a map of centred rows, which also scales the bias if ``whole``: (.., n) -> (.., m).
 
-    The energy of a centred row is the difference of its two moments, as a box filter takes it: where all entries are
-    nearly alike, rounding of the moments is what is left. A reference for such a layer has to share that.
+    The energy of a centred row is the difference of its two moments, as a box filter computes it. If all entries are
+    nearly equal, only the moments' rounding error remains, so the reference for such a layer must use the same formula.
     """
     mean = x.mean(-1, keepdim=True)
     energy = x.square().sum(-1, keepdim=True) - x.shape[-1] * mean.square()
@@ -78,7 +78,7 @@ _CENTRED = {"affine-like": partial(by_moments, whole=True), "norm-like": partial
 
 
 def spaced(x: Tensor, stride: Sequence[int], extra: Sequence[int]) -> Tensor:
-    """Return images (B, G, C, *L) with ``stride - 1`` zeros between neighbours and ``extra`` at each end of an axis."""
+    """Return images (B, G, C, *L) with ``stride - 1`` zeros between neighbours and ``extra`` zeros at the end."""
     for axis, (step, more) in enumerate(zip(stride, extra, strict=True), start=3):
         length = (x.shape[axis] - 1) * step + 1
         wide = x.new_zeros(*x.shape[:axis], length + more, *x.shape[axis + 1 :])
@@ -92,6 +92,6 @@ def heads(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
 
 
 def affine_like_heads(x: Tensor, W: Tensor, b: Tensor, kappa: float = 1.0) -> Tensor:
-    """Return affine-like projections (B, R, T, d) of tokens (B, T, n), or of (B, R, T, n), mixed for each head."""
+    """Return affine-like projections (B, R, T, d) of tokens (B, T, n), or of tokens mixed per head (B, R, T, n)."""
     per_head = [affine_like(x if x.dim() == 3 else x[:, r], W[r], b[r], kappa) for r in range(len(W))]
     return torch.stack(per_head, 1)

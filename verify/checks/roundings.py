@@ -1,11 +1,11 @@
-"""How far rounding alone can take a result: a reference computed again with every operation off by a random rounding.
+"""Estimate the rounding error of a result: compute the reference again with random rounding in every operation.
 
 A result is as sensitive as the steps that lead to it. For example, attention barely depends on a common shift of its
 scores. So the gradient with respect to its keys is a small difference of large terms, and its rounding error scales
-with those terms, not with their difference or with the effect of rounding the operands alone. So operands *and*
-intermediates are rounded (Monte Carlo arithmetic: D. S. Parker, UCLA CSD-970002, 1997), in the forward pass and in the
-backward pass. What that changes is the condition of this computation on these data; a result may be off by a few times
-as much. A sum's own roundings, one a term, are not among them: sums are short here.
+with those terms, not with their difference or with the effect of rounding the operands alone. Therefore operands *and*
+intermediates are rounded, in the forward and in the backward pass (Monte Carlo arithmetic: D. S. Parker, UCLA
+CSD-970002, 1997). The resulting change measures the condition of this computation on these data; a correct result may
+be off by a few times as much. Rounding inside sums, once per term, is not simulated: sums are short here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_LEAST_UNIT = 2.0**-26  # far above float64's own rounding, small enough that a change is in proportion to it
+_LEAST_UNIT = 2.0**-26  # far above float64's rounding, small enough for a proportional change
 _RUNS = 4
 _FACTORS = 4096
 _SUMS = {"mm", "bmm", "addmm", "baddbmm", "mv", "dot", "sum", "mean"}
@@ -27,10 +27,10 @@ _SUMS = {"mm", "bmm", "addmm", "baddbmm", "mv", "dot", "sum", "mean"}
 def rounding_errors(
     results: Callable[[], Sequence[Tensor]], unit: float, generator: torch.Generator
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return each result in float64, and at each entry the largest change that roundings of ``unit`` made to it.
+    """Return each result in float64, and for each entry the largest change caused by roundings of ``unit``.
 
-    ``results`` is called again for each of a few draws of the roundings. Where the unit is too small to be seen in
-    float64 the change is measured at a larger one and scaled.
+    ``results`` is called again for each of a few draws of the roundings. If the unit is too small for float64, the
+    change is measured with a larger unit and scaled down.
     """
     expected, coarse = results(), max(unit, _LEAST_UNIT)
     changes = [unit * each.abs() for each in expected]
@@ -43,15 +43,15 @@ def rounding_errors(
 
 
 class Rounding(TorchDispatchMode):
-    """Inside it what every operation returns is off by up to ``unit`` of each entry, and so is what sums read.
+    """A mode that perturbs each entry of results, and of the operands of sums, by up to ``unit`` relative to it.
 
-    Sums, matrix products among them, hide the rounding of their operands; elsewhere it shows in the result. What only
-    looks at a tensor in another way rounds nothing.
+    Sums, including matrix products, may hide the rounding of their operands, so these are rounded too. Views round
+    nothing.
     """
 
     def __init__(self, unit: float, generator: torch.Generator) -> None:
         super().__init__()
-        # One draw, read from random places on: drawing anew for each small tensor would cost more than all else.
+        # One draw, read from random offsets: a new draw for each small tensor would dominate the cost.
         self.factors = 1 + unit * (2 * torch.rand(_FACTORS, generator=generator, dtype=torch.float64) - 1)
         self.count = _FACTORS
         self.places = random.Random(generator.initial_seed())
@@ -64,7 +64,7 @@ class Rounding(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call an operation of torch's, and round."""
+        """Run a torch operation and round its result."""
         if func.is_view or func._schema.is_mutable:
             return func(*args, **(kwargs or {}))
         if func.overloadpacket.__name__ in _SUMS:

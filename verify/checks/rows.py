@@ -1,4 +1,4 @@
-"""Subjects of rows: torch's ``Linear`` and the generated maps of the affine and the linear layer, plain and centred."""
+"""Subjects for row maps: torch's ``Linear`` and the generated maps of affine and linear layers, plain and centred."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGEST_BATCH = 9
 
 
 def subjects(layer: str) -> list[Subject]:
-    """Return the subjects of ``affine`` or ``linear``: uncorrected, the maps, their kernels, the centred map."""
+    """Return the subjects of ``affine`` or ``linear``: the uncorrected layer, maps, their kernels, the centred map."""
     biased = layer == "affine"
     forms = ("norm-like", "affine-like") if biased else ("norm-like",)
     by = ("x", "W", "b") if biased else ("x", "W")
@@ -45,7 +45,7 @@ def _map(layer: str, form: str, by: tuple[str, ...], backend: str) -> Subject:
     biased = "b" in by
 
     def draw(random: Draw, kappa: float) -> Case:
-        """Return a module of random sizes."""
+        """Return a module with random sizes."""
         n, m = random.size(), random.size()
         module = getattr(target.package(), _CLASSES[form])(n, m, bias=biased, kappa=kappa)
         return instance(random, module, n, m, {"kappa": kappa}, None if backend == "torch" else (backend, form))
@@ -74,11 +74,11 @@ def _solved(layer: str, form: str) -> Source:
 
 
 def _centred(by: tuple[str, ...]) -> Subject:
-    """The norm-like map of centred rows: LayerNorm without its gain, then the map."""
+    """The norm-like map of centred rows: LayerNorm without gain, then the linear map."""
     biased = "b" in by
 
     def draw(random: Draw, kappa: float) -> Case:
-        """Return a centred module of random sizes."""
+        """Return a centred module with random sizes."""
         n, m = max(3, random.size()), random.size()
         module = target.package().NormLike(n, m, bias=biased, kappa=kappa, center=True)
         return instance(random, module, n, m, {"kappa": kappa})
@@ -107,7 +107,7 @@ def _solved_centred(name: str, biased: bool) -> Source:
 
 
 def centred_layer(name: str, biased: bool) -> Layer:
-    """Return ``z = W (x - mean x) + b``, of which the centred maps are solutions."""
+    """Return the layer ``z = W (x - mean x) + b``, whose solutions are the centred maps."""
     return forward(
         name,
         title="Affine map of the centred input" if biased else "Linear map of the centred input",
@@ -126,7 +126,7 @@ def instance(
     scalars: Mapping[str, float],
     kernels: tuple[str, str] | None = None,
 ) -> Case:
-    """Return a random instance of a module of rows; ``kernels`` are a backend and a form to compute it by."""
+    """Return a random instance of a row module; ``kernels`` are the backend and form that compute it."""
     batch = random.whole(1, _LARGEST_BATCH)
     places = {name: place for name, place in _PLACES.items() if getattr(module, place.attribute) is not None}
     scale = random.power(-1, 1)
@@ -147,10 +147,10 @@ def _call(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def by_kernels(backend: str, form: str) -> Any:
-    """Return the map of a module's parameters as the kernels of one target compute it."""
+    """Return a function that applies one target's kernels with a module's parameters."""
 
     def call(module: Any, x: Tensor) -> Tensor:
-        """Return the output of a backend's function with the parameters of a module."""
+        """Return the output of the backend's function with the module's parameters."""
         function = getattr(target.part(f"kernels.{backend}.functional"), form.replace("-", "_"))
         z: Tensor = function(x, module.weight, module.bias, module.kappa)
         return z
@@ -159,7 +159,7 @@ def by_kernels(backend: str, form: str) -> Any:
 
 
 def factor(case: Case) -> Tensor:
-    """Return the self factor that the package states for the module, one number a row, as (B, 1)."""
+    """Return the self factor that the package states for the module, one number per row: (B, 1)."""
     inner = case.module.inner
     assert isinstance(inner, nn.Module)
     stated: Tensor = target.package().self_factor(inner, case.inputs["x"])

@@ -1,4 +1,4 @@
-"""Collect the tasks of the chosen layers and run them one by one; every result says how to repeat it."""
+"""Collect the tasks of the chosen layers and run them one by one; every result includes the command to repeat it."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ DEVICES = ("cpu", "cuda")
 NO_CUDA = "no CUDA device on this machine (torch.cuda.is_available() is False)"
 Progress = Callable[[Check, int, int], None]
 _KERNELS = tuple(target.name for target in KERNELS)
-NEEDS_CPU = "the C++ kernels run on the CPU: `--device cpu`"
-NEEDS_CUDA = "the CUDA kernels run on a CUDA device: `--device cuda`"
+NEEDS_CPU = "the C++ kernels run on the CPU; use `--device cpu`"
+NEEDS_CUDA = "the CUDA kernels run on a CUDA device; use `--device cuda`"
 
 
 def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = (), package: Path | None = None) -> list[Task]:
-    """Return every task of the named layers (all layers when none is named), or those whose id is in ``only``.
+    """Return the tasks of the named layers (all layers if none is named), or those whose ids are in ``only``.
 
-    A name that ends in ``.toml`` is a file with a layer, ``MODULE:FACTORY`` makes a PyTorch module. ``package`` is the
-    generated package to be verified; without names, what is verified is what it holds. Raises UsageError for a layer, a
-    file, a module or an id that is not known, and for a package that was not generated from the file.
+    A name that ends in ``.toml`` is a layer file; ``MODULE:FACTORY`` makes a PyTorch module. ``package`` is the
+    generated package to verify; without names, the layers that it contains are verified. Raises UsageError for an
+    unknown layer, file, module or id, and for a package that was not generated from the file.
     """
     layers, wanted = list(dict.fromkeys(layers)), set(only)
     tasks = _tasks(layers, package, derived=not wanted or any(word.startswith("derivation/") for word in wanted))
@@ -64,7 +64,7 @@ def tasks_for(layers: Iterable[str] = (), only: Iterable[str] = (), package: Pat
 
 
 def _tasks(layers: list[str], package: Path | None, *, derived: bool) -> list[Task]:
-    """Return every task of the named layers; those of the derivations of shipped layers only where ``derived``."""
+    """Return every task of the named layers; those of shipped layers' derivations only with ``derived``."""
     if of_layer_file(package):
         tasks = _of_package(layers, package)
     else:
@@ -74,23 +74,23 @@ def _tasks(layers: list[str], package: Path | None, *, derived: bool) -> list[Ta
 
 
 def _has_a_file(word: str) -> bool:
-    """Return whether a word names a layer in a file or of a module, not a shipped one."""
+    """Return whether a word names a layer file or a module rather than a shipped layer."""
     return word.endswith(SUFFIX) or is_module(word)
 
 
 def _of_package(words: list[str], package: Path | None) -> list[Task]:
-    """Return the checks of a package that holds the maps of one layer from a file."""
+    """Return the checks of a package generated from one layer file."""
     assert package is not None
     if len(words) > 1 or (words and not _has_a_file(words[0])):
         raise UsageError(
-            f"--package {str(package)!r} holds the maps of one layer from a file, and {words[-1]!r} was named; "
+            f"--package {str(package)!r} was generated from one layer file, but {words[-1]!r} was named; "
             "name that file alone, or leave --package out"
         )
     return layer_tasks(layer_file(words[0], package) if words else packaged(package))
 
 
 def _of_word(word: str, package: Path | None, derived: bool) -> list[Task]:
-    """Return the checks of a shipped layer, or of the layer in a file."""
+    """Return the checks of a shipped layer, or of the layer of a file or module."""
     if _has_a_file(word):
         return layer_tasks(layer_file(word, package))
     if word not in LAYERS:
@@ -103,7 +103,7 @@ def _of_word(word: str, package: Path | None, derived: bool) -> list[Task]:
 
 
 def _refuse_one_name_twice(tasks: Iterable[Task]) -> None:
-    """Raise UsageError where two layers have one name, so that their checks could not be told apart."""
+    """Raise UsageError if two layers share a name, because their checks would have the same ids."""
     words: dict[str, str] = {}
     for task in tasks:
         known = words.setdefault(task.layer, task.word)
@@ -116,7 +116,7 @@ def _refuse_one_name_twice(tasks: Iterable[Task]) -> None:
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    """Return a question after the nearest of the known words, where one is near."""
+    """Return a suggestion of the closest known word, or an empty text if none is close."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
@@ -128,11 +128,11 @@ def run_checks(
     *,
     copy: bool = False,
 ) -> list[Check]:
-    """Run the tasks and return their checks in the tasks' order; ``progress`` hears of each as it ends.
+    """Run the tasks and return their checks in the same order; ``progress`` is called as each ends.
 
-    ``copy`` lets a second process be a copy of this one, where that is possible: only for a process in which torch has
-    not shared work among threads yet, for a copy would wait for them for ever. Raises UsageError for a device that is
-    not known, and for a package that cannot be verified.
+    ``copy`` allows the second process to be a fork of this one. Use it only if torch has not started threads in this
+    process yet: a fork would wait for them for ever. Raises UsageError for an unknown device and for a package that
+    cannot be verified.
     """
     copied = copy and can_copy()
     given, either = kernels(tasks, setting), shared(tasks, copied=copied)
@@ -156,10 +156,10 @@ def run_named(
     setting: Setting,
     progress: Progress = lambda check, done, total: None,
 ) -> list[Check]:
-    """Run every check that ``tasks_for`` finds, and return them layer by layer and family by family.
+    """Run every check that ``tasks_for`` lists, and return them ordered by layer and family.
 
-    A copy of this process derives and checks half of many shipped layers, so that none is derived before it is made:
-    the same holds of this process as for ``run_checks`` with ``copy``. Raises UsageError as both do.
+    If many shipped layers are named, a fork of this process derives and checks about half of them, so nothing is
+    derived before the fork. The condition of ``run_checks`` with ``copy`` holds here too. Raises UsageError as both do.
     """
     layers, only = list(dict.fromkeys(words or LAYERS)), list(only)
     simple = not (only or of_layer_file(setting.package) or interpreting()) and set(layers) <= set(LAYERS)
@@ -174,7 +174,7 @@ def run_named(
     either = [work.without(apart) for work in works]
 
     def heard(check: Check, done: int) -> None:
-        """Tell how far this is: how many steps derivations have shows as they are derived."""
+        """Report progress; the total grows as derivations reveal their steps."""
         progress(check, done, max(len(known), done))
 
     run = partial(run_task, setting=setting)
@@ -182,7 +182,7 @@ def run_named(
     places = {task.id: number for number, task in enumerate(known)}
 
     def order(check: Check) -> tuple[int, int, int, str]:
-        """Return a place that does not depend on which process ran what; steps stay as their derivation has them."""
+        """Return a sort key independent of which process ran the check; derivation steps keep their order."""
         derived_from = check.equation.rpartition("/")[0]
         return layers.index(check.layer), FAMILIES.index(check.family), places.get(check.id, 0), derived_from
 
@@ -190,9 +190,9 @@ def run_named(
 
 
 def _stays_here(task: Task, setting: Setting) -> bool:
-    """Return whether a task stays in the first process: what compiles, for one start of the compiler, or is on a GPU.
+    """Return whether a task must run in the first process: it uses torch.compile or a GPU.
 
-    Where Triton's kernels are interpreted nothing else is to meet them: not the whole compiler, not a GPU.
+    The compiler then starts only once, and neither it nor a GPU is used in the process that interprets Triton.
     """
     compiles = not {COMPILED, INDUCTOR}.isdisjoint(task.id.split("/"))
     return compiles or (setting.device != "cpu" and task.uses_device)
@@ -205,7 +205,7 @@ def _in_two(
     package: Path | None,
     heard: Callable[[Check, int], None],
 ) -> dict[str, Check]:
-    """Run tasks here and those of a second process beside it, then what it leaves; return the checks by their ids."""
+    """Run own tasks here beside a second process, then shared and lost ones; return the checks by id."""
     if setting.device not in DEVICES:
         raise UsageError(f"device {setting.device!r} is not known; choose one of {', '.join(DEVICES)}")
     done: dict[str, Check] = {}
@@ -230,28 +230,31 @@ def _in_two(
 
 
 def refuse_if_idle(checks: Iterable[Check]) -> None:
-    """Raise UsageError where every check that computes on a device was skipped: then nothing that was asked for ran."""
+    """Raise UsageError if every check that computes on a device was skipped, so that nothing requested ran."""
     own = [check for check in checks if check.device != "none"]
     if own and all(check.status is Status.SKIPPED for check in own):
         raise UsageError(
-            f"no check on a device ran: {own[0].reason}; leave out what asks for it, or run it where it can"
+            f"no check on a device ran: {own[0].reason}; drop the option that requires it, or use another machine"
         )
 
 
 def run_task(task: Task, setting: Setting) -> Check:
-    """Run one task; an exception inside it is a failure with its text, never a crash of the whole run."""
+    """Run one task; an exception inside it becomes a failed check with its text and does not end the run."""
     with concerning(task.package() if task.package and task.uses_device else None):
         return _check(task, setting, _skipped(task, setting) or _attempt(task, setting))
 
 
 def _skipped(task: Task, setting: Setting) -> Outcome | None:
-    """Return why a task cannot run here, if it cannot."""
+    """Return the reason why a task cannot run here, or None if it can."""
     if not task.uses_device:
         return None
     if setting.device == "cuda" and not torch.cuda.is_available():
         return Outcome(NO_CUDA)
     if task.backend in _KERNELS and not target.holds_kernels(task.backend):
-        return Outcome(f"the package has no such kernels; `--targets torch,{task.backend}` generates them")
+        return Outcome(
+            f"the package has no {task.backend} kernels; generate them with "
+            f"`affdiv generate --targets torch,{task.backend}`"
+        )
     if task.backend == "cuda" and setting.device != "cuda":
         return Outcome(NEEDS_CUDA)
     if task.backend == "cpp" and (setting.device != "cpu" or _no_compiler()):
@@ -262,7 +265,7 @@ def _skipped(task: Task, setting: Setting) -> Outcome | None:
 
 
 def _no_compiler() -> str:
-    """Return why the C++ kernels cannot be compiled here; nothing if they can."""
+    """Return why the C++ kernels cannot be compiled here, or an empty text if they can."""
     return str(target.part("kernels.cpp.runtime.compile").missing())
 
 

@@ -1,4 +1,4 @@
-"""The generated package that is verified: the project's own, or a folder that ``--package`` names."""
+"""The generated package under verification: the project's own, or the folder given by ``--package``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def part(name: str) -> ModuleType:
 
 
 def holds_kernels(backend: str) -> bool:
-    """Return whether the package under verification has kernels of a target."""
+    """Return whether the package under verification contains kernels for a target."""
     return any((Path(folder) / "kernels" / backend).is_dir() for folder in package().__path__)
 
 
@@ -39,8 +39,8 @@ def holds_kernels(backend: str) -> bool:
 def verifying(folder: Path | None) -> Iterator[None]:
     """Verify the package in a folder inside the context; None means the project's own.
 
-    The package is imported under a name of its own, so that it does not take the place of the project's. Raises
-    UsageError where the folder holds no generated package with the standard layers.
+    The package is imported under a unique name, so that it does not replace the project's own. Raises UsageError if the
+    folder holds no generated package with the standard layers.
     """
     if folder is None:
         yield
@@ -72,9 +72,9 @@ def concerning(module: ModuleType | None) -> Iterator[None]:
 
 
 def imported(folder: Path, option: str = "--package") -> ModuleType:
-    """Return the package in a folder, read anew under a name of its own.
+    """Import the package in a folder afresh, under a unique name.
 
-    Raise UsageError, which names the ``option``, where it cannot be imported.
+    Raise UsageError, which names the ``option``, if it cannot be imported.
     """
     name = f"{_name(folder, option)}_{next(_numbers)}"
     _import(name, folder, option)
@@ -91,16 +91,16 @@ def _choosing(name: str) -> Iterator[None]:
 
 
 def _name(folder: Path, option: str = "--package") -> str:
-    """Return the name under which a package is imported, so that it takes no other's place."""
+    """Return the unique name under which a package is imported."""
     name = f"{folder.name}_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
     if not name.isidentifier():
-        raise UsageError(f"{option} {str(folder)!r}: {folder.name!r} is no name for a package; rename the folder")
+        raise UsageError(f"{option} {str(folder)!r}: {folder.name!r} is not a valid package name; rename the folder")
     return name
 
 
 def _import(name: str, folder: Path, option: str = "--package") -> None:
     if not (folder / "__init__.py").is_file():
-        raise UsageError(f"{option} {str(folder)!r} is no package; name a folder that `affdiv generate --out` wrote")
+        raise UsageError(f"{option} {str(folder)!r} holds no package; name a folder that `affdiv generate --out` wrote")
     place = [str(folder.resolve())]
     found = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=place)
     assert found is not None and found.loader is not None

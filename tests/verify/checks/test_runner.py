@@ -169,7 +169,7 @@ def test_a_package_without_kernels_skips_what_would_run_them(tmp_path):
         for backend in ("triton", "cuda", "cpp"):
             task = next(t for t in tasks_for(("linear",)) if t.backend == backend)
             check = run_task(task, Setting())
-            assert check.status is Status.SKIPPED and f"`--targets torch,{backend}` generates them" in check.reason
+            assert check.status is Status.SKIPPED and f"`affdiv generate --targets torch,{backend}`" in check.reason
 
 
 def test_no_layer_is_derived_for_the_checks_of_its_modules(monkeypatch):

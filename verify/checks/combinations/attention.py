@@ -1,6 +1,7 @@
-"""Combinations of attention: settings, masks, types, edges and layouts, crossed with every path.
+"""Combinations for attention: settings, masks, dtypes, edge cases and memory layouts, crossed with every path.
 
-By hand: every head a softmax of scores over its own keys, projections the affine-like map of each token.
+The hand-written reference: each head is a softmax of scores over its keys, and projections apply the affine-like map to
+each token.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ _HEADS, _WIDTH, _BATCH, _ASKING, _ANSWERING = 2, 3, 3, 4, 5
 _KERNELS = ("eager", "second-order", "dual-numbers", "fake")
 _OWN = tuple(
     name for name in PATHS if name not in ("autocast-backward", ROUNDING)
-)  # torch's own products are in autocast's type there
+)  # under autocast torch's own products have autocast's dtype
 PATHS_OF = {"torch": (*_OWN, COMPILED), "cpp": ("eager",), "triton": _KERNELS, "cuda": _KERNELS}
 _OUTPUTS = ("traced", "inference")
-_FROM = {  # which tokens stand for which
+_FROM = {  # which of query, key and value are the same tensor
     "one": {"query": "query", "key": "query", "value": "query"},
     "pair": {"query": "query", "key": "key", "value": "key"},
     "asked": {"query": "query", "key": "query", "value": "value"},
@@ -42,7 +43,7 @@ _SECOND = ("second-order", "forward-mode", "dual-numbers", "forward-over-reverse
 
 @dataclass(frozen=True)
 class Kind:
-    """The module of the package."""
+    """The generated attention module."""
 
     name: str = NAME
     layer: str = NAME
@@ -53,12 +54,12 @@ KINDS = (Kind(),)
 
 
 def paths(kind: Kind, backend: str) -> tuple[str, ...]:
-    """Return the paths of a map on a target."""
+    """Return the paths (ways to call the map) that are checked for a backend."""
     return PATHS_OF[backend]
 
 
 def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, ...]], tuple[str, ...]]:
-    """Return the factors of attention on a target, with their levels; edges are among them."""
+    """Return the factors of attention for a backend, with their levels, and the edge cases."""
     low = ("float32", "bfloat16") if backend == "torch" and path in ("eager", "recorded", "autocast") else ("float32",)
     found: dict[str, tuple[Any, ...]] = {
         "backend": (backend,),
@@ -91,7 +92,7 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
 
 
 def is_left_out(kind: Kind, backend: str, path: str) -> bool:
-    """Return whether a path takes long and is left to ``--full``: none is."""
+    """Return whether a path is too slow without ``--full``: none is."""
     return False
 
 
@@ -104,18 +105,18 @@ RULES = (
 
 @dataclass(frozen=True)
 class _Call:
-    """How a module is called at a row of settings, and what it is to return; ``masks`` are those of scores and keys."""
+    """How a module is called for a row of settings, and its expected result; ``masks`` are for scores and for keys."""
 
     row: Row
     masks: tuple[Tensor | None, Tensor | None]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The tokens that are given, each once."""
+        """The distinct token tensors that are passed."""
         return tuple(dict.fromkeys(_FROM[self.row["tokens"]].values()))
 
     def laid(self, t: Tensor) -> Tensor:
-        """Return tokens (N, L, n) as the module takes them."""
+        """Return tokens (N, L, n) in the layout that the module expects."""
         return (t if self.row["first"] else t.transpose(0, 1)) if self.row["batched"] else t.squeeze(0)
 
     def each(self, given: Named) -> list[Tensor]:
@@ -123,7 +124,7 @@ class _Call:
         return [given[name] for name in _FROM[self.row["tokens"]].values()]
 
     def module(self, inner: Any, *given: Tensor) -> Tensor:
-        """Return output and weights of a module at the tokens of ``names``."""
+        """Return the joined output and weights of a module for the tokens ``names``."""
         like, row = given[0], self.row
         mask, padding = (
             None if m is None else m.to(like if m.is_floating_point() else like.device) for m in self.masks
@@ -139,7 +140,7 @@ class _Call:
         return _joined(output, weights)
 
     def reference(self, v: Named) -> Tensor:
-        """Return the same by hand."""
+        """Return the same from the hand-written reference."""
         row, tokens = self.row, self.each(v)
         if not row["batched"]:
             tokens = [t.unsqueeze(0) for t in tokens]
@@ -153,7 +154,7 @@ class _Call:
 
 
 def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cpu") -> Instance:
-    """Return a module at random values as a row of settings says."""
+    """Return a module with random values for a row of settings."""
     dtype, wide, batch = TYPES[row["dtype"]], _HEADS * _WIDTH, _BATCH if row["batched"] else 1
     widths = (wide, wide + 1, wide + 2) if row["tokens"] == "wide" else (wide, wide, wide)
     answering = _ASKING if row["tokens"] in ("one", "asked") else _ANSWERING
@@ -200,17 +201,17 @@ def _module(row: Row, widths: tuple[int, int, int]) -> Any:
 
 
 def _beside(mask: Tensor, like: Tensor) -> Tensor:
-    """Return a mask on the device of a tensor, and numbers in its type."""
+    """Return a mask on the device of ``like``; a float mask also takes its dtype."""
     return mask.to(like if mask.is_floating_point() else like.device)
 
 
 def _joined(output: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the output and the weights as one vector, so that one gradient goes through both."""
+    """Return output and weights as one vector, so that one gradient covers both."""
     return output.flatten() if weights is None else torch.cat([output.flatten(), weights.flatten()])
 
 
 def _masks(row: Row, batch: int, asking: int, answering: int, generator: torch.Generator) -> tuple[Any, Any]:
-    """Return the mask of the scores and that of the keys; every query sees the first key."""
+    """Return the attention mask and the key padding mask; every query can attend to the first key."""
     mask = padding = None
     if row["mask"] != "none":
         shape = (batch * _HEADS, asking, answering) if row["mask"] == "bool of heads" else (asking, answering)
@@ -225,7 +226,7 @@ def _masks(row: Row, batch: int, asking: int, answering: int, generator: torch.G
         padding[:, 0] = False
         if row["padding"] == "float":
             padding = 0.5 * _drawn(generator, batch, answering)
-    halves = torch.bfloat16  # numbers that every type holds
+    halves = torch.bfloat16  # rounded to it, the numbers are exact in every dtype
     mask, padding = (m.to(halves).double() if m is not None and m.is_floating_point() else m for m in (mask, padding))
     return mask, padding
 
@@ -285,7 +286,7 @@ def by_hand(v: Named, tokens: list[Tensor], masks: tuple[Any, Any], row: Mapping
 
 
 def _unit(t: Tensor) -> Tensor:
-    """Return rows of length one; zero stays zero."""
+    """Return the rows normalised to length one; zero rows stay zero."""
     squares = t.square().sum(-1, keepdim=True)
     alive = squares > 0
     return torch.where(alive, 1 / torch.where(alive, squares, 1.0).sqrt(), 0.0) * t

@@ -1,4 +1,4 @@
-"""What the attention module is beside its map: states, first values, refusals, dropout."""
+"""Checks of the attention module beyond its map: state dicts, initial values, rejected calls, dropout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from verify.checks.combinations.named import Case, error, later, refusal, said
 from verify.checks.combinations.states import first_values, same_state
 
 NAME = "attention"
-_DRAWS = 4000  # of dropout
+_DRAWS = 4000  # dropout masks whose mean is compared
 
 
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -23,7 +23,7 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def states() -> Iterator[tuple[str, Case]]:
-    """Yield the cases of states, first values and settings."""
+    """Yield the cases for state dicts, initial values and settings."""
     ad = target.package()
     every: tuple[dict[str, Any], ...]
     every = ({}, {"kdim": 3, "vdim": 5}, {"add_bias_kv": True}, {"kdim": 3, "add_bias_kv": True})
@@ -51,7 +51,7 @@ def states() -> Iterator[tuple[str, Case]]:
 
 
 def refusals() -> Iterator[tuple[str, Case]]:
-    """Yield the cases of calls that have no meaning."""
+    """Yield the cases for invalid calls, which must be rejected."""
     make = partial(target.package().AffineLikeMultiheadAttention, batch_first=True)
     x, one = torch.randn(2, 3, 4), make(4, 2)
     calls: dict[str, Callable[[], Any]] = {
@@ -75,13 +75,13 @@ def refusals() -> Iterator[tuple[str, Case]]:
 
 
 def dropout() -> Iterator[tuple[str, Case]]:
-    """Yield the cases of dropped weights."""
+    """Yield the cases for dropout of attention weights."""
     ad = target.package()
     for weights in (True, False):
         for path in (False, True):
 
             def case(generator: torch.Generator, weights: bool = weights, path: bool = path) -> float:
-                """The mean over many draws, for each a sequence of the batch, is what there is without dropout."""
+                """The mean over many draws (each a sequence of the batch) equals the result without dropout."""
                 module = ad.AffineLikeMultiheadAttention(4, 2, 0.4, batch_first=True, value_path=path).double()
                 query, key, value = (_normal(generator, 1, n, 4).expand(_DRAWS, -1, -1) for n in (2, 3, 3))
                 module.out_proj.register_forward_pre_hook(lambda _, given: contexts.append(given[0]))
@@ -100,7 +100,7 @@ def dropout() -> Iterator[tuple[str, Case]]:
             yield f"weights {weights}, value_path {path}", case
 
     def whole(generator: torch.Generator) -> float:
-        """The value path divides the weights that dropout leaves by their sum: equal tokens mix to themselves."""
+        """The value path renormalises the weights that dropout keeps: equal tokens average to themselves."""
         module = ad.AffineLikeMultiheadAttention(4, 2, 0.5, batch_first=True, value_path=True).double().train()
         query, token = _normal(generator, 200, 2, 4), _normal(generator, 1, 1, 4).expand(200, 6, 4)
         contexts: list[Tensor] = []
@@ -116,7 +116,7 @@ def dropout() -> Iterator[tuple[str, Case]]:
     yield "equal tokens on the value path", whole
 
     def nothing(generator: torch.Generator) -> float:
-        """Where everything is dropped, the output is that of a context of zeros."""
+        """If every weight is dropped, the output is that of a zero context."""
         module = ad.AffineLikeMultiheadAttention(4, 2, 1.0, batch_first=True, value_path=True).double()
         x = _normal(generator, 1, 3, 4)
         return error(module(x, x, x)[0], module.out_proj(torch.zeros_like(x)))

@@ -1,4 +1,4 @@
-"""``convert`` and ``revert``: what layers become, and what stays: objects, parameters, ties, hooks, modes."""
+"""Checks of ``convert`` and ``revert``: the new layers, and what must stay: objects, parameters, ties, hooks, modes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WHAT = "convert and revert"
 
 
 def tasks(layer: str) -> list[Task]:
-    """Return the checks of the conversions of the layers that belong to a word of the command line."""
+    """Return the conversion checks for a layer name of the command line."""
     found = []
     for name, (home, equation, cases) in _CASES.items():
         if home == layer:
@@ -34,7 +34,7 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def _becomes(theirs: Callable[[], Any], ours: Callable[[], Any], call: Call, *shape: int, **given: Any) -> Case:
-    """Return the case of a layer that is to become one of the package with the same settings, and back."""
+    """Return the case of a layer that converts to ours with the same settings, and back."""
 
     def case(generator: torch.Generator) -> float:
         layer, x = theirs().double(), _normal(generator, *shape)
@@ -61,7 +61,7 @@ def _becomes(theirs: Callable[[], Any], ours: Callable[[], Any], call: Call, *sh
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """Return what a module knows beside its parameters, its mode and the record of a conversion."""
+    """Return a module's attributes, without parameters, training mode and conversion record."""
     inside = {*nn.Module().__dict__, "_before_conversion", "in_proj_covariance"}
     known = {name: value for name, value in module.__dict__.items() if name not in inside}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in known.items() if name in _OURS}
@@ -186,7 +186,7 @@ def _encoder() -> Iterator[tuple[str, Case]]:
         for whole in (True, False):
 
             def case(generator: torch.Generator, first: bool = first, whole: bool = whole) -> float:
-                """An encoder that evaluates computes what it computes while training, on no path of torch's own."""
+                """In eval mode an encoder computes the same as in training mode, without torch's fast path."""
                 layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, norm_first=first).double()
                 model: Any = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not first) if whole else layer
                 x, before = _normal(generator, 3, 4, 8), {n: copy.copy(m.__dict__) for n, m in model.named_modules()}
@@ -203,7 +203,7 @@ def _encoder() -> Iterator[tuple[str, Case]]:
             yield f"norm first {first}, stacked {whole}", case
 
     def masked(generator: torch.Generator) -> float:
-        """Padding in a stack of layers, for which torch would nest tensors."""
+        """Padding in a stack of layers, for which torch would use nested tensors."""
         model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True).double(), 2)
         x, padding = _normal(generator, 2, 4, 8), torch.tensor([[False, False, True, True], [False] * 4])
         ad.convert(model)
@@ -213,7 +213,7 @@ def _encoder() -> Iterator[tuple[str, Case]]:
         return error(evaluated[~padding], trained[~padding])
 
     def parts(generator: torch.Generator) -> float:
-        """A layer of which only the products between the attentions are replaced leaves torch's path too."""
+        """A layer in which only the feed-forward layers are replaced leaves torch's fast path too."""
         model: Any = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True).double()
         x = _normal(generator, 3, 4, 8)
         ad.convert(model, lambda _, name: name.startswith("linear"))

@@ -1,9 +1,8 @@
-"""Covering arrays: few rows of settings in which every pair of levels of two factors, or every triple, occurs.
+"""Covering arrays: few rows of settings that contain every pair (or triple) of levels of different factors.
 
-A row gives each factor one of its levels. Rules forbid combinations that have no meaning; what they rule out is not
-asked for. Rows are found greedily and without chance: the same factors give the same rows. Ours rather than a package:
-what there is has had no release since 2023 and knows no rules for a part of a row, and this takes fewer lines than a
-dependency takes words.
+A row gives each factor one of its levels. Rules exclude meaningless combinations, which need not be covered. The greedy
+search is deterministic: the same factors give the same rows. Why not a package: the existing one has had no release
+since 2023 and cannot check rules on a partial row.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ Choice = tuple[str, Hashable]
 
 @dataclass(frozen=True)
 class Rule:
-    """What must hold of the levels of some factors, in the order of their names."""
+    """A condition on the levels of the factors ``names``, passed in that order."""
 
     names: tuple[str, ...]
     holds: Callable[..., bool]
 
     def allows(self, row: Mapping[str, Any]) -> bool:
-        """Return whether a row, or what is chosen of it so far, does not break the rule."""
+        """Return whether a complete or partial row satisfies the rule; missing factors cannot violate it."""
         return any(name not in row for name in self.names) or self.holds(*(row[name] for name in self.names))
 
 
 def only(name: str, level: Hashable, **allowed: tuple[Hashable, ...]) -> tuple[Rule, ...]:
-    """Return the rules that with one level of a factor go only some levels of others."""
+    """Return rules that restrict other factors to ``allowed`` levels when factor ``name`` has ``level``."""
 
     def rule(other: str, levels: tuple[Hashable, ...]) -> Rule:
         return Rule((name, other), lambda chosen, found: chosen != level or found in levels)
@@ -42,10 +41,10 @@ def only(name: str, level: Hashable, **allowed: tuple[Hashable, ...]) -> tuple[R
 def covering_rows(
     factors: Mapping[str, Sequence[Hashable]], rules: Sequence[Rule] = (), groups: Iterable[Sequence[str]] | int = 2
 ) -> list[Row]:
-    """Return rows in which every possible combination of levels of each group of factors occurs.
+    """Return rows that contain every possible combination of levels of each group of factors.
 
-    ``groups`` is a number for all groups of so many factors. A combination is possible if some row that breaks no rule
-    holds it.
+    If ``groups`` is a number, all groups of that many factors are covered. A combination is possible if a row that
+    satisfies all rules contains it.
     """
     names = tuple(sorted(factors, key=lambda name: -len(factors[name])))
     chosen = list(combinations(names, min(groups, len(names)))) if isinstance(groups, int) else [*map(tuple, groups)]
@@ -54,7 +53,7 @@ def covering_rows(
 
 @dataclass
 class _Search:
-    """The search for rows: what is not covered yet, and how often each level was chosen."""
+    """The search for rows: the combinations not covered yet, and how often each level was chosen."""
 
     names: tuple[str, ...]
     factors: dict[str, Sequence[Hashable]]
@@ -62,7 +61,7 @@ class _Search:
     groups: list[tuple[str, ...]]
 
     def rows(self) -> list[Row]:
-        """Return the rows; what no row can hold is left out."""
+        """Return the rows; combinations that no row can contain are left out."""
         self.used: Counter[Choice] = Counter()
         self.open = dict.fromkeys(self._wanted())
         found = []
@@ -86,7 +85,7 @@ class _Search:
                     yield frozenset(pairs)
 
     def _completed(self, row: Row) -> Row | None:
-        """Return the row with a level for each factor, those first that cover most; None if the rules allow none."""
+        """Return the row completed to all factors, preferring levels that cover most; None if the rules allow none."""
         name = next((name for name in self.names if name not in row), None)
         if name is None:
             return row
@@ -105,11 +104,11 @@ class _Search:
         return None
 
     def _rank(self, known: Sequence[Sequence[Choice]], choice: Choice) -> tuple[int, int]:
-        """Return what makes a level a better choice than others, the lowest first: what it covers, how rare it was."""
+        """Return the sort key of a level: most newly covered combinations first, then least used."""
         covered = sum(frozenset((*others, choice)) in self.open for others in known)
         return -covered, self.used[choice]
 
 
 def described(row: Mapping[str, Any]) -> str:
-    """Return a row in words, for the report of what failed."""
-    return ", ".join(f"{name} {'chosen by itself' if level is None else level}" for name, level in row.items())
+    """Return a row in words, for reports of failures."""
+    return ", ".join(f"{name} {'automatic' if level is None else level}" for name, level in row.items())

@@ -1,4 +1,4 @@
-"""The self factors that the package states, against the squared gradients of every entry of a layer's output."""
+"""Check the self factors that the package states against the squared gradients of entries of a layer's output."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from verify.checks.combinations.named import Case, error, later, refusal, said, 
 from verify.checks.record import Task
 
 _BOUND = 1e-10
-_LOW = 0.02  # of sums of numbers that are rounded to 16 bits
+_LOW = 0.02  # relative bound for sums of numbers rounded to 16 bits
 _WHAT = "self_factor against squared gradients, with its type"
 _ENTRIES = 12
 _HALVES = (torch.float16, torch.bfloat16)
 
 
 def tasks(layer: str) -> list[Task]:
-    """Return the check of the self factors of the layers that belong to a word of the command line."""
+    """Return the self-factor checks for a layer name of the command line."""
     found = _CASES.get(layer)
     if found is None:
         return []
@@ -30,7 +30,7 @@ def tasks(layer: str) -> list[Task]:
 
 
 def squared_gradients(module: nn.Module, z: Tensor, entries: list[int]) -> Tensor:
-    """Return for some entries of an output the sum of the squares of their derivatives in all parameters."""
+    """Return, for some output entries, the sum of squares of their derivatives with respect to all parameters."""
     parameters, flat = list(module.parameters()), z.flatten()
     found = []
     for entry in entries:
@@ -40,11 +40,11 @@ def squared_gradients(module: nn.Module, z: Tensor, entries: list[int]) -> Tenso
 
 
 def stated(module: nn.Module, x: Tensor, *more: Any, unit: int, generator: torch.Generator, groups: int = 1) -> float:
-    """Return the error of the stated factor, whose output has its units on axis ``unit``, and that of lower types."""
+    """Return the error of the stated factor, in float64 and lower dtypes; axis ``unit`` of the output has the units."""
     module = _drawn(module.double(), generator)
     z = module(x, *more)
     found = target.package().self_factor(module, x, *more)
-    if groups > 1:  # channels of a group see one input
+    if groups > 1:  # the channels of a group share one input
         z = z.unflatten(unit, (groups, -1))
         unit += 1
     found = found.unsqueeze(unit)
@@ -55,7 +55,7 @@ def stated(module: nn.Module, x: Tensor, *more: Any, unit: int, generator: torch
 
 
 def _lower(module: nn.Module, x: Tensor, more: tuple[Any, ...], dtype: torch.dtype) -> float:
-    """Return 0 if the factor of inputs in another type is near that in float64, and of at least float32."""
+    """Return 0 if the factor for inputs in another dtype is near that of float64 and has at least float32."""
     low = x.to(dtype) if x.is_floating_point() else x
     given = tuple(t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in more)
     found = target.package().self_factor(module.to(dtype), low, *given)

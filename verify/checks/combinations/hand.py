@@ -1,4 +1,4 @@
-"""Hand-written maps of rows, and of patches as rows; where a scale is undefined, its value is zero."""
+"""Hand-written maps of rows, and of patches as rows; an undefined scale (of a zero row) is set to zero."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-_LEFT = torch.finfo(torch.float64).eps ** 0.75  # so small a share of a sum of squares may be what rounding left of it
+_LEFT = torch.finfo(torch.float64).eps ** 0.75  # a remaining share of a sum of squares this small may be rounding error
 
 
 def mapped_rows(form: str, u: Tensor, W: Tensor, b: Tensor | None, kappa: float, *, centred: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""One instance of a combination: a generated module and the map written by hand, as functions of the same tensors."""
+"""One instance of a combination: a generated module and the hand-written map, as functions of the same tensors."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from verify.checks.comparison import Named, Side
 
 Layout = Callable[[Tensor], Tensor]
 TYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What a result may be off by, in parts of its largest entry: more than is seen in a sound package over all
-# combinations. Types of 16 bits have room for numbers that cancel, so there only large damage shows.
+# Allowed error of a result, relative to its largest entry: more than a correct package shows over all combinations.
+# The bounds of 16-bit dtypes leave room for cancellation, so there only large errors are found.
 BOUNDS = {torch.float64: 1e-10, torch.float32: 5e-5, torch.bfloat16: 0.25, torch.float16: 0.03}
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A module and its reference at values by name: inputs, and parameters by their names in the module.
+    """A module, its reference, and their values by name: inputs, and parameters under their names in the module.
 
-    ``reference`` takes them in float64. ``g`` is the gradient with respect to the output; ``wanted`` are the tensors
-    that have a gradient, the others are frozen. ``ordinary`` says that all results are of about one size; ``slack`` is
-    how many times as much as elsewhere rounding does, where numbers cancel.
+    ``reference`` takes the values in float64. ``g`` is the gradient with respect to the output; the tensors ``wanted``
+    require gradients, the others are frozen. ``ordinary`` says that all results have about the same magnitude;
+    ``slack`` multiplies the allowed error where cancellation amplifies rounding.
     """
 
     module: nn.Module
@@ -37,18 +37,18 @@ class Instance:
     laid: Layout = lambda tensor: tensor
     ordinary: bool = True
     slack: float = 1.0
-    whole: nn.Module = field(init=False)  # the module with the instance's way to call it
+    whole: nn.Module = field(init=False)  # the module, called through ``call``
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "whole", Laid(self.module, self.call))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of all operands."""
+        """The dtype of all operands."""
         return self.g.dtype
 
     def by_module(self, values: Named) -> Tensor:
-        """Return the output of the module at such values."""
+        """Return the output of the module for the given values."""
         parameters = {f"inner.{name}": t for name, t in values.items() if name not in self.inputs}
         z = torch.func.functional_call(self.whole, parameters, tuple(values[name] for name in self.inputs))
         assert isinstance(z, Tensor)
@@ -59,7 +59,7 @@ class Instance:
         return {name: t.double() for name, t in self.values.items()}
 
     def operands(self) -> dict[str, Tensor]:
-        """Return the values as they are given to the module: laid out in memory as the combination says."""
+        """Return the values in the memory layout that the combination prescribes."""
         return {name: self.laid(t) for name, t in self.values.items()}
 
     def loaded(self) -> nn.Module:

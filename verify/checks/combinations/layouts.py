@@ -1,4 +1,4 @@
-"""How operands lie in memory: the same numbers at addresses and in steps that a kernel could get wrong."""
+"""Memory layouts of operands: the same numbers with offsets and strides that a kernel could mishandle."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ def plain(t: Tensor) -> Tensor:
 
 
 def strided(t: Tensor) -> Tensor:
-    """Return it with another number between each two along the last axis."""
+    """Return the tensor with stride 2 in the last axis; other numbers fill the gaps."""
     return torch.stack([t, t + 1], -1)[..., 0] if t.dim() else t
 
 
 def reversed_axes(t: Tensor) -> Tensor:
-    """Return it with the axes in memory in the opposite order."""
+    """Return the tensor with its axes stored in reverse order."""
     axes = list(reversed(range(t.dim())))
     return t.permute(axes).contiguous().permute(axes)
 
 
 def among_no_numbers(t: Tensor) -> Tensor:
-    """Return it without gaps between numbers that are none: whatever is read beside it shows in the result."""
+    """Return the tensor contiguous between NaNs, so that any read out of bounds shows in the result."""
     wall = t.new_full((64,), math.nan)
     return torch.cat([wall, t.flatten(), wall])[64:-64].view(t.shape)
 
 
 def negated(t: Tensor) -> Tensor:
-    """Return it with its negation pending, as the imaginary part of a conjugate has it."""
+    """Return the tensor as a lazy negation (torch's negative bit), like the imaginary part of a conjugate."""
     return torch._neg_view(-t) if t.is_floating_point() else t
 
 
 def channels_last(t: Tensor) -> Tensor:
-    """Return it with axis 1, where channels stand, last in memory."""
+    """Return the tensor with axis 1, the channels, stored last."""
     return t.movedim(1, -1).contiguous().movedim(-1, 1) if t.dim() > 2 else t
 
 

@@ -1,4 +1,4 @@
-"""What modules are beside their map: states, defaults, first weights, refusals, padding."""
+"""Checks of modules beyond their map: state dicts, defaults, initial weights, rejected calls, padding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REFUSALS = "calls that have no meaning are refused"
 
 
 def tasks(layer: str) -> list[Task]:
-    """Return the checks of the modules that belong to a word of the command line."""
+    """Return the module checks for a layer name of the command line."""
     found = []
     for kind in rows.KINDS:
         if kind.layer == layer:
@@ -53,7 +53,7 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def _torchs_values(make: Callable[..., nn.Module], theirs: Callable[[], nn.Module]) -> float:
-    """Return 0 if first values drawn as torch does are those of torch's layer at the same seed."""
+    """Return 0 if initial values drawn in torch's way equal those of torch's layer at the same seed."""
     torch.manual_seed(5)
     ours = make(init="torch")
     torch.manual_seed(5)
@@ -63,7 +63,7 @@ def _torchs_values(make: Callable[..., nn.Module], theirs: Callable[[], nn.Modul
 
 
 def _copies(module: nn.Module, shape: tuple[int, ...], generator: torch.Generator) -> float:
-    """Return the error of a copy, and of the module in another type, against the module."""
+    """Return the largest error of a copy, and of the module in another dtype, against the module."""
     x = _normal(generator, *shape)
     z = module(x)
     again = copy.deepcopy(module)(x)
@@ -72,7 +72,7 @@ def _copies(module: nn.Module, shape: tuple[int, ...], generator: torch.Generato
 
 
 def _variance(make: Callable[[], nn.Module], expected: float, generator: torch.Generator) -> float:
-    """Return 0 if the outputs of a fresh module have the variance that its map keeps."""
+    """Return 0 if the outputs of a new module have the variance ``expected``."""
     z = make().double()(_normal(generator, 20, 30)).detach()
     return said(abs(float(z.square().mean()) / expected - 1) < 0.1)
 
@@ -112,9 +112,9 @@ def _row_refusals(kind: rows.Kind) -> Iterator[tuple[str, Case]]:
     least = 1.0 if kind.form == "norm-like" and kind.biased else 0.0
     more: dict[str, Any] = {"center": True} if kind.centred else {}
     bad = (TypeError, ValueError)
-    for size in (3, 40):  # above a thousand numbers another way is taken
+    for size in (3, 40):  # above a thousand numbers the call takes another code path
         x, W, b = torch.randn(40, size), torch.randn(5, size), torch.randn(5) if kind.biased else None
-        for dtype in (torch.float32, torch.float64):  # kernels are looked for at the first call
+        for dtype in (torch.float32, torch.float64):  # the first call of each dtype looks for kernels
             function(*(t if t is None else t.to(dtype) for t in (x, W, b)), **more)
         calls: dict[str, Callable[[], Any]] = {
             "too many features": partial(function, F.pad(x, (0, 1)), W, b, **more),
@@ -213,9 +213,9 @@ def _patch_refusals(kind: patches.Kind) -> Iterator[tuple[str, Case]]:
 
 
 def _plain(module: Any, theirs: nn.Module, x: Tensor, *more: Any) -> float:
-    """Return the error of what a module takes products of, against torch's own layer with its parameters.
+    """Return the error of the products that a module computes, against torch's own layer with its parameters.
 
-    At an affine-like map of weights one, a bias of zero and channels of one size the output tells the geometry.
+    With an affine-like map, weights one and bias zero, the output identifies the geometry.
     """
     with torch.no_grad():
         for p, q in zip(module.parameters(), theirs.parameters(), strict=True):
@@ -224,7 +224,7 @@ def _plain(module: Any, theirs: nn.Module, x: Tensor, *more: Any) -> float:
         ones = copy.deepcopy(theirs)
         for name, q in ones.named_parameters():
             q.fill_(0.0 if name == "bias" else 1.0)
-    energy = ones(x.square(), *more)  # of every patch, for the padding of squares is the square of the padding
+    energy = ones(x.square(), *more)  # of every patch: padding the squares equals squaring the padded input
     expected = theirs(x, *more) / (energy + 1).sqrt()
     return error(module(x, *more), expected)
 

@@ -1,4 +1,4 @@
-"""Checks that are a list of named cases: the largest error is what is measured, and the case is named."""
+"""Checks over a list of named cases: the largest error is measured, and its case is reported."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Case = Callable[[torch.Generator], float]
 def task(
     identity: str, layer: str, equation: str, what: str, cases: Callable[[], Mapping[str, Case]], bound: float
 ) -> Task:
-    """Return the check of some cases; each returns its error, infinite for what has no size."""
+    """Return the check of some cases; each case returns its error, infinite for a failure without a magnitude."""
 
     def run(setting: Setting) -> Outcome:
-        """Return the largest error and the case that it belongs to."""
+        """Return the largest error and the name of its case."""
         errors = {}
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own layers say that padding may be copied
+            warnings.simplefilter("ignore")  # torch's own layers warn that padding may copy
             torch.manual_seed(setting.seed_of(identity))
             for name, case in cases().items():
                 try:
@@ -40,19 +40,19 @@ def task(
 
 
 def error(found: Tensor, exact: Tensor, dtype: torch.dtype | None = None) -> float:
-    """Return the relative difference; infinite where the type is not the one that is asked for."""
+    """Return the relative difference; infinite if ``found`` does not have the required dtype."""
     if dtype is not None and found.dtype is not dtype:
         return math.inf
     return distance([found], [exact])
 
 
 def said(holds: bool) -> float:
-    """Return 0 for what holds, infinity for what does not."""
+    """Return 0 if the condition holds, else infinity."""
     return 0.0 if holds else math.inf
 
 
 def refused(call: Callable[[], object], *kinds: type[Exception]) -> float:
-    """Return 0 if a call is refused by one of these exceptions, infinity if it is not."""
+    """Return 0 if the call raises one of these exceptions, else infinity."""
     try:
         call()
     except kinds:
@@ -63,10 +63,10 @@ def refused(call: Callable[[], object], *kinds: type[Exception]) -> float:
 
 
 def refusal(call: Callable[[], object], *kinds: type[Exception]) -> Case:
-    """Return the case of a call that is to be refused."""
+    """Return the case of a call that must raise one of these exceptions."""
     return lambda generator: refused(call, *kinds)
 
 
 def later(function: Callable[..., float], *arguments: Any) -> Case:
-    """Return the case of a function that draws nothing."""
+    """Return the case of a function that needs no random generator."""
     return lambda generator: function(*arguments)

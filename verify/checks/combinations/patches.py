@@ -1,4 +1,4 @@
-"""Combinations of the maps of patches: geometries, settings, types, edges and layouts, crossed with every path."""
+"""Combinations for patch maps: geometries, settings, dtypes, edge cases and layouts, crossed with every path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from verify.checks.combinations.paths import COMPILED, PATHS, ROUNDING
 from verify.checks.geometry import Geometry
 
 _ATTEMPTS = 200
-_SCALES = {"tiny": 1e-30, "huge": 1e30, "the end": 5e37}  # of what is drawn, at most 6 of it
+_SCALES = {"tiny": 1e-30, "huge": 1e30, "the end": 5e37}  # factors on the drawn numbers, which are at most 6
 _KERNELS = ("eager", "second-order", "dual-numbers", "autocast", "fake", "inference")
 _COMPILED = (
     "grouped-convolution/affine-like",
@@ -33,16 +33,15 @@ PATHS_OF = {
 _EDGES = ("no images", "some zero", "all zero", "tiny", "huge", "default kappa")
 _OF_CENTRED = ("constant", "nearly constant")
 _OF_ANY_SCALE = ("eager", "recorded", "inference")
-_AT_THE_END = ("eager", "inference")  # where a map looks at values, and leaves the range of float32 for float64
-_OUTPUTS = ("traced", "inference")  # whose results are outputs alone
+_AT_THE_END = ("eager", "inference")  # paths on which a map inspects values and resorts to float64 on overflow
+_OUTPUTS = ("traced", "inference")  # paths that return outputs only, no gradients
 _INTERPRETED = ("triton", "cuda")
 _FEW_PATHS = ("traced", "fake", "watched", COMPILED)
-_SLACK = {"nearly constant": 300.0, "constant": 300.0, "many": 5.0}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Which map of patches: its name in equations, its form and settings."""
+    """A patch map: its name in equation ids, its form and settings."""
 
     name: str
     form: str
@@ -52,12 +51,12 @@ class Kind:
 
     @property
     def layer(self) -> str:
-        """The layer on the command line."""
+        """The layer's name on the command line."""
         return "transposed-convolution" if self.transposed else "convolution"
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The input and the parameters, by their names in the module."""
+        """The names of the input and the parameters in the module."""
         return ("x", "weight", "bias") if self.biased else ("x", "weight")
 
 
@@ -74,12 +73,12 @@ _SUBSETS = {
 
 
 def paths(kind: Kind, backend: str) -> tuple[str, ...]:
-    """Return the paths of a map on a target."""
+    """Return the paths (ways to call the map) that are checked for a backend."""
     return PATHS_OF[backend]
 
 
 def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, ...]], tuple[str, ...]]:
-    """Return the factors of a map on a target, with their levels, and the edges: each is met with ordinary others."""
+    """Return the factors of a map for a backend, with their levels, and the edge cases."""
     cuda = ("float32", "bfloat16") if kind.name == "grouped-convolution/affine-like" else ("float32",)
     kernels = {"cpp": ("float64", "float32"), "triton": ("float32", "bfloat16", "float64"), "cuda": cuda}
     whole = path == "eager"
@@ -103,7 +102,7 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
     if path in _FEW_PATHS:
         found |= {"layout": ("plain",), "dtype": ("float32",), "groups": found["groups"][-1:], "padding": ("some",)}
         found |= {"images": ("no batch", "three images"), "dilation": (2,), "axes": (2, 3)}
-    if backend in _INTERPRETED:  # whose kernels take a hundred times as long as others
+    if backend in _INTERPRETED:  # interpreted kernels take a hundred times as long
         found |= {"layout": ("plain", "channels last", "among NaN")[: 3 if whole else 1]}
         found |= (
             {}
@@ -120,7 +119,7 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
 
 
 def _wanted(kind: Kind, backend: str, path: str) -> tuple[str, ...]:
-    """Return which tensors have a gradient: of kernels for GPUs those that decide which of them run."""
+    """Return the sets of tensors that require gradients; for GPU kernels only those that select different kernels."""
     every = _SUBSETS[len(kind.tensors)]
     if path in (*_OUTPUTS, COMPILED, "fake"):
         return every[:1]
@@ -128,7 +127,7 @@ def _wanted(kind: Kind, backend: str, path: str) -> tuple[str, ...]:
 
 
 def _meets(edge: str, path: str, backend: str) -> bool:
-    """Return whether an edge is met on a path."""
+    """Return whether an edge case is checked on a path."""
     if edge == "many":
         return path == "eager"
     if edge in _SCALES:
@@ -141,7 +140,7 @@ def _meets(edge: str, path: str, backend: str) -> bool:
 
 
 def is_left_out(kind: Kind, backend: str, path: str) -> bool:
-    """Return whether a path takes long and is left to ``--full``: some maps of each kind are compiled by default."""
+    """Return whether a path is too slow without ``--full``; by default only some maps of each kind are compiled."""
     return path == COMPILED and kind.name not in _COMPILED
 
 
@@ -174,7 +173,7 @@ RULES = (
 
 
 def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cpu") -> Instance:
-    """Return a module at random values as a row of settings says."""
+    """Return a module with random values for a row of settings."""
     geometry = _geometry(kind, row, generator)
     dtype, images = TYPES[row["dtype"]], 3 if row["images"] == "three images" else 1
     images = 0 if row["edge"] == "no images" else images
@@ -191,7 +190,7 @@ def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cp
         image = v["x"].unsqueeze(0) if alone else v["x"]
         rows = geometry.rows(image.unflatten(1, (groups, -1)))
         W = v["weight"].unflatten(0, (groups, -1))
-        if kind.transposed:  # position q is reached from (q - dilation k) / stride: the kernel runs backwards
+        if kind.transposed:  # output position q reads input (q - dilation k) / stride: the filter is flipped
             W = W.flip(tuple(range(3, 3 + axes))).transpose(1, 2)
         b = v["bias"].unflatten(0, (groups, -1)) if kind.biased else None
         found = mapped_patches(kind.form, rows, W.flatten(2), b, used, centred=kind.centred).flatten(1, 2)
@@ -232,7 +231,7 @@ def _module(kind: Kind, row: Row, g: Geometry) -> Any:
 
 
 def _values(row: Row, x: Tensor) -> Tensor:
-    """Return the images with what the combination says of zeros and sizes."""
+    """Return the images with the zeros and the scale that the combination prescribes."""
     zeros = row["edge"]
     if zeros == "some":
         x[0] = 0
@@ -244,12 +243,12 @@ def _values(row: Row, x: Tensor) -> Tensor:
 
 
 def _geometry(kind: Kind, row: Row, generator: torch.Generator) -> Geometry:
-    """Return a random geometry as a row of settings says, with at least one position on every axis."""
+    """Return a random geometry for a row of settings, with at least one output position on every axis."""
     for _ in range(_ATTEMPTS):
         found = _attempt(kind, row, generator)
         if min(found.positions) >= 1 and (row["edge"] == "many" or any(found.positions_seen())):
             return found
-    raise AssertionError("no geometry of this kind was met; allow smaller ones")
+    raise AssertionError("no valid geometry was drawn for this row; allow smaller ones")
 
 
 def _attempt(kind: Kind, row: Row, generator: torch.Generator) -> Geometry:

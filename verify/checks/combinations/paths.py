@@ -1,21 +1,21 @@
-"""Every way in which a generated map can be called, each against the map by hand in float64.
+"""Every way to call a generated map (path), each compared with the hand-written map in float64.
 
-eager               output and gradients, no graph recorded
-recorded            gradients as part of a graph
-second-order        the gradient of a gradient
+eager               output and gradients
+recorded            the same with create_graph, so that gradients can be differentiated
+second-order        gradients of gradients
 forward-mode        tangents by torch.func.jvp
 dual-numbers        tangents by torch.autograd.forward_ad
 forward-over-reverse   the tangent of a gradient
-vmap                over one more axis, which stands first or last
+vmap                over an extra axis, first or last
 per-sample          gradients under vmap
 compiled            by torch.compile with aot_eager, both passes
-inductor            by the whole compiler
+inductor            by torch.compile with Inductor
 autocast            both passes inside autocast
 autocast-backward   the backward pass alone inside autocast
-watched             under a mode that sees every operation
+watched             under a TorchDispatchMode, which sees every operation
 traced              by torch.jit.trace
-fake                shapes and types that tensors without values give
-rounding            whether what kernels round once is the nearest number
+fake                shapes and dtypes under FakeTensorMode
+rounding            whether results that kernels round once are correctly rounded
 inference           inside inference_mode
 """
 
@@ -38,12 +38,12 @@ Errors = Callable[[Instance, torch.Generator], float]
 
 
 def eager(case: Instance, generator: torch.Generator) -> float:
-    """Output and gradients of the wanted tensors, the others frozen."""
+    """Output and gradients with respect to the wanted tensors; the others are frozen."""
     return _both(case, case.by_module, recorded=False)
 
 
 def recorded(case: Instance, generator: torch.Generator) -> float:
-    """The same where the gradients are part of a graph."""
+    """The same with ``create_graph``, so that the gradients can be differentiated."""
     return _both(case, case.by_module, recorded=True)
 
 
@@ -54,14 +54,14 @@ def _both(case: Instance, side: Side, *, recorded: bool) -> float:
 
 
 def _checked(found: Sequence[Tensor], exact: Sequence[Tensor], types: Sequence[torch.dtype], case: Instance) -> float:
-    """Return the distance in bounds of the first type; infinite where a result has another type than it is to have."""
+    """Return the distance in units of the first dtype's bound; infinite if a result has the wrong dtype."""
     if [t.dtype for t in found] != list(types):
         return float("inf")
     return distance(found, exact, ordinary=case.ordinary) / (BOUNDS[types[0]] * case.slack)
 
 
 def second_order(case: Instance, generator: torch.Generator) -> float:
-    """Gradients of the gradients along random directions, by every wanted tensor and by that of the output."""
+    """Gradients of the gradients along random directions, with respect to every wanted tensor and to ``g``."""
     directions = [normal_like(case.values[name], generator) for name in case.wanted]
     results = []
     for side, values, g in (
@@ -93,12 +93,12 @@ def _jvp(side: Side, values: Named, tangents: Named) -> list[Tensor]:
 
 
 def of(side: Side, values: Named, moved: Sequence[str]) -> Callable[..., Tensor]:
-    """Return a side as a function of the tensors that move."""
+    """Return a side as a function of the tensors ``moved`` alone."""
     return lambda *given: side({**values, **dict(zip(moved, given, strict=True))})
 
 
 def dual_numbers(case: Instance, generator: torch.Generator) -> float:
-    """Tangents of the wanted tensors outside the transforms of ``torch.func``."""
+    """Tangents of the wanted tensors by ``torch.autograd.forward_ad``, outside ``torch.func``."""
     tangents = {name: normal_like(case.values[name], generator) for name in case.wanted}
     exact = _jvp(case.reference, case.exact(), {n: t.double() for n, t in tangents.items()})
     with forward_ad.dual_level():
@@ -111,7 +111,7 @@ def dual_numbers(case: Instance, generator: torch.Generator) -> float:
 
 
 def forward_over_reverse(case: Instance, generator: torch.Generator) -> float:
-    """The tangents of gradients: the product of a Hessian."""
+    """Tangents of gradients: Hessian-vector products."""
     tangents = {name: normal_like(case.values[name], generator) for name in case.wanted}
     names, results = list(tangents), []
     for side, values, dtype in (
@@ -125,12 +125,12 @@ def forward_over_reverse(case: Instance, generator: torch.Generator) -> float:
 
 
 def weighed(function: Callable[..., Tensor], g: Tensor) -> Callable[..., Tensor]:
-    """Return the sum of a function's entries times ``g``."""
+    """Return the scalar function ``sum(g * function)``."""
     return lambda *given: (function(*given) * g).sum()
 
 
 def mapped(case: Instance, generator: torch.Generator) -> float:
-    """The map over one more axis of the wanted tensors, which stands first for some and last for others."""
+    """The map vmapped over an extra axis of the wanted tensors: first for some of them, last for others."""
     many, each = _several(case, generator)
     axes = {name: -1 if k % 2 else 0 for k, name in enumerate(many)}
     given = [t.movedim(0, axes[name]) for name, t in many.items()]
@@ -141,13 +141,13 @@ def mapped(case: Instance, generator: torch.Generator) -> float:
 
 
 def _several(case: Instance, generator: torch.Generator) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-    """Return the wanted tensors, stacked with others near them, and every set of values in float64."""
+    """Return the wanted tensors stacked with nearby values, and each set of values in float64."""
     many = {n: torch.stack([case.values[n], near(case.values[n], generator)]) for n in case.wanted}
     return many, [{**case.exact(), **{n: t[k].double() for n, t in many.items()}} for k in range(2)]
 
 
 def near(t: Tensor, generator: torch.Generator) -> Tensor:
-    """Return other values of the same signs and about the same sizes."""
+    """Return other values with the same signs and about the same magnitudes."""
     return t * (0.5 + torch.rand(t.shape, generator=generator, dtype=torch.float64)).to(t)
 
 
@@ -162,7 +162,7 @@ def per_sample(case: Instance, generator: torch.Generator) -> float:
 
 
 def compiled(cases: Sequence[Instance], backend: str = "aot_eager") -> list[float]:
-    """Both passes of compiled modules, all of them in one graph, for compiling takes as long as all else together."""
+    """Both passes of compiled modules, compiled together in one graph, because compilation dominates the time."""
     torch.compiler.reset()
     leaves = [{n: t.detach().requires_grad_(n in case.wanted) for n, t in case.operands().items()} for case in cases]
 
@@ -171,7 +171,7 @@ def compiled(cases: Sequence[Instance], backend: str = "aot_eager") -> list[floa
 
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)  # the compiler's own
+            warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)  # the compiler's
             outputs = torch.compile(together, backend=backend, fullgraph=True)(leaves)
         given = [values[name] for case, values in zip(cases, leaves, strict=True) for name in case.wanted]
         slopes = iter(torch.autograd.grad(outputs, given, [case.g for case in cases]))
@@ -186,7 +186,7 @@ def compiled(cases: Sequence[Instance], backend: str = "aot_eager") -> list[floa
 
 
 def autocast(case: Instance, generator: torch.Generator) -> float:
-    """Both passes inside autocast: the output has its type, gradients that of what they are gradients of."""
+    """Both passes inside autocast: the output has autocast's dtype, each gradient that of its tensor."""
     low = case.dtype if case.dtype is torch.float64 else torch.bfloat16
     rounded = {name: t.to(low).double() for name, t in case.values.items()}
     exact = gradients(case.reference, rounded, case.g.to(low).double(), case.wanted)
@@ -197,7 +197,7 @@ def autocast(case: Instance, generator: torch.Generator) -> float:
 
 
 def autocast_backward(case: Instance, generator: torch.Generator) -> float:
-    """The backward pass alone inside autocast, which changes nothing."""
+    """Only the backward pass inside autocast, which must change nothing."""
     exact = gradients(case.reference, case.exact(), case.g.double(), case.wanted)
     leaves = {name: t.detach().requires_grad_(name in case.wanted) for name, t in case.operands().items()}
     z = case.by_module(leaves)
@@ -207,7 +207,7 @@ def autocast_backward(case: Instance, generator: torch.Generator) -> float:
 
 
 def traced(case: Instance, generator: torch.Generator) -> float:
-    """The output of what ``torch.jit.trace`` records of the module at other inputs."""
+    """The output of the module as traced by ``torch.jit.trace`` at other inputs."""
     values, module = case.operands(), case.loaded()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -218,30 +218,30 @@ def traced(case: Instance, generator: torch.Generator) -> float:
 
 
 def watched(case: Instance, generator: torch.Generator) -> float:
-    """Output and gradients where a mode looks at every operation, so that nothing may be done behind its back."""
+    """Output and gradients under a dispatch mode, which must see every operation."""
     with Looking():
         return _both(case, case.by_module, recorded=False)
 
 
 class Looking(TorchDispatchMode):
-    """A mode that calls every operation as it is."""
+    """A dispatch mode that runs every operation unchanged."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled under it, and torch's guard costs more than the operation
+        return False  # nothing is compiled under this mode, and torch's guard costs more than the operation
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call an operation."""
+        """Run an operation."""
         return func(*args, **(kwargs or {}))
 
 
 def fake(case: Instance, generator: torch.Generator) -> float:
-    """What tensors without values give: shapes and types are those of the real results."""
+    """Shapes and dtypes under ``FakeTensorMode`` must equal those of the real results."""
     operands, g = case.operands(), case.laid(case.g)
     real = gradients(case.by_module, operands, g, case.wanted)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # a mask may have values
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # masks are real tensors
         values = {name: mode.from_tensor(t) for name, t in operands.items()}
         found = gradients(case.by_module, values, mode.from_tensor(g), case.wanted)
     same = [(t.shape, t.dtype) for t in found] == [(t.shape, t.dtype) for t in real]
@@ -249,21 +249,21 @@ def fake(case: Instance, generator: torch.Generator) -> float:
 
 
 def inference(case: Instance, generator: torch.Generator) -> float:
-    """The output of tensors that were made inside ``inference_mode``."""
+    """The output for tensors created inside ``inference_mode``."""
     with torch.inference_mode():
         z = case.by_module({name: case.laid(t.clone()) for name, t in case.values.items()})
     return _checked([z], [case.reference(case.exact())], [case.dtype], case)
 
 
 def rounding(case: Instance, generator: torch.Generator) -> float:
-    """The share of outputs that are not the nearest number of their type, of kernels that round once, over a tenth."""
+    """The share of outputs that are not correctly rounded, divided by 0.1, for kernels that round once."""
     exact = case.reference(case.exact()).detach()
     missed = (case.by_module(case.operands()).detach() != exact.to(case.dtype)).double().mean()
     return float(missed) / 0.1
 
 
 def normal_like(t: Tensor, generator: torch.Generator) -> Tensor:
-    """Return normal random numbers of a tensor's shape and type, of about its size."""
+    """Return normal random numbers with a tensor's shape and dtype and about its magnitude."""
     size = float(t.abs().max()) if t.numel() else 0.0
     drawn = torch.randn(t.shape, generator=generator, dtype=torch.float64) * (size or 1.0)
     return drawn.to(t.dtype)

@@ -1,4 +1,4 @@
-"""Combinations of the maps of rows: settings, types, sizes, edges and layouts, crossed with every path."""
+"""Combinations for row maps: settings, dtypes, sizes, edge cases and layouts, crossed with every path."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from verify.checks.combinations.paths import COMPILED, INDUCTOR, PATHS, ROUNDING
 CLASSES = {"affine-like": "AffineLike", "norm-like": "NormLike"}
 _SIZES = {  # rows and features, and units
     "few": (6, 3, 4),
-    "thousand": (39, 37, 5),  # so many numbers that the default looks for kernels
+    "thousand": (39, 37, 5),  # large enough for the automatic choice of kernels
     "no rows": (0, 4, 3),
     "one row": (1, 4, 3),
     "a vector": (1, 4, 3),
-    "shared": (1027, 43, 37),  # which several threads share
-    "blocks": (8197, 67, 3),  # which torch's operations take in blocks
+    "shared": (1027, 43, 37),  # divided among several threads
+    "blocks": (8197, 67, 3),  # processed by the torch target in blocks
     "long": (6, 523, 3),  # longer than a tile of Triton
     "long zero": (6, 523, 3),  # with rows of zeros
-    "longest": (3, 1031, 3),  # longer than a warp takes
+    "longest": (3, 1031, 3),  # longer than one warp handles
     "chunks": (261, 5, 3),  # more than one chunk of a sum over rows
 }
-_SCALES = {  # of what is drawn, at most 6 of it; halves are of float16
+_SCALES = {  # factors on the drawn numbers, which are at most 6; halves are float16
     "tiny": 1e-30,
     "huge": 1e30,
     "the end": 5e37,
@@ -38,7 +38,7 @@ _SCALES = {  # of what is drawn, at most 6 of it; halves are of float16
     "huge halves": 1e4,
 }
 _EDGES = ("no rows", "one row", "a vector", "some zero", "all zero", "tiny", "huge", "default kappa")
-_EDGES_OF = {  # by target, beside those of all
+_EDGES_OF = {  # by target, in addition to those of all targets
     "torch": ("the end", "tiny halves", "huge halves", "blocks"),
     "cpp": ("the end", "shared"),
     "triton": ("tiny halves", "huge halves", "long", "long zero"),
@@ -49,7 +49,7 @@ _LARGE = ("shared", "blocks", "long", "long zero", "longest", "chunks")
 
 @dataclass(frozen=True)
 class Kind:
-    """Which map of rows: its name in equations, its form and settings."""
+    """A row map: its name in equation ids, its form and settings."""
 
     name: str
     layer: str
@@ -59,7 +59,7 @@ class Kind:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The input and the parameters, by their names in the module."""
+        """The names of the input and the parameters in the module."""
         return ("x", "weight", "bias") if self.biased else ("x", "weight")
 
 
@@ -79,21 +79,21 @@ PATHS_OF = {
     "torch": (*(name for name in PATHS if name != ROUNDING), COMPILED),
     "cpp": tuple(name for name in PATHS if name != ROUNDING),
     "triton": (*_KERNELS, COMPILED),
-    "cuda": (*_KERNELS, ROUNDING),  # the interpreter of Triton cuts bfloat16 off
+    "cuda": (*_KERNELS, ROUNDING),  # Triton's interpreter truncates to bfloat16
 }
 _OF_ANY_SCALE = ("eager", "recorded", "inference", "vmap")
-_OF_DUALS = ("dual-numbers", "forward-over-reverse", "forward-mode")  # torch knows no tangents of negated views
-_OUTPUTS = ("traced", "inference")  # whose results are outputs alone
+_OF_DUALS = ("dual-numbers", "forward-over-reverse", "forward-mode")  # torch has no tangents of negated views
+_OUTPUTS = ("traced", "inference")  # paths that return outputs only, no gradients
 _DOUBLE = ("float32", "float64")
 
 
 def paths(kind: Kind, backend: str) -> tuple[str, ...]:
-    """Return the paths of a map on a target; one map goes through the whole compiler."""
+    """Return the paths (ways to call the map) checked for a backend; one map also goes through Inductor."""
     return (*PATHS_OF[backend], *((INDUCTOR,) if kind.name == "affine-like" and backend == "torch" else ()))
 
 
 def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, ...]], tuple[str, ...]]:
-    """Return the factors of a map on a target, with their levels, and the edges: each is met with ordinary others."""
+    """Return the factors of a map for a backend, with their levels, and the edge cases."""
     half = ("float32", "bfloat16", "float16") if kind.form == "affine-like" else ("float32", "bfloat16")
     types = {"torch": tuple(TYPES), "cpp": _DOUBLE, "triton": tuple(TYPES), "cuda": half}[backend]
     layouts = tuple(
@@ -121,7 +121,7 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
             "dtype": tuple(name for name in types if name.endswith("16")),
             "wanted": ("all",),
         }
-    if path in (COMPILED, INDUCTOR):  # which takes as long as all else together
+    if path in (COMPILED, INDUCTOR):  # compilation dominates the time
         low = ("float32", "bfloat16") if kind.name == "affine-like" and path == COMPILED else ("float32",)
         found |= {"wanted": ("all",), "backend": found["backend"][-1:], "dtype": low, "axes": (3,)}
     halves = {"tiny halves": "weight" in found["wanted"], "huge halves": True}
@@ -130,7 +130,7 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
 
 
 def _meets(edge: str, path: str, kind: Kind) -> bool:
-    """Return whether an edge is met on a path."""
+    """Return whether an edge case is checked on a path."""
     if edge in _LARGE:
         return path == "eager" or (edge == "shared" and path == "recorded")
     if edge in _SCALES:
@@ -141,7 +141,7 @@ def _meets(edge: str, path: str, kind: Kind) -> bool:
 
 
 def is_left_out(kind: Kind, backend: str, path: str) -> bool:
-    """Return whether a path takes long and is left to ``--full``: one map of Triton is compiled by default."""
+    """Return whether a path is too slow without ``--full``; by default one Triton map is compiled."""
     return path == COMPILED and backend == "triton" and kind.name != "affine-like"
 
 
@@ -152,8 +152,8 @@ RULES = (
     *only("edge", "tiny", dtype=("float32",)),
     *only("edge", "huge", dtype=("float32",)),
     *only("edge", "the end", dtype=("float32",)),
-    *only("edge", "tiny halves", dtype=("float16",), wanted=("weight",)),  # dx leaves the range
-    *only("edge", "huge halves", dtype=("float16",), backend=(None, "triton")),  # the sum of many leaves the range
+    *only("edge", "tiny halves", dtype=("float16",), wanted=("weight",)),  # dx would overflow
+    *only("edge", "huge halves", dtype=("float16",), backend=(None, "triton")),  # a sum of many terms overflows
     *only("edge", "no rows", backend=("torch", "cpp", "triton", "cuda")),
     *only("edge", "one row", backend=("torch", "cpp", "triton", "cuda")),
     *only("edge", "a vector", backend=("torch", "cpp", "triton", "cuda"), axes=(2,)),
@@ -161,7 +161,7 @@ RULES = (
 
 
 def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cpu") -> Instance:
-    """Return a module at random values as a row of settings says."""
+    """Return a module with random values for a row of settings."""
     edge, dtype = row["edge"], TYPES[row["dtype"]]
     usual = "thousand" if row["backend"] is None else "few"
     rows, n, m = _SIZES[edge if edge in _SIZES else usual]
@@ -198,14 +198,14 @@ def instance(kind: Kind, row: Row, generator: torch.Generator, device: str = "cp
 
 @cache
 def _look_for_kernels(package: Any, kind: Kind, dtype: torch.dtype) -> None:
-    """Call a map on a thousand numbers: from the second call on, kernels that are there are taken without a search."""
+    """Call a map on a thousand numbers, so that later calls use its kernels without searching for them."""
     module = getattr(package, CLASSES[kind.form])(40, 2, bias=kind.biased, dtype=dtype)
     with torch.no_grad():
         module(torch.ones(40, 40, dtype=dtype))
 
 
 def _lead(edge: str, axes: int, rows: int) -> tuple[int, ...]:
-    """Return the axes of the batch: none of a vector, else one or two."""
+    """Return the batch axes: none for a vector, else one or two."""
     if edge == "a vector":
         return ()
     if axes == 2:

@@ -1,4 +1,4 @@
-"""States of modules and their first values."""
+"""State dicts and initial values of modules."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 
 from verify.checks.combinations.named import said
 
-_DEVIATION = 0.03  # some standard errors of a deviation that is estimated from the thousands of numbers of a module
+_DEVIATION = 0.03  # relative; several standard errors of a deviation estimated from a module's thousands of weights
 
 
 def same_state(ours: nn.Module, theirs: nn.Module) -> float:
-    """Return 0 if states have the same names in one order and the same shapes, and load both ways."""
+    """Return 0 if both state dicts have the same names, order and shapes, and each loads into the other module."""
     mine, other = ours.state_dict(), theirs.state_dict()
     same = list(mine) == list(other) and [t.shape for t in mine.values()] == [t.shape for t in other.values()]
     if not same or [n for n, _ in ours.named_parameters()] != [n for n, _ in theirs.named_parameters()]:
@@ -26,7 +26,7 @@ def same_state(ours: nn.Module, theirs: nn.Module) -> float:
 
 
 def first_values(make: Callable[..., Any], deviation: float | None, weights: tuple[str, ...] = ("weight",)) -> float:
-    """Return 0 if first weights have the deviation and first biases are zero."""
+    """Return 0 if the initial weights have the standard deviation ``deviation`` and the initial biases are zero."""
     module = make()
     for name in weights:
         w = module.get_parameter(name).detach()

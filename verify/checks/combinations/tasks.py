@@ -1,4 +1,4 @@
-"""The checks of combinations, one for each map, path and target: the rows of a covering array that go that way."""
+"""The combination checks, one for each map, path and target, over the rows of its covering array."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from verify.threads import so_many_threads
 
 BACKENDS = ("torch", "cpp", "triton", "cuda")
 INTERPRETED = ("triton", "cuda")
-_SEVERAL = 3  # threads, which share what is large
+_SEVERAL = 3  # threads for the large edge cases
 _OF_SEVERAL = {"shared", "blocks", "many", "three images"}
-_ORDERS = (0, 7)  # in which the threads of a block run on the host: by number, and by chance
+_ORDERS = (0, 7)  # orders in which the emulated CUDA threads of a block run: by index, and shuffled with a seed
 _LETTERS = {"x": "x", "weight": "W", "bias": "b"}
 _OUTPUTS = ("traced", "inference", "forward-mode", "dual-numbers", "rounding")
 
@@ -34,7 +34,7 @@ def of_rows(layer: str) -> list[Task]:
 
 
 def of_patches(layer: str) -> list[Task]:
-    """Return the checks of the maps of ``convolution`` or ``transposed-convolution``, over all axes of space."""
+    """Return the checks of the maps of ``convolution`` or ``transposed-convolution``, over all spatial axes."""
     kinds = [kind for kind in patches.KINDS if kind.layer == layer]
     return [task for kind in kinds for task in _tasks(kind, patches, BACKENDS)]
 
@@ -58,12 +58,12 @@ def _task(kind: Any, family: Any, backend: str, path: str) -> Task:
     identity = "/".join(("path", kind.name, path, *(() if backend == "torch" else (backend,))))
 
     def run(setting: Setting) -> Outcome:
-        """Return the largest error over the combinations that go this way."""
+        """Return the largest error over the combinations of this path."""
         lacking = _lacking(backend, setting)
         if lacking:
             return Outcome(lacking)
         if not setting.full and family.is_left_out(kind, backend, path):
-            return Outcome("compiling takes long: others of its kind are compiled, this one with --full")
+            return Outcome("compilation is slow: without --full only other maps of this kind are compiled")
         chosen = combinations_of(kind, family, backend, path, full=setting.full)
 
         def drawn(number: int) -> tuple[Instance, torch.Generator]:
@@ -78,7 +78,7 @@ def _task(kind: Any, family: Any, backend: str, path: str) -> Task:
 
 
 def equations(kind: Any, path: str) -> str:
-    """Return the ids of the equations that a path goes through."""
+    """Return the ids of the equations that a path evaluates."""
     if kind.layer == attention.NAME:
         parts = ("projection", "value", "output")
         return ", ".join(f"attention-{part}/affine-like/forward" for part in parts)
@@ -88,16 +88,16 @@ def equations(kind: Any, path: str) -> str:
 
 
 def combinations_of(kind: Any, family: Any, backend: str, path: str, *, full: bool = False) -> list[Row]:
-    """Return the combinations of a map on a target that go a way.
+    """Return the combinations to check for a map, a backend and a path.
 
-    All pairs of ordinary levels, and every edge with ordinary levels beside it, for one edge hides what another would
-    show; where most of the branches are, without a graph, also every edge with every choice of frozen tensors. Kernels
-    that are interpreted take a hundred times as long as others: the pairs are those of the eager path, and elsewhere
-    every level is met, so that levels and paths are paired. With ``full`` all triples, and pairs with each edge.
+    They contain all pairs of ordinary levels, and every edge case beside ordinary levels (two edge cases at once could
+    hide each other's errors). The eager path, which has most branches, also pairs every edge case with every choice of
+    frozen tensors. Interpreted kernels are a hundred times slower: they cover pairs on the eager path and single levels
+    elsewhere. With ``full``, all triples, and pairs with each edge case.
     """
     table, edges = family.factors(kind, backend, path)
     whole = path == "eager"
-    strength = 2 + (whole and family is attention)  # where masks, weights and added tokens meet
+    strength = 2 + (whole and family is attention)  # triples, because masks, weights and added tokens interact
     strength = strength + 1 if full else 1 if backend in INTERPRETED and not whole else strength
     calm = _array(tuple(table.items()), family.RULES, strength, ("ordinary",))
     if full:
@@ -110,7 +110,7 @@ def combinations_of(kind: Any, family: Any, backend: str, path: str, *, full: bo
 def _array(
     table: tuple[tuple[str, tuple[Any, ...]], ...], rules: tuple[Rule, ...], groups: Any, edges: tuple[str, ...]
 ) -> tuple[Row, ...]:
-    """Return the covering array of a table of factors and edges, worked out once a process."""
+    """Return the covering array of factors and edge cases, computed once per process."""
     factors = {"edge": edges, **dict(table)}
     if not edges:
         return ()
@@ -123,7 +123,7 @@ def judged(
     drawn: Callable[[int], tuple[Instance, torch.Generator]],
     bound: float = 1.0,
 ) -> Outcome:
-    """Return the largest error of the combinations, in what rounding may do, and which of them it was."""
+    """Return the largest error of the combinations, in units of the rounding bound, and the combination that has it."""
     if path in (COMPILED, INDUCTOR):
         compiler = "aot_eager" if path == COMPILED else INDUCTOR
         errors = compiled([drawn(number)[0] for number in range(len(chosen))], compiler)
@@ -132,14 +132,14 @@ def judged(
     order = sorted(range(len(chosen)), key=lambda number: -errors[number])
     worst = errors[order[0]]
     named = described({name: level for name, level in chosen[order[0]].items() if name != "path"})
-    reason = f"largest error against the map by hand, in what rounding may do, {len(chosen)} combinations; at {named}"
+    reason = f"largest error against the hand-written map in rounding bounds, {len(chosen)} combinations; at {named}"
     return Outcome(reason, measured=worst, bound=bound)
 
 
 def _error(
     path: str, row: Mapping[str, Any], drawn: Callable[..., tuple[Instance, torch.Generator]], number: int
 ) -> float:
-    """Return the error of one combination; an exception names it."""
+    """Return the error of one combination; RuntimeError names the combination if it raises."""
     several = _OF_SEVERAL & {row.get("edge"), row.get("images")}
     try:
         low = "images" in row and (row["dtype"] == "bfloat16" or path == "autocast")  # see ``cases.Subject``
@@ -151,11 +151,11 @@ def _error(
 
 
 def _lacking(backend: str, setting: Setting) -> str:
-    """Return why the kernels of CUDA cannot be run here, where they are asked for."""
+    """Return why CUDA kernels cannot run here, or an empty text if they can or none are required."""
     if backend != "cuda":
         return ""
     if not holds_kernels("cuda"):
-        return "the package has no such kernels; `--targets torch,cuda` generates them"
+        return "the package has no CUDA kernels; generate them with `affdiv generate --targets torch,cuda`"
     if setting.device == "cuda":
         return (
             "" if torch.cuda.is_available() else "no CUDA device on this machine (torch.cuda.is_available() is False)"
@@ -166,7 +166,7 @@ def _lacking(backend: str, setting: Setting) -> str:
 
 @contextmanager
 def _on(backend: str, setting: Setting) -> Iterator[None]:
-    """Let the CUDA kernels run on the CPU where that is asked for."""
+    """Emulate CUDA kernels on the CPU unless the setting's device is a GPU."""
     if backend != "cuda" or setting.device == "cuda":
         yield
         return

@@ -1,4 +1,4 @@
-"""What ``convert`` does with a whole model, and what it leaves: objects, ties, hooks, modes, optimisers, oddities."""
+"""Checks of ``convert`` on whole models: what it replaces and keeps (objects, ties, hooks, modes, optimisers)."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _odd(_: torch.Generator) -> float:
     ad = target.package()
 
     class Mine(nn.Linear):
-        """A class of somebody's."""
+        """A user's subclass."""
 
     replaced: Any = nn.Linear(4, 4)
     replaced.forward = lambda x: x
@@ -144,7 +144,7 @@ def _copied(generator: torch.Generator) -> float:
 
 
 def _recorded(generator: torch.Generator) -> float:
-    """A model made anew from a record that went through JSON, with a setting that was changed."""
+    """A model restored from a record that went through JSON, with one setting changed."""
     ad = target.package()
     model, x = _model(), _normal(generator, 2, 4)
     ad.convert(model, without_bias="norm-like")
@@ -158,7 +158,7 @@ def _recorded(generator: torch.Generator) -> float:
 
 
 def _changed(generator: torch.Generator) -> float:
-    """What was wrapped after its conversion is not put back: its wrapper would call another forward."""
+    """A layer wrapped after its conversion is not reverted: its wrapper would call another forward."""
     ad = target.package()
     model, x = _model(), _normal(generator, 2, 4)
     ad.convert(model)
@@ -172,14 +172,14 @@ def _changed(generator: torch.Generator) -> float:
 
 
 class _Reader(nn.Module):
-    """A module that reads a layer's weight in its source, and one where only a call shows it."""
+    """A module that reads layers' weights directly: one visibly in its source, another visible only in a call."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen, self.hidden, self.called, self.idle = (nn.Linear(4, 4).double() for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what four layers make of ``x``, two of them past their forward."""
+        """Apply four layers to ``x``, two of them without calling their forward."""
         hidden = self.hidden
         z: Tensor = self.called(x @ self.seen.weight.t() @ hidden.weight.t())
         return z
@@ -195,7 +195,7 @@ def _around(generator: torch.Generator) -> float:
 
 
 def cases() -> Iterator[tuple[str, Case]]:
-    """Yield the cases of whole models."""
+    """Yield the cases for whole models."""
     ad = target.package()
     yield "ties and what is skipped", _ties
     yield "hooks, modes and frozen parameters", _hooks

@@ -1,7 +1,8 @@
-"""A layer's formula as operations of torch, straight from its expression; autograd differentiates it.
+"""Evaluate a layer's formula with torch operations, directly from its expression; autograd differentiates it.
 
-Every value carries the indices that it depends on, one axis each. A sum of products is one ``torch.einsum``; an entry
-at a computed position is a gather, clipped into the tensor, for the guard beside it is 0 outside. Nothing is rewritten.
+Every value carries the indices that it depends on, one axis each. A sum of products is one ``torch.einsum``. An entry
+at a computed position is a gather with positions clipped into the tensor, since its guard is 0 outside. Nothing is
+rewritten.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Named:
     axes: tuple[Index, ...] = ()
 
     def along(self, axes: tuple[Index, ...]) -> Tensor:
-        """Return the tensor with the given axes, of length one where it does not depend on an index."""
+        """Return the tensor with the given axes; an axis that it does not depend on has length one."""
         there = [axis for axis in axes if axis in self.axes]
         moved = self.tensor.permute([self.axes.index(axis) for axis in there])
         lengths = iter(moved.shape)
@@ -69,10 +70,10 @@ class Named:
 
 @dataclass
 class Formula:
-    """A layer's expressions at tensors by name, numbers by symbol and lengths by size; intermediates are found once.
+    """A layer's expressions at given tensors, symbol values and sizes; intermediates are computed once.
 
-    ``energy`` names an intermediate of which a scale 1/sqrt(E) is taken: where it is 0 the scale is to be 0, with no
-    slope, as the generated maps define it.
+    ``energy`` names the intermediate E of a scale 1/sqrt(E). Where E is 0, the scale and its derivative are 0, as the
+    generated maps define it.
     """
 
     layer: Layer
@@ -83,7 +84,7 @@ class Formula:
     _found: dict[str, Named] = field(default_factory=dict)
 
     def output(self) -> Tensor:
-        """Return the layer's output with its declared axes, the batch in front."""
+        """Return the layer's output with its declared axes, batch first."""
         output = self.layer.output
         return self.expanded(self.value(output.expression), output.indices)
 
@@ -106,7 +107,7 @@ class Formula:
                 given = {**self.sizes, **self.scalars}[expression.name]
                 return Named(torch.tensor(given, **self._type(isinstance(given, float))))
             case IndexedSum():
-                body, bound = expression.renamed()  # fresh indices, so that no axis is met twice
+                body, bound = expression.renamed()  # rename bound indices to avoid capture
                 return self._sum(body, bound)
             case Softmax() if (share := self._share(expression)) is not None:
                 return share
@@ -128,7 +129,7 @@ class Formula:
 
     @property
     def _like(self) -> Tensor:
-        """Any of the tensors that hold real numbers: its type and device are those of numbers."""
+        """Any tensor of real numbers; its dtype and device are used for constants."""
         return next(t for t in self.tensors.values() if t.is_floating_point())
 
     def _type(self, real: bool) -> dict[str, Any]:
@@ -155,13 +156,13 @@ class Formula:
             Divides: lambda d, a: (a % d == 0).to(self._like.dtype),
         }
         if kind not in pairs:
-            raise TypeError(f"{kind.__name__} has no value on tensors: {expression}")
+            raise TypeError(f"no rule to evaluate {kind.__name__} on tensors: {expression}")
         if kind in (sympy.Max, sympy.Min) and any(a.tensor.is_floating_point() for a in arguments):
             arguments = [Named(a.tensor.to(self._like.dtype), a.axes) for a in arguments]
         return functools.reduce(functools.partial(_joined, pairs[kind]), arguments)
 
     def _share(self, expression: Softmax) -> Named | None:
-        """Return torch's softmax, where the share is that of one score among scores along one index."""
+        """Return torch's softmax if the expression is a softmax along one index; else None."""
         place = expression.place or {}
         at = next(iter(place.values()), None)
         if len(place) != 1 or not isinstance(at, Index):
@@ -177,7 +178,7 @@ class Formula:
         return self._product(Mul.make_args(body), bound)
 
     def _product(self, factors: tuple[Expr, ...], bound: tuple[Index, ...]) -> Named:
-        """Return the product of the factors, summed over the bound indices; one that none mentions is counted."""
+        """Return the product of the factors, summed over the bound indices; an unused one multiplies by its length."""
         found = [self.value(f) for f in factors]
         if not bound and not any(v.tensor.is_floating_point() for v in found):
             return functools.reduce(functools.partial(_joined, operator.mul), found)
@@ -191,7 +192,7 @@ class Formula:
         return Named(total * missing if missing != 1 else total, kept)
 
     def _entry(self, expression: Indexed) -> Named:
-        """Return an entry of a tensor, or of an intermediate through its definition."""
+        """Return an entry of a tensor or of an intermediate."""
         tensor = self._tensor(str(expression.base.label))
         indices = tuple(expression.indices)
         if all(isinstance(i, Index) for i in indices) and len(set(indices)) == len(indices):
@@ -218,10 +219,10 @@ def _joined(operation: Callable[[Tensor, Tensor], Tensor], left: Named, right: N
 
 
 def _power(base: Tensor, exponent: Tensor) -> Tensor:
-    """Return a power; whole powers by multiplication, so that a negative base has a slope."""
+    """Return a power; whole powers by multiplication, so that a negative base has a derivative."""
     number = float(exponent)
     whole = number.is_integer() and number >= 0
-    base = base if base.is_floating_point() or whole else base.double()  # the root of a size is not of 32 bits
+    base = base if base.is_floating_point() or whole else base.double()  # roots of sizes are taken in float64
     if number == 0.5:
         return base.sqrt()
     if number == -0.5:

@@ -1,4 +1,4 @@
-"""Which kernels ran: every launch inside the context is written down by target and name."""
+"""Record which kernels ran: count every launch inside a context by target and name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class _Watched:
-    """A loaded library of kernels that counts what is called."""
+    """A loaded kernel library that counts its calls."""
 
     def __init__(self, kernels: Any, seen: Counter[str]) -> None:
         self._kernels, self._seen = kernels, seen
@@ -30,8 +30,7 @@ class _Watched:
 def launches(package: ModuleType) -> Iterator[Counter[str]]:
     """Count the launches of a package's C++ kernels by ``cpp:name`` inside the context.
 
-    The libraries that are handed to the package's functions are wrapped, so that a launch is seen where it happens; the
-    numbers are those of the kernels themselves.
+    The loaded libraries are wrapped, so that each launch is counted where it happens; the results are unchanged.
     """
     seen: Counter[str] = Counter()
     try:

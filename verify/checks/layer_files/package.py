@@ -20,16 +20,16 @@ from verify.checks import target
 SUFFIX = ".toml"
 MANIFEST = "manifest.json"
 NO_LAYER = (
-    "the package names its layer but does not hold the layer's formula: give the file too, "
+    "the package names its layer but does not contain its formula; give the layer file too: "
     "`affdiv verify FILE.toml --package FOLDER`"
 )
 
 
 @dataclass(frozen=True, eq=False)
 class LayerFile:
-    """A layer from a file, the word that names it on the command line, and its package.
+    """A layer from a file, its name on the command line (``word``), and its package.
 
-    ``layer`` is None where a package was given without its layer; ``folder`` is the package that was given.
+    ``layer`` is None if a package was given without its layer; ``folder`` is the given package's folder.
     """
 
     word: str
@@ -43,7 +43,7 @@ class LayerFile:
 
     @cached_property
     def derivation(self) -> Derivation:
-        """What derive says of the layer, with its maps, no step checked."""
+        """The layer's derivation with its maps; its steps are not checked."""
         from dataclasses import replace
 
         import derive
@@ -55,7 +55,7 @@ class LayerFile:
 
     @cached_property
     def refusal(self) -> str:
-        """Why no package can be generated for the layer; nothing if one can, or was given."""
+        """Why no package can be generated for the layer; empty if one can or was given."""
         try:
             _ = self.place
         except UsageError as problem:
@@ -64,7 +64,7 @@ class LayerFile:
 
     @cached_property
     def place(self) -> Path:
-        """The folder of the package, generated at first use."""
+        """The folder of the package, which is generated on first use."""
         if self.folder is not None:
             return self.folder
         from codegen.compiler import build_layer
@@ -82,12 +82,12 @@ class LayerFile:
 
     @cached_property
     def package(self) -> ModuleType:
-        """The package, imported under a name of its own."""
+        """The package, imported under a unique name."""
         return target.imported(self.place)
 
     @property
     def classes(self) -> Mapping[str, str]:
-        """The package's classes by the name of what they compute: a map, or the layer itself."""
+        """The package's classes, keyed by what they compute: a map's name, or the layer's."""
         held = {**self.manifest.get("plain", {}), **self.manifest.get("classes", {})}
         return {of: name for name, of in held.items()}
 
@@ -98,19 +98,21 @@ class LayerFile:
 
 @cache
 def _room() -> tempfile.TemporaryDirectory[str]:
-    """Return the folder of the packages that this process generates; it goes when the process ends."""
+    """Return the folder for packages that this process generates; it is deleted at exit."""
     return tempfile.TemporaryDirectory(prefix="affdiv-verify-")
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:
-    """Return the manifest of a package; nothing if the folder holds none. UsageError for one that cannot be read."""
+    """Return a package's manifest, empty if there is none; UsageError if it cannot be read."""
     path = folder / MANIFEST
     if not path.is_file():
         return {}
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
-        raise UsageError(f"--package {str(folder)!r}: {MANIFEST} cannot be read: {problem}; generate it anew") from None
+        raise UsageError(
+            f"--package {str(folder)!r}: {MANIFEST} cannot be read: {problem}; generate the package again"
+        ) from None
     return held if isinstance(held, dict) else {}
 
 
@@ -120,7 +122,7 @@ def of_layer_file(folder: Path | None) -> bool:
 
 
 def layer_file(word: str, folder: Path | None = None) -> LayerFile:
-    """Return the layer in a file or of a module; UsageError for one that cannot be used, or another's package."""
+    """Return the layer of a file or module; UsageError if it is unusable or the package is of another layer."""
     from derive.cli import named_layer
 
     layer = named_layer(word)
@@ -133,27 +135,27 @@ def layer_file(word: str, folder: Path | None = None) -> LayerFile:
 
 
 def packaged(folder: Path) -> LayerFile:
-    """Return the layer of a package: its text is in the manifest, or the layer is not known."""
+    """Return the layer of a package from the text in its manifest; the layer is None without that text."""
     text = read_manifest(folder).get("spec")
     where = f"{folder / MANIFEST}"
     return LayerFile("", _output_of(loads_spec(text, where), folder) if isinstance(text, str) else None, folder)
 
 
 def _output_of(layer: Layer, folder: Path) -> Layer:
-    """Return the output that a package computes, of a layer with several: each has a package named after it."""
+    """Return, of a layer with several outputs, the one that the package computes; its name is the output's."""
     name = str(read_manifest(folder).get("layer"))
     parts = (part for part in layer.parts if name.endswith(f"_{part.output.name}"))
     return next((replace(part, name=name) for part in parts), layer)
 
 
 def _check_match(found: LayerFile, folder: Path) -> None:
-    """Raise UsageError where a package was generated from another layer than the file's."""
+    """Raise UsageError if the package was generated from a layer other than the file's."""
     from codegen.plans.digest import digest
 
     manifest = read_manifest(folder)
     if "layer" not in manifest:
         raise UsageError(
-            f"--package {str(folder)!r} holds no layer from a file; give the folder that "
+            f"--package {str(folder)!r} holds no layer from a file; name the folder that "
             f"`affdiv generate --spec {found.word}` wrote, or leave {found.word} out"
         )
     known = {m.name: digest(m) for m in (found.layer, *(s.mapped for s in found.derivation.solutions)) if m is not None}
@@ -161,5 +163,5 @@ def _check_match(found: LayerFile, folder: Path) -> None:
         if known.get(name) != value:
             raise UsageError(
                 f"--package {str(folder)!r} was generated from another layer than {found.word}: its map {name!r} "
-                f"is not the file's; give the file that it was generated from, or generate it anew"
+                f"is not the file's; give the file that it was generated from, or generate it again"
             )

@@ -1,16 +1,16 @@
-"""Every way in which a generated map can be called, against its formula with autograd's derivatives, in float64.
+"""Every way to call a generated map, against its formula with autograd's derivatives, in float64.
 
 frozen-subsets      gradients of any choice of inputs and parameters, the others frozen
-batches             no sample, one, several leading axes, more samples than a thread takes, on three threads
+batches             no sample, one, several leading axes, and so many that three threads share them
 layouts             strided, transposed and expanded operands and gradients
-no-energy           samples at which a scale has no value: it is 0 there, and so is its slope
-magnitudes          inputs from 1e-30 to 1e30 in float32 and bfloat16, in roundings on the way
+no-energy           samples with energy zero, where the scale and its derivative are defined as 0
+magnitudes          inputs from 1e-30 to 1e30 in float32 and bfloat16; errors in units of the rounding error
 forward-mode        tangents of all and of some operands
 vmap                over inputs, over parameters, and gradients of each sample
 double-backward     the gradient of a gradient
 compiled            by torch.compile with aot_eager, both passes
-kernels             launches of the target's own kernels, counted
-on-host             the CUDA kernels compiled for the CPU, where there is no CUDA device
+kernels             both passes must launch kernels of the target
+on-host             the CUDA kernels compiled for the CPU, if there is no CUDA device
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from verify.threads import so_many_threads
 BOUND = 1e-9
 _INSTANCES = 3
 _MOST_SUBSETS = 16
-_MANY = 3 * 2**14 + 7  # numbers, which three threads share and no block divides
-_OF_INTERPRETED = ("frozen-subsets", "no-energy")  # Triton's interpreter takes seconds for a launch of any size
+_MANY = 3 * 2**14 + 7  # numbers: enough for three threads, and not a multiple of any block size
+_OF_INTERPRETED = ("frozen-subsets", "no-energy")  # Triton's interpreter needs seconds per launch
 _SCALES = (1e-30, 1e-12, 1e12, 1e30)
 _IN_RANGE = (1e-36, 1e36)
 Errors = Callable[[Subject, Case, torch.Generator], Iterator[float]]
@@ -71,14 +71,14 @@ def _task(subject: Subject, name: str, of: str, errors: Errors) -> Task:
         generator = setting.generator(f"{identity}/values")
         found = [error for case in drawn for error in errors(subject, case, generator)]
         if not found:
-            return Outcome("the layer's own formula has no value there")
+            return Outcome("the layer's own formula is undefined at these inputs")
         return Outcome(f"largest difference from the formula, {len(drawn)} random shapes", largest(found), BOUND)
 
     return Task(identity, subject.layer, subject.backend, "float64", equations(subject, of), run)
 
 
 def equations(subject: Subject, of: str) -> str:
-    """Return the ids of the equations that a path goes through: the forward map, every gradient, or the tangent."""
+    """Return the ids of the equations that a path evaluates: the forward map, every gradient, or the tangent."""
     if of != "backward":
         return subject.equation(of)
     return ", ".join(subject.equation(f"backward-d{name}") for name in subject.by)
@@ -112,7 +112,7 @@ def _batches(subject: Subject, case: Case, generator: torch.Generator) -> Iterat
 
 
 def _of_samples(case: Case, count: int, generator: torch.Generator) -> Case:
-    """Return the instance with so many samples, drawn from its own with new factors."""
+    """Return the instance with ``count`` samples: its own, repeated and rescaled at random."""
     batch = case.sizes[BATCH.size.name]
     rows = torch.randint(batch, (count,), generator=generator).to(case.g.device)
     inputs = {}
@@ -123,7 +123,7 @@ def _of_samples(case: Case, count: int, generator: torch.Generator) -> Case:
 
 
 def _leading_axes(subject: Subject, case: Case) -> float:
-    """Return the difference where the batch is two axes, (2, 3), and where there is none."""
+    """Return the difference for a batch of two axes, (2, 3), and for no batch axis."""
     values, (module, _) = values_of(case), sides(subject, case)
     flat = module(values)
     pairs = {n: t.unflatten(0, (2, 3)) if n in case.inputs else t for n, t in values.items()}
@@ -157,7 +157,7 @@ def _offset(t: Tensor) -> Tensor:
 
 
 def _no_energy(subject: Subject, case: Case, generator: torch.Generator) -> Iterator[float]:
-    """Some samples, then all, with every real input zero; nothing where the formula itself has no value there."""
+    """Some samples, then all, with every real input zero; nothing if the formula itself is undefined there."""
     for silent in (slice(0, 1), slice(None)):
         inputs = {n: t.clone() for n, t in case.inputs.items()}
         for t in inputs.values():
@@ -180,7 +180,7 @@ def _forward_mode(subject: Subject, case: Case, generator: torch.Generator) -> I
 
 
 def _of(side: Side, values: Named, moved: Sequence[str]) -> Callable[..., Tensor]:
-    """Return a side as a function of the tensors that move."""
+    """Return a side as a function of the tensors ``moved`` alone."""
     return lambda *given: side({**values, **dict(zip(moved, given, strict=True))})
 
 
@@ -203,7 +203,7 @@ def _vmap(subject: Subject, case: Case, generator: torch.Generator) -> Iterator[
 
 
 def _near(t: Tensor, generator: torch.Generator) -> Tensor:
-    """Return other values of the same signs, at which the layer has a value if it has one at these."""
+    """Return other values with the same signs, at which the layer is defined if it is defined at these."""
     return t * (0.5 + torch.rand(t.shape, generator=generator, dtype=torch.float64)).to(t)
 
 
@@ -258,17 +258,17 @@ def _magnitudes(subject: Subject, dtype: str) -> Task:
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
 
     def run(setting: Setting) -> Outcome:
-        """Return the largest error in roundings over the magnitudes at which the layer's own features stay in range."""
+        """Return the largest error over the magnitudes at which the uncorrected layer stays in range."""
         drawn = cases(subject, setting, identity, count=2, least=2, largest=4)
         generator = setting.generator(f"{identity}/rounding")
         scaled = [(by, _scaled(case, by)) for case in drawn for by in _SCALES]
         usable = [(by, case) for by, case in scaled if _in_range(subject, case)]
         if not usable:
-            return Outcome("the layer's own features leave the range of the type at 1e-30, 1e-12, 1e12 and 1e30")
+            return Outcome("the uncorrected layer leaves the range of the dtype at 1e-30, 1e-12, 1e12 and 1e30")
         every = [errors_in_roundings(subject, case, kind, generator) for _, case in usable]
         worst = largest(error for errors in every for error in errors.values())
         seen = ", ".join(f"{by:g}" for by in dict.fromkeys(by for by, _ in usable))
-        return Outcome(f"inputs of {seen}, in roundings on the way to the results", worst, ROUNDINGS)
+        return Outcome(f"inputs of {seen}, error in units of the rounding error", worst, ROUNDINGS)
 
     return Task(identity, subject.layer, subject.backend, dtype, equations(subject, "backward"), run)
 
@@ -278,7 +278,7 @@ def _scaled(case: Case, by: float) -> Case:
 
 
 def _in_range(subject: Subject, case: Case) -> bool:
-    """Return whether the uncorrected layer's output and slopes, and the map's, are numbers that float32 can hold."""
+    """Return whether outputs and derivatives, of the uncorrected layer and of the map, fit in float32."""
     values = values_of(case)
     both = (lambda given: plain_value(subject.source(), given, case), sides(subject, case)[1])
     results = [t for side in both for t in gradients(side, values, case.g, real(values))]
@@ -291,7 +291,7 @@ def _stated(subject: Subject) -> Task:
     identity = subject.identity("path", "stated-self-factor")
 
     def run(setting: Setting) -> Outcome:
-        """Return how far the package's own ``self_factor`` is from the derived one."""
+        """Return the largest relative error of the package's ``self_factor``."""
         drawn = cases(subject, setting, identity, count=_INSTANCES, least=1, largest=4)
         worst = largest(_stated_error(subject, case) for case in drawn)
         return Outcome(f"self_factor(module, ..) against the derived one, {len(drawn)} shapes", worst, BOUND)
@@ -300,7 +300,7 @@ def _stated(subject: Subject) -> Task:
 
 
 def _stated_error(subject: Subject, case: Case) -> float:
-    """Return the error of the stated factor: a number a sample, one a unit, or a matrix over units."""
+    """Return the error of the stated factor: one number per sample, one per unit, or a matrix over units."""
     source = subject.source()
     factor = source.derivation.self_factor
     units = source.derivation.units
@@ -314,9 +314,9 @@ def _on_host(subject: Subject) -> Task:
     identity = subject.identity("path", "on-host")
 
     def run(setting: Setting) -> Outcome:
-        """Return the largest difference of the CUDA kernels, compiled for the CPU, at frozen subsets."""
+        """Return the largest difference of the CUDA kernels, compiled for the CPU, over the frozen subsets."""
         if setting.device != "cpu":
-            return Outcome("the CUDA kernels run on the device itself")
+            return Outcome("not needed: the CUDA kernels run on the CUDA device")
         lacking = missing()
         if lacking:
             return Outcome(f"the CUDA kernels cannot be compiled for the CPU: {lacking}")
@@ -334,7 +334,7 @@ def _on_host(subject: Subject) -> Task:
 
 
 def _has_kernels(module: ModuleType, subject: Subject) -> bool:
-    """Return whether the source in C++ of a class holds a kernel."""
+    """Return whether the C++ source of a class contains a kernel."""
     name = f"kernels/cpp/{(subject.form or 'plain').replace('-', '_')}.cpp"
     paths = [Path(folder) / name for folder in module.__path__]
     return any("KERNEL " in path.read_text(encoding="utf-8") for path in paths if path.is_file())
@@ -349,7 +349,7 @@ def _kernels(subject: Subject) -> Task:
         with launches(package()) as seen:
             _compared(subject, case)
         if not seen and not _has_kernels(package(), subject):
-            return Outcome("products of matrices are all there is: no kernel of its own is needed")
+            return Outcome("the map consists of matrix products alone, which need no kernel of their own")
         names = ", ".join(f"{name.partition(':')[2]} x{count}" for name, count in sorted(seen.items()))
         return Outcome(f"launched: {names}" if names else "no kernel was launched", ok=bool(names))
 

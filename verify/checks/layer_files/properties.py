@@ -1,9 +1,9 @@
-"""What a cancelling map of a layer from a file is said to do, measured on the generated module.
+"""Stated properties of the cancelling maps of a layer from a file, measured on the generated module.
 
-self-factor         the squared length of each output's gradient with respect to all parameters is kappa, 1e-30 to 1e30
-scale-invariance    z(3x) = z(x) for all real inputs together, or not
-initialisation      the deviation of fresh weights
-batch               samples do not see each other (``properties``)
+self-factor         each output's squared gradient norm over all parameters is kappa, for inputs from 1e-30 to 1e30
+scale-invariance    whether z(3x) = z(x), with all real inputs scaled together
+initialisation      the standard deviation of initial weights
+batch               samples do not influence each other (``properties``)
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from verify.checks.record import Outcome, Setting, Task
 
 _INSTANCES = 4
 _STRETCHES = (1e-30, 1e-3, 1.0, 1e3, 1e30)
-_FRESH = 20_000  # numbers, from which a deviation is estimated
+_FRESH = 20_000  # initial weights from which a standard deviation is estimated
 
 
 def tasks(subject: Subject) -> list[Task]:
-    """Return the checks of one class of the package; those of a map are made where torch computes it."""
+    """Return the checks of one class of the package, for the torch backend only."""
     if subject.backend != "torch":
         return []
     if not subject.generated:
@@ -47,17 +47,19 @@ def _self_factor(subject: Subject) -> Task:
     identity = subject.identity("property", "self-factor")
 
     def run(setting: Setting) -> Outcome:
-        """Return the largest relative error of the squared lengths."""
+        """Return the largest relative error of the squared gradient norms."""
         drawn = cases(subject, setting, identity, count=_INSTANCES, least=1, largest=4)
         errors = [error for case in drawn for error in _length_errors(subject, case)]
         reason = f"|dz/dparameters|^2 of each output against kappa, by autograd, {len(errors)} shapes and magnitudes"
-        return Outcome(reason, largest(errors), BOUND) if errors else Outcome("the layer has no value at any magnitude")
+        return (
+            Outcome(reason, largest(errors), BOUND) if errors else Outcome("the layer is undefined at every magnitude")
+        )
 
     return Task(identity, subject.layer, subject.backend, "float64", subject.equation("solution"), run)
 
 
 def _length_errors(subject: Subject, case: Case) -> Iterator[float]:
-    """Yield the error at every stretch of the inputs at which the uncorrected layer still has features of its own."""
+    """Yield the error at every input scale at which the uncorrected layer's gradient norms are finite and positive."""
     for by in _STRETCHES:
         stretched = _stretched(case, by)
         values = values_of(stretched)
@@ -89,7 +91,7 @@ def _scale_invariance(subject: Subject) -> Task:
     identity = subject.identity("property", "scale-invariance")
 
     def run(setting: Setting) -> Outcome:
-        """Return the change when all real inputs are stretched; how far it falls short of some where it is to be."""
+        """Return the change when all real inputs are scaled, or whether there is one if the map is not invariant."""
         stated = _found(subject).established("scale_invariant")
         if stated.value is None:
             return Outcome(f"open: {stated.reason}")
@@ -98,8 +100,8 @@ def _scale_invariance(subject: Subject) -> Task:
             pairs = [(case().cpu().numpy(), _stretched(case, 3.0)().cpu().numpy()) for case in drawn]
         changes = [relative_error(after, before) for before, after in pairs]
         if stated.value:
-            return Outcome("change when the inputs are stretched", largest(changes), BOUND)
-        return Outcome("the output changes when the inputs are stretched", ok=largest(changes) >= LEAST_CHANGE)
+            return Outcome("change when the inputs are scaled", largest(changes), BOUND)
+        return Outcome("the output changes when the inputs are scaled", ok=largest(changes) >= LEAST_CHANGE)
 
     return Task(identity, subject.layer, subject.backend, "float64", subject.equation("forward"), run)
 
@@ -108,7 +110,7 @@ def _initialisation(subject: Subject) -> Task:
     identity = subject.identity("property", "initialisation")
 
     def run(setting: Setting) -> Outcome:
-        """Return the relative error of the deviation of fresh weights; offsets start at zero."""
+        """Return the relative error of the standard deviation of initial weights; offsets start at zero."""
         (case,) = cases(subject, setting, identity, count=1, least=2, largest=4)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setting.seed_of(identity))
@@ -117,13 +119,13 @@ def _initialisation(subject: Subject) -> Task:
         numbers = {s: case.sizes[s.name] for s in scale.free_symbols if s.name in case.sizes}
         expected = float(scale.subs({**numbers, _found(subject).kappa: case.kappa}))
         measured = abs(float(fresh.square().mean().sqrt()) / expected - 1) if len(fresh) else math.inf
-        return Outcome("deviation of fresh weights", measured, DEVIATION_BOUND)
+        return Outcome("standard deviation of initial weights", measured, DEVIATION_BOUND)
 
     return Task(identity, subject.layer, subject.backend, "float64", subject.equation("solution"), run)
 
 
 def _fresh(case: Case) -> Tensor:
-    """Return many fresh values of the parameters that do not start at zero."""
+    """Return many initial values of the parameters that do not start at zero."""
     inner, seen, count = case.module.inner, [], 0
     while count < _FRESH:
         inner.reset_parameters()  # type: ignore[operator, union-attr]

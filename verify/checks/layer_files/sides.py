@@ -1,4 +1,4 @@
-"""Two sides of a comparison at one instance: the generated module and the formula, as functions of named tensors."""
+"""The two sides of a comparison: the generated module and the formula, as functions of named tensors."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def values_of(case: Case) -> dict[str, Tensor]:
 
 
 def real(values: Named) -> list[str]:
-    """Return the names of the tensors that have a gradient."""
+    """Return the names of the floating-point tensors, which can have gradients."""
     return [name for name, t in values.items() if t.is_floating_point()]

@@ -1,4 +1,4 @@
-"""Small lengths for the sizes of a layer, at which it does something: no window that lies outside all the way."""
+"""Small random lengths for the sizes of a layer, such that no window lies entirely outside its tensor."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from verify.checks.layer_files.formula import Formula
 LARGEST_BATCH = 5
 _LARGEST = 5
 _LARGEST_OFFSET = 2
-_DEAREST = 20_000  # products of one evaluation of the update kernel
+_DEAREST = 20_000  # most products in one evaluation of the update kernel
 _TRIES = 400
 
 
 def draw_sizes(layer: Layer, random: Draw, batch: int | None = None) -> dict[str, int]:
-    """Return a length for every size: within the bounds of the draw, cheap, and non-trivial if tries find such.
+    """Return a length for every size: within the bounds of the draw, and cheap and non-trivial if possible.
 
-    Half of the draws that a layer with windows gets have an entry outside its tensor too, if tries find one.
+    For a layer with windows, half of the draws also contain an entry outside its tensor, if possible.
     """
     outside = bool(random.whole(0, 1))
     best: tuple[int, dict[str, int]] = (-1, {})
@@ -53,7 +53,7 @@ def _draw(layer: Layer, random: Draw, batch: int | None) -> dict[str, int]:
 
 
 def _worth(layer: Layer, sizes: dict[str, int], outside: bool) -> int:
-    """Return 2 where every guard holds somewhere and, if wanted, fails somewhere; 1 where it holds; else 0."""
+    """Return 2 if every guard holds somewhere and, if ``outside``, one also fails somewhere; 1 if all hold; else 0."""
     one = {**sizes, BATCH.size.name: 1}
     formula = Formula(layer, {"": torch.zeros((), dtype=torch.float64)}, {}, one)
     held = [formula.value(guard).tensor for guard in _guards(layer)]
@@ -63,7 +63,7 @@ def _worth(layer: Layer, sizes: dict[str, int], outside: bool) -> int:
 
 
 def _guards(layer: Layer) -> list[Expr]:
-    """Return the guards whose positions follow from indices alone; those of looked-up integers hold by their range."""
+    """Return the guards on positions computed from indices; those on looked-up integers hold by construction."""
     found = {g for e in _expressions(layer) for g in e.atoms(Within, Divides)}
     return sorted((g for g in found if not _reads(g)), key=str)
 
@@ -79,7 +79,7 @@ def _expressions(layer: Layer) -> list[Expr]:
 
 
 def _cost(layer: Layer, sizes: dict[str, int]) -> int:
-    """Return the terms of the update kernel's dearest sum: every pair of outputs, and all that is summed over."""
+    """Return the number of terms of the update kernel's most expensive sum, over all pairs of outputs."""
     output = math.prod(_length(i.size, sizes) for i in layer.output.indices)
     return output**2 * max((_summed(e, sizes) for e in _expressions(layer)), default=1)
 

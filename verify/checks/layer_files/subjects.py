@@ -1,4 +1,4 @@
-"""Subjects of a layer from a file: the layer itself as its formula, and each generated map on each backend."""
+"""Subjects of a layer from a file: its own formula, and each generated map on each backend."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Named = Mapping[str, Tensor]
 
 
 def subjects(file: LayerFile) -> list[Subject]:
-    """Return the subject of the layer itself, and one for each class and each target that the package holds."""
+    """Return the subject of the layer itself, and one for each class and target in the package."""
     layer = file.layer
     assert layer is not None
     found = [_formula(layer)]
@@ -42,10 +42,10 @@ def subjects(file: LayerFile) -> list[Subject]:
 
 
 def _formula(layer: Layer) -> Subject:
-    """The uncorrected layer, as its formula: autograd and SGD against what is derived of it."""
+    """The uncorrected layer as its formula: autograd and SGD are compared with its derivation."""
 
     def draw(random: Draw, kappa: float) -> Case:
-        """Return the formula as a module of random sizes."""
+        """Return the formula as a module with random sizes."""
 
         def module(sizes: dict[str, int]) -> nn.Module:
             shapes = {p.name: shape(p.axes, sizes) for p in layer.parameters}
@@ -57,11 +57,11 @@ def _formula(layer: Layer) -> Subject:
 
 
 def _class(file: LayerFile, source: Source, backend: str) -> Subject:
-    """A class of the package on one backend: that of a map, or of the layer itself, which has no kappa."""
+    """A class of the package on one backend: for a map, or for the layer itself, which has no kappa."""
     layer, found = source.mapped, source.found
 
     def draw(random: Draw, kappa: float) -> Case:
-        """Return the generated module at random sizes and a kappa above the least that these sizes allow."""
+        """Return the generated module with random sizes and a kappa above the minimum for these sizes."""
         made: dict[str, float] = {}
 
         def module(sizes: dict[str, int]) -> nn.Module:
@@ -89,7 +89,7 @@ def _class(file: LayerFile, source: Source, backend: str) -> Subject:
 
 
 def build(file: LayerFile, layer: Layer, backend: str | None, sizes: Mapping[str, int], **given: Any) -> nn.Module:
-    """Return the package's module of a map, or of the layer itself, computed by a backend."""
+    """Return the package's module for a map, or for the layer itself, on a backend."""
     made = file.class_of(layer)
     wanted = {name: sizes[name] for name in inspect.signature(made).parameters if name in sizes}
     module = made(**wanted, backend=backend, **given)
@@ -98,7 +98,7 @@ def build(file: LayerFile, layer: Layer, backend: str | None, sizes: Mapping[str
 
 
 def value(source: Source, tensors: Named, case: Case) -> Tensor:
-    """Return a map's output by its formula; where a scale has no value for want of energy it is 0."""
+    """Return a map's output by its formula; a scale is 0 where the energy is 0."""
     found = source.found
     energy = found.energy.name if found is not None and singular(found) else ""
     return Formula(source.mapped, tensors, case.scalars, case.sizes, energy).output()
@@ -112,14 +112,14 @@ def plain_value(source: Source, tensors: Named, case: Case) -> Tensor:
 
 @cache
 def singular(found: CancellingMap) -> bool:
-    """Return whether a scale of the map has no value where there is no energy."""
+    """Return whether a scale of the map is undefined at energy zero."""
     return any(not scale.subs(energy_symbol, sympy.S.Zero).is_finite for _, scale in found.scales)
 
 
 def _instance(random: Draw, layer: Layer, make: Any, scalars: Mapping[str, float]) -> Case:
-    """Return a random instance at which the map has a value everywhere: no sample is without energy.
+    """Return a random instance at which the map is defined: every sample has positive energy.
 
-    Inputs are normal; positive ones are tried where the formula has no value otherwise (roots, logarithms).
+    Inputs are normal; if the formula is undefined there (roots, logarithms), positive inputs are tried.
     """
     for tried in range(_TRIES):
         sizes = draw_sizes(layer, random)
@@ -139,11 +139,13 @@ def _instance(random: Draw, layer: Layer, make: Any, scalars: Mapping[str, float
             z = Formula(layer, {**inputs, **case.parameters()}, case.scalars, sizes).output()
         if bool(torch.isfinite(z).all()):
             return case
-    raise ValueError(f"no inputs found at which {layer.name} has a value; its formula may have none for real inputs")
+    raise ValueError(
+        f"no inputs found at which {layer.name} is defined; its formula may be undefined for all real inputs"
+    )
 
 
 def draw_inputs(layer: Layer, random: Draw, sizes: Mapping[str, int], positive: bool = False) -> dict[str, Tensor]:
-    """Return random inputs: real ones normal at a random scale, or positive; integers over their whole range."""
+    """Return random inputs: real ones normal with a random scale, or positive; integers over their whole range."""
     found = {}
     for t in layer.inputs:
         axes = shape(t.axes, sizes)
@@ -171,5 +173,5 @@ def _call(module: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 def batch_of(case: Case) -> int:
-    """Return how many samples an instance has."""
+    """Return the number of samples of an instance."""
     return case.sizes[BATCH.size.name]

@@ -14,7 +14,7 @@ from verify.checks.record import Outcome, Setting, Task
 
 
 def tasks_of(file: LayerFile) -> list[Task]:
-    """Return the checks of a layer, each of which knows the word and the package of its layer."""
+    """Return the checks of a layer; each task carries the layer's command-line word and its package."""
     if file.layer is None:
         return [_placed(file, task) for task in (_files(file), _told(file, "formula", "none", NO_LAYER))]
     found = derivations.tasks_of_derivation(file.name, file.derivation)
@@ -29,7 +29,7 @@ def _placed(file: LayerFile, task: Task) -> Task:
 
 
 def _lacking(file: LayerFile) -> list[Task]:
-    """Return a skipped check for each target without kernels for the layer, with the generator's reason."""
+    """Return a skipped check, with the generator's reason, for each target without kernels for the layer."""
     if file.refusal:
         return [_told(file, "package", "torch", file.refusal)]
     without = dict(file.manifest.get("without", {}))
@@ -37,7 +37,7 @@ def _lacking(file: LayerFile) -> list[Task]:
 
 
 def _told(file: LayerFile, what: str, backend: str, reason: str) -> Task:
-    """Return a check that is skipped, for a reason known before."""
+    """Return a check that is skipped for a reason known in advance."""
     return Task(f"path/{file.name}/{what}", file.name, backend, "none", file.name, _skipped(reason), uses_device=False)
 
 
@@ -46,10 +46,10 @@ def _skipped(reason: str) -> Callable[[Setting], Outcome]:
 
 
 def _files(file: LayerFile) -> Task:
-    """The files of a package whose layer is not at hand: at least they are those that the manifest lists."""
+    """The check of a package without its layer: its files must match the manifest."""
 
     def run(setting: Setting) -> Outcome:
-        """Compare every file with its digest."""
+        """Compare every file with its digest in the manifest."""
         listed = file.manifest.get("files", {})
         wrong = [
             name
@@ -58,7 +58,7 @@ def _files(file: LayerFile) -> Task:
             or hashlib.sha256((file.place / name).read_bytes()).hexdigest() != wanted
         ]
         if wrong:
-            return Outcome(f"{wrong[0]} is not the file that was generated", ok=False)
-        return Outcome(f"{len(listed)} files are those that were generated", ok=bool(listed))
+            return Outcome(f"{wrong[0]} differs from the generated file", ok=False)
+        return Outcome(f"{len(listed)} files equal those that were generated", ok=bool(listed))
 
     return Task(f"path/{file.name}/files", file.name, "none", "none", file.name, run, uses_device=False)
