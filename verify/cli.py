@@ -1,4 +1,4 @@
-"""The commands of this room: ``run`` does the whole chain, ``verify`` the checks alone."""
+"""The commands of ``verify``, with their options and help texts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Layers = Annotated[
     list[str] | None,
     typer.Argument(metavar="LAYER", help="Layers' names, FILE.toml or MODULE:FACTORY; all shipped layers if none."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The seed that all randomness follows from.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The seed of all random numbers.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add this room's commands to the program."""
+    """Add these commands to the program."""
     app.command("run")(run)
     app.command("verify")(verify)
     app.command("bench")(bench)
@@ -44,9 +44,9 @@ def run(
     json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Do the whole chain: derive, solve, generate --check, verify, a short training run, report.
+    """Run the whole chain: derive, solve, generate --check, verify, a short training run, report.
 
-    Takes about a minute on two cores. Exit code 1 when a stage found something wrong.
+    Takes about a minute on two cores. Exit code 1 if a stage fails.
     """
     from verify.files import check_folder
     from verify.run.pipeline import REPORT, RESULTS, run_chain
@@ -70,7 +70,7 @@ def verify(
     json: Json = False,
     device: Annotated[str, typer.Option(help="Where the modules run: cpu or cuda.")] = "cpu",
     full: Annotated[
-        bool, typer.Option("--full", help="More and larger random shapes, and triples of settings for pairs.")
+        bool, typer.Option("--full", help="More and larger random shapes, and triples of settings instead of pairs.")
     ] = False,
     seed: Seed = 0,
     package: Annotated[
@@ -78,15 +78,15 @@ def verify(
         typer.Option(metavar="FOLDER", help="The generated package to verify, if not the project's own."),
     ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the checks as JUnit XML too.")] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="ID", help="Run this check alone; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="ID", help="Run only this check; may be repeated.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Print the ids of the checks and stop.")] = False,
     example: Example = None,
 ) -> None:
     """Check the derivations, and check the generated layers against them in five ways.
 
-    Derivations: derive every step again. Identities: take real SGD steps. Gradients: compare with finite differences
-    and hand-written references, in every type and on every backend. Properties: test what the derivation states of each
-    map. Paths: call a layer in every way (frozen parameters, compilers, settings, types, edge cases, layouts), and test
+    Derivations: check every step again. Identities: take real SGD steps. Gradients: compare with finite differences and
+    hand-written references, in every dtype and on every backend. Properties: test the stated properties of each map.
+    Paths: call a layer in every way (frozen parameters, compilers, settings, dtypes, edge cases, layouts), and test
     conversions, initial weights and self factors. The five ways share the expressions and the random numbers, but no
     code that computes a result. A run takes a minute on two cores, with --full many minutes. Exit code 1 if a check
     fails; each failure names its equation and the command that repeats it.
@@ -146,11 +146,13 @@ def bench(
             help="quick or full: every kind of layer beside torch's with a normaliser; growth: cost as sizes grow.",
         ),
     ] = "",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64; by the device if not named.")] = "",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16 or float64; the default depends on the device.")
+    ] = "",
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=0.0, max=3600.0, help="How long to launch at each shape: 20; in a suite 4 (quick), 10 (full) or 1.5."
+            min=0.0, max=3600.0, help="Seconds per shape; default 20, in a suite 4 (quick), 10 (full) or 1.5 (growth)."
         ),
     ] = None,
     quick: Annotated[
@@ -158,9 +160,9 @@ def bench(
     ] = False,
     json: Json = False,
     threads: Annotated[
-        str, typer.Option(metavar="N,..", help="A run for each number of threads; as many as torch takes if not named.")
+        str, typer.Option(metavar="N,..", help="One run for each number of threads; default: torch's own number.")
     ] = "",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Add each run to this file of results.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Append each run to this results file.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the last run into this SVG file: its ratios, or its curves.")
     ] = None,
@@ -171,9 +173,9 @@ def bench(
     A run takes two to four minutes on two cores; it names and skips libraries that are not installed. --spec measures
     the maps of a layer file on each backend against the same layer composed of torch operations, and shows which
     kernels ran. --against compares with another generated package, for instance the one from before a change. --suite
-    measures every kind of layer, plain and compiled, with a verdict against its peer: quick takes under two minutes,
-    full a quarter of an hour. --suite growth measures cost against batch, width, channels, kernel and threads in four
-    minutes, and --plot draws it.
+    measures every kind of layer, eager and compiled, with a verdict against torch's layer with a normaliser: quick
+    takes under two minutes, full a quarter of an hour. --suite growth measures cost against batch, width, channels,
+    filter size and threads in four minutes, and --plot draws it.
     """
     from verify.bench import choose
     from verify.bench.command import Settings
@@ -202,7 +204,7 @@ def diagnose(
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Find out what is wrong with a training step of your model, and judge each of its layers.
+    """Find problems in a training step of your model, and assess each of its layers.
 
     Prints findings with evidence, cause and fix, then for each layer its self factors, the shares of a step, the drift,
     and what would correct it. The command imports the module, so its code runs. It takes real steps and restores the

@@ -1,6 +1,6 @@
-"""Subjects that have no module in the package: twins of the forward maps, of torch's own operations.
+"""Subjects for layers without a module in the package: reference modules of the forward maps in torch operations.
 
-A twin takes inputs and parameters by name, with the axes of the derivation, and returns the output with its axes.
+A reference module takes inputs and parameters by name and returns the output, all with the axes of the derivation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LARGEST = 4
 
 
 class Twin(nn.Module):
-    """A function of inputs and parameters by name, with the parameters of a layer of the derivation."""
+    """A module that holds a derived layer's parameters and applies a function of inputs and parameters by name."""
 
     def __init__(
         self, layer: Layer, function: Callable[[Named], Tensor], shapes: Mapping[str, tuple[int, ...]]
@@ -81,7 +81,7 @@ _LEAST = {"layer-norm>affine": 3, "batch-norm>affine": 3, "affine>rms-norm": 3, 
 
 
 def subjects(name: str) -> list[Subject]:
-    """Return the subject of a layer that has a twin; torch's own module for the two look-ups."""
+    """Return the subject of a layer with a reference module here; the two look-ups use torch's own modules."""
     if name in ("embedding", "embedding-bag"):
         return [_look_up(name)]
 
@@ -103,7 +103,7 @@ def subjects(name: str) -> list[Subject]:
 
 
 def _instance(random: Draw, layer: Layer, function: Callable[[Named], Tensor], least: int) -> Case:
-    """Return a random instance with the axes that the layer declares."""
+    """Return a random instance with the layer's declared axes."""
     sizes = {str(s): random.whole(least, least + 2 if least > 1 else _LARGEST) for s in layer.sizes}
 
     def shape(axes: tuple[object, ...]) -> tuple[int, ...]:
@@ -125,7 +125,7 @@ def _look_up(name: str) -> Subject:
     bag = name == "embedding-bag"
 
     def draw(random: Draw, kappa: float) -> Case:
-        """Return torch's table of rows and tokens that look them up."""
+        """Return torch's embedding module and the tokens that it looks up."""
         batch, tokens, rows, width = (random.whole(1, _LARGEST) for _ in range(4))
         module = nn.EmbeddingBag(rows, width, mode="sum") if bag else nn.Embedding(rows, width)
         t = torch.randint(rows, (batch, tokens), generator=random.generator).to(random.device)
@@ -143,6 +143,6 @@ def _look_up(name: str) -> Subject:
 
 
 def _stated(case: Case) -> Tensor:
-    """Return the self factor that the package states for a look-up, an axis for the units behind."""
+    """Return the self factor that the package states for a look-up, with a trailing unit axis."""
     stated: Tensor = target.package().self_factor(case.module.inner, case.inputs["t"])
     return stated.unsqueeze(-1)

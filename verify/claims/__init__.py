@@ -1,7 +1,7 @@
-"""The ledger of the paper's claims: what is derived of each, what training runs say of it, and where that can be seen.
+"""The ledger of the paper's claims: for each claim the derivations, the training evidence, and where to find them.
 
-proofs      equations, with their status, from the derivations
-ledger      claims, proofs and findings put together, with a verdict
-markdown    the ledger as a page
+proofs      equations from the derivations, with their status
+ledger      claims with their proofs, findings and verdicts
+markdown    the ledger as a Markdown page
 command     ``affdiv claims``
 """

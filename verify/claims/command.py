@@ -1,4 +1,4 @@
-"""``affdiv claims``: the ledger, from derivations and training runs. Imports what it needs when it runs."""
+"""``affdiv claims``: the ledger, from derivations and training runs. Its imports are deferred to the call."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ def claims(
     table: Tables = None,
     store: Stores = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there instead of printing it.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the ledger to this file instead of printing it."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show for each claim of the paper what is derived, what training runs show, and where to see both.
+    """Show for each claim of the paper what is proved, what training runs show, and where to find both.
 
     For mathematical claims the command derives and checks now; for claims on training it reads stores, or tables from
     `experiment export`. Exit code 1 if a derivation does not prove its claim.
@@ -65,7 +66,7 @@ def claims(
 
 
 def _plain(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Return the entries as JSON has them."""
+    """Return the entries as plain JSON data."""
     return [
         {
             **asdict(entry.claim),

@@ -1,4 +1,4 @@
-"""Claims, what is derived of them and what training runs say of them, put together with a verdict.
+"""The claims with their proofs, training evidence and verdicts.
 
 The claims are those of the paper's abstract and its author's posts, in our words (paper_notes/reconstruction.md); which
 hypothesis is evidence for which claim was decided before any run.
@@ -21,7 +21,7 @@ UNTESTED, MIXED = "not yet tested", "mixed"
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, the hypotheses that test it, and whether a derivation is asked for."""
+    """A claim, the hypotheses that test it, and whether it requires a derivation."""
 
     id: str
     says: str
@@ -69,7 +69,7 @@ BEYOND = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """A finding, and the file that it was judged from."""
+    """A finding and the file from which it was judged."""
 
     finding: Finding
     place: Path
@@ -77,7 +77,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim with all that is known of it; ``derived`` and ``tested`` are None where the claim does not ask that."""
+    """A claim with its evidence; ``derived`` or ``tested`` is None if the claim needs no proof or no training."""
 
     claim: Claim
     proofs: tuple[Proof, ...]
@@ -87,7 +87,7 @@ class Entry:
 
 
 def ledger(sources: Sequence[Source], proofs: Mapping[str, tuple[Proof, ...]]) -> list[Entry]:
-    """Return an entry for each claim: ``proofs`` by claim, and what the trials of all sources say."""
+    """Return an entry for each claim, from ``proofs`` by claim and the trials of all sources."""
     judged = judge_all([source.trials for source in sources])
     found = [Evidence(f, source.place) for source, own in zip(sources, judged, strict=True) for f in own]
     asked = [evidence for evidence in found if evidence.finding.trials]
@@ -102,9 +102,9 @@ def _entry(claim: Claim, proofs: tuple[Proof, ...], asked: Sequence[Evidence]) -
 
 
 def verdict_of(findings: Sequence[Finding]) -> str:
-    """Return what findings say together: a verdict where those that decide agree, ``mixed`` where they do not.
+    """Return the joint verdict of findings: that of the decided ones if they agree, else ``mixed``.
 
-    A finding on a part of another's question does not count beside it.
+    A finding that covers only part of another finding's question is not counted.
     """
     verdicts = {finding.verdict for finding in findings if not finding.detail}
     decided = verdicts - {Verdict.INCONCLUSIVE}

@@ -1,4 +1,4 @@
-"""The ledger as a page of Markdown: a table of claims, then for each claim its equations and findings, with files."""
+"""The ledger as a Markdown page: a table of claims, then each claim's equations, findings and source files."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from verify.report.numbers import number
 _HEAD = """\
 # Claims ledger
 
-What is known of each claim of the paper, and where it can be seen. Written by
+The evidence for each claim of the paper. This page is written by
 
     affdiv claims --table paper_notes/results -o paper_notes/claims.md
 
-from the derivations, which are made and checked anew each time, and from the tables of training runs in
-[results](results); not by hand. The tables alone are enough to judge again. How a verdict comes about:
+from the derivations, which it repeats and checks each time, and from the tables of training runs in
+[results](results). The tables contain all that is needed to judge again. The verdicts mean:
 
-* **proved**: every step of the derivations that the equations belong to is proved, and what is read off them is what
-  the claim says. `affdiv derive LAYER --check` and `affdiv solve LAYER` repeat them, most stand in
-  [derivation.md](derivation.md), and the layer `residual` is declared in [proofs.py](../verify/claims/proofs.py).
-* **supported**: the interval of the effect lies inside what the criterion beside the finding claims, **contradicted**:
-  it lies outside, **inconclusive**: neither, or something limits the trials. Holm's correction goes over all findings
-  of one hypothesis in all tables; findings on single networks, in thin type, are corrected among themselves. Where a
-  criterion was changed after a table was trained, [results](results/README.md) says so.
-* **mixed** or **in part**: the findings of one claim do not agree, or not all of them decide.
-* **not yet tested**: no table holds trials that ask this.
-* **could have been seen**: the effect beyond the bound of a statement that its pairs find with a power of 0.8, by the
-  scatter that was measured and with Holm's correction: an open statement excludes no smaller one.
+* **proved**: every step of the derivation behind each equation is proved, and the equations state what the claim says.
+  `affdiv derive LAYER --check` and `affdiv solve LAYER` repeat the derivations. Most are written out in
+  [derivation.md](derivation.md); the layer `residual` is declared in [proofs.py](../verify/claims/proofs.py).
+* **supported**: the interval of the effect lies inside the range that the finding's criterion states;
+  **contradicted**: it lies outside; **inconclusive**: neither, or something limits the trials. Holm's correction covers
+  all findings of one hypothesis in all tables; findings on single networks, in thin type, are corrected among
+  themselves. If a criterion was changed after a table was trained, [results](results/README.md) says so.
+* **mixed** or **in part**: the findings of one claim disagree, or only some of them are decided.
+* **not yet tested**: no table contains trials that test the claim.
+* **could have been seen**: the smallest effect beyond a statement's bound that its pairs detect with a power of 0.8,
+  given the measured scatter and Holm's correction. An inconclusive statement excludes only effects larger than this.
 
-The body of the paper was not available here: the claims are told from its abstract and its author's posts, in our
-words ([reconstruction.md](reconstruction.md)). Every number is ours.
+We did not have the body of the paper: the claims are in our words, from its abstract and its author's posts
+([reconstruction.md](reconstruction.md)). Every number is ours.
 """
 
 
 def markdown(entries: Sequence[Entry], folder: Path) -> str:
-    """Return the page; ``folder`` is where it stands, which links to tables start from."""
+    """Return the page; links to tables are relative to ``folder``, where the page will be saved."""
     parts = [_HEAD, _table(entries), *(_section(entry, folder) for entry in entries)]
     return "\n".join(parts)
 
@@ -96,5 +96,5 @@ def _link(place: Path, folder: Path) -> str:
 
 
 def _plain(name: str) -> str:
-    """Return a file's name without what Markdown, HTML or a terminal would take for more than a name."""
+    """Return a file name without characters that Markdown, HTML or a terminal would interpret."""
     return "".join(f"\\{c}" if c in "\\`*{}[]<>()#!&~" else c for c in printable(name))

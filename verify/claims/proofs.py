@@ -1,6 +1,6 @@
-"""What the derivations say of a claim: equations by id, what they state, and whether that is proved.
+"""The proofs of a claim: equations by id, what they state, and whether that is proved.
 
-Nothing is stated from memory: each property is read off a derivation that is made and checked when it is asked for.
+No statement is typed by hand: each property is read off a derivation that is computed and checked on request.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ formula = "z[i] = x[i] + sum[j](W[i, j] * x[j]) + b[i]"
 
 @dataclass(frozen=True)
 class Proof:
-    """An equation by its id, what is read off it, and whether it is proved and says what the claim says."""
+    """An equation's id, what it states, and whether that is proved and agrees with the claim."""
 
     equation: str
     says: str
@@ -39,7 +39,7 @@ class Proof:
 
 
 def unequal(derivation: Derivation) -> Proof:
-    """Return the self factor of a layer: that it is not the same for every sample, and to which order that is exact."""
+    """Return the proof that a layer's self factor differs between samples, and to which order it is exact."""
     text = derivation.to_json()["self_factor"]["text"]
     step = derivation.step("self-factor")
     order = "exact at every rate" if derivation.exact_in_eta else "to first order in the rate"
@@ -48,7 +48,7 @@ def unequal(derivation: Derivation) -> Proof:
 
 
 def equal(derivation: Derivation) -> Proof:
-    """Return the self factor of a layer that has the same one for every sample."""
+    """Return the proof that a layer's self factor is the same for every sample."""
     text = derivation.to_json()["self_factor"]["text"]
     step = derivation.step("self-factor")
     says = f"{derivation.layer.name} has the self factor `{text}`: the same for every sample"
@@ -56,7 +56,7 @@ def equal(derivation: Derivation) -> Proof:
 
 
 def cancels(found: CancellingMap, kind: str) -> Proof:
-    """Return that a map cancels the divergence exactly and is of a kind."""
+    """Return the proof that a map cancels the divergence exactly and is of the given kind."""
     step = _ending(found.steps, "self-factor")
     says = (
         f"the {found.name} map has the self factor `{found.self_factor}`, residual {found.residual}; it is {found.kind}"
@@ -65,7 +65,7 @@ def cancels(found: CancellingMap, kind: str) -> Proof:
 
 
 def properties(found: CancellingMap, invariant: bool, injective: bool, singular: bool) -> Proof:
-    """Return what is derived of a map's invariance, injectivity and behaviour at zero, against what is claimed."""
+    """Return the proof of a map's scale invariance, injectivity and behaviour at zero, compared with the claim."""
     is_ = (found.scale_invariant, found.injective, found.singular_at_zero)
     words = ("scale invariant", "injective", "singular at zero")
     says = ", ".join(f"{'' if value else 'not '}{word}" for word, value in zip(words, is_, strict=True))
@@ -74,23 +74,21 @@ def properties(found: CancellingMap, invariant: bool, injective: bool, singular:
 
 
 def inseparable(found: CancellingMap) -> Proof:
-    """Return that no map in front of a convolution does what a map inside it does."""
+    """Return the proof that no map before a convolution replaces a map inside it."""
     steps = [step for step in found.steps if "/inseparable-" in step.id]
-    says = (
-        "no map of the image before an ordinary convolution gives this: two patches would ask one pixel for two scales"
-    )
+    says = "no map of the image before an ordinary convolution gives this: two patches need two scales of one pixel"
     return Proof(steps[-1].id, says, _proved(steps))
 
 
 def splits(found: CancellingMap) -> Proof:
-    """Return how a map splits into an activation-like map of the length, an entry beside it, and a scale."""
+    """Return the proof that a map splits into an activation-like map of the length, a constant entry, and a scale."""
     parts = "; ".join(f"{name} `{expression}`" for name, expression in found.decomposition)
     step = _ending(found.steps, "forward")
     return Proof(step.id, f"the {found.name} map splits: {parts}", bool(found.decomposition) and _proved([step]))
 
 
 def mitigated(derivation: Derivation) -> Proof:
-    """Return that a learned scale leaves a self factor that depends on parameters, which no map cancels."""
+    """Return the proof that with a learned scale the self factor depends on parameters, so that no map cancels it."""
     text = derivation.to_json()["self_factor"]["text"]
     step = derivation.step("self-factor")
     left = not derivation.self_factor.parameter_free and not derivation.solutions
@@ -100,7 +98,7 @@ def mitigated(derivation: Derivation) -> Proof:
 
 @cache
 def proofs() -> dict[str, tuple[Proof, ...]]:
-    """Return the proofs of each claim that a derivation can decide, wholly or in part."""
+    """Return the proofs of each claim that a derivation decides, wholly or in part."""
     return {claim: tuple(proof() for proof in makers) for claim, makers in _MAKERS.items()}
 
 

@@ -1,4 +1,4 @@
-"""Where a claim holds and where it does not: a map of the findings that have a place, and what could have been seen.
+"""Where a claim holds and where not: a table of findings by experimental setting, and the smallest detectable effects.
 
 The smallest detectable effect is the distance beyond the bound of a statement that these pairs would have detected with
 a power of 0.8, given the measured scatter and Holm's correction over all findings of a hypothesis. An open
@@ -24,7 +24,7 @@ _MARKS = {Verdict.SUPPORTED: "✓", Verdict.CONTRADICTED: "✗", Verdict.INCONCL
 
 
 def region_lines(evidence: Sequence[Evidence]) -> list[str]:
-    """Return the lines of Markdown that tell where the statements of a claim hold; none without a judged statement."""
+    """Return Markdown lines that show where a claim's statements hold; none if no statement was judged."""
     by_name: dict[str, list[Finding]] = defaultdict(list)
     for one in evidence:
         if not one.finding.detail and one.finding.chances is not None:
@@ -34,7 +34,7 @@ def region_lines(evidence: Sequence[Evidence]) -> list[str]:
 
 
 def _summary(name: str, found: Sequence[Finding]) -> str:
-    """Return how many statements of a hypothesis ended in which way, and what could have been seen."""
+    """Return how many statements of a hypothesis got each verdict, and the smallest detectable effects."""
     judged = [finding for finding in found if not finding.reason]
     counts = ", ".join(f"{sum(f.verdict is verdict for f in judged)} {verdict}" for verdict in Verdict)
     limited = f"; {len(found) - len(judged)} more cannot be judged" if len(found) > len(judged) else ""
@@ -42,7 +42,7 @@ def _summary(name: str, found: Sequence[Finding]) -> str:
 
 
 def _visible(judged: Sequence[Finding]) -> str:
-    """Return the smallest effects that could have been seen, by the unit that they are in."""
+    """Return the smallest detectable effects, by unit."""
     units: dict[str, list[float]] = defaultdict(list)
     for finding in judged:
         if finding.effect is not None and finding.effect.n > 1:
@@ -55,14 +55,14 @@ def _visible(judged: Sequence[Finding]) -> str:
 
 
 def seen(effect: Effect, family: int) -> float:
-    """Return the smallest effect beyond a bound that the pairs of an effect find among so many statements."""
+    """Return the smallest effect beyond the bound that the pairs detect, with ``family`` statements corrected for."""
     half = (effect.high - effect.low) / 2
     deviation = half / float(stats.t.ppf(0.975, effect.n - 1)) * math.sqrt(effect.n)
     return smallest_effect(deviation, effect.n, POWER, family)
 
 
 def _map(found: Sequence[Finding]) -> list[str]:
-    """Return a table of places and rivals with the effect, its interval and the verdict in each cell."""
+    """Return a table of settings (rows) and rival methods (columns): effect, interval and verdict in each cell."""
     if not found:
         return []
     rivals = sorted({finding.against for finding in found})

@@ -1,11 +1,11 @@
-"""The generated CUDA kernels on the CPU: the same sources, compiled by g++ with ``shim.h`` in the place of CUDA.
+"""Run the generated CUDA kernels on the CPU: the same sources, compiled by g++ with ``shim.h`` in place of CUDA.
 
     Host       a generated package whose CUDA kernels run here, behind its public functions
-    HostCode   the kernels of one source, with the ``launch`` of code on a device
-    missing    why that is not possible on this machine
+    HostCode   the kernels of one source, with the same ``launch`` method as device code
+missing    why that is impossible on this machine
 
-Every thread of a block is a fiber, with barriers and shuffles that wait, so races between threads show as results that
-depend on the order in which they run. Not done here: no timing, no tensor cores, no memory spaces.
+Every thread of a block is a fiber; barriers and shuffles wait. A race between threads shows as a result that depends on
+the order in which threads run. Not emulated: timing, tensor cores, memory spaces.
 """
 
 from verify.cuda_on_host.code import HostCode, HostError, missing

@@ -1,4 +1,4 @@
-"""One source of CUDA kernels as a library of this machine, and its launches."""
+"""Compile one source of CUDA kernels into a library for the CPU, and launch its kernels."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _KIND = "host.so"
 
 
 class HostError(RuntimeError):
-    """A source that g++ refuses or warns about, or a kernel whose threads wait for each other for ever."""
+    """A source that g++ rejects or warns about, or a kernel whose threads deadlock."""
 
 
 def missing() -> str:
-    """Return what this machine lacks to run the kernels; nothing if it can."""
+    """Return what this machine lacks to run the kernels, or an empty text if it lacks nothing."""
     if platform.machine() != "x86_64":
         return f"half precision needs x86-64, and this is {platform.machine()}"
     return "" if shutil.which("g++") else "g++ is not installed"
 
 
 class HostCode:
-    """The kernels of a source: ``launch`` runs every block on the CPU, threads in a chosen order.
+    """The kernels of a source: ``launch`` runs every block on the CPU, with its threads in a chosen order.
 
-    ``headers`` are the files that the source includes, by their paths from it. ``element`` is the type of the numbers
-    in C++, such as ``float``. ``order`` seeds the order of threads, 0 for that of their numbers. Every launch is added
-    to ``launched`` as (name, grid, block). ``watched`` has undefined behaviour reported on standard error.
+    ``headers`` are the included files, by path relative to the source. ``element`` is the C++ element type, such as
+    ``float``. ``order`` seeds the order of threads; 0 means by index. Every launch is appended to ``launched`` as
+    (name, grid, block). ``watched`` compiles with a sanitizer that reports undefined behaviour on standard error.
     """
 
     def __init__(
@@ -56,18 +56,18 @@ class HostCode:
         self._launched: list[Any] = [] if launched is None else launched
 
     def launch(self, name: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]) -> None:
-        """Run a kernel to its end; integers among the arguments are addresses. HostError if its threads never end."""
+        """Run a kernel to completion; integer arguments are addresses. HostError if its threads deadlock."""
         self._launched.append((name, grid, block))
         held = [ctypes.c_void_p(a) if isinstance(a, int) else a for a in arguments]
         values = (ctypes.c_void_p * len(held))(*(ctypes.addressof(a) for a in held))
         shape = (ctypes.c_uint * 4)(*grid, *block)
         if getattr(self._library, f"host_{name}")(shape, self._order, values):
-            raise HostError(f"{name}: threads wait for each other for ever")
+            raise HostError(f"{name}: deadlock: its threads wait for each other for ever")
 
 
 @functools.cache
 def _library(text: str, headers: tuple[tuple[str, str], ...], element: str, watched: bool) -> ctypes.CDLL:
-    """Compile a source and load it; every kernel K has an entry host_K."""
+    """Compile a source and load it; each kernel K is exported as host_K."""
     names = re.findall(r"__global__ void (\w+)\(", text)
     entries = "".join(
         f'\nextern "C" int host_{name}(const unsigned* shape, unsigned order, void** values) {{\n'
@@ -81,7 +81,7 @@ def _library(text: str, headers: tuple[tuple[str, str], ...], element: str, watc
     key = hashlib.sha256("\0".join((*command, *parts)).encode()).hexdigest()
     try:
         code = cached(key, lambda: _compiled(text, headers, command, element), _KIND)
-    except KernelError:  # no folder to keep it in
+    except KernelError:  # no folder for compiled kernels
         code = _compiled(text, headers, command, element)
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernels.so"
@@ -98,11 +98,11 @@ def _compiled(text: str, headers: tuple[tuple[str, str], ...], command: list[str
         (Path(folder) / "kernels.cpp").write_text(text, encoding="utf-8")
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode or done.stderr:
-            raise HostError(f"g++ does not take the kernels for {element}: {done.stderr}")
+            raise HostError(f"g++ rejects the kernels for {element}: {done.stderr}")
         return (Path(folder) / "kernels.so").read_bytes()
 
 
 @functools.cache
 def _compiler() -> str:
-    """Return which compiler it is: another's code is not taken from the folder of compiled kernels."""
+    """Return the compiler's version, which is part of the cache key of compiled kernels."""
     return subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout

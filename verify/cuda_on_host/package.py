@@ -1,4 +1,4 @@
-"""A generated package with the CPU in the place of the CUDA device."""
+"""A generated package whose CUDA device is emulated on the CPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from verify.cuda_on_host.code import HostCode
 
 
 class Host:
-    """Inside the context the package's CUDA kernels run on the CPU, whoever calls them.
+    """A context in which the package's CUDA kernels run on the CPU, for every caller.
 
     ``package`` is the name of the package. ``order`` seeds the order of threads. ``replacements`` are pairs (old, new)
-    that change the sources; together with a new order they take effect after ``forget``. Launches are listed in
-    ``launched`` as (name, grid, block). ``watched`` has undefined behaviour reported on standard error.
+    of text to replace in the sources; these and a new order take effect after ``forget``. Launches are listed in
+    ``launched`` as (name, grid, block). ``watched`` reports undefined behaviour on standard error.
     """
 
     def __init__(self, package: str = "affine_divergence", watched: bool = True) -> None:
@@ -35,7 +35,7 @@ class Host:
         misplaced, needs = backends._misplaced, {**backends.NEEDS, "cuda": "math"}
         for module, name, value in (
             (launch, "compiled", self._compiled),
-            (launch, "_WIDE_PRODUCTS", False),  # torch has them on CUDA devices only
+            (launch, "_WIDE_PRODUCTS", False),  # torch supports them on CUDA devices only
             (backends, "NEEDS", needs),  # cuda.core is not needed here
             (backends, "_misplaced", lambda backend, device: "" if backend == "cuda" else misplaced(backend, device)),
         ):
@@ -48,7 +48,7 @@ class Host:
         self.forget()
 
     def forget(self) -> None:
-        """Compile anew at the next call, and look again at what is installed."""
+        """Recompile at the next call, and check again what is installed."""
         self._part("runtime.backends")._lack.cache_clear()
         prefix = f"{self.package}.kernels.cuda."
         for kernels in [
@@ -61,7 +61,7 @@ class Host:
         return importlib.import_module(f"{self.package}.{name}")
 
     def _compiled(self, source: Path, dtype: torch.dtype, device: torch.device) -> HostCode:
-        """Stand in for the compiler of the device: the source with the headers below it, compiled for the CPU."""
+        """Replace the device compiler: compile the source, with the headers below it, for the CPU."""
         folder = source.parent
         headers = {path.relative_to(folder).as_posix(): self._changed(path) for path in folder.rglob("*.cuh")}
         return HostCode(
@@ -77,7 +77,7 @@ class Host:
 
 @contextmanager
 def _exchanged(module: Any, name: str, value: object) -> Iterator[None]:
-    """Give a module's name another value, and the former one back at the end."""
+    """Set a module's attribute inside the context, and restore it at the end."""
     former = getattr(module, name)
     setattr(module, name, value)
     try:

@@ -1,14 +1,14 @@
-"""What is wrong with a training step of any torch model, and how far its layers are from ideal steps.
+"""Diagnose a training step of any torch model, and measure how far its layers' steps are from ideal.
 
     model -> layers            which layers can be judged, and why the others cannot
-    -> observe, capture        one pass: what each layer read, and the gradient that met its output
-    -> step                    the derived kernel's prediction of the gradient's step against the step itself
+    -> observe, capture        one pass: each layer's input, and the gradient at its output
+-> step                    the change that the derived kernel predicts against the change of a real SGD step
     -> scores                  attention: queries times keys, whose kernel is derived too
-    -> optimizer, parts        the user's own step: what of each activation's change is whose
+    -> optimizer, parts        the user's own optimiser step: the contributions to each activation's change
     -> differentiation         modules of unknown kind, on a few samples
-    -> non_finite, findings    the first number that is not finite; the verdict
-    -> measure                 all of it over a few steps; ``watch`` while a model trains
+    -> non_finite, findings    the first number that is not finite; the findings
+-> measure                 all of this over a few steps; ``watch`` while a model trains
     -> advice, show            the map that would correct a layer; a table, JSON, a page, loggers
 
-Steps are taken on the model itself, and ``untouched`` puts back all that it reaches, bit by bit.
+Steps are taken on the model itself; ``untouched`` restores every state that a step changes, bit for bit.
 """

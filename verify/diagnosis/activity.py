@@ -1,7 +1,7 @@
-"""What a forward pass does between the layers: softmaxes, activation functions, and operands that broadcast each other.
+"""Record what a forward pass does between layers: softmaxes, activation functions, mutually broadcast operands.
 
-A dispatch mode sees each operation below autograd, including those inside torch's attention; a function mode sees the
-calls of the user's code, with the shapes used there.
+A dispatch mode sees every operation below autograd, including those inside torch's attention; a function mode sees the
+calls in the user's code, with the shapes used there.
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from verify.diagnosis.samples import evenly
 
-_MASKED = -1e4  # a score below it is a mask
-_QUERIES = 64  # of each attention, whose scores are computed once more
-_SCORES = 1 << 16  # of each softmax, which are looked at
+_MASKED = -1e4  # scores below it are masked
+_QUERIES = 64  # queries of each attention whose scores are recomputed
+_SCORES = 1 << 16  # scores of each softmax that are examined
 _SATURATED = {"tanh": (-0.97, 0.97), "sigmoid": (0.02, 0.98), "hardtanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0)}
-_ACTIVE_ABOVE = {"relu": 0.0, "threshold": 0.0, "gelu": -3.0, "silu": -6.0}  # of the input: below it, next to no slope
+_ACTIVE_ABOVE = {
+    "relu": 0.0,
+    "threshold": 0.0,
+    "gelu": -3.0,
+    "silu": -6.0,
+}  # threshold on the input, below which the slope is almost zero
 _LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "gaussian_nll_loss"}
 _PAIRWISE = _LOSSES | {"sub", "rsub", "__sub__", "__rsub__", "subtract", "mul", "__mul__", "__rmul__", "div", "add"}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one softmax: their mean deviation along its axis, the mean largest probability, how many."""
+    """The scores of one softmax: mean standard deviation along its axis, mean largest probability, axis length."""
 
     layer: str
     deviation: float
@@ -52,7 +57,7 @@ class Units:
 
 @dataclass(frozen=True)
 class Broadcast:
-    """Two operands that stretch each other, one of which depends on parameters."""
+    """Two operands that broadcast each other, one of which depends on parameters."""
 
     function: str
     trained: tuple[int, ...]
@@ -62,7 +67,7 @@ class Broadcast:
 
 @dataclass
 class Activity:
-    """Everything of these kinds in one forward pass, in order."""
+    """The softmaxes, activation functions and broadcasts of one forward pass, in order."""
 
     scores: list[Scores] = field(default_factory=list)
     units: list[Units] = field(default_factory=list)
@@ -76,7 +81,7 @@ class _Operations(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # Models run without their compiled graphs here, and torch's guard around each operation costs as much as it.
+        # Compiled graphs are off here, and torch's guard around each operation costs as much as the operation.
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -125,7 +130,7 @@ def _activation(activity: Activity, layer: str, name: str, args: Any, _: Any, re
     low, high = _SATURATED.get(name, (-torch.inf, torch.inf))
     made = result.detach()
     saturated = float(((made <= low) | (made >= high)).float().mean()) if name in _SATURATED else 0.0
-    axis = 1 if made.dim() > 3 else made.dim() - 1  # images hold their units second
+    axis = 1 if made.dim() > 3 else made.dim() - 1  # for images, units are axis 1
     units, dead = made.shape[axis] if made.dim() > 1 else 1, 0.0
     if name in _ACTIVE_ABOVE:
         read = made if name in ("relu", "threshold") else args[0].detach()
@@ -163,7 +168,7 @@ class _Written(TorchFunctionMode):
 
 
 def _stretch_each_other(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of as many numbers and other axes make a larger one, and only one depends on parameters."""
+    """Whether two tensors of equal size but different axes broadcast to a larger one, and only one is trained."""
     if one.requires_grad == other.requires_grad or one.dim() == other.dim() or one.numel() != other.numel():
         return False
     try:
@@ -175,7 +180,7 @@ def _stretch_each_other(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def watched_activity(model: nn.Module) -> Iterator[Activity]:
-    """Note what happens between the layers inside the context."""
+    """Record what happens between the layers inside the context."""
     activity, running = Activity(), list[str]()
     handles: list[Any] = []
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""What would correct a layer: the maps that ``derive.solve`` finds for it, and the layer that holds them."""
+"""Advise how to correct a layer: the map that ``derive.solve`` finds, and our layer that implements it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from verify.derived import derived
 from verify.diagnosis.findings.thresholds import CROSS
 from verify.diagnosis.record import LayerDiagnosis
 
-GAIN = "gain"  # of a norm: its self factors differ by unit, as the norm is meant to make them
-EVEN = 1 + 1e-3  # a spread that rounding alone can make
+GAIN = "gain"  # of a norm: its self factors differ between units by design
+EVEN = 1 + 1e-3  # a spread up to this can be rounding alone
 
 
 def advise(layers: Sequence[LayerDiagnosis], model: nn.Module) -> tuple[LayerDiagnosis, ...]:
-    """Return the layers with advice on each whose self factor varies."""
+    """Return the layers, with advice for each whose self factor varies."""
     uneven = {name for m in layers if m.factors.ratio > EVEN for name in (m.name, m.name.rpartition(".")[0])}
     asked = {name: m for name, m in model.named_modules() if name in uneven}
     settings = {name: _settings(module) for name, module in asked.items()}
@@ -35,7 +35,7 @@ def advise(layers: Sequence[LayerDiagnosis], model: nn.Module) -> tuple[LayerDia
 
 
 def _settings(module: nn.Module) -> tuple[object, ...]:
-    """Return what decides which layer takes a module's place: all but its sizes."""
+    """Return the settings that determine a module's replacement: all but its sizes."""
     parameters = tuple((word, p is not None, p is not None and p.dtype) for word, p in module._parameters.items())
     own = tuple(sorted(word for word in module.__dict__ if not word.startswith("_")))
     odd = tuple(type(child) for child in module.children()), getattr(module, "padding_mode", "")
@@ -55,17 +55,19 @@ def _advice(layer: LayerDiagnosis, counterparts: Mapping[str, str]) -> str:
         setting = "" if name == "affine-like" else ", without_bias='norm-like'"
         way = f"ad.{new}, or ad.convert(model{setting})"
     else:
-        way = f"no layer of affine_divergence takes the place of {layer.type}"
+        way = f"affine_divergence has no replacement for {layer.type}"
     patch = " of the patch at a position" if layer.sample == "position" else ""
-    advice = f"{name}: {formula}, x the input{patch}, cancels it ({way})"
+    advice = f"{name}: {formula}, with x the input{patch}, cancels it ({way})"
     if layer.shares is not None and layer.shares.cross >= CROSS:
-        return f"little to gain: {100 * CROSS:g} % or more of its change are cross terms, which no map alters; {advice}"
+        return (
+            f"little to gain: {100 * CROSS:g} % or more of its change are cross terms, which no map changes; {advice}"
+        )
     return advice
 
 
 @cache
 def map_latex(law: str) -> str:
-    """Return the equation of ``best_map`` as LaTeX, nothing where there is none."""
+    """Return the equation of ``best_map`` as LaTeX, or an empty text if there is none."""
     found = _best(law)
     if found is None:
         return ""
@@ -76,9 +78,9 @@ def map_latex(law: str) -> str:
 
 @cache
 def best_map(law: str) -> tuple[str, str] | None:
-    """Return name and formula of the map that cancels a layer's divergence, the non-normalising one where it exists.
+    """Return name and formula of a map that cancels a layer's divergence: the non-normalising one if it exists.
 
-    ``law`` is a layer's name; one that is itself a cancelling map, ``affine>norm-like``, has none.
+    ``law`` is a layer's name; a layer that is itself a cancelling map, such as ``affine>norm-like``, has none.
     """
     found = _best(law)
     if found is None:
@@ -94,6 +96,6 @@ def _best(law: str) -> CancellingMap | None:
 
 
 def _scale(found: CancellingMap) -> Expr:
-    """Return the scale of a row, written out."""
+    """Return the scale of a row with definitions expanded."""
     scale = next(d for d in found.mapped.definitions if d.name == "f")
     return scale.expression.xreplace({d.entry: d.expression for d in found.mapped.definitions if d.name == "E"})

@@ -1,4 +1,4 @@
-"""Callbacks for trainers of other libraries, each imported only when it is asked for."""
+"""Callbacks for trainers of other libraries, each imported on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from derive.errors import UsageError
 
 
 def trainer_callback(**settings: Any) -> Any:
-    """Return a callback for the Trainer of transformers; settings as of its ``WatchCallback``.
+    """Return a callback for the Trainer of transformers; ``settings`` are those of its ``WatchCallback``.
 
     Raises:
         UsageError: transformers is not installed.
@@ -21,7 +21,7 @@ def trainer_callback(**settings: Any) -> Any:
 
 
 def lightning_callback(**settings: Any) -> Any:
-    """Return a callback for Lightning's Trainer; settings as of its ``WatchCallback``.
+    """Return a callback for Lightning's Trainer; ``settings`` are those of its ``WatchCallback``.
 
     Raises:
         UsageError: Lightning is not installed.

@@ -1,8 +1,8 @@
-"""One pass of a model, forward and backward: what each layer read, its self factors, the gradient at its output.
+"""Record one forward and backward pass: each layer's input, its self factors, the gradient at its output.
 
 A hook on the layer's output records its gradient, so later in-place changes of the output do not matter. Checkpointing
-runs layers again during the backward pass; such a run counts only if the first one built no graph. Attention projects
-inside one function of torch's; its projections are met by standing in for ``torch.nn.functional.linear`` while it runs.
+runs layers again during the backward pass; such a rerun counts only if the first run built no graph. torch's attention
+projects inside one function; to record its projections, ``torch.nn.functional.linear`` is replaced while it runs.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from verify.diagnosis.samples import Shape, factors_of
 from verify.diagnosis.sums import all_finite
 
 NO_GRAPH = "it ran without gradients (no_grad, or checkpointing that recomputes)"
-_ENTRY = {bias: affine_stand_in(1, 1, bias) for bias in (False, True)}  # what a gain is of each normalised entry
+_ENTRY = {
+    bias: affine_stand_in(1, 1, bias) for bias in (False, True)
+}  # the layer that a gain is for each normalised entry
 _ATTENTION_ARGUMENTS = (
     "query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal",
 )  # fmt: skip
-CLOSED = "it is computed inside the generated attention, where its output cannot be met"
+CLOSED = "it is computed inside the generated attention, where its output cannot be observed"
 
 
 Keep = Callable[[str, int, Tensor], Tensor]
 
 
 def nothing(_: str, __: int, x: Tensor) -> Tensor:
-    """Keep nothing of an input."""
+    """Keep nothing of the input."""
     return x.new_empty(0)
 
 
@@ -44,8 +46,9 @@ def nothing(_: str, __: int, x: Tensor) -> Tensor:
 class Call:
     """One use of a layer: its input, its self factors (groups, rows), and the gradient of the loss at its output.
 
-    ``x`` is empty where only entries of it, or nothing, are kept; ``shape`` is its shape. ``traced`` says that its
-    output left a graph; ``gradient`` is None until the backward pass has come by, or where it is not kept.
+    ``x`` holds only the entries of the input that are kept, perhaps none; ``shape`` is the input's shape. ``traced``
+    says that the output is part of a graph; ``gradient`` is None until the backward pass has reached it, or if not
+    kept.
     """
 
     site: Site
@@ -57,13 +60,13 @@ class Call:
     gradient: Tensor | None = None
 
     def forget(self) -> None:
-        """Let go of all numbers, so that the passes to come find their memory."""
+        """Release all tensors, to free their memory for later passes."""
         self.x, self.factors, self.gradient = self.x.new_empty([0] * self.x.dim()), self.factors.new_empty(0), None
 
 
 @dataclass(frozen=True)
 class Attended:
-    """One call of torch's attention: the module, and what it was called with by its arguments' names."""
+    """One call of torch's attention: the module and its arguments by name."""
 
     module: nn.MultiheadAttention
     given: Mapping[str, Any]
@@ -71,11 +74,11 @@ class Attended:
 
 @dataclass
 class Captured:
-    """Every call of every site in one pass, and what turned out not to be judged.
+    """Every call of every site in one pass, and the sites that cannot be judged.
 
-    ``kept`` says what of each call's input stays, given the site's name, the number of the call and the input; without
-    it all of it does, and the gradient. ``backward`` is set once the backward pass begins; ``listening`` where nobody
-    can say when it does.
+    ``kept`` maps (site name, number of the call, input) to the part of the input to keep; without it the whole input
+    and the gradient are kept. ``backward`` is set when the backward pass begins; ``listening`` if that moment is
+    unknown.
     """
 
     kept: Keep | None = None
@@ -96,14 +99,16 @@ class Captured:
         arranged: Arrange = lambda tensor: tensor,
         entries: Tensor | None = None,
     ) -> None:
-        """Take one use of a site into account; ``arranged`` lays an output, or its gradient, out beside the input.
+        """Record one use of a site; ``arranged`` brings an output, or its gradient, into the layout of the input.
 
-        ``entries`` are those to be kept of the input, where they are known already.
+        ``entries`` are the input entries to keep, if they are known already.
         """
         if site.name in self.refused or not self._counts(site):
             return
         try:
-            if site.gain and self.kept is not None:  # what it reads stays of one size, so its factors are told once
+            if (
+                site.gain and self.kept is not None
+            ):  # normalised inputs keep their length, so the factors are reported once
                 call = Call(site, x, x.shape, x.new_ones(1), z.dtype, z.grad_fn is not None)
             else:
                 call = _call(site, x, arranged(z) if isinstance(z, Tensor) else z)
@@ -122,8 +127,8 @@ class Captured:
         known.append(call)
 
     def record(self, module: nn.Module, site: Site, arguments: Any, words: Any, output: Any) -> None:
-        """Take one call of a module into account."""
-        if _plain(arguments, words, output, module):  # what is computed here is no activity of the model
+        """Record one call of a module."""
+        if _plain(arguments, words, output, module):  # so that this computation is not recorded as the model's
             with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
                 self._record(module, site, arguments, words, output)
         else:
@@ -146,7 +151,7 @@ class Captured:
         self.add(site, read.x, read.z, read.arranged)
 
     def _entries_alone(self, module: nn.Module, site: Site, output: Any) -> bool:
-        """Take one call of a norm into account by its output alone, where that tells the entries to be kept."""
+        """Record one call of a norm from its output alone, if that determines the entries to keep."""
         arranged, number, keep = arranged_for(module), len(self.calls.get(site.name, ())), self.kept
         if keep is None or type(output) is not Tensor:
             return False
@@ -157,7 +162,7 @@ class Captured:
         return entries is not None
 
     def keep(self, name: str, module: nn.Module, arguments: Any, words: Any, output: Any) -> None:
-        """Keep the first call of a module that automatic differentiation may judge."""
+        """Keep the first call of a module, to be judged by automatic differentiation."""
         z = output[0] if isinstance(output, tuple | list) and output else output
         if self.backward or not isinstance(z, Tensor) or torch._C._functorch.is_functorch_wrapped_tensor(z):
             return
@@ -169,7 +174,7 @@ class Captured:
             z.register_hook(lambda gradient: self._meet(call, gradient))
 
     def _counts(self, site: Site) -> bool:
-        """Whether a run counts: one during the backward pass does where it takes the place of runs without a graph."""
+        """Whether a run counts; one during the backward pass counts only if it replaces runs without a graph."""
         if not self.backward:
             return True
         if all(not call.traced for call in self.calls.get(site.name, ())):
@@ -178,17 +183,17 @@ class Captured:
         return site.name in self._again
 
     def _meet(self, call: Call | WholeCall, gradient: Tensor) -> None:
-        if self.backward or self.listening:  # before, a derivative inside the loss came by
+        if self.backward or self.listening:  # an earlier call comes from a derivative inside the loss
             call.gradient = gradient.detach()
 
     def refuse(self, name: str, kind: str, reason: str) -> None:
-        """Strike a site off, with the reason."""
+        """Remove a site from the record, with the reason."""
         self.calls.pop(name, None)
         self.refused[name] = Unjudged(name, kind, reason)
 
 
 def _plain(arguments: Any, words: Any, output: Any, module: nn.Module) -> bool:
-    """Whether nothing that takes part is of a subclass of tensors, which computes by dispatch."""
+    """Whether no argument, output or parameter is a tensor subclass, which computes by dispatch."""
     given = [*arguments, *words.values(), output, *module._parameters.values()]
     return all(type(t) in (Tensor, nn.Parameter) for t in given if isinstance(t, Tensor))
 
@@ -203,12 +208,12 @@ def _call(site: Site, x: Any, z: Any) -> Call:
     view: Any = site.view
     units = view.out_channels // view.groups if site.shape is Shape.PATCHES else z.shape[-1]
     if factors.numel() * units != z.numel():
-        raise ValueError("its output has another shape than its settings give; call it without output_size")
+        raise ValueError("its output has a shape other than its settings give; call it without output_size")
     return Call(site, x.detach(), x.shape, factors, z.dtype, z.grad_fn is not None)
 
 
 def unmapped(tensor: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return the tensor behind the wrappers of ``torch.func``, and what lays the axes of ``vmap`` in front."""
+    """Return the tensor inside the wrappers of ``torch.func``, and a function that moves ``vmap`` axes to the front."""
     axes: list[int] = []
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         if torch._C._functorch.is_batchedtensor(tensor):
@@ -224,7 +229,7 @@ def unmapped(tensor: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
 
 def _samples_first(site: Site, tensor: Tensor) -> Tensor:
-    """Return an input or output with every axis that ``vmap`` hides in front; images as one batch."""
+    """Return an input or output with the hidden axes of ``vmap`` in front; images are merged into one batch."""
     inner, arranged = unmapped(tensor)
     if inner is tensor:
         return tensor
@@ -232,7 +237,7 @@ def _samples_first(site: Site, tensor: Tensor) -> Tensor:
 
 
 def _as_batch(site: Site, tensor: Tensor) -> Tensor:
-    """Return images with all axes in front of the channels as one."""
+    """Return images with all axes before the channels merged."""
     if site.shape is not Shape.PATCHES or site.gain:
         return tensor
     kernel_size: Any = site.view.kernel_size
@@ -242,7 +247,7 @@ def _as_batch(site: Site, tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def self_factors(site: Site, x: Tensor) -> Tensor:
-    """Return the derived self factor of each row, (groups, rows); raises what ``ad.self_factor`` raises."""
+    """Return the derived self factor of each row, (groups, rows); raises the errors of ``ad.self_factor``."""
     x = torch.zeros_like(x) if site.offsets_only else x.detach()
     if site.gain:
         return self_factor(_ENTRY["bias" in site.trained], x.unsqueeze(-1)).transpose(0, 1).flatten(1)
@@ -250,19 +255,19 @@ def self_factors(site: Site, x: Tensor) -> Tensor:
 
 
 def _as_called(site: Site, arguments: tuple[Any, ...], words: dict[str, Any]) -> Site:
-    """Return the site as a call reads: bags that other tensors tell apart or weigh are a linear map of counts."""
+    """Return the site for this call: bags with offsets or weights are treated as a linear map of counts."""
     given = sum(a is not None for a in (*arguments, *words.values()))
     return with_offsets(site) if site.shape is Shape.BAGS and given > 1 else site
 
 
 def first_argument(arguments: tuple[Any, ...], words: dict[str, Any]) -> Any:
-    """Return what a layer was called with first, by place or by name."""
+    """Return the first argument of a layer's call, positional or by name."""
     return arguments[0] if arguments else next(iter(words.values()), None)
 
 
 @contextmanager
 def capturing(plan: Plan, kept: Keep | None = None) -> Iterator[Captured]:
-    """Record every call of the plan's sites inside the context, of its input what ``kept`` says."""
+    """Record every call of the plan's sites inside the context; ``kept`` selects the input entries to keep."""
     captured, handles = Captured(kept), []
     for module, site in plan.sites.items():
 
@@ -286,7 +291,7 @@ def capturing(plan: Plan, kept: Keep | None = None) -> Iterator[Captured]:
 
 @contextmanager
 def _attention_calls(plan: Plan, captured: Captured) -> Iterator[None]:
-    """Record the projections of torch's attention, which calls no module for them."""
+    """Record the projections of torch's attention, which are not modules."""
     if not plan.attention:
         yield
         return
@@ -327,7 +332,7 @@ def _projection(
     met: tuple[Tensor, Tensor, Tensor | None, Tensor],
     captured: Captured,
 ) -> None:
-    """Record one projection: some rows of the input projections' weight, or the output projection."""
+    """Record one projection: rows of the input projections' weight, or the output projection."""
     x, weight, bias, z = met
     held = {word: t for word, t in (("weight", weight), ("bias", bias)) if t is not None}
     pieces = {word: _piece(t, module, attention) for word, t in held.items()}
@@ -339,7 +344,9 @@ def _projection(
         return
     trained = tuple(word for word, t in held.items() if (t if t._base is None else t._base).requires_grad)
     if not trained:
-        captured.refuse(site_name, kind, "frozen: no parameter of it requires a gradient, so no step moves its output")
+        captured.refuse(
+            site_name, kind, "frozen: none of its parameters requires a gradient, so no step changes its output"
+        )
         return
     stand_in = affine_stand_in(weight.shape[1], weight.shape[0], "bias" in trained)
     law = Law("affine" if "bias" in trained else "linear")
@@ -347,7 +354,7 @@ def _projection(
 
 
 def _piece(part: Tensor, module: nn.Module, attention: Attention) -> Piece | None:
-    """Return which rows of which parameter a tensor is, None if it is a part of none."""
+    """Return the parameter and rows of which a tensor is a view, or None."""
     for word, value in module.named_parameters():
         if part is value:
             return Piece(attention.parameters[word])
@@ -369,7 +376,7 @@ def _part(piece: Piece | None, weight: Tensor, width: int) -> str:
 
 
 def _generated_projections(name: str, module: nn.Module, arguments: Any, words: Any, captured: Captured) -> None:
-    """Record the self factors of the generated attention's projections; what they return stays inside."""
+    """Record the self factors of the generated attention's projections, whose outputs cannot be observed."""
     given = {**dict(zip(("query", "key", "value"), arguments, strict=False)), **words}
     sources = {id(given[word]): given[word] for word in ("query", "key", "value")}
     site_name = f"{name}.qkv" if name else "qkv"

@@ -1,8 +1,8 @@
-"""Self factors of modules of unknown kind by the expression derived from their captured program, at their own sizes.
+"""Self factors of modules of unknown kind, from an expression derived from the captured program at its own sizes.
 
-The module is captured with the arguments of its first call, its own trained parameters alone being parameters; the
-self factor is derived and evaluated in float64 for every sample, and held against automatic differentiation at a few
-outputs. What costs too much is not captured: long programs, recurrent operators, many numbers, slow derivations.
+The module is captured with the arguments of its first call; only its own trained parameters count as parameters. The
+self factor is derived, evaluated in float64 for every sample, and compared with automatic differentiation at a few
+outputs. Expensive modules are not captured: long programs, recurrent operators, large tensors, slow derivations.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LONGEST = 100
 
 @dataclass(frozen=True)
 class CapturedFactors:
-    """The mean diagonal entry of K_ss at every place that the derivation takes for a sample; its formula as text."""
+    """The mean diagonal entry of K_ss for every sample of the derivation, and its formula as text."""
 
     values: Tensor
     formula: str
@@ -46,7 +46,7 @@ class CapturedFactors:
 
 
 class NotCaptured(Exception):
-    """Why a module is not judged by a captured expression, in words."""
+    """The reason why a module is not judged by a captured expression."""
 
 
 def captured_factors(
@@ -56,13 +56,13 @@ def captured_factors(
 
     Args:
         module: any module; it is left as it is.
-        inputs: the arguments, in place and by name.
-        trained: the names of the parameters whose step counts.
+        inputs: the positional and keyword arguments.
+        trained: the names of the parameters that are trained.
         z: the output of that call.
-        deadline: when to give up.
+        deadline: the time at which to give up.
 
     Raises:
-        NotCaptured: a module that cannot be captured, or not within the bounds; the text says why.
+        NotCaptured: the module cannot be captured, or only beyond the bounds; the text says why.
     """
     if z.numel() > _MOST_OUTPUTS or sum(p.numel() for p in module.parameters()) > _MOST_PARAMETERS:
         raise NotCaptured(f"it has more than {_MOST_OUTPUTS:,} outputs or {_MOST_PARAMETERS:,} parameters")
@@ -91,18 +91,18 @@ def captured_factors(
 
 
 def _affordable(module: nn.Module, inputs: Inputs) -> Program:
-    """Return the program of a module; raise NotCaptured for one that takes too long to derive."""
+    """Return the program of a module; raise NotCaptured if it would take too long to derive."""
     program = program_at(module, inputs)
     recurrent = next((n.operator for n in program.nodes if n.operator.startswith(_RECURRENT)), "")
     if recurrent:
-        raise NotCaptured(f"{recurrent} takes its steps one after the other, whose derivation is long")
+        raise NotCaptured(f"{recurrent} is recurrent, and deriving its steps one by one takes too long")
     if len(program.nodes) > _MOST_OPERATORS:
         raise NotCaptured(f"its program has {len(program.nodes)} operators, more than {_MOST_OPERATORS}")
     return program
 
 
 def _evaluated(found: Captured, plan: DiagonalPlan, program: Program) -> Tensor:
-    """Return the diagonal of the self factor at the arguments of the call, which the program was taken with."""
+    """Return the diagonal of the self factor at the arguments with which the program was captured."""
     given = {(g.kind, g.path): g.value for g in program.given}
     examples = iter(program.made.flat)
     named = {g.path: next(examples) for g in found.samples[0].program.given if g.kind == "input"}
@@ -121,7 +121,7 @@ def _evaluated(found: Captured, plan: DiagonalPlan, program: Program) -> Tensor:
 
 
 def _check(found: Captured, plan: DiagonalPlan, values: Tensor, module: nn.Module, inputs: Inputs) -> None:
-    """Hold the factors of a few outputs against automatic differentiation; raise NotCaptured where they differ."""
+    """Compare the factors of a few outputs with automatic differentiation; raise NotCaptured if they differ."""
     made = instance_factory(module, inputs, free=False)({})
     leaves: dict[str, Tensor] = {n: p for n, p in made.module.named_parameters() if p.requires_grad}
     with torch.enable_grad():
@@ -136,7 +136,7 @@ def _check(found: Captured, plan: DiagonalPlan, values: Tensor, module: nn.Modul
         slopes = torch.autograd.grad(z[entry], list(leaves.values()), retain_graph=True, allow_unused=True)
         real = sum(float(g.square().sum()) for g in slopes if g is not None)
         if not abs(told - real) <= _CLOSE * max(abs(real), 1e-6):
-            raise NotCaptured(f"the derived factor is {told:.6g} and the measured one {real:.6g} at {entry}")
+            raise NotCaptured(f"the derived factor is {told:.6g} but the measured one {real:.6g} at {entry}")
 
 
 __all__ = ["LAW", "SECONDS", "CapturedFactors", "NotCaptured", "captured_factors"]

@@ -1,4 +1,4 @@
-"""The work of ``affdiv diagnose``: make the model, diagnose it, and once more after conversion if asked for."""
+"""The implementation of ``affdiv diagnose``: build the model, diagnose it, and with --convert its conversion too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from verify.run.table import print_json
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for on the command line."""
+    """The options of the command line."""
 
     factory: str
     steps: int = 1
@@ -44,16 +44,16 @@ class Request:
 
 
 def run_diagnosis(request: Request, *, json: bool) -> bool:
-    """Diagnose what the factory makes and print it; return whether every checked step was the derived one.
+    """Diagnose the factory's model and print the result; return whether it passed (the exit code).
 
-    Raises UsageError for words, a factory or a model that cannot be used.
+    Raises UsageError for unusable options, an unusable factory or an unusable model.
     """
     if request.html is not None:
         check_folder(request.html.parent, (request.html.name,), "--html")
     if request.tensorboard is not None:
         check_folder(request.tensorboard, (), "--tensorboard")
         summary_writer(request.tensorboard)
-    with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is no part of the result
+    with contextlib.redirect_stdout(sys.stderr):  # keeps the user's prints out of the result
         found, after = _diagnosed(request)
     _write(request, found, after)
     if json:
@@ -66,7 +66,7 @@ def run_diagnosis(request: Request, *, json: bool) -> bool:
 
 
 def _diagnosed(request: Request) -> tuple[Diagnosis, Diagnosis | None]:
-    """Return the diagnosis of what the factory makes, and that of its conversion, None if it was not asked for."""
+    """Return the diagnosis of the factory's model, and that of its conversion (None without --convert)."""
     factory = load(request.factory)
     torch.manual_seed(request.seed)
     model, batch, loss, own = made(factory, request.factory)
@@ -94,7 +94,7 @@ def _diagnosed(request: Request) -> tuple[Diagnosis, Diagnosis | None]:
 
 
 def _named_optimizer(request: Request) -> Optimizer:
-    """Return what makes the optimiser that was named, None where none was; raise UsageError for an unknown name."""
+    """Return a constructor of the named optimiser, None if none is named; raise UsageError for an unknown name."""
     if not request.optimizer:
         return None
     known = {name.lower(): kind for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
@@ -106,7 +106,7 @@ def _named_optimizer(request: Request) -> Optimizer:
 
 
 def _same_for(optimizer: torch.optim.Optimizer | None) -> Optimizer:
-    """Return what makes an optimiser of the same kind and settings for another model, without its state."""
+    """Return a constructor of the same optimiser, with the same settings but no state, for another model."""
     if optimizer is None:
         return None
     settings = inspect.signature(type(optimizer)).parameters.keys() & optimizer.defaults.keys()
@@ -114,7 +114,7 @@ def _same_for(optimizer: torch.optim.Optimizer | None) -> Optimizer:
 
 
 def _write(request: Request, found: Diagnosis, after: Diagnosis | None) -> None:
-    """Write the page and the scalars that were asked for."""
+    """Write the requested page and scalars."""
     if request.html is not None:
         from verify.report.diagnosis import render
 
@@ -128,7 +128,7 @@ def _write(request: Request, found: Diagnosis, after: Diagnosis | None) -> None:
 
 
 def converted(model: nn.Module) -> nn.Module:
-    """Return a copy of a model in which every layer that can be is replaced; raise UsageError if none can."""
+    """Return a copy of a model with every replaceable layer replaced; raise UsageError if there is none."""
     try:
         twin = copy.deepcopy(model)
     except (RuntimeError, TypeError) as problem:
@@ -140,5 +140,5 @@ def converted(model: nn.Module) -> nn.Module:
 
 
 def to_json(found: Diagnosis, after: Diagnosis | None) -> dict[str, Any]:
-    """Return the diagnosis, and under ``converted`` that of the converted model, None if it was not asked for."""
+    """Return the diagnosis, with that of the converted model (or None) under ``converted``."""
     return {**found.to_json(), "converted": after.to_json() if after else None}

@@ -1,4 +1,4 @@
-"""Copies of tensors in memory that is quick to get: its first use costs several times what the copying does."""
+"""Copy tensors into huge pages: the first use of ordinary memory costs several times as much as the copy."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-_PAGE = 1 << 21  # bytes of a large page
+_PAGE = 1 << 21  # bytes of a huge page
 
 
 def copied(tensor: Tensor) -> Tensor:
-    """Return a copy of a tensor, without its history.
+    """Return a detached copy of a tensor.
 
-    Memory comes in pages of 4 KiB, each of which the system clears at its first use; that of a large copy comes in
-    pages of 2 MiB where the system has them.
+    The system clears each page at its first use, by default 4 KiB at a time; large copies use pages of 2 MiB if the
+    system has them.
     """
     plain, size = tensor.detach(), tensor.numel() * tensor.element_size()
     large = size >= _PAGE and hasattr(mmap, "MADV_HUGEPAGE") and plain.device.type == "cpu"
     if not large or type(plain) is not Tensor or plain.layout != torch.strided or not plain.is_contiguous():
         return plain.clone()
     room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # of a system without such pages
+    with suppress(OSError):  # raised on systems without such pages
         room.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(room, dtype=plain.dtype).view(plain.shape).copy_(plain)

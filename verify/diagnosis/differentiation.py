@@ -1,11 +1,11 @@
-"""Layers of which no law is known, judged by automatic differentiation on a few samples: recurrent nets, experts, any.
+"""Judge layers without a known law (recurrent nets, experts, any module) by automatic differentiation on few samples.
 
-A sample is an entry of the batch with all that belongs to it, so that of a recurrent layer every time step counts. The
-self factor is the mean diagonal entry of K_ss; it is estimated from random directions where a sample has many units.
-The module runs alone in float64, with the arguments of its first call; derivatives are central differences.
+A sample is one entry of the batch with all its outputs, so for a recurrent layer with all time steps. The self factor
+is the mean diagonal entry of K_ss; if a sample has many units, it is estimated from random directions. The module runs
+alone in float64, with the arguments of its first call; directional derivatives are central differences.
 
-Where a module has children with parameters too, only its own are judged; what its children do counts as upstream. Not
-judged so: modules that draw random numbers, change what they hold, have no float64, or hold much beside their own.
+If a module has children with parameters, only its own parameters are judged; its children count as upstream. Not
+supported: modules that draw random numbers, change their state, lack float64, or hold large tensors besides parameters.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class WholeCall:
 
 
 class Refused(Exception):
-    """Why a module cannot be judged so, in words."""
+    """The reason why a module cannot be judged by automatic differentiation."""
 
 
 class _Alone:
-    """A module as a function of its parameters alone, in float64."""
+    """A module as a function of its parameters, in float64, at the arguments of a recorded call."""
 
     def __init__(self, call: WholeCall, again: WholeCall | None = None) -> None:
         given = again or call
@@ -68,7 +68,7 @@ class _Alone:
         return z.movedim(self.axis, 0).flatten(1) if z.dim() > 1 else z.unsqueeze(1)
 
     def along(self, values: Values, direction: Mapping[str, Tensor], reach: float = _LENGTH) -> Tensor:
-        """Return the derivative of the output along a direction, from points that far apart, in parameter norms."""
+        """Return the derivative of the output along a direction; ``reach`` is the step in parameter norms."""
         size = _length(values[n] for n in direction) or 1.0
         length = _length(direction.values())
         if length == 0:
@@ -83,7 +83,7 @@ def _length(values: Iterable[Tensor]) -> float:
 
 
 def plain_numbers(value: Any) -> Any:
-    """Return a tensor's numbers, real ones in float64; anything else is what it is."""
+    """Return a detached tensor, in float64 if it is real; any other value unchanged."""
     if not isinstance(value, Tensor):
         return value
     plain = gathered(value.detach())
@@ -91,7 +91,7 @@ def plain_numbers(value: Any) -> Any:
 
 
 def _sample_axis(call: WholeCall) -> int | None:
-    """Return which axis of the output counts samples; None where all of it belongs to one."""
+    """Return the sample axis of the output; None if all of it belongs to one sample."""
     if isinstance(call.module, nn.RNNBase):
         if call.z.dim() == 2:
             return None
@@ -100,18 +100,18 @@ def _sample_axis(call: WholeCall) -> int | None:
 
 
 def own_names(module: nn.Module) -> list[str]:
-    """Return the module's names of its own trained parameters, not of those that its children hold.
+    """Return the names of a module's own trained parameters, without those of its children.
 
-    Those from which ``torch.nn.utils.parametrize`` computes its own are its own.
+    The originals of parameters computed by ``torch.nn.utils.parametrize`` count as the module's own.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     return [name for name, _ in named if "." not in name or name.startswith("parametrizations.")]
 
 
 def values_of(call: WholeCall, held: Mapping[str, Tensor], names: Mapping[str, str]) -> Values:
-    """Return a module's parameters in float64 from those of the model, ``names`` giving the model's by the module's.
+    """Return a module's parameters in float64; ``names`` maps the module's parameter names to the model's.
 
-    Integers, as of packed weights, stay what they are.
+    Integer parameters, such as packed weights, are left unchanged.
     """
     found = {name: gathered(held[names[name]]).detach() for name in names}
     return {name: p.to(torch.float64, copy=True) if p.is_floating_point() else p.clone() for name, p in found.items()}
@@ -120,11 +120,11 @@ def values_of(call: WholeCall, held: Mapping[str, Tensor], names: Mapping[str, s
 def judged(
     call: WholeCall, names: Mapping[str, str], held: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
 ) -> LayerDiagnosis:
-    """Return the record of a module; raise Refused where it cannot be judged so.
+    """Return the record of a module; raise Refused if it cannot be judged.
 
     Args:
         call: its first call, with the gradient at its output.
-        names: the model's name of each of its parameters, by its own.
+        names: for each of the module's parameter names the model's name.
         held: the model's parameters by name.
         gradients: the gradients of the model's parameters by name.
     """
@@ -145,7 +145,7 @@ def judged(
     plain = {name: v.detach() for name, v in leaves.items()}
     with torch.no_grad():
         shares = _shares(alone, plain, chosen, own_steps, together, _whole(names, trained, gradients))
-    more = f"; it is called {call.calls} times, and other calls count as elsewhere" if call.calls > 1 else ""
+    more = f"; of its {call.calls} calls the first is judged, the others count as elsewhere" if call.calls > 1 else ""
     return LayerDiagnosis(
         name=call.name,
         type=type(call.module).__name__,
@@ -166,7 +166,7 @@ def _check(alone: _Alone, values: Values, call: WholeCall) -> None:
     real = alone.laid(call.z.double())
     coarse = torch.finfo(call.z.dtype).eps ** 0.5
     if made.shape != real.shape or float((made - real).norm()) > coarse * float(real.norm()) + 1e-12:
-        raise Refused("it gives other numbers when it runs again: it draws random numbers or changes what it holds")
+        raise Refused("a second run gives other numbers: it draws random numbers or changes its state")
 
 
 def _pull(z: Tensor, leaves: Values, trained: list[str], g: Tensor) -> Values:
@@ -182,7 +182,7 @@ def _only(g: Tensor, sample: int) -> Tensor:
 
 
 def _factor(z: Tensor, sample: int, leaves: Values, trained: list[str]) -> float:
-    """Return the mean diagonal entry of K_ss, over every unit or estimated from directions of random signs."""
+    """Return the mean diagonal entry of K_ss, over all units or estimated from random sign vectors."""
     units, total = z.shape[1], 0.0
     if units <= _FEW_UNITS:
         directions = torch.eye(units, dtype=z.dtype, device=z.device)
@@ -210,7 +210,7 @@ def _shares(
     total = sum(parts)
     if total == 0:
         return None
-    further = alone.along(values, whole, 4 * _LENGTH)[chosen]  # tells whether the difference quotient has settled
+    further = alone.along(values, whole, 4 * _LENGTH)[chosen]  # shows whether the difference quotient has converged
     error = float((further - real).norm()) / max(float(real.norm()), float(own.norm()), 1e-300)
     return Shares(parts[0] / total, parts[1] / total, parts[2] / total, error, _BOUND)
 
@@ -218,9 +218,9 @@ def _shares(
 def whole_parts(
     call: WholeCall, later: WholeCall | None, before: Values, after: Values, gradient_norm: float
 ) -> Parts | str:
-    """Return the parts of a real step's change of a module's output, or in words why there are none."""
+    """Return the contributions to a real step's change of a module's output, or the reason why there are none."""
     if later is None or call.gradient is None or later.z.shape != call.z.shape:
-        return "its calls were others after the step, so that samples cannot be compared"
+        return "its calls after the step differ from those before, so samples cannot be compared"
     here, there = _Alone(call), _Alone(call, later)
     with torch.no_grad():
         z = here(before)

@@ -1,4 +1,4 @@
-"""Which samples, positions and features make a layer's largest self factors, and whether they spread beyond chance."""
+"""Find the samples, positions and features behind a layer's largest self factors, and whether they exceed chance."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _TOLD = 3
 
 
 def extremes(calls: Sequence[Call]) -> Extremes:
-    """Return the largest self factors of a layer's first call by sample and position, and the features behind them.
+    """Return the largest self factors of a layer's first call by sample and position, and the largest features.
 
-    The expected spread is that of Gaussian inputs with independent entries of the same mean square v: a coefficient of
-    variation of sqrt(2 n) v / (n v + 1), n entries a row, without the 1 where no bias is trained. What spreads far more
-    has heavy tails, or entries that depend on each other.
+    The expected spread is that of Gaussian inputs with n independent entries per row of mean square v: a coefficient of
+    variation of sqrt(2 n) v / (n v + 1), without the 1 if no bias is trained. A far larger spread means heavy tails or
+    dependent entries.
     """
     call = calls[0]
     by_row = call.factors.float().amax(0)
@@ -42,7 +42,7 @@ def extremes(calls: Sequence[Call]) -> Extremes:
 
 
 def _sample_shape(call: Call) -> tuple[int, ...]:
-    """Return the axes that count samples: batch and position."""
+    """Return the lengths of the sample axes: batch and position."""
     if call.site.shape is Shape.TOKENS:
         return tuple(call.x.shape)
     if call.site.shape in (Shape.ROWS, Shape.BAGS):
@@ -54,14 +54,16 @@ def _sample_shape(call: Call) -> tuple[int, ...]:
 
 
 def _features(call: Call) -> tuple[Tensor | None, int]:
-    """Return the mean square of each feature, channels of images, and how many entries a row holds."""
+    """Return the mean square of each feature (of images: channel), and the number of entries per row."""
     if not call.x.is_floating_point():
         return None, 0
     x = batched(call.site.shape, call.site.view, call.x)
     if call.site.shape is Shape.PATCHES:
         weight = call.site.view.weight
         assert isinstance(weight, Tensor)
-        squares = torch.linalg.vector_norm(x.float().flatten(2), dim=2).square()  # holds no square of a whole input
+        squares = torch.linalg.vector_norm(
+            x.float().flatten(2), dim=2
+        ).square()  # avoids a squared copy of the whole input
         return squares.mean(0) / math.prod(x.shape[2:]), weight[0].numel()
     return x.float().square().reshape(-1, x.shape[-1]).mean(0), x.shape[-1]
 

@@ -2,7 +2,7 @@
 
 a tuple (model, batch, loss) or (model, batch)    as ``verify.diagnose`` takes them
 (model, batch, loss, optimizer)                   with the optimiser that trains the model
-a model alone                                     one that holds an example of its input, as ``example_inputs``,
+a model alone                                     a model that holds an example of its input, as ``example_inputs``,
                                                   ``example_input_array`` (Lightning) or ``dummy_inputs``
                                                   (transformers); without a loss in its output, half the mean
                                                   square of the output stands in for one
@@ -29,9 +29,9 @@ Made = tuple[nn.Module, Any, Loss | None, torch.optim.Optimizer | None]
 
 
 def made(factory: Callable[[], Any], words: str) -> Made:
-    """Return what the factory makes as model, batch, loss and optimiser, the last two None where they are left out.
+    """Return the model, batch, loss and optimiser that the factory makes; the last two are None if left out.
 
-    Raises UsageError where it raises or returns otherwise.
+    Raises UsageError if the factory raises or returns anything else.
     """
     try:
         result = factory()
@@ -43,7 +43,9 @@ def made(factory: Callable[[], Any], words: str) -> Made:
         model, batch, loss, optimizer = (*result, None, None)[:4]
         return model, batch, loss, optimizer
     shown = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"a {type(result).__name__}"
-    raise UsageError(f"the factory {words!r} returned {shown}; return (model, batch, loss), the model a torch module")
+    raise UsageError(
+        f"the factory {words!r} returned {shown}; return (model, batch, loss), where model is a torch module"
+    )
 
 
 def _with_example(model: nn.Module) -> Made:
@@ -57,7 +59,7 @@ def _with_example(model: nn.Module) -> Made:
 
 
 def half_mean_square(output: Any) -> Tensor:
-    """Return the loss that the output holds, and otherwise half the mean square of its first tensor of real numbers."""
+    """Return the loss in the output, or else half the mean square of its first floating-point tensor."""
     values = list(output.values()) if isinstance(output, Mapping) else output
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(loss, Tensor):
@@ -65,5 +67,7 @@ def half_mean_square(output: Any) -> Tensor:
     candidates = values if isinstance(values, list | tuple) else [values]
     first = next((v for v in candidates if isinstance(v, Tensor) and v.is_floating_point()), None)
     if first is None:
-        raise UsageError(f"the model returned a {type(output).__name__} without real numbers; return a loss beside it")
+        raise UsageError(
+            f"the model returned a {type(output).__name__} without a floating-point tensor; return a loss with it"
+        )
     return first.square().mean() / 2

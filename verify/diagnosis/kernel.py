@@ -1,7 +1,7 @@
-"""The derived update kernel between chosen rows and all rows of a layer's input, evaluated on tensors.
+"""Evaluate the derived update kernel between chosen rows and all rows of a layer's input.
 
-A row is what one output of the layer is linear in: a sample's features, a token, a patch. Axes: g group, a chosen row,
-b any row, j.. entries of a row. Nothing here knows a formula: the expression is the derivation's cross term.
+A row is the part of the input that one output is linear in: a sample's features, a token, a patch. Axes: g group, a
+chosen row, b any row, j.. entries of a row. No formula is written here: the expression is the derivation's cross term.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Rows = Tensor | Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Law:
-    """Whose kernel it is: a layer known by name, or one of the maps that cancel its divergence."""
+    """The derivation whose kernel is evaluated: a named layer, or one of its cancelling maps."""
 
     layer: str
     map: str = ""
@@ -37,9 +37,9 @@ class Law:
 
 @dataclass(frozen=True)
 class _Point:
-    """Rows by role, (groups, rows, entries) or, of tokens, (groups, rows); which index means which role; constants.
+    """The rows of each role, (groups, rows, entries) or, for tokens, (groups, rows); the role of each index; constants.
 
-    ``products`` holds those of each chosen row with each row, where they are known.
+    ``products`` holds the products of each chosen row with each row, if known.
     """
 
     rows: Mapping[str, Rows]
@@ -49,29 +49,29 @@ class _Point:
     products: Tensor | None = None
 
     def of(self, role: str, name: str) -> Tensor:
-        """Return the rows of a role; of a layer of several inputs those of one input."""
+        """Return the rows of a role; for a layer with several inputs those of the named input."""
         held = self.rows[role]
         return held if isinstance(held, Tensor) else held[name]
 
     def number(self, value: float) -> Tensor:
-        """Return a number in the type of the rows."""
+        """Return a number as a tensor of the rows' dtype."""
         held = self.rows[ALL]
         rows = held if isinstance(held, Tensor) else next(iter(held.values()))
         return torch.tensor(value, dtype=rows.dtype if rows.is_floating_point() else torch.float64, device=rows.device)
 
 
 def kernel(law: Law, chosen: Tensor, rows: Tensor, kappa: float = 1.0, products: Tensor | None = None) -> Tensor:
-    """Return K of each chosen row with each row, (groups, chosen, rows), in the type of the rows.
+    """Return K between each chosen row and each row, (groups, chosen, rows), in the dtype of the rows.
 
     Args:
         law: the derivation.
         chosen: (groups, chosen, entries); tokens (groups, chosen), integers.
-        rows: (groups, rows, entries); tokens (groups, rows). Where products are given, any that tells the type.
+        rows: (groups, rows, entries); tokens (groups, rows). If products are given, only the dtype is used.
         kappa: the constant of a cancelling map.
-        products: of each chosen row with each row, (groups, chosen, rows), if known, for a layer without a map.
+        products: the products of chosen rows with all rows, (groups, chosen, rows), for a layer without a map.
 
     Raises:
-        TypeError: a derivation whose cross term is no sum of products of rows.
+        TypeError: the cross term of the derivation is not a sum of products of rows.
     """
     found, scope = _derivation(law)
     roles = {index: CHOSEN for index in found.samples} | {index.primed(): ALL for index in found.samples}
@@ -83,13 +83,13 @@ def kernel(law: Law, chosen: Tensor, rows: Tensor, kappa: float = 1.0, products:
 def kernel_of_inputs(
     law: Law, chosen: Mapping[str, Tensor], rows: Mapping[str, Tensor], constants: Mapping[str, float]
 ) -> Tensor:
-    """Return K of each chosen sample with each sample of a layer that reads several things.
+    """Return K between each chosen sample and each sample, for a layer with several inputs.
 
     Args:
-        law: the derivation, of a layer without a map.
-        chosen: what the chosen samples read and compute, (groups, chosen, entries), by the names in the derivation.
+        law: the derivation of a layer, without a map.
+        chosen: inputs and intermediates of the chosen samples, (groups, chosen, entries), by derivation names.
         rows: the same of all samples, (groups, samples, entries).
-        constants: sizes by the names in the derivation.
+        constants: sizes by derivation names.
     """
     found, scope = _derivation(law)
     roles = {index: CHOSEN for index in found.samples} | {index.primed(): ALL for index in found.samples}
@@ -123,13 +123,13 @@ def _value(expression: Expr, point: _Point) -> Tensor:
             return (_value(left, point) == _value(right, point)).double()
         case Indexed():
             return _entry(expression, point)
-    raise TypeError(f"{type(expression).__name__} has no value on rows: {expression}")
+    raise TypeError(f"no rule to evaluate {type(expression).__name__} on rows: {expression}")
 
 
 def _entry(expression: Indexed, point: _Point) -> Tensor:
-    """Return a token, or an intermediate of the rows' through its definition.
+    """Return a token, or the value of an intermediate of the rows.
 
-    A scale of a row of zeros has a pole there, where the layer gives the weight part 0: so does a scale of 0.
+    The scale of an all-zero row has a pole. There the layer defines the weight part as 0, which a scale of 0 gives.
     """
     role = next(point.roles[index] for index in expression.indices if index in point.roles)
     definition = point.scope.get(str(expression.base.label))
@@ -141,18 +141,18 @@ def _entry(expression: Indexed, point: _Point) -> Tensor:
 
 
 def _along(rows: Tensor, role: str) -> Tensor:
-    """Lay one number a row, (groups, rows), along the axis of its role."""
+    """Return one number per row, (groups, rows), along the axis of its role."""
     return rows.unsqueeze(-1 if role == CHOSEN else -2)
 
 
 def _contraction(expression: IndexedSum, point: _Point) -> Tensor:
-    """Return a sum of a product of entries of rows, as one contraction."""
+    """Return a sum over products of row entries, as one contraction."""
     letters = {index: chr(ord("j") + k) for k, index in enumerate(expression.bound)}
     operands, words, roles = [], [], set()
     for factor in Mul.make_args(expression.body):
         base, power = factor.as_base_exp()
         if not (isinstance(base, Indexed) and power.is_Integer and power > 0):
-            raise TypeError(f"{factor} is no entry of a row")
+            raise TypeError(f"{factor} is not an entry of a row")
         role = next(point.roles[index] for index in base.indices if index in point.roles)
         roles.add(role)
         word = "g" + role + "".join(letters[index] for index in base.indices if index in letters)
@@ -160,7 +160,7 @@ def _contraction(expression: IndexedSum, point: _Point) -> Tensor:
         words += [word] * int(power)
     if point.products is not None:
         if len(operands) != 2 or len(roles) != 2:
-            raise TypeError(f"{expression} is no sum of products of two rows")
+            raise TypeError(f"{expression} is not a sum of products of two rows")
         return point.products
     result = "g" + "".join(sorted(roles))
     value = torch.einsum(f"{','.join(words)}->{result}", *operands)

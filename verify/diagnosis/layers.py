@@ -1,6 +1,6 @@
-"""Which layers of a model can be judged, and why the others cannot: every module with parameters ends in one list.
+"""Determine which layers of a model can be judged, and why the others cannot; every module with parameters is listed.
 
-Not judged here: what a layer read. Whether it is called, and with what, ``capture`` finds out.
+Not determined here: whether a layer is called and with what input; ``capture`` records that.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _PATCH_NORMS = (
 )
 
 
-BESIDE = "its children hold {inside:,} parameters, and differentiation would run them again and again"
-_FEW_INSIDE = 1 << 16  # parameters of a module's children that are run again in any model; else a sixteenth of all
+BESIDE = "its children hold {inside:,} parameters, and differentiation would have to run them many times"
+_FEW_INSIDE = 1 << 16  # most parameters in a module's children for differentiation; in larger models 1/16 of all
 
 
 @dataclass(frozen=True)
 class Unjudged:
-    """A layer, or a part of the judgement on it, that there is none of, and the reason in words."""
+    """A layer without a judgement, or without a part of it, and the reason in words."""
 
     name: str
     type: str
@@ -52,20 +52,20 @@ Reader = Callable[[Any, Any, Any, Any], Read]
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows ``start`` to ``stop`` of a parameter, named as the model names it first; all rows if ``stop`` is None."""
+    """Rows ``start`` to ``stop`` of a parameter, under its first name in the model; all rows if ``stop`` is None."""
 
     parameter: str
     start: int = 0
     stop: int | None = None
 
     def of(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Return these rows of the parameter's value; one that is spread over processes is gathered, which all do."""
+        """Return these rows of the parameter's value; a sharded one is gathered, a collective call of all processes."""
         whole = gathered(values[self.parameter])
         return whole if self.stop is None else whole[self.start : self.stop]
 
 
 def gathered(values: Tensor) -> Tensor:
-    """Return plain numbers: the shards of a DTensor from all processes, a quantised tensor as what it stands for."""
+    """Return a plain tensor: a DTensor gathered from all processes, a quantised tensor dequantised."""
     if hasattr(values, "full_tensor"):
         found: Tensor = values.full_tensor()
         return found
@@ -73,19 +73,19 @@ def gathered(values: Tensor) -> Tensor:
 
 
 def _is_foreign(values: object) -> bool:
-    """Whether a tensor is of another library's class and of one process."""
+    """Whether a tensor is of another library's subclass and not sharded."""
     return is_traceable_wrapper_subclass(values) and not hasattr(values, "full_tensor")
 
 
 @dataclass(frozen=True)
 class Site:
-    """One layer, or one projection of attention, that can be judged.
+    """One layer, or one projection of an attention, that can be judged.
 
-    ``view`` is asked for self factors and run alone: a stand-in with the settings of the layer and no hooks. ``pieces``
-    holds what of the model's parameters is its ``weight`` and ``bias``; ``trained`` the names of those that a step
-    moves; ``shared_with`` names the same parameters elsewhere; ``closed`` says that its output cannot be met; ``read``
-    lays out a call that is more than an input; ``transposed`` says that the weight holds the inputs first, ``gain``
-    that it holds one number a unit.
+    ``view`` computes self factors and runs alone: a stand-in with the layer's settings and no hooks. ``pieces`` are the
+    parts of the model's parameters that form its ``weight`` and ``bias``; ``trained`` names those that a step moves;
+    ``shared_with`` names other modules' names of the same parameters; ``closed`` says that its output cannot be
+    observed; ``read`` arranges a call with more arguments than an input; ``transposed`` says that the weight has its
+    input axis first, ``gain`` that it has one number per unit.
     """
 
     name: str
@@ -104,18 +104,18 @@ class Site:
 
     @property
     def trained_pieces(self) -> list[Piece]:
-        """The pieces of parameters that a step moves."""
+        """The pieces of trained parameters."""
         return [self.pieces[word] for word in self.trained if word in self.pieces]
 
     @property
     def offsets_only(self) -> bool:
-        """Whether only the bias is trained, so that a step does what it would do at an input of zeros."""
+        """Whether only the bias is trained, so that a step has the same effect as at a zero input."""
         return self.trained == ("bias",)
 
 
 @dataclass(frozen=True)
 class Attention:
-    """A module of attention: its name, and the model's first name of each parameter that it projects by."""
+    """An attention module: its name, and the model's first name of each of its projection parameters."""
 
     name: str
     parameters: Mapping[str, str]
@@ -123,10 +123,10 @@ class Attention:
 
 @dataclass
 class Plan:
-    """The sites of a model by the module that is called, its attention modules, and what cannot be judged.
+    """The sites of a model by module, its attention modules, and the modules that cannot be judged.
 
-    ``first_names`` holds the model's first name of each parameter by the parameter's id; ``others`` the modules of
-    unknown kind that automatic differentiation may judge, each also among the unjudged until it did.
+    ``first_names`` maps the id of each parameter to its first name in the model. ``others`` are modules of unknown kind
+    that automatic differentiation may judge; until then each is also listed as unjudged.
     """
 
     sites: dict[nn.Module, Site] = field(default_factory=dict)
@@ -136,12 +136,12 @@ class Plan:
     others: dict[nn.Module, str] = field(default_factory=dict)
 
     def names_of(self, module: nn.Module) -> dict[str, str]:
-        """Return the model's first name of each parameter of a module, by the module's own name."""
+        """Return the model's first name of each parameter of a module, keyed by its name in the module."""
         return {name: self.first_names[id(p)] for name, p in module.named_parameters()}
 
 
 class Names:
-    """The first name of each parameter of a model, and every other one."""
+    """The names of each parameter of a model; a shared parameter has several, of which the first is used."""
 
     def __init__(self, model: nn.Module) -> None:
         self.all: dict[int, list[str]] = {}
@@ -153,14 +153,14 @@ class Names:
         return Piece(self.all[id(parameter)][0], start, stop)
 
     def others(self, module: str, parameters: list[nn.Parameter]) -> tuple[str, ...]:
-        """Return the names of the same parameters outside the module of that name."""
+        """Return the names of the same parameters outside the named module."""
         own = f"{module}." if module else ""
         names = [name for p in parameters for name in self.all[id(p)]]
         return tuple(name for name in names if name.rpartition(".")[0] != own.rstrip("."))
 
 
 def plan(model: nn.Module) -> Plan:
-    """Sort every module of the model that has parameters of its own."""
+    """Classify every module of the model that has parameters of its own."""
     found, names, within = Plan(), Names(model), set()
     found.first_names = {key: every[0] for key, every in names.all.items()}
     most = max(_FEW_INSIDE, sum(p.numel() for p in model.parameters()) // 16)
@@ -190,25 +190,27 @@ def plan(model: nn.Module) -> Plan:
 
 
 def plan_of_factors(model: nn.Module) -> Plan:
-    """Return the plan for measuring self factors alone, which leaves out what costs more than it tells."""
+    """Return the plan for measuring only self factors, without layers whose measurement costs too much."""
     found = plan(model)
     found.others = {}
     for module, site in list(found.sites.items()):
         if site.gain:
             del found.sites[module]
-            reason = "the gain of a norm, which verify.diagnose judges: its self factors differ by unit, not by sample"
+            reason = (
+                "the gain of a norm, judged by verify.diagnose only: its self factors differ by unit, not by sample"
+            )
             found.unjudged.append(Unjudged(site.name, site.type, reason))
     return found
 
 
 def _can_stand_alone(module: nn.Module) -> bool:
-    """Whether a module can be run alone: not a table that changes its rows whenever it reads them."""
+    """Whether a module can be run alone; an embedding with max_norm cannot, since reading changes its rows."""
     table = isinstance(module, nn.Embedding | nn.EmbeddingBag)
     return not table and not any(nn.parameter.is_lazy(p) for p in module.parameters())
 
 
 def _sorted(name: str, module: nn.Module, own: list[nn.Parameter], names: Names) -> Site | Unjudged | None:
-    """Return the site of a module, why there is none, or None for attention, whose projections are sites."""
+    """Return the site of a module, or the reason why there is none; None for attention, whose projections are sites."""
     reason = _refusal(module, own)
     if reason:
         return Unjudged(name, type(module).__name__, reason)
@@ -219,26 +221,26 @@ def _sorted(name: str, module: nn.Module, own: list[nn.Parameter], names: Names)
 
 
 def _refusal(module: nn.Module, own: list[nn.Parameter]) -> str:
-    """Return why a module cannot be judged whatever its settings; nothing if it can."""
+    """Return why a module cannot be judged whatever its settings, or an empty text."""
     if hasattr(module, "parametrizations"):
         return "its parameters are computed from others (torch.nn.utils.parametrize)"
     if any(nn.parameter.is_lazy(p) for p in own):
-        return "its shapes are not known yet; call the model once before"
+        return "its shapes are not known yet; call the model once first"
     closed = next((type(p) for p in own if _is_foreign(p) and type(p).dequantize is Tensor.dequantize), None)
     if closed is not None:
         return f"it holds a {closed.__name__}, which cannot be turned into plain numbers: it has no dequantize"
     if not any(p.requires_grad for p in module.parameters()):
-        return "frozen: no parameter of it requires a gradient, so no step moves its output"
+        return "frozen: none of its parameters requires a gradient, so no step changes its output"
     if not (is_conv1d_of_transformers(module) or isinstance(module, (*_KINDS, *ATTENTION)) or _looks_known(module)):
         held = ", ".join(n for n, p in module._parameters.items() if p is not None)
         return f"no self factor is known for this kind of layer (it holds {held})"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
-        return "max_norm rescales rows whenever they are read, which is no step of descent; set it to None"
+        return "max_norm rescales rows whenever they are read, outside the optimiser's step; set it to None"
     return ""
 
 
 def is_conv1d_of_transformers(module: nn.Module) -> bool:
-    """Whether a module is transformers' ``Conv1D``, an affine map whose weight is stored the other way round."""
+    """Whether a module is transformers' ``Conv1D``, an affine map whose weight is stored transposed."""
     weight = module._parameters.get("weight")
     return (
         type(module).__name__ == "Conv1D"
@@ -249,14 +251,14 @@ def is_conv1d_of_transformers(module: nn.Module) -> bool:
 
 
 def _is_gain(module: nn.Module) -> bool:
-    """Whether a module holds one number a unit behind a norm; whether it computes that, each call shows."""
+    """Whether a module has the parameters of a norm with gain; each call checks whether it computes one."""
     weight = module._parameters.get("weight")
     named = isinstance(module, NORMS) or "norm" in type(module).__name__.lower()
     return named and weight is not None and (weight.dim() == 1 or isinstance(module, nn.LayerNorm | nn.RMSNorm))
 
 
 def _looks_known(module: nn.Module) -> bool:
-    """Whether the parameters are those of a norm or of a linear map, which each call then has to show."""
+    """Whether the parameters look like those of a norm or a linear map; each call checks whether it is one."""
     weight, names = module._parameters.get("weight"), {n for n, p in module._parameters.items() if p is not None}
     if weight is None or not names <= {"weight", "bias"} or any(True for _ in module.children()):
         return False
@@ -264,7 +266,7 @@ def _looks_known(module: nn.Module) -> bool:
 
 
 def make_site(name: str, module: nn.Module, names: Names) -> Site | str:
-    """Return the site of a layer that is one of the known kinds, or why it is none."""
+    """Return the site of a layer of a known kind, or the reason why it has none."""
     parameters = {n: p for n, p in module._parameters.items() if p is not None}
     trained = tuple(n for n in ("weight", "bias") if n in parameters and parameters[n].requires_grad)
     more = sorted(set(parameters) - {"weight", "bias"})
@@ -274,7 +276,7 @@ def make_site(name: str, module: nn.Module, names: Names) -> Site | str:
         return _gain_site(name, module, names, parameters, trained)
     law, shape, kappa = _law(module, trained)
     if law.map and set(trained) != set(parameters):
-        return f"only its {trained[0]} is trained: its derived constant holds where weight and bias both are"
+        return f"only its {trained[0]} is trained: its derived constant holds only if weight and bias both are"
     return Site(
         name=name,
         type=type(module).__name__,
@@ -293,7 +295,7 @@ def make_site(name: str, module: nn.Module, names: Names) -> Site | str:
 def _gain_site(
     name: str, module: nn.Module, names: Names, parameters: dict[str, nn.Parameter], trained: tuple[str, ...]
 ) -> Site:
-    """Return the site of a norm with gain: an affine map of one entry a unit, as a convolution in groups."""
+    """Return the site of a norm with gain: an affine map of one entry per unit, as a grouped convolution."""
     units = parameters["weight"].numel()
     return Site(
         name=name,
@@ -310,14 +312,14 @@ def _gain_site(
 
 
 def with_offsets(site: Site) -> Site:
-    """Return the site of an ``EmbeddingBag`` as a linear map of how much each bag sums of each row of its table."""
+    """Return the site of an ``EmbeddingBag`` as a linear map of each bag's weights over the rows of the table."""
     table: Any = site.view
     stand_in = affine_stand_in(table.num_embeddings, table.embedding_dim, bias=False)
     return replace(site, view=stand_in, law=Law("linear"), shape=Shape.ROWS, transposed=True, read=bags)
 
 
 def _law(module: Any, trained: tuple[str, ...]) -> tuple[Law, Shape, float]:
-    """Return whose kernel a layer has, how it reads its input, and its kappa."""
+    """Return the derivation of a layer, the form of its input, and its kappa."""
     base = "affine" if "bias" in trained else "linear"
     if isinstance(module, nn.Embedding):
         return Law("embedding"), Shape.TOKENS, 1.0
@@ -332,9 +334,9 @@ def _law(module: Any, trained: tuple[str, ...]) -> tuple[Law, Shape, float]:
 
 
 def view(module: nn.Module, trained: tuple[str, ...]) -> nn.Module:
-    """Return a stand-in without hooks, whose bias is left out where only the weight is trained.
+    """Return a stand-in without hooks, and without bias if only the weight is trained.
 
-    It shares the settings of the module and not its tables of parameters, so that calling it changes nothing there.
+    It copies the module's settings but not its parameter dictionary, so that calling it leaves the module unchanged.
     """
     weight = module._parameters["weight"]
     assert weight is not None
@@ -354,12 +356,12 @@ def view(module: nn.Module, trained: tuple[str, ...]) -> nn.Module:
 
 @cache
 def _gain_stand_in(units: int, bias: bool) -> nn.Conv1d:
-    """Return what a norm's gain does to single entries, without storage."""
+    """Return a norm's gain as a layer on single entries, without storage."""
     return nn.Conv1d(units, units, 1, groups=units, bias=bias, device=torch.device("meta"))
 
 
 def affine_stand_in(inputs: int, outputs: int, bias: bool) -> nn.Linear:
-    """Return an affine map without storage, to be asked for self factors and run with parameters of others."""
+    """Return an affine map without storage, used for self factors and run with other modules' parameters."""
     return nn.Linear(inputs, outputs, bias=bias, device=torch.device("meta"))
 
 

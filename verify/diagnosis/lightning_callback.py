@@ -1,4 +1,4 @@
-"""A callback for Lightning's Trainer: the layers of its module, watched while it trains."""
+"""A callback for Lightning's Trainer that watches the layers of its module during training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class WatchCallback(Callback):
     The numbers also go to the Trainer's own loggers.
 
     Args:
-        every: measure the first step and each one so many steps later.
+        every: measure the first step and then every so many steps.
         report: called with each reading.
-        loggers: get the numbers of each reading.
-        steps: whether to look at the optimiser's steps as well; only where there is one optimiser.
+        loggers: receive the numbers of each reading.
+        steps: whether to measure the optimiser's steps too; only with a single optimiser.
 
     Attributes:
-        watch: what was measured, ``watch.readings`` in order; None before training.
+        watch: the measurements, in order in ``watch.readings``; None before training.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class WatchCallback(Callback):
         self.watch: Watch | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Put the hooks on."""
+        """Install the hooks."""
         one = self.steps and len(trainer.optimizers) == 1
         loggers = [*self.loggers, *(_OfTrainer(logger) for logger in trainer.loggers)]
         self.watch = Watch(
@@ -47,11 +47,11 @@ class WatchCallback(Callback):
         self.watch.__enter__()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         self._leave()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         self._leave()
 
     def _leave(self) -> None:
@@ -70,4 +70,4 @@ class _OfTrainer:
         self._logger.log_metrics(dict(numbers), step=step)
 
     def close(self) -> None:
-        """Leave it to the Trainer."""
+        """Do nothing: the Trainer closes its loggers."""

@@ -1,4 +1,4 @@
-"""Where the numbers of a reading go: TensorBoard, Weights & Biases, MLflow, each only where it is installed."""
+"""Loggers for the numbers of a reading: TensorBoard, Weights & Biases, MLflow, each only if installed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from verify.diagnosis.record import Diagnosis
 
 
 class Logger(Protocol):
-    """Takes numbers by name at a step."""
+    """Writes named numbers for a step."""
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Write the numbers of one step."""
 
     def close(self) -> None:
-        """Write out what is held back; a run that somebody else opened stays open."""
+        """Flush buffered numbers; a run opened by the user stays open."""
 
 
 def summary_writer(folder: Path | str) -> Any:
-    """Return torch's ``SummaryWriter``; raise UsageError, naming the folder, where TensorBoard is not installed."""
+    """Return torch's ``SummaryWriter``; raise UsageError, naming the folder, if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as problem:
@@ -54,10 +54,10 @@ class _WandB:
         self._run = run
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        self._run.log({**numbers, "affdiv/step": step})  # without `step=`: the user's own count goes on
+        self._run.log({**numbers, "affdiv/step": step})  # without `step=`: the user's own step count goes on
 
     def close(self) -> None:
-        """Leave the run to who opened it."""
+        """Leave the run open, because the user opened it."""
 
 
 class _MLflow:
@@ -69,25 +69,25 @@ class _MLflow:
             self._client.log_metric(self._run, _mlflow_name(name), value, step=step)
 
     def close(self) -> None:
-        """Leave the run to who opened it."""
+        """Leave the run open, because the user opened it."""
 
 
 def _mlflow_name(name: str) -> str:
-    """Return a name as MLflow takes it: letters, digits and _ - . / and spaces."""
+    """Return a name with only the characters that MLflow accepts: letters, digits, spaces, and the signs ``_-./``."""
     return "".join(sign if sign.isalnum() or sign in "_-./ " else "_" for sign in name)
 
 
 def tensorboard_logger(folder: Path | str) -> Logger:
-    """Return a logger into a folder of TensorBoard's, which is created.
+    """Return a logger that writes TensorBoard files into a folder, which is created.
 
     Raises:
-        UsageError: TensorBoard is not installed, a folder that cannot be written.
+        UsageError: TensorBoard is not installed, or the folder cannot be written.
     """
     return _TensorBoard(folder)
 
 
 def wandb_logger(run: Any = None) -> Logger:
-    """Return a logger into a run of Weights & Biases, the current one for None.
+    """Return a logger for a Weights & Biases run; None means the current one.
 
     Raises:
         UsageError: W&B is not installed, or no run is open.
@@ -99,12 +99,12 @@ def wandb_logger(run: Any = None) -> Logger:
             raise UsageError("Weights & Biases is not installed: pip install wandb") from problem
         run = wandb.run
     if run is None:
-        raise UsageError("no run of Weights & Biases is open; call wandb.init() before, or give a run")
+        raise UsageError("no run of Weights & Biases is open; call wandb.init() first, or give a run")
     return _WandB(run)
 
 
 def mlflow_logger(run_id: str | None = None) -> Logger:
-    """Return a logger into a run of MLflow, the active one for None.
+    """Return a logger for an MLflow run; None means the active one.
 
     Raises:
         UsageError: MLflow is not installed, or no run is active.
@@ -115,12 +115,12 @@ def mlflow_logger(run_id: str | None = None) -> Logger:
         raise UsageError("MLflow is not installed: pip install mlflow-skinny") from problem
     active: Any = mlflow.active_run()
     if run_id is None and active is None:
-        raise UsageError("no run of MLflow is active; call mlflow.start_run() before, or give a run's id")
+        raise UsageError("no run of MLflow is active; call mlflow.start_run() first, or give a run's id")
     return _MLflow(mlflow.tracking.MlflowClient(), run_id or active.info.run_id)
 
 
 def write_scalars(found: Diagnosis, folder: Path) -> None:
-    """Write the history of a diagnosis into a folder of TensorBoard's, a step of it as a step."""
+    """Write the history of a diagnosis as TensorBoard scalars into a folder, one step per step of the diagnosis."""
     logger = tensorboard_logger(folder)
     for step in range(len(found.losses)):
         for layer in found.layers:

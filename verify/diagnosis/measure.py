@@ -1,11 +1,11 @@
-"""Diagnose a model: self factors, shares and the exact check at the first step, self factors again after each step.
+"""Diagnose a model: self factors, shares and the exact check at the first step, self factors after each later step.
 
-arrange        model, batch, loss -> what is called with what
-plan           model -> layers that can be judged, and the others
+arrange        model, batch, loss -> the arguments of model and loss
+plan           model -> the layers that can be judged, and the others
 observe        one pass -> loss, calls of the layers, gradients
-shares         calls, gradients -> what the gradient's step is made of, and whether it is the derived one
-Stepper        gradients -> parameters after one step of the optimiser; afterwards everything is put back
-parts          calls before and after -> what the real step did to each activation
+shares         calls, gradients -> the contributions to the gradient's step, and whether it is the derived one
+Stepper        gradients -> parameters after one step of the optimiser; at the end everything is restored
+parts          calls before and after -> the contributions to each activation's change in the real step
 verdict        all of it -> findings
 """
 
@@ -49,7 +49,7 @@ from verify.diagnosis.step import Analysis
 from verify.diagnosis.sums import same_bits
 from verify.diagnosis.untouched import Randomness, untouched
 
-NOWHERE = "a step from there goes nowhere"
+NOWHERE = "no step can be taken from there"
 
 
 def diagnose(
@@ -63,33 +63,34 @@ def diagnose(
     scheduler: Any = None,
     before_step: Callable[[], Any] | None = None,
 ) -> Diagnosis:
-    """Return how far each layer of a model is from moving every sample by the same factor, and what is wrong.
+    """Return how far each layer of a model is from moving every sample by the same factor, and the problems found.
 
-    The model is run in the mode that it is in, and takes real steps; it, what it holds, its gradients, hooks, the
-    optimiser and all random states are afterwards, bit for bit, what they were before, whatever happens inside.
-    Compiled models run without their compiled graphs.
+    The model runs in its current mode and takes real steps. Afterwards its parameters, buffers, gradients and hooks,
+    the optimiser and all random states are restored bit for bit, even after an exception. Compiled models run without
+    their compiled graphs.
 
     Args:
         model: any ``torch.nn.Module``, also compiled, wrapped by DDP or sharded by FSDP2.
         batch: a tensor, a tuple of arguments, a mapping of keyword arguments, or a pair ``(inputs, target)``.
-        loss: a function of the model's output, or of output and target, that returns one number; None where the output
-            is the loss or has one as ``.loss``. Targets: the second of a pair, otherwise the batch itself. A loss whose
-            first argument is named ``model`` gets the model, to call it as often as it likes, and the batch.
-        steps: how many virtual steps to take on the batch, after each of which self factors are measured again.
-        rate: the learning rate of these steps where no optimiser is given.
-        optimizer: one of ``torch.optim``, with the state that it is in, or a function that makes one of parameters;
-            None for plain SGD.
+        loss: a function of the model's output, or of output and target, that returns one number; None if the output
+            is the loss or has one as ``.loss``. The target is the second of a pair, otherwise the batch itself. A loss
+            whose first argument is named ``model`` is called with the model and the batch, and may call the model
+            several times.
+        steps: the number of virtual steps on the batch; self factors are measured after each.
+        rate: the learning rate of these steps if no optimiser is given.
+        optimizer: an optimiser of ``torch.optim`` with its state, or a function from parameters to one; None for
+            plain SGD.
         scheduler: has a method ``step``, called after each step.
-        before_step: called between the backward pass and the step, as for clipping gradients.
+        before_step: called between the backward pass and the step, for example to clip gradients.
 
     Raises:
-        UsageError: a model without trained parameters, a batch on another device, a loss that is not one number, an
-            optimiser of another model, code of the user's that raises.
+        UsageError: the model has no trained parameters, the batch is on another device, the loss is not one number, the
+            optimiser belongs to another model, or the user's code raises.
     """
     work = arrange(model, batch, loss)
     if steps < 0 or not rate > 0:
-        raise UsageError(f"steps is {steps} and rate {rate}; give no fewer than 0 steps and a rate above 0")
-    eagerly = torch.compiler.set_stance("force_eager")  # hooks do not reach into compiled graphs
+        raise UsageError(f"steps is {steps} and rate {rate}; give 0 or more steps and a rate above 0")
+    eagerly = torch.compiler.set_stance("force_eager")  # hooks do not run inside compiled graphs
     roots = (model, batch, loss, optimizer, scheduler, before_step)
     with (
         torch.inference_mode(False),
@@ -119,7 +120,7 @@ def _again(model: nn.Module, work: Work) -> Tensor:
 
 @dataclass
 class _Run:
-    """One diagnosis under way: what runs, and what steps."""
+    """One diagnosis in progress: the model, its arguments and the stepper."""
 
     model: nn.Module
     work: Work
@@ -129,7 +130,7 @@ class _Run:
     state: Snapshot
 
     def diagnosis(self, steps: int) -> Diagnosis:
-        """Return the diagnosis over so many steps."""
+        """Return the diagnosis over the given number of steps."""
         randomness = Randomness()
         first = observe(self.model, self.found, self.work, activity=True)
         held = self._parameters
@@ -184,11 +185,11 @@ class _Run:
         others: dict[str, LayerDiagnosis | str],
         analyses: Mapping[str, Analysis | str],
     ) -> tuple[FirstStep | None, dict[str, LayerDiagnosis | str]]:
-        """Take the steps; return what the first one did, None without one, and so of modules of unknown kind."""
+        """Take the steps; return the effect of the first (None without steps), also on modules of unknown kind."""
         drew, found = not randomness.same(), None
         probes = chosen_rows(first, analyses) if steps else {}
         for call in (call for calls in first.captured.calls.values() for call in calls):
-            if call.site.gain:  # no rule reads a norm's entries, and they fill as much memory as the pass itself
+            if call.site.gain:  # no rule reads a norm's entries, which need as much memory as the pass itself
                 call.forget()
         if self.stepper.before_step is not None:  # which may clip gradients in place
             first.gradients = {name: g.clone() for name, g in first.gradients.items()}
@@ -201,7 +202,7 @@ class _Run:
             later = self._again_from(randomness, kept) if repeat and steps > 1 else None
             unseen = Plan() if repeat else self.found
             seen = observe(self.model, unseen, self.work, backward=number < steps - 1, kept=kept)
-            if repeat and later is None:  # nothing follows, so that no trace of it can matter
+            if repeat and later is None:  # this is the last pass, so its side effects do not matter
                 randomness.restore()
                 later = observe(self.model, self.found, self.work, backward=False, kept=kept)
             if before:
@@ -222,7 +223,7 @@ class _Run:
         return found, others
 
     def _before(self, first: Observed) -> Moved:
-        """Return the parameters before the step, and how the step depends on the gradient."""
+        """Return the parameters before the step, and the linear dependence of the step on the gradient."""
         trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         linear = linear_part(self.stepper, trained, first.gradients)
         kept = {name: self.state.numbers(p) for name, p in trained.items()}
@@ -231,7 +232,7 @@ class _Run:
         return Moved(before, {}, first.gradients, linear, first.squares)
 
     def _again_from(self, randomness: Randomness, kept: Keep) -> Observed:
-        """Run forward with the random numbers of the first pass, leaving no trace in the model."""
+        """Run forward with the random numbers of the first pass, and restore the model's state."""
         with untouched(*self.roots):
             randomness.restore()
             return observe(self.model, self.found, self.work, backward=False, kept=kept)

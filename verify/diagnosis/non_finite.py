@@ -1,7 +1,7 @@
 """Find the first number that is not finite: in the batch, in a parameter, in the forward or in the backward pass.
 
-An infinite number may be meant, as in a mask. So every tensor that is not finite is followed from the operation that
-made it out of finite ones; only what reaches the loss, or a gradient, is a finding.
+An infinite number may be intended, as in a mask. So every non-finite tensor is tracked from the operation that produced
+it from finite inputs; only one that reaches the loss or a gradient is reported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from verify.diagnosis.sums import all_finite
 
 @dataclass(frozen=True)
 class _Origin:
-    """The operation that made a number which is not finite, where it ran, and the first sample that has one."""
+    """The operation that produced a non-finite number, where it ran, and the first sample that has one."""
 
     operation: str
     layer: str
@@ -32,16 +32,16 @@ class _Origin:
 
 
 class _Following(TorchDispatchMode):
-    """Follows tensors that are not finite, by their storage, from the operation that made them."""
+    """Tracks non-finite tensors, by their storage, from the operation that produced them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.running: list[str] = []
         self.origins: dict[int, _Origin] = {}
-        self._kept: list[Tensor] = []  # a storage that is freed could come back as another's
+        self._kept: list[Tensor] = []  # keeps storages alive, since a freed address could be reused
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, then note where its outputs come from."""
+        """Run the operation, then record the origin of its outputs."""
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         known = next((self.origins[_place(t)] for t in given if _place(t) in self.origins), None)
         result = func(*args, **(kwargs or {}))
@@ -56,7 +56,7 @@ class _Following(TorchDispatchMode):
         return result
 
     def of(self, tensor: Tensor) -> _Origin | None:
-        """Return where a tensor's numbers come from, None if that is not known."""
+        """Return the origin of a tensor's non-finite numbers, None if unknown."""
         return self.origins.get(_place(tensor))
 
 
@@ -73,12 +73,12 @@ def _largest(tensors: list[Tensor]) -> float:
 
 
 def is_bad(tensor: Tensor) -> bool:
-    """Whether a tensor of real numbers holds NaN or infinity."""
+    """Whether a floating-point tensor contains NaN or infinity."""
     return tensor.is_floating_point() and tensor.device.type != "meta" and not all_finite(tensor)
 
 
 def first_bad(tensor: Tensor) -> int | None:
-    """Return the first place along the first axis with a number that is not finite; None for a single number."""
+    """Return the first index of the first axis with a non-finite number; None for a scalar."""
     if tensor.dim() == 0:
         return None
     bad = ~tensor.detach().isfinite().reshape(len(tensor), -1).all(1)
@@ -86,13 +86,13 @@ def first_bad(tensor: Tensor) -> int | None:
 
 
 def _count() -> int:
-    """Return how many nodes autograd has numbered so far in this thread."""
+    """Return the number of autograd nodes that this thread has created so far."""
     return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
 
 
 @contextmanager
 def _layers_that_run(model: nn.Module, running: list[str], ranges: dict[str, list[tuple[int, int]]]) -> Iterator[None]:
-    """Keep the names of the modules that run, and of each run the range of its nodes in autograd's count."""
+    """Track the names of the running modules, and for each call the range of its autograd node numbers."""
     handles = []
     for name, module in model.named_modules():
 
@@ -113,7 +113,7 @@ def _layers_that_run(model: nn.Module, running: list[str], ranges: dict[str, lis
 
 
 def located(model: nn.Module, batch: Mapping[str, Tensor], pass_: Callable[[], Tensor]) -> list[Finding]:
-    """Return where the first numbers that are not finite come from, one finding at most.
+    """Return the origin of the first non-finite numbers, as at most one finding.
 
     Args:
         model: the model.
@@ -148,7 +148,8 @@ def _of_input(name: str, tensor: Tensor) -> Finding:
         evidence={"numbers": int(lost.sum()), "of": tensor.numel(), "tensor": name, "index counts": what},
         threshold=0,
         cause=f"{name} holds NaN or infinity: {int(lost.sum())} of {tensor.numel()} numbers",
-        fix="clean the data: a feature divided by its range or deviation of 0, a missing value, a logarithm of 0",
+        fix="clean the data: look for a feature divided by a range or deviation of 0, a missing value, a logarithm of "
+        "0",
     )
 
 
@@ -161,7 +162,7 @@ def _of_parameter(name: str, parameter: Tensor) -> Finding:
         evidence={"numbers": count, "of": parameter.numel(), "parameter": name},
         threshold=0,
         cause=f"the parameter {name!r} holds NaN or infinity: an earlier step made it so",
-        fix="start from weights that are finite, and diagnose the model there: this step only spreads the loss",
+        fix="start from finite weights, and diagnose the model there: from here every step only spreads the damage",
     )
 
 
@@ -169,19 +170,17 @@ def _of_forward(origin: _Origin | None, loss: Tensor) -> Finding:
     if origin is None:
         return Finding(
             "non-finite-forward", None, None, {"loss": float(loss.detach())}, None,
-            "the loss is not finite, and the operation that made it so was not met",
-            "check what the loss computes outside torch's operations",
+            "the loss is not finite, but no torch operation was seen to make it so",
+            "check the part of the loss that is computed outside torch's operations",
         )  # fmt: skip
     largest = torch.finfo(getattr(torch, origin.dtype)).max
     half = origin.dtype in ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
     where = f"in {origin.layer}" if origin.layer else "outside every layer, in the loss or the model's own forward"
-    cause = f"the operation {origin.operation} makes the first number that is not finite, {where}"
-    fix = "keep what it reads in range: no logarithm, root or quotient of 0, and no difference of infinite numbers"
+    cause = f"the operation {origin.operation} produces the first number that is not finite, {where}"
+    fix = "keep its operands in range: no logarithm of 0, no division by 0, no difference of infinite numbers"
     if half:
         cause += f": {origin.dtype} overflows above {largest:g}"
-        fix = (
-            "compute this layer in bfloat16 or float32, or scale what it reads down (a norm in front, smaller weights)"
-        )
+        fix = "compute this layer in bfloat16 or float32, or make its input smaller (a norm before it, smaller weights)"
     return Finding(
         kind="non-finite-forward",
         layer=origin.layer or None,
@@ -199,7 +198,7 @@ def _of_forward(origin: _Origin | None, loss: Tensor) -> Finding:
 
 
 def _of_backward(loss: Tensor, ranges: Mapping[str, list[tuple[int, int]]]) -> list[Finding]:
-    """Run the backward pass with a hook on every node; the first that makes a bad gradient from good ones is it."""
+    """Run the backward pass with a hook on every node; report the first that makes a bad gradient from finite ones."""
     met: list[tuple[str, int, int | None]] = []
     for node in _nodes(loss):
 
@@ -223,9 +222,9 @@ def _of_backward(loss: Tensor, ranges: Mapping[str, list[tuple[int, int]]]) -> l
             index=index,
             evidence={"operation": operation, "loss": float(loss.detach())},
             threshold=None,
-            cause=f"the loss is finite; {operation} makes the first gradient that is not, {where}",
-            fix="keep the operation away from where its derivative is infinite: add a small number under a root or in "
-            "a quotient, and mask before the operation, not after it",
+            cause=f"the loss is finite; {operation} produces the first gradient that is not, {where}",
+            fix="avoid points with an infinite derivative: add a small number under a root or to a denominator, and "
+            "mask before the operation, not after it",
         )
     ]
 

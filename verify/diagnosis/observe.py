@@ -1,4 +1,4 @@
-"""One pass of a model, as a training loop runs it: loss, layers' calls, gradients, what happens between the layers."""
+"""Observe one training pass of a model: loss, calls of layers, gradients, activity between the layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from verify.diagnosis.sums import squares_of
 
 @dataclass
 class Observed:
-    """One pass; ``gradients`` by parameter are empty where no backward pass was asked for."""
+    """One pass; ``gradients``, by parameter, are empty without a backward pass."""
 
     loss: Tensor
     captured: Captured
@@ -31,7 +31,7 @@ class Observed:
 
     @cached_property
     def squares(self) -> dict[str, float]:
-        """The squared norm of each gradient by parameter, without those that are sparse or spread over processes."""
+        """The squared norm of each gradient by parameter, without sparse and sharded ones."""
         return squares_of(self.gradients)
 
     @cached_property
@@ -42,7 +42,7 @@ class Observed:
 
 
 def dense(tensor: Tensor) -> Tensor:
-    """Return the numbers of a gradient that may be sparse or spread over processes, on this process."""
+    """Return a possibly sparse or sharded gradient as a plain dense tensor on this process."""
     local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return local._values() if local.is_sparse else local
 
@@ -56,9 +56,10 @@ def observe(
     activity: bool = False,
     kept: Keep | None = None,
 ) -> Observed:
-    """Run the model once; with ``backward`` the gradients stand in ``.grad`` after it.
+    """Run the model once; with ``backward`` its gradients are in ``.grad`` afterwards.
 
-    What of the layers' inputs stays is said by ``kept``; by default they and the gradients at the outputs do.
+    ``kept`` selects the entries of layers' inputs to keep; by default all of them and the gradients at outputs are
+    kept.
     """
     parameters = dict(model.named_parameters())
     for parameter in parameters.values():
@@ -77,7 +78,7 @@ def observe(
 
 @contextmanager
 def backward_errors() -> Iterator[None]:
-    """Turn a failure of the backward pass into a UsageError."""
+    """Convert an exception of the backward pass into a UsageError."""
     try:
         yield
     except RuntimeError as problem:

@@ -1,4 +1,4 @@
-"""The user's own optimiser: its steps, and whether a step is linear in the gradient, so that samples add up in it."""
+"""The user's own optimiser: its steps, and whether they are linear in the gradient, so that samples' effects add."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from verify.diagnosis.layers import gathered
 from verify.diagnosis.snapshot import Snapshot
 
 Optimizer = torch.optim.Optimizer | Callable[[Iterable[Tensor]], torch.optim.Optimizer] | None
-_SAME = 1e-4  # relative departure from linearity that rounding in float32 makes
+_SAME = 1e-4  # relative departure from linearity that float32 rounding can cause
 
 
 @dataclass
 class Stepper:
-    """How parameters are moved, from their gradients: clipping, the optimiser, the schedule.
+    """Moves parameters by their gradients: clipping, the optimiser, the schedule.
 
-    ``again`` runs the model forward and backward once more, for optimisers that ask for it.
+    ``again`` runs the model forward and backward once more, for optimisers that take a closure.
     """
 
     optimizer: torch.optim.Optimizer
@@ -32,7 +32,7 @@ class Stepper:
 
     @property
     def rate(self) -> float:
-        """The learning rate of the first group of parameters."""
+        """The learning rate of the first parameter group."""
         return float(self.optimizer.param_groups[0].get("lr", 0.0))
 
     @property
@@ -42,12 +42,12 @@ class Stepper:
         return parameter is not None and parameter.default is parameter.empty
 
     def clip(self) -> None:
-        """Do what the user does between the backward pass and the step."""
+        """Call the user's ``before_step``."""
         if self.before_step is not None:
             self.before_step()
 
     def step(self) -> None:
-        """Take one step from clipped gradients, and one of the schedule."""
+        """Take one step with the clipped gradients, and one of the schedule."""
         if self.asks_for_closure:
             self.optimizer.step(self._closure)  # type: ignore[arg-type]
         else:
@@ -63,7 +63,7 @@ class Stepper:
 
 
 def made_optimizer(optimizer: Optimizer, model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    """Return the optimiser to step with: SGD of that rate for None; raise UsageError for one of another model."""
+    """Return the optimiser to use: SGD at ``rate`` for None; raise UsageError for one of another model."""
     trained = [p for p in model.parameters() if p.requires_grad]
     if optimizer is None:
         return torch.optim.SGD(trained, lr=rate)
@@ -79,9 +79,9 @@ def made_optimizer(optimizer: Optimizer, model: nn.Module, rate: float) -> torch
 
 @dataclass(frozen=True)
 class Linear:
-    """A step that is linear in the gradient: ``theta' - theta = past - rate * gradient``, by parameter.
+    """A step linear in the gradient: ``theta' - theta = past - rate * gradient``, by parameter.
 
-    ``past`` is empty where the optimiser remembers nothing.
+    ``past`` is empty if the optimiser has no memory (momentum, decay).
     """
 
     rate: Mapping[str, float]
@@ -89,12 +89,12 @@ class Linear:
 
 
 def linear_part(stepper: Stepper, parameters: Mapping[str, Tensor], raw: Mapping[str, Tensor]) -> Linear | None:
-    """Return how the optimiser's next step depends on the gradient, None where samples do not add up in it.
+    """Return the optimiser's next step as a linear function of the gradient, None if it is not linear.
 
-    The optimiser is asked three times, for no gradient, the gradient and twice the gradient, and put back each time.
+    The optimiser is tried three times, with zero, one and two times the gradient, and restored each time.
 
     Args:
-        stepper: the optimiser, the gradients in place and clipped.
+        stepper: the optimiser; clipped gradients are in place.
         parameters: the trained parameters by name.
         raw: their gradients before clipping.
     """
@@ -120,9 +120,9 @@ def linear_part(stepper: Stepper, parameters: Mapping[str, Tensor], raw: Mapping
 def plain_rates(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], watching: int = 0
 ) -> dict[str, float] | None:
-    """Return the rate of each parameter under plain gradient descent, None for any other optimiser or setting.
+    """Return each parameter's rate if the optimiser is plain gradient descent, else None.
 
-    ``watching`` says how many hooks behind its step only look on.
+    ``watching`` is the number of post-step hooks that only observe.
     """
     groups = optimizer.param_groups
     extra = ("momentum", "weight_decay", "maximize", "fused")
@@ -134,14 +134,14 @@ def plain_rates(
 
 
 def _rounding(parameter: Tensor) -> float:
-    """Return how far rounding of the parameters themselves can move them."""
+    """Return the change of the parameters that rounding alone can cause."""
     return 4 * torch.finfo(parameter.dtype).eps * float(gathered(parameter.detach()).double().norm())
 
 
 def _tried(
     stepper: Stepper, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], size: float
 ) -> dict[str, Tensor]:
-    """Return how far the optimiser moves the parameters for a multiple of their gradients; nothing stays changed."""
+    """Return the optimiser's change of the parameters for a multiple of their gradients, and restore everything."""
     state = Snapshot(stepper.optimizer)
     before = {name: gathered(p.detach()).to(torch.float64, copy=True) for name, p in parameters.items()}
     try:

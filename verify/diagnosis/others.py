@@ -1,6 +1,6 @@
-"""The modules of unknown kind in one diagnosis: judged by the expression derived from their captured program.
+"""Judge the modules of unknown kind by the expression derived from their captured program.
 
-Where a module cannot be captured, automatic differentiation on a few samples judges it; the note says which did.
+A module that cannot be captured is judged by automatic differentiation on a few samples; its note says which was used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from verify.diagnosis.sums import squared
 
 
 def judge_others(found: Plan, first: Observed, held: Mapping[str, Tensor]) -> dict[str, LayerDiagnosis | str]:
-    """Return the record of each module of unknown kind that was called, or in words why there is none."""
+    """Return the record of each called module of unknown kind, or the reason why there is none."""
     result: dict[str, LayerDiagnosis | str] = {}
     deadline = Deadline(SECONDS)
     for name, call in first.captured.whole.items():
@@ -40,22 +40,22 @@ def judge_others(found: Plan, first: Observed, held: Mapping[str, Tensor]) -> di
             result[name] = _by_capture(record, call, deadline)
         except Refused as reason:
             result[name] = str(reason)
-        except Exception as problem:  # of the module's own code, run in another type than it was written for
+        except Exception as problem:  # the module's own code may fail in a dtype it was not written for
             result[name] = f"automatic differentiation fails: {str(problem).splitlines()[0]}"
     return result
 
 
 def _by_capture(record: LayerDiagnosis, call: WholeCall, deadline: Deadline) -> LayerDiagnosis:
-    """Return the record with the self factors of the captured module, or with the reason why they are measured."""
+    """Return the record with the captured module's self factors, or with the reason why it was not captured."""
     try:
         inputs = tree_map(plain_numbers, (tuple(call.arguments), dict(call.words)))
         factors = captured_factors(call.module, inputs, own_names(call.module), call.z, deadline)
     except NotCaptured as reason:
         return replace(record, note=f"{record.note}; not by capture: {reason}")
-    except Exception as problem:  # of the module's own code, which is copied and run in another type
+    except Exception as problem:  # the module's own code is copied and run in another dtype, and may fail
         return replace(record, note=f"{record.note}; not by capture: {first_line(problem)}")
     count = factors.values.numel()
-    more = f"; it is called {call.calls} times, and this is its first call" if call.calls > 1 else ""
+    more = f"; of its {call.calls} calls this is the first" if call.calls > 1 else ""
     return replace(
         record,
         law=LAW,
@@ -69,7 +69,7 @@ def _by_capture(record: LayerDiagnosis, call: WholeCall, deadline: Deadline) -> 
 def with_parts(
     records: Mapping[str, LayerDiagnosis | str], found: Plan, first: Observed, later: Observed, moved: Moved
 ) -> dict[str, LayerDiagnosis | str]:
-    """Return the records with what the real step did to each of their outputs."""
+    """Return the records with the contributions to the real step's change of their outputs."""
     result = dict(records)
     for name, record in records.items():
         if isinstance(record, LayerDiagnosis):
@@ -83,7 +83,7 @@ def with_parts(
 
 
 def still_unjudged(unjudged: tuple[Unjudged, ...], records: Mapping[str, LayerDiagnosis | str]) -> tuple[Unjudged, ...]:
-    """Return the entries of modules without a record, with both reasons."""
+    """Return the unjudged modules without a record, each with both reasons."""
     left = []
     for entry in unjudged:
         record = records.get(entry.name)

@@ -1,13 +1,12 @@
-"""What one real step does to a layer's activation, in a network in which every layer steps at once.
+"""Split the change of a layer's activation in one real step, in which every layer of the network moves at once.
 
-    own        F(theta'; x)  - F(theta; x)      the layer's own parameters moved
-    upstream   F(theta ; x') - F(theta; x)      the layers in front moved its input
+    own        F(theta'; x)  - F(theta; x)      from the layer's own parameters
+upstream   F(theta ; x') - F(theta; x)      from its input, which the previous layers changed
     both       the rest, of second order in the rate
     share of a part = <part, Delta z> / ||Delta z||^2; they sum to 1
 
-Where the optimiser's step is linear in the gradient, own is once more a sum: self, what a sample's own gradient does,
-cross, what other samples do, past, what the optimiser remembers (momentum, decay), and the rest by other uses of the
-same parameters.
+If the optimiser's step is linear in the gradient, own is itself a sum: self (the sample's own gradient), cross (other
+samples' gradients), past (the optimiser's momentum and decay), and elsewhere (other uses of the same parameters).
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from verify.diagnosis.record import Parts
 from verify.diagnosis.step import Analysis, gradient_of, joined
 from verify.diagnosis.sums import inner, parts_of, squared, squares_of, wide
 
-_ROUNDED = 1e-6  # of a parameter: of a longer step no more than a few hundredths of an entry are rounding
+_ROUNDED = 1e-6  # relative to the parameter: in a longer step, rounding is at most a few per cent of an entry
 UNMOVED = "the step does not change its activation"
-CHANGED = "its calls were others after the step, so that samples cannot be compared"
+CHANGED = "its calls after the step differ from those before, so samples cannot be compared"
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of some parameters: squared norms of themselves, their step and their gradient, and -<gradient, step>.
+    """Sizes of some parameters: squared norms of values, step and gradient, and -<gradient, step>.
 
-    ``rate``, where there is one, says that the step is minus the gradient times this rate, far above rounding.
+    ``rate`` is set if the step is minus the gradient times this rate, and far above rounding.
     """
 
     weight: float
@@ -48,10 +47,10 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Moved:
-    """One step of the whole network: parameters before and after by name, gradients, and how the step depends on them.
+    """One step of the whole network: parameters before and after by name, gradients, and the step's linear form.
 
-    ``linear`` is None where the step is not linear in the gradient, or that is not asked for; ``lengths`` holds the
-    squared norms of gradients that are known.
+    ``linear`` is None if the step is not linear in the gradient or this was not tested; ``lengths`` holds the known
+    squared norms of gradients.
     """
 
     before: Mapping[str, Tensor]
@@ -62,7 +61,7 @@ class Moved:
     _sizes: dict[Piece, Sizes] = field(default_factory=dict)
 
     def sizes(self, pieces: Iterable[Piece]) -> Sizes:
-        """Return the sizes of some parameters together; without parameters after the step it is minus the gradient."""
+        """Return the joint sizes of some parameters; if ``after`` is missing, the step is minus the gradient."""
         found = [self._of(piece) for piece in pieces]
         words = ("weight", "update", "gradient", "fall")
         return Sizes(*(sum(getattr(part, word) for part in found) for word in words))
@@ -74,7 +73,7 @@ class Moved:
 
     @cached_property
     def _weights(self) -> dict[str, float]:
-        """The squared norm of each trained parameter of plain numbers."""
+        """The squared norm of each trained parameter that is a plain tensor."""
         return squares_of({name: self.before[name] for name in self.gradients})
 
     def _measured(self, piece: Piece) -> Sizes:
@@ -91,7 +90,7 @@ class Moved:
             return Sizes(weight, rate**2 * length, length, rate * length, rate)
         after, update, fall = piece.of(self.after), 0.0, 0.0
         met = parts_of(after if gradient is None else gradient)
-        buffer: Tensor | None = None  # one for all parts, which are of one size but the last
+        buffer: Tensor | None = None  # reused for all parts, which have equal sizes except the last
         for old, new, g in zip(parts_of(before), parts_of(after), met, strict=True):
             buffer = (
                 wide(new) - wide(old) if buffer is None else torch.sub(wide(new), wide(old), out=buffer[: len(new)])
@@ -101,9 +100,9 @@ class Moved:
         return Sizes(weight, update, length, fall)
 
     def along_gradient(self, probes: Sequence[Probe], analysis: Analysis | None) -> list[Along] | None:
-        """Return for each call how a layer's parameters went down their gradients at one rate; None if they did not.
+        """Return for each call the layer's step along its gradients at one rate; None if it is not such a step.
 
-        ``analysis`` of the same rows holds what the gradients give there.
+        ``analysis`` of the same rows holds the layer's output with the gradients as parameters.
         """
         site = probes[0].site
         pieces = site.pieces.values()
@@ -120,18 +119,18 @@ class Moved:
         return [Along(rate, gradients, part) for part in made]
 
     def _rate(self, parameter: str) -> float | None:
-        """Return the rate by which the step is minus the gradient alone, None where it is something else."""
+        """Return the rate if the step is exactly minus rate times the gradient, else None."""
         return None if self.linear is None or self.linear.past else self.linear.rate.get(parameter)
 
 
 def parts(probes: Sequence[Probe], later: Sequence[Call], step: Moved, analysis: Analysis | None = None) -> Parts | str:
-    """Return the parts of one layer's change, or in words why there are none.
+    """Return the contributions to one layer's change, or the reason why there are none.
 
     Args:
         probes: chosen rows of each of the layer's calls before the step.
-        later: the calls after it, of the same batch with the same random numbers, of which these entries were kept.
-        step: what became of the parameters.
-        analysis: of the gradient's step at the same rows, where it was made: own is then split.
+        later: the calls after it, on the same batch with the same random numbers, with the same entries kept.
+        step: the step of the parameters.
+        analysis: the analysis of the gradient's step at the same rows, if made; it is used to split own.
     """
     site = probes[0].site
     if len(later) != len(probes) or any(p.shape != call.shape for p, call in zip(probes, later, strict=True)):
@@ -152,7 +151,7 @@ def parts(probes: Sequence[Probe], later: Sequence[Call], step: Moved, analysis:
 
 
 def own_parts(probes: Sequence[Probe], step: Moved) -> Parts | str:
-    """Return what a layer's own step did, where the model cannot be run once more to see its input move."""
+    """Return the effect of a layer's own step, for a model that cannot be run again to see its inputs change."""
     site = probes[0].site
     before, after = (parameters_of(site, values) for values in (step.before, step.after))
     z, own = (joined(part) for part in zip(*((p.run(before), p.step(before, after)) for p in probes), strict=True))
@@ -160,7 +159,7 @@ def own_parts(probes: Sequence[Probe], step: Moved) -> Parts | str:
 
 
 def _record(site: Site, probes: Sequence[Probe], step: Moved, z: Tensor, change: Tensor) -> Parts:
-    """Return the record of a change, in float64, without its parts."""
+    """Return the record of a change, in float64, without its contributions."""
     sizes, total, size = step.sizes(site.pieces.values()), squared(change), squared(z)
     return Parts(
         own=None,
@@ -176,10 +175,10 @@ def _record(site: Site, probes: Sequence[Probe], step: Moved, z: Tensor, change:
 
 
 def _addends(site: Site, probes: Sequence[Probe], step: Moved, analysis: Analysis | None) -> list[Tensor]:
-    """Return what a sample alone, all samples, and the past add to own; nothing where they do not add up.
+    """Return the effects on own of the sample alone, of all samples, and of the past; empty if they do not add up.
 
-    They do not where the step is not linear in the gradient, or takes weight and bias apart; a past of nothing is left
-    out.
+    They do not if the step is not linear in the gradient or has different rates for weight and bias. An empty past is
+    left out.
     """
     names = {word: site.pieces[word].parameter for word in site.trained}
     if step.linear is None or analysis is None or not all(name in step.linear.rate for name in names.values()):
@@ -195,7 +194,7 @@ def _addends(site: Site, probes: Sequence[Probe], step: Moved, analysis: Analysi
 
 
 def _split(own: float, alone: float, together: float, past: float = 0.0) -> dict[str, float]:
-    """Return the shares that own is the sum of, from those of its addends."""
+    """Return the shares of self, cross, past and elsewhere, which sum to own."""
     return {"self": alone, "cross": together - alone, "past": past, "elsewhere": own - together - past}
 
 
@@ -203,5 +202,5 @@ def cosine(change: Tensor, gradient: Tensor) -> float | None:
     """Return the mean over samples of the cosine of the change with minus the gradient there."""
     lengths = torch.linalg.vector_norm(change, dim=-1) * torch.linalg.vector_norm(gradient, dim=-1)
     count = int(lengths.count_nonzero())
-    products = (change * gradient).sum(-1) / lengths.where(lengths > 0, 1.0)  # of lengths of 0 they are 0
+    products = (change * gradient).sum(-1) / lengths.where(lengths > 0, 1.0)  # zero vectors contribute 0
     return -float(products.sum()) / count if count else None

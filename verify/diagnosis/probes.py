@@ -1,11 +1,11 @@
-"""Chosen rows of a layer's calls, and the layer run alone on what they read.
+"""Select rows of a layer's calls, and run the layer alone on them.
 
-    rows x weight     linear layers, gains of norms, and convolutions, of which a position reads a small window of its
-                      image, so that windows are cut out: products in the layer's own type, at least float32
-    a row of a table  embeddings: looked up
+    rows x weight     linear layers, gains of norms, and convolutions (windows of the image are cut out as rows):
+                      products in the layer's own dtype, at least float32
+    a row of a table  embeddings: look-ups
     anything else     the layer's own function, in float64
 
-All of them are linear in the parameters, so that what a step of the parameters does is the layer at their difference:
+All of them are linear in the parameters, so the effect of a step is the layer's output with the step as parameters:
 small steps lose no digits.
 """
 
@@ -26,19 +26,19 @@ from verify.diagnosis.capture import Call, Keep
 from verify.diagnosis.layers import Site
 from verify.diagnosis.samples import Shape, batched, by_axis, evenly, flat, padded, rows_of, units_of
 
-ROWS = 48  # chosen of all calls of a layer
-_FEWEST, _SHARE = 8, 32  # where a row costs much: no fewer, and one in so many
-_LITTLE = 1 << 22  # products which cost little
-_IMAGES = 3  # of one call of a convolution, among whose positions rows are chosen
-_PART = 1 << 18  # entries of the difference of two weights that are held at once
+ROWS = 48  # rows chosen among all calls of a layer
+_FEWEST, _SHARE = 8, 32  # for expensive rows: at least this many, and one in so many
+_LITTLE = 1 << 22  # a number of products that is cheap
+_IMAGES = 3  # images of one convolution call in which positions are chosen
+_PART = 1 << 18  # entries of a weight difference that are held at once
 Parameters = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Along:
-    """A step of a layer's parameters down their gradients, all at one rate: what it does needs no difference of two.
+    """A step of a layer's parameters along their gradients at one rate, whose effect needs no difference of weights.
 
-    ``at_gradient`` is the layer's output at the chosen rows of one call with the gradients for parameters.
+    ``at_gradient`` is the layer's output at the chosen rows of one call, with the gradients as parameters.
     """
 
     rate: float
@@ -53,12 +53,12 @@ class Probe:
     Attributes:
         site: the layer.
         shape: the shape of the whole input.
-        x: the chosen entries of the input; those of products are the rows themselves.
-        rows: the chosen rows (groups, chosen, entries), of tokens (1, chosen); zeros where only the bias is trained.
-        places: where they stand among the rows of ``x``, if the layer's own function runs.
+        x: the chosen entries of the input; for products, the rows themselves.
+        rows: the chosen rows (groups, chosen, entries), for tokens (1, chosen); zeros if only the bias is trained.
+        places: their positions among the rows of ``x``, if the layer's own function runs.
         g: the gradient at the chosen rows (groups, chosen, units).
         factors: their self factors (groups, chosen).
-        take: the same entries of another input of the same shape.
+        take: a function that returns the same entries of another input of the same shape.
     """
 
     site: Site
@@ -71,7 +71,7 @@ class Probe:
     take: Callable[[Tensor], Tensor]
 
     def run(self, parameters: Parameters, x: Tensor | None = None) -> Tensor:
-        """Return the layer's output at the chosen rows, (groups, chosen, units); parameters left out are zero."""
+        """Return the layer's output at the chosen rows, (groups, chosen, units); missing parameters count as zero."""
         x = self.x if x is None else x
         if self.site.shape is Shape.TOKENS:
             padding: Any = self.site.view.padding_idx
@@ -83,7 +83,7 @@ class Probe:
         return units_of(self.site.shape, self.site.view, run_alone(self.site, exact, x))[:, self.places]
 
     def step(self, before: Parameters, after: Parameters, x: Tensor | None = None) -> Tensor:
-        """Return how far the output moves with parameters after a step for those before it, the input held."""
+        """Return the change of the output by a step of the parameters, with the input held."""
         x = self.x if x is None else x
         if self.site.shape is Shape.TOKENS:
             return self.run(after, x) - self.run(before, x)
@@ -94,13 +94,13 @@ class Probe:
     def moved(
         self, before: Parameters, after: Parameters, x: Tensor, along: Along | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the output, and of its change what the parameters do, what the input does, and what both do together.
+        """Return the output, and its changes by the parameters alone, by the input alone, and by both together.
 
         Args:
             before: parameters before the step.
             after: those after it.
             x: the same entries of the input after the step.
-            along: how the parameters went down their gradients, where all of them did at one rate.
+            along: the step along the gradients, if all parameters step at one rate.
         """
         if torch.equal(x, self.x):
             own = self.step(before, after) if along is None else -along.rate * along.at_gradient
@@ -121,9 +121,9 @@ class Probe:
 def _products(
     rows: Tensor, parameters: Parameters, less: Parameters | None, site: Site, biased: int | None = None
 ) -> Tensor:
-    """Return rows times the weight, and the bias at the first ``biased`` ones; with ``less`` of the difference.
+    """Return rows times the weight, plus the bias for the first ``biased`` ones; with ``less``, of the difference.
 
-    The difference is taken of a few units at a time, so that a large weight is not held once more.
+    The difference is taken for a few units at a time, so that no copy of a large weight is needed.
     """
     groups, count, entries = rows.shape
     weight = _laid(site, "weight", (parameters, less), (groups, -1, entries))
@@ -140,13 +140,13 @@ def _products(
 
 
 def _laid(site: Site, word: str, held: Sequence[Parameters | None], shape: tuple[int, int, int]) -> list[Tensor]:
-    """Return a parameter as (groups, units, entries), and what is to be subtracted of it; nothing if it is left out."""
+    """Return a parameter as (groups, units, entries), and the one to subtract from it; empty if it is missing."""
     found = [parameters[word] for parameters in held if parameters is not None and word in parameters]
     return [(p.T if word == "weight" and site.transposed else p).reshape(shape) for p in found]
 
 
 def _applied(rows: Tensor, weight: Sequence[Tensor]) -> Tensor:
-    """Return the products of rows with a weight, or the difference of two, of which rows of one entry take no sum."""
+    """Return the products of rows with a weight or a difference of weights; rows of one entry need no sum."""
     part = _difference(weight, rows.dtype).mT
     return rows * part if rows.shape[-1] == 1 else rows @ part
 
@@ -162,14 +162,14 @@ def is_product(site: Site) -> bool:
 
 
 def probes_of(calls: Sequence[Call], most: int = ROWS, exactly: torch.dtype | None = None) -> list[Probe]:
-    """Choose rows of the calls of a layer that met a gradient, evenly.
+    """Choose rows evenly among the calls of a layer that received a gradient.
 
-    Where a row costs much, as many are chosen as cost little beside the layer's own products with all rows.
+    If rows are expensive, so few are chosen that they cost little compared with the layer's own products.
 
     Args:
         calls: all calls of one layer.
-        most: how many rows to choose at most.
-        exactly: the type to compute in; by default that of input and weight, at least float32.
+        most: the largest number of rows to choose.
+        exactly: the dtype to compute in; by default that of input and weight, at least float32.
     """
     met = [(call, call.gradient) for call in calls if call.gradient is not None]
     weight: Any = calls[0].site.view.weight
@@ -182,7 +182,7 @@ def probes_of(calls: Sequence[Call], most: int = ROWS, exactly: torch.dtype | No
 
 
 def entries_of(probes: Mapping[str, Sequence[Probe]]) -> Keep:
-    """Return a hook that stores the chosen entries of each layer's inputs, and nothing of inputs of another shape."""
+    """Return a hook that keeps the chosen entries of each layer's inputs, and nothing if the shape differs."""
 
     def _entries(name: str, number: int, x: Tensor) -> Tensor:
         of_layer = probes.get(name, ())
@@ -243,7 +243,7 @@ def laid(site: Site, tensor: Tensor, chosen: Tensor | slice) -> Tensor:
 
 
 def _windows(call: Call, g: Tensor, count: int, kind: torch.dtype) -> Probe:
-    """Choose positions of a convolution, and cut out of its input what each of them reads."""
+    """Choose positions of a convolution, and cut out their windows of the input."""
     site, groups = call.site, int(call.site.view.groups)  # type: ignore[arg-type]
     view: Any = site.view
     x, gradient = batched(site.shape, view, call.x), batched(site.shape, view, g)
@@ -273,7 +273,7 @@ def _windows(call: Call, g: Tensor, count: int, kind: torch.dtype) -> Probe:
 
 @dataclass(frozen=True)
 class _Window:
-    """What positions of a convolution read, by axis: how many entries, how far apart, and zeros in front of images."""
+    """The window of a convolution by axis: number of entries, spacing, and padding before the image."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -285,11 +285,11 @@ class _Window:
 def _reading(
     window: _Window, images: int, space: tuple[int, ...], out: tuple[int, ...], count: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Choose positions of some images, and return of each its image, its place, and where in the image it reads.
+    """Choose positions in some images, and return for each its image, its index, and the entries of its window.
 
     Returns:
-        Image (chosen), place among the positions (chosen), places read (chosen, entries), and which of these are
-        inside of the image (chosen, entries, 1), None where all are; not to be changed.
+        Image (chosen), index among the positions (chosen), entries of the window (chosen, entries), and a mask of the
+            entries inside the image (chosen, entries, 1), None if all are. Cached: do not modify.
     """
     each, some = math.prod(out), evenly(images, min(_IMAGES, count), device)
     places = evenly(len(some) * each, count, device)
@@ -307,7 +307,7 @@ def _reading(
 
 
 def _alone(call: Call, g: Tensor, count: int) -> Probe:
-    """Choose entries of a layer whose own function runs, and of images positions in all of them together."""
+    """Choose entries for a layer that runs by its own function; for images, positions shared by all of them."""
     site = call.site
     entries = flat(site.shape, site.view, call.x)
     images = site.shape is Shape.PATCHES
@@ -338,6 +338,6 @@ def parameters_of(site: Site, values: Mapping[str, Tensor]) -> Parameters:
 
 
 def run_alone(site: Site, parameters: Parameters, x: Tensor) -> Tensor:
-    """Return the layer's output alone, with these parameters for all that its view has."""
+    """Return the output of the layer's stand-in with these parameters."""
     z: Tensor = functional_call(site.view, parameters, (batched(site.shape, site.view, x),))
     return z

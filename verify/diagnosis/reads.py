@@ -1,8 +1,8 @@
-"""How a call of a layer reads as rows and units, where its arguments are not simply its input.
+"""Bring calls whose arguments are not simply the layer's input into the form of rows and units.
 
-norm with gain      each unit is an affine map of one entry, the normalised input: a convolution in as many groups
-bags with offsets   a linear map of how often, or how strongly, each row of the table is summed
-a linear map by another name   proven on the call: the same numbers as ``torch.nn.functional.linear``
+norm with gain      each unit is an affine map of one entry of the normalised input: a fully grouped convolution
+    bags with offsets   a linear map of the weight of each table row in each bag
+    unknown linear map  verified on the call: the same numbers as ``torch.nn.functional.linear``
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _CHANNELS_SECOND = (
     nn.GroupNorm,
 )
 NORMS = (*_CHANNELS_SECOND, nn.LayerNorm, nn.RMSNorm)
-_COMPARED = 2  # samples on which it is seen whether a module computes what its parameters look like
-_TELLING = 0.1  # of the bias, or of one: a gain above it, whose output tells what it was multiplied with
-OTHER = "it computes something else than the known layers that its parameters look like"
+_COMPARED = 2  # samples on which a module is compared with the known layer that its parameters suggest
+_TELLING = 0.1  # gain, relative to the bias or one, above which the output determines the normalised entry
+OTHER = "its parameters look like those of a known layer, but it computes something else"
 
 
 @dataclass(frozen=True)
 class Read:
-    """An input as the site's stand-in takes it, the output tensor, and how outputs are laid out beside that input."""
+    """An input in the form of the site's stand-in, the output, and the function that arranges outputs likewise."""
 
     x: Tensor
     z: Tensor
@@ -41,14 +41,14 @@ class Read:
 
 
 def normalised_entries(module: Any, output: Tensor, entries: Callable[[Tensor], Tensor]) -> Tensor | None:
-    """Return chosen normalised entries, (units, chosen, 1), of a norm: what its output is without gain and bias.
+    """Return chosen normalised entries of a norm, (units, chosen, 1): its output without gain and bias.
 
-    None where a gain is so small that its output does not tell them.
+    None if a gain is too small to recover them from the output.
 
     Args:
-        module: the norm, which ``norm_with_gain`` has read before.
-        output: what it returned, (samples, units, places).
-        entries: picks entries of such a tensor, units in front; it may pick none.
+        module: a norm that ``norm_with_gain`` has accepted before.
+        output: its output, (samples, units, places).
+        entries: selects entries of such a tensor, units first; it may select none.
     """
     weight = module.weight.detach().reshape(-1, 1, 1)
     bias = module.bias.detach().reshape(-1, 1, 1) if getattr(module, "bias", None) is not None else None
@@ -61,7 +61,7 @@ def normalised_entries(module: Any, output: Tensor, entries: Callable[[Tensor], 
 
 
 def arranged_for(module: Any) -> Arrange:
-    """Return what lays a norm's output out as (samples, units, places)."""
+    """Return a function that arranges a norm's output as (samples, units, places)."""
     units = module.weight.numel()
 
     def _arranged(tensor: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def arranged_for(module: Any) -> Arrange:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """Return the first tensor of an output; raise TypeError where there is none."""
+    """Return the first tensor of an output; raise TypeError if there is none."""
     found = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(found, Tensor):
         raise TypeError(f"it returned a {type(output).__name__}, not a tensor")
@@ -80,7 +80,7 @@ def first_tensor(output: Any) -> Tensor:
 
 
 def norm_with_gain(module: Any, arguments: Any, words: Any, output: Any) -> Read:
-    """Read a norm: single normalised entries (samples, units, places); raise ValueError for one that is no gain."""
+    """Read a norm as single normalised entries (samples, units, places); raise ValueError if it is not one."""
     x, z = _first(arguments, words), first_tensor(output)
     with torch.no_grad():
         normal = _normalised(module, x.detach())
@@ -93,7 +93,7 @@ def norm_with_gain(module: Any, arguments: Any, words: Any, output: Any) -> Read
 
 
 def _normalised(module: Any, x: Tensor) -> Tensor:
-    """Return what a norm multiplies by its gain."""
+    """Return the normalised input, before the gain."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         by_batch = module.training or module.running_mean is None
         mean, variance = (None, None) if by_batch else (module.running_mean, module.running_var)
@@ -107,7 +107,7 @@ def _normalised(module: Any, x: Tensor) -> Tensor:
         return F.layer_norm(x, module.normalized_shape, None, None, module.eps)
     if isinstance(module, nn.RMSNorm):
         return F.rms_norm(x, module.normalized_shape, None, module.eps)
-    twin = copy.copy(module)  # run by its method, so that no hook sees it
+    twin = copy.copy(module)  # its forward is called directly, so that no hook runs
     held = {name: p for name, p in module._parameters.items() if p is not None}
     plain = {name: torch.ones_like(p) if name == "weight" else torch.zeros_like(p) for name, p in held.items()}
     twin.__dict__["_parameters"] = {name: nn.Parameter(value, requires_grad=False) for name, value in plain.items()}
@@ -115,7 +115,7 @@ def _normalised(module: Any, x: Tensor) -> Tensor:
 
 
 def linear_by_value(module: Any, arguments: Any, words: Any, output: Any) -> Read:
-    """Read a linear map that another library wrote; raise ValueError where the numbers are others."""
+    """Read another library's linear map; raise ValueError if its output differs from that of a linear map."""
     x, z = _first(arguments, words), first_tensor(output)
     weight, bias = module.weight.detach(), getattr(module, "bias", None)
     if x.shape[-1] != weight.shape[-1] or not x.is_floating_point():
@@ -131,7 +131,7 @@ def linear_by_value(module: Any, arguments: Any, words: Any, output: Any) -> Rea
 
 
 def bags(module: nn.EmbeddingBag, arguments: Any, words: Any, output: Any) -> Read:
-    """Read bags told apart by offsets, or weighed: how much of each row of the table each bag sums."""
+    """Read bags with offsets or weights: the weight of each table row in each bag."""
     given = {**dict(zip(("input", "offsets", "per_sample_weights"), arguments, strict=False)), **words}
     tokens, offsets, weights = (given.get(word) for word in ("input", "offsets", "per_sample_weights"))
     assert isinstance(tokens, Tensor)
@@ -163,7 +163,7 @@ def _first(arguments: Any, words: Any) -> Tensor:
 
 
 def _alike(made: Tensor, real: Tensor) -> bool:
-    """Whether numbers are the same up to the rounding of their type; numbers that are not finite are told elsewhere."""
+    """Whether tensors agree up to rounding; non-finite ones count as equal, since they are reported elsewhere."""
     size = squared(real)
     if not math.isfinite(size):
         return True

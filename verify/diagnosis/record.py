@@ -1,4 +1,4 @@
-"""What a diagnosis found: plain data, and its JSON."""
+"""The results of a diagnosis as plain data, and their JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from verify.diagnosis.findings.finding import NON_FINITE, Finding, plain
 from verify.diagnosis.layers import Unjudged
 
 SCHEMA = "affdiv.diagnosis/1"
-_SORTED = 1 << 14  # factors of which the median is taken
-SETTLED = ("it is computed inside the generated attention, where its output cannot be met",)
+_SORTED = 1 << 14  # most factors that are sorted for the median
+SETTLED = ("it is computed inside the generated attention, where its output cannot be observed",)
 
 
 @dataclass(frozen=True)
@@ -28,26 +28,26 @@ class Spread:
 
     @property
     def ratio(self) -> float:
-        """Largest over smallest: 1 where every sample is moved by the same factor; infinite above a factor of 0."""
+        """Largest over smallest: 1 if every sample moves by the same factor; infinite if the smallest is 0."""
         if self.minimum == 0:
             return math.inf if self.maximum > 0 else 1.0
         return self.maximum / self.minimum
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers by name; a ratio that is infinite is None."""
+        """Return the numbers by name; an infinite ratio becomes None."""
         return {**asdict(self), "ratio": _finite(self.ratio)}
 
 
 def _finite(value: float) -> float | None:
-    """Return a number, None where JSON has no number for it."""
+    """Return a number, or None if JSON cannot represent it."""
     return value if math.isfinite(value) else None
 
 
 def spread(factors: Tensor) -> Spread:
     """Return the spread of self factors of any shape, at least one of them.
 
-    The median is the lower one, of many factors that of so many spread evenly over them: to sort all would cost more
-    than to compute them.
+    The median is the lower one; of many factors, only an evenly spread subset is sorted, because sorting all would cost
+    more than computing them.
     """
     flat = (factors if factors.is_contiguous() or factors.dim() < 2 else factors.mT).detach().reshape(-1)
     low, high = flat.aminmax()
@@ -57,11 +57,11 @@ def spread(factors: Tensor) -> Spread:
 
 @dataclass(frozen=True)
 class Shares:
-    """What one step's change of a layer's activation is made of, as shares of the summed squares, and how exact it is.
+    """The contributions to one step's change of a layer's activation, as shares of the sum of squares, and its error.
 
-    ``own`` is what each sample's own gradient does, ``cross`` what the layer's other samples do, ``elsewhere`` what
-    other uses of its parameters do. ``error`` is the distance of the derived change from the change of a virtual step,
-    relative to the latter, and ``bound`` what rounding allows.
+    ``own`` comes from each sample's own gradient, ``cross`` from the layer's other samples, ``elsewhere`` from other
+    uses of its parameters. ``error`` is the distance of the derived change from the change of a virtual step, relative
+    to the latter; ``bound`` is its rounding bound.
     """
 
     own: float
@@ -72,7 +72,7 @@ class Shares:
 
     @property
     def exact(self) -> bool:
-        """Whether the derived change is the real one, up to rounding."""
+        """Whether the derived change equals the real one up to rounding."""
         return self.error <= self.bound
 
 
@@ -84,7 +84,7 @@ class Extremes:
         largest: index (sample, then position) and self factor of the largest ones.
         features: the features, or channels, with the largest shares of the squared length, and these shares.
         variation: standard deviation of the self factors over their mean.
-        expected: the same for Gaussian inputs of as many independent entries; None where that is not known.
+        expected: the same for Gaussian inputs of as many independent entries; None if unknown.
     """
 
     largest: tuple[tuple[list[int], float], ...]
@@ -104,18 +104,18 @@ class Extremes:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the first real step does to a layer's activation, as shares of the squared change, which sum to 1.
+    """The contributions to a layer's change in the first real step, as shares of the squared change, which sum to 1.
 
     Attributes:
-        own: what the layer's own parameters do; ``upstream`` what its moved input does; ``both`` the rest. None where
-            the model could not be run once more; all other numbers are then those of its own change alone.
-        split: own once more as shares: self, cross, past (momentum, decay), elsewhere (other uses of the parameters);
-            None where the optimiser's step is not linear in the gradient.
+        own: from the layer's own parameters; ``upstream`` from its changed input; ``both`` the rest. None if the model
+            could not be run again; all other numbers then describe the change by its own parameters.
+        split: own as a sum of shares: self, cross, past (momentum, decay), elsewhere (other uses of the parameters);
+            None if the optimiser's step is not linear in the gradient.
         cosine: mean over samples of the cosine of the change with minus the gradient.
         update_to_weight: norm of the step over that of the parameters.
         update_to_activation: norm of the change over that of the activation.
         gradient_norm: norm of the gradient of the layer's parameters.
-        squared_change: the squared change of the chosen samples, by which layers are weighed against each other.
+        squared_change: the squared change of the chosen samples, the weight of the layer in totals.
     """
 
     own: float | None
@@ -137,7 +137,7 @@ class Parts:
 class LayerDiagnosis:
     """One layer, or projection of attention: self factors at each step, and the shares of the first step.
 
-    ``missing`` says why there are no shares; ``advice`` is empty where there is nothing to correct.
+    ``missing`` says why there are no shares; ``advice`` is empty if there is nothing to correct.
     """
 
     name: str
@@ -160,13 +160,13 @@ class LayerDiagnosis:
 
     @property
     def drift(self) -> float | None:
-        """The median self factor at the last step over the first; None without steps or at a median of 0."""
+        """The median self factor at the last step over that at the first; None without steps or if the latter is 0."""
         if len(self.history) < 2 or self.factors.median == 0:
             return None
         return self.history[-1].median / self.factors.median
 
     def to_json(self) -> dict[str, Any]:
-        """Return the layer's numbers; those that are not there are None."""
+        """Return the layer's numbers; missing ones are None."""
         shares = self.shares
         return {
             "name": self.name,
@@ -191,10 +191,10 @@ class LayerDiagnosis:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Every layer of a model: the judged ones in the order of their calls, and the others with the reason.
+    """Every layer of a model: the judged ones in the order of their calls, and the others with reasons.
 
-    ``losses`` are those before each step and after the last; ``stopped`` says why there are fewer steps than asked for.
-    ``findings`` stand best first; ``judged`` is the share of the trained numbers that the judged layers hold.
+    ``losses`` are those before each step and after the last; ``stopped`` says why fewer steps than requested were
+    taken. ``findings`` are ordered by importance; ``judged`` is the share of trained parameters in the judged layers.
     """
 
     model: str
@@ -210,7 +210,7 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Whether some step was checked, every one that was is the derived one, and all numbers are finite."""
+        """Whether some step was checked, every checked step is the derived one, and all numbers are finite."""
         exact = [layer.shares.exact for layer in self.layers if layer.shares is not None]
         settled = any(not layer.shares and layer.missing in SETTLED for layer in self.layers)
         finite = not any(finding.kind in NON_FINITE for finding in self.findings)

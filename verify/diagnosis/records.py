@@ -1,4 +1,4 @@
-"""From what one pass showed to what is told of each layer."""
+"""Build the record of each layer from the observed passes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from verify.diagnosis.samples import Shape
 from verify.diagnosis.step import Analysis, analyse
 
 UNUSED = "its output does not reach the loss"
-UNCALLED = "it is not called when the model runs on this batch, and its parameters get no gradient"
-BY_FUNCTION = "it is not called, but its {names} take part and get a gradient: a function uses them"
+UNCALLED = "it is not called on this batch, and its parameters get no gradient"
+BY_FUNCTION = "it is not called, but its {names} get a gradient: other code uses them directly"
 CLEARED = "its gradient was cleared during the backward pass, by an optimiser that steps there"
 EMPTY = "it is called without a single sample"
 NOT_FINITE = "the gradient of the loss with respect to its output or its parameters is not finite"
@@ -32,7 +32,7 @@ NOT_FINITE = "the gradient of the loss with respect to its output or its paramet
 
 @dataclass
 class FirstStep:
-    """What the first step did: the passes before and after with the same random numbers, the parameters, the parts."""
+    """The first step: the passes before and after with the same random numbers, the parameters, the contributions."""
 
     first: Observed
     later: Observed
@@ -52,7 +52,7 @@ class FirstStep:
 
 
 def chosen_rows(first: Observed, analyses: Mapping[str, Analysis | str]) -> dict[str, Sequence[Probe]]:
-    """Return chosen rows of each layer whose calls all met a gradient: those of its analysis, where there is one."""
+    """Return chosen rows of each layer whose calls all received a gradient: those of its analysis if there is one."""
     found: dict[str, Sequence[Probe]] = {}
     for name, calls in first.captured.calls.items():
         analysis = analyses[name]
@@ -62,7 +62,7 @@ def chosen_rows(first: Observed, analyses: Mapping[str, Analysis | str]) -> dict
 
 
 def evidence_of(first: Observed, step: FirstStep | None, values: Mapping[str, Tensor]) -> list[LayerEvidence]:
-    """Return what the rules read of each layer; without a step the gradient itself stands for it."""
+    """Return each layer's evidence for the rules; without a step, minus the gradient is used as the step."""
     moved, found = step.moved if step else Moved(values, {}, first.gradients, None, first.squares), []
     for name, calls in first.captured.calls.items():
         site = calls[0].site
@@ -86,7 +86,7 @@ def _gain(call: Call, moved: Moved) -> float | None:
 def judged_share(
     first: Observed, values: Mapping[str, Tensor], found: Plan, others: Mapping[str, LayerDiagnosis | str]
 ) -> float:
-    """Return the share of the trained numbers that the judged layers hold, by the parameters that got a gradient."""
+    """Return the judged layers' share of all trained numbers, counting only parameters that got a gradient."""
     held: dict[str, set[tuple[int, int | None]]] = {}
     for calls in first.captured.calls.values():
         for piece in calls[0].site.trained_pieces:
@@ -112,7 +112,7 @@ def spread_of(calls: Sequence[Call]) -> Spread:
 
 
 def judged_shares(name: str, seen: Observed, values: Mapping[str, Tensor]) -> Analysis | str:
-    """Return the shares of a site's step, or why there are none."""
+    """Return the analysis of a site's step, or the reason why there is none."""
     calls = seen.captured.calls[name]
     if calls[0].site.closed:
         return CLOSED
@@ -133,14 +133,14 @@ def judged_shares(name: str, seen: Observed, values: Mapping[str, Tensor]) -> An
 
 
 def shares_of(found: Analysis | str) -> Shares | str:
-    """Return the shares of an analysis, or why there is none."""
+    """Return the shares of an analysis, or the reason why there are none."""
     return found.shares if isinstance(found, Analysis) else found
 
 
 def layer_record(
     calls: Sequence[Call], history: tuple[Spread, ...], judged: Shares | str, parts: Parts | str | None
 ) -> LayerDiagnosis:
-    """Return the record of one layer from its calls and what was found of its step."""
+    """Return the record of one layer from its calls and the analysis of its step."""
     site, x = calls[0].site, calls[0].x
     tokens = site.shape is Shape.TOKENS or x.dim() > 2 or "MultiheadAttention" in site.type
     tokens = tokens and site.shape is not Shape.BAGS
@@ -149,11 +149,11 @@ def layer_record(
     if len(calls) > 1:
         notes.append(f"called {len(calls)} times: the samples of all calls count together")
     if getattr(site.view, "padding_idx", None) is not None:
-        notes.append("the row of its padding token is not trained: there the self factor is 0")
+        notes.append("the row of its padding token is not trained; its self factor is 0")
     if site.shared_with:
         notes.append(f"shares parameters with {', '.join(site.shared_with)}")
     elif isinstance(judged, Shares) and judged.elsewhere > 0:
-        notes.append("its parameters take part outside its own calls too")
+        notes.append("its parameters are also used outside its own calls")
     if set(site.trained) != set(site.pieces) and not site.closed:
         notes.append(f"only its {site.trained[0]} is trained")
     return LayerDiagnosis(

@@ -1,6 +1,6 @@
-"""A layer's input as rows, its output as units: every place where the parameters are used is one row.
+"""Arrange a layer's input as rows and its output as units; each use of the parameters is one row.
 
-Axes of what is returned: group, row, entry (of inputs) or unit (of outputs). Without groups there is one group.
+Axes of results: group, row, entry (of inputs) or unit (of outputs). Layers without groups have one group.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 
 class Shape(StrEnum):
-    """How a layer reads its input."""
+    """The form of a layer's input."""
 
     ROWS = "rows"  # (.., features)
     TOKENS = "tokens"  # integers of any shape
-    BAGS = "bags"  # integers (bags, tokens), of which a bag's row says how much of each row of the table it sums
+    BAGS = "bags"  # integers (bags, tokens); the row of a bag is its weight for each table row
     PATCHES = "patches"  # (batch, channels, *space)
 
 
-_CHOSEN = 64  # rows against which all rows are held at once
-_KEPT = 1 << 10  # positions that are kept to be given again: those of layers of one size are the same
-_BLOCK = 1 << 23  # entries of rows that are laid out at once
+_CHOSEN = 64  # rows with which all rows are multiplied at once
+_KEPT = 1 << 10  # most cached sets of positions; layers of one size share them
+_BLOCK = 1 << 23  # entries of rows that are unfolded at once
 
 
 def rows_of(shape: Shape, module: Any, x: Tensor) -> Tensor:
-    """Return the rows (groups, rows, entries) of an input, of tokens (1, rows)."""
+    """Return the rows (groups, rows, entries) of an input; for tokens (1, rows)."""
     if shape is Shape.TOKENS:
         return x.reshape(1, -1)
     if shape is Shape.BAGS:
@@ -60,7 +60,7 @@ def factors_of(shape: Shape, module: Any, factors: Tensor) -> Tensor:
 
 
 def batched(shape: Shape, module: Any, x: Tensor) -> Tensor:
-    """Return images with a batch in front, others as they are."""
+    """Return images with a batch axis in front, other inputs unchanged."""
     return x.unsqueeze(0) if shape is Shape.PATCHES and x.dim() == 1 + len(module.kernel_size) else x
 
 
@@ -72,23 +72,25 @@ def flat(shape: Shape, module: Any, x: Tensor) -> Tensor:
 
 
 def blocks(shape: Shape, module: Any, x: Tensor) -> Iterator[Tensor]:
-    """Yield the rows of an input, a part at a time, so that patches never fill the memory."""
+    """Yield the rows of an input in blocks, so that patches do not fill the memory."""
     entries = flat(shape, module, x)
     width = module.weight[0].numel() if shape is Shape.PATCHES else math.prod(entries.shape[1:])
     width = module.num_embeddings if shape is Shape.BAGS else width
-    width = max(width, module.groups * _CHOSEN) if shape is Shape.PATCHES else width  # as the kernel there holds
+    width = (
+        max(width, module.groups * _CHOSEN) if shape is Shape.PATCHES else width
+    )  # the size of the kernel block there
     places = math.prod(entries.shape[2:]) if shape is Shape.PATCHES else 1
     for part in entries.split(max(1, _BLOCK // max(1, width * places))):
         yield rows_of(shape, module, part)
 
 
 def by_axis(place: Any, shape: Sequence[int]) -> list[Any]:
-    """Return places in the order of memory, a number or a tensor of them, as positions along each axis of a shape."""
+    """Return flat positions (a number or a tensor) as positions along each axis of a shape."""
     return [place // math.prod(shape[axis + 1 :]) % length for axis, length in enumerate(shape)]
 
 
 def evenly(count: int, wanted: int, device: torch.device) -> Tensor:
-    """Return at most ``wanted`` positions spread evenly over ``range(count)``, not to be changed."""
+    """Return at most ``wanted`` positions spread evenly over ``range(count)``; cached, do not modify."""
     return (_evenly if wanted <= _KEPT else _evenly.__wrapped__)(count, wanted, device)
 
 
@@ -98,7 +100,7 @@ def _evenly(count: int, wanted: int, device: torch.device) -> Tensor:
 
 
 def _shares_of_table(module: Any, x: Tensor) -> Tensor:
-    """Return how often each bag (bags, tokens) sums each row of the table, or its share of the mean: (1, bags, V)."""
+    """Return the weight of each table row in each bag, for a sum or a mean: (1, bags, V)."""
     counts = torch.zeros(len(x), module.num_embeddings, dtype=torch.float64, device=x.device)
     counts.scatter_add_(1, x, torch.ones_like(x, dtype=counts.dtype))
     if module.padding_idx is not None:
@@ -111,7 +113,7 @@ def _centred(module: Any, rows: Tensor) -> Tensor:
 
 
 def _patches(module: Any, x: Tensor) -> Tensor:
-    """Return what each position of a convolution reads, (groups, batch and positions, entries)."""
+    """Return the window of each position of a convolution, (groups, batch and positions, entries)."""
     axes = len(module.kernel_size)
     image, stride = _stretched(module, x) if is_transposed(module) else (padded(module, x), module.stride)
     for axis in range(axes):
@@ -125,18 +127,18 @@ def _patches(module: Any, x: Tensor) -> Tensor:
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether a convolution spreads its input instead of gathering it."""
+    """Whether a convolution is transposed."""
     return "Transpose" in type(module).__name__ or bool(getattr(module, "transposed", False))
 
 
 def padded(module: Any, x: Tensor) -> Tensor:
-    """Return images with what a convolution pads around them."""
+    """Return images with the convolution's padding."""
     ends = module._ends if hasattr(module, "_ends") else module._reversed_padding_repeated_twice
     return F.pad(x, ends, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
 
 
 def _stretched(module: Any, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """Return the input of which a transposed convolution is a plain one: zeros between entries and around them."""
+    """Return the input for which a transposed convolution is an ordinary one: with zeros between and around entries."""
     lengths = [(length - 1) * step + 1 for length, step in zip(x.shape[2:], module.stride, strict=True)]
     wide = x.new_zeros(*x.shape[:2], *lengths)
     grid: tuple[slice, ...] = tuple(slice(None, None, step) for step in module.stride)

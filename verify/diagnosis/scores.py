@@ -1,13 +1,14 @@
-"""The scores of torch's attention judged as a layer: queries times keys, of which pairs of tokens are samples.
+"""Judge the scores of torch's attention as a layer: queries times keys; its samples are pairs of tokens.
 
-    S = u . k / sqrt(d)     u = WQ x + bQ of the token that asks, k = WK y + bK of the one that answers, by head
+    S = u . k / sqrt(d)     query u = WQ x + bQ of token x, key k = WK y + bK of token y, for each head
 
-The kernel is the derivation's, ``attention``: S is bilinear in its parameters, so it holds to first order in the rate.
-The gradient with respect to the scores stays inside torch's function: it is worked out from that at the output, and
-compared with the gradients that queries and keys met. All of it on some tokens of some samples, in float64.
+The kernel is that of the derivation ``attention``. S is bilinear in its parameters, so the kernel holds to first order
+in the rate. The gradient with respect to the scores stays inside torch's function: it is computed from the gradient at
+the output, and compared with the gradients at queries and keys. All of it runs on some tokens of some samples, in
+float64.
 
-Not judged: attention with keys of its own (``add_bias_kv``, ``add_zero_attn``), without biases, called several times,
-or of which only a part is trained; shares where dropout draws inside.
+Not judged: attention with extra keys (``add_bias_kv``, ``add_zero_attn``), without biases, called several times, or
+only partly trained; and shares of attention with active dropout.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from verify.diagnosis.samples import evenly
 from verify.diagnosis.sums import inner, squared
 
 LAW = "attention"
-_SAMPLES, _TOKENS = 2, 12  # entries of the batch, and tokens that ask and answer in each of them
+_SAMPLES, _TOKENS = 2, 12  # entries of the batch, and queries and keys in each of them
 NOTE = "pairs of tokens, to first order in the rate: scores are bilinear in their parameters"
 Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows of a projection's call that make queries, keys or values."""
+    """The part of a projection's call that computes queries, keys or values."""
 
     call: Call
     start: int
@@ -58,12 +59,12 @@ class Scores:
 
     Attributes:
         name: the attention's name.
-        heads: how many there are.
-        parts: the projections that make queries (``u``), keys (``k``) and values (``v``).
+        heads: the number of heads.
+        parts: the projections of queries (``u``), keys (``k``) and values (``v``).
         samples: the chosen entries of the batch.
-        asking, answering: the chosen tokens.
-        inputs: what these tokens read: ``x`` those that ask, ``y`` those that answer, (samples, tokens, features).
-        g: the gradient at the chosen scores (samples, heads, asking, answering), or in words why it is not known.
+        asking, answering: the chosen query tokens and key tokens.
+        inputs: the inputs of these tokens: ``x`` of queries, ``y`` of keys, (samples, tokens, features).
+        g: the gradient at the chosen scores (samples, heads, asking, answering), or the reason why it is unknown.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Scores:
     g: Tensor | str
 
     def taken(self, x: Tensor, answering: bool) -> Tensor:
-        """Return what the chosen tokens read of a projection's input."""
+        """Return the chosen tokens of a projection's input."""
         tokens = self.answering if answering else self.asking
         return _with_samples(x)[tokens][:, self.samples].transpose(0, 1).double()
 
@@ -94,7 +95,7 @@ class Scores:
         return queries @ keys.mT * queries.shape[-1] ** -0.5
 
     def moved(self, values: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> Tensor:
-        """Return how far a step moves the scores, to first order, at a rate of 1."""
+        """Return the change of the scores by a step, to first order, at a rate of 1."""
         u, k = self.projected("u", values, self.inputs["x"]), self.projected("k", values, self.inputs["y"])
         du, dk = self.projected("u", step, self.inputs["x"]), self.projected("k", step, self.inputs["y"])
         return self.product(du, k) + self.product(u, dk)
@@ -114,7 +115,7 @@ class Scores:
 
 
 def _with_samples(tensor: Tensor) -> Tensor:
-    """Return (tokens, samples, entries) for that or, of one sample, (tokens, entries)."""
+    """Return a tensor (tokens, samples, entries), with a samples axis added to (tokens, entries)."""
     return tensor if tensor.dim() == 3 else tensor.unsqueeze(1)
 
 

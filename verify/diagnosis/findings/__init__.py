@@ -1,5 +1,5 @@
-"""What is wrong with a training step, named: each rule reads what one step showed and returns findings with evidence.
+"""Rules that find problems in a training step: each reads the evidence of one step and returns findings.
 
-finding      what a finding holds, its kinds, in which order they are told
-thresholds   every number that a rule compares with, and why it is that number
+finding      the contents of a finding, its kinds, and their order in reports
+thresholds   every threshold of a rule, and the reason for its value
 """

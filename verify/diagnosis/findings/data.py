@@ -1,4 +1,4 @@
-"""Findings about the data: their scale, features and samples that stand out, samples that are one and the same."""
+"""Findings about the data: their scale, outlying features and samples, identical samples."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _by_feature(seen: Evidence, tensor: Tensor, reader: LayerEvidence | None) ->
 
 
 def _of_numbers(seen: Evidence, name: str, tensor: Tensor) -> Iterator[Finding]:
-    """Yield what stands out: features and scale are judged without the longest eighth of the samples."""
+    """Yield findings on features, scale and samples; the longest eighth of samples counts for the last alone."""
     reader = seen.reader(seen.inputs[name])
     layer, share = (reader.name, seen.share(reader.name)) if reader else (None, 1.0)
     rows = _by_feature(seen, tensor, reader)
@@ -74,7 +74,7 @@ def _of_numbers(seen: Evidence, name: str, tensor: Tensor) -> Iterator[Finding]:
             evidence={"ratio": ratio, "share of the squared length": energy, "tensor": name},
             threshold=limit.FEATURE_RATIO,
             cause=f"feature {', '.join(map(str, outliers))} of {name} is {ratio:.3g} times as large as the median "
-            "feature: self factors, and so the step, are made of it almost alone",
+            "feature: it accounts for almost all of the self factors, and so of the step",
             fix="standardise each feature: subtract its mean and divide by its deviation",
             share=share,
         )
@@ -86,7 +86,7 @@ def _of_numbers(seen: Evidence, name: str, tensor: Tensor) -> Iterator[Finding]:
 
 
 def _outlying(features: Tensor) -> list[int]:
-    """Return the features that are far larger than the median one and hold nearly all of the squared length."""
+    """Return the features that are far larger than the median and hold nearly all of the squared length."""
     if len(features) < 3 or not bool((features > 0).any()):
         return []
     found = (features > limit.FEATURE_RATIO * features[features > 0].median()).nonzero().flatten()
@@ -101,7 +101,7 @@ def _of_scale(name: str, layer: str | None, scale: float, rows: Tensor, share: f
     effect = (
         f"self factors at the first layer are about {factor:.2g}, where standardised data give {rows.shape[-1]}"
         if large
-        else "the bias moves the first layer, the weights hardly do"
+        else "in the first layer the bias moves the output and the weights hardly do"
     )
     return Finding(
         kind="unscaled-input",
@@ -128,8 +128,8 @@ def _long_samples(name: str, layer: str | None, lengths: Tensor, share: float) -
         evidence={"ratio": ratio, "squared length": float(lengths.max()), "tensor": name},
         threshold=limit.SAMPLE_RATIO,
         cause=f"sample {', '.join(map(str, found))} of {name} has {ratio:.3g} times the median squared length: it "
-        "makes the largest self factors and most of the step",
-        fix="look at this sample: a wrong unit, a missing value written as a large number; correct, clip or drop it",
+        "has the largest self factors and accounts for most of the step",
+        fix="check this sample for a wrong unit or a missing value written as a large number; correct, clip or drop it",
         share=share,
     )
 
@@ -148,8 +148,8 @@ def _repeated(seen: Evidence, name: str, tensor: Tensor) -> Iterator[Finding]:
             evidence={"share": share, "samples": len(same), "of": len(flat), "tensor": name},
             threshold=limit.DUPLICATE_SHARE,
             cause=f"{len(same)} of {len(flat)} samples of {name} are the same, bit for bit: their gradients add up and "
-            "drown the others'",
-            fix="drop the copies, or mask them in the loss if they are padding; look at how batches are drawn",
+            "outweigh the others'",
+            fix="drop the copies, or mask them in the loss if they are padding; check how batches are drawn",
             share=share,
         )
     elif tensor.dim() == 3:
@@ -157,9 +157,9 @@ def _repeated(seen: Evidence, name: str, tensor: Tensor) -> Iterator[Finding]:
 
 
 def _most_alike(rows: Tensor) -> list[int]:
-    """Return the rows that are one and the same, bit for bit, and the most that are.
+    """Return the largest group of rows that are identical, bit for bit.
 
-    Rows that are the same add up to the same number; of the commonest sums the rows themselves are compared.
+    Identical rows have identical sums, so only rows with the most common sums are compared.
     """
     weights = torch.linspace(0.5, 1.5, rows.shape[1], device=rows.device).sin()
     sums = (rows * weights).sum(1)
@@ -196,7 +196,7 @@ def _padded(seen: Evidence, name: str, tensor: Tensor) -> Iterator[Finding]:
 
 
 def _runs(tensor: Tensor) -> Tensor:
-    """Return where a sequence's first or last entry repeats, at least once, in a value that ends several sequences."""
+    """Return where a sequence starts or ends with repeats of one entry that also ends other sequences."""
     rows = tensor.detach() if tensor.dim() == 3 else tensor.detach().unsqueeze(-1)
     result = torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)
     for ends in (rows, rows.flip(1)):
@@ -212,7 +212,7 @@ def _runs(tensor: Tensor) -> Tensor:
 
 
 def _by_position(seen: Evidence, samples: int, positions: int) -> Tensor | None:
-    """Return the squared gradient at each position of the last layer that keeps them apart."""
+    """Return the squared gradient at each position of the last layer that keeps the positions separate."""
     for layer in reversed(seen.layers):
         gradient = layer.calls[-1].gradient
         if gradient is not None and gradient.numel() // gradient.shape[-1] == samples * positions:
@@ -221,7 +221,7 @@ def _by_position(seen: Evidence, samples: int, positions: int) -> Tensor | None:
 
 
 def _of_gradients(seen: Evidence) -> Iterator[Finding]:
-    """Yield a sample whose gradient at the last layer is far larger than the others': its target stands out."""
+    """Yield a finding for a sample whose gradient at the last layer is far larger than the others'."""
     last = next((layer for layer in reversed(seen.layers) if layer.calls[-1].gradient is not None), None)
     gradient = None if last is None else last.calls[-1].gradient
     count = next((len(t) for t in seen.inputs.values() if t.dim()), 0)
@@ -230,7 +230,7 @@ def _of_gradients(seen: Evidence) -> Iterator[Finding]:
     energy = gradient.detach().float().reshape(count, -1).square().sum(1)
     top, share = int(energy.argmax()), float(energy.max() / energy.sum().clamp_min(1e-38))
     median = float(energy.median())
-    alone = float(energy.max()) ** 0.5 * count  # its gradient were it the only sample of a mean
+    alone = float(energy.max()) ** 0.5 * count  # its gradient if it were the only sample of the mean
     many_times = float(energy.max()) > limit.GRADIENT_RATIO * median
     if share > limit.GRADIENT_SHARE and many_times and alone > limit.GRADIENT_ALONE:
         yield Finding(
@@ -240,8 +240,8 @@ def _of_gradients(seen: Evidence) -> Iterator[Finding]:
             evidence={"share of the squared gradient": share, "ratio": float(energy.max()) / max(median, 1e-38)},
             threshold=limit.GRADIENT_SHARE,
             cause=f"sample {top} holds {100 * share:.1f} % of the squared gradient at {last.name}: its target is far "
-            "from all that the model predicts",
-            fix="look at the target of this sample: a wrong unit, a missing value written as a number; or use a loss "
+            "from the model's predictions",
+            fix="check this sample's target for a wrong unit or a missing value written as a number; or use a loss "
             "that grows linearly (huber_loss), or clip gradients by sample",
             share=share,
         )

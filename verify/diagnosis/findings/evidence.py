@@ -1,4 +1,4 @@
-"""What rules read: the data that a model was given, and of every layer its input, gradient and step."""
+"""The evidence that rules read: the model's data, and each layer's input, gradient and step."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class LayerEvidence:
 
     Attributes:
         calls: its calls, with inputs and gradients at its outputs.
-        fall: the expected fall of the loss that its parameters' step brings: -<gradient, step>.
+        fall: the expected decrease of the loss by its parameters' step: -<gradient, step>.
         relative_step: norm of its parameters' step over that of the parameters.
         relative_gradient: norm of its parameters' gradient over that of the parameters.
-        gain: norm of its weight over the root of its units, by which it lengthens what it reads; None for tables.
+        gain: norm of its weight over the square root of its number of units: the typical growth of the input's norm;
+            None for embedding tables.
     """
 
     name: str
@@ -39,7 +40,7 @@ class LayerEvidence:
 
     @cached_property
     def mean_square(self) -> float | None:
-        """Mean square of the entries that it reads; None for tokens."""
+        """Mean square of its input entries; None for tokens."""
         reads = [call.x for call in self.calls if call.x.is_floating_point() and call.x.numel()]
         if not reads:
             return None
@@ -47,16 +48,16 @@ class LayerEvidence:
 
     @property
     def alike(self) -> str:
-        """The name without its numbers: the same for the layers of a stack."""
+        """The name without its numbers, which is the same for all layers of a stack."""
         return re.sub(r"\d+", "#", self.name)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one step showed.
+    """The evidence of one step.
 
     Attributes:
-        inputs: the tensors that the model was given, by name.
+        inputs: the model's input tensors, by name.
         layers: the layers in the order of their calls.
         judged: the diagnosis of the same layers.
         activity: what happened between the layers.
@@ -74,13 +75,13 @@ class Evidence:
     shares: Mapping[str, float] = field(default_factory=dict)
 
     def share(self, name: str | None) -> float:
-        """Return the share of a layer in the expected fall of the loss."""
+        """Return a layer's share in the expected decrease of the loss."""
         total = sum(abs(layer.fall) for layer in self.layers)
         own = sum(abs(layer.fall) for layer in self.layers if layer.name == name)
         return own / total if total > 0 else 0.0
 
     def reader(self, tensor: Tensor) -> LayerEvidence | None:
-        """Return the first layer that reads a tensor of the batch itself."""
+        """Return the first layer whose input is the given tensor of the batch."""
         for layer in self.layers:
             for call in layer.calls:
                 if call.x.shape == tensor.shape and call.x.data_ptr() == tensor.data_ptr():

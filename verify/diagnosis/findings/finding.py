@@ -1,4 +1,4 @@
-"""A finding: what is wrong, where, by which evidence against which threshold, the likely cause and what mends it."""
+"""A finding: the problem, its place, the evidence and threshold, the likely cause and the fix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NON_FINITE = ("non-finite-input", "non-finite-parameter", "non-finite-forward", "non-finite-gradient")
-# A cause stands in front of what it brings about: data of a large scale saturate units, which make gradients vanish.
+# Causes come before their effects: large data saturate units, and saturated units make gradients vanish.
 KINDS = (
     *NON_FINITE,
     "broadcast-loss",
@@ -28,7 +28,7 @@ KINDS = (
     "self-factor-spread",
     "cross-terms-only",
 )
-MILD = ("self-factor-spread", "cross-terms-only")  # what every healthy network shows
+MILD = ("self-factor-spread", "cross-terms-only")  # found in healthy networks too
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Finding:
     Attributes:
         kind: one of ``KINDS``.
         layer: the layer's name, None for the data or the loss.
-        index: the sample, position or feature, a list of several, None where there is none.
-        evidence: what was measured, the number that is compared with the threshold first.
-        threshold: that number's limit, None where none is needed.
+        index: the sample, position or feature, or a list of several; None if there is none.
+        evidence: the measured numbers; the first is compared with the threshold.
+        threshold: the limit of that number; None if there is none.
         cause: the likely cause, a sentence.
-        fix: what mends it, a sentence.
-        share: how much of the step it explains, from 0 to 1.
+        fix: how to fix it, a sentence.
+        share: the share of the step that it explains, from 0 to 1.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Finding:
     share: float = field(default=1.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the finding by name; numbers that JSON cannot hold become words."""
+        """Return the finding as a mapping; numbers that JSON cannot hold become text."""
         return {
             "kind": self.kind,
             "layer": self.layer,
@@ -70,7 +70,7 @@ class Finding:
 
     @property
     def place(self) -> str:
-        """Where it is: the layer and the index, in words."""
+        """The place in words: the layer and the index."""
         words = [] if self.layer is None else [self.layer or "(root)"]
         if self.index is not None:
             shown = [self.index] if isinstance(self.index, int) else self.index
@@ -79,12 +79,12 @@ class Finding:
 
 
 def ranked(found: list[Finding]) -> tuple[Finding, ...]:
-    """Return findings, best first: causes in front of what they bring about, then by the share of the step."""
+    """Return findings in order of importance: causes before their effects, then by share of the step."""
     return tuple(sorted(found, key=lambda f: (KINDS.index(f.kind), -f.share)))
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON holds it: infinite numbers and NaN as words, numbers of NumPy and torch as Python's."""
+    """Return a value in JSON form: infinity and NaN as text, NumPy and torch numbers as Python numbers."""
     if isinstance(value, Mapping):
         return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

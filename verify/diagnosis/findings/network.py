@@ -49,10 +49,11 @@ def _growth(seen: Evidence) -> Iterator[Finding]:
                 "steepest before": steepest.name,
             },
             threshold=limit.GROWTH,
-            cause=f"what the layers {layers[0].name} to {layers[-1].name} read grows by {each:.3g} in mean square from "
-            f"one to the next, {growth:.3g} in all: their self factors grow with it, so that no one rate fits them",
-            fix="put a norm in front of each block (LayerNorm, RMSNorm) or behind it, or scale what a block adds by "
-            "one over the root of the depth",
+            cause=f"the mean square of the inputs of layers {layers[0].name} to {layers[-1].name} grows by a factor "
+            f"of {each:.3g} "
+            f"per layer, {growth:.3g} in all: their self factors grow with it, so that no single rate fits them",
+            fix="put a norm (LayerNorm, RMSNorm) before or after each block, or divide each block's output by the "
+            "square root of the depth",
             share=sum(seen.share(layer.name) for layer in layers[len(layers) // 2 :]),
         )
 
@@ -74,11 +75,12 @@ def _scores(seen: Evidence) -> Iterator[Finding]:
                 "wide": len(wide),
             },
             threshold=limit.SCORE_DEVIATION,
-            cause=f"the scores of the softmax in {worst.layer or 'the model'} deviate by {worst.deviation:.3g}, where "
-            "scaled products of standardised vectors deviate by about 1: nearly all weight falls on one entry, and "
-            "hardly a gradient reaches the others",
-            fix="divide scores by the root of the head's width (scaled_dot_product_attention does), or normalise "
-            "queries and keys",
+            cause=f"the scores of the softmax in {worst.layer or 'the model'} have a standard deviation of "
+            f"{worst.deviation:.3g}, "
+            "where scaled products of standardised vectors have about 1: nearly all weight falls on one entry, and "
+            "hardly any gradient reaches the others",
+            fix="divide scores by the square root of the head's width (as scaled_dot_product_attention does), or "
+            "normalise queries and keys",
             share=len(wide) / len(attention),
         )
     logits = [s for s in seen.activity.scores if s.logarithmic and s.deviation > limit.LOGIT_DEVIATION]
@@ -91,9 +93,9 @@ def _scores(seen: Evidence) -> Iterator[Finding]:
                 index=None,
                 evidence={"deviation of the logits": worst.deviation, "loss": seen.loss, "loss of even odds": even},
                 threshold=limit.LOGIT_DEVIATION,
-                cause=f"the logits deviate by {worst.deviation:.3g} while the loss is above that of even odds: the "
-                "model is sure and wrong",
-                fix="start the last layer with smaller weights, or put a norm in front of it",
+                cause=f"the logits have a standard deviation of {worst.deviation:.3g} and the loss is above that of "
+                "even odds: the model is confident and wrong",
+                fix="initialise the last layer with smaller weights, or put a norm before it",
             )
 
 
@@ -109,8 +111,8 @@ def _units(seen: Evidence) -> Iterator[Finding]:
             evidence={"share saturated": worst.saturated, "function": worst.function, "layers": len(full)},
             threshold=limit.SATURATED_SHARE,
             cause=f"{100 * worst.saturated:.0f} % of the entries of {worst.function} in {worst.layer or 'the model'} "
-            "stand at its ends, where its slope is next to 0",
-            fix="make what it reads smaller: standardised data, smaller first weights, a norm in front",
+            "are saturated: the slope there is almost 0",
+            fix="make its input smaller: standardise the data, use smaller initial weights, or put a norm before it",
             share=len(full) / len(used),
         )
     dead = [u for u in used if u.dead > limit.DEAD_SHARE and u.rows >= 8]
@@ -122,9 +124,9 @@ def _units(seen: Evidence) -> Iterator[Finding]:
             index=None,
             evidence={"share dead": worst.dead, "units": worst.units, "samples": worst.rows, "layers": len(dead)},
             threshold=limit.DEAD_SHARE,
-            cause=f"{100 * worst.dead:.0f} % of the {worst.units} units behind {worst.function} in "
+            cause=f"{100 * worst.dead:.0f} % of the {worst.units} units after {worst.function} in "
             f"{worst.layer or 'the model'} are active for no sample: no gradient reaches their weights",
-            fix="start again with biases of 0 and a lower rate, or use an activation with a slope everywhere (GELU, "
+            fix="restart with zero biases and a lower rate, or use an activation with a slope everywhere (GELU, "
             "LeakyReLU)",
             share=len(dead) / len(used),
         )
@@ -146,7 +148,8 @@ def _slopes(seen: Evidence) -> Iterator[Finding]:
             evidence={"ratio": ratio, "gradient over weight": sizes},
             threshold=limit.VANISHING,
             cause=f"gradients shrink from the last layer to the first by {1 / ratio:.3g}, relative to the weights",
-            fix="use activations with a slope of 1 (ReLU, GELU) and weights drawn for them, add shortcuts or norms",
+            fix="use activations with a slope of 1 (ReLU, GELU) and an initialisation made for them; add shortcuts or "
+            "norms",
         )
     if ratio > limit.EXPLODING and middle > 1 / limit.VANISHING_MIDDLE and _mostly_rising(sizes[::-1]):
         yield Finding(
@@ -156,7 +159,7 @@ def _slopes(seen: Evidence) -> Iterator[Finding]:
             evidence={"ratio": ratio, "gradient over weight": sizes},
             threshold=limit.EXPLODING,
             cause=f"gradients grow from the last layer to the first by {ratio:.3g}, relative to the weights",
-            fix="draw smaller first weights, add norms, clip the gradient's norm",
+            fix="use smaller initial weights, add norms, or clip the gradient's norm",
         )
 
 
@@ -182,7 +185,7 @@ def _dominating(seen: Evidence) -> Iterator[Finding]:
 
 
 def _loud(seen: Evidence) -> Iterator[Finding]:
-    """Yield a layer whose weights are far larger than the others', or that reads far larger numbers."""
+    """Yield a finding for a layer whose weights, or inputs, are far larger than the others'."""
     gains = [(layer.gain, layer) for layer in seen.layers if layer.gain]
     if len(gains) >= 3:
         gain, loud = max(gains, key=lambda entry: entry[0])
@@ -195,7 +198,7 @@ def _loud(seen: Evidence) -> Iterator[Finding]:
     for (before, _), (after, layer) in pairwise(squares):
         if after > limit.JUMP * before and after > limit.LARGE_INPUT**2:
             words = (
-                f"{layer.name} reads numbers whose mean square is {after / before:.3g} times that of the layer before"
+                f"the inputs of {layer.name} have {after / before:.3g} times the mean square of the previous layer's"
             )
             yield _of_dominating(layer.name, 1.0, limit.JUMP, {"jump of the mean square": after / before}, words)
             return
@@ -208,7 +211,7 @@ def _of_dominating(layer: str, share: float, threshold: float, evidence: dict[st
         index=None,
         evidence=evidence,
         threshold=threshold,
-        cause=f"{words}: the rate that it allows leaves the other layers where they are",
-        fix="draw its weights like the others', scale down what it reads (a norm in front), or give it its own rate",
+        cause=f"{words}: at a rate small enough for it, the other layers hardly move",
+        fix="initialise its weights like the others', put a norm before it, or give it its own learning rate",
         share=share,
     )

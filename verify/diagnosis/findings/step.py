@@ -1,4 +1,4 @@
-"""Findings about the step itself: too large for the loss, or spread unevenly over samples."""
+"""Findings about the step itself: too large for the loss, or uneven over samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from verify.diagnosis.findings.evidence import Evidence
 from verify.diagnosis.findings.finding import Finding
 from verify.diagnosis.record import LayerDiagnosis
 
-_TOLD = 3  # layers for which mild findings are told
+_TOLD = 3  # layers for which mild findings are reported
 
 
 def findings(seen: Evidence) -> Iterator[Finding]:
@@ -43,9 +43,9 @@ def _too_large(seen: Evidence) -> Iterator[Finding]:
             "largest rate that lowers the loss, from the curvature along the step": seen.rate * largest,
         },
         threshold=limit.RISE,
-        cause=f"one step takes the loss from {seen.loss:.4g} to {after:.4g}, where the gradient promised a fall of "
+        cause=f"one step takes the loss from {seen.loss:.4g} to {after:.4g}, where the gradient predicts a decrease of "
         f"{expected:.3g}: the rate {seen.rate:g} is too high for the curvature",
-        fix=f"lower the rate{advice}; a warm-up, clipping the gradient's norm or a norm in the network also help",
+        fix=f"lower the rate{advice}; warm-up, gradient clipping or a norm in the network also help",
     )
 
 
@@ -70,9 +70,9 @@ def _of_spread(seen: Evidence, layer: LayerDiagnosis) -> Finding:
         evidence={"ratio": s.ratio, "minimum": s.minimum, "median": s.median, "maximum": s.maximum,
                   "self share": layer.shares.own, **where},
         threshold=limit.SPREAD,
-        cause=f"self factors of {layer.name or 'the model'} go from {s.minimum:.3g} to {s.maximum:.3g}: the same "
+        cause=f"self factors of {layer.name or 'the model'} range from {s.minimum:.3g} to {s.maximum:.3g}: the same "
         f"error moves one sample's activation further than another's{tails}",
-        fix=layer.advice or "normalise what it reads",
+        fix=layer.advice or "normalise its input",
         share=layer.shares.own * seen.share(layer.name),
     )  # fmt: skip
 
@@ -85,8 +85,9 @@ def _of_cross(seen: Evidence, layer: LayerDiagnosis) -> Finding:
         index=None,
         evidence={"cross share": layer.shares.cross, "self share": layer.shares.own, "ratio": layer.factors.ratio},
         threshold=limit.CROSS,
-        cause=f"{100 * layer.shares.cross:.1f} % of the change of {layer.name or 'the model'} is what samples do to "
-        "one another: evening out self factors hardly changes this step",
-        fix="no map of single samples helps; centre the inputs, decorrelate them, or precondition the gradient (FOOF)",
+        cause=f"{100 * layer.shares.cross:.1f} % of the change of {layer.name or 'the model'} comes from cross terms "
+        "between samples: equal self factors would hardly change this step",
+        fix="no map of single samples can fix this; centre or decorrelate the inputs, or precondition the gradient "
+        "(FOOF)",
         share=layer.shares.cross * seen.share(layer.name),
     )

@@ -1,4 +1,4 @@
-"""The verdict: every rule on one step's evidence, findings ranked."""
+"""Apply every rule to one step's evidence and rank the findings."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from verify.diagnosis.findings.finding import Finding, ranked
 
 
 def verdict(seen: Evidence) -> tuple[Finding, ...]:
-    """Return every finding on one step, best first."""
+    """Return every finding on one step, most important first."""
     return ranked([*data.findings(seen), *network.findings(seen), *step.findings(seen)])
