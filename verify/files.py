@@ -1,6 +1,6 @@
-"""Paths that a user gives: a home folder looked up, an output folder refused before the work is done or created after.
+"""Paths given by the user: expand home folders, check output folders before the work, and create them after it.
 
-A name that no file can have is refused where it is given.
+An impossible file name is rejected at once.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from derive.errors import UsageError
 
 
 def expanded(text: str) -> Path:
-    """Return the path that a text names, ``~`` and ``~user`` looked up; UsageError for one that there cannot be."""
+    """Return the path that a text names, with ``~`` and ``~user`` expanded; UsageError if no such path can exist."""
     try:
         path = Path(text).expanduser()
         path.exists()
     except (RuntimeError, ValueError, OSError) as problem:
-        raise UsageError(f"{text!r} names no path ({problem}); write the whole path") from None
+        raise UsageError(f"{text!r} is not a valid path ({problem}); write the full path") from None
     return path
 
 
 def check_folder(folder: Path, names: Iterable[str], option: str = "--out") -> None:
-    """Raise UsageError unless the named files can be written into the folder, which need not exist yet.
+    """Raise UsageError unless the named files can be written into the folder, which may not exist yet.
 
-    Leaves nothing behind. ``option`` is what the message asks to change.
+    Creates nothing. ``option`` is the command-line option that the message names.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -48,7 +48,7 @@ def check_folder(folder: Path, names: Iterable[str], option: str = "--out") -> N
 
 
 def make_folder(folder: Path, option: str = "--out") -> None:
-    """Create the folder and its parents; raise UsageError, which names the option, where that is not possible."""
+    """Create the folder and its parents; raise UsageError, which names the option, if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:

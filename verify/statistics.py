@@ -1,9 +1,10 @@
-"""Statements about training runs: an effect, its interval, a probability, and a verdict by a criterion fixed before.
+"""Statistics of training runs: effects, confidence intervals, p-values, and verdicts by criteria fixed in advance.
 
-Two methods trained from the same seeds are compared in pairs, for the seed moves both. An interval covers the true
-effect in 95 of 100 repetitions, whatever the verdict; several statements of one family share their error (Holm 1979).
+Two methods trained from the same seeds are compared in pairs, because the seed affects both. An interval covers the
+true effect in 95 of 100 repetitions, whatever the verdict; Holm's correction (1979) controls the error rate of a family
+of statements.
 
-Not done here: choosing runs, tuning rates, or what a hypothesis asks.
+Not done here: selecting runs, tuning rates, or defining hypotheses.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Line = Sequence[tuple[float, float]]
 
 
 class Verdict(StrEnum):
-    """How a hypothesis ends; ``INCONCLUSIVE`` is a result, too."""
+    """The outcome of a hypothesis; ``INCONCLUSIVE`` is a result too."""
 
     SUPPORTED = "supported"
     CONTRADICTED = "contradicted"
@@ -32,7 +33,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Effect:
-    """An estimate with its interval, the two-sided probability of one as large by chance, and the number of samples."""
+    """An estimate with its interval, its two-sided p-value, and the number of samples."""
 
     estimate: float
     low: float
@@ -41,7 +42,7 @@ class Effect:
     n: int
 
     def above(self, bound: float) -> float:
-        """Return the probability, by Student's t, of an estimate as high by chance if the effect were ``bound``."""
+        """Return the one-sided p-value (Student's t) of an estimate this high if the effect were ``bound``."""
         if self.low == self.high:
             return float(self.estimate <= bound)
         if math.isinf(bound):
@@ -51,26 +52,26 @@ class Effect:
         return float(stats.t.sf((self.estimate - bound) / error, freedom))
 
     def below(self, bound: float) -> float:
-        """Return the probability of an estimate as low by chance if the effect were ``bound``."""
+        """Return the one-sided p-value of an estimate this low if the effect were ``bound``."""
         return Effect(-self.estimate, -self.high, -self.low, self.p, self.n).above(-bound)
 
 
 @dataclass(frozen=True)
 class Region:
-    """The effects that a statement claims: above ``low`` and below ``high``, either of which may be missing.
+    """The range of effects that a statement claims: above ``low`` and below ``high``, either of which may be missing.
 
-    "At least as good" is above minus a margin, "on par" within the margin on both sides.
+    "At least as good" means above minus a margin, "on par" within the margin on both sides.
     """
 
     low: float = -math.inf
     high: float = math.inf
 
     def inside(self, effect: Effect) -> float:
-        """Return the probability of the estimate by chance if the effect were outside: two one-sided tests."""
+        """Return the p-value of the null hypothesis that the effect is outside: two one-sided tests."""
         return max(effect.above(self.low), effect.below(self.high))
 
     def outside(self, effect: Effect) -> float:
-        """Return the probability of the estimate by chance if the effect were inside, for whichever bound it passes."""
+        """Return the p-value of the null hypothesis that the effect is inside, at the bound that it exceeds."""
         return min(effect.below(self.low), effect.above(self.high))
 
 
@@ -80,16 +81,16 @@ def paired_difference(
     """Return the mean of ``first - second``, pair by pair.
 
     Args:
-        first: one number a pair (a seed), shape (n,).
-        second: the other method's, in the same order of pairs, shape (n,).
-        confidence: of the interval.
-        method: ``"t"``, right for any n where differences are near normal, or ``"bootstrap"`` (bias-corrected and
-            accelerated, Efron 1987), which assumes no shape but is too narrow for few pairs.
-        seed: of the resampling.
+        first: one number per pair (seed), shape (n,).
+        second: the other method's numbers, in the same order, shape (n,).
+        confidence: the confidence level of the interval.
+        method: ``"t"``, valid for any n if differences are nearly normal, or ``"bootstrap"`` (bias-corrected and
+            accelerated, Efron 1987), which assumes no distribution but is too narrow for few pairs.
+        seed: the seed of the resampling.
 
     Raises:
-        ValueError: for fewer than two pairs, lengths that differ, numbers that are not finite, an unknown method, or a
-            bootstrap of too few pairs.
+        ValueError: fewer than two pairs, different lengths, non-finite numbers, an unknown method, or too few pairs
+            for the bootstrap.
     """
     differences = _finite("first", first) - _matching(_finite("second", second), len(first), "first", "second")
     n, mean = len(differences), float(np.mean(differences))
@@ -104,7 +105,7 @@ def paired_difference(
 
 
 def _bootstrap(differences: np.ndarray, confidence: float, seed: int) -> Effect:
-    """Return the bootstrap interval of the mean, with the probability of a test that flips signs."""
+    """Return the bootstrap interval of the mean, with the p-value of a sign-flip test."""
     n, mean = len(differences), float(np.mean(differences))
     if n < LEAST_FOR_BOOTSTRAP:
         raise ValueError(
@@ -127,7 +128,7 @@ def slope(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> E
     """Return the slope of the least-squares line of ``y`` on ``x``, both of shape (n,).
 
     Raises:
-        ValueError: for fewer than three points, lengths that differ, numbers that are not finite, or ``x`` all alike.
+        ValueError: fewer than three points, different lengths, non-finite numbers, or all ``x`` equal.
     """
     across = _finite("x", x)
     up = _matching(_finite("y", y), len(across), "x", "y")
@@ -142,10 +143,10 @@ def slope(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> E
 def slope_within(groups: Sequence[Sequence[Line]], confidence: float = 0.95) -> Effect:
     """Return the mean slope over groups of lines, each a sequence of points (x, y).
 
-    What a line adds to all its points cancels. A group (a seed) counts once, by the mean slope of its lines.
+    An offset common to all points of a line cancels. A group (a seed) counts once, by the mean slope of its lines.
 
     Raises:
-        ValueError: for fewer than two groups, or a line without a slope.
+        ValueError: fewer than two groups, or a line without a slope.
     """
     slopes = [fmean(_line_slope(line) for line in lines) for lines in groups]
     return paired_difference(slopes, [0.0] * len(slopes), confidence)
@@ -159,14 +160,14 @@ def _line_slope(line: Line) -> float:
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
-    """Return the probabilities of one family of statements, adjusted by Holm's step-down rule, in the order given.
+    """Return the p-values of one family of statements, adjusted by Holm's step-down rule, in the given order.
 
     Raises:
-        ValueError: for a number outside 0 to 1.
+        ValueError: a number outside 0 to 1.
     """
     given = _finite("probabilities", probabilities)
     if ((given < 0) | (given > 1)).any():
-        raise ValueError(f"probabilities {list(probabilities)}: each lies between 0 and 1")
+        raise ValueError(f"probabilities {list(probabilities)}: each must lie between 0 and 1")
     order = np.argsort(given, kind="stable")
     adjusted = np.empty(len(given))
     weights = np.arange(len(given), 0, -1)
@@ -175,11 +176,11 @@ def holm(probabilities: Sequence[float]) -> list[float]:
 
 
 def power(effect: float, deviation: float, n: int, family: int = 1, level: float = 0.05) -> float:
-    """Return the probability with which a true effect is found by n pairs among ``family`` statements.
+    """Return the power: the probability that n pairs detect a true effect, in a family of ``family`` statements.
 
-    ``effect`` is the distance from the bound that a statement is about, ``deviation`` that of a paired difference, in
-    the same unit. The test is two-sided, Student's, at the strictest step of Holm's rule, so that this is a lower
-    bound.
+    ``effect`` is the distance of the true effect from the statement's bound, ``deviation`` the standard deviation of a
+    paired difference, in the same unit. The test is two-sided Student's t at the strictest step of Holm's rule, so the
+    result is a lower bound.
     """
     if n < 2:
         return 0.0
@@ -188,7 +189,7 @@ def power(effect: float, deviation: float, n: int, family: int = 1, level: float
 
 
 def smallest_effect(deviation: float, n: int, wanted: float = 0.8, family: int = 1) -> float:
-    """Return the smallest effect that n pairs find with the wanted probability; infinite for fewer than two pairs."""
+    """Return the smallest effect that n pairs detect with power ``wanted``; infinite for fewer than two pairs."""
     if n < 2:
         return math.inf
     largest = 1.0
@@ -200,7 +201,7 @@ def smallest_effect(deviation: float, n: int, wanted: float = 0.8, family: int =
 def pairs_needed(
     effect: float, deviation: float, wanted: float = 0.8, family: int = 1, most: int = 10_000
 ) -> int | None:
-    """Return the number of pairs that find an effect with the wanted probability, None for more than ``most``."""
+    """Return the number of pairs that detect an effect with power ``wanted``, None if above ``most``."""
     if power(effect, deviation, most, family) < wanted:
         return None
     low, high = 1, most  # the power grows with the number of pairs
@@ -211,7 +212,7 @@ def pairs_needed(
 
 
 def _by_t(estimate: float, error: float, freedom: int, n: int, confidence: float) -> Effect:
-    """Return an estimate's interval and two-sided probability by Student's t."""
+    """Return an estimate with its interval and two-sided p-value by Student's t."""
     if error == 0:
         return Effect(estimate, estimate, estimate, 0.0 if estimate else 1.0, n)
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
@@ -221,14 +222,16 @@ def _by_t(estimate: float, error: float, freedom: int, n: int, confidence: float
 
 
 def _finite(name: str, values: Sequence[float]) -> np.ndarray:
-    """Return the numbers as an array of shape (n,); a run that diverged has no number and must be judged before."""
+    """Return the numbers as an array (n,); diverged runs, which have no number, must be handled before."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not np.isfinite(array).all():
-        raise ValueError(f"{name}: one finite number for each is needed; leave out, or judge, runs that diverged")
+        raise ValueError(
+            f"{name}: every entry must be a finite number; leave out diverged runs, or assign them a value"
+        )
     return array
 
 
 def _matching(array: np.ndarray, n: int, first: str, second: str) -> np.ndarray:
     if len(array) != n:
-        raise ValueError(f"{first} has {n} numbers and {second} {len(array)}: they stand in pairs")
+        raise ValueError(f"{first} has {n} numbers and {second} {len(array)}: they must form pairs")
     return array

@@ -76,9 +76,8 @@ def blocks(shape: Shape, module: Any, x: Tensor) -> Iterator[Tensor]:
     entries = flat(shape, module, x)
     width = module.weight[0].numel() if shape is Shape.PATCHES else math.prod(entries.shape[1:])
     width = module.num_embeddings if shape is Shape.BAGS else width
-    width = (
-        max(width, module.groups * _CHOSEN) if shape is Shape.PATCHES else width
-    )  # the size of the kernel block there
+    if shape is Shape.PATCHES:  # the kernel block there is as large
+        width = max(width, module.groups * _CHOSEN)
     places = math.prod(entries.shape[2:]) if shape is Shape.PATCHES else 1
     for part in entries.split(max(1, _BLOCK // max(1, width * places))):
         yield rows_of(shape, module, part)

@@ -120,12 +120,12 @@ def _with_samples(tensor: Tensor) -> Tensor:
 
 
 def scores_of(captured: Captured, values: Mapping[str, Tensor]) -> dict[str, Scores | str]:
-    """Return the chosen pairs of every attention that was called, or in words why there are none."""
+    """Return the chosen pairs of every called attention, or the reason why there are none."""
     found: dict[str, Scores | str] = {}
     for name, calls in captured.attended.items():
         try:
             found[name] = _scores(name, calls, captured, values)
-        except (RuntimeError, TypeError, ValueError, IndexError) as problem:  # inputs that torch lays out otherwise
+        except (RuntimeError, TypeError, ValueError, IndexError) as problem:  # raised for inputs in another layout
             found[name] = f"its inputs cannot be read as tokens: {str(problem).splitlines()[0]}"
     return found
 
@@ -135,7 +135,7 @@ def _scores(name: str, attended: list[Attended], captured: Captured, values: Map
     if len(attended) > 1:
         return f"it is called {len(attended)} times, and its scores are judged for one call only"
     if module.bias_k is not None or module.add_zero_attn:
-        return "it has keys that no token makes (add_bias_kv, add_zero_attn)"
+        return "it has keys that belong to no token (add_bias_kv, add_zero_attn)"
     parts = _parts_of(name, captured, module.embed_dim)
     if isinstance(parts, str):
         return parts
@@ -149,7 +149,7 @@ def _scores(name: str, attended: list[Attended], captured: Captured, values: Map
 
 
 def _parts_of(name: str, captured: Captured, width: int) -> dict[str, _Part] | str:
-    """Return the calls that make queries, keys and values."""
+    """Return the parts of calls that compute queries, keys and values."""
     found = {}
     for word, letter in (("u", "q"), ("k", "k"), ("v", "v")):
         for part in ("qkv", "kv", letter):
@@ -158,23 +158,23 @@ def _parts_of(name: str, captured: Captured, width: int) -> dict[str, _Part] | s
                 start = part.index(letter) * width
                 found[word] = _Part(calls[0], start, start + width)
     if len(found) < 3:
-        return "its projections were not all met once"
+        return "not every projection was recorded exactly once"
     for word in ("u", "k"):
         if set(found[word].call.site.trained) != {"weight", "bias"}:
-            return "its queries or keys have no trained weight and bias both, for which the law of scores is derived"
+            return "the derived law of scores needs trained weights and biases, which its queries or keys lack"
         if found[word].call.gradient is None:
             return "its output does not reach the loss, or it ran without gradients"
     return found
 
 
 def _gradient(found: Scores, attended: Attended, captured: Captured, values: Mapping[str, Tensor]) -> Tensor | str:
-    """Return the gradient at the chosen scores, from that at the output; in words why it is not known."""
+    """Return the gradient at the chosen scores, computed from that at the output, or the reason why it is unknown."""
     module, name = attended.module, found.name
     if module.training and module.dropout > 0:
-        return "its dropout draws which scores count, inside torch's function"
+        return "its dropout mask is drawn inside torch's function, so the scores that count are unknown"
     calls = captured.calls.get(f"{name}.out_proj" if name else "out_proj", [])
     if len(calls) != 1 or calls[0].gradient is None:
-        return "the gradient at its output was not met"
+        return "the gradient at its output was not recorded"
     asks, answers = (_with_samples(found.parts[word].call.x)[:, found.samples] for word in ("u", "k"))
     shape = (*_with_samples(found.parts["u"].call.x).shape[:2], -1)
     met = calls[0].gradient.reshape(shape)[:, found.samples].double()
@@ -194,12 +194,12 @@ def _gradient(found: Scores, attended: Attended, captured: Captured, values: Map
         real = found.parts[word].gradient()[:, found.samples].transpose(0, 1)
         told = made.transpose(1, 2).flatten(2)
         if squared(told - real) > 1e-4 * squared(real):
-            return "the gradient worked out at its scores is not that which queries and keys met"
+            return "the gradient computed at its scores does not match the gradients at queries and keys"
     return g[:, :, found.asking][..., found.answering]
 
 
 def _mask(found: Scores, attended: Attended, scores_like: Tensor) -> Tensor:
-    """Return what masks add to the scores of the chosen samples."""
+    """Return the term that masks add to the scores of the chosen samples."""
     total = scores_like.new_zeros(())
     padding, mask = attended.given.get("key_padding_mask"), attended.given.get("attn_mask")
     if padding is not None:
@@ -220,7 +220,7 @@ def _added(mask: Tensor) -> Tensor:
 def judge_scores(
     chosen: Mapping[str, Scores | str], values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
 ) -> dict[str, LayerDiagnosis | str]:
-    """Return the record of each attention's scores, by the attention's name, or in words why there is none."""
+    """Return the record of each attention's scores, by the attention's name, or the reason why there is none."""
     return {n: s if isinstance(s, str) else _judged(s, values, gradients) for n, s in chosen.items()}
 
 
@@ -238,7 +238,7 @@ def _judged(found: Scores, values: Mapping[str, Tensor], gradients: Mapping[str,
         coarse = torch.finfo(found.parts["u"].call.dtype).eps ** 0.5
         shares = Shares(parts[0] / total, parts[1] / total, 0.0, error, coarse)
     elif not missing:
-        missing = "the gradient of the loss by its scores is zero"
+        missing = "the gradient of the loss with respect to its scores is zero"
     return LayerDiagnosis(
         name=f"{found.name}.scores" if found.name else "scores",
         type="MultiheadAttention.scores",
@@ -253,13 +253,13 @@ def _judged(found: Scores, values: Mapping[str, Tensor], gradients: Mapping[str,
 
 
 def unjudged_scores(records: Mapping[str, LayerDiagnosis | str]) -> tuple[Unjudged, ...]:
-    """Return the scores of which there is no record, with the reasons."""
+    """Return the scores without a record, with the reasons."""
     reasons = [(f"{name}.scores" if name else "scores", reason) for name, reason in records.items()]
     return tuple(Unjudged(name, "MultiheadAttention.scores", r) for name, r in reasons if isinstance(r, str))
 
 
 def _by_differentiation(found: Scores, values: Mapping[str, Tensor]) -> Tensor:
-    """Return how far the gradient at the first sample's chosen scores moves them, by automatic differentiation."""
+    """Return the change of the first sample's chosen scores by their own gradient, by automatic differentiation."""
     assert isinstance(found.g, Tensor)
     names = sorted({p.parameter for word in ("u", "k") for p in found.parts[word].call.site.pieces.values()})
     held = {name: values[name].detach().double().requires_grad_() for name in names}
@@ -272,7 +272,7 @@ def _by_differentiation(found: Scores, values: Mapping[str, Tensor]) -> Tensor:
 
 
 class Later:
-    """Keeps what the chosen tokens read in a pass after the step, beside what is kept of other inputs."""
+    """A ``Keep`` for the pass after the step: it keeps the chosen tokens' inputs, and leaves others to ``kept``."""
 
     def __init__(self, chosen: Mapping[str, Scores | str], kept: Keep) -> None:
         self.inputs: dict[str, dict[str, Tensor]] = {}
@@ -285,7 +285,7 @@ class Later:
     _wanted: dict[str, list[tuple[str, Scores, str]]]
 
     def __call__(self, site: str, number: int, x: Tensor) -> Tensor:
-        """Keep what is wanted of one input."""
+        """Return the entries of one input to keep."""
         for name, scores, letter in self._wanted.get(site, ()) if number == 0 else ():
             if x.shape == scores.parts["u" if letter == "x" else "k"].call.shape:
                 self.inputs.setdefault(name, {})[letter] = scores.taken(x, letter == "y")
@@ -295,7 +295,7 @@ class Later:
 def scores_with_parts(
     records: Mapping[str, LayerDiagnosis | str], chosen: Mapping[str, Scores | str], later: Later, step: Moved
 ) -> dict[str, LayerDiagnosis | str]:
-    """Return the records with what the real step did to the scores."""
+    """Return the records with the contributions to the real step's change of the scores."""
     result = dict(records)
     for name, record in records.items():
         scores, inputs = chosen[name], later.inputs.get(name, {})

@@ -1,4 +1,4 @@
-"""A diagnosis as text for a person: findings, layers, advice by map, and the layers without a judgement by reason."""
+"""Format a diagnosis as text: findings, layers, advice by map, and unjudged layers by reason."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from verify.diagnosis.record import Diagnosis, LayerDiagnosis
 from verify.report.numbers import factor, number, percent, with_powers
 
 _WIDTH = 160
-_NAME_WIDTH = 24  # a longer name goes on in the next line where there is no room for it
+_NAME_WIDTH = 24  # a longer name may wrap to the next line if room is short
 _GAP = 2
 _LEFT = ("Layer", "Type")
 
 
 def table_text(found: Diagnosis, width: int = _WIDTH) -> str:
-    """Return what ``print_diagnosis`` prints, as text without colours."""
+    """Return the output of ``print_diagnosis`` as text without colours."""
     stream = io.StringIO()
     _print(found, Console(file=stream, highlight=False, width=width, no_color=True))
     return stream.getvalue()
 
 
 def print_diagnosis(found: Diagnosis, title: str = "") -> None:
-    """Print the findings, the tables, the advice and what was not judged, within the terminal's width."""
+    """Print the findings, tables, advice and unjudged layers, within the terminal's width."""
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=_WIDTH)
     if title:
@@ -54,7 +54,7 @@ def _print(found: Diagnosis, console: Console) -> None:
 
 
 def told(finding: Finding) -> list[str]:
-    """Return the cause, the fix and the evidence of a finding, a line each."""
+    """Return the cause, the fix and the evidence of a finding, one line each."""
     shown = [f"{name} {_evidence(value)}" for name, value in finding.evidence.items()]
     if finding.threshold is not None and shown:
         shown[0] += f" (threshold {number(finding.threshold)})"
@@ -70,7 +70,7 @@ def _evidence(value: object) -> str:
 
 
 def _tables(found: Diagnosis, width: int) -> list[Table]:
-    """Return as few tables as hold every column within the width, each of which begins with the layers' names."""
+    """Return the fewest tables that hold all columns within the width; each begins with the layers' names."""
     columns = columns_of(found.layers)
     names = columns.pop("Layer")
     longest = max((len(cell) for cell in names), default=5)
@@ -92,7 +92,7 @@ def _tables(found: Diagnosis, width: int) -> list[Table]:
 
 
 def _packed(widths: dict[str, int], room: int) -> list[list[str]]:
-    """Return headings in groups, each of which fits into the room."""
+    """Return the headings in groups that each fit into the width."""
     groups: list[list[str]] = [[]]
     used = 0
     for heading, width in widths.items():
@@ -145,24 +145,24 @@ def _cells(layer: LayerDiagnosis) -> dict[str, str]:
 
 
 def _percent(share: float | None) -> str:
-    """Return a percentage with an ordinary space, which every terminal has."""
+    """Return a percentage with an ordinary space, which every terminal can show."""
     return percent(share).replace("\u202f", " ")
 
 
 def remarks(found: Diagnosis) -> list[str]:
-    """Return the lines under the table: notes, advice grouped by map, and the layers without a judgement by reason."""
+    """Return the lines under the table: notes, advice grouped by map, and unjudged layers grouped by reason."""
     lines = [f"note: {layer.name or '(root)'}: {layer.note}" for layer in found.layers if layer.note]
     lines += [f"{layer.name or '(root)'}: no shares: {layer.missing}" for layer in found.layers if layer.missing]
     advised = grouped((layer.name or "(root)", layer.advice) for layer in found.layers)
     lines += [f"advice for {names}: {advice}" for names, advice in advised]
     unjudged = ((f"{entry.name or '(root)'} ({entry.type})", entry.reason) for entry in found.unjudged)
     lines += [f"not judged: {names}: {reason}" for names, reason in grouped(unjudged)]
-    lines.append(f"judged: layers that hold {_percent(found.judged)} of the numbers that the step moves")
+    lines.append(f"judged: layers with {_percent(found.judged)} of the parameters that the step moves")
     wrong = [layer.name or "(root)" for layer in found.layers if layer.shares and not layer.shares.exact]
     if wrong:
-        lines.append(f"the real step is not the derived one in {', '.join(wrong)}")
+        lines.append(f"the real step differs from the derived one in {', '.join(wrong)}")
     if not found.ok and not found.layers:
-        lines.append("nothing could be judged, so nothing is known to be right")
+        lines.append("no layer could be judged, so nothing is known to be right")
     losses = " -> ".join(number(loss) for loss in found.losses)
     lines.append(
         f"loss {losses} over {len(found.losses) - 1} virtual steps of {found.optimizer}, rate {found.rate:g}; "
@@ -172,7 +172,7 @@ def remarks(found: Diagnosis) -> list[str]:
 
 
 def grouped(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return (names, words) for pairs of a name and words, those with the same words together, empty words left out."""
+    """Return (names, text) for pairs of a name and a text, grouped by equal texts; empty texts are left out."""
     by_words: dict[str, list[str]] = {}
     for name, words in pairs:
         if words:

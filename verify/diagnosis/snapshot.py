@@ -1,12 +1,12 @@
-"""What the objects that some roots reach hold, and how to write it back in place.
+"""Record the state of all objects reachable from some roots, and restore it in place.
 
-    module, plain object     its attributes, also slots
-    dict, list, set, deque   its entries, by the methods of the base class: a subclass may refuse to be changed
-    tensor, array            its numbers, bit for bit, its gradient, and the storage that it stands in
-    function                 what it closes over, its default arguments and attributes
-    generator                the state of the random numbers to come
+    module, plain object     its attributes, including slots
+    dict, list, set, deque   its entries, through the methods of the base class, since a subclass may refuse changes
+    tensor, array            its numbers, bit for bit, its gradient, and its storage
+    function                 its closure, default arguments and attributes
+    generator                the state of the random generator
 
-Not followed: modules of Python, classes, threads, files, and the machinery of torch and of services that log.
+Not followed: Python modules, classes, threads, files, and the internals of torch and of logging services.
 """
 
 from __future__ import annotations
@@ -33,54 +33,55 @@ _ATOMS = (
     type(None), bool, int, float, complex, str, bytes, type, types.ModuleType, types.CodeType,
     types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size, slice, range,
 )  # fmt: skip
-_PLAIN_ATOMS = frozenset(_ATOMS)  # of these themselves, which are most things, no subclass has to be looked for
+_PLAIN_ATOMS = frozenset(_ATOMS)  # exact types, which cover most objects without a subclass check
 _INFRASTRUCTURE = {
     "threading", "_thread", "queue", "logging", "multiprocessing", "concurrent", "asyncio", "socket", "io",
     "subprocess", "weakref", "ctypes", "contextvars", "wandb", "mlflow", "tensorboard", "tensorboardX", "ray", "grpc",
     "fsspec",
 }  # fmt: skip
-_OF_TORCH = ("torch.nn", "torch.optim", "torch.amp", "torch.ao", "torch.utils.hooks")  # whose objects hold plain state
+# Packages of torch whose objects hold plain state.
+_OF_TORCH = ("torch.nn", "torch.optim", "torch.amp", "torch.ao", "torch.utils.hooks")
 
 Restore = Callable[[], None]
 
 
 class Snapshot:
-    """The state of everything that the roots reach, taken when it is made.
+    """The state of everything reachable from the roots, taken at construction.
 
     Args:
-        roots: models, optimisers, functions, batches: anything.
-        but: what is left out, with all that it alone reaches.
+        roots: models, optimisers, functions, batches or any other objects.
+        but: objects to leave out, with everything reachable only through them.
     """
 
     def __init__(self, *roots: Any, but: Sequence[Any] = ()) -> None:
         self._restores: list[Restore] = []
         self._mappings: list[
             tuple[Any, dict[Any, Any], list[Any], list[Any]]
-        ] = []  # most things, so not a function each
+        ] = []  # plain data rather than closures, since most objects are mappings
         self._empty: list[Any] = []
         self._tensors: dict[int, TensorState] = {}
         self._seen: dict[int, Any] = {id(thing): thing for thing in but}
         collecting = gc.isenabled()
-        gc.disable()  # thousands of objects are made here and none is garbage, which the collector would look for
+        gc.disable()  # thousands of objects are created here and none is garbage, so collections would only cost time
         try:
             self._walk(roots)
         except BaseException:
-            self.restore()  # parameters may stand in copies already
+            self.restore()  # parameters may already use copied storage
             raise
         finally:
             if collecting:
                 gc.enable()
 
     def _walk(self, roots: Sequence[Any]) -> None:
-        """Take the state of all that the roots reach."""
+        """Record the state of everything reachable from the roots."""
         waiting: list[tuple[Any, bool]] = [(root, False) for root in reversed(roots)]
         while waiting:
             thing, through_function = waiting.pop()
             kind = type(thing)
-            mapping = kind is dict or kind is OrderedDict  # most things are
+            mapping = kind is dict or kind is OrderedDict  # the most common case
             if id(thing) in self._seen or (not mapping and isinstance(thing, _ATOMS)):
                 continue
-            self._seen[id(thing)] = thing  # also keeps it alive, so that its id stays its own
+            self._seen[id(thing)] = thing  # also keeps it alive, so that its id stays unique
             if mapping and not thing and not getattr(thing, "__dict__", None):
                 self._empty.append(thing)
                 continue
@@ -89,7 +90,7 @@ class Snapshot:
             waiting += [(part, through_function) for part in held if type(part) not in _PLAIN_ATOMS]
 
     def numbers(self, tensor: Tensor) -> Tensor | None:
-        """Return the numbers that a tensor held, not to be changed; None if it was not met or holds inner tensors."""
+        """Return the recorded numbers of a tensor (do not modify); None if not recorded or stored in inner tensors."""
         state = self._tensors.get(id(tensor))
         return None if state is None else state.numbers
 
@@ -97,7 +98,7 @@ class Snapshot:
         """Write everything back.
 
         Raises:
-            ExceptionGroup: some parts refused; all others are back.
+            ExceptionGroup: some parts could not be restored; all others are.
         """
         problems: list[Exception] = []
         for mapping in self._empty:
@@ -110,10 +111,10 @@ class Snapshot:
         for restore in self._restores:
             _attempt(problems, restore)
         if problems:
-            raise ExceptionGroup("parts of the model's state could not be written back", problems)
+            raise ExceptionGroup("parts of the model's state could not be restored", problems)
 
     def _take(self, thing: Any, through_function: bool) -> Iterator[Any]:
-        """Note how to restore one thing, and yield what it holds."""
+        """Record how to restore one object, and yield the objects that it refers to."""
         match thing:
             case Tensor():
                 yield from self._tensor(thing)
@@ -151,7 +152,7 @@ class Snapshot:
         yield state.gradient
 
     def _mapping(self, mapping: dict[Any, Any]) -> list[Any]:
-        """Note the entries of a mapping, and return them with its attributes."""
+        """Record the entries of a mapping, and return them with its attributes."""
         kind: Any = OrderedDict if isinstance(mapping, OrderedDict) else dict
         keys, values = list(kind.keys(mapping)), list(kind.values(mapping))
         self._mappings.append((kind, mapping, keys, values))
@@ -212,7 +213,7 @@ class Snapshot:
 
 
 def _attempt(problems: list[Exception], action: Callable[..., None], *arguments: Any) -> None:
-    """Run an action, and note the exception that it raises."""
+    """Run an action, and collect the exception if it raises one."""
     try:
         action(*arguments)
     except Exception as problem:
@@ -227,7 +228,7 @@ def _refill_mapping(kind: Any, mapping: dict[Any, Any], keys: list[Any], values:
 
 
 def _refill_set(held: set[Any], before: set[Any]) -> None:
-    if held != before:  # an equal one keeps its order
+    if held != before:  # an unchanged set keeps its iteration order
         set.clear(held)
         set.update(held, before)
 
@@ -256,7 +257,7 @@ def _call(function: Callable[[Any], Any], value: Any) -> None:
 
 @functools.lru_cache(maxsize=10_000)
 def _slots(kind: Any) -> tuple[str, ...]:
-    """Return the names of the slots of a class and of those that it inherits from."""
+    """Return the names of the slots of a class and its base classes."""
     return tuple(name for each in kind.__mro__ for name in _own_slots(each))
 
 
@@ -279,14 +280,14 @@ def _set_slot(thing: Any, name: str, value: Any) -> None:
 
 
 def _is_library(thing: Any) -> bool:
-    """Whether a function or an object's class was written in an installed package."""
+    """Whether a function or an object's class belongs to an installed package."""
     name = thing.__module__ if isinstance(thing, types.FunctionType) else type(thing).__module__
     path = getattr(sys.modules.get(name or ""), "__file__", None) or ""
     return "site-packages" in path or "dist-packages" in path or (name or "").split(".")[0] in sys.stdlib_module_names
 
 
 def _is_followed(thing: Any, through_function: bool) -> bool:
-    """Whether to look into an object: not into services, nor into libraries' objects that a function closes over."""
+    """Whether to descend into an object; services, and library objects in closures, are skipped."""
     if isinstance(thing, nn.Module | torch.optim.Optimizer):
         return True
     home = type(thing).__module__ or ""

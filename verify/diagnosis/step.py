@@ -1,15 +1,15 @@
-"""One virtual step: what the derived kernel says that it does to a layer's activations, against what it does.
+"""Compare the change of a layer's activations in one virtual step with the change that the derived kernel predicts.
 
     rows chosen among all samples s, gradients g of the loss with respect to the layer's output at every row s'
     own        K_ss g_s                             K_ss by ``affine_divergence.self_factor``
     derived    sum over s' of K_ss' g_s'            K_ss' by the derivation's cross term
     real       F(G; x)                              G the gradient of the whole model's loss, F the layer run alone,
-                                                    which is linear in its parameters
-    elsewhere  the part of the real change that is made by other uses of the same parameters
+                                                    linear in its parameters
+    elsewhere  the part of the real change that comes from other uses of the same parameters
 
 The layer's input is held fixed, and the rate does not matter. The derived change is compared with the real one at all
-chosen rows where that costs little, and at a few of them where a layer reads many. Where they differ, the kernel alone
-is held against automatic differentiation on the chosen rows; what it explains is the layer's, the rest is elsewhere.
+chosen rows, or at a few of them if the layer has many rows. If they differ, the kernel alone is compared with automatic
+differentiation on the chosen rows; the part that it explains is the layer's own, and the rest is ``elsewhere``.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from verify.diagnosis.record import Shares
 from verify.diagnosis.samples import Shape, batched, blocks, evenly, padded, units_of
 from verify.diagnosis.sums import squared
 
-MANY = 1 << 22  # products above which the derived change is compared at a few of the chosen rows
+MANY = 1 << 22  # products above which only a few of the chosen rows are compared
 _FEW = 2
-_PART = 1 << 20  # entries of the kernel that are held at once
-_NOTHING = 1e-30  # squared changes below it may have lost digits in float32
+_PART = 1 << 20  # entries of the kernel in memory at once
+_NOTHING = 1e-30  # smaller squared changes may have lost digits in float32
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """The gradient's step of one site: its shares, and by chosen row what one sample and all samples do to it.
+    """The gradient step of one site: its shares, and for each chosen row the effects of its own and of all samples.
 
-    ``real`` is the layer's output there with the gradient for parameters: what all uses of the parameters do to it.
+    ``real`` is the layer's output there with the gradient as parameters: the effect of all uses of the parameters.
     """
 
     shares: Shares
@@ -59,17 +59,17 @@ def analyse(
     step: Mapping[str, Tensor],
     exactly: torch.dtype | None = None,
 ) -> Analysis | str:
-    """Return what one site's gradient step is made of, or in words why that cannot be said.
+    """Return the analysis of one site's gradient step, or the reason why there is none.
 
     Args:
         calls: every call of the site, each with the gradient of the loss with respect to its output.
         values: the parameters of the model by name.
         step: the gradient of the loss with respect to each parameter of the site.
-        exactly: the type to compute in; by default the layer's own, and float64 where that has no room.
+        exactly: the dtype to compute in; by default the layer's own, or float64 if that would under- or overflow.
     """
     site, probes = calls[0].site, probes_of(calls, exactly=exactly)
     if not any(bool(p.g.any()) for p in probes) and not any(bool(g.any()) for _, g in _met(calls)):
-        return "the gradient of the loss by its output is zero"
+        return "the gradient of the loss with respect to its output is zero"
     gradient = {word: gradient_of(site.pieces[word], step) for word in site.trained}
     rows, g = joined(p.rows for p in probes), joined(p.g for p in probes)
     own = joined(p.factors for p in probes).unsqueeze(-1) * g
@@ -101,13 +101,13 @@ def _met(calls: Sequence[Call]) -> list[tuple[Call, Tensor]]:
 
 
 def _distance(derived: Tensor, real: Tensor, own: Tensor) -> float:
-    """Return the distance of two changes relative to the real one, or to its largest part where that cancels."""
+    """Return the distance of two changes relative to the real one, or to its largest part if the parts cancel."""
     scale = max(squared(real), squared(own)) ** 0.5
     return squared(derived - real) ** 0.5 / scale if scale > 0 else 0.0
 
 
 def _many(calls: Sequence[Call], chosen: Tensor) -> bool:
-    """Whether the derived change at all chosen rows takes many products, or entries of the kernel."""
+    """Whether the derived change at all chosen rows needs many products or kernel entries."""
     site, entries = calls[0].site, sum(call.x.numel() + g.numel() for call, g in _met(calls))
     if site.shape is Shape.PATCHES and not site.gain:
         kernel_size: Any = site.view.kernel_size
@@ -134,7 +134,7 @@ def derived(site: Site, chosen: Tensor, calls: Sequence[Call], kind: torch.dtype
 
 
 def _all_rows(site: Site, call: Call, g: Tensor, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the rows of a call and their units, a part at a time."""
+    """Yield the rows of a call and their units in blocks."""
     if site.shape is Shape.TOKENS or is_product(site):
         tokens = site.shape is Shape.TOKENS
         rows = call.x.reshape(1, -1) if tokens else laid(site, call.x, slice(None))
@@ -149,9 +149,9 @@ def _all_rows(site: Site, call: Call, g: Tensor, chosen: Tensor) -> Iterator[tup
 
 
 def _by_entries(site: Site, chosen: Tensor, x: Tensor, g: Tensor) -> Tensor:
-    """Return that sum for the gain of a norm, whose rows are single entries, laid out as the norm has them.
+    """Return that sum for the gain of a norm, whose rows are single entries, in the norm's own layout.
 
-    The kernel is affine in the product of two entries, so its values at the products 0 and 1 say all of it.
+    The kernel is affine in the product of two entries, so its values at the products 0 and 1 determine it.
     """
     rest, whole = _at_products(site.law, site.kappa)
     met, alone = ((x * g).sum((0, 2)), g.sum((0, 2)))
@@ -160,14 +160,14 @@ def _by_entries(site: Site, chosen: Tensor, x: Tensor, g: Tensor) -> Tensor:
 
 @cache
 def _at_products(law: Law, kappa: float) -> tuple[float, float]:
-    """Return the kernel of a layer of single entries where the product of two is 0, and where it is 1."""
+    """Return the kernel of a layer of single entries for entry products 0 and 1."""
     one = torch.ones(1, 1, 1, dtype=torch.float64)
     rest, whole = (float(kernel(law, one, one, kappa, one * product)) for product in (0.0, 1.0))
     return rest, whole
 
 
 def _by_convolution(site: Site, chosen: Tensor, x: Tensor, g: Tensor) -> Tensor:
-    """Return that sum for a convolution, whose products of rows are a convolution with the chosen rows as filters."""
+    """Return that sum for a convolution; its row products are a convolution with the chosen rows as filters."""
     view: Any = site.view
     x, g = batched(site.shape, view, x), batched(site.shape, view, g)
     groups, count = chosen.shape[:2]
@@ -184,9 +184,9 @@ def _by_convolution(site: Site, chosen: Tensor, x: Tensor, g: Tensor) -> Tensor:
 
 
 def by_taps(view: Any, filters: Tensor, x: Tensor) -> Tensor:
-    """Return that convolution, of stride 1, as one product of matrices, which takes less time for a few filters.
+    """Return that convolution, of stride 1, as one matrix product, which is faster for few filters.
 
-    Convolutions are made for many filters, and take as long for two as for eight.
+    Convolution routines are tuned for many filters, and take as long for two as for eight.
     """
     count, channels, *kernel = filters.shape
     zeros = view.padding_mode == "zeros"
@@ -211,13 +211,13 @@ def by_taps(view: Any, filters: Tensor, x: Tensor) -> Tensor:
 
 
 def _trained_rows(site: Site, rows: Tensor, found: Tensor) -> Tensor:
-    """Return the kernel without the token whose row is not trained."""
+    """Return the kernel with zeros for the token whose row is not trained (padding)."""
     padding = getattr(site.view, "padding_idx", None) if site.shape is Shape.TOKENS else None
     return found if padding is None else found * (rows != padding).unsqueeze(-2)
 
 
 def _error_alone(probe: Probe, values: Mapping[str, Tensor]) -> float:
-    """Return how far the derived kernel is from automatic differentiation, both on the chosen rows of a call alone."""
+    """Return the error of the derived kernel against automatic differentiation, on the chosen rows of one call."""
     site, held = probe.site, parameters_of(probe.site, values)
     trained = {word: held[word].requires_grad_() for word in site.trained}
     with torch.enable_grad():
@@ -229,16 +229,16 @@ def _error_alone(probe: Probe, values: Mapping[str, Tensor]) -> float:
 
 
 def gradient_of(piece: Piece, step: Mapping[str, Tensor]) -> Tensor:
-    """Return the gradient of a piece of a parameter; the row of a token that is not trained has none."""
+    """Return the gradient of a piece of a parameter; the row of an untrained token is zero."""
     whole = step[piece.parameter]
     return piece.of({piece.parameter: whole.to_dense() if whole.is_sparse else whole})
 
 
 def _bound(calls: Sequence[Call], values: Mapping[str, Tensor]) -> float:
-    """Return what rounding allows: the root of the coarsest unit of the types that the layer computes in."""
+    """Return the rounding bound: the square root of the largest epsilon of the dtypes that the layer computes in."""
     site = calls[0].site
     types = {values[piece.parameter].dtype for piece in site.pieces.values()} | {call.dtype for call in calls}
     coarsest = max(torch.finfo(kind).eps for kind in types)
     if calls[0].x.is_cuda and torch.float32 in types:
-        coarsest = max(coarsest, 2.0**-10)  # convolutions and products may be taken in TF32
+        coarsest = max(coarsest, 2.0**-10)  # convolutions and products may use TF32
     return float(coarsest**0.5)

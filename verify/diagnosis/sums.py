@@ -1,4 +1,4 @@
-"""Sums over many numbers, a part at a time: a part stays in the processor's cache, and nothing large is allocated."""
+"""Sums over large tensors, block by block: a block stays in the cache, and no large temporary is allocated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 _PART = 1 << 18
 _WIDE = (torch.float32, torch.float64)
-_SMALL, _LARGE = 1e-30, 1e36  # squares in float32 outside of this range lose digits
+_SMALL, _LARGE = 1e-30, 1e36  # float32 squares outside this range lose digits
 
 
 def squared(tensor: Tensor) -> float:
@@ -61,32 +61,32 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, bit for bit where they are plain, in which NaN is itself."""
+    """Whether two tensors hold the same numbers; plain tensors are compared bit for bit, so NaN equals NaN."""
     pair = [t.detach() for t in (one, other)]
     plain = one.shape == other.shape and one.dtype is other.dtype and all(_is_plain(t) and _is_whole(t) for t in pair)
-    if plain:  # read eight bytes at a time, which takes half the time of comparing numbers
+    if plain:  # compared eight bytes at a time, in half the time of comparing numbers
         pair = [t.reshape(-1).view(torch.int64) for t in pair]
     return torch.equal(*pair)
 
 
 def _is_whole(tensor: Tensor) -> bool:
-    """Whether numbers stand one behind the other, and fill whole words of eight bytes."""
+    """Whether a tensor is contiguous and fills whole words of eight bytes."""
     words = tensor.numel() * tensor.element_size(), tensor.storage_offset() * tensor.element_size()
     return tensor.is_contiguous() and not any(word % 8 for word in words)
 
 
 def parts_of(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield the numbers of a tensor in order, a part at a time."""
+    """Yield the numbers of a tensor in order, block by block."""
     flat = tensor.detach().reshape(-1)
     return iter(flat.split(_PART) if flat.numel() > _PART else (flat,))
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """Return numbers of at least float32."""
+    """Return the tensor in at least float32."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite: their sum then is neither; where it is, they are looked at one by one."""
+    """Whether every number is finite; if their sum is, they all are, otherwise each one is checked."""
     plain = tensor.detach()
     return bool(plain.sum().isfinite()) or bool(plain.isfinite().all())

@@ -1,4 +1,4 @@
-"""The state of one tensor: its numbers, the storage they stand in, its gradient, and how often it was changed."""
+"""The state of one tensor: its numbers, storage, gradient, and version counter."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-_LARGE = 1 << 14  # numbers of which a copy costs more than to see who holds them
+_LARGE = 1 << 14  # above this many numbers a copy costs more than checking who refers to them
 
 
 class TensorState:
-    """What one tensor holds, taken when this is made; ``gradient`` is its ``.grad``, which has a state of its own.
+    """The state of one tensor, taken at construction; ``gradient`` is its ``.grad``, which has a separate state.
 
-    Autograd counts changes made in place, and a graph that was recorded before refuses to run once the count differs;
-    since the numbers come back bit for bit, so does the count. A trained parameter whose storage nobody else holds gets
-    a copy to stand in meanwhile, so that what was laid aside comes back without a copy.
+    Autograd counts in-place changes, and a graph recorded earlier refuses to run if the count has changed; the numbers
+    are restored bit for bit, so the count is restored too. A trained parameter whose storage is not shared works on a
+    copied storage meanwhile, so that the original comes back without another copy.
     """
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
         self._trained, self._version = tensor.requires_grad, None if tensor.is_inference() else tensor._version
         self.gradient = tensor.grad if tensor.is_leaf else None
-        self._inside = is_traceable_wrapper_subclass(tensor)  # its numbers stand in inner tensors, with own states
+        self._inside = is_traceable_wrapper_subclass(tensor)  # its numbers are in inner tensors, recorded separately
         if self._inside or tensor.device.type == "meta":
             self._place = self._numbers = None
         else:
@@ -36,12 +36,12 @@ class TensorState:
 
     @property
     def numbers(self) -> Tensor | None:
-        """The numbers as they were, laid out like the tensor; None where they stand in inner tensors, or repeat."""
+        """The original numbers, in the tensor's layout; None if they are in inner tensors, or repeat (expanded)."""
         place, kept = self._place, self._numbers
         return kept if place is not None and kept is not None and kept.shape == place.shape else None
 
     def restore(self) -> None:
-        """Write it back."""
+        """Restore the tensor."""
         tensor = self._tensor
         if self._place is not None and self._numbers is not None:
             moved = tensor.shape != self._place.shape or not _same_place(tensor, self._place)
@@ -58,9 +58,9 @@ class TensorState:
 
 
 def _stands_alone(tensor: Tensor) -> bool:
-    """Whether numbers are a trained parameter's alone: no view or storage object leads to them.
+    """Whether only a trained parameter refers to its numbers: no view or storage object does.
 
-    On other devices than the processor recorded graphs may read them by their address.
+    On devices other than the CPU, captured graphs may read them by address.
     """
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.is_leaf and tensor.requires_grad
     if not plain or tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.numel() < _LARGE:
@@ -69,14 +69,14 @@ def _stands_alone(tensor: Tensor) -> bool:
 
 
 def _holders(tensor: Tensor) -> tuple[int, int]:
-    """Return how many refer to a storage, in Python and below."""
+    """Return the numbers of references to a storage, in Python and in C++."""
     storage = tensor.untyped_storage()
     return sys.getrefcount(storage), torch._C._storage_Use_Count(storage._cdata)
 
 
 @cache
 def _one_holder() -> tuple[int, int]:
-    """Return these counts for a storage that only a parameter holds."""
+    """Return these counts for a storage to which only a parameter refers."""
     return _holders(nn.Parameter(torch.zeros(1)))
 
 
@@ -87,7 +87,7 @@ def _same_place(one: Tensor, other: Tensor) -> bool:
 
 
 def _without_repeats(tensor: Tensor) -> Tensor:
-    """Return a view in which no number stands twice, as it does in an expanded tensor, which cannot be written to."""
+    """Return a view without repeated numbers: an expanded tensor, which has some, cannot be written to."""
     if tensor.layout != torch.strided or 0 not in tensor.stride():
         return tensor
     sizes = [min(n, 1) if step == 0 else n for n, step in zip(tensor.shape, tensor.stride(), strict=True)]

@@ -1,4 +1,4 @@
-"""A callback for the Trainer of transformers: the layers of its model, watched while it trains."""
+"""A callback for the Trainer of transformers that watches the layers of its model during training."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class WatchCallback(TrainerCallback):
     """Watches a Trainer's model: ``Trainer(.., callbacks=[verify.trainer_callback(every=100)])``.
 
     Args:
-        every: measure the first step and each one so many steps later.
+        every: measure the first step and then every so many steps.
         report: called with each reading.
-        loggers: get the numbers of each reading.
-        steps: whether to look at the optimiser's steps as well.
+        loggers: receive the numbers of each reading.
+        steps: whether to measure the optimiser's steps too.
 
     Attributes:
-        watch: what was measured, ``watch.readings`` in order; None before training.
+        watch: the measurements, in order in ``watch.readings``; None before training.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class WatchCallback(TrainerCallback):
         self.watch: Watch | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **words: Any) -> None:
-        """Put the hooks on."""
+        """Install the hooks."""
         optimizer = getattr(words.get("optimizer"), "optimizer", words.get("optimizer"))  # Accelerate wraps it
         optimizer = optimizer if self.steps and isinstance(optimizer, torch.optim.Optimizer) else None
         self.watch = Watch(words["model"], self.every, self.report, optimizer=optimizer, loggers=self.loggers)
         self.watch.__enter__()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **words: Any) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         if self.watch is not None:
             self.watch.__exit__(None, None, None)

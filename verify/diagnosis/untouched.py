@@ -1,4 +1,4 @@
-"""Leave a model, and all that it reaches, as they were before: nothing of a diagnosis may stay behind."""
+"""Restore a model, and everything reachable from it, after a diagnosis."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from verify.diagnosis.snapshot import Snapshot
 
 @contextmanager
 def untouched(*roots: Any, but: Sequence[Any] = (), aside: Iterable[Tensor] = ()) -> Iterator[Snapshot]:
-    """Restore everything that the roots reach, and every source of randomness, on the way out, also after an error.
+    """Restore everything reachable from the roots, and all random generators, on exit, also after an error.
 
-    Steps may be taken on the real parameters inside: whoever else holds them (a loss that penalises them, a list, a
-    compiled graph, a wrapper that spreads them over processes) sees the step. An interrupt waits for the restoration.
-    What is in ``but`` is left out: parameters, for example, where no step is taken. Parameters in ``aside`` have no
-    gradients inside: those that nobody else can reach are laid aside, which takes no copy. Yields the state that is
-    restored.
+    Inside, steps may be taken on the real parameters, so that everything else that refers to them (a loss that
+    penalises them, a list, a compiled graph, a sharding wrapper) sees the step. A keyboard interrupt waits for the
+    restoration. ``but`` is left out, for example parameters if no step is taken. Parameters in ``aside`` have no
+    gradients inside; gradients that nothing else refers to are moved aside without a copy. Yields the recorded state.
     """
     alone = {parameter: parameter.grad for parameter in aside if _holds_alone(parameter)}
     state, randomness = None, Randomness()
@@ -49,7 +48,7 @@ def untouched(*roots: Any, but: Sequence[Any] = (), aside: Iterable[Tensor] = ()
 
 
 def _holds_alone(parameter: Tensor) -> bool:
-    """Whether nothing but a parameter leads to its gradient's numbers: no name, no view, no buffer of a wrapper."""
+    """Whether only the parameter refers to its gradient's numbers: no variable, no view, no buffer of a wrapper."""
     gradient = parameter.grad if parameter.is_leaf else None
     if type(gradient) is not Tensor or gradient.layout != torch.strided or vars(gradient):
         return False
@@ -58,7 +57,7 @@ def _holds_alone(parameter: Tensor) -> bool:
 
 
 def _holders(parameter: Tensor) -> tuple[int, ...]:
-    """Return how many refer to the gradient of a parameter, and to its storage, in Python and below."""
+    """Return the numbers of references to a parameter's gradient and to its storage, in Python and in C++."""
     gradient: Any = parameter.grad
     storage = gradient.untyped_storage()
     below = gradient._use_count(), torch._C._storage_Use_Count(storage._cdata)
@@ -67,14 +66,14 @@ def _holders(parameter: Tensor) -> tuple[int, ...]:
 
 @cache
 def _one_holder() -> tuple[int, ...]:
-    """Return these counts for a gradient that nobody holds but its parameter."""
+    """Return these counts for a gradient to which only its parameter refers."""
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     return _holders(parameter)
 
 
 class Randomness:
-    """The states of Python's, NumPy's and torch's generators when this is made."""
+    """The states of Python's, NumPy's and torch's random generators, taken at construction."""
 
     def __init__(self) -> None:
         numpy = sys.modules.get("numpy")
@@ -84,19 +83,19 @@ class Randomness:
         self._cuda: list[Tensor] = torch.cuda.get_rng_state_all() if cuda else []
 
     def same(self) -> bool:
-        """Whether the generators stand where they stood: whether nothing was drawn since."""
+        """Whether the generators are in the recorded states, so nothing was drawn since."""
         now = Randomness()
         tensors = zip([self._cpu, *self._cuda], [now._cpu, *now._cuda], strict=False)
         return self._python == now._python and self._same_numpy(now) and all(a.equal(b) for a, b in tensors)
 
     def _same_numpy(self, now: Randomness) -> bool:
-        if not isinstance(self._numpy, tuple):  # of a generator of another kind than NumPy's own
+        if not isinstance(self._numpy, tuple):  # the state of a generator other than NumPy's default
             return str(self._numpy) == str(now._numpy)
         pairs = zip(self._numpy, now._numpy, strict=True)
         return all(a.tobytes() == b.tobytes() if hasattr(a, "tobytes") else a == b for a, b in pairs)
 
     def restore(self) -> None:
-        """Set the generators back."""
+        """Restore the generators."""
         random.setstate(self._python)
         torch.set_rng_state(self._cpu)
         if self._numpy is not None:
@@ -112,7 +111,7 @@ def _modules(roots: tuple[Any, ...]) -> Iterator[nn.Module]:
 
 
 def _gather_no_longer(roots: tuple[Any, ...]) -> None:
-    """Give gathered parameters of FSDP2 back for their shards, which a pass that failed halfway leaves undone."""
+    """Reshard the parameters of FSDP2 that an interrupted pass left gathered."""
     for module in _modules(roots):
         reshard: Any = getattr(module, "reshard", None)
         if callable(reshard):
@@ -121,7 +120,7 @@ def _gather_no_longer(roots: tuple[Any, ...]) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put an interrupt from the keyboard off until the end."""
+    """Delay a keyboard interrupt until the end of the context."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

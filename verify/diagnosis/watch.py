@@ -1,14 +1,13 @@
-"""Measure the self factors of a model's layers, and what its steps are made of, while it trains.
+"""Measure the self factors of a model's layers, and the effect of its steps, during training.
 
     with verify.watch(model, every=100, optimizer=optimizer) as watched:
         for x, y in batches: ...              any training loop
     watched.readings[-1].layers["0"].ratio    self factors
-    watched.readings[-1].parts["0"].own       what the optimiser's step did, if the optimiser is given
+    watched.readings[-1].parts["0"].own       the effect of the optimiser's step, if the optimiser is given
 
-A step is a forward pass of the model in training mode with gradients, or, where the training loop calls the model's
-layers without the model (a ``training_step``), what runs until the backward pass. Between the steps that are measured a
-layer costs one call of a short function; at them, what its self factors cost, and with an optimiser one forward pass
-more.
+A step is a forward pass of the model in training mode with gradients. If the training loop calls the layers without the
+model (a ``training_step``), a step is everything up to the backward pass. Between measured steps, each layer costs one
+call of a short function; a measured step costs the self factors, and with an optimiser one more forward pass.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ from verify.diagnosis.record import Parts, Spread
 from verify.diagnosis.records import BY_FUNCTION, spread_of
 from verify.diagnosis.watched_step import WatchedStep
 
-UNREAD = "it was not called in a step that was measured"
+UNREAD = "it was not called in a measured step"
 NO_STEP = "no step was measured: the model ran neither in training mode with gradients nor up to a backward pass"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The self factors of every layer at one step, by the layer's name, and what the step did, if that was watched.
+    """The self factors of every layer at one step, by name, and the effect of the step if an optimiser is watched.
 
-    ``parts`` holds words instead of numbers where there are none.
+    ``parts`` holds the reason instead of numbers for a layer without any.
     """
 
     step: int
@@ -48,7 +47,7 @@ class Reading:
     parts: dict[str, Parts | str] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, float]:
-        """Return every number by a name as loggers take them."""
+        """Return every number, keyed by a name for loggers."""
         found = {}
         for name, s in self.layers.items():
             shown = name or "root"
@@ -61,22 +60,24 @@ class Reading:
 
 
 class Watch:
-    """Hooks on a model that measure self factors; a context manager, whose end takes every hook off again.
+    """Hooks on a model that measure self factors; as a context manager it removes them at the end.
 
     Args:
         model: the module that is trained.
-        every: measure the first step and each one so many steps later.
+        every: measure the first step and then every so many steps.
         report: called with each reading.
-        tensorboard: a folder for TensorBoard's scalars.
-        optimizer: the one that trains the model: readings then also hold what its step did.
-        loggers: get the numbers of each reading; ``verify.wandb_logger()`` and the like.
+        tensorboard: a folder for TensorBoard scalars.
+        optimizer: the optimiser that trains the model; readings then include the effect of its step.
+        loggers: receive the numbers of each reading, such as ``verify.wandb_logger()``.
 
     Attributes:
-        readings: what was measured, in order.
+        readings: the measurements, in order.
         unjudged: layers without a reading, with the reason.
 
     Raises:
-        UsageError: no module, no parameters, ``every`` below 1; TensorBoard asked for and not installed.
+        UsageError: ``model`` is no module or has no parameters, ``every`` is below 1, or TensorBoard is requested but
+        not
+            installed.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Watch:
     ) -> None:
         check_model(model)
         if every < 1:
-            raise UsageError(f"every is {every}; measure every 1 step or more")
+            raise UsageError(f"every is {every}; give 1 or more steps")
         self.model: nn.Module = getattr(model, "_orig_mod", model)
         self.every, self.report, self.optimizer = every, report, optimizer
         self.readings: list[Reading] = []
@@ -131,7 +132,7 @@ class Watch:
         return {name: last[name].median / s.median for name, s in first.items() if name in last and s.median > 0}
 
     def __enter__(self) -> Self:
-        """Put the hooks on."""
+        """Install the hooks."""
         self._plan = plan_of_factors(self.model)
         self._step = WatchedStep(self.model, self._plan)
         self._handles = [
@@ -148,7 +149,7 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         if kind is None:
             self._close()
         self._stack.close()
@@ -159,7 +160,7 @@ class Watch:
             logger.close()
 
     def _begin(self, by_root: bool) -> None:
-        """Count a step, and listen to it if it is to be measured."""
+        """Count a step, and record it if it is to be measured."""
         self._close()
         if not (self.model.training and torch.is_grad_enabled()):
             return
@@ -187,7 +188,7 @@ class Watch:
             return
         self._inside -= 1
         if self._inside == 0 and self._captured is not None:
-            if output is None:  # nothing came back: the pass failed halfway
+            if output is None:  # no output: the pass raised an exception
                 self._drop()
             elif self.optimizer is None:
                 self._close()
@@ -199,7 +200,7 @@ class Watch:
             self._begin(by_root=False)
 
     def _leave_layer(self, _: nn.Module, __: Any, output: Any) -> None:
-        """Where the model itself is not called, the backward pass through its first layer ends the step."""
+        """If the model itself is not called, the backward pass through its first layer ends the step."""
         if self._inside == 0 and self._open and not self._opened_by_root and not _in_backward():
             met = output[0] if isinstance(output, tuple) else output
             if isinstance(met, Tensor) and met.requires_grad:
@@ -214,7 +215,7 @@ class Watch:
         self._captured, self._open = None, False
 
     def _close(self, parts: dict[str, Parts | str] | None = None) -> None:
-        """End the step that is under way, and tell of it if it was measured."""
+        """End the current step, and report it if it was measured."""
         captured, self._captured, self._open = self._captured, None, False
         self._stack.close()
         if captured is None:
@@ -231,7 +232,7 @@ class Watch:
     def _after_step(self, *_: Any) -> None:
         if self._captured is not None and self.optimizer is not None:
             self._stack.close()
-            captured, self._captured = self._captured, None  # so that the pass to come is not taken for a step
+            captured, self._captured = self._captured, None  # so that the extra forward pass is not counted as a step
             hooks, self._inside = self._inside, 1
             try:
                 parts = self._step.after(captured, self.optimizer)
@@ -242,8 +243,8 @@ class Watch:
 
 
 def _in_backward() -> bool:
-    """Whether a backward pass runs in this thread, as when checkpointing runs layers again."""
+    """Whether a backward pass is running in this thread, as when checkpointing reruns layers."""
     return torch._C._current_graph_task_id() != -1
 
 
-watch = Watch  # as a training loop writes it
+watch = Watch  # the public name: ``verify.watch(model)``

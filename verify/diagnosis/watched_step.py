@@ -1,4 +1,4 @@
-"""What a step of a training loop did to each layer's activation: one forward pass more, which leaves no trace."""
+"""Measure the effect of a training step on each layer's activation, by one more forward pass without side effects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from verify.diagnosis.untouched import Randomness, untouched
 
 
 class WatchedStep:
-    """One measured step of a training loop, from the model's call to behind the optimiser's step."""
+    """One measured step of a training loop, from the model's call until after the optimiser's step."""
 
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         self._model, self._plan = model, plan
@@ -28,7 +28,7 @@ class WatchedStep:
         self._before: dict[str, Tensor] = {}
 
     def begin(self, arguments: Any, words: Any) -> None:
-        """Keep what the model is called with, to call it once more after the step."""
+        """Keep the model's arguments, to call it again after the step."""
         self._call, self._randomness = (arguments, words), Randomness()
 
     def before(self) -> None:
@@ -37,7 +37,7 @@ class WatchedStep:
         self._before = {**{name: p.detach() for name, p in parameters.items()}, **copies(parameters)}
 
     def after(self, captured: Captured, optimizer: torch.optim.Optimizer) -> dict[str, Parts | str]:
-        """Return what the step did to each layer that has a gradient; upstream only where the model was called."""
+        """Return the effect of the step on each layer with a gradient; upstream only if the model itself was called."""
         chosen = {
             name: probes_of(calls)
             for name, calls in captured.calls.items()
@@ -59,11 +59,11 @@ class WatchedStep:
         return found
 
     def _again(self, kept: Keep) -> Captured | None:
-        """Run the model's call once more with the same random numbers, None where the model itself was not called."""
+        """Repeat the model's call with the same random numbers; None if the model itself was not called."""
         if self._call is None or self._randomness is None:
             return None
         arguments, words = self._call
-        but = [*self._model.parameters(), self]  # which the watch's own hooks on the model reach
+        but = [*self._model.parameters(), self]  # reachable through the watch's own hooks on the model
         with untouched(self._model, arguments, words, but=but), torch.no_grad():
             self._randomness.restore()
             with capturing(self._plan, kept) as again:

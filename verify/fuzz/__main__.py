@@ -1,4 +1,4 @@
-"""The command line of the program."""
+"""Entry point of ``python -m verify.fuzz``."""
 
 import sys
 

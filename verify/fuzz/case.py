@@ -1,4 +1,4 @@
-"""One case: what is drawn for a number, how it is called, and what is wrong with the answer."""
+"""One fuzz case: the random choices for its number, the call, and the check of the result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Makers = Sequence[Callable[[random.Random], Problem]]
 
 
 class Case:
-    """What is drawn for a number: a map, a mode, a type, threads, a backend, and operands in layouts."""
+    """The random choices for a case number: map, mode, dtype, threads, backend, and operands with layouts."""
 
     def __init__(self, number: int, makers: Makers) -> None:
         draw = self._draw = random.Random(number)
@@ -43,14 +43,14 @@ class Case:
             self.odd = draw.choice(list(WRAPPED if self.mode == "wrapped" else REFUSED))
 
     def __str__(self) -> str:
-        """Return all that tells this case from others."""
+        """Return a description that identifies the case."""
         what = f"{self.odd} at {self.place}" if self.odd else ", ".join(self.layouts)
         shapes = " ".join(map(str, self.problem.shapes))
         settings = f"{self.dtype} {shapes} threads={self.threads} backend={self.backend}"
         return f"{self.problem.name}, {self.mode}, {settings}: {what}"
 
     def wrong(self) -> str:
-        """Return what is wrong with the answer; nothing if it is right."""
+        """Return what is wrong with the result, or an empty text if it is right."""
         torch.set_num_threads(self.threads)
         made = [torch.randn(s, dtype=torch.float64).to(self.dtype) for s in self.problem.shapes]
         given = [LAYOUTS[name](t) for name, t in zip(self.layouts, made, strict=True)]
@@ -90,7 +90,7 @@ class Case:
 
 
 class _Answers:
-    """Results of our map and of the reference, in pairs with a name, for each mode."""
+    """Named pairs of results, of our map and of the reference, for each mode."""
 
     def __init__(
         self, case: Case, leaves: list[Tensor], exact: list[Tensor], right: Tensor, g: Tensor, stack: ExitStack
@@ -99,7 +99,7 @@ class _Answers:
         self._stack = stack
 
     def pairs(self) -> Pairs:
-        """Return the pairs of the mode of the case."""
+        """Return the pairs for the case's mode."""
         own = f"_{self._case.mode.replace(' ', '_')}"
         return getattr(self, own)() if hasattr(self, own) else self._gradients(self._ours(*self._leaves))
 
@@ -178,7 +178,7 @@ class _Answers:
         return [("sum of gradients", found.sum(0), right)]
 
     def _tangent(self) -> Pairs:
-        points = tuple(t.detach().resolve_neg().contiguous() for t in self._leaves)  # torch's own limits
+        points = tuple(t.detach().resolve_neg().contiguous() for t in self._leaves)  # limitations of torch
         ways = tuple(map(torch.randn_like, points))
         z, t, *_ = torch.func.jvp(self._ours, points, ways)
         right = torch.autograd.grad(self._right, self._exact, self._g.double())

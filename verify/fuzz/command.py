@@ -1,4 +1,4 @@
-"""``python -m verify.fuzz``: run the cases in a process with the sanitizers, and say what was wrong."""
+"""``python -m verify.fuzz``: run the cases in a process with the sanitizers, and report failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MIX = "rows,rows,convolution,convolution,file"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: what was wrong, a line each, and what a sanitizer said if it ended the process."""
+    """The outcome of a run: one line per failure, and the sanitizer's report if it ended the process."""
 
     cases: int
     seconds: float
@@ -32,17 +32,17 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """Whether nothing was wrong."""
+        """Whether there was no failure."""
         return not self.wrong and not self.report
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program; return 0 if nothing was wrong, 1 if something was, 2 without the sanitizers."""
+    """Run the program; return 0 without failures, 1 with failures, 2 if the sanitizers are missing."""
     parser = argparse.ArgumentParser(prog="python -m verify.fuzz", description=__doc__)
-    parser.add_argument("--cases", type=int, default=10_000, help="how many (default 10000)")
-    parser.add_argument("--first", type=int, default=0, help="number of the first: the same number is the same case")
-    parser.add_argument("--maps", choices=MAPS, help="cases of this kind alone (default: all)")
-    parser.add_argument("--without-sanitizers", action="store_true", help="compare results alone")
+    parser.add_argument("--cases", type=int, default=10_000, help="number of cases (default 10000)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case; a number determines its case")
+    parser.add_argument("--maps", choices=MAPS, help="only cases of this kind (default: all)")
+    parser.add_argument("--without-sanitizers", action="store_true", help="only compare results")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     given = parser.parse_args(arguments)
     lacking = "" if given.without_sanitizers else missing()
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def missing() -> str:
-    """Return what lacks for the sanitizers, and the mend; nothing if all is there."""
+    """Return what the sanitizers lack on this machine, with the fix, or an empty text."""
     if shutil.which("g++") and all(map(_library, _LIBRARIES)) and _library("libubsan.so"):
         return ""
     return "the sanitizers need g++ with libasan and libubsan (Debian: `apt install g++`); or run --without-sanitizers"
@@ -68,9 +68,9 @@ def missing() -> str:
 def run(
     cases: int, first: int = 0, *, maps: str = _MIX, sanitized: bool = True, package: Path | None = None
 ) -> Outcome:
-    """Run cases on the kernels of this package, or of a copy of it in another folder of the same name.
+    """Run cases on the kernels of the project's package, or of a copy with the same name in another folder.
 
-    ``maps`` names what is drawn from, as often as it stands there, of `MAPS`.
+    ``maps`` names the entries of `MAPS` to draw from; a repeated name is drawn more often.
     """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
@@ -90,7 +90,7 @@ def run(
 
 
 def _sanitizers(notes: Path) -> dict[str, str]:
-    """Return the variables by which kernels are compiled with the sanitizers, whose libraries are loaded first."""
+    """Return the environment variables that compile kernels with the sanitizers and preload their libraries."""
     compiler = notes / "compiler"
     compiler.write_text(f'#!/bin/sh\nexec g++ "$@" {_OPTIONS}\n')
     compiler.chmod(0o755)
@@ -102,7 +102,7 @@ def _sanitizers(notes: Path) -> dict[str, str]:
 
 
 def _library(name: str) -> str:
-    """Return where the compiler has a library; nothing if it has none of that name."""
+    """Return the path of one of the compiler's libraries, or an empty text if there is none of that name."""
     found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=False).stdout
     return found.strip() if Path(found.strip()).is_absolute() else ""
 

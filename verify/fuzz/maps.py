@@ -1,4 +1,4 @@
-"""The maps that cases call, with sizes drawn anew each time, and references by hand."""
+"""The maps that cases call, with random sizes and hand-written references."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ formula = "z[i] = sum[j](W[i, j] * tanh(x[j])) + b[i]"
 
 @dataclass(frozen=True)
 class Problem:
-    """A map at some sizes: our function and the reference of the same tensors, and the shapes of these."""
+    """A map at given sizes: our function and its reference, which take the same tensors, and the tensors' shapes."""
 
     name: str
     ours: Callable[..., Tensor]
@@ -44,7 +44,7 @@ class Problem:
 
 
 def rows(draw: random.Random) -> Problem:
-    """Return a map of rows, mostly small; some have more rows than one thread takes."""
+    """Return a map of rows, mostly small; some have enough rows for several threads."""
     import affine_divergence as ad
 
     kappa, kind = draw.choice([1.25, 3.0]), draw.choice(["affine_like", "norm_like", "norm_like_without_bias"])
@@ -64,7 +64,7 @@ def rows(draw: random.Random) -> Problem:
 
 
 def convolution(draw: random.Random) -> Problem:
-    """Return a convolution over one to three axes of space."""
+    """Return a convolution over one to three spatial axes."""
     import affine_divergence as ad
 
     axes, form, bias = draw.choice([1, 2, 2, 3]), draw.choice(["affine-like", "norm-like"]), draw.random() < 0.8
@@ -76,7 +76,7 @@ def convolution(draw: random.Random) -> Problem:
     ]
     inputs, outputs, batch = groups * draw.randint(1, 9), groups * draw.randint(1, 9), draw.choice([1, 2, 4, 8])
     if form == "norm-like" and inputs == groups and max(kernel) == 1:
-        inputs *= 2  # the gradient at a patch of one number is zero: with 16 bits ours is its rounding, however large
+        inputs *= 2  # for a patch of one number dx is zero, so in 16 bits only rounding error would be compared
     function = getattr(ad.functional, f"patch_norm_conv{axes}d")
     settings = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(hole), "groups": groups}
     kappa = 2.5
@@ -98,13 +98,13 @@ def convolution(draw: random.Random) -> Problem:
 
 
 def wait_for_the_compiler(package: str) -> None:
-    """Let a generated package wait for its C++ compiler, which takes long with sanitizers on a busy machine."""
+    """Raise a generated package's time limit for its C++ compiler, which is slow with sanitizers on a busy machine."""
     compiler: Any = importlib.import_module(f"{package}.kernels.cpp.runtime.compile")
     compiler.PATIENCE = _PATIENCE
 
 
 class LayerFile:
-    """A layer from a text file, generated in a folder; it has kernels that walk over samples."""
+    """A layer from a text file, generated in a folder; its kernels loop over samples."""
 
     def __init__(self, folder: Path) -> None:
         from codegen.compiler import build_layer
@@ -117,7 +117,7 @@ class LayerFile:
         wait_for_the_compiler("fuzzed")
 
     def __call__(self, draw: random.Random) -> Problem:
-        """Return the layer as it is at some sizes."""
+        """Return the uncorrected layer at random sizes."""
         n, m, batch = (
             draw.randint(1, 40),
             draw.randint(1, 40),

@@ -1,4 +1,4 @@
-"""Operands of a case: layouts of plain tensors, and tensors that are not plain."""
+"""Operands of a case: memory layouts of plain tensors, and special tensors."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Own(Tensor):
-    """A kind of tensor of its own, which does what a tensor does."""
+    """A tensor subclass that behaves like a plain tensor."""
 
 
 def _nested(t: Tensor) -> Tensor:
     return torch.nested.nested_tensor([t[:1], t[:2]])
 
 
-# What is computed as the plain tensor is.
+# Special tensors that must give the same results as the plain tensor.
 WRAPPED: dict[str, Callable[[Tensor], Tensor]] = {
     "own kind": lambda t: t.as_subclass(Own),
     "two in one": lambda t: TwoTensor(t.clone(), t.clone()),
 }
 
-# What is refused in our words.
+# Operands that must be rejected with our own error messages.
 REFUSED: dict[str, Callable[[Tensor], object]] = {
     "sparse": lambda t: t.to_sparse(),
     "nested": _nested,

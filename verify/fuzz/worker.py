@@ -1,4 +1,4 @@
-"""The process that runs cases: it reports each case before running it, so that a crash can be attributed."""
+"""The process that runs cases: it records each case before running it, so that a crash can be attributed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEPT = 400  # characters at either end of a message
 
 
 def main(first: int, count: int, notes: Path, maps: str) -> None:
-    """Run cases of these maps; write what is wrong, a line each, and the number of each case before it starts."""
+    """Run cases of these maps; write one line per failure, and the number of each case before it starts."""
     warnings.simplefilter("ignore")
     wait_for_the_compiler("affine_divergence")
     with tempfile.TemporaryDirectory() as folder, (notes / "wrong.jsonl").open("w") as wrong:
@@ -30,7 +30,7 @@ def main(first: int, count: int, notes: Path, maps: str) -> None:
             case = Case(number, makers)
             try:
                 found = case.wrong()
-            except Exception as problem:  # whatever it is, it is no answer
+            except Exception as problem:  # any exception that is not ours is a failure
                 found = f"{type(problem).__name__}: {problem}"
             if found:
                 wrong.write(json.dumps({"case": number, "what": str(case), "wrong": _shortened(found)}) + "\n")
@@ -40,7 +40,7 @@ def main(first: int, count: int, notes: Path, maps: str) -> None:
 
 
 def _shortened(text: str) -> str:
-    """Return a text without its middle: a message says what at its start, and often why at its end."""
+    """Return a text with its middle cut out: the start of a message says what failed, the end often why."""
     return text if len(text) <= 2 * _KEPT else f"{text[:_KEPT]} .. {text[-_KEPT:]}"
 
 

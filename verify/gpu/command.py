@@ -20,7 +20,7 @@ from verify.gpu.summary import FILE, lines, summary, write_summary
 from verify.run.progress import watching
 
 _GOOD, _FAILED, _WRONG_USAGE, _INTERRUPTED = 0, 1, 2, 130
-_MOST_WORKERS = 14  # most of the kernels' time is that of their compilers, a core each
+_MOST_WORKERS = 14  # most of the kernels' time is spent compiling, on one core each
 _EXAMPLES = """examples:
   python -m verify.gpu -o paper_notes/results/gpu
   python -m verify.gpu -o results --data ../cifar10 --minutes 9
@@ -29,7 +29,7 @@ _EXAMPLES = """examples:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program; return 0 if every part has passed or was skipped, 1 if not, 2 for wrong usage."""
+    """Run the program; return 0 if every part passed or was skipped, 1 if not, 2 for invalid usage."""
     given = _parser().parse_args(arguments)
     try:
         return _run(given)
@@ -41,19 +41,28 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m verify.gpu",
-        description="Show everything that a GPU must show about this project; the same line goes on where it stopped.",
+        description="Run every test and measurement that needs a GPU; the same command continues an interrupted run.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for a JSON file a stage and summary.json")
+    add(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for summary.json and one JSON file per stage",
+    )
     add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run at small sizes, without a GPU")
-    add("--minutes", type=_minutes, default=9.0, help="limit of the whole run (default 9)")
+    add("--minutes", type=_minutes, default=9.0, help="time limit of the whole run (default 9)")
     names = ",".join(stage.name for stage in STAGES)
-    add("--stages", type=_stages, default=STAGES, metavar="NAME,..", help=f"some of {names}; all if not given")
-    add("--data", type=Path, metavar="FOLDER", help="images to train on; scikit-learn's digits if not given")
-    add("--workers", type=_workers, help="processes where parts may run side by side; by the cores if not given")
-    add("--retry", action="store_true", help="measure again what failed")
+    add("--stages", type=_stages, default=STAGES, metavar="NAME,..", help=f"some of {names}; default: all")
+    add("--data", type=Path, metavar="FOLDER", help="images to train on; default: scikit-learn's digits")
+    add(
+        "--workers", type=_workers, help="processes for parts that may run in parallel; default: by the number of cores"
+    )
+    add("--retry", action="store_true", help="measure failed parts again")
     add("--json", action="store_true", help="print the summary as JSON on standard output")
     return parser
 
@@ -64,14 +73,14 @@ def _minutes(text: str) -> float:
     except ValueError:
         minutes = 0.0
     if not 0 < minutes <= 24 * 60:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes from above 0 to 1440")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0 and at most 1440")
     return minutes
 
 
 def _workers(text: str) -> int:
     number = int(text) if text.isascii() and text.isdigit() else 0
     if not 1 <= number <= 64:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes from 1 to 64")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes from 1 to 64")
     return number
 
 
@@ -80,7 +89,7 @@ def _stages(text: str) -> tuple[Stage, ...]:
     names = text.replace(" ", "").split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no stage; choose from {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not a stage; choose from {', '.join(known)}")
     return tuple(stage for stage in STAGES if stage.name in names)
 
 
@@ -94,7 +103,7 @@ def _run(given: argparse.Namespace) -> int:
     workers, until = given.workers or _cores(), start + 60 * given.minutes
 
     def closed(file: StageFile | None = None) -> dict[str, Any]:
-        """Write the summary as it stands now: whatever ends the program, it is there."""
+        """Write the current summary, so that it exists however the program ends."""
         if file is not None and not sys.stderr.isatty():
             print(f"{file.stage.name}: {len(file.left)} left after {file.seconds:.0f} s", file=sys.stderr, flush=True)
         found = summary(files, setting, made, time.monotonic() - start)
@@ -113,17 +122,17 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _setting(given: argparse.Namespace) -> Setting:
-    """Return the setting; UsageError for a device, a folder or data that is not there."""
+    """Return the setting; UsageError for a missing device, folder or data."""
     if given.device == "cuda":
         import torch
 
         from verify.checks.runner import NO_CUDA
 
         if not torch.cuda.is_available():
-            raise UsageError(f"{NO_CUDA}; --device cpu runs dry, at small sizes")
+            raise UsageError(f"{NO_CUDA}; use --device cpu for a dry run at small sizes")
     check_folder(given.out, (FILE, *(f"{stage.name}.json" for stage in given.stages)), "-o")
     if given.data is not None and not given.data.is_dir():
-        raise UsageError(f"--data {str(given.data)!r} is no folder; name one that holds images, or leave --data out")
+        raise UsageError(f"--data {str(given.data)!r} is not a folder; name a folder of images, or leave --data out")
     data = None if given.data is None else str(given.data.absolute())
     return Setting(given.device, str(given.out.absolute()), data)
 
@@ -138,7 +147,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _told(report: Any) -> Progress:
-    """Return what hears of the parts: a line at a terminal, a line a stage elsewhere."""
+    """Return the progress callback: a live line on a terminal, otherwise one line per stage."""
     begun: set[str] = set()
 
     def progress(stage: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The program's side of a worker process: start it, give it parts, end it with everything that it started."""
+"""The parent's side of a worker process: start it, give it parts, end it with all its child processes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _END_SECONDS = 5.0
 
 
 class Late(Exception):
-    """The time of the stage is over before the part was."""
+    """The stage's time ended before the part did."""
 
 
 class Worker:
-    """One worker process; it is started at its first part, and anew after it was lost."""
+    """One worker process; it starts with its first part, and restarts after a crash."""
 
     def __init__(self, setting: Setting, log: Path) -> None:
         self._setting, self._log = setting, log
@@ -32,7 +32,7 @@ class Worker:
         self._held = b""
 
     def measure(self, module: str, part: Part, until: float) -> Result:
-        """Return the result of a part, a failure where the worker dies or hangs; Late where ``until`` comes first."""
+        """Return the result of a part, a failure if the worker dies or hangs; raise Late if ``until`` comes first."""
         process = self._process or self._start()
         now = time.monotonic()
         order = {"module": module, "request": dict(part.request), "seconds": max(0.0, until - now)}
@@ -56,7 +56,7 @@ class Worker:
         return result
 
     def stop(self) -> None:
-        """End the process and everything that it started."""
+        """End the process and all its child processes."""
         process, self._process, self._held = self._process, None, b""
         if process is None:
             return
@@ -71,7 +71,7 @@ class Worker:
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), *_paths()]))}
         if self._setting.dry:
-            environment["TRITON_INTERPRET"] = "1"  # Triton reads it when it is first imported
+            environment["TRITON_INTERPRET"] = "1"  # Triton reads it on import
         command = [sys.executable, "-m", "verify.gpu.worker", self._setting.to_json()]
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
@@ -81,7 +81,7 @@ class Worker:
         return self._process
 
     def _line(self, until: float) -> bytes | None:
-        """Return the next line of the worker, nothing if it has ended; None where ``until`` comes first."""
+        """Return the worker's next line, empty if it has ended; None if ``until`` comes first."""
         assert self._process is not None and self._process.stdout is not None
         stream = self._process.stdout.fileno()
         while b"\n" not in self._held:
@@ -96,12 +96,12 @@ class Worker:
         return line
 
     def _end_of(self, process: subprocess.Popen[bytes]) -> str:
-        """Say how the worker ended, with the last line that it wrote."""
+        """Describe how the worker ended, with its last line of output."""
         with suppress(subprocess.TimeoutExpired):
             process.wait(_END_SECONDS)
         code = process.poll()
         self.stop()
-        how = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
+        how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return f"the process ended {how}" + (f": {lines[-1].strip()[:200]}" if lines else "")
 

@@ -1,4 +1,4 @@
-"""The maps that GPU kernels compute: random operands, the public functions, and references by hand in float64."""
+"""The maps that GPU kernels compute: random operands, the public functions, and hand-written float64 references."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _LARGEST_HALF = 6e4
 
 @dataclass(frozen=True)
 class Case:
-    """A map with operands: ``run(backend, tensors)`` by the package, ``by_hand(tensors)`` without it.
+    """A map with operands: ``run(backend, tensors)`` uses the package, ``by_hand(tensors)`` is the reference.
 
-    Tensors are random numbers of the type that is measured; references take them in float64.
+    Tensors are random numbers of the measured dtype; references take them in float64.
     """
 
     tensors: Sequence[Tensor]
@@ -35,11 +35,11 @@ class Case:
     by_hand: Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 
     def results(self, backend: str) -> list[Tensor]:
-        """Return the outputs and every gradient of a fixed function of them, by a backend."""
+        """Return a backend's outputs, and every gradient of a fixed function of them."""
         return _with_gradients(partial(self.run, backend), self.tensors)
 
     def exact(self) -> list[Tensor]:
-        """Return the same by the reference, in float64."""
+        """Return the same for the reference, in float64."""
         return _with_gradients(self.by_hand, [t.double() for t in self.tensors])
 
 
@@ -51,13 +51,13 @@ def _with_gradients(function: Callable[[Sequence[Tensor]], tuple[Tensor, ...]], 
 
 
 def _cotangent(shape: torch.Size, seed: int, like: Tensor) -> Tensor:
-    """Return random numbers of few bits, so that they are the same in every type, also while a graph is captured."""
+    """Return random numbers of few bits, exact in every dtype; works during graph capture too."""
     count = torch.arange(shape.numel(), device=like.device)
     return (((count * 7919 + seed * 31) % 251 - 125).to(like.dtype) / 64).reshape(shape)
 
 
 def case_of(request: Mapping[str, Any], dtype: torch.dtype, setting: Setting) -> Case:
-    """Return the case of a request; its operands follow from the setting's seed."""
+    """Return the case of a request; its operands are drawn from the setting's seed."""
     generator = torch.Generator().manual_seed(setting.seed)
 
     def random(*axes: int) -> Tensor:
@@ -95,14 +95,14 @@ def _rows(name: str, shape: Sequence[int], random: Random) -> Case:
     def by_hand(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, W, *b = tensors
         if form == "norm-like":
-            x = x / x.norm(dim=-1, keepdim=True)  # no length is too short for it then
+            x = x / x.norm(dim=-1, keepdim=True)  # so that no length underflows
         return (references.ROWS[form](x, W, b[0] if b else None, _KAPPA),)
 
     return Case([random(rows, n), random(m, n), *([random(m)] if bias else [])], run, by_hand)
 
 
 def _patches(name: str, shape: Sequence[int], random: Random) -> Case:
-    """A map of patches with stride and dilation at the first shape, which has groups; plain 3 x 3 at the others."""
+    """A map of patches: with stride and dilation for the first shape, which has groups; plain 3 x 3 for the others."""
     images, groups, channels, outputs, side = shape
     (form, bias), centred, turned = _form(name), "_centred" in name, "_transposed" in name
     uneven = groups > 1
@@ -129,14 +129,14 @@ def _patches_by_hand(geometry: Geometry, form: str, centred: bool, tensors: Sequ
     groups, channels, outputs = geometry.groups, geometry.channels, geometry.outputs
     image = x.reshape(len(x), groups, channels, *geometry.length)
     kernel = W.reshape(groups, *((channels, outputs) if geometry.transposed else (outputs, channels)), *geometry.kernel)
-    if geometry.transposed:  # position q is reached from (q - dilation k) / stride: the kernel runs backwards
+    if geometry.transposed:  # output position q reads input (q - dilation k) / stride: the filter is flipped
         kernel = kernel.flip((3, 4)).transpose(1, 2)
     bias = b[0].reshape(groups, outputs) if b else None
     return (references.patch_map(form, geometry.rows(image), kernel, bias, _KAPPA, centred).flatten(1, 2),)
 
 
 def _unit(name: str, shape: Sequence[int], random: Random) -> Case:
-    """Queries and keys at unit length, as views of packed tokens."""
+    """Queries and keys normalised to unit length, as views of packed tokens."""
     N, H, L, S, d = shape
 
     def run(backend: str, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -152,7 +152,7 @@ def _unit(name: str, shape: Sequence[int], random: Random) -> Case:
 
 
 def _attention(request: Mapping[str, Any], dtype: torch.dtype, setting: Setting, random: Random) -> Case:
-    """The whole module on tokens x, with every parameter, against attention written head by head."""
+    """The whole attention module on tokens x, with every parameter; the reference computes head by head."""
     batch, tokens, width, heads = request["shape"]
     settings = SETTINGS[request["variant"]]
     torch.manual_seed(setting.seed)

@@ -1,9 +1,9 @@
-"""The stage ``kernels``: every generated GPU kernel, forward and backward, against float64; the record that follows.
+"""The stage ``kernels``: check every generated GPU kernel, forward and backward, against float64, and record it.
 
-A file of kernels is run at three shapes in every type, each result twice; then captured in a CUDA graph, on another
-stream, with more than 2^31 numbers, and at inputs whose squares leave the range of their type. Attention is run as a
-whole module. A kernel holds if each result is at most twice as far from float64 as torch's own operations in the same
-type, and the same bits again.
+Each kernel file runs at three shapes in every dtype, each result twice; then captured in a CUDA graph, on another
+stream, with more than 2^31 numbers, and with inputs whose squares overflow or underflow. Attention runs as a whole
+module. A kernel passes if the error of each result is at most twice that of torch's own operations in the same dtype,
+and a second run gives the same bits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DRY_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     UNIT: ((2, 3, 7, 5, 8), (1, 1, 1, 1, 64), (1, 2, 4, 3, 300)),
     ATTENTION: ((2, 3, 8, 2), (1, 4, 12, 3), (1, 2, 16, 1)),
 }
-LONG = (2**25 + 128, 64, 16)  # more numbers than 32 bits with a sign can count, and blocks than 16 bits can
+LONG = (2**25 + 128, 64, 16)  # more numbers than signed 32 bits can index, and more blocks than 16 bits can
 MAGNITUDES = (("float32", 1e30), ("bfloat16", 1e30), ("float32", 1e-30), ("float16", 1e4))
 _ATTENTION_SETTINGS = ("module", "qk-norm", "value-path")
 
@@ -49,12 +49,12 @@ def backend_and_map(file: str) -> tuple[str, str]:
 
 
 def family(name: str) -> str:
-    """Return which family of layers a map belongs to."""
+    """Return the family of layers that a map belongs to."""
     return UNIT if name == "unit" else PATCHES if name.startswith("patch_") else ROWS
 
 
 def parts(setting: Setting) -> Sequence[Part]:
-    """Return a part for each file, type and shape, those of a file and type in one group; attention last."""
+    """Return a part for each file, dtype and shape, grouped by file and dtype; attention last."""
     return [*_of_files(setting), *_of_attention(setting)]
 
 
@@ -89,7 +89,7 @@ def _of_attention(setting: Setting) -> Iterator[Part]:
 
 
 def _shapes(kind: str, dtype: str, setting: Setting) -> Sequence[tuple[int, ...]]:
-    """Return the shapes for a type: all on a GPU; in a dry run every second, those of the other type between them."""
+    """Return the shapes for a dtype: all on a GPU; a dry run alternates shapes between dtypes."""
     return DRY_SHAPES[kind][DRY_TYPES.index(dtype) :: len(DRY_TYPES)] if setting.dry else SHAPES[kind]
 
 
@@ -105,12 +105,12 @@ def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Res
 
 
 def conclude(results: Mapping[str, Result], setting: Setting) -> dict[str, Any]:
-    """Return for each file whether it holds, with its largest error of each type."""
+    """Return for each file whether it passes, with its largest error in each dtype."""
     return {"kernels": {file: _judged(file, digest, results, setting) for file, digest in files().items()}}
 
 
 def finish(figures: Mapping[str, Any], setting: Setting) -> None:
-    """Write the record of the kernels that hold; a dry run has none."""
+    """Write the record of the kernels that pass; a dry run writes none."""
     from verify.gpu.record import write
 
     if not setting.dry:
@@ -118,7 +118,7 @@ def finish(figures: Mapping[str, Any], setting: Setting) -> None:
 
 
 def _judged(file: str, digest: str, results: Mapping[str, Result], setting: Setting) -> dict[str, Any]:
-    """Return what a file came to: it ``holds`` once every one of its parts has passed."""
+    """Return the judgement of a file: it ``holds`` if all its parts have passed."""
     prefix = "/".join(backend_and_map(file)) + "/"
     own = [results.get(part.name) for part in _of_files(setting) if part.name.startswith(prefix)]
     errors: dict[str, float] = {}

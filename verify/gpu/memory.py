@@ -1,7 +1,7 @@
-"""The stage ``memory``: the smallest case of every kernel with each access to memory watched.
+"""The stage ``memory``: the smallest case of every kernel, with every memory access checked.
 
-On a GPU by compute-sanitizer's memcheck, where it works; first it must find an error that is made on purpose. A dry run
-has the CUDA kernels on the host watched for undefined behaviour instead.
+On a GPU compute-sanitizer's memcheck does this, if it works; it must first find a planted error. A dry run instead runs
+the CUDA kernels on the host under the undefined-behaviour sanitizer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TYPES, _DRY_TYPES = ("bfloat16", "float32"), ("float32",)
 
 
 def parts(setting: Setting) -> Sequence[Part]:
-    """Return the planted error, then a part for each file of kernels."""
+    """Return the planted error, then a part for each kernel file."""
     shapes, types = (DRY_SHAPES, _DRY_TYPES) if setting.dry else (SHAPES, _TYPES)
     found = [Part(PLANTED, {"planted": True}, PLANTED, least=10.0)]
     for file in files():
@@ -28,7 +28,7 @@ def parts(setting: Setting) -> Sequence[Part]:
 
 
 def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Result:
-    """Watch one file's kernels; called in a worker, which starts a process of its own under the tool."""
+    """Check one file's kernels; called in a worker, which starts another process under the tool."""
     from verify.gpu.watched import watch
 
     return watch(request, setting)

@@ -1,4 +1,4 @@
-"""What stages are made of: parts, each measured alone and known by its name, and where they are measured."""
+"""Stages and their parts (named units of measurement), and the setting in which they run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Result = dict[str, Any]  # "status" is PASS, FAIL or SKIPPED, "reason" says why,
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and with what the parts run; ``device`` is cpu for a dry run, ``folder`` the absolute path of the results.
+    """The setting of a run; ``device`` is cpu for a dry run, ``folder`` the absolute path of the results.
 
-    ``data`` is a folder of images to train on, None for what is built in.
+    ``data`` is a folder of images to train on, None for the built-in data.
     """
 
     device: str
@@ -26,7 +26,7 @@ class Setting:
 
     @property
     def dry(self) -> bool:
-        """Whether this is a dry run: no GPU takes part."""
+        """Whether this is a dry run, without a GPU."""
         return self.device == "cpu"
 
     def to_json(self) -> str:
@@ -36,11 +36,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to measure.
+    """One unit of measurement.
 
-    ``request`` is what the stage's ``measure`` is given. Parts of one ``group`` run one after another in one process;
-    an ``alone`` part has the machine for itself. A part is not started with less than ``least`` seconds left, and
-    counts as hung after ``most``.
+    ``request`` is passed to the stage's ``measure``. Parts of one ``group`` run one after another in one process; while
+    an ``alone`` part runs, no other does. A part does not start with less than ``least`` seconds left, and counts as
+    hung after ``most`` seconds.
     """
 
     name: str
@@ -52,15 +52,15 @@ class Part:
 
 
 def _nothing(figures: Mapping[str, Any], setting: Setting) -> None:
-    """Keep nothing elsewhere."""
+    """Do nothing: the stage's own file is enough."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: its seconds on one GPU, the module that holds ``parts`` and ``measure``, and what it comes to.
+    """A stage: its seconds on one GPU, the module with ``parts`` and ``measure``, and its conclusion.
 
-    ``module`` has ``measure(request, setting, seconds) -> Result``, called in a worker; ``parts`` lists what is to be
-    measured; ``conclude`` makes figures of all results so far; ``finish`` writes what is kept of them elsewhere.
+    ``module`` has ``measure(request, setting, seconds) -> Result``, called in a worker; ``parts`` lists the parts;
+    ``conclude`` computes figures from all results so far; ``finish`` writes those that are also kept elsewhere.
     """
 
     name: str
@@ -71,10 +71,10 @@ class Stage:
     finish: Callable[[Mapping[str, Any], Setting], None] = _nothing
 
     def path(self, setting: Setting) -> Path:
-        """Return the file that holds the stage's results."""
+        """Return the path of the stage's results file."""
         return Path(setting.folder) / f"{self.name}.json"
 
 
 def nothing_more(results: Mapping[str, Result], setting: Setting) -> dict[str, Any]:
-    """Conclude nothing beyond the results."""
+    """Return no figures beyond the results."""
     return {}

@@ -1,4 +1,4 @@
-"""The record of kernels that hold on a GPU, which ``affdiv layers`` reads: what ran, where, how far it was off."""
+"""The record of kernels that pass on a GPU, with device and errors; ``affdiv layers`` reads it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from verify.gpu.part import Setting
 
 
 def write(found: Mapping[str, Mapping[str, Any]], setting: Setting) -> None:
-    """Write the project's record with this run added, those kernels that hold, into the folder of the results."""
+    """Write the project's record, with this run's passing kernels added, into the results folder."""
     import torch
 
     run = run_of(found, torch.cuda.get_device_name())
@@ -20,7 +20,7 @@ def write(found: Mapping[str, Mapping[str, Any]], setting: Setting) -> None:
 
 
 def run_of(found: Mapping[str, Mapping[str, Any]], device: str) -> dict[str, Any]:
-    """Return the run of this process on a device: the kernels that hold, each with the digest of its source."""
+    """Return the entry of this run on a device: the passing kernels, each with the digest of its source."""
     where = circumstances()
     held = {file: {"digest": k["digest"], "errors": k["errors"]} for file, k in found.items() if k["holds"]}
     return {
@@ -31,6 +31,6 @@ def run_of(found: Mapping[str, Mapping[str, Any]], device: str) -> dict[str, Any
 
 
 def with_run(runs: Iterable[dict[str, Any]], run: dict[str, Any]) -> dict[str, Any]:
-    """Return a record of runs and one more, in the place of an earlier one of the same commit on the same device."""
+    """Return the record with a run added; it replaces an earlier run of the same commit on the same device."""
     earlier = [r for r in runs if (r["device"], r["commit"]) != (run["device"], run["commit"])]
     return {"schema": SCHEMA, "runs": [*earlier, run]}

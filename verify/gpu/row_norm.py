@@ -1,4 +1,4 @@
-"""The pass that computes the scale of each row, timed against a copy of equally many bytes in the same process."""
+"""Time the pass that computes the scale of each row, against a copy of equally many bytes in the same process."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from verify.bench.launch import WARM_UP
 from verify.bench.limits import measure_limits
 
-_ROWS, _COLUMNS = 65536, 4096  # 512 MiB in bfloat16: far more than a cache
+_ROWS, _COLUMNS = 65536, 4096  # 512 MiB in bfloat16: far larger than the cache
 _REPEATS = 20
 
 
 def measure_row_norm() -> dict[str, Any]:
-    """Return bytes a second of the Triton kernel ``scale_kernel``, and its share of the copy bandwidth."""
+    """Return bytes per second of the Triton kernel ``scale_kernel``, and its share of the copy bandwidth."""
     import triton  # type: ignore[import-untyped]
 
     from affine_divergence.kernels.triton import affine_like as kernels

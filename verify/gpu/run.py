@@ -1,6 +1,6 @@
-"""Give each stage its time: parts to workers, results to the stage's file, until all are done or the time is over.
+"""Run the stages: hand parts to workers and results to the stage's file, until all are done or time is up.
 
-First every stage, in order of value, for at most its own seconds; then, while time is left, those that are not done.
+Each stage first gets at most its own seconds, in order of value; then unfinished stages share the remaining time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from verify.gpu.part import Part, Setting
 from verify.gpu.stage_file import StageFile
 
 _POLL_SECONDS = 0.2
-_LEAST_SECONDS = 2.0  # with less left, nothing is begun
+_LEAST_SECONDS = 2.0  # with less time left, no part is started
 Progress = Callable[[str, int, int], None]
 
 
@@ -29,10 +29,10 @@ def run_stages(
     progress: Progress,
     closed: Callable[[StageFile], object] = lambda _: None,
 ) -> None:
-    """Measure what the stages have left, until the moment ``until`` of the monotonic clock.
+    """Measure the stages' remaining parts, until the time ``until`` of the monotonic clock.
 
-    ``progress`` hears how many parts of a stage have a result, ``closed`` of each stage that ends for now.
-    Raises KeyboardInterrupt, with everything known written, when it is interrupted.
+    ``progress`` is called with the number of finished parts of a stage, ``closed`` when a stage ends for now. On an
+    interrupt, all results are written before KeyboardInterrupt is raised.
     """
     for whole in (False, True):
         for file in files:
@@ -65,7 +65,7 @@ class _Team:
         self._failures: list[BaseException] = []
 
     def work(self, chunks: Sequence[Sequence[Part]], count: int) -> None:
-        """Measure all chunks by so many workers; on an interrupt, end them first."""
+        """Measure all chunks with ``count`` workers; on an interrupt, end them first."""
         waiting: queue.Queue[Sequence[Part]] = queue.Queue()
         for chunk in chunks:
             waiting.put(chunk)
@@ -92,7 +92,7 @@ class _Team:
                 if self._stopped.is_set() or self._until - time.monotonic() < max(part.least, _LEAST_SECONDS):
                     continue
                 result = worker.measure(self._file.stage.module, part, self._until)
-                if self._stopped.is_set():  # what an ended worker leaves behind is no result
+                if self._stopped.is_set():  # output of a stopped worker is not a result
                     return
                 self._file.add(part, result)
                 self._ended()
@@ -103,7 +103,7 @@ class _Team:
 
 
 def _taken(waiting: queue.Queue[Sequence[Part]]) -> Iterator[Part]:
-    """Yield the parts of one chunk after another until none is waiting."""
+    """Yield the parts of waiting chunks until none is left."""
     while True:
         try:
             yield from waiting.get_nowait()

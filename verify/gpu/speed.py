@@ -1,8 +1,8 @@
-"""The stage ``speed``: the layers at the sizes of the targets, beside torch's, normalisers, compiled forms and peers.
+"""The stage ``speed``: the layers against torch's, normalisers, compiled forms and other libraries, at target sizes.
 
-One part a shape, alone on the machine, as ``affdiv bench`` measures it. Before them the same is built at every shape by
-processes side by side, which leaves the compilers' work in their caches; what that takes is no result. The compiler's
-longest search comes last, at the two shapes that a target names.
+There is one part per shape, alone on the machine, measured as in ``affdiv bench``. Before them, parallel processes
+build everything at every shape to fill the compilers' caches; that time is not reported. max-autotune comes last, at
+the two shapes that a target names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NORM = "row-norm prepass"
 
 
 def parts(setting: Setting) -> Sequence[Part]:
-    """Return the parts: everything built once, then a measurement for each shape, then the longest search."""
+    """Return the parts: builds, then a measurement for each shape, then max-autotune."""
     return list(_dry() if setting.dry else _on_gpu())
 
 
@@ -75,14 +75,14 @@ def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Res
 
 
 def _raised(reason: str) -> bool:
-    """Return whether a provider is missing because it raised, and not because it is not there."""
+    """Return whether a provider is missing because it raised, rather than because it is not installed."""
     return reason.partition(":")[0].endswith("Error")
 
 
 def conclude(results: Mapping[str, Result], setting: Setting) -> dict[str, Any]:
-    """Return the ratio of every provider to torch's layer by shape, and the targets; a dry run has none of either."""
+    """Return the ratio of every provider to torch's layer by shape, and the targets; empty for a dry run."""
     if setting.dry:
-        return {"note": "sizes of a dry run: its times say nothing about a GPU"}
+        return {"note": "dry run at small sizes: its times say nothing about a GPU"}
     ratios: dict[str, dict[str, float]] = {}
     for name, result in results.items():
         for row in result.get("speed", {}).get("rows", []):

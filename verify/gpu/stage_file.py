@@ -1,4 +1,4 @@
-"""The file of a stage: what each part came to, and of which sources and device; it is whole at every moment."""
+"""The results file of a stage: the result of each part, the sources and the device; writes are atomic."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from verify.gpu.part import FAIL, Part, Result, Setting, Stage
 
 SCHEMA = "affdiv.gpu-stage/1"
 DRY_RUN, GPU = "dry-run", "gpu"
-_WRITE_SECONDS = 1.0  # between two writes while parts end in quick succession
+_WRITE_SECONDS = 1.0  # least time between two writes
 
 
 def origin(setting: Setting) -> dict[str, str]:
-    """Return what results follow from: how they were made, on which device, of which generated sources."""
+    """Return the origin of results: mode, device, and digests of the generated sources."""
     from verify.package_sources import digests  # imports torch
 
     sources = json.dumps(digests(), sort_keys=True).encode()
@@ -39,10 +39,10 @@ def _gpu() -> str:
 
 
 class StageFile:
-    """The results of a stage, by part; read from the file where there is one.
+    """The results of a stage, by part; read from the file if it exists.
 
     Raises:
-        UsageError: a file that holds something else, or results of other sources or of another device.
+        UsageError: the file holds something else, or results of other sources or another device.
     """
 
     def __init__(self, stage: Stage, setting: Setting, made: dict[str, str], again: bool = False) -> None:
@@ -62,20 +62,20 @@ class StageFile:
         return [part for part in self.parts if part.name not in self.results]
 
     def add(self, part: Part, result: Result) -> None:
-        """Note the result of a part; any thread may call it."""
+        """Record the result of a part; thread-safe."""
         with self._lock:
             self.results[part.name] = result
             if time.monotonic() - self._written >= _WRITE_SECONDS:
                 self._write()
 
     def close(self, seconds: float) -> dict[str, Any]:
-        """Add the seconds that the stage has taken, write the file and return what it holds.
+        """Add the seconds that the stage took, write the file and return its content.
 
-        Raises UsageError where the generated sources are no longer those that the run began with.
+        Raises UsageError if the generated sources have changed since the run began.
         """
         if origin(self.setting) != self._made:
             raise UsageError(
-                f"the generated sources changed while they were measured; move {str(self.path)!r} away and start again"
+                f"the generated sources changed during the run; move {str(self.path)!r} away and start again"
             )
         with self._lock:
             self.seconds += seconds
@@ -90,7 +90,7 @@ class StageFile:
         return held
 
     def content(self) -> dict[str, Any]:
-        """Return what the file holds."""
+        """Return the content of the file."""
         left = [part.name for part in self.left]
         return {
             "schema": SCHEMA,
@@ -107,7 +107,7 @@ class StageFile:
 
 
 def _read(path: Path, stage: str, made: dict[str, str]) -> dict[str, Any]:
-    """Return what a file holds, nothing if there is none."""
+    """Return the content of a file, empty if it does not exist."""
     if not path.exists():
         return {}
     try:
@@ -115,11 +115,11 @@ def _read(path: Path, stage: str, made: dict[str, str]) -> dict[str, Any]:
         if held["schema"] != SCHEMA or held["stage"] != stage or not _are_results(held["parts"]):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{str(path)!r} holds no results of this program; name another folder with -o") from None
+        raise UsageError(f"{str(path)!r} holds no results of this program; choose another folder with -o") from None
     other = [key for key in made if held.get(key) != made[key]]
     if other:
         raise UsageError(
-            f"{str(path)!r} was made with another {' and '.join(other)} ({held.get(other[0])!s:.40}); name another "
+            f"{str(path)!r} was made with another {' and '.join(other)} ({held.get(other[0])!s:.40}); choose another "
             "folder with -o, or move it away"
         )
     return held

@@ -1,4 +1,4 @@
-"""The stages in order of value, and their seconds on one GPU of the class of an H200: nine minutes in all."""
+"""The stages in order of value, with their seconds on one GPU like an H200: nine minutes in all."""
 
 from verify.gpu import kernels, memory, speed, sweep, training
 from verify.gpu.part import Stage, nothing_more

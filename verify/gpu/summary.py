@@ -1,4 +1,4 @@
-"""What all stages together came to: summary.json, and lines for a person."""
+"""The summary of all stages: summary.json, and lines of text."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def write_summary(found: dict[str, Any], setting: Setting) -> None:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """Return the summary as lines: one a stage, what failed, why parts were skipped, how to go on."""
-    where = "dry run on the CPU, nothing was seen on a GPU" if found["mode"] == "dry-run" else found["device"]
+    """Return the summary as lines: one per stage, failures, reasons for skipped parts, how to continue."""
+    where = "dry run on the CPU, nothing was measured on a GPU" if found["mode"] == "dry-run" else found["device"]
     told = [f"{where}; {found['seconds']:.0f} s"]
     for name, stage in found["stages"].items():
         counts = f"{stage['passed']} passed, {len(stage['failed'])} failed, {len(stage['skipped'])} skipped"
@@ -64,5 +64,5 @@ def lines(found: dict[str, Any]) -> list[str]:
             told.append(f"  and {len(failed) - _MOST_NAMED} more, in {name}.json")
         told += [f"  skipped: {reason}" for reason in dict.fromkeys(stage["skipped"].values())]
     if any(stage["left"] for stage in found["stages"].values()):
-        told.append("the time is over; the same line goes on from here")
+        told.append("the time is up; the same command continues from here")
     return told

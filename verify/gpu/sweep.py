@@ -1,4 +1,4 @@
-"""The stage ``sweep``: 64 seeds trained as one stack with steps as CUDA graphs, against a plain loop; by type."""
+"""The stage ``sweep``: 64 seeds trained as one stack with steps as CUDA graphs, against a plain loop, in each dtype."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LEAST_SECONDS = 20.0
 
 
 def parts(setting: Setting) -> Sequence[Part]:
-    """Return a part for each type, alone on the machine."""
+    """Return a part for each dtype, alone on the machine."""
     if setting.dry:
         return [Part("float32", {"dtype": "float32", "seeds": 2, "rounds": 1, "epochs": 1}, alone=True, most=300.0)]
     request = {"seeds": 64, "rounds": 2, "epochs": 3}
@@ -21,7 +21,7 @@ def parts(setting: Setting) -> Sequence[Part]:
 
 
 def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Result:
-    """Measure one type; called in a worker. On a GPU it fails where stacks are worth less than the bound."""
+    """Measure one dtype; called in a worker. On a GPU it fails if the speed-up of stacks is below the bound."""
     from verify.bench.sweep import BOUND, Request
     from verify.bench.sweep import measure as measured
 
@@ -29,5 +29,5 @@ def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Res
     ratio = figures["sides"]["together"]["ratio"]
     if setting.dry or ratio >= BOUND:
         return {"status": PASS, "figures": figures}
-    reason = f"stacks do {ratio:.2f} times the steps of the plain loop, not {BOUND:g}"
+    reason = f"stacks run {ratio:.2f} times as fast as the plain loop, below the bound {BOUND:g}"
     return {"status": FAIL, "reason": reason, "figures": figures}

@@ -1,4 +1,4 @@
-"""What the layers are to reach on a GPU, and what was measured of it."""
+"""Performance targets on a GPU, and the figures measured for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rows = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on a figure of one part; ``figure`` finds it in the rows by provider, ``least`` says a lower bound."""
+    """A bound on a figure of one part; ``figure`` computes it from rows by provider; ``least`` marks a lower bound."""
 
     what: str
     part: str
@@ -23,7 +23,7 @@ class Target:
 
 
 def _best(rows: Rows, part: str = "both", graphed: bool = False) -> float:
-    """Return the least ratio to torch's layer among ours that run as they are."""
+    """Return the smallest time ratio to torch's layer among our uncompiled layers."""
     chosen = [r for r in rows.values() if r["ours"] and r["provider"].endswith(", graph") == graphed]
     return min(float(r["ratio"][part]["median"]) for r in chosen)
 
@@ -50,7 +50,7 @@ _COPY_SHARE = 0.9
 
 
 def judged(results: Mapping[str, Result]) -> list[dict[str, Any]]:
-    """Return every target whose part was measured, with the figure and whether it was reached."""
+    """Return every measured target, with its figure and whether it was reached."""
     found = []
     for target in TARGETS:
         rows = {row["provider"]: row for row in results.get(target.part, {}).get("speed", {}).get("rows", [])}
@@ -65,7 +65,7 @@ def judged(results: Mapping[str, Result]) -> list[dict[str, Any]]:
 
 
 def _figure(target: Target, rows: Rows) -> float | None:
-    """Return the figure, None where a provider that it needs was not measured."""
+    """Return the figure, None if a provider that it needs was not measured."""
     try:
         return target.figure(rows)
     except (KeyError, ValueError):

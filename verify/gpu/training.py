@@ -1,7 +1,7 @@
-"""The stage ``training``: the experiment ``fully-connected`` at the scale of the paper, for two minutes in all.
+"""The stage ``training``: the experiment ``fully-connected`` at the paper's scale, for two minutes in all.
 
-First with the seeds of a setting as one stack, then each alone, for their speeds to be compared. Trials are kept in a
-store inside the results' folder, so a part that was ended goes on there. Small networks and good rates come first.
+First the seeds of a setting train as one stack, then one by one, to compare the speeds. Trials are kept in a store
+inside the results folder, so that an interrupted part continues. Small networks and good rates come first.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from verify.gpu.part import FAIL, PASS, Part, Result, Setting
 
 EXPERIMENT = "fully-connected"
 _SECONDS = {"together": 75.0, "apart": 40.0}
-_STOP_SECONDS = 15.0  # to save what is at work
+_STOP_SECONDS = 15.0  # reserved for saving running trials
 _WORKERS = 6
-_COURSE_SECONDS = 5.0  # between two entries of how many steps were done when
+_COURSE_SECONDS = 5.0  # between two entries of the progress curve
 _FIRST_RATES = (0.1, 1.0, 10.0, 0.01)
 
 
 def parts(setting: Setting) -> Sequence[Part]:
-    """Return a part for stacks and one for seeds alone, named by what they train on."""
+    """Return a part for stacks and one for single seeds, named after their data."""
     data = "digits" if setting.data is None else Path(setting.data).name
     return [
         Part(
@@ -39,7 +39,7 @@ def parts(setting: Setting) -> Sequence[Part]:
 
 
 def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Result:
-    """Train for the part's seconds, or what time is left; a dry run does two short trials of each method."""
+    """Train for the part's seconds or the time left; a dry run trains two short trials of each method."""
     from verify.training.cli import BUNDLED
     from verify.training.driver import drive, job_of, register, summary
     from verify.training.engines.local import LocalEngine
@@ -62,7 +62,7 @@ def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Res
             if not course or passed - course[-1][0] >= _COURSE_SECONDS:
                 course.append((round(passed, 1), done - before))
             if time.monotonic() > end and done < total:
-                raise KeyboardInterrupt  # as a person would stop it: workers save what they are at
+                raise KeyboardInterrupt  # like a user's interrupt: workers save their trials
 
         job = job_of(store.database.parent, EXPERIMENT, source, checkpoint_seconds=20.0, lease=60.0)
         with suppress(KeyboardInterrupt):
@@ -73,20 +73,20 @@ def measure(request: Mapping[str, Any], setting: Setting, seconds: float) -> Res
 
 
 def _small(trials: Sequence[Any]) -> list[Any]:
-    """Return two seeds of one setting of each method, of few steps."""
+    """Return two seeds of one setting of each method, with few steps."""
     first = {trial.method: trial for trial in reversed(trials)}
     short = [replace(trial, epochs=None, steps=5, probe_every=0) for trial in first.values()]
     return [replace(trial, seed=seed) for trial in short for seed in (0, 1)]
 
 
 def _value(trial: Any) -> tuple[Any, ...]:
-    """Order trials: small networks first, good rates first, methods in turn, seeds side by side."""
+    """Return the sort key of a trial: small networks first, good rates first, methods in turn, seeds together."""
     rate = _FIRST_RATES.index(trial.learning_rate) if trial.learning_rate in _FIRST_RATES else len(_FIRST_RATES)
     return trial.width, trial.depth, trial.activation, rate, trial.learning_rate, trial.method, trial.seed
 
 
 def _result(found: dict[str, Any], source: str, steps: int, seconds: float) -> Result:
-    """Return what was trained; it fails where a trial failed for good, and where nothing was trained at all."""
+    """Return the result of training; it fails if a trial failed permanently or if no step was trained."""
     figures = {
         "data": source,
         "trials": found["trials"],

@@ -1,4 +1,4 @@
-"""One file's kernels in a process of their own, under a tool that watches memory."""
+"""Run one file's kernels in a separate process, under a tool that checks memory accesses."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _COMPLAINT = re.compile(r"^=+ (?!COMPUTE-SANITIZER|ERROR SUMMARY)(\S.*)", re.MUL
 
 
 def watch(request: Mapping[str, Any], setting: Setting) -> Result:
-    """Return whether the kernels touch only what is theirs; skipped where no tool works here."""
+    """Return whether the kernels access only their own memory; skipped if no tool works here."""
     if setting.dry:
         return _on_host(request, setting)
     tool = find_tool()
     if not tool:
         return {"status": SKIPPED, "reason": f"{TOOL} is not installed"}
     command = [tool, "--tool", "memcheck", "--error-exitcode", "1"]
-    # torch's own cache of memory would hide an access beyond a tensor, inside a block of the cache
+    # torch's caching allocator would hide an access beyond a tensor but inside its block
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     done = run(command, request, setting, environment)
     return judged(done.stdout + done.stderr, done.returncode, planted=bool(request.get("planted")))
 
 
 def find_tool() -> str | None:
-    """Return the path of compute-sanitizer; None if it is not there."""
+    """Return the path of compute-sanitizer, None if it is not installed."""
     return shutil.which(TOOL) or next((p for d in _PLACES if (p := shutil.which(TOOL, path=d))), None)
 
 
 def run(
     command: list[str], request: Mapping[str, Any], setting: Setting, environment: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run the cases of a request in a process of their own, under a command."""
+    """Run the cases of a request in a separate process, under a command."""
     own = [sys.executable, "-m", "verify.gpu.watched", json.dumps(dict(request)), setting.to_json()]
     done = subprocess.run([*command, *own], capture_output=True, text=True, env=environment)
     print(done.stdout, done.stderr, sep="")  # into the log
@@ -49,14 +49,14 @@ def run(
 
 
 def judged(output: str, code: int, planted: bool) -> Result:
-    """Return what the output of memcheck says; without its summary the tool does not work on this machine."""
+    """Return what the output of memcheck says; a missing summary means that the tool does not work here."""
     counted = _ERRORS.search(output)
     if counted is None or "Device not supported" in output:
-        last = (_COMPLAINT.findall(output) or output.strip().splitlines() or ["it said nothing"])[-1]
+        last = (_COMPLAINT.findall(output) or output.strip().splitlines() or ["no message"])[-1]
         return {"status": SKIPPED, "reason": f"{TOOL} does not work here: {last.strip()[:200]}"}
     errors = int(counted[1])
     if planted:
-        reason = {} if errors else {"reason": f"{TOOL} does not find an access beyond the end of a tensor"}
+        reason = {} if errors else {"reason": f"{TOOL} missed a planted access beyond the end of a tensor"}
         return {"status": PASS if errors else FAIL, "errors": errors, **reason}
     if errors:
         return {"status": FAIL, "errors": errors, "reason": (_COMPLAINT.findall(output) or ["see the log"])[0][:200]}
@@ -69,9 +69,9 @@ def _on_host(request: Mapping[str, Any], setting: Setting) -> Result:
     from verify.gpu.kernel_errors import lacking
 
     if request.get("planted"):
-        return {"status": SKIPPED, "reason": f"{TOOL} watches a GPU; there is none in a dry run"}
+        return {"status": SKIPPED, "reason": f"{TOOL} needs a GPU; a dry run has none"}
     if request["backend"] != "cuda":
-        return {"status": SKIPPED, "reason": "Triton's interpreter touches no memory that could be watched"}
+        return {"status": SKIPPED, "reason": "Triton's interpreter makes no memory accesses that a tool could check"}
     missing = lacking("cuda", setting)
     if missing:
         return {"status": SKIPPED, "reason": missing}
@@ -84,7 +84,7 @@ def _on_host(request: Mapping[str, Any], setting: Setting) -> Result:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the cases of a request under whatever watches this process."""
+    """Run the cases of a request; the caller runs this process under a tool."""
     from contextlib import nullcontext
 
     import torch
@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _beyond_the_end() -> None:
-    """Write far behind the end of a tensor, on purpose."""
+    """Write far beyond the end of a tensor, on purpose."""
     import torch
     from torch.cuda import _compile_kernel
 

@@ -1,8 +1,8 @@
-"""A worker process: measures one part after another, as told on standard input, one line of JSON each.
+"""A worker process: measures the parts that arrive on standard input, as one line of JSON each.
 
-Whatever a part prints goes to standard error; standard output carries the results. A part that raises has failed, and
-the worker goes on unless the GPU no longer answers. When the program that started it is gone, it ends at once, with the
-processes that it started.
+Output of a part goes to standard error; standard output carries the results. A part that raises fails, and the worker
+continues unless the GPU no longer responds. If the parent program ends, the worker ends at once, with its child
+processes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from verify.gpu.part import FAIL, Setting
 
 
 def main(arguments: list[str]) -> int:
-    """Answer every order with a result until there are no more."""
+    """Answer every order with a result until the input ends."""
     setting = Setting(**json.loads(arguments[0]))
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which ends its workers
     for order in _orders():
         result = attempt(order, setting)
         print(json.dumps(plain(result), allow_nan=False), file=results, flush=True)
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _orders() -> Iterator[dict[str, Any]]:
-    """Yield orders as they come in; when their source ends during a part, end the whole process group."""
+    """Yield orders as they arrive; if the input ends during a part, end the whole process group."""
     waiting: queue.Queue[str] = queue.Queue()
     busy = threading.Event()
 
@@ -56,7 +56,7 @@ def _orders() -> Iterator[dict[str, Any]]:
 
 
 def attempt(order: dict[str, Any], setting: Setting) -> dict[str, Any]:
-    """Return the result of a part; what it raises is its failure, ``lost`` where the GPU does not answer any more."""
+    """Return the result of a part; an exception becomes a failure, with ``lost`` if the GPU no longer responds."""
     try:
         module = importlib.import_module(order["module"])
         result: dict[str, Any] = module.measure(order["request"], setting, order["seconds"])
@@ -69,7 +69,7 @@ def attempt(order: dict[str, Any], setting: Setting) -> dict[str, Any]:
 
 
 def _answers() -> bool:
-    """Return whether the GPU still computes: after a fault every later call in the process fails."""
+    """Return whether the GPU still works; after a fault every later call in the process fails."""
     import torch
 
     try:
@@ -80,7 +80,7 @@ def _answers() -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return a result that JSON can hold: numbers that are none by their names."""
+    """Return a result that JSON can hold: NaN and infinity become text."""
     if isinstance(value, dict):
         return {key: plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):

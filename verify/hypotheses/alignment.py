@@ -1,8 +1,8 @@
-"""H7: is it the aligned update that helps, or the changed function? Layers times update rules, at their best rates.
+"""H7: does the aligned update help, or the changed function? Layers crossed with update rules, at their best rates.
 
 NLMS and FOOF align the update of an unchanged layer; affine-like and norm-like under SGD align it too, and change what
-the layer computes. What NLMS gains over SGD is alignment alone; what affine-like under SGD has over the unchanged layer
-under NLMS is the function alone.
+the layer computes. So NLMS over SGD on the unchanged layer shows the effect of alignment alone, and affine-like under
+SGD over the unchanged layer under NLMS shows the effect of the function alone.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CONTRASTS = (
 
 
 def judge(chosen: Sequence[Chosen]) -> list[Finding]:
-    """Return the statement of H7 and the comparisons that it rests on."""
+    """Return the finding on H7 and the comparisons on which it is based."""
     own = of(chosen, model="mlp")
     there = {(c.settings["method"], c.settings["update"]) for c in own}
     if not there >= {ALIGNED.first, ALIGNED.second, FUNCTION.first}:
@@ -70,7 +70,7 @@ def _part(chosen: Sequence[Chosen], contrast: _Contrast) -> Finding:
 
 
 def _whole(aligned: Finding, function: Finding) -> Finding:
-    """Return the hypothesis with its chances: each of its two parts must be shown, for either verdict."""
+    """Return the finding on H7 with its probabilities; either verdict requires both parts."""
     reason = "; ".join(dict.fromkeys(filter(None, (aligned.reason, function.reason))))
     notes = "; ".join(dict.fromkeys(filter(None, (aligned.notes, function.notes))))
     trials = tuple(dict.fromkeys((*aligned.trials, *function.trials)))

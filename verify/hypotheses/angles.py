@@ -1,7 +1,7 @@
-"""H5: is scale invariance needed? Members of the affine family from a normaliser, which has it, to affine-like.
+"""H5: is scale invariance needed? Compares members of the affine family, from a normaliser to affine-like.
 
-Which members are scale invariant is derived from their angles. One member of each kind stands for it: the one that
-does best on validation data.
+Which members are scale invariant is derived from their angles. Each kind is represented by its member with the best
+validation accuracy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EACH = f"Paired difference of test accuracy at best rates: its 95 % interval ab
 
 
 def judge(chosen: Sequence[Chosen]) -> list[Finding]:
-    """Return the comparison of the best members of both kinds, then each free one against the best that is bound."""
+    """Return the comparison of the best members of both kinds, then each non-invariant one against the best other."""
     own = of(chosen, method=ANGLE, update="sgd")
     angles = sorted({c.settings["angle"] for c in own})
     free = [angle for angle in angles if scale_invariant(angle) is False]
@@ -38,7 +38,7 @@ def judge(chosen: Sequence[Chosen]) -> list[Finding]:
 
 
 def _best(chosen: Sequence[Chosen], angles: Sequence[str]) -> str:
-    """Return the angle with the best validation accuracy, mean over its networks; diverged ones lose."""
+    """Return the angle with the best mean validation accuracy over its networks; diverged ones rank last."""
     return max(angles, key=lambda angle: _merit(of(chosen, angle=angle)))
 
 

@@ -1,11 +1,11 @@
-"""H4: how test accuracy changes with the size of the batch, read in three ways from the same trials.
+"""H4: how test accuracy changes with the batch size, in three readings of the same trials.
 
-    best      each batch size with the rate that it does best with
-    fixed     every batch size with the rate that is best at the smallest one
-    linear    that rate times the batch size over the smallest one, at the nearest rate of the grid
+    best      each batch size at its best rate
+    fixed     every batch size at the rate that is best for the smallest one
+    linear    that rate scaled in proportion to the batch size, at the nearest rate of the grid
 
-At equal epochs a larger batch takes fewer steps, at equal steps it sees more data: which of the two a statement is
-about follows from the trials.
+With equal epochs a larger batch takes fewer steps; with equal steps it sees more data. The trials determine which of
+the two a statement is about.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SIZE = "batch_size"
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to choose the rate of each batch size; ``rate`` is told the settings of one method by batch size."""
+    """One way to choose the rate of each batch size; ``rate`` takes the settings of one method by batch size."""
 
     name: str
     says: str
@@ -48,7 +48,7 @@ def _fixed(by_size: Mapping[int, Chosen], size: int) -> float | None:
 
 
 def _linear(by_size: Mapping[int, Chosen], size: int) -> float | None:
-    """Return the grid's rate nearest to the linear one, None where that lies beyond the grid's ends by half a step."""
+    """Return the grid rate nearest to the linear one, None if that lies beyond the grid by more than half a step."""
     smallest = min(by_size)
     wanted = by_size[smallest].best.learning_rate * size / smallest
     grid = by_size[size].grid
@@ -66,7 +66,7 @@ READINGS = (
 
 
 def judge(chosen: Sequence[Chosen]) -> list[Finding]:
-    """Return a finding for each method and reading, those with the best rate deciding; one, open, without batches."""
+    """Return a finding per method and reading, of which "best" decides; one open finding without batch sizes."""
     own = of(chosen, update="sgd")
     found = []
     for epochs in sorted({c.settings["epochs"] is not None for c in own}, reverse=True):
@@ -123,7 +123,7 @@ def _edge(chosen: Sequence[Chosen]) -> str:
 
 
 def read_at(chosen: Sequence[Chosen], reading: Reading) -> tuple[list[Chosen], list[str]]:
-    """Return the settings at the rates of a reading, and what must be said about them."""
+    """Return the settings at the rates of a reading, and notes on them."""
     networks: dict[tuple[tuple[str, Any], ...], dict[int, Chosen]] = defaultdict(dict)
     for one in chosen:
         networks[one.key(_SIZE)][one.settings[_SIZE]] = one

@@ -1,4 +1,4 @@
-"""The trials that comparisons rest on: each setting's at the rate that it does best with, in pairs of one seed."""
+"""Select the trials for comparisons: each setting at its best rate, in pairs of equal seed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from verify.training.rates import BestRate, Trial, best_rate, by_setting, tuning
 LEAST_SEEDS = 5
 ACCURACY, LOSS = "test_accuracy", "test_loss"
 _TUNED = ("learning_rate", "seed")
-_ALIKE = 1.25  # how far the steps of two grids may differ: 0.1, 0.3, 1.0 has steps of 3 and of 3.33
+_ALIKE = 1.25  # allowed ratio between the steps of two grids; 0.1, 0.3, 1.0 has steps of 3 and 3.33
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """One setting: all of it but rate and seed, its best rate, its judging trials at that rate by seed, all its trials.
+    """One setting (everything but rate and seed): its best rate, its judging trials there by seed, and all its trials.
 
-    A trial that diverged is among them, with what ``with_failures`` gives it.
+    Diverged trials are included, with the measures that ``with_failures`` assigns.
     """
 
     settings: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Chosen:
         return replace(self, by_seed=judging(self.trials, rate, self.tuning))
 
     def key(self, *without: str) -> tuple[tuple[str, Any], ...]:
-        """Return the settings as a key, but for those named."""
+        """Return the settings as a key, without those named."""
         return tuple((name, value) for name, value in self.settings.items() if name not in without)
 
     @property
@@ -49,7 +49,7 @@ class Chosen:
 
 
 def at_best_rates(trials: Sequence[Trial]) -> list[Chosen]:
-    """Return every setting whose trials are all done at the rate that is best for its tuning seeds."""
+    """Return every setting with all trials done, at the rate that is best for its tuning seeds."""
     trials = with_failures(trials)
     tuning, found = tuning_seeds(trials), []
     for setting, group in by_setting(trials).items():
@@ -60,9 +60,9 @@ def at_best_rates(trials: Sequence[Trial]) -> list[Chosen]:
 
 
 def with_failures(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials with a failure's measures for those that diverged: none right, and the worst loss of all.
+    """Return the trials, with a failure's measures for diverged ones: accuracy 0, and the worst loss of all.
 
-    A run that diverges is not left out: that would favour the method that diverges.
+    Leaving out diverged runs would favour the method that diverges.
     """
     losses = [t[LOSS] for t in trials if t[LOSS] is not None]
     failed = {ACCURACY: 0.0, LOSS: max(losses, default=0.0)}
@@ -70,12 +70,12 @@ def with_failures(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def judging(trials: Iterable[Trial], rate: float, tuning: frozenset[int]) -> dict[int, Trial]:
-    """Return the trials at one rate that judge, by seed."""
+    """Return the judging trials at one rate, by seed."""
     return {t["seed"]: t for t in trials if t["learning_rate"] == rate and t["seed"] not in tuning}
 
 
 def of(chosen: Iterable[Chosen], **wanted: Any) -> list[Chosen]:
-    """Return the settings that have the wanted values."""
+    """Return the settings with the given values."""
     return [c for c in chosen if all(c.settings[name] == value for name, value in wanted.items())]
 
 
@@ -85,7 +85,7 @@ def methods_of(chosen: Iterable[Chosen]) -> list[str]:
 
 
 def failures(chosen: Iterable[Chosen]) -> str:
-    """Say how many of the judging trials of each method diverged; nothing if none did."""
+    """Describe how many judging trials of each method diverged; empty if none did."""
     own = list(chosen)
     counts = {
         m: [t["diverged_at"] is not None for c in of(own, method=m) for t in c.by_seed.values()]
@@ -97,7 +97,7 @@ def failures(chosen: Iterable[Chosen]) -> str:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Settings that differ in nothing but what is compared, side by side."""
+    """Pairs of settings that differ only in the compared property."""
 
     cells: tuple[tuple[Chosen, Chosen], ...]
 
@@ -107,14 +107,14 @@ class Pairs:
         return [side for cell in self.cells for side in cell]
 
     def trials(self) -> tuple[str, ...]:
-        """Return the ids of the trials that are in pairs."""
+        """Return the ids of the paired trials."""
         return ids(t[k] for cell in self.cells for t in _common(cell) for k in (0, 1))
 
     def effect(self, measure: str = ACCURACY) -> Effect | None:
-        """Return the mean of first minus second over seeds; None where fewer than two seeds are in pairs.
+        """Return the mean of first minus second over seeds; None with fewer than two paired seeds.
 
-        Trials of one seed share the split of the data, the order and the first weights where shapes agree: they count
-        once, by their mean over the cells.
+        Trials of one seed share the data split, the order and (if shapes agree) the initial weights, so each seed
+        counts once, by its mean over the cells.
         """
         by_seed: dict[int, list[float]] = defaultdict(list)
         for cell in self.cells:
@@ -127,7 +127,7 @@ class Pairs:
 
 
 def pair(first: Iterable[Chosen], second: Iterable[Chosen], *compared: str) -> Pairs:
-    """Return the settings of both sides that agree in everything but what is compared."""
+    """Return the pairs of settings that agree in everything but the ``compared`` properties."""
     theirs = {c.key(*compared): c for c in second}
     return Pairs(tuple((c, theirs[c.key(*compared)]) for c in first if c.key(*compared) in theirs))
 
@@ -141,16 +141,16 @@ def compare(
     detail: bool = False,
     tuned: bool = True,
 ) -> Finding:
-    """Return the comparison of pairs as a finding not judged yet.
+    """Return the comparison of pairs as a finding without a verdict yet.
 
     Args:
         finding: hypothesis, statement, criterion.
-        pairs: what is compared; the effect is first minus second, or second minus first where ``falling``.
+        pairs: the compared settings; the effect is first minus second, or second minus first if ``falling``.
         region: the effects that the statement claims.
-        measure: the column that is compared.
-        falling: whether less of it is better.
-        detail: whether another finding is the one that decides.
-        tuned: whether each setting stands at its best rate, which must then lie inside its grid.
+        measure: the compared column.
+        falling: whether a smaller value is better.
+        detail: whether another finding decides.
+        tuned: whether each setting is at its best rate, which must then lie inside its grid.
     """
     effect = Pairs(tuple((b, a) for a, b in pairs.cells)).effect(measure) if falling else pairs.effect(measure)
     if effect is None:
@@ -163,11 +163,11 @@ def compare(
 
 
 def limits(chosen: Sequence[Chosen], tuned: bool = True) -> str:
-    """Return why no conclusion may rest on these settings; nothing if it may.
+    """Return why these settings allow no conclusion, or an empty text if they do.
 
-    ``tuned`` says that each stands at its best rate, which must then lie inside its grid, and that the grids are as
-    fine. One may reach further than another: a rate inside a grid is the one that a longer grid would give, too. A
-    method with one rate, where others have a choice, is not at its best one.
+    With ``tuned`` each setting is at its best rate: that must lie inside its grid, and the grids must be equally fine.
+    One grid may extend further, because a best rate inside a grid stays the best in a longer one. A method with a
+    single rate, where others have several, is not at its best rate.
     """
     seeds = min((len(c.by_seed) for c in chosen), default=0)
     reasons = [f"{seeds} judging seeds, {LEAST_SEEDS} are needed"] if seeds < LEAST_SEEDS else []
@@ -184,7 +184,7 @@ def limits(chosen: Sequence[Chosen], tuned: bool = True) -> str:
 
 
 def _unequal_grids(chosen: Sequence[Chosen]) -> list[str]:
-    """Say which methods have finer grids than others; a grid of one rate is as coarse as can be."""
+    """Describe methods with finer grids than others; a grid of one rate counts as infinitely coarse."""
     steps = {c.settings["method"]: _step(c.grid) for c in sorted(chosen, key=lambda c: _step(c.grid))}
     if not steps or max(steps.values()) <= _ALIKE * min(steps.values()):
         return []
@@ -198,7 +198,7 @@ def _step(grid: Sequence[float]) -> float:
 
 
 def slope(points: Iterable[tuple[int, Any, float, float]]) -> Effect | None:
-    """Return the mean slope over seeds of points (seed, line, x, y); None for fewer than two seeds with a slope."""
+    """Return the mean over seeds of the slope of points (seed, line, x, y); None with fewer than two such seeds."""
     lines: dict[int, dict[Any, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for seed, line, x, y in points:
         lines[seed][line].append((x, y))
@@ -208,7 +208,7 @@ def slope(points: Iterable[tuple[int, Any, float, float]]) -> Effect | None:
 
 
 def ids(trials: Iterable[Trial]) -> tuple[str, ...]:
-    """Return the ids of trials, each once."""
+    """Return the ids of trials without repeats."""
     return tuple(dict.fromkeys(trial["trial"] for trial in trials))
 
 

@@ -1,4 +1,4 @@
-"""Hypotheses that an experiment file declares: one group of runs against another, each setting at its best rate."""
+"""Judge hypotheses declared in an experiment file: one group of runs against another, each at its best rate."""
 
 from __future__ import annotations
 

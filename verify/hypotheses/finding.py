@@ -1,8 +1,8 @@
 """A finding: a statement about a hypothesis, the criterion fixed before the run, and the verdict.
 
 A statement claims that an effect lies in a region. Supported: a test shows that it does (two one-sided tests if the
-region has two ends). Contradicted: the interval excludes the region. All findings on one claim, over all tables, form
-one family, and Holm's correction keeps its error rate at 5 %; findings on single parts form a second family.
+region has two ends). Contradicted: the interval excludes the region. All findings on one hypothesis, over all tables,
+form one family, and Holm's correction keeps its error rate at 5 %; findings on details form a second family.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import dataclass, replace
 
 from verify.statistics import Effect, Region, Verdict, holm
 
-SURE = 0.05  # the largest probability, after Holm's correction, with which a statement of a family is made
-MARGIN = 0.005  # of accuracy, within which methods are on par
-MARGIN_NATS = 0.02  # of a mean cross-entropy, likewise
+SURE = 0.05  # largest p-value, after Holm's correction, at which a statement counts as shown
+MARGIN = 0.005  # of accuracy; methods within it are on par
+MARGIN_NATS = 0.02  # the same for mean cross-entropy
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One statement with its verdict; ``trials`` are the ids of what it rests on.
+    """One statement with its verdict; ``trials`` are the ids of the trials behind it.
 
-    ``measure`` is what the effect counts (accuracies are shares from 0 to 1, losses are in nats). ``detail`` is set for
-    a statement about a part of what another one, of the same hypothesis, is about: it decides nothing alone. ``reason``
-    says why nothing can be concluded, ``notes`` what else must be known. ``chances`` are the probabilities of what was
-    seen if the statement were false, and if it were true; None for what needs no test. ``place`` and ``against`` say
-    where in a region of settings a statement stands, and against whom, for statements that are read as a map of it.
+    ``measure`` is the unit of the effect (accuracies are shares from 0 to 1, losses are in nats). ``detail`` marks a
+    statement about part of another finding of the same hypothesis; it decides nothing alone. ``reason`` says why
+    nothing can be concluded, ``notes`` adds remarks. ``chances`` are the p-values under the hypotheses that the
+    statement is false and that it is true; None if no test is needed. ``place`` and ``against`` name the setting and
+    the rival method, for statements that together map a region of settings.
     """
 
     hypothesis: str
@@ -45,7 +45,7 @@ class Finding:
 
     @property
     def asked(self) -> bool:
-        """Whether trials were there that the statement is about; what no trial asks has no verdict."""
+        """Whether there were trials that test the statement; without any it has no verdict."""
         return bool(self.trials)
 
     @property
@@ -55,22 +55,22 @@ class Finding:
 
 
 def open_finding(hypothesis: str, statement: str, criterion: str, reason: str, detail: bool = False) -> Finding:
-    """Return a finding that the trials cannot decide, for that reason."""
+    """Return a finding that the trials cannot decide, with the reason."""
     return Finding(hypothesis, statement, criterion, Verdict.INCONCLUSIVE, reason=reason, detail=detail)
 
 
 def tested(finding: Finding, region: Region) -> Finding:
-    """Return a finding with the chances by which it is judged; its statement is that the effect is in ``region``."""
+    """Return a finding with its p-values, for the statement that the effect lies in ``region``."""
     if finding.effect is None:
         return finding
     return replace(finding, chances=(region.inside(finding.effect), region.outside(finding.effect)))
 
 
 def decided(tables: Sequence[Sequence[Finding]]) -> list[list[Finding]]:
-    """Return the findings of several tables with their verdicts, Holm over each hypothesis across the tables.
+    """Return the findings of several tables with verdicts, Holm-corrected over each hypothesis across all tables.
 
-    The probability of an effect is replaced by the corrected one. A finding with a reason is not tested, stays
-    inconclusive and takes no part: its reason was known before its test data were looked at.
+    The p-value of an effect is replaced by the corrected one. A finding with a reason is not tested, stays inconclusive
+    and is left out of the correction, because its reason was known before the test data were examined.
     """
     families: dict[tuple[str, bool], list[tuple[int, int]]] = defaultdict(list)
     for table, findings in enumerate(tables):

@@ -1,6 +1,7 @@
-"""H3, H6 and H8: a corrected layer against every other, over the networks of an experiment, each at its best rate.
+"""H3, H6 and H8: corrected layers against every other method, over an experiment's networks, each at its best rate.
 
-Each update rule that moves the entries one by one is asked alone: a statement that names none is about plain descent.
+Each update rule that steps entry by entry (such as Adam) is judged separately; a statement without one is about plain
+descent.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from verify.training.stacked_update import RULES
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of one kind of network: ``ours`` are the methods that are compared with all others.
+    """The question about one kind of network: the methods ``ours`` are compared with all others.
 
-    ``region`` are the differences that the statement claims: no worse than by a margin, or within it on both sides.
+    ``region`` is the range of differences that the statement claims: above minus a margin, or within it on both sides.
     """
 
     hypothesis: str
@@ -71,7 +72,7 @@ QUESTIONS = (H3, H6, H8)
 
 
 def judge(chosen: Sequence[Chosen], question: Question) -> list[Finding]:
-    """Return a finding for every pair of one of ours and a rival, then one for each network alone."""
+    """Return a finding for every pair of one of ours and a rival, then one for each single network."""
     own = of(chosen, model=question.model)
     found = [f for rule in RULES for ours in question.ours for f in _against_all(of(own, update=rule), question, ours)]
     if not found:
@@ -115,7 +116,7 @@ def _network(one: Chosen) -> str:
 
 
 def growth(chosen: Sequence[Chosen]) -> list[Finding]:
-    """C5's second half: the slope of affine-like's lead over each rival on the doublings of width and of depth."""
+    """Return the findings on the second half of C5: how affine-like's lead changes per doubling of width and depth."""
     found = []
     for rule in RULES:
         own = of(chosen, model=H3.model, update=rule)

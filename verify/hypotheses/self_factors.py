@@ -1,4 +1,4 @@
-"""H1 and H2: what was measured on the layers themselves while they trained."""
+"""H1 and H2: measurements on the layers themselves during training."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from verify.statistics import Verdict
 from verify.training.rates import Trial
 
 CORRECTED = ("affine-like", "norm-like", "patch-norm", "patch-norm-like", "patch-norm-centred", "angle")
-EVEN = 1e-3  # how far the largest over the smallest self factor may be from one
-EXACT = 1e-12  # of the relative error of a step in float64
+EVEN = 1e-3  # allowed departure from 1 of the largest over the smallest self factor
+EXACT = 1e-12  # bound on the relative error of a step in float64
 RATIO = "largest_self_factor_ratio"
 ERROR, OVER_BOUND = "largest_identity_error_float64", "largest_identity_error_over_bound"
 
@@ -50,13 +50,13 @@ def identities(trials: Sequence[Trial]) -> list[Finding]:
 
 
 def _diverged(own: Sequence[Trial]) -> str:
-    """Say how many of the trials diverged later: what was measured before counts."""
+    """Describe how many of the trials diverged later; their earlier measurements count."""
     lost = sum(trial["diverged_at"] is not None for trial in own)
     return f", {lost} runs that diverged included" if lost else ""
 
 
 def _worst_elsewhere(measured: Sequence[Trial], column: str) -> str:
-    """Say the largest value of a column for each method that is not corrected."""
+    """Describe the largest value of a column for each uncorrected method."""
     others = sorted({t["method"] for t in measured} - set(CORRECTED))
     worst = [f"{method} {max(t[column] for t in measured if t['method'] == method):.3g}" for method in others]
     return f"; elsewhere: {', '.join(worst)}" if worst else ""

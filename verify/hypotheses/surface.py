@@ -1,15 +1,15 @@
-"""H9: affine-like against every other method at one rate for all; and the response surface that this is a part of.
+"""H9: affine-like against every other method at one rate for all, as part of a response surface.
 
     lead_at_rate         the difference at equal learning rates eta
-    lead_at_step         the difference at equal effective rates: equal steps in the space of activations
+    lead_at_step         the difference at equal effective rates: equal steps in activation space
 
-The effective rate is ``eta kappa`` for plain descent and momentum, whose steps are as long as the gradient. Adam's
-steps are eta for each parameter, whatever the gradient: what an activation then moves grows with the length of its
-gradient with respect to the parameters, sqrt(kappa), and so with ``eta sqrt(kappa)``. kappa is that of a layer of the
-network's width. A lead that is gone at equal effective rates was one of the rate.
+The effective rate is ``eta kappa`` for plain descent and momentum, whose steps are proportional to the gradient. Adam
+moves each parameter by about eta, whatever the gradient's size; an activation then moves in proportion to the norm of
+its gradient with respect to the parameters, sqrt(kappa), so the effective rate is ``eta sqrt(kappa)``. kappa is that of
+a layer of the network's width. A lead that vanishes at equal effective rates was an effect of the rate.
 
-At one rate nothing is chosen, so that every seed judges. The question is asked of tables that hold affine-like at both
-kappas, 1 and n + 1, at each rate that all methods have: at one rate kappa decides how long a step is.
+At a common rate nothing is tuned, so every seed judges. Only tables with affine-like at both kappas, 1 and n + 1, are
+judged, at each rate that all methods share, because at a common rate kappa determines the length of a step.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ CRITERION = (
     f"its 95 % interval above -{MARGIN:g}. Contradicted where the interval lies below -{MARGIN:g}."
 )
 ABSENT = "no trials have affine-like at both kappas and a rate that all methods share"
-_SAME = 1e-6  # by so much, as a share, may two effective rates differ and be the same
+_SAME = 1e-6  # relative difference up to which two effective rates count as equal
 Place = tuple[float, Effect]
 Lead = Callable[[Sequence[tuple[Chosen, Chosen]], float], Effect | None]
 
 
 @dataclass(frozen=True)
 class Surface:
-    """The lead of one method over another, in networks of one size under one update rule.
+    """The lead of one method over another, in networks of one size, under one update rule.
 
-    ``by_rate`` and ``by_step`` hold a learning rate, or an effective rate, with the lead there, ascending.
+    ``by_rate`` and ``by_step`` hold ascending learning rates or effective rates, each with the lead there.
     """
 
     update: str
@@ -57,7 +57,7 @@ class Surface:
 
 
 def judge(chosen: Sequence[Chosen]) -> list[Finding]:
-    """Return a finding for every update rule, rate, affine-like method and rival of tables that ask for it."""
+    """Return a finding for every update rule, rate, affine-like method and rival, if affine-like has both kappas."""
     found = []
     for rule in RULES:
         own = _without_angles(of(chosen, model="mlp", update=rule))
@@ -77,7 +77,7 @@ def _at(chosen: Sequence[Chosen], rate: float, ours: str, rival: str) -> Finding
 
 
 def surfaces(chosen: Sequence[Chosen]) -> list[Surface]:
-    """Return the leads of affine-like over each rival wherever two rates of theirs can be compared."""
+    """Return the leads of affine-like over each rival at all rates that can be compared."""
     found = []
     sizes: dict[tuple[str, int, int], list[Chosen]] = defaultdict(list)
     for one in _without_angles(of(chosen, model="mlp")):
@@ -102,14 +102,14 @@ def scale(one: Chosen) -> float:
 
 
 def lead_at_rate(cells: Sequence[tuple[Chosen, Chosen]], rate: float) -> Effect | None:
-    """Return first minus second where both train at that rate, mean over the cells; None where one does not."""
+    """Return first minus second at a rate, mean over the cells; None if one of them lacks that rate."""
     return _lead([(_at_rate(ours, rate), _at_rate(theirs, rate)) for ours, theirs in cells])
 
 
 def lead_at_step(cells: Sequence[tuple[Chosen, Chosen]], rate: float) -> Effect | None:
-    """Return first at that rate minus second at the same effective rate; None where that is beyond its grid.
+    """Return first at a rate minus second at the same effective rate; None if that lies outside its grid.
 
-    Between two rates of its grid the second's accuracy is interpolated, seed by seed, linearly in the rate's logarithm.
+    Between two rates of its grid, the second's accuracy is interpolated for each seed, linearly in the log of the rate.
     """
     return _lead(
         [(_at_rate(ours, rate), _interpolated(theirs, rate * scale(ours) / scale(theirs))) for ours, theirs in cells]
@@ -117,7 +117,7 @@ def lead_at_step(cells: Sequence[tuple[Chosen, Chosen]], rate: float) -> Effect 
 
 
 def _lead(cells: Sequence[tuple[dict[int, float], dict[int, float]]]) -> Effect | None:
-    """Return the mean difference over seeds, each the mean over cells; None where a cell has no two seeds in common."""
+    """Return the mean difference over seeds, each a mean over cells; None if a cell has fewer than two common seeds."""
     by_seed: dict[int, list[float]] = defaultdict(list)
     for ours, theirs in cells:
         for seed in ours.keys() & theirs.keys():

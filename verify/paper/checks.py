@@ -1,4 +1,4 @@
-"""The table of verification: by layer and route, then how close each route came to its bound."""
+"""The verification table: outcomes by layer and route, then how close each route came to its bound."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from verify.report.numbers import number
 
 Check = Mapping[str, Any]
 _ROUTES = {
-    "derivation": "every step anew",
-    "identity": "the self factor in real steps of SGD",
-    "gradient": "finite differences and references written by hand, each type and backend",
-    "property": "what the solved maps are said to do",
+    "derivation": "every step again",
+    "identity": "the self factor in real SGD steps",
+    "gradient": "finite differences and hand-written references, each dtype and backend",
+    "property": "the stated properties of the solved maps",
     "path": "every way to call a layer",
 }
 
@@ -26,14 +26,14 @@ def check_blocks(checks: Sequence[Check]) -> list[Block]:
         Heading(1, ("Verification",)),
         Paragraph(
             prose(
-                "The generated layers are held against the derivations by five routes, which share expressions and "
-                "random draws but nothing that computes a result. {} repeats them.",
+                "The generated layers are checked against the derivations in five ways, which share expressions and "
+                "random numbers but no code that computes a result. {} repeats them.",
                 Code("affdiv verify"),
             )
         ),
         Items(routes),
         _by_layer(checks),
-        Paragraph(("How close each route came to its bound, by what computed it:",), leads=True),
+        Paragraph(("How close each route came to its bound, by backend and dtype:",), leads=True),
         _by_route(checks),
         *_skips(checks),
     ]
@@ -55,7 +55,7 @@ def _by_layer(checks: Sequence[Check]) -> Table:
 
 
 def _outcome(checks: Sequence[Check]) -> str:
-    """Return how many checks passed, and beside it what did not."""
+    """Return how many checks passed, failed and were skipped."""
     counts = Counter(check["status"] for check in checks)
     others = [f"{counts[status]} {word}" for status, word in (("fail", "failed"), ("skipped", "skipped"))]
     shown = [text for text in (f"{counts['pass']} pass", *others) if not text.startswith("0 ")]
@@ -86,7 +86,7 @@ def _skips(checks: Sequence[Check]) -> list[Block]:
     blocks: list[Block] = []
     if reasons:
         entries = tuple((f"{count} checks: {reason}.",) for reason, count in reasons.items())
-        blocks += [Paragraph(("Skipped on the machine that wrote this:",), leads=True), Items(entries)]
+        blocks += [Paragraph(("Skipped on the machine that wrote this document:",), leads=True), Items(entries)]
     if failures:
         named: tuple[Prose, ...] = tuple((Code(check["id"]), f": {check['reason']}.") for check in failures)
         blocks += [Paragraph(("Failed:",), leads=True), Items(named)]

@@ -1,4 +1,4 @@
-"""The ledger of claims as a section: the equations that prove each, the findings on each, and the criteria."""
+"""The claims ledger as a section: for each claim its equations, findings and criteria."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _WIDTHS = (0.32, 0.13, 0.11, 0.14, 0.09, 0.08, 0.17)
 
 
 def claim_blocks(entries: Iterable[Entry], ids: Container[str]) -> list[Block]:
-    """Return the section on claims; ``ids`` are the equations that stand in the document."""
+    """Return the section on claims; ``ids`` are the equations contained in the document."""
     blocks: list[Block] = [
         Heading(1, ("Claims ledger",)),
         Paragraph(
             (
-                "Proved: every step of the derivations that the equations belong to is proved, and what is read off "
-                "them is what the claim says. Supported: the interval of the effect lies inside what the criterion "
-                "claims; contradicted: outside; inconclusive: neither, or something limits the trials. Holm's "
-                "correction goes over all findings of one hypothesis in all tables.",
+                "Proved: every step of the derivation behind each equation is proved, and the equations state what "
+                "the claim says. Supported: the interval of the effect lies inside the range that the criterion "
+                "states; contradicted: outside; inconclusive: neither, or something limits the trials. Holm's "
+                "correction covers all findings of one hypothesis in all tables.",
             )
         ),
     ]
@@ -47,7 +47,7 @@ def _claim(entry: Entry, ids: Container[str]) -> list[Block]:
 
 
 def _proof(proof: Proof, ids: Container[str]) -> Prose:
-    """Return an equation with what is read off it."""
+    """Return an equation with its statement."""
     known = proof.equation in ids
     name: tuple[Inline, ...] = (Code(proof.equation), *((" ", Ref(proof.equation)) if known else ()))
     said: list[Inline] = []
@@ -57,11 +57,11 @@ def _proof(proof: Proof, ids: Container[str]) -> Prose:
 
 
 def _formula(text: str, known: bool) -> Sequence[Inline]:
-    """Return a formula as maths if a line has room for it, else what to look at, or its text, which may break."""
+    """Return a formula as maths if it fits on a line; else a reference to it, or its text, which can wrap."""
     formula = inline(f"`{text}`")
     if all(isinstance(part, Math) and width(part.latex) < 0.6 * LINE_WIDTH for part in formula):
         return formula
-    return ["what stands there"] if known else [Code(text)]
+    return ["the expression given there"] if known else [Code(text)]
 
 
 def _findings(evidence: Sequence[Evidence]) -> list[Block]:
@@ -74,8 +74,8 @@ def _findings(evidence: Sequence[Evidence]) -> list[Block]:
     if marks:
         blocks.append(Items(tuple((f"({mark}) {with_powers(remark)}",) for remark, mark in marks.items())))
     if len(evidence) > len(deciding):
-        said = f"{len(evidence) - len(deciding)} findings on single networks or settings decide nothing alone; "
-        blocks.append(Paragraph((said, Code("affdiv claims"), " tells them.")))
+        said = f"{len(evidence) - len(deciding)} findings on single networks or settings are not decisive alone; "
+        blocks.append(Paragraph((said, Code("affdiv claims"), " lists them.")))
     criteria = dict.fromkeys((one.finding.hypothesis, one.finding.criterion) for one in deciding)
     return [*blocks, *(Paragraph((f"Criterion ({name}): {with_powers(text)}",)) for name, text in criteria)]
 
@@ -85,7 +85,7 @@ def _remarks(one: Evidence) -> list[str]:
 
 
 def _mark(place: int) -> str:
-    """Return a letter for each of the first 26, then two."""
+    """Return one letter for each of the first 26 marks, then two letters."""
     return ("" if place < 26 else chr(96 + place // 26)) + chr(97 + place % 26)
 
 

@@ -1,4 +1,4 @@
-"""``affdiv paper``: the whole project as one document. Imports what it needs when it runs."""
+"""``affdiv paper``: the whole project as one document. Its imports are deferred to the call."""
 
 from __future__ import annotations
 
@@ -17,30 +17,34 @@ if TYPE_CHECKING:
 NAME = "paper.tex"
 Layers = Annotated[
     list[str] | None,
-    typer.Argument(metavar="LAYER", help="Which layers (also FILE.toml, MODULE:FACTORY); else those of paper_notes."),
+    typer.Argument(metavar="LAYER", help="Layers (also FILE.toml, MODULE:FACTORY); default: those of paper_notes."),
 ]
 
 
 def paper(
     layers: Layers = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where paper.tex and its figures go.")
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for paper.tex and its figures.")
     ] = Path("paper"),
-    pdf: Annotated[bool, typer.Option("--pdf", help="Compile it with pdflatex, too.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also compile it with pdflatex.")] = False,
     results: Annotated[
         Path | None,
-        typer.Option("--results", metavar="FOLDER", help="Tables and speed, if not paper_notes/results."),
+        typer.Option(
+            "--results", metavar="FOLDER", help="Folder of tables and speed files; default: paper_notes/results."
+        ),
     ] = None,
     checks: Annotated[
         Path | None,
-        typer.Option("--checks", metavar="FILE", help="What `affdiv verify --json` printed; else the checks run now."),
+        typer.Option(
+            "--checks", metavar="FILE", help="Output of `affdiv verify --json`; by default the checks run now."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Write one document: derivations, maps with their proofs, checks, speed, training runs, claims, references.
 
-    Every number comes from a derivation made and checked now, from the checks, or from a table of results. Takes some
-    minutes on two cores, most of them for the checks. Exit code 1 when a step is refuted, a check fails or a claim is
+    Every number comes from a derivation computed and checked now, from the checks, or from a table of results. Takes
+    several minutes on two cores, mostly for the checks. Exit code 1 if a step is refuted, a check fails or a claim is
     not proved; the document says which.
     """
     from derive.export.pdf import needed_program
@@ -98,7 +102,7 @@ def _gathered(layers: Sequence[str], folder: Path, checks: Path | None, watcher:
 
 
 def _write(output: Path, text: str, figures: Mapping[str, bytes], pdf: bool) -> list[Path]:
-    """Write the files whole, one by one; with ``pdf`` only after they compiled, so that a failure changes nothing."""
+    """Write each file atomically; with ``pdf`` only after compilation succeeds, so that a failure changes nothing."""
     import tempfile
 
     from derive.export.files import write_bytes
@@ -154,5 +158,5 @@ def _lines(said: Mapping[str, Any]) -> list[str]:
         f"checks: {checks['pass']} passed, {checks['fail']} failed, {checks['skipped']} skipped",
         *(f"{claim['id']:<4} {claim['derived'] or '–':<11} {claim['tested'] or '–'}" for claim in said["claims"]),
         *(f"written: {path}" for path in documents),
-        f"{len(said['written']) - len(documents)} figures beside",
+        f"{len(said['written']) - len(documents)} figures beside it",
     ]

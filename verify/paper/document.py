@@ -1,4 +1,4 @@
-"""The document in its order, as LaTeX with its figures. Every number comes from a derivation, a check or a table."""
+"""The document as LaTeX, with its figures. Every number comes from a derivation, a check or a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verify.paper.speed import speed_blocks
 
 
 def document(content: Content) -> tuple[str, dict[str, bytes]]:
-    """Return the document as LaTeX, and its figures by the name of their file."""
+    """Return the document as LaTeX, and its figures by file name."""
     files = Files()
     told = chapters_blocks(content.chapters)
     blocks: list[Block] = [

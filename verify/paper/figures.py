@@ -1,4 +1,4 @@
-"""The document's figures as vector graphics: PDF files that are a function of the results alone."""
+"""The document's figures as PDF vector graphics, reproducible from the results alone."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _BAR_INCHES, _MOST_SHOWN = 0.17, 3.0
 
 @dataclass
 class Files:
-    """The figures by the name of their file, from the document's folder."""
+    """The figures, by file path relative to the document."""
 
     contents: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, stem: str, content: bytes) -> str:
-        """Keep a figure and return the name of its file; letters that LaTeX would not take in one become dashes."""
+        """Add a figure and return its file name; characters that LaTeX rejects in file names become dashes."""
         name = f"{FIGURES}/{re.sub('[^A-Za-z0-9-]+', '-', stem)}.pdf"
         self.contents[name] = content
         return name
 
 
 def panel_figure(panel: Panel, pens: Mapping[str, Pen]) -> bytes:
-    """Return a picture of an experiment, as its report shows it, with the names of its lines below."""
+    """Return a plot of an experiment as in its report, with a legend below."""
     with style(PAPER_INK, PAPER_FAINT):
         return pdf(draw(panel, on_paper(pens), legend=True))
 
 
 def speed_figure(run: Run) -> bytes:
-    """Return the ratios of a run as bars, a panel a shape."""
+    """Return the ratios of a run as bars, one panel per shape."""
     shapes = list(dict.fromkeys(row["shape"] for row in run["rows"]))
     groups = [[row for row in run["rows"] if row["shape"] == shape] for shape in shapes]
     heights = [len(group) for group in groups]

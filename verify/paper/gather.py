@@ -1,4 +1,4 @@
-"""What the document tells of: derivations made and checked now, checks, and the tables of a folder of results."""
+"""Gather the document's content: derivations computed and checked now, checks, and the tables of a results folder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Run = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Content:
-    """All that the document tells.
+    """The content of the document.
 
-    ``checks`` are those of ``affdiv verify --json``, ``speed`` the runs of ``affdiv bench`` by the name of their file.
+    ``checks`` are those of ``affdiv verify --json``, ``speed`` the runs of ``affdiv bench`` by file name.
     """
 
     chapters: Sequence[Chapter]
@@ -34,35 +34,38 @@ class Content:
 
 
 def results_folder(named: Path | None) -> Path:
-    """Return the folder of committed tables: the named one, or that of the working folder or of the checkout.
+    """Return the folder of committed tables: the named one, or the default in the working folder or the checkout.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such folder.
     """
     if named is not None:
         if not named.is_dir():
-            raise UsageError(f"--results {str(named)!r} is no folder; name one that holds tables of experiments")
+            raise UsageError(f"--results {str(named)!r} is not a folder; name a folder of experiment tables")
         return named
     places = (RESULTS, Path(__file__).resolve().parents[2] / RESULTS)
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
         raise UsageError(
-            f"no folder {str(RESULTS)!r} here; run this in a checkout of the project, or name a folder with --results"
+            f"there is no folder {str(RESULTS)!r} here; run this in a checkout of the project, or name one with "
+            "--results"
         )
     return found
 
 
 def read_speed(folder: Path) -> dict[str, Sequence[Run]]:
-    """Return the runs of each file of speed in the folder; UsageError for one that is none."""
+    """Return the runs of each speed file in the folder; UsageError for an invalid file."""
     return {path.name: _member(path, "runs", "affdiv bench -o FILE") for path in sorted(folder.glob(SPEED))}
 
 
 def read_checks(path: Path) -> Sequence[Mapping[str, Any]]:
-    """Return the checks of a file that ``affdiv verify --json`` wrote; UsageError for any other file."""
+    """Return the checks in a file written by ``affdiv verify --json``; UsageError for any other file."""
     checks = _member(path, "checks", "affdiv verify --json > FILE", SCHEMA)
     keys = {"id", "layer", "backend", "dtype", "status", "measured", "bound", "reason"}
     if not all(isinstance(check, dict) and keys <= check.keys() for check in checks):
-        raise UsageError(f"{str(path)!r} holds checks without {', '.join(sorted(keys))}; write it anew")
+        raise UsageError(
+            f"{str(path)!r} holds checks without {', '.join(sorted(keys))}; write it again with affdiv verify --json"
+        )
     return checks
 
 

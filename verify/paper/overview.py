@@ -14,11 +14,11 @@ from derive.record import CancellingMap, Derivation, Step
 from verify.claims.ledger import Entry
 from verify.paper.gather import Content
 
-_CELL = 0.34  # the share of a line that holds a self factor
+_CELL = 0.34  # width of the self-factor column, as a share of the line
 
 
 def overview_blocks(content: Content) -> list[Block]:
-    """Return what a hurried reader must know, before anything is explained."""
+    """Return the overview, for readers who read nothing else."""
     passed = sum(check["status"] == "pass" for check in content.checks)
     return [
         Heading(1, ("Results at a glance",)),
@@ -30,13 +30,13 @@ def overview_blocks(content: Content) -> list[Block]:
             )
         ),
         _claims(content.entries),
-        Paragraph(("The layers, in the order in which they are told:",), leads=True),
+        Paragraph(("The layers, in the order of their sections:",), leads=True),
         _layers(content.chapters),
     ]
 
 
 def _claims(entries: Iterable[Entry]) -> Table:
-    """Return the claims with what is derived and what is tested of each."""
+    """Return the table of claims, with the verdict by derivation and by training."""
     header = (("",), ("claim",), ("derived",), ("tested",))
     rows = tuple(
         ((entry.claim.id,), (entry.claim.says,), (entry.derived or "–",), (entry.tested or "–",)) for entry in entries
@@ -56,12 +56,12 @@ def _layer(chapter: Chapter) -> tuple[Prose, ...]:
 
 
 def _named(found: CancellingMap, derivation: Derivation) -> str:
-    """Return a map's name, and that it is a map of a part where it is."""
+    """Return a map's name; for a map of a part of the layer, with a note that says so."""
     return found.name if found.layer == derivation.layer else f"{found.name} (of a part)"
 
 
 def _factor(derivation: Derivation) -> Prose:
-    """Return the self factor, or where it stands if it is too wide for its column."""
+    """Return the self factor, or a reference to it if it is too wide for its column."""
     layer = derivation.layer
     formula = notation_for(layer, *layer.parts)(derivation.self_factor.expression)
     fits = width(formula) < 0.9 * _CELL * LINE_WIDTH
@@ -74,6 +74,6 @@ def steps_of(derivation: Derivation) -> list[Step]:
 
 
 def counted(steps: Iterable[Step]) -> str:
-    """Return how many steps bear each verdict."""
+    """Return the number of steps with each verdict."""
     counts = Counter(step.verdict.status.value for step in steps)
     return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""The figures of training runs, from the tables of experiments."""
+"""The section on training runs, with figures from the tables of experiments."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def run_blocks(sources: Sequence[Source], files: Files) -> list[Block]:
         Heading(1, ("Training runs",)),
         Paragraph(
             (
-                "One subsection a table of trials. A line is the mean over all that its caption names; trials that "
-                "diverged have no value and are left out. What they say of the claims stands in the next section.",
+                "There is one subsection per table of trials. A line is the mean over everything that its caption "
+                "names; "
+                "diverged trials have no value and are left out. The next section judges the claims by these trials.",
             )
         ),
     ]
@@ -41,7 +42,7 @@ def _source(source: Source, files: Files) -> list[Block]:
 
 
 def _circumstances(source: Source) -> Prose:
-    """Return how many trials there are, how they ended, and the settings that all of them share."""
+    """Return the number of trials, their outcomes, and the settings that all of them share."""
     outcomes = Counter(trial["outcome"] or "not done" for trial in source.trials)
     ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
     shared = []

@@ -1,4 +1,4 @@
-"""What ``affdiv bench`` measured: both passes of each layer as multiples of torch's, from the files of results."""
+"""The section on speed: both passes of each layer as multiples of torch's, from the results of ``affdiv bench``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def speed_blocks(speed: Mapping[str, Sequence[Run]], files: Files) -> list[Block
     """Return the section on speed; its figure goes into ``files``."""
     blocks: list[Block] = [Heading(1, ("Speed",))]
     if not speed:
-        return [*blocks, Paragraph(("The folder of results holds no measurements of speed.",))]
+        return [*blocks, Paragraph(("The results folder contains no speed measurements.",))]
     blocks.append(
         Paragraph(
             prose(
-                "Time of the forward and the backward pass as a multiple of torch's layer at the same shape, taken "
+                "Time of the forward and the backward pass as a multiple of torch's layer at the same shape, measured "
                 "round by round in one process by {}: median and quartiles over rounds, then the ratio of the least "
-                "times. The last column is what is kept for the backward pass.",
+                "times. The last column is the memory saved for the backward pass.",
                 Code("affdiv bench"),
             )
         )

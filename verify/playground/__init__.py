@@ -1,9 +1,9 @@
-"""The playground: a folder of plain files in which a browser derives any layer, with Python in a worker.
+"""The playground: a static web page that derives any layer in the browser, with Python in a web worker.
 
-answers    what the page asks and what it is told: runs in the browser, on derive and codegen alone
-bundle     derive, codegen and the libraries that they need as one archive of bytecode
-pyodide    the Python for browsers, from the npm registry
-build      all of it put together in a folder
+answers    answers the page's requests; runs in the browser and imports only derive and codegen
+    bundle     derive, codegen and their libraries as one archive of bytecode
+    pyodide    Python for browsers, from the npm registry
+    build      assembles everything in a folder
 command    ``affdiv playground``
 page/      the page, its style, and the worker
 """

@@ -1,6 +1,6 @@
-"""What the page asks of Python, and what it is told: JSON in, JSON out.
+"""Answer the page's requests to Python: JSON in, JSON out.
 
-Runs in a browser, where neither torch nor the rest of this room is, so it imports ``derive`` and ``codegen`` alone.
+This runs in the browser, without torch and the rest of ``verify``, so it imports only ``derive`` and ``codegen``.
 """
 
 from __future__ import annotations
@@ -43,15 +43,16 @@ from derive.record import CancellingMap, Derivation, Step
 from derive.spec import loads_spec
 
 Answer = dict[str, Any]
-_LEAST, _GREATEST, _STEPS = Decimal(-2), Decimal(1), 37  # powers of ten by which inputs are scaled, and how often
-_SEED, _VOLUME = 3, 3  # of the numbers and the sizes at which a factor is drawn
+# Smallest and largest power of ten that scales the inputs, and the number of points.
+_LEAST, _GREATEST, _STEPS = Decimal(-2), Decimal(1), 37
+_SEED, _VOLUME = 3, 3  # seed of the random numbers, and bound on the sizes, for plotting a factor
 
 
 def answer(request: str) -> str:
-    """Answer one question about a layer: ``{"layer": text, "part": name}``, in JSON.
+    """Answer one request about a layer, ``{"layer": text, "part": name}`` as JSON.
 
-    The text is a layer's name, a composition, or a layer file. An answer holds ``error``, with ``line`` and ``column``
-    where the text is at fault, and ``defect`` where the program is.
+    The text is a layer's name, a composition, or a layer file. On failure the answer holds ``error``, with ``line`` and
+    ``column`` for a mistake in the text, or ``defect`` for a bug in the program.
     """
     asked = json.loads(request)
     try:
@@ -66,7 +67,7 @@ def answer(request: str) -> str:
 
 @lru_cache(maxsize=8)
 def _layer(text: str) -> Layer:
-    """Return the layer of a name (one line without an equals sign) or of a layer file."""
+    """Return the layer given by name (one line without an equals sign) or as a layer file."""
     if "\n" in text or "=" in text:
         return loads_spec(text, "layer.toml")
     return named(text)
@@ -87,17 +88,17 @@ def _notation(derivation: Derivation) -> Notation:
 
 
 def _formula(latex: str) -> str:
-    """Return a formula as MathML, a line after the other where it is long."""
+    """Return a formula as MathML; a long one is broken into lines."""
     return "".join(mathml.formula(line, display=True) for line in break_lines(latex))
 
 
 def _words(prose: Prose) -> str:
-    """Return a sentence as HTML, its formulas as MathML."""
+    """Return a sentence as HTML, with its formulas as MathML."""
     return html.render([Paragraph(prose)])
 
 
 def _result(text: str) -> Answer:
-    """Return what the layer computes and what a step does to it."""
+    """Return the layer's forward map and the effect of a step on it."""
     derivation = _derivation(text)
     layer, factor, notation = derivation.layer, derivation.self_factor, _notation(derivation)
     given = [f"{notation(d.entry)} = {notation(d.expression)}" for d in layer.definitions]
@@ -118,7 +119,7 @@ def _result(text: str) -> Answer:
 
 
 def _maps(text: str) -> Answer:
-    """Return the cancelling maps with their properties, and why there are no others."""
+    """Return the cancelling maps with their properties, and why other kinds do not exist."""
     derivation = _derivation(text)
     kinds = {"any": "cancelling"}
     refusals = [f"There is no {kinds.get(r.kind, r.kind)} map: {r.reason}." for r in derivation.refusals]
@@ -150,7 +151,7 @@ def _map(found: CancellingMap, derivation: Derivation) -> Answer:
 
 
 def _steps(text: str) -> Answer:
-    """Return every step with its verdict, those of the maps after those of the layer."""
+    """Return every step with its verdict: first the layer's, then the maps'."""
     derivation = _checked(text)
     groups = [(derivation.layer.title, derivation.steps, _notation(derivation))]
     groups += [(f"{m.name} map", m.steps, notation_for(m.mapped, derivation.layer)) for m in derivation.solutions]
@@ -185,12 +186,12 @@ def _latex(text: str) -> Answer:
 
 
 def _json(text: str) -> Answer:
-    """Return what ``affdiv derive LAYER --check --json`` prints."""
+    """Return the output of ``affdiv derive LAYER --check --json``."""
     return {"text": json.dumps(derivation_to_json(_checked(text)))}
 
 
 def _code(text: str) -> Answer:
-    """Return the files that ``affdiv generate --targets torch`` writes, without those that all packages hold."""
+    """Return the files that ``affdiv generate --targets torch`` writes, without those common to all packages."""
     from codegen.compiler import build_layer
 
     layer = _layer(text)
@@ -205,7 +206,7 @@ def _code(text: str) -> Answer:
 
 
 def _plot(text: str) -> Answer:
-    """Return the self factor of a sample, and that of each map, while the layer's inputs are scaled."""
+    """Return curves of the self factor, for the layer and each map, against the scale of the inputs."""
     derivation = _derivation(text)
     layer = derivation.layer
     own = _curve(layer, derivation.self_factor.expression)
@@ -219,9 +220,9 @@ def _plot(text: str) -> Answer:
 
 
 def _curve(layer: Layer, factor: Expr) -> list[list[float]]:
-    """Return pairs of the norm of one sample's inputs and the factor there, at one draw of everything else.
+    """Return pairs (norm of one sample's inputs, self factor), with everything else drawn once.
 
-    What cannot be evaluated, such as a factor that is singular, leaves no pair.
+    Points that cannot be evaluated, such as singularities, are left out.
     """
     inputs = [tensor for tensor in layer.inputs if tensor.values is None]
     expressions = [factor, layer.output.expression, *(d.expression for d in layer.definitions)]

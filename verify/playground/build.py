@@ -1,4 +1,4 @@
-"""The playground put together: the page, the worker, the layers to pick from, the Python and its archive."""
+"""Assemble the playground: the page, the worker, the list of layers, Pyodide and the Python archive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verify.playground.bundle import archive
 from verify.playground.pyodide import fetched
 
 PAGE = Path(__file__).with_name("page")
-MARK = "playground.json"  # what tells a folder of ours from any other
+MARK = "playground.json"  # marks a folder as a playground that may be replaced
 STARTER = """\
 name = "my_layer"
 sizes = ["n", "m"]
@@ -32,13 +32,13 @@ formula = "z[i] = sum[j](W[i, j] * x[j]) + b[i]"
 
 
 def build(folder: Path, pyodide: Path | None = None) -> list[str]:
-    """Write the playground as ``folder``, whole, in the place of an earlier one; return the names of its files.
+    """Write the playground to ``folder``, atomically replacing an earlier one; return the names of its files.
 
     Raises:
-        UsageError: Pyodide cannot be had, or the folder holds something else.
+        UsageError: Pyodide is not available, or the folder holds something else.
     """
     if folder.exists() and not (folder / MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{str(folder)!r} is no playground and not empty; name another folder with -o")
+        raise UsageError(f"{str(folder)!r} is not empty and not a playground; name another folder with -o")
     files = {f"pyodide/{name}": content for name, content in fetched(pyodide).items()}
     files |= {path.name: path.read_bytes() for path in sorted(PAGE.iterdir()) if path.is_file()}
     files |= {"python.zip": archive(), "layers.json": _json(choices())}
@@ -52,7 +52,7 @@ def build(folder: Path, pyodide: Path | None = None) -> list[str]:
 
 
 def choices() -> list[dict[str, Any]]:
-    """Return the layers to pick from by group: each with the text that stands for it in the editor."""
+    """Return the layers to choose from, by group, each with its text for the editor."""
     named = [name for name in CHAPTERS if ">" not in name]
     composed = [name for name in CHAPTERS if ">" in name]
     groups = [

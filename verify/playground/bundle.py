@@ -1,8 +1,8 @@
-"""The Python of the playground as one archive: derive, codegen, their libraries and the answers, as bytecode.
+"""Bundle the playground's Python code as one archive of bytecode: derive, codegen, their libraries, the answers.
 
-A browser takes minutes to compile SymPy and a second to load its bytecode. Bytecode belongs to one version of Python,
-so the Pyodide beside it has the version of the Python that builds. The libraries are those installed here, which the
-tests know. Not bundled: their tests, what they do not need for mathematics, compiled extensions.
+A browser takes minutes to compile SymPy and a second to load its bytecode. Bytecode is specific to a Python version, so
+the bundled Pyodide has the same version as the Python that builds the archive. The libraries are the installed ones,
+which the tests cover. Not bundled: tests, modules not needed for the mathematics, compiled extensions.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from derive.errors import UsageError
 LIBRARIES = ("sympy", "mpmath", "jinja2", "markupsafe", "latex2mathml")
 _LEFT_OUT = ("/tests/", "/benchmarks/", "__pycache__")
 _KEPT = (".py", ".json", ".txt", ".toml", ".jinja", ".h", ".cuh")
-_DATE = (1980, 1, 1, 0, 0, 0)  # so that the same files give the same archive
+_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date makes the archive reproducible
 ANSWERS = Path(__file__).with_name("answers.py")
 
 
 def archive() -> bytes:
-    """Return the archive. UsageError names a library that is not installed."""
+    """Return the archive; UsageError if a library is not installed."""
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as bundle:
         for name, path in sorted(_files()):
@@ -37,7 +37,7 @@ def archive() -> bytes:
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    """Yield what goes into the archive: its name there, and where it is."""
+    """Yield the files of the archive: name in the archive, and path."""
     for library in LIBRARIES:
         try:
             listed = importlib.metadata.distribution(library).files or ()
@@ -60,11 +60,11 @@ def _wanted(name: str) -> bool:
 
 
 def _compiled(name: str, path: Path) -> tuple[str, bytes]:
-    """Return a module as bytecode without its source; other files, and those that packages copy, as they are."""
+    """Return a module as bytecode without source; other files, and those that packages copy, unchanged."""
     content = path.read_bytes()
     if not name.endswith(".py") or "runtime" in Path(name).parts:
         return name, content
-    never_compared = py_compile.PycInvalidationMode.UNCHECKED_HASH  # there is no source beside it
+    never_compared = py_compile.PycInvalidationMode.UNCHECKED_HASH  # there is no source to compare with
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "module.pyc"
         py_compile.compile(str(path), str(made), name, doraise=True, invalidation_mode=never_compared)

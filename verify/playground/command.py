@@ -1,4 +1,4 @@
-"""``affdiv playground``: the folder for a browser. Imports what it needs when it runs."""
+"""``affdiv playground``: write the web page. Its imports are deferred to the call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def playground(
     from verify.run.table import print_json
 
     if pyodide is not None and not pyodide.is_dir():
-        raise UsageError(f"--pyodide {str(pyodide)!r} is no folder; name one that holds pyodide.mjs")
+        raise UsageError(f"--pyodide {str(pyodide)!r} is not a folder; name a folder with pyodide.mjs")
     output = output.absolute()
     check_folder(output.parent, (), "--output")
     written = build(output, pyodide)

@@ -1,4 +1,4 @@
-"""The Python for browsers: Pyodide's own files, from the npm registry, in the version of Python that builds."""
+"""Fetch Pyodide, Python for browsers, from the npm registry, in the version of the running Python."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from derive.errors import UsageError
 
 VERSIONS = {(3, 11): "0.25.1", (3, 12): "0.27.7", (3, 13): "0.29.3", (3, 14): "314.0.7"}
-"""The Pyodide of each version of Python: bytecode of one does not run in another."""
+"""The Pyodide version for each Python version; bytecode of one does not run in another."""
 _FILES = (
     "pyodide.mjs",
     "pyodide.asm.js",
@@ -25,7 +25,7 @@ _SECONDS = 240
 
 
 def version() -> str:
-    """Return the version of Pyodide whose Python is this one; UsageError where there is none."""
+    """Return the version of Pyodide with the running Python's version; UsageError if there is none."""
     found = VERSIONS.get(sys.version_info[:2])
     if found is None:
         here, known = "{}.{}".format(*sys.version_info[:2]), ", ".join("{}.{}".format(*key) for key in VERSIONS)
@@ -34,10 +34,10 @@ def version() -> str:
 
 
 def fetched(folder: Path | None = None) -> dict[str, bytes]:
-    """Return Pyodide's files by name: those of a folder that holds them, or of the npm registry.
+    """Return Pyodide's files by name, from a folder or from the npm registry.
 
     Raises:
-        UsageError: no npm, no answer from the registry, or files that are missing; the text says what to do.
+        UsageError: npm is missing, the registry does not respond, or files are missing; the text names the fix.
     """
     if folder is not None:
         return _found({path.name: path.read_bytes() for path in folder.iterdir() if path.name in _FILES}, str(folder))
@@ -48,7 +48,7 @@ def fetched(folder: Path | None = None) -> dict[str, bytes]:
 
 
 def _packed(folder: Path) -> Path:
-    """Let npm put the package, whose digest it verifies, into the folder."""
+    """Download the package into the folder with npm, which verifies its digest."""
     npm = shutil.which("npm")
     if npm is None:
         raise UsageError("npm was not found; install it (Debian: apt-get install npm), or give --pyodide FOLDER")
@@ -66,7 +66,7 @@ def _packed(folder: Path) -> Path:
 
 
 def _found(files: dict[str, bytes], where: str) -> dict[str, bytes]:
-    """Return the files if they are all that a browser needs; the program itself has either of two names."""
+    """Return the files if they are complete; the WebAssembly program has either of two names."""
     program = {"pyodide.asm.js", "pyodide.asm.mjs"}
     missing = [name for name in _FILES if name not in files and name not in program]
     if missing or not program & set(files):

@@ -1,1 +1,1 @@
-"""The report of a run: one HTML file with its mathematics, its checks and its curves, readable without a network."""
+"""The report of a run: one self-contained HTML file with derivations, checks and curves, readable offline."""

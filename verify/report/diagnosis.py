@@ -1,4 +1,4 @@
-"""A diagnosis as one HTML document: self factors, shares, drift, advice, what was not judged."""
+"""A diagnosis as one HTML document: self factors, shares, drift, advice, unjudged layers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from verify.report.palette import FAINT, PENS
 from verify.report.plots import Picture
 from verify.report.svg import inline, style
 
-_LONGEST, _LONGEST_NARROW = 34, 20  # letters of a name beside an axis
-_NARROW = 3.6  # inches: of a page of 390 pixels, text of 8 points is then drawn at its size
+_LONGEST, _LONGEST_NARROW = 34, 20  # most letters of a layer's name at an axis
+_NARROW = 3.6  # inches; on a page 390 pixels wide, 8-point text then keeps its size
 _OWN, _CROSS, _ELSEWHERE = (PENS[name].marker for name in ("affine-like", "layer-norm", "none"))
 
 
 def render(found: Diagnosis, after: Diagnosis | None = None) -> str:
-    """Return the page of a diagnosis, with that of the converted model below; it needs nothing outside itself."""
+    """Return the self-contained page of a diagnosis, with that of the converted model below."""
     parts = [_part("The model as it is", found, "before")]
     if after is not None:
         parts.append(_part("After conversion", after, "after"))
@@ -34,7 +34,7 @@ def render(found: Diagnosis, after: Diagnosis | None = None) -> str:
 
 
 def _part(title: str, found: Diagnosis, name: str) -> dict[str, object]:
-    """Return what the page shows of one diagnosis."""
+    """Return the template values of one diagnosis."""
     columns = columns_of(found.layers)
     laws = {layer.law: best for layer in found.layers if layer.advice and (best := best_map(layer.law))}
     return {
@@ -53,7 +53,7 @@ def _part(title: str, found: Diagnosis, name: str) -> dict[str, object]:
 
 
 def pictures(found: Diagnosis, part: str) -> list[Picture]:
-    """Return the pictures of one diagnosis; ``part`` keeps their names apart on a page of two."""
+    """Return the plots of one diagnosis; ``part`` makes their ids unique on a page with two diagnoses."""
     judged = [layer for layer in found.layers if layer.shares is not None]
     panels: list[
         tuple[str, str, str, str, Sequence[LayerDiagnosis], Callable[[Axes, Sequence[LayerDiagnosis]], None]]
@@ -62,14 +62,14 @@ def pictures(found: Diagnosis, part: str) -> list[Picture]:
             "factors",
             "Self factors",
             "self factor (logarithmic)",
-            "Smallest to largest self factor of each layer (line) and its median (dot), logarithmic. A dot alone is "
-            "ideal: every sample moves by the same factor. A factor of 0 is drawn at the left edge.",
+            "Smallest to largest self factor of each layer (line) and its median (dot), logarithmic. A dot without a "
+            "line is ideal: every sample moves by the same factor. A factor of 0 is drawn at the left edge.",
             found.layers,
             _factors,
         ),
         (
             "shares",
-            "What the gradient's step is made of",
+            "Contributions to the gradient's step",
             "share of the layer's own change",
             "Shares of the squared change of each layer's activation: by each sample's own gradient (left, with the "
             "number), by other samples (middle), by other uses of the same parameters (right).",
@@ -81,17 +81,19 @@ def pictures(found: Diagnosis, part: str) -> list[Picture]:
     panels.append(
         (
             "parts",
-            "What the real step is made of",
+            "Contributions to the real step",
             "share of the real change",
             "Shares of the real change of each layer’s activation under the optimiser: by its own parameters (left, "
-            "with the number), by its moved input (middle), by both (right). A share below 0 works against the step.",
+            "with the number), by its changed input (middle), by both (right). A negative share opposes the step.",
             whole,
             _parts,
         )
     )
     if any(layer.drift is not None for layer in found.layers):
         steps = len(found.losses) - 1
-        caption = f"Median self factor after {steps} virtual steps of rate {found.rate:g} over that before; 1: at rest."
+        caption = (
+            f"Median self factor after {steps} virtual steps of rate {found.rate:g} over the first one; 1: no change."
+        )
         label = "median self factor, after over before"
         moving = [layer for layer in found.layers if layer.drift is not None]
         panels.append(("drift", "Drift", label, caption, moving, _drift))
@@ -106,7 +108,7 @@ def _panel(
     layers: Sequence[LayerDiagnosis],
     draw: Callable[[Axes, Sequence[LayerDiagnosis]], None],
 ) -> Picture:
-    """Return a picture, drawn once for a page of any width and once for a narrow one; the page shows one of them."""
+    """Return a plot in two versions, for wide and for narrow pages; the page shows one of them."""
     drawn = ""
     for kind, width, size, longest in (("wide", 6.4, 9.5, _LONGEST), ("narrow", _NARROW, 8.0, _LONGEST_NARROW)):
         with style():
@@ -127,7 +129,7 @@ def _panel(
 
 
 def _short(name: str, longest: int) -> str:
-    """Return a layer's name as it fits beside an axis, with nothing in it that Matplotlib reads as mathematics."""
+    """Return a layer's name, shortened for an axis, without characters that Matplotlib reads as mathematics."""
     shown = name or "(root)"
     return (shown if len(shown) <= longest else "…" + shown[1 - longest :]).replace("$", r"\$")
 
@@ -162,7 +164,7 @@ def _parts(axes: Axes, layers: Sequence[LayerDiagnosis]) -> None:
     for place, layer in enumerate(layers):
         parts = layer.parts
         assert parts is not None
-        ends = {True: 0.0, False: 0.0}  # shares above and below 0 are laid end to end apart
+        ends = {True: 0.0, False: 0.0}  # positive and negative shares are stacked separately
         for share, colour in ((parts.own, _OWN), (parts.upstream, _CROSS), (parts.both, _ELSEWHERE)):
             value = share or 0.0
             axes.barh(place, value, left=ends[value > 0], color=colour, height=0.62)

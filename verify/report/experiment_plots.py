@@ -1,7 +1,7 @@
-"""The pictures of an experiment: rates, batch sizes, and what happened on the way, one line a method.
+"""The plots of an experiment: rates, batch sizes, and curves over training, one line per method.
 
-A line is a mean over everything that its caption names; what diverged has no value and is left out. Courses over the
-steps of training are there for stores alone: tables hold what came out at the end.
+A line is a mean over everything that its caption names; diverged trials have no value and are left out. Curves over
+training steps need a store, because tables hold only final results.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from verify.report.svg import inline, style
 from verify.training.rates import Trial
 
 _SIZE = (4.4, 2.9)
-_LEGEND_INCHES = 0.17  # of a row of names
+_LEGEND_INCHES = 0.17  # height of a legend row
 _RATIO = "largest / smallest"
-Point = tuple[str, float, float]  # label, place, value
+Point = tuple[str, float, float]  # label, x, y
 Courses = Mapping[str, Mapping[str, Any]]
 Labelling = Callable[[Mapping[str, Any]], str]
 
 
 def labelling(trials: Sequence[Trial]) -> Labelling:
-    """Return what names the line of a trial: its method or angle, with the update rule where several are compared."""
+    """Return the function that names a trial's line: method or angle, with the update rule if several are compared."""
     several = len({trial["update"] for trial in trials}) > 1
 
     def label(settings: Mapping[str, Any]) -> str:
@@ -46,7 +46,7 @@ def labelling(trials: Sequence[Trial]) -> Labelling:
 def pictures(
     name: str, trials: Sequence[Trial], chosen: Sequence[Chosen], courses: Courses, pens: Mapping[str, Pen]
 ) -> list[Picture]:
-    """Return the pictures that the trials can fill; ``name`` keeps their ids apart on a page, ``pens`` are by label."""
+    """Return the plots for which there are trials; ``name`` makes their ids unique, ``pens`` are keyed by label."""
     found = []
     for panel in panels(trials, chosen, courses):
         key, title, caption, _, _ = panel
@@ -57,7 +57,7 @@ def pictures(
 
 
 def panels(trials: Sequence[Trial], chosen: Sequence[Chosen], courses: Courses) -> list[Panel]:
-    """Return what there is to draw of the trials: all that has more than one place to draw at."""
+    """Return the panels for the trials: every plot with more than one position on its x axis."""
     label = labelling(trials)
     done = [trial for trial in trials if trial["outcome"] is not None]
     found = [*_sweeps(done, label), *_batches(chosen, label), *_courses(chosen, courses, label)]
@@ -68,7 +68,7 @@ Panel = tuple[str, str, str, tuple[str, str, str, str], list[Point]]  # key, tit
 
 
 def _sweeps(done: Sequence[Trial], label: Labelling) -> list[Panel]:
-    """Return validation accuracy by rate, and by effective rate: its geometric mean where widths, so kappas, differ."""
+    """Return validation accuracy against rate and effective rate (a geometric mean if widths, so kappas, differ)."""
     up = "validation_accuracy"
     known = [(label(t), t["learning_rate"], t["effective_rate"], t[up]) for t in done if t[up] is not None]
     effective: dict[tuple[str, float], list[float]] = defaultdict(list)
@@ -140,7 +140,7 @@ def _courses(chosen: Sequence[Chosen], courses: Courses, label: Labelling) -> li
         (
             "share",
             "Share of one's own gradient",
-            f"What part of a step each sample's own gradient makes, mean over layers, {best}.",
+            f"Share of a step that comes from each sample's own gradient, mean over layers, {best}.",
             ("step", "share", "linear", "linear"),
             shares,
         ),
@@ -157,7 +157,7 @@ def _worst(spreads: Iterable[Mapping[str, Any]]) -> list[tuple[float, float]]:
 
 
 def _means(points: Iterable[Point]) -> dict[str, dict[float, float]]:
-    """Return for each label the mean value at each place, in order."""
+    """Return for each label the mean y at each x, in order."""
     values: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for name, place, value in points:
         if math.isfinite(value):
@@ -166,7 +166,7 @@ def _means(points: Iterable[Point]) -> dict[str, dict[float, float]]:
 
 
 def draw(panel: Panel, pens: Mapping[str, Pen], legend: bool = False) -> Figure:
-    """Return the figure of a panel, with a ``legend`` below it where no page has one. Call it inside ``style``."""
+    """Return the figure of a panel, with a legend below if ``legend``. Call it inside the context ``style``."""
     _, title, _, (across, up, across_scale, up_scale), points = panel
     lines = _means(points)
     columns = 3 if max(map(len, lines)) < 16 else 2
@@ -197,7 +197,7 @@ def draw(panel: Panel, pens: Mapping[str, Pen], legend: bool = False) -> Figure:
 
 
 def _ticks(axes: Axes, across: str, lines: Mapping[str, Mapping[float, float]]) -> None:
-    """Write numbers in full, and every batch size under its place."""
+    """Format ticks: plain numbers, and a tick for every batch size."""
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":

@@ -1,4 +1,4 @@
-"""The experiments of stores and tables as one HTML document: verdicts, pictures, and every trial behind a number."""
+"""Experiments from stores and tables as one HTML document: verdicts, plots, and every trial behind a number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUESTIONS = {
     "H1": "Is the self term exact while networks train?",
     "H2": "Is the self factor the same for all samples?",
     "H3": "Does affine-like train at least as well in fully connected networks?",
-    "H4": "What does the size of the batch do?",
+    "H4": "How does the batch size change accuracy?",
     "H5": "Is scale invariance needed?",
     "H6": "Is PatchNorm on par in convolutional networks?",
     "H7": "Does alignment help, or the class of functions?",
@@ -34,12 +34,12 @@ QUESTIONS = {
 }
 _DECLARED = "Declared in the experiment's file."
 _NOT_IN_IDS = r"[^A-Za-z0-9-]+"
-_DIGITS = 6  # of numbers in the table of trials; the exported table has them all
+_DIGITS = 6  # significant digits in the table of trials; the exported table has all digits
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best rate of one setting, with what the trials at that rate came to."""
+    """The best rate of one setting, with the results of the trials at that rate."""
 
     words: str
     chosen: Chosen
@@ -51,9 +51,9 @@ class Best:
 class Section:
     """One experiment on the page.
 
-    ``anchor`` is its name as it stands in ids of the page, ``surface`` are the pictures of the response surface and
-    ``rivals`` the pens of the methods that affine-like is compared with there, ``shared`` are the columns that all
-    trials agree in, ``columns`` the others, which the table of trials shows.
+    ``anchor`` is its name in ids of the page. ``surface`` holds the plots of the response surface, ``rivals`` the pens
+    of the methods compared there. ``shared`` are the columns in which all trials agree, ``columns`` the others, which
+    the table of trials shows.
     """
 
     source: Source
@@ -69,32 +69,32 @@ class Section:
 
     @property
     def deciding(self) -> list[Finding]:
-        """The findings that rest on trials and decide a hypothesis."""
+        """The findings that have trials and decide a hypothesis."""
         return [finding for finding in self.findings if finding.asked and not finding.detail]
 
     @property
     def details(self) -> list[Finding]:
-        """The findings on parts of what the deciding ones are about."""
+        """The findings on parts of the decisive ones."""
         return [finding for finding in self.findings if finding.detail]
 
     @property
     def open(self) -> list[Finding]:
-        """The findings that these trials do not ask for."""
+        """The findings that these trials do not test."""
         return [finding for finding in self.findings if not finding.asked and not finding.detail]
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many trials finished, diverged or are not done."""
+        """The numbers of trials that finished, diverged or are not done."""
         outcomes = [trial["outcome"] or "not done" for trial in self.source.trials]
         return {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
 
 
 def render(sources: Sequence[Source], findings: Mapping[str, Sequence[Finding]]) -> str:
-    """Return the page of experiments; it needs nothing outside itself.
+    """Return the self-contained page of experiments.
 
     Args:
         sources: the experiments.
-        findings: what ``judge`` says of each one's trials, by its name.
+        findings: the findings of ``judge`` for each experiment, by name.
     """
     sections = [_section(source, findings[source.name]) for source in sources]
     own = {f.hypothesis: _DECLARED for section in sections for f in section.findings if f.hypothesis not in QUESTIONS}
@@ -115,7 +115,7 @@ def render(sources: Sequence[Source], findings: Mapping[str, Sequence[Finding]])
 
 
 def cell(value: Any) -> str:
-    """Return a value of the table of trials, shortened where that loses nothing that a reader would compare."""
+    """Return a value as text for the table of trials, with numbers rounded to ``_DIGITS``."""
     if value is None:
         return ""
     return f"{value:.{_DIGITS}g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Derived equations as MathML, which browsers set without a script, a font or a network."""
+"""Derived equations as MathML, which browsers render without scripts, fonts or a network."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Line:
 
 @cache
 def mathml(latex: str, display: bool = False) -> Markup:
-    """Return LaTeX as a ``<math>`` element that also carries the LaTeX, for copying and for screen readers."""
+    """Return LaTeX as a ``<math>`` element that also contains the LaTeX, for copying and for screen readers."""
     markup = formula(latex)
-    # A norm's bars stay of one height, whatever index stands beside them.
+    # Keep the bars of a norm at one height, whatever index follows them.
     markup = markup.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')
     if display:
         markup = markup.replace('display="inline"', 'display="block"', 1)

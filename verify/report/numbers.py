@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: few digits, powers of ten as powers, how far from one rather than 1.0000000000."""
+"""Format numbers for readers: few digits, real powers of ten, and 1 + 4 × 10⁻¹⁶ instead of 1.0000000000."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with that many significant digits; a dash for None."""
+    """Return a number with ``digits`` significant digits; a dash for None."""
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -24,7 +24,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def with_powers(text: str) -> str:
-    """Return a text with powers of ten in place of exponents as programs write them: ``1.5e+04`` is ``1.5 × 10⁴``."""
+    """Return a text with exponents written as powers of ten: ``1.5e+04`` becomes ``1.5 × 10⁴``."""
     return re.sub(
         r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]?\d+)\b",
         lambda m: f"{m[1]} × 10{str(int(m[2])).translate(_SUPERSCRIPTS)}",
@@ -33,7 +33,7 @@ def with_powers(text: str) -> str:
 
 
 def factor(value: float) -> str:
-    """Return a ratio; one that is 1 up to a little is written as 1 and the little: ``1 + 4 × 10⁻¹⁶``."""
+    """Return a ratio; one close to 1 is written as 1 plus the difference: ``1 + 4 × 10⁻¹⁶``."""
     excess = value - 1
     if excess == 0:
         return "1"

@@ -1,4 +1,4 @@
-"""Put a run's results into the page: every number of the report is computed here or earlier, none in the template."""
+"""Fill the report page with a run's results; every number is computed here or earlier, none in the template."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from verify.training.probe import Spread
 from verify.training.sweep import Choice, SweepResult, mean_test_accuracy
 
 FAMILIES = {
-    "derivation": "Every step of the derivation and of the maps, evaluated anew at random sizes",
-    "identity": "One real step of SGD on the module against the derived change of its activation",
-    "gradient": "The generated layer against finite differences and against a reference written by hand",
-    "path": "The generated layer on every path and target, in combinations of settings, types, layouts and edges",
-    "property": "What the solved maps are said to do, measured on the generated layers",
+    "derivation": "Every step of the derivation and of the maps, evaluated again at random sizes",
+    "identity": "One real SGD step on the module against the derived change of its activation",
+    "gradient": "The generated layer against finite differences and a hand-written reference",
+    "path": "The generated layer on every path and target, in combinations of settings, dtypes, layouts and edge cases",
+    "property": "The stated properties of the solved maps, measured on the generated layers",
 }
 
 
@@ -71,7 +71,7 @@ class Family:
 
     @property
     def worst(self) -> float | None:
-        """The largest measured number, None where the family measures none."""
+        """The largest measured number, None if the family measures none."""
         return max((check.measured for check in self.checks if check.measured is not None), default=None)
 
     @property
@@ -81,23 +81,23 @@ class Family:
 
     @property
     def names_equations(self) -> bool:
-        """Whether the equations tested are not plain from the checks' ids."""
+        """Whether the tested equations must be named because the checks' ids do not show them."""
         return any(check.id != f"{self.name}/{check.equation}" for check in self.checks)
 
     @property
     def common_reason(self) -> str:
-        """What all checks of the family say about how they were made; empty where they differ."""
+        """The reason text shared by all checks of the family; empty if they differ."""
         reasons = {check.reason for check in self.checks}
         return reasons.pop() if len(reasons) == 1 else ""
 
 
 def render(result: RunResult) -> str:
-    """Return the report as one HTML document that refers to nothing outside itself."""
+    """Return the report as one self-contained HTML document."""
     return environment().get_template("report.html.jinja").render(**context(result))
 
 
 def context(result: RunResult) -> dict[str, Any]:
-    """Return everything the template names."""
+    """Return all values that the template uses."""
     rows = [method_row(result.sweep, method) for method in result.sweep.plan.methods]
     steps = lines(result.derivation.steps, result.derivation.layer)
     family = lines(shared_steps(result.maps), result.derivation.layer)
@@ -125,7 +125,7 @@ def context(result: RunResult) -> dict[str, Any]:
 
 
 def chain(result: RunResult) -> dict[str, Markup]:
-    """Return the equations of the chain's picture, from the forward map to the generated layer."""
+    """Return the equations of the chain diagram, from the forward map to the generated layer."""
     layer = result.derivation.layer
     notation = notation_for(layer)
     found = next(found for found in result.maps if found.kind == "non-normalising")
@@ -146,13 +146,13 @@ def class_name(found: CancellingMap) -> str:
 
 
 def shared_steps(maps: tuple[CancellingMap, ...]) -> list[Step]:
-    """Return the steps that every map begins with: the family before one more condition picks a member."""
+    """Return the steps common to all maps: they derive the family, before a condition selects a member."""
     ids = [{step.id for step in found.steps} for found in maps]
     return [step for step in maps[0].steps if all(step.id in own for own in ids)] if maps else []
 
 
 def map_view(found: CancellingMap, shown: Collection[str] = ()) -> MapView:
-    """Return a map as the page shows it, without the steps that are shown elsewhere."""
+    """Return a map for the page, without the steps in ``shown``."""
     notation = notation_for(found.mapped)
     entries = {definition.name: definition for definition in found.mapped.definitions}
     scale = entries["f"]
@@ -212,7 +212,7 @@ def ratios_at_end(spreads: list[Spread]) -> tuple[tuple[str, float], ...]:
 
 
 def sampling_error(sweep: SweepResult, rows: list[MethodRow]) -> float:
-    """Return the binomial standard error of one test accuracy at the methods' mean: how much chance alone moves it."""
+    """Return the binomial standard error of one test accuracy at the methods' mean: the size of random fluctuations."""
     known = [row.accuracy for row in rows if row.accuracy is not None]
     share = sum(known) / len(known) if known else 0.5
     return math.sqrt(share * (1 - share) / sweep.parts[2])

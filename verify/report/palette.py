@@ -1,7 +1,7 @@
-"""How each method is drawn: one colour and one dash pattern wherever it appears, in both colour schemes.
+"""The pen of each method: the same colour and dash pattern in every plot, for light and dark pages.
 
-A plot never holds a colour that is seen. It is drawn in marker colours that ``svg`` replaces by CSS variables, so one
-picture serves a light and a dark page.
+Plots are drawn in placeholder colours that ``svg`` replaces by CSS variables, so that one plot serves light and dark
+pages.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 INK, FAINT = "#010101", "#020202"
-PAPER_INK, PAPER_FAINT = "#1d1c1a", "#d9d5cc"  # on a page that is printed
+PAPER_INK, PAPER_FAINT = "#1d1c1a", "#d9d5cc"  # on a printed page
 
 
 @dataclass(frozen=True)
 class Pen:
-    """A method's line: the marker colour, the colours on a light and a dark page, dash pattern and width in points."""
+    """A method's line: placeholder colour, colours on a light and a dark page, dash pattern, and width in points."""
 
     method: str
     marker: str
@@ -31,12 +31,12 @@ class Pen:
 
     @property
     def linestyle(self) -> tuple[float, tuple[float, ...] | None]:
-        """The dash pattern as Matplotlib takes it."""
+        """The dash pattern in Matplotlib's form."""
         return (0, self.dashes or None)
 
     @property
     def dasharray(self) -> str:
-        """The dash pattern as SVG takes it."""
+        """The dash pattern in SVG's form."""
         return " ".join(f"{self.width * d:g}" for d in self.dashes) or "none"
 
 
@@ -74,8 +74,8 @@ SPARE = tuple(
 def pens_for(labels: Sequence[str]) -> dict[str, Pen]:
     """Return a pen for each label, no two alike.
 
-    A method has its own pen, with ``method, update`` its own colour and a dash pattern for the update rule. Everything
-    else takes spare colours in order, with another dash pattern once all are taken, then another width.
+    A method has its own pen; ``method, update`` has the method's colour and a dash pattern for the update rule. Other
+    labels get spare colours in order; when these run out, other dash patterns, then other widths.
     """
     heads = {label: label.partition(", ")[0] for label in labels}
     rules = sorted({label.partition(", ")[2] for label in labels})
@@ -89,21 +89,21 @@ def pens_for(labels: Sequence[str]) -> dict[str, Pen]:
 
 
 def _dashed(pen: Pen, number: int) -> Pen:
-    """Return a pen with the dash pattern of that number, wider once all patterns are taken."""
+    """Return a pen with the numbered dash pattern, and a larger width when the patterns run out."""
     return replace(pen, dashes=SPARE[number % len(SPARE)].dashes, width=pen.width + 0.8 * (number // len(SPARE)))
 
 
 def _varied(pen: Pen, number: int) -> Pen:
-    """Return a spare pen as it is for number 0, else with another dash pattern than its own."""
+    """Return a spare pen, unchanged for number 0, else with another dash pattern."""
     return _dashed(pen, SPARE.index(pen) + number) if number else pen
 
 
 def on_paper(pens: Mapping[str, Pen]) -> dict[str, Pen]:
-    """Return the pens with the colours of a light page in the place of marker colours."""
+    """Return the pens with the colours of a light page instead of placeholders."""
     return {label: replace(pen, marker=pen.light) for label, pen in pens.items()}
 
 
 def markers() -> dict[str, str]:
-    """Return the CSS value that stands for each marker colour."""
+    """Return the CSS value for each placeholder colour."""
     pens = (*PENS.values(), *SPARE)
     return {INK: "var(--ink)", FAINT: "var(--rule)"} | {p.marker: f"var({p.variable})" for p in pens}

@@ -1,4 +1,4 @@
-"""The pictures of the report: one panel each, wide enough for a phone; the page sets them side by side where it can."""
+"""The plots of the report, one panel each, sized for a phone; wider pages show them side by side."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Picture:
-    """One panel: its SVG element and the caption under it."""
+    """One panel: its SVG element and its caption."""
 
     svg: Markup
     caption: str
 
 
 def curves(sweep: SweepResult) -> list[Picture]:
-    """Return training loss and validation error against the step."""
+    """Return the plots of training loss and validation error against the step."""
     return [
         _panel(
             "training-loss",
@@ -53,7 +53,7 @@ def curves(sweep: SweepResult) -> list[Picture]:
 
 
 def self_factors(sweep: SweepResult) -> list[Picture]:
-    """Return, for each layer of the network, the self factor's range over samples against the step."""
+    """Return for each layer the plot of the self factor's range over samples against the step."""
     caption = "{}: smallest to largest self factor over the probed samples (band, all seeds) and its median (line)."
     return [
         _panel(
@@ -68,7 +68,7 @@ def self_factors(sweep: SweepResult) -> list[Picture]:
 
 
 def spreads(sweep: SweepResult) -> list[Picture]:
-    """Return, for each layer, the largest over the smallest self factor against the step: 1 means no divergence."""
+    """Return for each layer the plot of the largest over the smallest self factor; 1 means no divergence."""
     caption = "{}: largest over smallest self factor, the mean over seeds (line) and their range (band). 1 is ideal."
     return [
         _panel(
@@ -83,7 +83,7 @@ def spreads(sweep: SweepResult) -> list[Picture]:
 
 
 def rates(sweep: SweepResult) -> list[Picture]:
-    """Return the validation error of the tuning trials against the effective rate."""
+    """Return the plot of the tuning trials' validation error against the effective rate."""
     return [
         _panel(
             "rates",
@@ -168,9 +168,9 @@ def _rates(axes: Axes, sweep: SweepResult) -> None:
 
 
 def spaced(places: Sequence[float], most: int = 8) -> list[float]:
-    """Return those of the ascending places on a logarithmic axis whose labels do not meet: the first, and others apart.
+    """Return the ascending tick positions on a logarithmic axis whose labels do not overlap, starting with the first.
 
-    ``most`` labels fit beside one another.
+    ``most`` is the number of labels that fit side by side.
     """
     if len(places) < 2 or places[0] <= 0:
         return list(places)
@@ -190,7 +190,7 @@ def _log(axes: Axes, subdivisions: tuple[float, ...] = (1.0,)) -> None:
 
 
 def _range(sweep: SweepResult, value: Callable[[Spread], float]) -> tuple[float, float]:
-    """Return the smallest and largest value over all layers, so that panels side by side share one scale."""
+    """Return the smallest and largest value over all layers, so that all panels share one scale."""
     values = [value(s) for result in sweep.final for s in result.spreads]
     return min(values), max(values)
 

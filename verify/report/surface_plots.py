@@ -1,7 +1,7 @@
 """The response surface: the lead of affine-like over each rival against the rate, and against the effective rate.
 
-Two panels for each update rule, network size and affine-like method, side by side if the page has room. A lead at equal
-rates that vanishes at equal effective rates was caused by the rate.
+There are two panels for each update rule, network size and affine-like method, side by side if the page is wide enough.
+A lead at equal rates that vanishes at equal effective rates was caused by the rate.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from verify.report.svg import inline, style
 
 _SIZE = (4.4, 2.9)
 _LEGEND_INCHES = 0.3
-_LINEAR = 0.02  # of accuracy on either side of 0, beyond which the axis is logarithmic
+_LINEAR = 0.02  # the accuracy axis is linear within this distance of 0, and logarithmic beyond
 _TICKS = (-0.5, -0.2, -0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
-_APART = 1.04  # the factor between the places of two rivals at one rate, so that their intervals can be told apart
+_APART = 1.04  # factor between the x positions of two rivals at one rate, to keep their intervals apart
 _INTERVAL = "Lines: mean over seeds and networks; bars: 95 % intervals; band: within 0.005, on par."
 Lines = Mapping[str, Sequence[Place]]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What one panel shows: ``lines`` are the leads by rival; ``key`` names it among those of one experiment."""
+    """The content of one panel: ``lines`` are the leads by rival; ``key`` is unique within an experiment."""
 
     key: str
     title: str
@@ -44,7 +44,7 @@ class Panel:
 
 
 def panels(found: Sequence[Surface]) -> list[Panel]:
-    """Return the panels of surfaces, for each size, rule and affine-like method that by rate and that by step."""
+    """Return the panels of surfaces: for each size, rule and affine-like method, one by rate and one by step."""
     groups: dict[tuple[str, int, int, str], list[Surface]] = defaultdict(list)
     for one in found:
         groups[one.update, one.width, one.depth, one.ours].append(one)
@@ -72,7 +72,7 @@ def _effective(update: str) -> str:
 
 
 def surface_pictures(name: str, found: Sequence[Surface], pens: Mapping[str, Pen]) -> list[Picture]:
-    """Return the panels of surfaces as pictures of a page; ``name`` keeps their ids apart there."""
+    """Return the panels of surfaces as plots for a page; ``name`` makes their ids unique."""
     pictures = []
     for panel in panels(found):
         with style():
@@ -103,7 +103,7 @@ def surface_sheet(found: Sequence[Surface]) -> str:
 
 
 def draw(axes: Axes, panel: Panel, pens: Mapping[str, Pen], ink: str = INK, faint: str = FAINT) -> None:
-    """Draw the lead over each rival at its places. Call it inside ``style`` of the same colours."""
+    """Draw the lead over each rival. Call it inside ``style`` with the same colours."""
     axes.set_title(panel.title, pad=8)
     axes.set_xlabel(panel.across)
     axes.set_ylabel("lead in test accuracy")

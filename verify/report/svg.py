@@ -1,6 +1,6 @@
-"""Matplotlib figures as SVG that belongs in the page: its colours, its fonts, ids of its own, no date.
+"""Convert Matplotlib figures to inline SVG with the page's colours and fonts, unique ids, and no date.
 
-The output is a function of the figure alone: same figure, same bytes.
+The output depends only on the figure: the same figure gives the same bytes.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style(ink: str = INK, faint: str = FAINT) -> Iterator[None]:
-    """Draw inside this context, so that colours and fonts are set and nobody else's settings change.
+    """A context that sets colours and fonts for drawing, and restores Matplotlib's settings afterwards.
 
-    Without colours these are markers, which ``inline`` replaces.
+    The default colours are placeholders, which ``inline`` replaces.
     """
     chosen = {INK: ink, FAINT: faint}
     with matplotlib.rc_context({name: chosen.get(value, value) for name, value in _STYLE.items()}):
@@ -57,7 +57,7 @@ def style(ink: str = INK, faint: str = FAINT) -> Iterator[None]:
 
 
 def pdf(figure: Figure) -> bytes:
-    """Return the figure as a page of PDF: lines as lines, text as text, no date."""
+    """Return the figure as a PDF page in vector form, with text as text and no date."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
@@ -65,7 +65,7 @@ def pdf(figure: Figure) -> bytes:
 
 
 def inline(figure: Figure, name: str, alternative: str) -> str:
-    """Return the figure as an ``<svg>`` element named ``name`` that a screen reader announces as ``alternative``."""
+    """Return the figure as an ``<svg>`` element named ``name``, with the alternative text ``alternative``."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -83,7 +83,7 @@ def inline(figure: Figure, name: str, alternative: str) -> str:
 
 
 def _head(text: str, alternative: str) -> str:
-    """Give the root element a size that follows the page and a spoken description."""
+    """Give the root element a responsive size and a description for screen readers."""
     root, rest = text.split(">", 1)
     root = re.sub(r'\s(width|height|version)="[^"]*"', "", root)
     return f'{root} role="img" aria-label="{escape(alternative)}">{rest}'

@@ -1,1 +1,1 @@
-"""The whole chain in one go: derive, solve, compare the generated code, verify, train, report."""
+"""The whole chain in one command: derive, solve, compare the generated code, verify, train, report."""

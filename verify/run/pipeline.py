@@ -1,13 +1,13 @@
-"""The chain, stage by stage; each stage is one function from what came before to its own result.
+"""The chain, stage by stage; each stage is one function from earlier results to its own.
 
     derive      layer name -> Derivation, every step checked
     solve       layer -> cancelling maps, every step checked, residual 0
-    generate    maps -> is the generated package what the maps say, byte for byte?
+    generate    maps -> comparison of the generated package with the maps, byte for byte
     verify      layers -> checks of the derivations and of the generated modules
-    train       plan -> trials on digits, self factors measured while they train
-    report      all of it -> report.html and results.json
+    train       plan -> trials on digits, with self factors measured during training
+    report      all results -> report.html and results.json
 
-A stage that finds something wrong says so in its result and the chain goes on, so that the report shows everything.
+If a stage fails, its result says so and the chain continues, so that the report shows everything.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Chain:
         self.stages: list[Stage] = []
 
     def run(self, name: str, work: Callable[[], T], judge: Callable[[T], tuple[bool, str]]) -> T:
-        """Run one stage, judge what it gave, and return it."""
+        """Run one stage, judge its result, and return it."""
         self.watcher.begin(name)
         start = time.perf_counter()
         value = work()
@@ -69,7 +69,7 @@ class Chain:
 
 
 def run_chain(plan: Plan, folder: Path, watcher: Watcher) -> RunResult:
-    """Run every stage and write the report into the folder; return the result with the report's own stage included."""
+    """Run every stage and write the report into the folder; return the result, including the report stage."""
     chain = Chain(watcher)
     seed = plan.base.seed
     layer = derive.layer(LAYER)
@@ -92,13 +92,13 @@ def run_chain(plan: Plan, folder: Path, watcher: Watcher) -> RunResult:
 
 
 def solved(derivation: Derivation) -> Derivation:
-    """Return the derivation with the cancelling maps of its layer, every step of theirs checked."""
+    """Return the derivation with its layer's cancelling maps, all of whose steps are checked."""
     found = derive.solve(derivation.layer)
     return replace(derivation, solutions=tuple(checked_map(m) for m in found.maps), refusals=tuple(found.refusals))
 
 
 def verify(seed: int, watcher: Watcher) -> list[Check]:
-    """Run the checks of the layers of the chain, without the kernels, on which `affdiv verify` spends a process."""
+    """Run the checks of the chain's layers, without those of kernels, for which `affdiv verify` starts a process."""
     tasks = [task for task in tasks_for(LAYERS) if task.backend not in ON_DEVICES]
     return run_checks(tasks, Setting(seed=seed), lambda _, done, total: watcher.advance(done, total))
 
@@ -113,14 +113,14 @@ def write(result: RunResult, folder: Path) -> Path:
 
 
 def judge_derivation(derivation: Derivation) -> tuple[bool, str]:
-    """Good when every step was checked and held."""
+    """Return whether every step was checked and holds, with a description."""
     ok, said = _steps(derivation.steps)
     factor_text = text(derivation.self_factor.expression, notation_for(derivation.layer).hints)
     return ok, f"{said}; self factor {factor_text}"
 
 
 def judge_maps(derivation: Derivation) -> tuple[bool, str]:
-    """Good when there are maps, each cancels without residual, and every step of theirs held."""
+    """Return whether there are maps, each with residual 0 and with steps that all hold, and a description."""
     maps: tuple[CancellingMap, ...] = derivation.solutions
     ok, said = _steps([step for found in maps for step in found.steps])
     names = ", ".join(f"{found.name} (residual {text(found.residual)})" for found in maps)
@@ -128,14 +128,14 @@ def judge_maps(derivation: Derivation) -> tuple[bool, str]:
 
 
 def judge_package(found: list[str]) -> tuple[bool, str]:
-    """Good when the generated package is what its derivations say; ``found`` are the differing lines."""
+    """Return whether the generated package matches its derivations, and a description; ``found`` are differences."""
     if not found:
-        return True, f"{PACKAGE.name} is what its derivations say, byte for byte"
-    return False, f"{PACKAGE} differs from what its derivations say ({found[0]}); `affdiv generate` writes it anew"
+        return True, f"{PACKAGE.name} matches its derivations, byte for byte"
+    return False, f"{PACKAGE} differs from its derivations ({found[0]}); run `affdiv generate` to write it again"
 
 
 def judge_checks(checks: list[Check]) -> tuple[bool, str]:
-    """Good when none failed."""
+    """Return whether no check failed, with the counts."""
     counts = count(checks)
     failed = [check.id for check in checks if check.status.value == "fail"]
     named = f": {', '.join(failed[:3])}{' …' if len(failed) > 3 else ''}" if failed else ""
@@ -143,7 +143,7 @@ def judge_checks(checks: list[Check]) -> tuple[bool, str]:
 
 
 def judge_training(sweep: SweepResult) -> tuple[bool, str]:
-    """Good when the self factor of every generated layer stayed the same for all samples and steps, up to rounding."""
+    """Return whether each generated layer's self factor stayed equal for all samples and steps, up to rounding."""
     trials = [*sweep.tuning, *sweep.final]
     diverged = sum(result.diverged_at is not None for result in trials)
     rows = {method: method_row(sweep, method) for method in sweep.plan.methods}
@@ -158,7 +158,7 @@ def judge_training(sweep: SweepResult) -> tuple[bool, str]:
 
 
 def environment() -> dict[str, str]:
-    """Return what the numbers of a run may depend on: versions and machine."""
+    """Return the versions and the machine, on which a run's numbers may depend."""
     return {
         "Python": platform.python_version(),
         "torch": torch.__version__,

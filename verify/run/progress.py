@@ -1,4 +1,4 @@
-"""Tell a person at a terminal how far the run is, on standard error; tell a pipe nothing."""
+"""Show progress on standard error if it is a terminal, and nothing otherwise."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from derive.errors import printable
 
 
 class Watcher(Protocol):
-    """What a pipeline reports to."""
+    """Receives the progress of a pipeline."""
 
     def begin(self, stage: str) -> None:
-        """Hear that a stage begins."""
+        """Called when a stage begins."""
 
     def advance(self, done: int, total: int) -> None:
-        """Hear how far the current stage is."""
+        """Called with the progress of the current stage."""
 
     def report(self, stage: str, share: float) -> None:
-        """Hear what is being done and which share of it is."""
+        """Called with the current activity and its finished share."""
 
 
 class Silent:
-    """A watcher that says nothing."""
+    """A watcher that shows nothing."""
 
     def begin(self, stage: str) -> None:
         """Ignore the stage."""
@@ -48,14 +48,14 @@ class Silent:
 
 
 class Bars:
-    """A watcher that draws one line: the stage, a bar, the count and the time left."""
+    """A watcher that shows one line: the stage, a bar, the count and the remaining time."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=None)
 
     def begin(self, stage: str) -> None:
-        """Start the line of a stage anew."""
+        """Reset the line for a new stage."""
         self._progress.reset(self._task, description=escape(printable(stage)), total=None, completed=0)
 
     def advance(self, done: int, total: int) -> None:
@@ -69,7 +69,7 @@ class Bars:
 
 @contextmanager
 def watching(console: Console | None = None) -> Iterator[Watcher]:
-    """Yield a watcher that draws on standard error if that is a terminal, and one that is silent otherwise."""
+    """Yield a watcher that draws on standard error if it is a terminal, otherwise a silent one."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
         yield Silent()

@@ -1,4 +1,4 @@
-"""What a run of the whole chain gave, as data that the table, the JSON file and the report are all made from."""
+"""The results of a run of the whole chain, from which the table, the JSON file and the report are made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMA = "affdiv.run/1"
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the chain: its name, its result in a few words, whether it is good, and how long it took."""
+    """One stage of the chain: its name, its result in a few words, whether it passed, and its duration."""
 
     name: str
     result: str
@@ -24,9 +24,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Everything a run produced. ``derivation`` carries its cancelling maps and the verdict of every step.
+    """The results of a run. ``derivation`` includes its cancelling maps and the verdict of every step.
 
-    ``environment`` names the versions and the machine; ``package`` is the manifest of the generated package.
+    ``environment`` gives the versions and the machine; ``package`` is the manifest of the generated package.
     """
 
     seed: int
@@ -44,7 +44,7 @@ class RunResult:
 
     @property
     def ok(self) -> bool:
-        """Whether every stage is good."""
+        """Whether every stage passed."""
         return all(stage.ok for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Results as tables for a person and as JSON for a program, on standard output."""
+"""Print results on standard output, as tables or as JSON."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from verify.run.record import RunResult
 
 _STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.SKIPPED: "yellow"}
 _PIPE_WIDTH = 200
-_FEW = 60  # so many checks are still read one by one
+_FEW = 60  # up to this many checks are listed one by one
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print plain data as JSON; a number that JSON cannot hold is a defect, not an output."""
+    """Print plain data as JSON; ValueError for NaN or infinity, which would be a bug."""
     typer.echo(json.dumps(value, indent=1, allow_nan=False))
 
 
 def print_stages(result: RunResult) -> None:
-    """Print the stages of a run and where the report is."""
+    """Print the stages of a run and the path of the report."""
     table = _table("Stage", "", "Result", "Time")
     for stage in result.stages:
         status = Status.PASS if stage.ok else Status.FAIL
@@ -39,9 +39,9 @@ def print_stages(result: RunResult) -> None:
 
 
 def print_checks(checks: list[Check], setting: Setting) -> None:
-    """Print a row for each layer, family, backend and type, or one for each check where there are few; then failures.
+    """Print a row for each layer, family, backend and dtype, or for each check if there are few; then failures.
 
-    Residuals that nothing cancels are said apart. Each failure comes with its command.
+    Residuals of factors that do not cancel are listed separately. Each failure includes the command that repeats it.
     """
     console = _console()
     table = _each(checks) if len(checks) <= _FEW else _grouped(checks)
@@ -67,7 +67,7 @@ def _each(checks: list[Check]) -> Table:
 
 
 def _grouped(checks: list[Check]) -> Table:
-    """Return the counts of each group, and the check whose measured number is largest in relation to its bound."""
+    """Return the counts of each group, and the check with the largest measured number relative to its bound."""
     table = _table("Layer", "Family", "Computed by", "Type", "Passed", "", "Worst", "Bound", "Of")
     groups: dict[tuple[str, str, str, str], list[Check]] = {}
     for check in checks:
@@ -82,7 +82,7 @@ def _grouped(checks: list[Check]) -> Table:
 
 
 def _ratio(check: Check) -> float:
-    """Return the measured number over its bound; what failed without a number is beyond all."""
+    """Return the measured number over its bound; infinite for a failure without a number."""
     if check.measured is None or not check.bound:
         return math.inf if check.status is Status.FAIL else 0.0
     return math.inf if math.isnan(check.measured) else check.measured / check.bound
@@ -98,14 +98,14 @@ def _row(check: Check) -> Iterable[Text | str]:
 
 
 def _print_residuals(console: Console, checks: list[Check]) -> None:
-    """Say of each layer whose self factor nothing cancels what was measured of it."""
+    """Print the measured residual of each layer whose self factor does not cancel."""
     for check in checks:
         if check.is_residual and check.status is Status.PASS:
             console.print(Text(f"residual of {check.equation.rsplit('/', 1)[0]}: {check.reason}"), soft_wrap=True)
 
 
 def _print_skips(console: Console, checks: list[Check]) -> None:
-    """Say each reason for skipping once."""
+    """Print each reason for skipping once."""
     for reason in dict.fromkeys(check.reason for check in checks if check.status is Status.SKIPPED):
         console.print(Text(f"skipped: {reason}", style="yellow"), soft_wrap=True)
 
@@ -125,6 +125,6 @@ def _table(*headings: str) -> Table:
 
 
 def _console() -> Console:
-    """Return standard output, wide where it is a file or a pipe, so that nothing is cut."""
+    """Return standard output, wide if it is a file or a pipe, so that nothing is cut off."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)

@@ -1,1 +1,1 @@
-"""Training runs on real data: what is trained, how it is started, what is measured while it trains."""
+"""Training runs on real data: networks, update rules, sweeps, and measurements during training."""

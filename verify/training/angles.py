@@ -1,9 +1,9 @@
-"""Layers at any angle t(r) of the affine family: derived, generated and imported when a trial asks for one.
+"""Layers at any angle t(r) of the affine family: derived, generated and imported on request of a trial.
 
     text ──▶ parsed expression ──▶ package in the cache, under the digest of text and generator ──▶ class
 
-The text is read by the parser of formulas and never evaluated. A package is written whole or not at all, so that
-workers that ask for one angle at once find either none or all of it.
+The formula parser reads the text; it is never executed. A package is written atomically, so that concurrent workers
+find either all of it or nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CLASS, _FOLDER = "AngleLike", "affdiv"
 
 @cache
 def parsed(text: str) -> Expr:
-    """Return the angle that a text spells, a function of the positive symbol ``r``; UsageError, in a line, else."""
+    """Return the angle that a text describes, an expression in the positive symbol ``r``; else raise UsageError."""
     from derive.formula import parse_angle
 
     try:
@@ -39,7 +39,7 @@ def parsed(text: str) -> Expr:
 
 @cache
 def scale_invariant(text: str) -> bool | None:
-    """Return whether the map at an angle ignores the length of its input, as derived; None if that is not decided."""
+    """Return whether the map at an angle is derived to be scale invariant; None if undecided."""
     from codegen.plans.solve_at import solve_at
     from derive.layers import layer
 
@@ -48,30 +48,30 @@ def scale_invariant(text: str) -> bool | None:
 
 @cache
 def layer_class(text: str) -> type[nn.Module]:
-    """Return the generated class of an angle, from the cache if it is there.
+    """Return the generated class of an angle, from the cache if possible.
 
     Raises:
-        UsageError: an angle that cannot be derived, a cache that cannot be written.
+        UsageError: the angle cannot be derived, or the cache cannot be written.
     """
     return cast("type[nn.Module]", getattr(_imported(_package(text)), _CLASS))
 
 
 @cache
 def layers_digest(text: str) -> str:
-    """Return the SHA-256 of the package of an angle: of its derivations and of all of its files."""
+    """Return the SHA-256 of an angle's package: of its derivations and all its files."""
     from codegen.package import MANIFEST
 
     return hashlib.sha256((_package(text) / MANIFEST).read_bytes()).hexdigest()
 
 
 def cache_folder() -> Path:
-    """Return the folder of generated angles: ``affdiv/angles`` in ``XDG_CACHE_HOME``, or in ``~/.cache``."""
+    """Return the cache folder of generated angles: ``affdiv/angles`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
     given = os.environ.get("XDG_CACHE_HOME")
     return (Path(given) if given else Path.home() / ".cache") / _FOLDER / "angles"
 
 
 def _package(text: str) -> Path:
-    """Return the folder of the package of an angle, written if it is not there."""
+    """Return the folder of an angle's package, which is written if missing."""
     from codegen.compiler import build
     from codegen.package import MANIFEST, write
 
@@ -83,14 +83,14 @@ def _package(text: str) -> Path:
         try:
             write(texts, folder)
         except OSError:
-            if not (folder / MANIFEST).is_file():  # else another process was first, with the same package
+            if not (folder / MANIFEST).is_file():  # otherwise another process has written the same package
                 raise
     return folder
 
 
 @cache
 def _generator_digest() -> str:
-    """Return the SHA-256 of the sources that a package follows from."""
+    """Return the SHA-256 of the sources that determine a package."""
     import codegen
     import derive
 
@@ -105,7 +105,7 @@ def _generator_digest() -> str:
 
 
 def _imported(folder: Path) -> ModuleType:
-    """Return the package in a folder as a module of its own name."""
+    """Import the package in a folder under a unique name."""
     if folder.name in sys.modules:
         return sys.modules[folder.name]
     spec = importlib.util.spec_from_file_location(

@@ -1,4 +1,4 @@
-"""The step of a stack of seeds as one CUDA graph: recorded once, then replayed in one launch on copied batches.
+"""The training step of a stack of seeds as one CUDA graph: captured once, then replayed on copied batches.
 
 Launching hundreds of small kernels takes the host longer than the GPU needs to compute them. A graph repeats the same
 launches on the same memory, so every number must be in a tensor. Update rules whose constants change from step to step
@@ -20,13 +20,13 @@ from verify.training.traced import Step
 Take = Callable[[Tensor, Tensor, int], Tensor]  # inputs (S, B, ...), classes (S, B), number of the step -> losses (S,)
 
 CAPTURED_RULES = ("sgd", "momentum")
-_WARM_UP = 3  # steps before a capture, in which libraries choose their kernels and make their workspaces
+_WARM_UP = 3  # steps before a capture, in which libraries choose kernels and allocate workspaces
 
 
 def step_taker(step: Step, update: StackedUpdate, buffers: list[Tensor], x: Tensor, y: Tensor) -> Take:
-    """Return the function that takes a step of a team; ``x`` and ``y`` are a batch of the shapes that will come.
+    """Return the function that takes a step of a stack; ``x`` and ``y`` are a batch with the shapes of all batches.
 
-    On a GPU it replays a graph; where that cannot be, the reason is printed on standard error and steps are plain.
+    On a GPU it replays a graph; if that is impossible, it prints the reason on standard error and takes plain steps.
     """
 
     def plain(x: Tensor, y: Tensor, number: int) -> Tensor:
@@ -48,23 +48,23 @@ def step_taker(step: Step, update: StackedUpdate, buffers: list[Tensor], x: Tens
 
 
 def why_not(rule: str) -> str | None:
-    """Return why a rule's steps cannot be one graph, or None where they can."""
+    """Return why a rule's steps cannot be captured as a graph, or None if they can."""
     if rule in CAPTURED_RULES:
         return None
     return f"the constants of {rule} change from step to step; {' and '.join(CAPTURED_RULES)} are captured"
 
 
 class Captured:
-    """Steps that replay one graph.
+    """Training steps that replay one graph.
 
     Args:
-        take: the step that is recorded.
-        state: every tensor that it changes; all of them are as before after the recording.
-        x: inputs of the shape of every batch, on the GPU.
+        take: the step to capture.
+        state: every tensor that it changes; all of them are restored after the capture.
+        x: inputs with the shape of every batch, on the GPU.
         y: classes, likewise.
 
     Raises:
-        RuntimeError: the step does what a graph cannot hold, such as looking at a value, or memory is short.
+        RuntimeError: the step does something that cannot be captured, such as reading a value, or memory is short.
     """
 
     def __init__(self, take: Take, state: list[Tensor], x: Tensor, y: Tensor) -> None:
@@ -79,14 +79,14 @@ class Captured:
             self.losses = take(self.x, self.y, 1)
 
     def __call__(self, x: Tensor, y: Tensor, number: int) -> Tensor:
-        """Take a step on a batch; return the losses (S,) before it, in a tensor of their own."""
+        """Take a step on a batch; return the losses (S,) before it, as a copy."""
         self.x.copy_(x)
         self.y.copy_(y)
         self.graph.replay()
         return self.losses.clone()
 
     def _warm_up(self, take: Take) -> None:
-        """Take a few steps on a stream of their own, as capturing asks for."""
+        """Take a few steps on a separate stream, which capturing requires."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -1,7 +1,7 @@
-"""A stopped trial or team as a file: safetensors for the tensors, JSON beside them in the file's own header.
+"""Checkpoints of trials or stacks: tensors as safetensors, with JSON state in the header of the same file.
 
-A file is there whole or not at all: it is written under another name, flushed, renamed, and its folder flushed. One
-that was damaged later is noticed by its digest and counts as no checkpoint: the trial then starts from its beginning.
+Files are written atomically: under another name, flushed, renamed, and the folder flushed. A file that was damaged
+later is recognised by its digest and ignored: the trial then starts again from the beginning.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Run = TrialRun | TeamRun
 
 
 class DamagedCheckpoint(Exception):
-    """A file that is not a checkpoint of this trial, or no longer."""
+    """A file that is no valid checkpoint of this trial."""
 
 
 def save_checkpoint(run: Run, path: Path) -> None:
-    """Write the state of a run between two steps, atomically and flushed to the disk."""
+    """Write the state of a run between two steps, atomically and flushed to disk."""
     write_checkpoint(content_of(run), path)
 
 
 def content_of(run: Run) -> bytes:
-    """Return the state of a run between two steps as a checkpoint holds it."""
+    """Return the state of a run between two steps as the bytes of a checkpoint."""
     tensors = _tensors(run)
     state = json.dumps(_state(run), sort_keys=True, allow_nan=False)
     content: bytes = save(tensors, {"state": state, "digest": _digest(tensors, state)})
@@ -45,7 +45,7 @@ def content_of(run: Run) -> bytes:
 
 
 def write_checkpoint(content: bytes, path: Path) -> None:
-    """Write a checkpoint, atomically and flushed to the disk."""
+    """Write the bytes of a checkpoint, atomically and flushed to disk."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as stream:
@@ -61,11 +61,11 @@ def write_checkpoint(content: bytes, path: Path) -> None:
 
 
 def load_checkpoint(run: Run, path: Path) -> None:
-    """Put a saved state into a fresh run of the same trial.
+    """Load a saved state into a new run of the same trial.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        DamagedCheckpoint: there is one that cannot be used; the run is as it was.
+        DamagedCheckpoint: the checkpoint cannot be used; the run is unchanged.
     """
     if not path.exists():
         raise FileNotFoundError(path)
@@ -84,7 +84,7 @@ def load_checkpoint(run: Run, path: Path) -> None:
 
 
 def remove_checkpoints(folder: Path, identity: str) -> None:
-    """Remove what a finished trial has left: its checkpoint and unfinished writes of it."""
+    """Remove the checkpoint of a finished trial, and unfinished writes of it."""
     for path in folder.glob(f"*{identity}*"):
         path.unlink(missing_ok=True)
 
@@ -102,7 +102,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _parts(run: Run) -> dict[str, TrialRun]:
-    """Return the trials of a run by what the names of their tensors begin with."""
+    """Return the trials of a run, keyed by the prefix of their tensors' names."""
     return {f"{k}/": member for k, member in enumerate(run.members)} if isinstance(run, TeamRun) else {"": run}
 
 
@@ -111,7 +111,7 @@ def _parameters(run: TrialRun) -> dict[str, Tensor]:
 
 
 def _moments(run: Run) -> dict[str, Tensor]:
-    """Return what the update rule keeps; the members of a team take no steps of their own and keep nothing."""
+    """Return the update rule's state; the members of a stack take no steps of their own and have none."""
     return {f"update/{k}/{j}": v for k, moment in enumerate(run.update.state) for j, v in enumerate(moment)}
 
 
@@ -123,7 +123,7 @@ def _tensors(run: Run) -> dict[str, Tensor]:
 
 
 def _restore(run: TrialRun, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Put the saved tensors and state of one trial into a fresh run of it."""
+    """Load the saved tensors and state of one trial into a new run of it."""
     with torch.no_grad():
         for name, value in _parameters(run).items():
             value.copy_(tensors[name])

@@ -1,4 +1,4 @@
-"""``affdiv experiment``: run a sweep, say how far it is, print its table. Imports what a command needs when it runs."""
+"""``affdiv experiment``: run a sweep, show its progress, export its table. Imports are deferred to the calls."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ Name = Annotated[
 StorePath = Annotated[Path, typer.Option("--store", help="The folder (or .sqlite file) that holds trials and results.")]
 Data = Annotated[
     str | None,
-    typer.Option("--data", metavar="PATH", help="A folder of images or a text file, in place of the file's data."),
+    typer.Option("--data", metavar="PATH", help="A folder of images or a text file, instead of the experiment's data."),
 ]
 Scale = Annotated[
-    str, typer.Option("--scale", help="cpu: small, as in the file; paper: with the changes of its table [paper].")
+    str,
+    typer.Option("--scale", help="cpu: small, as in the file; paper: with the changes in the file's table [paper]."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
@@ -46,11 +47,11 @@ RetryWhere = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=VALUE",
-        help="Try those again that have this setting, state, id (beginning) or error (a part); may be repeated.",
+        help="Retry trials with this setting, state, id (its beginning) or error (part of it); may be repeated.",
     ),
 ]
 TrialSeconds = Annotated[
-    float, typer.Option(min=0.0, help="The longest that a trial, or a stack of seeds, may take; 0 for no limit.")
+    float, typer.Option(min=0.0, help="Time limit of a trial or a stack of seeds; 0 means no limit.")
 ]
 
 
@@ -61,23 +62,25 @@ def run(
     scale: Scale = "cpu",
     engine: Annotated[str, typer.Option(help="What runs the workers: local, or ray for a cluster.")] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="How many trials run at once; by default one per core.")
+        int | None, typer.Option(min=1, max=1024, help="Number of trials that run at once; default: one per core.")
     ] = None,
     data: Data = None,
     device: Annotated[str, typer.Option(help="Where the trials train: cpu or cuda.")] = "cpu",
     seeds: Annotated[
         str,
-        typer.Option(help="Seeds of one configuration: together (one stack), apart, or auto, by what is faster."),
+        typer.Option(help="Seeds of one configuration: together (one stack), apart, or auto (the faster of both)."),
     ] = "auto",
     from_table: Annotated[
         list[Path] | None,
-        typer.Option("--from", metavar="TABLE", help="An exported table whose results are taken; may be repeated."),
+        typer.Option("--from", metavar="TABLE", help="Take results from this exported table; may be repeated."),
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed and quarantined trials again.")] = False,
     retry_where: RetryWhere = None,
-    checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="How often a trial's state is saved.")] = 20.0,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Seconds between two saves of a trial's state.")
+    ] = 20.0,
     lease_seconds: Annotated[
-        float, typer.Option(min=2.0, help="How long a worker that gives no sign of life keeps its trial.")
+        float, typer.Option(min=2.0, help="Seconds after which a silent worker loses its trial.")
     ] = 60.0,
     trial_seconds: TrialSeconds = 0.0,
     json: Json = False,
@@ -85,8 +88,8 @@ def run(
     """Train every trial of an experiment that is not done yet.
 
     Ctrl-C stops it cleanly. Give the same command again to resume, also after a crash. --from copies results from an
-    exported table into the store if the id of the trial still matches; it names all others and trains them again.
-    Exit code 1 if a trial failed for good; a diverged trial counts as a result.
+    exported table into the store if the trial's id still matches; it lists all others and trains them again. Exit code
+    1 if a trial failed permanently; a diverged trial counts as a result.
     """
     from verify.run.progress import watching
     from verify.training.driver import drive, job_of, register, summary
@@ -118,7 +121,7 @@ def run(
 
 
 def _take_up(store: Store, name: str, tables: Sequence[Path], again: Callable[[Row], bool] | None) -> None:
-    """Put back what tables hold of an experiment, try those again that ``again`` names, and say what came of it."""
+    """Import an experiment's results from tables, mark the trials selected by ``again`` for retry, and report both."""
     from verify.training.refill import refill
 
     for path in tables:
@@ -148,7 +151,8 @@ def export(
     data: Data = None,
     form: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there; CSV is printed otherwise.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write to this file; without it, CSV is printed."),
     ] = None,
 ) -> None:
     """Print or write a table with one row per trial, sorted, with every setting and every metric."""
@@ -162,7 +166,7 @@ def export(
     if form == "parquet":
         demand_parquet("writing")
         if output is None:
-            raise UsageError("--format parquet is no text to print; name a file for it with -o FILE")
+            raise UsageError("--format parquet cannot be printed; name a file with -o FILE")
     if output is not None:
         check_folder(output.parent, (output.name,), "-o")
     with Store(store, read_only=True) as opened:
@@ -196,7 +200,7 @@ def _name(given: str) -> str:
 
 
 def experiment_of(given: str, scale: str = "cpu") -> Experiment:
-    """Return the experiment of a file, or the bundled one of a name, at a scale."""
+    """Return an experiment from a file or a bundled one by name, at a scale."""
     from verify.training.experiment import SCALES, load_experiment
 
     _one_of("--scale", scale, SCALES)
@@ -206,27 +210,27 @@ def experiment_of(given: str, scale: str = "cpu") -> Experiment:
     if given not in bundled:
         known = ", ".join(bundled)
         raise UsageError(
-            f"no experiment {given!r} is bundled ({known} are); for a file of yours, its path ends in .toml"
+            f"no bundled experiment is named {given!r}; there are {known}; the path of your own file must end in .toml"
         )
     return load_experiment(bundled[given], scale=scale)
 
 
 def _source(experiment: Experiment, data: str | None) -> str:
-    """Return what the trials train on: the name of what is built in, or an absolute path."""
+    """Return the data source: the name of built-in data, or an absolute path."""
     from verify.files import expanded
     from verify.training.config import DATA
     from verify.training.experiment import GIVEN
 
     if data is None and experiment.data == GIVEN:
         raise UsageError(
-            f"experiment {experiment.name!r} leaves its data to you at this scale; name it with --data PATH"
+            f"experiment {experiment.name!r} has no data of its own at this scale; name a source with --data PATH"
         )
     chosen = experiment.data if data is None else data
     if chosen in DATA:
         return chosen
     path = expanded(chosen).absolute()
     if not path.exists():
-        raise UsageError(f"--data {data!r} does not exist; name a folder or file that does, or leave --data out")
+        raise UsageError(f"--data {data!r} does not exist; name an existing folder or file, or leave --data out")
     return str(path)
 
 
@@ -247,7 +251,7 @@ def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _demand_same(store: Store, given: str, experiment: Experiment, data: str | None) -> None:
-    """Refuse to speak of an experiment that was not started in this store, or not as its file now stands."""
+    """Raise UsageError if the experiment was not run in this store, or its file has changed since."""
     from verify.training.experiment import scale_of
 
     known, name = store.experiments(), experiment.name
@@ -268,21 +272,21 @@ def _demand_same(store: Store, given: str, experiment: Experiment, data: str | N
 
 def _stopped(result: dict[str, Any]) -> str:
     counts = result["trials"]
-    return f"stopped: {counts['done']} of {sum(counts.values())} trials done; the same line goes on from here"
+    return f"stopped: {counts['done']} of {sum(counts.values())} trials done; give the same command again to continue"
 
 
 def _best(best: dict[str, Any]) -> str:
-    """Say in a line which rate a setting does best with, and whether a better one may lie beyond the grid."""
+    """Return one line with a setting's best rate, and whether a better one may lie beyond the grid."""
     setting = ", ".join(str(value) for value in best["setting"].values())
     if best["validation_accuracy"] is None:
-        return f"{setting}: diverged at every rate; give smaller ones"
-    edge = "; at the edge of the grid: a better rate may lie beyond" if best["at_edge"] else ""
+        return f"{setting}: diverged at every rate; add smaller rates"
+    edge = "; at the edge of the grid: a better rate may lie beyond it" if best["at_edge"] else ""
     accuracy = f"{100 * best['validation_accuracy']:.1f} % of validation right"
     return f"{setting}: best rate {best['learning_rate']:g}, {accuracy}{edge}"
 
 
 def _print(result: dict[str, Any], json: bool) -> None:
-    """Print the state of an experiment as JSON or as lines for a person."""
+    """Print the state of an experiment as JSON or as text."""
     if json:
         from verify.run.table import print_json
 

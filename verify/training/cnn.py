@@ -1,9 +1,9 @@
-"""A convolutional network for images whose every layer, the last one included, is of one method.
+"""A convolutional network for images, in which all layers, including the last, use one method.
 
     image -> ``depth`` times (convolution of ``width`` channels, activation) -> mean over space -> classes
 
-Every second convolution has stride 2, as long as the shorter side has at least 8 pixels. Not supported: images of other
-sizes than it was built for, pooling between layers.
+Every second convolution has stride 2 while the shorter side has at least 8 pixels. Not supported: images of a size
+other than the one it was built for, pooling between layers.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _LEAST_SIDE = 8
 
 
 class CNN(Network):
-    """``depth`` convolutions of one width, the mean over space, then a layer of one unit per class.
+    """``depth`` convolutions of one width, the mean over space, then a layer with one unit per class.
 
     Args:
-        shape: (channels, height, width) of an image, which comes flattened.
+        shape: (channels, height, width) of an image; the inputs are flattened.
         classes: the number of classes.
-        method: what its layers are.
-        width: the channels of a convolution.
+        method: the kind of its layers.
+        width: the number of channels of each convolution.
         depth: the number of convolutions.
-        activation: the name of what follows each.
+        activation: the name of the activation after each convolution.
     """
 
     chunk, probed = 256, 8
@@ -58,12 +58,12 @@ class CNN(Network):
         return {f"layer {number}": layer for number, layer in enumerate(layers, start=1)}
 
     def second_moments(self) -> list[float]:
-        """Return E[x^2] of what each layer receives; the mean over space is counted as if it were of equal values."""
+        """Return E[x^2] of each layer's input; the spatial mean is treated as if all positions had equal values."""
         return [1.0, *[mean_square(self.activation)] * len(self.convolutions)]
 
 
 def strides(side: int, depth: int) -> list[int]:
-    """Return the stride of each of ``depth`` convolutions of an image whose shorter side has so many pixels."""
+    """Return the strides of ``depth`` convolutions of an image whose shorter side has ``side`` pixels."""
     found = []
     for number in range(1, depth + 1):
         found.append(2 if number % 2 == 0 and side >= _LEAST_SIDE else 1)

@@ -1,4 +1,4 @@
-"""The settings of one trial, and the randomness that follows from them and from nothing else."""
+"""The settings of one trial, and the random generators, which depend on the settings alone."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from verify.training.angles import parsed
 
 METHODS = ("none", "batch-norm", "layer-norm", "rms-norm", "norm-like", "affine-like")
 WIDE_KAPPA = "affine-like-n+1"  # affine-like at kappa = n + 1, the self factor of a plain layer on average
-ANGLE = "angle"  # is generated for the angle that a trial names
+ANGLE = "angle"  # its layer is generated for the trial's angle
 METHODS_OF = {
     "mlp": (*METHODS, WIDE_KAPPA, "rms-norm-eps", ANGLE),
     "cnn": ("none", "batch-norm", "layer-norm", "rms-norm", "patch-norm", "patch-norm-like", "patch-norm-centred"),
     "transformer": ("none", "layer-norm", "rms-norm", "norm-like", "affine-like", "qk-norm"),
 }
-DATA = ("digits", "declaration")  # what is built in
+DATA = ("digits", "declaration")  # the built-in data sets
 UPDATES = ("sgd", "momentum", "adam", "adamw", "nlms", "foof")
 ACTIVATIONS = ("tanh", "leaky-relu", "relu")
 MODELS = tuple(METHODS_OF)
@@ -32,22 +32,23 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """Everything that decides a trial. Two trials with equal settings give equal results on the CPU.
+    """All settings that determine a trial. Trials with equal settings give equal results on the CPU.
 
-    ``depth`` counts hidden layers of ``width`` units, convolutions of ``width`` channels, or a transformer's blocks of
-    that width. The length is given in ``epochs`` or in ``steps``; the other is None. ``evaluate_every`` and
-    ``probe_every`` are the numbers of steps between two evaluations and between two looks into the layers, 0 for none.
-    ``seed`` decides first weights, order and the parts of the data, each by a stream of its own; ``split_seed`` fixes
-    the parts for all seeds, for who wants that. ``device`` is part of the settings because the bits of a result depend
-    on it. ``init`` draws the first weights so that each method starts with pre-activations of unit variance, from a
-    normal distribution or with orthogonal rows or columns, or as torch's layers do. ``train_samples`` and
-    ``evaluation_samples`` are the most samples of the training part, and of each of the other two, that are used, 0 for
-    all: the first of each part, which are in the order of the split's permutation, or of a text. ``angle`` is the t(r)
-    of the method ``angle``, such as ``"atan(r)/2"``, and None for every other method. ``context`` is the number of
-    characters that a transformer sees; it decides nothing elsewhere.
+    ``depth`` counts hidden layers of ``width`` units, convolutions of ``width`` channels, or transformer blocks of that
+    width. The length is given in ``epochs`` or in ``steps``; the other is None. ``evaluate_every`` and ``probe_every``
+    are the numbers of steps between two evaluations and between two probes of the layers; 0 means none. ``seed``
+    determines initial weights, order and data split, each through a separate stream; ``split_seed`` fixes the split for
+    all seeds. ``device`` is a setting because the bits of a result depend on it.
+
+    ``init`` draws the initial weights so that each method starts with pre-activations of unit variance, from a normal
+    distribution or with orthogonal rows or columns; or it draws them as torch's layers do. ``train_samples`` and
+    ``evaluation_samples`` limit the number of training samples, and of samples in each of the other two parts, to the
+    first ones (in the order of the split's permutation, or of the text); 0 means all. ``angle`` is the t(r) of the
+    method ``angle``, such as ``"atan(r)/2"``, and None for every other method. ``context`` is the number of characters
+    that a transformer sees; other models ignore it.
 
     Raises:
-        UsageError: a setting that cannot be used, or two that cannot be used together.
+        UsageError: an invalid setting, or two settings that contradict each other.
     """
 
     method: str
@@ -88,9 +89,11 @@ class TrialConfig:
             )
         rate = self.learning_rate
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
-            raise UsageError(f"learning_rate = {rate!r} is not a rate; give a positive finite number")
+            raise UsageError(f"learning_rate = {rate!r} is not a valid rate; give a positive finite number")
         if self.method == "batch-norm" and self.batch_size == 1:
-            raise UsageError("method = 'batch-norm' has no variance in a batch of one; give a batch_size of at least 2")
+            raise UsageError(
+                "method = 'batch-norm' cannot compute a variance in a batch of one; give a batch_size of at least 2"
+            )
 
     def _check_method(self) -> None:
         own = METHODS_OF[self.model]
@@ -105,7 +108,7 @@ class TrialConfig:
         return hashlib.sha256(json.dumps(self.told(), sort_keys=True).encode()).hexdigest()
 
     def told(self) -> dict[str, Any]:
-        """Return the settings that decide this trial: all, but for an angle that there is not and other models' own."""
+        """Return the settings that determine this trial, without unset optional ones and those of other models."""
         return {
             name: value
             for name, value in asdict(self).items()
@@ -114,12 +117,12 @@ class TrialConfig:
 
     @property
     def split(self) -> int:
-        """The seed that the parts of the data follow from."""
+        """The seed of the data split."""
         return self.seed if self.split_seed is None else self.split_seed
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The number format of parameters and data."""
+        """The dtype of parameters and data."""
         return DTYPES[self.dtype]
 
 
@@ -131,9 +134,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "device": DEVICES,
     "init": INITS,
 }
-_UNTOLD = ("angle", "split_seed")  # where there is none
-_ONLY = {"context": ("transformer",)}  # settings that decide something in these models alone
-_RANGES = {  # the largest value is one that no machine at hand outgrows, so that a slip of the hand is refused at once
+_UNTOLD = ("angle", "split_seed")  # left out of the identity if None
+_ONLY = {"context": ("transformer",)}  # settings that only these models use
+_RANGES = {  # upper limits beyond any available machine, so that a typing error is rejected at once
     "width": (1, 2**20),
     "depth": (1, 1000),
     "batch_size": (1, 2**24),
@@ -148,25 +151,26 @@ _OPTIONAL = {"epochs": (1, 10**9), "steps": (1, 10**9), "split_seed": (0, 2**63 
 
 
 def generator(*key: object) -> torch.Generator:
-    """Return a generator whose seed is a digest of ``key``: one for each purpose, so that no purpose disturbs another.
+    """Return a generator whose seed is a digest of ``key``; each purpose has its own, independent of the others.
 
-    First weights follow from seed and layer, the order of the samples from seed and epoch, a probe's directions from
-    seed and step, and from nothing else: they are the same for all methods, rates, number formats and measurements.
+    Initial weights depend only on seed and layer, the order of samples on seed and epoch, a probe's directions on seed
+    and step: they are the same for all methods, rates, dtypes and measurements.
     """
     digest = hashlib.sha256("/".join(str(part) for part in key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _check_angle(method: str, angle: object) -> None:
-    """Refuse an angle that cannot be read, one without its method, and the method without one."""
+    """Raise UsageError for an unreadable angle, an angle without the method ``angle``, and that method without one."""
     if (method == ANGLE) != (angle is not None):
         raise UsageError(
-            f"method = {method!r} and angle = {angle!r}: the method 'angle' has an angle, and no other has"
+            f"method = {method!r} and angle = {angle!r}: the method 'angle' needs an angle, and no other method takes "
+            "one"
         )
     if angle is None:
         return
     if not isinstance(angle, str):
-        raise UsageError(f'angle = {angle!r} is no text; give an angle t(r) such as "atan(r)"')
+        raise UsageError(f'angle = {angle!r} is not text; give an angle t(r) such as "atan(r)"')
     parsed(angle)
 
 
@@ -177,6 +181,6 @@ def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
 
 def _within(name: str, value: object, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{name} = {value!r} is not usable; give a whole number of at least {least}")
+        raise UsageError(f"{name} = {value!r} is not valid; give a whole number of at least {least}")
     if value > most:
         raise UsageError(f"{name} = {value!r} is too large; give a whole number of at most {most}")

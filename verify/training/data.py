@@ -1,8 +1,8 @@
-"""The data a trial trains on: three parts that follow from a seed, standardised without the test part.
+"""Load the data of a trial in three parts (training, validation, test), split by a seed and standardised.
 
-Built in are scikit-learn's digits (1,797 images of 8 x 8 pixels, embedded in scikit-learn) and a short text, the
-Declaration of Independence of 1776; a path names a folder of images, see ``image_files``, or a text file, see
-``text_files``.
+Statistics for standardisation come from the training part alone. Built in are scikit-learn's digits (1,797 images of 8
+x 8 pixels, included in scikit-learn) and a short text, the Declaration of Independence of 1776. A path names a folder
+of images, see ``image_files``, or a text file, see ``text_files``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ TRAIN_SHARE, VALIDATION_SHARE = 0.6, 0.2
 
 
 def load(name: str, seed: int, dtype: torch.dtype = torch.float64, context: int = 0) -> Dataset:
-    """Return what is built in, the images of a folder or a text file, split by ``seed``.
+    """Return a built-in data set, the images of a folder, or a text file, split by ``seed``.
 
-    ``context`` is the length of a text's windows, 0 for models that read no text. UsageError for what is none of these,
-    and for data that cannot be used.
+    ``context`` is the length of a text's windows, 0 for models that do not read text. UsageError for an unknown name
+    and for unusable data.
     """
     if name == "digits":
         return digits(seed, dtype)

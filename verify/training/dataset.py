@@ -1,4 +1,4 @@
-"""What a trial trains on, whatever it was read from."""
+"""Data sets in memory, independent of their source."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 class Split:
     """Samples ``x`` of shape (samples, features) and their classes ``y`` of shape (samples,).
 
-    Of a text both are numbers of characters, of shape (windows, context). ``rows`` are the numbers of those samples
-    that belong to this part, in its order, None for all: parts, and the splits of several seeds, share a memory.
+    For a text both hold character indices, of shape (windows, context). ``rows`` are the indices of the samples in this
+    part, in order, None for all; so parts, and the splits of several seeds, can share one tensor.
     """
 
     x: Tensor
@@ -25,22 +25,22 @@ class Split:
         return len(self.y if self.rows is None else self.rows)
 
     def first(self, count: int) -> Split:
-        """Return the first ``count`` samples, or all where there are fewer."""
+        """Return the first ``count`` samples, or all if there are fewer."""
         if self.rows is None:
             return Split(self.x[:count], self.y[:count])
         return Split(self.x, self.y, self.rows[:count])
 
     def of(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return samples and classes at these places of the part."""
+        """Return the samples and classes at these positions of the part."""
         rows = self.numbers(places)
         return self.x.index_select(0, rows), self.y.index_select(0, rows)
 
     def numbers(self, places: Tensor) -> Tensor:
-        """Return the numbers in ``x`` of the samples at these places."""
+        """Return the indices into ``x`` of the samples at these positions."""
         return places if self.rows is None else self.rows[places]
 
     def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return the part in pieces of at most so many samples."""
+        """Yield the part in chunks of at most ``size`` samples."""
         if self.rows is None:
             yield from zip(self.x.split(size), self.y.split(size), strict=True)
             return
@@ -48,17 +48,17 @@ class Split:
             yield self.x[rows], self.y[rows]
 
     def gathered(self) -> Split:
-        """Return the same samples in a memory of their own."""
+        """Return the same samples copied into separate tensors."""
         return self if self.rows is None else Split(self.x[self.rows], self.y[self.rows])
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set in three disjoint parts, with the digest of what it was read from.
+    """A named data set in three disjoint parts, with the digest of its source.
 
-    The parts follow from that and the seed of the split. ``shape`` is that of one sample: (channels, height, width) of
-    an image, which the parts hold flattened, (context,) of a text. ``classes`` is the number of classes, of a text that
-    of its different characters.
+    The source and the split's seed determine the parts. ``shape`` is that of one sample: (channels, height, width) for
+    an image, which the parts hold flattened, (context,) for a text. ``classes`` is the number of classes; for a text,
+    of distinct characters.
     """
 
     name: str
@@ -76,11 +76,11 @@ class Dataset:
 
     @property
     def kind(self) -> str:
-        """What the samples are: ``rows``, ``images`` or ``text``."""
+        """The kind of samples: ``rows``, ``images`` or ``text``."""
         return "text" if not self.train.x.is_floating_point() else "images" if len(self.shape) == 3 else "rows"
 
     def to(self, device: str, moved: dict[int, Tensor] | None = None) -> Dataset:
-        """Return the same data on a device; ``moved`` holds what is there, for data sets that share a memory."""
+        """Return the same data on a device; ``moved`` caches tensors already there, for data sets that share them."""
         there: dict[int, Tensor] = {} if moved is None else moved
         parts = [_moved(part, device, there) for part in (self.train, self.validation, self.test)]
         return replace(self, train=parts[0], validation=parts[1], test=parts[2])
@@ -88,7 +88,7 @@ class Dataset:
     def limited(self, train: int, evaluation: int) -> Dataset:
         """Return the first ``train`` training samples and ``evaluation`` samples of each other part; 0 means all.
 
-        The digest stays that of the whole: what is left follows from it and the two numbers.
+        The digest stays that of the whole source, which together with the two numbers determines the result.
         """
         return replace(
             self,
@@ -99,10 +99,10 @@ class Dataset:
 
 
 def _moved(split: Split, device: str, there: dict[int, Tensor]) -> Split:
-    """Return a part on a device, each memory moved once."""
+    """Return a part on a device; each tensor is moved once."""
 
     def move(tensor: Tensor) -> Tensor:
-        """Return a tensor on the device, the one that is there if it is."""
+        """Return a tensor on the device, from the cache if it is there."""
         if tensor.data_ptr() not in there or there[tensor.data_ptr()].shape != tensor.shape:
             there[tensor.data_ptr()] = tensor.to(device)
         return there[tensor.data_ptr()]
@@ -111,7 +111,7 @@ def _moved(split: Split, device: str, there: dict[int, Tensor]) -> Split:
 
 
 def pooled(splits: list[Split]) -> tuple[Tensor, Tensor, list[int]]:
-    """Return the samples and classes of several parts as one memory, and where each part's own memory begins in it."""
+    """Return the samples and classes of several parts in joint tensors, and the offset of each part's tensor."""
     memories: dict[tuple[int, int], Split] = {}
     for split in splits:
         memories.setdefault(_place(split), split)

@@ -1,15 +1,15 @@
-"""Fractional designs: a balanced part of a product of lists, for sweeps where the full product costs too much.
+"""Fractional designs: a balanced part of a product of lists, for sweeps whose full product costs too much.
 
     [design]
     kind = "fraction"
-    cells = 24                         # how many combinations of the factors' values are run
+    cells = 24                         # the number of combinations of the factors' values to run
     factors = ["widths", "depths"]     # by default every list of more than one value, except the four named below
 
-Every cell is crossed with all methods, learning rates, angles and seeds, so comparisons are made inside a cell. The
+Every cell is crossed with all methods, learning rates, angles and seeds, so comparisons are made within a cell. The
 cells are chosen to overlap as little as possible in pairs. The overlap of two cells is ``(sum of the numbers of values
-of the factors in which they agree)^2``; its total is smallest for an orthogonal array (Xu, Technometrics 44, 2002).
-The search starts from 20 fixed random designs and always makes the best exchange of one cell, until none improves. So
-every value, and every pair of values of two factors, occurs about equally often.
+of the factors in which they agree)^2``; its total is smallest for an orthogonal array (Xu, Technometrics 44, 2002). The
+search starts from 20 fixed random designs and repeats the best exchange of one cell until none improves. So every
+value, and every pair of values of two factors, occurs about equally often.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from derive.errors import UsageError
 
 FRACTION = "fraction"
 CROSSED = ("methods", "learning_rates", "angles", "seeds")
-MOST_CELLS = 1_000  # combinations that a part is taken of
+MOST_CELLS = 1_000  # most combinations in the full product
 _STARTS = 20
 _KEYS = ("kind", "cells", "factors")
 _EXAMPLE = 'write [design] and, below it, kind = "fraction" and cells = 24'
@@ -34,7 +34,7 @@ Error = Callable[[str], UsageError]
 
 
 def fraction(levels: Sequence[int], cells: int) -> list[tuple[int, ...]]:
-    """Return the cells, sorted, each as the numbers of its factors' values, for factors of so many values each."""
+    """Return the sorted cells, each as value indices of the factors; ``levels`` are the factors' numbers of values."""
     every = np.stack([axis.ravel() for axis in np.indices(tuple(levels))], axis=1)
     common = np.stack([((every == cell) @ np.array(levels)) ** 2 for cell in every])
     starts = [np.array(sorted(range(len(every)), key=partial(_drawn, start))[:cells]) for start in range(_STARTS)]
@@ -43,12 +43,12 @@ def fraction(levels: Sequence[int], cells: int) -> list[tuple[int, ...]]:
 
 
 def _drawn(start: int, cell: int) -> bytes:
-    """Return what orders the cells of a random start, the same with every version of every library."""
+    """Return the sort key of a cell in a random start, independent of library versions."""
     return hashlib.sha256(f"{start}/{cell}".encode()).digest()
 
 
 def _exchanged(chosen: np.ndarray, common: np.ndarray) -> np.ndarray:
-    """Return the cells after every exchange of one that makes what they have in common less, the best one first."""
+    """Return the cells after exchanging one cell at a time, the best exchange first, until none reduces the overlap."""
     while True:
         shared = common[chosen].sum(axis=0)
         saved = (shared[chosen] - common.diagonal()[chosen])[:, None] - shared + common[chosen]
@@ -60,15 +60,15 @@ def _exchanged(chosen: np.ndarray, common: np.ndarray) -> np.ndarray:
 
 
 def read(given: Any, lists: Mapping[str, Sequence[Any]], error: Error) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Return the keys of a design's factors and the combinations of their values that are run.
+    """Return the keys of a design's factors and the combinations of their values to run.
 
     Args:
         given: the value of ``design`` in an experiment file.
         lists: the lists of the file by their keys.
-        error: makes of a message an exception that names the file; raised for what is no design.
+        error: turns a message into an exception that names the file; raised for an invalid design.
     """
     if not isinstance(given, dict):
-        raise error(f"{given!r} is no table; {_EXAMPLE}")
+        raise error(f"{given!r} is not a table; {_EXAMPLE}")
     unknown = next((key for key in given if key not in _KEYS), None)
     if unknown is not None:
         raise error(f"{unknown!r} is not known; the keys are {', '.join(_KEYS)}")
@@ -77,12 +77,14 @@ def read(given: Any, lists: Mapping[str, Sequence[Any]], error: Error) -> tuple[
     possible = [key for key in lists if key not in CROSSED and len(lists[key]) > 1]
     factors = given.get("factors", possible)
     if not isinstance(factors, list) or any(factor not in possible for factor in factors) or not factors:
-        raise error(f"the factors {factors!r} are no lists of more than one value; there are {', '.join(possible)}")
+        raise error(
+            f"the factors {factors!r} must be lists of more than one value; such lists are {', '.join(possible)}"
+        )
     levels = [len(lists[factor]) for factor in factors]
     cells, most = given.get("cells"), math.prod(levels)
     if most > MOST_CELLS:
-        raise error(f"the factors have {most} combinations, at most {MOST_CELLS} are taken from; shorten their lists")
+        raise error(f"the factors have {most} combinations, more than {MOST_CELLS}; shorten their lists")
     if isinstance(cells, bool) or not isinstance(cells, int) or not 0 < cells <= most:
-        raise error(f"cells = {cells!r} is no number of cells; give a whole number from 1 to {most}")
+        raise error(f"cells = {cells!r} is not a valid number of cells; give a whole number from 1 to {most}")
     chosen = fraction(levels, cells)
     return tuple(factors), [tuple(lists[f][k] for f, k in zip(factors, cell, strict=True)) for cell in chosen]

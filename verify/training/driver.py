@@ -1,4 +1,4 @@
-"""A sweep from the driver's side: write the trials into the store, keep workers going, watch until all are over.
+"""The driver of a sweep: write the trials into the store, keep workers running, watch until all trials have ended.
 
 register   experiment, data source -> trials in the store
 drive      store, engine -> every trial done or quarantined
@@ -33,12 +33,12 @@ POLL_SECONDS = 0.1
 
 
 def register(store: Store, experiment: Experiment, source: str, device: str, seeds: str = "auto") -> None:
-    """Write the trials of an experiment on the data of ``source`` into the store; those known stay as they are.
+    """Write the trials of an experiment on the data of ``source`` into the store; known ones are left unchanged.
 
-    ``seeds`` says which trials train together, see ``seed_stacks``.
+    ``seeds`` determines which trials train together, see ``seed_stacks``.
 
     Raises:
-        UsageError: data that cannot be used, a device that is not there.
+        UsageError: unusable data, or a missing device.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device 'cuda': no CUDA device on this machine; use --device cpu")
@@ -53,11 +53,11 @@ def register(store: Store, experiment: Experiment, source: str, device: str, see
 
 
 def drive(store: Store, job: Job, engine: Engine, workers: int, watch: Callable[[int, int], None]) -> None:
-    """Let workers train until every trial of the job's experiment is done or quarantined; ``watch`` hears the steps.
+    """Let workers train until every trial of the experiment is done or quarantined; ``watch`` receives the steps.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when every worker has saved its state and ended.
-        UsageError: workers that cannot work.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once every worker has saved its state and ended.
+        UsageError: the workers cannot work.
     """
     with _terminated_is_interrupted():
         try:
@@ -79,7 +79,7 @@ def drive(store: Store, job: Job, engine: Engine, workers: int, watch: Callable[
 def job_of(
     store_path: Path, experiment: str, source: str, checkpoint_seconds: float, lease: float, trial_seconds: float = 0.0
 ) -> Job:
-    """Return the job that workers of an experiment are given."""
+    """Return the job for the workers of an experiment."""
     return Job(str(store_path.absolute()), experiment, source, checkpoint_seconds, lease, trial_seconds)
 
 
@@ -101,14 +101,14 @@ def summary(store: Store, experiment: str) -> dict[str, Any]:
 
 
 def tidy(store: Store) -> None:
-    """Remove what trials that are done have left behind: their processes may have been killed before they could."""
+    """Remove checkpoints of finished trials whose processes were killed before they could do it."""
     for identity in store.done_among({path.name.lstrip(".").split(".")[0] for path in store.checkpoints.iterdir()}):
         remove_checkpoints(store.checkpoints, identity)
 
 
 @contextmanager
 def _terminated_is_interrupted() -> Iterator[None]:
-    """Let SIGTERM end the sweep as Ctrl-C does; signals are the main thread's."""
+    """Make SIGTERM end the sweep like Ctrl-C; only possible in the main thread, which handles signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

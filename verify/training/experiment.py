@@ -1,4 +1,4 @@
-"""An experiment in a TOML file: the lists whose product are its trials.
+"""Experiments in TOML files; the trials are the product of the lists in a file.
 
     data = "digits"                    # or "declaration", a text; or a path, or --data PATH
     methods = ["none", "affine-like"]
@@ -10,26 +10,26 @@
     widths = [16]
     depths = [2]
     activation = "tanh"                # or a list
-    inits = ["variance-preserving"]    # "torch": the layers' first values as torch draws them
+    inits = ["variance-preserving"]    # "torch": initial values as in torch's layers
     epochs = 2                         # or steps = 500
 
-``methods`` and ``learning_rates`` must be there; what else is left out has the value that ``TrialConfig`` gives it.
-``method_learning_rates = { affine-like = [1.0, 10.0] }`` gives single methods a grid of their own in place of
-``learning_rates``: the good rates of two methods may lie two decades apart, as their kappas do (theory, section 2).
-``update_learning_rates = { adam = [0.001, 0.01] }`` does the same for update rules, and comes first; a table in place
-of the list, ``{ momentum = { none = [0.01], affine-like = [1.0] } }``, gives grids to methods under that rule alone.
-``angles = ["pi/4", "atan(r)"]`` are the members t(r) of the affine family that the method ``angle`` stands for.
+``methods`` and ``learning_rates`` are required; other keys default to the values of ``TrialConfig``.
+``method_learning_rates = { affine-like = [1.0, 10.0] }`` gives single methods their own grid instead of
+``learning_rates``: the good rates of two methods may differ by a factor of 100, like their kappas (theory, section 2).
+``update_learning_rates = { adam = [0.001, 0.01] }`` does the same for update rules, and takes precedence; a table
+instead of the list, ``{ momentum = { none = [0.01], affine-like = [1.0] } }``, gives grids to methods under that rule
+only. ``angles = ["pi/4", "atan(r)"]`` are the members t(r) of the affine family that the method ``angle`` covers.
 Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, ``train_samples``, ``evaluation_samples``,
-``context``, and, for the reader, ``hypothesis``, ``criterion``, ``cost``. ``effect`` (that shall be found),
-``deviation`` (of a paired difference, in the same unit) and ``power`` (0.8 if not given) are what `affdiv experiment
-plan` reckons with. ``[[hypotheses]]`` declare what the runs shall decide: see `verify.training.own_hypotheses`.
-``[design]`` runs a balanced part of the product: see `verify.training.design`.
+``context``, and, for the reader, ``hypothesis``, ``criterion``, ``cost``. `affdiv experiment plan` uses ``effect`` (to
+be detected), ``deviation`` (the standard deviation of a paired difference, in the same unit) and ``power`` (default
+0.8). ``[[hypotheses]]`` declare the hypotheses that the runs test: see `verify.training.own_hypotheses`. ``[design]``
+runs a balanced part of the product: see `verify.training.design`.
 
-A file has two scales. What stands above is the scale ``cpu``; a table ``[paper]`` at the end holds the keys that differ
-at the scale ``paper``. There ``data = "--data"`` says that the one who runs it names the data.
+A file has two scales. The keys above are for the scale ``cpu``; a table ``[paper]`` at the end holds the keys that
+differ at the scale ``paper``. There ``data = "--data"`` means that the user names the data on the command line.
 
-Stages: file -> ``tomllib`` -> the keys of one scale -> each value checked alone, with its line -> the product, each
-trial checked whole.
+Stages: file -> ``tomllib`` -> the keys of one scale -> each value checked, with its line -> the product, each trial
+checked as a whole.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from verify.training.own_hypotheses import Hypothesis, read
 LARGEST_FILE = 64 * 1024
 MOST_TRIALS = 100_000
 
-_LISTS = {  # keys that hold a list, and the setting that each of its values is
+_LISTS = {  # keys that hold a list, and the setting that its values are for
     "methods": "method",
     "updates": "update",
     "learning_rates": "learning_rate",
@@ -86,9 +86,9 @@ _HYPOTHESES, _DESIGN = "hypotheses", "design"
 KEYS = ("data", *_LISTS, _OWN_RATES, _UPDATE_RATES, *_SINGLE, *_PROSE, *_AIMS, _HYPOTHESES, _DESIGN)
 CPU, PAPER = "cpu", "paper"
 SCALES = (CPU, PAPER)
-GIVEN = "--data"  # as the value of ``data``: named on the command line
+GIVEN = "--data"  # value of ``data``: the command line names the data
 _LENGTHS = ("epochs", "steps")
-_TOGETHER: dict[tuple[str, str | None], dict[str, str]] = {  # what a value must be checked with
+_TOGETHER: dict[tuple[str, str | None], dict[str, str]] = {  # settings needed to check a single value
     ("angle", None): {"method": ANGLE},
     ("method", ANGLE): {"angle": "atan(r)"},
 }
@@ -97,11 +97,10 @@ _REQUIRED = {"methods": 'methods = ["none", "affine-like"]', "learning_rates": "
 
 @dataclass(frozen=True)
 class Experiment:
-    """A named experiment: its trials before the data is known, and what its file says to a reader.
+    """A named experiment: its trials before the data is loaded, and its file's texts for the reader.
 
-    ``data`` is the name of what is built in, a path or ``--data``; every trial's own ``data`` is a placeholder until
-    the data is loaded. ``aims`` are the effect, deviation and power that the file gives, ``hypotheses`` those that it
-    declares.
+    ``data`` is a built-in name, a path or ``--data``; every trial's own ``data`` is a placeholder until the data is
+    loaded. ``aims`` are the effect, deviation and power in the file; ``hypotheses`` are those it declares.
     """
 
     name: str
@@ -114,7 +113,7 @@ class Experiment:
 
     @property
     def text(self) -> str:
-        """The experiment in one line of JSON: equal for files that ask for the same trials, data and scale."""
+        """The experiment in one line of JSON, equal for files that describe the same trials, data and scale."""
         scale = {} if self.scale == CPU else {"scale": self.scale}
         return json.dumps({"data": self.data, **scale, "trials": sorted(trial.digest for trial in self.trials)})
 
@@ -125,14 +124,13 @@ def scale_of(text: str) -> str:
 
 
 def load_experiment(path: Path, name: str | None = None, scale: str = CPU) -> Experiment:
-    """Return the experiment of a TOML file at a scale; its name is the file's, without the ending, if not given.
+    """Return the experiment of a TOML file at a scale; the default name is the file's name without its ending.
 
     Raises:
-        UsageError: a file that cannot be read or used, or that has not got the scale; the text names file, line, key,
-            value and mend.
+        UsageError: the file cannot be read or used, or lacks the scale; the text names file, line, key, value and fix.
     """
     if not path.is_file():
-        raise UsageError(f"experiment file {str(path)!r} does not exist or is no file; name an existing TOML file")
+        raise UsageError(f"experiment file {str(path)!r} is not an existing file; name a TOML file")
     content = path.read_bytes()
     if len(content) > LARGEST_FILE:
         raise UsageError(
@@ -149,7 +147,7 @@ def load_experiment(path: Path, name: str | None = None, scale: str = CPU) -> Ex
 
 
 class _Reader:
-    """Turns the table of one file at one scale into trials; ``larger`` is what the paper scale changes."""
+    """Turns the table of one file at one scale into trials; ``larger`` holds the changes for the paper scale."""
 
     def __init__(self, path: Path, source: str, table: dict[str, Any], scale: str) -> None:
         self.path, self.source, self.scale = path, source, scale
@@ -164,7 +162,7 @@ class _Reader:
             self._enlarge(table.get(PAPER))
 
     def _enlarge(self, larger: Any) -> None:
-        """Check the names of the paper scale's keys and, at that scale, let them take the place of the file's own."""
+        """Check the names of the paper scale's keys and, at that scale, override the file's keys with them."""
         if larger is None:
             raise UsageError(f"{self.path}: there is no scale 'paper'; add a table [{PAPER}] with the keys that differ")
         if not isinstance(larger, dict):
@@ -184,7 +182,7 @@ class _Reader:
             self.larger = {}
 
     def experiment(self, name: str) -> Experiment:
-        """Return the whole file as an experiment of that name."""
+        """Return the file as an experiment with the given name."""
         for key, example in _REQUIRED.items():
             if key not in self.table:
                 raise UsageError(f"{self.path}: the key {key!r} is missing; add a line such as {example}")
@@ -193,7 +191,7 @@ class _Reader:
         }
         single = {key: self._checked(key, key, self.table[key]) for key in _SINGLE if key in self.table}
         if "epochs" in single and "steps" in single:
-            raise self._error("steps", "the length is given in epochs too; keep one of the two lines")
+            raise self._error("steps", "the length is also given in epochs; keep one of the two lines")
         if "steps" in single:
             single["epochs"] = None
         prose = tuple((key, self._text(key)) for key in _PROSE if key in self.table)
@@ -203,7 +201,7 @@ class _Reader:
         return Experiment(name, self._data(), trials, prose, self.scale, aims, own)
 
     def _cells(self, lists: dict[str, list[Any]]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Return the settings of a design's factors, and their values in each cell that is run; without one, all."""
+        """Return the settings of a design's factors and their values in each cell; by default the full product."""
         if _DESIGN not in self.table:
             return (), [()]
         by_key = {key: lists[setting] for key, setting in _LISTS.items() if setting in lists}
@@ -211,11 +209,11 @@ class _Reader:
         return tuple(_LISTS[factor] for factor in factors), cells
 
     def _by_update(self, lists: dict[str, list[Any]]) -> list[dict[str, list[Any]]]:
-        """Return the lists once for every grid of rates, each with the update rules and the methods that take it."""
+        """Return the lists once for every grid of rates, each with the update rules and methods that use it."""
         updates, own = lists.get("update", ["sgd"]), self._own_rates(lists["method"])
         given = self.table.get(_UPDATE_RATES, {})
         if not isinstance(given, dict):
-            raise self._error(_UPDATE_RATES, f"{given!r} is no table; write {{ {updates[0]} = [0.1, 1.0] }}")
+            raise self._error(_UPDATE_RATES, f"{given!r} is not a table; write {{ {updates[0]} = [0.1, 1.0] }}")
         strange = next((update for update in given if update not in updates), None)
         if strange is not None:
             raise self._error(_UPDATE_RATES, f"{strange!r} is not one of the updates: {', '.join(updates)}")
@@ -230,13 +228,13 @@ class _Reader:
         return found
 
     def _by_grid(self, lists: dict[str, list[Any]], own: dict[str, list[float]]) -> list[dict[str, list[Any]]]:
-        """Return the lists once for every grid of rates, each with the methods that take it; none without methods."""
+        """Return the lists once for every grid of rates, each with the methods that use it; unused grids drop out."""
         shared = [method for method in lists["method"] if method not in own]
         grids = [(shared, lists["learning_rate"]), *(([method], rates) for method, rates in own.items())]
         return [lists | {"method": methods, "learning_rate": rates} for methods, rates in grids if methods]
 
     def _by_angle(self, grids: list[dict[str, list[Any]]]) -> list[dict[str, list[Any]]]:
-        """Return the lists with the angles for the method that takes them, and without for the other methods."""
+        """Return the lists with angles for the method ``angle``, and without them for the other methods."""
         if any(ANGLE in lists["method"] for lists in grids) != ("angles" in self.table):
             key = "angles" if "angles" in self.table else "methods"
             raise self._error(key, 'the method "angle" and a list of angles go together; write angles = ["atan(r)"]')
@@ -248,17 +246,17 @@ class _Reader:
         return split
 
     def _own_rates(self, methods: list[str], key: str = _OWN_RATES, given: Any = None) -> dict[str, list[float]]:
-        """Return the grid of each method that has its own, as ``key`` gives it in the file or ``given`` does."""
+        """Return the grid of each method that has its own, from ``given`` or from ``key`` in the file."""
         given = self.table.get(key, {}) if given is None else given
         if not isinstance(given, dict):
-            raise self._error(key, f"{given!r} is no table; write {key} = {{ {methods[0]} = [0.1, 1.0] }}")
+            raise self._error(key, f"{given!r} is not a table; write {key} = {{ {methods[0]} = [0.1, 1.0] }}")
         for method in given:
             if method not in methods:
                 raise self._error(key, f"{method!r} is not one of the methods: {', '.join(methods)}")
         return {method: self._rates(key, method, rates) for method, rates in given.items()}
 
     def _rates(self, key: str, name: str, rates: Any) -> list[float]:
-        """Return the checked grid of a method or an update rule of that name."""
+        """Return the checked grid of the named method or update rule."""
         if not isinstance(rates, list):
             raise self._error(key, f"{rates!r} is not a list; write {{ {name} = [{_toml(rates)}] }}")
         return self._values(key, "learning_rate", rates)

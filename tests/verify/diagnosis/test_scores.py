@@ -156,9 +156,9 @@ def test_a_wrong_kernel_is_seen(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"add_bias_kv": True}, "keys that no token makes"),
-        ({"add_zero_attn": True}, "keys that no token makes"),
-        ({"bias": False}, "no trained weight and bias both"),
+        ({"add_bias_kv": True}, "keys that belong to no token"),
+        ({"add_zero_attn": True}, "keys that belong to no token"),
+        ({"bias": False}, "needs trained weights and biases"),
     ],
 )
 def test_what_has_no_law_says_why(settings, reason):
@@ -177,4 +177,4 @@ def test_a_mask_that_is_not_taken_into_account_is_seen(monkeypatch):
     monkeypatch.setattr(scores, "_mask", lambda *_, **__: 0.0)
     model, x = made("causal")
     layer = verify.diagnose(model, x, loss).layer("attention.scores")
-    assert layer.shares is None and "not that which queries and keys met" in layer.missing
+    assert layer.shares is None and "does not match the gradients at queries and keys" in layer.missing

@@ -249,6 +249,6 @@ def test_a_part_that_refuses_leaves_the_others_restored():
     snapshot = Snapshot([locked, held])
     held.append(2)
     locked.flags.writeable = False
-    with pytest.raises(ExceptionGroup, match="could not be written back"):
+    with pytest.raises(ExceptionGroup, match="could not be restored"):
         snapshot.restore()
     assert held == [1]

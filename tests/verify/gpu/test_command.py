@@ -36,7 +36,7 @@ def test_wrong_words_exit_2(words, message, capsys, tmp_path):
 
 def test_wrong_values_exit_2_with_one_line(tmp_path, capsys):
     there = ["--device", "cpu", "-o", str(tmp_path)]
-    cases = [([*there, "--data", str(tmp_path / "none")], "is no folder; name one that holds images")]
+    cases = [([*there, "--data", str(tmp_path / "none")], "is not a folder; name a folder of images")]
     cases += [(["--device", "cpu", "-o", "/proc/nowhere"], "cannot be written")]
     if not torch.cuda.is_available():
         cases += [(["-o", str(tmp_path)], "no CUDA device on this machine")]

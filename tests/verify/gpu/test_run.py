@@ -56,7 +56,7 @@ def test_what_raises_or_dies_is_reported_and_the_rest_goes_on(setting):
     assert held["mode"] == "dry-run" and held["complete"] and held["counts"] == {"pass": 3, "fail": 2}
     assert held["parts"]["c"]["error"] == "nan"
     found = summary([file], setting, MADE, 1.0)
-    assert not found["ok"] and "nothing was seen on a GPU" in lines(found)[0]
+    assert not found["ok"] and "nothing was measured on a GPU" in lines(found)[0]
     assert "  failed: b: ValueError: no such" in lines(found)
 
 
@@ -73,7 +73,7 @@ def test_the_time_is_kept_and_a_second_call_goes_on(setting):
     assert time.monotonic() - start < 20
     assert set(file.results) == {"a"} and begun(setting) == ["a", "b"]
     found = summary([file], setting, MADE, 9.0)
-    assert not found["ok"] and lines(found)[-1] == "the time is over; the same line goes on from here"
+    assert not found["ok"] and lines(found)[-1] == "the time is up; the same command continues from here"
     file = run(stage(part("a"), part("b"), part("c")), setting)
     assert not file.left and begun(setting) == ["a", "b", "b", "c"]
     assert summary([file], setting, MADE, 9.0)["ok"]
@@ -102,7 +102,7 @@ def test_results_of_something_else_are_neither_used_nor_lost(setting, change):
 def test_sources_that_change_meanwhile_make_no_result(setting, monkeypatch):
     file = StageFile(stage(part("a")), setting, MADE)
     monkeypatch.setattr("verify.gpu.stage_file.origin", lambda _: {**MADE, "sources": "edited"})
-    with pytest.raises(UsageError, match="sources changed while they were measured"):
+    with pytest.raises(UsageError, match="sources changed during the run"):
         run_stages([file], setting, 1, time.monotonic() + 60, lambda *_: None)
 
 

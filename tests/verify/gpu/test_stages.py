@@ -81,12 +81,12 @@ USELESS = "========= COMPUTE-SANITIZER\n========= Error: Device not supported\n"
     ("output", "code", "planted", "status", "reason"),
     [
         (SOUND, 0, False, PASS, None),
-        (SOUND, 0, True, FAIL, "does not find an access"),
+        (SOUND, 0, True, FAIL, "missed a planted access"),
         (SOUND + "ValueError: no\n", 1, False, FAIL, "ValueError: no"),
         (BROKEN, 1, False, FAIL, "Invalid __global__ write"),
         (BROKEN, 1, True, PASS, None),
         (USELESS, 1, False, SKIPPED, "does not work here: Error: Device not supported"),
-        ("", 1, False, SKIPPED, "it said nothing"),
+        ("", 1, False, SKIPPED, "no message"),
     ],
 )
 def test_what_memcheck_says(output, code, planted, status, reason):

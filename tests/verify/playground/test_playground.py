@@ -103,7 +103,7 @@ def test_every_choice_is_a_layer():
 def test_what_cannot_be_built_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="no playground and not empty"):
+    with pytest.raises(UsageError, match="not empty and not a playground"):
         build(tmp_path / "mine")
     with pytest.raises(UsageError, match=r"no pyodide\.mjs, .*python_stdlib\.zip"):
         pyodide.fetched(tmp_path / "mine")
@@ -115,7 +115,7 @@ def test_what_cannot_be_built_is_named(tmp_path, monkeypatch, capsys):
     with pytest.raises(UsageError, match="npm was not found"):
         pyodide.fetched()
     assert affdiv.run(["playground", "--pyodide", str(tmp_path / "nowhere")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -101,8 +101,8 @@ def test_what_is_scale_invariant_is_derived():
         ({"angle": "__import__('os')"}, "angle = "),
         ({"angle": "q + r"}, "unknown name 'q'"),
         ({"angle": 3}, "angle = 3 is no text"),
-        ({"angle": None}, "the method 'angle' has an angle"),
-        ({"method": "none"}, "and no other has"),
+        ({"angle": None}, "the method 'angle' needs an angle"),
+        ({"method": "none"}, "and no other method takes one"),
     ],
 )
 def test_what_is_no_angle_is_named(changes, message):

@@ -114,7 +114,7 @@ def test_the_command_writes_both_forms_whole_or_not_at_all(tmp_path, capsys, mon
     assert read_table(tmp_path / "t.parquet") == read_table(tmp_path / "new" / "t.csv")
     for options, message in [
         (["--format", "xlsx"], "--format 'xlsx' is not known; choose one of csv, parquet"),
-        (["--format", "parquet"], "name a file for it with -o FILE"),
+        (["--format", "parquet"], "name a file with -o FILE"),
         (["-o", "mine.toml/t.csv"], "is a file, not a folder"),
     ]:
         assert affdiv.run([*command, *options]) == 2

@@ -1,4 +1,4 @@
-"""Engines: what runs the workers of a sweep, and where. The store is the truth; an engine only keeps workers going."""
+"""Engines run the workers of a sweep. The store holds all state; an engine only keeps workers running."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from verify.training.worker import Job
 
 
 class Engine(Protocol):
-    """Workers on some machines, all on one store."""
+    """Workers on one or more machines, with one store."""
 
     def capacity(self) -> int:
-        """Return the number of workers that there is room for.
+        """Return the number of workers that the machines have room for.
 
         Raises:
             UsageError: the machines cannot be reached.
         """
 
     def start(self, job: Job, workers: int) -> None:
-        """Start that many workers on a job."""
+        """Start the given number of workers on a job."""
 
     def tend(self) -> bool:
-        """Start workers anew that were lost; return whether any is at work.
+        """Restart lost workers; return whether any is running.
 
         Raises:
-            UsageError: workers cannot work at all: what they were given cannot be used.
+            UsageError: workers cannot work, because their job is unusable.
         """
 
     def stop(self) -> None:
-        """Let every worker save its state and end; return when all have ended."""
+        """Make every worker save its state and end; return when all have ended."""

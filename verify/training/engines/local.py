@@ -1,8 +1,8 @@
 """The default engine: worker processes on this machine.
 
-A worker stands in a process group of its own, so that Ctrl-C at a terminal reaches the driver alone, which then tells
-its workers. A worker whose driver is gone ends by itself. One that gives no sign of life for as long as a lease lasts,
-because it is stopped, stuck or swapped out, is killed, and another takes its place.
+A worker has its own process group, so that Ctrl-C at a terminal reaches only the driver, which then tells its workers.
+A worker whose driver is gone ends by itself. A worker without a heartbeat for the length of a lease, because it is
+stopped, stuck or swapped out, is killed and replaced.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import verify
 from derive.errors import UsageError
 from verify.training.worker import Job
 
-START_SECONDS = 600.0  # of silence before the first sign of life: imports, and data that is read
+START_SECONDS = 600.0  # allowed silence before the first heartbeat: imports and reading data
 STOP_SECONDS = 20.0
-_LONGEST_LOOK = 1.0  # how much silence the time between two looks counts for: the one who looks may be held up itself
-_MOST_CRASHES = 5  # in a row that ended with an error of Python's: a worker that cannot even start
+_LONGEST_LOOK = 1.0  # most silence counted between two checks: the checker may be delayed itself
+_MOST_CRASHES = 5  # consecutive Python errors after which workers count as unable to start
 _ROOT = Path(verify.__file__).resolve().parent.parent
 
 
 @dataclass
 class _Worker:
-    """A worker process, the descriptor that it gives signs of life on, and how long it has been silent, in seconds."""
+    """A worker process, the descriptor of its heartbeats, and the seconds since the last one."""
 
     process: subprocess.Popen[bytes]
     signs: int
@@ -37,21 +37,21 @@ class _Worker:
     heard: bool = False
 
     def listen(self, seconds: float) -> None:
-        """Take in signs of life after so many seconds without a look."""
+        """Read heartbeats, ``seconds`` after the last check."""
         self.silent += min(seconds, _LONGEST_LOOK)
         with suppress(BlockingIOError):
             if os.read(self.signs, 4096):
                 self.silent, self.heard = 0.0, True
 
     def end(self) -> None:
-        """Kill the process, if it is there, and take it from the system's table."""
+        """Kill the process if it is running, and reap it."""
         self.process.kill()
         self.process.wait()
         os.close(self.signs)
 
 
 class LocalEngine:
-    """Worker processes of this machine; ``hung`` counts those that were killed for their silence."""
+    """Worker processes on this machine; ``hung`` counts those killed for missing heartbeats."""
 
     def __init__(self) -> None:
         self._job: Job | None = None
@@ -62,11 +62,11 @@ class LocalEngine:
 
     @property
     def processes(self) -> list[int]:
-        """The numbers of the worker processes at work."""
+        """The process ids of the running workers."""
         return [worker.process.pid for worker in self._workers if worker.process.poll() is None]
 
     def capacity(self) -> int:
-        """Return the number of cores that this process may use."""
+        """Return the number of cores available to this process."""
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def start(self, job: Job, workers: int) -> None:
@@ -76,10 +76,10 @@ class LocalEngine:
         self._looked = time.monotonic()
 
     def tend(self) -> bool:
-        """Start workers anew that were killed, crashed or hang; return whether any is at work.
+        """Replace workers that were killed, crashed or hang; return whether any is running.
 
         Raises:
-            UsageError: a worker has said that what it was given cannot be used, or crashed at every start.
+            UsageError: a worker reported that its job is unusable, or workers crashed at every start.
         """
         now = time.monotonic()
         for place, worker in enumerate(self._workers):
@@ -97,7 +97,7 @@ class LocalEngine:
         return bool(self.processes)
 
     def stop(self) -> None:
-        """Tell every worker to save its state and end; kill what has not ended after ``STOP_SECONDS``."""
+        """Tell every worker to save its state and end; kill those still running after ``STOP_SECONDS``."""
         for worker in self._workers:
             with suppress(ProcessLookupError):
                 worker.process.terminate()
@@ -112,7 +112,7 @@ class LocalEngine:
             self._workers = []
 
     def _hangs(self, worker: _Worker) -> bool:
-        """Return whether a worker has been silent for too long; what it had claimed is free once it is killed."""
+        """Return whether a worker has been silent for too long; killing it frees its claims."""
         assert self._job is not None
         hangs = worker.silent > (self._job.lease if worker.heard else START_SECONDS)
         self.hung += hangs
@@ -139,11 +139,11 @@ class LocalEngine:
 
     def _judge(self, code: int) -> None:
         if code == 2:
-            raise UsageError("a worker could not go on; its message stands above")
+            raise UsageError("a worker could not continue; its message is above")
         if code < 0 and -code != signal.SIGSEGV:
             return
         self._crashes += 1
         if self._crashes >= _MOST_CRASHES:
             raise UsageError(
-                f"{self._crashes} workers crashed, the last with exit code {code}; their messages stand above"
+                f"{self._crashes} workers crashed, the last with exit code {code}; their messages are above"
             )

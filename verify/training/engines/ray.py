@@ -1,16 +1,16 @@
-"""The cluster engine: slices of training as Ray tasks on any machine, the store on the driver's.
+"""The cluster engine: slices of training run as Ray tasks on any machine; the store is on the driver's.
 
-    claim ──▶ task: train for a while from this state ──▶ results, or a new state ──▶ driver writes it, next slice
+    claim ──▶ task: train for some time from this state ──▶ results or a new state ──▶ driver writes it, next slice
 
-Only this process opens the store: SQLite's locks cannot be relied on over a network. It owns every claim and beats for
-it, so that its own end frees them all; a slice whose machine is lost is trained again, on another one, from the state
-before it. Every machine needs this project installed with the same versions, and the data under the same path; what
-differs there is refused. Processors of another kind may give other last bits.
+Only this process opens the store, because SQLite's locks are unreliable over a network. It owns every claim and renews
+its lease, so that its end frees them all. A slice lost with its machine is trained again on another one, from the state
+before it. Every machine needs this project in the same versions, and the data under the same path; differences are
+rejected. A processor of another type may give different last bits.
 
-``RAY_ADDRESS`` names the cluster, as everywhere with Ray; without it a cluster on this machine is joined or started.
-Ray itself moves arguments and results with pickle; what is moved here are strings and bytes, and the cluster has to be
-one that is trusted. A slice that does not come back in its time and a lease is given up, and its trial is trained
-elsewhere. Not supported: saving the state of slices at work when the sweep is stopped, done again.
+``RAY_ADDRESS`` names the cluster, as usual with Ray; without it a cluster on this machine is joined or started. Ray
+transfers arguments and results with pickle; this engine sends only strings and bytes, but the cluster must be trusted.
+A slice that does not return within its time plus a lease is abandoned, and its trial is trained elsewhere. Not
+supported: saving the state of running slices when the sweep is stopped; they are trained again.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from verify.training.resource_errors import disk_full, failure, is_disk_full
 from verify.training.store import Claim, LeaseLost, Store
 from verify.training.worker import HEARTBEAT_SECONDS, Job, TimeOver, demand_time, results_of, run_of, stored
 
-START_SECONDS = 120.0  # for a machine to start a process, import torch and read the data
+START_SECONDS = 120.0  # allowed for a machine to start a process, import torch and read the data
 _WRONG_USAGE = "usage"
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """A slice on its way: what was claimed, and when it was sent off."""
+    """A submitted slice: its claim, and the time of submission."""
 
     claim: Claim
     at: float
@@ -76,7 +76,7 @@ class RayEngine:
         self.lost = 0
 
     def capacity(self) -> int:
-        """Return the number of processor cores of the cluster, which is joined or started."""
+        """Return the number of CPU cores of the cluster, which is joined or started."""
         if not self._ray.is_initialized():
             try:
                 self._ray.init(logging_level=logging.ERROR, log_to_driver=False)
@@ -88,16 +88,16 @@ class RayEngine:
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def start(self, job: Job, workers: int) -> None:
-        """Claim trials and send off so many slices at a time."""
+        """Claim trials and keep ``workers`` slices submitted at a time."""
         self.capacity()
         self._job, self._workers = job, workers
         self._store = Store(Path(job.store), lease=job.lease)
 
     def tend(self) -> bool:
-        """Take in what has come back and send off what is next; return whether anything is on its way.
+        """Collect finished slices and submit the next ones; return whether any is running.
 
         Raises:
-            UsageError: a machine has said that what it was given cannot be used there.
+            UsageError: a machine reported that the job is unusable there.
         """
         if self._store is None:
             return False
@@ -115,7 +115,7 @@ class RayEngine:
         return bool(self._tasks) or self._others_are_at_work(self._store)
 
     def stop(self) -> None:
-        """Give every trial back as it was last saved, and leave the cluster if this engine has joined it."""
+        """Release every trial in its last saved state, and leave the cluster if this engine joined it."""
         for task in self._tasks:
             self._ray.cancel(task, force=True)
         if self._store is not None:
@@ -138,7 +138,7 @@ class RayEngine:
         return bool(counts["pending"] + counts["running"] + counts["failed"])
 
     def _send(self, store: Store, claim: Claim) -> None:
-        """Send off the next slice of a claim, from the state that was last saved."""
+        """Submit the next slice of a claim, from the last saved state."""
         assert self._job is not None
         path = _path(store, claim)
         state = path.read_bytes() if path.exists() else b""
@@ -152,16 +152,16 @@ class RayEngine:
         return max(self._job.checkpoint_seconds, HEARTBEAT_SECONDS)
 
     def _gpus(self, claim: Claim) -> float:
-        """Return the share of a GPU that lets as many slices as there are workers run at once."""
+        """Return the share of a GPU per slice that lets all workers' slices run at once."""
         if claim.config.device == "cpu":
             return 0.0
         there = float(self._ray.cluster_resources().get("GPU", 0))
         if not there:
             raise UsageError("--device cuda: no machine of the Ray cluster offers a GPU; use --device cpu")
-        return min(1.0, int(there / self._workers * 1e4) / 1e4)  # Ray counts in ten-thousandths
+        return min(1.0, int(there / self._workers * 1e4) / 1e4)  # Ray's resolution is 1/10000
 
     def _take(self, store: Store, sent: _Sent, task: Any) -> None:
-        """Write down what a slice has come to."""
+        """Write the result of a slice into the store."""
         claim = sent.claim
         try:
             text, state = self._ray.get(task)
@@ -189,7 +189,7 @@ class RayEngine:
         self._go_on(store, replace(claim, seconds=claim.seconds + time.monotonic() - sent.at))
 
     def _go_on(self, store: Store, claim: Claim) -> None:
-        """Send off the next slice, unless the trial has had its time."""
+        """Submit the next slice, unless the trial has reached its time limit."""
         assert self._job is not None
         try:
             demand_time(self._job.trial_seconds, claim.seconds)
@@ -199,7 +199,7 @@ class RayEngine:
         self._send(store, claim)
 
     def _beat(self, store: Store) -> None:
-        """Prolong every lease; a slice that hangs, or whose trial is no longer this process's, is given up."""
+        """Renew every lease; abandon a slice that hangs or whose trial no longer belongs to this process."""
         assert self._job is not None
         self._beaten = time.monotonic()
         longest = self._slice_seconds() + self._job.lease + START_SECONDS
@@ -215,11 +215,11 @@ class RayEngine:
 
 
 def train_slice(identity: str, trials: str, data: str, state: bytes, seconds: float) -> tuple[str, bytes]:
-    """Train a team for some seconds, from a checkpoint's content if there is one; runs on any machine.
+    """Train a stack for some seconds, from a checkpoint's content if there is one; runs on any machine.
 
     Returns:
-        JSON and a checkpoint's content: ``{"results": [...]}`` of a team that has come to its end, ``{"step": k}`` with
-        its state else, or ``{"usage": message, "machine": name}`` where it cannot be trained on this machine.
+        JSON and a checkpoint's content: ``{"results": [...]}`` for a finished stack, ``{"step": k}`` with the state of
+    an unfinished one, or ``{"usage": message, "machine": name}`` if it cannot be trained on this machine.
     """
     claim = Claim(identity, tuple((name, TrialConfig(**config)) for name, config in json.loads(trials)))
     with one_thread(), tempfile.TemporaryDirectory() as folder:
@@ -230,7 +230,7 @@ def train_slice(identity: str, trials: str, data: str, state: bytes, seconds: fl
         path = Path(folder) / f"state{SUFFIX}"
         if state:
             path.write_bytes(state)
-            with suppress(DamagedCheckpoint):  # then the trial starts from its beginning
+            with suppress(DamagedCheckpoint):  # then the trial starts from the beginning
                 load_checkpoint(run, path)
         end = time.monotonic() + seconds
         while run.advance():
