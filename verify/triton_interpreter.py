@@ -1,8 +1,8 @@
-"""Triton's interpreter, which runs its kernels on NumPy where ``TRITON_INTERPRET=1`` was set before its import.
+"""Patch Triton's interpreter, which runs kernels on NumPy if ``TRITON_INTERPRET=1`` was set before the import.
 
-Triton up to 3.6 takes an integer from an array of one entry by ``int``, which NumPy 2.5 refuses. Later versions first
-drop the axes of the array, and ``mend`` makes the older ones do so too. Half of the interpreter's time goes into work
-that it repeats, so ``mend`` caches
+Triton up to 3.6 converts an array of one entry to an integer by ``int``, which NumPy 2.5 rejects. Later versions first
+drop the axes of the array, and ``mend`` (the patch function) makes older ones do so too. Half of the interpreter's time
+is repeated work, so ``mend`` caches
 
 * which members of Triton's modules a launch replaces, and that a call inside a launch has nothing left to replace;
 * the NumPy type of each Triton type;
@@ -24,7 +24,7 @@ _RIGHT_SINCE = (3, 7)
 
 
 def mend() -> None:
-    """Let the interpreter, if one is installed, run on any NumPy, and sooner; call it before a kernel is launched."""
+    """Patch the interpreter, if Triton is installed, for any NumPy version and for speed; call it before any launch."""
     if importlib.util.find_spec("triton") is None:
         return
     interpreter: Any = importlib.import_module("triton.runtime.interpreter")
@@ -50,7 +50,7 @@ def _remember_builtins(interpreter: Any, core: Any) -> None:
             names[package] = [name for name, member in inspect.getmembers(package) if core.is_builtin(member)]
         for name in names[package]:
             member = getattr(package, name)
-            if core.is_builtin(member):  # it is not where it is replaced already
+            if core.is_builtin(member):  # false if it is replaced already
                 interpreter._patch_attr(package, name, member, builder, scope)
 
     interpreter._patch_builtin = patch
@@ -67,7 +67,7 @@ def _drop_axes_of_integers(interpreter: Any) -> None:
 
 
 def _replace_once_a_launch(interpreter: Any, core: Any) -> None:
-    """Replace members of Triton's language at a launch, and no more where a function is called inside it."""
+    """Replace members of Triton's language at a launch, but not again for calls inside it."""
     original, languages = interpreter._patch_lang, (interpreter.tl, core)
     seen: dict[Any, frozenset[Any]] = {}
     replaced: set[Any] = set()
@@ -98,7 +98,7 @@ def _and_then(first: Callable[[], Any], second: Callable[[], Any]) -> Callable[[
 
 
 def _remember_types(interpreter: Any) -> None:
-    """Find NumPy's type for a type by its name, for the interpreter makes the whole table of types at each look."""
+    """Cache NumPy's type by the name of Triton's, because the interpreter rebuilds its table at each look-up."""
     original, known = interpreter._get_np_dtype, {}
 
     def found(dtype: Any) -> Any:
@@ -111,7 +111,7 @@ def _remember_types(interpreter: Any) -> None:
 
 
 def _remember_shapes(core: Any) -> None:
-    """Take what a new type of blocks, or a new tensor, says of itself from the first of the same type and shape."""
+    """Reuse the attributes of the first block type or tensor with the same type and shape."""
     make_block, make_tensor, constexpr = core.block_type.__init__, core.tensor.__init__, core.constexpr
     blocks: dict[Any, dict[str, Any]] = {}
     tensors: dict[Any, dict[str, Any]] = {}
@@ -135,7 +135,7 @@ def _remember_shapes(core: Any) -> None:
 
 
 def _unwrap_soon(core: Any) -> None:
-    """Look at the kind of what may be a constant before at all the kinds of what may hold some."""
+    """Check whether a value is a constant before checking the container types that may hold constants."""
     original, constexpr = core._unwrap_if_constexpr, core.constexpr
     plain = {int, float, bool, str, type(None), core.tensor, core.dtype, core.block_type, core.pointer_type}
 

@@ -84,7 +84,7 @@ def test_a_package_without_its_file_says_what_cannot_be_checked(package, capsys)
     assert "affdiv verify FILE.toml --package FOLDER" in out
     (package / "modules.py").write_text("")
     code, out, _ = run(capsys, "--package", package)
-    assert code == 1 and "modules.py is not the file that was generated" in out
+    assert code == 1 and "modules.py differs from the generated file" in out
 
 
 def test_a_package_that_holds_its_layer_needs_no_file(file, package, capsys):
@@ -97,7 +97,7 @@ def test_a_package_that_holds_its_layer_needs_no_file(file, package, capsys):
 OTHER = FILES[NAME].text.replace("+ b[i]", "+ 2*b[i]")
 WRONG = {
     "another layer": (["other.toml", "--package", "made"], "was generated from another layer than"),
-    "a shipped layer": (["affine", "--package", "made"], "holds the maps of one layer from a file, and 'affine' was"),
+    "a shipped layer": (["affine", "--package", "made"], "was generated from one layer file, but 'affine' was"),
     "two files": (["mine.toml", "other.toml", "--package", "made"], "name that file alone"),
     "the package of the shipped layers": (["mine.toml", "--package", "empty"], "holds no layer from a file"),
     "one name twice": (["mine.toml", "other.toml"], "are both named 'tanh_features'"),

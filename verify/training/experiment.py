@@ -283,7 +283,7 @@ class _Reader:
         return checked
 
     def _checked(self, key: str, setting: str, value: Any) -> Any:
-        """Return one value as its setting takes it, checked alone against settings that fit everything."""
+        """Return one value in its setting's type, checked on its own within otherwise valid settings."""
         if setting == "learning_rate" and type(value) is int and abs(value) < 2**53:
             value = float(value)
         change = {setting: value, **_TOGETHER.get((setting, value if setting == "method" else None), {})}
@@ -302,18 +302,20 @@ class _Reader:
     def _text(self, key: str) -> str:
         value = self.table[key]
         if not isinstance(value, str):
-            raise self._error(key, f'{value!r} is not a text; write {key} = "..."')
+            raise self._error(key, f'{value!r} is not text; write {key} = "..."')
         return value
 
     def _number(self, key: str) -> float:
-        """Return what an effect, a deviation or a power is given as."""
+        """Return the given effect, deviation or power."""
         value, most = self.table[key], 1.0 if key == "power" else math.inf
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < most:
-            raise self._error(key, f"{value!r} is no {key}; give a number above 0" + (" and below 1" * (most == 1)))
+            raise self._error(
+                key, f"{value!r} is not a valid {key}; give a number above 0" + (" and below 1" * (most == 1))
+            )
         return float(value)
 
     def _data(self) -> str:
-        """Return the data set's name, or its path as seen from the file's folder."""
+        """Return the data set's name, or its path relative to the file's folder."""
         data = self._text("data") if "data" in self.table else "digits"
         if data in (*DATA, GIVEN):
             return data
@@ -323,7 +325,9 @@ class _Reader:
             raise self._error("data", str(problem)) from None
         if not path.exists():
             known = " or ".join(map(_toml, DATA))
-            raise self._error("data", f"{data!r} is no data set: it is not {known}, and {str(path)!r} does not exist")
+            raise self._error(
+                "data", f"{data!r} is not a data set: it is neither {known} nor an existing path ({str(path)!r})"
+            )
         return str(path)
 
     def _product(
@@ -342,7 +346,7 @@ class _Reader:
         ]
         count = sum(math.prod(map(len, lists.values())) for lists in parts)
         if count > MOST_TRIALS:
-            raise UsageError(f"{self.path}: the lists give {count} trials; at most {MOST_TRIALS} are run: shorten them")
+            raise UsageError(f"{self.path}: the lists give {count} trials, more than {MOST_TRIALS}; shorten them")
         try:
             return tuple(
                 TrialConfig(**dict(zip(lists, values, strict=True)), **single)
@@ -350,7 +354,7 @@ class _Reader:
                 for values in product(*lists.values())
             )
         except UsageError as problem:
-            raise UsageError(f"{self.path}: two lists do not go together: {problem}") from None
+            raise UsageError(f"{self.path}: two lists contradict each other: {problem}") from None
 
     def _error(self, key: str, message: str) -> UsageError:
         place = self.places.get((PAPER, key)) if key in self.larger else self.places.get((key,))

@@ -1,10 +1,11 @@
-"""The table of an experiment: one row a trial with every setting and every metric, sorted, as CSV.
+"""The table of an experiment as CSV: one row per trial, sorted, with every setting and every metric.
 
-``kappa`` is the self factor that the method gives a layer of the network's width (on average, where samples differ),
-``effective_rate`` the learning rate times that: what two methods must share to take equal steps in activation space.
+``kappa`` is the self factor that the method gives a layer of the network's width (the average if samples differ).
+``effective_rate`` is the learning rate times kappa; methods with equal effective rates take equal steps in activation
+space.
 
-The table holds nothing that depends on when or where a trial ran, so that an interrupted sweep gives the same bytes.
-A float is written with as many digits as it takes to read the same float back; what there is not, is left empty.
+The table contains nothing that depends on when or where a trial ran, so an interrupted sweep gives the same bytes. A
+float is written with enough digits to read the same float back; missing values are left empty.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ METRICS = (
     "smallest_self_share",
     "mean_self_share",
 )
-FROM_TABLE = "from_table"  # the metrics of a result that came from a table, without a course to compute them from
-INFINITE = "inf"  # in such metrics: JSON has no number for it
+FROM_TABLE = (
+    "from_table"  # marks the metrics of a result from a table, which has no training curve to compute them from
+)
+INFINITE = "inf"  # infinity in such metrics, which JSON cannot represent
 SCALE = ("kappa", "effective_rate")
-_COMPUTED = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of a formula
+_COMPUTED = ("=", "+", "-", "@", "\t", "\r")  # characters with which spreadsheets start a formula
 COLUMNS = ("trial", *SETTINGS, *SCALE, "state", *METRICS)
 
 
@@ -52,7 +55,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def line(row: Row) -> dict[str, Any]:
-    """Return one row as columns to values; None for what there is not."""
+    """Return one row as columns to values; missing values are None."""
     metrics: dict[str, Any] = dict.fromkeys(METRICS)
     if row.result is not None:
         metrics |= metrics_of(row.result)
@@ -60,13 +63,13 @@ def line(row: Row) -> dict[str, Any]:
 
 
 def scale_of(config: TrialConfig) -> dict[str, float | None]:
-    """Return kappa and the effective rate of a trial; None for networks whose layers differ in their inputs."""
+    """Return kappa and the effective rate of a trial; None for networks whose layers have different input sizes."""
     kappa = nominal_kappa(config.method, config.width, config.angle) if config.model == "mlp" else None
     return {"kappa": kappa, "effective_rate": None if kappa is None else config.learning_rate * kappa}
 
 
 def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics of a stored result. Losses and accuracies at the end are None where the run diverged."""
+    """Return the metrics of a stored result; final losses and accuracies are None if the run diverged."""
     if FROM_TABLE in result:
         return {name: math.inf if value == INFINITE else value for name, value in result[FROM_TABLE].items()}
     points, spreads, diverged_at = result["points"], result["spreads"], result["diverged_at"]
@@ -85,7 +88,7 @@ def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _own_steps(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the metrics of what each sample's own gradient did; None where the samples had no gradient."""
+    """Return the metrics of the samples' own gradients; None if the samples had no gradient."""
     exact = [one for one in found if one["error"] is not None]
     shares = [one["self_share"] for one in found if one["self_share"] is not None]
     return {
@@ -112,14 +115,14 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def written(value: Any) -> Any:
-    """Return a value as a table holds it: a text that a spreadsheet would compute has an apostrophe in front."""
+    """Return a value as written in a table; text that a spreadsheet would evaluate gets a leading apostrophe."""
     if isinstance(value, float):
         return repr(value)
     return f"'{value}" if isinstance(value, str) and value.startswith(_COMPUTED) else value
 
 
 def unquoted(text: str) -> str:
-    """Return a text of a table as it was before it was written."""
+    """Return the original of a text that was written to a table."""
     return text[1:] if text.startswith("'") and text[1:].startswith(_COMPUTED) else text
 
 

@@ -1,10 +1,10 @@
-"""A recorded graph of tensor operations made shorter: the same results, fewer operations, each one cheaper.
+"""Simplify a recorded graph of tensor operations: the same results with fewer and cheaper operations.
 
-    what returns its argument is left out           what depends on shapes alone is computed once
+    identity operations are removed                 results that depend only on shapes are computed once
     (A B)^T becomes B^T A^T                         (A^T)^T becomes A
-    b + A B becomes one operation                   a sum keeps no axis that a view takes away again
+    b + A B becomes one operation                   a sum drops an axis that a view would remove later
 
-In the stacks of small networks that are recorded here, starting an operation costs as much as a third of computing it.
+In the stacks of small networks recorded here, launching an operation costs a third as much as computing it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OF_CONSTANTS = (
 
 
 def tidy(module: fx.GraphModule) -> None:
-    """Make the graph of a module shorter, in place; the module is to be recompiled afterwards.
+    """Simplify the graph of a module in place; recompile the module afterwards.
 
     Every node must know the shape of its result (``meta["val"]``), as the nodes that ``make_fx`` records do.
     """
@@ -39,7 +39,7 @@ def tidy(module: fx.GraphModule) -> None:
         if (same := _unchanged(node)) is not None:
             node.replace_all_uses_with(same)
     _keep_constants(module)
-    module.graph.eliminate_dead_code()  # what nothing uses would count as a use of a product below
+    module.graph.eliminate_dead_code()  # unused nodes would count as uses of a product below
     _multiply_transposed(module.graph)
     _add_products(module.graph)
     _sum_away(module.graph)
@@ -48,7 +48,7 @@ def tidy(module: fx.GraphModule) -> None:
 
 
 def _unchanged(node: fx.Node) -> fx.Node | None:
-    """Return the argument that a node returns as it is, or None."""
+    """Return the argument that a node returns unchanged, or None."""
     if node.target is _aten.detach.default or (node.target is _aten.mul.Scalar and node.args[1] == 1):
         return _first(node)
     if node.target is _aten.transpose.int and _first(node).target is node.target and _axes(node) == _axes(_first(node)):
@@ -72,7 +72,7 @@ def _first(node: fx.Node) -> fx.Node:
 
 
 def _keep_constants(module: fx.GraphModule) -> None:
-    """Compute once what depends on shapes alone."""
+    """Compute results that depend only on shapes once, in advance."""
     values: dict[fx.Node, Any] = {}
     for node in list(module.graph.nodes):
         if node.op != "call_function":
@@ -99,7 +99,7 @@ def _all_known(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
 
 
 def _multiply_transposed(graph: fx.Graph) -> None:
-    """Compute ``(A B)^T`` as ``B^T A^T``: gradients then lie in memory as their parameters do, which updates faster."""
+    """Compute ``(A B)^T`` as ``B^T A^T``: gradients then have their parameters' memory layout, for faster updates."""
     for node in _calls(graph, (_aten.transpose.int,)):
         product = _first(node)
         if _axes(node) == {1, 2} and _is_lone_product(product):
@@ -109,7 +109,7 @@ def _multiply_transposed(graph: fx.Graph) -> None:
 
 
 def _add_products(graph: fx.Graph) -> None:
-    """Compute ``b + A B`` in one operation, where ``b`` is a row for each product."""
+    """Compute ``b + A B`` in one operation if ``b`` is one row per product."""
     for node in _calls(graph, (_aten.add.Tensor,)):
         row, product = node.args
         if not (isinstance(row, fx.Node) and isinstance(product, fx.Node) and _is_lone_product(product)):
@@ -119,7 +119,7 @@ def _add_products(graph: fx.Graph) -> None:
 
 
 def _sum_away(graph: fx.Graph) -> None:
-    """Sum an axis away, where it would be kept with a length of one and then be taken away by a view."""
+    """Replace a sum that keeps an axis, and the view that removes the axis, by a sum that drops it."""
     for node in _calls(graph, (_aten.view.default,)):
         total = _first(node)
         if total.target is _aten.sum.dim_IntList and total.args[2:] == (True,) and len(total.users) == 1:
@@ -129,7 +129,7 @@ def _sum_away(graph: fx.Graph) -> None:
 
 
 def _replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:
-    """Put another operation, whose result has the shape of the node's, in the place of a node."""
+    """Replace a node by another operation whose result has the same shape."""
     with graph.inserting_before(node):
         new = graph.call_function(target, args)
     new.meta["val"] = node.meta["val"]
@@ -158,7 +158,7 @@ def _transposed(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 def _share_views(graph: fx.Graph) -> None:
-    """Take a view of a tensor once; a second one is the same memory."""
+    """Merge equal views of a tensor."""
     seen: dict[tuple[object, ...], fx.Node] = {}
     for node in _calls(graph, _VIEWS):
         key = (node.target, repr(node.args))

@@ -1,4 +1,4 @@
-"""The identity of a trial: everything that its result depends on, as one digest."""
+"""The identity of a trial: a digest of everything that its result depends on."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from codegen.targets.base import KERNELS
 from verify.training import angles
 from verify.training.config import TrialConfig
 
-PROCEDURE = 6  # raised when the same settings are to give another result: older results are then not taken for new ones
+PROCEDURE = 6  # increase this when equal settings give a new result, so that old results are not reused
 
 _PACKAGE = Path(str(affine_divergence.__file__)).parent
-_PLAIN = ("none", "batch-norm", "layer-norm", "rms-norm", "rms-norm-eps", "qk-norm", "angle")  # no shipped layer
-_OTHER_TARGETS = {target.name for target in KERNELS}  # trials take torch's operations, see ``models.take_torch``
+# Methods without a shipped layer.
+_PLAIN = ("none", "batch-norm", "layer-norm", "rms-norm", "rms-norm-eps", "qk-norm", "angle")
+_OTHER_TARGETS = {target.name for target in KERNELS}  # trials use torch's operations, see ``models.take_torch``
 
 
 def trial_id(config: TrialConfig, data_digest: str) -> str:
     """Return the SHA-256, in hexadecimal, of settings, generated torch files in use, data, torch's version, procedure.
 
-    GPU kernels have no say: what a trial computes on the CPU does not go through them, and a change of one must not
-    make the trials of a sweep strangers.
+    GPU kernels are not included: trials do not use them, and a change of a kernel must not invalidate the trials of a
+    sweep.
     """
     parts = {
         "configuration": config.told(),
@@ -50,7 +51,7 @@ def _roots(config: TrialConfig) -> tuple[str, ...]:
 
 @cache
 def layers_digest(roots: tuple[str, ...]) -> str:
-    """Return the SHA-256 of some modules of the generated package and of all that they import of it for torch."""
+    """Return the SHA-256 of some modules of the generated package and of all its torch modules that they import."""
     found: set[Path] = set()
     left = [path for name in roots for path in _files(name)]
     while left:
@@ -63,7 +64,7 @@ def layers_digest(roots: tuple[str, ...]) -> str:
 
 
 def _files(name: str) -> list[Path]:
-    """Return the file of a module of the package, by its dotted name; none for other targets' and for no module."""
+    """Return the file of a dotted name in the package; empty for modules of other targets and for other names."""
     if _OTHER_TARGETS & set(re.split(r"[._]", name)):
         return []
     place = _PACKAGE.joinpath(*name.split("."))
@@ -71,7 +72,7 @@ def _files(name: str) -> list[Path]:
 
 
 def _imported(path: Path) -> set[str]:
-    """Return the dotted names, inside the package, that a file imports, wherever in it; some name no module."""
+    """Return the dotted names inside the package that a file imports; some of them are not modules."""
     own = (affine_divergence.__name__, *path.relative_to(_PACKAGE).parent.parts)
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

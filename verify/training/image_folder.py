@@ -1,9 +1,9 @@
-"""Images in a folder of classes: each sub-folder is a class and holds its JPEG or PNG files.
+"""Images in a folder of classes: each sub-folder is a class with its JPEG or PNG files.
 
-    folder/cat/*.png  folder/dog/*.png ..                  a tenth is for tests, drawn by the split's seed
-    folder/train/cat/*.png ..  folder/test/cat/*.png ..    the parts as they are
+    folder/cat/*.png  folder/dog/*.png ..                  a tenth is the test part, drawn by the split's seed
+    folder/train/cat/*.png ..  folder/test/cat/*.png ..    the given parts are used
 
-Classes are numbered in the order of their names. Files whose name begins with a dot are left alone. Not supported:
+Classes are numbered in the order of their names. Files whose name begins with a dot are ignored. Not supported:
 sub-folders of classes, images of different sizes.
 """
 
@@ -23,16 +23,16 @@ _PARTS = ("test", "train")
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Return whether a folder has sub-folders, with an image in one of them or in one of their sub-folders."""
+    """Return whether a folder has sub-folders that contain an image, at a depth of one or two."""
     return any(path.suffix.lower() in _ENDINGS for pattern in ("*/*", "*/*/*") for path in folder.glob(pattern))
 
 
 def read_image_folder(folder: Path) -> tuple[Images] | tuple[Images, Images]:
-    """Return training and test images, or all images where the folder does not tell them apart, see ``held_out``.
+    """Return training and test images, or all images if the folder does not divide them, see ``held_out``.
 
     Raises:
-        UsageError: a class without images, a file that is no image or not all of one, images of several sizes, classes
-            of the test part that the training part has not.
+        UsageError: a class without images, an invalid or truncated image, images of several sizes, or test classes that
+            the training part lacks.
     """
     if [path.name for path in _folders(folder)] == list(_PARTS):
         names = [path.name for path in _folders(folder / "train")]
@@ -42,7 +42,7 @@ def read_image_folder(folder: Path) -> tuple[Images] | tuple[Images, Images]:
 
 @lru_cache(maxsize=4)
 def held_out(whole: Images, seed: int) -> tuple[Images, Images]:
-    """Return training and test images by a seed."""
+    """Return training and test images, divided by a seed."""
     order = np.random.Generator(np.random.PCG64([seed, 1])).permutation(len(whole.classes))
     held = round(TEST_SHARE * len(order))
     return whole.of(np.sort(order[held:])), whole.of(np.sort(order[:held]))
@@ -53,7 +53,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path, names: list[str]) -> Images:
-    """Return the images of a folder whose sub-folders are classes of these names."""
+    """Return the images of a folder whose sub-folders are the named classes."""
     found = [(file, names.index(path.name)) for path in _classes(folder, names) for file in _files(path)]
     pixels: list[np.ndarray] = []
     for file, _ in found:
@@ -63,31 +63,33 @@ def _images(folder: Path, names: list[str]) -> Images:
         elif pixels[-1].shape != pixels[0].shape:
             raise UsageError(
                 f"{file} has {_size(pixels[-1])} pixels (channels x height x width), the first image of {folder} "
-                f"{_size(pixels[0])}; bring all to one size"
+                f"{_size(pixels[0])}; resize all to one size"
             )
     return joined(f"the images of {folder}", pixels, [number for _, number in found])
 
 
 def _classes(folder: Path, names: list[str]) -> list[Path]:
-    """Return the classes' folders; refuse what is not one of them."""
+    """Return the classes' folders; UsageError for anything else in the folder."""
     found = _folders(folder)
     for path in found:
         if path.name not in names:
             raise UsageError(f"{path}: the training images have no class {path.name!r}; remove it, or add it to them")
     loose = [p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in _ENDINGS]
     if loose:
-        raise UsageError(f"{min(loose)} is in no class; put it into the sub-folder of its class")
+        raise UsageError(f"{min(loose)} belongs to no class; move it into the sub-folder of its class")
     return found
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the images of a class; refuse what is none."""
+    """Return the images of a class; UsageError for other files."""
     found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     for path in found:
         if not path.is_file() or path.suffix.lower() not in _ENDINGS:
-            raise UsageError(f"{path} is no image ({', '.join(_ENDINGS)}); a class holds images alone: move it away")
+            raise UsageError(
+                f"{path} is not an image ({', '.join(_ENDINGS)}); a class may hold only images: move it away"
+            )
     if not found:
-        raise UsageError(f"{folder} holds no image; put the images of the class into it, or remove it")
+        raise UsageError(f"{folder} contains no image; add the images of the class, or remove the folder")
     return found
 
 

@@ -1,10 +1,10 @@
-"""The first values of the parameters: pre-activations of unit variance (theory, section 2), or torch's as a control.
+"""Initial values of parameters: pre-activations of unit variance (theory, section 2), or torch's values as a control.
 
-With zero biases and weights of standard deviation sigma, ``Var z = sigma^2 * energy`` where the energy is the mean
-squared length of what the weights multiply: n E[x^2] for a plain layer, n behind a normaliser, kappa - 1 for norm-like
-and kappa (up to r^2/(r^2 + 1)) for affine-like, of rows as of patches. Hence sigma = 1/sqrt(energy): 1/sqrt(kappa) for
-affine-like, not 1/sqrt(n). Orthogonal weights have the same mean square: their rows, or columns where these are fewer,
-are orthogonal and of one length.
+With zero biases and weights of standard deviation sigma, ``Var z = sigma^2 * energy``, where the energy is the mean
+squared length of the vector that the weights multiply: n E[x^2] for a plain layer, n after a normaliser, kappa - 1 for
+norm-like, and kappa (times r^2/(r^2 + 1)) for affine-like, for rows and for patches. Hence sigma = 1/sqrt(energy):
+1/sqrt(kappa) for affine-like, not 1/sqrt(n). Orthogonal weights have the same mean square; their rows, or columns if
+these are fewer, are orthogonal and of equal length.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from verify.training.rows import entries, with_units
 
 _NODES = 80
 _LEAST_ENERGY = 1e-12
-Draw = Callable[[torch.Size, torch.Generator], Tensor]  # a weight of mean square 1
+Draw = Callable[[torch.Size, torch.Generator], Tensor]  # returns a weight of mean square 1
 
 
 def torch_default(model: Network, seed: int) -> None:
-    """Draw weights and biases as torch's own layers do, uniform within 1/sqrt(n), the same for every method."""
+    """Draw weights and biases as torch's own layers do, uniform within ±1/sqrt(n), the same for every method."""
     with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
         for stream, layers in (("layer", model.affine_layers()), ("embedding", model.embeddings())):
             for position, layer in enumerate(layers):
@@ -40,16 +40,16 @@ def torch_default(model: Network, seed: int) -> None:
 
 
 def variance_preserving(model: Network, seed: int) -> None:
-    """Draw every weight from a centred normal distribution with the layer's deviation and set every bias to zero.
+    """Draw every weight from a normal distribution with mean 0 and the layer's sigma, and set every bias to zero.
 
-    Embeddings are drawn so that their sum has entries of unit variance. Where the weights of two methods have one
-    shape, they differ by a factor alone.
+    Embeddings are drawn so that their sum has entries of unit variance. Weights of equal shape differ between methods
+    only by a factor.
     """
     _unit_variance(model, seed, _normal)
 
 
 def orthogonal(model: Network, seed: int) -> None:
-    """Give every weight, a row a unit, orthogonal rows or columns of the same mean square; the rest is as above."""
+    """Like ``variance_preserving``, but each weight matrix (one row per unit) has orthogonal rows or columns."""
     _unit_variance(model, seed, semi_orthogonal)
 
 
@@ -71,14 +71,14 @@ def _unit_variance(model: Network, seed: int, draw: Draw) -> None:
 
 
 def _normal(shape: torch.Size, randomness: torch.Generator) -> Tensor:
-    """Return normal numbers, drawn in float64 whatever the type of the weight that they are for."""
+    """Return normal random numbers, drawn in float64 whatever the dtype of the weight."""
     return torch.randn(shape, dtype=torch.float64, generator=randomness)
 
 
 def semi_orthogonal(shape: torch.Size, randomness: torch.Generator) -> Tensor:
-    """Return a weight (m, ...) of mean square 1 whose rows, or columns where these are fewer, are orthogonal.
+    """Return a weight (m, ...) of mean square 1 whose rows, or columns if these are fewer, are orthogonal.
 
-    The signs of R's diagonal go into Q: without that, Q would not be spread evenly over the orthogonal matrices.
+    Q is multiplied by the signs of R's diagonal; otherwise it would not be uniform over the orthogonal matrices.
     """
     rows, columns = shape[0], math.prod(shape[1:])
     tall = _normal(torch.Size((max(rows, columns), min(rows, columns))), randomness)
@@ -88,9 +88,9 @@ def semi_orthogonal(shape: torch.Size, randomness: torch.Generator) -> Tensor:
 
 
 def energy(layer: nn.Module, second_moment: float) -> float:
-    """Return the mean squared length of what the weights multiply, for inputs of that second moment per entry.
+    """Return the mean squared length of the vector that the weights multiply; ``second_moment`` is the inputs' E[x^2].
 
-    What a border of zeros takes from a patch is not counted.
+    The effect of zero padding on patches is ignored.
     """
     if not hasattr(layer, "kappa"):
         weight = layer.weight
@@ -104,12 +104,15 @@ def energy(layer: nn.Module, second_moment: float) -> float:
 
 
 def _energy_along(layer: nn.Module, second_moment: float) -> float:
-    """Return the energy by asking the layer: what a weight row along an input of that second moment makes of it."""
+    """Return the energy as measured on the layer: its output for an input along the weight row."""
     x = torch.full((1, entries(layer)), math.sqrt(second_moment), dtype=torch.float64)
     unit = torch.cat([x / x.norm(), torch.zeros(1, 1, dtype=torch.float64)], dim=1)
     energy = float(with_units(layer, x, unit).square())
     if energy < _LEAST_ENERGY:
-        raise UsageError(f"an input of mean square {second_moment:.3g} passes no weight at this angle; choose another")
+        raise UsageError(
+            f"at this angle the weights have no effect on an input of mean square {second_moment:.3g}; choose another "
+            "angle"
+        )
     return energy
 
 

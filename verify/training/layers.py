@@ -1,23 +1,23 @@
-"""The layers that networks are built of: one affine map each, corrected, normalised or left alone.
+"""The layers of which networks are built: each is one affine map, corrected, normalised or plain.
 
     method               rows (B, n)                            images (B, channels, height, width), 3 x 3 convolutions
     none                 Linear                                 Conv2d
     batch-norm           BatchNorm1d, Linear                    BatchNorm2d, Conv2d
-    layer-norm           LayerNorm, Linear                      mean and variance of each image, all channels; Conv2d
-    rms-norm             RMSNorm, Linear                        mean square of each image, all channels; Conv2d
+    layer-norm           LayerNorm, Linear                      LayerNorm over each whole image, Conv2d
+    rms-norm             RMSNorm, Linear                        RMSNorm over each whole image, Conv2d
     rms-norm-eps         RMSNorm with eps = 1/n, Linear         -
     norm-like            NormLike                               -
     affine-like          AffineLike                             -
     affine-like-n+1      AffineLike(kappa=n + 1)                -
-    angle                generated for the angle of the trial   -
+    angle                generated for the trial's angle        -
     patch-norm           AffineLike                             PatchNormConv2d, its own form: affine-like
     patch-norm-like      NormLike                               PatchNormConv2d(form="norm-like")
     patch-norm-centred   NormLike(center=True)                  PatchNormConv2d(form="norm-like", center=True)
 
-Every normaliser is torch's, without parameters and in front of the affine map. ``patch-norm`` is the non-normalising
-correction of a convolution, ``patch-norm-like`` the normalising one, and ``patch-norm-centred`` Killeen's variant of
-it, which takes the mean of each patch from the patch first. The rows of these three are those of a convolutional
-network's last layer.
+Every normaliser is torch's, without parameters, before the affine map. ``patch-norm`` is the non-normalising correction
+of a convolution, ``patch-norm-like`` the normalising one, and ``patch-norm-centred`` Killeen's variant of it, which
+subtracts the mean of each patch first. The column "rows" of these three applies to a convolutional network's last
+layer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "leaky-relu"
 
 
 class Normalised(nn.Module):
-    """A normaliser without parameters, then an affine map: one layer, whose parameters are the affine map's."""
+    """A normaliser without parameters, followed by an affine map, as one layer with the affine map's parameters."""
 
     def __init__(self, normaliser: nn.Module, affine: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
@@ -62,14 +62,14 @@ class Normalised(nn.Module):
 
 
 class ImageNorm(nn.Module):
-    """A normaliser over all entries of an image: ``normalise`` takes the images and the shape of one."""
+    """A normaliser over all entries of an image; ``normalise`` takes the images and the shape of one image."""
 
     def __init__(self, normalise: Callable[[Tensor, list[int]], Tensor]) -> None:
         super().__init__()
         self.normalise = normalise
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised images, of the shape of ``x``."""
+        """Return the normalised images, in the shape of ``x``."""
         return self.normalise(x, list(x.shape[1:]))
 
 
@@ -100,24 +100,24 @@ _PATCHES: dict[str, Callable[..., nn.Module]] = {
 
 
 def make_layer(method: str, inputs: int, outputs: int, angle: str | None = None) -> nn.Module:
-    """Return a layer of a method, (B, inputs) -> (B, outputs); ``angle`` is that of the method ``angle``."""
+    """Return a layer of a method, (B, inputs) -> (B, outputs); ``angle`` is only for the method ``angle``."""
     if angle is not None:
         return layer_class(angle)(inputs, outputs)
     return _ROWS[method](inputs, outputs)
 
 
 def make_convolution(method: str, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Return a 3 x 3 convolution of a method with a border of zeros: images of inputs -> images of outputs."""
+    """Return a zero-padded 3 x 3 convolution of a method, from ``inputs`` to ``outputs`` channels."""
     if method in _PATCHES:
         return _PATCHES[method](inputs, outputs, KERNEL, stride=stride, padding=PADDING)
     return _IMAGES[method](inputs, nn.Conv2d(inputs, outputs, KERNEL, stride=stride, padding=PADDING))
 
 
 class Network(nn.Module, ABC):
-    """What every network says of itself.
+    """The interface of all networks.
 
-    ``chunk`` is the number of samples that are evaluated at once, ``evaluated`` how many give the training loss, the
-    first ones, and ``probed`` how many a probe looks at.
+    ``chunk`` is the number of samples evaluated at once, ``evaluated`` the number of training samples (the first ones)
+    that determine the training loss, and ``probed`` the number of probed samples.
     """
 
     chunk, probed, evaluated = 4_096, 32, 10_000
@@ -125,24 +125,24 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def measured_layers(self) -> dict[str, nn.Module]:
-        """Return the layers that a probe looks into, by name, from input to output."""
+        """Return the probed layers by name, from input to output."""
 
     @abstractmethod
     def second_moments(self) -> list[float]:
-        """Return E[x^2] of the entries that each measured layer receives when the first values are drawn."""
+        """Return E[x^2] of each measured layer's input entries, as assumed when initial values are drawn."""
 
     def embeddings(self) -> list[nn.Embedding]:
-        """Return the embeddings, whose sum is to have entries of unit variance; most networks have none."""
+        """Return the embeddings, whose sum should have entries of unit variance; most networks have none."""
         return []
 
     def affine_layers(self) -> list[nn.Module]:
-        """Return the maps that carry the parameters, without the normalisers in front of them."""
+        """Return the affine maps, which have the parameters, without the normalisers before them."""
         layers = self.measured_layers().values()
         return [layer.affine if isinstance(layer, Normalised) else layer for layer in layers]
 
 
 def loss_of(scores: Tensor, y: Tensor) -> Tensor:
-    """Return the mean cross-entropy, in nats, of scores (.., classes) and what is right (..)."""
+    """Return the mean cross-entropy, in nats, of scores (.., classes) for the classes y (..)."""
     if scores.dim() > 2:
         scores, y = scores.flatten(0, -2), y.flatten()
     return functional.cross_entropy(scores, y)

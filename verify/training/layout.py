@@ -1,12 +1,12 @@
-"""The layout of a store's database, and how one is opened: for work, which makes or renews it, or for reading alone.
+"""The database layout of a store, and how to open one: for writing, which creates or migrates it, or read-only.
 
     trials       every trial with its state and result; ``digest`` covers the settings and the result
     experiments  the text and settings of each experiment
-    members      which trials an experiment consists of; ``waiting``: the failures so far of one that can be taken
+    members      the trials of each experiment; ``waiting``: the number of failures of a trial that can be claimed
     counts       trials and steps of an experiment by state
 
-``members.waiting`` and ``counts`` follow from ``trials``, by a trigger, so that a claim, a heartbeat and a completion
-cost the same whatever the number of trials.
+A trigger keeps ``members.waiting`` and ``counts`` consistent with ``trials``, so the cost of a claim, a heartbeat or a
+completion does not depend on the number of trials.
 
 Not done here: reading or changing a trial, see ``store``.
 """
@@ -22,8 +22,8 @@ from verify.training.process_id import is_gone
 from verify.training.row_digest import row_digest, text_digest
 
 SCHEMA = 3
-APPLICATION = 0x41664476  # "AfDv": says in the file's head whose it is
-WAIT_SECONDS = 60.0  # for another process to end its transaction
+APPLICATION = 0x41664476  # "AfDv": identifies our databases in the file header
+WAIT_SECONDS = 60.0  # longest wait for another process's transaction
 
 _FIRST = """
 CREATE TABLE trials (
@@ -75,15 +75,15 @@ BEGIN
     SET trials = trials + 1, steps = steps + excluded.steps, total = total + excluded.total;
 END;
 """
-_LAYOUTS = (_FIRST, _TEAMS, _BOUNDED)  # what makes each layout of the one before it, the first of an empty file
+_LAYOUTS = (_FIRST, _TEAMS, _BOUNDED)  # scripts that migrate each layout to the next, beginning with an empty file
 
 
 def connect(database: Path) -> sqlite3.Connection:
-    """Return a connection for work, in the present layout; an empty or missing file is given its tables.
+    """Return a connection for writing, in the current layout; tables are created in an empty or missing file.
 
     Raises:
-        UsageError: another program's database, or a layout that this program does not know.
-        sqlite3.DatabaseError: no database that can be read.
+        UsageError: another program's database, or an unknown layout.
+        sqlite3.DatabaseError: the file is not a readable database.
     """
     connection = sqlite3.connect(database, timeout=WAIT_SECONDS, isolation_level=None)
     try:
@@ -101,11 +101,11 @@ def connect(database: Path) -> sqlite3.Connection:
 
 
 def connect_to_read(database: Path) -> sqlite3.Connection:
-    """Return a connection that changes nothing, also where nothing can be changed: a medium that is read-only.
+    """Return a read-only connection, which also works on a read-only medium.
 
     Raises:
-        UsageError: another program's database, another layout, or transactions that only a writer can take in.
-        sqlite3.DatabaseError: no database that can be read.
+        UsageError: another program's database, another layout, or a log that only a writer can apply.
+        sqlite3.DatabaseError: the file is not a readable database.
     """
     connection = _reading(database, "mode=ro")
     try:
@@ -120,8 +120,8 @@ def connect_to_read(database: Path) -> sqlite3.Connection:
         version = _demand_ours(connection, database)
         if version != SCHEMA:
             raise UsageError(
-                f"store {database} has layout {version}, this program reads {SCHEMA}; `affdiv experiment run` "
-                "renews it where it can be written"
+                f"store {database} has layout {version}, this program reads {SCHEMA}; run `affdiv experiment run` "
+                "with write access to migrate it"
             )
     except BaseException:
         connection.close()
@@ -135,24 +135,24 @@ def _reading(database: Path, how: str) -> sqlite3.Connection:
 
 
 def _demand_settled(database: Path) -> None:
-    """Refuse a file beside which a log stands: without a writer, what the log holds would be left out."""
+    """Raise UsageError for a file with a write-ahead log: without a writer, the log's content would be missed."""
     log = database.with_name(f"{database.name}-wal")
     if log.exists() and log.stat().st_size:
         raise UsageError(
-            f"store {database} cannot be written, and {log.name} holds what a writer has yet to take in; copy both "
-            "to a place that can be written"
+            f"store {database} is not writable, and {log.name} holds changes that a writer has yet to apply; copy both "
+            "to a writable place"
         )
 
 
 def _demand_ours(connection: sqlite3.Connection, database: Path) -> int:
-    """Return the layout of a file; refuse one that another program, or a later version of this one, has made."""
-    connection.execute("BEGIN")  # one state: another process may be about to make the tables
+    """Return the layout of a file; UsageError if another program or a later version of this one wrote it."""
+    connection.execute("BEGIN")  # a consistent snapshot: another process may be creating the tables
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     finally:
-        if connection.in_transaction:  # a full disk has ended it
+        if connection.in_transaction:  # a full disk ends the transaction
             connection.execute("ROLLBACK")
     ours = {"trials", "experiments", "members"} <= tables
     if application not in (0, APPLICATION) or (tables and not ours) or (application == 0 and version > 2):
@@ -164,12 +164,14 @@ def _demand_ours(connection: sqlite3.Connection, database: Path) -> int:
 
 
 def _renew(connection: sqlite3.Connection) -> None:
-    """Bring the tables to the present layout, in one transaction."""
+    """Migrate the tables to the current layout, in one transaction."""
     if connection.execute("PRAGMA user_version").fetchone() == (SCHEMA,):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been first
+        (version,) = connection.execute(
+            "PRAGMA user_version"
+        ).fetchone()  # another process may have migrated them already
         for statement in _statements("".join(_LAYOUTS[version:SCHEMA])):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -182,7 +184,7 @@ def _renew(connection: sqlite3.Connection) -> None:
 
 
 def _statements(text: str) -> list[str]:
-    """Return the statements of a script one by one; a trigger holds several."""
+    """Return the statements of a script; a trigger, which contains several, counts as one."""
     found, begun = [], ""
     for line in text.splitlines(keepends=True):
         begun += line
@@ -193,7 +195,7 @@ def _statements(text: str) -> list[str]:
 
 
 def _to_wal(connection: sqlite3.Connection) -> None:
-    """Set the journal mode; SQLite does not wait for its lock here, so two first openers could meet."""
+    """Set the journal mode, with retries: SQLite does not wait for the lock here, so concurrent openers could fail."""
     end = time.monotonic() + WAIT_SECONDS
     while True:
         try:

@@ -1,6 +1,6 @@
-"""The network of a trial, by the settings: an MLP here, others in ``cnn`` and ``transformer``.
+"""Build the network of a trial from its settings: the MLP here, others in ``cnn`` and ``transformer``.
 
-Every affine layer, the last one included, is of one method, see ``layers``.
+Every affine layer, including the last, uses one method, see ``layers``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["MLP", "Network", "Normalised", "build", "build_for", "demand_fit", "
 
 
 class MLP(Network):
-    """``depth`` hidden layers of one width with an activation after each, then a layer of one unit per class."""
+    """``depth`` hidden layers of one width, each followed by an activation, then a layer with one unit per class."""
 
     def __init__(
         self,
@@ -54,30 +54,30 @@ class MLP(Network):
         return {f"layer {number}": layer for number, layer in enumerate(self.layers, start=1)}
 
     def second_moments(self) -> list[float]:
-        """Return E[x^2] of what each layer receives: 1 for standardised data, then that of the activation."""
+        """Return E[x^2] of each layer's input: 1 for standardised data, then that of the activation's output."""
         return [1.0, *[mean_square(self.activation)] * (len(self.layers) - 1)]
 
 
 def demand_fit(config: TrialConfig, kind: str) -> None:
-    """Raise UsageError unless the model of a trial can read data of that kind."""
+    """Raise UsageError unless the trial's model can read data of the given kind."""
     readable = _READ[config.model]
     if kind not in readable:
         raise UsageError(
-            f"model = {config.model!r} reads {' or '.join(readable)}, and this data is {kind}; choose another model or "
+            f"model = {config.model!r} reads {' or '.join(readable)}, but this data is {kind}; choose another model or "
             "other data"
         )
 
 
 def build(config: TrialConfig, features: int, classes: int, shape: tuple[int, ...] = ()) -> Network:
-    """Return the network of a trial with its first values.
+    """Return the network of a trial with its initial values.
 
     Args:
         config: the settings.
-        features: the entries of a sample.
+        features: the number of entries of a sample.
         classes: the number of classes.
         shape: (channels, height, width) of a sample, for models that read images.
     """
-    with torch.random.fork_rng(devices=[]):  # torch's constructors draw weights, which are drawn anew below
+    with torch.random.fork_rng(devices=[]):  # torch's constructors draw weights, which are replaced below
         model = _MODELS[config.model](config, shape or (features,), classes).double()
     if config.device == "cpu":
         take_torch(model)
@@ -86,14 +86,14 @@ def build(config: TrialConfig, features: int, classes: int, shape: tuple[int, ..
 
 
 def take_torch(model: nn.Module) -> None:
-    """Let every layer take torch's operations: a trial's bits shall not depend on what compiler a machine has."""
+    """Make every layer use torch's operations, so that a trial's bits do not depend on the machine's compiler."""
     for layer in model.modules():
         if "backend" in vars(layer):
             vars(layer).update(backend="torch")
 
 
 def build_for(config: TrialConfig, data: Dataset) -> Network:
-    """Return the network of a trial on the data, with its first values; UsageError for data that it cannot read."""
+    """Return the network of a trial for its data, with initial values; UsageError for data that it cannot read."""
     demand_fit(config, data.kind)
     return build(config, data.features, data.classes, data.shape)
 

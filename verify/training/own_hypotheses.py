@@ -1,16 +1,16 @@
-"""Hypotheses of one's own in an experiment file, declared before the run and judged as H1 to H9 are.
+"""Your own hypotheses in an experiment file, declared before the run and judged like H1 to H9.
 
     [[hypotheses]]
-    name = "wide"                            # what verdicts call it
-    statement = "In wide networks, ..."      # for the reader; made of the rest if left out
+    name = "wide"                            # its name in verdicts
+    statement = "In wide networks, ..."      # for the reader; by default composed from the other keys
     group = { method = "affine-like", width = 500 }
     against = { method = "batch-norm", width = 500 }
     metric = "test_accuracy"                 # or "test_loss"
-    direction = "higher"                     # or "lower", "same": of the group
-    margin = 0.005                           # higher or lower by more than this (0 if left out); the same within it
+    direction = "higher"                     # or "lower", "same": group compared with against
+    margin = 0.005                           # higher or lower by more than this (default 0); the same within it
 
-``group`` and ``against`` give the same settings, one value or more of them different. Runs that agree in everything
-else are in pairs, each setting at its best rate. A negative margin makes "higher" into "no lower than by that much".
+``group`` and ``against`` give the same settings, with at least one different value. Runs that agree in everything else
+are paired, each setting at its best rate. A negative margin turns "higher" into "lower by at most that much".
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 _OURS = re.compile(r"[HC][0-9]+")
 _NEEDED = ("name", "group", "against", "metric", "direction")
 _KEYS = ("name", "statement", *_NEEDED[1:], "margin")
-_NO_GROUPS = ("learning_rate", "seed")  # the first is chosen for each setting, the second makes the pairs
+_NO_GROUPS = ("learning_rate", "seed")  # the rate is chosen for each setting, and runs are paired by seed
 _SETTINGS = tuple(f.name for f in fields(TrialConfig) if f.name not in _NO_GROUPS)
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One declared hypothesis: ``metric`` of ``group`` is higher, lower or the same as that of ``against``.
+    """One declared hypothesis: ``metric`` of ``group`` is higher than, lower than or the same as that of ``against``.
 
     ``margin`` is in the unit of the metric: a share from 0 to 1, or nats.
     """
@@ -52,7 +52,7 @@ class Hypothesis:
 
     @property
     def statement(self) -> str:
-        """What is claimed, in words."""
+        """The claim in words."""
         if self.said:
             return self.said
         ours, theirs, metric = _words(self.group), _words(self.against), self.metric.replace("_", " ")
@@ -66,18 +66,18 @@ class Hypothesis:
 
 
 def read(given: Any, trials: Sequence[TrialConfig], error: Callable[[str], UsageError]) -> tuple[Hypothesis, ...]:
-    """Return the hypotheses of a file's ``hypotheses``, each checked against the trials that shall answer it.
+    """Return the hypotheses in a file's ``hypotheses``, each checked against the trials that test it.
 
-    ``error`` makes of a message an exception that names the file. Raises what it makes for anything else than tables of
-    the known keys with values that fit.
+    ``error`` turns a message into an exception that names the file. It is raised for anything but tables of the known
+    keys with valid values.
     """
     if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
-        raise error('these are no tables; write [[hypotheses]] and, below it, lines such as name = "wide"')
+        raise error('these are not tables; write [[hypotheses]] and, below it, lines such as name = "wide"')
     found: list[Hypothesis] = []
     for number, table in enumerate(given, 1):
         one = _one(table, trials, lambda text, k=number: error(f"number {k}: {text}"))  # type: ignore[misc]
         if one.name in (other.name for other in found):
-            raise error(f"number {number}: the name {one.name!r} is given twice; give each hypothesis its own")
+            raise error(f"number {number}: the name {one.name!r} is used twice; give each hypothesis its own name")
         found.append(one)
     return tuple(found)
 
@@ -91,17 +91,19 @@ def _one(table: dict[str, Any], trials: Sequence[TrialConfig], error: Callable[[
         raise error(f"{missing!r} is missing; the keys are {', '.join(_KEYS)}")
     name, said = table["name"], table.get("statement", "")
     if not isinstance(name, str) or not _NAME.fullmatch(name) or _OURS.fullmatch(name):
-        raise error(f"{name!r} is no name; give letters, digits, - and _, a letter first, and no name of ours (H1, C1)")
+        raise error(
+            f"{name!r} is not a valid name; use letters, digits, - and _, a letter first, and no name of ours (H1, C1)"
+        )
     if not isinstance(said, str):
-        raise error(f'the statement {said!r} is no text; write statement = "..."')
+        raise error(f'the statement {said!r} is not text; write statement = "..."')
     for key, known in (("metric", METRICS), ("direction", DIRECTIONS)):
         if table[key] not in known:
             raise error(f"the {key} {table[key]!r} is not known; choose one of {', '.join(known)}")
     margin = table.get("margin", 0)
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
-        raise error(f"the margin {margin!r} is no number; give one in the unit of {table['metric']}")
+        raise error(f"the margin {margin!r} is not a number; give one in the unit of {table['metric']}")
     if table["direction"] == SAME and margin <= 0:
-        raise error(f"the margin {margin!r} leaves no room; give a number above 0, within which the two are the same")
+        raise error(f"the margin {margin!r} leaves no range for 'same'; give a number above 0")
     group, against = (_group(key, table[key], trials, error) for key in ("group", "against"))
     if {k for k, _ in group} != {k for k, _ in against} or group == against:
         raise error(
@@ -119,7 +121,7 @@ def _group(
         raise error(f'{key} is {given!r}; write a table such as {{ method = "affine-like" }}')
     for name, value in given.items():
         if name not in _SETTINGS:
-            raise error(f"{key}: {name!r} is no setting that tells groups apart; these are {', '.join(_SETTINGS)}")
+            raise error(f"{key}: {name!r} is not a setting that distinguishes groups; these are {', '.join(_SETTINGS)}")
         there = sorted({getattr(trial, name) for trial in trials}, key=str)
         if value not in there:
             raise error(f"{key}: no trial has {name} = {value!r}; there are {', '.join(map(repr, there))}")
@@ -127,5 +129,5 @@ def _group(
 
 
 def _words(group: Sequence[tuple[str, Any]]) -> str:
-    """Return a group in words: the method's name, and other settings with theirs."""
+    """Return a group in words: the method's name, and other settings with their names."""
     return ", ".join(str(value) if name == "method" else f"{name} {value}" for name, value in group)

@@ -1,8 +1,8 @@
-"""What an experiment will be able to show, and what it will cost, before it is run.
+"""Predict what an experiment can show and what it costs, before it is run.
 
-trials ──▶ tables as they would come out ──▶ how many statements each hypothesis makes of them
-seeds, statements, deviation ──▶ smallest effect that is found with the wanted power; seeds that a given effect needs
-one trial of every network, a few steps ──▶ seconds a step ──▶ processor time
+trials ──▶ the expected table ──▶ the number of statements of each hypothesis
+seeds, statements, deviation ──▶ the smallest effect detected with the given power; the seeds that a given effect needs
+one trial of every network, a few steps ──▶ seconds per step ──▶ CPU time
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from verify.training.store import Row
 from verify.training.trial import TrialRun, steps_of
 
 POWER = 0.8
-LONGEST = 20.0  # seconds that are measured in all
+LONGEST = 20.0  # most seconds of measurement in all
 _STEPS, _WARM_UP = 12, 2
 
 
 @dataclass(frozen=True)
 class Visible:
-    """What one hypothesis can see: of so many statements, each over so many judging seeds.
+    """The detectable effect of one hypothesis: with ``statements`` statements, each over ``seeds`` judging seeds.
 
-    ``smallest`` is in the unit of ``deviation``, beyond the bound of a statement; ``needed`` is the number of judging
-    seeds that the wanted effect asks for, None where that was not given or no number does.
+    ``smallest`` is the distance beyond a statement's bound, in the unit of ``deviation``; ``needed`` is the number of
+    judging seeds required for the wanted effect, None if none is given or no number suffices.
     """
 
     hypothesis: str
@@ -48,7 +48,7 @@ class Visible:
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment before it is run. ``seconds`` of processor time are measured on this machine, without stacking."""
+    """The plan of an experiment. ``seconds`` are CPU time as measured on this machine, without stacking."""
 
     name: str
     trials: int
@@ -90,7 +90,7 @@ class Plan:
 
 
 def plan(experiment: Experiment, data_of: Callable[[TrialConfig], Dataset]) -> Plan:
-    """Return what an experiment can show and costs; ``data_of`` gives the data that a trial trains on."""
+    """Return the plan of an experiment; ``data_of`` returns the data of a trial."""
     aims = dict(experiment.aims)
     deviation, effect, power = aims.get("deviation"), aims.get("effect"), aims.get("power", POWER)
     rows = expected_table(experiment.trials)
@@ -123,7 +123,7 @@ def plan(experiment: Experiment, data_of: Callable[[TrialConfig], Dataset]) -> P
 
 
 def expected_table(trials: Iterable[TrialConfig]) -> list[Trial]:
-    """Return the table of an experiment as if every run had given the same, with the best rate inside each grid."""
+    """Return the table of an experiment as if all runs had equal results, with the best rate inside each grid."""
     rows: list[dict[str, Any]] = [
         line(Row(f"{k}", config, "pending", 0, 0, 0, None, None)) for k, config in enumerate(trials)
     ]
@@ -143,12 +143,12 @@ _ENDED = {
 
 
 def _refused(tested: Sequence[Finding]) -> tuple[str, ...]:
-    """Say of which statements nothing can be concluded whatever comes out, each reason once."""
+    """Return the reasons why some statements cannot be decided whatever the results, each reason once."""
     return tuple(dict.fromkeys(f"{f.hypothesis}: {f.reason}" for f in tested if f.reason))
 
 
 def _cost(trials: Sequence[TrialConfig], data_of: Callable[[TrialConfig], Dataset]) -> tuple[int, float]:
-    """Return the steps of all trials, and the processor seconds by the networks that were measured in time."""
+    """Return the steps of all trials, and the CPU seconds estimated from the networks measured in time."""
     kinds: Counter[TrialConfig] = Counter()
     for config in trials:
         alike = replace(config, learning_rate=1e-6, seed=0, evaluate_every=0, probe_every=0, epochs=None, steps=_STEPS)
@@ -156,7 +156,9 @@ def _cost(trials: Sequence[TrialConfig], data_of: Callable[[TrialConfig], Datase
     measured: dict[TrialConfig, float] = {}
     began = time.monotonic()
     with one_thread():
-        for config in sorted(kinds, key=lambda kind: kind.digest):  # mixed, for not all may be reached in time
+        for config in sorted(
+            kinds, key=lambda kind: kind.digest
+        ):  # in mixed order, since the time may not suffice for all
             if measured and time.monotonic() - began > LONGEST:
                 break
             measured[config] = _seconds_a_step(config, data_of(config))
@@ -165,25 +167,25 @@ def _cost(trials: Sequence[TrialConfig], data_of: Callable[[TrialConfig], Datase
 
 
 def _seconds_a_step(config: TrialConfig, data: Dataset) -> float:
-    """Return the processor seconds of a step of a trial, after a few that are not counted."""
+    """Return the CPU seconds of a step of a trial, after a few warm-up steps."""
     run = TrialRun(config, data)
     for _ in range(_WARM_UP):
         run.advance()
     began = time.process_time()
-    while run.step < run.total - 1:  # the last one evaluates
+    while run.step < run.total - 1:  # the last step also evaluates
         run.advance()
     return (time.process_time() - began) / (run.total - 1 - _WARM_UP)
 
 
 def text(found: Plan) -> str:
-    """Return a plan for a person."""
+    """Return a plan as text."""
     lines = [
         f"{found.name}: {found.trials:,} trials, {found.steps:,} steps",
         f"seeds: {_seeds(found.tuning)} choose the rates (one in {TUNING_SHARE}), {_seeds(found.judging)} judge",
     ]
     lines.append(
-        f"cost: about {_duration(found.seconds)} of one core of this machine, by a few steps of its networks; seeds "
-        "that train as one stack cost less"
+        f"cost: about {_duration(found.seconds)} on one core of this machine, estimated from a few steps of its "
+        "networks; seeds that train as one stack cost less"
     )
     unit = (
         "standard deviations of a paired difference" if found.deviation is None else f"(deviation {found.deviation:g})"
@@ -191,14 +193,14 @@ def text(found: Plan) -> str:
     for one in found.visible:
         lines.append(
             f"{one.hypothesis}: statements {one.statements}, judging seeds {one.seeds}: the smallest effect beyond a "
-            f"bound that is found with power {found.power:g} is {one.smallest:.3g} {unit}"
+            f"bound that is detected with power {found.power:g} is {one.smallest:.3g} {unit}"
         )
         if one.seeds < LEAST_SEEDS:
             lines.append(f"  nothing is concluded from fewer than {LEAST_SEEDS} judging seeds")
         if found.effect is not None and found.deviation is not None:
-            enough = f"asks for {one.needed} judging seeds" if one.needed else "asks for more than 10,000 judging seeds"
+            enough = f"requires {one.needed} judging seeds" if one.needed else "requires more than 10,000 judging seeds"
             lines.append(f"  an effect of {found.effect:g} {enough}")
-    lines += [f"not concluded, whatever comes out: {reason}" for reason in found.open]
+    lines += [f"undecidable, whatever the results: {reason}" for reason in found.open]
     if not found.visible:
         lines.append("no hypothesis compares these trials")
     return "\n".join(lines)

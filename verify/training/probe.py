@@ -1,14 +1,14 @@
-"""Look into a network while it trains: self factors, and what each sample's own gradient does to its own activation.
+"""Probe a network during training: self factors, and the effect of each sample's gradient on its own activation.
 
-    factors   K_ss of every probed sample, from what the layer's parameters multiply: |x~_s|^2 (``rows``)
-    own step  a copy of the layer's parameters is really moved along the gradient of one sample's share of the loss; the
+    factors   K_ss of every probed sample: |x~_s|^2, where x~_s is the vector that the parameters multiply (``rows``)
+    own step  a real step of a copy of the layer's parameters along the gradient of one sample's share of the loss; the
               identity (theory, section 1) says ``Delta z_s = -eta kappa g_s``
-    share     how much of the change that a step on the whole probe makes, each sample's own gradient makes
+    share     the share of each sample's own gradient in the change by a step on all probed samples
 
-A layer's input is held fixed, as in theory, section 1, and g_s is the gradient of the loss of the network as it stands.
-No formula of any method enters. All measured layers are linear in their parameters, so the identity holds at every
-rate; the rate is the one that makes the step as long as the parameters are, where rounding disturbs least. At a small
-rate the change of z would be the difference of two nearly equal numbers, and only rounding would be measured.
+A layer's input is held fixed, as in theory, section 1, and g_s is the gradient of the network's current loss. No
+method's formula is used. All measured layers are linear in their parameters, so the identity holds at every rate. The
+rate is chosen so that the step has the same norm as the parameters, where rounding matters least: at a small rate the
+change of z would be a difference of nearly equal numbers, and only rounding would be measured.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from verify.training.layers import Network, loss_of
 from verify.training.rows import as_samples, entries, rows_of, weight_and_bias, with_parameters
 
 _TF32 = 2.0**-10
-STEPPED_SAMPLES = 4  # of the probed ones, so many take a step of their own
+STEPPED_SAMPLES = 4  # probed samples that take a step of their own
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How the self factor of one layer is distributed over the probed samples at one step of training."""
+    """The distribution of one layer's self factor over the probed samples at one training step."""
 
     step: int
     layer: str
@@ -42,20 +42,20 @@ class Spread:
 
     @property
     def ratio(self) -> float:
-        """Largest over smallest self factor: 1 where every sample is moved by the same factor."""
+        """Largest over smallest self factor: 1 if every sample moves by the same factor."""
         return self.maximum / self.minimum
 
 
 @dataclass(frozen=True)
 class OwnStep:
-    """What a sample's own gradient does to its own activation, in one layer at one step of training.
+    """The effect of a sample's gradient on its own activation, in one layer at one training step.
 
-    ``kappa`` is the factor that the layer declares, and for layers that declare none the mean of the probed self
-    factors: the error is then the largest departure from that mean. ``error`` is
-    ``max_s |Delta z_s + eta kappa g_s| / |eta kappa g_s|`` over a few samples, in the type that the trial trains in,
-    ``error_float64`` the same of a copy in float64, and ``bound`` what rounding may make of an exact identity in the
-    trial's type. ``self_share`` is ``sum_s |own_s|^2 / (sum_s |own_s|^2 + sum_s |cross_s|^2)`` of a step on the loss of
-    all probed samples, and 1 minus it what cross terms make. None where no chosen sample has a gradient.
+    ``kappa`` is the layer's stated factor; for layers without one it is the mean of the probed self factors, and the
+    error is then the largest departure from that mean. ``error`` is ``max_s |Delta z_s + eta kappa g_s| / |eta kappa
+    g_s|`` over a few samples, in the trial's dtype; ``error_float64`` is the same for a copy in float64; ``bound`` is
+    the largest error that rounding in the trial's dtype can cause. ``self_share`` is ``sum_s |own_s|^2 / (sum_s
+    |own_s|^2 + sum_s |cross_s|^2)`` for a step on the loss of all probed samples; the rest comes from cross terms.
+    Values are None if no chosen sample has a gradient.
     """
 
     step: int
@@ -68,13 +68,13 @@ class OwnStep:
     self_share: float | None
 
     def measured(self) -> list[float]:
-        """Return the numbers that were measured, without those that there are not."""
+        """Return the measured numbers, without those that are None."""
         return [v for v in (self.kappa, self.error, self.error_float64, self.self_share) if v is not None]
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A layer of a twin, its input x (B, n), and the gradient g (B, m, places) of the loss by its output."""
+    """A layer of a copied network, its input x (B, n), and the loss gradient g (B, m, places) at its output."""
 
     layer: nn.Module
     x: Tensor
@@ -82,7 +82,7 @@ class _Seen:
 
 
 class _Twin:
-    """A copy of a network in a type, that takes over the network's parameters and buffers before it is looked into."""
+    """A copy of a network in a given dtype, which loads the network's parameters and buffers before each probe."""
 
     def __init__(self, model: Network, dtype: torch.dtype) -> None:
         self.network, self.dtype = copy.deepcopy(model).to(dtype).train(), dtype
@@ -90,7 +90,7 @@ class _Twin:
         self.given = [*model.parameters(), *model.buffers()]
 
     def look(self, probed: Split) -> dict[str, _Seen]:
-        """Return what each measured layer receives and the gradients, for the network as it stands."""
+        """Return each measured layer's input and output gradient, for the current network."""
         with torch.no_grad():
             torch._foreach_copy_(self.own, self.given)
         x = probed.x.to(self.dtype) if probed.x.is_floating_point() else probed.x
@@ -98,10 +98,10 @@ class _Twin:
 
 
 class Probe:
-    """Measures a network on copies of it, so that the network, its buffers and its gradients stay as they are.
+    """Measures a network on copies, so that the network, its buffers and its gradients are unchanged.
 
     Args:
-        model: the network, whose parameters and buffers only change in place from now on.
+        model: the network; its parameters and buffers must change only in place from now on.
     """
 
     def __init__(self, model: Network) -> None:
@@ -110,7 +110,7 @@ class Probe:
         self._same = self._exact if own is torch.float64 else _Twin(model, own)
 
     def measure(self, probed: Split, step: int, generator: torch.Generator) -> tuple[list[Spread], list[OwnStep]]:
-        """Return what is seen in each measured layer; ``generator`` draws the samples that take a step of their own."""
+        """Return the measurements of each layer; ``generator`` draws the samples that take a step of their own."""
         exact = self._exact.look(probed)
         same = exact if self._same is self._exact else self._same.look(probed)
         spreads, own_steps = [], []
@@ -136,20 +136,20 @@ def summarise(step: int, layer: str, factors: Tensor) -> Spread:
 
 
 def rounding_bound(products: int, epsilon: float) -> float:
-    """Return how far rounding may carry a step from the identity, for units that sum so many products.
+    """Return the rounding bound on the error of the identity, for units that sum ``products`` products.
 
-    In units of roundoff: 3 (n + 1) for the sums in z before and after a step that is as long as the parameters, another
-    half of that for the length that z is divided by, and n + 1 for the gradient's own; 6 (n + 8) covers them all.
+    In units of roundoff: 3 (n + 1) for the sums in z before and after a step as long as the parameters, half of that
+    for the length that divides z, and n + 1 for the gradient; 6 (n + 8) covers them all.
     """
     return 6 * (products + 8) * epsilon / 2
 
 
 @dataclass(frozen=True)
 class Moved:
-    """What steps of a layer's parameters did to its activations.
+    """The effect of steps of a layer's parameters on its activations.
 
-    ``error`` is that of ``OwnStep``, ``change`` (B, m, places) what a step on all samples does, per unit of its rate;
-    None where no sample has a gradient.
+    ``error`` is that of ``OwnStep``, ``change`` (B, m, places) the effect of a step on all samples, per unit of rate;
+    None if no sample has a gradient.
     """
 
     error: float | None
@@ -157,16 +157,16 @@ class Moved:
 
 
 def move(layer: nn.Module, x: Tensor, g: Tensor, kappa: float, chosen: Tensor) -> Moved:
-    """Step copies of a layer's parameters, one on each chosen sample alone and one on all samples, and compare.
+    """Take steps of copies of a layer's parameters, one on each chosen sample alone and one on all, and compare.
 
-    The copies stand side by side as the units of one wide layer, for units do not act on each other.
+    The copies form the units of one wide layer, because units are independent.
 
     Args:
-        layer: the layer, whose parameters stay as they are.
+        layer: the layer; its parameters are unchanged.
         x: its input (B, n).
-        g: the gradient (B, m, places) of the loss by its output.
-        kappa: the factor that is to be.
-        chosen: the samples that step alone, as numbers below B * places; one without a gradient is left out.
+        g: the gradient (B, m, places) of the loss with respect to its output.
+        kappa: the expected factor.
+        chosen: the samples that step alone, as indices below B * places; those without a gradient are left out.
     """
     (units, places), copies = g.shape[1:], len(chosen) + 1
     own = [one.detach() for one in weight_and_bias(layer)]
@@ -194,12 +194,12 @@ def move(layer: nn.Module, x: Tensor, g: Tensor, kappa: float, chosen: Tensor) -
 
 
 def _length(one: Tensor, dim: int | None = None) -> Tensor:
-    """Return the length of a tensor, or of what lies along an axis, which then has one entry."""
+    """Return the norm of a tensor, or along one axis, which is kept with length one."""
     return torch.linalg.vector_norm(one, dim=dim, keepdim=dim is not None)
 
 
 def self_share(own: Tensor, whole: Tensor | None) -> float | None:
-    """Return the share of ``own`` in a change ``whole`` of which it is a part, by summed squares."""
+    """Return the share of ``own`` in the change ``whole`` that contains it, by sums of squares."""
     if whole is None:
         return None
     mine, others = float(_length(own)), float(torch.dist(own, whole))
@@ -226,14 +226,14 @@ def _own_step(spread: Spread, exact: _Seen, same: _Seen, factors: Tensor, chosen
 
 
 def _epsilon(seen: _Seen) -> float:
-    """Return the distance from one to the next number that a layer computes with; convolutions may do so in TF32."""
+    """Return the machine epsilon of a layer's arithmetic; convolutions may use TF32."""
     x = seen.x
     rough = x.is_cuda and x.dtype is torch.float32 and x.dim() > 2 and torch.backends.cudnn.allow_tf32
     return _TF32 if rough else torch.finfo(x.dtype).eps
 
 
 def _look(twin: Network, x: Tensor, y: Tensor) -> dict[str, _Seen]:
-    """Return what each measured layer receives, and the gradients of the loss on samples ``x`` with classes ``y``."""
+    """Return each measured layer's input and output gradient, for the loss on samples ``x`` with classes ``y``."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 

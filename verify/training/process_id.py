@@ -1,6 +1,6 @@
-"""Who works on a trial: a process, named so that another process can tell whether it is still there.
+"""Names for processes that own trials, by which another process can tell whether they still run.
 
-A process number alone is not enough: it is given out again after a while, and means nothing on another machine.
+A process id alone is not enough: it is reused after a while, and means nothing on another machine.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _PROC = Path("/proc")
 
 
 def myself() -> str:
-    """Return the name of this process: machine, process number, moment of its start."""
+    """Return the name of this process: machine, process id, start time."""
     return f"{_machine()}|{os.getpid()}|{_started(os.getpid())}"
 
 
 def is_gone(owner: str) -> bool:
-    """Return whether the named process is known to be gone; False for a process on another machine."""
+    """Return whether the named process has certainly ended; False for a process on another machine."""
     machine, number, started = owner.split("|")
     if machine != _machine():
         return False
@@ -34,7 +34,7 @@ def is_gone(owner: str) -> bool:
 
 @cache
 def _machine() -> str:
-    """Name the machine, its boot and the space in which its process numbers are counted."""
+    """Return a name of the machine, its boot and its process-id namespace."""
     parts = [socket.gethostname()]
     for read in (
         lambda: (_PROC / "sys/kernel/random/boot_id").read_text().strip(),
@@ -48,7 +48,7 @@ def _machine() -> str:
 
 
 def _started(number: int) -> str:
-    """Return when a process was started, in the system's ticks; empty where the system does not say."""
+    """Return the start time of a process in system ticks; empty if the system does not report it."""
     try:
         fields = (_PROC / str(number) / "stat").read_text().rpartition(")")[2].split()
     except OSError:

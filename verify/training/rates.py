@@ -1,9 +1,9 @@
-"""The learning rate that each setting of an experiment does best with, chosen on validation data of tuning seeds.
+"""Choose the best learning rate of each setting of an experiment, on the validation data of tuning seeds.
 
-The seeds of an experiment are divided by a rule that depends on nothing but their numbers: the lowest quarter, at least
-one, choose the rates, and the others, with other splits of the data, judge them. Where every setting has one rate there
-is nothing to choose, and all seeds judge. A rate at an end of its grid is said to be there: a better one may lie
-beyond, and a comparison that rests on it compares grids. Diverged trials count as worse than any that finished.
+The seeds of an experiment are divided by a rule that depends only on their numbers: the lowest quarter, at least one,
+tune the rates, and the others, with other splits of the data, judge. If every setting has a single rate there is
+nothing to tune, and all seeds judge. A best rate at the edge of its grid is marked, because a better one may lie beyond
+it, and comparisons would depend on the grid. Diverged trials rank below all that finished.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 
 from verify.training.experiment import SETTINGS
 
-TUNING_SHARE = 4  # one seed in so many chooses rates
+TUNING_SHARE = 4  # one seed in this many tunes rates
 Trial = Mapping[str, Any]  # a line of the exported table: every setting and every metric by name
 Setting = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class BestRate:
-    """The best rate of one setting: ``setting`` holds what varies in the experiment, without rate and seed.
+    """The best rate of one setting; ``setting`` holds the varying settings, without rate and seed.
 
     ``validation_accuracy`` is the mean over the tuning seeds, None if one diverged at every rate. ``at_edge`` is None
-    for a grid of one rate, which has no inside.
+    for a grid of one rate.
     """
 
     setting: Setting
@@ -36,9 +36,9 @@ class BestRate:
 
 
 def tuning_seeds(trials: Sequence[Trial]) -> frozenset[int]:
-    """Return the seeds that choose the rates of an experiment; the others judge. None where there is nothing to choose.
+    """Return the seeds that tune the rates of an experiment; the others judge. Empty if there is nothing to tune.
 
-    The members of the affine family are chosen from, too, whatever their rates.
+    The choice among members of the affine family counts as tuning too, whatever their rates.
     """
     rates: dict[Setting, set[float]] = defaultdict(set)
     names = _varying(trials)
@@ -51,13 +51,13 @@ def tuning_seeds(trials: Sequence[Trial]) -> frozenset[int]:
 
 
 def best_rates(trials: Sequence[Trial]) -> list[BestRate]:
-    """Return the best rate of every setting whose trials are all done, in the order of the trials."""
+    """Return the best rate of every setting with all trials done, in the order of the trials."""
     tuning = tuning_seeds(trials)
     return [best_rate(setting, group, tuning) for setting, group in by_setting(trials).items()]
 
 
 def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:
-    """Return the trials of each setting, all rates and seeds together, of settings whose trials are all done."""
+    """Return the trials of each setting over all rates and seeds, for settings with all trials done."""
     names = _varying(trials)
     groups: dict[Setting, list[Trial]] = defaultdict(list)
     for trial in trials:
@@ -66,7 +66,7 @@ def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:
 
 
 def best_rate(setting: Setting, group: Sequence[Trial], tuning: frozenset[int]) -> BestRate:
-    """Return the best rate of the trials of one setting, all done, by its tuning seeds, or by all if it has none."""
+    """Return the best rate of one setting, with all trials done, by its tuning seeds, or by all if it has none."""
     by_rate: dict[float, list[Trial]] = defaultdict(list)
     for trial in [trial for trial in group if trial["seed"] in tuning] or group:
         by_rate[trial["learning_rate"]].append(trial)
@@ -79,13 +79,13 @@ def best_rate(setting: Setting, group: Sequence[Trial], tuning: frozenset[int]) 
 
 
 def _varying(trials: Sequence[Trial]) -> list[str]:
-    """Return the names of the settings that differ between trials, the method always among them."""
+    """Return the names of the settings that differ between trials, and always the method."""
     names = [name for name in SETTINGS if name not in ("learning_rate", "seed")]
     return [name for name in names if name == "method" or len({trial[name] for trial in trials}) > 1]
 
 
 def _merit(trials: Sequence[Trial]) -> tuple[int, float, float]:
-    """Return what orders rates, the best first: diverged seeds, then accuracy and loss of those that finished."""
+    """Return the sort key of a rate, best first: diverged seeds, then accuracy and loss of the finished ones."""
     finished = [trial for trial in trials if trial["diverged_at"] is None]
     if not finished:
         return len(trials), 0.0, 0.0

@@ -1,4 +1,4 @@
-"""``affdiv report``: what the trials of a store say of each hypothesis. Imports what it needs when it runs."""
+"""``affdiv report``: verdicts on each hypothesis from stores or tables. Its imports are deferred to the call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Experiments = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME|FILE.toml",
-        help="An experiment whose own hypotheses are judged on its trials; may be repeated.",
+        help="An experiment whose declared hypotheses are judged on its trials; may be repeated.",
     ),
 ]
 
@@ -29,20 +29,21 @@ Experiments = Annotated[
 def report(
     table: Tables = None,
     store: Stores = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")] = Path(
         "report.html"
     ),
     experiment: Experiments = None,
     surface: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.svg", help="Also draw the response surface into this file."),
+        typer.Option(metavar="FILE.svg", help="Also plot the response surface into this file."),
     ] = None,
     json: Json = False,
 ) -> None:
     """Judge each hypothesis on the trials in stores or exported tables, and write the verdicts as one page.
 
     Each verdict is supported, contradicted or inconclusive, with the effect, its 95 % interval and the trials behind
-    it. If a sweep still runs, its finished trials count. By default the command reads the store of `affdiv experiment`.
+    it. If a sweep is still running, its finished trials count. By default the command reads the store of `affdiv
+    experiment`.
     """
     from derive.export.files import write_text
     from verify.files import check_folder, make_folder
@@ -74,7 +75,7 @@ def report(
 
 
 def _write_surface(path: Path, sources: Sequence[Source]) -> None:
-    """Write the response surfaces of all sources as one picture; UsageError where no trials have one."""
+    """Write the response surfaces of all sources as one plot; UsageError if no trials have one."""
     from derive.errors import UsageError
     from derive.export.files import write_text
     from verify.files import make_folder
@@ -90,7 +91,7 @@ def _write_surface(path: Path, sources: Sequence[Source]) -> None:
 
 
 def _own(experiments: Sequence[str], sources: Sequence[Source]) -> list[tuple[Hypothesis, ...]]:
-    """Return the hypotheses that are declared for each source; UsageError for an experiment without trials here."""
+    """Return the declared hypotheses of each source; UsageError for an experiment without trials here."""
     from derive.errors import UsageError
 
     own: dict[str, tuple[Hypothesis, ...]] = {source.name: () for source in sources}
@@ -106,7 +107,7 @@ def _own(experiments: Sequence[str], sources: Sequence[Source]) -> list[tuple[Hy
 
 
 def _plain(findings: Mapping[str, Sequence[Finding]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the findings as JSON has them."""
+    """Return the findings as plain JSON data."""
     return {
         name: [{**asdict(finding), "asked": finding.asked} for finding in judged] for name, judged in findings.items()
     }

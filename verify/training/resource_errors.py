@@ -1,4 +1,4 @@
-"""A machine that has run out: of memory, which is the trial's failure, or of disk, which is not."""
+"""Handle exhausted resources: out of memory, which is the trial's failure, and a full disk, which is not."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
-    """Return whether an error says that memory could not be had: Python's, torch's on a GPU or torch's on the CPU."""
+    """Return whether an error means out of memory: Python's own, torch's on a GPU, or torch's on the CPU."""
     if isinstance(problem, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(problem, RuntimeError) and "can't allocate memory" in str(problem)
 
 
 def out_of_memory(problem: BaseException, configs: Sequence[TrialConfig]) -> str:
-    """Say in one line what was asked for, how large the trial is, and what would make it smaller.
+    """Return one line with the requested amount, the size of the trial, and how to make it smaller.
 
-    A trial is not trained in smaller pieces instead: sums over other pieces have other last bits.
+    Splitting the trial's batches instead would change the last bits of its sums.
     """
     config, asked = configs[0], _ASKED.search(str(problem))
-    what = f" (asked for {asked[1]})" if asked else ""
+    what = f" (requested {asked[1]})" if asked else ""
     team = f", {len(configs)} seeds as one stack" if len(configs) > 1 else ""
     mend = "--seeds apart, " if team else ""
     return (
@@ -39,20 +39,20 @@ def out_of_memory(problem: BaseException, configs: Sequence[TrialConfig]) -> str
 
 
 def failure(problem: BaseException, configs: Sequence[TrialConfig]) -> str:
-    """Return what is written down of a trial that raised."""
+    """Return the recorded error text of a trial that raised."""
     if is_out_of_memory(problem):
         return out_of_memory(problem, configs)
     return f"{type(problem).__name__}: {problem}"
 
 
 def is_disk_full(problem: BaseException) -> bool:
-    """Return whether an error says that the disk has no room left."""
+    """Return whether an error means that the disk is full."""
     return isinstance(problem, OSError) and problem.errno in _FULL
 
 
 def disk_full(place: Path) -> UsageError:
-    """Return the error that says that the disk of a place is full."""
+    """Return the error to raise when the disk of a path is full."""
     return UsageError(
-        f"the disk that holds {str(place)!r} is full; free some space and start the same line again: what was saved is "
-        "intact"
+        f"the disk that holds {str(place)!r} is full; free some space and give the same command again: what was saved "
+        "is intact"
     )

@@ -1,4 +1,4 @@
-"""Which of the trials that failed are to be tried again: those that match every ``KEY=VALUE``."""
+"""Select failed trials to retry: those that match every ``KEY=VALUE`` filter."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _OWN: dict[str, Callable[[Row, str], bool]] = {
 
 
 def wanted(filters: Sequence[str]) -> Callable[[Row], bool]:
-    """Return whether a trial matches every filter; all trials match none.
+    """Return a predicate that is true for trials that match every filter; without filters, for all trials.
 
-    A filter is ``KEY=VALUE``: a setting with its value as it is printed, ``state``, the beginning of an ``id`` or a
-    part of the ``error``.
+    A filter is ``KEY=VALUE``: a setting with its value as printed, ``state``, the beginning of the ``id``, or a part of
+    the ``error``.
 
     Raises:
-        UsageError: a filter that is none.
+        UsageError: an invalid filter.
     """
     tests = [_test(text) for text in filters]
     return lambda row: all(test(row) for test in tests)
@@ -39,7 +39,7 @@ def _test(text: str) -> Callable[[Row], bool]:
 
 
 def _same(setting: object, value: str) -> bool:
-    """Return whether a setting has a value as it was typed; 0.10 is 0.1."""
+    """Return whether a setting has a value given as text; 0.10 equals 0.1."""
     if isinstance(setting, float):
         try:
             return setting == float(value)

@@ -1,8 +1,8 @@
-"""What the parameters of a layer multiply, asked of the layer itself: its update kernel follows from that alone.
+"""Find the vectors x~ that a layer's parameters multiply, by calling the layer; they determine its update kernel.
 
-A layer that is linear in its parameters, with one row of them for each unit, is ``z_s = [W, b] x~_s`` for some ``x~_s``
-that depends on the input and on the map in front of the parameters. Then ``K_ss' = (x~_s . x~_s') I``. Not supported:
-layers whose parameters occur in products.
+A layer that is linear in its parameters, with one row of them per unit, is ``z_s = [W, b] x~_s`` for some ``x~_s`` that
+depends on the input and on the map before the parameters. Then ``K_ss' = (x~_s . x~_s') I``. Not supported: layers with
+products of parameters.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_WIDE = 16  # times as many inputs as samples, from which on a backward pass costs less than a forward pass of n units
+_WIDE = 16  # ratio of inputs to samples above which a backward pass is cheaper than a forward pass of n units
 
 
 def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
-    """Return X~, of shape (B, n + 1): what [W, b] multiply in a layer that is linear in them, for ``x`` of (B, n).
+    """Return X~ (B, n + 1), the rows that [W, b] multiply in a layer linear in them, for ``x`` (B, n).
 
-    Units whose weights are the rows of I and whose bias is 0 show what W multiplies; one with W = 0 and b = 1 shows
-    what b multiplies. Where inputs are many and samples few, each of B units is given the gradient of one sample alone,
-    and the gradients of the units are the rows, exactly the same ones. Layers with places give (B, n + 1, ..), n the
-    number of weights of a unit.
+    The outputs of units with the rows of I as weights and bias 0 are what W multiplies; that of a unit with W = 0 and b
+    = 1 is what b multiplies. With many inputs and few samples, each of B units instead receives the gradient of one
+    sample alone, and the units' gradients are exactly the same rows. Layers with positions give (B, n + 1, ..), where n
+    is the number of weights of a unit.
     """
     n = entries(layer)
     if x.dim() == 2 and n > _WIDE * len(x):
@@ -33,15 +33,15 @@ def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def with_units(layer: nn.Module, x: Tensor, theta: Tensor) -> Tensor:
-    """Return what the layer gives for ``x`` with the units ``theta`` = [W, b] (m, n + 1) in the place of its own."""
+    """Return the layer's output for ``x`` with the units ``theta`` = [W, b] (m, n + 1) instead of its own."""
     return with_parameters(layer, x, theta[:, :-1].reshape(-1, *weight_and_bias(layer)[0].shape[1:]), theta[:, -1])
 
 
 def with_parameters(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return what the layer gives for ``x`` with a weight (m, ...) and a bias (m,) in the place of its own.
+    """Return the layer's output for ``x`` with a weight (m, ...) and a bias (m,) instead of its own.
 
-    They stand in the layer's table of parameters for the one call: ``torch.func.functional_call`` does the same for any
-    module, and costs as much as three forward passes of a small layer.
+    They replace the entries of the layer's parameter dictionary for the call. ``torch.func.functional_call`` does the
+    same for any module, but costs as much as three forward passes of a small layer.
     """
     own = weight_and_bias(layer)
     table: dict[str, Any] = next(m._parameters for m in layer.modules() if m._parameters.get("weight") is own[0])
@@ -54,7 +54,7 @@ def with_parameters(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -
 
 
 def as_samples(layer: nn.Module, z: Tensor) -> Tensor:
-    """Return what a layer receives or gives with one axis of samples in front: tokens (B, T, ..) as (B * T, ..)."""
+    """Return a layer's input or output with a single sample axis in front: tokens (B, T, ..) become (B * T, ..)."""
     return z.flatten(0, -2) if weight_and_bias(layer)[0].dim() == 2 else z
 
 

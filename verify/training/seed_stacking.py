@@ -1,11 +1,11 @@
-"""A team: trials that differ in their seed alone, trained as one stack of networks, one operation for all of them.
+"""A team: trials that differ only in their seed, trained as one stack of networks with joint operations.
 
-Every member is a ``TrialRun`` whose parameters and buffers are slices of the stack: it measures itself, as it does when
-it trains alone, while steps are taken on the stack. A member that diverges is left at that, and the others do not
-notice: no operation mixes two slices.
+Every member is a ``TrialRun`` whose parameters and buffers are slices of the stack: it measures itself as when it
+trains alone, while steps are taken on the stack. A member that diverges does not affect the others, because no
+operation mixes slices.
 
-What is measured equals what the members give alone up to rounding. Bit for bit it depends on the team's size, which is
-why the team is part of a trial's identity, see ``seed_stacks``.
+The results equal those of the members trained alone, up to rounding. Their last bits depend on the team's size, so the
+team is part of a trial's identity, see ``seed_stacks``.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from verify.training.stacked_update import StackedUpdate
 from verify.training.traced import traced_step
 from verify.training.trial import TrialResult, TrialRun, steps_per_epoch
 
-_STEPS_UNSEEN = 64  # after which losses are looked at: a team that has diverged as a whole ends by then
+_STEPS_UNSEEN = 64  # steps between checks of the losses; a team that diverged as a whole ends then
 
 
 class TeamRun:
-    """A team between two steps.
+    """A team of trials between two steps.
 
     Args:
-        configs: the settings, equal but for the seed.
-        data: what each trains on, in the order of ``configs``.
-        identities: the members' own names, in that order.
-        identity: the name of the team.
+        configs: the settings, equal except for the seed.
+        data: the data of each trial, in the order of ``configs``.
+        identities: the members' ids, in that order.
+        identity: the id of the team.
     """
 
     def __init__(
         self, configs: Sequence[TrialConfig], data: Sequence[Dataset], identities: Sequence[str], identity: str
     ) -> None:
         self.identity, self.config = identity, configs[0]
-        moved: dict[int, Tensor] = {}  # each memory once, not for each member
+        moved: dict[int, Tensor] = {}  # each tensor is moved once, not once per member
         there = [one.to(configs[0].device, moved) for one in data]
         self.members = [TrialRun(*own) for own in zip(configs, there, identities, strict=True)]
         self._x, self._y, self._starts = pooled([member.data.train for member in self.members])
@@ -54,7 +54,7 @@ class TeamRun:
         self._unseen: list[Tensor] = []
 
     def advance(self) -> bool:
-        """Take one step and measure where that is due; return whether one was taken, False once all is over."""
+        """Take one step, and measure if due; return whether a step was taken, False once the team has finished."""
         if self.step == 0 and not self._unseen:
             self._measure()
         if self.step == self.total or not self._alive():
@@ -66,12 +66,12 @@ class TeamRun:
         return True
 
     def results(self) -> list[TrialResult]:
-        """Return what was measured, member by member."""
+        """Return the results of the members."""
         self.settle()
         return [member.result() for member in self.members]
 
     def settle(self) -> None:
-        """Look at the losses of the steps since the last look, and note who has diverged."""
+        """Check the losses of the steps since the last check, and record the members that diverged."""
         if self._unseen:
             finite = torch.stack(self._unseen).isfinite().cpu()
             first = self.step - len(finite) + 1
@@ -105,7 +105,7 @@ class TeamRun:
         return x.view(members, -1, *x.shape[1:]), y.view(members, -1)
 
     def _rows_of(self, epoch: int) -> Sequence[Tensor]:
-        """Return the numbers (S * B,) of the samples in each batch of an epoch, member after member."""
+        """Return the sample indices (S * B,) of each batch of an epoch, member after member."""
         samples = len(self.members[0].data.train)
         size, whole = min(self.config.batch_size, samples), steps_per_epoch(self.config, samples)
         orders = torch.stack(
@@ -128,7 +128,7 @@ class TeamRun:
 
 
 def _stack(slices: Sequence[Tensor]) -> Tensor:
-    """Return tensors of one shape as one, of which they are slices from then on."""
+    """Return tensors of one shape stacked as one; the given tensors become slices of it."""
     whole = torch.stack([one.detach() for one in slices])
     for one, slice_ in zip(slices, whole.unbind(), strict=True):
         one.data = slice_

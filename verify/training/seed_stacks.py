@@ -1,8 +1,8 @@
-"""Which trials train together: those that differ in their seed alone, where that was measured to be faster.
+"""Decide which trials train together: those that differ only in their seed, if that was measured to be faster.
 
-A team is fixed by its experiment, never by which worker was free, and its name is part of its trials' identities: a
-result can depend, in its last bits, on the number of networks that were trained as one. First weights, order and split
-of a trial follow from its seed, so that its numbers are those of the trial alone up to rounding.
+A team depends only on its experiment, never on which worker is free, and its id is part of its trials' identities: the
+last bits of a result can depend on the number of networks trained as one. A trial's seed determines its initial
+weights, order and split, so its results equal those of the trial alone up to rounding.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from verify.training.stacked_update import RULES
 from verify.training.trial import steps_of
 
 MODES = ("auto", "together", "apart")
-MOST_MEMBERS = {"cpu": 16, "cuda": 64}  # more gain little, and a team is what one worker takes at a time
+MOST_MEMBERS = {"cpu": 16, "cuda": 64}  # more members gain little, and one worker takes a whole team
 _MODELS = ("mlp",)
 _MEASURED = Path(__file__).with_name("seed_stacking.json")
 
 
 @dataclass(frozen=True)
 class Team:
-    """Trials that go through the store as one, by seed; ``id`` is the trial's own where there is but one.
+    """Trials, ordered by seed, that the store treats as one; the ``id`` of a single trial is its own.
 
-    ``identities`` are the trials' ids if each trained alone.
+    ``identities`` are the ids that the trials would have alone.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Team:
 
 
 def team_of(configs: Sequence[TrialConfig], data_digest: str) -> Team:
-    """Return the team of settings that are equal but for the seed."""
+    """Return the team of settings that are equal except for the seed."""
     members = sorted(configs, key=lambda config: config.seed)
     identities = tuple(trial_id(config, data_digest) for config in members)
     if len(members) == 1:
@@ -51,9 +51,9 @@ def team_of(configs: Sequence[TrialConfig], data_digest: str) -> Team:
 
 
 def teams(trials: Mapping[TrialConfig, Dataset], mode: str) -> list[tuple[TrialConfig, ...]]:
-    """Return the trials, given with what they train on, in teams.
+    """Return the trials, given with their data, grouped into teams.
 
-    ``mode`` is one of ``MODES``: together where it pays, wherever it can be, or all apart.
+    ``mode`` is one of ``MODES``: together if it is faster, together whenever possible, or all apart.
     """
     alike: dict[TrialConfig, list[TrialConfig]] = defaultdict(list)
     for config in trials:
@@ -70,7 +70,7 @@ def teams(trials: Mapping[TrialConfig, Dataset], mode: str) -> list[tuple[TrialC
 
 
 def pays(config: TrialConfig, data: Dataset, members: int) -> bool:
-    """Return whether so many trials of these settings were measured to be faster together."""
+    """Return whether ``members`` trials of these settings were measured to be faster together."""
     limits = measured()
     return (
         products(config, data.features, data.classes) <= limits["most_products"]
@@ -86,7 +86,7 @@ def products(config: TrialConfig, features: int, classes: int) -> int:
 
 @cache
 def measured() -> dict[str, int]:
-    """Return up to how many products, and from how many steps of all members, a team was measured to be faster."""
+    """Return the measured limits for teams: most products, and fewest steps of all members."""
     limits: dict[str, int] = json.loads(_MEASURED.read_text(encoding="utf-8"))["limits"]
     return limits
 

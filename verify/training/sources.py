@@ -1,4 +1,4 @@
-"""Where trials that are to be judged come from: stores, or tables that were exported from stores."""
+"""Sources of trials to be judged: stores, and tables exported from stores."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from verify.training.tables import READABLE, read_table
 class Source:
     """The trials of one experiment.
 
-    ``name`` tells it from others on a page, ``place`` is the file that it was read from, ``text`` the experiment as it
-    was asked for. ``courses`` are the stored results by trial, with what was measured along the way; tables have none.
+    ``name`` is unique on a page, ``place`` is the source file, ``text`` the canonical text of the experiment.
+    ``courses`` are the stored results by trial, with the measurements during training; tables have none.
     """
 
     name: str
@@ -31,10 +31,10 @@ class Source:
 
 
 def load_sources(tables: Iterable[Path], stores: Iterable[Path]) -> list[Source]:
-    """Return the experiments of tables (files, or folders of them) and of stores, each under a name of its own.
+    """Return the experiments of tables (files or folders) and of stores, each under a unique name.
 
     Raises:
-        UsageError: a table or store that cannot be read, or a store without experiments.
+        UsageError: a table or store cannot be read, or a store has no experiments.
     """
     found = [Source(printable(path.stem), path, read_table(path)) for given in tables for path in _files(given)]
     found += [source for path in stores for source in _of_store(path)]
@@ -48,7 +48,7 @@ def load_sources(tables: Iterable[Path], stores: Iterable[Path]) -> list[Source]
 
 
 def _files(given: Path) -> list[Path]:
-    """Return a table, or the tables of a folder in the order of their names."""
+    """Return the given table, or the tables of a folder sorted by name."""
     if not given.is_dir():
         return [given]
     return sorted(path for path in given.iterdir() if path.suffix in READABLE)

@@ -1,12 +1,12 @@
-"""Update rules on stacked parameters: one step for all networks of a team, each entry as in the rule's own formula.
+"""Update rules on stacked parameters: one step for all networks of a team, by the rule's formula for each entry.
 
     sgd        theta' = theta - eta dL/dtheta
     momentum   v' = 0.9 v + dL/dtheta,  theta' = theta - eta v'
     adam       torch.optim.Adam with its default constants
     adamw      torch.optim.AdamW with weight decay 0.001: theta shrinks by 1 - 0.001 eta, then takes adam's step
 
-The rules act entry by entry, so that a stacked step is the step of each network. Not supported: rules that need what a
-layer receives (nlms, foof).
+The rules act entry by entry, so a stacked step is the step of each network. Not supported: rules that need the inputs
+of layers (nlms, foof).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 MOMENTUM = 0.9
-WEIGHT_DECAY = 1e-3  # as the author's companion code has it; torch's default is 0.01
+WEIGHT_DECAY = 1e-3  # as in the author's companion code; torch's default is 0.01
 RULES = ("sgd", "momentum", "adam", "adamw")
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # the defaults of torch.optim.Adam
 
 
 class StackedUpdate:
-    """An update rule at work on stacked parameters; ``state`` is what a checkpoint must carry beside the step.
+    """An update rule for stacked parameters; a checkpoint must contain ``state`` and the step.
 
     Args:
         rule: its name, one of ``RULES``.
@@ -38,7 +38,7 @@ class StackedUpdate:
 
     @torch.no_grad()
     def step(self, gradients: list[Tensor], number: int) -> None:
-        """Move the parameters by their gradients; ``number`` counts the steps from 1."""
+        """Update the parameters by their gradients; ``number`` counts the steps from 1."""
         if self.rule == "adamw":
             torch._foreach_mul_(self.parameters, 1 - self.learning_rate * WEIGHT_DECAY)
         if self.rule in ("adam", "adamw"):

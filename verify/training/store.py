@@ -1,16 +1,16 @@
-"""The one truth of a sweep: every trial with its state, in an SQLite file that any number of processes share.
+"""The store of a sweep: every trial with its state, in an SQLite file shared by any number of processes.
 
     pending ──claim──▶ running ──complete──▶ done
        ▲                 │  │
-       └──release/lease──┘  └──fail──▶ failed (tried again) ──third time──▶ quarantined
+       └──release/lease──┘  └──fail──▶ failed (retried) ──third time──▶ quarantined
 
-A claim is one ``BEGIN IMMEDIATE`` update; a result is written in the transaction that says done. A running trial has
-an owner and a lease that the owner's heartbeat prolongs; one whose owner is gone, or whose lease has run out, can be
-claimed anew, and the former owner's writes are then refused. Trials of a team go through all of this as one; a trial
-that trains alone is a team of its own name. What a claim, a heartbeat, a completion or a look at the progress costs
-does not depend on the number of trials, see ``layout``.
+A claim is one ``BEGIN IMMEDIATE`` update; a result is written in the transaction that sets the state to done. A running
+trial has an owner and a lease that the owner's heartbeats extend. If the owner is gone or the lease has expired, the
+trial can be claimed again, and writes of the former owner are rejected. The trials of a team change state together; a
+trial that trains alone is a team of one, with its own id. The cost of a claim, a heartbeat, a completion or a progress
+query does not depend on the number of trials, see ``layout``.
 
-Not supported: network file systems, on which SQLite's locks cannot be relied on.
+Not supported: network file systems, where SQLite's locks are unreliable.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from verify.training.row_digest import row_digest
 
 LEASE_SECONDS = 60.0
 MOST_FAILURES = 3
-MOST_LOSSES = 20  # owners lost one after the other without any progress: the trial kills whoever takes it
+MOST_LOSSES = 20  # owners lost in a row without progress, after which the trial itself counts as the cause
 STATES = ("pending", "running", "done", "failed", "quarantined")
 DATABASE = "trials.sqlite"
 _FILE_ENDINGS = (".sqlite", ".sqlite3", ".db")
-_LEAST_ROOM = 2**20  # bytes; with less a log and its index cannot grow
+_LEAST_ROOM = 2**20  # bytes that the log and its index need to grow
 
 _ABANDONED = "state = 'running' AND (lease_until < :now OR is_gone(owner))"
 _CLAIM = f"""
@@ -67,14 +67,14 @@ _PERHAPS = "; a system that is out of memory kills processes: try fewer --worker
 
 
 class LeaseLost(Exception):
-    """Another process has taken the trial: what this one does with it no longer counts."""
+    """Another process has taken the trial; this one's work on it no longer counts."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What this process may work on: the team ``id``, its trials' ids with their settings, by seed.
+    """A team that this process may work on: its ``id``, and its trials' ids and settings, by seed.
 
-    ``seconds`` is for how long it was worked on before.
+    ``seconds`` is the time spent on it before.
     """
 
     id: str
@@ -83,13 +83,13 @@ class Claim:
 
     @property
     def config(self) -> TrialConfig:
-        """The settings of the first trial; those of the others differ in the seed alone."""
+        """The settings of the first trial; the others differ only in the seed."""
         return self.trials[0][1]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A trial as the store knows it; ``result`` is None until it is done, ``error`` the last failure's text."""
+    """A trial in the store; ``result`` is None until it is done, ``error`` is the text of the last failure."""
 
     id: str
     config: TrialConfig
@@ -106,15 +106,16 @@ class Store:
 
     Args:
         path: a folder, which is created, or the path of the database itself, ending in .sqlite, .sqlite3 or .db.
-        create: whether a store that does not exist is made; else it is refused.
-        read_only: whether nothing is to be changed, not even beside the database; it may lie on a read-only medium.
-        lease: seconds for which a claim or heartbeat keeps others away.
-        clock: what tells the time, in seconds. It may jump: a lease that then ends early costs work that is done twice,
-            one that ends late keeps others away from a trial of another machine only.
+        create: whether to create a missing store; otherwise it is an error.
+        read_only: whether nothing may be changed, even beside the database; it may be on a read-only medium.
+        lease: seconds for which a claim or a heartbeat reserves a trial.
+        clock: returns the time in seconds. It may jump: a lease that then ends early causes repeated work, one that
+        ends
+            late only delays the takeover of trials of other machines.
 
     Raises:
-        UsageError: no store there, another program's database, no right to write it, or a damaged file; the text says
-            what to do.
+        UsageError: no store there, another program's database, no write permission, or a damaged file; the text names
+            the fix.
     """
 
     def __init__(
@@ -146,11 +147,11 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the store; it cannot be used any more."""
+        """Close the store; it cannot be used afterwards."""
         self._connection.close()
 
     def check(self) -> None:
-        """Read the whole file once; raise UsageError where it is damaged."""
+        """Read the whole file once; raise UsageError if it is damaged."""
         with self._readable():
             found = self._connection.execute("PRAGMA integrity_check").fetchall()
             if found != [("ok",)]:
@@ -165,9 +166,9 @@ class Store:
         trials: Iterable[tuple[str, TrialConfig, int]],
         teams: Mapping[str, str] | None = None,
     ) -> None:
-        """Write down an experiment and its trials (id, settings, number of steps), each where it is not known yet.
+        """Add an experiment and its trials (id, settings, number of steps); known trials are left unchanged.
 
-        ``teams`` names the team of each trial that is of one; an id belongs to one team for ever.
+        ``teams`` maps trials to their teams; an id belongs to one team for ever.
         """
         rows = list(trials)
         with self._transaction() as run:
@@ -196,7 +197,7 @@ class Store:
             return {name: (text, json.loads(settings)) for name, text, settings in rows}
 
     def claim(self, experiment: str) -> Claim | None:
-        """Take the next team that nobody works on; None if there is none at this moment."""
+        """Claim the next available team; None if there is none at the moment."""
         now = self.clock()
         values = {"owner": self.owner, "until": now + self.lease, "now": now, "experiment": experiment}
         with self._transaction() as run:
@@ -208,7 +209,7 @@ class Store:
         return Claim(rows[0][0], tuple(sorted(trials, key=lambda trial: trial[1].seed)), rows[0][-1])
 
     def heartbeat(self, identity: str, step: int, seconds: float = 0.0) -> None:
-        """Prolong the lease and note the progress and the time that it took; LeaseLost if the team is another's now."""
+        """Extend the lease and record the progress and its time; LeaseLost if another process has the team now."""
         self._mine(
             "lease_until = ?, losses = CASE WHEN step < ? THEN 0 ELSE losses END, step = max(step, ?), "
             "seconds = seconds + ?",
@@ -217,11 +218,11 @@ class Store:
         )
 
     def release(self, identity: str) -> None:
-        """Give a team back as pending; LeaseLost if it is no longer this process's."""
+        """Return a team to pending; LeaseLost if another process has it now."""
         self._mine("state = 'pending', owner = NULL, lease_until = NULL", (), identity)
 
     def complete(self, identity: str, *results: dict[str, Any]) -> None:
-        """Write the results of a team, by seed, and say done, in one transaction; LeaseLost if it is another's now."""
+        """Write the results of a team, by seed, and mark it done, in one transaction; LeaseLost as above."""
         texts = [_result_text(result) for result in results]
         changes = "state = 'done', owner = NULL, lease_until = NULL, step = total, error = NULL"
         with self._transaction() as run:
@@ -232,9 +233,9 @@ class Store:
                 _write_result(run, row, text)
 
     def fill(self, experiment: str, results: Mapping[str, dict[str, Any]]) -> set[str]:
-        """Write results by trial that came from elsewhere, of each team that nobody works on and that is whole.
+        """Write results from elsewhere, by trial, for each complete team on which no process works.
 
-        Return the ids of the trials that are done by that.
+        Return the ids of the trials that are done by this.
         """
         query = "SELECT id, config, total, team, state FROM members JOIN trials ON trial = id WHERE experiment = ?"
         filled: set[str] = set()
@@ -252,7 +253,7 @@ class Store:
         return filled
 
     def fail(self, identity: str, error: str) -> None:
-        """Note that a team raised ``error``: failed, and quarantined the third time; LeaseLost as above."""
+        """Record that a team raised ``error``: failed, or quarantined the third time; LeaseLost as above."""
         changes = (
             f"state = CASE WHEN failures + 1 < {MOST_FAILURES} THEN 'failed' ELSE 'quarantined' END, "
             "failures = failures + 1, owner = NULL, lease_until = NULL, error = ?"
@@ -260,12 +261,12 @@ class Store:
         self._mine(changes, (error,), identity)
 
     def give_up(self, identity: str, error: str) -> None:
-        """Quarantine a team that would end the same way if it were tried again; LeaseLost as above."""
+        """Quarantine a team whose retry would fail in the same way; LeaseLost as above."""
         changes = "state = 'quarantined', failures = failures + 1, owner = NULL, lease_until = NULL, error = ?"
         self._mine(changes, (error,), identity)
 
     def lose(self, identity: str) -> None:
-        """Note that whoever worked on a team for this process is gone: pending, or quarantined; LeaseLost as above."""
+        """Record the loss of what worked on a team for this process: pending, or quarantined; LeaseLost as above."""
         changes = (
             f"state = CASE WHEN losses + 1 < {MOST_LOSSES} THEN 'pending' ELSE 'quarantined' END, "
             "losses = losses + 1, owner = NULL, lease_until = NULL, "
@@ -274,7 +275,7 @@ class Store:
         self._mine(changes, (), identity)
 
     def retry(self, experiment: str, wanted: Callable[[Row], bool] = lambda row: True) -> int:
-        """Make the wanted failed and quarantined trials, with their teams, pending again; return how many."""
+        """Reset wanted failed and quarantined trials, with their teams, to pending; return their number."""
         teams = {row.id for row in self.rows(experiment, ("failed", "quarantined")) if wanted(row)}
         with self._transaction() as run:
             return sum(
@@ -287,7 +288,7 @@ class Store:
             )
 
     def progress(self, experiment: str) -> tuple[dict[str, int], int, int]:
-        """Return the number of trials in each state, the steps taken and the steps of all trials."""
+        """Return the number of trials in each state, the steps taken and the total steps of all trials."""
         query = "SELECT state, trials, steps, total FROM counts WHERE experiment = ?"
         with self._readable():
             rows = self._connection.execute(query, (experiment,)).fetchall()
@@ -296,7 +297,7 @@ class Store:
         return counts, over, sum(total for *_, total in rows)
 
     def rows(self, experiment: str, states: Collection[str] = STATES) -> list[Row]:
-        """Return the trials of an experiment in some states, in the order of its file; UsageError for a damaged one."""
+        """Return an experiment's trials in the given states, in the order of its file; UsageError for a damaged one."""
         query = (
             "SELECT id, config, total, team, result, digest, state, step, failures, error FROM members "
             f"JOIN trials ON trial = id WHERE experiment = ? AND state IN ({', '.join('?' * len(states))}) "
@@ -306,7 +307,7 @@ class Store:
             return [_row(values) for values in self._connection.execute(query, (experiment, *states))]
 
     def done_among(self, names: Iterable[str]) -> set[str]:
-        """Return those of some teams that are done."""
+        """Return those of the named teams that are done."""
         query = "SELECT 1 FROM trials WHERE team = ? AND state = 'done' LIMIT 1"
         with self._readable():
             return {name for name in names if self._connection.execute(query, (name,)).fetchone()}
@@ -334,7 +335,7 @@ class Store:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Say what to do about a file that SQLite cannot read or write."""
+        """Convert SQLite's read and write errors into a UsageError that names the fix."""
         try:
             yield
         except (sqlite3.DatabaseError, UnicodeDecodeError, json.JSONDecodeError, _DamagedRow) as problem:
@@ -342,11 +343,11 @@ class Store:
                 raise disk_full(self.database) from problem
             raise UsageError(
                 f"store {self.database} cannot be used: {problem}. If it is damaged, move it away and run again, or "
-                f"save what can be read with `sqlite3 {self.database} .recover`; the checkpoints beside it stay usable"
+                f"save the readable part with `sqlite3 {self.database} .recover`; the checkpoints beside it stay usable"
             ) from problem
 
     def _is_full(self, problem: Exception) -> bool:
-        """Return whether SQLite failed for want of room; it calls some of these failures input and output errors."""
+        """Return whether SQLite failed because the disk is full, which it sometimes reports as an I/O error."""
         code = getattr(problem, "sqlite_errorcode", 0)
         room = shutil.disk_usage(self.database.parent).free
         return code == sqlite3.SQLITE_FULL or (code & 0xFF == sqlite3.SQLITE_IOERR and room < _LEAST_ROOM)
@@ -357,7 +358,7 @@ class _DamagedRow(Exception):
 
 
 def places_of(path: Path) -> tuple[Path, Path]:
-    """Return the database and the folder of checkpoints of a store named by its folder or by its database."""
+    """Return the database and the checkpoint folder of a store, which is given by its folder or its database."""
     if path.suffix in _FILE_ENDINGS and not path.is_dir():
         return path, path.with_name(f"{path.name}.checkpoints")
     return path / DATABASE, path / "checkpoints"
@@ -368,7 +369,7 @@ def _make_folder(folder: Path, path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         reason = problem.strerror or problem
-        raise UsageError(f"store {str(path)!r} cannot be made: {reason}; name another --store") from None
+        raise UsageError(f"store {str(path)!r} cannot be created: {reason}; name another --store") from None
 
 
 def _row(values: tuple[Any, ...]) -> Row:
@@ -382,14 +383,14 @@ def _result_text(result: dict[str, Any]) -> str:
 
 
 def _write_result(run: Callable[..., Any], row: Sequence[Any], text: str) -> None:
-    """Write a trial's result with the digest of its row, which begins with id, settings, steps and team."""
+    """Write a trial's result with the digest of its row; ``row`` begins with id, settings, steps and team."""
     trial, config, total, team, *_ = row
     digest = row_digest(trial, config, total, team, text)
     run("UPDATE trials SET result = ?, digest = ? WHERE id = ?", (text, digest, trial))
 
 
 def _config(identity: str, text: str, total: int, team: str, result: str | None, digest: str) -> TrialConfig:
-    """Return the settings of a row that is as it was written."""
+    """Return the settings of a row; raise _DamagedRow if it has changed since it was written."""
     try:
         if row_digest(identity, text, total, team, result) != digest:
             raise _DamagedRow(f"the settings or the result of trial {identity[:12]} do not match their digest")

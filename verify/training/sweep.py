@@ -1,7 +1,7 @@
-"""A small experiment: choose each method's learning rate on validation data, then train with it on fresh seeds.
+"""A small experiment: tune each method's learning rate on validation data, then train with it on new seeds.
 
-The grid is laid out in the effective rate ``eta * kappa`` (theory, section 2), with kappa the self factor that a method
-gives a layer of the network's width, so that every method meets the same range of steps in activation space.
+The grid is in the effective rate ``eta * kappa`` (theory, section 2), where kappa is the self factor that a method
+gives a layer of the network's width, so that every method covers the same range of steps in activation space.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EFFECTIVE_RATES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a small experiment trains: ``base`` holds every setting but method, rate, seed and probing."""
+    """The trials of a small experiment; ``base`` holds every setting except method, rate, seed and probing."""
 
     base: TrialConfig
     methods: tuple[str, ...] = METHODS
@@ -34,7 +34,7 @@ class Plan:
     probe_every: int = 20
 
     def tuning(self) -> list[TrialConfig]:
-        """Return the trials that choose the rates: every method at every rate, on the base's seed, without probes."""
+        """Return the tuning trials: every method at every rate, on the base's seed, without probes."""
         return [
             replace(self.base, method=method, learning_rate=rate / nominal_kappa(method, self.base.width))
             for method in self.methods
@@ -42,7 +42,7 @@ class Plan:
         ]
 
     def final(self, chosen: dict[str, float]) -> list[TrialConfig]:
-        """Return the trials that are reported: each method at its chosen rate, on seeds the tuning has not seen."""
+        """Return the reported trials: each method at its chosen rate, on seeds not used for tuning."""
         return [
             replace(self.base, method=method, learning_rate=chosen[method], seed=seed, probe_every=self.probe_every)
             for method in self.methods
@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Choice:
-    """The rate chosen for a method, and whether it lies at an end of the grid (then a better one may lie beyond)."""
+    """The rate chosen for a method, and whether it is at the edge of the grid (a better one may then lie beyond)."""
 
     method: str
     learning_rate: float
@@ -67,7 +67,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """Everything a small experiment measured."""
+    """The results of a small experiment."""
 
     plan: Plan
     data_digest: str
@@ -95,7 +95,7 @@ class SweepResult:
 
 
 def short_plan(seed: int) -> Plan:
-    """Return the short run's plan: an MLP on digits, small enough for two cores in well under a minute."""
+    """Return the plan of the short run: an MLP on digits that trains on two cores in well under a minute."""
     return Plan(TrialConfig(method="none", learning_rate=1.0, seed=seed))
 
 
@@ -103,8 +103,8 @@ def short_plan(seed: int) -> Plan:
 def nominal_kappa(method: str, width: int, angle: str | None = None) -> float:
     """Return the self factor that a method gives a layer of ``width`` inputs.
 
-    A generated layer says its own. For the others it is ``width + 1``: on average for batch-norm, and for none where
-    the entries of the input have a second moment of 1.
+    A generated layer states it. For the others it is ``width + 1``: on average for batch-norm, and for none if the
+    input entries have a second moment of 1.
     """
     with torch.device("meta"):
         layer = make_layer(method, width, 1, angle)
@@ -112,7 +112,7 @@ def nominal_kappa(method: str, width: int, angle: str | None = None) -> float:
 
 
 def run_sweep(plan: Plan, progress: Callable[[int, int], None] = lambda done, total: None) -> SweepResult:
-    """Tune, choose and train; ``progress`` hears of the updates done and their total after every update."""
+    """Tune, choose and train; ``progress`` is called with the done and total updates after every update."""
     data = _data_of(plan.base)
     total = plan.updates(len(data.train))
     counter = _Counter(total, progress)
@@ -131,9 +131,9 @@ def _data_of(config: TrialConfig) -> Dataset:
 
 
 def choose(plan: Plan, method: str, tuning: tuple[TrialResult, ...]) -> Choice:
-    """Return the rate with the best validation accuracy at the end; the lower validation loss breaks ties.
+    """Return the rate with the best final validation accuracy; ties go to the lower validation loss.
 
-    A diverged trial loses to every other; if all diverged, the smallest rate is kept and reported as at the edge.
+    A diverged trial ranks last; if all diverged, the smallest rate is chosen and reported as at the edge.
     """
     own = [result for result in tuning if result.config.method == method]
     best = min(own, key=_merit)
@@ -144,7 +144,7 @@ def choose(plan: Plan, method: str, tuning: tuple[TrialResult, ...]) -> Choice:
 
 
 def mean_test_accuracy(results: list[TrialResult]) -> float | None:
-    """Return the mean test accuracy over the trials, or None where one of them diverged."""
+    """Return the mean test accuracy over the trials, or None if one of them diverged."""
     accuracies = [r.test_accuracy for r in results if r.test_accuracy is not None]
     return mean(accuracies) if len(accuracies) == len(results) else None
 
@@ -158,7 +158,7 @@ def _merit(result: TrialResult) -> tuple[bool, float, float, float]:
 
 
 class _Counter:
-    """Counts updates over trials, so that a diverged trial does not leave the progress behind."""
+    """Counts updates over trials; a diverged trial counts in full, so that the progress is not left behind."""
 
     def __init__(self, total: int, progress: Callable[[int, int], None]) -> None:
         self.done, self.total, self.progress = 0, total, progress
@@ -168,7 +168,7 @@ class _Counter:
         self.progress(self.done, self.total)
 
     def trials(self, configs: list[TrialConfig], steps: int) -> Iterator[TrialConfig]:
-        """Yield each trial and, after it, put the count where its last step would have put it."""
+        """Yield each trial; after it, set the count to the value after its last step."""
         for config in configs:
             start = self.done
             yield config

@@ -1,8 +1,8 @@
-"""What every value of a table of trials must be, so that what is judged is what was exported.
+"""Check every value of a table of trials, so that only valid exports are judged.
 
     one value     its type and range, by its column
-    one line      settings that make a trial, an outcome that fits its measures
-    all lines     no trial twice, neither by its id nor by its settings
+    one line      valid settings of a trial, and an outcome that agrees with its metrics
+    all lines     no trial twice, by id or by settings
 
 Limits: 1,000,000 lines, 10,000 characters a value; a file is refused from 256 MiB on (CSV) or 1 GiB unpacked (Parquet).
 """
@@ -61,7 +61,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 class Place:
-    """Where in a table something is wrong; ``rows`` are the numbers of its lines as a reader counts them."""
+    """The position of an error in a table; ``rows`` are the line numbers in the file."""
 
     def __init__(self, path: Path, rows: Sequence[int]) -> None:
         self.path, self.rows = path, rows
@@ -72,7 +72,7 @@ class Place:
 
 
 def check_table(path: Path, lines: Sequence[Trial], rows: Sequence[int]) -> None:
-    """Raise UsageError, with file, row and column, for the first value that no export can hold."""
+    """Raise UsageError, with file, row and column, for the first value that cannot come from an export."""
     place = Place(path, rows)
     ids: dict[str, int] = {}
     settings: dict[TrialConfig, int] = {}
@@ -82,10 +82,10 @@ def check_table(path: Path, lines: Sequence[Trial], rows: Sequence[int]) -> None
         _check_outcome(place, number, line)
         first = ids.setdefault(line["trial"], number)
         if first != number:
-            raise place.error(number, "trial", f"the trial of row {rows[first]} again")
+            raise place.error(number, "trial", f"repeats the trial of row {rows[first]}")
         first = settings.setdefault(config, number)
         if first != number:
-            raise place.error(number, "seed", f"all settings of row {rows[first]} again")
+            raise place.error(number, "seed", f"repeats all settings of row {rows[first]}")
 
 
 def _check_values(place: Place, number: int, line: Trial) -> None:
@@ -93,16 +93,16 @@ def _check_values(place: Place, number: int, line: Trial) -> None:
         if value is None:
             continue
         if isinstance(value, str) and len(value) > LONGEST_VALUE:
-            raise place.error(number, column, f"{len(value)} characters are too many, at most {LONGEST_VALUE} are read")
+            raise place.error(number, column, f"{len(value)} characters are more than {LONGEST_VALUE}")
         if isinstance(value, float) and math.isnan(value):
-            raise place.error(number, column, "nan is no number")
+            raise place.error(number, column, "nan is not a number")
         holds, says = _RULES.get(column, (lambda value: True, ""))
         if not holds(value):
             raise place.error(number, column, f"{value!r} is not {says}")
 
 
 def _config(place: Place, number: int, line: Trial) -> TrialConfig:
-    """Return the settings of a line, by which a trial checks them."""
+    """Return the settings of a line, checked by ``TrialConfig``."""
     if not line["trial"]:
         raise place.error(number, "trial", "there is no name")
     for column in ("method", "learning_rate", "seed"):
@@ -117,7 +117,7 @@ def _config(place: Place, number: int, line: Trial) -> TrialConfig:
 
 
 def _check_outcome(place: Place, number: int, line: Trial) -> None:
-    """Refuse a run that is over without what a run has measured at its end, and one that is not over with it."""
+    """Raise UsageError for a finished run without final metrics, or an unfinished one with them."""
     outcome, diverged_at = line["outcome"], line["diverged_at"]
     if (outcome == "diverged") != (diverged_at is not None):
         raise place.error(number, "diverged_at", f"{diverged_at!r} does not fit the outcome {outcome!r}")

@@ -1,7 +1,7 @@
-"""Exported tables as files: written as Parquet, and read back from CSV or Parquet as the lines that were exported.
+"""Exported tables as files: written as Parquet, and read back from CSV or Parquet.
 
-Both forms have the same columns in the same order with the same types. A table of an earlier version may lack columns:
-a metric that is not there was not measured, and a setting that is not there had the value that it has by default.
+Both formats have the same columns in the same order with the same types. A table of an earlier version may lack
+columns: a missing metric counts as not measured, a missing setting as its default value.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def type_of(column: str) -> type:
 
 
 def demand_parquet(doing: str) -> None:
-    """Raise UsageError, with the mend, where the package that reads and writes Parquet is not installed."""
+    """Raise UsageError, with the fix, if the package for Parquet is not installed."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
@@ -49,7 +49,7 @@ def demand_parquet(doing: str) -> None:
 
 
 def to_parquet(rows: Sequence[Row]) -> bytes:
-    """Return the table of trials as a Parquet file's content, with the types of the CSV's columns."""
+    """Return the table of trials as the bytes of a Parquet file, with the columns' types."""
     import pyarrow
     from pyarrow import parquet
 
@@ -60,16 +60,17 @@ def to_parquet(rows: Sequence[Row]) -> bytes:
 
 
 def read_table(path: Path) -> list[Trial]:
-    """Return the lines of an exported table, a file that ends in ``.csv`` or ``.parquet``.
+    """Return the lines of an exported table, a ``.csv`` or ``.parquet`` file.
 
     Raises:
-        UsageError: a file that is not there, cannot be read, is too large or no exported table; the text names the row
-            and the column of a value that no export holds, see ``table_checks``.
+        UsageError: the file is missing, unreadable, too large or not an exported table; the text names row and column
+        of
+            an invalid value, see ``table_checks``.
     """
     if not path.is_file():
-        raise UsageError(f"table {str(path)!r} does not exist or is no file; name one that `experiment export` wrote")
+        raise UsageError(f"table {str(path)!r} is not an existing file; name one that `experiment export` wrote")
     if path.suffix not in _READERS:
-        raise UsageError(f"table {str(path)!r}: its name ends neither in .csv nor in .parquet")
+        raise UsageError(f"table {str(path)!r}: its name must end in .csv or .parquet")
     columns, lines, rows = _READERS[path.suffix](path)
     for column in columns:
         if column not in COLUMNS:
@@ -103,23 +104,25 @@ def _read_csv(path: Path) -> Read:
             _demand_size(path, len(lines), MOST_LINES, "lines")
         return columns, lines, rows
     except (UnicodeDecodeError, csv.Error) as problem:
-        raise UsageError(f"{path}: no CSV that can be read ({problem}); export the table again") from None
+        raise UsageError(f"{path}: not readable as CSV ({problem}); export the table again") from None
 
 
 def _demand_once(path: Path, columns: Sequence[str]) -> None:
     twice = next((column for column in columns if columns.count(column) > 1), None)
     if twice is not None:
-        raise UsageError(f"{path}: the column {twice!r} is there twice; export the table again")
+        raise UsageError(f"{path}: the column {twice!r} occurs twice; export the table again")
 
 
 def _demand_size(path: Path, size: int, most: int, unit: str) -> None:
     if size > most:
-        raise UsageError(f"{path}: {size} {unit} are too many, at most {most} are read; give a part of the table")
+        raise UsageError(f"{path}: {size} {unit} are more than {most}; give a part of the table")
 
 
 def _converted(path: Path, number: int, line: dict[Any, Any], columns: int) -> dict[str, Any]:
     if len(line) != columns or None in line.values():
-        raise UsageError(f"{path}:{number}: not as many values as there are headings; export the table again")
+        raise UsageError(
+            f"{path}:{number}: the number of values differs from the number of headings; export the table again"
+        )
     found = {}
     for name, text in line.items():
         kind = type_of(name)
@@ -146,17 +149,17 @@ def _read_parquet(path: Path) -> Read:
                 raise UsageError(f"{path}: the column {field.name!r} holds {field.type}; export the table again")
         lines = [line for batch in file.iter_batches(_BATCH) for line in _short(path, batch)]
     except (pyarrow.ArrowException, OSError) as problem:
-        raise UsageError(f"{path}: no Parquet file that can be read ({problem}); export the table again") from None
+        raise UsageError(f"{path}: not a readable Parquet file ({problem}); export the table again") from None
     return file.schema_arrow.names, lines, list(range(1, len(lines) + 1))
 
 
 def _short(path: Path, batch: Any) -> list[dict[str, Any]]:
-    """Return the lines of a batch, which one value that is stored once must not make too large."""
+    """Return the lines of a batch; UsageError if it unpacks to too many bytes, as a repeated large value would."""
     _demand_size(path, batch.nbytes, LARGEST_FILE, "bytes in a few lines")
     return list(batch.to_pylist())
 
 
-_BATCH = 256  # lines of Parquet at a time
+_BATCH = 256  # lines of Parquet read at a time
 _ARROW_NAMES = {str: "string", int: "int64", float: "double"}
 _READERS = {".csv": _read_csv, ".parquet": _read_parquet}
 READABLE = tuple(_READERS)

@@ -1,8 +1,8 @@
-"""A text as data: windows of characters, each with the character that follows every one of them.
+"""A text as data: windows of characters, with the next character of each position as its class.
 
-The text is a ring, cut open where the split's seed says and then into three parts, 90 % to train on and 5 % each for
-validation and test, so no part holds what another holds; each part is cut into windows that do not overlap. A character
-is one code point. Not supported: texts larger than 1 GiB, encodings other than UTF-8.
+The text is treated as a ring, cut open at a position drawn by the split's seed, and then divided into three disjoint
+parts: 90 % training, 5 % validation, 5 % test. Each part is divided into windows that do not overlap. A character is
+one code point. Not supported: texts larger than 1 GiB, encodings other than UTF-8.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LAST_POINT = 0x10FFFF
 
 
 def built_in_text(name: str, context: int, seed: int) -> Dataset:
-    """Return a text that is shipped with the project."""
+    """Return a text shipped with the project."""
     return _dataset(name, BUILT_IN / f"{name}.txt", context, seed)
 
 
@@ -31,13 +31,13 @@ def load_text(path: Path, context: int, seed: int) -> Dataset:
     """Return a text file as windows of ``context`` characters: ids x and y of shape (windows, context).
 
     Raises:
-        UsageError: a file that is empty, no UTF-8 text, too large, or too short for the context.
+        UsageError: the file is empty, not UTF-8 text, too large, or too short for the context.
     """
     return _dataset("text", path, context, seed)
 
 
 def beginning(characters: int, seed: int) -> int:
-    """Return at which of its characters a text is cut open."""
+    """Return the index of the character at which a text is cut open."""
     return int(np.random.Generator(np.random.PCG64([seed, 2])).integers(characters))
 
 
@@ -53,7 +53,7 @@ def _dataset(name: str, path: Path, context: int, seed: int) -> Dataset:
     shortest = min(map(len, parts))
     if shortest <= context:
         raise UsageError(
-            f"{path}: {len(ids)} characters are too few for context = {context}: of the three parts the shortest has "
+            f"{path}: {len(ids)} characters are too few for context = {context}: the shortest of the three parts has "
             f"{shortest} and needs {context + 1}; give a longer text or a smaller context"
         )
     train, validation, test = (_windows(part, context) for part in parts)
@@ -66,10 +66,10 @@ def _read(path: Path) -> str:
     if size == 0:
         raise UsageError(f"{path} is empty; give a text")
     if size > LARGEST_TEXT:
-        raise UsageError(f"{path}: {size} bytes are too many, at most {LARGEST_TEXT} are read; give a part of it")
+        raise UsageError(f"{path}: {size} bytes are more than {LARGEST_TEXT}; give a part of it")
     content = path.read_bytes()
     if b"\0" in content:
-        raise UsageError(f"{path}: byte {content.index(0)} is zero, so this is no text; give a text in UTF-8")
+        raise UsageError(f"{path}: byte {content.index(0)} is zero, so this is not text; give a UTF-8 text")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -77,18 +77,18 @@ def _read(path: Path) -> str:
 
 
 def _ids(path: Path, text: str) -> tuple[np.ndarray, int]:
-    """Return the characters as numbers in the order of their code points, and how many different ones there are."""
+    """Return the characters as indices, in the order of code points, and the number of distinct characters."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     present = np.zeros(_LAST_POINT + 1, dtype=bool)
     present[points] = True
     number = np.cumsum(present) - 1
     if number[-1] < 1:
-        raise UsageError(f"{path} holds one character over and over; give a text")
+        raise UsageError(f"{path} repeats a single character; give a text")
     return number[points], int(number[-1]) + 1
 
 
 def _windows(part: np.ndarray, context: int) -> Split:
-    """Return windows and the same shifted by one character; what is left over at the end is not used."""
+    """Return windows, and the same windows shifted by one character; an incomplete last window is dropped."""
     ids = torch.from_numpy(part)
     count = (len(part) - 1) // context
     x, y = ids[: count * context], ids[1 : count * context + 1]

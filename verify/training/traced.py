@@ -1,9 +1,9 @@
-"""One training step of several networks of one shape as a flat list of tensor operations.
+"""One training step of several networks of one shape, recorded as a flat list of tensor operations.
 
-    step of one network ──vmap──▶ of S networks ──make_fx──▶ graph ──tidy──▶ loss, gradients = graph(...)
+    step of one network ──vmap──▶ of S networks ──make_fx──▶ graph ──tidy──▶ losses, gradients = graph(...)
 
-``torch.func`` and autograd are gone through once, when the graph is recorded; what is left of a step is the operations
-themselves, each on all networks. Not supported: networks that draw random numbers or look at a value of a tensor.
+``torch.func`` and autograd run once, when the graph is recorded; afterwards a step consists only of the operations,
+each on all networks. Not supported: networks that draw random numbers or read the value of a tensor.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from verify.training.graph_simplify import tidy
 
 Step = Callable[[list[Tensor], list[Tensor], Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 
-_MOST_KEPT = 64  # graphs; a sweep uses one for every method, shape and number of networks
+_MOST_KEPT = 64  # cached graphs; a sweep uses one for every method, shape and number of networks
 _kept: dict[tuple[object, ...], Step] = {}
 
 
 def traced_step(model: nn.Module, parameters: list[Tensor], buffers: list[Tensor], x: Tensor, y: Tensor) -> Step:
-    """Return the function that gives losses (S,) and their gradients for S networks like ``model``.
+    """Return the function that computes losses (S,) and their gradients for S networks like ``model``.
 
-    It takes what is given here and lists of tensors of the same shapes: the parameters and the buffers of S networks,
-    each stacked along a first axis, in the order of ``model``'s own; inputs (S, B, ...); classes (S, B). A loss is the
-    mean cross-entropy of one network, in nats; buffers that a network changes are changed in place.
+    Its arguments have the shapes of the ones given here: parameters and buffers of S networks, stacked along a first
+    axis, in the order of ``model``'s own; inputs (S, B, ...); classes (S, B). A loss is the mean cross-entropy of one
+    network, in nats; buffers that a network changes are changed in place.
 
     Raises:
-        RuntimeError: a network that cannot be recorded.
+        RuntimeError: the network cannot be recorded.
     """
     shapes = tuple((tuple(t.shape), t.dtype, str(t.device)) for t in (*parameters, *buffers, x, y))
     key = (str(model), model.training, shapes)
@@ -54,7 +54,7 @@ def stacked_losses(model: nn.Module, parameters: list[Tensor], buffers: list[Ten
         return result
 
     found = vmap(scores)(parameters, buffers, x) if buffers else vmap(lambda p, i: scores(p, [], i))(parameters, x)
-    # classes in front of samples: the CPU then takes exponentials of neighbours at once, ten times as fast
+    # classes before samples: the CPU then vectorises the exponentials, ten times as fast
     return cross_entropy(found.transpose(1, 2), y, reduction="none").mean(dim=1)
 
 
@@ -65,15 +65,15 @@ def _record(model: nn.Module, parameters: list[Tensor], buffers: list[Tensor], x
         losses = stacked_losses(model, leaves, bs, x, y)
         return losses.detach(), list(torch.autograd.grad(losses.sum(), leaves))
 
-    with torch.enable_grad():  # recorded on copies: recording computes the step, and buffers are changed
+    with torch.enable_grad():  # recorded on copies, because recording runs the step and changes buffers
         graph = make_fx(step)([p.detach().clone() for p in parameters], [b.clone() for b in buffers], x, y)
     tidy(graph)
-    graph.graph.set_codegen(fx.graph.CodeGen())  # tensors one by one: nesting them costs as much as operations do
+    graph.graph.set_codegen(fx.graph.CodeGen())  # a flat argument list: nested arguments cost as much as operations
     graph.recompile()
     operations = graph.forward
 
     def run(ps: list[Tensor], bs: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the same by the recorded operations."""
+        """Return the same from the recorded operations."""
         with torch.no_grad():
             losses, *gradients = operations(*ps, *bs, x, y)
             return losses, gradients

@@ -1,15 +1,15 @@
-"""A small causal transformer on characters, whose affine maps are of one method.
+"""A small causal transformer on characters, whose affine maps use one method.
 
     characters -> token + position -> ``depth`` blocks -> scores of the next character
     block      x + output(attention(query(x), key(x), value(x))), then x + down(activation(up(x)))
 
     method                  query, key, value, up, last     output, down
     none, qk-norm           Linear                          Linear
-    layer-norm, rms-norm    the normaliser, then Linear     Linear, as in transformers that normalise in front
+    layer-norm, rms-norm    the normaliser, then Linear     Linear, as in pre-norm transformers
     norm-like, affine-like  NormLike, AffineLike            the same
 
-``qk-norm`` gives queries and keys unit length in each head. The projections of attention are layers of their own, so
-that each is looked into alone; with ``affine-like`` they compute what ``AffineLikeMultiheadAttention`` computes. The
+``qk-norm`` normalises queries and keys to unit length in each head. The projections of attention are separate layers,
+so that each is probed by itself; with ``affine-like`` they compute the same as ``AffineLikeMultiheadAttention``. The
 embeddings look up rows, so their self factor is constant. Not supported: dropout, texts longer than the context.
 """
 
@@ -25,13 +25,13 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 from verify.training.initialise import mean_square
 from verify.training.layers import ACTIVATIONS, Network, make_layer
 
-_HEAD = 16  # the least width of a head
-_WIDER = 4  # of what stands between up and down
+_HEAD = 16  # smallest width of a head
+_WIDER = 4  # expansion factor of the MLP
 _IN_FRONT = ("layer-norm", "rms-norm")
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each added to what comes in: (B, tokens, width) -> the same shape."""
+    """Attention, then an MLP, each with a skip connection: (B, tokens, width) -> the same shape."""
 
     def __init__(self, *, method: str, width: int, activation: str) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Block(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x with both parts added; no token sees a later one."""
+        """Return x with both parts added; no token depends on later ones."""
         x = x + self.attend(x)
         return x + cast(Tensor, self.down(self.activation(self.up(x))))
 
@@ -60,21 +60,21 @@ class Block(nn.Module):
         return cast(Tensor, self.output(mixed.transpose(1, 2).flatten(2)))
 
     def affine_maps(self) -> dict[str, tuple[nn.Module, float]]:
-        """Return every affine map by name, with E[x^2] of what it receives: 1 for the stream, counted as if unmixed."""
+        """Return every affine map by name, with E[x^2] of its input: 1 for the residual stream, ignoring mixing."""
         ones = {name: (getattr(self, name), 1.0) for name in ("query", "key", "value", "output", "up")}
         return {**ones, "down": (self.down, mean_square(self.activation))}
 
 
 class Transformer(Network):
-    """Embeddings, ``depth`` blocks and a layer of one unit per character.
+    """Embeddings, ``depth`` blocks, and a layer with one unit per character.
 
     Args:
-        context: the number of characters in front of the last one that is foretold.
-        characters: the number of different characters.
-        method: what its affine maps are.
+        context: the number of characters before the last predicted one.
+        characters: the number of distinct characters.
+        method: the kind of its affine maps.
         width: the width of a token.
         depth: the number of blocks.
-        activation: the name of what stands in each block's MLP.
+        activation: the name of the activation in each block's MLP.
     """
 
     chunk, probed, evaluated = 64, 4, 512
@@ -86,22 +86,22 @@ class Transformer(Network):
         self.last = make_layer("none" if method == "qk-norm" else method, width, characters)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the scores of each next character: ids (B, tokens) -> (B, tokens, characters)."""
+        """Return the scores of every next character: ids (B, tokens) -> (B, tokens, characters)."""
         z = self.tokens(x) + self.positions(torch.arange(x.shape[1], device=x.device))
         for block in self.blocks:
             z = block(z)
         return cast(Tensor, self.last(z))
 
     def measured_layers(self) -> dict[str, nn.Module]:
-        """Return every affine map by name, block after block."""
+        """Return every affine map by name, block by block."""
         return {name: layer for name, (layer, _) in self._maps().items()}
 
     def second_moments(self) -> list[float]:
-        """Return E[x^2] of what each affine map receives."""
+        """Return E[x^2] of each affine map's input."""
         return [moment for _, moment in self._maps().values()]
 
     def embeddings(self) -> list[nn.Embedding]:
-        """Return the embeddings, whose sum is what the first block receives."""
+        """Return the embeddings, whose sum is the first block's input."""
         return [self.tokens, self.positions]
 
     def _maps(self) -> dict[str, tuple[nn.Module, float]]:
@@ -114,5 +114,5 @@ class Transformer(Network):
 
 
 def heads(width: int) -> int:
-    """Return the number of heads: the most that divide the width and are at least 16 wide, one in a narrow network."""
+    """Return the largest number of heads that divides the width with heads at least 16 wide, else one."""
     return max(count for count in range(1, max(1, width // _HEAD) + 1) if width % count == 0)

@@ -1,7 +1,7 @@
-"""One training run on the cross-entropy, measured as it goes; divergence is a result, not an error.
+"""One training run on the cross-entropy, with measurements; divergence is a result, not an error.
 
-A run can be stopped between two steps, its state taken and put into another run of the same settings, which goes on
-bit for bit where the first one stopped (on the CPU, with the same number of threads).
+A run can be stopped between two steps and its state loaded into another run with the same settings, which continues bit
+for bit (on the CPU, with the same number of threads).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Point:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What one trial gave. ``diverged_at`` is the step whose loss was no longer finite, else None.
+    """The result of one trial. ``diverged_at`` is the step at which the loss was no longer finite, else None.
 
-    It is the loss of the step's own batch, or that of the end: what is looked at on the way ends no run.
+    This refers to the loss of a step's batch or the final loss; evaluations on the way never end a run.
 
     ``test_accuracy`` and ``test_loss`` (mean cross-entropy, in nats) are None for a diverged trial.
     """
@@ -56,12 +56,12 @@ class TrialResult:
         return "finished" if self.diverged_at is None else f"diverged at step {self.diverged_at}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as plain data, the trial's digest and outcome included."""
+        """Return the result as plain data, including the trial's digest and outcome."""
         return {"digest": self.config.digest, "outcome": self.outcome, **asdict(self)}
 
 
 def run_trial(config: TrialConfig, data: Dataset, advance: Callable[[], None] = lambda: None) -> TrialResult:
-    """Train one network as ``config`` says and return what was measured; ``advance`` is called after every step."""
+    """Train one network with the settings ``config`` and return the result; ``advance`` is called after every step."""
     run = TrialRun(config, data)
     while run.advance():
         advance()
@@ -83,12 +83,12 @@ def evaluate(model: Network, split: Split) -> tuple[float, float]:
 
 
 class TrialRun:
-    """A trial between two steps: its network, its update rule and what was measured so far.
+    """A trial between two steps: its network, its update rule and the measurements so far.
 
     Args:
         config: the settings.
-        data: what it trains on, in the type of ``config.dtype``; moved to ``config.device`` here.
-        identity: by which its checkpoints are known; the settings' digest if not given. No number depends on it.
+        data: its data, in ``config.dtype``; it is moved to ``config.device`` here.
+        identity: the name of its checkpoints, by default the settings' digest. No number depends on it.
     """
 
     def __init__(self, config: TrialConfig, data: Dataset, identity: str | None = None) -> None:
@@ -106,7 +106,7 @@ class TrialRun:
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.long))
 
     def advance(self) -> bool:
-        """Take one step and measure; return whether one was taken, False at the end and after divergence."""
+        """Take one step and measure; return whether a step was taken: False at the end and after divergence."""
         if self.step == 0 and not self.points and self.diverged_at is None:
             self.measure()
         if self.step == self.total or self.diverged_at is not None:
@@ -116,7 +116,7 @@ class TrialRun:
         return True
 
     def result(self) -> TrialResult:
-        """Return what was measured, with the test part evaluated if the run has come to its end."""
+        """Return the result, with the test part evaluated if the run has finished."""
         loss, accuracy = (None, None) if self.diverged_at is not None else evaluate(self.model, self.data.test)
         if loss is not None and not math.isfinite(loss):
             loss, accuracy, self.diverged_at = None, None, self.step
@@ -124,7 +124,7 @@ class TrialRun:
         return TrialResult(self.config, points, spreads, self.diverged_at, accuracy, loss, own_steps)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the batch of a step, counted from 1; the order depends on seed and epoch only: methods are paired."""
+        """Return the batch of a step, counted from 1; it depends only on seed and epoch, so methods are paired."""
         train, size = self.data.train, self.config.batch_size
         epoch, position = divmod(step - 1, steps_per_epoch(self.config, len(train)))
         return train.of(self.order(epoch)[position * size : (position + 1) * size])
@@ -134,7 +134,7 @@ class TrialRun:
         return Probe(self.model)
 
     def look(self) -> None:
-        """Record what a probe sees at this step; what is not finite is left out, as is a run's end for it."""
+        """Record a probe at this step; non-finite numbers are left out and do not end the run."""
         randomness = generator("probe", self.config.seed, self.step)
         probed = self.data.train.first(self.model.probed).gathered()
         spreads, own_steps = self._probe.measure(probed, self.step, randomness)
@@ -142,14 +142,14 @@ class TrialRun:
         self.own_steps += [one for one in own_steps if _finite(*one.measured())]
 
     def order(self, epoch: int) -> Tensor:
-        """Return the order of the training samples in an epoch, counted from 0; the last one asked for is kept."""
+        """Return the order of the training samples in an epoch, counted from 0; the last result is cached."""
         if self._order[0] != epoch:
             order = torch.randperm(len(self.data.train), generator=generator("order", self.config.seed, epoch))
             self._order = (epoch, order.to(self.data.train.y.device))
         return self._order[1]
 
     def measure(self) -> None:
-        """Measure the network as it stands at ``step``, where that is due."""
+        """Measure the network at the current step if due."""
         self._guarded(self._measure)
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -169,7 +169,7 @@ class TrialRun:
         self._measure()
 
     def _measure(self) -> None:
-        """Record losses, accuracy and what a probe sees where this step is due for them; the last step always is."""
+        """Record losses, accuracy and a probe if due at this step; the last step always is."""
         if self._due(self.config.evaluate_every or self.total):
             self._evaluate()
         if self.config.probe_every and self._due(self.config.probe_every):
@@ -179,7 +179,7 @@ class TrialRun:
         train_loss, _ = evaluate(self.model, self.data.train.first(self.model.evaluated))
         validation_loss, accuracy = evaluate(self.model, self.data.validation)
         if not _finite(train_loss, validation_loss):
-            if self.step == self.total:  # where every run is evaluated, whatever it was asked to show before
+            if self.step == self.total:  # every run is evaluated at the end
                 raise _Diverged
             return
         self.points.append(Point(self.step, train_loss, validation_loss, accuracy))
@@ -189,16 +189,16 @@ class TrialRun:
 
 
 class _Diverged(Exception):
-    """Raised inside a trial by the first number that is not finite."""
+    """Raised inside a trial by the first non-finite number."""
 
 
 def steps_per_epoch(config: TrialConfig, samples: int) -> int:
-    """Return the number of updates of one pass over that many training samples; a last partial batch is left out."""
+    """Return the number of updates in one epoch over ``samples`` training samples; a partial last batch is dropped."""
     return max(1, samples // config.batch_size)
 
 
 def steps_of(config: TrialConfig, samples: int) -> int:
-    """Return the number of updates of a trial for which that many training samples are at hand."""
+    """Return the number of updates of a trial with ``samples`` training samples."""
     used = min(samples, config.train_samples or samples)
     return config.steps or (config.epochs or 0) * steps_per_epoch(config, used)
 

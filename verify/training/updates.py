@@ -1,4 +1,4 @@
-"""Update rules: how the gradients of a batch become a step of the parameters (theory, section 7).
+"""Update rules: turn the gradients of a batch into a step of the parameters (theory, section 7).
 
     sgd        theta' = theta - eta dL/dtheta
     momentum   the same on a running sum of gradients, v' = 0.9 v + dL/dtheta
@@ -7,9 +7,9 @@
     nlms       every sample's share of the gradient divided by that sample's self factor
     foof       W~' = W~ - eta G^T X~ (X~^T X~ + lambda I)^-1, X~ the rows that [W, b] multiply, G = dL/dz
 
-The last two act on each layer that is linear in its parameters, whatever its forward map: what W and b multiply is
-asked of the layer itself. Of a convolution that is every patch, unfolded: (B * places, n + 1) numbers at once.
-Embeddings take the plain step. Not supported: layers whose parameters occur in products.
+The last two act on every layer that is linear in its parameters, whatever its forward map: the rows that W and b
+multiply are obtained from the layer itself. For a convolution these are all patches, unfolded: (B * places, n + 1)
+numbers at once. Embeddings take the plain step. Not supported: layers with products of parameters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from verify.training.layers import Network
 from verify.training.rows import as_samples, rows_of, weight_and_bias
 from verify.training.stacked_update import RULES, StackedUpdate
 
-DAMPING = 1e-6  # lambda of foof, as a share of the mean squared length of the rows
+DAMPING = 1e-6  # lambda of foof, relative to the mean squared length of the rows
 
 
 _UNWATCHED = nullcontext()
@@ -35,11 +35,11 @@ Rewrite = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Update:
-    """An update rule at work on a model.
+    """An update rule for a model.
 
     Args:
         rule: its name, one of ``config.UPDATES``.
-        model: the network whose parameters move.
+        model: the network to update.
         learning_rate: eta.
     """
 
@@ -51,7 +51,7 @@ class Update:
         self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def watching(self) -> AbstractContextManager[None]:
-        """Note, for the rules that need it, what each layer receives in the one forward pass made inside."""
+        """Record each layer's input in the single forward pass inside this context, for the rules that need it."""
         return self._watching() if self._layers else _UNWATCHED
 
     @contextmanager
@@ -65,19 +65,19 @@ class Update:
 
     @cached_property
     def _entrywise(self) -> StackedUpdate:
-        """The rule that moves the entries; it is made when it is needed, for the members of a team need none."""
+        """The entrywise rule, created on first use, since the members of a team need none."""
         return StackedUpdate(self._rule, list(self._parameters), self._learning_rate)
 
     @property
     def state(self) -> list[list[Tensor]]:
-        """What a checkpoint must carry: the moments of the rule, each for every parameter."""
+        """The state for checkpoints: the rule's moments, each for every parameter."""
         return self._entrywise.state
 
     def step(self, number: int = 1) -> None:
-        """Move the parameters by the gradients that a backward pass has left, and forget these.
+        """Update the parameters by the gradients of the backward pass, and clear the gradients.
 
-        One call for all of them costs a small network a third less than torch's optimisers, which go one by one;
-        ``number`` counts the steps from 1.
+        A joint call for all parameters costs a third less than torch's optimisers, which loop over them, in a small
+        network. ``number`` counts the steps from 1.
         """
         if self._seen:
             self._rewritten()
@@ -86,7 +86,7 @@ class Update:
             parameter.grad = None
 
     def _rewritten(self) -> None:
-        """Put the rule's gradients in the place of those of the backward pass."""
+        """Replace the gradients of the backward pass by the rule's."""
         with torch.no_grad():
             for layer, (x, g) in self._seen.items():
                 assert self._rewrite is not None
@@ -101,12 +101,12 @@ class Update:
 
 
 def samples(z: Tensor) -> Tensor:
-    """Return (samples, entries) of (B, entries, ..): every place of an image is a sample of its convolution."""
+    """Return (samples, entries) for (B, entries, ..): every position of a convolution is a sample."""
     return z.reshape(*z.shape[:2], -1).transpose(1, 2).reshape(-1, z.shape[1])
 
 
 def nlms_gradient(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of W (m, n) and b (m) with each sample's share divided by its self factor."""
+    """Return the gradients of W (m, n) and b (m), with each sample's share divided by its self factor."""
     rows, g = samples(rows_of(layer, x)), samples(g)
     both = (g / ad.self_factor(layer, x).to(g.dtype).reshape(-1, 1)).T @ rows
     return both[:, :-1], both[:, -1]
@@ -115,7 +115,7 @@ def nlms_gradient(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tenso
 def foof_gradient(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of ``G^T X~ (X~^T X~ + lambda I)^-1`` as gradients of W (m, n) and b (m).
 
-    The smaller of the two equal systems is solved: ``X~ (X~^T X~ + lambda I)^-1 = (X~ X~^T + lambda I)^-1 X~``.
+    The smaller of two equivalent systems is solved: ``X~ (X~^T X~ + lambda I)^-1 = (X~ X~^T + lambda I)^-1 X~``.
     """
     rows, g = samples(rows_of(layer, x)), samples(g)
     damping = DAMPING * rows.square().sum() / len(rows)

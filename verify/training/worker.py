@@ -1,7 +1,7 @@
-"""A worker: takes one team of trials after the other from the store and trains it, until all are over.
+"""A worker: claims one team of trials after another from the store and trains it, until none is left.
 
-Started by an engine as ``python -m verify.training.worker JOB`` with the job as JSON. Stops between two steps, its
-state saved and its trial given back, when it is told to (SIGTERM) or when the process that started it is gone.
+An engine starts it as ``python -m verify.training.worker JOB`` with the job as JSON. On SIGTERM, or when its parent
+process is gone, it stops between two steps, saves its state and releases its trial.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from verify.training.store import Claim, LeaseLost, Store
 from verify.training.trial import TrialResult, TrialRun
 
 HEARTBEAT_SECONDS = 1.0
-_IDLE_SECONDS = 0.02  # by so much a sweep can end later than its last trial
+_IDLE_SECONDS = 0.02  # polling interval: a sweep may end this much later than its last trial
 _WRONG_USAGE = 2
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told: where the store and the data are, which experiment, how often to save.
+    """The job of a worker: store, data, experiment, and how often to save.
 
-    ``trial_seconds`` is the longest that a trial, or a team of them, may take, 0 for no limit. ``parent`` is the
-    process whose end ends the worker; None for one that is on its own. ``signs`` is the descriptor of a pipe on which
-    the parent waits for signs of life.
+    ``trial_seconds`` is the time limit of a trial or team, 0 for none. ``parent`` is the process whose end ends the
+    worker; None for an independent worker. ``signs`` is the descriptor of a pipe on which the parent waits for
+    heartbeats.
     """
 
     store: str
@@ -68,19 +68,19 @@ class Job:
 
 
 class _Stopped(Exception):
-    """Raised between two steps when the worker is to stop."""
+    """Raised between two steps when the worker must stop."""
 
 
 class Signs:
-    """The signs of life that a worker gives the process that started it, from where the work is done: its one thread.
+    """The heartbeats of a worker to its parent process, sent from the thread that does the work.
 
-    A worker that is stopped, stuck or swapped out gives none. ``to`` is a descriptor, None where nobody waits.
+    A worker that is stopped, stuck or swapped out sends none. ``to`` is a descriptor, None if no process waits.
     """
 
     def __init__(self, to: int | None) -> None:
         self.to = to
         if to is not None:
-            os.set_blocking(to, False)  # the one that waits may be stopped itself, and its pipe full
+            os.set_blocking(to, False)  # the parent may be stopped itself, and its pipe full
 
     def give(self) -> None:
         """Give a sign."""
@@ -90,10 +90,10 @@ class Signs:
 
 
 def work(job: Job, stopped: Callable[[], bool] = lambda: False) -> None:
-    """Train trials until none of the experiment is left, or until ``stopped()``.
+    """Train trials until the experiment has none left, or until ``stopped()``.
 
     Raises:
-        UsageError: a store or data that cannot be used.
+        UsageError: the store or the data cannot be used.
     """
     signs = Signs(job.signs)
     with Store(Path(job.store), lease=job.lease) as store, one_thread():
@@ -115,7 +115,7 @@ def _over(store: Store, experiment: str) -> bool:
 
 
 def _train(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool], signs: Signs) -> None:
-    """Train a team to its end and write its results; whatever it raises is written down as its failure."""
+    """Train a team to its end and write its results; an exception is recorded as its failure."""
     try:
         results = _results(store, job, claim, stopped, signs)
     except (UsageError, LeaseLost, _Stopped):
@@ -136,14 +136,14 @@ def _train(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool], si
 def _results(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool], signs: Signs) -> list[TrialResult]:
     path, begun = store.checkpoints / f"{claim.id}{SUFFIX}", time.monotonic()
     run = _run(store, job, claim)
-    signs.give()  # not before: the first claim waits for the data to be read
+    signs.give()  # not earlier: the first claim waits for the data to be read
     try:
         load_checkpoint(run, path)
-        store.heartbeat(claim.id, run.step)  # what the former owner saved counts as progress, though it was lost
+        store.heartbeat(claim.id, run.step)  # what the former owner saved counts as progress
     except FileNotFoundError:
         pass
     except DamagedCheckpoint as problem:
-        print(f"note: {problem}; the trial starts from its beginning", file=sys.stderr)
+        print(f"note: {problem}; the trial starts from the beginning", file=sys.stderr)
     saved, beaten = time.monotonic(), begun
     while run.advance():
         now = time.monotonic()
@@ -163,17 +163,17 @@ def _results(store: Store, job: Job, claim: Claim, stopped: Callable[[], bool], 
 
 
 class TimeOver(Exception):
-    """A trial, or a team, has taken longer than it may."""
+    """A trial or team has exceeded its time limit."""
 
 
 def demand_time(limit: float, seconds: float) -> None:
-    """Raise TimeOver where a trial has taken more ``seconds`` than the ``limit``, unless that is 0."""
+    """Raise TimeOver if a trial has taken more ``seconds`` than the ``limit``, unless that is 0."""
     if limit and seconds > limit:
-        raise TimeOver(f"it took longer than {limit:g} s (--trial-seconds); give it longer, and --retry")
+        raise TimeOver(f"it took longer than {limit:g} s; raise --trial-seconds and add --retry")
 
 
 def _run(store: Store, job: Job, claim: Claim) -> Run:
-    """Return what was claimed before its first step; give it back where it cannot be trained here."""
+    """Return the run of a claim before its first step; release the claim if it cannot be trained here."""
     try:
         return run_of(claim, job.data)
     except UsageError:
@@ -182,14 +182,14 @@ def _run(store: Store, job: Job, claim: Claim) -> Run:
 
 
 def run_of(claim: Claim, source: str) -> Run:
-    """Return what was claimed before its first step; UsageError where the data is not what it was made for."""
+    """Return the run of a claim before its first step; UsageError if the data differs from the registered data."""
     configs = [config for _, config in claim.trials]
     data = [data_of(config, source) for config in configs]
     team = team_of(configs, data[0].digest)
     if (team.id, team.trials) != (claim.id, claim.trials):
         raise UsageError(
             f"the data {source!r}, the generated layers or torch have changed since the sweep was started; "
-            "start `affdiv experiment run` again"
+            "run `affdiv experiment run` again"
         )
     if len(configs) == 1:
         return TrialRun(configs[0], data[0], team.id)
@@ -198,12 +198,12 @@ def run_of(claim: Claim, source: str) -> Run:
 
 @lru_cache(maxsize=64)
 def dataset(source: str, split_seed: int, dtype: str, context: int = 0) -> Dataset:
-    """Return the data of a source in a type, split by a seed; of images the splits share a memory."""
+    """Return the data of a source in a dtype, split by a seed; the splits of images share one tensor."""
     return load(source, split_seed, DTYPES[dtype], context)
 
 
 def data_of(config: TrialConfig, source: str) -> Dataset:
-    """Return what a trial trains on, from a source; UsageError for data that its model cannot read."""
+    """Return the data of a trial from a source; UsageError for data that its model cannot read."""
     context = config.context if config.model == "transformer" else 0
     data = dataset(source, config.split, config.dtype, context)
     demand_fit(config, data.kind)
@@ -211,27 +211,27 @@ def data_of(config: TrialConfig, source: str) -> Dataset:
 
 
 def with_data(config: TrialConfig, source: str) -> tuple[TrialConfig, Dataset]:
-    """Return the settings with the data named, and the data of a source."""
+    """Return the settings with the data's name, and the data."""
     data = data_of(config, source)
     return replace(config, data=data.name), data
 
 
 def results_of(run: Run) -> list[TrialResult]:
-    """Return what a run that is over has measured, by seed."""
+    """Return the results of a finished run, by seed."""
     return run.results() if isinstance(run, TeamRun) else [run.result()]
 
 
 def stored(result: TrialResult) -> dict[str, Any]:
-    """Return what the store keeps of a result: everything but the settings, which stand beside it."""
+    """Return the part of a result that the store keeps: all but the settings, which are stored separately."""
     return {key: value for key, value in asdict(result).items() if key != "config"}
 
 
 def main(arguments: list[str]) -> int:
-    """Work on the job in the one argument; return the exit code."""
+    """Work on the job given as the only argument; return the exit code."""
     job = Job(**json.loads(arguments[0]))
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which tells its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the driver, which tells its workers
     torch.set_num_interop_threads(1)
     try:
         work(job, lambda: bool(told) or (job.parent is not None and os.getppid() != job.parent))

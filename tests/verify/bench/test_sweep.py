@@ -59,8 +59,8 @@ def test_the_result_says_where_it_was_measured(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rounds", "0"], "'0' is no whole number above 0"),
-        (["--seeds", "two"], "'two' is no whole number above 0"),
+        (["--rounds", "0"], "'0' is not a whole number above 0"),
+        (["--seeds", "two"], "'two' is not a whole number above 0"),
         pytest.param(
             ["--device", "cuda"],
             "no CUDA device on this machine",
@@ -79,7 +79,7 @@ def test_a_process_that_dies_ends_the_benchmark():
     dies, waits = context.Process(target=sys.exit, args=(3,)), context.Process(target=time.sleep, args=(600,))
     for process in (dies, waits):
         process.start()
-    with pytest.raises(RuntimeError, match="ended with code 3"):
+    with pytest.raises(RuntimeError, match="ended with exit code 3"):
         sweep._collected([dies, waits], context.Queue())
     waits.join(timeout=60)
     assert waits.exitcode == -signal.SIGTERM

@@ -45,7 +45,7 @@ def test_a_process_that_dies_fails_its_checks_and_says_why(monkeypatch):
     monkeypatch.setattr(helper.sys, "executable", "/bin/false")
     (check,) = run_checks(tasks_for(["linear"], [KERNEL]), Setting())
     assert check.status is Status.FAIL
-    assert "gave no result: it ended with code 1" in check.reason
+    assert "returned no result: it ended with exit code 1" in check.reason
 
 
 def test_a_copy_interprets_kernels_and_shares_the_rest():
@@ -89,4 +89,4 @@ def test_a_copy_that_is_killed_fails_its_checks_and_says_why():
     finally:
         copy.stop()
     assert loss.outcome.status is Status.FAIL
-    assert "gave no result: it ended with code 3" in loss.outcome.reason
+    assert "returned no result: it ended with exit code 3" in loss.outcome.reason

@@ -72,7 +72,7 @@ def test_bounds_and_the_measured_factor_are_kept(monkeypatch, name, value, words
 
 
 def test_time_and_recurrent_operators_are_bounded():
-    with pytest.raises(captured.NotCaptured, match=r"aten\.lstm takes its steps one after the other"):
+    with pytest.raises(captured.NotCaptured, match=r"aten\.lstm is recurrent"):
         lstm, x = nn.LSTM(2, 3), torch.randn(2, 3, 2)
         captured.captured_factors(lstm, ((x,), {}), ["weight_ih_l0"], lstm(x)[0], Deadline(60))
     with pytest.raises(captured.NotCaptured, match="takes too long"):

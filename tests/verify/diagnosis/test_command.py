@@ -75,7 +75,7 @@ def test_the_table_names_layers_and_the_map_that_corrects_them(capsys):
     assert affdiv.run(["diagnose", EXAMPLE]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^5 +Linear +64 samples ", printed, flags=re.M)
-    assert "which no map alters; affine-like: z = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i])" in printed
+    assert "which no map changes; affine-like: z = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i])" in printed
     assert "ad.PatchNormConv2d" in printed and "over 1 virtual steps" in printed
 
 

@@ -22,10 +22,10 @@ ROOT = Path(__file__).parents[3]
     [
         ([], "the following arguments are required: -o/--out"),
         (["--device", "tpu"], "invalid choice: 'tpu'"),
-        (["--minutes", "0"], "'0' is no number of minutes from above 0 to 1440"),
-        (["--minutes", "nan"], "'nan' is no number of minutes"),
-        (["--stages", "kernels,sped"], "'sped' is no stage; choose from kernels, speed, sweep, training, memory"),
-        (["--workers", "-1"], "'-1' is no number of processes from 1 to 64"),
+        (["--minutes", "0"], "'0' is not a number of minutes above 0 and at most 1440"),
+        (["--minutes", "nan"], "'nan' is not a number of minutes"),
+        (["--stages", "kernels,sped"], "'sped' is not a stage; choose from kernels, speed, sweep, training, memory"),
+        (["--workers", "-1"], "'-1' is not a number of processes from 1 to 64"),
     ],
 )
 def test_wrong_words_exit_2(words, message, capsys, tmp_path):
@@ -41,7 +41,7 @@ def test_wrong_values_exit_2_with_one_line(tmp_path, capsys):
     if not torch.cuda.is_available():
         cases += [(["-o", str(tmp_path)], "no CUDA device on this machine")]
     (tmp_path / "speed.json").write_text("[]")
-    cases += [(there, "speed.json' holds no results of this program; name another folder with -o")]
+    cases += [(there, "speed.json' holds no results of this program; choose another folder with -o")]
     for words, message in cases:
         assert main(words) == 2
         told = capsys.readouterr().err

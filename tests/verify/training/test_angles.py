@@ -100,7 +100,7 @@ def test_what_is_scale_invariant_is_derived():
         ({"angle": "import os"}, "angle = 'import os': "),
         ({"angle": "__import__('os')"}, "angle = "),
         ({"angle": "q + r"}, "unknown name 'q'"),
-        ({"angle": 3}, "angle = 3 is no text"),
+        ({"angle": 3}, "angle = 3 is not text"),
         ({"angle": None}, "the method 'angle' needs an angle"),
         ({"method": "none"}, "and no other method takes one"),
     ],
@@ -121,5 +121,5 @@ def test_an_angle_at_which_no_input_passes_is_refused(cached):
         def forward(self, x):
             return 0 * (x @ self.weight.T) + self.bias
 
-    with pytest.raises(UsageError, match="passes no weight at this angle"):
+    with pytest.raises(UsageError, match="at this angle the weights have no effect"):
         energy(Closed(), 1.0)

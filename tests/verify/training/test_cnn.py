@@ -184,7 +184,7 @@ def test_methods_and_data_must_fit_the_model():
         replace(CONFIG, method="norm-like")
     with pytest.raises(UsageError, match="method = 'patch-norm' is not one of model = 'mlp'"):
         replace(CONFIG, model="mlp", method="patch-norm")
-    with pytest.raises(UsageError, match="model = 'cnn' reads images, and this data is text"):
+    with pytest.raises(UsageError, match="model = 'cnn' reads images, but this data is text"):
         demand_fit(CONFIG, "text")
     part = Split(torch.zeros(2, 3), torch.arange(2))
     with pytest.raises(UsageError, match="reads images"):

@@ -75,11 +75,14 @@ def test_factors_that_are_not_named_are_crossed(load):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('design = "fraction"', "design: 'fraction' is no table"),
+        ('design = "fraction"', "design: 'fraction' is not a table"),
         ("[design]\ncells = 2", r"design: the kind None is not known; write \[design\]"),
         ('[design]\nkind = "fraction"\nsize = 2', "design: 'size' is not known; the keys are kind, cells, factors"),
-        ('[design]\nkind = "fraction"\ncells = 9', "cells = 9 is no number of cells; give a whole number from 1 to 4"),
-        ('[design]\nkind = "fraction"\ncells = true', "cells = True is no number of cells"),
+        (
+            '[design]\nkind = "fraction"\ncells = 9',
+            "cells = 9 is not a valid number of cells; give a whole number from 1 to 4",
+        ),
+        ('[design]\nkind = "fraction"\ncells = true', "cells = True is not a valid number of cells"),
         ('[design]\nkind = "fraction"\ncells = 1\nfactors = ["seeds"]', "there are widths, depths"),
     ],
 )
@@ -91,5 +94,5 @@ def test_what_is_no_design_is_refused(load, lines, message):
 
 def test_so_many_combinations_are_refused_before_they_are_made(load):
     many = f"widths = {list(range(1, 60))}\ndepths = {list(range(1, 60))}\n"
-    with pytest.raises(UsageError, match="3481 combinations, at most 1000"):
+    with pytest.raises(UsageError, match="3481 combinations, more than 1000"):
         load('methods = ["none"]\nlearning_rates = [0.1]\n' + many + '[design]\nkind = "fraction"\ncells = 2')

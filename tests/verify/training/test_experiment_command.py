@@ -165,7 +165,7 @@ def test_killed_then_interrupted_the_same_line_goes_on_to_the_same_table(tmp_pat
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1].startswith("stopped: ")
-    assert err.endswith("of 4 trials done; the same line goes on from here\n")
+    assert err.endswith("of 4 trials done; give the same command again to continue\n")
     assert not any(Path(f"/proc/{number}").exists() for number in workers)
     assert running(tmp_path) == 0
     assert call("run", "--workers", "1")[0] == 0
@@ -252,7 +252,7 @@ def test_a_stopped_trial_goes_on_or_starts_anew_if_its_checkpoint_is_damaged(sto
     work(job, lambda: next(steps) < 0)
     asked = next(steps)
     assert asked == 2 + (20 if damage == "none" else 30), "twice between trials, once after each step that was left"
-    assert ("the trial starts from its beginning" in capsys.readouterr().err) == (damage != "none")
+    assert ("the trial starts from the beginning" in capsys.readouterr().err) == (damage != "none")
     with Store(Path(job.store)) as store:
         assert to_csv(store.rows("mine")) == undisturbed(ONE.replace("3", "30"))
     assert not path.exists()
@@ -293,10 +293,13 @@ def test_usage_errors_exit_2_with_one_line(tmp_path, capsys, monkeypatch):
     for words, message in [
         (["run", "bad.toml"], "bad.toml:13: seedz: this key is not known; did you mean 'seeds'?"),
         (["run", "absent.toml"], "'absent.toml' does not exist"),
-        (["run", "nobody"], "no experiment 'nobody' is bundled (alignment-or-function, "),
+        (["run", "nobody"], "no bundled experiment is named 'nobody'; there are alignment-or-function, "),
         (["run", "smoke", "--scale", "moon"], "--scale 'moon' is not known; choose one of cpu, paper"),
         (["run", "good.toml", "--scale", "paper"], "good.toml: there is no scale 'paper'"),
-        (["run", "smoke", "--scale", "paper"], "experiment 'smoke' leaves its data to you at this scale; name it with"),
+        (
+            ["run", "smoke", "--scale", "paper"],
+            "experiment 'smoke' has no data of its own at this scale; name a source with",
+        ),
         (["run", "good.toml", "--engine", "moon"], "--engine 'moon' is not known; choose one of local, ray"),
         (["run", "good.toml", "--device", "tpu"], "--device 'tpu' is not known; choose one of cpu, cuda"),
         (["run", "good.toml", "--data", "nowhere"], "--data 'nowhere' does not exist"),

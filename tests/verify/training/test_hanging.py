@@ -71,7 +71,7 @@ def test_a_trial_ends_when_its_time_is_over(tmp_path, monkeypatch):
     with Store(Path(job.store)) as store:
         (row,) = store.rows("mine")
         assert (row.state, row.failures) == ("quarantined", 1)
-        assert row.error == "it took longer than 0.001 s (--trial-seconds); give it longer, and --retry"
+        assert row.error == "it took longer than 0.001 s; raise --trial-seconds and add --retry"
     demand_time(0.0, 1e9)
     with pytest.raises(TimeOver):
         demand_time(5.0, 5.1)

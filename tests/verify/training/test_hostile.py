@@ -73,7 +73,7 @@ def folder_of(tmp_path, content):
         (png(2**31 - 1, 2**31 - 1), "cannot be read"),
         (png(4, 4, b"\0" * 200_000_000), "too few|cannot be read"),
         (png(4, 4, b"", [(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 100_000_000))]), "cannot be read"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * (pixels.LARGEST_IMAGE + 1), "bytes are no small image; at most"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * (pixels.LARGEST_IMAGE + 1), "bytes are too many for an image; give at most"),
         (picture()[:40], "cannot be read"),
         (b"", "cannot be read"),
     ],
@@ -93,7 +93,7 @@ def table_of(folder, name, **columns):
 def test_labels_that_are_absurd(tmp_path, label):
     for name in ("train.parquet", "test.parquet"):
         table_of(tmp_path, name, img=[{"bytes": picture()}] * 3, label=[0, label, 1])
-    with pytest.raises(UsageError, match=rf"train\.parquet: the labels are not all classes, '{label}' is none"):
+    with pytest.raises(UsageError, match=rf"train\.parquet: the label '{label}' is not a class"):
         load(str(tmp_path), 0)
 
 
@@ -176,7 +176,7 @@ def test_a_trial_that_is_there_twice(tmp_path):
     with pytest.raises(UsageError, match=r"t\.csv:14: column 'seed': all settings of row 4 again"):
         read_table(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text(text.replace("test_loss", "test_accuracy"))
-    with pytest.raises(UsageError, match="the column 'test_accuracy' is there twice"):
+    with pytest.raises(UsageError, match="the column 'test_accuracy' occurs twice"):
         read_table(tmp_path / "t.csv")
 
 
@@ -231,7 +231,7 @@ def test_paths_that_name_none(path, tmp_path):
 def test_the_home_of_nobody_is_wrong_usage(tmp_path, capsys):
     words = ["experiment", "run", "smoke", "--data", "~nosuchuser/x", "--store", str(tmp_path / "s")]
     assert affdiv.run(words) == 2
-    assert "'~nosuchuser/x' names no path" in capsys.readouterr().err
+    assert "'~nosuchuser/x' is not a valid path" in capsys.readouterr().err
 
 
 def spoiled(content, chance):

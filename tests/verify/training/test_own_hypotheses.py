@@ -95,15 +95,15 @@ def test_one_name_in_several_experiments_is_one_family(tmp_path):
 WRONG = {
     "unknown key": ({"metrics": '"test_loss"'}, "'metrics' is not known"),
     "no group": ({"group": ""}, "'group' is missing"),
-    "a name of ours": ({"name": '"H3"'}, "'H3' is no name"),
-    "a name that is no name": ({"name": '"a b<script>"'}, "is no name"),
+    "a name of ours": ({"name": '"H3"'}, "'H3' is not a valid name"),
+    "a name that is no name": ({"name": '"a b<script>"'}, "is not a valid name"),
     "an unknown metric": ({"metric": '"speed"'}, "the metric 'speed' is not known; choose one of test_accuracy"),
     "an unknown direction": ({"direction": '"up"'}, "the direction 'up' is not known"),
-    "no room": ({"direction": '"same"'}, "leaves no room"),
-    "a margin that is none": ({"margin": "nan"}, "the margin nan is no number"),
-    "a statement that is none": ({"statement": "3"}, "the statement 3 is no text"),
+    "no room": ({"direction": '"same"'}, "leaves no range for 'same'"),
+    "a margin that is none": ({"margin": "nan"}, "the margin nan is not a number"),
+    "a statement that is none": ({"statement": "3"}, "the statement 3 is not text"),
     "a method without trials": ({"against": '{ method = "batch-norm" }'}, "no trial has method = 'batch-norm'"),
-    "no setting": ({"group": "{ seed = 1 }"}, "'seed' is no setting that tells groups apart"),
+    "no setting": ({"group": "{ seed = 1 }"}, "'seed' is not a setting that distinguishes groups"),
     "an empty group": ({"group": "{}"}, "group is {}"),
     "other settings": ({"group": "{ width = 16 }"}, "must give the same settings with different values"),
     "one group twice": ({"group": '{ method = "none" }'}, "must give the same settings with different values"),
@@ -125,7 +125,7 @@ def test_what_is_no_list_of_tables_is_refused(tmp_path, text):
 
 
 def test_a_name_stands_once(tmp_path):
-    with pytest.raises(UsageError, match="number 2: the name 'wide' is given twice"):
+    with pytest.raises(UsageError, match="number 2: the name 'wide' is used twice"):
         load_experiment(written(tmp_path, FILE + WIDE + WIDE))
 
 
@@ -152,4 +152,4 @@ def test_plan_and_report_know_them(tmp_path, capsys):
     assert "there are no trials of 'other', only of mine" in capsys.readouterr().err
     assert affdiv.run([*words, "--experiment", "smoke"]) == 2 and "no trials of 'smoke'" in capsys.readouterr().err
     assert affdiv.run([*words[:3], "-o", str(tmp_path / "new" / "page.html"), "--experiment", "nothing"]) == 2
-    assert "no experiment 'nothing' is bundled" in capsys.readouterr().err and not (tmp_path / "new").exists()
+    assert "no bundled experiment is named 'nothing'" in capsys.readouterr().err and not (tmp_path / "new").exists()

@@ -84,7 +84,7 @@ def as_table(lines):
 
 def test_a_lost_store_gives_the_same_table_without_a_step(call, exported):
     """No worker starts where nothing is left, so that the command trains nothing."""
-    for expected in ("8 trials put back, 0 were there already", "0 trials put back, 8 were there already"):
+    for expected in ("8 trials imported, 0 were present already", "0 trials imported, 8 were present already"):
         code, _, error = call("run", "--from", "table.csv", "--seeds", "apart", table=exported)
         assert code == 0 and f"table.csv: {expected}" in error
         assert call("export")[1] == exported
@@ -92,7 +92,7 @@ def test_a_lost_store_gives_the_same_table_without_a_step(call, exported):
 
 def test_what_a_part_of_a_table_lacks_is_trained(filled, exported):
     said, table = filled(as_table(lines_of(exported)[:5]))
-    assert said == "table.csv: 5 trials put back, 0 were there already" and table == exported
+    assert said == "table.csv: 5 trials imported, 0 were present already" and table == exported
 
 
 def test_a_measure_that_is_infinite_comes_back(filled, exported):
@@ -103,23 +103,23 @@ def test_a_measure_that_is_infinite_comes_back(filled, exported):
 def test_trials_of_another_experiment_are_refused_by_name_and_the_others_taken(filled, exported):
     said, _ = filled(exported, TEXT.replace('"affine-like", ', ""))
     strangers = [line["trial"][:12] for line in lines_of(exported) if line["method"] == "affine-like"]
-    assert "4 trials put back, 0 were there already, 4 refused" in said
-    assert all(f"trial {stranger}: it is no trial of this experiment" in said for stranger in strangers)
+    assert "4 trials imported, 0 were present already, 4 refused" in said
+    assert all(f"trial {stranger}: it is not a trial of this experiment" in said for stranger in strangers)
 
 
 def test_a_table_of_which_nothing_fits_is_refused_with_the_reason(call, exported):
     lines = [{**line, "trial": line["trial"][::-1]} for line in lines_of(exported)]
     code, _, error = call("run", "--from", "table.csv", "--seeds", "apart", table=as_table(lines))
     assert code == 2 and "8 refused" in error and "and 3 more" in error
-    assert "its settings are asked for, but layers, data, torch, procedure or stack of seeds were other ones" in error
+    assert "its settings match, but its layers, data, torch version, procedure or stack of seeds differ" in error
 
 
 def test_a_line_whose_settings_are_not_those_of_its_id_is_refused(filled, exported):
     first, second, *rest = lines_of(exported)
     swapped = [{**first, "trial": second["trial"]}, {**second, "trial": first["trial"]}, *rest]
     said, table = filled(as_table(swapped))
-    assert "6 trials put back, 0 were there already, 2 refused" in said and table == exported
-    assert "its line has other settings than the trial of that id" in said
+    assert "6 trials imported, 0 were present already, 2 refused" in said and table == exported
+    assert "its line has settings other than the trial with that id" in said
 
 
 def test_a_stack_of_seeds_comes_back_whole_or_not_at_all(filled, tmp_path):
@@ -129,5 +129,5 @@ def test_a_stack_of_seeds_comes_back_whole_or_not_at_all(filled, tmp_path):
         work(Job(str(tmp_path / "first"), "mine", "digits", checkpoint_seconds=1e9, lease=60.0))
         whole = to_csv(store.rows("mine"))
     said, table = filled(as_table(lines_of(whole)[1:]), seeds="together")
-    assert "6 trials put back, 0 were there already, 1 refused" in said and table == whole
-    assert "it is at work, or seeds that train with it are not in the table" in said
+    assert "6 trials imported, 0 were present already, 1 refused" in said and table == whole
+    assert "it is running, or seeds that train with it are missing from the table" in said

@@ -108,7 +108,7 @@ def test_a_trial_without_memory_says_its_size_and_the_rest_goes_on(tmp_path):
         large, small = store.rows("mine")
     assert (large.state, large.failures, small.state) == ("quarantined", 3, "done")
     assert (
-        large.error.startswith("out of memory (asked for ") and "at width 20000, depth 2, batch_size 32" in large.error
+        large.error.startswith("out of memory (requested ") and "at width 20000, depth 2, batch_size 32" in large.error
     )
     assert large.error.endswith("use fewer --workers, a smaller batch_size or a smaller width")
 
@@ -149,4 +149,4 @@ def test_what_is_written_down_of_a_failure_is_plain(tmp_path):
     assert "2 seeds as one stack; use fewer --workers, --seeds apart," in failure(MemoryError(), configs)
     assert failure(ValueError("no"), configs) == "ValueError: no"
     problem = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 3200 bytes. Error")
-    assert failure(problem, configs[:1]).startswith("out of memory (asked for 3200 bytes) at width 64, depth 2,")
+    assert failure(problem, configs[:1]).startswith("out of memory (requested 3200 bytes) at width 64, depth 2,")

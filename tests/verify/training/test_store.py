@@ -215,7 +215,7 @@ def test_a_store_named_by_its_database(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"cannot be made: .*name another --store"):
+    with pytest.raises(UsageError, match=r"cannot be created: .*name another --store"):
         Store(tmp_path / "file" / "store", create=True)
 
 
@@ -301,7 +301,7 @@ def old_store(folder, damaged=False):
 
 def test_a_store_of_an_earlier_layout_goes_on(tmp_path):
     old_store(tmp_path / "old")
-    with pytest.raises(UsageError, match="has layout 2, this program reads 3; `affdiv experiment run` renews it"):
+    with pytest.raises(UsageError, match="has layout 2, this program reads 3; run `affdiv experiment run`"):
         Store(tmp_path / "old", read_only=True)
     with Store(tmp_path / "old") as opened:
         assert opened.progress("mine")[0]["done"] == opened.progress("mine")[0]["pending"] == 1
@@ -397,7 +397,7 @@ def test_a_finished_store_is_read_where_nothing_can_be_written(path):
         (folder / "trials.sqlite-wal").write_bytes(b"something")
         folder.chmod(0o555)
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-        assert "copy both to a place that can be written" in done.stderr
+        assert "copy both to a writable place" in done.stderr
     finally:
         folder.chmod(0o755)
         shutil.rmtree(folder)

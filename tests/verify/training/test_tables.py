@@ -68,7 +68,7 @@ def test_an_older_table_lacks_columns(tmp_path):
     ("name", "content", "message"),
     [
         ("absent.csv", None, "does not exist"),
-        ("t.txt", b"", "neither in .csv nor in .parquet"),
+        ("t.txt", b"", "must end in .csv or .parquet"),
         ("t.csv", b"", "the column 'trial' is missing"),
         ("t.csv", b"trial,outcome,method,learning_rate,colour\n", "the column 'colour' is not known"),
         (
@@ -76,10 +76,14 @@ def test_an_older_table_lacks_columns(tmp_path):
             b"trial,outcome,method,learning_rate\na,finished,none,fast\n",
             "t.csv:2: column 'learning_rate': could not convert",
         ),
-        ("t.csv", b"trial,outcome,method,learning_rate\na,finished\n", "t.csv:2: not as many values"),
-        ("t.csv", b"trial,outcome,method,learning_rate\na,finished,none,1,2\n", "t.csv:2: not as many values"),
-        ("t.csv", b"\xff", "no CSV that can be read"),
-        ("t.parquet", b"PAR1", "no Parquet file that can be read"),
+        ("t.csv", b"trial,outcome,method,learning_rate\na,finished\n", "t.csv:2: the number of values differs"),
+        (
+            "t.csv",
+            b"trial,outcome,method,learning_rate\na,finished,none,1,2\n",
+            "t.csv:2: the number of values differs",
+        ),
+        ("t.csv", b"\xff", "not readable as CSV"),
+        ("t.parquet", b"PAR1", "not a readable Parquet file"),
     ],
 )
 def test_what_is_no_table_is_named(tmp_path, name, content, message):

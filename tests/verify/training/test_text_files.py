@@ -57,13 +57,13 @@ def test_the_built_in_text_is_there():
     ("content", "message"),
     [
         (b"", "is empty; give a text"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0", "byte 8 is zero, so this is no text"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0", "byte 8 is zero, so this is not text"),
         (b"abc \xff def" * 9, "byte 4 is not UTF-8; save the text as UTF-8"),
         ("gr\u00fcn".encode("latin-1"), "byte 2 is not UTF-8"),
-        (b"a" * 1000, "holds one character over and over"),
+        (b"a" * 1000, "repeats a single character"),
         (
             b"ab" * 100,
-            "200 characters are too few for context = 10: of the three parts the shortest has 10 and needs 11",
+            "200 characters are too few for context = 10: the shortest of the three parts has 10 and needs 11",
         ),
     ],
 )
@@ -76,7 +76,7 @@ def test_what_is_no_text_is_refused(content, message, write):
 def test_a_text_that_is_too_large_is_not_read(write, monkeypatch):
     path = write(TEXT)
     monkeypatch.setattr(text_files, "LARGEST_TEXT", 100)
-    with pytest.raises(UsageError, match=r"bytes are too many, at most 100 are read; give a part of it"):
+    with pytest.raises(UsageError, match=r"bytes are more than 100; give a part of it"):
         load_text(path, 10, 3)
 
 

@@ -154,9 +154,9 @@ def test_it_learns(update, rate):
 
 
 def test_data_must_fit_the_model():
-    with pytest.raises(UsageError, match="model = 'transformer' reads text, and this data is images"):
+    with pytest.raises(UsageError, match="model = 'transformer' reads text, but this data is images"):
         build_for(CONFIG, digits(0))
-    with pytest.raises(UsageError, match="model = 'cnn' reads images, and this data is text"):
+    with pytest.raises(UsageError, match="model = 'cnn' reads images, but this data is text"):
         build_for(replace(CONFIG, model="cnn"), load("declaration", 0, context=6))
     with pytest.raises(UsageError, match=r"is a file; images come from a folder.* a text is for model = 'transformer'"):
         load("declaration", 0)
