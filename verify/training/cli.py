@@ -67,8 +67,7 @@ def run(
     data: Data = None,
     device: Annotated[str, typer.Option(help="Where the trials train: cpu or cuda.")] = "cpu",
     seeds: Annotated[
-        str,
-        typer.Option(help="Seeds of one configuration: together (one stack), apart, or auto (the faster of both)."),
+        str, typer.Option(help="Seeds of one configuration: together (one stack), apart, or auto (the faster).")
     ] = "auto",
     from_table: Annotated[
         list[Path] | None,
@@ -76,11 +75,9 @@ def run(
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed and quarantined trials again.")] = False,
     retry_where: RetryWhere = None,
-    checkpoint_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Seconds between two saves of a trial's state.")
-    ] = 20.0,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="Seconds between saves of a trial.")] = 20.0,
     lease_seconds: Annotated[
-        float, typer.Option(min=2.0, help="Seconds after which a silent worker loses its trial.")
+        float, typer.Option(min=2.0, help="Seconds until a silent worker loses its trial.")
     ] = 60.0,
     trial_seconds: TrialSeconds = 0.0,
     json: Json = False,
