@@ -1,4 +1,4 @@
-"""What the generated files share, whatever computes a map: which backend is taken, checks, rows, patches, operators.
+"""What the generated files of all targets share: the choice of backend, checks, rows, patches, operators.
 
-A package that is generated holds these files as they are, in its folder ``runtime``; nothing else imports them.
+These files are copied unchanged into the folder ``runtime`` of a generated package; only its files import them.
 """

@@ -1,6 +1,6 @@
-"""What the heads of attention do: views, masks, scores and mixtures.
+"""Operations on attention heads: views, masks, scores and mixing.
 
-Axes: N sequences, H heads, L asking and S answering tokens, E features, d features of a head.
+Axes: N sequences, H heads, L query tokens, S key tokens, E features, d features of a head.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def as_heads(tokens: Tensor, heads: int, batch_first: bool) -> Tensor:
 
 
 def from_heads(context: Tensor, batched: bool, batch_first: bool) -> Tensor:
-    """Return what heads (N, H, L, d) give side by side: (N, L, E), (L, N, E) or, not batched, (L, E)."""
+    """Return heads (N, H, L, d) concatenated: (N, L, E), (L, N, E) or, not batched, (L, E)."""
     if not batched:
         return context.squeeze(0).transpose(0, 1).flatten(-2)
     return context.transpose(1, 2).flatten(-2) if batch_first else context.permute(2, 0, 1, 3).flatten(-2)
@@ -37,10 +37,10 @@ def as_source(tokens: Tensor, batch_first: bool) -> Tensor:
 def merged_mask(
     attn_mask: Tensor | None, key_padding_mask: Tensor | None, heads: int, more: int, dtype: torch.dtype
 ) -> Tensor | None:
-    """Return both masks as one to add to scores, (N or 1, H or 1, L or 1, S + more); None where nothing is masked.
+    """Return both masks as one to add to scores, (N or 1, H or 1, L or 1, S + more); None if nothing is masked.
 
-    ``attn_mask`` (L, S) or (N * H, L, S), ``key_padding_mask`` (N, S) or (S). Tokens that are added to the keys are
-    seen by all.
+    ``attn_mask`` (L, S) or (N * H, L, S), ``key_padding_mask`` (N, S) or (S). Tokens that are appended to the keys are
+    never masked.
     """
     parts = []
     if attn_mask is not None:
@@ -57,7 +57,7 @@ def merged_mask(
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a mask to add to scores; of a boolean mask, minus infinity where it is true."""
+    """Return a mask to add to scores; a boolean mask becomes minus infinity where it is true."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
@@ -66,11 +66,11 @@ def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def mixed(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, dropout: float, causal: bool, weights: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return ``v`` (N, H or 1, S, m) mixed by the attention of ``q`` (N, H, L, d) to ``k`` (N, H, S, d), and weights.
+    """Return ``v`` (N, H or 1, S, m) mixed by the attention of ``q`` (N, H, L, d) to ``k`` (N, H, S, d); and weights.
 
-    Without ``weights`` torch's fused kernels are used, which never store them (None). A token that may see nothing
-    mixes to zero there and to NaN with weights, as in ``torch.nn.MultiheadAttention``. What shortens queries is applied
-    to them, what lengthens scores to the scores, so that neither leaves its type before it must.
+    Without ``weights``, torch's fused kernels are used, which never store them (None). A token with all keys masked
+    gets zero from these kernels, and NaN with weights, as in ``torch.nn.MultiheadAttention``. A ``scale`` below 1
+    multiplies the queries, one above 1 the scores, to avoid overflow and underflow.
     """
     if not weights:
         v = v.expand(-1, q.shape[1], -1, -1)

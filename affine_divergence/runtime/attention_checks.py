@@ -1,4 +1,4 @@
-"""What a caller of attention can get wrong: every message names the value, the cause and the mend."""
+"""Checks of the arguments of attention; every message names the value, the cause and the fix."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .checks import check_features
 
 
 def check_settings(name: str, embed_dim: int, num_heads: int, dropout: float, kdim: int, vdim: int) -> None:
-    """Raise TypeError or ValueError for sizes that are no positive integers or do not fit, or dropout out of range."""
+    """Raise TypeError or ValueError for sizes that are not positive integers or do not fit, or dropout out of range."""
     check_features(name, embed_dim=embed_dim, num_heads=num_heads, kdim=kdim, vdim=vdim)
     if embed_dim % num_heads:
         raise ValueError(
-            f"{name}: embed_dim is {embed_dim} and num_heads {num_heads}; every head is given the same number of "
+            f"{name}: embed_dim is {embed_dim} and num_heads {num_heads}; every head gets the same number of "
             "features, so choose heads that divide embed_dim"
         )
     if isinstance(dropout, bool) or not isinstance(dropout, int | float):
@@ -25,9 +25,9 @@ def check_settings(name: str, embed_dim: int, num_heads: int, dropout: float, kd
 def check_tokens(
     name: str, query: Tensor, key: Tensor, value: Tensor, widths: tuple[int, int, int], batch_first: bool
 ) -> None:
-    """Raise TypeError or ValueError unless the three are tokens of the given widths that fit each other.
+    """Raise TypeError or ValueError unless query, key and value are tokens of the given widths that fit each other.
 
-    Shapes: (L, E) and (S, ..), or batched (L, N, E) and (S, N, ..), the batch in front where ``batch_first``.
+    Shapes: (L, E) and (S, ..), or batched (L, N, E) and (S, N, ..), the batch first if ``batch_first``.
     """
     named = {"query": query, "key": key, "value": value}
     for (word, tensor), width in zip(named.items(), widths, strict=True):
@@ -61,14 +61,14 @@ def check_masks(
     is_causal: bool,
     scores: tuple[int | None, int, int, int],
 ) -> None:
-    """Raise TypeError or ValueError unless the masks fit scores of the shape (N, H, L, S); no batch is N = None.
+    """Raise TypeError or ValueError unless the masks fit scores of the shape (N, H, L, S); N is None without a batch.
 
     Shapes: attn_mask (L, S) or (N * H, L, S), without a batch (H, L, S); key_padding_mask (N, S), without a batch (S).
     """
     batch, heads, asking, answering = scores
     if is_causal and attn_mask is None:
         raise ValueError(
-            f"{name}: is_causal=True only says of an attn_mask that it is causal, and there is none; give the mask "
+            f"{name}: is_causal=True only declares that attn_mask is causal, and there is none; give the mask "
             "too, for example torch.nn.Transformer.generate_square_subsequent_mask(L)"
         )
     for word, mask in (("attn_mask", attn_mask), ("key_padding_mask", key_padding_mask)):

@@ -1,8 +1,8 @@
-"""Layers of a user's own class in the place of which ``convert`` puts a map that is generated while it runs.
+"""Layers of a user's own class, which ``convert`` replaces by a map generated at run time.
 
-The compiler makes the map (``codegen.capture.twins`` of the distribution affine-divergence); this package imports it
-when ``convert`` is given ``also`` and never before. The layer stays the same object and is given a subclass of its
-class whose forward is the map, with the layer's own arguments, parameters and buffers.
+The compiler generates the map (``codegen.capture.twins`` of the distribution affine-divergence); this package imports
+it only if ``convert`` gets ``also``. The layer stays the same object; its class becomes a subclass whose forward is the
+map, with the layer's own arguments, parameters and buffers.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Also = Mapping[type[nn.Module], str]
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 SETTINGS = ("captured", "kappa", "backend")
-_COMPILER = "codegen.capture.twins"  # of another room: loaded by name when it is asked for
+_COMPILER = "codegen.capture.twins"  # another package, imported by name on first use
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _classes: dict[tuple[type[nn.Module], Any], type[nn.Module]] = {}
 
 
 def checked(also: object, known: Collection[type[nn.Module]]) -> Also:
-    """Return ``also`` as it was given.
+    """Check ``also`` and return it unchanged.
 
     Raises:
-        TypeError: what is no mapping from classes of modules to names of maps.
-        ValueError: a class that ``convert`` replaces anyway.
+        TypeError: if it is not a mapping from module classes to names of maps.
+        ValueError: if it has a class that ``convert`` replaces anyway.
     """
     if also is None:
         return {}
@@ -44,7 +44,7 @@ def checked(also: object, known: Collection[type[nn.Module]]) -> Also:
         )
     for kind, wanted in also.items():
         if not isinstance(kind, type) or not issubclass(kind, nn.Module):
-            raise TypeError(f"convert: also has the key {kind!r}, which is no class of modules; give a dict {example}")
+            raise TypeError(f"convert: also has the key {kind!r}, which is not a module class; give a dict {example}")
         if not isinstance(wanted, str):
             raise TypeError(f"convert: also asks for the map {wanted!r} of {kind.__name__}; give its name, {example}")
         if kind in known:
@@ -53,7 +53,7 @@ def checked(also: object, known: Collection[type[nn.Module]]) -> Also:
 
 
 def reason_to_leave_captured(model: nn.Module, module: nn.Module) -> str:
-    """Return why no generated map can take the place of a module of the user's, "" if one may."""
+    """Return why no generated map can replace a module of the user's, "" if one can."""
     inside = dict(module.named_modules())
     clash = next((word for word in SETTINGS if hasattr(module, word)), None)
     if clash is not None:
@@ -62,7 +62,7 @@ def reason_to_leave_captured(model: nn.Module, module: nn.Module) -> str:
         if name and any(getattr(part, word, None) for word in _HOOKS):
             return f"its part {name} has hooks, which would no longer be called"
         if any(is_lazy(p) for p in part._parameters.values() if p is not None):
-            return "its shapes are not known yet; call it once before"
+            return "its shapes are not known yet; call it once before converting"
         why = of_a_part(part)
         if why:
             return f"{why}{f' (in its part {name})' if name else ''}"
@@ -78,16 +78,16 @@ def reason_to_leave_captured(model: nn.Module, module: nn.Module) -> str:
 
 
 def captured_counterpart(module: nn.Module, wanted: str, inputs: Inputs | None, **settings: Any) -> nn.Module | str:
-    """Return a module of the generated class with its settings, or why there is none.
+    """Return the layer as a module of the generated class, or why there is none.
 
     Args:
-        module: the layer, which is left as it is.
+        module: the layer, which is not changed.
         wanted: the name of the map.
-        inputs: what it is called with; None has it guessed from the shapes of its parameters.
-        settings: kappa and backend, where they are not the defaults.
+        inputs: example arguments of its forward; None guesses them from the shapes of its parameters.
+        settings: kappa and backend, if they are not the defaults.
 
     Raises:
-        ModuleNotFoundError: the compiler is not installed.
+        ModuleNotFoundError: if the compiler is not installed.
     """
     compiler = _compiler()
     if inputs is None:
@@ -109,7 +109,7 @@ def captured_counterpart(module: nn.Module, wanted: str, inputs: Inputs | None, 
 
 
 def restored_counterpart(module: nn.Module, settings: Mapping[str, Any]) -> nn.Module | str:
-    """Return the counterpart that the settings of a record describe, or why there is none."""
+    """Return the generated counterpart that a record's settings describe, or why there is none."""
     captured = settings["captured"]
     try:
         inputs, wanted = _drawn(captured["inputs"]), str(captured["map"])
@@ -120,7 +120,7 @@ def restored_counterpart(module: nn.Module, settings: Mapping[str, Any]) -> nn.M
 
 
 def is_captured(kind: type[nn.Module]) -> bool:
-    """Return whether a class was made here."""
+    """Return whether this module made a class."""
     return kind.__module__ == __name__
 
 
@@ -129,7 +129,7 @@ def _compiler() -> Any:
         return importlib.import_module(_COMPILER)
     except ModuleNotFoundError as problem:
         raise ModuleNotFoundError(
-            f"convert: also needs the compiler that generates the maps, and {problem.name!r} is not installed; "
+            f"convert: the argument also needs the compiler of the maps, but {problem.name!r} is not installed; "
             "pip install affine-divergence"
         ) from problem
 
@@ -140,7 +140,7 @@ def _class_of(kind: type[nn.Module], twin: Any) -> type[nn.Module]:
         suffix = "".join(word.capitalize() for word in twin.map.replace("_", "-").split("-"))
 
         def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-            """Return the generated map's output; raises what it raises."""
+            """Return the generated map's output; its errors propagate."""
             found: Tensor = twin(self, args, kwargs, self.kappa, self.backend)
             return found
 
@@ -152,7 +152,7 @@ def _class_of(kind: type[nn.Module], twin: Any) -> type[nn.Module]:
 
 
 def _described(value: Any) -> Any:
-    """Return inputs as JSON has them: of a tensor its shape and type."""
+    """Return inputs in a form for JSON: a tensor becomes its shape and type."""
     if isinstance(value, Tensor):
         return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, Mapping):
@@ -161,7 +161,7 @@ def _described(value: Any) -> Any:
 
 
 def _drawn(told: Any) -> Any:
-    """Return inputs of described shapes: random numbers, zeros where they are integers."""
+    """Return inputs of the described shapes: random numbers, or zeros for integers."""
     if isinstance(told, list):
         return tuple(_drawn(entry) for entry in told)
     if isinstance(told, Mapping) and "named" in told:

@@ -1,4 +1,4 @@
-"""What a caller can get wrong, said once: every message names the value, the cause and the mend."""
+"""Checks of arguments; every message names the value, the cause and the fix."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_kappa(name: str, kappa: object, above: float, dtype: torch.dtype | None = None, room: float = 1.0) -> float:
-    """Return ``kappa`` as a float; TypeError if it is no number, ValueError if it is not finite and above the bound.
+    """Return ``kappa`` as a float; TypeError unless it is a number, ValueError unless it is finite and above the bound.
 
-    With the type of the input, ValueError too for a kappa that arithmetic in this type cannot tell from its bound, or
-    whose root, which scales every sample, is not in its range with as much ``room`` above.
+    With the input's ``dtype``, also ValueError for a kappa that this type cannot distinguish from the bound, or whose
+    root, which scales every sample, is out of its range; ``room`` is a safety factor for the root.
     """
-    if type(kappa) is float and above + 2e-7 < kappa < 4e9 / room**2:  # as modules keep it, and fine in every type
+    if type(kappa) is float and above + 2e-7 < kappa < 4e9 / room**2:  # the usual case, valid in every type
         return kappa
     if isinstance(kappa, bool) or not isinstance(kappa, int | float):
         raise TypeError(f"{name}: kappa is a {type(kappa).__name__}; give a number, it is a setting and not a tensor")
@@ -34,7 +34,7 @@ def check_kappa(name: str, kappa: object, above: float, dtype: torch.dtype | Non
 
 
 def check_init(name: str, init: object) -> str:
-    """Return the name of a way to draw first values; raise ValueError for what is none."""
+    """Return the name of an initialisation; raise ValueError for an unknown one."""
     if not isinstance(init, str) or init not in INITS:
         raise ValueError(f"{name}: init is {init!r}; choose one of {', '.join(map(repr, INITS))}")
     return init
@@ -50,12 +50,12 @@ def check_features(name: str, **features: object) -> None:
 
 
 def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the operands in one floating-point type, which under autocast is autocast's.
+    """Return the operands in one floating-point type, under autocast in autocast's.
 
-    Shapes: x (..., n), weight (m, n), bias (m) or None. Raise TypeError for what is no floating-point tensor or mixes
-    types, ValueError for a shape that does not fit.
+    Shapes: x (..., n), weight (m, n), bias (m) or None. Raises TypeError for operands that are not floating-point
+    tensors of one type, ValueError for a shape that does not fit.
     """
-    if not (  # the usual case in as few steps as possible: types need no conversion
+    if not (  # the usual case, in few steps: no conversion of types
         isinstance(x, Tensor)
         and isinstance(weight, Tensor)
         and (dtype := x.dtype) in _FLOATS
@@ -64,7 +64,7 @@ def check_operands(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
         and x.layout is _STRIDED
         and weight.layout is _STRIDED
         and (x.is_cpu or x.is_cuda)
-        and not is_autocast_enabled("cpu" if x.is_cpu else "cuda")  # asking for its device takes longer
+        and not is_autocast_enabled("cpu" if x.is_cpu else "cuda")  # faster than reading its device
     ):
         x, weight, bias = as_one_type(name, x, weight, bias)
     try:
@@ -91,9 +91,9 @@ def _refuse_shapes(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) ->
 
 
 def as_one_type(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the operands in one floating-point type, which under autocast is autocast's.
+    """Return the operands in one floating-point type, under autocast in autocast's.
 
-    Raise TypeError for what is no floating-point tensor or mixes types.
+    Raises TypeError for operands that are not floating-point tensors of one type.
     """
     named = [("x", x), ("weight", weight), ("bias", bias)]
     for word, tensor in named:
@@ -112,7 +112,7 @@ def as_one_type(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tu
 
 @constant
 def _has_autocast(device: str) -> bool:
-    """Return whether a kind of device has autocast; torch's own function ends what torch up to 2.11 compiles."""
+    """Return whether a device type has autocast; torch's own function breaks graphs compiled by torch up to 2.11."""
     return torch.amp.is_autocast_available(device)
 
 
@@ -126,7 +126,7 @@ def _check_floating(name: str, word: str, tensor: object) -> None:
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Autocast leaves float64 alone, as it does in ``torch.nn.functional.linear``."""
+    """Return the tensor in a type; autocast does not change float64, as in ``torch.nn.functional.linear``."""
     return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
 
 

@@ -1,7 +1,7 @@
-"""Which modules read the weights of their children past the children's forward: found in the source of their forward.
+"""Find modules whose code reads their children's weights directly, without calling the children, in its source.
 
-Read are the class's ``forward`` and the methods that it calls by ``self``. Not seen: a weight reached through a local
-name, ``getattr`` or code without source. A call with an example finds those (``example_call``).
+The source of the class's ``forward`` and of the methods that it calls on ``self`` is parsed. Not found: a weight
+reached through a local name, ``getattr`` or code without source. A call with an example finds those (``example_call``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 _WORDS = ("weight", "bias", "in_proj_weight", "in_proj_bias")
-_ABOUT = frozenset(  # what may be asked of a tensor without reading its numbers
+_ABOUT = frozenset(  # attributes of a tensor that do not read its values
     {"data_ptr", "device", "dim", "dtype", "element_size", "is_cpu", "is_cuda", "is_meta", "layout", "ndim", "numel"}
     | {"requires_grad", "shape", "size", "type"}
 )
@@ -24,9 +24,9 @@ Path = tuple[str, ...]
 
 
 def direct_uses(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the modules below ``module`` whose parameters its own code reads, and the name of the parameter.
+    """Yield the modules inside ``module`` whose parameters other modules' code reads, and the parameter's name.
 
-    torch's own modules are left out: what they read is known to ``convert``.
+    torch's own modules are skipped: ``convert`` knows what they read.
     """
     kind: Any = type(module)
     if kind.__module__.startswith("torch.nn.") or not module._modules:
@@ -37,7 +37,7 @@ def direct_uses(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 
 def _reached(module: nn.Module, path: Path) -> list[nn.Module]:
-    """Return the modules at a path of names from a module, in which ``*`` is every child."""
+    """Return the modules at a path of names from a module; ``*`` stands for every child."""
     found = [module]
     for name in path:
         found = [
@@ -51,7 +51,7 @@ def _reached(module: nn.Module, path: Path) -> list[nn.Module]:
 
 @cache
 def _in_class(kind: Any) -> frozenset[tuple[Path, str]]:
-    """Return the paths and parameters that the forward of a class reads."""
+    """Return the paths and parameters that a class's forward reads."""
     found: set[tuple[Path, str]] = set()
     open_names, seen = ["forward"], {"forward"}
     while open_names:
@@ -73,7 +73,7 @@ def _in_class(kind: Any) -> frozenset[tuple[Path, str]]:
 
 
 def _source(function: object) -> ast.AST | None:
-    """Return the tree of a function's source, or None where there is none to read."""
+    """Return the syntax tree of a function's source, or None if it has no source."""
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(function)))  # type: ignore[arg-type]
     except (OSError, TypeError, SyntaxError):
@@ -95,7 +95,7 @@ def _path(node: ast.expr) -> Path | None:
 
 
 def _asks_about(node: ast.Attribute, above: dict[ast.AST, ast.AST]) -> bool:
-    """Whether an expression asks something about a tensor, such as its type, without reading its numbers."""
+    """Whether an expression reads only a property of a tensor, such as its type, not its values."""
     parent = above.get(node)
     if isinstance(parent, ast.Attribute):
         return parent.attr in _ABOUT

@@ -1,4 +1,4 @@
-"""Images with entries near the end of float32, where the map that meets them is one of torch's operations."""
+"""Far images, with entries near the end of float32's range (see ``rows.FAR``), in maps by torch's operations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from .operands import Unpacked
 from .rows import FAR, FarError, are_far, is_visible
 
-_SMALL = 2.0**-40  # a scale above which no patch is far, at any kappa
+_SMALL = 2.0**-40  # no patch with a larger scale is far, at any kappa
 
 
 def look_for_far(x: Tensor) -> None:
-    """Raise ``FarError`` where images of float32 are far, on the CPU, where looking at a value costs little."""
+    """Raise ``FarError`` if any float32 image is far; only on the CPU, where reading a value costs little."""
     if x.dtype == torch.float32 and x.numel() and is_visible(x):
         low, high = torch.aminmax(x)
         if not max(-low.item(), high.item()) < FAR and are_far(x).any():
@@ -25,10 +25,10 @@ def look_for_far(x: Tensor) -> None:
 def gradients_beside_far(
     backward: Callable[..., Sequence[Tensor | None]], ctx: Any, saved: tuple[Any, ...], g: Tensor
 ) -> Sequence[Tensor | None] | None:
-    """Return what ``backward`` gives of images, of far ones in float64; None if there are none or nobody may look.
+    """Return the gradients by ``backward``, for far images in float64; None if none is far or values are not visible.
 
-    ``saved`` are the input, the parameters, the scale and what is kept or None. The forward pass of such images was
-    part of a graph, else they are set apart before.
+    ``saved`` are the input, the parameters, the scale, and the kept value or None. Far images get here only if the
+    forward pass was part of a graph; otherwise the forward pass has separated them.
     """
     x, *parameters, f, kept = saved
     if g.dtype != torch.float32 or not (f.numel() and is_visible(f)) or not f.masked_fill(f <= 0, 1).min() < _SMALL:

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: one file a source, type and processor, in a folder that only its owner can write."""
+"""Compiled kernels on disk: one file per source, type and processor, in a folder that only its owner can write to."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _CHECKSUM = 32  # bytes before the code
 
 
 class KernelError(RuntimeError):
-    """Kernels cannot be compiled, loaded or launched; the text says why and what to do."""
+    """Kernels cannot be compiled, loaded or launched; the message says why and what to do."""
 
 
 def folder() -> Path:
-    """Return the folder of compiled kernels, made with mode 0700 if it is not there.
+    """Return the folder of compiled kernels; create it with mode 0700 if it does not exist.
 
-    It is named by the environment variable AFFINE_DIVERGENCE_CACHE, else ``affine-divergence`` in the user's cache
-    folder, or for a user without a home a folder of the user's own among temporary files. Raise ``KernelError`` if it
+    The environment variable AFFINE_DIVERGENCE_CACHE names it; the default is ``affine-divergence`` in the user's cache
+    folder, or for a user without a home a folder per user among the temporary files. Raises ``KernelError`` if it
     cannot be made, or if another user owns it or may write to it.
     """
     chosen = os.environ.get(VARIABLE)
@@ -37,7 +37,7 @@ def folder() -> Path:
             f"the cache folder {path} cannot be made ({problem.strerror}); name another in {VARIABLE}"
         ) from None
     if not stat.S_ISDIR(found.st_mode):
-        raise KernelError(f"the cache folder {path} is no folder, or a link to one; name another in {VARIABLE}")
+        raise KernelError(f"the cache folder {path} is not a folder, or is a link; name another in {VARIABLE}")
     if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o077):
         raise KernelError(
             f"the cache folder {path} is open to other users (mode {stat.S_IMODE(found.st_mode):o}), so code in it "
@@ -47,18 +47,18 @@ def folder() -> Path:
 
 
 def _usual() -> Path:
-    """Return where the folder is if nothing names it."""
+    """Return the default folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "affine-divergence"
-    except RuntimeError:  # neither HOME nor an entry among the system's users
+    except RuntimeError:  # no HOME and no entry in the user database
         user = os.geteuid() if hasattr(os, "geteuid") else "user"
         return Path(tempfile.gettempdir(), f"affine-divergence-{user}")
 
 
 def cached(key: str, make: Callable[[], bytes], kind: str = "cubin") -> bytes:
-    """Return the code of a key, a name in hexadecimal: from the folder, or made and put there, by one process alone.
+    """Return the code for a key, a hexadecimal name: from the folder, or made and stored there by a single process.
 
-    Raise ``KernelError`` where the folder cannot be written to or is full.
+    Raises ``KernelError`` if the folder cannot be written to or the disk is full.
     """
     path = folder() / f"{key}.{kind}"
     try:
@@ -79,7 +79,7 @@ def cached(key: str, make: Callable[[], bytes], kind: str = "cubin") -> bytes:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the code in a file; None if there is no such file, or a damaged one."""
+    """Return the code in a file; None if the file is missing or damaged."""
     try:
         whole = path.read_bytes()
     except FileNotFoundError:
@@ -89,7 +89,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, code: bytes) -> None:
-    """Put a whole file in place, never a part of one."""
+    """Write a file atomically."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".new")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -104,7 +104,7 @@ def _write(path: Path, code: bytes) -> None:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock among processes: by ``filelock`` if it is there, else by the system, where it can."""
+    """Hold a lock between processes: by ``filelock`` if installed, else by the system if it can."""
     try:
         with importlib.import_module("filelock").FileLock(path):
             yield
@@ -113,7 +113,7 @@ def _lock(path: Path) -> Iterator[None]:
         pass
     try:
         fcntl = importlib.import_module("fcntl")
-    except ModuleNotFoundError:  # files are still put in place whole; at worst two processes compile the same
+    except ModuleNotFoundError:  # writes are still atomic; at worst two processes compile the same
         yield
         return
     with path.open("w") as file:

@@ -1,9 +1,9 @@
-"""Operators that compilers do not look into, for launchers of kernels, with their derivatives and batching rules.
+"""Register kernel launchers as operators, opaque to compilers, with their derivatives and batching rules.
 
-A map is a pair of operators. ``forward`` takes tensors, then settings, and gives the output, then what is kept.
-``backward`` takes the gradient with respect to the output, the tensors, what is kept, the settings and which gradients
-are wanted, and gives one gradient a tensor, empty where it is not wanted. Around them autograd's functions of torch's
-target are asked for all that has no kernel: second derivatives, one more axis, tensors without values.
+A map is a pair of operators. ``forward`` takes tensors, then settings, and returns the output, then the kept values.
+``backward`` takes the gradient with respect to the output, the tensors, the kept values, the settings and which
+gradients are wanted, and returns one gradient per tensor, empty if it is not wanted. The autograd functions of the
+torch target do everything that has no kernel: second derivatives, an additional axis, tensors without values.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Tensors = tuple[Tensor, ...]
 
 
 def register(name: str, schema: str, kernels: Pass, shapes: Pass) -> Pass:
-    """Return ``kernels`` as an operator that compilers do not look into; ``shapes`` gives tensors like its results.
+    """Register and return ``kernels`` as an operator opaque to compilers; ``shapes`` returns tensors like its results.
 
-    A name that is taken, by a package of the same name that was imported before, is lengthened.
+    If a package of the same name was imported before and has taken the name, the name is extended.
     """
     count, free = 1, name
     while hasattr(getattr(torch.ops, LIBRARY.ns), free):
@@ -40,7 +40,7 @@ def register(name: str, schema: str, kernels: Pass, shapes: Pass) -> Pass:
 
 
 class Kept:
-    """Stands for autograd's context where a pass runs inside an operator: what is kept, and what is wanted."""
+    """Replaces autograd's context inside an operator: saved tensors, and which gradients are wanted."""
 
     ready: Any = None
     kappa: float
@@ -50,7 +50,7 @@ class Kept:
         self.saved_tensors: Tensors = ()
 
     def save_for_backward(self, *tensors: Tensor) -> None:
-        """Keep what the backward pass reads."""
+        """Keep the tensors that the backward pass reads."""
         self.saved_tensors = tensors
 
     def save_for_forward(self, *tensors: Tensor) -> None:
@@ -60,7 +60,7 @@ class Kept:
         """Do nothing: inside an operator nothing is differentiated."""
 
     def set_materialize_grads(self, value: bool) -> None:
-        """Do nothing: a pass inside an operator is given every gradient."""
+        """Do nothing: a pass inside an operator gets every gradient."""
 
 
 class Schemas(Protocol):
@@ -76,7 +76,7 @@ class Schemas(Protocol):
 
 
 class Signature(NamedTuple):
-    """What a map takes and gives: names of tensors, settings with their types, how many results it keeps."""
+    """A map's tensors by name, its settings with their types, and its number of kept results."""
 
     tensors: Sequence[str]
     settings: Sequence[str]
@@ -98,14 +98,14 @@ class Signature(NamedTuple):
 
 
 class Passes:
-    """Both passes of an autograd function with the arguments of the operators.
+    """Both passes of an autograd function, called with the arguments of the operators.
 
     Args:
         function: the function that is run.
-        plain: the one of torch's target, which says what is kept.
-        count: how many tensors the map takes.
-        kept: how many results it keeps.
-        saved: the places of the tensors that the backward pass reads, if not all.
+        plain: the torch target's function, which decides what is kept.
+        count: the number of tensors that the map takes.
+        kept: the number of results that it keeps.
+        saved: the positions of the tensors that the backward pass reads, if not all.
     """
 
     def __init__(self, function: Any, plain: Any, count: int, kept: int, saved: Sequence[int] | None = None) -> None:
@@ -113,12 +113,12 @@ class Passes:
         self.saved = range(count) if saved is None else saved
 
     def results(self, *given: Any) -> Sequence[Any]:
-        """Return the output and what is kept: an empty tensor if nothing is, since one result alone is no list."""
+        """Return the output and the kept values, or an empty tensor if there are none, since one result is no list."""
         found = tuple(self._function.forward(*given))
         return found if self.kept else (*found, found[0].new_empty(0))
 
     def gradients(self, g: Tensor, *given: Any) -> list[Tensor | None]:
-        """Return a gradient for each tensor, None where it is not wanted."""
+        """Return a gradient for each tensor, None if it is not wanted."""
         *rest, wanted = given
         ends = len(self.saved), len(self.saved) + self.kept
         found = self.differentiated(g, self._placed(rest), rest[ends[0] : ends[1]], rest[ends[1] :], wanted)
@@ -136,7 +136,7 @@ class Passes:
     def context(
         self, g: Tensor, tensors: Sequence[Any], kept: Sequence[Any], settings: Sequence[Any], wanted: Sequence[bool]
     ) -> Kept:
-        """Return what stands for autograd's context in the backward pass."""
+        """Return the replacement of autograd's context in the backward pass."""
         found = Kept((*wanted, *[False] * len(settings)))
         self._plain.setup_context(found, (*tensors, *settings), (g, *kept))
         return found
@@ -147,16 +147,16 @@ class Passes:
         return [by_place.get(k) for k in range(self.count)]
 
     def backward_arguments(self, given: Sequence[Any], results: Sequence[Tensor]) -> tuple[Any, ...]:
-        """Return what the backward pass takes between the gradient and what is wanted."""
+        """Return the backward pass's arguments between the gradient and the wanted flags."""
         return *(given[k] for k in self.saved), *results[1 : 1 + self.kept], *given[self.count :]
 
     def forward(self, *given: Any) -> Tensors:
-        """Return the output and what is kept, each in memory of its own without gaps."""
+        """Return the output and the kept values, each contiguous in memory of its own."""
         with torch.no_grad():
             return apart(self.results(*given), given)
 
     def backward(self, g: Tensor, *given: Any) -> Tensors:
-        """Return a gradient for each tensor, an empty one where it is not wanted."""
+        """Return a gradient for each tensor, empty if it is not wanted."""
         with torch.no_grad():
             found = [_filled(d, t, w) for d, t, w in zip(self.gradients(g, *given), given, given[-1], strict=False)]
         return apart(found, (g, *given))
@@ -171,7 +171,7 @@ class Passes:
 
 
 def register_map(name: str, signature: Schemas, kernels: Passes, plain: Passes) -> Pass:
-    """Return the forward pass of a map as an operator; its backward pass, and the derivatives of that, go with it."""
+    """Register a map's operators with their derivatives and return the forward one."""
     forward = register(name, signature.forward, kernels.forward, plain.forward_like)
     backward = register(f"{name}_backward", signature.backward, kernels.backward, plain.backward_like)
     derive(forward, backward, plain)
@@ -179,7 +179,7 @@ def register_map(name: str, signature: Schemas, kernels: Passes, plain: Passes) 
 
 
 def derive(forward: Pass, backward: Pass, plain: Passes) -> None:
-    """Give both operators of a map derivatives and batching rules."""
+    """Register the derivatives and batching rules of both operators of a map."""
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         rest = plain.backward_arguments(inputs, output)
@@ -188,7 +188,7 @@ def derive(forward: Pass, backward: Pass, plain: Passes) -> None:
 
     def differentiate(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         rest, wanted = _saved(ctx), ctx.needs_input_grad[: plain.count]
-        if torch.is_grad_enabled():  # the graph of a gradient is made of operations that autograd knows
+        if torch.is_grad_enabled():  # second derivatives need operations that autograd supports
             found = plain.gradients(g, *rest, wanted)
         else:
             found = [d if w else None for d, w in zip(backward(g, *rest, wanted), wanted, strict=True)]
@@ -199,7 +199,7 @@ def derive(forward: Pass, backward: Pass, plain: Passes) -> None:
 
 
 def complete_gradients(operator: Any, function: Pass, count: int) -> None:
-    """Give an operator of gradients those of a function of torch's operations, by its first ``count`` tensors."""
+    """Register the derivatives of a gradient operator: those of ``function``, for its first ``count`` tensors."""
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         _save(ctx, inputs)
@@ -221,7 +221,7 @@ def complete_gradients(operator: Any, function: Pass, count: int) -> None:
 
 
 def complete(operator: Any, backward: Pass, keep: Pass) -> None:
-    """Register the derivative of an operator, and its batching rule: one call after the other."""
+    """Register the derivative of an operator, and its batching rule: one call per entry."""
 
     def mapped(info: Any, in_dims: tuple[Any, ...], *given: Any) -> tuple[Tensors, tuple[int, ...]]:
         parts = [
@@ -237,7 +237,7 @@ def complete(operator: Any, backward: Pass, keep: Pass) -> None:
 
 
 def _save(ctx: Any, values: Sequence[Any]) -> None:
-    """Keep tensors as autograd wants them kept, and all else beside them."""
+    """Save tensors through autograd, and all other values as attributes."""
     ctx.others = [None if isinstance(v, Tensor) else (v,) for v in values]
     ctx.save_for_backward(*(v for v in values if isinstance(v, Tensor)))
 
@@ -248,7 +248,7 @@ def _saved(ctx: Any) -> list[Any]:
 
 
 def _leaf(t: Tensor) -> Tensor:
-    """Return a tensor of numbers as one by which derivatives can be taken, and through which they reach its origin."""
+    """Return a floating-point tensor that derivatives can be taken with respect to, still connected to its origin."""
     found = t.view_as(t)
     return found.requires_grad_() if found.is_floating_point() and not found.requires_grad else found
 
@@ -260,7 +260,7 @@ def _filled(gradient: Tensor | None, of: Tensor, wanted: bool) -> Tensor:
 
 
 def apart(found: Sequence[Tensor], given: Sequence[Any]) -> Tensors:
-    """Return results without gaps of which none shares memory with another or an argument: no operator may do so."""
+    """Return contiguous results that share no memory with each other or an argument, as operators require."""
     taken = {_place(t) for t in given if isinstance(t, Tensor)}
     made: list[Tensor] = []
     for t in found:

@@ -1,4 +1,4 @@
-"""Checks of a convolution's tensors, whose messages name value, cause and fix; and whether to keep its output."""
+"""Checks of a convolution's tensors, and whether to keep its output; messages name the value, the cause and the fix."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch.compiler import is_compiling
 
 from .patch_settings import WORDS, check_channels, check_weight
 
-_SPREADS = torch.__version__ >= "2.13"  # from which on torch convolves DTensors as it convolves tensors
-_SMALL = 8  # an output is small if the weight has this many times as many numbers
+_SPREADS = torch.__version__ >= "2.13"  # torch convolves DTensors correctly since this version
+_SMALL = 8  # an output is small if the weight has this many times its entries
 
 
 def check_shapes(
     name: str, axes: int, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, transposed: bool
 ) -> None:
-    """Raise ValueError unless ``x``, the weight and the bias fit each other, as those of torch's convolutions do.
+    """Raise ValueError unless ``x``, the weight and the bias fit each other, as in torch's convolutions.
 
-    NotImplementedError for DTensors where torch's own convolution of them is wrong.
+    Raises NotImplementedError for DTensors if this version of torch convolves them wrongly.
     """
     if not _SPREADS and type(x).__name__ == "DTensor":
         raise NotImplementedError(
-            f"{name}: x is a DTensor, of which torch {torch.__version__} computes wrong gradients in any convolution; "
+            f"{name}: x is a DTensor, for which torch {torch.__version__} computes wrong gradients in any convolution; "
             "use torch 2.13 or later, or give each rank's tensors"
         )
     check_weight(name, axes, weight.shape, transposed)
@@ -37,10 +37,10 @@ def check_shapes(
 
 
 def is_small(x: Tensor, weight: Tensor, channels: int, positions: Sequence[int]) -> bool:
-    """Return whether an output with these channels and positions has at most an eighth of the weight's numbers.
+    """Return whether an output with these channels and positions has at most an eighth of the weight's entries.
 
-    ``x`` is (batch, channels, *space) or one image, as torch's convolutions take them. The answer is no in a compiled
-    graph: the compiler decides what to keep, and a question about lengths would become a guard of the graph.
+    ``x`` is (batch, channels, *space) or one image, as in torch's convolutions. False in a compiled graph: the compiler
+    decides what to keep, and reading lengths would add a guard to the graph.
     """
     if is_compiling():
         return False

@@ -1,4 +1,4 @@
-"""The passes of convolutions as operators: a geometry is a list of numbers, and what is not kept an empty tensor."""
+"""Convolutions' passes as operators: a geometry is a list of integers, a value that is not kept an empty tensor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .rows import FarError, with_far_images
 
 
 class PatchSignature(NamedTuple):
-    """What a map of patches takes, by the names of its tensors and of those that its backward pass reads."""
+    """The names of the tensors that a map of patches takes, and of those that its backward pass reads."""
 
     tensors: Sequence[str]
     saved: Sequence[str]
@@ -36,16 +36,16 @@ class PatchSignature(NamedTuple):
 class PatchPasses(Passes):
     """The passes of a map of patches: see ``Passes``.
 
-    ``forward`` takes the tensors, kappa, the numbers of the geometry and whether to recompute, and gives the output,
-    the scale and what is kept, empty if it is to be recomputed. ``backward`` takes the gradient, the tensors that it
-    reads, the scale, what is kept or None, kappa, the numbers, and which gradients are wanted.
+    ``forward`` takes the tensors, kappa, the integers of the geometry and whether to recompute, and returns the output,
+    the scale and the kept value, empty if it will be recomputed. ``backward`` takes the gradient, the tensors that it
+    reads, the scale, the kept value or None, kappa, the integers, and which gradients are wanted.
     """
 
     def __init__(self, function: Any, plain: Any, count: int, saved: Sequence[int] | None = None) -> None:
         super().__init__(function, plain, count, 2, saved)
 
     def results(self, *given: Any) -> Sequence[Any]:
-        """Return the output, the scale, and what is kept."""
+        """Return the output, the scale, and the kept value."""
         *tensors, kappa, numbers, recompute = given
         settings = kappa, as_geometry(numbers), recompute
         try:
@@ -66,6 +66,6 @@ class PatchPasses(Passes):
         return found
 
     def backward_arguments(self, given: Sequence[Any], results: Sequence[Tensor]) -> tuple[Any, ...]:
-        """Return what the backward pass takes between the gradient and what is wanted."""
+        """Return the backward pass's arguments between the gradient and the wanted flags."""
         kappa, numbers, recompute = given[self.count :]
         return *(given[k] for k in self.saved), results[1], None if recompute else results[2], kappa, numbers

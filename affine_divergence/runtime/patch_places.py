@@ -1,7 +1,7 @@
-"""What kernels of convolutions share, whoever runs them: memory at positions of (batch, groups, channels, *space).
+"""What the kernels of convolutions share in all targets: memory at positions of (batch, groups, channels, *space).
 
-One number a position is (batch, groups, 1, *space). Compilers run the same lines on tensors without values, where
-memory is all that there is.
+One number per position is (batch, groups, 1, *space). Compilers run the same lines on tensors without values, which
+only have memory.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from .patches import Geometry
 
-LEFTOVER = torch.finfo(torch.float64).eps ** 0.75  # what rounding may leave of a sum of squares, as a share of it
+LEFTOVER = torch.finfo(torch.float64).eps ** 0.75  # the largest rounding error of a difference, relative to the minuend
 _TYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 
 class Placed(NamedTuple):
-    """A tensor, and how far apart its images, groups, channels and positions lie."""
+    """A tensor, and the strides of its images, groups, channels and positions."""
 
     tensor: Tensor
     image: int
@@ -30,30 +30,30 @@ class Placed(NamedTuple):
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Return whether the kernels work on these: plain tensors, not empty, of one type, and none of a narrow range."""
+    """Return whether the kernels accept these: plain, non-empty tensors of one type, which is not float16."""
     plain = all(type(t) in (Tensor, torch.nn.Parameter) or torch.compiler.is_compiling() for t in tensors)
     first = tensors[0].dtype
     return plain and first in _TYPES and all(t.dtype == first and t.numel() and not t.is_meta for t in tensors)
 
 
 def has_values(t: Tensor) -> bool:
-    """Return whether a kernel can read a tensor, rather than its shape alone."""
+    """Return whether a tensor has values that a kernel can read, not only a shape."""
     return type(t) in (Tensor, torch.nn.Parameter) and not t.is_meta
 
 
 def number(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return memory for one number a position of a tensor."""
+    """Return memory for one number per position of a tensor."""
     return like.new_empty((*like.shape[:2], 1, *like.shape[3:]), dtype=dtype)
 
 
 def room(like: Tensor) -> Tensor:
-    """Return memory of a tensor's shape and type, laid out alike if its positions lie in one step."""
+    """Return memory of a tensor's shape and type, with its layout if its positions have a single stride."""
     made = torch.empty_like(like)
     return made if _in_one_step(made) else like.new_empty(like.shape)
 
 
 def placed(t: Tensor, like: Tensor) -> Placed:
-    """Return a tensor at the positions of another; it is copied if they do not lie in one step."""
+    """Return a tensor at the positions of another; it is copied if its positions do not have a single stride."""
     t = t if t.dim() == like.dim() else t.unsqueeze(0)
     t = t.expand(like.shape[0], like.shape[1], t.shape[2], *like.shape[3:])
     t = t if _in_one_step(t) else t.contiguous()
@@ -72,17 +72,17 @@ def smallest_sum(x: Tensor) -> float:
 
 
 def three(lengths: Sequence[int], other: int = 1) -> tuple[int, int, int]:
-    """Return lengths of three axes; ``other`` is that of an axis that is not there."""
+    """Return the lengths of three axes; missing axes have the length ``other``."""
     first, second, third = (*(other,) * (3 - len(lengths)), *lengths)
     return first, second, third
 
 
 def as_numbers(geometry: Geometry) -> list[int]:
-    """Return a geometry as one list, which operators take."""
+    """Return a geometry as one list of integers for operators."""
     return [n for part in geometry for n in part]
 
 
 def as_geometry(numbers: Sequence[int]) -> Geometry:
-    """Return the geometry of such a list."""
+    """Return the geometry in a list from ``as_numbers``."""
     axes = len(numbers) // len(Geometry._fields)
     return Geometry(*(tuple(numbers[k : k + axes]) for k in range(0, len(numbers), axes)))

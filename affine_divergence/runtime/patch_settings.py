@@ -1,4 +1,4 @@
-"""What a caller of a convolution can get wrong in numbers and shapes, whatever the library of its arrays."""
+"""Checks of a convolution's settings and shapes, for arrays of any library."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ WORDS = {1: "one axis", 2: "two axes", 3: "three axes"}
 
 
 def each_axis(name: str, word: str, value: object, axes: int, least: int) -> tuple[int, ...]:
-    """Return one integer an axis of space, of at least ``least``; one integer stands for all axes."""
+    """Return one integer per axis of space, each at least ``least``; a single integer applies to all axes."""
     values = (value,) * axes if isinstance(value, int) else value
     if not isinstance(values, Sequence) or isinstance(values, str) or not all(_is_integer(v) for v in values):
         raise TypeError(f"{name}: {word} is {value!r}; give an integer, or {axes} of them")
     if len(values) == 1:
         values = tuple(values) * axes
     if len(values) != axes or min(values) < least:
-        raise ValueError(f"{name}: {word} is {value!r}; give {axes} integers of at least {least}, one an axis of space")
+        raise ValueError(
+            f"{name}: {word} is {value!r}; give {axes} integers of at least {least}, one per axis of space"
+        )
     return tuple(values)
 
 
 def around(
     name: str, padding: object, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """Return what is added before and after each axis of space; ``padding`` may be "same" or "valid"."""
+    """Return the padding before and after each axis of space; ``padding`` may be "same" or "valid"."""
     if padding == "valid":
         return [(0, 0)] * len(kernel)
     if padding == "same":
         if any(step != 1 for step in stride):
-            raise ValueError(
-                f"{name}: padding='same' with stride {tuple(stride)}; it needs a stride of 1, or give numbers"
-            )
+            raise ValueError(f"{name}: padding='same' with stride {tuple(stride)}; use a stride of 1, or give integers")
         total = [step * (length - 1) for step, length in zip(dilation, kernel, strict=True)]
         return [(both // 2, both - both // 2) for both in total]
     if isinstance(padding, str):
@@ -48,7 +48,7 @@ def check_groups(name: str, groups: object, **channels: int) -> int:
 
 
 def check_weight(name: str, axes: int, weight: Sequence[int], transposed: bool) -> None:
-    """Raise ValueError unless a weight of this shape is one of a convolution over so many axes."""
+    """Raise ValueError unless this is the shape of a weight of a convolution over ``axes`` axes."""
     layout = "(in, out / groups, *kernel)" if transposed else "(out, in / groups, *kernel)"
     if len(weight) != axes + 2 or 0 in weight:
         raise ValueError(f"{name}: weight has shape {tuple(weight)}; over {WORDS[axes]} of space it is {layout}")
@@ -70,7 +70,7 @@ def check_channels(
     if x[-axes - 1] != taken:
         raise ValueError(
             f"{name}: x has shape {tuple(x)}, {x[-axes - 1]} channels, but the weight "
-            f"{tuple(weight)} with {groups} groups takes {taken}; give it as many"
+            f"{tuple(weight)} with {groups} groups takes {taken}; use as many"
         )
     if bias is not None and tuple(bias) != (made,):
         raise ValueError(f"{name}: bias has shape {tuple(bias)}; the weight makes {made} channels: use ({made},)")
@@ -79,7 +79,7 @@ def check_channels(
 def check_reach(
     name: str, space: Sequence[int], kernels: Sequence[int], paddings: Sequence[int], dilations: Sequence[int]
 ) -> None:
-    """Raise ValueError unless the kernel fits into the padded input."""
+    """Raise ValueError unless the filter fits into the padded input."""
     numbers = zip(space, kernels, paddings, dilations, strict=True)
     for axis, (length, kernel, padding, dilation) in enumerate(numbers):
         wide = dilation * (kernel - 1) + 1

@@ -1,14 +1,17 @@
-"""Which program computes a map: torch's operations, Triton's kernels, those in CUDA C++, or those in C++.
+"""Choose the backend that computes a map: torch's operations, Triton kernels, CUDA C++ kernels, or C++ kernels.
 
-The caller's choice comes first, then that of the environment variable AFFINE_DIVERGENCE_BACKEND, then the device and
-the shape. The CPU has the kernels in C++ for float32 and float64 where there are enough numbers and a compiler, which
-is called at first use and whose work is kept on disk; else torch's operations. A CUDA device has, of what is installed,
-for maps of rows Triton's kernels if the rows are short, which they read once; for longer rows, where time goes into the
-product of matrices, the CUDA kernels around the product of a library. That order on a GPU follows from counting memory
-traffic; it is not a measurement. Convolutions take torch's operations there unless asked otherwise, for their kernels
-have not been timed on a GPU. So does everywhere what is no plain tensor, such as one that is spread over several
-devices. A compiled function keeps the choice that was made when it was traced, and calls kernels as operators; a
-program that is exported has torch's operations alone.
+The caller's choice comes first, then the environment variable AFFINE_DIVERGENCE_BACKEND, then device and shape decide:
+
+CPU            the C++ kernels for float32 and float64, if the input is large enough and there is a compiler; it is
+               called at first use, and its output is cached on disk. Otherwise torch's operations.
+CUDA, rows     of the installed backends: Triton for short rows, which its kernels read once; for longer rows, where
+               the matrix product takes most of the time, the CUDA kernels around a library's product. This order
+               follows from counting memory traffic; it is not a measurement.
+CUDA, patches  torch's operations: the kernels of convolutions have not been timed on a GPU.
+
+Tensors that are not plain, such as those distributed over several devices, always use torch's operations. A compiled
+function keeps the choice that was made when it was traced, and calls kernels as operators; an exported program has
+torch's operations only.
 """
 
 from __future__ import annotations
@@ -37,24 +40,24 @@ VARIABLE = "AFFINE_DIVERGENCE_BACKEND"
 Pair = tuple[type[Function], Any]
 Call = Callable[..., Tensor]
 
-_SHORT_ROW = 2048  # bytes of a row in float32 or wider, up to which Triton's kernels hold it as a whole
-_SET = getattr(os.environ, "_data", os.environ)  # for a name that is not there `get` would raise and catch an error
+_SHORT_ROW = 2048  # bytes of a row (float32 or wider) up to which Triton's kernels hold it as a whole
+_SET = getattr(os.environ, "_data", os.environ)  # a plain dict: os.environ.get is slow for a missing name
 _KEY = os.environ.encodekey(VARIABLE) if hasattr(os.environ, "encodekey") and _SET is not os.environ else VARIABLE
-_ENOUGH = 2**10  # numbers of x, below which nothing is worth a second of the compiler
-_OLDEST_GPU = (8, 0)  # the compute capability from which on the kernels are compiled
-_PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # by whether rows are short
-_TOLD: list[str] = []  # what was warned of
+_ENOUGH = 2**10  # entries of x below which compiling for a second does not pay off
+_OLDEST_GPU = (8, 0)  # the lowest compute capability that the kernels are compiled for
+_PREFERRED = {True: ("triton", "cuda"), False: ("cuda", "triton")}  # keyed by whether rows are short
+_TOLD: list[str] = []  # problems that were warned of
 _THERE: dict[tuple[str, torch.dtype], bool] = {}
 _ON_HOST: dict[tuple[str, torch.dtype], Pair] = {}
-_AT_ONCE: dict[tuple[str, torch.dtype], Call] = {}  # the kernels among them, as autograd takes them
+_AT_ONCE: dict[tuple[str, torch.dtype], Call] = {}  # C++ kernels as autograd functions
 
 
 class _Loaded:
-    """Backends' functions, an attribute for each map: loaded while a graph is traced, which a dictionary would hide."""
+    """Loaded functions of backends, one attribute per map: compilers miss changes of a dictionary during tracing."""
 
 
 def check_backend(name: str, backend: object, source: str = "") -> str | None:
-    """Return the name of a backend, or None for none; raise ValueError for what is no backend."""
+    """Return the name of a backend, or None for None; raise ValueError for any other value."""
     if backend is None or backend in BACKENDS:
         return backend if isinstance(backend, str) else None
     known = ", ".join(map(repr, BACKENDS))
@@ -62,15 +65,15 @@ def check_backend(name: str, backend: object, source: str = "") -> str | None:
 
 
 def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
-    """Return the function to run and the form of it that compilers read: ``own``, which is torch's, or a backend's.
+    """Return the function to run and its form for compilers: ``own``, which is torch's, or a backend's.
 
-    ``name`` is the public function, for messages; ``home`` the file of the map in every target's folder and the class
-    there, such as ``affine_like.AffineLike``; ``x`` is (B, n), ``weight`` (m, n), or both have groups, channels and
-    axes of space. Raises ValueError for a backend that is unknown, not installed, not part of this package, or not for
+    ``name`` is the public function, for messages; ``home`` the map's file in every target's folder and its class, such
+    as ``affine_like.AffineLike``; ``x`` is (B, n), ``weight`` (m, n), or both have groups, channels and axes of space.
+    Raises ValueError for a backend that is unknown, not installed, not part of this package, or that does not support
     the device of ``x``.
     """
     asked = backend if backend is not None else (os.environ.get(VARIABLE) or None if _KEY in _SET else None)
-    if not is_compiling() and _is_tracing():  # what records operations of torch is given those
+    if not is_compiling() and _is_tracing():  # tracers record torch's operations
         return own
     if asked is not None:
         return _asked(name, asked, backend, home, own, x)
@@ -84,10 +87,10 @@ def chosen(name: str, backend: str | None, home: str, own: Pair, x: Tensor, weig
 
 
 def at_once(home: str, backend: str | None, x: Tensor, weight: Tensor, bias: Tensor | None) -> Call | None:
-    """Return the C++ fast path if every operand is a plain dense matrix and no backend was asked for, else None.
+    """Return the C++ fast path if every operand is a plain dense matrix and no backend was requested, else None.
 
-    Checks and choice in one and in few steps: a product of matrices evicts the caches, and behind one every step is a
-    microsecond. Any other call goes to ``chosen`` and to the checks before it.
+    This does the checks and the choice in as few steps as possible: a matrix product evicts the caches, and after one
+    each step takes a microsecond. Any other call goes through the checks and ``chosen``.
     """
     if backend is not None or is_dynamo_compiling() or type(x) not in PLAIN or type(weight) not in PLAIN:
         return None
@@ -113,19 +116,19 @@ def at_once(home: str, backend: str | None, x: Tensor, weight: Tensor, bias: Ten
 
 
 def chosen_for_rows(name: str, backend: str | None, home: str, own: Pair, x: Tensor) -> Pair:
-    """Return the same for a map of the rows of ``x`` (..., n) that has no weight."""
+    """Return the same as ``chosen`` for a map of the rows of ``x`` (..., n) without a weight."""
     return chosen(name, backend, home, own, x, x)
 
 
 def _asked(name: str, asked: str, argument: str | None, home: str, own: Pair, x: Tensor) -> Pair:
-    """Return what was asked for, by an argument or else by the environment."""
+    """Return the functions of the backend requested by an argument or by the environment."""
     source = "" if argument is not None else f" by the environment variable {VARIABLE}"
     found = _possible(name, asked, source, home, x.device.type)
     return own if found == "torch" else _loaded(found, home)
 
 
 def _on_host(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
-    """Return the kernels in C++ for a type, loaded and compiled, or ``own`` where they cannot be; and remember it."""
+    """Return the C++ kernels for a type, loaded and compiled, or ``own`` if that fails; cache the result."""
     there = _has_kernels(home, x.dtype)
     _ON_HOST[home, x.dtype] = _loaded("cpp", home) if there else own
     if there and KEYS_ARE_KNOWN:
@@ -134,7 +137,7 @@ def _on_host(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
 
 
 def _in_graph(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
-    """Return the kernels in C++ for a graph that is compiled, or ``own``, which compilers fuse and exporters write."""
+    """Return the C++ kernels for a compiled graph if they suit, else ``own``, which compilers fuse."""
     if is_exporting() or not (is_traced(x) and is_traced(weight)):
         return own
     if not _is_on_host(home) or x.numel() < _ENOUGH or not _has_kernels(home, x.dtype):
@@ -146,20 +149,20 @@ def _in_graph(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
 
 @constant
 def _is_on_host(home: str) -> bool:
-    """Return whether a map has kernels in C++ that could be compiled: else the input's length decides nothing."""
+    """Return whether a map has C++ kernels that could be compiled; only then does the input's size matter."""
     return not _lack("cpp", home)
 
 
 @constant
 def _has_kernels(home: str, dtype: torch.dtype) -> bool:
-    """Return whether the kernels in C++ of a map for a type are there, loaded and compiled."""
+    """Return whether the C++ kernels of a map for a type exist and could be loaded and compiled."""
     if (home, dtype) not in _THERE:
         _THERE[home, dtype] = not _lack("cpp", home) and _load("cpp", home) and _is_compiled(home, dtype)
     return _THERE[home, dtype]
 
 
 def _on_device(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
-    """Return the choice on a GPU for a map of rows; own for one of patches, whose weight has axes of space."""
+    """Return the choice on a GPU for a map of rows; ``own`` for a map of patches, whose weight has axes of space."""
     if not x.is_cuda or not _is_plain(x) or (weight is not x and weight.dim() > 2):
         return own
     longest = x.shape[-1] if weight is x else max(weight.shape)
@@ -168,7 +171,7 @@ def _on_device(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
 
 
 def _is_compiled(home: str, dtype: torch.dtype) -> bool:
-    """Compile the kernels of a map for a type; False, with a warning, where there is a compiler that cannot do it."""
+    """Compile the kernels of a map for a type; return False, with a warning, if the compiler fails."""
     module = import_module(_module("cpp", home), __package__)
     if dtype not in import_module("..kernels.cpp.runtime.launch", __package__).ELEMENTS:
         return False
@@ -181,10 +184,10 @@ def _is_compiled(home: str, dtype: torch.dtype) -> bool:
 
 
 def _tell(problem: Exception) -> None:
-    """Warn once that there are no kernels: the same cause leaves other maps without them too."""
+    """Warn that there are no kernels, only once: other maps lack them for the same reason."""
     if not _TOLD:
         _TOLD.append(str(problem))
-        mend = f"Maps are computed by torch's operations; {VARIABLE}=torch asks for them and ends this warning"
+        mend = f"Maps are computed by torch's operations; set {VARIABLE}=torch to silence this warning"
         warnings.warn(f"{problem}\n{mend}", RuntimeWarning, stacklevel=2)
 
 
@@ -194,7 +197,7 @@ def _is_plain(x: Tensor) -> bool:
 
 @constant
 def _best(home: str, short: bool, device: int) -> str:
-    """Return the backend for a CUDA device that is preferred among those that are there, and load it."""
+    """Load and return the preferred backend for a CUDA device among those that are installed."""
     if torch.version.cuda is None or torch.cuda.get_device_capability(device) < _OLDEST_GPU:
         return "torch"
     there = (b for b in _PREFERRED[short] if not _lack(b, home) and _is_kept(b) and _load(b, home))
@@ -202,7 +205,7 @@ def _best(home: str, short: bool, device: int) -> str:
 
 
 def _is_kept(backend: str) -> bool:
-    """Return whether what a backend compiles can be kept on disk, where this package does so; warn if not."""
+    """Return whether a backend's compiled kernels can be cached on disk, if this package does that; warn if not."""
     if backend != "cuda":
         return True
     cache = import_module(".kernel_cache", __package__)
@@ -215,17 +218,17 @@ def _is_kept(backend: str) -> bool:
 
 
 def _is_by_name(backend: str, home: str) -> bool:
-    """Return whether the kernels of a map, which are loaded, are for those who ask for them alone."""
+    """Return whether the loaded kernels of a map are used only on request."""
     return bool(getattr(import_module(_module(backend, home), __package__), "BY_NAME", False))
 
 
 @constant
 def _possible(name: str, asked: str, source: str, home: str, device: str) -> str:
-    """Return the backend that was asked for, loaded; ValueError if it cannot compute the map on such a device."""
+    """Load and return the requested backend; raise ValueError if it cannot compute the map on such a device."""
     check_backend(name, asked, source)
-    if asked == "torch" or device == "meta":  # without values there is nothing to compute
+    if asked == "torch" or device == "meta":  # meta tensors have no values to compute
         return "torch"
-    if asked == "cpp" and _is_target(asked) and not _has(asked, home):  # not every map has kernels there
+    if asked == "cpp" and _is_target(asked) and not _has(asked, home):  # some maps have no C++ kernels
         return "torch"
     lack = _lack(asked, home) or _misplaced(asked, device)
     if lack:
@@ -236,7 +239,7 @@ def _possible(name: str, asked: str, source: str, home: str, device: str) -> str
 
 @cache
 def _lack(backend: str, home: str) -> str:
-    """Return what a backend lacks to compute a map, and the mend; nothing if all is there."""
+    """Return what a backend lacks to compute a map, and the fix; "" if it lacks nothing."""
     if not _has(backend, home):
         return f"this package holds no kernels/{backend}/{_file(home)}.py; generate it with `--targets torch,{backend}`"
     if backend not in NEEDS:
@@ -244,7 +247,7 @@ def _lack(backend: str, home: str) -> str:
     needed = NEEDS[backend]
     try:
         there = find_spec(needed) is not None
-    except ModuleNotFoundError:  # the package that it is part of
+    except ModuleNotFoundError:  # its parent package is missing
         there = False
     return "" if there else f"{needed} is not installed; install it (`{INSTALL[backend]}`)"
 
@@ -261,7 +264,7 @@ def _is_target(backend: str) -> bool:
 
 
 def _misplaced(backend: str, device: str) -> str:
-    """Return why a backend cannot work on a kind of device, and the mend; nothing if it can."""
+    """Return why a backend cannot work on a type of device, and the fix; "" if it can."""
     if device == DEVICES[backend]:
         return ""
     if DEVICES[backend] == "cpu":
@@ -292,7 +295,7 @@ def _loaded(backend: str, home: str) -> Pair:
 
 
 def _module(backend: str, home: str) -> str:
-    """Return where a backend's functions of a map are, from here."""
+    """Return the relative name of the module with a backend's functions of a map."""
     return f"..kernels.{backend}.{_file(home)}"
 
 

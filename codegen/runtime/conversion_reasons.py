@@ -1,7 +1,7 @@
-"""Why a layer of torch is left as it is, or a converted one is not put back: a closed list of checks, each with words.
+"""Why ``convert`` skips a layer, or ``revert`` does: a list of checks, each with its message.
 
-A layer takes the place of another only where everything that the other one computes is known: its class, its forward,
-its parameters as plain tensors that it owns, and the modules around it.
+A layer is replaced only if everything that it computes is known: its class, its forward, its parameters as plain
+tensors that it owns, and the modules around it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.nn.parameter import is_lazy
 from .direct_uses import direct_uses
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_OUTPUT = nn.modules.linear.NonDynamicallyQuantizableLinear  # what torch gives its own attention
-_HOLDERS = {  # what it means to be a part of one, and what to do before a conversion and before it is undone
+_OUTPUT = nn.modules.linear.NonDynamicallyQuantizableLinear  # the class of out_proj in torch's attention
+_HOLDERS = {  # wrapper: reason, fix before converting, fix before reverting
     ("peft.tuners.tuners_utils", "BaseTunerLayer"): (
         "it belongs to a {} of peft, which adds to what its base layer computes; merge_and_unload first",
         ", or convert before peft wraps (see lora_config)",
@@ -32,16 +32,16 @@ _HOLDERS = {  # what it means to be a part of one, and what to do before a conve
 
 
 def reason_to_leave(module: nn.Module, kinds: Collection[type[nn.Module]]) -> str:
-    """Return why a module cannot become a layer of this package for what it is itself, "" if it can.
+    """Return why a module itself prevents its conversion, "" if it does not.
 
-    ``kinds`` are the classes that have a counterpart; each with parameters of its own.
+    ``kinds`` are the classes that have a counterpart; each has parameters of its own.
     """
     kind = type(module)
     if kind not in kinds:
         return _of_another_kind(module, kinds)
     parts = (module, module.out_proj) if isinstance(module, nn.MultiheadAttention) else (module,)
     if len(parts) == 2 and type(parts[1]) is not _OUTPUT:
-        return f"its out_proj is a {type(parts[1]).__name__}, put there by somebody"
+        return f"its out_proj was replaced by a {type(parts[1]).__name__}"
     return next((why for part in parts if (why := of_a_part(part))), "")
 
 
@@ -51,7 +51,7 @@ def _of_another_kind(module: nn.Module, kinds: Collection[type[nn.Module]]) -> s
         return "its shapes are not known yet; call it once before"
     parent = next((p.__name__ for p in kind.__mro__ if p in kinds), None)
     if parent is None:
-        return "no layer of this package takes its place"
+        return "this package has no counterpart for it"
     if hasattr(module, "parametrizations"):
         return "its parameters are computed from others (torch.nn.utils.parametrize)"
     if any(_is(p, "torch.distributed.fsdp", "FSDPModule") for p in kind.__mro__):
@@ -60,9 +60,9 @@ def _of_another_kind(module: nn.Module, kinds: Collection[type[nn.Module]]) -> s
 
 
 def of_a_part(module: nn.Module) -> str:
-    """Return why the tensors and the forward of one module are not those that its class gave it."""
+    """Return why the tensors or the forward of one module are not its class's own, "" if they are."""
     if "forward" in module.__dict__ and not is_own_forward(module):
-        by = " by accelerate, which places or offloads it; convert before" if hasattr(module, "_hf_hook") else ""
+        by = " by accelerate, which places or offloads it; convert before that" if hasattr(module, "_hf_hook") else ""
         return f"its forward was replaced on the object{by}"
     computed = [word for word in ("weight", "in_proj_weight") if word in module.__dict__ or word in module._buffers]
     if computed:
@@ -70,16 +70,16 @@ def of_a_part(module: nn.Module) -> str:
     given = {word: p for word, p in module._parameters.items() if p is not None}
     for word, p in given.items():
         if p.dtype not in _FLOATS:
-            return f"its parameters have the type {p.dtype}; the maps are of real floating-point numbers"
+            return f"its parameters have the type {p.dtype}; the maps need real floating-point numbers"
         if type(p) is not nn.Parameter and type(p).__name__ != "FakeTensor":
-            return f"its {word} is a {type(p).__name__}, {_tensor_words(type(p))}; convert before"
+            return f"its {word} is a {type(p).__name__}, {_tensor_words(type(p))}; convert before that"
         if hasattr(p, "ds_id"):
-            return f"its {word} is partitioned by DeepSpeed; convert before"
+            return f"its {word} is partitioned by DeepSpeed; convert before that"
     return ""
 
 
 def is_own_forward(module: nn.Module) -> bool:
-    """Return whether the forward that is set on an object is that of its class, as tools leave it that put it back."""
+    """Return whether an object's forward is its class's own, also if a tool has restored it on the object."""
     forward = module.__dict__["forward"]
     return getattr(forward, "__func__", None) is type(module).forward and forward.__self__ is module
 
@@ -93,10 +93,10 @@ def _is(kind: type, module: str, name: str) -> bool:
 
 
 def reasons_around(model: nn.Module, undo: bool = False) -> dict[int, str]:
-    """Return why modules must be left for what stands around them, by their id.
+    """Return why the modules around a module prevent its conversion or, with ``undo``, its reversal, by its id.
 
-    Those are the parts of another tool's wrappers and, unless a conversion is to be undone, layers whose weights a
-    module's own code reads.
+    This concerns parts of another tool's wrappers and, unless ``undo``, layers whose weights another module's code
+    reads.
     """
     found: dict[int, str] = {}
     for module in model.modules():
@@ -110,8 +110,8 @@ def reasons_around(model: nn.Module, undo: bool = False) -> dict[int, str]:
 
 
 def used_directly(parent: str, word: str) -> str:
-    """Return the words on a layer whose parameter ``word`` is read by something else."""
-    return f"{parent} uses its {word} directly, past the layer, and would go on computing torch's"
+    """Return the message about a layer whose parameter ``word`` another module reads."""
+    return f"{parent} reads its {word} directly, without calling the layer, and would still compute torch's map"
 
 
 def _holds(kind: type[nn.Module], undo: bool) -> str:
@@ -123,18 +123,18 @@ def _holds(kind: type[nn.Module], undo: bool) -> str:
 
 
 def reason_to_stay(module: nn.Module, made: type[nn.Module], before: Iterable[tuple[str, object, object]]) -> str:
-    """Return why a converted module cannot go back to what it was, "" if it can.
+    """Return why a converted module cannot be reverted, "" if it can.
 
-    ``made`` is the class that it was given, ``before`` a word, the value that it had then and the one it has now.
+    ``made`` is the class that it was given; ``before`` yields the name, the value then and the value now of its parts.
     """
     kind = type(module)
     if hasattr(module, "parametrizations"):
-        return "its parameters are computed from others since (torch.nn.utils.parametrize); remove that first"
+        return "its parameters are now computed from others (torch.nn.utils.parametrize); remove that first"
     if kind is not made:
-        return f"its class is {kind.__name__} since, given by another tool, and was {made.__name__}; undo that first"
+        return f"another tool has changed its class from {made.__name__} to {kind.__name__}; undo that first"
     if "forward" in module.__dict__ and not is_own_forward(module):
         by = " by accelerate; call remove_hook_from_submodules" if hasattr(module, "_hf_hook") else "; undo that"
-        return f"its forward was replaced on the object since{by} first"
+        return f"its forward has been replaced on the object{by} first"
     changed = [(word, then, now) for word, then, now in before if then != now]
     if changed:
         word, then, now = changed[0]

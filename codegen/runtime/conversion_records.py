@@ -1,9 +1,9 @@
-"""The record of a conversion: its form, how it is read and checked, and where a model of transformers keeps it.
+"""The record of a conversion: its form, reading, checks, and where a ``transformers`` model stores it.
 
     {"schema": "affine-divergence.conversion/1", "model": "GPT2LMHeadModel",
      "layers": [{"name": "lm_head", "from": "Linear", "to": "NormLike", "settings": {"kappa": 1.0, ..}}, ..]}
 
-``name`` is that of a layer in the model, ``settings`` are arguments of its class, which checks them.
+``name`` is the layer's name in the model; ``settings`` are arguments of its class, which checks them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MARK = "converted_by_affine_divergence_call_its_restore"
 
 @dataclass(frozen=True)
 class Entry:
-    """One converted layer: its name in the model, the names of its classes, and the settings that torch's lacks."""
+    """One converted layer: its name in the model, its two classes, and the settings that torch's class lacks."""
 
     name: str
     old: str
@@ -49,26 +49,26 @@ class Entry:
 
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
-    """Return the settings of a layer of this package that a record holds."""
+    """Return the settings of a layer of this package for a record."""
     words = CAPTURED_SETTINGS if is_captured(type(module)) else _SETTINGS
     return {word: module.__dict__[word] for word in words if word in module.__dict__}
 
 
 def written(model: nn.Module, layers: Sequence[Entry]) -> dict[str, Any]:
-    """Return the record of converted layers as JSON has it."""
+    """Return the record of converted layers in a form for JSON."""
     found = [{"name": e.name, "from": e.old, "to": e.new, "settings": e.settings} for e in layers]
     return {"schema": SCHEMA, "model": type(model).__name__, "layers": found}
 
 
 def read(model: nn.Module, record: object) -> tuple[list[Entry], str]:
-    """Return the layers of a record, and what stands before their names in ``model``.
+    """Return the layers of a record, and the prefix of their names in ``model``.
 
-    A record of a part of the model is read for that part, if there is one module of the recorded class; of a model of
-    transformers with a head, for a body without one.
+    The record of a part of the model applies to that part, if exactly one module has the recorded class; the record of
+    a ``transformers`` model with a head also applies to the body without the head.
 
     Raises:
-        TypeError: a record that is no mapping.
-        ValueError: a record of another form, or of layers that the model does not have.
+        TypeError: if the record is not a mapping.
+        ValueError: if the record has another form, or has layers that the model lacks.
     """
     if not isinstance(record, Mapping):
         raise TypeError(f"restore: the record is a {type(record).__name__}; give what ad.record(model) returned")
@@ -91,8 +91,8 @@ def read(model: nn.Module, record: object) -> tuple[list[Entry], str]:
     if bare and {e.name for e in bare} <= {name for name, _ in model.named_modules()}:
         return bare, ""
     raise ValueError(
-        f"restore: the record names a layer {missing!r} that this {type(model).__name__} does not have; it was made of "
-        f"a {record.get('model')}: give a model built as that one was"
+        f"restore: the record names a layer {missing!r} that this {type(model).__name__} does not have; it is of "
+        f"a {record.get('model')}: give a model of the same architecture"
     )
 
 
@@ -101,27 +101,30 @@ def _without(name: str, prefix: str) -> str | None:
 
 
 def _entry(given: object) -> Entry:
-    """Return one layer of a record; ValueError if it has another form."""
+    """Return one layer of a record; raise ValueError if it has another form."""
     if isinstance(given, Mapping) and set(given) == {"name", "from", "to", "settings"}:
         name, old, new, settings = (given[word] for word in ("name", "from", "to", "settings"))
         if all(isinstance(word, str) for word in (name, old, new)) and isinstance(settings, Mapping):
             unknown = next((word for word in settings if word not in _SETTINGS), None)
             if unknown is None:
                 return Entry(name, old, new, dict(settings))
-            raise ValueError(f"restore: {name!r} has a setting {unknown!r}; known are {', '.join(_SETTINGS)}")
-    raise ValueError(f"restore: {given!r} is no layer of a record, which has name, from, to and settings")
+            raise ValueError(
+                f"restore: {name!r} has the unknown setting {unknown!r}; the known ones are {', '.join(_SETTINGS)}"
+            )
+    raise ValueError(f"restore: {given!r} is not a layer of a record; it must have name, from, to and settings")
 
 
 def holder(model: nn.Module) -> Any:
-    """Return the config of a model of transformers, which is saved with it; None for another model."""
+    """Return the config of a ``transformers`` model, which is saved with it; None for any other model."""
     there = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
     return model.config if there is not None and isinstance(model, there) else None
 
 
 def check_holder(name: str, model: nn.Module, converted: bool) -> None:
-    """Raise ValueError where what ``name`` does to a part of a model would make the record of the whole wrong.
+    """Raise ValueError if ``name``, called on a part of a model, would make the record of the whole model wrong.
 
-    Both share a config. Warn where ``converted``, whether a layer is, belies the record: that was not restored.
+    A part shares the config of the whole. Warns if the config has a record but no layer is ``converted``: the record
+    was not restored.
     """
     found = getattr(holder(model), _ATTRIBUTE, None)
     if found is None:
@@ -129,21 +132,22 @@ def check_holder(name: str, model: nn.Module, converted: bool) -> None:
     kind = type(model).__name__
     if not converted:
         warnings.warn(
-            f"{name}: the config of this {kind} records a conversion that its layers do not show; ad.restore(model) "
-            "makes the one that is recorded",
+            f"{name}: the config of this {kind} records a conversion, but none of its layers is converted; "
+            "ad.restore(model) repeats the recorded conversion",
             stacklevel=3,
         )
     elif found["model"] not in {type(module).__name__ for module in model.modules()}:
         raise ValueError(
-            f"{name}: the config of this {kind} holds the record of a {found['model']} of which it is a part; give "
-            "that one, with a filter_fn where only a part is meant"
+            f"{name}: the config of this {kind} holds the record of the {found['model']} that it is a part of; pass "
+            "that model, with a filter_fn to select a part"
         )
 
 
 def store(model: nn.Module, record: Mapping[str, Any]) -> None:
-    """Put a record into the config of a model of transformers, which then is its own: models share one when built.
+    """Store a record in a copy of the config of a ``transformers`` model; models share their config when built.
 
-    A part that was converted before shares it again; what is converted as a part is not known to a model around it.
+    All parts of the model that shared the old config, or have a record of their own, get the copy. A model around this
+    one keeps its config.
     """
     shared = holder(model)
     own = copy.copy(shared)
@@ -155,19 +159,19 @@ def store(model: nn.Module, record: Mapping[str, Any]) -> None:
 
 
 def found_in(model: nn.Module) -> Mapping[str, Any]:
-    """Return the record in a model's config; ValueError where there is none."""
+    """Return the record in a model's config; raise ValueError if there is none."""
     found: Mapping[str, Any] | None = getattr(holder(model), _ATTRIBUTE, None)
     if found is None:
         raise ValueError(
-            f"restore: this {type(model).__name__} has no config with a record; give the record that ad.record returned"
+            f"restore: this {type(model).__name__} has no config with a record; pass the record that ad.record returned"
         )
     return found
 
 
 def mark(model: nn.Module) -> None:
-    """Give a converted model a buffer that a plain model does not have, so that loading its weights there is noticed.
+    """Give a converted model a buffer that a plain model lacks, so that loading its weights into one raises an error.
 
-    Loading the weights of a plain model into the converted one is not hindered.
+    Loading the weights of a plain model into the converted one still works.
     """
     if _MARK not in model._buffers:
         model.register_buffer(_MARK, torch.ones((), dtype=torch.uint8))
@@ -179,7 +183,7 @@ def _forgive(module: nn.Module, keys: Any) -> None:
 
 
 def forget(model: nn.Module) -> None:
-    """Take the buffer and the record from a model in which nothing is converted any more."""
+    """Remove the buffer and the record from a model without converted layers."""
     model._buffers.pop(_MARK, None)
     for key in [key for key, hook in model._load_state_dict_post_hooks.items() if hook is _forgive]:
         del model._load_state_dict_post_hooks[key]

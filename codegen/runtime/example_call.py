@@ -1,7 +1,7 @@
-"""One call of a model that is watched: which of its layers are called, and whose weights are read past them.
+"""Observe one call of a model: which of its layers are called, and which layers' weights are read directly.
 
-The model is in evaluation for it, without gradients and without torch's fused encoders; random numbers, buffers and
-modes are then what they were.
+The call runs in evaluation mode, without gradients and without torch's fused encoders; the random state, buffers and
+modes are restored afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class _Watch(TorchFunctionMode):
-    """Notes functions of torch that read the parameters of a layer while none of its owners is called."""
+    """Records torch functions that read a layer's parameters while none of its owners is running."""
 
     def __init__(self, owners: Mapping[int, tuple[str, list[nn.Module]]]) -> None:
         super().__init__()
@@ -35,10 +35,10 @@ class _Watch(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
     def around(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a module's forward that says when it runs."""
+        """Return a module's forward, wrapped to record when it runs."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            """Run the forward, and keep what runs it on the list."""
+            """Run the forward with its module on the list of running ones."""
             self.called.add(id(module))
             self.running.append(module)
             try:
@@ -50,16 +50,16 @@ class _Watch(TorchFunctionMode):
 
 
 def called_by(model: nn.Module, example: object, layers: Collection[nn.Module]) -> tuple[set[int], dict[int, str]]:
-    """Call a model and return the ids of the layers that were called, and of those read directly with the parameter.
+    """Call a model; return the ids of the called layers, and the parameter by id of the layers that were read directly.
 
-    ``example`` is the batch: a tuple of arguments, a mapping of arguments by name, or the only argument. Whatever the
-    call raises is raised.
+    ``example`` is the batch: a tuple of arguments, a mapping of arguments by name, or the only argument. Errors of the
+    call propagate.
     """
     owners: dict[int, tuple[str, list[nn.Module]]] = {}
     for layer in layers:
         for word, p in ((w, p) for part in layer.modules() for w, p in part._parameters.items() if p is not None):
             owners.setdefault(id(p), (word, []))[1].append(layer)
-    for module in model.modules():  # of ties: an embedding may read the weight of a head
+    for module in model.modules():  # tied weights: an embedding may own the weight of a head
         for key in map(id, module._parameters.values()):
             if key in owners and not any(module is m for m in owners[key][1]):
                 owners[key][1].append(module)
@@ -81,7 +81,7 @@ def called_by(model: nn.Module, example: object, layers: Collection[nn.Module]) 
 
 
 def inputs_of(model: nn.Module, example: object, layers: Collection[nn.Module]) -> dict[int, tuple[Any, ...]]:
-    """Call a model and return what each of the layers was called with first, in place and by name, by its id."""
+    """Call a model and return the first arguments of each layer, positional and named, by the layer's id."""
     met: dict[int, tuple[Any, ...]] = {}
 
     def meet(module: nn.Module, args: tuple[Any, ...], words: dict[str, Any]) -> None:
@@ -106,13 +106,13 @@ def _call(model: nn.Module, example: object) -> None:
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
-    """Return a context in which compiled modules run as they were written, if anything was compiled."""
+    """Return a context in which compiled modules run uncompiled, if torch's compiler was imported."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation, and its buffers and modes back at the end."""
+    """Put a model into evaluation mode; restore its buffers and modes at the end."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module._buffers, name, b, b.detach().clone())
@@ -124,7 +124,7 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         for module, _ in modes:
-            module.training = False  # ``eval`` of some modules does more
+            module.training = False  # not ``eval()``, which does more in some modules
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -1,4 +1,4 @@
-"""Modules as steps of a graph that ``torch.fx`` traces symbolically, as it takes those of ``torch.nn``."""
+"""Make modules leaves of the graphs that ``torch.fx`` traces symbolically, as it does for those of ``torch.nn``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 def leaf(module: nn.Module, *inputs: object, **settings: object) -> Tensor | None:
-    """Return the call of a module as one step of the graph that is traced, a ``Proxy``; None if nothing is.
+    """Return the call of a module as one node of the graph being traced, a ``Proxy``; None outside such a trace.
 
-    A module reads the shapes and values of its input, of which ``torch.fx.symbolic_trace`` knows nothing. Raise
-    TypeError for a module that is traced alone: a step belongs to a model around it.
+    A module reads the shapes and values of its input, which ``torch.fx.symbolic_trace`` does not know. Raises TypeError
+    if the module itself is traced: a leaf needs a model around it.
     """
     given = next((t for t in (*inputs, *settings.values()) if isinstance(t, torch.fx.Proxy)), None)
     if given is None:
@@ -21,7 +21,7 @@ def leaf(module: nn.Module, *inputs: object, **settings: object) -> Tensor | Non
     path = next((path for path, part in tracer.root.named_modules() if part is module), "")
     if not path:
         raise TypeError(
-            f"{type(module).__name__}: torch.fx.symbolic_trace was given the module itself, which is one step of a "
-            "graph; give it a model that holds the module, such as torch.nn.Sequential(module)"
+            f"{type(module).__name__}: torch.fx.symbolic_trace was called on the module itself, which is one node of "
+            "a graph; call it on a model that holds the module, such as torch.nn.Sequential(module)"
         )
     return cast(Tensor, tracer.create_proxy("call_module", path, inputs, settings))

@@ -1,11 +1,11 @@
-"""Which tensors a kernel may read: positive checks of every operand, made before an address is taken.
+"""Which tensors a kernel may read: positive checks of every operand before its address is passed on.
 
-A kernel gets addresses and lengths, so what it is told must be so. It reads strided tensors of torch's own class whose
-dispatch keys are those of a newly made tensor; where torch does not tell them, operators alone reach a kernel, for
-torch itself then looks at the keys. A subclass, a sparse tensor, one without values, one with a pending
-negation and one that ``torch.vmap`` maps over have other keys. No kernel runs where a mode watches or replaces torch's
-operations, such as ``make_fx`` or ``FlopCounterMode``, which would not see it, or under autocast, which changes the
-type of a product.
+A kernel trusts the addresses and lengths that it gets. So it reads only strided tensors of torch's own class whose
+dispatch keys are those of a new tensor. A subclass, a sparse tensor, one without values, one with a pending negation,
+and one that ``torch.vmap`` maps over have other keys. If torch does not expose the keys, kernels are reached only
+through operators, for which torch checks them. No kernel runs while a mode observes or replaces torch's operations,
+such as ``make_fx`` or ``FlopCounterMode``, which would not see it, nor under autocast, which changes the type of a
+product.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torch.compiler import is_compiling
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-_WITHOUT_VALUES = ("FakeTensor", "FunctionalTensor")  # of torch._subclasses, which takes long to import
+_WITHOUT_VALUES = ("FakeTensor", "FunctionalTensor")  # in torch._subclasses, which is slow to import
 PLAIN = (Tensor, torch.nn.Parameter)
 keys_of: Any = getattr(torch._C, "_dispatch_keys", None)
 _keys_of_thread: Any = getattr(torch._C, "_dispatch_tls_local_include_set", None)
-KEYS_ARE_KNOWN = None not in (keys_of, _keys_of_thread)  # else kernels are reached by operators alone
+KEYS_ARE_KNOWN = None not in (keys_of, _keys_of_thread)  # otherwise kernels are reached only through operators
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ Answer = TypeVar("Answer", bound=Callable[..., object])
 
 @functools.cache
 def plain_keys(device: str) -> frozenset[int]:
-    """Return the dispatch keys of a new tensor on a kind of device, made outside and inside ``inference_mode``."""
+    """Return the dispatch keys of a new tensor on a device type, made outside and inside ``inference_mode``."""
     found = []
     if not KEYS_ARE_KNOWN:
         return frozenset()
@@ -48,7 +48,7 @@ def plain_keys(device: str) -> frozenset[int]:
 
 
 def unwatched() -> bool:
-    """Return whether torch's operations do what they are called for: nothing active could see or change them."""
+    """Return whether no active mode could observe or change torch's operations."""
     if _number_of_modes() or _is_any_autocast_enabled() or _is_tracing():
         return False
     if not _number_of_function_modes():
@@ -58,12 +58,12 @@ def unwatched() -> bool:
 
 
 def is_eager(*operands: Tensor) -> bool:
-    """Return whether all are plain tensors and nothing records what is done with them: no compiler, tracer or mode.
+    """Return whether all are plain tensors and nothing records operations on them: no compiler, tracer or mode.
 
-    Only then does a map write its result over a temporary. Some recorders lose an in-place operation on what is
-    returned: compiled by torch 2.11 its gradients are zero, and the ONNX exporter that traces leaves it out. A tensor
-    that consists of several applies it once for each, and one that ``torch.vmap`` or ``is_grads_batched`` maps over
-    may not take what has more axes than it.
+    Only then may a map overwrite a temporary with its result. Some recorders lose an in-place operation on the returned
+    tensor: compiled by torch 2.11 its gradients are zero, and the tracing ONNX exporter omits it. A tensor that
+    consists of several applies the operation once for each, and one that ``torch.vmap`` or ``is_grads_batched`` maps
+    over cannot be overwritten by a result with more axes.
     """
     for operand in operands:
         if type(operand) not in PLAIN:
@@ -88,12 +88,12 @@ def _plain_threads() -> frozenset[int]:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Return whether a tensor has one number at every place: it is not sparse and not nested."""
+    """Return whether a tensor is dense: neither sparse nor nested."""
     return tensor.layout is torch.strided and not tensor.is_nested
 
 
 def check_dense(name: str, **operands: Tensor | None) -> None:
-    """Raise TypeError for a tensor that is sparse, nested or in another layout than torch's own."""
+    """Raise TypeError for a tensor that is nested or not strided."""
     for word, tensor in operands.items():
         if tensor is None or is_dense(tensor):
             continue
@@ -103,7 +103,7 @@ def check_dense(name: str, **operands: Tensor | None) -> None:
 
 
 def in_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor is a plain one with values at an address that a kernel of its device can read."""
+    """Return whether a tensor is plain and has its values at an address that its device's kernels can read."""
     if type(tensor) not in PLAIN or tensor.is_meta:
         return False
     return not KEYS_ARE_KNOWN or keys_of(tensor).raw_repr() in plain_keys(tensor.device.type)
@@ -121,16 +121,16 @@ def readable(tensors: Iterable[Tensor], shapes: Iterable[Sequence[int]]) -> bool
 
 
 def check_result(result: Tensor, like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-    """Return what an operation of torch gave, for a kernel to read; raise RuntimeError if it is not what was asked for.
+    """Return the result of a torch operation for a kernel to read; raise RuntimeError if it is not as expected.
 
-    Asked for is a tensor without gaps on the device of ``like`` and of its type, or of ``dtype``.
+    Expected is a contiguous tensor of ``shape`` on the device of ``like``, of its type or of ``dtype``.
     """
     wanted = like.dtype if dtype is None else dtype
     if type(result) is Tensor and result.dtype is wanted and result.shape == shape and result.is_contiguous():
         return result
     raise RuntimeError(
-        f"a product of matrices gave a {type(result).__name__} of shape {tuple(result.shape)} and type {result.dtype} "
-        f"where {tuple(shape)} and {wanted} were asked for; something replaces torch's operations: use backend='torch'"
+        f"a matrix product returned a {type(result).__name__} of shape {tuple(result.shape)} and type {result.dtype} "
+        f"instead of {tuple(shape)} and {wanted}; something replaces torch's operations: use backend='torch'"
     )
 
 
@@ -139,42 +139,42 @@ def check_launch(first: Tensor, first_shape: Sequence[int], *others: tuple[Tenso
     for tensor, shape, dtype in ((first, first_shape, first.dtype), *others):
         if tensor.device != first.device or tensor.dtype != dtype or tuple(tensor.shape) != tuple(shape):
             raise ValueError(
-                f"a kernel was given a tensor of shape {tuple(tensor.shape)}, type {tensor.dtype} on {tensor.device}; "
+                f"a kernel got a tensor of shape {tuple(tensor.shape)}, type {tensor.dtype} on {tensor.device}; "
                 f"with a first operand of shape {tuple(first.shape)} it takes {tuple(shape)}, {dtype} on {first.device}"
             )
 
 
 class Unpacked:
-    """Autograd's context with the tensors that it kept, which a checkpoint gives once only."""
+    """Autograd's context with its saved tensors, which a checkpoint allows to be read only once."""
 
     def __init__(self, context: Any, tensors: tuple[Tensor, ...]) -> None:
         self._context, self.saved_tensors = context, tensors
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the context holds."""
+        """Return an attribute of the context."""
         return getattr(self._context, name)
 
 
 def is_traced(x: Tensor) -> bool:
-    """Return whether a tensor in a graph that is compiled is a plain one: as such, or without values as in a step."""
+    """Return whether a tensor in a compiled graph is plain: itself, or as the fake tensor that stands for it."""
     kind = type(x)
     return kind in PLAIN or (kind.__name__ in _WITHOUT_VALUES and kind.__module__.startswith("torch._subclasses."))
 
 
 def constant(function: Answer) -> Answer:
-    """Let compilers take what a function returns as a constant, as ``torch.compiler.assume_constant_result`` does.
+    """Let compilers treat a function's result as a constant, like ``torch.compiler.assume_constant_result``.
 
-    That one imports the whole compiler, which takes longer than all else that this package imports.
+    That function imports the whole compiler, which takes longer than all other imports of this package.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
 def outside_autocast(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Let a pass compute in the types of its tensors.
+    """Return a pass that runs outside autocast, in the types of its tensors.
 
-    What autocast asks of a forward pass is done before the pass is called, and is in the types already. Around a
-    backward pass alone, autocast then changes nothing.
+    Operands are cast for autocast before the pass is called. Autocast around a backward pass alone then changes
+    nothing.
     """
 
     @functools.wraps(function)

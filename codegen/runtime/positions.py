@@ -1,4 +1,4 @@
-"""Entries of tensors at computed positions, and the transpose: adding entries up at their positions."""
+"""Entries of tensors at computed positions, and the transpose: adding entries at their positions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def take(source: Tensor, axis: int, *positions: Tensor | int, filled: bool = True) -> Tensor:
-    """Return the entries of ``source`` at positions along the axes from ``axis`` on, one tensor of integers an axis.
+    """Return the entries of ``source`` at positions along the axes from ``axis`` on, one integer tensor per axis.
 
-    The axes of the positions, broadcast, stand in place of those. What lies outside is zero, or without ``filled`` the
-    entry nearest to it.
+    The axes of the broadcast positions replace these axes. Entries outside are zero or, without ``filled``, the nearest
+    entry inside.
     """
     places, inside = _places(positions, source.shape[axis : axis + len(positions)], source.device)
     found = source[(slice(None),) * axis + places]
@@ -18,9 +18,9 @@ def take(source: Tensor, axis: int, *positions: Tensor | int, filled: bool = Tru
 
 
 def put(values: Tensor, axis: int, lengths: tuple[int, ...], *positions: Tensor | int) -> Tensor:
-    """Return ``values`` added up at positions along axes of these lengths; what lies outside is left out.
+    """Return ``values`` added at positions along axes of these lengths; positions outside are ignored.
 
-    It is the transpose of ``take``: the axes of the positions stand in ``values`` from ``axis`` on.
+    This is the transpose of ``take``: in ``values`` the axes of the positions begin at ``axis``.
     """
     places, inside = _places(positions, lengths, values.device)
     grid = range(axis, axis + inside.dim())
@@ -31,19 +31,19 @@ def put(values: Tensor, axis: int, lengths: tuple[int, ...], *positions: Tensor 
 
 
 def quotient(above: Tensor, below: int) -> Tensor:
-    """Return the quotient of integers where it is one, and -1, which is no position, elsewhere."""
+    """Return the quotient of integers where it is an integer, else -1, which is never a position."""
     return torch.where(above % below == 0, above // below, -1)
 
 
 def within(position: Tensor | int, length: int) -> Tensor:
-    """Return where a position lies inside an axis of that length."""
+    """Return a mask of the positions inside an axis of that length."""
     return torch.as_tensor((position >= 0) & (position < length))
 
 
 def _places(
     positions: tuple[Tensor | int, ...], lengths: tuple[int, ...], device: torch.device
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the positions, moved inside, on one grid, and where all of them were inside."""
+    """Return the positions clipped to their axes and broadcast, and a mask of those that were inside on every axis."""
     each = [torch.as_tensor(position, device=device) for position in positions]
     grid: list[Tensor] = torch.broadcast_tensors(*each)  # type: ignore[no-untyped-call]
     inside = torch.ones_like(grid[0], dtype=torch.bool)
@@ -53,5 +53,5 @@ def _places(
 
 
 def _lined_up(inside: Tensor, axes: int) -> Tensor:
-    """Return the tensor with axes of length 1 behind its own, ``axes`` in all."""
+    """Return the tensor with axes of length 1 appended, ``axes`` in all."""
     return inside.reshape((*inside.shape, *(1 for _ in range(axes - inside.dim()))))

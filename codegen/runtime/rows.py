@@ -1,4 +1,4 @@
-"""Rows of a matrix: lengths that neither overflow nor underflow, and the way from tensors to matrices and back."""
+"""Rows of a matrix: lengths that neither overflow nor underflow, far rows, and reshaping to matrices and back."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch.compiler import is_compiling
 
 from .operands import KEYS_ARE_KNOWN, is_eager
 
-_BLOCK = 2**18  # numbers, 1 MiB of float32
-_ADDED = 256  # numbers that are added up one after the other in the type they have
-_LONG = 2**11  # numbers of a row from which on it is added up in blocks
-FAR = 2.0**60  # length of a row from which on products with it, or its scale, may leave the range of float32
+_BLOCK = 2**18  # entries: 1 MiB of float32
+_ADDED = 256  # summands added sequentially in their own type
+_LONG = 2**11  # rows of at least this many entries are summed in blocks
+FAR = 2.0**60  # a row or image of a larger length is *far*: products with it, or its scale, may leave float32's range
 
 
 def check_range(name: str, kappa: float, above: float, dtype: torch.dtype, room: float = 1.0) -> None:
-    """Raise ValueError for a kappa out of the range of a type: its root scales what is given in that type.
+    """Raise ValueError for a kappa out of the range of a type, in which its root scales samples.
 
-    What is computed of kappa itself is in at least float32; there it must differ from its bound. Intermediate results
-    may be larger than the root by a factor, ``room``.
+    Arithmetic with kappa itself is in at least float32, where kappa must differ from its bound. Intermediate results
+    may be larger than the root by the factor ``room``.
     """
     own, wide = torch.finfo(dtype), torch.finfo(torch.promote_types(dtype, torch.float32))
-    if dtype == torch.float64:  # cubes of the root are taken there
+    if dtype == torch.float64:  # cubes of the root must stay in range
         low, high = 1e-200, 1e200
     else:
         low, high = max(own.tiny**2, wide.tiny), min((own.max / room) ** 2, wide.max)
@@ -40,19 +40,19 @@ def check_range(name: str, kappa: float, above: float, dtype: torch.dtype, room:
 def squared_length(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return columns (B, 1) ``peak`` and ``q`` of at least float32 with ``|x|^2 = peak^2 q`` for rows of ``x`` (B, n).
 
-    The peak is about as large as the row, so that no square overflows or vanishes; results do not depend on it and it
-    carries no gradient. ``q`` is smooth also at zero, as often as autograd may ask.
+    The peak is about as large as the row, so that no square overflows or underflows; results do not depend on it, and
+    it carries no gradient. ``q`` is smooth at zero too, for derivatives of any order.
     """
     peak = _peak(x.detach())
     return peak, (x / peak).square().sum(-1, keepdim=True)
 
 
 def safe_squares(x: Tensor) -> tuple[Tensor, Tensor | None] | tuple[None, None]:
-    """Return ``|x|^2`` for each row of ``x`` (B, n) as a new column (B, 1), and in which rows it may be wrong.
+    """Return ``|x|^2`` for each row of ``x`` (B, n) as a new column (B, 1), and a mask of rows where it may be wrong.
 
-    These are marked in a column of truth values; None says that there are none, and that all squares are above zero. So
-    no bit of a row depends on the values of others. Only on the CPU, where looking at a value costs nothing, and not
-    for graphs: else, and while a compiler reads, there are no squares.
+    The mask is a boolean column, or None if no row is affected and all squares are positive. Rows are treated one by
+    one, so no bit of a row depends on other rows. Returns (None, None) except on the CPU, where reading a value costs
+    nothing, outside graphs and compilers.
     """
     if not (is_visible(x) and x.numel()):
         return None, None
@@ -67,13 +67,13 @@ def safe_squares(x: Tensor) -> tuple[Tensor, Tensor | None] | tuple[None, None]:
 
 
 def scaled_length(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what ``squared_length`` does when no graph is recorded, with fewer passes over the memory."""
+    """Return the result of ``squared_length`` with fewer passes over memory, when no graph is recorded."""
     peak = _peak(x)
     return peak, _length(x / peak).square()
 
 
 def _length(x: Tensor) -> Tensor:
-    """Return the length (B, 1) of each row of ``x`` (B, n), of long rows in blocks, so that no digits are lost."""
+    """Return the length (B, 1) of each row of ``x`` (B, n); long rows are summed in blocks, to lose no digits."""
     if not is_eager(x) or x.shape[-1] < _LONG:
         return _norm(x)
     blocks, rest = divmod(x.shape[-1], _ADDED)
@@ -89,7 +89,7 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
-    """Return the same, with a peak of 1 for rows whose lengths are safe to square."""
+    """Return the same as ``scaled_length``, with a peak of 1 for rows whose lengths are safe to square."""
     squares, unsafe = safe_squares(x)
     if squares is None:
         return scaled_length(x)
@@ -100,11 +100,10 @@ def squared_length_without_graph(x: Tensor) -> tuple[Tensor | float, Tensor]:
 
 
 def with_far_rows(z: Tensor, f: Tensor, x: Tensor, exact: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the output (B, m) and the scale (B, 1) of rows of ``x`` (B, n), of *far* rows as ``exact`` gives them.
+    """Return the output (B, m) and scale (B, 1) of rows of ``x`` (B, n), with *far* rows (see ``FAR``) by ``exact``.
 
-    These are so long that products with them may leave the range of float32; ``exact`` computes in float64, which has
-    room for all that is made of them. Their scale may be less than the smallest normal number: then it has fewer
-    digits than others, and the backward pass, where nothing is larger than the gradient, is as exact as it is.
+    ``exact`` computes in float64, where nothing computed from far rows leaves the range. Their scale may be below the
+    smallest normal float32 number; it then has fewer digits, and the backward pass is only as accurate as the scale.
     """
     if x.dtype != torch.float32 or not (x.numel() and is_visible(x)):
         return z, f
@@ -116,9 +115,9 @@ def with_far_rows(z: Tensor, f: Tensor, x: Tensor, exact: Callable[[], tuple[Ten
 
 
 def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
-    """Return the sum (m) of ``rows`` (B, m), each times its weight (B, 1), added up in blocks of rows.
+    """Return the sum (m) of ``rows`` (B, m), each times its weight (B, 1), summed in blocks of rows.
 
-    A product of matrices adds up one row after the other: over a million equal rows it is off by a hundredth.
+    A matrix product adds one row after the other: over a million equal rows its relative error is a hundredth.
     """
     weights = weights.squeeze(-1)
     whole = len(rows) - len(rows) % _ADDED
@@ -131,28 +130,28 @@ def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
 
 
 def read_once(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function carry its signature, which torch else works out anew each time the function is applied."""
+    """Store a function's signature on it; otherwise torch computes it at each application."""
     forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     return forward
 
 
 def _peak(x: Tensor) -> Tensor:
-    """Return the sum of absolute values of each row, finite and never so small that its own square vanishes."""
+    """Return the sum of absolute values of each row, clamped to be finite and to have a normal square."""
     total: Tensor = torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True, dtype=_wide(x))
     limits = torch.finfo(total.dtype)
     return total.clamp(limits.tiny**0.5, limits.max)
 
 
 def is_visible(x: Tensor) -> bool:
-    """Return whether this is a plain tensor of the CPU at whose values a program may look, for nothing records it."""
+    """Return whether this is a plain CPU tensor whose values may be read, since nothing records operations."""
     return x.is_cpu and is_eager(x)
 
 
 def is_scaled_first(x: Tensor) -> bool:
-    """Return whether to scale ``x`` before its product; to scale the product afterwards costs less.
+    """Return whether to scale ``x`` before its product, which costs more than scaling the product.
 
-    16-bit numbers need it, and so does float32 where the program may not look for far entries: on a GPU and in compiled
-    graphs. A trace scales afterwards, which takes fewer operations.
+    16-bit types need it, and so does float32 if far rows cannot be looked for: on a GPU and in compiled graphs. A trace
+    scales the product, which takes fewer operations.
     """
     if x.dtype != torch.float32:
         return x.dtype.itemsize < 4
@@ -164,26 +163,26 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def as_rows(x: Tensor) -> Tensor:
-    """Return ``x`` (..., n) as a matrix (B, n), one sample a row."""
+    """Return ``x`` (..., n) as a matrix (B, n), one row per sample."""
     if x.dim() == 2:
         return x
     return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
 
 
 class FarError(Exception):
-    """Raised by a map of images, in the place of results, where some have entries near the end of the range."""
+    """Raised by a map of images instead of returning results, if some images are far (see ``FAR``)."""
 
 
 def are_far(x: Tensor) -> Tensor:
-    """Return which images ``x`` (B, ..) of float32 have entries so large that sums of products may leave the range."""
+    """Return a mask of the float32 images ``x`` (B, ..) with far entries: sums of products may leave the range."""
     most = x.detach().abs().amax(tuple(range(1, x.dim())), keepdim=True)
     return most > FAR
 
 
 def with_far_images(forward: Callable[..., Sequence[Any]], x: Any, *others: Any) -> Sequence[Any]:
-    """Run ``forward`` on images ``x`` (B, ..), on far ones in float64; return the output, the scale, and the rest.
+    """Run ``forward`` on images ``x`` (B, ..), for far ones in float64; return the output, the scale, and the rest.
 
-    The rest, which is kept for the backward pass, is that of a batch with ones in the place of far images.
+    The rest, which is kept for the backward pass, belongs to a batch in which ones replace the far images.
     """
     far = are_far(x)
     found = forward(torch.where(far, 1.0, x), *others)
@@ -195,7 +194,7 @@ def with_far_images(forward: Callable[..., Sequence[Any]], x: Any, *others: Any)
 def apply(eager: type[Function], traced: Any, *arguments: Tensor | float | None) -> Tensor:
     """Return the first result, the map's output, of a generated function; see ``results``.
 
-    Far images are computed in float64 apart from the others: no bit of these depends on them.
+    Far images are computed separately in float64: no bit of the other images depends on them.
     """
     try:
         found = results(eager, traced, *arguments)
@@ -206,11 +205,11 @@ def apply(eager: type[Function], traced: Any, *arguments: Tensor | float | None)
 
 
 def results(eager: type[Function], traced: Any, *arguments: Tensor | float | None) -> Any:
-    """Return all that a generated function gives; ``traced`` is the form that compilers read, perhaps an operator.
+    """Return all results of a generated function; ``traced`` is its form for compilers, possibly an operator.
 
-    ``torch.jit.trace`` and the ONNX exporter built on it know no functions: they see the operations of its forward
-    pass. Outside the transforms of ``torch.func`` the function goes ``straight`` to autograd. In them
-    ``eager.transformed`` takes its place, if it names a class.
+    ``torch.jit.trace`` and the ONNX exporter based on it do not support autograd functions, so they get the operations
+    of its forward pass. Otherwise the function goes ``straight`` to autograd; in transforms of ``torch.func``,
+    ``eager.transformed`` replaces it if it names a class.
     """
     if is_compiling():
         return traced.apply(*arguments)
@@ -222,16 +221,16 @@ def results(eager: type[Function], traced: Any, *arguments: Tensor | float | Non
 
 
 def straight(function: type[Function]) -> Callable[..., Any]:
-    """Return autograd's own ``apply``: that of ``Function`` first looks for defaults of arguments; there are none."""
+    """Return autograd's own ``apply``; ``Function.apply`` first looks for defaults of arguments; there are none."""
     own: Any = super(Function, function)
     found: Callable[..., Any] = own.apply
     return found
 
 
 def row_blocks(x: Tensor) -> list[slice]:
-    """Return slices that together are all rows of ``x`` (B, n), none where the rows are best taken all at once.
+    """Return slices that partition the rows of ``x`` (B, n); empty if it is best to process all rows at once.
 
-    What is computed of the rows of one slice stays in the cache of a core.
+    Intermediate results for the rows of one slice stay in the cache of a core.
     """
     if not is_visible(x) or x.numel() < 2 * _BLOCK:
         return []
@@ -245,9 +244,9 @@ def as_given(z: Tensor, x: Tensor) -> Tensor:
 
 
 def centred(x: Tensor) -> Tensor:
-    """Return ``x`` (..., n) less the mean of each row, which is taken in at least float32.
+    """Return ``x`` (..., n) minus the mean of each row, which is computed in at least float32.
 
-    Where a sum of float32 leaves its range, it is taken in float64; and always where nobody may look.
+    If a float32 sum overflows, it is computed in float64; always so if values cannot be read.
     """
     wide = _wide(x)
     if wide == torch.float64 or x.device.type == "mps" or (not is_compiling() and _is_tracing()):

@@ -1,4 +1,4 @@
-"""What a caller can get wrong, said once, and the way from any number of leading axes to one batch axis and back."""
+"""Checks of arguments, and reshaping from any number of leading axes to one batch axis and back."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Layout(Protocol):
-    """How a map takes the tensors of a layer, if not with one batch axis alone."""
+    """Adapts the tensors of a layer to a map with another layout."""
 
     def laid_out(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], tuple[Any, ...]]:
-        """Return the tensors as the map takes them, and its settings behind kappa."""
+        """Return the tensors in the map's layout, and its settings after kappa."""
 
     def given_back(self, z: Tensor, batch: int) -> Tensor:
-        """Return the map's output with an axis of so many samples in front of those of the layer."""
+        """Return the map's output in the layer's layout, after a batch axis of this length."""
 
 
 class Samples:
@@ -35,15 +35,15 @@ class Samples:
 
     Args:
         name: the function called, for messages.
-        inputs: each input with its axes behind the batch; an axis is the name of a size, or a length.
+        inputs: each input with its axes after the batch; an axis is the name of a size, or a length.
         parameters: each parameter with its axes.
-        given: sizes that no tensor shows.
-        ranges: for an input of integers, what all of them are below.
-        shared: the inputs that are given once for all samples, without leading axes.
+        given: sizes that no tensor determines.
+        ranges: the exclusive upper bound of each integer input.
+        shared: the inputs that all samples share, without leading axes.
 
     Raises:
-        TypeError: what is no tensor or of a type that does not fit.
-        ValueError: shapes or integers that do not fit.
+        TypeError: for a value that is not a tensor, or of a wrong type.
+        ValueError: for shapes or integers that do not fit.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class Samples:
     ) -> Tensor:
         """Return the first result of a generated function with the leading axes of the inputs.
 
-        ``own`` is torch's function with the form that compilers read, ``home`` its file and class; ``backend`` names
-        another, or is None. With ``order`` it is a map of the catalogue and takes the tensors in that order, the input
-        and its weight first, and in their own type, perhaps in a ``layout`` of its own; else 16-bit numbers are
-        computed with in float32.
+        ``own`` is torch's function and its form for compilers, ``home`` its file and class; ``backend`` names another
+        backend, or is None. With ``order`` it is a map of the catalogue, which takes the tensors in that order, input
+        and weight first, in their own type, and adapted by ``layout`` if given; any other map computes 16-bit numbers
+        in float32.
         """
         if order is None:
             tensors = [t.to(_wide(t)) if t.is_floating_point() else t for t in self._tensors]
@@ -106,12 +106,12 @@ class Samples:
         return z.reshape(*(self._lead or ()), *z.shape[1:]).to(self.dtype)
 
     def constant(self, value: float, axes: Sequence[int] = ()) -> Tensor:
-        """Return a number at every sample, with the leading axes of the inputs and further ones."""
+        """Return a number for every sample, with the leading axes of the inputs and then ``axes``."""
         like = next(t for t in self._tensors if t.is_floating_point())
         return like.new_full((*(self._lead or ()), *axes), value, dtype=_wide(like))
 
     def measured(self, function: Callable[..., Tensor], *settings: int) -> Tensor:
-        """Return what a function gives of the tensors in at least float32, with the leading axes of the inputs."""
+        """Return the result of a function of the tensors, in at least float32, with the leading axes of the inputs."""
         tensors = [t.to(_wide(t)) if t.is_floating_point() else t for t in self._tensors]
         found = function(*tensors, *settings)
         dtype = _wide(next(t for t in tensors if t.is_floating_point()))
@@ -125,7 +125,9 @@ class Samples:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{self._name}: {word} is a {type(tensor).__name__}; give a tensor")
         if integer and tensor.dtype not in _INTEGERS:
-            raise TypeError(f"{self._name}: {word} has type {tensor.dtype}; it holds integers: convert it with .long()")
+            raise TypeError(
+                f"{self._name}: {word} has type {tensor.dtype}; it must hold integers: convert it with .long()"
+            )
         if not integer and tensor.dtype not in _FLOATS:
             raise TypeError(
                 f"{self._name}: {word} has type {tensor.dtype}; convert it to a real floating-point type: .float()"
@@ -133,7 +135,7 @@ class Samples:
         check_dense(self._name, **{word: tensor})
 
     def _check_shape(self, word: str, tensor: Tensor, axes: Axes, batched: bool) -> None:
-        """Read the sizes off a tensor and hold them against those of the tensors before."""
+        """Read the sizes off a tensor and compare them with those of earlier tensors."""
         shape, wanted = tuple(tensor.shape), ", ".join(str(axis) for axis in axes)
         wanted = f"(..., {wanted})" if batched and axes else f"({wanted})"
         lead = shape[: len(shape) - len(axes)]
@@ -144,7 +146,7 @@ class Samples:
             if known != length:
                 origin = self._shown.get(str(axis), "the size given")
                 raise ValueError(
-                    f"{self._name}: {word} has shape {shape}, but {origin} wants {axis} to be {known}; "
+                    f"{self._name}: {word} has shape {shape}, but {axis} is {known} by {origin}; "
                     f"give {word} the axes {wanted}"
                 )
             self._shown.setdefault(str(axis), f"the shape of {word}")
@@ -156,7 +158,7 @@ class Samples:
         self._lead = lead if batched else self._lead
 
     def _check_range(self, word: str, tensor: Tensor, below: int) -> None:
-        """Look at the integers where that costs nothing: on the CPU, and not while something records what is done."""
+        """Check the range of integers if that costs nothing: on the CPU, and while nothing records operations."""
         recorded = torch.compiler.is_compiling() or _is_tracing()
         if recorded or tensor.device.type != "cpu" or not tensor.numel():
             return
@@ -169,7 +171,7 @@ class Samples:
             raise ValueError(f"{self._name}: {word} holds {wrong}; give integers from 0 to {below - 1}")
 
     def _in_one_type(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Return the tensors in the type to compute in; results are given in the type of the tensors."""
+        """Return the tensors in the type of computation; results are returned in the type of the tensors."""
         real = [t for t in tensors if t.is_floating_point()]
         device = real[-1].device.type
         if _has_autocast(device) and torch.is_autocast_enabled(device):
@@ -186,7 +188,7 @@ class Samples:
 
 @constant
 def _has_autocast(device: str) -> bool:
-    """Return whether a kind of device has autocast; torch's own function ends what torch up to 2.11 compiles."""
+    """Return whether a device type has autocast; torch's own function breaks graphs compiled by torch up to 2.11."""
     return torch.amp.is_autocast_available(device)
 
 
@@ -195,10 +197,10 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 
 def check_kappa(name: str, kappa: object, above: float, dtype: torch.dtype | None = None) -> float:
-    """Return ``kappa`` as a float; TypeError if it is no number, ValueError if it is not finite and above the bound.
+    """Return ``kappa`` as a float; TypeError unless it is a number, ValueError unless it is finite and above the bound.
 
-    With the type of the input, ValueError too for a kappa that arithmetic in this type cannot tell from its bound, or
-    whose root, which scales every sample, is not in its range.
+    With the input's ``dtype``, also ValueError for a kappa that this type cannot distinguish from the bound, or whose
+    root, which scales every sample, is out of its range.
     """
     if isinstance(kappa, bool) or not isinstance(kappa, int | float):
         raise TypeError(f"{name}: kappa is a {type(kappa).__name__}; give a number, it is a setting and not a tensor")

@@ -1,4 +1,4 @@
-"""The tensors of a layer from a file laid out as ``patches`` has those of a convolution, and its output back."""
+"""Bring the tensors of a layer from a file into the layout of ``patches``, and its output back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Places = tuple[int | None, ...]
 
 
 class Windows(NamedTuple):
-    """How a layer is a convolution: its numbers, one an axis of space, and the places of its axes.
+    """A layer as a convolution: its settings, one per axis of space, and the positions of its axes.
 
-    ``lengths`` are those of the output, which need not be as long as the input allows. ``x``, ``weight``, ``bias``
-    and ``z`` say where the axes of a convolution's tensors lie among the layer's own, None for one that it lacks.
+    ``lengths`` are the output's, which may be shorter than the input allows. ``x``, ``weight``, ``bias`` and ``z`` map
+    the axes of a convolution's tensors to the layer's own, None for a missing one.
     """
 
     stride: tuple[int, ...]
@@ -31,7 +31,7 @@ class Windows(NamedTuple):
     transposed: bool
 
     def laid_out(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], tuple[Geometry, bool]]:
-        """Return input, kernel and perhaps bias as a map of patches takes them, and its settings behind kappa."""
+        """Return input, filter and optionally bias in the layout of a map of patches, and its settings after kappa."""
         image, weight = _placed(tensors[0], self.x, 1), _placed(tensors[1], self.weight)
         kernel = tuple(weight.shape[3:])
         image, geometry = self._lengthened(image, kernel) if self.transposed else self._fitted(image, kernel)
@@ -39,7 +39,7 @@ class Windows(NamedTuple):
         return [image, weight, *(_placed(b, axes) for b in tensors[2:])], (geometry, True)
 
     def given_back(self, z: Tensor, batch: int) -> Tensor:
-        """Return the output (batch, groups, channels, *space) as the layer has it."""
+        """Return the output (batch, groups, channels, *space) in the layer's layout."""
         for axis, count in enumerate(self.lengths, start=3):
             z = z.narrow(axis, 0, count) if z.shape[axis] > count else z
         kept = [k for k, place in enumerate(self.z) if place is not None]
@@ -51,7 +51,7 @@ class Windows(NamedTuple):
         return Geometry(kernel, self.stride, padding, self.dilation, extra)
 
     def _fitted(self, x: Tensor, kernel: tuple[int, ...]) -> tuple[Tensor, Geometry]:
-        """Return an input with as many positions as the layer has: zeros are added to it, or its ends left out."""
+        """Return an input padded with zeros or cropped so that the output has the layer's length."""
         none = (0,) * len(kernel)
         if min(self.padding) >= 0:
             geometry = self._geometry(kernel, self.padding, none)
@@ -67,7 +67,7 @@ class Windows(NamedTuple):
         return x, self._geometry(kernel, none, none)
 
     def _lengthened(self, x: Tensor, kernel: tuple[int, ...]) -> tuple[Tensor, Geometry]:
-        """Return an input whose transposed convolution is at least as long as the layer's output."""
+        """Return an input padded so that its transposed convolution is at least as long as the layer's output."""
         before = [max(-(pad // step), 0) for pad, step in zip(self.padding, self.stride, strict=True)]
         padding = tuple(p + step * n for p, step, n in zip(self.padding, self.stride, before, strict=True))
         geometry = self._geometry(kernel, padding, (0,) * len(kernel))
@@ -82,7 +82,7 @@ class Windows(NamedTuple):
 
 
 def _placed(t: Tensor, places: Places, lead: int = 0) -> Tensor:
-    """Return a tensor with its axes behind the first ``lead`` in their places, those that it lacks of length 1."""
+    """Return a tensor with its axes after the first ``lead`` permuted; missing ones get length 1."""
     own = [lead + place for place in places if place is not None]
     if own != sorted(own):
         t = t.permute(*range(lead), *own)

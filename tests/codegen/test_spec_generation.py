@@ -465,7 +465,7 @@ def test_integers_out_of_range_are_told(package):
     module = package("tokens").TokensAffineLike(5, 2)
     with pytest.raises(ValueError, match="t holds 5; give integers from 0 to 4"):
         module(torch.tensor([0, 5, 1]), torch.ones(2))
-    with pytest.raises(TypeError, match=r"holds integers: convert it with \.long"):
+    with pytest.raises(TypeError, match=r"must hold integers: convert it with \.long"):
         module(torch.zeros(3), torch.ones(2))
     with pytest.raises(ValueError, match="give all inputs the same samples"):
         module(torch.zeros(2, 3).long(), torch.ones(3, 2))
