@@ -68,7 +68,7 @@ def entry(**changed):
 MISTAKES = {
     "no mapping": ("Linear", TypeError, "the record is a str"),
     "schema": ({"layers": []}, ValueError, "the record has the schema None"),
-    "form": (entry() | {"layers": [{"name": "last"}]}, ValueError, "is no layer of a record"),
+    "form": (entry() | {"layers": [{"name": "last"}]}, ValueError, "is not a layer of a record"),
     "name": (entry(name="first"), ValueError, "names a layer 'first' that this Small does not have"),
     "class": (
         entry(**{"from": "Conv2d"}),
@@ -174,7 +174,7 @@ def test_a_body_is_restored_from_a_model_with_a_head_and_a_head_around_a_body(tm
     ad.convert(whole)
     whole.save_pretrained(tmp_path)
     body = BertModel.from_pretrained(tmp_path, add_pooling_layer=False).eval()
-    with pytest.warns(UserWarning, match=r"records a conversion that its layers do not show; ad\.restore"):
+    with pytest.warns(UserWarning, match=r"records a conversion, but none of its layers is converted; ad\.restore"):
         ad.convert(BertModel(body.config))
     assert len(ad.restore(body).replaced) == 6
     assert torch.equal(body(ids).last_hidden_state, whole.bert(ids).last_hidden_state)

@@ -81,14 +81,14 @@ def test_the_report_lists_every_module_with_parameters():
             {"name": "head", "from": "Linear", "to": "AffineLike"},
         ],
         "skipped": [
-            {"name": "embedding", "type": "Embedding", "why": "no layer of this package takes its place"},
+            {"name": "embedding", "type": "Embedding", "why": "this package has no counterpart for it"},
             {
                 "name": "without",
                 "type": "Linear",
                 "why": "AffineLike(bias=False): the non-normalising affine-like map exists only with a bias; keep the "
                 "bias, or use NormLike",
             },
-            {"name": "norm", "type": "LayerNorm", "why": "no layer of this package takes its place"},
+            {"name": "norm", "type": "LayerNorm", "why": "this package has no counterpart for it"},
         ],
     }
     assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
@@ -254,7 +254,7 @@ STAYS = {
     "attention": (lambda: nn.MultiheadAttention(4, 2, bias=False), "exists only with a bias"),
     "output": (wrapped, "its out_proj is a Mine"),
     "built": (lambda: ad.NormLike(3, 3), "it is a layer of this package already"),
-    "recurrent": (lambda: nn.GRU(3, 3), "no layer of this package takes its place"),
+    "recurrent": (lambda: nn.GRU(3, 3), "this package has no counterpart for it"),
 }
 
 

@@ -157,7 +157,7 @@ def test_a_dry_run_and_a_filter_leave_the_layers(converted):
 
 MISTAKES = [
     ("affine-like", TypeError, "also is a str; give a dict"),
-    ({"Mixed": "affine-like"}, TypeError, "key 'Mixed', which is no class"),
+    ({"Mixed": "affine-like"}, TypeError, "key 'Mixed', which is not a module class"),
     ({Mixed: 1}, TypeError, "asks for the map 1 of Mixed"),
     ({nn.Linear: "affine-like"}, ValueError, "Linear is replaced without also"),
 ]

@@ -140,8 +140,8 @@ def test_what_something_else_has_a_hand_in_is_left(name):
 
 
 CHANGED = {
-    "weight norm": (parametrizations.weight_norm, "its parameters are computed from others since"),
-    "spectral norm": (parametrizations.spectral_norm, "its parameters are computed from others since"),
+    "weight norm": (parametrizations.weight_norm, "its parameters are now computed from others"),
+    "spectral norm": (parametrizations.spectral_norm, "its parameters are now computed from others"),
     "forward": (hooked, "its forward was replaced on the object since; undo that first"),
     "class": (lambda m: setattr(m, "__class__", type("Mine", (ad.AffineLike,), {})), "its class is Mine since"),
     "setting": (lambda m: setattr(m, "in_features", 9), "its in_features was 4 when it was converted and is 9 now"),

@@ -267,7 +267,7 @@ REFUSED = [
     (lambda: ad.PatchNormConv2d(4, 4, 3, bias=False), ValueError, "exists only with a bias.*norm-like"),
     (lambda: ad.PatchNormConv2d(4, 4, 3, form="other"), ValueError, "form is 'other'; choose"),
     (lambda: ad.PatchNormConv2d(4, 4, 3, kappa=0), ValueError, "kappa is 0"),
-    (lambda: ad.PatchNormConv2d(4, 4, 3, stride=2, padding="same"), ValueError, "needs a stride of 1"),
+    (lambda: ad.PatchNormConv2d(4, 4, 3, stride=2, padding="same"), ValueError, "use a stride of 1"),
     (lambda: ad.PatchNormConv2d(4, 4, (3, 3, 3)), ValueError, "kernel_size"),
     (lambda: ad.PatchNormConv2d(4, 4, 3, groups=3), ValueError, "do not divide"),
     (lambda: ad.PatchNormConv2d(4, 4, 3)(torch.ones(2, 4, 5, 5, dtype=torch.int64)), TypeError, "floating-point"),

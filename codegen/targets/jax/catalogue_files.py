@@ -1,4 +1,4 @@
-"""What a package holds beside its maps of rows: convolutions, rows at unit length, the value path, attention."""
+"""The files of a package besides its maps of rows: convolutions, rows of unit length, the value path, attention."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def value_plan() -> LayerPlan:
 
 
 def unit_plan() -> LayerPlan:
-    """Return the plan of rows at unit length, zero where a row has no direction."""
+    """Return the plan of rows of unit length; a zero row stays zero."""
     known = unit_rows().layer
     return plan_of(known, "unit-length", "normalising", (), known.definitions[-1].name)
 

@@ -1,4 +1,4 @@
-"""The files of the JAX target for one layer of any kind: from plans to text."""
+"""The files of the JAX target for one layer of any form: from plans to text."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from derive.update import effective_update
 
 
 def package_of_layer(layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan) -> dict[str, str]:
-    """Return the text of every file by its path in the package; the last plan is that of the layer itself.
+    """Return the text of every file by its path in the package; the last plan is the plain layer's.
 
-    Raise ``UsageError`` for a layer with a part that is not printed.
+    Raises ``UsageError`` for a layer with a part that the target cannot print.
     """
     return map_files(plans) | _around(layer, plans, factor, None)
 
@@ -44,7 +44,7 @@ def package_of_rows(
     angles: Sequence[AngleFamily],
     form: RowForm,
 ) -> dict[str, str]:
-    """Return the same for a layer of one matrix, whose maps are those of the families in the form that it has."""
+    """Return the same for a layer of one matrix, whose maps are those of ``families`` in its ``form``."""
     at = angles[0].with_bias.angle if angles else None
     names = {"angle": ANGLE}
     canonical = [layer_plan(m, names.get(m.name, m.name)) for m in solve_at(form.layer, at)]
@@ -56,7 +56,7 @@ def package_of_rows(
 def package_of_patches(
     layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan, maps: Sequence[PatchMap], form: PatchForm
 ) -> dict[str, str]:
-    """Return the same for a convolution, whose maps are the shipped ``maps`` in the form that the layer has."""
+    """Return the same for a convolution, whose maps are the shipped ``maps`` in its ``form``."""
     shipped = Shipped(form.order, {m.plan.name: (m.module, m.function_class) for m in maps}, windows(form))
     own = map_files(plans[-1:]) | patch_map_files(tuple(maps)) | target_runtime("jax", "windows.py")
     return own | _around(layer, plans, factor, shipped)
@@ -74,14 +74,14 @@ def _around(
 
 
 def map_files(plans: Sequence[LayerPlan]) -> dict[str, str]:
-    """Return the files of maps, and those that they share."""
+    """Return the files of maps, and the files that they share."""
     contexts = [map_context(plan) for plan in plans]
     maps = {f"{c['module']}.py": render("map.py.jinja", c) for c in contexts}
     return in_folder("jax", maps) | target_runtime("jax", "wide.py", "positions.py", "samples.py")
 
 
 def _self_factor_context(layer: Layer, plan: SelfFactorPlan, shared: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``self_factors.py.jinja`` needs."""
+    """Return the context of ``self_factors.py.jinja``."""
     own, samples = plan.layer, effective_update(layer).samples
     sizes = local_sizes(own, plan.program.values)
     tensors = [plan.names[t.name] for t in (*own.inputs, *own.parameters)]
@@ -95,7 +95,7 @@ def _self_factor_context(layer: Layer, plan: SelfFactorPlan, shared: dict[str, A
         **imports(lines),
         "formula": f"{text(own.output.entry)} = {text(own.output.expression)}",
         "about": "One step of gradient descent with rate eta moves the activation of a sample by -eta times this, "
-        "times the sample's own gradient, as long as its input stays as it is.",
+        "times the sample's own gradient, if its input does not change.",
         "digest": plan.digest,
         "plain": next(m["module_class"] for m in shared["maps"] if not m["has_kappa"]),
         "inputs": [f"{t.name}: Array" for t in own.inputs],

@@ -1,4 +1,4 @@
-"""The file of one map for JAX: its programs, a function with gradients and its twin with tangents."""
+"""The file of one map for JAX: its programs, a function with derived gradients and one with derived tangents."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _COMMENTS = re.compile(r'"[^"]*"|#.*')
 
 
 def settings(plan: LayerPlan) -> tuple[str, ...]:
-    """Return the sizes that the functions of a plan take behind the tensors and kappa, by the layer's own names."""
+    """Return the sizes that a plan's functions take after the tensors and kappa, by the layer's own names."""
     return _MapFile(plan).used_sizes
 
 
 def map_context(plan: LayerPlan) -> dict[str, Any]:
-    """Return what ``map.py.jinja`` needs; raise ``UsageError`` for a map with a part that is not printed."""
+    """Return the context of ``map.py.jinja``; raise ``UsageError`` for a map with a part that cannot be printed."""
     return _MapFile(plan).context()
 
 
@@ -34,12 +34,12 @@ def patch_map_context(chosen: PatchMap, plan: LayerPlan) -> dict[str, Any]:
 
 
 def bare_code(lines: Iterable[str]) -> str:
-    """Return lines without their texts in quotes and their comments."""
+    """Return lines without string literals and comments."""
     return _COMMENTS.sub("", "\n".join(lines))
 
 
 def imports(lines: Iterable[str]) -> dict[str, Any]:
-    """Return what a file imports for these lines."""
+    """Return the imports that these lines need."""
     code = bare_code(lines)
     positions = [name for name in _POSITIONS if re.search(rf"\b{name}\(", code)]
     return {
@@ -52,7 +52,7 @@ def imports(lines: Iterable[str]) -> dict[str, Any]:
 
 
 class _MapFile:
-    """The printed lines of one plan and the words around them."""
+    """The printed lines of one plan and the text around them."""
 
     def __init__(self, plan: LayerPlan) -> None:
         self.plan = plan
@@ -62,7 +62,7 @@ class _MapFile:
         self._settings = [*([] if plan.kappa is None else [f"{plan.kappa}: float"]), *self._numbers()]
 
     def _lines(self, program: Program, result: str = "") -> list[str]:
-        """Print a program; the others read what the forward pass keeps as it does."""
+        """Print a program; kept values have the form that the forward pass gives them."""
         plan = self.plan
         tangents = {tangent_name(name) for name in plan.real_names}
         own = {*plan.real_names, plan.backward.inputs[0].name, *tangents}
@@ -76,17 +76,17 @@ class _MapFile:
 
     @property
     def used_sizes(self) -> tuple[str, ...]:
-        """The sizes that lines mention, by the layer's own names."""
+        """The sizes that lines use, by the layer's own names."""
         words = set(re.findall(r"[A-Za-z_]\w*", bare_code([*self._forward, *self._backward, *self._tangent])))
         return tuple(str(s) for s, name in layer_sizes(self.plan).items() if name in words)
 
     def _numbers(self) -> list[str]:
-        """Return the settings behind kappa."""
+        """Return the settings after kappa."""
         sizes = {str(s): name for s, name in layer_sizes(self.plan).items()}
         return [f"{sizes[s]}: int" for s in self.used_sizes]
 
     def context(self) -> dict[str, Any]:
-        """Return names, lines and sentences."""
+        """Return the template's context: names, lines and sentences."""
         plan = self.plan
         tensors, cotangent, output = plan.tensors, plan.backward.inputs[0].name, plan.forward.outputs[0]
         real = set(plan.real_names)
@@ -127,7 +127,7 @@ class _MapFile:
 
 
 class _PatchMapFile(_MapFile):
-    """The same of a map of a convolution, whose numbers are a geometry."""
+    """The same for a map of a convolution, whose settings are a geometry."""
 
     def __init__(self, chosen: PatchMap, plan: LayerPlan) -> None:
         self._chosen = chosen
@@ -141,12 +141,12 @@ class _PatchMapFile(_MapFile):
         return ["geometry: patches.Geometry"]
 
     def context(self) -> dict[str, Any]:
-        """Return names, lines and sentences."""
+        """Return the template's context: names, lines and sentences."""
         return super().context() | {"uses_patches": True, "module": self._chosen.module}
 
 
 def computing(names: Sequence[str]) -> str:
-    """Return the line that takes tensors into the type to compute in."""
+    """Return the line that casts tensors to the type of computation."""
     return f"{_left(names)} = wide.computing({', '.join(names)})"
 
 
@@ -155,5 +155,5 @@ def _tuple(names: Sequence[str]) -> str:
 
 
 def _left(names: Sequence[str]) -> str:
-    """Return names to assign to, one of them in brackets."""
+    """Return the left side of an assignment to names; a single name gets brackets for unpacking."""
     return ", ".join(names) if len(names) != 1 else f"({names[0]},)"

@@ -1,4 +1,4 @@
-"""Names, arguments and sentences of the public functions and modules of a layer for JAX from its plans."""
+"""Names, arguments and sentences of the public functions and modules of a layer for JAX."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from derive.export.text import text
 from derive.forward_map import Layer, Tensor
 
 MODE_WORDS = (
-    'mode: "reverse", with the derived gradients, or "forward", with the derived tangents, whose transpose JAX takes '
-    "where gradients are asked for."
+    'mode: "reverse" uses the derived gradients; "forward" uses the derived tangents, which JAX transposes to compute '
+    "gradients."
 )
 
 
 def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | None = None) -> dict[str, Any]:
-    """Return what the files that hold several maps need; ``shipped`` maps compute them, or None does."""
+    """Return the context of files that hold several maps; ``shipped`` are catalogue maps that compute them."""
     maps = [
         _map_words(layer, plan, None if plan.kappa is None else shipped)
         for plan in sorted(plans, key=lambda p: (p.kappa is None, p.name))
@@ -73,13 +73,13 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | 
 
 
 def _map_words(layer: Layer, plan: LayerPlan, shipped: Shipped | None) -> dict[str, Any]:
-    """Return what the templates say of one map."""
+    """Return the context of one map."""
     plain = plan.kappa is None
     module, kappa = class_name(layer, plan), kappa_context(plan)
     words = "plain form of" if plain else f"{plan.name} ({plan.kind}) map of"
     own, free = size_names(plan.parameter_sizes), size_names(plan.free_sizes)
     sizes = [f"{s}: a size, {size_use(s, layer.parameters)}." for s in own]
-    given = ["key: a key of ``jax.random`` for the first values.", "dtype: the floating-point type of parameters."]
+    given = ["key: a key of ``jax.random`` for the initial values.", "dtype: the floating-point type of parameters."]
     kappa_words = [kappa["kappa_words"]] if kappa["kappa_words"] else []
     drawn = [p for p in layer.parameters if first_deviation(plan, p) not in (None, 0)]
     return {
@@ -108,7 +108,7 @@ def _map_words(layer: Layer, plan: LayerPlan, shipped: Shipped | None) -> dict[s
 
 
 def _arguments(layer: Layer, plan: LayerPlan, kappa: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of the function, of the constructor, and of the one's call by the other."""
+    """Return the arguments of the function, of the constructor, and of the module's call of the function."""
     plain, free = plan.kappa is None, size_names(plan.free_sizes)
     optional = "kappa: float | None = None"
     setting = optional if kappa["kappa_default"] is None else f"kappa: float = {kappa['kappa_default']}"
@@ -133,7 +133,7 @@ def _arguments(layer: Layer, plan: LayerPlan, kappa: dict[str, Any]) -> dict[str
 
 
 def _settings(plan: LayerPlan, shipped: Shipped | None) -> str:
-    """Return what a function gives its map behind the mode."""
+    """Return the arguments that a function passes to its map after the mode."""
     if shipped is not None:
         return f", kappa, order={shipped.order}" + (", layout=layout" if shipped.layout else "")
     lengths = quoted(settings(plan))
@@ -141,7 +141,7 @@ def _settings(plan: LayerPlan, shipped: Shipped | None) -> str:
 
 
 def _first_values(plan: LayerPlan, parameter: Tensor, drawn: Sequence[Tensor]) -> str:
-    """Return the line that makes a parameter."""
+    """Return the line that creates and initialises a parameter."""
     deviation = first_deviation(plan, parameter)
     shape = f"({', '.join(str(axis) for axis in parameter.axes)}{',' * (len(parameter.axes) == 1)})"
     if parameter not in drawn:

@@ -14,13 +14,13 @@ from derive.cancel import solve
 
 @cache
 def patch_plan_of(chosen: PatchMap) -> LayerPlan:
-    """Return the plan of a map of a convolution as that of any layer, its sums over patches as convolutions."""
+    """Return the plan of a convolution's map as a plan of any layer, with sums over patches as convolutions."""
     layer = patch_layer(chosen.with_bias, chosen.centred, chosen.transposed)
     return layer_plan(solve(layer)[chosen.plan.name], convolutions=True)
 
 
 def patch_map_files(maps: tuple[PatchMap, ...]) -> dict[str, str]:
-    """Return the files of maps of convolutions, and what they share."""
+    """Return the files of maps of convolutions, and the files that they share."""
     contexts = [patch_map_context(m, patch_plan_of(m)) for m in maps]
     texts = {f"{c['module']}.py": render("map.py.jinja", c) for c in contexts}
     return in_folder("jax", texts) | target_runtime("jax", "wide.py", "patches.py", "samples.py")

@@ -1,7 +1,7 @@
 """Programs with convolutions as lines of JAX, for arrays (batch, groups, channels, *space).
 
-How many axes of space there are does not show in the text, so that one file serves them all. One number a position is
-an array with one channel: what broadcasts needs no axes of its own.
+The text does not depend on the number of axes of space, so one file serves all. One number per position is an array
+with one channel, which broadcasts along channels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GEOMETRY = frozenset({"geometry", "patches"})
 class PatchPrinter(JaxPrinter):
     """Prints one program of a map of a convolution; see ``JaxPrinter``.
 
-    ``source`` is the layer's input, whose shape says how long results are.
+    ``source`` is the layer's input, whose shape determines the lengths of results.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class PatchPrinter(JaxPrinter):
         self._space, self._source = Space(program), source
 
     def lines(self) -> list[str]:
-        """Return the lines that assign what something reads, in order; each names the equation that it implements."""
+        """Return the lines that assign every value in use, in order; each names the equation that it implements."""
         found: list[str] = []
         read = set(self._program.outputs)
         for line in reversed(super().lines()):
@@ -75,7 +75,7 @@ class PatchPrinter(JaxPrinter):
             return squares
 
         def entry(found: Indexed) -> str:
-            """Return a tensor so that it broadcasts: wide where the arithmetic is."""
+            """Return a tensor shaped to broadcast, wide if the arithmetic is wide."""
             name = name_of(found)
             text = self._widened(name) if computed_wide else name
             apart = self._space.is_kernel(instruction.target.indices) and not self._space.is_kernel(found.indices)
@@ -86,7 +86,7 @@ class PatchPrinter(JaxPrinter):
         )
 
     def _sum_of_squares_less_mean(self, instruction: Pointwise) -> str | None:
-        """Return the call for ``Q - N*m**2``, Q the squares of N numbers of a patch and m their mean, or None."""
+        """Return the call for ``Q - N*m**2`` (Q the sum of squares of a patch's N numbers, m their mean), or None."""
         made = self._program.producers
         found = instruction.expression
         if not isinstance(found, sympy.Add) or len(found.args) != 2:
@@ -107,7 +107,7 @@ class PatchPrinter(JaxPrinter):
         return f"patches.deviations({self._widened(self._source)}, {self._widened(name_of(mean))}, geometry)"
 
     def _numerator(self, mean: Indexed, count: Expr) -> Instruction | None:
-        """Return what makes ``mean * count``, or None where ``mean`` is something else."""
+        """Return the instruction that computes ``mean * count``, or None if ``mean`` is not such a quotient."""
         producer = self._program.producers.get(name_of(mean))
         if not isinstance(producer, Pointwise):
             return None
@@ -117,7 +117,7 @@ class PatchPrinter(JaxPrinter):
         return self._program.producers.get(name_of(rest[0]))
 
     def _convolution(self, instruction: Convolve) -> str:
-        """Return the call that computes a convolution, its transpose, the gradient of a kernel or a sum of patches."""
+        """Return the call of a convolution, its transpose, the gradient of a filter or a sum over patches."""
         role = role_of(instruction, instruction.target.indices)
         operands = {role_of(instruction, o.indices): o for o in instruction.operands}
         computed_wide = instruction.target.name in self._computed_wide
@@ -132,7 +132,7 @@ class PatchPrinter(JaxPrinter):
         return f"patches.{function}({texts[place]}, {texts['kernel']}, geometry, {size})"
 
     def _extent(self, instruction: Convolve, role: str) -> str:
-        """Return how long the result is: as the input, or as the output, which follows from it."""
+        """Return the lengths of the result: the input's, or the output's, which follow from the input's."""
         wanted = [getattr(link, role).size for link in instruction.links]
         source = next(v for v in self._program.inputs if v.name == self._source)
         if [i.size for i in source.indices if i.size in self._space.sizes] == wanted:

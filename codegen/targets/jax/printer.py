@@ -1,9 +1,9 @@
 """Programs as lines of JAX.
 
-A value has its axes in the order of its indices and nothing else: ``f`` (B) beside ``z`` (B, m) is ``f[:, None]``.
-Contractions are ``jnp.einsum``; gathers are ``take`` and scatters ``put``, at positions computed from ``jnp.arange``.
-Values that are wide, and arithmetic that float32 could not hold (``codegen.passes.accumulation``), are the numbers of
-any size of ``runtime/wide.py``; all else is computed in at least float32.
+A value has exactly the axes of its indices, in order: ``f`` (B) times ``z`` (B, m) is ``f[:, None] * z``. Contractions
+are ``jnp.einsum``; gathers are ``take`` and scatters ``put``, at positions computed from ``jnp.arange``. Wide values,
+and arithmetic that could leave the range of float32 (``codegen.passes.accumulation``), use the numbers of any size of
+``runtime/wide.py``; everything else is computed in at least float32.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CODE = (
     "Any Array dtype forward given gradients jax jnp kept math output partial put quotient take tangent tangents wide"
 )
 WORDS = frozenset([*_CODE.split(), "with_gradients", "with_tangents", "within"])
-"""What printed lines and the code around them call so: no value may."""
+"""Names that printed lines and the code around them use, so that no value may have them."""
 _FUNCTIONS = {
     **{name: f"jnp.{name}" for name in ("exp", "log", "tanh", "sin", "cos", "sign")},
     "atan": "jnp.arctan",
@@ -50,17 +50,17 @@ _FUNCTIONS = {
 class JaxPrinter:
     """Prints one program.
 
-    What grows as the inputs do is wide, and so is all arithmetic with it: a sum of entries near the end of the range
-    of float32, and the product with a scale below its least number, have room.
+    Values that grow with the inputs are wide, and so is all arithmetic with them. So a sum of entries near the end of
+    float32's range does not overflow, nor does a product with a scale below its smallest number underflow.
 
     Args:
         program: the program.
-        sizes: how axis lengths and offsets are written.
-        types: how values grow.
-        own: the inputs that have the type of the layer's tensors, exactly.
-        tangents: the inputs that are tangents: what is done with them must be linear.
-        kept: the inputs that are wide, which another program has computed.
-        result: the output that has the type of the layer's tensors; all of them if none is named.
+        sizes: the text of axis lengths and offsets.
+        types: the degrees of values, which say how they grow.
+        own: the inputs that have exactly the type of the layer's tensors.
+        tangents: the inputs that are tangents; operations on them must be linear.
+        kept: the wide inputs, which another program has computed.
+        result: the output that has the type of the layer's tensors; by default all outputs.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class JaxPrinter:
         taken = sorted(WORDS & {*program.values, *sizes.values()})
         if taken:
             raise UsageError(
-                f"the jax target cannot print {program.name!r}: its code calls something else {taken[0]!r}; "
+                f"the jax target cannot print {program.name!r}: its code already uses the name {taken[0]!r}; "
                 "give the tensor or size another name"
             )
         self._program, self._own = program, frozenset(own)
@@ -95,7 +95,7 @@ class JaxPrinter:
         self._sizes = {**sizes, BATCH.size: f"{batched}.shape[0]"}
 
     def _is_wide(self, instruction: Instruction) -> bool:
-        """Whether an instruction computes with numbers of any size."""
+        """Whether an instruction computes with wide numbers."""
         if any(name_of(e) in self.wide for e in instruction.reads):
             return True
         if isinstance(instruction, Pointwise):
@@ -104,7 +104,7 @@ class JaxPrinter:
         return isinstance(instruction, Contract | Convolve) and any(map(self._grows, instruction.operands))
 
     def _grows(self, entry: Indexed) -> bool:
-        """Whether an entry is as large or as small as the inputs are."""
+        """Whether an entry grows with the inputs."""
         return self._degrees.get(name_of(entry), FLAT) != FLAT or name_of(entry) in self.wide
 
     def lines(self) -> list[str]:
@@ -159,7 +159,7 @@ class JaxPrinter:
         )
 
     def _operand(self, entry: Indexed) -> str:
-        """Return a factor of a wide sum: a wide number where it grows or is a tangent, else the array."""
+        """Return a factor of a wide sum: a wide number if it grows or is a tangent, else the array."""
         name = name_of(entry)
         return self._widened(name) if self._grows(entry) or name in self._linear else name
 
@@ -178,7 +178,7 @@ class JaxPrinter:
         computed_wide = instruction.target.name in self._computed_wide
 
         def entry(found: Indexed) -> str:
-            """Return a tensor so that it broadcasts: wide where the arithmetic is, narrow where it is not."""
+            """Return a tensor shaped to broadcast, wide if and only if the arithmetic is wide."""
             name = name_of(found)
             if computed_wide:
                 name = self._widened(name)
@@ -235,7 +235,7 @@ class JaxPrinter:
 
 
 class JaxExpressions(ExpressionPrinter):
-    """Expressions in JAX: functions of ``wide`` where numbers may be of any size, else those of ``jax.numpy``."""
+    """Expressions in JAX: functions of ``wide`` for wide numbers, else those of ``jax.numpy``."""
 
     def _print(self, expression: Expr) -> tuple[str, int]:
         if isinstance(expression, sympy.Heaviside):
@@ -244,7 +244,7 @@ class JaxExpressions(ExpressionPrinter):
         return super()._print(expression)
 
     def _power(self, expression: Pow) -> tuple[str, int]:
-        """Rational powers by ``wide``; any other is one of ``jax.numpy``."""
+        """Rational powers by ``wide``, any other by ``jax.numpy``."""
         base, exponent = expression.base, expression.exp
         if not expression.has(Indexed):
             return super()._power(expression)
@@ -282,7 +282,7 @@ class JaxExpressions(ExpressionPrinter):
         )
 
 
-_PRODUCT, _ATOM = 1, 4  # how tightly text binds, as in ``printing.expressions``
+_PRODUCT, _ATOM = 1, 4  # precedences, as in ``printing.expressions``
 
 
 def _spread(name: str, own: tuple[Index, ...], target: tuple[Index, ...], full: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Templates of the JAX target, filled."""
+"""Render the templates of the JAX target."""
 
 from __future__ import annotations
 

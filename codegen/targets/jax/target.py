@@ -55,13 +55,13 @@ def derivations(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) 
 
 
 def angle_layer_plan(angle: AngleFamily) -> LayerPlan:
-    """Return the plan of a member at an angle as that of any layer."""
+    """Return the plan of a member at an angle as a plan of any layer."""
     with_bias, _ = row_layers()
     return layer_plan(solve_at(with_bias, angle.with_bias.angle)["angle"], angle.name)
 
 
 def _plans(families: Sequence[Family]) -> list[LayerPlan]:
-    """Return the plans of the families' maps as those of any layer, those without a bias by a name of their own."""
+    """Return the plans of the families' maps as plans of any layer; maps without a bias get their own names."""
     names = {family.name for family in families}
     found = []
     for suffix, layer in zip(("", "-without-bias"), row_layers(), strict=True):

@@ -1,4 +1,4 @@
-"""The files of multi-head attention: its projections from a family of the package, its value path from its own map."""
+"""The files of multi-head attention: its projections use a family of the package, its value path has its own map."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from derive.layers import layer
 
 
 def attention_context(family: Family, path: ValuePath, module_class: str) -> dict[str, dict[str, Any]]:
-    """Return what the template of each file of attention needs, by the file; ``family`` gives the projections."""
+    """Return the template context of each file of attention, by the file; ``family`` computes the projections."""
     torch = folder_of("torch")
     return {
         f"{torch}/value_path.py": _value_path(path),
@@ -84,9 +84,9 @@ def _equation(definition: Definition) -> str:
 
 
 def _score_scale(scores: Layer) -> str:
-    """Return what the forward map of the scores multiplies the products of queries and keys by."""
+    """Return the factor by which the scores' forward map multiplies the products of queries and keys."""
     factor, _ = scores.output.expression.as_independent(Indexed, IndexedBase, as_Add=False)
     sizes = {symbol: "self.head_dim" for symbol in factor.free_symbols}
     if len(sizes) > 1 or factor == sympy.S.Zero:
-        raise UsageError(f"layer {scores.name!r}: its scores are not scaled by the width of a head alone")
+        raise UsageError(f"layer {scores.name!r}: the scale of its scores does not depend on the width of a head alone")
     return ExpressionPrinter(str, sizes).text(factor)

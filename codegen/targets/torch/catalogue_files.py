@@ -1,6 +1,6 @@
-"""What a package holds beside its families of maps: attention, PatchNorm, conversion of models, self factors.
+"""The files of a package besides its families of maps: attention, PatchNorm, conversion of models, self factors.
 
-Each file is the template of its name with a context; what a user may import from it is listed in ``__init__.py``.
+Each file is the template of the same name, rendered; ``__init__.py`` lists what users may import from it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RUNTIME = (
 
 @dataclass(frozen=True)
 class Export:
-    """Public names of one file: ``call`` and ``words`` stand in the package's docstring."""
+    """Public names of one file; the package's docstring lists ``call`` with its description ``words``."""
 
     module: str
     names: tuple[str, ...]
@@ -45,10 +45,10 @@ class Export:
 
 @dataclass(frozen=True)
 class Companions:
-    """Contexts by path, public names, and the digests of the maps that the files hold, by the map's name.
+    """Contexts by path, public names, and the digests of the maps in the files, by the map's name.
 
-    ``templates`` names the template of a file where several files have one; ``functions`` are public names of
-    ``functional`` that stand in another file, by that file; ``runtime`` are files that are copied.
+    ``templates`` gives the template of files that share one; ``functions`` are public names of ``functional`` that are
+    defined in another file, by that file; ``runtime`` are files that are copied.
     """
 
     contexts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Companions:
 
 
 def companions(families: Sequence[Family]) -> Companions:
-    """Return the companions of a package of these families; none where one of the families that they use is missing."""
+    """Return these files for a package of the families; none if a family that they use is missing."""
     found, norm = {family.name: family for family in families}, direction(families)
     if NAME not in found or norm is None:
         return Companions()
@@ -86,7 +86,7 @@ def companions(families: Sequence[Family]) -> Companions:
         exports=(
             Export("attention", (attention,), attention, f"multi-head attention with {NAME} projections"),
             Export(
-                "conversion", ("convert", "revert"), "convert, revert", "put them in the place of torch's, and back"
+                "conversion", ("convert", "revert"), "convert, revert", "replace torch's layers by these, and undo it"
             ),
             Export(
                 "adapters",
@@ -94,7 +94,7 @@ def companions(families: Sequence[Family]) -> Companions:
                 "lora_config(config)",
                 "LoRA on these layers through peft, with an exact merge",
             ),
-            Export("conversion", ("record", "restore"), "record, restore", "keep a conversion beside saved weights"),
+            Export("conversion", ("record", "restore"), "record, restore", "save a conversion with the weights"),
             Export(
                 "parallel",
                 ("ColwiseParallel", "RowwiseParallel"),
@@ -105,7 +105,10 @@ def companions(families: Sequence[Family]) -> Companions:
                 "patch_modules", MODULES, "PatchNormConv2d, ...", "convolutions that divide each patch by its length"
             ),
             Export(
-                "self_factors", ("self_factor",), "self_factor(module, x)", "K_ss of each sample, of torch's layers too"
+                "self_factors",
+                ("self_factor",),
+                "self_factor(module, x)",
+                "K_ss of each sample, also for torch's layers",
             ),
         ),
         digests={

@@ -23,7 +23,7 @@ _ROW_HELPERS = (
 
 
 def function_context(plan: Plan, with_bias: bool) -> dict[str, Any]:
-    """Return what ``function.py.jinja`` needs."""
+    """Return the context of ``function.py.jinja``."""
     scale, backward = plan.scale_name, plan.backward.program
     inputs = plan.input_names
     portable = Style(own=inputs[0], wide=frozenset({scale}))
@@ -55,7 +55,7 @@ def _lines(program: Program, style: Style) -> list[str]:
 
 
 def _forward_lines(plan: Plan, style: Style, recorded: Style) -> dict[str, list[str]]:
-    """Return the lines of the output, those first that do without the scale; the others also for what records them."""
+    """Return the lines of the output: first those that do not need the scale, then the rest, plain and recorded."""
     program, scale = plan.forward, plan.scale_name
     scaled = {scale}
     for instruction in program.instructions:
@@ -72,7 +72,7 @@ def _forward_lines(plan: Plan, style: Style, recorded: Style) -> dict[str, list[
 
 
 def _blocks(program: Program, style: Style) -> dict[str, Any]:
-    """Return the lines that several results share, then for each result, by its position, the lines of its own."""
+    """Return the lines that several results share, and for each result, by its position, its own lines."""
     needs = {o: {i.target.name for i in program.needed_for([o])} for o in program.outputs}
     shared = {n for o, names in needs.items() for n in names if any(n in needs[p] for p in needs if p != o)}
     printer = TorchPrinter(program, style)

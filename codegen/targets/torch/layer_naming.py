@@ -1,4 +1,4 @@
-"""Names, arguments and sentences of the public functions and modules of a layer from its plans."""
+"""Names, arguments and sentences of the public functions and modules of a layer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from derive.forward_map import Layer, Tensor
 
 
 def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | None = None) -> dict[str, Any]:
-    """Return what the files that hold several maps need; ``shipped`` maps compute them, or None does."""
+    """Return the context of files that hold several maps; ``shipped`` are catalogue maps that compute them."""
     maps = [
         _Words(layer, plan, None if plan.kappa is None else shipped).context()
         for plan in sorted(plans, key=lambda p: (p.kappa is None, p.name))
@@ -69,7 +69,7 @@ def shared_context(layer: Layer, plans: Sequence[LayerPlan], shipped: Shipped | 
 
 
 class _Words:
-    """The words of one map."""
+    """The text about one map."""
 
     def __init__(self, layer: Layer, plan: LayerPlan, shipped: Shipped | None) -> None:
         self.layer, self.plan, self._shipped = layer, plan, shipped
@@ -78,7 +78,7 @@ class _Words:
         self.own, self.free = size_names(plan.parameter_sizes), size_names(plan.free_sizes)
 
     def context(self) -> dict[str, Any]:
-        """Return what the templates say of the map."""
+        """Return the context of the map."""
         plan, shipped = self.plan, self._shipped
         own = snake(plan.name), camel(plan.name)
         module, function_class = own if shipped is None else shipped.homes.get(plan.name, own)
@@ -111,7 +111,7 @@ class _Words:
         return f"{kappa}, *samples.lengths({lengths})" if lengths else kappa
 
     def _arguments(self) -> dict[str, Any]:
-        """The arguments of the function, of the constructor, and of the one's call by the other."""
+        """The arguments of the function, of the constructor, and of the module's call of the function."""
         kappa = kappa_context(self.plan)
         optional = "kappa: float | None = None"
         own = [] if self.plan.kappa is None else ["self.kappa"]
@@ -147,7 +147,7 @@ class _Words:
         return [*lines, *free_size_words(self.plan), *([kappa] if kappa else []), BACKEND_WORDS]
 
     def _parameters(self) -> dict[str, Any]:
-        """The parameters, how they are made and how they start."""
+        """The parameters: how they are created and initialised."""
         attributes = [f"{s}: int" for s in (*self.own, *self.free)]
         attributes += [
             *(["kappa: float"] * (self.plan.kappa is not None)),
@@ -168,7 +168,7 @@ class _Words:
         }
 
     def _reset(self, parameter: Tensor) -> str:
-        """Return the line that draws the first values of a parameter."""
+        """Return the line that initialises a parameter."""
         deviation = first_deviation(self.plan, parameter)
         if deviation is None or deviation == 0:
             return f"nn.init.{'ones' if deviation is None else 'zeros'}_(self.{parameter.name})"

@@ -1,4 +1,4 @@
-"""The file of self factors of a layer of any kind."""
+"""The file of self factors of a layer of any form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from derive.export.text import text
 
 
 def self_factor_file_context(plan: SelfFactorPlan, shared: dict[str, Any], samples: Sequence[Index]) -> dict[str, Any]:
-    """Return what ``layer_self_factors.py.jinja`` needs; ``samples`` are the sample axes, the batch first."""
+    """Return the context of ``layer_self_factors.py.jinja``; ``samples`` are the sample axes, the batch first."""
     layer, program = plan.layer, plan.program
     sizes = local_sizes(layer, program.values)
     tensors = [plan.names[t.name] for t in (*layer.inputs, *layer.parameters)]
@@ -31,7 +31,7 @@ def self_factor_file_context(plan: SelfFactorPlan, shared: dict[str, Any], sampl
         **shared,
         "formula": f"{text(layer.output.entry)} = {text(layer.output.expression)}",
         "about": "One step of gradient descent with rate eta moves the activation of a sample by -eta times this, "
-        "times the sample's own gradient, as long as its input stays as it is.",
+        "times the sample's own gradient, if its input does not change.",
         "digest": plan.digest,
         "plain": next(m["module_class"] for m in shared["maps"] if not m["has_kappa"]),
         "inputs": [f"{t.name}: Tensor" for t in layer.inputs],

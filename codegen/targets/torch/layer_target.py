@@ -1,4 +1,4 @@
-"""The files of the torch target for one layer of any kind: from plans to text."""
+"""The files of the torch target for one layer of any form: from plans to text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from derive.update import effective_update
 
 
 def package_of_layer(layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan) -> dict[str, str]:
-    """Return the text of every file by its path in the package; the last plan is that of the layer itself."""
+    """Return the text of every file by its path in the package; the last plan is the plain layer's."""
     contexts = [layer_function_context(plan) for plan in plans]
     maps = {f"{c['module']}.py": render("layer_function.py.jinja", c) for c in contexts}
     return in_folder("torch", maps) | _around(layer, plans, factor, None)
@@ -39,7 +39,7 @@ def package_of_rows(
     angles: Sequence[AngleFamily],
     form: RowForm,
 ) -> dict[str, str]:
-    """Return the same for a layer of one matrix, whose maps are those of the families in the form that it has."""
+    """Return the same for a layer of one matrix, whose maps are those of ``families`` in its ``form``."""
     contexts = [function_context(family.with_bias, with_bias=True) for family in families]
     maps = {f"{c['module']}.py": render("function.py.jinja", c) for c in contexts} | angle_files(angles)
     shipped = Shipped(form.order, layout=rows(form.layout))
@@ -49,7 +49,7 @@ def package_of_rows(
 def package_of_patches(
     layer: Layer, plans: Sequence[LayerPlan], factor: SelfFactorPlan, maps: Sequence[PatchMap], form: PatchForm
 ) -> dict[str, str]:
-    """Return the same for a convolution, whose maps are the shipped ``maps`` in the form that the layer has."""
+    """Return the same for a convolution, whose maps are the shipped ``maps`` in its ``form``."""
     texts = {f"{m.module}.py": render("patch_function.py.jinja", patch_context(m)) for m in maps}
     homes = {m.plan.name: (m.module, m.function_class) for m in maps}
     around = _around(layer, plans, factor, Shipped(form.order, homes, windows(form)))
@@ -57,7 +57,7 @@ def package_of_patches(
 
 
 def _own(plan: LayerPlan) -> dict[str, str]:
-    """Return the file of the layer itself."""
+    """Return the file of the plain layer."""
     own = layer_function_context(plan)
     return {f"{own['module']}.py": render("layer_function.py.jinja", own)}
 

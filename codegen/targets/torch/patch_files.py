@@ -1,4 +1,4 @@
-"""The files of PatchNorm: one for each map of a convolution, and the functions and modules that choose among them."""
+"""The files of PatchNorm: one per map of a convolution, and the functions and modules that choose among them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from codegen.printing.torch_patch_lines import PatchPrinter
 
 
 def patch_context(chosen: PatchMap) -> dict[str, Any]:
-    """Return what ``patch_function.py.jinja`` needs."""
+    """Return the context of ``patch_function.py.jinja``."""
     plan = chosen.plan
     source = plan.input_names[0]
     context: dict[str, Any] = {
@@ -38,9 +38,9 @@ def patch_context(chosen: PatchMap) -> dict[str, Any]:
 
 
 def _forward_lines(plan: PatchPlan, source: str) -> dict[str, list[str]]:
-    """The product, then the output, which overwrites it, or not where the product is kept.
+    """Return the lines of the product, then those of the output, which overwrites the product unless it is kept.
 
-    What records the operations takes the first lines of the product too, then its own, which overwrite nothing.
+    Graphs that record the operations use the same first lines, then lines of their own that overwrite nothing.
     """
     forward, product = plan.forward, plan.product
     before = {i.target.name for i in forward.needed_for([product])}
@@ -60,7 +60,7 @@ def _forward_lines(plan: PatchPlan, source: str) -> dict[str, list[str]]:
 
 
 def _in_place(plan: PatchPlan, source: str) -> dict[str, Any]:
-    """Blocks of the backward pass; recomputing the product stands early, to be left out if it was kept."""
+    """Return the blocks of the backward pass; the first recomputes the product, and is skipped if it was kept."""
     kept = {i.target.name for i in plan.backward_kept.instructions}
     again = {i.target.name for i in plan.backward.instructions} - kept
     printer = PatchPrinter(plan.backward, source, in_place=True)
@@ -77,7 +77,7 @@ def _in_place(plan: PatchPlan, source: str) -> dict[str, Any]:
 
 
 def _blocks(program: Program, printer: PatchPrinter, leave_out: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the lines that several results share, then for each result, by its position, the lines of its own."""
+    """Return the lines that several results share, and for each result, by its position, its own lines."""
     needs = {o: {i.target.name for i in program.needed_for([o])} - set(leave_out) for o in program.outputs}
     shared = {n for o, names in needs.items() for n in names if any(n in needs[p] for p in needs if p != o)}
     blocks = [

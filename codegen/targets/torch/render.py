@@ -1,4 +1,4 @@
-"""Templates of PyTorch's files to text."""
+"""Render the templates of the torch target."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The backward pass where no graph is recorded: gradients of the parameters first, then that of the input, row by row.
+"""The backward pass when no graph is recorded: gradients of the parameters first, then the input's, row by row.
 
     u = f*x             a tensor as large as the gradient with respect to x, needed for the gradient with respect to W
     dW = g.t() @ u
-    dx = mm(g, W)       into the memory of u: a tensor that is new costs more than to scale rows again
-    rows of dx          by blocks that stay in a cache, each with u of its own rows
+    dx = mm(g, W)       into the memory of u: allocating a tensor costs more than scaling the rows again
+    rows of dx          in blocks that stay in the cache, each with u of its own rows
 
-Which lines belong to rows follows from the program: all of dx that is no product with a parameter.
+Which lines work on rows follows from the program: all lines of dx except products with a parameter.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from derive.forward_map import BATCH
 
 
 def in_place_context(backward: Backward, style: Style) -> dict[str, Any]:
-    """Return what ``function.py.jinja`` needs of the in-place form; ``UsageError`` if the input is not scaled first."""
+    """Return the in-place context of ``function.py.jinja``; raise ``UsageError`` if the input is not scaled first."""
     program, direction = backward.program, backward.direction
     if direction is None:
-        raise UsageError(f"{program.name!r}: code exists for gradients that are written in the scaled input")
+        raise UsageError(
+            f"{program.name!r}: its gradients are not functions of the scaled input, which this form needs"
+        )
     result, *others = program.outputs
     scaled = direction.value.name
     needed = [i for i in program.needed_for([result]) if i.target.name != scaled]
@@ -55,18 +57,18 @@ def in_place_context(backward: Backward, style: Style) -> dict[str, Any]:
 
 
 def _scaled_text(definition: Expr, by_rows: bool = False) -> str:
-    """Return how an input is scaled, all of it or the rows ``rows``."""
+    """Return the text that scales an input, all of it or the rows ``rows``."""
     printer = ExpressionPrinter(lambda e: f"{name_of(e)}[rows]" if by_rows else name_of(e))
     return printer.text(definition)
 
 
 def _is_product(instruction: Instruction) -> bool:
-    """Whether a parameter, which has no rows, is summed with what has."""
+    """Whether an instruction is a product of a parameter, which has no rows, and a value with rows."""
     return isinstance(instruction, Contract) and any(BATCH not in o.indices for o in instruction.operands)
 
 
 def _read(rows: Iterable[Instruction], program: Program, known: Iterable[str]) -> list[str]:
-    """Return the names that the instructions of rows read and none of them makes, in the order of the program."""
+    """Return the names that instructions of rows read from outside, in the order of the program."""
     made = {i.target.name for i in rows} | set(known)
     read = {name_of(e) for i in rows for e in i.reads if isinstance(e, Indexed)} - made
     return [name for name in program.values if name in read]
@@ -77,13 +79,13 @@ def _of_rows(value: Value) -> str:
 
 
 def _onto(product: str, target: str) -> str:
-    """Return the call that writes a product of two matrices into a tensor."""
+    """Return the call that writes a matrix product into a tensor."""
     left, right = product.split(" @ ")
     return f"torch.mm({left}, {right}, out={target})"
 
 
 def _parameters(program: Program, printer: TorchPrinter, outputs: list[str], scaled: str) -> list[dict[str, Any]]:
-    """Return for each parameter its position and the lines of its gradient, which share the scaled input alone."""
+    """Return for each parameter its position and the lines of its gradient; they share only the scaled input."""
     blocks = []
     for position, output in enumerate(outputs, start=1):
         own = {i.target.name for i in program.needed_for([output])} - {scaled}

@@ -18,7 +18,7 @@ from derive.export.text import text
 
 
 def self_factor_context(families: Sequence[Family], attention: str, found: SelfFactors) -> dict[str, Any]:
-    """Return what ``self_factors.py`` needs; ``attention`` is the class of the generated attention."""
+    """Return the context of ``self_factors.py``; ``attention`` is the class of the generated attention."""
     written = (found.affine, found.linear, found.embedding, found.embedding_bag)
     return {
         "modules": sorted(pascal(family.name) for family in families),
@@ -34,7 +34,7 @@ def self_factor_context(families: Sequence[Family], attention: str, found: SelfF
 
 
 def _normalising(family: Family) -> dict[str, str]:
-    """Return a module's class and what its self factor is at zero: what kappa must exceed."""
+    """Return a module's class and its self factor at zero, which is the bound of kappa."""
     above = [plan.kappa_above for plan in family.plans]
     return {"module": pascal(family.name), "with_bias": str(above[0]), "without_bias": str(above[-1])}
 
@@ -53,19 +53,19 @@ def _plus(constant: Expr) -> str:
 
 
 def printed(expression: Expr) -> str:
-    """Return an expression of one number a sample as PyTorch: sums over the last axes of broadcast products."""
+    """Return an expression with one number per sample as PyTorch: sums over the last axes of broadcast products."""
     texts: dict[Symbol, str] = {}
     for place, total in enumerate(sorted(expression.atoms(IndexedSum), key=str)):
         name = Symbol(f"_sum{place}")
         texts[name] = _sum(total)
         expression = expression.xreplace({total: name})
     if expression.atoms(Indexed):
-        raise UsageError(f"no text for the self factor {expression}: it reads its input outside a sum")
+        raise UsageError(f"the self factor {expression} reads its input outside a sum, which has no PyTorch text")
     return ExpressionPrinter(str, texts).text(expression)
 
 
 def _sum(total: IndexedSum) -> str:
-    """``sum[j,k](w[s,j]*w[s,k])``: each entry has its own summed axes, and an axis of length 1 for each other one."""
+    """``sum[j,k](w[s,j]*w[s,k])``: each entry has its own summed axes, and length 1 along the other ones."""
     bound = list(total.bound)
 
     def entry(read: Indexed) -> str:
@@ -85,5 +85,5 @@ def _sum(total: IndexedSum) -> str:
 def _spread(read: Indexed, bound: Sequence[Index]) -> str:
     own = [i for i in read.indices if i in bound]
     if own != [i for i in bound if i in own]:
-        raise UsageError(f"no text for {read} in a sum over {bound}: its axes are in another order")
+        raise UsageError(f"{read} has its axes in another order than the sum over {bound}, which has no PyTorch text")
     return "".join(f".unsqueeze({k - len(bound)})" for k, i in enumerate(bound) if i not in own)

@@ -55,5 +55,5 @@ def angle_files(angles: Sequence[AngleFamily]) -> dict[str, str]:
 
 
 def torch_folder() -> dict[str, str]:
-    """Return what says of the folders of kernels what they hold."""
+    """Return the ``__init__.py`` files of the kernels' folders."""
     return folders() | folder("torch", "The maps in torch's operations")

@@ -1,4 +1,4 @@
-"""The file of rows at unit length, ``kernels/torch/unit.py``, and where operators for compilers are kept."""
+"""The file of rows of unit length, ``kernels/torch/unit.py``, with its operators for compilers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from codegen.printing.unit_names import unit_context
 
 
 def unit_file_context() -> dict[str, Any]:
-    """Return what ``unit.py.jinja`` needs."""
+    """Return the context of ``unit.py.jinja``."""
     unit = unit_rows()
     scale, tangent = _lines(unit.scale, own=None), _lines(unit.tangent)
     return {

@@ -81,7 +81,7 @@ def test_a_module_is_one_step_of_a_symbolic_trace(name):
     assert traced.get_submodule(steps[0]) is part and len(steps) == 2
     for batch in (x, CITIZENS[name].example(3, seed=4)):
         torch.testing.assert_close(traced(batch), model(batch))
-    with pytest.raises(TypeError, match="give it a model that holds the module"):
+    with pytest.raises(TypeError, match="call it on a model that holds the module"):
         torch.fx.symbolic_trace(part)
 
 

@@ -1,4 +1,4 @@
-"""What the maps for JAX share: numbers of any size, entries at computed positions, checks of what a caller gives.
+"""What the maps for JAX share: numbers of any size, entries at computed positions, checks of arguments.
 
-These files are copied into a package as they are; in this project only the package imports them.
+These files are copied unchanged into a package; only the package imports them.
 """

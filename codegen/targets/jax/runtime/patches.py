@@ -1,11 +1,11 @@
 """Convolutions and sums over patches, of arrays and of numbers of any size.
 
-Arrays are laid out as (batch, groups, channels, *space), with one number a position as one channel, and kernels as
-(groups, channels made, channels read, *kernel); numbers of a bias as (groups, channels, 1, ..). How many axes of space
-there are does not show in the functions.
+Arrays are (batch, groups, channels, *space), with one channel for one number per position; filters are (groups, output
+channels, input channels, *kernel); biases are (groups, channels, 1, ..). The functions work for any number of axes of
+space.
 
-A convolution of wide numbers takes each image, group by group, in units of its largest entry, so that entries smaller
-by more than the type's range do not count; a sum over patches has units of its own at every position.
+A convolution of wide numbers computes with each group of each image in units of its largest entry; entries smaller than
+that by more than the type's range count as zero. A sum over patches has its own unit at every position.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .wide import NONE, Wide, in_units, normalised
 
 
 class Geometry(NamedTuple):
-    """The numbers of a convolution, one an axis of space; ``extra`` is what is added to a transposed one's output."""
+    """The settings of a convolution, one per axis of space; ``extra`` lengthens the output of a transposed one."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -34,7 +34,7 @@ class Geometry(NamedTuple):
 
 
 def gather(x: Any, W: Any, geometry: Geometry, size: Sequence[int]) -> Any:
-    """Return y[s,g,o,p] = sum of W[g,o,c,k] * x[s,g,c,stride*p + dilation*k - padding] over c and k, p < size."""
+    """Return y[s,g,o,p] = sum of W[g,o,c,k] * x[s,g,c,stride*p + dilation*k - padding] over c and k, for p < size."""
 
     def convolved(x: Array, W: Array) -> Array:
         axes = zip(
@@ -49,7 +49,7 @@ def gather(x: Any, W: Any, geometry: Geometry, size: Sequence[int]) -> Any:
 def scatter(y: Any, W: Any, geometry: Geometry, size: Sequence[int]) -> Any:
     """Return x[s,g,c,l] = sum of W[g,o,c,k] * y[s,g,o,p] over o, k, p where stride*p + dilation*k - padding = l < size.
 
-    It is the transpose of ``gather``.
+    This is the transpose of ``gather``.
     """
 
     def convolved(y: Array, W: Array) -> Array:
@@ -66,7 +66,7 @@ def scatter(y: Any, W: Any, geometry: Geometry, size: Sequence[int]) -> Any:
 
 def kernel_gradient(y: Any, x: Any, geometry: Geometry) -> Any:
     """Return W[g,o,c,k] = sum of y[s,g,o,p] * x[s,g,c,stride*p + dilation*k - padding] over s and p."""
-    if isinstance(y, Wide) and isinstance(x, Wide):  # a large image of one meets a small one of the other
+    if isinstance(y, Wide) and isinstance(x, Wide):  # a large image of one may be paired with a small one of the other
         top = x.top(tuple(range(1, x.exponent.ndim)))
         x, y = x.shifted(-top), y.shifted(top)
 
@@ -92,7 +92,7 @@ def _convolved(
     holes: Sequence[int],
     apart: Sequence[int] | None = None,
 ) -> Array:
-    """Return what ``lax`` makes of images (B, G, C, *L) and kernels (G, O, C, *K), as (B, G, O, *P)."""
+    """Return the convolution by ``lax`` of images (B, G, C, *L) and filters (G, O, C, *K), as (B, G, O, *P)."""
     groups, space = x.shape[1], "xyz"[: x.ndim - 3]
     found = lax.conv_general_dilated(
         x.reshape(x.shape[0], groups * x.shape[2], *x.shape[3:]),
@@ -108,9 +108,9 @@ def _convolved(
 
 
 def _product(function: Callable[[Array, Array], Array], one: Any, two: Any, whole: bool = False) -> Any:
-    """Return a convolution of images and a kernel, or if whole that of images with images which gives a kernel.
+    """Return ``function(one, two)``: a convolution, or if ``whole`` a sum over images, which gives a filter.
 
-    Wide numbers are taken in units of the largest entry of a group of an image, or of all that are added up.
+    Wide numbers are in units of the largest entry of an image's group, or if ``whole`` of all summed entries.
     """
     made, exponents = [], []
     for value, kernel in ((one, False), (two, not whole)):
@@ -148,8 +148,8 @@ def spread(t: Any, geometry: Geometry, size: Sequence[int]) -> Any:
 def deviations(x: Any, m: Any, geometry: Geometry) -> Any:
     """Return the sum of (x[s,g,c,stride*p + dilation*k - padding] - m[s,g,p])**2 over c and k, entry by entry.
 
-    It is the sum of squares less that of the mean, of which rounding would leave nothing where patches are nearly
-    constant. What is outside of an image is zero.
+    This equals the sum of squares minus that of the mean, a difference that rounding would destroy in nearly constant
+    patches. Entries outside an image are zero.
     """
     size = m.mantissa.shape[3:] if isinstance(m, Wide) else m.shape[3:]
     parts = []
@@ -171,7 +171,7 @@ def _summed(e: Any, axis: int, ends: tuple[int, int], between: int, starts: Sequ
 def _slices(
     e: Any, axis: int, ends: tuple[int, int], between: int, starts: Sequence[tuple[int, int, int]]
 ) -> list[Any]:
-    """Return slices (start, step, count) along an axis with zeros before, between and up to a length behind."""
+    """Return slices (start, step, count) of an axis padded with zeros before, between and after its entries."""
 
     def along(array: Array, fill: int, start: int, step: int, count: int) -> Array:
         length = max(array.shape[axis] - 1, 0) * (between + 1) + (array.shape[axis] > 0)
@@ -183,14 +183,14 @@ def _slices(
     def taken(*chosen: int) -> Any:
         if not isinstance(e, Wide):
             return along(e, 0, *chosen)
-        none = NONE if e.linear else 0  # of a tangent no size is looked at: its zeros must not choose the units
+        none = NONE if e.linear else 0  # a tangent's size is never read, so its zeros must not determine the unit
         return Wide(along(e.mantissa, 0, *chosen), along(e.exponent, none, *chosen), e.linear)
 
     return [taken(*start) for start in starts]
 
 
 def _added(parts: Sequence[Any]) -> Any:
-    """Return the sum of values of one shape, of wide ones in units of the largest at every position."""
+    """Return the sum of values of one shape; wide ones in units of the largest at every position."""
     if not isinstance(parts[0], Wide):
         return sum(parts[1:], start=parts[0])
     stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *parts)
@@ -203,12 +203,12 @@ def over_channels(value: Any) -> Any:
 
 
 def over_samples(value: Any) -> Any:
-    """Return the sum over batch and space, as a bias is laid out."""
+    """Return the sum over batch and space, in the layout of a bias."""
     return wide.total(value, (0, *range(3, _axes(value))))[0]
 
 
 def over_kernel(W: Any) -> Any:
-    """Return the sum over the channels read and the kernel, as a bias is laid out."""
+    """Return the sum over the filter's input channels and space, in the layout of a bias."""
     found = wide.total(W, tuple(range(2, _axes(W))))
     return found[:, :, 0]
 
@@ -218,17 +218,17 @@ def _axes(value: Any) -> int:
 
 
 def positions_of(lengths: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
-    """Return how many positions a kernel has on images of these lengths."""
+    """Return the number of positions of a filter on images of these lengths."""
     axes = zip(lengths, *geometry[:4], strict=True)
     return tuple((n + 2 * pad - hole * (k - 1) - 1) // step + 1 for n, k, step, pad, hole in axes)
 
 
 def reach(positions: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
-    """Return the lengths of the output of a transposed convolution of so many positions."""
+    """Return the output lengths of a transposed convolution with these numbers of positions."""
     axes = zip(positions, *geometry, strict=True)
     return tuple((n - 1) * step + hole * (k - 1) + 1 - 2 * pad + more for n, k, step, pad, hole, more in axes)
 
 
 def entries(geometry: Geometry) -> int:
-    """Return how many entries a kernel has for each channel."""
+    """Return the number of a filter's entries per channel."""
     return math.prod(geometry.kernel)

@@ -1,4 +1,4 @@
-"""Entries of arrays at computed positions, and the transpose: adding entries up at their positions."""
+"""Entries of arrays at computed positions, and the transpose: adding entries at their positions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .wide import Wide, in_units, normalised
 
 
 def take(source: Any, axis: int, *positions: Array | int, filled: bool = True) -> Any:
-    """Return the entries of ``source`` at positions along the axes from ``axis`` on, one array of integers an axis.
+    """Return the entries of ``source`` at positions along the axes from ``axis`` on, one integer array per axis.
 
-    The axes of the positions, broadcast, stand in place of those. What lies outside is zero, or without ``filled`` the
-    entry nearest to it.
+    The axes of the broadcast positions replace these axes. Entries outside are zero or, without ``filled``, the nearest
+    entry inside.
     """
     if isinstance(source, Wide):
         return source.moved(lambda array: take(array, axis, *positions, filled=filled))
@@ -24,9 +24,9 @@ def take(source: Any, axis: int, *positions: Array | int, filled: bool = True) -
 
 
 def put(values: Any, axis: int, lengths: tuple[int, ...], *positions: Array | int) -> Any:
-    """Return ``values`` added up at positions along axes of these lengths; what lies outside is left out.
+    """Return ``values`` added at positions along axes of these lengths; positions outside are ignored.
 
-    It is the transpose of ``take``: the axes of the positions stand in ``values`` from ``axis`` on.
+    This is the transpose of ``take``: in ``values`` the axes of the positions begin at ``axis``.
     """
     if isinstance(values, Wide):
         top = values.top(tuple(range(axis, values.exponent.ndim)))
@@ -40,17 +40,17 @@ def put(values: Any, axis: int, lengths: tuple[int, ...], *positions: Array | in
 
 
 def quotient(above: Array, below: int) -> Array:
-    """Return the quotient of integers where it is one, and -1, which is no position, elsewhere."""
+    """Return the quotient of integers where it is an integer, else -1, which is never a position."""
     return jnp.where(above % below == 0, above // below, -1)
 
 
 def within(position: Array | int, length: int) -> Any:
-    """Return where a position lies inside an axis of that length."""
+    """Return a mask of the positions inside an axis of that length."""
     return (position >= 0) & (position < length)
 
 
 def _places(positions: tuple[Array | int, ...], lengths: tuple[int, ...]) -> tuple[tuple[Array, ...], Array]:
-    """Return the positions, moved inside, on one grid, and where all of them were inside."""
+    """Return the positions clipped to their axes and broadcast, and a mask of those that were inside on every axis."""
     grid = jnp.broadcast_arrays(*(jnp.asarray(p) for p in positions))
     inside = jnp.ones(grid[0].shape, bool)
     for position, length in zip(grid, lengths, strict=True):
@@ -59,5 +59,5 @@ def _places(positions: tuple[Array | int, ...], lengths: tuple[int, ...]) -> tup
 
 
 def _lined_up(inside: Array, axes: int) -> Array:
-    """Return the array with axes of length 1 behind its own, ``axes`` in all."""
+    """Return the array with axes of length 1 appended, ``axes`` in all."""
     return inside.reshape((*inside.shape, *(1 for _ in range(axes - inside.ndim))))

@@ -1,4 +1,4 @@
-"""The arrays of a layer from a file as rows and a matrix, and its output back."""
+"""Bring the arrays of a layer from a file into the form of rows and a matrix, and its output back."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from jax import Array
 
 
 class RowLayout(NamedTuple):
-    """Where the axes of a layer's arrays lie that are rows and columns.
+    """The positions of sample, summed and unit axes in a layer's arrays.
 
-    ``x`` are the places behind the batch of the axes of samples, then of those summed over; ``weight`` of the units,
-    then of those summed over; ``bias`` of the units; ``z`` of the samples, then of the units. ``samples`` and ``units``
-    are the lengths of these axes.
+    ``x``: sample axes, then summed axes (positions after the batch); ``weight``: unit axes, then summed axes; ``bias``:
+    unit axes; ``z``: sample axes, then unit axes. ``samples`` and ``units`` are the lengths of these axes.
     """
 
     x: tuple[int, ...]
@@ -25,7 +24,7 @@ class RowLayout(NamedTuple):
     units: tuple[int, ...]
 
     def laid_out(self, arrays: Sequence[Array]) -> tuple[list[Array], tuple[()]]:
-        """Return input (batch and samples, n), matrix (m, n) and perhaps vector (m), and no further settings."""
+        """Return input (batch and samples, n), matrix (m, n) and optionally vector (m), and no further settings."""
         rows = arrays[0].transpose(0, *(1 + place for place in self.x))
         length = math.prod(rows.shape[1 + len(self.samples) :])
         count = math.prod(rows.shape[: 1 + len(self.samples)])
@@ -34,6 +33,6 @@ class RowLayout(NamedTuple):
         return [rows.reshape(count, length), weight, *vectors], ()
 
     def given_back(self, z: Array, batch: int) -> Array:
-        """Return the output (batch and samples, m) as the layer has it, behind an axis of so many samples."""
+        """Return the output (batch and samples, m) in the layer's layout, after a batch axis of this length."""
         z = z.reshape(batch, *self.samples, *self.units)
         return z.transpose(0, *(1 + self.z.index(place) for place in range(len(self.z))))

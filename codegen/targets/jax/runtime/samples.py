@@ -1,4 +1,4 @@
-"""What a caller can get wrong, said once, and the way from any number of leading axes to one batch axis and back."""
+"""Checks of arguments, and reshaping from any number of leading axes to one batch axis and back."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 class Layout(Protocol):
-    """How a map takes the arrays of a layer, if not with one batch axis alone."""
+    """Adapts the arrays of a layer to a map with another layout."""
 
     def laid_out(self, arrays: Sequence[Array]) -> tuple[list[Array], tuple[Any, ...]]:
-        """Return the arrays as the map takes them, and its settings behind kappa."""
+        """Return the arrays in the map's layout, and its settings after kappa."""
 
     def given_back(self, z: Array, batch: int) -> Array:
-        """Return the map's output with an axis of so many samples in front of those of the layer."""
+        """Return the map's output in the layer's layout, after a batch axis of this length."""
 
 
 class Samples:
@@ -30,16 +30,16 @@ class Samples:
 
     Args:
         name: the function called, for messages.
-        inputs: each input with its axes behind the batch; an axis is the name of a size, or a length.
+        inputs: each input with its axes after the batch; an axis is the name of a size, or a length.
         parameters: each parameter with its axes.
-        given: sizes that no array shows.
-        ranges: the inputs of integers, each with what all of them are below, which is not checked: a value is not
-            known while JAX traces.
-        shared: the inputs that are given once for all samples, without leading axes.
+        given: sizes that no array determines.
+        ranges: the exclusive upper bound of each integer input, which is not checked: values are unknown while JAX
+        traces.
+        shared: the inputs that all samples share, without leading axes.
 
     Raises:
-        TypeError: what is no array or of a type that does not fit.
-        ValueError: shapes that do not fit.
+        TypeError: for a value that is not an array, or of a wrong type.
+        ValueError: for shapes that do not fit.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Samples:
         order: Sequence[int] | None = None,
         layout: Layout | None = None,
     ) -> Array:
-        """Return what the function of a mode gives of the arrays, with the leading axes of the inputs.
+        """Return the result of a mode's function of the arrays, with the leading axes of the inputs.
 
-        With ``order`` it is a map of the catalogue and takes the arrays in that order, perhaps in a ``layout`` of its
-        own.
+        With ``order`` it is a map of the catalogue, which takes the arrays in that order, adapted by ``layout`` if
+        given.
         """
         check_mode(self._name, mode)
         arrays = self._arrays if order is None else [self._arrays[k] for k in order]
@@ -85,11 +85,11 @@ class Samples:
         return self._with_lead(layout.given_back(modes[mode](*arrays, *settings, *more), math.prod(self._lead or ())))
 
     def measured(self, function: Callable[..., Array], *settings: int) -> Array:
-        """Return what a function gives of the arrays, with the leading axes of the inputs."""
+        """Return the result of a function of the arrays, with the leading axes of the inputs."""
         return self._with_lead(function(*self._arrays, *settings))
 
     def constant(self, value: float, axes: tuple[int, ...] = ()) -> Array:
-        """Return a number at every sample, with the leading axes of the inputs and further ones."""
+        """Return a number for every sample, with the leading axes of the inputs and then ``axes``."""
         return jnp.full((*(self._lead or ()), *axes), value, jnp.promote_types(self._dtype, jnp.float32))
 
     def lengths(self, *names: str) -> tuple[int, ...]:
@@ -104,7 +104,7 @@ class Samples:
             raise TypeError(f"{self._name}: {word} is a {type(array).__name__}; give an array")
         if integer:
             if not jnp.issubdtype(array.dtype, jnp.integer):
-                raise TypeError(f"{self._name}: {word} has type {array.dtype}; it holds integers: use .astype(int)")
+                raise TypeError(f"{self._name}: {word} has type {array.dtype}; it must hold integers: use .astype(int)")
             return
         if str(array.dtype) not in _FLOATS:
             raise TypeError(f"{self._name}: {word} has type {array.dtype}; give real floating-point numbers: .astype()")
@@ -113,7 +113,7 @@ class Samples:
         self._dtype = array.dtype
 
     def _check_shape(self, word: str, array: Any, axes: Axes, batched: bool) -> None:
-        """Read the sizes off an array and hold them against those of the arrays before."""
+        """Read the sizes off an array and compare them with those of earlier arrays."""
         shape, wanted = tuple(array.shape), ", ".join(str(axis) for axis in axes)
         wanted = f"(..., {wanted})" if batched and axes else f"({wanted})"
         lead = shape[: len(shape) - len(axes)]
@@ -124,7 +124,7 @@ class Samples:
             if known != length:
                 origin = self._shown.get(str(axis), "the size given")
                 raise ValueError(
-                    f"{self._name}: {word} has shape {shape}, but {origin} wants {axis} to be {known}; "
+                    f"{self._name}: {word} has shape {shape}, but {axis} is {known} by {origin}; "
                     f"give {word} the axes {wanted}"
                 )
             self._shown.setdefault(str(axis), f"the shape of {word}")
@@ -137,14 +137,14 @@ class Samples:
 
 
 def check_mode(name: str, mode: object) -> str:
-    """Return a mode of differentiation; raise ValueError for one that is not known."""
+    """Return a mode of differentiation; raise ValueError for an unknown one."""
     if mode not in MODES:
         raise ValueError(f"{name}: mode is {mode!r}; give one of {', '.join(MODES)}")
     return str(mode)
 
 
 def check_kappa(name: str, kappa: object, above: float) -> float:
-    """Return ``kappa`` as a float; TypeError if it is no number, ValueError if it is not finite and above the bound."""
+    """Return ``kappa`` as a float; TypeError unless it is a number, ValueError unless finite and above the bound."""
     if isinstance(kappa, bool) or not isinstance(kappa, int | float):
         raise TypeError(f"{name}: kappa is a {type(kappa).__name__}; give a number, it is a setting and not an array")
     if not (above < kappa < math.inf):
@@ -162,7 +162,7 @@ def check_sizes(name: str, least: int = 1, **sizes: object) -> None:
 
 
 def centred(name: str, x: Any) -> Array:
-    """Return ``x`` (..., n) less the mean of each row, which is taken in at least float32; TypeError if it is none."""
+    """Return ``x`` (..., n) minus each row's mean, computed in at least float32; TypeError unless it is an array."""
     if not hasattr(x, "dtype"):
         raise TypeError(f"{name}: x is a {type(x).__name__}; give an array")
     mean = x.mean(-1, keepdims=True, dtype=jnp.promote_types(x.dtype, jnp.float32))

@@ -1,14 +1,14 @@
-"""Numbers of any size in arrays of the usual types: a mantissa, and a power of two of its own for each entry.
+"""Numbers of any size in arrays of the usual types: each entry has a mantissa and its own power of two.
 
-    value = mantissa * 2**exponent,    2 <= |mantissa| < 4 where it has just been normalised, or zero
+    value = mantissa * 2**exponent,    2 <= |mantissa| < 4 directly after normalisation, or zero
 
-An input of 1e30 has squares that float32 does not hold, and JAX has float64 only where it is switched on for the whole
-process. Exponents are integers, constants to derivatives, so whatever is computed here can be differentiated as often
-as one likes, and no derivative leaves the range either. A sum is taken in units of its largest entry; entries that are
-smaller by more than the type's range (2**126 for float32) do not count.
+The square of an input of 1e30 overflows float32, and JAX has float64 only if it is switched on for the whole process.
+Exponents are integers, which derivatives treat as constants, so results can be differentiated any number of times, and
+no derivative leaves the range either. A sum is computed in units of its largest entry; entries smaller than that by
+more than the type's range (2**126 for float32) count as zero.
 
-A tangent may only be added up and multiplied by what is none, so that JAX can transpose what is done with it: its
-mantissa stays as it comes, and its size is never looked at.
+A tangent may only be added to tangents and multiplied by numbers that are not tangents, so that JAX can transpose the
+operations on it: its mantissa is never normalised, and its size is never read.
 
 Functions take arrays, numbers and ``Wide`` alike.
 """
@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-_LONGEST = 3  # products of a mantissa with itself that need no new units
-_LOWERED = 100  # powers of two: float32 holds as many and 2**27 more
-NONE = -(2**24)  # below all exponents
-_TYPES: dict[Any, tuple[Any, int, int]] = {  # the integers of a type's bits, how many its mantissa has, its bias
+_LONGEST = 3  # powers of a mantissa up to this one need no normalisation
+_LOWERED = 100  # in powers of two; the range of float32 is larger by 2**27
+NONE = -(2**24)  # smaller than any exponent
+_TYPES: dict[Any, tuple[Any, int, int]] = {  # integer type of the bits, mantissa bits, exponent bias
     jnp.dtype("float32"): (jnp.int32, 23, 127),
     jnp.dtype("float64"): (jnp.int64, 52, 1023),
 }
@@ -34,7 +34,7 @@ _TYPES: dict[Any, tuple[Any, int, int]] = {  # the integers of a type's bits, ho
 
 @jax.tree_util.register_pytree_node_class
 class Wide:
-    """Numbers of any size; the operators of arrays, among ``Wide`` and with arrays and numbers."""
+    """Numbers of any size; arithmetic operators work between ``Wide`` and with arrays and numbers."""
 
     __array_priority__ = 1000
 
@@ -47,20 +47,20 @@ class Wide:
 
     @classmethod
     def tree_unflatten(cls, linear: bool, arrays: tuple[Any, Any]) -> Wide:
-        """Return the number of two arrays, for JAX."""
+        """Return the number made of two arrays, for JAX."""
         return cls(*arrays, linear)
 
     @property
     def rank(self) -> Array:
-        """The exponent, below all others where the number is zero: what counts where units are chosen."""
+        """The exponent for choosing units: smaller than any other for a zero."""
         return self.exponent if self.linear else jnp.where(self.mantissa == 0, NONE, self.exponent)
 
     @property
     def modest(self) -> Wide:
-        """The same number, its zeros with the least exponent of all others, perhaps ``_LOWERED`` below their own.
+        """The same number, its zeros with the smallest exponent of the others, at most ``_LOWERED`` below their own.
 
-        Nothing looks at the size of a product with a tangent, so a zero with a large exponent would set the units of
-        the whole sum. Derivatives with respect to the zeros do not change.
+        The size of a product with a tangent is never read, so a zero with a large exponent would set the unit of the
+        whole sum. Derivatives with respect to the zeros do not change.
         """
         if self.linear:
             return self
@@ -70,12 +70,12 @@ class Wide:
         return Wide(_scaled(self.mantissa, lowered), self.exponent - lowered)
 
     def top(self, axes: tuple[int, ...]) -> Array:
-        """Return the exponent of the largest number along some axes, which stay, of length 1."""
+        """Return the exponent of the largest number along some axes, which keep length 1."""
         found = self.rank.max(axes, keepdims=True, initial=NONE)
         return jnp.where(found == NONE, self.exponent.max(axes, keepdims=True, initial=NONE), found)
 
     def moved(self, function: Callable[[Any], Any]) -> Wide:
-        """Return what a function that only moves entries makes of both arrays."""
+        """Return the number after a function that only moves entries is applied to both arrays."""
         return Wide(function(self.mantissa), function(self.exponent), self.linear)
 
     def shifted(self, exponent: Array) -> Wide:
@@ -86,7 +86,7 @@ class Wide:
         return self.moved(lambda array: array[key])
 
     def transpose(self, *order: int) -> Wide:
-        """Return the axes in another order."""
+        """Return the number with its axes permuted."""
         return self.moved(lambda array: array.transpose(*order))
 
     def __neg__(self) -> Wide:
@@ -126,7 +126,7 @@ class Wide:
 
 
 def computing(*arrays: Array) -> tuple[Array, ...]:
-    """Return arrays in the type to compute in, which is at least float32."""
+    """Return arrays in the type of computation, which is at least float32."""
     return tuple(a.astype(type_of(a.dtype)) for a in arrays)
 
 
@@ -146,7 +146,7 @@ def linear(tangent: Array) -> Wide:
 
 
 def narrow(value: Any) -> Any:
-    """Return an array: infinity and zero where its type cannot hold the number."""
+    """Return the number as an array, with infinity and zero where it is out of the type's range."""
     if not isinstance(value, Wide):
         return value
     half = value.exponent >> 1
@@ -166,7 +166,7 @@ def power(value: Any, above: int, below: int = 1) -> Any:
 
 
 def sqrt(value: Any) -> Any:
-    """Return the root."""
+    """Return the square root."""
     return power(value, 1, 2) if isinstance(value, Wide) else jnp.sqrt(value)
 
 
@@ -176,7 +176,7 @@ def absolute(value: Any) -> Any:
 
 
 def where(condition: Any, value: Any, otherwise: Any) -> Any:
-    """Return one value where a condition holds, the other elsewhere."""
+    """Return one value where a condition holds, else the other."""
     if not any(isinstance(v, Wide) for v in (value, otherwise)):
         return jnp.where(condition, value, otherwise)
     like = value if isinstance(value, Wide) else otherwise
@@ -185,14 +185,14 @@ def where(condition: Any, value: Any, otherwise: Any) -> Any:
 
 
 def less(one: Any, two: Any) -> Any:
-    """Return where the first is the smaller one."""
+    """Return a mask: where the first is smaller."""
     if not any(isinstance(v, Wide) for v in (one, two)):
         return one < two
     return (of(one, two if isinstance(two, Wide) else None) - two).mantissa < 0
 
 
 def equal(one: Any, two: Any) -> Any:
-    """Return where two are equal."""
+    """Return a mask: where both are equal."""
     if not any(isinstance(v, Wide) for v in (one, two)):
         return one == two
     return (of(one, two if isinstance(two, Wide) else None) - two).mantissa == 0
@@ -209,7 +209,7 @@ def minimum(one: Any, two: Any) -> Any:
 
 
 def spread(value: Any, shape: Sequence[int]) -> Any:
-    """Return the value along axes of these lengths."""
+    """Return the value broadcast to a shape."""
     along = tuple(shape)
     return (
         value.moved(lambda a: jnp.broadcast_to(a, along)) if isinstance(value, Wide) else jnp.broadcast_to(value, along)
@@ -217,14 +217,14 @@ def spread(value: Any, shape: Sequence[int]) -> Any:
 
 
 def contract(equation: str, *operands: Any, dtype: Any = None, samples: str = "") -> Wide:
-    """Return a sum of products as ``jnp.einsum`` does, of each wide operand in units of the largest entry summed over.
+    """Return a sum of products like ``jnp.einsum``; each wide operand is in units of its largest summed entry.
 
     Args:
         equation: as for ``jnp.einsum``.
-        operands: wide numbers, and arrays of moderate ones, which are taken as they are.
-        dtype: the type that all operands were given in, for products in that type; None for the one of computing.
-        samples: the letter of samples, where two wide operands are summed along them: a large sample of one then meets
-            a small one of the other, and each has units of its own.
+        operands: wide numbers, and arrays of moderate size, which are used unchanged.
+        dtype: the type that all operands were given in, for products in that type; None for the type of computation.
+        samples: the letter of the sample axis if two wide operands are summed along it: a large sample of one may be
+        multiplied by a small one of the other, so each sample has its own unit.
     """
     inside, outside = equation.split("->")
     if samples:
@@ -248,7 +248,7 @@ def contract(equation: str, *operands: Any, dtype: Any = None, samples: str = ""
 
 
 def _balanced(places: Sequence[str], operands: Sequence[Any], samples: str) -> tuple[Any, ...]:
-    """Return two operands, the size of each sample of the first one moved to the second."""
+    """Return two operands after moving the size of each sample from the first to the second."""
     (one, two), axis, other = operands, places[0].index(samples), places[1].index(samples)
     size = one.top(tuple(k for k in range(one.exponent.ndim) if k != axis))
     shape = [1] * two.exponent.ndim
@@ -257,7 +257,7 @@ def _balanced(places: Sequence[str], operands: Sequence[Any], samples: str) -> t
 
 
 def total(value: Any, axes: tuple[int, ...]) -> Any:
-    """Return the sum along some axes, which stay, of length 1; wide numbers in units of the largest of them."""
+    """Return the sum along some axes, which keep length 1; wide numbers in units of the largest."""
     if not isinstance(value, Wide):
         return value.sum(axes, keepdims=True)
     top = value.top(axes)
@@ -265,7 +265,7 @@ def total(value: Any, axes: tuple[int, ...]) -> Any:
 
 
 def normalised(mantissa: Array, exponent: Array, linear: bool = False) -> Wide:
-    """Return the number with a mantissa from 2 to 4; zero stays as it is, so that its derivatives do."""
+    """Return the number with a mantissa from 2 to 4; a zero does not change, so that its derivatives are right."""
     if linear:
         return Wide(mantissa, exponent, linear)
     integers, digits, bias = _TYPES[mantissa.dtype]
@@ -276,12 +276,12 @@ def normalised(mantissa: Array, exponent: Array, linear: bool = False) -> Wide:
 
 
 def in_units(value: Wide, top: Any) -> Array:
-    """Return the number in units of 2**top, which is no less than its own; zero where it is too small for its type."""
+    """Return the number in units of 2**top, which must not be smaller than its own; zero if it underflows."""
     return _scaled(value.mantissa, value.exponent - top)
 
 
 def _scaled(array: Array, exponent: Array) -> Array:
-    """Return the array times a power of two; zero where the type does not hold the power."""
+    """Return the array times a power of two; zero if the power underflows."""
     return array * _power_of_two(exponent, array.dtype)
 
 
@@ -292,10 +292,10 @@ def _power_of_two(exponent: Array, dtype: Any) -> Array:
 
 
 def type_of(dtype: Any) -> Any:
-    """Return the type to compute in for tensors of a type."""
+    """Return the type of computation for arrays of a type."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def product(equation: str, one: Array, two: Array, dtype: Any) -> Array:
-    """Return a sum of products of two tensors that were given in a type: in that type, added up in at least float32."""
+    """Return a sum of products of two arrays in a type, accumulated in at least float32."""
     return jnp.einsum(equation, one.astype(dtype), two.astype(dtype), preferred_element_type=type_of(dtype))

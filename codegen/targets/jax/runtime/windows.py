@@ -1,4 +1,4 @@
-"""The arrays of a layer from a file laid out as ``patches`` has those of a convolution, and its output back."""
+"""Bring the arrays of a layer from a file into the layout of ``patches``, and its output back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Places = tuple[int | None, ...]
 
 
 class Windows(NamedTuple):
-    """How a layer is a convolution: its numbers, one an axis of space, and the places of its axes.
+    """A layer as a convolution: its settings, one per axis of space, and the positions of its axes.
 
-    ``lengths`` are those of the output, which need not be as long as the input allows. ``x``, ``weight``, ``bias``
-    and ``z`` say where the axes of a convolution's arrays lie among the layer's own, None for one that it lacks.
+    ``lengths`` are the output's, which may be shorter than the input allows. ``x``, ``weight``, ``bias`` and ``z`` map
+    the axes of a convolution's arrays to the layer's own, None for a missing one.
     """
 
     stride: tuple[int, ...]
@@ -31,7 +31,7 @@ class Windows(NamedTuple):
     transposed: bool
 
     def laid_out(self, arrays: Sequence[Array]) -> tuple[list[Array], tuple[Geometry]]:
-        """Return input, kernel and perhaps bias as a map of patches takes them, and its settings behind kappa."""
+        """Return input, filter and optionally bias in the layout of a map of patches, and its settings after kappa."""
         image, weight = _placed(arrays[0], self.x, 1), _placed(arrays[1], self.weight)
         kernel = tuple(weight.shape[3:])
         image, geometry = self._lengthened(image, kernel) if self.transposed else self._fitted(image, kernel)
@@ -39,14 +39,14 @@ class Windows(NamedTuple):
         return [image, weight, *(_placed(b, axes) for b in arrays[2:])], (geometry,)
 
     def given_back(self, z: Array, batch: int) -> Array:
-        """Return the output (batch, groups, channels, *space) as the layer has it."""
+        """Return the output (batch, groups, channels, *space) in the layer's layout."""
         z = z[(slice(None),) * 3 + tuple(slice(0, count) for count in self.lengths)]
         kept = [k for k, place in enumerate(self.z) if place is not None]
         z = z.reshape(batch, *(z.shape[1 + k] for k in kept))
         return z.transpose(0, *(1 + kept.index(self.z.index(place)) for place in range(len(kept))))
 
     def _fitted(self, x: Array, kernel: tuple[int, ...]) -> tuple[Array, Geometry]:
-        """Return an input with as many positions as the layer has: zeros are added to it, or its ends left out."""
+        """Return an input padded with zeros or cropped so that the output has the layer's length."""
         numbers = zip(self.lengths, kernel, self.stride, self.dilation, self.padding, x.shape[3:], strict=True)
         ends = [
             (pad, step * (count - 1) + hole * (length - 1) + 1 - pad - there)
@@ -56,7 +56,7 @@ class Windows(NamedTuple):
         return _padded(x, ends), Geometry(kernel, self.stride, none, self.dilation, none)
 
     def _lengthened(self, x: Array, kernel: tuple[int, ...]) -> tuple[Array, Geometry]:
-        """Return an input whose transposed convolution is at least as long as the layer's output."""
+        """Return an input padded so that its transposed convolution is at least as long as the layer's output."""
         before = [max(-(pad // step), 0) for pad, step in zip(self.padding, self.stride, strict=True)]
         padding = tuple(p + step * n for p, step, n in zip(self.padding, self.stride, before, strict=True))
         geometry = Geometry(kernel, self.stride, padding, self.dilation, (0,) * len(kernel))
@@ -68,7 +68,7 @@ class Windows(NamedTuple):
 
 
 def _padded(x: Array, ends: Sequence[tuple[int, int]]) -> Array:
-    """Return an image with zeros around its space, or where the ends are negative without its own."""
+    """Return an image padded with zeros in space; negative ends crop it."""
     if not any(any(pair) for pair in ends):
         return x
     found: Array = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * 3 + [(*pair, 0) for pair in ends])
@@ -76,7 +76,7 @@ def _padded(x: Array, ends: Sequence[tuple[int, int]]) -> Array:
 
 
 def _placed(array: Array, places: Places, lead: int = 0) -> Array:
-    """Return an array with its axes behind the first ``lead`` in their places, those that it lacks of length 1."""
+    """Return an array with its axes after the first ``lead`` permuted; missing ones get length 1."""
     array = array.transpose(*range(lead), *(lead + place for place in places if place is not None))
     for axis, place in enumerate(places, start=lead):
         array = jnp.expand_dims(array, axis) if place is None else array

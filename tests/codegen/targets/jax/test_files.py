@@ -68,7 +68,7 @@ def test_a_name_that_the_code_has_for_something_else_is_refused_or_changed():
     hidden = toml("hidden", "n jnp", "x: n", "wide: jnp n, b: jnp", "z: jnp", "z[i] = sum[j](wide[i, j]*x[j]) + b[i]")
     layer = loads_spec(hidden)
     plan = plain_plan(layer)
-    with pytest.raises(UsageError, match="calls something else 'jnp'; give the tensor or size another name"):
+    with pytest.raises(UsageError, match="already uses the name 'jnp'; give the tensor or size another name"):
         JaxPrinter(plan.forward, {s: str(s) for s in layer.sizes}, plan.types[plan.forward.name], ())
     texts = build_layer(layer, targets=("jax",))
     assert "def forward(x: Array, wide_: Array, b: Array)" in texts["kernels/jax/plain.py"]
