@@ -11,7 +11,7 @@
     PatchNormConv2d, ...          convolutions that divide each patch by its length
     self_factor(module, x)        K_ss of each sample, also for torch's layers
 
-Generated from derivations whose digests stand in the files and in ``manifest.json``; depends on torch only.
+Generated from derivations, whose digests are in the files and in ``manifest.json``; depends only on torch.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its home when it is first used, so that importing the package costs little."""
+    """Import a public name on first use, so that importing the package is fast."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names: {', '.join(__all__)}")
     if not _HOMES[name]:

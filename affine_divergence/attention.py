@@ -28,7 +28,7 @@ class AffineLikeMultiheadAttention(nn.Module):
 
     Tokens are samples. The query, key, value and output projections are the map of ``AffineLike``: each token's own
     gradient moves its own query, key, value and output by the same factor. Parameters, state dicts, arguments, masks
-    and results are those of ``torch.nn.MultiheadAttention``. Without weights (``need_weights=False``) torch's fused
+    and results are as in ``torch.nn.MultiheadAttention``. Without weights (``need_weights=False``) torch's fused
     kernels are used; these have no second derivatives on some devices, which the form with weights has.
 
     Args:
@@ -36,31 +36,30 @@ class AffineLikeMultiheadAttention(nn.Module):
         num_heads: H; each head has d = E / H features.
         dropout: the probability that a weight is dropped while training.
         bias: must be True: the map of the projections exists only with a bias.
-        add_bias_kv: learn one more key and value, which every query sees.
-        add_zero_attn: let every query see one more key and value of zeros.
+        add_bias_kv: learn one additional key and value, which every query attends to.
+        add_zero_attn: add one key and value of zeros, which every query attends to.
         kdim: features of a key's token; E if None.
         vdim: features of a value's token; E if None.
         batch_first: tokens are (N, L, E) and not (L, N, E).
-        device: where the parameters live.
+        device: the device of the parameters.
         dtype: their floating-point type.
-        value_path: correct the whole value path in place of the value projection, ``z[s,r,t,h] =
+        value_path: correct the whole value path instead of the value projection, ``z[s,r,t,h] =
             f[s,r,t]*sum[k](A[s,r,t,k]*v[s,r,k,h])`` with ``f[s,r,t] = sqrt(kappa)/sqrt(E_1[s,r,t] + 1)``, ``E_1[s,r,t]
             = sum[j](sum[k](A[s,r,t,k]*y[s,k,j])**2)``: with the attention weights A held fixed, each token's own
-            gradient moves its own mixture of values by the same factor. The weights that dropout and ``add_zero_attn``
-            leave to the tokens are divided by their sum. ``add_bias_kv`` is refused: its value is a parameter which
-            that map does not know.
-        qk_norm: give every query and key unit length before the scores, which are then multiplied by ``score_scale``,
-            the square root of d unless it is set to another value. This removes the radial part and leaves a residual:
-            it is not a cancellation.
+            gradient moves its own mixture of values by the same factor. After dropout and ``add_zero_attn``, the
+            remaining weights of the tokens are divided by their sum. ``add_bias_kv`` is refused: the map has no place
+            for its value, a parameter.
+        qk_norm: scale every query and key to unit length; the scores are then multiplied by ``score_scale``, the square
+            root of d by default. This removes the radial part and leaves a residual: it is not a cancellation.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``. It computes the
             projections and unit lengths.
 
     Attributes:
-        score_scale: what the products of queries and keys are multiplied by.
+        score_scale: the factor of the products of queries and keys.
 
     Raises:
-        TypeError: a size that is no integer, a dropout that is no number.
+        TypeError: a size that is not an integer, a dropout that is not a number.
         ValueError: a size or dropout out of range, an unknown init or backend, ``bias=False``, ``value_path`` with ``add_bias_kv``.
     """
 
@@ -105,8 +104,8 @@ class AffineLikeMultiheadAttention(nn.Module):
             )
         if value_path and add_bias_kv:
             raise ValueError(
-                "AffineLikeMultiheadAttention(value_path=True, add_bias_kv=True): the value that add_bias_kv learns "
-                "is a parameter which the map of the value path does not know; leave one of the two out"
+                "AffineLikeMultiheadAttention(value_path=True, add_bias_kv=True): the map of the value path has no "
+                "place for the value that add_bias_kv learns; leave one of the two out"
             )
         self.head_dim = embed_dim // num_heads
         self.add_zero_attn, self.value_path, self.qk_norm = add_zero_attn, value_path, qk_norm
@@ -119,7 +118,7 @@ class AffineLikeMultiheadAttention(nn.Module):
         self.reset_parameters()
 
     def _make_parameters(self, add_bias_kv: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        """Register the parameters of ``torch.nn.MultiheadAttention``: one weight where all widths are E, else three."""
+        """Register the parameters of ``torch.nn.MultiheadAttention``: one weight if all widths are E, else three."""
         wide, names = self.embed_dim, ("q_proj_weight", "k_proj_weight", "v_proj_weight")
         one = self.kdim == self.vdim == wide
         shapes = dict(zip(names, ((wide, wide), (wide, self.kdim), (wide, self.vdim)), strict=True))
@@ -135,7 +134,7 @@ class AffineLikeMultiheadAttention(nn.Module):
             self.register_parameter(name, made)
 
     def reset_parameters(self) -> None:
-        """Draw the weights so that projections keep unit variance, whatever their widths, and set biases to zero.
+        """Draw the weights so that projections of any width keep unit variance, and set biases to zero.
 
         With ``init="torch"`` weights are drawn as ``torch.nn.MultiheadAttention`` draws them.
         """
@@ -155,7 +154,7 @@ class AffineLikeMultiheadAttention(nn.Module):
 
     @property
     def _qkv_same_embed_dim(self) -> bool:
-        """False: tells ``torch.nn.TransformerEncoder`` not to compute plain attention from the parameters by itself."""
+        """False, so that ``torch.nn.TransformerEncoder`` does not compute plain attention from the parameters itself."""
         return False
 
     def forward(
@@ -169,24 +168,24 @@ class AffineLikeMultiheadAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what the tokens of ``query`` gather from those of ``key`` and ``value``, and the attention weights.
+        """Return the attention of ``query`` to ``key`` and ``value``, and the attention weights.
 
         Args:
             query: (L, E), or batched (L, N, E); (N, L, E) with ``batch_first``.
             key: (S, kdim), batched as ``query``.
             value: (S, vdim), batched as ``query``.
             key_padding_mask: (N, S), (S) without a batch; True excludes a key, numbers are added to its scores.
-            need_weights: return the weights too.
+            need_weights: whether to return the weights too.
             attn_mask: (L, S) or (N * H, L, S); True excludes, numbers are added to the scores.
-            average_attn_weights: average the weights over the heads.
-            is_causal: says that ``attn_mask`` is causal, so that a fused kernel need not read it.
+            average_attn_weights: whether to average the weights over the heads.
+            is_causal: declares that ``attn_mask`` is causal, so that a fused kernel need not read it.
 
         Returns:
             The output, shaped as ``query``, and the weights (N, L, S) or by head (N, H, L, S), without a batch no N; None
             if not needed. There are more than S keys with ``add_bias_kv`` or ``add_zero_attn``.
 
         Raises:
-            TypeError: what is no tensor, a nested tensor, a mask of integers, types that differ.
+            TypeError: for an argument that is not a tensor, a nested tensor, a mask of integers, types that differ.
             ValueError: shapes that do not fit, ``is_causal`` without ``attn_mask``.
         """
         given = (query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
@@ -203,7 +202,7 @@ class AffineLikeMultiheadAttention(nn.Module):
 
         q, k, v = self._heads(query, key, value)
         if self.qk_norm:
-            if need_weights:  # products of matrices keep copies of what does not lie head by head
+            if need_weights:  # matrix products would keep copies of operands that are not contiguous by head
                 q, k = q.contiguous(), k.contiguous()
             q, k = _at_unit_length(q, k, self.backend)
         more = k.shape[2] - answering
@@ -222,17 +221,17 @@ class AffineLikeMultiheadAttention(nn.Module):
         return output, weights
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries (N, H, L, d), keys (N, H, S, d) and values (N, H, S, d), with the tokens that are added.
+        """Return queries (N, H, L, d), keys (N, H, S, d) and values (N, H, S, d), including added tokens.
 
-        For the value path, which projects after mixing, the values are the tokens themselves with a one behind,
-        (N, 1, S, 1 + vdim): the one mixes to the sum of the weights.
+        For the value path, which projects after mixing, the values are the tokens themselves with a one appended,
+        (N, 1, S, 1 + vdim): mixed, the one becomes the sum of the weights.
         """
         projected = self._projected((query, key) if self.value_path else (query, key, value))
         q, k, *rest = (as_heads(z, self.num_heads, self.batch_first) for z in projected)
         if rest:
             (v,) = rest
             if self.qk_norm and self.in_proj_weight is not None and query is key is value and torch.is_grad_enabled():
-                v = v.clone()  # else it would keep the queries and keys beside it, which no gradient reads
+                v = v.clone()  # a view would keep the memory of queries and keys too, which no gradient reads
         else:
             tokens, _, _ = check_operands("AffineLikeMultiheadAttention", value, *self._value_projection())
             v = F.pad(as_source(tokens, self.batch_first), (0, 1), value=1.0)
@@ -247,7 +246,7 @@ class AffineLikeMultiheadAttention(nn.Module):
         return q, k, v
 
     def _projected(self, sources: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the projections of query, key and perhaps value; as one product where all are the same tensor."""
+        """Return the projections of query, key and optionally value; in one product if all are the same tensor."""
         if self.in_proj_weight is not None and all(source is sources[0] for source in sources):
             rows = len(sources) * self.embed_dim
             z = functional.affine_like(sources[0], self.in_proj_weight[:rows], self.in_proj_bias[:rows], self.kappa, backend=self.backend)
@@ -268,10 +267,10 @@ class AffineLikeMultiheadAttention(nn.Module):
         return self._weights()[2], self.in_proj_bias.chunk(3)[2]
 
     def _corrected(self, context: Tensor) -> Tensor:
-        """Return the corrected values (N, H, L, d) of mixed tokens (N, H, L, 1 + vdim); what saw no token is zero."""
+        """Return the corrected values (N, H, L, d) of mixed tokens (N, H, L, 1 + vdim); zero for a query with all tokens masked."""
         total = context[..., -1:].to(torch.promote_types(context.dtype, torch.float32))
         nothing = total == 0
-        share = total.masked_fill(nothing, 1.0).reciprocal()  # wide: its own gradient holds a product of long tokens
+        share = total.masked_fill(nothing, 1.0).reciprocal()  # wide, since its gradient contains a product of long tokens
         x = (context[..., :-1] * share).to(context.dtype)
         x, weight, bias = check_operands("AffineLikeMultiheadAttention", x, *self._value_projection())
         assert bias is not None
@@ -280,7 +279,7 @@ class AffineLikeMultiheadAttention(nn.Module):
         return z.masked_fill(nothing, 0.0)
 
     def extra_repr(self) -> str:
-        """Return the settings as they are shown in the module's text."""
+        """Return the settings for the module's ``repr``."""
         flags = ("add_zero_attn", "batch_first", "value_path", "qk_norm")
         shown = "".join(f", {flag}=True" for flag in flags if getattr(self, flag))
         shown += f", init={self.init!r}" if self.init != "variance-preserving" else ""
@@ -289,7 +288,7 @@ class AffineLikeMultiheadAttention(nn.Module):
 
 
 def _at_unit_length(q: Tensor, k: Tensor, backend: str | None) -> tuple[Tensor, Tensor]:
-    """Return queries (N, H, L, d) and keys (N, H, S, d) at unit length; zero stays zero."""
+    """Return queries (N, H, L, d) and keys (N, H, S, d) scaled to unit length; zeros stay zero."""
     own = (UnitPair, UnitPairReverse)
     eager, traced = chosen_for_rows("AffineLikeMultiheadAttention", backend, "unit.UnitPair", own, q)
     u_q, _, u_k, _ = results(eager, traced, q, k)

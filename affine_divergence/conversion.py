@@ -1,7 +1,7 @@
-"""Put the layers of this package in the place of torch's, in a whole model, and back.
+"""Replace torch's layers in a whole model by the layers of this package, and undo it.
 
-A layer is replaced in place: the module stays the same object and is given another class. Its parameters, ties, hooks,
-mode and device, and all references to it, from an optimiser or elsewhere, therefore stay what they are.
+A layer is replaced in place: the module stays the same object and gets another class. So its parameters, ties, hooks,
+mode and device do not change, and all references to it, from an optimiser or elsewhere, stay valid.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _INTERNAL = frozenset(nn.Module().__dict__)
 
 @dataclass(frozen=True)
 class Replaced:
-    """One layer that was given another class: its name in the model, and the names of both classes."""
+    """One replaced layer: its name in the model, and the names of both classes."""
 
     name: str
     old: str
@@ -65,7 +65,7 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Skipped:
-    """One module with parameters of its own that stayed as it was, and why."""
+    """One module with parameters of its own that was not replaced, and why."""
 
     name: str
     type: str
@@ -74,9 +74,9 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the modules of ``model`` that have parameters of their own; ``str`` gives it as a table.
+    """The result for every module of ``model`` that has parameters of its own; ``str`` formats it as a table.
 
-    ``uncalled`` are the replaced layers that the example did not reach, by name; None without an example.
+    ``uncalled`` are the names of the replaced layers that the example did not call; None without an example.
     """
 
     model: nn.Module = field(repr=False)
@@ -86,7 +86,7 @@ class Report:
     uncalled: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as lists and strings, as JSON has them; ``uncalled`` only after a call with an example."""
+        """Return the report as lists and strings for JSON; ``uncalled`` only after a call with an example."""
         return {
             "dry_run": self.dry_run,
             "replaced": [{"name": r.name, "from": r.old, "to": r.new} for r in self.replaced],
@@ -95,7 +95,7 @@ class Report:
         }
 
     def __str__(self) -> str:
-        """Return one line a module, the replaced first."""
+        """Return one line per module, replaced ones first."""
         verb = "would be replaced" if self.dry_run else "replaced"
         lines = [f"{len(self.replaced)} {verb}, {len(self.skipped)} skipped"]
         lines += [f"  {r.name or '(root)'}: {r.old} -> {r.new}" for r in self.replaced]
@@ -115,51 +115,51 @@ def convert(
     init: str | None = None,
     marked: bool | None = None,
 ) -> Report:
-    """Replace torch's layers in ``model``, itself included, by those that cancel their divergence.
+    """Replace torch's layers in ``model``, including itself, by layers that cancel their divergence.
 
-    ``torch.nn.Linear`` becomes ``AffineLike``, ``torch.nn.MultiheadAttention`` ``AffineLikeMultiheadAttention``, and a
-    convolution such as ``torch.nn.Conv2d`` what is ``PatchNormConv2d``, where the package holds it. Parameters keep
-    their values, so the model computes something else: train it, or have them drawn anew with ``init``. A second call
-    changes nothing more. torch's encoder layers that hold a replaced layer no longer take the fast path on which they
-    compute plain layers from the parameters.
+    ``torch.nn.Linear`` becomes ``AffineLike``, ``torch.nn.MultiheadAttention`` becomes
+    ``AffineLikeMultiheadAttention``, and a convolution becomes its PatchNorm, such as ``torch.nn.Conv2d``
+    ``PatchNormConv2d``, if the package holds it. Parameters keep their values, so the model computes a different
+    function: train it, or redraw them with ``init``. A second call changes nothing. torch's encoder layers that hold a
+    replaced layer no longer take their fast path, which would compute plain layers from the parameters.
 
-    Everything is decided before anything changes. A layer is left, with the reason, where something else has a hand in
-    what it computes: it is parametrised, wrapped, offloaded, quantised, sharded or held by an adapter, or the code of
-    a module around it reads its weight.
+    Everything is decided before anything changes. A layer is skipped, with the reason, if something else affects what it
+    computes: if it is parametrised, wrapped, offloaded, quantised, sharded or held by an adapter, or if the code of a
+    module around it reads its weight.
 
-    State dicts hold the numbers and not the classes of the layers: keep ``record(model)`` beside them. A model of
-    transformers gets it in its config, as ``config.affine_divergence``, and a buffer whose name shows up as an
-    unexpected key where its weights are loaded into a plain model. Convert such a model as a whole: one around it does
-    not know.
+    State dicts hold the numbers, not the classes of the layers: save ``record(model)`` with them. A ``transformers``
+    model gets the record in its config, as ``config.affine_divergence``, and a buffer whose name is an unexpected key
+    when its weights are loaded into a plain model. Convert such a model as a whole: a model around a converted part has
+    no record.
 
     Args:
-        model: any module; it is changed in place and stands in the report as ``model``.
-        filter_fn: called with a module and its name in the model; only where it returns True is a layer replaced.
-        dry_run: report what would be done, and do nothing.
-        example: a batch, with which the model is called once before anything changes, in evaluation and without
-            gradients: a tuple of arguments, a mapping of arguments by name, or the only argument. Layers whose weights
-            that call reads past them are left; replaced layers that it does not call are reported as ``uncalled``.
-        also: classes of modules with the name of a map of each, such as ``{MyLayer: "affine-like"}``. A module of just
-            that class becomes what the compiler generates for it: it is captured at its sizes with the inputs that the
-            example gives it, or without one those of the only shape that it takes, and computes the map of its own
-            parameters. Where no map of that name cancels its divergence, or it cannot be captured, it stays, with the
-            reason, and what it holds is treated as everything else. Takes seconds for each layer of another kind or
-            size, and the distribution affine-divergence.
-        without_bias: what becomes of a layer without a bias, for which the non-normalising map does not exist: "skip", or
-            "norm-like" to give it the normalising map.
-        init: None keeps the values of the parameters; "variance-preserving" or "torch" draws those of the replaced layers
-            anew, as their ``reset_parameters`` does. ``revert`` does not bring the old values back.
-        marked: give the model that buffer; None: a model of transformers alone.
+        model: any module; it is changed in place, and is the report's ``model``.
+        filter_fn: called with a module and its name in the model; a layer is replaced only if it returns True.
+        dry_run: only report what would be done.
+        example: a batch: a tuple of arguments, a mapping of arguments by name, or the only argument. The model is called
+        with it once before anything changes, in evaluation mode and without gradients. Layers whose weights the
+        call reads directly are skipped; replaced layers that it does not call are reported as ``uncalled``.
+        also: module classes, each with the name of a map, such as ``{MyLayer: "affine-like"}``. A module of exactly that
+        class becomes what the compiler generates for it: it is captured at its sizes, with the inputs that it gets
+        from the example (without one, with inputs of the only shape that it accepts), and computes the map of its
+        own parameters. If no map of that name cancels its divergence, or it cannot be captured, it is skipped, with
+        the reason, and its parts are treated like all other modules. This takes seconds for each layer of a
+        different kind or size, and needs the distribution affine-divergence.
+        without_bias: what to do with a layer without a bias, for which the non-normalising map does not exist: "skip",
+        or "norm-like" to use the normalising map.
+        init: None keeps the values of the parameters; "variance-preserving" or "torch" redraws those of the replaced
+        layers, as their ``reset_parameters`` does. ``revert`` does not restore the old values.
+        marked: whether to add the buffer described above; by default only to a ``transformers`` model.
 
     Returns:
-        What was replaced, and what was skipped and why.
+        The replaced layers, and the skipped ones with the reasons.
 
     Raises:
-        TypeError: a model that is no module, a filter that cannot be called, an ``also`` of another form.
-        ModuleNotFoundError: ``also`` without the compiler.
-        ValueError: a class in ``also`` that is replaced anyway; another word for ``without_bias`` or ``init``; a part of a converted model of transformers, whose config
-            holds the record of the whole.
-        Exception: what the model raises when it is called with the example.
+        TypeError: for a model that is not a module, a filter that is not callable, an ``also`` of another form.
+        ModuleNotFoundError: for ``also`` without the compiler installed.
+        ValueError: for a class in ``also`` that is replaced anyway, an unknown ``without_bias`` or ``init``, a part of a
+        converted ``transformers`` model, whose config holds the record of the whole.
+        Exception: any error of the model's call with the example.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert: model is a {type(model).__name__}; give a torch.nn.Module")
@@ -187,17 +187,17 @@ def convert(
 
 
 def revert(model: nn.Module) -> Report:
-    """Undo ``convert`` in ``model``: every layer that it replaced is torch's again, with the parameters that it has now.
+    """Undo ``convert`` in ``model``: every layer that it replaced becomes torch's again, with its current parameters.
 
-    A layer that something else has changed since stays as it is, with the reason, and so do the fast paths of encoders
-    around it.
+    A layer that another tool has changed in the meantime is skipped, with the reason, and encoders around it stay off
+    their fast path.
 
     Returns:
-        What was put back; layers of this package that ``convert`` did not make are skipped.
+    The reverted layers; layers of this package that ``convert`` did not make are skipped.
 
     Raises:
-        TypeError: a model that is no module.
-        ValueError: a part of a converted model of transformers, whose config holds the record of the whole.
+    TypeError: for a model that is not a module.
+    ValueError: for a part of a converted ``transformers`` model, whose config holds the record of the whole.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"revert: model is a {type(model).__name__}; give a torch.nn.Module")
@@ -217,10 +217,10 @@ def revert(model: nn.Module) -> Report:
         replaced.append(Replaced(name, old.__name__, type(module).__name__))
     for name, module in _layers(model):
         if _ours(type(module)) and id(module) not in made:
-            skipped.append(Skipped(name, type(module).__name__, "convert did not make it; it was built as it is"))
+            skipped.append(Skipped(name, type(module).__name__, "convert did not make it; it was built as this class"))
     for module in model.modules():
         inside = any(_is_converted(part) for part in module.modules())
-        if _RECORD in module.__dict__ and not inside:  # an encoder, whose fast path is right again
+        if _RECORD in module.__dict__ and not inside:  # an encoder, whose fast path is correct again
             _go_back(module)
     if not any(True for _ in _converted(model)):
         forget(model)
@@ -230,13 +230,13 @@ def revert(model: nn.Module) -> Report:
 
 
 def record(model: nn.Module) -> dict[str, Any]:
-    """Return what ``convert`` made of ``model`` as JSON has it: names, classes and settings of the converted layers.
+    """Return the names, classes and settings of the layers that ``convert`` replaced in ``model``, in a form for JSON.
 
-    Keep it beside a state dict: ``restore`` makes the same of a plain model.
+    Save it with a state dict: ``restore`` converts a plain model in the same way.
 
     Raises:
-        TypeError: a model that is no module.
-        ValueError: a model without converted layers.
+        TypeError: for a model that is not a module.
+        ValueError: for a model without converted layers.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"record: model is a {type(model).__name__}; give a torch.nn.Module")
@@ -250,19 +250,20 @@ def record(model: nn.Module) -> dict[str, Any]:
 
 
 def restore(model: nn.Module, record: Mapping[str, Any] | None = None) -> Report:
-    """Convert the layers of a plain model that a record names, with their settings: after loading or before.
+    """Convert the layers of a plain model that a record names, with their settings, before or after loading weights.
 
     Args:
-        model: a model of the recorded structure; layers that are what the record says already are left so.
-        record: what ``record`` returned, or JSON of it; None takes that of a model of transformers from its config.
+        model: a model of the recorded structure; layers that already are as recorded do not change.
+        record: what ``record`` returned, also after a round trip through JSON; None reads the config of a
+        ``transformers`` model.
 
     Returns:
-        What was replaced.
+        The replaced layers.
 
     Raises:
-        TypeError: a model that is no module, a record that is no mapping.
-        ValueError: a record of another form; a layer that is not there, is of another class or cannot be replaced, with
-            the reason. Nothing is changed then.
+        TypeError: for a model that is not a module, or a record that is not a mapping.
+        ValueError: for a record of another form, or a layer that is missing, of another class, or cannot be replaced, with
+        the reason. Then nothing is changed.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"restore: model is a {type(model).__name__}; give a torch.nn.Module")
@@ -293,17 +294,17 @@ def restore(model: nn.Module, record: Mapping[str, Any] | None = None) -> Report
 def _asked(
     model: nn.Module, also: Also, filter_fn: Filter | None, example: object, init: str | None
 ) -> dict[int, nn.Module | str]:
-    """Return what the modules of the classes in ``also`` become, or why they stay, by their id; outer ones first."""
+    """Return the replacements of the modules of the classes in ``also``, or why there is none, by id; outer ones first."""
     found, within = dict[int, nn.Module | str](), set[int]()
     modules = [(name, module) for name, module in model.named_modules() if type(module) in also]
     missing = [kind.__name__ for kind in also if not any(type(module) is kind for _, module in modules)]
     if missing:
-        warnings.warn(f"convert: the model holds no {', '.join(missing)}; name the class itself", stacklevel=3)
+        warnings.warn(f"convert: the model holds no {', '.join(missing)}; name the exact class", stacklevel=3)
     met = inputs_of(model, example, [module for _, module in modules]) if modules and example is not None else None
     for name, module in modules:
         if id(module) in within:
             continue
-        why = "filter_fn leaves it out" if filter_fn and not filter_fn(module, name) else ""
+        why = "filter_fn excludes it" if filter_fn and not filter_fn(module, name) else ""
         why = why or reason_to_leave_captured(model, module)
         if not why and init is not None and not hasattr(module, "reset_parameters"):
             why = "it has no reset_parameters, which init calls"
@@ -319,9 +320,9 @@ def _asked(
 def _plan(
     model: nn.Module, filter_fn: Filter | None, normalise: bool, asked: Mapping[int, nn.Module | str]
 ) -> tuple[Plan, list[Skipped]]:
-    """Return the layers to replace, each with what it becomes, and those to leave; nothing is changed.
+    """Return the layers to replace, each with its replacement, and those to skip; nothing is changed.
 
-    ``asked`` holds what ``also`` asked for by id.
+    ``asked`` holds the replacements that ``also`` requested, by id.
     """
     around, plan, skipped = reasons_around(model), [], []
     for name, module in _layers(model, asked):
@@ -334,7 +335,7 @@ def _plan(
             continue
         why = "it is a layer of this package already" if _ours(type(module)) else reason_to_leave(module, _MAKERS)
         why = why or next((around[id(m)] for m in (module, *_projections(module)) if id(m) in around), "")
-        why = why or ("filter_fn leaves it out" if filter_fn and not filter_fn(module, name) else "")
+        why = why or ("filter_fn excludes it" if filter_fn and not filter_fn(module, name) else "")
         new = None if why else _counterpart(module, normalise)
         if isinstance(new, nn.Module):
             plan.append((name, module, new))
@@ -357,7 +358,7 @@ def _carry_out(model: nn.Module, plan: Plan, init: str | None, marked: bool | No
 def _layers(model: nn.Module, asked: Mapping[int, object] | None = None) -> Iterator[tuple[str, nn.Module]]:
     """Yield every module that has parameters of its own, once; attention is one layer with its output projection.
 
-    A captured layer is one with all that it holds, and so is one that ``asked`` has become one.
+    A captured layer, or one in ``asked`` that becomes one, counts as a single module with all its parts.
     """
     within: set[int] = set()
     for name, module in model.named_modules():
@@ -391,15 +392,15 @@ def _is_converted(module: nn.Module) -> bool:
 
 
 def _projections(module: nn.Module) -> list[nn.Module]:
-    """Return the output projection of attention, which belongs to it."""
+    """Return the output projection of attention, which is converted with it."""
     return [module.out_proj] if isinstance(module, nn.MultiheadAttention | AffineLikeMultiheadAttention) else []
 
 
 def _reason_to_stay(module: nn.Module) -> str:
-    """Return why a layer of ``convert``, or the output projection of one, cannot be torch's again."""
+    """Return why a converted layer, or its output projection, cannot be reverted."""
     record = module.__dict__.get(_RECORD)
     if record is None:
-        return f"its output projection is a {type(module).__name__} since; put its own back first"
+        return f"its output projection has been replaced by a {type(module).__name__}; restore the original first"
     return reason_to_stay(module, record["new"], [(w, record["given"][w], module.__dict__.get(w)) for w in record["old"]])
 
 
@@ -438,7 +439,7 @@ def _attention(old: Any, normalise: bool, settings: dict[str, Any]) -> nn.Module
 
 
 def _convolution(old: Any, normalise: bool, settings: dict[str, Any]) -> nn.Module:
-    """Return PatchNorm of the same name, which not every package holds."""
+    """Return the PatchNorm class of that name, which not every package holds."""
     name, bias = f"PatchNorm{type(old).__name__}", old.bias is not None
     make: Callable[..., nn.Module] | None = getattr(sys.modules[__package__ or ""], name, None)
     if make is None:
@@ -476,19 +477,19 @@ def _ours(kind: type[nn.Module]) -> bool:
 
 
 def _become(module: nn.Module, new: nn.Module) -> None:
-    """Give a module the class and settings of ``new``, and its output projection, where it has one, those of that."""
+    """Give a module the class and settings of ``new``, and likewise its output projection if it has one."""
     for name, child in new.named_children():
         _become(module.get_submodule(name), child)
     settings = {word: value for word, value in new.__dict__.items() if word not in _INTERNAL}
     _set(module, settings, type(module), type(new))
-    module.__dict__.pop("forward", None)  # where a tool left it, it is that of the class before
+    module.__dict__.pop("forward", None)  # a tool may have left the old class's forward on the object
     module.__class__ = type(new)
 
 
 def _draw(module: Any, init: str | None) -> None:
-    """Draw the parameters of a replaced layer, and of its output projection where it has one, in a way of ``INITS``.
+    """Initialise the parameters of a replaced layer, and of its output projection if it has one, as ``INITS`` names.
 
-    A captured layer has the one way of its own class.
+    A captured layer has only the initialisation of its own class.
     """
     if init is not None:
         for part in () if is_captured(type(module)) else (module, *module.children()):
@@ -497,7 +498,7 @@ def _draw(module: Any, init: str | None) -> None:
 
 
 def _set(module: nn.Module, settings: dict[str, Any], kind: type[nn.Module] | None, new: type[nn.Module] | None) -> None:
-    """Set attributes of a module and keep a record of what they were, and of the class ``kind`` that becomes ``new``."""
+    """Set attributes of a module; keep their old values, and that the class ``kind`` becomes ``new``."""
     before = module.__dict__
     old = {word: before[word] for word in settings if word in before}
     before.update(settings)
@@ -516,7 +517,7 @@ def _go_back(module: nn.Module) -> None:
 
 
 def _leave_fast_paths(model: nn.Module, replaced: set[int]) -> None:
-    """Keep torch's encoders from computing plain layers from the parameters of layers that were replaced."""
+    """Take torch's encoders off the fast path that computes plain layers from the parameters of replaced ones."""
     for module in model.modules():
         settings: dict[str, Any] = {}
         if isinstance(module, nn.TransformerEncoderLayer):

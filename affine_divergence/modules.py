@@ -30,14 +30,14 @@ class AffineLike(nn.Module):
         in_features: n.
         out_features: m.
         bias: must be True: the map exists only with a bias.
-        device: where the parameters live.
+        device: the device of the parameters.
         dtype: their floating-point type.
         kappa: the self factor of every sample, above 0.0.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
-        TypeError: a size that is no integer, a kappa that is no number.
+        TypeError: a size that is not an integer, a kappa that is not a number.
         ValueError: a size below 1, a kappa out of range, an unknown init or backend, ``bias=False``.
     """
 
@@ -77,7 +77,7 @@ class AffineLike(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weight so that outputs keep unit variance, whatever ``in_features``, and set the bias to zero.
+        """Draw the weight so that outputs keep unit variance for any ``in_features``, and set the bias to zero.
 
         With ``init="torch"`` both are drawn as ``torch.nn.Linear`` draws them.
         """
@@ -88,13 +88,13 @@ class AffineLike(nn.Module):
         nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return z (..., m) for an input (..., n); raises what ``functional.affine_like`` raises."""
+        """Return z (..., m) for an input (..., n); raises the errors of ``functional.affine_like``."""
         if type(input) not in PLAIN and (step := leaf(self, input)) is not None:
             return step
         return functional.affine_like(input, self.weight, self.bias, self.kappa, backend=self.backend)
 
     def extra_repr(self) -> str:
-        """Return the settings as they are shown in the module's text."""
+        """Return the settings for the module's ``repr``."""
         features = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         features += f", kappa={self.kappa:g}"
         features += f", init={self.init!r}" if self.init != "variance-preserving" else ""
@@ -116,16 +116,16 @@ class NormLike(nn.Module):
         in_features: n.
         out_features: m.
         bias: learn an additive bias.
-        device: where the parameters live.
+        device: the device of the parameters.
         dtype: their floating-point type.
         kappa: the self factor of every sample; above 1.0 with a bias, where None means 2.0; above 0.0 without, where it
             means 1.0.
-        center: subtract its mean from each row of the input first: LayerNorm without its gain, then the map.
+        center: first subtract each row's mean from it, which makes norm-like a LayerNorm.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
-        TypeError: a size that is no integer, a kappa that is no number.
+        TypeError: a size that is not an integer, a kappa that is not a number.
         ValueError: a size below 1, a kappa out of range, an unknown init or backend.
     """
 
@@ -167,7 +167,7 @@ class NormLike(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weight so that outputs keep unit variance, whatever ``in_features``, and set the bias to zero.
+        """Draw the weight so that outputs keep unit variance for any ``in_features``, and set the bias to zero.
 
         With ``init="torch"`` both are drawn as ``torch.nn.Linear`` draws them.
         """
@@ -180,13 +180,13 @@ class NormLike(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return z (..., m) for an input (..., n); raises what ``functional.norm_like`` raises."""
+        """Return z (..., m) for an input (..., n); raises the errors of ``functional.norm_like``."""
         if type(input) not in PLAIN and (step := leaf(self, input)) is not None:
             return step
         return functional.norm_like(input, self.weight, self.bias, self.kappa, self.center, backend=self.backend)
 
     def extra_repr(self) -> str:
-        """Return the settings as they are shown in the module's text."""
+        """Return the settings for the module's ``repr``."""
         features = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         features += f", kappa={self.kappa:g}" + (", center=True" if self.center else "")
         features += f", init={self.init!r}" if self.init != "variance-preserving" else ""

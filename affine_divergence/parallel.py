@@ -1,7 +1,7 @@
 """Tensor parallelism: styles for ``torch.distributed.tensor.parallel.parallelize_module`` that split these layers.
 
-torch's own styles take ``nn.Linear`` and ``nn.Embedding`` alone. The layers compute on DTensors as they are; a style
-places their parameters and what goes in and out, with the arguments of torch's style of its name.
+torch's own styles support only ``nn.Linear`` and ``nn.Embedding``. The layers themselves work on DTensors; a style places
+their parameters, inputs and outputs, and has the arguments of torch's style of the same name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KINDS = (AffineLike, NormLike)
 
 
 class _Parallel(ParallelStyle):
-    """What both share: ``_placements`` of the parameters, ``_inside`` of the input, ``_outside`` of the output."""
+    """Base of both styles: the placements of parameters (``_placements``), input (``_inside``) and output (``_outside``)."""
 
     _placements: ClassVar[dict[str, Placement]]
     _inside: ClassVar[Placement]
@@ -42,8 +42,8 @@ class _Parallel(ParallelStyle):
         if not isinstance(module, _KINDS):
             known = ", ".join(kind.__name__ for kind in _KINDS)
             raise TypeError(
-                f"{type(self).__name__}: the plan names a {type(module).__name__}; this style splits {known}: give torch's "
-                "style of this name for nn.Linear, and name the layers inside of others"
+                f"{type(self).__name__}: the plan names a {type(module).__name__}; this style supports {known}: use torch's "
+                "style of this name for nn.Linear, and name the inner layers of other modules"
             )
         return distribute_module(module, device_mesh, self._partition, self._prepare_input, self._prepare_output)
 
@@ -68,12 +68,12 @@ class ColwiseParallel(_Parallel):
     """Split a layer by its outputs: each rank holds some rows of the weight and some entries of the bias.
 
     Args:
-        input_layouts: how the input lies, ``Replicate()`` if not given; it is made whole on every rank.
-        output_layouts: how the output shall lie, ``Shard(-1)`` if not given.
-        use_local_output: return each rank's part as a plain tensor, else a DTensor.
+        input_layouts: the placement of the input, by default ``Replicate()``; it is gathered on every rank.
+        output_layouts: the placement of the output, by default ``Shard(-1)``.
+        use_local_output: whether to return each rank's part as a plain tensor, not a DTensor.
 
     Raises:
-        TypeError: in ``parallelize_module``, a module that is no layer of rows of this package.
+        TypeError: in ``parallelize_module``, for a module that is not a layer of rows of this package.
     """
 
     _placements: ClassVar[dict[str, Placement]] = {"weight": Shard(0), "bias": Shard(0)}
@@ -84,15 +84,15 @@ class ColwiseParallel(_Parallel):
 class RowwiseParallel(_Parallel):
     """Split a layer by its inputs: each rank holds some columns of the weight and the whole bias.
 
-    The squared length of a row is summed over the ranks, one number a row.
+    The squared length of a row, one number, is summed over the ranks.
 
     Args:
-        input_layouts: how the input lies, ``Shard(-1)`` if not given.
-        output_layouts: how the output shall lie, ``Replicate()`` if not given.
-        use_local_output: return each rank's part as a plain tensor, else a DTensor.
+        input_layouts: the placement of the input, by default ``Shard(-1)``.
+        output_layouts: the placement of the output, by default ``Replicate()``.
+        use_local_output: whether to return each rank's part as a plain tensor, not a DTensor.
 
     Raises:
-        TypeError: in ``parallelize_module``, a module that is no layer of rows of this package.
+        TypeError: in ``parallelize_module``, for a module that is not a layer of rows of this package.
     """
 
     _placements: ClassVar[dict[str, Placement]] = {"weight": Shard(1), "bias": Replicate()}

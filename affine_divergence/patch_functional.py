@@ -1,8 +1,8 @@
-"""PatchNorm as functions of tensors: convolutions that divide every patch by a length of its own.
+"""PatchNorm as functions of tensors: convolutions that divide every patch by its own length.
 
-``x`` is (batch, channels, *space) or one image (channels, *space), as for torch's convolutions, whose arguments these
-take. Types: float16, bfloat16, float32, float64. Under autocast convolutions are taken in autocast's type, lengths of
-patches in float64.
+The functions take the arguments of torch's convolutions: ``x`` is (batch, channels, *space) or one image (channels,
+*space). Types: float16, bfloat16, float32, float64. Under autocast, convolutions are computed in autocast's type,
+lengths of patches in float64.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ def patch_norm_conv1d(
         x: input (batch, in, *space) or (in, *space).
         weight: W (out, in / groups, *kernel).
         bias: b (out), or None: then only "norm-like" exists.
-        stride: as in torch, and so are padding, dilation and groups.
+        stride: distance between patches; this and the next three are as in torch.
         padding: integers, "same" or "valid".
-        dilation: distance of the kernel's entries.
-        groups: number of groups of channels; each has patches of its own.
+        dilation: distance between the filter's entries.
+        groups: number of groups of channels; each group has its own patches.
         form: "affine-like" or "norm-like".
-        center: subtract its mean from each patch first; zeros of the padding are part of a patch.
+        center: first subtract each patch's mean from it; the zeros of the padding count as part of a patch.
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts. The kernels in C++ need neither.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output. The C++ kernels ignore this setting.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
-        TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
+        TypeError: for an argument that is not a floating-point tensor, types that differ, settings that are not numbers.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias if there is none, a backend that cannot compute the map.
     """
     settings = (form, center, kappa, recompute, backend)
     return _convolution("patch_norm_conv1d", 1, x, weight, bias, (stride, padding, dilation, groups), settings)
@@ -92,25 +92,25 @@ def patch_norm_conv2d(
         x: input (batch, in, *space) or (in, *space).
         weight: W (out, in / groups, *kernel).
         bias: b (out), or None: then only "norm-like" exists.
-        stride: as in torch, and so are padding, dilation and groups.
+        stride: distance between patches; this and the next three are as in torch.
         padding: integers, "same" or "valid".
-        dilation: distance of the kernel's entries.
-        groups: number of groups of channels; each has patches of its own.
+        dilation: distance between the filter's entries.
+        groups: number of groups of channels; each group has its own patches.
         form: "affine-like" or "norm-like".
-        center: subtract its mean from each patch first; zeros of the padding are part of a patch.
+        center: first subtract each patch's mean from it; the zeros of the padding count as part of a patch.
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts. The kernels in C++ need neither.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output. The C++ kernels ignore this setting.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
-        TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
+        TypeError: for an argument that is not a floating-point tensor, types that differ, settings that are not numbers.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias if there is none, a backend that cannot compute the map.
     """
     settings = (form, center, kappa, recompute, backend)
     return _convolution("patch_norm_conv2d", 2, x, weight, bias, (stride, padding, dilation, groups), settings)
@@ -137,25 +137,25 @@ def patch_norm_conv3d(
         x: input (batch, in, *space) or (in, *space).
         weight: W (out, in / groups, *kernel).
         bias: b (out), or None: then only "norm-like" exists.
-        stride: as in torch, and so are padding, dilation and groups.
+        stride: distance between patches; this and the next three are as in torch.
         padding: integers, "same" or "valid".
-        dilation: distance of the kernel's entries.
-        groups: number of groups of channels; each has patches of its own.
+        dilation: distance between the filter's entries.
+        groups: number of groups of channels; each group has its own patches.
         form: "affine-like" or "norm-like".
-        center: subtract its mean from each patch first; zeros of the padding are part of a patch.
+        center: first subtract each patch's mean from it; the zeros of the padding count as part of a patch.
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts. The kernels in C++ need neither.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output. The C++ kernels ignore this setting.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
-        TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
+        TypeError: for an argument that is not a floating-point tensor, types that differ, settings that are not numbers.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias if there is none, a backend that cannot compute the map.
     """
     settings = (form, center, kappa, recompute, backend)
     return _convolution("patch_norm_conv3d", 3, x, weight, bias, (stride, padding, dilation, groups), settings)
@@ -178,31 +178,31 @@ def patch_norm_conv_transpose1d(
 ) -> Tensor:
     """PatchNorm of a transposed convolution: ``torch.nn.functional.conv_transpose1d`` with scaled outputs.
 
-    Each output position is divided by the length of all that adds to it.
+    Each output position is divided by the length of the entries that contribute to it.
 
     Args:
         x: input (batch, in, *space) or (in, *space).
         weight: W (in, out / groups, *kernel).
         bias: b (out), or None: then only "norm-like" exists.
-        stride: as in torch, and so are padding, output_padding, groups and dilation.
-        padding: what is cut off at each end of the output.
-        output_padding: what is added to its other end.
+        stride: as in torch, like the next four.
+        padding: number of positions cropped at each end of the output.
+        output_padding: number of positions added at the end of the output.
         groups: number of groups of channels.
-        dilation: distance of the kernel's entries.
+        dilation: distance between the filter's entries.
         form: "affine-like" or "norm-like".
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts. The kernels in C++ need neither.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output. The C++ kernels ignore this setting.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
-        TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
+        TypeError: for an argument that is not a floating-point tensor, types that differ, settings that are not numbers.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias if there is none, a backend that cannot compute the map.
     """
     settings = (form, False, kappa, recompute, backend)
     geometry = (stride, padding, output_padding, groups, dilation)
@@ -226,31 +226,31 @@ def patch_norm_conv_transpose2d(
 ) -> Tensor:
     """PatchNorm of a transposed convolution: ``torch.nn.functional.conv_transpose2d`` with scaled outputs.
 
-    Each output position is divided by the length of all that adds to it.
+    Each output position is divided by the length of the entries that contribute to it.
 
     Args:
         x: input (batch, in, *space) or (in, *space).
         weight: W (in, out / groups, *kernel).
         bias: b (out), or None: then only "norm-like" exists.
-        stride: as in torch, and so are padding, output_padding, groups and dilation.
-        padding: what is cut off at each end of the output.
-        output_padding: what is added to its other end.
+        stride: as in torch, like the next four.
+        padding: number of positions cropped at each end of the output.
+        output_padding: number of positions added at the end of the output.
         groups: number of groups of channels.
-        dilation: distance of the kernel's entries.
+        dilation: distance between the filter's entries.
         form: "affine-like" or "norm-like".
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts. The kernels in C++ need neither.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output. The C++ kernels ignore this setting.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
-        TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
+        TypeError: for an argument that is not a floating-point tensor, types that differ, settings that are not numbers.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias if there is none, a backend that cannot compute the map.
     """
     settings = (form, False, kappa, recompute, backend)
     geometry = (stride, padding, output_padding, groups, dilation)
@@ -274,31 +274,31 @@ def patch_norm_conv_transpose3d(
 ) -> Tensor:
     """PatchNorm of a transposed convolution: ``torch.nn.functional.conv_transpose3d`` with scaled outputs.
 
-    Each output position is divided by the length of all that adds to it.
+    Each output position is divided by the length of the entries that contribute to it.
 
     Args:
         x: input (batch, in, *space) or (in, *space).
         weight: W (in, out / groups, *kernel).
         bias: b (out), or None: then only "norm-like" exists.
-        stride: as in torch, and so are padding, output_padding, groups and dilation.
-        padding: what is cut off at each end of the output.
-        output_padding: what is added to its other end.
+        stride: as in torch, like the next four.
+        padding: number of positions cropped at each end of the output.
+        output_padding: number of positions added at the end of the output.
         groups: number of groups of channels.
-        dilation: distance of the kernel's entries.
+        dilation: distance between the filter's entries.
         form: "affine-like" or "norm-like".
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts. The kernels in C++ need neither.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output. The C++ kernels ignore this setting.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Returns:
         z (batch, out, *space) or (out, *space). A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
-        TypeError: what is no floating-point tensor, types that differ, settings that are no numbers.
-        ValueError: shapes that do not fit, settings out of range, a form that needs a bias without one, a backend that cannot compute it.
+        TypeError: for an argument that is not a floating-point tensor, types that differ, settings that are not numbers.
+        ValueError: shapes that do not fit, settings out of range, a form that needs a bias if there is none, a backend that cannot compute the map.
     """
     settings = (form, False, kappa, recompute, backend)
     geometry = (stride, padding, output_padding, groups, dilation)
@@ -365,7 +365,7 @@ def _grouped(
     groups: int,
     settings: tuple[float, Geometry, bool],
 ) -> Tensor:
-    """Give groups an axis of their own, apply the map, and lay the output out as torch does."""
+    """Give groups an axis of their own, apply the map, and return the output in torch's layout."""
     batch = x if x.dim() == axes + 2 else x.unsqueeze(0)
     tensors = [split(batch, 1, groups), split(weight, 0, groups)]
     if bias is not None:

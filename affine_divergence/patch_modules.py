@@ -23,7 +23,7 @@ Axes = int | Sequence[int]
 
 
 class _PatchNorm(nn.Module):
-    """What all share: settings, parameters as torch shapes them, and their first values."""
+    """The base of all: settings, parameters with torch's shapes, and their initialisation."""
 
     __constants__ = ("groups", "in_channels", "kappa", "out_channels", "padding_mode")
     axes: ClassVar[int]
@@ -68,12 +68,12 @@ class _PatchNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weight so that outputs keep unit variance, whatever the size of a patch; set the bias to zero.
+        """Draw the weight so that outputs keep unit variance for any size of a patch; set the bias to zero.
 
         With ``init="torch"`` both are drawn as torch's convolutions draw them.
         """
         if self.init == "torch":
-            nn.Conv2d.reset_parameters(cast(nn.Conv2d, self))  # which looks at the parameters alone
+            nn.Conv2d.reset_parameters(cast(nn.Conv2d, self))  # it reads only the parameters
             return
         chosen = choose(type(self).__name__, self.maps, self.form, self.center, self.bias is not None)
         nn.init.normal_(self.weight, std=chosen.deviation(self.kappa))
@@ -81,7 +81,7 @@ class _PatchNorm(nn.Module):
             nn.init.zeros_(self.bias)
 
     def _settings(self) -> str:
-        """Return the settings that are not torch's, as they are shown in the module's text."""
+        """Return the settings that torch's modules lack, for the module's ``repr``."""
         text = f", form={self.form!r}, kappa={self.kappa:g}" + (", center=True" if self.center else "")
         text += f", init={self.init!r}" if self.init != "variance-preserving" else ""
         return text + (f", backend={self.backend!r}" if self.backend is not None else "")
@@ -127,7 +127,7 @@ class _PatchNormConv(_PatchNorm):
         self._make_parameters(out_channels, in_channels // groups, bias, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return z (batch, out, *space) for an input (batch, in, *space), or both without a batch; raises what the function raises."""
+        """Return z (batch, out, *space) for an input (batch, in, *space), or both without a batch; raises the function's errors."""
         if type(input) not in PLAIN and (step := leaf(self, input)) is not None:
             return step
         padding: str | Axes = self.padding
@@ -149,7 +149,7 @@ class _PatchNormConv(_PatchNorm):
         )
 
     def extra_repr(self) -> str:
-        """Return the settings as they are shown in the module's text."""
+        """Return the settings for the module's ``repr``."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         text += f", padding={self.padding}" if self.padding not in ("valid", (0,) * self.axes) else ""
         text += f", dilation={self.dilation}" if self.dilation != (1,) * self.axes else ""
@@ -199,8 +199,8 @@ class _PatchNormConvTranspose(_PatchNorm):
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Return z (batch, out, *space) for an input (batch, in, *space), or both without a batch.
 
-        ``output_size`` gives the lengths of the output, alone or behind batch and channels, where a stride leaves several
-        possible. Raises what the function raises, and ValueError for a size that is not possible.
+        ``output_size`` selects the lengths of the output, alone or after batch and channels, if a stride allows several.
+        Raises the function's errors, and ValueError for an impossible size.
         """
         if type(input) not in PLAIN and (step := leaf(self, input, output_size)) is not None:
             return step
@@ -220,7 +220,7 @@ class _PatchNormConvTranspose(_PatchNorm):
         )
 
     def _missing(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
-        """Return what must be added to the least possible output for it to have the wanted size."""
+        """Return the lengths to add to the smallest possible output to reach the wanted size."""
         wanted = tuple(output_size)[-self.axes :]
         zipped = zip(input.shape[-self.axes :], self.stride, self.dilation, self.kernel_size, self.padding, strict=True)
         least = [(count - 1) * s + d * (k - 1) + 1 - 2 * p for count, s, d, k, p in zipped]
@@ -232,7 +232,7 @@ class _PatchNormConvTranspose(_PatchNorm):
         return tuple(w - a for w, a in zip(wanted, least, strict=True))
 
     def extra_repr(self) -> str:
-        """Return the settings as they are shown in the module's text."""
+        """Return the settings for the module's ``repr``."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         for word in ("padding", "output_padding"):
             text += f", {word}={getattr(self, word)}" if getattr(self, word) != (0,) * self.axes else ""
@@ -243,37 +243,37 @@ class _PatchNormConvTranspose(_PatchNorm):
 
 
 class PatchNormConv1d(_PatchNormConv):
-    """A convolution whose patches are divided by a length of their own, a drop-in for ``torch.nn.Conv1d``.
+    """A convolution whose patches are divided by their own lengths, a drop-in for ``torch.nn.Conv1d``.
 
-    Each position's own gradient moves its own activation by the same factor kappa, whatever the patch that it reads.
-    The parameters ``weight`` and ``bias`` have the names and shapes of ``torch.nn.Conv1d``, so state dicts load both
-    ways; the settings are not part of the state. Input (batch, in, *space), output (batch, out, *space), or both
-    without a batch. A patch of zeros has no direction: its weight part and its gradient are zero.
+    Each position's own gradient moves its own activation by the same factor kappa, for any patch. The parameters
+    ``weight`` and ``bias`` have the names and shapes of ``torch.nn.Conv1d``, so state dicts load both ways; the
+    settings are not part of the state. Input (batch, in, *space), output (batch, out, *space), or both without a batch.
+    A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: positions that a patch spans; an integer or one an axis, as all that follow.
-        stride: distance of patches.
-        padding: what is added at both ends of each axis, or "same" or "valid".
-        dilation: distance of a patch's positions.
-        groups: groups of channels; each has patches of its own.
+        kernel_size: positions that a patch spans: an integer, or one per axis, like the next settings.
+        stride: distance between patches.
+        padding: zeros added at both ends of each axis, or "same" or "valid".
+        dilation: distance between a patch's positions.
+        groups: number of groups of channels; each group has its own patches.
         bias: learn an additive bias; without one only "norm-like" exists.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
-        device: where the parameters live.
+        device: the device of the parameters.
         dtype: their floating-point type.
         form: "affine-like" or "norm-like".
-        center: subtract its mean from each patch first; zeros of the padding are part of a patch.
+        center: first subtract each patch's mean from it; the zeros of the padding count as part of a patch.
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
-        TypeError: a setting that is no number.
+        TypeError: a setting that is not a number.
         ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 
@@ -282,37 +282,37 @@ class PatchNormConv1d(_PatchNormConv):
 
 
 class PatchNormConv2d(_PatchNormConv):
-    """A convolution whose patches are divided by a length of their own, a drop-in for ``torch.nn.Conv2d``.
+    """A convolution whose patches are divided by their own lengths, a drop-in for ``torch.nn.Conv2d``.
 
-    Each position's own gradient moves its own activation by the same factor kappa, whatever the patch that it reads.
-    The parameters ``weight`` and ``bias`` have the names and shapes of ``torch.nn.Conv2d``, so state dicts load both
-    ways; the settings are not part of the state. Input (batch, in, *space), output (batch, out, *space), or both
-    without a batch. A patch of zeros has no direction: its weight part and its gradient are zero.
+    Each position's own gradient moves its own activation by the same factor kappa, for any patch. The parameters
+    ``weight`` and ``bias`` have the names and shapes of ``torch.nn.Conv2d``, so state dicts load both ways; the
+    settings are not part of the state. Input (batch, in, *space), output (batch, out, *space), or both without a batch.
+    A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: positions that a patch spans; an integer or one an axis, as all that follow.
-        stride: distance of patches.
-        padding: what is added at both ends of each axis, or "same" or "valid".
-        dilation: distance of a patch's positions.
-        groups: groups of channels; each has patches of its own.
+        kernel_size: positions that a patch spans: an integer, or one per axis, like the next settings.
+        stride: distance between patches.
+        padding: zeros added at both ends of each axis, or "same" or "valid".
+        dilation: distance between a patch's positions.
+        groups: number of groups of channels; each group has its own patches.
         bias: learn an additive bias; without one only "norm-like" exists.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
-        device: where the parameters live.
+        device: the device of the parameters.
         dtype: their floating-point type.
         form: "affine-like" or "norm-like".
-        center: subtract its mean from each patch first; zeros of the padding are part of a patch.
+        center: first subtract each patch's mean from it; the zeros of the padding count as part of a patch.
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
-        TypeError: a setting that is no number.
+        TypeError: a setting that is not a number.
         ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 
@@ -321,37 +321,37 @@ class PatchNormConv2d(_PatchNormConv):
 
 
 class PatchNormConv3d(_PatchNormConv):
-    """A convolution whose patches are divided by a length of their own, a drop-in for ``torch.nn.Conv3d``.
+    """A convolution whose patches are divided by their own lengths, a drop-in for ``torch.nn.Conv3d``.
 
-    Each position's own gradient moves its own activation by the same factor kappa, whatever the patch that it reads.
-    The parameters ``weight`` and ``bias`` have the names and shapes of ``torch.nn.Conv3d``, so state dicts load both
-    ways; the settings are not part of the state. Input (batch, in, *space), output (batch, out, *space), or both
-    without a batch. A patch of zeros has no direction: its weight part and its gradient are zero.
+    Each position's own gradient moves its own activation by the same factor kappa, for any patch. The parameters
+    ``weight`` and ``bias`` have the names and shapes of ``torch.nn.Conv3d``, so state dicts load both ways; the
+    settings are not part of the state. Input (batch, in, *space), output (batch, out, *space), or both without a batch.
+    A patch of zeros has no direction: its weight part and its gradient are zero.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: positions that a patch spans; an integer or one an axis, as all that follow.
-        stride: distance of patches.
-        padding: what is added at both ends of each axis, or "same" or "valid".
-        dilation: distance of a patch's positions.
-        groups: groups of channels; each has patches of its own.
+        kernel_size: positions that a patch spans: an integer, or one per axis, like the next settings.
+        stride: distance between patches.
+        padding: zeros added at both ends of each axis, or "same" or "valid".
+        dilation: distance between a patch's positions.
+        groups: number of groups of channels; each group has its own patches.
         bias: learn an additive bias; without one only "norm-like" exists.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
-        device: where the parameters live.
+        device: the device of the parameters.
         dtype: their floating-point type.
         form: "affine-like" or "norm-like".
-        center: subtract its mean from each patch first; zeros of the padding are part of a patch.
+        center: first subtract each patch's mean from it; the zeros of the padding count as part of a patch.
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
-        TypeError: a setting that is no number.
+        TypeError: a setting that is not a number.
         ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 
@@ -362,35 +362,35 @@ class PatchNormConv3d(_PatchNormConv):
 class PatchNormConvTranspose1d(_PatchNormConvTranspose):
     """A transposed convolution with scaled outputs, a drop-in for ``torch.nn.ConvTranspose1d``.
 
-    Each output position is divided by the length of all that adds to it. The parameters ``weight`` and ``bias`` have
-    the names and shapes of ``torch.nn.ConvTranspose1d``, so state dicts load both ways; the settings are not part of
-    the state. Input (batch, in, *space), output (batch, out, *space), or both without a batch. A patch of zeros has no
-    direction: its weight part and its gradient are zero.
+    Each output position is divided by the length of the entries that contribute to it. The parameters ``weight`` and
+    ``bias`` have the names and shapes of ``torch.nn.ConvTranspose1d``, so state dicts load both ways; the settings are
+    not part of the state. Input (batch, in, *space), output (batch, out, *space), or both without a batch. A patch of
+    zeros has no direction: its weight part and its gradient are zero.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: positions that an input position adds to; an integer or one an axis, as all that follow.
-        stride: distance of these.
-        padding: what is cut off at each end of the output.
-        output_padding: what is added to its other end.
-        groups: groups of channels.
+        kernel_size: positions that an input position contributes to: an integer, or one per axis, like the next settings.
+        stride: distance between these.
+        padding: number of positions cropped at each end of the output.
+        output_padding: number of positions added at the end of the output.
+        groups: number of groups of channels.
         bias: learn an additive bias; without one only "norm-like" exists.
-        dilation: distance of a kernel's positions.
+        dilation: distance between a filter's positions.
         padding_mode: "zeros".
-        device: where the parameters live.
+        device: the device of the parameters.
         dtype: their floating-point type.
         form: "affine-like" or "norm-like".
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
-        TypeError: a setting that is no number.
+        TypeError: a setting that is not a number.
         ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 
@@ -401,35 +401,35 @@ class PatchNormConvTranspose1d(_PatchNormConvTranspose):
 class PatchNormConvTranspose2d(_PatchNormConvTranspose):
     """A transposed convolution with scaled outputs, a drop-in for ``torch.nn.ConvTranspose2d``.
 
-    Each output position is divided by the length of all that adds to it. The parameters ``weight`` and ``bias`` have
-    the names and shapes of ``torch.nn.ConvTranspose2d``, so state dicts load both ways; the settings are not part of
-    the state. Input (batch, in, *space), output (batch, out, *space), or both without a batch. A patch of zeros has no
-    direction: its weight part and its gradient are zero.
+    Each output position is divided by the length of the entries that contribute to it. The parameters ``weight`` and
+    ``bias`` have the names and shapes of ``torch.nn.ConvTranspose2d``, so state dicts load both ways; the settings are
+    not part of the state. Input (batch, in, *space), output (batch, out, *space), or both without a batch. A patch of
+    zeros has no direction: its weight part and its gradient are zero.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: positions that an input position adds to; an integer or one an axis, as all that follow.
-        stride: distance of these.
-        padding: what is cut off at each end of the output.
-        output_padding: what is added to its other end.
-        groups: groups of channels.
+        kernel_size: positions that an input position contributes to: an integer, or one per axis, like the next settings.
+        stride: distance between these.
+        padding: number of positions cropped at each end of the output.
+        output_padding: number of positions added at the end of the output.
+        groups: number of groups of channels.
         bias: learn an additive bias; without one only "norm-like" exists.
-        dilation: distance of a kernel's positions.
+        dilation: distance between a filter's positions.
         padding_mode: "zeros".
-        device: where the parameters live.
+        device: the device of the parameters.
         dtype: their floating-point type.
         form: "affine-like" or "norm-like".
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
-        TypeError: a setting that is no number.
+        TypeError: a setting that is not a number.
         ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 
@@ -440,35 +440,35 @@ class PatchNormConvTranspose2d(_PatchNormConvTranspose):
 class PatchNormConvTranspose3d(_PatchNormConvTranspose):
     """A transposed convolution with scaled outputs, a drop-in for ``torch.nn.ConvTranspose3d``.
 
-    Each output position is divided by the length of all that adds to it. The parameters ``weight`` and ``bias`` have
-    the names and shapes of ``torch.nn.ConvTranspose3d``, so state dicts load both ways; the settings are not part of
-    the state. Input (batch, in, *space), output (batch, out, *space), or both without a batch. A patch of zeros has no
-    direction: its weight part and its gradient are zero.
+    Each output position is divided by the length of the entries that contribute to it. The parameters ``weight`` and
+    ``bias`` have the names and shapes of ``torch.nn.ConvTranspose3d``, so state dicts load both ways; the settings are
+    not part of the state. Input (batch, in, *space), output (batch, out, *space), or both without a batch. A patch of
+    zeros has no direction: its weight part and its gradient are zero.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: positions that an input position adds to; an integer or one an axis, as all that follow.
-        stride: distance of these.
-        padding: what is cut off at each end of the output.
-        output_padding: what is added to its other end.
-        groups: groups of channels.
+        kernel_size: positions that an input position contributes to: an integer, or one per axis, like the next settings.
+        stride: distance between these.
+        padding: number of positions cropped at each end of the output.
+        output_padding: number of positions added at the end of the output.
+        groups: number of groups of channels.
         bias: learn an additive bias; without one only "norm-like" exists.
-        dilation: distance of a kernel's positions.
+        dilation: distance between a filter's positions.
         padding_mode: "zeros".
-        device: where the parameters live.
+        device: the device of the parameters.
         dtype: their floating-point type.
         form: "affine-like" or "norm-like".
         kappa: the self factor of every position; None means 1.0 for affine-like, 2.0 for norm-like, 1.0 for norm-like
             without a bias; it must be positive, above 1.0 for norm-like.
-        recompute: compute the convolution again in the backward pass; False keeps it in between, which is faster and
-            takes as much memory as the output. None keeps it where the weight is so large that this memory hardly
-            counts.
+        recompute: whether to recompute the convolution in the backward pass. False keeps it, which is faster but
+            takes as much memory as the output. None keeps it only if the weight is at least eight times as large as
+            the output.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 
     Raises:
-        TypeError: a setting that is no number.
+        TypeError: a setting that is not a number.
         ValueError: a setting out of range, an unknown init or backend, a form that needs a bias with ``bias=False``.
     """
 

@@ -2,8 +2,8 @@
 
     z = map(x; W + c B A, b) = map(x; W, b) + c B map(x; A, 0)
 
-holds for every map here, for the scale of a row or patch depends on the input alone. Added outside the map, as peft adds
-it to a layer of torch, the term would lack that scale and a merge would change the model. Imports peft.
+holds for every map here, since the scale of a row or patch depends only on the input. If the term were added outside the
+map, as peft does for torch's layers, it would lack that scale and a merge would change the model. Imports peft.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _PATCHES = (PatchNormConv1d, PatchNormConv2d, PatchNormConv3d, PatchNormConvTran
 _TRANSPOSED = (PatchNormConvTranspose1d, PatchNormConvTranspose2d, PatchNormConvTranspose3d)
 
 class Lora(nn.Module, LoraLayer):
-    """A layer of this package with low-rank terms of its weight, one an adapter, as peft keeps them.
+    """A layer of this package with low-rank terms of its weight, one per adapter, in peft's structure.
 
-    ``lora_A`` is the layer's own map to ``r`` outputs without a bias, ``lora_B`` a linear layer or a convolution of one
-    position from these. Dropout acts between the two: before the map it would change the scale. Made by peft, see
+    ``lora_A`` is the layer's own map to ``r`` outputs without a bias, ``lora_B`` a linear layer or a convolution over
+    one position. Dropout acts between the two: before the map it would change the scale. peft makes it, see
     ``lora_config``.
 
     Raises:
-        ValueError: a rank below 1 or one that the groups do not divide, a setting that ``lora_config`` refuses.
+        ValueError: for a rank below 1 or not a multiple of the groups, or a setting that ``lora_config`` refuses.
     """
 
     base_layer: nn.Module
@@ -78,7 +78,7 @@ class Lora(nn.Module, LoraLayer):
         return module.in_channels, module.out_channels
 
     def update_layer(self, adapter_name: str, r: int, lora_alpha: float, config: Any, **given: Any) -> None:
-        """Add an adapter of rank ``r``, or make one anew; peft calls it."""
+        """Add an adapter of rank ``r``, or replace one; peft calls this."""
         check_config(config)
         base = self.get_base_layer()
         groups = getattr(base, "groups", 1)
@@ -97,7 +97,7 @@ class Lora(nn.Module, LoraLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: Tensor, *args: Any, **given: Any) -> Tensor:
-        """Return what the layer computes with the active adapters; ``adapter_names`` gives each sample its own."""
+        """Return the layer's output with the active adapters; ``adapter_names`` gives each sample its own."""
         self._check_forward_args(x, *args, **given)
         for name in self.lora_A:
             self._follow_base(name)
@@ -118,15 +118,15 @@ class Lora(nn.Module, LoraLayer):
         return total.to(z.dtype)
 
     def _follow_base(self, name: str) -> None:
-        """Give the map of an adapter the settings that the layer has now, and a bias of the type of its weight."""
+        """Give an adapter's map the layer's current settings, and a bias of the type of its weight."""
         base, down = self.get_base_layer(), self.lora_A[name]
         if (down.kappa, down.backend) != (base.kappa, base.backend):
             down.kappa, down.backend = base.kappa, base.backend
         if down.bias is not None and (down.bias.dtype, down.bias.device) != (down.weight.dtype, down.weight.device):
-            down.bias = down.bias.to(down.weight)  # peft converts parameters alone
+            down.bias = down.bias.to(down.weight)  # peft converts only parameters
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """Return what an adapter adds to the weight, in the weight's shape."""
+        """Return an adapter's term of the weight, in the weight's shape."""
         base = self.get_base_layer()
         A, B = self.lora_A[adapter].weight, self.lora_B[adapter].weight
         dtype = torch.promote_types(A.dtype, torch.float32)
@@ -142,19 +142,19 @@ class Lora(nn.Module, LoraLayer):
         """Add adapters, by default the active ones, to the layer's weight.
 
         Raises:
-            ValueError: ``safe_merge`` and a sum that is not finite; the weight is then what it was.
+            ValueError: with ``safe_merge``, if the sum is not finite; the weight is then unchanged.
         """
         for name in check_adapters_to_merge(self, adapter_names):
             if name in self.lora_A:
                 weight = self.get_base_layer().weight
                 merged = (weight.data + self.get_delta_weight(name)).to(weight.dtype)
                 if safe_merge and not torch.isfinite(merged).all():
-                    raise ValueError(f"merge: the weight with adapter {name!r} is not finite; the adapter seems broken")
+                    raise ValueError(f"merge: the weight with adapter {name!r} is not finite; the adapter holds non-finite numbers, or its sum overflows")
                 weight.data = merged
                 self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Subtract from the layer's weight what was added."""
+        """Subtract the merged terms from the layer's weight."""
         while self.merged_adapters:
             name = self.merged_adapters.pop()
             if name in self.lora_A:
@@ -163,7 +163,7 @@ class Lora(nn.Module, LoraLayer):
 
 
 def _narrow(base: Any, rank: int) -> nn.Module:
-    """Return the map of a layer with ``rank`` outputs, a weight of its own and a bias of zeros where the map has one."""
+    """Return the map of a layer with ``rank`` outputs, a weight of its own, and a bias of zeros if the map has one."""
     kind = next(kind for kind in (*_ROWS, *_PATCHES) if isinstance(base, kind))
     new: Any = kind.__new__(kind)
     nn.Module.__init__(new)
@@ -177,7 +177,7 @@ def _narrow(base: Any, rank: int) -> nn.Module:
         turned = (W.shape[0], rank // base.groups, *W.shape[2:])
         shape = turned if kind in _TRANSPOSED else (rank, *W.shape[1:])
     new.weight = nn.Parameter(torch.empty(shape, device=W.device))
-    nn.init.kaiming_uniform_(new.weight, a=5**0.5)  # as torch's layers, and so lora_B, draw theirs
+    nn.init.kaiming_uniform_(new.weight, a=5**0.5)  # as in torch's layers, and so in lora_B
     new.register_buffer("bias", None if base.bias is None else torch.zeros(rank, device=W.device), persistent=False)
     return new
 

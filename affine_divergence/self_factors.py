@@ -40,27 +40,26 @@ def self_factor(
 ) -> Tensor:
     """Return the self factor of each sample of a layer's output: 1 or kappa at every sample is the ideal.
 
-    A step of gradient descent of rate eta on the layer's parameters, all of them trained, moves the activation of a
-    sample by -eta times its own gradient times this number, beside what other samples do to it. Known are the layers of
-    this package and torch's ``Linear``, ``Conv1d/2d/3d``, ``ConvTranspose1d/2d/3d``, ``Embedding``, ``EmbeddingBag``
-    and ``MultiheadAttention``.
+    If all parameters of the layer are trained, a step of gradient descent with rate eta moves the activation of a
+    sample by -eta times its own gradient times this number, in addition to the effect of other samples. Supported are
+    the layers of this package and torch's ``Linear``, ``Conv1d/2d/3d``, ``ConvTranspose1d/2d/3d``, ``Embedding``,
+    ``EmbeddingBag`` and ``MultiheadAttention``.
 
     Args:
         module: the layer.
-        x: its input. Of attention, the tokens that the query, key or value projection reads, (.., features): each of the
-            three moves by this number; for the output projection give ``module.out_proj`` and the context.
-        offsets: where bags begin, for ``EmbeddingBag`` with an input of one axis.
-        per_sample_weights: as ``EmbeddingBag`` takes them.
+        x: its input. For attention, the tokens that the query, key or value projection reads, (.., features); each of the
+        three projections has this self factor. For the output projection pass ``module.out_proj`` and the context.
+        offsets: the start of each bag, for ``EmbeddingBag`` with an input of one axis.
+        per_sample_weights: as in ``EmbeddingBag``.
 
     Returns:
-        One number a sample, of at least float32: ``x.shape[:-1]`` for linear layers and attention, (batch, *space) of
-        the output for convolutions, (batch, groups, *space) with groups, whose channels see different inputs, the
-        input's shape for ``Embedding``, one number a bag for ``EmbeddingBag``. Without a batch in ``x`` there is none
-        in the result.
+        One number per sample, at least float32: ``x.shape[:-1]`` for linear layers and attention, (batch, *space) of
+        the output for convolutions, (batch, groups, *space) with groups, which read different inputs, the input's shape
+        for ``Embedding``, one number per bag for ``EmbeddingBag``. Without a batch in ``x`` the result has none.
 
     Raises:
-        TypeError: a module whose self factor is not known, an input of the wrong type.
-        ValueError: an input of the wrong shape, a setting under which the self factor is another.
+        TypeError: for a module whose self factor is not known, or an input of the wrong type.
+        ValueError: for an input of the wrong shape, or a setting with a different self factor.
     """
     _check(module, x)
     if isinstance(module, _patch_norms()):
@@ -84,7 +83,7 @@ def _check(module: object, x: object) -> None:
     known = next((k for k in (*_KNOWN, *_patch_norms()) if isinstance(module, k)), None)
     if known is None:
         names = ", ".join(k.__name__ for k in _KNOWN)
-        raise TypeError(f"self_factor: no self factor of {kind.__name__} is known; known are {names}")
+        raise TypeError(f"self_factor: no self factor of {kind.__name__} is known; the known classes are {names}")
     problem = ""
     if hasattr(module, "parametrizations"):
         problem = "its parameters are computed from others"
@@ -93,7 +92,7 @@ def _check(module: object, x: object) -> None:
     elif not any(module._parameters.get(name) is not None for name in ("weight", "in_proj_weight", "q_proj_weight")):
         problem = "its weight is computed from other parameters"
     elif nn.parameter.is_lazy(next(p for p in module._parameters.values() if p is not None)):
-        raise TypeError(f"self_factor: the shapes of this {kind.__name__} are not known yet; call it once before")
+        raise TypeError(f"self_factor: the shapes of this {kind.__name__} are not known yet; call it once first")
     if problem:
         raise TypeError(f"self_factor: {kind.__name__}: {problem}; measure it by automatic differentiation")
     if not isinstance(x, Tensor):
@@ -136,14 +135,14 @@ def _projections(module: Any, x: Tensor) -> Tensor:
 
 
 def _constant(module: Any, x: Tensor) -> Tensor:
-    """What a layer cancels to is kappa at every sample."""
+    """Kappa for every sample of a corrected layer."""
     widths = (module.in_features,) if hasattr(module, "in_features") else (module.embed_dim, module.kdim, module.vdim)
     _features(module, x, *widths)
     return torch.full(x.shape[:-1], module.kappa, dtype=_wide(x).dtype, device=x.device)
 
 
 def _normlike(module: Any, x: Tensor) -> Tensor:
-    """Kappa; where the input vanishes, and the weight part with it, what is left of it: the share of the bias."""
+    """Kappa; at a zero input, where the weight part vanishes, only the share of the bias."""
     alive = (centred(x) if module.center else x).any(-1)
     left = 0 if module.bias is None else 1
     return torch.where(alive, _constant(module, x), left)
@@ -158,29 +157,29 @@ def _embedding(module: nn.Embedding, x: Tensor) -> Tensor:
 
 
 def _check_rows(name: str, module: nn.Embedding | nn.EmbeddingBag) -> None:
-    """Raise ValueError for settings under which a step on the rows is not one of gradient descent."""
+    """Raise ValueError for settings with which a step on the rows is not gradient descent."""
     if module.scale_grad_by_freq:
         raise ValueError(
-            f"self_factor: {name} with scale_grad_by_freq=True divides gradients by counts in the batch, which is no step "
+            f"self_factor: {name} with scale_grad_by_freq=True divides gradients by counts in the batch, which is not a step "
             "of gradient descent; set it to False"
         )
     if module.max_norm is not None:
         raise ValueError(
-            f"self_factor: {name} with max_norm={module.max_norm:g} rescales rows whenever they are read, so that a step "
-            "moves an activation by something else; set it to None"
+            f"self_factor: {name} with max_norm={module.max_norm:g} rescales rows when they are read, so that a step "
+            "moves an activation by another amount; set it to None"
         )
 
 
 def _bags(module: nn.EmbeddingBag, x: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
-    """sum[j,k](w[s,j]*w[s,k]*delta(t[s,j], t[s,k])), w the weight of a token: 1, or one by their number for a mean."""
+    """sum[j,k](w[s,j]*w[s,k]*delta(t[s,j], t[s,k])), w the weight of a token: 1, or for a mean 1 over their number."""
     _check_rows("EmbeddingBag", module)
     if module.mode == "max":
-        raise ValueError("self_factor: EmbeddingBag with mode='max' is no weighted sum of rows; change that")
+        raise ValueError("self_factor: EmbeddingBag with mode='max' is not a weighted sum of rows; use 'sum' or 'mean'")
     if weights is not None and module.mode != "sum":
         raise ValueError(f"self_factor: per_sample_weights are for mode='sum', not {module.mode!r}; leave them out")
     if weights is not None and weights.shape != x.shape:
         raise ValueError(
-            f"self_factor: per_sample_weights has shape {tuple(weights.shape)}; give one a token: {tuple(x.shape)}"
+            f"self_factor: per_sample_weights has shape {tuple(weights.shape)}; give one per token: {tuple(x.shape)}"
         )
     w = _wide(torch.ones_like(x, dtype=module.weight.dtype) if weights is None else weights)
     if module.padding_idx is not None:
@@ -193,7 +192,7 @@ def _bags(module: nn.EmbeddingBag, x: Tensor, offsets: Tensor | None, weights: T
 
 
 def _as_bags(module: nn.EmbeddingBag, x: Tensor, w: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return tokens and weights as (bags, tokens); shorter bags end in tokens without weight."""
+    """Return tokens and weights as (bags, tokens); shorter bags are padded with tokens of weight zero."""
     if x.dim() == 2 and offsets is None:
         return x, w
     if x.dim() != 1 or offsets is None or offsets.dim() != 1 or len(offsets) == 0:
@@ -226,14 +225,14 @@ def _transposed_convolution(module: Any, x: Tensor) -> Tensor:
 
 @cache
 def _patch_norms() -> tuple[type[nn.Module], ...]:
-    """Return the classes of PatchNorm, which not every package holds."""
+    """Return the PatchNorm classes; not every package holds them."""
     names = [f"PatchNormConv{word}{axes}d" for word in ("", "Transpose") for axes in "123"]
     found = (getattr(sys.modules[__package__ or ""], name, None) for name in names)
     return tuple(kind for kind in found if kind is not None)
 
 
 def _patch_norm(module: Any, x: Tensor) -> Tensor:
-    """Kappa; where a patch vanishes, and its scale with it, what is left of it: the share of the bias."""
+    """Kappa; at a zero patch, where the scale vanishes, only the share of the bias."""
     exact = _wide(x) if x.device.type == "mps" else x.double()  # for the difference below
     sums = _on_squares(module, exact)
     if getattr(module, "center", False):
@@ -248,14 +247,14 @@ def _patch_norm(module: Any, x: Tensor) -> Tensor:
 def _on_squares(module: Any, x: Tensor, power: int = 2) -> Tensor:
     """Return a convolution of the squared input with every weight 1, (batch, groups, *space).
 
-    Squares are taken in the input's type, their sums where possible in float64. With ``power`` 1 it is that of the
-    input itself.
+    Squares are computed in the input's type, their sums in float64 if possible. With ``power`` 1 the input is not
+    squared.
     """
     axes, groups = len(module.kernel_size), module.groups
     if x.dim() not in (1 + axes, 2 + axes) or x.shape[-axes - 1] != module.in_channels:
         raise ValueError(
             f"self_factor: x has shape {tuple(x.shape)}; {type(module).__name__} takes {module.in_channels} channels, with "
-            f"{axes} axes of space behind and perhaps a batch in front"
+            f"{axes} axes of space after them and optionally a batch before"
         )
     image = x if x.dim() == 2 + axes else x.unsqueeze(0)
     turned = "Transpose" in type(module).__name__ or isinstance(module, _TRANSPOSED_KINDS)
@@ -276,7 +275,7 @@ def _on_squares(module: Any, x: Tensor, power: int = 2) -> Tensor:
 
 
 def _as_given(sums: Tensor, module: Any, x: Tensor) -> Tensor:
-    """Return (batch, groups, *space) without the groups where there is one, and without a batch if ``x`` has none."""
+    """Return (batch, groups, *space) without the groups if there is only one, and without a batch if ``x`` has none."""
     sums = sums.to(torch.promote_types(x.dtype, torch.float32))
     sums = sums.squeeze(1) if module.groups == 1 else sums
     return sums if x.dim() == 2 + len(module.kernel_size) else sums.squeeze(0)

@@ -1,4 +1,4 @@
-"""The generated maps of convolutions by what distinguishes them, and what holds of each; a file is read when needed."""
+"""The generated maps of convolutions by their settings, with their properties; each file is imported on first use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..runtime.rows import apply
 
 
 class Map(NamedTuple):
-    """A map: its file and class, its functions, the default of kappa, the bound below it, the deviation of a weight by kappa."""
+    """A map: its file and class, its functions, kappa's default and lower bound, and the weight's deviation for a kappa."""
 
     home: str
     eager: type[Function]
@@ -24,7 +24,7 @@ class Map(NamedTuple):
     deviation: Callable[[float], float]
 
     def apply(self, name: str, backend: str | None, x: Tensor, weight: Tensor, *others: Any) -> Tensor:
-        """Return the output, computed by a backend; compilers read another form than is run eagerly."""
+        """Return the output by a backend; compilers get another form of the function than eager calls."""
         eager, traced = chosen(name, backend, self.home, (self.eager, self.traced), x, weight)
         return apply(eager, traced, x, weight, *others)
 
@@ -128,7 +128,7 @@ TRANSPOSED: Maps = {
 
 
 def choose(name: str, maps: Maps, form: str, centred: bool, with_bias: bool) -> Map:
-    """Return the map of these settings; ValueError for a form that does not exist, or not without a bias."""
+    """Return the map with these settings; raise ValueError for an unknown form, or one that needs a bias if there is none."""
     forms = sorted({known for known, _, _ in maps})
     if form not in forms:
         raise ValueError(f"{name}: form is {form!r}; choose one of {', '.join(map(repr, forms))}")

@@ -1,4 +1,4 @@
-"""The targets that the generator knows: the values of ``backend``, and what each needs beside torch."""
+"""The generator's targets: the values of ``backend``, and what each needs besides torch."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_a_filter_chooses():
             ("head", nn.Linear),
         ]
     ]
-    assert {s.name: s.why for s in report.skipped}["first"] == "filter_fn leaves it out"
+    assert {s.name: s.why for s in report.skipped}["first"] == "filter_fn excludes it"
 
 
 def test_a_filter_that_fails_leaves_the_model_alone():
@@ -275,7 +275,7 @@ def test_layers_that_were_built_are_not_reverted():
     ad.convert(model)
     report = ad.revert(model)
     assert [type(m) for m in model] == [ad.AffineLike, nn.Linear]
-    assert [(s.name, s.why) for s in report.skipped] == [("0", "convert did not make it; it was built as it is")]
+    assert [(s.name, s.why) for s in report.skipped] == [("0", "convert did not make it; it was built as this class")]
 
 
 @pytest.mark.parametrize("only", [None, "linear1", "self_attn"])

@@ -265,7 +265,7 @@ MISTAKES = {
     "other weights": (
         lambda: ad.self_factor(nn.EmbeddingBag(4, 3, mode="sum"), X.long(), per_sample_weights=X[0]),
         ValueError,
-        r"give one a token: \(2, 4\)",
+        r"give one per token: \(2, 4\)",
     ),
 }
 

@@ -28,8 +28,8 @@ KERNELS = Source(Path(__file__).with_suffix(".cpp"))
 class NormLikeWithoutBias(torch.autograd.Function):
     """The map of ``x`` (B, n), ``W`` (m, n) and kappa by kernels in C++; gives the output.
 
-    Nothing is checked here: see ``functional``. What is kept for the backward pass, and tangents, are those of the
-    torch target's class, which also takes the place of this one in the transforms of ``torch.func``.
+    ``functional`` checks the arguments, this class does not. What is kept for the backward pass, and tangents, are
+    those of the torch target's class, which also takes the place of this one in the transforms of ``torch.func``.
     """
 
     transformed = plain.NormLikeWithoutBias
@@ -74,7 +74,7 @@ class NormLikeWithoutBias(torch.autograd.Function):
     @outside_autocast
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients with respect to ``x`` and ``W``, None where not needed, and None for kappa."""
-        if ctx.ready is None or torch.is_grad_enabled():  # by operations that autograd and torch.vmap know
+        if ctx.ready is None or torch.is_grad_enabled():  # by operations that autograd and torch.vmap support
             return plain.NormLikeWithoutBias.backward(ctx, g, None)
         kept = x, W, f = ctx.saved_tensors
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]

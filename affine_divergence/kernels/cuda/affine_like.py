@@ -26,8 +26,8 @@ KERNELS = Source(Path(__file__).with_suffix(".cu"))
 class AffineLike(plain.AffineLike):
     """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by CUDA kernels; gives output and row scale.
 
-    Nothing is checked here: see ``functional``. What is kept for the backward pass, tangents and maps over more axes
-    are those of the class that this one is derived from.
+    ``functional`` checks the arguments, this class does not. What is kept for the backward pass, tangents and maps over
+    more axes are those of the class that this one is derived from.
     """
 
     @staticmethod
@@ -54,7 +54,7 @@ class AffineLike(plain.AffineLike):
         kept = x, W, b, f = ctx.saved_tensors
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
         takes = KERNELS.take((g, x, W, b), ((rows, m), (rows, n), (m, n), (m,)), f)
-        if torch.is_grad_enabled() or not takes:  # by operations that autograd and torch.vmap know
+        if torch.is_grad_enabled() or not takes:  # by operations that autograd and torch.vmap support
             return plain.AffineLike.backward(Unpacked(ctx, kept), g, _)
         kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
         dx = dW = db = None

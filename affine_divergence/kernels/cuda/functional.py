@@ -1,7 +1,7 @@
 """The generated maps as functions of tensors on a CUDA device.
 
-``x`` is (..., n) with any number of leading axes, also none; each of its rows is a sample. Types: float16, bfloat16,
-float32, float64. Under autocast products are taken in autocast's type, row scales in at least float32.
+``x`` is (..., n) with any number of leading axes, including none; each of its rows is a sample. Types: float16,
+bfloat16, float32, float64. Under autocast, products are computed in autocast's type, row scales in at least float32.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def affine_like(x: Tensor, weight: Tensor, bias: Tensor, kappa: float = 1.0) -> 
         z (..., m).
 
     Raises:
-        TypeError: what is no floating-point tensor, types that differ, a kappa that is no number.
+        TypeError: for an argument that is not a floating-point tensor, types that differ, a kappa that is not a number.
         ValueError: shapes that do not fit, a kappa out of range, no bias.
     """
     if bias is None:
@@ -61,13 +61,13 @@ def norm_like(
         bias: b (m), or None.
         kappa: the self factor of every sample; above 1.0 with a bias, where None means 2.0; above 0.0 without, where it
             means 1.0.
-        center: subtract its mean from each row of ``x`` first: LayerNorm without its gain, then the map.
+        center: first subtract each row's mean from it, which makes norm-like a LayerNorm.
 
     Returns:
         z (..., m). A row of zeros has no direction: its weight part and its gradient are zero.
 
     Raises:
-        TypeError: what is no floating-point tensor, types that differ, a kappa that is no number.
+        TypeError: for an argument that is not a floating-point tensor, types that differ, a kappa that is not a number.
         ValueError: shapes that do not fit, a kappa out of range.
     """
     if kappa is None:

@@ -26,8 +26,8 @@ KERNELS = Source(Path(__file__).with_suffix(".cu"))
 class NormLikeWithoutBias(plain.NormLikeWithoutBias):
     """The map of ``x`` (B, n), ``W`` (m, n) and kappa by CUDA kernels; gives output and row scale.
 
-    Nothing is checked here: see ``functional``. What is kept for the backward pass, tangents and maps over more axes
-    are those of the class that this one is derived from.
+    ``functional`` checks the arguments, this class does not. What is kept for the backward pass, tangents and maps over
+    more axes are those of the class that this one is derived from.
     """
 
     @staticmethod
@@ -55,7 +55,7 @@ class NormLikeWithoutBias(plain.NormLikeWithoutBias):
         kept = x, W, f = ctx.saved_tensors
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
         takes = KERNELS.take((g, x, W), ((rows, m), (rows, n), (m, n)), f)
-        if torch.is_grad_enabled() or not takes:  # by operations that autograd and torch.vmap know
+        if torch.is_grad_enabled() or not takes:  # by operations that autograd and torch.vmap support
             return plain.NormLikeWithoutBias.backward(Unpacked(ctx, kept), g, _)
         kappa, wanted, kernels = ctx.kappa, ctx.needs_input_grad, KERNELS.on(g)
         dx = dW = None

@@ -53,7 +53,7 @@ KERNELS = Source(Path(__file__).with_suffix(".cu"))
 def forward(
     x: Tensor, W: Tensor, kappa: float, numbers: Sequence[int], recompute: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output, the scale, and the kept ``h``, which is empty if it is not to be kept."""
+    """Return the output, the scale, and the kept ``h``, which is empty if it is not kept."""
     geometry = as_geometry(numbers)
     if recompute:
         floor = smallest_sum(x)
@@ -128,7 +128,7 @@ _forward = register(
     "(Tensor x, Tensor W, float kappa, int[] numbers, bool recompute) "
     "-> (Tensor, Tensor, Tensor)",
     forward,
-    forward,  # the same lines say what shapes there will be
+    forward,  # run on tensors without values, the same lines give the shapes
 )
 _backward = register(
     "cuda_patch_norm_like_transposed_without_bias_backward",
@@ -144,8 +144,7 @@ derive(_forward, _backward, _passes)
 class PatchNormLikeTransposedWithoutBiasReverse(plain.PatchNormLikeTransposedWithoutBiasReverse):
     """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
-    which is what ``torch.compile`` can trace.
+    Kept values and batching are the base class's. Reverse mode only, which is what ``torch.compile`` can trace.
     """
 
     @staticmethod
@@ -176,6 +175,6 @@ class PatchNormLikeTransposedWithoutBiasReverse(plain.PatchNormLikeTransposedWit
 class PatchNormLikeTransposedWithoutBias(
     PatchNormLikeTransposedWithoutBiasReverse, plain.PatchNormLikeTransposedWithoutBias
 ):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(PatchNormLikeTransposedWithoutBiasReverse.backward))

@@ -5,9 +5,8 @@ Where:
     f[s] = sqrt(kappa)/sqrt(E[s] + 1)
     E[s] = sum[j](x[s,j]**2)
 
-``f`` scales a row; it is the one number a row that is kept for the backward pass beside the tensors that this reads
-anyway. Products are taken with the scaled input, which is bounded whatever the length of the input, so that none
-overflows.
+``f`` scales a row. Besides the tensors that the backward pass reads anyway, it is the only number per row that is kept
+for it. Products use the scaled input, which is bounded for inputs of any length, so that none overflows.
 
 Derivation (SHA-256 of the map): cfad222b6c6579e09d9aae903bf1bb454998140b6ced7f579358baf89578781d
 """
@@ -48,15 +47,15 @@ def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
 
 
 def plain_scale(E: Tensor, kappa: float) -> Tensor:
-    """Return the same of the squared lengths (B, 1) of rows, which must be in range and above zero; overwrites them."""
+    """Return the scale from the squared lengths (B, 1) of rows, which must be in range and positive; overwrites them."""
     f = E.add_(1).rsqrt_().mul_(math.sqrt(kappa))  # affine-like/define-f
     return f
 
 
 def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-    """Return the output (B, m) and the row scale (B, 1) by operations that autograd and ``torch.vmap`` know.
+    """Return the output (B, m) and the row scale (B, 1) by operations that autograd and ``torch.vmap`` support.
 
-    The input is scaled before the product, which unscaled numbers could overflow.
+    The input is scaled before the product, which could overflow for unscaled numbers.
     """
     f = scale(x, kappa)
     u = f * x
@@ -66,7 +65,7 @@ def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Ten
 
 
 def exact_of_far(z: Tensor, f: Tensor, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-    """Return an output and the row scale, by float64 those of rows so long that products with them leave the range."""
+    """Return an output and the row scale, computed in float64 for far rows, whose products would leave the range."""
     return with_far_rows(z, f, x, lambda: portable(x.double(), W.double(), b.double(), kappa))
 
 
@@ -93,16 +92,16 @@ def gradients(
 
 
 def gradient_rows(u: Tensor, gW: Tensor, f: Tensor, gb: Tensor, kappa: float) -> Tensor:
-    """Return the gradient of some rows of ``x``, in the tensor of ``gW``, the product that it starts from."""
+    """Return the gradient of some rows of ``x``, overwriting ``gW``, the product that it is computed from."""
     c = (u * gW).sum(-1, keepdim=True).addcmul_(f, gb).mul_(f / kappa)
     dx = gW.mul_(f).addcmul_(c, u, value=-1)  # affine-like/backward-dx
     return dx
 
 
 class AffineLikeReverse(torch.autograd.Function):
-    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; gives the output (B, m) and the row scale (B, 1).
+    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; returns the output (B, m) and the row scale (B, 1).
 
-    The row scale carries no gradient. Nothing is checked here: see ``functional``. Reverse mode only, which is what
+    The row scale carries no gradient. ``functional`` checks the arguments, this class does not. Reverse mode only, which is what
     ``torch.compile`` can trace.
     """
 
@@ -113,7 +112,7 @@ class AffineLikeReverse(torch.autograd.Function):
         if is_scaled_first(x):
             return portable(x, W, b, kappa)
         xW = F.linear(x, W, b)
-        E, unsafe = safe_squares(x)  # after the product, which has brought x into a cache
+        E, unsafe = safe_squares(x)  # after the product, which has loaded x into a cache
         f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
         if unsafe is not None:
             f = torch.where(unsafe, scale(x, kappa, scaled_length), f)
@@ -127,7 +126,7 @@ class AffineLikeReverse(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        """Keep what the derivatives read."""
+        """Save the tensors that the derivatives read."""
         x, W, b, ctx.kappa = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(x, W, b, output[1])
@@ -152,7 +151,7 @@ class AffineLikeReverse(torch.autograd.Function):
             gb = (g @ b).unsqueeze(-1)
             blocks = row_blocks(x)
             if blocks:
-                dx = torch.mm(g, W, out=u)  # read no more: each block scales its rows again
+                dx = torch.mm(g, W, out=u)  # no longer read: each block scales its rows again
                 for rows in blocks:
                     gradient_rows(f[rows] * x[rows], dx[rows], f[rows], gb[rows], kappa)
             else:
@@ -161,12 +160,12 @@ class AffineLikeReverse(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        """Return the map over one more axis, which stands first."""
+        """Return the map batched over one more axis, which comes first."""
         return torch.vmap(portable, in_dims)(*arguments), (0, 0)
 
 
 class AffineLike(AffineLikeReverse):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(AffineLikeReverse.backward))
 
@@ -175,7 +174,7 @@ class AffineLike(AffineLikeReverse):
         """Return the tangent of the output from those of ``x``, ``W`` and ``b``, and None for the row scale."""
         x, W, b, _ = ctx.saved_tensors
         kappa = ctx.kappa
-        f = scale(x, kappa)  # again, so that the tangent can be differentiated too
+        f = scale(x, kappa)  # recomputed, so that the tangent can be differentiated too
         u = f * x
         x_t_W = F.linear(x_t, W)
         u_x_t = (u * x_t).sum(-1, keepdim=True)

@@ -5,9 +5,8 @@ Where:
     f[s] = sqrt(kappa - 1)/sqrt(E[s])
     E[s] = sum[j](x[s,j]**2)
 
-``f`` scales a row; it is the one number a row that is kept for the backward pass beside the tensors that this reads
-anyway. Products are taken with the scaled input, which is bounded whatever the length of the input, so that none
-overflows.
+``f`` scales a row. Besides the tensors that the backward pass reads anyway, it is the only number per row that is kept
+for it. Products use the scaled input, which is bounded for inputs of any length, so that none overflows.
 
 Derivation (SHA-256 of the map): 066ad2a7d1abe914408dd39ad9cb832cb3cf1179193d8da99240086f42663443
 """
@@ -48,15 +47,15 @@ def scale(x: Tensor, kappa: float, length: Length = squared_length) -> Tensor:
 
 
 def plain_scale(E: Tensor, kappa: float) -> Tensor:
-    """Return the same of the squared lengths (B, 1) of rows, which must be in range and above zero; overwrites them."""
+    """Return the scale from the squared lengths (B, 1) of rows, which must be in range and positive; overwrites them."""
     f = E.rsqrt_().mul_(math.sqrt(kappa - 1))  # norm-like/define-f
     return f
 
 
 def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-    """Return the output (B, m) and the row scale (B, 1) by operations that autograd and ``torch.vmap`` know.
+    """Return the output (B, m) and the row scale (B, 1) by operations that autograd and ``torch.vmap`` support.
 
-    The input is scaled before the product, which unscaled numbers could overflow.
+    The input is scaled before the product, which could overflow for unscaled numbers.
     """
     f = scale(x, kappa)
     u = f * x
@@ -65,7 +64,7 @@ def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Ten
 
 
 def exact_of_far(z: Tensor, f: Tensor, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-    """Return an output and the row scale, by float64 those of rows so long that products with them leave the range."""
+    """Return an output and the row scale, computed in float64 for far rows, whose products would leave the range."""
     return with_far_rows(z, f, x, lambda: portable(x.double(), W.double(), b.double(), kappa))
 
 
@@ -91,16 +90,16 @@ def gradients(
 
 
 def gradient_rows(u: Tensor, gW: Tensor, f: Tensor, kappa: float) -> Tensor:
-    """Return the gradient of some rows of ``x``, in the tensor of ``gW``, the product that it starts from."""
+    """Return the gradient of some rows of ``x``, overwriting ``gW``, the product that it is computed from."""
     c = (u * gW).sum(-1, keepdim=True).mul_(f / (kappa - 1))
     dx = gW.mul_(f).addcmul_(c, u, value=-1)  # norm-like/backward-dx
     return dx
 
 
 class NormLikeReverse(torch.autograd.Function):
-    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; gives the output (B, m) and the row scale (B, 1).
+    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa; returns the output (B, m) and the row scale (B, 1).
 
-    The row scale carries no gradient. Nothing is checked here: see ``functional``. Reverse mode only, which is what
+    The row scale carries no gradient. ``functional`` checks the arguments, this class does not. Reverse mode only, which is what
     ``torch.compile`` can trace.
     """
 
@@ -111,7 +110,7 @@ class NormLikeReverse(torch.autograd.Function):
         if is_scaled_first(x):
             return portable(x, W, b, kappa)
         xW = F.linear(x, W)
-        E, unsafe = safe_squares(x)  # after the product, which has brought x into a cache
+        E, unsafe = safe_squares(x)  # after the product, which has loaded x into a cache
         f = scale(x, kappa, scaled_length) if E is None else plain_scale(E, kappa)
         if unsafe is not None:
             f = torch.where(unsafe, scale(x, kappa, scaled_length), f)
@@ -125,7 +124,7 @@ class NormLikeReverse(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        """Keep what the derivatives read."""
+        """Save the tensors that the derivatives read."""
         x, W, _, ctx.kappa = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(x, W, output[1])
@@ -149,7 +148,7 @@ class NormLikeReverse(torch.autograd.Function):
         if wanted[0]:
             blocks = row_blocks(x)
             if blocks:
-                dx = torch.mm(g, W, out=u)  # read no more: each block scales its rows again
+                dx = torch.mm(g, W, out=u)  # no longer read: each block scales its rows again
                 for rows in blocks:
                     gradient_rows(f[rows] * x[rows], dx[rows], f[rows], kappa)
             else:
@@ -158,12 +157,12 @@ class NormLikeReverse(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        """Return the map over one more axis, which stands first."""
+        """Return the map batched over one more axis, which comes first."""
         return torch.vmap(portable, in_dims)(*arguments), (0, 0)
 
 
 class NormLike(NormLikeReverse):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(NormLikeReverse.backward))
 
@@ -172,7 +171,7 @@ class NormLike(NormLikeReverse):
         """Return the tangent of the output from those of ``x``, ``W`` and ``b``, and None for the row scale."""
         x, W, _ = ctx.saved_tensors
         kappa = ctx.kappa
-        f = scale(x, kappa)  # again, so that the tangent can be differentiated too
+        f = scale(x, kappa)  # recomputed, so that the tangent can be differentiated too
         u = f * x
         x_t_W = F.linear(x_t, W)
         uW = F.linear(u.to(x.dtype), W)

@@ -8,9 +8,9 @@
         dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew +
         paddingw/stridew - dilationw*l/stridew, Lw))
 
-``f`` scales a position; it is the one number a position that is kept for the backward pass beside the tensors that this
-reads anyway. The formulas are written for two axes of space; those for one and three differ in nothing else, and
-neither does the code. Tensors are laid out as in ``runtime.patches``.
+``f`` scales a position. Besides the tensors that the backward pass reads anyway, it is the only number per position
+that is kept for it. The formulas are written for two axes of space; for one and three axes only the number of indices
+differs, and the code is the same. For the layout of tensors see ``runtime.patches``.
 
 Derivation (SHA-256 of the map): f78ad2981ff98da708519563dc6fb6747786d6219f7dd5ca8c3e758078d52452
 """
@@ -63,9 +63,9 @@ def scale(x: Tensor, kappa: float, geometry: Geometry, squares: Squares = square
 
 
 def portable(x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Return the output and the scale by operations that autograd and ``torch.vmap`` know.
+    """Return the output and the scale by operations that autograd and ``torch.vmap`` support.
 
-    The input is rescaled before the convolution, whose unscaled numbers could leave their range.
+    The input is rescaled before the convolution, which could leave the range for unscaled numbers.
     """
     f = scale(x, kappa, geometry)
     top = longest(f)
@@ -114,8 +114,8 @@ def gradients(
 class PatchAffineLikeTransposedReverse(torch.autograd.Function):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute.
 
-    It gives the output, the scale and what is kept: ``h``, unless the backward pass is to recompute it. What is no
-    output carries no gradient. Nothing is checked here: see ``functional``. Reverse mode only, which is what
+    It returns the output, the scale and ``h``, or None if the backward pass recomputes it. Only the output carries a
+    gradient. ``functional`` checks the arguments, this class does not. Reverse mode only, which is what
     ``torch.compile`` can trace.
     """
 
@@ -140,9 +140,9 @@ class PatchAffineLikeTransposedReverse(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor | None]) -> None:
-        """Keep what the derivatives read."""
+        """Save the tensors that the derivatives read."""
         x, W, b, ctx.kappa, ctx.geometry, _ = inputs
-        ctx.set_materialize_grads(output[2] is None)  # else zeros would be made for what is kept, at each backward pass
+        ctx.set_materialize_grads(output[2] is None)  # otherwise each backward pass would allocate zeros for the kept product
         ctx.mark_non_differentiable(*(kept for kept in output[1:] if kept is not None))
         ctx.save_for_backward(x, W, b, *output[1:])
         ctx.save_for_forward(x, W, b)
@@ -150,7 +150,7 @@ class PatchAffineLikeTransposedReverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients with respect to ``x``, ``W`` and ``b``; None where not needed and for settings."""
-        if g is None:  # nothing that came after depends on the output
+        if g is None:  # nothing depends on the output
             return None, None, None, None, None, None
         x, W, b, f, h = ctx.saved_tensors
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
@@ -173,13 +173,13 @@ class PatchAffineLikeTransposedReverse(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[int, int, None]]:
-        """Return the map over one more axis, which stands first."""
+        """Return the map batched over one more axis, which comes first."""
         mapped = torch.vmap(partial(portable, geometry=arguments[-2]), in_dims[:-2])(*arguments[:-2])
         return (*mapped, None), (0, 0, None)
 
 
 class PatchAffineLikeTransposed(PatchAffineLikeTransposedReverse):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(PatchAffineLikeTransposedReverse.backward))
 
@@ -187,11 +187,11 @@ class PatchAffineLikeTransposed(PatchAffineLikeTransposedReverse):
     def jvp(
         ctx: Any, x_t: Tensor | None, W_t: Tensor | None, b_t: Tensor | None, *_: None
     ) -> tuple[Tensor, None, None]:
-        """Return the tangent of the output from those of ``x``, ``W`` and ``b``, and None for the scale and what is kept."""
+        """Return the tangent of the output from those of ``x``, ``W`` and ``b``, and None for the scale and the kept product."""
         x, W, b = ctx.saved_tensors[:3]
         x_t, W_t, b_t = tangent_or_zeros(x_t, x), tangent_or_zeros(W_t, W), tangent_or_zeros(b_t, b)
         kappa, geometry = ctx.kappa, ctx.geometry
-        f = scale(x, kappa, geometry)  # again, so that the tangent can be differentiated too
+        f = scale(x, kappa, geometry)  # recomputed, so that the tangent can be differentiated too
         top = longest(f)
         u = x / top
         f_u = top * wide(f)

@@ -7,9 +7,9 @@
     E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
         paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
 
-``f`` scales a position; it is the one number a position that is kept for the backward pass beside the tensors that this
-reads anyway. The formulas are written for two axes of space; those for one and three differ in nothing else, and
-neither does the code. Tensors are laid out as in ``runtime.patches``.
+``f`` scales a position. Besides the tensors that the backward pass reads anyway, it is the only number per position
+that is kept for it. The formulas are written for two axes of space; for one and three axes only the number of indices
+differs, and the code is the same. For the layout of tensors see ``runtime.patches``.
 
 Derivation (SHA-256 of the map): a2894f2ce09d052dca6ef7da9da6f35081a79c7edf04b3e61e7db3c8a38db464
 """
@@ -60,9 +60,9 @@ def scale(x: Tensor, kappa: float, geometry: Geometry, squares: Squares = square
 
 
 def portable(x: Tensor, W: Tensor, kappa: float, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Return the output and the scale by operations that autograd and ``torch.vmap`` know.
+    """Return the output and the scale by operations that autograd and ``torch.vmap`` support.
 
-    The input is rescaled before the convolution, whose unscaled numbers could leave their range.
+    The input is rescaled before the convolution, which could leave the range for unscaled numbers.
     """
     f = scale(x, kappa, geometry)
     top = longest(f)
@@ -105,8 +105,8 @@ def gradients(
 class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
     """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute.
 
-    It gives the output, the scale and what is kept: ``h``, unless the backward pass is to recompute it. What is no
-    output carries no gradient. Nothing is checked here: see ``functional``. Reverse mode only, which is what
+    It returns the output, the scale and ``h``, or None if the backward pass recomputes it. Only the output carries a
+    gradient. ``functional`` checks the arguments, this class does not. Reverse mode only, which is what
     ``torch.compile`` can trace.
     """
 
@@ -131,9 +131,9 @@ class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor | None]) -> None:
-        """Keep what the derivatives read."""
+        """Save the tensors that the derivatives read."""
         x, W, ctx.kappa, ctx.geometry, _ = inputs
-        ctx.set_materialize_grads(output[2] is None)  # else zeros would be made for what is kept, at each backward pass
+        ctx.set_materialize_grads(output[2] is None)  # otherwise each backward pass would allocate zeros for the kept product
         ctx.mark_non_differentiable(*(kept for kept in output[1:] if kept is not None))
         ctx.save_for_backward(x, W, *output[1:])
         ctx.save_for_forward(x, W)
@@ -141,7 +141,7 @@ class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients with respect to ``x`` and ``W``; None where not needed and for settings."""
-        if g is None:  # nothing that came after depends on the output
+        if g is None:  # nothing depends on the output
             return None, None, None, None, None
         x, W, f, h = ctx.saved_tensors
         kappa, geometry, wanted = ctx.kappa, ctx.geometry, ctx.needs_input_grad
@@ -164,23 +164,23 @@ class PatchNormLikeWithoutBiasReverse(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[int, int, None]]:
-        """Return the map over one more axis, which stands first."""
+        """Return the map batched over one more axis, which comes first."""
         mapped = torch.vmap(partial(portable, geometry=arguments[-2]), in_dims[:-2])(*arguments[:-2])
         return (*mapped, None), (0, 0, None)
 
 
 class PatchNormLikeWithoutBias(PatchNormLikeWithoutBiasReverse):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(PatchNormLikeWithoutBiasReverse.backward))
 
     @staticmethod
     def jvp(ctx: Any, x_t: Tensor | None, W_t: Tensor | None, *_: None) -> tuple[Tensor, None, None]:
-        """Return the tangent of the output from those of ``x`` and ``W``, and None for the scale and what is kept."""
+        """Return the tangent of the output from those of ``x`` and ``W``, and None for the scale and the kept product."""
         x, W = ctx.saved_tensors[:2]
         x_t, W_t = tangent_or_zeros(x_t, x), tangent_or_zeros(W_t, W)
         kappa, geometry = ctx.kappa, ctx.geometry
-        f = scale(x, kappa, geometry)  # again, so that the tangent can be differentiated too
+        f = scale(x, kappa, geometry)  # recomputed, so that the tangent can be differentiated too
         top = longest(f)
         u = x / top
         f_u = top * wide(f)

@@ -1,11 +1,11 @@
-"""Rows of unit length, as QK-norm has every query and key.
+"""Rows of unit length, to which QK-norm scales every query and key.
 
     y[s,j] = x[s,j]/sqrt(q[s])
     q[s] = sum[j](x[s,j]**2)
 
-The scale is computed without squares that overflow or vanish; a row of zeros has no direction and stays zero,
-with no gradient. The rows of unit length u and the one number f a row, of at least float32, are all that is kept: the
-backward pass does not read the input. Both are results with derivatives, so the gradient can be differentiated again.
+The scale is computed without squares that overflow or underflow; a row of zeros has no direction and stays zero, without
+a gradient. Only the rows of unit length u and one number f per row, of at least float32, are kept: the backward pass does
+not read the input. Both are results with derivatives, so the gradient can be differentiated again.
 
 Derivation (SHA-256 of the map): fd83bd9f90bc43402920e6a470375944deedef859c1b9e894fcdcc94303040fb
 """
@@ -35,25 +35,25 @@ def scale(x: Tensor, length: Length = squared_length) -> Tensor:
 
 
 def portable(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``u`` (..., d) and ``f`` (..., 1) of ``x`` (..., d), by operations that autograd and ``vmap`` know."""
+    """Return ``u`` (..., d) and ``f`` (..., 1) of ``x`` (..., d), by operations that autograd and ``vmap`` support."""
     f = scale(x)
     u = (f * x).to(x.dtype)  # l2-norm/forward
     return u, f
 
 
 def without_graph(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the same, with ``u`` in memory as ``x`` lies, and ``f`` by fewer passes over the memory."""
+    """Return the same, with ``u`` in the memory layout of ``x``, and fewer passes over memory."""
     f = scale(x, squared_length_without_graph)
     if is_eager(x):
-        f = torch.empty_like(x[..., :1], dtype=f.dtype).copy_(f)  # results are laid out as their operands are
+        f = torch.empty_like(x[..., :1], dtype=f.dtype).copy_(f)  # results have the layout of their operands
     u = f * x  # l2-norm/forward
     return u if u.dtype == x.dtype else u.to(x.dtype), f
 
 
 def gradient(g: Tensor | None, h: Tensor | None, u: Tensor, f: Tensor) -> Tensor | None:
-    """Return the gradient with respect to the input from that by ``u``, ``g`` (..., d), and that by ``f``, ``h`` (..., 1).
+    """Return the gradient with respect to the input from ``g`` (..., d) with respect to ``u`` and ``h`` (..., 1) to ``f``.
 
-    None stands for zero, also in what is returned. Autograd can differentiate it.
+    None stands for zero, also in the result. Autograd can differentiate it.
     """
     total, dtype, u = None, u.dtype, u.to(f.dtype)
     if g is not None:
@@ -70,7 +70,7 @@ def gradient(g: Tensor | None, h: Tensor | None, u: Tensor, f: Tensor) -> Tensor
 
 
 def tangent(x: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the tangents of ``u`` and ``f`` from the input and its own."""
+    """Return the tangents of ``u`` and ``f`` from the input and its tangent."""
     u, f = portable(x)
     u, x_t = u.to(f.dtype), x_t.to(f.dtype)
     u_x_t = (u * x_t).sum(-1, keepdim=True)
@@ -83,13 +83,13 @@ def tangent(x: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
 def pair_gradients(
     g_q: Tensor, u_q: Tensor, f_q: Tensor, g_k: Tensor, u_k: Tensor, f_k: Tensor, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients with respect to queries and keys from those by their ``u``, None where not wanted."""
+    """Return the gradients with respect to queries and keys from those with respect to ``u``, None if not wanted."""
     given = zip((g_q, g_k), (u_q, u_k), (f_q, f_k), wanted, strict=True)
     return tuple(gradient(g, None, u, f) if w else None for g, u, f, w in given)
 
 
 def gradients(ctx: Any, given: Given) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients with respect to queries and keys from those by the four results, None for zero."""
+    """Return the gradients with respect to queries and keys from those of the four results, None for zero."""
     g_q, h_q, g_k, h_k = given
     u_q, f_q, u_k, f_k = ctx.saved_tensors
     return gradient(g_q, h_q, u_q, f_q), gradient(g_k, h_k, u_k, f_k)
@@ -98,7 +98,7 @@ def gradients(ctx: Any, given: Given) -> tuple[Tensor | None, Tensor | None]:
 def gradients_by(
     kernels: Callable[..., tuple[Tensor, Tensor]], ctx: Any, given: Given
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the same by kernels, where no graph is recorded and ``f`` was used for nothing else."""
+    """Return the same by kernels, if no graph is recorded and ``f`` has no other use."""
     g_q, h_q, g_k, h_k = given
     if torch.is_grad_enabled() or h_q is not None or h_k is not None:
         return gradients(ctx, given)
@@ -110,7 +110,7 @@ def gradients_by(
 
 
 class UnitPairReverse(torch.autograd.Function):
-    """Queries (N, H, L, d) and keys (N, H, S, d) at unit length; gives ``u`` and ``f`` (N, H, L, 1) of each.
+    """Queries (N, H, L, d) and keys (N, H, S, d) scaled to unit length; returns ``u`` and ``f`` (N, H, L, 1) of each.
 
     Reverse mode only, which is what ``torch.compile`` can trace.
     """
@@ -118,12 +118,12 @@ class UnitPairReverse(torch.autograd.Function):
     @staticmethod
     @read_once
     def forward(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the queries at unit length with their ``f``, and the keys with theirs."""
+        """Return the queries of unit length with their ``f``, and the keys with theirs."""
         return (*without_graph(q), *without_graph(k))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
-        """Keep what the derivatives read."""
+        """Save the tensors that the derivatives read."""
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*output)
         ctx.save_for_forward(*inputs)
@@ -135,7 +135,7 @@ class UnitPairReverse(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """Return the map over one more axis, which stands first."""
+        """Return the map batched over one more axis, which comes first."""
 
         def pair(q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
             return (*portable(q), *portable(k))
@@ -144,13 +144,13 @@ class UnitPairReverse(torch.autograd.Function):
 
 
 class UnitPair(UnitPairReverse):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(UnitPairReverse.backward))
 
     @staticmethod
     def jvp(ctx: Any, q_t: Tensor | None, k_t: Tensor | None) -> tuple[Tensor, ...]:
-        """Return the tangents of the results from those of queries and keys; None is zero."""
+        """Return the tangents of the results from those of queries and keys; None stands for zero."""
         q, k = ctx.saved_tensors
         pairs = ((q, q_t), (k, k_t))
         return tuple(t for x, x_t in pairs for t in tangent(x, torch.zeros_like(x) if x_t is None else x_t))

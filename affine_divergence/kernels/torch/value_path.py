@@ -8,9 +8,9 @@ Where:
     A[s,r,t,k] = E[s,r,t,k]/e[s,r,t]
     e[s,r,t] = sum[k](E[s,r,t,k])
 
-As a map of the mixed input ``x[s,r,t] = sum[k](A[s,r,t,k]*y[s,k])`` of each token t and head r it is
-``f[s,r,t]*(sum[j](W[r,h,j]*x[s,r,t,j]) + b[r,h])``, with the same ``f``; that is what is computed here. The attention
-weights A may come from anywhere.
+As a map of the mixed input ``x[s,r,t] = sum[k](A[s,r,t,k]*y[s,k])`` of each token t and head r, it is
+``f[s,r,t]*(sum[j](W[r,h,j]*x[s,r,t,j]) + b[r,h])``, with the same ``f``; this form is computed here. The mixing may be
+done by any attention kernel.
 
 Derivation (SHA-256 of the map): e8639823af47073bd5a57e311cd13be93c7a7d6420a76f721e0022698a7891c3
 """
@@ -38,7 +38,7 @@ def scale(x: Tensor, kappa: float) -> Tensor:
 def corrected(x: Tensor, W: Tensor, b: Tensor, kappa: float) -> Tensor:
     """Return the corrected values (N, H, L, d) of mixed inputs ``x`` (N, H, L, n).
 
-    ``W`` (H, d, n) and ``b`` (H, d) are the value projection, one block a head. The input is scaled before the product.
+    ``W`` (H, d, n) and ``b`` (H, d) are the value projection, one block per head. The input is scaled before the product.
     """
     f = scale(x, kappa)
     u = f * x

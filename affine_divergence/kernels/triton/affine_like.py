@@ -414,6 +414,6 @@ class AffineLikeReverse(plain.AffineLikeReverse):
 
 
 class AffineLike(AffineLikeReverse, plain.AffineLike):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(AffineLikeReverse.backward))

@@ -406,6 +406,6 @@ class NormLikeReverse(plain.NormLikeReverse):
 
 
 class NormLike(NormLikeReverse, plain.NormLike):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(NormLikeReverse.backward))

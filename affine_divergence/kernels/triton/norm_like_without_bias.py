@@ -376,6 +376,6 @@ class NormLikeWithoutBiasReverse(plain.NormLikeWithoutBiasReverse):
 
 
 class NormLikeWithoutBias(NormLikeWithoutBiasReverse, plain.NormLikeWithoutBias):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(NormLikeWithoutBiasReverse.backward))

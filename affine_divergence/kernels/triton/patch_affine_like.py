@@ -282,7 +282,7 @@ def kept_dh_dE_kernel(
 def forward(
     x: Tensor, W: Tensor, b: Tensor, kappa: float, numbers: Sequence[int], recompute: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output, the scale, and the kept ``h``, which is empty if it is not to be kept."""
+    """Return the output, the scale, and the kept ``h``, which is empty if it is not kept."""
     geometry = as_geometry(numbers)
     if recompute:
         floor = smallest_sum(x)
@@ -355,7 +355,7 @@ _forward = register(
     "(Tensor x, Tensor W, Tensor b, float kappa, int[] numbers, bool recompute) "
     "-> (Tensor, Tensor, Tensor)",
     forward,
-    forward,  # the same lines say what shapes there will be
+    forward,  # run on tensors without values, the same lines give the shapes
 )
 _backward = register(
     "triton_patch_affine_like_backward",
@@ -371,8 +371,7 @@ derive(_forward, _backward, _passes)
 class PatchAffineLikeReverse(plain.PatchAffineLikeReverse):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
-    which is what ``torch.compile`` can trace.
+    Kept values and batching are the base class's. Reverse mode only, which is what ``torch.compile`` can trace.
     """
 
     @staticmethod
@@ -401,6 +400,6 @@ class PatchAffineLikeReverse(plain.PatchAffineLikeReverse):
 
 
 class PatchAffineLike(PatchAffineLikeReverse, plain.PatchAffineLike):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(PatchAffineLikeReverse.backward))

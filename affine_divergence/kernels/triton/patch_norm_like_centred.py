@@ -393,7 +393,7 @@ def kept_m_dh_dE_dx_sum_sum_kernel(
 def forward(
     x: Tensor, W: Tensor, b: Tensor, kappa: float, numbers: Sequence[int], recompute: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output, the scale, and the kept ``h``, which is empty if it is not to be kept."""
+    """Return the output, the scale, and the kept ``h``, which is empty if it is not kept."""
     geometry = as_geometry(numbers)
     if recompute:
         floor = smallest_sum(x)
@@ -505,7 +505,7 @@ _forward = register(
     "(Tensor x, Tensor W, Tensor b, float kappa, int[] numbers, bool recompute) "
     "-> (Tensor, Tensor, Tensor)",
     forward,
-    forward,  # the same lines say what shapes there will be
+    forward,  # run on tensors without values, the same lines give the shapes
 )
 _backward = register(
     "triton_patch_norm_like_centred_backward",
@@ -521,8 +521,7 @@ derive(_forward, _backward, _passes)
 class PatchNormLikeCentredReverse(plain.PatchNormLikeCentredReverse):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by the kernels.
 
-    What is kept and maps over more axes are those of the class that this one is derived from. Reverse mode only,
-    which is what ``torch.compile`` can trace.
+    Kept values and batching are the base class's. Reverse mode only, which is what ``torch.compile`` can trace.
     """
 
     @staticmethod
@@ -551,6 +550,6 @@ class PatchNormLikeCentredReverse(plain.PatchNormLikeCentredReverse):
 
 
 class PatchNormLikeCentred(PatchNormLikeCentredReverse, plain.PatchNormLikeCentred):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(PatchNormLikeCentredReverse.backward))

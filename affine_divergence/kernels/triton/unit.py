@@ -210,7 +210,7 @@ class UnitPairReverse(plain.UnitPairReverse):
 
 
 class UnitPair(UnitPairReverse, plain.UnitPair):
-    """The same with tangents, for forward mode."""
+    """The same map with tangents, for forward mode."""
 
     backward = staticmethod(outside_autocast(UnitPairReverse.backward))
 
