@@ -4,12 +4,12 @@
     NormLike(n, m, ...)           The norm-like (normalising) solution of the affine divergence
     functional                    the same as functions of tensors
     AffineLikeMultiheadAttention  multi-head attention with affine-like projections
-    convert, revert               replace torch's layers by these, and undo it
+    convert, revert               replace torch's layers, and undo it
     lora_config(config)           LoRA on these layers through peft, with an exact merge
     record, restore               save a conversion with the weights
     ColwiseParallel, ...          styles of tensor parallelism for these layers
     PatchNormConv2d, ...          convolutions that divide each patch by its length
-    self_factor(module, x)        K_ss of each sample, also for torch's layers
+    self_factor(module, x)        K_ss of each sample, of torch's layers too
 
 Generated from derivations, whose digests are in the files and in ``manifest.json``; depends only on torch.
 """

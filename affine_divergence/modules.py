@@ -120,7 +120,7 @@ class NormLike(nn.Module):
         dtype: their floating-point type.
         kappa: the self factor of every sample; above 1.0 with a bias, where None means 2.0; above 0.0 without, where it
             means 1.0.
-        center: first subtract each row's mean from it, which makes norm-like a LayerNorm.
+        center: first subtract each row's mean: the map is then a LayerNorm without gain and a linear layer.
         init: how ``reset_parameters`` draws: "variance-preserving", or "torch" for torch's own way.
         backend: "torch", "triton", "cuda" or "cpp"; None chooses one, see ``runtime.backends``.
 

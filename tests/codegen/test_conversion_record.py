@@ -76,7 +76,11 @@ MISTAKES = {
         "'last' was converted from Conv2d to AffineLike, but it is a Linear",
     ),
     "kind": (entry(to="PatchNormConv2d"), ValueError, "from Linear to PatchNormConv2d, but"),
-    "setting": (entry(settings={"weight": 1}), ValueError, "has a setting 'weight'; known are kappa"),
+    "setting": (
+        entry(settings={"weight": 1}),
+        ValueError,
+        "has the unknown setting 'weight'; the known ones are kappa",
+    ),
     "value": (entry(settings={"kappa": -1.0}), ValueError, "kappa is -1.0; give a finite number"),
     "missing": (None, ValueError, "this Small has no config with a record"),
 }
@@ -183,7 +187,7 @@ def test_a_body_is_restored_from_a_model_with_a_head_and_a_head_around_a_body(tm
     assert {r.name.split(".")[0] for r in ad.restore(again).replaced} == {"bert"}
     assert torch.equal(again.bert(ids).last_hidden_state, whole.bert(ids).last_hidden_state)
     assert ad.record(again) == again.config.affine_divergence
-    with pytest.raises(ValueError, match="holds the record of a BertForMaskedLM of which it is a part"):
+    with pytest.raises(ValueError, match="holds the record of the BertForMaskedLM that it is a part of"):
         ad.revert(again.bert)
     config = BertConfig(vocab_size=20, **sizes)
     part, other = BertForMaskedLM(config), BertForMaskedLM(config)

@@ -94,7 +94,7 @@ def test_the_report_lists_every_module_with_parameters():
     assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
     lines = str(report).splitlines()
     assert lines[0] == "3 replaced, 3 skipped" and "  first: Linear -> AffineLike" in lines
-    assert any(line.startswith("  norm: LayerNorm skipped: no layer") for line in lines)
+    assert any(line.startswith("  norm: LayerNorm skipped: this package has no") for line in lines)
 
 
 def test_revert_gives_back_torchs_layers():
@@ -250,9 +250,9 @@ STAYS = {
     "pruned": (pruned, "its weight is computed from other parameters"),
     "forward": (replaced_forward, "its forward was replaced on the object"),
     "lazy": (lambda: nn.LazyLinear(3), "its shapes are not known yet; call it once before"),
-    "complex": (lambda: nn.Linear(3, 3, dtype=torch.complex64), "torch.complex64; the maps are of real"),
+    "complex": (lambda: nn.Linear(3, 3, dtype=torch.complex64), "torch.complex64; the maps need real"),
     "attention": (lambda: nn.MultiheadAttention(4, 2, bias=False), "exists only with a bias"),
-    "output": (wrapped, "its out_proj is a Mine"),
+    "output": (wrapped, "its out_proj was replaced by a Mine"),
     "built": (lambda: ad.NormLike(3, 3), "it is a layer of this package already"),
     "recurrent": (lambda: nn.GRU(3, 3), "this package has no counterpart for it"),
 }

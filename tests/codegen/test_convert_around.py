@@ -48,7 +48,10 @@ def test_layers_whose_weight_the_code_around_them_reads_are_left():
     report = ad.convert(Around(), dry_run=True)
     left = {s.name: s.why for s in report.skipped if s.type == "Linear"}
     assert set(left) == SEEN
-    assert left["seen"] == "Around uses its weight directly, past the layer, and would go on computing torch's"
+    assert (
+        left["seen"]
+        == "Around reads its weight directly, without calling the layer, and would still compute torch's map"
+    )
     assert "bias" in left["several.0"]
 
 
@@ -142,8 +145,8 @@ def test_what_something_else_has_a_hand_in_is_left(name):
 CHANGED = {
     "weight norm": (parametrizations.weight_norm, "its parameters are now computed from others"),
     "spectral norm": (parametrizations.spectral_norm, "its parameters are now computed from others"),
-    "forward": (hooked, "its forward was replaced on the object since; undo that first"),
-    "class": (lambda m: setattr(m, "__class__", type("Mine", (ad.AffineLike,), {})), "its class is Mine since"),
+    "forward": (hooked, "its forward has been replaced on the object; undo that first"),
+    "class": (lambda m: setattr(m, "__class__", type("Mine", (ad.AffineLike,), {})), "to Mine; undo that first"),
     "setting": (lambda m: setattr(m, "in_features", 9), "its in_features was 4 when it was converted and is 9 now"),
 }
 
@@ -188,7 +191,7 @@ def test_attention_is_put_back_as_a_whole_or_not_at_all():
         assert model.activation_relu_or_gelu == 0, "the fast path would compute torch's attention"
         del model.self_attn.out_proj.forward
         model.self_attn.out_proj = nn.Linear(4, 4)
-        assert "its output projection is a Linear since" in ad.revert(model).skipped[0].why
+        assert "its output projection has been replaced by a Linear" in ad.revert(model).skipped[0].why
 
 
 def test_a_forward_that_was_put_back_on_the_object_is_the_class_s_own():

@@ -34,7 +34,7 @@ def test_a_model_that_accelerate_offloads(where, tmp_path):
     assert model[2].weight.is_meta and torch.equal(model(X), wanted)
     report = ad.revert(model)
     assert not report.replaced and len(report.skipped) == 3
-    assert "replaced on the object since by accelerate; call remove_hook_from_submodules first" in report.skipped[0].why
+    assert "replaced on the object by accelerate; call remove_hook_from_submodules first" in report.skipped[0].why
     assert torch.equal(model(X), wanted)
     accelerate.hooks.remove_hook_from_submodules(model)
     assert len(ad.revert(model).replaced) == 3

@@ -223,7 +223,7 @@ MISTAKES = {
     "unknown": (
         lambda: ad.self_factor(nn.LayerNorm(4), X),
         TypeError,
-        "no self factor of LayerNorm is known; known are",
+        "no self factor of LayerNorm is known; the known classes are",
     ),
     "subclass": (lambda: ad.self_factor(Doubled(4, 3), X), TypeError, "a forward map of its own, not that of Linear"),
     "computed": (lambda: ad.self_factor(parametrizations.weight_norm(nn.Linear(4, 3)), X), TypeError, "from others"),
@@ -239,7 +239,7 @@ MISTAKES = {
     "longest": (
         lambda: ad.self_factor(nn.Embedding(4, 3, max_norm=0.5), X.long()),
         ValueError,
-        "Embedding with max_norm=0.5 rescales rows whenever they are read",
+        "Embedding with max_norm=0.5 rescales rows when they are read",
     ),
     "longest in bags": (
         lambda: ad.self_factor(nn.EmbeddingBag(4, 3, max_norm=1), X.long()),
@@ -279,7 +279,7 @@ def test_message(mistake):
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
 def test_a_lazy_layer_is_asked_to_run_first():
-    with pytest.raises(TypeError, match="call it once before"):
+    with pytest.raises(TypeError, match="call it once first"):
         ad.self_factor(nn.LazyLinear(3), X)
 
 

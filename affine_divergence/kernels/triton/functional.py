@@ -61,7 +61,7 @@ def norm_like(
         bias: b (m), or None.
         kappa: the self factor of every sample; above 1.0 with a bias, where None means 2.0; above 0.0 without, where it
             means 1.0.
-        center: first subtract each row's mean from it, which makes norm-like a LayerNorm.
+        center: first subtract each row's mean: the map is then a LayerNorm without gain and a linear layer.
 
     Returns:
         z (..., m). A row of zeros has no direction: its weight part and its gradient are zero.

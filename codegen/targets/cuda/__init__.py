@@ -1,1 +1,1 @@
-"""CUDA C++ for NVIDIA devices: row kernels around products of matrices, compiled at first use by NVRTC."""
+"""CUDA C++ for NVIDIA devices: row kernels around matrix products, compiled at first use by NVRTC."""

@@ -1,9 +1,9 @@
-"""The kernels of a forward pass that also bound rows near the end of the range; see ``codegen.passes.row_units``.
+"""The kernels of a forward pass that also compute far rows in range; see ``codegen.passes.row_units``.
 
-    .._f    leaves f_u beside f: the larger one says which rows are far
-    .._z    takes the product of a far row itself, in units of the row; that of the library may have left the range
+    .._f    writes f_u in addition to f; rows whose f_u is larger are far
+    .._z    computes the product of a far row itself, in the row's unit; the library's product may have overflowed
 
-The work on a far row costs time, but nothing waits for the host to look, and no bit of another row changes.
+Far rows cost time, but the host never waits to look for them, and no bit of another row changes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def forward_pass(plan: Plan, prefix: str, own: str) -> list[Printed]:
 
 
 class _ScalePrinter(StepPrinter):
-    """Prints the scale of rows, which is also left in units of each."""
+    """Prints the scale of rows, which is also written in each row's unit."""
 
     def __init__(self, program: Program, prefix: str, own: str, units: RowUnits) -> None:
         super().__init__(program, prefix, own)
@@ -52,7 +52,9 @@ class _ScalePrinter(StepPrinter):
         *loops, last = kernel.context["loops"]
         former = assigned(own, _PRINTER)
         assert former in last["after"]
-        back = replace(own, expression=units.scaled.entry * units.unit.entry)  # where the length itself has no number
+        back = replace(
+            own, expression=units.scaled.entry * units.unit.entry
+        )  # valid even if the length itself overflows
         lines = {
             "loops": [*loops, {**last, "after": [line for line in last["after"] if line != former]}],
             "units": [
@@ -66,7 +68,7 @@ class _ScalePrinter(StepPrinter):
 
 
 class _OutputPrinter(StepPrinter):
-    """Prints the output of rows, of which far ones are computed in units of each."""
+    """Prints the output of rows; far ones are computed in their own units."""
 
     def __init__(self, program: Program, prefix: str, own: str, units: RowUnits, scale: str) -> None:
         super().__init__(program, prefix, own)
@@ -107,7 +109,7 @@ class _OutputPrinter(StepPrinter):
 
 
 def _with(kernel: Kernel, parameters: Sequence[str], tensors: Sequence[str], lines: Mapping[str, Any]) -> Kernel:
-    """Return a kernel with more arguments between its tensors and its settings, and more lines in its template."""
+    """Return a kernel with additional arguments between its tensors and settings, and additional template lines."""
     given = kernel.context["parameters"]
     behind = len(given) - len(kernel.scalars)
     context = {**kernel.context, **lines, "parameters": [*given[:behind], *parameters, *given[behind:]]}

@@ -1,4 +1,4 @@
-"""The files of one map of a layer of any kind in CUDA C++: a block of threads a sample."""
+"""The files of one map of a layer of any form in CUDA C++: one block of threads per sample."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from codegen.targets.cuda.sample_loops import BlockPrinter
 
 
 def layer_kernel_context(plan: LayerPlan) -> dict[str, Any]:
-    """Return what ``layer_kernels.cu.jinja`` and ``layer_map.py.jinja`` need.
+    """Return the context of ``layer_kernels.cu.jinja`` and ``layer_map.py.jinja``.
 
-    Raise ``UsageError`` for a map whose arithmetic the kernels cannot do.
+    Raises ``UsageError`` for a map whose arithmetic the kernels do not support.
     """
     return {
         **_KernelFile(plan).context(),
@@ -39,14 +39,14 @@ class _KernelFile(SampleFile):
     suffix = ".cu"
 
     def made(self, program: Program, walk: Walk, types: Types, name: str) -> SampleKernel:
-        """Return the kernel of a walk."""
+        """Return the kernel of a loop over samples."""
         printer = BlockPrinter(program, walk, types, self.integers)
         made = printer.kernel(name)
         self.spans[str({**made.context, "name": ""})] = [self.names.text(span) for span in printer.spans]
         return made
 
     def called(self, program: Program, walk: Walk, kernel: SampleKernel, own: str, wide: Iterable[str]) -> list[str]:
-        """Return the lines that make room for what a kernel writes, call it, and take what adds up over samples."""
+        """Return the lines that allocate a kernel's outputs, call it, and store the sums over samples."""
         spans = self.spans[str({**kernel.context, "name": ""})]
         span = spans[0] if len(spans) == 1 else f"max({', '.join(spans)})" if spans else "1"
         arguments = [

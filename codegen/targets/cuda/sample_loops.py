@@ -1,12 +1,12 @@
-"""A walk over samples as CUDA C++: a block does one sample after the other, its threads share the entries of a value.
+"""Print a loop over samples as CUDA C++: a block processes one sample at a time; its threads share a value's entries.
 
     Pointwise  z[s,i] = f*(..)      entries of z among the threads
-    Contract   E[s] = sum x**2      entries of x among the threads, added up over the block; every thread has E
-               y[s,i] = sum ..      entries of y among the threads, each adds up its own sum
-    Scatter    dx[s,2*k - 1] += dy  zeros first; threads share the axes along which positions never meet
+    Contract   E[s] = sum x**2      entries of x among the threads, summed over the block; every thread gets E
+               y[s,i] = sum ..      entries of y among the threads; each computes its own sum
+    Scatter    dx[s,2*k - 1] += dy  zeros first; threads share the axes along which positions are distinct
 
-All threads wait for each other behind a value in memory. What adds up over samples does so in memory of the block; the
-blocks are added up afterwards, so that the same input gives the same bits.
+All threads synchronise after a value in memory is written. Sums over samples accumulate in memory of the block; the
+blocks' sums are added afterwards, so that equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BARRIER = "__syncthreads();"
 
 
 class BlockPrinter(LoopPrinter):
-    """Prints the instructions of one walk for a block of threads."""
+    """Prints the instructions of one loop over samples for a block of threads."""
 
     def __init__(self, program: Program, walk: Walk, types: Types, integers: frozenset[str]) -> None:
         super().__init__(program, walk, types, integers)
@@ -37,7 +37,7 @@ class BlockPrinter(LoopPrinter):
         self._added: list[Value] = []
 
     def kernel(self, name: str) -> SampleKernel:
-        """Return the text and the arguments."""
+        """Return the kernel's text and arguments."""
         made = super().kernel(name)
         values = self._program.values
         memory = [*made.context["inner"], *self._sums(), *made.context["totals"]]
@@ -61,7 +61,7 @@ class BlockPrinter(LoopPrinter):
         return lines if self._is_local(target) else [*lines, _BARRIER]
 
     def _is_local(self, value: Value) -> bool:
-        """Whether every thread has a value of its own, the same for all."""
+        """Whether every thread holds its own, equal copy of a value."""
         return value.name not in self._outside and not self._axes(value)
 
     def _each(self, indices: Sequence[Index], body: Sequence[str], simd: str = "") -> list[str]:
@@ -89,7 +89,7 @@ class BlockPrinter(LoopPrinter):
         added = f"{total} += {factors};"
         if not axes:
             end = self._stored(target, f"row_sum({total})", note)
-            if not self._is_local(target):  # all threads add up, one stores
+            if not self._is_local(target):  # all threads take part in the sum, one stores it
                 end = f"{total} = row_sum({total});\n{self._stored(target, total, note)}"
             return [f"Wide {total} = 0;", *self._each(summed, [added]), *end.split("\n")]
         inside = [f"Wide {total} = 0;", *self._serial(summed, [added])]
@@ -108,7 +108,7 @@ class BlockPrinter(LoopPrinter):
         return [opened, *self._each(instruction.summed, [compared]), f"{largest} = row_largest({largest});", end]
 
     def _scatter(self, instruction: Scatter, note: str) -> list[str]:
-        """Threads share the axes whose index is itself a position, which no two of them can have in common."""
+        """Threads share only the axes whose index is itself a position, so that no two add to the same entry."""
         target, operand = instruction.target, instruction.operand
         counts = Counter(i for p in instruction.positions for i in p.atoms(Index))
         apart = [p for p in instruction.positions if isinstance(p, Index) and counts[p] == 1 and p != BATCH]
@@ -131,7 +131,7 @@ class BlockPrinter(LoopPrinter):
         return [*lines, _BARRIER, *self._each(self._axes(target), [self._stored(target, f"{memory}[{own}]", "")])]
 
     def _sum_of(self, target: Value) -> str:
-        """Return the memory in which the entries of a value are added up: its own, if that is memory of the block."""
+        """Return the memory in which a value's entries are summed: its own, if that is memory of the block."""
         if target.name not in self._outside:
             return self._memory_of(target.name)
         self._added.append(target)

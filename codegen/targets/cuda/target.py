@@ -31,7 +31,7 @@ _FIXED, _PATCHES = ("rows.cuh", "compile.py", "launch.py"), ("patches.cuh", "pat
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
     """Return the text of every file by its path in the package, which also needs the files of the torch target.
 
-    Raise ``UsageError`` for a map with a part that has no kernel and no line of torch.
+    Raises ``UsageError`` for a map with a part that neither a kernel nor torch computes.
     """
     result = {}
     for context in row_contexts(map_context, families, angles):
@@ -63,7 +63,7 @@ def _patch_maps(maps: Sequence[PatchMap]) -> dict[str, str]:
 
 
 def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> dict[str, Any]:
-    """Return what the templates of one map need."""
+    """Return the context of the templates of one map."""
     twin = heading_context(plan, with_bias)
     plain, own = twin["module"], plan.input_names[0]
     prefix = plain
@@ -89,7 +89,7 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
 
 
 def _extents(plan: Plan, saved: Sequence[str]) -> dict[str, str]:
-    """Return the lines that name the lengths of axes, and the shapes that operands must have."""
+    """Return the lines that assign axis lengths, and the required shapes of operands."""
     program = plan.backward.program
     values = {v.name: v for v in (*plan.scale.inputs, *plan.forward.inputs, *program.inputs)}
     forward = shapes_text(values[name] for name in plan.input_names)
@@ -103,7 +103,7 @@ def _extents(plan: Plan, saved: Sequence[str]) -> dict[str, str]:
 
 
 def _blocks(plan: Plan, prefix: str, own: str) -> tuple[list[dict[str, Any]], list[Printed]]:
-    """Return the branches of the backward pass, one a choice of gradients that share work."""
+    """Return the branches of the backward pass, one per subset of gradients that share work."""
     program = plan.backward.program
     blocks, parts = [], []
     for group, choices in variants(program):

@@ -1,4 +1,4 @@
-"""The files of rows at unit length: one kernel each way, for queries and keys at once, and what launches them."""
+"""The files of rows of unit length: forward and backward kernels for queries and keys at once, and launchers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCE = f"{MODULE}.cu"
 
 
 def unit_file_context() -> dict[str, Any]:
-    """Return what ``unit.py.jinja`` and ``unit.cu.jinja`` need."""
+    """Return the context of ``unit.py.jinja`` and ``unit.cu.jinja``."""
     unit = unit_rows()
     return {
         **unit_context(unit),
@@ -28,7 +28,7 @@ def unit_file_context() -> dict[str, Any]:
 
 
 def _divided(program: Program) -> Program:
-    """Return a program that divides by the magnitude before the root: the product of both may leave the range."""
+    """Return a program that divides by the magnitude, then by the root: the product of both may leave the range."""
     (peak,) = (i.target for i in program.instructions if isinstance(i, Magnitude))
     own = program.producers[SCALE]
     assert isinstance(own, Pointwise) and own.expression.has(1 / peak.entry)
@@ -39,9 +39,9 @@ def _divided(program: Program) -> Program:
 
 
 def _kernel(name: str, program: Program) -> dict[str, Any]:
-    """Return a kernel's lines as ``kernels.cu.jinja`` has them, and its tensors: matrices and numbers a row."""
+    """Return a kernel's lines in the form of ``kernels.cu.jinja``, and its tensors: matrices and numbers per row."""
     work = Rows(tuple(i for i in program.instructions if is_row_work(i)), program.outputs)
-    assert len(work.instructions) == len(program.instructions), "every instruction stays inside a row"
+    assert len(work.instructions) == len(program.instructions), "an instruction does not work inside a row"
     types = {v.name: WIDE if is_column(v) else ELEMENT for v in program.values.values()}
     kernel = row_text(program, work, types, name)
     (width,) = kernel.lengths
@@ -56,7 +56,7 @@ def _kernel(name: str, program: Program) -> dict[str, Any]:
 
 
 def _tensor(value: Value, program: Program) -> dict[str, str]:
-    """Return a tensor's name and its type in the arguments: what is only read is constant."""
+    """Return a tensor's name and its type in the arguments, which is const if it is only read."""
     written = value.name in program.outputs
     kind = WIDE if is_column(value) else ELEMENT
     return {"name": identifier(value.name), "type": f"{'' if written else 'const '}{kind}"}

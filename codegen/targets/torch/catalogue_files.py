@@ -85,9 +85,7 @@ def companions(families: Sequence[Family]) -> Companions:
         },
         exports=(
             Export("attention", (attention,), attention, f"multi-head attention with {NAME} projections"),
-            Export(
-                "conversion", ("convert", "revert"), "convert, revert", "replace torch's layers by these, and undo it"
-            ),
+            Export("conversion", ("convert", "revert"), "convert, revert", "replace torch's layers, and undo it"),
             Export(
                 "adapters",
                 ("lora_config",),
@@ -108,7 +106,7 @@ def companions(families: Sequence[Family]) -> Companions:
                 "self_factors",
                 ("self_factor",),
                 "self_factor(module, x)",
-                "K_ss of each sample, also for torch's layers",
+                "K_ss of each sample, of torch's layers too",
             ),
         ),
         digests={

@@ -1,1 +1,1 @@
-"""Triton: fused kernels for NVIDIA GPUs, loaded only when they are wanted; see ``README.md``."""
+"""Triton: fused kernels for NVIDIA GPUs, imported only if they are used; see ``README.md``."""

@@ -1,4 +1,4 @@
-"""SymPy scalar expressions as Triton: tiles by ``triton.language``; what holds no tensor is computed before the launch.
+"""SymPy scalar expressions as Triton code on tiles; subexpressions without a tensor are computed before the launch.
 
 For example:
 
@@ -20,7 +20,7 @@ from derive.errors import UsageError
 
 HELPERS = ("atan", "tanh")  # functions of Triton's ``runtime.functions``
 _FUNCTIONS = {"exp", "log", "sin", "cos", "erf"}
-_PRODUCT, _POWER, _ATOM = 1, 3, 4  # how tightly a text binds: see ExpressionPrinter
+_PRODUCT, _POWER, _ATOM = 1, 3, 4  # precedences, see ExpressionPrinter
 
 
 class Constants:
@@ -43,7 +43,7 @@ class Constants:
 
 
 class TileExpressionPrinter(ExpressionPrinter):
-    """Prints expressions of tiles; ``entry`` writes the entries, ``constants`` collects what holds none."""
+    """Prints expressions of tiles; ``entry`` prints the entries, ``constants`` collects parts without entries."""
 
     def __init__(self, entry: Callable[[Indexed], str], constants: Constants) -> None:
         super().__init__(entry)
@@ -73,7 +73,9 @@ class TileExpressionPrinter(ExpressionPrinter):
 
     def _power(self, expression: Pow) -> tuple[str, int]:
         base, exponent = expression.base, expression.exp
-        if exponent.is_Integer and exponent < 0:  # in turn: a power may leave the range where its inverse only vanishes
+        if (
+            exponent.is_Integer and exponent < 0
+        ):  # one division at a time: a power may overflow while its inverse only underflows
             return "1" + f" / {self.text(base, _ATOM)}" * -int(exponent), _PRODUCT
         if exponent.is_Rational and exponent < 0:
             return f"1 / {self.text(1 / expression, _POWER)}", _PRODUCT

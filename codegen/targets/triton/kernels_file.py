@@ -1,4 +1,4 @@
-"""The file of one plan: what its templates print, kernel by kernel."""
+"""The file of one plan: the template context of each kernel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PRODUCT = ("WIDE", "PRECISION", "ROWS", "COLUMNS", "UNITS")
 
 
 def map_context(plan: Plan, with_bias: bool, borrowed: Borrowed | None = None) -> dict[str, Any]:
-    """Return what ``map.py.jinja`` needs; raise ``ScheduleError`` for a map that no kernel here computes."""
+    """Return the context of ``map.py.jinja``; raise ``ScheduleError`` for a map that these kernels cannot compute."""
     parts = schedule(plan.scale, plan.forward, plan.backward.program)
     kernels = kernel_contexts(parts, plan)
     names = _names(plan, parts, with_bias)
@@ -31,7 +31,7 @@ def map_context(plan: Plan, with_bias: bool, borrowed: Borrowed | None = None) -
 
 
 def _helpers(text: str) -> list[str]:
-    """Return the functions of Triton's ``runtime.functions`` that stand in for those that Triton lacks."""
+    """Return the functions of ``runtime.functions`` (which Triton lacks) that a text calls."""
     return [name for name in HELPERS if re.search(rf"(?<![\w.]){name}\(", text)]
 
 
@@ -54,7 +54,7 @@ def kernel_contexts(parts: Schedule, plan: Plan) -> dict[str, Any]:
 def _head(
     roles: Roles, printer: TilePrinter, tensors: Sequence[Value], results: Sequence[str], settings: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Return a kernel's arguments, and what a launcher gives for them in the same order."""
+    """Return a kernel's parameters, and the arguments that a launcher passes, in the same order."""
     names = [v.name for v in tensors]
     axes = {role for v in tensors for role in roles.of(v.indices)}
     sizes = [size for role, size in roles.sizes.items() if role in axes]
@@ -81,7 +81,7 @@ def _read(instructions: Iterable[Instruction], memory: Iterable[Value]) -> list[
 
 
 def _rows_of(roles: Roles, values: Iterable[Value]) -> list[str]:
-    """Return the names of the values that hold one number a row."""
+    """Return the names of the values with one number per row."""
     return [v.name for v in values if roles.of(v.indices) == ("s",)]
 
 
@@ -133,7 +133,7 @@ def _forward(parts: Schedule, plan: Plan, units: RowUnits | None) -> dict[str, A
 
 
 def _after(parts: Schedule, units: RowUnits | None) -> Sequence[Pointwise]:
-    """Return the instructions from the product to the output; the product may be in units of each row."""
+    """Return the instructions from the product to the output; the product may be in each row's unit."""
     return parts.forward.after if units is None else (units.output,)
 
 
@@ -307,7 +307,7 @@ def _launch(plan: Plan, parts: Schedule, names: dict[str, Any], borrowed: Borrow
 
 
 def _checked(values: Sequence[Value], names: dict[str, Any]) -> str:
-    """Return what a launcher has checked: each operand with its shape, and its type where another is the first."""
+    """Return the operands that a launcher checks: each with its shape, and all but the first with their type."""
     first, *others = values
     own = f"{first.name}.dtype"
     rest = [f"({v.name}, {_shape(v, names)}, {f'wide({own})[0]' if is_column(v.indices) else own})" for v in others]

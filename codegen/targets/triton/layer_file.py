@@ -1,4 +1,4 @@
-"""The file of one map of a layer of any kind in Triton: a program a sample."""
+"""The file of one map of a layer of any form in Triton: one program per sample."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from codegen.targets.triton.sample_loops import ProgramPrinter
 
 
 def layer_map_context(plan: LayerPlan) -> dict[str, Any]:
-    """Return what ``layer_kernels.jinja`` and ``layer_map.py.jinja`` need.
+    """Return the context of ``layer_kernels.jinja`` and ``layer_map.py.jinja``.
 
-    Raise ``UsageError`` for a map whose arithmetic the kernels cannot do.
+    Raises ``UsageError`` for a map whose arithmetic the kernels do not support.
     """
     context = _KernelFile(plan).context()
     functions = sorted({name for kernel in context["kernels"] for name in kernel["helpers"]})
@@ -39,11 +39,11 @@ class _KernelFile(SampleFile):
     """The kernels of one plan in Triton."""
 
     def made(self, program: Program, walk: Walk, types: Types, name: str) -> SampleKernel:
-        """Return the kernel of a walk."""
+        """Return the kernel of a loop over samples."""
         return ProgramPrinter(program, walk, types, self.integers).kernel(name)
 
     def called(self, program: Program, walk: Walk, kernel: SampleKernel, own: str, wide: Iterable[str]) -> list[str]:
-        """Return the lines that make room for what a kernel writes, call it, and take what adds up over samples."""
+        """Return the lines that allocate a kernel's outputs, call it, and store the sums over samples."""
         arguments = [
             kernel.name,
             listed([self.names.text(size) for size in kernel.lengths]),

@@ -1,8 +1,8 @@
 """Instructions as lines of a Triton kernel, on tiles.
 
-Everything is computed in the wide type: at least float32. Only products of matrices are taken in the type of the
-tensors, with a wide result. A tensor ``x`` in memory is ``x_ptr``, a tile of it as it lies there ``x_tile``, and the
-same in the wide type ``x``.
+Everything is computed in the wide type, at least float32, except that matrix products have operands in the tensors'
+type and a wide result. ``x_ptr`` is the address of a tensor ``x``, ``x_tile`` a tile of it in its own type, and ``x``
+the same tile in the wide type.
 
     Pointwise   (s, j)    dx = f[:, None] * gW - c[:, None] * u
     Contract    (s,)      q += tl.sum(y * y, axis=1)
@@ -24,7 +24,7 @@ _TAKEN = {*RANGES.values(), *BLOCKS.values(), "start", "tl", "load", "load_row",
 
 
 class TilePrinter:
-    """Prints the instructions of one kernel, and gathers the constants that they use."""
+    """Prints the instructions of one kernel, and collects the constants that they use."""
 
     def __init__(self, roles: Roles, memory: Iterable[Value]) -> None:
         self._roles = roles
@@ -33,31 +33,31 @@ class TilePrinter:
 
     @property
     def constants(self) -> tuple[tuple[str, str], ...]:
-        """The scalars that the lines so far use: each name with the Python text of its value."""
+        """The scalars used by the lines so far: each name with the Python text of its value."""
         return self._constants.items
 
     def lines(self, instructions: Iterable[Instruction], onward: bool = False) -> list[str]:
-        """Return the lines of pointwise instructions and of sums, which with ``onward`` are added to what is there."""
+        """Return the lines of pointwise instructions and of sums, which with ``onward`` add to the current value."""
         return [line for i in instructions for line in self._line(i, onward)]
 
     def product(self, contract: Contract, onward: bool = True) -> list[str]:
-        """Return the line of a product of matrices; its operands lie so that the summed axis is inside."""
+        """Return the line of a matrix product; its operands are laid out with the summed axis inside."""
         left, right = (self._operand(e, contract) for e in self.sides(contract))
         name = _checked(contract.target.name)
         so_far = name if onward else self._zeros(contract)
         return _assigned(name, f"dot({left}, {right}, {so_far}, PRECISION)", contract.equation)
 
     def sides(self, contract: Contract) -> tuple[Indexed, Indexed]:
-        """Return the operands of a product of matrices, the one with the result's first axis first."""
+        """Return the operands of a matrix product, the one with the result's first axis first."""
         first, second = contract.operands
         return (first, second) if contract.target.indices[0] in first.indices else (second, first)
 
     def started(self, sums: Iterable[Contract | Magnitude]) -> list[str]:
-        """Return the lines that give sums their first value."""
+        """Return the lines that initialise sums."""
         return [f"{_checked(s.target.name)} = {self._zeros(s)}" for s in sums]
 
     def _zeros(self, total: Contract | Magnitude) -> str:
-        """Return a tile of zeros, or of the least number that a magnitude may be."""
+        """Return a tile of zeros, or for a magnitude of its smallest value."""
         shape = self._shape(total.target)
         return f"tl.full({shape}, FLOOR, WIDE)" if isinstance(total, Magnitude) else f"tl.zeros({shape}, WIDE)"
 
@@ -67,17 +67,17 @@ class TilePrinter:
         return f"({shape},)" if len(value.indices) == 1 else f"({shape})"
 
     def loads(self, instructions: Sequence[Instruction], known: Iterable[str] = ()) -> list[str]:
-        """Return the lines that load, in the wide type, what the instructions read from memory and is not known yet."""
+        """Return the lines that load, in the wide type, the operands of instructions that are not loaded yet."""
         names = dict.fromkeys(name_of(e) for i in instructions for e in i.reads)
         new = [name for name in names if name in self._memory and name not in known]
         return [f"{name} = {self.load(name)}{'' if self.is_row_number(name) else '.to(WIDE)'}" for name in new]
 
     def is_row_number(self, name: str) -> bool:
-        """Return whether a value in memory holds one number a row: those are wide, and lie side by side."""
+        """Return whether a value in memory has one number per row: such values are wide and contiguous."""
         return self._roles.of(self._memory[name].indices) == ("s",)
 
     def load(self, name: str, turned: bool = False) -> str:
-        """Return the call that loads a tile or a piece of a vector; a turned tile has its last axis first."""
+        """Return the call that loads a tile or a piece of a vector; a turned tile is transposed."""
         value = self._memory[name]
         axes = self._roles.of(value.indices)
         strides = ["1"] if self.is_row_number(name) else [f"{name}_{role}" for role in axes]
@@ -87,7 +87,7 @@ class TilePrinter:
         return f"{kind}({name}_ptr, {', '.join([*(RANGES[r] for r in axes), *strides, *ends])})"
 
     def tile_loads(self, contract: Contract) -> list[str]:
-        """Return the lines that load the operands of a product that come straight from memory."""
+        """Return the lines that load the operands of a product that are in memory."""
         summed = contract.summed[0]
         lines = []
         for position, entry in enumerate(self.sides(contract)):
@@ -98,7 +98,7 @@ class TilePrinter:
         return lines
 
     def _operand(self, entry: Indexed, contract: Contract) -> str:
-        """Return an operand of a product as a tile, a computed one in the type of the other, which lies in memory."""
+        """Return an operand of a product as a tile; a computed one is cast to the type of the one in memory."""
         name = name_of(entry)
         if name in self._memory:
             return f"{name}_tile"
@@ -140,7 +140,7 @@ class TilePrinter:
         return printer.text(expression)
 
     def _entry(self, entry: Indexed, axes: tuple[Role, ...]) -> str:
-        """Return an entry's name so that it broadcasts to a tile along ``axes``."""
+        """Return an entry's name, expanded to broadcast to a tile along ``axes``."""
         name, own = _checked(name_of(entry)), self._roles.of(entry.indices)
         if own == axes:
             return name
@@ -148,11 +148,11 @@ class TilePrinter:
             return f"{name}[:, None]" if own[0] == axes[0] else f"{name}[None, :]"
         if own == axes[::-1]:
             return f"tl.trans({name})"
-        raise ScheduleError(f"the triton target cannot spread {entry} along {axes}")
+        raise ScheduleError(f"the triton target cannot broadcast {entry} along {axes}")
 
 
 def _assigned(name: str, text: str, equation: str, sign: str = "=", width: int = 110) -> list[str]:
-    """Return an assignment, its equation as a comment behind it, or before it if the line were too long."""
+    """Return an assignment with its equation in a comment at its end, or before it if the line would be too long."""
     code = f"{name} {sign} {text}"
     if not equation:
         return [code]
@@ -161,7 +161,7 @@ def _assigned(name: str, text: str, equation: str, sign: str = "=", width: int =
 
 
 def _checked(name: str) -> str:
-    """Return a value's name; raise ``ScheduleError`` for one that the kernels use for something else."""
+    """Return a value's name; raise ``ScheduleError`` if the kernels use it for something else."""
     if name in _TAKEN or name.endswith(("_ptr", "_tile", "_kernel")):
         raise ScheduleError(f"a value is called {name!r}, which the triton target uses itself; rename it in the layer")
     return name

@@ -1,4 +1,4 @@
-"""Which axis of a value is which: ``s`` the rows, ``j`` the columns of the input, ``i`` the units of the output.
+"""The roles of axes: ``s`` the rows, ``j`` the columns of the input, ``i`` the units of the output.
 
 An axis has the role of its length: the batch size, the input's last axis, the output's last axis.
 """
@@ -15,19 +15,19 @@ from derive.algebra.index import Index
 from derive.errors import UsageError
 from derive.forward_map import BATCH
 
-RANGES = {"s": "rows", "j": "columns", "i": "units"}  # a role's positions in a kernel
-BLOCKS = {"s": "ROWS", "j": "COLUMNS", "i": "UNITS"}  # and how many of them a tile holds
+RANGES = {"s": "rows", "j": "columns", "i": "units"}  # the positions along a role's axis in a kernel
+BLOCKS = {"s": "ROWS", "j": "COLUMNS", "i": "UNITS"}  # the number of them in a tile
 
 Role = str
 
 
 class ScheduleError(UsageError):
-    """A program that no kernel here computes; the text names the value and the mend."""
+    """A program that these kernels cannot compute; the message names the value and the fix."""
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The axis lengths that have a role: symbols, each different from the others."""
+    """The axis lengths with a role: distinct symbols."""
 
     rows: Symbol
     columns: Symbol
@@ -48,14 +48,14 @@ class Roles:
 
 
 def roles(forward: Program) -> Roles:
-    """Return the roles of a forward program's axes; its first input and its output are matrices, a sample a row."""
+    """Return the roles of a forward program's axes; its first input and its output are matrices, one row per sample."""
     source, output = forward.inputs[0], forward.values[forward.outputs[0]]
     lengths: list[Expr] = [BATCH.size, source.indices[-1].size, output.indices[-1].size]
     shapes = [[i.size for i in value.indices] for value in (source, output)]
     distinct = len(set(lengths)) == 3 and all(isinstance(length, Symbol) for length in lengths)
     if not distinct or shapes != [[lengths[0], lengths[1]], [lengths[0], lengths[2]]]:
         raise ScheduleError(
-            f"program {forward.name!r}: the triton target needs an input and an output of one axis beside the batch, "
+            f"program {forward.name!r}: the triton target needs an input and an output with one axis after the batch, "
             "of two different declared sizes; use torch"
         )
     return Roles(*lengths)

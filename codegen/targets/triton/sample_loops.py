@@ -1,13 +1,13 @@
-"""A walk over samples as a Triton kernel: a program does one sample after the other, a tile of entries at a time.
+"""Print a loop over samples as a Triton kernel: a program processes one sample at a time, by tiles of entries.
 
     Pointwise  z[s,i] = f*(..)      tiles of z's entries
-    Contract   E[s] = sum x**2      tiles of x's entries, added up; E is a number
-               y[s,i] = sum ..      tiles of y's entries, each adds up its own sum
-    Scatter    dx[s,2*k - 1] += dy  zeros first; tiles along the axes on which positions never meet
+    Contract   E[s] = sum x**2      tiles of x's entries, summed; E is a number
+               y[s,i] = sum ..      tiles of y's entries; each entry computes its own sum
+    Scatter    dx[s,2*k - 1] += dy  zeros first; tiles along the axes on which positions are distinct
 
-A tile has as many entries as a program has threads, so that each entry is one thread's. All threads wait for each other
-behind a value in memory. What adds up over samples does so in memory of the program, and the programs are added up
-afterwards. What holds no tensor is computed before the launch.
+A tile has one entry per thread of a program. All threads synchronise after a value in memory is written. Sums over
+samples accumulate in memory of the program, and the programs' sums are added afterwards. Subexpressions without a
+tensor are computed before the launch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _INDEX = re.compile(r"\bi\d+\b|\bentry\b")
 
 
 class ProgramPrinter(LoopPrinter):
-    """Prints the instructions of one walk for a program of Triton; ``helpers`` are functions that its lines call."""
+    """Prints the instructions of one loop over samples for a Triton program; ``helpers`` are functions it calls."""
 
     over = "//"
     choice = "tl.where({}, {}, {})"
@@ -45,7 +45,7 @@ class ProgramPrinter(LoopPrinter):
         self._tiled: frozenset[Index] = frozenset()
 
     def kernel(self, name: str) -> SampleKernel:
-        """Return the text and the arguments."""
+        """Return the kernel's text and arguments."""
         made = super().kernel(name)
         added = [{**self._memory(v), "name": f"{spelled(v.name)}_sums"} for v in self._added]
         memory = [*made.context["inner"], *added, *made.context["totals"]]
@@ -77,11 +77,11 @@ class ProgramPrinter(LoopPrinter):
         return lines if self._is_local(instruction.target) else [*lines, _BARRIER]
 
     def _is_local(self, value: Value) -> bool:
-        """Whether a value is a number that the program holds."""
+        """Whether a value is a scalar of the program, not in memory."""
         return value.name not in self._outside and not self._axes(value)
 
     def _each(self, indices: Sequence[Index], body: Sequence[str], simd: str = "") -> list[str]:
-        """Return a loop over tiles of the entries along indices; lines of ``body`` are written for a tile."""
+        """Return a loop over tiles of the entries along indices; ``body`` is code for one tile."""
         return self._over(indices, body) if indices else list(body)
 
     def _over(self, indices: Sequence[Index], body: Sequence[str]) -> list[str]:
@@ -104,7 +104,7 @@ class ProgramPrinter(LoopPrinter):
         return [*loops, *(_STEP * len(indices) + line for line in body)]
 
     def _tile(self, indices: Sequence[Index]) -> None:
-        """Note which indices are tiles in the lines that follow."""
+        """Set which indices are tiles in the following lines."""
         self._tiled = frozenset(indices)
 
     def _contraction(self, instruction: Contract, note: str) -> list[str]:
@@ -135,7 +135,7 @@ class ProgramPrinter(LoopPrinter):
         return [*lines, self._stored(target, f"tl.max({largest})", note)]
 
     def _scatter(self, instruction: Scatter, note: str) -> list[str]:
-        """A tile runs along the axes whose index is itself a position, which no two entries can have in common."""
+        """Tiles run only along axes whose index is itself a position, so that no two entries add to the same one."""
         target, operand = instruction.target, instruction.operand
         total = target.name in self._totals
         if not total and target.name in self._outside:
@@ -166,7 +166,7 @@ class ProgramPrinter(LoopPrinter):
         return ["entry = tl.arange(0, THREADS).to(tl.int64)", "inside = entry < 1", *body]
 
     def _sums(self, target: Value) -> str:
-        """Return the memory in which the entries of a value are added up: its own, if that is the program's."""
+        """Return the memory in which a value's entries are summed: its own, if that is memory of the program."""
         inner = target.name not in self._outside or target.name in self._totals
         return spelled(target.name) if inner else f"{spelled(target.name)}_sums"
 
@@ -192,7 +192,7 @@ class ProgramPrinter(LoopPrinter):
         return f"tl.store({place}, tl.load({place}, mask={mask}, other=0.0) + {value}, mask={mask}){note}"
 
     def _varies(self, text: str) -> bool:
-        """Whether a text is a tile, not one number."""
+        """Whether a text is a tile, not a scalar."""
         tiles = {self._names[i] for i in self._tiled if i in self._names} | {"entry"}
         return bool(tiles & set(_INDEX.findall(text)))
 
@@ -206,7 +206,7 @@ class ProgramPrinter(LoopPrinter):
             text = f"tl.load({place})"
         else:
             place += "" if self._varies(where) else " + 0 * entry"
-            other = ("0.0" if condition else "1.0") if real else "0"  # beyond the end one, by which can be divided
+            other = ("0.0" if condition else "1.0") if real else "0"  # one beyond the end, to avoid division by zero
             text = f"tl.load({place}, mask=inside{condition}, other={other})"
         return f"{text}.to(tl.float64)" if real else text
 
@@ -222,7 +222,7 @@ class ProgramPrinter(LoopPrinter):
         return self._entry(entry) if given else f"{self._entry(entry)}.to(tl.int64)"
 
     def _widened(self, name: str, where: str) -> str:
-        return f"{name}\0{where}"  # ``_if`` or ``_stored`` reads it: what is outside must not be loaded
+        return f"{name}\0{where}"  # ``_if`` or ``_stored`` inserts a mask: positions outside must not be loaded
 
     def _if(self, conditions: str, value: str) -> str:
         if "\0" in value:

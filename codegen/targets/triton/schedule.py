@@ -1,12 +1,12 @@
-"""Which kernel computes which instruction: a forward and a backward program, cut into parts that each walk a tile.
+"""Schedule a forward and a backward program for kernels on tiles: which kernel computes which instruction.
 
-    scale            passes over the columns of x, which give the numbers a row
-    forward          a product of matrices over columns, then what is pointwise in rows and units
-    gradient rows    one pass over g: its contractions along the units (a number a row) and along the rows (db)
+    scale            passes over the columns of x, which compute the numbers per row
+    forward          a matrix product over columns, then pointwise work on rows and units
+    gradient rows    one pass over g: its contractions along the units (one number per row) and along the rows (db)
     input gradient   a product over units, g W, then passes over the columns
-    weight gradient  a product over rows, after what scales its operands
+    weight gradient  a product over rows, after its operands are scaled
 
-Refused with a ``ScheduleError``: any other shape of program. No instruction is changed or left out.
+A program of another form raises ``ScheduleError``. No instruction is changed or dropped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Reduction = Contract | Magnitude
 
 @dataclass(frozen=True)
 class Pass:
-    """One walk over a row: what is computed before it, in every tile of it, and what it sums up."""
+    """One pass over a row: the instructions before it and in each of its tiles, and its sums."""
 
     before: tuple[Pointwise, ...]
     tile: tuple[Pointwise, ...]
@@ -32,18 +32,18 @@ class Pass:
 
     @property
     def walks(self) -> bool:
-        """Whether there is anything to walk for."""
+        """Whether the pass has any work."""
         return bool(self.tile or self.sums)
 
     @property
     def tiles(self) -> tuple[Instruction, ...]:
-        """The instructions inside the walk."""
+        """The instructions inside the pass."""
         return (*self.tile, *self.sums)
 
 
 @dataclass(frozen=True)
 class Product:
-    """A contraction of two matrices, what its operands are made of, and what is made of its result."""
+    """A contraction of two matrices, with the instructions that compute its operands and those that use its result."""
 
     before: tuple[Pointwise, ...]
     contract: Contract
@@ -52,9 +52,9 @@ class Product:
 
 @dataclass(frozen=True)
 class GradientRows:
-    """One pass over the output's gradient; ``row_sums`` has one number a row, ``unit_sums`` one a unit.
+    """One pass over the output's gradient; ``row_sums`` has one number per row, ``unit_sums`` one per unit.
 
-    ``after`` makes ``outputs`` of the unit sums; it is linear in them, so that it may come before blocks are added up.
+    ``after`` computes ``outputs`` from the unit sums; it is linear in them, so it may precede the sum over blocks.
     """
 
     before: tuple[Pointwise, ...]
@@ -66,7 +66,7 @@ class GradientRows:
 
     @property
     def tiles(self) -> tuple[Instruction, ...]:
-        """The instructions inside the walk."""
+        """The instructions inside the pass."""
         return (*self.tile, *self.row_sums, *self.unit_sums, *self.after)
 
 
@@ -86,9 +86,9 @@ class Schedule:
 
 
 def schedule(scale: Program, forward: Program, backward: Program) -> Schedule:
-    """Return the schedule of three programs: numbers a row, output, and gradients, in the order input, weight, bias.
+    """Return the schedule of three programs: numbers per row, output, and gradients (of input, weight, bias).
 
-    Raise ``ScheduleError`` for programs of another shape.
+    Raises ``ScheduleError`` for programs of another form.
     """
     names = roles(forward)
     wide = _Sorter(names, backward)
@@ -125,11 +125,11 @@ class _Sorter:
         return Product(_pointwise(before, output), contract, _pointwise(after, output))
 
     def row_sums(self, needed: Sequence[Instruction]) -> tuple[Contract, ...]:
-        """Return the contractions along the units that leave one number a row."""
+        """Return the contractions along the units to one number per row."""
         return tuple(i for i in needed if isinstance(i, Contract) and self._shape(i) == (("s",), ("i",)))
 
     def input_gradient(self, output: str, known: Sequence[Contract]) -> tuple[Contract, tuple[Instruction, ...]]:
-        """Return the product of matrices behind the gradient with respect to the input, and what follows it."""
+        """Return the matrix product in the gradient with respect to the input, and the instructions after it."""
         needed = self._program.needed_for([output])
         contract = self._the_product(needed, ("s", "j"), "i", output)
         apart = {*(i.target.name for i in known), contract.target.name}
@@ -141,7 +141,7 @@ class _Sorter:
         return contract, finish
 
     def gradient_rows(self, row_sums: Sequence[Contract], outputs: Sequence[str]) -> GradientRows | None:
-        """Return the pass over the gradient that gives ``row_sums`` and the named sums along the rows."""
+        """Return the pass over the gradient that computes ``row_sums`` and the named sums along the rows."""
         needed = self._program.needed_for([*(c.target.name for c in row_sums), *outputs])
         if not needed:
             return None
@@ -158,7 +158,7 @@ class _Sorter:
         return GradientRows(before, tile, tuple(row_sums), unit_sums, after, tuple(outputs))
 
     def passes(self, instructions: Sequence[Instruction], outputs: Iterable[str]) -> tuple[Pass, ...]:
-        """Cut instructions into walks over the columns; tile values that several walks need are in each of them."""
+        """Split instructions into passes over the columns; tile values that several passes need are in each of them."""
         levels: dict[str, int] = {}
         for instruction in instructions:
             read = max((levels.get(name_of(e), 0) for e in instruction.reads), default=0)
@@ -184,7 +184,7 @@ class _Sorter:
         return tuple(result)
 
     def _sources(self, instruction: Instruction) -> set[str]:
-        """Return the names of the values that an instruction is made of, inputs and itself not counted."""
+        """Return the names of the computed values that an instruction depends on, without itself."""
         needed = self._program.needed_for([name_of(e) for e in instruction.reads])
         return {i.target.name for i in needed}
 
@@ -196,7 +196,7 @@ class _Sorter:
         return self._roles.of(instruction.target.indices), self._roles.of(instruction.summed)
 
     def _the_product(self, needed: Sequence[Instruction], target: tuple[str, ...], along: str, output: str) -> Contract:
-        """Return the one product of matrices of this shape."""
+        """Return the only matrix product of this shape."""
         pairs = sorted(sorted((role, along)) for role in target)
         found = [
             i
@@ -206,7 +206,7 @@ class _Sorter:
             and sorted(sorted(self._roles.of(o.indices)) for o in i.operands) == pairs
         ]
         if len(found) != 1:
-            raise ScheduleError(f"the triton target needs one product of matrices for {output!r}, not {len(found)}")
+            raise ScheduleError(f"the triton target needs exactly one matrix product for {output!r}, not {len(found)}")
         return found[0]
 
 
@@ -215,12 +215,12 @@ def _pointwise(instructions: Iterable[Instruction], output: str) -> tuple[Pointw
     found = tuple(instructions)
     for instruction in found:
         if not isinstance(instruction, Pointwise):
-            raise ScheduleError(f"the triton target has no kernel for {instruction.target.name!r} behind {output!r}")
+            raise ScheduleError(f"the triton target has no kernel for {instruction.target.name!r} after {output!r}")
     return tuple(i for i in found if isinstance(i, Pointwise))
 
 
 def _check_linear(after: Sequence[Pointwise], sums: Sequence[Contract], output: str) -> None:
-    """Raise ``ScheduleError`` unless what follows sums along the rows is linear, so that parts can be added up."""
+    """Raise ``ScheduleError`` unless the instructions after sums along the rows are linear, so that parts add up."""
     names = {c.target.name for c in sums}
     for instruction in after:
         read = [e for e in instruction.reads if name_of(e) in names]
@@ -229,6 +229,6 @@ def _check_linear(after: Sequence[Pointwise], sums: Sequence[Contract], output: 
         polynomial = scalar.as_poly(*unknown) if read else None
         if polynomial is None or any(sum(powers) != 1 for powers in polynomial.monoms()):
             raise ScheduleError(
-                f"the triton target adds up {output!r} in parts, so {instruction.expression} cannot follow the sum"
+                f"the triton target sums {output!r} in parts, so the nonlinear {instruction.expression} cannot follow"
             )
         names.add(instruction.target.name)

@@ -53,7 +53,7 @@ def _patch_maps(maps: Sequence[PatchMap]) -> dict[str, str]:
 
 
 def _block(lines: Sequence[str], indent: int) -> str:
-    """Return lines that all but the first are indented; a mark that removes the line that it stands on for none."""
+    """Return lines, all but the first indented; without lines, a mark that removes its own line from the template."""
     return f"\n{' ' * indent}".join(lines) or _NOTHING
 
 
@@ -64,7 +64,7 @@ def _launched(kernel: str, grid: str, arguments: Sequence[str], indent: int) -> 
 
 
 def _kernel(name: str, arguments: Sequence[str]) -> str:
-    """Return the head of a kernel, its arguments on as few lines as they need."""
+    """Return the head of a kernel, with its arguments on as few lines as possible."""
     return f"def {name}(\n    {fill(', '.join(arguments), 4, 4)}\n):"
 
 
@@ -74,5 +74,5 @@ _filled = renderer(
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
-    """Return a template's text; the lines of a kernel stand in it as ``{{ lines|block(indent) }}``."""
+    """Return a template's text; a template inserts a kernel's lines by ``{{ lines|block(indent) }}``."""
     return re.sub(rf"^[ ]*{_NOTHING}\n", "", _filled(template, context), flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The file of rows at unit length: one kernel each way, for queries and keys at once."""
+"""The file of rows of unit length: a forward and a backward kernel, each for queries and keys at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIZES = ("ROWS", "COLUMNS")
 
 
 def unit_file_context() -> dict[str, Any]:
-    """Return what ``unit.py.jinja`` needs; raise ``ScheduleError`` for a map that is not one of rows."""
+    """Return the context of ``unit.py.jinja``; raise ``ScheduleError`` for a map that is not one of rows."""
     unit = unit_rows()
     return {
         **unit_context(unit),
@@ -55,7 +55,7 @@ def _kernel(name: str, program: Program) -> dict[str, Any]:
 
 
 def _side(matrices: Sequence[str], numbers: Sequence[str], side: str) -> list[str]:
-    """Return the arguments for the tensors of one side: addresses, how many rows and tokens, strides."""
+    """Return the arguments for the tensors of one side: addresses, numbers of rows and tokens, strides."""
     pointers = [f"{side}{name}_ptr" for name in (*matrices, *numbers)]
     strides = [f"{side}{name}_{axis}" for name in matrices for axis in _AXES]
     return [*pointers, f"{side}rows", f"{side}tokens", *strides]

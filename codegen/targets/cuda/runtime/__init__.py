@@ -1,5 +1,4 @@
-"""What the files of kernels in CUDA share.
+"""What the files of CUDA kernels share.
 
-A package that is generated holds these files as they are, in its folder ``kernels/cuda/runtime``; nothing else imports
-them.
+These files are copied unchanged into the folder ``kernels/cuda/runtime`` of a generated package; only it imports them.
 """

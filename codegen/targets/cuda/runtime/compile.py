@@ -1,6 +1,6 @@
-"""From a file of CUDA C++ to kernels that can be launched: NVRTC through ``cuda.core``, at first use.
+"""Compile a file of CUDA C++ to kernels at first use: NVRTC through ``cuda.core``.
 
-Needs ``cuda.core`` (``pip install cuda-core[cu13]``, or ``[cu12]`` for a torch built for CUDA 12), no compiler.
+Needs ``cuda.core`` (``pip install cuda-core[cu13]``, or ``[cu12]`` for a torch built for CUDA 12), but no compiler.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def core() -> Any:
 def compiled(source: Path, dtype: torch.dtype, device: torch.device) -> Code:
     """Return the kernels of a source for an element type and a device, from the cache on disk if they are there.
 
-    Raise ``KernelError`` for a type without kernels, a device that is none of CUDA's, or if cuda.core is missing.
+    Raises ``KernelError`` for a type without kernels, a device that is not a CUDA device, or if cuda.core is missing.
     """
     if dtype not in ELEMENTS:
         raise KernelError(f"the CUDA kernels are for {', '.join(map(str, ELEMENTS))}, not {dtype}; convert with .to()")
@@ -69,7 +69,7 @@ def compiled(source: Path, dtype: torch.dtype, device: torch.device) -> Code:
 
 @functools.cache
 def binary(source: Path, element: str, architecture: str) -> bytes:
-    """Return the machine code of a source, whose headers stand below it; ``architecture`` is such as ``sm_90``."""
+    """Return the machine code of a source with its headers; ``architecture`` is for example ``sm_90``."""
     text, *headers = _with_headers(source)
     parts = (text, *headers, element, architecture, _nvrtc_version())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -77,7 +77,7 @@ def binary(source: Path, element: str, architecture: str) -> bytes:
 
 
 def _with_headers(source: Path) -> list[str]:
-    """Return the text of a source and those of the headers that it includes, and they in turn."""
+    """Return the texts of a source and of all headers that it includes, directly or through others."""
     texts = [source.read_text(encoding="utf-8")]
     for name in re.findall(r'^#include "(.+)"', texts[0], flags=re.MULTILINE):
         texts += _with_headers(source.parent / name)
@@ -85,16 +85,16 @@ def _with_headers(source: Path) -> list[str]:
 
 
 def _nvrtc_version() -> str:
-    """Return the version of NVRTC; raise ``KernelError`` if its library is not there."""
+    """Return the version of NVRTC; raise ``KernelError`` if its library is missing."""
     core()
     try:
         return str(importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion())
-    except Exception as problem:  # cuda.core is there without the library: its own kinds of error
+    except Exception as problem:  # cuda.core without the library raises its own errors
         raise KernelError(f"the library NVRTC cannot be loaded ({problem}); install it with {_INSTALL}") from problem
 
 
 def _compile(source: Path, text: str, element: str, architecture: str) -> bytes:
-    """Compile by NVRTC; raise ``KernelError`` with its messages if it refuses."""
+    """Compile with NVRTC; raise ``KernelError`` with its log if that fails."""
     options = core().ProgramOptions(
         name=source.name,
         arch=architecture,
@@ -104,7 +104,7 @@ def _compile(source: Path, text: str, element: str, architecture: str) -> bytes:
     )
     try:
         return bytes(core().Program(text, "c++", options).compile("cubin").code)
-    except Exception as problem:  # whatever cuda.core's version raises, with NVRTC's log in it
+    except Exception as problem:  # the class depends on cuda.core's version; the text has NVRTC's log
         raise KernelError(
             f"NVRTC could not compile {source.name} for {element} on {architecture}: {problem}"
         ) from problem

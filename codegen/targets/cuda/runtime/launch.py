@@ -1,6 +1,6 @@
 """Torch tensors as arguments of the generated CUDA kernels, and how many threads work on them.
 
-The number of threads depends on shapes only, never on the device: the same input gives the same bits.
+The number of threads depends only on shapes, never on the device, so that equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ....runtime.operands import check_result, in_memory, readable
 from .compile import Code, compiled
 
 _WARP = 32
-_SHORT_ROW, _ROWS_A_BLOCK, _LONG_BLOCK = 1024, 4, 256  # a warp a row up to this length, then a block a row
+_SHORT_ROW, _ROWS_A_BLOCK, _LONG_BLOCK = 1024, 4, 256  # one warp per row up to this length, then one block per row
 _COLUMN_BLOCK = (32, 8)
-_WIDE_PRODUCTS = hasattr(torch.ops.aten.mm, "dtype")  # torch 2.8 and later keep the wide sums of 16-bit products
+_WIDE_PRODUCTS = hasattr(torch.ops.aten.mm, "dtype")  # torch 2.8 and later can return 16-bit products in float32
 _LEAST_CHUNK, _MOST_CHUNKS = 256, 512
 
 
@@ -46,7 +46,7 @@ class Source:
         )
 
     def on(self, tensor: Tensor) -> Kernels:
-        """Return the kernels for a tensor's type and device; raises what ``compiled`` raises."""
+        """Return the kernels for a tensor's type and device; raises the errors of ``compiled``."""
         key = (tensor.dtype, tensor.device)
         if key not in self._made:
             self._made[key] = Kernels(compiled(self._path, *key), *key)
@@ -54,7 +54,7 @@ class Source:
 
 
 class Kernels:
-    """The kernels of one source for one element type on one device, and what stands between them.
+    """The kernels of one source for one element type on one device, and the operations between them.
 
     ``element`` is the type of the input; wide values are of that type, but at least float32.
     """
@@ -64,7 +64,7 @@ class Kernels:
         self._wide = torch.promote_types(element, torch.float32)
 
     def column(self, rows: int) -> Tensor:
-        """Return memory for one wide number a row (B, 1)."""
+        """Return memory for one wide number per row (B, 1)."""
         return torch.empty(rows, 1, dtype=self._wide, device=self._device)
 
     def matrix(self, rows: int, columns: int, wide: bool = False) -> Tensor:
@@ -76,11 +76,11 @@ class Kernels:
         return torch.empty(length, dtype=self._wide if wide else self._element, device=self._device)
 
     def over(self, product: Tensor) -> Tensor:
-        """Return memory for a matrix of elements: that of a wide matrix of the same shape, if the types agree."""
+        """Return memory for a matrix of elements: a wide matrix's memory is reused if the types are equal."""
         return product if product.dtype == self._element else torch.empty_like(product, dtype=self._element)
 
     def product(self, a: Tensor, b: Tensor, wide: bool = False) -> Tensor:
-        """Return ``a @ b`` (B, m) of elements, summed and, if ``wide`` is set, also kept in the wide type."""
+        """Return ``a @ b`` (B, m) of elements, accumulated and, with ``wide``, returned in the wide type."""
         if not wide or self._wide == self._element:
             found, dtype = a @ b, self._element
         elif _WIDE_PRODUCTS:
@@ -98,7 +98,7 @@ class Kernels:
         self._launch(name, (_quotient(count, block[1]), 1), block, [*shape, *arguments])
 
     def columns(self, name: str, shape: Sequence[int], *tensors: Tensor) -> None:
-        """Launch a kernel that sums rows, in chunks and then over chunks, into the last tensor."""
+        """Launch a kernel that sums over rows, first in chunks and then over chunks, into the last tensor."""
         *inputs, total = tensors
         width, chunk = total.shape[0], max(_LEAST_CHUNK, _quotient(shape[0], _MOST_CHUNKS))
         tiles, chunks = _quotient(width, _COLUMN_BLOCK[0]), _quotient(shape[0], chunk)
@@ -110,7 +110,7 @@ class Kernels:
         self._launch(f"{name}_total", (tiles, 1), _COLUMN_BLOCK, [chunks, width, partial, total])
 
     def launch(self, name: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]) -> None:
-        """Launch a kernel whose arguments stand ready: addresses as numbers, lengths and settings as of ctypes."""
+        """Launch a kernel with prepared arguments: addresses as integers, lengths and settings as ctypes values."""
         self._code.launch(name, grid, block, arguments)
 
     def _launch(self, name: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]) -> None:
@@ -123,12 +123,12 @@ def _quotient(a: int, b: int) -> int:
 
 
 def _unit_stride(tensor: Tensor) -> Tensor:
-    """Return the tensor, copied if the entries of a row do not lie side by side."""
+    """Return the tensor, copied if the entries of a row are not contiguous."""
     return tensor if tensor.shape[-1] <= 1 or tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _passed(argument: Any) -> list[Any]:
-    """Return a length, a setting, or a tensor's address and, if it has rows, the distance between them."""
+    """Return a length, a setting, or a tensor's address and, if it has rows, its row stride."""
     if isinstance(argument, Tensor):
         place = argument.data_ptr()
         return [place] if argument.dim() == 1 else [place, ctypes.c_longlong(argument.stride(0))]

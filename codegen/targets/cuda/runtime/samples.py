@@ -1,6 +1,6 @@
-"""Walks over samples on a CUDA device: one block of threads a sample, and memory for what blocks add up.
+"""Loops over samples on a CUDA device: one block of threads per sample, and memory for the blocks' sums.
 
-How many blocks and threads there are depends on shapes only, so that the same input gives the same bits.
+The numbers of blocks and threads depend only on shapes, so that equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .launch import Kernels
 Typed = tuple[Tensor, Sequence[int], torch.dtype]
 
 _BLOCKS = 1024
-_NUMBERS = 2**25  # of float64 that blocks have for themselves, together
+_NUMBERS = 2**25  # float64 entries of the blocks' local memory, in total
 _LEAST, _MOST = 32, 256  # threads of a block
 
 
@@ -55,17 +55,17 @@ def walk(
     inner: Sequence[int],
     totals: Sequence[Sequence[int]],
 ) -> tuple[Tensor, ...]:
-    """Launch a kernel that walks over samples, and return what it adds up over them, in float64.
+    """Launch a kernel that loops over samples, and return its sums over them, in float64.
 
     Args:
         kernels: the kernels of a source.
-        name: which one.
-        span: the most entries that the threads of a block share.
+        name: the kernel's name.
+        span: the largest number of entries that the threads of a block share.
         lengths: the number of samples, then the lengths of axes that the kernel takes.
-        tensors: what it reads, then what it writes, without gaps.
+        tensors: the contiguous tensors that it reads, then those that it writes.
         scalars: its settings.
-        inner: how many numbers each block needs for itself, one entry a value.
-        totals: the shapes of what is added up over samples.
+        inner: the sizes of each block's local values.
+        totals: the shapes of the sums over samples.
     """
     sizes = [*inner, *(math.prod(shape) for shape in totals)]
     blocks = max(1, min(lengths[0], _BLOCKS, _NUMBERS // max(1, sum(sizes))))

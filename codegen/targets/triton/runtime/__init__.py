@@ -1,5 +1,5 @@
-"""What the files of kernels in Triton share.
+"""What the files of Triton kernels share.
 
-A package that is generated holds these files as they are, in its folder ``kernels/triton/runtime``; nothing else
-imports them.
+These files are copied unchanged into the folder ``kernels/triton/runtime`` of a generated package; only it imports
+them.
 """

@@ -1,4 +1,4 @@
-"""Functions that Triton lacks, in the arithmetic that it has."""
+"""Functions that Triton lacks, written with the operations that it has."""
 
 # mypy: disable-error-code="import-untyped, no-untyped-call, no-untyped-def, untyped-decorator"
 
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def atan(x):
-    """Return the arc tangent: the angle is halved twice, and a power series does the rest."""
+    """Return the arc tangent: the angle is halved twice, then a power series is used."""
     inverted = tl.abs(x) > 1.0
     small = tl.where(inverted, 1.0 / tl.where(inverted, tl.abs(x), 1.0), tl.abs(x))
     half = small / (1.0 + tl.sqrt(1.0 + small * small))
@@ -26,7 +26,7 @@ def atan(x):
 
 @triton.jit
 def tanh(x):
-    """Return the hyperbolic tangent: a continued fraction near zero, exponentials elsewhere, so accurate at both."""
+    """Return the hyperbolic tangent: a continued fraction near zero, exponentials elsewhere; accurate in both."""
     square = x * x
     below = 21.0 + square / 23.0
     for step in tl.static_range(9):

@@ -1,6 +1,6 @@
-"""Walks over samples by Triton: one program a sample, and memory for what programs add up.
+"""Loops over samples in Triton: one program per sample, and memory for the programs' sums.
 
-How many programs there are depends on shapes only, so that the same input gives the same bits.
+The number of programs depends only on shapes, so that equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .tiles import Tiles, on
 Typed = tuple[Tensor, Sequence[int], torch.dtype]
 
 _PROGRAMS = 1024
-_NUMBERS = 2**25  # of float64 that programs have for themselves, together
-_THREADS = 128  # of a program; a tile has as many entries, so that each is one thread's
+_NUMBERS = 2**25  # float64 entries of the programs' local memory, in total
+_THREADS = 128  # of a program; a tile has one entry per thread
 
 
 def ready_for(tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]], others: Iterable[Typed] = ()) -> bool | None:
@@ -43,15 +43,15 @@ def walk(
     inner: Sequence[int],
     totals: Sequence[Sequence[int]],
 ) -> tuple[Tensor, ...]:
-    """Launch a kernel that walks over samples, and return what it adds up over them, in float64.
+    """Launch a kernel that loops over samples, and return its sums over them, in float64.
 
     Args:
         kernel: the kernel.
         lengths: the number of samples, then the lengths of axes that the kernel takes.
-        tensors: what it reads, then what it writes, without gaps.
+        tensors: the contiguous tensors that it reads, then those that it writes.
         constants: the numbers that its lines use.
-        inner: how many numbers each program needs for itself, one entry a value.
-        totals: the shapes of what is added up over samples.
+        inner: the sizes of each program's local values.
+        totals: the shapes of the sums over samples.
     """
     sizes = [*inner, *(math.prod(shape) for shape in totals)]
     programs = max(1, min(lengths[0], _PROGRAMS, _NUMBERS // max(1, sum(sizes))))

@@ -1,7 +1,7 @@
-"""What the Triton kernels share: tiles of matrices in memory, and how large to make them.
+"""What the Triton kernels share: tiles of matrices in memory, and the choice of their sizes.
 
-Offsets are 64-bit. Tile sizes follow from shapes, types and the device alone, never from a timing, so that the same
-input gives the same bits in every run.
+Offsets are 64-bit. Tile sizes depend only on shapes, types and the device, never on a timing, so that equal inputs give
+equal bits in every run.
 """
 
 # mypy: disable-error-code="import-untyped, no-untyped-call, no-untyped-def, untyped-decorator"
@@ -17,13 +17,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-WHOLE_ROW = 2048  # rows of up to so many bytes in float32 or wider are one tile
-_PRODUCT_TILES = {  # by the bytes of a number: height, width, warps, stages, speed relative to the others
+WHOLE_ROW = 2048  # rows of at most this many bytes (float32 or wider) are one tile
+_PRODUCT_TILES = {  # by the bytes of an entry: height, width, warps, stages, relative speed
     2: [(128, 256, 8, 3, 1.0), (128, 128, 8, 3, 0.9), (64, 128, 4, 3, 0.75), (64, 64, 4, 4, 0.6), (32, 32, 4, 4, 0.3)],
     4: [(64, 128, 8, 3, 1.0), (64, 64, 4, 3, 0.9), (32, 32, 4, 3, 0.4)],
     8: [(64, 64, 4, 2, 1.0), (32, 32, 4, 2, 0.6)],
 }
-_SETTINGS = {"enable_fp_fusion": True}  # said explicitly, since its default differs between versions of Triton
+_SETTINGS = {"enable_fp_fusion": True}  # explicit, since the default differs between versions of Triton
 
 
 @triton.jit
@@ -37,7 +37,7 @@ INTERPRETED = tl.constexpr(not isinstance(load, triton.JITFunction))  # TRITON_I
 
 
 def _take_one_entry_for_a_number() -> None:
-    """Let loops in Triton's interpreter end at an array of one entry: NumPy since 2.5 refuses what Triton 3.6 asks."""
+    """Let loops in Triton 3.6's interpreter end at a one-entry array, which NumPy 2.5 and later refuses."""
     from triton.runtime import interpreter
 
     patch = interpreter._patch_lang_tensor
@@ -61,7 +61,7 @@ def load_row(pointer, positions, stride, end):
 
 @triton.jit
 def store(pointer, tile, rows, columns, row_stride, row_end, column_end):
-    """Store a tile of a matrix whose columns lie side by side."""
+    """Store a tile of a matrix whose rows are contiguous."""
     at = pointer + rows.to(tl.int64)[:, None] * row_stride + columns[None, :]
     tl.store(at, tile, mask=(rows < row_end)[:, None] & (columns < column_end)[None, :])
 
@@ -76,33 +76,33 @@ def dot(left, right, so_far, PRECISION: tl.constexpr):
 
 @triton.jit
 def unit_of(peak, FLOOR: tl.constexpr, WIDE: tl.constexpr):
-    """Return the unit in which each row is measured, a power of two: FLOOR for rows so large that products overflow."""
+    """Return the unit of each row, a power of two: FLOOR for rows so large that products would overflow."""
     one = tl.full(peak.shape, 1.0, WIDE)
     return tl.where(peak > 1 / FLOOR, one * FLOOR, one)
 
 
 @triton.jit
 def unit_between(scale_in_units, scale, FLOOR: tl.constexpr, WIDE: tl.constexpr):
-    """Return the same from the scale of each row, in its units and as it is."""
+    """Return the same from the scale of each row in its unit, and the plain scale."""
     one = tl.full(scale.shape, 1.0, WIDE)
     return tl.where(scale_in_units > scale, one * FLOOR, one)
 
 
 @triton.jit
 def end_of_near(unit, end):
-    """Return where a walk over columns ends for rows that are all measured in one; zero if any is not."""
+    """Return ``end`` if all rows have the unit one, else zero: the end of the loop over columns for such rows."""
     return tl.where(tl.min(unit, axis=0) < 1, 0, end)
 
 
 @triton.jit
 def in_units(tile, unit):
-    """Return a tile of rows, each measured in its unit."""
+    """Return a tile of rows, each in its unit."""
     return (tile.to(unit.dtype) * unit[:, None]).to(tile.dtype)
 
 
 @triton.jit
 def tile_at(tiles_down, tiles_across, GROUP: tl.constexpr):
-    """Return this program's tile, GROUP tiles down before the next across, so that tiles in flight share operands."""
+    """Return this program's tile: GROUP tiles down, then the next across, so that concurrent tiles share operands."""
     position = tl.program_id(0)
     group = position // (GROUP * tiles_across)
     height = min(tiles_down - group * GROUP, GROUP)
@@ -111,7 +111,7 @@ def tile_at(tiles_down, tiles_across, GROUP: tl.constexpr):
 
 
 class Limits(NamedTuple):
-    """A device's multiprocessors, bytes of shared memory a block, and bytes of cache that multiprocessors share."""
+    """A device's number of multiprocessors, bytes of shared memory per block, and bytes of shared cache."""
 
     processors: int
     shared: int
@@ -119,7 +119,7 @@ class Limits(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """The sizes of a kernel's tiles, and how many warps and stages of loads it runs with."""
+    """The sizes of a kernel's tiles, and its numbers of warps and of pipeline stages."""
 
     down: int
     across: int
@@ -140,7 +140,7 @@ class Tiles(NamedTuple):
 
 @functools.cache
 def limits(device: torch.device) -> Limits:
-    """Return what a device can hold; for the interpreter, numbers that cut small matrices into several tiles."""
+    """Return a device's limits; for the interpreter, limits that cut small matrices into several tiles."""
     if device.type != "cuda":
         return Limits(4, 1 << 16, 1 << 10)
     found = torch.cuda.get_device_properties(device)
@@ -150,13 +150,13 @@ def limits(device: torch.device) -> Limits:
 
 @functools.lru_cache(maxsize=4096)
 def product_tiles(down: int, across: int, itemsize: int, device: torch.device, length: int = 0) -> Tiles:
-    """Return tiles for a product of matrices: large ones are faster, if they fit and few processors idle.
+    """Return tiles for a matrix product: large ones are faster, if they fit and few processors are idle.
 
     A product that sums over a ``length`` may be cut along it (see ``cut``), so that few tiles need not leave many idle.
     """
     processors, shared, _ = limits(device)
     inside = max(16, 128 // itemsize)
-    if length and itemsize == 4:  # samples lie far apart, so a thin slice loads as fast, and 32 would not fit registers
+    if length and itemsize == 4:  # strided samples load as fast in a thin slice, and 32 would not fit the registers
         inside = 16
     best, best_score = Tiles(16, 16, inside, 1, 2), 0.0
     for height, width, warps, stages, speed in _PRODUCT_TILES[itemsize]:
@@ -179,19 +179,19 @@ def whole_row_tiles(down: int, row: int, across: int, itemsize: int, device: tor
 
 
 def row_tiles(width: int, itemsize: int) -> Tiles:
-    """Return tiles for a walk along rows, of 8 KiB: short rows several at a time, long ones in pieces."""
+    """Return tiles of 8 KiB for a loop along rows: several short rows, or a piece of a long one."""
     across = min(triton.next_power_of_2(width), 8192 // itemsize)
     return Tiles(8192 // itemsize // across, across, 0)
 
 
 def gradient_tiles(down: int, across: int, device: torch.device) -> Tiles:
-    """Return tiles for a walk along rows that also sums over the rows of a tile: tall if that keeps the device busy."""
+    """Return tiles for a loop along rows that also sums over rows: tall ones if they keep the device busy."""
     busy = [height for height in (64, 32) if triton.cdiv(down, height) >= limits(device).processors]
     return Tiles([*busy, 16][0], clipped(128, across), 0)
 
 
 def clipped(size: int, length: int) -> int:
-    """Return ``size``, or the power of two that holds ``length`` where that is less; at least 16, as products need."""
+    """Return ``size``, or the next power of two from ``length`` if that is smaller; at least 16, for products."""
     room: int = triton.next_power_of_2(length)
     return min(size, max(16, room))
 
@@ -199,7 +199,7 @@ def clipped(size: int, length: int) -> int:
 def cut(length: int, tile: int, across: int, device: torch.device) -> tuple[int, int]:
     """Cut a sum over ``length`` into parts, so that few tiles fill the device; return a part's length, and how many.
 
-    A part is several tiles long. The sums of the parts are added up in a second step, in order.
+    A part is several tiles long. The parts' sums are added in a second step, in order.
     """
     wanted = max(1, min(limits(device).processors // across, length // (4 * tile)))
     part = max(1, triton.cdiv(triton.cdiv(length, wanted), tile)) * tile
@@ -208,7 +208,7 @@ def cut(length: int, tile: int, across: int, device: torch.device) -> tuple[int,
 
 @functools.lru_cache(maxsize=4096)
 def slab(down: int, width: int, dtype: torch.dtype, itemsize: int, device: torch.device) -> int:
-    """Return how many of ``down`` rows of an intermediate half of the shared cache holds, in whole waves of tiles."""
+    """Return how many of ``down`` rows of an intermediate fit half of the shared cache, in whole waves of tiles."""
     processors, _, cache = limits(device)
     height = max(128, cache // 2 // (width * dtype.itemsize))
     tiles = product_tiles(height, width, itemsize, device)
@@ -217,13 +217,13 @@ def slab(down: int, width: int, dtype: torch.dtype, itemsize: int, device: torch
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Return how products of float32 are rounded, which is torch's own setting; other types have one way."""
+    """Return the precision of float32 products, from torch's setting; other types have only one."""
     exact = dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
     return "ieee" if exact else "tf32"
 
 
 def wide(dtype: torch.dtype) -> tuple[torch.dtype, Any, float]:
-    """Return the type in which sums are taken, for torch and for Triton, and a number whose square it can hold."""
+    """Return the type of sums, for torch and for Triton, and a small number whose square is normal in it."""
     double = dtype == torch.float64
     return (torch.float64, tl.float64, 2.0**-500) if double else (torch.float32, tl.float32, 2.0**-60)
 
