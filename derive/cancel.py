@@ -3,7 +3,7 @@
     split the output by parameter            z = sum over parameters of part_W
     put an unknown scalar before each part   z~ = sum f_W part_W, f_W a function of the sample only
     derive the self factor of the ansatz     sum f_W^2 k_W             (by the engine, not by assumption)
-    require a constant self factor             f^2 E + h^2 c = kappa     (E varies over samples, c does not)
+    require a constant self factor           f^2 E + h^2 c = kappa     (E varies over samples, c does not)
     add one condition, solve for the scalar  f = h: affine-like;  h = 1: norm-like
     derive the corrected layer anew          residual = its self factor - kappa
 

@@ -3,8 +3,9 @@
 A derivation multiplies out powers and products of sums: ``(sum[j](W[i, j]*x[j]) + b[i])**16`` has 17 terms, with up to
 16 nested sums, and comparing two such expressions takes hours. Such a formula is refused first.
 
-    terms of a + b: the sum of both                     of a b: the product  of a**n: choose n of them, with repetition
-    sums in a term of a + b: the larger of both         of a b: the sum      of a**n: n times that of a
+                       a + b                 a b            a**n
+    terms              the sum of both       the product    choose n of those of a, with repetition
+    sums in a term     the larger of both    the sum        n times those of a
 
 Quotients, roots and functions are not multiplied out; their arguments are measured separately. Not covered:
 products of one term each, such as ``sum[j](W[i, j]*x[j])**16``, which stay as they are.

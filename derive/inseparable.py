@@ -6,7 +6,7 @@ every kernel W; with centring, ``conv(n(x), W) = conv(x - m[p], W) / divisor`` w
     1. the coefficient of a kernel entry on both sides     n[read] = (x[read] - m[p]) / s[p]   for each entry of a patch
     2. two overlapping patches read the same pixel         x[read] (1/s[p] - 1/s[p']) = m[p]/s[p] - m[p']/s[p']
     3. without m, s is constant on overlapping patches     but E[p] differs from E[p'] for an image of one pixel
-       with m, m[p]/s[p] is where the pixel is zero        but m[p] differs from m[p'] = 0 for an image of one pixel
+       with m, they share m[p]/s[p] if the pixel is 0      but m[p] differs from m[p'] = 0 for an image of one pixel
 
 How a layer reads its input is found, not declared: the derivative of its output with respect to a parameter entry must
 be an entry of an input (linear reading), at a place that moves with an output index and with an index of the parameter.

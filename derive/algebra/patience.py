@@ -19,7 +19,7 @@ class OutOfTime(Exception):
 class Deadline:
     """A limit of ``seconds`` of processor time from now, out of ``whole`` in all, and of ``steps``.
 
-    It is never over before that many seconds of wall time have passed, whatever other threads do.
+    The time is never up before that many seconds of wall time have passed, even if other threads use processor time.
     """
 
     def __init__(self, seconds: float, whole: float | None = None, steps: float = inf) -> None:

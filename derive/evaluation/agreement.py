@@ -79,7 +79,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Effort:
-    """How many points must agree, and for how many further points without a new edge to continue until all are hit."""
+    """How long to test: ``points`` must agree, and if ``thorough`` they must hit every edge.
+
+    The search for edges ends after ``patience`` points without a new one.
+    """
 
     points: int
     patience: int

@@ -121,7 +121,7 @@ def _power(expression: Pow) -> Evaluator:
 
 
 def _setting_power(expression: Pow) -> Evaluator:
-    """Raise to a power whose exponent consists of settings and real numbers."""
+    """Raise a real number to an exponent that is a setting or is made of settings."""
     base, exponent = compiled(expression.base), compiled(expression.exp)
 
     def _run(at: Environment, point: Point) -> Jet:

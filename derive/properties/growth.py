@@ -204,7 +204,7 @@ class _Ray:
         return Growth(S.Zero, constant**expression.exp * sympy.Heaviside(-largest.coefficient), False, True)
 
     def _levels(self, total: Expr) -> list[Growth] | None:
-        """Return the growth of 0 and of the exponents of a positive sum of exponentials and a constant."""
+        """Return the growth of 0 and of the exponents of a sum of exponentials and a constant, all positive."""
         if not (self.far and isinstance(total, Add)):
             return None
         levels: list[Growth] = []
