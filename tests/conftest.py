@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -50,6 +51,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     for reason in sorted(reason for reason in reasons if not re.search(allowed, reason)):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         reporter.write_line(f"\nerror: tests may be skipped here for {allowed!r} only, but: {reason}", red=True)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector overlook what the tests were collected with: thousands of items and whole libraries."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from codegen.targets.base import NAMES, TARGETS
 from derive.errors import UsageError
 from derive.spec import loads_spec
 from tests.codegen.layer_files import toml
+from tests.marks import one_in
 
 NAME = "mirror"
 
@@ -186,7 +187,7 @@ def test_the_reasons_hold():
     assert row_form(row.with_bias()) is None and len(row.with_bias().inputs) == 2
 
 
-@pytest.mark.parametrize("name", [*TWINS, *FURTHER])
+@pytest.mark.parametrize("name", one_in(4, [*TWINS, *FURTHER]))
 def test_a_file_emits_the_kernels_of_its_row(name):
     found = compiled(name)
     assert {PurePath(path).parts[1] for path in found} == {target.name for target in TARGETS}

@@ -19,6 +19,7 @@ from derive.algebra.nodes import PartialDerivative, rename
 from derive.check import check_step
 from derive.layers.convolution import convolution, transposed_convolution
 from derive.record import Status, Step
+from tests.marks import one_in
 
 LAYERS = {
     "plain": lambda d: convolution(d),
@@ -98,7 +99,7 @@ CASES += [pytest.param(layer, form, g, marks=pytest.mark.slow) for layer, form i
 @pytest.mark.filterwarnings(
     "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
 )  # torch's own, in forward mode of conv
-@pytest.mark.parametrize(("layer", "form", "shape"), CASES)
+@pytest.mark.parametrize(("layer", "form", "shape"), one_in(2, CASES))
 def test_value_gradients_and_tangent_equal_autograd(layer, form, shape):
     dimensions, stride, padding, dilation, _ = shape
     plan = planned(layer, dimensions, form)
@@ -123,7 +124,9 @@ def test_value_gradients_and_tangent_equal_autograd(layer, form, shape):
             numpy.testing.assert_allclose(results[f"d{name}"], gradient, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize(("layer", "dimensions"), [*((name, 1) for name in LAYERS), ("grouped", 2), ("transposed", 2)])
+@pytest.mark.parametrize(
+    ("layer", "dimensions"), one_in(2, [*((name, 1) for name in LAYERS), ("grouped", 2), ("transposed", 2)])
+)
 @pytest.mark.parametrize("form", ["affine-like", "norm-like"])
 def test_gradients_equal_those_of_the_derivation(layer, dimensions, form):
     solution = solved(layer, dimensions, form)

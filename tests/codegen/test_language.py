@@ -18,6 +18,7 @@ from codegen.targets.base import NAMES
 from derive.errors import UsageError
 from derive.spec import loads_spec
 from tests.codegen.layer_files import toml
+from tests.marks import one_in
 from verify.checks.layer_files.formula import Formula
 
 SIZES = {"n": 4, "m": 3, "T": 5, "h": 2}
@@ -200,7 +201,7 @@ def made(package, name):
     return layer, torch.randn(6, *shape, dtype=torch.float64, requires_grad=True)
 
 
-@layers
+@pytest.mark.parametrize("name", one_in(2, LAYERS))
 def test_a_layer_and_its_gradients_are_those_of_its_twin(package, name):
     layer, x = made(package, name)
     twin = LAYERS[name][1](x, *layer.parameters())

@@ -141,9 +141,8 @@ MAPPED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("angle", "kind"), [pytest.param("2*atan(r/2)", "a row", marks=pytest.mark.slow), ("atan(r/n)", "tokens")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("angle", "kind"), [("2*atan(r/2)", "a row"), ("atan(r/n)", "tokens")])
 def test_a_map_at_an_angle_has_the_shipped_kernels_and_the_general_numbers(generated, kind, angle):
     (text, shape), turned = MAPPED[kind], parse_angle(angle)
     texts, wanted = build_layer(loads_spec(text), angle=turned), build(angle=turned)

@@ -22,14 +22,14 @@ from tests.derive.papers_more import MORE
 from tests.derive.references import Trial
 from tests.derive.zoo import ZOO
 from tests.derive.zoo_networks import NETWORKS
+from tests.marks import one_in
 
 BATCH, PAIRS = 2, 14
 LAYERS = {**ZOO, **NETWORKS, **PAPERS, **MORE}
 CHECKED = {*ZOO, *NETWORKS, *PAPERS, "short_convolutions", "token_mix", "rotary"}
 LARGE = {"grouped_queries", "pooled", "groups", "mixture_density", "short_convolutions", "rotary"}
-rows = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in LAYERS]
-)
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in LAYERS]
+rows = pytest.mark.parametrize("name", NAMES)
 
 
 def trial(name: str) -> Trial:
@@ -60,7 +60,7 @@ class Given(Point):
         return int(self.tensors[name][place])
 
 
-@rows
+@pytest.mark.parametrize("name", one_in(2, NAMES))
 def test_the_kernel_is_that_of_automatic_differentiation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = trial(name)
     monkeypatch.setattr(Given, "tensors", made.tensors, raising=False)

@@ -18,6 +18,7 @@ from codegen.capture.operators import RULES
 from codegen.capture.proof import compare
 from derive.algebra.index import size_symbol
 from tests.codegen.capture import modules
+from tests.marks import one_in
 
 n, m, B = map(size_symbol, ("n", "m", "B"))
 
@@ -31,7 +32,10 @@ def test_a_linear_layer_is_read_with_the_modules_own_names() -> None:
     assert any("return F.linear" in note for note in layer.notes)
 
 
-@pytest.mark.parametrize("factory", [f for f in modules.QUICK if f is not modules.linear], ids=lambda f: f.__name__)
+QUICK = [f for f in modules.QUICK if f is not modules.linear]
+
+
+@pytest.mark.parametrize("factory", one_in(2, QUICK), ids=lambda f: f.__name__)
 def test_a_module_is_captured_and_proven(factory: Any) -> None:
     assert capture(factory).parameters
 

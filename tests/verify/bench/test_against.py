@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from verify.bench.against import Ratio
 
 
@@ -23,6 +25,7 @@ def test_the_interval_holds_the_true_median_as_often_as_it_says():
     assert held / 400 >= 0.93
 
 
+@pytest.mark.slow
 def test_a_package_against_itself(tmp_path, capsys):
     import affdiv
     from codegen.compiler import build

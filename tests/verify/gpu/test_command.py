@@ -60,6 +60,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(missing()), reason=missing() or "there is a compiler")
 def test_a_broken_kernel_is_reported_and_the_others_are_measured(tmp_path):
     for name in ("affine_divergence", "derive", "verify", "codegen"):

@@ -156,6 +156,7 @@ def disturbed(folder, kills, seed):
     return process
 
 
+@pytest.mark.slow
 def test_killed_then_interrupted_the_same_line_goes_on_to_the_same_table(tmp_path, call, undisturbed):
     (tmp_path / "mine.toml").write_text(LONGEST)
     process = disturbed(tmp_path, kills=2, seed=0)

@@ -46,14 +46,7 @@ def test_the_original_does_not_depart(host):
     assert not departs(host)
 
 
-ALWAYS = {
-    "sign of the row term",
-    "one dropped under the root",
-    "bias outside the scale",
-    "scale left out of db",
-    "last entry of a row left out",
-    "warps read before they are written",
-}
+ALWAYS = {"sign of the row term", "warps read before they are written"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ALWAYS)) for n in MUTANTS])
