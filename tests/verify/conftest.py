@@ -37,7 +37,7 @@ def one_torch_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_these_tests(tmp_path_factory):
-    """Layers that are generated on demand are not left in the user's cache; compiled kernels are, for all workers."""
+    """Layers generated on demand stay out of the user's cache; compiled kernels go there, for all workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(kernel_cache.VARIABLE, str(kernel_cache.folder()))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

@@ -1,4 +1,4 @@
-"""Where the files of a generated package lie, by what they are: tables of edits name them so, whatever the layout."""
+"""Find files of a generated package by their role, so that tables of edits do not depend on the layout."""
 
 from pathlib import Path
 

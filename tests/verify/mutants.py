@@ -1,7 +1,7 @@
 """Damage to the emitted package, as a table: one edit of text each, and the check of `affdiv verify` that must fail.
 
-The edits were chosen by walking over the branches of the emitted files and asking of each what could be wrong in it
-alone, before there was a check for it. ``nth`` says which of several occurrences is meant; 0 is the first.
+The edits were chosen by going through the branches of the emitted files and finding for each an error that affects only
+that branch, before there was a check for it. ``nth`` selects one of several occurrences; 0 is the first.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutant:
-    """An edit of one emitted file, the layer to verify, and the check that must fail; ``breaks`` says what is wrong."""
+    """An edit of one emitted file, the layer to verify, and the check that must fail; ``breaks`` names the damage."""
 
     target: str
     file: str
@@ -21,7 +21,7 @@ class Mutant:
     nth: int = 0
 
     def applied(self, text: str) -> str:
-        """Return the text of the file with the edit made; AssertionError if it does not hold what is edited."""
+        """Return the text of the file with the edit made; AssertionError if it does not contain the edited text."""
         pieces = text.split(self.before)
         assert len(pieces) > self.nth + 1, f"{self.file} no longer holds {self.before!r}"
         return self.before.join(pieces[: self.nth + 1]) + self.after + self.before.join(pieces[self.nth + 1 :])

@@ -1,4 +1,4 @@
-"""``affdiv run`` and ``affdiv verify`` as a user meets them: output, exit codes, messages, and nothing half-written."""
+"""``affdiv run`` and ``affdiv verify`` for the user: output, exit codes, messages, and no partial files."""
 
 import json
 import re

@@ -1,7 +1,7 @@
 """The verifier itself: damage to the emitted package must fail `affdiv verify --package`, by the check of its part.
 
-Each edit of the table is made in a copy; the check that it names is one of those that the plain command runs. Nothing
-compares text. Where no check sees an edit, ``SURVIVORS`` says why.
+Each edit of the table is made in a copy; the check that it names is one that the plain command runs. No check compares
+text. ``SURVIVORS`` explains the edits that no check detects.
 """
 
 import shutil

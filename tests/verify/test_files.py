@@ -1,4 +1,4 @@
-"""A place that cannot be written is refused before any work, and asking leaves nothing behind."""
+"""A path that cannot be written is rejected before any work, and the check leaves nothing behind."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Random calls under the sanitizers: no report and no wrong number; damage to a kernel is seen."""
+"""Random calls under the sanitizers give no report and no wrong number; damage to a kernel is detected."""
 
 import shutil
 from pathlib import Path

@@ -23,13 +23,13 @@ CPP_LAUNCHER = file_of("cpp", "affine_like.py")
 CUDA_AFFINE = file_of("cuda", "affine_like.cu")
 TRITON_AFFINE = file_of("triton", "affine_like.py")
 TANH, PADDED, ROW = "tanh_features", "thrice_padded", "scaled_affine"
-ALONE = (  # what follows where the weights' gradient alone is wanted
+ALONE = (  # the code for the weights' gradient alone
     "  # tanh_features/affine-like/backward-dW\n            dW = check_result(dW.contiguous(), g, (m, n))\n        if"
 )
 COLUMN = "(2 * i3 + i4 - pad)"
 FROZEN, ENERGY = "frozen-subsets", "no-energy"
 
-MUTANTS = {  # the layer, the file, what stood there, what stands there now, the check that must fail
+MUTANTS = {  # layer, file, original text, replacement, the check that must fail
     "+ 1 dropped": (
         TANH,
         AFFINE,

@@ -1,4 +1,4 @@
-"""``affdiv verify FILE.toml``: a layer from a file is checked as a shipped one is, alone or with a given package."""
+"""``affdiv verify FILE.toml`` checks a layer from a file like a shipped one, alone or with a given package."""
 
 import json
 import shutil

@@ -31,7 +31,7 @@ DX = "gradient/affine-like/backward-dx"
 PATCH = "identity/grouped-convolution/affine-like/self-factor/2d"
 WHOLE = "gradient/attention-output/affine-like/forward"
 
-MUTANTS = {  # the file, what stood there, what stands there now, the layer, the check that must fail
+MUTANTS = {  # file, original text, replacement, layer, the check that must fail
     "+ 1 dropped": (
         AFFINE,
         "E.add_(1).rsqrt_()",
@@ -222,7 +222,7 @@ CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) f
 
 
 def verify(folder, layer, identity):
-    """Verify one check of a package in this process, several seeds wide."""
+    """Verify one check of a package in this process, with several seeds."""
     return affdiv.run(["verify", layer, "--package", str(folder), "--only", identity])
 
 

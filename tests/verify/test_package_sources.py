@@ -1,4 +1,4 @@
-"""The digests of the generated package: of every file that computes something, whatever its language."""
+"""The digests of the generated package cover every source file, whatever its language."""
 
 import hashlib
 import shutil
@@ -8,7 +8,7 @@ import affine_divergence
 from verify.package_sources import digests
 
 FOLDER = Path(affine_divergence.__file__).parent
-SILENT = {"manifest.json", "py.typed"}  # what says something of the package and computes nothing
+SILENT = {"manifest.json", "py.typed"}  # metadata, not source files
 
 
 def files_of(folder):

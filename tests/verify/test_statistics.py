@@ -1,4 +1,4 @@
-"""Intervals and probabilities against SciPy and by other routes, and by how often they cover the truth."""
+"""Intervals and p-values against SciPy and other methods, and the coverage of intervals."""
 
 import itertools
 import math
@@ -187,13 +187,13 @@ def test_equal_runs_differ_by_nothing():
 
 
 def coverage(draws, make, truth):
-    """The share of draws whose interval holds the truth."""
+    """The share of draws whose interval contains the truth."""
     found = (make(np.random.default_rng(seed)) for seed in range(draws))
     return sum(effect.low <= truth <= effect.high for effect in found) / draws
 
 
 def of_pairs(n, method="t"):
-    """A true difference of 0.3, with a part that both methods of a pair share."""
+    """A true difference of 0.3, with a component common to both methods of a pair."""
 
     def make(generator):
         shared = generator.normal(0, 3.0, n)
@@ -204,7 +204,7 @@ def of_pairs(n, method="t"):
 
 
 def of_slopes(generator):
-    """A true slope of -0.02 a doubling of the batch, with an offset a seed."""
+    """A true slope of -0.02 per doubling of the batch, with an offset per seed."""
     batches = np.arange(5.0, 11.0)
     ups = [generator.normal(0, 1) - 0.02 * batches + generator.normal(0, 0.05, 6) for _ in range(5)]
     return slope_within([[list(zip(batches, up, strict=True))] for up in ups])
@@ -221,7 +221,7 @@ def test_a_bootstrap_covers_the_truth_as_often_as_it_says():
 
 
 def test_an_interval_that_forgets_the_pairs_is_found_out():
-    """Broken on purpose: the pairs are torn apart, so the shared part widens the interval far beyond 95 %."""
+    """Broken on purpose: without pairing, the common component widens the interval far beyond 95 % coverage."""
 
     def torn(generator):
         effect = of_pairs(20)(generator)

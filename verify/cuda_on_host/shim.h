@@ -1,8 +1,8 @@
-// The part of CUDA that the generated kernels use, on the CPU: every thread of a block is a fiber, blocks run in turn.
+// The part of CUDA that the generated kernels use, emulated on the CPU: each thread of a block is a fiber; blocks run in
+// turn.
 //
-// Threads run until they wait for others (__syncthreads, __shfl_xor_sync) or end; then the next one runs, in an order
-// that the caller chooses. A kernel whose result depends on that order lacks a barrier. A block in which all threads
-// wait for ever is reported.
+// A thread runs until it waits for others (__syncthreads, __shfl_xor_sync) or ends; then the next one runs, in an order
+// that the caller chooses. A kernel whose result depends on that order lacks a barrier. A deadlocked block is reported.
 
 #pragma once
 
@@ -32,7 +32,7 @@ struct Barrier {
     unsigned long generation = 0;
 };
 
-// A fiber begins by setcontext and goes on by _longjmp, which does not ask the system for the signals that are blocked.
+// A fiber starts by setcontext and resumes by _longjmp, which does not query the signal mask from the system.
 struct Fiber {
     ucontext_t context;
     jmp_buf place;
@@ -50,12 +50,12 @@ static Fiber* running;
 static unsigned long progress;
 static double exchanged[1024];
 
-// Lets the scheduler go on; returns when the scheduler takes up this fiber again.
+// Yields to the scheduler; returns when the scheduler resumes this fiber.
 __attribute__((noinline)) static void leave() {
     if (!_setjmp(running->place)) _longjmp(scheduler, 1);
 }
 
-// Takes up a fiber until it leaves.
+// Resumes a fiber until it yields or ends.
 __attribute__((noinline)) static void enter(Fiber& fiber) {
     if (_setjmp(scheduler)) return;
     if (fiber.begun) _longjmp(fiber.place, 1);

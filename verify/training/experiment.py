@@ -130,7 +130,7 @@ def load_experiment(path: Path, name: str | None = None, scale: str = CPU) -> Ex
         UsageError: the file cannot be read or used, or lacks the scale; the text names file, line, key, value and fix.
     """
     if not path.is_file():
-        raise UsageError(f"experiment file {str(path)!r} is not an existing file; name a TOML file")
+        raise UsageError(f"experiment file {str(path)!r} does not exist or is not a file; name an existing TOML file")
     content = path.read_bytes()
     if len(content) > LARGEST_FILE:
         raise UsageError(

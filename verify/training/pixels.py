@@ -57,7 +57,7 @@ def decoded(name: str, content: object) -> np.ndarray:
                     raise ValueError(f"{opened.size[0]} x {opened.size[1]} pixels are too many")
                 values = np.asarray(opened.convert("L" if opened.mode == "L" else "RGB"))
     except UnidentifiedImageError:
-        raise UsageError(f"{name} is not a readable image; give the bytes of a JPEG or PNG image") from None
+        raise UsageError(f"{name} cannot be read (it is not an image); give the bytes of a JPEG or PNG image") from None
     except (OSError, ValueError, SyntaxError, OverflowError, Image.DecompressionBombError) as problem:
         raise UsageError(f"{name} cannot be read ({problem}); give the bytes of a JPEG or PNG image") from None
     return values.reshape(*values.shape[:2], -1).transpose(2, 0, 1)

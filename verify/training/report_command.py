@@ -69,7 +69,7 @@ def report(
     for name, found in findings.items():
         typer.echo(f"{name}:")
         for finding in (finding for finding in found if not finding.detail):
-            said = finding.verdict.value if finding.asked else "not asked"
+            said = finding.verdict.value if finding.asked else "not tested"
             typer.echo(f"  {finding.hypothesis} {said:<12} {finding.statement}")
     typer.echo(f"written: {output}")
 

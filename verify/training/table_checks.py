@@ -93,7 +93,7 @@ def _check_values(place: Place, number: int, line: Trial) -> None:
         if value is None:
             continue
         if isinstance(value, str) and len(value) > LONGEST_VALUE:
-            raise place.error(number, column, f"{len(value)} characters are more than {LONGEST_VALUE}")
+            raise place.error(number, column, f"{len(value)} characters exceed the limit of {LONGEST_VALUE}")
         if isinstance(value, float) and math.isnan(value):
             raise place.error(number, column, "nan is not a number")
         holds, says = _RULES.get(column, (lambda value: True, ""))

@@ -68,7 +68,9 @@ def read_table(path: Path) -> list[Trial]:
             an invalid value, see ``table_checks``.
     """
     if not path.is_file():
-        raise UsageError(f"table {str(path)!r} is not an existing file; name one that `experiment export` wrote")
+        raise UsageError(
+            f"table {str(path)!r} does not exist or is not a file; name one that `experiment export` wrote"
+        )
     if path.suffix not in _READERS:
         raise UsageError(f"table {str(path)!r}: its name must end in .csv or .parquet")
     columns, lines, rows = _READERS[path.suffix](path)
@@ -115,7 +117,7 @@ def _demand_once(path: Path, columns: Sequence[str]) -> None:
 
 def _demand_size(path: Path, size: int, most: int, unit: str) -> None:
     if size > most:
-        raise UsageError(f"{path}: {size} {unit} are more than {most}; give a part of the table")
+        raise UsageError(f"{path}: {size} {unit} exceed the limit of {most}; give a part of the table")
 
 
 def _converted(path: Path, number: int, line: dict[Any, Any], columns: int) -> dict[str, Any]:

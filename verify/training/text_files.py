@@ -66,7 +66,7 @@ def _read(path: Path) -> str:
     if size == 0:
         raise UsageError(f"{path} is empty; give a text")
     if size > LARGEST_TEXT:
-        raise UsageError(f"{path}: {size} bytes are more than {LARGEST_TEXT}; give a part of it")
+        raise UsageError(f"{path}: {size} bytes exceed the limit of {LARGEST_TEXT}; give a part of it")
     content = path.read_bytes()
     if b"\0" in content:
         raise UsageError(f"{path}: byte {content.index(0)} is zero, so this is not text; give a UTF-8 text")

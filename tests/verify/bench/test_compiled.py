@@ -1,4 +1,4 @@
-"""What the benchmarks compile is compiled: torch leaves the frames of its own containers alone."""
+"""The benchmarks really compile their modules, although torch skips the frames of its own containers."""
 
 import torch
 from torch import nn

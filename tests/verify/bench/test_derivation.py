@@ -1,4 +1,4 @@
-"""The derivation benchmark measures the thing it names, and records where it was run."""
+"""The derivation benchmark measures what it names, and records its machine and versions."""
 
 from __future__ import annotations
 

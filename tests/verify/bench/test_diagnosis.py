@@ -1,4 +1,4 @@
-"""The benchmark of self factors: it measures pairs of steps of what a factory makes and writes where it was run."""
+"""The diagnosis benchmark measures pairs of steps of a factory's model, and records its machine and versions."""
 
 import json
 
@@ -24,7 +24,7 @@ def test_it_writes_ratios_and_circumstances(tmp_path, capsys, monkeypatch):
 
 
 def test_memory_that_is_held_for_self_factors_is_seen(monkeypatch):
-    """Whoever kept what the layers read four times over would be told so."""
+    """An implementation that kept four copies of the layers' inputs would exceed the bound."""
     monkeypatch.setattr(diagnosis, "_PAIRS", 2)
     model, batch, loss, _ = made(load(EXAMPLE), EXAMPLE)
     held, plain = [], watch.nothing

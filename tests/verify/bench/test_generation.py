@@ -1,4 +1,4 @@
-"""The generation benchmark times what it names, tells linear cost from more, and records where it was run."""
+"""The generation benchmark times what it names, detects more than linear cost, and records its machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from verify.bench import generation
 
 
 def test_linear_cost_does_not_grow_and_quadratic_cost_does() -> None:
-    """A cost of its own for the first layer is no growth; a cost that rises with what was made before is."""
+    """A special cost of the first layer is not growth; a cost that rises with earlier layers is."""
     assert generation.growth([0.9, *[0.1] * 31]) == pytest.approx(1)
     assert generation.growth([0.9, *(0.1 * k for k in range(1, 32))]) > 2.5
     with pytest.raises(ValueError, match="2 layers"):
@@ -19,7 +19,7 @@ def test_linear_cost_does_not_grow_and_quadratic_cost_does() -> None:
 
 
 def test_every_layer_is_timed() -> None:
-    """One figure a layer, each of real work."""
+    """One figure per layer, each of real work."""
     seconds = generation.layer_seconds(3)
     assert len(seconds) == 3
     assert min(seconds) > 1e-4

@@ -1,4 +1,4 @@
-"""``affdiv bench --suite growth``: slopes and cliffs of made-up curves, real points, wrong use."""
+"""``affdiv bench --suite growth``: slopes and cliffs of artificial curves, real points, invalid usage."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The benchmark of probes: it measures the bundled experiments that probe and writes where it was run."""
+"""The probe benchmark measures the bundled experiments that probe, and records its machine and versions."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from verify.training.trial import TrialRun
 
 
 def probes_and_steps(every):
-    """How often the smallest trial really looks into its layers, and how many steps it takes."""
+    """How often the smallest trial really probes its layers, and how many steps it takes."""
     config = probe.cheapest(load_experiment(BUNDLED / "smoke.toml").trials)[0]
     assert config.probe_every == every
     run = TrialRun(replace(config, evaluate_every=0), digits(0))

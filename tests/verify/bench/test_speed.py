@@ -1,4 +1,4 @@
-"""`affdiv bench`: it times what it says, in turn, counts what is saved, and keeps what it measured."""
+"""`affdiv bench` times modules in turn, counts saved bytes, and keeps its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINEAR, IMAGES = parse_shape("24x16x20"), parse_shape("2x4x6x8x3")
 
 
 class Slow(nn.Module):
-    """A layer whose forward pass waits, and that writes down that it was called."""
+    """A layer whose forward pass waits, and that records its calls."""
 
     def __init__(self, name: str, seconds: float, calls: list[str]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Slow(nn.Module):
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """A quick run of the command: its words on both outputs, and the files it wrote, at two numbers of threads."""
+    """A quick run of the command with two numbers of threads: its output on both streams, and its files."""
     folder = tmp_path_factory.mktemp("bench")
     words = ["bench", "--quick", "-o", str(folder / "r.json"), "--plot", str(folder / "p.svg")]
     with pytest.MonkeyPatch.context() as patch:
@@ -75,7 +75,7 @@ def test_operations_are_those_that_torch_counts(shape):
 
 @pytest.mark.parametrize("shape", [LINEAR, IMAGES])
 def test_the_plain_composition_and_ours_are_one_map(shape):
-    """What is compared computes the same; with another scale it would not."""
+    """The compared modules compute the same; with another scale they would not."""
     known = {p.name: p for p in providers.providers(shape, "cpu", compiles=False)}
     plain, ours = known["plain"].build(shape), known["ours"].build(shape)
     ours.load_state_dict(plain.layer.state_dict())
@@ -99,7 +99,7 @@ def test_launches_take_turns_and_read_fresh_data():
 
 
 def test_what_a_layer_saves_is_its_input_and_a_number_a_row():
-    """The twin keeps its input, ours 4 bytes a row more; keeping the output as well is seen."""
+    """torch's layer saves its input, ours 4 bytes per row more; saving the output as well is detected."""
     feed, known = feed_of(LINEAR), {p.name: p for p in providers.providers(LINEAR, "cpu", compiles=False)}
     saved = {name: memory.saved_bytes(known[name].build(LINEAR), feed) for name in ("nn.Linear", "ours", "+ RMS norm")}
     assert saved["nn.Linear"] == feed.x.nbytes

@@ -1,4 +1,4 @@
-"""The figures in the note on speed are those of the file of results."""
+"""The figures in the note on speed equal those of the results file."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``affdiv bench --suite``: cases whose three modules meet, verdicts by intervals, wrong use."""
+"""``affdiv bench --suite``: cases whose three modules agree in shape, verdicts by intervals, invalid usage."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_a_verdict_follows_the_interval():
 
 
 def test_a_slower_layer_is_behind(monkeypatch):
-    """The verdict is about the layers: one that does its work ten times is seen to be slower."""
+    """A layer that does its work ten times is judged slower."""
 
     class Tenfold(torch.nn.Linear):
         def forward(self, x):

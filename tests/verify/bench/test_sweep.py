@@ -1,4 +1,4 @@
-"""The benchmarks of sweeps: both sides train the same trials, and the rule that sweeps go by follows from its rows."""
+"""The sweep benchmarks: both sides train the same trials, and the stacking rule follows from its measured rows."""
 
 import json
 import multiprocessing

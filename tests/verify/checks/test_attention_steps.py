@@ -1,4 +1,4 @@
-"""Steps inside whole attention modules are checked, QK-norm's residual among them, and a wrong one is seen."""
+"""Checks of steps inside whole attention modules, including QK-norm's residual, pass, and detect a wrong one."""
 
 from dataclasses import replace
 

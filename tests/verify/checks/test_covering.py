@@ -1,4 +1,4 @@
-"""Covering arrays: every pair occurs, every triple where that is asked for, and no rule is broken."""
+"""Covering arrays contain every pair, every triple if requested, and satisfy all rules."""
 
 from itertools import combinations, product
 
@@ -61,9 +61,7 @@ def test_every_pair_of_ordinary_levels_and_every_edge_is_met_on_every_path(famil
             table, edges = family.factors(kind, backend, path)
             found = combinations_of(kind, family, backend, path)
             ordinary = [row for row in found if row["edge"] == "ordinary"]
-            if (
-                backend in INTERPRETED and path != "eager"
-            ):  # whose pairs of a level and a path are all that is asked for
+            if backend in INTERPRETED and path != "eager":  # for which only pairs of a level and a path are required
                 levels = {(name, row[name]) for row in ordinary for name in table}
                 assert levels >= {(name, level) for name in table for level in table[name]}, (backend, path)
             for one, other in combinations(table, 2) if backend not in INTERPRETED or path == "eager" else ():
@@ -79,7 +77,7 @@ def test_every_pair_of_ordinary_levels_and_every_edge_is_met_on_every_path(famil
 
 
 def _impossible(family, one, other, pair, table):
-    """Return whether no level of a third factor goes with a pair."""
+    """Return whether a pair is compatible with no level of some third factor."""
     chosen = {"edge": "ordinary", one: pair[0], other: pair[1]}
     for name, levels in table.items():
         if name not in chosen and not any(

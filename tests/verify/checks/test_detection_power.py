@@ -1,6 +1,6 @@
-"""How small an error each check still catches, as a relative error put into a module or into one gradient.
+"""The smallest relative error in a module or in one gradient that each check still detects.
 
-A check that passes at a hundredth of what it catches says how sharp its bound is; where it catches less, it grew dull.
+Each check must detect the stated error and pass at a hundredth of it, so that a change of its sensitivity is noticed.
 """
 
 from dataclasses import replace
@@ -55,7 +55,7 @@ def subject_of(layer, name, variant=""):
 ROWS = ("affine", "affine-like")
 IMAGES = ("convolution", "centred-convolution/norm-like", "2d")
 CHAIN = ("attention", "attention-output/affine-like", "qk-norm")
-# which module, family and check; what is off; the smallest relative error, as a power of ten, that is caught
+# module, family and check; what is perturbed; the smallest detected relative error, as a power of ten
 POWER = [
     (ROWS, identities, "activation-change", "value", 1e-11),
     (ROWS, identities, "self-factor", "value", 1e-11),

@@ -1,4 +1,4 @@
-"""Derived expressions on arrays against einsum and against the exact evaluator of derive."""
+"""Derived expressions evaluated on arrays, against einsum and the exact evaluator of derive."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The second process: what it is given, and what becomes of checks whose process fails."""
+"""The second process: its tasks, and the checks of a process that fails."""
 
 import json
 import os

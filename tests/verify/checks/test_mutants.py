@@ -117,7 +117,7 @@ def test_one_wrong_gradient_fails_its_own_check_and_gradcheck(wrong):
 
 
 class WrongWhenRecorded(torch.autograd.Function):
-    """Right gradients, except where they are to be differentiated again."""
+    """Correct gradients, except with create_graph."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, kappa):
@@ -143,7 +143,7 @@ def test_a_gradient_that_is_wrong_only_when_recorded_is_seen():
 
 
 class NoSecondOrder(torch.autograd.Function):
-    """The right first gradients, computed so that their own derivative is lost."""
+    """Correct first gradients, whose own derivative is lost."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, kappa):
@@ -258,7 +258,7 @@ def test_a_step_that_is_not_a_number_leaves_no_order():
 
 
 def test_a_remainder_within_rounding_is_taken_at_a_larger_rate():
-    """Before a gate that is nearly closed, inner values are far larger than the output: seed 4 draws such a one."""
+    """Before a nearly closed gate, inner values are far larger than the output; seed 4 draws such a case."""
     (gated,) = twins.subjects("gated")
     (task,) = [task for task in identities.tasks(gated) if task.id == "identity/gated/activation-change"]
     assert run_task(task, Setting(seed=4)).status is Status.PASS

@@ -1,4 +1,4 @@
-"""What rounding does to a result is measured on its way, also where large terms leave little."""
+"""Rounding errors are estimated through all intermediates, so also for small differences of large terms."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ CANCELLING = {
 
 
 def shift_gradient(x):
-    """The gradient of a softmax by what all its scores share: nothing, as a sum of terms."""
+    """The gradient of a softmax with respect to a common shift of its scores: zero, as a sum of terms."""
     shift = x.new_zeros(1).requires_grad_()
     z = (torch.softmax(x + shift, 0) * x.exp()).sum()
     return torch.autograd.grad(z, shift)[0].squeeze()
@@ -56,7 +56,7 @@ def shift_gradient(x):
 
 @pytest.mark.parametrize("name", CANCELLING)
 def test_a_difference_of_large_terms_may_be_off_by_roundings_of_the_terms(name):
-    """Exactly nothing is left; float32 leaves some, for which operands that are off by a rounding do not account."""
+    """The exact difference is zero; float32 gives more than rounding the operands alone explains."""
     function, x = CANCELLING[name], numbers(20).float()
     ((expected, change),) = rounding_errors(lambda: [function(x.double())], UNIT, generator())
     operands_alone = function(x.double() * (1 + UNIT)) - expected

@@ -1,4 +1,4 @@
-"""Which checks run, on which device, with which seed; and that a failure can be repeated from its own line."""
+"""Which checks run, on which device, with which seed; and a failure can be repeated from its own line."""
 
 import json
 import shlex
@@ -47,7 +47,7 @@ def test_equations_named_by_checks_exist():
 
 
 def test_derivations_of_what_only_the_generator_asks_for_are_checked_too():
-    """Over two axes and over three they have one name: the id says which."""
+    """Derivations over two and three axes share a name; the id distinguishes them."""
     ids = {task.id for layer in ("convolution", "convolution-3d", "affine") for task in derivations_of(layer)}
     for kind in ("centred-convolution", "centred-convolution-without-bias", "grouped-convolution-without-bias"):
         assert {f"derivation/{kind}/norm-like/self-factor/{axes}" for axes in ("2d", "3d")} <= ids
@@ -128,7 +128,7 @@ def test_full_means_more_and_larger_instances():
 
 @pytest.mark.parametrize("seed", [4, 10, 19])
 def test_contributions_that_cancel_exactly_are_no_failure(seed):
-    """In one dimension a norm-like layer sees only signs, so a batch may move an activation by nothing at all."""
+    """In one dimension a norm-like layer sees only signs, so contributions to an activation's change may cancel."""
     ids = ["identity/norm-like/activation-change", "identity/linear/norm-like/activation-change"]
     assert {check.status for check in run_checks(tasks_for(ROWS, only=ids), Setting(seed=seed))} == {Status.PASS}
 
@@ -173,7 +173,7 @@ def test_a_package_without_kernels_skips_what_would_run_them(tmp_path):
 
 
 def test_no_layer_is_derived_for_the_checks_of_its_modules(monkeypatch):
-    """To derive and solve a layer takes a hundred times as long as to find one check of its modules."""
+    """Deriving and solving a layer takes a hundred times as long as finding one check of its modules."""
     known = [task.id for task in tasks_for(["affine"]) if not task.id.startswith("derivation/")]
     wanted = [known[0], known[len(known) // 2], known[-1]]
     monkeypatch.setattr("verify.checks.derivations.tasks", lambda *given: pytest.fail("derived"))

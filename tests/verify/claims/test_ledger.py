@@ -1,4 +1,4 @@
-"""The ledger: what is committed is what the command writes, every verdict follows from equations or from trials."""
+"""The committed ledger is what the command writes; every verdict follows from equations or from trials."""
 
 import json
 from dataclasses import replace
@@ -109,7 +109,7 @@ def test_a_transformer_is_evidence_for_the_claim_on_attention():
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """The command without its derivations, which other tests here make."""
+    """The command without its derivations, which other tests here run."""
     monkeypatch.setattr(proofs, "proofs", lambda: {"C1": (proofs.Proof("affine/self-factor", "as claimed", True),)})
 
 

@@ -1,4 +1,4 @@
-"""The map of where a claim holds, and the smallest effect that could have been seen, against the power it is for."""
+"""The table of where a claim holds, and the smallest detectable effect, against the power of the test."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from verify.training.sources import Source
 
 @pytest.fixture(scope="module")
 def entry():
-    """Claim C5 where affine-like leads by 0.05 at the rate 0.1, lags by 0.05 at 0.01 and is on par at 1."""
+    """Claim C5 with affine-like ahead by 0.05 at the rate 0.1, behind by 0.05 at 0.01, and on par at 1."""
     gains = {0.01: -0.05, 0.1: 0.05, 1.0: 0.0}
     rows = trials(
         lambda method, rate, **_: 0.8 + gains[rate] * method.startswith("affine-like"),
@@ -47,7 +47,7 @@ def test_the_page_shows_the_map_in_place_of_its_statements(entry):
 
 @pytest.mark.parametrize("family", [1, 40])
 def test_what_could_have_been_seen_is_found_with_the_power(family):
-    """The deviation of the differences themselves, which the interval was computed from, gives the power back."""
+    """The standard deviation of the differences, from which the interval was computed, gives the power back."""
     differences = np.random.default_rng(0).normal(0.01, 0.02, len(SEEDS))
     effect = paired_difference(list(differences), [0.0] * len(SEEDS))
     smallest = seen(effect, family)

@@ -1,6 +1,7 @@
-"""Twenty failures of training, small enough to rebuild, and four trainings in good order.
+"""Twenty failures of training as small models, and four healthy trainings.
 
-Each function draws from torch's generator and returns a ``Case``: what ``verify.diagnose`` takes, what it should say.
+Each function draws from torch's generator and returns a ``Case``: arguments of ``verify.diagnose`` and the expected
+finding.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import nn
 
 @dataclass
 class Case:
-    """Model, batch, loss, and the finding to come first: its kind, and where it names one, layer and index."""
+    """Model, batch, loss, and the expected first finding: its kind and, if it has them, layer and index."""
 
     model: nn.Module
     batch: Any
@@ -62,7 +63,7 @@ def one_sample_large():
 
 
 class HalfBlock(nn.Module):
-    """A feed-forward block whose hidden products leave half precision, a norm behind it."""
+    """A feed-forward block whose hidden products overflow half precision, followed by a norm."""
 
     def __init__(self):
         super().__init__()
@@ -242,7 +243,7 @@ def activations_explode():
     return Case(model, regression(), F.mse_loss, "growing-activations", settings={"rate": 1e-9})
 
 
-# In good order
+# Healthy trainings
 
 
 def digits_network():

@@ -25,7 +25,7 @@ class Attend(nn.Module):
 
 
 class Conv1D(nn.Module):
-    """The affine map of transformers, whose weight holds the inputs first."""
+    """The affine map of transformers, whose weight is stored transposed."""
 
     def __init__(self, nf, nx):
         super().__init__()
@@ -77,7 +77,7 @@ def single(name):
 
 
 class Tied(nn.Module):
-    """An embedding whose weight is also the last layer's; one layer is used twice, one in vain, one never."""
+    """An embedding whose weight is also the last layer's; one layer is used twice, one without effect, one never."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Models on which a virtual step is easily another than a real one: each returns (model, batch, loss)."""
+"""Models on which a virtual step could easily differ from a real one: each returns (model, batch, loss)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def penalised_weights_in_a_list():
 
 
 class Listed(nn.Module):
-    """Layers and weights that Python lists and dictionaries hold, beside the registered ones."""
+    """Layers and weights in Python lists and dictionaries, besides the registered ones."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Modules of unknown kind judged by the expression derived from their captured program, or why they are not."""
+"""Modules of unknown kind are judged by the expression derived from their captured program, or say why not."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""``affdiv diagnose`` as a user meets it: the table, JSON, conversion, and a message for everything that goes wrong."""
+"""``affdiv diagnose`` for its user: the table, JSON, conversion, and a message for every error."""
 
 import json
 import os
@@ -59,7 +59,7 @@ class WithExample(nn.Module):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working folder with a user's module in it, forgotten afterwards."""
+    """A working folder with a user's module in it, which is unloaded afterwards."""
     (tmp_path / "mine.py").write_text(MODULE)
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
     (tmp_path / "leaves.py").write_text("import sys\nsys.exit(4)\n")
@@ -189,7 +189,7 @@ def test_a_page_with_pictures(tmp_path, capsys):
 
 
 def test_a_narrow_page_shows_pictures_whose_text_is_drawn_at_its_size():
-    """At 390 pixels a picture is 350 wide: as many as its drawing, so that 8 points stay 8 points."""
+    """On a page 390 pixels wide a plot is 350 wide, like its viewBox, so that 8 points stay 8 points."""
     model = nn.Sequential(nn.Linear(3, 40), nn.Linear(40, 2))
     text = render(verify.diagnose(model, torch.randn(4, 3), torch.sum))
     narrow = re.findall(r'<div class="narrow"><svg[^>]*viewBox="0 0 ([\d.]+) [\d.]+"(.*?)</svg>', text, re.DOTALL)

@@ -1,4 +1,4 @@
-"""Copies in large pages are copies like any others."""
+"""Copies in huge pages equal ordinary copies."""
 
 import mmap
 

@@ -1,4 +1,4 @@
-"""Layers without a plain input, or without a known law: norms, recurrent nets, bags, experts, any module."""
+"""Layers without a plain input or a known law: norms, recurrent nets, bags, experts, any module."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ class Standardised(nn.Conv2d):
 
 
 class ForeignLinear(nn.Module):
-    """A linear map as another library writes it."""
+    """A linear map of another library."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ class ForeignLinear(nn.Module):
 
 
 class Squared(ForeignLinear):
-    """Looks like a linear map and is none."""
+    """A module that looks like a linear map but is not."""
 
     def forward(self, x):
         return super().forward(x).square()
@@ -169,7 +169,7 @@ def test_shares_are_those_of_the_whole_jacobian(name):
 
 
 class Shifted(nn.Module):
-    """Parameters of its own beside a layer: a scale in front of it and a shift behind."""
+    """A module with parameters of its own besides a layer: a scale before it and a shift after it."""
 
     def __init__(self):
         super().__init__()
@@ -223,7 +223,7 @@ def test_a_module_with_large_children_says_why_it_is_not_judged():
 
 
 class Packed(nn.Linear):
-    """A layer that holds its weight as integers of four bits, two in a byte, and a scale a row."""
+    """A layer with its weight as 4-bit integers, two per byte, and one scale per row."""
 
     def __init__(self, inputs, outputs):
         super().__init__(inputs, outputs)
@@ -238,7 +238,7 @@ class Packed(nn.Linear):
 
 
 class Quantised(torch.Tensor):
-    """A tensor of integers and scales that stands for real numbers, as libraries of quantisation write them."""
+    """A quantised tensor of integers and scales, as in quantisation libraries."""
 
     @staticmethod
     def __new__(cls, whole, size):
@@ -287,7 +287,7 @@ def quantised(kind):
 
 
 class LowRank(nn.Module):
-    """A base layer and what is trained beside it."""
+    """A frozen base layer with trained adapters."""
 
     def __init__(self, base):
         super().__init__()

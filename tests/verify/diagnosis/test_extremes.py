@@ -1,4 +1,4 @@
-"""The samples, positions and features behind the largest self factors, on inputs where they are known."""
+"""The samples, positions and features behind the largest self factors, on inputs for which they are known."""
 
 import pytest
 import torch

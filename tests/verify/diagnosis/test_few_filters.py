@@ -1,4 +1,4 @@
-"""A convolution with a few filters as one product of matrices is that of torch."""
+"""A convolution with few filters as one matrix product equals torch's."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Callbacks and loggers of other libraries, run for real where the extra ``integrations`` is installed."""
+"""Callbacks and loggers of other libraries, run for real if the extra ``integrations`` is installed."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Shares and self factors against brute force: the whole Jacobian of a layer, and the kernel that is its square."""
+"""Shares and self factors against brute force: a layer's whole Jacobian J and its kernel J J^T."""
 
 import json
 
@@ -101,7 +101,7 @@ def test_a_layer_used_twice_and_tied_weights():
 
 
 def test_the_step_on_a_tied_weight_is_what_other_uses_add():
-    """The change of the head by the gradient that reaches the table through the embedding alone, worked out apart."""
+    """The change of the head by the gradient that reaches the table through the embedding, computed separately."""
     model, t, loss = tied()
     found = verify.diagnose(model, t, loss, steps=0).layer("head")
     held = {}
@@ -163,7 +163,7 @@ def test_in_place_activations_do_not_move_the_gradient():
 
 
 def test_drift_follows_real_steps():
-    """The self factors after two steps of torch's SGD on the model are those that the diagnosis foretold."""
+    """The self factors after two real steps of torch's SGD equal those that the diagnosis predicted."""
     model, x, loss = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(), None, None
     x, loss = torch.randn(6, 3, dtype=DOUBLE), lambda z: z.square().sum()
     found = verify.diagnose(model, x, loss, steps=2, rate=0.05).layer("2")
@@ -205,7 +205,7 @@ def test_numbers_for_which_single_precision_has_no_room(size, slope):
 
 
 class Sparing(nn.Module):
-    """Two layers that share the samples out as experts do, and one that is called with none."""
+    """Two layers that divide the samples like experts, and one that is called with none."""
 
     def __init__(self):
         super().__init__()
@@ -271,7 +271,7 @@ def test_parameters_that_are_computed_are_judged_by_their_captured_program():
 
 
 class Elsewhere(nn.Module):
-    """A layer whose weight is used once more, by a function."""
+    """A layer whose weight is used again by a function."""
 
     def __init__(self):
         super().__init__()

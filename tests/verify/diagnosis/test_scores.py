@@ -86,7 +86,7 @@ def loss(output):
 
 
 def asking(module):
-    """Return the parameters of queries and keys; those of values are masked out where all stand in one."""
+    """Return the parameters of queries and keys; the values' rows are masked out if all share one tensor."""
     if module.in_proj_weight is None:
         return [module.q_proj_weight, module.k_proj_weight, module.in_proj_bias]
     return [module.in_proj_weight, module.in_proj_bias]

@@ -1,4 +1,4 @@
-"""Whatever a model holds is written back, bit for bit, whichever container it stands in and whatever happens inside."""
+"""The state of a model is restored bit for bit, in every kind of container and after any exception."""
 
 import array
 import dataclasses
@@ -20,7 +20,7 @@ from verify.diagnosis.untouched import untouched
 
 
 class FrozenDict(OrderedDict):
-    """A configuration that refuses to be changed by its own methods."""
+    """A configuration whose own methods reject changes."""
 
     def update(self, *_):
         raise TypeError("frozen")
@@ -86,7 +86,7 @@ def counter():
 
 
 class Everything(nn.Module):
-    """A model that changes one thing of every kind whenever it runs."""
+    """A model that changes one object of every kind whenever it runs."""
 
     def __init__(self):
         super().__init__()
@@ -142,7 +142,7 @@ class Everything(nn.Module):
         return self.norm(self.linear(x))
 
     def seen(self):
-        """Return everything as something that compares by its bits."""
+        """Return the whole state in a form that compares bit for bit."""
 
         def bits(value):
             return value.detach().contiguous().view(torch.uint8).tolist() if value.dim() else value.item()
@@ -200,7 +200,7 @@ def test_everything_is_as_before(loss):
 
 
 def test_the_model_of_this_test_changes_everything():
-    """Without the guard, each of the things that are compared above is changed."""
+    """Without the guard, every object compared above is changed."""
     model = Everything()
     before = model.seen()
     model(torch.randn(6, 3)).sum().backward()

@@ -1,4 +1,4 @@
-"""Models of transformers, from configurations alone: every layer is judged exactly or listed with its reason."""
+"""Models of transformers, built from configurations: every layer is judged exactly or listed with its reason."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ pytest.importorskip("transformers", reason="transformers is not installed; the e
 
 @pytest.fixture(scope="module", params=MODELS)
 def diagnosed(request):
-    """One model with the state that it had before, and what was found."""
+    """One model with its previous state, and its diagnosis."""
     model, batch = MODELS[request.param]()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     return request.param, model, before, verify.diagnose(model, batch, steps=1, rate=0.1)
@@ -64,7 +64,7 @@ def test_a_frozen_body_leaves_the_head():
     assert all("frozen" in entry.reason for entry in found.unjudged)
 
 
-SLOW_LAWS = (GAIN, LAW, captured_factors.LAW)  # which a watch leaves out
+SLOW_LAWS = (GAIN, LAW, captured_factors.LAW)  # laws that a watch leaves out
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,4 +1,4 @@
-"""A diagnosis leaves no trace: one test for each thing that it could change, each of which the diagnosis does use."""
+"""A diagnosis leaves no trace: one test for each object that it uses and could change."""
 
 import contextlib
 import copy
@@ -19,7 +19,7 @@ from verify.diagnosis.snapshot import Snapshot
 
 
 class Counting(nn.Module):
-    """A model that keeps a count, a list, a cache and a running tensor that is no buffer."""
+    """A model with a counter, a list, a cache and a running tensor that is not a buffer."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ def test_gradients():
 
 @pytest.mark.parametrize("held", ["by the parameter alone", "by a name", "by a view", "by its numbers in NumPy"])
 def test_gradients_that_somebody_else_can_change(held):
-    """A gradient that only its parameter leads to is laid aside; any other may change inside, and is put back."""
+    """A gradient to which only its parameter refers is moved aside; any other may change inside, and is restored."""
     torch.manual_seed(0)
     model, batch = nn.Linear(3, 3), torch.randn(4, 3)
     model(batch).square().sum().backward()
@@ -97,7 +97,7 @@ def test_a_parameter_that_nobody_else_holds_is_laid_aside(monkeypatch):
     monkeypatch.setattr(tensor_state, "_LARGE", 1)
     model, batch, loss = network()
     weight, before = model[0].weight, model[0].weight.detach().clone()
-    place, kept = weight.data_ptr(), threading.local()  # which is not followed, so that what it holds stays
+    place, kept = weight.data_ptr(), threading.local()  # not followed, so that its content stays
 
     def _loss(z, y):
         kept.place, kept.seen = weight.data_ptr(), weight.detach().clone()
@@ -216,7 +216,7 @@ def test_without_gradients_around_it():
 
 
 def test_the_guards_are_what_keeps_them(monkeypatch):
-    """Without the guard, the very same model is changed: the tests above would notice."""
+    """Without the guard, the same model is changed: the tests above would notice."""
     monkeypatch.setattr(measure, "untouched", lambda *roots, **_: contextlib.nullcontext(Snapshot()))
     model = Counting()
     diagnosed(model, torch.randn(4, 3), lambda z: z.square().mean())

@@ -1,4 +1,4 @@
-"""The verdict on twenty failures over five seeds each, and on four trainings in good order."""
+"""The verdict on twenty failures over five seeds each, and on four healthy trainings."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Virtual steps are real ones: the losses of a diagnosis are those of a training loop, and nothing is left behind."""
+"""Virtual steps equal real ones: a diagnosis has the losses of a training loop, and leaves no trace."""
 
 import copy
 import socket

@@ -1,4 +1,4 @@
-"""Watching a model train: the readings are those of the layers, the hooks come off, TensorBoard holds the numbers."""
+"""Watching training: readings match the layers, hooks are removed, TensorBoard receives the numbers."""
 
 import builtins
 
@@ -55,7 +55,7 @@ def test_a_watch_changes_nothing_and_takes_its_hooks_off():
 
 
 class Trained(nn.Module):
-    """A model that is trained by a method, never called itself; one layer is used by a function, one never."""
+    """A model trained by a method and never called itself; one layer is used by a function, one never."""
 
     def __init__(self):
         super().__init__()
@@ -76,7 +76,7 @@ def test_a_training_loop_that_never_calls_the_model():
     assert [(r.step, r.layers["body"].samples) for r in watched.readings] == [(0, 12), (2, 12), (4, 12)]
     reasons = {entry.name: entry.reason for entry in watched.unjudged}
     assert reasons.keys() == {"used", "never"}
-    assert "weight and bias take part" in reasons["used"] and "not called" in reasons["never"]
+    assert "weight and bias get a gradient" in reasons["used"] and "not called" in reasons["never"]
 
 
 def test_nothing_measured_is_said_for_every_module():

@@ -1,4 +1,4 @@
-"""The parts of a real step against a reference that deep-copies the model and steps it by torch alone."""
+"""The contributions to a real step against a reference that deep-copies the model and steps it with torch."""
 
 import copy
 

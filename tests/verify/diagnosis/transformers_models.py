@@ -1,4 +1,4 @@
-"""Tiny models of transformers, made from configurations without weights or a network, each with a batch."""
+"""Tiny models of transformers, built from configurations without weights or a network, each with a batch."""
 
 from __future__ import annotations
 

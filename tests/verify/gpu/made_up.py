@@ -1,4 +1,4 @@
-"""Stages for tests, whose parts do what their requests say; a worker imports this module by its name."""
+"""Stages for tests, whose parts behave as their requests prescribe; a worker imports this module by name."""
 
 import os
 import time
@@ -10,7 +10,7 @@ MODULE = "tests.verify.gpu.made_up"
 
 
 def measure(request, setting, seconds):
-    """Note that the part was begun, then do as the request says."""
+    """Record the start of the part, then behave as the request prescribes."""
     if "note" in request:
         with Path(setting.folder, "begun").open("a") as file:
             file.write(request["note"] + "\n")

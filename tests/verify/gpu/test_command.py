@@ -1,4 +1,4 @@
-"""The command line of the program: wrong usage, and one broken kernel in a dry run of real ones."""
+"""The command line: invalid usage, and one broken kernel in a dry run of real ones."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Parts in workers: one that raises, dies or hangs ends alone; a second call goes on; time is kept."""
+"""Parts in workers: one that raises, dies or hangs ends alone; a second call continues; time limits hold."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What stages make of results: targets, the record, what a memory checker says; their parts and times."""
+"""Conclusions of stages: targets, the record, the memory checker's output; their parts and times."""
 
 import json
 import stat

@@ -1,4 +1,4 @@
-"""Trials whose truth is known: lines of a table, with a test accuracy as asked for and a best rate in the middle."""
+"""Trials with a known truth: lines of a table with a given test accuracy and a best rate in the middle."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from verify.training.export import line
 from verify.training.store import Row
 
 RATES = (0.01, 0.1, 1.0)
-SEEDS = range(6)  # the first of which chooses the rates
+SEEDS = range(6)  # the first tunes the rates
 JUDGING = len(SEEDS) - 1
 BEST = RATES[1]
 
@@ -33,9 +33,9 @@ def trial(**asked):
 
 
 def trials(accuracy, rates=RATES, seeds=SEEDS, loss=lambda **_: 0.3, best=lambda **_: BEST, **lists):
-    """The product of lists of settings, at every rate and seed; ``accuracy`` is told each setting, the rate and seed.
+    """Return the product of lists of settings, at every rate and seed; ``accuracy`` takes setting, rate and seed.
 
-    A little noise is added that rate and method do not share, and an offset that those of a seed do.
+    A little noise that differs between rates and methods is added, and an offset common to each seed.
     """
     noise = np.random.default_rng(1)
     found = []

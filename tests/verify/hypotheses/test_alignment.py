@@ -1,4 +1,4 @@
-"""H7: what alignment alone and the function alone give, told apart by crossing layers with update rules."""
+"""H7: the effects of alignment alone and of the function alone, separated by crossing layers with update rules."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from verify.statistics import Verdict
 
 
 def crossed(gains, **lists):
-    """Every layer with every rule; ``gains`` is what each cell that is named has over 0.8."""
+    """Every layer with every rule; ``gains`` are the accuracies above 0.8 of the named cells."""
     chosen = {"method": ["none", "norm-like", "affine-like"], "update": ["sgd", "nlms", "foof"], **lists}
     return trials(lambda method, update, **_: 0.8 + gains.get((method, update), 0.0), **chosen)
 

@@ -1,4 +1,4 @@
-"""H5: members of the family with and without scale invariance, told apart by derivation."""
+"""H5: members of the family with and without scale invariance, distinguished by derivation."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""H4: slopes on the batch size in three readings of the same trials, and the two regimes told apart."""
+"""H4: slopes on the batch size in three readings of the same trials, with equal epochs or equal steps."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_the_slope_has_the_sign_that_it_has(method, slope, expected):
 
 
 def test_three_readings_see_three_slopes_in_the_same_trials():
-    """The rate that is best grows with the batch; a fixed one costs more and more, a linear one costs nothing."""
+    """The best rate grows with the batch; a fixed rate loses more and more, a linear one nothing."""
 
     def accuracy(batch_size, rate, **_):
         return 0.9 - 0.01 * abs(math.log2(rate / (0.1 * batch_size / 16)))

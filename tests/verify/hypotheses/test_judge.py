@@ -1,4 +1,4 @@
-"""Verdicts from made-up trials, and the page and the command that show them."""
+"""Verdicts from artificial trials, and the page and the command that show them."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""H3, H6, H8: corrected layers against others, each kind of network asked its own question; and growth with size."""
+"""H3, H6, H8: corrected layers against others in each kind of network; and growth with size."""
 
 import math
 
@@ -101,7 +101,7 @@ def test_other_update_rules_are_not_mixed_in():
 
 
 def test_a_method_without_a_choice_of_rates_is_not_at_its_best_one():
-    """A part of a table: two methods have one rate so far, and a third one all of its grid."""
+    """An incomplete table: two methods have one rate so far, a third its whole grid."""
     rows = [t for t in better("affine-like", 0.05) if t["method"] == "none" or t["learning_rate"] == 0.1]
     (found,) = of(rows, "H3", "layer-norm")
     assert found.verdict is Verdict.INCONCLUSIVE and "affine-like has one rate" in found.reason

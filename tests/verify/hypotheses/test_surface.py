@@ -1,4 +1,4 @@
-"""H9 and the response surface: leads that are known because they were put in, by a law in the rate or in the step."""
+"""H9 and the response surface, on leads constructed by a known law in the rate or in the step."""
 
 import csv
 import io
@@ -154,7 +154,7 @@ def test_the_command_writes_the_sheet_and_refuses_trials_without_one(tmp_path, c
 
 
 def test_what_two_experiments_state_of_the_same_trials_is_one_finding():
-    """As of a sweep that is continued in a second experiment: counted twice it would take twice Holm's correction."""
+    """As in a sweep continued in a second experiment: counted twice, it would get twice Holm's correction."""
     rows = trials(by_step(1.0), rates=WIDE, method=METHODS, width=[WIDTH])
     first, second = judge_all([rows, rows])
     assert first == judge(rows) and any(f.trials for f in first)

@@ -1,9 +1,8 @@
-"""Worlds whose truth is known, a thousand tables of each: how often a claim is judged falsely, and how often a true one
-is found.
+"""Simulations with a known truth, a thousand tables each: rates of false verdicts and of detected true claims.
 
-A table holds every rate and seed of its settings. The accuracy of a run is the truth of its setting, what all runs of
-the seed share, and noise; validation has noise of its own. The runs of three rates do equally well, so that the choice
-among them is by chance.
+A table holds every rate and seed of its settings. The accuracy of a run is the truth of its setting plus an offset of
+the seed plus noise; validation has separate noise. Three rates are equally good, so that the choice among them is by
+chance.
 """
 
 import itertools
@@ -22,7 +21,7 @@ from verify.training.rates import TUNING_SHARE
 
 TABLES, SEEDS, RATES = 1000, 12, (0.1, 0.3, 1.0, 3.0, 10.0)
 JUDGING = SEEDS - SEEDS // TUNING_SHARE
-NOISE = 0.01 / 2**0.5  # of a run, so that a paired difference has a standard deviation of 0.01
+NOISE = 0.01 / 2**0.5  # of one run, so that a paired difference has a standard deviation of 0.01
 DEVIATION = 0.01
 EMPTY = dict.fromkeys(COLUMNS)
 
@@ -104,9 +103,9 @@ def crossed(aligned, function):
     ]
 
 
-SLOPE = 2**0.5 * NOISE / 2  # the deviation of a slope over three sizes: noise * sqrt(2) / 2
+SLOPE = 2**0.5 * NOISE / 2  # standard deviation of a slope over three sizes: noise * sqrt(2) / 2
 TWO = 2 * DEVIATION
-SAME = {  # no effect: the methods are equally good, and no claim about them is decided falsely
+SAME = {  # no effect: the methods are equally good, and verdicts on strict claims about them are false
     "H3": (World(*fully_connected(0.0)), Verdict.CONTRADICTED),
     "H4": (World(*batches(0.0, 0.0, 0.0)), None),
     "H5": (World(*family(0.0)), Verdict.CONTRADICTED),
@@ -114,14 +113,14 @@ SAME = {  # no effect: the methods are equally good, and no claim about them is 
     "H7": (World(*crossed(0.0, 0.0)), None),
     "H8": (World(*attention(0.0), measure="loss"), Verdict.CONTRADICTED),
 }
-AT_THE_BOUND = {  # the truth lies just where claims become false: either verdict would be one too many
+AT_THE_BOUND = {  # the truth is exactly on the bound of the claims: any verdict counts as false
     "H3": World(*fully_connected(-MARGIN)),
     "H5": World(*family(-MARGIN)),
     "H6": World(*convolutional(MARGIN)),
     "H7": World(*crossed(0.0, -3 * DEVIATION)),
     "H8": World(*attention(-MARGIN_NATS), measure="loss"),
 }
-TRUE = {  # by two standard deviations beyond the bound, with the number of deciding statements
+TRUE = {  # true by two standard deviations beyond the bound, with the number of deciding statements
     "H3": (World(*fully_connected(TWO - MARGIN)), 3, Verdict.SUPPORTED),
     "H4": (World(*batches(-2 * SLOPE, 2 * SLOPE + FLAT, 2 * SLOPE)), 3, None),
     "H5": (World(*family(TWO - MARGIN)), 1, Verdict.SUPPORTED),
@@ -138,19 +137,19 @@ FALSE = {
 
 
 def false_share(world, hypothesis, false, tables):
-    """The share of tables in which any statement of the claim is given a false verdict; None: any verdict is."""
+    """The share of tables in which any statement of the claim gets a false verdict; None: any verdict is false."""
     wrong = (Verdict.SUPPORTED, Verdict.CONTRADICTED) if false is None else (false,)
     return np.mean([any(f.verdict in wrong for f in found) for found in world.findings(hypothesis, tables)])
 
 
 def found_share(world, hypothesis, verdict, tables):
-    """The share of tables in which a statement is decided, as ``verdict`` where it is given."""
+    """The share of tables in which a statement is decided, or gets the given ``verdict``."""
     found = [f.verdict for own in world.findings(hypothesis, tables) for f in own]
     return np.mean([v is verdict if verdict else v is not Verdict.INCONCLUSIVE for v in found])
 
 
 def stated(statements):
-    """The power that is stated, of which a hypothesis of two parts (H7) has both."""
+    """The predicted power; a hypothesis of two parts (H7) needs both."""
     return power(2.0, 1.0, JUDGING, statements)
 
 
@@ -194,7 +193,7 @@ def test_a_claim_that_is_wrong_by_two_deviations_is_contradicted_as_often_as_sta
 
 
 def test_a_few_tables_of_each_world():
-    """The same in small, so that every run of the tests looks at it."""
+    """The same with few tables, so that every test run includes it."""
     for hypothesis in ("H3", "H7"):
         assert false_share(SAME[hypothesis][0], hypothesis, SAME[hypothesis][1], 30) <= 0.1
         world, _, verdict = TRUE[hypothesis]
@@ -202,13 +201,13 @@ def test_a_few_tables_of_each_world():
 
 
 def test_a_rate_that_is_chosen_and_judged_on_the_same_seeds_is_found_out(monkeypatch):
-    """Broken on purpose: all seeds choose, all judge. A lucky rate then looks better than it is."""
+    """Broken on purpose: all seeds tune and all judge. A lucky rate then looks better than it is."""
     monkeypatch.setattr("verify.hypotheses.chosen.tuning_seeds", lambda trials: frozenset())
     world = World(*fully_connected(0.0), seed=1)
     lines = world.lines
 
     def lucky():
-        """Validation that is the test itself, and a single good rate for the rivals: only we can be lucky."""
+        """Validation equals the test, and the rivals have a single good rate: only our method can be lucky."""
         table = world.table()
         for line, own in zip(lines, table, strict=True):
             if line["method"] != "affine-like" and line["learning_rate"] != RATES[2]:
@@ -226,7 +225,7 @@ def test_a_rate_that_is_chosen_and_judged_on_the_same_seeds_is_found_out(monkeyp
 
 
 def test_two_tables_share_one_error():
-    """Holm goes over both: what one table says sharply alone may not be said of two."""
+    """Holm's correction covers both tables: a verdict of one table alone may not hold for the two."""
     world = World(*fully_connected(0.0))
     tables = [world.table() for _ in range(4)]
     alone = judge_all(tables[:1])[0]

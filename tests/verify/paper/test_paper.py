@@ -1,4 +1,4 @@
-"""The one document: every reference leads somewhere, every figure is there, numbers come from what was given."""
+"""The document: every reference has a target, every figure exists, and numbers come from the given content."""
 
 import json
 import re
@@ -55,7 +55,7 @@ def written(content):
 
 
 def loose_ends(text, figures):
-    """What the document names and does not hold, and labels that stand twice."""
+    """References and figures without a target, and duplicate labels."""
     labels = re.findall(r"\\label\{([^}]*)\}", text)
     named = set(re.findall(r"\\(?:eq)?ref\{([^}]*)\}", text)) - set(labels)
     named |= set(re.findall(r"\\cite\{([^}]*)\}", text)) - set(re.findall(r"\\bibitem\{([^}]*)\}", text))

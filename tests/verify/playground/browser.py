@@ -1,4 +1,4 @@
-"""A headless Chromium driven over a pipe, by the DevTools protocol: no library, no port."""
+"""A headless Chromium controlled over a pipe by the DevTools protocol, without a library or a port."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ PATIENCE = 60.0  # seconds for anything to come true
 
 
 class Browser:
-    """One page; what it writes to its console as an error, and every uncaught exception, is kept in ``faults``."""
+    """One page; ``faults`` collects its console errors and uncaught exceptions."""
 
     def __init__(self, profile):
         read, self._write = os.pipe()
@@ -77,7 +77,7 @@ class Browser:
         self("Emulation.setEmulatedMedia", features=[scheme])
 
     def press(self, key, code=0, text="", modifiers=0):
-        """Press a key and let it go."""
+        """Press and release a key."""
         own = {"key": key, "windowsVirtualKeyCode": code, "modifiers": modifiers} | ({"text": text} if text else {})
         self("Input.dispatchKeyEvent", type="keyDown", **own)
         self("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code, modifiers=modifiers)
@@ -87,7 +87,7 @@ class Browser:
         self("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
 
     def picture(self, path):
-        """Write the whole page as a picture."""
+        """Save a screenshot of the whole page."""
         size = self("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         data = self("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"]

@@ -1,4 +1,4 @@
-"""The playground: what Python tells the page, the folder, and the page itself in a browser, by keys alone."""
+"""The playground: Python's answers to the page, the folder, and the page in a browser, by keyboard only."""
 
 import ast
 import functools
@@ -45,7 +45,7 @@ def told(layer, part):
 
 
 def by_command_line(capsys, tmp_path, text):
-    """What the command line prints of the layer in a file."""
+    """The output of the command line for the layer in a file."""
     (tmp_path / "layer.toml").write_text(text)
     assert affdiv.run(["derive", str(tmp_path / "layer.toml"), "--check", "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -119,10 +119,10 @@ def test_what_cannot_be_built_is_named(tmp_path, monkeypatch, capsys):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A file server that says nothing."""
+    """A file server without log output."""
 
     def log_message(self, *words):
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def native():
-    """Milliseconds of one derivation by a new CPython, so that a busy machine is no slow page."""
+    """Milliseconds of one derivation by a new CPython, so that a busy machine does not count as a slow page."""
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-c", CPYTHON], check=True, cwd=Path(affdiv.__file__).parent)
     return 1000 * (time.perf_counter() - begun)
@@ -154,7 +154,7 @@ def native():
 
 @pytest.fixture(scope="module")
 def browser(site, tmp_path_factory):
-    """A browser with the page open, its first layer derived; from then on it has no network."""
+    """A browser with the page open and its first layer derived; afterwards it has no network."""
     opened = Browser(tmp_path_factory.mktemp("profile"))
     opened.view(1280)
     opened("Page.navigate", url=site[1])
@@ -188,7 +188,7 @@ def test_it_is_quick_and_says_what_the_command_line_says_without_a_network(nativ
 
 
 def looks(browser):
-    """What is wrong with the page as it stands: too wide, hard to read, too small to touch."""
+    """Faults of the current page: too wide, hard to read, too small to touch."""
     worst = browser.value(Path(__file__).with_name("contrast.js").read_text(encoding="utf-8"))
     targets = "[...document.querySelectorAll('button, select, summary')].filter((e) => e.offsetHeight)"
     wrong = browser.value(f"{targets}.filter((e) => e.offsetHeight < 24).map((e) => e.outerHTML)")

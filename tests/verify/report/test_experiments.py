@@ -1,4 +1,4 @@
-"""The page of experiments: whole, self-contained, every number with its trials; quiet and not too wide in a browser."""
+"""The page of experiments: complete, self-contained, every number with its trials, and clean in a browser."""
 
 import re
 import subprocess
@@ -35,7 +35,7 @@ probe_every = 2
 
 
 def made_up():
-    """A table with batch sizes, two networks and a method that falls with the batch, under a name that needs care."""
+    """A table with batch sizes, two networks and a method that falls with the batch; its name needs escaping."""
     rows = trials(
         lambda method, batch_size, **_: 0.8 - 0.001 * batch_size * (method == "affine-like"),
         method=["none", "layer-norm", "affine-like"],
@@ -75,7 +75,7 @@ def test_whole_and_self_contained(page):
 def test_every_question_is_answered_or_said_not_to_be_asked(page):
     answers = page[page.index("The questions") : page.index("</dl>")]
     assert re.findall(r"<strong>(H\d)</strong>", answers) == [f"H{k}" for k in range(1, 10)]
-    assert answers.count("No trial here asks this.") == 4
+    assert answers.count("No trial here tests this.") == 4
     assert "batch size &amp; &lt;more&gt;" in answers
 
 
@@ -184,5 +184,5 @@ def test_what_no_trial_asks_has_no_verdict_on_the_terminal_either(tmp_path, caps
     )
     shown = capsys.readouterr().out
     for hypothesis in ("H6", "H8"):
-        assert f"  {hypothesis} not asked " in shown and f"{hypothesis} inconclusive" not in shown
-    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("No trial here asks this.") >= 2
+        assert f"  {hypothesis} not tested " in shown and f"{hypothesis} inconclusive" not in shown
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("No trial here tests this.") >= 2

@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, accessible, the same twice, and honest about a failure."""
+"""The page: complete, self-contained, accessible, reproducible, and clear about failures."""
 
 import json
 import re

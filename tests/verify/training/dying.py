@@ -1,4 +1,4 @@
-"""A process whose children work on an experiment and are killed; prints as JSON what became of each of them.
+"""A process whose children work on an experiment and are killed; it prints the outcome of each as JSON.
 
 Run as ``python dying.py everywhere|anytime|anyone FILE.toml FOLDER SEEDS``. The children are forks, so that fifty of
 them cost little: torch is loaded once. ``everywhere`` needs ``dying.c``, compiled and preloaded.
@@ -32,7 +32,7 @@ def prepare(file, folder, seeds):
 
 
 def forked(what):
-    """Do something in a child, without what this process would do at its end."""
+    """Run a function in a child process, without this process's exit handlers."""
     number = os.fork()
     if number == 0:
         code = 1
@@ -63,7 +63,7 @@ def was_killed(number):
 
 
 def processor_seconds(number):
-    """What a child has computed, so that it gets as far on a busy machine as on a free one; infinite once it ended."""
+    """The CPU time of a child, which does not depend on the machine's load; infinite once it has ended."""
     state, *fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
     return float("inf") if state == "Z" else (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK")
 
@@ -77,7 +77,7 @@ def table(job):
 
 
 def everywhere(file, folder, seeds):
-    """Kill one worker at its first changing call, another at its second, ..., until one comes through."""
+    """Kill one worker at its first modifying system call, another at its second, ..., until one finishes."""
     results, call, killed = [], 1, True
     while killed:
         job = prepare(file, folder / str(call), seeds)
@@ -134,7 +134,7 @@ def drives(job):
 
 
 def children(number):
-    """The numbers of the processes that a process has started; none of one that has ended."""
+    """The ids of a process's child processes; empty if it has ended."""
     try:
         return [int(word) for word in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
     except OSError:
@@ -171,7 +171,7 @@ if __name__ == "__main__":
     mode, file, folder, seeds = sys.argv[1:]
     work(
         replace(prepare(Path(file), Path(folder) / "warm", seeds), checkpoint_seconds=1e9)
-    )  # what torch imports late is then there for every child
+    )  # loads torch's late imports once, for all children
     print(
         json.dumps(
             {"everywhere": everywhere, "anytime": anytime, "anyone": anyone}[mode](Path(file), Path(folder), seeds)

@@ -1,4 +1,4 @@
-"""Layers at any angle: generated on demand, kept in a cache, equal to the known layers where they meet."""
+"""Layers at any angle: generated on demand, cached, equal to the known layers at their angles."""
 
 import math
 from dataclasses import asdict
@@ -21,7 +21,7 @@ ARCTAN = "atan(r)"
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory):
-    """Caches of this module alone, in memory and on the disk."""
+    """Separate caches for this module, in memory and on disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         for known in (angles.layer_class, angles.layers_digest):

@@ -1,4 +1,4 @@
-"""A captured step on a GPU takes the plain step's numbers and changes nothing while it is recorded."""
+"""A captured step on a GPU gives the plain step's numbers, and capturing changes nothing."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a run that goes on from one gives the same bits; a damaged one is noticed and changes nothing."""
+"""Checkpoints: a resumed run gives the same bits; a damaged checkpoint is detected and changes nothing."""
 
 import json
 import os

@@ -47,7 +47,7 @@ def free_port():
 
 
 class Cluster:
-    """A head and what joins it; every node is a process group of its own."""
+    """A head node and the nodes that join it; every node is a separate process group."""
 
     def __init__(self, folder):
         self.address, self.folder, self.nodes = f"127.0.0.1:{free_port()}", folder, []
@@ -130,7 +130,7 @@ def table(folder):
 
 @contextmanager
 def counted(store):
-    """Count how often a result is written into each row, by whoever writes it."""
+    """Count how often any process writes a result into each row."""
     with Store(store, create=True):
         pass
     with sqlite3.connect(store / "trials.sqlite") as connection:

@@ -1,4 +1,4 @@
-"""The convolutional network: its layers against unfolded patches, its first values, its probes and update rules."""
+"""The convolutional network: its layers against unfolded patches, its initial values, its probes and update rules."""
 
 import copy
 from dataclasses import replace
@@ -46,7 +46,7 @@ def convolution_of(method, stride=1):
 
 
 def normalised(method, x):
-    """The images as a normaliser leaves them, from their own statistics."""
+    """The images normalised by their own statistics."""
     axes = (0, 2, 3) if method == "batch-norm" else (1, 2, 3)
     if method in ("batch-norm", "layer-norm"):
         variance = x.var(axes, correction=0, keepdim=True)
@@ -55,7 +55,7 @@ def normalised(method, x):
 
 
 def patches_of(method, x, stride=1):
-    """Return what [W, b] multiply, (B, n + 1, places), from the patches one by one."""
+    """Return the rows that [W, b] multiply, (B, n + 1, places), from the patches one by one."""
     u = unfold(normalised(method, x), 3, padding=1, stride=stride)
     one = torch.ones_like(u[:, :1])
     if method == "patch-norm":

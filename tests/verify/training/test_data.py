@@ -1,4 +1,4 @@
-"""The data: three disjoint parts, standardised by the training part, a function of the seed alone."""
+"""The data: three disjoint parts, standardised by the training part, determined by the seed."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Parts of a product: balanced by counting, and run as the file says."""
+"""Fractional designs: balanced by counting, and run as the file prescribes."""
 
 from collections import Counter
 from itertools import combinations
@@ -83,7 +83,7 @@ def test_factors_that_are_not_named_are_crossed(load):
             "cells = 9 is not a valid number of cells; give a whole number from 1 to 4",
         ),
         ('[design]\nkind = "fraction"\ncells = true', "cells = True is not a valid number of cells"),
-        ('[design]\nkind = "fraction"\ncells = 1\nfactors = ["seeds"]', "there are widths, depths"),
+        ('[design]\nkind = "fraction"\ncells = 1\nfactors = ["seeds"]', "such lists are widths, depths"),
     ],
 )
 def test_what_is_no_design_is_refused(load, lines, message):

@@ -1,4 +1,4 @@
-"""Experiment files: the product of the lists, and errors that name file, line, key, value and mend."""
+"""Experiment files: the product of the lists, and errors that name file, line, key, value and fix."""
 
 from dataclasses import replace
 

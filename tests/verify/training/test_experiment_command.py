@@ -1,4 +1,4 @@
-"""``affdiv experiment`` as a user meets it, and on a machine that dies: killed anywhere, the table is the same."""
+"""``affdiv experiment`` for the user, and under kills at any point, after which the table is the same."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ probe_every = 20
 """
 EAGER = ("--workers", "2", "--checkpoint-seconds", "0")
 LONGER = SMALL.replace("steps = 40", "steps = 150").replace("[0.05, 1e300]", "[0.05]")
-LONGEST = LONGER.replace("steps = 150", "steps = 500")  # not over before the interrupt, though orphans work on
+LONGEST = LONGER.replace("steps = 150", "steps = 500")  # long enough to be interrupted, even if orphans continue
 
 ONE = """
 methods = ["batch-norm"]
@@ -52,7 +52,7 @@ steps = 3
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """Return the table of an experiment text that was run in this process, with no engine, once."""
+    """Return the table of an experiment, run once in this process without an engine."""
     tables = {}
 
     def table(text, seeds="auto"):
@@ -138,7 +138,7 @@ def test_the_scale_that_was_run_is_the_one_that_is_spoken_of(tmp_path, call):
 
 
 def disturbed(folder, kills, seed):
-    """Kill driver and workers at random moments so many times, starting the same line again; return how it ended."""
+    """Kill driver and workers at random moments several times, repeating the command; return the outcome."""
     chance = random.Random(seed)
     process = start(folder, *EAGER)
     wait_for(lambda: running(folder) or process.poll() is not None)
@@ -185,7 +185,7 @@ def test_two_drivers_at_once_share_the_work(tmp_path, call, undisturbed):
 
 
 def dying(folder, mode, text, seeds="apart", **environment):
-    """Let the children of one process be killed; return what became of each."""
+    """Run ``dying.py``, which kills the children of one process; return the outcome of each."""
     (folder / "mine.toml").write_text(text)
     words = [
         sys.executable,

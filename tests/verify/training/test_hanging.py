@@ -1,4 +1,4 @@
-"""Workers that hang: one that gives no sign of life is replaced and ended, and a trial ends when its time is over."""
+"""Workers that hang: one without heartbeats is killed and replaced, and a trial ends at its time limit."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def test_a_stopped_worker_is_replaced_and_ended(tmp_path):
         if not stopped and 0 < done < total:
             stopped.extend(engine.processes)
             os.kill(stopped[0], signal.SIGSTOP)
-            engine._workers[0].silent = 8.0  # the rest of the lease is waited for
+            engine._workers[0].silent = 8.0  # the test waits for the rest of the lease
 
     with Store(Path(job.store)) as store:
         drive(store, job, engine, 1, watch)

@@ -1,6 +1,6 @@
-"""Files that were made to do harm: refused within two seconds, with the place, and never by a traceback.
+"""Malicious files are rejected within two seconds, with the position, and never with a traceback.
 
-The slow test goes over a corpus of damaged and absurd files of every kind that is read.
+The slow test covers a corpus of damaged and absurd files of every kind that the program reads.
 """
 
 import csv
@@ -36,14 +36,14 @@ ROWS = [row(method=m, seed=seed, rate=rate) for m in ("none", "rms-norm") for se
 
 @pytest.fixture
 def fast():
-    """What is refused is refused at once."""
+    """Rejections are immediate."""
     began = time.process_time()
     yield
     assert time.process_time() - began < 2.0
 
 
 def png(width, height, body=b"", chunks=()):
-    """A PNG whose head says what it likes."""
+    """A PNG with an arbitrary header."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = [(b"IHDR", head), *chunks, (b"IDAT", zlib.compress(body)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -99,7 +99,7 @@ def test_labels_that_are_absurd(tmp_path, label):
 
 @pytest.mark.usefixtures("fast")
 def test_a_table_of_images_that_unpacks_to_terabytes(tmp_path):
-    """A million rows of one picture, which a dictionary holds once."""
+    """A million rows of one picture, stored once in a dictionary."""
     big = picture(pixels.LARGEST_SIDE)
     images = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(100_000, np.int32)), pyarrow.array([big]))
     table_of(tmp_path, "train.parquet", img=images, label=pyarrow.array(np.zeros(100_000, np.int64)))
@@ -112,8 +112,8 @@ def test_a_table_of_images_that_unpacks_to_terabytes(tmp_path):
 @pytest.mark.parametrize(
     ("limit", "value", "words"),
     [
-        ("MOST_LINES", 5, "lines are too many, at most 5 are read"),
-        ("LARGEST_FILE", 100, "too many, at most 100 are read"),
+        ("MOST_LINES", 5, "lines exceed the limit of 5"),
+        ("LARGEST_FILE", 100, "exceed the limit of 100"),
     ],
 )
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -170,10 +170,10 @@ def test_a_trial_that_is_there_twice(tmp_path):
     text = to_csv(ROWS)
     lines = text.splitlines(keepends=True)
     (tmp_path / "t.csv").write_text(text + lines[3])
-    with pytest.raises(UsageError, match=r"t\.csv:14: column 'trial': the trial of row 4 again"):
+    with pytest.raises(UsageError, match=r"t\.csv:14: column 'trial': repeats the trial of row 4"):
         read_table(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text(text + "other" + lines[3][lines[3].index(",") :])
-    with pytest.raises(UsageError, match=r"t\.csv:14: column 'seed': all settings of row 4 again"):
+    with pytest.raises(UsageError, match=r"t\.csv:14: column 'seed': repeats all settings of row 4"):
         read_table(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text(text.replace("test_loss", "test_accuracy"))
     with pytest.raises(UsageError, match="the column 'test_accuracy' occurs twice"):
@@ -235,7 +235,7 @@ def test_the_home_of_nobody_is_wrong_usage(tmp_path, capsys):
 
 
 def spoiled(content, chance):
-    """The content with bytes changed, cut, doubled or replaced by what often breaks readers."""
+    """The content with bytes changed, cut, doubled, or replaced by values that often break readers."""
     content = bytearray(content)
     for _ in range(chance.randint(1, 8)):
         place = chance.randrange(len(content) + 1)
@@ -254,7 +254,7 @@ def spoiled(content, chance):
 
 
 def corpus(tmp_path):
-    """What is read, by how it is read: an experiment, tables, images, a store."""
+    """Valid inputs with their readers: an experiment, tables, images, a store."""
     with Store(tmp_path / "whole", create=True) as store:
         store.register("mine", "text", {}, [(f"id{k}", own.config, 10) for k, own in enumerate(ROWS)])
     return {
@@ -294,5 +294,5 @@ def test_a_corpus_of_spoiled_files_is_read_or_refused(kind, tmp_path, monkeypatc
 
 
 def test_settings_of_rows_are_those_of_trials():
-    """The table of the tests here is one that is read."""
+    """The table used in these tests is valid."""
     assert asdict(ROWS[0].config)["method"] == "none"

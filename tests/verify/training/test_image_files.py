@@ -1,4 +1,4 @@
-"""Images from folders: the CIFAR binary releases and Parquet, against the pixels that were written."""
+"""Images from folders: the CIFAR binary releases and Parquet, against the written pixels."""
 
 import io
 
@@ -42,7 +42,7 @@ def write_parquet(path, pixels, classes, image="img", label="label"):
 
 
 def assert_holds(part, pixels, classes, train):
-    """The part has these images, in this order, standardised by the channels of those that are not for tests."""
+    """The part has these images, in this order, standardised by the channels of all images but the test images."""
     part = part.gathered()
     by_channel = train.reshape(len(train), 3, -1).astype(float)
     mean, deviation = by_channel.mean(axis=(0, 2)), by_channel.std(axis=(0, 2))

@@ -1,4 +1,4 @@
-"""Image files in folders of classes: the pixels that were written, and errors that name the file and the mend."""
+"""Image files in folders of classes: the written pixels, and errors that name the file and the fix."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 
 def grey_levels(part, train):
-    """The pixels of a part before they were standardised by those of all images that are not for tests."""
+    """The pixels of a part before standardisation by all images but the test images."""
     values, part = train.reshape(len(train), 3, -1).astype(float), part.gathered()
     mean, deviation = values.mean((0, 2)), values.std((0, 2))
     return part.x.reshape(len(part), 3, -1) * torch.tensor(deviation)[:, None] + torch.tensor(mean)[:, None]
@@ -90,8 +90,8 @@ def make_test_part(folder):
     [
         (truncated, "cat/zz.png cannot be read (image file is truncated"),
         (lambda f: truncated(f, "jpg"), "cat/zz.jpg cannot be read (image file is truncated"),
-        (lambda f: (f / "cat" / "a.png").write_text("no image"), "cat/a.png is not a readable image"),
-        (lambda f: (f / "cat" / "a.png").write_bytes(b""), "cat/a.png is not a readable image"),
+        (lambda f: (f / "cat" / "a.png").write_text("no image"), "cat/a.png cannot be read (it is not an image)"),
+        (lambda f: (f / "cat" / "a.png").write_bytes(b""), "cat/a.png cannot be read (it is not an image)"),
         (lambda f: (f / "cat" / "a.gif").write_bytes(b"GIF89a"), "cat/a.gif is not an image (.png, .jpg, .jpeg)"),
         (lambda f: (f / "cat" / "kittens").mkdir(), "cat/kittens is not an image"),
         (lambda f: (f / "empty").mkdir(), "empty contains no image; add the images of the class"),

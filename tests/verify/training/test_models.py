@@ -1,4 +1,4 @@
-"""The networks: every method builds, starts with unit variance, and is the layer it says it is."""
+"""The networks: every method builds, starts with unit variance, and computes the layer that it names."""
 
 import math
 
@@ -25,7 +25,7 @@ OF_OURS = [
 
 
 def scores_of(config):
-    """What a network gives for a sample of zeros."""
+    """The output of a network for a zero sample."""
     shape = {"mlp": (6,), "cnn": (1, 4, 4), "transformer": (5,)}[config.model]
     x = torch.zeros(2, math.prod(shape), dtype=torch.long if config.model == "transformer" else config.torch_dtype)
     return models.build(config, math.prod(shape), 3, shape=shape)(x)
@@ -48,7 +48,7 @@ def test_every_layer_starts_with_unit_variance(method, activation):
 
 @pytest.mark.parametrize("method", [*METHODS, WIDE_KAPPA])
 def test_orthogonal_weights_have_equal_singular_values_and_keep_unit_variance(method):
-    """By NumPy's singular values, which the initialisation does not use."""
+    """Checked by NumPy's singular values, which the initialisation does not use."""
     model = model_of(method, init="orthogonal", width=128, depth=2).train()
     z = torch.randn(400, 64, dtype=torch.float64, generator=generator("inputs"))
     for layer in model.layers:
@@ -66,7 +66,7 @@ def test_orthogonal_filters_are_orthogonal_as_rows():
 
 
 def test_orthogonal_weights_have_no_preferred_sign():
-    """A Q taken from the decomposition alone has a diagonal of one sign, half of the time or always."""
+    """Without the sign correction, Q's diagonal has one sign in half of all cases or always."""
     draws = torch.stack([semi_orthogonal(torch.Size((3, 3)), generator("sign", k)) for k in range(400)])
     assert draws.mean(0).abs().max() < 0.25  # five deviations of a mean of 400 entries of mean square 1
     torch.testing.assert_close(draws.square().mean(0), torch.ones(3, 3, dtype=torch.float64), atol=0.25, rtol=0)

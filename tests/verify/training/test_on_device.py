@@ -1,4 +1,4 @@
-"""Every kind of network on a GPU: what it gives there is what it gives on the CPU, up to rounding."""
+"""Every kind of network gives the same results on a GPU as on the CPU, up to rounding."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ DEVICES = ("cpu", "cuda")
 
 
 def results(model, method, dtype):
-    """The same trial on both, from the same first values."""
+    """The same trial on both devices, with the same initial values."""
     config = replace(CONFIG, model=model, method=method, dtype=dtype, context=16)
     data = load("declaration" if model == "transformer" else "digits", 0, config.torch_dtype, 16)
     runs = [TrialRun(replace(config, device=device), data, "both") for device in DEVICES]

@@ -1,4 +1,4 @@
-"""Hypotheses that an experiment file declares: read with care, judged as H1 to H9 are."""
+"""Hypotheses declared in an experiment file: validated on reading, judged like H1 to H9."""
 
 import csv
 import json

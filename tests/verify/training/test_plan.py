@@ -1,4 +1,4 @@
-"""What an experiment can show and costs, said before it is run, and by the code that will judge it."""
+"""The plan of an experiment predicts its power and cost before the run, with the code that will judge it."""
 
 import json
 

@@ -77,7 +77,7 @@ def test_a_broken_layer_is_seen(x):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_lone_step_is_the_one_that_autograd_takes(method, x):
-    """One sample after another, on the layer itself, at a rate of its own: only the identity is the same."""
+    """An independent implementation: one sample after another, on the layer itself, at another rate."""
     layer = layer_of(method)
     g = torch.randn(9, layer.weight.shape[0], dtype=x.dtype, generator=generator("g"))
     kappa = CORRECTED.get(method, float(self_factors(layer, x).mean()))

@@ -1,4 +1,4 @@
-"""The best rate of each setting: by validation over the seeds, divergence last, an end of the grid named as one."""
+"""The best rate of each setting: by validation over the seeds, divergence last, the grid's edge marked."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The cluster engine on a real cluster of two nodes on this machine, one of which is killed on the way."""
+"""The cluster engine on a real cluster of two nodes on this machine, one of which is killed during the run."""
 
 import json
 import logging
@@ -57,7 +57,7 @@ def cluster():
 
 
 def kill(cluster, node):
-    """Kill a node as a machine that loses its power: its workers too, which else may still send what they are at."""
+    """Kill a node like a power failure: its workers too, which could otherwise still send results."""
     (raylet,) = (entry.process.pid for entry in node.all_processes["raylet"])
     workers = children(raylet)
     cluster.remove_node(node, allow_graceful=False)
@@ -79,7 +79,7 @@ def test_a_node_that_is_killed_costs_time_and_no_number(tmp_path, cluster):
     assert engine.capacity() == 2
 
     def watch(done, total):
-        """Kill the second node while both are in the middle of a slice: nothing has come back at the last looks."""
+        """Kill the second node while both are in the middle of a slice: nothing returned at the last checks."""
         seen.append(done)
         if done and seen[-3:] == [done] * 3 and two.worker_nodes:
             kill(two, second)

@@ -1,4 +1,4 @@
-"""A lost store filled again from an exported table: the same table comes out, and nothing that does not fit goes in."""
+"""A lost store refilled from an exported table gives the same table, and lines that do not fit are rejected."""
 
 import csv
 import io
@@ -56,7 +56,7 @@ def call(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def filled(tmp_path):
-    """Fill a new store from a table and train what it lacks, in this process; return what is said and the new table."""
+    """Fill a new store from a table and train the rest in this process; return the messages and the new table."""
 
     def fill(table, text=TEXT, seeds="apart"):
         (tmp_path / "mine.toml").write_text(text)
@@ -83,7 +83,7 @@ def as_table(lines):
 
 
 def test_a_lost_store_gives_the_same_table_without_a_step(call, exported):
-    """No worker starts where nothing is left, so that the command trains nothing."""
+    """No worker starts if nothing is left, so that the command trains nothing."""
     for expected in ("8 trials imported, 0 were present already", "0 trials imported, 8 were present already"):
         code, _, error = call("run", "--from", "table.csv", "--seeds", "apart", table=exported)
         assert code == 0 and f"table.csv: {expected}" in error

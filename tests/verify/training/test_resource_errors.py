@@ -1,4 +1,4 @@
-"""A machine that runs out of memory or disk, or whose clock jumps: said clearly, nothing lost, and it goes on."""
+"""Out of memory, a full disk, or a jumping clock: a clear message, nothing lost, and the sweep continues."""
 
 import os
 import random
@@ -45,7 +45,7 @@ def table(job):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own of a megabyte."""
+    """A separate file system of one megabyte."""
     place = tmp_path / "disk"
     place.mkdir()
     if os.name != "posix" or os.getuid() != 0 or shutil.which("mount") is None:
@@ -114,7 +114,7 @@ def test_a_trial_without_memory_says_its_size_and_the_rest_goes_on(tmp_path):
 
 
 def test_a_clock_that_jumps_changes_no_number(tmp_path, monkeypatch):
-    """Days forward and back at every look at the clock: leases end too early or far too late."""
+    """Each reading of the clock jumps days forward or back: leases end too early or far too late."""
     chance, real = random.Random(0), time.time
     job = prepared(tmp_path / "store", tmp_path, every=1e9)
     undisturbed = prepared(tmp_path / "undisturbed", tmp_path, every=1e9)

@@ -1,4 +1,4 @@
-"""A team: every member gets the numbers that it gets alone, and is not disturbed by what becomes of the others."""
+"""A team: every member gets the same numbers as alone, whatever happens to the others."""
 
 import json
 from dataclasses import asdict, replace

@@ -1,4 +1,4 @@
-"""Who trains with whom follows from the experiment alone, and changes no number by more than rounding."""
+"""Teams depend only on the experiment, and change no number by more than rounding."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""A single trial costs no more than the loop that one would write down for it."""
+"""A single trial costs no more than a straightforward loop."""
 
 import time
 
@@ -20,7 +20,7 @@ OPTIMISERS = {
 
 
 def plain(config, data):
-    """The same network and steps, written down as in a tutorial, with a look at each loss."""
+    """The same network and steps, written as in a tutorial, with a check of each loss."""
     model = build_for(config, data)
     optimiser = OPTIMISERS[config.update](model.parameters(), lr=config.learning_rate)
     x, y, size = data.train.x, data.train.y, config.batch_size

@@ -1,4 +1,4 @@
-"""The store: one owner a trial, results with done, what is lost is claimed anew, and damage is said, not raised."""
+"""The store: one owner per trial, results written with the state, lost trials reclaimed, damage reported clearly."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def store(path):
 
 @pytest.fixture
 def other(path):
-    """The same store as another process sees it."""
+    """The same store, opened as another process would."""
     with Store(path) as opened:
         opened.owner = opened.owner.replace(f"|{os.getpid()}|", "|1|").rpartition("|")[0] + "|"
         opened.owner = f"elsewhere{opened.owner}"
@@ -220,7 +220,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 
 def large(path):
-    """A store with many results, all of them in the database file itself."""
+    """A store with many results, all in the database file itself."""
     with Store(path) as opened:
         opened.register("mine", "text", {}, trials(60))
         while claim := opened.claim("mine"):
@@ -279,7 +279,7 @@ def test_another_layout_is_refused(path, monkeypatch):
 
 
 def old_store(folder, damaged=False):
-    """A store as the second layout had it: no digests of settings, nothing counted."""
+    """A store in the second layout: without digests of settings and without counts."""
     database, checkpoints = places_of(folder)
     checkpoints.mkdir(parents=True)
     with sqlite3.connect(database) as connection:
@@ -370,7 +370,7 @@ _READ = """
 import os, sys
 from pathlib import Path
 from verify.training.store import Store
-if os.getuid() == 0:  # who may write everywhere
+if os.getuid() == 0:  # root can write everywhere
     os.setegid(65534)
     os.seteuid(65534)
 assert not os.access(sys.argv[1], os.W_OK, effective_ids=True)
@@ -414,7 +414,7 @@ def test_reading_changes_nothing_and_sees_what_is_being_written(path, store):
 
 
 def work_of(store, what):
-    """How many of SQLite's own instructions something takes: the same on a busy machine as on a free one."""
+    """The number of SQLite's virtual-machine instructions of a call, which does not depend on the machine's load."""
     count = 0
 
     def one():

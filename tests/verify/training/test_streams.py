@@ -1,4 +1,4 @@
-"""Each purpose has a random stream of its own: what is drawn for one does not depend on anything but its key."""
+"""Each purpose has a separate random stream, whose draws depend only on its key."""
 
 import shutil
 from dataclasses import replace
@@ -67,7 +67,7 @@ def test_first_weights_follow_from_seed_and_layer(model, data, init):
         replace(base, learning_rate=7.0, batch_size=8, probe_every=5, steps=3),
         replace(base, update="adam"),
         replace(base, dtype="float32"),
-        *(replace(base, method=m) for m in METHODS_OF[model] if m != "angle"),  # whose layers are generated first
+        *(replace(base, method=m) for m in METHODS_OF[model] if m != "angle"),  # its layers are generated first
     ]
     first = list(build_for(base, data).parameters())
     for config in others:

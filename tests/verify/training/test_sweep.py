@@ -1,4 +1,4 @@
-"""The small experiment: rates from validation data alone, fresh seeds for what is reported, progress to the end."""
+"""The small experiment: rates from validation data alone, new seeds for the reported results, complete progress."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Tables as files: both forms hold the same, read back as they were written, and refuse what is no table."""
+"""Tables as files: both formats hold the same data, read back as written, and other files are rejected."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Texts as data: windows that give the text back, parts that share nothing, and errors that name file and mend."""
+"""Texts as data: windows that give the text back, disjoint parts, and errors that name file and fix."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_what_is_no_text_is_refused(content, message, write):
 def test_a_text_that_is_too_large_is_not_read(write, monkeypatch):
     path = write(TEXT)
     monkeypatch.setattr(text_files, "LARGEST_TEXT", 100)
-    with pytest.raises(UsageError, match=r"bytes are more than 100; give a part of it"):
+    with pytest.raises(UsageError, match=r"bytes exceed the limit of 100; give a part of it"):
         load_text(path, 10, 3)
 
 

@@ -1,4 +1,4 @@
-"""The transformer: attention against torch's and the generated one, no view of later tokens, its probes and rules."""
+"""The transformer: attention against torch's and the generated one, causality, its probes and update rules."""
 
 from dataclasses import replace
 
@@ -117,7 +117,7 @@ def test_the_identity_in_a_network(method, dtype):
 
 
 def test_nlms_takes_tokens_as_samples():
-    """A whole step of the network against one where tokens are rows from the start."""
+    """A whole step of the network against one in which tokens are rows from the start."""
     model, x = model_of("none", update="nlms"), ids()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     seen = []

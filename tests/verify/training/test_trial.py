@@ -91,7 +91,7 @@ def test_accuracy_is_the_share_of_right_answers():
     scores = torch.tensor([[2.0, 1.0], [0.0, 1.0], [5.0, 0.0], [1.0, 0.0]])
     classes = torch.tensor([0, 1, 1, 0])
     assert evaluate(model, Split(scores, classes))[1] == 0.75
-    part = Split(scores, classes, torch.tensor([1, 2]))  # of a memory that other parts share
+    part = Split(scores, classes, torch.tensor([1, 2]))  # in a tensor that other parts share
     assert evaluate(model, part)[1] == evaluate(model, part.gathered())[1] == 0.5
 
 

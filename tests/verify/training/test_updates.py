@@ -1,4 +1,4 @@
-"""Update rules against what they promise of the activations (theory, section 7), and against plain formulas."""
+"""Update rules against the predicted changes of activations (theory, section 7) and against plain formulas."""
 
 from itertools import product
 
@@ -17,7 +17,7 @@ ETA = 0.3
 
 
 def case(method, samples, seed=0):
-    """A layer with random parameters, its input and the part that carries the parameters with what that part sees."""
+    """A layer with random parameters, its input, and the affine part with that part's input."""
     randomness = generator("update", method, samples, seed)
     layer = make_layer(method, 6, 4).double()
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_rows_carry_the_whole_layer(method):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("method", METHODS)
 def test_rows_are_the_same_bits_by_a_backward_pass(method, dtype):
-    """Many inputs and few samples: the rows come from gradients, and must be those of units that are rows of I."""
+    """With many inputs and few samples the rows come from gradients, and must equal those from units with rows of I."""
     layer = make_layer(method, 70, 3).to(dtype)
     x = torch.randn(4, 70, dtype=dtype, generator=generator("wide"))
     x[1] = 0
@@ -122,7 +122,7 @@ def test_a_training_step_uses_the_rewritten_gradients(rule, method):
     loss.backward()
     update.step()
     assert all(parameter.grad is None for parameter in model.parameters())
-    # The twin: the same pass by hand, gradients of the activations by autograd.
+    # The reference: the same pass by hand, with gradients of the activations by autograd.
     seen, gradients = [], []
     z = x
     for layer in twin.layers:

@@ -1,8 +1,8 @@
-// The page: sends the layer to the worker part by part, and shows each answer as it comes.
+// The page: requests the parts of a layer's derivation from the worker one by one, and shows each answer as it arrives.
 import { plot } from "./plot.mjs";
 
 const PARTS = ["result", "maps", "plot", "code", "steps", "latex", "json"];
-const WAIT = 700; // milliseconds after the last key before a layer is derived
+const WAIT = 700; // milliseconds between the last key press and the derivation
 const by = (id) => document.getElementById(id);
 const [form, picker, text, error, place, link, said, results] =
   ["form", "picker", "text", "error", "place", "link", "said", "results"].map(by);
@@ -11,7 +11,7 @@ let worker, number = 0, begun = 0, busy = false, waiting = null, timer = 0, read
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "html") made.innerHTML = value; // formulas and sentences that Python wrote, escaped there
+    if (name === "html") made.innerHTML = value; // formulas and sentences from Python, which escapes them
     else if (value !== false && value !== null) made.setAttribute(name, value === true ? "" : value);
   }
   made.append(...children.filter((child) => child !== null));
@@ -40,7 +40,7 @@ const show = {
         element("h2", { id: "factor-title" }, told.title),
         element("p", { class: "lead" }, "A sample’s own gradient moves its output by this factor, the self factor:"),
         formula(told.factor, "self factor"),
-        element("p", { class: "chips" }, chip(shape), chip(told.parameter_free ? "free of parameters" : "depends on the parameters"),
+        element("p", { class: "chips" }, chip(shape), chip(told.parameter_free ? "independent of the parameters" : "depends on the parameters"),
           chip(told.exact ? "exact at every rate" : "to first order in the rate")),
         element("p", { id: "verdict", class: told.cancels.length || told.constant ? "good" : "" }, verdict)),
       section("forward", "Forward map", ...told.forward.map((f) => formula(f, "forward map")),
@@ -154,7 +154,7 @@ function failed(told) {
   text.setAttribute("aria-invalid", "true");
   results.classList.add("stale");
   finish(false);
-  said.textContent = told.defect ? "This is a defect of the playground, not of your layer." : "The layer cannot be read; the message says why.";
+  said.textContent = told.defect ? "This is a bug in the playground, not in your layer." : "The layer cannot be read; the message says why.";
 }
 
 function note(part, words) {
@@ -201,7 +201,7 @@ document.addEventListener("click", async ({ target }) => {
     await navigator.clipboard.writeText(key === "link" ? location.href : copies[key]);
     target.textContent = "Copied";
   } catch {
-    target.textContent = "The browser refuses to copy";
+    target.textContent = "The browser does not allow copying";
   }
   setTimeout(() => { target.textContent = words; }, 1500);
 });
@@ -250,14 +250,14 @@ function start(first) {
   document.body.classList.add("busy");
 }
 
-// Python cannot be interrupted from outside: its thread ends, and another begins.
+// Python cannot be interrupted from outside: its worker is terminated, and another started.
 by("stop").addEventListener("click", () => {
   worker.terminate();
   waiting = null;
   ready = false;
   finish(false);
   by("derive").disabled = true;
-  said.textContent = "Stopped; Python starts again …";
+  said.textContent = "Stopped; Python is restarting …";
   start(false);
 });
 

@@ -1,4 +1,4 @@
-// The self factor over the norm of the input, as SVG on logarithmic axes; a table beside it says the same in numbers.
+// Plots the self factor against the norm of the input, as SVG with logarithmic axes, beside a table of the same numbers.
 const WIDTH = 640, HEIGHT = 300, LEFT = 58, BOTTOM = 44, TOP = 14, RIGHT = 30;
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -26,7 +26,7 @@ export function plot({ lines, input }) {
   const across = decades(Math.min(...xs), Math.max(...xs)), up = decades(Math.min(...ys) * 0.8, Math.max(...ys) * 1.25);
   const place = (value, [first, ...rest], from, to) => from + ((Math.log10(value) - first) / (rest.at(-1) - first)) * (to - from);
   const x = (value) => place(value, across, LEFT, WIDTH - RIGHT), y = (value) => place(value, up, HEIGHT - BOTTOM, TOP);
-  const name = `Self factor over the norm of ${input}`;
+  const name = `Self factor against the norm of ${input}`;
   const picture = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": name });
   for (const power of up) {
     picture.append(drawn("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(10 ** power), y2: y(10 ** power) }));
@@ -52,7 +52,7 @@ export function plot({ lines, input }) {
     legend.append(entry);
   });
   const figure = document.createElement("figure"), caption = document.createElement("figcaption");
-  caption.textContent = "One sample, its inputs scaled along a line; everything else is drawn once at small sizes. A flat line has no divergence.";
+  caption.textContent = "One sample with scaled inputs; everything else is drawn once at small sizes. A flat line means no divergence.";
   figure.append(picture, legend, caption);
   return figure;
 }

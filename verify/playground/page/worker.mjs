@@ -1,4 +1,4 @@
-// Python in a thread of its own: loads Pyodide and the archive, then answers one question after the other.
+// Python in a web worker: loads Pyodide and the archive, then answers one request after another.
 import { loadPyodide } from "./pyodide/pyodide.mjs";
 
 const SITE = "/playground";

@@ -1,4 +1,4 @@
-"""The reference of layers from files: the formula by einsum and gathers, against each layer's twin in PyTorch."""
+"""The reference of layers from files (the formula by einsum and gathers) against each layer written in PyTorch."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ ODD = toml(
 
 
 def test_a_formula_is_what_arrays_say():
-    """Functions, reversed positions, entries outside their tensor and indices that a summand does not mention."""
+    """Functions, reversed positions, entries outside their tensor, and indices that a summand does not contain."""
     layer, random = loads_spec(ODD), drawing(1)
     sizes = {"B": 2, "n": 3, "m": 4}
     given = tensors(layer, sizes, random)
