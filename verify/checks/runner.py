@@ -205,7 +205,7 @@ def _in_two(
     package: Path | None,
     heard: Callable[[Check, int], None],
 ) -> dict[str, Check]:
-    """Run own tasks here beside a second process, then shared and lost ones; return the checks by id."""
+    """Run own tasks here beside a second process, then a share of its tasks; return all checks by id."""
     if setting.device not in DEVICES:
         raise UsageError(f"device {setting.device!r} is not known; choose one of {', '.join(DEVICES)}")
     done: dict[str, Check] = {}

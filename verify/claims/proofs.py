@@ -81,7 +81,7 @@ def inseparable(found: CancellingMap) -> Proof:
 
 
 def splits(found: CancellingMap) -> Proof:
-    """Return the proof that a map splits into an activation-like map of the length, a constant entry, and a scale."""
+    """Return the proof that a map splits into an activation-like map of the length, an offset, and a scale."""
     parts = "; ".join(f"{name} `{expression}`" for name, expression in found.decomposition)
     step = _ending(found.steps, "forward")
     return Proof(step.id, f"the {found.name} map splits: {parts}", bool(found.decomposition) and _proved([step]))

@@ -55,9 +55,8 @@ class Snapshot:
 
     def __init__(self, *roots: Any, but: Sequence[Any] = ()) -> None:
         self._restores: list[Restore] = []
-        self._mappings: list[
-            tuple[Any, dict[Any, Any], list[Any], list[Any]]
-        ] = []  # plain data rather than closures, since most objects are mappings
+        # Plain data rather than closures, since most objects are mappings.
+        self._mappings: list[tuple[Any, dict[Any, Any], list[Any], list[Any]]] = []
         self._empty: list[Any] = []
         self._tensors: dict[int, TensorState] = {}
         self._seen: dict[int, Any] = {id(thing): thing for thing in but}

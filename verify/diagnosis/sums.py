@@ -19,7 +19,7 @@ def squared(tensor: Tensor) -> float:
 
 
 def inner(one: Tensor, other: Tensor) -> float:
-    """Return the sum of products of two tensors of as many numbers, in float64 where float32 has no room for it."""
+    """Return the sum of products of two tensors of equal size, in float64 if float32 would overflow."""
     kind = one.dtype
     if kind is not other.dtype or kind not in _WIDE:
         kind = torch.promote_types(torch.promote_types(kind, other.dtype), torch.float32)
@@ -55,7 +55,7 @@ def squares_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether numbers stand in one place of this process, one beside the other, and are real."""
+    """Whether a tensor is a plain strided floating-point tensor with storage, and not of a subclass."""
     ours = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and tensor.device.type != "meta"
     return ours and tensor.is_floating_point()
 

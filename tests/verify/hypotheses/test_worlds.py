@@ -105,7 +105,7 @@ def crossed(aligned, function):
 
 SLOPE = 2**0.5 * NOISE / 2  # standard deviation of a slope over three sizes: noise * sqrt(2) / 2
 TWO = 2 * DEVIATION
-SAME = {  # no effect: the methods are equally good, and verdicts on strict claims about them are false
+SAME = {  # no effect: the methods are equally good; the verdict that would be false (None: either)
     "H3": (World(*fully_connected(0.0)), Verdict.CONTRADICTED),
     "H4": (World(*batches(0.0, 0.0, 0.0)), None),
     "H5": (World(*family(0.0)), Verdict.CONTRADICTED),
@@ -113,7 +113,7 @@ SAME = {  # no effect: the methods are equally good, and verdicts on strict clai
     "H7": (World(*crossed(0.0, 0.0)), None),
     "H8": (World(*attention(0.0), measure="loss"), Verdict.CONTRADICTED),
 }
-AT_THE_BOUND = {  # the truth is exactly on the bound of the claims: any verdict counts as false
+AT_THE_BOUND = {  # the truth is exactly on the bound of the claims: either verdict counts as false
     "H3": World(*fully_connected(-MARGIN)),
     "H5": World(*family(-MARGIN)),
     "H6": World(*convolutional(MARGIN)),
