@@ -1,7 +1,7 @@
 """Split the change of a layer's activation in one real step, in which every layer of the network moves at once.
 
     own        F(theta'; x)  - F(theta; x)      from the layer's own parameters
-upstream   F(theta ; x') - F(theta; x)      from its input, which the previous layers changed
+    upstream   F(theta ; x') - F(theta; x)      from its input, which the previous layers changed
     both       the rest, of second order in the rate
     share of a part = <part, Delta z> / ||Delta z||^2; they sum to 1
 

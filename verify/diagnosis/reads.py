@@ -1,8 +1,8 @@
 """Bring calls whose arguments are not simply the layer's input into the form of rows and units.
 
 norm with gain      each unit is an affine map of one entry of the normalised input: a fully grouped convolution
-    bags with offsets   a linear map of the weight of each table row in each bag
-    unknown linear map  verified on the call: the same numbers as ``torch.nn.functional.linear``
+bags with offsets   a linear map of the weight of each table row in each bag
+unknown linear map  verified on the call: the same numbers as ``torch.nn.functional.linear``
 """
 
 from __future__ import annotations
