@@ -219,7 +219,7 @@ def train_slice(identity: str, trials: str, data: str, state: bytes, seconds: fl
 
     Returns:
         JSON and a checkpoint's content: ``{"results": [...]}`` for a finished stack, ``{"step": k}`` with the state of
-    an unfinished one, or ``{"usage": message, "machine": name}`` if it cannot be trained on this machine.
+        an unfinished one, or ``{"usage": message, "machine": name}`` if it cannot be trained on this machine.
     """
     claim = Claim(identity, tuple((name, TrialConfig(**config)) for name, config in json.loads(trials)))
     with one_thread(), tempfile.TemporaryDirectory() as folder:
