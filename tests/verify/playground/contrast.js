@@ -1,4 +1,4 @@
-// The least contrast of any text on the page with what is behind it, and where.
+// Returns the lowest contrast of any text on the page with its background, and where it is.
 (() => {
   const light = (text) => {
     const [r, g, b] = text.match(/[\d.]+/g).map(Number).map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);

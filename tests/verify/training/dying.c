@@ -1,4 +1,4 @@
-/* Kills the process at the n-th of its calls that change files; a write that kills has written half of its bytes. */
+/* Kills the process at its n-th system call that changes files; a killed write has written half of its bytes. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <signal.h>
