@@ -7,6 +7,8 @@
 
 #pragma once
 
+#include <numeric>
+
 #include "patch_sums.h"
 
 namespace kernels {
@@ -52,7 +54,7 @@ class Backward {
 
     struct Own {
         Element *x, *f, *dx, *along, *dh, *line, *turned, *dW;
-        Wide *through, *back, *spread, *db;
+        Wide *through, *back, *rows, *spread, *db;
         Means means;
     };
 
@@ -60,17 +62,18 @@ class Backward {
     void one_group(
         const std::vector<Own>& owned, const Element* g, const Element* x, const Element* f, Element* dx, Element* dW,
         Element* db, int threads) {
-        if (dx) pack_transposed(given_, layout_, W_, packed_, threads);
+        if (dx || one_channel_) pack_transposed(given_, layout_, W_, packed_, threads);
         if (Map::centred) sum_filters(W_, given_.outputs, entries_, filters_, threads);
         shared(given_.images, threads, [&](int thread, Offset image, Offset end) {
             const Own& own = owned[thread];
             clear(own);
             for (; image < end; ++image) {
-                place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
+                const Ahead ahead(given_, positions_, image + 1 == end);
+                place_image(given_, layout_, runs_, x + image * given_.x.image, ahead, own.x);
                 if constexpr (Map::centred) over_channels(own);
-                if (dx) std::fill_n(own.dx, channels() * layout_.channel, Element(0));
+                if (dx && !one_channel_) std::fill_n(own.dx, channels() * layout_.channel, Element(0));
                 for (const Part& part : layout_.parts)
-                    one_part(own, part, g + image * given_.z.image, f + image * given_.groups * positions_, dx, dW);
+                    one_part(own, part, ahead, g + image * given_.z.image, f + image * given_.groups * positions_, dx, dW);
                 if (dx) input(own, dx + image * given_.dx.image);
             }
         });
@@ -79,19 +82,26 @@ class Backward {
     }
 
     // Work on the positions of a part.
-    void one_part(const Own& own, const Part& part, const Element* g, const Element* f, bool dx, bool dW) {
-        for (const Run& run : part.held)
+    void one_part(
+        const Own& own, const Part& part, const Ahead& ahead, const Element* g, const Element* f, bool dx, bool dW) {
+        for (const Run& run : part.held) {
+            __builtin_prefetch(f + run.position + ahead.f);
             if (layout_.step == 1)
-                std::copy_n(f + run.position, run.count, own.f + run.here);
+                copy(f + run.position, run.count, own.f + run.here);
             else
                 for (Offset i = 0; i < run.count; ++i) own.f[run.here + i] = f[run.position + i * layout_.step];
+        }
         if constexpr (Map::centred) mean(own, part);
         if (layout_.parts.size() > 1) std::fill_n(own.line, layout_.reach + layout_.channel, Element(0));
         const Offset count = part.registers.size();
         for (Offset first = 0; first < count; first += TOGETHER) {
             const Offset last = std::min(first + TOGETHER, count);
-            incoming(own, part, g, first, last);
-            if (dx) one_channel_ ? along(own, part, first, last) : transposed(own, part, first, last);
+            incoming(own, part, ahead, g, first, last);
+            if (one_channel_) {
+                alone(own, part, first, last);
+                continue;
+            }
+            if (dx) transposed(own, part, first, last);
             if (dW) weight(own, part, first, last);
         }
         if (dx && one_channel_) gathered(own, part);
@@ -113,7 +123,8 @@ class Backward {
                 room_.take(by_lanes_ ? 0 : PANEL * width_),
                 room_.take(summed_ * width_),
                 room_.template take<Wide>(layout_.lanes()),
-                room_.template take<Wide>(layout_.reach + layout_.channel),
+                room_.template take<Wide>(layout_.reach + layout_.channel + LANES),
+                room_.template take<Wide>(layout_.reach + layout_.channel + LANES),
                 room_.template take<Wide>(layout_.channel),
                 room_.template take<Wide>(given_.outputs),
                 Map::centred ? means() : Means()};
@@ -122,7 +133,7 @@ class Backward {
     Means means() {
         return {room_.take(layout_.lanes()),
                 room_.take(layout_.lanes()),
-                room_.template take<Wide>(layout_.channel),
+                room_.template take<Wide>(layout_.channel + LANES),
                 room_.template take<Wide>(layout_.lanes()),
                 room_.template take<Wide>(layout_.lanes()),
                 room_.template take<Wide>(layout_.channel),
@@ -135,7 +146,7 @@ class Backward {
         if (!by_lanes_) std::fill_n(own.turned, PANEL * width_, Element(0));
         std::fill_n(own.dW, summed_ * width_, Element(0));
         std::fill_n(own.line, layout_.reach + layout_.channel, Element(0));
-        std::fill_n(own.back, layout_.reach + layout_.channel, Wide(0));
+        std::fill_n(own.back, layout_.reach + layout_.channel + LANES, Wide(0));
         std::fill_n(own.db, given_.outputs, Wide(0));
         if (Map::centred) std::fill_n(own.means.to_filters, given_.outputs, Wide(0));
     }
@@ -153,28 +164,25 @@ class Backward {
     // Take the mean of each patch.
     void mean(const Own& own, const Part& part) {
         const Means& to = own.means;
+        const Wide* const entries = over_rows(part, to.entries, own.rows);
         for (Offset r = 0; r < Offset(part.registers.size()); ++r) {
-            Wide sums[LANES] = {};
-            over_patch(part, r, to.entries, sums);
+            Wide sums[LANES];
+            over_patch(part, r, entries, sums);
             for (int i = 0; i < LANES; ++i)
                 to.mean[r * LANES + i] = Element(to.means[r * LANES + i] = map_.mean(sums[i]));
         }
     }
 
     // Fill a panel (outputs, registers) with the gradient of what the scale multiplies, zero where no position is.
-    void incoming(const Own& own, const Part& part, const Element* g, Offset first, Offset end) {
-        const Offset step = given_.z.axis[2] * layout_.step, begin = first * LANES;
-        std::fill_n(own.dh, given_.outputs * PANEL, Element(0));
-        for (Offset o = 0; o < given_.outputs; ++o)
-            for (Offset n = part.first[first]; n < part.first[end]; ++n) {
-                const Run& run = part.held[n];
-                const Element *const there = g + o * given_.z.channel + run.there, *const f = own.f + run.here;
-                Element* const dh = own.dh + o * PANEL + run.here - begin;
-                if (step == 1 && run.count == LANES)
-                    own.db[o] += some(f, there, 1, LANES, dh);
-                else
-                    own.db[o] += some(f, there, step, run.count, dh);
-            }
+    void incoming(
+        const Own& own, const Part& part, const Ahead& ahead, const Element* g, Offset first, Offset end) {
+        const Offset begin = first * LANES;
+        for (Offset o = 0; o < given_.outputs; ++o) {
+            Element sums[LANES] = {};
+            for (Offset r = first; r < end; ++r)
+                one_register(own, part, r, ahead, g + o * given_.z.channel, own.dh + o * PANEL + (r - first) * LANES, sums);
+            own.db[o] += std::accumulate(sums, sums + LANES, Element(0));
+        }
         Element* const along = own.along + begin;
         const Offset count = (end - first) * LANES;
         const Element* const means = own.means.mean + begin;
@@ -189,15 +197,30 @@ class Backward {
         }
     }
 
-    // Scale some entries of the gradient with respect to the output; return what they add to the gradient with respect to b.
-    Element some(const Element* f, const Element* g, Offset step, Offset count, Element* dh) {
-        Element sum = 0;
-#pragma omp simd reduction(+ : sum)
+    // Scale a register of the gradient with respect to the output, and add what the gradient with respect to b gets.
+    void one_register(
+        const Own& own, const Part& part, Offset r, const Ahead& ahead, const Element* g, Element* dh,
+        Element (&sums)[LANES]) {
+        const Offset step = given_.z.axis[2] * layout_.step;
+        if (step == 1 && part.full(r)) {
+            const Element* const from = g + part.held[part.first[r]].there;
+            __builtin_prefetch(from + ahead.z);
+            return some(own.f + r * LANES, from, 1, LANES, dh, sums);
+        }
+        std::fill_n(dh, LANES, Element(0));
+        for (Offset n = part.first[r]; n < part.first[r + 1]; ++n) {
+            const Run& run = part.held[n];
+            some(own.f + run.here, g + run.there, step, run.count, dh + run.here - r * LANES, sums);
+        }
+    }
+
+    // Do so for some lanes.
+    void some(const Element* f, const Element* g, Offset step, Offset count, Element* dh, Element (&sums)[LANES]) {
+#pragma omp simd
         for (Offset i = 0; i < count; ++i) {
             dh[i] = map_.incoming(f[i], g[i * step]);
-            sum += map_.bias(dh[i], g[i * step]);
+            sums[i] += map_.bias(dh[i], g[i * step]);
         }
-        return sum;
     }
 
     // Add what entries of dh give to the gradient of the means; return what they give to that of a filter's sum.
@@ -211,22 +234,27 @@ class Backward {
         return sum;
     }
 
-    // Of one input and one output: the products W^T dh of a panel with the entries of each patch, and its line of dh.
-    void along(const Own& own, const Part& part, Offset first, Offset end) {
+    // Of one input and one output: the products of a panel of dh with the entries of each patch, with W^T and without, and
+    // its line of dh.
+    void alone(const Own& own, const Part& part, Offset first, Offset end) {
         const Element* const w = packed_ + part.before * DOWN;
+        Element* const dW = own.dW + sums(part) * LANES;
         tiles(first, end, [&](Offset at, auto registers) {
-            Vector sums[1][registers.count] = {}, values[registers.count];
+            Vector sums[1][registers.count] = {}, values[registers.count], dh[registers.count];
             const Element* x[registers.count];
             for (int n = 0; n < registers.count; ++n) x[n] = own.x + part.registers[at + n];
+            load_all(own.dh + (at - first) * LANES, dh);
             for (Offset k = 0; k < Offset(part.taps.size()); ++k) {
                 load_all(x, part.offset[k], values);
+                Vector product = load(dW + k * LANES);
+                for (int n = 0; n < registers.count; ++n) product += values[n] * dh[n];
+                store(dW + k * LANES, product);
                 if constexpr (Map::centred) subtract(own.means.mean + at * LANES, values);
                 multiply(w + k * DOWN, values, sums);
             }
-            load_all(own.dh + (at - first) * LANES, values);
             for (int n = 0; n < registers.count; ++n) {
                 Element* const to = own.along + (at + n) * LANES;
-                store(to, load(to) + sums[0][n] * values[n]);
+                store(to, load(to) + sums[0][n] * dh[n]);
             }
         });
         part.lay(own.dh - first * LANES, own.line + layout_.reach, first, end);
@@ -235,12 +263,16 @@ class Backward {
     // Of one input and one output: the gradient with respect to each entry, from the positions whose patch it is in.
     void gathered(const Own& own, const Part& part) {
         const Element* const w = packed_ + part.before * DOWN;
-        for (Offset at = 0; at < layout_.channel; at += LANES) {
-            Vector sum = load(own.dx + at);
-            for (Offset k = 0; k < Offset(part.taps.size()); ++k)
-                sum += w[k * DOWN] * load(own.line + layout_.reach + at - part.offset[k]);
-            store(own.dx + at, sum);
-        }
+        tiles(0, layout_.channel / LANES, [&](Offset at, auto registers) {
+            Vector sums[1][registers.count] = {}, values[registers.count];
+            Element* const to = own.dx + at * LANES;
+            if (part.before) load_all(to, sums[0]);
+            for (Offset k = 0; k < Offset(part.taps.size()); ++k) {
+                load_all(own.line + layout_.reach + at * LANES - part.offset[k], values);
+                multiply(w + k * DOWN, values, sums);
+            }
+            for (int n = 0; n < registers.count; ++n) store(to + n * LANES, sums[0][n]);
+        });
     }
 
     // Add what a panel gives to the gradient with respect to the input, and its products with the entries of each patch.
@@ -345,10 +377,15 @@ class Backward {
     void spread(const Own& own, const Part& part, const Wide* from, Wide* to) {
         if (layout_.parts.size() > 1) std::fill_n(own.back, layout_.reach + layout_.channel, Wide(0));
         part.lay(from, own.back + layout_.reach, 0, part.registers.size());
+        const Wide* rows = own.back + layout_.reach;
+        if (part.across.size() > 1) {
+            for (Offset at = 0; at < layout_.channel + part.lowest; at += LANES)
+                add_up(rows + at - part.lowest, part.across, -1, own.rows + at);
+            rows = own.rows + part.lowest;
+        }
         for (Offset at = 0; at < layout_.channel; at += LANES) {
-            Wide sums[LANES] = {};
-            for (const Offset k : part.offset)
-                for (int i = 0; i < LANES; ++i) sums[i] += own.back[layout_.reach + at - k + i];
+            Wide sums[LANES];
+            add_up(rows + at, part.down, -1, sums);
             for (int i = 0; part.before && i < LANES; ++i) sums[i] += to[at + i];
             std::copy_n(sums, LANES, to + at);
         }
@@ -391,23 +428,28 @@ class Backward {
         if (layout_.met < layout_.taps) std::fill_n(dW, given_.outputs * entries_, Element(0));
         for (const Part& part : layout_.parts)
             shared(up(given_.outputs, LANES) / LANES, threads, [&](int, Offset block, Offset end) {
-                for (; block < end; ++block) add_weights_of(owned, part, block * LANES, dW);
+                for (Offset i = 0; i < given_.inputs * Offset(part.taps.size()); i += LANES)
+                    for (Offset o = block * LANES; o < end * LANES; o += LANES) add_tile(owned, part, i, o, dW);
             });
     }
 
-    // Add those of some outputs.
-    void add_weights_of(const std::vector<Own>& owned, const Part& part, Offset begin, Element* dW) {
-        const Offset lanes = by_lanes_ ? LANES : 1, end = std::min(begin + LANES, given_.outputs);
-        Offset i = sums(part);
-        for (Offset c = 0; c < given_.inputs; ++c)
-            for (const Offset k : part.taps) {
-                for (Offset o = begin; o < end; ++o) {
-                    Element sum = 0;
-                    for (const Own& own : owned)
-                        for (Offset p = 0; p < lanes; ++p) sum += own.dW[i * width_ + o * lanes + p];
-                    dW[o * layout_.output_step + c * layout_.input_step + k] = centred(sum, o, owned);
-                }
-                ++i;
+    // Add those of a tile of entries and outputs, which is read along the outputs and written along the entries.
+    void add_tile(const std::vector<Own>& owned, const Part& part, Offset first, Offset o, Element* dW) {
+        const Offset taps = part.taps.size(), lanes = by_lanes_ ? LANES : 1;
+        const Offset entries = std::min<Offset>(LANES, given_.inputs * taps - first);
+        const Offset outputs = std::min<Offset>(LANES, given_.outputs - o);
+        Element tile[LANES][LANES] = {};
+        for (const Own& own : owned)
+            for (Offset i = 0; i < entries; ++i) {
+                const Element* const from = own.dW + (sums(part) + first + i) * width_ + o * lanes;
+                for (Offset r = 0; r < outputs; ++r)
+                    for (Offset p = 0; p < lanes; ++p) tile[i][r] += from[r * lanes + p];
+            }
+        for (Offset r = 0; r < outputs; ++r)
+            for (Offset i = 0; i < entries; ++i) {
+                const Offset entry = first + i;
+                dW[(o + r) * layout_.output_step + entry / taps * layout_.input_step + part.taps[entry % taps]] =
+                    centred(tile[i][r], o + r, owned);
             }
     }
 

@@ -53,7 +53,9 @@ struct Part {
     Offset before;                  // how many entries of the kernel the parts before it meet
     std::vector<Offset> taps;       // entries of the kernel that it meets
     std::vector<Offset> offset;     // of those in the line
+    std::vector<Offset> across, down;  // the same as sums of two: along the last axis, and along the others
     std::vector<Offset> registers;  // where each begins in the line
+    Offset lowest, extent;          // the largest of `down`, and how far from the line's begin registers and it reach
     std::vector<Run> held;          // by the registers, of the output; `here` counts their lanes from the first on
     std::vector<Offset> first;      // of what is held, for each register, and the end
 
@@ -62,8 +64,11 @@ struct Part {
     void lay(const Number* from, Number* line, Offset r, Offset end) const {
         for (; r < end; ++r)
             for (Offset n = first[r]; n < first[r + 1]; ++n)
-                std::copy_n(from + held[n].here, held[n].count, line + registers[r] + held[n].here - r * LANES);
+                copy(from + held[n].here, held[n].count, line + registers[r] + held[n].here - r * LANES);
     }
+
+    // Return whether the lanes of a register are positions that follow each other in an output, and no others.
+    bool full(Offset r) const { return first[r + 1] == first[r] + 1 && held[first[r]].count == LANES; }
 };
 
 // Where entries of an image lie, and the parts of the positions.
@@ -142,8 +147,13 @@ struct Layout {
                     reach = std::max(reach, made.offset.back());
                 }
         met += made.taps.size();
+        for (size_t c = 0; c < k.kernel.size(); ++c) made.across.push_back(entry(0, 0, k.shift[c]));
+        for (size_t n = 0; n < made.offset.size(); n += k.kernel.size()) made.down.push_back(made.offset[n] - made.across[0]);
+        if (made.across.size() < 2 || made.down.size() < 2) made.across = {0}, made.down = made.offset;
         cover(given, made, i, j, k);
         own = std::max(own, Offset(made.registers.size()) * LANES);
+        made.lowest = made.down.empty() ? 0 : *std::max_element(made.down.begin(), made.down.end());
+        made.extent = made.registers.back() + LANES + made.lowest;
         parts.push_back(made);
     }
 

@@ -23,8 +23,7 @@ class Forward {
         for (int thread = 0; thread < threads; ++thread)
             owned.push_back({room_.take(given_.inputs * layout_.channel), room_.take(layout_.lanes()),
                              room_.take(Map::centred ? layout_.lanes() : 0),
-                             room_.template take<Wide>(layout_.channel),
-                             room_.template take<Wide>(Map::centred ? layout_.channel : 0)});
+                             squares_room(), squares_room(), squares_room(Map::centred), squares_room(Map::centred)});
         if (!room_.begin) return room_.used;
         const Offset positions = given_.positions[0] * given_.positions[1] * given_.positions[2];
         for (Offset group = 0; group < given_.groups; ++group) {
@@ -34,7 +33,8 @@ class Forward {
                 const Own& own = owned[thread];
                 std::fill_n(own.x, given_.inputs * layout_.channel, Element(0));
                 for (; image < end; ++image) {
-                    place_image(given_, layout_, runs_, x + image * given_.x.image, own.x);
+                    const Ahead ahead(given_, positions, image + 1 == end);
+                    place_image(given_, layout_, runs_, x + image * given_.x.image, ahead, own.x);
                     over_channels(own);
                     for (const Part& part : layout_.parts) {
                         scale(own, part, f + image * given_.groups * positions);
@@ -52,16 +52,21 @@ class Forward {
   private:
     struct Own {
         Element *x, *f, *mean;
-        Wide *squares, *entries;
+        Wide *squares, *rows, *entries, *rows_of_entries;
     };
+
+    // Return memory for one number an entry, which reads of whole registers do not leave.
+    Wide* squares_room(bool wanted = true) {
+        return room_.template take<Wide>(wanted ? layout_.channel + LANES : 0);
+    }
 
     // Sum squares over channels; entries too where patches are centred.
     void over_channels(const Own& own) {
-        std::fill_n(own.squares, layout_.channel, Wide(0));
         if (Map::centred) std::fill_n(own.entries, layout_.channel, Wide(0));
         for (Offset c = 0; c < given_.inputs; ++c) {
             const Element* const x = own.x + c * layout_.channel;
-            for (Offset i = 0; i < layout_.channel; ++i) own.squares[i] = map_.add(own.squares[i], x[i]);
+            for (Offset i = 0; c == 0 && i < layout_.channel; ++i) own.squares[i] = map_.add(0, x[i]);
+            for (Offset i = 0; c > 0 && i < layout_.channel; ++i) own.squares[i] = map_.add(own.squares[i], x[i]);
             if constexpr (Map::centred)
                 for (Offset i = 0; i < layout_.channel; ++i) own.entries[i] = map_.add_entry(own.entries[i], x[i]);
         }
@@ -70,11 +75,13 @@ class Forward {
 
     // Sum what channels have in common over patches, and take the scale of each.
     void scale(const Own& own, const Part& part, Element* f) {
+        const Wide* const squares = over_rows(part, own.squares, own.rows);
+        const Wide* const entries = Map::centred ? over_rows(part, own.entries, own.rows_of_entries) : nullptr;
         for (Offset r = 0; r < Offset(part.registers.size()); ++r) {
-            Wide sums[LANES] = {}, means[LANES] = {};
-            over_patch(part, r, own.squares, sums);
+            Wide sums[LANES], means[LANES] = {};
+            over_patch(part, r, squares, sums);
             if constexpr (Map::centred) {
-                over_patch(part, r, own.entries, means);
+                over_patch(part, r, entries, means);
                 for (int i = 0; i < LANES; ++i) own.mean[r * LANES + i] = Element(means[i] = map_.mean(means[i]));
             }
             Element* const scales = own.f + r * LANES;
@@ -88,7 +95,7 @@ class Forward {
         }
         for (const Run& run : part.held)
             if (layout_.step == 1)
-                std::copy_n(own.f + run.here, run.count, f + run.position);
+                copy(own.f + run.here, run.count, f + run.position);
             else
                 for (Offset i = 0; i < run.count; ++i) f[run.position + i * layout_.step] = own.f[run.here + i];
     }

@@ -38,15 +38,28 @@ inline void each(const std::vector<Run>& runs, Offset channels, const Steps& ste
             for (Offset c = 0; c < channels; ++c) visit(c, run);
 }
 
+// How far ahead of what is read of an image the next one lies: in the input, the output and the scale; zeros after the last.
+// It is fetched meanwhile, as the images of a group lie so far apart that no processor foresees where.
+struct Ahead {
+    Offset x, z, f;
+
+    Ahead(const Given& given, Offset positions, bool last)
+        : x(last ? 0 : given.x.image), z(last ? 0 : given.z.image), f(last ? 0 : given.groups * positions) {}
+};
+
 // Copy an image into the layout, whose padding holds zeros.
 inline void place_image(
-    const Given& given, const Layout& layout, const std::vector<Run>& runs, const Element* x, Element* to) {
+    const Given& given, const Layout& layout, const std::vector<Run>& runs, const Element* x, const Ahead& ahead,
+    Element* to) {
     const Offset step = given.x.axis[2] * layout.stride[2];
     each(runs, given.inputs, given.x, [&](Offset c, const Run& run) {
         const Element* const from = x + c * given.x.channel + run.there;
         Element* const here = to + c * layout.channel + run.here;
         Offset i = 0;
-        for (; step == 1 && i + LANES <= run.count; i += LANES) store(here + i, load(from + i));
+        for (; step == 1 && i + LANES <= run.count; i += LANES) {
+            store(here + i, load(from + i));
+            __builtin_prefetch(from + i + ahead.x);
+        }
         for (; i < run.count; ++i) here[i] = from[i * step];
     });
 }
@@ -75,15 +88,16 @@ inline void pack_transposed(const Given& given, const Layout& layout, const Elem
     const Offset blocks = up(given.inputs, DOWN) / DOWN;
     for (const Part& part : layout.parts) {
         const Offset taps = part.taps.size();
-        shared(blocks, threads, [&](int, Offset block, Offset end) {
-            for (; block < end; ++block)
-                for (Offset o = 0; o < given.outputs; ++o)
-                    for (Offset k = 0; k < taps; ++k) {
-                        const Element* const from = W + o * layout.output_step + part.taps[k];
-                        for (Offset c = block * DOWN; c < (block + 1) * DOWN; ++c)
-                            to[((k * blocks + block) * given.outputs + o) * DOWN + c % DOWN] =
-                                c < given.inputs ? from[c * layout.input_step] : 0;
-                    }
+        shared(blocks, threads, [&](int, Offset begin, Offset end) {
+            for (Offset first = 0; first < given.outputs; first += LANES)  // few rows of W at once, which are far apart
+                for (Offset block = begin; block < end; ++block)
+                    for (Offset k = 0; k < taps; ++k)
+                        for (Offset o = first; o < std::min(first + LANES, given.outputs); ++o) {
+                            const Element* const from = W + o * layout.output_step + part.taps[k];
+                            for (Offset c = block * DOWN; c < (block + 1) * DOWN; ++c)
+                                to[((k * blocks + block) * given.outputs + o) * DOWN + c % DOWN] =
+                                    c < given.inputs ? from[c * layout.input_step] : 0;
+                        }
         });
         to += blocks * DOWN * given.outputs * taps;
     }
@@ -101,10 +115,24 @@ inline void sum_filters(const Element* W, Offset outputs, Offset entries, Elemen
     });
 }
 
-// Add up one number an entry over the patches of a register.
-inline void over_patch(const Part& part, Offset r, const Wide* numbers, Wide (&sums)[LANES]) {
-    for (const Offset k : part.offset)
-        for (int i = 0; i < LANES; ++i) sums[i] += numbers[part.registers[r] + k + i];
+// Write a register of sums of one number an entry, over entries that lie so many steps further on or back.
+inline void add_up(const Wide* from, const std::vector<Offset>& steps, Offset sign, Wide* to) {
+    WideVector sums[WIDES] = {};
+    for (const Offset step : steps)
+        for (int n = 0; n < WIDES; ++n) sums[n] += *(const LooseWide*)(from + sign * step + n * WIDE_LANES);
+    for (int n = 0; n < WIDES; ++n) *(LooseWide*)(to + n * WIDE_LANES) = sums[n];
+}
+
+// Return one number an entry whose sums over `down` are those over patches: its sums along the last axis.
+inline const Wide* over_rows(const Part& part, const Wide* numbers, Wide* room) {
+    if (part.across.size() < 2) return numbers;
+    for (Offset at = 0; at < part.extent; at += LANES) add_up(numbers + at, part.across, 1, room + at);
+    return room;
+}
+
+// Add up what `over_rows` returns over the patches of a register.
+inline void over_patch(const Part& part, Offset r, const Wide* numbers, Wide* sums) {
+    add_up(numbers + part.registers[r], part.down, 1, sums);
 }
 
 // A number of registers that the compiler knows.

@@ -42,10 +42,22 @@ constexpr Offset CACHE_LINE = 64 / sizeof(Element);
 
 typedef Element Vector __attribute__((vector_size(BYTES)));
 typedef Element Loose __attribute__((vector_size(BYTES), aligned(sizeof(Element)), may_alias));
+typedef Wide WideVector __attribute__((vector_size(BYTES)));
+typedef Wide LooseWide __attribute__((vector_size(BYTES), aligned(sizeof(Wide)), may_alias));
+constexpr int WIDE_LANES = BYTES / sizeof(Wide), WIDES = LANES / WIDE_LANES;  // registers of Wide beside one of Element
 
 inline Vector load(const Element* from) { return *(const Loose*)from; }
 
 inline void store(Element* to, Vector value) { *(Loose*)to = value; }
+
+// Copy some numbers, mostly as many as a register holds: a call of the library's function would take longer.
+template <typename Number>
+inline void copy(const Number* from, Offset count, Number* to) {
+    Offset i = 0;
+    for (; i + LANES <= count; i += LANES)
+        for (int j = 0; j < LANES; ++j) to[i + j] = from[i + j];
+    for (; i < count; ++i) to[i] = from[i];
+}
 
 // From this sum of squares on, products with a patch of floats may leave the range.
 constexpr Wide FAR = sizeof(Element) == 4 ? Wide(0x1p119) : Wide(INFINITY);

@@ -47,18 +47,23 @@ MUTANTS = {
     "bias left out of the row term": ("return b * dh;", "return 0 * b * dh;"),
     "products with the entries left out": ("values[n] += sums[r][n] * x;", ""),
     "tile that overwrites": ("load(own.dx + at) + sums[r][n]", "sums[r][n]"),
-    "gradient of the last image kept": ("if (dx) std::fill_n(own.dx", "if (!dx) std::fill_n(own.dx"),
-    "padding that is not cleared": ("std::fill_n(own.dh, given_.outputs * PANEL, Element(0));", ""),
+    "gradient of the last image kept": (
+        "if (dx && !one_channel_) std::fill_n(own.dx",
+        "if (!dx) std::fill_n(own.dx",
+    ),
+    "padding that is not cleared": ("std::fill_n(dh, LANES, Element(0));", ""),
     "stride dropped": ("place(i / stride[0], j / stride[1], k / stride[2])", "place(i, j, k)"),
     "dilation dropped": ("found.shift.push_back(k * given.dilation[a]);", "found.shift.push_back(k);"),
     "padding dropped": ("entry(i + padding[0], j + padding[1]", "entry(i + padding[0], j"),
     "every second tile of channels left out": ("o += SPAN * LANES) products", "o += 2 * SPAN * LANES) products"),
-    "one thread's sums left out": ("++p) sum += own.dW", "++p) if (&own == &owned[0]) sum += own.dW"),
+    "one thread's sums left out": ("tile[i][r] += from", "if (&own == &owned[0]) tile[i][r] += from"),
     "one thread's biases left out": (
         "for (const Own& own : owned) sum += own.db",
         "for (const Own& own : {owned[0]}) sum += own.db",
     ),
     "shares that leave an image out": ("count * (thread + 1) / threads", "count * (thread + 1) / threads - thread"),
+    "sums along rows left out": ("if (part.across.size() < 2) return numbers;", "return numbers;"),
+    "sums along rows that begin with the first": ("rows = own.rows + part.lowest", "rows = own.rows"),
     "last registers left out": ("first < count; first += TOGETHER", "first + TOGETHER < count; first += TOGETHER"),
 }
 MUTANTS_OF_CENTRED = {
