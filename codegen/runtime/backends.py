@@ -2,8 +2,8 @@
 
 The caller's choice comes first, then the environment variable AFFINE_DIVERGENCE_BACKEND, then device and shape decide:
 
-CPU            the C++ kernels for float32 and float64, if the input is large enough and there is a compiler; it is
-               called at first use, and its output is cached on disk. Otherwise torch's operations.
+CPU            the C++ kernels for float32, float64 and, for rows, bfloat16, if the input is large enough and there is a
+               compiler; it is called at first use, and its output is cached on disk. Otherwise torch's operations.
 CUDA, rows     of the installed backends: Triton for short rows, which its kernels read once; for longer rows, where
                the matrix product takes most of the time, the CUDA kernels around a library's product. This order
                follows from counting memory traffic; it is not a measurement.
@@ -173,7 +173,7 @@ def _on_device(home: str, own: Pair, x: Tensor, weight: Tensor) -> Pair:
 def _is_compiled(home: str, dtype: torch.dtype) -> bool:
     """Compile the kernels of a map for a type; return False, with a warning, if the compiler fails."""
     module = import_module(_module("cpp", home), __package__)
-    if dtype not in import_module("..kernels.cpp.runtime.launch", __package__).ELEMENTS:
+    if dtype not in module.KERNELS.types:
         return False
     try:
         module.KERNELS.on(torch.empty(0, dtype=dtype))

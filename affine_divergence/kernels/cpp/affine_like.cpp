@@ -21,7 +21,7 @@ TELLS affine_like_f_z(
     const Offset m,
     const Element* x_data,
     const Element* b_data,
-    const Wide* xW_data,
+    const Element* xW_data,
     Wide* f_data,
     Element* z_data,
     const double kappa_setting,
@@ -32,7 +32,7 @@ TELLS affine_like_f_z(
     for (Offset row = 0; row < rows; ++row) {
         const Element* x_row = x_data + row * n;
         const Element* b_row = b_data;
-        const Wide* xW_row = xW_data + row * m;
+        const Element* xW_row = xW_data + row * m;
         Element* z_row = z_data + row * m;
         ahead(x_row, n);
         ahead(xW_row, m);
@@ -90,7 +90,7 @@ KERNEL affine_like_given_gb_dx(
     const Element* x_data,
     const Wide* f_data,
     const Wide* gb_data,
-    const Wide* gW_data,
+    const Element* gW_data,
     Element* dx_data,
     const double kappa_setting,
     const int threads) {
@@ -98,7 +98,7 @@ KERNEL affine_like_given_gb_dx(
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (Offset row = 0; row < rows; ++row) {
         const Element* x_row = x_data + row * n;
-        const Wide* gW_row = gW_data + row * n;
+        const Element* gW_row = gW_data + row * n;
         Element* dx_row = dx_data + row * n;
         ahead(x_row, n);
         ahead(gW_row, n);
@@ -168,7 +168,7 @@ KERNEL affine_like_dx(
     const Element* x_data,
     const Element* b_data,
     const Wide* f_data,
-    const Wide* gW_data,
+    const Element* gW_data,
     Element* dx_data,
     const double kappa_setting,
     const int threads) {
@@ -178,7 +178,7 @@ KERNEL affine_like_dx(
         const Element* g_row = g_data + row * m;
         const Element* x_row = x_data + row * n;
         const Element* b_row = b_data;
-        const Wide* gW_row = gW_data + row * n;
+        const Element* gW_row = gW_data + row * n;
         Element* dx_row = dx_data + row * n;
         ahead(g_row, m);
         ahead(x_row, n);
@@ -228,6 +228,95 @@ KERNEL affine_like_dx(
             for (Offset k = 0; k < n; ++k) {
                 const Wide u = f * x[k];
                 dx[k] = f * gW[k] - c * u;  // affine-like/backward-dx
+            }
+        }
+    }
+}
+
+TELLS affine_like_f_u(
+    const Offset rows,
+    const Offset n,
+    const Element* x_data,
+    Wide* f_data,
+    Element* u_data,
+    const double kappa_setting,
+    const int threads) {
+    const Wide kappa = Wide(kappa_setting);
+    int far = 0;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(| : far)
+    for (Offset row = 0; row < rows; ++row) {
+        const Element* x_row = x_data + row * n;
+        Element* u_row = u_data + row * n;
+        ahead(x_row, n);
+        Wide peak = 1;  // for nearly every row; where a sum goes out of range, a power of two near the largest entry
+        Wide q;
+        for (bool divided = false;; divided = true) {
+            const Wide y_factor = Wide(1) / peak;
+            q = 0;
+            {
+                const Element* const x = x_row;
+                double q_total = 0;
+                for (Offset start = 0; start < n; start += ADDED) {
+                    const Offset end = start + ADDED < n ? start + ADDED : n;
+                    q = 0;
+#pragma omp simd reduction(+ : q)
+                    for (Offset k = start; k < end; ++k) {
+                        const Wide y = y_factor * x[k];
+                        q += y * y;  // affine-like/define-E
+                    }
+                    q_total += q;
+                }
+                q = Wide(q_total);
+            }
+            q = row_sum(q);
+            if (divided || in_range(q)) break;
+            peak = 0;
+            {
+                const Element* const x = x_row;
+#pragma omp simd reduction(max : peak)
+                for (Offset k = 0; k < n; ++k) {
+                    peak = fmax(peak, fabs(x[k]));
+                }
+            }
+            peak = magnitude(row_largest(peak));
+        }
+        far |= peak > 1;
+        const Wide f = sqrt(kappa) / (peak * sqrt(q + Wide(1) / (peak * peak)));  // affine-like/define-f
+        {
+            const Element* const x = x_row;
+            Element* const u = u_row;
+#pragma omp simd
+            for (Offset k = 0; k < n; ++k) {
+                u[k] = f * x[k];
+            }
+        }
+        f_data[row] = f;
+    }
+    return far;
+}
+
+KERNEL affine_like_z(
+    const Offset rows,
+    const Offset m,
+    const Element* b_data,
+    const Wide* f_data,
+    const Element* uW_data,
+    Element* z_data,
+    const int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (Offset row = 0; row < rows; ++row) {
+        const Element* b_row = b_data;
+        const Element* uW_row = uW_data + row * m;
+        Element* z_row = z_data + row * m;
+        ahead(uW_row, m);
+        const Wide f = f_data[row];
+        {
+            const Element* const b = b_row;
+            const Element* const uW = uW_row;
+            Element* const z = z_row;
+#pragma omp simd
+            for (Offset k = 0; k < m; ++k) {
+                z[k] = b[k] * f + uW[k];  // affine-like/forward
             }
         }
     }
@@ -315,4 +404,5 @@ KERNEL affine_like_db(
 
 FUNCTIONS(
     FUNCTION(affine_like_f_z), FUNCTION(affine_like_gb_u_db), FUNCTION(affine_like_given_gb_dx),
-    FUNCTION(affine_like_u), FUNCTION(affine_like_db), FUNCTION(affine_like_dx))
+    FUNCTION(affine_like_u), FUNCTION(affine_like_db), FUNCTION(affine_like_dx), FUNCTION(affine_like_f_u),
+    FUNCTION(affine_like_z))

@@ -22,7 +22,7 @@ from ..torch import affine_like as plain
 from .runtime.launch import Source
 from .runtime.rows import RowPasses, suits
 
-KERNELS = Source(Path(__file__).with_suffix(".cpp"))
+KERNELS = Source(Path(__file__).with_suffix(".cpp"), narrow=True)
 
 
 class AffineLike(torch.autograd.Function):
@@ -41,8 +41,12 @@ class AffineLike(torch.autograd.Function):
         rows, n, m = x.shape[0], x.shape[1], W.shape[0]
         ready = ctx.ready = KERNELS.ready((x, W, b), ((rows, n), (m, n), (m,)))
         if ready is None:
+            ctx.ready = KERNELS.narrow((x, W, b), ((rows, n), (m, n), (m,)))
+        if ctx.ready is None:
             check_dense("affine_like", x=x, weight=W, bias=b)
             z, f = plain.AffineLike.forward(x, W, b, kappa)
+        elif ready is None:
+            z, f = scaled_first(x, W, b, kappa, *ctx.ready)
         else:  # all that can be done before the first product: after it no code is left in a cache
             kernels, threads = ready
             x = x.contiguous()
@@ -82,13 +86,15 @@ class AffineLike(torch.autograd.Function):
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
         ready = KERNELS.ready((g, x, W, b, f), ((rows, m), (rows, n), (m, n), (m,), (rows, 1)))
         if ready is None:
+            ready = KERNELS.narrow((g, x, W, b, f), ((rows, m), (rows, n), (m, n), (m,), (rows, 1)), wide=1)
+        if ready is None:
             return plain.AffineLike.backward(Unpacked(ctx, kept), g, None)
         kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         g = g.contiguous()
         x = x.contiguous()
         b = b.contiguous()
         if wanted[0] and wanted[1] and wanted[2]:
-            gb = x.new_empty(rows, 1)
+            gb = f.new_empty(rows, 1)
             u = x.new_empty(rows, n)
             db = x.new_empty(m)
             g_at = g.data_ptr()
@@ -132,6 +138,26 @@ class AffineLike(torch.autograd.Function):
             # affine-like/backward-dx
             kernels.affine_like_dx(rows, m, n, g_at, x_at, b_at, f_at, gW_at, gW_at, kappa, threads)
         return dx, dW, db, None
+
+
+
+def scaled_first(x: Tensor, W: Tensor, b: Tensor, kappa: float, kernels: Any, threads: int) -> tuple[Tensor, Tensor]:
+    """Return the output and the row scale of numbers of 16 bits, which are scaled before the product."""
+    rows, n, m = x.shape[0], x.shape[1], W.shape[0]
+    x = x.contiguous()
+    b = b.contiguous()
+    f = x.new_empty(rows, 1, dtype=torch.float32)
+    u = x.new_empty(rows, n)
+    x_at = x.data_ptr()
+    f_at = f.data_ptr()
+    u_at = u.data_ptr()
+    b_at = b.data_ptr()
+    kernels.affine_like_f_u(rows, n, x_at, f_at, u_at, kappa, threads)  # affine-like/define-f
+    uW = F.linear(u, W)
+    uW_at = check_result(uW, x, (rows, m)).data_ptr()
+    z = uW  # in place
+    kernels.affine_like_z(rows, m, b_at, f_at, uW_at, uW_at, threads)  # affine-like/forward
+    return z, f
 
 
 OPERATOR = register_map(

@@ -22,7 +22,7 @@ from ..torch import norm_like as plain
 from .runtime.launch import Source
 from .runtime.rows import RowPasses, suits
 
-KERNELS = Source(Path(__file__).with_suffix(".cpp"))
+KERNELS = Source(Path(__file__).with_suffix(".cpp"), narrow=True)
 
 
 class NormLike(torch.autograd.Function):
@@ -41,8 +41,12 @@ class NormLike(torch.autograd.Function):
         rows, n, m = x.shape[0], x.shape[1], W.shape[0]
         ready = ctx.ready = KERNELS.ready((x, W, b), ((rows, n), (m, n), (m,)))
         if ready is None:
+            ctx.ready = KERNELS.narrow((x, W, b), ((rows, n), (m, n), (m,)))
+        if ctx.ready is None:
             check_dense("norm_like", x=x, weight=W, bias=b)
             z, f = plain.NormLike.forward(x, W, b, kappa)
+        elif ready is None:
+            z, f = scaled_first(x, W, b, kappa, *ctx.ready)
         else:  # all that can be done before the first product: after it no code is left in a cache
             kernels, threads = ready
             x = x.contiguous()
@@ -81,6 +85,8 @@ class NormLike(torch.autograd.Function):
         kept = x, W, f = ctx.saved_tensors
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
         ready = KERNELS.ready((g, x, W, f), ((rows, m), (rows, n), (m, n), (rows, 1)))
+        if ready is None:
+            ready = KERNELS.narrow((g, x, W, f), ((rows, m), (rows, n), (m, n), (rows, 1)), wide=1)
         if ready is None:
             return plain.NormLike.backward(Unpacked(ctx, kept), g, None)
         kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
@@ -122,6 +128,26 @@ class NormLike(torch.autograd.Function):
             dx = gW  # in place
             kernels.norm_like_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)  # norm-like/backward-dx
         return dx, dW, db, None
+
+
+
+def scaled_first(x: Tensor, W: Tensor, b: Tensor, kappa: float, kernels: Any, threads: int) -> tuple[Tensor, Tensor]:
+    """Return the output and the row scale of numbers of 16 bits, which are scaled before the product."""
+    rows, n, m = x.shape[0], x.shape[1], W.shape[0]
+    x = x.contiguous()
+    b = b.contiguous()
+    f = x.new_empty(rows, 1, dtype=torch.float32)
+    u = x.new_empty(rows, n)
+    x_at = x.data_ptr()
+    f_at = f.data_ptr()
+    u_at = u.data_ptr()
+    b_at = b.data_ptr()
+    kernels.norm_like_f_u(rows, n, x_at, f_at, u_at, kappa, threads)  # norm-like/define-f
+    uW = F.linear(u, W)
+    uW_at = check_result(uW, x, (rows, m)).data_ptr()
+    z = uW  # in place
+    kernels.norm_like_z(rows, m, b_at, uW_at, uW_at, threads)  # norm-like/forward
+    return z, f
 
 
 OPERATOR = register_map(

@@ -22,7 +22,7 @@ from ..torch import norm_like_without_bias as plain
 from .runtime.launch import Source
 from .runtime.rows import RowPasses, suits
 
-KERNELS = Source(Path(__file__).with_suffix(".cpp"))
+KERNELS = Source(Path(__file__).with_suffix(".cpp"), narrow=True)
 
 
 class NormLikeWithoutBias(torch.autograd.Function):
@@ -41,8 +41,12 @@ class NormLikeWithoutBias(torch.autograd.Function):
         rows, n, m = x.shape[0], x.shape[1], W.shape[0]
         ready = ctx.ready = KERNELS.ready((x, W), ((rows, n), (m, n)))
         if ready is None:
+            ctx.ready = KERNELS.narrow((x, W), ((rows, n), (m, n)))
+        if ctx.ready is None:
             check_dense("norm_like_without_bias", x=x, weight=W)
             z, f = plain.NormLikeWithoutBias.forward(x, W, kappa)
+        elif ready is None:
+            z, f = scaled_first(x, W, kappa, *ctx.ready)
         else:  # all that can be done before the first product: after it no code is left in a cache
             kernels, threads = ready
             x = x.contiguous()
@@ -80,6 +84,8 @@ class NormLikeWithoutBias(torch.autograd.Function):
         rows, m, n = g.shape[0], g.shape[1], x.shape[1]
         ready = KERNELS.ready((g, x, W, f), ((rows, m), (rows, n), (m, n), (rows, 1)))
         if ready is None:
+            ready = KERNELS.narrow((g, x, W, f), ((rows, m), (rows, n), (m, n), (rows, 1)), wide=1)
+        if ready is None:
             return plain.NormLikeWithoutBias.backward(Unpacked(ctx, kept), g, None)
         kappa, wanted, (kernels, threads) = ctx.kappa, ctx.needs_input_grad, ready
         x = x.contiguous()
@@ -100,6 +106,21 @@ class NormLikeWithoutBias(torch.autograd.Function):
             # linear/norm-like/backward-dx
             kernels.norm_like_without_bias_dx(rows, n, x_at, f_at, gW_at, gW_at, kappa, threads)
         return dx, dW, None
+
+
+
+def scaled_first(x: Tensor, W: Tensor, kappa: float, kernels: Any, threads: int) -> tuple[Tensor, Tensor]:
+    """Return the output and the row scale of numbers of 16 bits, which are scaled before the product."""
+    rows, n = x.shape[0], x.shape[1]
+    x = x.contiguous()
+    f = x.new_empty(rows, 1, dtype=torch.float32)
+    u = x.new_empty(rows, n)
+    x_at = x.data_ptr()
+    f_at = f.data_ptr()
+    u_at = u.data_ptr()
+    kernels.norm_like_without_bias_f_u(rows, n, x_at, f_at, u_at, kappa, threads)  # linear/norm-like/define-f
+    z = F.linear(u, W)  # linear/norm-like/forward
+    return z, f
 
 
 OPERATOR = register_map(

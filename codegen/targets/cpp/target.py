@@ -79,12 +79,14 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     twin = heading_context(plan, with_bias)
     plain, own = twin["module"], plan.input_names[0]
     program = plan.backward.program
-    first = head(program)
-    every = joint(program, first, plain, own) if first else Pass((), ())
+    opens = head(program)
+    every = joint(program, opens, plain, own) if opens else Pass((), ())
     blocks, spare, backward = _blocks(program, plain, own)
-    whole = _joined(plan)
+    whole = _joined(plan, plan.forward)
     forward, back = HostPrinter(whole, plain, own, asks=not lent).printed(), [every, *backward]
-    parts = [forward, *back]
+    first = _joined(plan, plan.forward_scaled)
+    scaled = None if lent else HostPrinter(first, plain, own, wide="torch.float32").printed()
+    parts = [forward, *back, *([scaled] if scaled else [])]
     lines = [line for p in parts for line in p.whole]
     kernels = [with_trial(k) for k in unique([k for p in parts for k in p.kernels])]
     walks = walked(whole, forward.kernels), walked(program, [k for p in back for k in p.kernels])
@@ -109,6 +111,9 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
         "forward_opening": forward.opening,
         "tells": not lent and any(map(tells, forward.kernels)),
         "forward_lines": forward.lines,
+        "scaled": scaled.whole if scaled else (),
+        "scaled_walked": walked(first, scaled.kernels) if scaled else (),
+        "scaled_lengths": lengths(first, scaled.whole) if scaled else "",
         "backward_lengths": lengths(program, [backward_shapes, *(line for p in back for line in p.whole)]),
         "backward_walked": walks[1],
         "every": every.whole,
@@ -122,15 +127,15 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
     }
 
 
-def _joined(plan: Plan) -> Program:
+def _joined(plan: Plan, forward: Program) -> Program:
     """Return the output and the row scale as one program, so that a row is walked through once."""
-    inputs = {v.name: v for v in (*plan.scale.inputs, *plan.forward.inputs) if v.name != plan.scale_name}
+    inputs = {v.name: v for v in (*plan.scale.inputs, *forward.inputs) if v.name != plan.scale_name}
     return Program(
-        plan.forward.name,
+        forward.name,
         tuple(inputs.values()),
-        tuple(dict.fromkeys((*plan.scale.scalars, *plan.forward.scalars))),
-        (*plan.scale.instructions, *plan.forward.instructions),
-        (*plan.forward.outputs, plan.scale_name),
+        tuple(dict.fromkeys((*plan.scale.scalars, *forward.scalars))),
+        (*plan.scale.instructions, *forward.instructions),
+        (*forward.outputs, plan.scale_name),
     )
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sympy import Expr
 
 from codegen.ir.program import Contract, Instruction, Program, Value, name_of
-from codegen.printing.c_kernels import Kernel
-from codegen.printing.c_storage import is_column
+from codegen.printing.c_kernels import Kernel, row_text
+from codegen.printing.c_storage import ELEMENT, WIDE, is_column
 from codegen.printing.extents import length_name, shape_text
 from codegen.printing.launches import Factor, Printed, StepPrinter
 from codegen.schedule.rows import Columns, Rows
@@ -55,7 +55,8 @@ class HostPrinter(StepPrinter):
 
     ``own`` names a tensor in scope that has this type; ``spare`` are matrices in scope that are read no more, by their
     lengths: the first product that fits takes the memory of one, which is then among those ``taken``. With ``asks``,
-    the answer of a kernel about far rows is assigned to ``far``.
+    the answer of a kernel about far rows is assigned to ``far``. ``wide`` is the type of new columns, where no column
+    in scope has it. Products of matrices have the type of what they multiply.
     """
 
     dense = True
@@ -67,9 +68,12 @@ class HostPrinter(StepPrinter):
         own: str,
         spare: Mapping[Lengths, str] | None = None,
         asks: bool = False,
+        wide: str = "",
     ) -> None:
         super().__init__(program, prefix, own)
-        self._asks = asks
+        self._asks, self._wide_type = asks, wide
+        self._held = {name: WIDE if is_column(v) else ELEMENT for name, v in program.values.items()}
+        self._column = next((v.name for v in program.inputs if is_column(v)), own)
         self._spare = dict(spare or {})
         self.taken: list[str] = []
         self._sizes = {size: length_name(size) for size in self._sizes}
@@ -132,8 +136,13 @@ class HostPrinter(StepPrinter):
         return []
 
     def _memory(self, kind: str, value: Value, *lengths: str) -> str:
-        along = ", ".join((*lengths, "1") if kind == "column" else lengths)
-        return f"{self._own}.new_empty({along})"
+        if kind == "column":
+            wide = f", dtype={self._wide_type}" if self._wide_type else ""
+            return f"{self._column}.new_empty({', '.join(lengths)}, 1{wide})"
+        return f"{self._own}.new_empty({', '.join(lengths)})"
+
+    def _row_kernel(self, step: Rows) -> Kernel:
+        return row_text(self._program, step, self._held, self._prefix, self.dense)
 
     def _in_place_of(self, product: str) -> str:
         return f"{product}  # in place"

@@ -28,6 +28,7 @@ from ....runtime.kernel_cache import KernelError, cached, folder
 from .load import loaded
 
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
+NARROW = {torch.bfloat16: "Bfloat16"}  # types of 16 bits that kernels for rows have, with sums in float32
 _LANGUAGE = ("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
 _ARITHMETIC = ("-fno-math-errno", "-fno-trapping-math")  # nobody asks for either; results are the same
 _NATIVE, _THREADS = ("-march=native", "-mprefer-vector-width=512"), ("-fopenmp",)
@@ -46,16 +47,17 @@ def missing() -> str:
 
 @functools.cache
 def compiled(source: Path, dtype: torch.dtype) -> Any:
-    """Return the kernels of a source for a type, float32 or float64, as ``loaded`` does, from the cache on disk or new.
+    """Return the kernels of a source for a type, as ``loaded`` does, from the cache on disk or new.
 
     Raise ``KernelError`` for another type, or if there is no compiler or it refuses.
     """
-    if dtype not in ELEMENTS:
+    element = (ELEMENTS | NARROW).get(dtype)
+    if element is None:
         raise KernelError(f"the C++ kernels are for {', '.join(map(str, ELEMENTS))}, not {dtype}; convert with .to()")
     if missing():
         raise KernelError(f"the kernels of {source.name} cannot be compiled: {missing()}")
     texts = _with_headers(source)
-    command = [*_compiler(), *_LANGUAGE, *_ARITHMETIC, f"-DELEMENT={ELEMENTS[dtype]}"]
+    command = [*_compiler(), *_LANGUAGE, *_ARITHMETIC, f"-DELEMENT={element}"]
     parts = ("\0".join(texts), " ".join((*command, *_python())), _state(command[0]), _processor())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     binary = cached(key, lambda: _compile(source, command), "so")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,20 @@ from ....runtime.operands import (
     plain_keys,
     unwatched,
 )
-from .compile import ELEMENTS, compiled
+from .compile import ELEMENTS, NARROW, compiled
 
 Typed = tuple[Tensor, Sequence[int], torch.dtype]
 
 _ENOUGH = 2**14  # numbers for each of several threads
+_WIDE = (torch.float32,)
 
 
 class Source:
-    """A file of kernels, compiled for each type at first use."""
+    """A file of kernels, compiled for each type at first use; ``narrow`` says that it has those of 16 bits too."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, narrow: bool = False) -> None:
         self._path = path
+        self.types = frozenset((*ELEMENTS, *(NARROW if narrow else ())))
         self._made: dict[torch.dtype, Any] = {}
 
     def on(self, tensor: Tensor) -> Any:
@@ -53,15 +55,27 @@ class Source:
         threads = 1 if work < 2 * _ENOUGH else min(get_num_threads(), work // _ENOUGH)
         return self._made.get(tensor.dtype) or self.on(tensor), threads
 
+    def narrow(
+        self, tensors: Sequence[Tensor], shapes: Sequence[Sequence[int]], wide: int = 0
+    ) -> tuple[Any, int] | None:
+        """Return what ``ready`` does for tensors of 16 bits, of which the last ``wide`` have float32."""
+        split = len(tensors) - wide
+        if not suit(tensors[:split], shapes[:split], NARROW):
+            return None
+        if wide and not suit(tensors[split:], shapes[split:], _WIDE):
+            return None
+        work = tensors[0].numel()
+        return self.on(tensors[0]), 1 if work < 2 * _ENOUGH else min(get_num_threads(), work // _ENOUGH)
+
 
 def _suits(tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> bool:
     return tensor.is_cpu and in_memory(tensor) and tensor.dtype is dtype and tensor.shape == shape
 
 
-def suit(tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]]) -> bool:
-    """Return whether kernels can read tensors of one type that they have and these shapes, at addresses of the CPU."""
+def suit(tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]], types: Collection[torch.dtype] = ELEMENTS) -> bool:
+    """Return whether kernels can read tensors of one of these types and of these shapes, at addresses of the CPU."""
     dtype = tensors[0].dtype
-    if dtype not in ELEMENTS or not unwatched():
+    if dtype not in types or not unwatched():
         return False
     plain = plain_keys("cpu")
     for tensor, shape in zip(tensors, shapes, strict=True):

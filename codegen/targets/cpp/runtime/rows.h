@@ -1,7 +1,7 @@
 // Rows in memory: what the generated kernels for the CPU share.
 //
-// Compile with -DELEMENT=float or double: the type of the input, in which arithmetic is done as well. Rows are shared
-// among threads; within a row the compiler may add up in parts. Both orders follow from the lengths and the number of
+// Compile with -DELEMENT=float, double or Bfloat16: the type of the input. Arithmetic is done in `Wide`: in the same type, or
+// in float where that has 16 bits. Rows are shared among threads; within a row the compiler may add up in parts. Both orders follow from the lengths and the number of
 // threads: the same input gives the same bits.
 
 #pragma once
@@ -21,8 +21,38 @@
 namespace kernels {
 
 typedef long long Offset;
+
+// The upper half of a float.
+struct Bfloat16 {
+    uint16_t bits;
+
+    Bfloat16() = default;
+
+    Bfloat16(float value) : bits(nearest(value)) {}
+
+    // Without a number in between, which compilers would copy one at a time.
+    Bfloat16& operator=(float value) {
+        bits = nearest(value);
+        return *this;
+    }
+
+    // The nearest, of two as near that which ends in zero; a NaN stays one.
+    static uint16_t nearest(float value) {
+        uint32_t all;
+        memcpy(&all, &value, sizeof all);
+        return uint16_t((value != value ? 0x7fc00000u : all + 0x7fffu + (all >> 16 & 1)) >> 16);
+    }
+
+    operator float() const {
+        const uint32_t all = uint32_t(bits) << 16;
+        float value;
+        memcpy(&value, &all, sizeof value);
+        return value;
+    }
+};
+
 typedef ELEMENT Element;
-typedef ELEMENT Wide;
+typedef std::conditional<sizeof(ELEMENT) == 2, float, ELEMENT>::type Wide;
 typedef std::conditional<sizeof(Wide) == 8, uint64_t, uint32_t>::type Bits;
 
 inline Wide widen(Wide value) { return value; }
@@ -83,8 +113,8 @@ struct Several {
 
 // Let `share(first, end, sums)` add rows to the columns of `sums`, a few at a time: each thread a share of all rows. What
 // the few add up to, and then the shares, are added in double: so a million rows lose no more digits than a few.
-template <typename Share>
-inline void over_shares(Offset rows, Offset width, int threads, Wide* total, const Share& share) {
+template <typename Share, typename Number>
+inline void over_shares(Offset rows, Offset width, int threads, Number* total, const Share& share) {
     std::vector<double> shares(threads * width);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int part = 0; part < threads; ++part) {
@@ -102,13 +132,13 @@ inline void over_shares(Offset rows, Offset width, int threads, Wide* total, con
     for (Offset column = 0; column < width; ++column) {
         double sum = 0;
         for (int part = 0; part < threads; ++part) sum += shares[part * width + column];
-        total[column] = Wide(sum);
+        total[column] = Number(sum);
     }
 }
 
 // Let `add(group, row, sums)` add groups of rows.
-template <typename Add>
-inline void over_columns(Offset rows, Offset width, int threads, Wide* total, const Add& add) {
+template <typename Add, typename Number>
+inline void over_columns(Offset rows, Offset width, int threads, Number* total, const Add& add) {
     over_shares(rows, width, threads, total, [&](Offset row, const Offset end, Wide* const sums) {
         for (; row + TOGETHER <= end; row += TOGETHER) add(Several(), row, sums);
         for (; row < end; ++row) add(One(), row, sums);
@@ -116,8 +146,8 @@ inline void over_columns(Offset rows, Offset width, int threads, Wide* total, co
 }
 
 // Let `add(row, sums)` add one row and do what else is to be done with it.
-template <typename Add>
-inline void over_rows(Offset rows, Offset width, int threads, Wide* total, const Add& add) {
+template <typename Add, typename Number>
+inline void over_rows(Offset rows, Offset width, int threads, Number* total, const Add& add) {
     over_shares(rows, width, threads, total, [&](Offset row, const Offset end, Wide* const sums) {
         for (; row < end; ++row) add(row, sums);
     });

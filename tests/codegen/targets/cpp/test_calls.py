@@ -53,7 +53,7 @@ UNUSUAL = {
     "another type of the input": {"x": X.double()},
     "another type of the weight": {"weight": W.double()},
     "another type of the bias": {"bias": b.double()},
-    "a type without kernels": {"x": X.bfloat16(), "weight": W.bfloat16(), "bias": b.bfloat16()},
+    "a type without kernels": {"x": X.half(), "weight": W.half(), "bias": b.half()},
     "a tensor of its own kind": {"x": X.as_subclass(Kind)},
     "a weight of its own kind": {"weight": W.as_subclass(Kind)},
     "a bias that is no tensor": {"bias": 1.0},

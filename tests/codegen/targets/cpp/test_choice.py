@@ -42,8 +42,9 @@ def taken(x=ENOUGH, weight=W):
 
 
 def test_enough_numbers_of_a_type_with_kernels_take_them(forgetful):
-    assert taken() is cpp_affine_like.AffineLike and taken(ENOUGH.double()) is cpp_affine_like.AffineLike
-    assert taken(FEW) is taken(ENOUGH.bfloat16()) is taken(torch.empty(0, 256)) is torch_affine_like.AffineLike
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        assert taken(ENOUGH.to(dtype)) is cpp_affine_like.AffineLike
+    assert taken(FEW) is taken(ENOUGH.half()) is taken(torch.empty(0, 256)) is torch_affine_like.AffineLike
 
 
 def test_torch_is_a_word_away(forgetful, monkeypatch):
