@@ -1,4 +1,4 @@
-"""affine-like on CUDA: the kernels of ``affine_like.cu`` around products of matrices.
+"""affine-like on CUDA: the kernels of ``affine_like.cu`` around matrix products.
 
     z[s,i] = f[s]*(sum[j](W[i,j]*x[s,j]) + b[i])
 
@@ -24,10 +24,10 @@ KERNELS = Source(Path(__file__).with_suffix(".cu"))
 
 
 class AffineLike(plain.AffineLike):
-    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by CUDA kernels; gives output and row scale.
+    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by CUDA kernels; returns output and row scale.
 
-    ``functional`` checks the arguments, this class does not. What is kept for the backward pass, tangents and maps over
-    more axes are those of the class that this one is derived from.
+    ``functional`` checks the arguments, this class does not. Values kept for the backward pass, tangents and batching
+    are the base class's.
     """
 
     @staticmethod
@@ -89,7 +89,7 @@ OPERATOR = register_map(
 
 
 class AffineLikeReverse:
-    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+    """The map as an operator for compilers; a trace gets torch's operations."""
 
     apply = staticmethod(OPERATOR)
     forward = staticmethod(plain.AffineLikeReverse.forward)

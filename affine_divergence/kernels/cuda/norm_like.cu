@@ -83,7 +83,7 @@ extern "C" __global__ void norm_like_z(
     Element* z_row = z_data + row * z_stride;
     const Wide f = f_data[row * f_stride];
     const Wide f_u = f_u_data[row * f_u_stride];
-    if (f_u > f) {  // far: its product, which may have left the range, in units of the row
+    if (f_u > f) {  // far: recompute its product, which may have overflowed, in the row's unit
         const Wide unit = far_unit();
         const Element* x_row = x_data + row * x_stride;
         for (Offset start = 0; start < m; ++start) {

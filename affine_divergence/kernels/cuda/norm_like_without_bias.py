@@ -1,4 +1,4 @@
-"""norm-like without a bias on CUDA: the kernels of ``norm_like_without_bias.cu`` around products of matrices.
+"""norm-like without a bias on CUDA: the kernels of ``norm_like_without_bias.cu`` around matrix products.
 
     z[s,i] = f[s]*sum[j](W[i,j]*x[s,j])
 
@@ -24,10 +24,10 @@ KERNELS = Source(Path(__file__).with_suffix(".cu"))
 
 
 class NormLikeWithoutBias(plain.NormLikeWithoutBias):
-    """The map of ``x`` (B, n), ``W`` (m, n) and kappa by CUDA kernels; gives output and row scale.
+    """The map of ``x`` (B, n), ``W`` (m, n) and kappa by CUDA kernels; returns output and row scale.
 
-    ``functional`` checks the arguments, this class does not. What is kept for the backward pass, tangents and maps over
-    more axes are those of the class that this one is derived from.
+    ``functional`` checks the arguments, this class does not. Values kept for the backward pass, tangents and batching
+    are the base class's.
     """
 
     @staticmethod
@@ -87,7 +87,7 @@ OPERATOR = register_map(
 
 
 class NormLikeWithoutBiasReverse:
-    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+    """The map as an operator for compilers; a trace gets torch's operations."""
 
     apply = staticmethod(OPERATOR)
     forward = staticmethod(plain.NormLikeWithoutBiasReverse.forward)

@@ -1,11 +1,11 @@
-// Rows of unit length, as QK-norm has every query and key: one launch for both.
+// Rows of unit length for QK-norm: one launch for queries and keys.
 //
 //     y[s,j] = x[s,j]/sqrt(q[s])
 //     q[s] = sum[j](x[s,j]**2)
 //
-// blockIdx.y says whose rows these are: 0 the queries', 1 the keys'. Rows are those of a tensor (batch, heads, tokens,
-// n) whose last axis lies side by side. A row belongs to the threads of one threadIdx.y, at most a warp of them; see
-// runtime/rows.cuh. Numbers a row lie side by side.
+// blockIdx.y selects the tensor: 0 the queries, 1 the keys. A tensor is (batch, heads, tokens, n) with a contiguous
+// last axis. A row belongs to the threads with one threadIdx.y, at most a warp; see runtime/rows.cuh. Numbers per row
+// are contiguous.
 //
 // Derivation (SHA-256 of the map): fd83bd9f90bc43402920e6a470375944deedef859c1b9e894fcdcc94303040fb
 
@@ -41,7 +41,7 @@ extern "C" __global__ void unit_forward(
     const Offset place = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = place < (keys ? k_rows : q_rows);
     const Offset row = inside ? place : 0;
-    const Offset n = inside ? width : 0;  // behind the last row: a thread that joins sums with nothing
+    const Offset n = inside ? width : 0;  // after the last row a thread takes part in sums without entries
     const Offset token = row % tokens;
     const Offset head = row / tokens % heads;
     const Offset batch = row / tokens / heads;
@@ -131,7 +131,7 @@ extern "C" __global__ void unit_backward(
     const Offset place = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = place < (keys ? k_rows : q_rows);
     const Offset row = inside ? place : 0;
-    const Offset n = inside ? width : 0;  // behind the last row: a thread that joins sums with nothing
+    const Offset n = inside ? width : 0;  // after the last row a thread takes part in sums without entries
     const Offset token = row % tokens;
     const Offset head = row / tokens % heads;
     const Offset batch = row / tokens / heads;

@@ -1,4 +1,4 @@
-"""Rows of unit length on CUDA, as QK-norm has every query and key, by ``unit.cu``: one launch for both.
+"""Rows of unit length for QK-norm on CUDA, by ``unit.cu``: one launch for queries and keys.
 
     y[s,j] = x[s,j]/sqrt(q[s])
     q[s] = sum[j](x[s,j]**2)
@@ -24,11 +24,11 @@ from ..torch import unit as plain
 from .runtime.launch import Source
 
 KERNELS = Source(Path(__file__).with_suffix(".cu"))
-_THREADS, _WARP, _CHUNK = 128, 32, 16  # of a block; of a row at most; bytes that a thread moves at once
+_THREADS, _WARP, _CHUNK = 128, 32, 16  # threads per block; at most per row; bytes that a thread moves at once
 
 
 def forward(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return queries (N, H, L, d) and keys (N, H, S, d) at unit length, each with its ``f`` (.., 1)."""
+    """Return queries (N, H, L, d) and keys (N, H, S, d) scaled to unit length, each with its ``f`` (.., 1)."""
     check_launch(q, q.shape, (k, (*q.shape[:2], k.shape[2], q.shape[3]), q.dtype))
     if not (q.numel() and k.numel()):
         found: tuple[Tensor, Tensor, Tensor, Tensor] = plain.UnitPairReverse.forward(q, k)
@@ -55,7 +55,7 @@ def backward(
 
 
 def _launch(name: str, like: Tensor, rows: Sequence[int], sides: Sequence[tuple[Tensor, ...]]) -> None:
-    """Launch a kernel over the rows of queries and keys; tensors stand in the order of its arguments, ``f`` last."""
+    """Launch a kernel over the rows of queries and keys; tensors are in the order of its arguments, ``f`` last."""
     if not any(rows):
         return
     heads, width = like.shape[1], like.shape[3]
@@ -72,7 +72,7 @@ def _launch(name: str, like: Tensor, rows: Sequence[int], sides: Sequence[tuple[
 
 
 def _side_by_side(tensor: Tensor) -> Tensor:
-    """Return the tensor, copied if the entries of a row do not lie side by side."""
+    """Return the tensor, copied if the entries of a row are not contiguous."""
     return tensor if tensor.shape[-1] == 1 or tensor.stride(-1) == 1 else tensor.contiguous()
 
 
@@ -92,7 +92,7 @@ def _backward_like(
 
 
 def _rows_like(x: Tensor) -> Tensor:
-    """Return a tensor like another whose rows lie side by side, in the order of its tokens."""
+    """Return a tensor like another with contiguous rows, in the order of its tokens."""
     like = torch.empty_like(x)
     return like if x.shape[-1] == 1 or like.stride(-1) == 1 else x.new_empty(x.shape)
 
@@ -113,7 +113,7 @@ class UnitPairReverse(plain.UnitPairReverse):
 
     @staticmethod
     def forward(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the queries at unit length with their ``f``, and the keys with theirs."""
+        """Return the queries of unit length with their ``f``, and the keys with theirs."""
         u_q, f_q, u_k, f_k = _forward(q, k)
         return u_q, f_q, u_k, f_k
 

@@ -5,10 +5,9 @@ Where:
     f[s] = sqrt(kappa)/sqrt(E[s])
     E[s] = sum[j](x[s,j]**2)
 
-Rows, columns and units are the axes of the input and of the output. Sums, and what is computed entry by entry, are
-taken in at least float32; products of matrices in the tensors' own type, with a wide result. Nothing is added up in an
-order that can change from run to run. Second derivatives, tangents and empty tensors are left to
-``kernels.torch.norm_like_without_bias``.
+Rows, columns and units are the axes of the input and of the output. Sums and pointwise operations are computed in at
+least float32, matrix products in the tensors' own type with a wide result. The order of every sum is the same in each
+run. Second derivatives, tangents and empty tensors are left to ``kernels.torch.norm_like_without_bias``.
 
 Derivation (SHA-256 of the map): 2ec87905374e7d0ce42d46bb8819f45c34998f2f03de24337e53c2c6e6a75828
 """
@@ -83,7 +82,7 @@ def forward_kernel(
     x_ptr, W_ptr, f_ptr, f_u_ptr, z_ptr, B, n, m, x_s, x_j, W_i, W_j, FLOOR: tl.constexpr, WIDE: tl.constexpr,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNITS: tl.constexpr, GROUP: tl.constexpr
 ):
-    """Store z (B, m): a product of matrices, and the rest of the map on each finished tile."""
+    """Store z (B, m): a matrix product, and the rest of the map on each finished tile."""
     row_block, unit_block = tile_at(tl.cdiv(B, ROWS), tl.cdiv(m, UNITS), GROUP)
     rows = row_block.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     units = unit_block * UNITS + tl.arange(0, UNITS)
@@ -97,7 +96,7 @@ def forward_kernel(
         x_tile = load(x_ptr, rows, columns, x_s, x_j, B, n)
         W_tile = load(W_ptr, columns, units, W_j, W_i, n, m)
         xW = dot(x_tile, W_tile, xW, PRECISION)
-    for start in range(near_end, n, COLUMNS):  # of a block with far rows, each in units of its own
+    for start in range(near_end, n, COLUMNS):  # a block with far rows, each in its own unit
         columns = start + tl.arange(0, COLUMNS)
         x_tile = load(x_ptr, rows, columns, x_s, x_j, B, n)
         W_tile = load(W_ptr, columns, units, W_j, W_i, n, m)
@@ -158,7 +157,7 @@ def input_gradient_kernel(
     x_ptr, f_ptr, gW_ptr, dx_ptr, B, n, x_s, x_j, gW_s, gW_j, kappa: tl.constexpr, WIDE: tl.constexpr, ROWS:
     tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Store dx (B, n), from gW (B, n) and what is known of each row."""
+    """Store dx (B, n), from gW (B, n) and the numbers of each row."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     f = load_row(f_ptr, rows, 1, B)
     u_gW = tl.zeros((ROWS,), WIDE)
@@ -206,7 +205,7 @@ def weight_gradient_kernel(
     g_ptr, x_ptr, f_ptr, dW_ptr, B, n, m, g_s, g_i, x_s, x_j, length, WIDE: tl.constexpr, PRECISION: tl.constexpr, ROWS:
     tl.constexpr, COLUMNS: tl.constexpr, UNITS: tl.constexpr, GROUP: tl.constexpr
 ):
-    """Store dW (m, n) of each part of ``length`` rows, whose sum is the gradient."""
+    """Store dW (m, n) for each part of ``length`` rows; the sum of the parts is the gradient."""
     unit_block, column_block = tile_at(tl.cdiv(m, UNITS), tl.cdiv(n, COLUMNS), GROUP)
     units = unit_block * UNITS + tl.arange(0, UNITS)
     columns = column_block * COLUMNS + tl.arange(0, COLUMNS)
@@ -305,7 +304,7 @@ def backward(g: Tensor, x: Tensor, W: Tensor, f: Tensor, kappa: float, wanted: S
 
 
 def input_gradient(g: Tensor, x: Tensor, f: Tensor, dx: Tensor, W: Tensor, gW: Tensor, kappa: float) -> None:
-    """Fill dx for a slab of rows, few enough that gW stays in the device's cache from one kernel to the next."""
+    """Fill dx for a slab of rows, so few that gW stays in the device's cache between the two kernels."""
     (B, n), m = x.shape, W.shape[0]
     _, WIDE, _ = wide(x.dtype)
     PRECISION = precision(x.dtype)
@@ -366,7 +365,7 @@ class NormLikeWithoutBiasReverse(plain.NormLikeWithoutBiasReverse):
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients with respect to ``x`` and ``W``, None where not needed, and None for kappa."""
-        if torch.is_grad_enabled():  # the graph of a gradient is made of operations that autograd knows
+        if torch.is_grad_enabled():  # second derivatives need operations that autograd supports
             known: tuple[Tensor | None, ...] = plain.NormLikeWithoutBiasReverse.backward(ctx, g, None)
             return known
         x, W, f = ctx.saved_tensors

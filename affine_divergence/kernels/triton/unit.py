@@ -1,11 +1,11 @@
-"""Triton kernels of rows of unit length, as QK-norm has every query and key: one launch for both.
+"""Triton kernels of rows of unit length for QK-norm: one launch for queries and keys.
 
     y[s,j] = x[s,j]/sqrt(q[s])
     q[s] = sum[j](x[s,j]**2)
 
-A tile holds whole rows, which are read once and may lie any distances apart, such as those of a packed projection;
-arithmetic is done in at least float32. Second derivatives, tangents, empty tensors and heads that are wider than a tile
-are left to ``kernels.torch.unit``.
+A tile holds whole rows, which are read once and may have any strides, such as those of a packed projection; arithmetic is
+in at least float32. Second derivatives, tangents, empty tensors and heads wider than a tile are left to
+``kernels.torch.unit``.
 
 Derivation (SHA-256 of the map): fd83bd9f90bc43402920e6a470375944deedef859c1b9e894fcdcc94303040fb
 """
@@ -28,12 +28,12 @@ from ..torch import unit as plain
 from .runtime.tiles import Tiles, on, wide
 
 _TILE = 4096  # entries of a tile of several rows
-_WIDEST = 1 << 14  # the entries of the longest row that is one tile
+_WIDEST = 1 << 14  # entries of the longest row that fits one tile
 
 
 @triton.jit
 def places(block, columns, heads, tokens, N, H, T, J, ROWS: tl.constexpr):
-    """Return where the entries of a block of rows of a tensor (batch, heads, tokens, n) lie, by its strides."""
+    """Return the offsets of a block of rows of a tensor (batch, heads, tokens, n) with these strides."""
     row = block.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     at = row // tokens // heads * N + row // tokens % heads * H + row % tokens * T
     return at[:, None] + columns.to(tl.int64)[None, :] * J
@@ -67,7 +67,7 @@ def forward_kernel(
     k_x_ptr, k_u_ptr, k_f_ptr, k_rows, k_tokens, k_x_N, k_x_H, k_x_T, k_x_J, k_u_N, k_u_H, k_u_T, k_u_J, FLOOR:
     tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Take a block of the queries, or behind the last of them one of the keys."""
+    """Process a block of the queries or, after the last of them, of the keys."""
     block, blocks = tl.program_id(0), tl.cdiv(q_rows, ROWS)
     if block < blocks:
         forward_rows(
@@ -109,7 +109,7 @@ def backward_kernel(
     k_g_J, k_u_N, k_u_H, k_u_T, k_u_J, k_dx_N, k_dx_H, k_dx_T, k_dx_J, WIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS:
     tl.constexpr
 ):
-    """Take a block of the queries, or behind the last of them one of the keys."""
+    """Process a block of the queries or, after the last of them, of the keys."""
     block, blocks = tl.program_id(0), tl.cdiv(q_rows, ROWS)
     if block < blocks:
         backward_rows(
@@ -124,7 +124,7 @@ def backward_kernel(
 
 
 def forward(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return queries (N, H, L, d) and keys (N, H, S, d) at unit length, each with its ``f`` (.., 1)."""
+    """Return queries (N, H, L, d) and keys (N, H, S, d) scaled to unit length, each with its ``f`` (.., 1)."""
     check_launch(q, q.shape, (k, (*q.shape[:2], k.shape[2], q.shape[3]), q.dtype))
     if not (q.numel() and k.numel()) or q.shape[3] > _WIDEST:
         found: tuple[Tensor, Tensor, Tensor, Tensor] = plain.UnitPairReverse.forward(q, k)
@@ -157,7 +157,7 @@ def backward(
 def _launch(
     kernel: Any, like: Tensor, rows: Sequence[int], sides: Sequence[tuple[Tensor, ...]], settings: dict[str, Any]
 ) -> None:
-    """Launch a kernel over the rows of queries and keys; tensors stand in the order of its arguments, ``f`` last."""
+    """Launch a kernel over the rows of queries and keys; tensors are in the order of its arguments, ``f`` last."""
     heads, n = like.shape[1], like.shape[3]
     across = triton.next_power_of_2(n)
     tiles = Tiles(max(1, _TILE // across), across, 0, 4 if across <= _TILE else 16)
@@ -199,7 +199,7 @@ class UnitPairReverse(plain.UnitPairReverse):
 
     @staticmethod
     def forward(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the queries at unit length with their ``f``, and the keys with theirs."""
+        """Return the queries of unit length with their ``f``, and the keys with theirs."""
         u_q, f_q, u_k, f_k = _forward(q, k)
         return u_q, f_q, u_k, f_k
 
